@@ -1,0 +1,5 @@
+"""The one error of this package."""
+
+
+class MPCError(ValueError):
+    """An argument, share, key or ciphertext that can't be used; the message says what would be."""

@@ -1,0 +1,146 @@
+"""Keys: agreement, derivation, sealing and seeded randomness, all by ``cryptography``.
+
+X25519 (RFC 7748), HKDF-SHA256 (RFC 5869), AES-256-GCM (NIST SP 800-38D) and AES-256-CTR (NIST SP
+800-38A). Every key serves one purpose, named by the ``info`` that it is derived with; build that
+with :func:`encode_parts`.
+"""
+
+from collections.abc import Callable
+
+from cryptography.exceptions import InvalidTag
+from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey, X25519PublicKey
+from cryptography.hazmat.primitives.ciphers import Cipher, algorithms, modes
+from cryptography.hazmat.primitives.ciphers.aead import AESGCM
+from cryptography.hazmat.primitives.hashes import SHA256
+from cryptography.hazmat.primitives.kdf.hkdf import HKDF
+
+from mpc.errors import MPCError
+
+KEY_BYTES = 32
+"""Bytes of every key here: X25519 private and public keys, AES keys."""
+
+TAG_BYTES = 16
+"""Bytes by which a sealed text is longer than its plaintext."""
+
+_MAX_DERIVED_BYTES = 255 * 32  # RFC 5869, section 2.3
+_ZERO_NONCE = bytes(12)
+_ZERO_COUNTER = bytes(16)
+
+
+def encode_parts(*parts: bytes | str | int) -> bytes:
+    """``parts`` as one byte string from which each can be told: the input of a KDF or a hash.
+
+    Each part is preceded by its length in 4 bytes, big-endian. A ``str`` is written in UTF-8, a
+    non-negative ``int`` in 8 bytes, big-endian. Only the bytes are encoded, not the type: fix the
+    types by the label that comes first. Raises :class:`MPCError` on any other part.
+    """
+    encoded = bytearray()
+    for part in parts:
+        octets = _part_bytes(part)
+        encoded += len(octets).to_bytes(4, "big") + octets
+    return bytes(encoded)
+
+
+def derive(secret: bytes, *, salt: bytes, info: bytes, length: int = 32) -> bytes:
+    """``length`` bytes (1 to 8160) from ``secret`` by HKDF-SHA256.
+
+    ``secret`` must have the entropy of a key; ``salt`` is public, such as a session id; ``info``
+    names the purpose. Raises :class:`MPCError` on another length.
+    """
+    if not 1 <= length <= _MAX_DERIVED_BYTES:
+        raise MPCError(f"got a length of {length} bytes to derive; expected 1 to {_MAX_DERIVED_BYTES}")
+    return HKDF(algorithm=SHA256(), length=length, salt=salt, info=info).derive(secret)
+
+
+def public_key(private: bytes) -> bytes:
+    """The X25519 public key (32 bytes) of ``private`` (32 random bytes)."""
+    _check_key(private, "an X25519 private key")
+    return X25519PrivateKey.from_private_bytes(private).public_key().public_bytes_raw()
+
+
+def agree(private: bytes, peer: bytes, *, salt: bytes, info: bytes) -> bytes:
+    """The 32-byte key that ``private`` shares with the holder of the public key ``peer``.
+
+    X25519, then HKDF-SHA256 with ``salt`` and ``info``; both sides must give the same ones. Raises
+    :class:`MPCError` on keys that are not 32 bytes and on a ``peer`` of small order, with which
+    every private key agrees on zero.
+    """
+    _check_key(private, "an X25519 private key")
+    _check_key(peer, "an X25519 public key")
+    try:
+        shared = X25519PrivateKey.from_private_bytes(private).exchange(
+            X25519PublicKey.from_public_bytes(peer)
+        )
+    except ValueError as error:
+        raise MPCError(
+            f"got the X25519 public key {peer.hex()}, a point of small order; expected one made by "
+            "public_key: refuse its sender"
+        ) from error
+    return derive(shared, salt=salt, info=info)
+
+
+def seal(key: bytes, plaintext: bytes, *, associated_data: bytes) -> bytes:
+    """``plaintext`` under AES-256-GCM: ciphertext, then a tag of 16 bytes.
+
+    **Seal one plaintext only under each key.** The nonce is always zero: two different plaintexts
+    under one key reveal their difference and let anyone forge. Derive a fresh key for every message
+    (session, sender and receiver in the ``info``) and never seal a changed plaintext again under
+    it. ``associated_data`` is not sent, but must be the same when opening. Raises :class:`MPCError`
+    if ``key`` is not 32 bytes.
+    """
+    _check_key(key, "a sealing key")
+    return AESGCM(key).encrypt(_ZERO_NONCE, plaintext, associated_data)
+
+
+def open_sealed(key: bytes, sealed: bytes, *, associated_data: bytes) -> bytes:
+    """The plaintext that :func:`seal` was given with the same key and associated data.
+
+    Raises :class:`MPCError` if ``key`` is not 32 bytes, and if any bit of key, ``sealed`` or
+    associated data is not what it was.
+    """
+    _check_key(key, "a sealing key")
+    try:
+        return AESGCM(key).decrypt(_ZERO_NONCE, sealed, associated_data)
+    except InvalidTag as error:
+        raise MPCError(
+            f"got {len(sealed)} sealed bytes that do not open; expected what seal made with this key and "
+            "this associated data: treat them as tampered with"
+        ) from error
+
+
+def seeded_rng(seed: bytes, *, salt: bytes, info: bytes) -> Callable[[int], bytes]:
+    """A generator in the shape of ``os.urandom`` that repeats itself: rng(n) is the next n bytes.
+
+    The bytes are those of AES-256-CTR from a zero counter block, under the key that
+    :func:`derive` gives for ``seed`` (32 bytes), ``salt`` and ``info``; how they are cut into calls
+    does not matter. Not for use by two threads at once. Raises :class:`MPCError` if ``seed`` is not
+    32 bytes or n is negative.
+    """
+    _check_key(seed, "a seed")
+    key = derive(seed, salt=salt, info=info)
+    stream = Cipher(algorithms.AES(key), modes.CTR(_ZERO_COUNTER)).encryptor()
+
+    def rng(count: int) -> bytes:
+        if count < 0:
+            raise MPCError(f"asked for {count} random bytes; expected 0 or more")
+        return stream.update(bytes(count))
+
+    return rng
+
+
+def _part_bytes(part: bytes | str | int) -> bytes:
+    if isinstance(part, bytes):
+        return part
+    if isinstance(part, str):
+        return part.encode()
+    if not isinstance(part, int) or isinstance(part, bool):
+        raise MPCError(f"got a part of type {type(part).__name__}; expected bytes, str or int")
+    if not 0 <= part < 2**64:
+        raise MPCError(f"got {part} as a part; expected an integer from 0 to 2^64 - 1")
+    return part.to_bytes(8, "big")
+
+
+def _check_key(key: bytes, what: str) -> None:
+    if not isinstance(key, bytes) or len(key) != KEY_BYTES:
+        got = f"{len(key)} bytes" if isinstance(key, bytes) else type(key).__name__
+        raise MPCError(f"got {got} for {what}; expected {KEY_BYTES} bytes")

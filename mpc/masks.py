@@ -1,0 +1,83 @@
+"""Mask streams: AES-256 in counter mode, read as lanes and added to a vector.
+
+The stream of a key is AES-256-CTR (NIST SP 800-38A) from an all-zero counter block, read as
+little-endian lanes of 32 or 64 bits. Any AES library reproduces it, and any slice of it can be
+computed alone. One key gives one stream: never use it for a second vector.
+"""
+
+import operator
+from collections.abc import Iterator
+
+import numpy as np
+from cryptography.hazmat.primitives.ciphers import Cipher, algorithms, modes
+from numpy.typing import NDArray
+
+from mpc.errors import MPCError
+
+Lanes = NDArray[np.uint32] | NDArray[np.uint64]
+
+KEY_BYTES = 32
+
+_BLOCK_BYTES = 16
+_PIECE_BYTES = 64 * 1024  # with the zeros that it is made from, still in the cache of a core
+_SLACK_BYTES = _BLOCK_BYTES - 1  # what update_into may ask for beyond its output
+_ZEROS = bytes(_PIECE_BYTES)
+_DTYPES = (np.dtype("<u4"), np.dtype("<u8"))
+_MAX_LANES = 2**64
+
+
+def add_mask(vector: Lanes, key: bytes, *, sign: int = 1, offset: int = 0) -> None:
+    """Add the stream of ``key`` to ``vector``, in place, modulo 2^32 or 2^64.
+
+    ``vector`` is one-dimensional, C-contiguous and writable, of little-endian uint32 or uint64;
+    ``key`` is 32 bytes. ``sign=-1`` subtracts instead. ``offset``, at least 0, is the lane of the
+    stream that meets ``vector[0]``: a vector may be masked slice by slice, in any order and by any
+    number of threads, with the same result. Raises :class:`MPCError` on anything else.
+    """
+    if sign not in (1, -1):
+        raise MPCError(f"got sign {sign!r}; expected 1 to add the mask or -1 to take it away")
+    combine = np.add if sign == 1 else np.subtract
+    for part, lanes in _pieces(vector, key, offset):
+        combine(part, lanes, out=part)
+
+
+def keystream(key: bytes, out: Lanes, *, offset: int = 0) -> None:
+    """Fill ``out`` with the stream of ``key`` from lane ``offset`` on.
+
+    Arguments and errors are those of :func:`add_mask`; the two give the same stream.
+    """
+    for part, lanes in _pieces(out, key, offset):
+        part[:] = lanes
+
+
+def _pieces(vector: Lanes, key: bytes, offset: int) -> Iterator[tuple[Lanes, Lanes]]:
+    """Each part of ``vector`` with its lanes of the stream, in a buffer that the next one reuses."""
+    _check(vector, key)
+    width = vector.itemsize
+    start = operator.index(offset)
+    if start < 0 or start + vector.size > _MAX_LANES:
+        raise MPCError(f"got offset {offset} for {vector.size} lanes; expected a slice of lanes 0 to 2^64")
+    block, skipped = divmod(start * width, _BLOCK_BYTES)
+    counter = block.to_bytes(_BLOCK_BYTES, "big")
+    stream = Cipher(algorithms.AES(key), modes.CTR(counter)).encryptor()
+    stream.update(_ZEROS[:skipped])
+    buffer = np.empty(min(_PIECE_BYTES, vector.nbytes) + _SLACK_BYTES, dtype=np.uint8)
+    step = _PIECE_BYTES // width
+    for first in range(0, vector.size, step):
+        part = vector[first : first + step]
+        stream.update_into(_ZEROS[: part.nbytes], buffer)
+        yield part, buffer[: part.nbytes].view(vector.dtype)
+
+
+def _check(vector: Lanes, key: bytes) -> None:
+    if not isinstance(key, bytes) or len(key) != KEY_BYTES:
+        got = f"{len(key)} bytes" if isinstance(key, bytes) else type(key).__name__
+        raise MPCError(f"got a mask key of {got}; expected {KEY_BYTES} bytes: derive it with keys.derive")
+    if not isinstance(vector, np.ndarray) or vector.dtype not in _DTYPES:
+        got = str(vector.dtype) if isinstance(vector, np.ndarray) else type(vector).__name__
+        raise MPCError(f"got a vector of {got}; expected a NumPy array of little-endian uint32 or uint64")
+    if vector.ndim != 1 or not vector.flags.c_contiguous or not vector.flags.writeable:
+        raise MPCError(
+            f"got a vector of shape {vector.shape}, C-contiguous: {vector.flags.c_contiguous}, writable: "
+            f"{vector.flags.writeable}; expected one dimension, contiguous and writable: pass a flat copy"
+        )

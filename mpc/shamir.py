@@ -1,0 +1,265 @@
+"""Shamir's secret sharing of 32-byte secrets (A. Shamir, *How to share a secret*, CACM 1979).
+
+The field is that of the least prime above 2^256, so that any 32-byte secret fits; a share is 33
+bytes. Secrets and shares are big-endian numbers. Any ``threshold`` shares rebuild the secret; fewer
+say nothing about it, as long as the coefficients come from a cryptographic generator. Shares carry
+no authentication: whoever must know *which* share was tampered with has to bind them to their
+dealer.
+
+Arithmetic on secrets and shares neither branches nor addresses memory by their bits. Points,
+thresholds and the weights that follow from them are public.
+
+:func:`split` and :func:`combine` are for those who keep or send shares; protocols that fix the
+points themselves use :func:`share_values` and :func:`reconstruct`.
+"""
+
+import operator
+import os
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from functools import lru_cache
+from itertools import accumulate
+from math import prod
+
+import numpy as np
+from numpy.typing import NDArray
+
+from mpc import _kernels
+from mpc.errors import MPCError
+
+PRIME = 2**256 + 297
+"""The order of the field: the least prime above 2^256."""
+
+SECRET_BYTES = 32
+SHARE_BYTES = 33
+
+MAX_POINT = 2**16 - 1
+"""The largest evaluation point, and so the largest number of shares."""
+
+_DEALING_BYTES = 8
+_COEFFICIENT_BYTES = 48  # 127 bits more than p has: the reduced number is within 2^-127 of uniform
+
+
+@dataclass(frozen=True, slots=True)
+class Share:
+    """One share of a secret.
+
+    ``point``, 1 to 65535, is where the polynomial was evaluated and ``value`` its value there (33
+    bytes, never shown by ``repr``). ``threshold`` shares rebuild the secret. ``dealing`` (8 random
+    bytes) is the same in all shares of one split, and tells them from those of another.
+    """
+
+    point: int
+    threshold: int
+    value: bytes = field(repr=False)
+    dealing: bytes
+
+
+def split(
+    secret: bytes, threshold: int, shares: int, rng: Callable[[int], bytes] = os.urandom
+) -> list[Share]:
+    """``shares`` shares of ``secret`` (32 bytes), at the points 1, 2, ..., ``shares``.
+
+    Any ``threshold`` of them (at least 2, at most ``shares``) rebuild it. ``rng(n)`` gives n bytes
+    of a cryptographic generator. Raises :class:`MPCError` on arguments out of range.
+    """
+    points = range(1, operator.index(shares) + 1)
+    values = share_values(secret, threshold, points, rng)
+    dealing = _draw(rng, _DEALING_BYTES)
+    return [Share(point, threshold, value, dealing) for point, value in zip(points, values, strict=True)]
+
+
+def combine(shares: Sequence[Share]) -> bytes:
+    """The secret (32 bytes) that ``shares`` rebuild; shares beyond the threshold are checked.
+
+    Raises :class:`MPCError` on too few shares, on two with one point, on shares of different splits,
+    on a value that is no reduced field element, on a share that doesn't lie on the polynomial
+    through the first ``threshold`` ones, and on shares that rebuild no 32-byte number.
+    """
+    if not shares:
+        raise MPCError("got no shares; expected as many as the threshold of their split")
+    first = shares[0]
+    for share in shares:
+        if (share.dealing, share.threshold) != (first.dealing, first.threshold):
+            raise MPCError(
+                f"the share at point {share.point} (threshold {share.threshold}, dealing "
+                f"{share.dealing.hex()}) is of another split than the one at point {first.point} (threshold "
+                f"{first.threshold}, dealing {first.dealing.hex()}); combine shares of one split"
+            )
+    threshold = first.threshold
+    _check_threshold(threshold)
+    points = _checked_points([share.point for share in shares])
+    if len(shares) < threshold:
+        raise MPCError(f"got {len(shares)} shares; the threshold of their split is {threshold}: collect more")
+    limbs = _checked_limbs(points, [share.value for share in shares])
+    base, known = points[:threshold], limbs[:threshold]
+    for point, value in zip(points[threshold:], limbs[threshold:], strict=True):
+        if np.bitwise_or.reduce(_interpolate(base, known, at=point) ^ value):
+            raise MPCError(
+                f"the share at point {point} does not lie on the polynomial through the first {threshold} "
+                "shares: it or one of those is wrong; combine shares that are known to be right"
+            )
+    return _secret_bytes(_interpolate(base, known, at=0))
+
+
+def share_values(
+    secret: bytes, threshold: int, points: Sequence[int], rng: Callable[[int], bytes] = os.urandom
+) -> list[bytes]:
+    """The values (33 bytes each) at ``points`` of a random polynomial that is ``secret`` at zero.
+
+    ``secret`` is 32 bytes. The polynomial has ``threshold`` coefficients (at least 2, at most as
+    many as there are points); ``points`` are distinct, 1 to 65535. All randomness is one call,
+    ``rng(48 * (threshold - 1))``: a big-endian number of 48 bytes, reduced modulo the prime, for
+    each coefficient from the linear one up. Raises :class:`MPCError` on arguments out of range.
+    """
+    if not isinstance(secret, bytes) or len(secret) != SECRET_BYTES:
+        raise MPCError(
+            f"got a secret of {_size(secret)}; expected {SECRET_BYTES} bytes: share a key or a seed"
+        )
+    _check_threshold(threshold)
+    points = _checked_points(points)
+    if len(points) < threshold:
+        raise MPCError(
+            f"got a threshold of {threshold} for {len(points)} shares: they could never rebuild the secret; "
+            "lower the threshold or deal more shares"
+        )
+    drawn = _words(_draw(rng, _COEFFICIENT_BYTES * (threshold - 1))).reshape(threshold - 1, -1)
+    drawn = drawn[:, ::-1].astype(np.int64)
+    coefficients = np.empty((threshold, _kernels.LIMBS), dtype=np.int64)
+    coefficients[0] = _words(secret)[::-1]
+    coefficients[1:] = drawn[:, : _kernels.LIMBS]
+    high = drawn[:, _kernels.LIMBS :]
+    coefficients[1:, : high.shape[1]] -= (2**256 - PRIME) * -high  # 2^256 = -297 modulo the prime
+    limbs = np.empty((len(points), _kernels.LIMBS), dtype=np.int64)
+    _kernels.evaluate(coefficients, np.array(points, dtype=np.int64), limbs)
+    return _value_bytes(limbs)
+
+
+def reconstruct(points: Sequence[int], values: Sequence[bytes]) -> bytes:
+    """The secret (32 bytes): the value at zero of the polynomial through all the given shares.
+
+    ``values[i]`` is the share at ``points[i]``; give exactly as many as the threshold, since every
+    one given is used and none is checked against the others. Raises :class:`MPCError` on points out
+    of range or given twice, on a value that is no reduced field element, and on shares that rebuild
+    no 32-byte number.
+    """
+    points = _checked_points(points)
+    if len(points) != len(values):
+        raise MPCError(f"got {len(values)} values for {len(points)} points; expected one for each")
+    if not points:
+        raise MPCError("got no shares; expected as many as the threshold of their split")
+    return _secret_bytes(_interpolate(points, _checked_limbs(points, values), at=0))
+
+
+def _check_threshold(threshold: int) -> None:
+    if not 2 <= threshold <= MAX_POINT:
+        raise MPCError(
+            f"got a threshold of {threshold}; expected 2 to {MAX_POINT}: at 1, each share is the secret itself"
+        )
+
+
+def _checked_points(points: Sequence[int]) -> tuple[int, ...]:
+    """``points`` as a tuple, once they are distinct and in range."""
+    if len(points) > MAX_POINT:
+        raise MPCError(f"got {len(points)} shares; expected at most {MAX_POINT}")
+    checked = tuple(map(operator.index, points))
+    seen: set[int] = set()
+    for point in checked:
+        if not 1 <= point <= MAX_POINT:
+            raise MPCError(f"got a share at point {point}; expected points from 1 to {MAX_POINT}")
+        if point in seen:
+            raise MPCError(f"got two shares at point {point}; give each point once")
+        seen.add(point)
+    return checked
+
+
+def _checked_limbs(points: tuple[int, ...], values: Sequence[bytes]) -> _kernels.Limbs:
+    """The limbs (t, 8) of ``values``, once each is 33 bytes and below the prime."""
+    for point, value in zip(points, values, strict=True):
+        if not isinstance(value, bytes) or len(value) != SHARE_BYTES:
+            raise MPCError(f"the share at point {point} is {_size(value)}; expected {SHARE_BYTES} bytes")
+    octets = np.frombuffer(b"".join(values), dtype=np.uint8).reshape(-1, SHARE_BYTES)
+    limbs = _words(octets[:, 1:].tobytes()).reshape(-1, _kernels.LIMBS)[:, ::-1].astype(np.int64)
+    limbs[:, -1] += octets[:, 0].astype(np.int64) << 32
+    reduced = np.empty(len(points), dtype=np.bool_)
+    _kernels.is_reduced(limbs, reduced)
+    if not reduced.all():
+        raise MPCError(
+            f"the share at point {points[int(reduced.argmin())]} is not below 2^256 + 297, so no dealer made "
+            "it; ask its holder again"
+        )
+    return limbs
+
+
+def _interpolate(points: tuple[int, ...], limbs: _kernels.Limbs, *, at: int) -> _kernels.Limbs:
+    """The limbs (8,) of the value at ``at`` of the polynomial through the given shares."""
+    out = np.empty((1, _kernels.LIMBS), dtype=np.int64)
+    _kernels.combine(_weights(points, at), limbs, out)
+    return out[0]
+
+
+@lru_cache(maxsize=64)
+def _weights(points: tuple[int, ...], at: int) -> NDArray[np.uint16]:
+    """Lagrange's weights for the value at ``at``: (t, 20), in base 2^13, least digit first."""
+    offsets = [point - at for point in points]
+    numerator = prod(offsets) % PRIME
+    # weight_i = prod(offsets) / (offset_i * prod over j of (point_j - point_i))
+    inverses = _inverses(
+        [
+            offset * prod(other - point for other in points if other != point) % PRIME
+            for offset, point in zip(offsets, points, strict=True)
+        ]
+    )
+    weights = b"".join((numerator * inverse % PRIME).to_bytes(SHARE_BYTES, "little") for inverse in inverses)
+    octets = np.frombuffer(weights, dtype=np.uint8).reshape(-1, SHARE_BYTES)
+    bits = np.unpackbits(octets, axis=1, count=_kernels.DIGITS * _kernels.DIGIT_BITS, bitorder="little")
+    places = 1 << np.arange(_kernels.DIGIT_BITS, dtype=np.uint16)
+    digits = bits.reshape(-1, _kernels.DIGITS, _kernels.DIGIT_BITS) @ places
+    digits.flags.writeable = False  # the cache hands the same array to every caller
+    return digits
+
+
+def _inverses(numbers: list[int]) -> list[int]:
+    """The inverses modulo the prime of non-zero ``numbers``, by one inversion (Montgomery's trick)."""
+    before = list(accumulate(numbers, lambda a, b: a * b % PRIME, initial=1))
+    inverse = pow(before.pop(), -1, PRIME)
+    inverses = []
+    for number, product in zip(reversed(numbers), reversed(before), strict=True):
+        inverses.append(inverse * product % PRIME)
+        inverse = inverse * number % PRIME
+    return inverses[::-1]
+
+
+def _words(octets: bytes) -> NDArray[np.uint32]:
+    """``octets``, a multiple of four, as big-endian 32-bit words."""
+    return np.frombuffer(octets, dtype=">u4")
+
+
+def _value_bytes(limbs: _kernels.Limbs) -> list[bytes]:
+    """The big-endian bytes, 33 each, of fully reduced ``limbs`` (n, 8)."""
+    octets = np.empty((len(limbs), SHARE_BYTES), dtype=np.uint8)
+    octets[:, 0] = limbs[:, -1] >> 32
+    words = (limbs[:, ::-1] & 0xFFFFFFFF).astype(">u4")
+    octets[:, 1:] = words.view(np.uint8)
+    return [row.tobytes() for row in octets]
+
+
+def _secret_bytes(limbs: _kernels.Limbs) -> bytes:
+    (value,) = _value_bytes(limbs[np.newaxis])
+    if value[0]:
+        raise MPCError(
+            "the shares rebuild a number above 2^256, which is no 32-byte secret: a share is wrong, or fewer "
+            "were given than the threshold"
+        )
+    return value[1:]
+
+
+def _draw(rng: Callable[[int], bytes], count: int) -> bytes:
+    drawn = rng(count)
+    if not isinstance(drawn, bytes) or len(drawn) != count:
+        raise MPCError(f"asked rng for {count} bytes and got {_size(drawn)}; give it os.urandom or its like")
+    return drawn
+
+
+def _size(value: object) -> str:
+    return f"{len(value)} bytes" if isinstance(value, bytes) else type(value).__name__

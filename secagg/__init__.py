@@ -1,0 +1,90 @@
+"""Secure aggregation for federated learning: the server sums what it cannot read.
+
+Make a :class:`Task` once per run; give its bytes to every party; drive ``task.server(...)`` and
+``task.client(...)`` with the transport you have. ``simulate`` plays all parties in one process.
+"""
+
+import importlib
+import logging
+from typing import TYPE_CHECKING
+
+from secagg.errors import (
+    Aborted,
+    ConfigError,
+    EncodingError,
+    Fault,
+    FaultKind,
+    LocalProtocolError,
+    ProtocolError,
+    RemoteProtocolError,
+    SecAggError,
+)
+
+if TYPE_CHECKING:
+    from secagg._machine import Aggregator, Client, Decryptor
+    from secagg._server import Outcome, Server
+    from secagg.encoding import FixedPoint
+    from secagg.identity import load_roster
+    from secagg.layout import Layout
+    from secagg.protocols.base import Round
+    from secagg.protocols.clear import Clear
+    from secagg.protocols.pairwise import SecAgg
+    from secagg.simulate import Simulation, simulate
+    from secagg.task import Task
+
+_HOMES = {
+    "Aggregator": "secagg._machine",
+    "Clear": "secagg.protocols.clear",
+    "Client": "secagg._machine",
+    "Decryptor": "secagg._machine",
+    "FixedPoint": "secagg.encoding",
+    "Layout": "secagg.layout",
+    "Outcome": "secagg._server",
+    "Round": "secagg.protocols.base",
+    "SecAgg": "secagg.protocols.pairwise",
+    "Server": "secagg._server",
+    "Simulation": "secagg.simulate",
+    "Task": "secagg.task",
+    "load_roster": "secagg.identity",
+    "simulate": "secagg.simulate",
+}
+
+__all__ = [
+    "Aborted",
+    "Aggregator",
+    "Clear",
+    "Client",
+    "ConfigError",
+    "Decryptor",
+    "EncodingError",
+    "Fault",
+    "FaultKind",
+    "FixedPoint",
+    "Layout",
+    "LocalProtocolError",
+    "Outcome",
+    "ProtocolError",
+    "RemoteProtocolError",
+    "Round",
+    "SecAgg",
+    "SecAggError",
+    "Server",
+    "Simulation",
+    "Task",
+    "load_roster",
+    "simulate",
+]
+
+logging.getLogger("secagg").addHandler(logging.NullHandler())
+
+
+def __getattr__(name: str) -> object:
+    if name not in _HOMES:
+        raise AttributeError(f"module 'secagg' has no attribute {name!r}")
+    found = getattr(importlib.import_module(_HOMES[name]), name)
+    globals()[name] = found
+    return found
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)

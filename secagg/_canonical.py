@@ -1,0 +1,128 @@
+"""One way to write a frozen dataclass as bytes, so that its digest means the same everywhere.
+
+A value is a tag, a 4-byte big-endian length and that many bytes::
+
+    N  None           (empty)
+    b  bool           1 byte, 0 or 1
+    i  int            two's complement, big-endian, as short as it can be
+    f  float          8 bytes, IEEE 754 binary64, big-endian
+    s  str            UTF-8
+    y  bytes          as they are
+    t  tuple          its items, one after the other
+    d  dataclass      its class's name (an ``s``), then its fields in declared order
+
+Whatever decodes encodes to the same bytes again: there is no second spelling.
+"""
+
+import dataclasses
+import math
+import struct
+from collections.abc import Mapping
+from enum import StrEnum
+
+from secagg.errors import ConfigError
+
+MAX_BYTES = 1 << 24
+MAX_DEPTH = 12
+
+
+def encode(value: object) -> bytes:
+    """The canonical bytes of ``value``; ``ConfigError`` for a type that has none."""
+    tag, body = _body(value)
+    return tag + struct.pack(">I", len(body)) + body
+
+
+def _body(value: object) -> tuple[bytes, bytes]:
+    match value:
+        case None:
+            return b"N", b""
+        case bool():
+            return b"b", bytes([value])
+        case int():
+            return b"i", value.to_bytes(_int_length(value), "big", signed=True)
+        case float():
+            if not math.isfinite(value):
+                raise ConfigError(f"got {value} in a task; expected a finite number")
+            return b"f", struct.pack(">d", value)
+        case StrEnum() | str():
+            return b"s", str(value).encode()
+        case bytes():
+            return b"y", value
+        case tuple():
+            return b"t", b"".join(map(encode, value))
+        case _ if dataclasses.is_dataclass(value) and not isinstance(value, type):
+            parts = [type(value).__name__, *(getattr(value, f.name) for f in dataclasses.fields(value))]
+            return b"d", b"".join(map(encode, parts))
+        case _:
+            raise ConfigError(
+                f"got a {type(value).__name__} in a task; expected None, bool, int, float, str, bytes, "
+                "a tuple or a frozen dataclass of these"
+            )
+
+
+def _int_length(value: int) -> int:
+    return (value + (value < 0)).bit_length() // 8 + 1
+
+
+def decode(data: bytes, classes: Mapping[str, type]) -> object:
+    """The value that :func:`encode` wrote; ``classes`` are the dataclasses that may occur.
+
+    Raises ``ConfigError`` where a byte is left over, missing, or not as :func:`encode` writes it.
+    """
+    if len(data) > MAX_BYTES:
+        raise ConfigError(f"got a task of {len(data)} bytes; expected at most {MAX_BYTES}")
+    value, end = _decode(data, 0, len(data), classes, 0)
+    if end != len(data) or encode(value) != data:
+        raise ConfigError(f"got a task with bytes left over or not in canonical form at {end} of {len(data)}")
+    return value
+
+
+def _decode(data: bytes, at: int, limit: int, classes: Mapping[str, type], depth: int) -> tuple[object, int]:
+    if at + 5 > limit or depth > MAX_DEPTH:
+        raise ConfigError(f"got a task that is cut short or nested too deeply at byte {at}")
+    tag, start = data[at : at + 1], at + 5
+    end = start + int.from_bytes(data[at + 1 : start], "big")
+    if end > limit:
+        raise ConfigError(f"got a task that is cut short at byte {at}: {end} bytes were announced")
+    body = data[start:end]
+    match tag:
+        case b"N" if not body:
+            return None, end
+        case b"b" if len(body) == 1:
+            return body != b"\0", end
+        case b"i" if 1 <= len(body) <= 16:
+            return int.from_bytes(body, "big", signed=True), end
+        case b"f" if len(body) == 8:
+            return float(struct.unpack(">d", body)[0]), end
+        case b"s":
+            try:
+                return body.decode(), end
+            except UnicodeDecodeError as error:
+                raise ConfigError(f"got text that is not UTF-8 at byte {at} of a task") from error
+        case b"y":
+            return body, end
+        case b"t" | b"d":
+            items = []
+            position = start
+            while position < end:
+                item, position = _decode(data, position, end, classes, depth + 1)
+                items.append(item)
+            return (tuple(items) if tag == b"t" else _build(items, classes)), end
+        case _:
+            raise ConfigError(
+                f"got tag {tag!r} with {len(body)} bytes at byte {at} of a task; no value has it"
+            )
+
+
+def _build(items: list[object], classes: Mapping[str, type]) -> object:
+    name, *values = items or [None]
+    found = classes.get(name) if isinstance(name, str) else None
+    if found is None:
+        raise ConfigError(f"got an unknown class {name!r} in a task; known are {', '.join(sorted(classes))}")
+    fields = dataclasses.fields(found)
+    if len(values) != len(fields):
+        raise ConfigError(f"got {len(values)} fields of {name}; this version has {len(fields)}")
+    try:
+        return found(**{field.name: value for field, value in zip(fields, values, strict=True)})
+    except (TypeError, AttributeError) as error:
+        raise ConfigError(f"got fields of {name} that it can't hold: {error}") from error

@@ -1,0 +1,123 @@
+"""The hot loops of packing and encoding. They validate nothing: their callers do.
+
+With the JIT off they run as plain Python on NumPy's scalars, whose additions may then warn of the
+wrapping that is meant here.
+"""
+
+import numpy as np
+from numpy.typing import NDArray
+
+from mpc._kernels import kernel
+
+Lanes = NDArray[np.uint32] | NDArray[np.uint64]
+Floats = NDArray[np.float32] | NDArray[np.float64]
+
+_ONE = np.uint64(1)
+_63 = np.uint64(63)
+_64 = np.uint64(64)
+_ONES = np.uint64(2**64 - 1)
+_2_TO_32 = 4294967296.0
+
+
+@kernel
+def pack(lanes: Lanes, bits: int, words: NDArray[np.uint64]) -> np.uint64:
+    """Writes the low ``bits`` bits of every lane to ``words``; returns the last, unfinished word."""
+    width = np.uint64(bits)
+    mask = _ONES >> (_64 - width)
+    word, filled, at = np.uint64(0), np.uint64(0), 0
+    for i in range(lanes.size):
+        value = np.uint64(lanes[i]) & mask
+        word |= value << filled
+        filled += width
+        if filled >= _64:
+            words[at] = word
+            at += 1
+            filled -= _64
+            # What didn't fit; in two shifts, for one by all 64 bits is undefined.
+            word = (value >> _ONE) >> (width - filled - _ONE)
+    return word
+
+
+@kernel
+def unpack_add(words: NDArray[np.uint64], bits: int, into: Lanes) -> None:
+    """Adds the ``into.size`` coordinates at the start of ``words`` to ``into``, wrapping.
+
+    ``words`` has one word more than the coordinates take.
+    """
+    mask = _ONES >> (_64 - np.uint64(bits))
+    for i in range(into.size):
+        bit = i * bits
+        at, shift = bit >> 6, np.uint64(bit & 63)
+        value = ((words[at] >> shift) | ((words[at + 1] << _ONE) << (_63 - shift))) & mask
+        into[i] += into.dtype.type(value)
+
+
+@kernel
+def quantize_stochastic(
+    vector: Floats,
+    random: NDArray[np.uint32],
+    clip: float,
+    scale: float,
+    share: float,
+    top: float,
+    out: NDArray[np.uint32],
+) -> tuple[int, int]:
+    """``share``·clip(x)·``scale`` + ``top``, rounded up if ``random``/2^32 is under the fraction.
+
+    Returns how many coordinates were clipped, and how many are not finite.
+    """
+    clipped, bad = 0, 0
+    for i in range(vector.size):
+        x = np.float64(vector[i])
+        clipped += 1 if abs(x) > clip else 0
+        bad += 0 if abs(x) < np.inf else 1
+        y = (top if x >= clip else (-top if x <= -clip else x * scale)) * share
+        down = np.floor(y)
+        up = 1.0 if np.float64(random[i]) < (y - down) * _2_TO_32 else 0.0
+        q = down + up + top
+        q = q if q > 0.0 else 0.0  # in this order NaN becomes 0
+        q = q if q < 2.0 * top else 2.0 * top
+        out[i] = np.uint32(np.int64(q))
+    return clipped, bad
+
+
+@kernel
+def quantize_nearest(
+    vector: Floats, clip: float, scale: float, share: float, top: float, out: NDArray[np.uint32]
+) -> tuple[int, int]:
+    """As :func:`quantize_stochastic`, rounded to the nearest integer, ties to even."""
+    clipped, bad = 0, 0
+    for i in range(vector.size):
+        x = np.float64(vector[i])
+        clipped += 1 if abs(x) > clip else 0
+        bad += 0 if abs(x) < np.inf else 1
+        y = (top if x >= clip else (-top if x <= -clip else x * scale)) * share
+        q = np.rint(y) + top
+        q = q if q > 0.0 else 0.0
+        q = q if q < 2.0 * top else 2.0 * top
+        out[i] = np.uint32(np.int64(q))
+    return clipped, bad
+
+
+@kernel
+def dequantize(
+    sums: Lanes,
+    offset: int,
+    step: float,
+    total_weight: float,
+    out: NDArray[np.float64],
+    mean: NDArray[np.float64],
+) -> int:
+    """``out`` = ``step``·(sums − ``offset``), ``mean`` = ``out``/``total_weight``.
+
+    Returns how many sums exceed 2·``offset``, which no honest sum does.
+    """
+    impossible = 0
+    limit = np.uint64(2 * offset)
+    for i in range(sums.size):
+        value = np.uint64(sums[i])
+        impossible += 1 if value > limit else 0
+        value = min(value, limit)
+        out[i] = step * np.float64(np.int64(value) - offset)
+        mean[i] = out[i] / total_weight
+    return impossible

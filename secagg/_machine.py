@@ -1,0 +1,494 @@
+"""Runs a protocol's table on the side that answers: clients, decryptors, aggregators.
+
+Two rules. A role answers the rows of the table that address it, in their order and each once. And
+``receive`` is a transaction: it works on a draft of the state, which replaces the state only after
+the draft was saved; bytes that are refused leave no trace.
+
+The same bytes again get the same answer again: all randomness comes from one seed, and the last
+answer is part of the state. Other bytes in the same place are refused, by the state and, for a role
+that was restored, by the ledger.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+import os
+from collections.abc import Callable, Mapping
+from typing import TYPE_CHECKING, Any, ClassVar, Generic, Self, TypeVar
+
+import msgspec
+import numpy as np
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+from numpy.typing import NDArray
+
+from mpc.keys import derive, encode_parts, seeded_rng
+from secagg import wire
+from secagg.errors import Aborted, ConfigError, Fault, FaultKind, LocalProtocolError, RemoteProtocolError
+from secagg.identity import PartyRole, Roster, check_party_id
+from secagg.protocols.base import Phase, Proposal
+from secagg.session import NONCE_BYTES, session_id
+from secagg.store import Store
+from secagg.wire import Envelope, Reject
+
+if TYPE_CHECKING:
+    from secagg.task import Task
+
+log = logging.getLogger("secagg")
+
+SEED_BYTES = 32
+MAX_SESSION_BYTES = 1024
+_STATE_MAGIC = b"secagg/v1/state"
+
+
+class MemberState(msgspec.Struct, forbid_unknown_fields=True):
+    """All that a role remembers; what :meth:`Member.to_bytes` writes."""
+
+    id: str
+    seed: bytes  # erased when the role is done
+    number: int = 0  # of states saved
+    step: int = 0  # requests answered
+    session: bytes | None = None  # what the caller named it, or what the server proposed
+    session_id: bytes = b""  # in force; empty until a proposal was accepted
+    cohort: list[str] = []
+    nonce: bytes = b""
+    last_request: bytes = b""  # digest of the last request answered
+    last_reply: bytes = b""
+    finished: bool = False
+    aborted: str = ""
+
+
+class ClientState(MemberState):
+    """A client's state: its encoded update too, until it has left."""
+
+    contribution: list[bytes] = []  # a segment's integers, little-endian; never the update itself
+    contributed: bytes = b""  # SHA-256 of them
+
+
+AnyState = TypeVar("AnyState", bound=MemberState)
+AnyClientState = TypeVar("AnyClientState", bound=ClientState)
+Reply = tuple[wire.Message, bytes]
+Handler = Callable[[Any, Any, Any, memoryview], Reply]
+Listener = Callable[[Any, Any, str, Any, memoryview], None]
+
+
+class Member(Generic[AnyState]):
+    """A role that answers the server. Made by the task; bytes in, bytes out; no I/O and no clock.
+
+    ``answers`` maps each round that addresses the role to the method that answers it;
+    ``overhears`` each round whose messages are relayed to it to the method that takes them. Both
+    get a draft of the state, whose fields they replace and never change in place.
+    """
+
+    role: ClassVar[PartyRole]
+    state_type: ClassVar[type[MemberState]]
+    answers: ClassVar[Mapping[str, Handler]]
+    overhears: ClassVar[Mapping[str, Listener]] = {}
+
+    def __init__(
+        self,
+        task: Task,
+        member_id: str,
+        *,
+        identity: Ed25519PrivateKey | None,
+        roster: Roster | None,
+        session: bytes | None,
+        save: Store | None,
+        rng: Callable[[int], bytes] = os.urandom,
+    ) -> None:
+        if session is not None and len(session) > MAX_SESSION_BYTES:
+            raise ConfigError(f"got a session of {len(session)} bytes; at most {MAX_SESSION_BYTES}: hash it")
+        state = self.state_type(id=check_party_id(member_id), seed=rng(SEED_BYTES), session=session)
+        self._setup(task, state, identity, roster, save)
+
+    def _setup(
+        self,
+        task: Task,
+        state: MemberState,
+        identity: Ed25519PrivateKey | None,
+        roster: Roster | None,
+        save: Store | None,
+    ) -> None:
+        check_enrolled(state.id, self.role, identity, roster)
+        self._task, self._identity, self._roster, self._save = task, identity, roster, save
+        self._ledger = None if save is None else getattr(save, "ledger", None)
+        self._state: AnyState = state  # type: ignore[assignment]
+        self._phases = tuple(phase for phase in task.protocol.phases if phase.role is self.role)
+        self._limit = task.protocol.largest_message(task)
+
+    @property
+    def id(self) -> str:
+        """The party's id."""
+        return self._state.id
+
+    @property
+    def session(self) -> bytes | None:
+        """What this aggregation is called: the caller's word, else what the server proposed."""
+        return self._state.session
+
+    @property
+    def finished(self) -> bool:
+        """Whether nothing more is expected of this role, be it done or aborted."""
+        return self._state.finished or bool(self._state.aborted)
+
+    def receive(self, data: bytes) -> bytes | None:
+        """Take a message from the server; returns the answer to send, if there is one.
+
+        Raises ``RemoteProtocolError`` for bytes that break the protocol (nothing changed),
+        ``Aborted`` when the session is given up, ``LocalProtocolError`` when the caller has
+        something to do first (nothing changed).
+        """
+        try:
+            envelope = Envelope.parse(data, self._limit)
+            self._check_address(envelope)
+            if envelope.digest == self._state.last_request:
+                return self._state.last_reply
+            if envelope.sender != wire.SERVER:
+                return self._overhear(envelope)
+            return self._answer(envelope)
+        except Reject as refused:
+            raise RemoteProtocolError(self._fault(refused)) from refused
+        except Aborted as aborted:
+            self._give_up(aborted)
+            raise
+
+    def _check_address(self, envelope: Envelope) -> None:
+        task = self._task
+        if envelope.protocol != task.protocol.ID or envelope.task != task.digest:
+            raise Reject(
+                FaultKind.FOREIGN_TASK, "got a message of another protocol or task; compare the tasks"
+            )
+        if envelope.sender == wire.SERVER:
+            envelope.verify(None)
+
+    def _answer(self, envelope: Envelope) -> bytes:
+        state = self._state
+        if envelope.type == wire.Abort.TYPE and envelope.session == state.session_id and not self.finished:
+            envelope.open(wire.Abort)
+            raise Aborted("the server gave the session up")
+        if self.finished:
+            raise Reject(FaultKind.OUT_OF_TURN, "got a request after the end of the session")
+        phase = self._phases[state.step]
+        if envelope.type != phase.request.TYPE:
+            raise Reject(FaultKind.OUT_OF_TURN, f"got message type {envelope.type}; this is {phase.round}")
+        if envelope.session != (b"" if issubclass(phase.request, Proposal) else state.session_id):
+            raise Reject(FaultKind.FOREIGN_SESSION, "got a request of another session")
+        message, payload = envelope.open(phase.request)
+        draft = msgspec.structs.replace(state)
+        if isinstance(message, Proposal):
+            self._accept_proposal(draft, message)
+        reply, vectors = self.answers[phase.round](self, draft, message, payload)
+        draft.step += 1
+        draft.finished = draft.step == len(self._phases)
+        self._claim_round(draft, phase, envelope.digest)
+        draft.last_request = envelope.digest
+        draft.last_reply = wire.seal_envelope(
+            reply,
+            protocol=self._task.protocol.ID,
+            task=self._task.digest,
+            session=draft.session_id,
+            sender=draft.id,
+            payload=vectors,
+            identity=self._identity,
+        )
+        if draft.finished:
+            self.erase(draft)
+        self._commit(draft)
+        return draft.last_reply
+
+    def _overhear(self, envelope: Envelope) -> None:
+        """Take another party's message that the server relayed."""
+        for phase in self._task.protocol.phases:
+            if phase.relay is self.role and envelope.type == phase.reply.TYPE and not self.finished:
+                break
+        else:
+            raise Reject(FaultKind.OUT_OF_TURN, "got another party's message where none is relayed")
+        if not self._state.session_id or envelope.session != self._state.session_id:
+            raise Reject(FaultKind.FOREIGN_SESSION, "got a relayed message of another session")
+        self.check_signature(envelope, phase.role)
+        message, payload = envelope.open(phase.reply)
+        draft = msgspec.structs.replace(self._state)
+        self.overhears[phase.round](self, draft, envelope.sender, message, payload)
+        self._commit(draft)
+
+    def _accept_proposal(self, draft: AnyState, proposal: Proposal) -> None:
+        if draft.session is not None and proposal.session != draft.session:
+            raise Reject(
+                FaultKind.FOREIGN_SESSION, "got a proposal for another session than the caller named"
+            )
+        check_proposal(self._task, proposal, self._roster)
+        if self.role is PartyRole.CLIENT and draft.id not in proposal.cohort:
+            raise Reject(FaultKind.INVALID, "got a cohort without this client")
+        draft.session = proposal.session
+        draft.cohort = proposal.cohort
+        draft.nonce = proposal.nonce
+        draft.session_id = session_id(
+            task=self._task.digest,
+            roster=roster_digest(self._roster),
+            session=proposal.session,
+            nonce=proposal.nonce,
+        )
+
+    def _claim_round(self, draft: AnyState, phase: Phase, request: bytes) -> None:
+        """Hold a restored role to the one request that it answered in each round."""
+        self.claim(request, "round", draft.session_id, phase.round)
+        if phase.takes_input:
+            self.claim(draft.session_id, "upload", self._task.digest, draft.session or b"")
+
+    def claim(self, value: bytes, *entry: bytes | str) -> None:
+        """Write ``value`` under ``entry`` in the ledger, once ever; ``Aborted`` if another stands there."""
+        if self._ledger is None:
+            return
+        name = hashlib.sha256(encode_parts(b"secagg/v1/ledger", self._state.id, *entry)).digest()
+        if self._ledger.claim(name, value) != value:
+            raise Aborted(f"the ledger of {self._state.id} holds another {entry[0]!s} under this session")
+
+    def derive(self, draft: MemberState, what: str) -> bytes:
+        """32 secret bytes of this role, of this session and for this one use."""
+        return derive(draft.seed, salt=draft.session_id, info=encode_parts("secagg/v1/role", what))
+
+    def rng(self, draft: MemberState, what: str) -> Callable[[int], bytes]:
+        """A generator of secret bytes of this role, of this session and for this one use."""
+        return seeded_rng(draft.seed, salt=draft.session_id, info=encode_parts("secagg/v1/role", what))
+
+    def erase(self, draft: AnyState) -> None:
+        """Forget every secret; a role that is done keeps only what it signed."""
+        draft.seed = b""
+
+    def check_signature(self, envelope: Envelope, role: PartyRole) -> None:
+        """Check a relayed envelope as its sender's own, enrolled in ``role``."""
+        if self._roster is None:
+            envelope.verify(None)
+            return
+        party = self._roster.get(envelope.sender)
+        if party is None or party.role is not role:
+            raise Reject(FaultKind.UNKNOWN_SENDER, f"got a message of {envelope.sender}, who is not enrolled")
+        envelope.verify(party.signing_key)
+
+    def _give_up(self, aborted: Aborted) -> None:
+        log.warning("%s leaves session %s: %s", self.id, self._state.session_id.hex()[:12], aborted)
+        draft = msgspec.structs.replace(self._state, aborted=aborted.reason or "aborted")
+        self.erase(draft)
+        self._commit(draft)
+
+    def _commit(self, draft: AnyState) -> None:
+        draft.number += 1
+        if self._save is not None:
+            self._save(draft.number, self._encode(draft))
+        self._state = draft
+
+    def _fault(self, refused: Reject) -> Fault:
+        current = self._phases[min(self._state.step, len(self._phases) - 1)].round
+        fault = Fault(refused.blame or "server", current, refused.kind, refused.detail)
+        log.warning("%s refused a message: %s", self.id, fault)
+        return fault
+
+    def to_bytes(self) -> bytes:
+        """The state, secrets included: it never leaves its node."""
+        return self._encode(self._state)
+
+    def _encode(self, state: MemberState) -> bytes:
+        return _state_header(self._task, self.role) + msgspec.msgpack.encode(state)
+
+    @classmethod
+    def from_bytes(
+        cls,
+        data: bytes,
+        task: Task,
+        *,
+        identity: Ed25519PrivateKey | None = None,
+        roster: Roster | None = None,
+        save: Store | None = None,
+    ) -> Self:
+        """The role that was saved as ``data``, with the same arguments as when it was made.
+
+        ``ConfigError`` if the bytes are of another task or role or are damaged. A client past
+        ShareKeys needs a ``save`` with a ledger: without one nothing holds it to its one upload.
+        """
+        found = task.protocol.members.get(cls.role, cls)
+        header = _state_header(task, cls.role)
+        if not data.startswith(header):
+            raise ConfigError(
+                "got a saved state of another task, role or version; restore it as it was saved"
+            )
+        try:
+            state = msgspec.msgpack.decode(data[len(header) :], type=found.state_type)
+        except msgspec.MsgspecError as error:
+            raise ConfigError(f"got a damaged state: {error}; leave this session out") from error
+        role = found.__new__(found)
+        role._setup(task, state, identity, roster, save)
+        role._check_restored()
+        return role  # type: ignore[return-value]
+
+    def _check_restored(self) -> None:
+        """Refuse a state that can't be resumed safely."""
+
+
+class Client(Member[AnyClientState]):
+    """A client: contributes one update and learns nothing but when to stop.
+
+    ``receive`` until ``finished``, ``contribute`` at any time before the input is asked for.
+    """
+
+    role = PartyRole.CLIENT
+
+    def contribute(self, update: Any, weight: int | None = None) -> None:
+        """Encode ``update`` (a structure of the task's layout) and keep its integers only.
+
+        ``weight`` is an integer from 1 to the task's ``max_weight``, where it has one. The vector is
+        entered in the ledger: under the same task and session no other will be taken. Raises
+        ``EncodingError`` for an update that doesn't fit, ``LocalProtocolError`` out of order.
+        """
+        state, task = self._state, self._task
+        if self.finished or state.step > self._input_step:
+            raise LocalProtocolError(
+                "got an update after the input was sent; the next one needs a new session"
+            )
+        if state.session is None:
+            raise LocalProtocolError(
+                "got an update before the session is known: pass session= when the client is made, or "
+                "contribute after its first receive() and a look at client.session"
+            )
+        draft = msgspec.structs.replace(state)
+        vectors = task.encoding.encode(
+            task.layout.flatten(update),
+            layout=task.layout,
+            weight=weight,
+            max_weight=task.max_weight,
+            # The session id may not stand yet, so the session's name separates what is drawn here.
+            rng=seeded_rng(
+                draft.seed, salt=task.digest, info=encode_parts("secagg/v1/rounding", state.session)
+            ),
+        )
+        draft.contribution = [np.ascontiguousarray(v, v.dtype.newbyteorder("<")).tobytes() for v in vectors]
+        hashed = hashlib.sha256()
+        for segment in draft.contribution:
+            hashed.update(segment)
+        draft.contributed = hashed.digest()
+        if state.contributed and state.contributed != draft.contributed:
+            raise LocalProtocolError("got a second update for one session; the first one stands")
+        try:
+            self.claim(draft.contributed, "contribution", task.digest, state.session)
+        except Aborted as clash:
+            raise LocalProtocolError(
+                f"got another update than the ledger has for session {state.session!r}; "
+                "restore the state saved after contribute, or leave this session out"
+            ) from clash
+        self._commit(draft)
+
+    def contribution(self, draft: ClientState) -> list[NDArray[Any]]:
+        """The encoded update, one read-only array a segment; ``LocalProtocolError`` if there is none."""
+        if not draft.contributed:
+            raise LocalProtocolError(
+                "the input is asked for: contribute(update) first, then receive this again"
+            )
+        return [
+            np.frombuffer(data, np.dtype("<u4") if len(data) == 4 * segment.length else np.dtype("<u8"))
+            for data, segment in zip(draft.contribution, self._task.segments, strict=True)
+        ]
+
+    @property
+    def _input_step(self) -> int:
+        return next(i for i, phase in enumerate(self._phases) if phase.takes_input)
+
+    def erase(self, draft: AnyClientState) -> None:
+        """Forget the seed and the update."""
+        super().erase(draft)
+        draft.contribution = []
+
+    def _check_restored(self) -> None:
+        if 0 < self._state.step >= self._input_step and not self.finished and self._ledger is None:
+            raise LocalProtocolError(
+                "got a client past ShareKeys without a ledger, which alone holds it to one upload; "
+                "pass save= a store that has one, or leave this session out"
+            )
+
+
+class Watchful(Member[AnyState]):
+    """A party other than a client: it never raises on bytes but records faults and goes on."""
+
+    def _setup(self, *arguments: Any) -> None:
+        super()._setup(*arguments)
+        self._faults: list[Fault] = []
+
+    @property
+    def faults(self) -> tuple[Fault, ...]:
+        """What was wrong with the messages that were not taken."""
+        return tuple(self._faults)
+
+    def receive(self, data: bytes) -> bytes | None:
+        """Take a message; returns the answer if there is one. Bytes that are wrong become a fault."""
+        try:
+            return super().receive(data)
+        except RemoteProtocolError as error:
+            self._faults.append(error.fault)
+        except Aborted as aborted:
+            self._faults.append(Fault("server", self._phases[-1].round, FaultKind.INVALID, aborted.reason))
+        return None
+
+
+class Decryptor(Watchful[AnyState]):
+    """Holds a homomorphic key, or a share of one, apart from the server; sees only sums."""
+
+    role = PartyRole.DECRYPTOR
+
+
+class Aggregator(Watchful[AnyState]):
+    """One of several servers that each hold a share of the sum."""
+
+    role = PartyRole.AGGREGATOR
+
+
+def check_proposal(task: Task, proposal: Proposal, roster: Roster | None) -> None:
+    """``Reject`` a session that the pinned task and roster don't allow."""
+    cohort = proposal.cohort
+    if len(proposal.nonce) != NONCE_BYTES or len(proposal.session) > MAX_SESSION_BYTES:
+        raise Reject(FaultKind.INVALID, "got a nonce or a session of the wrong length")
+    try:
+        check_cohort(task, cohort, roster)
+    except ConfigError as error:
+        raise Reject(FaultKind.INVALID, str(error)) from error
+
+
+def check_cohort(task: Task, cohort: list[str], roster: Roster | None) -> None:
+    """``ConfigError`` for a cohort that ``task`` and ``roster`` don't allow."""
+    if not task.min_survivors <= len(cohort) <= task.max_clients:
+        raise ConfigError(
+            f"got a cohort of {len(cohort)}; expected {task.min_survivors} (min_survivors) to "
+            f"{task.max_clients} (max_clients)"
+        )
+    for member, following in zip(cohort, cohort[1:] + [""], strict=True):
+        check_party_id(member)
+        if following and member >= following:
+            raise ConfigError(f"got a cohort with {member} twice or out of order; every id stands in it once")
+        if roster is not None and (
+            (party := roster.get(member)) is None or party.role is not PartyRole.CLIENT
+        ):
+            raise ConfigError(f"got {member} in the cohort, which the roster doesn't list as a client")
+    task.protocol.validate_cohort(task, cohort, roster)
+
+
+def check_enrolled(
+    member_id: str, role: PartyRole, identity: Ed25519PrivateKey | None, roster: Roster | None
+) -> None:
+    """``ConfigError`` unless identity and roster are both there and agree, or both absent."""
+    if (identity is None) != (roster is None):
+        raise ConfigError(
+            "got an identity without a roster or a roster without an identity; pass both or none"
+        )
+    if identity is None or roster is None:
+        return
+    party = roster.get(member_id)
+    if party is None or party.role is not role:
+        raise ConfigError(f"got {member_id}, which the roster doesn't list as a {role}; enrol it first")
+    if party.signing_key != identity.public_key().public_bytes_raw():
+        raise ConfigError(f"got an identity that is not the one the roster lists for {member_id}")
+
+
+def roster_digest(roster: Roster | None) -> bytes:
+    """The roster's digest; zeros where nobody is enrolled."""
+    return bytes(wire.DIGEST_BYTES) if roster is None else roster.digest
+
+
+def _state_header(task: Task, role: str) -> bytes:
+    return encode_parts(_STATE_MAGIC, str(wire.VERSION), task.protocol.name, task.digest, role)

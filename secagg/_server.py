@@ -1,0 +1,356 @@
+"""Runs a protocol's table on the side that asks: the server.
+
+Each row of the table is a step of three parts: what to ask whom, how to take one answer, and
+how to settle the round when the caller closes it. Asking changes nothing, so a restored server
+asks again in the same bytes. Taking validates an answer whole before it folds anything in.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, ClassVar, Generic, Self, TypeVar
+
+import msgspec
+import numpy as np
+from numpy.typing import NDArray
+
+from secagg import wire
+from secagg._machine import MAX_SESSION_BYTES, Reply, _state_header, check_cohort, roster_digest
+from secagg.errors import Aborted, ConfigError, EncodingError, Fault, FaultKind, LocalProtocolError
+from secagg.identity import Roster
+from secagg.protocols.base import Proposal
+from secagg.session import NONCE_BYTES, session_id
+from secagg.store import Store
+from secagg.wire import Envelope, Reject
+
+if TYPE_CHECKING:
+    from secagg.task import Task
+
+log = logging.getLogger("secagg")
+
+Outbox = dict[str, bytes]
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What the server can know when a session has ended well.
+
+    ``mean`` and ``sum`` have the structure of the task's layout (``sum`` is Σ wᵢxᵢ in float64);
+    ``survivors`` are those whose input is in the sum, and what ``min_survivors`` counts; ``dropped``
+    names for each who fell silent the round of its silence, so one that did so after being counted is
+    in both. ``clipped`` counts clipped coordinates over all survivors (None under DP).
+    """
+
+    mean: Any
+    sum: Any
+    total_weight: int
+    survivors: tuple[str, ...]
+    dropped: Mapping[str, str]
+    faults: tuple[Fault, ...]
+    clipped: int | None
+    epsilon_guaranteed: float | None = None
+    epsilon_realised: float | None = None
+
+
+class ServerState(msgspec.Struct, forbid_unknown_fields=True):
+    """All that a server remembers; what :meth:`Server.to_bytes` writes."""
+
+    cohort: list[str]
+    session: bytes
+    nonce: bytes
+    session_id: bytes  # that answers carry
+    asked_under: bytes  # the session id that the open round's requests carry
+    number: int = 0  # of states saved
+    position: int = -1  # the row of the table that is open; -1 before start
+    asked: list[str] = []
+    answered: list[str] = []
+    dropped: dict[str, str] = {}
+    faults: list[Fault] = []
+    sums: list[bytes] = []  # filled when written
+    survivors: list[str] = []
+    finished: bool = False
+    aborted: str = ""
+
+
+AnyState = TypeVar("AnyState", bound=ServerState)
+
+
+@dataclass(frozen=True)
+class Step:
+    """How the server goes through one row of the table."""
+
+    ask: Callable[[Any], Mapping[str, Reply]]  # who is asked what; changes nothing
+    take: Callable[[Any, Envelope, Any, memoryview], None]  # Reject, or fold it in
+    settle: Callable[[Any], None]  # Aborted if too few answered
+
+
+class Server(Generic[AnyState]):
+    """The server of one session: sums what it can't read. Made by ``task.server``.
+
+    ``start()`` opens the first round; ``receive`` takes what arrives and never raises on bytes;
+    ``close_round`` ends a round when nobody is ``pending`` or the caller's clock says so, until there
+    is an ``outcome``.
+    """
+
+    state_type: ClassVar[type[ServerState]]
+    steps: ClassVar[Mapping[str, Step]]
+
+    def __init__(
+        self,
+        task: Task,
+        cohort: Iterable[str],
+        *,
+        roster: Roster | None,
+        session: bytes,
+        save: Store | None,
+        rng: Callable[[int], bytes] = os.urandom,
+    ) -> None:
+        members = sorted(cohort)
+        if len(session) > MAX_SESSION_BYTES:
+            raise ConfigError(f"got a session of {len(session)} bytes; at most {MAX_SESSION_BYTES}: hash it")
+        check_cohort(task, members, roster)
+        nonce = rng(NONCE_BYTES)
+        opening = session_id(task=task.digest, roster=roster_digest(roster), session=session, nonce=nonce)
+        state = self.state_type(
+            cohort=members, session=session, nonce=nonce, session_id=opening, asked_under=opening
+        )
+        self._setup(task, state, roster, save)
+
+    def _setup(self, task: Task, state: ServerState, roster: Roster | None, save: Store | None) -> None:
+        self._task, self._roster, self._save = task, roster, save
+        self._state: AnyState = state  # type: ignore[assignment]
+        self._phases = task.protocol.phases
+        self._limit = task.protocol.largest_message(task)
+        self._sums: list[NDArray[Any]] = [
+            np.frombuffer(
+                data, np.dtype("<u4") if len(data) == 4 * segment.length else np.dtype("<u8")
+            ).copy()
+            for data, segment in zip(state.sums, task.segments, strict=bool(state.sums))
+        ]
+        state.sums = []
+        self._pending = set(state.asked) - set(state.answered)
+        self._outcome = self._decode() if state.finished else None
+
+    @property
+    def session(self) -> bytes:
+        """What the caller named this aggregation."""
+        return self._state.session
+
+    @property
+    def outcome(self) -> Outcome | None:
+        """The result, once the last round was closed."""
+        return self._outcome
+
+    @property
+    def pending(self) -> frozenset[str]:
+        """The ids whose answer is still awaited in the open round."""
+        return frozenset(self._pending)
+
+    @property
+    def faults(self) -> tuple[Fault, ...]:
+        """Who did what wrong so far."""
+        return tuple(self._state.faults)
+
+    @property
+    def round(self) -> str | None:
+        """The open round's name; None before start and after the end."""
+        return self._phases[self._state.position].round if self._open else None
+
+    @property
+    def _open(self) -> bool:
+        state = self._state
+        return state.position >= 0 and not state.finished and not state.aborted
+
+    def start(self) -> Outbox:
+        """Open the session: what to send to whom. On a restored server: what to send again."""
+        if self._state.aborted:
+            raise LocalProtocolError("got start() after the session was aborted; make a new server")
+        if self._state.finished:
+            return {}
+        if self._state.position < 0:
+            self._next_round()
+            self._store()
+        outbox = self._ask()
+        return {party: outbox[party] for party in sorted(self._pending)}
+
+    def receive(self, sender: str, data: bytes) -> Outbox:
+        """Take what ``sender`` sent; returns what to pass on at once, mostly nothing.
+
+        Bytes that are wrong change nothing but ``faults``.
+        """
+        if self._state.position < 0:
+            raise LocalProtocolError("got a message before start()")
+        try:
+            if not self._open:
+                raise Reject(FaultKind.OUT_OF_TURN, "got a message after the session's end")
+            return self._take(sender, data)
+        except Reject as refused:
+            self.blame(refused.blame or sender, refused.kind, refused.detail)
+            return {}
+
+    def _take(self, sender: str, data: bytes) -> Outbox:
+        state, task = self._state, self._task
+        phase = self._phases[state.position]
+        if sender not in self._pending and sender not in state.answered:
+            known = sender in state.cohort or (self._roster is not None and sender in self._roster)
+            kind = FaultKind.OUT_OF_TURN if known else FaultKind.UNKNOWN_SENDER
+            raise Reject(kind, f"got a message of {sender!s:.64}, who was not asked in {phase.round}")
+        envelope = Envelope.parse(data, self._limit)
+        if envelope.sender != sender:
+            raise Reject(
+                FaultKind.UNAUTHENTIC, f"got a message of {envelope.sender or 'the server'} from {sender}"
+            )
+        if envelope.protocol != task.protocol.ID or envelope.task != task.digest:
+            raise Reject(FaultKind.FOREIGN_TASK, "got a message of another protocol or task")
+        envelope.verify(None if self._roster is None else self._roster[sender].signing_key)
+        if envelope.session != state.session_id:
+            raise Reject(FaultKind.FOREIGN_SESSION, "got a message of another session")
+        if envelope.type != phase.reply.TYPE:
+            raise Reject(FaultKind.OUT_OF_TURN, f"got message type {envelope.type}; this is {phase.round}")
+        if sender in state.answered:
+            raise Reject(FaultKind.DUPLICATE, "got a second message in one round")
+        message, payload = envelope.open(phase.reply)
+        self.steps[phase.round].take(self, envelope, message, payload)
+        self._pending.discard(sender)
+        state.answered = [*state.answered, sender]
+        if phase.relay is None or self._roster is None:
+            return {}
+        return dict.fromkeys(self._roster.ids(phase.relay), envelope.raw)
+
+    def close_round(self) -> Outbox:
+        """End the open round: who is still pending is dropped. Returns what to send next.
+
+        Raises ``Aborted`` if too few remain; nothing was opened then, and its ``outbox`` tells the others.
+        After the last round there is an ``outcome`` and nothing to send.
+        """
+        if not self._open:
+            raise LocalProtocolError("got close_round() while no round is open; start() opens the first")
+        state = self._state
+        phase = self._phases[state.position]
+        for party in sorted(self._pending):
+            state.dropped = {**state.dropped, party: state.dropped.get(party, phase.round)}
+            self.blame(party, FaultKind.SILENT, "")
+        state.asked_under = state.session_id
+        try:
+            self.steps[phase.round].settle(self)
+            log.info(
+                "session %s %s: %d of %d answered",
+                *(state.session_id.hex()[:12], phase.round, len(state.answered), len(state.asked)),
+            )
+            if state.position + 1 < len(self._phases):
+                self._next_round()
+                self._store()
+                return self._ask()
+            self._outcome = self._decode()
+        except Aborted as aborted:
+            raise self._abort(aborted.reason) from aborted
+        state.finished = True
+        self._store()
+        return {}
+
+    def _next_round(self) -> None:
+        state = self._state
+        state.position += 1
+        state.answered = []
+        state.asked = sorted(self.steps[self._phases[state.position].round].ask(self))
+        self._pending = set(state.asked)
+
+    def _ask(self) -> Outbox:
+        requests = self.steps[self._phases[self._state.position].round].ask(self)
+        return {party: self._seal(message, payload) for party, (message, payload) in requests.items()}
+
+    def _seal(self, message: wire.Message, payload: bytes = b"") -> bytes:
+        return wire.seal_envelope(
+            message,
+            protocol=self._task.protocol.ID,
+            task=self._task.digest,
+            # A proposal states what a session id is computed from, so it can't carry one.
+            session=b"" if isinstance(message, Proposal) else self._state.asked_under,
+            sender=wire.SERVER,
+            payload=payload,
+        )
+
+    def blame(self, party: str, kind: FaultKind, detail: str) -> None:
+        """Record that ``party`` did something wrong in the open round."""
+        fault = Fault(str(party)[:64], self.round or "after the end", kind, detail)
+        # A flood of bad messages must not become a flood of memory.
+        if len(self._state.faults) < 16 * len(self._state.cohort) + 256:
+            self._state.faults = [*self._state.faults, fault]
+        log.warning("session %s: %s", self._state.session_id.hex()[:12], fault)
+
+    def need(self, present: int, floor: int, what: str) -> None:
+        """``Aborted`` unless at least ``floor`` are ``present``."""
+        if present < floor:
+            raise Aborted(f"got {present} {what}; {floor} are needed, so nothing is opened")
+
+    def _abort(self, reason: str) -> Aborted:
+        state = self._state
+        outbox = {party: self._seal(wire.Abort()) for party in state.cohort if party not in state.dropped}
+        log.warning("session %s aborted: %s", state.session_id.hex()[:12], reason)
+        state.aborted = reason
+        self._sums = []
+        self._store()
+        return Aborted(reason, outbox)
+
+    def _decode(self) -> Outcome:
+        task, state = self._task, self._state
+        try:
+            decoded = task.encoding.decode(
+                self._sums, layout=task.layout, survivors=len(state.survivors), max_weight=task.max_weight
+            )
+        except EncodingError as error:
+            raise Aborted(f"the sum is one that no honest inputs have: {error}") from error
+        return Outcome(
+            mean=task.layout.restore(decoded.mean),
+            sum=task.layout.restore(decoded.sum, dtype="float64"),
+            total_weight=decoded.total_weight,
+            survivors=tuple(state.survivors),
+            dropped=dict(state.dropped),
+            faults=tuple(state.faults),
+            clipped=decoded.clipped,
+            epsilon_guaranteed=decoded.epsilon_guaranteed,
+            epsilon_realised=decoded.epsilon_realised,
+        )
+
+    def proposal(self) -> Proposal:
+        """The first message of this session to any party."""
+        state = self._state
+        return Proposal(cohort=state.cohort, session=state.session, nonce=state.nonce)
+
+    def _store(self) -> None:
+        self._state.number += 1
+        if self._save is not None:
+            self._save(self._state.number, self.to_bytes())
+
+    def to_bytes(self) -> bytes:
+        """The state, inputs accepted so far included: it never leaves the server."""
+        written = msgspec.structs.replace(
+            self._state,
+            sums=[np.ascontiguousarray(s, s.dtype.newbyteorder("<")).tobytes() for s in self._sums],
+        )
+        return _state_header(self._task, "server") + msgspec.msgpack.encode(written)
+
+    @classmethod
+    def from_bytes(
+        cls, data: bytes, task: Task, *, roster: Roster | None = None, save: Store | None = None
+    ) -> Self:
+        """The server that was saved as ``data``; its ``start()`` asks again whoever is pending.
+
+        ``ConfigError`` if the bytes are of another task or are damaged.
+        """
+        found = task.protocol.server
+        header = _state_header(task, "server")
+        if not data.startswith(header):
+            raise ConfigError(
+                "got a saved state of another task, role or version; restore it as it was saved"
+            )
+        try:
+            state = msgspec.msgpack.decode(data[len(header) :], type=found.state_type)
+        except msgspec.MsgspecError as error:
+            raise ConfigError(f"got a damaged state: {error}; abandon this session") from error
+        server = found.__new__(found)
+        server._setup(task, state, roster, save)
+        return server  # type: ignore[return-value]

@@ -1,0 +1,385 @@
+"""From a vector of floats to bounded integers that can be summed in secret, and back.
+
+An :class:`Encoding` is structural: whatever has its three methods will do, so that a package that
+knows nothing of this one can supply one. A client encodes; the server decodes the sums.
+"""
+
+import logging
+import math
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, NamedTuple, Protocol, cast
+
+import numpy as np
+from numpy.typing import NDArray
+
+from secagg.errors import ConfigError, EncodingError
+from secagg.layout import AnyFloat, Layout
+from secagg.packing import Lanes, lane_dtype
+
+Rng = Callable[[int], bytes]
+"""Gives so many bytes of key material. A role's own repeats itself when the role is restored."""
+
+MAX_WEIGHT = 1 << 53  # weights are exact in float64
+ROUNDINGS = ("stochastic", "nearest")
+
+_KEY_BYTES = 32
+_NUMBERS = (int, float, np.integer, np.floating)
+_PIECE = 1 << 16  # coordinates rounded at a time: their random bits stay in the cache
+_MAX_SUM = 1 << 62
+_LEAST_BITS = 8
+_MIN_CLIP, _MAX_CLIP = 1e-100, 1e100  # no step, scale or sum leaves float64's range
+
+_log = logging.getLogger("secagg")
+
+
+class SegmentLike(Protocol):
+    """What a protocol reads of a segment: a run of non-negative integers that are summed alike."""
+
+    @property
+    def length(self) -> int:
+        """How many integers."""
+
+    @property
+    def bound(self) -> int:
+        """The largest value of one client's term."""
+
+    @property
+    def modulus(self) -> int | None:
+        """M if only the sum mod M is wanted; None if it is the sum itself, which then never wraps."""
+
+
+class Segment(NamedTuple):
+    """A :class:`SegmentLike`."""
+
+    length: int
+    bound: int
+    modulus: int | None = None
+
+
+class DecodedLike(Protocol):
+    """What a server reads of decoded sums."""
+
+    @property
+    def sum(self) -> NDArray[np.float64]:
+        """Σ wᵢ·xᵢ over the survivors, flat."""
+
+    @property
+    def mean(self) -> NDArray[np.float64]:
+        """``sum`` / ``total_weight``, flat."""
+
+    @property
+    def total_weight(self) -> int:
+        """Σ wᵢ; the number of survivors without weights."""
+
+    @property
+    def clipped(self) -> int | None:
+        """How many coordinates were clipped, over all survivors; None if nobody counts them."""
+
+    @property
+    def epsilon_guaranteed(self) -> float | None:
+        """The ε that holds even if as many clients as the task allows collude; None without DP."""
+
+    @property
+    def epsilon_realised(self) -> float | None:
+        """The ε of those who did survive; None without DP."""
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Decoded:
+    """A :class:`DecodedLike`."""
+
+    sum: NDArray[np.float64]
+    mean: NDArray[np.float64]
+    total_weight: int
+    clipped: int | None
+    epsilon_guaranteed: float | None = None
+    epsilon_realised: float | None = None
+
+
+class Encoding(Protocol):
+    """How a flat vector becomes segments of bounded integers, and how their sums become floats."""
+
+    def segments(self, layout: Layout, max_weight: int | None) -> tuple[SegmentLike, ...]:
+        """What :meth:`encode` yields under this layout; ``max_weight`` None means unweighted.
+
+        ``ConfigError`` where encoding and layout, or encoding and weights, don't go together.
+        """
+
+    def encode(
+        self, vector: AnyFloat, *, layout: Layout, weight: int | None, max_weight: int | None, rng: Rng
+    ) -> list[Lanes]:
+        """One array of integers per segment, each within its bound; run by a client.
+
+        ``EncodingError`` for a vector or weight that doesn't fit.
+        """
+
+    def decode(
+        self, sums: Sequence[Lanes], *, layout: Layout, survivors: int, max_weight: int | None
+    ) -> DecodedLike:
+        """What the sums over ``survivors`` clients say, one array per segment; run by the server.
+
+        ``EncodingError`` for sums that no honest clients can have.
+        """
+
+
+@dataclass(frozen=True, slots=True)
+class FixedPoint:
+    """A grid of 2^``bits`` − 1 points from −``clip`` to ``clip``, zero among them.
+
+    With L = 2^(bits−1) − 1 and the step Δ = clip/L, a client of weight w sends clip(x)·w/max_weight
+    divided by Δ, rounded, plus L: an integer from 0 to 2L. The server subtracts survivors·L.
+
+    - ``clip``: a positive number from 1e-100 to 1e100, or a mapping from every leaf's name
+      (:attr:`secagg.layout.Leaf.name`) to one; kept as a tuple of sorted pairs.
+    - ``bits``: 2 to 32.
+    - ``rounding``: ``"stochastic"`` rounds up with the probability of the fraction, to 2^-32, from 32
+      bits of AES-256-CTR a coordinate, so that errors average out over clients; ``"nearest"`` rounds
+      ties to even, and its |sum − Σ wᵢ·clip(xᵢ)| is at most max_weight·survivors·Δ/2, besides the
+      rounding of float64. Stochastic rounding errs by less than twice that.
+
+    Weights are integers from 1 to ``max_weight`` (at most 2^53) and travel exactly, in a segment of
+    their own; so does the number of clipped coordinates. ``ConfigError`` if a field is out of range.
+    """
+
+    clip: float | Mapping[str, float] | tuple[tuple[str, float], ...]
+    bits: int = 16
+    rounding: str = "stochastic"
+
+    def __post_init__(self) -> None:
+        if isinstance(self.clip, Mapping):
+            object.__setattr__(self, "clip", _clips(self.clip.items()))
+        elif isinstance(self.clip, tuple):
+            object.__setattr__(self, "clip", _clips(self.clip))
+        else:
+            object.__setattr__(self, "clip", _clip(self.clip))
+        if type(self.bits) is not int or not 2 <= self.bits <= 32:
+            raise ConfigError(f"got bits={self.bits!r}; expected an int from 2 to 32")
+        if self.rounding not in ROUNDINGS:
+            raise ConfigError(f"got rounding={self.rounding!r}; expected one of {', '.join(ROUNDINGS)}")
+
+    def segments(self, layout: Layout, max_weight: int | None) -> tuple[Segment, ...]:
+        """The values (bound 2L), the weight if there are weights, the number of clipped coordinates.
+
+        ``ConfigError`` if ``clip`` doesn't name every leaf once or ``max_weight`` is out of range.
+        """
+        self.steps(layout)
+        _check_max_weight(max_weight)
+        weight = () if max_weight is None else (Segment(1, max_weight),)
+        return Segment(layout.size, 2 * self._top), *weight, Segment(1, layout.size)
+
+    def steps(self, layout: Layout) -> dict[str, float]:
+        """Leaf name → Δ, the step of its grid for the weight ``max_weight``.
+
+        For a weight w the values of an update lie Δ·max_weight/w apart. The error of a mean is that of
+        the sum (see the class) divided by the total weight. ``ConfigError`` as :meth:`segments`.
+        """
+        clips = self._clips(layout)
+        return {leaf.name: clip / self._top for leaf, clip in zip(layout.leaves, clips, strict=True)}
+
+    def encode(
+        self, vector: AnyFloat, *, layout: Layout, weight: int | None, max_weight: int | None, rng: Rng
+    ) -> list[Lanes]:
+        """The integers of one client, one array per segment: uint32 lanes for the values.
+
+        ``vector`` is what :meth:`Layout.flatten` gives, float32 or float64; ``rng(32)`` is asked for
+        one key if rounding is stochastic: the same key and vector give the same integers.
+
+        Raises ``EncodingError`` for a vector of another size or type, for one that is not finite (with
+        the first leaf that isn't, and how many coordinates), and for a weight that is not an integer
+        from 1 to ``max_weight``, or is given though the task has none. A weight that leaves the update
+        fewer than 8 bits is a WARNING in the log.
+        """
+        _check_max_weight(max_weight)
+        share, own = 1.0, []
+        if max_weight is not None:
+            own = [_check_weight(weight, max_weight)]
+            share = own[0] / max_weight
+        elif weight is not None:
+            raise EncodingError("got a weight, but the task is unweighted; give none, or set max_weight")
+        if vector.shape != (layout.size,) or vector.dtype not in (np.float32, np.float64):
+            raise EncodingError(
+                f"got a vector of shape {vector.shape} and dtype {vector.dtype}; "
+                f"expected float32 or float64, shape ({layout.size},)"
+            )
+        if own and share * 2**self.bits < 2**_LEAST_BITS:
+            _log.warning(
+                "a weight leaves this update fewer than %d of its %d bits; raise bits or lower max_weight",
+                _LEAST_BITS,
+                self.bits,
+            )
+        values, clipped = self._quantize(vector, layout, share, rng)
+        counts = zip([*own, clipped], self.segments(layout, max_weight)[1:], strict=True)
+        return [values, *(_single(number, segment.bound) for number, segment in counts)]
+
+    def decode(
+        self, sums: Sequence[Lanes], *, layout: Layout, survivors: int, max_weight: int | None
+    ) -> Decoded:
+        """Sum and mean of ``survivors`` clients, from one array of sums per segment.
+
+        sum = max_weight·Δ·(S − survivors·L), the difference exact; mean = sum / total weight. Besides
+        these two vectors nothing of their size is allocated. ``sums`` are uint32 or uint64, not
+        reduced. ``EncodingError`` where their number, shapes or values are not what ``survivors``
+        honest clients can sum to; ``ConfigError`` if survivors·2L exceeds 2^62.
+        """
+        from secagg import _kernels
+
+        segments = self.segments(layout, max_weight)
+        if survivors < 1 or survivors * 2 * self._top > _MAX_SUM:
+            raise ConfigError(f"got {survivors} survivors; expected 1 to {_MAX_SUM // (2 * self._top)}")
+        if len(sums) != len(segments):
+            raise EncodingError(f"got sums of {len(sums)} segments; expected {len(segments)}")
+        for got, segment in zip(sums, segments, strict=True):
+            if got.shape != (segment.length,) or got.dtype not in (np.uint32, np.uint64):
+                raise EncodingError(
+                    f"got sums of shape {got.shape} and dtype {got.dtype}; "
+                    f"expected uint32 or uint64, shape ({segment.length},)"
+                )
+        clipped = _within(int(sums[-1][0]), 0, survivors * layout.size, "clipped coordinates")
+        total_weight = survivors
+        if max_weight is not None:
+            total_weight = _within(int(sums[1][0]), survivors, survivors * max_weight, "total weight")
+        values = sums[0] if sums[0].flags.c_contiguous else sums[0].copy()
+        total, mean = np.empty(layout.size), np.empty(layout.size)
+        impossible = 0
+        for part, clip in self._runs(layout):
+            step = (max_weight or 1) * (clip / self._top)
+            impossible += _kernels.dequantize(
+                values[part], survivors * self._top, step, float(total_weight), total[part], mean[part]
+            )
+        if impossible:
+            raise EncodingError(
+                f"got {impossible} sums beyond {survivors}·{2 * self._top}, which {survivors} honest clients "
+                "can't reach: a client sent values out of range"
+            )
+        return Decoded(total, mean, total_weight, clipped)
+
+    @property
+    def _top(self) -> int:
+        return (1 << (self.bits - 1)) - 1
+
+    def _clips(self, layout: Layout) -> list[float]:
+        """The clip of every leaf, in the layout's order."""
+        if isinstance(self.clip, float):
+            return [self.clip] * len(layout.leaves)
+        clips = dict(self.clip)
+        names = [leaf.name for leaf in layout.leaves]
+        for problem, found in (
+            ("no clip for", sorted(set(names) - set(clips))),
+            ("a clip for the unknown", sorted(set(clips) - set(names))),
+        ):
+            if found:
+                raise ConfigError(
+                    f"got {problem} leaves {', '.join(found)}; expected one for each leaf of the layout"
+                )
+        return [clips[name] for name in names]
+
+    def _runs(self, layout: Layout) -> Iterator[tuple[slice, float]]:
+        """The vector in as few parts as have one clip each."""
+        start = stop = 0
+        current = 0.0
+        for leaf, clip in zip(layout.leaves, self._clips(layout), strict=True):
+            if clip != current and stop > start:
+                yield slice(start, stop), current
+                start = stop
+            current = clip
+            stop += leaf.size
+        yield slice(start, stop), current
+
+    def _quantize(
+        self, vector: AnyFloat, layout: Layout, share: float, rng: Rng
+    ) -> tuple[NDArray[np.uint32], int]:
+        """The integers of ``vector``, and how many coordinates were clipped."""
+        from mpc.masks import keystream
+        from secagg import _kernels
+
+        vector = vector if vector.flags.c_contiguous else vector.copy()
+        top = float(self._top)
+        values = np.empty(vector.size, np.uint32)
+        key = _key(rng) if self.rounding == "stochastic" else None
+        random = np.empty(min(_PIECE, vector.size), np.uint32)
+        clipped = bad = 0
+        for run, clip in self._runs(layout):
+            for part in _pieces(run):
+                grid = clip, top / clip, share, top, values[part]
+                if key is None:
+                    found = _kernels.quantize_nearest(vector[part], *grid)
+                else:
+                    first = part.start % _PIECE
+                    if first == 0:
+                        keystream(key, random[: vector.size - part.start], offset=part.start)
+                    bits = random[first : first + part.stop - part.start]
+                    found = _kernels.quantize_stochastic(vector[part], bits, *grid)
+                clipped += found[0]
+                bad += found[1]
+        if bad:
+            raise EncodingError(
+                f"got {bad} coordinates that are not finite, the first in leaf "
+                f"{_not_finite(vector, layout)!r}; leave this update out"
+            )
+        return values, clipped
+
+
+def _pieces(run: slice) -> Iterator[slice]:
+    """``run`` cut at the multiples of ``_PIECE``."""
+    start = run.start
+    while start < run.stop:
+        stop = min(run.stop, (start // _PIECE + 1) * _PIECE)
+        yield slice(start, stop)
+        start = stop
+
+
+def _not_finite(vector: AnyFloat, layout: Layout) -> str:
+    """The first leaf that holds a coordinate that is not finite."""
+    return next(name for name, part in layout.slices.items() if not np.isfinite(vector[part]).all())
+
+
+def _single(number: int, bound: int) -> Lanes:
+    return cast(Lanes, np.array([number], lane_dtype(bound.bit_length())))
+
+
+def _key(rng: Rng) -> bytes:
+    key = rng(_KEY_BYTES)
+    if len(key) != _KEY_BYTES:
+        raise ConfigError(f"got {len(key)} bytes from rng; expected {_KEY_BYTES}")
+    return key
+
+
+def _clip(clip: object, name: str | None = None) -> float:
+    found = float(clip) if isinstance(clip, _NUMBERS) and not isinstance(clip, bool) else math.nan
+    if not _MIN_CLIP <= found <= _MAX_CLIP:
+        of = "" if name is None else f" for leaf {name!r}"
+        raise ConfigError(f"got clip={clip!r}{of}; expected a number from {_MIN_CLIP} to {_MAX_CLIP}")
+    return found
+
+
+def _clips(pairs: Iterable[Any]) -> tuple[tuple[str, float], ...]:
+    """Checked and sorted pairs of leaf name and clip, no name twice."""
+    found: dict[str, float] = {}
+    for pair in pairs:
+        if not isinstance(pair, tuple) or len(pair) != 2 or not isinstance(pair[0], str):
+            raise ConfigError(f"got {pair!r} in clip; expected a leaf's name and a number")
+        if pair[0] in found:
+            raise ConfigError(f"got two clips for leaf {pair[0]!r}; expected one")
+        found[str(pair[0])] = _clip(pair[1], pair[0])
+    return tuple(sorted(found.items()))
+
+
+def _check_max_weight(max_weight: int | None) -> None:
+    if max_weight is not None and (type(max_weight) is not int or not 1 <= max_weight <= MAX_WEIGHT):
+        raise ConfigError(f"got max_weight={max_weight!r}; expected None or an int from 1 to {MAX_WEIGHT}")
+
+
+def _check_weight(weight: object, max_weight: int) -> int:
+    if not isinstance(weight, int | np.integer) or isinstance(weight, bool) or not 1 <= weight <= max_weight:
+        raise EncodingError(
+            f"got a weight of type {type(weight).__name__} or out of range; "
+            f"expected an integer from 1 to {max_weight}"
+        )
+    return int(weight)
+
+
+def _within(value: int, least: int, most: int, what: str) -> int:
+    if not least <= value <= most:
+        raise EncodingError(f"got {value} {what}; honest clients sum to {least} to {most}")
+    return value

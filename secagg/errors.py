@@ -1,0 +1,98 @@
+"""What can go wrong, and whose fault it is.
+
+::
+
+    SecAggError
+    ├── ConfigError(ValueError)      the task, roster or arguments can't work: change them
+    ├── EncodingError(ValueError)    an update doesn't fit the task: wrong shape, not finite
+    ├── ProtocolError
+    │   ├── LocalProtocolError       the caller misused a role: a bug on this side
+    │   └── RemoteProtocolError      the peer's bytes are wrong; carries a Fault
+    └── Aborted                      the session is given up; nothing was opened
+
+A client raises; a server, decryptor or aggregator never raises on bytes but records a
+:class:`Fault`. Peers are told that a session was aborted, never why.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from enum import StrEnum
+
+
+class SecAggError(Exception):
+    """The root of every error that this library raises on purpose."""
+
+
+class ConfigError(SecAggError, ValueError):
+    """A task, roster or argument that can't work; the message names what would."""
+
+
+class EncodingError(SecAggError, ValueError):
+    """An update that doesn't fit the task: wrong structure, wrong shape, or not finite."""
+
+
+class ProtocolError(SecAggError):
+    """A message or a call that the protocol doesn't allow at this point."""
+
+
+class LocalProtocolError(ProtocolError):
+    """The caller used a role out of order; nothing changed."""
+
+
+class FaultKind(StrEnum):
+    """What a party did wrong. The words are stable: operators alert on them."""
+
+    MALFORMED = "malformed"  # not an envelope, or a body that doesn't parse to its last byte
+    VERSION = "version"  # an envelope of another wire version
+    OVERSIZED = "oversized"  # longer than anything honest can be
+    FOREIGN_TASK = "foreign task"  # the digest of another task or another protocol
+    FOREIGN_SESSION = "foreign session"
+    UNKNOWN_SENDER = "unknown sender"  # not asked in this session, or not enrolled
+    UNAUTHENTIC = "unauthentic"  # the signature or the digest doesn't hold
+    OUT_OF_TURN = "out of turn"  # a message of another round, or one nobody asked for
+    DUPLICATE = "duplicate"  # a second message where one was taken
+    INVALID = "invalid"  # parses, but says what can't be true
+    WRONG_SHARE = "wrong share"  # a holder revealed a share that the dealer didn't deal
+    WRONG_DEALING = "wrong dealing"  # a dealer's shares are right and rebuild a wrong secret
+    UNOPENED_SHARE = "unopened share"  # a holder says that the dealer's share didn't open
+    SILENT = "silent"  # asked, and didn't answer in time
+
+
+@dataclass(frozen=True)
+class Fault:
+    """Who did what wrong, and in which round.
+
+    ``sender`` is the party to blame as far as this party can know; ``detail`` is for the local
+    log and holds no secret.
+    """
+
+    sender: str
+    round: str
+    kind: FaultKind
+    detail: str = ""
+
+    def __str__(self) -> str:
+        told = f": {self.detail}" if self.detail else ""
+        return f"{self.sender} in {self.round}: {self.kind}{told}"
+
+
+class RemoteProtocolError(ProtocolError):
+    """The peer's bytes break the protocol; the role is unchanged and waits for right ones."""
+
+    def __init__(self, fault: Fault) -> None:
+        super().__init__(str(fault))
+        self.fault = fault
+
+
+@dataclass
+class Aborted(SecAggError):  # noqa: N818 - a state of the session rather than a defect
+    """The session is given up and nothing was opened.
+
+    ``outbox`` (on a server) holds the message that tells every peer so, without the reason.
+    """
+
+    reason: str
+    outbox: Mapping[str, bytes] = field(default_factory=dict)
+
+    def __str__(self) -> str:
+        return self.reason

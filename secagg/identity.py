@@ -1,0 +1,209 @@
+"""Who is enrolled: identities, their roles, and the roster that every party pins.
+
+The roster comes from a file, from configuration or from an operator, never from the server that
+it defends against.
+"""
+
+import base64
+import hashlib
+import json
+import os
+import re
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from enum import StrEnum
+from pathlib import Path
+
+from cryptography.exceptions import UnsupportedAlgorithm
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+from cryptography.hazmat.primitives.serialization import (
+    Encoding,
+    NoEncryption,
+    PrivateFormat,
+    load_pem_private_key,
+)
+
+from secagg import _canonical
+from secagg.errors import ConfigError
+
+_PARTY_ID = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.:@+-]{0,63}\Z")
+
+
+class PartyRole(StrEnum):
+    """What an enrolled party does."""
+
+    CLIENT = "client"
+    DECRYPTOR = "decryptor"
+    AGGREGATOR = "aggregator"
+
+
+def check_party_id(party_id: str) -> str:
+    """``party_id`` itself, or ``ConfigError``: 1 to 64 letters, digits and ``_ . : @ + -``."""
+    if not isinstance(party_id, str) or not _PARTY_ID.match(party_id):
+        raise ConfigError(
+            f"got party id {party_id!r}; expected 1 to 64 letters, digits or any of _ . : @ + -, "
+            "beginning with a letter, a digit or _"
+        )
+    return party_id
+
+
+@dataclass(frozen=True, slots=True)
+class Party:
+    """One enrolled party.
+
+    ``signing_key`` is its Ed25519 public key (32 bytes). ``encryption_key`` is what others seal or
+    encrypt to, where its role has one: a sealing key, or the digest of a homomorphic public key.
+    """
+
+    id: str
+    role: PartyRole
+    signing_key: bytes
+    encryption_key: bytes | None = None
+
+    def __post_init__(self) -> None:
+        check_party_id(self.id)
+        if not isinstance(self.signing_key, bytes) or len(self.signing_key) != 32:
+            raise ConfigError(f"got a signing key of {self.id} that is not 32 bytes of Ed25519 public key")
+
+
+class Roster(Mapping[str, Party]):
+    """A frozen, read-only mapping id → :class:`Party` of everyone enrolled.
+
+    ``digest`` is in every session id, so parties with different rosters can't meet.
+    """
+
+    __slots__ = ("_parties", "digest")
+
+    def __init__(self, parties: Iterable[Party]) -> None:
+        listed = sorted(parties, key=lambda party: party.id)
+        self._parties = {party.id: party for party in listed}
+        if len(self._parties) != len(listed):
+            raise ConfigError("got a roster that lists an id twice; every party has one entry")
+        keys = {party.signing_key for party in listed}
+        if len(keys) != len(listed):
+            raise ConfigError("got a roster in which two ids share a signing key; one party, one key")
+        self.digest: bytes = hashlib.sha256(b"secagg/v1/roster" + _canonical.encode(tuple(listed))).digest()
+
+    def __getitem__(self, party_id: str) -> Party:
+        return self._parties[party_id]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._parties)
+
+    def __len__(self) -> int:
+        return len(self._parties)
+
+    def ids(self, role: PartyRole) -> tuple[str, ...]:
+        """The ids of everyone with this role, sorted."""
+        return tuple(party.id for party in self._parties.values() if party.role == role)
+
+    def to_json(self) -> str:
+        """The roster as JSON text; keys are base64."""
+        rows = {
+            party.id: {"role": str(party.role), "signing_key": base64.b64encode(party.signing_key).decode()}
+            | (
+                {"encryption_key": base64.b64encode(party.encryption_key).decode()}
+                if party.encryption_key is not None
+                else {}
+            )
+            for party in self._parties.values()
+        }
+        return json.dumps({"version": 1, "parties": rows}, indent=2) + "\n"
+
+    @classmethod
+    def from_json(cls, text: str) -> "Roster":
+        """The roster that :meth:`to_json` wrote; ``ConfigError`` for anything else."""
+        try:
+            document = json.loads(text, object_pairs_hook=_no_duplicates)
+            if document["version"] != 1 or set(document) != {"version", "parties"}:
+                raise ConfigError(f"got a roster of version {document['version']!r}; this library reads 1")
+            return cls(_party(party_id, row) for party_id, row in document["parties"].items())
+        except (KeyError, TypeError, AttributeError, RecursionError, ValueError) as error:
+            if isinstance(error, ConfigError):
+                raise
+            raise ConfigError(
+                f"got a roster that can't be read: {error!r}; make one with secagg keygen"
+            ) from error
+
+
+def _party(party_id: str, row: dict[str, str]) -> Party:
+    if not {"role", "signing_key"} <= set(row) <= {"role", "signing_key", "encryption_key"}:
+        raise ConfigError(
+            f"got fields {sorted(row)} for {party_id}; expected role, signing_key, encryption_key"
+        )
+    sealing = row.get("encryption_key")
+    return Party(
+        id=party_id,
+        role=PartyRole(row["role"]),
+        signing_key=base64.b64decode(row["signing_key"], validate=True),
+        encryption_key=None if sealing is None else base64.b64decode(sealing, validate=True),
+    )
+
+
+def _no_duplicates(pairs: list[tuple[str, object]]) -> dict[str, object]:
+    if len({name for name, _ in pairs}) != len(pairs):
+        raise ConfigError("got a roster that names something twice; every party has one entry")
+    return dict(pairs)
+
+
+def load_roster(path: str | os.PathLike[str]) -> Roster:
+    """Read the roster file that ``secagg keygen`` wrote; ``ConfigError`` says what is wrong with it."""
+    try:
+        return Roster.from_json(Path(path).read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError) as error:
+        raise ConfigError(f"got no roster at {path}: {error}; make one with secagg keygen") from error
+
+
+def load_identity(path: str | os.PathLike[str]) -> Ed25519PrivateKey:
+    """Read a party's own private key (PEM, PKCS #8, unencrypted, as ``secagg keygen`` writes it)."""
+    try:
+        key = load_pem_private_key(Path(path).read_bytes(), password=None)
+    except (OSError, ValueError, TypeError, UnsupportedAlgorithm) as error:
+        raise ConfigError(f"got no private key at {path}: {error}; make one with secagg keygen") from error
+    if not isinstance(key, Ed25519PrivateKey):
+        raise ConfigError(f"got a {type(key).__name__} at {path}; identities are Ed25519 keys")
+    return key
+
+
+def enrol(
+    ids: Iterable[str], role: PartyRole = PartyRole.CLIENT
+) -> tuple[dict[str, Ed25519PrivateKey], Roster]:
+    """Draw an identity for each id; returns the private keys and the roster of their public halves.
+
+    For simulations and for whoever enrols parties; in a deployment each party keeps its own key.
+    """
+    keys = {party_id: Ed25519PrivateKey.generate() for party_id in ids}
+    return keys, Roster(
+        Party(party_id, role, key.public_key().public_bytes_raw()) for party_id, key in keys.items()
+    )
+
+
+def write_identities(
+    ids: Iterable[str], folder: str | os.PathLike[str], role: PartyRole = PartyRole.CLIENT
+) -> Path:
+    """Write ``ID.pem`` (mode 0600) for each id and add them to ``roster.json``; returns its path.
+
+    Raises ``ConfigError`` before anything is written if an id is enrolled or its key file exists:
+    a key is never overwritten.
+    """
+    wanted = [check_party_id(party_id) for party_id in ids]
+    where = Path(folder)
+    where.mkdir(parents=True, exist_ok=True)
+    roster_path = where / "roster.json"
+    enrolled = list(load_roster(roster_path).values()) if roster_path.exists() else []
+    taken = {party.id for party in enrolled} | {name for name in wanted if (where / f"{name}.pem").exists()}
+    if clash := sorted(taken.intersection(wanted)):
+        raise ConfigError(
+            f"got ids that {where} has already: {', '.join(clash)}; choose others or another folder"
+        )
+    keys, roster = enrol(wanted, role)
+    extended = Roster([*enrolled, *roster.values()])
+    for name, key in keys.items():
+        pem = key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption())
+        descriptor = os.open(where / f"{name}.pem", os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+        with os.fdopen(descriptor, "wb") as file:
+            file.write(pem)
+    fresh = roster_path.with_suffix(".json.new")
+    fresh.write_text(extended.to_json(), encoding="utf-8")
+    fresh.replace(roster_path)
+    return roster_path

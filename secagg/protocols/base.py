@@ -1,0 +1,139 @@
+"""What every protocol has: its rounds as a table, its cost, and the makers of its roles."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from enum import StrEnum
+from fractions import Fraction
+from typing import TYPE_CHECKING, Any, ClassVar, Protocol, runtime_checkable
+
+from secagg import wire
+from secagg.errors import ConfigError
+from secagg.identity import PartyRole, Roster
+
+if TYPE_CHECKING:
+    from secagg._machine import Client, Member
+    from secagg._server import Server
+    from secagg.task import Task
+
+
+class Round(StrEnum):
+    """The rounds of this library's protocols, by the papers' names."""
+
+    INPUT = "Input"
+    ADVERTISE_KEYS = "AdvertiseKeys"
+    SHARE_KEYS = "ShareKeys"
+    MASKED_INPUT = "MaskedInput"
+    CONSISTENCY_CHECK = "ConsistencyCheck"
+    UNMASKING = "Unmasking"
+
+
+class Proposal(wire.Message, frozen=True):
+    """The server opens a session: who takes part, what it is called, 32 fresh random bytes.
+
+    It is what each party is sent first; a protocol that has more to say then extends it.
+    """
+
+    TYPE: ClassVar[int] = 1
+    cohort: list[str]
+    session: bytes
+    nonce: bytes
+
+
+@dataclass(frozen=True)
+class Phase:
+    """A row of a protocol's table: the server asks parties of one role, and each answers once."""
+
+    round: str
+    role: PartyRole
+    request: type[wire.Message]
+    reply: type[wire.Message]
+    takes_input: bool = False  # the answer carries the client's contribution
+    relay: PartyRole | None = None  # answers are handed on, as they are and at once, to all of this role
+
+
+@dataclass(frozen=True)
+class Cost:
+    """What one client sends and receives, and whom it has to trust.
+
+    ``up`` and ``down`` are bytes by round, with nobody dropping out. ``collusion`` says who would
+    have to collude to learn one client's update; ``post_quantum`` whether recorded traffic stays
+    confidential against a quantum computer.
+    """
+
+    up: Mapping[str, int]
+    down: Mapping[str, int]
+    collusion: str
+    post_quantum: bool
+
+
+@runtime_checkable
+class AggregationProtocol(Protocol):
+    """A protocol: a frozen dataclass of parameters that makes its roles.
+
+    ``ID`` goes into every envelope (below 0x8000 is this library's); ``name`` is what people read.
+    """
+
+    ID: ClassVar[int]
+
+    @property
+    def name(self) -> str:
+        """The protocol's name, as its paper writes it."""
+        ...
+
+    @property
+    def phases(self) -> tuple[Phase, ...]:
+        """The table: who is asked what, in which order."""
+        ...
+
+    def validate(self, task: Task) -> None:
+        """Raise ``ConfigError`` for a task that this protocol can't carry."""
+        ...
+
+    def validate_cohort(self, task: Task, cohort: Sequence[str], roster: Roster | None) -> None:
+        """Raise ``ConfigError`` for a cohort or a roster with which it would be unsafe or can't end."""
+        ...
+
+    def cost(self, task: Task, cohort: Sequence[str] | None = None) -> Cost:
+        """Bytes by round and who must collude, for ``cohort`` (by default ``max_clients`` strangers)."""
+        ...
+
+    def largest_message(self, task: Task) -> int:
+        """Bytes; nothing honest is longer, and nothing longer is read."""
+        ...
+
+    @property
+    def members(self) -> Mapping[PartyRole, type[Member[Any]]]:
+        """The class of each role that answers the server."""
+        ...
+
+    @property
+    def server(self) -> type[Server[Any]]:
+        """The class of the server."""
+        ...
+
+
+def rounds(protocol: AggregationProtocol) -> tuple[str, ...]:
+    """The rounds of ``protocol`` in which a client is asked for something, in order."""
+    return tuple(phase.round for phase in protocol.phases if phase.role is PartyRole.CLIENT)
+
+
+def input_round(protocol: AggregationProtocol) -> str:
+    """The round whose message carries a client's contribution: who sends it is in the sum."""
+    return next(phase.round for phase in protocol.phases if phase.takes_input)
+
+
+def client_class(protocol: AggregationProtocol) -> type[Client[Any]]:
+    """The class of the protocol's clients."""
+    from secagg._machine import Client
+
+    found = protocol.members[PartyRole.CLIENT]
+    if not issubclass(found, Client):
+        raise ConfigError(f"got {found.__name__} as the client of {protocol.name}; it must be a Client")
+    return found
+
+
+def corrupt_count(corruption: float, among: int) -> int:
+    """c, the number of clients that may collude with the server: at least one."""
+    return max(1, int(Fraction(str(corruption)) * among))

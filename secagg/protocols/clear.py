@@ -1,0 +1,95 @@
+"""The baseline: every client sends its encoding in the clear. It hides nothing."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, ClassVar
+
+from secagg import wire
+from secagg._machine import Client, ClientState, Handler, Member, Reply
+from secagg._server import Server, ServerState, Step
+from secagg.identity import PartyRole, Roster
+from secagg.protocols.base import Cost, Phase, Proposal, Round
+from secagg.protocols.lanes import check_mask_bits, fold_lanes, pack_lanes, to_lanes, vectors_size, zero_lanes
+
+if TYPE_CHECKING:
+    from secagg.task import Task
+
+
+class Input(wire.Message, frozen=True):
+    """A client's encoded update follows, for everyone to read."""
+
+    TYPE: ClassVar[int] = 2
+
+
+class ClearClient(Client[ClientState]):
+    """Sends its encoding when it is asked."""
+
+    state_type = ClientState
+
+    def _input(self, draft: ClientState, message: Proposal, payload: memoryview) -> Reply:
+        wire.no_vectors(payload)
+        return Input(), pack_lanes(self._task, to_lanes(self._task, self.contribution(draft)))
+
+    answers: ClassVar[Mapping[str, Handler]] = {Round.INPUT: _input}
+
+
+class ClearServer(Server[ServerState]):
+    """Adds up what it can read."""
+
+    state_type = ServerState
+
+    def _propose(self) -> Mapping[str, Reply]:
+        return dict.fromkeys(self._state.cohort, (self.proposal(), b""))
+
+    def _take_input(self, envelope: wire.Envelope, message: Input, payload: memoryview) -> None:
+        if not self._sums:
+            self._sums = zero_lanes(self._task)
+        fold_lanes(self._task, payload, self._sums)
+
+    def _settle(self) -> None:
+        self._state.survivors = sorted(self._state.answered)
+        self.need(len(self._state.survivors), self._task.min_survivors, "inputs")
+
+    steps: ClassVar[Mapping[str, Step]] = {Round.INPUT: Step(_propose, _take_input, _settle)}
+
+
+@dataclass(frozen=True)
+class Clear:
+    """No protection at all: the server reads every update. For comparison, and for tests of the rest.
+
+    Ideal functionality: none; every party that sees the traffic learns every update.
+    """
+
+    ID: ClassVar[int] = 1
+    name: ClassVar[str] = "Clear"
+    phases: ClassVar[tuple[Phase, ...]] = (
+        Phase(Round.INPUT, PartyRole.CLIENT, Proposal, Input, takes_input=True),
+    )
+    members: ClassVar[Mapping[PartyRole, type[Member]]] = {PartyRole.CLIENT: ClearClient}
+    server: ClassVar[type[Server]] = ClearServer
+
+    def validate(self, task: Task) -> None:
+        """Raise ``ConfigError`` if the sum would not fit."""
+        check_mask_bits(task)
+
+    def validate_cohort(self, task: Task, cohort: Sequence[str], roster: Roster | None) -> None:
+        """Any cohort will do: there is nothing to protect."""
+
+    def cost(self, task: Task, cohort: Sequence[str] | None = None, *, signed: bool = True) -> Cost:
+        """One message a client; see :class:`~secagg.protocols.base.Cost`."""
+        ids = list(cohort or wire.stand_in_ids(task.max_clients))
+        proposal = Proposal(cohort=ids, session=bytes(32), nonce=bytes(32))
+        up = wire.overhead(ids[0], signed=signed) + wire.structure_size(Input()) + vectors_size(task)
+        down = wire.overhead(wire.SERVER, session=False, signed=False) + wire.structure_size(proposal)
+        return Cost(
+            up={Round.INPUT: up},
+            down={Round.INPUT: down},
+            collusion="nobody: the server reads every update",
+            post_quantum=False,
+        )
+
+    def largest_message(self, task: Task) -> int:
+        """Bytes; a proposal to the largest cohort, or one vector."""
+        return 4096 + 72 * task.max_clients + vectors_size(task)

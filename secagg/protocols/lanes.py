@@ -1,0 +1,116 @@
+"""How masks and shares carry a vector: each segment in Z mod 2^k, bit-packed on the wire.
+
+k is chosen so that the sum of ``max_clients`` terms fits: overflow is impossible by construction.
+In memory a coordinate has a lane of 32 or 64 bits, and sums are taken modulo the lane; only the low
+k bits travel.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from secagg.errors import ConfigError, EncodingError, FaultKind
+from secagg.packing import lane_dtype, packed_size
+from secagg.wire import Reject
+
+if TYPE_CHECKING:
+    from secagg.encoding import SegmentLike
+    from secagg.task import Task
+
+MAX_MASK_BITS = 62
+
+
+def mask_bits(segment: SegmentLike, max_clients: int) -> int:
+    """The k of the group Z mod 2^k that carries a segment: the sum of ``max_clients`` terms fits."""
+    if segment.modulus is None:
+        return max(2, (max_clients * segment.bound).bit_length())
+    bits = segment.modulus.bit_length() - 1
+    if segment.modulus != 1 << bits:
+        raise ConfigError(
+            f"got a segment modulo {segment.modulus}; masks and shares carry powers of two: "
+            "choose bits for the encoding"
+        )
+    return bits
+
+
+def check_mask_bits(task: Task) -> None:
+    """``ConfigError`` where a sum of ``max_clients`` terms would not fit 62 bits."""
+    for segment in task.segments:
+        bits = mask_bits(segment, task.max_clients)
+        if not 2 <= bits <= MAX_MASK_BITS:
+            raise ConfigError(
+                f"got sums of up to {bits} bits ({task.max_clients} clients x {segment.bound}); "
+                f"expected 2 to {MAX_MASK_BITS}: lower max_clients, max_weight or the encoding's bits"
+            )
+
+
+def widths(task: Task) -> list[int]:
+    """Bits a coordinate, by segment."""
+    return [mask_bits(segment, task.max_clients) for segment in task.segments]
+
+
+def vectors_size(task: Task) -> int:
+    """Bytes of all segments on the wire."""
+    return sum(
+        packed_size(segment.length, bits) for segment, bits in zip(task.segments, widths(task), strict=True)
+    )
+
+
+def to_lanes(task: Task, encoded: Sequence[NDArray[Any]]) -> list[NDArray[Any]]:
+    """Fresh arrays of the encoded segments, in lanes that can be masked in place."""
+    return [v.astype(lane_dtype(bits)) for v, bits in zip(encoded, widths(task), strict=True)]
+
+
+def zero_lanes(task: Task) -> list[NDArray[Any]]:
+    """An empty sum."""
+    pairs = zip(task.segments, widths(task), strict=True)
+    return [np.zeros(segment.length, lane_dtype(bits)) for segment, bits in pairs]
+
+
+def mask_lanes(lanes: Sequence[NDArray[Any]], key: bytes, *, sign: int) -> None:
+    """Add or subtract one key's mask stream, in place; each segment begins at the next 16-byte block."""
+    from mpc.masks import add_mask
+
+    start = 0
+    for lane in lanes:
+        add_mask(lane, key, sign=sign, offset=start // lane.itemsize)
+        start += -(-lane.nbytes // 16) * 16
+
+
+def pack_lanes(task: Task, lanes: Sequence[NDArray[Any]]) -> bytes:
+    """The segments one after the other, each bit-packed to its k bits a coordinate."""
+    from secagg.packing import pack
+
+    return b"".join(pack(v, bits) for v, bits in zip(lanes, widths(task), strict=True))
+
+
+def fold_lanes(task: Task, payload: memoryview, into: Sequence[NDArray[Any]]) -> None:
+    """Add packed segments to a sum; ``Reject``, with the sum untouched, if the bytes are wrong."""
+    from secagg.packing import check_packed, unpack_add
+
+    if len(payload) != vectors_size(task):
+        raise Reject(
+            FaultKind.MALFORMED, f"got {len(payload)} bytes of vectors; expected {vectors_size(task)}"
+        )
+    parts, at = [], 0
+    for segment, bits in zip(task.segments, widths(task), strict=True):
+        end = at + packed_size(segment.length, bits)
+        parts.append(payload[at:end])
+        at = end
+    try:
+        for part, segment, bits in zip(parts, task.segments, widths(task), strict=True):
+            check_packed(part, bits, segment.length)
+    except EncodingError as error:
+        raise Reject(FaultKind.MALFORMED, str(error)) from error
+    for part, bits, total in zip(parts, widths(task), into, strict=True):
+        unpack_add(part, bits, total)
+
+
+def reduce_lanes(task: Task, lanes: Sequence[NDArray[Any]]) -> None:
+    """Take the sums modulo 2^k, in place."""
+    for total, bits in zip(lanes, widths(task), strict=True):
+        total &= total.dtype.type((1 << bits) - 1)

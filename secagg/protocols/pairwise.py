@@ -1,0 +1,348 @@
+"""SecAgg: pairwise masks that cancel in the sum (Bonawitz et al., CCS 2017).
+
+Client u uploads ``masked_input`` = x_u + PRG(b_u) + Σ_{v > u} PRG(s_uv) - Σ_{v < u} PRG(s_uv). The self mask's seed
+b_u and the private key behind every s_uv are dealt to the others in Shamir shares; at the end the
+survivors reveal, for each client, a share of *one* of the two: of b_u where u's input is in the sum, of
+the key where it isn't. U1 ⊇ U2 ⊇ U3 are the clients that advertised keys, dealt shares, sent their
+input. A set travels as a bitmap over U1 sorted by id; a client's evaluation point is its
+position there plus one.
+
+The classes here are the messages and the protocol's parameters; the roles are in
+``_pairwise_client`` and ``_pairwise_server``.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, ClassVar, Literal
+
+from mpc.keys import encode_parts
+from secagg import wire
+from secagg.errors import ConfigError, FaultKind
+from secagg.identity import PartyRole, Roster
+from secagg.protocols.base import Cost, Phase, Proposal, Round, corrupt_count
+from secagg.protocols.lanes import check_mask_bits, vectors_size
+from secagg.wire import Reject
+
+if TYPE_CHECKING:
+    from secagg._machine import Member
+    from secagg._server import Server
+    from secagg.task import Task
+
+KEY_BYTES = 32
+SHARE_BYTES = 33
+HASH_BYTES = 32
+SEALED_BYTES = 2 * SHARE_BYTES + 16  # both shares and the AES-GCM tag
+COMMITMENT_BYTES = 2 * HASH_BYTES
+
+SELF, KEY = "self-mask", "masking-key"  # the two secrets that a client deals
+
+ThreatModel = Literal["malicious", "semi-honest"]
+
+
+class Advert(wire.Message, frozen=True):
+    """AdvertiseKeys, client to all: fresh X25519 public keys, one to seal and one to mask with."""
+
+    TYPE: ClassVar[int] = 2
+    sealing_key: bytes
+    masking_key: bytes
+
+
+class Adverts(wire.Message, frozen=True):
+    """ShareKeys, server to U1: the signed adverts of all U1, as received, sorted by id."""
+
+    TYPE: ClassVar[int] = 3
+    adverts: list[bytes]
+
+
+class DealtShares(wire.Message, frozen=True):
+    """ShareKeys, client to server: both secrets in shares, each sealed to its holder.
+
+    ``sealed`` has 82 bytes for each other member of U1; ``commitments`` has the hashes of both
+    shares, 64 bytes for each member of U1, the dealer's own included.
+    """
+
+    TYPE: ClassVar[int] = 4
+    self_mask_commitment: bytes
+    commitments: bytes
+    sealed: bytes
+
+
+class HeldShares(wire.Message, frozen=True):
+    """MaskedInput, server to U2: what the others of U2 dealt to this client, with the commitments."""
+
+    TYPE: ClassVar[int] = 5
+    dealers: bytes
+    commitments: bytes
+    sealed: bytes
+
+
+class MaskedInput(wire.Message, frozen=True):
+    """MaskedInput, client to server: the masked vectors follow."""
+
+    TYPE: ClassVar[int] = 6
+
+
+class Survivors(wire.Message, frozen=True):
+    """ConsistencyCheck, server to U3: whose inputs it will open together."""
+
+    TYPE: ClassVar[int] = 7
+    survivors: bytes
+
+
+class SignedSurvivors(wire.Message, frozen=True):
+    """ConsistencyCheck, client to all: U2 and U3 as they were told to this client."""
+
+    TYPE: ClassVar[int] = 8
+    dealers: bytes
+    survivors: bytes
+
+
+class Unmask(wire.Message, frozen=True):
+    """Unmasking, server to the survivors: U3 and, against a malicious server, who signed it."""
+
+    TYPE: ClassVar[int] = 9
+    survivors: bytes
+    signed: list[bytes]
+
+
+class Revealed(wire.Message, frozen=True):
+    """Unmasking, client to server: one share for each member of U2, in order.
+
+    Which of a dealer's two secrets a share belongs to is not the holder's to say: it follows from U3.
+    Both shares of one dealer don't fit into this message. ``unopened`` marks dealers whose
+    shares didn't open or didn't fit their commitments.
+    """
+
+    TYPE: ClassVar[int] = 10
+    unopened: bytes
+    shares: bytes
+
+
+@dataclass(frozen=True)
+class SecAgg:
+    """Bonawitz et al., "Practical Secure Aggregation for Privacy-Preserving Machine Learning" (CCS 2017).
+
+    On the complete graph, with double masks and dropout in every round. ``corruption`` is the
+    fraction of clients that may collude with the server. ``threat_model="malicious"``: the server may lie
+    and tell different clients different things; identities and a roster are needed, c is counted
+    over all enrolled clients, and survivor lists are signed. ``"semi-honest"``: the server
+    follows the protocol, there is no ConsistencyCheck, c is counted over the cohort.
+
+    Ideal functionality: the server learns the sum over U3, with ``|U3| >= min_survivors``, and U3;
+    with at most c clients colluding, no opened sum holds fewer than ``min_survivors - c`` honest
+    updates. Clients learn U1, U2 and U3 and nothing of each other's updates. An abort reveals
+    nothing. A client can spoil the sum, not read it.
+    """
+
+    corruption: float = 0.33
+    threat_model: ThreatModel = "malicious"
+
+    ID: ClassVar[int] = 2
+    name: ClassVar[str] = "SecAgg"
+
+    def __post_init__(self) -> None:
+        if self.threat_model not in ("malicious", "semi-honest"):
+            raise ConfigError(
+                f"got threat_model={self.threat_model!r}; expected 'malicious' or 'semi-honest'"
+            )
+        if isinstance(self.corruption, bool) or not isinstance(self.corruption, int | float):
+            raise ConfigError(f"got corruption={self.corruption!r}; expected a fraction such as 0.33")
+        if not 0 <= self.corruption < 1:
+            raise ConfigError(f"got corruption={self.corruption}; expected at least 0 and below 1")
+        object.__setattr__(self, "corruption", float(self.corruption))
+
+    @property
+    def phases(self) -> tuple[Phase, ...]:
+        """The table of the protocol's rounds."""
+        client = PartyRole.CLIENT
+        checked = (Phase(Round.CONSISTENCY_CHECK, client, Survivors, SignedSurvivors),)
+        return (
+            Phase(Round.ADVERTISE_KEYS, client, Proposal, Advert),
+            Phase(Round.SHARE_KEYS, client, Adverts, DealtShares),
+            Phase(Round.MASKED_INPUT, client, HeldShares, MaskedInput, takes_input=True),
+            *(checked if self.threat_model == "malicious" else ()),
+            Phase(Round.UNMASKING, client, Unmask, Revealed),
+        )
+
+    @property
+    def members(self) -> Mapping[PartyRole, type[Member]]:
+        """Clients alone answer the server."""
+        from secagg.protocols._pairwise_client import PairwiseClient
+
+        return {PartyRole.CLIENT: PairwiseClient}
+
+    @property
+    def server(self) -> type[Server]:
+        """The server's class."""
+        from secagg.protocols._pairwise_server import PairwiseServer
+
+        return PairwiseServer
+
+    def corrupt(self, cohort: int, roster: Roster | None) -> int:
+        """c: how many clients may collude with the server, of the cohort or of all enrolled."""
+        enrolled = cohort if roster is None else len(roster.ids(PartyRole.CLIENT))
+        return corrupt_count(self.corruption, enrolled if self.threat_model == "malicious" else cohort)
+
+    def threshold(self, present: int, corrupt: int) -> int:
+        """t: shares that rebuild a secret, when ``present`` clients deal.
+
+        Malicious: above (n + c)/2, so that no two disjoint sets of survivors, the corrupt in both,
+        each hold t shares (section 6.2 of the paper). Semi-honest: more than the corrupt have.
+        """
+        return (present + corrupt) // 2 + 1 if self.threat_model == "malicious" else max(2, corrupt + 1)
+
+    def floor(self, task: Task, present: int, corrupt: int) -> int:
+        """The least survivors whose sum is opened."""
+        return max(task.min_survivors, self.threshold(present, corrupt))
+
+    def validate(self, task: Task) -> None:
+        """Raise ``ConfigError`` if the sum would not fit, or if no cohort at all could be safe."""
+        check_mask_bits(task)
+        if task.max_clients >= 1 << 16:
+            raise ConfigError(f"got max_clients={task.max_clients}; SecAgg's complete graph ends at 65,535")
+        # Anything that the least cohort can't satisfy, no roster and no larger cohort will.
+        self._check_floor(task, task.min_survivors, corrupt_count(self.corruption, task.min_survivors))
+
+    def validate_cohort(self, task: Task, cohort: Sequence[str], roster: Roster | None) -> None:
+        """Raise ``ConfigError`` where threshold, floor and cohort don't fit each other."""
+        if self.threat_model == "malicious" and roster is None:
+            raise ConfigError(
+                'got no roster; threat_model="malicious" needs identities that the server can\'t invent: '
+                'pass roster= and identity=, or ask for SecAgg(threat_model="semi-honest") by name'
+            )
+        c = self.corrupt(len(cohort), roster)
+        if self.threat_model == "malicious" and len(cohort) < c + 2:
+            raise ConfigError(
+                f"got a cohort of {len(cohort)} with {c} of all enrolled clients possibly corrupt; "
+                f"expected at least {c + 2}"
+            )
+        self._check_floor(task, len(cohort), c)
+
+    def _check_floor(self, task: Task, present: int, corrupt: int) -> None:
+        least = max(self.threshold(present, corrupt), corrupt + 2)
+        if task.min_survivors < least:
+            raise ConfigError(
+                f"got min_survivors={task.min_survivors} with a cohort of {present}, {corrupt} of them possibly "
+                f"corrupt; expected at least {least}, so that no sum opens for two stories or for one honest "
+                "client: raise min_survivors, or lower corruption if fewer can collude"
+            )
+
+    def cost(self, task: Task, cohort: Sequence[str] | None = None, *, signed: bool | None = None) -> Cost:
+        """Bytes by round with nobody dropping out; see :class:`~secagg.protocols.base.Cost`."""
+        malicious = self.threat_model == "malicious"
+        signed = malicious if signed is None else signed
+        ids = list(cohort or wire.stand_in_ids(task.max_clients))
+        n, bits = len(ids), (len(ids) + 7) // 8
+        frame = wire.overhead(ids[0], signed=signed)
+        asked = wire.overhead(wire.SERVER, signed=False)
+        size = wire.structure_size
+        advert = Advert(bytes(KEY_BYTES), bytes(KEY_BYTES))
+        adverts = [bytes(wire.overhead(party, signed=signed) + size(advert)) for party in ids]
+        told = SignedSurvivors(bytes(bits), bytes(bits))
+        lists = (
+            [bytes(wire.overhead(party, signed=signed) + size(told)) for party in ids] if malicious else []
+        )
+        up = {
+            Round.ADVERTISE_KEYS: size(advert),
+            Round.SHARE_KEYS: size(
+                DealtShares(bytes(HASH_BYTES), bytes(COMMITMENT_BYTES * n), bytes(SEALED_BYTES * (n - 1)))
+            ),
+            Round.MASKED_INPUT: size(MaskedInput()) + vectors_size(task),
+            Round.CONSISTENCY_CHECK: size(told),
+            Round.UNMASKING: size(Revealed(bytes(bits), bytes(SHARE_BYTES * n))),
+        }
+        down = {
+            Round.ADVERTISE_KEYS: size(Proposal(ids, bytes(32), bytes(32))) - wire.DIGEST_BYTES,
+            Round.SHARE_KEYS: size(Adverts(adverts)),
+            Round.MASKED_INPUT: size(
+                HeldShares(bytes(bits), bytes(COMMITMENT_BYTES * (n - 1)), bytes(SEALED_BYTES * (n - 1)))
+            ),
+            Round.CONSISTENCY_CHECK: size(Survivors(bytes(bits))),
+            Round.UNMASKING: size(Unmask(bytes(bits), lists)),
+        }
+        held = [phase.round for phase in self.phases]
+        c = self.corrupt(n, None)
+        breaks = min(c + 1, task.min_survivors - 1)
+        return Cost(
+            up={name: up[Round(name)] + frame for name in held},
+            down={name: down[Round(name)] + asked for name in held},
+            collusion=f"the server and {breaks} of {n} clients",
+            post_quantum=False,
+        )
+
+    def largest_message(self, task: Task) -> int:
+        """Bytes; the largest list that one message holds for every client, or one vector."""
+        return 4096 + 512 * task.max_clients + vectors_size(task)
+
+
+def to_bitmap(members: Iterable[str], u1: Sequence[str]) -> bytes:
+    """A subset of U1 as a bitmap: bit i of byte j is member 8j + i."""
+    marks, inside = bytearray((len(u1) + 7) // 8), set(members)
+    for position, party in enumerate(u1):
+        marks[position >> 3] |= (party in inside) << (position & 7)
+    return bytes(marks)
+
+
+def from_bitmap(bitmap: bytes, u1: Sequence[str]) -> list[str]:
+    """The subset of U1 that a bitmap marks, sorted; ``Reject`` for one of another length or with spare bits."""
+    marks = int.from_bytes(bitmap, "little")
+    if len(bitmap) != (len(u1) + 7) // 8 or marks >> len(u1):
+        raise Reject(FaultKind.INVALID, f"got a set of {len(bitmap)} bytes for {len(u1)} clients")
+    return [party for position, party in enumerate(u1) if marks >> position & 1]
+
+
+def pieces(joined: bytes, size: int, count: int) -> list[bytes]:
+    """``joined`` cut into ``count`` pieces; ``Reject`` if it isn't that long."""
+    if len(joined) != size * count:
+        raise Reject(FaultKind.INVALID, f"got {len(joined)} bytes for {count} pieces of {size}")
+    return [joined[at : at + size] for at in range(0, len(joined), size)]
+
+
+def seal_info(dealer: str, holder: str) -> bytes:
+    """HKDF's info for the key that seals a dealer's shares to a holder."""
+    return encode_parts("secagg/v1/seal", dealer, holder)
+
+
+def mask_info(one: str, other: str) -> bytes:
+    """HKDF's info for the pairwise mask of two clients; the same on both sides."""
+    return encode_parts("secagg/v1/pairwise-mask", min(one, other), max(one, other))
+
+
+def self_mask_info(client: str) -> bytes:
+    """HKDF's info for a client's self mask."""
+    return encode_parts("secagg/v1/self-mask", client)
+
+
+def share_context(session: bytes, dealer: str, holder: str, point: int) -> bytes:
+    """What a sealed pair of shares is bound to."""
+    return encode_parts("secagg/v1/share", session, DealtShares.TYPE, dealer, holder, point)
+
+
+def commit_share(session: bytes, dealer: str, holder: str, kind: str, share: bytes) -> bytes:
+    """The hash by which a revealed share is known as the one that was dealt."""
+    parts = encode_parts("secagg/v1/share-commitment", session, dealer, holder, kind, share)
+    return hashlib.sha256(parts).digest()
+
+
+def commit_seed(session: bytes, dealer: str, seed: bytes) -> bytes:
+    """The hash by which a rebuilt self-mask seed is known as the dealer's."""
+    return hashlib.sha256(encode_parts("secagg/v1/self-mask-commitment", session, dealer, seed)).digest()
+
+
+def open_advert(envelope: wire.Envelope) -> Advert:
+    """The advert in a checked envelope; ``Reject`` for keys of the wrong length or alike."""
+    advert, rest = envelope.open(Advert)
+    wire.no_vectors(rest)
+    check_advert(advert)
+    return advert
+
+
+def check_advert(advert: Advert) -> None:
+    """``Reject`` keys of the wrong length, or one key for both uses."""
+    if len(advert.sealing_key) != KEY_BYTES or len(advert.masking_key) != KEY_BYTES:
+        raise Reject(FaultKind.INVALID, "got an advert whose keys are not 32 bytes")
+    if advert.sealing_key == advert.masking_key:
+        raise Reject(FaultKind.INVALID, "got an advert with one key for both uses")

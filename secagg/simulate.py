@@ -1,0 +1,151 @@
+"""All parties of a session in one process, for experiments, tests and plans.
+
+Code that holds every client's plaintext is called simulate, so that nobody takes it for a deployment.
+"""
+
+from __future__ import annotations
+
+import time
+from collections import defaultdict
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, fields
+from typing import Any
+
+from secagg import identity
+from secagg._machine import Member
+from secagg._server import Outbox, Outcome, Server
+from secagg.errors import ConfigError
+from secagg.identity import Roster
+from secagg.protocols.base import input_round, rounds
+from secagg.task import Task
+
+ByRound = dict[str, int]
+
+
+@dataclass(frozen=True)
+class Simulation(Outcome):
+    """An :class:`~secagg.Outcome` with what only a bystander sees.
+
+    ``bytes_up``, ``bytes_down`` and ``seconds`` are by party, then by round; the server is ``"server"``, and
+    what it does at the end of a round counts for the round that ends.
+    """
+
+    bytes_up: Mapping[str, Mapping[str, int]] = None  # type: ignore[assignment]
+    bytes_down: Mapping[str, Mapping[str, int]] = None  # type: ignore[assignment]
+    seconds: Mapping[str, Mapping[str, float]] = None  # type: ignore[assignment]
+
+
+def simulate(
+    task: Task,
+    updates: Mapping[str, Any] | Sequence[Any],
+    *,
+    weights: Mapping[str, int] | Sequence[int] | None = None,
+    dropouts: Mapping[str, str] | None = None,
+    session: bytes = b"simulation",
+    progress: Callable[[str], None] | None = None,
+) -> Simulation:
+    """Run one session over ``updates`` (by client id; a sequence is c1, c2, …) and return its outcome.
+
+    ``weights`` are integers in the same order or by the same ids. ``dropouts`` names clients that fall
+    silent just before they would send their message of a round. ``progress`` is called with each
+    round's name as it opens. Raises ``ConfigError`` for ids, weights or rounds that don't fit, and ``Aborted``
+    as a server would.
+    """
+    plain = _by_id(updates)
+    weighted = None if weights is None else _by_id(weights)
+    silent = {client: _round(task, name) for client, name in (dropouts or {}).items()}
+    for what, given in (("weights", weighted or plain), ("dropouts", {**plain, **silent})):
+        if set(given) != set(plain):
+            odd = ", ".join(sorted(set(given) ^ set(plain)))
+            raise ConfigError(f"got {what} that don't fit the clients of updates; these differ: {odd}")
+    if (weighted is None) != (task.max_weight is None):
+        raise ConfigError(
+            f"got {'no ' if weighted is None else ''}weights for a task with max_weight={task.max_weight}; "
+            "pass weights exactly where the task has a max_weight"
+        )
+    return _Run(task, sorted(plain), silent, session, progress).run(plain, weighted)
+
+
+class _Run:
+    """The parties of one simulated session, and what is counted at the wires between them."""
+
+    def __init__(
+        self,
+        task: Task,
+        cohort: list[str],
+        silent: Mapping[str, str],
+        session: bytes,
+        progress: Callable[[str], None] | None,
+    ) -> None:
+        keys, self.roster = enrol_for(task, cohort)
+        self.server: Server = task.server(cohort, roster=self.roster, session=session)
+        self.members: dict[str, Member] = {
+            party: task.client(party, identity=keys.get(party), roster=self.roster, session=session)
+            for party in cohort
+        }
+        self.task, self.silent, self.progress = task, silent, progress
+        self.up: dict[str, ByRound] = {party: {} for party in [*cohort, "server"]}
+        self.down: dict[str, ByRound] = {party: {} for party in [*cohort, "server"]}
+        self.seconds: dict[str, dict[str, float]] = {p: defaultdict(float) for p in [*cohort, "server"]}
+
+    def run(self, updates: Mapping[str, Any], weights: Mapping[str, int] | None) -> Simulation:
+        wanted = input_round(self.task.protocol)
+        outbox = self._timed("server", "start", self.server.start)
+        while self.server.outcome is None:
+            name = self.server.round or ""
+            if self.progress is not None:
+                self.progress(name)
+            if name == wanted:
+                for party in outbox:
+                    if party in updates and self.silent.get(party) != name:
+                        weight = None if weights is None else weights[party]
+                        self._timed(party, name, self.members[party].contribute, updates[party], weight)  # type: ignore[attr-defined]
+            self._deliver(outbox, name)
+            outbox = self._timed("server", name, self.server.close_round)
+        found = {field.name: getattr(self.server.outcome, field.name) for field in fields(Outcome)}
+        seconds = {party: dict(by_round) for party, by_round in self.seconds.items()}
+        return Simulation(**found, bytes_up=self.up, bytes_down=self.down, seconds=seconds)
+
+    def _deliver(self, outbox: Outbox, name: str) -> None:
+        for party, request in outbox.items():
+            if party not in self.members:
+                raise ConfigError(f"got a message for {party}, whom simulate doesn't play")
+            self._count("server", party, name, len(request))
+            if self.silent.get(party) == name:
+                del self.members[party]
+                continue
+            reply = self._timed(party, name, self.members[party].receive, request)
+            if reply is not None:
+                self._count(party, "server", name, len(reply))
+                self._deliver(self._timed("server", name, self.server.receive, party, reply), name)
+
+    def _count(self, sender: str, receiver: str, name: str, size: int) -> None:
+        for party, counts in ((sender, self.up), (receiver, self.down)):
+            counts[party][name] = counts[party].get(name, 0) + size
+
+    def _timed(self, party: str, name: str, call: Callable[..., Any], *arguments: Any) -> Any:
+        began = time.perf_counter()
+        try:
+            return call(*arguments)
+        finally:
+            self.seconds[party][name] += time.perf_counter() - began
+
+
+def enrol_for(task: Task, cohort: Sequence[str]) -> tuple[dict[str, Any], Roster | None]:
+    """Identities and a roster for simulated clients, where the protocol authenticates them."""
+    if getattr(task.protocol, "threat_model", "semi-honest") == "semi-honest":
+        return {}, None
+    return identity.enrol(cohort)
+
+
+def _by_id(given: Mapping[str, Any] | Sequence[Any]) -> dict[str, Any]:
+    if isinstance(given, Mapping):
+        return dict(given)
+    return {f"c{number}": item for number, item in enumerate(given, 1)}
+
+
+def _round(task: Task, name: str) -> str:
+    known = rounds(task.protocol)
+    if name not in known:
+        raise ConfigError(f"got a dropout in {name!r}; {task.protocol.name} has {', '.join(known)}")
+    return str(name)

@@ -1,0 +1,182 @@
+"""The task: what both sides agree on for a whole run, written once and pinned by every client."""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import importlib
+import os
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from typing import TYPE_CHECKING
+
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+
+from secagg import _canonical, wire
+from secagg.encoding import Encoding, SegmentLike
+from secagg.errors import ConfigError
+from secagg.identity import PartyRole, Roster
+from secagg.layout import Layout
+from secagg.protocols.base import AggregationProtocol, client_class, rounds
+from secagg.store import Store
+
+if TYPE_CHECKING:
+    from secagg._machine import Aggregator, Client, Decryptor, Member
+    from secagg._server import Server
+
+MAX_CONTEXT_BYTES = 1024
+MAX_CLIENTS = 1 << 24
+
+#: Where the classes that a written task may name are found. Nothing else is ever imported for it.
+_KNOWN = {
+    "Layout": "secagg.layout",
+    "Leaf": "secagg.layout",
+    "Branch": "secagg.layout",
+    "FixedPoint": "secagg.encoding",
+    "Clear": "secagg.protocols.clear",
+    "SecAgg": "secagg.protocols.pairwise",
+}
+
+
+@dataclass(frozen=True)
+class Task:
+    """What a run aggregates, and how; frozen, serialisable, and the same bytes on every client.
+
+    ``protocol`` and ``encoding`` are objects such as ``SecAgg()`` and ``FixedPoint(clip=1.0)``;
+    ``max_clients`` bounds a cohort and with it every sum; fewer than ``min_survivors`` inputs are never
+    opened; ``max_weight`` is the largest weight of a client (None: unweighted); ``context`` is bytes
+    that name the run. ``ConfigError`` says what does not fit together, and what would.
+    """
+
+    protocol: AggregationProtocol
+    layout: Layout
+    encoding: Encoding
+    max_clients: int
+    min_survivors: int
+    max_weight: int | None = None
+    context: bytes = b""
+
+    def __post_init__(self) -> None:
+        if isinstance(self.protocol, str | type) or not isinstance(self.protocol, AggregationProtocol):
+            raise ConfigError(f"got protocol {self.protocol!r}; expected an object such as secagg.SecAgg()")
+        if not isinstance(self.layout, Layout):
+            raise ConfigError(
+                f"got a {type(self.layout).__name__} as layout; expected secagg.Layout.of(update)"
+            )
+        if isinstance(self.encoding, str | type) or not hasattr(self.encoding, "segments"):
+            raise ConfigError(f"got encoding {self.encoding!r}; expected one such as FixedPoint(clip=1.0)")
+        _check_int("max_clients", self.max_clients, 1, MAX_CLIENTS)
+        _check_int("min_survivors", self.min_survivors, 1, self.max_clients)
+        if self.max_weight is not None:
+            _check_int("max_weight", self.max_weight, 1, 1 << 32)
+        if not isinstance(self.context, bytes) or len(self.context) > MAX_CONTEXT_BYTES:
+            raise ConfigError(f"got context {self.context!r:.80}; expected at most {MAX_CONTEXT_BYTES} bytes")
+        self.protocol.validate(self)
+
+    @cached_property
+    def segments(self) -> tuple[SegmentLike, ...]:
+        """What the encoding sends, segment by segment."""
+        return tuple(self.encoding.segments(self.layout, self.max_weight))
+
+    @cached_property
+    def digest(self) -> bytes:
+        """SHA-256 of :meth:`to_bytes`; in every message, signature and key derivation."""
+        return hashlib.sha256(self.to_bytes()).digest()
+
+    def to_bytes(self) -> bytes:
+        """The canonical bytes: label, wire version, then the fields in declared order."""
+        return _canonical.encode(("secagg/v1/task", wire.VERSION, self))
+
+    @classmethod
+    def from_bytes(cls, data: bytes, *, known: Iterable[type] = ()) -> Task:
+        """The task that :meth:`to_bytes` wrote; ``known`` are further protocols or encodings.
+
+        ``ConfigError`` for bytes of another wire version, an unknown class, or no task at all.
+        """
+        classes: Mapping[str, type] = _Classes({found.__name__: found for found in known} | {"Task": cls})
+        match _canonical.decode(data, classes):
+            case ("secagg/v1/task", wire.VERSION, Task() as task):
+                return task
+            case ("secagg/v1/task", version, _):
+                raise ConfigError(f"got a task of wire version {version}; this library speaks {wire.VERSION}")
+        raise ConfigError("got bytes that are no task; write one with task.to_bytes()")
+
+    def server(
+        self,
+        cohort: Iterable[str],
+        *,
+        roster: Roster | None = None,
+        session: bytes,
+        save: Store | None = None,
+        rng: Callable[[int], bytes] = os.urandom,
+    ) -> Server:
+        """The server of one session over ``cohort``; ``session`` names it (round number, model hash)."""
+        return self.protocol.server(self, cohort, roster=roster, session=session, save=save, rng=rng)
+
+    def client(
+        self,
+        client_id: str,
+        *,
+        identity: Ed25519PrivateKey | None = None,
+        roster: Roster | None = None,
+        session: bytes | None = None,
+        save: Store | None = None,
+        rng: Callable[[int], bytes] = os.urandom,
+    ) -> Client:
+        """A client of one session: the one named ``session``, or whichever the server proposes."""
+        made = client_class(self.protocol)
+        return made(self, client_id, identity=identity, roster=roster, session=session, save=save, rng=rng)
+
+    def decryptor(self, party_id: str, **arguments: object) -> Decryptor:
+        """A decryptor of one session; ``ConfigError`` where the protocol has none."""
+        return self._other(PartyRole.DECRYPTOR, party_id, arguments)  # type: ignore[return-value]
+
+    def aggregator(self, party_id: str, **arguments: object) -> Aggregator:
+        """An aggregator of one session; ``ConfigError`` where the protocol has none."""
+        return self._other(PartyRole.AGGREGATOR, party_id, arguments)  # type: ignore[return-value]
+
+    def _other(self, role: PartyRole, party_id: str, arguments: Mapping[str, object]) -> Member:
+        made = self.protocol.members.get(role)
+        if made is None:
+            raise ConfigError(f"got {self.protocol.name}, which has no {role}")
+        return made(
+            self, party_id, **{"identity": None, "roster": None, "session": None, "save": None, **arguments}
+        )  # type: ignore[arg-type]
+
+    def describe(self) -> str:
+        """What the task means, in words: rounds, bytes, precision, thresholds, who must collude."""
+        cost = self.protocol.cost(self)
+        weighted = f"integer weights 1 to {self.max_weight}" if self.max_weight else "unweighted"
+        lines = [
+            f"{self.protocol.name} over up to {self.max_clients} clients, opened for {self.min_survivors} or more",
+            f"  task      {self.digest.hex()}",
+            f"  rounds    {', '.join(rounds(self.protocol))}",
+            f"  vector    {self.layout.size:,} coordinates in {len(self.layout.leaves)} leaves, {weighted}",
+            *(f"  encoding  {line}" for line in _precision(self)),
+            f"  bytes     {sum(cost.up.values()):,} up and {sum(cost.down.values()):,} down a client and session,"
+            f" at {self.max_clients} clients",
+            f"  trust     to learn one client's update would take {cost.collusion}",
+            f"            {'post-quantum confidentiality' if cost.post_quantum else 'not post-quantum'}",
+        ]
+        return "\n".join(lines)
+
+
+def _precision(task: Task) -> list[str]:
+    describe = getattr(task.encoding, "describe", None)
+    return [] if describe is None else list(describe(task.layout, task.max_weight, task.min_survivors))
+
+
+def _check_int(name: str, value: object, least: int, most: int) -> None:
+    if isinstance(value, bool) or not isinstance(value, int) or not least <= value <= most:
+        raise ConfigError(f"got {name}={value!r}; expected an integer from {least} to {most}")
+
+
+class _Classes(dict[str, type]):
+    """Classes by name; ours are imported when a task names them."""
+
+    def get(self, name: str, default: type | None = None) -> type | None:  # type: ignore[override]
+        if name not in self and name in _KNOWN:
+            self[name] = getattr(importlib.import_module(_KNOWN[name]), name)
+        found = super().get(name, default)
+        return found if found is None or dataclasses.is_dataclass(found) else None

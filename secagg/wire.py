@@ -1,0 +1,212 @@
+"""The one envelope that every message travels in.
+
+::
+
+    magic "SECAGG" | version 1 | protocol 2 | type 1 | task digest 32
+    | length 1, session id 0 or 32 | length 1, sender | length 4, body | trailer
+
+Numbers are big-endian. A body is a small structured part (MessagePack of a typed schema, length
+first) and, for messages that carry vectors, their bit-packed bytes. With an identity the trailer is an
+Ed25519 signature over the label and SHA-256 of all that stands before it; without, the first 16
+bytes of that digest: against accident only. The server's messages have no sender and are not signed,
+for nothing that it says is believed.
+"""
+
+import hashlib
+import struct
+from dataclasses import dataclass
+from typing import Any, ClassVar, Self, TypeVar
+
+import msgspec
+from cryptography.exceptions import InvalidSignature
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey
+
+from secagg.errors import ConfigError, FaultKind
+from secagg.identity import check_party_id
+
+VERSION = 1
+MAGIC = b"SECAGG"
+SIGNATURE_LABEL = b"secagg/v1/envelope"
+SIGNATURE_BYTES = 64
+CHECKSUM_BYTES = 16
+DIGEST_BYTES = 32
+SERVER = ""  # the sender of the server's messages; no party can be enrolled under it
+
+_FIXED = struct.Struct(">6sBHB32s")
+_BODY_LENGTH = struct.Struct(">I")
+
+
+class Reject(Exception):  # noqa: N818 - never leaves the library
+    """Why a message was not taken. A server turns it into a Fault, a client into an error."""
+
+    def __init__(self, kind: FaultKind, detail: str, *, blame: str | None = None) -> None:
+        super().__init__(detail)
+        self.kind, self.detail, self.blame = kind, detail, blame
+
+
+class Message(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=True):
+    """The structured part of a message. A subclass states its ``TYPE``, unique in its protocol."""
+
+    TYPE: ClassVar[int]
+
+
+class Abort(Message, frozen=True):
+    """The server gives the session up; it doesn't say why."""
+
+    TYPE: ClassVar[int] = 255
+
+
+AnyMessage = TypeVar("AnyMessage", bound=Message)
+
+
+@dataclass(frozen=True, slots=True)
+class Envelope:
+    """A message whose frame has been read; nothing in it has been believed yet."""
+
+    protocol: int
+    type: int
+    task: bytes
+    session: bytes
+    sender: str
+    body: memoryview
+    trailer: bytes
+    digest: bytes  # SHA-256 of header and body: what is signed
+    raw: bytes  # as received, to be relayed as it is
+
+    @classmethod
+    def parse(cls, data: bytes, limit: int) -> Self:
+        """Read the frame of at most ``limit`` bytes; ``Reject`` for what no honest party sends."""
+        if not isinstance(data, bytes | bytearray | memoryview):
+            raise Reject(FaultKind.MALFORMED, f"got a {type(data).__name__}; expected bytes")
+        if len(data) > limit:
+            raise Reject(FaultKind.OVERSIZED, f"got {len(data)} bytes; nothing honest is over {limit}")
+        raw = bytes(data)
+        if len(raw) < _FIXED.size or raw[:6] != MAGIC:
+            raise Reject(FaultKind.MALFORMED, "got bytes that don't begin like a message")
+        _, version, protocol, kind, task = _FIXED.unpack_from(raw)
+        if version != VERSION:
+            raise Reject(FaultKind.VERSION, f"got wire version {version}; this library speaks {VERSION}")
+        session, at = _short_field(raw, _FIXED.size)
+        sender, at = _short_field(raw, at)
+        if len(session) not in (0, DIGEST_BYTES) or at + _BODY_LENGTH.size > len(raw):
+            raise Reject(FaultKind.MALFORMED, "got a message cut short in its header")
+        end = at + _BODY_LENGTH.size + _BODY_LENGTH.unpack_from(raw, at)[0]
+        trailer = raw[end:]
+        if end > len(raw) or len(trailer) not in (SIGNATURE_BYTES, CHECKSUM_BYTES):
+            raise Reject(FaultKind.MALFORMED, "got a body or a trailer of the wrong length")
+        view = memoryview(raw)
+        return cls(
+            protocol=protocol,
+            type=kind,
+            task=task,
+            session=session,
+            sender=_sender(sender),
+            body=view[at + _BODY_LENGTH.size : end],
+            trailer=trailer,
+            digest=hashlib.sha256(view[:end]).digest(),
+            raw=raw,
+        )
+
+    def verify(self, key: bytes | None) -> None:
+        """Check the trailer: the signature under Ed25519 public ``key``, or without one the checksum."""
+        if key is None:
+            if self.trailer != self.digest[:CHECKSUM_BYTES]:
+                raise Reject(FaultKind.UNAUTHENTIC, "got a checksum that doesn't fit the message")
+            return
+        try:
+            Ed25519PublicKey.from_public_bytes(key).verify(self.trailer, SIGNATURE_LABEL + self.digest)
+        except (InvalidSignature, ValueError) as error:
+            raise Reject(FaultKind.UNAUTHENTIC, "got a signature that doesn't hold") from error
+
+    def open(self, kind: type[AnyMessage]) -> tuple[AnyMessage, memoryview]:
+        """The structured part as a ``kind``, and the bytes behind it."""
+        if len(self.body) < _BODY_LENGTH.size:
+            raise Reject(FaultKind.MALFORMED, "got a body cut short")
+        end = _BODY_LENGTH.size + _BODY_LENGTH.unpack_from(self.body)[0]
+        if end > len(self.body):
+            raise Reject(FaultKind.MALFORMED, "got a body shorter than it says")
+        try:
+            message = _decoder(kind).decode(self.body[_BODY_LENGTH.size : end])
+        except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
+            raise Reject(FaultKind.MALFORMED, f"got a body that is no {kind.__name__}: {error}") from error
+        return message, self.body[end:]
+
+
+def seal_envelope(
+    message: Message,
+    *,
+    protocol: int,
+    task: bytes,
+    session: bytes,
+    sender: str,
+    payload: bytes = b"",
+    identity: Ed25519PrivateKey | None = None,
+) -> bytes:
+    """The envelope of ``message`` and the vectors in ``payload``, signed where there is an identity."""
+    structure = _ENCODER.encode(message)
+    name = sender.encode()
+    head = b"".join(
+        (
+            _FIXED.pack(MAGIC, VERSION, protocol, message.TYPE, task),
+            bytes([len(session)]),
+            session,
+            bytes([len(name)]),
+            name,
+            _BODY_LENGTH.pack(_BODY_LENGTH.size + len(structure) + len(payload)),
+            _BODY_LENGTH.pack(len(structure)),
+            structure,
+        )
+    )
+    hashed = hashlib.sha256(head)
+    hashed.update(payload)
+    digest = hashed.digest()
+    trailer = digest[:CHECKSUM_BYTES] if identity is None else identity.sign(SIGNATURE_LABEL + digest)
+    return b"".join((head, payload, trailer))
+
+
+def overhead(sender: str, *, session: bool = True, signed: bool) -> int:
+    """Bytes of an envelope beside its structured part and its vectors."""
+    lengths = _FIXED.size + 2 + 2 * _BODY_LENGTH.size + DIGEST_BYTES * session + len(sender.encode())
+    return lengths + (SIGNATURE_BYTES if signed else CHECKSUM_BYTES)
+
+
+def structure_size(message: Message) -> int:
+    """Bytes of a message's structured part."""
+    return len(_ENCODER.encode(message))
+
+
+def no_vectors(payload: memoryview) -> None:
+    """``Reject`` bytes behind a structured part that should stand alone."""
+    if len(payload):
+        raise Reject(FaultKind.MALFORMED, f"got {len(payload)} bytes behind the end of a message")
+
+
+def stand_in_ids(count: int) -> list[str]:
+    """Ids of ``count`` strangers, to reckon sizes with: c1, c2, …, sorted."""
+    return sorted(f"c{number}" for number in range(1, count + 1))
+
+
+_ENCODER = msgspec.msgpack.Encoder()
+_DECODERS: dict[type[Message], msgspec.msgpack.Decoder[Any]] = {}
+
+
+def _decoder(kind: type[AnyMessage]) -> "msgspec.msgpack.Decoder[AnyMessage]":
+    if kind not in _DECODERS:
+        _DECODERS[kind] = msgspec.msgpack.Decoder(kind)
+    return _DECODERS[kind]
+
+
+def _short_field(raw: bytes, at: int) -> tuple[bytes, int]:
+    end = at + 1 + (raw[at] if at < len(raw) else len(raw))
+    if end > len(raw):
+        raise Reject(FaultKind.MALFORMED, "got a message cut short in its header")
+    return raw[at + 1 : end], end
+
+
+def _sender(name: bytes) -> str:
+    if not name:
+        return SERVER
+    try:
+        return check_party_id(name.decode("ascii"))
+    except (UnicodeDecodeError, ConfigError) as error:
+        raise Reject(FaultKind.MALFORMED, "got a sender that is no party id") from error
