@@ -109,9 +109,7 @@ def _decode(data: bytes, at: int, limit: int, classes: Mapping[str, type], depth
                 items.append(item)
             return (tuple(items) if tag == b"t" else _build(items, classes)), end
         case _:
-            raise ConfigError(
-                f"got tag {tag!r} with {len(body)} bytes at byte {at} of a task; no value has it"
-            )
+            raise ConfigError(f"got tag {tag!r} with {len(body)} bytes at byte {at} of a task; no value has it")
 
 
 def _build(items: list[object], classes: Mapping[str, type]) -> object:

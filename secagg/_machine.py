@@ -15,6 +15,7 @@ import hashlib
 import logging
 import os
 from collections.abc import Callable, Mapping
+from itertools import pairwise
 from typing import TYPE_CHECKING, Any, ClassVar, Generic, Self, TypeVar
 
 import msgspec
@@ -144,7 +145,8 @@ class Member(Generic[AnyState]):
             if envelope.digest == self._state.last_request:
                 return self._state.last_reply
             if envelope.sender != wire.SERVER:
-                return self._overhear(envelope)
+                self._overhear(envelope)
+                return None
             return self._answer(envelope)
         except Reject as refused:
             raise RemoteProtocolError(self._fault(refused)) from refused
@@ -155,22 +157,20 @@ class Member(Generic[AnyState]):
     def _check_address(self, envelope: Envelope) -> None:
         task = self._task
         if envelope.protocol != task.protocol.ID or envelope.task != task.digest:
-            raise Reject(
-                FaultKind.FOREIGN_TASK, "got a message of another protocol or task; compare the tasks"
-            )
+            raise Reject(FaultKind.FOREIGN_TASK, "got a message of another protocol or task; compare the tasks")
         if envelope.sender == wire.SERVER:
             envelope.verify(None)
 
     def _answer(self, envelope: Envelope) -> bytes:
         state = self._state
-        if envelope.type == wire.Abort.TYPE and envelope.session == state.session_id and not self.finished:
+        if envelope.kind == wire.Abort.TYPE and envelope.session == state.session_id and not self.finished:
             envelope.open(wire.Abort)
             raise Aborted("the server gave the session up")
         if self.finished:
             raise Reject(FaultKind.OUT_OF_TURN, "got a request after the end of the session")
         phase = self._phases[state.step]
-        if envelope.type != phase.request.TYPE:
-            raise Reject(FaultKind.OUT_OF_TURN, f"got message type {envelope.type}; this is {phase.round}")
+        if envelope.kind != phase.request.TYPE:
+            raise Reject(FaultKind.OUT_OF_TURN, f"got message type {envelope.kind}; this is {phase.round}")
         if envelope.session != (b"" if issubclass(phase.request, Proposal) else state.session_id):
             raise Reject(FaultKind.FOREIGN_SESSION, "got a request of another session")
         message, payload = envelope.open(phase.request)
@@ -199,7 +199,7 @@ class Member(Generic[AnyState]):
     def _overhear(self, envelope: Envelope) -> None:
         """Take another party's message that the server relayed."""
         for phase in self._task.protocol.phases:
-            if phase.relay is self.role and envelope.type == phase.reply.TYPE and not self.finished:
+            if phase.relay is self.role and envelope.kind == phase.reply.TYPE and not self.finished:
                 break
         else:
             raise Reject(FaultKind.OUT_OF_TURN, "got another party's message where none is relayed")
@@ -213,9 +213,7 @@ class Member(Generic[AnyState]):
 
     def _accept_proposal(self, draft: AnyState, proposal: Proposal) -> None:
         if draft.session is not None and proposal.session != draft.session:
-            raise Reject(
-                FaultKind.FOREIGN_SESSION, "got a proposal for another session than the caller named"
-            )
+            raise Reject(FaultKind.FOREIGN_SESSION, "got a proposal for another session than the caller named")
         check_proposal(self._task, proposal, self._roster)
         if self.role is PartyRole.CLIENT and draft.id not in proposal.cohort:
             raise Reject(FaultKind.INVALID, "got a cohort without this client")
@@ -308,9 +306,7 @@ class Member(Generic[AnyState]):
         found = task.protocol.members.get(cls.role, cls)
         header = _state_header(task, cls.role)
         if not data.startswith(header):
-            raise ConfigError(
-                "got a saved state of another task, role or version; restore it as it was saved"
-            )
+            raise ConfigError("got a saved state of another task, role or version; restore it as it was saved")
         try:
             state = msgspec.msgpack.decode(data[len(header) :], type=found.state_type)
         except msgspec.MsgspecError as error:
@@ -341,9 +337,7 @@ class Client(Member[AnyClientState]):
         """
         state, task = self._state, self._task
         if self.finished or state.step > self._input_step:
-            raise LocalProtocolError(
-                "got an update after the input was sent; the next one needs a new session"
-            )
+            raise LocalProtocolError("got an update after the input was sent; the next one needs a new session")
         if state.session is None:
             raise LocalProtocolError(
                 "got an update before the session is known: pass session= when the client is made, or "
@@ -356,9 +350,7 @@ class Client(Member[AnyClientState]):
             weight=weight,
             max_weight=task.max_weight,
             # The session id may not stand yet, so the session's name separates what is drawn here.
-            rng=seeded_rng(
-                draft.seed, salt=task.digest, info=encode_parts("secagg/v1/rounding", state.session)
-            ),
+            rng=seeded_rng(draft.seed, salt=task.digest, info=encode_parts("secagg/v1/rounding", state.session)),
         )
         draft.contribution = [np.ascontiguousarray(v, v.dtype.newbyteorder("<")).tobytes() for v in vectors]
         hashed = hashlib.sha256()
@@ -379,9 +371,7 @@ class Client(Member[AnyClientState]):
     def contribution(self, draft: ClientState) -> list[NDArray[Any]]:
         """The encoded update, one read-only array a segment; ``LocalProtocolError`` if there is none."""
         if not draft.contributed:
-            raise LocalProtocolError(
-                "the input is asked for: contribute(update) first, then receive this again"
-            )
+            raise LocalProtocolError("the input is asked for: contribute(update) first, then receive this again")
         return [
             np.frombuffer(data, np.dtype("<u4") if len(data) == 4 * segment.length else np.dtype("<u8"))
             for data, segment in zip(draft.contribution, self._task.segments, strict=True)
@@ -457,13 +447,11 @@ def check_cohort(task: Task, cohort: list[str], roster: Roster | None) -> None:
             f"got a cohort of {len(cohort)}; expected {task.min_survivors} (min_survivors) to "
             f"{task.max_clients} (max_clients)"
         )
-    for member, following in zip(cohort, cohort[1:] + [""], strict=True):
+    for before, member in pairwise(["", *cohort]):
         check_party_id(member)
-        if following and member >= following:
+        if member <= before:
             raise ConfigError(f"got a cohort with {member} twice or out of order; every id stands in it once")
-        if roster is not None and (
-            (party := roster.get(member)) is None or party.role is not PartyRole.CLIENT
-        ):
+        if roster is not None and ((party := roster.get(member)) is None or party.role is not PartyRole.CLIENT):
             raise ConfigError(f"got {member} in the cohort, which the roster doesn't list as a client")
     task.protocol.validate_cohort(task, cohort, roster)
 
@@ -473,9 +461,7 @@ def check_enrolled(
 ) -> None:
     """``ConfigError`` unless identity and roster are both there and agree, or both absent."""
     if (identity is None) != (roster is None):
-        raise ConfigError(
-            "got an identity without a roster or a roster without an identity; pass both or none"
-        )
+        raise ConfigError("got an identity without a roster or a roster without an identity; pass both or none")
     if identity is None or roster is None:
         return
     party = roster.get(member_id)

@@ -125,9 +125,7 @@ class Server(Generic[AnyState]):
         self._phases = task.protocol.phases
         self._limit = task.protocol.largest_message(task)
         self._sums: list[NDArray[Any]] = [
-            np.frombuffer(
-                data, np.dtype("<u4") if len(data) == 4 * segment.length else np.dtype("<u8")
-            ).copy()
+            np.frombuffer(data, np.dtype("<u4") if len(data) == 4 * segment.length else np.dtype("<u8")).copy()
             for data, segment in zip(state.sums, task.segments, strict=bool(state.sums))
         ]
         state.sums = []
@@ -200,16 +198,14 @@ class Server(Generic[AnyState]):
             raise Reject(kind, f"got a message of {sender!s:.64}, who was not asked in {phase.round}")
         envelope = Envelope.parse(data, self._limit)
         if envelope.sender != sender:
-            raise Reject(
-                FaultKind.UNAUTHENTIC, f"got a message of {envelope.sender or 'the server'} from {sender}"
-            )
+            raise Reject(FaultKind.UNAUTHENTIC, f"got a message of {envelope.sender or 'the server'} from {sender}")
         if envelope.protocol != task.protocol.ID or envelope.task != task.digest:
             raise Reject(FaultKind.FOREIGN_TASK, "got a message of another protocol or task")
         envelope.verify(None if self._roster is None else self._roster[sender].signing_key)
         if envelope.session != state.session_id:
             raise Reject(FaultKind.FOREIGN_SESSION, "got a message of another session")
-        if envelope.type != phase.reply.TYPE:
-            raise Reject(FaultKind.OUT_OF_TURN, f"got message type {envelope.type}; this is {phase.round}")
+        if envelope.kind != phase.reply.TYPE:
+            raise Reject(FaultKind.OUT_OF_TURN, f"got message type {envelope.kind}; this is {phase.round}")
         if sender in state.answered:
             raise Reject(FaultKind.DUPLICATE, "got a second message in one round")
         message, payload = envelope.open(phase.reply)
@@ -344,9 +340,7 @@ class Server(Generic[AnyState]):
         found = task.protocol.server
         header = _state_header(task, "server")
         if not data.startswith(header):
-            raise ConfigError(
-                "got a saved state of another task, role or version; restore it as it was saved"
-            )
+            raise ConfigError("got a saved state of another task, role or version; restore it as it was saved")
         try:
             state = msgspec.msgpack.decode(data[len(header) :], type=found.state_type)
         except msgspec.MsgspecError as error:

@@ -212,9 +212,7 @@ class FixedPoint:
         counts = zip([*own, clipped], self.segments(layout, max_weight)[1:], strict=True)
         return [values, *(_single(number, segment.bound) for number, segment in counts)]
 
-    def decode(
-        self, sums: Sequence[Lanes], *, layout: Layout, survivors: int, max_weight: int | None
-    ) -> Decoded:
+    def decode(self, sums: Sequence[Lanes], *, layout: Layout, survivors: int, max_weight: int | None) -> Decoded:
         """Sum and mean of ``survivors`` clients, from one array of sums per segment.
 
         sum = max_weight·Δ·(S − survivors·L), the difference exact; mean = sum / total weight. Besides
@@ -286,9 +284,7 @@ class FixedPoint:
             stop += leaf.size
         yield slice(start, stop), current
 
-    def _quantize(
-        self, vector: AnyFloat, layout: Layout, share: float, rng: Rng
-    ) -> tuple[NDArray[np.uint32], int]:
+    def _quantize(self, vector: AnyFloat, layout: Layout, share: float, rng: Rng) -> tuple[NDArray[np.uint32], int]:
         """The integers of ``vector``, and how many coordinates were clipped."""
         from mpc.masks import keystream
         from secagg import _kernels
@@ -372,10 +368,7 @@ def _check_max_weight(max_weight: int | None) -> None:
 
 def _check_weight(weight: object, max_weight: int) -> int:
     if not isinstance(weight, int | np.integer) or isinstance(weight, bool) or not 1 <= weight <= max_weight:
-        raise EncodingError(
-            f"got a weight of type {type(weight).__name__} or out of range; "
-            f"expected an integer from 1 to {max_weight}"
-        )
+        raise EncodingError(f"got the weight {weight!r}; expected an integer from 1 to {max_weight}")
     return int(weight)
 
 

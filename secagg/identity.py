@@ -121,16 +121,12 @@ class Roster(Mapping[str, Party]):
         except (KeyError, TypeError, AttributeError, RecursionError, ValueError) as error:
             if isinstance(error, ConfigError):
                 raise
-            raise ConfigError(
-                f"got a roster that can't be read: {error!r}; make one with secagg keygen"
-            ) from error
+            raise ConfigError(f"got a roster that can't be read: {error!r}; make one with secagg keygen") from error
 
 
 def _party(party_id: str, row: dict[str, str]) -> Party:
     if not {"role", "signing_key"} <= set(row) <= {"role", "signing_key", "encryption_key"}:
-        raise ConfigError(
-            f"got fields {sorted(row)} for {party_id}; expected role, signing_key, encryption_key"
-        )
+        raise ConfigError(f"got fields {sorted(row)} for {party_id}; expected role, signing_key, encryption_key")
     sealing = row.get("encryption_key")
     return Party(
         id=party_id,
@@ -165,9 +161,7 @@ def load_identity(path: str | os.PathLike[str]) -> Ed25519PrivateKey:
     return key
 
 
-def enrol(
-    ids: Iterable[str], role: PartyRole = PartyRole.CLIENT
-) -> tuple[dict[str, Ed25519PrivateKey], Roster]:
+def enrol(ids: Iterable[str], role: PartyRole = PartyRole.CLIENT) -> tuple[dict[str, Ed25519PrivateKey], Roster]:
     """Draw an identity for each id; returns the private keys and the roster of their public halves.
 
     For simulations and for whoever enrols parties; in a deployment each party keeps its own key.
@@ -193,9 +187,7 @@ def write_identities(
     enrolled = list(load_roster(roster_path).values()) if roster_path.exists() else []
     taken = {party.id for party in enrolled} | {name for name in wanted if (where / f"{name}.pem").exists()}
     if clash := sorted(taken.intersection(wanted)):
-        raise ConfigError(
-            f"got ids that {where} has already: {', '.join(clash)}; choose others or another folder"
-        )
+        raise ConfigError(f"got ids that {where} has already: {', '.join(clash)}; choose others or another folder")
     keys, roster = enrol(wanted, role)
     extended = Roster([*enrolled, *roster.values()])
     for name, key in keys.items():

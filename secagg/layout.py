@@ -123,9 +123,7 @@ class Layout:
             leaves.append(Leaf(path, shape, dtype))
         return cls(
             tuple(sorted(leaves, key=lambda leaf: _order(leaf.path))),
-            tuple(
-                sorted((Branch(p, k) for p, k in branches.items()), key=lambda branch: _order(branch.path))
-            ),
+            tuple(sorted((Branch(p, k) for p, k in branches.items()), key=lambda branch: _order(branch.path))),
         )
 
     @property
@@ -249,9 +247,7 @@ def _check_tree(leaves: list[Path], branches: tuple[Branch, ...]) -> None:
     keys: dict[Path, list[str | int]] = {branch.path: [] for branch in branches}
     nodes = [*leaves, *keys]
     if len(set(nodes)) != len(nodes) or () not in nodes:
-        raise ConfigError(
-            "got a layout in which a path is both an array and a container, or nothing is the root"
-        )
+        raise ConfigError("got a layout in which a path is both an array and a container, or nothing is the root")
     for path in nodes:
         if path:
             if path[:-1] not in keys:
@@ -308,9 +304,7 @@ def _shape_and_dtype(array: Any, path: Path, error: type[SecAggError]) -> tuple[
     if _is_tensor(array):
         shape, dtype = tuple(map(int, array.shape)), str(array.dtype).removeprefix("torch.")
         if str(array.layout) != "torch.strided":
-            raise error(
-                f"{where(path)} is a tensor of layout {array.layout}; expected a dense one: to_dense()"
-            )
+            raise error(f"{where(path)} is a tensor of layout {array.layout}; expected a dense one: to_dense()")
     elif isinstance(array, bool | int | float | complex | np.generic) or hasattr(array, "__array__"):
         found = np.asarray(array)
         shape, dtype = found.shape, found.dtype.name

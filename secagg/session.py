@@ -33,8 +33,6 @@ def merkle_root(leaves: Sequence[bytes]) -> bytes:
     # Pairing neighbours and carrying an odd one up gives the RFC's tree, which splits at the
     # largest power of two below the number of leaves.
     while len(level) > 1:
-        paired = [
-            hashlib.sha256(b"\x01" + level[i] + level[i + 1]).digest() for i in range(0, len(level) - 1, 2)
-        ]
+        paired = [hashlib.sha256(b"\x01" + level[i] + level[i + 1]).digest() for i in range(0, len(level) - 1, 2)]
         level = paired + level[2 * len(paired) :]
     return level[0]

@@ -78,8 +78,8 @@ class _Run:
         progress: Callable[[str], None] | None,
     ) -> None:
         keys, self.roster = enrol_for(task, cohort)
-        self.server: Server = task.server(cohort, roster=self.roster, session=session)
-        self.members: dict[str, Member] = {
+        self.server: Server[Any] = task.server(cohort, roster=self.roster, session=session)
+        self.members: dict[str, Member[Any]] = {
             party: task.client(party, identity=keys.get(party), roster=self.roster, session=session)
             for party in cohort
         }

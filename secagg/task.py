@@ -9,7 +9,7 @@ import os
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from functools import cached_property
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
@@ -22,7 +22,7 @@ from secagg.protocols.base import AggregationProtocol, client_class, rounds
 from secagg.store import Store
 
 if TYPE_CHECKING:
-    from secagg._machine import Aggregator, Client, Decryptor, Member
+    from secagg._machine import Client, Member
     from secagg._server import Server
 
 MAX_CONTEXT_BYTES = 1024
@@ -61,9 +61,7 @@ class Task:
         if isinstance(self.protocol, str | type) or not isinstance(self.protocol, AggregationProtocol):
             raise ConfigError(f"got protocol {self.protocol!r}; expected an object such as secagg.SecAgg()")
         if not isinstance(self.layout, Layout):
-            raise ConfigError(
-                f"got a {type(self.layout).__name__} as layout; expected secagg.Layout.of(update)"
-            )
+            raise ConfigError(f"got a {type(self.layout).__name__} as layout; expected secagg.Layout.of(update)")
         if isinstance(self.encoding, str | type) or not hasattr(self.encoding, "segments"):
             raise ConfigError(f"got encoding {self.encoding!r}; expected one such as FixedPoint(clip=1.0)")
         _check_int("max_clients", self.max_clients, 1, MAX_CLIENTS)
@@ -110,7 +108,7 @@ class Task:
         session: bytes,
         save: Store | None = None,
         rng: Callable[[int], bytes] = os.urandom,
-    ) -> Server:
+    ) -> Server[Any]:
         """The server of one session over ``cohort``; ``session`` names it (round number, model hash)."""
         return self.protocol.server(self, cohort, roster=roster, session=session, save=save, rng=rng)
 
@@ -123,26 +121,47 @@ class Task:
         session: bytes | None = None,
         save: Store | None = None,
         rng: Callable[[int], bytes] = os.urandom,
-    ) -> Client:
-        """A client of one session: the one named ``session``, or whichever the server proposes."""
+    ) -> Client[Any]:
+        """A client of one session: the one named ``session``, or whichever the server proposes.
+
+        ``save`` keeps its state and its ledger; ``rng`` is drawn from once, for the 32-byte seed.
+        """
         made = client_class(self.protocol)
         return made(self, client_id, identity=identity, roster=roster, session=session, save=save, rng=rng)
 
-    def decryptor(self, party_id: str, **arguments: object) -> Decryptor:
+    def decryptor(
+        self,
+        party_id: str,
+        *,
+        identity: Ed25519PrivateKey | None = None,
+        roster: Roster | None = None,
+        session: bytes | None = None,
+        save: Store | None = None,
+        rng: Callable[[int], bytes] = os.urandom,
+    ) -> Member[Any]:
         """A decryptor of one session; ``ConfigError`` where the protocol has none."""
-        return self._other(PartyRole.DECRYPTOR, party_id, arguments)  # type: ignore[return-value]
+        made = self._member_class(PartyRole.DECRYPTOR)
+        return made(self, party_id, identity=identity, roster=roster, session=session, save=save, rng=rng)
 
-    def aggregator(self, party_id: str, **arguments: object) -> Aggregator:
+    def aggregator(
+        self,
+        party_id: str,
+        *,
+        identity: Ed25519PrivateKey | None = None,
+        roster: Roster | None = None,
+        session: bytes | None = None,
+        save: Store | None = None,
+        rng: Callable[[int], bytes] = os.urandom,
+    ) -> Member[Any]:
         """An aggregator of one session; ``ConfigError`` where the protocol has none."""
-        return self._other(PartyRole.AGGREGATOR, party_id, arguments)  # type: ignore[return-value]
+        made = self._member_class(PartyRole.AGGREGATOR)
+        return made(self, party_id, identity=identity, roster=roster, session=session, save=save, rng=rng)
 
-    def _other(self, role: PartyRole, party_id: str, arguments: Mapping[str, object]) -> Member:
+    def _member_class(self, role: PartyRole) -> type[Member[Any]]:
         made = self.protocol.members.get(role)
         if made is None:
             raise ConfigError(f"got {self.protocol.name}, which has no {role}")
-        return made(
-            self, party_id, **{"identity": None, "roster": None, "session": None, "save": None, **arguments}
-        )  # type: ignore[arg-type]
+        return made
 
     def describe(self) -> str:
         """What the task means, in words: rounds, bytes, precision, thresholds, who must collude."""

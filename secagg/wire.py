@@ -64,7 +64,7 @@ class Envelope:
     """A message whose frame has been read; nothing in it has been believed yet."""
 
     protocol: int
-    type: int
+    kind: int  # the message's TYPE
     task: bytes
     session: bytes
     sender: str
@@ -97,7 +97,7 @@ class Envelope:
         view = memoryview(raw)
         return cls(
             protocol=protocol,
-            type=kind,
+            kind=kind,
             task=task,
             session=session,
             sender=_sender(sender),

@@ -138,9 +138,7 @@ class PairwiseClient(Client[PairwiseClientState]):
         draft.contribution = []
         return MaskedInput(), packed
 
-    def _consistency_check(
-        self, draft: PairwiseClientState, message: Survivors, payload: memoryview
-    ) -> Reply:
+    def _consistency_check(self, draft: PairwiseClientState, message: Survivors, payload: memoryview) -> Reply:
         """Round 3: sign the one story about who survived that this client will act on."""
         wire.no_vectors(payload)
         self._accept_survivors(draft, message.survivors)
@@ -155,9 +153,7 @@ class PairwiseClient(Client[PairwiseClientState]):
             self._accept_survivors(draft, message.survivors)
         survivors = set(from_bitmap(draft.survivors, draft.u1))
         u2 = from_bitmap(draft.dealers, draft.u1)
-        revealed = [
-            draft.held[dealer][0 if dealer in survivors else 1] for dealer in u2 if dealer in draft.held
-        ]
+        revealed = [draft.held[dealer][0 if dealer in survivors else 1] for dealer in u2 if dealer in draft.held]
         unopened = to_bitmap((dealer for dealer in u2 if dealer not in draft.held), draft.u1)
         return Revealed(unopened, b"".join(revealed)), b""
 
@@ -198,10 +194,8 @@ class PairwiseClient(Client[PairwiseClientState]):
         envelope = Envelope.parse(data, self._limit)
         if envelope.protocol != self._task.protocol.ID or envelope.task != self._task.digest:
             raise Reject(FaultKind.FOREIGN_TASK, "got another client's message for another protocol or task")
-        if envelope.type != kind.TYPE:
-            raise Reject(
-                FaultKind.INVALID, f"got message type {envelope.type} where {kind.__name__} is relayed"
-            )
+        if envelope.kind != kind.TYPE:
+            raise Reject(FaultKind.INVALID, f"got message type {envelope.kind} where {kind.__name__} is relayed")
         if envelope.session != session:
             raise Reject(FaultKind.FOREIGN_SESSION, "got another client's message of another session")
         self.check_signature(envelope, PartyRole.CLIENT)
@@ -241,9 +235,7 @@ class PairwiseClient(Client[PairwiseClientState]):
         if message.survivors != draft.survivors:
             raise Aborted("the server tells this client two stories about who survived")
         if len(message.signed) > len(draft.u1):
-            raise Reject(
-                FaultKind.INVALID, f"got {len(message.signed)} signed lists of {len(draft.u1)} clients"
-            )
+            raise Reject(FaultKind.INVALID, f"got {len(message.signed)} signed lists of {len(draft.u1)} clients")
         survivors, signers = set(from_bitmap(draft.survivors, draft.u1)), set()
         for data in message.signed:
             envelope = self._relayed(data, SignedSurvivors, draft.session_id)

@@ -244,9 +244,7 @@ class PairwiseServer(Server[PairwiseServerState]):
         except MPCError:
             right = False
         if not right:
-            self.blame(
-                dealer, FaultKind.WRONG_DEALING, "its shares rebuild another secret than it committed to"
-            )
+            self.blame(dealer, FaultKind.WRONG_DEALING, "its shares rebuild another secret than it committed to")
             raise Aborted(f"{dealer} dealt shares of a wrong secret; leave it out of the next session")
         return secret
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from secagg import wire
 from secagg._machine import Client, ClientState, Handler, Member, Reply
@@ -64,11 +64,9 @@ class Clear:
 
     ID: ClassVar[int] = 1
     name: ClassVar[str] = "Clear"
-    phases: ClassVar[tuple[Phase, ...]] = (
-        Phase(Round.INPUT, PartyRole.CLIENT, Proposal, Input, takes_input=True),
-    )
-    members: ClassVar[Mapping[PartyRole, type[Member]]] = {PartyRole.CLIENT: ClearClient}
-    server: ClassVar[type[Server]] = ClearServer
+    phases: ClassVar[tuple[Phase, ...]] = (Phase(Round.INPUT, PartyRole.CLIENT, Proposal, Input, takes_input=True),)
+    members: ClassVar[Mapping[PartyRole, type[Member[Any]]]] = {PartyRole.CLIENT: ClearClient}
+    server: ClassVar[type[Server[Any]]] = ClearServer
 
     def validate(self, task: Task) -> None:
         """Raise ``ConfigError`` if the sum would not fit."""

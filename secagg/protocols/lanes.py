@@ -55,9 +55,7 @@ def widths(task: Task) -> list[int]:
 
 def vectors_size(task: Task) -> int:
     """Bytes of all segments on the wire."""
-    return sum(
-        packed_size(segment.length, bits) for segment, bits in zip(task.segments, widths(task), strict=True)
-    )
+    return sum(packed_size(segment.length, bits) for segment, bits in zip(task.segments, widths(task), strict=True))
 
 
 def to_lanes(task: Task, encoded: Sequence[NDArray[Any]]) -> list[NDArray[Any]]:
@@ -93,9 +91,7 @@ def fold_lanes(task: Task, payload: memoryview, into: Sequence[NDArray[Any]]) ->
     from secagg.packing import check_packed, unpack_add
 
     if len(payload) != vectors_size(task):
-        raise Reject(
-            FaultKind.MALFORMED, f"got {len(payload)} bytes of vectors; expected {vectors_size(task)}"
-        )
+        raise Reject(FaultKind.MALFORMED, f"got {len(payload)} bytes of vectors; expected {vectors_size(task)}")
     parts, at = [], 0
     for segment, bits in zip(task.segments, widths(task), strict=True):
         end = at + packed_size(segment.length, bits)

@@ -16,7 +16,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, ClassVar, Literal
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from mpc.keys import encode_parts
 from secagg import wire
@@ -145,9 +145,7 @@ class SecAgg:
 
     def __post_init__(self) -> None:
         if self.threat_model not in ("malicious", "semi-honest"):
-            raise ConfigError(
-                f"got threat_model={self.threat_model!r}; expected 'malicious' or 'semi-honest'"
-            )
+            raise ConfigError(f"got threat_model={self.threat_model!r}; expected 'malicious' or 'semi-honest'")
         if isinstance(self.corruption, bool) or not isinstance(self.corruption, int | float):
             raise ConfigError(f"got corruption={self.corruption!r}; expected a fraction such as 0.33")
         if not 0 <= self.corruption < 1:
@@ -168,14 +166,14 @@ class SecAgg:
         )
 
     @property
-    def members(self) -> Mapping[PartyRole, type[Member]]:
+    def members(self) -> Mapping[PartyRole, type[Member[Any]]]:
         """Clients alone answer the server."""
         from secagg.protocols._pairwise_client import PairwiseClient
 
         return {PartyRole.CLIENT: PairwiseClient}
 
     @property
-    def server(self) -> type[Server]:
+    def server(self) -> type[Server[Any]]:
         """The server's class."""
         from secagg.protocols._pairwise_server import PairwiseServer
 
@@ -242,9 +240,7 @@ class SecAgg:
         advert = Advert(bytes(KEY_BYTES), bytes(KEY_BYTES))
         adverts = [bytes(wire.overhead(party, signed=signed) + size(advert)) for party in ids]
         told = SignedSurvivors(bytes(bits), bytes(bits))
-        lists = (
-            [bytes(wire.overhead(party, signed=signed) + size(told)) for party in ids] if malicious else []
-        )
+        lists = [bytes(wire.overhead(party, signed=signed) + size(told)) for party in ids] if malicious else []
         up = {
             Round.ADVERTISE_KEYS: size(advert),
             Round.SHARE_KEYS: size(
