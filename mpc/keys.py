@@ -68,9 +68,7 @@ def agree(private: bytes, peer: bytes, *, salt: bytes, info: bytes) -> bytes:
     _check_key(private, "an X25519 private key")
     _check_key(peer, "an X25519 public key")
     try:
-        shared = X25519PrivateKey.from_private_bytes(private).exchange(
-            X25519PublicKey.from_public_bytes(peer)
-        )
+        shared = X25519PrivateKey.from_private_bytes(private).exchange(X25519PublicKey.from_public_bytes(peer))
     except ValueError as error:
         raise MPCError(
             f"got the X25519 public key {peer.hex()}, a point of small order; expected one made by "

@@ -65,7 +65,7 @@ def _pieces(vector: Lanes, key: bytes, offset: int) -> Iterator[tuple[Lanes, Lan
     step = _PIECE_BYTES // width
     for first in range(0, vector.size, step):
         part = vector[first : first + step]
-        stream.update_into(_ZEROS[: part.nbytes], buffer)
+        stream.update_into(_ZEROS[: part.nbytes], memoryview(buffer))
         yield part, buffer[: part.nbytes].view(vector.dtype)
 
 

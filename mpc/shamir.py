@@ -55,9 +55,7 @@ class Share:
     dealing: bytes
 
 
-def split(
-    secret: bytes, threshold: int, shares: int, rng: Callable[[int], bytes] = os.urandom
-) -> list[Share]:
+def split(secret: bytes, threshold: int, shares: int, rng: Callable[[int], bytes] = os.urandom) -> list[Share]:
     """``shares`` shares of ``secret`` (32 bytes), at the points 1, 2, ..., ``shares``.
 
     Any ``threshold`` of them (at least 2, at most ``shares``) rebuild it. ``rng(n)`` gives n bytes
@@ -94,7 +92,7 @@ def combine(shares: Sequence[Share]) -> bytes:
     limbs = _checked_limbs(points, [share.value for share in shares])
     base, known = points[:threshold], limbs[:threshold]
     for point, value in zip(points[threshold:], limbs[threshold:], strict=True):
-        if np.bitwise_or.reduce(_interpolate(base, known, at=point) ^ value):
+        if np.bitwise_or.reduce(_interpolate(base, known, at=point) ^ value, axis=None):
             raise MPCError(
                 f"the share at point {point} does not lie on the polynomial through the first {threshold} "
                 "shares: it or one of those is wrong; combine shares that are known to be right"
@@ -113,9 +111,7 @@ def share_values(
     each coefficient from the linear one up. Raises :class:`MPCError` on arguments out of range.
     """
     if not isinstance(secret, bytes) or len(secret) != SECRET_BYTES:
-        raise MPCError(
-            f"got a secret of {_size(secret)}; expected {SECRET_BYTES} bytes: share a key or a seed"
-        )
+        raise MPCError(f"got a secret of {_size(secret)}; expected {SECRET_BYTES} bytes: share a key or a seed")
     _check_threshold(threshold)
     points = _checked_points(points)
     if len(points) < threshold:
@@ -129,7 +125,7 @@ def share_values(
     coefficients[0] = _words(secret)[::-1]
     coefficients[1:] = drawn[:, : _kernels.LIMBS]
     high = drawn[:, _kernels.LIMBS :]
-    coefficients[1:, : high.shape[1]] -= (2**256 - PRIME) * -high  # 2^256 = -297 modulo the prime
+    coefficients[1:, : high.shape[1]] -= (PRIME - 2**256) * high  # 2^256 = -297 modulo the prime
     limbs = np.empty((len(points), _kernels.LIMBS), dtype=np.int64)
     _kernels.evaluate(coefficients, np.array(points, dtype=np.int64), limbs)
     return _value_bytes(limbs)
@@ -153,9 +149,7 @@ def reconstruct(points: Sequence[int], values: Sequence[bytes]) -> bytes:
 
 def _check_threshold(threshold: int) -> None:
     if not 2 <= threshold <= MAX_POINT:
-        raise MPCError(
-            f"got a threshold of {threshold}; expected 2 to {MAX_POINT}: at 1, each share is the secret itself"
-        )
+        raise MPCError(f"got a threshold of {threshold}; expected 2 to {MAX_POINT}: at 1, each share is the secret")
 
 
 def _checked_points(points: Sequence[int]) -> tuple[int, ...]:
@@ -192,24 +186,21 @@ def _checked_limbs(points: tuple[int, ...], values: Sequence[bytes]) -> _kernels
 
 
 def _interpolate(points: tuple[int, ...], limbs: _kernels.Limbs, *, at: int) -> _kernels.Limbs:
-    """The limbs (8,) of the value at ``at`` of the polynomial through the given shares."""
+    """The limbs (1, 8) of the value at ``at`` of the polynomial through the given shares."""
     out = np.empty((1, _kernels.LIMBS), dtype=np.int64)
     _kernels.combine(_weights(points, at), limbs, out)
-    return out[0]
+    return out
 
 
 @lru_cache(maxsize=64)
 def _weights(points: tuple[int, ...], at: int) -> NDArray[np.uint16]:
-    """Lagrange's weights for the value at ``at``: (t, 20), in base 2^13, least digit first."""
+    """Lagrange's weights for the value at ``at``: (t, 20), in base 2^13, least digit first.
+
+    The weight of point i is the product of all offsets over its own offset times its spread.
+    """
     offsets = [point - at for point in points]
     numerator = prod(offsets) % PRIME
-    # weight_i = prod(offsets) / (offset_i * prod over j of (point_j - point_i))
-    inverses = _inverses(
-        [
-            offset * prod(other - point for other in points if other != point) % PRIME
-            for offset, point in zip(offsets, points, strict=True)
-        ]
-    )
+    inverses = _inverses([a * b % PRIME for a, b in zip(offsets, _spreads(points), strict=True)])
     weights = b"".join((numerator * inverse % PRIME).to_bytes(SHARE_BYTES, "little") for inverse in inverses)
     octets = np.frombuffer(weights, dtype=np.uint8).reshape(-1, SHARE_BYTES)
     bits = np.unpackbits(octets, axis=1, count=_kernels.DIGITS * _kernels.DIGIT_BITS, bitorder="little")
@@ -217,6 +208,12 @@ def _weights(points: tuple[int, ...], at: int) -> NDArray[np.uint16]:
     digits = bits.reshape(-1, _kernels.DIGITS, _kernels.DIGIT_BITS) @ places
     digits.flags.writeable = False  # the cache hands the same array to every caller
     return digits
+
+
+@lru_cache(maxsize=64)
+def _spreads(points: tuple[int, ...]) -> tuple[int, ...]:
+    """For each point, the product of the differences from it to all others, modulo the prime."""
+    return tuple(prod(other - point for other in points if other != point) % PRIME for point in points)
 
 
 def _inverses(numbers: list[int]) -> list[int]:
@@ -245,7 +242,7 @@ def _value_bytes(limbs: _kernels.Limbs) -> list[bytes]:
 
 
 def _secret_bytes(limbs: _kernels.Limbs) -> bytes:
-    (value,) = _value_bytes(limbs[np.newaxis])
+    (value,) = _value_bytes(limbs)
     if value[0]:
         raise MPCError(
             "the shares rebuild a number above 2^256, which is no 32-byte secret: a share is wrong, or fewer "

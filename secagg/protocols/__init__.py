@@ -1,12 +1,16 @@
 """The protocols, each in a file to be read beside its paper."""
 
-from secagg.protocols.base import AggregationProtocol
-from secagg.protocols.clear import Clear
-from secagg.protocols.pairwise import SecAgg
+from __future__ import annotations
 
-__all__ = ["Clear", "SecAgg", "named"]
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from secagg.protocols.base import AggregationProtocol
 
 
 def named() -> dict[str, AggregationProtocol]:
     """This library's protocols at their defaults, by the name that the command line knows."""
+    from secagg.protocols.clear import Clear
+    from secagg.protocols.pairwise import SecAgg
+
     return {protocol.name: protocol for protocol in (Clear(), SecAgg())}

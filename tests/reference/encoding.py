@@ -20,14 +20,9 @@ def quantize(
     values, clipped = [], 0
     for i, (x, clip) in enumerate(zip(vector, clips, strict=True)):
         clipped += abs(x) > clip
-        if abs(x) >= clip:
-            y = math.copysign(float(top), x) * share
-        else:
-            y = x * (top / clip) * share
-        if key is None:
-            q = round(y)
-        else:
-            q = math.floor(y) + (words[i] < (y - math.floor(y)) * 2**32)
+        y = (math.copysign(float(top), x) if abs(x) >= clip else x * (top / clip)) * share
+        down = math.floor(y)
+        q = round(y) if key is None else down + (words[i] < (y - down) * 2**32)
         values.append(min(max(q + top, 0), 2 * top))
     return values, clipped
 

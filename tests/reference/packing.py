@@ -4,7 +4,9 @@ from collections.abc import Sequence
 
 
 def pack(values: Sequence[int], bits: int) -> bytes:
-    number = sum((int(value) % 2**bits) << (i * bits) for i, value in enumerate(values))
+    number = 0
+    for i, value in enumerate(values):
+        number |= (value % (1 << bits)) << (i * bits)
     return number.to_bytes(-(-len(values) * bits // 8), "little")
 
 

@@ -174,7 +174,7 @@ class Wrapped:
 
 
 def test_like_gives_the_callers_containers_and_scalars() -> None:
-    update = {
+    update: dict[str, Any] = {
         "pair": Pair(np.ones(2, np.float32), np.float32(3)),
         "ordered": OrderedDict(z=1.5, a=Wrapped([1.0, 2.0])),
         "frozen": MappingProxyType({"x": np.ones(1)}),
@@ -186,7 +186,7 @@ def test_like_gives_the_callers_containers_and_scalars() -> None:
     assert type(got["pair"]) is Pair
     assert type(got["pair"].b) is np.float32
     assert type(got["ordered"]) is OrderedDict
-    assert list(got["ordered"].items())[0] == ("z", 1.5)
+    assert next(iter(got["ordered"].items())) == ("z", 1.5)
     assert got["ordered"]["a"].tolist() == [1.0, 2.0]
     assert type(got["frozen"]) is MappingProxyType
     assert got["none"] == []
@@ -216,7 +216,7 @@ def test_like_gives_the_callers_containers_and_scalars() -> None:
         ({2.5: np.ones(1)}, "keys of type float"),
         ({2**63: np.ones(1)}, "at most 64 bits"),
         ({"\ud800": np.ones(1)}, "UTF-8"),
-        ({"a": {"b": np.ones(1)}, "a.b": np.ones(1)}, r"\['a'\]\['b'\] are both named 'a.b'|both named 'a.b'"),
+        ({"a": {"b": np.ones(1)}, "a.b": np.ones(1)}, "are both named 'a.b'"),
     ],
 )
 def test_what_cannot_be_aggregated_is_refused(update: Any, message: str) -> None:

@@ -1,8 +1,9 @@
+import tracemalloc
 from typing import Any
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from secagg.errors import ConfigError, EncodingError
@@ -17,6 +18,7 @@ def lanes(length: int, dtype: Any, seed: int = 0) -> Any:
     return np.random.default_rng(seed).integers(0, 2**64, length, np.uint64).astype(dtype)
 
 
+@settings(deadline=None)  # the first example compiles
 @given(bits=WIDTHS, length=LENGTHS, wide=st.booleans(), seed=st.integers(0, 2**32))
 def test_packs_and_adds_as_python_integers_do(bits: int, length: int, wide: bool, seed: int) -> None:
     dtype = np.dtype(np.uint64 if wide else lane_dtype(bits))
@@ -111,6 +113,17 @@ def test_a_sum_that_cannot_be_written_is_refused() -> None:
     for target in (into, np.zeros(8, np.uint32)[::2]):
         with pytest.raises(ConfigError, match="read-only or not contiguous"):
             unpack_add(bytes(8), 16, target)
+
+
+def test_memory_is_that_of_the_bytes() -> None:
+    vector = lanes(100_000, np.uint32)
+    data = pack(vector, 20)  # 250 kB
+    for call, allowed in ((lambda: pack(vector, 20), len(data)), (lambda: unpack_add(data, 20, vector), 0)):
+        tracemalloc.start()
+        call()
+        peak = tracemalloc.get_traced_memory()[1]
+        tracemalloc.stop()
+        assert peak < allowed + 70_000
 
 
 def test_negative_lengths_are_refused() -> None:

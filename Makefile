@@ -1,0 +1,58 @@
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+INSTALLED := $(VENV)/.installed
+KERNELS := tests/mpc tests/secagg/test_encoding.py tests/secagg/test_packing.py
+MINUTES ?= 30
+
+.PHONY: demo test test-stacks lint format fuzz bench-first docs lock clean
+
+demo: $(INSTALLED)  ## ten hospitals train one classifier; ARGS="--rounds 5 --json" to change it
+	$(BIN)/secagg demo $(ARGS)
+
+test: $(INSTALLED)  ## every test but those of real processes and heavy frameworks
+	$(BIN)/pytest -p no:benchmark -n 2 -m "not stacks" tests
+	NUMBA_DISABLE_JIT=1 $(BIN)/pytest -p no:benchmark -n 2 -q -m "not stacks" $(KERNELS)
+
+test-stacks: $(VENV)/.stacks  ## real processes over TLS, and frameworks
+	$(BIN)/pytest -p no:benchmark -m stacks tests
+
+lint: $(INSTALLED)  ## ruff, mypy --strict, import contracts
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+format: $(INSTALLED)
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+fuzz: $(INSTALLED)  ## hostile bytes for MINUTES=30
+	$(BIN)/python -m tests.secagg.fuzz --minutes $(MINUTES)
+
+bench-first: $(INSTALLED)  ## kernels against memory copy, raw AES and, where installed, peers
+	$(BIN)/pytest bench
+
+docs: $(INSTALLED)  ## write what is generated: the attacks' table, the state diagrams
+	$(BIN)/python -m tests.secagg.adversary.table
+	$(BIN)/python -m docs.diagrams
+
+lock: $(INSTALLED)  ## pin names, versions and hashes anew
+	$(BIN)/pip install --quiet pip-tools
+	$(BIN)/pip-compile --quiet --generate-hashes --strip-extras --allow-unsafe --no-header \
+	  --no-emit-index-url --no-emit-find-links --no-emit-trusted-host \
+	  --extra demo --extra dev -o requirements/dev.txt pyproject.toml
+
+clean:
+	rm -rf $(VENV) .mypy_cache .ruff_cache .hypothesis .benchmarks
+	find . -name __pycache__ -not -path './$(VENV)/*' -prune -exec rm -rf {} +
+
+$(INSTALLED): requirements/dev.txt pyproject.toml
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/pip install --quiet --disable-pip-version-check --require-hashes -r requirements/dev.txt
+	$(BIN)/pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation --editable .
+	touch $@
+
+$(VENV)/.stacks: $(INSTALLED) requirements/stacks.txt
+	$(BIN)/pip install --quiet --disable-pip-version-check -r requirements/stacks.txt
+	touch $@

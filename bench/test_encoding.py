@@ -1,0 +1,77 @@
+"""Encoding and packing of 10^6 coordinates, against Flower's quantization and a memory copy."""
+
+import os
+from typing import Any
+
+import numpy as np
+import pytest
+
+from secagg.encoding import FixedPoint
+from secagg.layout import Layout
+from secagg.packing import lane_dtype, pack, unpack_add
+
+SIZE = 10**6
+DTYPES = [np.float32, np.float64]
+WIDTHS = [16, 23, 32, 45]
+
+
+def update(dtype: Any) -> Any:
+    return np.random.default_rng(0).normal(0, 0.4, SIZE).astype(dtype)
+
+
+@pytest.mark.benchmark(group="quantize")
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("rounding", ["stochastic", "nearest"])
+def test_fixed_point(benchmark: Any, rounding: str, dtype: Any) -> None:
+    vector = update(dtype)
+    layout, grid = Layout.of(vector), FixedPoint(1.0, 16, rounding)
+
+    def encode() -> Any:
+        return grid.encode(vector, layout=layout, weight=None, max_weight=None, rng=os.urandom)
+
+    encode()
+    values, _ = benchmark(encode)
+    assert abs((values - 32767.0) / 32767 - np.clip(vector, -1, 1)).max() <= 1 / 32767
+
+
+@pytest.mark.benchmark(group="quantize")
+def test_flower_quantize(benchmark: Any) -> None:
+    flower = pytest.importorskip(
+        "flwr.common.secure_aggregation.quantization", reason="needs Flower: pip install 'secagg[peers]'"
+    )
+    vector = update(np.float32)
+    (values,) = benchmark(flower.quantize, [vector], 1.0, 65534)
+    assert abs(values / 32767 - 1 - np.clip(vector, -1, 1)).max() <= 1.01 / 32767
+
+
+@pytest.mark.benchmark(group="quantize")
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_memory_copy(benchmark: Any, dtype: Any) -> None:
+    vector = update(dtype)
+    copy = np.empty_like(vector)
+    benchmark(np.copyto, copy, vector)
+
+
+@pytest.mark.benchmark(group="decode")
+def test_decode(benchmark: Any) -> None:
+    vector = update(np.float32)
+    layout, grid = Layout.of(vector), FixedPoint(1.0)
+    sums = grid.encode(vector, layout=layout, weight=None, max_weight=None, rng=os.urandom)
+    benchmark(lambda: grid.decode(sums, layout=layout, survivors=1, max_weight=None))
+
+
+@pytest.mark.benchmark(group="pack")
+@pytest.mark.parametrize("bits", WIDTHS)
+def test_pack(benchmark: Any, bits: int) -> None:
+    lanes: Any = np.arange(SIZE, dtype=lane_dtype(bits))
+    pack(lanes, bits)
+    benchmark(pack, lanes, bits)
+
+
+@pytest.mark.benchmark(group="pack")
+@pytest.mark.parametrize("bits", WIDTHS)
+def test_unpack_add(benchmark: Any, bits: int) -> None:
+    lanes: Any = np.arange(SIZE, dtype=lane_dtype(bits))
+    data, total = pack(lanes, bits), np.zeros_like(lanes)
+    unpack_add(data, bits, total)
+    benchmark(unpack_add, data, bits, total)

@@ -1,0 +1,387 @@
+import logging
+import math
+import tracemalloc
+from collections.abc import Callable
+from dataclasses import FrozenInstanceError
+from fractions import Fraction
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import example, given, settings
+from hypothesis import strategies as st
+
+from secagg import encoding
+from secagg.encoding import Encoding, FixedPoint, Segment
+from secagg.errors import ConfigError, EncodingError
+from secagg.layout import Layout
+from tests.reference import encoding as naive
+
+KEY = bytes(range(32))
+ENCODING: Encoding = FixedPoint(1.0)  # a type checker holds FixedPoint to the protocol
+
+
+def rng(length: int) -> bytes:
+    return KEY[:length]
+
+
+def flat(size: int, dtype: Any = np.float64) -> Layout:
+    return Layout.of(np.zeros(size, dtype))
+
+
+def encode(grid: FixedPoint, vector: Any, **changes: Any) -> list[Any]:
+    arguments = {"layout": flat(len(vector)), "weight": None, "max_weight": None, "rng": rng} | changes
+    return grid.encode(vector, **arguments)
+
+
+def decode(grid: FixedPoint, sums: Any, layout: Layout, survivors: int, max_weight: int | None = None) -> Any:
+    return grid.decode(sums, layout=layout, survivors=survivors, max_weight=max_weight)
+
+
+def add(encoded: list[list[Any]]) -> list[Any]:
+    return [np.sum(parts, axis=0, dtype=np.uint64) for parts in zip(*encoded, strict=True)]
+
+
+def peak(call: Callable[[], object]) -> int:
+    tracemalloc.start()
+    try:
+        call()
+        return tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+
+
+VALUES = st.floats(-3, 3, width=32)
+CLIPS = st.floats(1e-3, 1e3)
+BITS = st.integers(2, 32)
+
+
+@st.composite
+def cohorts(draw: Any) -> Any:
+    size, clients, max_weight = draw(st.integers(1, 5)), draw(st.integers(1, 6)), draw(st.integers(1, 9_000))
+    vectors = [draw(st.lists(VALUES, min_size=size, max_size=size)) for _ in range(clients)]
+    weights = [draw(st.integers(1, max_weight)) for _ in range(clients)]
+    return vectors, weights, max_weight
+
+
+@settings(deadline=None)
+@given(cohorts(), CLIPS, BITS)
+@example(([[1.0, -1.0, 0.0]] * 3, [1, 7, 9], 9), 1.0, 32)
+@example(([[1.5, -1.5, 0.0]] * 3, [1, 1, 1], 9_000), 1.0, 2)
+def test_nearest_rounding_errs_by_half_a_step_a_client(cohort: Any, clip: float, bits: int) -> None:
+    vectors, weights, max_weight = cohort
+    layout, grid = flat(len(vectors[0])), FixedPoint(clip, bits, "nearest")
+    encoded = [
+        encode(grid, np.array(vector), weight=weight, max_weight=max_weight)
+        for vector, weight in zip(vectors, weights, strict=True)
+    ]
+    got = decode(grid, add(encoded), layout, len(vectors), max_weight)
+    step = Fraction(clip) / (2 ** (bits - 1) - 1)
+    bound = max_weight * len(vectors) * step / 2
+    for i in range(layout.size):
+        exact = sum(
+            weight * max(-Fraction(clip), min(Fraction(clip), Fraction(vector[i])))
+            for vector, weight in zip(vectors, weights, strict=True)
+        )
+        rounding = max_weight * len(vectors) * Fraction(clip) / 2**50  # of float64
+        assert abs(Fraction(float(got.sum[i])) - exact) <= bound + rounding
+        assert got.mean[i] == got.sum[i] / got.total_weight
+    assert got.total_weight == sum(weights)
+    assert got.clipped == sum(abs(x) > clip for vector in vectors for x in vector)
+
+
+def test_the_half_step_is_reached() -> None:
+    """The bound above is tight: half a step less would fail."""
+    grid = FixedPoint(1.0, 8, "nearest")
+    got = decode(grid, encode(grid, np.array([0.5 / 127])), flat(1), 1)
+    assert abs(got.sum[0] - 0.5 / 127) == pytest.approx(0.5 / 127)
+
+
+@settings(deadline=None)
+@given(
+    st.lists(VALUES, min_size=1, max_size=70),
+    CLIPS,
+    BITS,
+    st.floats(1e-4, 1),
+    st.sampled_from(encoding.ROUNDINGS),
+    st.sampled_from([np.float32, np.float64]),
+)
+def test_equals_the_naive_twin(
+    vector: list[float], clip: float, bits: int, share: float, rounding: str, dtype: Any
+) -> None:
+    weight = max(1, round(share * 1000))
+    array = np.array(vector, dtype)
+    values, own, clipped = encode(FixedPoint(clip, bits, rounding), array, weight=weight, max_weight=1000)
+    expected = naive.quantize(
+        array.tolist(), [clip] * len(vector), bits, weight / 1000, KEY if rounding == "stochastic" else None
+    )
+    assert (values.tolist(), int(clipped[0])) == expected
+    assert own.tolist() == [weight]
+
+
+@settings(deadline=None)
+@given(st.lists(st.floats(0, 1), min_size=1, max_size=20), CLIPS, BITS, st.integers(1, 1000), st.integers(1, 50))
+def test_decoding_equals_the_naive_twin(
+    parts: list[float], clip: float, bits: int, survivors: int, max_weight: int
+) -> None:
+    layout, grid = flat(len(parts)), FixedPoint(clip, bits)
+    sums = [int(part * survivors * (2**bits - 2)) for part in parts]
+    lanes = [np.array(part, np.uint64) for part in (sums, [survivors * max_weight], [1])]
+    got = decode(grid, lanes, layout, survivors, max_weight)
+    expected = naive.dequantize(sums, [clip] * len(sums), bits, survivors, max_weight)
+    assert got.sum.tolist() == expected
+    assert got.mean.tolist() == [value / (survivors * max_weight) for value in expected]
+
+
+@pytest.mark.parametrize("rounding", encoding.ROUNDINGS)
+@pytest.mark.parametrize("bits", [2, 3, 8, 16, 32])
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+def test_zero_and_both_extremes_are_exact(rounding: str, bits: int, dtype: Any) -> None:
+    grid, top = FixedPoint(0.3, bits, rounding), 2 ** (bits - 1) - 1
+    vector = np.array([0.0, -0.0, 0.31, -0.31, 3e38, -3e38], dtype)
+    values, clipped = encode(grid, vector)
+    assert values.dtype == np.uint32
+    assert values.tolist() == [top, top, 2 * top, 0, 2 * top, 0]
+    assert clipped.tolist() == [4]
+    got = decode(grid, [values, clipped], flat(6), 1)
+    np.testing.assert_allclose(got.sum, [0, 0, 0.3, -0.3, 0.3, -0.3], rtol=1e-15)
+    assert got.sum[0] == 0
+    values, clipped = encode(grid, np.array([0.3, -0.3]))
+    assert (values.tolist(), clipped.tolist()) == ([2 * top, 0], [0])
+
+
+@settings(deadline=None)
+@given(st.lists(VALUES, min_size=1, max_size=40), st.sampled_from(encoding.ROUNDINGS))
+def test_float32_and_float64_agree(vector: list[float], rounding: str) -> None:
+    grid = FixedPoint(1.0, 16, rounding)
+    single, double = encode(grid, np.array(vector, np.float32)), encode(grid, np.array(vector))
+    assert [part.tolist() for part in single] == [part.tolist() for part in double]
+
+
+def bias(vector: Any, grid: FixedPoint) -> float:
+    """How far the mean of the rounded vector is off, in standard errors of fair rounding."""
+    top = 2 ** (grid.bits - 1) - 1
+    values, _ = encode(grid, vector)
+    exact = vector * top
+    fraction = exact - np.floor(exact)
+    spread = math.sqrt(float((fraction * (1 - fraction)).sum()))
+    return abs(float((values.astype(np.float64) - top - exact).sum())) / spread
+
+
+VECTORS = [np.full(20_000, 0.3 / 127), np.full(20_000, -0.02 / 127), np.linspace(-0.9, 0.9, 20_000)]
+
+
+@pytest.mark.parametrize("vector", VECTORS)
+def test_stochastic_rounding_is_unbiased(vector: Any) -> None:
+    assert bias(vector, FixedPoint(1.0, 8)) < 4
+
+
+@pytest.mark.parametrize("vector", VECTORS)
+def test_control_truncation_is_found_to_be_biased(vector: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    def largest(key: bytes, out: Any, *, offset: int = 0) -> None:
+        out[:] = 2**32 - 1
+
+    monkeypatch.setattr("mpc.masks.keystream", largest)
+    assert bias(vector, FixedPoint(1.0, 8)) > 4
+
+
+def test_stochastic_rounding_follows_the_key() -> None:
+    vector = np.linspace(-1, 1, 1000)
+    first, again = encode(FixedPoint(1.0), vector), encode(FixedPoint(1.0), vector)
+    other = encode(FixedPoint(1.0), vector, rng=lambda length: bytes(length))
+    assert (first[0] == again[0]).all()
+    assert (first[0] != other[0]).any()
+    with pytest.raises(ConfigError, match="got 31 bytes from rng; expected 32"):
+        encode(FixedPoint(1.0), vector, rng=lambda length: bytes(31))
+
+
+def layered() -> tuple[Layout, FixedPoint, Any]:
+    update = {name: np.linspace(-2, 2, size) for name, size in (("a", 5), ("b", 130), ("c", 0), ("d", 66))}
+    layout = Layout.of(update)
+    return layout, FixedPoint({"a": 0.5, "b": 2, "d": 1.5, "c": 1.0}, 12), layout.flatten(update)
+
+
+@pytest.mark.parametrize("piece", [7, 64, 1 << 16])
+def test_pieces_and_leaves_may_fall_anywhere(piece: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(encoding, "_PIECE", piece)
+    layout, grid, vector = layered()
+    values, clipped = encode(grid, vector, layout=layout)
+    clips = [0.5] * 5 + [2.0] * 130 + [1.5] * 66
+    expected, count = naive.quantize(vector.tolist(), clips, 12, key=KEY)
+    assert values.tolist() == expected
+    assert int(clipped[0]) == count > 0
+    strided = np.repeat(vector, 2)[::2]
+    assert encode(grid, strided, layout=layout)[0].tolist() == expected
+
+
+def test_every_leaf_has_its_own_grid() -> None:
+    layout, grid, vector = layered()
+    got = decode(grid, encode(grid, vector, layout=layout), layout, 1)
+    clips = np.array([0.5] * 5 + [2.0] * 130 + [1.5] * 66)
+    assert (abs(got.sum - np.clip(vector, -clips, clips)) < clips / 2047).all()
+    assert grid.steps(layout) == {"a": 0.5 / 2047, "b": 2 / 2047, "c": 1 / 2047, "d": 1.5 / 2047}
+
+
+def test_memory_is_that_of_the_results() -> None:
+    size = 100_000
+    layout, grid, vector = flat(size), FixedPoint(1.0), np.zeros(size)
+    slack = 4 * (1 << 16) + 200_000  # one piece of random bits, AES buffers
+    values = encode(grid, vector)
+    assert peak(lambda: encode(grid, vector, layout=layout)) < 4 * size + slack
+    assert peak(lambda: decode(grid, values, layout, 1)) < 2 * 8 * size + 50_000
+
+
+def test_clips_are_kept_sorted_and_hashable() -> None:
+    grid = FixedPoint({"b": 2, "a": 1})
+    assert grid.clip == (("a", 1.0), ("b", 2.0))
+    assert grid == FixedPoint((("b", 2.0), ("a", 1.0)))
+    assert hash(grid) == hash(FixedPoint({"a": 1.0, "b": 2.0}))
+    assert FixedPoint(1) == FixedPoint(1.0)
+    assert type(FixedPoint(np.float32(1)).clip) is float  # type: ignore[arg-type]
+    with pytest.raises(FrozenInstanceError):
+        grid.bits = 8  # type: ignore[misc]
+
+
+def test_segments() -> None:
+    layout = flat(10)
+    assert FixedPoint(1.0).segments(layout, None) == (Segment(10, 65_534), Segment(1, 10))
+    assert FixedPoint(1.0, 2).segments(layout, 7) == (Segment(10, 2), Segment(1, 7), Segment(1, 10))
+    assert all(segment.modulus is None for segment in FixedPoint(1.0).segments(layout, 7))
+
+
+@pytest.mark.parametrize(("max_weight", "lane"), [(2**32 - 1, np.uint32), (2**32, np.uint64)])
+def test_the_weight_travels_exactly(max_weight: int, lane: Any) -> None:
+    grid = FixedPoint(1.0, 32)
+    encoded = [encode(grid, np.zeros(2), weight=weight, max_weight=max_weight) for weight in (max_weight, 3 << 26)]
+    assert [part.dtype for part in encoded[0]] == [np.uint32, lane, np.uint32]
+    assert decode(grid, add(encoded), flat(2), 2, max_weight).total_weight == max_weight + (3 << 26)
+
+
+@pytest.mark.parametrize("weight", [0, -1, 11, 2**70, 1.0, True, np.True_, "1", None, np.float64(3)])
+def test_a_weight_outside_its_range_is_refused(weight: Any) -> None:
+    with pytest.raises(EncodingError, match="expected an integer from 1 to 10"):
+        encode(FixedPoint(1.0), np.zeros(1), weight=weight, max_weight=10)
+
+
+def test_numpy_integers_are_weights() -> None:
+    assert encode(FixedPoint(1.0), np.zeros(1), weight=np.int64(10), max_weight=10)[1].tolist() == [10]
+
+
+def test_a_weight_needs_a_weighted_task() -> None:
+    with pytest.raises(EncodingError, match="the task is unweighted"):
+        encode(FixedPoint(1.0), np.zeros(1), weight=1)
+
+
+@pytest.mark.parametrize("max_weight", [0, -1, 2**53 + 1, 1.0, True])
+def test_max_weight_is_checked(max_weight: Any) -> None:
+    with pytest.raises(ConfigError, match="max_weight"):
+        FixedPoint(1.0).segments(flat(1), max_weight)
+    with pytest.raises(ConfigError, match="max_weight"):
+        encode(FixedPoint(1.0), np.zeros(1), weight=1, max_weight=max_weight)
+
+
+@pytest.mark.parametrize(("weight", "warns"), [(255, True), (256, False)])
+def test_a_weight_that_leaves_few_bits_warns(weight: int, warns: bool, caplog: Any) -> None:
+    with caplog.at_level(logging.WARNING, "secagg"):
+        encode(FixedPoint(1.0, 16), np.array([0.123]), weight=weight, max_weight=1 << 16)
+    assert [record.message for record in caplog.records] == [
+        "a weight leaves this update fewer than 8 of its 16 bits; raise bits or lower max_weight"
+    ] * warns
+
+
+@pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf])
+@pytest.mark.parametrize("rounding", encoding.ROUNDINGS)
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+def test_what_is_not_finite_is_refused(value: float, rounding: str, dtype: Any) -> None:
+    update = {"a": np.zeros(3, dtype), "b": np.zeros(4, dtype), "c": np.zeros(2, dtype)}
+    update["b"][2] = update["c"][0] = value
+    layout = Layout.of(update)
+    with pytest.raises(EncodingError, match="got 2 coordinates that are not finite, the first in leaf 'b'"):
+        encode(FixedPoint(1.0, 16, rounding), layout.flatten(update), layout=layout)
+
+
+@pytest.mark.parametrize(
+    "vector", [np.zeros(3), np.zeros((2, 2)), np.zeros(4, int), np.zeros(4, np.float16), np.zeros(4, ">f4")]
+)
+def test_a_vector_that_does_not_fit_is_refused(vector: Any) -> None:
+    with pytest.raises(EncodingError, match=r"expected float32 or float64, shape \(4,\)"):
+        encode(FixedPoint(1.0), vector, layout=flat(4))
+
+
+@pytest.mark.parametrize(
+    "make",
+    [
+        *(
+            lambda clip=clip: FixedPoint(clip)
+            for clip in (0, -1, math.nan, math.inf, 1e101, 1e-101, True, "1", None)
+        ),
+        *(lambda bits=bits: FixedPoint(1.0, bits) for bits in (1, 33, 16.0, True)),
+        lambda: FixedPoint(1.0, 16, "up"),
+        lambda: FixedPoint({"a": 0}),
+        lambda: FixedPoint({1: 1.0}),  # type: ignore[dict-item]
+        lambda: FixedPoint((("a", 1.0), ("a", 2.0))),
+        lambda: FixedPoint((("a", 1.0, 2.0),)),  # type: ignore[arg-type]
+        lambda: FixedPoint(("a",)),  # type: ignore[arg-type]
+    ],
+)
+def test_fields_out_of_range_are_refused(make: Callable[[], FixedPoint]) -> None:
+    with pytest.raises(ConfigError):
+        make()
+
+
+@pytest.mark.parametrize(
+    ("clip", "message"),
+    [
+        ({"a": 1.0}, "no clip for leaves b, c"),
+        ({"a": 1.0, "b": 1.0, "c": 1.0, "z": 1.0}, "a clip for the unknown leaves z"),
+    ],
+)
+def test_clips_must_name_every_leaf(clip: Any, message: str) -> None:
+    layout = Layout.of({"a": np.zeros(1), "b": np.zeros(1), "c": np.zeros(1)})
+    with pytest.raises(ConfigError, match=message):
+        FixedPoint(clip).segments(layout, None)
+    with pytest.raises(ConfigError, match=message):
+        encode(FixedPoint(clip), np.zeros(3), layout=layout)
+
+
+def sums(values: list[int], weight: int = 12, clipped: int = 0) -> list[Any]:
+    return [np.array(part, np.uint64) for part in (values, [weight], [clipped])]
+
+
+def test_the_largest_possible_sums_decode() -> None:
+    got = decode(FixedPoint(1.0, 8), sums([3 * 254, 0], 30, 6), flat(2), 3, 10)
+    np.testing.assert_allclose(got.sum, [30, -30])
+    assert (got.total_weight, got.clipped) == (30, 6)
+
+
+@pytest.mark.parametrize(
+    ("bad", "message"),
+    [
+        (sums([3 * 254 + 1, 2**64 - 1]), r"got 2 sums beyond 3·254"),
+        (sums([0, 0], weight=2), "got 2 total weight; honest clients sum to 3 to 30"),
+        (sums([0, 0], weight=31), "got 31 total weight"),
+        (sums([0, 0], clipped=7), "got 7 clipped coordinates; honest clients sum to 0 to 6"),
+        (sums([0, 0])[:2], "sums of 2 segments; expected 3"),
+        (sums([0]), r"shape \(2,\)"),
+        ([np.zeros(2, np.int64), *sums([0, 0])[1:]], "expected uint32 or uint64"),
+    ],
+)
+def test_impossible_sums_are_refused(bad: Any, message: str) -> None:
+    with pytest.raises(EncodingError, match=message):
+        decode(FixedPoint(1.0, 8), bad, flat(2), 3, 10)
+
+
+@pytest.mark.parametrize("survivors", [0, -1, 2**40])
+def test_survivors_are_checked(survivors: int) -> None:
+    with pytest.raises(ConfigError, match="survivors; expected 1 to"):
+        decode(FixedPoint(1.0, 32), sums([0])[::2], flat(1), survivors)
+
+
+def test_without_weights_the_total_is_the_survivors() -> None:
+    grid = FixedPoint(1.0, 20)
+    encoded = [encode(grid, np.array([x], np.float32)) for x in (0.5, -0.25, 0.5)]
+    got = decode(grid, add(encoded), flat(1), 3)
+    assert got.total_weight == 3
+    assert got.sum == pytest.approx(0.75, abs=3 * 2**-19)
+    assert got.mean == pytest.approx(0.25, abs=2**-19)
+    assert got.epsilon_guaranteed is got.epsilon_realised is None

@@ -1,0 +1,32 @@
+"""The surface: every promised name is there, documented, and nothing else is promised."""
+
+import importlib
+import logging
+
+import pytest
+
+import secagg
+
+
+@pytest.mark.parametrize("name", secagg.__all__)
+def test_every_export_is_there_and_documented(name: str) -> None:
+    assert getattr(secagg, name).__doc__
+
+
+def test_exports_are_sorted_and_no_others_are_offered() -> None:
+    assert secagg.__all__ == sorted(secagg.__all__)
+    assert dir(secagg) == secagg.__all__
+    with pytest.raises(AttributeError, match="no attribute 'Nothing'"):
+        _ = secagg.Nothing
+
+
+@pytest.mark.parametrize("package", ["secagg", "he", "mpc", "dp"])
+def test_each_package_has_one_root_of_errors(package: str) -> None:
+    errors = vars(importlib.import_module(f"{package}.errors")).values()
+    own = [e for e in errors if isinstance(e, type) and issubclass(e, Exception) and e.__module__ == f"{package}.errors"]
+    roots = [e for e in own if not any(issubclass(e, other) for other in own if other is not e)]
+    assert len(roots) == 1
+
+
+def test_library_logs_nothing_unless_asked() -> None:
+    assert any(isinstance(handler, logging.NullHandler) for handler in logging.getLogger("secagg").handlers)

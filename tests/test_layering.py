@@ -1,0 +1,28 @@
+"""Floors: what an import may load. The contracts in pyproject.toml hold the same for the source."""
+
+import subprocess
+import sys
+
+import pytest
+
+
+def loaded_by(module: str) -> set[str]:
+    """Top-level modules that importing ``module`` loads, in a fresh interpreter."""
+    code = f"import sys, {module}; print(*sorted({{name.split('.')[0] for name in sys.modules}}))"
+    run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    return set(run.stdout.split())
+
+
+def test_face_loads_nothing_heavy() -> None:
+    heavy = {"numba", "tenseal", "phe", "sklearn", "matplotlib", "torch", "typer", "rich"}
+    assert not heavy & loaded_by("secagg")
+    assert not heavy & loaded_by("secagg.task")
+
+
+def test_control_numba_is_seen_when_it_is_loaded() -> None:
+    assert "numba" in loaded_by("secagg._kernels")
+
+
+@pytest.mark.parametrize("core", ["he", "mpc", "dp"])
+def test_cores_know_neither_each_other_nor_the_face(core: str) -> None:
+    assert loaded_by(core) & {"he", "mpc", "dp", "secagg"} == {core}
