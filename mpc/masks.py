@@ -7,6 +7,7 @@ computed alone. One key gives one stream: never use it for a second vector.
 
 import operator
 from collections.abc import Iterator
+from typing import Any
 
 import numpy as np
 from cryptography.hazmat.primitives.ciphers import Cipher, algorithms, modes
@@ -14,7 +15,7 @@ from numpy.typing import NDArray
 
 from mpc.errors import MPCError
 
-Lanes = NDArray[np.uint32] | NDArray[np.uint64]
+Lanes = NDArray[np.unsignedinteger[Any]]
 
 KEY_BYTES = 32
 
@@ -61,12 +62,12 @@ def _pieces(vector: Lanes, key: bytes, offset: int) -> Iterator[tuple[Lanes, Lan
     counter = block.to_bytes(_BLOCK_BYTES, "big")
     stream = Cipher(algorithms.AES(key), modes.CTR(counter)).encryptor()
     stream.update(_ZEROS[:skipped])
-    buffer = np.empty(min(_PIECE_BYTES, vector.nbytes) + _SLACK_BYTES, dtype=np.uint8)
+    buffer = bytearray(min(_PIECE_BYTES, vector.nbytes) + _SLACK_BYTES)
     step = _PIECE_BYTES // width
     for first in range(0, vector.size, step):
         part = vector[first : first + step]
-        stream.update_into(_ZEROS[: part.nbytes], memoryview(buffer))
-        yield part, buffer[: part.nbytes].view(vector.dtype)
+        stream.update_into(_ZEROS[: part.nbytes], buffer)
+        yield part, np.frombuffer(buffer, vector.dtype, count=part.size)
 
 
 def _check(vector: Lanes, key: bytes) -> None:

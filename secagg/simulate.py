@@ -11,11 +11,13 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, fields
 from typing import Any
 
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+
 from secagg import identity
 from secagg._machine import Member
 from secagg._server import Outbox, Outcome, Server
 from secagg.errors import ConfigError
-from secagg.identity import Roster
+from secagg.identity import PartyRole, Roster
 from secagg.protocols.base import input_round, rounds
 from secagg.task import Task
 
@@ -79,14 +81,21 @@ class _Run:
     ) -> None:
         keys, self.roster = enrol_for(task, cohort)
         self.server: Server[Any] = task.server(cohort, roster=self.roster, session=session)
+        make = {
+            PartyRole.CLIENT: task.client,
+            PartyRole.DECRYPTOR: task.decryptor,
+            PartyRole.AGGREGATOR: task.aggregator,
+        }
+        roles = dict.fromkeys(cohort, PartyRole.CLIENT) | {p.id: p.role for p in (self.roster or {}).values()}
         self.members: dict[str, Member[Any]] = {
-            party: task.client(party, identity=keys.get(party), roster=self.roster, session=session)
-            for party in cohort
+            party: make[role](party, identity=keys.get(party), roster=self.roster, session=session)
+            for party, role in roles.items()
         }
         self.task, self.silent, self.progress = task, silent, progress
-        self.up: dict[str, ByRound] = {party: {} for party in [*cohort, "server"]}
-        self.down: dict[str, ByRound] = {party: {} for party in [*cohort, "server"]}
-        self.seconds: dict[str, dict[str, float]] = {p: defaultdict(float) for p in [*cohort, "server"]}
+        everyone = [*self.members, "server"]
+        self.up: dict[str, ByRound] = {party: {} for party in everyone}
+        self.down: dict[str, ByRound] = {party: {} for party in everyone}
+        self.seconds: dict[str, dict[str, float]] = {party: defaultdict(float) for party in everyone}
 
     def run(self, updates: Mapping[str, Any], weights: Mapping[str, int] | None) -> Simulation:
         wanted = input_round(self.task.protocol)
@@ -131,11 +140,19 @@ class _Run:
             self.seconds[party][name] += time.perf_counter() - began
 
 
-def enrol_for(task: Task, cohort: Sequence[str]) -> tuple[dict[str, Any], Roster | None]:
-    """Identities and a roster for simulated clients, where the protocol authenticates them."""
-    if getattr(task.protocol, "threat_model", "semi-honest") == "semi-honest":
+def enrol_for(task: Task, cohort: Sequence[str]) -> tuple[dict[str, Ed25519PrivateKey], Roster | None]:
+    """Identities and a roster of everyone in a simulated session, where the protocol authenticates them.
+
+    Parties other than clients are called by their role and a number: ``aggregator1``.
+    """
+    others = task.protocol.others
+    if getattr(task.protocol, "threat_model", "semi-honest") == "semi-honest" and not others:
         return {}, None
-    return identity.enrol(cohort)
+    keys, roster = identity.enrol(cohort)
+    for role, count in others.items():
+        more, enrolled = identity.enrol([f"{role}{number}" for number in range(1, count + 1)], role)
+        keys, roster = keys | more, Roster([*roster.values(), *enrolled.values()])
+    return keys, roster
 
 
 def _by_id(given: Mapping[str, Any] | Sequence[Any]) -> dict[str, Any]:

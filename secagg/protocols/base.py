@@ -104,6 +104,11 @@ class AggregationProtocol(Protocol):
         ...
 
     @property
+    def others(self) -> Mapping[PartyRole, int]:
+        """How many parties beside server and clients a session has, by role."""
+        ...
+
+    @property
     def members(self) -> Mapping[PartyRole, type[Member[Any]]]:
         """The class of each role that answers the server."""
         ...

@@ -65,6 +65,7 @@ class Clear:
     ID: ClassVar[int] = 1
     name: ClassVar[str] = "Clear"
     phases: ClassVar[tuple[Phase, ...]] = (Phase(Round.INPUT, PartyRole.CLIENT, Proposal, Input, takes_input=True),)
+    others: ClassVar[Mapping[PartyRole, int]] = {}
     members: ClassVar[Mapping[PartyRole, type[Member[Any]]]] = {PartyRole.CLIENT: ClearClient}
     server: ClassVar[type[Server[Any]]] = ClearServer
 

@@ -142,6 +142,7 @@ class SecAgg:
 
     ID: ClassVar[int] = 2
     name: ClassVar[str] = "SecAgg"
+    others: ClassVar[Mapping[PartyRole, int]] = {}
 
     def __post_init__(self) -> None:
         if self.threat_model not in ("malicious", "semi-honest"):

@@ -1,0 +1,1 @@
+"""What the protocols and their parts cost, beside each other and beside their peers."""
