@@ -23,7 +23,11 @@ def test_exports_are_sorted_and_no_others_are_offered() -> None:
 @pytest.mark.parametrize("package", ["secagg", "he", "mpc", "dp"])
 def test_each_package_has_one_root_of_errors(package: str) -> None:
     errors = vars(importlib.import_module(f"{package}.errors")).values()
-    own = [e for e in errors if isinstance(e, type) and issubclass(e, Exception) and e.__module__ == f"{package}.errors"]
+    own = [
+        e
+        for e in errors
+        if isinstance(e, type) and issubclass(e, Exception) and e.__module__ == f"{package}.errors"
+    ]
     roots = [e for e in own if not any(issubclass(e, other) for other in own if other is not e)]
     assert len(roots) == 1
 

@@ -1,0 +1,226 @@
+"""The same training under one protocol after another, and without any."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from secagg.demo import baseline, model
+from secagg.demo.dropouts import Plan, left_out, plan, silent_rounds
+from secagg.demo.hospitals import MOST_HOSPITALS, Study, hospital_ids, load
+from secagg.encoding import FixedPoint
+from secagg.errors import ConfigError
+from secagg.layout import Layout
+from secagg.protocols.base import AggregationProtocol
+from secagg.simulate import enrol_for, simulate
+from secagg.task import Task
+
+FEATURES = 30
+MOST_ROUNDS = 1000
+
+#: Nearest rounding draws no randomness, so all protocols give the same model to the last bit.
+ENCODING = FixedPoint(clip=0.5, bits=16, rounding="nearest")
+
+
+@dataclass(frozen=True)
+class Settings:
+    """What is trained: so many hospitals and rounds, and in each round so many that fall silent.
+
+    ``seed`` draws the shards and who falls silent; keys and masks come from the system's generator.
+    ``ConfigError`` for a number out of range.
+    """
+
+    clients: int = 10
+    rounds: int = 20
+    dropouts: int = 2
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        for name, least, most in (
+            ("clients", 2, MOST_HOSPITALS),
+            ("rounds", 1, MOST_ROUNDS),
+            ("dropouts", 0, self.clients - 1),
+            ("seed", 0, None),
+        ):
+            got = getattr(self, name)
+            if got < least or (most is not None and got > most):
+                expected = f"{least} or more" if most is None else f"{least} to {most}"
+                raise ConfigError(f"got --{name} {got}; expected {expected}")
+
+
+@dataclass(frozen=True)
+class Aggregation:
+    """One round of training: who was in the sum, who fell silent where, how the model then did."""
+
+    survivors: tuple[str, ...]
+    dropped: Mapping[str, str]
+    correct: int
+    clipped: int | None
+
+
+@dataclass(frozen=True, eq=False)
+class Run:
+    """One whole training under a protocol.
+
+    ``bytes_up`` and ``bytes_down`` are the mean over rounds and those hospitals that stayed to the end.
+    """
+
+    protocol: str
+    aggregations: tuple[Aggregation, ...]
+    model: model.Model
+    difference: float
+    bytes_up: float
+    bytes_down: float
+    collusion: str
+
+    @property
+    def correct(self) -> int:
+        """Test patients that the final model classifies rightly."""
+        return self.aggregations[-1].correct
+
+
+@dataclass(frozen=True, eq=False)
+class Demo:
+    """All that was run; ``left_out`` says of protocols that can't run here what they lack."""
+
+    settings: Settings
+    study: Study
+    float64_correct: tuple[int, ...]
+    float64_model: model.Model
+    runs: tuple[Run, ...]
+    left_out: Mapping[str, str]
+
+
+def run(
+    settings: Settings,
+    protocols: Mapping[str, AggregationProtocol],
+    progress: Callable[[str], None] = lambda name: None,
+) -> Demo:
+    """Train under each protocol; ``progress`` is called with its name after every round of training.
+
+    Raises ``ConfigError``, before anything is trained, if a protocol can't do with so few survivors.
+    """
+    usable, missing = _usable(settings, protocols)
+    shards, silences = (np.random.default_rng([settings.seed, purpose]) for purpose in (0, 1))
+    study = load(settings.clients, shards)
+    silent = plan([hospital.id for hospital in study.hospitals], settings.rounds, settings.dropouts, silences)
+    models = _train_in_float64(study, silent)
+    return Demo(
+        settings,
+        study,
+        tuple(model.correct(reached, study.test) for reached in models),
+        models[-1],
+        tuple(_train(protocol, settings, study, silent, models[-1], progress) for protocol in usable),
+        missing,
+    )
+
+
+def make_task(protocol: AggregationProtocol, clients: int, dropouts: int, max_weight: int) -> Task:
+    """The task of a whole training: a sum is opened over no fewer hospitals than should remain."""
+    return Task(
+        protocol=protocol,
+        layout=Layout.of(model.initial(FEATURES)),
+        encoding=ENCODING,
+        max_clients=clients,
+        min_survivors=clients - dropouts,
+        max_weight=max_weight,
+        context=b"secagg demo",
+    )
+
+
+def _train_in_float64(study: Study, silent: Plan) -> list[model.Model]:
+    """The model after each round, over the hospitals that the plan leaves in the sum."""
+    models = [model.initial(FEATURES)]
+    for silences in silent:
+        absent = left_out(silences)
+        models.append(baseline.step(models[-1], [h for h in study.hospitals if h.id not in absent]))
+    return models[1:]
+
+
+def _train(
+    protocol: AggregationProtocol,
+    settings: Settings,
+    study: Study,
+    silent: Plan,
+    exact: model.Model,
+    progress: Callable[[str], None],
+) -> Run:
+    patients = {hospital.id: hospital.patients for hospital in study.hospitals}
+    task = make_task(protocol, settings.clients, settings.dropouts, max(patients.values()))
+    current = model.initial(FEATURES)
+    aggregations, up, down = [], [], []
+    for number, silences in enumerate(silent, 1):
+        result = simulate(
+            task,
+            {hospital.id: model.update(current, hospital) for hospital in study.hospitals},
+            weights=patients,
+            dropouts=silent_rounds(protocol, silences),
+            session=b"round %d " % number + model.fingerprint(current),
+        )
+        current = model.moved(current, result.mean)
+        for stayed in patients.keys() - {silence.hospital for silence in silences}:
+            up.append(sum(result.bytes_up[stayed].values()))
+            down.append(sum(result.bytes_down[stayed].values()))
+        right = model.correct(current, study.test)
+        aggregations.append(Aggregation(result.survivors, dict(result.dropped), right, result.clipped))
+        progress(protocol.name)
+    return Run(
+        protocol=protocol.name,
+        aggregations=tuple(aggregations),
+        model=current,
+        difference=model.difference(current, exact),
+        bytes_up=float(np.mean(up)),
+        bytes_down=float(np.mean(down)),
+        collusion=task.protocol.cost(task).collusion,
+    )
+
+
+def _usable(
+    settings: Settings, protocols: Mapping[str, AggregationProtocol]
+) -> tuple[list[AggregationProtocol], dict[str, str]]:
+    """The protocols that run here, and for the others what they lack."""
+    usable, missing = [], {}
+    for name, protocol in protocols.items():
+        try:
+            _check(protocol, settings)
+            usable.append(protocol)
+        except ImportError as lacking:
+            missing[name] = str(lacking)
+    return usable, missing
+
+
+def _check(protocol: AggregationProtocol, settings: Settings) -> None:
+    """``ConfigError`` if the protocol can't do with these clients and dropouts, naming what it can do with."""
+    clients, dropouts = settings.clients, settings.dropouts
+    refused = _refusal(protocol, clients, dropouts)
+    if refused is None:
+        return
+    fewer = [few for few in range(dropouts) if _refusal(protocol, clients, few) is None]
+    more = [
+        count
+        for count in range(max(2, dropouts + 1), MOST_HOSPITALS + 1)
+        if not _refusal(protocol, count, dropouts)
+    ]
+    works = [f"--{name} {_span(found)}" for name, found in (("dropouts", fewer), ("clients", more)) if found]
+    if not works:
+        raise refused
+    raise ConfigError(
+        f"got --clients {clients} --dropouts {dropouts}, and {protocol.name} opens no sum over "
+        f"{clients - dropouts} of {clients}; expected {', or '.join(works)}"
+    )
+
+
+def _refusal(protocol: AggregationProtocol, clients: int, dropouts: int) -> ConfigError | None:
+    cohort = hospital_ids(clients)
+    try:
+        task = make_task(protocol, clients, dropouts, max_weight=1)
+        protocol.validate_cohort(task, cohort, enrol_for(task, cohort)[1])
+    except ConfigError as error:
+        return error
+    return None
+
+
+def _span(found: Sequence[int]) -> str:
+    return str(found[0]) if len(found) == 1 else f"{found[0]} to {found[-1]}"
