@@ -69,7 +69,7 @@ def demo(
         typer.echo(json.dumps(to_json(result), indent=2))
     else:
         Console().print(to_table(result))
-    if not no_plot and result.runs:
+    if not no_plot:
         draw(result, plot)
         typer.echo(f"Picture: {plot}", err=as_json)
 

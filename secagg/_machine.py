@@ -27,7 +27,7 @@ from mpc.keys import derive, encode_parts, seeded_rng
 from secagg import wire
 from secagg.errors import Aborted, ConfigError, Fault, FaultKind, LocalProtocolError, RemoteProtocolError
 from secagg.identity import PartyRole, Roster, check_party_id
-from secagg.protocols.base import Phase, Proposal
+from secagg.protocols.base import Proposal
 from secagg.session import NONCE_BYTES, session_id
 from secagg.store import Store
 from secagg.wire import Envelope, Reject
@@ -68,6 +68,7 @@ class ClientState(MemberState):
 
 AnyState = TypeVar("AnyState", bound=MemberState)
 AnyClientState = TypeVar("AnyClientState", bound=ClientState)
+AnyStruct = TypeVar("AnyStruct", bound=msgspec.Struct)
 Reply = tuple[wire.Message, bytes]
 Handler = Callable[[Any, Any, Any, memoryview], Reply]
 Listener = Callable[[Any, Any, str, Any, memoryview], None]
@@ -177,10 +178,13 @@ class Member(Generic[AnyState]):
         draft = msgspec.structs.replace(state)
         if isinstance(message, Proposal):
             self._accept_proposal(draft, message)
+        asked_under = draft.session_id  # an answer may move the session on to the next id
         reply, vectors = self.answers[phase.round](self, draft, message, payload)
         draft.step += 1
         draft.finished = draft.step == len(self._phases)
-        self._claim_round(draft, phase, envelope.digest)
+        self.claim(envelope.digest, "round", asked_under, phase.round)
+        if phase.takes_input:
+            self.claim(draft.session_id, "upload", self._task.digest, draft.session or b"")
         draft.last_request = envelope.digest
         draft.last_reply = wire.seal_envelope(
             reply,
@@ -226,12 +230,6 @@ class Member(Generic[AnyState]):
             session=proposal.session,
             nonce=proposal.nonce,
         )
-
-    def _claim_round(self, draft: AnyState, phase: Phase, request: bytes) -> None:
-        """Hold a restored role to the one request that it answered in each round."""
-        self.claim(request, "round", draft.session_id, phase.round)
-        if phase.takes_input:
-            self.claim(draft.session_id, "upload", self._task.digest, draft.session or b"")
 
     def claim(self, value: bytes, *entry: bytes | str) -> None:
         """Write ``value`` under ``entry`` in the ledger, once ever; ``Aborted`` if another stands there."""
@@ -286,7 +284,7 @@ class Member(Generic[AnyState]):
         return self._encode(self._state)
 
     def _encode(self, state: MemberState) -> bytes:
-        return _state_header(self._task, self.role) + msgspec.msgpack.encode(state)
+        return pack_state(state, self._task, self.role, self._roster)
 
     @classmethod
     def from_bytes(
@@ -300,17 +298,11 @@ class Member(Generic[AnyState]):
     ) -> Self:
         """The role that was saved as ``data``, with the same arguments as when it was made.
 
-        ``ConfigError`` if the bytes are of another task or role or are damaged. A client past
+        ``ConfigError`` if the bytes are of another task, role or roster or are damaged. A client past
         ShareKeys needs a ``save`` with a ledger: without one nothing holds it to its one upload.
         """
         found = task.protocol.members.get(cls.role, cls)
-        header = _state_header(task, cls.role)
-        if not data.startswith(header):
-            raise ConfigError("got a saved state of another task, role or version; restore it as it was saved")
-        try:
-            state = msgspec.msgpack.decode(data[len(header) :], type=found.state_type)
-        except msgspec.MsgspecError as error:
-            raise ConfigError(f"got a damaged state: {error}; leave this session out") from error
+        state = unpack_state(data, found.state_type, task, cls.role, roster)
         role = found.__new__(found)
         role._setup(task, state, identity, roster, save)
         role._check_restored()
@@ -384,7 +376,7 @@ class Client(Member[AnyClientState]):
     def erase(self, draft: AnyClientState) -> None:
         """Forget the seed and the update."""
         super().erase(draft)
-        draft.contribution = []
+        draft.contribution, draft.contributed = [], b""
 
     def _check_restored(self) -> None:
         if 0 < self._state.step >= self._input_step and not self.finished and self._ledger is None:
@@ -476,5 +468,37 @@ def roster_digest(roster: Roster | None) -> bytes:
     return bytes(wire.DIGEST_BYTES) if roster is None else roster.digest
 
 
-def _state_header(task: Task, role: str) -> bytes:
-    return encode_parts(_STATE_MAGIC, str(wire.VERSION), task.protocol.name, task.digest, role)
+def pack_state(state: msgspec.Struct, task: Task, role: str, roster: Roster | None) -> bytes:
+    """What a role saves: whose state it is, a checksum, the fields."""
+    header, fields = _state_header(task, role, roster), msgspec.msgpack.encode(state)
+    return b"".join((header, _state_checksum(header, fields), fields))
+
+
+def unpack_state(data: bytes, kind: type[AnyStruct], task: Task, role: str, roster: Roster | None) -> AnyStruct:
+    """The state in ``data``; ``ConfigError`` if it is damaged, or of another task, role or roster."""
+    header = _state_header(task, role, roster)
+    if not data.startswith(header):
+        raise ConfigError(
+            "got a saved state of another task, role, roster or version; restore it with what it was made with"
+        )
+    start = len(header) + wire.DIGEST_BYTES
+    fields = memoryview(data)[start:]
+    if data[len(header) : start] != _state_checksum(header, fields):
+        raise ConfigError("got a damaged state; leave this session out")
+    try:
+        return msgspec.msgpack.decode(fields, type=kind)
+    except msgspec.MsgspecError as error:
+        raise ConfigError(f"got a state that this version can't read: {error}; leave this session out") from error
+
+
+def _state_header(task: Task, role: str, roster: Roster | None) -> bytes:
+    # Restored without its roster, a client would take unsigned messages for signed ones.
+    return encode_parts(
+        _STATE_MAGIC, str(wire.VERSION), task.protocol.name, task.digest, role, roster_digest(roster)
+    )
+
+
+def _state_checksum(header: bytes, fields: bytes | memoryview) -> bytes:
+    hashed = hashlib.sha256(header)
+    hashed.update(fields)
+    return hashed.digest()

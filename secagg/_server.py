@@ -18,7 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from secagg import wire
-from secagg._machine import MAX_SESSION_BYTES, Reply, _state_header, check_cohort, roster_digest
+from secagg._machine import MAX_SESSION_BYTES, Reply, check_cohort, pack_state, roster_digest, unpack_state
 from secagg.errors import Aborted, ConfigError, EncodingError, Fault, FaultKind, LocalProtocolError
 from secagg.identity import Roster
 from secagg.protocols.base import Proposal
@@ -327,7 +327,7 @@ class Server(Generic[AnyState]):
             self._state,
             sums=[np.ascontiguousarray(s, s.dtype.newbyteorder("<")).tobytes() for s in self._sums],
         )
-        return _state_header(self._task, "server") + msgspec.msgpack.encode(written)
+        return pack_state(written, self._task, "server", self._roster)
 
     @classmethod
     def from_bytes(
@@ -335,16 +335,10 @@ class Server(Generic[AnyState]):
     ) -> Self:
         """The server that was saved as ``data``; its ``start()`` asks again whoever is pending.
 
-        ``ConfigError`` if the bytes are of another task or are damaged.
+        ``ConfigError`` if the bytes are of another task or roster or are damaged.
         """
         found = task.protocol.server
-        header = _state_header(task, "server")
-        if not data.startswith(header):
-            raise ConfigError("got a saved state of another task, role or version; restore it as it was saved")
-        try:
-            state = msgspec.msgpack.decode(data[len(header) :], type=found.state_type)
-        except msgspec.MsgspecError as error:
-            raise ConfigError(f"got a damaged state: {error}; abandon this session") from error
+        state = unpack_state(data, found.state_type, task, "server", roster)
         server = found.__new__(found)
         server._setup(task, state, roster, save)
         return server  # type: ignore[return-value]

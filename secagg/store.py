@@ -4,16 +4,18 @@ A state may be lost or be old; the ledger must not. It is append-only and kept a
 state, because whoever rolls both back can make a client tell two stories.
 """
 
+import errno
 import fcntl
 import hashlib
 import os
+import threading
 from pathlib import Path
 from typing import Protocol
 
 from secagg.errors import ConfigError, LocalProtocolError
 
 _ENTRY = 32
-_ROW = 2 * _ENTRY
+_ROW = 3 * _ENTRY
 
 
 class Ledger(Protocol):
@@ -49,70 +51,107 @@ class MemoryLedger:
 
 
 class FileLedger:
-    """A ledger in one file, appended and flushed to the disk (``fsync``) before a claim returns.
+    """A ledger in one file (mode 0600), appended and flushed to the disk (``fsync``) before a claim returns.
 
-    A row is 32 bytes of entry and 32 of value; a row cut short by a crash was never answered for
-    and is dropped. The file is locked: a second process at the same ledger is a ``ConfigError``.
+    One for each party and for as long as it is enrolled: its roles in all sessions share the object. A row is
+    32 bytes of entry, 32 of value and 32 that chain it to the rows before. A last row cut short by a crash
+    was never answered for and is dropped; any other damage is a ``ConfigError``, and so is a ledger that
+    is open already: the file is locked.
     """
 
     def __init__(self, path: str | os.PathLike[str]) -> None:
-        self._file = os.fdopen(os.open(path, os.O_RDWR | os.O_CREAT, 0o600), "r+b", buffering=0)
         try:
-            fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            self._file = os.fdopen(os.open(path, os.O_RDWR | os.O_CREAT, 0o600), "r+b", buffering=0)
         except OSError as error:
+            raise ConfigError(f"got ledger {path}, which can't be opened: {error}") from error
+        try:
+            self._lock_file(path)
+            self._entries: dict[bytes, bytes] = {}
+            self._chain = bytes(_ENTRY)
+            self._file.truncate(self._read_rows(path))
+            self._file.seek(0, os.SEEK_END)
+            _sync_folder(Path(path).parent)
+        except BaseException:
             self._file.close()
-            raise ConfigError(f"got ledger {path}, which another process has open; stop that one") from error
-        data = self._file.read()
-        whole = len(data) - len(data) % _ROW
-        self._file.truncate(whole)
-        self._file.seek(whole)
-        self._entries: dict[bytes, bytes] = {}
-        for at in range(0, whole, _ROW):
-            self._entries.setdefault(data[at : at + _ENTRY], data[at + _ENTRY : at + _ROW])
-        _sync_folder(Path(path).parent)
+            raise
+        self._turn = threading.Lock()
 
     def claim(self, entry: bytes, value: bytes) -> bytes:
-        """See :meth:`Ledger.claim`."""
+        """See :meth:`Ledger.claim`. ``OSError`` if it can't be written; nothing is claimed then."""
         if len(entry) != _ENTRY or len(value) != _ENTRY:
             raise LocalProtocolError("got a ledger entry or value that is not 32 bytes; hash it first")
-        if entry not in self._entries:
-            whole = self._file.tell()
-            if self._file.write(entry + value) != _ROW:
-                self._file.truncate(whole)
-                self._file.seek(whole)
-                raise OSError(f"the ledger could not be written: {self._file.name}")
-            os.fsync(self._file.fileno())
-            self._entries[entry] = value
-        return self._entries[entry]
+        with self._turn:
+            if entry not in self._entries:
+                self._append(entry, value)
+            return self._entries[entry]
 
     def close(self) -> None:
         """Let go of the file and its lock."""
         self._file.close()
 
+    def _append(self, entry: bytes, value: bytes) -> None:
+        row = entry + value + _link(self._chain, entry, value)
+        end = self._file.tell()
+        try:
+            if self._file.write(row) != _ROW:
+                raise OSError(errno.ENOSPC, "the ledger took only a part of a row", str(self._file.name))
+            os.fsync(self._file.fileno())
+        except OSError:
+            # Nobody knows what of the row is on the disk; the next one takes its place.
+            self._file.seek(end)
+            self._file.truncate(end)
+            raise
+        self._chain = row[-_ENTRY:]
+        self._entries[entry] = value
+
+    def _read_rows(self, path: str | os.PathLike[str]) -> int:
+        """Take in all rows; returns where the last good one ends."""
+        data = self._file.read()
+        for at in range(0, len(data), _ROW):
+            entry, value, link = (data[at + part : at + part + _ENTRY] for part in (0, _ENTRY, 2 * _ENTRY))
+            if link != _link(self._chain, entry, value):
+                if at + _ROW < len(data):
+                    raise ConfigError(
+                        f"got ledger {path}, damaged at byte {at}; what this party sent is not known any more: "
+                        "enrol it anew, with a new key and an empty ledger"
+                    )
+                return at
+            self._entries[entry], self._chain = value, link
+        return len(data)
+
+    def _lock_file(self, path: str | os.PathLike[str]) -> None:
+        try:
+            fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as error:
+            raise ConfigError(f"got ledger {path}, which is open already; stop the other process") from error
+
 
 class FileStore:
-    """A role's state in one file: written beside it, flushed, then renamed over the old one.
+    """One role's state in one file (mode 0600): written beside it, flushed, then renamed over the old one.
 
-    ``FileStore(path, ledger=FileLedger(other))``. The file holds the number, a checksum and the
-    state; :meth:`load` returns the newest state or None.
+    ``FileStore(path, ledger=FileLedger(other))``. A file holds one session: use a path for each, and
+    delete it when the session is over. It holds the state's number, a checksum and the state;
+    :meth:`load` returns the newest state or None. ``ConfigError`` for a damaged file.
     """
 
     def __init__(self, path: str | os.PathLike[str], *, ledger: Ledger | None = None) -> None:
         self._path = Path(path)
         self.ledger = ledger
-        self._number = -1
         self._number, _ = self._read()
 
     def __call__(self, number: int, state: bytes) -> None:
-        """See :meth:`Store.__call__`."""
+        """See :meth:`Store.__call__`. ``OSError`` if it can't be written; the old state stands then."""
         if number <= self._number:
             raise LocalProtocolError(
                 f"got state number {number} after {self._number}; a role restored from an older state "
-                "must not overwrite a newer one"
+                "must not overwrite a newer one, and each session has a file of its own"
             )
         fresh = self._path.with_name(self._path.name + ".new")
-        with os.fdopen(os.open(fresh, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "wb") as file:
-            file.write(number.to_bytes(8, "big") + hashlib.sha256(state).digest() + state)
+        fresh.unlink(missing_ok=True)
+        with os.fdopen(os.open(fresh, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "wb") as file:
+            head = number.to_bytes(8, "big")
+            file.write(head + _link(head, state))
+            file.write(state)
             file.flush()
             os.fsync(file.fileno())
         fresh.replace(self._path)
@@ -128,10 +167,19 @@ class FileStore:
             data = self._path.read_bytes()
         except FileNotFoundError:
             return -1, None
-        state = data[40:]
-        if len(data) < 40 or hashlib.sha256(state).digest() != data[8:40]:
+        except OSError as error:
+            raise ConfigError(f"got state {self._path}, which can't be read: {error}") from error
+        head, checksum, state = data[:8], data[8:40], data[40:]
+        if checksum != _link(head, state):
             raise ConfigError(f"got a damaged state in {self._path}; leave this session out")
-        return int.from_bytes(data[:8], "big"), state
+        return int.from_bytes(head, "big"), state
+
+
+def _link(*parts: bytes) -> bytes:
+    hashed = hashlib.sha256()
+    for part in parts:
+        hashed.update(part)
+    return hashed.digest()
 
 
 def _sync_folder(folder: Path) -> None:

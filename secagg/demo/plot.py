@@ -1,5 +1,7 @@
 """The demo's picture: accuracy by round, bytes by protocol."""
 
+from collections.abc import Sequence
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -9,6 +11,7 @@ from matplotlib.ticker import FuncFormatter, MaxNLocator
 
 from secagg.demo.training import Demo
 
+_LABELLED = 3  # curves that have room for their names beside them; more get a legend
 _MARKERS = "osD^vP*X"
 _DARK, _LIGHT, _BASE = "#1f4e79", "#9dc3e6", "#cccccc"
 
@@ -31,10 +34,11 @@ def _draw_accuracy(axes: Any, demo: Demo) -> None:
     curves = [[100 * a.correct / patients for a in run.aggregations] for run in demo.runs]
     lowest, highest = (of(of(curve) for curve in [exact, *curves]) for of in (min, max))
     span = max(highest - lowest, 2.0)
-    axes.set_ylim(lowest - 0.9 * span, min(100.5, highest + 0.25 * span))
+    axes.set_ylim(lowest - 0.35 * span, min(100.5, highest + 0.25 * span))
     axes.set_xlim(0.5 - 0.02 * len(numbers), len(numbers) + 0.5 + 0.02 * len(numbers))
     axes.plot(numbers, exact, color=_BASE, linewidth=9, solid_capstyle="round")
-    labels = [("float64, no secagg", exact, len(numbers) - 1, _BASE)]
+    # Between two rounds, where no protocol's marker is.
+    _label(axes, "float64, without secagg", _between(numbers), _between(exact), 0.5, (-14, 26))
     for index, (run, curve) in enumerate(zip(demo.runs, curves, strict=True)):
         own = slice(index, None, len(curves))
         axes.plot(numbers, curve, color=_DARK, linewidth=1.2, linestyle="--")
@@ -43,26 +47,50 @@ def _draw_accuracy(axes: Any, demo: Demo) -> None:
             color=_DARK,
             markerfacecolor="white" if index % 2 == 0 else _DARK,
             markersize=7,
+            label=run.protocol,
         )
-        marked = range(len(numbers))[own]
-        if marked:
-            wanted = len(numbers) * (index + 1) / (len(curves) + 1)
-            labels.append((run.protocol, curve, min(marked, key=lambda at: abs(at - wanted)), _DARK))
-    bottom = axes.get_ylim()[0]
-    for step, (name, curve, at, colour) in enumerate(sorted(labels, key=lambda label: label[2])):
-        axes.annotate(
-            name,
-            xy=(numbers[at], curve[at]),
-            xytext=(numbers[at], bottom + span * (0.45 - 0.16 * (step % 3))),
-            ha="right" if at == len(numbers) - 1 else "center",
-            fontsize=11,
-            arrowprops={"arrowstyle": "-", "color": "#777777", "shrinkB": 6, "relpos": (0.5, 1.0)},
-        )
+        if numbers[own] and len(curves) <= _LABELLED:
+            _label(
+                axes,
+                run.protocol,
+                numbers[own],
+                curve[own],
+                (index + 1) / (len(curves) + 1),
+                (14, -34 - 18 * (index % 2)),
+            )
+    if len(curves) > _LABELLED:
+        axes.legend(loc="lower right", frameon=False)
     axes.set_title("Test accuracy by round of training", fontsize=13)
     axes.set_xlabel("round of training")
     axes.set_ylabel(f"test patients classified rightly (% of {patients})")
-    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True, steps=[1, 2, 5, 10]))
     _strip(axes)
+
+
+def _between(values: Sequence[float]) -> list[float]:
+    return [(one + other) / 2 for one, other in pairwise(values)] or list(values)
+
+
+def _label(
+    axes: Any, name: str, numbers: Sequence[float], curve: Sequence[float], along: float, offset: tuple[int, int]
+) -> None:
+    """Name the curve at the point so far ``along`` it; a rising one leaves its upper left and lower right free."""
+    at = min(int(along * len(numbers)), len(numbers) - 1)
+    leftwards = offset[0] < 0
+    axes.annotate(
+        name,
+        xy=(numbers[at], curve[at]),
+        xytext=offset,
+        textcoords="offset points",
+        ha="right" if leftwards else "left",
+        fontsize=11,
+        arrowprops={
+            "arrowstyle": "-",
+            "color": "#777777",
+            "shrinkB": 5,
+            "relpos": (1.0, 0.3) if leftwards else (0.0, 0.7),
+        },
+    )
 
 
 def _draw_bytes(axes: Any, demo: Demo) -> None:
@@ -80,7 +108,7 @@ def _draw_bytes(axes: Any, demo: Demo) -> None:
     axes.set_ylim(max(len(demo.runs), 2) - 0.4, -0.6)
     axes.set_xlim(0, most * 1.25)
     axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:,.0f}"))
-    axes.xaxis.set_major_locator(MaxNLocator(5))
+    axes.xaxis.set_major_locator(MaxNLocator(5, steps=[1, 2, 5, 10]))
     axes.set_title("Bytes of one hospital in one round of training", fontsize=13)
     axes.set_xlabel("bytes")
     axes.tick_params(axis="y", length=0)

@@ -4,6 +4,7 @@ import platform
 from importlib.metadata import version
 from typing import Any
 
+from rich import box
 from rich.console import Group, RenderableType
 from rich.table import Table
 
@@ -14,17 +15,17 @@ _PACKAGES = ("secagg", "numpy", "numba", "cryptography", "scikit-learn", "matplo
 
 def to_table(demo: Demo) -> RenderableType:
     """A row per protocol, and what one needs to know to read it."""
-    table = Table(title="Hospitals train one classifier, and the server sees only sums", title_style="bold")
+    table = Table(title="One classifier from many hospitals", box=box.SIMPLE_HEAD, title_style="bold")
     table.add_column("protocol", no_wrap=True)
-    table.add_column("test accuracy", justify="right")
-    table.add_column("off float64 by", justify="right")
-    table.add_column("bytes up", justify="right")
-    table.add_column("bytes down", justify="right")
-    table.add_column("to learn one hospital's update")
+    table.add_column("test\naccuracy", justify="right")
+    table.add_column("off float64\nby at most", justify="right")
+    table.add_column("bytes\nup", justify="right")
+    table.add_column("bytes\ndown", justify="right")
+    table.add_column("to learn one hospital's\nupdate would take", min_width=23)
     for run in demo.runs:
         table.add_row(
             run.protocol,
-            _accuracy(demo, run.correct),
+            f"{100 * run.correct / demo.study.test.patients:.1f} %",
             f"{run.difference:.1e}",
             f"{run.bytes_up:,.0f}",
             f"{run.bytes_down:,.0f}",
@@ -34,24 +35,20 @@ def to_table(demo: Demo) -> RenderableType:
 
 
 def _notes(demo: Demo) -> list[str]:
-    settings, hospitals = demo.settings, demo.study.hospitals
+    settings, hospitals, exact = demo.settings, demo.study.hospitals, demo.float64_correct[-1]
+    tested = demo.study.test.patients
     sizes = [hospital.patients for hospital in hospitals]
     sick = [round(100 * hospital.malignant / hospital.patients) for hospital in hospitals]
+    clipped = ", ".join(f"{_clipped(run)} ({run.protocol})" for run in demo.runs)
     return [
-        f"FedAvg in float64, without secagg: {_accuracy(demo, demo.float64_correct[-1])}; the third column is the "
-        "largest difference of a final weight from it.",
-        f"{settings.rounds} rounds of training; {settings.dropouts} of {settings.clients} hospitals fall silent in "
-        f"each. A hospital has {min(sizes)} to {max(sizes)} patients, {min(sick)} to {max(sick)} % malignant.",
-        "Bytes are per hospital and round, mean over those that stay to the end. "
-        + "; ".join(f"clipped coordinates under {run.protocol}: {_clipped(run)}" for run in demo.runs)
-        + ".",
-        *(f"{name} was left out: {reason}" for name, reason in demo.left_out.items()),
+        f"Rounds of training: {settings.rounds}, over {settings.clients} hospitals of {min(sizes)} to {max(sizes)} "
+        f"patients, {min(sick)} to {max(sick)} % of them malignant; {settings.dropouts} hospitals fall silent in "
+        f"each round. {tested} other patients are the test.",
+        f"FedAvg in float64 over the same hospitals, without secagg: {100 * exact / tested:.1f} %. Off by: the "
+        f"largest difference of a final weight from it. Coordinates clipped: {clipped}.",
+        "Bytes: of a hospital that stays to the end, per round of training.",
+        *(f"Left out: {name}, {reason}" for name, reason in demo.left_out.items()),
     ]
-
-
-def _accuracy(demo: Demo, correct: int) -> str:
-    patients = demo.study.test.patients
-    return f"{100 * correct / patients:.1f} % ({correct}/{patients})"
 
 
 def _clipped(run: Run) -> int | None:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 import numpy as np
@@ -100,21 +101,38 @@ def run(
 ) -> Demo:
     """Train under each protocol; ``progress`` is called with its name after every round of training.
 
-    Raises ``ConfigError``, before anything is trained, if a protocol can't do with so few survivors.
+    Raises ``ConfigError``, before anything is trained, if a protocol can't do with so few survivors,
+    and if none of them can run here for want of a package.
     """
-    usable, missing = _usable(settings, protocols)
+    missing: dict[str, str] = {}
+    for protocol in protocols.values():
+        with _noting(protocol, missing):
+            _check(protocol, settings)
     shards, silences = (np.random.default_rng([settings.seed, purpose]) for purpose in (0, 1))
     study = load(settings.clients, shards)
     silent = plan([hospital.id for hospital in study.hospitals], settings.rounds, settings.dropouts, silences)
     models = _train_in_float64(study, silent)
-    return Demo(
-        settings,
-        study,
-        tuple(model.correct(reached, study.test) for reached in models),
-        models[-1],
-        tuple(_train(protocol, settings, study, silent, models[-1], progress) for protocol in usable),
-        missing,
-    )
+    runs = []
+    for protocol in protocols.values():
+        if protocol.name not in missing:
+            with _noting(protocol, missing):
+                runs.append(_train(protocol, settings, study, silent, models[-1], progress))
+    if not runs:
+        reasons = "; ".join(f"{name}: {reason}" for name, reason in missing.items())
+        raise ConfigError(f"got no protocol that can run here; {reasons}")
+    correct = tuple(model.correct(reached, study.test) for reached in models)
+    return Demo(settings, study, correct, models[-1], tuple(runs), missing)
+
+
+@contextmanager
+def _noting(protocol: AggregationProtocol, missing: dict[str, str]) -> Iterator[None]:
+    """Note a package that the protocol lacks, whether or not the library has put it in its own words."""
+    try:
+        yield
+    except (ImportError, ConfigError) as error:
+        if not isinstance(error, ImportError) and not isinstance(error.__cause__, ImportError):
+            raise
+        missing[protocol.name] = str(error)
 
 
 def make_task(protocol: AggregationProtocol, clients: int, dropouts: int, max_weight: int) -> Task:
@@ -177,26 +195,14 @@ def _train(
     )
 
 
-def _usable(
-    settings: Settings, protocols: Mapping[str, AggregationProtocol]
-) -> tuple[list[AggregationProtocol], dict[str, str]]:
-    """The protocols that run here, and for the others what they lack."""
-    usable, missing = [], {}
-    for name, protocol in protocols.items():
-        try:
-            _check(protocol, settings)
-            usable.append(protocol)
-        except ImportError as lacking:
-            missing[name] = str(lacking)
-    return usable, missing
-
-
 def _check(protocol: AggregationProtocol, settings: Settings) -> None:
     """``ConfigError`` if the protocol can't do with these clients and dropouts, naming what it can do with."""
     clients, dropouts = settings.clients, settings.dropouts
     refused = _refusal(protocol, clients, dropouts)
     if refused is None:
         return
+    if isinstance(refused.__cause__, ImportError):
+        raise refused
     fewer = [few for few in range(dropouts) if _refusal(protocol, clients, few) is None]
     more = [
         count

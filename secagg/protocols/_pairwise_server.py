@@ -230,6 +230,7 @@ class PairwiseServer(Server[PairwiseServerState]):
                 key = keys.agree(secret[gone], state.public_keys[client][1], salt=state.session_id, info=info)
                 mask_lanes(self._sums, key, sign=-1 if client < gone else 1)
         reduce_lanes(self._task, self._sums)
+        state.shares = {}
 
     def _rebuild(self, dealer: str) -> bytes:
         """A dealer's secret, held to what it committed to; shares that match and rebuild another are its fault."""

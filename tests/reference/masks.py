@@ -10,8 +10,7 @@ def lanes(key: bytes, width: int, offset: int, count: int) -> list[int]:
     octets = b"".join(aes.update(block.to_bytes(16, "big")) for block in range(first, last + 1))
     skipped = offset * width - 16 * first
     return [
-        int.from_bytes(octets[at : at + width], "little")
-        for at in range(skipped, skipped + count * width, width)
+        int.from_bytes(octets[at : at + width], "little") for at in range(skipped, skipped + count * width, width)
     ]
 
 

@@ -1,0 +1,48 @@
+"""The decorator: a kernel works whether or not its machine code can be cached."""
+
+import os
+import subprocess
+import sys
+from typing import Any
+
+import numba
+import numpy as np
+import pytest
+
+from mpc import _kernels
+
+WITHOUT_FILE: dict[str, Any] = {}
+exec("def double(a):\n    return 2 * a\n", WITHOUT_FILE)  # no source file: nowhere to cache beside
+
+
+def test_without_a_place_for_the_cache_a_kernel_still_compiles() -> None:
+    if not numba.config.DISABLE_JIT:
+        with pytest.raises(RuntimeError, match="cannot cache function"):
+            numba.njit(cache=True)(WITHOUT_FILE["double"])
+    assert _kernels.kernel(WITHOUT_FILE["double"])(np.arange(3)).tolist() == [0, 2, 4]
+
+
+def test_kernels_of_this_package_are_cached() -> None:
+    if numba.config.DISABLE_JIT:
+        pytest.skip("nothing is compiled, so nothing is cached")
+    assert type(_kernels.evaluate._cache).__name__ == "FunctionCache"
+    assert type(_kernels.kernel(WITHOUT_FILE["double"])._cache).__name__ == "NullCache"
+
+
+def test_the_tests_of_this_package_pass_without_the_compiler() -> None:
+    if numba.config.DISABLE_JIT:
+        pytest.skip("this is the run without the compiler")
+    code = (
+        "import os, warnings; warnings.simplefilter('error')\n"
+        "from mpc import _kernels, shamir\n"
+        "assert isinstance(_kernels.evaluate, type(lambda: 0))\n"
+        "secret = os.urandom(32)\n"
+        "shares = shamir.split(secret, 3, 5)\n"
+        "assert shamir.combine(shares) == secret\n"
+    )
+    subprocess.run([sys.executable, "-c", code], env={**os.environ, "NUMBA_DISABLE_JIT": "1"}, check=True)
+
+
+def test_cores_load_numba_only_when_it_is_wanted() -> None:
+    code = "import sys, mpc, mpc.keys, mpc.masks; assert 'numba' not in sys.modules"
+    subprocess.run([sys.executable, "-c", code], check=True)
