@@ -19,9 +19,10 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
         app(args=None if arguments is None else list(arguments), prog_name="secagg")
     except ModuleNotFoundError as missing:
-        if (missing.name or "").partition(".")[0] not in _EXTRA:
+        package = (missing.name or "").partition(".")[0]
+        if package not in _EXTRA:
             raise
-        _fail(f"got no {missing.name}, which this command needs: pip install 'secagg[demo]'", 1)
+        _fail(f"got no {package}, which this command needs: pip install 'secagg[demo]'", 1)
     except SecAggError as error:
         _fail(str(error), 2 if isinstance(error, ConfigError) else 1)
 

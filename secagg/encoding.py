@@ -252,6 +252,18 @@ class FixedPoint:
             )
         return Decoded(total, mean, total_weight, clipped)
 
+    def describe(self, layout: Layout, max_weight: int | None) -> list[str]:
+        """The grid and the error of the mean, in lines for :meth:`secagg.Task.describe`."""
+        steps = sorted(set(self.steps(layout).values()))
+        spread = f"{steps[0]:.3g}" if len(steps) == 1 else f"{steps[0]:.3g} to {steps[-1]:.3g}"
+        most = 0.5 if self.rounding == "nearest" else 1.0
+        error = f"{most * steps[-1]:.3g}"
+        share = "" if max_weight is None else f" x {max_weight} / (mean weight of the survivors)"
+        return [
+            f"{self.bits} bits a value, grid step {spread}, {self.rounding} rounding",
+            f"a coordinate of the mean is off by at most {error}{share}, beside clipping",
+        ]
+
     @property
     def _top(self) -> int:
         return (1 << (self.bits - 1)) - 1

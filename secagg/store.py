@@ -137,6 +137,8 @@ class FileStore:
     def __init__(self, path: str | os.PathLike[str], *, ledger: Ledger | None = None) -> None:
         self._path = Path(path)
         self.ledger = ledger
+        if not self._path.parent.is_dir():
+            raise ConfigError(f"got state {path} in a folder that is not there; make it first, for its owner alone")
         self._number, _ = self._read()
 
     def __call__(self, number: int, state: bytes) -> None:

@@ -183,7 +183,7 @@ class Task:
 
 def _precision(task: Task) -> list[str]:
     describe = getattr(task.encoding, "describe", None)
-    return [] if describe is None else list(describe(task.layout, task.max_weight, task.min_survivors))
+    return [] if describe is None else list(describe(task.layout, task.max_weight))
 
 
 def _check_int(name: str, value: object, least: int, most: int) -> None:

@@ -7,6 +7,7 @@ from typing import Any
 from rich import box
 from rich.console import Group, RenderableType
 from rich.table import Table
+from rich.text import Text
 
 from secagg.demo.training import Demo, Run
 
@@ -29,9 +30,9 @@ def to_table(demo: Demo) -> RenderableType:
             f"{run.difference:.1e}",
             f"{run.bytes_up:,.0f}",
             f"{run.bytes_down:,.0f}",
-            run.collusion,
+            Text(run.collusion),
         )
-    return Group(table, *_notes(demo))
+    return Group(table, *map(Text, _notes(demo)))  # a Text, so that [he] is not read as markup
 
 
 def _notes(demo: Demo) -> list[str]:

@@ -29,7 +29,7 @@ def test_kernels_of_this_package_are_cached() -> None:
     assert type(_kernels.kernel(WITHOUT_FILE["double"])._cache).__name__ == "NullCache"
 
 
-def test_the_tests_of_this_package_pass_without_the_compiler() -> None:
+def test_sharing_works_without_the_compiler() -> None:
     if numba.config.DISABLE_JIT:
         pytest.skip("this is the run without the compiler")
     code = (

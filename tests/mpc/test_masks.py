@@ -1,6 +1,7 @@
 """Mask streams: the bits of AES-256-CTR, whole or in slices, added or taken away."""
 
 import json
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -78,7 +79,7 @@ def test_slices_equal_the_whole(key: bytes, dtype: Any, cuts: list[int], offset:
     whole = vector.copy()
     masks.add_mask(whole, key, offset=offset)
     bounds = [0, *sorted(cuts), 100]
-    slices = list(zip(bounds, bounds[1:], strict=False))
+    slices = list(pairwise(bounds))
     order.shuffle(slices)
     for first, last in slices:
         masks.add_mask(vector[first:last], key, offset=offset + first)
@@ -174,7 +175,7 @@ def test_another_shape_is_refused() -> None:
 
 @pytest.mark.parametrize("key", [bytes(16), bytes(31), bytes(33), "k" * 32, bytearray(32)])
 def test_another_key_is_refused(key: Any) -> None:
-    with pytest.raises(MPCError, match="got a mask key of .*; expected 32 bytes"):
+    with pytest.raises(MPCError, match=r"got a mask key of .*; expected 32 bytes"):
         masks.add_mask(np.zeros(4, dtype=np.uint32), key)
 
 

@@ -1,0 +1,394 @@
+"""Secure aggregation over real sockets: a server and five clients, each a process of its own.
+
+    python examples/two_processes.py            # three scenes; a few seconds each
+    python examples/two_processes.py --json     # the results for machines; the log goes to stderr
+
+A role of this library has no sockets and no clock. This file is one way to give it both: TLS in
+which each side knows the other, frames with a length in front, one deadline a round, and a folder that
+survives the process. Each scene kills a process with SIGKILL in the middle of a session:
+
+1. a client dies as it is asked for its input; the others' sum comes out without it;
+2. a client dies when its input is saved but not sent; it starts again, and is in the sum;
+3. the server dies with three of five inputs in; it starts again, asks again, and the sum is the same.
+
+The parts: what everyone agrees on, the transport, the client, the server, the play.
+"""
+
+import argparse
+import asyncio
+import contextlib
+import datetime
+import ipaddress
+import json
+import os
+import random
+import signal
+import ssl
+import sys
+import tempfile
+import threading
+import time
+from asyncio import StreamReader, StreamWriter
+from asyncio.subprocess import PIPE, Process, create_subprocess_exec
+from collections.abc import AsyncIterator, Callable, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple, NoReturn
+
+import numpy as np
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
+from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
+from numpy.typing import NDArray
+
+import secagg
+from secagg import identity
+from secagg.store import FileLedger, FileStore
+
+CLIENTS = ["c1", "c2", "c3", "c4", "c5"]
+SESSION = b"round 1"
+INPUT_REQUEST = 3  # after AdvertiseKeys and ShareKeys
+BOOT_SECONDS = 30  # for everyone to connect, before a server's clock starts
+SCENE_SECONDS = 90  # no scene outlives this
+
+# What everyone agrees on. The parent plays the operator here: it writes the task, the roster and the keys,
+# and every process reads the first two and, of the keys, its own.
+
+
+def local_update(client: str) -> dict[str, NDArray[np.float64]]:
+    """What a client has learnt: whole numbers, so that the sum can be checked to the last bit."""
+    rng = np.random.default_rng(CLIENTS.index(client))
+    return {
+        name: rng.integers(-1000, 1000, size).astype(np.float64) for name, size in (("bias", 4), ("weights", 60))
+    }
+
+
+def make_task() -> secagg.Task:
+    return secagg.Task(
+        protocol=secagg.SecAgg(corruption=0.33),  # one of five may collude with the server
+        layout=secagg.Layout.of(local_update("c1")),
+        encoding=secagg.FixedPoint(clip=32767.0, bits=16, rounding="nearest"),  # a grid of whole numbers
+        max_clients=len(CLIENTS),
+        min_survivors=4,
+        context=b"two processes",
+    )
+
+
+def write_agreement(folder: Path) -> None:
+    (folder / "task").write_bytes(make_task().to_bytes())
+    identity.write_identities(CLIENTS, folder)
+    write_certificates(folder)
+
+
+def read_agreement(folder: Path) -> tuple[secagg.Task, identity.Roster]:
+    return secagg.Task.from_bytes((folder / "task").read_bytes()), secagg.load_roster(folder / "roster.json")
+
+
+def write_certificates(folder: Path) -> None:
+    """A small certificate authority: one certificate for the server, one for each client; its own key is not kept."""
+    ca_name, ca_key = common_name("two processes CA"), ec.generate_private_key(ec.SECP256R1())
+    signs_certificates = x509.KeyUsage(False, False, False, False, False, True, True, False, False)
+    extensions = [x509.BasicConstraints(ca=True, path_length=0), signs_certificates]
+    ca = certify(ca_name, ca_key.public_key(), ca_name, ca_key, extensions)
+    (folder / "ca.crt").write_bytes(ca.public_bytes(Encoding.PEM))
+    here = [x509.DNSName("localhost"), x509.IPAddress(ipaddress.ip_address("127.0.0.1"))]
+    for party in ["server", *CLIENTS]:
+        use = ExtendedKeyUsageOID.SERVER_AUTH if party == "server" else ExtendedKeyUsageOID.CLIENT_AUTH
+        names = x509.SubjectAlternativeName(here if party == "server" else [x509.DNSName(party)])
+        key = ec.generate_private_key(ec.SECP256R1())
+        extensions = [x509.BasicConstraints(ca=False, path_length=None), x509.ExtendedKeyUsage([use]), names]
+        made = certify(common_name(party), key.public_key(), ca_name, ca_key, extensions)
+        with os.fdopen(os.open(folder / f"{party}.tls", os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "wb") as file:
+            file.write(key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption()))
+            file.write(made.public_bytes(Encoding.PEM))
+
+
+def certify(
+    subject: x509.Name,
+    public: ec.EllipticCurvePublicKey,
+    issuer: x509.Name,
+    issuer_key: ec.EllipticCurvePrivateKey,
+    extensions: Sequence[x509.ExtensionType],
+) -> x509.Certificate:
+    now, day = datetime.datetime.now(datetime.UTC), datetime.timedelta(days=1)
+    made = x509.CertificateBuilder(issuer, subject, public, x509.random_serial_number(), now - day, now + day)
+    by_key = x509.AuthorityKeyIdentifier.from_issuer_public_key(issuer_key.public_key())
+    for extension in [*extensions, x509.SubjectKeyIdentifier.from_public_key(public), by_key]:
+        made = made.add_extension(extension, critical=isinstance(extension, x509.BasicConstraints | x509.KeyUsage))
+    return made.sign(issuer_key, hashes.SHA256())
+
+
+def common_name(text: str) -> x509.Name:
+    return x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, text)])
+
+
+# The transport: TLS 1.3 with a certificate on both sides; a frame is four bytes of length, then a message.
+# An empty frame says that the session is over.
+
+
+def tls(folder: Path, party: str, purpose: ssl.Purpose) -> ssl.SSLContext:
+    context = ssl.create_default_context(purpose, cafile=str(folder / "ca.crt"))
+    context.minimum_version = ssl.TLSVersion.TLSv1_3
+    context.verify_mode = ssl.CERT_REQUIRED  # a server too asks who is there
+    context.load_cert_chain(folder / f"{party}.tls")
+    return context
+
+
+def frame(message: bytes) -> bytes:
+    return len(message).to_bytes(4, "big") + message
+
+
+async def frames(reader: StreamReader, limit: int) -> AsyncIterator[bytes]:
+    """The messages that arrive until the session is over; none is longer than ``limit``."""
+    while size := int.from_bytes(await reader.readexactly(4), "big"):
+        if size > limit:
+            raise ConnectionError(f"got a frame of {size} bytes; nothing honest is over {limit}")
+        yield await reader.readexactly(size)
+
+
+# The client. Its state and its ledger are on the disk before an answer leaves, so it may die at any
+# point, start again, and say the same again.
+
+
+async def run_client(folder: Path, me: str, hold: str | None) -> None:
+    task, roster = read_agreement(folder)
+    key = identity.load_identity(folder / f"{me}.pem")
+    store = FileStore(folder / f"{me}.state", ledger=FileLedger(folder / f"{me}.ledger"))
+    client: secagg.Client[Any]
+    if saved := store.load():
+        client = secagg.Client.from_bytes(saved, task, identity=key, roster=roster, save=store)
+        log(me, "starts again from its saved state")
+    else:
+        client = task.client(me, identity=key, roster=roster, session=SESSION, save=store)
+        client.contribute(local_update(me))
+
+    async def talk(reader: StreamReader, writer: StreamWriter) -> None:
+        asked = 0
+        async for request in frames(reader, task.protocol.largest_message(task)):
+            asked += 1
+            if hold == "asked" and asked == INPUT_REQUEST:
+                wait_to_be_killed(me, "is asked for its input")
+            reply = client.receive(request)  # saved before it returns
+            if hold == "saved" and asked == INPUT_REQUEST:
+                wait_to_be_killed(me, "has saved its input and not sent it")
+            if reply is not None:
+                writer.write(frame(reply))
+                await writer.drain()
+
+    context, pause = tls(folder, me, ssl.Purpose.SERVER_AUTH), 0.05
+    while True:
+        try:
+            port = int((folder / "port").read_text())
+            reader, writer = await asyncio.open_connection("127.0.0.1", port, ssl=context)
+            pause = 0.05
+            with contextlib.closing(writer):
+                return await talk(reader, writer)
+        except (OSError, EOFError):  # no server, or one that went away: it will be back and ask again
+            await asyncio.sleep(pause * random.uniform(0.5, 1))
+            pause = min(2 * pause, 1.0)
+
+
+# The server. It saves at the end of each round; what it took since then it asks for again after a crash,
+# and gets in the same bytes. Whoever connects is sent what it still owes an answer to.
+
+
+class AggregationServer:
+    def __init__(self, folder: Path, deadline: float, hold: str | None) -> None:
+        self.task, roster = read_agreement(folder)
+        store = FileStore(folder / "server.state")
+        self.server: secagg.Server[Any]
+        if saved := store.load():
+            self.server = secagg.Server.from_bytes(saved, self.task, roster=roster, save=store)
+            log("server", f"starts again from its saved state, in {self.server.round}")
+        else:
+            self.server = self.task.server(CLIENTS, roster=roster, session=SESSION, save=store)
+        self.folder, self.deadline, self.hold = folder, deadline, hold
+        self.outbox = self.server.start()
+        self.connected: dict[str, StreamWriter] = {}
+        self.news = asyncio.Condition()
+
+    async def run(self) -> None:
+        context = tls(self.folder, "server", ssl.Purpose.CLIENT_AUTH)
+        listener = await asyncio.start_server(self.welcome, "127.0.0.1", 0, ssl=context)
+        announce(self.folder, listener.sockets[0].getsockname()[1])
+        await self.until(lambda: self.server.pending <= self.connected.keys(), BOOT_SECONDS)
+        while self.server.outcome is None:
+            await self.until(lambda: not self.server.pending, self.deadline)
+            late = ", ".join(sorted(self.server.pending))
+            log("server", f"{self.server.round}: " + (f"goes on without {late}" if late else "all have answered"))
+            self.outbox = self.server.close_round()
+            for party in self.outbox.keys() & self.connected.keys():
+                self.send(party, self.outbox[party])
+        for party in self.connected:
+            self.send(party, b"")
+        await self.until(lambda: not self.connected, self.deadline)  # they hang up when they have read it
+        listener.close()
+        outcome = self.server.outcome
+        total = {name: values.tolist() for name, values in outcome.sum.items()}
+        print(json.dumps({"survivors": outcome.survivors, "dropped": dict(outcome.dropped), "sum": total}))
+
+    async def welcome(self, reader: StreamReader, writer: StreamWriter) -> None:
+        """One connection, from its beginning to its end. Its certificate says whose it is."""
+        party = dict(name for (name,) in writer.get_extra_info("peercert")["subject"])["commonName"]
+        self.connected[party] = writer
+        try:
+            if party in self.server.pending:
+                self.send(party, self.outbox[party])
+            await self.tell()
+            async for message in frames(reader, self.task.protocol.largest_message(self.task)):
+                for other, passed_on in self.server.receive(party, message).items():
+                    self.send(other, passed_on)
+                if self.hold and self.server.round == secagg.Round.MASKED_INPUT and len(self.server.pending) == 2:
+                    wait_to_be_killed("server", "has taken three inputs of five")
+                await self.tell()
+        except (OSError, EOFError):
+            pass  # it may come back; until the deadline it is waited for
+        finally:
+            if self.connected.get(party) is writer:
+                del self.connected[party]
+            writer.close()
+            await self.tell()
+
+    def send(self, party: str, message: bytes) -> None:
+        # Without drain: a slow reader must not hold up the others, and is owed one message at a time.
+        if party in self.connected:
+            self.connected[party].write(frame(message))
+
+    async def tell(self) -> None:
+        async with self.news:
+            self.news.notify_all()
+
+    async def until(self, condition: Callable[[], bool], seconds: float) -> None:
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(seconds), self.news:
+                await self.news.wait_for(condition)
+
+
+def announce(folder: Path, port: int) -> None:
+    """The port is the system's choice, and another one when the server starts again."""
+    (folder / "port.new").write_text(str(port))
+    (folder / "port.new").replace(folder / "port")
+
+
+# The play: starts the processes, kills one when it says that it is there, and checks the sum.
+
+
+class Scene(NamedTuple):
+    title: str
+    victim: str
+    hold: str  # where the victim waits to be killed
+    restarted: bool
+    deadline: float  # seconds a round; one that starts again needs time to do so
+    survivors: list[str]
+
+
+SCENES = [
+    Scene("a client dies and stays away", "c2", "asked", False, 5, ["c1", "c3", "c4", "c5"]),
+    Scene("a client dies and comes back", "c4", "saved", True, 20, CLIENTS),
+    Scene("the server dies and comes back", "server", "inputs", True, 20, CLIENTS),
+]
+
+
+async def play(scene: Scene, folder: Path) -> dict[str, Any]:
+    write_agreement(folder)
+    started: list[Process] = []
+
+    async def start(party: str, hold: str = "") -> Process:
+        command = [sys.executable, __file__, "--party", party, "--folder", str(folder), "--hold", hold]
+        command += ["--deadline", str(scene.deadline)]
+        # A session of its own: Ctrl-C reaches this process only, which then ends the others.
+        started.append(await create_subprocess_exec(*command, stdin=PIPE, stdout=PIPE, start_new_session=True))
+        return started[-1]
+
+    began = time.monotonic()
+    try:
+        async with asyncio.timeout(SCENE_SECONDS):
+            playing = {p: await start(p, scene.hold if p == scene.victim else "") for p in ["server", *CLIENTS]}
+            victim = playing.pop(scene.victim)
+            if await output(victim).readline() != b"held\n":
+                raise RuntimeError(f"{scene.victim} did not get to where it should be killed")
+            os.kill(victim.pid, signal.SIGKILL)
+            killed = await victim.wait()
+            log(scene.victim, f"is dead: exit code {killed}")
+            if scene.restarted:
+                playing[scene.victim] = await start(scene.victim)
+            result = json.loads(await output(playing["server"]).read())
+            exits = {party: await process.wait() for party, process in sorted(playing.items())}
+    finally:
+        for process in started:
+            if process.returncode is None:
+                process.kill()
+                await process.wait()
+    updates = [local_update(party) for party in scene.survivors]
+    expected = {name: np.sum([update[name] for update in updates], axis=0).tolist() for name in updates[0]}
+    died = killed == -signal.SIGKILL and not any(exits.values())
+    right = died and (result["survivors"], result["sum"]) == (scene.survivors, expected)
+    about = {"scene": scene.title, "victim": scene.victim, "killed": killed, "exit_codes": exits}
+    return {**about, **result, "expected": expected, "right": right, "seconds": round(time.monotonic() - began, 1)}
+
+
+def output(process: Process) -> StreamReader:
+    assert process.stdout is not None
+    return process.stdout
+
+
+async def play_all(as_json: bool) -> bool:
+    results = []
+    for number, scene in enumerate(SCENES, 1):
+        log(f"Scene {number}", scene.title)
+        with tempfile.TemporaryDirectory(prefix="two-processes-") as folder:
+            results.append(await play(scene, Path(folder)))
+        found = results[-1]
+        verdict = "the sum is exact" if found["right"] else f"WRONG: {found}"
+        if not as_json:
+            print(
+                f"Scene {number}: sum over {', '.join(found['survivors'])}: {verdict} ({found['seconds']} s)",
+                flush=True,
+            )
+    if as_json:
+        print(json.dumps(results))
+    return all(found["right"] for found in results)
+
+
+def log(who: str, what: str) -> None:
+    print(f"  {who:8}{what}", file=sys.stderr, flush=True)
+
+
+def wait_to_be_killed(who: str, why: str) -> NoReturn:
+    log(who, why)
+    print("held", flush=True)
+    while True:
+        signal.pause()
+
+
+def end_with_parent() -> None:
+    """Wait for the end of stdin, which the parent holds open as long as it lives."""
+    while os.read(0, 1):
+        pass
+    os._exit(1)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--json", action="store_true", help="print the results as JSON")
+    for name in ("--party", "--folder", "--hold", "--deadline"):  # how this script starts the others
+        parser.add_argument(name, help=argparse.SUPPRESS)
+    asked = parser.parse_args()
+    # What is compiled on first use is compiled here, where no deadline runs.
+    secagg.simulate(make_task(), {party: local_update(party) for party in CLIENTS}, dropouts={"c1": "MaskedInput"})
+    if asked.party is None:
+        sys.exit(0 if asyncio.run(play_all(asked.json)) else 1)
+    threading.Thread(target=end_with_parent, daemon=True).start()
+    folder = Path(asked.folder)
+    try:
+        if asked.party == "server":
+            asyncio.run(AggregationServer(folder, float(asked.deadline), asked.hold).run())
+        else:
+            asyncio.run(run_client(folder, asked.party, asked.hold))
+    except secagg.SecAggError as error:
+        sys.exit(f"  {asked.party} leaves the session: {error}")
+
+
+if __name__ == "__main__":
+    main()

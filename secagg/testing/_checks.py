@@ -1,0 +1,417 @@
+"""What every protocol promises: one function a promise, each over whole sessions."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import replace
+
+import numpy as np
+
+from secagg import wire
+from secagg.encoding import FixedPoint
+from secagg.errors import Aborted, ConfigError, LocalProtocolError, RemoteProtocolError
+from secagg.identity import PartyRole
+from secagg.layout import Layout
+from secagg.protocols.base import input_round, rounds
+from secagg.testing._play import Broken, Casting, Integers, Play, require
+
+COST_TOLERANCE = 0.01  # of the stated bytes; and 16 bytes, for lengths that are written shorter
+
+
+def _exact_sums(casting: Casting) -> None:
+    """Weighted and unweighted, over leaves of several dtypes and shapes."""
+    layouts = (
+        {"w": np.zeros(1, np.float64)},
+        {"a": np.zeros((), np.float16), "b": np.zeros((2, 3), np.float32), "c": np.zeros(4, np.float64)},
+        {"i": np.zeros(3, np.int32), "w": np.zeros(130, np.float32)},
+    )
+    for layout in map(Layout.of, layouts):
+        for bits, max_weight in ((2, None), (16, None), (16, 5000)):
+            encoding = FixedPoint(clip=1.0, bits=bits, rounding="nearest")
+            task = casting.make_task(layout=layout, encoding=encoding, max_weight=max_weight)
+            Play(casting, task=task).require_completes(f"with {bits} bits and max_weight={max_weight}")
+
+
+def _exact_segments(casting: Casting) -> None:
+    """Short, long, wide and modular segments, each of which a protocol may refuse by ConfigError."""
+    accepted = 0
+    for shapes in (
+        ((1, 1, None),),
+        ((7, 255, None), (64, (1 << 16) - 1, None), (3, 1, None)),
+        ((65, (1 << 20) - 1, 1 << 20),),
+        ((5, (1 << 24) - 1, None), (9, (1 << 12) - 1, 1 << 12)),
+        ((4, 1 << 40, None), (2, (1 << 57) - 1, None)),
+    ):
+        encoding = Integers(shapes)
+        try:
+            task = casting.make_task(layout=encoding.layout, encoding=encoding, max_weight=None)
+        except ConfigError:
+            continue
+        accepted += 1
+        Play(casting, task=task).require_completes(f"with segments {shapes}")
+    require(accepted, "one of the kinds of segments to be accepted", "ConfigError for each")
+
+
+def _silence_of_one(casting: Casting) -> None:
+    """One client at a time, before its message of each round; of other roles at least no wrong sum."""
+    spare = len(casting.cohort) > casting.min_survivors
+    for name, asked in casting.silences:
+        for party, role in casting.roles.items():
+            if role is not asked:
+                continue
+            play = Play(casting, silent={party: name})
+            if role is PartyRole.CLIENT and spare:
+                play.require_completes(f"with {party} silent in {name}")
+            else:
+                _exact_or_aborted(play, f"with {party} silent in {name}")
+
+
+def _silence_of_many(casting: Casting) -> None:
+    """As many clients as min_survivors allows: all in one round, or spread over the rounds."""
+    most, names = len(casting.cohort) - casting.min_survivors, rounds(casting.protocol)
+    for name in names:
+        for gone in (casting.cohort[:most], casting.cohort[len(casting.cohort) - most :]):
+            play = Play(casting, silent=dict.fromkeys(gone, name))
+            play.require_completes(f"with {most} silent in {name}")
+    spread = {party: names[place % len(names)] for place, party in enumerate(casting.cohort[:most])}
+    Play(casting, silent=spread).require_completes(f"with {spread} silent")
+
+
+def _abort_below_floor(casting: Casting) -> None:
+    """Too few inputs are never opened; everyone is told, and nothing goes on afterwards."""
+    too_many = len(casting.cohort) - casting.min_survivors + 1
+    late = False
+    for name in rounds(casting.protocol):
+        for count in {too_many, len(casting.cohort)}:
+            play = Play(casting, silent=dict.fromkeys(casting.cohort[:count], name))
+            when = f"with {count} silent in {name}"
+            if late and count < len(casting.cohort):
+                _exact_or_aborted(play, when)
+                continue
+            try:
+                play.run()
+            except Aborted as aborted:
+                _stays_aborted(play, aborted, when)
+            else:
+                raise Broken(f"Aborted {when}", "an outcome")
+        late |= name == input_round(casting.protocol)
+
+
+def _stays_aborted(play: Play, aborted: Aborted, when: str) -> None:
+    server = play.server
+    require(server.outcome is None and server.round is None, f"no outcome and no open round {when}", server.round)
+    for party, data in aborted.outbox.items():
+        member = play.members[party]
+        if party in play.gone or play.casting.roles[party] is not PartyRole.CLIENT:
+            continue
+        if not member.finished:
+            try:
+                member.receive(data)
+            except Aborted:
+                pass
+            else:
+                raise Broken(f"{party} to leave when it is told {when}", "a client that goes on")
+        require(member.finished, f"{party} finished {when}", "one that still waits")
+    for (party, _), data in play.answers.items():
+        play.refused_by_server(party, data, "a message after the abort")
+    try:
+        server.close_round()
+    except LocalProtocolError:
+        return
+    raise Broken(f"LocalProtocolError for close_round() after the abort {when}", "none")
+
+
+def _exact_or_aborted(play: Play, when: str) -> None:
+    try:
+        outcome = play.run()
+    except Aborted:
+        require(play.server.outcome is None, f"no outcome of an aborted session {when}", play.server.outcome)
+    else:
+        play.require_exact(outcome, when)
+
+
+def _missing_contribution(casting: Casting) -> None:
+    """Asked for its input without one, a client raises LocalProtocolError and is as it was."""
+    play, wanted = Play(casting, contribute=False), input_round(casting.protocol)
+
+    def before_request(party: str, request: bytes) -> None:
+        if play.round != wanted or casting.roles[party] is not PartyRole.CLIENT:
+            return
+        before = play.members[party].to_bytes()
+        try:
+            play.members[party].receive(request)
+        except LocalProtocolError:
+            same = play.members[party].to_bytes() == before
+            require(same, f"{party} unchanged when asked without a contribution", "another state")
+        else:
+            raise Broken(f"LocalProtocolError from {party} without a contribution", "none")
+        play.contribute(party)
+
+    play.before_request = before_request
+    play.require_completes("once the updates are there")
+
+
+def _reordered_answers(casting: Casting) -> None:
+    """Answers in another order, to the same sum."""
+    for order in (lambda ids: ids[::-1], lambda ids: ids[1::2] + ids[::2]):
+        play = Play(casting)
+        play.order = order
+        play.require_completes("with answers in another order")
+
+
+def _replayed_messages(casting: Casting) -> None:
+    """Each message again: at once, in every later round, after the end."""
+    play = Play(casting)
+
+    def after_request(party: str, request: bytes) -> None:
+        answer, again = play.answers.get((party, play.round)), None
+        before = play.members[party].to_bytes()
+        try:
+            again = play.members[party].receive(request)
+        except RemoteProtocolError:
+            again = answer
+        require(again == answer, f"{party} to answer a repeated request as before, or not", "another answer")
+        require(
+            play.members[party].to_bytes() == before, f"{party} unchanged by a repeated request", "another state"
+        )
+        for (receiver, name), data in play.requests.items():
+            if receiver == party and name != play.round:
+                play.refused_by(party, data, f"the request of {name}")
+
+    def after_answer(party: str, answer: bytes) -> None:
+        for (sender, name), data in play.answers.items():
+            if sender == party:
+                play.refused_by_server(party, data, f"a replay of {name}")
+
+    play.after_request, play.after_answer = after_request, after_answer
+    play.require_completes("with every message replayed")
+    for (party, name), data in play.answers.items():
+        play.refused_by_server(party, data, f"a replay of {name} after the end")
+
+
+def _early_messages(casting: Casting) -> None:
+    """The messages of later rounds, as an equal session recorded them, before their turn."""
+    recorded, play = Play(casting), Play(casting)
+    recorded.run()
+    names = [phase.round for phase in casting.protocol.phases]
+
+    def later(messages: Mapping[tuple[str, str], bytes], party: str) -> Iterator[tuple[str, bytes]]:
+        for name in names[names.index(play.round) + 1 :]:
+            if (party, name) in messages:
+                yield name, messages[party, name]
+
+    def before_request(party: str, request: bytes) -> None:
+        for name, data in later(recorded.requests, party):
+            play.refused_by(party, data, f"the request of {name}")
+
+    def before_answer(party: str, answer: bytes) -> None:
+        for name, data in later(recorded.answers, party):
+            play.refused_by_server(party, data, f"the message of {name}")
+
+    play.before_request, play.before_answer = before_request, before_answer
+    play.require_completes("with messages before their turn")
+
+
+def _tampered(casting: Casting, damage: Callable[[bytes], Iterable[bytes]], what: str) -> None:
+    """Damaged copies before each true message, both ways.
+
+    One party's to a session, so that none is lost beyond the faults that a server keeps.
+    """
+    for victim in casting.roles:
+        play = Play(casting)
+
+        def before_request(party: str, request: bytes, play: Play = play, victim: str = victim) -> None:
+            if party == victim:
+                for data in damage(request):
+                    play.refused_by(party, data, what)
+
+        def before_answer(party: str, answer: bytes, play: Play = play, victim: str = victim) -> None:
+            if party == victim:
+                for data in damage(answer):
+                    play.refused_by_server(party, data, what)
+
+        play.before_request = play.before_relay = before_request
+        play.before_answer = before_answer
+        play.require_completes(f"after {what}")
+
+
+def _truncated_messages(casting: Casting) -> None:
+    """Every message cut short at every class of length, and made longer."""
+
+    def cut(message: bytes) -> Iterator[bytes]:
+        ends = {0, *(1 << power for power in range(7)), 42, 74, 75, len(message) // 2}
+        ends |= {len(message) - gone for gone in (1, 2, 16, 17, 64, 65)}
+        yield from (message[:end] for end in sorted(ends) if 0 <= end < len(message))
+        yield from (message + b"\0", message + message, bytes(len(message)))
+
+    _tampered(casting, cut, "a truncated or extended message")
+
+
+def _flipped_bits(casting: Casting) -> None:
+    """One bit of each message, in its frame, its body and its trailer."""
+
+    def flip(message: bytes) -> Iterator[bytes]:
+        step = max(1, len(message) // 16)
+        for place in sorted({*range(step // 2, len(message), step), 8, len(message) - 1}):
+            damaged = bytearray(message)
+            damaged[place] ^= 1 << (place // step + place) % 8
+            yield bytes(damaged)
+
+    _tampered(casting, flip, "a flipped bit")
+
+
+def _resealed_bodies(casting: Casting) -> None:
+    """Bodies with bytes missing or left over under a trailer that holds: the liar is the sender itself."""
+
+    def reseal(message: bytes) -> Iterator[bytes]:
+        frame = wire.Envelope.parse(message, len(message))
+        identity, body = casting.identities.get(frame.sender), bytes(frame.body)
+        head = message[: len(message) - len(frame.trailer) - len(body) - 4]
+        for changed in (b"", body[:3], body[: len(body) // 2], body[:-1], body + b"\0", bytes(len(body))):
+            told = head + len(changed).to_bytes(4, "big") + changed
+            digest = hashlib.sha256(told).digest()
+            signature = identity.sign(wire.SIGNATURE_LABEL + digest) if identity else None
+            yield told + (signature or digest[: wire.CHECKSUM_BYTES])
+
+    _tampered(casting, reseal, "a body of the wrong length under a valid trailer")
+
+
+def _misattributed_messages(casting: Casting) -> None:
+    """One party's message in another's name, or in a stranger's."""
+    play = Play(casting)
+
+    def before_answer(party: str, answer: bytes) -> None:
+        for other in sorted({"nobody", *casting.cohort} - {party}):
+            play.refused_by_server(other, answer, f"a message of {party}")
+
+    play.before_answer = before_answer
+    play.require_completes("with messages in others' names")
+
+
+def _foreign_task(casting: Casting) -> None:
+    """Every message of the same session under another task."""
+    _foreign(
+        casting, Play(casting, task=replace(casting.task, context=b"another run")), "another task", opening=True
+    )
+
+
+def _foreign_session(casting: Casting) -> None:
+    """Every message of another session, and of a second one under the same name."""
+    _foreign(casting, Play(casting, session=b"another", seed=b"another"), "another session", opening=True)
+    _foreign(casting, Play(casting, seed=b"again"), "a second session of the same name", opening=False)
+
+
+def _foreign(casting: Casting, other: Play, what: str, *, opening: bool) -> None:
+    """``opening``: whether the very first request is foreign already."""
+    other.run()
+    play, opened = Play(casting), set[str]()
+
+    def before_request(party: str, request: bytes) -> None:
+        if opening or party in opened:
+            play.refused_by(party, other.requests[party, play.round], f"the request of {what}")
+        opened.add(party)
+
+    def before_answer(party: str, answer: bytes) -> None:
+        play.refused_by_server(party, other.answers[party, play.round], f"the message of {what}")
+
+    play.before_request, play.before_answer = before_request, before_answer
+    play.require_completes(f"with messages of {what}")
+
+
+def _restored_bit_for_bit(casting: Casting) -> None:
+    """Every role restored before every message that it gets says the same bytes as one that never was."""
+    steady, play = Play(casting), Play(casting)
+    steady.require_completes("undisturbed")
+
+    def before_request(party: str, request: bytes) -> None:
+        play.restore(party, play.members[party].to_bytes())
+
+    def before_answer(party: str, answer: bytes) -> None:
+        play.restore_server(play.server.to_bytes())
+
+    play.before_request, play.before_answer = before_request, before_answer
+    play.require_completes("with every role restored before every message")
+    for what, first, second in (
+        ("request", steady.requests, play.requests),
+        ("answer", steady.answers, play.answers),
+    ):
+        differing = [where for where in first if first[where] != second.get(where)]
+        require(not differing, f"the same bytes in every {what} after restoring", f"others at {differing}")
+
+
+def _restored_after_crash(casting: Casting) -> None:
+    """From what ``save`` was given: a member repeats its answer, a server asks again, a round goes on."""
+    play = Play(casting)
+
+    def after_request(party: str, request: bytes) -> None:
+        answer = play.answers.get((party, play.round))
+        play.restore(party, play.stores[party].state)
+        again = play.members[party].receive(request)
+        require(again == answer, f"{party}, restored, to repeat its answer in {play.round}", "another answer")
+
+    play.after_request = after_request
+    outbox = play.server.start()
+    while play.server.outcome is None:
+        before_crash = dict(list(outbox.items())[: len(outbox) // 2])
+        play.exchange(before_crash)
+        play.restore_server(play.stores[wire.SERVER].state)
+        again = play.server.start()
+        require(again == outbox, f"a restored server to ask again in {play.round}", f"requests to {sorted(again)}")
+        play.exchange(again)
+        outbox = play.server.close_round()
+    play.require_exact(play.server.outcome, "after a crash of every role in every round")
+    play.restore_server(play.stores[wire.SERVER].state)
+    require(play.server.outcome is not None, "a server restored after the end to have its outcome", "none")
+
+
+def _bytes_as_stated(casting: Casting) -> None:
+    """What a client sends and receives is what ``cost`` says, with identities or without.
+
+    Equal within ``COST_TOLERANCE`` and 16 bytes, in at least one of the two ways in which a protocol
+    can be run.
+    """
+    names = rounds(casting.protocol)
+    ways = [casting] if casting.roster is not None else [casting, casting.enrolled()]
+    differing: dict[str, str] = {}
+    for way in ways:
+        task = way.make_task(layout=Layout.of({"w": np.zeros(1000, np.float32)}))
+        play = Play(way, task=task)
+        play.run()
+        cost = way.protocol.cost(task, list(way.cohort))
+        stated = {"up": cost.up, "down": cost.down}
+        found = {"up": play.answers, "down": play.requests}
+        differing = {}
+        for direction, messages in found.items():
+            odd = set(stated[direction]) ^ set(names)
+            require(not odd, f"bytes {direction} stated for {', '.join(names)}", sorted(stated[direction]))
+            for name in names:
+                most = max(len(messages[p, r]) for p, r in messages if r == name and p in way.cohort)
+                said = stated[direction][name]
+                if abs(most - said) > 16 + COST_TOLERANCE * said:
+                    differing[f"{direction} in {name}"] = f"{most} bytes, stated were {said}"
+        if not differing:
+            return
+    raise Broken("the bytes that cost() states", str(differing))
+
+
+CHECKS: dict[str, Callable[[Casting], None]] = {
+    "exact_sums": _exact_sums,
+    "exact_segments": _exact_segments,
+    "silence_of_one": _silence_of_one,
+    "silence_of_many": _silence_of_many,
+    "abort_below_floor": _abort_below_floor,
+    "missing_contribution": _missing_contribution,
+    "reordered_answers": _reordered_answers,
+    "replayed_messages": _replayed_messages,
+    "early_messages": _early_messages,
+    "truncated_messages": _truncated_messages,
+    "flipped_bits": _flipped_bits,
+    "resealed_bodies": _resealed_bodies,
+    "misattributed_messages": _misattributed_messages,
+    "foreign_task": _foreign_task,
+    "foreign_session": _foreign_session,
+    "restored_bit_for_bit": _restored_bit_for_bit,
+    "restored_after_crash": _restored_after_crash,
+    "bytes_as_stated": _bytes_as_stated,
+}

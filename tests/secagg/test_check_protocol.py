@@ -1,0 +1,302 @@
+"""check_protocol passes what keeps the contract, and each of its checks sees what breaks it."""
+
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from typing import Any, ClassVar
+
+import numpy as np
+import pytest
+
+import secagg
+from secagg import wire
+from secagg.errors import Aborted, ConfigError, FaultKind, LocalProtocolError, RemoteProtocolError
+from secagg.identity import PartyRole
+from secagg.protocols._pairwise_client import PairwiseClient
+from secagg.protocols._pairwise_server import PairwiseServer
+from secagg.protocols.clear import ClearClient, ClearServer
+from secagg.testing import CHECKS, ProtocolCheckError, check_protocol, rng_for_tests
+from tests.secagg.shapes import AggregatorsShape, CommitteeShape, DecryptorShape
+
+SHAPES_FAIL = {
+    "resealed_bodies": "the stand-ins don't look behind the end of a message",
+    "bytes_as_stated": "the stand-ins state no cost",
+}
+
+
+@pytest.mark.parametrize(
+    "protocol",
+    [secagg.Clear(), secagg.SecAgg(threat_model="semi-honest"), secagg.SecAgg()],
+    ids=["Clear", "semi-honest", "malicious"],
+)
+@pytest.mark.parametrize("clients", [4, 6])
+def test_ours_pass(protocol: Any, clients: int) -> None:
+    assert check_protocol(protocol, clients=clients) == list(CHECKS)
+
+
+@pytest.mark.parametrize("protocol", [DecryptorShape(), AggregatorsShape(), CommitteeShape()], ids=lambda p: p.name)
+def test_other_roles_are_played(protocol: Any) -> None:
+    assert check_protocol(protocol, clients=4, expected_failed_checks=SHAPES_FAIL) == list(CHECKS)
+
+
+class OffByOne(ClearServer):
+    def _decode(self) -> Any:
+        self._sums[0][0] += 1
+        return super()._decode()
+
+
+class Narrow(ClearServer):
+    """Loses what does not fit 32 bits."""
+
+    def _decode(self) -> Any:
+        self._sums = [total & total.dtype.type(0xFFFFFFFF) for total in self._sums]
+        return super()._decode()
+
+
+class Fragile(ClearServer):
+    """Gives up for a number of silent clients."""
+
+    most: ClassVar[int]
+
+    def close_round(self) -> Any:
+        if len(self.pending) > self.most:
+            raise Aborted("got too much silence")
+        return super().close_round()
+
+
+class FragileForOne(Fragile):
+    most = 0
+
+
+class FragileForTwo(Fragile):
+    most = 1
+
+
+class NoFloor(ClearServer):
+    def need(self, present: int, floor: int, what: str) -> None:
+        super().need(present, 1, what)
+
+
+class FirstCountsLast(ClearServer):
+    """Takes nothing from whoever is first by name but not first by arrival."""
+
+    def receive(self, sender: str, data: bytes) -> Any:
+        if sender == "c1" and len(self.pending) < 5:
+            return {}
+        return super().receive(sender, data)
+
+
+class CountsTwice(ClearServer):
+    def receive(self, sender: str, data: bytes) -> Any:
+        if sender in self._state.answered:
+            self._state.answered = [party for party in self._state.answered if party != sender]
+            self._pending.add(sender)
+        return super().receive(sender, data)
+
+
+class Reads(ClearServer):
+    """Reads a byte that may not be there."""
+
+    def receive(self, sender: str, data: bytes) -> Any:
+        assert data[60] >= 0
+        return super().receive(sender, data)
+
+
+class Believes(ClearServer):
+    """Takes the sender's word for who it is."""
+
+    def receive(self, sender: str, data: bytes) -> Any:
+        try:
+            return super().receive(wire.Envelope.parse(data, len(data)).sender, data)
+        except wire.Reject:
+            return super().receive(sender, data)
+
+
+class AnyTask(ClearServer):
+    """Reads messages of other tasks and sessions as if they were of this one."""
+
+    task: ClassVar[bool] = True
+
+    def receive(self, sender: str, data: bytes) -> Any:
+        try:
+            envelope = wire.Envelope.parse(data, len(data))
+            envelope.verify(None)
+            message, payload = envelope.open(self._phases[0].reply)
+        except wire.Reject:
+            return super().receive(sender, data)
+        task = self._task.digest if self.task else envelope.task
+        frame = {"protocol": envelope.protocol, "task": task, "sender": envelope.sender}
+        data = wire.seal_envelope(message, session=self._state.session_id, payload=bytes(payload), **frame)
+        return super().receive(sender, data)
+
+
+class AnySession(AnyTask):
+    task = False
+
+
+class ChangesOnFault(ClearClient):
+    def receive(self, data: bytes) -> Any:
+        try:
+            return super().receive(data)
+        except RemoteProtocolError as error:
+            if error.fault.kind == FaultKind.UNAUTHENTIC:
+                self._state.number += 1
+            raise
+
+
+class SendsNothingAsZero(ClearClient):
+    def contribution(self, draft: Any) -> Any:
+        try:
+            return super().contribution(draft)
+        except LocalProtocolError:
+            return [np.zeros(segment.length, np.uint64) for segment in self._task.segments]
+
+
+class LooksNoFurther(ClearClient):
+    def _input(self, draft: Any, message: Any, payload: memoryview) -> Any:
+        return super()._input(draft, message, memoryview(b""))
+
+    answers: ClassVar[Any] = {"Input": _input}
+
+
+class NeverSaves(ClearClient):
+    def _commit(self, draft: Any) -> None:
+        draft.number += 1
+        self._state = draft
+
+
+class Forgets(PairwiseClient):
+    def _check_restored(self) -> None:
+        self._state.seed = os.urandom(32)
+
+
+class Chokes(PairwiseClient):
+    """Has never heard of messages that come too early."""
+
+    def receive(self, data: bytes) -> Any:
+        try:
+            return super().receive(data)
+        except RemoteProtocolError as error:
+            kind = wire.Envelope.parse(data, len(data)).kind
+            if kind > self._phases[self._state.step].request.TYPE:
+                raise KeyError(kind) from error
+            raise
+
+
+class Reopens(PairwiseServer):
+    """Takes messages of earlier rounds for news."""
+
+    def receive(self, sender: str, data: bytes) -> Any:
+        outbox, faults = super().receive(sender, data), self._state.faults
+        if faults and faults[-1].kind == FaultKind.FOREIGN_SESSION:
+            self._state.faults = faults[:-1]
+        return outbox
+
+
+@dataclass(frozen=True)
+class BrokenClear(secagg.Clear):
+    client_class: ClassVar[type] = ClearClient
+
+    @property
+    def members(self) -> Mapping[PartyRole, type]:
+        return {PartyRole.CLIENT: self.client_class}
+
+
+@dataclass(frozen=True)
+class LyingCost(secagg.Clear):
+    def cost(self, task: Any, cohort: Any = None, **kwargs: Any) -> Any:
+        honest = super().cost(task, cohort, **kwargs)
+        return replace(honest, up={name: size * 9 // 10 for name, size in honest.up.items()})
+
+
+@dataclass(frozen=True)
+class MissingRound(secagg.SecAgg):
+    def cost(self, task: Any, cohort: Any = None, **kwargs: Any) -> Any:
+        honest = super().cost(task, cohort, **kwargs)
+        return replace(honest, down=dict(list(honest.down.items())[1:]))
+
+
+@dataclass(frozen=True)
+class BrokenSecAgg(secagg.SecAgg):
+    client_class: ClassVar[type] = PairwiseClient
+    server_class: ClassVar[type] = PairwiseServer
+
+    @property
+    def members(self) -> Mapping[PartyRole, type]:
+        return {PartyRole.CLIENT: self.client_class}
+
+    @property
+    def server(self) -> type:
+        return self.server_class
+
+
+def broken(role: type) -> Any:
+    """A protocol in which ``role`` stands in for the honest class."""
+    if issubclass(role, ClearServer):
+        return type(role.__name__, (secagg.Clear,), {"server": role})()
+    base: type = BrokenClear if issubclass(role, ClearClient) else BrokenSecAgg
+    attribute = "server_class" if issubclass(role, PairwiseServer) else "client_class"
+    made = type(role.__name__, (base,), {attribute: role})
+    return made() if base is BrokenClear else made(threat_model="semi-honest")
+
+
+SEEN = {
+    OffByOne: "exact_sums",
+    Narrow: "exact_segments",
+    FragileForOne: "silence_of_one",
+    FragileForTwo: "silence_of_many",
+    NoFloor: "abort_below_floor",
+    SendsNothingAsZero: "missing_contribution",
+    FirstCountsLast: "reordered_answers",
+    CountsTwice: "replayed_messages",
+    Reopens: "replayed_messages",
+    Chokes: "early_messages",
+    Reads: "truncated_messages",
+    ChangesOnFault: "flipped_bits",
+    LooksNoFurther: "resealed_bodies",
+    Believes: "misattributed_messages",
+    AnyTask: "foreign_task",
+    AnySession: "foreign_session",
+    Forgets: "restored_bit_for_bit",
+    NeverSaves: "restored_after_crash",
+}
+
+
+@pytest.mark.parametrize(("role", "check"), SEEN.items(), ids=lambda value: getattr(value, "__name__", value))
+def test_broken_roles_are_seen(role: type, check: str) -> None:
+    with pytest.raises(ProtocolCheckError) as seen:
+        check_protocol(broken(role))
+    assert seen.value.check == check, seen.value
+    assert str(seen.value).startswith(f"{check}: expected ")
+
+
+@pytest.mark.parametrize("protocol", [LyingCost(), MissingRound()], ids=lambda p: type(p).__name__)
+def test_lying_costs_are_seen(protocol: Any) -> None:
+    with pytest.raises(ProtocolCheckError) as seen:
+        check_protocol(protocol)
+    assert seen.value.check == "bytes_as_stated"
+
+
+def test_every_check_is_seen_to_fail() -> None:
+    assert set(SEEN.values()) | {"bytes_as_stated"} == set(CHECKS)
+
+
+def test_expected_failures() -> None:
+    names = check_protocol(LyingCost(), expected_failed_checks={"bytes_as_stated": "it lies"})
+    assert names == list(CHECKS)
+    with pytest.raises(ProtocolCheckError, match=r"bytes_as_stated: expected a failure \(it lies\)"):
+        check_protocol(secagg.Clear(), expected_failed_checks={"bytes_as_stated": "it lies"})
+    with pytest.raises(ConfigError, match="got unknown checks no_such"):
+        check_protocol(secagg.Clear(), expected_failed_checks={"no_such": ""})
+
+
+def test_too_few_clients_to_play() -> None:
+    with pytest.raises(ConfigError, match=r"got no task for 2 clients that SecAgg accepts"):
+        check_protocol(secagg.SecAgg(), clients=2)
+
+
+def test_rng_for_tests_repeats_itself() -> None:
+    one, other = rng_for_tests(b"seed"), rng_for_tests(b"seed")
+    assert one(5) + one(40) == other(45)
+    assert rng_for_tests(b"seed")(16).hex() == "b5ed649dcb2c37a6614a339116b7a359"
+    assert rng_for_tests(b"another")(16) != rng_for_tests(b"seed")(16)

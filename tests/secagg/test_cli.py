@@ -1,0 +1,248 @@
+import json
+import os
+import stat
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+
+import secagg
+from secagg.cli import main
+from secagg.errors import SecAggError
+from secagg.identity import PartyRole, load_identity, load_roster
+from secagg.protocols import named
+
+
+@pytest.fixture
+def command(capsys, tmp_path, monkeypatch):
+    """Runs a command in an empty folder; returns its exit code, stdout and stderr."""
+    monkeypatch.chdir(tmp_path)
+
+    def call(*arguments):
+        with pytest.raises(SystemExit) as left:
+            main([str(argument) for argument in arguments])
+        printed = capsys.readouterr()
+        return left.value.code, printed.out, printed.err
+
+    return call
+
+
+def python(code, *flags):
+    return subprocess.run([sys.executable, *flags, "-c", code], capture_output=True, text=True, check=False)
+
+
+def mode(path):
+    return stat.S_IMODE(path.stat().st_mode)
+
+
+# --- demo
+
+
+def test_demo_prints_the_table_and_draws_the_picture_in_this_folder(command, tmp_path):
+    code, out, err = command("demo", "--rounds", 1)
+    assert (code, err) == (0, "")
+    assert all(name in out for name in named())
+    assert out.splitlines()[-1] == "Picture: demo.png"
+    assert (tmp_path / "demo.png").read_bytes()[:8] == b"\x89PNG\r\n\x1a\n"
+
+
+def test_json_is_all_that_reaches_stdout(tmp_path):
+    done = subprocess.run(
+        [sys.executable, "-c", "from secagg.cli import main; main()", "demo", "--json", "--rounds", "2"],
+        capture_output=True,
+        text=True,
+        check=True,
+        cwd=tmp_path,
+    )
+    found = json.loads(done.stdout)
+    assert [row["name"] for row in found["protocols"]] == [*named()]
+    assert done.stderr == "Picture: demo.png\n"
+
+
+def test_demo_takes_all_its_options(command, tmp_path):
+    given = {"clients": 6, "rounds": 2, "dropouts": 1, "seed": 9}
+    options = [text for name, value in given.items() for text in (f"--{name}", value)]
+    code, out, _ = command(
+        "demo", "--json", "--protocol", "secagg", "--protocol", "Clear", "--plot", "my.png", *options
+    )
+    found = json.loads(out)
+    assert code == 0
+    assert {name: found[name] for name in given} == given
+    assert [row["name"] for row in found["protocols"]] == ["SecAgg", "Clear"]
+    assert len(found["hospitals"]) == 6
+    assert all(len(row["dropped"]) == 1 for row in found["protocols"][0]["rounds"])
+    assert [path.name for path in tmp_path.iterdir()] == ["my.png"]
+
+
+def test_no_plot_writes_nothing(command, tmp_path):
+    code, out, _ = command("demo", "--rounds", 1, "--protocol", "Clear", "--no-plot")
+    assert code == 0
+    assert "Picture" not in out
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("options", "told"),
+    [
+        (["--protocol", "Nothing"], f"got --protocol Nothing; expected any of {', '.join(named())}"),
+        (["--dropouts", 4], "got --clients 10 --dropouts 4, and SecAgg opens no sum over 6 of 10; "
+         "expected --dropouts 0 to 3, or --clients 12 to 50"),
+        (["--clients", 2], "got --dropouts 2; expected 0 to 1"),
+        (["--rounds", 0], "got --rounds 0; expected 1 to 1000"),
+        (["--seed", -1], "got --seed -1; expected 0 or more"),
+        (["--plot", "no/such/folder.png"], "got --plot no/such/folder.png, which can't be written; "
+         "name a file in a folder that exists"),
+        (["--plot", "."], "got --plot ., which can't be written; name a file in a folder that exists"),
+    ],
+)  # fmt: skip
+def test_what_the_demo_cannot_do_is_one_line(command, tmp_path, options, told):
+    assert command("demo", *options) == (2, "", f"secagg: {told}\n")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_an_option_that_is_no_number_is_a_usage_error(command):
+    code, out, err = command("demo", "--rounds", "many")
+    assert (code, out) == (2, "")
+    assert "Invalid value for '--rounds'" in err
+
+
+def test_an_error_of_the_library_is_one_line_and_no_traceback(command, monkeypatch):
+    def fail(*_):
+        raise SecAggError("it went wrong")
+
+    monkeypatch.setattr("secagg.demo.training.run", fail)
+    assert command("demo", "--no-plot") == (1, "", "secagg: it went wrong\n")
+
+
+# --- keygen
+
+
+def test_keygen_writes_keys_that_only_their_owner_reads_and_a_roster(command, tmp_path):
+    code, out, err = command("keygen", "h1", "h2", "--out", "keys")
+    keys = tmp_path / "keys"
+    assert (code, err) == (0, "")
+    assert sorted(path.name for path in keys.iterdir()) == ["h1.pem", "h2.pem", "roster.json"]
+    roster = load_roster(keys / "roster.json")
+    assert roster.ids(PartyRole.CLIENT) == ("h1", "h2")
+    for party in ("h1", "h2"):
+        assert mode(keys / f"{party}.pem") == 0o600
+        public = load_identity(keys / f"{party}.pem").public_key().public_bytes_raw()
+        assert roster[party].signing_key == public
+        assert f"keys/{party}.pem: private key of {party}; it stays with its owner" in out
+    assert "keys/roster.json" in out
+
+
+def test_keygen_keys_are_private_whatever_the_umask(command, tmp_path):
+    before = os.umask(0)
+    try:
+        assert command("keygen", "h1")[0] == 0
+    finally:
+        os.umask(before)
+    assert mode(tmp_path / "h1.pem") == 0o600
+
+
+@pytest.mark.parametrize("role", list(PartyRole))
+def test_keygen_enrols_in_the_role_that_was_asked_for(command, tmp_path, role):
+    assert command("keygen", "party", "--role", role)[0] == 0
+    assert load_roster(tmp_path / "roster.json").ids(role) == ("party",)
+
+
+def test_keygen_adds_to_the_roster_and_never_overwrites(command, tmp_path):
+    command("keygen", "h1")
+    first = (tmp_path / "h1.pem").read_bytes()
+    command("keygen", "d1", "--role", "decryptor")
+    code, out, err = command("keygen", "h2", "h1")
+    assert (code, out) == (2, "")
+    assert err == "secagg: got ids that . has already: h1; choose others or another folder\n"
+    assert (tmp_path / "h1.pem").read_bytes() == first
+    assert sorted(load_roster(tmp_path / "roster.json")) == ["d1", "h1"]
+    assert not (tmp_path / "h2.pem").exists()
+
+
+def test_keygen_never_overwrites_a_key_that_no_roster_lists(command, tmp_path):
+    (tmp_path / "h1.pem").write_text("precious")
+    assert command("keygen", "h1")[0] == 2
+    assert (tmp_path / "h1.pem").read_text() == "precious"
+    assert not (tmp_path / "roster.json").exists()
+
+
+def test_keygen_refuses_an_id_that_is_none(command, tmp_path):
+    code, out, err = command("keygen", "../h1")
+    assert (code, out) == (2, "")
+    assert err.startswith("secagg: got party id '../h1'; expected")
+    assert err.count("\n") == 1
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_keygen_says_where_it_cannot_write(command, tmp_path):
+    (tmp_path / "file").write_text("")
+    code, _, err = command("keygen", "h1", "--out", "file")
+    assert code == 2
+    assert err == "secagg: got --out file: File exists; choose a folder that can be written\n"
+
+
+@pytest.mark.parametrize("arguments", [["keygen"], ["keygen", "h1", "--role", "king"], ["fly"]])
+def test_usage_errors_exit_with_2_and_print_nothing_on_stdout(command, arguments):
+    code, out, err = command(*arguments)
+    assert (code, out) == (2, "")
+    assert "Traceback" not in err
+    assert "Usage: secagg" in err
+
+
+# --- describe, --version, imports
+
+
+def test_describe_says_what_a_task_means(command, tmp_path):
+    task = secagg.Task(
+        protocol=secagg.SecAgg(),
+        layout=secagg.Layout.of(np.zeros(3)),
+        encoding=secagg.FixedPoint(clip=1.0),
+        max_clients=10,
+        min_survivors=7,
+    )
+    (tmp_path / "task").write_bytes(task.to_bytes())
+    assert command("describe", "task") == (0, task.describe() + "\n", "")
+
+
+def test_describe_refuses_what_is_no_task(command, tmp_path):
+    (tmp_path / "task").write_bytes(b"no task")
+    code, out, err = command("describe", "task")
+    assert (code, out, err.count("\n")) == (2, "", 1)
+    assert command("describe", "none") == (2, "", "secagg: got no task at none: No such file or directory\n")
+
+
+def test_version(command):
+    assert command("--version") == (0, "secagg 0.1.0\n", "")
+
+
+def test_help_names_every_command(command):
+    code, out, _ = command("--help")
+    assert code == 0
+    assert all(name in out for name in ("demo", "keygen", "describe", "--version"))
+
+
+def test_the_command_line_loads_nothing_heavy_until_it_is_needed():
+    found = python(
+        "import sys, secagg.cli, secagg._commands\n"
+        "print([name for name in ('numba', 'sklearn', 'scipy', 'matplotlib') if name in sys.modules])"
+    )
+    assert (found.stdout, found.stderr) == ("[]\n", "")
+
+
+@pytest.mark.parametrize("missing", ["typer", "rich", "sklearn", "matplotlib"])
+def test_a_missing_package_is_one_line_that_says_what_to_install(missing):
+    found = python(
+        f"import sys; sys.modules['{missing}'] = None\n"
+        "from secagg.cli import main; main(['demo', '--rounds', '1', '--protocol', 'Clear', '--no-plot'])"
+    )
+    told = f"secagg: got no {missing}, which this command needs: pip install 'secagg[demo]'\n"
+    assert (found.returncode, found.stdout, found.stderr) == (1, "", told)
+
+
+def test_a_missing_package_that_no_extra_brings_is_not_hidden():
+    found = python(
+        "import sys; sys.modules['cryptography'] = None\nfrom secagg.cli import main; main(['--version'])"
+    )
+    assert found.returncode == 1
+    assert "ModuleNotFoundError" in found.stderr

@@ -1,0 +1,173 @@
+"""The task: what is accepted, what it says, and that its bytes are the same everywhere."""
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+import secagg
+from secagg.identity import enrol
+
+UPDATE = {"w": np.zeros((3, 4), np.float32), "b": [np.zeros(2)]}
+
+
+def make(**changes: object) -> secagg.Task:
+    fields = {
+        "protocol": secagg.SecAgg(),
+        "layout": secagg.Layout.of(UPDATE),
+        "encoding": secagg.FixedPoint(clip=1.0, bits=16),
+        "max_clients": 10,
+        "min_survivors": 7,
+        "max_weight": 100,
+        "context": b"run",
+    }
+    return secagg.Task(**(fields | changes))
+
+
+def test_bytes_round_trip_and_digest_is_of_them() -> None:
+    for protocol in (secagg.Clear(), secagg.SecAgg(), secagg.SecAgg(0.2, "semi-honest")):
+        task = make(protocol=protocol)
+        again = secagg.Task.from_bytes(task.to_bytes())
+        assert again == task
+        assert again.digest == task.digest
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"protocol": secagg.SecAgg(corruption=0.3)},
+        {"protocol": secagg.SecAgg(threat_model="semi-honest")},
+        {"protocol": secagg.Clear()},
+        {"layout": secagg.Layout.of({"w": np.zeros((4, 3), np.float32), "b": [np.zeros(2)]})},
+        {"encoding": secagg.FixedPoint(clip=1.0, bits=17)},
+        {"encoding": secagg.FixedPoint(clip=1.5, bits=16)},
+        {"encoding": secagg.FixedPoint(clip=1.0, bits=16, rounding="nearest")},
+        {"max_clients": 11},
+        {"min_survivors": 8},
+        {"max_weight": None},
+        {"context": b"another run"},
+    ],
+)
+def test_every_field_is_in_the_digest(change: dict[str, object]) -> None:
+    assert make(**change).digest != make().digest
+
+
+@pytest.mark.parametrize(
+    ("change", "says"),
+    [
+        ({"protocol": "SecAgg"}, "expected an object such as"),
+        ({"protocol": secagg.SecAgg}, "expected an object such as"),
+        ({"layout": UPDATE}, "Layout.of"),
+        ({"encoding": "fixed"}, "FixedPoint"),
+        ({"max_clients": 0}, "max_clients=0"),
+        ({"max_clients": 1.5}, "max_clients=1.5"),
+        ({"max_clients": True}, "max_clients=True"),
+        ({"min_survivors": 11}, "from 1 to 10"),
+        ({"min_survivors": 0}, "min_survivors=0"),
+        ({"min_survivors": 2}, "expected at least 3"),
+        ({"max_weight": 0}, "max_weight=0"),
+        ({"max_weight": -3}, "max_weight=-3"),
+        ({"max_weight": 2.5}, "max_weight=2.5"),
+        ({"context": "run"}, "context"),
+        ({"context": bytes(2000)}, "at most 1024 bytes"),
+        ({"encoding": secagg.FixedPoint(clip={"w": 1.0})}, "b.0"),
+    ],
+)
+def test_what_cannot_work_is_refused_when_the_task_is_made(change: dict[str, object], says: str) -> None:
+    with pytest.raises(secagg.ConfigError, match=says.replace(".", r"\.")):
+        make(**change)
+
+
+def test_sums_beyond_62_bits_are_refused() -> None:
+    huge = secagg.Layout.of(np.broadcast_to(np.float32(0), (1 << 39,)))
+    wide = {"layout": huge, "protocol": secagg.Clear(), "min_survivors": 1}
+    with pytest.raises(secagg.ConfigError, match=r"up to 63 bits .* expected 2 to 62"):
+        make(**wide, max_clients=1 << 23)
+    assert make(**wide, max_clients=1 << 22).segments[-1].bound == 1 << 39
+
+
+@pytest.mark.parametrize("bad", [-0.1, 1.0, "third", True, float("nan")])
+def test_corruption_is_a_fraction(bad: object) -> None:
+    with pytest.raises(secagg.ConfigError, match="corruption"):
+        secagg.SecAgg(corruption=bad)
+
+
+def test_threat_model_is_one_of_two_words() -> None:
+    with pytest.raises(secagg.ConfigError, match="'malicious' or 'semi-honest'"):
+        secagg.SecAgg(threat_model="honest")
+
+
+def test_threshold_above_min_survivors_names_the_least_value() -> None:
+    ids = [f"c{i}" for i in range(10)]
+    _, roster = enrol(ids)
+    with pytest.raises(secagg.ConfigError, match="expected at least 7"):
+        make(min_survivors=6).server(ids, roster=roster, session=b"s")
+    make(min_survivors=7).server(ids, roster=roster, session=b"s")
+
+
+def test_malicious_counts_the_corrupt_among_all_enrolled() -> None:
+    _, roster = enrol([f"c{i:02}" for i in range(30)])  # c = 9
+    task = make(max_clients=20, min_survivors=10)
+    with pytest.raises(secagg.ConfigError, match="expected at least 11"):
+        task.server([f"c{i:02}" for i in range(10)], roster=roster, session=b"s")
+    replace(task, min_survivors=15).server([f"c{i:02}" for i in range(19)], roster=roster, session=b"s")
+
+
+def test_malicious_without_a_roster_is_refused() -> None:
+    with pytest.raises(secagg.ConfigError, match="semi-honest"):
+        make().server([f"c{i}" for i in range(10)], session=b"s")
+
+
+@pytest.mark.parametrize(
+    ("cohort", "says"),
+    [
+        ([f"c{i}" for i in range(11)], "max_clients"),
+        ([f"c{i}" for i in range(6)], "min_survivors"),
+        (["c0", *[f"c{i}" for i in range(9)]], "twice"),
+        (["stranger", *[f"c{i}" for i in range(9)]], "stranger"),
+        (["", *[f"c{i}" for i in range(9)]], "party id"),
+        (["a b", *[f"c{i}" for i in range(9)]], "party id"),
+    ],
+)
+def test_bad_cohorts_are_refused(cohort: list[str], says: str) -> None:
+    _, roster = enrol([f"c{i}" for i in range(11)])
+    with pytest.raises(secagg.ConfigError, match=says):
+        make().server(cohort, roster=roster, session=b"s")
+
+
+def test_identity_and_roster_belong_together() -> None:
+    ids = [f"c{i}" for i in range(10)]
+    keys, roster = enrol(ids)
+    strangers, _ = enrol(ids)
+    task = make()
+    with pytest.raises(secagg.ConfigError, match="pass both or none"):
+        task.client("c1", identity=keys["c1"])
+    with pytest.raises(secagg.ConfigError, match="not the one the roster lists"):
+        task.client("c1", identity=strangers["c1"], roster=roster)
+    with pytest.raises(secagg.ConfigError, match="enrol it first"):
+        task.client("c99", identity=keys["c1"], roster=roster)
+    with pytest.raises(secagg.ConfigError, match="has no decryptor"):
+        task.decryptor("c1", identity=keys["c1"], roster=roster)
+
+
+def test_describe_says_what_matters() -> None:
+    said = make().describe()
+    for word in (
+        "SecAgg",
+        "7 or more",
+        "14 coordinates",
+        "grid step 3.05e-05",
+        "the server and 4 of 10",
+        "Unmasking",
+    ):
+        assert word in said
+    assert "not post-quantum" in said
+
+
+def test_foreign_bytes_are_no_task() -> None:
+    data = make().to_bytes()
+    for bad in (b"", data[:-1], data + b"\0", data.replace(b"SecAgg", b"SecBgg"), b"N\0\0\0\0"):
+        with pytest.raises(secagg.ConfigError):
+            secagg.Task.from_bytes(bad)
+    with pytest.raises(secagg.ConfigError, match="wire version 2"):
+        secagg.Task.from_bytes(data.replace(b"i\0\0\0\x01\x01", b"i\0\0\0\x01\x02", 1))
