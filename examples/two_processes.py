@@ -30,7 +30,7 @@ import threading
 import time
 from asyncio import StreamReader, StreamWriter
 from asyncio.subprocess import PIPE, Process, create_subprocess_exec
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple, NoReturn
 
@@ -86,7 +86,7 @@ def read_agreement(folder: Path) -> tuple[secagg.Task, identity.Roster]:
 
 
 def write_certificates(folder: Path) -> None:
-    """A small certificate authority: one certificate for the server, one for each client; its own key is not kept."""
+    """A small certificate authority: a certificate for each party; its own key is not kept."""
     ca_name, ca_key = common_name("two processes CA"), ec.generate_private_key(ec.SECP256R1())
     signs_certificates = x509.KeyUsage(False, False, False, False, False, True, True, False, False)
     extensions = [x509.BasicConstraints(ca=True, path_length=0), signs_certificates]
@@ -217,12 +217,14 @@ class AggregationServer:
             await self.until(lambda: not self.server.pending, self.deadline)
             late = ", ".join(sorted(self.server.pending))
             log("server", f"{self.server.round}: " + (f"goes on without {late}" if late else "all have answered"))
-            self.outbox = self.server.close_round()
-            for party in self.outbox.keys() & self.connected.keys():
-                self.send(party, self.outbox[party])
-        for party in self.connected:
-            self.send(party, b"")
-        await self.until(lambda: not self.connected, self.deadline)  # they hang up when they have read it
+            try:
+                self.outbox = self.server.close_round()
+            except secagg.Aborted as aborted:
+                await self.end(aborted.outbox)
+                raise
+            for party, request in self.outbox.items():
+                self.send(party, request)
+        await self.end(dict.fromkeys(self.connected, b""))
         listener.close()
         outcome = self.server.outcome
         total = {name: values.tolist() for name, values in outcome.sum.items()}
@@ -249,6 +251,11 @@ class AggregationServer:
                 del self.connected[party]
             writer.close()
             await self.tell()
+
+    async def end(self, last_words: Mapping[str, bytes]) -> None:
+        for party, message in last_words.items():
+            self.send(party, message)
+        await self.until(lambda: not self.connected, self.deadline)  # they hang up when they have read it
 
     def send(self, party: str, message: bytes) -> None:
         # Without drain: a slow reader must not hold up the others, and is owed one message at a time.
@@ -340,12 +347,10 @@ async def play_all(as_json: bool) -> bool:
         with tempfile.TemporaryDirectory(prefix="two-processes-") as folder:
             results.append(await play(scene, Path(folder)))
         found = results[-1]
-        verdict = "the sum is exact" if found["right"] else f"WRONG: {found}"
         if not as_json:
-            print(
-                f"Scene {number}: sum over {', '.join(found['survivors'])}: {verdict} ({found['seconds']} s)",
-                flush=True,
-            )
+            verdict = "is exact" if found["right"] else f"is WRONG: {found}"
+            who, seconds = ", ".join(found["survivors"]), found["seconds"]
+            print(f"Scene {number}: the sum over {who} {verdict} ({seconds} s)", flush=True)
     if as_json:
         print(json.dumps(results))
     return all(found["right"] for found in results)

@@ -42,7 +42,7 @@ def options(
 @app.command()
 def demo(
     protocol: Annotated[
-        list[str] | None, typer.Option(help="Run this protocol only; repeat for more.", show_default="all")
+        list[str] | None, typer.Option(help="Run this protocol only; repeat for more. By default all.")
     ] = None,
     clients: Annotated[int, typer.Option(help="Hospitals.")] = 10,
     rounds: Annotated[int, typer.Option(help="Rounds of training.")] = 20,
@@ -85,7 +85,7 @@ def keygen(
         roster = write_identities(ids, out, role)
     except OSError as error:
         raise ConfigError(f"got --out {out}: {error.strerror}; choose a folder that can be written") from error
-    for party in ids:
+    for party in dict.fromkeys(ids):
         typer.echo(f"{out / party}.pem: private key of {party}; it stays with its owner")
     typer.echo(f"{roster}: public keys of everyone enrolled; every party needs this one file")
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import logging
 import os
+import time
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar, Generic, Self, TypeVar
@@ -21,7 +22,7 @@ from secagg import wire
 from secagg._machine import MAX_SESSION_BYTES, Reply, check_cohort, pack_state, roster_digest, unpack_state
 from secagg.errors import Aborted, ConfigError, EncodingError, Fault, FaultKind, LocalProtocolError
 from secagg.identity import Roster
-from secagg.protocols.base import Proposal
+from secagg.protocols.base import Phase, Proposal
 from secagg.session import NONCE_BYTES, session_id
 from secagg.store import Store
 from secagg.wire import Envelope, Reject
@@ -130,6 +131,7 @@ class Server(Generic[AnyState]):
         ]
         state.sums = []
         self._pending = set(state.asked) - set(state.answered)
+        self._received, self._opened = 0, time.monotonic()  # of the open round, for the log
         self._outcome = self._decode() if state.finished else None
 
     @property
@@ -211,6 +213,7 @@ class Server(Generic[AnyState]):
         message, payload = envelope.open(phase.reply)
         self.steps[phase.round].take(self, envelope, message, payload)
         self._pending.discard(sender)
+        self._received += len(data)
         state.answered = [*state.answered, sender]
         if phase.relay is None or self._roster is None:
             return {}
@@ -232,10 +235,7 @@ class Server(Generic[AnyState]):
         state.asked_under = state.session_id
         try:
             self.steps[phase.round].settle(self)
-            log.info(
-                "session %s %s: %d of %d answered",
-                *(state.session_id.hex()[:12], phase.round, len(state.answered), len(state.asked)),
-            )
+            self._log_round(phase)
             if state.position + 1 < len(self._phases):
                 self._next_round()
                 self._store()
@@ -247,8 +247,21 @@ class Server(Generic[AnyState]):
         self._store()
         return {}
 
+    def _log_round(self, phase: Phase) -> None:
+        state = self._state
+        log.info(
+            "session %s %s: %d of %d answered, %d bytes in %.3f s",
+            state.session_id.hex()[:12],
+            phase.round,
+            len(state.answered),
+            len(state.asked),
+            self._received,
+            time.monotonic() - self._opened,
+        )
+
     def _next_round(self) -> None:
         state = self._state
+        self._received, self._opened = 0, time.monotonic()
         state.position += 1
         state.answered = []
         state.asked = sorted(self.steps[self._phases[state.position].round].ask(self))

@@ -29,9 +29,8 @@ SHAPES_FAIL = {
     [secagg.Clear(), secagg.SecAgg(threat_model="semi-honest"), secagg.SecAgg()],
     ids=["Clear", "semi-honest", "malicious"],
 )
-@pytest.mark.parametrize("clients", [4, 6])
-def test_ours_pass(protocol: Any, clients: int) -> None:
-    assert check_protocol(protocol, clients=clients) == list(CHECKS)
+def test_ours_pass(protocol: Any) -> None:
+    assert check_protocol(protocol) == list(CHECKS)
 
 
 @pytest.mark.parametrize("protocol", [DecryptorShape(), AggregatorsShape(), CommitteeShape()], ids=lambda p: p.name)
@@ -88,7 +87,7 @@ class FirstCountsLast(ClearServer):
 
 class CountsTwice(ClearServer):
     def receive(self, sender: str, data: bytes) -> Any:
-        if sender in self._state.answered:
+        if self.round and sender in self._state.answered:
             self._state.answered = [party for party in self._state.answered if party != sender]
             self._pending.add(sender)
         return super().receive(sender, data)
@@ -178,7 +177,7 @@ class Chokes(PairwiseClient):
             return super().receive(data)
         except RemoteProtocolError as error:
             kind = wire.Envelope.parse(data, len(data)).kind
-            if kind > self._phases[self._state.step].request.TYPE:
+            if not self.finished and kind > self._phases[self._state.step].request.TYPE:
                 raise KeyError(kind) from error
             raise
 

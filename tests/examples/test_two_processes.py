@@ -1,0 +1,98 @@
+"""The example over real processes: who was killed really died of it, and the sums are exact."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+pytestmark = pytest.mark.stacks
+
+SCRIPT = Path(__file__).parents[2] / "examples" / "two_processes.py"
+EVERYONE = ["c1", "c2", "c3", "c4", "c5"]
+
+
+def update_of(client: str) -> dict[str, list[int]]:
+    """What the script lets ``client`` contribute, drawn here again."""
+    rng = np.random.default_rng(EVERYONE.index(client))
+    return {name: rng.integers(-1000, 1000, size).tolist() for name, size in (("bias", 4), ("weights", 60))}
+
+
+@pytest.fixture(scope="module")
+def scenes() -> list[dict[str, Any]]:
+    done = subprocess.run([sys.executable, SCRIPT, "--json"], capture_output=True, text=True, timeout=120)
+    assert done.returncode == 0, done.stderr
+    assert "Traceback" not in done.stderr
+    found: list[dict[str, Any]] = json.loads(done.stdout)
+    return found
+
+
+@pytest.mark.parametrize(
+    ("scene", "victim", "survivors", "dropped"),
+    [
+        (0, "c2", ["c1", "c3", "c4", "c5"], {"c2": "MaskedInput"}),
+        (1, "c4", EVERYONE, {}),
+        (2, "server", EVERYONE, {}),
+    ],
+)
+def test_a_killed_process_and_the_sum(
+    scenes: list[dict[str, Any]], scene: int, victim: str, survivors: list[str], dropped: dict[str, str]
+) -> None:
+    result = scenes[scene]
+    assert (result["victim"], result["killed"]) == (victim, -signal.SIGKILL)
+    # Whoever was started again stands among those that ended well; the client that stayed away doesn't.
+    still_there = {"server", *EVERYONE} - set(dropped)
+    assert result["exit_codes"] == dict.fromkeys(still_there, 0)
+    assert result["survivors"] == survivors
+    assert result["dropped"] == dropped
+    updates = [update_of(client) for client in survivors]
+    assert result["sum"] == {
+        name: [float(sum(column)) for column in zip(*(update[name] for update in updates), strict=True)]
+        for name in updates[0]
+    }
+
+
+def test_three_scenes_were_played(scenes: list[dict[str, Any]]) -> None:
+    assert [scene["right"] for scene in scenes] == [True, True, True]
+
+
+@pytest.mark.parametrize("how", [signal.SIGINT, signal.SIGKILL])
+def test_nobody_outlives_the_script(tmp_path: Path, how: signal.Signals) -> None:
+    environment = os.environ | {"TMPDIR": str(tmp_path)}
+    script = subprocess.Popen([sys.executable, SCRIPT], stderr=subprocess.PIPE, text=True, env=environment)
+    assert script.stderr is not None
+    try:
+        for line in script.stderr:
+            if "AdvertiseKeys" in line:
+                break
+        assert len(processes_in(tmp_path)) == 6
+        script.send_signal(how)
+        script.stderr.read()  # to the end: all that could still write there are gone
+        assert script.wait(timeout=20) != 0
+    finally:
+        script.kill()
+        script.wait()
+        script.stderr.close()
+    patience = time.monotonic() + 10
+    while (left := processes_in(tmp_path)) and time.monotonic() < patience:
+        time.sleep(0.05)
+    assert not left
+
+
+def processes_in(folder: Path) -> list[str]:
+    """The command lines that name ``folder``."""
+    found = []
+    for status in Path("/proc").glob("[0-9]*/cmdline"):
+        try:
+            command = status.read_bytes().decode(errors="replace")
+        except OSError:
+            continue
+        if f"{folder}/" in command:
+            found.append(command)
+    return found
