@@ -85,7 +85,7 @@ def keygen(
         roster = write_identities(ids, out, role)
     except OSError as error:
         raise ConfigError(f"got --out {out}: {error.strerror}; choose a folder that can be written") from error
-    for party in dict.fromkeys(ids):
+    for party in ids:
         typer.echo(f"{out / party}.pem: private key of {party}; it stays with its owner")
     typer.echo(f"{roster}: public keys of everyone enrolled; every party needs this one file")
 

@@ -181,8 +181,9 @@ def write_identities(
     a key is never overwritten.
     """
     wanted = [check_party_id(party_id) for party_id in ids]
+    if len(set(wanted)) != len(wanted):
+        raise ConfigError("got an id twice; every party is enrolled once")
     where = Path(folder)
-    where.mkdir(parents=True, exist_ok=True)
     roster_path = where / "roster.json"
     enrolled = list(load_roster(roster_path).values()) if roster_path.exists() else []
     taken = {party.id for party in enrolled} | {name for name in wanted if (where / f"{name}.pem").exists()}
@@ -190,6 +191,7 @@ def write_identities(
         raise ConfigError(f"got ids that {where} has already: {', '.join(clash)}; choose others or another folder")
     keys, roster = enrol(wanted, role)
     extended = Roster([*enrolled, *roster.values()])
+    where.mkdir(parents=True, exist_ok=True)
     for name, key in keys.items():
         pem = key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption())
         descriptor = os.open(where / f"{name}.pem", os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)

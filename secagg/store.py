@@ -10,7 +10,7 @@ import hashlib
 import os
 import threading
 from pathlib import Path
-from typing import Protocol
+from typing import Protocol, Self
 
 from secagg.errors import ConfigError, LocalProtocolError
 
@@ -86,8 +86,14 @@ class FileLedger:
             return self._entries[entry]
 
     def close(self) -> None:
-        """Let go of the file and its lock."""
+        """Let go of the file and its lock; so does the end of a ``with`` block."""
         self._file.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
 
     def _append(self, entry: bytes, value: bytes) -> None:
         row = entry + value + _link(self._chain, entry, value)

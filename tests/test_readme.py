@@ -47,7 +47,7 @@ def test_swap_the_protocol(simulated: dict[str, Any]) -> None:
 
 
 def test_server_and_clients_over_ones_own_transport(simulated: dict[str, Any], tmp_path: Path) -> None:
-    from secagg.cli import app
+    from secagg._commands import app
     from secagg.store import FileLedger, FileStore
 
     task, updates, weights = (simulated[name] for name in ("task", "updates", "n_examples"))
@@ -59,16 +59,19 @@ def test_server_and_clients_over_ones_own_transport(simulated: dict[str, Any], t
     failures: list[BaseException] = []
 
     def join(client: str) -> None:
+        ledger = FileLedger(tmp_path / f"{client}.ledger")
         names = {
             "task": task, "roster": roster, "update": updates[client], "n": weights[client],
             "key": load_identity(tmp_path / f"{client}.pem"),
-            "store": FileStore(tmp_path / f"{client}.state", ledger=FileLedger(tmp_path / f"{client}.ledger")),
+            "store": FileStore(tmp_path / f"{client}.state", ledger=ledger),
             "recv": inboxes[client].get, "send": lambda reply: to_server.put((client, reply)),
         }  # fmt: skip
         try:
             exec(JOINED.replace('"c1"', repr(client)), names)
         except BaseException as error:
             failures.append(error)
+        finally:
+            ledger.close()
 
     def forward(outbox: dict[str, bytes]) -> None:
         for party, message in outbox.items():
@@ -94,12 +97,13 @@ def test_server_and_clients_over_ones_own_transport(simulated: dict[str, Any], t
 
 
 def test_commands_are_there() -> None:
-    from secagg.cli import app
+    from secagg._commands import app
 
     targets = re.findall(r"^([\w-]+):", (ROOT / "Makefile").read_text(encoding="utf-8"), re.MULTILINE)
-    blocks = [line for block in re.findall(r"```\n(.*?)```", README, re.DOTALL) for line in block.splitlines()]
-    assert len(blocks) >= 3
-    for line in blocks:
+    fenced = README.split("```")[1::2]
+    lines = [line for block in fenced if block.startswith("\n") for line in block.splitlines() if line]
+    assert len(lines) >= 3
+    for line in lines:
         program, command, *_ = shlex.split(line, comments=True)
         if program == "make":
             assert command in targets

@@ -74,7 +74,7 @@ def test_nobody_outlives_the_script(tmp_path: Path, how: signal.Signals) -> None
         assert len(processes_in(tmp_path)) == 6
         script.send_signal(how)
         script.stderr.read()  # to the end: all that could still write there are gone
-        assert script.wait(timeout=20) != 0
+        assert script.wait(timeout=20) == (130 if how == signal.SIGINT else -signal.SIGKILL)
     finally:
         script.kill()
         script.wait()

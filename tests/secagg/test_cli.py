@@ -142,11 +142,11 @@ def test_keygen_keys_are_private_whatever_the_umask(command, tmp_path):
     assert mode(tmp_path / "h1.pem") == 0o600
 
 
-def test_keygen_takes_an_id_that_is_given_twice_once(command, tmp_path):
-    code, out, _ = command("keygen", "h1", "h1")
-    assert code == 0
-    assert out.count("private key of h1") == 1
-    assert list(load_roster(tmp_path / "roster.json")) == ["h1"]
+def test_keygen_refuses_an_id_that_is_given_twice(command, tmp_path):
+    code, _, err = command("keygen", "h1", "h1")
+    assert code == 2
+    assert "an id twice" in err
+    assert not list(tmp_path.iterdir())
 
 
 @pytest.mark.parametrize("role", list(PartyRole))

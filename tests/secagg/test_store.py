@@ -1,0 +1,368 @@
+"""Stores and ledgers against crashes: what stands after one, and what is refused."""
+
+import hashlib
+import os
+import stat
+import subprocess
+import sys
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from secagg.errors import ConfigError, LocalProtocolError
+from secagg.store import FileLedger, FileStore, Ledger, MemoryLedger
+
+ROW = 96
+
+
+def h(text: str) -> bytes:
+    return hashlib.sha256(text.encode()).digest()
+
+
+class Crash(BaseException):
+    """The process is gone: no handler of the code under test may run on it."""
+
+
+@pytest.fixture(params=[0o000, 0o077], ids=["umask 000", "umask 077"])
+def any_umask(request: pytest.FixtureRequest) -> Any:
+    before = os.umask(request.param)
+    yield
+    os.umask(before)
+
+
+def mode(path: Path) -> int:
+    return stat.S_IMODE(path.stat().st_mode)
+
+
+# FileStore
+
+
+def test_a_store_gives_back_the_newest_state(tmp_path: Path) -> None:
+    store = FileStore(tmp_path / "state")
+    assert store.load() is None
+    for number, state in ((1, b"one"), (2, b""), (5, bytes(range(256)) * 1000)):
+        store(number, state)
+        assert store.load() == state
+        assert FileStore(tmp_path / "state").load() == state
+    assert [path.name for path in tmp_path.iterdir()] == ["state"]
+
+
+@pytest.mark.parametrize("number", [0, 3, 4])
+@pytest.mark.parametrize("reopened", [False, True])
+def test_a_store_refuses_a_number_that_does_not_rise(tmp_path: Path, number: int, reopened: bool) -> None:
+    store = FileStore(tmp_path / "state")
+    store(4, b"new")
+    if reopened:
+        store = FileStore(tmp_path / "state")
+    with pytest.raises(LocalProtocolError, match=f"state number {number} after 4"):
+        store(number, b"old")
+    assert FileStore(tmp_path / "state").load() == b"new"
+    store(5, b"newer")
+    assert store.load() == b"newer"
+
+
+@pytest.mark.usefixtures("any_umask")
+def test_files_are_for_their_owner_alone(tmp_path: Path) -> None:
+    with FileLedger(tmp_path / "ledger") as ledger:
+        store = FileStore(tmp_path / "state", ledger=ledger)
+        for number in (1, 2):
+            store(number, b"secret")
+            assert mode(tmp_path / "state") == 0o600
+    assert mode(tmp_path / "ledger") == 0o600
+
+
+def test_a_left_over_file_lends_neither_its_mode_nor_its_target(tmp_path: Path) -> None:
+    elsewhere = tmp_path / "elsewhere"
+    elsewhere.write_bytes(b"untouched")
+    elsewhere.chmod(0o644)
+    (tmp_path / "state.new").symlink_to(elsewhere)
+    FileStore(tmp_path / "state")(1, b"secret")
+    assert mode(tmp_path / "state") == 0o600
+    assert not (tmp_path / "state").is_symlink()
+    assert elsewhere.read_bytes() == b"untouched"
+
+
+@pytest.mark.parametrize("where", ["write", "fsync", "replace"])
+def test_a_crash_leaves_the_old_state(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, where: str) -> None:
+    store = FileStore(tmp_path / "state")
+    store(1, b"old" * 5000)
+
+    def crash(*_: Any, **__: Any) -> None:
+        raise Crash
+
+    with monkeypatch.context() as patch:
+        if where == "write":
+            opened = os.fdopen
+            patch.setattr(os, "fdopen", lambda *arguments: HalfWritten(opened(*arguments)))
+        elif where == "fsync":
+            patch.setattr(os, "fsync", crash)
+        else:
+            patch.setattr(Path, "replace", crash)
+        with pytest.raises(Crash):
+            store(2, b"new" * 5000)
+    again = FileStore(tmp_path / "state")
+    assert again.load() == b"old" * 5000
+    again(2, b"new" * 5000)
+    assert again.load() == b"new" * 5000
+
+
+class HalfWritten:
+    """A file at whose first long write the process dies, half of it on the disk."""
+
+    def __init__(self, file: Any) -> None:
+        self.file = file
+
+    def __enter__(self) -> "HalfWritten":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.file.close()
+
+    def write(self, data: bytes) -> int:
+        if len(data) > 1000:
+            self.file.write(data[: len(data) // 2])
+            self.file.flush()
+            raise Crash
+        return int(self.file.write(data))
+
+
+def test_a_state_is_on_the_disk_before_it_takes_its_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    happened: list[str] = []
+    fsync, replace = os.fsync, Path.replace
+
+    def watched_fsync(descriptor: int) -> None:
+        happened.append("folder" if stat.S_ISDIR(os.fstat(descriptor).st_mode) else "file")
+        fsync(descriptor)
+
+    def watched_replace(path: Path, target: Path) -> Path:
+        happened.append("rename")
+        return replace(path, target)
+
+    monkeypatch.setattr(os, "fsync", watched_fsync)
+    monkeypatch.setattr(Path, "replace", watched_replace)
+    FileStore(tmp_path / "state")(1, b"state")
+    assert happened == ["file", "rename", "folder"]
+
+
+def test_every_damage_to_a_state_is_noticed(tmp_path: Path) -> None:
+    path = tmp_path / "state"
+    FileStore(path)(3, b"a state")
+    whole = path.read_bytes()
+    damaged = [whole[:end] for end in range(len(whole))] + [whole + b"\0"]
+    damaged += [whole[:at] + bytes([whole[at] ^ 1 << at % 8]) + whole[at + 1 :] for at in range(len(whole))]
+    store = FileStore(path)
+    for data in damaged:
+        path.write_bytes(data)
+        with pytest.raises(ConfigError, match="damaged state"):
+            FileStore(path)
+        with pytest.raises(ConfigError, match="damaged state"):
+            store.load()
+
+
+def test_a_store_needs_a_folder_and_a_file(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="folder"):
+        FileStore(tmp_path / "absent" / "state")
+    with pytest.raises(ConfigError, match="can't be read"):
+        FileStore(tmp_path)
+
+
+# Ledgers
+
+
+@pytest.fixture(params=["memory", "file"])
+def ledger(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Ledger]:
+    if request.param == "memory":
+        yield MemoryLedger()
+        return
+    with FileLedger(tmp_path / "ledger") as made:
+        yield made
+
+
+def test_the_first_claim_stands(ledger: Ledger) -> None:
+    assert ledger.claim(h("a"), h("1")) == h("1")
+    assert ledger.claim(h("a"), h("2")) == h("1")
+    assert ledger.claim(h("b"), h("2")) == h("2")
+    assert ledger.claim(h("a"), h("1")) == h("1")
+
+
+def test_a_ledger_outlives_its_process(tmp_path: Path) -> None:
+    ledger = FileLedger(tmp_path / "ledger")
+    for number in range(20):
+        ledger.claim(h(f"entry {number}"), h(f"value {number}"))
+        ledger.claim(h(f"entry {number}"), h("another"))
+    ledger.close()
+    assert (tmp_path / "ledger").stat().st_size == 20 * ROW
+    again = FileLedger(tmp_path / "ledger")
+    assert [again.claim(h(f"entry {n}"), h("late")) for n in range(20)] == [h(f"value {n}") for n in range(20)]
+    assert again.claim(h("entry 20"), h("value 20")) == h("value 20")
+    again.close()
+
+
+def test_a_ledger_only_grows(tmp_path: Path) -> None:
+    path = tmp_path / "ledger"
+    before = b""
+    for number in range(6):
+        ledger = FileLedger(path)
+        ledger.claim(h(f"entry {number}"), h("value"))
+        ledger.claim(h("entry 0"), h("another"))
+        ledger.close()
+        after = path.read_bytes()
+        assert after[: len(before)] == before
+        assert len(after) == len(before) + ROW
+        before = after
+
+
+def test_a_claim_is_on_the_disk_before_it_is_answered(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    ledger, synced, fsync = FileLedger(tmp_path / "ledger"), [], os.fsync
+
+    def watched_fsync(descriptor: int) -> None:
+        synced.append(os.fstat(descriptor).st_size)
+        fsync(descriptor)
+
+    monkeypatch.setattr(os, "fsync", watched_fsync)
+    ledger.claim(h("a"), h("1"))
+    ledger.claim(h("b"), h("2"))
+    assert synced == [ROW, 2 * ROW]
+    ledger.close()
+
+
+@pytest.mark.parametrize("kept", range(1, ROW))
+def test_a_row_cut_short_is_dropped(tmp_path: Path, kept: int) -> None:
+    path = tmp_path / "ledger"
+    ledger = FileLedger(path)
+    ledger.claim(h("a"), h("1"))
+    ledger.claim(h("b"), h("2"))
+    ledger.close()
+    path.write_bytes(path.read_bytes()[: ROW + kept])
+    again = FileLedger(path)
+    assert path.stat().st_size == ROW
+    assert again.claim(h("a"), h("late")) == h("1")
+    assert again.claim(h("b"), h("3")) == h("3")
+    again.close()
+    last = FileLedger(path)
+    assert last.claim(h("b"), h("late")) == h("3")
+    last.close()
+
+
+@pytest.mark.parametrize("tail", [bytes(ROW), bytes(40), os.urandom(ROW)], ids=["zeros", "few zeros", "noise"])
+def test_a_row_that_never_reached_the_disk_whole_is_dropped(tmp_path: Path, tail: bytes) -> None:
+    path = tmp_path / "ledger"
+    ledger = FileLedger(path)
+    ledger.claim(h("a"), h("1"))
+    ledger.close()
+    path.write_bytes(path.read_bytes() + tail)
+    again = FileLedger(path)
+    assert path.stat().st_size == ROW
+    assert again.claim(h("a"), h("late")) == h("1")
+    again.close()
+
+
+def test_damage_and_lost_rows_are_refused(tmp_path: Path) -> None:
+    path = tmp_path / "ledger"
+    ledger = FileLedger(path)
+    for name in "abc":
+        ledger.claim(h(name), h(name + name))
+    ledger.close()
+    whole = path.read_bytes()
+    spoilt = [whole[:at] + bytes([whole[at] ^ 1 << at % 8]) + whole[at + 1 :] for at in range(2 * ROW)]
+    spoilt += [whole[ROW:], whole[:ROW] + whole[2 * ROW :] + whole[ROW : 2 * ROW], whole[:5] + whole[6:]]
+    for data in spoilt:
+        path.write_bytes(data)
+        with pytest.raises(ConfigError, match="damaged at byte"):
+            FileLedger(path)
+        assert path.read_bytes() == data  # evidence stays as it is
+    path.write_bytes(whole)
+    FileLedger(path).close()  # and the refusals let go of the lock
+
+
+def test_a_ledger_is_opened_once(tmp_path: Path) -> None:
+    first = FileLedger(tmp_path / "ledger")
+    with pytest.raises(ConfigError, match="open already"):
+        FileLedger(tmp_path / "ledger")
+    code = (
+        "import sys\nfrom secagg.errors import ConfigError\nfrom secagg.store import FileLedger\n"
+        "try:\n    FileLedger(sys.argv[1])\nexcept ConfigError:\n    sys.exit(17)"
+    )
+    command = [sys.executable, "-c", code, str(tmp_path / "ledger")]
+    assert subprocess.run(command, check=False, timeout=30).returncode == 17
+    first.close()
+    assert subprocess.run(command, check=False, timeout=30).returncode == 0
+
+
+@pytest.mark.parametrize("failure", ["part", "full", "fsync"])
+def test_a_claim_that_could_not_be_written_was_not_made(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, failure: str
+) -> None:
+    path = tmp_path / "ledger"
+    ledger = FileLedger(path)
+    ledger.claim(h("a"), h("1"))
+    with monkeypatch.context() as patch:
+        if failure == "fsync":
+            patch.setattr(os, "fsync", fail)
+        else:
+            patch.setattr(ledger, "_file", FullDisk(ledger._file, 50 if failure == "part" else None))
+        with pytest.raises(OSError, match=r"part of a row|no room"):
+            ledger.claim(h("b"), h("2"))
+    assert path.stat().st_size == ROW
+    assert ledger.claim(h("b"), h("3")) == h("3")
+    ledger.close()
+    again = FileLedger(path)
+    assert again.claim(h("a"), h("late")) == h("1")
+    assert again.claim(h("b"), h("late")) == h("3")
+    again.close()
+
+
+def fail(*_: object) -> None:
+    raise OSError("no room")
+
+
+class FullDisk:
+    """A file that takes only the first bytes of a write, or refuses it."""
+
+    def __init__(self, file: Any, taken: int | None) -> None:
+        self.file, self.taken = file, taken
+        self.tell, self.seek, self.truncate, self.fileno, self.name = (
+            *(file.tell, file.seek, file.truncate, file.fileno),
+            file.name,
+        )
+
+    def write(self, data: bytes) -> int:
+        if self.taken is None:
+            fail()
+        return int(self.file.write(data[: self.taken]))
+
+
+@pytest.mark.parametrize(("entry", "value"), [(b"", h("1")), (h("a"), b"short"), (h("a") + b"x", h("1"))])
+def test_entries_and_values_are_hashes(tmp_path: Path, entry: bytes, value: bytes) -> None:
+    ledger = FileLedger(tmp_path / "ledger")
+    with pytest.raises(LocalProtocolError, match="32 bytes"):
+        ledger.claim(entry, value)
+    ledger.close()
+    assert (tmp_path / "ledger").stat().st_size == 0
+
+
+def test_a_ledger_that_can_not_be_opened_is_a_config_error(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="can't be opened"):
+        FileLedger(tmp_path / "absent" / "ledger")
+
+
+def test_one_ledger_serves_several_threads(tmp_path: Path) -> None:
+    ledger = FileLedger(tmp_path / "ledger")
+    results: dict[int, list[bytes]] = {}
+
+    def claim(thread: int) -> None:
+        results[thread] = [ledger.claim(h(f"entry {n}"), h(f"thread {thread}")) for n in range(30)]
+
+    threads = [threading.Thread(target=claim, args=(n,)) for n in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    ledger.close()
+    assert all(found == results[0] for found in results.values())
+    again = FileLedger(tmp_path / "ledger")
+    assert [again.claim(h(f"entry {n}"), h("late")) for n in range(30)] == results[0]
+    again.close()
