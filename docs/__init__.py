@@ -1,0 +1,1 @@
+"""The documents, and what draws the generated parts of them."""

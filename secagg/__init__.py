@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from secagg.protocols.base import Round
     from secagg.protocols.clear import Clear
     from secagg.protocols.pairwise import SecAgg
-    from secagg.simulate import Simulation, simulate
+    from secagg.simulation import Simulation, simulate
     from secagg.task import Task
 
 _HOMES = {
@@ -43,10 +43,10 @@ _HOMES = {
     "Round": "secagg.protocols.base",
     "SecAgg": "secagg.protocols.pairwise",
     "Server": "secagg._server",
-    "Simulation": "secagg.simulate",
+    "Simulation": "secagg.simulation",
     "Task": "secagg.task",
     "load_roster": "secagg.identity",
-    "simulate": "secagg.simulate",
+    "simulate": "secagg.simulation",
 }
 
 __all__ = [

@@ -146,8 +146,8 @@ class Server(Generic[AnyState]):
 
     @property
     def pending(self) -> frozenset[str]:
-        """The ids whose answer is still awaited in the open round."""
-        return frozenset(self._pending)
+        """The ids whose answer is still awaited in the open round; none after the end."""
+        return frozenset(self._pending) if self._open else frozenset()
 
     @property
     def faults(self) -> tuple[Fault, ...]:
@@ -353,5 +353,10 @@ class Server(Generic[AnyState]):
         found = task.protocol.server
         state = unpack_state(data, found.state_type, task, "server", roster)
         server = found.__new__(found)
-        server._setup(task, state, roster, save)
+        try:
+            server._setup(task, state, roster, save)
+        except (Aborted, ValueError) as error:
+            raise ConfigError(
+                f"got a state whose sums are not of this task: {error}; abandon this session"
+            ) from error
         return server  # type: ignore[return-value]

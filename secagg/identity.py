@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
 
-from cryptography.exceptions import UnsupportedAlgorithm
+from cryptography.exceptions import InternalError, UnsupportedAlgorithm
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from cryptography.hazmat.primitives.serialization import (
     Encoding,
@@ -154,7 +154,7 @@ def load_identity(path: str | os.PathLike[str]) -> Ed25519PrivateKey:
     """Read a party's own private key (PEM, PKCS #8, unencrypted, as ``secagg keygen`` writes it)."""
     try:
         key = load_pem_private_key(Path(path).read_bytes(), password=None)
-    except (OSError, ValueError, TypeError, UnsupportedAlgorithm) as error:
+    except (OSError, ValueError, TypeError, UnsupportedAlgorithm, InternalError) as error:
         raise ConfigError(f"got no private key at {path}: {error}; make one with secagg keygen") from error
     if not isinstance(key, Ed25519PrivateKey):
         raise ConfigError(f"got a {type(key).__name__} at {path}; identities are Ed25519 keys")

@@ -2,6 +2,9 @@
 
 import importlib
 import logging
+import subprocess
+import sys
+from pathlib import Path
 
 import pytest
 
@@ -34,3 +37,12 @@ def test_each_package_has_one_root_of_errors(package: str) -> None:
 
 def test_library_logs_nothing_unless_asked() -> None:
     assert any(isinstance(handler, logging.NullHandler) for handler in logging.getLogger("secagg").handlers)
+
+
+def test_a_function_is_never_hidden_by_a_module_of_its_name() -> None:
+    """Importing a submodule sets it on the package, over a function of the same name."""
+    code = "import secagg; secagg.Simulation; import secagg.simulation; secagg.simulate.__name__; print('ok')"
+    run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert run.stdout == "ok\n"
+    modules = {path.stem for path in (Path(secagg.__file__).parent).glob("*.py")}
+    assert not modules & set(secagg.__all__)

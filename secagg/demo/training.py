@@ -15,7 +15,7 @@ from secagg.encoding import FixedPoint
 from secagg.errors import ConfigError
 from secagg.layout import Layout
 from secagg.protocols.base import AggregationProtocol
-from secagg.simulate import enrol_for, simulate
+from secagg.simulation import enrol_for, simulate
 from secagg.task import Task
 
 FEATURES = 30

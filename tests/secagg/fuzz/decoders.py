@@ -1,0 +1,307 @@
+"""Every decoder, each with inputs that were valid once and the one kind of error that it may raise."""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import json
+from collections.abc import Callable, Sequence
+from copy import deepcopy
+from dataclasses import dataclass
+from pathlib import Path
+from random import Random
+from typing import Any
+
+import msgspec
+import numpy as np
+from cryptography.hazmat.primitives.asymmetric import ec, x25519
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+from cryptography.hazmat.primitives.serialization import (
+    BestAvailableEncryption,
+    Encoding,
+    NoEncryption,
+    PrivateFormat,
+)
+
+import secagg
+from secagg import packing, wire
+from secagg.errors import ConfigError, EncodingError, LocalProtocolError
+from secagg.identity import Roster, load_identity, load_roster
+from secagg.store import FileLedger, FileStore, MemoryLedger
+from secagg.testing._play import MemoryStore, Play
+from tests.secagg.fuzz.mutate import Mutator
+from tests.secagg.fuzz.roles import Scene
+from tests.secagg.fuzz.tally import Tally
+
+ANY_LIMIT = 1 << 20
+
+
+@dataclass(frozen=True)
+class Decoder:
+    """``decode`` gets mutated ``samples`` and may raise ``refusals`` only; ``change`` knows the format."""
+
+    name: str
+    decode: Callable[[bytes], object]
+    samples: Sequence[bytes]
+    refusals: tuple[type[Exception], ...]
+    change: Callable[[Mutator, bytes], bytes] | None = None
+
+    def run(self, count: int, rng: Random, tally: Tally) -> None:
+        """Try ``count`` inputs."""
+        mutator = Mutator(rng, self.samples)
+        for _ in range(count):
+            data = rng.choice(self.samples)
+            if self.change is not None and rng.random() < 0.6:
+                data = self.change(mutator, data)
+            else:
+                data = mutator.octets(data)
+            self.feed(data, tally)
+
+    def feed(self, data: bytes, tally: Tally) -> str:
+        """Decode ``data``; what came of it."""
+        tally.trying(data)
+        try:
+            self.decode(data)
+        except self.refusals as refused:
+            outcome = str(getattr(refused, "kind", "refused"))
+        except Exception as error:
+            outcome = f"escaped {type(error).__name__}"
+            tally.finding(self.name, outcome, data, repr(error))
+            return outcome
+        else:
+            outcome = "read"
+        tally.count(self.name, outcome)
+        return outcome
+
+
+def decoders(scenes: Sequence[Scene], folder: Path) -> list[Decoder]:
+    """All of them; ``folder`` is for those that read files."""
+    messages = [message for scene in scenes for message in scene.pool]
+    found = [
+        Decoder("envelope", _envelope, messages, (wire.Reject,), _message),
+        *_schemas(scenes),
+        Decoder("task", secagg.Task.from_bytes, _tasks(scenes), (ConfigError,), _canonical),
+        Decoder("roster", _roster(folder / "roster.json"), _rosters(scenes), (ConfigError,), _json),
+        Decoder("identity", _identity(folder / "key.pem"), _keys(), (ConfigError,), _pem),
+        _packed(),
+        Decoder("store", _store(folder), [bytes(8) + hashlib.sha256(b"state").digest() + b"state"], (ConfigError,)),
+    ]
+    for scene in scenes:
+        found += _states(scene)
+    return found
+
+
+def _envelope(data: bytes) -> None:
+    envelope = wire.Envelope.parse(data, ANY_LIMIT)
+    key = envelope.task if len(envelope.trailer) == wire.SIGNATURE_BYTES else None
+    envelope.verify(key)
+
+
+def _message(mutator: Mutator, data: bytes) -> bytes:
+    return mutator.message(data)
+
+
+def _schemas(scenes: Sequence[Scene]) -> list[Decoder]:
+    """The structured part of every type of message, each fed with all of them."""
+    found: dict[str, type[wire.Message]] = {"Abort": wire.Abort}
+    for scene in scenes:
+        for phase in scene.casting.protocol.phases:
+            found |= {kind.__name__: kind for kind in (phase.request, phase.reply)}
+    messages = [message for scene in scenes for message in scene.pool]
+
+    def opener(kind: type[wire.Message]) -> Callable[[bytes], object]:
+        return lambda data: wire.Envelope.parse(data, ANY_LIMIT).open(kind)
+
+    return [
+        Decoder(f"schema {name}", opener(kind), messages, (wire.Reject,), _message) for name, kind in found.items()
+    ]
+
+
+def _tasks(scenes: Sequence[Scene]) -> list[bytes]:
+    tasks = [scene.casting.task for scene in scenes]
+    nested = {"layers": [{"w": np.zeros((2, 3), np.float16)}, {"w": np.zeros(4)}], 7: np.zeros((), np.int32)}
+    layout = secagg.Layout.of({"a": (nested["layers"], {}), "b": np.zeros(3, np.float32)})
+    clips = {leaf.name: 0.5 for leaf in layout.leaves}
+    tasks.append(scenes[0].casting.make_task(layout=layout, encoding=secagg.FixedPoint(clip=clips)))
+    return [task.to_bytes() for task in tasks]
+
+
+def _canonical(mutator: Mutator, data: bytes) -> bytes:
+    """A task with one node of its tree changed and all lengths right."""
+
+    def parse(data: bytes) -> list[list[Any]]:
+        nodes, at = [], 0
+        while at < len(data):
+            end = at + 5 + int.from_bytes(data[at + 1 : at + 5], "big")
+            body = data[at + 5 : end]
+            nodes.append([data[at : at + 1], parse(body) if data[at] in b"td" else body])
+            at = end
+        return nodes
+
+    def write(nodes: list[list[Any]]) -> bytes:
+        bodies = [write(body) if isinstance(body, list) else body for _, body in nodes]
+        return b"".join(
+            tag + len(body).to_bytes(4, "big") + body for (tag, _), body in zip(nodes, bodies, strict=True)
+        )
+
+    rng, tree = mutator.rng, parse(data)
+    every = [tree]
+    for children in every:
+        every += [body for _, body in children if isinstance(body, list)]
+    for _ in range(rng.choice((1, 1, 2))):
+        siblings = rng.choice([children for children in every if children])
+        place = rng.randrange(len(siblings))
+        tag, body = siblings[place]
+        match rng.randrange(5):
+            case 0:
+                del siblings[place]
+            case 1:
+                siblings.insert(
+                    place, deepcopy(rng.choice(rng.choice([children for children in every if children])))
+                )
+            case 2:
+                siblings[place] = [rng.choice((b"N", b"b", b"i", b"f", b"s", b"y", b"t", b"d", b"x")), body]
+            case 3:
+                siblings[place] = [b"s", rng.choice((b"Task", b"Layout", b"Leaf", b"FixedPoint", b"SecAgg", b"os"))]
+            case _ if isinstance(body, bytes):
+                fresh = (mutator.octets(body), rng.randbytes(16), b"\x7f" + b"\xff" * 7, b"\x80" + bytes(7), b"\1")
+                siblings[place] = [tag, rng.choice(fresh)]
+    return write(tree)
+
+
+def _rosters(scenes: Sequence[Scene]) -> list[bytes]:
+    rosters = [scene.casting.roster.to_json().encode() for scene in scenes if scene.casting.roster is not None]
+    document = json.loads(rosters[0])
+    document["parties"]["c1"]["encryption_key"] = base64.b64encode(bytes(32)).decode()
+    return [*rosters, json.dumps(document).encode()]
+
+
+def _json(mutator: Mutator, data: bytes) -> bytes:
+    try:
+        text = json.dumps(mutator.tree(json.loads(data)), default=lambda value: value.hex())
+    except TypeError:  # a key that JSON doesn't have
+        return mutator.octets(data)
+    return text.encode()
+
+
+def _roster(path: Path) -> Callable[[bytes], object]:
+    def read(data: bytes) -> object:
+        Roster.from_json(data.decode(errors="surrogateescape"))
+        path.write_bytes(data)
+        return load_roster(path)
+
+    return read
+
+
+def _keys() -> list[bytes]:
+    pkcs8 = (Encoding.PEM, PrivateFormat.PKCS8)
+    return [
+        Ed25519PrivateKey.from_private_bytes(bytes(range(32))).private_bytes(*pkcs8, NoEncryption()),
+        Ed25519PrivateKey.from_private_bytes(bytes(range(32))).private_bytes(*pkcs8, BestAvailableEncryption(b"x")),
+        ec.derive_private_key(5, ec.SECP256R1()).private_bytes(*pkcs8, NoEncryption()),
+        x25519.X25519PrivateKey.from_private_bytes(bytes(range(32))).private_bytes(*pkcs8, NoEncryption()),
+    ]
+
+
+def _pem(mutator: Mutator, data: bytes) -> bytes:
+    """A key whose DER is changed inside an armour that holds."""
+    first, *armoured, last = data.strip().split(b"\n")
+    der = mutator.octets(base64.b64decode(b"".join(armoured)))
+    return b"\n".join((first, base64.b64encode(der), last, b""))
+
+
+def _identity(path: Path) -> Callable[[bytes], object]:
+    def read(data: bytes) -> object:
+        path.write_bytes(data)
+        return load_identity(path)
+
+    return read
+
+
+def _packed() -> Decoder:
+    """Width and length are of the caller, so the first two bytes only choose among them."""
+
+    def read(data: bytes) -> None:
+        bits, length = 1 + data[0] % 64 if data else 1, data[1] if len(data) > 1 else 0
+        total = np.zeros(length, packing.lane_dtype(bits))
+        try:
+            packing.unpack_add(data[2:], bits, total)
+        except EncodingError:
+            if total.any():
+                raise AssertionError("a refused vector was added") from None
+            raise
+
+    lanes = np.arange(40, dtype=np.uint64)
+    samples = [bytes([bits - 1, 40]) + packing.pack(lanes, bits) for bits in (2, 7, 16, 33, 62)]
+    return Decoder("packed vector", read, samples, (EncodingError,))
+
+
+def _store(folder: Path) -> Callable[[bytes], object]:
+    def read(data: bytes) -> None:
+        (folder / "ledger").write_bytes(data)
+        ledger = FileLedger(folder / "ledger")
+        ledger.claim(bytes(32), bytes(32))
+        ledger.close()
+        (folder / "state").write_bytes(data)
+        FileStore(folder / "state").load()
+
+    return read
+
+
+def _states(scene: Scene) -> list[Decoder]:
+    """The saved states of a client and of the server, one of each round."""
+    casting, states = scene.casting, dict[str, list[bytes]](client=[], server=[])
+    play = Play(casting)
+
+    def before_answer(party: str, answer: bytes) -> None:
+        states["server"].append(play.server.to_bytes())
+
+    def before_request(party: str, request: bytes) -> None:
+        if party == "c1":
+            states["client"].append(play.members[party].to_bytes())
+
+    play.before_request, play.before_answer = before_request, before_answer
+    play.run()
+    states["server"].append(play.server.to_bytes())
+    states["client"].append(play.members["c1"].to_bytes())
+
+    def store() -> MemoryStore:
+        made = MemoryStore()
+        made.ledger = MemoryLedger()
+        return made
+
+    def client(data: bytes) -> None:
+        identity = casting.identities.get("c1")
+        secagg.Client.from_bytes(data, casting.task, identity=identity, roster=casting.roster, save=store())
+
+    def server(data: bytes) -> None:
+        secagg.Server.from_bytes(data, casting.task, roster=casting.roster, save=store())
+
+    return [
+        Decoder(f"client state {scene.name}", client, states["client"], (ConfigError, LocalProtocolError), _state),
+        Decoder(f"server state {scene.name}", server, states["server"], (ConfigError,), _state),
+    ]
+
+
+def _state(mutator: Mutator, data: bytes) -> bytes:
+    """A state with one field changed under a checksum that holds."""
+    start = _checksum_place(data)
+    tree = mutator.tree(msgspec.msgpack.decode(data[start + 32 :]))
+    try:
+        fields = msgspec.msgpack.encode(tree)
+    except (OverflowError, TypeError, msgspec.MsgspecError):
+        return mutator.octets(data)
+    return data[:start] + hashlib.sha256(data[:start] + fields).digest() + fields
+
+
+_PLACES: dict[bytes, int] = {}
+
+
+def _checksum_place(data: bytes) -> int:
+    if data not in _PLACES:
+        _PLACES[data] = next(
+            at
+            for at in range(len(data) - 32)
+            if hashlib.sha256(data[:at] + data[at + 32 :]).digest() == data[at : at + 32]
+        )
+    return _PLACES[data]
