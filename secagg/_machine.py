@@ -15,7 +15,6 @@ import hashlib
 import logging
 import os
 from collections.abc import Callable, Mapping
-from itertools import pairwise
 from typing import TYPE_CHECKING, Any, ClassVar, Generic, Self, TypeVar
 
 import msgspec
@@ -25,10 +24,11 @@ from numpy.typing import NDArray
 
 from mpc.keys import derive, encode_parts, seeded_rng
 from secagg import wire
+from secagg._state import pack_state, unpack_state
 from secagg.errors import Aborted, ConfigError, Fault, FaultKind, LocalProtocolError, RemoteProtocolError
-from secagg.identity import PartyRole, Roster, check_party_id
+from secagg.identity import PartyRole, Roster, check_enrolled, check_party_id
 from secagg.protocols.base import Proposal
-from secagg.session import NONCE_BYTES, session_id
+from secagg.session import MAX_SESSION_BYTES, NONCE_BYTES, check_cohort, roster_digest, session_id
 from secagg.store import Store
 from secagg.wire import Envelope, Reject
 
@@ -38,8 +38,6 @@ if TYPE_CHECKING:
 log = logging.getLogger("secagg")
 
 SEED_BYTES = 32
-MAX_SESSION_BYTES = 1024
-_STATE_MAGIC = b"secagg/v1/state"
 
 
 class MemberState(msgspec.Struct, forbid_unknown_fields=True):
@@ -68,7 +66,6 @@ class ClientState(MemberState):
 
 AnyState = TypeVar("AnyState", bound=MemberState)
 AnyClientState = TypeVar("AnyClientState", bound=ClientState)
-AnyStruct = TypeVar("AnyStruct", bound=msgspec.Struct)
 Reply = tuple[wire.Message, bytes]
 Handler = Callable[[Any, Any, Any, memoryview], Reply]
 Listener = Callable[[Any, Any, str, Any, memoryview], None]
@@ -218,7 +215,12 @@ class Member(Generic[AnyState]):
     def _accept_proposal(self, draft: AnyState, proposal: Proposal) -> None:
         if draft.session is not None and proposal.session != draft.session:
             raise Reject(FaultKind.FOREIGN_SESSION, "got a proposal for another session than the caller named")
-        check_proposal(self._task, proposal, self._roster)
+        if len(proposal.nonce) != NONCE_BYTES or len(proposal.session) > MAX_SESSION_BYTES:
+            raise Reject(FaultKind.INVALID, "got a nonce or a session of the wrong length")
+        try:
+            check_cohort(self._task, proposal.cohort, self._roster)
+        except ConfigError as error:
+            raise Reject(FaultKind.INVALID, str(error)) from error
         if self.role is PartyRole.CLIENT and draft.id not in proposal.cohort:
             raise Reject(FaultKind.INVALID, "got a cohort without this client")
         draft.session = proposal.session
@@ -419,86 +421,3 @@ class Aggregator(Watchful[AnyState]):
     """One of several servers that each hold a share of the sum."""
 
     role = PartyRole.AGGREGATOR
-
-
-def check_proposal(task: Task, proposal: Proposal, roster: Roster | None) -> None:
-    """``Reject`` a session that the pinned task and roster don't allow."""
-    cohort = proposal.cohort
-    if len(proposal.nonce) != NONCE_BYTES or len(proposal.session) > MAX_SESSION_BYTES:
-        raise Reject(FaultKind.INVALID, "got a nonce or a session of the wrong length")
-    try:
-        check_cohort(task, cohort, roster)
-    except ConfigError as error:
-        raise Reject(FaultKind.INVALID, str(error)) from error
-
-
-def check_cohort(task: Task, cohort: list[str], roster: Roster | None) -> None:
-    """``ConfigError`` for a cohort that ``task`` and ``roster`` don't allow."""
-    if not task.min_survivors <= len(cohort) <= task.max_clients:
-        raise ConfigError(
-            f"got a cohort of {len(cohort)}; expected {task.min_survivors} (min_survivors) to "
-            f"{task.max_clients} (max_clients)"
-        )
-    for before, member in pairwise(["", *cohort]):
-        check_party_id(member)
-        if member <= before:
-            raise ConfigError(f"got a cohort with {member} twice or out of order; every id stands in it once")
-        if roster is not None and ((party := roster.get(member)) is None or party.role is not PartyRole.CLIENT):
-            raise ConfigError(f"got {member} in the cohort, which the roster doesn't list as a client")
-    task.protocol.validate_cohort(task, cohort, roster)
-
-
-def check_enrolled(
-    member_id: str, role: PartyRole, identity: Ed25519PrivateKey | None, roster: Roster | None
-) -> None:
-    """``ConfigError`` unless identity and roster are both there and agree, or both absent."""
-    if (identity is None) != (roster is None):
-        raise ConfigError("got an identity without a roster or a roster without an identity; pass both or none")
-    if identity is None or roster is None:
-        return
-    party = roster.get(member_id)
-    if party is None or party.role is not role:
-        raise ConfigError(f"got {member_id}, which the roster doesn't list as a {role}; enrol it first")
-    if party.signing_key != identity.public_key().public_bytes_raw():
-        raise ConfigError(f"got an identity that is not the one the roster lists for {member_id}")
-
-
-def roster_digest(roster: Roster | None) -> bytes:
-    """The roster's digest; zeros where nobody is enrolled."""
-    return bytes(wire.DIGEST_BYTES) if roster is None else roster.digest
-
-
-def pack_state(state: msgspec.Struct, task: Task, role: str, roster: Roster | None) -> bytes:
-    """What a role saves: whose state it is, a checksum, the fields."""
-    header, fields = _state_header(task, role, roster), msgspec.msgpack.encode(state)
-    return b"".join((header, _state_checksum(header, fields), fields))
-
-
-def unpack_state(data: bytes, kind: type[AnyStruct], task: Task, role: str, roster: Roster | None) -> AnyStruct:
-    """The state in ``data``; ``ConfigError`` if it is damaged, or of another task, role or roster."""
-    header = _state_header(task, role, roster)
-    if not data.startswith(header):
-        raise ConfigError(
-            "got a saved state of another task, role, roster or version; restore it with what it was made with"
-        )
-    start = len(header) + wire.DIGEST_BYTES
-    fields = memoryview(data)[start:]
-    if data[len(header) : start] != _state_checksum(header, fields):
-        raise ConfigError("got a damaged state; leave this session out")
-    try:
-        return msgspec.msgpack.decode(fields, type=kind)
-    except msgspec.MsgspecError as error:
-        raise ConfigError(f"got a state that this version can't read: {error}; leave this session out") from error
-
-
-def _state_header(task: Task, role: str, roster: Roster | None) -> bytes:
-    # Restored without its roster, a client would take unsigned messages for signed ones.
-    return encode_parts(
-        _STATE_MAGIC, str(wire.VERSION), task.protocol.name, task.digest, role, roster_digest(roster)
-    )
-
-
-def _state_checksum(header: bytes, fields: bytes | memoryview) -> bytes:
-    hashed = hashlib.sha256(header)
-    hashed.update(fields)
-    return hashed.digest()

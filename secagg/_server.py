@@ -19,11 +19,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from secagg import wire
-from secagg._machine import MAX_SESSION_BYTES, Reply, check_cohort, pack_state, roster_digest, unpack_state
+from secagg._machine import Reply
+from secagg._state import pack_state, unpack_state
 from secagg.errors import Aborted, ConfigError, EncodingError, Fault, FaultKind, LocalProtocolError
 from secagg.identity import Roster
 from secagg.protocols.base import Phase, Proposal
-from secagg.session import NONCE_BYTES, session_id
+from secagg.session import MAX_SESSION_BYTES, NONCE_BYTES, check_cohort, roster_digest, session_id
 from secagg.store import Store
 from secagg.wire import Envelope, Reject
 

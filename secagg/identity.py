@@ -201,3 +201,18 @@ def write_identities(
     fresh.write_text(extended.to_json(), encoding="utf-8")
     fresh.replace(roster_path)
     return roster_path
+
+
+def check_enrolled(
+    member_id: str, role: PartyRole, identity: Ed25519PrivateKey | None, roster: Roster | None
+) -> None:
+    """``ConfigError`` unless identity and roster are both there and agree, or both absent."""
+    if (identity is None) != (roster is None):
+        raise ConfigError("got an identity without a roster or a roster without an identity; pass both or none")
+    if identity is None or roster is None:
+        return
+    party = roster.get(member_id)
+    if party is None or party.role is not role:
+        raise ConfigError(f"got {member_id}, which the roster doesn't list as a {role}; enrol it first")
+    if party.signing_key != identity.public_key().public_bytes_raw():
+        raise ConfigError(f"got an identity that is not the one the roster lists for {member_id}")

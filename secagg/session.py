@@ -1,11 +1,21 @@
-"""What names one aggregation: the session id, and the tree over the keys advertised in it."""
+"""What names one aggregation: its cohort, the session id, and the tree over the keys advertised in it."""
+
+from __future__ import annotations
 
 import hashlib
 from collections.abc import Sequence
+from itertools import pairwise
+from typing import TYPE_CHECKING
 
 from mpc.keys import encode_parts
+from secagg.errors import ConfigError
+from secagg.identity import PartyRole, Roster, check_party_id
+
+if TYPE_CHECKING:
+    from secagg.task import Task
 
 NONCE_BYTES = 32
+MAX_SESSION_BYTES = 1024
 
 
 def session_id(
@@ -36,3 +46,24 @@ def merkle_root(leaves: Sequence[bytes]) -> bytes:
         paired = [hashlib.sha256(b"\x01" + level[i] + level[i + 1]).digest() for i in range(0, len(level) - 1, 2)]
         level = paired + level[2 * len(paired) :]
     return level[0]
+
+
+def roster_digest(roster: Roster | None) -> bytes:
+    """The roster's digest; zeros where nobody is enrolled."""
+    return bytes(hashlib.sha256().digest_size) if roster is None else roster.digest
+
+
+def check_cohort(task: Task, cohort: list[str], roster: Roster | None) -> None:
+    """``ConfigError`` for a cohort that ``task`` and ``roster`` don't allow."""
+    if not task.min_survivors <= len(cohort) <= task.max_clients:
+        raise ConfigError(
+            f"got a cohort of {len(cohort)}; expected {task.min_survivors} (min_survivors) to "
+            f"{task.max_clients} (max_clients)"
+        )
+    for before, member in pairwise(["", *cohort]):
+        check_party_id(member)
+        if member <= before:
+            raise ConfigError(f"got a cohort with {member} twice or out of order; every id stands in it once")
+        if roster is not None and ((party := roster.get(member)) is None or party.role is not PartyRole.CLIENT):
+            raise ConfigError(f"got {member} in the cohort, which the roster doesn't list as a client")
+    task.protocol.validate_cohort(task, cohort, roster)

@@ -41,7 +41,7 @@ from secagg.protocols.pairwise import (
     share_context,
     to_bitmap,
 )
-from secagg.session import session_id
+from secagg.session import roster_digest, session_id
 from secagg.wire import Envelope, Reject
 
 
@@ -85,7 +85,7 @@ class PairwiseClient(Client[PairwiseClientState]):
         draft.adverts = {party: (a.sealing_key, a.masking_key) for party, a in adverts.items()}
         draft.session_id = session_id(
             task=self._task.digest,
-            roster=bytes(32) if self._roster is None else self._roster.digest,
+            roster=roster_digest(self._roster),
             session=draft.session or b"",
             nonce=draft.nonce,
             adverts=message.adverts,

@@ -9,7 +9,7 @@ from typing import ClassVar
 from mpc import keys, shamir
 from mpc.errors import MPCError
 from secagg import wire
-from secagg._machine import Reply, roster_digest
+from secagg._machine import Reply
 from secagg._server import Server, ServerState, Step
 from secagg.errors import Aborted, FaultKind
 from secagg.protocols.base import Round
@@ -40,7 +40,7 @@ from secagg.protocols.pairwise import (
     self_mask_info,
     to_bitmap,
 )
-from secagg.session import session_id
+from secagg.session import roster_digest, session_id
 from secagg.wire import Envelope, Reject
 
 

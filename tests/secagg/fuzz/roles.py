@@ -201,7 +201,7 @@ class Session:
         try:
             server.receive(sender, data)
         except Exception as error:
-            self.tally.finding(target, f"escaped {type(error).__name__}", data, repr(error))
+            self.tally.finding(target, f"escaped {type(error).__name__}", data, repr(error), sender)
             return
         if server.pending == pending:
             told = server.faults
@@ -210,7 +210,7 @@ class Session:
             self.tally.count(target, "lie taken")
             self._fall_silent(sender)
         else:
-            self.tally.finding(target, "accepted", data, f"from {sender}")
+            self.tally.finding(target, "accepted", data, sender=sender)
 
     def _is_true(self, sender: str, data: bytes) -> bool:
         """Whether ``data`` is what ``sender`` itself says in this round, or would if it were not silent."""

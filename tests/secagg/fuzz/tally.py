@@ -24,6 +24,7 @@ class Vector:
     target: str
     fault: str
     message: str  # hex
+    sender: str = ""  # as the transport names it, of a message to a server
     detail: str = ""
 
     @property
@@ -65,6 +66,6 @@ class Tally:
     def count(self, target: str, outcome: str) -> None:
         self.counts[target, outcome] += 1
 
-    def finding(self, target: str, fault: str, data: bytes, detail: object = "") -> None:
+    def finding(self, target: str, fault: str, data: bytes, detail: object = "", sender: str = "") -> None:
         self.count(target, f"FINDING {fault}")
-        self.findings.append(Vector(target, fault, data.hex(), f"{detail!s:.500}"))
+        self.findings.append(Vector(target, fault, data.hex(), sender, f"{detail!s:.500}"))

@@ -1,6 +1,6 @@
 """The child process that does the fuzzing, under a limit on its memory.
 
-It writes a line of JSON a second: what it counted since the last one, and what it found.
+After each turn through all targets it writes a line of JSON: what it counted in that turn, and what it found.
 """
 
 from __future__ import annotations
@@ -13,13 +13,14 @@ import resource
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import asdict
+from functools import partial
 from pathlib import Path
 from random import Random
 
 from tests.secagg.fuzz.decoders import decoders
-from tests.secagg.fuzz.roles import Session, scenes
+from tests.secagg.fuzz.roles import Scene, Session, scenes
 from tests.secagg.fuzz.tally import Tally
 
 HEADROOM = 96 << 20  # bytes beyond what a warm process holds
@@ -33,12 +34,14 @@ Batch = Callable[[Random, Tally], None]
 def targets(folder: Path) -> list[Batch]:
     """All that is fuzzed, each as a function that tries some dozens to hundreds of messages."""
     played = scenes()
-    found: list[Batch] = [
-        lambda rng, tally, d=d: d.run(DECODER_BATCH, rng, tally) for d in decoders(played, folder)
-    ]
+    found: list[Batch] = [partial(decoder.run, DECODER_BATCH) for decoder in decoders(played, folder)]
     # Roles have more states than decoders have: half of all messages go to them.
-    found += [lambda rng, tally, s=s: Session(s, rng, tally).run() for s in played for _ in range(3)]
-    return found
+    return found + 3 * [partial(fuzz_session, scene) for scene in played]
+
+
+def fuzz_session(scene: Scene, rng: Random, tally: Tally) -> None:
+    """One session of ``scene``."""
+    Session(scene, rng, tally).run()
 
 
 def limit_memory(headroom: int = HEADROOM) -> int:
@@ -47,16 +50,6 @@ def limit_memory(headroom: int = HEADROOM) -> int:
     limit = pages * resource.getpagesize() + headroom
     resource.setrlimit(resource.RLIMIT_AS, (limit, limit))
     return limit
-
-
-def fuzz(batches: list[Batch], rng: Random, tally: Tally, stop: Callable[[], bool]) -> Iterator[None]:
-    """Go through ``batches`` again and again; yields between them."""
-    while True:
-        for batch in batches:
-            if stop() or len(tally.findings) >= MOST_FINDINGS:
-                return
-            batch(rng, tally)
-            yield
 
 
 def report(tally: Tally) -> None:
@@ -83,19 +76,15 @@ def main() -> None:
     ):
         rng, tally = Random(options.seed), Tally(current)
         batches = targets(Path(folder))
-        ends, tried, told, found = time.monotonic() + options.seconds, 0, time.monotonic(), 0
         for batch in batches:
             batch(rng, tally)
         limit_memory()
-        for _ in fuzz(
-            batches, rng, tally, lambda: tried + tally.total >= options.messages or time.monotonic() > ends
-        ):
-            if time.monotonic() - told > 1:
-                tried, found, told = tried + tally.total, found + len(tally.findings), time.monotonic()
-                report(tally)
-                if found >= MOST_FINDINGS:
-                    break
-        report(tally)
+        ends, tried, found = time.monotonic() + options.seconds, 0, 0
+        while tried < options.messages and time.monotonic() < ends and found < MOST_FINDINGS:
+            for batch in batches:
+                batch(rng, tally)
+            tried, found = tried + tally.total, found + len(tally.findings)
+            report(tally)
 
 
 if __name__ == "__main__":

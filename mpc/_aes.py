@@ -1,0 +1,167 @@
+"""AES-256 in counter mode by the processor's own instructions: for kernels, and for masks.
+
+The stream is that of OpenSSL's AES-256-CTR with a zero initial counter. There is no table: each
+round is one instruction, on vectors of one, two or four blocks. Use nothing here unless
+:func:`available`; :mod:`mpc.masks` gives the same bits everywhere.
+
+Numba compiles anew if the CPU's name or features change (both are in the key of its cache), but not
+a kernel of another file that uses this one: touch that file when this one changes.
+"""
+
+from collections.abc import Callable
+from typing import Any, cast
+
+import numpy as np
+from llvmlite import ir  # type: ignore[import-untyped]
+from numba import config, types
+from numba.core.registry import cpu_target
+from numba.extending import intrinsic
+from numpy.typing import NDArray
+
+from mpc._kernels import kernel
+
+Lanes = NDArray[np.unsignedinteger[Any]]
+Words = NDArray[np.uint64]
+
+STRIDE = 64
+"""Keystream is written by so many 64-bit words: 32 blocks."""
+
+BUFFER = 8 * STRIDE
+"""The words of a buffer of keystream, 4 KiB: in the innermost cache, beside what it meets there."""
+
+_ROUNDS = 14
+_IN_FLIGHT = 8  # vectors: an instruction takes as many halves of a cycle, or fewer
+
+_i32, _i64 = ir.IntType(32), ir.IntType(64)
+_block = ir.VectorType(_i64, 2)
+_primitive = cast(Callable[[Callable[..., Any]], Callable[..., Any]], intrinsic)
+
+
+def available() -> bool:
+    """Whether kernels are compiled here, for a CPU with AES instructions."""
+    return not config.DISABLE_JIT and _blocks_in_vector(cpu_target.target_context.codegen()) > 0
+
+
+def _blocks_in_vector(codegen: Any) -> int:
+    """The blocks of the widest vector that the CPU that is compiled for can encrypt; 0 if it has none."""
+    triple, _, features = codegen.magic_tuple()
+    has = {feature[1:] for feature in features.split(",") if feature.startswith("+")}
+    if not triple.startswith("x86_64") or "aes" not in has:
+        return 0
+    if "vaes" not in has or "avx2" not in has:
+        return 1
+    return 4 if "avx512f" in has else 2
+
+
+def _constant(kind: ir.VectorType, values: list[int]) -> ir.Constant:
+    return ir.Constant(kind, [ir.Constant(kind.element, value) for value in values])
+
+
+def _function(builder: Any, name: str, kind: ir.VectorType, arity: int) -> Any:
+    module = builder.module
+    return module.globals.get(name) or ir.Function(module, ir.FunctionType(kind, [kind] * arity), name)
+
+
+@_primitive
+def _write_stride(typing: Any, out: Any, at: Any, schedule: Any, block: Any) -> Any:
+    """Write the ``STRIDE`` words of keystream from ``block`` on to ``out[at:]``."""
+
+    def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        blocks = _blocks_in_vector(context.codegen())
+        vector = ir.VectorType(_i64, 2 * blocks)
+        suffix = "" if blocks == 1 else f".{128 * blocks}"
+        middle = _function(builder, f"llvm.x86.aesni.aesenc{suffix}", vector, 2)
+        last = _function(builder, f"llvm.x86.aesni.aesenclast{suffix}", vector, 2)
+        swap = _function(builder, f"llvm.bswap.v{2 * blocks}i64", vector, 1)
+        pointers = [
+            context.make_array(kind)(context, builder, array).data
+            for kind, array in zip((out, schedule), (arguments[0], arguments[2]), strict=True)
+        ]
+
+        def vector_at(pointer: Any, word: Any, kind: ir.VectorType) -> Any:
+            return builder.bitcast(builder.gep(pointer, [word]), kind.as_pointer())
+
+        def spread(pair: Any) -> Any:
+            return builder.shuffle_vector(pair, pair, _constant(ir.VectorType(_i32, 2 * blocks), [0, 1] * blocks))
+
+        keys = [
+            spread(builder.load(vector_at(pointers[1], ir.Constant(_i64, 2 * i), _block), align=8))
+            for i in range(_ROUNDS + 1)
+        ]
+        # A counter is two words, big-endian, of which the first one stays zero.
+        first = spread(builder.insert_element(_constant(_block, [0, 0]), arguments[3], ir.Constant(_i32, 1)))
+        vectors = STRIDE // (2 * blocks)
+        for start in range(0, vectors, _IN_FLIGHT):
+            flight = range(start, start + _IN_FLIGHT)
+            states = []
+            for i in flight:
+                numbers = _constant(vector, [v for j in range(blocks) for v in (0, i * blocks + j)])
+                states.append(builder.xor(builder.call(swap, [builder.add(first, numbers)]), keys[0]))
+            for key in keys[1:-1]:
+                states = [builder.call(middle, [state, key]) for state in states]
+            for i, state in zip(flight, states, strict=True):
+                word = builder.add(arguments[1], ir.Constant(_i64, 2 * blocks * i))
+                builder.store(builder.call(last, [state, keys[-1]]), vector_at(pointers[0], word, vector), align=8)
+        return context.get_dummy_value()
+
+    return types.void(out, types.intp, schedule, types.int64), generate
+
+
+@_primitive
+def _substitute(typing: Any, word: Any) -> Any:
+    """SubWord of FIPS 197: the S-box on each byte of a uint32."""
+
+    def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        # The last round of four equal columns, whose rows it shifts in vain, under a key of zeros.
+        columns = ir.VectorType(_i32, 4)
+        column = builder.insert_element(_constant(columns, [0] * 4), arguments[0], ir.Constant(_i32, 0))
+        state = builder.bitcast(builder.shuffle_vector(column, column, _constant(columns, [0] * 4)), _block)
+        last = _function(builder, "llvm.x86.aesni.aesenclast", _block, 2)
+        state = builder.call(last, [state, _constant(_block, [0, 0])])
+        return builder.extract_element(builder.bitcast(state, columns), ir.Constant(_i32, 0))
+
+    return types.uint32(types.uint32), generate
+
+
+@kernel
+def expand(key: NDArray[np.uint32]) -> Words:
+    """The key schedule (FIPS 197, section 5.2) of a key of eight little-endian words: 15 round keys."""
+    words = np.empty(4 * (_ROUNDS + 1), np.uint32)
+    words[:8] = key
+    constant = np.uint32(1)
+    for i in range(8, words.size):
+        word = words[i - 1]
+        if i % 8 == 0:
+            word = np.uint32(_substitute(np.uint32(word >> np.uint32(8) | word << np.uint32(24))) ^ constant)
+            constant <<= np.uint32(1)
+        elif i % 8 == 4:
+            word = np.uint32(_substitute(word))
+        words[i] = words[i - 8] ^ word
+    return words.view(np.uint64)
+
+
+@kernel
+def fill(buffer: Words, schedule: Words, block: int) -> None:
+    """Fill ``buffer``, a multiple of ``STRIDE`` long, with the stream from ``block`` on."""
+    for i in range(buffer.size // STRIDE):
+        _write_stride(buffer, i * STRIDE, schedule, block + i * (STRIDE // 2))
+
+
+@kernel
+def add(vector: Lanes, key: NDArray[np.uint32], block: int, skipped: int, negate: int) -> None:
+    """Add the stream from lane ``skipped`` of ``block`` on to ``vector``; take it away if ``negate`` is −1."""
+    schedule = expand(key)
+    buffer = np.empty(BUFFER, np.uint64)
+    lanes = buffer.view(vector.dtype)
+    flip = vector.dtype.type(negate)
+    done = 0
+    while done < vector.size:
+        count = min(lanes.size - skipped, vector.size - done)
+        words = ((skipped + count) * vector.itemsize + 7) // 8
+        fill(buffer[: (words + STRIDE - 1) // STRIDE * STRIDE], schedule, block)
+        part, mask = vector[done : done + count], lanes[skipped : skipped + count]
+        for i in range(count):
+            part[i] += (mask[i] ^ flip) - flip
+        done += count
+        skipped = 0
+        block += BUFFER // 2

@@ -1,0 +1,57 @@
+"""A role's state as bytes: whose it is, a checksum, and the fields."""
+
+from __future__ import annotations
+
+import hashlib
+from typing import TYPE_CHECKING, TypeVar
+
+import msgspec
+
+from mpc.keys import encode_parts
+from secagg import wire
+from secagg.errors import ConfigError
+from secagg.identity import Roster
+from secagg.session import roster_digest
+
+if TYPE_CHECKING:
+    from secagg.task import Task
+
+_STATE_MAGIC = b"secagg/v1/state"
+
+AnyStruct = TypeVar("AnyStruct", bound=msgspec.Struct)
+
+
+def pack_state(state: msgspec.Struct, task: Task, role: str, roster: Roster | None) -> bytes:
+    """What a role saves: whose state it is, a checksum, the fields."""
+    header, fields = _state_header(task, role, roster), msgspec.msgpack.encode(state)
+    return b"".join((header, _state_checksum(header, fields), fields))
+
+
+def unpack_state(data: bytes, kind: type[AnyStruct], task: Task, role: str, roster: Roster | None) -> AnyStruct:
+    """The state in ``data``; ``ConfigError`` if it is damaged, or of another task, role or roster."""
+    header = _state_header(task, role, roster)
+    if not data.startswith(header):
+        raise ConfigError(
+            "got a saved state of another task, role, roster or version; restore it with what it was made with"
+        )
+    start = len(header) + wire.DIGEST_BYTES
+    fields = memoryview(data)[start:]
+    if data[len(header) : start] != _state_checksum(header, fields):
+        raise ConfigError("got a damaged state; leave this session out")
+    try:
+        return msgspec.msgpack.decode(fields, type=kind)
+    except msgspec.MsgspecError as error:
+        raise ConfigError(f"got a state that this version can't read: {error}; leave this session out") from error
+
+
+def _state_header(task: Task, role: str, roster: Roster | None) -> bytes:
+    # Restored without its roster, a client would take unsigned messages for signed ones.
+    return encode_parts(
+        _STATE_MAGIC, str(wire.VERSION), task.protocol.name, task.digest, role, roster_digest(roster)
+    )
+
+
+def _state_checksum(header: bytes, fields: bytes | memoryview) -> bytes:
+    hashed = hashlib.sha256(header)
+    hashed.update(fields)
+    return hashed.digest()

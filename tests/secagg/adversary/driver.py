@@ -1,0 +1,446 @@
+"""The stage on which the attacks are played: seven enrolled clients, a server that lies, one that doesn't.
+
+``LyingServer`` speaks to real clients in well-formed messages and may say anything to anyone. It keeps all
+that it hears, and it knows every secret of ``world.colluders``, who are c of the enrolled. What a
+client refuses is written down in ``refusals`` and the attack goes on with what it has, so that the
+same attack code runs against the library and against the library without one defence.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import sys
+from collections import defaultdict
+from collections.abc import Callable, Collection, Iterable, Mapping
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import numpy as np
+import pytest
+
+import secagg
+from mpc import keys, shamir
+from secagg import wire
+from secagg._machine import Client
+from secagg._server import Outcome, Server
+from secagg.errors import Aborted, FaultKind, RemoteProtocolError
+from secagg.identity import Roster, enrol
+from secagg.protocols._pairwise_server import PairwiseServer
+from secagg.protocols.base import Proposal
+from secagg.protocols.lanes import fold_lanes, mask_lanes, reduce_lanes, zero_lanes
+from secagg.protocols.pairwise import (
+    COMMITMENT_BYTES,
+    KEY,
+    SEALED_BYTES,
+    SELF,
+    SHARE_BYTES,
+    Advert,
+    Adverts,
+    DealtShares,
+    HeldShares,
+    MaskedInput,
+    Revealed,
+    SignedSurvivors,
+    Survivors,
+    Unmask,
+    from_bitmap,
+    mask_info,
+    pieces,
+    self_mask_info,
+    to_bitmap,
+)
+from secagg.session import session_id
+from secagg.store import MemoryLedger
+from secagg.wire import Envelope
+
+CLIENTS = ("c1", "c2", "c3", "c4", "c5", "c6", "c7")
+VICTIM = "c1"
+HONEST = CLIENTS[:5]
+COLLUDERS = CLIENTS[5:]  # c = 2 of 7 at corruption 0.33: shares rebuild from 5, lists need 5 signatures
+SESSION = b"round 1"
+SIZE = 12
+LIMIT = 1 << 20
+
+Vector = np.ndarray[Any, Any]
+SemiHonest = secagg.SecAgg(threat_model="semi-honest")
+
+
+def make_task(**changes: Any) -> secagg.Task:
+    """Seven clients, five survivors at least, twelve coordinates on a grid of 2^-15."""
+    task = secagg.Task(
+        protocol=secagg.SecAgg(),
+        layout=secagg.Layout.of(np.zeros(SIZE)),
+        encoding=secagg.FixedPoint(clip=1.0, bits=16, rounding="nearest"),
+        max_clients=len(CLIENTS),
+        min_survivors=5,
+        context=b"adversary",
+    )
+    return replace(task, **changes)
+
+
+def make_updates(ids: Iterable[str], seed: int = 0) -> dict[str, Vector]:
+    """An update for each id."""
+    rng = np.random.default_rng(seed)
+    return {party: rng.uniform(-0.9, 0.9, SIZE) for party in ids}
+
+
+UPDATES = make_updates(CLIENTS)
+
+
+def step(task: secagg.Task) -> float:
+    """The grid step of the task's values."""
+    return float(task.encoding.clip / (2 ** (task.encoding.bits - 1) - 1))  # type: ignore[attr-defined]
+
+
+def has(found: Vector | None, wanted: Vector, task: secagg.Task) -> bool:
+    """Whether the attacker has what it wanted, within one grid step."""
+    return found is not None and bool((np.abs(found - wanted) <= step(task)).all())
+
+
+def remove(monkeypatch: pytest.MonkeyPatch, defence: Any, instead: Any) -> None:
+    """Put ``instead`` wherever a module of the library, or the attacker, holds the function ``defence``."""
+    for name, module in list(sys.modules.items()):
+        if name.startswith(("secagg.", "mpc.")) or name == __name__:
+            for attribute, value in list(vars(module).items()):
+                if value is defence:
+                    monkeypatch.setattr(module, attribute, instead)
+
+
+def unpin(monkeypatch: pytest.MonkeyPatch, *left_out: str) -> None:
+    """The digest leaves these fields of the task out, so that a server's other task passes for the pinned one."""
+    pinned = {name: getattr(make_task(), name) for name in left_out}
+
+    def digest(task: secagg.Task) -> bytes:
+        return hashlib.sha256(replace(task, **pinned).to_bytes()).digest()
+
+    monkeypatch.setattr(secagg.Task, "digest", property(digest))
+
+
+class Disk:
+    """What a client keeps: its states, each of which can be gone back to, and its ledger."""
+
+    def __init__(self) -> None:
+        self.ledger = MemoryLedger()
+        self.states: list[bytes] = []
+
+    def __call__(self, number: int, state: bytes) -> None:
+        self.states.append(state)
+
+
+class World:
+    """Who is enrolled, what they hold, and how they join a session."""
+
+    def __init__(
+        self, task: secagg.Task | None = None, ids: Iterable[str] = CLIENTS, colluders: Iterable[str] = COLLUDERS
+    ) -> None:
+        self.task = task or make_task()
+        self.ids, self.colluders = tuple(ids), tuple(colluders)
+        self.keys, self.roster = enrol(self.ids)
+
+    def join(
+        self,
+        parties: Iterable[str] | None = None,
+        *,
+        session: bytes = SESSION,
+        updates: Mapping[str, Vector] = UPDATES,
+        weights: Mapping[str, int] | None = None,
+        told: secagg.Task | None = None,
+        disks: Mapping[str, Disk] | None = None,
+        rng: Callable[[str], Callable[[int], bytes]] = lambda _: os.urandom,
+    ) -> dict[str, Client[Any]]:
+        """Clients of one session with their updates. They take a task from the server, ``told``, only
+        where its digest is the pinned one.
+        """
+        task = told if told is not None and told.digest == self.task.digest else self.task
+        clients = {}
+        for party in parties or self.ids:
+            save = None if disks is None else disks[party]
+            clients[party] = task.client(
+                party, identity=self.keys[party], roster=self.roster, session=session, save=save, rng=rng(party)
+            )
+            clients[party].contribute(updates[party], None if weights is None else weights[party])
+        return clients
+
+
+class LyingServer:
+    """Says what it likes to whom it likes. By default it says what an honest server would."""
+
+    def __init__(
+        self,
+        world: World,
+        clients: Mapping[str, Client[Any]] | None = None,
+        *,
+        told: secagg.Task | None = None,
+        session: bytes = SESSION,
+    ) -> None:
+        self.world, self.task = world, told or world.task
+        self.clients = world.join(told=told, session=session) if clients is None else dict(clients)
+        self.cohort = sorted(self.clients)
+        self.session, self.nonce = session, os.urandom(32)
+        self.ids: dict[str, bytes] = {}  # the session id that each client is at
+        self.names: dict[str, bytes] = {}  # what the session was called towards each client
+        self.adverts: dict[str, bytes] = {}
+        self.u1: list[str] = []
+        self.dealt: dict[str, DealtShares] = {}
+        self.told_dealers: dict[str, list[str]] = {}
+        self.inputs: dict[str, list[Vector]] = {}
+        self.shares: dict[tuple[str, str], dict[int, bytes]] = defaultdict(dict)  # by dealer and kind
+        self.masking_keys: dict[str, bytes] = {}  # private ones
+        self.sent: dict[str, list[str]] = defaultdict(list)  # what left each client
+        self.refusals: dict[str, FaultKind | str] = {}  # the kind of fault, or why the client aborted
+
+    def ask(self, party: str, message: wire.Message) -> Envelope | None:
+        """Send a message; the reply, or None where the client refuses."""
+        data = wire.seal_envelope(
+            message,
+            protocol=self.task.protocol.ID,
+            task=self.task.digest,
+            session=b"" if isinstance(message, Proposal) else self.ids[party],
+            sender=wire.SERVER,
+        )
+        try:
+            reply = self.clients[party].receive(data)
+        except RemoteProtocolError as error:
+            self.refusals.setdefault(party, error.fault.kind)
+            return None
+        except Aborted as aborted:
+            self.refusals.setdefault(party, aborted.reason)
+            return None
+        assert reply is not None
+        envelope = Envelope.parse(reply, LIMIT)
+        sent = next(phase.reply for phase in self.task.protocol.phases if phase.reply.TYPE == envelope.kind)
+        self.sent[party].append(sent.__name__)
+        return envelope
+
+    def forge(self, colluder: str, message: wire.Message) -> bytes:
+        """A message in the name of a colluder, signed with its key."""
+        return wire.seal_envelope(
+            message,
+            protocol=self.task.protocol.ID,
+            task=self.task.digest,
+            session=self.ids[colluder],
+            sender=colluder,
+            identity=self.world.keys[colluder],
+        )
+
+    def _id(self, party: str, adverts: list[bytes] | None = None) -> bytes:
+        return session_id(
+            task=self.task.digest,
+            roster=self.world.roster.digest,
+            session=self.names[party],
+            nonce=self.nonce,
+            adverts=adverts,
+        )
+
+    def propose(self, parties: Iterable[str] | None = None, *, session: bytes | None = None) -> None:
+        """AdvertiseKeys."""
+        for party in parties or self.cohort:
+            self.names[party] = self.session if session is None else session
+            advert = self.ask(party, Proposal(self.cohort, self.names[party], self.nonce))
+            self.ids[party] = self._id(party)
+            if advert is None:
+                continue
+            self.adverts[party] = advert.raw
+            if party in self.world.colluders:
+                client: Any = self.clients[party]
+                self.masking_keys[party] = client._private_keys(client._state)[1]
+
+    def deal(self, parties: Iterable[str] | None = None, adverts: Mapping[str, bytes] | None = None) -> None:
+        """ShareKeys: show ``adverts`` (by default all that came) to ``parties``."""
+        shown = dict(sorted((self.adverts if adverts is None else adverts).items()))
+        self.u1 = list(shown)
+        for party in parties or self.u1:
+            dealt = self.ask(party, Adverts(list(shown.values())))
+            self.ids[party] = self._id(party, list(shown.values()))
+            if dealt is not None:
+                self.dealt[party], _ = dealt.open(DealtShares)
+
+    def box(self, dealer: str, holder: str) -> tuple[bytes, bytes]:
+        """What a dealer sealed to a holder, and the commitments to it."""
+        at, own = self.u1.index(holder), self.u1.index(dealer)
+        sealed = pieces(self.dealt[dealer].sealed, SEALED_BYTES, len(self.u1) - 1)[at - (own < at)]
+        return sealed, pieces(self.dealt[dealer].commitments, COMMITMENT_BYTES, len(self.u1))[at]
+
+    def collect(
+        self,
+        parties: Iterable[str] | None = None,
+        dealers: Collection[str] | None = None,
+        box: Callable[[str, str], tuple[bytes, bytes]] | None = None,
+    ) -> None:
+        """MaskedInput: tell ``parties`` that U2 is ``dealers``, hand them their shares, take their inputs."""
+        for party in parties or sorted(self.dealt):
+            u2 = sorted(dealers or self.dealt)
+            boxes = [(box or self.box)(dealer, party) for dealer in u2 if dealer != party]
+            sealed, commitments = (b"".join(part) for part in zip(*boxes, strict=True))
+            answer = self.ask(party, HeldShares(to_bitmap(u2, self.u1), commitments, sealed))
+            if answer is None:
+                continue
+            self.told_dealers[party] = u2
+            lanes = zero_lanes(self.task)
+            fold_lanes(self.task, answer.open(MaskedInput)[1], lanes)
+            self.inputs[party] = lanes
+            if party in self.world.colluders:
+                point, held = self.u1.index(party) + 1, self.clients[party]._state.held
+                for dealer, shares in held.items():
+                    for kind, share in zip((SELF, KEY), shares, strict=True):
+                        self.shares[dealer, kind][point] = share
+
+    def sign(self, parties: Iterable[str], survivors: Collection[str]) -> list[bytes]:
+        """ConsistencyCheck: the lists that ``parties`` sign when told that U3 is ``survivors``."""
+        signed = [self.ask(party, Survivors(to_bitmap(survivors, self.u1))) for party in parties]
+        return [envelope.raw for envelope in signed if envelope is not None]
+
+    def unmask(
+        self, parties: Iterable[str], survivors: Collection[str], signed: Iterable[bytes] = ()
+    ) -> dict[str, dict[str, bytes]]:
+        """Unmasking: keep the shares that ``parties`` reveal; also returns them, by holder and dealer."""
+        found = {}
+        for party in parties:
+            answer = self.ask(party, Unmask(to_bitmap(survivors, self.u1), list(signed)))
+            if answer is None:
+                continue
+            revealed, _ = answer.open(Revealed)
+            unopened = from_bitmap(revealed.unopened, self.u1)
+            dealers = [dealer for dealer in self.told_dealers[party] if dealer not in unopened]
+            found[party] = dict(
+                zip(dealers, pieces(revealed.shares, SHARE_BYTES, len(dealers)), strict=True)
+            )
+            for dealer, share in found[party].items():
+                kind = SELF if dealer in survivors else KEY
+                self.shares[dealer, kind][self.u1.index(party) + 1] = share
+        return found
+
+    def rebuild(self, dealer: str, kind: str) -> bytes | None:
+        """A dealer's secret, if enough shares of it are known."""
+        protocol: Any = self.task.protocol
+        threshold = protocol.threshold(len(self.u1), protocol.corrupt(len(self.cohort), self.world.roster))
+        shares = dict(sorted(self.shares[dealer, kind].items())[:threshold])
+        return shamir.reconstruct(list(shares), list(shares.values())) if len(shares) == threshold else None
+
+    def learn_key(self, dealer: str) -> None:
+        """Rebuild a dealer's private masking key, if it can be."""
+        if (private := self.rebuild(dealer, KEY)) is not None:
+            self.masking_keys[dealer] = private
+
+    def mask_key(self, one: str, other: str) -> bytes | None:
+        """The key of the pairwise mask of two clients, if the masking key of either is known."""
+        for mine, theirs in ((one, other), (other, one)):
+            if mine in self.masking_keys:
+                public = Envelope.parse(self.adverts[theirs], LIMIT).open(Advert)[0].masking_key
+                salt, info = self.ids[one], mask_info(one, other)
+                return keys.agree(self.masking_keys[mine], public, salt=salt, info=info)
+        return None
+
+    def peel(self, victim: str, seed: bytes | None, *, but: Collection[str] = ()) -> list[Vector] | None:
+        """A victim's lanes without self mask and without pairwise masks (those with ``but`` stay on);
+        None where a secret or the input is missing.
+        """
+        peers = [dealer for dealer in self.told_dealers.get(victim, ()) if dealer not in (victim, *but)]
+        mask_keys = {peer: self.mask_key(victim, peer) for peer in peers}
+        if seed is None or victim not in self.inputs or None in mask_keys.values():
+            return None
+        lanes = [lane.copy() for lane in self.inputs[victim]]
+        own = keys.derive(seed, salt=self.ids[victim], info=self_mask_info(victim))
+        mask_lanes(lanes, own, sign=-1)
+        for peer, key in mask_keys.items():
+            assert key is not None
+            mask_lanes(lanes, key, sign=-1 if victim < peer else 1)
+        reduce_lanes(self.task, lanes)
+        return lanes
+
+    def recover(self, victim: str = VICTIM) -> Vector | None:
+        """The victim's update, where its seed and all its pairwise masks are known."""
+        self.learn_key(victim)
+        return as_update(self.peel(victim, self.rebuild(victim, SELF)), self.task)
+
+
+def as_update(lanes: list[Vector] | None, task: secagg.Task) -> Vector | None:
+    """One client's update from its integers."""
+    if lanes is None:
+        return None
+    return (lanes[0].astype(np.int64) - (2 ** (task.encoding.bits - 1) - 1)) * step(task)  # type: ignore[attr-defined]
+
+
+@dataclass
+class Played:
+    """How a session with an honest server went."""
+
+    server: Server[Any]
+    outcome: Outcome | None = None
+    aborted: str = ""
+    refusals: dict[str, FaultKind | str] = field(default_factory=dict)
+
+    @property
+    def faults(self) -> set[tuple[str, FaultKind]]:
+        """Who did what wrong, silence apart."""
+        return {(f.sender, f.kind) for f in self.server.faults if f.kind is not FaultKind.SILENT}
+
+
+def play(
+    world: World,
+    clients: Mapping[str, Client[Any]],
+    *,
+    told: secagg.Task | None = None,
+    roster: Roster | None = None,
+    session: bytes = SESSION,
+    tamper: Mapping[tuple[str, str], Callable[[bytes], Iterable[bytes]]] | None = None,
+    server_class: type[PairwiseServer] = PairwiseServer,
+) -> Played:
+    """A session with an honest server. ``tamper`` maps a client's reply of a round to what is sent instead."""
+    server = server_class(
+        told or world.task, clients, roster=roster or world.roster, session=session, save=None
+    )
+    played = Played(server)
+    outbox = server.start()
+    while server.outcome is None:
+        for party, data in outbox.items():
+            try:
+                reply = clients[party].receive(data)
+            except RemoteProtocolError as error:
+                played.refusals.setdefault(party, error.fault.kind)
+                continue
+            except Aborted as aborted:
+                played.refusals.setdefault(party, aborted.reason)
+                continue
+            assert reply is not None
+            instead = (tamper or {}).get((party, server.round or ""), lambda honest: [honest])
+            for message in instead(reply):
+                server.receive(party, message)
+        try:
+            outbox = server.close_round()
+        except Aborted as aborted:
+            played.aborted = aborted.reason
+            return played
+    played.outcome = server.outcome
+    return played
+
+
+def resigned(world: World, honest: bytes, change: Callable[[Any, bytes], tuple[wire.Message, bytes]]) -> bytes:
+    """A client's reply with its content changed, signed again by the client itself.
+
+    ``change`` maps the message and its payload to others.
+    """
+    envelope = Envelope.parse(honest, LIMIT)
+    kind = next(phase.reply for phase in world.task.protocol.phases if phase.reply.TYPE == envelope.kind)
+    message, payload = change(*(lambda m, rest: (m, bytes(rest)))(*envelope.open(kind)))
+    return wire.seal_envelope(
+        message,
+        protocol=envelope.protocol,
+        task=envelope.task,
+        session=envelope.session,
+        sender=envelope.sender,
+        payload=payload,
+        identity=world.keys[envelope.sender],
+    )
+
+
+def total(parties: Iterable[str], updates: Mapping[str, Vector] = UPDATES) -> Vector:
+    """The sum that is right, up to half a grid step for each party."""
+    return np.sum([updates[party] for party in parties], axis=0)
+
+
+def signed_by_colluders(server: LyingServer, dealers: Collection[str], survivors: Collection[str]) -> list[bytes]:
+    """The colluders' signatures under any story at all."""
+    told = SignedSurvivors(to_bitmap(dealers, server.u1), to_bitmap(survivors, server.u1))
+    return [server.forge(colluder, told) for colluder in server.world.colluders]
