@@ -121,3 +121,13 @@ def test_masked_inputs_look_uniform_and_differ_from_the_encoding() -> None:
     for data in sent:
         body = np.unpackbits(np.frombuffer(data[200:-200], np.uint8))
         assert abs(int(body.sum()) - body.size / 2) < 6 * np.sqrt(body.size) / 2
+
+
+@pytest.mark.parametrize("protocol", MODELS, ids=lambda p: p.threat_model)
+def test_upload_is_k_bits_a_coordinate_and_under_one_percent_more(protocol: secagg.SecAgg) -> None:
+    size = 100_000
+    task = make_task(protocol, size)
+    result = secagg.simulate(task, dict.fromkeys(CLIENTS, np.zeros(size)), weights=dict.fromkeys(CLIENTS, 1))
+    bits = (6 * task.segments[0].bound).bit_length()
+    for client in CLIENTS:
+        assert sum(result.bytes_up[client].values()) <= 1.01 * size * bits / 8

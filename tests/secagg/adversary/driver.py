@@ -28,7 +28,7 @@ from secagg.errors import Aborted, FaultKind, RemoteProtocolError
 from secagg.identity import Roster, enrol
 from secagg.protocols._pairwise_server import PairwiseServer
 from secagg.protocols.base import Proposal
-from secagg.protocols.lanes import fold_lanes, mask_lanes, reduce_lanes, zero_lanes
+from secagg.protocols.lanes import fold_lanes, mask_lanes, reduce_lanes, widths, zero_lanes
 from secagg.protocols.pairwise import (
     COMMITMENT_BYTES,
     KEY,
@@ -281,10 +281,9 @@ class LyingServer:
             fold_lanes(self.task, answer.open(MaskedInput)[1], lanes)
             self.inputs[party] = lanes
             if party in self.world.colluders:
-                point, held = self.u1.index(party) + 1, self.clients[party]._state.held
-                for dealer, shares in held.items():
+                for dealer, shares in self.clients[party]._state.held.items():
                     for kind, share in zip((SELF, KEY), shares, strict=True):
-                        self.shares[dealer, kind][point] = share
+                        self.keep(dealer, kind, party, share)
 
     def sign(self, parties: Iterable[str], survivors: Collection[str]) -> list[bytes]:
         """ConsistencyCheck: the lists that ``parties`` sign when told that U3 is ``survivors``."""
@@ -293,23 +292,24 @@ class LyingServer:
 
     def unmask(
         self, parties: Iterable[str], survivors: Collection[str], signed: Iterable[bytes] = ()
-    ) -> dict[str, dict[str, bytes]]:
-        """Unmasking: keep the shares that ``parties`` reveal; also returns them, by holder and dealer."""
-        found = {}
+    ) -> dict[str, Revealed]:
+        """Unmasking: keep the shares that ``parties`` reveal; also returns the replies, by holder."""
+        replies = {}
         for party in parties:
             answer = self.ask(party, Unmask(to_bitmap(survivors, self.u1), list(signed)))
             if answer is None:
                 continue
-            revealed, _ = answer.open(Revealed)
-            unopened = from_bitmap(revealed.unopened, self.u1)
+            replies[party], _ = answer.open(Revealed)
+            unopened = from_bitmap(replies[party].unopened, self.u1)
             dealers = [dealer for dealer in self.told_dealers[party] if dealer not in unopened]
-            found[party] = dict(
-                zip(dealers, pieces(revealed.shares, SHARE_BYTES, len(dealers)), strict=True)
-            )
-            for dealer, share in found[party].items():
-                kind = SELF if dealer in survivors else KEY
-                self.shares[dealer, kind][self.u1.index(party) + 1] = share
-        return found
+            for number, dealer in enumerate(dealers):
+                share = replies[party].shares[number * SHARE_BYTES : (number + 1) * SHARE_BYTES]
+                self.keep(dealer, SELF if dealer in survivors else KEY, party, share)
+        return replies
+
+    def keep(self, dealer: str, kind: str, holder: str, share: bytes) -> None:
+        """Put a share with the others of its secret."""
+        self.shares[dealer, kind][self.u1.index(holder) + 1] = share
 
     def rebuild(self, dealer: str, kind: str) -> bytes | None:
         """A dealer's secret, if enough shares of it are known."""
@@ -355,6 +355,13 @@ class LyingServer:
         return as_update(self.peel(victim, self.rebuild(victim, SELF)), self.task)
 
 
+def difference(one: Vector, other: Vector, task: secagg.Task) -> Vector:
+    """The difference of two inputs' values, as floats: right where both carry the same masks."""
+    width = widths(task)[0]
+    found = (one.astype(np.int64) - other.astype(np.int64)) % 2**width
+    return np.where(found >= 2 ** (width - 1), found - 2**width, found) * step(task)
+
+
 def as_update(lanes: list[Vector] | None, task: secagg.Task) -> Vector | None:
     """One client's update from its integers."""
     if lanes is None:
@@ -388,9 +395,7 @@ def play(
     server_class: type[PairwiseServer] = PairwiseServer,
 ) -> Played:
     """A session with an honest server. ``tamper`` maps a client's reply of a round to what is sent instead."""
-    server = server_class(
-        told or world.task, clients, roster=roster or world.roster, session=session, save=None
-    )
+    server = server_class(told or world.task, clients, roster=roster or world.roster, session=session, save=None)
     played = Played(server)
     outbox = server.start()
     while server.outcome is None:
@@ -438,6 +443,13 @@ def resigned(world: World, honest: bytes, change: Callable[[Any, bytes], tuple[w
 def total(parties: Iterable[str], updates: Mapping[str, Vector] = UPDATES) -> Vector:
     """The sum that is right, up to half a grid step for each party."""
     return np.sum([updates[party] for party in parties], axis=0)
+
+
+def is_right(outcome: Outcome | None, task: secagg.Task, updates: Mapping[str, Vector] = UPDATES) -> bool:
+    """Whether an unweighted sum is that of its survivors, each off by at most half a grid step."""
+    assert outcome is not None
+    off = np.abs(outcome.sum - total(outcome.survivors, updates))
+    return bool((off <= len(outcome.survivors) * step(task) * 0.5001).all())
 
 
 def signed_by_colluders(server: LyingServer, dealers: Collection[str], survivors: Collection[str]) -> list[bytes]:

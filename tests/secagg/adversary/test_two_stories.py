@@ -1,23 +1,20 @@
 """A lying server tells different stories about who is in the sum, to different clients or at different times."""
 
-from typing import Any
+from typing import Any, ClassVar
 
-import msgspec
-import numpy as np
 import pytest
 
-from secagg import wire
+from secagg import Client, wire
 from secagg.errors import FaultKind, LocalProtocolError
 from secagg.protocols import pairwise
 from secagg.protocols._pairwise_client import PairwiseClient
+from secagg.protocols._pairwise_server import PairwiseServer
 from secagg.protocols.base import Round
-from secagg.protocols.pairwise import Revealed, SignedSurvivors, Unmask, from_bitmap, to_bitmap
-from secagg.store import MemoryLedger
+from secagg.protocols.pairwise import KEY, SELF, SHARE_BYTES, Revealed, Unmask, from_bitmap, to_bitmap
 from tests.secagg.adversary.driver import (
     CLIENTS,
-    COLLUDERS,
     HONEST,
-    SIZE,
+    SESSION,
     UPDATES,
     VICTIM,
     Disk,
@@ -25,13 +22,13 @@ from tests.secagg.adversary.driver import (
     SemiHonest,
     World,
     as_update,
+    difference,
     has,
+    is_right,
     make_task,
     make_updates,
     play,
     signed_by_colluders,
-    step,
-    total,
 )
 from tests.secagg.adversary.registry import attack
 
@@ -118,7 +115,7 @@ class TestSplitSurvivors:
 
 
 class UnmaskTwoLists(wire.Message, frozen=True):
-    """Unmask as peers send it: who is alive, and who is dead."""
+    """Unmask as a peer sends it: who is alive, and who is dead."""
 
     TYPE = Unmask.TYPE
     survivors: bytes
@@ -126,8 +123,8 @@ class UnmaskTwoLists(wire.Message, frozen=True):
     dropped: bytes
 
 
-class UnmaskingServer(LyingServer):
-    """Lists the victim as dropped, too, when it asks for shares."""
+class TwoListsServer(LyingServer):
+    """Calls the victim, which it lists as a survivor, dropped as well."""
 
     def ask(self, party: str, message: wire.Message) -> Any:
         if isinstance(message, Unmask):
@@ -138,22 +135,20 @@ class UnmaskingServer(LyingServer):
 @attack(
     title="One client listed both alive and dead in one request",
     attacker=SERVER,
-    defence="the message has one set, and the reply has one share for each dealer (`Unmask`, `Revealed`)",
-    control="with two lists in the message and a client that answers both, as in Flower: the victim's update",
+    defence="the request has one set, the reply one share for each dealer (`Unmask`, `Revealed`)",
+    control="with two lists in the request and a client that answers both, as in Flower: the victim's update",
     source="Flower, `secaggplus_mod.py:_unmask`",
 )
 class TestAliveAndDead:
     def attack(self, world: World) -> LyingServer:
-        server = UnmaskingServer(world)
+        server = TwoListsServer(world)
         server.propose()
         server.deal()
         server.collect()
         signed = server.sign(CLIENTS, CLIENTS)
-        for holder, shares in server.unmask(HONEST, CLIENTS, signed).items():
-            both = shares[VICTIM]
-            for kind, at in ((pairwise.SELF, 0), (pairwise.KEY, pairwise.SHARE_BYTES)):
-                if len(both) > at:
-                    server.shares[VICTIM, kind][server.u1.index(holder) + 1] = both[at : at + pairwise.SHARE_BYTES]
+        for holder, reply in server.unmask(HONEST, CLIENTS, signed).items():
+            if more := reply.shares[len(CLIENTS) * SHARE_BYTES :]:
+                server.keep(VICTIM, KEY, holder, more)
         return server
 
     def test_refused(self) -> None:
@@ -167,18 +162,222 @@ class TestAliveAndDead:
 
         def answer_both(client: Any, draft: Any, message: Any, payload: memoryview) -> Any:
             revealed, rest = honest(client, draft, message, payload)
-            shares = pairwise.pieces(revealed.shares, pairwise.SHARE_BYTES, len(draft.held))
-            for dealer in from_bitmap(message.dropped, draft.u1):
-                shares[draft.u1.index(dealer)] += draft.held[dealer][1]
-            return Revealed(revealed.unopened, b"".join(msgspec.json.encode(share) for share in shares)), rest
-
-        def read_both(joined: bytes, size: int, count: int) -> list[bytes]:
-            decoder = msgspec.json.Decoder(bytes)
-            return [decoder.decode(b'"' + part + b'"') for part in joined.split(b'"') if part]
+            more = [draft.held[dealer][1] for dealer in from_bitmap(message.dropped, draft.u1)]
+            return Revealed(revealed.unopened, b"".join([revealed.shares, *more])), rest
 
         monkeypatch.setattr(pairwise, "Unmask", UnmaskTwoLists)
-        answers = dict(PairwiseClient.answers) | {Round.UNMASKING: answer_both}
-        monkeypatch.setattr(PairwiseClient, "answers", answers)
-        monkeypatch.setattr(UnmaskingServer, "split_shares", staticmethod(read_both), raising=False)
+        monkeypatch.setattr(PairwiseClient, "answers", {**PairwiseClient.answers, Round.UNMASKING: answer_both})
         server = self.attack(World())
         assert has(server.recover(), WANTED, server.task)
+
+
+@attack(
+    title="Unmasking asked twice: first with the victim among the survivors, then without it",
+    attacker="lying server alone",
+    defence="each row of the table is answered once (`Member._answer`); shown under `semi-honest`, whose "
+    "survivor lists nobody signs, so that nothing else stands in the way",
+    control="with a client whose answer leaves its state as it was: the victim's update",
+    source="Bonawitz et al. 2017, section 6; Willow's decryptor lacks the check",
+)
+class TestUnmaskingTwice:
+    def attack(self) -> LyingServer:
+        server = LyingServer(World(make_task(protocol=SemiHonest), colluders=()))
+        server.propose()
+        server.deal()
+        server.collect()
+        server.unmask(OTHERS, CLIENTS)
+        server.unmask(OTHERS, OTHERS)
+        return server
+
+    def test_refused(self) -> None:
+        server = self.attack()
+        assert server.recover() is None
+        assert server.refusals == dict.fromkeys(OTHERS, FaultKind.OUT_OF_TURN)
+        assert all(server.sent[party].count("Revealed") == 1 for party in OTHERS)
+
+    def test_refused_with_signed_lists_too(self) -> None:
+        server = LyingServer(World())
+        server.propose()
+        server.deal()
+        server.collect()
+        server.unmask(HONEST, CLIENTS, server.sign(CLIENTS, CLIENTS))
+        server.unmask(HONEST, OTHERS, signed_by_colluders(server, CLIENTS, OTHERS))
+        assert server.recover() is None
+        assert server.refusals == dict.fromkeys(HONEST, FaultKind.OUT_OF_TURN)
+
+    def test_control_succeeds(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        commit = PairwiseClient._commit
+        monkeypatch.setattr(
+            PairwiseClient, "_commit", lambda c, draft: None if draft.finished else commit(c, draft)
+        )
+        server = self.attack()
+        assert has(server.recover(), WANTED, server.task)
+
+
+@attack(
+    title="Clients restored from an older state and told another story",
+    attacker="lying server, c colluders, and clients that crash and are restored from an old state",
+    defence="the ledger's entry for each round, kept apart from the state (`Member.claim`)",
+    control="with the ledger rolled back together with the state: the victim's update",
+    source="DESIGN of the library: one story for each round",
+)
+class TestRestoredAndToldAnotherStory:
+    def attack(self, *, ledger_too: bool) -> LyingServer:
+        world, disks = World(), {party: Disk() for party in CLIENTS}
+        server = LyingServer(world, world.join(disks=disks))
+        server.propose()
+        server.deal()
+        server.collect()
+        snapshot = {party: (disks[party].states[-1], dict(disks[party].ledger._entries)) for party in OTHERS}
+        server.unmask(HONEST, CLIENTS, server.sign(CLIENTS, CLIENTS))
+        for party, (state, entries) in snapshot.items():
+            if ledger_too:
+                disks[party].ledger._entries = entries
+            server.clients[party] = Client.from_bytes(
+                state, world.task, identity=world.keys[party], roster=world.roster, save=disks[party]
+            )
+        server.unmask(OTHERS, OTHERS, server.sign(OTHERS, OTHERS))
+        return server
+
+    def test_refused(self) -> None:
+        server = self.attack(ledger_too=False)
+        assert server.recover() is None
+        assert set(server.refusals) == set(OTHERS)
+        assert all("ledger" in str(reason) for reason in server.refusals.values())
+
+    def test_control_succeeds(self) -> None:
+        server = self.attack(ledger_too=True)
+        assert has(server.recover(), WANTED, server.task)
+
+
+@attack(
+    title="A client restored from before `contribute` uploads a second update under the same masks",
+    attacker="server that only listens, and a client that crashes, is restored and trains again",
+    defence="the ledger's entry for the contribution (`Client.contribute`)",
+    control="with the ledger rolled back together with the state: the difference of the two updates",
+    source="MicroSecAgg: one masked upload a session, written down before it is sent",
+)
+class TestRestoredAndTrainedAgain:
+    second = make_updates([VICTIM], seed=1)[VICTIM]
+
+    def attack(self, *, ledger_too: bool) -> Any:
+        world, disk = World(), Disk()
+        clients = world.join()
+        clients[VICTIM] = self.victim(world, disk)
+        server = LyingServer(world, clients)
+        server.propose()
+        server.deal()
+        state, entries = disk.states[-1], dict(disk.ledger._entries)
+        clients[VICTIM].contribute(WANTED)
+        server.collect([VICTIM])
+        first = server.inputs[VICTIM][0]
+        if ledger_too:
+            disk.ledger._entries = entries
+        server.clients[VICTIM] = Client.from_bytes(
+            state, world.task, identity=world.keys[VICTIM], roster=world.roster, save=disk
+        )
+        server.clients[VICTIM].contribute(self.second)
+        server.collect([VICTIM])
+        return difference(server.inputs[VICTIM][0], first, world.task)
+
+    def victim(self, world: World, disk: Disk) -> Any:
+        """The victim before it has trained."""
+        return world.task.client(
+            VICTIM, identity=world.keys[VICTIM], roster=world.roster, session=SESSION, save=disk
+        )
+
+    def test_refused(self) -> None:
+        with pytest.raises(LocalProtocolError, match="another update than the ledger has"):
+            self.attack(ledger_too=False)
+
+    def test_control_succeeds(self) -> None:
+        found = self.attack(ledger_too=True)
+        assert has(found, self.second - WANTED, make_task())
+
+
+@attack(
+    title="The same session opened a second time without one client: the sums differ by its update",
+    attacker="lying server alone",
+    defence="the ledger's entry for the upload: one for each identity under one (task, session) (`Member.claim`)",
+    control="without the upload's entry: the victim's update",
+    source="Multi-RoundSecAgg; Gradient Disaggregation",
+)
+class TestSameSessionAgain:
+    def attack(self) -> tuple[Any, Any]:
+        world, disks = World(), {party: Disk() for party in CLIENTS}
+        first = play(world, world.join(disks=disks))
+        return first, play(world, world.join(OTHERS, disks=disks))
+
+    def test_refused(self) -> None:
+        first, second = self.attack()
+        assert is_right(first.outcome, make_task())
+        assert second.outcome is None
+        assert second.aborted == "got 0 masked inputs; 5 are needed, so nothing is opened"
+        assert set(second.refusals) == set(OTHERS)
+        assert all("another upload" in reason for reason in second.refusals.values())
+
+    def test_control_succeeds(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        claim = PairwiseClient.claim
+
+        def without_upload(client: Any, value: bytes, *entry: Any) -> None:
+            if entry[0] != "upload":
+                claim(client, value, *entry)
+
+        monkeypatch.setattr(PairwiseClient, "claim", without_upload)
+        first, second = self.attack()
+        assert has(first.outcome.sum - second.outcome.sum, WANTED, make_task())
+
+
+@attack(
+    title="A client is called dropped, though its masked input came a moment too late: the server holds both "
+    "the input and the key to its pairwise masks",
+    attacker="lying server alone",
+    defence="the self mask, whose seed nobody reveals for a client called dropped",
+    control="with a self mask whose seed is public: the victim's update",
+    source="Bonawitz et al. 2017, section 6.1: double masking",
+)
+class TestLateInput:
+    def attack(self) -> LyingServer:
+        server = LyingServer(World(colluders=()))
+        server.propose()
+        server.deal()
+        server.collect()
+        server.unmask(OTHERS, OTHERS, server.sign(OTHERS, OTHERS))
+        server.learn_key(VICTIM)
+        return server
+
+    def test_refused(self) -> None:
+        server = self.attack()
+        assert not server.refusals
+        assert server.rebuild(VICTIM, SELF) is None
+        assert not has(as_update(server.peel(VICTIM, bytes(32)), server.task), WANTED, server.task)
+
+    def test_control_succeeds(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr(PairwiseClient, "derive", lambda *_: bytes(32))
+        server = self.attack()
+        assert has(as_update(server.peel(VICTIM, bytes(32)), server.task), WANTED, server.task)
+
+
+class LateServer(PairwiseServer):
+    """Is handed an input after U3 was frozen."""
+
+    late: ClassVar[bytes]
+
+    def close_round(self) -> Any:
+        outbox = super().close_round()
+        if self.round == Round.CONSISTENCY_CHECK:
+            self.receive(VICTIM, self.late)
+        return outbox
+
+
+def test_an_honest_server_folds_no_late_input_in(monkeypatch: pytest.MonkeyPatch) -> None:
+    world = World()
+
+    def hold_back(reply: bytes) -> list[bytes]:
+        monkeypatch.setattr(LateServer, "late", reply, raising=False)
+        return []
+
+    played = play(world, world.join(), tamper={(VICTIM, Round.MASKED_INPUT): hold_back}, server_class=LateServer)
+    assert played.faults == {(VICTIM, FaultKind.OUT_OF_TURN)}
+    assert played.outcome.survivors == OTHERS
+    assert is_right(played.outcome, world.task)
