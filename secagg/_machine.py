@@ -300,8 +300,8 @@ class Member(Generic[AnyState]):
     ) -> Self:
         """The role that was saved as ``data``, with the same arguments as when it was made.
 
-        ``ConfigError`` if the bytes are of another task, role or roster or are damaged. A client past
-        ShareKeys needs a ``save`` with a ledger: without one nothing holds it to its one upload.
+        ``ConfigError`` if the bytes are of another task, role or roster or are damaged. A client that
+        has answered anything needs a ``save`` with a ledger: without one nothing holds it to one story.
         """
         found = task.protocol.members.get(cls.role, cls)
         state = unpack_state(data, found.state_type, task, cls.role, roster)
@@ -381,11 +381,15 @@ class Client(Member[AnyClientState]):
         draft.contribution, draft.contributed = [], b""
 
     def _check_restored(self) -> None:
-        if 0 < self._state.step >= self._input_step and not self.finished and self._ledger is None:
+        if self.finished or self._ledger is not None:
+            return
+        if self._state.step:
             raise LocalProtocolError(
-                "got a client past ShareKeys without a ledger, which alone holds it to one upload; "
+                "got a client past its first answer without a ledger, which alone holds it to one story; "
                 "pass save= a store that has one, or leave this session out"
             )
+        # The state may be older than what the client has said since. With other keys it is another party.
+        self._state = msgspec.structs.replace(self._state, seed=os.urandom(SEED_BYTES))
 
 
 class Watchful(Member[AnyState]):

@@ -422,16 +422,25 @@ def test_a_foreign_state_is_a_config_error(
             restore(state)
 
 
-def test_a_client_past_share_keys_needs_its_ledger() -> None:
+def test_a_client_past_its_first_answer_needs_its_ledger() -> None:
     case = small()
     played = record(case)
     for answered, state in enumerate(played.shelves[VICTIM].states):
         for save in (None, Shelf()):
-            if answered in (0, 1, 5):  # before ShareKeys was answered, or done
+            if answered in (0, 5):  # nothing was answered, or all
                 case.restore(VICTIM, state, save)
                 continue
             with pytest.raises(LocalProtocolError, match="without a ledger"):
                 case.restore(VICTIM, state, save)
+
+
+def test_a_client_that_said_nothing_takes_other_keys_without_its_ledger() -> None:
+    """The state may be older than what was said since: the same proposal must not give the same keys."""
+    case = small()
+    played = record(case)
+    state, proposal = played.shelves[VICTIM].states[0], played.requests[VICTIM][0]
+    adverts = {case.restore(VICTIM, state, save).receive(proposal) for save in (None, None, Shelf())}
+    assert len(adverts) == 3
 
 
 def test_an_older_state_can_not_go_on_over_a_newer_one(tmp_path: Path) -> None:

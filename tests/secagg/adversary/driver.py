@@ -18,6 +18,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 import secagg
 from mpc import keys, shamir
@@ -138,6 +139,20 @@ class World:
         self.ids, self.colluders = tuple(ids), tuple(colluders)
         self.keys, self.roster = enrol(self.ids)
 
+    def client(
+        self,
+        party: str,
+        *,
+        session: bytes | None = SESSION,
+        task: secagg.Task | None = None,
+        disk: Disk | None = None,
+        rng: Callable[[int], bytes] = os.urandom,
+    ) -> Client[Any]:
+        """A client that has not trained yet; without ``session``, it takes any that is proposed."""
+        identity, roster = self.keys[party], self.roster
+        made = task or self.task
+        return made.client(party, identity=identity, roster=roster, session=session, save=disk, rng=rng)
+
     def join(
         self,
         parties: Iterable[str] | None = None,
@@ -147,18 +162,15 @@ class World:
         weights: Mapping[str, int] | None = None,
         told: secagg.Task | None = None,
         disks: Mapping[str, Disk] | None = None,
-        rng: Callable[[str], Callable[[int], bytes]] = lambda _: os.urandom,
     ) -> dict[str, Client[Any]]:
-        """Clients of one session with their updates. They take a task from the server, ``told``, only
-        where its digest is the pinned one.
+        """Clients of one session with their updates.
+
+        They take a task from the server, ``told``, only where its digest is the pinned one.
         """
         task = told if told is not None and told.digest == self.task.digest else self.task
         clients = {}
         for party in parties or self.ids:
-            save = None if disks is None else disks[party]
-            clients[party] = task.client(
-                party, identity=self.keys[party], roster=self.roster, session=session, save=save, rng=rng(party)
-            )
+            clients[party] = self.client(party, session=session, task=task, disk=(disks or {}).get(party))
             clients[party].contribute(updates[party], None if weights is None else weights[party])
         return clients
 
@@ -209,19 +221,19 @@ class LyingServer:
             return None
         assert reply is not None
         envelope = Envelope.parse(reply, LIMIT)
-        sent = next(phase.reply for phase in self.task.protocol.phases if phase.reply.TYPE == envelope.kind)
+        sent = next(phase.reply for phase in self.task.protocol.phases if envelope.kind == phase.reply.TYPE)
         self.sent[party].append(sent.__name__)
         return envelope
 
-    def forge(self, colluder: str, message: wire.Message) -> bytes:
-        """A message in the name of a colluder, signed with its key."""
+    def forge(self, name: str, message: wire.Message, identity: Ed25519PrivateKey | None = None) -> bytes:
+        """A message in a client's name, signed with its key (a colluder's) or with another identity."""
         return wire.seal_envelope(
             message,
             protocol=self.task.protocol.ID,
             task=self.task.digest,
-            session=self.ids[colluder],
-            sender=colluder,
-            identity=self.world.keys[colluder],
+            session=self.ids[name],
+            sender=name,
+            identity=identity or self.world.keys[name],
         )
 
     def _id(self, party: str, adverts: list[bytes] | None = None) -> bytes:
@@ -355,6 +367,23 @@ class LyingServer:
         return as_update(self.peel(victim, self.rebuild(victim, SELF)), self.task)
 
 
+def opened_sum(server: LyingServer, parties: Collection[str]) -> Vector | None:
+    """The sum of inputs whose pairwise masks cancel, where all their seeds are known."""
+    lanes = zero_lanes(server.task)
+    for party in parties:
+        seed = server.rebuild(party, SELF)
+        if seed is None or party not in server.inputs:
+            return None
+        for mine, theirs in zip(lanes, server.inputs[party], strict=True):
+            mine += theirs
+        mask_lanes(lanes, keys.derive(seed, salt=server.ids[party], info=self_mask_info(party)), sign=-1)
+    reduce_lanes(server.task, lanes)
+    task = server.task
+    decoded = task.encoding.decode(lanes, layout=task.layout, survivors=len(parties), max_weight=task.max_weight)
+    found: Vector = decoded.sum
+    return found
+
+
 def difference(one: Vector, other: Vector, task: secagg.Task) -> Vector:
     """The difference of two inputs' values, as floats: right where both carry the same masks."""
     width = widths(task)[0]
@@ -421,16 +450,17 @@ def play(
     return played
 
 
-def resigned(world: World, honest: bytes, change: Callable[[Any, bytes], tuple[wire.Message, bytes]]) -> bytes:
-    """A client's reply with its content changed, signed again by the client itself.
+def resign(world: World, honest: bytes, change: Callable[[Any, bytes], tuple[wire.Message, bytes]]) -> bytes:
+    """A client's reply with its content changed and signed by the client itself.
 
-    ``change`` maps the message and its payload to others.
+    ``change`` maps message and payload to others.
     """
     envelope = Envelope.parse(honest, LIMIT)
-    kind = next(phase.reply for phase in world.task.protocol.phases if phase.reply.TYPE == envelope.kind)
-    message, payload = change(*(lambda m, rest: (m, bytes(rest)))(*envelope.open(kind)))
+    kind = next(phase.reply for phase in world.task.protocol.phases if envelope.kind == phase.reply.TYPE)
+    message, rest = envelope.open(kind)
+    changed, payload = change(message, bytes(rest))
     return wire.seal_envelope(
-        message,
+        changed,
         protocol=envelope.protocol,
         task=envelope.task,
         session=envelope.session,
@@ -440,16 +470,15 @@ def resigned(world: World, honest: bytes, change: Callable[[Any, bytes], tuple[w
     )
 
 
-def total(parties: Iterable[str], updates: Mapping[str, Vector] = UPDATES) -> Vector:
-    """The sum that is right, up to half a grid step for each party."""
-    return np.sum([updates[party] for party in parties], axis=0)
+def encoded_sum(parties: Iterable[str], updates: Mapping[str, Vector], task: secagg.Task) -> Vector:
+    """The sum of updates as they stand on the grid: what an attacker takes off whose updates these are."""
+    return np.sum([np.rint(updates[party] / step(task)) * step(task) for party in parties], axis=0)
 
 
 def is_right(outcome: Outcome | None, task: secagg.Task, updates: Mapping[str, Vector] = UPDATES) -> bool:
-    """Whether an unweighted sum is that of its survivors, each off by at most half a grid step."""
+    """Whether an unweighted sum is that of its survivors' updates, as they stand on the grid."""
     assert outcome is not None
-    off = np.abs(outcome.sum - total(outcome.survivors, updates))
-    return bool((off <= len(outcome.survivors) * step(task) * 0.5001).all())
+    return bool(np.allclose(outcome.sum, encoded_sum(outcome.survivors, updates, task), rtol=0, atol=1e-9))
 
 
 def signed_by_colluders(server: LyingServer, dealers: Collection[str], survivors: Collection[str]) -> list[bytes]:

@@ -14,7 +14,6 @@ from secagg.protocols.pairwise import KEY, SELF, SHARE_BYTES, Revealed, Unmask, 
 from tests.secagg.adversary.driver import (
     CLIENTS,
     HONEST,
-    SESSION,
     UPDATES,
     VICTIM,
     Disk,
@@ -49,7 +48,7 @@ WANTED = UPDATES[VICTIM]
     title="Split views of U2 and U3: each client is told a list that is long enough, and together they call gone "
     "everyone with whom the victim shares a mask",
     attacker=SERVER,
-    defence="signatures of more than (\\|U1\\| + c)/2 under one list (`PairwiseClient._check_quorum`)",
+    defence="signatures of more than (n + c)/2 of U1 under one list (`PairwiseClient._check_quorum`)",
     control="without the quorum check: the victim's update",
     source="Bonawitz et al. 2017, section 6.2",
 )
@@ -86,7 +85,7 @@ class TestSplitViews:
     title="Split views of U3: one honest client is told that the victim survived, another that it is gone",
     attacker=SERVER,
     defence='`threat_model="malicious"`: its threshold, above (n + c)/2, and its quorum',
-    control='with `threat_model="semi-honest"`, which promises nothing against a server that lies: the victim\'s update',
+    control='with `"semi-honest"`, which promises nothing against a server that lies: the victim\'s update',
     source="Bonawitz et al. 2017, section 6.2",
 )
 class TestSplitSurvivors:
@@ -177,7 +176,7 @@ class TestAliveAndDead:
     defence="each row of the table is answered once (`Member._answer`); shown under `semi-honest`, whose "
     "survivor lists nobody signs, so that nothing else stands in the way",
     control="with a client whose answer leaves its state as it was: the victim's update",
-    source="Bonawitz et al. 2017, section 6; Willow's decryptor lacks the check",
+    source="Bonawitz et al. 2017, section 6.2; Willow's decryptor has no one-use check",
 )
 class TestUnmaskingTwice:
     def attack(self) -> LyingServer:
@@ -219,7 +218,7 @@ class TestUnmaskingTwice:
     attacker="lying server, c colluders, and clients that crash and are restored from an old state",
     defence="the ledger's entry for each round, kept apart from the state (`Member.claim`)",
     control="with the ledger rolled back together with the state: the victim's update",
-    source="DESIGN of the library: one story for each round",
+    source="own; see `limitations.md`",
 )
 class TestRestoredAndToldAnotherStory:
     def attack(self, *, ledger_too: bool) -> LyingServer:
@@ -251,6 +250,55 @@ class TestRestoredAndToldAnotherStory:
 
 
 @attack(
+    title="Clients restored from before ShareKeys, and the rest of the session run again: the victim, dropped "
+    "the first time, uploads the second time",
+    attacker="lying server, and enough clients that are restored from an old state",
+    defence="the ledger's entry for each round (`Member.claim`), without which no client that has answered is "
+    "restored (`Client._check_restored`)",
+    control="with clients that are restored without a ledger: the victim's update",
+    source="own; see `limitations.md`",
+)
+class TestRestoredFromBeforeShareKeys:
+    def attack(self, *, ledger: bool) -> LyingServer:
+        world = World()
+        disks = {party: Disk() for party in CLIENTS} if ledger else {}
+        server = LyingServer(world, world.join(disks=disks))
+        server.propose()
+        states = {party: client.to_bytes() for party, client in server.clients.items()}
+        opening = dict(server.ids)
+        server.deal()
+        server.collect(OTHERS, dealers=CLIENTS)
+        server.unmask(OTHERS, OTHERS, server.sign(OTHERS, OTHERS))
+        server.learn_key(VICTIM)
+        server.ids = opening
+        for party in HONEST:
+            server.clients[party] = Client.from_bytes(
+                states[party], world.task, identity=world.keys[party], roster=world.roster, save=disks.get(party)
+            )
+        server.deal(HONEST, server.adverts)
+        server.collect(HONEST, dealers=CLIENTS)
+        server.unmask(HONEST, CLIENTS, server.sign(HONEST, CLIENTS))
+        return server
+
+    def test_refused(self) -> None:
+        server = self.attack(ledger=True)
+        assert server.recover() is None
+        assert set(server.refusals) == set(HONEST)
+        assert all("ledger" in str(server.refusals[party]) for party in HONEST[1:])
+        assert "5 are needed" in str(server.refusals[VICTIM])
+
+    def test_refused_without_a_ledger(self) -> None:
+        with pytest.raises(LocalProtocolError, match="without a ledger"):
+            self.attack(ledger=False)
+
+    def test_control_succeeds(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr(Client, "_check_restored", lambda client: None)
+        server = self.attack(ledger=False)
+        assert not server.refusals
+        assert has(server.recover(), WANTED, server.task)
+
+
+@attack(
     title="A client restored from before `contribute` uploads a second update under the same masks",
     attacker="server that only listens, and a client that crashes, is restored and trains again",
     defence="the ledger's entry for the contribution (`Client.contribute`)",
@@ -262,8 +310,7 @@ class TestRestoredAndTrainedAgain:
 
     def attack(self, *, ledger_too: bool) -> Any:
         world, disk = World(), Disk()
-        clients = world.join()
-        clients[VICTIM] = self.victim(world, disk)
+        clients = world.join(OTHERS) | {VICTIM: world.client(VICTIM, disk=disk)}
         server = LyingServer(world, clients)
         server.propose()
         server.deal()
@@ -279,12 +326,6 @@ class TestRestoredAndTrainedAgain:
         server.clients[VICTIM].contribute(self.second)
         server.collect([VICTIM])
         return difference(server.inputs[VICTIM][0], first, world.task)
-
-    def victim(self, world: World, disk: Disk) -> Any:
-        """The victim before it has trained."""
-        return world.task.client(
-            VICTIM, identity=world.keys[VICTIM], roster=world.roster, session=SESSION, save=disk
-        )
 
     def test_refused(self) -> None:
         with pytest.raises(LocalProtocolError, match="another update than the ledger has"):
@@ -334,7 +375,7 @@ class TestSameSessionAgain:
     attacker="lying server alone",
     defence="the self mask, whose seed nobody reveals for a client called dropped",
     control="with a self mask whose seed is public: the victim's update",
-    source="Bonawitz et al. 2017, section 6.1: double masking",
+    source="Bonawitz et al. 2017, section 4: double masking",
 )
 class TestLateInput:
     def attack(self) -> LyingServer:

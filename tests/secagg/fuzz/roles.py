@@ -41,21 +41,26 @@ class Scene:
     casting: Casting
 
     @cached_property
-    def pool(self) -> Pool:
-        """Valid messages: of this session, of another one, of another task."""
+    def foreign(self) -> Pool:
+        """Valid messages of other sessions and of another task: no key of the fuzzed session is in them."""
         other_task = self.casting.make_task(context=b"another run")
-        plays = (
-            self._played(Play(self.casting)),
-            self._played(Play(self.casting, session=b"another", seed=b"another")),
-            self._played(Play(self.casting, seed=b"again")),
-            self._played(Play(self.casting, task=other_task)),
-            self._played(Play(self.casting, silent={"c2": rounds(self.casting.protocol)[0]})),
+        return _messages(
+            Play(self.casting, session=b"another", seed=b"another"),
+            Play(self.casting, seed=b"again"),
+            Play(self.casting, task=other_task),
         )
-        return Pool(data for play in plays for data in (*play.requests.values(), *play.answers.values()))
 
-    def _played(self, play: Play) -> Play:
+    @cached_property
+    def pool(self) -> Pool:
+        """These, and all messages of the fuzzed session itself."""
+        fewer = Play(self.casting, silent={"c2": rounds(self.casting.protocol)[0]})
+        return Pool([*self.foreign, *_messages(Play(self.casting), fewer)])
+
+
+def _messages(*plays: Play) -> Pool:
+    for play in plays:
         play.run()
-        return play
+    return Pool(data for play in plays for data in (*play.requests.values(), *play.answers.values()))
 
 
 def scenes() -> list[Scene]:
@@ -83,6 +88,9 @@ class Session:
         cohort, names = scene.casting.cohort, rounds(scene.casting.protocol)
         self.corrupt = rng.choice(cohort) if rng.random() < 0.5 else None
         self.mutator = Mutator(rng, scene.pool, scene.casting.identities.get(self.corrupt or "c5"))
+        # Before it has heard of anyone's keys, a corrupt client can't copy them: whoever sees an advert
+        # on its way can, and shuts out the client that it is of.
+        self.newcomer = Mutator(rng, scene.foreign, self.mutator.relayed)
         self.silent: dict[str, str] = {}
         if self.corrupt is None and rng.random() < 0.3:
             gone = cohort if rng.random() < 0.1 else (rng.choice(cohort),)
@@ -141,7 +149,8 @@ class Session:
         for _ in range(FOR_SERVER):
             if party == self.corrupt and self.rng.random() < 0.7:
                 identity = self.scene.casting.identities.get(party)
-                self.feed_server(party, self.mutator.message(answer, identity))
+                first = self.play.round == rounds(self.scene.casting.protocol)[0]
+                self.feed_server(party, (self.newcomer if first else self.mutator).message(answer, identity))
             else:
                 self.feed_server(self.rng.choice((party, party, *self.senders)), self.lie(answer))
 

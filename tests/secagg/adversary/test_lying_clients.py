@@ -1,0 +1,323 @@
+"""Clients lie to an honest server: to have a wrong sum accepted as right, or to spoil the session for the rest."""
+
+import os
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import pytest
+
+from mpc import keys
+from secagg import Layout, _kernels, encoding
+from secagg.errors import Aborted, FaultKind
+from secagg.protocols import _pairwise_server
+from secagg.protocols._pairwise_client import PairwiseClient
+from secagg.protocols._pairwise_server import PairwiseServer
+from secagg.protocols.base import Round
+from secagg.protocols.lanes import fold_lanes, mask_lanes, pack_lanes, reduce_lanes, zero_lanes
+from secagg.protocols.pairwise import SEALED_BYTES, SHARE_BYTES, DealtShares, Revealed, mask_info
+from secagg.wire import Envelope
+from tests.secagg.adversary.driver import (
+    CLIENTS,
+    SESSION,
+    UPDATES,
+    Played,
+    World,
+    encoded_sum,
+    is_right,
+    make_task,
+    play,
+    resign,
+    step,
+)
+from tests.secagg.adversary.registry import attack
+
+LIAR = "c3"
+OTHERS = tuple(party for party in CLIENTS if party != LIAR)
+TASK = make_task()
+
+
+class Anything(bytes):
+    """Equal to whatever it is compared with: a check of a hash that checks nothing."""
+
+    __hash__ = bytes.__hash__
+
+    def __eq__(self, other: object) -> bool:
+        return True
+
+    def __ne__(self, other: object) -> bool:
+        return False
+
+
+@attack(
+    title="A holder reveals a wrong share of an honest dealer's secret",
+    attacker="one client, to end the session and have the dealer blamed",
+    defence="hashes of all shares in the signed ShareKeys message (`PairwiseServer._take_revealed`)",
+    control="with shares taken unchecked: nothing is opened, and the blame is on the honest dealer",
+    source="Bonawitz et al. 2017 promise privacy, not that the sum is right",
+)
+class TestWrongShare:
+    def attack(self) -> Played:
+        def flip(revealed: Any, rest: bytes) -> Any:
+            shares = bytearray(revealed.shares)
+            shares[SHARE_BYTES - 1] ^= 1  # of c1, the first dealer
+            return Revealed(revealed.unopened, bytes(shares)), rest
+
+        world = World()
+        tamper = {(LIAR, Round.UNMASKING): lambda reply: [resign(world, reply, flip)]}
+        return play(world, world.join(), tamper=tamper)
+
+    def test_refused(self) -> None:
+        played = self.attack()
+        assert played.faults == {(LIAR, FaultKind.WRONG_SHARE)}
+        assert is_right(played.outcome, TASK)
+        assert played.outcome.survivors == CLIENTS
+
+    def test_control_succeeds(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr(_pairwise_server, "commit_share", lambda *_: Anything())
+        played = self.attack()
+        assert played.outcome is None
+        assert played.faults == {("c1", FaultKind.WRONG_DEALING)}
+
+
+class WrongDealer(PairwiseClient):
+    """Deals shares of another masking key than it advertised: one whose masks leave a sum that looks possible."""
+
+    def _private_keys(self, draft: Any) -> tuple[bytes, bytes]:
+        sealing, masking = super()._private_keys(draft)
+        return sealing, self.other_key(draft, masking) if draft.u1 else masking
+
+    def other_key(self, draft: Any, masking: bytes) -> bytes:
+        while True:
+            other = os.urandom(32)
+            left = zero_lanes(self._task)  # of the masks, when the server takes off the wrong ones
+            for party in draft.u1:
+                for key, sign in ((masking, 1), (other, -1)) if party != self.id else ():
+                    salt, info = draft.session_id, mask_info(party, self.id)
+                    mask = keys.agree(key, draft.adverts[party][1], salt=salt, info=info)
+                    mask_lanes(left, mask, sign=sign if party < self.id else -sign)
+            reduce_lanes(self._task, left)
+            if ((left[0] + np.uint32(60_000)) % 2**19 < 120_000).all() and left[1][0] <= 6:
+                return other
+
+
+@attack(
+    title="A dealer deals shares of another masking key than it advertised, then drops out: masks stay on the sum",
+    attacker="one client, to have a wrong sum accepted as right",
+    defence="the rebuilt key must be the advertised one, else nothing is opened (`PairwiseServer._rebuild`)",
+    control="with the rebuilt key taken unchecked: a wrong sum is accepted as right, and nobody is blamed",
+    source="Bonawitz et al. 2017 promise privacy, not that the sum is right",
+)
+class TestWrongDealing:
+    task = make_task(layout=Layout.of(np.zeros(2)))
+    updates = {party: update[:2] / 4 for party, update in UPDATES.items()}
+
+    def attack(self) -> Played:
+        world = World(self.task)
+        clients = world.join(updates=self.updates)
+        clients[LIAR] = WrongDealer(
+            self.task, LIAR, identity=world.keys[LIAR], roster=world.roster, session=SESSION, save=None
+        )
+        clients[LIAR].contribute(self.updates[LIAR])
+        return play(world, clients, tamper={(LIAR, Round.MASKED_INPUT): lambda reply: []})
+
+    def test_refused(self) -> None:
+        played = self.attack()
+        assert played.outcome is None
+        assert played.faults == {(LIAR, FaultKind.WRONG_DEALING)}
+        assert played.aborted == f"{LIAR} dealt shares of a wrong secret; leave it out of the next session"
+
+    def test_control_succeeds(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        unchecked = SimpleNamespace(**{**vars(keys), "public_key": lambda _: Anything()})
+        monkeypatch.setattr(_pairwise_server, "keys", unchecked)
+        played = self.attack()
+        assert not played.faults
+        assert played.outcome.survivors == OTHERS
+        assert not is_right(played.outcome, self.task, self.updates)
+
+
+@attack(
+    title="A dealer seals garbage to two honest clients, to push them out of the session",
+    attacker="one client, to choose who is in the sum",
+    defence="a share that doesn't open is reported later, never a reason to leave (`PairwiseClient._open_shares`)",
+    control="with clients that leave when a share doesn't open: the two are not in the sum, and nobody is blamed",
+    source="Bonawitz et al. 2017, whose clients abort when an operation fails",
+)
+class TestUnopenedShare:
+    pushed = ("c1", "c2")
+
+    def attack(self) -> Played:
+        def garbage(dealt: Any, rest: bytes) -> Any:
+            spoilt = SEALED_BYTES * len(self.pushed)  # c1 and c2 come first
+            sealed = bytes(spoilt) + dealt.sealed[spoilt:]
+            return DealtShares(dealt.self_mask_commitment, dealt.commitments, sealed), rest
+
+        world = World()
+        tamper = {(LIAR, Round.SHARE_KEYS): lambda reply: [resign(world, reply, garbage)]}
+        return play(world, world.join(), tamper=tamper)
+
+    def test_refused(self) -> None:
+        played = self.attack()
+        assert not played.refusals
+        assert played.faults == {(LIAR, FaultKind.UNOPENED_SHARE)}
+        assert played.outcome.survivors == CLIENTS
+        assert is_right(played.outcome, TASK)
+
+    def test_control_succeeds(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        open_shares = PairwiseClient._open_shares
+
+        def or_leave(*arguments: Any) -> Any:
+            shares = open_shares(*arguments)
+            if shares is None:
+                raise Aborted("a share doesn't open")
+            return shares
+
+        monkeypatch.setattr(PairwiseClient, "_open_shares", or_leave)
+        played = self.attack()
+        assert not played.faults
+        assert set(played.outcome.survivors) == set(CLIENTS) - set(self.pushed)
+
+
+def changed_input(world: World, reply: bytes, values: int, weight: int = 0) -> bytes:
+    """A masked input with a number added to each of its values, and one to its weight."""
+
+    def change(message: Any, payload: bytes) -> Any:
+        lanes = zero_lanes(world.task)
+        fold_lanes(world.task, memoryview(payload), lanes)
+        for lane, added in zip(lanes, (values, weight), strict=False):
+            lane += lane.dtype.type(added % 2**32)
+        return message, pack_lanes(world.task, lanes)
+
+    return resign(world, reply, change)
+
+
+class ForgetfulServer(PairwiseServer):
+    """Forgets who has answered."""
+
+    def _take(self, sender: str, data: bytes) -> Any:
+        self._state.answered = [party for party in self._state.answered if party != sender]
+        self._pending.add(sender)
+        return super()._take(sender, data)
+
+
+@attack(
+    title="A second upload in one session",
+    attacker="one client, to count twice",
+    defence="one message of each client and round (`Server._take`)",
+    control="with a server that forgets who answered: a wrong sum is accepted as right",
+    source="own",
+)
+class TestSecondUpload:
+    def attack(self, server_class: type[PairwiseServer]) -> Played:
+        world = World()
+        bare = zero_lanes(TASK)
+        bare[0] += np.uint32(2**14)
+
+        def twice(reply: bytes) -> list[bytes]:
+            return [reply, resign(world, reply, lambda message, _: (message, pack_lanes(TASK, bare)))]
+
+        return play(world, world.join(), tamper={(LIAR, Round.MASKED_INPUT): twice}, server_class=server_class)
+
+    def test_refused(self) -> None:
+        played = self.attack(PairwiseServer)
+        assert played.faults == {(LIAR, FaultKind.DUPLICATE)}
+        assert is_right(played.outcome, TASK)
+
+    def test_control_succeeds(self) -> None:
+        played = self.attack(ForgetfulServer)
+        assert not played.faults
+        assert played.outcome.survivors == CLIENTS
+        extra = played.outcome.sum - encoded_sum(CLIENTS, UPDATES, TASK)
+        assert np.allclose(extra, 2**14 * step(TASK))
+
+
+@attack(
+    title="One client plays another, which is silent, as well as itself",
+    attacker="one client, to have an update of its own counted under another's name",
+    defence="every message is signed by its sender's enrolled identity (`Envelope.verify`)",
+    control="with signatures unchecked: a sum that holds the forged update is accepted as right",
+    source="Bonawitz et al. 2017, section 6.2",
+)
+class TestImpersonation:
+    forged = {"c1": np.full(UPDATES["c1"].size, 0.5)}
+
+    def attack(self) -> Played:
+        world = World()
+        clients = world.join(updates=UPDATES | self.forged)
+        clients["c1"]._identity = world.keys[LIAR]
+        return play(world, clients)
+
+    def test_refused(self) -> None:
+        played = self.attack()
+        assert played.faults == {("c1", FaultKind.UNAUTHENTIC)}
+        assert played.outcome.survivors == CLIENTS[1:]
+        assert is_right(played.outcome, TASK)
+
+    def test_control_succeeds(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr(Envelope, "verify", lambda *_: None)
+        played = self.attack()
+        assert not played.faults
+        assert played.outcome.survivors == CLIENTS
+        assert is_right(played.outcome, TASK, UPDATES | self.forged)
+
+
+@attack(
+    title="A value out of range: the sum is beyond what honest clients can reach",
+    attacker="one client, to move the mean beyond the clip",
+    defence="the decoder holds every coordinate to survivors·2L (`FixedPoint.decode`)",
+    control="with the range unchecked: a wrong sum is accepted as right",
+    source="own; within the range nothing can be noticed",
+)
+class TestValueOutOfRange:
+    updates = {party: np.zeros(update.size) for party, update in UPDATES.items()}
+
+    def attack(self) -> Played:
+        world = World()
+        tamper = {(LIAR, Round.MASKED_INPUT): lambda reply: [changed_input(world, reply, 250_000)]}
+        return play(world, world.join(updates=self.updates), tamper=tamper)
+
+    def test_refused(self) -> None:
+        played = self.attack()
+        assert played.outcome is None
+        assert "12 sums beyond 7·65534" in played.aborted
+
+    def test_control_succeeds(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        dequantize = _kernels.dequantize
+
+        def unchecked(*arguments: Any) -> int:
+            dequantize(*arguments)
+            return 0
+
+        monkeypatch.setattr(_kernels, "dequantize", unchecked)
+        played = self.attack()
+        assert not played.faults
+        assert not is_right(played.outcome, TASK, self.updates)
+        assert (played.outcome.mean == 1.0).all()  # of seven zeros
+
+
+@attack(
+    title="A weight of zero: a client adds to the sum and not to the weight that the sum is divided by",
+    attacker="one client, to move the mean for nothing",
+    defence="the decoder holds the total weight to survivors..survivors·max_weight (`FixedPoint.decode`)",
+    control="with the total weight unchecked: a wrong mean is accepted as right",
+    source="own; while the total is possible nothing can be noticed",
+)
+class TestWeightOutOfRange:
+    task = make_task(max_weight=50)
+
+    def attack(self) -> Played:
+        world = World(self.task)
+        tamper = {(LIAR, Round.MASKED_INPUT): lambda reply: [changed_input(world, reply, 0, weight=-1)]}
+        return play(world, world.join(weights=dict.fromkeys(CLIENTS, 1)), tamper=tamper)
+
+    def test_refused(self) -> None:
+        played = self.attack()
+        assert played.outcome is None
+        assert "6 total weight; honest clients sum to 7 to 350" in played.aborted
+
+    def test_control_succeeds(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr(encoding, "_within", lambda value, *_: value)
+        outcome = self.attack().outcome
+        assert outcome.survivors == CLIENTS
+        assert outcome.total_weight == 6
+        assert np.allclose(outcome.mean, outcome.sum / 6)

@@ -1,0 +1,106 @@
+"""A bounded run of the fuzzer, its negative vectors, and proof that it sees what it looks for."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+from random import Random
+
+import pytest
+
+import secagg
+from secagg.testing._play import cast
+from tests.secagg.fuzz.__main__ import Campaign
+from tests.secagg.fuzz.roles import CLIENTS, Scene, Session, scenes
+from tests.secagg.fuzz.tally import VECTORS, Tally, Vector
+from tests.secagg.fuzz.vectors import replay, vectors
+from tests.secagg.test_check_protocol import AnySession, ChangesOnFault, OffByOne, Reads, broken
+
+SAVED = sorted(VECTORS.glob("*.json"))
+
+
+def test_nothing_is_found() -> None:
+    campaign = Campaign(workers=2, messages=50_000, seconds=120, seed="ci")
+    campaign.run(progress=False)
+    assert campaign.findings == []
+    assert campaign.total >= 50_000
+    tried = {target for target, _ in campaign.counts}
+    for scene in scenes():
+        for phase in scene.casting.protocol.phases:
+            assert {f"server {scene.name} {phase.round}", f"client {scene.name} {phase.round}"} <= tried
+        assert campaign.counts[f"session {scene.name}", "exact"] > 0
+    refused = {outcome for target, outcome in campaign.counts if target.startswith("server SecAgg malicious")}
+    assert {"malformed", "unauthentic", "invalid", "duplicate", "out of turn", "lie taken"} <= refused
+
+
+@pytest.mark.parametrize("path", SAVED, ids=lambda path: path.stem)
+def test_negative_vectors_are_refused_as_they_should_be(path: Path) -> None:
+    vector = Vector.load(path)
+    assert replay(vector) == vector.fault
+
+
+def test_negative_vectors_are_of_this_wire_format() -> None:
+    """If not: is the change meant? Then python -m tests.secagg.fuzz.vectors."""
+    assert {path.stem: Vector.load(path) for path in SAVED} == vectors()
+
+
+def test_every_fault_of_one_message_has_a_vector() -> None:
+    of_many = {"wrong share", "wrong dealing", "unopened share", "silent"}
+    assert {Vector.load(path).fault for path in SAVED} == {str(kind) for kind in secagg.FaultKind} - of_many
+
+
+@pytest.mark.parametrize(
+    ("role", "fault"),
+    [
+        (Reads, "escaped IndexError"),
+        (ChangesOnFault, "changed by refused bytes"),
+        (AnySession, "accepted"),
+        (OffByOne, "wrong sum"),
+    ],
+    ids=lambda value: getattr(value, "__name__", value),
+)
+def test_broken_roles_are_found(role: type, fault: str) -> None:
+    scene, tally = Scene(role.__name__, cast(broken(role), CLIENTS)), Tally()
+    for seed in range(20):
+        Session(scene, Random(seed), tally).run()
+    assert fault in {vector.fault for vector in tally.findings}
+
+
+GREEDY = """
+import json
+from random import Random
+from tests.secagg.fuzz.decoders import Decoder
+from tests.secagg.fuzz.tally import Tally
+from tests.secagg.fuzz.worker import HEADROOM, limit_memory
+tally = Tally()
+greedy = Decoder("greedy", lambda data: bytes(HEADROOM * data[0] // 10), [bytes([1])], ())
+greedy.feed(bytes([30]), tally)
+limit_memory()
+greedy.feed(bytes([30]), tally)
+greedy.feed(bytes([1]), tally)
+print(json.dumps(sorted(outcome for _, outcome in tally.counts.elements())))
+"""
+
+
+def test_the_limit_on_memory_holds() -> None:
+    told = subprocess.run([sys.executable, "-c", GREEDY], capture_output=True, text=True, check=True)
+    assert json.loads(told.stdout) == ["FINDING escaped MemoryError", "read", "read"]
+
+
+def test_a_dead_process_is_a_finding(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    campaign = Campaign(workers=1, messages=1, seconds=60, seed="ci")
+    fake = tmp_path / "python"
+    fake.write_text(
+        '#!/bin/sh\nfor last; do :; done\nprintf "\\0\\0\\0\\3abc" | dd of="$last" conv=notrunc\nkill -9 $$\n'
+    )
+    fake.chmod(0o700)
+    monkeypatch.setattr(sys, "executable", str(fake))
+    campaign.run(progress=False)
+    assert campaign.findings == [Vector("process", "died -9", b"abc".hex())]
+
+
+def test_a_finding_is_saved_under_the_name_of_its_fault(tmp_path: Path) -> None:
+    vector = Vector("server SecAgg malicious ShareKeys", "escaped KeyError", "00ff", "c1", "KeyError('x')")
+    path = vector.save(tmp_path)
+    assert path.name == "escaped-keyerror-server-secagg-malicious-sharekeys-06eb7d6a.json"
+    assert Vector.load(path) == vector

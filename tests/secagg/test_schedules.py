@@ -1,0 +1,213 @@
+"""Random schedules of silence, repetition, replay and reordering: the exact sum, or an abort."""
+
+from collections import Counter
+from functools import cache
+from typing import Any, ClassVar
+
+import pytest
+from hypothesis import Phase, settings
+from hypothesis import strategies as st
+from hypothesis.stateful import (
+    RuleBasedStateMachine,
+    initialize,
+    invariant,
+    precondition,
+    rule,
+    run_state_machine_as_test,
+)
+
+import secagg
+from secagg.errors import Aborted, RemoteProtocolError
+from secagg.protocols.base import AggregationProtocol, input_round
+from secagg.testing import _play as play
+from secagg.testing._play import Casting, Play, cast
+from tests.secagg.test_check_protocol import AnySession, ChangesOnFault, CountsTwice, NoFloor, OffByOne, broken
+
+CLIENTS = 5
+WHO = st.integers(0, CLIENTS - 1)
+
+
+@cache
+def casting(protocol: AggregationProtocol) -> Casting:
+    return cast(protocol, CLIENTS)
+
+
+@cache
+def foreign(protocol: AggregationProtocol) -> tuple[bytes, ...]:
+    """The answers of another session of the same name."""
+    play = Play(casting(protocol), seed=b"another")
+    play.run()
+    return tuple(play.answers.values())
+
+
+def flip(message: bytes, bit: int) -> bytes:
+    damaged = bytearray(message)
+    damaged[bit // 8 % len(message)] ^= 1 << bit % 8
+    return bytes(damaged)
+
+
+class Schedule(RuleBasedStateMachine):
+    """A network between a server and its clients that loses, repeats and reorders messages.
+
+    A request that was sent may reach its client at any time or never, any number of times; so may
+    an answer its server. The clock closes rounds whenever it likes.
+    """
+
+    protocols: ClassVar[tuple[AggregationProtocol, ...]] = (
+        secagg.Clear(),
+        secagg.SecAgg(threat_model="semi-honest"),
+        secagg.SecAgg(),
+    )
+    ends: ClassVar[Counter[tuple[int, str]]] = Counter()
+
+    @initialize(data=st.data())
+    def open(self, data: st.DataObject) -> None:
+        self.number = data.draw(st.integers(0, len(self.protocols) - 1))
+        self.protocol = self.protocols[self.number]
+        self.cohort, self.input_round = casting(self.protocol).cohort, input_round(self.protocol)
+        self.play = Play(casting(self.protocol))
+        self.requests: list[tuple[str, bytes]] = list(self.play.server.start().items())
+        self.answers: list[tuple[str, bytes]] = []
+        self.said: dict[tuple[str, bytes], bytes] = {}  # the answer to a request is always the same
+        self.aborted = False
+        self.mortal = data.draw(st.sampled_from([0, 1, 1, 2, 4]))
+        self.dead: set[str] = set()
+        self.counted: set[str] = set()  # whose input the server took
+
+    @property
+    def over(self) -> bool:
+        return self.aborted or self.play.server.outcome is not None
+
+    @precondition(lambda self: self.requests)
+    @rule(data=st.data())
+    def request_arrives(self, data: st.DataObject) -> None:
+        party, request = data.draw(st.sampled_from(self.requests))
+        self.deliver(party, request)
+
+    @rule()
+    def all_requests_arrive(self) -> None:
+        for party, request in self.requests[-CLIENTS:]:
+            self.deliver(party, request)
+
+    @precondition(lambda self: len(self.dead) < self.mortal)
+    @rule(party=WHO)
+    def client_dies(self, party: int) -> None:
+        self.dead.add(self.cohort[party])
+
+    @precondition(lambda self: self.requests and self.answers)
+    @rule(bit=st.integers(0, 1 << 12), data=st.data())
+    def damage_arrives(self, bit: int, data: st.DataObject) -> None:
+        party, request = data.draw(st.sampled_from(self.requests))
+        self.deliver(party, flip(request, bit))
+        party, answer = data.draw(st.sampled_from(self.answers))
+        pending = self.play.server.pending
+        self.play.server.receive(party, flip(answer, bit))
+        assert self.play.server.pending == pending
+
+    def deliver(self, party: str, request: bytes) -> None:
+        if party in self.dead:
+            return
+        member = self.play.members[party]
+        before = member.to_bytes()
+        try:
+            answer = member.receive(request)
+        except RemoteProtocolError:
+            assert member.to_bytes() == before
+            return
+        except Aborted:
+            assert member.finished
+            return
+        if answer is not None:
+            assert self.said.setdefault((party, request), answer) == answer
+            self.answers.append((party, answer))
+
+    @precondition(lambda self: self.answers)
+    @rule(data=st.data(), lost=st.booleans())
+    def answer_arrives(self, data: st.DataObject, lost: bool) -> None:
+        place = data.draw(st.integers(0, len(self.answers) - 1))
+        self.take(*(self.answers.pop(place) if lost else self.answers[place]))
+
+    @rule(backwards=st.booleans())
+    def all_answers_arrive(self, backwards: bool) -> None:
+        for party, answer in self.answers[:: -1 if backwards else 1]:
+            self.take(party, answer)
+
+    @rule(party=WHO, data=st.data())
+    def foreign_answer_arrives(self, party: int, data: st.DataObject) -> None:
+        faults, pending = len(self.play.server.faults), self.play.server.pending
+        self.play.server.receive(self.cohort[party], data.draw(st.sampled_from(foreign(self.protocol))))
+        assert self.play.server.pending == pending
+        assert len(self.play.server.faults) > faults or faults > 300
+
+    def take(self, party: str, answer: bytes) -> None:
+        server = self.play.server
+        name, pending = server.round, server.pending
+        server.receive(party, answer)
+        if name == self.input_round:
+            self.counted |= pending - server.pending
+        assert pending - server.pending <= {party}
+
+    @rule(party=WHO)
+    def client_restarts(self, party: int) -> None:
+        play, name = self.play, self.cohort[party]
+        play.restore(name, play.members[name].to_bytes())
+
+    @rule()
+    def server_restarts(self) -> None:
+        self.play.restore_server(self.play.server.to_bytes())
+        if not self.over:
+            again = self.play.server.start()
+            assert set(again) == self.play.server.pending
+            assert set(again.items()) <= set(self.requests)
+
+    @precondition(lambda self: not self.over)
+    @rule(patience=st.integers(0, 7))
+    def clock_strikes(self, patience: int) -> None:
+        """Mostly after everyone had the time to answer."""
+        if patience:
+            self.all_requests_arrive()
+            self.all_answers_arrive(backwards=patience == 1)
+        try:
+            self.requests += self.play.server.close_round().items()
+        except Aborted as aborted:
+            self.aborted = True
+            self.requests += aborted.outbox.items()
+
+    @invariant()
+    def exact_or_aborted(self) -> None:
+        outcome: Any = getattr(self, "play", None) and self.play.server.outcome
+        if not outcome:
+            return
+        assert not self.aborted
+        assert set(outcome.survivors) == self.counted
+        assert len(outcome.survivors) >= casting(self.protocol).min_survivors
+        self.play.gone = {party: outcome.dropped[party] for party in set(self.cohort) - self.counted}
+        self.play.require_exact(outcome, "after any schedule")
+
+    def teardown(self) -> None:
+        """Left alone, the session ends."""
+        while hasattr(self, "play") and not self.over:
+            self.clock_strikes(2)
+            self.exact_or_aborted()
+        if hasattr(self, "play"):
+            full = not self.aborted and len(self.counted) == CLIENTS
+            self.ends[self.number, "aborted" if self.aborted else "all" if full else "some"] += 1
+
+
+SETTINGS = settings(max_examples=3 * settings().max_examples, stateful_step_count=25)
+
+
+def test_schedules_end_exact_or_aborted() -> None:
+    """And each protocol in every way: aborted, with all clients, with some."""
+    Schedule.ends.clear()
+    run_state_machine_as_test(Schedule, settings=SETTINGS)
+    assert set(Schedule.ends) >= {(number, end) for number in range(3) for end in ("aborted", "all", "some")}
+
+
+@pytest.mark.parametrize("role", [OffByOne, CountsTwice, AnySession, NoFloor, ChangesOnFault])
+def test_schedules_see_what_is_broken(role: type) -> None:
+    class Broken(Schedule):
+        protocols = (broken(role),)
+
+    with pytest.raises((AssertionError, play.Broken, ExceptionGroup)):
+        run_state_machine_as_test(Broken, settings=settings(SETTINGS, phases=[Phase.generate]))

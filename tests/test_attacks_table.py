@@ -1,0 +1,61 @@
+"""docs/attacks.md says what the adversaries' tests do, and no attack is without its control."""
+
+import importlib
+import inspect
+import pkgutil
+
+import pytest
+
+import tests.secagg.adversary as package
+from tests.secagg.adversary import registry, table
+
+WORDS = {"title": "t", "attacker": "a", "defence": "d", "control": "c", "source": "s"}
+
+
+def test_the_document_is_up_to_date() -> None:
+    assert table.DOCUMENT.read_text(encoding="utf-8") == table.document(), "run make docs"
+
+
+def test_every_test_of_an_adversary_is_in_the_document() -> None:
+    """Each test class is a row; loose tests are refusals or stand beside a row."""
+    written = table.document()
+    found = 0
+    for module in pkgutil.iter_modules(package.__path__, package.__name__ + "."):
+        loaded = importlib.import_module(module.name)
+        for name, cls in inspect.getmembers(loaded, inspect.isclass):
+            if name.startswith("Test") and cls.__module__ == loaded.__name__:
+                path = f"{loaded.__name__.replace('.', '/')}.py::{name}"
+                assert path in registry.ATTACKS
+                assert f"[{name}](../{path.split('::')[0]})" in written
+                found += 1
+    assert found == len(registry.ATTACKS) > 20
+
+
+def test_every_group_is_written() -> None:
+    """A row in a file that the table has no heading for would be lost."""
+    written = table.document()
+    for row in registry.ATTACKS.values():
+        assert written.count(row.title) == 1
+    for refused in registry.REFUSALS.values():
+        assert written.count(f"| {refused.title} |") == 1
+
+
+@pytest.mark.parametrize("half", registry.HALVES)
+def test_a_row_without_a_half_does_not_build(half: str) -> None:
+    halves = {name: lambda self: None for name in registry.HALVES if name != half}
+    with pytest.raises(TypeError, match=f"no row of attacks: it has no {half}"):
+        registry.attack(**WORDS)(type("TestHalf", (), halves))
+
+
+@pytest.mark.parametrize("word", WORDS)
+def test_a_row_without_a_word_does_not_build(word: str) -> None:
+    halves = {name: lambda self: None for name in registry.HALVES}
+    with pytest.raises(TypeError, match=f"it has no {word}"):
+        registry.attack(**{**WORDS, word: " "})(type("TestWordless", (), halves))
+
+
+def test_no_row_holds_a_bar() -> None:
+    """A bar would cut a cell of the table in two."""
+    table.load()
+    for row in [*registry.ATTACKS.values(), *registry.REFUSALS.values()]:
+        assert not any("|" in text or "\n" in text for text in vars(row).values())
