@@ -1,11 +1,13 @@
-"""Encoding and packing of 10^6 coordinates, against Flower's quantization and a memory copy."""
+"""Encoding and packing of 10^6 coordinates, against Flower's quantization, raw AES and a memory copy."""
 
 import os
 from typing import Any
 
 import numpy as np
 import pytest
+from cryptography.hazmat.primitives.ciphers import Cipher, algorithms, modes
 
+from mpc import masks
 from secagg.encoding import FixedPoint
 from secagg.layout import Layout
 from secagg.packing import lane_dtype, pack, unpack_add
@@ -21,8 +23,17 @@ def update(dtype: Any) -> Any:
 
 @pytest.mark.benchmark(group="quantize")
 @pytest.mark.parametrize("dtype", DTYPES)
-@pytest.mark.parametrize("rounding", ["stochastic", "nearest"])
-def test_fixed_point(benchmark: Any, rounding: str, dtype: Any) -> None:
+@pytest.mark.parametrize(
+    ("rounding", "kernel"),
+    [("stochastic", True), ("stochastic", False), ("nearest", None)],
+    ids=["stochastic-kernel", "stochastic-openssl", "nearest"],
+)
+def test_fixed_point(
+    benchmark: Any, rounding: str, kernel: bool | None, dtype: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if kernel and not masks.compiled():
+        pytest.skip("no compiler, or no AES instructions")
+    monkeypatch.setattr(masks, "compiled", lambda: kernel)
     vector = update(dtype)
     layout, grid = Layout.of(vector), FixedPoint(1.0, 16, rounding)
 
@@ -32,6 +43,20 @@ def test_fixed_point(benchmark: Any, rounding: str, dtype: Any) -> None:
     encode()
     values, _ = benchmark(encode)
     assert abs((values - 32767.0) / 32767 - np.clip(vector, -1, 1)).max() <= 1 / 32767
+
+
+@pytest.mark.benchmark(group="quantize")
+def test_raw_aes(benchmark: Any) -> None:
+    """The random bits alone, by OpenSSL into one buffer: AES-256-CTR of 32 bits a coordinate."""
+    zeros, buffer = bytes(64_000), bytearray(64_000 + 15)
+
+    def stream() -> None:
+        aes = Cipher(algorithms.AES(bytes(32)), modes.CTR(bytes(16))).encryptor()
+        for _ in range(4 * SIZE // len(zeros)):
+            aes.update_into(zeros, buffer)
+
+    benchmark(stream)
+    assert any(buffer)
 
 
 @pytest.mark.benchmark(group="quantize")

@@ -19,6 +19,7 @@ PIECE = 64 * 1024
 Benchmark = Callable[..., Any]
 
 lanes = pytest.mark.parametrize("size", [10**6, 10**7], ids=["1e6", "1e7"])
+paths = pytest.mark.parametrize("kernel", [True, False], ids=["kernel", "openssl"])
 held = pytest.mark.parametrize("count", [THRESHOLD, CLIENTS], ids=["t-shares", "all-shares"])
 
 
@@ -68,19 +69,43 @@ def test_combine_flower(benchmark: Benchmark, flower: Any, count: int) -> None:
     assert benchmark(flower.combine_shares, shares) == SECRET
 
 
+@pytest.fixture
+def path(kernel: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    if kernel and not masks.compiled():
+        pytest.skip("no compiler, or no AES instructions")
+    monkeypatch.setattr(masks, "compiled", lambda: kernel)
+
+
 @lanes
+@paths
+@pytest.mark.usefixtures("path")
 @pytest.mark.benchmark(group="mask")
 def test_add_mask(benchmark: Benchmark, size: int) -> None:
     vector = np.zeros(size, dtype=np.uint32)
+    masks.add_mask(vector, KEY)
     benchmark(masks.add_mask, vector, KEY)
     assert vector.any()
 
 
 @lanes
+@paths
+@pytest.mark.usefixtures("path")
 @pytest.mark.benchmark(group="mask")
 def test_keystream(benchmark: Benchmark, size: int) -> None:
     vector = np.zeros(size, dtype=np.uint32)
+    masks.keystream(KEY, vector)
     benchmark(masks.keystream, KEY, vector)
+    assert vector.any()
+
+
+@paths
+@pytest.mark.usefixtures("path")
+@pytest.mark.benchmark(group="mask of 100 lanes")
+def test_add_short_mask(benchmark: Benchmark) -> None:
+    """What a call costs: the key schedule, and getting there."""
+    vector = np.zeros(100, dtype=np.uint32)
+    masks.add_mask(vector, KEY)
+    benchmark(masks.add_mask, vector, KEY)
     assert vector.any()
 
 

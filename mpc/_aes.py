@@ -1,11 +1,14 @@
 """AES-256 in counter mode by the processor's own instructions: for kernels, and for masks.
 
-The stream is that of OpenSSL's AES-256-CTR with a zero initial counter. There is no table: each
-round is one instruction, on vectors of one, two or four blocks. Use nothing here unless
-:func:`available`; :mod:`mpc.masks` gives the same bits everywhere.
+The stream is that of OpenSSL's AES-256-CTR with a zero initial counter block. A round is one
+instruction, on one, two or four blocks at once: no table, no branch and no address depends on the key
+or the stream. Call no kernel here unless :func:`available`; :mod:`mpc.masks` gives the same bits
+everywhere.
 
-Numba compiles anew if the CPU's name or features change (both are in the key of its cache), but not
-a kernel of another file that uses this one: touch that file when this one changes.
+The CPU's name and features are part of the key of Numba's cache, and nothing else decides the
+instructions that are used: a cached kernel is never run on a CPU that it wasn't made for. The source
+of *this* file is not part of the key of a kernel elsewhere that calls it: when developing, empty the
+cache after a change here.
 """
 
 from collections.abc import Callable
@@ -26,11 +29,11 @@ Words = NDArray[np.uint64]
 STRIDE = 64
 """Keystream is written by so many 64-bit words: 32 blocks."""
 
-BUFFER = 8 * STRIDE
-"""The words of a buffer of keystream, 4 KiB: in the innermost cache, beside what it meets there."""
+BUFFER = 32 * STRIDE
+"""The words of a buffer of keystream: 16 KiB, half of a small first-level cache."""
 
 _ROUNDS = 14
-_IN_FLIGHT = 8  # vectors: an instruction takes as many halves of a cycle, or fewer
+_IN_FLIGHT = 8  # vectors, to hide the latency of a round
 
 _i32, _i64 = ir.IntType(32), ir.IntType(64)
 _block = ir.VectorType(_i64, 2)
@@ -39,11 +42,12 @@ _primitive = cast(Callable[[Callable[..., Any]], Callable[..., Any]], intrinsic)
 
 def available() -> bool:
     """Whether kernels are compiled here, for a CPU with AES instructions."""
-    return not config.DISABLE_JIT and _blocks_in_vector(cpu_target.target_context.codegen()) > 0
+    return not config.DISABLE_JIT and blocks_in_vector() > 0
 
 
-def _blocks_in_vector(codegen: Any) -> int:
-    """The blocks of the widest vector that the CPU that is compiled for can encrypt; 0 if it has none."""
+def blocks_in_vector(codegen: Any = None) -> int:
+    """Blocks of the widest vector that the CPU compiled for, or that of ``codegen``, encrypts at once; or 0."""
+    codegen = codegen or cpu_target.target_context.codegen()
     triple, _, features = codegen.magic_tuple()
     has = {feature[1:] for feature in features.split(",") if feature.startswith("+")}
     if not triple.startswith("x86_64") or "aes" not in has:
@@ -67,7 +71,7 @@ def _write_stride(typing: Any, out: Any, at: Any, schedule: Any, block: Any) -> 
     """Write the ``STRIDE`` words of keystream from ``block`` on to ``out[at:]``."""
 
     def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
-        blocks = _blocks_in_vector(context.codegen())
+        blocks = blocks_in_vector(context.codegen())
         vector = ir.VectorType(_i64, 2 * blocks)
         suffix = "" if blocks == 1 else f".{128 * blocks}"
         middle = _function(builder, f"llvm.x86.aesni.aesenc{suffix}", vector, 2)
@@ -127,15 +131,14 @@ def _substitute(typing: Any, word: Any) -> Any:
 def expand(key: NDArray[np.uint32]) -> Words:
     """The key schedule (FIPS 197, section 5.2) of a key of eight little-endian words: 15 round keys."""
     words = np.empty(4 * (_ROUNDS + 1), np.uint32)
-    words[:8] = key
-    constant = np.uint32(1)
-    for i in range(8, words.size):
+    for i in range(key.size):
+        words[i] = key[i]
+    for i in range(key.size, words.size):
         word = words[i - 1]
         if i % 8 == 0:
-            word = np.uint32(_substitute(np.uint32(word >> np.uint32(8) | word << np.uint32(24))) ^ constant)
-            constant <<= np.uint32(1)
+            word = _substitute(word >> 8 | word << 24) ^ 1 << i // 8 - 1
         elif i % 8 == 4:
-            word = np.uint32(_substitute(word))
+            word = _substitute(word)
         words[i] = words[i - 8] ^ word
     return words.view(np.uint64)
 
@@ -148,20 +151,23 @@ def fill(buffer: Words, schedule: Words, block: int) -> None:
 
 
 @kernel
-def add(vector: Lanes, key: NDArray[np.uint32], block: int, skipped: int, negate: int) -> None:
-    """Add the stream from lane ``skipped`` of ``block`` on to ``vector``; take it away if ``negate`` is −1."""
+def add(vector: Lanes, key: NDArray[np.uint32], block: int, skipped: int, flip: int) -> None:
+    """Add the stream of ``key``, from lane ``skipped`` of ``block`` on, to ``vector``.
+
+    ``flip`` is 0; or -1, to subtract instead: all bits of a lane flipped, plus 1, are its negative.
+    """
     schedule = expand(key)
     buffer = np.empty(BUFFER, np.uint64)
     lanes = buffer.view(vector.dtype)
-    flip = vector.dtype.type(negate)
+    flips = vector.dtype.type(flip)
     done = 0
     while done < vector.size:
         count = min(lanes.size - skipped, vector.size - done)
-        words = ((skipped + count) * vector.itemsize + 7) // 8
-        fill(buffer[: (words + STRIDE - 1) // STRIDE * STRIDE], schedule, block)
+        strides = -(-(skipped + count) * vector.itemsize // (8 * STRIDE))
+        fill(buffer[: strides * STRIDE], schedule, block)
         part, mask = vector[done : done + count], lanes[skipped : skipped + count]
         for i in range(count):
-            part[i] += (mask[i] ^ flip) - flip
+            part[i] += (mask[i] ^ flips) - flips
         done += count
         skipped = 0
         block += BUFFER // 2

@@ -3,10 +3,14 @@
 The stream of a key is AES-256-CTR (NIST SP 800-38A) from an all-zero counter block, read as
 little-endian lanes of 32 or 64 bits. Any AES library reproduces it, and any slice of it can be
 computed alone. One key gives one stream: never use it for a second vector.
+
+A kernel makes the stream where the processor has AES instructions, OpenSSL elsewhere: the bits are
+the same.
 """
 
 import operator
 from collections.abc import Iterator
+from functools import cache
 from typing import Any
 
 import numpy as np
@@ -37,9 +41,15 @@ def add_mask(vector: Lanes, key: bytes, *, sign: int = 1, offset: int = 0) -> No
     """
     if sign not in (1, -1):
         raise MPCError(f"got sign {sign!r}; expected 1 to add the mask or -1 to take it away")
-    combine = np.add if sign == 1 else np.subtract
-    for part, lanes in _pieces(vector, key, offset):
-        combine(part, lanes, out=part)
+    block, skipped = _start(vector, key, offset)
+    if compiled():
+        from mpc import _aes
+
+        _aes.add(vector, np.frombuffer(key, np.uint32), block, skipped, 0 if sign == 1 else -1)
+    else:
+        combine = np.add if sign == 1 else np.subtract
+        for part, lanes in _pieces(vector, key, block, skipped):
+            combine(part, lanes, out=part)
 
 
 def keystream(key: bytes, out: Lanes, *, offset: int = 0) -> None:
@@ -47,30 +57,34 @@ def keystream(key: bytes, out: Lanes, *, offset: int = 0) -> None:
 
     Arguments and errors are those of :func:`add_mask`; the two give the same stream.
     """
-    for part, lanes in _pieces(out, key, offset):
-        part[:] = lanes
+    _start(out, key, offset)  # or refuse, with ``out`` untouched
+    out[:] = 0
+    add_mask(out, key, offset=offset)
 
 
-def _pieces(vector: Lanes, key: bytes, offset: int) -> Iterator[tuple[Lanes, Lanes]]:
-    """Each part of ``vector`` with its lanes of the stream, in a buffer that the next one reuses."""
-    _check(vector, key)
-    width = vector.itemsize
-    start = operator.index(offset)
-    if start < 0 or start + vector.size > _MAX_LANES:
-        raise MPCError(f"got offset {offset} for {vector.size} lanes; expected a slice of lanes 0 to 2^64")
-    block, skipped = divmod(start * width, _BLOCK_BYTES)
+@cache
+def compiled() -> bool:
+    """Whether a kernel makes the stream in this process. If not, OpenSSL does."""
+    from mpc import _aes
+
+    return _aes.available()
+
+
+def _pieces(vector: Lanes, key: bytes, block: int, skipped: int) -> Iterator[tuple[Lanes, Lanes]]:
+    """Each part of ``vector`` with its lanes of OpenSSL's stream, in a buffer that the next one reuses."""
     counter = block.to_bytes(_BLOCK_BYTES, "big")
     stream = Cipher(algorithms.AES(key), modes.CTR(counter)).encryptor()
-    stream.update(_ZEROS[:skipped])
+    stream.update(_ZEROS[: skipped * vector.itemsize])
     buffer = bytearray(min(_PIECE_BYTES, vector.nbytes) + _SLACK_BYTES)
-    step = _PIECE_BYTES // width
+    step = _PIECE_BYTES // vector.itemsize
     for first in range(0, vector.size, step):
         part = vector[first : first + step]
         stream.update_into(_ZEROS[: part.nbytes], buffer)
         yield part, np.frombuffer(buffer, vector.dtype, count=part.size)
 
 
-def _check(vector: Lanes, key: bytes) -> None:
+def _start(vector: Lanes, key: bytes, offset: int) -> tuple[int, int]:
+    """The block in which lane ``offset`` lies, and how many of its lanes come before; all arguments checked."""
     if not isinstance(key, bytes) or len(key) != KEY_BYTES:
         got = f"{len(key)} bytes" if isinstance(key, bytes) else type(key).__name__
         raise MPCError(f"got a mask key of {got}; expected {KEY_BYTES} bytes: derive it with keys.derive")
@@ -82,3 +96,7 @@ def _check(vector: Lanes, key: bytes) -> None:
             f"got a vector of shape {vector.shape}, C-contiguous: {vector.flags.c_contiguous}, writable: "
             f"{vector.flags.writeable}; expected one dimension, contiguous and writable: pass a flat copy"
         )
+    start = operator.index(offset)
+    if start < 0 or start + vector.size > _MAX_LANES:
+        raise MPCError(f"got offset {offset} for {vector.size} lanes; expected a slice of lanes 0 to 2^64")
+    return divmod(start, _BLOCK_BYTES // vector.itemsize)

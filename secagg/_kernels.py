@@ -4,9 +4,12 @@ With the JIT off they run as plain Python on NumPy's scalars, whose additions ma
 wrapping that is meant here.
 """
 
+from typing import Any
+
 import numpy as np
 from numpy.typing import NDArray
 
+from mpc import _aes
 from mpc._kernels import kernel
 
 Lanes = NDArray[np.uint32] | NDArray[np.uint64]
@@ -53,6 +56,16 @@ def unpack_add(words: NDArray[np.uint64], bits: int, into: Lanes) -> None:
 
 
 @kernel
+def _edges(vector: Floats, clip: float) -> tuple[Any, Any]:
+    """``clip`` in the vector's type, once not above it and once not below it."""
+    kind = vector.dtype.type
+    near = kind(clip)
+    lower = near if np.float64(near) <= clip else np.nextafter(near, kind(0.0))
+    upper = near if np.float64(near) >= clip else np.nextafter(near, kind(np.inf))
+    return lower, upper
+
+
+@kernel
 def quantize_stochastic(
     vector: Floats,
     random: NDArray[np.uint32],
@@ -64,20 +77,52 @@ def quantize_stochastic(
 ) -> tuple[int, int]:
     """``share``·clip(x)·``scale`` + ``top``, rounded up if ``random``/2^32 is under the fraction.
 
-    Returns how many coordinates were clipped, and how many are not finite.
+    ``scale`` is ``top``/``clip``. Returns how many coordinates were clipped, and how many are not
+    finite.
     """
+    # Let c be the fraction in units of 2^-32, rounded up. An integer r is under it if and only if
+    # c + (2^32 - 1 - r) reaches 2^32: the carry decides. What is written needs no bounds, for
+    # x·scale can't exceed top where |x| < clip, by at least the last of 53 bits.
     clipped, bad = 0, 0
+    lower, upper = _edges(vector, clip)
+    fine, offset = share * _2_TO_32, np.int64(top)
     for i in range(vector.size):
-        x = np.float64(vector[i])
-        clipped += 1 if abs(x) > clip else 0
-        bad += 0 if abs(x) < np.inf else 1
-        y = (top if x >= clip else (-top if x <= -clip else x * scale)) * share
-        down = np.floor(y)
-        up = 1.0 if np.float64(random[i]) < (y - down) * _2_TO_32 else 0.0
-        q = down + up + top
-        q = q if q > 0.0 else 0.0  # in this order NaN becomes 0
-        q = q if q < 2.0 * top else 2.0 * top
-        out[i] = np.uint32(np.int64(q))
+        x, size = np.float64(vector[i]), abs(vector[i])
+        clipped += 1 if size > lower else 0
+        bad += 0 if size < np.inf else 1
+        y = (x * scale if size < upper else np.copysign(top, x)) * fine
+        out[i] = np.uint32(((np.int64(np.ceil(y)) + np.int64(~random[i])) >> 32) + offset)
+    return clipped, bad
+
+
+@kernel
+def quantize_with_key(
+    vector: Floats,
+    key: NDArray[np.uint32],
+    first: int,
+    clip: float,
+    scale: float,
+    share: float,
+    top: float,
+    out: NDArray[np.uint32],
+) -> tuple[int, int]:
+    """As :func:`quantize_stochastic`, with lanes ``first`` onwards of the mask stream of ``key``."""
+    schedule = _aes.expand(key)
+    buffer = np.empty(_aes.BUFFER, np.uint64)
+    lanes = buffer.view(np.uint32)
+    clipped, bad = 0, 0
+    block, skipped, done = first // 4, first % 4, 0
+    while done < vector.size:
+        count = min(lanes.size - skipped, vector.size - done)
+        strides = -(-(skipped + count) // (2 * _aes.STRIDE))
+        _aes.fill(buffer[: strides * _aes.STRIDE], schedule, block)
+        part, random = slice(done, done + count), lanes[skipped : skipped + count]
+        found = quantize_stochastic(vector[part], random, clip, scale, share, top, out[part])
+        clipped += found[0]
+        bad += found[1]
+        done += count
+        skipped = 0
+        block += _aes.BUFFER // 2
     return clipped, bad
 
 
@@ -87,15 +132,13 @@ def quantize_nearest(
 ) -> tuple[int, int]:
     """As :func:`quantize_stochastic`, rounded to the nearest integer, ties to even."""
     clipped, bad = 0, 0
+    lower, upper = _edges(vector, clip)
     for i in range(vector.size):
-        x = np.float64(vector[i])
-        clipped += 1 if abs(x) > clip else 0
-        bad += 0 if abs(x) < np.inf else 1
-        y = (top if x >= clip else (-top if x <= -clip else x * scale)) * share
-        q = np.rint(y) + top
-        q = q if q > 0.0 else 0.0
-        q = q if q < 2.0 * top else 2.0 * top
-        out[i] = np.uint32(np.int64(q))
+        x, size = np.float64(vector[i]), abs(vector[i])
+        clipped += 1 if size > lower else 0
+        bad += 0 if size < np.inf else 1
+        y = (x * scale if size < upper else np.copysign(top, x)) * share
+        out[i] = np.uint32(np.int64(np.rint(y) + top))
     return clipped, bad
 
 

@@ -25,7 +25,7 @@ ROUNDINGS = ("stochastic", "nearest")
 
 _KEY_BYTES = 32
 _NUMBERS = (int, float, np.integer, np.floating)
-_PIECE = 1 << 16  # coordinates rounded at a time: their random bits stay in the cache
+_PIECE = 1 << 16  # coordinates rounded at a time by OpenSSL's bits, which so stay in the cache
 _MAX_SUM = 1 << 62
 _LEAST_BITS = 8
 _MIN_CLIP, _MAX_CLIP = 1e-100, 1e100  # no step, scale or sum leaves float64's range
@@ -298,26 +298,20 @@ class FixedPoint:
 
     def _quantize(self, vector: AnyFloat, layout: Layout, share: float, rng: Rng) -> tuple[NDArray[np.uint32], int]:
         """The integers of ``vector``, and how many coordinates were clipped."""
-        from mpc.masks import keystream
         from secagg import _kernels
 
         vector = vector if vector.flags.c_contiguous else vector.copy()
         top = float(self._top)
         values = np.empty(vector.size, np.uint32)
         key = _key(rng) if self.rounding == "stochastic" else None
-        random = np.empty(min(_PIECE, vector.size), np.uint32)
         clipped = bad = 0
-        for run, clip in self._runs(layout):
-            for part in _pieces(run):
-                grid = clip, top / clip, share, top, values[part]
+        with np.errstate(over="ignore"):  # with the JIT off, a clip beyond float32 becomes its infinity
+            for run, clip in self._runs(layout):
+                grid = clip, top / clip, share, top
                 if key is None:
-                    found = _kernels.quantize_nearest(vector[part], *grid)
+                    found = _kernels.quantize_nearest(vector[run], *grid, values[run])
                 else:
-                    first = part.start % _PIECE
-                    if first == 0:
-                        keystream(key, random[: vector.size - part.start], offset=part.start)
-                    bits = random[first : first + part.stop - part.start]
-                    found = _kernels.quantize_stochastic(vector[part], bits, *grid)
+                    found = _round(vector[run], key, run.start, grid, values[run])
                 clipped += found[0]
                 bad += found[1]
         if bad:
@@ -328,13 +322,25 @@ class FixedPoint:
         return values, clipped
 
 
-def _pieces(run: slice) -> Iterator[slice]:
-    """``run`` cut at the multiples of ``_PIECE``."""
-    start = run.start
-    while start < run.stop:
-        stop = min(run.stop, (start // _PIECE + 1) * _PIECE)
-        yield slice(start, stop)
-        start = stop
+def _round(
+    vector: AnyFloat, key: bytes, first: int, grid: tuple[float, float, float, float], out: NDArray[np.uint32]
+) -> tuple[int, int]:
+    """Stochastic rounding with the mask stream of ``key`` from lane ``first`` on, as the kernel's."""
+    from mpc import masks
+    from secagg import _kernels
+
+    if masks.compiled():
+        return _kernels.quantize_with_key(vector, np.frombuffer(key, np.uint32), first, *grid, out)
+    clipped = bad = 0
+    random = np.empty(min(_PIECE, vector.size), np.uint32)
+    for start in range(0, vector.size, _PIECE):
+        part = slice(start, start + _PIECE)
+        bits = random[: vector.size - start]
+        masks.keystream(key, bits, offset=first + start)
+        found = _kernels.quantize_stochastic(vector[part], bits, *grid, out[part])
+        clipped += found[0]
+        bad += found[1]
+    return clipped, bad
 
 
 def _not_finite(vector: AnyFloat, layout: Layout) -> str:

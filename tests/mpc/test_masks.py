@@ -1,6 +1,10 @@
-"""Mask streams: the bits of AES-256-CTR, whole or in slices, added or taken away."""
+"""Mask streams: the bits of AES-256-CTR, whole or in slices, added or taken away.
+
+Every test runs on the kernel and on OpenSSL. ``test_aes`` runs them on narrower vectors too.
+"""
 
 import json
+from collections.abc import Iterator
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -11,12 +15,21 @@ from cryptography.hazmat.primitives.ciphers import Cipher, algorithms, modes
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mpc import MPCError, masks
+from mpc import MPCError, _aes, masks
 from tests.reference import masks as twin
 
 KEYS = st.binary(min_size=32, max_size=32)
 DTYPES = st.sampled_from([np.uint32, np.uint64])
 PIECE = masks._PIECE_BYTES
+BUFFER = 8 * _aes.BUFFER
+STRIDE = 8 * _aes.STRIDE
+
+
+@pytest.fixture(scope="module", autouse=True, params=["kernel", "openssl"] if masks.compiled() else ["openssl"])
+def path(request: pytest.FixtureRequest) -> Iterator[None]:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(masks, "compiled", lambda: request.param == "kernel")
+        yield
 
 
 def stream(key: bytes, dtype: Any, count: int, offset: int = 0) -> np.ndarray[Any, Any]:
@@ -49,6 +62,29 @@ def test_streams_longer_than_a_piece_equal_one_shot(dtype: Any, size: int) -> No
     vector = np.ones_like(lanes)
     masks.add_mask(vector, key)
     assert np.array_equal(vector, lanes + np.ones_like(lanes))
+
+
+@pytest.mark.parametrize("dtype", [np.uint32, np.uint64])
+@pytest.mark.parametrize("end", [16, STRIDE, BUFFER, BUFFER + STRIDE, 2 * BUFFER])
+def test_streams_may_start_and_end_anywhere(dtype: Any, end: int) -> None:
+    width = np.dtype(dtype).itemsize
+    for first in range(16 // width + 1):
+        for last in range((end - 8) // width, (end + 8) // width + 1):
+            key = bytes([first, last % 256]) * 16  # no other has left its stream in memory
+            expected = np.frombuffer(one_shot(key, end + 16), dtype)
+            around = np.ones(expected.size, dtype)
+            masks.add_mask(around[first:last], key, offset=first)
+            assert np.array_equal(around[first:last], expected[first:last] + dtype(1))
+            assert (around[:first] == 1).all()
+            assert (around[last:] == 1).all()
+
+
+@pytest.mark.parametrize("dtype", [np.uint32, np.uint64])
+def test_a_vector_may_lie_anywhere_in_memory(dtype: Any) -> None:
+    vector = np.frombuffer(bytearray(1 + 80), np.uint8)[1:].view(dtype)
+    assert not vector.flags.aligned
+    masks.add_mask(vector, bytes(32))
+    assert vector.tobytes() == one_shot(bytes(32), 80)
 
 
 @given(KEYS, DTYPES, st.integers(0, 2**40), st.integers(0, 60))

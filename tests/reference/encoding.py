@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Sequence
+from fractions import Fraction
 
 from cryptography.hazmat.primitives.ciphers import Cipher, algorithms, modes
 
@@ -22,7 +23,7 @@ def quantize(
         clipped += abs(x) > clip
         y = (math.copysign(float(top), x) if abs(x) >= clip else x * (top / clip)) * share
         down = math.floor(y)
-        q = round(y) if key is None else down + (words[i] < (y - down) * 2**32)
+        q = round(y) if key is None else down + (words[i] < (Fraction(y) - down) * 2**32)
         values.append(min(max(q + top, 0), 2 * top))
     return values, clipped
 

@@ -1,7 +1,7 @@
 import logging
 import math
 import tracemalloc
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import FrozenInstanceError
 from fractions import Fraction
 from typing import Any
@@ -11,7 +11,8 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from secagg import encoding
+from mpc import _aes, masks
+from secagg import _kernels, encoding
 from secagg.encoding import Encoding, FixedPoint, Segment
 from secagg.errors import ConfigError, EncodingError
 from secagg.layout import Layout
@@ -19,6 +20,13 @@ from tests.reference import encoding as naive
 
 KEY = bytes(range(32))
 ENCODING: Encoding = FixedPoint(1.0)  # a type checker holds FixedPoint to the protocol
+
+
+@pytest.fixture(scope="module", autouse=True, params=["kernel", "openssl"] if masks.compiled() else ["openssl"])
+def path(request: pytest.FixtureRequest) -> Iterator[None]:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(masks, "compiled", lambda: request.param == "kernel")
+        yield
 
 
 def rng(length: int) -> bytes:
@@ -181,7 +189,8 @@ def test_control_truncation_is_found_to_be_biased(vector: Any, monkeypatch: pyte
     def largest(key: bytes, out: Any, *, offset: int = 0) -> None:
         out[:] = 2**32 - 1
 
-    monkeypatch.setattr("mpc.masks.keystream", largest)
+    monkeypatch.setattr(masks, "compiled", lambda: False)
+    monkeypatch.setattr(masks, "keystream", largest)
     assert bias(vector, FixedPoint(1.0, 8)) > 4
 
 
@@ -193,6 +202,45 @@ def test_stochastic_rounding_follows_the_key() -> None:
     assert (first[0] != other[0]).any()
     with pytest.raises(ConfigError, match="got 31 bytes from rng; expected 32"):
         encode(FixedPoint(1.0), vector, rng=lambda length: bytes(31))
+
+
+@pytest.mark.parametrize(
+    ("x", "random", "up"),
+    [
+        (0.5, 2**31 - 1, True),
+        (0.5, 2**31, False),
+        (0.0, 0, False),
+        (-0.0, 0, False),
+        (5e-324, 0, True),
+        (5e-324, 1, False),
+        (-5e-324, 2**32 - 1, True),
+        (2**-54 - 0.25, 3 * 2**30, True),  # 0.75 and a little, which float64 can't hold
+        (-0.25, 3 * 2**30, False),
+        (1.0, 0, False),
+        (-1.0, 0, False),
+    ],
+)
+def test_rounding_up_is_decided_exactly(x: float, random: int, up: bool) -> None:
+    values = np.empty(1, np.uint32)
+    _kernels.quantize_stochastic(np.array([x]), np.array([random], np.uint32), 1.0, 1.0, 1.0, 1.0, values)
+    assert int(values[0]) - 1 == math.floor(x) + up
+
+
+@pytest.mark.parametrize("rounding", encoding.ROUNDINGS)
+@pytest.mark.parametrize("clip", [0.3, 1 / 3, 0.5, 1e-45, 1e-50, 3e38, 1e50])
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+def test_the_edge_of_the_clip_is_exact(clip: float, rounding: str, dtype: Any) -> None:
+    """Also where the vector's type doesn't hold the clip, or nothing near it."""
+    with np.errstate(over="ignore", under="ignore"):
+        near = dtype(clip)
+        edge = np.array([np.nextafter(near, dtype(0)), near, np.nextafter(near, dtype(np.inf))], dtype)
+    vector = np.concatenate([edge[np.isfinite(edge)], [dtype(0)]])
+    vector = np.concatenate([vector, -vector])
+    values, clipped = encode(FixedPoint(clip, 16, rounding), vector)
+    expected = naive.quantize(
+        vector.tolist(), [clip] * vector.size, 16, key=KEY if rounding == "stochastic" else None
+    )
+    assert (values.tolist(), int(clipped[0])) == expected
 
 
 def layered() -> tuple[Layout, FixedPoint, Any]:
@@ -212,6 +260,17 @@ def test_pieces_and_leaves_may_fall_anywhere(piece: int, monkeypatch: pytest.Mon
     assert int(clipped[0]) == count > 0
     strided = np.repeat(vector, 2)[::2]
     assert encode(grid, strided, layout=layout)[0].tolist() == expected
+
+
+@pytest.mark.parametrize("end", [2 * _aes.STRIDE, 2 * _aes.BUFFER, 3 * _aes.BUFFER])
+def test_leaves_may_start_and_end_anywhere_in_the_stream(end: int) -> None:
+    for first in range(4):
+        for size in range(end - 4, end + 2):
+            update = {"a": np.linspace(-1, 1, first), "b": np.linspace(-1.9, 1.9, size)}
+            layout, vector = Layout.of(update), np.concatenate(list(update.values()))
+            key = bytes([first, size % 256]) * 16  # no other has left its stream in memory
+            values, _ = encode(FixedPoint({"a": 1, "b": 2}), vector, layout=layout, rng=lambda length, key=key: key)
+            assert values.tolist() == naive.quantize(vector.tolist(), [1.0] * first + [2.0] * size, 16, key=key)[0]
 
 
 def test_every_leaf_has_its_own_grid() -> None:
