@@ -1,0 +1,250 @@
+"""Sparse neighbour graphs for masks and shares: how dense they must be, and who is next to whom.
+
+Bell et al., *Secure Single-Server Aggregation with (Poly)Logarithmic Overhead* (CCS 2020): n clients
+sit on a ring in random order, and each is the neighbour of the k/2 on either side of it (a Harary
+graph). How large k has to be, and how many shares may rebuild a secret, follows from how many
+clients may be corrupt and how many may drop out.
+
+Every probability here is the tail of a hypergeometric distribution and is compared with a limit.
+Parties must come to the same parameters on different machines, so a comparison too close for
+floating point is decided in integers.
+"""
+
+import operator
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from fractions import Fraction
+from functools import lru_cache
+from math import comb, floor, lgamma, log
+from typing import Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from mpc.errors import MPCError
+from mpc.keys import encode_parts, seeded_rng
+
+Server = Literal["curious", "semi-malicious"]
+
+SECURITY = 40
+"""Bits: a bad graph is drawn with probability at most 2^-40."""
+
+CORRECTNESS = 20
+"""Bits: with the dropouts that it was made for, an honest session fails with probability at most 2^-20."""
+
+_LN2 = log(2)
+_CLOSE = 1e-6  # in logarithms; the error of lgamma stays below 1e-7 up to 10^7 clients
+_NEGLIGIBLE = 1e-18
+_KEY_BYTES = 16
+
+
+def harary_parameters(
+    n: int,
+    *,
+    corruption: float,
+    dropout: float,
+    server: Server = "curious",
+    security: int = SECURITY,
+    correctness: int = CORRECTNESS,
+) -> tuple[int, int]:
+    """The least even degree, and the threshold that goes with it, for ``n`` clients.
+
+    At most ⌊corruption·n⌋ are corrupt and at most ⌊dropout·n⌋ drop out, whoever they are but before
+    the graph is known. ``server="curious"`` follows the protocol; ``"semi-malicious"`` may tell its
+    clients different stories, so that no two disjoint halves of a neighbourhood may both reach the
+    threshold. ``security`` (bits) is split evenly over two bad events: the honest survivors fall apart;
+    a client has as many corrupt neighbours as the threshold. ``correctness`` (bits) bounds that a
+    client has fewer surviving neighbours than the threshold, except that a threshold is never under 2
+    (which matters only where nobody is corrupt). The parameters are those of Google's finder
+    (``fcp/secagg/server/graph_parameter_finder.cc``). Raises :class:`MPCError` where no graph sparser
+    than the complete one will do.
+    """
+    nodes = operator.index(n)
+    shares = [_fraction(name, value) for name, value in (("corruption", corruption), ("dropout", dropout))]
+    corrupt, dropping = (floor(share * nodes) for share in shares)
+    found = sparse_parameters(
+        nodes, corrupt=corrupt, dropping=dropping, server=server, security=security, correctness=correctness
+    )
+    if found is None:
+        raise MPCError(
+            f"got {nodes} clients of which {corrupt} may be corrupt and {dropping} may drop out; against a {server} "
+            "server no degree below n - 1 keeps the honest survivors connected and leaves room for a threshold: "
+            "take the complete graph, or let fewer collude or drop out"
+        )
+    return found
+
+
+@lru_cache(maxsize=64)
+def sparse_parameters(
+    n: int,
+    *,
+    corrupt: int,
+    dropping: int,
+    server: Server = "curious",
+    security: int = SECURITY,
+    correctness: int = CORRECTNESS,
+    windows: bool = False,
+) -> tuple[int, int] | None:
+    """Degree and threshold as :func:`harary_parameters` finds them, from numbers instead of fractions.
+
+    None where only the complete graph is left. With ``windows``, an honest session must also pass
+    the check that every k/2 consecutive places on the ring hold more survivors than
+    :func:`window_floor`, except with probability 2^-correctness.
+    """
+    _check_numbers(n, corrupt, dropping, security, correctness)
+    if server not in ("curious", "semi-malicious"):
+        raise MPCError(f"got server={server!r}; expected 'curious' or 'semi-malicious'")
+    # From one even degree to the next the room for a threshold grows by at most this much.
+    growth = 2 if server == "curious" else 1
+    degree = _least_connected(n, corrupt + dropping, security)
+    while degree < n - 1:
+        least = most_marked(n, corrupt, degree, security + 1)
+        threshold = 1 + (least if server == "curious" else (least + degree) // 2)
+        missing = [-((degree - most_marked(n, dropping, degree, correctness) - threshold) // growth)]
+        if windows:
+            half = degree // 2
+            left = half - most_marked(n, dropping, half, correctness)
+            missing.append(window_floor(n, corrupt=corrupt, window=half, security=security) + 1 - left)
+        if max(missing) <= 0:
+            return degree, max(2, threshold)
+        degree += 2 * max(missing)
+    return None
+
+
+def window_floor(n: int, *, corrupt: int, window: int, security: int = SECURITY) -> int:
+    """The least w such that ``window`` places on the ring hold more than w corrupt ones in no case that counts.
+
+    That is, except with probability 2^-(security + 1)/n for each of the n windows.
+    """
+    return most_marked(n, corrupt, window, security + 1)
+
+
+def most_marked(n: int, marked: int, drawn: int, bits: int) -> int:
+    """The least x with Pr[X > x] ≤ 2^-bits/n, where X of ``drawn`` are marked when ``marked`` of ``n`` are."""
+    low, high = max(0, drawn + marked - n), min(marked, drawn)
+    while low < high:
+        middle = (low + high) // 2
+        if _is_rare(n, marked, drawn, middle, bits):
+            high = middle
+        else:
+            low = middle + 1
+    return low
+
+
+def _is_rare(n: int, marked: int, drawn: int, x: int, bits: int) -> bool:
+    """Whether Pr[X > x] ≤ 2^-bits/n."""
+    limit = -bits * _LN2 - log(n)
+    at, last = x + 1, min(marked, drawn)
+    # The likeliest value alone has more than 1/(n + 1).
+    if at <= (drawn + 1) * (marked + 1) // (n + 2):
+        return False
+    first = _log_comb(marked, at) + _log_comb(n - marked, drawn - at) - _log_comb(n, drawn)
+    if first > limit + _CLOSE:
+        return False
+    total = term = 1.0
+    for j in range(at, last):
+        term *= (marked - j) * (drawn - j) / ((j + 1) * (n - marked - drawn + j + 1))
+        total += term
+        if term < _NEGLIGIBLE * total:
+            break
+
+    def exactly() -> bool:
+        ways = sum(comb(marked, j) * comb(n - marked, drawn - j) for j in range(at, last + 1))
+        return (ways * n << bits) <= comb(n, drawn)
+
+    return _below(first + log(total), limit, exactly)
+
+
+def _least_connected(n: int, removed: int, security: int) -> int:
+    """The least even degree at which two runs of k/2 neighbours are hardly ever all among ``removed``."""
+    low, high = 1, max(1, (n - 1) // 2)
+    while low < high:
+        middle = (low + high) // 2
+        if _stays_connected(n, removed, 2 * middle, security):
+            high = middle
+        else:
+            low = middle + 1
+    return 2 * low if _stays_connected(n, removed, 2 * low, security) else n
+
+
+def _stays_connected(n: int, removed: int, degree: int, security: int) -> bool:
+    if degree > removed:
+        return True
+    if degree >= n - 1 or removed > n:
+        return False
+    pairs = n * (n - degree - 1)  # of runs, twice
+    chance = log(pairs / 2) + _log_comb(removed, degree) - _log_comb(n, degree)
+
+    def exactly() -> bool:
+        return (pairs * comb(removed, degree) << security) < comb(n, degree)
+
+    return _below(chance, -(security + 1) * _LN2, exactly)
+
+
+def _below(value: float, limit: float, exactly: Callable[[], bool]) -> bool:
+    return value < limit if abs(value - limit) > _CLOSE else exactly()
+
+
+def _log_comb(n: int, k: int) -> float:
+    return lgamma(n + 1) - lgamma(k + 1) - lgamma(n - k + 1)
+
+
+def _fraction(name: str, value: float) -> Fraction:
+    try:
+        exact = Fraction(str(value))  # 0.05 is meant as 1/20, not as the nearest binary fraction
+    except ValueError as error:
+        raise MPCError(f"got {name}={value!r}; expected a fraction such as 0.05") from error
+    if not 0 <= exact < 1:
+        raise MPCError(f"got {name}={value}; expected at least 0 and below 1")
+    return exact
+
+
+def _check_numbers(n: int, corrupt: int, dropping: int, security: int, correctness: int) -> None:
+    if n < 1:
+        raise MPCError(f"got {n} clients; expected at least 1")
+    for name, value, least in (
+        ("corrupt", corrupt, 0),
+        ("dropping", dropping, 0),
+        ("security", security, 1),
+        ("correctness", correctness, 1),
+    ):
+        most = n if least == 0 else 1 << 10
+        if not least <= value <= most:
+            raise MPCError(f"got {name}={value}; expected {least} to {most}")
+
+
+@dataclass(frozen=True, slots=True)
+class Ring:
+    """Nodes 0 to n - 1 in a circle: ``order[p]`` sits at place p, and node i at ``places[i]``."""
+
+    order: NDArray[np.int64]
+    places: NDArray[np.int64]
+
+    def neighbours(self, node: int, degree: int) -> list[int]:
+        """The ``degree``/2 nodes on either side of ``node``, sorted; ``degree`` is even and below n - 1."""
+        half = degree // 2
+        steps = np.concatenate([np.arange(-half, 0), np.arange(1, half + 1)])
+        around: list[int] = np.sort(self.order[(self.places[node] + steps) % self.order.size]).tolist()
+        return around
+
+    def least_in_window(self, members: Sequence[bool] | NDArray[np.bool_], window: int) -> int:
+        """The least number of ``members`` (one truth value a node) on any ``window`` consecutive places."""
+        seated = np.asarray(members, dtype=np.int64)[self.order]
+        counts = np.cumsum(np.concatenate([[0], seated, seated[: window - 1]]))
+        return int((counts[window:] - counts[:-window]).min())
+
+
+@lru_cache(maxsize=4)
+def draw_ring(n: int, seed: bytes) -> Ring:
+    """The ring of ``n`` nodes that ``seed`` (32 bytes) gives: the same for all who know it.
+
+    Node i gets the i-th 16 bytes of AES-256-CTR under HKDF-SHA256 of the seed, read as two little-endian
+    64-bit numbers, and nodes sit in the order of these: uniform, short of a tie of 128 bits.
+    """
+    drawn = seeded_rng(seed, salt=b"", info=encode_parts("mpc/v1/ring"))(_KEY_BYTES * n)
+    words = np.frombuffer(drawn, dtype="<u8").reshape(n, 2)
+    order = np.lexsort((words[:, 1], words[:, 0])).astype(np.int64)
+    places = np.empty_like(order)
+    places[order] = np.arange(n)
+    order.flags.writeable = places.flags.writeable = False  # the cache hands the same ring to every caller
+    return Ring(order, places)

@@ -1,0 +1,222 @@
+"""Graph parameters equal the published table and a naive twin, and fail as rarely as they say."""
+
+import json
+from fractions import Fraction
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from mpc import graph
+from mpc.errors import MPCError
+from tests.reference import graph as reference
+
+PUBLISHED = json.loads(
+    (Path(__file__).parent.parent / "vectors" / "harary_parameters.json").read_text(encoding="utf-8")
+)
+SERVERS = ("curious", "semi-malicious")
+
+
+@pytest.mark.parametrize("row", PUBLISHED["rows"], ids=lambda row: "-".join(map(str, row[:4])))
+def test_published_table(row: list) -> None:
+    n, corruption, dropout, server, degree, threshold = row
+    found = graph.harary_parameters(n, corruption=corruption, dropout=dropout, server=server)
+    assert found == (degree, threshold)
+
+
+def test_control_other_security_is_not_in_the_table() -> None:
+    assert graph.harary_parameters(1000, corruption=0.05, dropout=0.33, security=50) != (72, 24)
+    assert graph.harary_parameters(
+        1000, corruption=0.05, dropout=0.33, server="semi-malicious", correctness=30
+    ) != (
+        398,
+        223,
+    )
+
+
+@settings(max_examples=150)
+@given(
+    n=st.integers(2, 60),
+    corruption=st.integers(0, 60),
+    dropout=st.integers(0, 60),
+    server=st.sampled_from(SERVERS),
+    security=st.sampled_from([1, 4, 8, 20, 40]),
+    correctness=st.sampled_from([1, 4, 8, 20]),
+)
+def test_equal_to_the_naive_twin(
+    n: int, corruption: int, dropout: int, server: str, security: int, correctness: int
+) -> None:
+    a, d = min(corruption, n), min(dropout, n)
+    wanted = reference.harary_parameters(n, Fraction(a, n), Fraction(d, n), server, security, correctness)
+    found = graph.sparse_parameters(
+        n, corrupt=a, dropping=d, server=server, security=security, correctness=correctness
+    )
+    assert found == wanted
+
+
+def test_every_comparison_may_be_decided_in_integers(monkeypatch: pytest.MonkeyPatch) -> None:
+    """With nothing left to floating point, the parameters are the same."""
+    monkeypatch.setattr(graph, "_CLOSE", 1e9)
+    for n, a, d, server in ((100, 5, 5, "curious"), (100, 5, 33, "semi-malicious"), (300, 15, 30, "curious")):
+        exact = graph.sparse_parameters.__wrapped__(n, corrupt=a, dropping=d, server=server)
+        monkeypatch.undo()
+        assert exact == graph.sparse_parameters.__wrapped__(n, corrupt=a, dropping=d, server=server)
+        monkeypatch.setattr(graph, "_CLOSE", 1e9)
+
+
+def test_a_tie_is_within_the_limit() -> None:
+    """Pr[X > 0] = 1/4 exactly where one of four is drawn and one is marked; the limit 2^-bits/n is too at no bits."""
+    assert graph.most_marked(4, 1, 1, 1) == 1
+    assert graph._is_rare(4, 1, 1, 0, 0)
+    assert not graph._is_rare(4, 1, 1, 0, 1)
+    assert graph._is_rare(8, 1, 1, 0, 0)
+
+
+@settings(max_examples=100)
+@given(data=st.data())
+def test_most_marked_is_the_least_bound(data: st.DataObject) -> None:
+    n = data.draw(st.integers(2, 200))
+    marked, drawn, bits = (
+        data.draw(st.integers(0, n)),
+        data.draw(st.integers(0, n)),
+        data.draw(st.integers(1, 50)),
+    )
+    found = graph.most_marked(n, marked, drawn, bits)
+    tails = [Fraction(0)]
+    for x in range(drawn, -1, -1):
+        tails.append(tails[-1] + reference.probability(n, marked, drawn, x))
+    tails = tails[::-1]  # tails[x] = Pr[X >= x]
+    limit = Fraction(1, n << bits)
+    assert tails[found + 1] <= limit
+    assert found == 0 or tails[found] > limit
+
+
+@pytest.mark.parametrize(
+    ("changes", "match"),
+    [
+        ({"n": 0}, "at least 1"),
+        ({"corruption": 1.0}, "below 1"),
+        ({"dropout": -0.1}, "at least 0"),
+        ({"corruption": "many"}, "fraction such as"),
+        ({"server": "honest"}, "'curious' or"),
+        ({"security": 0}, "got security=0"),
+        ({"correctness": 2000}, "got correctness=2000"),
+        ({"corruption": 0.5, "dropout": 0.5}, "take the complete graph"),
+        (
+            {"corruption": 0.34, "dropout": 0.34, "server": "semi-malicious"},
+            "340 may be corrupt and 340 may drop out",
+        ),
+    ],
+)
+def test_refused(changes: dict, match: str) -> None:
+    arguments = {"n": 1000, "corruption": 0.05, "dropout": 0.05} | changes
+    with pytest.raises(MPCError, match=match):
+        graph.harary_parameters(arguments.pop("n"), **arguments)
+
+
+@settings(max_examples=60)
+@given(n=st.integers(3, 70), seed=st.binary(min_size=32, max_size=32), data=st.data())
+def test_ring_equals_the_naive_twin(n: int, seed: bytes, data: st.DataObject) -> None:
+    ring = graph.draw_ring(n, seed)
+    order = ring.order.tolist()
+    assert sorted(order) == list(range(n))
+    degree = 2 * data.draw(st.integers(1, max(1, (n - 2) // 2)))
+    members = data.draw(st.lists(st.booleans(), min_size=n, max_size=n))
+    for node in range(n):
+        assert ring.neighbours(node, min(degree, n - 1)) == reference.neighbours(order, node, min(degree, n - 1))
+        assert all(node in ring.neighbours(other, degree) for other in ring.neighbours(node, degree))
+    assert ring.least_in_window(members, degree // 2) == reference.least_in_window(order, members, degree // 2)
+
+
+def test_rings_are_uniform() -> None:
+    """All 24 orders of four nodes, equally often: chi-square at a chance of 10^-6."""
+    counts: dict[tuple, int] = {}
+    for number in range(24 * 200):
+        order = tuple(graph.draw_ring(4, number.to_bytes(32, "big")).order.tolist())
+        counts[order] = counts.get(order, 0) + 1
+    assert len(counts) == 24
+    assert sum((count - 200) ** 2 / 200 for count in counts.values()) < 73
+
+
+def trials(n: int, corrupt: int, dropping: int, degree: int, count: int) -> dict[str, float]:
+    """On drawn rings with corrupt and dropping clients at random: how often each bad event happens."""
+    rng = np.random.default_rng(7)
+    half = degree // 2
+    kinds = np.zeros((count, n), np.int64)
+    kinds[:, :corrupt] = 1
+    kinds[:, corrupt : corrupt + dropping] = 2  # the worst case: nobody is both
+    kinds = rng.permuted(kinds, axis=1)
+    seats = np.stack([kinds[i, graph.draw_ring(n, rng.bytes(32)).order] for i in range(count)])
+
+    def around(members: np.ndarray) -> np.ndarray:
+        wide = np.concatenate([members[:, -half:], members, members[:, :half]], axis=1)
+        sums = np.cumsum(np.concatenate([np.zeros((count, 1), np.int64), wide], axis=1), axis=1)
+        return sums[:, degree + 1 :] - sums[:, : -degree - 1] - members
+
+    removed = (seats > 0).astype(np.int64)
+    sums = np.cumsum(np.concatenate([np.zeros((count, 1), np.int64), removed, removed[:, :half]], axis=1), axis=1)
+    full = (sums[:, half:-1] - sums[:, : -half - 1]) == half  # a run of k/2 neighbours, all removed
+    cuts = (full & ~np.roll(full, 1, axis=1)).sum(axis=1)
+    return {
+        "corrupt": around((seats == 1).astype(np.int64)).max(axis=1),
+        "surviving": around((seats != 2).astype(np.int64)).min(axis=1),
+        "cut": (cuts >= 2).mean(),
+    }
+
+
+@pytest.mark.parametrize(("n", "corrupt", "dropping"), [(100, 10, 20), (60, 6, 6), (200, 40, 20)])
+def test_failures_are_as_rare_as_predicted(n: int, corrupt: int, dropping: int) -> None:
+    """At 8 bits of each: the rates are those of the tails, which are within the limits; one notch off, they are not."""
+    count, security, correctness = 20_000, 8, 8
+    degree, _ = graph.sparse_parameters(
+        n, corrupt=corrupt, dropping=dropping, security=security, correctness=correctness
+    )
+    least = graph.most_marked(n, corrupt, degree, security + 1)
+    most = degree - graph.most_marked(n, dropping, degree, correctness)
+    found = trials(n, corrupt, dropping, degree, count)
+    for rate, predicted, limit in (
+        (
+            (found["corrupt"] > least).mean(),
+            n * sum(reference.probability(n, corrupt, degree, x) for x in range(least + 1, degree + 1)),
+            2.0 ** -(security + 1),
+        ),
+        (
+            (found["surviving"] < most).mean(),
+            n * sum(reference.probability(n, n - dropping, degree, x) for x in range(most)),
+            2.0**-correctness,
+        ),
+    ):
+        noise = 4 * (max(float(predicted), 1 / count) / count) ** 0.5
+        assert float(predicted) <= limit
+        # The union bound counts a trial once for each client it fails for, and neighbours fail together.
+        assert float(predicted) / 8 - noise <= rate <= float(predicted) + noise
+    assert found["cut"] <= 2.0 ** -(security + 1) + 4 * (2.0 ** -(security + 1) / count) ** 0.5
+    assert (found["corrupt"] > least - 1).mean() > 2.0 ** -(security + 1)
+    assert (found["surviving"] < most + 1).mean() > 2.0**-correctness
+
+
+def test_control_a_degree_that_is_too_low_falls_apart() -> None:
+    """Two steps below the least connected degree, rings are cut more often than allowed."""
+    n, removed, security = 100, 30, 8
+    degree = graph._least_connected(n, removed, security)
+    limit = 2.0 ** -(security + 1)
+    assert trials(n, 10, 20, degree, 20_000)["cut"] <= limit
+    assert trials(n, 10, 20, degree - 4, 20_000)["cut"] > limit
+
+
+def test_windows_hold_in_honest_rounds() -> None:
+    """With ``windows``, each run of k/2 keeps more survivors than the floor; without, some sets don't."""
+    n, corrupt, dropping = 100, 5, 20
+    degree, _ = graph.sparse_parameters(
+        n, corrupt=corrupt, dropping=dropping, server="semi-malicious", windows=True
+    )
+    rng = np.random.default_rng(3)
+    floor = graph.window_floor(n, corrupt=corrupt, window=degree // 2)
+    for _ in range(2000):
+        survivors = rng.permutation(n) >= dropping
+        assert graph.draw_ring(n, rng.bytes(32)).least_in_window(survivors, degree // 2) > floor
+    plain, _ = graph.sparse_parameters(20, corrupt=1, dropping=2, server="semi-malicious")
+    checked, _ = graph.sparse_parameters(20, corrupt=1, dropping=2, server="semi-malicious", windows=True)
+    assert plain < checked

@@ -1,0 +1,44 @@
+"""Graph parameters by whole numbers: every degree in turn, every tail a sum of binomial coefficients."""
+
+from fractions import Fraction
+from math import ceil, comb, floor
+
+
+def probability(n: int, marked: int, drawn: int, x: int) -> Fraction:
+    """Pr[X = x] where ``drawn`` of ``n`` are taken and ``marked`` of ``n`` are marked."""
+    return Fraction(comb(marked, x) * comb(n - marked, drawn - x), comb(n, drawn))
+
+
+def harary_parameters(
+    n: int, corruption: Fraction, dropout: Fraction, server: str, security: int, correctness: int
+) -> tuple[int, int] | None:
+    """The first even degree for which both conditions hold, as they are written down; None if there is none."""
+    a, d, s = floor(corruption * n), floor(dropout * n), ceil((1 - dropout) * n)
+    for k in range(2, n - 1, 2):
+        if k <= a + d:
+            if a + d > n:
+                return None
+            runs = Fraction(n * (n - k - 1), 2)
+            if not runs * Fraction(comb(a + d, k), comb(n, k)) < Fraction(1, 2 ** (security + 1)):
+                continue
+        corrupt = [probability(n, a, k, x) for x in range(k + 1)]
+        surviving = [probability(n, s, k, x) for x in range(k + 1)]
+        t1 = min(t for t in range(k + 1) if sum(corrupt[t + 1 :]) <= Fraction(1, n * 2 ** (security + 1)))
+        t2 = max(t for t in range(k + 1) if sum(surviving[:t]) <= Fraction(1, n * 2**correctness))
+        if server == "semi-malicious":
+            t1 = ceil((t1 + k - Fraction(5, 4)) / 2)
+        if t1 < t2:
+            return k, max(2, t1 + 1)
+    return None
+
+
+def neighbours(order: list[int], node: int, degree: int) -> list[int]:
+    """Those at most ``degree``/2 places away on the ring."""
+    n, place = len(order), order.index(node)
+    return sorted(order[(place + step) % n] for step in range(-(degree // 2), degree // 2 + 1) if step)
+
+
+def least_in_window(order: list[int], members: list[bool], window: int) -> int:
+    """The fewest members on ``window`` consecutive places."""
+    n = len(order)
+    return min(sum(members[order[(start + i) % n]] for i in range(window)) for start in range(n))
