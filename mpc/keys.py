@@ -52,10 +52,39 @@ def derive(secret: bytes, *, salt: bytes, info: bytes, length: int = 32) -> byte
     return HKDF(algorithm=SHA256(), length=length, salt=salt, info=info).derive(secret)
 
 
+class PrivateKey:
+    """An X25519 private key, from 32 random bytes: made once, for any number of agreements."""
+
+    __slots__ = ("_key",)
+
+    def __init__(self, private: bytes) -> None:
+        _check_key(private, "an X25519 private key")
+        self._key = X25519PrivateKey.from_private_bytes(private)
+
+    @property
+    def public(self) -> bytes:
+        """The public key (32 bytes)."""
+        return self._key.public_key().public_bytes_raw()
+
+    def exchange(self, peer: bytes) -> bytes:
+        """The 32-byte secret shared with the holder of the public key ``peer``: only ever to :func:`derive` from.
+
+        Raises :class:`MPCError` on a ``peer`` that is not 32 bytes or of small order, with which every
+        private key agrees on zero.
+        """
+        _check_key(peer, "an X25519 public key")
+        try:
+            return self._key.exchange(X25519PublicKey.from_public_bytes(peer))
+        except ValueError as error:
+            raise MPCError(
+                f"got the X25519 public key {peer.hex()}, a point of small order; expected one made by "
+                "public_key: refuse its sender"
+            ) from error
+
+
 def public_key(private: bytes) -> bytes:
     """The X25519 public key (32 bytes) of ``private`` (32 random bytes)."""
-    _check_key(private, "an X25519 private key")
-    return X25519PrivateKey.from_private_bytes(private).public_key().public_bytes_raw()
+    return PrivateKey(private).public
 
 
 def agree(private: bytes, peer: bytes, *, salt: bytes, info: bytes) -> bytes:
@@ -65,16 +94,7 @@ def agree(private: bytes, peer: bytes, *, salt: bytes, info: bytes) -> bytes:
     :class:`MPCError` on keys that are not 32 bytes and on a ``peer`` of small order, with which
     every private key agrees on zero.
     """
-    _check_key(private, "an X25519 private key")
-    _check_key(peer, "an X25519 public key")
-    try:
-        shared = X25519PrivateKey.from_private_bytes(private).exchange(X25519PublicKey.from_public_bytes(peer))
-    except ValueError as error:
-        raise MPCError(
-            f"got the X25519 public key {peer.hex()}, a point of small order; expected one made by "
-            "public_key: refuse its sender"
-        ) from error
-    return derive(shared, salt=salt, info=info)
+    return derive(PrivateKey(private).exchange(peer), salt=salt, info=info)
 
 
 def seal(key: bytes, plaintext: bytes, *, associated_data: bytes) -> bytes:

@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from secagg.layout import Layout
     from secagg.protocols.base import Round
     from secagg.protocols.clear import Clear
-    from secagg.protocols.pairwise import SecAgg
+    from secagg.protocols.pairwise import SecAgg, SecAggPlus
     from secagg.simulation import Simulation, simulate
     from secagg.task import Task
 
@@ -42,6 +42,7 @@ _HOMES = {
     "Outcome": "secagg._server",
     "Round": "secagg.protocols.base",
     "SecAgg": "secagg.protocols.pairwise",
+    "SecAggPlus": "secagg.protocols.pairwise",
     "Server": "secagg._server",
     "Simulation": "secagg.simulation",
     "Task": "secagg.task",
@@ -68,6 +69,7 @@ __all__ = [
     "Round",
     "SecAgg",
     "SecAggError",
+    "SecAggPlus",
     "Server",
     "Simulation",
     "Task",

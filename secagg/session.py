@@ -17,9 +17,19 @@ if TYPE_CHECKING:
 NONCE_BYTES = 32
 MAX_SESSION_BYTES = 1024
 
+_HASH_BYTES = 32
+
 
 def session_id(
-    *, task: bytes, roster: bytes, session: bytes, nonce: bytes, adverts: Sequence[bytes] | None = None
+    *,
+    task: bytes,
+    roster: bytes,
+    session: bytes,
+    nonce: bytes,
+    adverts: Sequence[bytes] | None = None,
+    tree: tuple[int, bytes] | None = None,
+    cohort: Sequence[str] = (),
+    present: bytes = b"",
 ) -> bytes:
     """The 32-byte id that every party computes and none takes from a message.
 
@@ -27,25 +37,64 @@ def session_id(
     (the round number, the hash of the model that was sent), ``nonce`` the server's 32 random bytes.
     From the round on in which there are any, ``adverts`` are the signed key adverts of U1, sorted by
     id, as received: the id then holds each client's own fresh keys, so that nothing of
-    another session fits.
+    another session fits. Who doesn't see all of them gives ``tree`` instead, |U1| and their Merkle
+    root, and with it the ``cohort`` and who of it is ``present``, as a bitmap: adverts that are seen name
+    their senders, those that aren't do not.
     """
     parts = [b"secagg/v1/session", task, roster, session, nonce]
     if adverts is not None:
-        parts += [len(adverts).to_bytes(8, "big"), merkle_root(adverts)]
+        tree = len(adverts), merkle_root(adverts)
+    if tree is not None:
+        parts += [tree[0].to_bytes(8, "big"), tree[1]]
+    if cohort:
+        parts += ["\n".join(cohort).encode(), present]
     return hashlib.sha256(encode_parts(*parts)).digest()
 
 
 def merkle_root(leaves: Sequence[bytes]) -> bytes:
     """The Merkle tree hash of ``leaves`` (RFC 9162, section 2.1.1)."""
-    if not leaves:
-        return hashlib.sha256(b"").digest()
+    return hashlib.sha256(b"").digest() if not leaves else merkle_levels(leaves)[-1][0]
+
+
+def merkle_levels(leaves: Sequence[bytes]) -> list[list[bytes]]:
+    """All nodes of the Merkle tree over at least one leaf, level by level, from the leaves' hashes to the root."""
     level = [hashlib.sha256(b"\x00" + leaf).digest() for leaf in leaves]
+    levels = [level]
     # Pairing neighbours and carrying an odd one up gives the RFC's tree, which splits at the
     # largest power of two below the number of leaves.
     while len(level) > 1:
         paired = [hashlib.sha256(b"\x01" + level[i] + level[i + 1]).digest() for i in range(0, len(level) - 1, 2)]
         level = paired + level[2 * len(paired) :]
-    return level[0]
+        levels.append(level)
+    return levels
+
+
+def merkle_path(levels: Sequence[Sequence[bytes]], index: int) -> bytes:
+    """The inclusion proof of leaf ``index``: the hashes beside its way up (RFC 9162, section 2.1.3), joined."""
+    path = []
+    for level in levels[:-1]:
+        if (beside := index ^ 1) < len(level):
+            path.append(level[beside])
+        index >>= 1
+    return b"".join(path)
+
+
+def root_of_path(leaf: bytes, index: int, size: int, path: bytes) -> bytes | None:
+    """The root of the tree of ``size`` leaves to which ``path`` leads from leaf ``index`` (RFC 9162, section
+    2.1.3.2); None for a path of another length or an index out of range.
+    """
+    if not 0 <= index < size:
+        return None
+    node, at, last = hashlib.sha256(b"\x00" + leaf).digest(), 0, size - 1
+    while last:
+        if index ^ 1 <= last:
+            beside = path[at : at + _HASH_BYTES]
+            if len(beside) != _HASH_BYTES:
+                return None
+            left, right = (beside, node) if index & 1 else (node, beside)
+            node, at = hashlib.sha256(b"\x01" + left + right).digest(), at + _HASH_BYTES
+        index, last = index >> 1, last >> 1
+    return node if at == len(path) else None
 
 
 def roster_digest(roster: Roster | None) -> bytes:

@@ -36,6 +36,7 @@ _KNOWN = {
     "FixedPoint": "secagg.encoding",
     "Clear": "secagg.protocols.clear",
     "SecAgg": "secagg.protocols.pairwise",
+    "SecAggPlus": "secagg.protocols.pairwise",
 }
 
 

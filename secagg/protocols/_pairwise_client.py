@@ -1,7 +1,8 @@
-"""The client of SecAgg: five answers, each a method that follows its round in the paper."""
+"""The client of SecAgg and SecAggPlus: five answers, each a method that follows its round in the paper."""
 
 from __future__ import annotations
 
+import hmac
 from collections.abc import Mapping
 from typing import ClassVar
 
@@ -13,6 +14,7 @@ from secagg.errors import Aborted, FaultKind
 from secagg.identity import PartyRole
 from secagg.protocols.base import Proposal, Round
 from secagg.protocols.lanes import mask_lanes, pack_lanes, to_lanes
+from secagg.protocols.neighbours import Graph, Shape
 from secagg.protocols.pairwise import (
     COMMITMENT_BYTES,
     HASH_BYTES,
@@ -20,16 +22,20 @@ from secagg.protocols.pairwise import (
     SEALED_BYTES,
     SELF,
     SHARE_BYTES,
+    VOUCHER_BYTES,
     Advert,
     Adverts,
     DealtShares,
     HeldShares,
     MaskedInput,
+    NearAdverts,
+    Pairwise,
     Revealed,
-    SecAgg,
     SignedSurvivors,
     Survivors,
     Unmask,
+    VouchedInput,
+    VouchedSurvivors,
     commit_seed,
     commit_share,
     from_bitmap,
@@ -40,33 +46,41 @@ from secagg.protocols.pairwise import (
     self_mask_info,
     share_context,
     to_bitmap,
+    voucher_info,
 )
-from secagg.session import roster_digest, session_id
+from secagg.session import root_of_path, roster_digest, session_id
 from secagg.wire import Envelope, Reject
 
 
 class PairwiseClientState(ClientState):
-    """What a SecAgg client keeps between its rounds."""
+    """What a client keeps between its rounds."""
 
     opening_id: bytes = b""  # the session id before any keys, from which this client's own are drawn
     corrupt: int = 0
     u1: list[str] = []
-    adverts: dict[str, tuple[bytes, bytes]] = {}  # sealing key, masking key
+    adverts: dict[str, tuple[bytes, bytes]] = {}  # its own and its neighbours': sealing key, masking key
     dealers: bytes = b""  # U2
     held: dict[str, tuple[bytes, bytes]] = {}  # the shares dealt to this client: of the seed, of the key
+    vouchers: dict[str, bytes] = {}  # what each neighbour has to show if it masked under the same U2
     survivors: bytes = b""  # U3
 
 
 class PairwiseClient(Client[PairwiseClientState]):
-    """A SecAgg client; see :class:`secagg.SecAgg`."""
+    """A client; see :class:`secagg.SecAgg` and :class:`secagg.SecAggPlus`."""
 
     state_type = PairwiseClientState
 
     @property
-    def _protocol(self) -> SecAgg:
+    def _protocol(self) -> Pairwise:
         protocol = self._task.protocol
-        assert isinstance(protocol, SecAgg)
+        assert isinstance(protocol, Pairwise)
         return protocol
+
+    def _shape(self, draft: PairwiseClientState) -> Shape:
+        return self._protocol.shape(self._task, len(draft.u1), draft.corrupt)
+
+    def _graph(self, draft: PairwiseClientState) -> Graph:
+        return Graph(draft.u1, self._shape(draft), draft.session_id)
 
     def _advertise_keys(self, draft: PairwiseClientState, message: Proposal, payload: memoryview) -> Reply:
         """Round 0: fresh keys for this session."""
@@ -76,13 +90,40 @@ class PairwiseClient(Client[PairwiseClientState]):
         sealing, masking = self._private_keys(draft)
         return Advert(keys.public_key(sealing), keys.public_key(masking)), b""
 
-    def _share_keys(self, draft: PairwiseClientState, message: Adverts, payload: memoryview) -> Reply:
-        """Round 1: check who is there, then deal the self-mask seed and the masking key to all of U1."""
+    def _share_keys(self, draft: PairwiseClientState, message: Adverts | NearAdverts, payload: memoryview) -> Reply:
+        """Round 1: check who is there, then deal the self-mask seed and the masking key to all who hold shares."""
         wire.no_vectors(payload)
         adverts = self._open_adverts(draft, message.adverts)
-        draft.u1 = list(adverts)
-        self._require(draft, len(draft.u1), "clients that advertised keys")
         draft.adverts = {party: (a.sealing_key, a.masking_key) for party, a in adverts.items()}
+        if isinstance(message, NearAdverts):
+            self._enter_near(draft, message, list(adverts))
+        else:
+            self._enter_all(draft, message, list(adverts))
+        session, shape, graph = draft.session_id, self._shape(draft), self._graph(draft)
+        holders = graph.holders(draft.id)
+        sealing, masking = self._private_keys(draft)
+        sealing_key = keys.PrivateKey(sealing)
+        seed = self.derive(draft, "self-mask-seed")
+        points = range(1, len(holders) + 1)
+        of_seed = shamir.share_values(seed, shape.threshold, points, self.rng(draft, SELF))
+        of_key = shamir.share_values(masking, shape.threshold, points, self.rng(draft, KEY))
+        sealed, commitments = [], []
+        for point, holder, *shares in zip(points, holders, of_seed, of_key, strict=True):
+            for kind, share in zip((SELF, KEY), shares, strict=True):
+                commitments.append(commit_share(session, draft.id, holder, kind, share))
+            if holder == draft.id:
+                draft.held = {draft.id: (shares[0], shares[1])}
+                continue
+            secret = self._exchange(sealing_key, draft.adverts[holder][0])
+            key = keys.derive(secret, salt=session, info=seal_info(draft.id, holder))
+            context = share_context(session, draft.id, holder, point)
+            sealed.append(keys.seal(key, b"".join(shares), associated_data=context))
+        return DealtShares(commit_seed(session, draft.id, seed), b"".join(commitments), b"".join(sealed)), b""
+
+    def _enter_all(self, draft: PairwiseClientState, message: Adverts, senders: list[str]) -> None:
+        """The complete graph: U1 is whose advert is there."""
+        draft.u1 = senders
+        self._require(draft, len(draft.u1), "clients that advertised keys")
         draft.session_id = session_id(
             task=self._task.digest,
             roster=roster_digest(self._roster),
@@ -90,71 +131,107 @@ class PairwiseClient(Client[PairwiseClientState]):
             nonce=draft.nonce,
             adverts=message.adverts,
         )
-        session, u1 = draft.session_id, draft.u1
-        sealing, masking = self._private_keys(draft)
-        seed = self.derive(draft, "self-mask-seed")
-        threshold, points = self._protocol.threshold(len(u1), draft.corrupt), range(1, len(u1) + 1)
-        of_seed = shamir.share_values(seed, threshold, points, self.rng(draft, SELF))
-        of_key = shamir.share_values(masking, threshold, points, self.rng(draft, KEY))
-        sealed, commitments = [], []
-        for point, holder, *shares in zip(points, u1, of_seed, of_key, strict=True):
-            for kind, share in zip((SELF, KEY), shares, strict=True):
-                commitments.append(commit_share(session, draft.id, holder, kind, share))
-            if holder == draft.id:
-                draft.held = {draft.id: (shares[0], shares[1])}
-                continue
-            key = self._agree(sealing, draft.adverts[holder][0], session, seal_info(draft.id, holder))
-            context = share_context(session, draft.id, holder, point)
-            sealed.append(keys.seal(key, b"".join(shares), associated_data=context))
-        return DealtShares(commit_seed(session, draft.id, seed), b"".join(commitments), b"".join(sealed)), b""
+
+    def _enter_near(self, draft: PairwiseClientState, message: NearAdverts, senders: list[str]) -> None:
+        """A sparse graph: U1 is what the server says, if every advert shown stands in its place of one tree.
+
+        The id that follows from tree, cohort and U1 decides who the neighbours are; those must be shown.
+        """
+        draft.u1 = from_bitmap(message.present, draft.cohort)
+        self._require(draft, len(draft.u1), "clients that advertised keys")
+        places = {party: place for place, party in enumerate(draft.u1)}
+        if not places.keys() >= set(senders) or len(message.paths) != len(senders):
+            raise Reject(FaultKind.INVALID, "got adverts from outside U1, or not one path for each")
+        roots = {
+            root_of_path(advert, places[sender], len(places), path)
+            for sender, advert, path in zip(senders, message.adverts, message.paths, strict=True)
+        }
+        root = roots.pop()
+        if roots or root is None:
+            raise Reject(FaultKind.INVALID, "got adverts whose paths don't lead to one root")
+        draft.session_id = session_id(
+            task=self._task.digest,
+            roster=roster_digest(self._roster),
+            session=draft.session or b"",
+            nonce=draft.nonce,
+            tree=(len(places), root),
+            cohort=draft.cohort,
+            present=message.present,
+        )
+        if sorted([draft.id, *self._graph(draft).neighbours(draft.id)]) != senders:
+            raise Reject(FaultKind.INVALID, "got other adverts than this client's and its neighbours'")
 
     def _masked_input(self, draft: PairwiseClientState, message: HeldShares, payload: memoryview) -> Reply:
         """Round 2: keep the shares that the others dealt; upload the input under all masks."""
         wire.no_vectors(payload)
-        u2 = from_bitmap(message.dealers, draft.u1)
+        u2 = set(from_bitmap(message.dealers, draft.u1))
         if draft.id not in u2:
             raise Reject(FaultKind.INVALID, "got a set of dealers without this client")
         self._require(draft, len(u2), "clients that dealt shares")
-        others = [party for party in u2 if party != draft.id]
-        sealing, masking = self._private_keys(draft)
+        graph = self._graph(draft)
+        others = [party for party in graph.neighbours(draft.id) if party in u2]
+        sealing, masking = map(keys.PrivateKey, self._private_keys(draft))
         sealed = pieces(message.sealed, SEALED_BYTES, len(others))
         commitments = pieces(message.commitments, COMMITMENT_BYTES, len(others))
         lanes = to_lanes(self._task, self.contribution(draft))
         draft.dealers = message.dealers
-        opened = {
-            dealer: self._open_shares(draft, sealing, dealer, box, committed)
-            for dealer, box, committed in zip(others, sealed, commitments, strict=True)
-        }
-        draft.held = draft.held | {dealer: shares for dealer, shares in opened.items() if shares}
+        held, vouchers, expected = dict(draft.held), [], {}
+        for dealer, box, committed in zip(others, sealed, commitments, strict=True):
+            secret = self._exchange(sealing, draft.adverts[dealer][0])
+            shares = self._open_shares(draft, secret, dealer, graph.point(dealer, draft.id), box, committed)
+            if shares:
+                held[dealer] = shares
+            vouchers.append(self._voucher(draft, secret, draft.id, dealer))
+            expected[dealer] = self._voucher(draft, secret, dealer, draft.id)
+        draft.held = held
         self_key = keys.derive(
             self.derive(draft, "self-mask-seed"), salt=draft.session_id, info=self_mask_info(draft.id)
         )
         mask_lanes(lanes, self_key, sign=1)
         for other in others:
-            info = mask_info(draft.id, other)
-            shared = self._agree(masking, draft.adverts[other][1], draft.session_id, info)
+            secret = self._exchange(masking, draft.adverts[other][1])
+            shared = keys.derive(secret, salt=draft.session_id, info=mask_info(draft.id, other))
             mask_lanes(lanes, shared, sign=1 if draft.id < other else -1)
         packed = pack_lanes(self._task, lanes)
         draft.contribution = []
-        return MaskedInput(), packed
+        if not self._vouched:
+            return MaskedInput(), packed
+        draft.vouchers = expected
+        return VouchedInput(b"".join(vouchers)), packed
 
-    def _consistency_check(self, draft: PairwiseClientState, message: Survivors, payload: memoryview) -> Reply:
+    @property
+    def _vouched(self) -> bool:
+        return any(phase.request is VouchedSurvivors for phase in self._phases)
+
+    def _voucher(self, draft: PairwiseClientState, secret: bytes, client: str, neighbour: str) -> bytes:
+        """What only ``client`` can show ``neighbour``, and only that one can check: the U2 that it masked under."""
+        info = voucher_info(client, neighbour, draft.dealers)
+        return keys.derive(secret, salt=draft.session_id, info=info, length=VOUCHER_BYTES)
+
+    def _consistency_check(
+        self, draft: PairwiseClientState, message: Survivors | VouchedSurvivors, payload: memoryview
+    ) -> Reply:
         """Round 3: sign the one story about who survived that this client will act on."""
         wire.no_vectors(payload)
         self._accept_survivors(draft, message.survivors)
+        if isinstance(message, VouchedSurvivors):
+            self._check_vouchers(draft, message.vouchers)
         return SignedSurvivors(draft.dealers, draft.survivors), b""
 
     def _unmask(self, draft: PairwiseClientState, message: Unmask, payload: memoryview) -> Reply:
         """Round 4: reveal one share for each client of U2: of its seed if it survived, else of its key."""
         wire.no_vectors(payload)
-        if self._protocol.threat_model == "malicious":
+        if self._protocol.checked:
             self._check_quorum(draft, message)
         else:
             self._accept_survivors(draft, message.survivors)
         survivors = set(from_bitmap(draft.survivors, draft.u1))
-        u2 = from_bitmap(draft.dealers, draft.u1)
-        revealed = [draft.held[dealer][0 if dealer in survivors else 1] for dealer in u2 if dealer in draft.held]
-        unopened = to_bitmap((dealer for dealer in u2 if dealer not in draft.held), draft.u1)
+        u2 = set(from_bitmap(draft.dealers, draft.u1))
+        dealers = [dealer for dealer in self._graph(draft).holders(draft.id) if dealer in u2]
+        revealed = [
+            draft.held[dealer][0 if dealer in survivors else 1] for dealer in dealers if dealer in draft.held
+        ]
+        unopened = to_bitmap((dealer for dealer in dealers if dealer not in draft.held), draft.u1)
         return Revealed(unopened, b"".join(revealed)), b""
 
     answers: ClassVar[Mapping[str, Handler]] = {
@@ -168,17 +245,17 @@ class PairwiseClient(Client[PairwiseClientState]):
     def erase(self, draft: PairwiseClientState) -> None:
         """Forget keys, shares and update."""
         super().erase(draft)
-        draft.held, draft.adverts = {}, {}
+        draft.held, draft.adverts, draft.vouchers = {}, {}, {}
 
     def _open_adverts(self, draft: PairwiseClientState, raw: list[bytes]) -> dict[str, Advert]:
-        """The adverts of U1, each checked as its sender's own; this client's among them, unchanged."""
+        """The adverts shown, each checked as its sender's own; this client's among them, unchanged."""
         if len(raw) > len(draft.cohort):
             raise Reject(FaultKind.INVALID, f"got {len(raw)} adverts from a cohort of {len(draft.cohort)}")
         adverts: dict[str, Advert] = {}
-        previous = ""
+        previous, cohort = "", set(draft.cohort)
         for data in raw:
             envelope = self._relayed(data, Advert, draft.opening_id)
-            if envelope.sender not in draft.cohort or envelope.sender <= previous:
+            if envelope.sender not in cohort or envelope.sender <= previous:
                 raise Reject(FaultKind.INVALID, "got adverts out of order, twice, or from outside the cohort")
             previous = envelope.sender
             adverts[envelope.sender] = open_advert(envelope)
@@ -202,11 +279,11 @@ class PairwiseClient(Client[PairwiseClientState]):
         return envelope
 
     def _open_shares(
-        self, draft: PairwiseClientState, sealing: bytes, dealer: str, sealed: bytes, committed: bytes
+        self, draft: PairwiseClientState, secret: bytes, dealer: str, point: int, sealed: bytes, committed: bytes
     ) -> tuple[bytes, bytes] | None:
         """Both shares from a dealer; None if they don't open or aren't those it committed to."""
-        key = self._agree(sealing, draft.adverts[dealer][0], draft.session_id, seal_info(dealer, draft.id))
-        context = share_context(draft.session_id, dealer, draft.id, draft.u1.index(draft.id) + 1)
+        key = keys.derive(secret, salt=draft.session_id, info=seal_info(dealer, draft.id))
+        context = share_context(draft.session_id, dealer, draft.id, point)
         try:
             opened = keys.open_sealed(key, sealed, associated_data=context)
         except MPCError:
@@ -228,7 +305,21 @@ class PairwiseClient(Client[PairwiseClientState]):
         if draft.id not in survivors:
             raise Aborted("the server says that this client's input is not in the sum")
         self._require(draft, len(survivors), "survivors")
+        if self._graph(draft).is_cut(survivors):
+            raise Aborted("the server says that nearly all of this ring's clients dropped out in one place")
         draft.survivors = bitmap
+
+    def _check_vouchers(self, draft: PairwiseClientState, joined: bytes) -> None:
+        """Keep the share of a survivor's self mask only if it masked under the same U2.
+
+        One that was told of another U2 may share masks with nobody who is in this sum: its self mask alone
+        would then hide its input.
+        """
+        survivors = set(from_bitmap(draft.survivors, draft.u1))
+        others = [party for party in draft.vouchers if party in survivors]
+        shown = zip(others, pieces(joined, VOUCHER_BYTES, len(others)), strict=True)
+        doubtful = {party for party, shown in shown if not hmac.compare_digest(shown, draft.vouchers[party])}
+        draft.held = {dealer: shares for dealer, shares in draft.held.items() if dealer not in doubtful}
 
     def _check_quorum(self, draft: PairwiseClientState, message: Unmask) -> None:
         """Go on only if more than (|U1| + c)/2 of U1 signed this client's own story, byte for byte."""
@@ -246,7 +337,7 @@ class PairwiseClient(Client[PairwiseClientState]):
             if (told.dealers, told.survivors) != (draft.dealers, draft.survivors):
                 raise Aborted(f"{envelope.sender} was told another story about who survived")
             signers.add(envelope.sender)
-        quorum = (len(draft.u1) + draft.corrupt) // 2 + 1
+        quorum = self._shape(draft).quorum
         if len(signers) < quorum:
             raise Aborted(f"got {len(signers)} signatures under the survivor list; {quorum} are needed")
 
@@ -263,8 +354,8 @@ class PairwiseClient(Client[PairwiseClientState]):
             keys.derive(draft.seed, salt=salt, info=keys.encode_parts("secagg/v1/role", KEY)),
         )
 
-    def _agree(self, private: bytes, peer: bytes, session: bytes, info: bytes) -> bytes:
+    def _exchange(self, private: keys.PrivateKey, peer: bytes) -> bytes:
         try:
-            return keys.agree(private, peer, salt=session, info=info)
+            return private.exchange(peer)
         except MPCError as error:
             raise Reject(FaultKind.INVALID, "got an advert whose key is of small order") from error

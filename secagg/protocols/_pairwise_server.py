@@ -1,9 +1,10 @@
-"""The server of SecAgg: what it asks, what it takes, and how it settles each round."""
+"""The server of SecAgg and SecAggPlus: what it asks, what it takes, and how it settles each round."""
 
 from __future__ import annotations
 
 import secrets
 from collections.abc import Mapping
+from functools import cached_property
 from typing import ClassVar
 
 from mpc import keys, shamir
@@ -14,6 +15,7 @@ from secagg._server import Server, ServerState, Step
 from secagg.errors import Aborted, FaultKind
 from secagg.protocols.base import Round
 from secagg.protocols.lanes import fold_lanes, mask_lanes, reduce_lanes, zero_lanes
+from secagg.protocols.neighbours import Graph, Shape
 from secagg.protocols.pairwise import (
     COMMITMENT_BYTES,
     HASH_BYTES,
@@ -21,16 +23,20 @@ from secagg.protocols.pairwise import (
     SEALED_BYTES,
     SELF,
     SHARE_BYTES,
+    VOUCHER_BYTES,
     Advert,
     Adverts,
     DealtShares,
     HeldShares,
     MaskedInput,
+    NearAdverts,
+    Pairwise,
     Revealed,
-    SecAgg,
     SignedSurvivors,
     Survivors,
     Unmask,
+    VouchedInput,
+    VouchedSurvivors,
     check_advert,
     commit_seed,
     commit_share,
@@ -40,33 +46,34 @@ from secagg.protocols.pairwise import (
     self_mask_info,
     to_bitmap,
 )
-from secagg.session import roster_digest, session_id
+from secagg.session import merkle_levels, merkle_path, roster_digest, session_id
 from secagg.wire import Envelope, Reject
 
 
 class PairwiseServerState(ServerState):
-    """What a SecAgg server keeps between rounds, the sum apart."""
+    """What a server keeps between rounds, the sum apart."""
 
     adverts: dict[str, bytes] = {}  # U1: the signed envelopes, as received
     public_keys: dict[str, tuple[bytes, bytes]] = {}  # sealing key, masking key
     u1: list[str] = []
     u2: list[str] = []
     seed_commitments: dict[str, bytes] = {}
-    commitments: dict[str, bytes] = {}  # by dealer, for U1 in order
-    sealed: dict[str, bytes] = {}  # by dealer, for U1 without the dealer, in order
+    commitments: dict[str, bytes] = {}  # by dealer, for its holders in order
+    sealed: dict[str, bytes] = {}  # by dealer, for its holders without itself, in order
+    vouchers: dict[str, bytes] = {}  # by client, for its neighbours in U2, in order
     signed: dict[str, bytes] = {}  # the signed survivor lists, as received
     shares: dict[str, dict[int, bytes]] = {}  # by dealer: evaluation point to revealed share
 
 
 class PairwiseServer(Server[PairwiseServerState]):
-    """A SecAgg server; see :class:`secagg.SecAgg`."""
+    """A server; see :class:`secagg.SecAgg` and :class:`secagg.SecAggPlus`."""
 
     state_type = PairwiseServerState
 
     @property
-    def _protocol(self) -> SecAgg:
+    def _protocol(self) -> Pairwise:
         protocol = self._task.protocol
-        assert isinstance(protocol, SecAgg)
+        assert isinstance(protocol, Pairwise)
         return protocol
 
     @property
@@ -77,9 +84,15 @@ class PairwiseServer(Server[PairwiseServerState]):
     def _floor(self) -> int:
         return self._protocol.floor(self._task, len(self._state.u1), self._corrupt)
 
-    @property
-    def _threshold(self) -> int:
-        return self._protocol.threshold(len(self._state.u1), self._corrupt)
+    @cached_property
+    def _shape(self) -> Shape:
+        """Of the graph, once U1 stands."""
+        return self._protocol.shape(self._task, len(self._state.u1), self._corrupt)
+
+    @cached_property
+    def _graph(self) -> Graph:
+        """Who is whose neighbour, once U1 stands."""
+        return Graph(self._state.u1, self._shape, self._state.session_id)
 
     # AdvertiseKeys
 
@@ -105,27 +118,42 @@ class PairwiseServer(Server[PairwiseServerState]):
         state = self._state
         state.u1 = sorted(state.adverts)
         self.need(len(state.u1), self._floor, "clients that advertised keys")
+        sparse = self._protocol.sparse
         state.session_id = session_id(
             task=self._task.digest,
             roster=roster_digest(self._roster),
             session=state.session,
             nonce=state.nonce,
             adverts=[state.adverts[party] for party in state.u1],
+            cohort=state.cohort if sparse else (),
+            present=to_bitmap(state.u1, state.cohort) if sparse else b"",
         )
 
     # ShareKeys
 
     def _send_adverts(self) -> Mapping[str, Reply]:
         state = self._state
-        return dict.fromkeys(state.u1, (Adverts([state.adverts[party] for party in state.u1]), b""))
+        adverts = [state.adverts[party] for party in state.u1]
+        if not self._protocol.sparse:
+            return dict.fromkeys(state.u1, (Adverts(adverts), b""))
+        levels = merkle_levels(adverts)
+        paths = {party: merkle_path(levels, place) for place, party in enumerate(state.u1)}
+        present, requests = to_bitmap(state.u1, state.cohort), {}
+        for client in state.u1:
+            shown = sorted([client, *self._graph.neighbours(client)])
+            near = NearAdverts(
+                present, [state.adverts[party] for party in shown], [paths[party] for party in shown]
+            )
+            requests[client] = near, b""
+        return requests
 
     def _take_dealt(self, envelope: Envelope, dealt: DealtShares, payload: memoryview) -> None:
         wire.no_vectors(payload)
-        state, n = self._state, len(self._state.u1)
+        state = self._state
         if len(dealt.self_mask_commitment) != HASH_BYTES:
             raise Reject(FaultKind.INVALID, "got a commitment that is not 32 bytes")
-        pieces(dealt.commitments, COMMITMENT_BYTES, n)
-        pieces(dealt.sealed, SEALED_BYTES, n - 1)
+        pieces(dealt.commitments, COMMITMENT_BYTES, len(self._graph.holders(envelope.sender)))
+        pieces(dealt.sealed, SEALED_BYTES, self._shape.degree)
         state.seed_commitments = state.seed_commitments | {envelope.sender: dealt.self_mask_commitment}
         state.commitments = state.commitments | {envelope.sender: dealt.commitments}
         state.sealed = state.sealed | {envelope.sender: dealt.sealed}
@@ -138,24 +166,33 @@ class PairwiseServer(Server[PairwiseServerState]):
     # MaskedInput
 
     def _send_shares(self) -> Mapping[str, Reply]:
-        return {holder: (self._shares_for(holder), b"") for holder in self._state.u2}
+        u2, told = set(self._state.u2), to_bitmap(self._state.u2, self._state.u1)
+        return {holder: (self._shares_for(holder, u2, told), b"") for holder in self._state.u2}
 
-    def _shares_for(self, holder: str) -> HeldShares:
+    def _shares_for(self, holder: str, u2: set[str], told: bytes) -> HeldShares:
         state = self._state
-        place = {party: index for index, party in enumerate(state.u1)}
-        at = place[holder]
         committed, sealed = [], []
-        for dealer in state.u2:
-            if dealer == holder:
+        for dealer in self._graph.neighbours(holder):
+            if dealer not in u2:
                 continue
+            at = self._graph.point(dealer, holder) - 1
             committed.append(state.commitments[dealer][at * COMMITMENT_BYTES : (at + 1) * COMMITMENT_BYTES])
-            # A dealer seals nothing to itself: those after it have moved up by one.
-            box = at - (place[dealer] < at)
+            # Where a dealer is among its holders, it seals nothing to itself: those after it have moved up by one.
+            box = at - (self._shape.complete and dealer < holder)
             sealed.append(state.sealed[dealer][box * SEALED_BYTES : (box + 1) * SEALED_BYTES])
-        return HeldShares(to_bitmap(state.u2, state.u1), b"".join(committed), b"".join(sealed))
+        return HeldShares(told, b"".join(committed), b"".join(sealed))
 
-    def _take_input(self, envelope: Envelope, message: MaskedInput, payload: memoryview) -> None:
+    def _take_input(self, envelope: Envelope, message: MaskedInput | VouchedInput, payload: memoryview) -> None:
+        vouchers = {}
+        if isinstance(message, VouchedInput):
+            pieces(message.vouchers, VOUCHER_BYTES, len(self._near_dealers(envelope.sender)))
+            vouchers = {envelope.sender: message.vouchers}
         fold_lanes(self._task, payload, self._sums)
+        self._state.vouchers = self._state.vouchers | vouchers
+
+    def _near_dealers(self, client: str) -> list[str]:
+        """The neighbours of ``client`` that dealt shares: with whom it shares masks."""
+        return [party for party in self._graph.neighbours(client) if party in self._state.seed_commitments]
 
     def _settle_input(self) -> None:
         state = self._state
@@ -167,7 +204,16 @@ class PairwiseServer(Server[PairwiseServerState]):
 
     def _send_survivors(self) -> Mapping[str, Reply]:
         state = self._state
-        return dict.fromkeys(state.survivors, (Survivors(to_bitmap(state.survivors, state.u1)), b""))
+        told = to_bitmap(state.survivors, state.u1)
+        if not self._protocol.sparse:
+            return dict.fromkeys(state.survivors, (Survivors(told), b""))
+        shown: dict[str, list[bytes]] = {party: [] for party in state.survivors}
+        for client in state.survivors:  # in order, and so are the vouchers that each gets
+            near = self._near_dealers(client)
+            for other, voucher in zip(near, pieces(state.vouchers[client], VOUCHER_BYTES, len(near)), strict=True):
+                if other in shown:
+                    shown[other].append(voucher)
+        return {party: (VouchedSurvivors(told, b"".join(vouchers)), b"") for party, vouchers in shown.items()}
 
     def _take_signed(self, envelope: Envelope, told: SignedSurvivors, payload: memoryview) -> None:
         wire.no_vectors(payload)
@@ -177,68 +223,72 @@ class PairwiseServer(Server[PairwiseServerState]):
         state.signed = state.signed | {envelope.sender: envelope.raw}
 
     def _settle_signed(self) -> None:
-        self.need(len(self._state.signed), self._threshold, "signatures under the survivor list")
+        self.need(len(self._state.signed), self._shape.quorum, "signatures under the survivor list")
 
     # Unmasking
 
     def _send_unmask(self) -> Mapping[str, Reply]:
         state = self._state
-        signers = sorted(state.signed) or state.survivors
-        request = Unmask(
-            to_bitmap(state.survivors, state.u1), [state.signed[party] for party in sorted(state.signed)]
-        )
-        return dict.fromkeys(signers, (request, b""))
+        signers = sorted(state.signed)
+        # More than the quorum say no more, and every client checks each of them.
+        lists = signers[: self._shape.quorum] if self._protocol.sparse else signers
+        request = Unmask(to_bitmap(state.survivors, state.u1), [state.signed[party] for party in lists])
+        return dict.fromkeys(signers or state.survivors, (request, b""))
 
     def _take_revealed(self, envelope: Envelope, revealed: Revealed, payload: memoryview) -> None:
         """Sort a holder's shares to their dealers; a share that misses its hash is its holder's fault."""
         wire.no_vectors(payload)
         state, holder = self._state, envelope.sender
         unopened = from_bitmap(revealed.unopened, state.u1)
-        if holder in unopened or not set(unopened) <= set(state.u2):
+        dealt = [party for party in self._graph.holders(holder) if party in state.seed_commitments]
+        if holder in unopened or not set(unopened) <= set(dealt):
             raise Reject(FaultKind.INVALID, "got unopened shares of clients that dealt none")
-        dealers = [party for party in state.u2 if party not in unopened]
+        dealers = [party for party in dealt if party not in set(unopened)]
         shares = pieces(revealed.shares, SHARE_BYTES, len(dealers))
-        at = state.u1.index(holder)
         for dealer in unopened:
             self.blame(dealer, FaultKind.UNOPENED_SHARE, f"{holder} says that the share didn't open")
-        collected = dict(state.shares)
+        survivors = set(state.survivors)
         for dealer, share in zip(dealers, shares, strict=True):
-            kind = self._kind(dealer)
-            start = at * COMMITMENT_BYTES + (HASH_BYTES if kind == KEY else 0)
+            kind = SELF if dealer in survivors else KEY
+            point = self._graph.point(dealer, holder)
+            start = (point - 1) * COMMITMENT_BYTES + (HASH_BYTES if kind == KEY else 0)
             expected = state.commitments[dealer][start : start + HASH_BYTES]
             if commit_share(state.session_id, dealer, holder, kind, share) != expected:
                 self.blame(holder, FaultKind.WRONG_SHARE, f"its share of {dealer} is not the one dealt")
                 continue
-            collected[dealer] = collected.get(dealer, {}) | {at + 1: share}
-        state.shares = collected
-
-    def _kind(self, dealer: str) -> str:
-        return SELF if dealer in self._state.survivors else KEY
+            state.shares.setdefault(dealer, {})[point] = share
 
     def _settle_revealed(self) -> None:
-        """Rebuild one secret of each client of U2, then take the masks off the sum."""
-        state = self._state
-        for dealer in state.u2:
-            self.need(len(state.shares.get(dealer, {})), self._threshold, f"good shares of {dealer}'s secret")
-        secret = {dealer: self._rebuild(dealer) for dealer in state.u2}
+        """Rebuild the secrets that the sum needs, then take the masks off it."""
+        state, survivors = self._state, set(self._state.survivors)
+        near = {
+            gone: [party for party in self._graph.neighbours(gone) if party in survivors]
+            for gone in state.u2
+            if gone not in survivors
+        }
+        needed = [party for party in state.u2 if party in survivors or near[party]]
+        for dealer in needed:
+            self.need(len(state.shares.get(dealer, {})), self._shape.threshold, f"good shares of {dealer}'s secret")
+        secret = {dealer: self._rebuild(dealer, SELF if dealer in survivors else KEY) for dealer in needed}
         for client in state.survivors:
             key = keys.derive(secret[client], salt=state.session_id, info=self_mask_info(client))
             mask_lanes(self._sums, key, sign=-1)
-        for gone in sorted(set(state.u2) - set(state.survivors)):
-            for client in state.survivors:
-                info = mask_info(gone, client)
-                key = keys.agree(secret[gone], state.public_keys[client][1], salt=state.session_id, info=info)
+        for gone in sorted(near.keys() & secret.keys()):
+            private = keys.PrivateKey(secret[gone])
+            for client in near[gone]:
+                shared = private.exchange(state.public_keys[client][1])
+                key = keys.derive(shared, salt=state.session_id, info=mask_info(gone, client))
                 mask_lanes(self._sums, key, sign=-1 if client < gone else 1)
         reduce_lanes(self._task, self._sums)
         state.shares = {}
 
-    def _rebuild(self, dealer: str) -> bytes:
+    def _rebuild(self, dealer: str, kind: str) -> bytes:
         """A dealer's secret, held to what it committed to; shares that match and rebuild another are its fault."""
         state = self._state
-        shares = dict(sorted(state.shares[dealer].items())[: self._threshold])
+        shares = dict(sorted(state.shares[dealer].items())[: self._shape.threshold])
         try:
             secret = shamir.reconstruct(list(shares), list(shares.values()))
-            if self._kind(dealer) == SELF:
+            if kind == SELF:
                 right = commit_seed(state.session_id, dealer, secret) == state.seed_commitments[dealer]
             else:
                 right = keys.public_key(secret) == state.public_keys[dealer][1]

@@ -1,14 +1,15 @@
-"""SecAgg: pairwise masks that cancel in the sum (Bonawitz et al., CCS 2017).
+"""SecAgg and SecAggPlus: pairwise masks that cancel in the sum (Bonawitz et al., CCS 2017; Bell et al., CCS 2020).
 
 Client u uploads ``masked_input`` = x_u + PRG(b_u) + Σ_{v > u} PRG(s_uv) - Σ_{v < u} PRG(s_uv). The self mask's seed
 b_u and the private key behind every s_uv are dealt to the others in Shamir shares; at the end the
 survivors reveal, for each client, a share of *one* of the two: of b_u where u's input is in the sum, of
 the key where it isn't. U1 ⊇ U2 ⊇ U3 are the clients that advertised keys, dealt shares, sent their
 input. A set travels as a bitmap over U1 sorted by id; a client's evaluation point is its
-position there plus one.
+position among the holders of a dealer's shares, plus one.
 
-The classes here are the messages and the protocol's parameters; the roles are in
-``_pairwise_client`` and ``_pairwise_server``.
+u, v are neighbours on a graph over U1: the complete one in SecAgg, a sparse random one in SecAggPlus.
+The classes here are the messages and the protocols' parameters; the roles are in
+``_pairwise_client`` and ``_pairwise_server``, what a session costs in ``_pairwise_cost``.
 """
 
 from __future__ import annotations
@@ -24,6 +25,7 @@ from secagg.errors import ConfigError, FaultKind
 from secagg.identity import PartyRole, Roster
 from secagg.protocols.base import Cost, Phase, Proposal, Round, corrupt_count
 from secagg.protocols.lanes import check_mask_bits, vectors_size
+from secagg.protocols.neighbours import Shape
 from secagg.wire import Reject
 
 if TYPE_CHECKING:
@@ -36,10 +38,13 @@ SHARE_BYTES = 33
 HASH_BYTES = 32
 SEALED_BYTES = 2 * SHARE_BYTES + 16  # both shares and the AES-GCM tag
 COMMITMENT_BYTES = 2 * HASH_BYTES
+VOUCHER_BYTES = 16
+
+MAX_POINT = (1 << 16) - 1
 
 SELF, KEY = "self-mask", "masking-key"  # the two secrets that a client deals
 
-ThreatModel = Literal["malicious", "semi-honest"]
+ThreatModel = Literal["malicious", "semi-malicious", "semi-honest"]
 
 
 class Advert(wire.Message, frozen=True):
@@ -57,11 +62,24 @@ class Adverts(wire.Message, frozen=True):
     adverts: list[bytes]
 
 
+class NearAdverts(wire.Message, frozen=True):
+    """ShareKeys, server to U1 on a sparse graph: who U1 is, and the adverts of the client and its neighbours.
+
+    ``present`` is a bitmap over the cohort; ``adverts`` are as received, sorted by id; each of ``paths`` leads
+    from an advert to the root of the tree over all.
+    """
+
+    TYPE: ClassVar[int] = 11
+    present: bytes
+    adverts: list[bytes]
+    paths: list[bytes]
+
+
 class DealtShares(wire.Message, frozen=True):
     """ShareKeys, client to server: both secrets in shares, each sealed to its holder.
 
-    ``sealed`` has 82 bytes for each other member of U1; ``commitments`` has the hashes of both
-    shares, 64 bytes for each member of U1, the dealer's own included.
+    ``sealed`` has 82 bytes for each holder but the dealer itself; ``commitments`` has the hashes of both
+    shares, 64 bytes for each holder. Holders are all of U1 on the complete graph, else the neighbours.
     """
 
     TYPE: ClassVar[int] = 4
@@ -85,11 +103,30 @@ class MaskedInput(wire.Message, frozen=True):
     TYPE: ClassVar[int] = 6
 
 
+class VouchedInput(wire.Message, frozen=True):
+    """MaskedInput, client to server: the masked vectors follow.
+
+    ``vouchers`` has 16 bytes for each neighbour in U2, by which that neighbour alone can tell under
+    which U2 this input was masked.
+    """
+
+    TYPE: ClassVar[int] = 12
+    vouchers: bytes
+
+
 class Survivors(wire.Message, frozen=True):
     """ConsistencyCheck, server to U3: whose inputs it will open together."""
 
     TYPE: ClassVar[int] = 7
     survivors: bytes
+
+
+class VouchedSurvivors(wire.Message, frozen=True):
+    """ConsistencyCheck, server to U3: the same, with the vouchers of the client's neighbours in U3."""
+
+    TYPE: ClassVar[int] = 13
+    survivors: bytes
+    vouchers: bytes
 
 
 class SignedSurvivors(wire.Message, frozen=True):
@@ -122,31 +159,21 @@ class Revealed(wire.Message, frozen=True):
 
 
 @dataclass(frozen=True)
-class SecAgg:
-    """Bonawitz et al., "Practical Secure Aggregation for Privacy-Preserving Machine Learning" (CCS 2017).
+class Pairwise:
+    """What SecAgg and SecAggPlus have in common: all but the graph."""
 
-    On the complete graph, with double masks and dropout in every round. ``corruption`` is the
-    fraction of clients that may collude with the server. ``threat_model="malicious"``: the server may lie
-    and tell different clients different things; identities and a roster are needed, c is counted
-    over all enrolled clients, and survivor lists are signed. ``"semi-honest"``: the server
-    follows the protocol, there is no ConsistencyCheck, c is counted over the cohort.
+    corruption: float
+    threat_model: ThreatModel
 
-    Ideal functionality: the server learns the sum over U3, with ``|U3| >= min_survivors``, and U3;
-    with at most c clients colluding, no opened sum holds fewer than ``min_survivors - c`` honest
-    updates. Clients learn U1, U2 and U3 and nothing of each other's updates. An abort reveals
-    nothing. A client can spoil the sum, not read it.
-    """
-
-    corruption: float = 0.33
-    threat_model: ThreatModel = "malicious"
-
-    ID: ClassVar[int] = 2
-    name: ClassVar[str] = "SecAgg"
+    name: ClassVar[str]
+    threat_models: ClassVar[tuple[str, ...]]
+    sparse: ClassVar[bool]
     others: ClassVar[Mapping[PartyRole, int]] = {}
 
     def __post_init__(self) -> None:
-        if self.threat_model not in ("malicious", "semi-honest"):
-            raise ConfigError(f"got threat_model={self.threat_model!r}; expected 'malicious' or 'semi-honest'")
+        if self.threat_model not in self.threat_models:
+            known = " or ".join(map(repr, self.threat_models))
+            raise ConfigError(f"got threat_model={self.threat_model!r}; expected {known}")
         if isinstance(self.corruption, bool) or not isinstance(self.corruption, int | float):
             raise ConfigError(f"got corruption={self.corruption!r}; expected a fraction such as 0.33")
         if not 0 <= self.corruption < 1:
@@ -154,15 +181,23 @@ class SecAgg:
         object.__setattr__(self, "corruption", float(self.corruption))
 
     @property
+    def checked(self) -> bool:
+        """Whether clients sign survivor lists, and act on none that too few have signed."""
+        return self.threat_model != "semi-honest"
+
+    @property
     def phases(self) -> tuple[Phase, ...]:
         """The table of the protocol's rounds."""
         client = PartyRole.CLIENT
-        checked = (Phase(Round.CONSISTENCY_CHECK, client, Survivors, SignedSurvivors),)
+        vouched = self.sparse and self.checked
+        survivors = VouchedSurvivors if vouched else Survivors
+        checked = (Phase(Round.CONSISTENCY_CHECK, client, survivors, SignedSurvivors),)
+        masked = VouchedInput if vouched else MaskedInput
         return (
             Phase(Round.ADVERTISE_KEYS, client, Proposal, Advert),
-            Phase(Round.SHARE_KEYS, client, Adverts, DealtShares),
-            Phase(Round.MASKED_INPUT, client, HeldShares, MaskedInput, takes_input=True),
-            *(checked if self.threat_model == "malicious" else ()),
+            Phase(Round.SHARE_KEYS, client, NearAdverts if self.sparse else Adverts, DealtShares),
+            Phase(Round.MASKED_INPUT, client, HeldShares, masked, takes_input=True),
+            *(checked if self.checked else ()),
             Phase(Round.UNMASKING, client, Unmask, Revealed),
         )
 
@@ -186,34 +221,41 @@ class SecAgg:
         return corrupt_count(self.corruption, enrolled if self.threat_model == "malicious" else cohort)
 
     def threshold(self, present: int, corrupt: int) -> int:
-        """t: shares that rebuild a secret, when ``present`` clients deal.
+        """t on the complete graph: shares that rebuild a secret, when ``present`` clients deal.
 
-        Malicious: above (n + c)/2, so that no two disjoint sets of survivors, the corrupt in both,
-        each hold t shares (section 6.2 of the paper). Semi-honest: more than the corrupt have.
+        Where survivor lists are signed: above (n + c)/2, so that no two disjoint sets of survivors, the corrupt
+        in both, each hold t shares (section 6.2 of the paper). Semi-honest: more than the corrupt have.
         """
-        return (present + corrupt) // 2 + 1 if self.threat_model == "malicious" else max(2, corrupt + 1)
+        return self.quorum(present, corrupt) or max(2, corrupt + 1)
+
+    def quorum(self, present: int, corrupt: int) -> int:
+        """Signatures under a survivor list that no two lists can both have: more than (n + c)/2. 0: none asked."""
+        return (present + corrupt) // 2 + 1 if self.checked else 0
+
+    def shape(self, task: Task, present: int, corrupt: int) -> Shape:
+        """The graph's parameters for ``present`` clients: the complete graph's."""
+        return Shape(present, present - 1, self.threshold(present, corrupt), self.quorum(present, corrupt))
 
     def floor(self, task: Task, present: int, corrupt: int) -> int:
         """The least survivors whose sum is opened."""
-        return max(task.min_survivors, self.threshold(present, corrupt))
+        shape = self.shape(task, present, corrupt)
+        return max(task.min_survivors, shape.threshold, shape.quorum)
 
     def validate(self, task: Task) -> None:
         """Raise ``ConfigError`` if the sum would not fit, or if no cohort at all could be safe."""
         check_mask_bits(task)
-        if task.max_clients >= 1 << 16:
-            raise ConfigError(f"got max_clients={task.max_clients}; SecAgg's complete graph ends at 65,535")
         # Anything that the least cohort can't satisfy, no roster and no larger cohort will.
         self._check_floor(task, task.min_survivors, corrupt_count(self.corruption, task.min_survivors))
 
     def validate_cohort(self, task: Task, cohort: Sequence[str], roster: Roster | None) -> None:
         """Raise ``ConfigError`` where threshold, floor and cohort don't fit each other."""
-        if self.threat_model == "malicious" and roster is None:
+        if self.checked and roster is None:
             raise ConfigError(
-                'got no roster; threat_model="malicious" needs identities that the server can\'t invent: '
-                'pass roster= and identity=, or ask for SecAgg(threat_model="semi-honest") by name'
+                f'got no roster; threat_model="{self.threat_model}" needs identities that the server can\'t '
+                f'invent: pass roster= and identity=, or ask for {self.name}(threat_model="semi-honest") by name'
             )
         c = self.corrupt(len(cohort), roster)
-        if self.threat_model == "malicious" and len(cohort) < c + 2:
+        if self.checked and len(cohort) < c + 2:
             raise ConfigError(
                 f"got a cohort of {len(cohort)} with {c} of all enrolled clients possibly corrupt; "
                 f"expected at least {c + 2}"
@@ -221,7 +263,8 @@ class SecAgg:
         self._check_floor(task, len(cohort), c)
 
     def _check_floor(self, task: Task, present: int, corrupt: int) -> None:
-        least = max(self.threshold(present, corrupt), corrupt + 2)
+        shape = self.shape(task, present, corrupt)
+        least = max(shape.threshold, shape.quorum, corrupt + 2)
         if task.min_survivors < least:
             raise ConfigError(
                 f"got min_survivors={task.min_survivors} with a cohort of {present}, {corrupt} of them possibly "
@@ -231,48 +274,139 @@ class SecAgg:
 
     def cost(self, task: Task, cohort: Sequence[str] | None = None, *, signed: bool | None = None) -> Cost:
         """Bytes by round with nobody dropping out; see :class:`~secagg.protocols.base.Cost`."""
-        malicious = self.threat_model == "malicious"
-        signed = malicious if signed is None else signed
-        ids = list(cohort or wire.stand_in_ids(task.max_clients))
-        n, bits = len(ids), (len(ids) + 7) // 8
-        frame = wire.overhead(ids[0], signed=signed)
-        asked = wire.overhead(wire.SERVER, signed=False)
-        size = wire.structure_size
-        advert = Advert(bytes(KEY_BYTES), bytes(KEY_BYTES))
-        adverts = [bytes(wire.overhead(party, signed=signed) + size(advert)) for party in ids]
-        told = SignedSurvivors(bytes(bits), bytes(bits))
-        lists = [bytes(wire.overhead(party, signed=signed) + size(told)) for party in ids] if malicious else []
-        up = {
-            Round.ADVERTISE_KEYS: size(advert),
-            Round.SHARE_KEYS: size(
-                DealtShares(bytes(HASH_BYTES), bytes(COMMITMENT_BYTES * n), bytes(SEALED_BYTES * (n - 1)))
-            ),
-            Round.MASKED_INPUT: size(MaskedInput()) + vectors_size(task),
-            Round.CONSISTENCY_CHECK: size(told),
-            Round.UNMASKING: size(Revealed(bytes(bits), bytes(SHARE_BYTES * n))),
-        }
-        down = {
-            Round.ADVERTISE_KEYS: size(Proposal(ids, bytes(32), bytes(32))) - wire.DIGEST_BYTES,
-            Round.SHARE_KEYS: size(Adverts(adverts)),
-            Round.MASKED_INPUT: size(
-                HeldShares(bytes(bits), bytes(COMMITMENT_BYTES * (n - 1)), bytes(SEALED_BYTES * (n - 1)))
-            ),
-            Round.CONSISTENCY_CHECK: size(Survivors(bytes(bits))),
-            Round.UNMASKING: size(Unmask(bytes(bits), lists)),
-        }
-        held = [phase.round for phase in self.phases]
-        c = self.corrupt(n, None)
-        breaks = min(c + 1, task.min_survivors - 1)
-        return Cost(
-            up={name: up[Round(name)] + frame for name in held},
-            down={name: down[Round(name)] + asked for name in held},
-            collusion=f"the server and {breaks} of {n} clients",
-            post_quantum=False,
-        )
+        from secagg.protocols._pairwise_cost import cost
+
+        return cost(self, task, cohort, signed)
+
+    def collusion(self, task: Task, cohort: int, corrupt: int) -> str:
+        """Who must collude to learn one client's update."""
+        return f"the server and {min(corrupt + 1, task.min_survivors - 1)} of {cohort} clients"
 
     def largest_message(self, task: Task) -> int:
         """Bytes; the largest list that one message holds for every client, or one vector."""
         return 4096 + 512 * task.max_clients + vectors_size(task)
+
+
+@dataclass(frozen=True)
+class SecAgg(Pairwise):
+    """Bonawitz et al., "Practical Secure Aggregation for Privacy-Preserving Machine Learning" (CCS 2017).
+
+    On the complete graph, with double masks and dropout in every round. ``corruption`` is the
+    fraction of clients that may collude with the server. ``threat_model="malicious"``: the server may lie
+    and tell different clients different things; identities and a roster are needed, c is counted
+    over all enrolled clients, and survivor lists are signed. ``"semi-honest"``: the server
+    follows the protocol, there is no ConsistencyCheck, c is counted over the cohort.
+
+    Ideal functionality: the server learns the sum over U3, with ``|U3| >= min_survivors``, and U3;
+    with at most c clients colluding, no opened sum holds fewer than ``min_survivors - c`` honest
+    updates. Clients learn U1, U2 and U3 and nothing of each other's updates. An abort reveals
+    nothing. A client can spoil the sum, not read it.
+    """
+
+    corruption: float = 0.33
+    threat_model: ThreatModel = "malicious"
+
+    ID: ClassVar[int] = 2
+    name: ClassVar[str] = "SecAgg"
+    threat_models: ClassVar[tuple[str, ...]] = ("malicious", "semi-honest")
+    sparse: ClassVar[bool] = False
+
+    def validate(self, task: Task) -> None:
+        """Raise ``ConfigError`` if the sum would not fit, or if no cohort at all could be safe."""
+        if task.max_clients >= 1 << 16:
+            raise ConfigError(f"got max_clients={task.max_clients}; SecAgg's complete graph ends at 65,535")
+        super().validate(task)
+
+
+@dataclass(frozen=True)
+class SecAggPlus(Pairwise):
+    """Bell et al., "Secure Single-Server Aggregation with (Poly)Logarithmic Overhead" (CCS 2020).
+
+    SecAgg on a sparse random graph: a client shares masks and shares with k neighbours, not with
+    everyone. Every client computes k, the threshold and all else that the graph needs for itself,
+    for the |U1| clients on which it stands, c of them corrupt, |U1| - ``min_survivors`` dropping out
+    (:func:`mpc.graph.sparse_parameters`); where no k below |U1| - 1 will do, the graph is
+    complete, with SecAgg's threshold. Who is whose neighbour follows from the session id, and so
+    from everyone's fresh keys.
+
+    ``threat_model="semi-malicious"``: the server is honest until the graph stands, and then lies as it
+    likes. Identities and a roster are needed. Survivor lists are signed, and a client reveals nothing (i)
+    under a list without signatures of more than (n + c)/2 of the n in U1 over the same bytes, (ii) unless every
+    k/2 consecutive places on the ring hold more survivors than there can be corrupt ones, (iii) of
+    a survivor's self mask unless that survivor vouched for the same U2. ``"semi-honest"``: the server
+    follows the protocol, and there are no such checks; one that lies about who dropped out can cut
+    the ring and open a small part of the sum. In both, c is counted over the cohort, which is taken
+    to be chosen honestly.
+
+    Ideal functionality: as SecAgg's, but that clients learn U1, U2, U3 and the keys of their
+    neighbours only, and that it fails with probability 2^-40 over the draw of the graph.
+    """
+
+    corruption: float = 0.05
+    threat_model: ThreatModel = "semi-malicious"
+
+    ID: ClassVar[int] = 3
+    name: ClassVar[str] = "SecAggPlus"
+    threat_models: ClassVar[tuple[str, ...]] = ("semi-malicious", "semi-honest")
+    sparse: ClassVar[bool] = True
+
+    def __post_init__(self) -> None:
+        if self.threat_model == "malicious":
+            raise ConfigError(
+                'got threat_model="malicious"; a server that may lie before the graph stands can choose a '
+                "client's neighbours, and the random beacon that would stop it is not supported yet: expected "
+                '"semi-malicious", or SecAgg() for a malicious server'
+            )
+        super().__post_init__()
+
+    def shape(self, task: Task, present: int, corrupt: int) -> Shape:
+        """The graph's parameters for ``present`` clients, of whom ``min_survivors`` are sure to stay."""
+        from mpc import graph
+
+        found = None
+        if present >= task.min_survivors and present > corrupt:
+            found = graph.sparse_parameters(
+                present,
+                corrupt=corrupt,
+                dropping=present - task.min_survivors,
+                server="semi-malicious" if self.checked else "curious",
+                windows=self.checked,
+            )
+        if found is None:
+            return super().shape(task, present, corrupt)
+        degree, threshold = found
+        window = degree // 2 if self.checked else 0
+        least = graph.window_floor(present, corrupt=corrupt, window=window) if window else 0
+        return Shape(present, degree, threshold, self.quorum(present, corrupt), window, least)
+
+    def validate(self, task: Task) -> None:
+        """Raise ``ConfigError`` if the sum would not fit, or if the largest cohort couldn't be served."""
+        super().validate(task)
+        corrupt = corrupt_count(self.corruption, task.max_clients)
+        self._check_floor(task, task.max_clients, corrupt)
+        if self.shape(task, task.max_clients, corrupt).degree >= MAX_POINT:
+            raise ConfigError(
+                f"got max_clients={task.max_clients} with min_survivors={task.min_survivors}, for which a client "
+                f"would need {MAX_POINT} neighbours or more: raise min_survivors or lower max_clients"
+            )
+
+    def collusion(self, task: Task, cohort: int, corrupt: int) -> str:
+        """Who must collude; and, where nothing is checked, what a server that lies could do alone."""
+        from mpc import graph
+
+        shape, plain = self.shape(task, cohort, corrupt), super().collusion(task, cohort, corrupt)
+        if shape.complete:
+            return plain
+        known = f"{plain}, each with {shape.degree} neighbours, of whom {shape.threshold} open it"
+        if self.checked:
+            return known
+        honest = shape.threshold - graph.most_marked(cohort, corrupt, shape.degree, graph.SECURITY + 1)
+        return f"{known}; a server that lies about who dropped out may need no more than {honest} honest of these"
+
+    def largest_message(self, task: Task) -> int:
+        """Bytes; the largest list that one message holds for every client, or one vector."""
+        # A signed survivor list has two bitmaps, a proof one hash for each level of the tree.
+        return 4096 + (1536 + task.max_clients // 4) * task.max_clients + vectors_size(task)
 
 
 def to_bitmap(members: Iterable[str], u1: Sequence[str]) -> bytes:
@@ -311,6 +445,11 @@ def mask_info(one: str, other: str) -> bytes:
 def self_mask_info(client: str) -> bytes:
     """HKDF's info for a client's self mask."""
     return encode_parts("secagg/v1/self-mask", client)
+
+
+def voucher_info(client: str, neighbour: str, dealers: bytes) -> bytes:
+    """HKDF's info for what a client shows a neighbour to vouch for U2."""
+    return encode_parts("secagg/v1/voucher", client, neighbour, dealers)
 
 
 def share_context(session: bytes, dealer: str, holder: str, point: int) -> bytes:
