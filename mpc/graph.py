@@ -68,8 +68,8 @@ def harary_parameters(
     if found is None:
         raise MPCError(
             f"got {nodes} clients of which {corrupt} may be corrupt and {dropping} may drop out; against a "
-            f"{server} server no degree below n - 1 keeps the honest survivors connected and leaves room for a threshold: "
-            "take the complete graph, or let fewer collude or drop out"
+            f"{server} server no degree below n - 1 keeps the honest survivors connected and leaves room for a "
+            "threshold: take the complete graph, or let fewer collude or drop out"
         )
     return found
 

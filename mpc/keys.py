@@ -36,7 +36,7 @@ def encode_parts(*parts: bytes | str | int) -> bytes:
     """
     encoded = bytearray()
     for part in parts:
-        octets = _part_bytes(part)
+        octets = part if type(part) is bytes else _part_bytes(part)
         encoded += len(octets).to_bytes(4, "big") + octets
     return bytes(encoded)
 

@@ -9,7 +9,7 @@ the same.
 """
 
 import operator
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from functools import cache
 from typing import Any
 
@@ -60,6 +60,18 @@ def keystream(key: bytes, out: Lanes, *, offset: int = 0) -> None:
     _start(out, key, offset)  # or refuse, with ``out`` untouched
     out[:] = 0
     add_mask(out, key, offset=offset)
+
+
+def mask_sum(keyed: Sequence[tuple[bytes, int]], first: int, length: int, dtype: str) -> Lanes:
+    """The sum of many masks over ``length`` lanes from lane ``first`` on, as a fresh vector of ``dtype``.
+
+    ``keyed`` are keys with their signs, 1 or -1; ``dtype`` is ``"<u4"`` or ``"<u8"``. Nothing is shared
+    with the caller, so that any process or machine that holds the keys can compute it.
+    """
+    total: Lanes = np.zeros(length, np.dtype(dtype))
+    for key, sign in keyed:
+        add_mask(total, key, sign=sign, offset=first)
+    return total
 
 
 @cache

@@ -15,6 +15,7 @@ import hashlib
 import logging
 import os
 from collections.abc import Callable, Mapping
+from concurrent.futures import Executor
 from typing import TYPE_CHECKING, Any, ClassVar, Generic, Self, TypeVar
 
 import msgspec
@@ -94,11 +95,12 @@ class Member(Generic[AnyState]):
         session: bytes | None,
         save: Store | None,
         rng: Callable[[int], bytes] = os.urandom,
+        executor: Executor | None = None,
     ) -> None:
         if session is not None and len(session) > MAX_SESSION_BYTES:
             raise ConfigError(f"got a session of {len(session)} bytes; at most {MAX_SESSION_BYTES}: hash it")
         state = self.state_type(id=check_party_id(member_id), seed=rng(SEED_BYTES), session=session)
-        self._setup(task, state, identity, roster, save)
+        self._setup(task, state, identity, roster, save, executor)
 
     def _setup(
         self,
@@ -107,9 +109,11 @@ class Member(Generic[AnyState]):
         identity: Ed25519PrivateKey | None,
         roster: Roster | None,
         save: Store | None,
+        executor: Executor | None,
     ) -> None:
         check_enrolled(state.id, self.role, identity, roster)
         self._task, self._identity, self._roster, self._save = task, identity, roster, save
+        self._executor = executor
         self._ledger = None if save is None else getattr(save, "ledger", None)
         self._state: AnyState = state  # type: ignore[assignment]
         self._phases = tuple(phase for phase in task.protocol.phases if phase.role is self.role)
@@ -297,6 +301,7 @@ class Member(Generic[AnyState]):
         identity: Ed25519PrivateKey | None = None,
         roster: Roster | None = None,
         save: Store | None = None,
+        executor: Executor | None = None,
     ) -> Self:
         """The role that was saved as ``data``, with the same arguments as when it was made.
 
@@ -306,7 +311,7 @@ class Member(Generic[AnyState]):
         found = task.protocol.members.get(cls.role, cls)
         state = unpack_state(data, found.state_type, task, cls.role, roster)
         role = found.__new__(found)
-        role._setup(task, state, identity, roster, save)
+        role._setup(task, state, identity, roster, save, executor)
         role._check_restored()
         return role  # type: ignore[return-value]
 

@@ -11,6 +11,7 @@ import logging
 import os
 import time
 from collections.abc import Callable, Iterable, Mapping
+from concurrent.futures import Executor
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar, Generic, Self, TypeVar
 
@@ -109,6 +110,7 @@ class Server(Generic[AnyState]):
         session: bytes,
         save: Store | None,
         rng: Callable[[int], bytes] = os.urandom,
+        executor: Executor | None = None,
     ) -> None:
         members = sorted(cohort)
         if len(session) > MAX_SESSION_BYTES:
@@ -119,10 +121,17 @@ class Server(Generic[AnyState]):
         state = self.state_type(
             cohort=members, session=session, nonce=nonce, session_id=opening, asked_under=opening
         )
-        self._setup(task, state, roster, save)
+        self._setup(task, state, roster, save, executor)
 
-    def _setup(self, task: Task, state: ServerState, roster: Roster | None, save: Store | None) -> None:
-        self._task, self._roster, self._save = task, roster, save
+    def _setup(
+        self,
+        task: Task,
+        state: ServerState,
+        roster: Roster | None,
+        save: Store | None,
+        executor: Executor | None,
+    ) -> None:
+        self._task, self._roster, self._save, self._executor = task, roster, save, executor
         self._state: AnyState = state  # type: ignore[assignment]
         self._phases = task.protocol.phases
         self._limit = task.protocol.largest_message(task)
@@ -174,7 +183,7 @@ class Server(Generic[AnyState]):
         if self._state.position < 0:
             self._next_round()
             self._store()
-        outbox = self._ask()
+        outbox = self._seal_all(self._requests())
         return {party: outbox[party] for party in sorted(self._pending)}
 
     def receive(self, sender: str, data: bytes) -> Outbox:
@@ -238,9 +247,9 @@ class Server(Generic[AnyState]):
             self.steps[phase.round].settle(self)
             self._log_round(phase)
             if state.position + 1 < len(self._phases):
-                self._next_round()
+                requests = self._next_round()
                 self._store()
-                return self._ask()
+                return self._seal_all(requests)
             self._outcome = self._decode()
         except Aborted as aborted:
             raise self._abort(aborted.reason) from aborted
@@ -260,17 +269,26 @@ class Server(Generic[AnyState]):
             time.monotonic() - self._opened,
         )
 
-    def _next_round(self) -> None:
+    def _next_round(self) -> Mapping[str, Reply]:
         state = self._state
         self._received, self._opened = 0, time.monotonic()
         state.position += 1
         state.answered = []
-        state.asked = sorted(self.steps[self._phases[state.position].round].ask(self))
+        requests = self._requests()
+        state.asked = sorted(requests)
         self._pending = set(state.asked)
+        return requests
 
-    def _ask(self) -> Outbox:
-        requests = self.steps[self._phases[self._state.position].round].ask(self)
-        return {party: self._seal(message, payload) for party, (message, payload) in requests.items()}
+    def _requests(self) -> Mapping[str, Reply]:
+        return self.steps[self._phases[self._state.position].round].ask(self)
+
+    def _seal_all(self, requests: Mapping[str, Reply]) -> Outbox:
+        """What is said to many alike is written once."""
+        sealed: dict[tuple[int, int], bytes] = {}
+        for message, payload in requests.values():
+            if (id(message), id(payload)) not in sealed:
+                sealed[id(message), id(payload)] = self._seal(message, payload)
+        return {party: sealed[id(message), id(payload)] for party, (message, payload) in requests.items()}
 
     def _seal(self, message: wire.Message, payload: bytes = b"") -> bytes:
         return wire.seal_envelope(
@@ -345,7 +363,13 @@ class Server(Generic[AnyState]):
 
     @classmethod
     def from_bytes(
-        cls, data: bytes, task: Task, *, roster: Roster | None = None, save: Store | None = None
+        cls,
+        data: bytes,
+        task: Task,
+        *,
+        roster: Roster | None = None,
+        save: Store | None = None,
+        executor: Executor | None = None,
     ) -> Self:
         """The server that was saved as ``data``; its ``start()`` asks again whoever is pending.
 
@@ -355,7 +379,7 @@ class Server(Generic[AnyState]):
         state = unpack_state(data, found.state_type, task, "server", roster)
         server = found.__new__(found)
         try:
-            server._setup(task, state, roster, save)
+            server._setup(task, state, roster, save, executor)
         except (Aborted, ValueError) as error:
             raise ConfigError(
                 f"got a state whose sums are not of this task: {error}; abandon this session"

@@ -79,6 +79,15 @@ def merkle_path(levels: Sequence[Sequence[bytes]], index: int) -> bytes:
     return b"".join(path)
 
 
+def path_length(index: int, size: int) -> int:
+    """Hashes in the inclusion proof of leaf ``index`` of ``size``."""
+    length, last = 0, size - 1
+    while last:
+        length += index ^ 1 <= last
+        index, last = index >> 1, last >> 1
+    return length
+
+
 def root_of_path(leaf: bytes, index: int, size: int, path: bytes) -> bytes | None:
     """The root of the tree of ``size`` leaves to which ``path`` leads from leaf ``index`` (RFC 9162, section
     2.1.3.2); None for a path of another length or an index out of range.

@@ -8,7 +8,9 @@ from __future__ import annotations
 import time
 from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import Executor
 from dataclasses import dataclass, fields
+from functools import partial
 from typing import Any
 
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
@@ -45,13 +47,14 @@ def simulate(
     dropouts: Mapping[str, str] | None = None,
     session: bytes = b"simulation",
     progress: Callable[[str], None] | None = None,
+    executor: Executor | None = None,
 ) -> Simulation:
     """Run one session over ``updates`` (by client id; a sequence is c1, c2, …) and return its outcome.
 
     ``weights`` are integers in the same order or by the same ids. ``dropouts`` names clients that fall
     silent just before they would send their message of a round. ``progress`` is called with each
-    round's name as it opens. Raises ``ConfigError`` for ids, weights or rounds that don't fit, and ``Aborted``
-    as a server would.
+    round's name as it opens; ``executor`` runs what is heavy, by default threads. Raises ``ConfigError``
+    for ids, weights or rounds that don't fit, and ``Aborted`` as a server would.
     """
     plain = _by_id(updates)
     weighted = None if weights is None else _by_id(weights)
@@ -65,7 +68,7 @@ def simulate(
             f"got {'no ' if weighted is None else ''}weights for a task with max_weight={task.max_weight}; "
             "pass weights exactly where the task has a max_weight"
         )
-    return _Run(task, sorted(plain), silent, session, progress).run(plain, weighted)
+    return _Run(task, sorted(plain), silent, session, progress, executor).run(plain, weighted)
 
 
 class _Run:
@@ -78,11 +81,12 @@ class _Run:
         silent: Mapping[str, str],
         session: bytes,
         progress: Callable[[str], None] | None,
+        executor: Executor | None,
     ) -> None:
         keys, self.roster = enrol_for(task, cohort)
-        self.server: Server[Any] = task.server(cohort, roster=self.roster, session=session)
-        make = {
-            PartyRole.CLIENT: task.client,
+        self.server: Server[Any] = task.server(cohort, roster=self.roster, session=session, executor=executor)
+        make: dict[PartyRole, Callable[..., Member[Any]]] = {
+            PartyRole.CLIENT: partial(task.client, executor=executor),
             PartyRole.DECRYPTOR: task.decryptor,
             PartyRole.AGGREGATOR: task.aggregator,
         }

@@ -7,6 +7,7 @@ import hashlib
 import importlib
 import os
 from collections.abc import Callable, Iterable, Mapping
+from concurrent.futures import Executor
 from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
@@ -109,9 +110,15 @@ class Task:
         session: bytes,
         save: Store | None = None,
         rng: Callable[[int], bytes] = os.urandom,
+        executor: Executor | None = None,
     ) -> Server[Any]:
-        """The server of one session over ``cohort``; ``session`` names it (round number, model hash)."""
-        return self.protocol.server(self, cohort, roster=roster, session=session, save=save, rng=rng)
+        """The server of one session over ``cohort``; ``session`` names it (round number, model hash).
+
+        ``executor`` runs what is heavy: any of ``concurrent.futures``, or Dask's; by default threads.
+        """
+        return self.protocol.server(
+            self, cohort, roster=roster, session=session, save=save, rng=rng, executor=executor
+        )
 
     def client(
         self,
@@ -122,13 +129,24 @@ class Task:
         session: bytes | None = None,
         save: Store | None = None,
         rng: Callable[[int], bytes] = os.urandom,
+        executor: Executor | None = None,
     ) -> Client[Any]:
         """A client of one session: the one named ``session``, or whichever the server proposes.
 
         ``save`` keeps its state and its ledger; ``rng`` is drawn from once, for the 32-byte seed.
+        ``executor`` runs what is heavy, by default threads; it gets the keys of this client's masks.
         """
         made = client_class(self.protocol)
-        return made(self, client_id, identity=identity, roster=roster, session=session, save=save, rng=rng)
+        return made(
+            self,
+            client_id,
+            identity=identity,
+            roster=roster,
+            session=session,
+            save=save,
+            rng=rng,
+            executor=executor,
+        )
 
     def decryptor(
         self,

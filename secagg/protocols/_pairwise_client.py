@@ -13,7 +13,7 @@ from secagg._machine import Client, ClientState, Handler, Reply
 from secagg.errors import Aborted, FaultKind
 from secagg.identity import PartyRole
 from secagg.protocols.base import Proposal, Round
-from secagg.protocols.lanes import mask_lanes, pack_lanes, to_lanes
+from secagg.protocols.lanes import mask_all, pack_lanes, to_lanes
 from secagg.protocols.neighbours import Graph, Shape
 from secagg.protocols.pairwise import (
     COMMITMENT_BYTES,
@@ -187,11 +187,12 @@ class PairwiseClient(Client[PairwiseClientState]):
         self_key = keys.derive(
             self.derive(draft, "self-mask-seed"), salt=draft.session_id, info=self_mask_info(draft.id)
         )
-        mask_lanes(lanes, self_key, sign=1)
+        masks = [(self_key, 1)]
         for other in others:
             secret = self._exchange(masking, draft.adverts[other][1])
             shared = keys.derive(secret, salt=draft.session_id, info=mask_info(draft.id, other))
-            mask_lanes(lanes, shared, sign=1 if draft.id < other else -1)
+            masks.append((shared, 1 if draft.id < other else -1))
+        mask_all(lanes, masks, self._executor)
         packed = pack_lanes(self._task, lanes)
         draft.contribution = []
         if not self._vouched:

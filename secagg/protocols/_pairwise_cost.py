@@ -29,6 +29,7 @@ from secagg.protocols.pairwise import (
     VouchedInput,
     VouchedSurvivors,
 )
+from secagg.session import path_length
 
 if TYPE_CHECKING:
     from secagg.task import Task
@@ -51,14 +52,15 @@ def cost(protocol: Pairwise, task: Task, cohort: Sequence[str] | None, signed: b
     told = SignedSurvivors(bytes(bits), bytes(bits))
     signers = longest[: shape.quorum] if protocol.sparse else longest
     lists = [bytes(wire.overhead(party, signed=signed) + size(told)) for party in signers if protocol.checked]
-    vouchers, path = bytes(VOUCHER_BYTES * shape.degree), bytes(HASH_BYTES * (n - 1).bit_length())
+    vouchers = bytes(VOUCHER_BYTES * shape.degree)
+    paths = sorted((bytes(HASH_BYTES * path_length(place, n)) for place in range(n)), key=len, reverse=True)
     messages: dict[type[wire.Message], wire.Message] = {
         type(message): message
         for message in (
             advert,
             Proposal(ids, bytes(32), bytes(32)),
             Adverts(adverts),
-            NearAdverts(bytes(bits), adverts, [path] * len(adverts)),
+            NearAdverts(bytes(bits), adverts, paths[: len(adverts)]),
             DealtShares(bytes(HASH_BYTES), bytes(COMMITMENT_BYTES * holders), bytes(SEALED_BYTES * shape.degree)),
             HeldShares(bytes(bits), bytes(COMMITMENT_BYTES * shape.degree), bytes(SEALED_BYTES * shape.degree)),
             MaskedInput(),

@@ -14,7 +14,7 @@ from secagg._machine import Reply
 from secagg._server import Server, ServerState, Step
 from secagg.errors import Aborted, FaultKind
 from secagg.protocols.base import Round
-from secagg.protocols.lanes import fold_lanes, mask_lanes, reduce_lanes, zero_lanes
+from secagg.protocols.lanes import fold_lanes, mask_all, reduce_lanes, zero_lanes
 from secagg.protocols.neighbours import Graph, Shape
 from secagg.protocols.pairwise import (
     COMMITMENT_BYTES,
@@ -259,26 +259,23 @@ class PairwiseServer(Server[PairwiseServerState]):
             state.shares.setdefault(dealer, {})[point] = share
 
     def _settle_revealed(self) -> None:
-        """Rebuild the secrets that the sum needs, then take the masks off it."""
+        """Rebuild one secret of each client of U2, then take the masks off the sum."""
         state, survivors = self._state, set(self._state.survivors)
-        near = {
-            gone: [party for party in self._graph.neighbours(gone) if party in survivors]
-            for gone in state.u2
-            if gone not in survivors
-        }
-        needed = [party for party in state.u2 if party in survivors or near[party]]
-        for dealer in needed:
+        for dealer in state.u2:
             self.need(len(state.shares.get(dealer, {})), self._shape.threshold, f"good shares of {dealer}'s secret")
-        secret = {dealer: self._rebuild(dealer, SELF if dealer in survivors else KEY) for dealer in needed}
+        secret = {dealer: self._rebuild(dealer, SELF if dealer in survivors else KEY) for dealer in state.u2}
+        masks = []
         for client in state.survivors:
             key = keys.derive(secret[client], salt=state.session_id, info=self_mask_info(client))
-            mask_lanes(self._sums, key, sign=-1)
-        for gone in sorted(near.keys() & secret.keys()):
+            masks.append((key, -1))
+        for gone in sorted(set(state.u2) - survivors):
             private = keys.PrivateKey(secret[gone])
-            for client in near[gone]:
-                shared = private.exchange(state.public_keys[client][1])
-                key = keys.derive(shared, salt=state.session_id, info=mask_info(gone, client))
-                mask_lanes(self._sums, key, sign=-1 if client < gone else 1)
+            for client in self._graph.neighbours(gone):
+                if client in survivors:
+                    shared = private.exchange(state.public_keys[client][1])
+                    key = keys.derive(shared, salt=state.session_id, info=mask_info(gone, client))
+                    masks.append((key, -1 if client < gone else 1))
+        mask_all(self._sums, masks, self._executor)
         reduce_lanes(self._task, self._sums)
         state.shares = {}
 

@@ -7,7 +7,11 @@ k bits travel.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import os
+from collections import deque
+from collections.abc import Iterator, Sequence
+from concurrent.futures import Executor, Future, ThreadPoolExecutor
+from functools import cache
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -22,6 +26,11 @@ if TYPE_CHECKING:
     from secagg.task import Task
 
 MAX_MASK_BITS = 62
+
+_INLINE_LANES = 1 << 22  # less to do than this is done before a second thread has begun
+_RANGE_LANES = 1 << 18
+_KEYS_IN_TASK = 64
+_IN_FLIGHT = 32  # tasks whose results are held at once
 
 
 def mask_bits(segment: SegmentLike, max_clients: int) -> int:
@@ -73,10 +82,57 @@ def mask_lanes(lanes: Sequence[NDArray[Any]], key: bytes, *, sign: int) -> None:
     """Add or subtract one key's mask stream, in place; each segment begins at the next 16-byte block."""
     from mpc.masks import add_mask
 
+    for lane, first in _with_offsets(lanes):
+        add_mask(lane, key, sign=sign, offset=first)
+
+
+def mask_all(lanes: Sequence[NDArray[Any]], keyed: Sequence[tuple[bytes, int]], executor: Executor | None) -> None:
+    """Add the mask streams of many keys, each times its sign, in place.
+
+    Large sums are split by coordinate range and key over ``executor``, by default threads of this
+    process; the result is the same to the bit however they are split.
+    """
+    from mpc.masks import mask_sum
+
+    if len(keyed) * sum(lane.size for lane in lanes) < _INLINE_LANES:
+        for key, sign in keyed:
+            mask_lanes(lanes, key, sign=sign)
+        return
+    workers = executor or _threads()
+    waiting: deque[tuple[NDArray[Any], Future[Any]]] = deque()
+    for part, first, some in _tasks(lanes, keyed):
+        if len(waiting) == _IN_FLIGHT:
+            _add_result(*waiting.popleft())
+        waiting.append((part, workers.submit(mask_sum, some, first, part.size, part.dtype.str)))
+    while waiting:
+        _add_result(*waiting.popleft())
+
+
+def _tasks(
+    lanes: Sequence[NDArray[Any]], keyed: Sequence[tuple[bytes, int]]
+) -> Iterator[tuple[NDArray[Any], int, Sequence[tuple[bytes, int]]]]:
+    """A range of coordinates, its first lane in the stream, and some of the keys."""
+    for lane, offset in _with_offsets(lanes):
+        for at in range(0, lane.size, _RANGE_LANES):
+            for some in range(0, len(keyed), _KEYS_IN_TASK):
+                yield lane[at : at + _RANGE_LANES], offset + at, keyed[some : some + _KEYS_IN_TASK]
+
+
+def _add_result(part: NDArray[Any], result: Future[Any]) -> None:
+    part += result.result()
+
+
+def _with_offsets(lanes: Sequence[NDArray[Any]]) -> Iterator[tuple[NDArray[Any], int]]:
+    """Each segment with the lane of the stream at which it begins."""
     start = 0
     for lane in lanes:
-        add_mask(lane, key, sign=sign, offset=start // lane.itemsize)
+        yield lane, start // lane.itemsize
         start += -(-lane.nbytes // 16) * 16
+
+
+@cache
+def _threads() -> ThreadPoolExecutor:
+    return ThreadPoolExecutor(os.cpu_count(), thread_name_prefix="secagg-masks")
 
 
 def pack_lanes(task: Task, lanes: Sequence[NDArray[Any]]) -> bytes:

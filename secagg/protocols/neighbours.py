@@ -62,7 +62,7 @@ class Graph:
         return [other for other in self.holders(party) if other != party]
 
     def point(self, dealer: str, holder: str) -> int:
-        """Where the polynomials of ``dealer`` are evaluated for ``holder``: its place among the holders plus one."""
+        """Where polynomials of ``dealer`` are evaluated for ``holder``: its place among the holders, plus one."""
         return bisect_left(self.holders(dealer), holder) + 1
 
     def is_cut(self, survivors: Collection[str]) -> bool:

@@ -67,7 +67,7 @@ def test_every_comparison_may_be_decided_in_integers(monkeypatch: pytest.MonkeyP
 
 
 def test_a_tie_is_within_the_limit() -> None:
-    """Pr[X > 0] = 1/4 exactly where one of four is drawn and one is marked; the limit 2^-bits/n is too at no bits."""
+    """Pr[X > 0] = 1/4 where one of four is drawn and one is marked; so is the limit 2^-bits/n, at no bits."""
     assert graph.most_marked(4, 1, 1, 1) == 1
     assert graph._is_rare(4, 1, 1, 0, 0)
     assert not graph._is_rare(4, 1, 1, 0, 1)
@@ -168,7 +168,7 @@ def trials(n: int, corrupt: int, dropping: int, degree: int, count: int) -> dict
 
 @pytest.mark.parametrize(("n", "corrupt", "dropping"), [(100, 10, 20), (60, 6, 6), (200, 40, 20)])
 def test_failures_are_as_rare_as_predicted(n: int, corrupt: int, dropping: int) -> None:
-    """At 8 bits of each: the rates are those of the tails, which are within the limits; one notch off, they are not."""
+    """At 8 bits of each: the rates are those of the tails and within the limits; one notch off, they are not."""
     count, security, correctness = 20_000, 8, 8
     degree, _ = graph.sparse_parameters(
         n, corrupt=corrupt, dropping=dropping, security=security, correctness=correctness

@@ -1,0 +1,326 @@
+"""A lying server uses the sparse graph: it cuts the ring, or tells stories that only a neighbourhood sees."""
+
+from collections.abc import Collection, Iterable
+from typing import Any
+
+import numpy as np
+import pytest
+
+from mpc import shamir
+from secagg import FixedPoint, Layout, SecAggPlus, Task
+from secagg.errors import FaultKind
+from secagg.protocols._pairwise_client import PairwiseClient
+from secagg.protocols.lanes import fold_lanes, reduce_lanes, zero_lanes
+from secagg.protocols.neighbours import Graph
+from secagg.protocols.pairwise import (
+    COMMITMENT_BYTES,
+    KEY,
+    SEALED_BYTES,
+    SELF,
+    SHARE_BYTES,
+    VOUCHER_BYTES,
+    DealtShares,
+    HeldShares,
+    NearAdverts,
+    Revealed,
+    Unmask,
+    VouchedInput,
+    VouchedSurvivors,
+    from_bitmap,
+    pieces,
+    to_bitmap,
+)
+from secagg.session import merkle_levels, merkle_path, session_id
+from secagg.wire import stand_in_ids
+from tests.secagg.adversary.driver import LyingServer, Vector, World, has, make_updates
+from tests.secagg.adversary.registry import attack, refusal
+
+SIZE = 4
+
+
+def make_task(threat_model: str, clients: int, gone: int, corruption: float) -> Task:
+    return Task(
+        protocol=SecAggPlus(corruption=corruption, threat_model=threat_model),
+        layout=Layout.of(np.zeros(SIZE)),
+        encoding=FixedPoint(clip=1.0, bits=16, rounding="nearest"),
+        max_clients=clients,
+        min_survivors=clients - gone,
+        context=b"adversary",
+    )
+
+
+class RingServer(LyingServer):
+    """A lying server on a sparse graph; it is honest until the graph stands, and knows the graph."""
+
+    graph: Graph
+
+    @classmethod
+    def over(cls, threat_model: str, clients: int, gone: int, corruption: float = 0.005) -> "RingServer":
+        """A session among ``clients``, ``gone`` of whom may drop out, up to where the graph stands."""
+        ids = stand_in_ids(clients)
+        world = World(make_task(threat_model, clients, gone, corruption), ids, colluders=())
+        server = cls(world, world.join(updates=make_updates_of(ids)))
+        server.propose()
+        server.deal()
+        return server
+
+    @property
+    def ring(self) -> list[str]:
+        """U1 in the order of the ring."""
+        return [self.u1[node] for node in self.graph._ring.order]
+
+    @property
+    def victim(self) -> str:
+        return self.ring[0]
+
+    def deal(self, parties: Iterable[str] | None = None, adverts: Any = None) -> None:
+        raw = [self.adverts[party] for party in self.cohort]
+        protocol: Any = self.task.protocol
+        self.u1 = self.cohort
+        present = to_bitmap(self.u1, self.cohort)
+        levels = merkle_levels(raw)
+        session = session_id(
+            task=self.task.digest,
+            roster=self.world.roster.digest,
+            session=self.session,
+            nonce=self.nonce,
+            adverts=raw,
+            cohort=self.cohort,
+            present=present,
+        )
+        corrupt = protocol.corrupt(len(self.cohort), self.world.roster)
+        self.graph = Graph(self.u1, protocol.shape(self.task, len(self.u1), corrupt), session)
+        for party in self.u1:
+            shown = sorted([party, *self.graph.neighbours(party)])
+            paths = [merkle_path(levels, self.u1.index(other)) for other in shown]
+            dealt = self.ask(party, self.near(party, present, [self.adverts[other] for other in shown], paths))
+            self.ids[party] = session
+            if dealt is not None:
+                self.dealt[party], _ = dealt.open(DealtShares)
+
+    def near(self, party: str, present: bytes, adverts: list[bytes], paths: list[bytes]) -> NearAdverts:
+        return NearAdverts(present, adverts, paths)
+
+    def box(self, dealer: str, holder: str) -> tuple[bytes, bytes]:
+        at = self.graph.point(dealer, holder) - 1
+        sealed = pieces(self.dealt[dealer].sealed, SEALED_BYTES, self.graph.shape.degree)[at]
+        return sealed, pieces(self.dealt[dealer].commitments, COMMITMENT_BYTES, self.graph.shape.degree)[at]
+
+    def collect(
+        self, parties: Iterable[str] | None = None, dealers: Collection[str] | None = None, box: Any = None
+    ) -> None:
+        u2 = set(self.dealt if dealers is None else dealers)
+        self.vouchers: dict[tuple[str, str], bytes] = getattr(self, "vouchers", {})
+        for party in parties or self.u1:
+            near = [dealer for dealer in self.graph.neighbours(party) if dealer in u2]
+            boxes = [self.box(dealer, party) for dealer in near]
+            sealed, commitments = (b"".join(box[i] for box in boxes) for i in (0, 1))
+            answer = self.ask(party, HeldShares(to_bitmap(u2, self.u1), commitments, sealed))
+            if answer is None:
+                continue
+            self.told_dealers[party] = near
+            message, payload = answer.open(self.task.protocol.phases[2].reply)
+            self.inputs[party] = zero_lanes(self.task)
+            fold_lanes(self.task, payload, self.inputs[party])
+            if isinstance(message, VouchedInput):
+                shown = pieces(message.vouchers, VOUCHER_BYTES, len(near))
+                self.vouchers |= {(party, other): voucher for other, voucher in zip(near, shown, strict=True)}
+
+    def sign(self, parties: Iterable[str], survivors: Collection[str]) -> list[bytes]:
+        told, signed = to_bitmap(survivors, self.u1), []
+        for party in parties:
+            near = [other for other in self.told_dealers[party] if other in set(survivors)]
+            vouchers = b"".join(self.vouchers.get((other, party), bytes(VOUCHER_BYTES)) for other in near)
+            answer = self.ask(party, VouchedSurvivors(told, vouchers))
+            if answer is not None:
+                signed.append(answer.raw)
+        return signed
+
+    def unmask(
+        self, parties: Iterable[str], survivors: Collection[str], signed: Iterable[bytes] = ()
+    ) -> dict[str, Revealed]:
+        replies, inside, lists = {}, set(survivors), list(signed)
+        for party in parties:
+            answer = self.ask(party, Unmask(to_bitmap(survivors, self.u1), lists))
+            if answer is None:
+                continue
+            replies[party], _ = answer.open(Revealed)
+            unopened = set(from_bitmap(replies[party].unopened, self.u1))
+            dealers = [dealer for dealer in self.told_dealers[party] if dealer not in unopened]
+            shares = pieces(replies[party].shares, SHARE_BYTES, len(dealers))
+            for dealer, share in zip(dealers, shares, strict=True):
+                point = self.graph.point(dealer, party)
+                self.shares[dealer, SELF if dealer in inside else KEY][point] = share
+        return replies
+
+    def rebuild(self, dealer: str, kind: str) -> bytes | None:
+        shares = dict(sorted(self.shares[dealer, kind].items())[: self.graph.shape.threshold])
+        enough = len(shares) == self.graph.shape.threshold
+        return shamir.reconstruct(list(shares), list(shares.values())) if enough else None
+
+    def play_out(self, survivors: Collection[str], ask: Iterable[str] | None = None) -> None:
+        """Tell everyone the same list; with signatures where the model has them; ask ``ask`` for shares."""
+        told = sorted(survivors)
+        signed = self.sign(told, survivors) if self.task.protocol.checked else []  # type: ignore[attr-defined]
+        self.unmask(told if ask is None else ask, survivors, signed[: self.graph.shape.quorum])
+
+
+def make_updates_of(ids: Iterable[str]) -> dict[str, Vector]:
+    return {party: update[:SIZE] for party, update in make_updates(ids).items()}
+
+
+def wanted(server: RingServer, parties: Collection[str]) -> Vector:
+    updates = make_updates_of(server.cohort)
+    return np.sum([np.rint(updates[party] * 32767) / 32767 for party in parties], axis=0)
+
+
+@attack(
+    title="The two-run cut: two runs of k/2 ring neighbours are called dropped, and the sum of the few clients "
+    "between them opens on its own",
+    attacker="lying server alone",
+    defence="every k/2 consecutive places must hold more survivors than there can be corrupt ones "
+    "(`Graph.is_cut`); and a threshold above half of a neighbourhood",
+    control='with `"semi-honest"`, which has neither: the sum of t + 1 clients, where min_survivors is 274',
+    source="Bell et al. 2020 assume that who drops out does not depend on the graph",
+)
+class TestTwoRunCut:
+    def attack(self, threat_model: str) -> tuple[RingServer, list[str]]:
+        server = RingServer.over(threat_model, 300, 26)
+        half = server.graph.shape.degree // 2
+        arc = server.ring[half : half + server.graph.shape.threshold + 1]
+        gone = set(server.ring[:half]) | set(server.ring[half + len(arc) : 2 * half + len(arc)])
+        server.collect()
+        server.play_out([party for party in server.u1 if party not in gone])
+        return server, arc
+
+    def opened(self, server: RingServer, arc: list[str]) -> Vector | None:
+        """The sum of the arc: without the masks that it shares with those called dropped."""
+        for party in server.u1:
+            server.learn_key(party)
+        inside, lanes = set(arc), zero_lanes(server.task)
+        for party in arc:
+            peeled = server.peel(party, server.rebuild(party, SELF), but=inside)
+            if peeled is None:
+                return None
+            for mine, theirs in zip(lanes, peeled, strict=True):
+                mine += theirs
+        reduce_lanes(server.task, lanes)
+        layout = server.task.layout
+        decoded = server.task.encoding.decode(lanes, layout=layout, survivors=len(arc), max_weight=None)
+        found: Vector = decoded.sum
+        return found
+
+    def test_refused(self) -> None:
+        server, arc = self.attack("semi-malicious")
+        assert len(server.refusals) == 300 - server.graph.shape.degree >= server.task.min_survivors
+        assert all("dropped out in one place" in str(reason) for reason in server.refusals.values())
+        assert self.opened(server, arc) is None
+
+    def test_control_succeeds(self) -> None:
+        server, arc = self.attack("semi-honest")
+        assert not server.refusals
+        assert len(arc) == 3
+        assert has(self.opened(server, arc), wanted(server, arc), server.task)
+
+
+@attack(
+    title="A client whose neighbours are all gone: it alone is told of a U2 that leaves out many of its "
+    "neighbours, everyone else of a U3 that leaves out the rest, so that no mask but its self mask hides its input",
+    attacker="lying server alone",
+    defence="no share of a survivor's self mask for one that vouches for another U2 "
+    "(`PairwiseClient._check_vouchers`)",
+    control="without vouchers: the victim's update, though every list is signed and every window holds",
+    source="this library; signatures under U2 and U3 are the signers' own, and the victim need not sign",
+)
+class TestNeighboursGone:
+    def attack(self) -> RingServer:
+        server = RingServer.over("semi-malicious", 160, 10)
+        victim, near = server.victim, server.graph.neighbours(server.victim)
+        # Ten of its 18 neighbours it never masks with; the other eight are called dropped.
+        by_place = [party for party in server.ring if party in set(near)]
+        gone = by_place[0::9] + by_place[1::9] + by_place[2::9] + by_place[3::9]
+        left_out = [party for party in near if party not in gone]
+        server.collect([victim], dealers=[party for party in server.u1 if party not in left_out])
+        server.collect([party for party in server.u1 if party != victim])
+        survivors = [party for party in server.u1 if party not in gone]
+        signed = server.sign([party for party in survivors if party != victim], survivors)
+        lists = signed[: server.graph.shape.quorum]
+        holders = {other for party in gone for other in server.graph.neighbours(party)} | set(left_out)
+        server.unmask(sorted(holders - set(gone) - {victim}), survivors, lists)
+        for party in gone:
+            server.learn_key(party)
+        return server
+
+    def test_refused(self) -> None:
+        server = self.attack()
+        assert not server.refusals
+        assert server.recover(server.victim) is None
+        assert not server.shares[server.victim, SELF]
+
+    def test_control_succeeds(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr(PairwiseClient, "_check_vouchers", lambda *_: None)
+        server = self.attack()
+        assert has(server.recover(server.victim), wanted(server, [server.victim]), server.task)
+
+
+@attack(
+    title="Disjoint survivor stories: half of a neighbourhood is told that the client between survived, the other "
+    "half that it dropped out",
+    attacker="lying server alone",
+    defence="signatures of more than (n + c)/2 of U1, not of t neighbours, under one list "
+    "(`PairwiseClient._check_quorum`), and a threshold above half of a neighbourhood",
+    control='with `"semi-honest"`, which has neither: the victim\'s update',
+    source="Bell et al. 2020, section 4: the malicious variant",
+)
+class TestDisjointStories:
+    def attack(self, threat_model: str) -> RingServer:
+        server = RingServer.over(threat_model, 60, 6, corruption=0.05)
+        near = server.graph.neighbours(server.victim)
+        server.collect()
+        everyone = set(server.u1)
+        for parties, story in ((near[0::2], everyone), (near[1::2], everyone - {server.victim})):
+            signed = server.sign(parties, story) if server.task.protocol.checked else []
+            server.unmask(parties, story, signed)
+        return server
+
+    def test_refused(self) -> None:
+        server = self.attack("semi-malicious")
+        assert server.recover(server.victim) is None
+        assert set(server.refusals) == set(server.graph.neighbours(server.victim))
+        assert all("are needed" in str(reason) for reason in server.refusals.values())
+
+    def test_control_succeeds(self) -> None:
+        server = self.attack("semi-honest")
+        victim = server.victim
+        assert has(server.recover(victim), wanted(server, [victim]), server.task)
+
+
+@refusal(
+    title="Adverts on a sparse graph with one path of another length, two swapped, a neighbour's advert missing, "
+    "a stranger's added, or a U1 of one client fewer",
+    why="the session id that follows is another one, so that nothing fits that others say",
+)
+@pytest.mark.parametrize("lie", ["short", "swapped", "missing", "stranger", "fewer"])
+def test_bad_proofs(lie: str) -> None:
+    class Liar(RingServer):
+        def near(self, party: str, present: bytes, adverts: list[bytes], paths: list[bytes]) -> NearAdverts:
+            if party != "c1":
+                return NearAdverts(present, adverts, paths)
+            other = next(p for p in self.u1 if p not in (party, *self.graph.neighbours(party)))
+            levels = merkle_levels([self.adverts[p] for p in self.u1])
+            if lie == "short":
+                paths = [paths[0][:-1], *paths[1:]]
+            elif lie == "swapped":
+                paths = [paths[1], paths[0], *paths[2:]]
+            elif lie == "missing":
+                adverts, paths = adverts[1:], paths[1:]
+            elif lie == "stranger":
+                shown = sorted([party, *self.graph.neighbours(party), other])
+                adverts = [self.adverts[p] for p in shown]
+                paths = [merkle_path(levels, self.u1.index(p)) for p in shown]
+            else:
+                present = to_bitmap([p for p in self.u1 if p != other], self.u1)
+            return NearAdverts(present, adverts, paths)
+
+    server = Liar.over("semi-malicious", 32, 3, corruption=0.05)
+    assert server.refusals == {"c1": FaultKind.INVALID}
