@@ -89,10 +89,10 @@ class Member(Generic[AnyState]):
         task: Task,
         member_id: str,
         *,
-        identity: Ed25519PrivateKey | None,
-        roster: Roster | None,
-        session: bytes | None,
-        save: Store | None,
+        identity: Ed25519PrivateKey | None = None,
+        roster: Roster | None = None,
+        session: bytes | None = None,
+        save: Store | None = None,
         rng: Callable[[int], bytes] = os.urandom,
     ) -> None:
         if session is not None and len(session) > MAX_SESSION_BYTES:

@@ -9,7 +9,7 @@ import os
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from functools import cached_property
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypedDict, Unpack
 
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
@@ -37,6 +37,16 @@ _KNOWN = {
     "Clear": "secagg.protocols.clear",
     "SecAgg": "secagg.protocols.pairwise",
 }
+
+
+class MemberArguments(TypedDict, total=False):
+    """What a role beside the server is made with; see :meth:`Task.client`."""
+
+    identity: Ed25519PrivateKey | None
+    roster: Roster | None
+    session: bytes | None
+    save: Store | None
+    rng: Callable[[int], bytes]
 
 
 @dataclass(frozen=True)
@@ -129,33 +139,13 @@ class Task:
         made = client_class(self.protocol)
         return made(self, client_id, identity=identity, roster=roster, session=session, save=save, rng=rng)
 
-    def decryptor(
-        self,
-        party_id: str,
-        *,
-        identity: Ed25519PrivateKey | None = None,
-        roster: Roster | None = None,
-        session: bytes | None = None,
-        save: Store | None = None,
-        rng: Callable[[int], bytes] = os.urandom,
-    ) -> Member[Any]:
-        """A decryptor of one session; ``ConfigError`` where the protocol has none."""
-        made = self._member_class(PartyRole.DECRYPTOR)
-        return made(self, party_id, identity=identity, roster=roster, session=session, save=save, rng=rng)
+    def decryptor(self, party_id: str, **given: Unpack[MemberArguments]) -> Member[Any]:
+        """A decryptor of one session, with a client's arguments; ``ConfigError`` where the protocol has none."""
+        return self._member_class(PartyRole.DECRYPTOR)(self, party_id, **given)
 
-    def aggregator(
-        self,
-        party_id: str,
-        *,
-        identity: Ed25519PrivateKey | None = None,
-        roster: Roster | None = None,
-        session: bytes | None = None,
-        save: Store | None = None,
-        rng: Callable[[int], bytes] = os.urandom,
-    ) -> Member[Any]:
-        """An aggregator of one session; ``ConfigError`` where the protocol has none."""
-        made = self._member_class(PartyRole.AGGREGATOR)
-        return made(self, party_id, identity=identity, roster=roster, session=session, save=save, rng=rng)
+    def aggregator(self, party_id: str, **given: Unpack[MemberArguments]) -> Member[Any]:
+        """An aggregator of one session, with a client's arguments; ``ConfigError`` where the protocol has none."""
+        return self._member_class(PartyRole.AGGREGATOR)(self, party_id, **given)
 
     def _member_class(self, role: PartyRole) -> type[Member[Any]]:
         made = self.protocol.members.get(role)
