@@ -28,7 +28,14 @@ from secagg._state import pack_state, unpack_state
 from secagg.errors import Aborted, ConfigError, Fault, FaultKind, LocalProtocolError, RemoteProtocolError
 from secagg.identity import PartyRole, Roster, check_enrolled, check_party_id
 from secagg.protocols.base import Proposal
-from secagg.session import MAX_SESSION_BYTES, NONCE_BYTES, check_cohort, roster_digest, session_id
+from secagg.session import (
+    MAX_SESSION_BYTES,
+    NONCE_BYTES,
+    check_cohort,
+    check_session,
+    roster_digest,
+    session_id,
+)
 from secagg.store import Store
 from secagg.wire import Envelope, Reject
 
@@ -95,8 +102,8 @@ class Member(Generic[AnyState]):
         save: Store | None = None,
         rng: Callable[[int], bytes] = os.urandom,
     ) -> None:
-        if session is not None and len(session) > MAX_SESSION_BYTES:
-            raise ConfigError(f"got a session of {len(session)} bytes; at most {MAX_SESSION_BYTES}: hash it")
+        if session is not None:
+            check_session(session)
         state = self.state_type(id=check_party_id(member_id), seed=rng(SEED_BYTES), session=session)
         self._setup(task, state, identity, roster, save)
 

@@ -24,7 +24,7 @@ from secagg._state import pack_state, unpack_state
 from secagg.errors import Aborted, ConfigError, EncodingError, Fault, FaultKind, LocalProtocolError
 from secagg.identity import Roster
 from secagg.protocols.base import Phase, Proposal
-from secagg.session import MAX_SESSION_BYTES, NONCE_BYTES, check_cohort, roster_digest, session_id
+from secagg.session import NONCE_BYTES, check_cohort, check_session, roster_digest, session_id
 from secagg.store import Store
 from secagg.wire import Envelope, Reject
 
@@ -111,8 +111,7 @@ class Server(Generic[AnyState]):
         rng: Callable[[int], bytes] = os.urandom,
     ) -> None:
         members = sorted(cohort)
-        if len(session) > MAX_SESSION_BYTES:
-            raise ConfigError(f"got a session of {len(session)} bytes; at most {MAX_SESSION_BYTES}: hash it")
+        check_session(session)
         check_cohort(task, members, roster)
         nonce = rng(NONCE_BYTES)
         opening = session_id(task=task.digest, roster=roster_digest(roster), session=session, nonce=nonce)

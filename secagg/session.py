@@ -35,6 +35,14 @@ def session_id(
     return hashlib.sha256(encode_parts(*parts)).digest()
 
 
+def check_session(session: object) -> None:
+    """``ConfigError`` unless ``session`` is bytes, and no more than :data:`MAX_SESSION_BYTES` of them."""
+    if not isinstance(session, bytes):
+        raise ConfigError(f"got session={session!r:.80}; expected bytes, such as b'round 3'")
+    if len(session) > MAX_SESSION_BYTES:
+        raise ConfigError(f"got a session of {len(session)} bytes; at most {MAX_SESSION_BYTES}: hash it")
+
+
 def merkle_root(leaves: Sequence[bytes]) -> bytes:
     """The Merkle tree hash of ``leaves`` (RFC 9162, section 2.1.1)."""
     if not leaves:

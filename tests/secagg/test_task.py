@@ -135,6 +135,15 @@ def test_bad_cohorts_are_refused(cohort: list[str], says: str) -> None:
         make().server(cohort, roster=roster, session=b"s")
 
 
+@pytest.mark.parametrize(("session", "says"), [("round 3", "expected bytes"), (bytes(1025), "hash it")])
+def test_a_session_is_named_by_few_bytes(session: object, says: str) -> None:
+    task, ids = make(protocol=secagg.Clear()), [f"c{i}" for i in range(10)]
+    with pytest.raises(secagg.ConfigError, match=says):
+        task.server(ids, session=session)
+    with pytest.raises(secagg.ConfigError, match=says):
+        task.client("c1", session=session)
+
+
 def test_identity_and_roster_belong_together() -> None:
     ids = [f"c{i}" for i in range(10)]
     keys, roster = enrol(ids)
