@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from itertools import pairwise
 from typing import TYPE_CHECKING
 
@@ -19,17 +19,24 @@ MAX_SESSION_BYTES = 1024
 
 
 def session_id(
-    *, task: bytes, roster: bytes, session: bytes, nonce: bytes, adverts: Sequence[bytes] | None = None
+    *,
+    task: bytes,
+    roster: bytes,
+    session: bytes,
+    nonce: bytes,
+    cohort: Sequence[str],
+    adverts: Sequence[bytes] | None = None,
 ) -> bytes:
     """The 32-byte id that every party computes and none takes from a message.
 
     ``task`` and ``roster`` are digests, ``session`` is what the caller named this aggregation
-    (the round number, the hash of the model that was sent), ``nonce`` the server's 32 random bytes.
+    (the round number, the hash of the model that was sent), ``nonce`` the server's 32 random bytes,
+    ``cohort`` the sorted ids that it chose, on whose number thresholds may depend.
     From the round on in which there are any, ``adverts`` are the signed key adverts of U1, sorted by
     id, as received: the id then holds each client's own fresh keys, so that nothing of
     another session fits.
     """
-    parts = [b"secagg/v1/session", task, roster, session, nonce]
+    parts = [b"secagg/v1/session", task, roster, session, nonce, encode_parts(*cohort)]
     if adverts is not None:
         parts += [len(adverts).to_bytes(8, "big"), merkle_root(adverts)]
     return hashlib.sha256(encode_parts(*parts)).digest()
@@ -75,3 +82,11 @@ def check_cohort(task: Task, cohort: list[str], roster: Roster | None) -> None:
         if roster is not None and ((party := roster.get(member)) is None or party.role is not PartyRole.CLIENT):
             raise ConfigError(f"got {member} in the cohort, which the roster doesn't list as a client")
     task.protocol.validate_cohort(task, cohort, roster)
+
+
+def draw(rng: Callable[[int], bytes], count: int) -> bytes:
+    """``count`` bytes from ``rng``; ``ConfigError`` if it gives anything else."""
+    drawn = rng(count)
+    if not isinstance(drawn, bytes) or len(drawn) != count:
+        raise ConfigError(f"got no {count} bytes from rng; expected os.urandom, or rng_for_tests in tests")
+    return drawn

@@ -79,7 +79,9 @@ class Task:
         if self.max_weight is not None:
             _check_int("max_weight", self.max_weight, 1, 1 << 32)
         if not isinstance(self.context, bytes) or len(self.context) > MAX_CONTEXT_BYTES:
-            raise ConfigError(f"got context {self.context!r:.80}; expected at most {MAX_CONTEXT_BYTES} bytes")
+            raise ConfigError(
+                f"got context={self.context!r:.80}; expected bytes, at most {MAX_CONTEXT_BYTES} bytes of them"
+            )
         self.protocol.validate(self)
 
     @cached_property
@@ -162,7 +164,8 @@ class Task:
             f"  task      {self.digest.hex()}",
             f"  rounds    {', '.join(rounds(self.protocol))}",
             f"  vector    {self.layout.size:,} coordinates in {len(self.layout.leaves)} leaves, {weighted}",
-            *(f"  encoding  {line}" for line in _precision(self)),
+            *(f"  encoding  {line}" for line in _lines(self.encoding, self.layout, self.max_weight)),
+            *(f"  trust     {line}" for line in _lines(self.protocol, self)),
             f"  bytes     {sum(cost.up.values()):,} up and {sum(cost.down.values()):,} down a client and session,"
             f" at {self.max_clients} clients",
             f"  trust     to learn one client's update would take {cost.collusion}",
@@ -171,9 +174,10 @@ class Task:
         return "\n".join(lines)
 
 
-def _precision(task: Task) -> list[str]:
-    describe = getattr(task.encoding, "describe", None)
-    return [] if describe is None else list(describe(task.layout, task.max_weight))
+def _lines(part: object, *arguments: object) -> list[str]:
+    """What a protocol or an encoding says of itself, where it says anything."""
+    describe = getattr(part, "describe", None)
+    return [] if describe is None else list(describe(*arguments))
 
 
 def _check_int(name: str, value: object, least: int, most: int) -> None:

@@ -88,14 +88,15 @@ class PairwiseClient(Client[PairwiseClientState]):
             roster=roster_digest(self._roster),
             session=draft.session or b"",
             nonce=draft.nonce,
+            cohort=draft.cohort,
             adverts=message.adverts,
         )
         session, u1 = draft.session_id, draft.u1
         sealing, masking = self._private_keys(draft)
         seed = self.derive(draft, "self-mask-seed")
         threshold, points = self._protocol.threshold(len(u1), draft.corrupt), range(1, len(u1) + 1)
-        of_seed = shamir.share_values(seed, threshold, points, self.rng(draft, SELF))
-        of_key = shamir.share_values(masking, threshold, points, self.rng(draft, KEY))
+        of_seed = shamir.share_values(seed, threshold, points, self.rng(draft, "self-mask-polynomial"))
+        of_key = shamir.share_values(masking, threshold, points, self.rng(draft, "masking-key-polynomial"))
         sealed, commitments = [], []
         for point, holder, *shares in zip(points, u1, of_seed, of_key, strict=True):
             for kind, share in zip((SELF, KEY), shares, strict=True):
@@ -150,6 +151,8 @@ class PairwiseClient(Client[PairwiseClientState]):
         if self._protocol.threat_model == "malicious":
             self._check_quorum(draft, message)
         else:
+            if message.signed:
+                raise Reject(FaultKind.INVALID, "got signed lists in a protocol that has none")
             self._accept_survivors(draft, message.survivors)
         survivors = set(from_bitmap(draft.survivors, draft.u1))
         u2 = from_bitmap(draft.dealers, draft.u1)

@@ -110,6 +110,7 @@ class PairwiseServer(Server[PairwiseServerState]):
             roster=roster_digest(self._roster),
             session=state.session,
             nonce=state.nonce,
+            cohort=state.cohort,
             adverts=[state.adverts[party] for party in state.u1],
         )
 
@@ -162,6 +163,7 @@ class PairwiseServer(Server[PairwiseServerState]):
         state.survivors = sorted(state.answered)
         self.need(len(state.survivors), self._floor, "masked inputs")
         state.sealed = {}
+        state.shares = {dealer: {} for dealer in state.u2}
 
     # ConsistencyCheck
 
@@ -201,30 +203,28 @@ class PairwiseServer(Server[PairwiseServerState]):
         at = state.u1.index(holder)
         for dealer in unopened:
             self.blame(dealer, FaultKind.UNOPENED_SHARE, f"{holder} says that the share didn't open")
-        collected = dict(state.shares)
+        survivors = set(state.survivors)
         for dealer, share in zip(dealers, shares, strict=True):
-            kind = self._kind(dealer)
+            kind = SELF if dealer in survivors else KEY
             start = at * COMMITMENT_BYTES + (HASH_BYTES if kind == KEY else 0)
             expected = state.commitments[dealer][start : start + HASH_BYTES]
             if commit_share(state.session_id, dealer, holder, kind, share) != expected:
                 self.blame(holder, FaultKind.WRONG_SHARE, f"its share of {dealer} is not the one dealt")
                 continue
-            collected[dealer] = collected.get(dealer, {}) | {at + 1: share}
-        state.shares = collected
-
-    def _kind(self, dealer: str) -> str:
-        return SELF if dealer in self._state.survivors else KEY
+            state.shares[dealer][at + 1] = share
 
     def _settle_revealed(self) -> None:
         """Rebuild one secret of each client of U2, then take the masks off the sum."""
-        state = self._state
+        state, threshold, survivors = self._state, self._threshold, set(self._state.survivors)
         for dealer in state.u2:
-            self.need(len(state.shares.get(dealer, {})), self._threshold, f"good shares of {dealer}'s secret")
-        secret = {dealer: self._rebuild(dealer) for dealer in state.u2}
+            self.need(len(state.shares[dealer]), threshold, f"good shares of {dealer}'s secret")
+        secret = {
+            dealer: self._rebuild(dealer, SELF if dealer in survivors else KEY, threshold) for dealer in state.u2
+        }
         for client in state.survivors:
             key = keys.derive(secret[client], salt=state.session_id, info=self_mask_info(client))
             mask_lanes(self._sums, key, sign=-1)
-        for gone in sorted(set(state.u2) - set(state.survivors)):
+        for gone in sorted(set(state.u2) - survivors):
             for client in state.survivors:
                 info = mask_info(gone, client)
                 key = keys.agree(secret[gone], state.public_keys[client][1], salt=state.session_id, info=info)
@@ -232,13 +232,13 @@ class PairwiseServer(Server[PairwiseServerState]):
         reduce_lanes(self._task, self._sums)
         state.shares = {}
 
-    def _rebuild(self, dealer: str) -> bytes:
+    def _rebuild(self, dealer: str, kind: str, threshold: int) -> bytes:
         """A dealer's secret, held to what it committed to; shares that match and rebuild another are its fault."""
         state = self._state
-        shares = dict(sorted(state.shares[dealer].items())[: self._threshold])
+        shares = dict(sorted(state.shares[dealer].items())[:threshold])
         try:
             secret = shamir.reconstruct(list(shares), list(shares.values()))
-            if self._kind(dealer) == SELF:
+            if kind == SELF:
                 right = commit_seed(state.session_id, dealer, secret) == state.seed_commitments[dealer]
             else:
                 right = keys.public_key(secret) == state.public_keys[dealer][1]

@@ -133,8 +133,9 @@ class SecAgg:
 
     Ideal functionality: the server learns the sum over U3, with ``|U3| >= min_survivors``, and U3;
     with at most c clients colluding, no opened sum holds fewer than ``min_survivors - c`` honest
-    updates. Clients learn U1, U2 and U3 and nothing of each other's updates. An abort reveals
-    nothing. A client can spoil the sum, not read it.
+    updates. Clients learn U1, U2 and U3 and nothing of each other's updates. An abort before
+    Unmasking reveals nothing; from then on the server may hold the sum, whatever it says. A client
+    can spoil the sum, not read it.
     """
 
     corruption: float = 0.33
@@ -205,20 +206,32 @@ class SecAgg:
         # Anything that the least cohort can't satisfy, no roster and no larger cohort will.
         self._check_floor(task, task.min_survivors, corrupt_count(self.corruption, task.min_survivors))
 
-    def validate_cohort(self, task: Task, cohort: Sequence[str], roster: Roster | None) -> None:
-        """Raise ``ConfigError`` where threshold, floor and cohort don't fit each other."""
-        if self.threat_model == "malicious" and roster is None:
+    def validate_roster(self, task: Task, roster: Roster | None) -> None:
+        """Raise ``ConfigError`` for a missing roster, or one with so many enrolled that no cohort would do."""
+        if self.threat_model != "malicious":
+            return
+        if roster is None:
             raise ConfigError(
                 'got no roster; threat_model="malicious" needs identities that the server can\'t invent: '
                 'pass roster= and identity=, or ask for SecAgg(threat_model="semi-honest") by name'
             )
+        self._check_cohort_size(task, task.max_clients, self.corrupt(task.max_clients, roster))
+        least = max(task.min_survivors, self.corrupt(task.max_clients, roster) + 2)
+        self._check_floor(task, least, self.corrupt(least, roster))
+
+    def validate_cohort(self, task: Task, cohort: Sequence[str], roster: Roster | None) -> None:
+        """Raise ``ConfigError`` where threshold, floor and cohort don't fit each other."""
+        self.validate_roster(task, roster)
         c = self.corrupt(len(cohort), roster)
-        if self.threat_model == "malicious" and len(cohort) < c + 2:
-            raise ConfigError(
-                f"got a cohort of {len(cohort)} with {c} of all enrolled clients possibly corrupt; "
-                f"expected at least {c + 2}"
-            )
+        self._check_cohort_size(task, len(cohort), c)
         self._check_floor(task, len(cohort), c)
+
+    def _check_cohort_size(self, task: Task, present: int, corrupt: int) -> None:
+        if self.threat_model == "malicious" and present < corrupt + 2:
+            raise ConfigError(
+                f"got a cohort of {present} with {corrupt} of all enrolled clients possibly corrupt; expected "
+                f"at least {max(corrupt + 2, task.min_survivors)}: ask more clients, or enrol fewer"
+            )
 
     def _check_floor(self, task: Task, present: int, corrupt: int) -> None:
         least = max(self.threshold(present, corrupt), corrupt + 2)
@@ -261,18 +274,35 @@ class SecAgg:
             Round.UNMASKING: size(Unmask(bytes(bits), lists)),
         }
         held = [phase.round for phase in self.phases]
-        c = self.corrupt(n, None)
-        breaks = min(c + 1, task.min_survivors - 1)
         return Cost(
             up={name: up[Round(name)] + frame for name in held},
             down={name: down[Round(name)] + asked for name in held},
-            collusion=f"the server and {breaks} of {n} clients",
+            collusion=self._collusion(task, None if cohort is None else n),
             post_quantum=False,
         )
 
-    def largest_message(self, task: Task) -> int:
-        """Bytes; the largest list that one message holds for every client, or one vector."""
-        return 4096 + 512 * task.max_clients + vectors_size(task)
+    def _collusion(self, task: Task, present: int | None) -> str:
+        """Who breaks it: one client more than c, or all the others in the smallest sum, by subtraction."""
+        smallest = task.min_survivors if present is None else present
+        breaks = min(self.corrupt(smallest, None) + 1, task.min_survivors - 1)
+        least = "" if present is not None else " in the smallest session allowed"
+        return f"the server and {breaks} of {smallest} clients{least}"
+
+    def describe(self, task: Task) -> list[str]:
+        """Threat model, thresholds and floor, in lines for :meth:`secagg.Task.describe`."""
+        shares = [
+            f"{self.threshold(n, self.corrupt(n, None))} of {n}"
+            for n in sorted({task.min_survivors, task.max_clients})
+        ]
+        among = "enrolled" if self.threat_model == "malicious" else "in the cohort"
+        return [
+            f"{self.threat_model} server, which up to {self.corruption:.0%} of the clients {among} may help",
+            f"{' to '.join(shares)} shares rebuild a secret; no sum of fewer than {task.min_survivors} is opened",
+        ]
+
+    def largest_message(self, task: Task, receiver: PartyRole | None) -> int:
+        """Bytes; the largest list that one message holds for every client, or to the server one vector."""
+        return 4096 + 512 * task.max_clients + (vectors_size(task) if receiver is None else 0)
 
 
 def to_bitmap(members: Iterable[str], u1: Sequence[str]) -> bytes:
