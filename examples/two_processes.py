@@ -44,6 +44,7 @@ from numpy.typing import NDArray
 
 import secagg
 from secagg import identity
+from secagg.identity import PartyRole
 from secagg.store import FileLedger, FileStore
 
 CLIENTS = ["c1", "c2", "c3", "c4", "c5"]
@@ -165,7 +166,7 @@ async def run_client(folder: Path, me: str, hold: str | None) -> None:
 
     async def talk(reader: StreamReader, writer: StreamWriter) -> None:
         asked = 0
-        async for request in frames(reader, task.protocol.largest_message(task)):
+        async for request in frames(reader, task.protocol.largest_message(task, PartyRole.CLIENT)):
             asked += 1
             if hold == "asked" and asked == INPUT_REQUEST:
                 wait_to_be_killed(me, "is asked for its input")
@@ -238,7 +239,7 @@ class AggregationServer:
             if party in self.server.pending:
                 self.send(party, self.outbox[party])
             await self.tell()
-            async for message in frames(reader, self.task.protocol.largest_message(self.task)):
+            async for message in frames(reader, self.task.protocol.largest_message(self.task, None)):
                 for other, passed_on in self.server.receive(party, message).items():
                     self.send(other, passed_on)
                 if self.hold and self.server.round == secagg.Round.MASKED_INPUT and len(self.server.pending) == 2:

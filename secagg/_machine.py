@@ -29,7 +29,15 @@ from secagg._state import pack_state, unpack_state
 from secagg.errors import Aborted, ConfigError, Fault, FaultKind, LocalProtocolError, RemoteProtocolError
 from secagg.identity import PartyRole, Roster, check_enrolled, check_party_id
 from secagg.protocols.base import Proposal
-from secagg.session import MAX_SESSION_BYTES, NONCE_BYTES, check_cohort, roster_digest, session_id
+from secagg.session import (
+    MAX_SESSION_BYTES,
+    NONCE_BYTES,
+    check_cohort,
+    check_session,
+    draw,
+    roster_digest,
+    session_id,
+)
 from secagg.store import Store
 from secagg.wire import Envelope, Reject
 
@@ -90,16 +98,16 @@ class Member(Generic[AnyState]):
         task: Task,
         member_id: str,
         *,
-        identity: Ed25519PrivateKey | None,
-        roster: Roster | None,
-        session: bytes | None,
-        save: Store | None,
+        identity: Ed25519PrivateKey | None = None,
+        roster: Roster | None = None,
+        session: bytes | None = None,
+        save: Store | None = None,
         rng: Callable[[int], bytes] = os.urandom,
         executor: Executor | None = None,
     ) -> None:
-        if session is not None and len(session) > MAX_SESSION_BYTES:
-            raise ConfigError(f"got a session of {len(session)} bytes; at most {MAX_SESSION_BYTES}: hash it")
-        state = self.state_type(id=check_party_id(member_id), seed=rng(SEED_BYTES), session=session)
+        if session is not None:
+            check_session(session)
+        state = self.state_type(id=check_party_id(member_id), seed=draw(rng, SEED_BYTES), session=session)
         self._setup(task, state, identity, roster, save, executor)
 
     def _setup(
@@ -112,12 +120,16 @@ class Member(Generic[AnyState]):
         executor: Executor | None,
     ) -> None:
         check_enrolled(state.id, self.role, identity, roster)
+        task.protocol.validate_roster(task, roster)
+        if save is not None and not callable(save):
+            raise ConfigError(f"got save={save!r:.80}; expected a store, such as secagg.store.FileStore(path)")
         self._task, self._identity, self._roster, self._save = task, identity, roster, save
         self._executor = executor
         self._ledger = None if save is None else getattr(save, "ledger", None)
         self._state: AnyState = state  # type: ignore[assignment]
         self._phases = tuple(phase for phase in task.protocol.phases if phase.role is self.role)
-        self._limit = task.protocol.largest_message(task)
+        self._limit = task.protocol.largest_message(task, self.role)
+        self._proposed: bytes | None = None  # by a proposal that was found good but not answered yet
 
     @property
     def id(self) -> str:
@@ -127,7 +139,7 @@ class Member(Generic[AnyState]):
     @property
     def session(self) -> bytes | None:
         """What this aggregation is called: the caller's word, else what the server proposed."""
-        return self._state.session
+        return self._proposed if self._state.session is None else self._state.session
 
     @property
     def finished(self) -> bool:
@@ -179,6 +191,7 @@ class Member(Generic[AnyState]):
         draft = msgspec.structs.replace(state)
         if isinstance(message, Proposal):
             self._accept_proposal(draft, message)
+            self._proposed = message.session
         asked_under = draft.session_id  # an answer may move the session on to the next id
         reply, vectors = self.answers[phase.round](self, draft, message, payload)
         draft.step += 1
@@ -235,6 +248,7 @@ class Member(Generic[AnyState]):
             roster=roster_digest(self._roster),
             session=proposal.session,
             nonce=proposal.nonce,
+            cohort=proposal.cohort,
         )
 
     def claim(self, value: bytes, *entry: bytes | str) -> None:
@@ -337,19 +351,20 @@ class Client(Member[AnyClientState]):
         state, task = self._state, self._task
         if self.finished or state.step > self._input_step:
             raise LocalProtocolError("got an update after the input was sent; the next one needs a new session")
-        if state.session is None:
+        session = self.session
+        if session is None:
             raise LocalProtocolError(
                 "got an update before the session is known: pass session= when the client is made, or "
                 "contribute after its first receive() and a look at client.session"
             )
-        draft = msgspec.structs.replace(state)
+        draft = msgspec.structs.replace(state, session=session)
         vectors = task.encoding.encode(
             task.layout.flatten(update),
             layout=task.layout,
             weight=weight,
             max_weight=task.max_weight,
             # The session id may not stand yet, so the session's name separates what is drawn here.
-            rng=seeded_rng(draft.seed, salt=task.digest, info=encode_parts("secagg/v1/rounding", state.session)),
+            rng=seeded_rng(draft.seed, salt=task.digest, info=encode_parts("secagg/v1/rounding", session)),
         )
         draft.contribution = [np.ascontiguousarray(v, v.dtype.newbyteorder("<")).tobytes() for v in vectors]
         hashed = hashlib.sha256()
@@ -359,10 +374,10 @@ class Client(Member[AnyClientState]):
         if state.contributed and state.contributed != draft.contributed:
             raise LocalProtocolError("got a second update for one session; the first one stands")
         try:
-            self.claim(draft.contributed, "contribution", task.digest, state.session)
+            self.claim(draft.contributed, "contribution", task.digest, session)
         except Aborted as clash:
             raise LocalProtocolError(
-                f"got another update than the ledger has for session {state.session!r}; "
+                f"got another update than the ledger has for session {session!r}; "
                 "restore the state saved after contribute, or leave this session out"
             ) from clash
         self._commit(draft)

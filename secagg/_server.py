@@ -10,6 +10,7 @@ from __future__ import annotations
 import logging
 import os
 import time
+from collections import Counter
 from collections.abc import Callable, Iterable, Mapping
 from concurrent.futures import Executor
 from dataclasses import dataclass
@@ -25,7 +26,7 @@ from secagg._state import pack_state, unpack_state
 from secagg.errors import Aborted, ConfigError, EncodingError, Fault, FaultKind, LocalProtocolError
 from secagg.identity import Roster
 from secagg.protocols.base import Phase, Proposal
-from secagg.session import MAX_SESSION_BYTES, NONCE_BYTES, check_cohort, roster_digest, session_id
+from secagg.session import NONCE_BYTES, check_cohort, check_session, draw, roster_digest, session_id
 from secagg.store import Store
 from secagg.wire import Envelope, Reject
 
@@ -35,6 +36,8 @@ if TYPE_CHECKING:
 log = logging.getLogger("secagg")
 
 Outbox = dict[str, bytes]
+
+FAULTS_KEPT = 256  # by one party, beside the first of each kind in each round
 
 
 @dataclass(frozen=True)
@@ -113,11 +116,12 @@ class Server(Generic[AnyState]):
         executor: Executor | None = None,
     ) -> None:
         members = sorted(cohort)
-        if len(session) > MAX_SESSION_BYTES:
-            raise ConfigError(f"got a session of {len(session)} bytes; at most {MAX_SESSION_BYTES}: hash it")
+        check_session(session)
         check_cohort(task, members, roster)
-        nonce = rng(NONCE_BYTES)
-        opening = session_id(task=task.digest, roster=roster_digest(roster), session=session, nonce=nonce)
+        nonce = draw(rng, NONCE_BYTES)
+        opening = session_id(
+            task=task.digest, roster=roster_digest(roster), session=session, nonce=nonce, cohort=members
+        )
         state = self.state_type(
             cohort=members, session=session, nonce=nonce, session_id=opening, asked_under=opening
         )
@@ -134,13 +138,17 @@ class Server(Generic[AnyState]):
         self._task, self._roster, self._save, self._executor = task, roster, save, executor
         self._state: AnyState = state  # type: ignore[assignment]
         self._phases = task.protocol.phases
-        self._limit = task.protocol.largest_message(task)
+        self._limit = task.protocol.largest_message(task, None)
         self._sums: list[NDArray[Any]] = [
             np.frombuffer(data, np.dtype("<u4") if len(data) == 4 * segment.length else np.dtype("<u8")).copy()
             for data, segment in zip(state.sums, task.segments, strict=bool(state.sums))
         ]
         state.sums = []
         self._pending = set(state.asked) - set(state.answered)
+        state.faults = list(state.faults)
+        self._kept: Counter[object] = Counter()
+        for fault in state.faults:
+            self._kept.update((_owner(fault), (_owner(fault), fault.round, fault.kind)))
         self._received, self._opened = 0, time.monotonic()  # of the open round, for the log
         self._outcome = self._decode() if state.finished else None
 
@@ -232,7 +240,7 @@ class Server(Generic[AnyState]):
     def close_round(self) -> Outbox:
         """End the open round: who is still pending is dropped. Returns what to send next.
 
-        Raises ``Aborted`` if too few remain; nothing was opened then, and its ``outbox`` tells the others.
+        Raises ``Aborted`` if too few remain, and its ``outbox`` tells the others; no outcome is given then.
         After the last round there is an ``outcome`` and nothing to send.
         """
         if not self._open:
@@ -304,10 +312,13 @@ class Server(Generic[AnyState]):
     def blame(self, party: str, kind: FaultKind, detail: str) -> None:
         """Record that ``party`` did something wrong in the open round."""
         fault = Fault(str(party)[:64], self.round or "after the end", kind, detail)
-        # A flood of bad messages must not become a flood of memory.
-        if len(self._state.faults) < 16 * len(self._state.cohort) + 256:
-            self._state.faults = [*self._state.faults, fault]
-        log.warning("session %s: %s", self._state.session_id.hex()[:12], fault)
+        # A flood must not become memory, nor push out what another party did: each party has room of its
+        # own, all strangers share one, and the first fault of a kind in a round is always kept.
+        owner = _owner(fault)
+        self._kept.update((owner, (owner, fault.round, kind)))
+        if self._kept[owner] <= FAULTS_KEPT or self._kept[owner, fault.round, kind] == 1:
+            self._state.faults.append(fault)
+            log.warning("session %s: %s", self._state.session_id.hex()[:12], fault)
 
     def need(self, present: int, floor: int, what: str) -> None:
         """``Aborted`` unless at least ``floor`` are ``present``."""
@@ -385,3 +396,8 @@ class Server(Generic[AnyState]):
                 f"got a state whose sums are not of this task: {error}; abandon this session"
             ) from error
         return server  # type: ignore[return-value]
+
+
+def _owner(fault: Fault) -> str:
+    """Whose room a fault takes up; strangers' names are anyone's to invent."""
+    return "" if fault.kind is FaultKind.UNKNOWN_SENDER else fault.sender

@@ -8,7 +8,7 @@
     ├── ProtocolError
     │   ├── LocalProtocolError       the caller misused a role: a bug on this side
     │   └── RemoteProtocolError      the peer's bytes are wrong; carries a Fault
-    └── Aborted                      the session is given up; nothing was opened
+    └── Aborted                      the session is given up; there is no outcome
 
 A client raises; a server, decryptor or aggregator never raises on bytes but records a
 :class:`Fault`. Peers are told that a session was aborted, never why.
@@ -84,9 +84,11 @@ class RemoteProtocolError(ProtocolError):
         self.fault = fault
 
 
-@dataclass
+@dataclass(eq=False)
 class Aborted(SecAggError):  # noqa: N818 - a state of the session rather than a defect
-    """The session is given up and nothing was opened.
+    """The session is given up: no outcome, and before Unmasking nothing that could be opened.
+
+    From Unmasking on, a server may hold the sum over the survivors, and nothing more, whatever it says.
 
     ``outbox`` (on a server) holds the message that tells every peer so, without the reason.
     """

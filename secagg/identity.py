@@ -39,10 +39,10 @@ class PartyRole(StrEnum):
 
 def check_party_id(party_id: str) -> str:
     """``party_id`` itself, or ``ConfigError``: 1 to 64 letters, digits and ``_ . : @ + -``."""
-    if not isinstance(party_id, str) or not _PARTY_ID.match(party_id):
+    if not isinstance(party_id, str) or not _PARTY_ID.match(party_id) or party_id == "server":
         raise ConfigError(
-            f"got party id {party_id!r}; expected 1 to 64 letters, digits or any of _ . : @ + -, "
-            "beginning with a letter, a digit or _"
+            f"got party id {party_id!r:.80}; expected 1 to 64 letters, digits or any of _ . : @ + -, "
+            "beginning with a letter, a digit or _, and not 'server'"
         )
     return party_id
 
@@ -72,7 +72,7 @@ class Roster(Mapping[str, Party]):
     ``digest`` is in every session id, so parties with different rosters can't meet.
     """
 
-    __slots__ = ("_parties", "digest")
+    __slots__ = ("_digest", "_parties")
 
     def __init__(self, parties: Iterable[Party]) -> None:
         listed = sorted(parties, key=lambda party: party.id)
@@ -82,7 +82,7 @@ class Roster(Mapping[str, Party]):
         keys = {party.signing_key for party in listed}
         if len(keys) != len(listed):
             raise ConfigError("got a roster in which two ids share a signing key; one party, one key")
-        self.digest: bytes = hashlib.sha256(b"secagg/v1/roster" + _canonical.encode(tuple(listed))).digest()
+        self._digest = hashlib.sha256(b"secagg/v1/roster" + _canonical.encode(tuple(listed))).digest()
 
     def __getitem__(self, party_id: str) -> Party:
         return self._parties[party_id]
@@ -92,6 +92,11 @@ class Roster(Mapping[str, Party]):
 
     def __len__(self) -> int:
         return len(self._parties)
+
+    @property
+    def digest(self) -> bytes:
+        """SHA-256 of everyone's entry."""
+        return self._digest
 
     def ids(self, role: PartyRole) -> tuple[str, ...]:
         """The ids of everyone with this role, sorted."""
@@ -207,6 +212,10 @@ def check_enrolled(
     member_id: str, role: PartyRole, identity: Ed25519PrivateKey | None, roster: Roster | None
 ) -> None:
     """``ConfigError`` unless identity and roster are both there and agree, or both absent."""
+    if identity is not None and not isinstance(identity, Ed25519PrivateKey):
+        raise ConfigError(f"got a {type(identity).__name__} as identity; expected what load_identity(path) gives")
+    if roster is not None and not isinstance(roster, Roster):
+        raise ConfigError(f"got a {type(roster).__name__} as roster; expected what load_roster(path) gives")
     if (identity is None) != (roster is None):
         raise ConfigError("got an identity without a roster or a roster without an identity; pass both or none")
     if identity is None or roster is None:

@@ -306,6 +306,8 @@ def _shape_and_dtype(array: Any, path: Path, error: type[SecAggError]) -> tuple[
         if str(array.layout) != "torch.strided":
             raise error(f"{where(path)} is a tensor of layout {array.layout}; expected a dense one: to_dense()")
     elif isinstance(array, bool | int | float | complex | np.generic) or hasattr(array, "__array__"):
+        if isinstance(array, np.ma.MaskedArray):
+            raise error(f"{where(path)} is a masked array, whose mask would be lost; expected filled()")
         found = np.asarray(array)
         shape, dtype = found.shape, found.dtype.name
     else:

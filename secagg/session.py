@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from itertools import pairwise
 from typing import TYPE_CHECKING
 
@@ -26,29 +26,38 @@ def session_id(
     roster: bytes,
     session: bytes,
     nonce: bytes,
+    cohort: Sequence[str],
     adverts: Sequence[bytes] | None = None,
     tree: tuple[int, bytes] | None = None,
-    cohort: Sequence[str] = (),
     present: bytes = b"",
 ) -> bytes:
     """The 32-byte id that every party computes and none takes from a message.
 
     ``task`` and ``roster`` are digests, ``session`` is what the caller named this aggregation
-    (the round number, the hash of the model that was sent), ``nonce`` the server's 32 random bytes.
+    (the round number, the hash of the model that was sent), ``nonce`` the server's 32 random bytes,
+    ``cohort`` the sorted ids that it chose, on whose number thresholds may depend.
     From the round on in which there are any, ``adverts`` are the signed key adverts of U1, sorted by
     id, as received: the id then holds each client's own fresh keys, so that nothing of
     another session fits. Who doesn't see all of them gives ``tree`` instead, |U1| and their Merkle
-    root, and with it the ``cohort`` and who of it is ``present``, as a bitmap: adverts that are seen name
-    their senders, those that aren't do not.
+    root, and with it who of the cohort is ``present``, as a bitmap: adverts that are seen name their
+    senders, those that aren't do not.
     """
-    parts = [b"secagg/v1/session", task, roster, session, nonce]
+    parts = [b"secagg/v1/session", task, roster, session, nonce, encode_parts(*cohort)]
     if adverts is not None:
         tree = len(adverts), merkle_root(adverts)
     if tree is not None:
         parts += [tree[0].to_bytes(8, "big"), tree[1]]
-    if cohort:
-        parts += ["\n".join(cohort).encode(), present]
+    if present:
+        parts.append(present)
     return hashlib.sha256(encode_parts(*parts)).digest()
+
+
+def check_session(session: object) -> None:
+    """``ConfigError`` unless ``session`` is bytes, and no more than :data:`MAX_SESSION_BYTES` of them."""
+    if not isinstance(session, bytes):
+        raise ConfigError(f"got session={session!r:.80}; expected bytes, such as b'round 3'")
+    if len(session) > MAX_SESSION_BYTES:
+        raise ConfigError(f"got a session of {len(session)} bytes; at most {MAX_SESSION_BYTES}: hash it")
 
 
 def merkle_root(leaves: Sequence[bytes]) -> bytes:
@@ -125,3 +134,11 @@ def check_cohort(task: Task, cohort: list[str], roster: Roster | None) -> None:
         if roster is not None and ((party := roster.get(member)) is None or party.role is not PartyRole.CLIENT):
             raise ConfigError(f"got {member} in the cohort, which the roster doesn't list as a client")
     task.protocol.validate_cohort(task, cohort, roster)
+
+
+def draw(rng: Callable[[int], bytes], count: int) -> bytes:
+    """``count`` bytes from ``rng``; ``ConfigError`` if it gives anything else."""
+    drawn = rng(count)
+    if not isinstance(drawn, bytes) or len(drawn) != count:
+        raise ConfigError(f"got no {count} bytes from rng; expected os.urandom, or rng_for_tests in tests")
+    return drawn

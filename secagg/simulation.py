@@ -16,9 +16,9 @@ from typing import Any
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from secagg import identity
-from secagg._machine import Member
+from secagg._machine import Client, Member
 from secagg._server import Outbox, Outcome, Server
-from secagg.errors import ConfigError
+from secagg.errors import ConfigError, EncodingError
 from secagg.identity import PartyRole, Roster
 from secagg.protocols.base import input_round, rounds
 from secagg.task import Task
@@ -112,12 +112,20 @@ class _Run:
                 for party in outbox:
                     if party in updates and self.silent.get(party) != name:
                         weight = None if weights is None else weights[party]
-                        self._timed(party, name, self.members[party].contribute, updates[party], weight)  # type: ignore[attr-defined]
+                        self._contribute(party, name, updates[party], weight)
             self._deliver(outbox, name)
             outbox = self._timed("server", name, self.server.close_round)
         found = {field.name: getattr(self.server.outcome, field.name) for field in fields(Outcome)}
         seconds = {party: dict(by_round) for party, by_round in self.seconds.items()}
         return Simulation(**found, bytes_up=self.up, bytes_down=self.down, seconds=seconds)
+
+    def _contribute(self, party: str, name: str, update: Any, weight: int | None) -> None:
+        client = self.members[party]
+        assert isinstance(client, Client)
+        try:
+            self._timed(party, name, client.contribute, update, weight)
+        except EncodingError as error:
+            raise EncodingError(f"{party}: {error}") from error
 
     def _deliver(self, outbox: Outbox, name: str) -> None:
         for party, request in outbox.items():

@@ -5,7 +5,6 @@ state, because whoever rolls both back can make a client tell two stories.
 """
 
 import errno
-import fcntl
 import hashlib
 import os
 import threading
@@ -126,6 +125,8 @@ class FileLedger:
         return len(data)
 
     def _lock_file(self, path: str | os.PathLike[str]) -> None:
+        import fcntl  # only POSIX has it
+
         try:
             fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError as error:

@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterable, Mapping
 from concurrent.futures import Executor
 from dataclasses import dataclass
 from functools import cached_property
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypedDict, Unpack
 
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
@@ -39,6 +39,17 @@ _KNOWN = {
     "SecAgg": "secagg.protocols.pairwise",
     "SecAggPlus": "secagg.protocols.pairwise",
 }
+
+
+class MemberArguments(TypedDict, total=False):
+    """What a role beside the server is made with; see :meth:`Task.client`."""
+
+    identity: Ed25519PrivateKey | None
+    roster: Roster | None
+    session: bytes | None
+    save: Store | None
+    rng: Callable[[int], bytes]
+    executor: Executor | None
 
 
 @dataclass(frozen=True)
@@ -71,7 +82,9 @@ class Task:
         if self.max_weight is not None:
             _check_int("max_weight", self.max_weight, 1, 1 << 32)
         if not isinstance(self.context, bytes) or len(self.context) > MAX_CONTEXT_BYTES:
-            raise ConfigError(f"got context {self.context!r:.80}; expected at most {MAX_CONTEXT_BYTES} bytes")
+            raise ConfigError(
+                f"got context={self.context!r:.80}; expected bytes, at most {MAX_CONTEXT_BYTES} bytes of them"
+            )
         self.protocol.validate(self)
 
     @cached_property
@@ -148,33 +161,13 @@ class Task:
             executor=executor,
         )
 
-    def decryptor(
-        self,
-        party_id: str,
-        *,
-        identity: Ed25519PrivateKey | None = None,
-        roster: Roster | None = None,
-        session: bytes | None = None,
-        save: Store | None = None,
-        rng: Callable[[int], bytes] = os.urandom,
-    ) -> Member[Any]:
-        """A decryptor of one session; ``ConfigError`` where the protocol has none."""
-        made = self._member_class(PartyRole.DECRYPTOR)
-        return made(self, party_id, identity=identity, roster=roster, session=session, save=save, rng=rng)
+    def decryptor(self, party_id: str, **given: Unpack[MemberArguments]) -> Member[Any]:
+        """A decryptor of one session, with a client's arguments; ``ConfigError`` where the protocol has none."""
+        return self._member_class(PartyRole.DECRYPTOR)(self, party_id, **given)
 
-    def aggregator(
-        self,
-        party_id: str,
-        *,
-        identity: Ed25519PrivateKey | None = None,
-        roster: Roster | None = None,
-        session: bytes | None = None,
-        save: Store | None = None,
-        rng: Callable[[int], bytes] = os.urandom,
-    ) -> Member[Any]:
-        """An aggregator of one session; ``ConfigError`` where the protocol has none."""
-        made = self._member_class(PartyRole.AGGREGATOR)
-        return made(self, party_id, identity=identity, roster=roster, session=session, save=save, rng=rng)
+    def aggregator(self, party_id: str, **given: Unpack[MemberArguments]) -> Member[Any]:
+        """An aggregator of one session, with a client's arguments; ``ConfigError`` where the protocol has none."""
+        return self._member_class(PartyRole.AGGREGATOR)(self, party_id, **given)
 
     def _member_class(self, role: PartyRole) -> type[Member[Any]]:
         made = self.protocol.members.get(role)
@@ -191,7 +184,8 @@ class Task:
             f"  task      {self.digest.hex()}",
             f"  rounds    {', '.join(rounds(self.protocol))}",
             f"  vector    {self.layout.size:,} coordinates in {len(self.layout.leaves)} leaves, {weighted}",
-            *(f"  encoding  {line}" for line in _precision(self)),
+            *(f"  encoding  {line}" for line in _lines(self.encoding, self.layout, self.max_weight)),
+            *(f"  trust     {line}" for line in _lines(self.protocol, self)),
             f"  bytes     {sum(cost.up.values()):,} up and {sum(cost.down.values()):,} down a client and session,"
             f" at {self.max_clients} clients",
             f"  trust     to learn one client's update would take {cost.collusion}",
@@ -200,9 +194,10 @@ class Task:
         return "\n".join(lines)
 
 
-def _precision(task: Task) -> list[str]:
-    describe = getattr(task.encoding, "describe", None)
-    return [] if describe is None else list(describe(task.layout, task.max_weight))
+def _lines(part: object, *arguments: object) -> list[str]:
+    """What a protocol or an encoding says of itself, where it says anything."""
+    describe = getattr(part, "describe", None)
+    return [] if describe is None else list(describe(*arguments))
 
 
 def _check_int(name: str, value: object, least: int, most: int) -> None:

@@ -191,7 +191,7 @@ def _train(
         difference=model.difference(current, exact),
         bytes_up=float(np.mean(up)),
         bytes_down=float(np.mean(down)),
-        collusion=task.protocol.cost(task).collusion,
+        collusion=task.protocol.cost(task, sorted(patients)).collusion,
     )
 
 

@@ -105,8 +105,8 @@ class PairwiseClient(Client[PairwiseClientState]):
         sealing_key = keys.PrivateKey(sealing)
         seed = self.derive(draft, "self-mask-seed")
         points = range(1, len(holders) + 1)
-        of_seed = shamir.share_values(seed, shape.threshold, points, self.rng(draft, SELF))
-        of_key = shamir.share_values(masking, shape.threshold, points, self.rng(draft, KEY))
+        of_seed = shamir.share_values(seed, shape.threshold, points, self.rng(draft, "self-mask-polynomial"))
+        of_key = shamir.share_values(masking, shape.threshold, points, self.rng(draft, "masking-key-polynomial"))
         sealed, commitments = [], []
         for point, holder, *shares in zip(points, holders, of_seed, of_key, strict=True):
             for kind, share in zip((SELF, KEY), shares, strict=True):
@@ -129,6 +129,7 @@ class PairwiseClient(Client[PairwiseClientState]):
             roster=roster_digest(self._roster),
             session=draft.session or b"",
             nonce=draft.nonce,
+            cohort=draft.cohort,
             adverts=message.adverts,
         )
 
@@ -154,8 +155,8 @@ class PairwiseClient(Client[PairwiseClientState]):
             roster=roster_digest(self._roster),
             session=draft.session or b"",
             nonce=draft.nonce,
-            tree=(len(places), root),
             cohort=draft.cohort,
+            tree=(len(places), root),
             present=message.present,
         )
         if sorted([draft.id, *self._graph(draft).neighbours(draft.id)]) != senders:
@@ -225,6 +226,8 @@ class PairwiseClient(Client[PairwiseClientState]):
         if self._protocol.checked:
             self._check_quorum(draft, message)
         else:
+            if message.signed:
+                raise Reject(FaultKind.INVALID, "got signed lists in a protocol that has none")
             self._accept_survivors(draft, message.survivors)
         survivors = set(from_bitmap(draft.survivors, draft.u1))
         u2 = set(from_bitmap(draft.dealers, draft.u1))

@@ -118,15 +118,14 @@ class PairwiseServer(Server[PairwiseServerState]):
         state = self._state
         state.u1 = sorted(state.adverts)
         self.need(len(state.u1), self._floor, "clients that advertised keys")
-        sparse = self._protocol.sparse
         state.session_id = session_id(
             task=self._task.digest,
             roster=roster_digest(self._roster),
             session=state.session,
             nonce=state.nonce,
+            cohort=state.cohort,
             adverts=[state.adverts[party] for party in state.u1],
-            cohort=state.cohort if sparse else (),
-            present=to_bitmap(state.u1, state.cohort) if sparse else b"",
+            present=to_bitmap(state.u1, state.cohort) if self._protocol.sparse else b"",
         )
 
     # ShareKeys
@@ -199,6 +198,7 @@ class PairwiseServer(Server[PairwiseServerState]):
         state.survivors = sorted(state.answered)
         self.need(len(state.survivors), self._floor, "masked inputs")
         state.sealed = {}
+        state.shares = {dealer: {} for dealer in state.u2}
 
     # ConsistencyCheck
 
@@ -256,13 +256,13 @@ class PairwiseServer(Server[PairwiseServerState]):
             if commit_share(state.session_id, dealer, holder, kind, share) != expected:
                 self.blame(holder, FaultKind.WRONG_SHARE, f"its share of {dealer} is not the one dealt")
                 continue
-            state.shares.setdefault(dealer, {})[point] = share
+            state.shares[dealer][point] = share
 
     def _settle_revealed(self) -> None:
         """Rebuild one secret of each client of U2, then take the masks off the sum."""
         state, survivors = self._state, set(self._state.survivors)
         for dealer in state.u2:
-            self.need(len(state.shares.get(dealer, {})), self._shape.threshold, f"good shares of {dealer}'s secret")
+            self.need(len(state.shares[dealer]), self._shape.threshold, f"good shares of {dealer}'s secret")
         secret = {dealer: self._rebuild(dealer, SELF if dealer in survivors else KEY) for dealer in state.u2}
         masks = []
         for client in state.survivors:

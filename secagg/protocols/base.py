@@ -91,6 +91,10 @@ class AggregationProtocol(Protocol):
         """Raise ``ConfigError`` for a task that this protocol can't carry."""
         ...
 
+    def validate_roster(self, task: Task, roster: Roster | None) -> None:
+        """Raise ``ConfigError`` for a roster with which no cohort would do; run when a role is made."""
+        ...
+
     def validate_cohort(self, task: Task, cohort: Sequence[str], roster: Roster | None) -> None:
         """Raise ``ConfigError`` for a cohort or a roster with which it would be unsafe or can't end."""
         ...
@@ -99,8 +103,8 @@ class AggregationProtocol(Protocol):
         """Bytes by round and who must collude, for ``cohort`` (by default ``max_clients`` strangers)."""
         ...
 
-    def largest_message(self, task: Task) -> int:
-        """Bytes; nothing honest is longer, and nothing longer is read."""
+    def largest_message(self, task: Task, receiver: PartyRole | None) -> int:
+        """Bytes; a ``receiver`` (None: the server) reads nothing longer, and nothing honest is."""
         ...
 
     @property

@@ -73,6 +73,9 @@ class Clear:
         """Raise ``ConfigError`` if the sum would not fit."""
         check_mask_bits(task)
 
+    def validate_roster(self, task: Task, roster: Roster | None) -> None:
+        """With or without one: there is nothing to protect."""
+
     def validate_cohort(self, task: Task, cohort: Sequence[str], roster: Roster | None) -> None:
         """Any cohort will do: there is nothing to protect."""
 
@@ -89,6 +92,6 @@ class Clear:
             post_quantum=False,
         )
 
-    def largest_message(self, task: Task) -> int:
-        """Bytes; a proposal to the largest cohort, or one vector."""
-        return 4096 + 72 * task.max_clients + vectors_size(task)
+    def largest_message(self, task: Task, receiver: PartyRole | None) -> int:
+        """Bytes; a proposal to the largest cohort, or to the server one vector."""
+        return 4096 + 72 * task.max_clients + (vectors_size(task) if receiver is None else 0)

@@ -247,20 +247,32 @@ class Pairwise:
         # Anything that the least cohort can't satisfy, no roster and no larger cohort will.
         self._check_floor(task, task.min_survivors, corrupt_count(self.corruption, task.min_survivors))
 
-    def validate_cohort(self, task: Task, cohort: Sequence[str], roster: Roster | None) -> None:
-        """Raise ``ConfigError`` where threshold, floor and cohort don't fit each other."""
+    def validate_roster(self, task: Task, roster: Roster | None) -> None:
+        """Raise ``ConfigError`` for a missing roster, or one with so many enrolled that no cohort would do."""
         if self.checked and roster is None:
             raise ConfigError(
                 f'got no roster; threat_model="{self.threat_model}" needs identities that the server can\'t '
                 f'invent: pass roster= and identity=, or ask for {self.name}(threat_model="semi-honest") by name'
             )
+        if self.threat_model != "malicious":
+            return
+        self._check_cohort_size(task, task.max_clients, self.corrupt(task.max_clients, roster))
+        least = max(task.min_survivors, self.corrupt(task.max_clients, roster) + 2)
+        self._check_floor(task, least, self.corrupt(least, roster))
+
+    def validate_cohort(self, task: Task, cohort: Sequence[str], roster: Roster | None) -> None:
+        """Raise ``ConfigError`` where threshold, floor and cohort don't fit each other."""
+        self.validate_roster(task, roster)
         c = self.corrupt(len(cohort), roster)
-        if self.checked and len(cohort) < c + 2:
-            raise ConfigError(
-                f"got a cohort of {len(cohort)} with {c} of all enrolled clients possibly corrupt; "
-                f"expected at least {c + 2}"
-            )
+        self._check_cohort_size(task, len(cohort), c)
         self._check_floor(task, len(cohort), c)
+
+    def _check_cohort_size(self, task: Task, present: int, corrupt: int) -> None:
+        if self.threat_model == "malicious" and present < corrupt + 2:
+            raise ConfigError(
+                f"got a cohort of {present} with {corrupt} of all enrolled clients possibly corrupt; expected "
+                f"at least {max(corrupt + 2, task.min_survivors)}: ask more clients, or enrol fewer"
+            )
 
     def _check_floor(self, task: Task, present: int, corrupt: int) -> None:
         shape = self.shape(task, present, corrupt)
@@ -278,13 +290,33 @@ class Pairwise:
 
         return cost(self, task, cohort, signed)
 
-    def collusion(self, task: Task, cohort: int, corrupt: int) -> str:
-        """Who must collude to learn one client's update."""
-        return f"the server and {min(corrupt + 1, task.min_survivors - 1)} of {cohort} clients"
+    def collusion(self, task: Task, present: int | None) -> str:
+        """Who breaks it: one client more than c, or all the others in the smallest sum, by subtraction."""
+        smallest = task.min_survivors if present is None else present
+        breaks = min(self.corrupt(smallest, None) + 1, task.min_survivors - 1)
+        least = "" if present is not None else " in the smallest session allowed"
+        return f"the server and {breaks} of {smallest} clients{least}"
 
-    def largest_message(self, task: Task) -> int:
-        """Bytes; the largest list that one message holds for every client, or one vector."""
-        return 4096 + 512 * task.max_clients + vectors_size(task)
+    def describe(self, task: Task) -> list[str]:
+        """Threat model, thresholds and floor, in lines for :meth:`secagg.Task.describe`."""
+        among = "enrolled" if self.threat_model == "malicious" else "in the cohort"
+        return [
+            f"{self.threat_model} server, which up to {self.corruption:.0%} of the clients {among} may help",
+            f"{self._thresholds(task)} rebuild a secret; no sum of fewer than {task.min_survivors} is opened",
+        ]
+
+    def _thresholds(self, task: Task) -> str:
+        shapes = self._shapes(task)
+        return " to ".join(f"{shape.threshold} of {shape.nodes}" for shape in shapes) + " shares"
+
+    def _shapes(self, task: Task) -> list[Shape]:
+        """Of the smallest and the largest cohort."""
+        sizes = sorted({task.min_survivors, task.max_clients})
+        return [self.shape(task, size, self.corrupt(size, None)) for size in sizes]
+
+    def largest_message(self, task: Task, receiver: PartyRole | None) -> int:
+        """Bytes; the largest list that one message holds for every client, or to the server one vector."""
+        return 4096 + 512 * task.max_clients + (vectors_size(task) if receiver is None else 0)
 
 
 @dataclass(frozen=True)
@@ -299,8 +331,9 @@ class SecAgg(Pairwise):
 
     Ideal functionality: the server learns the sum over U3, with ``|U3| >= min_survivors``, and U3;
     with at most c clients colluding, no opened sum holds fewer than ``min_survivors - c`` honest
-    updates. Clients learn U1, U2 and U3 and nothing of each other's updates. An abort reveals
-    nothing. A client can spoil the sum, not read it.
+    updates. Clients learn U1, U2 and U3 and nothing of each other's updates. An abort before
+    Unmasking reveals nothing; from then on the server may hold the sum, whatever it says. A client
+    can spoil the sum, not read it.
     """
 
     corruption: float = 0.33
@@ -390,23 +423,32 @@ class SecAggPlus(Pairwise):
                 f"would need {MAX_POINT} neighbours or more: raise min_survivors or lower max_clients"
             )
 
-    def collusion(self, task: Task, cohort: int, corrupt: int) -> str:
+    def _thresholds(self, task: Task) -> str:
+        return " to ".join(
+            f"{shape.threshold} of {shape.nodes if shape.complete else shape.degree} shares ({shape.nodes} clients)"
+            for shape in self._shapes(task)
+        )
+
+    def collusion(self, task: Task, present: int | None) -> str:
         """Who must collude; and, where nothing is checked, what a server that lies could do alone."""
         from mpc import graph
 
-        shape, plain = self.shape(task, cohort, corrupt), super().collusion(task, cohort, corrupt)
-        if shape.complete:
+        plain, nodes = super().collusion(task, present), present or task.max_clients
+        shape = self.shape(task, nodes, self.corrupt(nodes, None))
+        if shape.complete or self.checked:
             return plain
-        known = f"{plain}, each with {shape.degree} neighbours, of whom {shape.threshold} open it"
-        if self.checked:
-            return known
-        honest = shape.threshold - graph.most_marked(cohort, corrupt, shape.degree, graph.SECURITY + 1)
-        return f"{known}; a server that lies about who dropped out may need no more than {honest} honest of these"
+        corrupt = graph.most_marked(nodes, self.corrupt(nodes, None), shape.degree, graph.SECURITY + 1)
+        honest = shape.threshold - corrupt
+        return (
+            f"{plain}; a server that lies about who dropped out may open sums with no more than {honest} honest "
+            f"neighbour{'s' * (honest > 1)} of a client"
+        )
 
-    def largest_message(self, task: Task) -> int:
-        """Bytes; the largest list that one message holds for every client, or one vector."""
+    def largest_message(self, task: Task, receiver: PartyRole | None) -> int:
+        """Bytes; the largest list that one message holds for every client, or to the server one vector."""
         # A signed survivor list has two bitmaps, a proof one hash for each level of the tree.
-        return 4096 + (1536 + task.max_clients // 4) * task.max_clients + vectors_size(task)
+        lists = (1536 + task.max_clients // 4) * task.max_clients
+        return 4096 + lists + (vectors_size(task) if receiver is None else 0)
 
 
 def to_bitmap(members: Iterable[str], u1: Sequence[str]) -> bytes:

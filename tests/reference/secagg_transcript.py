@@ -159,12 +159,14 @@ def verify(record: dict[str, Any]) -> list[list[int]]:
     opened = [(to, read(data, signing.get(sender)), data) for sender, to, data in messages]
     assert all(m["task"] == task for _, m, _ in opened)
 
-    nonce = opened[0][1]["fields"][2]
-    opening = sha(parts(b"secagg/v1/session", task, roster_digest(signing), session, nonce))
+    cohort, _, nonce = opened[0][1]["fields"]
+    opening = sha(parts(b"secagg/v1/session", task, roster_digest(signing), session, nonce, parts(*cohort)))
     adverts = {m["sender"]: (m, data) for _, m, data in opened if m["kind"] == ADVERT}
     u1 = sorted(adverts)
     root = merkle([adverts[c][1] for c in u1])
-    final = sha(parts(b"secagg/v1/session", task, roster_digest(signing), session, nonce, len(u1), root))
+    final = sha(
+        parts(b"secagg/v1/session", task, roster_digest(signing), session, nonce, parts(*cohort), len(u1), root)
+    )
     corrupt = record["corrupt"]
     threshold = (len(u1) + corrupt) // 2 + 1
 
@@ -184,7 +186,7 @@ def verify(record: dict[str, Any]) -> list[list[int]]:
         assert seed_hash == sha(parts("secagg/v1/self-mask-commitment", final, dealer, own_seed[dealer]))
         secrets = {"self-mask": own_seed[dealer], "masking-key": masking[dealer]}
         curves = {
-            kind: polynomial(secret, threshold, hkdf(seeds[dealer], final, "secagg/v1/role", kind))
+            kind: polynomial(secret, threshold, hkdf(seeds[dealer], final, "secagg/v1/role", f"{kind}-polynomial"))
             for kind, secret in secrets.items()
         }
         boxes = [sealed[i : i + 82] for i in range(0, len(sealed), 82)]

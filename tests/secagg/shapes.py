@@ -46,7 +46,10 @@ class Shape:
         zero = dict.fromkeys(rounds(self), 0)
         return Cost(up=zero, down=zero, collusion="nobody", post_quantum=False)
 
-    def largest_message(self, task: Any) -> int:
+    def validate_roster(self, task: Any, roster: Any) -> None:
+        pass
+
+    def largest_message(self, task: Any, receiver: Any) -> int:
         return 65536 + 2 * vectors_size(task)
 
 

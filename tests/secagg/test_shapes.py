@@ -5,6 +5,7 @@ import pytest
 
 import secagg
 from secagg.protocols.base import AggregationProtocol, input_round
+from secagg.simulation import enrol_for
 from tests.secagg.shapes import AggregatorsShape, CommitteeShape, DecryptorShape
 
 SHAPES = [
@@ -73,3 +74,34 @@ def test_everyone_but_the_server_talks_to_the_server_only(protocol: AggregationP
     assert sum(result.bytes_up["server"].values()) == sum(
         sum(by_round.values()) for party, by_round in result.bytes_down.items() if party != "server"
     )
+
+
+def test_a_client_that_named_no_session_looks_at_the_proposed_one_first(protocol: AggregationProtocol) -> None:
+    """It takes part in any protocol, be the proposal the request for its input or not."""
+    task, (updates, weights) = make_task(protocol), make_updates(4)
+    keys, roster = enrol_for(task, sorted(updates))
+    server = task.server(updates, roster=roster, session=b"round 9")
+    make = {"client": task.client, "decryptor": task.decryptor, "aggregator": task.aggregator}
+    roles = dict.fromkeys(updates, "client") | {p.id: str(p.role) for p in (roster or {}).values()}
+    members = {party: make[role](party, identity=keys.get(party), roster=roster) for party, role in roles.items()}
+    for client in updates:
+        assert members[client].session is None
+        with pytest.raises(secagg.LocalProtocolError, match="before the session is known"):
+            members[client].contribute(updates[client], weight=weights[client])
+
+    def deliver(outbox: dict[str, bytes]) -> None:
+        for party, request in outbox.items():
+            try:
+                reply = members[party].receive(request)
+            except secagg.LocalProtocolError:
+                assert members[party].session == b"round 9"
+                members[party].contribute(updates[party], weight=weights[party])
+                reply = members[party].receive(request)
+            if reply is not None:
+                deliver(server.receive(party, reply))
+
+    outbox = server.start()
+    while server.outcome is None:
+        deliver(outbox)
+        outbox = server.close_round()
+    assert server.outcome.total_weight == sum(weights.values())

@@ -114,8 +114,43 @@ def test_malicious_counts_the_corrupt_among_all_enrolled() -> None:
 
 
 def test_malicious_without_a_roster_is_refused() -> None:
-    with pytest.raises(secagg.ConfigError, match="semi-honest"):
-        make().server([f"c{i}" for i in range(10)], session=b"s")
+    for role in (lambda: make().server([f"c{i}" for i in range(10)], session=b"s"), lambda: make().client("c1")):
+        with pytest.raises(secagg.ConfigError, match="semi-honest"):
+            role()
+
+
+def test_a_client_refuses_a_roster_with_which_no_cohort_would_do() -> None:
+    for enrolled, says in ((40, "expected at least 15"), (24, "min_survivors=7 with a cohort of 9, 7 of them")):
+        keys, roster = enrol([f"c{i}" for i in range(enrolled)])
+        with pytest.raises(secagg.ConfigError, match=says):
+            make().client("c1", identity=keys["c1"], roster=roster)
+
+
+def test_wrong_kinds_of_arguments_are_refused_by_name() -> None:
+    keys, roster = enrol([f"c{i}" for i in range(10)])
+    for given, says in (
+        ({"identity": "c1.pem", "roster": roster}, "got a str as identity"),
+        ({"identity": keys["c1"], "roster": "roster.json"}, "got a str as roster"),
+        ({"identity": keys["c1"], "roster": roster, "save": "c1.state"}, "got save='c1.state'"),
+        ({"identity": keys["c1"], "roster": roster, "rng": lambda count: b""}, "got no 32 bytes from rng"),
+    ):
+        with pytest.raises(secagg.ConfigError, match=says):
+            make().client("c1", **given)
+
+
+def test_faults_of_one_party_never_push_out_those_of_another() -> None:
+    ids = [f"c{i}" for i in range(10)]
+    server = make(protocol=secagg.Clear()).server(ids, session=b"s")
+    server.start()
+    for number in range(1000):
+        server.receive(f"stranger{number}", b"")
+        server.receive("c0", b"nonsense")
+    before = len(server.faults)
+    assert before <= 2 * 256 + 10
+    with pytest.raises(secagg.Aborted):
+        server.close_round()
+    silent = {fault.sender for fault in server.faults if fault.kind is secagg.FaultKind.SILENT}
+    assert silent == set(ids)
 
 
 @pytest.mark.parametrize(
@@ -133,6 +168,15 @@ def test_bad_cohorts_are_refused(cohort: list[str], says: str) -> None:
     _, roster = enrol([f"c{i}" for i in range(11)])
     with pytest.raises(secagg.ConfigError, match=says):
         make().server(cohort, roster=roster, session=b"s")
+
+
+@pytest.mark.parametrize(("session", "says"), [("round 3", "expected bytes"), (bytes(1025), "hash it")])
+def test_a_session_is_named_by_few_bytes(session: object, says: str) -> None:
+    task, ids = make(protocol=secagg.Clear()), [f"c{i}" for i in range(10)]
+    with pytest.raises(secagg.ConfigError, match=says):
+        task.server(ids, session=session)
+    with pytest.raises(secagg.ConfigError, match=says):
+        task.client("c1", session=session)
 
 
 def test_identity_and_roster_belong_together() -> None:
@@ -157,7 +201,10 @@ def test_describe_says_what_matters() -> None:
         "7 or more",
         "14 coordinates",
         "grid step 3.05e-05",
-        "the server and 4 of 10",
+        "malicious server",
+        "33% of",
+        "5 of 7 to 7 of 10 shares",
+        "the server and 3 of 7 clients in the smallest session",
         "Unmasking",
     ):
         assert word in said

@@ -207,7 +207,8 @@ def test_session_id_by_hand() -> None:
         return b"".join(len(part).to_bytes(4, "big") + part for part in parts)
 
     names = {"task": b"t" * 32, "roster": b"r" * 32, "session": b"round 3", "nonce": b"n" * 32}
-    opening = joined(b"secagg/v1/session", *names.values())
+    opening = joined(b"secagg/v1/session", *names.values(), joined(b"c1", b"c2"))
+    names["cohort"] = ["c1", "c2"]
     assert session_id(**names) == hashlib.sha256(opening).digest()
     adverts = [b"one", b"two"]
     keyed = opening + joined((2).to_bytes(8, "big"), merkle_root(adverts))
@@ -215,8 +216,9 @@ def test_session_id_by_hand() -> None:
     assert session_id(**names, adverts=[]) != session_id(**names)
 
 
-@pytest.mark.parametrize("changed", ["task", "roster", "session", "nonce", "adverts"])
+@pytest.mark.parametrize("changed", ["task", "roster", "session", "nonce", "cohort", "adverts"])
 def test_everything_is_in_the_session_id(changed: str) -> None:
-    names = {name: bytes(32) for name in ("task", "roster", "session", "nonce")}
-    other = {"adverts": [b"x"]} if changed == "adverts" else {changed: bytes(31) + b"\1"}
+    names = {name: bytes(32) for name in ("task", "roster", "session", "nonce")} | {"cohort": ["c1"]}
+    others = {"adverts": [b"x"], "cohort": ["c1", "c2"]}
+    other = {changed: others.get(changed, bytes(31) + b"\1")}
     assert session_id(**(names | other)) != session_id(**names)  # type: ignore[arg-type]

@@ -242,6 +242,7 @@ class LyingServer:
             roster=self.world.roster.digest,
             session=self.names[party],
             nonce=self.nonce,
+            cohort=self.cohort,
             adverts=adverts,
         )
 

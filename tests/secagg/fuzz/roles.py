@@ -17,7 +17,7 @@ from tests.secagg.fuzz.mutate import Mutator, take_apart
 from tests.secagg.fuzz.tally import Tally
 
 CLIENTS = 5
-FOR_MEMBER, FOR_SERVER = 14, 9  # lies before each true message; a server keeps 336 faults
+FOR_MEMBER, FOR_SERVER = 14, 9  # lies before each true message; a server keeps few of a kind
 STRANGER = Ed25519PrivateKey.from_private_bytes(rng_for_tests(b"stranger")(32))
 STRANGERS = ("nobody", "", "c" * 65, "c1\n", "ç", "c6")
 
