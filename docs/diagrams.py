@@ -7,7 +7,7 @@ roles run; a test holds the document to them.
 import re
 from pathlib import Path
 
-from secagg import Clear, SecAgg
+from secagg import Clear, SecAgg, SecAggPlus
 from secagg.protocols.base import AggregationProtocol
 
 DOCUMENT = Path(__file__).parent / "protocols.md"
@@ -15,6 +15,8 @@ PROTOCOLS: dict[str, AggregationProtocol] = {
     "clear": Clear(),
     "secagg-malicious": SecAgg(),
     "secagg-semi-honest": SecAgg(threat_model="semi-honest"),
+    "secaggplus-semi-malicious": SecAggPlus(),
+    "secaggplus-semi-honest": SecAggPlus(threat_model="semi-honest"),
 }
 
 

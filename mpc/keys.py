@@ -34,11 +34,11 @@ def encode_parts(*parts: bytes | str | int) -> bytes:
     non-negative ``int`` in 8 bytes, big-endian. Only the bytes are encoded, not the type: fix the
     types by the label that comes first. Raises :class:`MPCError` on any other part.
     """
-    encoded = bytearray()
+    encoded: list[bytes] = []
     for part in parts:
         octets = part if type(part) is bytes else _part_bytes(part)
-        encoded += len(octets).to_bytes(4, "big") + octets
-    return bytes(encoded)
+        encoded += (len(octets).to_bytes(4, "big"), octets)
+    return b"".join(encoded)
 
 
 def derive(secret: bytes, *, salt: bytes, info: bytes, length: int = 32) -> bytes:

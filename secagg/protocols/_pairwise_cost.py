@@ -77,6 +77,5 @@ def cost(protocol: Pairwise, task: Task, cohort: Sequence[str] | None, signed: b
         up[phase.round] = size(messages[phase.reply]) + frame + phase.takes_input * vectors_size(task)
         down[phase.round] = size(messages[phase.request]) + asked
     down[Round.ADVERTISE_KEYS] -= wire.DIGEST_BYTES  # a proposal carries no session id
-    return Cost(
-        up=up, down=down, collusion=protocol.collusion(task, None if cohort is None else n), post_quantum=False
-    )
+    collusion = protocol.collusion(task, None if cohort is None else n)
+    return Cost(up=up, down=down, collusion=collusion, post_quantum=False)

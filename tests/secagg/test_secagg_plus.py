@@ -182,9 +182,9 @@ def test_names_of_u1_are_in_the_session_id() -> None:
         for present in (b"\x03", b"\x05")
     }
     assert len(ids) == 6
-    assert session_id(**common | {"tree": None}, adverts=[b"x", b"y"]) == session_id(
-        **common | {"tree": (2, merkle_root([b"x", b"y"]))}
-    )
+    common |= {"cohort": ["a", "b", "c"], "present": b"\x03"}
+    by_tree = session_id(**common | {"tree": (2, merkle_root([b"x", b"y"]))})
+    assert session_id(**common | {"tree": None}, adverts=[b"x", b"y"]) == by_tree
 
 
 @pytest.mark.parametrize("size", [1, 2, 3, 5, 8, 13, 64, 100])
@@ -271,10 +271,11 @@ def test_needs_identities_unless_semi_honest() -> None:
 
 def test_describe_says_who_must_collude_and_what_a_lying_server_may_do() -> None:
     plain = make_task(1000, 670, "semi-honest").describe()
-    assert "the server and 51 of 1000 clients, each with 72 neighbours, of whom 24 open it" in plain
-    assert "a server that lies about who dropped out may need no more than 1 honest of these" in plain
+    assert "the server and 34 of 670 clients in the smallest session allowed; a server that lies about" in plain
+    assert "may open sums with no more than 1 honest neighbour of a client" in plain
+    assert "to 24 of 72 shares (1000 clients) rebuild a secret" in plain
     checked = make_task(1000, 670).describe()
-    assert "each with 398 neighbours, of whom 223 open it" in checked
+    assert "to 223 of 398 shares (1000 clients) rebuild a secret" in checked
     assert "lies" not in checked
 
 

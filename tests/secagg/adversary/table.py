@@ -22,8 +22,8 @@ update (or the difference of two) to within a grid step, or a wrong sum accepted
 to spoil or to steer a session, the row says so. A row without a control doesn't build.
 
 Seven clients are enrolled and c = 2 of them may collude with the server; secrets rebuild from 5 shares, and
-survivor lists need 5 signatures. Where it is otherwise, the test says so. What is shown on the complete graph is the
-same code on a sparse one; what only a sparse graph makes possible has a group of its own.
+survivor lists need 5 signatures. Where it is otherwise, the test says so. A sparse graph runs the same code; what
+only such a graph makes possible has a group of its own.
 """
 
 REFUSED = """\
