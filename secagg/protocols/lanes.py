@@ -7,7 +7,7 @@ k bits travel.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -69,14 +69,20 @@ def zero_lanes(task: Task) -> list[NDArray[Any]]:
     return [np.zeros(segment.length, lane_dtype(bits)) for segment, bits in pairs]
 
 
-def mask_lanes(lanes: Sequence[NDArray[Any]], key: bytes, *, sign: int) -> None:
-    """Add or subtract one key's mask stream, in place; each segment begins at the next 16-byte block."""
-    from mpc.masks import add_mask
-
+def stream_offsets(lanes: Sequence[NDArray[Any]]) -> Iterator[tuple[NDArray[Any], int]]:
+    """Each segment with the lane of a mask stream that meets its first coordinate: at the next 16-byte block."""
     start = 0
     for lane in lanes:
-        add_mask(lane, key, sign=sign, offset=start // lane.itemsize)
+        yield lane, start // lane.itemsize
         start += -(-lane.nbytes // 16) * 16
+
+
+def mask_lanes(lanes: Sequence[NDArray[Any]], key: bytes, *, sign: int) -> None:
+    """Add or subtract one key's mask stream, in place."""
+    from mpc.masks import add_mask
+
+    for lane, offset in stream_offsets(lanes):
+        add_mask(lane, key, sign=sign, offset=offset)
 
 
 def pack_lanes(task: Task, lanes: Sequence[NDArray[Any]]) -> bytes:
