@@ -7,7 +7,8 @@ roles run; a test holds the document to them.
 import re
 from pathlib import Path
 
-from secagg import Clear, SecAgg, SecAggPlus
+from secagg import AdditiveShares, Clear, SecAgg, SecAggPlus
+from secagg.identity import PartyRole
 from secagg.protocols.base import AggregationProtocol
 
 DOCUMENT = Path(__file__).parent / "protocols.md"
@@ -17,6 +18,14 @@ PROTOCOLS: dict[str, AggregationProtocol] = {
     "secagg-semi-honest": SecAgg(threat_model="semi-honest"),
     "secaggplus-semi-malicious": SecAggPlus(),
     "secaggplus-semi-honest": SecAggPlus(threat_model="semi-honest"),
+    "additive-shares": AdditiveShares(),
+}
+#: What follows the fields of a message.
+PAYLOADS = {
+    "Input": "packed vectors",
+    "MaskedInput": "packed vectors",
+    "Report": "the first aggregator's share, packed and sealed",
+    "AggregateShare": "packed vectors",
 }
 
 
@@ -28,34 +37,49 @@ def table(protocol: AggregationProtocol) -> str:
             ("server", phase.role, phase.request),
             (phase.role, "server", phase.reply),
         ):
-            fields = [
-                *message.__struct_fields__,
-                *(["packed vectors"] if receiver == "server" and phase.takes_input else []),
-            ]
+            fields = [*message.__struct_fields__]
+            if payload := PAYLOADS.get(message.__name__):
+                fields.append(payload)
             rows.append(
                 f"| {phase.round} | {sender} | {receiver} | {message.__name__} | {', '.join(fields) or 'none'} |"
             )
+        if phase.relay is not None:
+            rows.append(f"| {phase.round} | server | {phase.relay} | {phase.reply.__name__} | as it is, at once |")
     return "\n".join(rows)
 
 
-def diagram(protocol: AggregationProtocol) -> str:
-    """The client's states: what moves it on, and what it answers."""
+def diagrams(protocol: AggregationProtocol) -> str:
+    """The states of each role that answers the server."""
+    roles = [role for role in PartyRole if role in {phase.role for phase in protocol.phases}]
+    if len(roles) == 1:
+        return diagram(protocol, roles[0])
+    return "\n\n".join(f"{role.capitalize()}:\n\n{diagram(protocol, role)}" for role in roles)
+
+
+def diagram(protocol: AggregationProtocol, role: PartyRole) -> str:
+    """A role's states: what moves it on, and what it answers."""
     lines = ["```mermaid", "stateDiagram-v2", "    [*] --> waiting0", "    waiting0: made"]
-    last = len(protocol.phases)
-    for number, phase in enumerate(protocol.phases, 1):
+    phases = [phase for phase in protocol.phases if phase.role is role]
+    relayed = {phase.reply.__name__: phase for phase in protocol.phases if phase.relay is role}
+    last = len(phases)
+    for number, phase in enumerate(phases, 1):
         arrow = f"{phase.request.__name__} / {phase.reply.__name__}"
         target = "finished" if number == last else f"waiting{number}"
         lines.append(f"    waiting{number - 1} --> {target}: {arrow}")
         if number != last:
             lines.append(f"    {target}: answered {phase.round}")
         lines.append(f"    waiting{number - 1} --> aborted: Abort, or a story that doesn't hold")
+        position = protocol.phases.index(phase)
+        for name, handed_on in relayed.items():
+            if protocol.phases.index(handed_on) == position + 1:
+                lines.append(f"    {target} --> {target}: {name} of each client")
     return "\n".join([*lines, "    finished --> [*]", "    aborted --> [*]", "```"])
 
 
 def drawn(text: str) -> str:
     """``text`` with everything between the markers drawn anew."""
     for name, protocol in PROTOCOLS.items():
-        block = f"<!-- {name} -->\n{table(protocol)}\n\n{diagram(protocol)}\n<!-- end -->"
+        block = f"<!-- {name} -->\n{table(protocol)}\n\n{diagrams(protocol)}\n<!-- end -->"
         text, count = re.subn(rf"<!-- {name} -->.*?<!-- end -->", lambda _, b=block: b, text, flags=re.DOTALL)
         if count != 1:
             raise SystemExit(f"docs/protocols.md has {count} places for {name}; expected 1")

@@ -29,10 +29,12 @@ if TYPE_CHECKING:
     from secagg.protocols.base import Round
     from secagg.protocols.clear import Clear
     from secagg.protocols.pairwise import SecAgg, SecAggPlus
+    from secagg.protocols.shares import AdditiveShares
     from secagg.simulation import Simulation, simulate
     from secagg.task import Task
 
 _HOMES = {
+    "AdditiveShares": "secagg.protocols.shares",
     "Aggregator": "secagg._machine",
     "Clear": "secagg.protocols.clear",
     "Client": "secagg._machine",
@@ -52,6 +54,7 @@ _HOMES = {
 
 __all__ = [
     "Aborted",
+    "AdditiveShares",
     "Aggregator",
     "Clear",
     "Client",

@@ -10,6 +10,7 @@ from typing import Annotated
 
 import typer
 
+from mpc.hpke import Kem
 from secagg.errors import ConfigError
 from secagg.identity import PartyRole, write_identities
 from secagg.protocols import named
@@ -79,14 +80,17 @@ def keygen(
     ids: Annotated[list[str], typer.Argument(metavar="ID...", help="The parties to enrol.")],
     out: Annotated[Path, typer.Option(help="The folder to write to.")] = Path(),
     role: Annotated[PartyRole, typer.Option(help="What they do.")] = PartyRole.CLIENT,
+    kem: Annotated[Kem, typer.Option(help="What is sealed to aggregators by.")] = Kem.MLKEM768_X25519,
 ) -> None:
     """Write a private key for each ID, and add them all to the roster in the same folder."""
     try:
-        roster = write_identities(ids, out, role)
+        roster = write_identities(ids, out, role, kem=kem)
     except OSError as error:
         raise ConfigError(f"got --out {out}: {error.strerror}; choose a folder that can be written") from error
     for party in ids:
         typer.echo(f"{out / party}.pem: private key of {party}; it stays with its owner")
+        if role is PartyRole.AGGREGATOR:
+            typer.echo(f"{out / party}.sealing.json: private sealing key of {party}; it stays with its owner")
     typer.echo(f"{roster}: public keys of everyone enrolled; every party needs this one file")
 
 

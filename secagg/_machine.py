@@ -47,6 +47,7 @@ if TYPE_CHECKING:
 log = logging.getLogger("secagg")
 
 SEED_BYTES = 32
+MOST_FAULTS = 4096
 
 
 class MemberState(msgspec.Struct, forbid_unknown_fields=True):
@@ -77,7 +78,7 @@ AnyState = TypeVar("AnyState", bound=MemberState)
 AnyClientState = TypeVar("AnyClientState", bound=ClientState)
 Reply = tuple[wire.Message, bytes]
 Handler = Callable[[Any, Any, Any, memoryview], Reply]
-Listener = Callable[[Any, Any, str, Any, memoryview], None]
+Listener = Callable[[Any, Any, Envelope, Any, memoryview], None]
 
 
 class Member(Generic[AnyState]):
@@ -102,13 +103,14 @@ class Member(Generic[AnyState]):
         roster: Roster | None = None,
         session: bytes | None = None,
         save: Store | None = None,
+        key: bytes | None = None,
         rng: Callable[[int], bytes] = os.urandom,
         executor: Executor | None = None,
     ) -> None:
         if session is not None:
             check_session(session)
         state = self.state_type(id=check_party_id(member_id), seed=draw(rng, SEED_BYTES), session=session)
-        self._setup(task, state, identity, roster, save, executor)
+        self._setup(task, state, identity, roster, save, key, executor)
 
     def _setup(
         self,
@@ -117,6 +119,7 @@ class Member(Generic[AnyState]):
         identity: Ed25519PrivateKey | None,
         roster: Roster | None,
         save: Store | None,
+        key: bytes | None,
         executor: Executor | None,
     ) -> None:
         check_enrolled(state.id, self.role, identity, roster)
@@ -124,6 +127,7 @@ class Member(Generic[AnyState]):
         if save is not None and not callable(save):
             raise ConfigError(f"got save={save!r:.80}; expected a store, such as secagg.store.FileStore(path)")
         self._task, self._identity, self._roster, self._save = task, identity, roster, save
+        self._key = key  # long-lived, like the identity: given each time, and never a part of the state
         self._executor = executor
         self._ledger = None if save is None else getattr(save, "ledger", None)
         self._state: AnyState = state  # type: ignore[assignment]
@@ -226,7 +230,7 @@ class Member(Generic[AnyState]):
         self.check_signature(envelope, phase.role)
         message, payload = envelope.open(phase.reply)
         draft = msgspec.structs.replace(self._state)
-        self.overhears[phase.round](self, draft, envelope.sender, message, payload)
+        self.overhears[phase.round](self, draft, envelope, message, payload)
         self._commit(draft)
 
     def _accept_proposal(self, draft: AnyState, proposal: Proposal) -> None:
@@ -315,6 +319,7 @@ class Member(Generic[AnyState]):
         identity: Ed25519PrivateKey | None = None,
         roster: Roster | None = None,
         save: Store | None = None,
+        key: bytes | None = None,
         executor: Executor | None = None,
     ) -> Self:
         """The role that was saved as ``data``, with the same arguments as when it was made.
@@ -325,7 +330,7 @@ class Member(Generic[AnyState]):
         found = task.protocol.members.get(cls.role, cls)
         state = unpack_state(data, found.state_type, task, cls.role, roster)
         role = found.__new__(found)
-        role._setup(task, state, identity, roster, save, executor)
+        role._setup(task, state, identity, roster, save, key, executor)
         role._check_restored()
         return role  # type: ignore[return-value]
 
@@ -429,10 +434,15 @@ class Watchful(Member[AnyState]):
         try:
             return super().receive(data)
         except RemoteProtocolError as error:
-            self._faults.append(error.fault)
+            self.note(error.fault)
         except Aborted as aborted:
-            self._faults.append(Fault("server", self._phases[-1].round, FaultKind.INVALID, aborted.reason))
+            self.note(Fault("server", self._phases[-1].round, FaultKind.INVALID, aborted.reason))
         return None
+
+    def note(self, fault: Fault) -> None:
+        """Keep a fault, unless there are too many: a flood of bad messages must not become one of memory."""
+        if len(self._faults) < MOST_FAULTS:
+            self._faults.append(fault)
 
 
 class Decryptor(Watchful[AnyState]):

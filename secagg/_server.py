@@ -327,7 +327,10 @@ class Server(Generic[AnyState]):
 
     def _abort(self, reason: str) -> Aborted:
         state = self._state
-        outbox = {party: self._seal(wire.Abort()) for party in state.cohort if party not in state.dropped}
+        told = [*state.cohort]
+        if self._roster is not None:
+            told += [party for role in self._task.protocol.others for party in self._roster.ids(role)]
+        outbox = {party: self._seal(wire.Abort()) for party in told if party not in state.dropped}
         log.warning("session %s aborted: %s", state.session_id.hex()[:12], reason)
         state.aborted = reason
         self._sums = []

@@ -23,6 +23,8 @@ from cryptography.hazmat.primitives.serialization import (
     load_pem_private_key,
 )
 
+from mpc.errors import MPCError
+from mpc.hpke import PRIVATE_BYTES, Kem, PrivateKey
 from secagg import _canonical
 from secagg.errors import ConfigError
 
@@ -166,24 +168,50 @@ def load_identity(path: str | os.PathLike[str]) -> Ed25519PrivateKey:
     return key
 
 
-def enrol(ids: Iterable[str], role: PartyRole = PartyRole.CLIENT) -> tuple[dict[str, Ed25519PrivateKey], Roster]:
+def load_sealing_key(path: str | os.PathLike[str]) -> bytes:
+    """Read an aggregator's own private sealing key (JSON, as ``secagg keygen --role aggregator`` writes it)."""
+    try:
+        document = json.loads(Path(path).read_text(encoding="utf-8"))
+        if set(document) != {"version", "kem", "key"} or document["version"] != 1:
+            raise ValueError("not a sealing key of version 1")
+        key = base64.b64decode(document["key"], validate=True)
+        if len(key) != PRIVATE_BYTES or document["kem"] not in list(Kem):
+            raise ValueError(f"{len(key)} bytes of kem {document['kem']!r:.40}")
+    except (OSError, TypeError, RecursionError, ValueError) as error:
+        raise ConfigError(
+            f"got no sealing key at {path}: {error}; make one with secagg keygen --role aggregator"
+        ) from error
+    return key
+
+
+def enrol(
+    ids: Iterable[str], role: PartyRole = PartyRole.CLIENT, *, encryption_keys: Mapping[str, bytes] | None = None
+) -> tuple[dict[str, Ed25519PrivateKey], Roster]:
     """Draw an identity for each id; returns the private keys and the roster of their public halves.
 
-    For simulations and for whoever enrols parties; in a deployment each party keeps its own key.
+    ``encryption_keys`` are the public halves of what else a party has, by id: an aggregator's sealing key. For
+    simulations and for whoever enrols parties; in a deployment each party keeps its own keys.
     """
     keys = {party_id: Ed25519PrivateKey.generate() for party_id in ids}
+    public = encryption_keys or {}
     return keys, Roster(
-        Party(party_id, role, key.public_key().public_bytes_raw()) for party_id, key in keys.items()
+        Party(party_id, role, key.public_key().public_bytes_raw(), public.get(party_id))
+        for party_id, key in keys.items()
     )
 
 
 def write_identities(
-    ids: Iterable[str], folder: str | os.PathLike[str], role: PartyRole = PartyRole.CLIENT
+    ids: Iterable[str],
+    folder: str | os.PathLike[str],
+    role: PartyRole = PartyRole.CLIENT,
+    *,
+    kem: Kem = Kem.MLKEM768_X25519,
 ) -> Path:
     """Write ``ID.pem`` (mode 0600) for each id and add them to ``roster.json``; returns its path.
 
-    Raises ``ConfigError`` before anything is written if an id is enrolled or its key file exists:
-    a key is never overwritten.
+    An aggregator gets a sealing key of ``kem`` too, in ``ID.sealing.json`` (mode 0600). Raises
+    ``ConfigError`` before anything is written if an id is enrolled or its key file exists: a key is
+    never overwritten.
     """
     wanted = [check_party_id(party_id) for party_id in ids]
     if len(set(wanted)) != len(wanted):
@@ -191,21 +219,32 @@ def write_identities(
     where = Path(folder)
     roster_path = where / "roster.json"
     enrolled = list(load_roster(roster_path).values()) if roster_path.exists() else []
-    taken = {party.id for party in enrolled} | {name for name in wanted if (where / f"{name}.pem").exists()}
+    files = {name: (where / f"{name}.pem", where / f"{name}.sealing.json") for name in wanted}
+    taken = {party.id for party in enrolled} | {name for name in wanted if any(p.exists() for p in files[name])}
     if clash := sorted(taken.intersection(wanted)):
         raise ConfigError(f"got ids that {where} has already: {', '.join(clash)}; choose others or another folder")
-    keys, roster = enrol(wanted, role)
+    sealing = {name: os.urandom(PRIVATE_BYTES) for name in wanted if role is PartyRole.AGGREGATOR}
+    try:
+        public = {name: PrivateKey(kem, key).public for name, key in sealing.items()}
+    except MPCError as error:
+        raise ConfigError(str(error)) from error
+    keys, roster = enrol(wanted, role, encryption_keys=public)
     extended = Roster([*enrolled, *roster.values()])
     where.mkdir(parents=True, exist_ok=True)
     for name, key in keys.items():
-        pem = key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption())
-        descriptor = os.open(where / f"{name}.pem", os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
-        with os.fdopen(descriptor, "wb") as file:
-            file.write(pem)
+        _write_secret(files[name][0], key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption()))
+    for name, private in sealing.items():
+        written = {"version": 1, "kem": str(kem), "key": base64.b64encode(private).decode()}
+        _write_secret(files[name][1], json.dumps(written).encode() + b"\n")
     fresh = roster_path.with_suffix(".json.new")
     fresh.write_text(extended.to_json(), encoding="utf-8")
     fresh.replace(roster_path)
     return roster_path
+
+
+def _write_secret(path: Path, secret: bytes) -> None:
+    with os.fdopen(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "wb") as file:
+        file.write(secret)
 
 
 def check_enrolled(

@@ -20,7 +20,7 @@ from secagg._machine import Client, Member
 from secagg._server import Outbox, Outcome, Server
 from secagg.errors import ConfigError, EncodingError
 from secagg.identity import PartyRole, Roster
-from secagg.protocols.base import input_round, rounds
+from secagg.protocols.base import input_round, key_pairs, rounds
 from secagg.task import Task
 
 ByRound = dict[str, int]
@@ -83,7 +83,8 @@ class _Run:
         progress: Callable[[str], None] | None,
         executor: Executor | None,
     ) -> None:
-        keys, self.roster = enrol_for(task, cohort)
+        identities, self.roster, keys = enrol_for(task, cohort)
+        long_lived: dict[str, dict[str, Any]] = {party: {"key": key} for party, key in keys.items()}
         self.server: Server[Any] = task.server(cohort, roster=self.roster, session=session, executor=executor)
         make: dict[PartyRole, Callable[..., Member[Any]]] = {
             PartyRole.CLIENT: partial(task.client, executor=executor),
@@ -92,7 +93,13 @@ class _Run:
         }
         roles = dict.fromkeys(cohort, PartyRole.CLIENT) | {p.id: p.role for p in (self.roster or {}).values()}
         self.members: dict[str, Member[Any]] = {
-            party: make[role](party, identity=keys.get(party), roster=self.roster, session=session)
+            party: make[role](
+                party,
+                identity=identities.get(party),
+                roster=self.roster,
+                session=session,
+                **long_lived.get(party, {}),
+            )
             for party, role in roles.items()
         }
         self.task, self.silent, self.progress = task, silent, progress
@@ -152,19 +159,27 @@ class _Run:
             self.seconds[party][name] += time.perf_counter() - began
 
 
-def enrol_for(task: Task, cohort: Sequence[str]) -> tuple[dict[str, Ed25519PrivateKey], Roster | None]:
-    """Identities and a roster of everyone in a simulated session, where the protocol authenticates them.
+def enrol_for(
+    task: Task, cohort: Sequence[str]
+) -> tuple[dict[str, Ed25519PrivateKey], Roster | None, dict[str, bytes]]:
+    """Everyone in a simulated session, where the protocol authenticates them.
 
-    Parties other than clients are called by their role and a number: ``aggregator1``.
+    Returns identities, the roster, and the private halves of other long-lived keys. Parties other than clients are
+    called by their role and a number: ``aggregator1``.
     """
     others = task.protocol.others
     if getattr(task.protocol, "threat_model", "semi-honest") == "semi-honest" and not others:
-        return {}, None
-    keys, roster = identity.enrol(cohort)
+        return {}, None, {}
+    identities, roster = identity.enrol(cohort)
+    keys: dict[str, bytes] = {}
     for role, count in others.items():
-        more, enrolled = identity.enrol([f"{role}{number}" for number in range(1, count + 1)], role)
-        keys, roster = keys | more, Roster([*roster.values(), *enrolled.values()])
-    return keys, roster
+        ids = [f"{role}{number}" for number in range(1, count + 1)]
+        pairs = key_pairs(task.protocol, role, ids)
+        public = {party: pair[1] for party, pair in pairs.items()}
+        more, enrolled = identity.enrol(ids, role, encryption_keys=public)
+        identities, roster = identities | more, Roster([*roster.values(), *enrolled.values()])
+        keys |= {party: pair[0] for party, pair in pairs.items()}
+    return identities, roster, keys
 
 
 def _by_id(given: Mapping[str, Any] | Sequence[Any]) -> dict[str, Any]:

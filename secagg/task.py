@@ -35,6 +35,7 @@ _KNOWN = {
     "Leaf": "secagg.layout",
     "Branch": "secagg.layout",
     "FixedPoint": "secagg.encoding",
+    "AdditiveShares": "secagg.protocols.shares",
     "Clear": "secagg.protocols.clear",
     "SecAgg": "secagg.protocols.pairwise",
     "SecAggPlus": "secagg.protocols.pairwise",
@@ -48,6 +49,7 @@ class MemberArguments(TypedDict, total=False):
     roster: Roster | None
     session: bytes | None
     save: Store | None
+    key: bytes | None  # private half of what the roster lists beside the identity, where the role has such a key
     rng: Callable[[int], bytes]
     executor: Executor | None
 
@@ -166,7 +168,10 @@ class Task:
         return self._member_class(PartyRole.DECRYPTOR)(self, party_id, **given)
 
     def aggregator(self, party_id: str, **given: Unpack[MemberArguments]) -> Member[Any]:
-        """An aggregator of one session, with a client's arguments; ``ConfigError`` where the protocol has none."""
+        """An aggregator of one session, with a client's arguments and ``key``, its private sealing key.
+
+        ``ConfigError`` where the protocol has no aggregators, or the roster lists another key.
+        """
         return self._member_class(PartyRole.AGGREGATOR)(self, party_id, **given)
 
     def _member_class(self, role: PartyRole) -> type[Member[Any]]:

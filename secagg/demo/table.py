@@ -22,7 +22,7 @@ def to_table(demo: Demo) -> RenderableType:
     table.add_column("off float64\nby at most", justify="right")
     table.add_column("bytes\nup", justify="right")
     table.add_column("bytes\ndown", justify="right")
-    table.add_column("to learn one hospital's\nupdate would take", min_width=23)
+    table.add_column("to learn one\nhospital's update\nwould take", min_width=20)
     for run in demo.runs:
         table.add_row(
             run.protocol,

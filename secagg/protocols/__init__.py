@@ -12,5 +12,6 @@ def named() -> dict[str, AggregationProtocol]:
     """This library's protocols at their defaults, by the name that the command line knows."""
     from secagg.protocols.clear import Clear
     from secagg.protocols.pairwise import SecAgg, SecAggPlus
+    from secagg.protocols.shares import AdditiveShares
 
-    return {protocol.name: protocol for protocol in (Clear(), SecAgg(), SecAggPlus())}
+    return {protocol.name: protocol for protocol in (Clear(), SecAgg(), SecAggPlus(), AdditiveShares())}

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import os
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 from fractions import Fraction
@@ -27,6 +28,11 @@ class Round(StrEnum):
     MASKED_INPUT = "MaskedInput"
     CONSISTENCY_CHECK = "ConsistencyCheck"
     UNMASKING = "Unmasking"
+    PREPARATION = "Preparation"
+    REPORT = "Report"
+    RECOUNT = "Recount"
+    AGREEMENT = "Agreement"
+    AGGREGATE_SHARE = "AggregateShare"
 
 
 class Proposal(wire.Message, frozen=True):
@@ -72,7 +78,9 @@ class Cost:
 class AggregationProtocol(Protocol):
     """A protocol: a frozen dataclass of parameters that makes its roles.
 
-    ``ID`` goes into every envelope (below 0x8000 is this library's); ``name`` is what people read.
+    ``ID`` goes into every envelope (below 0x8000 is this library's); ``name`` is what people read. A
+    protocol may also have ``key_pair`` (see :func:`key_pairs`), and ``unseeded``: the rounds whose messages
+    depend on randomness that a primitive draws for itself, so that two sessions from the same seeds differ there.
     """
 
     ID: ClassVar[int]
@@ -141,6 +149,19 @@ def client_class(protocol: AggregationProtocol) -> type[Client[Any]]:
     if not issubclass(found, Client):
         raise ConfigError(f"got {found.__name__} as the client of {protocol.name}; it must be a Client")
     return found
+
+
+def key_pairs(
+    protocol: AggregationProtocol, role: PartyRole, ids: Iterable[str], rng: Callable[[int], bytes] = os.urandom
+) -> dict[str, tuple[bytes, bytes]]:
+    """The long-lived key that ``role`` needs beside its identity, for each id: private, then public half.
+
+    Empty where the role needs none. A protocol whose parties have such keys has a method
+    ``key_pair(role, rng)`` that makes one, or returns None for the other roles.
+    """
+    make = getattr(protocol, "key_pair", None)
+    pairs = {} if make is None else {party: make(role, rng) for party in ids}
+    return {party: pair for party, pair in pairs.items() if pair is not None}
 
 
 def corrupt_count(corruption: float, among: int) -> int:

@@ -82,7 +82,7 @@ def mask_lanes(lanes: Sequence[NDArray[Any]], key: bytes, *, sign: int) -> None:
     """Add or subtract one key's mask stream, in place; each segment begins at the next 16-byte block."""
     from mpc.masks import add_mask
 
-    for lane, first in _with_offsets(lanes):
+    for lane, first in stream_offsets(lanes):
         add_mask(lane, key, sign=sign, offset=first)
 
 
@@ -112,7 +112,7 @@ def _tasks(
     lanes: Sequence[NDArray[Any]], keyed: Sequence[tuple[bytes, int]]
 ) -> Iterator[tuple[NDArray[Any], int, Sequence[tuple[bytes, int]]]]:
     """A range of coordinates, its first lane in the stream, and some of the keys."""
-    for lane, offset in _with_offsets(lanes):
+    for lane, offset in stream_offsets(lanes):
         for at in range(0, lane.size, _RANGE_LANES):
             for some in range(0, len(keyed), _KEYS_IN_TASK):
                 yield lane[at : at + _RANGE_LANES], offset + at, keyed[some : some + _KEYS_IN_TASK]
@@ -122,7 +122,7 @@ def _add_result(part: NDArray[Any], result: Future[Any]) -> None:
     part += result.result()
 
 
-def _with_offsets(lanes: Sequence[NDArray[Any]]) -> Iterator[tuple[NDArray[Any], int]]:
+def stream_offsets(lanes: Sequence[NDArray[Any]]) -> Iterator[tuple[NDArray[Any], int]]:
     """Each segment with the lane of the stream at which it begins."""
     start = 0
     for lane in lanes:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any
 
@@ -22,7 +22,7 @@ from secagg.errors import Aborted, ConfigError, RemoteProtocolError
 from secagg.identity import Party, PartyRole, Roster
 from secagg.layout import AnyFloat, Layout
 from secagg.packing import Lanes
-from secagg.protocols.base import AggregationProtocol, input_round
+from secagg.protocols.base import AggregationProtocol, input_round, key_pairs
 from secagg.store import Ledger, MemoryLedger
 from secagg.task import Task
 
@@ -117,6 +117,7 @@ class Casting:
     identities: Mapping[str, Ed25519PrivateKey]
     roster: Roster | None
     min_survivors: int
+    long_lived: Mapping[str, bytes] = field(default_factory=dict)  # private keys beside the identities
 
     @cached_property
     def task(self) -> Task:
@@ -139,8 +140,19 @@ class Casting:
     def enrolled(self) -> Casting:
         """The same with identities and a roster of everyone."""
         keys = {p: Ed25519PrivateKey.from_private_bytes(rng_for_tests(p.encode())(32)) for p in self.roles}
-        parties = (Party(p, self.roles[p], key.public_key().public_bytes_raw()) for p, key in keys.items())
-        return replace(self, identities=keys, roster=Roster(parties))
+        pairs: dict[str, tuple[bytes, bytes]] = {}
+        for party, role in self.roles.items():
+            pairs |= key_pairs(self.protocol, role, [party], rng_for_tests(b"key of " + party.encode()))
+        public = {party: pair[1] for party, pair in pairs.items()}
+        parties = (
+            Party(p, self.roles[p], key.public_key().public_bytes_raw(), public.get(p)) for p, key in keys.items()
+        )
+        private = {party: pair[0] for party, pair in pairs.items()}
+        return replace(self, identities=keys, roster=Roster(parties), long_lived=private)
+
+    def key(self, party: str) -> dict[str, Any]:
+        """The argument ``key`` of a party that has one."""
+        return {"key": self.long_lived[party]} if party in self.long_lived else {}
 
     @property
     def silences(self) -> Iterator[tuple[str, PartyRole]]:
@@ -208,6 +220,7 @@ class Play:
                 session=session,
                 save=self.stores[party],
                 rng=rng_for_tests(seed + party.encode()),
+                **casting.key(party),
             )
             for party, role in casting.roles.items()
         }
@@ -278,6 +291,7 @@ class Play:
             identity=self.casting.identities.get(party),
             roster=self.casting.roster,
             save=self.stores[party],
+            **self.casting.key(party),
         )
 
     def _take_up_again(self, party: str, state: bytes) -> None:

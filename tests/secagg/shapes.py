@@ -237,7 +237,10 @@ class ShareHolder(Aggregator[ShareHolderState]):
         draft.share = [v.tobytes() for v in zero_lanes(self._task)]
         return Ready(), b""
 
-    def _take_report(self, draft: ShareHolderState, sender: str, report: Report, payload: memoryview) -> None:
+    def _take_report(
+        self, draft: ShareHolderState, envelope: Envelope, report: Report, payload: memoryview
+    ) -> None:
+        sender = envelope.sender
         if sender in draft.reporters or draft.agreed:
             raise Reject(FaultKind.DUPLICATE, "got a report twice or too late")
         first = self.id == self._roster.ids(AGGREGATOR)[0]

@@ -8,9 +8,10 @@ import numpy as np
 import pytest
 
 import secagg
+from mpc.hpke import Kem, PrivateKey
 from secagg.cli import main
 from secagg.errors import SecAggError
-from secagg.identity import PartyRole, load_identity, load_roster
+from secagg.identity import PartyRole, load_identity, load_roster, load_sealing_key
 from secagg.protocols import named
 
 
@@ -131,6 +132,28 @@ def test_keygen_writes_keys_that_only_their_owner_reads_and_a_roster(command, tm
         assert roster[party].signing_key == public
         assert f"keys/{party}.pem: private key of {party}; it stays with its owner" in out
     assert "keys/roster.json" in out
+
+
+def test_keygen_gives_aggregators_sealing_keys_that_the_roster_lists(command, tmp_path):
+    code, out, _ = command("keygen", "a1", "--role", "aggregator")
+    assert code == 0
+    assert "a1.sealing.json: private sealing key of a1; it stays with its owner" in out
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["a1.pem", "a1.sealing.json", "roster.json"]
+    assert mode(tmp_path / "a1.sealing.json") == 0o600
+    private = PrivateKey(Kem.MLKEM768_X25519, load_sealing_key(tmp_path / "a1.sealing.json"))
+    assert load_roster(tmp_path / "roster.json")["a1"].encryption_key == private.public
+
+
+def test_keygen_makes_sealing_keys_of_the_kem_that_was_asked_for(command, tmp_path):
+    assert command("keygen", "a1", "--role", "aggregator", "--kem", "X25519")[0] == 0
+    assert len(load_roster(tmp_path / "roster.json")["a1"].encryption_key) == 32
+
+
+def test_keygen_never_overwrites_a_sealing_key(command, tmp_path):
+    (tmp_path / "a1.sealing.json").write_text("precious")
+    assert command("keygen", "a1", "--role", "aggregator")[0] == 2
+    assert (tmp_path / "a1.sealing.json").read_text() == "precious"
+    assert not (tmp_path / "a1.pem").exists()
 
 
 def test_keygen_keys_are_private_whatever_the_umask(command, tmp_path):

@@ -16,6 +16,7 @@ from cryptography.hazmat.primitives.serialization import (
     PrivateFormat,
 )
 
+from mpc.hpke import Kem, PrivateKey
 from secagg.errors import ConfigError
 from secagg.identity import (
     Party,
@@ -25,6 +26,7 @@ from secagg.identity import (
     enrol,
     load_identity,
     load_roster,
+    load_sealing_key,
     write_identities,
 )
 
@@ -207,3 +209,41 @@ def test_a_key_that_is_no_identity_is_refused(pem: bytes | None, says: str, tmp_
         path.write_bytes(pem)
     with pytest.raises(ConfigError, match=says):
         load_identity(path)
+
+
+KEY = base64.b64encode(bytes(32)).decode()
+
+
+@pytest.mark.parametrize("kem", list(Kem))
+def test_a_written_sealing_key_is_read_and_is_the_rosters(kem: Kem, tmp_path: Path) -> None:
+    path = write_identities(["a1"], tmp_path, PartyRole.AGGREGATOR, kem=kem)
+    private = load_sealing_key(tmp_path / "a1.sealing.json")
+    assert PrivateKey(kem, private).public == load_roster(path)["a1"].encryption_key
+    assert (tmp_path / "a1.sealing.json").stat().st_mode & 0o777 == 0o600
+    assert json.loads((tmp_path / "a1.sealing.json").read_text())["kem"] == kem
+
+
+@pytest.mark.parametrize(
+    "written",
+    [
+        None,
+        "",
+        "[]",
+        "{}",
+        "[" * 100_000,
+        "\N{PILE OF POO}" * 3,
+        '{"version": 2, "kem": "X25519", "key": ""}',
+        '{"version": 1, "kem": "X25519", "key": ""}',
+        '{"version": 1, "kem": "X25519", "key": 7}',
+        json.dumps({"version": 1, "kem": "RSA", "key": KEY}),
+        json.dumps({"version": 1, "kem": "X25519", "key": KEY[4:]}),
+        json.dumps({"version": 1, "kem": "X25519", "key": KEY, "more": 0}),
+        json.dumps({"version": 1, "kem": ["X25519"], "key": KEY}),
+    ],
+)
+def test_a_sealing_key_that_can_not_be_read_is_refused(written: str | None, tmp_path: Path) -> None:
+    path = tmp_path / "a1.sealing.json"
+    if written is not None:
+        path.write_text(written, encoding="utf-8")
+    with pytest.raises(ConfigError, match=r"got no sealing key at .*secagg keygen --role aggregator"):
+        load_sealing_key(path)

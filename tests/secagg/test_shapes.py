@@ -13,6 +13,7 @@ SHAPES = [
     secagg.SecAgg(),
     secagg.SecAgg(threat_model="semi-honest"),
     DecryptorShape(),
+    secagg.AdditiveShares(),
     AggregatorsShape(),
     CommitteeShape(),
 ]
@@ -79,11 +80,16 @@ def test_everyone_but_the_server_talks_to_the_server_only(protocol: AggregationP
 def test_a_client_that_named_no_session_looks_at_the_proposed_one_first(protocol: AggregationProtocol) -> None:
     """It takes part in any protocol, be the proposal the request for its input or not."""
     task, (updates, weights) = make_task(protocol), make_updates(4)
-    keys, roster = enrol_for(task, sorted(updates))
+    identities, roster, keys = enrol_for(task, sorted(updates))
     server = task.server(updates, roster=roster, session=b"round 9")
     make = {"client": task.client, "decryptor": task.decryptor, "aggregator": task.aggregator}
     roles = dict.fromkeys(updates, "client") | {p.id: str(p.role) for p in (roster or {}).values()}
-    members = {party: make[role](party, identity=keys.get(party), roster=roster) for party, role in roles.items()}
+    members = {
+        party: make[role](
+            party, identity=identities.get(party), roster=roster, **({"key": keys[party]} if party in keys else {})
+        )
+        for party, role in roles.items()
+    }
     for client in updates:
         assert members[client].session is None
         with pytest.raises(secagg.LocalProtocolError, match="before the session is known"):

@@ -12,7 +12,7 @@ ROOT = Path(__file__).parents[3]
 DOCUMENT = ROOT / "docs" / "attacks.md"
 
 INTRODUCTION = """\
-# Attacks on SecAgg and SecAggPlus
+# Attacks
 
 Written by `python -m tests.secagg.adversary.table` from the tests under `tests/secagg/adversary/`; don't edit it.
 
@@ -22,8 +22,8 @@ update (or the difference of two) to within a grid step, or a wrong sum accepted
 to spoil or to steer a session, the row says so. A row without a control doesn't build.
 
 Seven clients are enrolled and c = 2 of them may collude with the server; secrets rebuild from 5 shares, and
-survivor lists need 5 signatures. Where it is otherwise, the test says so. A sparse graph runs the same code; what
-only such a graph makes possible has a group of its own.
+survivor lists need 5 signatures; a sum of AdditiveShares needs 5 reports. Where it is otherwise, the test says so.
+A sparse graph runs the same code; what only such a graph makes possible has a group of its own.
 """
 
 REFUSED = """\
@@ -74,6 +74,7 @@ def _groups() -> Iterator[str]:
         ("Replays, reflections, masks", "test_replays"),
         ("Lying clients", "test_lying_clients"),
         ("The sparse graph", "test_graph"),
+        ("Aggregators", "test_aggregators"),
     ):
         about = importlib.import_module(f"{package.__name__}.{inside}").__doc__ or ""
         rows = [

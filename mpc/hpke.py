@@ -1,0 +1,155 @@
+"""One-way sealing: HPKE in base mode (RFC 9180), single-shot, by ``cryptography``.
+
+Anyone can seal to a public key; who sealed is not known, so what is sealed has to be signed where that
+matters. The suite is a KEM with HKDF-SHA256 and AES-256-GCM. A private key is 32 random bytes for
+either KEM. Every call of :func:`seal` draws fresh randomness from the system, which can't be seeded: the same
+text sealed twice gives two texts that have nothing in common.
+"""
+
+import hashlib
+from enum import StrEnum
+from functools import cached_property
+from typing import TYPE_CHECKING, Any
+
+from cryptography.exceptions import InvalidTag, UnsupportedAlgorithm
+from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey, X25519PublicKey
+
+from mpc.errors import MPCError
+
+if TYPE_CHECKING:
+    from cryptography.hazmat.primitives.hpke import Suite
+
+PRIVATE_BYTES = 32
+"""Bytes of a private key."""
+
+_TAG_BYTES = 16
+_LATTICE_KEY_BYTES = 1184  # ML-KEM-768, FIPS 203, table 3
+
+
+class Kem(StrEnum):
+    """How a key is encapsulated.
+
+    ``MLKEM768-X25519`` is X-Wing (draft-connolly-cfrg-xwing-kem, KEM 0x647A of draft-ietf-hpke-pq): it holds as
+    long as ML-KEM-768 or X25519 does, so what is sealed today stays sealed against a quantum computer. ``X25519``
+    is DHKEM(X25519, HKDF-SHA256) of RFC 9180: short, and not post-quantum.
+    """
+
+    MLKEM768_X25519 = "MLKEM768-X25519"
+    X25519 = "X25519"
+
+    @property
+    def post_quantum(self) -> bool:
+        """Whether what is sealed stays so against a quantum computer."""
+        return self is Kem.MLKEM768_X25519
+
+    @property
+    def public_bytes(self) -> int:
+        """Bytes of a public key."""
+        return 32 if self is Kem.X25519 else _LATTICE_KEY_BYTES + 32
+
+    @property
+    def overhead(self) -> int:
+        """Bytes by which a sealed text is longer than its plaintext."""
+        return _TAG_BYTES + (32 if self is Kem.X25519 else 1088 + 32)
+
+    @property
+    def available(self) -> bool:
+        """Whether the installed ``cryptography`` has it."""
+        try:
+            _ = PrivateKey(self, bytes(PRIVATE_BYTES)).public
+        except MPCError:
+            return False
+        return True
+
+
+class PrivateKey:
+    """What opens texts sealed to ``public``: a ``kem`` and 32 random bytes.
+
+    For X-Wing the bytes are its seed (section 5.2 of the draft), for X25519 the private key itself. Raises
+    :class:`MPCError` on another length, and where ``cryptography`` lacks the KEM.
+    """
+
+    def __init__(self, kem: Kem, private: bytes) -> None:
+        if not isinstance(private, bytes) or len(private) != PRIVATE_BYTES:
+            got = f"{len(private)} bytes" if isinstance(private, bytes) else type(private).__name__
+            raise MPCError(f"got {got} for a private sealing key; expected {PRIVATE_BYTES} bytes")
+        self._suite = _suite(kem)
+        expanded = private if kem is Kem.X25519 else hashlib.shake_256(private).digest(96)
+        self._lattice: Any = None
+        self._curve = X25519PrivateKey.from_private_bytes(expanded[-32:])
+        if kem is Kem.MLKEM768_X25519:
+            try:
+                from cryptography.hazmat.primitives.asymmetric.mlkem import MLKEM768PrivateKey
+
+                self._lattice = MLKEM768PrivateKey.from_seed_bytes(expanded[:64])
+            except (ImportError, UnsupportedAlgorithm) as error:
+                raise _missing(kem) from error
+
+    @cached_property
+    def public(self) -> bytes:
+        """The public key, ``kem.public_bytes`` long."""
+        lattice = b"" if self._lattice is None else self._lattice.public_key().public_bytes_raw()
+        return bytes(lattice) + self._curve.public_key().public_bytes_raw()
+
+    @cached_property
+    def _key(self) -> Any:
+        from cryptography.hazmat.primitives import hpke
+
+        return self._curve if self._lattice is None else hpke.MLKEM768X25519PrivateKey(self._lattice, self._curve)
+
+    def open(self, sealed: bytes, *, info: bytes) -> bytes:
+        """The plaintext that :func:`seal` was given with this key's public half and the same ``info``.
+
+        Raises :class:`MPCError` if any bit of ``sealed``, key or ``info`` is not what it was.
+        """
+        try:
+            return self._suite.decrypt(sealed, self._key, info)
+        except (InvalidTag, ValueError) as error:
+            raise MPCError(
+                f"got {len(sealed)} sealed bytes that do not open; expected what seal made for this key with "
+                "this info: treat them as tampered with"
+            ) from error
+
+
+def seal(kem: Kem, public: bytes, plaintext: bytes, *, info: bytes) -> bytes:
+    """``plaintext`` for the holder of ``public`` alone: encapsulation, ciphertext, tag.
+
+    ``info`` is not sent, but must be the same when opening: say in it who seals what to whom, and when. Raises
+    :class:`MPCError` on a ``public`` that is no key of ``kem``, and where ``cryptography`` lacks the KEM.
+    """
+    suite = _suite(kem)
+    if not isinstance(public, bytes) or len(public) != kem.public_bytes:
+        got = f"{len(public)} bytes" if isinstance(public, bytes) else type(public).__name__
+        raise MPCError(f"got {got} for a public key of {kem}; expected {kem.public_bytes} bytes")
+    try:
+        return suite.encrypt(plaintext, _public(public), info)
+    except (ValueError, UnsupportedAlgorithm) as error:
+        raise MPCError(f"got a public key of {kem} that is none: {error}; refuse its holder") from error
+
+
+def _public(public: bytes) -> Any:
+    curve = X25519PublicKey.from_public_bytes(public[-32:])
+    if len(public) == 32:
+        return curve
+    from cryptography.hazmat.primitives import hpke
+    from cryptography.hazmat.primitives.asymmetric.mlkem import MLKEM768PublicKey
+
+    return hpke.MLKEM768X25519PublicKey(MLKEM768PublicKey.from_public_bytes(public[:-32]), curve)
+
+
+def _suite(kem: Kem) -> "Suite":
+    try:
+        from cryptography.hazmat.primitives.hpke import AEAD, KDF, KEM, Suite
+
+        return Suite(getattr(KEM, kem.name), KDF.HKDF_SHA256, AEAD.AES_256_GCM)
+    except (ImportError, AttributeError, UnsupportedAlgorithm) as error:
+        raise _missing(kem) from error
+
+
+def _missing(kem: Kem) -> MPCError:
+    import cryptography
+
+    return MPCError(
+        f"got {kem}, which cryptography {cryptography.__version__} doesn't have here; install cryptography 47 or "
+        "later as a wheel, or, for ML-KEM alone, choose Kem.X25519, which is not post-quantum"
+    )

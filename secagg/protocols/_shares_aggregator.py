@@ -1,0 +1,217 @@
+"""An aggregator of AdditiveShares: takes reports, agrees with the others on them, releases one share of the sum."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, ClassVar
+
+import numpy as np
+from numpy.typing import NDArray
+
+from mpc import additive
+from mpc.errors import MPCError
+from mpc.hpke import Kem, PrivateKey
+from secagg import wire
+from secagg._machine import Aggregator, Handler, Listener, MemberState, Reply
+from secagg.errors import Aborted, ConfigError, Fault, FaultKind, LocalProtocolError
+from secagg.identity import PartyRole
+from secagg.protocols.base import Proposal, Round
+from secagg.protocols.lanes import fold_lanes, pack_lanes, stream_offsets, zero_lanes
+from secagg.protocols.pairwise import from_bitmap, to_bitmap
+from secagg.protocols.shares import (
+    MAX_UNOPENED,
+    AdditiveShares,
+    AggregateShare,
+    Agreed,
+    Collect,
+    Held,
+    Ready,
+    Recount,
+    Release,
+    Report,
+    check_report,
+    relayed,
+    reports_digest,
+    share_info,
+)
+from secagg.wire import Envelope, Reject
+
+_TAKES_REPORTS = 1  # answers given so far: between Preparation and Recount
+
+
+class ShareAggregatorState(MemberState):
+    """What an aggregator keeps of a session."""
+
+    reports: dict[str, bytes] = {}  # digest of each report held, by client
+    seeds: dict[str, bytes] = {}  # a helper's input shares
+    share: list[bytes] = []  # the leader's, added up: a segment's lanes
+    unopened: dict[str, bytes] = {}  # reports that a helper couldn't open
+    agreed: bytes = b""
+
+
+class ShareAggregator(Aggregator[ShareAggregatorState]):
+    """One of the servers of :class:`secagg.AdditiveShares`."""
+
+    state_type = ShareAggregatorState
+
+    def _setup(self, *arguments: Any) -> None:
+        super()._setup(*arguments)
+        protocol, roster = self._task.protocol, self._roster
+        assert isinstance(protocol, AdditiveShares)
+        if roster is None or self._key is None:
+            raise ConfigError(
+                f"got no roster or no key for {self.id}; an aggregator needs roster=, identity= and key="
+            )
+        try:
+            self._sealing = PrivateKey(Kem(protocol.kem), self._key)
+        except MPCError as error:
+            raise ConfigError(str(error)) from error
+        if self._sealing.public != roster[self.id].encryption_key:
+            raise ConfigError(f"got a key that is not the private half of what the roster lists for {self.id}")
+        self._aggregators = roster.ids(PartyRole.AGGREGATOR)
+
+    def _check_restored(self) -> None:
+        if self._state.step and not self.finished and self._ledger is None:
+            raise LocalProtocolError(
+                "got an aggregator past its first answer without a ledger, which alone holds it to one set of "
+                "reports; pass save= a store that has one, or leave this session out"
+            )
+
+    @property
+    def _leads(self) -> bool:
+        return self.id == self._aggregators[0]
+
+    def _ready(self, draft: ShareAggregatorState, message: Proposal, payload: memoryview) -> Reply:
+        """Preparation: take note of who may report."""
+        wire.no_vectors(payload)
+        if self._leads:
+            draft.share = [lane.tobytes() for lane in zero_lanes(self._task)]
+        return Ready(), b""
+
+    def _take_report(
+        self, draft: ShareAggregatorState, envelope: Envelope, message: Report, payload: memoryview
+    ) -> None:
+        """A client's report, its signature checked: once, and only of the cohort."""
+        client = envelope.sender
+        if draft.step != _TAKES_REPORTS:
+            raise Reject(FaultKind.OUT_OF_TURN, "got a report before Preparation or after Recount")
+        if client not in draft.cohort:
+            raise Reject(FaultKind.UNKNOWN_SENDER, f"got a report of {client}, who is not in the cohort")
+        check_report(self._task, message, payload)
+        if client in draft.reports or client in draft.unopened:
+            if envelope.digest == draft.reports.get(client) or envelope.raw == draft.unopened.get(client):
+                return
+            raise Reject(FaultKind.DUPLICATE, f"got a second report of {client}", blame=client)
+        sealed = bytes(payload) if self._leads else message.seeds[self._aggregators.index(self.id) - 1]
+        try:
+            opened = self._open(draft, client, sealed)
+        except MPCError as error:
+            detail = f"got a report of {client} that doesn't open"
+            if self._leads or len(draft.unopened) == MAX_UNOPENED:
+                raise Reject(FaultKind.UNOPENED_SHARE, detail, blame=client) from error
+            draft.unopened = draft.unopened | {client: envelope.raw}
+            self.note(Fault(client, Round.REPORT, FaultKind.UNOPENED_SHARE, detail))
+            return
+        if self._leads:
+            lanes = self._lanes(draft)
+            fold_lanes(self._task, memoryview(opened), lanes)
+            draft.share = [lane.tobytes() for lane in lanes]
+        else:
+            draft.seeds = draft.seeds | {client: opened}
+        draft.reports = draft.reports | {client: envelope.digest}
+
+    def _recount(self, draft: ShareAggregatorState, message: Recount, payload: memoryview) -> Reply:
+        """Recount: say which reports are here."""
+        wire.no_vectors(payload)
+        return Held(to_bitmap(self._holds(draft), draft.cohort), list(draft.unopened.values())), b""
+
+    def _agree(self, draft: ShareAggregatorState, message: Collect, payload: memoryview) -> Reply:
+        """Agreement: sign one set of reports, all of them here and enough; take the others off."""
+        wire.no_vectors(payload)
+        chosen, held = from_bitmap(message.reports, draft.cohort), self._holds(draft)
+        if missing := sorted(set(chosen) - set(held)):
+            raise Reject(FaultKind.INVALID, f"got a set with {missing[0]}, whose report is not here")
+        self._check_floor(len(chosen))
+        left_out = sorted(set(held) - set(chosen))
+        if self._leads and left_out:
+            draft.share = self._take_off(draft, left_out, message.unopened)
+        draft.reports = {client: held[client] for client in chosen}
+        draft.seeds = {client: seed for client, seed in draft.seeds.items() if client in draft.reports}
+        draft.unopened, draft.agreed = {}, message.reports
+        return Agreed(message.reports, reports_digest(draft.session_id, draft.reports)), b""
+
+    def _release(self, draft: ShareAggregatorState, message: Release, payload: memoryview) -> Reply:
+        """AggregateShare: release a share of the sum, once ever, if all aggregators signed this very set."""
+        wire.no_vectors(payload)
+        digest = reports_digest(draft.session_id, draft.reports)
+        self._check_agreement(draft, message.agreed, digest)
+        # Before the share leaves. A report is of one session, so with the session it counts once ever.
+        self.claim(digest, "aggregate share", self._task.digest, draft.session or b"")
+        if self._leads:
+            return AggregateShare(), pack_lanes(self._task, self._lanes(draft))
+        total = zero_lanes(self._task)
+        for lane, offset in stream_offsets(total):
+            for seed in draft.seeds.values():
+                additive.add_share(lane, seed, offset=offset)
+        return AggregateShare(), pack_lanes(self._task, total)
+
+    answers: ClassVar[Mapping[str, Handler]] = {
+        Round.PREPARATION: _ready,
+        Round.RECOUNT: _recount,
+        Round.AGREEMENT: _agree,
+        Round.AGGREGATE_SHARE: _release,
+    }
+    overhears: ClassVar[Mapping[str, Listener]] = {Round.REPORT: _take_report}
+
+    def erase(self, draft: ShareAggregatorState) -> None:
+        """Forget all shares."""
+        super().erase(draft)
+        draft.seeds, draft.share, draft.unopened = {}, [], {}
+
+    def _open(self, draft: ShareAggregatorState, client: str, sealed: bytes) -> bytes:
+        return self._sealing.open(sealed, info=share_info(self._task, draft.session_id, client, draft.id))
+
+    def _lanes(self, draft: ShareAggregatorState) -> list[NDArray[Any]]:
+        """The leader's sum so far, in arrays of its own."""
+        pairs = zip(draft.share, zero_lanes(self._task), strict=True)
+        return [np.frombuffer(data, lane.dtype).copy() for data, lane in pairs]
+
+    def _holds(self, draft: ShareAggregatorState) -> Mapping[str, bytes]:
+        """The reports that are here: the digest of each, by client."""
+        return draft.reports
+
+    def _check_floor(self, count: int) -> None:
+        """Each report counted is of another client, for they are kept by client."""
+        if count < self._task.min_survivors:
+            raise Aborted(f"got a set of {count} reports; {self._task.min_survivors} are needed")
+
+    def _take_off(self, draft: ShareAggregatorState, left_out: list[str], handed_back: list[bytes]) -> list[bytes]:
+        """The leader's sum without the reports of ``left_out``, each handed back as it was folded in."""
+        lanes, surplus = self._lanes(draft), zero_lanes(self._task)
+        envelopes = {}
+        for data in handed_back:
+            envelope = relayed(data, self._task, draft.session_id, Report, self._limit)
+            envelopes[envelope.sender] = envelope
+        for client in left_out:
+            found = envelopes.get(client)
+            if found is None or found.digest != draft.reports[client]:
+                raise Reject(FaultKind.INVALID, f"got a set without {client}, whose report didn't come back")
+            _, payload = found.open(Report)
+            fold_lanes(self._task, memoryview(self._open(draft, client, bytes(payload))), surplus)
+        return [(lane - extra).tobytes() for lane, extra in zip(lanes, surplus, strict=True)]
+
+    def _check_agreement(self, draft: ShareAggregatorState, agreed: list[bytes], digest: bytes) -> None:
+        """Go on only if each aggregator, this one among them, signed the same set of the same reports."""
+        if len(agreed) != len(self._aggregators):
+            raise Reject(FaultKind.INVALID, f"got {len(agreed)} agreements of {len(self._aggregators)} aggregators")
+        signers = []
+        for data in agreed:
+            envelope = relayed(data, self._task, draft.session_id, Agreed, self._limit)
+            self.check_signature(envelope, PartyRole.AGGREGATOR)
+            told, rest = envelope.open(Agreed)
+            wire.no_vectors(rest)
+            if (told.reports, told.digest) != (draft.agreed, digest):
+                raise Aborted(f"{envelope.sender} agreed to another set of reports")
+            signers.append(envelope.sender)
+        if sorted(signers) != list(self._aggregators):
+            raise Reject(FaultKind.INVALID, "got agreements that are not one of each aggregator")

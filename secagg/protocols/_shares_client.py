@@ -1,0 +1,59 @@
+"""The client of AdditiveShares: one answer."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import ClassVar
+
+from mpc import additive, hpke
+from mpc.errors import MPCError
+from secagg import wire
+from secagg._machine import Client, ClientState, Handler, Reply
+from secagg.errors import LocalProtocolError
+from secagg.identity import PartyRole
+from secagg.protocols.base import Proposal, Round
+from secagg.protocols.lanes import pack_lanes, stream_offsets, to_lanes
+from secagg.protocols.shares import AdditiveShares, Report, share_info
+
+
+class ShareClient(Client[ClientState]):
+    """A client of AdditiveShares; see :class:`secagg.AdditiveShares`."""
+
+    state_type = ClientState
+
+    def _report(self, draft: ClientState, message: Proposal, payload: memoryview) -> Reply:
+        """Shard the update, seal an input share to each aggregator, and forget it.
+
+        The shares repeat themselves for a client that is restored from before this answer; the sealing, whose
+        randomness can't be seeded, doesn't. Other ciphertexts of the same shares tell nothing more, and
+        aggregators take the first report only.
+        """
+        wire.no_vectors(payload)
+        protocol, roster = self._task.protocol, self._roster
+        assert isinstance(protocol, AdditiveShares)
+        assert roster is not None
+        lanes = to_lanes(self._task, self.contribution(draft))
+        leader, *helpers = roster.ids(PartyRole.AGGREGATOR)
+        rng = self.rng(draft, "input-shares")
+        seeds = [rng(additive.SEED_BYTES) for _ in helpers]
+        for lane, offset in stream_offsets(lanes):
+            additive.shard(lane, seeds, offset=offset)
+        sealed = {
+            aggregator: self._seal(draft, aggregator, share)
+            for aggregator, share in zip([*helpers, leader], [*seeds, pack_lanes(self._task, lanes)], strict=True)
+        }
+        draft.contribution = []
+        return Report([sealed[helper] for helper in helpers]), sealed[leader]
+
+    def _seal(self, draft: ClientState, aggregator: str, share: bytes) -> bytes:
+        protocol, roster = self._task.protocol, self._roster
+        assert isinstance(protocol, AdditiveShares)
+        assert roster is not None
+        public = roster[aggregator].encryption_key or b""
+        info = share_info(self._task, draft.session_id, draft.id, aggregator)
+        try:
+            return hpke.seal(hpke.Kem(protocol.kem), public, share, info=info)
+        except MPCError as error:
+            raise LocalProtocolError(f"the roster's sealing key of {aggregator} can't be used: {error}") from error
+
+    answers: ClassVar[Mapping[str, Handler]] = {Round.REPORT: _report}

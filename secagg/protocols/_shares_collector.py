@@ -1,0 +1,142 @@
+"""The collector of AdditiveShares, which is the server: passes reports on, and adds up aggregate shares."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import ClassVar
+
+from secagg import wire
+from secagg._machine import Reply
+from secagg._server import Server, ServerState, Step
+from secagg.errors import FaultKind
+from secagg.identity import PartyRole
+from secagg.protocols.base import Round
+from secagg.protocols.lanes import fold_lanes, reduce_lanes, zero_lanes
+from secagg.protocols.pairwise import from_bitmap, to_bitmap
+from secagg.protocols.shares import (
+    MAX_UNOPENED,
+    AggregateShare,
+    Agreed,
+    Collect,
+    Held,
+    Ready,
+    Recount,
+    Release,
+    Report,
+    check_report,
+    relayed,
+)
+from secagg.wire import Envelope, Reject
+
+
+class CollectorState(ServerState):
+    """What the collector keeps between rounds: no report but those that a helper couldn't open."""
+
+    held: dict[str, list[str]] = {}  # whose reports each aggregator holds
+    unopened: dict[str, bytes] = {}
+    agreed: dict[str, bytes] = {}
+    digest: bytes = b""
+
+
+class Collector(Server[CollectorState]):
+    """The server of :class:`secagg.AdditiveShares`."""
+
+    state_type = CollectorState
+
+    @property
+    def _aggregators(self) -> tuple[str, ...]:
+        assert self._roster is not None
+        return self._roster.ids(PartyRole.AGGREGATOR)
+
+    def _prepare(self) -> Mapping[str, Reply]:
+        return dict.fromkeys(self._aggregators, (self.proposal(), b""))
+
+    def _take_ready(self, envelope: Envelope, message: Ready, payload: memoryview) -> None:
+        wire.no_vectors(payload)
+
+    def _need_all(self) -> None:
+        self.need(len(self._state.answered), len(self._aggregators), "aggregators")
+
+    def _ask_reports(self) -> Mapping[str, Reply]:
+        return dict.fromkeys(self._state.cohort, (self.proposal(), b""))
+
+    def _take_report(self, envelope: Envelope, message: Report, payload: memoryview) -> None:
+        check_report(self._task, message, payload)
+
+    def _settle_reports(self) -> None:
+        self._state.survivors = sorted(self._state.answered)
+        self.need(len(self._state.survivors), self._task.min_survivors, "reports")
+
+    def _recount(self) -> Mapping[str, Reply]:
+        return dict.fromkeys(self._aggregators, (Recount(), b""))
+
+    def _take_held(self, envelope: Envelope, message: Held, payload: memoryview) -> None:
+        wire.no_vectors(payload)
+        state = self._state
+        held = from_bitmap(message.reports, state.cohort)
+        if len(message.unopened) > MAX_UNOPENED:
+            raise Reject(FaultKind.INVALID, f"got {len(message.unopened)} reports handed back")
+        handed_back = {}
+        for data in message.unopened:
+            report = relayed(data, self._task, state.session_id, Report, self._limit)
+            if report.sender not in state.survivors or self._roster is None:
+                raise Reject(FaultKind.INVALID, f"got a report of {report.sender} handed back, who sent none")
+            report.verify(self._roster[report.sender].signing_key)
+            handed_back[report.sender] = report.raw
+        state.held = {**state.held, envelope.sender: held}
+        state.unopened = {**state.unopened, **handed_back}
+
+    def _settle_held(self) -> None:
+        """The survivors are those whose report every aggregator holds."""
+        self._need_all()
+        state = self._state
+        for client in state.survivors:
+            if without := [aggregator for aggregator in self._aggregators if client not in state.held[aggregator]]:
+                detail = f"{', '.join(without)} could not open its report, or didn't get it"
+                self.blame(client, FaultKind.UNOPENED_SHARE, detail)
+        state.survivors = [c for c in state.survivors if all(c in held for held in state.held.values())]
+        state.unopened = {c: raw for c, raw in state.unopened.items() if c in state.held[self._aggregators[0]]}
+        state.held = {}
+        self.need(len(state.survivors), self._task.min_survivors, "reports that every aggregator holds")
+
+    def _collect(self) -> Mapping[str, Reply]:
+        """The leader alone needs what a helper couldn't open."""
+        state, (leader, *helpers) = self._state, self._aggregators
+        chosen = to_bitmap(state.survivors, state.cohort)
+        taken_off = [state.unopened[client] for client in sorted(state.unopened)]
+        asked = {leader: (Collect(chosen, taken_off), b"")}
+        return asked | dict.fromkeys(helpers, (Collect(chosen, []), b""))
+
+    def _take_agreed(self, envelope: Envelope, message: Agreed, payload: memoryview) -> None:
+        wire.no_vectors(payload)
+        state = self._state
+        if message.reports != to_bitmap(state.survivors, state.cohort):
+            raise Reject(FaultKind.INVALID, "got an agreement to another set than was named")
+        if message.digest != (state.digest or message.digest):
+            raise Reject(FaultKind.INVALID, "got an agreement to other reports than another aggregator holds")
+        state.digest = message.digest
+        state.agreed = {**state.agreed, envelope.sender: envelope.raw}
+
+    def _settle_agreed(self) -> None:
+        self._need_all()
+        self._state.unopened = {}
+        self._sums = zero_lanes(self._task)
+
+    def _ask_shares(self) -> Mapping[str, Reply]:
+        agreed = self._state.agreed
+        return dict.fromkeys(self._aggregators, (Release([agreed[party] for party in sorted(agreed)]), b""))
+
+    def _unshard(self, envelope: Envelope, message: AggregateShare, payload: memoryview) -> None:
+        fold_lanes(self._task, payload, self._sums)
+
+    def _settle_shares(self) -> None:
+        self._need_all()
+        reduce_lanes(self._task, self._sums)
+
+    steps: ClassVar[Mapping[str, Step]] = {
+        Round.PREPARATION: Step(_prepare, _take_ready, _need_all),
+        Round.REPORT: Step(_ask_reports, _take_report, _settle_reports),
+        Round.RECOUNT: Step(_recount, _take_held, _settle_held),
+        Round.AGREEMENT: Step(_collect, _take_agreed, _settle_agreed),
+        Round.AGGREGATE_SHARE: Step(_ask_shares, _unshard, _settle_shares),
+    }
