@@ -89,7 +89,7 @@ class _Run:
         make: dict[PartyRole, Callable[..., Member[Any]]] = {
             PartyRole.CLIENT: partial(task.client, executor=executor),
             PartyRole.DECRYPTOR: task.decryptor,
-            PartyRole.AGGREGATOR: task.aggregator,
+            PartyRole.AGGREGATOR: partial(task.aggregator, executor=executor),
         }
         roles = dict.fromkeys(cohort, PartyRole.CLIENT) | {p.id: p.role for p in (self.roster or {}).values()}
         self.members: dict[str, Member[Any]] = {

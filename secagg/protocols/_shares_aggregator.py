@@ -8,7 +8,6 @@ from typing import Any, ClassVar
 import numpy as np
 from numpy.typing import NDArray
 
-from mpc import additive
 from mpc.errors import MPCError
 from mpc.hpke import Kem, PrivateKey
 from secagg import wire
@@ -16,7 +15,7 @@ from secagg._machine import Aggregator, Handler, Listener, MemberState, Reply
 from secagg.errors import Aborted, ConfigError, Fault, FaultKind, LocalProtocolError
 from secagg.identity import PartyRole
 from secagg.protocols.base import Proposal, Round
-from secagg.protocols.lanes import fold_lanes, pack_lanes, stream_offsets, zero_lanes
+from secagg.protocols.lanes import fold_lanes, mask_all, pack_lanes, zero_lanes
 from secagg.protocols.pairwise import from_bitmap, to_bitmap
 from secagg.protocols.shares import (
     MAX_UNOPENED,
@@ -150,9 +149,7 @@ class ShareAggregator(Aggregator[ShareAggregatorState]):
         if self._leads:
             return AggregateShare(), pack_lanes(self._task, self._lanes(draft))
         total = zero_lanes(self._task)
-        for lane, offset in stream_offsets(total):
-            for seed in draft.seeds.values():
-                additive.add_share(lane, seed, offset=offset)
+        mask_all(total, [(seed, 1) for seed in draft.seeds.values()], self._executor)
         return AggregateShare(), pack_lanes(self._task, total)
 
     answers: ClassVar[Mapping[str, Handler]] = {

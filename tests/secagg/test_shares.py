@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from random import Random
 from typing import Any
@@ -17,6 +18,7 @@ from mpc.hpke import Kem, PrivateKey
 from secagg import identity, wire
 from secagg.errors import Aborted, FaultKind
 from secagg.identity import PartyRole, Roster
+from secagg.protocols import lanes
 from secagg.protocols._shares_aggregator import ShareAggregator
 from secagg.protocols.base import Round
 from secagg.protocols.shares import MAX_UNOPENED, AggregateShare, Held, Report
@@ -54,6 +56,16 @@ class Disk:
 
     def __call__(self, number: int, state: bytes) -> None:
         self.states.append(state)
+
+
+class Counting(ThreadPoolExecutor):
+    """Threads that count what they are given."""
+
+    submitted = 0
+
+    def submit(self, *arguments: Any, **named: Any) -> Any:
+        self.submitted += 1
+        return super().submit(*arguments, **named)
 
 
 class Case:
@@ -740,3 +752,15 @@ def test_the_class_of_the_role_is_the_protocols() -> None:
     assert isinstance(Case().members["aggregator1"], ShareAggregator)
     with pytest.raises(secagg.ConfigError, match="has no aggregator"):
         replace(make_task(), protocol=secagg.Clear()).aggregator("aggregator1")
+
+
+def test_the_sum_is_the_same_whatever_executor_a_helper_has(monkeypatch: pytest.MonkeyPatch) -> None:
+    """In ranges of three coordinates and one key a task, on an executor that counts its tasks."""
+    monkeypatch.setattr(lanes, "_INLINE_LANES", 0)
+    monkeypatch.setattr(lanes, "_RANGE_LANES", 3)
+    monkeypatch.setattr(lanes, "_KEYS_IN_TASK", 1)
+    case = Case()
+    with Counting(2) as executor:
+        case.members["aggregator2"] = case.aggregator("aggregator2", executor=executor)
+        case.require_sum_of(case.play(), IDS)
+        assert executor.submitted >= 3 * len(IDS)
