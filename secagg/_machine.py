@@ -19,13 +19,12 @@ from concurrent.futures import Executor
 from typing import TYPE_CHECKING, Any, ClassVar, Generic, Self, TypeVar
 
 import msgspec
-import numpy as np
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from numpy.typing import NDArray
 
 from mpc.keys import derive, encode_parts, seeded_rng
 from secagg import wire
-from secagg._state import pack_state, unpack_state
+from secagg._state import pack_segments, pack_state, unpack_segments, unpack_state
 from secagg.errors import Aborted, ConfigError, Fault, FaultKind, LocalProtocolError, RemoteProtocolError
 from secagg.identity import PartyRole, Roster, check_enrolled, check_party_id
 from secagg.protocols.base import Proposal
@@ -371,7 +370,7 @@ class Client(Member[AnyClientState]):
             # The session id may not stand yet, so the session's name separates what is drawn here.
             rng=seeded_rng(draft.seed, salt=task.digest, info=encode_parts("secagg/v1/rounding", session)),
         )
-        draft.contribution = [np.ascontiguousarray(v, v.dtype.newbyteorder("<")).tobytes() for v in vectors]
+        draft.contribution = pack_segments(vectors)
         hashed = hashlib.sha256()
         for segment in draft.contribution:
             hashed.update(segment)
@@ -391,10 +390,7 @@ class Client(Member[AnyClientState]):
         """The encoded update, one read-only array a segment; ``LocalProtocolError`` if there is none."""
         if not draft.contributed:
             raise LocalProtocolError("the input is asked for: contribute(update) first, then receive this again")
-        return [
-            np.frombuffer(data, np.dtype("<u4") if len(data) == 4 * segment.length else np.dtype("<u8"))
-            for data, segment in zip(draft.contribution, self._task.segments, strict=True)
-        ]
+        return unpack_segments(draft.contribution, self._task)
 
     @property
     def _input_step(self) -> int:

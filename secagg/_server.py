@@ -17,12 +17,11 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar, Generic, Self, TypeVar
 
 import msgspec
-import numpy as np
 from numpy.typing import NDArray
 
 from secagg import wire
 from secagg._machine import Reply
-from secagg._state import pack_state, unpack_state
+from secagg._state import pack_segments, pack_state, unpack_segments, unpack_state
 from secagg.errors import Aborted, ConfigError, EncodingError, Fault, FaultKind, LocalProtocolError
 from secagg.identity import Roster
 from secagg.protocols.base import Phase, Proposal
@@ -139,10 +138,8 @@ class Server(Generic[AnyState]):
         self._state: AnyState = state  # type: ignore[assignment]
         self._phases = task.protocol.phases
         self._limit = task.protocol.largest_message(task, None)
-        self._sums: list[NDArray[Any]] = [
-            np.frombuffer(data, np.dtype("<u4") if len(data) == 4 * segment.length else np.dtype("<u8")).copy()
-            for data, segment in zip(state.sums, task.segments, strict=bool(state.sums))
-        ]
+        written = unpack_segments(state.sums, task) if state.sums else []
+        self._sums: list[NDArray[Any]] = [total.copy() for total in written]
         state.sums = []
         self._pending = set(state.asked) - set(state.answered)
         state.faults = list(state.faults)
@@ -371,7 +368,7 @@ class Server(Generic[AnyState]):
         """The state, inputs accepted so far included: it never leaves the server."""
         written = msgspec.structs.replace(
             self._state,
-            sums=[np.ascontiguousarray(s, s.dtype.newbyteorder("<")).tobytes() for s in self._sums],
+            sums=pack_segments(self._sums),
         )
         return pack_state(written, self._task, "server", self._roster)
 

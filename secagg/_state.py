@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import hashlib
-from typing import TYPE_CHECKING, TypeVar
+from collections.abc import Iterable, Sequence
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import msgspec
+import numpy as np
+from numpy.typing import NDArray
 
 from mpc.keys import encode_parts
 from secagg import wire
@@ -42,6 +45,19 @@ def unpack_state(data: bytes, kind: type[AnyStruct], task: Task, role: str, rost
         return msgspec.msgpack.decode(fields, type=kind)
     except msgspec.MsgspecError as error:
         raise ConfigError(f"got a state that this version can't read: {error}; leave this session out") from error
+
+
+def pack_segments(vectors: Iterable[NDArray[Any]]) -> list[bytes]:
+    """Arrays of uint32 or uint64 as little-endian bytes, one after the other."""
+    return [np.ascontiguousarray(v, v.dtype.newbyteorder("<")).tobytes() for v in vectors]
+
+
+def unpack_segments(written: Sequence[bytes], task: Task) -> list[NDArray[Any]]:
+    """The arrays that :func:`pack_segments` wrote, one for each segment of ``task``; read-only."""
+    return [
+        np.frombuffer(data, np.dtype("<u4") if len(data) == 4 * segment.length else np.dtype("<u8"))
+        for data, segment in zip(written, task.segments, strict=True)
+    ]
 
 
 def _state_header(task: Task, role: str, roster: Roster | None) -> bytes:

@@ -164,6 +164,35 @@ def key_pairs(
     return {party: pair for party, pair in pairs.items() if pair is not None}
 
 
+class Collusive(Protocol):
+    """What the number of corrupt clients follows from."""
+
+    @property
+    def corruption(self) -> float:
+        """The fraction of clients that may collude with the server."""
+        ...
+
+    @property
+    def threat_model(self) -> str:
+        """``"malicious"``, ``"semi-malicious"`` or ``"semi-honest"``."""
+        ...
+
+
 def corrupt_count(corruption: float, among: int) -> int:
     """c, the number of clients that may collude with the server: at least one."""
     return max(1, int(Fraction(str(corruption)) * among))
+
+
+def corrupt_among(protocol: Collusive, cohort: int, roster: Roster | None) -> int:
+    """c of a session: counted over all enrolled clients against a malicious server, else over the cohort."""
+    enrolled = cohort if roster is None else len(roster.ids(PartyRole.CLIENT))
+    return corrupt_count(protocol.corruption, enrolled if protocol.threat_model == "malicious" else cohort)
+
+
+def check_corruption(corruption: object) -> float:
+    """``corruption`` as a float; ``ConfigError`` unless it is a number from 0 to below 1."""
+    if isinstance(corruption, bool) or not isinstance(corruption, int | float):
+        raise ConfigError(f"got corruption={corruption!r}; expected a fraction such as 0.33")
+    if not 0 <= corruption < 1:
+        raise ConfigError(f"got corruption={corruption}; expected at least 0 and below 1")
+    return float(corruption)

@@ -23,7 +23,7 @@ from mpc.keys import encode_parts
 from secagg import wire
 from secagg.errors import ConfigError, FaultKind
 from secagg.identity import PartyRole, Roster
-from secagg.protocols.base import Cost, Phase, Proposal, Round, corrupt_count
+from secagg.protocols.base import Cost, Phase, Proposal, Round, check_corruption, corrupt_among, corrupt_count
 from secagg.protocols.lanes import check_mask_bits, vectors_size
 from secagg.protocols.neighbours import Shape
 from secagg.wire import Reject
@@ -174,11 +174,7 @@ class Pairwise:
         if self.threat_model not in self.threat_models:
             known = " or ".join(map(repr, self.threat_models))
             raise ConfigError(f"got threat_model={self.threat_model!r}; expected {known}")
-        if isinstance(self.corruption, bool) or not isinstance(self.corruption, int | float):
-            raise ConfigError(f"got corruption={self.corruption!r}; expected a fraction such as 0.33")
-        if not 0 <= self.corruption < 1:
-            raise ConfigError(f"got corruption={self.corruption}; expected at least 0 and below 1")
-        object.__setattr__(self, "corruption", float(self.corruption))
+        object.__setattr__(self, "corruption", check_corruption(self.corruption))
 
     @property
     def checked(self) -> bool:
@@ -217,8 +213,7 @@ class Pairwise:
 
     def corrupt(self, cohort: int, roster: Roster | None) -> int:
         """c: how many clients may collude with the server, of the cohort or of all enrolled."""
-        enrolled = cohort if roster is None else len(roster.ids(PartyRole.CLIENT))
-        return corrupt_count(self.corruption, enrolled if self.threat_model == "malicious" else cohort)
+        return corrupt_among(self, cohort, roster)
 
     def threshold(self, present: int, corrupt: int) -> int:
         """t on the complete graph: shares that rebuild a secret, when ``present`` clients deal.

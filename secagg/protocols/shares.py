@@ -30,7 +30,7 @@ from mpc.keys import encode_parts
 from secagg import wire
 from secagg.errors import ConfigError, FaultKind
 from secagg.identity import PartyRole, Roster
-from secagg.protocols.base import Cost, Phase, Proposal, Round, corrupt_count
+from secagg.protocols.base import Cost, Phase, Proposal, Round, check_corruption, corrupt_among, corrupt_count
 from secagg.protocols.lanes import check_mask_bits, vectors_size
 from secagg.protocols.pairwise import ThreatModel
 from secagg.wire import Envelope, Reject
@@ -151,13 +151,9 @@ class AdditiveShares:
             raise ConfigError(f"got aggregators={self.aggregators}; expected 2 to {MAX_AGGREGATORS}")
         if self.threat_model not in ("malicious", "semi-honest"):
             raise ConfigError(f"got threat_model={self.threat_model!r}; expected 'malicious' or 'semi-honest'")
-        if isinstance(self.corruption, bool) or not isinstance(self.corruption, int | float):
-            raise ConfigError(f"got corruption={self.corruption!r}; expected a fraction such as 0.05")
-        if not 0 <= self.corruption < 1:
-            raise ConfigError(f"got corruption={self.corruption}; expected at least 0 and below 1")
         if self.kem not in list(Kem):
             raise ConfigError(f"got kem={self.kem!r}; expected any of {', '.join(Kem)}")
-        object.__setattr__(self, "corruption", float(self.corruption))
+        object.__setattr__(self, "corruption", check_corruption(self.corruption))
         object.__setattr__(self, "kem", Kem(self.kem))
 
     @property
@@ -192,8 +188,7 @@ class AdditiveShares:
 
     def corrupt(self, cohort: int, roster: Roster | None) -> int:
         """c: how many clients may collude, of the cohort or of all enrolled."""
-        enrolled = cohort if roster is None else len(roster.ids(PartyRole.CLIENT))
-        return corrupt_count(self.corruption, enrolled if self.threat_model == "malicious" else cohort)
+        return corrupt_among(self, cohort, roster)
 
     def validate(self, task: Task) -> None:
         """Raise ``ConfigError`` if the sum would not fit, if no cohort could be safe, or if ``kem`` isn't there."""
