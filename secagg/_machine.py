@@ -14,6 +14,7 @@ from __future__ import annotations
 import hashlib
 import logging
 import os
+import time
 from collections.abc import Callable, Mapping
 from concurrent.futures import Executor
 from typing import TYPE_CHECKING, Any, ClassVar, Generic, Self, TypeVar
@@ -105,11 +106,12 @@ class Member(Generic[AnyState]):
         key: bytes | None = None,
         rng: Callable[[int], bytes] = os.urandom,
         executor: Executor | None = None,
+        clock: Callable[[], float] = time.time,
     ) -> None:
         if session is not None:
             check_session(session)
         state = self.state_type(id=check_party_id(member_id), seed=draw(rng, SEED_BYTES), session=session)
-        self._setup(task, state, identity, roster, save, key, executor)
+        self._setup(task, state, identity, roster, save, key, executor, clock)
 
     def _setup(
         self,
@@ -120,6 +122,7 @@ class Member(Generic[AnyState]):
         save: Store | None,
         key: bytes | None,
         executor: Executor | None,
+        clock: Callable[[], float],
     ) -> None:
         check_enrolled(state.id, self.role, identity, roster)
         task.protocol.validate_roster(task, roster)
@@ -128,6 +131,7 @@ class Member(Generic[AnyState]):
         self._task, self._identity, self._roster, self._save = task, identity, roster, save
         self._key = key  # long-lived, like the identity: given each time, and never a part of the state
         self._executor = executor
+        self._clock = clock
         self._ledger = None if save is None else getattr(save, "ledger", None)
         self._state: AnyState = state  # type: ignore[assignment]
         self._phases = tuple(phase for phase in task.protocol.phases if phase.role is self.role)
@@ -320,6 +324,7 @@ class Member(Generic[AnyState]):
         save: Store | None = None,
         key: bytes | None = None,
         executor: Executor | None = None,
+        clock: Callable[[], float] = time.time,
     ) -> Self:
         """The role that was saved as ``data``, with the same arguments as when it was made.
 
@@ -329,7 +334,7 @@ class Member(Generic[AnyState]):
         found = task.protocol.members.get(cls.role, cls)
         state = unpack_state(data, found.state_type, task, cls.role, roster)
         role = found.__new__(found)
-        role._setup(task, state, identity, roster, save, key, executor)
+        role._setup(task, state, identity, roster, save, key, executor, clock)
         role._check_restored()
         return role  # type: ignore[return-value]
 

@@ -22,6 +22,7 @@ from numpy.typing import NDArray
 from secagg import wire
 from secagg._machine import Reply
 from secagg._state import pack_segments, pack_state, unpack_segments, unpack_state
+from secagg.beacon import Fetch
 from secagg.errors import Aborted, ConfigError, EncodingError, Fault, FaultKind, LocalProtocolError
 from secagg.identity import Roster
 from secagg.protocols.base import Phase, Proposal
@@ -113,6 +114,7 @@ class Server(Generic[AnyState]):
         save: Store | None,
         rng: Callable[[int], bytes] = os.urandom,
         executor: Executor | None = None,
+        beacon: Fetch | None = None,
     ) -> None:
         members = sorted(cohort)
         check_session(session)
@@ -124,7 +126,7 @@ class Server(Generic[AnyState]):
         state = self.state_type(
             cohort=members, session=session, nonce=nonce, session_id=opening, asked_under=opening
         )
-        self._setup(task, state, roster, save, executor)
+        self._setup(task, state, roster, save, executor, beacon)
 
     def _setup(
         self,
@@ -133,8 +135,9 @@ class Server(Generic[AnyState]):
         roster: Roster | None,
         save: Store | None,
         executor: Executor | None,
+        beacon: Fetch | None,
     ) -> None:
-        self._task, self._roster, self._save, self._executor = task, roster, save, executor
+        self._task, self._roster, self._save, self._executor, self._beacon = task, roster, save, executor, beacon
         self._state: AnyState = state  # type: ignore[assignment]
         self._phases = task.protocol.phases
         self._limit = task.protocol.largest_message(task, None)
@@ -244,6 +247,7 @@ class Server(Generic[AnyState]):
             raise LocalProtocolError("got close_round() while no round is open; start() opens the first")
         state = self._state
         phase = self._phases[state.position]
+        self.before_close(phase)
         for party in sorted(self._pending):
             state.dropped = {**state.dropped, party: state.dropped.get(party, phase.round)}
             self.blame(party, FaultKind.SILENT, "")
@@ -261,6 +265,9 @@ class Server(Generic[AnyState]):
         state.finished = True
         self._store()
         return {}
+
+    def before_close(self, phase: Phase) -> None:
+        """Raise ``LocalProtocolError`` while the caller has something to wait for first; changes nothing."""
 
     def _log_round(self, phase: Phase) -> None:
         state = self._state
@@ -381,6 +388,7 @@ class Server(Generic[AnyState]):
         roster: Roster | None = None,
         save: Store | None = None,
         executor: Executor | None = None,
+        beacon: Fetch | None = None,
     ) -> Self:
         """The server that was saved as ``data``; its ``start()`` asks again whoever is pending.
 
@@ -390,7 +398,7 @@ class Server(Generic[AnyState]):
         state = unpack_state(data, found.state_type, task, "server", roster)
         server = found.__new__(found)
         try:
-            server._setup(task, state, roster, save, executor)
+            server._setup(task, state, roster, save, executor, beacon)
         except (Aborted, ValueError) as error:
             raise ConfigError(
                 f"got a state whose sums are not of this task: {error}; abandon this session"

@@ -30,6 +30,7 @@ def session_id(
     adverts: Sequence[bytes] | None = None,
     tree: tuple[int, bytes] | None = None,
     present: bytes = b"",
+    drawn: tuple[int, bytes] | None = None,
 ) -> bytes:
     """The 32-byte id that every party computes and none takes from a message.
 
@@ -40,7 +41,7 @@ def session_id(
     id, as received: the id then holds each client's own fresh keys, so that nothing of
     another session fits. Who doesn't see all of them gives ``tree`` instead, |U1| and their Merkle
     root, and with it who of the cohort is ``present``, as a bitmap: adverts that are seen name their
-    senders, those that aren't do not.
+    senders, those that aren't do not. ``drawn`` is a round of a public beacon and its value.
     """
     parts = [b"secagg/v1/session", task, roster, session, nonce, encode_parts(*cohort)]
     if adverts is not None:
@@ -49,6 +50,8 @@ def session_id(
         parts += [tree[0].to_bytes(8, "big"), tree[1]]
     if present:
         parts.append(present)
+    if drawn is not None:
+        parts += [drawn[0].to_bytes(8, "big"), drawn[1]]
     return hashlib.sha256(encode_parts(*parts)).digest()
 
 

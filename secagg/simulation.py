@@ -18,6 +18,7 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from secagg import identity
 from secagg._machine import Client, Member
 from secagg._server import Outbox, Outcome, Server
+from secagg.beacon import Fetch
 from secagg.errors import ConfigError, EncodingError
 from secagg.identity import PartyRole, Roster
 from secagg.protocols.base import input_round, key_pairs, rounds
@@ -48,12 +49,14 @@ def simulate(
     session: bytes = b"simulation",
     progress: Callable[[str], None] | None = None,
     executor: Executor | None = None,
+    beacon: Fetch | None = None,
 ) -> Simulation:
     """Run one session over ``updates`` (by client id; a sequence is c1, c2, …) and return its outcome.
 
     ``weights`` are integers in the same order or by the same ids. ``dropouts`` names clients that fall
     silent just before they would send their message of a round. ``progress`` is called with each
-    round's name as it opens; ``executor`` runs what is heavy, by default threads. Raises ``ConfigError``
+    round's name as it opens; ``executor`` runs what is heavy, by default threads. ``beacon`` gives the value of a
+    round of the task's beacon, where it has one; all clocks then stand still. Raises ``ConfigError``
     for ids, weights or rounds that don't fit, and ``Aborted`` as a server would.
     """
     plain = _by_id(updates)
@@ -68,7 +71,7 @@ def simulate(
             f"got {'no ' if weighted is None else ''}weights for a task with max_weight={task.max_weight}; "
             "pass weights exactly where the task has a max_weight"
         )
-    return _Run(task, sorted(plain), silent, session, progress, executor).run(plain, weighted)
+    return _Run(task, sorted(plain), silent, session, progress, executor, beacon).run(plain, weighted)
 
 
 class _Run:
@@ -82,12 +85,16 @@ class _Run:
         session: bytes,
         progress: Callable[[str], None] | None,
         executor: Executor | None,
+        beacon: Fetch | None,
     ) -> None:
         identities, self.roster, keys = enrol_for(task, cohort)
         long_lived: dict[str, dict[str, Any]] = {party: {"key": key} for party, key in keys.items()}
-        self.server: Server[Any] = task.server(cohort, roster=self.roster, session=session, executor=executor)
+        self.server: Server[Any] = task.server(
+            cohort, roster=self.roster, session=session, executor=executor, beacon=beacon
+        )
+        now = time.time()
         make: dict[PartyRole, Callable[..., Member[Any]]] = {
-            PartyRole.CLIENT: partial(task.client, executor=executor),
+            PartyRole.CLIENT: partial(task.client, executor=executor, clock=lambda: now),
             PartyRole.DECRYPTOR: task.decryptor,
             PartyRole.AGGREGATOR: partial(task.aggregator, executor=executor),
         }

@@ -6,6 +6,7 @@ import dataclasses
 import hashlib
 import importlib
 import os
+import time
 from collections.abc import Callable, Iterable, Mapping
 from concurrent.futures import Executor
 from dataclasses import dataclass
@@ -15,6 +16,7 @@ from typing import TYPE_CHECKING, Any, TypedDict, Unpack
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from secagg import _canonical, wire
+from secagg.beacon import Fetch
 from secagg.encoding import Encoding, SegmentLike
 from secagg.errors import ConfigError
 from secagg.identity import PartyRole, Roster
@@ -37,6 +39,7 @@ _KNOWN = {
     "FixedPoint": "secagg.encoding",
     "AdditiveShares": "secagg.protocols.shares",
     "Clear": "secagg.protocols.clear",
+    "SignedBeacon": "secagg.beacon",
     "SecAgg": "secagg.protocols.pairwise",
     "SecAggPlus": "secagg.protocols.pairwise",
 }
@@ -52,6 +55,7 @@ class MemberArguments(TypedDict, total=False):
     key: bytes | None  # private half of what the roster lists beside the identity, where the role has such a key
     rng: Callable[[int], bytes]
     executor: Executor | None
+    clock: Callable[[], float]
 
 
 @dataclass(frozen=True)
@@ -126,13 +130,15 @@ class Task:
         save: Store | None = None,
         rng: Callable[[int], bytes] = os.urandom,
         executor: Executor | None = None,
+        beacon: Fetch | None = None,
     ) -> Server[Any]:
         """The server of one session over ``cohort``; ``session`` names it (round number, model hash).
 
         ``executor`` runs what is heavy: any of ``concurrent.futures``, or Dask's; by default threads.
+        ``beacon`` gets what the protocol's beacon, if it has one, published in a round; None while it hasn't.
         """
         return self.protocol.server(
-            self, cohort, roster=roster, session=session, save=save, rng=rng, executor=executor
+            self, cohort, roster=roster, session=session, save=save, rng=rng, executor=executor, beacon=beacon
         )
 
     def client(
@@ -145,11 +151,13 @@ class Task:
         save: Store | None = None,
         rng: Callable[[int], bytes] = os.urandom,
         executor: Executor | None = None,
+        clock: Callable[[], float] = time.time,
     ) -> Client[Any]:
         """A client of one session: the one named ``session``, or whichever the server proposes.
 
         ``save`` keeps its state and its ledger; ``rng`` is drawn from once, for the 32-byte seed.
         ``executor`` runs what is heavy, by default threads; it gets the keys of this client's masks.
+        ``clock`` gives the time (seconds since 1970) to a protocol that asks for it: only one with a beacon does.
         """
         made = client_class(self.protocol)
         return made(
@@ -161,6 +169,7 @@ class Task:
             save=save,
             rng=rng,
             executor=executor,
+            clock=clock,
         )
 
     def decryptor(self, party_id: str, **given: Unpack[MemberArguments]) -> Member[Any]:

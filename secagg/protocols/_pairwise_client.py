@@ -1,4 +1,4 @@
-"""The client of SecAgg and SecAggPlus: five answers, each a method that follows its round in the paper."""
+"""The client of SecAgg and SecAggPlus: up to six answers, each a method that follows its round in the paper."""
 
 from __future__ import annotations
 
@@ -10,12 +10,10 @@ from mpc import keys, shamir
 from mpc.errors import MPCError
 from secagg import wire
 from secagg._machine import Client, ClientState, Handler, Reply
+from secagg.beacon import SLACK_BITS, Beacon
 from secagg.errors import Aborted, FaultKind
 from secagg.identity import PartyRole
-from secagg.protocols.base import Proposal, Round
-from secagg.protocols.lanes import mask_all, pack_lanes, to_lanes
-from secagg.protocols.neighbours import Graph, Shape
-from secagg.protocols.pairwise import (
+from secagg.protocols._pairwise_messages import (
     COMMITMENT_BYTES,
     HASH_BYTES,
     KEY,
@@ -26,10 +24,12 @@ from secagg.protocols.pairwise import (
     Advert,
     Adverts,
     DealtShares,
+    DrawnAdverts,
+    Frozen,
     HeldShares,
     MaskedInput,
     NearAdverts,
-    Pairwise,
+    NextRound,
     Revealed,
     SignedSurvivors,
     Survivors,
@@ -48,6 +48,10 @@ from secagg.protocols.pairwise import (
     to_bitmap,
     voucher_info,
 )
+from secagg.protocols.base import Proposal, Round
+from secagg.protocols.lanes import mask_all, pack_lanes, to_lanes
+from secagg.protocols.neighbours import Graph, Shape
+from secagg.protocols.pairwise import Pairwise, SecAggPlus
 from secagg.session import root_of_path, roster_digest, session_id
 from secagg.wire import Envelope, Reject
 
@@ -57,6 +61,9 @@ class PairwiseClientState(ClientState):
 
     opening_id: bytes = b""  # the session id before any keys, from which this client's own are drawn
     corrupt: int = 0
+    frozen: tuple[bytes, bytes] = (b"", b"")  # who is in U1, and the root over their adverts
+    advert: bytes = b""  # this client's, once other answers followed it
+    next_round: int = 0  # of the beacon, when U1 was frozen
     u1: list[str] = []
     adverts: dict[str, tuple[bytes, bytes]] = {}  # its own and its neighbours': sealing key, masking key
     dealers: bytes = b""  # U2
@@ -89,6 +96,36 @@ class PairwiseClient(Client[PairwiseClientState]):
         draft.corrupt = self._protocol.corrupt(len(draft.cohort), self._roster)
         sealing, masking = self._private_keys(draft)
         return Advert(keys.public_key(sealing), keys.public_key(masking)), b""
+
+    def _freeze_keys(self, draft: PairwiseClientState, message: Frozen, payload: memoryview) -> Reply:
+        """Between the two, where a beacon draws the graph: what is still unknown now that U1 stands."""
+        wire.no_vectors(payload)
+        present = from_bitmap(message.present, draft.cohort)
+        self._require(draft, len(present), "clients that advertised keys", among=len(present))
+        if draft.id not in present or len(message.root) != HASH_BYTES:
+            raise Reject(FaultKind.INVALID, "got frozen keys without this client's own, or a root that is no hash")
+        draft.frozen, draft.advert = (message.present, message.root), draft.last_reply
+        draft.next_round = self._beacon.next_round(self._clock())
+        return NextRound(draft.next_round), b""
+
+    @property
+    def _beacon(self) -> Beacon:
+        protocol = self._protocol
+        assert isinstance(protocol, SecAggPlus)
+        assert protocol.beacon is not None
+        return protocol.beacon
+
+    def _check_draw(self, draft: PairwiseClientState, message: DrawnAdverts, root: bytes) -> None:
+        """Take no graph that the server could have known before this client saw U1 frozen."""
+        if (message.present, root) != draft.frozen:
+            raise Reject(FaultKind.INVALID, "got other adverts than were frozen")
+        if not 0 <= message.number - draft.next_round < 1 << SLACK_BITS:
+            raise Aborted(
+                f"the server draws the graph from round {message.number} of the beacon; the first one after this "
+                f"client saw the keys frozen is {draft.next_round}"
+            )
+        if not self._beacon.verify(message.number, message.value):
+            raise Reject(FaultKind.INVALID, f"got a value that the beacon didn't publish in round {message.number}")
 
     def _share_keys(self, draft: PairwiseClientState, message: Adverts | NearAdverts, payload: memoryview) -> Reply:
         """Round 1: check who is there, then deal the self-mask seed and the masking key to all who hold shares."""
@@ -150,6 +187,10 @@ class PairwiseClient(Client[PairwiseClientState]):
         root = roots.pop()
         if roots or root is None:
             raise Reject(FaultKind.INVALID, "got adverts whose paths don't lead to one root")
+        drawn = None
+        if isinstance(message, DrawnAdverts):
+            self._check_draw(draft, message, root)
+            drawn = message.number, message.value
         draft.session_id = session_id(
             task=self._task.digest,
             roster=roster_digest(self._roster),
@@ -158,6 +199,7 @@ class PairwiseClient(Client[PairwiseClientState]):
             cohort=draft.cohort,
             tree=(len(places), root),
             present=message.present,
+            drawn=drawn,
         )
         if sorted([draft.id, *self._graph(draft).neighbours(draft.id)]) != senders:
             raise Reject(FaultKind.INVALID, "got other adverts than this client's and its neighbours'")
@@ -240,6 +282,7 @@ class PairwiseClient(Client[PairwiseClientState]):
 
     answers: ClassVar[Mapping[str, Handler]] = {
         Round.ADVERTISE_KEYS: _advertise_keys,
+        Round.FREEZE_KEYS: _freeze_keys,
         Round.SHARE_KEYS: _share_keys,
         Round.MASKED_INPUT: _masked_input,
         Round.CONSISTENCY_CHECK: _consistency_check,
@@ -263,7 +306,7 @@ class PairwiseClient(Client[PairwiseClientState]):
                 raise Reject(FaultKind.INVALID, "got adverts out of order, twice, or from outside the cohort")
             previous = envelope.sender
             adverts[envelope.sender] = open_advert(envelope)
-        if draft.last_reply not in raw:
+        if (draft.advert or draft.last_reply) not in raw:
             raise Reject(FaultKind.INVALID, "got adverts without this client's own")
         everyone = [key for advert in adverts.values() for key in (advert.sealing_key, advert.masking_key)]
         if len(set(everyone)) != len(everyone):
@@ -345,8 +388,8 @@ class PairwiseClient(Client[PairwiseClientState]):
         if len(signers) < quorum:
             raise Aborted(f"got {len(signers)} signatures under the survivor list; {quorum} are needed")
 
-    def _require(self, draft: PairwiseClientState, present: int, what: str) -> None:
-        floor = self._protocol.floor(self._task, len(draft.u1), draft.corrupt)
+    def _require(self, draft: PairwiseClientState, present: int, what: str, *, among: int = 0) -> None:
+        floor = self._protocol.floor(self._task, among or len(draft.u1), draft.corrupt)
         if present < floor:
             raise Aborted(f"got {present} {what}; {floor} are needed, so this client reveals nothing more")
 

@@ -6,9 +6,8 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from secagg import wire
-from secagg.protocols.base import Cost, Proposal, Round
-from secagg.protocols.lanes import vectors_size
-from secagg.protocols.pairwise import (
+from secagg.beacon import LATEST_ROUND, VALUE_BYTES
+from secagg.protocols._pairwise_messages import (
     COMMITMENT_BYTES,
     HASH_BYTES,
     KEY_BYTES,
@@ -18,10 +17,12 @@ from secagg.protocols.pairwise import (
     Advert,
     Adverts,
     DealtShares,
+    DrawnAdverts,
+    Frozen,
     HeldShares,
     MaskedInput,
     NearAdverts,
-    Pairwise,
+    NextRound,
     Revealed,
     SignedSurvivors,
     Survivors,
@@ -29,6 +30,9 @@ from secagg.protocols.pairwise import (
     VouchedInput,
     VouchedSurvivors,
 )
+from secagg.protocols.base import Cost, Proposal, Round
+from secagg.protocols.lanes import vectors_size
+from secagg.protocols.pairwise import Pairwise
 from secagg.session import path_length
 
 if TYPE_CHECKING:
@@ -60,7 +64,10 @@ def cost(protocol: Pairwise, task: Task, cohort: Sequence[str] | None, signed: b
             advert,
             Proposal(ids, bytes(32), bytes(32)),
             Adverts(adverts),
+            Frozen(bytes(bits), bytes(HASH_BYTES)),
+            NextRound(LATEST_ROUND),
             NearAdverts(bytes(bits), adverts, paths[: len(adverts)]),
+            DrawnAdverts(bytes(bits), adverts, paths[: len(adverts)], LATEST_ROUND, bytes(VALUE_BYTES)),
             DealtShares(bytes(HASH_BYTES), bytes(COMMITMENT_BYTES * holders), bytes(SEALED_BYTES * shape.degree)),
             HeldShares(bytes(bits), bytes(COMMITMENT_BYTES * shape.degree), bytes(SEALED_BYTES * shape.degree)),
             MaskedInput(),

@@ -12,11 +12,9 @@ from mpc.errors import MPCError
 from secagg import wire
 from secagg._machine import Reply
 from secagg._server import Server, ServerState, Step
-from secagg.errors import Aborted, FaultKind
-from secagg.protocols.base import Round
-from secagg.protocols.lanes import fold_lanes, mask_all, reduce_lanes, zero_lanes
-from secagg.protocols.neighbours import Graph, Shape
-from secagg.protocols.pairwise import (
+from secagg.beacon import LATEST_ROUND, SLACK_BITS
+from secagg.errors import Aborted, FaultKind, LocalProtocolError
+from secagg.protocols._pairwise_messages import (
     COMMITMENT_BYTES,
     HASH_BYTES,
     KEY,
@@ -27,10 +25,12 @@ from secagg.protocols.pairwise import (
     Advert,
     Adverts,
     DealtShares,
+    DrawnAdverts,
+    Frozen,
     HeldShares,
     MaskedInput,
     NearAdverts,
-    Pairwise,
+    NextRound,
     Revealed,
     SignedSurvivors,
     Survivors,
@@ -46,7 +46,11 @@ from secagg.protocols.pairwise import (
     self_mask_info,
     to_bitmap,
 )
-from secagg.session import merkle_levels, merkle_path, roster_digest, session_id
+from secagg.protocols.base import Phase, Round
+from secagg.protocols.lanes import fold_lanes, mask_all, reduce_lanes, zero_lanes
+from secagg.protocols.neighbours import Graph, Shape
+from secagg.protocols.pairwise import Pairwise, SecAggPlus
+from secagg.session import merkle_levels, merkle_path, merkle_root, roster_digest, session_id
 from secagg.wire import Envelope, Reject
 
 
@@ -56,6 +60,8 @@ class PairwiseServerState(ServerState):
     adverts: dict[str, bytes] = {}  # U1: the signed envelopes, as received
     public_keys: dict[str, tuple[bytes, bytes]] = {}  # sealing key, masking key
     u1: list[str] = []
+    next_rounds: dict[str, int] = {}  # of the beacon, as the clients told
+    drawn: tuple[int, bytes] | None = None  # the round that the graph hangs on, and its value
     u2: list[str] = []
     seed_commitments: dict[str, bytes] = {}
     commitments: dict[str, bytes] = {}  # by dealer, for its holders in order
@@ -118,6 +124,12 @@ class PairwiseServer(Server[PairwiseServerState]):
         state = self._state
         state.u1 = sorted(state.adverts)
         self.need(len(state.u1), self._floor, "clients that advertised keys")
+        if not self._protocol.drawn:
+            self._enter()
+
+    def _enter(self) -> None:
+        """Everything stands that the graph hangs on."""
+        state = self._state
         state.session_id = session_id(
             task=self._task.digest,
             roster=roster_digest(self._roster),
@@ -126,7 +138,48 @@ class PairwiseServer(Server[PairwiseServerState]):
             cohort=state.cohort,
             adverts=[state.adverts[party] for party in state.u1],
             present=to_bitmap(state.u1, state.cohort) if self._protocol.sparse else b"",
+            drawn=state.drawn,
         )
+
+    # FreezeKeys
+
+    def _freeze(self) -> Mapping[str, Reply]:
+        state = self._state
+        root = merkle_root([state.adverts[party] for party in state.u1])
+        return dict.fromkeys(state.u1, (Frozen(to_bitmap(state.u1, state.cohort), root), b""))
+
+    def _take_next_round(self, envelope: Envelope, told: NextRound, payload: memoryview) -> None:
+        wire.no_vectors(payload)
+        if not 0 < told.number <= LATEST_ROUND:
+            raise Reject(FaultKind.INVALID, f"got round {told.number} of a beacon")
+        self._state.next_rounds = self._state.next_rounds | {envelope.sender: told.number}
+
+    def _drawn_from(self) -> int:
+        """The earliest round that nobody knew when it saw the keys frozen, but for whose clock is far ahead."""
+        told = sorted(self._state.next_rounds.values())
+        most = told[(len(told) - 1) // 2] + (1 << SLACK_BITS) // 2
+        return max(number for number in told if number <= most)
+
+    def before_close(self, phase: Phase) -> None:
+        """``LocalProtocolError`` while the beacon hasn't published the value that the graph hangs on."""
+        if phase.round != Round.FREEZE_KEYS or not self._state.next_rounds:
+            return
+        if self._beacon is None:
+            raise LocalProtocolError("got no beacon=; pass what gets a round's value from the task's beacon")
+        number = self._drawn_from()
+        value = self._beacon(number)
+        if value is None:
+            raise LocalProtocolError(
+                f"round {number} of the beacon is not published; wait, then close_round() again"
+            )
+        assert isinstance(self._protocol, SecAggPlus)
+        if not self._protocol.beacon or not self._protocol.beacon.verify(number, value):
+            raise LocalProtocolError(f"got a value for round {number} that is not the beacon's; look at beacon=")
+        self._state.drawn = number, value
+
+    def _settle_frozen(self) -> None:
+        self.need(len(self._state.next_rounds), self._floor, "clients that saw the keys frozen")
+        self._enter()
 
     # ShareKeys
 
@@ -137,13 +190,13 @@ class PairwiseServer(Server[PairwiseServerState]):
             return dict.fromkeys(state.u1, (Adverts(adverts), b""))
         levels = merkle_levels(adverts)
         paths = {party: merkle_path(levels, place) for place, party in enumerate(state.u1)}
-        present, requests = to_bitmap(state.u1, state.cohort), {}
-        for client in state.u1:
+        present = to_bitmap(state.u1, state.cohort)
+        requests: dict[str, Reply] = {}
+        for client in state.next_rounds if state.drawn else state.u1:
             shown = sorted([client, *self._graph.neighbours(client)])
-            near = NearAdverts(
-                present, [state.adverts[party] for party in shown], [paths[party] for party in shown]
-            )
-            requests[client] = near, b""
+            raw, proofs = [state.adverts[party] for party in shown], [paths[party] for party in shown]
+            near = DrawnAdverts(present, raw, proofs, *state.drawn) if state.drawn else None
+            requests[client] = near or NearAdverts(present, raw, proofs), b""
         return requests
 
     def _take_dealt(self, envelope: Envelope, dealt: DealtShares, payload: memoryview) -> None:
@@ -298,6 +351,7 @@ class PairwiseServer(Server[PairwiseServerState]):
 
     steps: ClassVar[Mapping[str, Step]] = {
         Round.ADVERTISE_KEYS: Step(_propose, _take_advert, _settle_adverts),
+        Round.FREEZE_KEYS: Step(_freeze, _take_next_round, _settle_frozen),
         Round.SHARE_KEYS: Step(_send_adverts, _take_dealt, _settle_dealt),
         Round.MASKED_INPUT: Step(_send_shares, _take_input, _settle_input),
         Round.CONSISTENCY_CHECK: Step(_send_survivors, _take_signed, _settle_signed),

@@ -14,9 +14,9 @@ from secagg import wire
 from secagg._machine import Aggregator, Handler, Listener, MemberState, Reply
 from secagg.errors import Aborted, ConfigError, Fault, FaultKind, LocalProtocolError
 from secagg.identity import PartyRole
+from secagg.protocols._pairwise_messages import from_bitmap, to_bitmap
 from secagg.protocols.base import Proposal, Round
 from secagg.protocols.lanes import fold_lanes, mask_all, pack_lanes, zero_lanes
-from secagg.protocols.pairwise import from_bitmap, to_bitmap
 from secagg.protocols.shares import (
     MAX_UNOPENED,
     AdditiveShares,

@@ -10,9 +10,9 @@ from secagg._machine import Reply
 from secagg._server import Server, ServerState, Step
 from secagg.errors import FaultKind
 from secagg.identity import PartyRole
+from secagg.protocols._pairwise_messages import from_bitmap, to_bitmap
 from secagg.protocols.base import Round
 from secagg.protocols.lanes import fold_lanes, reduce_lanes, zero_lanes
-from secagg.protocols.pairwise import from_bitmap, to_bitmap
 from secagg.protocols.shares import (
     MAX_UNOPENED,
     AggregateShare,

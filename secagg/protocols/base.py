@@ -24,6 +24,7 @@ class Round(StrEnum):
 
     INPUT = "Input"
     ADVERTISE_KEYS = "AdvertiseKeys"
+    FREEZE_KEYS = "FreezeKeys"
     SHARE_KEYS = "ShareKeys"
     MASKED_INPUT = "MaskedInput"
     CONSISTENCY_CHECK = "ConsistencyCheck"

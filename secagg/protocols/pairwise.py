@@ -8,154 +8,48 @@ input. A set travels as a bitmap over U1 sorted by id; a client's evaluation poi
 position among the holders of a dealer's shares, plus one.
 
 u, v are neighbours on a graph over U1: the complete one in SecAgg, a sparse random one in SecAggPlus.
-The classes here are the messages and the protocols' parameters; the roles are in
+The protocols' parameters are here, the messages in ``_pairwise_messages``, the roles in
 ``_pairwise_client`` and ``_pairwise_server``, what a session costs in ``_pairwise_cost``.
 """
 
 from __future__ import annotations
 
-import hashlib
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
-from mpc.keys import encode_parts
-from secagg import wire
-from secagg.errors import ConfigError, FaultKind
+from secagg.beacon import SLACK_BITS, Beacon
+from secagg.errors import ConfigError
 from secagg.identity import PartyRole, Roster
+from secagg.protocols._pairwise_messages import (
+    Advert,
+    Adverts,
+    DealtShares,
+    DrawnAdverts,
+    Frozen,
+    HeldShares,
+    MaskedInput,
+    NearAdverts,
+    NextRound,
+    Revealed,
+    SignedSurvivors,
+    Survivors,
+    Unmask,
+    VouchedInput,
+    VouchedSurvivors,
+)
 from secagg.protocols.base import Cost, Phase, Proposal, Round, check_corruption, corrupt_among, corrupt_count
 from secagg.protocols.lanes import check_mask_bits, vectors_size
 from secagg.protocols.neighbours import Shape
-from secagg.wire import Reject
 
 if TYPE_CHECKING:
     from secagg._machine import Member
     from secagg._server import Server
     from secagg.task import Task
 
-KEY_BYTES = 32
-SHARE_BYTES = 33
-HASH_BYTES = 32
-SEALED_BYTES = 2 * SHARE_BYTES + 16  # both shares and the AES-GCM tag
-COMMITMENT_BYTES = 2 * HASH_BYTES
-VOUCHER_BYTES = 16
-
 MAX_POINT = (1 << 16) - 1
 
-SELF, KEY = "self-mask", "masking-key"  # the two secrets that a client deals
-
 ThreatModel = Literal["malicious", "semi-malicious", "semi-honest"]
-
-
-class Advert(wire.Message, frozen=True):
-    """AdvertiseKeys, client to all: fresh X25519 public keys, one to seal and one to mask with."""
-
-    TYPE: ClassVar[int] = 2
-    sealing_key: bytes
-    masking_key: bytes
-
-
-class Adverts(wire.Message, frozen=True):
-    """ShareKeys, server to U1: the signed adverts of all U1, as received, sorted by id."""
-
-    TYPE: ClassVar[int] = 3
-    adverts: list[bytes]
-
-
-class NearAdverts(wire.Message, frozen=True):
-    """ShareKeys, server to U1 on a sparse graph: who U1 is, and the adverts of the client and its neighbours.
-
-    ``present`` is a bitmap over the cohort; ``adverts`` are as received, sorted by id; each of ``paths`` leads
-    from an advert to the root of the tree over all.
-    """
-
-    TYPE: ClassVar[int] = 11
-    present: bytes
-    adverts: list[bytes]
-    paths: list[bytes]
-
-
-class DealtShares(wire.Message, frozen=True):
-    """ShareKeys, client to server: both secrets in shares, each sealed to its holder.
-
-    ``sealed`` has 82 bytes for each holder but the dealer itself; ``commitments`` has the hashes of both
-    shares, 64 bytes for each holder. Holders are all of U1 on the complete graph, else the neighbours.
-    """
-
-    TYPE: ClassVar[int] = 4
-    self_mask_commitment: bytes
-    commitments: bytes
-    sealed: bytes
-
-
-class HeldShares(wire.Message, frozen=True):
-    """MaskedInput, server to U2: what the others of U2 dealt to this client, with the commitments."""
-
-    TYPE: ClassVar[int] = 5
-    dealers: bytes
-    commitments: bytes
-    sealed: bytes
-
-
-class MaskedInput(wire.Message, frozen=True):
-    """MaskedInput, client to server: the masked vectors follow."""
-
-    TYPE: ClassVar[int] = 6
-
-
-class VouchedInput(wire.Message, frozen=True):
-    """MaskedInput, client to server: the masked vectors follow.
-
-    ``vouchers`` has 16 bytes for each neighbour in U2, by which that neighbour alone can tell under
-    which U2 this input was masked.
-    """
-
-    TYPE: ClassVar[int] = 12
-    vouchers: bytes
-
-
-class Survivors(wire.Message, frozen=True):
-    """ConsistencyCheck, server to U3: whose inputs it will open together."""
-
-    TYPE: ClassVar[int] = 7
-    survivors: bytes
-
-
-class VouchedSurvivors(wire.Message, frozen=True):
-    """ConsistencyCheck, server to U3: the same, with the vouchers of the client's neighbours in U3."""
-
-    TYPE: ClassVar[int] = 13
-    survivors: bytes
-    vouchers: bytes
-
-
-class SignedSurvivors(wire.Message, frozen=True):
-    """ConsistencyCheck, client to all: U2 and U3 as they were told to this client."""
-
-    TYPE: ClassVar[int] = 8
-    dealers: bytes
-    survivors: bytes
-
-
-class Unmask(wire.Message, frozen=True):
-    """Unmasking, server to the survivors: U3 and, against a malicious server, who signed it."""
-
-    TYPE: ClassVar[int] = 9
-    survivors: bytes
-    signed: list[bytes]
-
-
-class Revealed(wire.Message, frozen=True):
-    """Unmasking, client to server: one share for each member of U2, in order.
-
-    Which of a dealer's two secrets a share belongs to is not the holder's to say: it follows from U3.
-    Both shares of one dealer don't fit into this message. ``unopened`` marks dealers whose
-    shares didn't open or didn't fit their commitments.
-    """
-
-    TYPE: ClassVar[int] = 10
-    unopened: bytes
-    shares: bytes
 
 
 @dataclass(frozen=True)
@@ -182,6 +76,11 @@ class Pairwise:
         return self.threat_model != "semi-honest"
 
     @property
+    def drawn(self) -> bool:
+        """Whether the graph hangs on a beacon's value, published after the keys were frozen."""
+        return self.sparse and self.threat_model == "malicious"
+
+    @property
     def phases(self) -> tuple[Phase, ...]:
         """The table of the protocol's rounds."""
         client = PartyRole.CLIENT
@@ -189,9 +88,12 @@ class Pairwise:
         survivors = VouchedSurvivors if vouched else Survivors
         checked = (Phase(Round.CONSISTENCY_CHECK, client, survivors, SignedSurvivors),)
         masked = VouchedInput if vouched else MaskedInput
+        frozen = (Phase(Round.FREEZE_KEYS, client, Frozen, NextRound),)
+        near = DrawnAdverts if self.drawn else NearAdverts
         return (
             Phase(Round.ADVERTISE_KEYS, client, Proposal, Advert),
-            Phase(Round.SHARE_KEYS, client, NearAdverts if self.sparse else Adverts, DealtShares),
+            *(frozen if self.drawn else ()),
+            Phase(Round.SHARE_KEYS, client, near if self.sparse else Adverts, DealtShares),
             Phase(Round.MASKED_INPUT, client, HeldShares, masked, takes_input=True),
             *(checked if self.checked else ()),
             Phase(Round.UNMASKING, client, Unmask, Revealed),
@@ -361,36 +263,55 @@ class SecAggPlus(Pairwise):
     likes. Identities and a roster are needed. Survivor lists are signed, and a client reveals nothing (i)
     under a list without signatures of more than (n + c)/2 of the n in U1 over the same bytes, (ii) unless every
     k/2 consecutive places on the ring hold more survivors than there can be corrupt ones, (iii) of
-    a survivor's self mask unless that survivor vouched for the same U2. ``"semi-honest"``: the server
-    follows the protocol, and there are no such checks; one that lies about who dropped out can cut
-    the ring and open a small part of the sum. In both, c is counted over the cohort, which is taken
-    to be chosen honestly.
+    a survivor's self mask unless that survivor vouched for the same U2. c is counted over the cohort,
+    which is taken to be chosen honestly.
+
+    ``"malicious"``: the server lies from the start. ``beacon`` (a :class:`secagg.beacon.Beacon`) is
+    needed, and c is counted over all enrolled. Before anyone's neighbours are known, the server
+    shows every client the frozen U1; the client notes by its own clock which round of the beacon comes next,
+    and takes no graph but one drawn from that round's value or one of the 63 after it.
+
+    ``"semi-honest"``: the server follows the protocol, and there are no such checks; one that lies
+    about who dropped out can cut the ring and open a small part of the sum.
 
     Ideal functionality: as SecAgg's, but that clients learn U1, U2, U3 and the keys of their
-    neighbours only, and that it fails with probability 2^-40 over the draw of the graph.
+    neighbours only, and that it fails with probability 2^-40 over the draw of the graph. An
+    attempt that the server gives up before MaskedInput costs it nothing and draws a new graph: m
+    attempts with one client fail with m times that probability.
     """
 
     corruption: float = 0.05
     threat_model: ThreatModel = "semi-malicious"
+    beacon: Beacon | None = None
 
     ID: ClassVar[int] = 3
     name: ClassVar[str] = "SecAggPlus"
-    threat_models: ClassVar[tuple[str, ...]] = ("semi-malicious", "semi-honest")
+    threat_models: ClassVar[tuple[str, ...]] = ("malicious", "semi-malicious", "semi-honest")
     sparse: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
-        if self.threat_model == "malicious":
-            raise ConfigError(
-                'got threat_model="malicious"; a server that may lie before the graph stands can choose a '
-                "client's neighbours, and the random beacon that would stop it is not supported yet: expected "
-                '"semi-malicious", or SecAgg() for a malicious server'
-            )
         super().__post_init__()
+        if self.threat_model == "malicious" and self.beacon is None:
+            raise ConfigError(
+                'got threat_model="malicious" without beacon=; a server that knows how the graph will be drawn can '
+                'choose a client\'s neighbours: pass a secagg.beacon.SignedBeacon(...), or take "semi-malicious", '
+                "or SecAgg()"
+            )
+        if self.beacon is not None and self.threat_model != "malicious":
+            raise ConfigError(
+                f'got beacon= with threat_model="{self.threat_model}"; only "malicious" draws from one'
+            )
+        if self.beacon is not None and not isinstance(self.beacon, Beacon):
+            raise ConfigError(
+                f"got beacon={self.beacon!r:.80}; expected one such as secagg.beacon.SignedBeacon(...)"
+            )
 
     def shape(self, task: Task, present: int, corrupt: int) -> Shape:
         """The graph's parameters for ``present`` clients, of whom ``min_survivors`` are sure to stay."""
         from mpc import graph
 
+        # Of so many values of the beacon the server may take the one that suits it best.
+        security = graph.SECURITY + (SLACK_BITS if self.drawn else 0)
         found = None
         if present >= task.min_survivors and present > corrupt:
             found = graph.sparse_parameters(
@@ -398,13 +319,14 @@ class SecAggPlus(Pairwise):
                 corrupt=corrupt,
                 dropping=present - task.min_survivors,
                 server="semi-malicious" if self.checked else "curious",
+                security=security,
                 windows=self.checked,
             )
         if found is None:
             return super().shape(task, present, corrupt)
         degree, threshold = found
         window = degree // 2 if self.checked else 0
-        least = graph.window_floor(present, corrupt=corrupt, window=window) if window else 0
+        least = graph.window_floor(present, corrupt=corrupt, window=window, security=security) if window else 0
         return Shape(present, degree, threshold, self.quorum(present, corrupt), window, least)
 
     def validate(self, task: Task) -> None:
@@ -444,78 +366,3 @@ class SecAggPlus(Pairwise):
         # A signed survivor list has two bitmaps, a proof one hash for each level of the tree.
         lists = (1536 + task.max_clients // 4) * task.max_clients
         return 4096 + lists + (vectors_size(task) if receiver is None else 0)
-
-
-def to_bitmap(members: Iterable[str], u1: Sequence[str]) -> bytes:
-    """A subset of U1 as a bitmap: bit i of byte j is member 8j + i."""
-    marks, inside = bytearray((len(u1) + 7) // 8), set(members)
-    for position, party in enumerate(u1):
-        marks[position >> 3] |= (party in inside) << (position & 7)
-    return bytes(marks)
-
-
-def from_bitmap(bitmap: bytes, u1: Sequence[str]) -> list[str]:
-    """The subset of U1 that a bitmap marks, sorted; ``Reject`` for one of another length or with spare bits."""
-    marks = int.from_bytes(bitmap, "little")
-    if len(bitmap) != (len(u1) + 7) // 8 or marks >> len(u1):
-        raise Reject(FaultKind.INVALID, f"got a set of {len(bitmap)} bytes for {len(u1)} clients")
-    return [party for position, party in enumerate(u1) if marks >> position & 1]
-
-
-def pieces(joined: bytes, size: int, count: int) -> list[bytes]:
-    """``joined`` cut into ``count`` pieces; ``Reject`` if it isn't that long."""
-    if len(joined) != size * count:
-        raise Reject(FaultKind.INVALID, f"got {len(joined)} bytes for {count} pieces of {size}")
-    return [joined[at : at + size] for at in range(0, len(joined), size)]
-
-
-def seal_info(dealer: str, holder: str) -> bytes:
-    """HKDF's info for the key that seals a dealer's shares to a holder."""
-    return encode_parts("secagg/v1/seal", dealer, holder)
-
-
-def mask_info(one: str, other: str) -> bytes:
-    """HKDF's info for the pairwise mask of two clients; the same on both sides."""
-    return encode_parts("secagg/v1/pairwise-mask", min(one, other), max(one, other))
-
-
-def self_mask_info(client: str) -> bytes:
-    """HKDF's info for a client's self mask."""
-    return encode_parts("secagg/v1/self-mask", client)
-
-
-def voucher_info(client: str, neighbour: str, dealers: bytes) -> bytes:
-    """HKDF's info for what a client shows a neighbour to vouch for U2."""
-    return encode_parts("secagg/v1/voucher", client, neighbour, dealers)
-
-
-def share_context(session: bytes, dealer: str, holder: str, point: int) -> bytes:
-    """What a sealed pair of shares is bound to."""
-    return encode_parts("secagg/v1/share", session, DealtShares.TYPE, dealer, holder, point)
-
-
-def commit_share(session: bytes, dealer: str, holder: str, kind: str, share: bytes) -> bytes:
-    """The hash by which a revealed share is known as the one that was dealt."""
-    parts = encode_parts("secagg/v1/share-commitment", session, dealer, holder, kind, share)
-    return hashlib.sha256(parts).digest()
-
-
-def commit_seed(session: bytes, dealer: str, seed: bytes) -> bytes:
-    """The hash by which a rebuilt self-mask seed is known as the dealer's."""
-    return hashlib.sha256(encode_parts("secagg/v1/self-mask-commitment", session, dealer, seed)).digest()
-
-
-def open_advert(envelope: wire.Envelope) -> Advert:
-    """The advert in a checked envelope; ``Reject`` for keys of the wrong length or alike."""
-    advert, rest = envelope.open(Advert)
-    wire.no_vectors(rest)
-    check_advert(advert)
-    return advert
-
-
-def check_advert(advert: Advert) -> None:
-    """``Reject`` keys of the wrong length, or one key for both uses."""
-    if len(advert.sealing_key) != KEY_BYTES or len(advert.masking_key) != KEY_BYTES:
-        raise Reject(FaultKind.INVALID, "got an advert whose keys are not 32 bytes")
-    if advert.sealing_key == advert.masking_key:
-        raise Reject(FaultKind.INVALID, "got an advert with one key for both uses")

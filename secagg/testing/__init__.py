@@ -7,6 +7,7 @@ hypothesis. All that is drawn here is drawn from seeds: nothing of this belongs 
 
 from collections.abc import Mapping
 
+from secagg.beacon import Fetch
 from secagg.errors import ConfigError
 from secagg.protocols.base import AggregationProtocol
 from secagg.testing._checks import CHECKS
@@ -27,20 +28,22 @@ def check_protocol(
     protocol: AggregationProtocol,
     *,
     clients: int = 5,
+    beacon: Fetch | None = None,
     expected_failed_checks: Mapping[str, str] | None = None,
 ) -> list[str]:
     """Hold ``protocol`` to what every protocol promises; returns the names of the checks that ran.
 
     ``clients`` take part, under the least ``min_survivors`` from 2 on that the protocol accepts, with as
-    many of other roles as it states in ``others``. Identities are drawn where a server can't be made
-    without a roster. A check named in ``expected_failed_checks`` (name to reason) has to fail. Raises
+    many of other roles as it states in ``others``. ``beacon`` gives the value of a round of its beacon, if
+    it has one. Identities are drawn where a server can't be made without a roster. A check named in
+    ``expected_failed_checks`` (name to reason) has to fail. Raises
     :class:`ProtocolCheckError` for the first check that fails, and ``ConfigError`` if no
     ``min_survivors`` up to ``clients`` is accepted.
     """
     expected = dict(expected_failed_checks or {})
     if unknown := sorted(set(expected) - set(CHECKS)):
         raise ConfigError(f"got unknown checks {', '.join(unknown)}; there are {', '.join(CHECKS)}")
-    casting = cast(protocol, clients)
+    casting = cast(protocol, clients, beacon)
     for name, check in CHECKS.items():
         try:
             check(casting)

@@ -17,6 +17,7 @@ from mpc.keys import seeded_rng
 from secagg import wire
 from secagg._machine import Member
 from secagg._server import Outbox, Outcome, Server
+from secagg.beacon import Fetch
 from secagg.encoding import Decoded, FixedPoint, Rng, Segment
 from secagg.errors import Aborted, ConfigError, RemoteProtocolError
 from secagg.identity import Party, PartyRole, Roster
@@ -39,6 +40,11 @@ def rng_for_tests(seed: bytes) -> Callable[[int], bytes]:
     draws. The stream is AES-256-CTR under HKDF-SHA256 of SHA-256(``seed``); see ``mpc.keys.seeded_rng``.
     """
     return seeded_rng(hashlib.sha256(seed).digest(), salt=b"", info=b"secagg/v1/rng-for-tests")
+
+
+def clock_for_tests() -> float:
+    """A clock that stands still."""
+    return 1_800_000_000.0
 
 
 class Broken(Exception):  # noqa: N818 - becomes a ProtocolCheckError with the check's name
@@ -118,6 +124,7 @@ class Casting:
     roster: Roster | None
     min_survivors: int
     long_lived: Mapping[str, bytes] = field(default_factory=dict)  # private keys beside the identities
+    beacon: Fetch | None = None
 
     @cached_property
     def task(self) -> Task:
@@ -160,7 +167,7 @@ class Casting:
         return ((phase.round, phase.role) for phase in self.protocol.phases)
 
 
-def cast(protocol: AggregationProtocol, clients: int) -> Casting:
+def cast(protocol: AggregationProtocol, clients: int, beacon: Fetch | None = None) -> Casting:
     """No identities where a protocol needs none, and the least ``min_survivors`` from 2 on that it accepts."""
     cohort = tuple(wire.stand_in_ids(clients))
     others = protocol.others
@@ -169,7 +176,7 @@ def cast(protocol: AggregationProtocol, clients: int) -> Casting:
     refusal: ConfigError | None = None
     for enrolled in (True,) if others else (False, True):
         for least in range(min(2, clients), clients + 1):  # at 1, no floor could be missed
-            casting = Casting(protocol, cohort, roles, {}, None, least)
+            casting = Casting(protocol, cohort, roles, {}, None, least, beacon=beacon)
             casting = casting.enrolled() if enrolled else casting
             try:
                 casting.task.server(cohort, roster=casting.roster, session=SESSION)
@@ -206,6 +213,7 @@ class Play:
             session=session,
             save=self.stores[wire.SERVER],
             rng=rng_for_tests(seed),
+            beacon=casting.beacon,
         )
         makers: dict[PartyRole, Callable[..., Member[Any]]] = {
             PartyRole.CLIENT: self.task.client,
@@ -220,6 +228,7 @@ class Play:
                 session=session,
                 save=self.stores[party],
                 rng=rng_for_tests(seed + party.encode()),
+                clock=clock_for_tests,
                 **casting.key(party),
             )
             for party, role in casting.roles.items()
@@ -291,6 +300,7 @@ class Play:
             identity=self.casting.identities.get(party),
             roster=self.casting.roster,
             save=self.stores[party],
+            clock=clock_for_tests,
             **self.casting.key(party),
         )
 
@@ -302,7 +312,11 @@ class Play:
     def restore_server(self, state: bytes) -> None:
         """The same for the server."""
         self.server = type(self.server).from_bytes(
-            state, self.task, roster=self.casting.roster, save=self.stores[wire.SERVER]
+            state,
+            self.task,
+            roster=self.casting.roster,
+            save=self.stores[wire.SERVER],
+            beacon=self.casting.beacon,
         )
 
     def refused_by(self, party: str, data: bytes, what: str) -> None:

@@ -13,8 +13,8 @@ from numpy.typing import NDArray
 
 import secagg
 from secagg import Aborted, ConfigError, FaultKind, LocalProtocolError, Round, identity, wire
+from secagg.protocols._pairwise_messages import MaskedInput
 from secagg.protocols.lanes import fold_lanes, reduce_lanes, widths, zero_lanes
-from secagg.protocols.pairwise import MaskedInput
 from secagg.store import FileLedger, FileStore, Ledger, MemoryLedger
 from secagg.task import Task
 from secagg.wire import Envelope

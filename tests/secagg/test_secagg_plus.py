@@ -5,27 +5,46 @@ from typing import Any
 
 import numpy as np
 import pytest
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import secagg
 from mpc import graph
+from secagg.beacon import SignedBeacon
 from secagg.errors import Aborted, ConfigError, RemoteProtocolError
+from secagg.protocols._pairwise_messages import NearAdverts
 from secagg.protocols.base import input_round, rounds
 from secagg.protocols.neighbours import Graph
-from secagg.protocols.pairwise import NearAdverts, Pairwise
+from secagg.protocols.pairwise import Pairwise
 from secagg.session import merkle_levels, merkle_path, merkle_root, root_of_path, session_id
 from secagg.testing import CHECKS, check_protocol
 from secagg.wire import Envelope
 
-MODELS = ("semi-malicious", "semi-honest")
+MODELS = ("malicious", "semi-malicious", "semi-honest")
+OPERATOR = Ed25519PrivateKey.from_private_bytes(bytes(range(32)))
+BEACON = SignedBeacon(OPERATOR.public_key().public_bytes_raw(), genesis=1_700_000_000, period=30)
+
+
+def fetch(number: int) -> bytes:
+    return BEACON.publish(OPERATOR, number)
+
+
+def simulate(task: secagg.Task, updates: Any, **given: Any) -> secagg.Simulation:
+    return secagg.simulate(task, updates, beacon=fetch, **given)
+
+
+def plus(threat_model: str, made: Any = secagg.SecAggPlus, **given: Any) -> secagg.SecAggPlus:
+    beacon = {"beacon": BEACON} if threat_model == "malicious" else {}
+    protocol: secagg.SecAggPlus = made(threat_model=threat_model, **beacon, **given)
+    return protocol
 
 
 def make_task(
     clients: int, min_survivors: int, threat_model: str = "semi-malicious", **changes: Any
 ) -> secagg.Task:
     fields: dict[str, Any] = {
-        "protocol": secagg.SecAggPlus(threat_model=threat_model),
+        "protocol": plus(threat_model),
         "layout": secagg.Layout.of(np.zeros(5)),
         "encoding": secagg.FixedPoint(clip=1.0, bits=16, rounding="nearest"),
         "max_clients": clients,
@@ -58,7 +77,7 @@ def test_sums_are_exact_whenever_clients_drop_out(threat_model: str, clients: in
     names = rounds(task.protocol)
     for number, name in enumerate(names):
         silent = dict.fromkeys(list(updates)[number : number + gone], name)
-        result = secagg.simulate(task, updates, dropouts=silent)
+        result = simulate(task, updates, dropouts=silent)
         early = names.index(name) <= names.index(input_round(task.protocol))
         assert set(result.survivors) == set(updates) - (set(silent) if early else set())
         np.testing.assert_array_equal(result.sum, grid_sum(updates, result.survivors))
@@ -74,7 +93,7 @@ def test_sums_are_exact_for_any_dropouts(data: st.DataObject) -> None:
     updates = updates_of(task)
     names = st.sampled_from(rounds(task.protocol))
     silent = data.draw(st.dictionaries(st.sampled_from(list(updates)), names, max_size=gone), label="silent")
-    result = secagg.simulate(task, updates, dropouts=silent)
+    result = simulate(task, updates, dropouts=silent)
     np.testing.assert_array_equal(result.sum, grid_sum(updates, result.survivors))
     assert dict(result.dropped) == silent
 
@@ -89,20 +108,23 @@ def test_below_the_floor_nothing_is_opened(threat_model: str) -> None:
         if name == secagg.Round.CONSISTENCY_CHECK:
             silent = dict.fromkeys(list(updates)[:12], name)
         with pytest.raises(Aborted, match="nothing is opened"):
-            secagg.simulate(task, updates, dropouts=silent)
+            simulate(task, updates, dropouts=silent)
 
 
-@pytest.mark.parametrize(("plus", "plain"), [("semi-malicious", "malicious"), ("semi-honest", "semi-honest")])
-def test_without_a_sparse_graph_it_is_secagg(plus: str, plain: str) -> None:
+@pytest.mark.parametrize(
+    ("sparse", "plain"),
+    [("malicious", "malicious"), ("semi-malicious", "malicious"), ("semi-honest", "semi-honest")],
+)
+def test_without_a_sparse_graph_it_is_secagg(sparse: str, plain: str) -> None:
     """The same thresholds, quorum and sums."""
-    task = make_task(5, 4, plus)
+    task = make_task(5, 4, sparse)
     complete = replace(task, protocol=secagg.SecAgg(corruption=0.05, threat_model=plain))
     shape = shape_of(task)
     assert shape.complete
     assert shape == shape_of(complete)
     updates = updates_of(task)
     silent = {"c01": secagg.Round.MASKED_INPUT}
-    sums = [secagg.simulate(t, updates, dropouts=silent).sum for t in (task, complete)]
+    sums = [simulate(t, updates, dropouts=silent).sum for t in (task, complete)]
     np.testing.assert_array_equal(*sums)
 
 
@@ -118,8 +140,8 @@ class Sparse(secagg.SecAggPlus):
 
 @pytest.mark.parametrize("threat_model", MODELS)
 def test_check_protocol(threat_model: str) -> None:
-    assert check_protocol(secagg.SecAggPlus(threat_model=threat_model)) == list(CHECKS)
-    assert check_protocol(Sparse(threat_model=threat_model), clients=8) == list(CHECKS)
+    assert check_protocol(plus(threat_model), beacon=fetch) == list(CHECKS)
+    assert check_protocol(plus(threat_model, Sparse), clients=8, beacon=fetch) == list(CHECKS)
 
 
 def near_adverts(server: Any, outbox: dict[str, bytes], party: str) -> NearAdverts:
@@ -130,12 +152,15 @@ def shared_keys(task: secagg.Task, silent: set[str]) -> tuple[Any, dict[str, Any
     """A session up to the requests of ShareKeys; ``silent`` have advertised no keys."""
     ids = [f"c{i:02}" for i in range(task.max_clients)]
     keys, roster = secagg.identity.enrol(ids)
-    server = task.server(ids, roster=roster, session=b"s")
+    server = task.server(ids, roster=roster, session=b"s", beacon=fetch)
     clients = {c: task.client(c, identity=keys[c], roster=roster, session=b"s") for c in ids}
-    for party, request in server.start().items():
-        if party not in silent:
-            server.receive(party, clients[party].receive(request))
-    return server, clients, server.close_round()
+    outbox = server.start()
+    while server.round != secagg.Round.SHARE_KEYS:
+        for party, request in outbox.items():
+            if party not in silent:
+                server.receive(party, clients[party].receive(request))
+        outbox = server.close_round()
+    return server, clients, outbox
 
 
 def test_a_client_sees_only_its_neighbours_keys() -> None:
@@ -161,9 +186,13 @@ def test_a_shrunk_u1_gains_nothing(threat_model: str) -> None:
     client.receive(outbox["c50"])
     shape = client._shape(client._state)
     assert (shape.nodes, client._state.corrupt) == (80, 5)
-    server_kind = "semi-malicious" if threat_model == "semi-malicious" else "curious"
     wanted = graph.sparse_parameters(
-        80, corrupt=5, dropping=0, server=server_kind, windows=threat_model == "semi-malicious"
+        80,
+        corrupt=5,
+        dropping=0,
+        server="semi-malicious" if protocol.checked else "curious",
+        windows=protocol.checked,
+        security=46 if protocol.drawn else 40,
     )
     assert (shape.degree, shape.threshold) == wanted
     assert shape.threshold > graph.most_marked(80, 5, shape.degree, graph.SECURITY + 1)
@@ -249,8 +278,15 @@ def semi_honest(task: secagg.Task) -> tuple[Any, dict[str, Any], dict[str, bytes
 @pytest.mark.parametrize(
     ("make", "match"),
     [
-        (lambda: secagg.SecAggPlus(threat_model="malicious"), "random beacon that would stop it is not supported"),
-        (lambda: secagg.SecAggPlus(threat_model="honest"), "expected 'semi-malicious' or 'semi-honest'"),
+        (lambda: secagg.SecAggPlus(threat_model="malicious"), 'malicious" without beacon='),
+        (lambda: secagg.SecAggPlus(beacon=BEACON), 'only "malicious" draws from one'),
+        (
+            lambda: secagg.SecAggPlus(threat_model="malicious", beacon=b"drand"),
+            "expected one such as secagg.beacon",
+        ),
+        (lambda: secagg.SecAggPlus(threat_model="honest"), "expected 'malicious' or 'semi-malicious' or 'semi-hon"),
+        (lambda: SignedBeacon(b"short", 0, 30), "expected the 32 bytes of an Ed25519 key"),
+        (lambda: SignedBeacon(bytes(32), 0, 0), "got period=0; expected whole seconds, at least 1"),
         (lambda: secagg.SecAggPlus(corruption=1.0), "below 1"),
         (
             lambda: make_task(100, 50),

@@ -27,10 +27,7 @@ from secagg._machine import Client
 from secagg._server import Outcome, Server
 from secagg.errors import Aborted, FaultKind, RemoteProtocolError
 from secagg.identity import Roster, enrol
-from secagg.protocols._pairwise_server import PairwiseServer
-from secagg.protocols.base import Proposal
-from secagg.protocols.lanes import fold_lanes, mask_lanes, reduce_lanes, widths, zero_lanes
-from secagg.protocols.pairwise import (
+from secagg.protocols._pairwise_messages import (
     COMMITMENT_BYTES,
     KEY,
     SEALED_BYTES,
@@ -51,6 +48,9 @@ from secagg.protocols.pairwise import (
     self_mask_info,
     to_bitmap,
 )
+from secagg.protocols._pairwise_server import PairwiseServer
+from secagg.protocols.base import Proposal
+from secagg.protocols.lanes import fold_lanes, mask_lanes, reduce_lanes, widths, zero_lanes
 from secagg.session import session_id
 from secagg.store import MemoryLedger
 from secagg.wire import Envelope

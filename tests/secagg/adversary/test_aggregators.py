@@ -19,10 +19,10 @@ from secagg._machine import Member
 from secagg.errors import Aborted, FaultKind
 from secagg.identity import PartyRole, Roster, enrol
 from secagg.protocols import _shares_aggregator, _shares_client, shares
+from secagg.protocols._pairwise_messages import to_bitmap
 from secagg.protocols._shares_aggregator import ShareAggregator
 from secagg.protocols.base import Proposal, key_pairs
 from secagg.protocols.lanes import fold_lanes, pack_lanes, reduce_lanes, stream_offsets, to_lanes, zero_lanes
-from secagg.protocols.pairwise import to_bitmap
 from secagg.protocols.shares import AggregateShare, Collect, Recount, Release, Report
 from secagg.testing._play import Integers
 from secagg.wire import Envelope

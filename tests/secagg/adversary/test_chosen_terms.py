@@ -15,8 +15,7 @@ from secagg._machine import Member
 from secagg.errors import FaultKind
 from secagg.identity import Roster, enrol
 from secagg.protocols._pairwise_client import PairwiseClient
-from secagg.protocols.lanes import mask_bits
-from secagg.protocols.pairwise import (
+from secagg.protocols._pairwise_messages import (
     COMMITMENT_BYTES,
     SEALED_BYTES,
     SELF,
@@ -26,6 +25,7 @@ from secagg.protocols.pairwise import (
     seal_info,
     share_context,
 )
+from secagg.protocols.lanes import mask_bits
 from secagg.session import session_id
 from secagg.wire import Envelope
 from tests.secagg.adversary.driver import (

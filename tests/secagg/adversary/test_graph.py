@@ -10,9 +10,7 @@ from mpc import shamir
 from secagg import FixedPoint, Layout, SecAggPlus, Task
 from secagg.errors import FaultKind
 from secagg.protocols._pairwise_client import PairwiseClient
-from secagg.protocols.lanes import fold_lanes, reduce_lanes, zero_lanes
-from secagg.protocols.neighbours import Graph
-from secagg.protocols.pairwise import (
+from secagg.protocols._pairwise_messages import (
     COMMITMENT_BYTES,
     KEY,
     SEALED_BYTES,
@@ -30,6 +28,8 @@ from secagg.protocols.pairwise import (
     pieces,
     to_bitmap,
 )
+from secagg.protocols.lanes import fold_lanes, reduce_lanes, zero_lanes
+from secagg.protocols.neighbours import Graph
 from secagg.session import merkle_levels, merkle_path, session_id
 from secagg.wire import stand_in_ids
 from tests.secagg.adversary.driver import LyingServer, Vector, World, has, make_updates

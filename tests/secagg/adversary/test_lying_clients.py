@@ -12,10 +12,10 @@ from secagg import Layout, _kernels, encoding
 from secagg.errors import Aborted, FaultKind
 from secagg.protocols import _pairwise_server
 from secagg.protocols._pairwise_client import PairwiseClient
+from secagg.protocols._pairwise_messages import SEALED_BYTES, SHARE_BYTES, DealtShares, Revealed, mask_info
 from secagg.protocols._pairwise_server import PairwiseServer
 from secagg.protocols.base import Round
 from secagg.protocols.lanes import fold_lanes, mask_lanes, pack_lanes, reduce_lanes, zero_lanes
-from secagg.protocols.pairwise import SEALED_BYTES, SHARE_BYTES, DealtShares, Revealed, mask_info
 from secagg.wire import Envelope
 from tests.secagg.adversary.driver import (
     CLIENTS,

@@ -9,8 +9,7 @@ import pytest
 from mpc import keys
 from secagg import wire
 from secagg.errors import FaultKind
-from secagg.protocols.base import Round
-from secagg.protocols.pairwise import (
+from secagg.protocols._pairwise_messages import (
     COMMITMENT_BYTES,
     SEALED_BYTES,
     Advert,
@@ -20,6 +19,7 @@ from secagg.protocols.pairwise import (
     open_advert,
     to_bitmap,
 )
+from secagg.protocols.base import Round
 from secagg.wire import Envelope
 from tests.secagg.adversary.driver import (
     CLIENTS,

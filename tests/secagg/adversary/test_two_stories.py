@@ -8,9 +8,9 @@ from secagg import Client, wire
 from secagg.errors import FaultKind, LocalProtocolError
 from secagg.protocols import pairwise
 from secagg.protocols._pairwise_client import PairwiseClient
+from secagg.protocols._pairwise_messages import KEY, SELF, SHARE_BYTES, Revealed, Unmask, from_bitmap, to_bitmap
 from secagg.protocols._pairwise_server import PairwiseServer
 from secagg.protocols.base import Round
-from secagg.protocols.pairwise import KEY, SELF, SHARE_BYTES, Revealed, Unmask, from_bitmap, to_bitmap
 from tests.secagg.adversary.driver import (
     CLIENTS,
     HONEST,

@@ -1,0 +1,88 @@
+"""A public beacon: a value that everyone can check and nobody, the server included, knows before its time.
+
+A server that knows how the neighbour graph will be drawn can try keys and cohorts until a victim's
+neighbours are its own. Against that, the graph hangs on a value that is published only after
+the keys were frozen. A :class:`Beacon` is public data and a part of the task, so that every client pins the same
+one; it knows no clock and fetches nothing: the caller gives the time, the server's caller the values.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from math import floor
+from typing import Protocol, runtime_checkable
+
+from cryptography.exceptions import InvalidSignature
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey
+
+from mpc.keys import encode_parts
+from secagg.errors import ConfigError
+
+KEY_BYTES = 32
+VALUE_BYTES = 64
+LATEST_ROUND = (1 << 63) - 1
+
+SLACK_BITS = 6
+"""The graph's value may lie up to 2^6 - 1 rounds beyond the first that a client could not know."""
+
+Fetch = Callable[[int], bytes | None]
+"""What the beacon published in a round; None while it hasn't. The server's caller supplies it."""
+
+
+@runtime_checkable
+class Beacon(Protocol):
+    """What :class:`secagg.SecAggPlus` needs of a beacon: a frozen dataclass of public data."""
+
+    def next_round(self, now: float) -> int:
+        """The first round whose value is published after ``now`` (seconds since 1970)."""
+        ...
+
+    def verify(self, number: int, value: bytes) -> bool:
+        """Whether ``value`` is what the beacon publishes in round ``number``; never raises on bytes."""
+        ...
+
+
+@dataclass(frozen=True)
+class SignedBeacon:
+    """A beacon run by someone who doesn't collude with the server: a signature every ``period`` seconds.
+
+    ``public_key`` (32 bytes, Ed25519) is the operator's; the first round is published at ``genesis``
+    (seconds since 1970). Its operator, or whoever takes its key, can tell a server values before their
+    time. Where a threshold of independent parties signs (drand), write a class with the same two methods
+    over its verification, and pass it to ``Task.from_bytes`` as ``known``.
+    """
+
+    public_key: bytes
+    genesis: int
+    period: int
+
+    def __post_init__(self) -> None:
+        if not isinstance(self.public_key, bytes) or len(self.public_key) != KEY_BYTES:
+            raise ConfigError(
+                f"got public_key={self.public_key!r:.80}; expected the {KEY_BYTES} bytes of an Ed25519 key"
+            )
+        for name, value, least in (("genesis", self.genesis, 0), ("period", self.period, 1)):
+            if isinstance(value, bool) or not isinstance(value, int) or not least <= value < 1 << 40:
+                raise ConfigError(f"got {name}={value!r}; expected whole seconds, at least {least}")
+
+    def next_round(self, now: float) -> int:
+        """The first round that is published after ``now``; rounds count from 1."""
+        return max(1, floor((now - self.genesis) / self.period) + 2)
+
+    def verify(self, number: int, value: bytes) -> bool:
+        """Whether ``value`` is the operator's signature of round ``number``."""
+        try:
+            Ed25519PublicKey.from_public_bytes(self.public_key).verify(value, _signed(self, number))
+        except (InvalidSignature, ValueError, OverflowError):
+            return False
+        return True
+
+    def publish(self, private_key: Ed25519PrivateKey, number: int) -> bytes:
+        """The value of round ``number``, for the operator, who gives it to nobody before its time."""
+        return private_key.sign(_signed(self, number))
+
+
+def _signed(beacon: SignedBeacon, number: int) -> bytes:
+    place = (beacon.genesis.to_bytes(8, "big"), beacon.period.to_bytes(8, "big"), number.to_bytes(8, "big"))
+    return encode_parts("secagg/v1/beacon", *place)
