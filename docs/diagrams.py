@@ -8,6 +8,7 @@ import re
 from pathlib import Path
 
 from secagg import AdditiveShares, Clear, SecAgg, SecAggPlus
+from secagg.beacon import SignedBeacon
 from secagg.identity import PartyRole
 from secagg.protocols.base import AggregationProtocol
 
@@ -16,6 +17,7 @@ PROTOCOLS: dict[str, AggregationProtocol] = {
     "clear": Clear(),
     "secagg-malicious": SecAgg(),
     "secagg-semi-honest": SecAgg(threat_model="semi-honest"),
+    "secaggplus-malicious": SecAggPlus(threat_model="malicious", beacon=SignedBeacon(bytes(32), 0, 30)),
     "secaggplus-semi-malicious": SecAggPlus(),
     "secaggplus-semi-honest": SecAggPlus(threat_model="semi-honest"),
     "additive-shares": AdditiveShares(),

@@ -119,13 +119,17 @@ class PairwiseClient(Client[PairwiseClientState]):
         """Take no graph that the server could have known before this client saw U1 frozen."""
         if (message.present, root) != draft.frozen:
             raise Reject(FaultKind.INVALID, "got other adverts than were frozen")
-        if not 0 <= message.number - draft.next_round < 1 << SLACK_BITS:
-            raise Aborted(
-                f"the server draws the graph from round {message.number} of the beacon; the first one after this "
-                f"client saw the keys frozen is {draft.next_round}"
-            )
+        self._check_unknown(draft, message.number)
         if not self._beacon.verify(message.number, message.value):
             raise Reject(FaultKind.INVALID, f"got a value that the beacon didn't publish in round {message.number}")
+
+    def _check_unknown(self, draft: PairwiseClientState, number: int) -> None:
+        """Only rounds that nobody knew yet, and so few of them that waiting for a good one is no way."""
+        if not 0 <= number - draft.next_round < 1 << SLACK_BITS:
+            raise Aborted(
+                f"the server draws the graph from round {number} of the beacon; the first one after this client "
+                f"saw the keys frozen is {draft.next_round}"
+            )
 
     def _share_keys(self, draft: PairwiseClientState, message: Adverts | NearAdverts, payload: memoryview) -> Reply:
         """Round 1: check who is there, then deal the self-mask seed and the masking key to all who hold shares."""

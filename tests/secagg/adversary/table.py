@@ -74,6 +74,7 @@ def _groups() -> Iterator[str]:
         ("Replays, reflections, masks", "test_replays"),
         ("Lying clients", "test_lying_clients"),
         ("The sparse graph", "test_graph"),
+        ("The draw of the graph", "test_beacon"),
         ("Aggregators", "test_aggregators"),
     ):
         about = importlib.import_module(f"{package.__name__}.{inside}").__doc__ or ""

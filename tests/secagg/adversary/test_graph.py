@@ -119,7 +119,8 @@ class RingServer(LyingServer):
             if answer is None:
                 continue
             self.told_dealers[party] = near
-            message, payload = answer.open(self.task.protocol.phases[2].reply)
+            phase = next(phase for phase in self.task.protocol.phases if phase.takes_input)
+            message, payload = answer.open(phase.reply)
             self.inputs[party] = zero_lanes(self.task)
             fold_lanes(self.task, payload, self.inputs[party])
             if isinstance(message, VouchedInput):

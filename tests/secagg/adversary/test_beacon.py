@@ -1,0 +1,221 @@
+"""A server that lies from the start: it chooses the graph, if it can know what the graph will be drawn from."""
+
+from collections.abc import Callable, Iterable
+from typing import Any
+
+import numpy as np
+import pytest
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+
+from mpc import graph
+from secagg import FixedPoint, Layout, SecAggPlus, Task
+from secagg.beacon import SLACK_BITS, SignedBeacon
+from secagg.errors import FaultKind
+from secagg.protocols._pairwise_client import PairwiseClient
+from secagg.protocols._pairwise_messages import (
+    KEY,
+    SELF,
+    DealtShares,
+    DrawnAdverts,
+    Frozen,
+    NextRound,
+    to_bitmap,
+)
+from secagg.protocols.neighbours import Graph
+from secagg.session import merkle_levels, merkle_path, session_id
+from secagg.wire import stand_in_ids
+from tests.secagg.adversary.driver import World, has
+from tests.secagg.adversary.registry import attack, refusal
+from tests.secagg.adversary.test_graph import SIZE, RingServer, make_updates_of, wanted
+
+OPERATOR = Ed25519PrivateKey.from_private_bytes(bytes(range(32)))
+BEACON = SignedBeacon(OPERATOR.public_key().public_bytes_raw(), genesis=1_700_000_000, period=30)
+NOW = BEACON.genesis + 100_000 * BEACON.period + 7.0
+NEXT = 100_002  # the first round after NOW
+
+Choice = Callable[["GrindingServer"], tuple[int, bytes]]
+
+
+class GrindingServer(RingServer):
+    """Thirty clients, six of them the server's; it freezes the keys and then names a round of the beacon."""
+
+    @classmethod
+    def over_all(cls, choose: Choice) -> "GrindingServer":
+        task = Task(
+            protocol=SecAggPlus(corruption=0.2, threat_model="malicious", beacon=BEACON),
+            layout=Layout.of(np.zeros(SIZE)),
+            encoding=FixedPoint(clip=1.0, bits=16, rounding="nearest"),
+            max_clients=30,
+            min_survivors=30,
+            context=b"adversary",
+        )
+        ids = stand_in_ids(30)
+        world = World(task, ids, colluders=ids[-6:])
+        clients = world.join(updates=make_updates_of(ids))
+        for client in clients.values():
+            client._clock = lambda: NOW
+        server = cls(world, clients)
+        server.propose()
+        server.choose = choose
+        server.deal()
+        return server
+
+    choose: Choice
+
+    @property
+    def victim(self) -> str:
+        return self.cohort[0]
+
+    def story(self, drawn: tuple[int, bytes]) -> bytes:
+        return session_id(
+            task=self.task.digest,
+            roster=self.world.roster.digest,
+            session=self.session,
+            nonce=self.nonce,
+            adverts=[self.adverts[party] for party in self.cohort],
+            cohort=self.cohort,
+            present=to_bitmap(self.cohort, self.cohort),
+            drawn=drawn,
+        )
+
+    def deal(self, parties: Iterable[str] | None = None, adverts: Any = None) -> None:
+        self.u1 = self.cohort
+        raw = [self.adverts[party] for party in self.cohort]
+        levels, present = merkle_levels(raw), to_bitmap(self.u1, self.cohort)
+        self.next_rounds = {}
+        for party in self.u1:
+            answer = self.ask(party, Frozen(present, levels[-1][0]))
+            assert answer is not None
+            self.next_rounds[party] = answer.open(NextRound)[0].number
+        drawn = self.choose(self)
+        session = self.story(drawn)
+        self.graph = self.graph_of(session)
+        for party in self.u1:
+            shown = sorted([party, *self.graph.neighbours(party)])
+            paths = [merkle_path(levels, self.u1.index(other)) for other in shown]
+            dealt = self.ask(party, DrawnAdverts(present, [self.adverts[other] for other in shown], paths, *drawn))
+            self.ids[party] = session
+            if dealt is not None:
+                self.dealt[party], _ = dealt.open(DealtShares)
+
+    def graph_of(self, session: bytes) -> Graph:
+        protocol: Any = self.task.protocol
+        return Graph(self.u1, protocol.shape(self.task, len(self.u1), 6), session)
+
+    def surrounded(self, session: bytes) -> bool:
+        """Whether the colluders around the victim rebuild its secrets on their own."""
+        drawn = self.graph_of(session)
+        near = set(drawn.neighbours(self.victim)) & set(self.world.colluders)
+        return len(near) >= drawn.shape.threshold
+
+    def read_victim(self) -> None:
+        """What the colluders hold of the victim's is the server's as well."""
+        self.collect()
+        for party in self.world.colluders:
+            held: Any = self.clients[party]._state
+            for kind, share in zip((SELF, KEY), held.held.get(self.victim, ()), strict=False):
+                self.shares[self.victim, kind][self.graph.point(self.victim, party)] = share
+
+
+def ground(server: GrindingServer) -> tuple[int, bytes]:
+    """Of all rounds published so far, one that surrounds the victim."""
+    for number in range(1, NEXT):
+        drawn = number, BEACON.publish(OPERATOR, number)
+        if server.surrounded(server.story(drawn)):
+            return drawn
+    raise AssertionError("no round of 100,000 surrounds the victim")
+
+
+@pytest.fixture
+def weak(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Graphs for 2^-1 instead of 2^-46: a thousandth of them then is bad, and grinding takes seconds."""
+    monkeypatch.setattr(graph, "SECURITY", 1 - SLACK_BITS)
+
+
+@attack(
+    title="Grinding: the server names a round of the beacon whose value it knew, and of all those one in which "
+    "its colluders surround the victim",
+    attacker="lying server and c colluding clients",
+    defence="no round published before this client saw the keys frozen (`PairwiseClient._check_unknown`)",
+    control="without that check, and with graphs so weak that 10^5 rounds suffice: the victim's update",
+    source="Bell et al. 2020 let the server be honest until the graph stands",
+)
+@pytest.mark.usefixtures("weak")
+class TestGrinding:
+    def test_refused(self) -> None:
+        server = GrindingServer.over_all(ground)
+        assert set(server.refusals) == set(server.cohort)
+        assert all("the first one after this client" in str(reason) for reason in server.refusals.values())
+        assert not server.dealt
+
+    def test_control_succeeds(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr(PairwiseClient, "_check_unknown", lambda *_: None)
+        server = GrindingServer.over_all(ground)
+        server.read_victim()
+        assert not server.refusals
+        assert has(server.recover(server.victim), wanted(server, [server.victim]), server.task)
+
+    def test_a_fair_draw_leaves_the_victim_unread(self) -> None:
+        server = GrindingServer.over_all(lambda _: (NEXT, BEACON.publish(OPERATOR, NEXT)))
+        server.read_victim()
+        assert not server.refusals
+        assert set(server.next_rounds.values()) == {NEXT}
+        if not server.surrounded(server.ids[server.victim]):  # once in thousands it is, with graphs so weak
+            assert server.recover(server.victim) is None
+
+
+@attack(
+    title="A made-up value: the server names a round to come, and grinds what it says was published in it",
+    attacker="lying server and c colluding clients",
+    defence="the value must be the beacon's own (`SignedBeacon.verify`)",
+    control="with a beacon that verifies anything: the victim's update",
+    source="this library",
+)
+@pytest.mark.usefixtures("weak")
+class TestInventedValue:
+    @staticmethod
+    def invent(server: GrindingServer) -> tuple[int, bytes]:
+        for number in range(100_000):
+            drawn = NEXT, number.to_bytes(64, "big")
+            if server.surrounded(server.story(drawn)):
+                return drawn
+        raise AssertionError("no value of 100,000 surrounds the victim")
+
+    def test_refused(self) -> None:
+        server = GrindingServer.over_all(self.invent)
+        assert dict(server.refusals) == dict.fromkeys(server.cohort, FaultKind.INVALID)
+        assert not server.dealt
+
+    def test_control_succeeds(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr(SignedBeacon, "verify", lambda *_: True)
+        server = GrindingServer.over_all(self.invent)
+        server.read_victim()
+        assert has(server.recover(server.victim), wanted(server, [server.victim]), server.task)
+
+
+@refusal(
+    title="Adverts drawn from the round before the first unknown one, from the 64th after it, or from a round and "
+    "the value of the next",
+    why="of every other round the server may have known the value, or may wait for one that suits it",
+)
+@pytest.mark.parametrize(("number", "value"), [(NEXT - 1, 0), (NEXT + 64, 0), (NEXT, 1)])
+def test_wrong_rounds(number: int, value: int) -> None:
+    server = GrindingServer.over_all(lambda _: (number, BEACON.publish(OPERATOR, number + value)))
+    assert set(server.refusals) == set(server.cohort)
+    assert not server.dealt
+
+
+@refusal(
+    title="Adverts under another root than the one that was frozen",
+    why="a server that may change U1 once it knows the value can grind U1 instead",
+)
+def test_thawed() -> None:
+    class Thawing(GrindingServer):
+        def ask(self, party: str, message: Any) -> Any:
+            return super().ask(
+                party, Frozen(message.present, bytes(32)) if isinstance(message, Frozen) else message
+            )
+
+    server = Thawing.over_all(lambda _: (NEXT, BEACON.publish(OPERATOR, NEXT)))
+    assert dict(server.refusals) == dict.fromkeys(server.cohort, FaultKind.INVALID)
+    assert not server.dealt
