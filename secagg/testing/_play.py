@@ -282,10 +282,11 @@ class Play:
             self.after_request(party, request)
         for party in self.order(list(answers)):
             self.before_answer(party, answers[party])
-            self._pass_on(self.server.receive(party, answers[party]))
+            self.pass_on(self.server.receive(party, answers[party]))
             self.after_answer(party, answers[party])
 
-    def _pass_on(self, outbox: Outbox) -> None:
+    def pass_on(self, outbox: Outbox) -> None:
+        """Deliver what the server hands on, each message once."""
         for party, data in outbox.items():
             if party not in self.gone and (party, data) not in self._passed_on:
                 self._passed_on.add((party, data))
@@ -362,7 +363,11 @@ class Play:
         told = {party: outcome.dropped.get(party) for party in self.gone if party in self.casting.cohort}
         gone = {party: name for party, name in self.gone.items() if party in self.casting.cohort}
         require(told == gone, f"{gone} as dropped {when}", dict(outcome.dropped))
-        summed, mean, weight = expected_outcome(self.task, self.updates, survivors)
+        self.require_sum(outcome, when)
+
+    def require_sum(self, outcome: Outcome, when: str) -> None:
+        """Require the exact sum over those that ``outcome`` names as survivors, whoever they are."""
+        summed, mean, weight = expected_outcome(self.task, self.updates, outcome.survivors)
         for name, expected, got in (
             *(("sum", summed[leaf], outcome.sum[leaf]) for leaf in summed),
             *(("mean", mean[leaf], outcome.mean[leaf]) for leaf in mean),

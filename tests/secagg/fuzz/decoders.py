@@ -5,9 +5,11 @@ from __future__ import annotations
 import base64
 import hashlib
 import json
+from collections import defaultdict
 from collections.abc import Callable, Sequence
 from copy import deepcopy
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from random import Random
 from typing import Any
@@ -24,9 +26,13 @@ from cryptography.hazmat.primitives.serialization import (
 )
 
 import secagg
+from mpc import hpke
+from mpc.errors import MPCError
 from secagg import packing, wire
 from secagg.errors import ConfigError, EncodingError, LocalProtocolError
 from secagg.identity import Roster, load_identity, load_roster
+from secagg.protocols.pairwise import from_bitmap, to_bitmap
+from secagg.session import merkle_levels, merkle_path, root_of_path
 from secagg.store import FileLedger, FileStore, MemoryLedger
 from secagg.testing._play import MemoryStore, Play
 from tests.secagg.fuzz.mutate import Mutator
@@ -84,6 +90,9 @@ def decoders(scenes: Sequence[Scene], folder: Path) -> list[Decoder]:
         Decoder("roster", _roster(folder / "roster.json"), _rosters(scenes), (ConfigError,), _json),
         Decoder("identity", _identity(folder / "key.pem"), _keys(), (ConfigError,), _pem),
         _packed(),
+        *_sealed(),
+        _bitmap(),
+        _path(),
         Decoder("store", _store(folder), [bytes(8) + hashlib.sha256(b"state").digest() + b"state"], (ConfigError,)),
     ]
     for scene in scenes:
@@ -162,7 +171,8 @@ def _canonical(mutator: Mutator, data: bytes) -> bytes:
             case 2:
                 siblings[place] = [rng.choice((b"N", b"b", b"i", b"f", b"s", b"y", b"t", b"d", b"x")), body]
             case 3:
-                siblings[place] = [b"s", rng.choice((b"Task", b"Layout", b"Leaf", b"FixedPoint", b"SecAgg", b"os"))]
+                names = (b"Task", b"Layout", b"Leaf", b"FixedPoint", b"SecAgg", b"AdditiveShares", b"os")
+                siblings[place] = [b"s", rng.choice(names)]
             case _ if isinstance(body, bytes):
                 fresh = (mutator.octets(body), rng.randbytes(16), b"\x7f" + b"\xff" * 7, b"\x80" + bytes(7), b"\1")
                 siblings[place] = [tag, rng.choice(fresh)]
@@ -236,6 +246,43 @@ def _packed() -> Decoder:
     return Decoder("packed vector", read, samples, (EncodingError,))
 
 
+def _sealed() -> list[Decoder]:
+    """Sealed input shares, opened with a key of either kind."""
+    found = []
+    for kem in hpke.Kem:
+        key = hpke.PrivateKey(kem, bytes(range(32)))
+        samples = [hpke.seal(kem, key.public, bytes(size), info=b"fuzzed") for size in (0, 32, 100)]
+        opener = partial(key.open, info=b"fuzzed")
+        found.append(Decoder(f"sealed share {kem}", opener, samples, (MPCError,)))
+    return found
+
+
+def _bitmap() -> Decoder:
+    """A subset of so many clients as the first byte says."""
+
+    def read(data: bytes) -> None:
+        everyone = wire.stand_in_ids(data[0] % 40 if data else 0)
+        if to_bitmap(from_bitmap(data[1:], everyone), everyone) != data[1:]:
+            raise AssertionError("one subset in two ways")
+
+    return Decoder("bitmap", read, [b"\5\x1b", b"\x08\xff", b"\x13\1\2\4", b"\0"], (wire.Reject,))
+
+
+def _path() -> Decoder:
+    """The way from a leaf to the root; only the true leaf in the true place has it."""
+    leaves = [bytes([place]) for place in range(11)]
+    levels = merkle_levels(leaves)
+
+    def read(data: bytes) -> None:
+        index, path = data[0] if data else 0, data[1:]
+        for place, leaf in enumerate(leaves):
+            root = root_of_path(leaf, index, len(leaves), path)
+            if root == levels[-1][0] and (index, path) != (place, merkle_path(levels, place)):
+                raise AssertionError("another leaf, place or path led to the root")
+
+    return Decoder("inclusion path", read, [bytes([i]) + merkle_path(levels, i) for i in range(11)], ())
+
+
 def _store(folder: Path) -> Callable[[bytes], object]:
     def read(data: bytes) -> None:
         (folder / "ledger").write_bytes(data)
@@ -249,36 +296,48 @@ def _store(folder: Path) -> Callable[[bytes], object]:
 
 
 def _states(scene: Scene) -> list[Decoder]:
-    """The saved states of a client and of the server, one of each round."""
-    casting, states = scene.casting, dict[str, list[bytes]](client=[], server=[])
+    """The saved states of the server, a client and everyone else, one of each round."""
+    casting, states = scene.casting, defaultdict[str, list[bytes]](list)
     play = Play(casting)
+    others = [party for party in casting.roles if party == "c1" or party not in casting.cohort]
 
     def before_answer(party: str, answer: bytes) -> None:
         states["server"].append(play.server.to_bytes())
 
     def before_request(party: str, request: bytes) -> None:
-        if party == "c1":
-            states["client"].append(play.members[party].to_bytes())
+        states[party].append(play.members[party].to_bytes())
 
-    play.before_request, play.before_answer = before_request, before_answer
+    play.before_request = play.before_relay = before_request
+    play.before_answer = before_answer
     play.run()
     states["server"].append(play.server.to_bytes())
-    states["client"].append(play.members["c1"].to_bytes())
+    for party in others:
+        states[party].append(play.members[party].to_bytes())
 
     def store() -> MemoryStore:
         made = MemoryStore()
         made.ledger = MemoryLedger()
         return made
 
-    def client(data: bytes) -> None:
-        identity = casting.identities.get("c1")
-        secagg.Client.from_bytes(data, casting.task, identity=identity, roster=casting.roster, save=store())
+    def member(party: str) -> Callable[[bytes], object]:
+        arguments: dict[str, Any] = {"identity": casting.identities.get(party), **casting.key(party)}
+        kind = type(play.members[party])
+        return lambda data: kind.from_bytes(data, casting.task, roster=casting.roster, save=store(), **arguments)
 
     def server(data: bytes) -> None:
         secagg.Server.from_bytes(data, casting.task, roster=casting.roster, save=store())
 
     return [
-        Decoder(f"client state {scene.name}", client, states["client"], (ConfigError, LocalProtocolError), _state),
+        *(
+            Decoder(
+                f"{party} state {scene.name}",
+                member(party),
+                states[party],
+                (ConfigError, LocalProtocolError),
+                _state,
+            )
+            for party in others
+        ),
         Decoder(f"server state {scene.name}", server, states["server"], (ConfigError,), _state),
     ]
 

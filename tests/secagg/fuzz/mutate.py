@@ -15,7 +15,10 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from secagg import wire
 
 NUMBERS = (-1, 0, 1, 2, 127, 128, 255, 256, 65535, 1 << 31, (1 << 32) - 1, (1 << 63) - 1, (1 << 64) - 1, -(1 << 63))
-WORDS = ("", "c1", "c2", "c3", "c4", "c5", "nobody", "c" * 64, "c" * 65, "c\n1", "ç1", "\x00", "client", "-c1")
+WORDS = (
+    *("", "c1", "c2", "c3", "c4", "c5", "nobody", "c" * 64, "c" * 65, "c\n1", "ç1", "\x00", "client", "-c1"),
+    *("aggregator-1", "aggregator-2"),
+)
 
 
 @dataclass(frozen=True)

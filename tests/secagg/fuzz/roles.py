@@ -3,23 +3,29 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from random import Random
+from typing import Any
 
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 import secagg
-from secagg.errors import Aborted, LocalProtocolError, RemoteProtocolError
-from secagg.protocols.base import input_round, rounds
-from secagg.testing._play import Broken, Casting, MemoryStore, Play, cast, rng_for_tests
+from secagg._machine import Watchful
+from secagg._server import Outcome
+from secagg.errors import Aborted, FaultKind, LocalProtocolError, RemoteProtocolError
+from secagg.identity import PartyRole
+from secagg.protocols.base import rounds
+from secagg.protocols.pairwise import ThreatModel
+from secagg.testing._play import Broken, Casting, MemoryStore, Play, cast, require, rng_for_tests
 from tests.secagg.fuzz.mutate import Mutator, take_apart
 from tests.secagg.fuzz.tally import Tally
 
 CLIENTS = 5
-FOR_MEMBER, FOR_SERVER = 14, 9  # lies before each true message; a server keeps few of a kind
+AROUND_A_RING = 8  # clients for whom a graph is sparse, if no more than one of them may drop out
+FOR_MEMBER, FOR_SERVER, FOR_RELAYED = 14, 9, 6  # lies before each true message; a server keeps few of a kind
 STRANGER = Ed25519PrivateKey.from_private_bytes(rng_for_tests(b"stranger")(32))
-STRANGERS = ("nobody", "", "c" * 65, "c1\n", "ç", "c6")
+STRANGERS = ("nobody", "", "c" * 65, "c1\n", "ç", "c66")
 
 
 class Pool(list[bytes]):
@@ -54,7 +60,24 @@ class Scene:
     def pool(self) -> Pool:
         """These, and all messages of the fuzzed session itself."""
         fewer = Play(self.casting, silent={"c2": rounds(self.casting.protocol)[0]})
-        return Pool([*self.foreign, *_messages(Play(self.casting), fewer)])
+        plays = [Play(self.casting), fewer]
+        if any(phase.relay for phase in self.casting.protocol.phases):
+            plays.append(self._unopened())
+        return Pool([*self.foreign, *_messages(*plays)])
+
+    def _unopened(self) -> Play:
+        """A session with a report of c1 that an aggregator can't open, and that therefore comes back."""
+        play = Play(self.casting)
+
+        def before_answer(party: str, answer: bytes) -> None:
+            if party == "c1":
+                frame = take_apart(answer)
+                spoilt = frame.structure[:-1] + bytes([frame.structure[-1] ^ 1])
+                sealed = replace(frame, structure=spoilt).seal(self.casting.identities[party])
+                play.pass_on(play.server.receive(party, sealed))
+
+        play.before_answer = before_answer
+        return play
 
 
 def _messages(*plays: Play) -> Pool:
@@ -67,41 +90,63 @@ def scenes() -> list[Scene]:
     """Every protocol, with checksums and with signatures."""
     clear = cast(secagg.Clear(), CLIENTS)
     lenient = cast(secagg.SecAgg(threat_model="semi-honest"), CLIENTS)
+    sparse, ring = _sparse("semi-honest"), _sparse("semi-malicious")
+    shares = (
+        ("AdditiveShares malicious", secagg.AdditiveShares()),
+        ("AdditiveShares semi-honest", secagg.AdditiveShares(threat_model="semi-honest", kem="X25519")),
+        ("AdditiveShares of 3 malicious", secagg.AdditiveShares(aggregators=3, kem="X25519")),
+        ("AdditiveShares of 3 semi-honest", secagg.AdditiveShares(aggregators=3, threat_model="semi-honest")),
+    )
     return [
         Scene("Clear", clear),
         Scene("Clear signed", clear.enrolled()),
         Scene("SecAgg semi-honest", lenient),
         Scene("SecAgg semi-honest signed", lenient.enrolled()),
         Scene("SecAgg malicious", cast(secagg.SecAgg(), CLIENTS)),
+        Scene("SecAggPlus semi-honest", sparse),
+        Scene("SecAggPlus semi-honest signed", sparse.enrolled()),
+        Scene("SecAggPlus semi-malicious", ring),
+        *(Scene(name, cast(protocol, CLIENTS)) for name, protocol in shares),
     ]
+
+
+def _sparse(threat_model: ThreatModel) -> Casting:
+    protocol = secagg.SecAggPlus(threat_model=threat_model)
+    return replace(cast(protocol, AROUND_A_RING), min_survivors=AROUND_A_RING - 1)
 
 
 class Session:
     """One fuzzed session.
 
-    ``corrupt``, if there is one, is a client that lies under its own valid seal; once a lie of it
-    was taken for true, it says no more. Everyone else's lies can't be sealed and are never taken.
+    ``corrupt``, if there is one, is a client or an aggregator that lies under its own valid seal. A client, once
+    a lie of it was taken for true, says no more; an aggregator goes on. Everyone else's lies can't be
+    sealed and are never taken.
     """
 
     def __init__(self, scene: Scene, rng: Random, tally: Tally) -> None:
         self.scene, self.rng, self.tally = scene, rng, tally
-        cohort, names = scene.casting.cohort, rounds(scene.casting.protocol)
-        self.corrupt = rng.choice(cohort) if rng.random() < 0.5 else None
-        self.mutator = Mutator(rng, scene.pool, scene.casting.identities.get(self.corrupt or "c5"))
+        casting, phases = scene.casting, scene.casting.protocol.phases
+        self.roles, self.opening = casting.roles, phases[0].round
+        self.input = next(phase for phase in phases if phase.takes_input)
+        parties = tuple(self.roles)
+        self.corrupt = rng.choice(parties) if rng.random() < 0.5 else None
+        self.mutator = Mutator(rng, scene.pool, casting.identities.get(self.corrupt or "c5"))
         # Before it has heard of anyone's keys, a corrupt client can't copy them: whoever sees an advert
         # on its way can, and shuts out the client that it is of.
         self.newcomer = Mutator(rng, scene.foreign, self.mutator.relayed)
         self.silent: dict[str, str] = {}
         if self.corrupt is None and rng.random() < 0.3:
-            gone = cohort if rng.random() < 0.1 else (rng.choice(cohort),)
-            self.silent = dict.fromkeys(gone, rng.choice(names))
+            gone = casting.cohort if rng.random() < 0.1 else (rng.choice(parties),)
+            asked = [phase.round for phase in phases if phase.role is self.roles[gone[0]]]
+            self.silent = dict.fromkeys(gone, rng.choice(asked))
         self.late = rng.random() < 0.3  # contributions come when they are asked for
-        self.contributed = set[str]() if self.late else set(cohort)
+        self.contributed = set[str]() if self.late else set(casting.cohort)
         self.lied: str | None = None  # the first round in which a lie was taken for true
-        self.play = Play(scene.casting, contribute=not self.late)
+        self.play = Play(casting, contribute=not self.late)
         self.play.silent = self.silent
         self.play.before_request = self.before_request
         self.play.before_answer = self.before_answer
+        self.play.before_relay = self.before_relay
 
     def run(self) -> None:
         """Play it; what should not happen becomes a finding."""
@@ -109,11 +154,10 @@ class Session:
         try:
             outcome = play.run()
             self.after_the_end()
-            if self.lied != input_round(self.scene.casting.protocol):
-                play.require_exact(outcome, "beside the fuzzing")
+            self.check(outcome)
             self.tally.count(target, "exact" if self.lied is None else "over after a lie")
         except Aborted as aborted:
-            if self.lied is None and len(self.silent) < 2:
+            if self.lied is None and len(self.silent) < 2 and not self.needed(self.silent):
                 self.tally.finding(target, "honest session aborted", b"", aborted)
             self.after_the_end()
             self.tally.count(target, "aborted")
@@ -122,10 +166,26 @@ class Session:
         except Broken as broken:
             self.tally.finding(target, "wrong sum", b"", broken.args)
 
+    def needed(self, parties: Iterable[str]) -> bool:
+        """Whether a session can't end without one of ``parties``: all but clients are."""
+        return any(self.roles[party] is not PartyRole.CLIENT for party in parties)
+
+    def check(self, outcome: Outcome) -> None:
+        """Require the sum that was meant; what nobody can check, a client's input or a share of the sum, apart."""
+        if self.lied is None or (self.lied != self.input.round and not self.needed([self.corrupt or ""])):
+            self.play.require_exact(outcome, "beside the fuzzing")
+        elif self.lied == self.input.round and self.input.relay is not None:
+            # A sealed input that was changed doesn't open. It is left out, and nobody else's is.
+            honest = set(self.scene.casting.cohort) - {self.corrupt}
+            require(honest <= set(outcome.survivors), f"all of {sorted(honest)} to survive", outcome.survivors)
+            self.play.require_sum(outcome, "beside a client's lies")
+        elif self.lied not in (self.input.round, self.scene.casting.protocol.phases[-1].round):
+            self.play.require_sum(outcome, "beside an aggregator's lies")
+
     def after_the_end(self) -> None:
         """Lies to whoever is done."""
         for _ in range(10):
-            self.feed_server(self.rng.choice(self.scene.casting.cohort), self.lie(self.rng.choice(self.scene.pool)))
+            self.feed_server(self.rng.choice(tuple(self.roles)), self.lie(self.rng.choice(self.scene.pool)))
         for party in self.play.members:
             if party not in self.play.gone:
                 self.feed_member(party, self.request(self.rng.choice(self.scene.pool)))
@@ -135,37 +195,66 @@ class Session:
         for _ in range(FOR_MEMBER):
             data = self.request(request)
             if self.feed_member(party, data) not in ("refused", "no contribution"):
-                self.play.stores[party] = MemoryStore()  # with a ledger that has not heard the lie
-                self.play.restore(party, before)
+                self.take_back(party, before)
             elif self.rng.random() < 0.1 and self.play.members[party].to_bytes() != before:
-                self.tally.finding(f"client {self.where}", "changed by refused bytes", data)
+                self.tally.finding(self.at(party), "changed by refused bytes", data)
         if self.play.members[party].to_bytes() != before:
-            self.tally.finding(f"client {self.where}", "changed by refused bytes", b"")
-        if self.play.round == input_round(self.scene.casting.protocol) and party not in self.contributed:
+            self.tally.finding(self.at(party), "changed by refused bytes", b"")
+        if self.play.round == self.input.round and party not in self.contributed:
             self.contributed.add(party)
             self.play.contribute(party)
 
     def before_answer(self, party: str, answer: bytes) -> None:
         for _ in range(FOR_SERVER):
             if party == self.corrupt and self.rng.random() < 0.7:
-                identity = self.scene.casting.identities.get(party)
-                first = self.play.round == rounds(self.scene.casting.protocol)[0]
-                self.feed_server(party, (self.newcomer if first else self.mutator).message(answer, identity))
+                mutator = self.newcomer if self.play.round == self.opening else self.mutator
+                self.feed_server(party, mutator.message(answer, self.scene.casting.identities.get(party)))
             else:
                 self.feed_server(self.rng.choice((party, party, *self.senders)), self.lie(answer))
 
+    def before_relay(self, party: str, message: bytes) -> None:
+        """What a lying server hands on to an aggregator: the corrupt client's lies too, never anyone else's."""
+        before = self.play.members[party].to_bytes()
+        for _ in range(FOR_RELAYED):
+            data = self.relayed(message)
+            told = self.feed_member(party, data)
+            if told == "taken" and not self._is_sealed(data, message):
+                self.tally.finding(self.at(party), "accepted", data)
+            if told != "refused":
+                self.take_back(party, before)
+        if self.play.members[party].to_bytes() != before:
+            self.tally.finding(self.at(party), "changed by refused bytes", b"")
+
+    def take_back(self, party: str, state: bytes) -> None:
+        """Restore ``party`` as it was before it took a lie, with a ledger that has not heard it."""
+        self.play.stores[party] = MemoryStore()
+        self.play.restore(party, state)
+
     @property
     def senders(self) -> Iterator[str]:
-        yield from self.scene.casting.cohort
+        yield from self.roles
         yield self.rng.choice(STRANGERS)
 
     @property
     def where(self) -> str:
         return f"{self.scene.name} {self.play.round or 'after the end'}"
 
+    def at(self, party: str) -> str:
+        """The target that ``party`` is."""
+        return f"{self.roles[party]} {self.where}"
+
     def request(self, request: bytes) -> bytes:
         """What a lying server may send: anything, with a trailer that holds."""
         return self.mutator.message(request) if self.rng.random() < 0.6 else self.lie(request)
+
+    def relayed(self, message: bytes) -> bytes:
+        """What a lying server may hand on: as before, and what the corrupt client seals."""
+        if self.corrupt is None or self.rng.random() < 0.6:
+            return self.request(message)
+        identity = self.scene.casting.identities[self.corrupt]
+        true = self.play.answers.get((self.corrupt, self.play.round), message)
+        own = replace(take_apart(true), sender=self.corrupt.encode()).seal(identity)
+        return self.mutator.message(own, identity)
 
     def lie(self, message: bytes) -> bytes:
         """What anyone on the way may send: nothing here has a valid seal of an honest party."""
@@ -178,7 +267,10 @@ class Session:
 
     def feed_member(self, party: str, data: bytes) -> str:
         """Give ``data`` to a member; what came of it."""
-        target, member = f"client {self.where}", self.play.members[party]
+        target, member = self.at(party), self.play.members[party]
+        watchful = isinstance(member, Watchful)
+        known, ended = len(member.faults) if watchful else 0, member.finished
+        before = member.to_bytes() if watchful else b""
         self.tally.trying(data)
         try:
             answer = member.receive(data)
@@ -189,16 +281,30 @@ class Session:
             self.tally.count(target, "aborted")
             return "aborted"
         except LocalProtocolError as error:
-            wanted = input_round(self.scene.casting.protocol)
-            if party in self.contributed or self.play.round != wanted:
+            if party in self.contributed or self.play.round not in (self.input.round, ""):
                 self.tally.finding(target, "LocalProtocolError", data, error)
             self.tally.count(target, "no contribution")
             return "no contribution"
         except Exception as error:
             self.tally.finding(target, f"escaped {type(error).__name__}", data, repr(error))
             return "escaped"
-        self.tally.count(target, "answered" if answer is not None else "taken")
-        return "answered"
+        if watchful and len(member.faults) > known:
+            return self._told(target, member, ended, member.to_bytes() != before)
+        told = "answered" if answer is not None else "taken"
+        self.tally.count(target, told)
+        return told
+
+    def _told(self, target: str, member: Watchful[Any], ended: bool, changed: bool) -> str:
+        """What a party that never raises made of a message that it found fault with."""
+        kind = member.faults[-1].kind
+        if member.finished and not ended:
+            outcome = "aborted"
+        elif changed and kind is FaultKind.UNOPENED_SHARE:
+            outcome = "taken"  # to be handed back
+        else:
+            outcome = "refused"
+        self.tally.count(target, str(kind) if outcome == "refused" else f"{outcome}, {kind}")
+        return outcome
 
     def feed_server(self, sender: str, data: bytes) -> None:
         """Give ``data`` to the server as from ``sender``."""
@@ -208,16 +314,19 @@ class Session:
         pending, faults = server.pending, len(server.faults)
         self.tally.trying(data)
         try:
-            server.receive(sender, data)
+            outbox = server.receive(sender, data)
         except Exception as error:
             self.tally.finding(target, f"escaped {type(error).__name__}", data, repr(error), sender)
             return
         if server.pending == pending:
             told = server.faults
             self.tally.count(target, str(told[-1].kind) if len(told) > faults else "fault not kept")
+            if outbox:
+                self.tally.finding(target, "handed on what it refused", data, sender=sender)
         elif sender == self.corrupt and pending - server.pending == {sender}:
             self.tally.count(target, "lie taken")
-            self._fall_silent(sender)
+            self._took(sender)
+            self.play.pass_on(outbox)
         else:
             self.tally.finding(target, "accepted", data, sender=sender)
 
@@ -228,13 +337,26 @@ class Session:
         if sender not in self.play.server.pending or data not in self.scene.pool:
             return False
         asked = next((a for (_, name), a in self.play.answers.items() if name == self.play.round), None)
-        frame = take_apart(data)
-        same = asked is not None and take_apart(asked)
-        return bool(same) and (frame.kind, frame.task, frame.session) == (same.kind, same.task, same.session)
+        return asked is not None and _alike(data, asked)
 
-    def _fall_silent(self, party: str) -> None:
-        names = rounds(self.scene.casting.protocol)
+    def _is_sealed(self, data: bytes, message: bytes) -> bool:
+        """Whether the corrupt client sealed ``data``, or an honest one did as an answer beside ``message``."""
+        if self.corrupt is not None and take_apart(data).sender == self.corrupt.encode():
+            return True
+        own = data in self.play.answers.values() or data in self.scene.pool
+        return own and _alike(data, message)
+
+    def _took(self, party: str) -> None:
+        """A lie of ``party`` was taken for true."""
         self.lied = self.lied or self.play.round
-        later = names[names.index(self.play.round) + 1 :]
-        if later:
-            self.silent[party] = later[0]
+        if not self.needed([party]):
+            names = rounds(self.scene.casting.protocol)
+            later = names[names.index(self.play.round) + 1 :]
+            if later:
+                self.silent[party] = later[0]
+
+
+def _alike(one: bytes, other: bytes) -> bool:
+    """Whether two messages are of one kind, task and session."""
+    first, second = take_apart(one), take_apart(other)
+    return (first.kind, first.task, first.session) == (second.kind, second.task, second.session)

@@ -23,6 +23,7 @@ from tests.secagg.fuzz.roles import Scene, scenes
 from tests.secagg.fuzz.tally import VECTORS, Tally, Vector
 
 SENDER = "c5"  # the last to answer in each round: the others have
+RECEIVERS = {"client": SENDER, "aggregator": "aggregator-1"}
 
 
 @cache
@@ -43,18 +44,26 @@ def replay(vector: Vector) -> str:
     """What its target makes of a vector in an honest session, which has to end well: the fault's kind."""
     role, _, rest = vector.target.partition(" ")
     name = next((name for name in sorted(stage(), key=len, reverse=True) if rest.startswith(f"{name} ")), "")
-    if role not in ("client", "server") or not name:
+    if role not in ("server", *RECEIVERS) or not name:
         with tempfile.TemporaryDirectory() as folder:
             found = {decoder.name: decoder for decoder in decoders(list(stage().values()), Path(folder))}
             return found[vector.target].feed(vector.data, Tally())
     play, outcomes = Play(stage()[name].casting), list[str]()
 
     def before_request(party: str, request: bytes) -> None:
-        if party == SENDER and vector.target == f"client {name} {play.round}":
-            try:
-                play.members[party].receive(vector.data)
-            except RemoteProtocolError as error:
-                outcomes.append(error.fault.kind)
+        if party != RECEIVERS.get(role) or vector.target != f"{role} {name} {play.round}":
+            return
+        member = play.members[party]
+        known = len(getattr(member, "faults", ()))
+        try:
+            member.receive(vector.data)
+        except RemoteProtocolError as error:
+            outcomes.append(error.fault.kind)
+        outcomes.extend(fault.kind for fault in getattr(member, "faults", ())[known:])
+
+    def before_relay(party: str, message: bytes) -> None:
+        if take_apart(message).sender == SENDER.encode():
+            before_request(party, message)
 
     def before_answer(party: str, answer: bytes) -> None:
         if party == SENDER and vector.target == f"server {name} {play.round}":
@@ -62,7 +71,7 @@ def replay(vector: Vector) -> str:
             play.server.receive(vector.sender, vector.data)
             outcomes.extend(fault.kind for fault in play.server.faults[known:])
 
-    play.before_request, play.before_answer = before_request, before_answer
+    play.before_request, play.before_answer, play.before_relay = before_request, before_answer, before_relay
     play.require_exact(play.run(), "beside the vector")
     return ", ".join(outcomes)
 
