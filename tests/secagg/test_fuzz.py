@@ -5,10 +5,14 @@ import subprocess
 import sys
 from pathlib import Path
 from random import Random
+from typing import Any
 
 import pytest
 
 import secagg
+from secagg.identity import PartyRole
+from secagg.protocols._shares_aggregator import ShareAggregator
+from secagg.protocols._shares_collector import Collector
 from secagg.testing._play import cast
 from tests.secagg.fuzz.__main__ import Campaign
 from tests.secagg.fuzz.roles import CLIENTS, Scene, Session, scenes
@@ -27,7 +31,8 @@ def test_nothing_is_found() -> None:
     tried = {target for target, _ in campaign.counts}
     for scene in scenes():
         for phase in scene.casting.protocol.phases:
-            assert {f"server {scene.name} {phase.round}", f"client {scene.name} {phase.round}"} <= tried
+            assert {f"server {scene.name} {phase.round}", f"{phase.role} {scene.name} {phase.round}"} <= tried
+            assert phase.relay is None or f"{phase.relay} {scene.name} {phase.round}" in tried
         assert campaign.counts[f"session {scene.name}", "exact"] > 0
     refused = {outcome for target, outcome in campaign.counts if target.startswith("server SecAgg malicious")}
     assert {"malformed", "unauthentic", "invalid", "duplicate", "out of turn", "lie taken"} <= refused
@@ -45,7 +50,7 @@ def test_negative_vectors_are_of_this_wire_format() -> None:
 
 
 def test_every_fault_of_one_message_has_a_vector() -> None:
-    of_many = {"wrong share", "wrong dealing", "unopened share", "silent"}
+    of_many = {"wrong share", "wrong dealing", "silent"}
     assert {Vector.load(path).fault for path in SAVED} == {str(kind) for kind in secagg.FaultKind} - of_many
 
 
@@ -64,6 +69,72 @@ def test_broken_roles_are_found(role: type, fault: str) -> None:
     for seed in range(20):
         Session(scene, Random(seed), tally).run()
     assert fault in {vector.fault for vector in tally.findings}
+
+
+class Trusting(ShareAggregator):
+    """Takes reports for whose they say they are."""
+
+    def check_signature(self, envelope: Any, role: Any) -> None:
+        pass
+
+
+class Chokes(ShareAggregator):
+    def receive(self, data: bytes) -> Any:
+        assert data[60] >= 0
+        return super().receive(data)
+
+
+class CountsRefused(ShareAggregator):
+    def note(self, fault: Any) -> None:
+        self._state.number += 1
+        super().note(fault)
+
+
+class TakesNothingOff(ShareAggregator):
+    """Leaves in its share what a helper couldn't open."""
+
+    def _take_off(self, draft: Any, left_out: Any, handed_back: Any) -> Any:
+        return draft.share
+
+
+class HandsOnAll(Collector):
+    """Relays reports before they are checked."""
+
+    def receive(self, sender: str, data: bytes) -> Any:
+        super().receive(sender, data)
+        return dict.fromkeys(self._aggregators, data)
+
+
+@pytest.mark.parametrize(
+    ("role", "fault"),
+    [
+        (Trusting, "accepted"),
+        (Chokes, "escaped IndexError"),
+        (CountsRefused, "changed by refused bytes"),
+        (TakesNothingOff, "ended by one client"),
+        (HandsOnAll, "handed on what it refused"),
+    ],
+)
+def test_broken_aggregators_and_collectors_are_found(role: type, fault: str) -> None:
+    members = secagg.AdditiveShares().members | {PartyRole.AGGREGATOR: role}
+    changed = {"server": role} if issubclass(role, Collector) else {"members": members}
+    protocol = type(role.__name__, (secagg.AdditiveShares,), changed)(kem="X25519")
+    scene, tally = Scene(role.__name__, cast(protocol, CLIENTS)), Tally()
+    for seed in range(60):
+        Session(scene, Random(seed), tally).run()
+        if fault in {vector.fault for vector in tally.findings}:
+            return
+    pytest.fail(f"{fault} was not found; found {tally.findings}")
+
+
+def test_the_graphs_of_secagg_plus_are_sparse() -> None:
+    sparse = [scene for scene in scenes() if isinstance(scene.casting.protocol, secagg.SecAggPlus)]
+    assert {scene.casting.protocol.threat_model for scene in sparse} == {"semi-honest", "semi-malicious"}
+    for scene in sparse:
+        task, size = scene.casting.task, len(scene.casting.cohort)
+        for present in (size, size - 1):  # with a client silent too
+            corrupt = task.protocol.corrupt(size, scene.casting.roster)
+            assert not task.protocol.shape(task, present, corrupt).complete
 
 
 GREEDY = """

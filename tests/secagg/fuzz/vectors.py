@@ -1,7 +1,8 @@
 """The negative vectors: messages that no honest party sends, each with the one fault that it is.
 
 ``python -m tests.secagg.fuzz.vectors`` writes them to ``tests/vectors/negative`` anew, after a change
-of the wire format or of a message. They are of sessions in which nothing is random.
+of the wire format or of a message. They are of sessions in which nothing is random, and hold nothing of what HPKE
+sealed, which always is.
 """
 
 from __future__ import annotations
@@ -19,11 +20,12 @@ from secagg.errors import FaultKind, RemoteProtocolError
 from secagg.testing._play import Play
 from tests.secagg.fuzz.decoders import decoders
 from tests.secagg.fuzz.mutate import Frame, take_apart
-from tests.secagg.fuzz.roles import Scene, scenes
+from tests.secagg.fuzz.roles import STRANGER, Scene, scenes
 from tests.secagg.fuzz.tally import VECTORS, Tally, Vector
 
-SENDER = "c5"  # the last to answer in each round: the others have
-RECEIVERS = {"client": SENDER, "aggregator": "aggregator-1"}
+SENDERS = {"client": "c5", "aggregator": "aggregator-2"}  # c1 and the first aggregator have answered before
+RECEIVERS = {"client": "c5", "aggregator": "aggregator-1"}
+SENDER = SENDERS["client"]
 
 
 @cache
@@ -66,7 +68,7 @@ def replay(vector: Vector) -> str:
             before_request(party, message)
 
     def before_answer(party: str, answer: bytes) -> None:
-        if party == SENDER and vector.target == f"server {name} {play.round}":
+        if party in SENDERS.values() and vector.target == f"server {name} {play.round}":
             known = len(play.server.faults)
             play.server.receive(vector.sender, vector.data)
             outcomes.extend(fault.kind for fault in play.server.faults[known:])
@@ -76,30 +78,49 @@ def replay(vector: Vector) -> str:
     return ", ".join(outcomes)
 
 
+class Forger:
+    """A whole honest session in a scene, and the vectors that are made of its messages."""
+
+    def __init__(self, name: str, made: dict[str, Vector]) -> None:
+        self.name, self.made, self.true = name, made, honest(name)
+        self.identities = stage()[name].casting.identities
+        self.rounds = [phase.round for phase in stage()[name].casting.protocol.phases]
+
+    def to_server(self, file: str, kind: FaultKind, message: bytes, at: str, sender: str = SENDER) -> None:
+        self.made[file] = Vector(f"server {self.name} {at}", kind, message.hex(), sender)
+
+    def to_member(self, file: str, kind: FaultKind, message: bytes, at: str, role: str = "client") -> None:
+        self.made[file] = Vector(f"{role} {self.name} {at}", kind, message.hex())
+
+    def told(self, at: str, change: Callable[[list[Any]], None], party: str = SENDER) -> bytes:
+        """A party's message of a round with its fields changed, signed by itself."""
+        return _changed(take_apart(self.true.answers[party, at]), change).seal(self.identities[party])
+
+    def asked(self, at: str, change: Callable[[list[Any]], None], party: str = SENDER) -> bytes:
+        """The server's request of a round with its fields changed."""
+        return _changed(take_apart(self.true.requests[party, at]), change).seal(None)
+
+
 def vectors() -> dict[str, Vector]:
     """All of them, by the name of their file."""
     made: dict[str, Vector] = {}
+    _secagg(made)
+    _secagg_plus(made)
+    _shares_to_collector(made)
+    _shares_to_aggregator(made)
+    return made
+
+
+def _secagg(made: dict[str, Vector]) -> None:
     name = "SecAgg malicious"
-    true, identity = honest(name), stage()[name].casting.identities[SENDER]
+    forger = Forger(name, made)
+    true, identity = forger.true, forger.identities[SENDER]
+    to_server, to_client, told, asked = forger.to_server, forger.to_member, forger.told, forger.asked
     other_task = Play(stage()[name].casting, task=stage()[name].casting.make_task(context=b"another run"))
     other_task.run()
     other_session = honest(name, seed=b"again")
 
-    def to_server(file: str, kind: FaultKind, message: bytes, at: str, sender: str = SENDER) -> None:
-        made[file] = Vector(f"server {name} {at}", kind, message.hex(), sender)
-
-    def to_client(file: str, kind: FaultKind, message: bytes, at: str) -> None:
-        made[file] = Vector(f"client {name} {at}", kind, message.hex())
-
-    def told(at: str, change: Callable[[list[Any]], None]) -> bytes:
-        """The sender's message of a round with its fields changed, signed by itself."""
-        return _changed(take_apart(true.answers[SENDER, at]), change).seal(identity)
-
-    def asked(at: str, change: Callable[[list[Any]], None]) -> bytes:
-        """The server's request of a round with its fields changed."""
-        return _changed(take_apart(true.requests[SENDER, at]), change).seal(None)
-
-    keys, deal, masked, check, unmasking = (phase.round for phase in stage()[name].casting.protocol.phases)
+    keys, deal, masked, check, unmasking = forger.rounds
     advert, upload = true.answers[SENDER, keys], take_apart(true.answers[SENDER, masked])
     spare = upload.payload[:-1] + bytes([upload.payload[-1] | 0x80])
     stolen = msgspec.msgpack.decode(take_apart(true.answers["c1", keys]).structure)[1]
@@ -149,7 +170,103 @@ def vectors() -> dict[str, Vector]:
     to_client("client-invalid-adverts-reversed", kind, asked(deal, lambda f: f[0].reverse()), deal)
     to_client("client-invalid-dealers-spare-bits", kind, asked(masked, _set(0, b"\xff")), masked)
     to_client("client-invalid-survivors-spare-bits", kind, asked(check, _set(0, b"\x3f")), check)
-    return made
+
+
+def _secagg_plus(made: dict[str, Vector]) -> None:
+    """What the sparse graph adds: paths, and pieces for neighbours only."""
+    forger, kind = Forger("SecAggPlus semi-malicious", made), FaultKind.INVALID
+    to_server, to_client, told, asked = forger.to_server, forger.to_member, forger.told, forger.asked
+    _, deal, masked, check, unmasking = forger.rounds
+    _, adverts, paths = msgspec.msgpack.decode(take_apart(forger.true.requests[SENDER, deal]).structure)
+    shown = [take_apart(advert).sender.decode() for advert in adverts]
+    place = next(place for place, party in enumerate(shown) if party != SENDER)
+    everyone = stage()[forger.name].casting.cohort
+    stranger = next(bit for bit, party in enumerate(everyone) if party not in shown)
+
+    def without(fields: list[Any]) -> None:
+        del fields[1][place], fields[2][place]
+
+    def bent(path: bytes) -> Callable[[list[Any]], None]:
+        return lambda fields: fields[2].__setitem__(place, path)
+
+    hidden = bytes([0xFF & ~(1 << everyone.index(shown[place]))])
+    to_client("client-invalid-path-short", kind, asked(deal, bent(paths[place][:-32])), deal)
+    to_client("client-invalid-path-to-another-root", kind, asked(deal, bent(_last_bit(paths[place]))), deal)
+    to_client("client-invalid-paths-one-missing", kind, asked(deal, lambda f: f[2].pop()), deal)
+    to_client("client-invalid-neighbour-not-shown", kind, asked(deal, without), deal)
+    to_client("client-invalid-neighbour-not-in-u1", kind, asked(deal, _set(0, hidden)), deal)
+    to_client("client-invalid-u1-spare-byte", kind, asked(deal, _set(0, b"\xff\0")), deal)
+    to_client("client-invalid-vouchers-short", kind, asked(check, lambda f: _set(1, f[1][:-16])(f)), check)
+    to_server("invalid-commitments-to-a-stranger", kind, told(deal, lambda f: _set(1, f[1] + bytes(64))(f)), deal)
+    to_server("invalid-vouchers-short", kind, told(masked, lambda f: _set(0, f[0][:-16])(f)), masked)
+    to_server("invalid-strangers-share-unopened", kind, told(unmasking, _set(0, bytes([1 << stranger]))), unmasking)
+
+
+def _report(forger: Forger, party: str = SENDER, *, short: int = 0, seeds: int = 1) -> bytes:
+    """A report in which nothing opens. True ones are never twice the same, for HPKE draws for itself."""
+    true = take_apart(forger.true.answers[SENDER, forger.rounds[1]])
+    (sealed,), *_ = msgspec.msgpack.decode(true.structure)
+    structure = msgspec.msgpack.encode([[bytes(len(sealed) - short)] * seeds])
+    frame = replace(true, sender=party.encode(), structure=structure, payload=bytes(len(true.payload)))
+    return frame.seal(forger.identities[party])
+
+
+def _shares_to_collector(made: dict[str, Vector]) -> None:
+    forger, (_, sender) = Forger("AdditiveShares malicious", made), SENDERS.values()
+    to_server, told = forger.to_server, forger.told
+    _, report, recount, agreement, release = forger.rounds
+    garbage, others = _report(forger), take_apart(_report(forger)).seal(STRANGER)
+
+    def held(bitmap: bytes, *unopened: bytes) -> bytes:
+        return told(recount, lambda fields: fields.__setitem__(slice(None), [bitmap, list(unopened)]), sender)
+
+    def agreed(bitmap: bytes) -> bytes:
+        return told(agreement, lambda fields: fields.__setitem__(slice(None), [bitmap, bytes(32)]), sender)
+
+    kind = FaultKind.MALFORMED
+    share = take_apart(forger.true.answers[sender, release])
+    short = replace(share, payload=bytes(len(share.payload) - 1)).seal(forger.identities[sender])
+    to_server("malformed-report-share-short", kind, _report(forger, short=1), report)
+    to_server("malformed-report-to-one-more", kind, _report(forger, seeds=2), report)
+    to_server("malformed-report-handed-back", kind, held(b"\x1f", b"report"), recount, sender)
+    to_server("malformed-aggregate-share-short", kind, short, release, sender)
+    to_server("unauthentic-report-handed-back", FaultKind.UNAUTHENTIC, held(b"\x1f", others), recount, sender)
+    to_server("out-of-turn-report", FaultKind.OUT_OF_TURN, garbage, recount)
+    kind = FaultKind.INVALID
+    to_server("invalid-reports-held-spare-bits", kind, held(b"\xff"), recount, sender)
+    to_server("invalid-reports-handed-back-too-many", kind, held(b"\x1f", *[garbage] * 5), recount, sender)
+    to_server("invalid-agreement-to-another-set", kind, agreed(b"\x0f"), agreement, sender)
+    to_server("invalid-agreement-to-other-reports", kind, agreed(b"\x1f"), agreement, sender)
+
+
+def _shares_to_aggregator(made: dict[str, Vector]) -> None:
+    forger = Forger("AdditiveShares malicious", made)
+    ready, report, _, agreement, release = forger.rounds
+    garbage = _report(forger)
+
+    def to_leader(file: str, kind: FaultKind, message: bytes, at: str) -> None:
+        forger.to_member(f"aggregator-{file}", kind, message, at, "aggregator")
+
+    def asked(at: str, change: Callable[[list[Any]], None]) -> bytes:
+        return forger.asked(at, change, RECEIVERS["aggregator"])
+
+    unsigned = take_apart(garbage).seal(None)
+    to_leader("malformed-report-share-short", FaultKind.MALFORMED, _report(forger, short=1), report)
+    to_leader("unauthentic-report", FaultKind.UNAUTHENTIC, take_apart(garbage).seal(STRANGER), report)
+    to_leader("unauthentic-checksum-for-signature", FaultKind.UNAUTHENTIC, unsigned, report)
+    to_leader("unknown-sender-report", FaultKind.UNKNOWN_SENDER, _report(forger, SENDERS["aggregator"]), report)
+    to_leader("duplicate-report", FaultKind.DUPLICATE, _report(forger, "c1"), report)
+    to_leader("unopened-share", FaultKind.UNOPENED_SHARE, garbage, report)
+    to_leader("out-of-turn-report", FaultKind.OUT_OF_TURN, garbage, agreement)
+    to_leader("foreign-session", FaultKind.FOREIGN_SESSION, asked(ready, _set(1, b"other")), ready)
+    kind = FaultKind.INVALID
+    to_leader("invalid-cohort-twice", kind, asked(ready, _set(0, ["c1", "c2", "c2", "c4", "c5"])), ready)
+    to_leader("invalid-reports-spare-bits", kind, asked(agreement, _set(0, b"\xff")), agreement)
+    to_leader("invalid-report-left-out", kind, asked(agreement, _set(0, b"\x0f")), agreement)
+    came_back = asked(agreement, lambda f: f.__setitem__(slice(None), [b"\x0f", [garbage]]))
+    to_leader("invalid-other-report-came-back", kind, came_back, agreement)
+    to_leader("invalid-agreements-none", kind, asked(release, _set(0, [])), release)
+    to_leader("malformed-agreements", FaultKind.MALFORMED, asked(release, _set(0, [b"", b""])), release)
 
 
 def _changed(frame: Frame, change: Callable[[list[Any]], None]) -> Frame:
