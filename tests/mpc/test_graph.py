@@ -44,14 +44,17 @@ def test_control_other_security_is_not_in_the_table() -> None:
     server=st.sampled_from(SERVERS),
     security=st.sampled_from([1, 4, 8, 20, 40]),
     correctness=st.sampled_from([1, 4, 8, 20]),
+    windows=st.booleans(),
 )
 def test_equal_to_the_naive_twin(
-    n: int, corruption: int, dropout: int, server: str, security: int, correctness: int
+    n: int, corruption: int, dropout: int, server: str, security: int, correctness: int, windows: bool
 ) -> None:
     a, d = min(corruption, n), min(dropout, n)
-    wanted = reference.harary_parameters(n, Fraction(a, n), Fraction(d, n), server, security, correctness)
+    wanted = reference.harary_parameters(
+        n, Fraction(a, n), Fraction(d, n), server, security, correctness, windows=windows
+    )
     found = graph.sparse_parameters(
-        n, corrupt=a, dropping=d, server=server, security=security, correctness=correctness
+        n, corrupt=a, dropping=d, server=server, security=security, correctness=correctness, windows=windows
     )
     assert found == wanted
 

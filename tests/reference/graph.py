@@ -10,9 +10,19 @@ def probability(n: int, marked: int, drawn: int, x: int) -> Fraction:
 
 
 def harary_parameters(
-    n: int, corruption: Fraction, dropout: Fraction, server: str, security: int, correctness: int
+    n: int,
+    corruption: Fraction,
+    dropout: Fraction,
+    server: str,
+    security: int,
+    correctness: int,
+    *,
+    windows: bool = False,
 ) -> tuple[int, int] | None:
-    """The first even degree for which both conditions hold, as they are written down; None if there is none."""
+    """The first even degree for which both conditions hold, as they are written down; None if there is none.
+
+    With ``windows`` a third one: half a neighbourhood has more survivors than there can be corrupt ones in it.
+    """
     a, d, s = floor(corruption * n), floor(dropout * n), ceil((1 - dropout) * n)
     for k in range(2, n - 1, 2):
         if k <= a + d:
@@ -27,9 +37,21 @@ def harary_parameters(
         t2 = max(t for t in range(k + 1) if sum(surviving[:t]) <= Fraction(1, n * 2**correctness))
         if server == "semi-malicious":
             t1 = ceil((t1 + k - Fraction(5, 4)) / 2)
-        if t1 < t2:
+        left = k // 2 - least_exceeded(n, d, k // 2, correctness)
+        if t1 < t2 and not (windows and left <= most_corrupt(n, a, k // 2, security)):
             return k, max(2, t1 + 1)
     return None
+
+
+def least_exceeded(n: int, marked: int, drawn: int, bits: int) -> int:
+    """The least x with Pr[X > x] of at most 2^-bits/n."""
+    chances = [probability(n, marked, drawn, x) for x in range(drawn + 1)]
+    return min(x for x in range(drawn + 1) if sum(chances[x + 1 :]) <= Fraction(1, n * 2**bits))
+
+
+def most_corrupt(n: int, corrupt: int, window: int, security: int) -> int:
+    """How many corrupt ones ``window`` places may hold, in all cases that count."""
+    return least_exceeded(n, corrupt, window, security + 1)
 
 
 def neighbours(order: list[int], node: int, degree: int) -> list[int]:

@@ -1,90 +1,37 @@
-"""Replays a recorded SecAgg session from its seeds, with none of this project's code.
+"""Replays a recorded session of SecAgg or SecAggPlus from its seeds, with none of this project's code.
 
-Written from docs/protocols.md and the papers: hashlib, Python's integers, and the primitives of
-``cryptography``. It reads the envelopes, rebuilds every key, share, commitment and mask, and takes the masks off
-the sum in the slow and obvious way.
+It reads the envelopes, rebuilds the graph and every key, share, commitment, voucher and mask, and takes the masks
+off the sum in the slow and obvious way.
 """
 
-import hashlib
-import struct
+from fractions import Fraction
 from typing import Any
 
-import msgspec
-from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey
-from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey, X25519PublicKey
-from cryptography.hazmat.primitives.ciphers import Cipher, algorithms, modes
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
-from cryptography.hazmat.primitives.hashes import SHA256
-from cryptography.hazmat.primitives.kdf.hkdf import HKDF
+
+from tests.reference import graph
+from tests.reference.transcript import (
+    combine,
+    exchange,
+    hkdf,
+    mask,
+    members,
+    parts,
+    pieces,
+    public,
+    read,
+    roster_digest,
+    sha,
+    signing_keys,
+    stream,
+    unpack,
+)
 
 PRIME = 2**256 + 297
-ADVERT, ADVERTS, DEALT, HELD, MASKED, SURVIVORS, SIGNED, UNMASK, REVEALED = range(2, 11)
-
-
-def parts(*items: bytes | str | int) -> bytes:
-    out = b""
-    for item in items:
-        data = (
-            item.to_bytes(8, "big") if isinstance(item, int) else item.encode() if isinstance(item, str) else item
-        )
-        out += struct.pack(">I", len(data)) + data
-    return out
-
-
-def sha(data: bytes) -> bytes:
-    return hashlib.sha256(data).digest()
-
-
-def hkdf(secret: bytes, salt: bytes, *info: bytes | str | int) -> bytes:
-    return HKDF(SHA256(), 32, salt, parts(*info)).derive(secret)
-
-
-def stream(key: bytes, length: int) -> bytes:
-    return Cipher(algorithms.AES(key), modes.CTR(bytes(16))).encryptor().update(bytes(length))
-
-
-def agree(private: bytes, public: bytes, salt: bytes, *info: bytes | str | int) -> bytes:
-    shared = X25519PrivateKey.from_private_bytes(private).exchange(X25519PublicKey.from_public_bytes(public))
-    return hkdf(shared, salt, *info)
-
-
-def public(private: bytes) -> bytes:
-    return X25519PrivateKey.from_private_bytes(private).public_key().public_bytes_raw()
-
-
-def read(data: bytes, signing_key: bytes | None) -> dict[str, Any]:
-    """The fields of an envelope, its trailer checked."""
-    magic, version, protocol, kind, task = struct.unpack_from(">6sBHB32s", data)
-    assert (magic, version, protocol) == (b"SECAGG", 1, 2)
-    at = 42
-    session = data[at + 1 : at + 1 + data[at]]
-    at += 1 + data[at]
-    sender = data[at + 1 : at + 1 + data[at]].decode()
-    at += 1 + data[at]
-    (length,) = struct.unpack_from(">I", data, at)
-    end = at + 4 + length
-    body, trailer, digest = data[at + 4 : end], data[end:], sha(data[:end])
-    if signing_key is None:
-        assert trailer == digest[:16]
-    else:
-        Ed25519PublicKey.from_public_bytes(signing_key).verify(trailer, b"secagg/v1/envelope" + digest)
-    (inner,) = struct.unpack_from(">I", body)
-    fields = msgspec.msgpack.decode(body[4 : 4 + inner])
-    return {
-        "kind": kind, "task": task, "session": session, "sender": sender, "fields": fields,
-        "payload": body[4 + inner :],
-    }  # fmt: skip
-
-
-def roster_digest(signing_keys: dict[str, bytes]) -> bytes:
-    def value(tag: bytes, body: bytes) -> bytes:
-        return tag + struct.pack(">I", len(body)) + body
-
-    rows = b""
-    for party in sorted(signing_keys):
-        fields = value(b"s", b"Party") + value(b"s", party.encode()) + value(b"s", b"client")
-        rows += value(b"d", fields + value(b"y", signing_keys[party]) + value(b"N", b""))
-    return sha(b"secagg/v1/roster" + value(b"t", rows))
+SECAGG, SECAGG_PLUS = 2, 3
+PROPOSAL, ADVERT, ADVERTS, DEALT, HELD, MASKED, SURVIVORS, SIGNED, UNMASK, REVEALED = range(1, 11)
+NEAR_ADVERTS, VOUCHED_INPUT, VOUCHED_SURVIVORS = range(11, 14)
+KINDS = ("self-mask", "masking-key")
 
 
 def merkle(leaves: list[bytes]) -> bytes:
@@ -95,10 +42,19 @@ def merkle(leaves: list[bytes]) -> bytes:
     return sha(b"\1" + merkle(leaves[:k]) + merkle(leaves[k:]))
 
 
+def inclusion(leaves: list[bytes], m: int) -> bytes:
+    """RFC 9162, section 2.1.3.1, as it is written there."""
+    if len(leaves) == 1:
+        return b""
+    k = 1 << (len(leaves) - 1).bit_length() - 1
+    if m < k:
+        return inclusion(leaves[:k], m) + merkle(leaves[k:])
+    return inclusion(leaves[k:], m - k) + merkle(leaves[:k])
+
+
 def polynomial(secret: bytes, threshold: int, key: bytes) -> list[int]:
-    drawn = stream(key, 48 * (threshold - 1))
-    higher = [int.from_bytes(drawn[i : i + 48], "big") % PRIME for i in range(0, len(drawn), 48)]
-    return [int.from_bytes(secret, "big"), *higher]
+    drawn = pieces(stream(key, 48 * (threshold - 1)), 48)
+    return [int.from_bytes(secret, "big"), *(int.from_bytes(part, "big") % PRIME for part in drawn)]
 
 
 def value_at(coefficients: list[int], x: int) -> bytes:
@@ -116,136 +72,215 @@ def rebuild(shares: dict[int, bytes]) -> bytes:
     return secret.to_bytes(32, "big")
 
 
-def mask(key: bytes, segments: list[tuple[int, int]]) -> list[list[int]]:
-    """The mask of each segment (length, bits), lanes of 4 bytes up to 32 bits a coordinate, else 8."""
-    out, start = [], 0
-    for length, bits in segments:
-        width = 4 if bits <= 32 else 8
-        lanes = stream(key, start + length * width)[start:]
-        out.append([int.from_bytes(lanes[i : i + width], "little") for i in range(0, len(lanes), width)])
-        start += -(-length * width // 16) * 16
-    return out
+def draw_order(n: int, seed: bytes) -> list[int]:
+    """Nodes by their 16 bytes, read as two little-endian numbers."""
+    drawn = pieces(stream(hkdf(seed, b"", "mpc/v1/ring"), 16 * n), 16)
+    numbers = [tuple(int.from_bytes(half, "little") for half in pieces(node, 8)) for node in drawn]
+    return sorted(range(n), key=lambda node: numbers[node])
 
 
-def unpack(payload: bytes, segments: list[tuple[int, int]]) -> list[list[int]]:
-    out, at = [], 0
-    for length, bits in segments:
-        size = (length * bits + 7) // 8
-        number = int.from_bytes(payload[at : at + size], "little")
-        out.append([number >> i * bits & (1 << bits) - 1 for i in range(length)])
-        at += size
-    assert at == len(payload)
-    return out
+class Replay:
+    """A recorded session, checked round by round; ``total`` is the sum so far."""
 
+    def __init__(self, record: dict[str, Any]) -> None:
+        self.record = record
+        self.segments = [(length, bits) for length, bits in record["segments"]]
+        self.seeds = {c: bytes.fromhex(v) for c, v in record["seeds"].items()}
+        self.signing = signing_keys(record)
+        messages = [(m["from"], m["to"], bytes.fromhex(m["data"])) for m in record["messages"]]
+        self.protocol = int.from_bytes(messages[0][2][7:9], "big")
+        assert self.protocol in (SECAGG, SECAGG_PLUS)
+        self.sparse = self.protocol == SECAGG_PLUS
+        self.opened = [(to, read(data, self.protocol, self.signing.get(who))) for who, to, data in messages]
+        senders = [who.replace("server", "") for who, *_ in messages]
+        assert [m["sender"] for _, m in self.opened] == senders
+        self.total = [[0] * length for length, _ in self.segments]
 
-def combine(totals: list[list[int]], more: list[list[int]], sign: int, segments: list[tuple[int, int]]) -> None:
-    for total, extra, (_, bits) in zip(totals, more, segments, strict=True):
-        for i, number in enumerate(extra):
-            total[i] = (total[i] + sign * number) % (1 << bits)
+    def said(self, *kinds: int) -> list[dict[str, Any]]:
+        """The clients' messages of some kinds."""
+        return [m for _, m in self.opened if m["kind"] in kinds and m["sender"]]
 
+    def told(self, *kinds: int) -> list[tuple[str, dict[str, Any]]]:
+        """The server's messages of some kinds, and to whom."""
+        return [(to, m) for to, m in self.opened if m["kind"] in kinds and not m["sender"]]
 
-def members(bitmap: bytes, u1: list[str]) -> list[str]:
-    return [party for i, party in enumerate(u1) if bitmap[i // 8] >> i % 8 & 1]
+    def role(self, client: str, session: bytes, what: str) -> bytes:
+        return hkdf(self.seeds[client], session, "secagg/v1/role", what)
+
+    def run(self) -> list[list[int]]:
+        self.check_adverts()
+        self.draw_graph()
+        self.check_dealing()
+        self.check_held()
+        self.check_inputs()
+        self.check_survivors()
+        self.unmask()
+        return self.total
+
+    def check_adverts(self) -> None:
+        task, session = sha(bytes.fromhex(self.record["task"])), bytes.fromhex(self.record["session"])
+        assert all(m["task"] == task for _, m in self.opened)
+        cohort, name, nonce = self.opened[0][1]["fields"]
+        assert (cohort, name) == (sorted(self.seeds), session)
+        assert all(m["fields"] == [cohort, name, nonce] for _, m in self.told(PROPOSAL))
+        named = [b"secagg/v1/session", task, roster_digest(self.signing, {}), session, nonce, parts(*cohort)]
+        opening = sha(parts(*named))
+        adverts = {m["sender"]: m for m in self.said(ADVERT)}
+        self.u1 = sorted(adverts)
+        self.leaves = [adverts[c]["raw"] for c in self.u1]
+        named += [len(self.u1).to_bytes(8, "big"), merkle(self.leaves)]
+        present = bytearray((len(cohort) + 7) // 8)
+        for client in self.u1:
+            present[cohort.index(client) // 8] |= 1 << cohort.index(client) % 8
+        self.present = bytes(present)
+        self.session = sha(parts(*named, *([self.present] if self.sparse else [])))
+        self.sealing = {c: self.role(c, opening, "sealing-key") for c in self.u1}
+        self.masking = {c: self.role(c, opening, "masking-key") for c in self.u1}
+        for client, advert in adverts.items():
+            assert advert["session"] == opening
+            assert advert["fields"] == [public(self.sealing[client]), public(self.masking[client])]
+
+    def draw_graph(self) -> None:
+        """Who holds whose shares, and the two thresholds."""
+        n, corrupt = len(self.u1), self.record["corrupt"]
+        self.quorum = self.threshold = (n + corrupt) // 2 + 1
+        self.holders = dict.fromkeys(self.u1, self.u1)
+        if self.sparse:
+            dropping = n - self.record["min_survivors"]
+            found = graph.harary_parameters(
+                n, Fraction(corrupt, n), Fraction(dropping, n), "semi-malicious", 40, 20, windows=True
+            )
+            assert found is not None
+            self.degree, self.threshold = found
+            assert self.degree < n - 1
+            self.order = draw_order(n, self.session)
+            self.holders = {
+                client: [self.u1[node] for node in graph.neighbours(self.order, place, self.degree)]
+                for place, client in enumerate(self.u1)
+            }
+        self.near = {c: [other for other in holders if other != c] for c, holders in self.holders.items()}
+        for client, m in self.told(ADVERTS, NEAR_ADVERTS):
+            if not self.sparse:
+                assert m["fields"] == [self.leaves]
+                continue
+            places = [self.u1.index(c) for c in sorted([client, *self.near[client]])]
+            paths = [inclusion(self.leaves, place) for place in places]
+            assert m["fields"] == [self.present, [self.leaves[place] for place in places], paths]
+
+    def agree(self, one: str, other: str) -> bytes:
+        """The secret behind two clients' sealing keys."""
+        return exchange(self.sealing[one], public(self.sealing[other]))
+
+    def check_dealing(self) -> None:
+        self.own_seed = {c: self.role(c, self.session, "self-mask-seed") for c in self.u1}
+        self.commitments: dict[str, dict[str, bytes]] = {}
+        self.boxes: dict[str, dict[str, bytes]] = {}
+        for m in self.said(DEALT):
+            dealer, (seed_hash, joined, sealed) = m["sender"], m["fields"]
+            own, holders = self.own_seed[dealer], self.holders[dealer]
+            assert m["session"] == self.session
+            assert seed_hash == sha(parts("secagg/v1/self-mask-commitment", self.session, dealer, own))
+            keys = [self.role(dealer, self.session, f"{kind}-polynomial") for kind in KINDS]
+            secrets = (own, self.masking[dealer])
+            curves = [polynomial(secret, self.threshold, key) for secret, key in zip(secrets, keys, strict=True)]
+            self.commitments[dealer] = dict(zip(holders, pieces(joined, 64), strict=True))
+            self.boxes[dealer] = dict(zip(self.near[dealer], pieces(sealed, 82), strict=True))
+            for point, holder in enumerate(holders, 1):
+                shares = [value_at(curve, point) for curve in curves]
+                hashes = [
+                    sha(parts("secagg/v1/share-commitment", self.session, dealer, holder, kind, share))
+                    for kind, share in zip(KINDS, shares, strict=True)
+                ]
+                assert self.commitments[dealer][holder] == b"".join(hashes)
+                if holder != dealer:
+                    key = hkdf(self.agree(holder, dealer), self.session, "secagg/v1/seal", dealer, holder)
+                    context = parts("secagg/v1/share", self.session, DEALT, dealer, holder, point)
+                    box = self.boxes[dealer][holder]
+                    assert AESGCM(key).decrypt(bytes(12), box, context) == b"".join(shares)
+        self.u2 = sorted(self.commitments)
+
+    def check_held(self) -> None:
+        for holder, m in self.told(HELD):
+            dealers = [dealer for dealer in self.near[holder] if dealer in self.u2]
+            bitmap, joined, sealed = m["fields"]
+            assert members(bitmap, self.u1) == self.u2
+            self.dealers = bitmap
+            assert pieces(joined, 64) == [self.commitments[dealer][holder] for dealer in dealers]
+            assert pieces(sealed, 82) == [self.boxes[dealer][holder] for dealer in dealers]
+
+    def pair_mask(self, one: str, other: str) -> list[list[int]]:
+        secret = exchange(self.masking[one], public(self.masking[other]))
+        names = min(one, other), max(one, other)
+        return mask(hkdf(secret, self.session, "secagg/v1/pairwise-mask", *names), self.segments)
+
+    def self_mask(self, client: str, seed: bytes) -> list[list[int]]:
+        return mask(hkdf(seed, self.session, "secagg/v1/self-mask", client), self.segments)
+
+    def voucher(self, client: str, neighbour: str) -> bytes:
+        info = ("secagg/v1/voucher", client, neighbour, self.dealers)
+        return hkdf(self.agree(client, neighbour), self.session, *info, length=16)
+
+    def check_inputs(self) -> None:
+        inputs = self.said(MASKED, VOUCHED_INPUT)
+        for m in inputs:
+            client = m["sender"]
+            others = [other for other in self.near[client] if other in self.u2]
+            vouchers = [b"".join(self.voucher(client, other) for other in others)] if self.sparse else []
+            assert (m["kind"], m["fields"]) == (VOUCHED_INPUT if self.sparse else MASKED, vouchers)
+            uploaded = unpack(m["payload"], self.segments)
+            combine(self.total, uploaded, 1, self.segments)
+            expected = [list(numbers) for numbers in self.record["encoded"][client]]
+            combine(expected, self.self_mask(client, self.own_seed[client]), 1, self.segments)
+            for other in others:
+                combine(expected, self.pair_mask(client, other), 1 if client < other else -1, self.segments)
+            assert uploaded == expected
+        self.u3 = sorted(m["sender"] for m in inputs)
+
+    def check_survivors(self) -> None:
+        """One story, told to all and signed by enough, and no ring cut by it."""
+        stories = {tuple(m["fields"]) for m in self.said(SIGNED)}
+        assert len(stories) == 1
+        dealers, survivors = stories.pop()
+        assert (members(dealers, self.u1), members(survivors, self.u1)) == (self.u2, self.u3)
+        for client, m in self.told(SURVIVORS, VOUCHED_SURVIVORS):
+            others = [other for other in self.near[client] if other in self.u3]
+            vouchers = [b"".join(self.voucher(other, client) for other in others)] if self.sparse else []
+            assert m["fields"] == [survivors, *vouchers]
+        lists = {m["sender"]: m["raw"] for m in self.said(SIGNED)}
+        for _, m in self.told(UNMASK):
+            shown = [lists[c] for c in sorted(lists)]
+            assert m["fields"] == [survivors, shown[: self.quorum] if self.sparse else shown]
+            assert len(m["fields"][1]) >= self.quorum
+        if self.sparse:
+            window, n = self.degree // 2, len(self.u1)
+            left = graph.least_in_window(self.order, [c in self.u3 for c in self.u1], window)
+            assert left > graph.most_corrupt(n, self.record["corrupt"], window, 40)
+
+    def unmask(self) -> None:
+        revealed: dict[str, dict[int, bytes]] = {c: {} for c in self.u2}
+        for m in self.said(REVEALED):
+            (unopened, joined), holder = m["fields"], m["sender"]
+            assert members(unopened, self.u1) == []
+            dealers = [dealer for dealer in self.holders[holder] if dealer in self.u2]
+            for dealer, share in zip(dealers, pieces(joined, 33), strict=True):
+                which = dealer not in self.u3
+                told = parts("secagg/v1/share-commitment", self.session, dealer, holder, KINDS[which], share)
+                assert pieces(self.commitments[dealer][holder], 32)[which] == sha(told)
+                revealed[dealer][self.holders[dealer].index(holder) + 1] = share
+        for dealer, shares in revealed.items():
+            assert len(shares) >= self.threshold
+            secret = rebuild(dict(sorted(shares.items())[: self.threshold]))
+            if dealer in self.u3:
+                assert secret == self.own_seed[dealer]
+                combine(self.total, self.self_mask(dealer, secret), -1, self.segments)
+            else:
+                assert secret == self.masking[dealer]
+                for client in self.near[dealer]:
+                    if client in self.u3:
+                        sign = -1 if client < dealer else 1
+                        combine(self.total, self.pair_mask(dealer, client), sign, self.segments)
 
 
 def verify(record: dict[str, Any]) -> list[list[int]]:
     """Replay a recorded session; returns the sums of its segments. Raises where anything differs."""
-    segments = [tuple(pair) for pair in record["segments"]]
-    seeds = {c: bytes.fromhex(v) for c, v in record["seeds"].items()}
-    private = {c: Ed25519PrivateKey.from_private_bytes(bytes.fromhex(v)) for c, v in record["identities"].items()}
-    signing = {c: key.public_key().public_bytes_raw() for c, key in private.items()}
-    task, session = sha(bytes.fromhex(record["task"])), bytes.fromhex(record["session"])
-    messages = [(m["from"], m["to"], bytes.fromhex(m["data"])) for m in record["messages"]]
-    opened = [(to, read(data, signing.get(sender)), data) for sender, to, data in messages]
-    assert all(m["task"] == task for _, m, _ in opened)
-
-    cohort, _, nonce = opened[0][1]["fields"]
-    opening = sha(parts(b"secagg/v1/session", task, roster_digest(signing), session, nonce, parts(*cohort)))
-    adverts = {m["sender"]: (m, data) for _, m, data in opened if m["kind"] == ADVERT}
-    u1 = sorted(adverts)
-    root = merkle([adverts[c][1] for c in u1])
-    final = sha(
-        parts(b"secagg/v1/session", task, roster_digest(signing), session, nonce, parts(*cohort), len(u1), root)
-    )
-    corrupt = record["corrupt"]
-    threshold = (len(u1) + corrupt) // 2 + 1
-
-    sealing = {c: hkdf(seeds[c], opening, "secagg/v1/role", "sealing-key") for c in u1}
-    masking = {c: hkdf(seeds[c], opening, "secagg/v1/role", "masking-key") for c in u1}
-    for c in u1:
-        assert adverts[c][0]["session"] == opening
-        assert adverts[c][0]["fields"] == [public(sealing[c]), public(masking[c])]
-
-    own_seed = {c: hkdf(seeds[c], final, "secagg/v1/role", "self-mask-seed") for c in u1}
-    commitments = {}
-    for _, m, _ in opened:
-        if m["kind"] != DEALT:
-            continue
-        dealer, (seed_hash, hashes, sealed) = m["sender"], m["fields"]
-        assert m["session"] == final
-        assert seed_hash == sha(parts("secagg/v1/self-mask-commitment", final, dealer, own_seed[dealer]))
-        secrets = {"self-mask": own_seed[dealer], "masking-key": masking[dealer]}
-        curves = {
-            kind: polynomial(secret, threshold, hkdf(seeds[dealer], final, "secagg/v1/role", f"{kind}-polynomial"))
-            for kind, secret in secrets.items()
-        }
-        boxes = [sealed[i : i + 82] for i in range(0, len(sealed), 82)]
-        for point, holder in enumerate(u1, 1):
-            shares = [value_at(curve, point) for curve in curves.values()]
-            for which, (kind, share) in enumerate(zip(curves, shares, strict=True)):
-                expected = sha(parts("secagg/v1/share-commitment", final, dealer, holder, kind, share))
-                at = 64 * (point - 1) + 32 * which
-                assert hashes[at : at + 32] == expected
-            if holder != dealer:
-                key = agree(sealing[holder], public(sealing[dealer]), final, "secagg/v1/seal", dealer, holder)
-                context = parts("secagg/v1/share", final, DEALT, dealer, holder, point)
-                assert AESGCM(key).decrypt(bytes(12), boxes.pop(0), context) == b"".join(shares)
-        commitments[dealer] = hashes
-    u2 = sorted(commitments)
-
-    def pair_key(one: str, other: str) -> bytes:
-        names = min(one, other), max(one, other)
-        return agree(masking[one], public(masking[other]), final, "secagg/v1/pairwise-mask", *names)
-
-    total = [[0] * length for length, _ in segments]
-    u3 = []
-    for _, m, _ in opened:
-        if m["kind"] == MASKED:
-            client = m["sender"]
-            u3.append(client)
-            uploaded = unpack(m["payload"], segments)
-            combine(total, uploaded, 1, segments)
-            expected = [list(numbers) for numbers in record["encoded"][client]]
-            combine(
-                expected, mask(hkdf(own_seed[client], final, "secagg/v1/self-mask", client), segments), 1, segments
-            )
-            for other in u2:
-                if other != client:
-                    sign = 1 if client < other else -1
-                    combine(expected, mask(pair_key(client, other), segments), sign, segments)
-            assert uploaded == expected
-    u3.sort()
-
-    stories = {tuple(m["fields"]) for _, m, _ in opened if m["kind"] == SIGNED}
-    assert len(stories) == 1
-    dealers, survivors = stories.pop()
-    assert (members(dealers, u1), members(survivors, u1)) == (u2, u3)
-
-    revealed: dict[str, dict[int, bytes]] = {c: {} for c in u2}
-    for _, m, _ in opened:
-        if m["kind"] == REVEALED:
-            unopened, shares = m["fields"]
-            assert not any(unopened)
-            for place, dealer in enumerate(u2):
-                revealed[dealer][u1.index(m["sender"]) + 1] = shares[33 * place : 33 * place + 33]
-    for dealer, shares in revealed.items():
-        secret = rebuild(dict(sorted(shares.items())[:threshold]))
-        if dealer in u3:
-            assert secret == own_seed[dealer]
-            combine(total, mask(hkdf(secret, final, "secagg/v1/self-mask", dealer), segments), -1, segments)
-        else:
-            assert secret == masking[dealer]
-            for client in u3:
-                sign = -1 if client < dealer else 1
-                combine(total, mask(pair_key(dealer, client), segments), sign, segments)
-    return total
+    return Replay(record).run()
