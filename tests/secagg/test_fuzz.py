@@ -13,7 +13,9 @@ import secagg
 from secagg.identity import PartyRole
 from secagg.protocols._shares_aggregator import ShareAggregator
 from secagg.protocols._shares_collector import Collector
+from secagg.protocols.shares import Collect, Held
 from secagg.testing._play import cast
+from secagg.wire import Envelope
 from tests.secagg.fuzz.__main__ import Campaign
 from tests.secagg.fuzz.roles import CLIENTS, Scene, Session, scenes
 from tests.secagg.fuzz.tally import VECTORS, Tally, Vector
@@ -135,6 +137,15 @@ def test_the_graphs_of_secagg_plus_are_sparse() -> None:
         for present in (size, size - 1):  # with a client silent too
             corrupt = task.protocol.corrupt(size, scene.casting.roster)
             assert not task.protocol.shape(task, present, corrupt).complete
+
+
+def test_reports_that_came_back_are_in_the_pool() -> None:
+    shares = [scene for scene in scenes() if isinstance(scene.casting.protocol, secagg.AdditiveShares)]
+    assert {scene.casting.protocol.aggregators for scene in shares} == {2, 3}
+    for scene in shares:
+        for kind in (Held, Collect):
+            read = [Envelope.parse(data, len(data)) for data in scene.pool]
+            assert any(one.open(kind)[0].unopened for one in read if one.kind == kind.TYPE)
 
 
 GREEDY = """
