@@ -31,7 +31,7 @@ from mpc.errors import MPCError
 from secagg import packing, wire
 from secagg.errors import ConfigError, EncodingError, LocalProtocolError
 from secagg.identity import Roster, load_identity, load_roster
-from secagg.protocols.pairwise import from_bitmap, to_bitmap
+from secagg.protocols._pairwise_messages import from_bitmap, to_bitmap
 from secagg.session import merkle_levels, merkle_path, root_of_path
 from secagg.store import FileLedger, FileStore, MemoryLedger
 from secagg.testing._play import MemoryStore, Play
