@@ -3,3 +3,11 @@
 
 class HEError(ValueError):
     """A key, plaintext or ciphertext that this package can't work with."""
+
+
+class CiphertextError(HEError):
+    """A ciphertext that must not be added to a sum."""
+
+
+class OpenError(HEError):
+    """A sum that must not be opened, or whose opening is not shown: some slot is no possible sum."""

@@ -1,0 +1,70 @@
+"""The decorator that compiles this core's Paillier kernels, and the bits of slots.
+
+Bits are laid out least significant first: slot i of a plaintext is its bits i * width to (i + 1) * width,
+and byte j its bits 8j to 8j + 8. Numbers of any size are also cut into limbs, and put together, in this way.
+"""
+
+from collections.abc import Callable
+from typing import Any, ParamSpec, TypeVar, cast
+
+import numpy as np
+from numba import njit
+from numpy.typing import NDArray
+
+P = ParamSpec("P")
+R = TypeVar("R")
+
+Words = NDArray[np.uint64]
+
+
+def kernel(function: Callable[P, R]) -> Callable[P, R]:
+    """Compile ``function`` at its first call, without the interpreter lock.
+
+    The machine code is cached on disk where Numba finds a place that it may write to, and compiled
+    anew in each process where it finds none.
+    """
+    compiled: Any
+    try:
+        compiled = njit(cache=True, nogil=True)(function)
+    except RuntimeError:
+        compiled = njit(nogil=True)(function)
+    return cast(Callable[P, R], compiled)
+
+
+@kernel
+def pack(values: Words, slots: int, width: int, out: Words) -> None:
+    """Write ``values``, ``slots`` to a row of ``out`` and each below 2^``width``, into the words of ``out``.
+
+    ``out`` is (rows, words), zero, with at least ``slots * width`` bits a row and room for all values;
+    ``width`` is 1 to 63.
+    """
+    for row in range(out.shape[0]):
+        start = row * slots
+        word = 0
+        filled = 0
+        held = np.uint64(0)
+        for i in range(start, min(start + slots, values.size)):
+            value = values[i]
+            held |= value << np.uint64(filled)
+            filled += width
+            if filled >= 64:
+                out[row, word] = held
+                word += 1
+                filled -= 64
+                # By less than 64: all bits of the value are in the full word when none is left over.
+                held = value >> np.uint64(width - filled) if filled else np.uint64(0)
+        if filled:
+            out[row, word] = held
+
+
+@kernel
+def unpack(words: Words, slots: int, width: int, out: Words) -> None:
+    """Undo :func:`pack`: read every slot of every row; ``out`` is (rows * slots,)."""
+    mask = (np.uint64(1) << np.uint64(width)) - np.uint64(1)
+    for row in range(words.shape[0]):
+        for i in range(slots):
+            word, shift = divmod(i * width, 64)
+            value = words[row, word] >> np.uint64(shift)
+            if shift + width > 64:
+                value |= words[row, word + 1] << np.uint64(64 - shift)
+            out[row * slots + i] = value & mask

@@ -1,0 +1,204 @@
+"""Many powers modulo one odd number: of one base by tables, or of many bases to one exponent.
+
+Where the CPU multiplies eight numbers at once (:mod:`he._montgomery`), that does it, else GMP; the numbers are the
+same. GMP's integers and the tables are not constant time: see :mod:`he.paillier`.
+"""
+
+import os
+from collections.abc import Callable, Sequence
+from concurrent.futures import Executor
+from typing import Any, TypeVar
+
+import gmpy2  # type: ignore[import-untyped]
+import numpy as np
+from gmpy2 import mpz
+from numpy.typing import NDArray
+
+from he import _montgomery, _paillier_kernels
+from he._montgomery import LANES, LIMB_BITS, STRIP
+from he._paillier_kernels import Words
+
+T = TypeVar("T")
+
+MAX_WIDTH = 8
+"""Bits of the widest window: 47 MB of table modulo the square of 3072 bits."""
+
+POWER_WIDTH = 5
+"""Bits of a window of an exponent that all bases are raised to."""
+
+# What things cost, in GMP's multiplications and reductions modulo 6144 bits (8.7 us; measured).
+_SQUARING = 0.7
+_POWER = 1.1  # for each bit of an exponent
+_BATCH = 2.2  # one multiplication of eight numbers
+
+
+def compiled() -> bool:
+    """Whether this process raises eight numbers at once. Results do not depend on it."""
+    return _montgomery.available()
+
+
+def spread(
+    executor: Executor | None, function: Callable[..., Sequence[T]], things: Any, *whole: Any, step: int = 1
+) -> list[T]:
+    """``function(slice of things, *whole)`` in pieces that ``executor`` runs, put together.
+
+    A piece is a multiple of ``step`` things but for the last one; without an executor there is one piece.
+    """
+    count = len(things)
+    if executor is None or count <= step:
+        return list(function(things, *whole))
+    pieces = 2 * (os.cpu_count() or 1)
+    size = -(-count // (pieces * step)) * step
+    parts = [executor.submit(function, things[start : start + size], *whole) for start in range(0, count, size)]
+    return [item for part in parts for item in part.result()]
+
+
+class Ring:
+    """Arithmetic modulo the odd ``modulus``, as both paths need it."""
+
+    def __init__(self, modulus: int) -> None:
+        self.modulus = mpz(modulus)
+        self.limbs = _montgomery.limbs_for(self.modulus.bit_length())
+        radix = mpz(1) << LIMB_BITS * self.limbs
+        self.inverse = np.uint64(int(-gmpy2.invert(self.modulus, 1 << LIMB_BITS) % (1 << LIMB_BITS)))
+        self.words = np.append(self.cut([self.modulus])[0], np.zeros(STRIP, np.uint64))
+        self.one, self.radix_squared = self.cut([radix % self.modulus, radix * radix % self.modulus])
+        self._unit = self.cut([mpz(1)])
+
+    def cut(self, numbers: Sequence[mpz]) -> Words:
+        """``numbers`` below 2 ** (52 * limbs) as limbs, (count, limbs)."""
+        size = 8 * (-(-self.limbs * LIMB_BITS // 64))
+        data = b"".join([number.to_bytes(size, "little") for number in numbers])
+        words = np.frombuffer(data, "<u8").astype(np.uint64, copy=False).reshape(len(numbers), -1)
+        out = np.empty(len(numbers) * self.limbs, np.uint64)
+        _paillier_kernels.unpack(words, self.limbs, LIMB_BITS, out)
+        return out.reshape(len(numbers), self.limbs)
+
+    def enter(self, numbers: Sequence[mpz]) -> Words:
+        """``numbers``, below the modulus, in Montgomery's form."""
+        limbs = self.cut(numbers)
+        _montgomery.multiply(limbs, self.radix_squared[None], limbs, self.words, self.inverse)
+        return limbs
+
+    def leave(self, limbs: Words) -> list[mpz]:
+        """The numbers below the modulus that ``limbs``, in Montgomery's form, stand for."""
+        plain = np.empty_like(limbs)
+        _montgomery.multiply(limbs, self._unit, plain, self.words, self.inverse)
+        words = np.zeros((len(limbs), -(-self.limbs * LIMB_BITS // 64)), np.uint64)
+        _paillier_kernels.pack(plain.ravel(), self.limbs, LIMB_BITS, words)
+        return [mpz.from_bytes(row.tobytes(), "little") % self.modulus for row in words.astype("<u8", copy=False)]
+
+    def raise_all(self, bases: Sequence[mpz], exponent: mpz, executor: Executor | None = None) -> list[mpz]:
+        """Every one of ``bases``, below the modulus, to the power ``exponent``, which is positive."""
+        return spread(executor, _raise_all, bases, self, exponent, step=LANES)
+
+
+class FixedBase:
+    """Powers of ``base`` modulo ``ring`` to exponents of ``bits`` bits, by tables where these pay.
+
+    Window j has a table of base^(d * 2^(j * width)) for all digits d. The widest table that was ever worth its
+    making is kept.
+    """
+
+    def __init__(self, ring: Ring, base: mpz, bits: int) -> None:
+        self.ring, self.base, self.bits = ring, base, bits
+        self.width = 0
+        self._table: Words | list[list[mpz]] | None = None
+        self._kernel = False
+
+    def __getstate__(self) -> dict[str, Any]:
+        return self.__dict__ | {"width": 0, "_table": None}
+
+    def raise_base(self, exponents: Words, executor: Executor | None = None) -> list[mpz]:
+        """The base to every one of ``exponents``, (count, words), little-endian words."""
+        if self._kernel != compiled():
+            self.width, self._table, self._kernel = 0, None, compiled()
+        count = len(exponents)
+        width = self._choose(count)
+        if width == 0:
+            numbers = [mpz.from_bytes(row.astype("<u8").tobytes(), "little") for row in exponents]
+            return spread(executor, _raise_one, numbers, self.base, self.ring.modulus)
+        if width != self.width:
+            self._table, self.width = self._make(width, executor), width
+        windows = -(-self.bits // width)
+        digits = np.empty(count * windows, np.uint64)
+        padded = np.pad(exponents, ((0, 0), (0, 1)))
+        _paillier_kernels.unpack(padded, windows, width, digits)
+        cut = digits.astype(np.uint16).reshape(count, windows)
+        return spread(executor, _by_table, cut, self._table, self.ring, step=LANES)
+
+    def _choose(self, count: int) -> int:
+        """The width with which ``count`` powers cost least, or 0 if they do without a table."""
+        costs = {0: _POWER * self.bits * count}
+        for width in range(1, MAX_WIDTH + 1):
+            windows = -(-self.bits // width)
+            entries, factors = float(windows * ((1 << width) - 2)), float(windows * count)
+            if self._kernel:
+                entries, factors = _BATCH * entries / LANES, _BATCH * windows * -(-count // LANES)
+            costs[width] = factors if width == self.width else factors + entries + _SQUARING * self.bits
+        return min(costs, key=costs.__getitem__)
+
+    def _make(self, width: int, executor: Executor | None) -> Words | list[list[mpz]]:
+        bases = [self.base]
+        for _ in range(-(-self.bits // width) - 1):
+            bases.append(gmpy2.powmod(bases[-1], 1 << width, self.ring.modulus))
+        rows = spread(executor, _fill, bases, width, self.ring, step=LANES)
+        return np.stack(rows) if self._kernel else rows
+
+
+def _release() -> Any:
+    """GMP without the interpreter lock, in this thread."""
+    return gmpy2.context(gmpy2.get_context(), allow_release_gil=True)
+
+
+def _raise_one(exponents: Sequence[mpz], base: mpz, modulus: mpz) -> list[mpz]:
+    with _release():
+        return list(gmpy2.powmod_exp_list(base, list(exponents), modulus))
+
+
+def _raise_all(bases: Sequence[mpz], ring: Ring, exponent: mpz) -> list[mpz]:
+    batches = -(-len(bases) // LANES)
+    if not compiled() or _BATCH * batches > len(bases):
+        with _release():
+            return list(gmpy2.powmod_base_list(list(bases), exponent, ring.modulus))
+    length = -(-exponent.bit_length() // POWER_WIDTH)
+    digits = [int(exponent >> POWER_WIDTH * i) % (1 << POWER_WIDTH) for i in reversed(range(length))]
+    entered = ring.enter(bases)
+    out = np.empty_like(entered)
+    _montgomery.raise_all(
+        entered, ring.one, np.array(digits, np.uint16), POWER_WIDTH, out, ring.words, ring.inverse
+    )
+    return ring.leave(out)
+
+
+def _fill(bases: Sequence[mpz], width: int, ring: Ring) -> Any:
+    if compiled():
+        table = np.empty((len(bases), 1 << width, ring.limbs), np.uint64)
+        table[:, 0] = ring.one
+        table[:, 1] = ring.enter(bases)
+        _montgomery.fill_table(table, ring.words, ring.inverse)
+        return table
+    rows = []
+    with _release():
+        for base in bases:
+            row = [mpz(1), base]
+            for _ in range(2, 1 << width):
+                row.append(row[-1] * base % ring.modulus)
+            rows.append(row)
+    return rows
+
+
+def _by_table(digits: NDArray[np.uint16], table: Any, ring: Ring) -> list[mpz]:
+    if isinstance(table, np.ndarray):
+        out = np.empty((len(digits), ring.limbs), np.uint64)
+        _montgomery.raise_fixed(table, digits, out, ring.words, ring.inverse)
+        return ring.leave(out)
+    powers = []
+    with _release():
+        for row in digits.tolist():
+            power = table[0][row[0]]
+            for window, digit in zip(table[1:], row[1:], strict=True):
+                if digit:
+                    power = power * window[digit] % ring.modulus
+            powers.append(power)
+    return powers

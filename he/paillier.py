@@ -1,0 +1,363 @@
+"""Paillier's scheme for sums of vectors: many small values to a ciphertext, opened only as possible sums.
+
+Clients encrypt under a public key, a server that holds no key multiplies ciphertexts, and whoever holds the private
+key opens one sum. Values are integers in 0..bound; a slot is wide enough for ``max_clients`` of them, so that slots
+never carry into each other (:mod:`he.packing`).
+
+**The assumption.** An encryption is (1 + m n) h^α mod n², with α of |n| / 2 fresh bits: Damgård, Jurik and
+Nielsen, "A generalization of Paillier's public-key system with applications to electronic voting" (International
+Journal of Information Security 9, 2010), with s = 1. Beside the decisional composite residuosity assumption, on
+which Paillier's scheme rests, it takes that h^α can't be told from a uniform power of h: a *short-exponent*
+assumption. h is no one's choice: h = x^(2n) mod n² for x = SHAKE-256("secagg/v1/paillier-base" ‖ n) mod n, which
+everybody computes from n, so that any modulus will do, phe's too; :func:`generate`'s keys also meet the paper's
+conditions. ``textbook=True`` takes r^n with a uniform r instead, assumes nothing more than Paillier did, and is
+many times slower.
+
+**What it does not give.** Ciphertexts are malleable: who can change one can add to it. That a client encrypted
+values within the bound, and that the count is honest, is for others to see to: a slot that overflows carries into
+the next one, and where all slots stay in range nobody can tell. Neither GMP's integers nor the table look-ups of
+short exponents (where one encrypts) and of p - 1 and q - 1 (where one opens) are constant time: share no processor
+with an adversary.
+"""
+
+import hashlib
+import os
+import struct
+from collections.abc import Sequence
+from concurrent.futures import Executor
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from he.errors import CiphertextError, HEError, OpenError
+from he.packing import MAX_WIDTH, Slots
+from he.paillier_keys import (
+    DEFAULT_BITS,
+    MAX_BITS,
+    MIN_BITS,
+    PrivateKey,
+    PublicKey,
+    Random,
+    check_ciphertexts,
+    generate,
+)
+
+__all__ = ["Adder", "PrivateKey", "PublicKey", "Scheme", "VectorPrivateKey", "VectorPublicKey", "generate"]
+
+_LABEL = b"secagg/v1/paillier-scheme"
+_MARK = 16  # bytes of a digest in an encrypted vector
+_HASH = 32
+
+Integers = NDArray[np.integer[Any]]
+
+
+@dataclass(frozen=True)
+class Scheme:
+    """How vectors are packed and encrypted; the same for all parties of a sum.
+
+    ``bound``: every value of one client's vector is an integer in 0..bound. ``max_clients``: how many vectors a sum
+    may hold. ``bits`` of the modulus: 2048 at least, a multiple of 16. ``textbook``: see :mod:`he.paillier`. Raises
+    :class:`HEError` where a number is out of range, or a sum would not fit 63 bits.
+
+    An encrypted vector is 16 bytes of :attr:`digest`, 16 of the public key's, and ciphertexts of 2 * bits / 8 bytes
+    each, big-endian; a sum of such vectors is laid out in the same way.
+    """
+
+    bound: int
+    max_clients: int
+    bits: int = DEFAULT_BITS
+    textbook: bool = False
+
+    def __post_init__(self) -> None:
+        if not all(type(number) is int for number in (self.bound, self.max_clients, self.bits)):
+            raise HEError("bound, max_clients and bits are Python's own integers")
+        if min(self.bound, self.max_clients) < 1 or self.width > MAX_WIDTH:
+            raise HEError(
+                f"got values up to {self.bound} of {self.max_clients} clients; expected at least 1 each, "
+                f"and sums of at most {MAX_WIDTH} bits"
+            )
+        if self.bits % 16 or not MIN_BITS <= self.bits <= MAX_BITS:
+            raise HEError(
+                f"got {self.bits} bits of modulus; expected a multiple of 16 from {MIN_BITS} to {MAX_BITS}"
+            )
+
+    @property
+    def width(self) -> int:
+        """Bits of a slot: those of the largest sum."""
+        return (self.max_clients * self.bound).bit_length()
+
+    @cached_property
+    def slots(self) -> Slots:
+        """The slots of a plaintext: as many as fit below the modulus's top bit."""
+        return Slots(self.width, (self.bits - 1) // self.width)
+
+    @cached_property
+    def digest(self) -> bytes:
+        """32 bytes that stand for all parameters and the format."""
+        parameters = b"".join(
+            number.to_bytes(8, "big") for number in (self.bound, self.max_clients, self.bits, self.textbook)
+        )
+        return hashlib.sha256(_LABEL + parameters).digest()
+
+    def describe(self) -> str:
+        """The parameters in a line, for people."""
+        obfuscators = "r^n" if self.textbook else "h^α, short exponents"
+        return (
+            f"Paillier, {self.bits}-bit modulus, {obfuscators}; {self.slots.count} slots of {self.width} bits, "
+            f"{self._ciphertext / self.slots.count:.2f} bytes a value"
+        )
+
+    def ciphertexts(self, length: int) -> int:
+        """How many ciphertexts hold a vector of ``length`` values: what to ``prepare`` for."""
+        if length < 1:
+            raise HEError(f"got a vector of {length} values; expected at least 1")
+        return self.slots.integers(length)
+
+    def size(self, length: int) -> int:
+        """Bytes of an encrypted vector of ``length`` values."""
+        return 2 * _MARK + self.ciphertexts(length) * self._ciphertext
+
+    def total_size(self, length: int) -> int:
+        """Bytes of an encrypted sum of vectors of ``length`` values."""
+        return self.size(length)
+
+    def generate(self, rng: Random = os.urandom) -> "VectorPrivateKey":
+        """A fresh key for this scheme; see :func:`generate`."""
+        return VectorPrivateKey(self, generate(self.bits, textbook=self.textbook, rng=rng))
+
+    def load_public(self, data: bytes) -> "VectorPublicKey":
+        """The public key whose ``to_bytes`` were ``data``, anybody's bytes; else :class:`HEError`."""
+        return VectorPublicKey(self, PublicKey.from_bytes(data, self.bits, textbook=self.textbook))
+
+    def load_secret(self, data: bytes) -> "VectorPrivateKey":
+        """The private key whose ``to_bytes`` were ``data``; else :class:`HEError`."""
+        return VectorPrivateKey(self, PrivateKey.from_bytes(data, self.bits, textbook=self.textbook))
+
+    def adder(self, length: int, public: "VectorPublicKey") -> "Adder":
+        """An empty sum of vectors of ``length`` values under ``public``."""
+        return Adder(self, length, public)
+
+    def load_adder(self, data: bytes, length: int, public: "VectorPublicKey") -> "Adder":
+        """The sum whose ``to_bytes`` were ``data``; :class:`HEError` if they are damaged or of another sum."""
+        return Adder(self, length, public, state=data)
+
+    @property
+    def _ciphertext(self) -> int:
+        return 2 * self.bits // 8
+
+    def _mark(self, key: PublicKey) -> bytes:
+        return self.digest[:_MARK] + key.digest[:_MARK]
+
+    def _write(self, ciphertexts: Sequence[int], key: PublicKey) -> bytes:
+        return self._mark(key) + b"".join(number.to_bytes(self._ciphertext, "big") for number in ciphertexts)
+
+    def _read(self, data: bytes, length: int, key: PublicKey) -> list[Any]:
+        """The ciphertexts of an encrypted vector or sum, all of them valid; else :class:`CiphertextError`."""
+        expected = self.size(length)
+        if not isinstance(data, bytes):
+            raise CiphertextError(f"got an encrypted vector of {type(data).__name__}; expected bytes")
+        if len(data) != expected:
+            raise CiphertextError(f"got {len(data)} bytes; expected {expected} for {length} encrypted values")
+        if data[:_MARK] != self.digest[:_MARK]:
+            raise CiphertextError("the vector was encrypted under other parameters; compare both sides' tasks")
+        if data[_MARK : 2 * _MARK] != key.digest[:_MARK]:
+            raise CiphertextError("the vector was encrypted under another public key; compare the pinned digests")
+        size = self._ciphertext
+        return check_ciphertexts(
+            (int.from_bytes(data[at : at + size], "big") for at in range(2 * _MARK, expected, size)), key.n
+        )
+
+
+def _encrypt(
+    scheme: Scheme, key: PublicKey | PrivateKey, values: Integers, executor: Executor | None, rng: Random
+) -> bytes:
+    array = np.asarray(values)
+    if array.ndim != 1 or array.dtype.kind not in "iu" or array.size < 1:
+        raise HEError(
+            f"got values of shape {array.shape} and dtype {array.dtype}; expected integers in one dimension"
+        )
+    # Compared as they are: a cast could bring a negative value into range.
+    bad = np.flatnonzero((array < 0) | (array > min(scheme.bound, np.iinfo(array.dtype).max)))
+    if bad.size:
+        raise HEError(f"value {bad[0]} is out of range; expected 0 to {scheme.bound}, the scheme's bound")
+    plain = scheme.slots.pack(array.astype(np.uint64))
+    public = key.public if isinstance(key, PrivateKey) else key
+    return scheme._write(key.encrypt_integers(plain, executor, rng), public)
+
+
+def _check_key(scheme: Scheme, key: PublicKey) -> None:
+    if key.bits != scheme.bits or key.textbook != scheme.textbook:
+        raise HEError(
+            f"got a key of {key.bits} bits with textbook={key.textbook}; "
+            f"the scheme has {scheme.bits} bits and textbook={scheme.textbook}"
+        )
+
+
+@dataclass(frozen=True)
+class VectorPublicKey:
+    """A public key under a scheme: what a client needs. :class:`HEError` if the two do not fit."""
+
+    scheme: Scheme
+    key: PublicKey
+
+    def __post_init__(self) -> None:
+        _check_key(self.scheme, self.key)
+
+    @property
+    def digest(self) -> bytes:
+        """32 bytes that stand for the key."""
+        return self.key.digest
+
+    def to_bytes(self) -> bytes:
+        """The modulus; :meth:`Scheme.load_public` undoes it."""
+        return self.key.to_bytes()
+
+    def prepare(self, count: int, executor: Executor | None = None, rng: Random = os.urandom) -> None:
+        """Make obfuscators for ``count`` ciphertexts (:meth:`Scheme.ciphertexts`) ahead of the update."""
+        self.key.prepare(count, executor, rng)
+
+    def encrypt(self, values: Integers, executor: Executor | None = None, rng: Random = os.urandom) -> bytes:
+        """``values``, (length,), integers in 0..bound, as :meth:`Scheme.size` bytes.
+
+        Runs on ``executor``, where threads pay; the result does not depend on it. ``rng`` is replaced only in
+        tests. Raises :class:`HEError`, naming the first index, if a value is out of range.
+        """
+        return _encrypt(self.scheme, self.key, values, executor, rng)
+
+
+@dataclass(frozen=True)
+class VectorPrivateKey:
+    """A private key under a scheme: what the decryptor holds. :class:`HEError` if the two do not fit."""
+
+    scheme: Scheme
+    key: PrivateKey
+
+    def __post_init__(self) -> None:
+        _check_key(self.scheme, self.key.public)
+
+    @cached_property
+    def public(self) -> VectorPublicKey:
+        """The key that clients get."""
+        return VectorPublicKey(self.scheme, self.key.public)
+
+    def to_bytes(self) -> bytes:
+        """Secret; :meth:`Scheme.load_secret` undoes it."""
+        return self.key.to_bytes()
+
+    def prepare(self, count: int, executor: Executor | None = None, rng: Random = os.urandom) -> None:
+        """As :meth:`VectorPublicKey.prepare`, at about half the cost."""
+        self.key.prepare(count, executor, rng)
+
+    def encrypt(self, values: Integers, executor: Executor | None = None, rng: Random = os.urandom) -> bytes:
+        """As :meth:`VectorPublicKey.encrypt`, at about half the cost."""
+        return _encrypt(self.scheme, self.key, values, executor, rng)
+
+    def open(self, total: bytes, length: int, count: int, executor: Executor | None = None) -> NDArray[np.int64]:
+        """The sum, (length,), of ``count`` vectors, from the server's bytes ``total``.
+
+        Raises :class:`CiphertextError` if ``total`` is no encrypted vector under this key and scheme, and
+        :class:`OpenError`, with nothing returned, if ``count`` is not 1 to ``max_clients``, a slot holds more than
+        ``count`` times the bound, or anything but zero stands in unused slots or above. It can't see that the
+        server stated a larger count than it summed, nor overflow that leaves every slot in range: the adder's
+        own count rules that out.
+        """
+        scheme = self.scheme
+        if isinstance(count, bool) or not isinstance(count, int) or not 1 <= count <= scheme.max_clients:
+            raise OpenError(f"got a sum of {count!r} vectors; expected 1 to {scheme.max_clients}")
+        numbers = scheme._read(total, length, self.key.public)
+        plain = self.key.decrypt_integers(numbers, executor)
+        return _checked(scheme, plain, length, count)
+
+
+def _checked(scheme: Scheme, plain: Sequence[int], length: int, count: int) -> NDArray[np.int64]:
+    """The slots of ``plain``, every one of which must be a possible sum of ``count`` terms."""
+    try:
+        slots = scheme.slots.unpack(plain)
+    except HEError as error:
+        raise OpenError("bits above the slots are set: the sum overflowed, or is of another key") from error
+    if slots[length:].any():
+        raise OpenError("an unused slot is not zero: no sum of vectors of this length looks so")
+    over = np.flatnonzero(slots > np.uint64(count * scheme.bound))
+    if over.size:
+        raise OpenError(f"slot {over[0]} is above the largest sum of {count} values up to {scheme.bound}")
+    return slots[:length].astype(np.int64)
+
+
+def _checksum(body: bytes) -> bytes:
+    """Against accident only: who can write a saved state can write any."""
+    return hashlib.sha256(body).digest()[:_MARK]
+
+
+class Adder:
+    """A server's running sum: one encrypted vector, and 32 bytes for each that went into it.
+
+    Made by :meth:`Scheme.adder`. A vector that was folded in once, byte for byte, is refused the second time.
+    """
+
+    def __init__(self, scheme: Scheme, length: int, public: VectorPublicKey, *, state: bytes | None = None) -> None:
+        if public.scheme != scheme:
+            raise HEError("the public key belongs to another scheme; load it by this scheme's load_public")
+        self._scheme, self._length, self._key = scheme, length, public.key
+        self._square = self._key.n**2
+        self._sum: list[Any] = []
+        self._seen: dict[bytes, None] = {}
+        scheme.ciphertexts(length)
+        if state is not None:
+            self._restore(state)
+
+    @property
+    def count(self) -> int:
+        """How many vectors are in the sum."""
+        return len(self._seen)
+
+    def fold(self, data: bytes) -> None:
+        """Add the encrypted vector ``data``, a client's bytes, to the sum.
+
+        Raises :class:`CiphertextError` and leaves the sum as it was if they are of the wrong length, parameters or
+        key, if a ciphertext is outside (1, n²) or shares a factor with n, if they were added before, or if the sum
+        is full.
+        """
+        if self.count >= self._scheme.max_clients:
+            raise CiphertextError(
+                f"the sum holds {self.count} vectors already, which is the most that fits its slots"
+            )
+        numbers = self._scheme._read(data, self._length, self._key)
+        name = hashlib.sha256(data).digest()
+        if name in self._seen:
+            raise CiphertextError("the same encrypted vector is in the sum already")
+        if self._sum:
+            numbers = [a * b % self._square for a, b in zip(self._sum, numbers, strict=True)]
+        self._sum = numbers
+        self._seen[name] = None
+
+    def total(self) -> bytes:
+        """The encrypted sum; :class:`HEError` before the first vector."""
+        if not self._sum:
+            raise HEError("the sum is empty; fold an encrypted vector in first")
+        return self._scheme._write([int(number) for number in self._sum], self._key)
+
+    def to_bytes(self) -> bytes:
+        """The whole state, no secret: :meth:`Scheme.load_adder` undoes it."""
+        total = self.total() if self._sum else self._scheme._mark(self._key)
+        body = struct.pack(">I", self.count) + b"".join(self._seen) + total
+        return _checksum(body) + body
+
+    def _restore(self, state: bytes) -> None:
+        start = _MARK + 4
+        if not isinstance(state, bytes) or len(state) < start or _checksum(state[_MARK:]) != state[:_MARK]:
+            raise HEError("the saved sum is damaged; start the sum anew")
+        (count,) = struct.unpack(">I", state[_MARK:start])
+        size = self._scheme.size(self._length) if count else 2 * _MARK
+        if count > self._scheme.max_clients or len(state) != start + count * _HASH + size:
+            raise HEError(f"got a saved sum of {count} vectors in {len(state)} bytes, which do not go together")
+        total = state[start + count * _HASH :]
+        if count:
+            self._sum = self._scheme._read(total, self._length, self._key)
+        elif total != self._scheme._mark(self._key):
+            raise HEError("the saved sum is of other parameters or of another key")
+        self._seen = {state[at : at + _HASH]: None for at in range(start, start + count * _HASH, _HASH)}
+        if len(self._seen) != count:
+            raise HEError("the saved sum names a vector twice; start the sum anew")

@@ -1,0 +1,423 @@
+"""Paillier's keys, and integers encrypted one by one. Vectors of small values are :mod:`he.paillier`'s."""
+
+import hashlib
+import os
+import threading
+from collections import deque
+from collections.abc import Callable, Iterable, Sequence
+from concurrent.futures import Executor
+from functools import cache, cached_property
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from he.errors import CiphertextError, HEError
+
+try:
+    import gmpy2  # type: ignore[import-untyped]
+    from gmpy2 import mpz
+
+    from he._powers import FixedBase, Ring
+except ImportError as missing:
+    raise ImportError("he.paillier needs gmpy2: pip install 'secagg[he]'") from missing
+
+if TYPE_CHECKING:
+    import phe  # type: ignore[import-untyped]
+
+Random = Callable[[int], bytes]
+
+DEFAULT_BITS = 3072
+"""Bits of a modulus by default: 128 bits of security (NIST SP 800-57, part 1, table 2)."""
+
+MIN_BITS = 2048
+"""The least bits of a modulus that is accepted: 112 bits of security."""
+
+MAX_BITS = 16384
+"""The most: nobody gets to make us compute with more."""
+
+_BASE_LABEL = b"secagg/v1/paillier-base"
+_KEY_LABEL = b"secagg/v1/paillier-key"
+_SMALL = 1 << 16
+_ROUNDS = 40  # of a primality test
+
+
+class _Encryptor:
+    """What encrypts under ``n``: a public key, or a private one, which does it modulo the squares of p and q."""
+
+    n: int
+    textbook: bool
+
+    def _start(self) -> None:
+        self._lock = threading.Lock()
+        self._ready: deque[mpz] = deque()
+        self._owner = os.getpid()
+
+    @property
+    def prepared(self) -> int:
+        """How many obfuscators wait for a plaintext."""
+        return len(self._ready) if self._owner == os.getpid() else 0
+
+    def prepare(self, count: int, executor: Executor | None = None, rng: Random = os.urandom) -> None:
+        """Make obfuscators for ``count`` more ciphertexts now, so that encrypting costs two multiplications each.
+
+        Each is used once. They stay with this object: a copy, a pickle or a forked process has none, for two
+        ciphertexts under one obfuscator give away the difference of their plaintexts.
+        """
+        if count < 0:
+            raise HEError(f"got {count} obfuscators to prepare; expected 0 or more")
+        fresh = self._obfuscators(count, executor, rng) if count else []
+        with self._lock:
+            if self._owner != os.getpid():
+                self._ready, self._owner = deque(), os.getpid()
+            self._ready.extend(fresh)
+
+    def encrypt_integers(
+        self, integers: Iterable[int], executor: Executor | None = None, rng: Random = os.urandom
+    ) -> list[int]:
+        """One ciphertext, an integer in (1, n²), for each of ``integers``, which are in [0, n).
+
+        Prepared obfuscators are used first, the rest are made on ``executor`` (threads pay: the lock is
+        released) from ``rng``, which returns so many random bytes and is only ever replaced in tests. Raises
+        :class:`HEError`, naming the index, on anything that is not an integer in range.
+        """
+        plain = []
+        for i, integer in enumerate(integers):
+            if isinstance(integer, bool) or not isinstance(integer, (int, np.integer, type(mpz()))):
+                raise HEError(f"plaintext {i} is of {type(integer).__name__}; expected an integer")
+            number = mpz(int(integer))
+            if not 0 <= number < self.n:
+                raise HEError(
+                    f"plaintext {i} is out of range; expected 0 to n - 1, n of {self.n.bit_length()} bits"
+                )
+            plain.append(number)
+        n, square = mpz(self.n), mpz(self.n) ** 2
+        factors = self._take(len(plain), executor, rng)
+        return [int((1 + m * n) * factor % square) for m, factor in zip(plain, factors, strict=True)]
+
+    def _take(self, count: int, executor: Executor | None, rng: Random) -> list[mpz]:
+        with self._lock:
+            if self._owner != os.getpid():
+                self._ready, self._owner = deque(), os.getpid()
+            taken = [self._ready.popleft() for _ in range(min(count, len(self._ready)))]
+        if len(taken) < count:
+            taken += self._obfuscators(count - len(taken), executor, rng)
+        return taken
+
+    def _obfuscators(self, count: int, executor: Executor | None, rng: Random) -> list[mpz]:
+        raise NotImplementedError
+
+    def _exponents(self, count: int, rng: Random) -> Any:
+        """``count`` uniform exponents of |n| / 2 bits, as little-endian words."""
+        bits = exponent_bits(self.n)
+        words = -(-bits // 64)
+        exponents = np.frombuffer(rng(8 * words * count), "<u8").astype(np.uint64).reshape(count, words)
+        exponents[:, -1] &= np.uint64((1 << 64 - (64 * words - bits)) - 1)
+        return exponents
+
+    def _units(self, count: int, rng: Random) -> list[mpz]:
+        """``count`` uniform units modulo n, for the textbook's r."""
+        units: list[mpz] = []
+        n = mpz(self.n)
+        while len(units) < count:
+            number = mpz.from_bytes(rng(-(-n.bit_length() // 8)), "little") % (mpz(1) << n.bit_length())
+            if 0 < number < n and gmpy2.gcd(number, n) == 1:
+                units.append(number)
+        return units
+
+
+class PublicKey(_Encryptor):
+    """The modulus ``n``, with which anybody encrypts and adds.
+
+    A ciphertext is (1 + m n) h^α mod n² with a fresh α of |n| / 2 uniform bits, or, if ``textbook``,
+    (1 + m n) r^n mod n² with r uniform (Paillier, EUROCRYPT 1999). See :mod:`he.paillier` for h, and for what the
+    first of them assumes. Both kinds add up with each other and with phe's.
+
+    Raises :class:`HEError` unless ``n`` has 2048 to 16384 bits, is odd, no prime, no power, without factors below
+    2^16. That does not prove that n is a product of two primes, or that its owner knows them.
+    """
+
+    def __init__(self, n: int, *, textbook: bool = False) -> None:
+        _check_modulus(n)
+        self.n, self.textbook = int(n), textbook
+        self._start()
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return _public, (self.n, self.textbook)
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, PublicKey) and (self.n, self.textbook) == (other.n, other.textbook)
+
+    def __hash__(self) -> int:
+        return hash((self.n, self.textbook))
+
+    def __repr__(self) -> str:
+        return f"PublicKey(bits={self.bits}, digest={self.digest.hex()[:16]}, textbook={self.textbook})"
+
+    @property
+    def bits(self) -> int:
+        """Bits of the modulus."""
+        return self.n.bit_length()
+
+    @cached_property
+    def digest(self) -> bytes:
+        """32 bytes that stand for the modulus: what a roster pins."""
+        return hashlib.sha256(_KEY_LABEL + self.to_bytes()).digest()
+
+    @classmethod
+    def from_phe(cls, key: "phe.PaillierPublicKey", *, textbook: bool = False) -> "PublicKey":
+        """Our key with the modulus of phe's; raises :class:`HEError` as the constructor does."""
+        return cls(key.n, textbook=textbook)
+
+    def to_phe(self) -> "phe.PaillierPublicKey":
+        """phe's key with this modulus."""
+        from phe import PaillierPublicKey
+
+        return PaillierPublicKey(self.n)
+
+    def to_bytes(self) -> bytes:
+        """The modulus, big-endian, in as few bytes as hold it."""
+        return self.n.to_bytes(-(-self.bits // 8), "big")
+
+    @classmethod
+    def from_bytes(cls, data: bytes, bits: int = DEFAULT_BITS, *, textbook: bool = False) -> "PublicKey":
+        """Undo :meth:`to_bytes` on anybody's bytes; :class:`HEError` unless a key of ``bits`` bits comes out."""
+        return cls(_integers(data, bits, [bits])[0], textbook=textbook)
+
+    @cached_property
+    def _ring(self) -> Ring:
+        return Ring(self.n**2)
+
+    @cached_property
+    def _base(self) -> FixedBase:
+        h = gmpy2.powmod(_seed(self.n), 2 * self.n, self.n**2)
+        return FixedBase(self._ring, h, exponent_bits(self.n))
+
+    def _obfuscators(self, count: int, executor: Executor | None, rng: Random) -> list[mpz]:
+        if self.textbook:
+            return self._ring.raise_all(self._units(count, rng), mpz(self.n), executor)
+        exponents = self._exponents(count, rng)
+        with self._lock:
+            base = self._base
+            return base.raise_base(exponents, executor)
+
+
+class PrivateKey(_Encryptor):
+    """The primes ``p`` and ``q``, with which sums are opened; and ciphertexts made at about half the cost.
+
+    Raises :class:`HEError` unless p and q are distinct primes of equally many bits that do not share most of their
+    leading bits, and p q is a modulus that :class:`PublicKey` takes. phe's keys pass; :func:`generate`'s have more.
+    """
+
+    def __init__(self, p: int, q: int, *, textbook: bool = False) -> None:
+        p, q = int(p), int(q)
+        half = p.bit_length()
+        if min(p, q) < 3 or half != q.bit_length() or not MIN_BITS <= (p * q).bit_length() <= MAX_BITS:
+            raise HEError(
+                f"got primes of {half} and {q.bit_length()} bits; expected as many bits each, "
+                f"and {MIN_BITS} to {MAX_BITS} in their product"
+            )
+        if p == q or abs(p - q).bit_length() <= half - 100:  # FIPS 186-5, A.1.3
+            raise HEError("the primes are too close to each other; generate another key")
+        if not (gmpy2.is_prime(mpz(p), _ROUNDS) and gmpy2.is_prime(mpz(q), _ROUNDS)):
+            raise HEError("a factor of the modulus is not prime; the key is damaged, or never was one")
+        self.p, self.q = p, q
+        self.public = PublicKey(p * q, textbook=textbook)
+        self.n, self.textbook = self.public.n, textbook
+        self._start()
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return _private, (self.p, self.q, self.textbook)
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, PrivateKey) and (self.p, self.q, self.textbook) == (
+            other.p,
+            other.q,
+            other.textbook,
+        )
+
+    def __hash__(self) -> int:
+        return hash((self.n, self.textbook))
+
+    def __repr__(self) -> str:
+        return f"PrivateKey(of {self.public!r})"
+
+    @classmethod
+    def from_phe(cls, key: "phe.PaillierPrivateKey", *, textbook: bool = False) -> "PrivateKey":
+        """Our key with the primes of phe's; raises :class:`HEError` as the constructor does."""
+        return cls(key.p, key.q, textbook=textbook)
+
+    def to_phe(self) -> "phe.PaillierPrivateKey":
+        """phe's key with these primes."""
+        from phe import PaillierPrivateKey
+
+        return PaillierPrivateKey(self.public.to_phe(), self.p, self.q)
+
+    def to_bytes(self) -> bytes:
+        """Secret: n, p and q, big-endian, each in as few bytes as hold it."""
+        half = -(-self.p.bit_length() // 8)
+        return self.public.to_bytes() + self.p.to_bytes(half, "big") + self.q.to_bytes(half, "big")
+
+    @classmethod
+    def from_bytes(cls, data: bytes, bits: int = DEFAULT_BITS, *, textbook: bool = False) -> "PrivateKey":
+        """Undo :meth:`to_bytes`; :class:`HEError` unless an undamaged key of ``bits`` bits comes out."""
+        n, p, q = _integers(data, bits, [bits, -(-bits // 2), -(-bits // 2)])
+        if p * q != n:
+            raise HEError("the modulus is not the product of the primes; the key is damaged")
+        return cls(p, q, textbook=textbook)
+
+    def decrypt_integers(self, ciphertexts: Iterable[int], executor: Executor | None = None) -> list[int]:
+        """The plaintext in [0, n) of each of ``ciphertexts``, on ``executor`` (threads pay).
+
+        Raises :class:`CiphertextError`, and opens none, if one is outside (1, n²) or shares a factor with n.
+        """
+        numbers = check_ciphertexts(ciphertexts, self.n)
+        p, q = mpz(self.p), mpz(self.q)
+        halves = []
+        for prime, other, ring in ((p, q, self._rings[0]), (q, p, self._rings[1])):
+            powers = ring.raise_all([number % ring.modulus for number in numbers], prime - 1, executor)
+            # (1 + n)^(p-1) = 1 + (p-1) n, whose L is -q modulo p.
+            scale = gmpy2.invert(-other, prime)
+            halves.append([(power - 1) // prime * scale % prime for power in powers])
+        inverse = gmpy2.invert(p, q)
+        return [int(x + p * ((y - x) * inverse % q)) for x, y in zip(*halves, strict=True)]
+
+    @cached_property
+    def _rings(self) -> tuple[Ring, Ring]:
+        return Ring(self.p**2), Ring(self.q**2)
+
+    @cached_property
+    def _bases(self) -> list[FixedBase]:
+        x, bits = _seed(self.n), exponent_bits(self.n)
+        powers = (
+            gmpy2.powmod(x, 2 * self.n % (prime * (prime - 1)), ring.modulus)
+            for prime, ring in zip((self.p, self.q), self._rings, strict=True)
+        )
+        return [FixedBase(ring, h, bits) for ring, h in zip(self._rings, powers, strict=True)]
+
+    def _obfuscators(self, count: int, executor: Executor | None, rng: Random) -> list[mpz]:
+        if self.textbook:
+            units = self._units(count, rng)
+            halves = [
+                ring.raise_all(
+                    [unit % ring.modulus for unit in units], mpz(self.n % (prime * (prime - 1))), executor
+                )
+                for prime, ring in zip((self.p, self.q), self._rings, strict=True)
+            ]
+        else:
+            exponents = self._exponents(count, rng)
+            with self._lock:
+                halves = [base.raise_base(exponents, executor) for base in self._bases]
+        p_square, q_square = (ring.modulus for ring in self._rings)
+        inverse = gmpy2.invert(p_square, q_square)
+        return [x + p_square * ((y - x) * inverse % q_square) for x, y in zip(*halves, strict=True)]
+
+
+def generate(bits: int = DEFAULT_BITS, *, textbook: bool = False, rng: Random = os.urandom) -> PrivateKey:
+    """A fresh key with a modulus of ``bits`` bits, that meets the conditions of Damgård, Jurik and Nielsen.
+
+    p ≡ q ≡ 3 mod 4 and gcd(p - 1, q - 1) = 2 (their section 5.1): the squares modulo n are cyclic, and h generates
+    nearly surely all that it can. ``rng`` returns so many random bytes; it is replaced only in tests. Raises
+    :class:`HEError` unless ``bits`` is an even number from 2048 to 16384.
+    """
+    if bits % 2 or not MIN_BITS <= bits <= MAX_BITS:
+        raise HEError(f"got {bits} bits of modulus; expected an even number from {MIN_BITS} to {MAX_BITS}")
+    half = bits // 2
+    while True:
+        p, q = _prime(half, rng), _prime(half, rng)
+        if gmpy2.gcd(p - 1, q - 1) == 2 and abs(p - q).bit_length() > half - 100:
+            return PrivateKey(int(p), int(q), textbook=textbook)
+
+
+def exponent_bits(n: int) -> int:
+    """Bits of a short exponent under ``n``: half its own."""
+    return -(-n.bit_length() // 2)
+
+
+def check_ciphertexts(ciphertexts: Iterable[int], n: int) -> list[mpz]:
+    """``ciphertexts`` as GMP's integers, if every one is an integer in (1, n²) that shares no factor with ``n``.
+
+    Raises :class:`CiphertextError` naming the first one that is not.
+    """
+    modulus = mpz(n)
+    square = modulus * modulus
+    numbers: list[mpz] = []
+    for i, ciphertext in enumerate(ciphertexts):
+        if isinstance(ciphertext, bool) or not isinstance(ciphertext, (int, type(modulus))):
+            raise CiphertextError(f"ciphertext {i} is of {type(ciphertext).__name__}; expected an integer")
+        number = mpz(ciphertext)
+        if not 1 < number < square:
+            raise CiphertextError(f"ciphertext {i} is out of range; expected more than 1 and less than n²")
+        numbers.append(number)
+    # One gcd for all: a factor of n that divides one of them divides their product.
+    product = mpz(1)
+    for number in numbers:
+        product = product * number % modulus
+    if gmpy2.gcd(product, modulus) != 1:
+        i = next(i for i, number in enumerate(numbers) if gmpy2.gcd(number, modulus) != 1)
+        raise CiphertextError(f"ciphertext {i} shares a factor with the modulus; expected a unit modulo n²")
+    return numbers
+
+
+def _prime(bits: int, rng: Random) -> mpz:
+    """A uniform prime, 3 modulo 4, of ``bits`` bits of which the two highest are set."""
+    size = -(-bits // 8)
+    while True:
+        number = mpz.from_bytes(rng(size), "little") % (mpz(1) << bits) | mpz(3) << bits - 2 | 3
+        if gmpy2.is_prime(number, _ROUNDS):
+            return number
+
+
+def _seed(n: int) -> mpz:
+    """x = SHAKE-256(label ‖ n) modulo n, read big-endian from 128 bits more than n has, so that it is uniform."""
+    size = -(-n.bit_length() // 8)
+    x = mpz.from_bytes(hashlib.shake_256(_BASE_LABEL + n.to_bytes(size, "big")).digest(size + 16), "big") % n
+    if gmpy2.gcd(x, n) != 1:
+        raise HEError("the modulus shares a factor with a number computed from it; generate another key")
+    return x
+
+
+def _check_modulus(n: int) -> None:
+    if isinstance(n, bool) or not isinstance(n, (int, type(mpz()))):
+        raise HEError(f"got a modulus of {type(n).__name__}; expected an integer")
+    bits = n.bit_length()
+    if n < 0 or not MIN_BITS <= bits <= MAX_BITS:
+        raise HEError(f"got a modulus of {bits} bits; expected {MIN_BITS} to {MAX_BITS}, positive")
+    number = mpz(n)
+    if gmpy2.gcd(number, _primorial()) != 1:
+        raise HEError(f"the modulus has a factor below {_SMALL}; it is no product of two large primes")
+    if gmpy2.is_prime(number) or gmpy2.is_power(number):
+        raise HEError("the modulus is a prime or a power; it is no product of two distinct primes")
+
+
+@cache
+def _primorial() -> mpz:
+    return gmpy2.primorial(_SMALL)
+
+
+def _integers(data: bytes, bits: int, widths: Sequence[int]) -> list[int]:
+    """Big-endian integers of exactly ``widths`` bits each, one after the other, that are all of ``data``."""
+    if not MIN_BITS <= bits <= MAX_BITS:
+        raise HEError(f"got {bits} bits of modulus; expected {MIN_BITS} to {MAX_BITS}")
+    sizes = [-(-width // 8) for width in widths]
+    if not isinstance(data, bytes) or len(data) != sum(sizes):
+        raise HEError(f"got a key of {_length(data)}; expected {sum(sizes)} bytes for {bits} bits of modulus")
+    integers, at = [], 0
+    for width, size in zip(widths, sizes, strict=True):
+        integer = int.from_bytes(data[at : at + size], "big")
+        if integer.bit_length() != width:
+            raise HEError(f"got a number of {integer.bit_length()} bits in a key; expected {width}")
+        integers.append(integer)
+        at += size
+    return integers
+
+
+def _length(data: object) -> str:
+    return f"{len(data)} bytes" if isinstance(data, bytes) else type(data).__name__
+
+
+def _public(n: int, textbook: bool) -> PublicKey:
+    return PublicKey(n, textbook=textbook)
+
+
+def _private(p: int, q: int, textbook: bool) -> PrivateKey:
+    return PrivateKey(p, q, textbook=textbook)
