@@ -142,7 +142,9 @@ class Scheme:
 
     def load_adder(self, data: bytes, length: int, public: "VectorPublicKey") -> "Adder":
         """The sum whose ``to_bytes`` were ``data``; :class:`HEError` if they are damaged or of another sum."""
-        return Adder(self, length, public, state=data)
+        adder = Adder(self, length, public)
+        adder._restore(data)
+        return adder
 
     @property
     def _ciphertext(self) -> int:
@@ -177,7 +179,7 @@ def _encrypt(
     array = np.asarray(values)
     if array.ndim != 1 or array.dtype.kind not in "iu" or array.size < 1:
         raise HEError(
-            f"got values of shape {array.shape} and dtype {array.dtype}; expected integers in one dimension"
+            f"got values of shape {array.shape} and dtype {array.dtype}; expected a row of integers, at least one"
         )
     # Compared as they are: a cast could bring a negative value into range.
     bad = np.flatnonzero((array < 0) | (array > min(scheme.bound, np.iinfo(array.dtype).max)))
@@ -297,7 +299,7 @@ class Adder:
     Made by :meth:`Scheme.adder`. A vector that was folded in once, byte for byte, is refused the second time.
     """
 
-    def __init__(self, scheme: Scheme, length: int, public: VectorPublicKey, *, state: bytes | None = None) -> None:
+    def __init__(self, scheme: Scheme, length: int, public: VectorPublicKey) -> None:
         if public.scheme != scheme:
             raise HEError("the public key belongs to another scheme; load it by this scheme's load_public")
         self._scheme, self._length, self._key = scheme, length, public.key
@@ -305,8 +307,6 @@ class Adder:
         self._sum: list[Any] = []
         self._seen: dict[bytes, None] = {}
         scheme.ciphertexts(length)
-        if state is not None:
-            self._restore(state)
 
     @property
     def count(self) -> int:

@@ -1,0 +1,156 @@
+"""Powers by tables and kernels against pow(): the CPU's eight at once, GMP's one by one, on any executor."""
+
+import os
+import subprocess
+import sys
+from collections.abc import Iterator
+from concurrent.futures import Executor, ProcessPoolExecutor, ThreadPoolExecutor
+from multiprocessing import get_context
+
+import gmpy2
+import numpy as np
+import pytest
+from gmpy2 import mpz
+
+from he import _montgomery, _powers
+from he._montgomery import LANES, LIMB_BITS
+from he._powers import FixedBase, Ring
+from tests.he.paillier_primes import KEY
+
+paths = pytest.mark.parametrize("kernel", [True, False], ids=["kernel", "gmp"])
+moduli = pytest.mark.parametrize(
+    "modulus", [KEY.p**2, KEY.n**2, 2**2048 - 1, 2**2047 + 1], ids=["p²", "n²", "high", "low"]
+)
+
+
+@pytest.fixture
+def path(kernel: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    if kernel and not _montgomery.available():
+        pytest.skip("no compiler, or no AVX-512 IFMA")
+    monkeypatch.setattr(_powers, "compiled", lambda: kernel)
+
+
+@pytest.fixture(scope="module")
+def threads() -> Iterator[Executor]:
+    with ThreadPoolExecutor(2) as executor:
+        yield executor
+
+
+def words(numbers: list[int], bits: int) -> np.ndarray:
+    size = 8 * -(-bits // 64)
+    return np.frombuffer(b"".join(n.to_bytes(size, "little") for n in numbers), "<u8").reshape(len(numbers), -1)
+
+
+def draw(count: int, below: int) -> list[int]:
+    """The extremes, and numbers that are the same every time."""
+    state = gmpy2.random_state(7)
+    return ([0, 1, below - 1] + [int(gmpy2.mpz_random(state, below)) for _ in range(count)])[:count]
+
+
+@moduli
+@pytest.mark.parametrize("count", [1, LANES, LANES + 3])
+def test_eight_products_at_once(modulus: int, count: int) -> None:
+    """Any values below 2N may go in, and values below 2N come out."""
+    if not _montgomery.available():
+        pytest.skip("no compiler, or no AVX-512 IFMA")
+    ring = Ring(modulus)
+    radix = 1 << LIMB_BITS * ring.limbs
+    assert radix > 4 * modulus
+    left, right = draw(count, 2 * modulus), draw(count, 2 * modulus)[::-1]
+    a, b = ring.cut([mpz(x) for x in left]), ring.cut([mpz(x) for x in right])
+    out = np.empty_like(a)
+    _montgomery.multiply(a, b, out, ring.words, ring.inverse)
+    for x, y, limbs in zip(left, right, out.tolist(), strict=True):
+        product = sum(limb << LIMB_BITS * i for i, limb in enumerate(limbs))
+        assert product < 2 * modulus
+        assert product * radix % modulus == x * y % modulus
+    assert ring.leave(ring.enter([mpz(x % modulus) for x in left])) == [x % modulus for x in left]
+
+
+@paths
+@moduli
+@pytest.mark.usefixtures("path")
+@pytest.mark.parametrize("count", [1, 3, 2 * LANES + 1, 60])
+def test_powers_of_one_base(modulus: int, count: int) -> None:
+    bits = 129
+    exponents = draw(count, 1 << bits)
+    fixed = FixedBase(Ring(modulus), mpz(3) ** 1000 % modulus, bits)
+    powers = fixed.raise_base(words(exponents, bits))
+    assert powers == [pow(3, 1000 * exponent, modulus) for exponent in exponents]
+    assert (fixed.width > 0) == (count > 1)
+    assert fixed.raise_base(words(exponents[:1], bits)) == powers[:1]
+
+
+@paths
+@pytest.mark.usefixtures("path")
+@pytest.mark.parametrize("width", range(1, 9))
+def test_every_width_of_window(width: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    modulus, bits = KEY.p**2, 129
+    exponents = draw(LANES + 1, 1 << bits)
+    fixed = FixedBase(Ring(modulus), mpz(5), bits)
+    monkeypatch.setattr(fixed, "_choose", lambda count: width)
+    assert fixed.raise_base(words(exponents, bits)) == [pow(5, exponent, modulus) for exponent in exponents]
+
+
+def test_tables_are_made_where_they_pay() -> None:
+    fixed = FixedBase(Ring(KEY.n**2), mpz(3), 1024)
+    widths = [fixed._choose(count) for count in (1, 10, 100, 1000, 10**6)]
+    assert widths[0] == 0
+    assert widths == sorted(widths)
+    assert widths[-1] == _powers.MAX_WIDTH
+    fixed.width = widths[-1]
+    assert fixed._choose(2) == widths[-1], "a table that is there is used, if it is wider than needed"
+
+
+@paths
+@pytest.mark.usefixtures("path")
+@pytest.mark.parametrize("exponent", [1, 31, 32, 65537, KEY.p - 1], ids=["1", "31", "32", "65537", "p-1"])
+def test_powers_of_many_bases(exponent: int, threads: Executor) -> None:
+    ring = Ring(KEY.p**2)
+    bases = draw(2 * LANES + 3, KEY.p**2)
+    powers = [pow(base, exponent, KEY.p**2) for base in bases]
+    assert ring.raise_all([mpz(base) for base in bases], mpz(exponent)) == powers
+    assert ring.raise_all([mpz(base) for base in bases], mpz(exponent), threads) == powers
+    assert ring.raise_all([mpz(bases[5])], mpz(exponent)) == [powers[5]]
+
+
+@paths
+@pytest.mark.usefixtures("path")
+def test_threads_change_nothing(threads: Executor) -> None:
+    exponents = words(draw(50, 1 << 129), 129)
+    ring = Ring(KEY.n**2)
+    alone = FixedBase(ring, mpz(3), 129).raise_base(exponents)
+    assert FixedBase(ring, mpz(3), 129).raise_base(exponents, threads) == alone
+
+
+def test_processes_change_nothing() -> None:
+    exponents = words(draw(20, 1 << 129), 129)
+    ring = Ring(KEY.p**2)
+    alone = FixedBase(ring, mpz(3), 129).raise_base(exponents)
+    with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as executor:
+        assert FixedBase(ring, mpz(3), 129).raise_base(exponents, executor) == alone
+
+
+@pytest.mark.parametrize(
+    "setting", [{"NUMBA_CPU_NAME": "generic", "NUMBA_CPU_FEATURES": ""}, {"NUMBA_DISABLE_JIT": "1"}]
+)
+def test_without_instructions_or_compiler_gmp_takes_over(setting: dict[str, str]) -> None:
+    code = (
+        "import numpy as np\n"
+        "from gmpy2 import mpz\n"
+        "from he import _powers\n"
+        "from he.packing import Slots\n"
+        "assert not _powers.compiled()\n"
+        "slots = Slots(13, 7)\n"
+        "values = np.arange(20, dtype=np.uint64) * 431 % 2**13\n"
+        "assert (slots.unpack(slots.pack(values))[:20] == values).all()\n"
+        "fixed = _powers.FixedBase(_powers.Ring(2**2048 - 1), mpz(3), 128)\n"
+        "exponents = np.full((20, 2), 0x123456789, np.uint64)\n"
+        "assert set(fixed.raise_base(exponents)) == {pow(3, 0x123456789 * (2**64 + 1), 2**2048 - 1)}\n"
+        "assert fixed.width\n"
+    )
+    environment = {name: value for name, value in os.environ.items() if not name.startswith("NUMBA_")} | setting
+    run = subprocess.run(
+        [sys.executable, "-W", "error", "-c", code], env=environment, capture_output=True, text=True
+    )
+    assert run.returncode == 0, run.stderr
