@@ -7,6 +7,7 @@ same. GMP's integers and the tables are not constant time: see :mod:`he.paillier
 import os
 from collections.abc import Callable, Sequence
 from concurrent.futures import Executor
+from itertools import pairwise
 from typing import Any, TypeVar
 
 import gmpy2  # type: ignore[import-untyped]
@@ -27,9 +28,10 @@ POWER_WIDTH = 5
 """Bits of a window of an exponent that all bases are raised to."""
 
 # What things cost, in GMP's multiplications and reductions modulo 6144 bits (8.7 us; measured).
-_SQUARING = 0.7
+_SQUARING = 0.9
 _POWER = 1.1  # for each bit of an exponent
 _BATCH = 2.2  # one multiplication of eight numbers
+_STORE = 0.2  # one entry of a table, in memory that the system must find first
 
 
 def compiled() -> bool:
@@ -44,12 +46,12 @@ def spread(
 
     A piece is a multiple of ``step`` things but for the last one; without an executor there is one piece.
     """
-    count = len(things)
-    if executor is None or count <= step:
+    steps = -(-len(things) // step)
+    if executor is None or steps == 1:
         return list(function(things, *whole))
-    pieces = 2 * (os.cpu_count() or 1)
-    size = -(-count // (pieces * step)) * step
-    parts = [executor.submit(function, things[start : start + size], *whole) for start in range(0, count, size)]
+    pieces = min(steps, 2 * (os.cpu_count() or 1))
+    cuts = [steps * i // pieces * step for i in range(pieces)] + [len(things)]
+    parts = [executor.submit(function, things[a:b], *whole) for a, b in pairwise(cuts)]
     return [item for part in parts for item in part.result()]
 
 
@@ -96,8 +98,8 @@ class Ring:
 class FixedBase:
     """Powers of ``base`` modulo ``ring`` to exponents of ``bits`` bits, by tables where these pay.
 
-    Window j has a table of base^(d * 2^(j * width)) for all digits d. The widest table that was ever worth its
-    making is kept.
+    Window j has a table of base^(d * 2^(j * width)) for all digits d. The tables last made are kept, and made anew
+    where another width pays for that. Pickling leaves them out.
     """
 
     def __init__(self, ring: Ring, base: mpz, bits: int) -> None:
@@ -134,16 +136,28 @@ class FixedBase:
             windows = -(-self.bits // width)
             entries, factors = float(windows * ((1 << width) - 2)), float(windows * count)
             if self._kernel:
-                entries, factors = _BATCH * entries / LANES, _BATCH * windows * -(-count // LANES)
+                entries, factors = (_BATCH / LANES + _STORE) * entries, _BATCH * windows * -(-count // LANES)
             costs[width] = factors if width == self.width else factors + entries + _SQUARING * self.bits
         return min(costs, key=costs.__getitem__)
 
     def _make(self, width: int, executor: Executor | None) -> Words | list[list[mpz]]:
         bases = [self.base]
         for _ in range(-(-self.bits // width) - 1):
-            bases.append(gmpy2.powmod(bases[-1], 1 << width, self.ring.modulus))
-        rows = spread(executor, _fill, bases, width, self.ring, step=LANES)
-        return np.stack(rows) if self._kernel else rows
+            power = bases[-1]
+            for _ in range(width):
+                power = gmpy2.square(power) % self.ring.modulus  # powmod costs half as much again
+            bases.append(power)
+        if not self._kernel:
+            return spread(executor, _fill_by_gmp, bases, width, self.ring.modulus)
+        table = np.empty((len(bases), 1 << width, self.ring.limbs), np.uint64)
+        table[:, 0] = self.ring.one
+        table[:, 1] = self.ring.enter(bases)
+        # Threads fill their windows in place; from elsewhere come copies.
+        rows: list[Words] = spread(executor, _fill, table, self.ring, step=LANES)
+        for window, filled in zip(table, rows, strict=True):
+            if not np.may_share_memory(window, filled):
+                window[:] = filled
+        return table
 
 
 def _release() -> Any:
@@ -171,19 +185,18 @@ def _raise_all(bases: Sequence[mpz], ring: Ring, exponent: mpz) -> list[mpz]:
     return ring.leave(out)
 
 
-def _fill(bases: Sequence[mpz], width: int, ring: Ring) -> Any:
-    if compiled():
-        table = np.empty((len(bases), 1 << width, ring.limbs), np.uint64)
-        table[:, 0] = ring.one
-        table[:, 1] = ring.enter(bases)
-        _montgomery.fill_table(table, ring.words, ring.inverse)
-        return table
+def _fill(table: Words, ring: Ring) -> list[Words]:
+    _montgomery.fill_table(table, ring.words, ring.inverse)
+    return list(table)
+
+
+def _fill_by_gmp(bases: Sequence[mpz], width: int, modulus: mpz) -> list[list[mpz]]:
     rows = []
     with _release():
         for base in bases:
             row = [mpz(1), base]
             for _ in range(2, 1 << width):
-                row.append(row[-1] * base % ring.modulus)
+                row.append(row[-1] * base % modulus)
             rows.append(row)
     return rows
 

@@ -10,14 +10,15 @@ Journal of Information Security 9, 2010), with s = 1. Beside the decisional comp
 which Paillier's scheme rests, it takes that h^α can't be told from a uniform power of h: a *short-exponent*
 assumption. h is no one's choice: h = x^(2n) mod n² for x = SHAKE-256("secagg/v1/paillier-base" ‖ n) mod n, which
 everybody computes from n, so that any modulus will do, phe's too; :func:`generate`'s keys also meet the paper's
-conditions. ``textbook=True`` takes r^n with a uniform r instead, assumes nothing more than Paillier did, and is
-many times slower.
+conditions. (Under other moduli the powers of h may be fewer than all squares of n-th powers; the assumption then
+covers that, too.) ``textbook=True`` takes r^n with a uniform r instead, assumes nothing more than Paillier did, and
+takes several times as long.
 
 **What it does not give.** Ciphertexts are malleable: who can change one can add to it. That a client encrypted
 values within the bound, and that the count is honest, is for others to see to: a slot that overflows carries into
-the next one, and where all slots stay in range nobody can tell. Neither GMP's integers nor the table look-ups of
-short exponents (where one encrypts) and of p - 1 and q - 1 (where one opens) are constant time: share no processor
-with an adversary.
+the next one, and where all slots stay in range nobody can tell. A modulus that others made may be no product of two
+primes. Neither GMP's integers nor the table look-ups of short exponents (where one encrypts) and of p - 1 and q - 1
+(where one opens) are constant time: share no processor with an adversary.
 """
 
 import hashlib

@@ -315,8 +315,8 @@ class PrivateKey(_Encryptor):
 def generate(bits: int = DEFAULT_BITS, *, textbook: bool = False, rng: Random = os.urandom) -> PrivateKey:
     """A fresh key with a modulus of ``bits`` bits, that meets the conditions of Damgård, Jurik and Nielsen.
 
-    p ≡ q ≡ 3 mod 4 and gcd(p - 1, q - 1) = 2 (their section 5.1): the squares modulo n are cyclic, and h generates
-    nearly surely all that it can. ``rng`` returns so many random bytes; it is replaced only in tests. Raises
+    p ≡ q ≡ 3 mod 4 and gcd(p - 1, q - 1) = 2: the squares modulo n are a cyclic group, and h generates, but for a
+    negligible chance, all that it can. ``rng`` returns so many random bytes; it is replaced only in tests. Raises
     :class:`HEError` unless ``bits`` is an even number from 2048 to 16384.
     """
     if bits % 2 or not MIN_BITS <= bits <= MAX_BITS:

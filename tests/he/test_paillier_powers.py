@@ -77,7 +77,7 @@ def test_powers_of_one_base(modulus: int, count: int) -> None:
     fixed = FixedBase(Ring(modulus), mpz(3) ** 1000 % modulus, bits)
     powers = fixed.raise_base(words(exponents, bits))
     assert powers == [pow(3, 1000 * exponent, modulus) for exponent in exponents]
-    assert (fixed.width > 0) == (count > 1)
+    assert fixed.width == 0 if count == 1 else fixed.width > 0 or count < LANES
     assert fixed.raise_base(words(exponents[:1], bits)) == powers[:1]
 
 
