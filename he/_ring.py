@@ -1,0 +1,144 @@
+"""Arithmetic on polynomials modulo x^N + 1 and a prime, on the kernels of this package.
+
+The order of a transform's result, and the root behind it, are SEAL's, so that its keys and ciphertexts can
+be taken as they come: the least primitive 2N-th root of unity, bit-reversed.
+"""
+
+import hashlib
+from collections.abc import Iterable, Iterator
+from functools import lru_cache
+from itertools import count as count_from
+
+import numpy as np
+from numpy.typing import NDArray
+
+from he import _kernels
+
+Words = NDArray[np.uint64]
+
+SEED_WORDS = 8
+"""A seed of SEAL's generator, in 64-bit words."""
+
+BUFFER = 4096
+"""Bytes that SEAL's generator makes at once."""
+
+
+class Factor:
+    """Numbers below a prime, with their quotients, to multiply residues by."""
+
+    __slots__ = ("quotients", "values")
+
+    def __init__(self, values: Words | list[int], prime: int) -> None:
+        self.values = np.array(values, dtype=np.uint64)
+        self.quotients = np.empty_like(self.values)
+        _kernels.quotients(self.values, np.uint64(prime), self.quotients)
+
+
+class Field:
+    """Polynomials of ``degree`` N modulo ``prime``, which is 1 modulo 2N. Get one from :func:`field`."""
+
+    def __init__(self, degree: int, prime: int) -> None:
+        self.degree, self.prime = degree, np.uint64(prime)
+        root = _least_root(degree, prime)
+        length = degree.bit_length() - 1
+        order = [int(f"{i:0{length}b}"[::-1], 2) for i in range(degree)]
+        self._roots = Factor(_powers(root, prime, order), prime)
+        self._inverse_roots = Factor(_powers(pow(root, -1, prime), prime, order), prime)
+        self._last = self._pair(pow(degree, -1, prime))
+        self._one = self._pair(1)
+
+    def forward(self, rows: Words) -> None:
+        """Coefficients (k, N) to values, in place."""
+        _kernels.forward(rows, self._roots.values, self._roots.quotients, self.prime)
+
+    def backward(self, rows: Words, factor: int = 1) -> None:
+        """Values (k, N) to coefficients times ``factor``, in place."""
+        last = self._last if factor == 1 else self._pair(factor * pow(self.degree, -1, int(self.prime)))
+        _kernels.backward(rows, self._inverse_roots.values, self._inverse_roots.quotients, last, self.prime)
+
+    def add(self, a: Words, b: Words) -> None:
+        """Add ``b`` to ``a``, both contiguous, in place."""
+        _kernels.add(a.reshape(-1), b.reshape(-1), self.prime)
+
+    def scale(self, a: Words, factor: int) -> None:
+        """Multiply ``a``, any 64-bit words, contiguous, by one number, in place."""
+        pair = self._pair(factor)
+        _kernels.scale(a.reshape(-1), pair, self.prime)
+
+    def reduce(self, a: Words) -> None:
+        """Bring ``a``, any 64-bit words, contiguous, below the prime, in place."""
+        _kernels.scale(a.reshape(-1), self._one, self.prime)
+
+    def multiply(self, rows: Words, factor: Factor) -> None:
+        """Multiply each row of ``rows`` (k, N) by ``factor`` (N), place by place, in place."""
+        for row in rows:
+            _kernels.multiply(row, factor.values, factor.quotients, self.prime)
+
+    def _pair(self, factor: int) -> Words:
+        prime = int(self.prime)
+        value = factor % prime
+        return np.array([value, (value << 64) // prime], dtype=np.uint64)
+
+
+@lru_cache(maxsize=32)
+def field(degree: int, prime: int) -> Field:
+    """The field's tables, made once a process."""
+    return Field(degree, prime)
+
+
+def expand(seeds: Words, degree: int, primes: tuple[int, ...]) -> Words:
+    """The polynomials (k, primes, N) that SEAL draws from ``seeds`` (k, 8).
+
+    Its generator is BLAKE2Xb (J.-P. Aumasson et al., *BLAKE2X*, 2016) of a counter, keyed with the seed, 4096
+    bytes at a time. A word is reduced modulo the prime or, where it lies above the last whole multiple, drawn
+    anew from what comes after all the others.
+    """
+    out = np.empty((len(primes), len(seeds), degree), dtype=np.uint64)
+    buffers = len(primes) * degree * 8 // BUFFER
+    limits = np.array([_limit(prime) for prime in primes], dtype=np.uint64)
+    for k, seed in enumerate(seeds):
+        drawn = stream(seed, 0, buffers).reshape(len(primes), degree)
+        refused = np.argwhere(drawn >= limits[:, None])
+        if len(refused):
+            later = _words_from(seed, buffers)
+            for j, i in refused:
+                drawn[j, i] = next(word for word in later if word < limits[j])
+        out[:, k] = drawn
+    for j, prime in enumerate(primes):
+        field(degree, prime).reduce(out[j])
+    return out.transpose(1, 0, 2)
+
+
+def stream(seed: Words, first: int, count: int) -> Words:
+    """``count`` buffers, from number ``first`` on, of what SEAL's generator makes of ``seed`` (8 words)."""
+    key = seed.tobytes()
+    roots = b"".join(
+        hashlib.blake2b(number.to_bytes(8, "little"), key=key, node_offset=BUFFER << 32).digest()
+        for number in range(first, first + count)
+    )
+    out = np.empty((count, BUFFER // 64, 8), dtype=np.uint64)
+    _kernels.tree_nodes(np.frombuffer(roots, dtype=np.uint64).reshape(count, 8), BUFFER, out)
+    return out.reshape(-1)
+
+
+def _words_from(seed: Words, first: int) -> Iterator[np.uint64]:
+    for number in count_from(first):
+        yield from stream(seed, number, 1)
+
+
+def _limit(prime: int) -> int:
+    """Words from here on are drawn anew."""
+    return 2**64 - 2 - (2**64 - 1) % prime
+
+
+def _least_root(degree: int, prime: int) -> int:
+    """The least primitive root of unity of order 2 * ``degree``."""
+    for base in range(2, prime):
+        root = pow(base, (prime - 1) // (2 * degree), prime)
+        if pow(root, degree, prime) == prime - 1:
+            return min(_powers(root, prime, range(1, 2 * degree, 2)))
+    raise AssertionError(f"{prime} is not 1 modulo {2 * degree}")
+
+
+def _powers(root: int, prime: int, exponents: Iterable[int]) -> list[int]:
+    return [pow(root, exponent, prime) for exponent in exponents]

@@ -1,0 +1,275 @@
+"""SEAL through ``tenseal.sealapi``: keys, encryptions of zero, and its bytes in both directions.
+
+SEAL draws all that is secret; what it makes is fetched through files, as its bindings take and give nothing
+else. They are files in memory, or, where there is none, in a private directory, gone as soon as they were
+read. What SEAL writes it compresses; that is undone here, on bytes that this process made itself. Bytes from others
+come no nearer to SEAL than the residues of a public key, checked and laid out anew.
+
+SEAL's generator is never given a seed: it would start anew at every encryption, and two ciphertexts of one
+upload would share their randomness.
+"""
+
+import os
+import shutil
+import struct
+import tempfile
+import threading
+from contextlib import suppress
+from dataclasses import dataclass
+from functools import cached_property, lru_cache
+from types import TracebackType
+from typing import Any, Self
+
+import numpy as np
+from numpy.typing import NDArray
+
+from he import _ring
+from he.errors import HEError
+from he.params import BFVParameters, Parameters
+
+Words = NDArray[np.uint64]
+
+_HEADER = struct.Struct("<HBBBBHQ")  # magic, its own size, version, compression, nothing, size of all
+_PLAIN = struct.Struct("<32sQd")  # parameters, coefficients, scale
+_CIPHERTEXT = struct.Struct("<32sBQQQdQ")  # parameters, transformed, polynomials, degree, primes, scale, correction
+_COUNT = struct.Struct("<Q")
+_MAGIC, _PLAINLY, _ZSTD, _BLAKE2XB = 0xA15E, 0, 2, 1
+_SEED_BYTES = _ring.SEED_WORDS * 8
+_WHICH = "install a version of TenSEAL that this package was tested with"
+_LOCAL = threading.local()
+
+
+@dataclass(frozen=True, eq=False)
+class Context:
+    """What SEAL knows of one set of parameters; made once a process, by :func:`context`."""
+
+    api: Any
+    seal: Any
+    parameters: Parameters
+    identifier: list[int]  # of the parameters, with all primes: there are no others to set aside
+    version: tuple[int, int]
+
+    @property
+    def transformed(self) -> bool:
+        """Whether its ciphertexts are values rather than coefficients."""
+        return not isinstance(self.parameters, BFVParameters)
+
+    @cached_property
+    def identifier_bytes(self) -> bytes:
+        """``identifier`` as it stands in SEAL's layout."""
+        return struct.pack("<4Q", *self.identifier)
+
+
+@lru_cache(maxsize=16)
+def context(parameters: Parameters) -> Context:
+    """SEAL's context for ``parameters``. Raises :class:`HEError` where TenSEAL is missing or SEAL refuses them."""
+    try:
+        import tenseal.sealapi as api
+    except ImportError as error:
+        raise HEError("needs TenSEAL and zstandard: pip install 'secagg[he]'") from error
+    exact = isinstance(parameters, BFVParameters)
+    wanted = api.EncryptionParameters(api.SCHEME_TYPE.BFV if exact else api.SCHEME_TYPE.CKKS)
+    wanted.set_poly_modulus_degree(parameters.degree)
+    wanted.set_coeff_modulus([api.Modulus(prime) for prime in parameters.primes])
+    if isinstance(parameters, BFVParameters):
+        wanted.set_plain_modulus(parameters.plain_modulus)
+    seal = api.SEALContext(wanted, False, api.SEC_LEVEL_TYPE.TC128)
+    if not seal.parameters_set():
+        raise HEError(f"SEAL refuses the parameters {parameters}: {seal.parameters_error_message()}")
+    header = api.Serialization.SEALHeader()
+    return Context(api, seal, parameters, list(seal.key_parms_id()), (header.version_major, header.version_minor))
+
+
+class Scratch:
+    """A private file that SEAL can open by ``path``, for the length of a ``with``: in memory where that exists."""
+
+    path: str
+
+    def __enter__(self) -> Self:
+        self._directory: str | None = None
+        self._descriptor = _in_memory()
+        self.path = f"/proc/self/fd/{self._descriptor}"
+        if self._descriptor < 0 or not os.path.exists(self.path):
+            self._close()
+            self._directory = tempfile.mkdtemp(prefix="he-")  # mode 0700
+            self._descriptor, self.path = tempfile.mkstemp(dir=self._directory)
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None
+    ) -> None:
+        self._close()
+        if self._directory is not None:
+            shutil.rmtree(self._directory)
+
+    def read(self) -> bytes:
+        """What SEAL wrote last; nothing of it stays behind."""
+        data = os.pread(self._descriptor, os.fstat(self._descriptor).st_size, 0)
+        if self._directory is not None:
+            os.ftruncate(self._descriptor, 0)
+        return data
+
+    def write(self, data: bytes) -> None:
+        """Leave ``data`` for SEAL to read."""
+        os.ftruncate(self._descriptor, 0)
+        os.pwrite(self._descriptor, data, 0)
+
+    def _close(self) -> None:
+        if self._descriptor >= 0:
+            os.close(self._descriptor)
+
+
+def _in_memory() -> int:
+    """A descriptor of a file in memory, or -1."""
+    with suppress(AttributeError, OSError):
+        return os.memfd_create("he")
+    return -1
+
+
+def generate(parameters: Parameters, public: bool) -> tuple[NDArray[np.int8], Words | None]:
+    """A fresh secret (N coefficients in -1, 0, 1) and, if asked for, its public key (2 * primes, N) as values."""
+    at = context(parameters)
+    maker = at.api.KeyGenerator(at.seal)
+    with Scratch() as scratch:
+        maker.secret_key().save(scratch.path)
+        values = _plain_rows(scratch.read(), at)
+        key = None
+        if public:
+            made = at.api.PublicKey()
+            maker.create_public_key(made)
+            made.save(scratch.path)
+            key = ciphertext_rows(scratch.read(), at, transformed=True)[0].copy()
+    first = values[:1].copy()
+    _ring.field(parameters.degree, parameters.primes[0]).backward(first)
+    secret = first[0].astype(np.int64)
+    secret -= parameters.primes[0] * (secret > 1)
+    return secret.astype(np.int8), key
+
+
+class Zeros:
+    """Encryptions of zero under one key, as many as asked for, one at a time. Use it in a ``with``.
+
+    ``secret`` (primes, N) as values makes them symmetric, with a seed for the second polynomial;
+    ``public`` (2 * primes, N) makes them with both.
+    """
+
+    def __init__(self, parameters: Parameters, *, secret: Words | None = None, public: Words | None = None) -> None:
+        self._at = context(parameters)
+        self._scratch = Scratch()
+        self._secret, self._public = secret, public
+
+    def __enter__(self) -> Self:
+        api, seal = self._at.api, self._at.seal
+        self._scratch.__enter__()
+        if self._secret is not None:
+            key = api.SecretKey()
+            self._scratch.write(_plain_bytes(self._at, self._secret))
+        else:
+            assert self._public is not None
+            key = api.PublicKey()
+            self._scratch.write(ciphertext_bytes(self._at, self._public, transformed=True))
+        key.load(seal, self._scratch.path)
+        self._encryptor = api.Encryptor(seal, key)
+        self._into = api.Ciphertext(seal)
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None
+    ) -> None:
+        self._scratch.__exit__(kind, error, at)
+
+    def next(self) -> tuple[Words, Words | None]:
+        """One: rows (primes, N) and a seed (8 words), or rows (2 * primes, N) and none."""
+        if self._secret is not None:
+            self._encryptor.encrypt_zero_symmetric(self._at.identifier).save(self._scratch.path)
+        else:
+            self._encryptor.encrypt_zero(self._at.identifier, self._into)
+            self._into.save(self._scratch.path)
+        return ciphertext_rows(self._scratch.read(), self._at, self._at.transformed)
+
+
+def ciphertext_rows(data: bytes, at: Context, transformed: bool) -> tuple[Words, Words | None]:
+    """The residues of a ciphertext or public key as SEAL saved it, and the seed of what it left out, if it did.
+
+    Rows are (primes, N) with a seed and (2 * primes, N) without; read only. Trusted bytes: whatever
+    isn't exactly as expected is another SEAL, and an :class:`HEError`.
+    """
+    parameters = at.parameters
+    words = len(parameters.primes) * parameters.degree
+    front = _CIPHERTEXT.size + _HEADER.size + _COUNT.size
+    members = _members(data, front + 16 * words)
+    seeded = len(members) < front + 16 * words
+    words *= 1 if seeded else 2
+    end = front + 8 * words
+    expected = _front(at, transformed, words)
+    if members[:front] != expected or len(members) != end + seeded * (_HEADER.size + 1 + _SEED_BYTES):
+        raise HEError(f"SEAL wrote a ciphertext of {len(members)} bytes that isn't laid out as expected: {_WHICH}")
+    rows = np.frombuffer(members, dtype=np.uint64, count=words, offset=front).reshape(-1, parameters.degree)
+    if not seeded:
+        return rows, None
+    if members[end + _HEADER.size] != _BLAKE2XB:
+        raise HEError(f"SEAL drew a polynomial from a generator other than BLAKE2Xb: {_WHICH}")
+    return rows, np.frombuffer(members, dtype=np.uint64, offset=end + _HEADER.size + 1)
+
+
+def _front(at: Context, transformed: bool, words: int) -> bytes:
+    """What stands before the words of a ciphertext in SEAL's layout."""
+    p = at.parameters
+    array = _header(at, _HEADER.size + _COUNT.size + 8 * words) + _COUNT.pack(words)
+    return _CIPHERTEXT.pack(at.identifier_bytes, transformed, 2, p.degree, len(p.primes), 1.0, 1) + array
+
+
+def ciphertext_bytes(at: Context, rows: Words, transformed: bool) -> bytes:
+    """The bytes of a ciphertext or public key with ``rows`` (2 * primes, N), as SEAL loads them."""
+    return _framed(at, _front(at, transformed, rows.size) + np.ascontiguousarray(rows).tobytes())
+
+
+def _plain_rows(data: bytes, at: Context) -> Words:
+    """The residues (primes, N) of a secret key as SEAL saved it."""
+    parameters = at.parameters
+    words = len(parameters.primes) * parameters.degree
+    front = _plain_front(at, words)
+    members = _members(data, len(front) + 8 * words)
+    if not members.startswith(front) or len(members) != len(front) + 8 * words:
+        raise HEError(f"SEAL wrote a secret key of {len(members)} bytes that isn't laid out as expected: {_WHICH}")
+    return np.frombuffer(members, dtype=np.uint64, offset=len(front)).reshape(-1, parameters.degree)
+
+
+def _plain_bytes(at: Context, rows: Words) -> bytes:
+    """The bytes of a secret key, as SEAL loads them."""
+    return _framed(at, _plain_front(at, rows.size) + rows.tobytes())
+
+
+def _plain_front(at: Context, words: int) -> bytes:
+    array = _header(at, _HEADER.size + _COUNT.size + 8 * words) + _COUNT.pack(words)
+    return _PLAIN.pack(at.identifier_bytes, words, 1.0) + array
+
+
+def _members(data: bytes, most: int) -> bytes:
+    """What SEAL wrote after its header, which is at most ``most`` bytes long, decompressed."""
+    magic, own, major, _, compression, _, size = _HEADER.unpack_from(data)
+    if (magic, own, major, size) != (_MAGIC, _HEADER.size, 4, len(data)) or compression not in (_PLAINLY, _ZSTD):
+        raise HEError(
+            f"SEAL wrote a header of version {major}, compression {compression}, for {size} of {len(data)} bytes: "
+            + _WHICH
+        )
+    body = memoryview(data)[_HEADER.size :]
+    return bytes(body) if compression == _PLAINLY else _decompressor().decompress(body, max_output_size=most)
+
+
+def _decompressor() -> Any:
+    """This thread's: making one costs as much as using it."""
+    if not hasattr(_LOCAL, "decompressor"):
+        import zstandard
+
+        _LOCAL.decompressor = zstandard.ZstdDecompressor()
+    return _LOCAL.decompressor
+
+
+def _framed(at: Context, members: bytes) -> bytes:
+    """``members`` after SEAL's header, uncompressed."""
+    return _header(at, _HEADER.size + len(members)) + members
+
+
+def _header(at: Context, size: int) -> bytes:
+    return _HEADER.pack(_MAGIC, _HEADER.size, *at.version, _PLAINLY, 0, size)

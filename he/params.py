@@ -1,0 +1,264 @@
+"""Rings for sums: the least that are secure, exact and safe to open.
+
+**Security.** :data:`RING_BITS` is how many bits the ciphertext modulus q may have, all its primes counted,
+for 128 bits of classical security with a ternary secret: Bossuat et al., *Security guidelines for
+implementing homomorphic encryption* (eprint 2024/463). It is a little stricter than SEAL's own table.
+Sums need no key switching: there are neither relinearization nor Galois keys, and no prime for them.
+
+**The error of a sum.** SEAL's errors are centred binomials, the difference of two sums of 21 coins:
+variance 21/2, standard deviation 3.24. A symmetric encryption carries one of them. An encryption
+with a public key (b = -(a s + e), a) is (b u + e', a u + e''), with u and the secret s ternary, and opens with
+the error e' - e u + e'' s, whose coefficients have the variance
+
+    (21/2) (1 + N * 2/3 + N * 2/3) = (21/2) (4 N / 3 + 1).
+
+The errors of n ciphertexts add up, so that the standard deviation of a sum's is sqrt(n) * 3.24 seeded, and
+sqrt(n) * 3.24 * sqrt(4 N / 3 + 1) with a public key: ``z`` times that would bound all coefficients, if they were
+normal. They are not: e and s are the same in all n terms, and given them the variance is as the
+squares of their norms happen to be. What is used instead is Chernoff's bound, which needs no normality. A centred
+binomial and a ternary coefficient are strictly sub-Gaussian (E exp(h x) <= exp(h^2 var / 2)), and so are
+sums of them with fixed weights; and for such an x, E exp(h x^2) <= (1 - 2 h var)^(-1/2). Hence, with
+A = n 21/2 the variance of the fresh errors and B = 2/3 A,
+
+    coefficient (BFV):  E exp(h x) <= exp(h^2 A / 2) * (1 - h^2 B)^(-N),
+
+as N squares of e and as many of s appear, while a *slot* (CKKS), whose error is the value of the polynomial at a
+root of unity, has the product of two such values in it, e(root) u(root), and not their average:
+
+    slot, real part:    E exp(h x) <= exp(h^2 A N / 4) * (1 - h^2 B N^2 / 4)^(-2).
+
+The second has an exponential tail: its bound lies at 30 standard deviations where a normal one would lie
+at 11. :func:`error_bound` is the least t such that P(|x| > t) stays below 2^-64 for all values of the longest
+vector together (2^30, and as many imaginary parts).
+
+**Safe to open.** A client may add to its ciphertext what puts the key into the sum; then slots hold what no
+sum could be. For most of them to show it, one value in 2^8 at most may pass by chance: BFV's
+plaintext modulus is at least 2^8 times the largest sum, half of CKKS's grid step 2^8 times the error's bound.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import lru_cache
+from math import log, prod, sqrt
+
+from he.errors import HEError
+
+RING_BITS = {2048: 53, 4096: 106}
+"""Ring degree N -> bits of q at 128 bits of security. Larger rings carry nothing that these don't."""
+
+FAILURE_BITS = 64
+"""A sum's errors leave their bound, in any of a vector's slots, with probability below 2^-64."""
+
+MARGIN_BITS = 8
+"""A slot that holds no honest sum passes for one with probability about 2^-8."""
+
+MAX_LENGTH = 2**30
+"""The longest vector of which that holds."""
+
+ERROR_VARIANCE = 21 / 2
+"""Of a coefficient of SEAL's fresh error."""
+
+MAX_PRIME_BITS = 60
+"""The longest prime that SEAL takes."""
+
+_EXACT_BITS = 52  # integers so long are exact in double precision, with a bit to spare for rounding
+
+
+@dataclass(frozen=True, slots=True)
+class CKKSParameters:
+    """A ring for real slots.
+
+    ``degree`` N (slots: N/2), ``primes`` of the ciphertext modulus, each ``bits`` long. A value v is
+    encoded as ``step`` * v, ``step`` being a multiple of 2^``shift``, below which an encoding has no bits. The
+    real part of a slot of a sum lies within ``tolerance`` of a multiple of ``step``, the imaginary one of zero.
+    """
+
+    degree: int
+    primes: tuple[int, ...]
+    bits: int
+    step: int
+    shift: int
+    tolerance: int
+
+
+@dataclass(frozen=True, slots=True)
+class BFVParameters:
+    """A ring for slots modulo ``plain_modulus``: ``degree`` N of them; ``primes``, each ``bits`` long."""
+
+    degree: int
+    primes: tuple[int, ...]
+    bits: int
+    plain_modulus: int
+
+
+Parameters = CKKSParameters | BFVParameters
+
+
+@lru_cache(maxsize=64)
+def ckks(bound: int, max_clients: int, seeded: bool) -> CKKSParameters:
+    """The least ring for sums of ``max_clients`` vectors of integers in 0..``bound``, in real slots.
+
+    A coefficient of a sum, halved about zero, is at most step * (sum + 1) / 2 in size and
+    must stay below q/2. Whatever room is left makes the step longer than it need be.
+
+    Raises :class:`HEError` where none will do.
+    """
+    largest = _checked(bound, max_clients)
+    for degree, allowed in RING_BITS.items():
+        rounding = _rounding(degree, bound, max_clients)
+        if rounding > 2.0 ** -(MARGIN_BITS + 2):
+            raise HEError(
+                f"got {max_clients} clients with values up to {bound}: in double precision their sum is off by up "
+                f"to {rounding:.1g} steps, and may be by {2.0 ** -(MARGIN_BITS + 2):.1g}; take he.bfv"
+            )
+        error = error_bound("slot", degree, max_clients, seeded)
+        least = int(error / (2.0 ** -(MARGIN_BITS + 1) - rounding)) + 1
+        found = _primes_for(degree, least * (largest + 4), allowed)
+        if found is None:
+            continue
+        primes, bits = found
+        step = (prod(primes) - 1) // (largest + 4)
+        shift = max(0, (step * bound).bit_length() - _EXACT_BITS)
+        step = step >> shift << shift
+        return CKKSParameters(degree, primes, bits, step, shift, int(error + rounding * step) + 1)
+    raise HEError(_too_much(bound, max_clients))
+
+
+@lru_cache(maxsize=64)
+def bfv(bound: int, max_clients: int, seeded: bool) -> BFVParameters:
+    """The least ring for sums of ``max_clients`` vectors of integers in 0..``bound``, in slots modulo a prime.
+
+    The plaintext modulus t is a prime that is 1 modulo 2N, so that polynomials have N slots. A
+    plaintext m is encrypted as q m / t, rounded, which adds half a unit a client; a sum opens right as long
+    as its error stays below q / 2t.
+
+    Raises :class:`HEError` where none will do.
+    """
+    largest = _checked(bound, max_clients)
+    for degree, allowed in RING_BITS.items():
+        plain_modulus = _prime_from(largest << MARGIN_BITS, 2 * degree)
+        if plain_modulus.bit_length() > MAX_PRIME_BITS:
+            break
+        error = int(error_bound("coefficient", degree, max_clients, seeded)) + 1
+        found = _primes_for(degree, plain_modulus * (2 * error + max_clients), allowed)
+        if found is not None:
+            return BFVParameters(degree, *found, plain_modulus)
+    raise HEError(_too_much(bound, max_clients))
+
+
+@lru_cache(maxsize=256)
+def error_bound(place: str, degree: int, clients: int, seeded: bool) -> float:
+    """What the error of a sum of ``clients`` ciphertexts stays below, in units of the ciphertext.
+
+    ``place`` is ``"slot"`` or ``"coefficient"``. With probability 1 - 2^-64 it holds everywhere at once, for
+    2^30 values and as many imaginary parts. The docstring of the module derives it.
+    """
+    fresh, product = clients * ERROR_VARIANCE, clients * ERROR_VARIANCE * 2 / 3
+    factors = degree
+    if place == "slot":
+        # A slot's encoding is rounded too: by at most 1/2 in coefficients that come in equal pairs.
+        fresh, product, factors = fresh * degree / 2 + clients * degree / 4, product * degree**2 / 4, 2
+    demand = log(2) * (FAILURE_BITS + 1 + (2 * MAX_LENGTH).bit_length())
+    if seeded:
+        return sqrt(2 * fresh * demand)
+
+    def bound(h: float) -> float:
+        return (h * h * fresh / 2 - factors * log(1 - h * h * product) + demand) / h
+
+    return bound(_least(bound, 1 / sqrt(product)))
+
+
+def standard_deviation(place: str, degree: int, clients: int, seeded: bool) -> float:
+    """That of the error of a sum, in units of the ciphertext: of a coefficient, or of one part of a slot."""
+    one = ERROR_VARIANCE * (1 if seeded else 4 * degree / 3 + 1)
+    return sqrt(clients * (one * degree / 2 + degree / 12 if place == "slot" else one))
+
+
+def ntt_primes(degree: int, bits: int, count: int) -> tuple[int, ...]:
+    """The ``count`` largest primes of ``bits`` bits that are 1 modulo 2 * ``degree``; fewer if there aren't any."""
+    found: list[int] = []
+    candidate = (1 << bits) - 2 * degree + 1
+    while len(found) < count and candidate >> (bits - 1):
+        if is_prime(candidate):
+            found.append(candidate)
+        candidate -= 2 * degree
+    return tuple(found)
+
+
+def is_prime(number: int) -> bool:
+    """Whether ``number``, below 2^64, is prime: Miller and Rabin's test with the bases that suffice there."""
+    bases = (2, 3, 5, 7, 11, 13, 17, 19, 23, 29, 31, 37)
+    if number < 2 or any(number % base == 0 for base in bases):
+        return number in bases
+    odd, twos = number - 1, 0
+    while not odd & 1:
+        odd, twos = odd >> 1, twos + 1
+    for base in bases:
+        power = pow(base, odd, number)
+        if power in (1, number - 1):
+            continue
+        for _ in range(twos - 1):
+            power = power * power % number
+            if power == number - 1:
+                break
+        else:
+            return False
+    return True
+
+
+def _checked(bound: int, max_clients: int) -> int:
+    """The largest sum, once the arguments are integers of at least 1."""
+    for name, value in (("bound", bound), ("max_clients", max_clients)):
+        if not isinstance(value, int) or isinstance(value, bool) or value < 1:
+            raise HEError(f"got {name}={value!r}; expected an integer of at least 1")
+    return bound * max_clients
+
+
+def _rounding(degree: int, bound: int, clients: int) -> float:
+    """How far double precision takes a slot of a sum from the grid, in steps.
+
+    The transforms to and from slots take log2 N levels, each of them with a relative error of 2^-53 or so; four
+    units a level are ten times what is measured. An encoding longer than 52 bits is rounded there, which
+    gives a slot sqrt(N / 12) times as much again: 12 standard deviations of that are covered.
+    """
+    levels = degree.bit_length() - 1
+    return bound * clients * 4 * levels * 2.0**-53 + 12 * sqrt(clients * degree / 12) * bound * 2.0 ** (
+        1 - _EXACT_BITS
+    )
+
+
+def _primes_for(degree: int, least: int, allowed: int) -> tuple[tuple[int, ...], int] | None:
+    """The primes, as few and as short as they can be, whose product is at least ``least``; and their bits."""
+    count = -(-least.bit_length() // MAX_PRIME_BITS)
+    for bits in range(max(least.bit_length() // count, degree.bit_length() + 2), allowed // count + 1):
+        primes = ntt_primes(degree, bits, count) if bits <= MAX_PRIME_BITS else ()
+        if len(primes) == count and prod(primes) >= least:
+            return primes, bits
+    return None
+
+
+def _prime_from(least: int, modulus: int) -> int:
+    """The least prime above ``least`` that is 1 modulo ``modulus``, or a number above 2^60."""
+    candidate = least - least % modulus + modulus + 1
+    while not candidate >> MAX_PRIME_BITS and not is_prime(candidate):
+        candidate += modulus
+    return candidate
+
+
+def _least(function: Callable[[float], float], top: float) -> float:
+    """Where in (0, ``top``) a function that falls, then rises, is least."""
+    low, high = 0.0, top
+    for _ in range(200):
+        left, right = low + (high - low) / 3, high - (high - low) / 3
+        if function(left) < function(right):
+            high = right
+        else:
+            low = left
+    return (low + high) / 2
+
+
+def _too_much(bound: int, clients: int) -> str:
+    return (
+        f"got {clients} clients with values up to {bound}; no ring of degree up to {max(RING_BITS)} carries their "
+        "sum exactly at 128 bits of security: take fewer bits, or fewer clients"
+    )
