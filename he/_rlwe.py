@@ -306,7 +306,7 @@ class SecretKey:
         """For each prime, c0 + c1 s of the ciphertexts ``rows`` (k, 2 * primes, N), as coefficients (k, N)."""
         phases = []
         for j, (field_, secret) in enumerate(zip(self.scheme._fields, self._factors, strict=True)):
-            first, second = (np.ascontiguousarray(rows[:, part]) for part in (j, j + len(self.scheme._fields)))
+            first, second = rows[:, j].copy(), rows[:, j + len(self.scheme._fields)].copy()
             if not transformed:
                 field_.forward(second)
             field_.multiply(second, secret)

@@ -59,10 +59,9 @@ class Scheme(_rlwe.Scheme):
         for field in self._fields:
             prime = int(field.prime)
             part = np.empty(coefficients.shape, dtype=np.uint64)
-            # Numbers of either sign and 53 bits, brought above zero; one multiplication reduces and shifts.
-            above = (2**53 // prime + 1) * prime
-            _kernels.round_up(coefficients.reshape(-1), float(p.step >> p.shift), above, part.reshape(-1))
-            field.scale(part, 1 << p.shift)
+            above = ((1 << 62) // prime + 1) * prime  # coefficients have either sign, and 62 bits at most
+            _kernels.round_up(coefficients.reshape(-1), float(p.step), above, part.reshape(-1))
+            field.reduce(part)
             field.forward(part)
             rows.append(part)
         return rows

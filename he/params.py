@@ -25,9 +25,12 @@ A = n 21/2 the variance of the fresh errors and B = 2/3 A,
 as N squares of e and as many of s appear, while a *slot* (CKKS), whose error is the value of the polynomial at a
 root of unity, has the product of two such values in it, e(root) u(root), and not their average:
 
-    slot, real part:    E exp(h x) <= exp(h^2 A N / 4) * (1 - h^2 B N^2 / 4)^(-2).
+    slot, real part:    E exp(h x) <= exp(h^2 (A N / 2 + n^2 N / 12) / 2) * (1 - h^2 B N^2 / 4)^(-2),
 
-The second has an exponential tail: its bound lies at 30 standard deviations where a normal one would lie
+whose second summand is the rounding of CKKS's encodings, uniform in coefficients that come in pairs: clients with
+equal values round alike, so that it grows with n and not with its root.
+
+A slot has an exponential tail: its bound lies at 30 standard deviations where a normal one would lie
 at 11. :func:`error_bound` is the least t such that P(|x| > t) stays below 2^-64 for all values of the longest
 vector together (2^30, and as many imaginary parts).
 
@@ -61,7 +64,7 @@ ERROR_VARIANCE = 21 / 2
 MAX_PRIME_BITS = 60
 """The longest prime that SEAL takes."""
 
-_EXACT_BITS = 52  # integers so long are exact in double precision, with a bit to spare for rounding
+_ENCODING_BITS = 62  # an encoding's coefficients are this long at most, to be 64-bit integers
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,15 +72,14 @@ class CKKSParameters:
     """A ring for real slots.
 
     ``degree`` N (slots: N/2), ``primes`` of the ciphertext modulus, each ``bits`` long. A value v is
-    encoded as ``step`` * v, ``step`` being a multiple of 2^``shift``, below which an encoding has no bits. The
-    real part of a slot of a sum lies within ``tolerance`` of a multiple of ``step``, the imaginary one of zero.
+    encoded as ``step`` * v. The real part of a slot of a sum lies within ``tolerance`` of a multiple of ``step``,
+    the imaginary one of zero.
     """
 
     degree: int
     primes: tuple[int, ...]
     bits: int
     step: int
-    shift: int
     tolerance: int
 
 
@@ -118,9 +120,8 @@ def ckks(bound: int, max_clients: int, seeded: bool) -> CKKSParameters:
             continue
         primes, bits = found
         step = (prod(primes) - 1) // (largest + 4)
-        shift = max(0, (step * bound).bit_length() - _EXACT_BITS)
-        step = step >> shift << shift
-        return CKKSParameters(degree, primes, bits, step, shift, int(error + rounding * step) + 1)
+        step = min(step, (1 << _ENCODING_BITS) // bound)
+        return CKKSParameters(degree, primes, bits, step, int(error + rounding * step) + 1)
     raise HEError(_too_much(bound, max_clients))
 
 
@@ -156,8 +157,7 @@ def error_bound(place: str, degree: int, clients: int, seeded: bool) -> float:
     fresh, product = clients * ERROR_VARIANCE, clients * ERROR_VARIANCE * 2 / 3
     factors = degree
     if place == "slot":
-        # A slot's encoding is rounded too: by at most 1/2 in coefficients that come in equal pairs.
-        fresh, product, factors = fresh * degree / 2 + clients * degree / 4, product * degree**2 / 4, 2
+        fresh, product, factors = fresh * degree / 2 + clients**2 * degree / 12, product * degree**2 / 4, 2
     demand = log(2) * (FAILURE_BITS + 1 + (2 * MAX_LENGTH).bit_length())
     if seeded:
         return sqrt(2 * fresh * demand)
@@ -169,9 +169,9 @@ def error_bound(place: str, degree: int, clients: int, seeded: bool) -> float:
 
 
 def standard_deviation(place: str, degree: int, clients: int, seeded: bool) -> float:
-    """That of the error of a sum, in units of the ciphertext: of a coefficient, or of one part of a slot."""
+    """That of the encryptions' error in a sum, in its own units: of a coefficient, or of one part of a slot."""
     one = ERROR_VARIANCE * (1 if seeded else 4 * degree / 3 + 1)
-    return sqrt(clients * (one * degree / 2 + degree / 12 if place == "slot" else one))
+    return sqrt(clients * one * (degree / 2 if place == "slot" else 1))
 
 
 def ntt_primes(degree: int, bits: int, count: int) -> tuple[int, ...]:
@@ -217,14 +217,11 @@ def _checked(bound: int, max_clients: int) -> int:
 def _rounding(degree: int, bound: int, clients: int) -> float:
     """How far double precision takes a slot of a sum from the grid, in steps.
 
-    The transforms to and from slots take log2 N levels, each of them with a relative error of 2^-53 or so; four
-    units a level are ten times what is measured. An encoding longer than 52 bits is rounded there, which
-    gives a slot sqrt(N / 12) times as much again: 12 standard deviations of that are covered.
+    The transforms to and from slots take log2 N levels, each of them with a relative error of 2^-53 or so: four
+    such units a level are many times what is measured. Clients with equal values err alike, so that
+    their errors are added, not averaged.
     """
-    levels = degree.bit_length() - 1
-    return bound * clients * 4 * levels * 2.0**-53 + 12 * sqrt(clients * degree / 12) * bound * 2.0 ** (
-        1 - _EXACT_BITS
-    )
+    return bound * clients * 4 * (degree.bit_length() - 1) * 2.0**-53
 
 
 def _primes_for(degree: int, least: int, allowed: int) -> tuple[tuple[int, ...], int] | None:

@@ -1,0 +1,184 @@
+"""What CKKS lets out: sums on the grid and no noise; how much room the noise has."""
+
+from dataclasses import dataclass, replace
+
+import numpy as np
+import pytest
+
+from he import _ring, ckks, params
+from he.ckks import SecretKey
+
+SCHEMES = {
+    "seeded": ckks.Scheme(65534, 256, seeded=True),
+    "public": ckks.Scheme(65534, 256),
+    "two-primes": ckks.Scheme(2**24 - 2, 256),
+    "longest": ckks.Scheme(2**24 - 2, 4096, seeded=True),
+}
+every = pytest.mark.parametrize("scheme", SCHEMES.values(), ids=SCHEMES)
+
+
+def raw_slots(scheme: ckks.Scheme, key: SecretKey, total: bytes) -> np.ndarray:
+    """What the decryptor has before it rounds: complex slots, in units of the ciphertext."""
+    return ckks._values(ckks._centred(phases(scheme, key, total), scheme.parameters))
+
+
+def phases(scheme: ckks.Scheme, key: SecretKey, total: bytes) -> list[np.ndarray]:
+    return key._phases(residues(scheme, total), True)
+
+
+def residues(scheme: ckks.Scheme, total: bytes) -> np.ndarray:
+    p = scheme.parameters
+    words = np.frombuffer(total[16:], dtype=np.uint64)
+    out = np.empty((len(words) // (2 * scheme._half), 2 * len(p.primes), p.degree), dtype=np.uint64)
+    ckks._kernels.unpack(words, p.bits, out.reshape(-1))
+    return out
+
+
+def total_of(scheme: ckks.Scheme, key: SecretKey, vectors: list[np.ndarray]) -> bytes:
+    adder = scheme.adder(len(vectors[0]))
+    for vector in vectors:
+        adder.fold(key.encrypt(vector))
+    return adder.total()
+
+
+@every
+def test_errors_of_slots_are_those_that_were_derived(scheme: ckks.Scheme) -> None:
+    """Standard deviation of the derived size, far inside the tolerance, which is far inside half a step."""
+    clients, p = 16, scheme.parameters
+    measured = []
+    for _ in range(4):  # the key is the same in all terms, so that one key's errors are not those of all
+        key = scheme.generate()
+        terms = [np.random.default_rng(c).integers(0, scheme.bound, 2 * scheme.slots) for c in range(clients)]
+        slots = raw_slots(scheme, key, total_of(scheme, key, terms))
+        exact = sum(terms).reshape(slots.shape)
+        off = slots.real - exact * float(p.step)
+        measured += [off.reshape(-1), slots.imag.reshape(-1)]
+    errors = np.concatenate(measured)
+    derived = params.standard_deviation("slot", p.degree, clients, scheme.seeded)
+    assert 0.8 < errors.std() / derived < 1.2
+    assert np.abs(errors).max() < p.tolerance
+    all_clients = derived * np.sqrt(scheme.max_clients / clients)
+    assert p.step / 2 >= 2**8 * p.tolerance > 2**8 * 9.4 * all_clients
+
+
+@pytest.mark.parametrize("name", ["two-primes", "longest"])
+def test_double_precision_is_as_good_as_it_is_taken_for(name: str) -> None:
+    """Encoding and decoding without any noise: ten times inside what is set aside for them."""
+    scheme = SCHEMES[name]
+    p = scheme.parameters
+    worst = 0.0
+    for seed in range(4):
+        rng = np.random.default_rng(seed)
+        values = rng.integers(0, scheme.bound, (1, scheme.slots), endpoint=True).astype(np.uint64)
+        values[0, : 200 * seed] = scheme.bound
+        rows = scheme._encode(values)
+        for field, row in zip(scheme._fields, rows, strict=True):
+            field.scale(row, scheme.max_clients)
+            field.backward(row)
+        middle = scheme.max_clients * scheme.bound // 2
+        for field, row in zip(scheme._fields, rows, strict=True):
+            row[:, 0] += np.uint64(-p.step * middle % int(field.prime))
+            field.reduce(row)
+        slots = ckks._values(ckks._centred(rows, p)) / p.step + middle
+        worst = max(worst, float(np.abs(slots - values.astype(float) * scheme.max_clients).max()))
+    # All clients have the same values here, so that their rounding errors add up instead of averaging out.
+    rounding = params._rounding(p.degree, scheme.bound, scheme.max_clients)
+    integers = 12 * scheme.max_clients * np.sqrt(p.degree / 12) / p.step  # what rounding to integers does
+    assert worst < rounding / 5 + integers
+    assert worst < p.tolerance / p.step
+    assert rounding < 2**-10
+
+
+@dataclass(frozen=True)
+class Unrounded(ckks.Scheme):
+    """Exactly one defence removed: the coefficients that come from the slots leave unrounded."""
+
+    def _decode(self, rows: list[np.ndarray], count: int) -> tuple[np.ndarray, bool]:
+        """Slots in units of the ciphertext, as many as there are: what CKKS libraries give their callers."""
+        slots = ckks._values(ckks._centred(rows, self.parameters))
+        object.__setattr__(self, "leaked", slots)
+        return np.zeros((len(slots), self.slots), dtype=np.int64), True
+
+
+def solved(scheme: ckks.Scheme, total: bytes, coefficients: np.ndarray) -> np.ndarray:
+    """The s with c0 + c1 s = ``coefficients``: a linear equation, in values place by place."""
+    field, prime = scheme._fields[0], scheme.parameters.primes[0]
+    first, second = residues(scheme, total)[0]
+    right = (coefficients % prime).astype(np.uint64)[None]
+    field.forward(right)
+    right = (right + (np.uint64(prime) - first)) % np.uint64(prime)
+    inverses = [pow(int(x), -1, prime) for x in second]
+    field.multiply(right, _ring.Factor(inverses, prime))
+    field.backward(right)
+    secret = right[0].astype(np.int64)
+    return secret - prime * (secret > prime // 2)
+
+
+def coefficients_of(slots: np.ndarray) -> np.ndarray:
+    """The integer polynomial with these values: the transform undone."""
+    degree = 2 * slots.size
+    both = np.concatenate([slots, slots[::-1].conj()])
+    return np.rint((np.fft.fft(both) / degree * np.conj(ckks._twists(degree))).real).astype(np.int64)
+
+
+def test_rounding_keeps_the_key_in() -> None:
+    """Li and Micciancio: whoever sees a ciphertext and its unrounded opening solves for the key. Rounded, the
+    equation has an error in it, and what comes out is nothing like a key."""
+    scheme = ckks.Scheme(254, 16, seeded=True)
+    key, values = scheme.generate(), np.arange(1024) % 255
+    data = total_of(scheme, key, [values])
+    opened = key.open(data, 1024, 1)
+    encoded = np.rint(ckks._cosines(opened[None].astype(float))[0] * scheme.parameters.step).astype(np.int64)
+    guess = solved(scheme, data, encoded)
+    assert np.mean(np.abs(guess) <= 1) < 0.01
+
+
+def test_control_without_rounding_the_key_is_out() -> None:
+    scheme = Unrounded(254, 16, True)
+    key, values = scheme.generate(), np.arange(1024) % 255
+    data = total_of(scheme, key, [values])
+    key.open(data, 1024, 1)
+    guess = solved(scheme, data, coefficients_of(scheme.leaked[0]))
+    assert (guess == key._secret).all()
+
+
+@pytest.mark.parametrize("seeded", [True, False])
+def test_control_without_rounding_equal_inputs_open_unequal(seeded: bool) -> None:
+    values = np.arange(300)
+    scheme = Unrounded(65534, 256, seeded)
+    rounded = ckks.Scheme(65534, 256, seeded)
+    secret = rounded.generate()
+    raw, out = [], []
+    for _ in range(2):
+        data = total_of(rounded, secret, [values])
+        out.append(secret.open(data, 300, 1))
+        raw.append(raw_slots(scheme, secret, data).real[0, :300] / scheme.parameters.step)
+    assert (out[0] == out[1]).all()
+    assert (raw[0] != raw[1]).all()
+    assert np.abs(raw[0] - raw[1]).max() < 2**-8
+
+
+def test_imaginary_parts_and_unused_slots_are_looked_at() -> None:
+    """Each alone, a step long or a step off, keeps a sum shut."""
+    scheme = SCHEMES["seeded"]
+    p, field = scheme.parameters, scheme._fields[0]
+    degree = p.degree
+    for slot, what in ((3, 1j), (3, 0.5), (1000, 1.0), (1000, 1j), (1000, 2**-8), (3, 2**-8)):
+        slots = np.zeros(degree // 2, dtype=complex)
+        slots[slot] = what * p.step
+        part = (coefficients_of(slots) % p.primes[0]).astype(np.uint64)[None]
+        for wrong in (False, True):
+            row = np.zeros((1, degree), dtype=np.uint64)
+            if wrong:
+                row = part
+            sums, on_grid = scheme._decode([row.copy()], 1)
+            middle_ok = on_grid and not sums[0, 999:].any() and 0 <= sums.min() <= sums.max() <= scheme.bound
+            assert middle_ok != wrong
+    assert field is not None
+
+
+def test_schemes_differ_by_model_only_in_keys_and_rings() -> None:
+    public = SCHEMES["public"]
+    assert replace(public, seeded=True) == SCHEMES["seeded"]
+    assert "one shared secret key" in SCHEMES["seeded"].describe()
+    assert "public key" in public.describe()

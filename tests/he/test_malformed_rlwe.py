@@ -1,0 +1,344 @@
+"""A ciphertext that parses and holds the key: (0, K) added to an upload puts K s into the sum.
+
+With the check of slots on, such a sum isn't opened. With that one check off, the published sum gives a network
+that has seen the uploads the key, and with it every client's vector.
+"""
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from he import _rlwe, bfv, ckks, params
+from he.ckks import SecretKey
+from he.errors import HEError, OpenError
+
+Scheme = ckks.Scheme | bfv.Scheme
+HONEST = 20
+
+models = pytest.mark.parametrize("seeded", [False, True], ids=["public", "seeded"])
+
+
+@pytest.fixture
+def unchecked(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Exactly one defence removed: the look at the slots before they are shown."""
+    monkeypatch.setattr(_rlwe.Scheme, "_require_possible", lambda *_: None)
+
+
+def added(scheme: Scheme, data: bytes, polynomials: list[list[np.ndarray]], part: int) -> bytes:
+    """``data`` with polynomials[ciphertext][prime], as ciphertexts are kept, added to polynomial ``part``."""
+    words = np.frombuffer(data[16:], dtype=np.uint64).reshape(len(polynomials), -1).copy()
+    p, primes = scheme.parameters, len(scheme.parameters.primes)
+    width = p.degree * p.bits // 64
+    for row, multiples in zip(words, polynomials, strict=True):
+        for j, (field, multiple) in enumerate(zip(scheme._fields, multiples, strict=True)):
+            place = slice((part * primes + j) * width, (part * primes + j + 1) * width)
+            residues = _rlwe._unpacked(row[place].copy(), p.bits, (p.degree,))
+            field.add(residues, multiple)
+            row[place] = _rlwe._packed(residues, p.bits)
+    return data[:16] + words.tobytes()
+
+
+def honest(scheme: Scheme, length: int) -> list[np.ndarray]:
+    rng = np.random.default_rng(1)
+    return [rng.integers(0, scheme.bound, length, endpoint=True) for _ in range(HONEST)]
+
+
+def attacked(
+    scheme: Scheme, key: SecretKey, vectors: list[np.ndarray], polynomials: list[list[np.ndarray]]
+) -> tuple[bytes, list[bytes]]:
+    """The sum of honest uploads and an attacker's, and the honest uploads as the network saw them.
+
+    The attacker's is a vector of zeros with ``polynomials`` added to its second half. A seeded upload has
+    no second half that could be chosen: there they are added to the sum, as if it had been.
+    """
+    adder = scheme.adder(len(vectors[0]))
+    uploads = [key.encrypt(vector) for vector in vectors]
+    own = key.encrypt(np.zeros(len(vectors[0]), dtype=int))
+    for data in uploads:
+        adder.fold(data)
+    adder.fold(own if scheme.seeded else added(scheme, own, polynomials, 1))
+    total = adder.total()
+    return added(scheme, total, polynomials, 1) if scheme.seeded else total, uploads
+
+
+def read_with(scheme: Scheme, secret: np.ndarray, upload: bytes, length: int) -> np.ndarray:
+    """What whoever recovered ``secret`` reads in one client's upload."""
+    adder = scheme.adder(length)
+    adder.fold(upload)
+    return SecretKey(scheme, secret.astype(np.int8), None).open(adder.total(), length, 1)
+
+
+# BFV: slot i of ciphertext j holds S + c_j s_i modulo t, with c_j chosen and S below t / 2^8 for a client to read.
+
+
+def digits_of_slots(scheme: bfv.Scheme, count: int) -> list[list[np.ndarray]]:
+    """For ciphertext j, the encoding's multiple 2^(7j): q / t * 2^(7j), so that the sum's slots gain 2^(7j) s."""
+    t, q = scheme.parameters.plain_modulus, int(np.prod([int(p) for p in scheme.parameters.primes], dtype=object))
+    out = []
+    for j in range(count):
+        constant = q * pow(2, 7 * j) // t
+        rows = []
+        for prime in scheme.parameters.primes:
+            row = np.zeros(scheme.parameters.degree, dtype=np.uint64)
+            row[0] = constant % prime
+            rows.append(row)
+        out.append(rows)
+    return out
+
+
+def slots_of_the_key(scheme: bfv.Scheme, sums: np.ndarray) -> np.ndarray:
+    """Each slot of s, narrowed down by seven bits a ciphertext: sums (k, N) are S + 2^(7j) s modulo t."""
+    t = scheme.parameters.plain_modulus
+    largest = (HONEST + 1) * scheme.bound
+    found = []
+    for column in sums.T.tolist():
+        low, high = column[0] - largest, column[0]  # s itself, but for a multiple of t
+        for j, value in enumerate(column[1:], start=1):
+            factor = 2 ** (7 * j)
+            wraps = round((factor * (low + high) / 2 - value) / t)
+            low = max(low, -(-(value - largest + wraps * t) // factor))
+            high = min(high, (value + wraps * t) // factor)
+        found.append(low % t)
+    return np.array(found, dtype=np.uint64)
+
+
+def bfv_case(seeded: bool) -> tuple[bfv.Scheme, int]:
+    scheme = bfv.Scheme(254, 256, seeded)
+    return scheme, 5  # ciphertexts: 7 bits each, of a plaintext modulus of 24 bits
+
+
+@models
+@pytest.mark.usefixtures("unchecked")
+def test_control_unchecked_bfv_slots_give_away_the_key(seeded: bool) -> None:
+    scheme, count = bfv_case(seeded)
+    key, length = scheme.generate(), count * scheme.slots
+    vectors = honest(scheme, length)
+    total, uploads = attacked(scheme, key, vectors, digits_of_slots(scheme, count))
+    sums = key.open(total, length, HONEST + 1).reshape(count, -1)
+    found = slots_of_the_key(scheme, sums)[None]
+    scheme._plain.backward(found)
+    secret = found[0].astype(np.int64)
+    secret -= scheme.parameters.plain_modulus * (secret > 1)
+    assert (secret == key._secret).all()
+    assert (read_with(scheme, secret, uploads[3], length) == vectors[3]).all()
+
+
+@models
+def test_bfv_slots_with_the_key_in_them_are_not_opened(seeded: bool) -> None:
+    scheme, count = bfv_case(seeded)
+    key, length = scheme.generate(), count * scheme.slots
+    vectors = honest(scheme, length)
+    total, _ = attacked(scheme, key, vectors, digits_of_slots(scheme, count))
+    with pytest.raises(OpenError, match="no possible sum"):
+        key.open(total, length, HONEST + 1)
+
+
+def share_that_pass(scheme: bfv.Scheme, key: SecretKey, factor: int) -> float:
+    """Of the slots of a sum with ``factor`` times the key in it, those that could be a sum's."""
+    multiple = factor * int(np.prod([int(p) for p in scheme.parameters.primes], dtype=object))
+    rows = []
+    for prime in scheme.parameters.primes:
+        row = np.zeros(scheme.parameters.degree, dtype=np.uint64)
+        row[0] = multiple // scheme.parameters.plain_modulus % prime
+        rows.append(row)
+    vectors = honest(scheme, scheme.slots)
+    total, _ = attacked(scheme, key, vectors, [rows])
+    body = np.frombuffer(total[16:], dtype=np.uint64)
+    phases = key._phases(_rlwe._unpacked(body, scheme._bits, scheme._shape(scheme.slots)), False)
+    slots, _ = scheme._decode(phases, HONEST + 1)
+    return float(np.mean((slots >= 0) & (slots <= (HONEST + 1) * scheme.bound)))
+
+
+@pytest.mark.parametrize("factor", [1, 2, 2**7, 2**15, 2**23 // 3])
+def test_few_slots_pass_whatever_the_multiple(factor: int) -> None:
+    """A slot of the key is anywhere in the plaintext modulus, so that about one in 2^8 passes by chance.
+
+    (0, 1) alone keeps the slots of s as they are, which is as wide.
+    """
+    scheme = bfv.Scheme(254, 256)
+    assert share_that_pass(scheme, scheme.generate(), factor) < 2 / 2**params.MARGIN_BITS
+
+
+@pytest.mark.parametrize("clients", [HONEST + 1])
+def test_control_with_no_margin_all_slots_may_pass(clients: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """With a plaintext modulus no larger than the largest sum, most slots with the key in them are possible sums:
+    for the length of a vector that fills its ciphertexts no check of range can tell."""
+    scheme = bfv.Scheme(254, clients)
+    key = scheme.generate()
+    assert share_that_pass(scheme, key, 1) < 2 / 2**8
+    monkeypatch.setattr(params, "MARGIN_BITS", 0)
+    params.bfv.cache_clear()
+    try:
+        narrow = bfv.Scheme(254, clients)
+        assert narrow.parameters.plain_modulus < 2 * clients * 254 + 10**5
+        share = share_that_pass(narrow, narrow.generate(), 1)
+    finally:
+        params.bfv.cache_clear()
+    expected = (HONEST + 1) * 254 / narrow.parameters.plain_modulus
+    assert abs(share - expected) < 0.1
+    assert share > 10 * 2 / 2**8
+
+
+# Coefficients: where a decryptor opened them, in place of slots, the key would lie there plainly, in range.
+
+
+def packed_in_coefficients(scheme: bfv.Scheme, rows: list[np.ndarray], count: int) -> tuple[np.ndarray, bool]:
+    """Exactly one defence removed: coefficients are opened, not slots."""
+    p = scheme.parameters
+    phase, (prime,) = rows[0].astype(object), p.primes
+    return ((phase * p.plain_modulus + prime // 2) // prime % p.plain_modulus).astype(np.int64), True
+
+
+def test_control_coefficients_give_away_the_key_with_every_one_in_range(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The check of range is on, and finds nothing: updates lie near the middle, as they do, and a sum of 21
+    has room for K more or K less."""
+    scheme = bfv.Scheme(65534, 256)
+    length, factor = scheme.slots, 600_000
+    vectors = [32767 + vector % 5000 - 2500 for vector in honest(scheme, length)]
+    row = np.zeros(scheme.parameters.degree, dtype=np.uint64)
+    row[0] = factor * scheme.parameters.primes[0] // scheme.parameters.plain_modulus
+    with monkeypatch.context() as patch:
+        patch.setattr(bfv.Scheme, "_decode", packed_in_coefficients)
+        patch.setattr(bfv.Scheme, "_encode", in_coefficients)
+        key = scheme.generate()
+        total, uploads = attacked(scheme, key, vectors, [[row]])
+        opened = key.open(total, length, HONEST + 1)  # no OpenError: every coefficient is a possible sum
+        secret = np.rint((opened - HONEST * 32767) / factor).astype(int)
+        assert (secret == key._secret).all()
+        assert (read_with(scheme, secret, uploads[3], length) == vectors[3]).all()
+    total, _ = attacked(scheme, key, vectors, [[row]])
+    with pytest.raises(OpenError):
+        key.open(total, length, HONEST + 1)
+
+
+def in_coefficients(scheme: bfv.Scheme, values: np.ndarray) -> list[np.ndarray]:
+    t, (prime,) = scheme.parameters.plain_modulus, scheme.parameters.primes
+    return [((values.astype(object) * prime + t // 2) // t).astype(np.uint64)]
+
+
+# CKKS: the real parts of slots give the coefficients' differences s_k - s_(N-k); two ciphertexts, one of them
+# shifted by X, chain all coefficients together.
+
+
+def ckks_multiples(scheme: ckks.Scheme) -> list[list[np.ndarray]]:
+    """K for the first ciphertext and K X for the second, K = q / 8, as values."""
+    out = []
+    for shift in (0, 1):
+        rows = []
+        for field in scheme._fields:
+            row = np.zeros((1, scheme.parameters.degree), dtype=np.uint64)
+            row[0, shift] = scheme.parameters.primes[0] // 8
+            field.forward(row)
+            rows.append(row[0])
+        out.append(rows)
+    return out
+
+
+def differences(scheme: ckks.Scheme, sums: np.ndarray) -> np.ndarray:
+    """(s_k - s_(N-k)) for 0 < k < N/2, from slots in which K s lies on top of an honest sum."""
+    coefficients = ckks._cosines(sums.astype(float)[None])[0] * scheme.parameters.step
+    half = scheme.parameters.degree // 2
+    return np.rint(2 * coefficients[1:half] / (scheme.parameters.primes[0] // 8)).astype(int)
+
+
+def chained(degree: int, plain: np.ndarray, shifted: np.ndarray) -> np.ndarray:
+    """The secret whose differences these are: s_k - s_(N-k), and the same of X s, for 0 < k < N/2.
+
+    Both link each coefficient to another one of the same parity; a chain of ternary numbers with all
+    three values in it is fixed by its differences.
+    """
+    links: list[list[tuple[int, int]]] = [[] for _ in range(degree)]
+    for k in range(1, degree // 2):
+        for a, b, step in ((k, degree - k, plain[k - 1]), (k - 1, degree - k - 1, shifted[k - 1])):
+            links[a].append((b, -int(step)))
+            links[b].append((a, int(step)))
+    secret = np.full(degree, 99)
+    for start in range(degree):
+        if secret[start] != 99:
+            continue
+        chain, waiting = {start: 0}, [start]
+        while waiting:
+            at = waiting.pop()
+            for to, step in links[at]:
+                if to not in chain:
+                    chain[to] = chain[at] + step
+                    waiting.append(to)
+        lowest = min(chain.values())
+        for place, value in chain.items():
+            secret[place] = value - lowest - 1
+    return secret
+
+
+@models
+@pytest.mark.usefixtures("unchecked")
+def test_control_unchecked_ckks_slots_give_away_the_key(seeded: bool) -> None:
+    scheme = ckks.Scheme(254, 256, seeded)
+    key, length = scheme.generate(), 2 * scheme.slots
+    vectors = honest(scheme, length)
+    total, uploads = attacked(scheme, key, vectors, ckks_multiples(scheme))
+    sums = key.open(total, length, HONEST + 1).reshape(2, -1)
+    secret = chained(scheme.parameters.degree, *(differences(scheme, row) for row in sums))
+    assert (secret == key._secret).all()
+    assert (read_with(scheme, secret, uploads[3], length) == vectors[3]).all()
+
+
+@models
+def test_ckks_slots_with_the_key_in_them_are_not_opened(seeded: bool) -> None:
+    scheme = ckks.Scheme(254, 256, seeded)
+    key, length = scheme.generate(), 2 * scheme.slots
+    total, _ = attacked(scheme, key, honest(scheme, length), ckks_multiples(scheme))
+    with pytest.raises(OpenError, match="no possible sum"):
+        key.open(total, length, HONEST + 1)
+
+
+@models
+@pytest.mark.parametrize("multiple", [2**-12, 2**-4, 0.3, 1.0, 17.0, 1000.0])
+def test_few_ckks_slots_pass_whatever_the_multiple(seeded: bool, multiple: float) -> None:
+    """A multiple large enough to show the key moves slots off the grid; a smaller one lies below the noise."""
+    scheme = ckks.Scheme(254, 256, seeded)
+    p = scheme.parameters
+    key = scheme.generate()
+    row = np.zeros((1, p.degree), dtype=np.uint64)
+    row[0, 0] = max(1, int(multiple * p.step))
+    scheme._fields[0].forward(row)
+    vectors = honest(scheme, scheme.slots)
+    total, _ = attacked(scheme, key, vectors, [[row[0]]])
+    body = np.frombuffer(total[16:], dtype=np.uint64)
+    phases = key._phases(_rlwe._unpacked(body, p.bits, scheme._shape(scheme.slots)), True)
+    phases[0][:, 0] += np.uint64(-p.step * ((HONEST + 1) * scheme.bound // 2) % p.primes[0])
+    scheme._fields[0].reduce(phases[0])
+    slots = ckks._values(ckks._centred(phases, p))
+    off = np.abs(slots.real - np.rint(slots.real / p.step) * p.step)
+    passing = np.mean((off <= p.tolerance) & (np.abs(slots.imag) <= p.tolerance))
+    assert passing < (2 / 2**8 if multiple > 2**-8 else 0.1)
+    with pytest.raises(OpenError):
+        key.open(total, scheme.slots, HONEST + 1)
+
+
+@models
+def test_unused_slots_are_looked_at_too(seeded: bool) -> None:
+    """A vector of one value leaves its whole ciphertext to look at: any other slot that isn't zero shows it."""
+    for scheme in (bfv.Scheme(254, 256, seeded), ckks.Scheme(254, 256, seeded)):
+        key = scheme.generate()
+        upload = key.encrypt(np.array([7, *([0] * (scheme.slots - 2)), 1]))
+        adder = scheme.adder(1)
+        adder.fold(upload)
+        with pytest.raises(OpenError, match="no possible sum"):
+            key.open(adder.total(), 1, 1)
+        full = scheme.adder(scheme.slots)
+        full.fold(upload)
+        assert key.open(full.total(), scheme.slots, 1)[[0, -1]].tolist() == [7, 1]
+
+
+def test_refusals_say_nothing_of_what_was_in_the_slots() -> None:
+    scheme = replace(bfv.Scheme(254, 256), max_clients=7)
+    messages = set()
+    for seed in range(3):
+        key = scheme.generate()
+        adder = scheme.adder(5)
+        adder.fold(key.encrypt(np.full(5, seed)))
+        with pytest.raises(HEError) as refusal:
+            scheme.generate().open(adder.total(), 5, 1)
+        messages.add(str(refusal.value))
+    assert len(messages) == 1

@@ -1,0 +1,154 @@
+"""Parameters: secure, exact with the probability that they claim, and as small as that allows."""
+
+import math
+
+import numpy as np
+import pytest
+
+from he import _seal, params
+from he.errors import HEError
+
+CASES = [(2**bits - 2, clients) for bits in (8, 16, 24, 32) for clients in (16, 256, 4096)]
+TAIL = 2.0**-params.FAILURE_BITS / (2 * params.MAX_LENGTH)
+"""What one place may fail with."""
+
+cases = pytest.mark.parametrize(("bound", "clients"), CASES)
+seeded = pytest.mark.parametrize("seeded", [True, False], ids=["seeded", "public"])
+
+
+def normal_quantile(tail: float) -> float:
+    """z such that a normal variable is beyond it, on either side, with probability ``tail``."""
+    low, high = 0.0, 40.0
+    for _ in range(200):
+        z = (low + high) / 2
+        low, high = (z, high) if math.erfc(z / math.sqrt(2)) > tail else (low, z)
+    return z
+
+
+def slot_tail(deviations: float, degree: int) -> float:
+    """The chance that one part of a public-key slot's error is so many standard deviations from zero.
+
+    Given the key, it is normal; its variance goes with |e(root)|^2 and |s(root)|^2, each exponential: a sum
+    that has the density g exp(-g).
+    """
+    share = 4 * degree / 3 + 1
+    g = np.linspace(1e-3, 200, 400_000)
+    variance = (1 + g * (2 * degree / 3)) / share
+    tails = np.array([math.erfc(x) for x in deviations / np.sqrt(2 * variance)])
+    return float(np.sum(g * np.exp(-g) * tails) * (g[1] - g[0]))
+
+
+@seeded
+@cases
+@pytest.mark.parametrize("name", ["ckks", "bfv"])
+def test_rings_are_of_the_guidelines_and_primes_are_primes(
+    name: str, bound: int, clients: int, seeded: bool
+) -> None:
+    try:
+        p = getattr(params, name)(bound, clients, seeded)
+    except HEError:
+        assert (name, bound) == ("ckks", 2**32 - 2)
+        return
+    guideline = {2048: 53, 4096: 106}
+    assert math.prod(p.primes).bit_length() <= guideline[p.degree]
+    assert len(set(p.primes)) == len(p.primes)
+    for prime in p.primes:
+        assert (prime % (2 * p.degree), prime.bit_length()) == (1, p.bits)
+        assert _seal.context(p).api.Modulus(prime).is_prime()
+    assert _seal.context(p).seal.parameters_set()
+
+
+@seeded
+@cases
+def test_bfv_opens_right_and_shows_what_is_malformed(bound: int, clients: int, seeded: bool) -> None:
+    p = params.bfv(bound, clients, seeded)
+    fresh = 3.24 * (1 if seeded else math.sqrt(4 * p.degree / 3 + 1))
+    z = normal_quantile(TAIL)
+    room = math.prod(p.primes) / (2 * p.plain_modulus)
+    assert room >= z * math.sqrt(clients) * fresh + clients / 2
+    assert p.plain_modulus >= 2**8 * clients * bound
+    assert p.plain_modulus % (2 * p.degree) == 1
+    assert params.is_prime(p.plain_modulus)
+    if p.degree == 4096:  # and so 2048 would not have done
+        assert 2 * p.plain_modulus * (z * math.sqrt(clients) * fresh / math.sqrt(2) + clients / 2) > 2**52
+
+
+@seeded
+@pytest.mark.parametrize(("bound", "clients"), CASES[:9])
+def test_ckks_opens_right_and_shows_what_is_malformed(bound: int, clients: int, seeded: bool) -> None:
+    p = params.ckks(bound, clients, seeded)
+    error = params.error_bound("slot", p.degree, clients, seeded)
+    assert error <= p.tolerance <= p.step / 2**9
+    assert p.step * bound <= 2**62
+    assert p.step * (clients * bound + 1) + 2 * p.tolerance < math.prod(p.primes)
+    # 9.4 standard deviations, as a normal error at 10^6 slots might be given, are well inside.
+    assert p.tolerance > 9.4 * params.standard_deviation("slot", p.degree, clients, seeded)
+
+
+def test_public_key_slots_have_an_exponential_tail() -> None:
+    """The bound is right against the exact tail, and not loose; the normal one is wrong."""
+    deviation = params.standard_deviation("slot", 4096, 256, False)
+    ours = params.error_bound("slot", 4096, 256, False) / deviation
+    assert slot_tail(ours, 4096) < TAIL
+    assert slot_tail(0.85 * ours, 4096) > TAIL
+    assert slot_tail(normal_quantile(TAIL), 4096) > 2**20 * TAIL
+
+
+@pytest.mark.parametrize("place", ["slot", "coefficient"])
+def test_seeded_errors_are_bounded_as_normal_ones(place: str) -> None:
+    ours = params.error_bound(place, 2048, 1, True) / params.standard_deviation(place, 2048, 1, True)
+    assert normal_quantile(TAIL) < ours < 1.05 * normal_quantile(TAIL)
+
+
+def test_clients_with_equal_values_round_alike() -> None:
+    """So that the rounding of seeded encodings grows with their number: its root would not do."""
+    few, many = (params.error_bound("slot", 2048, clients, True) for clients in (1, 4096))
+    assert many > 4 * 64 * few
+
+
+def test_public_key_coefficients_are_close_to_normal() -> None:
+    ours = params.error_bound("coefficient", 2048, 256, False)
+    ours /= params.standard_deviation("coefficient", 2048, 256, False)
+    assert normal_quantile(TAIL) < ours < 1.05 * normal_quantile(TAIL)
+
+
+def test_least_rings_of_sixteen_bits_and_256_clients() -> None:
+    ring = [getattr(params, name)(65534, 256, seeded) for name in ("ckks", "bfv") for seeded in (True, False)]
+    assert [(p.degree, len(p.primes), p.bits) for p in ring] == [
+        (2048, 1, 49),
+        (4096, 1, 56),
+        (2048, 1, 43),
+        (2048, 1, 48),
+    ]
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [(0, 16, True), (-1, 16, True), (10, 0, True), (1.5, 16, True), (True, 16, True), (10, "16", True)],
+)
+@pytest.mark.parametrize("name", ["ckks", "bfv"])
+def test_nonsense_is_refused(name: str, arguments: tuple[object, ...]) -> None:
+    with pytest.raises(HEError, match="expected an integer of at least 1"):
+        getattr(params, name)(*arguments)
+
+
+def test_what_no_ring_carries_is_refused() -> None:
+    with pytest.raises(HEError, match="no ring of degree up to 4096"):
+        params.bfv(2**40, 2**16, False)
+    with pytest.raises(HEError, match="take he"):
+        params.ckks(2**32 - 2, 256, False)
+    with pytest.raises(HEError):
+        params.bfv(2**2000, 2, False)
+
+
+def test_primes() -> None:
+    sieve = [all(n % d for d in range(2, math.isqrt(n) + 1)) and n > 1 for n in range(3000)]
+    assert [params.is_prime(n) for n in range(3000)] == sieve
+    # Composites that fool the test with the first bases, and Carmichael's: from OEIS A014233.
+    for strong in (2047, 1373653, 25326001, 3215031751, 2152302898747, 3474749660383, 341550071728321, 561):
+        assert not params.is_prime(strong)
+    assert params.is_prime(2**61 - 1)
+    found = params.ntt_primes(64, 12, 100)
+    assert list(found) == sorted(
+        (p for p in range(2048, 4096) if p % 128 == 1 and params.is_prime(p)), reverse=True
+    )
