@@ -2,7 +2,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
-KERNELS := tests/mpc tests/secagg/test_encoding.py tests/secagg/test_packing.py
+KERNELS := tests/mpc tests/he tests/secagg/test_encoding.py tests/secagg/test_packing.py
 MINUTES ?= 30
 
 .PHONY: demo test test-stacks lint format fuzz bench-first docs lock clean
@@ -41,7 +41,7 @@ lock: $(INSTALLED)  ## pin names, versions and hashes anew
 	$(BIN)/pip install --quiet pip-tools
 	$(BIN)/pip-compile --quiet --generate-hashes --strip-extras --allow-unsafe --no-header \
 	  --no-emit-index-url --no-emit-find-links --no-emit-trusted-host \
-	  --extra demo --extra dev -o requirements/dev.txt pyproject.toml
+	  --extra demo --extra he --extra dev -o requirements/dev.txt pyproject.toml
 
 clean:
 	rm -rf $(VENV) .mypy_cache .ruff_cache .hypothesis .benchmarks

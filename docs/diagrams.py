@@ -5,9 +5,12 @@ roles run; a test holds the document to them.
 """
 
 import re
+from itertools import product
 from pathlib import Path
 
-from secagg import AdditiveShares, Clear, SecAgg, SecAggPlus
+from he import bfv, ckks, paillier
+from he.errors import HEError
+from secagg import BFV, AdditiveShares, Clear, SecAgg, SecAggPlus
 from secagg.beacon import SignedBeacon
 from secagg.identity import PartyRole
 from secagg.protocols.base import AggregationProtocol
@@ -21,6 +24,7 @@ PROTOCOLS: dict[str, AggregationProtocol] = {
     "secaggplus-semi-malicious": SecAggPlus(),
     "secaggplus-semi-honest": SecAggPlus(threat_model="semi-honest"),
     "additive-shares": AdditiveShares(),
+    "encrypted": BFV(),
 }
 #: What follows the fields of a message.
 PAYLOADS = {
@@ -28,6 +32,9 @@ PAYLOADS = {
     "MaskedInput": "packed vectors",
     "Report": "the first aggregator's share, packed and sealed",
     "AggregateShare": "packed vectors",
+    "Ciphertexts": "encrypted vector",
+    "EncryptedSum": "encrypted sum",
+    "OpenedSum": "packed vectors",
 }
 
 
@@ -78,10 +85,35 @@ def diagram(protocol: AggregationProtocol, role: PartyRole) -> str:
     return "\n".join([*lines, "    finished --> [*]", "    aborted --> [*]", "```"])
 
 
+def parameters() -> str:
+    """What carries sums of so many bits and clients: ring, primes by bits, bytes a value in full ciphertexts."""
+    rows = ["| bits × clients | CKKS seeded | CKKS | BFV seeded | BFV | Paillier |", "|---|---|---|---|---|---|"]
+    for bits, clients in product((8, 16, 24, 32), (16, 256, 4096)):
+        bound = 2**bits - 2
+        kinds = product((ckks.Scheme, bfv.Scheme), (True, False))
+        rlwe = [_rlwe(scheme, bound, clients, seeded) for scheme, seeded in kinds]
+        slots = paillier.Scheme(bound=bound, max_clients=clients)
+        full = slots.slots.count
+        packed = f"{(slots.size(2 * full) - slots.size(full)) / full:.1f}"
+        rows.append(f"| {bits} × {clients:,} | {' | '.join(rlwe)} | {packed} |")
+    return "\n".join(rows)
+
+
+def _rlwe(scheme: type[ckks.Scheme] | type[bfv.Scheme], bound: int, clients: int, seeded: bool) -> str:
+    try:
+        found = scheme(bound, clients, seeded)
+    except HEError:
+        return "refused"
+    chosen = found.parameters
+    size = (found.size(2 * found.slots) - found.size(found.slots)) / found.slots
+    return f"{chosen.degree}, {len(chosen.primes)} × {chosen.bits}: {size:.1f}"
+
+
 def drawn(text: str) -> str:
     """``text`` with everything between the markers drawn anew."""
-    for name, protocol in PROTOCOLS.items():
-        block = f"<!-- {name} -->\n{table(protocol)}\n\n{diagrams(protocol)}\n<!-- end -->"
+    blocks = {name: f"{table(protocol)}\n\n{diagrams(protocol)}" for name, protocol in PROTOCOLS.items()}
+    for name, inside in (blocks | {"parameters": parameters()}).items():
+        block = f"<!-- {name} -->\n{inside}\n<!-- end -->"
         text, count = re.subn(rf"<!-- {name} -->.*?<!-- end -->", lambda _, b=block: b, text, flags=re.DOTALL)
         if count != 1:
             raise SystemExit(f"docs/protocols.md has {count} places for {name}; expected 1")

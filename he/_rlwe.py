@@ -33,6 +33,8 @@ Integers = NDArray[np.int64]
 DIGEST_BYTES = 16
 """The part of a digest that goes first in every encrypted vector, sum and key."""
 
+SEED_BYTES = 32
+
 _BLOCK = 64  # ciphertexts that are worked on at once: a few megabytes
 _STATE = struct.Struct("<QQ")  # length, vectors folded in
 
@@ -104,6 +106,26 @@ class Scheme(ABC):
         """A fresh secret key from SEAL's own generator, with its public key unless the scheme is seeded."""
         secret, public = _seal.generate(self.parameters, public=not self.seeded)
         return SecretKey(self, secret, None if public is None else PublicKey(self, _packed(public, self._bits)))
+
+    @property
+    def public_size(self) -> int:
+        """Bytes of a public key; 0 where the scheme is seeded and has none."""
+        return 0 if self.seeded else DIGEST_BYTES + 16 * self._half
+
+    def secret_from_seed(self, seed: bytes) -> "SecretKey":
+        """The secret key that ``seed`` (32 uniform, secret bytes) gives: the same for all who know it.
+
+        Each coefficient is uniform in -1, 0, 1: two bits of SHAKE-256(label, digest, seed), drawn again where both
+        are set. Only for a seeded scheme. Raises :class:`HEError` otherwise, and for a seed of another length.
+        """
+        if not self.seeded or len(seed) != SEED_BYTES:
+            raise HEError(f"got a seed of {len(seed)} bytes; expected {SEED_BYTES}, and a seeded scheme")
+        degree = self.parameters.degree
+        # Twice as many pairs of bits as coefficients: short of enough once in 2^400.
+        drawn = hashlib.shake_256(b"he/v1/secret-key" + self.digest + seed).digest(degree // 2)
+        pairs = (np.frombuffer(drawn, dtype=np.uint8)[:, None] >> np.array([0, 2, 4, 6], dtype=np.uint8)) & 3
+        kept = pairs.reshape(-1)[pairs.reshape(-1) < 3][:degree]
+        return SecretKey(self, kept.astype(np.int8) - 1, None)
 
     def load_secret(self, data: bytes) -> "SecretKey":
         """The key that :meth:`SecretKey.to_bytes` wrote. Raises :class:`HEError` on any other bytes."""

@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from secagg.layout import Layout
     from secagg.protocols.base import Round
     from secagg.protocols.clear import Clear
+    from secagg.protocols.encrypted import BFV, CKKS, Paillier
     from secagg.protocols.pairwise import SecAgg, SecAggPlus
     from secagg.protocols.shares import AdditiveShares
     from secagg.simulation import Simulation, simulate
@@ -36,12 +37,15 @@ if TYPE_CHECKING:
 _HOMES = {
     "AdditiveShares": "secagg.protocols.shares",
     "Aggregator": "secagg._machine",
+    "BFV": "secagg.protocols.encrypted",
+    "CKKS": "secagg.protocols.encrypted",
     "Clear": "secagg.protocols.clear",
     "Client": "secagg._machine",
     "Decryptor": "secagg._machine",
     "FixedPoint": "secagg.encoding",
     "Layout": "secagg.layout",
     "Outcome": "secagg._server",
+    "Paillier": "secagg.protocols.encrypted",
     "Round": "secagg.protocols.base",
     "SecAgg": "secagg.protocols.pairwise",
     "SecAggPlus": "secagg.protocols.pairwise",
@@ -53,6 +57,8 @@ _HOMES = {
 }
 
 __all__ = [
+    "BFV",
+    "CKKS",
     "Aborted",
     "AdditiveShares",
     "Aggregator",
@@ -67,6 +73,7 @@ __all__ = [
     "Layout",
     "LocalProtocolError",
     "Outcome",
+    "Paillier",
     "ProtocolError",
     "RemoteProtocolError",
     "Round",

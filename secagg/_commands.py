@@ -81,16 +81,24 @@ def keygen(
     out: Annotated[Path, typer.Option(help="The folder to write to.")] = Path(),
     role: Annotated[PartyRole, typer.Option(help="What they do.")] = PartyRole.CLIENT,
     kem: Annotated[Kem, typer.Option(help="What is sealed to aggregators by.")] = Kem.MLKEM768_X25519,
+    paillier: Annotated[int, typer.Option(metavar="BITS", help="A Paillier key for a decryptor: 3072.")] = 0,
+    shared_he: Annotated[
+        bool, typer.Option("--shared-he", help="One key for the decryptor and all clients: CKKS/clients.")
+    ] = False,
 ) -> None:
     """Write a private key for each ID, and add them all to the roster in the same folder."""
     try:
-        roster = write_identities(ids, out, role, kem=kem)
+        roster = write_identities(ids, out, role, kem=kem, paillier=paillier, shared_he=shared_he)
     except OSError as error:
         raise ConfigError(f"got --out {out}: {error.strerror}; choose a folder that can be written") from error
     for party in ids:
         typer.echo(f"{out / party}.pem: private key of {party}; it stays with its owner")
         if role is PartyRole.AGGREGATOR:
             typer.echo(f"{out / party}.sealing.json: private sealing key of {party}; it stays with its owner")
+        if paillier:
+            typer.echo(f"{out / party}.he.json: private Paillier key of {party}; it stays with its owner")
+    if shared_he:
+        typer.echo(f"{out / 'shared.he.json'}: secret key for {ids[0]} and every client, and for nobody else")
     typer.echo(f"{roster}: public keys of everyone enrolled; every party needs this one file")
 
 

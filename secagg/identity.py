@@ -31,6 +31,9 @@ from secagg.errors import ConfigError
 _PARTY_ID = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.:@+-]{0,63}\Z")
 
 
+_SHARED = "shared.he.json"
+
+
 class PartyRole(StrEnum):
     """What an enrolled party does."""
 
@@ -184,6 +187,24 @@ def load_sealing_key(path: str | os.PathLike[str]) -> bytes:
     return key
 
 
+def load_he_key(path: str | os.PathLike[str]) -> bytes:
+    """Read a long-lived key for ``key=``: a decryptor's Paillier key, or the one that clients share.
+
+    It is JSON, as ``secagg keygen --paillier`` and ``--shared-he`` write it; ``ConfigError`` for anything else.
+    """
+    try:
+        document = json.loads(Path(path).read_text(encoding="utf-8"))
+        if set(document) != {"version", "scheme", "key"} or document["version"] != 1:
+            raise ValueError("not a homomorphic key of version 1")
+        if document["scheme"] not in ("paillier", "shared"):
+            raise ValueError(f"a key of scheme {document['scheme']!r:.40}")
+        return base64.b64decode(document["key"], validate=True)
+    except (OSError, TypeError, RecursionError, ValueError) as error:
+        raise ConfigError(
+            f"got no homomorphic key at {path}: {error}; make one with secagg keygen --role decryptor"
+        ) from error
+
+
 def enrol(
     ids: Iterable[str], role: PartyRole = PartyRole.CLIENT, *, encryption_keys: Mapping[str, bytes] | None = None
 ) -> tuple[dict[str, Ed25519PrivateKey], Roster]:
@@ -206,12 +227,15 @@ def write_identities(
     role: PartyRole = PartyRole.CLIENT,
     *,
     kem: Kem = Kem.MLKEM768_X25519,
+    paillier: int = 0,
+    shared_he: bool = False,
 ) -> Path:
     """Write ``ID.pem`` (mode 0600) for each id and add them to ``roster.json``; returns its path.
 
-    An aggregator gets a sealing key of ``kem`` too, in ``ID.sealing.json`` (mode 0600). Raises
-    ``ConfigError`` before anything is written if an id is enrolled or its key file exists: a key is
-    never overwritten.
+    An aggregator gets a sealing key of ``kem`` too, in ``ID.sealing.json``; a decryptor a Paillier key of
+    ``paillier`` bits, in ``ID.he.json``, or with ``shared_he`` the key that clients share with it, in
+    ``shared.he.json`` (all mode 0600). Raises ``ConfigError`` before anything is written if an id is enrolled or a
+    key file exists: a key is never overwritten.
     """
     wanted = [check_party_id(party_id) for party_id in ids]
     if len(set(wanted)) != len(wanted):
@@ -219,7 +243,11 @@ def write_identities(
     where = Path(folder)
     roster_path = where / "roster.json"
     enrolled = list(load_roster(roster_path).values()) if roster_path.exists() else []
-    files = {name: (where / f"{name}.pem", where / f"{name}.sealing.json") for name in wanted}
+    files = {
+        name: (where / f"{name}.pem", where / f"{name}.sealing.json", where / f"{name}.he.json") for name in wanted
+    }
+    if shared_he and (where / _SHARED).exists():
+        raise ConfigError(f"got --shared-he, and {where / _SHARED} exists; choose another folder")
     taken = {party.id for party in enrolled} | {name for name in wanted if any(p.exists() for p in files[name])}
     if clash := sorted(taken.intersection(wanted)):
         raise ConfigError(f"got ids that {where} has already: {', '.join(clash)}; choose others or another folder")
@@ -228,6 +256,8 @@ def write_identities(
         public = {name: PrivateKey(kem, key).public for name, key in sealing.items()}
     except MPCError as error:
         raise ConfigError(str(error)) from error
+    homomorphic = _homomorphic_keys(wanted, role, paillier, shared_he)
+    public |= {name: pinned for name, (_, pinned) in homomorphic.items()}
     keys, roster = enrol(wanted, role, encryption_keys=public)
     extended = Roster([*enrolled, *roster.values()])
     where.mkdir(parents=True, exist_ok=True)
@@ -236,10 +266,35 @@ def write_identities(
     for name, private in sealing.items():
         written = {"version": 1, "kem": str(kem), "key": base64.b64encode(private).decode()}
         _write_secret(files[name][1], json.dumps(written).encode() + b"\n")
+    for name, (private, _) in homomorphic.items():
+        written = {
+            "version": 1,
+            "scheme": "shared" if shared_he else "paillier",
+            "key": base64.b64encode(private).decode(),
+        }
+        _write_secret(where / _SHARED if shared_he else files[name][2], json.dumps(written).encode() + b"\n")
     fresh = roster_path.with_suffix(".json.new")
     fresh.write_text(extended.to_json(), encoding="utf-8")
     fresh.replace(roster_path)
     return roster_path
+
+
+def _homomorphic_keys(
+    ids: list[str], role: PartyRole, paillier: int, shared: bool
+) -> dict[str, tuple[bytes, bytes]]:
+    """The key that each decryptor holds for a run, and what the roster pins of it."""
+    if not paillier and not shared:
+        return {}
+    if role is not PartyRole.DECRYPTOR or (paillier and shared) or (shared and len(ids) != 1):
+        raise ConfigError(
+            "got --paillier or --shared-he that don't fit; they are for --role decryptor, one or the other, and "
+            "--shared-he for one ID"
+        )
+    from secagg.protocols.encrypted import BFV, Encrypted, Paillier
+
+    protocol: Encrypted = BFV(holder="clients") if shared else Paillier(bits=paillier)
+    pairs = {name: protocol.key_pair(role, os.urandom) for name in ids}
+    return {name: pair for name, pair in pairs.items() if pair is not None}
 
 
 def _write_secret(path: Path, secret: bytes) -> None:

@@ -10,7 +10,7 @@ from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Executor
 from dataclasses import dataclass, fields
-from functools import partial
+from functools import lru_cache, partial
 from typing import Any
 
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
@@ -21,7 +21,7 @@ from secagg._server import Outbox, Outcome, Server
 from secagg.beacon import Fetch
 from secagg.errors import ConfigError, EncodingError
 from secagg.identity import PartyRole, Roster
-from secagg.protocols.base import input_round, key_pairs, rounds
+from secagg.protocols.base import AggregationProtocol, input_round, key_pairs, rounds
 from secagg.task import Task
 
 ByRound = dict[str, int]
@@ -177,16 +177,24 @@ def enrol_for(
     others = task.protocol.others
     if getattr(task.protocol, "threat_model", "semi-honest") == "semi-honest" and not others:
         return {}, None, {}
+    roles = dict.fromkeys(cohort, PartyRole.CLIENT)
+    roles |= {f"{role}{number}": role for role, count in others.items() for number in range(1, count + 1)}
+    pairs = _key_pairs(task.protocol, tuple(roles.items()))  # type: ignore[arg-type]
     identities, roster = identity.enrol(cohort)
-    keys: dict[str, bytes] = {}
-    for role, count in others.items():
-        ids = [f"{role}{number}" for number in range(1, count + 1)]
-        pairs = key_pairs(task.protocol, role, ids)
-        public = {party: pair[1] for party, pair in pairs.items()}
+    for role in others:
+        ids = [party for party in roles if roles[party] is role]
+        public = {party: pairs[party][1] for party in ids if party in pairs}
         more, enrolled = identity.enrol(ids, role, encryption_keys=public)
         identities, roster = identities | more, Roster([*roster.values(), *enrolled.values()])
-        keys |= {party: pair[0] for party, pair in pairs.items()}
-    return identities, roster, keys
+    return identities, roster, {party: pair[0] for party, pair in pairs.items()}
+
+
+@lru_cache(maxsize=8)
+def _key_pairs(
+    protocol: AggregationProtocol, roles: tuple[tuple[str, PartyRole], ...]
+) -> dict[str, tuple[bytes, bytes]]:
+    """Kept from one simulation to the next, as in a run: to find a Paillier key takes a second."""
+    return key_pairs(protocol, dict(roles))
 
 
 def _by_id(given: Mapping[str, Any] | Sequence[Any]) -> dict[str, Any]:

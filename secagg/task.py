@@ -38,6 +38,9 @@ _KNOWN = {
     "Branch": "secagg.layout",
     "FixedPoint": "secagg.encoding",
     "AdditiveShares": "secagg.protocols.shares",
+    "BFV": "secagg.protocols.encrypted",
+    "CKKS": "secagg.protocols.encrypted",
+    "Paillier": "secagg.protocols.encrypted",
     "Clear": "secagg.protocols.clear",
     "SignedBeacon": "secagg.beacon",
     "SecAgg": "secagg.protocols.pairwise",
@@ -149,13 +152,15 @@ class Task:
         roster: Roster | None = None,
         session: bytes | None = None,
         save: Store | None = None,
+        key: bytes | None = None,
         rng: Callable[[int], bytes] = os.urandom,
         executor: Executor | None = None,
         clock: Callable[[], float] = time.time,
     ) -> Client[Any]:
         """A client of one session: the one named ``session``, or whichever the server proposes.
 
-        ``save`` keeps its state and its ledger; ``rng`` is drawn from once, for the 32-byte seed.
+        ``save`` keeps its state and its ledger; ``key`` is the key that all clients share, where the protocol
+        has such a one; ``rng`` is drawn from once, for the 32-byte seed.
         ``executor`` runs what is heavy, by default threads; it gets the keys of this client's masks.
         ``clock`` gives the time (seconds since 1970) to a protocol that asks for it: only one with a beacon does.
         """
@@ -167,6 +172,7 @@ class Task:
             roster=roster,
             session=session,
             save=save,
+            key=key,
             rng=rng,
             executor=executor,
             clock=clock,

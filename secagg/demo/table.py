@@ -19,7 +19,7 @@ def to_table(demo: Demo) -> RenderableType:
     table = Table(title="One classifier from many hospitals", box=box.SIMPLE_HEAD, title_style="bold")
     table.add_column("protocol", no_wrap=True)
     table.add_column("test\naccuracy", justify="right")
-    table.add_column("off float64\nby at most", justify="right")
+    table.add_column("off by\nat most", justify="right")
     table.add_column("bytes\nup", justify="right")
     table.add_column("bytes\ndown", justify="right")
     table.add_column("to learn one\nhospital's update\nwould take", min_width=20)

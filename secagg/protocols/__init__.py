@@ -11,7 +11,18 @@ if TYPE_CHECKING:
 def named() -> dict[str, AggregationProtocol]:
     """This library's protocols at their defaults, by the name that the command line knows."""
     from secagg.protocols.clear import Clear
+    from secagg.protocols.encrypted import BFV, CKKS, Paillier
     from secagg.protocols.pairwise import SecAgg, SecAggPlus
     from secagg.protocols.shares import AdditiveShares
 
-    return {protocol.name: protocol for protocol in (Clear(), SecAgg(), SecAggPlus(), AdditiveShares())}
+    protocols = (
+        Clear(),
+        SecAgg(),
+        SecAggPlus(),
+        AdditiveShares(),
+        Paillier(),
+        BFV(),
+        CKKS(),
+        CKKS(holder="clients"),
+    )
+    return {protocol.name: protocol for protocol in protocols}

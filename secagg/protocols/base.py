@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 from fractions import Fraction
@@ -24,6 +24,8 @@ class Round(StrEnum):
 
     INPUT = "Input"
     ADVERTISE_KEYS = "AdvertiseKeys"
+    SESSION_KEY = "SessionKey"
+    OPENING = "Opening"
     FREEZE_KEYS = "FreezeKeys"
     SHARE_KEYS = "ShareKeys"
     MASKED_INPUT = "MaskedInput"
@@ -153,15 +155,23 @@ def client_class(protocol: AggregationProtocol) -> type[Client[Any]]:
 
 
 def key_pairs(
-    protocol: AggregationProtocol, role: PartyRole, ids: Iterable[str], rng: Callable[[int], bytes] = os.urandom
+    protocol: AggregationProtocol,
+    roles: Mapping[str, PartyRole],
+    rng: Callable[[str], Callable[[int], bytes]] = lambda party: os.urandom,
 ) -> dict[str, tuple[bytes, bytes]]:
-    """The long-lived key that ``role`` needs beside its identity, for each id: private, then public half.
+    """The long-lived keys that parties need beside their identities: private half, then what the roster lists.
 
-    Empty where the role needs none. A protocol whose parties have such keys has a method
-    ``key_pair(role, rng)`` that makes one, or returns None for the other roles.
+    By id; parties that need none are left out. ``rng`` gives each its generator. A protocol whose parties have
+    such keys has a method ``key_pair(role, rng)`` that makes one, or returns None; and where its attribute
+    ``shared_key`` is true, one pair is made for all.
     """
     make = getattr(protocol, "key_pair", None)
-    pairs = {} if make is None else {party: make(role, rng) for party in ids}
+    if make is None:
+        return {}
+    if getattr(protocol, "shared_key", False):
+        first = min(roles)
+        return dict.fromkeys(roles, make(roles[first], rng(first)))
+    pairs = {party: make(role, rng(party)) for party, role in roles.items()}
     return {party: pair for party, pair in pairs.items() if pair is not None}
 
 

@@ -98,7 +98,7 @@ def mask_all(lanes: Sequence[NDArray[Any]], keyed: Sequence[tuple[bytes, int]], 
         for key, sign in keyed:
             mask_lanes(lanes, key, sign=sign)
         return
-    workers = executor or _threads()
+    workers = executor or threads()
     waiting: deque[tuple[NDArray[Any], Future[Any]]] = deque()
     for part, first, some in _tasks(lanes, keyed):
         if len(waiting) == _IN_FLIGHT:
@@ -131,7 +131,8 @@ def stream_offsets(lanes: Sequence[NDArray[Any]]) -> Iterator[tuple[NDArray[Any]
 
 
 @cache
-def _threads() -> ThreadPoolExecutor:
+def threads() -> ThreadPoolExecutor:
+    """The threads that everything heavy runs on where the caller names no executor."""
     return ThreadPoolExecutor(os.cpu_count(), thread_name_prefix="secagg-masks")
 
 

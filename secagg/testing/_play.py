@@ -6,7 +6,7 @@ import hashlib
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from functools import cached_property
+from functools import cached_property, lru_cache
 from typing import Any
 
 import numpy as np
@@ -147,10 +147,8 @@ class Casting:
     def enrolled(self) -> Casting:
         """The same with identities and a roster of everyone."""
         keys = {p: Ed25519PrivateKey.from_private_bytes(rng_for_tests(p.encode())(32)) for p in self.roles}
-        pairs: dict[str, tuple[bytes, bytes]] = {}
-        for party, role in self.roles.items():
-            pairs |= key_pairs(self.protocol, role, [party], rng_for_tests(b"key of " + party.encode()))
-        public = {party: pair[1] for party, pair in pairs.items()}
+        pairs = _key_pairs(self.protocol, tuple(self.roles.items()))  # type: ignore[arg-type]
+        public = {party: pair[1] for party, pair in pairs.items() if self.roles[party] is not PartyRole.CLIENT}
         parties = (
             Party(p, self.roles[p], key.public_key().public_bytes_raw(), public.get(p)) for p, key in keys.items()
         )
@@ -165,6 +163,14 @@ class Casting:
     def silences(self) -> Iterator[tuple[str, PartyRole]]:
         """The rounds of the table, each with the role that it asks."""
         return ((phase.round, phase.role) for phase in self.protocol.phases)
+
+
+@lru_cache(maxsize=8)
+def _key_pairs(
+    protocol: AggregationProtocol, roles: tuple[tuple[str, PartyRole], ...]
+) -> dict[str, tuple[bytes, bytes]]:
+    """A Paillier key takes a second to find; the same parties get the same one."""
+    return key_pairs(protocol, dict(roles), lambda party: rng_for_tests(b"key of " + party.encode()))
 
 
 def cast(protocol: AggregationProtocol, clients: int, beacon: Fetch | None = None) -> Casting:

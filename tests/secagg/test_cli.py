@@ -11,7 +11,7 @@ import secagg
 from mpc.hpke import Kem, PrivateKey
 from secagg.cli import main
 from secagg.errors import SecAggError
-from secagg.identity import PartyRole, load_identity, load_roster, load_sealing_key
+from secagg.identity import PartyRole, load_he_key, load_identity, load_roster, load_sealing_key
 from secagg.protocols import named
 
 
@@ -276,3 +276,93 @@ def test_a_missing_package_that_no_extra_brings_is_not_hidden():
     )
     assert found.returncode == 1
     assert "ModuleNotFoundError" in found.stderr
+
+
+# --- keygen for decryptors
+
+
+def session_with(protocol, folder, decryptor_key):
+    """One session over the identities and keys in ``folder``."""
+    roster = load_roster(folder / "roster.json")
+    task = secagg.Task(
+        protocol=protocol,
+        layout=secagg.Layout.of(np.zeros(3)),
+        encoding=secagg.FixedPoint(clip=1.0, bits=16, rounding="nearest"),
+        max_clients=3,
+        min_survivors=3,
+    )
+    shared = decryptor_key if protocol.shared_key else None
+    members = {
+        c: task.client(c, identity=load_identity(folder / f"{c}.pem"), roster=roster, session=b"s", key=shared)
+        for c in ("c1", "c2", "c3")
+    }
+    for member in members.values():
+        member.contribute(np.full(3, 0.5))
+    members["dec"] = task.decryptor(
+        "dec", identity=load_identity(folder / "dec.pem"), roster=roster, session=b"s", key=decryptor_key
+    )
+    server = task.server(["c1", "c2", "c3"], roster=roster, session=b"s")
+    outbox = server.start()
+    while server.outcome is None:
+        for party, request in outbox.items():
+            server.receive(party, members[party].receive(request))
+        outbox = server.close_round()
+    return server.outcome
+
+
+@pytest.mark.parametrize(
+    ("options", "file", "protocol"),
+    [
+        (("--paillier", "2048"), "dec.he.json", secagg.Paillier(bits=2048)),
+        (("--shared-he",), "shared.he.json", secagg.CKKS(holder="clients")),
+        ((), None, secagg.BFV()),
+    ],
+)
+def test_keygen_writes_what_a_decryptor_needs(command, tmp_path, options, file, protocol):
+    assert command("keygen", "c1", "c2", "c3")[0] == 0
+    code, out, err = command("keygen", "dec", "--role", "decryptor", *options)
+    assert (code, err) == (0, "")
+    key = None
+    if file is not None:
+        assert file in out
+        assert mode(tmp_path / file) == 0o600
+        key = load_he_key(tmp_path / file)
+    outcome = session_with(protocol, tmp_path, key)
+    np.testing.assert_allclose(outcome.mean, np.full(3, 0.5), atol=1e-4)
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ("c1", "--paillier", "3072"),
+        ("c1", "--shared-he"),
+        ("d1", "d2", "--role", "decryptor", "--shared-he"),
+        ("d1", "--role", "decryptor", "--shared-he", "--paillier", "3072"),
+    ],
+)
+def test_keygen_refuses_keys_that_dont_fit(command, tmp_path, arguments):
+    code, _, err = command("keygen", *arguments)
+    assert code == 2
+    assert "--role decryptor" in err
+    assert not [*tmp_path.iterdir()]
+
+
+def test_keygen_refuses_a_short_modulus(command, tmp_path):
+    code, _, err = command("keygen", "d1", "--role", "decryptor", "--paillier", "1024")
+    assert (code, "2048" in err) == (2, True)
+    assert not [*tmp_path.iterdir()]
+
+
+def test_a_shared_key_is_never_overwritten(command, tmp_path):
+    assert command("keygen", "d1", "--role", "decryptor", "--shared-he")[0] == 0
+    before = (tmp_path / "shared.he.json").read_bytes()
+    code, _, err = command("keygen", "d2", "--role", "decryptor", "--shared-he")
+    assert (code, "exists" in err) == (2, True)
+    assert (tmp_path / "shared.he.json").read_bytes() == before
+
+
+@pytest.mark.parametrize("text", ["", "{}", '{"version": 1, "scheme": "elgamal", "key": "AA=="}', "[" * 10_000])
+def test_a_bad_homomorphic_key_file_is_refused(tmp_path, text):
+    (tmp_path / "key.json").write_text(text)
+    with pytest.raises(SecAggError, match="secagg keygen --role decryptor"):
+        load_he_key(tmp_path / "key.json")

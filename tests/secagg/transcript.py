@@ -99,7 +99,7 @@ class Stage:
         }
         pairs: dict[str, tuple[bytes, bytes]] = {}
         for party, role in roles.items():
-            pairs |= key_pairs(protocol, role, [party], rng_for_tests(b"sealing key of " + party.encode()))
+            pairs |= key_pairs(protocol, {party: role}, lambda p: rng_for_tests(b"sealing key of " + p.encode()))
         self.sealing_keys = {party: private for party, (private, _) in pairs.items()}
         self.roster = Roster(
             Party(

@@ -76,6 +76,7 @@ def _groups() -> Iterator[str]:
         ("The sparse graph", "test_graph"),
         ("The draw of the graph", "test_beacon"),
         ("Aggregators", "test_aggregators"),
+        ("Ciphertexts and their keys", "test_encrypted"),
     ):
         about = importlib.import_module(f"{package.__name__}.{inside}").__doc__ or ""
         rows = [

@@ -58,7 +58,7 @@ class Enrolled:
         self.keys, clients = enrol(CLIENTS)
         protocol: Any = task.protocol
         ids = [f"a{number}" for number in range(1, protocol.aggregators + 1)]
-        pairs = key_pairs(protocol, PartyRole.AGGREGATOR, ids)
+        pairs = key_pairs(protocol, dict.fromkeys(ids, PartyRole.AGGREGATOR))
         self.sealing = {party: private for party, (private, _) in pairs.items()}
         public = {party: key for party, (_, key) in pairs.items()}
         more, aggregators = enrol(ids, PartyRole.AGGREGATOR, encryption_keys=public)

@@ -1,0 +1,131 @@
+"""The server of Paillier, CKKS and BFV: adds up what it can't read, and has the sum opened once."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, ClassVar
+
+from secagg import wire
+from secagg._machine import Reply
+from secagg._server import Server, ServerState, Step
+from secagg.errors import FaultKind
+from secagg.identity import PartyRole
+from secagg.protocols._pairwise_messages import to_bitmap
+from secagg.protocols.base import Round
+from secagg.protocols.digits import Digits
+from secagg.protocols.encrypted import (
+    Ciphertexts,
+    Encrypted,
+    EncryptedSum,
+    KeyedProposal,
+    OpenedSum,
+    SessionKey,
+)
+from secagg.protocols.lanes import fold_lanes, zero_lanes
+from secagg.wire import Envelope, Reject
+
+
+class EncryptedServerState(ServerState):
+    """What a server keeps between rounds."""
+
+    signed_key: bytes = b""  # the decryptor's SessionKey, as received
+    total: bytes = b""  # the encrypted sum so far; filled when written
+
+
+class EncryptedServer(Server[EncryptedServerState]):
+    """A server; see :class:`secagg.Paillier`, :class:`secagg.CKKS` and :class:`secagg.BFV`."""
+
+    state_type = EncryptedServerState
+
+    def _setup(self, *arguments: Any) -> None:
+        super()._setup(*arguments)
+        state = self._state
+        self._adder: Any = None
+        if state.total:
+            scheme, length, public = self._scheme, Digits(self._task).length, self._public(state.signed_key)
+            self._adder = scheme.load_adder(state.total, length, public)
+            state.total = b""
+
+    @property
+    def _protocol(self) -> Encrypted:
+        protocol = self._task.protocol
+        assert isinstance(protocol, Encrypted)
+        return protocol
+
+    @property
+    def _scheme(self) -> Any:
+        return self._protocol.scheme(self._task)
+
+    def _public(self, signed_key: bytes) -> Any:
+        """The public key in the decryptor's signed message; None where sums are added up without one."""
+        shown, _ = Envelope.parse(signed_key, self._limit).open(SessionKey)
+        return None if self._protocol.shared_key else self._scheme.load_public(shown.key)
+
+    # SessionKey
+
+    def _propose(self) -> Mapping[str, Reply]:
+        return {party: (self.proposal(), b"") for party in self._decryptors}
+
+    @property
+    def _decryptors(self) -> tuple[str, ...]:
+        assert self._roster is not None
+        return tuple(self._roster.ids(PartyRole.DECRYPTOR))
+
+    def _take_key(self, envelope: Envelope, message: SessionKey, payload: memoryview) -> None:
+        wire.no_vectors(payload)
+        try:
+            public = self._public(envelope.raw)
+        except ValueError as error:
+            raise Reject(FaultKind.INVALID, f"got a session key that can't be used: {error}") from error
+        self._adder = self._scheme.adder(Digits(self._task).length, public)
+        self._state.signed_key = envelope.raw
+
+    def _settle_key(self) -> None:
+        self.need(len(self._state.answered), 1, "session keys of the decryptor")
+
+    # Input
+
+    def _ask_input(self) -> Mapping[str, Reply]:
+        p = self.proposal()
+        keyed = KeyedProposal(p.cohort, p.session, p.nonce, self._state.signed_key)
+        return dict.fromkeys(self._state.cohort, (keyed, b""))
+
+    def _take_ciphertexts(self, envelope: Envelope, message: Ciphertexts, payload: memoryview) -> None:
+        """Fold one client's ciphertexts in; nothing of them is touched before all of them were checked."""
+        try:
+            self._adder.fold(bytes(payload))
+        except ValueError as error:
+            raise Reject(FaultKind.MALFORMED, f"got ciphertexts that can't be added up: {error}") from error
+
+    def _settle_input(self) -> None:
+        self._state.survivors = sorted(self._state.answered)
+        self.need(len(self._state.survivors), self._task.min_survivors, "encrypted inputs")
+
+    # Opening
+
+    def _ask_opening(self) -> Mapping[str, Reply]:
+        survivors = to_bitmap(self._state.survivors, self._state.cohort)
+        return dict.fromkeys(self._decryptors, (EncryptedSum(survivors), self._adder.total()))
+
+    def _take_opened(self, envelope: Envelope, message: OpenedSum, payload: memoryview) -> None:
+        sums = zero_lanes(self._task)
+        fold_lanes(self._task, payload, sums)
+        self._sums = sums
+
+    def _settle_opened(self) -> None:
+        self.need(len(self._state.answered), 1, "answers of the decryptor, which may have refused the sum")
+        self._adder = None
+
+    steps: ClassVar[Mapping[str, Step]] = {
+        Round.SESSION_KEY: Step(_propose, _take_key, _settle_key),
+        Round.INPUT: Step(_ask_input, _take_ciphertexts, _settle_input),
+        Round.OPENING: Step(_ask_opening, _take_opened, _settle_opened),
+    }
+
+    def to_bytes(self) -> bytes:
+        """The state, inputs accepted so far included: it never leaves the server."""
+        self._state.total = b"" if self._adder is None else self._adder.to_bytes()
+        try:
+            return super().to_bytes()
+        finally:
+            self._state.total = b""

@@ -1,0 +1,88 @@
+"""How a homomorphic scheme carries a vector: one stream of integers, all under one bound.
+
+Every slot of a ciphertext is as wide as the sum of ``max_clients`` terms of the widest segment needs. So that
+one long count does not widen a million coordinates, a segment whose terms exceed the bound of the longest
+segment is written in *digits*, lowest first: digit sums are sums of digits, and are put together after opening.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from secagg.errors import EncodingError
+from secagg.packing import lane_dtype
+from secagg.protocols.lanes import widths
+
+if TYPE_CHECKING:
+    from secagg.encoding import SegmentLike
+    from secagg.task import Task
+
+Slots = NDArray[np.int64]
+
+
+@dataclass(frozen=True)
+class Digits:
+    """The slots of a task's vectors, all integers in 0..``bound``."""
+
+    task: Task
+
+    @cached_property
+    def bound(self) -> int:
+        """The largest term of the longest segment."""
+        longest = max(self.task.segments, key=lambda segment: (segment.length, segment.bound))
+        return longest.bound
+
+    @cached_property
+    def length(self) -> int:
+        """Slots of one vector."""
+        return sum(segment.length * self._places(segment) for segment in self.task.segments)
+
+    def _places(self, segment: SegmentLike) -> int:
+        """Digits of a term: base ``bound`` + 1."""
+        places, reach = 1, self.bound
+        while reach < segment.bound:
+            places, reach = places + 1, reach * (self.bound + 1) + self.bound
+        return places
+
+    def split(self, encoded: Sequence[NDArray[Any]]) -> Slots:
+        """One client's encoded segments as slots: of each segment all lowest digits first."""
+        base, slots = np.uint64(self.bound + 1), []
+        for segment, values in zip(self.task.segments, encoded, strict=True):
+            rest = values.astype(np.uint64)
+            for _ in range(self._places(segment) - 1):
+                rest, digit = np.divmod(rest, base)
+                slots.append(digit.astype(np.int64))
+            slots.append(rest.astype(np.int64))
+        return np.concatenate(slots)
+
+    def join(self, sums: Slots, count: int) -> list[NDArray[Any]]:
+        """The segments' sums from the sums of ``count`` clients' slots, each 0 to ``count`` x ``bound``.
+
+        A segment that only matters modulo something leaves reduced. ``EncodingError`` for what no
+        ``count`` terms add up to.
+        """
+        found, at = [], 0
+        for segment, bits in zip(self.task.segments, widths(self.task), strict=True):
+            places = self._places(segment)
+            parts = sums[at : at + segment.length * places].astype(np.uint64).reshape(places, segment.length)
+            at += parts.size
+            base = np.uint64(self.bound + 1)
+            # The highest digit is bounded first: with it, nothing below can pass 64 bits.
+            highest = count * (segment.bound // (self.bound + 1) ** (places - 1))
+            if (parts[-1] > highest).any():
+                raise EncodingError(f"got a sum of {count} terms over {count} x {segment.bound}")
+            total = parts[-1].copy()
+            for part in parts[-2::-1]:
+                total = total * base + part
+            if (total > count * segment.bound).any():
+                raise EncodingError(f"got a sum of {count} terms over {count} x {segment.bound}")
+            if segment.modulus is not None:
+                total %= np.uint64(segment.modulus)
+            found.append(total.astype(lane_dtype(bits)))
+        return found

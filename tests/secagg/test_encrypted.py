@@ -1,0 +1,415 @@
+"""Paillier, CKKS and BFV as protocols: exact sums, refusals with reasons, and what the decryptor does once."""
+
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+import secagg
+from secagg import wire
+from secagg.errors import Aborted, ConfigError, FaultKind, LocalProtocolError, RemoteProtocolError
+from secagg.identity import PartyRole, enrol
+from secagg.protocols.base import key_pairs
+from secagg.protocols.digits import Digits
+from secagg.protocols.encrypted import (
+    BFV,
+    CKKS,
+    Ciphertexts,
+    Encrypted,
+    EncryptedSum,
+    KeyedProposal,
+    Paillier,
+    SessionKey,
+)
+from secagg.simulation import enrol_for
+from secagg.store import MemoryLedger
+from secagg.testing import CHECKS, check_protocol
+from secagg.testing._play import Integers
+from secagg.wire import Envelope
+
+PROTOCOLS: dict[str, Encrypted] = {
+    "Paillier": Paillier(bits=2048),
+    "BFV": BFV(),
+    "BFV/clients": BFV(holder="clients"),
+    "CKKS": CKKS(),
+    "CKKS/clients": CKKS(holder="clients"),
+}
+every = pytest.mark.parametrize("protocol", PROTOCOLS.values(), ids=PROTOCOLS)
+LIMIT = 1 << 24
+
+
+def make_task(protocol: Any, **changes: Any) -> secagg.Task:
+    fields: dict[str, Any] = {
+        "protocol": protocol,
+        "layout": secagg.Layout.of(np.zeros(5)),
+        "encoding": secagg.FixedPoint(clip=1.0, bits=16, rounding="nearest"),
+        "max_clients": 4,
+        "min_survivors": 3,
+    }
+    return secagg.Task(**(fields | changes))
+
+
+@every
+def test_check_protocol(protocol: Encrypted) -> None:
+    assert check_protocol(protocol) == list(CHECKS)
+
+
+@every
+@settings(max_examples=12)
+@given(data=st.data())
+def test_the_sum_is_exact(protocol: Encrypted, data: st.DataObject) -> None:
+    """Against Clear, which adds up in the open."""
+    size = data.draw(st.sampled_from([1, 2, 31, 127, 1023, 1025, 2047, 5000]), label="coordinates")
+    clients = data.draw(st.integers(3, 9), label="clients")
+    bits = data.draw(st.sampled_from([2, 8, 16, 20]), label="bits")
+    max_weight = data.draw(st.sampled_from([None, 1, 7, 1 << 20]), label="max_weight")
+    most = data.draw(st.sampled_from([clients, 256]), label="max_clients")
+    gone = data.draw(st.integers(0, min(1, clients - 3)), label="gone")
+    seed = data.draw(st.integers(0, 1000), label="seed")
+    rng = np.random.default_rng(seed)
+    extremes = np.array([-2.0, -1.0, 0.0, 1.0, 2.0, 1e-9])
+    updates = [rng.choice(np.r_[extremes, rng.uniform(-1, 1, 6)], size) for _ in range(clients)]
+    weights = (
+        None if max_weight is None else [max_weight, 1, *rng.integers(1, max_weight + 1, clients - 2).tolist()]
+    )
+    task = make_task(
+        protocol,
+        layout=secagg.Layout.of(np.zeros(size)),
+        encoding=secagg.FixedPoint(clip=1.0, bits=bits, rounding="nearest"),
+        max_clients=most,
+        min_survivors=max(clients - gone, task_floor(most)) if most == clients else clients - gone,
+        max_weight=max_weight,
+    )
+    silent = dict.fromkeys([f"c{i}" for i in range(2, 2 + gone)], secagg.Round.INPUT)
+    outcome = secagg.simulate(task, updates, weights=weights, dropouts=silent)
+    clear = secagg.simulate(replace(task, protocol=secagg.Clear()), updates, weights=weights, dropouts=silent)
+    np.testing.assert_array_equal(outcome.sum, clear.sum)
+    assert (outcome.total_weight, outcome.clipped) == (clear.total_weight, clear.clipped)
+    assert outcome.survivors == clear.survivors
+
+
+def task_floor(clients: int) -> int:
+    return max(3, int(0.05 * clients) + 2)
+
+
+@every
+def test_a_hundred_thousand_coordinates(protocol: Encrypted) -> None:
+    rng = np.random.default_rng(7)
+    updates = [rng.uniform(-1, 1, 100_000).astype(np.float32) for _ in range(3)]
+    task = make_task(protocol, layout=secagg.Layout.of(updates[0]), max_clients=256)
+    outcome = secagg.simulate(task, updates)
+    np.testing.assert_array_equal(outcome.sum, secagg.simulate(replace(task, protocol=secagg.Clear()), updates).sum)
+    most = {"Paillier": 6.2, "BFV": 16, "BFV/clients": 8, "CKKS": 31, "CKKS/clients": 16}[protocol.name]
+    assert outcome.bytes_up["c1"]["Input"] <= most * 100_000
+
+
+@given(data=st.data())
+@settings(max_examples=60)
+def test_digits_join_to_the_sum(data: st.DataObject) -> None:
+    """Segments of any bounds, in any order, some of them of interest modulo something only."""
+    shapes = data.draw(
+        st.lists(st.tuples(st.integers(1, 6), st.integers(1, 2**30), st.just(None)), min_size=1, max_size=4)
+    )
+    modular = data.draw(st.booleans())
+    if modular:
+        shapes.append((3, 2**9 - 1, 2**9))
+    encoding = Integers(tuple(shapes))
+    task = secagg.Task(
+        protocol=secagg.Clear(), layout=encoding.layout, encoding=encoding, max_clients=5, min_survivors=2
+    )
+    digits, totals, sums = Digits(task), None, 0
+    for _ in range(5):
+        terms = [
+            np.array(data.draw(st.lists(st.integers(0, bound), min_size=length, max_size=length)), np.uint64)
+            for length, bound, _ in shapes
+        ]
+        slots = digits.split(terms)
+        assert slots.size == digits.length
+        assert 0 <= slots.min() <= slots.max() <= digits.bound
+        sums = sums + slots
+        totals = terms if totals is None else [a + b for a, b in zip(totals, terms, strict=True)]
+    joined = digits.join(sums, 5)
+    assert totals is not None
+    for found, total, (_, _, modulus) in zip(joined, totals, shapes, strict=True):
+        expected = total if modulus is None else total % np.uint64(modulus)
+        np.testing.assert_array_equal(found.astype(np.uint64), expected)
+
+
+def test_a_long_count_widens_no_slot() -> None:
+    """The count of clipped coordinates needs more bits than a coordinate, and takes digits instead."""
+    task = make_task(BFV(), layout=secagg.Layout.of(np.zeros(200_000)), max_weight=1 << 20)
+    digits = Digits(task)
+    assert digits.bound == 2 * (2**15 - 1)
+    assert [segment.bound > digits.bound for segment in task.segments].count(True) == 2
+    assert digits.length == 200_000 + 2 + 2
+
+
+@pytest.mark.parametrize(
+    ("make", "match"),
+    [
+        (lambda: CKKS(threat_model="malicious"), "a lying one can have a single client's ciphertext opened"),
+        (lambda: BFV(threat_model="malicious"), "SecAgg\\(\\) withstands it"),
+        (lambda: Paillier(threat_model="semi-malicious"), "expected 'semi-honest'"),
+        (lambda: BFV(holder="server"), "expected 'decryptor' or 'clients'"),
+        (lambda: make_task(Paillier(bits=1024)), "2048"),
+        (lambda: make_task(BFV(), min_survivors=2), "expected at least 3"),
+        (
+            lambda: make_task(
+                CKKS(), encoding=secagg.FixedPoint(clip=1.0, bits=32), max_clients=1 << 24, min_survivors=1 << 23
+            ),
+            "CKKS can't carry this task",
+        ),
+        (lambda: make_task(BFV()).server(["c1", "c2", "c3"], session=b"s"), "got no roster"),
+    ],
+)
+def test_refused_with_the_reason(make: Any, match: str) -> None:
+    with pytest.raises(ConfigError, match=match):
+        make()
+
+
+class Stage:
+    """Four clients and a decryptor, with the messages between them in the test's hands."""
+
+    def __init__(self, protocol: Encrypted, **changes: Any) -> None:
+        self.task = make_task(protocol, **changes)
+        self.ids = [f"c{i}" for i in range(1, 5)]
+        self.identities, self.roster, self.keys = enrol_for(self.task, self.ids)
+        assert self.roster is not None
+        self.dec = self.roster.ids(PartyRole.DECRYPTOR)[0]
+        self.ledgers = {party: MemoryLedger() for party in [*self.ids, self.dec]}
+        self.begin()
+
+    def begin(self) -> None:
+        """A session of the same name; ledgers stay."""
+        self.server: Any = self.task.server(self.ids, roster=self.roster, session=b"s")
+        self.members: dict[str, Any] = {}
+        for party in [*self.ids, self.dec]:
+            make = self.task.decryptor if party == self.dec else self.task.client
+            ledger = self.ledgers[party]
+
+            def save(number: int, state: bytes) -> None:
+                pass
+
+            save.ledger = ledger  # type: ignore[attr-defined]
+            self.members[party] = make(
+                party,
+                identity=self.identities[party],
+                roster=self.roster,
+                session=b"s",
+                save=save,
+                key=self.keys.get(party),
+            )
+
+    def update(self, party: str) -> Any:
+        return np.full(5, int(party[1:]) / 10)
+
+    def exchange(self, outbox: dict[str, bytes]) -> None:
+        for party, request in outbox.items():
+            if party in self.ids and self.server.round == secagg.Round.INPUT:
+                self.members[party].contribute(self.update(party))
+            reply = self.members[party].receive(request)
+            if reply is not None:
+                self.server.receive(party, reply)
+
+    def to_opening(self) -> dict[str, bytes]:
+        self.exchange(self.server.start())
+        self.exchange(self.server.close_round())
+        outbox: dict[str, bytes] = self.server.close_round()
+        assert self.server.round == secagg.Round.OPENING
+        return outbox
+
+    def seal(self, message: wire.Message, payload: bytes = b"", sender: str = wire.SERVER) -> bytes:
+        return wire.seal_envelope(
+            message,
+            protocol=self.task.protocol.ID,
+            task=self.task.digest,
+            session=self.server._state.session_id,
+            sender=sender,
+            payload=payload,
+            identity=self.identities.get(sender),
+        )
+
+
+@every
+def test_a_session_by_hand(protocol: Encrypted) -> None:
+    stage = Stage(protocol)
+    stage.exchange(stage.to_opening())
+    assert stage.server.close_round() == {}
+    np.testing.assert_allclose(stage.server.outcome.mean, np.full(5, 0.25), atol=1e-4)
+    assert all(member.finished for member in stage.members.values())
+    assert stage.members[stage.dec]._state.secret == b""
+
+
+@every
+@pytest.mark.parametrize("damage", ["short", "long", "empty", "digest", "ones"])
+def test_a_hostile_ciphertext_costs_its_sender_only(protocol: Encrypted, damage: str) -> None:
+    stage = Stage(protocol)
+    stage.exchange(stage.server.start())
+    outbox = stage.server.close_round()
+    liar = outbox.pop("c4")
+    stage.exchange(outbox)
+    stage.members["c4"].contribute(stage.update("c4"))
+    envelope = Envelope.parse(stage.members["c4"].receive(liar), LIMIT)
+    honest = bytes(envelope.open(Ciphertexts)[1])
+    payload = {
+        "short": honest[:-1],
+        "long": honest + b"\0",
+        "empty": b"",
+        "digest": bytes([honest[0] ^ 1]) + honest[1:],
+        "ones": honest[:32] + b"\xff" * (len(honest) - 32),
+    }[damage]
+    before = stage.server._adder.to_bytes()
+    stage.server.receive("c4", stage.seal(Ciphertexts(), payload, "c4"))
+    assert stage.server._adder.to_bytes() == before
+    assert [(fault.sender, fault.kind) for fault in stage.server.faults] == [("c4", FaultKind.MALFORMED)]
+    stage.exchange(stage.server.close_round())
+    stage.server.close_round()
+    assert stage.server.outcome.survivors == ("c1", "c2", "c3")
+    np.testing.assert_allclose(stage.server.outcome.mean, np.full(5, 0.2), atol=1e-4)
+
+
+@every
+def test_the_decryptor_opens_once(protocol: Encrypted) -> None:
+    """A second sum of a session of the same name is refused, by another role of the same party too."""
+    stage = Stage(protocol)
+    outbox = stage.to_opening()
+    assert stage.members[stage.dec].receive(outbox[stage.dec]) is not None
+    sealed, payload = Envelope.parse(outbox[stage.dec], LIMIT).open(EncryptedSum)
+    again = stage.members[stage.dec].receive(stage.seal(EncryptedSum(b"\x07"), bytes(payload)))
+    assert again is None
+    for party in stage.ids:
+        stage.ledgers[party] = MemoryLedger()  # the clients forget that they took part
+    stage.begin()
+    outbox = stage.to_opening()
+    assert stage.members[stage.dec].receive(outbox[stage.dec]) is None
+    assert "holds another" in stage.members[stage.dec].faults[-1].detail
+    assert sealed.survivors == b"\x0f"
+
+
+@every
+def test_the_decryptor_refuses_too_few(protocol: Encrypted) -> None:
+    stage = Stage(protocol)
+    _, payload = Envelope.parse(stage.to_opening()[stage.dec], LIMIT).open(EncryptedSum)
+    assert stage.members[stage.dec].receive(stage.seal(EncryptedSum(b"\x03"), bytes(payload))) is None
+    assert "over 2 clients; 3 are needed" in stage.members[stage.dec].faults[-1].detail
+    assert stage.members[stage.dec].finished
+
+
+@every
+def test_the_decryptor_opens_no_impossible_sum(protocol: Encrypted) -> None:
+    """More clients in the sum than are stated; nothing of it is shown, and the session is over for it."""
+    stage = Stage(protocol)
+    stage.update = lambda party: np.full(5, 1.0)  # type: ignore[method-assign]
+    _, payload = Envelope.parse(stage.to_opening()[stage.dec], LIMIT).open(EncryptedSum)
+    assert stage.members[stage.dec].receive(stage.seal(EncryptedSum(b"\x07"), bytes(payload))) is None
+    assert "none that honest clients have" in stage.members[stage.dec].faults[-1].detail
+    assert stage.members[stage.dec].finished
+
+
+@every
+def test_a_malformed_sum_is_refused_and_the_right_one_still_opens(protocol: Encrypted) -> None:
+    stage = Stage(protocol)
+    outbox = stage.to_opening()
+    _, payload = Envelope.parse(outbox[stage.dec], LIMIT).open(EncryptedSum)
+    assert stage.members[stage.dec].receive(stage.seal(EncryptedSum(b"\x0f"), bytes(payload)[:-1])) is None
+    stage.exchange(outbox)
+    stage.server.close_round()
+    assert stage.server.outcome is not None
+
+
+@every
+def test_a_silent_decryptor_is_an_abort(protocol: Encrypted) -> None:
+    stage = Stage(protocol)
+    stage.to_opening()
+    with pytest.raises(Aborted, match="answers of the decryptor"):
+        stage.server.close_round()
+
+
+@every
+@pytest.mark.parametrize("lie", ["unsigned", "session", "client", "kind"])
+def test_clients_take_the_decryptors_key_only(protocol: Encrypted, lie: str) -> None:
+    stage = Stage(protocol)
+    stage.exchange(stage.server.start())
+    proposal, _ = Envelope.parse(stage.server.close_round()["c1"], LIMIT).open(KeyedProposal)
+    shown, _ = Envelope.parse(proposal.key, LIMIT).open(SessionKey)
+    sender, session, kind = stage.dec, stage.server._state.session_id, SessionKey(shown.key)
+    signer: Any = stage.identities[stage.dec]
+    if lie == "unsigned":
+        signer = enrol(["x"])[0]["x"]
+    elif lie == "session":
+        session = bytes(32)
+    elif lie == "client":
+        sender, signer = "c2", stage.identities["c2"]
+    message: wire.Message = Ciphertexts() if lie == "kind" else kind
+    forged = wire.seal_envelope(
+        message,
+        protocol=stage.task.protocol.ID,
+        task=stage.task.digest,
+        session=session,
+        sender=sender,
+        identity=signer,
+    )
+    stage.members["c1"].contribute(stage.update("c1"))
+    told = wire.seal_envelope(
+        KeyedProposal(proposal.cohort, proposal.session, proposal.nonce, forged),
+        protocol=stage.task.protocol.ID,
+        task=stage.task.digest,
+        session=b"",
+        sender=wire.SERVER,
+    )
+    with pytest.raises(RemoteProtocolError):
+        stage.members["c1"].receive(told)
+
+
+def test_a_key_that_the_roster_doesnt_pin_is_refused() -> None:
+    stage = Stage(Paillier(bits=2048))
+    pairs = key_pairs(Paillier(bits=2048), {"x": PartyRole.DECRYPTOR})
+    with pytest.raises(ConfigError, match="not the one that the roster pins"):
+        stage.task.decryptor(
+            stage.dec, identity=stage.identities[stage.dec], roster=stage.roster, key=pairs["x"][0]
+        )
+    with pytest.raises(ConfigError, match="needs key="):
+        stage.task.decryptor(stage.dec, identity=stage.identities[stage.dec], roster=stage.roster)
+
+
+def test_a_client_needs_the_shared_key() -> None:
+    stage = Stage(BFV(holder="clients"))
+    with pytest.raises(ConfigError, match="got no key for c1; with holder='clients'"):
+        stage.task.client("c1", identity=stage.identities["c1"], roster=stage.roster)
+    other = stage.task.client(
+        "c1", identity=stage.identities["c1"], roster=stage.roster, session=b"s", key=bytes(32)
+    )
+    stage.exchange(stage.server.start())
+    other.contribute(stage.update("c1"))
+    with pytest.raises(LocalProtocolError, match="got another key= than the decryptor's"):
+        other.receive(stage.server.close_round()["c1"])
+
+
+def test_the_shared_key_gives_every_session_its_own() -> None:
+    from secagg.protocols._encrypted_parties import session_secret
+
+    scheme = BFV(holder="clients").scheme(make_task(BFV(holder="clients")))
+    one, other = (session_secret(scheme, bytes(32), session).to_bytes() for session in (b"a", b"b"))
+    assert one != other
+    assert one == session_secret(scheme, bytes(32), b"a").to_bytes()
+
+
+@every
+def test_written_and_read(protocol: Encrypted) -> None:
+    task = make_task(protocol)
+    assert secagg.Task.from_bytes(task.to_bytes()) == task
+
+
+@every
+def test_what_it_says_of_itself(protocol: Encrypted) -> None:
+    text = make_task(protocol).describe()
+    assert "semi-honest server" in text
+    if protocol.shared_key:
+        assert "the server and any one client, for all hold the key" in text
+    else:
+        assert "the server and the decryptor" in text
+    assert ("malformed ciphertext" in text) == (protocol.name in ("BFV", "CKKS"))
+    assert ("not post-quantum" in text) == (protocol.name == "Paillier")
