@@ -95,9 +95,7 @@ class EncryptedClient(Client[ClientState]):
         self.check_signature(envelope, PartyRole.DECRYPTOR)
         shown, rest = envelope.open(SessionKey)
         wire.no_vectors(rest)
-        pinned = roster[envelope.sender].encryption_key
-        if self._protocol.pinned and pinned not in (pin(shown.key), shown.key):
-            raise Reject(FaultKind.INVALID, "got another key than the roster pins")
+        self._protocol.check_pinned(shown.key, roster[envelope.sender])
         return shown.key
 
     @property

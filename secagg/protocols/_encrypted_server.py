@@ -8,7 +8,7 @@ from typing import Any, ClassVar
 from secagg import wire
 from secagg._machine import Reply
 from secagg._server import Server, ServerState, Step
-from secagg.errors import FaultKind
+from secagg.errors import ConfigError, FaultKind
 from secagg.identity import PartyRole
 from secagg.protocols._pairwise_messages import to_bitmap
 from secagg.protocols.base import Round
@@ -42,8 +42,11 @@ class EncryptedServer(Server[EncryptedServerState]):
         state = self._state
         self._adder: Any = None
         if state.total:
-            scheme, length, public = self._scheme, Digits(self._task).length, self._public(state.signed_key)
-            self._adder = scheme.load_adder(state.total, length, public)
+            try:
+                public = self._public(state.signed_key)
+            except Reject as damaged:
+                raise ConfigError(f"got a state whose session key is none: {damaged}") from damaged
+            self._adder = self._scheme.load_adder(state.total, Digits(self._task).length, public)
             state.total = b""
 
     @property
@@ -73,6 +76,8 @@ class EncryptedServer(Server[EncryptedServerState]):
 
     def _take_key(self, envelope: Envelope, message: SessionKey, payload: memoryview) -> None:
         wire.no_vectors(payload)
+        assert self._roster is not None
+        self._protocol.check_pinned(message.key, self._roster[envelope.sender])
         try:
             public = self._public(envelope.raw)
         except ValueError as error:

@@ -22,11 +22,12 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from mpc.keys import encode_parts
 from secagg import wire
-from secagg.errors import ConfigError
-from secagg.identity import PartyRole, Roster
+from secagg.errors import ConfigError, FaultKind
+from secagg.identity import Party, PartyRole, Roster
 from secagg.protocols.base import Cost, Phase, Proposal, Round, check_corruption, corrupt_count
 from secagg.protocols.digits import Digits
 from secagg.protocols.lanes import check_mask_bits, vectors_size
+from secagg.wire import Reject
 
 if TYPE_CHECKING:
     from secagg._machine import Member
@@ -111,6 +112,11 @@ class Encrypted:
     def shared_key(self) -> bool:
         """Whether clients and decryptor hold one and the same key."""
         return False
+
+    def check_pinned(self, shown: bytes, decryptor: Party) -> None:
+        """``Reject`` what is shown of a key that outlives the session, if it isn't what the roster pins."""
+        if self.pinned and decryptor.encryption_key != (shown if self.shared_key else pin(shown)):
+            raise Reject(FaultKind.INVALID, f"got another key of {decryptor.id} than the roster pins")
 
     def scheme(self, task: Task) -> Any:
         """The scheme of :mod:`he` that carries the task; ``ConfigError`` with the reason where none does."""

@@ -99,6 +99,7 @@ def scenes() -> list[Scene]:
         ("AdditiveShares of 3 malicious", secagg.AdditiveShares(aggregators=3, kem="X25519")),
         ("AdditiveShares of 3 semi-honest", secagg.AdditiveShares(aggregators=3, threat_model="semi-honest")),
     )
+    encrypted = (secagg.Paillier(bits=2048), secagg.BFV(), secagg.CKKS(holder="clients"))
     return [
         Scene("Clear", clear),
         Scene("Clear signed", clear.enrolled()),
@@ -109,6 +110,7 @@ def scenes() -> list[Scene]:
         Scene("SecAggPlus semi-honest signed", sparse.enrolled()),
         Scene("SecAggPlus semi-malicious", ring),
         *(Scene(name, cast(protocol, CLIENTS)) for name, protocol in shares),
+        *(Scene(protocol.name, cast(protocol, CLIENTS)) for protocol in encrypted),
     ]
 
 
