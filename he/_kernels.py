@@ -18,6 +18,7 @@ P = ParamSpec("P")
 R = TypeVar("R")
 
 Words = NDArray[np.uint64]
+Reals = NDArray[np.float64]
 
 LANES = 8
 """Nodes of the generator's tree that are hashed side by side."""
@@ -136,10 +137,25 @@ def add(a: Words, b: Words, p: np.uint64) -> None:
 
 
 @kernel
-def round_up(values: NDArray[np.float64], step: float, above: int, out: Words) -> None:
+def round_up(values: Reals, step: float, above: int, out: Words) -> None:
     """Write ``values`` times ``step``, rounded to even, plus ``above``, which makes them positive, to ``out``."""
     for i in range(values.size):
         out[i] = np.uint64(np.int64(np.rint(values[i] * step)) + above)
+
+
+@kernel
+def _spread(x: np.uint64, y: np.uint64, w: np.uint64, wq: np.uint64, p: np.uint64) -> tuple[np.uint64, np.uint64]:
+    """x + w y and x - w y, below 4p, of numbers below 4p."""
+    x = _below(x, p + p)
+    y = w * y - _high(wq, y) * p
+    return x + y, x + (p + p) - y
+
+
+@kernel
+def _gather(x: np.uint64, y: np.uint64, w: np.uint64, wq: np.uint64, p: np.uint64) -> tuple[np.uint64, np.uint64]:
+    """x + y and w (x - y), below 2p, of numbers below 2p."""
+    z = x + (p + p) - y
+    return _below(x + y, p + p), w * z - _high(wq, z) * p
 
 
 @kernel
@@ -150,23 +166,28 @@ def forward(rows: Words, roots: Words, of: Words, p: np.uint64) -> None:
     quotients. Place i of the result is the value of the polynomial at the root's power with
     exponent 2r + 1, r being i with its bits reversed.
     """
-    twice = p + p
     for k in range(rows.shape[0]):
         a = rows[k]
         half, groups = a.size >> 1, 1
-        while half > 0:
+        while half > 2:
             for g in range(groups):
                 w, wq = roots[groups + g], of[groups + g]
                 left, right = a[2 * g * half : (2 * g + 1) * half], a[(2 * g + 1) * half : (2 * g + 2) * half]
                 for j in range(half):
-                    x, y = _below(left[j], twice), right[j]
-                    y = w * y - _high(wq, y) * p
-                    left[j] = x + y
-                    right[j] = x + twice - y
+                    left[j], right[j] = _spread(left[j], right[j], w, wq, p)
             half >>= 1
             groups <<= 1
+        # The last two, without a loop in the loop.
+        for g in range(groups):
+            w, wq, b = roots[groups + g], of[groups + g], a[4 * g : 4 * g + 4]
+            b[0], b[2] = _spread(b[0], b[2], w, wq, p)
+            b[1], b[3] = _spread(b[1], b[3], w, wq, p)
+        groups <<= 1
+        for g in range(groups):
+            w, wq, b = roots[groups + g], of[groups + g], a[2 * g : 2 * g + 2]
+            b[0], b[1] = _spread(b[0], b[1], w, wq, p)
         for j in range(a.size):
-            a[j] = _below(_below(a[j], twice), p)
+            a[j] = _below(_below(a[j], p + p), p)
 
 
 @kernel
@@ -176,19 +197,25 @@ def backward(rows: Words, roots: Words, of: Words, last: Words, p: np.uint64) ->
     ``roots`` and ``of`` hold the inverse powers, bit-reversed; ``last`` is a factor, its quotient:
     1/n undoes exactly.
     """
-    twice = p + p
     for k in range(rows.shape[0]):
         a = rows[k]
-        half, groups = 1, a.size >> 1
+        groups = a.size >> 1
+        for g in range(groups):
+            w, wq, b = roots[groups + g], of[groups + g], a[2 * g : 2 * g + 2]
+            b[0], b[1] = _gather(b[0], b[1], w, wq, p)
+        groups >>= 1
+        for g in range(groups):
+            w, wq, b = roots[groups + g], of[groups + g], a[4 * g : 4 * g + 4]
+            b[0], b[2] = _gather(b[0], b[2], w, wq, p)
+            b[1], b[3] = _gather(b[1], b[3], w, wq, p)
+        groups >>= 1
+        half = 4
         while groups > 0:
             for g in range(groups):
                 w, wq = roots[groups + g], of[groups + g]
                 left, right = a[2 * g * half : (2 * g + 1) * half], a[(2 * g + 1) * half : (2 * g + 2) * half]
                 for j in range(half):
-                    x, y = left[j], right[j]
-                    left[j] = _below(x + y, twice)
-                    y = x + twice - y
-                    right[j] = w * y - _high(wq, y) * p
+                    left[j], right[j] = _gather(left[j], right[j], w, wq, p)
             half <<= 1
             groups >>= 1
         for j in range(a.size):
@@ -207,6 +234,21 @@ def pack(values: Words, bits: int, words: Words) -> None:
             at += 1
             filled -= 64
             word = values[i] >> np.uint64(bits - filled)
+
+
+@kernel
+def add_and_pack(values: Words, others: Words, p: np.uint64, bits: int, words: Words) -> None:
+    """Write the sums of two rows below p to ``words``, as :func:`pack` does."""
+    filled, at, word = 0, 0, _0
+    for i in range(others.size):
+        total = _below(values[i] + others[i], p)
+        word |= total << np.uint64(filled)
+        filled += bits
+        if filled >= 64:
+            words[at] = word
+            at += 1
+            filled -= 64
+            word = total >> np.uint64(bits - filled)
 
 
 @kernel

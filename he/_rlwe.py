@@ -36,6 +36,7 @@ DIGEST_BYTES = 16
 SEED_BYTES = 32
 
 _BLOCK = 64  # ciphertexts that are worked on at once: a few megabytes
+_BATCH = 8  # of them that are encoded at once: as many as stay in a second-level cache
 _STATE = struct.Struct("<QQ")  # length, vectors folded in
 
 
@@ -424,27 +425,25 @@ def _encrypt(scheme: Scheme, key: bytes, values: NDArray[Any], executor: Executo
 def encrypt_block(scheme: Scheme, key: bytes, values: NDArray[Any]) -> bytes:
     """The ciphertexts of ``values`` (k, slots), under ``key`` as bytes: what another process is given to do."""
     p = scheme.parameters
-    primes = len(p.primes)
-    rows = np.empty((primes if scheme.seeded else 2 * primes, len(values), p.degree), dtype=np.uint64)
-    seeds = np.empty((len(values), _ring.SEED_WORDS), dtype=np.uint64)
+    width = p.degree * p.bits // 64
+    out = np.empty((len(values), scheme._stride), dtype=np.uint64)
     if scheme.seeded:
         zeros = _seal.Zeros(p, secret=scheme.load_secret(key)._values())
     else:
         zeros = _seal.Zeros(p, public=scheme.load_public(key)._rows())
     with zeros:
-        for k in range(len(values)):
-            rows[:, k], seed = zeros.next()
-            if seed is not None:
-                seeds[k] = seed
-    for field_, first, message in zip(scheme._fields, rows, scheme._encode(values.astype(np.uint64)), strict=False):
-        field_.add(first, message)
-    out = np.empty((len(values), scheme._stride), dtype=np.uint64)
-    width = p.degree * p.bits // 64
-    for k in range(len(values)):
-        for r in range(len(rows)):
-            _kernels.pack(rows[r, k], p.bits, out[k, r * width : (r + 1) * width])
-    if scheme.seeded:
-        out[:, -_ring.SEED_WORDS :] = seeds
+        for first in range(0, len(values), _BATCH):
+            messages = scheme._encode(values[first : first + _BATCH].astype(np.uint64))
+            for k, words in enumerate(out[first : first + _BATCH]):
+                rows, seed = zeros.next()
+                for r, row in enumerate(rows):
+                    place = words[r * width : (r + 1) * width]
+                    if r < len(messages):
+                        _kernels.add_and_pack(row, messages[r][k], scheme._primes[r], p.bits, place)
+                    else:
+                        _kernels.pack(row, p.bits, place)
+                if seed is not None:
+                    words[-_ring.SEED_WORDS :] = seed
     return out.tobytes()
 
 

@@ -9,6 +9,7 @@ SEAL's generator is never given a seed: it would start anew at every encryption,
 upload would share their randomness.
 """
 
+import fcntl
 import os
 import shutil
 import struct
@@ -18,7 +19,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
 from types import TracebackType
-from typing import Any, Self
+from typing import Any, Self, cast
 
 import numpy as np
 from numpy.typing import NDArray
@@ -34,7 +35,10 @@ _PLAIN = struct.Struct("<32sQd")  # parameters, coefficients, scale
 _CIPHERTEXT = struct.Struct("<32sBQQQdQ")  # parameters, transformed, polynomials, degree, primes, scale, correction
 _COUNT = struct.Struct("<Q")
 _MAGIC, _PLAINLY, _ZSTD, _BLAKE2XB = 0xA15E, 0, 2, 1
+_FRONT = _CIPHERTEXT.size + _HEADER.size + _COUNT.size  # where a ciphertext's residues begin
 _SEED_BYTES = _ring.SEED_WORDS * 8
+_SEED_TAIL = _HEADER.size + 1 + _SEED_BYTES  # a header, the kind of generator, its seed
+_LARGEST = 1 << 20  # bytes, of anything that SEAL writes here
 _WHICH = "install a version of TenSEAL that this package was tested with"
 _LOCAL = threading.local()
 
@@ -126,6 +130,50 @@ def _in_memory() -> int:
     return -1
 
 
+class Channel(Scratch):
+    """A private file that SEAL only writes, at most ``most`` bytes at a time, each read before the next.
+
+    A pipe, which is faster than a file in memory and keeps nothing, where one takes so much at once.
+    """
+
+    def __init__(self, most: int) -> None:
+        self._most = most
+        self._ends: tuple[int, int] | None = None
+
+    def __enter__(self) -> Self:
+        self._ends = _pipe(2 * self._most)
+        if self._ends is None:
+            return super().__enter__()
+        self.path = f"/proc/self/fd/{self._ends[1]}"
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None
+    ) -> None:
+        if self._ends is None:
+            return super().__exit__(kind, error, at)
+        for end in self._ends:
+            os.close(end)
+        return None
+
+    def read(self) -> bytes:
+        """What SEAL wrote last; nothing of it stays behind."""
+        return super().read() if self._ends is None else os.read(self._ends[0], self._most)
+
+
+def _pipe(capacity: int) -> tuple[int, int] | None:
+    """The ends of a pipe that takes ``capacity`` bytes before anybody reads, or None."""
+    if not hasattr(fcntl, "F_SETPIPE_SZ") or not hasattr(os, "memfd_create") or not os.path.exists("/proc/self/fd"):
+        return None
+    ends = os.pipe()
+    with suppress(OSError):  # more than a user may have
+        if fcntl.fcntl(ends[1], fcntl.F_SETPIPE_SZ, capacity) >= capacity:
+            return ends
+    for end in ends:
+        os.close(end)
+    return None
+
+
 def generate(parameters: Parameters, public: bool) -> tuple[NDArray[np.int8], Words | None]:
     """A fresh secret (N coefficients in -1, 0, 1) and, if asked for, its public key (2 * primes, N) as values."""
     at = context(parameters)
@@ -138,7 +186,7 @@ def generate(parameters: Parameters, public: bool) -> tuple[NDArray[np.int8], Wo
             made = at.api.PublicKey()
             maker.create_public_key(made)
             made.save(scratch.path)
-            key = ciphertext_rows(scratch.read(), at, transformed=True)[0].copy()
+            key = ciphertext_rows(scratch.read(), at, transformed=True, seeded=False)[0].copy()
     first = values[:1].copy()
     _ring.field(parameters.degree, parameters.primes[0]).backward(first)
     secret = first[0].astype(np.int64)
@@ -155,63 +203,63 @@ class Zeros:
 
     def __init__(self, parameters: Parameters, *, secret: Words | None = None, public: Words | None = None) -> None:
         self._at = context(parameters)
-        self._scratch = Scratch()
+        # Both polynomials and what stands around them; what zstd can't make shorter it makes longer by less.
+        self._channel = Channel(16 * len(parameters.primes) * parameters.degree + 4096)
         self._secret, self._public = secret, public
 
     def __enter__(self) -> Self:
         api, seal = self._at.api, self._at.seal
-        self._scratch.__enter__()
-        if self._secret is not None:
-            key = api.SecretKey()
-            self._scratch.write(_plain_bytes(self._at, self._secret))
-        else:
-            assert self._public is not None
-            key = api.PublicKey()
-            self._scratch.write(ciphertext_bytes(self._at, self._public, transformed=True))
-        key.load(seal, self._scratch.path)
+        with Scratch() as scratch:
+            if self._secret is not None:
+                key = api.SecretKey()
+                scratch.write(_plain_bytes(self._at, self._secret))
+            else:
+                assert self._public is not None
+                key = api.PublicKey()
+                scratch.write(ciphertext_bytes(self._at, self._public, transformed=True))
+            key.load(seal, scratch.path)
         self._encryptor = api.Encryptor(seal, key)
         self._into = api.Ciphertext(seal)
+        self._channel.__enter__()
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None
     ) -> None:
-        self._scratch.__exit__(kind, error, at)
+        self._channel.__exit__(kind, error, at)
 
     def next(self) -> tuple[Words, Words | None]:
-        """One: rows (primes, N) and a seed (8 words), or rows (2 * primes, N) and none."""
-        if self._secret is not None:
-            self._encryptor.encrypt_zero_symmetric(self._at.identifier).save(self._scratch.path)
+        """One: rows (primes, N) and a seed (8 words), or rows (2 * primes, N) and none. Read only."""
+        seeded = self._secret is not None
+        if seeded:
+            self._encryptor.encrypt_zero_symmetric(self._at.identifier).save(self._channel.path)
         else:
             self._encryptor.encrypt_zero(self._at.identifier, self._into)
-            self._into.save(self._scratch.path)
-        return ciphertext_rows(self._scratch.read(), self._at, self._at.transformed)
+            self._into.save(self._channel.path)
+        return ciphertext_rows(self._channel.read(), self._at, self._at.transformed, seeded)
 
 
-def ciphertext_rows(data: bytes, at: Context, transformed: bool) -> tuple[Words, Words | None]:
-    """The residues of a ciphertext or public key as SEAL saved it, and the seed of what it left out, if it did.
+def ciphertext_rows(data: bytes, at: Context, transformed: bool, seeded: bool) -> tuple[Words, Words | None]:
+    """The residues of a ciphertext or public key as SEAL saved it, and the seed of what it left out, if ``seeded``.
 
-    Rows are (primes, N) with a seed and (2 * primes, N) without; read only. Trusted bytes: whatever
-    isn't exactly as expected is another SEAL, and an :class:`HEError`.
+    Rows are (primes, N) with a seed and (2 * primes, N) without; read only, at an odd address, as SEAL lays them
+    out. Trusted bytes: whatever isn't exactly as expected is another SEAL, and an :class:`HEError`.
     """
-    parameters = at.parameters
-    words = len(parameters.primes) * parameters.degree
-    front = _CIPHERTEXT.size + _HEADER.size + _COUNT.size
-    members = _members(data, front + 16 * words)
-    seeded = len(members) < front + 16 * words
-    words *= 1 if seeded else 2
-    end = front + 8 * words
-    expected = _front(at, transformed, words)
-    if members[:front] != expected or len(members) != end + seeded * (_HEADER.size + 1 + _SEED_BYTES):
+    degree = at.parameters.degree
+    words = len(at.parameters.primes) * degree * (1 if seeded else 2)
+    end = _FRONT + 8 * words
+    members = _members(data)
+    if len(members) != end + seeded * _SEED_TAIL or not members.startswith(_front(at, transformed, words)):
         raise HEError(f"SEAL wrote a ciphertext of {len(members)} bytes that isn't laid out as expected: {_WHICH}")
-    rows = np.frombuffer(members, dtype=np.uint64, count=words, offset=front).reshape(-1, parameters.degree)
+    rows = np.frombuffer(members, dtype=np.uint64, count=words, offset=_FRONT).reshape(-1, degree)
     if not seeded:
         return rows, None
-    if members[end + _HEADER.size] != _BLAKE2XB:
+    if members[-_SEED_BYTES - 1] != _BLAKE2XB:
         raise HEError(f"SEAL drew a polynomial from a generator other than BLAKE2Xb: {_WHICH}")
-    return rows, np.frombuffer(members, dtype=np.uint64, offset=end + _HEADER.size + 1)
+    return rows, np.frombuffer(members, dtype=np.uint64, offset=len(members) - _SEED_BYTES)
 
 
+@lru_cache(maxsize=64)
 def _front(at: Context, transformed: bool, words: int) -> bytes:
     """What stands before the words of a ciphertext in SEAL's layout."""
     p = at.parameters
@@ -229,7 +277,7 @@ def _plain_rows(data: bytes, at: Context) -> Words:
     parameters = at.parameters
     words = len(parameters.primes) * parameters.degree
     front = _plain_front(at, words)
-    members = _members(data, len(front) + 8 * words)
+    members = _members(data)
     if not members.startswith(front) or len(members) != len(front) + 8 * words:
         raise HEError(f"SEAL wrote a secret key of {len(members)} bytes that isn't laid out as expected: {_WHICH}")
     return np.frombuffer(members, dtype=np.uint64, offset=len(front)).reshape(-1, parameters.degree)
@@ -245,8 +293,8 @@ def _plain_front(at: Context, words: int) -> bytes:
     return _PLAIN.pack(at.identifier_bytes, words, 1.0) + array
 
 
-def _members(data: bytes, most: int) -> bytes:
-    """What SEAL wrote after its header, which is at most ``most`` bytes long, decompressed."""
+def _members(data: bytes) -> bytes:
+    """What SEAL wrote after its header, decompressed."""
     magic, own, major, _, compression, _, size = _HEADER.unpack_from(data)
     if (magic, own, major, size) != (_MAGIC, _HEADER.size, 4, len(data)) or compression not in (_PLAINLY, _ZSTD):
         raise HEError(
@@ -254,16 +302,18 @@ def _members(data: bytes, most: int) -> bytes:
             + _WHICH
         )
     body = memoryview(data)[_HEADER.size :]
-    return bytes(body) if compression == _PLAINLY else _decompressor().decompress(body, max_output_size=most)
+    return bytes(body) if compression == _PLAINLY else _decompress(body)
 
 
-def _decompressor() -> Any:
-    """This thread's: making one costs as much as using it."""
-    if not hasattr(_LOCAL, "decompressor"):
+def _decompress(body: memoryview) -> bytes:
+    """By this thread's decompressor: making one costs as much as using it. Trusted bytes only."""
+    try:
+        decompress = _LOCAL.decompress
+    except AttributeError:
         import zstandard
 
-        _LOCAL.decompressor = zstandard.ZstdDecompressor()
-    return _LOCAL.decompressor
+        decompress = _LOCAL.decompress = zstandard.ZstdDecompressor().decompress
+    return cast(bytes, decompress(body, max_output_size=_LARGEST))
 
 
 def _framed(at: Context, members: bytes) -> bytes:

@@ -1,13 +1,14 @@
-"""CKKS for sums of integer vectors, in real slots (J. H. Cheon, A. Kim, M. Kim and Y. Song, ASIACRYPT 2017).
+"""CKKS for sums of integer vectors (J. H. Cheon, A. Kim, M. Kim and Y. Song, ASIACRYPT 2017).
 
 What is encrypted is integers. The decryptor rounds each slot of a sum to the grid of integers before anything
 leaves it, so that what leaves is the exact sum and says nothing of the noise, nor through that of the key: the
 attack of B. Li and D. Micciancio (EUROCRYPT 2021) needs the noise. There is no release without rounding,
 and so no flooding. :mod:`he.params` derives step, tolerance and ring; :mod:`he._rlwe` has the formats.
 
-Real slots make a small encoding: a polynomial whose coefficient N - k is minus coefficient k, which is a cosine
-transform of the slots. Slot i is the value at zeta^(2i + 1), zeta = exp(pi sqrt(-1) / N). When a sum is opened
-nothing of that is taken for granted: all N/2 complex values are computed, and their imaginary parts must be zero.
+A ring of degree N has N/2 complex slots, and real and imaginary parts hold a value each: slot j is the
+polynomial's value at zeta^(4j + 1), zeta = exp(pi sqrt(-1) / N), which is one root of each conjugate pair. As
+zeta^(N/2) is sqrt(-1) at all of them, coefficients k and k + N/2 are the parts of one complex number, and the way
+to slots and back is one Fourier transform of N/2 points.
 """
 
 from dataclasses import dataclass
@@ -26,11 +27,12 @@ __all__ = ["Adder", "PublicKey", "Scheme", "SecretKey"]
 
 Words = NDArray[np.uint64]
 Integers = NDArray[np.int64]
+Reals = NDArray[np.float64]
 
 
 @dataclass(frozen=True)
 class Scheme(_rlwe.Scheme):
-    """Sums of up to ``max_clients`` vectors with integers in 0..``bound``, exact, in real slots.
+    """Sums of up to ``max_clients`` vectors with integers in 0..``bound``, exact, in both parts of complex slots.
 
     ``seeded=False``: clients encrypt with a public key, whose secret another party holds.
     ``seeded=True``: clients share the secret key, for half the bytes: one client that colludes with the server
@@ -49,18 +51,17 @@ class Scheme(_rlwe.Scheme):
 
     @property
     def slots(self) -> int:
-        """N/2 real ones."""
-        return self.parameters.degree // 2
+        """N: the real parts, then the imaginary ones."""
+        return self.parameters.degree
 
     def _encode(self, values: Words) -> list[Words]:
-        p = self.parameters
-        coefficients = _cosines(values.astype(np.float64))
+        coefficients = coefficients_of(values.astype(np.float64))
         rows = []
         for field in self._fields:
             prime = int(field.prime)
             part = np.empty(coefficients.shape, dtype=np.uint64)
             above = ((1 << 62) // prime + 1) * prime  # coefficients have either sign, and 62 bits at most
-            _kernels.round_up(coefficients.reshape(-1), float(p.step), above, part.reshape(-1))
+            _kernels.round_up(coefficients.reshape(-1), float(self.parameters.step), above, part.reshape(-1))
             field.reduce(part)
             field.forward(part)
             rows.append(part)
@@ -71,49 +72,41 @@ class Scheme(_rlwe.Scheme):
         middle = count * self.bound // 2
         for field, part in zip(self._fields, rows, strict=True):
             prime = int(field.prime)
-            part[:, 0] += np.uint64(-p.step * middle % prime)
+            for constant in (0, p.degree // 2):  # of the real parts, and of the imaginary ones
+                part[:, constant] += np.uint64(-p.step * middle % prime)
             field.reduce(part)
-        slots = _values(_centred(rows, p))
-        nearest = np.rint(slots.real / p.step)
-        off = max(float(np.abs(slots.real - nearest * p.step).max()), float(np.abs(slots.imag).max()))
-        return nearest.astype(np.int64) + middle, off <= p.tolerance
+        slots = slots_of(_centred(rows, p))
+        nearest = np.rint(slots / p.step)
+        off = np.abs(slots - nearest * p.step).max()
+        return nearest.astype(np.int64) + middle, bool(off <= p.tolerance)
 
 
-def _cosines(values: NDArray[np.float64]) -> NDArray[np.float64]:
-    """The coefficients (k, N) of the real polynomials with the slots ``values`` (k, N/2).
-
-    By one real Fourier transform of N/2 points (J. Makhoul, *A fast cosine transform in one and two
-    dimensions*, 1980).
-    """
-    count, slots = values.shape
-    turned = np.fft.rfft(np.concatenate([values[:, ::2], values[:, 1::2][:, ::-1]], axis=1)) * _turns(slots)
-    half = slots // 2
-    out = np.zeros((count, 2 * slots))
-    out[:, : half + 1] = turned.real
-    out[:, half + 1 : slots] = -turned.imag[:, half - 1 : 0 : -1]
-    out[:, slots + 1 :] = -out[:, slots - 1 : 0 : -1]
-    return out
+def coefficients_of(slots: Reals) -> Reals:
+    """The coefficients (k, N) of real polynomials with ``slots`` (k, N): real parts, then imaginary ones."""
+    half = slots.shape[1] // 2
+    joined = np.empty((len(slots), half), dtype=np.complex128)
+    joined.real, joined.imag = slots[:, :half], slots[:, half:]
+    return _parts(np.fft.fft(joined, norm="forward") * _twists(half).conj())
 
 
-def _values(coefficients: NDArray[np.float64]) -> NDArray[np.complex128]:
-    """All the values (k, N/2), one of each conjugate pair, of polynomials with ``coefficients`` (k, N)."""
-    degree = coefficients.shape[1]
-    return np.fft.ifft(coefficients * _twists(degree), norm="forward")[:, : degree // 2]
+def slots_of(coefficients: Reals) -> Reals:
+    """The slots (k, N) of real polynomials with ``coefficients`` (k, N)."""
+    half = coefficients.shape[1] // 2
+    joined = (coefficients[:, :half] + 1j * coefficients[:, half:]) * _twists(half)
+    return _parts(np.fft.ifft(joined, norm="forward"))
+
+
+def _parts(numbers: NDArray[np.complex128]) -> Reals:
+    return np.concatenate([numbers.real, numbers.imag], axis=1)
 
 
 @lru_cache(maxsize=4)
-def _turns(slots: int) -> NDArray[np.complex128]:
-    turns: NDArray[np.complex128] = np.exp(-0.5j * np.pi / slots * np.arange(slots // 2 + 1)) / slots
-    return turns
-
-
-@lru_cache(maxsize=4)
-def _twists(degree: int) -> NDArray[np.complex128]:
-    twists: NDArray[np.complex128] = np.exp(1j * np.pi / degree * np.arange(degree))
+def _twists(half: int) -> NDArray[np.complex128]:
+    twists: NDArray[np.complex128] = np.exp(0.5j * np.pi / half * np.arange(half))
     return twists
 
 
-def _centred(rows: list[Words], p: CKKSParameters) -> NDArray[np.float64]:
+def _centred(rows: list[Words], p: CKKSParameters) -> Reals:
     """The numbers in (-q/2, q/2) with the residues ``rows``, one array for each prime, to double precision."""
     digits, negative = _rlwe.digits(rows, p)
     value: NDArray[Any] = np.zeros(rows[0].shape)

@@ -25,14 +25,14 @@ A = n 21/2 the variance of the fresh errors and B = 2/3 A,
 as N squares of e and as many of s appear, while a *slot* (CKKS), whose error is the value of the polynomial at a
 root of unity, has the product of two such values in it, e(root) u(root), and not their average:
 
-    slot, real part:    E exp(h x) <= exp(h^2 (A N / 2 + n^2 N / 12) / 2) * (1 - h^2 B N^2 / 4)^(-2),
+    slot, real part:    E exp(h x) <= exp(h^2 (A N / 2 + n^2 N / 24) / 2) * (1 - h^2 B N^2 / 4)^(-2),
 
-whose second summand is the rounding of CKKS's encodings, uniform in coefficients that come in pairs: clients with
-equal values round alike, so that it grows with n and not with its root.
+whose second summand is the rounding of CKKS's encodings, uniform in each coefficient: clients with equal values
+round alike, so that it grows with n and not with its root.
 
 A slot has an exponential tail: its bound lies at 30 standard deviations where a normal one would lie
 at 11. :func:`error_bound` is the least t such that P(|x| > t) stays below 2^-64 for all values of the longest
-vector together (2^30, and as many imaginary parts).
+vector together (2^30, and as many again in its last ciphertext).
 
 **Safe to open.** A client may add to its ciphertext what puts the key into the sum; then slots hold what no
 sum could be. For most of them to show it, one value in 2^8 at most may pass by chance: BFV's
@@ -69,11 +69,10 @@ _ENCODING_BITS = 62  # an encoding's coefficients are this long at most, to be 6
 
 @dataclass(frozen=True, slots=True)
 class CKKSParameters:
-    """A ring for real slots.
+    """A ring for complex slots.
 
-    ``degree`` N (slots: N/2), ``primes`` of the ciphertext modulus, each ``bits`` long. A value v is
-    encoded as ``step`` * v. The real part of a slot of a sum lies within ``tolerance`` of a multiple of ``step``,
-    the imaginary one of zero.
+    ``degree`` N (parts of slots: N), ``primes`` of the ciphertext modulus, each ``bits`` long. A value v
+    is encoded as ``step`` * v. Each part of a slot of a sum lies within ``tolerance`` of a multiple of ``step``.
     """
 
     degree: int
@@ -98,10 +97,11 @@ Parameters = CKKSParameters | BFVParameters
 
 @lru_cache(maxsize=64)
 def ckks(bound: int, max_clients: int, seeded: bool) -> CKKSParameters:
-    """The least ring for sums of ``max_clients`` vectors of integers in 0..``bound``, in real slots.
+    """The least ring for sums of ``max_clients`` vectors of integers in 0..``bound``, two in a complex slot.
 
-    A coefficient of a sum, halved about zero, is at most step * (sum + 1) / 2 in size and
-    must stay below q/2. Whatever room is left makes the step longer than it need be.
+    The slots of a sum, taken about the middle, are at most step * sum / sqrt(2) in size, and so are their
+    averages, which coefficients are; they must stay below q/2. What room is left makes the step longer than it
+    need be.
 
     Raises :class:`HEError` where none will do.
     """
@@ -115,11 +115,12 @@ def ckks(bound: int, max_clients: int, seeded: bool) -> CKKSParameters:
             )
         error = error_bound("slot", degree, max_clients, seeded)
         least = int(error / (2.0 ** -(MARGIN_BITS + 1) - rounding)) + 1
-        found = _primes_for(degree, least * (largest + 4), allowed)
+        span = largest * 3 // 2 + 4  # a little more than the root of two
+        found = _primes_for(degree, least * span, allowed)
         if found is None:
             continue
         primes, bits = found
-        step = (prod(primes) - 1) // (largest + 4)
+        step = (prod(primes) - 1) // span
         step = min(step, (1 << _ENCODING_BITS) // bound)
         return CKKSParameters(degree, primes, bits, step, int(error + rounding * step) + 1)
     raise HEError(_too_much(bound, max_clients))
@@ -157,7 +158,7 @@ def error_bound(place: str, degree: int, clients: int, seeded: bool) -> float:
     fresh, product = clients * ERROR_VARIANCE, clients * ERROR_VARIANCE * 2 / 3
     factors = degree
     if place == "slot":
-        fresh, product, factors = fresh * degree / 2 + clients**2 * degree / 12, product * degree**2 / 4, 2
+        fresh, product, factors = fresh * degree / 2 + clients**2 * degree / 24, product * degree**2 / 4, 2
     demand = log(2) * (FAILURE_BITS + 1 + (2 * MAX_LENGTH).bit_length())
     if seeded:
         return sqrt(2 * fresh * demand)

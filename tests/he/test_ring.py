@@ -148,10 +148,34 @@ def test_words_above_the_last_multiple_are_drawn_anew() -> None:
     assert 20 < (drawn >= limit).sum() < 200  # the case has happened
 
 
-def test_real_slots() -> None:
-    values = np.random.default_rng(9).uniform(0, 1000, (2, 16))
-    got = ckks._cosines(values)
-    assert np.allclose(got, [twin.real_slots(row.tolist()) for row in values], atol=1e-10)
-    back = ckks._values(got)
-    assert np.allclose(back.real, values, atol=1e-9)
-    assert np.abs(back.imag).max() < 1e-9
+def test_complex_slots() -> None:
+    values = np.random.default_rng(9).uniform(0, 1000, (2, 32))
+    got = ckks.coefficients_of(values)
+    assert np.allclose([twin.complex_slots(row.tolist()) for row in got], values, atol=1e-9)
+    assert np.allclose(ckks.slots_of(got), values, atol=1e-9)
+
+
+@pytest.mark.parametrize("modulus", [params.ntt_primes(16, 10, 1)[0], params.ntt_primes(16, 30, 1)[0]])
+def test_exact_slots(modulus: int) -> None:
+    """Plaintext slots modulo t, and q m / t rounded: BFV's encoding, in small."""
+    t, q = modulus, params.ntt_primes(16, 50, 1)[0]
+    slots = np.random.default_rng(10).integers(0, t, (3, 16), dtype=np.uint64)
+    root = _ring._least_root(16, t)
+    expected = [twin.scaled(twin.plain_coefficients(row.tolist(), root, t), q, t) for row in slots]
+    field = _ring.field(16, t)
+    field.backward(slots, q % t)
+    negative = (slots > np.uint64(t // 2)).astype(np.uint64)
+    other = _ring.field(16, q)
+    other.scale(slots, -pow(t, -1, q))
+    slots += negative
+    other.reduce(slots)
+    assert slots.tolist() == expected
+
+
+def test_sum_and_pack_at_once() -> None:
+    prime, bits = PRIMES[2], 53
+    a, b = residues(prime, 11)[2], residues(prime, 12)[2]
+    words = np.empty(DEGREE * bits // 64, dtype=np.uint64)
+    _kernels.add_and_pack(a, b, np.uint64(prime), bits, words)
+    expected = [(x + y) % prime for x, y in zip(a.tolist(), b.tolist(), strict=True)]
+    assert words.tobytes() == twin.packed(expected, bits)

@@ -107,10 +107,16 @@ def uniform(seed: bytes, degree: int, primes: list[int]) -> list[list[int]]:
     return drawn
 
 
-def real_slots(slots: list[float]) -> list[float]:
-    """The real polynomial that takes the value slots[i] at zeta^(2i + 1) and at its conjugate."""
-    n = 2 * len(slots)
-    return [2 / n * sum(s * math.cos(math.pi * (2 * i + 1) * k / n) for i, s in enumerate(slots)) for k in range(n)]
+def complex_slots(coefficients: list[float]) -> list[float]:
+    """The real polynomial's values at zeta^(4j + 1): all real parts, then all imaginary ones."""
+    n = len(coefficients)
+    found = []
+    for j in range(n // 2):
+        angles = [math.pi * (4 * j + 1) * k / n for k in range(n)]
+        found.append(
+            [sum(c * part(x) for c, x in zip(coefficients, angles, strict=True)) for part in (math.cos, math.sin)]
+        )
+    return [value[0] for value in found] + [value[1] for value in found]
 
 
 def plain_coefficients(slots: list[int], root: int, modulus: int) -> list[int]:
