@@ -144,6 +144,17 @@ def round_up(values: Reals, step: float, above: int, out: Words) -> None:
 
 
 @kernel
+def divide(values: Words, half: np.uint64, factor: Words, p: np.uint64, out: Words) -> None:
+    """Write ``values``, less 2 * ``half`` + 1 where they are above ``half``, over minus that number, to ``out``.
+
+    ``factor`` is its negative inverse modulo p, and the quotient.
+    """
+    for i in range(values.size):
+        scaled = _below(factor[0] * values[i] - _high(factor[1], values[i]) * p, p)
+        out[i] = _below(scaled + np.uint64(values[i] > half), p)
+
+
+@kernel
 def _spread(x: np.uint64, y: np.uint64, w: np.uint64, wq: np.uint64, p: np.uint64) -> tuple[np.uint64, np.uint64]:
     """x + w y and x - w y, below 4p, of numbers below 4p."""
     x = _below(x, p + p)

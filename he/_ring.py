@@ -65,6 +65,13 @@ class Field:
         pair = self._pair(factor)
         _kernels.scale(a.reshape(-1), pair, self.prime)
 
+    def divide(self, values: Words, modulus: int) -> Words:
+        """-r / ``modulus``, r being ``values`` modulo the odd ``modulus``, taken about zero."""
+        out = np.empty_like(values)
+        factor = self._pair(-pow(modulus, -1, int(self.prime)))
+        _kernels.divide(values.reshape(-1), np.uint64(modulus // 2), factor, self.prime, out.reshape(-1))
+        return out
+
     def reduce(self, a: Words) -> None:
         """Bring ``a``, any 64-bit words, contiguous, below the prime, in place."""
         _kernels.scale(a.reshape(-1), self._one, self.prime)

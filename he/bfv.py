@@ -51,15 +51,7 @@ class Scheme(_rlwe.Scheme):
         # q m / t rounded is (q m - r) / t, r being q m modulo t, taken about zero; modulo a prime of q, -r / t.
         t, q = self.parameters.plain_modulus, prod(self.parameters.primes)
         self._plain.backward(values, q % t)
-        negative = (values > np.uint64(t // 2)).astype(np.uint64)
-        rows = []
-        for field in self._fields:
-            part = values.copy()
-            field.scale(part, -pow(t, -1, int(field.prime)))
-            part += negative
-            field.reduce(part)
-            rows.append(part)
-        return rows
+        return [field.divide(values, t) for field in self._fields]
 
     def _decode(self, rows: list[Words], count: int) -> tuple[Integers, bool]:
         # t x / q rounded is (t x - y) / q, y being t x modulo q, taken about zero; modulo t, -y / q.
