@@ -360,8 +360,7 @@ class SecretKey:
 class Adder:
     """A running sum of encrypted vectors; :meth:`Scheme.adder` makes an empty one. For the server, without a key.
 
-    It takes 16 bytes a prime for each coefficient, whatever is folded in: for 16 bits and 256 clients, 32 bytes a
-    value under CKKS and 16 under BFV.
+    It takes 16 bytes a slot and prime, whatever is folded in.
     """
 
     def __init__(self, scheme: Scheme, length: int, sums: Words, count: int) -> None:
@@ -415,26 +414,32 @@ def _encrypt(scheme: Scheme, key: bytes, values: NDArray[Any], executor: Executo
     rows = _padded(scheme, values)
     parts: Iterable[bytes]
     if executor is None:
-        parts = (encrypt_block(scheme, key, block) for _, block in _blocks(rows))
+        parts = _ciphertexts(scheme, key, rows)
     else:
         tasks = [executor.submit(encrypt_block, scheme, key, block) for _, block in _blocks(rows)]
         parts = (task.result() for task in tasks)
-    return scheme._tag(b"") + b"".join(parts)
+    return b"".join([scheme._tag(b""), *parts])
 
 
 def encrypt_block(scheme: Scheme, key: bytes, values: NDArray[Any]) -> bytes:
     """The ciphertexts of ``values`` (k, slots), under ``key`` as bytes: what another process is given to do."""
+    return b"".join(_ciphertexts(scheme, key, values))
+
+
+def _ciphertexts(scheme: Scheme, key: bytes, values: NDArray[Any]) -> Iterator[bytes]:
+    """The same, a few at a time."""
     p = scheme.parameters
     width = p.degree * p.bits // 64
-    out = np.empty((len(values), scheme._stride), dtype=np.uint64)
+    out = np.empty((_BATCH, scheme._stride), dtype=np.uint64)
     if scheme.seeded:
         zeros = _seal.Zeros(p, secret=scheme.load_secret(key)._values())
     else:
         zeros = _seal.Zeros(p, public=scheme.load_public(key)._rows())
     with zeros:
         for first in range(0, len(values), _BATCH):
-            messages = scheme._encode(values[first : first + _BATCH].astype(np.uint64))
-            for k, words in enumerate(out[first : first + _BATCH]):
+            batch = values[first : first + _BATCH].astype(np.uint64)
+            messages = scheme._encode(batch)
+            for k, words in enumerate(out[: len(batch)]):
                 rows, seed = zeros.next()
                 for r, row in enumerate(rows):
                     place = words[r * width : (r + 1) * width]
@@ -444,7 +449,7 @@ def encrypt_block(scheme: Scheme, key: bytes, values: NDArray[Any]) -> bytes:
                         _kernels.pack(row, p.bits, place)
                 if seed is not None:
                     words[-_ring.SEED_WORDS :] = seed
-    return out.tobytes()
+            yield out[: len(batch)].tobytes()
 
 
 def _padded(scheme: Scheme, values: NDArray[Any]) -> NDArray[Any]:

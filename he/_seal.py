@@ -1,9 +1,9 @@
 """SEAL through ``tenseal.sealapi``: keys, encryptions of zero, and its bytes in both directions.
 
 SEAL draws all that is secret; what it makes is fetched through files, as its bindings take and give nothing
-else. They are files in memory, or, where there is none, in a private directory, gone as soon as they were
-read. What SEAL writes it compresses; that is undone here, on bytes that this process made itself. Bytes from others
-come no nearer to SEAL than the residues of a public key, checked and laid out anew.
+else. They are pipes and files in memory or, where there are none, in a private directory, gone as soon as they
+were read. What SEAL writes it compresses; that is undone here, on bytes that this process made itself. Bytes from
+others come no nearer to SEAL than the residues of a public key, checked and laid out anew.
 
 SEAL's generator is never given a seed: it would start anew at every encryption, and two ciphertexts of one
 upload would share their randomness.

@@ -1,8 +1,8 @@
 """BFV for sums of integer vectors, exact (J. Fan and F. Vercauteren, eprint 2012/144; Z. Brakerski, CRYPTO 2012).
 
 A ciphertext has N slots, integers modulo a prime t that is 1 modulo 2N (N. P. Smart and F. Vercauteren, *Fully
-homomorphic SIMD operations*, 2014): about half of CKKS's bytes. t is at least 2^8 times the largest sum, so that
-a ciphertext which puts something else into slots, the key above all, shows when the sum is opened.
+homomorphic SIMD operations*, 2014), in somewhat fewer bytes than CKKS's. t is at least 2^8 times the largest sum,
+so that a ciphertext which puts something else into slots, the key above all, shows when the sum is opened.
 :mod:`he.params` derives ring and moduli; :mod:`he._rlwe` has the formats.
 """
 
