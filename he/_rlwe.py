@@ -35,6 +35,8 @@ DIGEST_BYTES = 16
 
 SEED_BYTES = 32
 
+NAME_BYTES = 32
+
 _BLOCK = 64  # ciphertexts that are worked on at once: a few megabytes
 _BATCH = 8  # of them that are encoded at once: as many as stay in a second-level cache
 _STATE = struct.Struct("<QQ")  # length, vectors folded in
@@ -157,11 +159,15 @@ class Scheme(ABC):
 
     def adder(self, length: int, public: "PublicKey | None" = None) -> "Adder":
         """An empty sum of vectors of ``length`` values. It needs no key: ``public`` is not looked at."""
-        return Adder(self, length, np.zeros(self._shape(length), dtype=np.uint64), 0)
+        return Adder(self, length, np.zeros(self._shape(length), dtype=np.uint64), set())
 
     def load_adder(self, data: bytes, length: int, public: "PublicKey | None" = None) -> "Adder":
         """The sum that :meth:`Adder.to_bytes` wrote. Raises :class:`HEError` on any other bytes."""
-        expected = self.total_size(length) + _STATE.size
+        # The count comes first, and says how long the rest is.
+        count = (
+            int.from_bytes(data[DIGEST_BYTES + 8 : DIGEST_BYTES + 16], "little") if isinstance(data, bytes) else 0
+        )
+        expected = self.total_size(length) + _STATE.size + min(count, self.max_clients) * NAME_BYTES
         body = self._body(data, b"adder", expected, HEError)
         stated, count = _STATE.unpack_from(body)
         if stated != length or count > self.max_clients:
@@ -169,8 +175,12 @@ class Scheme(ABC):
                 f"got the state of a sum of {count} vectors of {stated} values; expected up to {self.max_clients} "
                 f"vectors of {length}"
             )
-        words = self._reduced(body[_STATE.size :], "sum", HEError)
-        return Adder(self, length, _unpacked(words, self._bits, self._shape(length)), count)
+        end = _STATE.size + count * NAME_BYTES
+        seen = {body[at : at + NAME_BYTES] for at in range(_STATE.size, end, NAME_BYTES)}
+        if len(seen) != count:
+            raise HEError("got the state of a sum that names a vector twice: the bytes are damaged")
+        words = self._reduced(body[end:], "sum", HEError)
+        return Adder(self, length, _unpacked(words, self._bits, self._shape(length)), seen)
 
     def _require_possible(self, on_grid: bool, sums: Integers, unused: Integers, count: int) -> None:
         """Refuse what ``count`` honest vectors can't add up to, whichever slot shows it.
@@ -360,36 +370,42 @@ class SecretKey:
 class Adder:
     """A running sum of encrypted vectors; :meth:`Scheme.adder` makes an empty one. For the server, without a key.
 
-    It takes 16 bytes a slot and prime, whatever is folded in.
+    It takes 16 bytes a coefficient and prime, and 32 for each vector that is folded in. One that was folded in
+    before is refused.
     """
 
-    def __init__(self, scheme: Scheme, length: int, sums: Words, count: int) -> None:
-        self.scheme, self.length, self._sums, self._count = scheme, length, sums, count
+    def __init__(self, scheme: Scheme, length: int, sums: Words, seen: set[bytes]) -> None:
+        self.scheme, self.length, self._sums, self._seen = scheme, length, sums, seen
 
     @property
     def count(self) -> int:
         """How many vectors are in the sum."""
-        return self._count
+        return len(self._seen)
 
     def fold(self, data: bytes) -> None:
         """Add an encrypted vector; hostile bytes.
 
-        Raises :class:`CiphertextError` on bytes that no client's encryption makes, and when the sum is full;
+        Raises :class:`CiphertextError` on bytes that no client's encryption makes, on those of a vector that is
+        in the sum, and when the sum is full;
         the sum is then what it was. (A well-formed ciphertext may still hold anything: that shows when the sum
         is opened.)
         """
         scheme = self.scheme
-        if self._count >= scheme.max_clients:
+        if self.count >= scheme.max_clients:
             raise CiphertextError(
-                f"the sum holds {self._count} vectors, as many as the scheme allows; begin another"
+                f"the sum holds {self.count} vectors, as many as the scheme allows; begin another"
             )
         body = scheme._body(data, b"", scheme.size(self.length), CiphertextError)
         words = scheme._reduced(body, "encrypted vector", CiphertextError, seeded=scheme.seeded)
+        # Fresh ciphertexts agree nowhere: the first words of each are enough to know a copy of all of them.
+        name = hashlib.sha256(words.reshape(len(self._sums), -1)[:, :4].tobytes()).digest()
+        if name in self._seen:
+            raise CiphertextError("the same encrypted vector is in the sum already")
         rows = self._sums.shape[1] // (2 if scheme.seeded else 1)
         _kernels.fold(words, scheme._bits, scheme._stride, scheme._primes, rows, self._sums)
         if scheme.seeded:
             self._add_seconds(words.reshape(len(self._sums), -1)[:, -_ring.SEED_WORDS :], rows)
-        self._count += 1
+        self._seen.add(name)
 
     def total(self) -> bytes:
         """The sum, for :meth:`SecretKey.open`: ``scheme.total_size(length)`` bytes."""
@@ -398,7 +414,8 @@ class Adder:
     def to_bytes(self) -> bytes:
         """The state, for :meth:`Scheme.load_adder`: it holds ciphertexts only."""
         packed = _packed(self._sums, self.scheme._bits).tobytes()
-        return self.scheme._tag(b"adder") + _STATE.pack(self.length, self._count) + packed
+        names = b"".join(sorted(self._seen))
+        return self.scheme._tag(b"adder") + _STATE.pack(self.length, self.count) + names + packed
 
     def _add_seconds(self, seeds: Words, rows: int) -> None:
         """Add the polynomials that ``seeds`` (ciphertexts, 8) stand for."""

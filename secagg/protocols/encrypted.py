@@ -386,7 +386,7 @@ class CKKS(RingLWE):
 
 @dataclass(frozen=True)
 class BFV(RingLWE):
-    """BFV (Fan and Vercauteren, 2012) on TenSEAL's SEAL: exact integers at about half of CKKS's bytes.
+    """BFV (Fan and Vercauteren, 2012) on TenSEAL's SEAL: exact integers, at fewer bytes than CKKS.
 
     The homomorphic scheme to take for sums. Trust models and ideal functionality are :class:`CKKS`'s.
     """

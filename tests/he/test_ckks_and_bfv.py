@@ -251,16 +251,30 @@ def test_values_out_of_range_are_not_encrypted(scheme: Scheme, values: np.ndarra
 def test_a_sum_takes_no_more_vectors_than_it_may(scheme: Scheme) -> None:
     small = replace(scheme, bound=1, max_clients=2)
     key = small.generate()
-    data, adder = key.encrypt(np.ones(3, dtype=int)), small.adder(3)
-    adder.fold(data)
-    adder.fold(data)
+    first, second, third = (key.encrypt(np.ones(3, dtype=int)) for _ in range(3))
+    adder = small.adder(3)
+    adder.fold(first)
+    adder.fold(second)
     before = adder.to_bytes()
     with pytest.raises(CiphertextError, match="as many as the scheme allows"):
-        adder.fold(data)
+        adder.fold(third)
     assert adder.to_bytes() == before
     for count in (0, 3, -1, 1.0):
         with pytest.raises(OpenError, match="expected 1 to 2"):
             key.open(adder.total(), 3, count)
+
+
+@one_of_each
+def test_a_vector_is_added_once(scheme: Scheme) -> None:
+    """Folded in again, it would count its client twice; by a restored adder it is known too."""
+    key = key_of(scheme)
+    data, adder = key.encrypt(np.arange(50)), scheme.adder(50)
+    adder.fold(data)
+    before = adder.to_bytes()
+    for again in (adder, scheme.load_adder(before, 50)):
+        with pytest.raises(CiphertextError, match="in the sum already"):
+            again.fold(data)
+        assert again.to_bytes() == before
 
 
 @every
