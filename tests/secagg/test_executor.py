@@ -78,7 +78,7 @@ def test_split_by_range_and_key() -> None:
 
 def test_threads_take_over_where_there_is_much_to_do(monkeypatch: pytest.MonkeyPatch) -> None:
     executor = Counting()
-    monkeypatch.setattr(lanes_module, "_threads", lambda: executor)
+    monkeypatch.setattr(lanes_module, "threads", lambda: executor)
     task = make_task(100)
     mask_all(drawn_lanes(task), KEYED, None)
     assert executor.tasks == 0
