@@ -367,7 +367,7 @@ class Client(Member[AnyClientState]):
                 "contribute after its first receive() and a look at client.session"
             )
         draft = msgspec.structs.replace(state, session=session)
-        vectors = task.encoding.encode(
+        vectors = task.encoder.encode(
             task.layout.flatten(update),
             layout=task.layout,
             weight=weight,

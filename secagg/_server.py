@@ -344,7 +344,7 @@ class Server(Generic[AnyState]):
     def _decode(self) -> Outcome:
         task, state = self._task, self._state
         try:
-            decoded = task.encoding.decode(
+            decoded = task.encoder.decode(
                 self._sums, layout=task.layout, survivors=len(state.survivors), max_weight=task.max_weight
             )
         except EncodingError as error:

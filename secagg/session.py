@@ -137,6 +137,7 @@ def check_cohort(task: Task, cohort: list[str], roster: Roster | None) -> None:
         if roster is not None and ((party := roster.get(member)) is None or party.role is not PartyRole.CLIENT):
             raise ConfigError(f"got {member} in the cohort, which the roster doesn't list as a client")
     task.protocol.validate_cohort(task, cohort, roster)
+    task.check_honest(len(cohort), roster)
 
 
 def draw(rng: Callable[[int], bytes], count: int) -> bytes:

@@ -21,7 +21,7 @@ from secagg.encoding import Encoding, SegmentLike
 from secagg.errors import ConfigError
 from secagg.identity import PartyRole, Roster
 from secagg.layout import Layout
-from secagg.protocols.base import AggregationProtocol, client_class, rounds
+from secagg.protocols.base import AggregationProtocol, client_class, corrupt_among, corrupt_count, rounds
 from secagg.store import Store
 
 if TYPE_CHECKING:
@@ -99,7 +99,44 @@ class Task:
     @cached_property
     def segments(self) -> tuple[SegmentLike, ...]:
         """What the encoding sends, segment by segment."""
-        return tuple(self.encoding.segments(self.layout, self.max_weight))
+        return tuple(self.encoder.segments(self.layout, self.max_weight))
+
+    @cached_property
+    def encoder(self) -> Encoding:
+        """The encoding, told what noise has to be calibrated to, if it wants to know."""
+        bind = getattr(self.encoding, "for_task", None)
+        if bind is None:
+            return self.encoding
+        try:
+            bound: Encoding = bind(max_clients=self.max_clients, honest=self.honest, corrupt=self._assumed)
+        except ValueError as error:  # dp's own errors are
+            raise ConfigError(str(error)) from error
+        return bound
+
+    @property
+    def honest(self) -> int:
+        """h: how many honest updates every opened sum holds, if as many clients as assumed are corrupt."""
+        return self.min_survivors - self._assumed
+
+    @property
+    def _assumed(self) -> int:
+        """c in the largest cohort; with more enrolled than that, a malicious server has more to choose from."""
+        corruption = getattr(self.protocol, "corruption", None)
+        return 0 if corruption is None else corrupt_count(corruption, self.max_clients)
+
+    def check_honest(self, cohort: int, roster: Roster | None) -> None:
+        """``ConfigError`` where more may be corrupt than noise was calibrated to."""
+        protocol: Any = self.protocol
+        if self.encoder is self.encoding or not hasattr(protocol, "corruption"):
+            return
+        corrupt = corrupt_among(protocol, cohort, roster)
+        if corrupt > self._assumed:
+            enrolled = cohort if roster is None else len(roster.ids(PartyRole.CLIENT))
+            raise ConfigError(
+                f"got {enrolled} clients enrolled, {corrupt} of them possibly corrupt; the noise of this task is "
+                f"calibrated to {self._assumed} of {self.max_clients}: enrol fewer, raise max_clients, or lower "
+                "corruption if fewer can collude"
+            )
 
     @cached_property
     def digest(self) -> bytes:
@@ -204,7 +241,7 @@ class Task:
             f"  task      {self.digest.hex()}",
             f"  rounds    {', '.join(rounds(self.protocol))}",
             f"  vector    {self.layout.size:,} coordinates in {len(self.layout.leaves)} leaves, {weighted}",
-            *(f"  encoding  {line}" for line in _lines(self.encoding, self.layout, self.max_weight)),
+            *(f"  encoding  {line}" for line in _lines(self.encoder, self.layout, self.max_weight)),
             *(f"  trust     {line}" for line in _lines(self.protocol, self)),
             f"  bytes     {sum(cost.up.values()):,} up and {sum(cost.down.values()):,} down a client and session,"
             f" at {self.max_clients} clients",

@@ -425,7 +425,7 @@ def expected_outcome(
     """Sum, mean and total weight by Python's integers, from what each survivor's encoding is."""
     totals = [[0] * segment.length for segment in task.segments]
     for party in survivors:
-        encoded = task.encoding.encode(
+        encoded = task.encoder.encode(
             task.layout.flatten(updates[party]),
             layout=task.layout,
             weight=None if task.max_weight is None else weight_for(task, party),
@@ -441,5 +441,5 @@ def expected_outcome(
         for sums, segment in zip(totals, task.segments, strict=True)
     ]
     layout = task.layout
-    decoded = task.encoding.decode(reduced, layout=layout, survivors=len(survivors), max_weight=task.max_weight)
+    decoded = task.encoder.decode(reduced, layout=layout, survivors=len(survivors), max_weight=task.max_weight)
     return layout.restore(decoded.sum, dtype="float64"), layout.restore(decoded.mean), decoded.total_weight

@@ -1,11 +1,12 @@
 """The task: what is accepted, what it says, and that its bytes are the same everywhere."""
 
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
 import numpy as np
 import pytest
 
 import secagg
+from secagg.errors import ConfigError
 from secagg.identity import enrol
 
 UPDATE = {"w": np.zeros((3, 4), np.float32), "b": [np.zeros(2)]}
@@ -218,3 +219,40 @@ def test_foreign_bytes_are_no_task() -> None:
             secagg.Task.from_bytes(bad)
     with pytest.raises(secagg.ConfigError, match="wire version 2"):
         secagg.Task.from_bytes(data.replace(b"i\0\0\0\x01\x01", b"i\0\0\0\x01\x02", 1))
+
+
+# --- encodings that are told of the task
+
+
+@dataclass(frozen=True)
+class Counting(secagg.FixedPoint):
+    """An encoding that wants to know how many are honest."""
+
+    told: tuple[int, int, int] = (0, 0, 0)
+
+    def for_task(self, *, max_clients: int, honest: int, corrupt: int) -> "Counting":
+        if honest < 5:
+            raise ValueError(f"got {honest} honest; expected 5")
+        return replace(self, told=(max_clients, honest, corrupt))
+
+
+def test_an_encoding_is_told_what_its_noise_has_to_hold_for():
+    task = make(protocol=secagg.SecAgg(corruption=0.2), encoding=Counting(1.0), max_clients=20, min_survivors=15)
+    assert task.encoder.told == (20, 11, 4)
+    assert task.encoding.told == (0, 0, 0)
+    assert task.honest == 11
+    with pytest.raises(ConfigError, match="got 3 honest"):
+        make(encoding=Counting(1.0), protocol=secagg.Clear(), max_clients=20, min_survivors=3)
+
+
+def test_more_enrolled_than_noise_was_calibrated_to_is_refused():
+    protocol = secagg.SecAgg(corruption=0.2)
+    task = make(protocol=protocol, encoding=Counting(1.0), max_clients=20, min_survivors=15)
+    ids = [f"c{i:02}" for i in range(30)]
+    _, enough = secagg.identity.enrol(ids[:24])
+    _, many = secagg.identity.enrol(ids)
+    task.server(ids[:20], roster=enough, session=b"s")
+    with pytest.raises(ConfigError, match="got 30 clients enrolled, 6 of them possibly corrupt"):
+        task.server(ids[:20], roster=many, session=b"s")
+    plain = replace(task, encoding=secagg.FixedPoint(1.0))
+    plain.server(ids[:20], roster=many, session=b"s")
