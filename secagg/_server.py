@@ -241,19 +241,16 @@ class Server(Generic[AnyState]):
         """End the open round: who is still pending is dropped. Returns what to send next.
 
         Raises ``Aborted`` if too few remain, and its ``outbox`` tells the others; no outcome is given then.
-        After the last round there is an ``outcome`` and nothing to send.
+        After the last round there is an ``outcome`` and nothing to send. What the ``executor`` raises comes
+        out, with nothing changed: call it again.
         """
         if not self._open:
             raise LocalProtocolError("got close_round() while no round is open; start() opens the first")
         state = self._state
         phase = self._phases[state.position]
         self.before_close(phase)
-        for party in sorted(self._pending):
-            state.dropped = {**state.dropped, party: state.dropped.get(party, phase.round)}
-            self.blame(party, FaultKind.SILENT, "")
-        state.asked_under = state.session_id
         try:
-            self.steps[phase.round].settle(self)
+            self._drop_and_settle(phase)
             self._log_round(phase)
             if state.position + 1 < len(self._phases):
                 requests = self._next_round()
@@ -265,6 +262,23 @@ class Server(Generic[AnyState]):
         state.finished = True
         self._store()
         return {}
+
+    def _drop_and_settle(self, phase: Phase) -> None:
+        """Drop who is pending, and go through with the round."""
+        state = self._state
+        dropped, faults, kept = state.dropped, len(state.faults), self._kept.copy()
+        for party in sorted(self._pending):
+            state.dropped = {**state.dropped, party: state.dropped.get(party, phase.round)}
+            self.blame(party, FaultKind.SILENT, "")
+        state.asked_under = state.session_id
+        try:
+            self.steps[phase.round].settle(self)
+        except Aborted:
+            raise
+        except Exception:  # of the caller's executor: the round is as open as it was
+            state.dropped, self._kept = dropped, kept
+            del state.faults[faults:]
+            raise
 
     def before_close(self, phase: Phase) -> None:
         """Raise ``LocalProtocolError`` while the caller has something to wait for first; changes nothing."""

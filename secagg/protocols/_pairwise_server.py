@@ -102,6 +102,11 @@ class PairwiseServer(Server[PairwiseServerState]):
 
     # AdvertiseKeys
 
+    @cached_property
+    def _advertised(self) -> set[bytes]:
+        """Every key in ``public_keys``."""
+        return {key for pair in self._state.public_keys.values() for key in pair}
+
     def _propose(self) -> Mapping[str, Reply]:
         return dict.fromkeys(self._state.cohort, (self.proposal(), b""))
 
@@ -109,8 +114,8 @@ class PairwiseServer(Server[PairwiseServerState]):
         wire.no_vectors(payload)
         check_advert(advert)
         state = self._state
-        known = {key for pair in state.public_keys.values() for key in pair}
-        if known & {advert.sealing_key, advert.masking_key}:
+        fresh = {advert.sealing_key, advert.masking_key}
+        if self._advertised & fresh:
             raise Reject(FaultKind.INVALID, "got a key that another client advertised")
         try:
             for key in (advert.sealing_key, advert.masking_key):
@@ -119,6 +124,7 @@ class PairwiseServer(Server[PairwiseServerState]):
             raise Reject(FaultKind.INVALID, "got a key of small order") from error
         state.adverts = state.adverts | {envelope.sender: envelope.raw}
         state.public_keys = state.public_keys | {envelope.sender: (advert.sealing_key, advert.masking_key)}
+        self._advertised.update(fresh)
 
     def _settle_adverts(self) -> None:
         state = self._state
@@ -292,14 +298,15 @@ class PairwiseServer(Server[PairwiseServerState]):
         """Sort a holder's shares to their dealers; a share that misses its hash is its holder's fault."""
         wire.no_vectors(payload)
         state, holder = self._state, envelope.sender
-        unopened = from_bitmap(revealed.unopened, state.u1)
+        unopened = set(from_bitmap(revealed.unopened, state.u1))
         dealt = [party for party in self._graph.holders(holder) if party in state.seed_commitments]
-        if holder in unopened or not set(unopened) <= set(dealt):
+        if holder in unopened or not unopened <= set(dealt):
             raise Reject(FaultKind.INVALID, "got unopened shares of clients that dealt none")
-        dealers = [party for party in dealt if party not in set(unopened)]
+        dealers = [party for party in dealt if party not in unopened]
         shares = pieces(revealed.shares, SHARE_BYTES, len(dealers))
-        for dealer in unopened:
-            self.blame(dealer, FaultKind.UNOPENED_SHARE, f"{holder} says that the share didn't open")
+        told = "didn't open, or it vouched for another U2" if state.vouchers else "didn't open"
+        for dealer in sorted(unopened):
+            self.blame(dealer, FaultKind.UNOPENED_SHARE, f"{holder} says that the share {told}")
         survivors = set(state.survivors)
         for dealer, share in zip(dealers, shares, strict=True):
             kind = SELF if dealer in survivors else KEY
@@ -328,7 +335,11 @@ class PairwiseServer(Server[PairwiseServerState]):
                     shared = private.exchange(state.public_keys[client][1])
                     key = keys.derive(shared, salt=state.session_id, info=mask_info(gone, client))
                     masks.append((key, -1 if client < gone else 1))
-        mask_all(self._sums, masks, self._executor)
+        # A worker may be lost on the way: the sum is not touched until all of the masks are there.
+        taken_off = zero_lanes(self._task)
+        mask_all(taken_off, masks, self._executor)
+        for total, mask in zip(self._sums, taken_off, strict=True):
+            total += mask
         reduce_lanes(self._task, self._sums)
         state.shares = {}
 

@@ -90,7 +90,8 @@ def mask_all(lanes: Sequence[NDArray[Any]], keyed: Sequence[tuple[bytes, int]], 
     """Add the mask streams of many keys, each times its sign, in place.
 
     Large sums are split by coordinate range and key over ``executor``, by default threads of this
-    process; the result is the same to the bit however they are split.
+    process; the result is the same to the bit however they are split. What the executor raises comes out, and
+    leaves ``lanes`` with some of the masks: whoever wants to try again gives lanes that it can throw away.
     """
     from mpc.masks import mask_sum
 
@@ -134,6 +135,11 @@ def stream_offsets(lanes: Sequence[NDArray[Any]]) -> Iterator[tuple[NDArray[Any]
 def threads() -> ThreadPoolExecutor:
     """The threads that everything heavy runs on where the caller names no executor."""
     return ThreadPoolExecutor(os.cpu_count(), thread_name_prefix="secagg-masks")
+
+
+if hasattr(os, "register_at_fork"):
+    # A forked child has the pool but none of its threads: what is submitted there would wait for ever.
+    os.register_at_fork(after_in_child=_threads.cache_clear)
 
 
 def pack_lanes(task: Task, lanes: Sequence[NDArray[Any]]) -> bytes:

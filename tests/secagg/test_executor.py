@@ -1,7 +1,11 @@
 """Masks are taken off with the same bits whatever does the work, and however many workers there are."""
 
 import multiprocessing
+import os
+import subprocess
+import sys
 from concurrent.futures import Executor, Future, ProcessPoolExecutor, ThreadPoolExecutor
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -11,6 +15,9 @@ import secagg
 from mpc.masks import mask_sum
 from secagg.protocols import lanes as lanes_module
 from secagg.protocols.lanes import mask_all, mask_lanes, to_lanes
+from secagg.simulation import enrol_for
+from secagg.store import MemoryLedger
+from secagg.testing._play import Integers, MemoryStore
 
 
 class Counting(Executor):
@@ -23,6 +30,22 @@ class Counting(Executor):
         self.tasks += 1
         done: Future[Any] = Future()
         done.set_result(function(*arguments, **named))
+        return done
+
+
+class LosesAWorker(Executor):
+    """Runs a task as it comes, but for one, which is lost with its worker."""
+
+    def __init__(self, lost: int) -> None:
+        self.lost, self.tasks = lost, 0
+
+    def submit(self, function: Any, /, *arguments: Any, **named: Any) -> Future[Any]:
+        self.tasks += 1
+        done: Future[Any] = Future()
+        if self.tasks == self.lost:
+            done.set_exception(RuntimeError("worker lost"))
+        else:
+            done.set_result(function(*arguments, **named))
         return done
 
 
@@ -130,6 +153,111 @@ def test_server_and_clients_use_what_they_are_given_restored_or_not() -> None:
         outbox = server.close_round()
     assert of_client.tasks > 0
     assert of_server.tasks > 0
+
+
+def stubborn(call: Any, failures: list[str], unchanged: Any) -> Any:
+    """What ``call`` returns, tried again if a worker was lost, which leaves what ``unchanged`` returns as it was."""
+    before = unchanged()
+    try:
+        return call()
+    except RuntimeError as lost:
+        failures.append(str(lost))
+        assert unchanged() == before
+        return call()
+
+
+@pytest.mark.usefixtures("split")
+@pytest.mark.parametrize("lost", [1, 3, 10])
+@pytest.mark.parametrize("at", ["server", "client"])
+def test_a_lost_worker_costs_a_second_try_and_no_sum(at: str, lost: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A modular sum decodes whatever it is, so a mask taken off twice would come out as right."""
+    encoding = Integers(((500, (1 << 12) - 1, 1 << 12),))
+    task = secagg.Task(
+        protocol=secagg.SecAgg(threat_model="semi-honest"),
+        layout=encoding.layout,
+        encoding=encoding,
+        max_clients=16,
+        min_survivors=14,
+    )
+    ids = [f"c{i:02}" for i in range(16)]
+    flaky, failures = LosesAWorker(lost), list[str]()
+    monkeypatch.setattr(lanes_module, "_RANGE_LANES", 100)
+    server = task.server(ids, session=b"s", executor=flaky if at == "server" else None)
+    clients = {
+        c: task.client(c, session=b"s", executor=flaky if (at, c) == ("client", "c01") else None) for c in ids
+    }
+    for client in clients.values():
+        client.contribute({"halves": encoding.halves(list(range(500)))})
+    outbox = server.start()
+    while server.outcome is None:
+        for party, request in outbox.items():
+            if (party, server.round) not in (("c07", secagg.Round.MASKED_INPUT), ("c09", secagg.Round.UNMASKING)):
+                client = clients[party]
+                server.receive(party, stubborn(partial(client.receive, request), failures, client.to_bytes))
+        outbox = stubborn(server.close_round, failures, lambda: (server.to_bytes(), server.pending, server.faults))
+    assert failures == ["worker lost"]
+    assert flaky.tasks > lost
+    assert server.outcome.sum["halves"][500:].tolist() == [15 * number % (1 << 12) for number in range(500)]
+    assert [(fault.sender, fault.round) for fault in server.faults] == [
+        ("c07", secagg.Round.MASKED_INPUT),
+        ("c09", secagg.Round.UNMASKING),
+    ]
+
+
+@pytest.mark.usefixtures("split")
+def test_an_aggregator_whose_worker_is_lost_releases_the_same_share_after_it() -> None:
+    task = secagg.Task(
+        protocol=secagg.AdditiveShares(kem="X25519"),
+        layout=secagg.Layout.of(np.zeros(2500)),
+        encoding=secagg.FixedPoint(clip=1.0, bits=16, rounding="nearest"),
+        max_clients=5,
+        min_survivors=4,
+    )
+    ids = [f"c{i}" for i in range(5)]
+    keys, roster, sealing = enrol_for(task, ids)
+    flaky, failures = LosesAWorker(3), list[str]()
+    server = task.server(ids, roster=roster, session=b"s")
+    members: dict[str, Any] = {c: task.client(c, identity=keys[c], roster=roster, session=b"s") for c in ids}
+    for number, party in enumerate(ids):
+        members[party].contribute(np.full(2500, number / 8))
+    for party, key in sealing.items():
+        store = MemoryStore()
+        store.ledger = MemoryLedger()
+        members[party] = task.aggregator(
+            party, identity=keys[party], roster=roster, session=b"s", key=key, save=store, executor=flaky
+        )
+    outbox = server.start()
+    while server.outcome is None:
+        for party, request in outbox.items():
+            member = members[party]
+            answer = stubborn(partial(member.receive, request), failures, member.to_bytes)
+            for aggregator, report in server.receive(party, answer).items():
+                members[aggregator].receive(report)
+        outbox = server.close_round()
+    assert failures == ["worker lost"]
+    np.testing.assert_allclose(server.outcome.sum, np.full(2500, 10 / 8), atol=5 / 32767)
+
+
+FORKS = """
+import os, signal
+import numpy as np
+from secagg.protocols.lanes import mask_all
+keyed = [(bytes([number]) * 32, 1) for number in range(10)]
+lanes, again = ([np.zeros(1 << 20, np.uint32)] for _ in range(2))
+mask_all(lanes, keyed, None)
+child = os.fork()
+if child:
+    os._exit(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) & 0xFF)
+signal.alarm(60)
+mask_all(again, keyed, None)
+os._exit(0 if (lanes[0] == again[0]).all() and again[0].any() else 1)
+"""
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="nothing is forked here")
+def test_a_forked_child_has_threads_of_its_own() -> None:
+    """The parent has masked; the child starts with its memory and none of its threads."""
+    subprocess.run([sys.executable, "-c", FORKS], check=True, timeout=120)
 
 
 @pytest.mark.stacks
