@@ -16,12 +16,13 @@ from typing import Any
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from secagg import identity
-from secagg._machine import Client, Member
+from secagg._machine import Aggregator, Client, Member
 from secagg._server import Outbox, Outcome, Server
 from secagg.beacon import Fetch
 from secagg.errors import ConfigError, EncodingError
 from secagg.identity import PartyRole, Roster
 from secagg.protocols.base import AggregationProtocol, input_round, key_pairs, rounds
+from secagg.store import MemoryLedger
 from secagg.task import Task
 
 ByRound = dict[str, int]
@@ -109,6 +110,9 @@ class _Run:
             )
             for party, role in roles.items()
         }
+        for member in self.members.values():
+            if isinstance(member, Aggregator):
+                member._ledger = MemoryLedger()  # nothing of a simulation outlives it, so it needs no store
         self.task, self.silent, self.progress = task, silent, progress
         everyone = [*self.members, "server"]
         self.up: dict[str, ByRound] = {party: {} for party in everyone}

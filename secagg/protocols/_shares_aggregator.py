@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Mapping
 from typing import Any, ClassVar
 
@@ -34,6 +35,8 @@ from secagg.protocols.shares import (
     share_info,
 )
 from secagg.wire import Envelope, Reject
+
+log = logging.getLogger("secagg")
 
 _TAKES_REPORTS = 1  # answers given so far: between Preparation and Recount
 
@@ -83,6 +86,13 @@ class ShareAggregator(Aggregator[ShareAggregatorState]):
     def _ready(self, draft: ShareAggregatorState, message: Proposal, payload: memoryview) -> Reply:
         """Preparation: take note of who may report."""
         wire.no_vectors(payload)
+        if self._ledger is None:
+            log.warning(
+                "%s has no ledger: started anew, it would take part in a second sum of session %s; give it save= a "
+                "store that has one",
+                self.id,
+                draft.session_id.hex()[:12],
+            )
         if self._leads:
             draft.share = [lane.tobytes() for lane in zero_lanes(self._task)]
         return Ready(), b""
@@ -113,7 +123,10 @@ class ShareAggregator(Aggregator[ShareAggregatorState]):
             return
         if self._leads:
             lanes = self._lanes(draft)
-            fold_lanes(self._task, memoryview(opened), lanes)
+            try:
+                fold_lanes(self._task, memoryview(opened), lanes)
+            except Reject as refused:  # sealed by the client, so that nobody else can have spoilt it
+                raise Reject(refused.kind, refused.detail, blame=client) from refused
             draft.share = [lane.tobytes() for lane in lanes]
         else:
             draft.seeds = draft.seeds | {client: opened}
@@ -140,7 +153,10 @@ class ShareAggregator(Aggregator[ShareAggregatorState]):
         return Agreed(message.reports, reports_digest(draft.session_id, draft.reports)), b""
 
     def _release(self, draft: ShareAggregatorState, message: Release, payload: memoryview) -> Reply:
-        """AggregateShare: release a share of the sum, once ever, if all aggregators signed this very set."""
+        """AggregateShare: release a share of the sum, once, if all aggregators signed this very set.
+
+        Once ever where there is a ledger; without one, once for this object.
+        """
         wire.no_vectors(payload)
         digest = reports_digest(draft.session_id, draft.reports)
         self._check_agreement(draft, message.agreed, digest)

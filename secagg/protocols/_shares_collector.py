@@ -8,7 +8,7 @@ from typing import ClassVar
 from secagg import wire
 from secagg._machine import Reply
 from secagg._server import Server, ServerState, Step
-from secagg.errors import FaultKind
+from secagg.errors import Aborted, FaultKind
 from secagg.identity import PartyRole
 from secagg.protocols._pairwise_messages import from_bitmap, to_bitmap
 from secagg.protocols.base import Round
@@ -27,6 +27,8 @@ from secagg.protocols.shares import (
     relayed,
 )
 from secagg.wire import Envelope, Reject
+
+MOST_NAMED = 8
 
 
 class CollectorState(ServerState):
@@ -96,8 +98,22 @@ class Collector(Server[CollectorState]):
                 self.blame(client, FaultKind.UNOPENED_SHARE, detail)
         state.survivors = [c for c in state.survivors if all(c in held for held in state.held.values())]
         state.unopened = {c: raw for c, raw in state.unopened.items() if c in state.held[self._aggregators[0]]}
+        self._check_taken_off()
         state.held = {}
         self.need(len(state.survivors), self._task.min_survivors, "reports that every aggregator holds")
+
+    def _check_taken_off(self) -> None:
+        """``Aborted`` if the leader added reports that are not in the sum and that nobody handed back."""
+        state, leader = self._state, self._aggregators[0]
+        stuck = [c for c in state.held[leader] if c not in state.survivors and c not in state.unopened]
+        if stuck:
+            named = ", ".join(stuck[:MOST_NAMED]) + (", ..." if len(stuck) > MOST_NAMED else "")
+            raise Aborted(
+                f"{leader} has added reports that another aggregator neither holds nor handed back, so that they "
+                f"can't be taken off again: of {named}. If they didn't reach it, open a new session and hand on all "
+                f"that receive() returns; if it can't open them (it hands back {MAX_UNOPENED} at most), leave these "
+                "clients out"
+            )
 
     def _collect(self) -> Mapping[str, Reply]:
         """The leader alone needs what a helper couldn't open."""

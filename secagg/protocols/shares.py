@@ -121,10 +121,11 @@ class AdditiveShares:
     Ideal functionality: the collector learns the sum over the agreed reports, at least ``min_survivors`` of them
     and each of another enrolled client of the cohort, and whose they are. The aggregators learn whose reports there
     are, and nothing of any update as long as one of them is honest; with at most c clients colluding, no
-    opened sum holds fewer than ``min_survivors - c`` honest updates, and an honest aggregator takes part in one
-    sum only under one (task, session). Clients learn the cohort. An abort before AggregateShare reveals nothing;
-    from then on the collector may hold the sum, whatever it says. A client or an aggregator can spoil the sum, not
-    read it; a silent client costs nothing, a silent aggregator the session.
+    opened sum holds fewer than ``min_survivors - c`` honest updates, and an honest aggregator that keeps a ledger
+    takes part in one sum only under one (task, session); without a ledger that holds until it is started anew.
+    Clients learn the cohort. An abort before AggregateShare reveals nothing; from then on the collector may hold
+    the sum, whatever it says. A client or an aggregator can spoil the sum, not read it; a silent client costs
+    nothing, a silent aggregator the session.
     """
 
     aggregators: int = 2

@@ -156,7 +156,7 @@ def test_server_and_clients_use_what_they_are_given_restored_or_not() -> None:
 
 
 def stubborn(call: Any, failures: list[str], unchanged: Any) -> Any:
-    """What ``call`` returns, tried again if a worker was lost, which leaves what ``unchanged`` returns as it was."""
+    """What ``call`` returns, tried again if a worker was lost, which leaves what ``unchanged`` gives as it was."""
     before = unchanged()
     try:
         return call()

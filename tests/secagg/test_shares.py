@@ -14,6 +14,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import secagg
+from mpc.additive import SEED_BYTES
+from mpc.errors import MPCError
 from mpc.hpke import Kem, PrivateKey
 from secagg import identity, wire
 from secagg.errors import Aborted, FaultKind
@@ -21,7 +23,7 @@ from secagg.identity import PartyRole, Roster
 from secagg.protocols import lanes
 from secagg.protocols._shares_aggregator import ShareAggregator
 from secagg.protocols.base import Round
-from secagg.protocols.shares import MAX_UNOPENED, AggregateShare, Held, Report
+from secagg.protocols.shares import MAX_UNOPENED, AggregateShare, Agreed, Held, Report, share_info
 from secagg.session import session_id
 from secagg.simulation import enrol_for
 from secagg.store import MemoryLedger
@@ -289,17 +291,19 @@ def test_a_share_with_spare_bits_is_left_out() -> None:
 
     case.resealed("c5", change)
     case.require_sum_of(case.play(), set(IDS) - {"c5"})
-    assert [f.kind for f in case.members["aggregator1"].faults] == [FaultKind.MALFORMED]
+    assert [(f.sender, f.kind) for f in case.members["aggregator1"].faults] == [("c5", FaultKind.MALFORMED)]
 
 
 def test_more_reports_than_a_helper_keeps_abort_and_open_nothing() -> None:
     case = Case()
     for party in IDS[: MAX_UNOPENED + 1]:
         case.resealed(party, flip(0))
-    with pytest.raises(Aborted, match="aggregators; 2 are needed"):
+    with pytest.raises(Aborted, match=r"so that they can't be taken off again: of c5\. .* leave these clients out"):
         case.play()
+    assert case.server.round is None
     assert len(case.members["aggregator2"]._state.unopened) <= MAX_UNOPENED
-    assert "whose report didn't come back" in case.members["aggregator1"].faults[-1].detail
+    assert {f.sender for f in case.server.faults} == set(IDS[: MAX_UNOPENED + 1])
+    assert not case.members["aggregator1"].faults
 
 
 def test_too_few_that_open_abort() -> None:
@@ -316,8 +320,69 @@ def test_a_report_that_the_leader_missed_is_left_out_and_one_that_a_helper_misse
     case.require_sum_of(case.play(), set(IDS) - {"c3"})
     case = Case()
     case.lost = {("c3", "aggregator2")}
-    with pytest.raises(Aborted):
+    with pytest.raises(Aborted, match=r"of c3\. If they didn't reach it, open a new session and hand on all"):
         case.play()
+
+
+def test_an_agreement_to_other_reports_is_the_aggregators_fault_in_its_own_round() -> None:
+    case = Case()
+
+    def lie(honest: bytes) -> bytes:
+        envelope = Envelope.parse(honest, LIMIT)
+        if envelope.kind != Agreed.TYPE:
+            return honest
+        told, _ = envelope.open(Agreed)
+        return wire.seal_envelope(
+            Agreed(told.reports, bytes(32)),
+            protocol=envelope.protocol,
+            task=envelope.task,
+            session=envelope.session,
+            sender="aggregator2",
+            identity=case.keys["aggregator2"],
+        )
+
+    case.changed["aggregator2"] = lie
+    with pytest.raises(Aborted, match="got 1 aggregators; 2 are needed"):
+        case.play()
+    found = case.server.faults[0]
+    assert (found.sender, found.round, found.kind) == ("aggregator2", Round.AGREEMENT, FaultKind.INVALID)
+    assert "other reports than another aggregator holds" in found.detail
+
+
+@pytest.mark.parametrize("changed", ["task", "session", "client", "aggregator"])
+def test_an_input_share_opens_for_what_it_was_sealed_for_and_for_nothing_else(changed: str) -> None:
+    case = Case()
+    case.play(Round.REPORT)
+    message, _ = Envelope.parse(relayed_report(case, "c1"), LIMIT).open(Report)
+    key = PrivateKey(Kem.MLKEM768_X25519, case.sealing["aggregator2"])
+    right = {
+        "task": case.task,
+        "session": case.server._state.session_id,
+        "client": "c1",
+        "aggregator": "aggregator2",
+    }
+    wrong: dict[str, Any] = {
+        "task": replace(case.task, context=b"another run"),
+        "session": bytes(32),
+        "client": "c2",
+        "aggregator": "aggregator1",
+    }
+    assert len(key.open(message.seeds[0], info=share_info(**right))) == SEED_BYTES  # type: ignore[arg-type]
+    with pytest.raises(MPCError, match="do not open"):
+        key.open(message.seeds[0], info=share_info(**right | {changed: wrong[changed]}))
+
+
+def test_an_aggregator_without_a_ledger_warns_once_when_it_takes_part(caplog: pytest.LogCaptureFixture) -> None:
+    case = Case()
+    for party in case.aggregators:
+        case.members[party] = case.aggregator(party, save=None if party == "aggregator2" else case.disks[party])
+    case.require_sum_of(case.play(), IDS)
+    told = [record.getMessage() for record in caplog.records if "no ledger" in record.getMessage()]
+    assert len(told) == 1
+    assert told[0].startswith("aggregator2 has no ledger")
+    caplog.clear()
+    secagg.simulate(case.task, UPDATES)
+    assert not caplog.records
 
 
 @pytest.mark.parametrize(

@@ -23,7 +23,7 @@ from secagg.protocols._pairwise_messages import to_bitmap
 from secagg.protocols._shares_aggregator import ShareAggregator
 from secagg.protocols.base import Proposal, key_pairs
 from secagg.protocols.lanes import fold_lanes, pack_lanes, reduce_lanes, stream_offsets, to_lanes, zero_lanes
-from secagg.protocols.shares import AggregateShare, Collect, Recount, Release, Report
+from secagg.protocols.shares import AggregateShare, Agreed, Collect, Recount, Release, Report
 from secagg.testing._play import Integers
 from secagg.wire import Envelope
 from tests.secagg.adversary.driver import (
@@ -249,7 +249,8 @@ class TestInventedReports:
 
 
 @attack(
-    title="A small set: the victim's report with those of the colluders, each of which is handed on many times",
+    title="A small set: aggregators hold everyone's reports, the colluders' handed on many times, and the "
+    "collector names the victim's and the colluders' alone",
     attacker="lying collector, c colluders",
     defence="each aggregator counts the distinct clients of the set against `min_survivors` "
     "(`ShareAggregator._check_floor`)",
@@ -262,7 +263,7 @@ class TestSmallSet:
     def attack(self) -> Vector | None:
         self.server = LyingCollector(Enrolled())
         self.server.gather(CLIENTS)
-        self.server.relay([VICTIM, *COLLUDERS * 3])
+        self.server.relay([*CLIENTS, *COLLUDERS * 3])
         return less(self.server.collect(self.few), COLLUDERS)
 
     def test_refused(self) -> None:
@@ -529,7 +530,7 @@ class TestDifferentSets:
         return server.outcome
 
     def test_refused(self) -> None:
-        with pytest.raises(Aborted, match="got 1 aggregators; 2 are needed"):
+        with pytest.raises(Aborted, match=f"can't be taken off again: of {VICTIM}"):
             self.attack()
 
     def test_control_succeeds(self, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -576,7 +577,7 @@ def test_different_sets_named() -> None:
 
 
 @refusal(
-    title="An agreement counted twice, or one of another session",
+    title="An agreement counted twice, one of another session, or one that the collector signed in another's name",
     why="it lets an aggregator go on over a set of its own, which keeps to the floor",
 )
 def test_agreements_that_are_not_one_of_each() -> None:
@@ -588,10 +589,48 @@ def test_agreements_that_are_not_one_of_each() -> None:
     other.gather(CLIENTS)
     other.relay(CLIENTS)
     foreign = other.agree(dict.fromkeys(other.aggregators, CLIENTS))
-    for shown in ([], signed[:1], [signed[0], signed[0]], [*signed, signed[0]], foreign, [signed[0], foreign[1]]):
+    told, _ = Envelope.parse(signed[1], LIMIT).open(Agreed)
+    strangers, _ = enrol([HELPER])
+
+    def forged(sender: str, signer: Any) -> bytes:
+        return wire.seal_envelope(
+            told, protocol=TASK.protocol.ID, task=TASK.digest, session=server.id, sender=sender, identity=signer
+        )
+
+    of_a_client = forged(VICTIM, server.world.keys[VICTIM])
+    for shown, kind in (
+        ([], FaultKind.INVALID),
+        (signed[:1], FaultKind.INVALID),
+        ([signed[0], signed[0]], FaultKind.INVALID),
+        ([*signed, signed[0]], FaultKind.INVALID),
+        (foreign, FaultKind.FOREIGN_SESSION),
+        ([signed[0], foreign[1]], FaultKind.FOREIGN_SESSION),
+        ([signed[0], forged(HELPER, strangers[HELPER])], FaultKind.UNAUTHENTIC),
+        ([signed[0], of_a_client], FaultKind.UNKNOWN_SENDER),
+    ):
         assert server.release(shown) == {}
-    assert server.kinds() == {FaultKind.INVALID, FaultKind.FOREIGN_SESSION}
+        assert {aggregator.faults[-1].kind for aggregator in server.aggregators.values()} == {kind}
     assert set(server.release(signed)) == {LEADER, HELPER}, "and none of it changed anything"
+
+
+@refusal(
+    title="Another report handed back to the leader than the one that it added",
+    why="the sum is then spoiled by the difference of two updates of one colluder, who can send any update",
+)
+def test_another_report_handed_back() -> None:
+    server = LyingCollector(Enrolled())
+    server.gather(CLIENTS)
+    server.relay(CLIENTS)
+    colluder = COLLUDERS[0]
+    true, rest = server.reports[colluder], [party for party in CLIENTS if party != colluder]
+    server.reports[colluder] = server.forge(colluder, -UPDATES[colluder], server.world.keys[colluder])
+    assert server.agree({LEADER: rest}) == []
+    assert (
+        server.aggregators[LEADER].faults[-1].detail
+        == f"got a set without {colluder}, whose report didn't come back"
+    )
+    server.reports[colluder] = true
+    assert has(less(server.collect(rest), rest), np.zeros(WANTED.size), TASK), "and it changed nothing"
 
 
 @refusal(
