@@ -110,9 +110,9 @@ class Collector(Server[CollectorState]):
             named = ", ".join(stuck[:MOST_NAMED]) + (", ..." if len(stuck) > MOST_NAMED else "")
             raise Aborted(
                 f"{leader} has added reports that another aggregator neither holds nor handed back, so that they "
-                f"can't be taken off again: of {named}. If they didn't reach it, open a new session and hand on all "
-                f"that receive() returns; if it can't open them (it hands back {MAX_UNOPENED} at most), leave these "
-                "clients out"
+                f"can't be taken off again: of {named}. If they didn't reach it, open a new session and hand on "
+                f"all that receive() returns; if it can't open them (it hands back {MAX_UNOPENED} at most), leave "
+                "these clients out"
             )
 
     def _collect(self) -> Mapping[str, Reply]:

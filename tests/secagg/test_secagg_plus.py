@@ -20,6 +20,7 @@ from secagg.protocols.pairwise import Pairwise
 from secagg.session import merkle_levels, merkle_path, merkle_root, root_of_path, session_id
 from secagg.testing import CHECKS, check_protocol
 from secagg.wire import Envelope
+from tests.reference import graph as reference
 
 MODELS = ("malicious", "semi-malicious", "semi-honest")
 OPERATOR = Ed25519PrivateKey.from_private_bytes(bytes(range(32)))
@@ -148,11 +149,18 @@ def near_adverts(server: Any, outbox: dict[str, bytes], party: str) -> NearAdver
     return Envelope.parse(outbox[party], 1 << 20).open(NearAdverts)[0]
 
 
-def shared_keys(task: secagg.Task, silent: set[str]) -> tuple[Any, dict[str, Any], dict[str, bytes]]:
-    """A session up to the requests of ShareKeys; ``silent`` have advertised no keys."""
+def shared_keys(
+    task: secagg.Task, silent: set[str], floors: bool = True
+) -> tuple[Any, dict[str, Any], dict[str, bytes]]:
+    """A session up to the requests of ShareKeys; ``silent`` have advertised no keys.
+
+    Without ``floors`` the server goes on however few there are.
+    """
     ids = [f"c{i:02}" for i in range(task.max_clients)]
     keys, roster = secagg.identity.enrol(ids)
-    server = task.server(ids, roster=roster, session=b"s", beacon=fetch)
+    server: Any = task.server(ids, roster=roster, session=b"s", beacon=fetch)
+    if not floors:
+        server.need = lambda *_: None
     clients = {c: task.client(c, identity=keys[c], roster=roster, session=b"s") for c in ids}
     outbox = server.start()
     while server.round != secagg.Round.SHARE_KEYS:
@@ -200,6 +208,53 @@ def test_a_shrunk_u1_gains_nothing(threat_model: str) -> None:
     too_few = {f"c{i:02}" for i in range(21)}
     with pytest.raises(Aborted, match="79 clients that advertised keys; 80 are needed"):
         shared_keys(task, too_few)
+
+
+@pytest.mark.parametrize(
+    ("name", "says"),
+    [
+        (secagg.Round.ADVERTISE_KEYS, "20 clients that advertised keys"),
+        (secagg.Round.SHARE_KEYS, "20 clients that dealt shares"),
+    ],
+)
+def test_the_client_itself_holds_u1_and_u2_to_the_floor(name: str, says: str) -> None:
+    task, silent = make_task(24, 21), {f"c{i:02}" for i in range(4)}
+    early = name == secagg.Round.ADVERTISE_KEYS
+    server, clients, outbox = shared_keys(task, silent if early else set(), floors=False)
+    for client in clients.values():
+        client.contribute(np.zeros(task.layout.size))
+    if not early:
+        for party in outbox.keys() - silent:
+            server.receive(party, clients[party].receive(outbox[party]))
+        outbox = server.close_round()
+    for party in outbox:
+        with pytest.raises(Aborted, match=f"{says}; 21 are needed, so this client reveals nothing more"):
+            clients[party].receive(outbox[party])
+
+
+@pytest.mark.parametrize(("clients", "gone"), [(100, 20), (100, 10), (160, 10), (300, 26)])
+@pytest.mark.parametrize("threat_model", MODELS)
+def test_windows_must_hold_more_than_the_twin_allows_to_be_corrupt(
+    clients: int, gone: int, threat_model: str
+) -> None:
+    task = make_task(clients, clients - gone, threat_model)
+    protocol: Any = task.protocol
+    shape = protocol.shape(task, clients, clients // 20)
+    assert not shape.complete
+    if threat_model == "semi-honest":
+        assert (shape.window, shape.window_floor) == (0, 0)
+        return
+    bits = 46 if threat_model == "malicious" else 40
+    assert shape.window == shape.degree // 2
+    assert shape.window_floor == reference.most_corrupt(clients, clients // 20, shape.window, bits) > 0
+    ids = [f"c{i:03}" for i in range(clients)]
+    drawn = Graph(ids, shape, bytes(32))
+    ring = [ids[node] for node in drawn._ring.order]
+    for start in (0, clients // 2, clients - 3):  # the last of these goes round the end
+        around = ring[start:] + ring[:start]
+        for left in range(shape.window + 1):
+            survivors = around[:left] + around[shape.window :]
+            assert drawn.is_cut(survivors) == (left <= shape.window_floor)
 
 
 def test_names_of_u1_are_in_the_session_id() -> None:

@@ -1,6 +1,7 @@
 """A lying server uses the sparse graph: it cuts the ring, or tells stories that only a neighbourhood sees."""
 
-from collections.abc import Collection, Iterable
+from collections.abc import Callable, Collection, Iterable, Mapping
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -27,12 +28,13 @@ from secagg.protocols._pairwise_messages import (
     from_bitmap,
     pieces,
     to_bitmap,
+    voucher_info,
 )
 from secagg.protocols.lanes import fold_lanes, reduce_lanes, zero_lanes
-from secagg.protocols.neighbours import Graph
+from secagg.protocols.neighbours import Graph, Shape
 from secagg.session import merkle_levels, merkle_path, session_id
 from secagg.wire import stand_in_ids
-from tests.secagg.adversary.driver import LyingServer, Vector, World, has, make_updates
+from tests.secagg.adversary.driver import LyingServer, Vector, World, has, make_updates, remove
 from tests.secagg.adversary.registry import attack, refusal
 
 SIZE = 4
@@ -131,11 +133,14 @@ class RingServer(LyingServer):
         told, signed = to_bitmap(survivors, self.u1), []
         for party in parties:
             near = [other for other in self.told_dealers[party] if other in set(survivors)]
-            vouchers = b"".join(self.vouchers.get((other, party), bytes(VOUCHER_BYTES)) for other in near)
+            vouchers = b"".join(self.voucher(other, party) for other in near)
             answer = self.ask(party, VouchedSurvivors(told, vouchers))
             if answer is not None:
                 signed.append(answer.raw)
         return signed
+
+    def voucher(self, client: str, neighbour: str) -> bytes:
+        return self.vouchers.get((client, neighbour), bytes(VOUCHER_BYTES))
 
     def unmask(
         self, parties: Iterable[str], survivors: Collection[str], signed: Iterable[bytes] = ()
@@ -166,6 +171,14 @@ class RingServer(LyingServer):
         self.unmask(told if ask is None else ask, survivors, signed[: self.graph.shape.quorum])
 
 
+class ReflectingServer(RingServer):
+    """Hands the victim's neighbours back what they said to the victim."""
+
+    def voucher(self, client: str, neighbour: str) -> bytes:
+        pair = (neighbour, client) if client == self.victim else (client, neighbour)
+        return super().voucher(*pair)
+
+
 def make_updates_of(ids: Iterable[str]) -> dict[str, Vector]:
     return {party: update[:SIZE] for party, update in make_updates(ids).items()}
 
@@ -175,13 +188,48 @@ def wanted(server: RingServer, parties: Collection[str]) -> Vector:
     return np.sum([np.rint(updates[party] * 32767) / 32767 for party in parties], axis=0)
 
 
+def sum_between_runs(server: RingServer, arc: list[str]) -> Vector | None:
+    """The sum of the arc: without the masks that it shares with those called dropped."""
+    for party in server.u1:
+        server.learn_key(party)
+    inside, lanes = set(arc), zero_lanes(server.task)
+    for party in arc:
+        peeled = server.peel(party, server.rebuild(party, SELF), but=inside)
+        if peeled is None:
+            return None
+        for mine, theirs in zip(lanes, peeled, strict=True):
+            mine += theirs
+    reduce_lanes(server.task, lanes)
+    layout = server.task.layout
+    decoded = server.task.encoding.decode(lanes, layout=layout, survivors=len(arc), max_weight=None)
+    found: Vector = decoded.sum
+    return found
+
+
+def around(server: RingServer, parties: Iterable[str]) -> set[str]:
+    """Who holds shares of any of ``parties``."""
+    return {holder for party in parties for holder in server.graph.neighbours(party)}
+
+
+def weaken(monkeypatch: pytest.MonkeyPatch, change: Callable[[Shape], Mapping[str, int]]) -> None:
+    """All parties take other numbers for the graph than the protocol's."""
+    strong = SecAggPlus.shape
+
+    def weak(*arguments: Any) -> Shape:
+        shape = strong(*arguments)
+        return replace(shape, **change(shape))
+
+    monkeypatch.setattr(SecAggPlus, "shape", weak)
+
+
 @attack(
     title="The two-run cut: two runs of k/2 ring neighbours are called dropped, and the sum of the few clients "
     "between them opens on its own",
     attacker="lying server alone",
-    defence="every k/2 consecutive places must hold more survivors than there can be corrupt ones "
-    "(`Graph.is_cut`); and a threshold above half of a neighbourhood",
-    control='with `"semi-honest"`, which has neither: the sum of t + 1 clients, where min_survivors is 274',
+    defence="two, each of which suffices here: every k/2 consecutive places must hold more survivors than there can "
+    "be corrupt ones (`Graph.is_cut`), and a threshold above half of a neighbourhood (`SecAggPlus.shape`)",
+    control='with `"semi-honest"`, which has neither of them, nor quorum and vouchers: the sum of t + 1 clients, '
+    "where min_survivors is 274",
     source="Bell et al. 2020 assume that who drops out does not depend on the graph",
 )
 class TestTwoRunCut:
@@ -191,37 +239,71 @@ class TestTwoRunCut:
         arc = server.ring[half : half + server.graph.shape.threshold + 1]
         gone = set(server.ring[:half]) | set(server.ring[half + len(arc) : 2 * half + len(arc)])
         server.collect()
-        server.play_out([party for party in server.u1 if party not in gone])
+        survivors = [party for party in server.u1 if party not in gone]
+        server.play_out(survivors, ask=around(server, [*arc, *gone]).intersection(survivors))
         return server, arc
-
-    def opened(self, server: RingServer, arc: list[str]) -> Vector | None:
-        """The sum of the arc: without the masks that it shares with those called dropped."""
-        for party in server.u1:
-            server.learn_key(party)
-        inside, lanes = set(arc), zero_lanes(server.task)
-        for party in arc:
-            peeled = server.peel(party, server.rebuild(party, SELF), but=inside)
-            if peeled is None:
-                return None
-            for mine, theirs in zip(lanes, peeled, strict=True):
-                mine += theirs
-        reduce_lanes(server.task, lanes)
-        layout = server.task.layout
-        decoded = server.task.encoding.decode(lanes, layout=layout, survivors=len(arc), max_weight=None)
-        found: Vector = decoded.sum
-        return found
 
     def test_refused(self) -> None:
         server, arc = self.attack("semi-malicious")
         assert len(server.refusals) == 300 - server.graph.shape.degree >= server.task.min_survivors
         assert all("dropped out in one place" in str(reason) for reason in server.refusals.values())
-        assert self.opened(server, arc) is None
+        assert sum_between_runs(server, arc) is None
+
+    def test_the_threshold_alone_suffices(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        """Of the clients at either end of the arc, half a neighbourhood is called dropped."""
+        monkeypatch.setattr(Graph, "is_cut", lambda *_: False)
+        server, arc = self.attack("semi-malicious")
+        assert not server.refusals
+        assert sum_between_runs(server, arc) is None
+        assert sum(server.rebuild(party, SELF) is None for party in arc) == 2
 
     def test_control_succeeds(self) -> None:
         server, arc = self.attack("semi-honest")
         assert not server.refusals
         assert len(arc) == 3
-        assert has(self.opened(server, arc), wanted(server, arc), server.task)
+        assert has(sum_between_runs(server, arc), wanted(server, arc), server.task)
+
+
+@attack(
+    title="The two-run cut in four stories: each calls all but w + 1 clients of either run dropped, so that every "
+    "window holds; a client in a run is called dropped by three stories, and a quarter of all others believe each",
+    attacker="lying server alone",
+    defence="signatures of more than (n + c)/2 of U1 under one list (`PairwiseClient._check_quorum`)",
+    control="with a quorum of t signatures, and all else as it is: the sum of the k/2 + 1 clients between the runs",
+    source="this library; the windows are checked in each story alone",
+)
+class TestCutInStories:
+    stories = 4
+
+    def attack(self) -> tuple[RingServer, list[str]]:
+        server = RingServer.over("semi-malicious", 300, 26)
+        shape, ring = server.graph.shape, server.ring
+        half, stay = shape.degree // 2, shape.window_floor + 1
+        arc = ring[half : 2 * half + 1]
+        runs = ring[:half], ring[2 * half + 1 : 3 * half + 1]
+        outside = [party for party in ring if party not in (*runs[0], *runs[1])]
+        told: list[tuple[list[str], list[str]]] = []  # to whom, and who survived
+        for story in range(self.stories):
+            kept = [party for run in runs for party in run[story * stay : (story + 1) * stay]]
+            told.append(([*kept, *outside[story :: self.stories]], sorted([*kept, *outside])))
+        assert all(len(survivors) >= server.task.min_survivors for _, survivors in told)
+        server.collect()
+        near = around(server, [*arc, *runs[0], *runs[1]])
+        for parties, survivors in told:
+            server.unmask(near.intersection(parties), survivors, server.sign(parties, survivors))
+        return server, arc
+
+    def test_refused(self) -> None:
+        server, arc = self.attack()
+        assert all("signatures under the survivor list; 151 are needed" in str(r) for r in server.refusals.values())
+        assert set(arc) <= set(server.refusals)
+        assert sum_between_runs(server, arc) is None
+
+    def test_control_succeeds(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        weaken(monkeypatch, lambda shape: {"quorum": shape.threshold})
+        server, arc = self.attack()
+        assert not server.refusals
+        assert has(sum_between_runs(server, arc), wanted(server, arc), server.task)
 
 
 @attack(
@@ -234,8 +316,8 @@ class TestTwoRunCut:
     source="this library; signatures under U2 and U3 are the signers' own, and the victim need not sign",
 )
 class TestNeighboursGone:
-    def attack(self) -> RingServer:
-        server = RingServer.over("semi-malicious", 160, 10)
+    def attack(self, made: type[RingServer] = RingServer) -> RingServer:
+        server = made.over("semi-malicious", 160, 10)
         victim, near = server.victim, server.graph.neighbours(server.victim)
         # Ten of its 18 neighbours it never masks with; the other eight are called dropped.
         by_place = [party for party in server.ring if party in set(near)]
@@ -265,43 +347,77 @@ class TestNeighboursGone:
 
 
 @attack(
+    title="Reflected vouchers: the same, and each holder is shown its own voucher for the victim as the victim's",
+    attacker="lying server alone",
+    defence="a voucher names who vouches, then to whom (`voucher_info`)",
+    control="with vouchers that are alike in both directions: the victim's update",
+    source="this library; reflection, as in authentication by a shared key",
+)
+class TestReflectedVouchers:
+    def attack(self) -> RingServer:
+        return TestNeighboursGone.attack(TestNeighboursGone(), ReflectingServer)
+
+    def test_refused(self) -> None:
+        server = self.attack()
+        assert not server.refusals
+        assert server.recover(server.victim) is None
+        assert not server.shares[server.victim, SELF]
+
+    def test_control_succeeds(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        def alike(client: str, neighbour: str, dealers: bytes) -> bytes:
+            return directed(min(client, neighbour), max(client, neighbour), dealers)
+
+        directed = voucher_info
+        remove(monkeypatch, voucher_info, alike)
+        server = self.attack()
+        assert has(server.recover(server.victim), wanted(server, [server.victim]), server.task)
+
+
+@attack(
     title="Disjoint survivor stories: half of a neighbourhood is told that the client between survived, the other "
     "half that it dropped out",
     attacker="lying server alone",
-    defence="signatures of more than (n + c)/2 of U1, not of t neighbours, under one list "
-    "(`PairwiseClient._check_quorum`), and a threshold above half of a neighbourhood",
-    control='with `"semi-honest"`, which has neither: the victim\'s update',
+    defence="two, each of which suffices here: signatures of more than (n + c)/2 of U1, not of half a "
+    "neighbourhood, under one list (`PairwiseClient._check_quorum`), and a threshold above half of a neighbourhood "
+    "(`SecAggPlus.shape`)",
+    control="with k/2 for both, and all else as it is: the victim's update",
     source="Bell et al. 2020, section 4: the malicious variant",
 )
 class TestDisjointStories:
-    def attack(self, threat_model: str) -> RingServer:
-        server = RingServer.over(threat_model, 60, 6, corruption=0.05)
+    def attack(self) -> RingServer:
+        server = RingServer.over("semi-malicious", 60, 6, corruption=0.05)
         near = server.graph.neighbours(server.victim)
         server.collect()
         everyone = set(server.u1)
         for parties, story in ((near[0::2], everyone), (near[1::2], everyone - {server.victim})):
-            signed = server.sign(parties, story) if server.task.protocol.checked else []
-            server.unmask(parties, story, signed)
+            server.unmask(parties, story, server.sign(parties, story))
         return server
 
     def test_refused(self) -> None:
-        server = self.attack("semi-malicious")
+        server = self.attack()
         assert server.recover(server.victim) is None
         assert set(server.refusals) == set(server.graph.neighbours(server.victim))
         assert all("are needed" in str(reason) for reason in server.refusals.values())
 
-    def test_control_succeeds(self) -> None:
-        server = self.attack("semi-honest")
+    def test_the_threshold_alone_suffices(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        weaken(monkeypatch, lambda shape: {"quorum": shape.degree // 2})
+        server = self.attack()
+        assert not server.refusals
+        assert server.recover(server.victim) is None
+
+    def test_control_succeeds(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        weaken(monkeypatch, lambda shape: {"quorum": shape.degree // 2, "threshold": shape.degree // 2})
+        server = self.attack()
         victim = server.victim
         assert has(server.recover(victim), wanted(server, [victim]), server.task)
 
 
 @refusal(
     title="Adverts on a sparse graph with one path of another length, two swapped, a neighbour's advert missing, "
-    "a stranger's added, or a U1 of one client fewer",
+    "a stranger's added, or a U1 without a stranger or without a neighbour whose advert is shown",
     why="the session id that follows is another one, so that nothing fits that others say",
 )
-@pytest.mark.parametrize("lie", ["short", "swapped", "missing", "stranger", "fewer"])
+@pytest.mark.parametrize("lie", ["short", "swapped", "missing", "stranger", "fewer", "outside"])
 def test_bad_proofs(lie: str) -> None:
     class Liar(RingServer):
         def near(self, party: str, present: bytes, adverts: list[bytes], paths: list[bytes]) -> NearAdverts:
@@ -320,7 +436,8 @@ def test_bad_proofs(lie: str) -> None:
                 adverts = [self.adverts[p] for p in shown]
                 paths = [merkle_path(levels, self.u1.index(p)) for p in shown]
             else:
-                present = to_bitmap([p for p in self.u1 if p != other], self.u1)
+                gone = other if lie == "fewer" else self.graph.neighbours(party)[0]
+                present = to_bitmap([p for p in self.u1 if p != gone], self.u1)
             return NearAdverts(present, adverts, paths)
 
     server = Liar.over("semi-malicious", 32, 3, corruption=0.05)
