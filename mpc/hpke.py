@@ -102,6 +102,7 @@ class PrivateKey:
 
         Raises :class:`MPCError` if any bit of ``sealed``, key or ``info`` is not what it was.
         """
+        _check_bytes(sealed=sealed, info=info)
         try:
             return self._suite.decrypt(sealed, self._key, info)
         except (InvalidTag, ValueError) as error:
@@ -117,6 +118,7 @@ def seal(kem: Kem, public: bytes, plaintext: bytes, *, info: bytes) -> bytes:
     ``info`` is not sent, but must be the same when opening: say in it who seals what to whom, and when. Raises
     :class:`MPCError` on a ``public`` that is no key of ``kem``, and where ``cryptography`` lacks the KEM.
     """
+    _check_bytes(plaintext=plaintext, info=info)
     suite = _suite(kem)
     if not isinstance(public, bytes) or len(public) != kem.public_bytes:
         got = f"{len(public)} bytes" if isinstance(public, bytes) else type(public).__name__
@@ -125,6 +127,12 @@ def seal(kem: Kem, public: bytes, plaintext: bytes, *, info: bytes) -> bytes:
         return suite.encrypt(plaintext, _public(public), info)
     except (ValueError, UnsupportedAlgorithm) as error:
         raise MPCError(f"got a public key of {kem} that is none: {error}; refuse its holder") from error
+
+
+def _check_bytes(**given: object) -> None:
+    for name, value in given.items():
+        if not isinstance(value, bytes):
+            raise MPCError(f"got {name} of type {type(value).__name__}; expected bytes")
 
 
 def _public(public: bytes) -> Any:

@@ -272,7 +272,9 @@ class SecAggPlus(Pairwise):
     and takes no graph but one drawn from that round's value or one of the 63 after it.
 
     ``"semi-honest"``: the server follows the protocol, and there are no such checks; one that lies
-    about who dropped out can cut the ring and open a small part of the sum.
+    about who dropped out can open a small part of the sum, or one client's update. The graph is made to
+    lose |U1| - ``min_survivors`` clients: where as many as may drop out did so before they advertised
+    keys, one more that is silent in Unmasking can end the session, with nothing opened.
 
     Ideal functionality: as SecAgg's, but that clients learn U1, U2, U3 and the keys of their
     neighbours only, and that it fails with probability 2^-40 over the draw of the graph. An
@@ -348,17 +350,17 @@ class SecAggPlus(Pairwise):
 
     def collusion(self, task: Task, present: int | None) -> str:
         """Who must collude; and, where nothing is checked, what a server that lies could do alone."""
-        from mpc import graph
-
         plain, nodes = super().collusion(task, present), present or task.max_clients
-        shape = self.shape(task, nodes, self.corrupt(nodes, None))
-        if shape.complete or self.checked:
+        if self.checked:
             return plain
-        corrupt = graph.most_marked(nodes, self.corrupt(nodes, None), shape.degree, graph.SECURITY + 1)
-        honest = shape.threshold - corrupt
+        shape = self.shape(task, nodes, self.corrupt(nodes, None))
+        alone = (
+            2 * shape.threshold <= shape.degree
+        )  # a self mask from one half of the holders, a key from the other
         return (
-            f"{plain}; a server that lies about who dropped out may open sums with no more than {honest} honest "
-            f"neighbour{'s' * (honest > 1)} of a client"
+            f"{plain}; a server that lies about who dropped out can do it alone"
+            if alone
+            else f"{plain}; nothing is promised against a server that lies about who dropped out"
         )
 
     def largest_message(self, task: Task, receiver: PartyRole | None) -> int:

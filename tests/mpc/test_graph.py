@@ -123,7 +123,7 @@ def test_refused(changes: dict, match: str) -> None:
 
 @pytest.mark.parametrize(
     ("n", "corrupt", "dropping", "server"),
-    [(100, 5, 33, "curious"), (60, 3, 20, "curious"), (40, 10, 10, "curious"), (100, 5, 20, "semi-malicious")],
+    [(100, 5, 33, "curious"), (54, 1, 23, "curious"), (40, 10, 10, "curious"), (100, 5, 20, "semi-malicious")],
 )
 def test_whole_numbers_decide_as_the_logarithms_do(
     n: int, corrupt: int, dropping: int, server: Any, monkeypatch: pytest.MonkeyPatch

@@ -79,6 +79,21 @@ def test_another_info_or_key_does_not_open(kem: Kem) -> None:
         PrivateKey(kem, bytes(32)).open(sealed, info=INFO)
 
 
+@pytest.mark.parametrize("bad", ["text", None, 5, bytearray(64)])
+def test_what_is_not_bytes_is_refused(kem: Kem, bad: Any) -> None:
+    key = PrivateKey(kem, PRIVATE)
+    sealed = seal(kem, key.public, b"secret", info=INFO)
+    named = f"of type {type(bad).__name__}; expected bytes"
+    with pytest.raises(MPCError, match=f"got sealed {named}"):
+        key.open(bad, info=INFO)
+    with pytest.raises(MPCError, match=f"got info {named}"):
+        key.open(sealed, info=bad)
+    with pytest.raises(MPCError, match=f"got plaintext {named}"):
+        seal(kem, key.public, bad, info=INFO)
+    with pytest.raises(MPCError, match=f"got info {named}"):
+        seal(kem, key.public, b"secret", info=bad)
+
+
 @pytest.mark.parametrize("bad", [b"", bytes(31), bytes(33), "k" * 32, None])
 def test_a_private_key_of_another_kind_is_refused(kem: Kem, bad: Any) -> None:
     with pytest.raises(MPCError, match="for a private sealing key; expected 32 bytes"):

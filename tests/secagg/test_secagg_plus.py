@@ -362,8 +362,10 @@ def test_needs_identities_unless_semi_honest() -> None:
 
 def test_describe_says_who_must_collude_and_what_a_lying_server_may_do() -> None:
     plain = make_task(1000, 670, "semi-honest").describe()
-    assert "the server and 34 of 670 clients in the smallest session allowed; a server that lies about" in plain
-    assert "may open sums with no more than 1 honest neighbour of a client" in plain
+    assert "the server and 34 of 670 clients in the smallest session allowed; a server that lies about who" in plain
+    assert "lies about who dropped out can do it alone" in plain
+    narrow = make_task(100, 99, "semi-honest").describe()
+    assert "nothing is promised against a server that lies" in narrow
     assert "to 24 of 72 shares (1000 clients) rebuild a secret" in plain
     checked = make_task(1000, 670).describe()
     assert "to 223 of 398 shares (1000 clients) rebuild a secret" in checked

@@ -226,8 +226,8 @@ def weaken(monkeypatch: pytest.MonkeyPatch, change: Callable[[Shape], Mapping[st
     title="The two-run cut: two runs of k/2 ring neighbours are called dropped, and the sum of the few clients "
     "between them opens on its own",
     attacker="lying server alone",
-    defence="two, each of which suffices here: every k/2 consecutive places must hold more survivors than there can "
-    "be corrupt ones (`Graph.is_cut`), and a threshold above half of a neighbourhood (`SecAggPlus.shape`)",
+    defence="two, each of which suffices here: every k/2 consecutive places must hold more survivors than there "
+    "can be corrupt ones (`Graph.is_cut`), and a threshold above half of a neighbourhood (`SecAggPlus.shape`)",
     control='with `"semi-honest"`, which has neither of them, nor quorum and vouchers: the sum of t + 1 clients, '
     "where min_survivors is 274",
     source="Bell et al. 2020 assume that who drops out does not depend on the graph",
