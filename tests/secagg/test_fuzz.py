@@ -131,7 +131,11 @@ def test_broken_aggregators_and_collectors_are_found(role: type, fault: str) -> 
 
 def test_the_graphs_of_secagg_plus_are_sparse() -> None:
     sparse = [scene for scene in scenes() if isinstance(scene.casting.protocol, secagg.SecAggPlus)]
-    assert {scene.casting.protocol.threat_model for scene in sparse} == {"semi-honest", "semi-malicious"}
+    assert {scene.casting.protocol.threat_model for scene in sparse} == {
+        "semi-honest",
+        "semi-malicious",
+        "malicious",
+    }
     for scene in sparse:
         task, size = scene.casting.task, len(scene.casting.cohort)
         for present in (size, size - 1):  # with a client silent too

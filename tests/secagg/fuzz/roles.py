@@ -14,6 +14,7 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 import secagg
 from secagg._machine import Watchful
 from secagg._server import Outcome
+from secagg.beacon import SignedBeacon
 from secagg.errors import Aborted, FaultKind, LocalProtocolError, RemoteProtocolError
 from secagg.identity import PartyRole
 from secagg.protocols.base import rounds
@@ -26,7 +27,14 @@ CLIENTS = 5
 AROUND_A_RING = 8  # clients for whom a graph is sparse, if no more than one of them may drop out
 FOR_MEMBER, FOR_SERVER, FOR_RELAYED = 14, 9, 6  # lies before each true message; a server keeps few of a kind
 STRANGER = Ed25519PrivateKey.from_private_bytes(rng_for_tests(b"stranger")(32))
+OPERATOR = Ed25519PrivateKey.from_private_bytes(rng_for_tests(b"operator")(32))
+BEACON = SignedBeacon(OPERATOR.public_key().public_bytes_raw(), genesis=1_700_000_000, period=30)
 STRANGERS = ("nobody", "", "c" * 65, "c1\n", "ç", "c66")
+
+
+def fetch(number: int) -> bytes:
+    """The beacon's value of any round: in a fuzzed session all of them are published."""
+    return BEACON.publish(OPERATOR, number)
 
 
 class Pool(list[bytes]):
@@ -109,14 +117,15 @@ def scenes() -> list[Scene]:
         Scene("SecAggPlus semi-honest", sparse),
         Scene("SecAggPlus semi-honest signed", sparse.enrolled()),
         Scene("SecAggPlus semi-malicious", ring),
+        Scene("SecAggPlus malicious", _sparse("malicious")),
         *(Scene(name, cast(protocol, CLIENTS)) for name, protocol in shares),
         *(Scene(protocol.name, cast(protocol, CLIENTS)) for protocol in encrypted),
     ]
 
 
 def _sparse(threat_model: ThreatModel) -> Casting:
-    protocol = secagg.SecAggPlus(threat_model=threat_model)
-    return replace(cast(protocol, AROUND_A_RING), min_survivors=AROUND_A_RING - 1)
+    protocol = secagg.SecAggPlus(threat_model=threat_model, beacon=BEACON if threat_model == "malicious" else None)
+    return replace(cast(protocol, AROUND_A_RING, beacon=fetch), min_survivors=AROUND_A_RING - 1)
 
 
 class Session:

@@ -17,10 +17,11 @@ from typing import Any
 import msgspec
 
 from secagg.errors import FaultKind, RemoteProtocolError
+from secagg.protocols._pairwise_messages import NearAdverts
 from secagg.testing._play import Play
 from tests.secagg.fuzz.decoders import decoders
 from tests.secagg.fuzz.mutate import Frame, take_apart
-from tests.secagg.fuzz.roles import STRANGER, Scene, scenes
+from tests.secagg.fuzz.roles import STRANGER, Scene, fetch, scenes
 from tests.secagg.fuzz.tally import VECTORS, Tally, Vector
 
 SENDERS = {"client": "c5", "aggregator": "aggregator-2"}  # c1 and the first aggregator have answered before
@@ -106,6 +107,7 @@ def vectors() -> dict[str, Vector]:
     made: dict[str, Vector] = {}
     _secagg(made)
     _secagg_plus(made)
+    _secagg_plus_drawn(made)
     _shares_to_collector(made)
     _shares_to_aggregator(made)
     return made
@@ -200,6 +202,33 @@ def _secagg_plus(made: dict[str, Vector]) -> None:
     to_server("invalid-commitments-to-a-stranger", kind, told(deal, lambda f: _set(1, f[1] + bytes(64))(f)), deal)
     to_server("invalid-vouchers-short", kind, told(masked, lambda f: _set(0, f[0][:-16])(f)), masked)
     to_server("invalid-strangers-share-unopened", kind, told(unmasking, _set(0, bytes([1 << stranger]))), unmasking)
+
+
+def _secagg_plus_drawn(made: dict[str, Vector]) -> None:
+    """What the beacon adds: keys that are frozen, and a graph that nobody could choose."""
+    forger, kind = Forger("SecAggPlus malicious", made), FaultKind.INVALID
+    to_server, to_client, told, asked = forger.to_server, forger.to_member, forger.told, forger.asked
+    _, freeze, deal, *_ = forger.rounds
+    number = msgspec.msgpack.decode(take_apart(forger.true.requests[SENDER, deal]).structure)[3]
+    left_out = bytes([0xFF & ~(1 << stage()[forger.name].casting.cohort.index(SENDER))])
+    to_client("client-invalid-frozen-without-it", kind, asked(freeze, _set(0, left_out)), freeze)
+    to_client("client-invalid-frozen-spare-byte", kind, asked(freeze, _set(0, b"\xff\0")), freeze)
+    to_client("client-invalid-frozen-root-short", kind, asked(freeze, lambda f: _set(1, f[1][:-1])(f)), freeze)
+    to_client("client-malformed-frozen-number", FaultKind.MALFORMED, asked(freeze, _set(0, 7)), freeze)
+    to_client("client-invalid-value-of-the-next-round", kind, asked(deal, _set(4, fetch(number + 1))), deal)
+    to_client("client-invalid-value-short", kind, asked(deal, lambda f: _set(4, f[4][:-1])(f)), deal)
+    to_client("client-invalid-drawn-paths-one-missing", kind, asked(deal, lambda f: f[2].pop()), deal)
+    to_client("client-out-of-turn-drawn-without-a-value", FaultKind.OUT_OF_TURN, _undrawn(forger, deal), deal)
+    to_server("invalid-round-no-beacon-has", kind, told(freeze, _set(0, 0)), freeze)
+    to_server("invalid-round-negative", kind, told(freeze, _set(0, -1)), freeze)
+    to_server("malformed-round-is-text", FaultKind.MALFORMED, told(freeze, _set(0, "2")), freeze)
+
+
+def _undrawn(forger: Forger, deal: str) -> bytes:
+    """The adverts as a semi-malicious client takes them: nothing says what drew the graph."""
+    true = take_apart(forger.true.requests[SENDER, deal])
+    fields = msgspec.msgpack.decode(true.structure)[:3]
+    return replace(true, kind=NearAdverts.TYPE, structure=msgspec.msgpack.encode(fields)).seal(None)
 
 
 def _report(forger: Forger, party: str = SENDER, *, short: int = 0, seeds: int = 1) -> bytes:
