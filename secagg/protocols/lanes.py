@@ -139,7 +139,7 @@ def threads() -> ThreadPoolExecutor:
 
 if hasattr(os, "register_at_fork"):
     # A forked child has the pool but none of its threads: what is submitted there would wait for ever.
-    os.register_at_fork(after_in_child=_threads.cache_clear)
+    os.register_at_fork(after_in_child=threads.cache_clear)
 
 
 def pack_lanes(task: Task, lanes: Sequence[NDArray[Any]]) -> bytes:
