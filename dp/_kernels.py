@@ -1,0 +1,133 @@
+"""The compiled loops of the samplers, and the decorator that compiles them.
+
+A word is 64 random bits, read as a fraction of one. Thresholds are those of ``dp._tables``: a word
+below a threshold is surely below the probability that was rounded down to it, a word above surely
+above. A word that equals one, which a threshold in 2^64 does, is left undecided.
+"""
+
+from collections.abc import Callable
+from typing import Any, ParamSpec, TypeVar, cast
+
+import numpy as np
+from numba import njit
+from numpy.typing import NDArray
+
+P = ParamSpec("P")
+R = TypeVar("R")
+
+Words = NDArray[np.uint64]
+Integers = NDArray[np.int64]
+
+UNDECIDED = -1
+"""Stands where more bits are needed to decide."""
+
+KEPT, REFUSED, OPEN = 0, 1, 2
+"""What became of a proposal; one that is open needs more bits to decide."""
+
+MARGIN = 2.0**-40
+"""How far from a probability, relative to it, floats may decide: 2^8 times their error."""
+
+_STEEPEST = 2.0**-4  # beyond this the series of exp(-x) is too short; blocks are chosen to stay below
+
+
+def kernel(function: Callable[P, R]) -> Callable[P, R]:
+    """Compile ``function`` at its first call, without the interpreter lock.
+
+    The machine code is cached on disk where Numba finds a place that it may write to, and compiled
+    anew in each process where it finds none.
+    """
+    compiled: Any
+    try:
+        compiled = njit(cache=True, nogil=True)(function)
+    except RuntimeError:
+        compiled = njit(nogil=True)(function)
+    return cast(Callable[P, R], compiled)
+
+
+@kernel
+def invert(words: Words, table: Words, guide: Integers, shift: int, out: Integers) -> int:
+    """Write to ``out`` how many thresholds lie below each word; return how many are undecided.
+
+    ``table`` is ascending; its last threshold is no less than any word. ``guide`` says where to
+    begin, by a word's bits from ``shift`` on. Which entries are read depends on the words.
+    """
+    undecided = 0
+    by = np.uint64(shift)
+    for i in range(words.shape[0]):
+        word = words[i]
+        k = guide[word >> by]
+        while table[k] < word:
+            k += 1
+        if table[k] == word:
+            k = UNDECIDED
+            undecided += 1
+        out[i] = k
+    return undecided
+
+
+@kernel
+def invert_evenly(words: Integers, table: Integers, out: Integers) -> int:
+    """As :func:`invert`, by comparing each word with every threshold: no branch, no address depends on a word.
+
+    Words and thresholds come less 2^63, as signed integers, which vector instructions compare.
+    """
+    undecided = 0
+    for i in range(words.shape[0]):
+        word = words[i]
+        above, equal = 0, 0
+        for k in range(table.shape[0]):
+            above += word > table[k]
+            equal |= word == table[k]
+        out[i] = above - equal * (above - UNDECIDED)
+        undecided += equal
+    return undecided
+
+
+@kernel
+def attach_signs(signs: Words, out: Integers) -> None:
+    """Negate ``out`` where its bit in ``signs`` is set, lowest bit first."""
+    for i in range(out.shape[0]):
+        mask = -np.int64((signs[i >> 6] >> np.uint64(i & 63)) & np.uint64(1))
+        out[i] = (out[i] ^ mask) - mask
+
+
+@kernel
+def place(
+    words: Words,
+    coins: Words,
+    blocks: Integers,
+    width: int,
+    slope: float,
+    curve: float,
+    margin: float,
+    out: Integers,
+    status: NDArray[np.uint8],
+) -> int:
+    """Place each proposal in its block, and keep it or refuse it; return how many are undecided.
+
+    Of a word the lowest ``width`` bits say where in its block of length 2^width, the highest the
+    sign. A coin refuses place u of the block that begins at m with the probability
+    1 - exp(-(slope u + curve u (2m + u))); minus zero is always refused. ``status`` is :data:`KEPT`,
+    :data:`REFUSED` or :data:`OPEN`: a coin within ``margin`` of the probability, relative to it.
+    """
+    undecided = 0
+    low = (np.uint64(1) << np.uint64(width)) - np.uint64(1)
+    for i in range(words.shape[0]):
+        u = np.int64(words[i] & low)
+        negative = np.int64(words[i] >> np.uint64(63))
+        start = blocks[i] << width
+        x = slope * np.float64(u) + curve * np.float64(u) * np.float64(2 * start + u)
+        # 1 - exp(-x) by its series: only operations that IEEE 754 rounds correctly
+        p = x * (1 - x / 2 * (1 - x / 3 * (1 - x / 4 * (1 - x / 5 * (1 - x / 6 * (1 - x / 7 * (1 - x / 8)))))))
+        coin = np.float64(coins[i]) * 2.0**-64
+        out[i] = ((start + u) ^ -negative) + negative
+        if start + u == 0 and negative == 1:
+            status[i] = REFUSED
+        elif x < _STEEPEST and coin > p * (1 + margin):
+            status[i] = KEPT
+        elif x < _STEEPEST and coin < p * (1 - margin):
+            status[i] = REFUSED
+        else:
+            status[i] = OPEN
+            undecided += 1
+    return undecided

@@ -1,0 +1,274 @@
+"""Noise on the integers, exact: discrete Gaussian, discrete Laplace and Skellam.
+
+Whoever holds the value that is to be protected draws here, from the system's generator. A parameter
+is taken exactly (a float as the fraction that it is), and every integer comes with exactly its
+probability: no float is rounded on the way to an outcome. 64 random bits are inverted through a
+table of the cumulative probabilities, rounded down; the one word in 2^64 that equals an entry is
+extended by further bits, and the table with it, until they differ (lazy refinement).
+
+- **Narrow noise** takes time and memory that depend on the parameters only: each word is compared with
+  every entry of the table. ``constant_time`` asks for that, or forbids it.
+- **Wider noise** looks a word up in the table, which an attacker who measures the cache may see.
+- **Noise too wide for a table** is drawn as a block from a table and a place within it, kept with the
+  ratio of their weights (rejection, as Canonne, Kamath and Steinke 2020 do): a float with a margin of
+  2^8 times its error tells nearly all, integers the rest. Very wide Skellam noise is the sum of
+  narrower draws, since Skellam laws are closed under sums.
+"""
+
+import bisect
+import math
+import operator
+import os
+from collections.abc import Callable
+from fractions import Fraction
+from typing import Any, SupportsIndex
+
+import numpy as np
+from cryptography.hazmat.primitives.ciphers import Cipher, algorithms, modes
+from numpy.typing import NDArray
+
+from dp import _tables
+from dp.errors import DPError
+
+Integers = NDArray[np.int64]
+Rng = Callable[[int], bytes]
+"""A source of random bytes in the shape of ``os.urandom``."""
+
+MAX_SIZE = 2**30
+"""Integers that one call draws at most: 8 GiB of them."""
+
+MAX_WIDTH = 2**52
+"""The widest standard deviation or scale: 2^10 of them still fit into int64."""
+
+MAX_SKELLAM_VARIANCE = 2**43
+"""The largest variance of Skellam noise, a standard deviation of 2.9 million: above, its tables cost too much."""
+
+_LEAST = Fraction(1, 2**64)
+_SEED_BYTES = 32
+_PIECE = 2**14  # words and integers of a piece stay in the cache of a core
+_EVEN_ENTRIES = 256  # thresholds up to which comparing with all of them keeps 20 million integers a second
+_GAUSSIAN_LEVELS = 11  # bits of the standard deviation in blocks: the tables have at most 20 000 entries
+_LAPLACE_LEVELS = 10
+_SKELLAM_TABLE_VARIANCE = 2**33
+_WORD_BITS = 64
+
+
+def sample_discrete_gaussian(
+    sigma: Fraction | float, size: int, *, rng: Rng = os.urandom, constant_time: bool | None = None
+) -> Integers:
+    """``size`` integers, each k with probability proportional to exp(-k² / (2 ``sigma``²)).
+
+    ``sigma`` (2^-64 to 2^52) is a Fraction, an int or a float, taken exactly; ``size`` is 0 to 2^30.
+    ``rng`` is asked once, for the 32 bytes of an AES-256-CTR key that all randomness comes from: the
+    same bytes give the same noise. ``constant_time``: True compares every word with all thresholds
+    (about 10 ``sigma`` of them) and is refused for ``sigma`` >= 2048; False looks words up; None, as
+    it stands, compares where that is fast, to a ``sigma`` of about 27.
+
+    The law is that of Canonne, Kamath and Steinke (2020). Raises :class:`DPError` on anything else.
+    """
+    sigma = _parameter(sigma, "sigma", MAX_WIDTH)
+    width = math.floor(sigma).bit_length() - _GAUSSIAN_LEVELS
+    if width <= 0:
+        return _draw(_tables.Gaussian(sigma**2), size, rng, constant_time)
+    _refuse_constant_time(constant_time, "sigma", sigma, 2**_GAUSSIAN_LEVELS)
+    blocks = _tables.Gaussian(sigma**2 / 4**width, one_sided=True)
+    return _draw_wide(blocks, width, Fraction(0), 1 / (2 * sigma**2), size, rng)
+
+
+def sample_discrete_laplace(
+    scale: Fraction | float, size: int, *, rng: Rng = os.urandom, constant_time: bool | None = None
+) -> Integers:
+    """``size`` integers, each k with probability proportional to exp(-\\|k\\| / ``scale``).
+
+    ``scale`` is 2^-64 to 2^52, ``constant_time`` refused from 1024 on and by itself taken to a scale of
+    about 5. All else is as in :func:`sample_discrete_gaussian`.
+    """
+    scale = _parameter(scale, "scale", MAX_WIDTH)
+    width = math.floor(scale).bit_length() - _LAPLACE_LEVELS
+    if width <= 0:
+        return _draw(_tables.Laplace(scale), size, rng, constant_time)
+    _refuse_constant_time(constant_time, "scale", scale, 2**_LAPLACE_LEVELS)
+    blocks = _tables.Laplace(scale / 2**width, one_sided=True)
+    return _draw_wide(blocks, width, 1 / scale, Fraction(0), size, rng)
+
+
+def sample_skellam(
+    variance: Fraction | float, size: int, *, rng: Rng = os.urandom, constant_time: bool | None = None
+) -> Integers:
+    """``size`` integers, each the difference of two Poisson variables of mean ``variance`` / 2.
+
+    ``variance`` is 2^-64 to 2^43; k has probability exp(-variance) I_k(variance), and sums of such
+    integers are Skellam again. From 2^33 on each is a sum of draws of at most that variance, and the
+    time grows with their number. ``constant_time`` is never refused (but slow: see the number of
+    thresholds). All else is as in :func:`sample_discrete_gaussian`.
+    """
+    variance = _parameter(variance, "variance", MAX_SKELLAM_VARIANCE)
+    parts = math.ceil(variance / _SKELLAM_TABLE_VARIANCE)
+    law = _tables.Skellam(variance / parts)
+    count = _size(size)
+    stream = _Stream(rng)
+    noise = _invert(law, count, stream, constant_time)
+    for _ in range(parts - 1):
+        noise += _invert(law, count, stream, constant_time)
+    return noise
+
+
+class _Stream:
+    """Random words and bits: AES-256-CTR under a key of 32 bytes that ``rng`` gives."""
+
+    def __init__(self, rng: Rng) -> None:
+        key = rng(_SEED_BYTES)
+        if not isinstance(key, bytes | bytearray) or len(key) != _SEED_BYTES:
+            got = f"{len(key)} bytes" if isinstance(key, bytes | bytearray) else type(key).__name__
+            raise DPError(f"got {got} from rng({_SEED_BYTES}); expected {_SEED_BYTES} bytes, as of os.urandom")
+        self._cipher = Cipher(algorithms.AES(bytes(key)), modes.CTR(bytes(16))).encryptor()
+
+    def words(self, count: int) -> NDArray[np.uint64]:
+        """The next ``count`` words of 64 bits."""
+        return np.frombuffer(self._cipher.update(bytes(8 * count)), dtype="<u8")
+
+    def bits(self, count: int) -> int:
+        """The next ``count`` bits, a multiple of 8, as an integer."""
+        return int.from_bytes(self._cipher.update(bytes(count // 8)), "big")
+
+
+def _draw(law: _tables.Law, size: int, rng: Rng, constant_time: bool | None) -> Integers:
+    count = _size(size)
+    return _invert(law, count, _Stream(rng), constant_time)
+
+
+def _invert(
+    law: _tables.Law, count: int, stream: _Stream, constant_time: bool | None, bits: int = _WORD_BITS
+) -> Integers:
+    """``count`` integers of ``law``; of each word the highest ``bits`` are compared before any refinement."""
+    from dp import _kernels
+
+    out = np.empty(count, dtype=np.int64)
+    table = _tables.table(law, bits)
+    even = table.size <= _EVEN_ENTRIES if constant_time is None else constant_time
+    offset = np.uint64(1 << 63)
+    signed = (table ^ offset).view(np.int64)
+    guide, shift = _tables.guide(law, bits)
+    for begin in range(0, count, _PIECE):
+        part = out[begin : begin + _PIECE]
+        words = stream.words(part.size)
+        if bits < _WORD_BITS:
+            words = words >> np.uint64(_WORD_BITS - bits)
+        if even:
+            undecided = _kernels.invert_evenly((words ^ offset).view(np.int64), signed, part)
+        else:
+            undecided = _kernels.invert(words, table, guide, shift, part)
+        if undecided:
+            for i in np.flatnonzero(part == _kernels.UNDECIDED):
+                part[i] = _refine(law, int(words[i]), bits, stream)
+        if not law.one_sided:
+            _kernels.attach_signs(stream.words(-(-part.size // _WORD_BITS)), part)
+    return out
+
+
+def _refine(law: _tables.Law, word: int, bits: int, stream: _Stream) -> int:
+    """Invert a word of ``bits`` that equals a threshold: as many bits again, until it equals none."""
+    while True:
+        word = word << bits | stream.bits(bits)
+        bits *= 2
+        entries = _tables.thresholds(law, bits)
+        k = bisect.bisect_left(entries, word)
+        if entries[k] != word:
+            return k
+
+
+def _draw_wide(blocks: _tables.Law, width: int, slope: Fraction, curve: Fraction, size: int, rng: Rng) -> Integers:
+    """``size`` integers m + u with a sign, of weight exp(-(slope (m + u) + curve (m + u)²)).
+
+    ``blocks`` is the law of m / 2^``width``; u < 2^``width`` is uniform, and kept with the ratio of the
+    weights of m + u and m. All but about one proposal in a thousand are.
+    """
+    from dp import _kernels
+
+    out = np.empty(_size(size), dtype=np.int64)
+    stream = _Stream(rng)
+    filled = 0
+    while filled < out.size:
+        drawn = _place(blocks, width, slope, curve, min(_PIECE, out.size - filled), stream, _kernels.MARGIN)
+        out[filled : filled + drawn.size] = drawn
+        filled += drawn.size
+    return out
+
+
+def _place(
+    blocks: _tables.Law,
+    width: int,
+    slope: Fraction,
+    curve: Fraction,
+    count: int,
+    stream: _Stream,
+    margin: float,
+) -> Integers:
+    """What is kept of ``count`` proposals, in order."""
+    from dp import _kernels
+
+    begins = _invert(blocks, count, stream, constant_time=False)
+    words, coins = stream.words(count), stream.words(count)
+    placed, status = np.empty(count, dtype=np.int64), np.empty(count, dtype=np.uint8)
+    undecided = _kernels.place(words, coins, begins, width, float(slope), float(curve), margin, placed, status)
+    if undecided:
+        for i in np.flatnonzero(status == _kernels.OPEN):
+            m = int(begins[i]) << width
+            u = abs(int(placed[i])) - m
+            x = slope * u + curve * u * (2 * m + u)
+            status[i] = _kernels.KEPT if _keeps(x, int(coins[i]), stream) else _kernels.REFUSED
+    kept: Integers = placed[status == _kernels.KEPT]
+    return kept
+
+
+def _keeps(x: Fraction, coin: int, stream: _Stream) -> bool:
+    """Whether a coin, its first 64 bits given, is at least 1 - exp(-``x``), decided in integers."""
+    bits = _WORD_BITS
+    while True:
+        least = (1 << bits) - _tables.exp_below(x, bits)
+        if coin >= least:
+            return True
+        if coin + 1 <= least - 3:
+            return False
+        coin = coin << _WORD_BITS | stream.bits(_WORD_BITS)
+        bits += _WORD_BITS
+
+
+def _parameter(value: Any, name: str, most: int) -> Fraction:
+    """``value`` as the fraction that it is, if it can be drawn with."""
+    try:
+        if isinstance(value, bool | str):
+            raise TypeError
+        ratio = value.as_integer_ratio() if hasattr(value, "as_integer_ratio") else (value, 1)
+        exact = Fraction(*map(operator.index, ratio))  # integers of NumPy would overflow
+    except (TypeError, ValueError, OverflowError):
+        raise DPError(
+            f"got {value!r} for {name}; expected a finite number, such as 4.0 or Fraction(9, 2)"
+        ) from None
+    if not _LEAST <= exact <= most:
+        got = f"{float(exact):g}" if abs(exact) < 2**1000 else "a number of more than 1000 bits"
+        raise DPError(
+            f"got {got} for {name}; expected 2^-64 to 2^{most.bit_length() - 1}: above zero, and no wider than "
+            "that; scale what the noise is added to"
+        )
+    return exact
+
+
+def _size(size: SupportsIndex) -> int:
+    try:
+        if isinstance(size, bool):
+            raise TypeError
+        count = operator.index(size)
+    except TypeError:
+        raise DPError(f"got {size!r} for size; expected an int, how many integers to draw") from None
+    if not 0 <= count <= MAX_SIZE:
+        raise DPError(f"got size {count}; expected 0 to {MAX_SIZE}: draw more in several calls")
+    return count
+
+
+def _refuse_constant_time(constant_time: bool | None, name: str, value: Fraction, below: int) -> None:
+    if constant_time:
+        raise DPError(
+            f"got constant_time=True with {name} {float(value):g}; expected {name} below {below}, or "
+            "constant_time=None: noise this wide is drawn by rejection"
+        )
