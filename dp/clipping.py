@@ -1,0 +1,205 @@
+"""Bounding what one party may contribute: by norm, by coordinate, by layer, and by a bound that adapts.
+
+A client runs these before anything leaves it. The bounds hold for the numbers as they are, not only
+up to rounding: norms are computed from above.
+"""
+
+import math
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
+from typing import Any, Self
+
+import numpy as np
+from numpy.typing import NDArray
+
+from dp.errors import DPError
+
+Vector = NDArray[np.float64]
+
+MAX_COORDINATES = 2**40
+"""Coordinates up to which the rounding of a norm is surely below the margin kept for it."""
+
+_UP = 1 + 2.0**-40  # numpy sums pairwise: its error stays below 2^-46
+_LEAST_BOUND, _MOST_BOUND = 1e-100, 1e100
+
+
+def clip_l2(vector: NDArray[Any], bound: float) -> Vector:
+    """``vector``, scaled down to an L2 norm of at most ``bound`` where it is longer.
+
+    ``vector`` is one-dimensional and finite; ``bound`` 10^-100 to 10^100. A copy, float64. A vector
+    that is shorter by a part in 2^39 or more comes back as it was. Raises :class:`DPError` otherwise.
+    """
+    return _scaled(_vector(vector), _bound(bound))
+
+
+def clip_linf(vector: NDArray[Any], bound: float) -> Vector:
+    """``vector`` with every coordinate brought into [-``bound``, ``bound``]. Arguments as of :func:`clip_l2`."""
+    bound = _bound(bound)
+    return np.clip(_vector(vector), -bound, bound)
+
+
+def clip_layers(
+    vector: NDArray[Any], slices: Iterable[slice], bounds: float | Sequence[float], *, norm: str = "l2"
+) -> Vector:
+    """``vector`` with each of its ``slices`` clipped by itself.
+
+    ``slices`` follow one another from the first coordinate to the last, as those of a layout do
+    (``layout.slices.values()``); ``bounds`` is one for all or one for each; ``norm`` is ``"l2"`` or
+    ``"linf"``. The L2 norm of the whole is then at most :func:`layers_bound` under ``"l2"``. Raises
+    :class:`DPError` on slices that leave a gap, overlap or step, and on what :func:`clip_l2` refuses.
+    """
+    if norm not in ("l2", "linf"):
+        raise DPError(f"got norm {norm!r}; expected 'l2' or 'linf'")
+    flat = _vector(vector)
+    parts = list(slices)
+    limits = _bounds(bounds, len(parts))
+    end = 0
+    for part in parts:
+        if part.step not in (None, 1) or part.start != end or not isinstance(part.stop, int) or part.stop < end:
+            raise DPError(f"got {part} after coordinate {end}; expected slices that follow one another from 0 on")
+        end = part.stop
+    if end != flat.size:
+        raise DPError(f"got slices of {end} coordinates in all; expected those of the vector, {flat.size}")
+    for part, limit in zip(parts, limits, strict=True):
+        flat[part] = _scaled(flat[part], limit) if norm == "l2" else np.clip(flat[part], -limit, limit)
+    return flat
+
+
+def layers_bound(bounds: Sequence[float]) -> float:
+    """The L2 norm, rounded up, that layers of L2 norms up to ``bounds`` have together."""
+    return math.hypot(*_bounds(bounds, len(bounds))) * _UP
+
+
+@dataclass(frozen=True)
+class AdaptiveClip:
+    """A clip norm that follows a quantile of the clients' norms, privately (Andrew et al. 2021).
+
+    Every client clips its update to ``clip`` and says in one more coordinate whether it was shorter:
+    b = 1[norm <= clip], sent as b - 1/2. That coordinate is part of the same vector under the same
+    sum: it is noised where all others are, by the clients, and no server sees a count without
+    noise. :meth:`encode` gives that vector with an L2 norm of at most 1 whatever ``clip`` is, so one
+    task with an ``l2_clip`` of 1 and this ``noise_multiplier`` serves all rounds; :meth:`decode` takes the
+    sum apart and gives the next round's clip, C exp(-``learning_rate`` (b̃ - ``quantile``)).
+
+    ``noise_multiplier`` z (2^-20 to 2^20) is that of the whole vector, and what the accountant is told.
+    ``bit_noise`` is the standard deviation of the noise on the sum of bits, in clients; the paper
+    takes a twentieth of their number. It is paid for by the update, whose own noise multiplier is
+    :attr:`update_noise_multiplier`, (z^-2 - (2 bit_noise)^-2)^(-1/2); 2 ``bit_noise`` must exceed z.
+    ``quantile`` is 0 to 1, exclusive, ``learning_rate`` above 0 and at most 10. Raises :class:`DPError`
+    otherwise.
+    """
+
+    noise_multiplier: float
+    bit_noise: float
+    clip: float = 0.1
+    quantile: float = 0.5
+    learning_rate: float = 0.2
+
+    def __post_init__(self) -> None:
+        _bound(self.clip)
+        _inside(self.noise_multiplier, "noise_multiplier", 2.0**-20, 2.0**20)
+        _inside(self.bit_noise, "bit_noise", 2.0**-20, 2.0**40)
+        _inside(self.quantile, "quantile", 2.0**-20, 1 - 2.0**-20)
+        _inside(self.learning_rate, "learning_rate", 2.0**-20, 10)
+        if not 2 * self.bit_noise > self.noise_multiplier * _UP:
+            raise DPError(
+                f"got bit_noise {self.bit_noise:g} with noise_multiplier {self.noise_multiplier:g}; expected more "
+                f"than half the multiplier, {self.noise_multiplier / 2:g}: else the bit alone costs more than the "
+                "whole vector may"
+            )
+
+    @property
+    def update_noise_multiplier(self) -> float:
+        """The noise multiplier of the update alone: its noise per coordinate over ``clip``."""
+        return self.noise_multiplier / math.sqrt(1 - (self.noise_multiplier / (2 * self.bit_noise)) ** 2)
+
+    def encode(self, update: NDArray[Any]) -> Vector:
+        """The client's vector: the update, clipped and scaled, then the bit. Its L2 norm is at most 1.
+
+        ``update`` is one-dimensional and finite, or :class:`DPError` is raised.
+        """
+        flat = _vector(update)
+        bit = float(math.prod(_norm(flat)) <= self.clip) - 0.5
+        vector = np.append(_scaled(flat, self.clip) * self._shrink, bit * self._bit_scale)
+        return _scaled(vector, 1.0)
+
+    def decode(self, total: NDArray[Any], clients: int) -> tuple[Vector, Self]:
+        """The sum of the clipped updates, still noised, and the clip for the next round.
+
+        The server runs this on ``total``, the noised sum of the vectors of ``clients`` clients. Raises
+        :class:`DPError` on a sum that is not finite, on fewer than one client, and where the clip
+        would leave the range of floats.
+        """
+        flat = _vector(total)
+        if isinstance(clients, bool) or not isinstance(clients, int) or clients < 1:
+            raise DPError(
+                f"got {clients!r} clients; expected an int, 1 or more: those whose vectors are in the sum"
+            )
+        if flat.size < 1:
+            raise DPError("got an empty sum; expected at least the coordinate of the bits")
+        fraction = float(flat[-1]) / self._bit_scale / clients + 0.5
+        exponent = -self.learning_rate * (fraction - self.quantile)
+        if not abs(exponent) < 230 or not _LEAST_BOUND <= self.clip * math.exp(exponent) <= _MOST_BOUND:
+            raise DPError(
+                f"got a sum that says {fraction:.3g} of {clients} clients were below the clip of {self.clip:g}; "
+                "expected about 0 to 1: check the number of clients, or lower bit_noise and learning_rate"
+            )
+        return flat[:-1] / self._shrink, replace(self, clip=self.clip * math.exp(exponent))
+
+    @property
+    def _bit_scale(self) -> float:
+        """The coordinate of the bits per client: noise z on it is noise ``bit_noise`` on their sum."""
+        return self.noise_multiplier / self.bit_noise
+
+    @property
+    def _shrink(self) -> float:
+        """The update's scale: noise z on it is noise ``update_noise_multiplier`` times the clip."""
+        return self.noise_multiplier / self.update_noise_multiplier / self.clip
+
+
+def _norm(flat: Vector) -> tuple[float, float]:
+    """Two numbers whose product is the L2 norm, from above: the largest coordinate, and the norm over it."""
+    largest = float(np.max(np.abs(flat), initial=0.0))
+    if largest == 0.0:
+        return 0.0, 1.0
+    # Squares below 2^-1074 vanish; the margin is far wider than all of them together.
+    return largest, math.sqrt(float(np.square(flat / largest).sum())) * _UP
+
+
+def _scaled(flat: Vector, bound: float) -> Vector:
+    largest, ratio = _norm(flat)
+    return flat if largest * ratio <= bound else flat / largest / ratio * bound
+
+
+def _vector(vector: Any) -> Vector:
+    array = np.asarray(vector)
+    if array.dtype.kind not in "biuf" or array.ndim != 1:
+        raise DPError(
+            f"got {array.ndim} dimensions of dtype {array.dtype}; expected a vector of numbers: flatten it first"
+        )
+    if array.size > MAX_COORDINATES:
+        raise DPError(f"got {array.size} coordinates; expected at most {MAX_COORDINATES}")
+    flat = array.astype(np.float64)
+    if not np.isfinite(flat).all():
+        raise DPError("got a vector that is not finite; expected finite coordinates: leave out this update")
+    return flat
+
+
+def _bound(bound: Any) -> float:
+    return _inside(bound, "clip", _LEAST_BOUND, _MOST_BOUND)
+
+
+def _bounds(bounds: float | Sequence[float], count: int) -> list[float]:
+    limits = [_bound(bounds)] * count if isinstance(bounds, int | float) else [_bound(bound) for bound in bounds]
+    if len(limits) != count:
+        raise DPError(f"got {len(limits)} bounds for {count} layers; expected one for each, or one number for all")
+    return limits
+
+
+def _inside(value: Any, name: str, least: float, most: float) -> float:
+    if isinstance(value, bool) or not isinstance(value, int | float | np.number):
+        raise DPError(f"got {value!r} for {name}; expected a number from {least:g} to {most:g}")
+    number = float(value) if not isinstance(value, int) or abs(value) < 2**1000 else math.inf
+    if not least <= number <= most:
+        raise DPError(f"got {name} {number:g}; expected {least:g} to {most:g}")
+    return number
