@@ -2,7 +2,8 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
-KERNELS := tests/mpc tests/he tests/secagg/test_encoding.py tests/secagg/test_packing.py
+KERNELS := tests/mpc tests/he tests/secagg/test_encoding.py tests/secagg/test_packing.py \
+  tests/dp/test_sampling_kernels.py
 MINUTES ?= 30
 
 .PHONY: demo test test-stacks lint format fuzz bench-first docs lock clean

@@ -123,7 +123,7 @@ def place(
         out[i] = ((start + u) ^ -negative) + negative
         if start + u == 0 and negative == 1:
             status[i] = REFUSED
-        elif x < _STEEPEST and coin > p * (1 + margin):
+        elif x < _STEEPEST and coin >= p * (1 + margin):
             status[i] = KEPT
         elif x < _STEEPEST and coin < p * (1 - margin):
             status[i] = REFUSED

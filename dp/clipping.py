@@ -131,9 +131,9 @@ class AdaptiveClip:
         would leave the range of floats.
         """
         flat = _vector(total)
-        if isinstance(clients, bool) or not isinstance(clients, int) or clients < 1:
+        if isinstance(clients, bool) or not isinstance(clients, int) or not 1 <= clients <= MAX_COORDINATES:
             raise DPError(
-                f"got {clients!r} clients; expected an int, 1 or more: those whose vectors are in the sum"
+                "got no number of clients; expected an int, 1 to 2^40: those whose vectors are in the sum"
             )
         if flat.size < 1:
             raise DPError("got an empty sum; expected at least the coordinate of the bits")

@@ -28,7 +28,7 @@ _LEAST_EPSILON = 2.0**-20
 _MOST_EPSILON = 1e6
 _LEAST_DELTA = 1e-200
 _LEAST_SENSITIVITY, _MOST_SENSITIVITY = 1e-100, 1e100
-_UP = 1 + 2.0**-30  # more than the floats of the calibration can be off
+_SPARE = 2.0**-36  # of delta: 2^6 times what the floats of the calibration can be off
 _NODES, _WEIGHTS = np.polynomial.legendre.leggauss(32)
 
 
@@ -152,7 +152,7 @@ class GaussianMechanism:
         # A centre of radius B s holds all of r but beta, by the concentration of the norm.
         log_beta = math.log(self.delta) - _LOSS_BITS * math.log(2) - self.epsilon
         radius = root + math.sqrt(-2 * log_beta) + root / (2 * s)
-        epsilon = self.epsilon - (self.size + radius**2) / (8 * s**2) * _UP
+        epsilon = self.epsilon - (self.size + radius**2) / (8 * s**2)
         delta = self.delta * (1 - 2.0 ** (2 - _LOSS_BITS))
         # Two vectors of d coordinates part by at most sqrt(d) more grid steps once both are rounded.
         widened = Fraction(self.sensitivity) / Fraction(self.grid) + math.isqrt(self.size - 1) + 1
@@ -197,6 +197,7 @@ def _delta(epsilon: float, ratio: float) -> float:
 
 def _ratio(epsilon: float, delta: float) -> float:
     """:func:`gaussian_sigma` for a sensitivity of 1, by bisection: delta falls as sigma grows."""
+    delta *= 1 - _SPARE
     low = high = 1.0
     while _delta(epsilon, high) > delta:
         high *= 2
@@ -205,7 +206,7 @@ def _ratio(epsilon: float, delta: float) -> float:
     while high - low > low * 2.0**-45:
         middle = (low + high) / 2
         low, high = (middle, high) if _delta(epsilon, middle) > delta else (low, middle)
-    return high * _UP
+    return high
 
 
 def _grid(width: float) -> float:
@@ -226,7 +227,8 @@ def _on_grid(value: ArrayLike, size: int, grid: float) -> Integers:
     if not np.isfinite(flat).all():
         raise DPError("got a value that is not finite; expected finite coordinates: clip before releasing")
     # The grid is a power of two: the division is exact, and only rint rounds.
-    return np.rint(np.clip(flat / grid, -_EXACT, _EXACT)).astype(np.int64)
+    limit = _EXACT * grid
+    return np.rint(np.clip(flat, -limit, limit) / grid).astype(np.int64)
 
 
 def _off_grid(rounded: Integers, noise: Integers, grid: float, value: ArrayLike) -> float | NDArray[np.float64]:
@@ -265,7 +267,8 @@ def _check_size(size: Any) -> None:
     if isinstance(size, bool) or not isinstance(size, int):
         raise DPError(f"got {size!r} for size; expected an int, how many coordinates the value has")
     if not 1 <= size <= MAX_SIZE:
-        raise DPError(f"got size {size}; expected 1 to {MAX_SIZE}")
+        got = size if abs(size) < 2**63 else "of more than 63 bits"
+        raise DPError(f"got size {got}; expected 1 to {MAX_SIZE}")
 
 
 def _check_width(width: Fraction, size: int) -> None:

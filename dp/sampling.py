@@ -262,7 +262,8 @@ def _size(size: SupportsIndex) -> int:
     except TypeError:
         raise DPError(f"got {size!r} for size; expected an int, how many integers to draw") from None
     if not 0 <= count <= MAX_SIZE:
-        raise DPError(f"got size {count}; expected 0 to {MAX_SIZE}: draw more in several calls")
+        got = count if abs(count) < 2**63 else "of more than 63 bits"
+        raise DPError(f"got size {got}; expected 0 to {MAX_SIZE}: draw more in several calls")
     return count
 
 
