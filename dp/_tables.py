@@ -109,7 +109,8 @@ class Skellam:
         # hence at most 2 count² last weights in all, doubled for the scale. Beyond the last one
         # ratios are below sqrt(1 + y²) - y (Amos 1974), so the rest is below 1 + 1/y of it.
         rounding = 2 * sum(weights) * (count + 1) // least + 1
-        start = 8 * (count + 1) ** 2 << places
+        falling = weights == sorted(weights, reverse=True)  # as that argument wants them, and they are
+        start = 8 * (count + 1) ** 2 << places if falling else sum(weights)
         rest = 4 * (2 + math.ceil(self.variance / count)) << places
         return weights, rounding + start + rest
 
@@ -151,7 +152,7 @@ def _thresholds(law: Law, bits: int, guard: int) -> Iterator[int]:
     yield -1
 
 
-@lru_cache(maxsize=16)
+@lru_cache(maxsize=8)
 def table(law: Law, bits: int) -> NDArray[np.uint64]:
     """The :func:`thresholds` of at most 64 bits, read-only."""
     found = np.array(thresholds(law, bits), dtype=np.uint64)
@@ -159,7 +160,7 @@ def table(law: Law, bits: int) -> NDArray[np.uint64]:
     return found
 
 
-@lru_cache(maxsize=16)
+@lru_cache(maxsize=8)
 def guide(law: Law, bits: int) -> tuple[NDArray[np.int64], int]:
     """Where to begin in the :func:`table` for a word's top bits, and how far to shift it for them.
 

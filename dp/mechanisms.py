@@ -95,7 +95,10 @@ class LaplaceMechanism:
 
     @property
     def limit(self) -> float:
-        """The largest absolute value that the grid can hold; what lies beyond is released as if at it."""
+        """The largest absolute value that the grid can hold; what lies beyond is released as if at it.
+
+        For integers it is at most 2^53, where floats cease to hold them all.
+        """
         return _EXACT * self.grid
 
     @overload
@@ -165,7 +168,10 @@ class GaussianMechanism:
 
     @property
     def limit(self) -> float:
-        """The largest absolute value that the grid can hold; what lies beyond is released as if at it."""
+        """The largest absolute value that the grid can hold; what lies beyond is released as if at it.
+
+        For integers it is at most 2^53, where floats cease to hold them all.
+        """
         return _EXACT * self.grid
 
     @overload
@@ -223,6 +229,9 @@ def _on_grid(value: ArrayLike, size: int, grid: float) -> Integers:
         raise DPError(
             f"got a value of {array.size} coordinates; expected {size}: make the mechanism with that size"
         )
+    if array.dtype == np.int64 or array.dtype == np.uint64:
+        # Beyond 2^53 the conversion to float64 would round, before the grid does.
+        array = np.minimum(array, _EXACT) if array.dtype.kind == "u" else np.clip(array, -_EXACT, _EXACT)
     flat = array.reshape(-1).astype(np.float64)
     if not np.isfinite(flat).all():
         raise DPError("got a value that is not finite; expected finite coordinates: clip before releasing")

@@ -172,6 +172,17 @@ def test_what_lies_beyond_the_limit_is_released_as_if_at_it(mechanism: Any) -> N
     assert np.isfinite(at).all()
 
 
+@pytest.mark.parametrize("dtype", [np.int64, np.uint64])
+def test_great_integers_are_not_rounded_twice(dtype: Any) -> None:
+    """On a grid above 1, float64 would round 2^53 + 1 away before the grid rounds."""
+    mechanism = LaplaceMechanism(1.0, 2.0**40)
+    assert mechanism.limit > 2**60
+    at = mechanism.release(float(2**53), rng=bytes)
+    for value in (2**53, 2**53 + 2**24, 2**62):
+        assert mechanism.release(np.array([value], dtype=dtype), rng=bytes).tolist() == [at]
+    assert mechanism.release(float(2**54), rng=bytes) > at
+
+
 @mechanisms
 def test_the_same_bytes_give_the_same_release(mechanism: Any) -> None:
     one, other = (mechanism.release(np.zeros(1000), rng=bytes) for _ in range(2))
