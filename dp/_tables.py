@@ -96,7 +96,7 @@ class Skellam:
         places = bits + 2 * (count + 2).bit_length() + 4
         top, bottom = self.variance.numerator, self.variance.denominator
         y = count / float(self.variance)
-        after, here = int((math.hypot(1, y) - y) * 2**53) << (places - 53), 1 << places
+        after, here = int((math.hypot(1, y) - y) * 2**53) << places >> 53, 1 << places
         weights = [here]
         for k in range(count, 0, -1):
             after, here = here, after + 2 * k * bottom * here // top

@@ -48,18 +48,27 @@ def test_signs_equal_their_twin(values: list[int], data: st.DataObject) -> None:
 
 
 @given(
-    proposals=st.lists(st.tuples(words_of_64, words_of_64, st.integers(0, 10_000)), min_size=1, max_size=30),
+    proposals=st.lists(
+        st.tuples(words_of_64, st.integers(0, 10_000), words_of_64 | st.sampled_from([-(2.0**-38), 2.0**-38, 0.0])),
+        min_size=1,
+        max_size=30,
+    ),
     sigma=st.fractions(2048, 2**40),
     gaussian=st.booleans(),
     steep=st.integers(0, 9),
 )
 def test_placing_equals_its_twin(
-    proposals: list[tuple[int, int, int]], sigma: Fraction, gaussian: bool, steep: int
+    proposals: list[tuple[int, int, int | float]], sigma: Fraction, gaussian: bool, steep: int
 ) -> None:
+    """A coin is any word, or its probability within a part in 2^38, which is decided, or that very number."""
     width = max(1, int(sigma).bit_length() - 11) + steep
     slope, curve = (Fraction(0), 1 / (2 * sigma**2)) if gaussian else (1 / sigma, Fraction(0))
-    words, coins, blocks = (list(column) for column in zip(*proposals, strict=True))
-    coins = [coin >> (i % 3 * 8) for i, coin in enumerate(coins)]  # small ones, which refuse, too
+    words, blocks, coins = [], [], []
+    for word, block, coin in proposals:
+        words.append(word)
+        blocks.append(block)
+        refused = twin.refusal(word % 2**width, block << width, slope, curve)
+        coins.append(coin if isinstance(coin, int) else min(int(refused * 2**64 * (1 + coin)), 2**64 - 1))
     out, status = np.zeros(len(words), dtype=np.int64), np.zeros(len(words), dtype=np.uint8)
     undecided = _kernels.place(
         np.array(words, dtype=np.uint64),
@@ -74,11 +83,11 @@ def test_placing_equals_its_twin(
     )
     assert undecided == (status == _kernels.OPEN).sum()
     expected = twin.place(words, coins, blocks, width, slope, curve)
-    for value, state, exact in zip(out.tolist(), status.tolist(), expected, strict=True):
+    for value, state, exact, (_, _, coin) in zip(out.tolist(), status.tolist(), expected, proposals, strict=True):
         if state != _kernels.OPEN:
             assert exact == (value if state == _kernels.KEPT else None)
         else:
-            assert steep > 0  # in blocks as the samplers choose them the series reaches
+            assert steep > 0 or coin == 0.0  # in blocks as the samplers choose them the series reaches
 
 
 class Watched:

@@ -118,20 +118,37 @@ def test_a_guard_too_short_to_decide_is_lengthened(name: str, guard: int, monkey
 
 
 @dataclass(frozen=True)
-class Trusting:
-    """A law whose weights are taken as exact."""
+class Coarse:
+    """A law whose weights come with fewer bits than are asked for, and with their slack or without."""
 
-    law: Gaussian
+    law: _tables.Law
+    fewer: int
+    bounded: bool = True
     one_sided: bool = False
 
     def weights(self, bits: int) -> tuple[list[int], int]:
-        weights, _ = self.law.weights(bits)
-        return [weight >> 40 for weight in weights], 0
+        weights, slack = self.law.weights(bits - self.fewer)
+        return weights, slack if self.bounded else 0
 
 
-def test_control_without_the_bound_entries_are_off() -> None:
-    law = Gaussian(Fraction(2500))
-    assert list(_tables._thresholds(Trusting(law), 64, 16)) != _tables.thresholds(law, 64)
+@laws
+@given(parameter=parameters, fewer=st.integers(60, 120))
+def test_with_too_few_bits_entries_are_undecided_and_never_wrong(
+    name: str, parameter: Fraction, fewer: int
+) -> None:
+    law = LAWS[name][0](parameter)
+    expected = _tables.thresholds(law, 64)
+    found = list(_tables._thresholds(Coarse(law, fewer), 64, 64))
+    if found[-1] < 0:
+        found.pop()
+    assert found == expected[: len(found)]
+
+
+@laws
+def test_control_without_the_slack_they_are_wrong(name: str) -> None:
+    law = LAWS[name][0](Fraction(50))
+    found = list(_tables._thresholds(Coarse(law, 120, bounded=False), 64, 64))
+    assert any(entry not in (-1, right) for entry, right in zip(found, _tables.thresholds(law, 64), strict=False))
 
 
 def test_the_guide_begins_at_or_before_every_answer() -> None:

@@ -57,18 +57,22 @@ def signed(values: Sequence[int], signs: Sequence[int]) -> list[int]:
     return [-v if signs[i // 64] >> i % 64 & 1 else v for i, v in enumerate(values)]
 
 
+def refusal(u: int, m: int, slope: Fraction, curve: Fraction) -> mpmath.mpf:
+    """The probability that place u of the block from m on is refused, at 400 bits."""
+    with mpmath.workprec(400):
+        return 1 - mpmath.exp(-_mp(slope * u + curve * u * (2 * m + u)))
+
+
 def place(
     words: Sequence[int], coins: Sequence[int], blocks: Sequence[int], width: int, slope: Fraction, curve: Fraction
 ) -> list[int | None]:
-    """The integer of each proposal, None where it is refused: coins against 1 - exp(-x) at 400 bits."""
+    """The integer of each proposal, None where it is refused."""
     placed: list[int | None] = []
-    with mpmath.workprec(400):
-        for word, coin, block in zip(words, coins, blocks, strict=True):
-            u, m = word % 2**width, block << width
-            x = slope * u + curve * u * (2 * m + u)
-            kept = mpmath.mpf(coin) / 2**64 >= 1 - mpmath.exp(-_mp(x))
-            negative = word >> 63 == 1
-            placed.append((-(m + u) if negative else m + u) if kept and (m + u or not negative) else None)
+    for word, coin, block in zip(words, coins, blocks, strict=True):
+        u, m = word % 2**width, block << width
+        negative = word >> 63 == 1
+        kept = mpmath.ldexp(refusal(u, m, slope, curve), 64) <= coin and (m + u > 0 or not negative)
+        placed.append((-(m + u) if negative else m + u) if kept else None)
     return placed
 
 
