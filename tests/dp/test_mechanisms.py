@@ -66,6 +66,21 @@ def test_the_integers_that_are_added_keep_the_promise(epsilon: float, delta: flo
     assert divergence(epsilon, sigma / 2, apart) > 2 * delta  # the control: half the noise
 
 
+@pytest.mark.parametrize("size", [1, 7, 1000, 10**6])
+@pytest.mark.parametrize(("epsilon", "delta"), [(1.0, 1e-5), (10.0, 1e-9), (2.0**-20, 1e-6), (50.0, 1e-100)])
+def test_what_integers_cost_is_set_aside(epsilon: float, delta: float, size: int) -> None:
+    """The chain of the docstring, at any size: P <= e^up R, R is (e0, d0), R <= e^near P + beta."""
+    mechanism = GaussianMechanism(epsilon, delta, 1.0, size)
+    with mpmath.workdps(100):
+        s = mpmath.mpf(mechanism.noise_sigma.numerator) / mechanism.noise_sigma.denominator
+        unit = s / (1 / mpmath.mpf(mechanism.grid) + mpmath.sqrt(size))
+        beta = mpmath.mpf(delta) * mpmath.exp(-epsilon) / 2**20
+        up = size / (8 * s**2)
+        near = (mpmath.sqrt(size) * (1 + 1 / (2 * s)) + mpmath.sqrt(-2 * mpmath.log(beta))) ** 2 / (8 * s**2)
+        middle = epsilon - up - near
+        assert mpmath.exp(up) * (balle_wang(middle, unit) + mpmath.exp(middle) * beta) <= delta
+
+
 @given(
     epsilon=st.floats(0.01, 20),
     sensitivity=st.floats(1e-3, 1e3),
