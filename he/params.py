@@ -30,7 +30,7 @@ root of unity, has the product of two such values in it, e(root) u(root), and no
 whose second summand is the rounding of CKKS's encodings, uniform in each coefficient: clients with equal values
 round alike, so that it grows with n and not with its root.
 
-A slot has an exponential tail: its bound lies at 30 standard deviations where a normal one would lie
+A slot has an exponential tail: its bound lies at 37 standard deviations where a normal one would lie
 at 11. :func:`error_bound` is the least t such that P(|x| > t) stays below 2^-64 for all values of the longest
 vector together (2^30, and as many again in its last ciphertext).
 
@@ -115,13 +115,19 @@ def ckks(bound: int, max_clients: int, seeded: bool) -> CKKSParameters:
             )
         error = error_bound("slot", degree, max_clients, seeded)
         least = int(error / (2.0 ** -(MARGIN_BITS + 1) - rounding)) + 1
+        longest = (1 << _ENCODING_BITS) // bound
+        if least > longest:
+            raise HEError(
+                f"got {max_clients} clients with values up to {bound}: with a step above the noise, an encoding "
+                f"takes more than {_ENCODING_BITS} bits; take he.bfv"
+            )
         span = largest * 3 // 2 + 4  # a little more than the root of two
         found = _primes_for(degree, least * span, allowed)
         if found is None:
             continue
         primes, bits = found
         step = (prod(primes) - 1) // span
-        step = min(step, (1 << _ENCODING_BITS) // bound)
+        step = min(step, longest)
         return CKKSParameters(degree, primes, bits, step, int(error + rounding * step) + 1)
     raise HEError(_too_much(bound, max_clients))
 

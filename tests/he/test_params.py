@@ -85,6 +85,28 @@ def test_ckks_opens_right_and_shows_what_is_malformed(bound: int, clients: int, 
     assert p.tolerance > 9.4 * params.standard_deviation("slot", p.degree, clients, seeded)
 
 
+@seeded
+@pytest.mark.parametrize("bits", range(1, 42))
+def test_no_ring_is_without_its_margin(bits: int, seeded: bool) -> None:
+    """Long values and few clients too, where what limits the step is how long an encoding may be."""
+    for clients in (1, 2, 8, 64, 4096):
+        for ring in (params.ckks, params.bfv):
+            try:
+                p = ring(2**bits - 1, clients, seeded)
+            except HEError:
+                continue
+            if isinstance(p, params.CKKSParameters):
+                assert p.step >= 2**9 * p.tolerance
+            else:
+                assert p.plain_modulus >= 2**8 * clients * (2**bits - 1)
+
+
+def test_what_no_encoding_holds_is_refused() -> None:
+    with pytest.raises(HEError, match=r"more than 62 bits; take he\.bfv"):
+        params.ckks(2**34 - 1, 4, False)
+    assert params.ckks(2**33 - 1, 4, False).step <= 2**62 // (2**33 - 1)
+
+
 def test_public_key_slots_have_an_exponential_tail() -> None:
     """The bound is right against the exact tail, and not loose; the normal one is wrong."""
     deviation = params.standard_deviation("slot", 4096, 256, False)
