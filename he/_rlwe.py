@@ -143,10 +143,9 @@ class Scheme(ABC):
             return SecretKey(self, secret, None)
         public = PublicKey(self, self._reduced(body[degree // 4 :], "public key", HEError))
         key = SecretKey(self, secret, public)
-        (error,) = key._phases(public._rows()[None], transformed=True)[:1]
-        prime = self.parameters.primes[0]
+        phases = key._phases(public._rows()[None], transformed=True)
         # The public key is an encryption of zero: what it opens to is SEAL's error, at most 21 in size.
-        if ((error > 21) & (error < prime - 21)).any():
+        if any(((e > 21) & (e < p - 21)).any() for e, p in zip(phases, self.parameters.primes, strict=True)):
             raise HEError("got a secret key and a public key that don't belong together: the bytes are damaged")
         return key
 
@@ -168,7 +167,7 @@ class Scheme(ABC):
             int.from_bytes(data[DIGEST_BYTES + 8 : DIGEST_BYTES + 16], "little") if isinstance(data, bytes) else 0
         )
         expected = self.total_size(length) + _STATE.size + min(count, self.max_clients) * NAME_BYTES
-        body = self._body(data, b"adder", expected, HEError)
+        body = self._body(data, b"running sum", expected, HEError)
         stated, count = _STATE.unpack_from(body)
         if stated != length or count > self.max_clients:
             raise HEError(
@@ -319,7 +318,7 @@ class SecretKey:
         possible sum: otherwise, and on bytes that are no sum, :class:`OpenError`.
         """
         scheme = self.scheme
-        if not isinstance(count, int) or not 1 <= count <= scheme.max_clients:
+        if isinstance(count, bool) or not isinstance(count, int) or not 1 <= count <= scheme.max_clients:
             raise OpenError(f"got a sum of {count!r} vectors; expected 1 to {scheme.max_clients}")
         body = scheme._body(total, b"sum", scheme.total_size(length), OpenError)
         words = scheme._reduced(body, "sum", OpenError)
@@ -415,7 +414,7 @@ class Adder:
         """The state, for :meth:`Scheme.load_adder`: it holds ciphertexts only."""
         packed = _packed(self._sums, self.scheme._bits).tobytes()
         names = b"".join(sorted(self._seen))
-        return self.scheme._tag(b"adder") + _STATE.pack(self.length, self.count) + names + packed
+        return self.scheme._tag(b"running sum") + _STATE.pack(self.length, self.count) + names + packed
 
     def _add_seconds(self, seeds: Words, rows: int) -> None:
         """Add the polynomials that ``seeds`` (ciphertexts, 8) stand for."""

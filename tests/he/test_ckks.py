@@ -42,6 +42,18 @@ def total_of(scheme: ckks.Scheme, key: SecretKey, vectors: list[np.ndarray]) -> 
     return adder.total()
 
 
+def moved(scheme: ckks.Scheme, data: bytes, slot: int, by: float) -> bytes:
+    """The sum ``data`` with ``by`` steps added to one slot of its first ciphertext."""
+    p = scheme.parameters
+    slots = np.zeros((1, p.degree))
+    slots[0, slot] = by * p.step
+    part = (np.rint(ckks.coefficients_of(slots)).astype(np.int64) % p.primes[0]).astype(np.uint64)
+    scheme._fields[0].forward(part)
+    rows = residues(scheme, data)
+    scheme._fields[0].add(rows[0, :1], part)
+    return data[:16] + ckks._rlwe._packed(rows, p.bits).tobytes()
+
+
 @every
 def test_errors_of_slots_are_those_that_were_derived(scheme: ckks.Scheme) -> None:
     """Standard deviation of the derived size, far inside the tolerance, which is far inside half a step."""
@@ -159,23 +171,37 @@ def test_every_part_of_every_slot_is_looked_at(slot: int, by: float) -> None:
     """Each alone, off the grid, or on it where there is no value, keeps a sum shut. A vector of 1500 values leaves
     the last imaginary parts unused; one of 900, some real parts too."""
     scheme = ckks.Scheme(254, 16, seeded=True)
-    p, length = scheme.parameters, 900 if slot < 1024 else 1500
+    length = 900 if slot < 1024 else 1500
     key = scheme.generate()
     data = total_of(scheme, key, [np.full(length, 7)])
     assert key.open(data, length, 1).tolist() == [7] * length
-    slots = np.zeros((1, p.degree))
-    slots[0, slot] = by * p.step
-    part = (np.rint(ckks.coefficients_of(slots)).astype(np.int64) % p.primes[0]).astype(np.uint64)
-    scheme._fields[0].forward(part)
-    rows = residues(scheme, data)
-    scheme._fields[0].add(rows[0, :1], part)
-    wrong = data[:16] + ckks._rlwe._packed(rows, p.bits).tobytes()
+    wrong = moved(scheme, data, slot, by)
     honest = slot < length and by in (1.0, -1.0)  # another sum that a client might have asked for
     if honest:
         assert key.open(wrong, length, 1)[slot] == 7 + by
         return
     with pytest.raises(OpenError, match="no possible sum"):
         key.open(wrong, length, 1)
+
+
+@pytest.mark.parametrize("ciphertexts", [2, ckks._rlwe._BLOCK + 1], ids=["one block", "two blocks"])
+def test_the_first_ciphertext_is_looked_at_whatever_follows(ciphertexts: int) -> None:
+    """Off the grid by less than half a step, a slot rounds to what it was: only the grid shows it."""
+    scheme = ckks.Scheme(254, 16, seeded=True)
+    key, length = scheme.generate(), ciphertexts * scheme.slots
+    data = total_of(scheme, key, [np.full(length, 7)])
+    assert (key.open(data, length, 1) == 7).all()
+    with pytest.raises(OpenError, match="no possible sum"):
+        key.open(moved(scheme, data, 3, 0.25), length, 1)
+
+
+def test_nothing_below_zero_is_opened() -> None:
+    scheme = ckks.Scheme(254, 16, seeded=True)
+    key = scheme.generate()
+    data = total_of(scheme, key, [np.arange(5)])
+    assert key.open(moved(scheme, data, 1, -1.0), 5, 1).tolist() == [0, 0, 2, 3, 4]
+    with pytest.raises(OpenError, match="no possible sum"):
+        key.open(moved(scheme, data, 0, -1.0), 5, 1)
 
 
 def test_schemes_differ_by_model_only_in_keys_and_rings() -> None:

@@ -203,6 +203,9 @@ def test_damaged_keys_are_refused(scheme: Scheme) -> None:
     if not scheme.seeded:
         end = 16 + scheme.parameters.degree // 4
         cases += [data[:end] + other.to_bytes()[end:], data[:-8] + b"\xff" * 8]
+        # One bit of the last prime's row alone, in the public key's first half.
+        at = end + 8 * scheme._half - 8
+        cases += [data[:at] + bytes([data[at] ^ 1]) + data[at + 1 :]]
         assert key.public is not None
         public = key.public.to_bytes()
         for wrong in (public[:-1], public + b"\0", b"\0" * 16 + public[16:], public[:-8] + b"\xff" * 8, data):
@@ -224,8 +227,20 @@ def test_a_sum_goes_on_from_its_state(scheme: Scheme) -> None:
     assert (key.open(again.total(), 3000, again.count) == a + b).all()
     too_many = state[:24] + (scheme.max_clients + 1).to_bytes(8, "little") + state[32:]
     other_length = state[:16] + (2999).to_bytes(8, "little") + state[24:]
-    for wrong in (state[:-1], state + b"\0", state[:-8] + b"\xff" * 8, adder.total(), too_many, other_length):
-        with pytest.raises(HEError):
+    adder.fold(key.encrypt(b))
+    two = adder.to_bytes()
+    twice = two[:32] + two[32:64] * 2 + two[96:]
+    for wrong, reason in (
+        (state[:-1], "bytes for a running sum"),
+        (state + b"\0", "bytes for a running sum"),
+        (state[:-8] + b"\xff" * 8, "a sum with a residue"),
+        (adder.total(), "bytes for a running sum"),
+        (too_many, "bytes for a running sum"),
+        (too_many[:32] + bytes(32 * (scheme.max_clients - 1)) + too_many[32:], "expected up to"),
+        (other_length, "vectors of 2999 values"),
+        (twice, "names a vector twice"),
+    ):
+        with pytest.raises(HEError, match=reason):
             scheme.load_adder(wrong, 3000, key.public)
 
 
@@ -259,7 +274,7 @@ def test_a_sum_takes_no_more_vectors_than_it_may(scheme: Scheme) -> None:
     with pytest.raises(CiphertextError, match="as many as the scheme allows"):
         adder.fold(third)
     assert adder.to_bytes() == before
-    for count in (0, 3, -1, 1.0):
+    for count in (0, 3, -1, 1.0, True):
         with pytest.raises(OpenError, match="expected 1 to 2"):
             key.open(adder.total(), 3, count)
 

@@ -173,11 +173,39 @@ def test_control_with_no_margin_all_slots_may_pass(clients: int, monkeypatch: py
         narrow = bfv.Scheme(254, clients)
         assert narrow.parameters.plain_modulus < 2 * clients * 254 + 10**5
         share = share_that_pass(narrow, narrow.generate(), 1)
+        expected = (HONEST + 1) * 254 / narrow.parameters.plain_modulus
     finally:
-        params.bfv.cache_clear()
-    expected = (HONEST + 1) * 254 / narrow.parameters.plain_modulus
+        params.bfv.cache_clear()  # and nothing asks for parameters again before the margin is back
     assert abs(share - expected) < 0.1
     assert share > 10 * 2 / 2**8
+
+
+def test_what_remains_is_one_slot_of_the_key_by_chance() -> None:
+    """A client that puts the key into a single slot is refused but for about once in 2^8, when that slot of the key
+    happens to be a possible sum. Then the sum is opened, and it knows one slot, of one session's key."""
+    scheme = bfv.Scheme(254, HONEST + 1)
+    p, key, length = scheme.parameters, scheme.generate(), scheme.slots
+    slots = (key._secret.astype(np.int64) % p.plain_modulus).astype(np.uint64)[None]
+    scheme._plain.forward(slots)
+    vectors = honest(scheme, length)
+    sums = sum(vectors)
+    possible = np.flatnonzero(slots[0] + sums.astype(np.uint64) <= (HONEST + 1) * scheme.bound)
+    assert 0 < len(possible) / length < 2 / 2**params.MARGIN_BITS
+
+    def opened(slot: int) -> np.ndarray:
+        one = np.zeros((1, length), dtype=np.uint64)
+        one[0, slot] = 1
+        scheme._plain.backward(one)
+        (prime,) = p.primes
+        multiple = ((one[0].astype(object) * prime + p.plain_modulus // 2) // p.plain_modulus).astype(np.uint64)
+        total, _ = attacked(scheme, key, vectors, [[multiple]])
+        return key.open(total, length, HONEST + 1)
+
+    lucky = possible[0]
+    assert opened(lucky)[lucky] - sums[lucky] == slots[0, lucky]
+    unlucky = next(slot for slot in range(length) if slot not in possible)
+    with pytest.raises(OpenError, match="no possible sum"):
+        opened(unlucky)
 
 
 # Coefficients: where a decryptor opened them, in place of slots, the key would lie there plainly, in range.
