@@ -69,6 +69,7 @@ def context(parameters: Parameters) -> Context:
     """SEAL's context for ``parameters``. Raises :class:`HEError` where TenSEAL is missing or SEAL refuses them."""
     try:
         import tenseal.sealapi as api
+        import zstandard  # noqa: F401  (to miss it here, rather than at the first ciphertext)
     except ImportError as error:
         raise HEError("needs TenSEAL and zstandard: pip install 'secagg[he]'") from error
     exact = isinstance(parameters, BFVParameters)

@@ -75,6 +75,8 @@ class Scheme:
     def __post_init__(self) -> None:
         if not all(type(number) is int for number in (self.bound, self.max_clients, self.bits)):
             raise HEError("bound, max_clients and bits are Python's own integers")
+        if not isinstance(self.textbook, bool):
+            raise HEError(f"got textbook={self.textbook!r}; expected True or False")
         if min(self.bound, self.max_clients) < 1 or self.width > MAX_WIDTH:
             raise HEError(
                 f"got values up to {self.bound} of {self.max_clients} clients; expected at least 1 each, "

@@ -19,7 +19,7 @@ try:
 
     from he._powers import FixedBase, Ring
 except ImportError as missing:
-    raise ImportError("he.paillier needs gmpy2: pip install 'secagg[he]'") from missing
+    raise ImportError("he.paillier needs gmpy2: pip install 'secagg[he]'", name="gmpy2") from missing
 
 if TYPE_CHECKING:
     import phe  # type: ignore[import-untyped]

@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import hashlib
 import importlib
+import importlib.util
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Executor
 from dataclasses import dataclass
@@ -123,12 +124,11 @@ class Encrypted:
         digits = Digits(task)
         try:
             return _scheme(self._module, digits.bound, task.max_clients, self._options)
-        except ImportError as error:
-            raise ConfigError(f"got no {error.name}, which {self.name} needs: pip install 'secagg[he]'") from error
         except ValueError as error:  # he's own errors are
             raise ConfigError(f"{self.name} can't carry this task: {error}") from error
 
     _module: ClassVar[str]
+    _packages: ClassVar[tuple[str, ...]]  # of the extra; looked for when a task is made, loaded when they are used
 
     @property
     def _options(self) -> tuple[tuple[str, Any], ...]:
@@ -164,6 +164,10 @@ class Encrypted:
     def validate(self, task: Task) -> None:
         """Raise ``ConfigError`` if no parameters carry the sum, or if no cohort could be safe."""
         check_mask_bits(task)
+        for package in self._packages:
+            if importlib.util.find_spec(package) is None:
+                reason = f"got no {package}, which {self.name} needs: pip install 'secagg[he]'"
+                raise ConfigError(reason) from ModuleNotFoundError(reason, name=package)
         self.scheme(task)
         self._check_floor(task, self.corrupt(task.min_survivors))
 
@@ -269,6 +273,15 @@ class Paillier(Encrypted):
     ID: ClassVar[int] = 5
     post_quantum: ClassVar[bool] = False
     _module: ClassVar[str] = "he.paillier"
+    _packages: ClassVar[tuple[str, ...]] = ("gmpy2",)
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if type(self.bits) is not int or type(self.textbook) is not bool:
+            raise ConfigError(
+                f"got bits={self.bits!r:.40} and textbook={self.textbook!r:.40}; "
+                "expected an integer, and True or False"
+            )
 
     @property
     def name(self) -> str:
@@ -311,6 +324,7 @@ class RingLWE(Encrypted):
     holder: Holder = "decryptor"
 
     _name: ClassVar[str]
+    _packages: ClassVar[tuple[str, ...]] = ("tenseal", "zstandard")
     post_quantum: ClassVar[bool] = True
 
     def __post_init__(self) -> None:

@@ -168,6 +168,8 @@ def test_the_digest_stands_for_all_parameters() -> None:
         {"bits": 2040},
         {"bits": 2056},
         {"bits": 1 << 20},
+        {"textbook": "yes"},
+        {"textbook": 1},
     ],
     ids=str,
 )

@@ -343,8 +343,9 @@ def test_parameters_that_seal_refuses_are_refused() -> None:
         _seal.context(replace(SCHEMES["ckks-seeded"].parameters, primes=(15,)))
 
 
-def test_without_tenseal_the_error_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(sys.modules, "tenseal.sealapi", None)
+@pytest.mark.parametrize("package", ["tenseal.sealapi", "zstandard"])
+def test_without_a_package_the_error_says_what_to_install(package: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, package, None)
     with pytest.raises(HEError, match=r"pip install 'secagg\[he\]'"):
         _seal.context(params.ckks(3, 5, True))
 

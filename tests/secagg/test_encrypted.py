@@ -1,5 +1,6 @@
 """Paillier, CKKS and BFV as protocols: exact sums, refusals with reasons, and what the decryptor does once."""
 
+import sys
 from dataclasses import replace
 from typing import Any
 
@@ -154,6 +155,8 @@ def test_a_long_count_widens_no_slot() -> None:
         (lambda: BFV(threat_model="malicious"), "SecAgg\\(\\) withstands it"),
         (lambda: Paillier(threat_model="semi-malicious"), "expected 'semi-honest'"),
         (lambda: BFV(holder="server"), "expected 'decryptor' or 'clients'"),
+        (lambda: Paillier(bits=[3072]), "expected an integer, and True or False"),  # type: ignore[arg-type]
+        (lambda: Paillier(textbook="yes"), "expected an integer, and True or False"),  # type: ignore[arg-type]
         (lambda: make_task(Paillier(bits=1024)), "2048"),
         (lambda: make_task(BFV(), min_survivors=2), "expected at least 3"),
         (
@@ -168,6 +171,26 @@ def test_a_long_count_widens_no_slot() -> None:
 def test_refused_with_the_reason(make: Any, match: str) -> None:
     with pytest.raises(ConfigError, match=match):
         make()
+
+
+@pytest.mark.parametrize(
+    ("protocol", "package"),
+    [
+        (Paillier(bits=2048), "gmpy2"),
+        (BFV(), "tenseal"),
+        (CKKS(holder="clients"), "tenseal"),
+        (CKKS(), "zstandard"),
+    ],
+)
+def test_a_missing_package_shows_when_the_task_is_made(
+    protocol: Encrypted, package: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, package, None)
+    with pytest.raises(
+        ConfigError, match=rf"got no {package}, which .* needs: pip install 'secagg\[he\]'"
+    ) as refused:
+        make_task(protocol)
+    assert isinstance(refused.value.__cause__, ImportError)  # what makes the demo leave it out
 
 
 class Stage:
