@@ -26,7 +26,7 @@ from numba.core.registry import cpu_target
 from numba.extending import intrinsic
 from numpy.typing import NDArray
 
-from he._paillier_kernels import Words, kernel
+from he._kernels import Words, kernel
 
 LANES = 8
 """Numbers in a batch."""

@@ -1,34 +1,12 @@
-"""The decorator that compiles this core's Paillier kernels, and the bits of slots.
+"""The bits of slots: Paillier's compiled loops.
 
 Bits are laid out least significant first: slot i of a plaintext is its bits i * width to (i + 1) * width,
 and byte j its bits 8j to 8j + 8. Numbers of any size are also cut into limbs, and put together, in this way.
 """
 
-from collections.abc import Callable
-from typing import Any, ParamSpec, TypeVar, cast
-
 import numpy as np
-from numba import njit
-from numpy.typing import NDArray
 
-P = ParamSpec("P")
-R = TypeVar("R")
-
-Words = NDArray[np.uint64]
-
-
-def kernel(function: Callable[P, R]) -> Callable[P, R]:
-    """Compile ``function`` at its first call, without the interpreter lock.
-
-    The machine code is cached on disk where Numba finds a place that it may write to, and compiled
-    anew in each process where it finds none.
-    """
-    compiled: Any
-    try:
-        compiled = njit(cache=True, nogil=True)(function)
-    except RuntimeError:
-        compiled = njit(nogil=True)(function)
-    return cast(Callable[P, R], compiled)
+from he._kernels import Words, kernel
 
 
 @kernel

@@ -16,8 +16,8 @@ from gmpy2 import mpz
 from numpy.typing import NDArray
 
 from he import _montgomery, _paillier_kernels
+from he._kernels import Words
 from he._montgomery import LANES, LIMB_BITS, STRIP
-from he._paillier_kernels import Words
 
 T = TypeVar("T")
 
