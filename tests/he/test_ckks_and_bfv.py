@@ -2,6 +2,7 @@
 
 import hashlib
 import pickle
+import signal
 import subprocess
 import sys
 from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
@@ -445,6 +446,45 @@ def with_seed(at: _seal.Context) -> _seal.Context:
     return _seal.Context(api, seal, p, at.identifier, at.version)
 
 
+@lru_cache
+def tenseal_vectors() -> dict[str, bytes]:
+    """TenSEAL's own bytes for two values, and three changes of them on which it dies or reads beyond its memory."""
+    import tenseal
+
+    context = tenseal.context(tenseal.SCHEME_TYPE.CKKS, 4096, coeff_mod_bit_sizes=[40, 40], n_threads=1)
+    context.global_scale = 2**20
+    vector = tenseal.ckks_vector(context, [1.0, 2.0]).serialize()
+    sizes, scale = vector[:3], vector[-9:]  # one count, which is 2, and a double
+    assert sizes == b"\x0a\x01\x02"
+    return {
+        "honest": vector,
+        "counts without ciphertexts": sizes + scale,
+        "ciphertexts without counts": vector[3:],
+        "over-long counts": b"\x0a\x02\x88\x27" + vector[3:],
+    }
+
+
+@pytest.mark.parametrize(
+    ("name", "use", "ends"),
+    [
+        ("honest", "own.add_(given); print(given.decrypt()[:2])", (0,)),
+        ("counts without ciphertexts", "own.add_(given)", (-signal.SIGSEGV, -signal.SIGABRT)),
+        ("ciphertexts without counts", "given.decrypt()", (-signal.SIGSEGV, -signal.SIGABRT)),
+    ],
+)
+def test_control_tenseals_parser_takes_them_and_dies(name: str, use: str, ends: tuple[int, ...]) -> None:
+    """What would reach the server's or the decryptor's process if bytes of others went to TenSEAL."""
+    code = (
+        "import sys, tenseal\n"
+        "c = tenseal.context(tenseal.SCHEME_TYPE.CKKS, 4096, coeff_mod_bit_sizes=[40, 40], n_threads=1)\n"
+        "c.global_scale = 2**20\n"
+        "own = tenseal.ckks_vector(c, [1.0, 2.0])\n"
+        "given = tenseal.ckks_vector_from(c, sys.stdin.buffer.read())\n"
+    )
+    run = subprocess.run([sys.executable, "-c", code + use], input=tenseal_vectors()[name], capture_output=True)
+    assert run.returncode in ends
+
+
 def hostile(scheme: Scheme, data: bytes) -> dict[str, Any]:
     """What a client might send instead of ``data``, an upload of two ciphertexts."""
     p = scheme.parameters
@@ -464,6 +504,7 @@ def hostile(scheme: Scheme, data: bytes) -> dict[str, Any]:
         "all ones": data[:16] + b"\xff" * (len(data) - 16),
         "a SEAL header": b"\x5e\xa1\x10\x04\x03\x02\0\0" + data[8:],
         "pickle": pickle.dumps(data),
+        **{f"TenSEAL, {name}": vector for name, vector in tenseal_vectors().items()},
         "bytearray": bytearray(data),
         "text": "a" * len(data),
         "nothing": None,
