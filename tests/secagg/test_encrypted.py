@@ -398,6 +398,33 @@ def test_a_key_that_the_roster_doesnt_pin_is_refused() -> None:
         stage.task.decryptor(stage.dec, identity=stage.identities[stage.dec], roster=stage.roster)
 
 
+@pytest.mark.parametrize("name", ["Paillier", "BFV/clients"])
+def test_a_key_that_is_signed_and_not_pinned_is_refused_by_server_and_clients(name: str) -> None:
+    """Whoever has the decryptor's identity, and not its key of the run, can't bring in another."""
+    protocol = PROTOCOLS[name]
+    stage = Stage(protocol)
+    requests = stage.server.start()
+    private, pinned = key_pairs(protocol, {"x": PartyRole.DECRYPTOR})["x"]
+    other = pinned if protocol.shared_key else protocol.scheme(stage.task).load_secret(private).public.to_bytes()
+    forged = stage.seal(SessionKey(other), sender=stage.dec)
+    stage.server.receive(stage.dec, forged)
+    (fault,) = stage.server.faults
+    assert (fault.sender, fault.kind) == (stage.dec, FaultKind.INVALID)
+    assert "than the roster pins" in fault.detail
+    stage.exchange(requests)
+    told, _ = Envelope.parse(stage.server.close_round()["c1"], LIMIT).open(KeyedProposal)
+    asked = wire.seal_envelope(
+        KeyedProposal(told.cohort, told.session, told.nonce, forged),
+        protocol=protocol.ID,
+        task=stage.task.digest,
+        session=b"",
+        sender=wire.SERVER,
+    )
+    stage.members["c1"].contribute(stage.update("c1"))
+    with pytest.raises(RemoteProtocolError, match="than the roster pins"):
+        stage.members["c1"].receive(asked)
+
+
 def test_a_client_needs_the_shared_key() -> None:
     stage = Stage(BFV(holder="clients"))
     with pytest.raises(ConfigError, match="got no key for c1; with holder='clients'"):
