@@ -177,7 +177,8 @@ class EncryptedDecryptor(Decryptor[DecryptorState]):
             raise Reject(FaultKind.MALFORMED, f"got an encrypted sum of {len(total)} bytes; expected {expected}")
         asked = hashlib.sha256(encode_parts(message.survivors, total)).digest()
         try:
-            sums = self._secret(draft).open(total, digits.length, count)
+            secret = self._secret(draft)
+            sums = self._protocol.open_sum(secret, total, digits.length, count, self._executor)
             segments = digits.join(sums, count)
         except (OpenError, EncodingError) as error:
             # A sum that differs from this one by a little is what an attack would come with next.

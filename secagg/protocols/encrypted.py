@@ -157,6 +157,10 @@ class Encrypted:
         """What encryption runs on: the caller's executor, or what pays by default; None is this thread."""
         return executor
 
+    def open_sum(self, secret: Any, total: bytes, length: int, count: int, executor: Executor | None) -> Any:
+        """The sum of ``count`` vectors of ``length`` slots in ``total``; see ``open`` of the keys in :mod:`he`."""
+        return secret.open(total, length, count)
+
     def corrupt(self, cohort: int) -> int:
         """c: how many clients of the cohort may collude with the server."""
         return corrupt_count(self.corruption, cohort)
@@ -307,6 +311,10 @@ class Paillier(Encrypted):
         from secagg.protocols.lanes import threads
 
         return executor or threads()
+
+    def open_sum(self, secret: Any, total: bytes, length: int, count: int, executor: Executor | None) -> Any:
+        """On threads, too."""
+        return secret.open(total, length, count, self.workers(executor))
 
     def key_size(self, task: Task) -> int:
         """The modulus."""

@@ -1,6 +1,7 @@
 """Paillier, CKKS and BFV as protocols: exact sums, refusals with reasons, and what the decryptor does once."""
 
 import sys
+from concurrent.futures import Executor
 from dataclasses import replace
 from typing import Any
 
@@ -10,6 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import secagg
+from he import paillier
 from secagg import wire
 from secagg.errors import Aborted, ConfigError, FaultKind, LocalProtocolError, RemoteProtocolError
 from secagg.identity import PartyRole, enrol
@@ -330,6 +332,26 @@ def test_the_decryptor_opens_no_impossible_sum(protocol: Encrypted) -> None:
     assert stage.members[stage.dec].receive(stage.seal(EncryptedSum(b"\x07"), bytes(payload))) is None
     assert "none that honest clients have" in stage.members[stage.dec].faults[-1].detail
     assert stage.members[stage.dec].finished
+    for party in stage.ids:
+        stage.ledgers[party] = MemoryLedger()
+    stage.begin()  # nor is another sum of this name, by another role of the same party
+    assert stage.members[stage.dec].receive(stage.to_opening()[stage.dec]) is None
+    assert "holds another" in stage.members[stage.dec].faults[-1].detail
+
+
+def test_the_decryptor_of_paillier_uses_several_cores(monkeypatch: pytest.MonkeyPatch) -> None:
+    stage = Stage(Paillier(bits=2048))
+    outbox = stage.to_opening()
+    given: list[Any] = []
+    opened = paillier.VectorPrivateKey.open
+
+    def watched(*arguments: Any) -> Any:
+        given.extend(arguments[4:])
+        return opened(*arguments)
+
+    monkeypatch.setattr(paillier.VectorPrivateKey, "open", watched)
+    stage.exchange(outbox)
+    assert isinstance(given[0], Executor)
 
 
 @every
