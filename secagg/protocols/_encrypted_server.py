@@ -44,9 +44,11 @@ class EncryptedServer(Server[EncryptedServerState]):
         if state.total:
             try:
                 public = self._public(state.signed_key)
-            except Reject as damaged:
-                raise ConfigError(f"got a state whose session key is none: {damaged}") from damaged
-            self._adder = self._scheme.load_adder(state.total, Digits(self._task).length, public)
+                self._adder = self._scheme.load_adder(state.total, Digits(self._task).length, public)
+            except (Reject, ValueError) as damaged:
+                raise ConfigError(
+                    f"got a state whose session key or sum is none: {damaged}; leave this session out"
+                ) from damaged
             state.total = b""
 
     @property

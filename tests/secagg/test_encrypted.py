@@ -366,6 +366,25 @@ def test_a_malformed_sum_is_refused_and_the_right_one_still_opens(protocol: Encr
 
 
 @every
+@pytest.mark.parametrize("what", ["sum", "key"])
+def test_a_servers_state_without_a_key_or_sum_is_refused(protocol: Encrypted, what: str) -> None:
+    """Such as another version wrote: its checksum is right."""
+    stage = Stage(protocol)
+    stage.to_opening()
+    server = stage.server
+    again = type(server).from_bytes(server.to_bytes(), stage.task, roster=stage.roster)
+    assert again._adder.to_bytes() == server._adder.to_bytes()
+    if what == "sum":
+        server._adder.to_bytes = lambda: bytes(64)
+    elif protocol.shared_key:
+        server._state.signed_key = b"none"
+    else:
+        server._state.signed_key = stage.seal(SessionKey(bytes(256)), sender=stage.dec)
+    with pytest.raises(ConfigError, match="whose session key or sum is none"):
+        type(server).from_bytes(server.to_bytes(), stage.task, roster=stage.roster)
+
+
+@every
 def test_a_silent_decryptor_is_an_abort(protocol: Encrypted) -> None:
     stage = Stage(protocol)
     stage.to_opening()
