@@ -12,7 +12,8 @@ from hypothesis import strategies as st
 import secagg
 from mpc import graph
 from secagg.beacon import SignedBeacon
-from secagg.errors import Aborted, ConfigError, RemoteProtocolError
+from secagg.errors import Aborted, ConfigError, FaultKind, RemoteProtocolError
+from secagg.protocols._pairwise_client import PairwiseClient
 from secagg.protocols._pairwise_messages import NearAdverts
 from secagg.protocols.base import input_round, rounds
 from secagg.protocols.neighbours import Graph
@@ -317,6 +318,30 @@ def test_all_neighbours_of_a_client_gone_is_an_abort_not_a_crash() -> None:
         server.receive(party, clients[party].receive(request))
     with pytest.raises(Aborted, match="secret; 2 are needed, so nothing is opened"):
         server.close_round()
+
+
+def test_who_vouches_for_nothing_that_holds_ends_the_session_and_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    voucher = PairwiseClient._voucher
+
+    def lie(client: Any, draft: Any, secret: bytes, by: str, to: str) -> bytes:
+        true = voucher(client, draft, secret, by, to)
+        return bytes(len(true)) if client.id == by == "c05" else true
+
+    monkeypatch.setattr(PairwiseClient, "_voucher", lie)
+    task = make_task(24, 21)
+    server, clients, outbox = shared_keys(task, set())
+    for client in clients.values():
+        client.contribute(np.zeros(task.layout.size))
+    while server.round != secagg.Round.UNMASKING:
+        for party, request in outbox.items():
+            server.receive(party, clients[party].receive(request))
+        outbox = server.close_round()
+    for party, request in outbox.items():
+        server.receive(party, clients[party].receive(request))
+    with pytest.raises(Aborted, match="got 0 good shares of c05's secret"):
+        server.close_round()
+    assert {(fault.sender, fault.kind) for fault in server.faults} == {("c05", FaultKind.UNOPENED_SHARE)}
+    assert all("didn't open, or it vouched for another U2" in fault.detail for fault in server.faults)
 
 
 def semi_honest(task: secagg.Task) -> tuple[Any, dict[str, Any], dict[str, bytes]]:
