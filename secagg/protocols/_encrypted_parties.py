@@ -66,7 +66,6 @@ class EncryptedClient(Client[ClientState]):
         digits = Digits(self._task)
         slots = digits.split(self.contribution(draft))
         encrypted = self._encryption_key(draft, message.key).encrypt(slots, self._protocol.workers(self._executor))
-        draft.contribution = []
         return Ciphertexts(), encrypted
 
     def _encryption_key(self, draft: ClientState, signed: bytes) -> Any:

@@ -13,8 +13,8 @@ from hypothesis import strategies as st
 import secagg
 from he import paillier
 from secagg import wire
-from secagg.errors import Aborted, ConfigError, FaultKind, LocalProtocolError, RemoteProtocolError
-from secagg.identity import PartyRole, enrol
+from secagg.errors import Aborted, ConfigError, EncodingError, FaultKind, LocalProtocolError, RemoteProtocolError
+from secagg.identity import PartyRole, Roster, enrol
 from secagg.protocols.base import key_pairs
 from secagg.protocols.digits import Digits
 from secagg.protocols.encrypted import (
@@ -139,6 +139,19 @@ def test_digits_join_to_the_sum(data: st.DataObject) -> None:
     for found, total, (_, _, modulus) in zip(joined, totals, shapes, strict=True):
         expected = total if modulus is None else total % np.uint64(modulus)
         np.testing.assert_array_equal(found.astype(np.uint64), expected)
+
+
+@pytest.mark.parametrize("sums", [[21, 0, 0, 0], [0, 0, 21, 18], [0, 0, 0, 19], [0, 0, 0, 2**62]])
+def test_digits_join_to_nothing_that_so_many_terms_cant_be(sums: list[int]) -> None:
+    """Terms up to 10, two slots of them, and one up to 100 in two digits of base 11; two clients."""
+    encoding = Integers(((2, 10, None), (1, 100, None)))
+    task = secagg.Task(
+        protocol=secagg.Clear(), layout=encoding.layout, encoding=encoding, max_clients=5, min_survivors=2
+    )
+    digits = Digits(task)
+    assert [part.tolist() for part in digits.join(np.array([20, 0, 2, 18]), 2)] == [[20, 0], [200]]
+    with pytest.raises(EncodingError, match="got a sum of 2 terms over 2 x"):
+        digits.join(np.array(sums), 2)
 
 
 def test_a_long_count_widens_no_slot() -> None:
@@ -315,6 +328,35 @@ def test_the_decryptor_opens_once(protocol: Encrypted) -> None:
 
 
 @every
+def test_a_decryptor_without_a_ledger_is_not_restored_past_its_first_answer(protocol: Encrypted) -> None:
+    """Nothing would hold it to one sum."""
+    stage = Stage(protocol)
+    stage.to_opening()
+    decryptor = stage.members[stage.dec]
+    given: dict[str, Any] = {
+        "identity": stage.identities[stage.dec],
+        "roster": stage.roster,
+        "key": stage.keys.get(stage.dec),
+    }
+    with pytest.raises(LocalProtocolError, match="without a ledger"):
+        type(decryptor).from_bytes(decryptor.to_bytes(), stage.task, **given)
+    again = type(decryptor).from_bytes(decryptor.to_bytes(), stage.task, save=decryptor._save, **given)
+    assert not again.finished
+
+
+@every
+def test_a_client_that_has_sent_its_ciphertexts_keeps_no_update(protocol: Encrypted) -> None:
+    stage = Stage(protocol)
+    stage.exchange(stage.server.start())
+    outbox = stage.server.close_round()
+    client = stage.members["c1"]
+    client.contribute(stage.update("c1"))
+    assert client._state.contribution
+    client.receive(outbox["c1"])
+    assert (client._state.contribution, client._state.seed) == ([], b"")
+
+
+@every
 def test_the_decryptor_refuses_too_few(protocol: Encrypted) -> None:
     stage = Stage(protocol)
     _, payload = Envelope.parse(stage.to_opening()[stage.dec], LIMIT).open(EncryptedSum)
@@ -464,6 +506,32 @@ def test_a_key_that_is_signed_and_not_pinned_is_refused_by_server_and_clients(na
     stage.members["c1"].contribute(stage.update("c1"))
     with pytest.raises(RemoteProtocolError, match="than the roster pins"):
         stage.members["c1"].receive(asked)
+
+
+def test_rosters_that_will_not_do() -> None:
+    stage = Stage(Paillier(bits=2048))
+    assert stage.roster is not None
+    listed = stage.roster[stage.dec]
+    others = [party for party in stage.roster.values() if party.id != stage.dec]
+    more = enrol(["d2"], PartyRole.DECRYPTOR, encryption_keys={"d2": bytes(32)})[1].values()
+    for parties, reason in (
+        ([], "a roster of 0 decryptors"),
+        ([listed, *more], "a roster of 2 decryptors"),
+        ([replace(listed, encryption_key=None)], "got none for the key of"),
+        ([replace(listed, encryption_key=bytes(31))], "got 31 bytes for the key of"),
+    ):
+        with pytest.raises(ConfigError, match=reason):
+            stage.task.server(stage.ids, roster=Roster([*others, *parties]), session=b"s")
+
+
+def test_a_floor_that_a_cohort_is_too_large_for() -> None:
+    """c is a fraction of the cohort: with 60 of them, three may collude, and four would be one honest client."""
+    ids = [f"c{i}" for i in range(60)]
+    task = make_task(BFV(), max_clients=60, min_survivors=4)
+    roster = enrol_for(task, ids)[1]
+    with pytest.raises(ConfigError, match="expected at least 5"):
+        task.server(ids, roster=roster, session=b"s")
+    assert task.server(ids[:59], roster=roster, session=b"s") is not None
 
 
 def test_a_client_needs_the_shared_key() -> None:
