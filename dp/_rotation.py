@@ -1,0 +1,115 @@
+"""The compiled loops of rotation and rounding. They validate nothing: their callers do.
+
+A vector of 2^m doubles is transformed in place, level by level: level l pairs coordinates that lie 2^l
+apart and writes their sum and difference. The lower levels run on blocks that stay in a core's cache;
+the upper ones take two levels in one pass over memory. Each coordinate sees the same additions in the
+same order as in the plain double loop, so the result is that loop's to the last bit.
+"""
+
+import numpy as np
+from numpy.typing import NDArray
+
+from dp._kernels import kernel
+
+Floats = NDArray[np.float64]
+
+BLOCK = 1 << 12
+"""Coordinates of a block: 32 KiB, what a first-level cache holds."""
+
+
+@kernel
+def flip(x: Floats, signs: NDArray[np.uint8], scale: float) -> None:
+    """Multiply ``x[i]`` by ``scale``, or by -``scale`` if bit i mod 8 of ``signs[i // 8]`` is set."""
+    for i in range(x.size):
+        bit = (signs[i >> 3] >> (i & 7)) & 1
+        x[i] *= scale * (1.0 - 2.0 * bit)
+
+
+@kernel
+def _pass(x: Floats, h: int) -> None:
+    """The level that pairs coordinates ``h`` apart."""
+    for start in range(0, x.size, 2 * h):
+        low, high = x[start : start + h], x[start + h : start + 2 * h]
+        for j in range(h):
+            a, b = low[j], high[j]
+            low[j] = a + b
+            high[j] = a - b
+
+
+@kernel
+def _double_pass(x: Floats, h: int) -> None:
+    """The levels ``h`` and 2``h``, in one pass over memory."""
+    for start in range(0, x.size, 4 * h):
+        p, q = x[start : start + h], x[start + h : start + 2 * h]
+        r, s = x[start + 2 * h : start + 3 * h], x[start + 3 * h : start + 4 * h]
+        for j in range(h):
+            a, b = p[j] + q[j], p[j] - q[j]
+            c, d = r[j] + s[j], r[j] - s[j]
+            p[j] = a + c
+            q[j] = b + d
+            r[j] = a - c
+            s[j] = b - d
+
+
+@kernel
+def _first_levels(x: Floats) -> None:
+    """The levels 1, 2 and 4, eight coordinates at a time."""
+    for i in range(0, x.size, 8):
+        a, b, c, d = x[i] + x[i + 1], x[i] - x[i + 1], x[i + 2] + x[i + 3], x[i + 2] - x[i + 3]
+        e, f, g, h = x[i + 4] + x[i + 5], x[i + 4] - x[i + 5], x[i + 6] + x[i + 7], x[i + 6] - x[i + 7]
+        a, c, b, d = a + c, a - c, b + d, b - d
+        e, g, f, h = e + g, e - g, f + h, f - h
+        x[i], x[i + 4] = a + e, a - e
+        x[i + 1], x[i + 5] = b + f, b - f
+        x[i + 2], x[i + 6] = c + g, c - g
+        x[i + 3], x[i + 7] = d + h, d - h
+
+
+@kernel
+def _levels(x: Floats, first: int, last: int) -> None:
+    """The levels from ``first`` up to, not including, ``last``: powers of two."""
+    h = first
+    while 4 * h <= last:
+        _double_pass(x, h)
+        h *= 4
+    if h < last:
+        _pass(x, h)
+
+
+@kernel
+def hadamard(x: Floats) -> None:
+    """Replace ``x``, of 2^m coordinates, by H·x: the entries of H are 1 and -1, in Sylvester's order."""
+    size = x.size
+    block = min(size, BLOCK)
+    for start in range(0, size, block):
+        part = x[start : start + block]
+        if block >= 8:
+            _first_levels(part)
+            _levels(part, 8, block)
+        else:
+            _levels(part, 1, block)
+    _levels(x, block, size)
+
+
+@kernel
+def round_stochastic(
+    x: Floats, scale: float, random: NDArray[np.uint32], limit: int, out: NDArray[np.int64]
+) -> int:
+    """Write ``x``·``scale``, rounded up with the probability of its fraction to 2^-32, to ``out``.
+
+    What lies beyond ``limit`` becomes ±``limit``. Returns Σ ``out``², which must stay below 2^63.
+    """
+    squares = 0
+    for i in range(x.size):
+        scaled = x[i] * scale
+        down = np.floor(scaled)
+        value = int(down)
+        if random[i] < (scaled - down) * 4294967296.0:
+            value += 1
+        if value > limit:
+            value = limit
+        elif value < -limit:
+            value = -limit
+        out[i] = value
+        squares += value * value
+    return squares

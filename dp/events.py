@@ -1,0 +1,265 @@
+"""What was released, in words that an accountant can count: immutable events.
+
+An event describes one use of a mechanism and nothing else; :mod:`dp.accounting` interprets it. An
+event that an accountant doesn't know is refused, never guessed at. Events are never taken away, and
+what one means never changes, since saved ledgers hold them by name.
+"""
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, fields
+from typing import Any, Literal, get_args
+
+from dp.errors import DPError
+
+Unit = Literal["record", "client"]
+"""Whose data one unit of privacy protects: one record inside a silo, or all that one client has."""
+
+Trust = Literal["local", "distributed", "central"]
+"""Who adds the noise, and so who must be trusted with what.
+
+- ``"local"``: each client adds enough for itself; nobody else is trusted.
+- ``"distributed"``: each adds a share, and only the sum is private; that others do so, and that
+  nobody sees less than the sum, is what secure aggregation and the count of the honest stand for.
+- ``"central"``: the server adds it and is trusted with every update.
+"""
+
+UNITS: tuple[str, ...] = get_args(Unit)
+TRUSTS: tuple[str, ...] = get_args(Trust)
+
+MAX_DEPTH = 8
+MAX_EVENTS = 1 << 12
+MAX_COUNT = 1 << 40
+MAX_NORM = 1e150  # its square is a float
+
+
+@dataclass(frozen=True, slots=True)
+class Event:
+    """The root of all events. One that is not among those below is unsupported everywhere."""
+
+
+@dataclass(frozen=True, slots=True)
+class GaussianEvent(Event):
+    """Continuous Gaussian noise of ``noise_multiplier`` times the l2 sensitivity (zero-out), above 0."""
+
+    noise_multiplier: float
+
+    def __post_init__(self) -> None:
+        _positive(self, "noise_multiplier")
+
+
+@dataclass(frozen=True, slots=True)
+class DiscreteGaussianEvent(Event):
+    """Discrete Gaussian noise of parameter ``sigma`` on integers of the l2 sensitivity ``l2`` (zero-out).
+
+    The noise is added once, by one party; a sum of such noises is a :class:`DistributedGaussianEvent`.
+    """
+
+    sigma: float
+    l2: float
+
+    def __post_init__(self) -> None:
+        _positive(self, "sigma", "l2")
+
+
+@dataclass(frozen=True, slots=True)
+class DistributedGaussianEvent(Event):
+    """The sum of ``honest`` discrete Gaussians of parameter ``sigma`` each, on ``dimension`` integers.
+
+    ``l2`` and ``l1`` are the sensitivities (zero-out) in the same integers. ``clamped`` is the
+    probability that any term of the round was clamped and so is not what the analysis assumes.
+    """
+
+    honest: int
+    sigma: float
+    l2: float
+    l1: float
+    dimension: int
+    clamped: float = 0.0
+
+    def __post_init__(self) -> None:
+        _positive(self, "sigma", "l2", "l1")
+        _count(self, "honest", "dimension")
+        _probability(self, "clamped", zero=True)
+
+
+@dataclass(frozen=True, slots=True)
+class SkellamEvent(Event):
+    """Skellam noise of the total ``variance`` on integers; the sum over several parties is one of these.
+
+    ``l2``, ``l1`` and ``clamped`` are as in :class:`DistributedGaussianEvent`.
+    """
+
+    variance: float
+    l2: float
+    l1: float
+    clamped: float = 0.0
+
+    def __post_init__(self) -> None:
+        _positive(self, "variance", "l2", "l1")
+        _probability(self, "clamped", zero=True)
+
+
+@dataclass(frozen=True, slots=True)
+class PoissonSampled(Event):
+    """``event`` over a cohort in which everyone is with the probability ``rate``, independently, unseen."""
+
+    rate: float
+    event: Event
+
+    def __post_init__(self) -> None:
+        _probability(self, "rate", one=True)
+        _events(self, (self.event,))
+
+
+@dataclass(frozen=True, slots=True)
+class FixedSizeSampled(Event):
+    """``event`` over a uniformly random subset of ``size`` out of ``population``, unseen."""
+
+    population: int
+    size: int
+    event: Event
+
+    def __post_init__(self) -> None:
+        _count(self, "population", "size")
+        if self.size > self.population:
+            raise DPError(f"got a sample of {self.size} out of {self.population}; expected at most all of them")
+        _events(self, (self.event,))
+
+
+@dataclass(frozen=True, slots=True)
+class SelfComposed(Event):
+    """``event``, ``count`` times over."""
+
+    event: Event
+    count: int
+
+    def __post_init__(self) -> None:
+        _count(self, "count")
+        _events(self, (self.event,))
+
+
+@dataclass(frozen=True, slots=True)
+class Composed(Event):
+    """All of ``events``, in any order; each may depend on what the others released."""
+
+    events: tuple[Event, ...]
+
+    def __post_init__(self) -> None:
+        if type(self.events) is not tuple or len(self.events) > MAX_EVENTS:
+            raise DPError(f"got composed events that are no tuple of at most {MAX_EVENTS}")
+        _events(self, self.events)
+
+
+@dataclass(frozen=True, slots=True)
+class Release:
+    """An event with whose data it is about, and under which trust it was released."""
+
+    event: Event
+    unit: Unit
+    trust: Trust
+
+    def __post_init__(self) -> None:
+        _events(self, (self.event,))
+        check_name("unit", self.unit, UNITS)
+        check_name("trust", self.trust, TRUSTS)
+
+
+EVENTS: dict[str, type[Event]] = {
+    kind.__name__: kind
+    for kind in (
+        GaussianEvent,
+        DiscreteGaussianEvent,
+        DistributedGaussianEvent,
+        SkellamEvent,
+        PoissonSampled,
+        FixedSizeSampled,
+        SelfComposed,
+        Composed,
+    )
+}
+
+
+def unamplified(event: Event) -> Event:
+    """The event as whoever drew the sample sees it: without the sampling."""
+    match event:
+        case PoissonSampled() | FixedSizeSampled():
+            return unamplified(event.event)
+        case SelfComposed():
+            return SelfComposed(unamplified(event.event), event.count)
+        case Composed():
+            return Composed(tuple(map(unamplified, event.events)))
+        case _:
+            return event
+
+
+def to_plain(event: Event) -> dict[str, Any]:
+    """The event as JSON can hold it; :func:`from_plain` reads it."""
+    if EVENTS.get(type(event).__name__) is not type(event):
+        raise DPError(f"got a {type(event).__name__}, which is unsupported; expected one of {', '.join(EVENTS)}")
+    plain: dict[str, Any] = {"kind": type(event).__name__}
+    for field in fields(event):
+        value = getattr(event, field.name)
+        if isinstance(value, Event):
+            plain[field.name] = to_plain(value)
+        elif isinstance(value, tuple):
+            plain[field.name] = [to_plain(item) for item in value]
+        else:
+            plain[field.name] = value
+    return plain
+
+
+def from_plain(plain: object, depth: int = 0) -> Event:
+    """The event that :func:`to_plain` wrote; :class:`DPError` on anything else, however it is nested."""
+    if not isinstance(plain, Mapping) or depth > MAX_DEPTH:
+        raise DPError(f"got an event that is no JSON object, or nested deeper than {MAX_DEPTH}")
+    name = plain.get("kind")
+    kind = EVENTS.get(name) if isinstance(name, str) else None
+    if kind is None:
+        raise DPError(f"got the event {name!r:.60}, which is unsupported; expected one of {', '.join(EVENTS)}")
+    given = {key: value for key, value in plain.items() if key != "kind"}
+    if set(given) != {field.name for field in fields(kind)}:
+        raise DPError(f"got the fields {sorted(given)!r:.200} of {name}; expected exactly its own")
+    for field in fields(kind):
+        value = given[field.name]
+        if isinstance(value, Mapping):
+            given[field.name] = from_plain(value, depth + 1)
+        elif isinstance(value, list):
+            given[field.name] = tuple(from_plain(item, depth + 1) for item in value)
+    return kind(**given)
+
+
+def check_name(what: str, value: object, known: tuple[str, ...]) -> None:
+    """:class:`DPError` unless ``value`` is one of the ``known`` names."""
+    if value not in known:
+        raise DPError(f"got {what}={value!r}; expected one of {', '.join(known)}")
+
+
+def _events(owner: object, found: tuple[object, ...]) -> None:
+    for event in found:
+        if not isinstance(event, Event):
+            raise DPError(f"got a {type(event).__name__} in {type(owner).__name__}; expected an event of dp.events")
+
+
+def _positive(owner: object, *names: str) -> None:
+    for name in names:
+        value = getattr(owner, name)
+        if isinstance(value, bool) or not isinstance(value, int | float) or not 1 / MAX_NORM <= value <= MAX_NORM:
+            raise DPError(f"got {name}={value!r}; expected a number above 0, from {1 / MAX_NORM:g} to {MAX_NORM:g}")
+        object.__setattr__(owner, name, float(value))
+
+
+def _count(owner: object, *names: str) -> None:
+    for name in names:
+        value = getattr(owner, name)
+        if type(value) is not int or not 1 <= value <= MAX_COUNT:
+            raise DPError(f"got {name}={value!r}; expected an int from 1 to {MAX_COUNT}")
+
+
+def _probability(owner: object, name: str, *, zero: bool = False, one: bool = False) -> None:
+    value = getattr(owner, name)
+    number = float(value) if isinstance(value, int | float) and not isinstance(value, bool) else math.nan
+    if not (0 < number < 1 or (zero and number == 0) or (one and number == 1)):
+        least, most = "[" if zero else "(", "]" if one else ")"
+        raise DPError(f"got {name}={value!r}; expected a probability in {least}0, 1{most}")
+    object.__setattr__(owner, name, number)
