@@ -119,7 +119,8 @@ def _distributed_gaussian(event: DistributedGaussianEvent, alpha: Curve, factor:
         alpha / 2 * ((l2 / width) ** 2 + 2 * l1 * tau / width + tau**2 * event.dimension),
         alpha / 2 * (l2 / width + math.sqrt(event.dimension) * tau) ** 2,
     )
-    return np.minimum.reduce(shifts)
+    found: Curve = np.minimum.reduce(shifts)
+    return found
 
 
 def _skellam(event: SkellamEvent, alpha: Curve, factor: float) -> Curve:

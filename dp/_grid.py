@@ -1,0 +1,134 @@
+"""From clip, noise, bits and clients to the grid on which updates are rounded.
+
+Let γ be the step, D the dimension, n the most clients and σ one client's noise. The sum of n aligned
+updates, spread evenly by the rotation, has a variance of n²c²/D + n(σ² + γ²/4) a coordinate; γ is chosen so
+that k standard deviations are half the modulus.
+
+One client's term must fit too, since it is never reduced. Its noise gets so much room that any of the
+n·D noises reaches further only with a probability that is charged to δ; a coordinate of the rounded
+update is cut to what is left, which is no less than k standard deviations of it. The cut lowers a
+norm, never raises it, and the probability depends on no update.
+"""
+
+import bisect
+import math
+from functools import lru_cache
+from typing import NamedTuple, Protocol
+
+from dp.errors import DPError
+
+MAX_STDDEVS = 1e3
+
+_MAX_SQUARES = 1 << 62
+_RARE, _LESS_RARE = 2.0**-60, 2.0**-20  # of δ: how likely a term is clamped, if there is room; at most
+_WIDER = 1.05
+_NARROWEST = 2.0**-30
+
+
+class Plan(Protocol):
+    """What is read of an encoding."""
+
+    @property
+    def l2_clip(self) -> float: ...
+    @property
+    def noise_multiplier(self) -> float: ...
+    @property
+    def bits(self) -> int: ...
+    @property
+    def clients(self) -> int: ...
+    @property
+    def honest(self) -> int: ...
+    @property
+    def k_stddevs(self) -> float: ...
+    @property
+    def beta(self) -> float: ...
+    @property
+    def delta(self) -> float: ...
+
+    def widest(self) -> float:
+        """The largest standard deviation that can be drawn."""
+
+    def log_tail(self, sigma: float, reach: float) -> float:
+        """A bound on log P(noise >= ``reach``) of one client's noise of standard deviation ``sigma``."""
+
+
+class Grid(NamedTuple):
+    """What an encoding comes to for one padded dimension; lengths in steps of the grid."""
+
+    dimension: int  # D, a power of two
+    step: float  # γ, in units of the update
+    sigma: float  # standard deviation of one client's noise
+    squares: int  # the largest ‖q‖² of a rounded update
+    limit: int  # the largest |q| of one coordinate
+    clamped: float  # probability that any term of a round is clamped, at most
+
+
+@lru_cache(maxsize=256)
+def find_grid(encoding: Plan, dimension: int) -> Grid:
+    """The grid of ``encoding`` for ``dimension``, a power of two; :class:`DPError` if there is none."""
+    found = _fitting(encoding, dimension, encoding.k_stddevs)
+    if found is not None:
+        return found
+    k_stddevs = encoding.k_stddevs
+    while k_stddevs * _WIDER <= MAX_STDDEVS:
+        k_stddevs = math.ceil(k_stddevs * _WIDER * 100) / 100
+        if 4**encoding.bits <= encoding.clients * k_stddevs**2:
+            break
+        if _fitting(encoding, dimension, k_stddevs) is not None:
+            raise DPError(
+                f"got noise too wide for the modulus: one client's, where {encoding.honest} honest of "
+                f"{encoding.clients} must suffice, doesn't fit into {encoding.k_stddevs:g} standard deviations of "
+                f"the sum; expected k_stddevs of at least {k_stddevs:g} (about "
+                f"{math.log2(k_stddevs / encoding.k_stddevs):.1f} bits more for the same grid)"
+            )
+    raise DPError(
+        f"got noise too wide for {encoding.bits} bits with {encoding.honest} honest of {encoding.clients} clients; "
+        "expected more bits, or more clients that are sure to be honest"
+    )
+
+
+def _fitting(encoding: Plan, dimension: int, k: float) -> Grid | None:
+    """The grid; None if one client's term has no room in the modulus."""
+    n = encoding.clients
+    sigma = encoding.noise_multiplier / math.sqrt(encoding.honest)  # in clips
+    spread = math.sqrt(n * (n / dimension + sigma**2))
+    reach = math.sqrt(4**encoding.bits - n * k**2) / (2 * k * spread)  # the clip, in steps
+    bound = (reach + math.sqrt(dimension)) ** 2
+    if bound >= _MAX_SQUARES or not _NARROWEST <= sigma * reach <= encoding.widest():
+        raise DPError(
+            f"got {encoding.bits} bits for {dimension} coordinates and the noise multiplier "
+            f"{encoding.noise_multiplier:g}: beyond the integers that are exact here; expected fewer bits"
+        )
+    if encoding.beta:
+        slack = math.sqrt(-2 * math.log(encoding.beta))
+        usual = reach**2 + dimension / 4 + slack * (reach + math.sqrt(dimension) / 2)
+        bound = min(bound, usual)
+    squares = max(1, math.floor(bound))
+    limit = math.isqrt(squares)
+    half = 1 << (encoding.bits - 1)
+    room = half - min(limit, math.ceil(k * reach / math.sqrt(dimension)) + 1)
+    if room < 1:
+        return None
+
+    def clamped(far: int) -> float:
+        """How likely any of all noises reaches so far."""
+        return min(1.0, 2.0 * dimension * n * math.exp(encoding.log_tail(sigma * reach, far)))
+
+    if clamped(room) > encoding.delta * _LESS_RARE:
+        return None
+    lowest = bisect.bisect_left(range(room), True, key=lambda at: clamped(at) <= encoding.delta * _RARE)
+    headroom = max(min(lowest, room), half - limit)
+    return Grid(
+        dimension=dimension,
+        step=encoding.l2_clip / reach,
+        sigma=sigma * reach,
+        squares=squares,
+        limit=half - headroom,
+        clamped=clamped(headroom),
+    )
+
+
+def norms(grid: Grid) -> tuple[float, float]:
+    """Sensitivities: the largest norms of an update's integers. No integer is above its square."""
+    l2 = math.sqrt(grid.squares)
+    return l2, l2 * min(math.sqrt(grid.dimension), l2)

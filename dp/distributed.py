@@ -1,0 +1,485 @@
+"""Distributed differential privacy: each client adds a share of the noise, and only the sum is private.
+
+A client rotates its update at random, clips it, rounds it to integers at random and adds integer
+noise; the server sees the sum modulo 2^bits, and turns it back. Both classes here are encodings for
+``secagg.Task(encoding=...)``, with any protocol, without knowing that package: all protocols
+return exact sums.
+
+Two counts of clients matter. ``clients``, the most that may be in a sum, sets the grid, so that the sum
+wraps as seldom as ``k_stddevs`` says. ``honest``, the fewest that are in it and collude with nobody, sets
+the noise, and every ε that is guaranteed.
+
+Sources: Kairouz, Liu and Steinke 2021 (the distributed discrete Gaussian, rotation, conditional
+rounding); Agarwal, Kairouz and Liu 2021 (Skellam). Privacy rests on integers alone: the norm is
+checked on them, and a rounding error of the rotation costs accuracy only.
+"""
+
+import math
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Sequence
+from dataclasses import KW_ONLY, dataclass, replace
+from functools import lru_cache
+from typing import Any, NamedTuple, Protocol, Self, cast
+
+import numpy as np
+from cryptography.hazmat.primitives.ciphers import Cipher, algorithms, modes
+from numpy.typing import NDArray
+
+from dp import sampling
+from dp._grid import MAX_STDDEVS, Grid, find_grid, norms
+from dp.accounting import RDPAccountant
+from dp.errors import DPError
+from dp.events import DistributedGaussianEvent, Event, Release, SkellamEvent
+from dp.rotation import rotate, unrotate
+
+Rng = Callable[[int], bytes]
+Floats = NDArray[np.float64]
+Lanes = NDArray[np.uint32] | NDArray[np.uint64]
+
+MAX_DIMENSION = 1 << 30
+MAX_CLIENTS = 1 << 20
+
+_KEY_BYTES = 32
+_MIN_CLIP, _MAX_CLIP = 1e-100, 1e100
+_MAX_BITS = 32
+_MAX_BETA = 0.9
+_PATIENCE = 90.0  # roundings are redrawn until that e^-90 of all updates would still be outside
+_LEAST_LOG = -13
+_CLOSE = 1e-9
+
+
+class LayoutLike(Protocol):
+    """What an encoding here reads of a layout."""
+
+    @property
+    def size(self) -> int:
+        """How many coordinates an update has."""
+
+
+class Segment(NamedTuple):
+    """A run of ``length`` integers from 0 to ``bound``, of whose sum only the remainder by ``modulus`` counts."""
+
+    length: int
+    bound: int
+    modulus: int
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Decoded:
+    """What the sums say: two flat vectors, and what they cost.
+
+    ``epsilon_guaranteed`` holds whoever survived and colluded, within what the task allows;
+    ``epsilon_realised`` follows from how many did survive, on the server's word. Both are for this one
+    round, at the encoding's δ.
+    """
+
+    sum: Floats
+    mean: Floats
+    total_weight: int
+    clipped: None
+    epsilon_guaranteed: float
+    epsilon_realised: float
+
+
+@dataclass(frozen=True, slots=True)
+class _Distributed(ABC):
+    """Fields and methods of both encodings; see :class:`DistributedGaussian`."""
+
+    l2_clip: float
+    noise_multiplier: float
+    bits: int
+    _: KW_ONLY
+    clients: int
+    honest: int
+    corrupt: int
+    k_stddevs: float = 4.0
+    beta: float = math.exp(-0.5)
+    delta: float = 1e-5
+    seed: bytes = b""
+
+    def __post_init__(self) -> None:
+        for name, least, most in (
+            ("l2_clip", _MIN_CLIP, _MAX_CLIP),
+            ("noise_multiplier", 1e-6, 1e6),
+            ("k_stddevs", 0.1, MAX_STDDEVS),
+            ("beta", 0.0, _MAX_BETA),
+        ):
+            object.__setattr__(self, name, _number(name, getattr(self, name), least, most))
+        if not isinstance(self.delta, int | float) or not 0 < self.delta < 1:
+            raise DPError(f"got delta={self.delta!r}; expected a number above 0 and below 1, such as 1e-5")
+        _integer("bits", self.bits, 2, _MAX_BITS, "the width of the modulus")
+        _integer("clients", self.clients, 1, MAX_CLIENTS, "the most that a sum may have: the task's max_clients")
+        _integer("corrupt", self.corrupt, 0, self.clients - 1, "how many of them may collude with the server")
+        most = self.clients - self.corrupt
+        _integer("honest", self.honest, 1, most, "the survivors that are guaranteed and collude with nobody")
+        if type(self.seed) is not bytes or len(self.seed) > 64:
+            raise DPError(
+                "got a seed that is no bytes, or more than 64 of them; it is public, and the same for all"
+            )
+        if 4**self.bits <= self.clients * self.k_stddevs**2:
+            raise DPError(
+                f"got {self.bits} bits for {self.clients} clients at {self.k_stddevs:g} standard deviations: "
+                f"rounding alone wraps; expected bits of at least "
+                f"{math.floor(math.log2(self.clients * self.k_stddevs**2) / 2) + 1}"
+            )
+
+    def check(self, max_clients: int, guaranteed_honest: int, corrupt: int | None = None) -> None:
+        """Refuse a task that this encoding was not made for; run where the task is made.
+
+        ``max_clients`` and ``guaranteed_honest`` (the fewest survivors, less the colluders) are the task's,
+        as is ``corrupt``, if given. Raises :class:`DPError` if ``clients`` is another number than
+        ``max_clients``, ``honest`` more than is guaranteed, or ``corrupt`` less than the task allows for.
+        """
+        if self.clients != max_clients:
+            raise DPError(f"got clients={self.clients} for a task of {max_clients}; expected clients={max_clients}")
+        if self.honest > guaranteed_honest:
+            raise DPError(
+                f"got honest={self.honest}, but the task guarantees {max(guaranteed_honest, 0)} honest survivors; "
+                + (
+                    f"expected honest={guaranteed_honest} or fewer"
+                    if guaranteed_honest > 0
+                    else "raise min_survivors above the number of colluders"
+                )
+            )
+        if corrupt is not None and self.corrupt < corrupt:
+            raise DPError(
+                f"got corrupt={self.corrupt} for a task with {corrupt} colluders; expected corrupt={corrupt}"
+            )
+
+    def grid(self, dimension: int) -> Grid:
+        """Step, noise and bounds for updates of ``dimension`` coordinates (1 to 2^30), before padding.
+
+        Raises :class:`DPError` if the noise is too wide for the modulus, or the numbers for int64.
+        """
+        return find_grid(self, _padded(dimension))
+
+    def event(self, dimension: int, honest: int | None = None) -> Event:
+        """One round over updates of ``dimension`` coordinates as an event, for ``honest`` survivors."""
+        grid = self.grid(dimension)
+        return self._event(grid, self.honest if honest is None else honest)
+
+    def release(self, dimension: int) -> Release:
+        """What a :class:`dp.accounting.PrivacyLedger` is to charge when the masked input leaves."""
+        return Release(self.event(dimension), "client", "distributed")
+
+    def epsilon(self, dimension: int, *, honest: int | None = None, rounds: int = 1) -> float:
+        """ε at ``delta`` after ``rounds``, if ``honest`` (by default, those guaranteed) add their noise.
+
+        More noise is never worse: for more than are guaranteed it is the least ε of both numbers. It is
+        infinite for fewer than one.
+        """
+        if honest is not None and honest < 1:
+            return math.inf
+        counts = {self.honest} if honest is None else {honest, min(honest, self.honest)}
+        return min(_epsilon(self, _padded(dimension), count, rounds) for count in counts)
+
+    def with_epsilon(self, epsilon: float, dimension: int, *, rounds: int = 1) -> Self:
+        """The same with the least noise multiplier, to a billionth, that keeps ``rounds`` within ``epsilon``.
+
+        By bisection between 2^-13 and 2^13. Raises :class:`DPError` if no noise there is enough: rounding
+        to as few ``bits`` has a cost of its own, which no noise multiplier lowers.
+        """
+        if not isinstance(epsilon, int | float) or not 0 < epsilon < math.inf:
+            raise DPError(f"got epsilon={epsilon!r}; expected a finite number above 0")
+
+        def at(multiplier: float) -> float:
+            return replace(self, noise_multiplier=multiplier).epsilon(dimension, rounds=rounds)
+
+        enough = 2.0**_LEAST_LOG
+        while (least := at(enough)) > epsilon:
+            if enough >= 2.0**-_LEAST_LOG:
+                raise DPError(
+                    f"got epsilon={epsilon:g} over {rounds} rounds, but {self.bits} bits leave {least:.4g} however "
+                    "much noise is added: expected more bits, fewer rounds or a larger epsilon"
+                )
+            enough *= 2
+        less = enough / 2
+        while enough > less * (1 + _CLOSE):
+            middle = math.sqrt(less * enough)
+            less, enough = (less, middle) if at(middle) <= epsilon else (middle, enough)
+        return replace(self, noise_multiplier=enough)
+
+    def segments(self, layout: LayoutLike, max_weight: int | None) -> tuple[Segment, ...]:
+        """One segment: the padded coordinates, each from 0 to 2^bits - 1, modulo 2^bits.
+
+        Raises :class:`DPError` for a task with weights (a weight would raise the sensitivity) and as
+        :meth:`grid` does.
+        """
+        if max_weight is not None:
+            raise DPError(
+                f"got max_weight={max_weight!r}; this noise is made for updates that all count the same: "
+                "expected max_weight=None"
+            )
+        modulus = 1 << self.bits
+        return (Segment(self.grid(layout.size).dimension, modulus - 1, modulus),)
+
+    def encode(
+        self,
+        vector: NDArray[Any],
+        *,
+        layout: LayoutLike,
+        weight: int | None,
+        max_weight: int | None,
+        rng: Rng,
+    ) -> list[Lanes]:
+        """The noised integers of one client, as one array of 2^m lanes; run by a client.
+
+        ``vector`` is float32 or float64 of ``layout.size``; longer ones than ``l2_clip`` are shortened to
+        it. ``rng`` gives the key of the rounding, then that of the noise: the same bytes and vector give
+        the same integers. What is sent is v + 2^(bits-1), never reduced, with \\|v\\| clamped below
+        2^(bits-1): a protocol that adds over the integers would show how often terms wrapped.
+
+        How often the rounding is redrawn depends on the update, a little; no more of the time does that
+        the noise doesn't (:mod:`dp.sampling`). Raises :class:`DPError` for a weight and for a vector of
+        another shape or type, or that is not finite.
+        """
+        self.segments(layout, max_weight)
+        if weight is not None:
+            raise DPError("got a weight, but this noise is made for updates that all count the same; give none")
+        if vector.shape != (layout.size,) or vector.dtype not in (np.float32, np.float64):
+            raise DPError(
+                f"got a vector of shape {vector.shape} and dtype {vector.dtype}; "
+                f"expected float32 or float64, shape ({layout.size},)"
+            )
+        if not np.isfinite(vector).all():
+            bad = int(vector.size - np.count_nonzero(np.isfinite(vector)))
+            raise DPError(f"got {bad} coordinates that are not finite; leave this update out")
+        grid = self.grid(layout.size)
+        rotated = np.zeros(grid.dimension)
+        rotated[: layout.size] = vector
+        terms = self._round(rotated, grid, rng)
+        terms += self._noise(grid, rng)
+        half = 1 << (self.bits - 1)
+        np.clip(terms, 1 - half, half - 1, out=terms)
+        terms += half
+        return [cast(Lanes, terms.astype(np.uint32))]
+
+    def decode(
+        self, sums: Sequence[NDArray[Any]], *, layout: LayoutLike, survivors: int, max_weight: int | None
+    ) -> Decoded:
+        """Sum and mean over ``survivors`` clients, from one array of sums, reduced mod 2^bits or not.
+
+        ``sums`` are uint32 or uint64. Run by the server. Raises :class:`DPError` where number, shape or
+        values are not what ``survivors`` clients can sum to.
+        """
+        (segment,) = self.segments(layout, max_weight)
+        if type(survivors) is not int or not 1 <= survivors <= self.clients:
+            raise DPError(f"got {survivors!r} survivors; expected 1 to {self.clients}")
+        if len(sums) != 1 or sums[0].shape != (segment.length,) or sums[0].dtype not in (np.uint32, np.uint64):
+            raise DPError(f"got other sums than one array of uint32 or uint64, shape ({segment.length},)")
+        if int(sums[0].max()) > survivors * segment.bound:
+            raise DPError(f"got sums beyond {survivors}·{segment.bound}, which {survivors} clients can't reach")
+        grid, half = self.grid(layout.size), 1 << (self.bits - 1)
+        lifted = sums[0].astype(np.int64)
+        # Every survivor's term was raised by half; so is the sum once more, to lift it to [-half, half).
+        lifted += half * ((survivors + 1) % 2)
+        lifted &= segment.modulus - 1
+        lifted -= half
+        total: Floats = lifted * np.float64(grid.step)
+        unrotate(total, self.seed)
+        total = total[: layout.size].copy()
+        return Decoded(
+            sum=total,
+            mean=total / survivors,
+            total_weight=survivors,
+            clipped=None,
+            epsilon_guaranteed=self.epsilon(layout.size),
+            epsilon_realised=self.epsilon(layout.size, honest=survivors - self.corrupt),
+        )
+
+    def describe(self, layout: LayoutLike, max_weight: int | None) -> list[str]:
+        """Privacy and accuracy of one round, in lines."""
+        grid = self.grid(layout.size)
+        deviation = grid.step * math.sqrt(self.clients * (grid.sigma**2 + 0.25)) / self.clients
+        return [
+            f"each update is shortened to length {self.l2_clip:g}; {self.bits} bits a coordinate, "
+            f"{grid.dimension} coordinates, grid step {grid.step:.3g}",
+            f"epsilon {self.epsilon(layout.size):.4g} at delta {self.delta:g} a round, client-level, distributed "
+            f"trust: {self.honest} honest survivors add the noise, one update against zero in its place",
+            f"a coordinate of the mean over {self.clients} has noise of standard deviation {deviation:.3g}",
+        ]
+
+    def _round(self, vector: Floats, grid: Grid, rng: Rng) -> NDArray[np.int64]:
+        """``vector``, which is rotated in place, as integers of at most the grid's norm."""
+        from dp import _rotation
+
+        largest = float(np.abs(vector).max())
+        if largest > _MAX_CLIP:
+            vector /= largest
+        rotate(vector, self.seed)
+        norm = math.sqrt(float(vector @ vector))
+        shorten = self.l2_clip / norm if largest > _MAX_CLIP or norm > self.l2_clip else 1.0
+        key = rng(_KEY_BYTES)
+        if not isinstance(key, bytes | bytearray) or len(key) != _KEY_BYTES:
+            raise DPError(f"got something else than {_KEY_BYTES} bytes from rng({_KEY_BYTES})")
+        stream = Cipher(algorithms.AES(bytes(key)), modes.CTR(bytes(16))).encryptor()
+        rounded = np.empty(vector.size, np.int64)
+        zeros = bytes(4 * vector.size)
+        for _ in range(_attempts(self.beta)):
+            random = np.frombuffer(stream.update(zeros), "<u4")
+            squares = _rotation.round_stochastic(vector, shorten / grid.step, random, grid.limit, rounded)
+            if squares <= grid.squares:
+                return rounded
+        raise DPError("got no rounding within the norm, which has a chance below e^-80; report this")
+
+    @abstractmethod
+    def _noise(self, grid: Grid, rng: Rng) -> NDArray[np.int64]:
+        """One client's noise."""
+
+    @abstractmethod
+    def _event(self, grid: Grid, honest: int) -> Event:
+        """See :meth:`event`."""
+
+    @abstractmethod
+    def widest(self) -> float:
+        """The largest standard deviation that can be drawn."""
+
+    @abstractmethod
+    def log_tail(self, sigma: float, reach: float) -> float:
+        """A bound on log P(noise >= ``reach``) of one client's noise of standard deviation ``sigma``."""
+
+
+@dataclass(frozen=True, slots=True)
+class DistributedGaussian(_Distributed):
+    """Discrete Gaussian noise from each client, for sums that are private (DDG).
+
+    - ``l2_clip`` c (1e-100 to 1e100): longer updates are shortened to it. ``noise_multiplier`` z (1e-6 to
+      1e6): the guaranteed noise of the sum, in clips; each client's has σ = z·c/√``honest``.
+    - ``bits`` (2 to 32): the width of the modulus, in which the sum of all clients is to fit.
+    - ``clients``: the task's max_clients. ``honest``: the survivors that it guarantees to be honest.
+      ``corrupt``: how many of those who survive may collude with the server. :meth:`check` compares them
+      with the task.
+    - ``k_stddevs``: standard deviations of the sum that fit into half the modulus. ``beta`` (0 to 0.9): the
+      probability at most that a rounding is redrawn; 0 allows for any rounding, and costs more privacy.
+    - ``delta``: the δ at which ε is stated. ``seed``: of the rotation, public, at most 64 bytes.
+
+    Neighbours are one update and zero in its place; who took part is public. No weights. Raises
+    :class:`DPError` if a field is out of range.
+    """
+
+    def _noise(self, grid: Grid, rng: Rng) -> NDArray[np.int64]:
+        return sampling.sample_discrete_gaussian(grid.sigma, grid.dimension, rng=rng)
+
+    def _event(self, grid: Grid, honest: int) -> Event:
+        l2, l1 = norms(grid)
+        return DistributedGaussianEvent(honest, grid.sigma, l2, l1, grid.dimension, grid.clamped)
+
+    def widest(self) -> float:
+        """See :class:`dp._grid.Plan`."""
+        return float(sampling.MAX_WIDTH)
+
+    def log_tail(self, sigma: float, reach: float) -> float:
+        """See :class:`dp._grid.Plan`."""
+        return -(reach / sigma * reach / sigma) / 2  # Canonne, Kamath and Steinke: it is subgaussian with σ
+
+
+@dataclass(frozen=True, slots=True)
+class DistributedSkellam(_Distributed):
+    """Skellam noise from each client, of which sums are Skellam again: no error term for the sum.
+
+    Fields, neighbours and errors are those of :class:`DistributedGaussian`.
+    """
+
+    def _noise(self, grid: Grid, rng: Rng) -> NDArray[np.int64]:
+        return sampling.sample_skellam(grid.sigma**2, grid.dimension, rng=rng)
+
+    def _event(self, grid: Grid, honest: int) -> Event:
+        return SkellamEvent(honest * grid.sigma**2, *norms(grid), grid.clamped)
+
+    def widest(self) -> float:
+        """See :class:`dp._grid.Plan`."""
+        return math.sqrt(sampling.MAX_SKELLAM_VARIANCE)
+
+    def log_tail(self, sigma: float, reach: float) -> float:
+        """See :class:`dp._grid.Plan`."""
+        variance = sigma**2  # Chernoff: E exp(tX) = exp(variance·(cosh t - 1))
+        return reach**2 / (math.hypot(reach, variance) + variance) - reach * math.asinh(reach / variance)
+
+
+def distributed_gaussian_epsilon(
+    *,
+    bits: int,
+    clients: int,
+    dimension: int,
+    noise_multiplier: float,
+    k_stddevs: float = 4.0,
+    delta: float = 1e-5,
+    beta: float = math.exp(-0.5),
+    honest: int | None = None,
+    rounds: int = 1,
+) -> float:
+    """ε at ``delta`` of ``rounds`` of :class:`DistributedGaussian`, before anything runs.
+
+    All ``clients`` are honest and survive, unless ``honest`` says how many are sure to. ε doesn't depend
+    on the clip. Raises :class:`DPError` for what the encoding would refuse.
+    """
+    plan = _plan(DistributedGaussian, noise_multiplier, bits, clients, honest, k_stddevs, beta, delta)
+    return plan.epsilon(dimension, rounds=rounds)
+
+
+def distributed_skellam_epsilon(
+    *,
+    bits: int,
+    clients: int,
+    dimension: int,
+    noise_multiplier: float,
+    k_stddevs: float = 4.0,
+    delta: float = 1e-5,
+    beta: float = math.exp(-0.5),
+    honest: int | None = None,
+    rounds: int = 1,
+) -> float:
+    """:func:`distributed_gaussian_epsilon` for :class:`DistributedSkellam`."""
+    plan = _plan(DistributedSkellam, noise_multiplier, bits, clients, honest, k_stddevs, beta, delta)
+    return plan.epsilon(dimension, rounds=rounds)
+
+
+def _plan(
+    kind: type[DistributedGaussian] | type[DistributedSkellam],
+    noise_multiplier: float,
+    bits: int,
+    clients: int,
+    honest: int | None,
+    k_stddevs: float,
+    beta: float,
+    delta: float,
+) -> _Distributed:
+    return kind(
+        1.0,
+        noise_multiplier,
+        bits,
+        clients=clients,
+        honest=clients if honest is None else honest,
+        corrupt=0,
+        k_stddevs=k_stddevs,
+        beta=beta,
+        delta=delta,
+    )
+
+
+@lru_cache(maxsize=256)
+def _epsilon(encoding: _Distributed, dimension: int, honest: int, rounds: int) -> float:
+    accountant = RDPAccountant(encoding.delta)
+    return accountant.epsilon_after(encoding.event(dimension, honest), rounds)
+
+
+def _attempts(beta: float) -> int:
+    """How often a rounding is drawn at most; without ``beta`` the first one fits but for float's error."""
+    return math.ceil(_PATIENCE / -math.log(beta)) if beta else 8
+
+
+def _padded(dimension: int) -> int:
+    _integer("dimension", dimension, 1, MAX_DIMENSION, "the coordinates of an update")
+    return 1 << (dimension - 1).bit_length()
+
+
+def _number(name: str, value: object, least: float, most: float) -> float:
+    number = float(value) if isinstance(value, int | float) and not isinstance(value, bool) else math.nan
+    if not least <= number <= most:
+        raise DPError(f"got {name}={value!r}; expected a number from {least:g} to {most:g}")
+    return number
+
+
+def _integer(name: str, value: object, least: int, most: int, meaning: str) -> None:
+    if type(value) is not int or not least <= value <= most:
+        raise DPError(f"got {name}={value!r}; expected an int from {least} to {most}, {meaning}")

@@ -1,0 +1,48 @@
+"""A random rotation that whoever knows the public seed can undo: signs, then Hadamard's matrix."""
+
+import hashlib
+
+import numpy as np
+from cryptography.hazmat.primitives.ciphers import Cipher, algorithms, modes
+from numpy.typing import NDArray
+
+from dp.errors import DPError
+
+Floats = NDArray[np.float64]
+
+_SEED_LABEL = b"secagg/v1/dp-rotation"
+
+
+def rotate(vector: Floats, seed: bytes) -> None:
+    """Replace ``vector``, of 2^m float64 coordinates, by H·diag(±1)·``vector``/√(2^m), in place.
+
+    H is Sylvester's Hadamard matrix; the signs are bits of AES-256-CTR under SHA-256 of a label and the
+    public ``seed``, a set one for -1. Norms are kept, and what was in few coordinates is spread over
+    all. Raises :class:`DPError` on any other vector.
+    """
+    from dp import _rotation
+
+    signs = _signs(vector, seed)
+    _rotation.flip(vector, signs, 1.0)
+    _rotation.hadamard(vector)
+    vector *= vector.size**-0.5
+
+
+def unrotate(vector: Floats, seed: bytes) -> None:
+    """Undo :func:`rotate`, in place."""
+    from dp import _rotation
+
+    signs = _signs(vector, seed)
+    _rotation.hadamard(vector)
+    _rotation.flip(vector, signs, vector.size**-0.5)
+
+
+def _signs(vector: Floats, seed: bytes) -> NDArray[np.uint8]:
+    size = vector.size
+    if vector.dtype != np.float64 or vector.shape != (size,) or not vector.flags.c_contiguous:
+        raise DPError("got a vector to rotate that is not float64, one-dimensional and contiguous")
+    if not size or size & (size - 1):
+        raise DPError(f"got {size} coordinates to rotate; expected a power of two: pad with zeros")
+    key = hashlib.sha256(_SEED_LABEL + seed).digest()
+    stream = Cipher(algorithms.AES(key), modes.CTR(bytes(16))).encryptor()
+    return np.frombuffer(stream.update(bytes(-(-size // 8))), np.uint8)
