@@ -23,9 +23,8 @@ def rotate(vector: Floats, seed: bytes) -> None:
     from dp import _rotation
 
     signs = _signs(vector, seed)
-    _rotation.flip(vector, signs, 1.0)
+    _rotation.flip(vector, signs, vector.size**-0.5)
     _rotation.hadamard(vector)
-    vector *= vector.size**-0.5
 
 
 def unrotate(vector: Floats, seed: bytes) -> None:

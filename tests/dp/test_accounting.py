@@ -1,0 +1,313 @@
+"""The accountant: against dp-accounting's figures, exact divergences, and itself."""
+
+import json
+import math
+from collections.abc import Callable
+from decimal import Decimal, localcontext
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from dp import _curves
+from dp.accounting import DEFAULT_ORDERS, RDPAccountant
+from dp.errors import DPError
+from dp.events import (
+    Composed,
+    DiscreteGaussianEvent,
+    DistributedGaussianEvent,
+    Event,
+    FixedSizeSampled,
+    GaussianEvent,
+    PoissonSampled,
+    SelfComposed,
+    SkellamEvent,
+)
+from dp.pld import pld_epsilon
+from tests.reference import dp_distributed as twin
+from tests.reference import dp_oracle
+
+THEIRS = json.loads(dp_oracle.VECTORS.read_text())
+DELTA = 1e-5
+
+
+def accountant(event: Event | None = None, count: int = 1, **given: object) -> RDPAccountant:
+    made = RDPAccountant(DELTA, **given)  # type: ignore[arg-type]
+    return made if event is None else made.compose(event, count)
+
+
+@pytest.mark.parametrize("kind", ["full", "poisson", "fixed"])
+def test_divergences_are_those_of_dp_accounting(kind: str) -> None:
+    rows = [row for row in THEIRS["rdp"] if row["kind"] == kind]
+    assert len(rows) >= 18
+    for row in rows:
+        gaussian = GaussianEvent(row["z"])
+        population = THEIRS["population"]
+        event: Event = {
+            "full": lambda g, _: g,
+            "poisson": lambda g, row: PoissonSampled(row["rate"], g),
+            "fixed": lambda g, row: FixedSizeSampled(population, round(row["rate"] * population), g),
+        }[kind](gaussian, row)
+        neighbours = "replace-one" if kind == "fixed" else "zero-out"
+        ours = accountant(event, row["steps"], orders=THEIRS["orders"], neighbours=neighbours)
+        expected = np.array(row["rdp"])
+        if kind == "fixed":  # theirs exceeds what the event costs without any sampling
+            plain = accountant(gaussian, row["steps"], orders=THEIRS["orders"], neighbours=neighbours)
+            expected = np.minimum(expected, plain.rdp)
+        np.testing.assert_allclose(ours.rdp, expected, rtol=1e-9, atol=0)
+        if "epsilon" in row:
+            assert ours.get_epsilon() == pytest.approx(row["epsilon"], rel=1e-9)
+
+
+@pytest.mark.parametrize("row", THEIRS["pld"])
+def test_loss_distributions_are_dp_accountings_and_tighter(row: dict) -> None:
+    pytest.importorskip("dp_accounting", reason="needs pip install 'secagg[pld]'")
+    gaussian = GaussianEvent(row["z"])
+    event: Event = gaussian if row["rate"] == 1 else PoissonSampled(row["rate"], gaussian)
+    ours = accountant(event, row["steps"], neighbours=row["neighbours"])
+    found = pld_epsilon(ours.events, DELTA, neighbours=row["neighbours"])
+    assert found == pytest.approx(row["epsilon"], rel=1e-9)
+    assert 0.7 * ours.get_epsilon() < found < ours.get_epsilon()
+
+
+def test_loss_distributions_refuse_what_they_dont_know() -> None:
+    pytest.importorskip("dp_accounting", reason="needs pip install 'secagg[pld]'")
+    sampled = [(PoissonSampled(0.1, GaussianEvent(1.0)), 3)]
+    assert pld_epsilon(sampled, DELTA, amplified=False) > pld_epsilon(sampled, DELTA)
+    composed = Composed((GaussianEvent(1.0), SelfComposed(GaussianEvent(1.0), 2)))
+    assert pld_epsilon([(composed, 1)], DELTA) == pytest.approx(pld_epsilon([(GaussianEvent(1.0), 3)], DELTA))
+    for event, neighbours in [(SkellamEvent(9.0, 1.0, 1.0), "zero-out"), (sampled[0][0], "replace-one")]:
+        with pytest.raises(DPError, match="use RDPAccountant"):
+            pld_epsilon([(event, 1)], DELTA, neighbours=neighbours)  # type: ignore[arg-type]
+    with pytest.raises(DPError, match="delta"):
+        pld_epsilon(sampled, 0.0)
+
+
+def test_the_vectors_are_what_dp_accounting_says_today() -> None:
+    pytest.importorskip("dp_accounting", reason="needs pip install 'secagg[pld]'")
+    import dp_accounting as theirs
+
+    for row in THEIRS["rdp"][::17]:
+        if row["kind"] != "fixed":
+            event = theirs.GaussianDpEvent(row["z"])
+            event = event if row["kind"] == "full" else theirs.PoissonSampledDpEvent(row["rate"], event)
+            found = theirs.rdp.RdpAccountant(THEIRS["orders"]).compose(event, row["steps"])
+            np.testing.assert_allclose(found._rdp, row["rdp"], rtol=1e-12)
+
+
+def test_dp_md_reference_point() -> None:
+    """1500 rounds of 100 out of 3400: dp-accounting with its own, fractional, orders says 6.697."""
+    found = RDPAccountant(1 / 3400).compose(PoissonSampled(100 / 3400, GaussianEvent(1.0)), 1500)
+    assert 6.697 <= found.get_epsilon() <= 6.72
+
+
+@pytest.mark.parametrize(("multiplier", "highest"), [(0.3, 40), (1.0, 40), (25.0, 24), (200.0, 12)])
+def test_central_moments_are_the_alternating_sums(multiplier: float, highest: int) -> None:
+    """Where floats would have no digit left: at 200 the terms are 1 and the sums 10^-50."""
+    found = _curves._log_central_moments(multiplier, highest)
+    with localcontext(prec=400):
+        step = 1 / (2 * Decimal(multiplier) ** 2)
+        for j in range(1, highest // 2 + 1):
+            signed = [
+                (-1) ** i * math.comb(2 * j, i) * (Decimal(i * (i - 1)) * step).exp() for i in range(2 * j + 1)
+            ]
+            assert found[j] == pytest.approx(float(sum(signed, Decimal(0)).ln()), rel=1e-12)
+
+
+def exact_divergence(pmf: np.ndarray, shift: int, alpha: int) -> float:
+    """The Rényi divergence of a pmf moved by ``shift`` from itself, by summing it up."""
+    inside = (pmf[shift:] > 0) & (pmf[:-shift] > 0)
+    moved, still = np.log(pmf[:-shift][inside]), np.log(pmf[shift:][inside])
+    return float(np.logaddexp.reduce(alpha * moved - (alpha - 1) * still)) / (alpha - 1)
+
+
+def test_sums_of_discrete_gaussians_stay_below_the_bound() -> None:
+    """At σ = 0.3 their sum is no discrete Gaussian: it costs 1.78 times as much, and τ covers that."""
+    worst = 0.0
+    for sigma in (0.3, 0.5, 0.7, 1.0, 2.0):
+        one = np.array(twin.gaussian_pmf(sigma, max(14, math.ceil(12 * sigma))))
+        pmf = one
+        for honest in range(1, 6):
+            for shift in (1, 2):
+                for alpha in (2, 3, 5):
+                    event = DistributedGaussianEvent(honest, sigma, float(shift), float(shift), 1)
+                    bound = accountant(event, orders=(alpha,)).rdp[0]
+                    exact = exact_divergence(pmf, shift, alpha)
+                    assert exact <= bound * (1 + 1e-9)
+                    worst = max(worst, exact / (alpha * shift**2 / (2 * honest * sigma**2)))
+            pmf = np.convolve(pmf, one)
+    assert worst > 1.7, "or the error of the sum is not seen here"
+
+
+def test_skellam_stays_below_the_bound() -> None:
+    for variance in (10.0, 30.0, 100.0):
+        pmf = np.array(twin.skellam_pmf(variance, math.ceil(14 * math.sqrt(variance))))
+        for shift in (1, 3):
+            for alpha in (2, 3, 4):
+                bound = accountant(SkellamEvent(variance, float(shift), float(shift)), orders=(alpha,)).rdp[0]
+                exact = exact_divergence(pmf, shift, alpha)
+                assert 0.7 * bound < exact <= bound
+    found = exact_divergence(np.array(twin.skellam_pmf(100.0, 140)), 3, 4)
+    assert f"{found:.4f}" == "0.1795"
+
+
+def test_one_discrete_gaussian_costs_what_the_continuous_one_does() -> None:
+    discrete = accountant(DiscreteGaussianEvent(3.0, 2.0)).rdp
+    assert np.allclose(discrete, accountant(GaussianEvent(1.5)).rdp, rtol=1e-15)
+    exact = exact_divergence(np.array(twin.gaussian_pmf(3.0, 60)), 2, 4)
+    assert exact == pytest.approx(discrete[DEFAULT_ORDERS.index(4)], rel=1e-12)
+    summed = accountant(DistributedGaussianEvent(1, 3.0, 2.0, 2.0, 1)).rdp
+    assert (summed == discrete).all(), "of one there is no sum, and no error of it"
+
+
+def test_mismatch_is_its_sum_and_never_less() -> None:
+    for sigma in (0.3, 0.6, 1.0):
+        expected = 10 * math.fsum(math.exp(-2 * math.pi**2 * sigma**2 * k / (k + 1)) for k in range(1, 1000))
+        assert _curves.mismatch(1000, sigma) == pytest.approx(expected, rel=1e-12)
+    terms = np.arange(1, 1 << 22)  # beyond 2^20 the rest is bounded, not summed
+    summed = 10 * float(np.exp(-2 * math.pi**2 * 0.36 * terms / (terms + 1)).sum())
+    assert summed <= _curves.mismatch(1 << 22, 0.6) <= summed * (1 + 1e-5)
+
+
+KINDS: list[Callable[[float], Event]] = [
+    GaussianEvent,
+    lambda z: DiscreteGaussianEvent(z, 1.0),
+    lambda z: DistributedGaussianEvent(4, z, 1.0, 1.0, 1),
+    lambda z: SkellamEvent(z * z, 1.0, 1.0),
+]
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@given(st.floats(1.0, 20.0), st.floats(1e-3, 0.5), st.integers(1, 50))
+def test_less_noise_more_rounds_and_larger_samples_cost_more(
+    kind: Callable[[float], Event], z: float, rate: float, count: int
+) -> None:
+    def cost(z: float, rate: float, count: int) -> float:
+        return accountant(PoissonSampled(rate, kind(z)), count, orders=(2, 4, 8, 16, 32)).get_epsilon()
+
+    here = cost(z, rate, count)
+    assert cost(z * 1.1, rate, count) <= here <= cost(z, rate, count + 1)
+    assert here <= cost(z, min(1.0, rate * 1.1), count)
+    assert here <= cost(z, 1.0, count) == accountant(kind(z), count, orders=(2, 4, 8, 16, 32)).get_epsilon()
+
+
+def test_replacing_costs_twice_the_sensitivity() -> None:
+    for event, twice in [
+        (GaussianEvent(2.0), GaussianEvent(1.0)),
+        (DiscreteGaussianEvent(5.0, 1.5), DiscreteGaussianEvent(5.0, 3.0)),
+        (DistributedGaussianEvent(9, 0.6, 1.0, 2.0, 4), DistributedGaussianEvent(9, 0.6, 2.0, 4.0, 4)),
+        (SkellamEvent(50.0, 1.0, 2.0), SkellamEvent(50.0, 2.0, 4.0)),
+    ]:
+        assert (accountant(event, neighbours="replace-one").rdp == accountant(twice).rdp).all()
+
+
+def test_sampling_needs_the_relation_it_is_proved_for() -> None:
+    with pytest.raises(DPError, match="proved for 'zero-out'"):
+        accountant(PoissonSampled(0.1, GaussianEvent(1.0)), neighbours="replace-one")
+    with pytest.raises(DPError, match="proved for 'replace-one'"):
+        accountant(FixedSizeSampled(100, 10, GaussianEvent(1.0)))
+
+
+def test_samples_of_everyone_are_no_samples() -> None:
+    full = accountant(GaussianEvent(1.3)).rdp
+    assert (accountant(PoissonSampled(1.0, GaussianEvent(1.3))).rdp == full).all()
+    replaced = accountant(GaussianEvent(1.3), neighbours="replace-one").rdp
+    sampled = accountant(FixedSizeSampled(50, 50, GaussianEvent(1.3)), neighbours="replace-one").rdp
+    assert (sampled == replaced).all()
+
+
+def test_both_figures_are_kept() -> None:
+    found = accountant(PoissonSampled(0.01, GaussianEvent(1.0)), 20)
+    assert found.get_epsilon() < 1.1
+    assert found.get_epsilon(amplified=False) == accountant(GaussianEvent(1.0), 20).get_epsilon() > 20
+    nested = Composed((SelfComposed(PoissonSampled(0.01, GaussianEvent(1.0)), 4), GaussianEvent(2.0)))
+    plain = Composed((SelfComposed(GaussianEvent(1.0), 4), GaussianEvent(2.0)))
+    assert accountant(nested).get_epsilon(amplified=False) == accountant(plain).get_epsilon()
+
+
+def test_compositions_add_up() -> None:
+    one, two = GaussianEvent(1.0), SkellamEvent(40.0, 2.0, 3.0)
+    apart = accountant(one, 3).compose(two, 2)
+    together = accountant(Composed((SelfComposed(one, 3), two, two)))
+    assert np.allclose(apart.rdp, together.rdp, rtol=1e-14)
+    assert apart.events == ((one, 3), (two, 2))
+    assert apart.compose(two).events == ((one, 3), (two, 3))
+    assert apart.num_releases == 6
+
+
+def test_an_error_changes_nothing() -> None:
+    found = accountant(GaussianEvent(1.0))
+
+    class Unknown(Event):
+        pass
+
+    before = found.to_bytes(), found.get_epsilon()
+    for bad in (
+        Unknown(),
+        Composed((GaussianEvent(1.0), Unknown())),
+        Composed((GaussianEvent(1.0), FixedSizeSampled(9, 3, GaussianEvent(1.0)))),
+        "GaussianEvent",
+    ):
+        with pytest.raises(DPError):
+            found.compose(bad)  # type: ignore[arg-type]
+    for count in (0, -1, 1.5, True, 1 << 50):
+        with pytest.raises(DPError, match="count"):
+            found.compose(GaussianEvent(1.0), count)  # type: ignore[arg-type]
+    assert (found.to_bytes(), found.get_epsilon()) == before
+    found.rdp[:] = 0
+    assert found.get_epsilon() == before[1]
+
+
+def test_delta_and_epsilon_are_each_others_inverse() -> None:
+    found = accountant(GaussianEvent(1.0), 3)
+    for delta in (1e-9, 1e-5, 1e-2):
+        assert found.get_delta(found.get_epsilon(delta)) == pytest.approx(delta, rel=1e-9)
+    assert found.get_delta(0.0) <= 1
+    assert accountant().get_epsilon() == accountant().get_delta(0.0) == 0
+    assert accountant(GaussianEvent(1e6)).get_epsilon() == 0, "the total variation is below δ"
+    assert accountant(SelfComposed(GaussianEvent(1e-150), 1 << 40)).get_epsilon() == math.inf
+
+
+def test_clamping_is_charged_to_delta() -> None:
+    def event(clamped: float) -> Event:
+        return DistributedGaussianEvent(5, 8.0, 10.0, 30.0, 16, clamped)
+
+    clean, rare, often = (accountant(event(p), 3) for p in (0.0, 1e-9, 1e-4))
+    epsilon = rare.get_epsilon()
+    assert clean.get_epsilon() < epsilon
+    slack = 3e-9 * (1 + math.exp(epsilon))
+    assert clean.get_delta(epsilon) + slack == pytest.approx(DELTA, rel=1e-6)
+    assert rare.get_delta(epsilon) == pytest.approx(DELTA, rel=1e-6)
+    assert often.get_epsilon() == math.inf
+    assert often.get_delta(1.0) > 3e-4
+
+
+def test_would_exceed_looks_without_touching() -> None:
+    found = accountant(GaussianEvent(2.0), 2)
+    event = GaussianEvent(1.5)
+    after = accountant(GaussianEvent(2.0), 2).compose(event, 3).get_epsilon()
+    assert found.epsilon_after(event, 3) == after
+    assert not found.would_exceed(event, after, 3)
+    assert found.would_exceed(event, after * 0.999, 3)
+    assert found.events == ((GaussianEvent(2.0), 2),)
+    for bad in (0.0, -1.0, math.inf, math.nan):
+        with pytest.raises(DPError, match="max_epsilon"):
+            found.would_exceed(event, bad)
+
+
+@pytest.mark.parametrize("delta", [0.0, 1.0, -1e-5, math.nan, "1e-5", True, None])
+def test_deltas_outside_are_refused(delta: object) -> None:
+    with pytest.raises(DPError, match="delta"):
+        RDPAccountant(delta)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("orders", [(), (1,), (2, 2), (3, 2), (2.5,), (5000,)])
+def test_orders_outside_are_refused(orders: tuple) -> None:
+    with pytest.raises(DPError, match="orders"):
+        RDPAccountant(DELTA, orders=orders)
+
+
+def test_an_unknown_relation_is_refused() -> None:
+    with pytest.raises(DPError, match="zero-out, replace-one"):
+        RDPAccountant(DELTA, neighbours="add-one")  # type: ignore[arg-type]
