@@ -113,9 +113,7 @@ class _Distributed(ABC):
         most = self.clients - self.corrupt
         _integer("honest", self.honest, 1, most, "the survivors that are guaranteed and collude with nobody")
         if type(self.seed) is not bytes or len(self.seed) > 64:
-            raise DPError(
-                "got a seed that is no bytes, or more than 64 of them; it is public, and the same for all"
-            )
+            raise DPError("got a seed that is no bytes or too long; expected at most 64, public, one for all")
         if 4**self.bits <= self.clients * self.k_stddevs**2:
             raise DPError(
                 f"got {self.bits} bits for {self.clients} clients at {self.k_stddevs:g} standard deviations: "

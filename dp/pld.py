@@ -19,7 +19,7 @@ def pld_epsilon(
     neighbours: Neighbours = "zero-out",
     amplified: bool = True,
 ) -> float:
-    """ε at ``delta`` (in (0, 1)) of ``events`` with their counts, as :attr:`dp.accounting.RDPAccountant.events` has them.
+    """ε at ``delta`` (in (0, 1)) of events and their counts: those of :attr:`dp.accounting.RDPAccountant.events`.
 
     Gaussian events, Poisson-sampled (under ``"zero-out"``) or not, and compositions of these. With
     ``amplified=False``, against whoever drew the samples. Raises :class:`DPError` for any other event,

@@ -43,12 +43,12 @@ def test_divergences_are_those_of_dp_accounting(kind: str) -> None:
     assert len(rows) >= 18
     for row in rows:
         gaussian = GaussianEvent(row["z"])
-        population = THEIRS["population"]
-        event: Event = {
-            "full": lambda g, _: g,
-            "poisson": lambda g, row: PoissonSampled(row["rate"], g),
-            "fixed": lambda g, row: FixedSizeSampled(population, round(row["rate"] * population), g),
-        }[kind](gaussian, row)
+        event: Event = gaussian
+        if kind == "poisson":
+            event = PoissonSampled(row["rate"], gaussian)
+        elif kind == "fixed":
+            population = THEIRS["population"]
+            event = FixedSizeSampled(population, round(row["rate"] * population), gaussian)
         neighbours = "replace-one" if kind == "fixed" else "zero-out"
         ours = accountant(event, row["steps"], orders=THEIRS["orders"], neighbours=neighbours)
         expected = np.array(row["rdp"])
