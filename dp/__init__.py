@@ -1,5 +1,67 @@
-"""Differential privacy on integers. No mechanism has landed here yet; the package knows no other core."""
+"""Differential privacy on integers: exact noise, mechanisms, clipping, distributed noise and accounting.
+
+This package knows nothing of federated learning or of cryptography's protocols. What users need is here by
+name and loaded when it is first used; nothing heavy is loaded before that.
+"""
+
+import importlib
+from typing import TYPE_CHECKING
 
 from dp.errors import DPError
 
-__all__ = ["DPError"]
+if TYPE_CHECKING:
+    from dp.accounting import PrivacyLedger, RDPAccountant
+    from dp.clipping import AdaptiveClip, clip_l2, clip_layers, clip_linf
+    from dp.distributed import (
+        DistributedGaussian,
+        DistributedSkellam,
+        distributed_gaussian_epsilon,
+        distributed_skellam_epsilon,
+    )
+    from dp.mechanisms import GaussianMechanism, LaplaceMechanism
+    from dp.sampling import sample_discrete_gaussian, sample_discrete_laplace, sample_skellam
+
+_HOMES = {
+    "AdaptiveClip": "dp.clipping",
+    "DistributedGaussian": "dp.distributed",
+    "DistributedSkellam": "dp.distributed",
+    "GaussianMechanism": "dp.mechanisms",
+    "LaplaceMechanism": "dp.mechanisms",
+    "PrivacyLedger": "dp.accounting",
+    "RDPAccountant": "dp.accounting",
+    "clip_l2": "dp.clipping",
+    "clip_layers": "dp.clipping",
+    "clip_linf": "dp.clipping",
+    "distributed_gaussian_epsilon": "dp.distributed",
+    "distributed_skellam_epsilon": "dp.distributed",
+    "sample_discrete_gaussian": "dp.sampling",
+    "sample_discrete_laplace": "dp.sampling",
+    "sample_skellam": "dp.sampling",
+}
+
+__all__ = [
+    "AdaptiveClip",
+    "DPError",
+    "DistributedGaussian",
+    "DistributedSkellam",
+    "GaussianMechanism",
+    "LaplaceMechanism",
+    "PrivacyLedger",
+    "RDPAccountant",
+    "clip_l2",
+    "clip_layers",
+    "clip_linf",
+    "distributed_gaussian_epsilon",
+    "distributed_skellam_epsilon",
+    "sample_discrete_gaussian",
+    "sample_discrete_laplace",
+    "sample_skellam",
+]
+
+
+def __getattr__(name: str) -> object:
+    if name not in _HOMES:
+        raise AttributeError(f"module 'dp' has no attribute {name!r}")
+    found = getattr(importlib.import_module(_HOMES[name]), name)
+    globals()[name] = found
+    return found

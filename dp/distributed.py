@@ -89,9 +89,9 @@ class _Distributed(ABC):
     noise_multiplier: float
     bits: int
     _: KW_ONLY
-    clients: int
-    honest: int
-    corrupt: int
+    clients: int = 0
+    honest: int = 0
+    corrupt: int = 0
     k_stddevs: float = 4.0
     beta: float = math.exp(-0.5)
     delta: float = 1e-5
@@ -108,18 +108,36 @@ class _Distributed(ABC):
         if not isinstance(self.delta, int | float) or not 0 < self.delta < 1:
             raise DPError(f"got delta={self.delta!r}; expected a number above 0 and below 1, such as 1e-5")
         _integer("bits", self.bits, 2, _MAX_BITS, "the width of the modulus")
-        _integer("clients", self.clients, 1, MAX_CLIENTS, "the most that a sum may have: the task's max_clients")
-        _integer("corrupt", self.corrupt, 0, self.clients - 1, "how many of them may collude with the server")
-        most = self.clients - self.corrupt
-        _integer("honest", self.honest, 1, most, "the survivors that are guaranteed and collude with nobody")
+        if (self.clients, self.honest, self.corrupt) != (0, 0, 0):
+            meaning = "the most that a sum may have: the task's max_clients"
+            _integer("clients", self.clients, 1, MAX_CLIENTS, meaning)
+            _integer("corrupt", self.corrupt, 0, self.clients - 1, "how many of them may collude with the server")
+            most = self.clients - self.corrupt
+            _integer("honest", self.honest, 1, most, "the survivors that are guaranteed and collude with nobody")
         if type(self.seed) is not bytes or len(self.seed) > 64:
             raise DPError("got a seed that is no bytes or too long; expected at most 64, public, one for all")
-        if 4**self.bits <= self.clients * self.k_stddevs**2:
+        if self.clients and 4**self.bits <= self.clients * self.k_stddevs**2:
             raise DPError(
                 f"got {self.bits} bits for {self.clients} clients at {self.k_stddevs:g} standard deviations: "
                 f"rounding alone wraps; expected bits of at least "
                 f"{math.floor(math.log2(self.clients * self.k_stddevs**2) / 2) + 1}"
             )
+
+    def for_task(self, *, max_clients: int, honest: int, corrupt: int) -> Self:
+        """The encoding made for a task of ``max_clients``, whose sums hold ``honest`` honest updates at least.
+
+        ``corrupt`` is how many may collude. One that states its ``clients`` is held to the task instead.
+        Raises :class:`DPError` where they don't fit, or fewer than one honest update is sure.
+        """
+        if self.clients:
+            self.check(max_clients, honest, corrupt)
+            return self
+        if honest < 1:
+            raise DPError(
+                f"got {honest} honest survivors guaranteed, with {corrupt} clients possibly colluding; expected at "
+                "least 1: raise min_survivors, or lower corruption if fewer can collude"
+            )
+        return replace(self, clients=max_clients, honest=honest, corrupt=corrupt)
 
     def check(self, max_clients: int, guaranteed_honest: int, corrupt: int | None = None) -> None:
         """Refuse a task that this encoding was not made for; run where the task is made.
@@ -149,6 +167,10 @@ class _Distributed(ABC):
 
         Raises :class:`DPError` if the noise is too wide for the modulus, or the numbers for int64.
         """
+        if not self.clients:
+            raise DPError(
+                "got an encoding that knows no clients yet; give clients=, honest= and corrupt=, or a task"
+            )
         return find_grid(self, _padded(dimension))
 
     def event(self, dimension: int, honest: int | None = None) -> Event:
@@ -345,8 +367,8 @@ class DistributedGaussian(_Distributed):
       1e6): the guaranteed noise of the sum, in clips; each client's has σ = z·c/√``honest``.
     - ``bits`` (2 to 32): the width of the modulus, in which the sum of all clients is to fit.
     - ``clients``: the task's max_clients. ``honest``: the survivors that it guarantees to be honest.
-      ``corrupt``: how many of those who survive may collude with the server. :meth:`check` compares them
-      with the task.
+      ``corrupt``: how many of those who survive may collude with the server. Leave all three out and the
+      task gives them (:meth:`for_task`); those that are given are held to the task (:meth:`check`).
     - ``k_stddevs``: standard deviations of the sum that fit into half the modulus. ``beta`` (0 to 0.9): the
       probability at most that a rounding is redrawn; 0 allows for any rounding, and costs more privacy.
     - ``delta``: the δ at which ε is stated. ``seed``: of the rotation, public, at most 64 bytes.

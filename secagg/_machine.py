@@ -17,7 +17,7 @@ import os
 import time
 from collections.abc import Callable, Mapping
 from concurrent.futures import Executor
-from typing import TYPE_CHECKING, Any, ClassVar, Generic, Self, TypeVar
+from typing import TYPE_CHECKING, Any, ClassVar, Generic, Protocol, Self, TypeVar
 
 import msgspec
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
@@ -26,7 +26,16 @@ from numpy.typing import NDArray
 from mpc.keys import derive, encode_parts, seeded_rng
 from secagg import wire
 from secagg._state import pack_segments, pack_state, unpack_segments, unpack_state
-from secagg.errors import Aborted, ConfigError, Fault, FaultKind, LocalProtocolError, RemoteProtocolError
+from secagg.errors import (
+    Aborted,
+    ConfigError,
+    EncodingError,
+    Fault,
+    FaultKind,
+    LocalProtocolError,
+    RemoteProtocolError,
+    SecAggError,
+)
 from secagg.identity import PartyRole, Roster, check_enrolled, check_party_id
 from secagg.protocols.base import Proposal
 from secagg.session import (
@@ -74,6 +83,14 @@ class ClientState(MemberState):
     contributed: bytes = b""  # SHA-256 of them
 
 
+class Budget(Protocol):
+    """What a client's privacy may cost in all: a :class:`dp.PrivacyLedger`, say, which its caller keeps."""
+
+    def charge(self, release: Any, count: int = 1) -> float:
+        """Charge one release, or raise a ``ValueError`` and charge nothing."""
+        ...
+
+
 AnyState = TypeVar("AnyState", bound=MemberState)
 AnyClientState = TypeVar("AnyClientState", bound=ClientState)
 Reply = tuple[wire.Message, bytes]
@@ -107,11 +124,12 @@ class Member(Generic[AnyState]):
         rng: Callable[[int], bytes] = os.urandom,
         executor: Executor | None = None,
         clock: Callable[[], float] = time.time,
+        budget: Budget | None = None,
     ) -> None:
         if session is not None:
             check_session(session)
         state = self.state_type(id=check_party_id(member_id), seed=draw(rng, SEED_BYTES), session=session)
-        self._setup(task, state, identity, roster, save, key, executor, clock)
+        self._setup(task, state, identity, roster, save, key, executor, clock, budget)
 
     def _setup(
         self,
@@ -123,6 +141,7 @@ class Member(Generic[AnyState]):
         key: bytes | None,
         executor: Executor | None,
         clock: Callable[[], float],
+        budget: Budget | None,
     ) -> None:
         check_enrolled(state.id, self.role, identity, roster)
         task.protocol.validate_roster(task, roster)
@@ -131,7 +150,7 @@ class Member(Generic[AnyState]):
         self._task, self._identity, self._roster, self._save = task, identity, roster, save
         self._key = key  # long-lived, like the identity: given each time, and never a part of the state
         self._executor = executor
-        self._clock = clock
+        self._clock, self._budget = clock, budget
         self._ledger = None if save is None else getattr(save, "ledger", None)
         self._state: AnyState = state  # type: ignore[assignment]
         self._phases = tuple(phase for phase in task.protocol.phases if phase.role is self.role)
@@ -206,6 +225,7 @@ class Member(Generic[AnyState]):
         self.claim(envelope.digest, "round", asked_under, phase.round)
         if phase.takes_input:
             self.claim(draft.session_id, "upload", self._task.digest, draft.session or b"")
+            self._spend()
         draft.last_request = envelope.digest
         draft.last_reply = wire.seal_envelope(
             reply,
@@ -220,6 +240,16 @@ class Member(Generic[AnyState]):
             self.erase(draft)
         self._commit(draft)
         return draft.last_reply
+
+    def _spend(self) -> None:
+        """Charge what this input costs before it leaves; past the budget, ``LocalProtocolError``."""
+        release = getattr(self._task.encoder, "release", None)
+        if self._budget is None or release is None:
+            return
+        try:
+            self._budget.charge(release(self._task.layout.size))
+        except ValueError as error:  # dp's own errors are
+            raise LocalProtocolError(f"this input does not leave: {error}") from error
 
     def _overhear(self, envelope: Envelope) -> None:
         """Take another party's message that the server relayed."""
@@ -325,6 +355,7 @@ class Member(Generic[AnyState]):
         key: bytes | None = None,
         executor: Executor | None = None,
         clock: Callable[[], float] = time.time,
+        budget: Budget | None = None,
     ) -> Self:
         """The role that was saved as ``data``, with the same arguments as when it was made.
 
@@ -334,7 +365,7 @@ class Member(Generic[AnyState]):
         found = task.protocol.members.get(cls.role, cls)
         state = unpack_state(data, found.state_type, task, cls.role, roster)
         role = found.__new__(found)
-        role._setup(task, state, identity, roster, save, key, executor, clock)
+        role._setup(task, state, identity, roster, save, key, executor, clock, budget)
         role._check_restored()
         return role  # type: ignore[return-value]
 
@@ -367,14 +398,20 @@ class Client(Member[AnyClientState]):
                 "contribute after its first receive() and a look at client.session"
             )
         draft = msgspec.structs.replace(state, session=session)
-        vectors = task.encoder.encode(
-            task.layout.flatten(update),
-            layout=task.layout,
-            weight=weight,
-            max_weight=task.max_weight,
-            # The session id may not stand yet, so the session's name separates what is drawn here.
-            rng=seeded_rng(draft.seed, salt=task.digest, info=encode_parts("secagg/v1/rounding", session)),
-        )
+        flat = task.layout.flatten(update)
+        try:
+            vectors = task.encoder.encode(
+                flat,
+                layout=task.layout,
+                weight=weight,
+                max_weight=task.max_weight,
+                # The session id may not stand yet, so the session's name separates what is drawn here.
+                rng=seeded_rng(draft.seed, salt=task.digest, info=encode_parts("secagg/v1/rounding", session)),
+            )
+        except SecAggError:
+            raise
+        except ValueError as error:  # another package's encoding says it in its own error
+            raise EncodingError(str(error)) from error
         draft.contribution = pack_segments(vectors)
         hashed = hashlib.sha256()
         for segment in draft.contribution:

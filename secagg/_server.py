@@ -23,7 +23,7 @@ from secagg import wire
 from secagg._machine import Reply
 from secagg._state import pack_segments, pack_state, unpack_segments, unpack_state
 from secagg.beacon import Fetch
-from secagg.errors import Aborted, ConfigError, EncodingError, Fault, FaultKind, LocalProtocolError
+from secagg.errors import Aborted, ConfigError, Fault, FaultKind, LocalProtocolError
 from secagg.identity import Roster
 from secagg.protocols.base import Phase, Proposal
 from secagg.session import NONCE_BYTES, check_cohort, check_session, draw, roster_digest, session_id
@@ -361,7 +361,7 @@ class Server(Generic[AnyState]):
             decoded = task.encoder.decode(
                 self._sums, layout=task.layout, survivors=len(state.survivors), max_weight=task.max_weight
             )
-        except EncodingError as error:
+        except ValueError as error:  # an EncodingError, or what another package's encoding raises
             raise Aborted(f"the sum is one that no honest inputs have: {error}") from error
         return Outcome(
             mean=task.layout.restore(decoded.mean),

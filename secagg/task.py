@@ -25,7 +25,7 @@ from secagg.protocols.base import AggregationProtocol, client_class, corrupt_amo
 from secagg.store import Store
 
 if TYPE_CHECKING:
-    from secagg._machine import Client, Member
+    from secagg._machine import Budget, Client, Member
     from secagg._server import Server
 
 MAX_CONTEXT_BYTES = 1024
@@ -42,6 +42,8 @@ _KNOWN = {
     "CKKS": "secagg.protocols.encrypted",
     "Paillier": "secagg.protocols.encrypted",
     "Clear": "secagg.protocols.clear",
+    "DistributedGaussian": "dp.distributed",
+    "DistributedSkellam": "dp.distributed",
     "SignedBeacon": "secagg.beacon",
     "SecAgg": "secagg.protocols.pairwise",
     "SecAggPlus": "secagg.protocols.pairwise",
@@ -99,7 +101,12 @@ class Task:
     @cached_property
     def segments(self) -> tuple[SegmentLike, ...]:
         """What the encoding sends, segment by segment."""
-        return tuple(self.encoder.segments(self.layout, self.max_weight))
+        try:
+            return tuple(self.encoder.segments(self.layout, self.max_weight))
+        except ConfigError:
+            raise
+        except ValueError as error:  # dp's own errors are
+            raise ConfigError(str(error)) from error
 
     @cached_property
     def encoder(self) -> Encoding:
@@ -193,6 +200,7 @@ class Task:
         rng: Callable[[int], bytes] = os.urandom,
         executor: Executor | None = None,
         clock: Callable[[], float] = time.time,
+        budget: Budget | None = None,
     ) -> Client[Any]:
         """A client of one session: the one named ``session``, or whichever the server proposes.
 
@@ -200,6 +208,8 @@ class Task:
         has such a one; ``rng`` is drawn from once, for the 32-byte seed.
         ``executor`` runs what is heavy, by default threads; it gets the keys of this client's masks.
         ``clock`` gives the time (seconds since 1970) to a protocol that asks for it: only one with a beacon does.
+        ``budget`` (a :class:`dp.PrivacyLedger`, say) is charged just before an input under a noising encoding
+        leaves, for a retry again; past it the input stays, with ``LocalProtocolError``.
         """
         made = client_class(self.protocol)
         return made(
@@ -213,6 +223,7 @@ class Task:
             rng=rng,
             executor=executor,
             clock=clock,
+            budget=budget,
         )
 
     def decryptor(self, party_id: str, **given: Unpack[MemberArguments]) -> Member[Any]:

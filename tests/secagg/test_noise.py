@@ -1,0 +1,150 @@
+"""Distributed differential privacy as an encoding: with every protocol, calibrated by the task, and charged."""
+
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import pytest
+
+import dp
+import secagg
+from secagg.errors import ConfigError, EncodingError, LocalProtocolError
+from secagg.protocols.base import input_round
+
+SIZE, CLIENTS = 300, 12
+GAUSSIAN = dp.DistributedGaussian(l2_clip=1.0, noise_multiplier=1.1, bits=18)
+SKELLAM = dp.DistributedSkellam(l2_clip=1.0, noise_multiplier=1.1, bits=18)
+PROTOCOLS: list[Any] = [
+    secagg.Clear(),
+    secagg.SecAgg(corruption=0.1),
+    secagg.SecAggPlus(),
+    secagg.AdditiveShares(),
+    secagg.Paillier(bits=2048),
+    secagg.BFV(),
+    secagg.CKKS(),
+]
+
+
+def make_task(**changes: Any) -> secagg.Task:
+    fields: dict[str, Any] = {
+        "protocol": secagg.SecAgg(corruption=0.1),
+        "layout": secagg.Layout.of(np.zeros(SIZE)),
+        "encoding": GAUSSIAN,
+        "max_clients": CLIENTS,
+        "min_survivors": CLIENTS - 1,
+    }
+    return secagg.Task(**(fields | changes))
+
+
+def make_updates(norm: float = 0.9) -> list[Any]:
+    drawn = np.random.default_rng(5).normal(size=(CLIENTS, SIZE))
+    return [norm * update / np.linalg.norm(update) for update in drawn]
+
+
+@pytest.mark.parametrize("encoding", [GAUSSIAN, SKELLAM], ids=["gaussian", "skellam"])
+@pytest.mark.parametrize("protocol", PROTOCOLS, ids=lambda protocol: protocol.name)
+def test_the_sum_has_the_noise_that_was_asked_for(protocol: Any, encoding: Any) -> None:
+    """12 clients' shares of noise that h of them would make 1.1 wide: sqrt(12/h) as wide, within six sigma."""
+    task, updates = make_task(protocol=protocol, encoding=encoding), make_updates()
+    outcome = secagg.simulate(task, updates)
+    width = 1.1 * np.sqrt(CLIENTS / task.honest)
+    found = np.std(outcome.sum - np.sum(updates, axis=0))
+    assert abs(found / width - 1) < 6 / np.sqrt(2 * SIZE)
+    assert outcome.epsilon_guaranteed == task.encoder.epsilon(SIZE)  # type: ignore[attr-defined]
+    assert outcome.epsilon_realised is not None
+    assert outcome.epsilon_guaranteed is not None
+    assert outcome.epsilon_realised < outcome.epsilon_guaranteed < 5.5
+    assert (outcome.clipped, outcome.total_weight) == (None, CLIENTS)
+
+
+def test_without_noise_to_speak_of_the_sum_is_right() -> None:
+    """The control: what the noise hides is the sum itself, and not something else."""
+    encoding = dp.DistributedGaussian(l2_clip=1.0, noise_multiplier=1e-4, bits=24)
+    updates = make_updates()
+    outcome = secagg.simulate(make_task(encoding=encoding), updates)
+    assert np.max(np.abs(outcome.sum - np.sum(updates, axis=0))) < 0.01
+
+
+def test_dropouts_cost_privacy_no_more_than_the_task_allows_for() -> None:
+    task, updates = make_task(), make_updates()
+    all_there = secagg.simulate(task, updates)
+    one_gone = secagg.simulate(task, updates, dropouts={"c3": input_round(task.protocol)})
+    assert all_there.epsilon_guaranteed == one_gone.epsilon_guaranteed
+    assert all_there.epsilon_realised is not None
+    assert one_gone.epsilon_realised is not None
+    assert one_gone.epsilon_guaranteed is not None
+    assert all_there.epsilon_realised < one_gone.epsilon_realised <= one_gone.epsilon_guaranteed
+
+
+def test_the_task_carries_the_encoding_as_it_was_written() -> None:
+    task = make_task()
+    again = secagg.Task.from_bytes(task.to_bytes())
+    assert again == task
+    assert (again.encoding.clients, again.encoder.clients) == (0, CLIENTS)  # type: ignore[attr-defined]
+    assert again.encoder.honest == task.honest == CLIENTS - 2  # type: ignore[attr-defined]
+    assert "epsilon" in task.describe()
+
+
+@pytest.mark.parametrize(
+    ("changes", "match"),
+    [
+        ({"max_weight": 10}, "expected max_weight=None"),
+        ({"encoding": replace(GAUSSIAN, bits=3)}, "bits"),
+        ({"encoding": replace(GAUSSIAN, clients=20, honest=5, corrupt=1)}, "expected clients=12"),
+        ({"encoding": replace(GAUSSIAN, clients=12, honest=11, corrupt=1)}, "guarantees 10 honest"),
+    ],
+)
+def test_what_doesnt_fit_is_a_config_error(changes: dict[str, Any], match: str) -> None:
+    with pytest.raises(ConfigError, match=match):
+        make_task(**changes)
+
+
+def test_a_bad_update_is_an_encoding_error() -> None:
+    updates = make_updates()
+    updates[4][7] = np.nan
+    with pytest.raises(EncodingError, match="not finite"):
+        secagg.simulate(make_task(), updates)
+
+
+class Session:
+    """One session of Clear, whose clients have a budget."""
+
+    def __init__(self, budget: Any, session: bytes) -> None:
+        self.task = make_task(protocol=secagg.Clear())
+        ids = [f"c{i:02}" for i in range(CLIENTS)]
+        self.server = self.task.server(ids, session=session)
+        self.client = self.task.client("c00", session=session, budget=budget)
+        self.client.contribute(make_updates()[0])
+        self.request = self.server.start()["c00"]
+
+
+def test_the_guaranteed_epsilon_is_charged_when_the_input_leaves() -> None:
+    budget = dp.PrivacyLedger(9.0, 1e-5, unit="client", trust="distributed")
+    first = Session(budget, b"1")
+    assert budget.spent == 0
+    reply = first.client.receive(first.request)
+    once = budget.spent
+    assert once == pytest.approx(first.task.encoder.epsilon(SIZE), rel=1e-6)  # type: ignore[attr-defined]
+    assert first.client.receive(first.request) == reply
+    assert budget.spent == once  # the same bytes again are no second release
+    second = Session(budget, b"2")
+    second.client.receive(second.request)
+    assert budget.spent > once
+
+
+def test_past_the_budget_nothing_leaves() -> None:
+    budget = dp.PrivacyLedger(6.0, 1e-5, unit="client", trust="distributed")
+    first, second = Session(budget, b"1"), Session(budget, b"2")
+    first.client.receive(first.request)
+    before, spent = second.client.to_bytes(), budget.spent
+    with pytest.raises(LocalProtocolError, match=r"this input does not leave: .* the budget is 6"):
+        second.client.receive(second.request)
+    assert second.client.to_bytes() == before
+    assert budget.spent == spent
+
+
+def test_a_ledger_of_another_trust_model_is_refused() -> None:
+    budget = dp.PrivacyLedger(100.0, 1e-5, unit="record", trust="central")
+    session = Session(budget, b"1")
+    with pytest.raises(LocalProtocolError, match="keep a ledger for each"):
+        session.client.receive(session.request)
