@@ -17,7 +17,7 @@ from secagg.protocols.base import rounds
 
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text(encoding="utf-8")
-SIMULATED, SWAPPED, SERVED, JOINED = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
+SIMULATED, SWAPPED, NOISED, SERVED, JOINED = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
 CLIENTS = [f"c{i}" for i in range(100)]
 
 
@@ -45,6 +45,7 @@ def test_sum_in_one_process(simulated: dict[str, Any], capsys: pytest.CaptureFix
 
 def test_swap_the_protocol(simulated: dict[str, Any]) -> None:
     exec(SWAPPED, simulated)
+    exec(NOISED, simulated)
 
 
 def test_server_and_clients_over_ones_own_transport(simulated: dict[str, Any], tmp_path: Path) -> None:
