@@ -1,0 +1,34 @@
+"""``python -m bench``: needs the extra ``secagg[demo]``, and ``secagg[he]`` for the homomorphic protocols."""
+
+import sys
+
+from bench.measure import WrongSum
+from secagg.errors import ConfigError, SecAggError
+
+_EXTRA = ("typer", "rich", "matplotlib", "scipy")
+
+
+def main(arguments: list[str] | None = None) -> None:
+    """Run one command and exit: 0, 1 if the run failed, 2 if what was asked can't be done, 130 if interrupted."""
+    try:
+        from bench.commands import app
+
+        app(args=arguments, prog_name="python -m bench")
+    except ModuleNotFoundError as missing:
+        package = (missing.name or "").partition(".")[0]
+        if package not in _EXTRA:
+            raise
+        _fail(f"got no {package}, which this command needs: pip install 'secagg[demo]'", 1)
+    except WrongSum as wrong:
+        _fail(f"FAILED: {wrong}", 1)
+    except SecAggError as error:
+        _fail(str(error), 2 if isinstance(error, ConfigError) else 1)
+
+
+def _fail(message: str, code: int) -> None:
+    print(f"bench: {message}", file=sys.stderr)
+    raise SystemExit(code)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,188 @@
+"""The commands: what they take, and what they print and write."""
+
+from __future__ import annotations
+
+import shlex
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.console import Console
+
+from bench import report
+from bench.measure import Bench, WrongSum, in_turn
+from bench.sweep import HELD, Over, Sweeping, points_of, workload_at
+from bench.workloads import Workload, check_memory, chosen
+
+app = typer.Typer(
+    add_completion=False,
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+    help="What secure aggregation costs: protocols beside each other, beside their peers, and at your scale.",
+)
+
+Names = Annotated[
+    list[str] | None, typer.Option("--protocol", help="This protocol only; repeat for more. By default all.")
+]
+Json = Annotated[Path | None, typer.Option("--json", help="Write the result here, for compare and for machines.")]
+Html = Annotated[Path | None, typer.Option("--html", help="Write one page that needs nothing beside itself.")]
+Clients = Annotated[int, typer.Option(help="How many take part.")]
+Coordinates = Annotated[int, typer.Option(help="Numbers in an update.")]
+Dropout = Annotated[float, typer.Option(help="The share that falls silent just before its input.")]
+Bits = Annotated[int, typer.Option(help="Bits a value is quantized to.")]
+Seed = Annotated[int, typer.Option(help="Draws the updates; never a key or a mask.")]
+
+INTERRUPTED = 130
+
+
+def command_line() -> str:
+    """What was typed, as it can be typed again."""
+    return shlex.join(["python", "-m", "bench", *sys.argv[1:]])
+
+
+@app.command()
+def run(
+    protocol: Names = None,
+    clients: Clients = 20,
+    coordinates: Coordinates = 100_000,
+    dropout: Dropout = 0.1,
+    bits: Bits = 16,
+    seed: Seed = 0,
+    repeats: Annotated[int, typer.Option(min=1, max=100, help="Sessions of each protocol, in turn.")] = 3,
+    seconds: Annotated[float, typer.Option(min=1, help="Begin no pass that would end later.")] = 150.0,
+    as_json: Json = None,
+    as_html: Html = None,
+) -> None:
+    """A table: a row per protocol, over the same updates, cohort and dropouts. A wrong sum fails the run."""
+    protocols = chosen(protocol or [])
+    workload = Workload(clients, coordinates, dropout, bits, seed)
+    check_memory(workload, protocols)
+    _check_outputs(as_json, as_html)
+    bench = Bench(workload, protocols)
+
+    def show(finished: bool) -> None:
+        rows = bench.rows()
+        grid = report.run_grid(rows, workload)
+        if rows:
+            show_grid(grid)
+        found = report.document(
+            report.Kind.RUN,
+            command_line(),
+            finished=finished,
+            workload=workload,
+            rows=[*map(report.as_plain_row, rows)],
+        )
+        if as_json:
+            report.write_json(as_json, found)
+        if as_html:
+            from bench.plots import to_svg, trade
+
+            report.write(as_html, report.to_page(found, [grid], [to_svg(trade(rows))] if rows else []))
+
+    with _shown(show), _progress(len(protocols) * (repeats + 1)) as step:
+        in_turn(bench, repeats, seconds, step)
+
+
+@app.command()
+def sweep(
+    over: Annotated[Over, typer.Option(help="What is varied.")],
+    protocol: Names = None,
+    points: Annotated[str | None, typer.Option(help="Where: numbers with commas between, as 8,16,32.")] = None,
+    clients: Annotated[int | None, typer.Option(help="Held, where something else is varied.")] = None,
+    coordinates: Annotated[int | None, typer.Option(help="Held, where something else is varied.")] = None,
+    dropout: Annotated[float | None, typer.Option(help="Held, where something else is varied.")] = None,
+    repeats: Annotated[int, typer.Option(min=1, max=100, help="Sessions at each point, in turn.")] = 1,
+    most_seconds: Annotated[float, typer.Option(min=0.1, help="Leave a point out that would take longer.")] = 40.0,
+    out: Annotated[Path, typer.Option(help="The pictures' name, without an ending.")] = Path("sweep"),
+    as_json: Json = None,
+    as_html: Html = None,
+) -> None:
+    """Growth curves with fitted exponents and peak memory by party, as PNG and SVG."""
+    from bench.plots import growth, save, to_svg
+
+    protocols = chosen(protocol or [])
+    held = HELD[over]
+    given = {"clients": clients, "coordinates": coordinates, "dropout": dropout}
+    for name, value in given.items():
+        if value is not None and name != over:
+            held = workload_at(Over(name), held, value)
+    _check_outputs(as_json, as_html)
+    report.check_writable("--out", out.with_name(f"{out.name}.png"))
+    sweeping = Sweeping(over, held, points_of(over, points), protocols)
+
+    def show(finished: bool) -> None:
+        result = sweeping.result()
+        grid = report.sweep_grid(result)
+        found = report.document(
+            report.Kind.SWEEP,
+            command_line(),
+            finished=finished,
+            over=over,
+            held=held,
+            points=result.points,
+            left_out=result.left_out,
+            exponents=report.exponents(result),
+        )
+        if as_json:
+            report.write_json(as_json, found)
+        if not result.points:
+            return
+        show_grid(grid)
+        for path in save(growth(result), out):
+            typer.echo(f"Picture: {path}")
+        if as_html:
+            report.write(as_html, report.to_page(found, [grid], [to_svg(growth(result))]))
+
+    with _shown(show), _progress(len(sweeping.workloads) * len(protocols) * (repeats + 2)) as step:
+        sweeping.run(repeats, most_seconds, step)
+
+
+def show_grid(grid: report.Grid) -> None:
+    """Print to stdout; as wide as the table where no terminal says how wide it is."""
+    console = Console()
+    if not console.is_terminal:
+        console = Console(width=report.WIDTH)
+    console.print(report.to_table(grid, console.width))
+
+
+@contextmanager
+def _shown(show: Callable[[bool], None]) -> Iterator[None]:
+    """Show what there is at the end, and so too after Ctrl-C or a wrong sum."""
+    try:
+        yield
+    except KeyboardInterrupt:
+        show(False)
+        typer.echo("bench: interrupted; the above is what was measured by then", err=True)
+        raise typer.Exit(INTERRUPTED) from None
+    except WrongSum:
+        show(False)
+        raise
+    show(True)
+
+
+@contextmanager
+def _progress(total: int) -> Iterator[Callable[[str, str], None]]:
+    """A bar on stderr while a terminal watches; yields what moves it on, called as something begins."""
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+
+    columns = TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn()
+    screen = Console(stderr=True)
+    with Progress(*columns, console=screen, disable=not screen.is_terminal, transient=True) as progress:
+        bar = progress.add_task("", total=total)
+        begun = 0
+
+        def step(name: str, doing: str) -> None:
+            nonlocal begun
+            progress.update(bar, completed=begun, description=f"{name}: {doing}")
+            begun += 1
+
+        yield step
+
+
+def _check_outputs(as_json: Path | None, as_html: Path | None) -> None:
+    report.check_writable("--json", as_json)
+    report.check_writable("--html", as_html)

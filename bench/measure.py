@@ -1,0 +1,281 @@
+"""How it is measured: parties timed apart, protocols in turn, medians, every sum checked.
+
+A session is played by the library's own simulation, which times each party's calls; here the processor's
+seconds are taken too, since a server's cores are what one pays for.
+"""
+
+from __future__ import annotations
+
+import time
+from collections import defaultdict
+from collections.abc import Callable, Iterable, Mapping
+from concurrent.futures import Executor
+from dataclasses import dataclass, field, replace
+from statistics import median
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from bench.workloads import Expected, Workload
+from secagg import simulation
+from secagg.errors import ConfigError
+from secagg.protocols.base import AggregationProtocol, rounds
+from secagg.task import Task
+
+FLOAT32_BYTES = 4
+WARM = Workload(clients=5, coordinates=3000, dropout=0.0)
+
+
+class WrongSum(Exception):  # noqa: N818 - a finding, not a mistake of the caller's
+    """A protocol gave another sum than the exact one, or other survivors: the run has failed."""
+
+
+@dataclass(frozen=True)
+class Session:
+    """One checked session: seconds of the wall clock and of all cores, and bytes, by party."""
+
+    outcome: simulation.Simulation
+    seconds: Mapping[str, float]
+    cpu: Mapping[str, float]
+    up: Mapping[str, int]
+    down: Mapping[str, int]
+
+
+@dataclass(frozen=True)
+class Spread:
+    """A median of some repeats, with the least and the most of them."""
+
+    median: float
+    least: float
+    most: float
+
+    @classmethod
+    def of(cls, values: Iterable[float]) -> Spread:
+        """Of at least one value."""
+        found = sorted(values)
+        return cls(median(found), found[0], found[-1])
+
+
+@dataclass(frozen=True)
+class Row:
+    """What one protocol costs under a workload. Bytes and seconds of a client are the median survivor's."""
+
+    protocol: str
+    client_seconds: Spread
+    server_seconds: Spread
+    other_seconds: Spread | None  # the slowest of the parties beside server and clients; None: there are none
+    client_cpu: float
+    server_cpu: float
+    other_cpu: float | None
+    others: Mapping[str, int]
+    bytes_up: int
+    bytes_down: int
+    up_per_coordinate: float
+    down_per_coordinate: float
+    expansion: float  # bytes up over those of float32 in the clear
+    client_rounds: int
+    all_rounds: int
+    largest_error: float  # of the mean, against float64
+    dropouts: int  # in this run
+    most_dropouts: int  # that the protocol could be set to survive, at this cohort
+    collusion: str
+    post_quantum: bool
+    repeats: int
+
+
+class _Metered(simulation._Run):
+    """The simulation's parties, with the processor's seconds beside the clock's."""
+
+    def __init__(self, *arguments: Any) -> None:
+        super().__init__(*arguments)
+        self.cpu: dict[str, float] = defaultdict(float)
+
+    def _timed(self, party: str, name: str, call: Callable[..., Any], *arguments: Any) -> Any:
+        began = time.process_time()
+        try:
+            return super()._timed(party, name, call, *arguments)
+        finally:
+            self.cpu[party] += time.process_time() - began
+
+
+def play(
+    task: Task,
+    updates: Mapping[str, NDArray[np.float32]],
+    dropouts: Mapping[str, str],
+    executor: Executor | None = None,
+) -> Session:
+    """One session of ``task``, unchecked."""
+    run = _Metered(task, sorted(updates), dropouts, b"bench", None, executor, None)
+    found = run.run(updates, None)
+    return Session(
+        outcome=found,
+        seconds={party: sum(by_round.values()) for party, by_round in found.seconds.items()},
+        cpu=dict(run.cpu),
+        up={party: sum(by_round.values()) for party, by_round in found.bytes_up.items()},
+        down={party: sum(by_round.values()) for party, by_round in found.bytes_down.items()},
+    )
+
+
+def check(protocol: AggregationProtocol, workload: Workload, expected: Expected, session: Session) -> None:
+    """Raise :class:`WrongSum` unless the session's survivors are the right ones and its sum is exact."""
+    survivors = sorted(session.outcome.survivors)
+    if survivors != workload.survivors:
+        odd = ", ".join(sorted(set(survivors) ^ set(workload.survivors)))
+        raise WrongSum(f"{protocol.name}: the survivors are not those of the workload; these differ: {odd}")
+    wrong = expected.differs(session.outcome.sum)
+    if wrong:
+        raise WrongSum(
+            f"{protocol.name}: {wrong:,} of {workload.coordinates:,} coordinates of the sum are not the exact ones"
+        )
+
+
+class Bench:
+    """One workload, and what has been measured of each protocol so far.
+
+    The updates are made once. :meth:`measure` plays one checked session; :meth:`rows` are the protocols with at
+    least one, which is what an interrupted run has to show.
+    """
+
+    def __init__(self, workload: Workload, protocols: Mapping[str, AggregationProtocol]) -> None:
+        self.workload, self.protocols = workload, protocols
+        self.tasks = {name: workload.task(protocol) for name, protocol in protocols.items()}
+        self.updates = workload.updates()
+        self.expected = Expected.of(workload, self.updates)
+        self._sessions: dict[str, list[Session]] = defaultdict(list)
+
+    def warm(self, name: str) -> None:
+        """Compile what ``name`` needs, find its keys: a small session, checked and thrown away."""
+        protocol = self.protocols[name]
+        task, updates = WARM.task(protocol), WARM.updates()
+        check(protocol, WARM, Expected.of(WARM, updates), play(task, updates, {}))
+
+    def measure(self, name: str) -> Session:
+        """One more session of ``name``. Raises :class:`WrongSum`."""
+        protocol = self.protocols[name]
+        session = play(self.tasks[name], self.updates, self.workload.dropouts(protocol))
+        check(protocol, self.workload, self.expected, session)
+        self._sessions[name].append(session)
+        return session
+
+    def rows(self) -> list[Row]:
+        """The protocols that were measured at least once, in their order."""
+        return [self.row(name) for name in self.protocols if self._sessions[name]]
+
+    def row(self, name: str) -> Row:
+        """What is known of ``name``."""
+        protocol, workload, sessions = self.protocols[name], self.workload, self._sessions[name]
+        cost = protocol.cost(self.tasks[name], workload.ids)
+        others = [party for party in sessions[0].seconds if party not in {*workload.ids, "server"}]
+        last = sessions[-1]
+
+        def of_client(what: Callable[[Session], Mapping[str, float]]) -> list[float]:
+            return [median(what(session)[client] for client in workload.survivors) for session in sessions]
+
+        def of_others(what: Callable[[Session], Mapping[str, float]]) -> list[float]:
+            return [max(what(session)[party] for party in others) for session in sessions] if others else []
+
+        up = int(median(last.up[client] for client in workload.survivors))
+        down = int(median(last.down[client] for client in workload.survivors))
+        slowest = of_others(lambda session: session.seconds)
+        return Row(
+            protocol=name,
+            client_seconds=Spread.of(of_client(lambda session: session.seconds)),
+            server_seconds=Spread.of(session.seconds["server"] for session in sessions),
+            other_seconds=Spread.of(slowest) if slowest else None,
+            client_cpu=median(of_client(lambda session: session.cpu)),
+            server_cpu=median(session.cpu["server"] for session in sessions),
+            other_cpu=median(of_others(lambda session: session.cpu)) if others else None,
+            others={str(role): count for role, count in protocol.others.items()},
+            bytes_up=up,
+            bytes_down=down,
+            up_per_coordinate=up / workload.coordinates,
+            down_per_coordinate=down / workload.coordinates,
+            expansion=up / (FLOAT32_BYTES * workload.coordinates),
+            client_rounds=len(rounds(protocol)),
+            all_rounds=len(protocol.phases),
+            largest_error=float(np.abs(np.asarray(last.outcome.mean) - self.expected.mean).max()),
+            dropouts=workload.gone,
+            most_dropouts=most_dropouts(workload, protocol),
+            collusion=cost.collusion,
+            post_quantum=cost.post_quantum,
+            repeats=len(sessions),
+        )
+
+
+def in_turn(
+    bench: Bench, repeats: int, seconds: float, step: Callable[[str, str], None] = lambda name, doing: None
+) -> bool:
+    """Warm all protocols up, then measure each once, then each once more, and so on: A B C A B C.
+
+    No new pass begins that, by the time the last one took, would end after ``seconds``. ``step`` is called with a
+    protocol's name and what will be done with it next. Returns whether all ``repeats`` passes were made.
+    """
+    began = time.perf_counter()
+    for name in bench.protocols:
+        step(name, "warm-up")
+        bench.warm(name)
+    took = 0.0
+    for number in range(repeats):
+        started = time.perf_counter()
+        if number and started + took - began > seconds:
+            return False
+        for name in bench.protocols:
+            step(name, f"pass {number + 1} of {repeats}")
+            bench.measure(name)
+        took = time.perf_counter() - started
+    return True
+
+
+def most_dropouts(workload: Workload, protocol: AggregationProtocol) -> int:
+    """How many of the cohort may fall silent before their input under the least floor that ``protocol`` accepts."""
+    task = workload.task(protocol)
+    cohort = workload.ids
+    roster = simulation.enrol_for(task, cohort)[1]
+    low, high = 1, workload.floor  # the workload's own floor is accepted
+    while low < high:
+        middle = (low + high) // 2
+        try:
+            protocol.validate_cohort(replace(task, min_survivors=middle), cohort, roster)
+            high = middle
+        except ConfigError:
+            low = middle + 1
+    return len(cohort) - high
+
+
+@dataclass
+class Turns:
+    """Calls measured in turn, A B A B, in one process: seconds by name, in the order of the turns."""
+
+    seconds: dict[str, list[float]] = field(default_factory=lambda: defaultdict(list))
+
+    @classmethod
+    def of(cls, calls: Mapping[str, Callable[[], Any]], repeats: int, most_seconds: float) -> Turns:
+        """Call all of ``calls`` once without a clock, then ``repeats`` times in turn.
+
+        Fewer times, though at least three, where that would take longer than ``most_seconds``; a call under a
+        millisecond is made so often in a turn that it lasts one, and counted as one.
+        """
+        turns, times = cls(), {}
+        for name, call in calls.items():
+            for _ in range(2):  # the first may compile
+                began = time.perf_counter()
+                call()
+                took = time.perf_counter() - began
+                if took > 1.0:
+                    break
+            times[name] = max(1, int(1e-3 / max(took, 1e-9)))
+        began = time.perf_counter()
+        for number in range(repeats):
+            if number >= 3 and (time.perf_counter() - began) * (1 + 1 / number) > most_seconds:
+                break
+            for name, call in calls.items():
+                started = time.perf_counter()
+                for _ in range(times[name]):
+                    call()
+                turns.seconds[name].append((time.perf_counter() - started) / times[name])
+        return turns
+
+    def ratio(self, slow: str, fast: str) -> Spread:
+        """How many times as long ``slow`` takes as ``fast``: turn by turn, so that a noisy minute spoils both."""
+        return Spread.of(a / b for a, b in zip(self.seconds[slow], self.seconds[fast], strict=True))

@@ -1,0 +1,158 @@
+"""Peak memory by party: each party that is watched lives in a process of its own.
+
+``python -m bench.memory PROTOCOL CLIENTS COORDINATES DROPOUT`` plays one session in a fresh interpreter. The server,
+one client and one of each other role are forked off from it before anything is sent, run a small session of
+their own to load and compile, and then take their messages through a pipe: what they answer is the session's.
+What counts is the most resident memory since then, less what was resident at that moment.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass
+from multiprocessing.connection import Connection, Pipe
+from pathlib import Path
+from typing import Any
+
+from bench.measure import WARM, WrongSum, play
+from bench.workloads import Expected, Workload, chosen
+from secagg import simulation
+from secagg.protocols.base import AggregationProtocol
+
+_SECONDS = 600
+
+
+@dataclass(frozen=True)
+class Peaks:
+    """Bytes by kind of party; ``other`` is None for a protocol of clients and a server alone."""
+
+    client: int
+    server: int
+    other: int | None
+
+
+def peaks(protocol: str, workload: Workload) -> Peaks:
+    """Peak memory of each kind of party in one session. Raises :class:`WrongSum` if the session fails."""
+    arguments = [protocol, *map(str, (workload.clients, workload.coordinates, workload.dropout, workload.bits))]
+    run = subprocess.run(
+        [sys.executable, "-m", "bench.memory", *arguments], capture_output=True, text=True, timeout=_SECONDS
+    )
+    if run.returncode:
+        raise WrongSum(f"{protocol}: {run.stderr.strip().splitlines()[-1] if run.stderr.strip() else 'no answer'}")
+    return Peaks(**json.loads(run.stdout.splitlines()[-1]))
+
+
+class _Away:
+    """A party in a process of its own, with the methods and the attributes that a session asks of it."""
+
+    def __init__(self, party: Any, warm: Callable[[], None]) -> None:
+        here, there = Pipe()
+        self._pid = os.fork()
+        if self._pid == 0:
+            here.close()
+            _serve(there, party, warm)
+        there.close()
+        self._pipe = here
+        self._pipe.recv()  # it is warm
+
+    def __getattr__(self, name: str) -> Any:
+        if name in ("start", "receive", "close_round", "contribute"):
+            return lambda *arguments: self._ask(name, arguments)
+        return self._ask(name, None)
+
+    def end(self) -> int:
+        """Its peak in bytes; the process is gone."""
+        peak: int = self._ask("end", ())
+        os.waitpid(self._pid, 0)
+        return peak
+
+    def _ask(self, name: str, arguments: tuple[Any, ...] | None) -> Any:
+        self._pipe.send((name, arguments))
+        answer = self._pipe.recv()
+        if isinstance(answer, Exception):
+            raise answer
+        return answer
+
+
+def _serve(pipe: Connection, party: Any, warm: Callable[[], None]) -> None:
+    """What a forked process does until it is told to end."""
+    try:
+        warm()
+        before = _status("VmRSS")
+        Path("/proc/self/clear_refs").write_text("5")  # the high-water mark begins anew
+        pipe.send("warm")
+        while True:
+            name, arguments = pipe.recv()
+            if name == "end":
+                pipe.send(_status("VmHWM") - before)
+                break
+            try:
+                found = getattr(party, name)
+                answer = found if arguments is None else found(*arguments)
+            except Exception as error:
+                answer = error
+            if isinstance(answer, simulation.Outcome):
+                answer = simulation.Outcome(**{key: getattr(answer, key) for key in answer.__dataclass_fields__})
+            pipe.send(answer)
+            found = answer = arguments = None
+    finally:
+        os._exit(0)
+
+
+def _status(field: str) -> int:
+    for line in Path("/proc/self/status").read_text().splitlines():
+        if line.startswith(f"{field}:"):
+            return 1024 * int(line.split()[1])
+    raise KeyError(field)
+
+
+class _Apart(simulation._Run):
+    """A simulation whose server, first surviving client and first of each other role are away."""
+
+    def part(self, workload: Workload, warm: Callable[[], None]) -> dict[str, _Away]:
+        """Send them away: by ``client``, ``server``, and the ids of the others."""
+        client = workload.survivors[0]
+        others = [party for party in self.members if party not in workload.ids]
+        away = {"server": _Away(self.server, warm)}
+        self.server = away["server"]  # type: ignore[assignment]
+        for party in (client, *others[:2]):
+            away["client" if party == client else party] = self.members[party] = _Away(  # type: ignore[assignment]
+                self.members[party], warm
+            )
+        return away
+
+    def _contribute(self, party: str, name: str, update: Any, weight: int | None) -> None:
+        self._timed(party, name, self.members[party].contribute, update, weight)  # type: ignore[attr-defined]
+
+
+def session(protocol: AggregationProtocol, workload: Workload) -> Peaks:
+    """Play it in this process, which must be a fresh one without threads."""
+    task, updates = workload.task(protocol), workload.updates()
+    expected = Expected.of(workload, updates)
+    run = _Apart(task, workload.ids, workload.dropouts(protocol), b"bench", None, None, None)
+
+    def warm() -> None:
+        play(WARM.task(protocol), WARM.updates(), {})
+
+    away = run.part(workload, warm)
+    outcome = run.run(updates, None)
+    if expected.differs(outcome.sum) or sorted(outcome.survivors) != workload.survivors:
+        raise WrongSum(f"{protocol.name}: the sum is not the exact one")
+    found = {name: party.end() for name, party in away.items()}
+    client, server = found.pop("client"), found.pop("server")
+    return Peaks(client, server, max(found.values(), default=None))
+
+
+def main(arguments: list[str]) -> None:
+    """The subprocess: prints the peaks as one line of JSON."""
+    name, clients, coordinates, dropout, bits = arguments
+    workload = Workload(int(clients), int(coordinates), float(dropout), int(bits))
+    print(json.dumps(session(chosen([name])[name], workload).__dict__))
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])

@@ -1,0 +1,210 @@
+"""Pictures, readable without colour: every curve has its marker, its shade and its name beside it."""
+
+from __future__ import annotations
+
+import io
+import math
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
+
+from bench.measure import Row
+from bench.sweep import QUANTITIES, Over, Sweep
+
+_MARKERS = "osD^vP*Xph<>"
+_SHADES = ("#000000", "#1f4e79", "#5a5a5a", "#3f7fb5", "#8a8a8a")
+_LINES = ("-", "--", "-.", ":")
+_APART = 0.062  # of a panel's height between two names
+
+_AXES = {
+    Over.CLIENTS: "clients",
+    Over.COORDINATES: "coordinates of an update",
+    Over.DROPOUT: "clients that fall silent",
+}
+
+
+def style(index: int) -> dict[str, Any]:
+    """How the curve of the ``index``-th protocol looks."""
+    return {
+        "color": _SHADES[index % len(_SHADES)],
+        "linestyle": _LINES[index % len(_LINES)],
+        "marker": _MARKERS[index % len(_MARKERS)],
+        "markerfacecolor": "white" if index % 2 else _SHADES[index % len(_SHADES)],
+        "markersize": 6,
+        "linewidth": 1.6,
+    }
+
+
+def growth(sweep: Sweep) -> Figure:
+    """A panel for each quantity of a sweep, log-log, each curve named at its end with its exponent."""
+    shown = [name for name in QUANTITIES if any(sweep.curve(protocol, name) for protocol in sweep.protocols)]
+    rows = -(-len(shown) // 2)
+    figure = Figure(figsize=(15, 5.1 * rows), layout="constrained")
+    FigureCanvasAgg(figure)
+    panels = figure.subplots(rows, 2, squeeze=False).ravel()
+    for axes in panels[len(shown) :]:
+        axes.set_visible(False)
+    for axes, quantity in zip(panels, shown, strict=False):
+        _panel(axes, sweep, quantity)
+    figure.suptitle(f"What grows with {_AXES[sweep.over]}, and how fast: {_held(sweep)}", fontsize=15)
+    return figure
+
+
+def _held(sweep: Sweep) -> str:
+    held = sweep.held
+    parts = {
+        Over.CLIENTS: f"{held.clients} clients",
+        Over.COORDINATES: f"{held.coordinates:,} coordinates",
+        Over.DROPOUT: f"{held.gone} silent" if held.gone else "nobody silent",
+    }
+    return ", ".join(text for over, text in parts.items() if over is not sweep.over)
+
+
+def _panel(axes: Any, sweep: Sweep, quantity: str) -> None:
+    factor = sweep.held.clients if sweep.over is Over.DROPOUT else 1
+    ends = []
+    for index, protocol in enumerate(sweep.protocols):
+        curve = [(at * factor, value) for at, value in sweep.curve(protocol, quantity)]
+        if not curve:
+            continue
+        axes.plot(*zip(*curve, strict=True), **style(index))
+        power = sweep.exponent(protocol, quantity)
+        ends.append((*curve[-1], protocol + ("" if power is None else f"  ~ x$^{{{power:.1f}}}$"), index))
+    axes.set_xscale("log")
+    axes.set_yscale("log")
+    low, high = (of(value for at, value in _all(sweep, quantity)) for of in (min, max))
+    axes.set_ylim(low / 1.6, max(high, low * 30) * 1.6)
+    values = sorted({at * factor for at, _ in _all(sweep, quantity)})
+    axes.set_xlim(values[0] / 1.15, values[-1] * 1.15)
+    axes.set_xticks(values, [f"{value:,.0f}" for value in values])
+    axes.xaxis.set_minor_formatter(NullFormatter())
+    axes.xaxis.set_minor_locator(LogLocator(subs=[]))
+    axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: _amount(value, quantity)))
+    axes.set_xlabel(_AXES[sweep.over])
+    axes.set_title(QUANTITIES[quantity].replace(", bytes", ""), fontsize=13, loc="left")
+    axes.grid(visible=True, which="major", axis="y", color="#dddddd", linewidth=0.8)
+    axes.spines[["top", "right"]].set_visible(False)
+    _name(axes, ends)
+
+
+def _all(sweep: Sweep, quantity: str) -> list[tuple[float, float]]:
+    return [pair for protocol in sweep.protocols for pair in sweep.curve(protocol, quantity)]
+
+
+def _name(axes: Any, ends: Sequence[tuple[float, float, str, int]]) -> None:
+    """Write each curve's name to the right of the panel, pushed apart, with a thin line to where the curve ends."""
+    low, high = map(math.log, axes.get_ylim())
+    wanted = sorted(((math.log(y) - low) / (high - low), x, y, text, index) for x, y, text, index in ends)
+    places = spread([place for place, *_ in wanted], _APART)
+    for place, (_, x, y, text, index) in zip(places, wanted, strict=True):
+        axes.annotate(
+            text,
+            xy=(x, y),
+            xytext=(1.04, place),
+            textcoords=axes.transAxes,
+            va="center",
+            fontsize=10.5,
+            color=_SHADES[index % len(_SHADES)],
+            annotation_clip=False,
+            arrowprops={"arrowstyle": "-", "color": "#bbbbbb", "linewidth": 0.8, "shrinkA": 2, "shrinkB": 5},
+        )
+
+
+def spread(places: Sequence[float], apart: float) -> list[float]:
+    """``places``, sorted, moved as little as it takes to be ``apart`` and, where there is room, from 0 to 1."""
+    groups: list[tuple[list[float], float]] = []  # wanted places, and where the first of them goes
+    for place in places:
+        members, start = [place], place
+        while groups and groups[-1][1] + apart * len(groups[-1][0]) > start:
+            members = groups.pop()[0] + members
+            middle = sum(at - apart * number for number, at in enumerate(members)) / len(members)
+            start = min(max(middle, 0.0), max(0.0, 1.0 - apart * (len(members) - 1)))
+        groups.append((members, start))
+    return [start + apart * number for members, start in groups for number in range(len(members))]
+
+
+def _amount(value: float, quantity: str) -> str:
+    if "seconds" in quantity:
+        return duration(value)
+    return size(value)
+
+
+def duration(value: float) -> str:
+    """Seconds in words: ``1.2 ms``."""
+    if value == 0:
+        return "0 s"
+    for unit, least in (("s", 1.0), ("ms", 1e-3), ("µs", 1e-6)):
+        if value >= least * 0.9995:
+            scaled = value / least
+            return f"{scaled:,.0f} {unit}" if scaled >= 100 else f"{scaled:.3g} {unit}"
+    return f"{value / 1e-9:.3g} ns"
+
+
+def size(value: float) -> str:
+    """Bytes in words: ``1.2 MB``; a kB is 1000 bytes."""
+    for unit, least in (("TB", 1e12), ("GB", 1e9), ("MB", 1e6), ("kB", 1e3)):
+        if value >= least * 0.9995:
+            scaled = value / least
+            return f"{scaled:,.0f} {unit}" if scaled >= 100 else f"{scaled:.3g} {unit}"
+    return f"{value:.0f} B"
+
+
+def trade(rows: Sequence[Row]) -> Figure:
+    """Each protocol as a point: what a client computes against what it sends, both on logarithmic axes."""
+    figure = Figure(figsize=(9, 5.4), layout="constrained")
+    FigureCanvasAgg(figure)
+    axes = figure.subplots()
+    x = [row.client_seconds.median for row in rows]
+    y = [row.up_per_coordinate for row in rows]
+    axes.set_xscale("log")
+    axes.set_yscale("log")
+    axes.set_xlim(min(x) / 2, max(x) * 3)
+    axes.set_ylim(min(*y, 3.0) / 1.4, max(y) * 1.5)
+    for index, row in enumerate(rows):
+        axes.plot(x[index], y[index], **{**style(index), "linestyle": "", "markersize": 9})
+    low, high = map(math.log, axes.get_ylim())
+    order = sorted(range(len(rows)), key=lambda at: y[at])
+    places = spread([(math.log(y[at]) - low) / (high - low) for at in order], 0.055)
+    for place, at in zip(places, order, strict=True):
+        axes.annotate(
+            f"{rows[at].protocol}: {duration(x[at])}, {y[at]:.3g} B",
+            xy=(x[at], y[at]),
+            xytext=(1.03, place),
+            textcoords=axes.transAxes,
+            va="center",
+            fontsize=10.5,
+            annotation_clip=False,
+            arrowprops={"arrowstyle": "-", "color": "#bbbbbb", "linewidth": 0.8, "shrinkA": 2, "shrinkB": 6},
+        )
+    axes.axhline(4, color="#999999", linewidth=1, linestyle=":")
+    axes.text(min(x) / 1.9, 4.08, "float32 in the clear", fontsize=9, color="#555555", va="bottom")
+    axes.set_yticks([2, 4, 8, 16, 32], ["2", "4", "8", "16", "32"])
+    axes.yaxis.set_minor_formatter(NullFormatter())
+    axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: duration(value)))
+    axes.set_xlabel("a client computes")
+    axes.set_ylabel("a client sends, bytes a coordinate")
+    axes.set_title("What a client pays", fontsize=13, loc="left")
+    axes.spines[["top", "right"]].set_visible(False)
+    return figure
+
+
+def save(figure: Figure, path: Path) -> list[Path]:
+    """Write ``figure`` as PNG and as SVG beside each other; ``path`` is without an ending."""
+    written = []
+    for kind in ("png", "svg"):
+        target = path.with_name(f"{path.name}.{kind}")
+        figure.savefig(target, format=kind, dpi=130, **({"metadata": {"Date": None}} if kind == "svg" else {}))
+        written.append(target)
+    return written
+
+
+def to_svg(figure: Figure) -> str:
+    """``figure`` as the text of an ``svg`` element, to stand inside a page."""
+    buffer = io.StringIO()
+    figure.savefig(buffer, format="svg", metadata={"Date": None})
+    text = buffer.getvalue()
+    return text[text.index("<svg") :]

@@ -1,0 +1,290 @@
+"""What was found: tables for people, JSON for machines, and one page that needs nothing beside itself."""
+
+from __future__ import annotations
+
+import html
+import json
+import os
+import platform
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from enum import StrEnum
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+from rich import box
+from rich.console import Group
+from rich.table import Table
+from rich.text import Text
+
+from bench.measure import Row, Spread
+from bench.plots import duration, size
+from bench.sweep import QUANTITIES, Sweep
+from bench.workloads import Workload
+from secagg.errors import ConfigError
+
+SCHEMA = 1
+WIDTH = 150
+PACKAGES = ("secagg", "numpy", "numba", "cryptography", "tenseal", "phe", "gmpy2", "msgspec")
+
+
+class Kind(StrEnum):
+    """What a document reports."""
+
+    RUN = "run"
+    SWEEP = "sweep"
+    PEERS = "peers"
+    PLAN = "plan"
+
+
+@dataclass(frozen=True)
+class Grid:
+    """A table as text: a heading, the names of its columns, its rows, and what one needs to know to read it."""
+
+    title: str
+    columns: Sequence[str]
+    rows: Sequence[Sequence[str]]
+    notes: Sequence[str] = ()
+    words: Sequence[int] = ()  # columns of words, which may be broken over lines
+
+
+def machine() -> dict[str, Any]:
+    """What the figures were taken on."""
+    model, flags = platform.processor() or platform.machine(), set[str]()
+    try:
+        for line in Path("/proc/cpuinfo").read_text().splitlines():
+            key, _, value = line.partition(":")
+            if key.strip() == "model name":
+                model = value.strip()
+            elif key.strip() == "flags":
+                flags = set(value.split())
+        memory = int(Path("/proc/meminfo").read_text().split()[1]) * 1024
+    except OSError:
+        memory = 0
+    return {
+        "processor": model,
+        "instructions": sorted(flags & {"aes", "avx2", "avx512f", "avx512ifma", "vaes"}),
+        "cores": os.cpu_count(),
+        "memory": memory,
+        "system": f"{platform.system()} {platform.release().split('-')[0]}",
+        "load": round(os.getloadavg()[0], 2),
+    }
+
+
+def versions(names: Iterable[str] = PACKAGES) -> dict[str, str]:
+    """Python's version, and those of the packages that are installed."""
+    found = {"python": platform.python_version()}
+    for name in names:
+        try:
+            found[name] = version(name)
+        except PackageNotFoundError:
+            continue
+    return found
+
+
+def document(kind: Kind, command: str, *, finished: bool, **found: Any) -> dict[str, Any]:
+    """What ``--json`` writes, in plain types."""
+    head = {"schema": SCHEMA, "kind": str(kind), "command": command, "finished": finished}
+    return head | {"machine": machine(), "versions": versions()} | {key: plain(found[key]) for key in found}
+
+
+def plain(value: Any) -> Any:
+    """Dataclasses, mappings and sequences as dicts and lists."""
+    if hasattr(value, "__dataclass_fields__"):
+        return {key: plain(getattr(value, key)) for key in value.__dataclass_fields__}
+    if isinstance(value, Mapping):
+        return {str(key): plain(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [plain(item) for item in value]
+    return str(value) if isinstance(value, StrEnum) else value
+
+
+def write(path: Path, text: str) -> None:
+    """Write ``text`` to ``path`` in one go: never half a file, whatever interrupts."""
+    draft = path.with_name(f".{path.name}.part")
+    draft.write_text(text, encoding="utf-8")
+    draft.replace(path)
+
+
+def write_json(path: Path, found: Mapping[str, Any]) -> None:
+    """Write a document, for people to read too."""
+    write(path, json.dumps(found, indent=1) + "\n")
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """A document that ``--json`` wrote; ``ConfigError`` for any other file."""
+    try:
+        found = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise ConfigError(f"got {path}, which can't be read as JSON: {error}") from error
+    if not isinstance(found, dict) or found.get("schema") != SCHEMA or found.get("kind") not in list(Kind):
+        raise ConfigError(f"got {path}, which is no result of schema {SCHEMA}; write one with --json")
+    return found
+
+
+def check_writable(option: str, path: Path | None) -> None:
+    """``ConfigError`` before an hour is spent, if ``path`` can't be written."""
+    if path is None:
+        return
+    where = path if path.exists() else path.absolute().parent
+    if path.is_dir() or not where.exists() or not os.access(where, os.W_OK):
+        raise ConfigError(f"got {option} {path}, which can't be written; name a file in a folder that exists")
+
+
+def run_grid(rows: Sequence[Row], workload: Workload) -> Grid:
+    """A row per protocol."""
+    columns = (
+        "protocol", "client", "server", "other\nparty", "client sends\n/ a coordinate", "client gets\n/ a coordinate",
+        "times\nfloat32", "rounds", "largest\nerror", "may\ndrop out",
+        "to learn one client's update would take", "post-\nquantum",
+    )  # fmt: skip
+    cells = [
+        (
+            row.protocol,
+            duration(row.client_seconds.median),
+            duration(row.server_seconds.median),
+            "–" if row.other_seconds is None else duration(row.other_seconds.median),
+            f"{size(row.bytes_up)}\n/ {row.up_per_coordinate:.3g} B",
+            f"{size(row.bytes_down)}\n/ {row.down_per_coordinate:.2g} B",
+            f"{row.expansion:.2f}",
+            f"{row.client_rounds} of {row.all_rounds}",
+            f"{row.largest_error:.1e}",
+            f"{row.most_dropouts} of {workload.clients}",
+            row.collusion,
+            "yes" if row.post_quantum else "no",
+        )
+        for row in rows
+    ]
+    repeats = sorted({row.repeats for row in rows})
+    noisy = [
+        f"{row.protocol} {duration(row.client_seconds.least)} to {duration(row.client_seconds.most)}"
+        for row in rows
+    ]
+    others = [f"{row.protocol}: {_others(row)}" for row in rows if row.others]
+    notes = [
+        f"{workload.clients} clients of {workload.coordinates:,} coordinates at {workload.bits} bits, "
+        f"{workload.gone} silent just before their input; sums of fewer than {workload.floor} stay closed. "
+        "Every sum was the exact one, to the last bit.",
+        f"Seconds: of the clock, in all of one session, on {os.cpu_count()} cores; medians of "
+        f"{' or '.join(map(str, repeats))} sessions in turn. Clients: {'; '.join(noisy)}.",
+        "Rounds: those in which a client is asked, of all. Largest error: of the mean, against float64, which is "
+        "the grid's. May drop out: under the least floor that the protocol accepts here.",
+        *([f"Other party: the slowest. {'; '.join(others)}."] if others else []),
+    ]
+    return Grid("What secure aggregation costs", columns, cells, notes, words=(10,))
+
+
+def _others(row: Row) -> str:
+    return ", ".join(f"{count} {role}{'s' * (count > 1)}" for role, count in row.others.items())
+
+
+def sweep_grid(sweep: Sweep) -> Grid:
+    """The fitted exponents, and what was measured last."""
+    shown = [name for name in QUANTITIES if any(sweep.curve(protocol, name) for protocol in sweep.protocols)]
+    rows = []
+    for protocol in sweep.protocols:
+        cells = []
+        for name in shown:
+            curve, power = sweep.curve(protocol, name), sweep.exponent(protocol, name)
+            last = "" if not curve else (duration if "seconds" in name else size)(curve[-1][1])
+            cells.append(last if power is None else f"{last}  x^{power:.2f}")
+        rows.append((protocol, f"{max(at for at, _ in sweep.curve(protocol, 'bytes_up')):,.6g}", *cells))
+    notes = [
+        "What was measured at the last point, and the power of x fitted to the last three points, where fixed "
+        "costs weigh least. Memory: the most that was resident, beyond an idle process; each kind of party in a "
+        "process of its own.",
+        *(f"Left out: {text}." for text in sweep.left_out),
+    ]
+    columns = ("protocol", f"at {sweep.over}", *(QUANTITIES[name].replace(", bytes", "") for name in shown))
+    return Grid(f"Growth over {sweep.over}", columns, rows, notes)
+
+
+def exponents(sweep: Sweep) -> dict[str, dict[str, float | None]]:
+    """The fitted powers, by protocol and quantity."""
+    return {protocol: {name: sweep.exponent(protocol, name) for name in QUANTITIES} for protocol in sweep.protocols}
+
+
+def to_table(grid: Grid, width: int = WIDTH) -> Group:
+    """For a terminal so wide; where there is no room for columns of words they stand below the table."""
+    narrow = bool(grid.words) and width < WIDTH
+    kept = [at for at in range(len(grid.columns)) if not (narrow and at in grid.words)]
+    table = Table(title=grid.title, box=box.SIMPLE_HEAD, title_style="bold", pad_edge=False, collapse_padding=True)
+    for at in kept:
+        left = at == 0 or at in grid.words
+        table.add_column(Text(grid.columns[at]), justify="left" if left else "right", no_wrap=at == 0)
+    for row in grid.rows:
+        table.add_row(*(Text(row[at]) for at in kept))
+    below = [
+        f"{grid.columns[at].capitalize()}: " + "; ".join(f"{row[0]}, {row[at]}" for row in grid.rows) + "."
+        for at in grid.words
+        if narrow
+    ]
+    return Group(table, *map(Text, [*below, *grid.notes]))
+
+
+_STYLE = """
+body { font: 15px/1.5 system-ui, sans-serif; max-width: 1280px; margin: 2rem auto; padding: 0 1rem;
+  color: #1a1a1a; }
+h1 { font-size: 1.6rem; } h2 { font-size: 1.2rem; margin-top: 2.2rem; }
+table { border-collapse: collapse; width: 100%; font-size: 13px; font-variant-numeric: tabular-nums; }
+th, td { white-space: pre-line; padding: .35rem .5rem; text-align: right; vertical-align: top; border-bottom: 1px solid #ddd; }
+th { border-bottom: 2px solid #333; font-weight: 600; }
+th.words, td.words, th:first-child, td:first-child { text-align: left; } td:first-child { font-weight: 600; }
+
+.scroll { overflow-x: auto; } p { color: #444; max-width: 75ch; }
+code { background: #f2f2f2; padding: .1rem .3rem; }
+svg { max-width: 100%; height: auto; }
+"""
+
+
+def to_page(found: Mapping[str, Any], grids: Sequence[Grid], pictures: Sequence[str] = ()) -> str:
+    """A page with tables, pictures (``svg`` elements), machine, versions and the command line."""
+    where, stack = found["machine"], found["versions"]
+    facts = [
+        f"{where['processor']}, {where['cores']} cores, {where['memory'] / 1e9:.0f} GB, {where['system']}; load "
+        f"{where['load']} at the end; instructions: {', '.join(where['instructions']) or 'none of note'}",
+        ", ".join(f"{name} {number}" for name, number in stack.items()),
+    ]
+    title = html.escape(grids[0].title if grids else "Benchmarks")
+    unfinished = "" if found["finished"] else "<p><strong>Interrupted: what had been measured by then.</strong></p>"
+    return "\n".join(
+        [
+            "<!doctype html>",
+            f'<html lang="en"><head><meta charset="utf-8"><title>{title}</title>',
+            f"<style>{_STYLE}</style></head><body>",
+            f"<h1>{title}</h1>{unfinished}",
+            f"<p>Made by <code>{html.escape(found['command'])}</code></p>",
+            *map(_section, grids),
+            *pictures,
+            "<h2>Machine and versions</h2>",
+            *(f"<p>{html.escape(fact)}</p>" for fact in facts),
+            "</body></html>",
+        ]
+    )
+
+
+def _section(grid: Grid) -> str:
+    def cells(tag: str, row: Sequence[str]) -> str:
+        return "".join(
+            f"<{tag}{' class=words' if at in grid.words else ''}>{html.escape(text)}</{tag}>"
+            for at, text in enumerate(row)
+        )
+
+    rows = "".join(f"<tr>{cells('td', row)}</tr>" for row in grid.rows)
+    notes = "".join(f"<p>{html.escape(note)}</p>" for note in grid.notes)
+    return (
+        f'<h2>{html.escape(grid.title)}</h2><div class="scroll"><table><thead><tr>{cells("th", grid.columns)}</tr>'
+        f"</thead><tbody>{rows}</tbody></table></div>{notes}"
+    )
+
+
+def row_of(found: Mapping[str, Any]) -> Row:
+    """A :class:`Row` as it was written."""
+    spreads = {key: value and Spread(**value) for key, value in found.items() if key.endswith("_seconds")}
+    return Row(**{**found, **spreads})
+
+
+def as_plain_row(row: Row) -> dict[str, Any]:
+    """What :func:`row_of` reads."""
+    return asdict(row)

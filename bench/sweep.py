@@ -1,0 +1,189 @@
+"""How costs grow: one quantity of a workload varied, the others held, and a power of it fitted."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from enum import StrEnum
+
+from bench import memory
+from bench.measure import Bench, Row
+from bench.workloads import Workload, check_memory
+from secagg.errors import ConfigError
+from secagg.protocols.base import AggregationProtocol
+
+
+class Over(StrEnum):
+    """What is varied."""
+
+    CLIENTS = "clients"
+    COORDINATES = "coordinates"
+    DROPOUT = "dropout"
+
+
+#: What is held while another quantity is varied.
+HELD = {
+    Over.CLIENTS: Workload(clients=8, coordinates=10_000, dropout=0.0),
+    Over.COORDINATES: Workload(clients=8, coordinates=1000, dropout=0.0),
+    Over.DROPOUT: Workload(clients=48, coordinates=20_000, dropout=0.0),
+}
+POINTS: Mapping[Over, Sequence[float]] = {
+    Over.CLIENTS: (8, 16, 32, 64, 128),
+    Over.COORDINATES: (1000, 10_000, 100_000, 1_000_000),
+    Over.DROPOUT: (1 / 48, 2 / 48, 4 / 48, 8 / 48, 15 / 48),
+}
+
+#: What is drawn and fitted: the name of a field of :class:`Point`, and what it says.
+QUANTITIES = {
+    "client_seconds": "seconds of a client",
+    "server_seconds": "seconds of the server",
+    "other_seconds": "seconds of a decryptor or aggregator",
+    "bytes_up": "bytes a client sends",
+    "client_memory": "peak memory of a client, bytes",
+    "server_memory": "peak memory of the server, bytes",
+}
+_FITTED = 3  # a power is fitted to the last three points, where fixed costs weigh least
+_LEAST_MEMORY = 1 << 20  # a page here or there is no growth
+
+
+@dataclass(frozen=True)
+class Point:
+    """One protocol under one workload: seconds, bytes, and peak memory by kind of party."""
+
+    protocol: str
+    at: float
+    client_seconds: float
+    server_seconds: float
+    other_seconds: float | None
+    bytes_up: int
+    bytes_down: int
+    client_memory: int
+    server_memory: int
+    other_memory: int | None
+
+
+@dataclass(frozen=True)
+class Sweep:
+    """All points of a sweep, and what was left out and why."""
+
+    over: Over
+    held: Workload
+    points: tuple[Point, ...]
+    left_out: tuple[str, ...]
+
+    def curve(self, protocol: str, quantity: str) -> list[tuple[float, float]]:
+        """Where ``quantity`` of ``protocol`` was measured, and what it was; nothing that is not above 0."""
+        found = [(point.at, getattr(point, quantity)) for point in self.points if point.protocol == protocol]
+        return sorted((at, value) for at, value in found if value is not None and value > 0)
+
+    def exponent(self, protocol: str, quantity: str) -> float | None:
+        """The power with which ``quantity`` grows at the end of its curve; None for fewer than three points."""
+        curve = self.curve(protocol, quantity)[-_FITTED:]
+        if quantity.endswith("memory") and curve and curve[-1][1] < _LEAST_MEMORY:
+            return None
+        return slope(curve)
+
+    @property
+    def protocols(self) -> list[str]:
+        """Those with a point, in the order of the run."""
+        return list(dict.fromkeys(point.protocol for point in self.points))
+
+
+def slope(curve: Sequence[tuple[float, float]]) -> float | None:
+    """The exponent of the power that fits ``curve`` best in logarithms; None for fewer than three points."""
+    if len(curve) < _FITTED:
+        return None
+    x, y = ([math.log(pair[axis]) for pair in curve] for axis in (0, 1))
+    centre = sum(x) / len(x)
+    width = sum((a - centre) ** 2 for a in x)
+    return sum((a - centre) * b for a, b in zip(x, y, strict=True)) / width
+
+
+def workload_at(over: Over, held: Workload, at: float) -> Workload:
+    """``held`` with the varied quantity at ``at``; ``ConfigError`` where that is out of range."""
+    return replace(held, **{str(over): at if over is Over.DROPOUT else int(at)})
+
+
+def points_of(over: Over, given: str | None) -> list[float]:
+    """The points that a command line names, as ``8,16,32``; the usual ones for none."""
+    try:
+        found = POINTS[over] if given is None else [float(part) for part in given.split(",")]
+    except ValueError as error:
+        raise ConfigError(f"got --points {given}; expected numbers with commas between, such as 8,16,32") from error
+    if over is not Over.DROPOUT and any(at != int(at) for at in found):
+        raise ConfigError(f"got --points {given}; expected whole numbers of {over}")
+    if any(at <= 0 for at in found):
+        raise ConfigError(f"got --points {given}; expected numbers above 0, for the axes are logarithmic")
+    return sorted(set(found))
+
+
+class Sweeping:
+    """A sweep under way; :meth:`result` has what there is so far."""
+
+    def __init__(
+        self, over: Over, held: Workload, points: Sequence[float], protocols: Mapping[str, AggregationProtocol]
+    ) -> None:
+        self.over, self.held, self.protocols = over, held, protocols
+        self.workloads = [(at, workload_at(over, held, at)) for at in points]
+        for _, workload in self.workloads:
+            check_memory(workload, protocols)
+        self._points: list[Point] = []
+        self._left_out: list[str] = []
+        self._took: dict[str, list[tuple[float, float]]] = {name: [] for name in protocols}
+
+    def result(self) -> Sweep:
+        """What has been measured."""
+        return Sweep(self.over, self.held, tuple(self._points), tuple(self._left_out))
+
+    def run(self, repeats: int, seconds: float, step: Callable[[str, str], None]) -> None:
+        """Measure every protocol at every point, in turn at each point.
+
+        A point that, as the last ones went, would take a protocol longer than ``seconds`` is left out, and named.
+        """
+        for at, workload in self.workloads:
+            names = [name for name in self.protocols if self._affordable(name, at, seconds)]
+            bench = Bench(workload, {name: self.protocols[name] for name in names})
+            for number in range(repeats + 1):
+                for name in names:
+                    step(name, f"{self.over} {at:,.3g}" if number else f"{self.over} {at:,.3g}: warm-up")
+                    began = time.perf_counter()
+                    if number:
+                        bench.measure(name)
+                    else:
+                        bench.warm(name)
+                    if number == 1:
+                        self._took[name].append((at, time.perf_counter() - began))
+            for name in names:
+                step(name, f"{self.over} {at:,.3g}: memory")
+                self._points.append(_point(at, bench.row(name), memory.peaks(name, workload)))
+
+    def _affordable(self, name: str, at: float, seconds: float) -> bool:
+        took = self._took[name]
+        if not took:
+            return True
+        growth = (at / took[-1][0]) ** max(1.0, slope(took[-_FITTED:]) or 1.0)
+        reckoned = took[-1][1] * growth
+        if self.over is Over.DROPOUT or reckoned <= seconds:
+            return True
+        self._left_out.append(
+            f"{name} at {self.over} {at:,.6g}, which would take some {reckoned:,.0f} s a session "
+            f"(--most-seconds {seconds:g})"
+        )
+        return False
+
+
+def _point(at: float, row: Row, peaks: memory.Peaks) -> Point:
+    return Point(
+        protocol=row.protocol,
+        at=at,
+        client_seconds=row.client_seconds.median,
+        server_seconds=row.server_seconds.median,
+        other_seconds=None if row.other_seconds is None else row.other_seconds.median,
+        bytes_up=row.bytes_up,
+        bytes_down=row.bytes_down,
+        client_memory=peaks.client,
+        server_memory=peaks.server,
+        other_memory=peaks.other,
+    )

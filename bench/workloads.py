@@ -1,0 +1,183 @@
+"""What is run: the same updates, the same cohort and the same silent clients for every protocol.
+
+Updates are rounded to the nearest point of the grid, so that the exact sum is known beforehand, to the last
+bit, from a few lines of NumPy that share nothing with the library.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from secagg.encoding import FixedPoint
+from secagg.errors import ConfigError
+from secagg.layout import Layout
+from secagg.protocols import named
+from secagg.protocols.base import AggregationProtocol, input_round
+from secagg.task import Task
+
+LEAST_CLIENTS, MOST_CLIENTS = 4, 1 << 14
+MOST_COORDINATES = 1 << 31
+CLIP = 1.0
+
+_CORRUPT = 0.33
+_USABLE = 0.7  # of the memory that is free: the rest is for the interpreter, the compiler and the neighbours
+
+
+@dataclass(frozen=True)
+class Workload:
+    """One aggregation: ``clients`` updates of ``coordinates`` float32; a share of ``dropout`` sends no input.
+
+    ``bits`` a value; ``seed`` draws the updates, never a key or a mask. ``ConfigError``, with the valid range, for
+    numbers that no protocol could run under; what memory holds is asked separately (:func:`check_memory`).
+    """
+
+    clients: int = 20
+    coordinates: int = 100_000
+    dropout: float = 0.1
+    bits: int = 16
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        _check("clients", self.clients, LEAST_CLIENTS, MOST_CLIENTS)
+        _check("coordinates", self.coordinates, 1, MOST_COORDINATES)
+        _check("bits", self.bits, 2, 32)
+        _check("seed", self.seed, 0, 2**63)
+        most = (self.clients - self.floor) / self.clients
+        if not 0 <= self.dropout <= 1 or self.gone > self.clients - self.floor:
+            raise ConfigError(
+                f"got --dropout {self.dropout}, which would leave {self.clients - self.gone} of {self.clients} "
+                f"clients; no sum of fewer than {self.floor} is opened: expected 0 to "
+                f"{math.floor(1000 * most) / 1000}"
+            )
+
+    @property
+    def floor(self) -> int:
+        """The least survivors whose sum is opened: what SecAgg needs with a third of the clients corrupt."""
+        return (self.clients + max(1, int(_CORRUPT * self.clients))) // 2 + 1
+
+    @property
+    def gone(self) -> int:
+        """How many clients fall silent just before they would send their input."""
+        return round(self.dropout * self.clients)
+
+    @cached_property
+    def ids(self) -> list[str]:
+        """The cohort; all ids are of one length, so that all clients send the same number of bytes."""
+        width = len(str(self.clients))
+        return [f"c{number:0{width}}" for number in range(1, self.clients + 1)]
+
+    @cached_property
+    def silent(self) -> list[str]:
+        """Who falls silent: spread over the cohort."""
+        return [self.ids[at * self.clients // self.gone] for at in range(self.gone)]
+
+    @property
+    def survivors(self) -> list[str]:
+        """Who is in the sum."""
+        return sorted(set(self.ids) - set(self.silent))
+
+    @property
+    def encoding(self) -> FixedPoint:
+        """Nearest rounding, for a sum that is known beforehand."""
+        return FixedPoint(clip=CLIP, bits=self.bits, rounding="nearest")
+
+    def task(self, protocol: AggregationProtocol) -> Task:
+        """The task of this workload under ``protocol``; ``ConfigError`` if it can't carry it."""
+        layout = Layout.of(np.broadcast_to(np.float32(0), self.coordinates))
+        return Task(protocol, layout, self.encoding, self.clients, self.floor, context=b"bench")
+
+    def updates(self) -> dict[str, NDArray[np.float32]]:
+        """Uniform from -1 to 1, by client."""
+        rng = np.random.default_rng(self.seed)
+        return {client: 2 * rng.random(self.coordinates, np.float32) - 1 for client in self.ids}
+
+    def dropouts(self, protocol: AggregationProtocol) -> dict[str, str]:
+        """The silent clients with the round of ``protocol`` that carries inputs."""
+        return dict.fromkeys(self.silent, input_round(protocol))
+
+
+@dataclass(frozen=True, eq=False)
+class Expected:
+    """What the sum of a workload is: in steps of the grid, to the last bit, and as the mean of the floats."""
+
+    steps: NDArray[np.int64]
+    mean: NDArray[np.float64]
+    scale: float  # steps of the grid in 1.0
+
+    @classmethod
+    def of(cls, workload: Workload, updates: Mapping[str, NDArray[np.float32]]) -> Expected:
+        """Added up in plain NumPy."""
+        scale = ((1 << (workload.bits - 1)) - 1) / CLIP
+        steps = np.zeros(workload.coordinates, np.int64)
+        total = np.zeros(workload.coordinates)
+        for client in workload.survivors:
+            exact = updates[client].astype(np.float64)
+            total += exact
+            steps += np.rint(exact * scale).astype(np.int64)
+        return cls(steps, total / len(workload.survivors), scale)
+
+    def differs(self, total: NDArray[np.float64]) -> int:
+        """In how many coordinates ``total``, a sum of floats, is not the exact one."""
+        found = np.rint(np.asarray(total) * self.scale)
+        near = np.abs(np.asarray(total) * self.scale - found) < 1e-3
+        return int(np.count_nonzero((found != self.steps) | ~near))
+
+
+def chosen(names: Sequence[str]) -> dict[str, AggregationProtocol]:
+    """The protocols of these names, in any case of letters; every registered one for none."""
+    known = named()
+    by_name = {name.casefold(): name for name in known}
+    if unknown := [name for name in names if name.casefold() not in by_name]:
+        raise ConfigError(f"got --protocol {', '.join(unknown)}; expected any of {', '.join(known)}")
+    return {by_name[name.casefold()]: known[by_name[name.casefold()]] for name in names} or known
+
+
+def memory_needed(workload: Workload, protocol: AggregationProtocol) -> int:
+    """Bytes that a run with all parties in one process takes, reckoned from the sizes of its messages.
+
+    Each client's update, its encoding, and its upload twice: in its saved state and on its way. What the server
+    sends in the rounds of keys and shares is what the clients sent it.
+    """
+    cost = protocol.cost(workload.task(protocol), workload.ids)
+    upload = cost.up[input_round(protocol)]
+    rest = sum(cost.up.values()) - upload
+    each = 8 * workload.coordinates + 2 * upload + 4 * rest
+    return workload.clients * each + sum(cost.down.values()) + 128 * workload.coordinates
+
+
+def check_memory(workload: Workload, protocols: Mapping[str, AggregationProtocol], free: int | None = None) -> None:
+    """``ConfigError``, with what would fit, for a workload beyond the memory that is free."""
+    usable = int(_USABLE * (memory_free() if free is None else free))
+    for name, protocol in protocols.items():
+        # Signed lists of survivors alone are quadratic; nothing is allocated to find that out.
+        least = workload.clients * 8 * workload.coordinates
+        needed = least if least > usable else memory_needed(workload, protocol)
+        if needed > usable:
+            small = memory_needed(replace(workload, coordinates=1024), protocol)
+            each = max(1, memory_needed(replace(workload, coordinates=8192), protocol) - small) / (8192 - 1024)
+            most = max(0, int((usable - small) / each))
+            raise ConfigError(
+                f"got {workload.clients} clients of {workload.coordinates:,} coordinates, which would take "
+                f"{needed / 1e9:.1f} GB under {name}, and {usable / 1e9:.1f} GB are to be had: expected "
+                f"--coordinates of at most {most:,}, or fewer --clients"
+            )
+
+
+def memory_free() -> int:
+    """Bytes that can be had without swapping."""
+    for line in Path("/proc/meminfo").read_text().splitlines():
+        if line.startswith("MemAvailable:"):
+            return 1024 * int(line.split()[1])
+    raise ConfigError("got no MemAvailable in /proc/meminfo; the benchmarks run on Linux")
+
+
+def _check(name: str, value: object, least: int, most: int) -> None:
+    if isinstance(value, bool) or not isinstance(value, int) or not least <= value <= most:
+        raise ConfigError(f"got --{name} {value}; expected {least:,} to {most:,}")
