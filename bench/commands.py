@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import shlex
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 from rich.console import Console
@@ -58,6 +58,8 @@ def run(
     as_html: Html = None,
 ) -> None:
     """A table: a row per protocol, over the same updates, cohort and dropouts. A wrong sum fails the run."""
+    from bench.plots import trade
+
     protocols = chosen(protocol or [])
     workload = Workload(clients, coordinates, dropout, bits, seed)
     check_memory(workload, protocols)
@@ -76,12 +78,7 @@ def run(
             workload=workload,
             rows=[*map(report.as_plain_row, rows)],
         )
-        if as_json:
-            report.write_json(as_json, found)
-        if as_html:
-            from bench.plots import to_svg, trade
-
-            report.write(as_html, report.to_page(found, [grid], [to_svg(trade(rows))] if rows else []))
+        _write(as_json, as_html, found, [grid], lambda: [trade(rows)] if rows else [])
 
     with _shown(show), _progress(len(protocols) * (repeats + 1)) as step:
         in_turn(bench, repeats, seconds, step)
@@ -102,7 +99,7 @@ def sweep(
     as_html: Html = None,
 ) -> None:
     """Growth curves with fitted exponents and peak memory by party, as PNG and SVG."""
-    from bench.plots import growth, save, to_svg
+    from bench.plots import growth, save
 
     protocols = chosen(protocol or [])
     held = HELD[over]
@@ -127,18 +124,47 @@ def sweep(
             left_out=result.left_out,
             exponents=report.exponents(result),
         )
-        if as_json:
-            report.write_json(as_json, found)
-        if not result.points:
-            return
-        show_grid(grid)
-        for path in save(growth(result), out):
-            typer.echo(f"Picture: {path}")
-        if as_html:
-            report.write(as_html, report.to_page(found, [grid], [to_svg(growth(result))]))
+        if result.points:
+            show_grid(grid)
+            for path in save(growth(result), out):
+                typer.echo(f"Picture: {path}")
+        _write(as_json, as_html, found, [grid], lambda: [growth(result)] if result.points else [])
 
     with _shown(show), _progress(len(sweeping.workloads) * len(protocols) * (repeats + 2)) as step:
         sweeping.run(repeats, most_seconds, step)
+
+
+@app.command()
+def peers(
+    peer: Annotated[
+        list[str] | None, typer.Option("--peer", help="This peer only; repeat for more. By default all.")
+    ] = None,
+    repeats: Annotated[int, typer.Option(min=3, max=100, help="Turns of each comparison.")] = 7,
+    seconds: Annotated[float, typer.Option(min=1, help="Fewer turns, at least 3, where they take longer.")] = 15.0,
+    as_json: Json = None,
+    as_html: Html = None,
+) -> None:
+    """The same work through each peer that is installed, and through ours. A wrong answer fails the run."""
+    from bench.peer_calls import COMPARISONS
+    from bench.peers import Comparing, peers_grid, selected
+
+    _check_outputs(as_json, as_html)
+    comparing = Comparing(selected(COMPARISONS, peer or []))
+
+    def show(finished: bool) -> None:
+        grid = peers_grid(comparing.compared, comparing.absent)
+        show_grid(grid)
+        found = report.document(
+            report.Kind.PEERS,
+            command_line(),
+            finished=finished,
+            compared=comparing.compared,
+            absent=comparing.absent,
+        )
+        _write(as_json, as_html, found, [grid])
+
+    with _shown(show), _progress(len(comparing.comparisons)) as step:
+        comparing.run(repeats, seconds, step)
 
 
 def show_grid(grid: report.Grid) -> None:
@@ -181,6 +207,22 @@ def _progress(total: int) -> Iterator[Callable[[str, str], None]]:
             begun += 1
 
         yield step
+
+
+def _write(
+    as_json: Path | None,
+    as_html: Path | None,
+    found: Mapping[str, Any],
+    grids: Sequence[report.Grid],
+    draw: Callable[[], Sequence[Any]] = tuple,
+) -> None:
+    """Write what was asked for; ``draw`` makes the page's pictures."""
+    if as_json:
+        report.write_json(as_json, found)
+    if as_html:
+        from bench.plots import to_svg
+
+        report.write(as_html, report.to_page(found, grids, [to_svg(figure) for figure in draw()]))
 
 
 def _check_outputs(as_json: Path | None, as_html: Path | None) -> None:

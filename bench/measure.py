@@ -243,6 +243,29 @@ def most_dropouts(workload: Workload, protocol: AggregationProtocol) -> int:
     return len(cohort) - high
 
 
+@dataclass(frozen=True)
+class Call:
+    """Something to be timed: ``run`` of what ``setup`` gave, which is off the clock; or of nothing."""
+
+    run: Callable[..., Any]
+    setup: Callable[[], Any] | None = None
+
+    def seconds(self, times: int = 1) -> float:
+        """Of one run, on average over ``times``."""
+        took = 0.0
+        if self.setup is None:
+            began = time.perf_counter()
+            for _ in range(times):
+                self.run()
+            return (time.perf_counter() - began) / times
+        for _ in range(times):
+            given = self.setup()
+            began = time.perf_counter()
+            self.run(given)
+            took += time.perf_counter() - began
+        return took / times
+
+
 @dataclass
 class Turns:
     """Calls measured in turn, A B A B, in one process: seconds by name, in the order of the turns."""
@@ -250,32 +273,22 @@ class Turns:
     seconds: dict[str, list[float]] = field(default_factory=lambda: defaultdict(list))
 
     @classmethod
-    def of(cls, calls: Mapping[str, Callable[[], Any]], repeats: int, most_seconds: float) -> Turns:
-        """Call all of ``calls`` once without a clock, then ``repeats`` times in turn.
+    def of(cls, calls: Mapping[str, Call], repeats: int, most_seconds: float) -> Turns:
+        """Make all of ``calls`` once to warm up (twice where that is quick), then ``repeats`` times in turn.
 
         Fewer times, though at least three, where that would take longer than ``most_seconds``; a call under a
         millisecond is made so often in a turn that it lasts one, and counted as one.
         """
         turns, times = cls(), {}
         for name, call in calls.items():
-            for _ in range(2):  # the first may compile
-                began = time.perf_counter()
-                call()
-                took = time.perf_counter() - began
-                if took > 1.0:
-                    break
+            took = call.seconds()
+            if took < 1.0:  # or else the first may have compiled
+                took = call.seconds()
             times[name] = max(1, int(1e-3 / max(took, 1e-9)))
         began = time.perf_counter()
         for number in range(repeats):
             if number >= 3 and (time.perf_counter() - began) * (1 + 1 / number) > most_seconds:
                 break
             for name, call in calls.items():
-                started = time.perf_counter()
-                for _ in range(times[name]):
-                    call()
-                turns.seconds[name].append((time.perf_counter() - started) / times[name])
+                turns.seconds[name].append(call.seconds(times[name]))
         return turns
-
-    def ratio(self, slow: str, fast: str) -> Spread:
-        """How many times as long ``slow`` takes as ``fast``: turn by turn, so that a noisy minute spoils both."""
-        return Spread.of(a / b for a, b in zip(self.seconds[slow], self.seconds[fast], strict=True))

@@ -1,7 +1,7 @@
 """Peak memory by party: each party that is watched lives in a process of its own.
 
-``python -m bench.memory PROTOCOL CLIENTS COORDINATES DROPOUT`` plays one session in a fresh interpreter. The server,
-one client and one of each other role are forked off from it before anything is sent, run a small session of
+``python -m bench.memory PROTOCOL CLIENTS COORDINATES DROPOUT BITS`` plays one session in a fresh interpreter. The
+server, one client and two others at most are forked off from it before anything is sent, run a small session of
 their own to load and compile, and then take their messages through a pipe: what they answer is the session's.
 What counts is the most resident memory since then, less what was resident at that moment.
 """

@@ -164,7 +164,7 @@ def trade(rows: Sequence[Row]) -> Figure:
     axes.set_yscale("log")
     axes.set_xlim(min(x) / 2, max(x) * 3)
     axes.set_ylim(min(*y, 3.0) / 1.4, max(y) * 1.5)
-    for index, row in enumerate(rows):
+    for index in range(len(rows)):
         axes.plot(x[index], y[index], **{**style(index), "linestyle": "", "markersize": 9})
     low, high = map(math.log, axes.get_ylim())
     order = sorted(range(len(rows)), key=lambda at: y[at])

@@ -135,7 +135,8 @@ def check_writable(option: str, path: Path | None) -> None:
 def run_grid(rows: Sequence[Row], workload: Workload) -> Grid:
     """A row per protocol."""
     columns = (
-        "protocol", "client", "server", "other\nparty", "client sends\n/ a coordinate", "client gets\n/ a coordinate",
+        "protocol", "client", "server", "other\nparty", "client sends\n/ a coordinate",
+        "client gets\n/ a coordinate",
         "times\nfloat32", "rounds", "largest\nerror", "may\ndrop out",
         "to learn one client's update would take", "post-\nquantum",
     )  # fmt: skip
@@ -228,7 +229,8 @@ body { font: 15px/1.5 system-ui, sans-serif; max-width: 1280px; margin: 2rem aut
   color: #1a1a1a; }
 h1 { font-size: 1.6rem; } h2 { font-size: 1.2rem; margin-top: 2.2rem; }
 table { border-collapse: collapse; width: 100%; font-size: 13px; font-variant-numeric: tabular-nums; }
-th, td { white-space: pre-line; padding: .35rem .5rem; text-align: right; vertical-align: top; border-bottom: 1px solid #ddd; }
+th, td { white-space: pre-line; padding: .35rem .5rem; text-align: right; vertical-align: top;
+  border-bottom: 1px solid #ddd; }
 th { border-bottom: 2px solid #333; font-weight: 600; }
 th.words, td.words, th:first-child, td:first-child { text-align: left; } td:first-child { font-weight: 600; }
 

@@ -1,0 +1,191 @@
+"""The same work through other people's code and ours: A B A B in one process, medians with their spread.
+
+How each peer is called is in ``peer_calls``; what is left out of a comparison is said in ``docs/benchmarks.md``. A
+ratio supports a claim only if its whole spread does.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from importlib.metadata import PackageNotFoundError, version
+from importlib.util import find_spec
+from typing import Any
+
+from bench.measure import Call, Spread, Turns, WrongSum
+from bench.plots import duration, size
+from bench.report import Grid
+from secagg.errors import ConfigError
+
+
+class Absent(Exception):  # noqa: N818 - a finding that is reported
+    """A comparison that can't be made here, with the reason."""
+
+
+@dataclass(frozen=True)
+class Peer:
+    """Somebody else's package: its name in the index, and what proves that it is there."""
+
+    name: str
+    module: str
+    install: str
+
+    @property
+    def version(self) -> str | None:
+        """The installed version; None if the package isn't there."""
+        if find_spec(self.module.partition(".")[0]) is None:
+            return None
+        try:
+            return version(self.name)
+        except PackageNotFoundError:
+            return "of unknown version"
+
+
+@dataclass(frozen=True)
+class Pair:
+    """Both sides of a comparison, ready to be called: each does its ``units`` of work in a call.
+
+    ``bytes`` are of one unit, theirs and ours, where the work makes something that travels. ``ours`` and ``theirs``
+    have been checked to give the right answer.
+    """
+
+    theirs: Call
+    ours: Call
+    their_units: int = 1
+    our_units: int = 1
+    their_bytes: float | None = None
+    our_bytes: float | None = None
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """One piece of work that a peer does too. ``claim``: how many times as fast we say that ours is, at least."""
+
+    work: str
+    unit: str
+    peer: Peer
+    build: Callable[[], Pair]
+    claim: float | None = None
+
+
+@dataclass(frozen=True)
+class Compared:
+    """What came of it: seconds a unit, and how many times as long theirs took."""
+
+    work: str
+    unit: str
+    peer: str
+    peer_version: str
+    theirs: Spread
+    ours: Spread
+    ratio: Spread
+    their_bytes: float | None
+    our_bytes: float | None
+    claim: float | None
+    verdict: str
+    turns: int
+
+
+def verdict(ratio: Spread, claim: float | None) -> str:
+    """What a ratio says of the claim that it is at least so large."""
+    if claim is None:
+        return ""
+    if ratio.least >= claim:
+        return "holds"
+    return "fails" if ratio.most < claim else "not supported: the spread crosses it"
+
+
+def compare(comparison: Comparison, repeats: int, seconds: float) -> Compared:
+    """Make one comparison. Raises :class:`Absent`, or :class:`WrongSum` where a side answers wrongly."""
+    found = comparison.peer.version
+    if found is None:
+        raise Absent(f"{comparison.peer.name} isn't installed: {comparison.peer.install}")
+    pair = comparison.build()
+    turns = Turns.of({"theirs": pair.theirs, "ours": pair.ours}, repeats, seconds)
+    their, our = ([each / units for each in turns.seconds[name]] for name, units in
+                  (("theirs", pair.their_units), ("ours", pair.our_units)))  # fmt: skip
+    ratio = Spread.of(a / b for a, b in zip(their, our, strict=True))
+    return Compared(
+        work=comparison.work,
+        unit=comparison.unit,
+        peer=comparison.peer.name,
+        peer_version=found,
+        theirs=Spread.of(their),
+        ours=Spread.of(our),
+        ratio=ratio,
+        their_bytes=pair.their_bytes,
+        our_bytes=pair.our_bytes,
+        claim=comparison.claim,
+        verdict=verdict(ratio, comparison.claim),
+        turns=len(our),
+    )
+
+
+class Comparing:
+    """All comparisons, one after the other; what there is so far is in ``compared`` and ``absent``."""
+
+    def __init__(self, comparisons: Sequence[Comparison]) -> None:
+        self.comparisons = comparisons
+        self.compared: list[Compared] = []
+        self.absent: dict[str, str] = {}
+
+    def run(self, repeats: int, seconds: float, step: Callable[[str, str], None]) -> None:
+        """Make them; what can't be made is named in ``absent``."""
+        for comparison in self.comparisons:
+            step(comparison.peer.name, comparison.work)
+            try:
+                self.compared.append(compare(comparison, repeats, seconds))
+            except Absent as reason:
+                self.absent[f"{comparison.peer.name}, {comparison.work}"] = str(reason)
+
+
+def selected(comparisons: Sequence[Comparison], names: Sequence[str]) -> list[Comparison]:
+    """The comparisons with peers of these names; all for none. ``ConfigError`` for a name of nobody's."""
+    known = sorted({comparison.peer.name for comparison in comparisons})
+    if unknown := sorted(set(names) - set(known)):
+        raise ConfigError(f"got --peer {', '.join(unknown)}; expected any of {', '.join(known)}")
+    return [comparison for comparison in comparisons if not names or comparison.peer.name in names]
+
+
+def peers_grid(compared: Sequence[Compared], absent: Mapping[str, str]) -> Grid:
+    """A row per comparison, with what is missing below."""
+    columns = ("work", "peer", "theirs", "ours", "times as fast", "from – to", "bytes theirs", "ours", "claim", "")
+    rows = [
+        (
+            f"{one.work}, a {one.unit}",
+            f"{one.peer} {one.peer_version}",
+            duration(one.theirs.median),
+            duration(one.ours.median),
+            times(one.ratio.median),
+            f"{times(one.ratio.least)} – {times(one.ratio.most)}",
+            "" if one.their_bytes is None else size_of(one.their_bytes),
+            "" if one.our_bytes is None else size_of(one.our_bytes),
+            "" if one.claim is None else f"≥ {one.claim:g}",
+            one.verdict,
+        )
+        for one in compared
+    ]
+    turns = sorted({one.turns for one in compared})
+    notes = [
+        "Seconds and bytes are of one unit of the work. Theirs and ours in turn, "
+        f"{' or '.join(map(str, turns))} times after a warm-up, in one process; medians, and the least and the most "
+        "ratio of any turn. A claim holds only if every turn supports it.",
+        *(f"Not compared: {work}: {reason}." for work, reason in absent.items()),
+    ]
+    return Grid("Beside the peers' own code", columns, rows, notes)
+
+
+def times(ratio: float) -> str:
+    """A ratio in words."""
+    return f"{ratio:,.0f}" if ratio >= 20 else f"{ratio:.1f}" if ratio >= 1 else f"{ratio:.2f}"
+
+
+def size_of(value: float) -> str:
+    """Bytes of a unit, which may be a fraction of one."""
+    return f"{value:.3g} B" if value < 1000 else size(value)
+
+
+def require(right: Any, what: str) -> None:
+    """Raise :class:`WrongSum` unless ``right``: no figure is printed of a wrong answer."""
+    if not right:
+        raise WrongSum(f"{what} gave a wrong answer")
