@@ -30,8 +30,8 @@ Names = Annotated[
 ]
 Json = Annotated[Path | None, typer.Option("--json", help="Write the result here, for compare and for machines.")]
 Html = Annotated[Path | None, typer.Option("--html", help="Write one page that needs nothing beside itself.")]
-Clients = Annotated[int, typer.Option(help="How many take part.")]
-Coordinates = Annotated[int, typer.Option(help="Numbers in an update.")]
+Clients = Annotated[int, typer.Option("--clients", help="How many take part.")]
+Coordinates = Annotated[int, typer.Option("--coordinates", help="Numbers in an update.")]
 Dropout = Annotated[float, typer.Option(help="The share that falls silent just before its input.")]
 Bits = Annotated[int, typer.Option(help="Bits a value is quantized to.")]
 Seed = Annotated[int, typer.Option(help="Draws the updates; never a key or a mask.")]
@@ -165,6 +165,77 @@ def peers(
 
     with _shown(show), _progress(len(comparing.comparisons)) as step:
         comparing.run(repeats, seconds, step)
+
+
+@app.command()
+def plan(
+    clients: Clients,
+    coordinates: Coordinates,
+    uplink: Annotated[str, typer.Option(help="A client's line, as 10Mbit.")] = "10Mbit",
+    downlink: Annotated[str, typer.Option(help="The same, the other way.")] = "50Mbit",
+    protocol: Names = None,
+    dropout: Dropout = 0.1,
+    bits: Bits = 16,
+    check: Annotated[bool, typer.Option("--check", help="Hold the plan against real sessions too.")] = False,
+    as_json: Json = None,
+    as_html: Html = None,
+) -> None:
+    """What each protocol would cost at your scale, by rates measured now, and which to take."""
+    from bench import plan as planning
+    from bench.rates import Rates, calibrate
+
+    protocols = chosen(protocol or [])
+    workload = Workload(clients, coordinates, dropout, bits)
+    link = planning.Link(planning.bandwidth("--uplink", uplink), planning.bandwidth("--downlink", downlink))
+    _check_outputs(as_json, as_html)
+    rates: dict[str, Rates] = {}
+    found: list[planning.Checked] = []
+
+    def show(finished: bool) -> None:
+        planned = planning.plan({name: protocols[name] for name in rates}, rates, workload, link)
+        grids = [planning.plan_grid(planned, workload, link)]
+        grids += [planning.checked_grid(found, planning.CHECKED)] if found else []
+        for grid in grids:
+            show_grid(grid)
+        result = report.document(
+            report.Kind.PLAN,
+            command_line(),
+            finished=finished,
+            workload=workload,
+            link=link,
+            planned=planned,
+            recommended=planning.recommended(planned),
+            checked=[{**report.plain(one), "ratio": one.ratio, "holds": one.holds} for one in found],
+        )
+        _write(as_json, as_html, result, grids)
+
+    with _shown(show), _progress(len(protocols) * (8 + check)) as step:
+        for name, one in protocols.items():
+            rates[name] = calibrate(name, one, step)
+        for name, one in protocols.items() if check else ():
+            step(name, "a real session")
+            found.extend(planning.checked(name, one, rates[name]))
+    if any(not one.holds for one in found):
+        typer.echo("bench: FAILED: the plan is off by more than a quarter", err=True)
+        raise typer.Exit(1)
+
+
+@app.command()
+def compare(
+    old: Annotated[Path, typer.Argument(help="What --json wrote before.")],
+    new: Annotated[Path, typer.Argument(help="What --json wrote after.")],
+    tolerance: Annotated[
+        float, typer.Option(min=0.0, help="How much slower is still the same: 0.25 is a quarter.")
+    ] = 0.25,
+) -> None:
+    """Hold a result of run or peers against an older one; exits 1 if a figure got worse past the tolerance."""
+    from bench.compare import changes_grid, compared
+
+    before, after = report.read_json(old), report.read_json(new)
+    changes = compared(before, after, tolerance)
+    show_grid(changes_grid(changes, tuple(one["machine"]["processor"] for one in (before, after))))  # type: ignore
+    if any(change.worse for change in changes):
+        raise typer.Exit(1)
 
 
 def show_grid(grid: report.Grid) -> None:

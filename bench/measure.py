@@ -158,6 +158,10 @@ class Bench:
         self._sessions[name].append(session)
         return session
 
+    def forget(self, name: str) -> None:
+        """What was measured of ``name`` so far doesn't count."""
+        self._sessions[name].clear()
+
     def rows(self) -> list[Row]:
         """The protocols that were measured at least once, in their order."""
         return [self.row(name) for name in self.protocols if self._sessions[name]]

@@ -279,7 +279,7 @@ def pypaillier_encrypt() -> Pair:
 
 @cache
 def _nvflare() -> tuple[Any, list[Any]]:
-    """The context of NVFlare's ``HEBuilder`` (CKKS, 8192, 60 + 40 + 40 bits, scale 2^40, symmetric), and a model."""
+    """The context of NVFlare's ``HEBuilder`` (CKKS, 8192, 60 + 40 + 40 bits, scale 2^40, symmetric); a model."""
     import tenseal
 
     context = tenseal.context(

@@ -168,8 +168,8 @@ def peers_grid(compared: Sequence[Compared], absent: Mapping[str, str]) -> Grid:
     turns = sorted({one.turns for one in compared})
     notes = [
         "Seconds and bytes are of one unit of the work. Theirs and ours in turn, "
-        f"{' or '.join(map(str, turns))} times after a warm-up, in one process; medians, and the least and the most "
-        "ratio of any turn. A claim holds only if every turn supports it.",
+        f"{' or '.join(map(str, turns))} times after a warm-up, in one process; medians, and the least and the "
+        "most ratio of any turn. A claim holds only if every turn supports it.",
         *(f"Not compared: {work}: {reason}." for work, reason in absent.items()),
     ]
     return Grid("Beside the peers' own code", columns, rows, notes)

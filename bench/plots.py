@@ -18,6 +18,7 @@ from bench.sweep import QUANTITIES, Over, Sweep
 _MARKERS = "osD^vP*Xph<>"
 _SHADES = ("#000000", "#1f4e79", "#5a5a5a", "#3f7fb5", "#8a8a8a")
 _LINES = ("-", "--", "-.", ":")
+MEMORY_FLOOR = 500_000  # bytes: less is the allocator's, not the protocol's
 _APART = 0.062  # of a panel's height between two names
 
 _AXES = {
@@ -68,7 +69,8 @@ def _panel(axes: Any, sweep: Sweep, quantity: str) -> None:
     factor = sweep.held.clients if sweep.over is Over.DROPOUT else 1
     ends = []
     for index, protocol in enumerate(sweep.protocols):
-        curve = [(at * factor, value) for at, value in sweep.curve(protocol, quantity)]
+        least = MEMORY_FLOOR if "memory" in quantity else 0
+        curve = [(at * factor, max(value, least)) for at, value in sweep.curve(protocol, quantity)]
         if not curve:
             continue
         axes.plot(*zip(*curve, strict=True), **style(index))
@@ -77,7 +79,11 @@ def _panel(axes: Any, sweep: Sweep, quantity: str) -> None:
     axes.set_xscale("log")
     axes.set_yscale("log")
     low, high = (of(value for at, value in _all(sweep, quantity)) for of in (min, max))
-    axes.set_ylim(low / 1.6, max(high, low * 30) * 1.6)
+    axes.set_ylim(low / 1.6, max(high, low * 12) * 1.6)
+    title = QUANTITIES[quantity].replace(", bytes", "")
+    if "memory" in quantity:
+        axes.set_ylim(bottom=MEMORY_FLOOR / 1.15)
+        title += f" (what is below {size(MEMORY_FLOOR)} is drawn at it)"
     values = sorted({at * factor for at, _ in _all(sweep, quantity)})
     axes.set_xlim(values[0] / 1.15, values[-1] * 1.15)
     axes.set_xticks(values, [f"{value:,.0f}" for value in values])
@@ -85,7 +91,7 @@ def _panel(axes: Any, sweep: Sweep, quantity: str) -> None:
     axes.xaxis.set_minor_locator(LogLocator(subs=[]))
     axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: _amount(value, quantity)))
     axes.set_xlabel(_AXES[sweep.over])
-    axes.set_title(QUANTITIES[quantity].replace(", bytes", ""), fontsize=13, loc="left")
+    axes.set_title(title, fontsize=13, loc="left")
     axes.grid(visible=True, which="major", axis="y", color="#dddddd", linewidth=0.8)
     axes.spines[["top", "right"]].set_visible(False)
     _name(axes, ends)

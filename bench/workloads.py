@@ -22,7 +22,7 @@ from secagg.protocols import named
 from secagg.protocols.base import AggregationProtocol, input_round
 from secagg.task import Task
 
-LEAST_CLIENTS, MOST_CLIENTS = 4, 1 << 14
+LEAST_CLIENTS, MOST_CLIENTS, MOST_PLAYED = 4, 1 << 24, 1 << 14
 MOST_COORDINATES = 1 << 31
 CLIP = 1.0
 
@@ -154,6 +154,7 @@ def memory_needed(workload: Workload, protocol: AggregationProtocol) -> int:
 
 def check_memory(workload: Workload, protocols: Mapping[str, AggregationProtocol], free: int | None = None) -> None:
     """``ConfigError``, with what would fit, for a workload beyond the memory that is free."""
+    _check("clients", workload.clients, LEAST_CLIENTS, MOST_PLAYED)
     usable = int(_USABLE * (memory_free() if free is None else free))
     for name, protocol in protocols.items():
         # Signed lists of survivors alone are quadratic; nothing is allocated to find that out.

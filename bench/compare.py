@@ -1,0 +1,111 @@
+"""Two results of the same command, held against each other: which figures got worse past a tolerance."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from bench.plots import duration, size
+from bench.report import Grid, Kind
+from secagg.errors import ConfigError
+
+_LEAST_SECONDS = 5e-4  # a difference of less is the clock's
+_BYTES_TOLERANCE = 0.01
+
+
+@dataclass(frozen=True)
+class Change:
+    """One figure in both results; for ``higher`` ones, such as a ratio over a peer, more is better."""
+
+    what: str
+    figure: str
+    old: float | None
+    new: float | None
+    tolerance: float
+    higher: bool = False
+
+    @property
+    def ratio(self) -> float:
+        """New over old."""
+        return (self.new or 0.0) / self.old if self.old else float("inf")
+
+    @property
+    def worse(self) -> bool:
+        """Whether it is past the tolerance, or gone."""
+        if self.new is None:
+            return True
+        if self.old is None:
+            return False
+        if "seconds" in self.figure and abs(self.new - self.old) < _LEAST_SECONDS:
+            return False
+        return self.ratio < 1 / (1 + self.tolerance) if self.higher else self.ratio > 1 + self.tolerance
+
+
+def compared(old: Mapping[str, Any], new: Mapping[str, Any], tolerance: float) -> list[Change]:
+    """Every figure of ``old`` beside that of ``new``. ``ConfigError`` for results that don't compare."""
+    if old["kind"] != new["kind"]:
+        raise ConfigError(f"got a result of {old['kind']} and one of {new['kind']}; expected two of one command")
+    if not new["finished"] or not old["finished"]:
+        raise ConfigError("got a result that was interrupted; run the command to its end")
+    if old["kind"] == Kind.RUN:
+        if old["workload"] != new["workload"]:
+            raise ConfigError(f"got workloads {old['workload']} and {new['workload']}; expected the same for both")
+        return list(_rows(old["rows"], new["rows"], tolerance))
+    if old["kind"] == Kind.PEERS:
+        return list(_ratios(old["compared"], new["compared"], tolerance))
+    raise ConfigError(f"got results of {old['kind']}; expected those of run or peers")
+
+
+def _rows(old: list[dict[str, Any]], new: list[dict[str, Any]], tolerance: float) -> Iterator[Change]:
+    now = {row["protocol"]: row for row in new}
+    for row in old:
+        name, later = row["protocol"], now.get(row["protocol"])
+        for figure in ("client_seconds", "server_seconds", "other_seconds"):
+            if row[figure] is not None:
+                found = (later or {}).get(figure)
+                yield Change(name, figure, row[figure]["median"], found and found["median"], tolerance)
+        for figure in ("bytes_up", "bytes_down"):
+            yield Change(name, figure, row[figure], (later or {}).get(figure), _BYTES_TOLERANCE)
+
+
+def _ratios(old: list[dict[str, Any]], new: list[dict[str, Any]], tolerance: float) -> Iterator[Change]:
+    now = {(one["peer"], one["work"]): one for one in new}
+    for one in old:
+        later = now.get((one["peer"], one["work"]))
+        what = f"{one['peer']}: {one['work']}"
+        ratio = later and later["ratio"]["median"]
+        yield Change(what, "times as fast", one["ratio"]["median"], ratio, tolerance, higher=True)
+        if one["our_bytes"]:
+            yield Change(what, "bytes ours", one["our_bytes"], later and later["our_bytes"], _BYTES_TOLERANCE)
+
+
+def changes_grid(changes: list[Change], machines: tuple[Any, Any]) -> Grid:
+    """The figures that got worse, or all if none did."""
+    shown = [change for change in changes if change.worse] or changes
+    rows = [
+        (
+            change.what,
+            change.figure.replace("_", " "),
+            _words(change, change.old),
+            _words(change, change.new),
+            "" if change.new is None else f"{change.ratio:.2f}",
+            "worse" if change.worse else "",
+        )
+        for change in shown
+    ]
+    worse = sum(change.worse for change in changes)
+    notes = [f"{worse} of {len(changes)} figures got worse past the tolerance, or are gone."]
+    if machines[0] != machines[1]:
+        notes.append(
+            f"Taken on different machines: {machines[0]}, and {machines[1]}. Seconds tell little across them."
+        )
+    return Grid("New against old", ("what", "figure", "old", "new", "new / old", ""), rows, notes)
+
+
+def _words(change: Change, value: float | None) -> str:
+    if value is None:
+        return "gone"
+    if "seconds" in change.figure:
+        return duration(value)
+    return size(value) if "bytes" in change.figure else f"{value:.3g}"

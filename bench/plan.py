@@ -1,0 +1,322 @@
+"""What a protocol would cost at a scale that fits no machine: rates of a minute ago, times exact counts.
+
+Bytes are exact; seconds are those of one core like this machine's. :func:`checked` holds a plan against a real
+session of a size that fits.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from bench.measure import Bench
+from bench.plots import duration, size
+from bench.rates import Counts, Rates, pairwise
+from bench.report import Grid
+from bench.workloads import Workload
+from secagg import wire
+from secagg.errors import ConfigError
+from secagg.protocols.base import AggregationProtocol, Round
+from secagg.protocols.lanes import vectors_size
+from secagg.session import path_length
+from secagg.task import Task
+
+TOLERANCE = 0.25
+CHECKED = Workload(clients=20, coordinates=100_000, dropout=0.1)
+_LEAST_SECONDS = 1e-3  # less is not checked: a scheduler's tick is as long
+
+_UNITS = {"bit": 1, "kbit": 10**3, "Mbit": 10**6, "Gbit": 10**9}
+
+
+@dataclass(frozen=True)
+class Link:
+    """What a client's line carries, bits a second each way."""
+
+    up: float
+    down: float
+
+    def seconds(self, up: int, down: int) -> float:
+        """To send and to get so many bytes, one after the other."""
+        return 8 * up / self.up + 8 * down / self.down
+
+
+@dataclass(frozen=True)
+class Planned:
+    """One protocol at one scale. Seconds are core-seconds; ``refused`` says why it can't run."""
+
+    protocol: str
+    client_seconds: float = 0.0
+    server_seconds: float = 0.0
+    other_seconds: float | None = None
+    bytes_up: int = 0
+    bytes_down: int = 0
+    wire_seconds: float = 0.0
+    server_bytes: int = 0
+    neighbours: int = 0
+    client_formula: str = ""
+    server_formula: str = ""
+    other_formula: str = ""
+    collusion: str = ""
+    post_quantum: bool = False
+    others: int = 0
+    refused: str = ""
+
+    @property
+    def waiting(self) -> float:
+        """What a client takes: its computing, and its line."""
+        return self.client_seconds + self.wire_seconds
+
+
+def bandwidth(option: str, text: str) -> float:
+    """Bits a second from ``10Mbit``; ``ConfigError`` for anything but a number above 0 and a unit."""
+    match = re.fullmatch(r"(\d+(?:\.\d+)?)\s*([kMG]?bit)(?:/s)?", text.strip())
+    if match is None or float(match[1]) <= 0:
+        raise ConfigError(
+            f"got {option} {text}; expected a number above 0 and any of {', '.join(_UNITS)}, as 10Mbit"
+        )
+    return float(match[1]) * _UNITS[match[2]]
+
+
+def plan(
+    protocols: Mapping[str, AggregationProtocol], rates: Mapping[str, Rates], workload: Workload, link: Link
+) -> list[Planned]:
+    """Every protocol at ``workload``; one that can't carry it is there with the reason."""
+    found = []
+    for name, protocol in protocols.items():
+        try:
+            found.append(_planned(name, protocol, rates[name], workload, link))
+        except ConfigError as reason:
+            found.append(Planned(name, refused=str(reason)))
+    return found
+
+
+def _planned(name: str, protocol: AggregationProtocol, rates: Rates, workload: Workload, link: Link) -> Planned:
+    task, counts = workload.task(protocol), Counts.of(protocol, workload)
+    up, down = traffic(protocol, task)
+    seconds = {role: formula.seconds(counts) for role, formula in rates.formulas.items()}
+    formulas = {role: str(formula) for role, formula in rates.formulas.items()}
+    if pairwise(protocol):
+        collusion, post_quantum = protocol.collusion(task, None), False  # type: ignore[attr-defined]
+    else:
+        cost = protocol.cost(task)
+        collusion, post_quantum = cost.collusion, cost.post_quantum
+    return Planned(
+        protocol=name,
+        client_seconds=seconds["client"],
+        server_seconds=seconds["server"],
+        other_seconds=seconds.get("other"),
+        bytes_up=up,
+        bytes_down=down,
+        wire_seconds=link.seconds(up, down),
+        server_bytes=workload.clients * (up + down),
+        neighbours=counts.k,
+        client_formula=formulas["client"],
+        server_formula=formulas["server"],
+        other_formula=formulas.get("other", ""),
+        collusion=collusion,
+        post_quantum=post_quantum,
+        others=sum(protocol.others.values()),
+    )
+
+
+def traffic(protocol: AggregationProtocol, task: Task) -> tuple[int, int]:
+    """Bytes up and down a client and session, with the whole cohort there: what ``protocol.cost(task)`` says.
+
+    For SecAgg and SecAggPlus without building their longest lists, which at a million clients no memory holds.
+    """
+    if not pairwise(protocol) or getattr(protocol, "drawn", False):
+        cost = protocol.cost(task)
+        return sum(cost.up.values()), sum(cost.down.values())
+    return _pairwise_traffic(protocol, task)
+
+
+def _pairwise_traffic(protocol: AggregationProtocol, task: Task) -> tuple[int, int]:
+    from secagg.protocols import _pairwise_messages as messages
+
+    n = task.max_clients
+    ids = wire.stand_in_ids(n)
+    lengths = [len(party) for party in ids]
+    longest = sorted(lengths, reverse=True)
+    shape = protocol.shape(task, n, protocol.corrupt(n, None))  # type: ignore[attr-defined]
+    checked, sparse = protocol.checked, protocol.sparse  # type: ignore[attr-defined]
+    k, bits = shape.degree, (n + 7) // 8
+    holders = n if shape.complete else k
+    bare = wire.overhead("", signed=checked)
+    frame, asked = bare + lengths[0], wire.overhead(wire.SERVER, signed=False)
+    advert = _array(2) + 2 * _bytes(messages.KEY_BYTES)
+    told = _array(2) + 2 * _bytes(bits)
+    near = longest if sparse else lengths
+    adverts = _list(_bytes(bare + length + advert) for length in near[: k + 1])
+    signers = longest[: shape.quorum] if sparse else lengths
+    signed = _list(_bytes(bare + length + told) for length in signers) if checked else _array(0)
+    vouched = _bytes(messages.VOUCHER_BYTES * k) if sparse and checked else 0
+    paths = 0
+    if sparse:
+        steps = sorted((path_length(place, n) for place in range(n)), reverse=True)[: k + 1]
+        paths = _bytes(bits) + _list(_bytes(messages.HASH_BYTES * step) for step in steps)
+    up = {
+        Round.ADVERTISE_KEYS: advert,
+        Round.SHARE_KEYS: _array(3)
+        + _bytes(messages.HASH_BYTES)
+        + _bytes(messages.COMMITMENT_BYTES * holders)
+        + _bytes(messages.SEALED_BYTES * k),
+        Round.MASKED_INPUT: _array(1 if vouched else 0) + vouched + vectors_size(task),
+        Round.UNMASKING: _array(2) + _bytes(bits) + _bytes(messages.SHARE_BYTES * holders),
+    }
+    proposal = _array(3) + _list(1 + length if length < 32 else 2 + length for length in lengths) + 2 * _bytes(32)
+    down = {
+        Round.ADVERTISE_KEYS: proposal - wire.DIGEST_BYTES,
+        Round.SHARE_KEYS: _array(3 if sparse else 1) + adverts + paths,
+        Round.MASKED_INPUT: _array(3)
+        + _bytes(bits)
+        + _bytes(messages.COMMITMENT_BYTES * k)
+        + _bytes(messages.SEALED_BYTES * k),
+        Round.UNMASKING: _array(2) + _bytes(bits) + signed,
+    }
+    if checked:
+        up[Round.CONSISTENCY_CHECK] = told
+        down[Round.CONSISTENCY_CHECK] = _array(2 if vouched else 1) + _bytes(bits) + vouched
+    return sum(up.values()) + frame * len(up), sum(down.values()) + asked * len(down)
+
+
+def _bytes(length: int) -> int:
+    """Bytes in MessagePack, with their length."""
+    return length + (2 if length < 1 << 8 else 3 if length < 1 << 16 else 5)
+
+
+def _array(count: int) -> int:
+    """The head of an array."""
+    return 1 if count < 16 else 3 if count < 1 << 16 else 5
+
+
+def _list(sizes: object) -> int:
+    found = list(sizes)  # type: ignore[call-overload]
+    return _array(len(found)) + sum(found)
+
+
+def recommended(planned: Sequence[Planned]) -> list[str]:
+    """Which protocol to take, and why: the one that keeps a client the shortest, by whom there is to trust."""
+    able = sorted(
+        (one for one in planned if not one.refused and one.protocol != "Clear"), key=lambda one: one.waiting
+    )
+    if not able:
+        return ["No protocol that hides anything carries this: see the reasons above."]
+    lines = []
+    for what, group in (
+        ("With a second party that doesn't collude with the server", [one for one in able if one.others]),
+        ("With one server and nobody else", [one for one in able if not one.others]),
+    ):
+        if not group:
+            lines.append(f"{what}: none of the protocols carries this.")
+            continue
+        best, *rest = group
+        reason = (
+            f"a client is done in {duration(best.waiting)}, {duration(best.wire_seconds)} of it on the wire, and "
+            f"the server in {duration(best.server_seconds)} of one core"
+        )
+        if best.other_seconds is not None:
+            reason += f", the other party in {duration(best.other_seconds)}"
+        then = f"; next is {rest[0].protocol} with {duration(rest[0].waiting)}" if rest else ""
+        trust = f". To learn one client's update would take {best.collusion}"
+        lines.append(f"{what}: {best.protocol}, for {reason}{then}{trust}.")
+    return [f"Take {able[0].protocol}. {lines[0]}", *lines[1:]] if lines else lines
+
+
+def plan_grid(planned: Sequence[Planned], workload: Workload, link: Link) -> Grid:
+    """A row per protocol, and the formulas below it."""
+    columns = (
+        "protocol",
+        "client",
+        "client\nsends",
+        "client\ngets",
+        "on its\nline",
+        "server,\none core",
+        "other party,\none core",
+        "server's line,\nall clients",
+        "formula, of a client and of the server",
+    )
+    rows = []
+    for one in planned:
+        if one.refused:
+            rows.append((one.protocol, *[""] * 7, f"can't: {one.refused}"))
+            continue
+        formulas = [f"client {one.client_formula}", f"server {one.server_formula}"]
+        formulas += [f"other {one.other_formula}"] if one.other_formula else []
+        formulas += [f"k = {one.neighbours:,}"] if one.neighbours else []
+        rows.append(
+            (
+                one.protocol,
+                duration(one.client_seconds),
+                size(one.bytes_up),
+                size(one.bytes_down),
+                duration(one.wire_seconds),
+                duration(one.server_seconds),
+                "" if one.other_seconds is None else duration(one.other_seconds),
+                size(one.server_bytes),
+                "\n".join(formulas),
+            )
+        )
+    notes = [
+        f"n = {workload.clients:,} clients, d = {workload.coordinates:,} coordinates at {workload.bits} bits, "
+        f"g = {workload.gone:,} silent; lines of {link.up / 1e6:g} Mbit/s up and {link.down / 1e6:g} down. "
+        "v: bytes of an encrypted vector, d where nothing is encrypted; k: neighbours. Bytes are exact, with "
+        "everyone there; line = 8·bytes/bandwidth; seconds are those of one core of this machine, by rates "
+        "measured just now.",
+        *recommended(planned),
+    ]
+    return Grid("What it would cost", columns, rows, notes, words=(8,))
+
+
+@dataclass(frozen=True)
+class Checked:
+    """A planned figure against the measured one: ``ratio`` is planned over measured."""
+
+    protocol: str
+    role: str
+    planned: float
+    measured: float
+
+    @property
+    def ratio(self) -> float:
+        """1 is a plan that came true."""
+        return self.planned / self.measured
+
+    @property
+    def holds(self) -> bool:
+        """Whether the two are within a quarter, or too short to tell."""
+        return max(self.planned, self.measured) < _LEAST_SECONDS or 1 - TOLERANCE <= self.ratio <= 1 + TOLERANCE
+
+
+def checked(
+    name: str, protocol: AggregationProtocol, rates: Rates, workload: Workload = CHECKED, repeats: int = 3
+) -> list[Checked]:
+    """Play ``workload``, which no rate was fitted to, and hold the formulas against it."""
+    bench = Bench(workload, {name: protocol})
+    bench.measure(name)  # the first of a size also builds what the size needs
+    bench.forget(name)
+    for _ in range(repeats):
+        bench.measure(name)
+    row, counts = bench.row(name), Counts.of(protocol, workload)
+    measured = {"client": row.client_cpu, "server": row.server_cpu, "other": row.other_cpu}
+    return [
+        Checked(name, role, formula.seconds(counts), measured[role] or 0.0)
+        for role, formula in rates.formulas.items()
+    ]
+
+
+def checked_grid(found: Sequence[Checked], workload: Workload) -> Grid:
+    """Planned beside measured."""
+    rows = [
+        (one.protocol, one.role, duration(one.planned), duration(one.measured), f"{one.ratio:.2f}",
+         "holds" if one.holds else "off")
+        for one in found
+    ]  # fmt: skip
+    note = (
+        f"Core-seconds at {workload.clients} clients of {workload.coordinates:,} coordinates, {workload.gone} "
+        f"silent: a size that no rate was fitted to. Within {TOLERANCE:.0%} holds; what is under a millisecond "
+        "isn't told apart."
+    )
+    return Grid(
+        "The plan against a real session", ("protocol", "role", "planned", "measured", "ratio", ""), rows, [note]
+    )
