@@ -6,10 +6,13 @@ KERNELS := tests/mpc tests/he tests/secagg/test_encoding.py tests/secagg/test_pa
   tests/dp/test_sampling_kernels.py
 MINUTES ?= 30
 
-.PHONY: demo test test-stacks lint format fuzz bench-first docs lock clean
+.PHONY: demo bench test test-stacks lint format fuzz bench-first docs lock clean
 
 demo: $(INSTALLED)  ## ten hospitals train one classifier; ARGS="--rounds 5 --json" to change it
 	$(BIN)/secagg demo $(ARGS)
+
+bench: $(INSTALLED)  ## what every protocol costs, side by side; ARGS="--clients 50 --html bench.html" to change it
+	$(BIN)/python -m bench run $(ARGS)
 
 test: $(INSTALLED)  ## every test but those of real processes and heavy frameworks
 	$(BIN)/pytest -p no:benchmark -n 2 -m "not stacks" tests

@@ -13,7 +13,7 @@ import typer
 from rich.console import Console
 
 from bench import report
-from bench.measure import Bench, WrongSum, in_turn
+from bench.measure import Bench, in_turn
 from bench.sweep import HELD, Over, Sweeping, points_of, workload_at
 from bench.workloads import Workload, check_memory, chosen
 
@@ -248,14 +248,14 @@ def show_grid(grid: report.Grid) -> None:
 
 @contextmanager
 def _shown(show: Callable[[bool], None]) -> Iterator[None]:
-    """Show what there is at the end, and so too after Ctrl-C or a wrong sum."""
+    """Show what there is at the end, and so too after Ctrl-C, a wrong sum or whatever else."""
     try:
         yield
     except KeyboardInterrupt:
         show(False)
         typer.echo("bench: interrupted; the above is what was measured by then", err=True)
         raise typer.Exit(INTERRUPTED) from None
-    except WrongSum:
+    except Exception:
         show(False)
         raise
     show(True)

@@ -296,3 +296,7 @@ class Turns:
             for name, call in calls.items():
                 turns.seconds[name].append(call.seconds(times[name]))
         return turns
+
+    def ratio(self, slow: str, fast: str) -> Spread:
+        """How many times as long ``slow`` takes as ``fast``: turn by turn, so that a noisy minute spoils both."""
+        return Spread.of(a / b for a, b in zip(self.seconds[slow], self.seconds[fast], strict=True))

@@ -57,12 +57,15 @@ class _Away:
             _serve(there, party, warm)
         there.close()
         self._pipe = here
-        self._pipe.recv()  # it is warm
 
     def __getattr__(self, name: str) -> Any:
         if name in ("start", "receive", "close_round", "contribute"):
             return lambda *arguments: self._ask(name, arguments)
         return self._ask(name, None)
+
+    def warm(self) -> None:
+        """Wait until it is."""
+        self._pipe.recv()
 
     def end(self) -> int:
         """Its peak in bytes; the process is gone."""
@@ -123,6 +126,8 @@ class _Apart(simulation._Run):
             away["client" if party == client else party] = self.members[party] = _Away(  # type: ignore[assignment]
                 self.members[party], warm
             )
+        for one in away.values():
+            one.warm()
         return away
 
     def _contribute(self, party: str, name: str, update: Any, weight: int | None) -> None:
@@ -131,6 +136,9 @@ class _Apart(simulation._Run):
 
 def session(protocol: AggregationProtocol, workload: Workload) -> Peaks:
     """Play it in this process, which must be a fresh one without threads."""
+    import mpc._aes  # noqa: F401
+    import secagg._kernels  # noqa: F401 - before the forks, so that it is read once; neither starts a thread
+
     task, updates = workload.task(protocol), workload.updates()
     expected = Expected.of(workload, updates)
     run = _Apart(task, workload.ids, workload.dropouts(protocol), b"bench", None, None, None)

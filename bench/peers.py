@@ -101,23 +101,23 @@ def compare(comparison: Comparison, repeats: int, seconds: float) -> Compared:
     if found is None:
         raise Absent(f"{comparison.peer.name} isn't installed: {comparison.peer.install}")
     pair = comparison.build()
-    turns = Turns.of({"theirs": pair.theirs, "ours": pair.ours}, repeats, seconds)
-    their, our = ([each / units for each in turns.seconds[name]] for name, units in
-                  (("theirs", pair.their_units), ("ours", pair.our_units)))  # fmt: skip
-    ratio = Spread.of(a / b for a, b in zip(their, our, strict=True))
+    units = {"theirs": pair.their_units, "ours": pair.our_units}
+    taken = Turns.of({"theirs": pair.theirs, "ours": pair.ours}, repeats, seconds).seconds
+    turns = Turns({name: [each / units[name] for each in times] for name, times in taken.items()})
+    ratio = turns.ratio("theirs", "ours")
     return Compared(
         work=comparison.work,
         unit=comparison.unit,
         peer=comparison.peer.name,
         peer_version=found,
-        theirs=Spread.of(their),
-        ours=Spread.of(our),
+        theirs=Spread.of(turns.seconds["theirs"]),
+        ours=Spread.of(turns.seconds["ours"]),
         ratio=ratio,
         their_bytes=pair.their_bytes,
         our_bytes=pair.our_bytes,
         claim=comparison.claim,
         verdict=verdict(ratio, comparison.claim),
-        turns=len(our),
+        turns=len(turns.seconds["ours"]),
     )
 
 

@@ -7,7 +7,7 @@ session of a size that fits.
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 from bench.measure import Bench
@@ -135,26 +135,27 @@ def _pairwise_traffic(protocol: AggregationProtocol, task: Task) -> tuple[int, i
     from secagg.protocols import _pairwise_messages as messages
 
     n = task.max_clients
-    ids = wire.stand_in_ids(n)
-    lengths = [len(party) for party in ids]
-    longest = sorted(lengths, reverse=True)
+    ids = Lengths.of(n)
     shape = protocol.shape(task, n, protocol.corrupt(n, None))  # type: ignore[attr-defined]
     checked, sparse = protocol.checked, protocol.sparse  # type: ignore[attr-defined]
     k, bits = shape.degree, (n + 7) // 8
     holders = n if shape.complete else k
     bare = wire.overhead("", signed=checked)
-    frame, asked = bare + lengths[0], wire.overhead(wire.SERVER, signed=False)
+    frame, asked = bare + ids.first, wire.overhead(wire.SERVER, signed=False)
     advert = _array(2) + 2 * _bytes(messages.KEY_BYTES)
     told = _array(2) + 2 * _bytes(bits)
-    near = longest if sparse else lengths
-    adverts = _list(_bytes(bare + length + advert) for length in near[: k + 1])
-    signers = longest[: shape.quorum] if sparse else lengths
-    signed = _list(_bytes(bare + length + told) for length in signers) if checked else _array(0)
+    adverts = _array(k + 1) + ids.longest(k + 1, lambda length: _bytes(bare + length + advert))
+    signers = shape.quorum if sparse else n
+    signed = _array(0)
+    if checked:
+        signed = _array(signers) + ids.longest(signers, lambda length: _bytes(bare + length + told))
     vouched = _bytes(messages.VOUCHER_BYTES * k) if sparse and checked else 0
     paths = 0
     if sparse:
-        steps = sorted((path_length(place, n) for place in range(n)), reverse=True)[: k + 1]
-        paths = _bytes(bits) + _list(_bytes(messages.HASH_BYTES * step) for step in steps)
+        # At least half of the tree's leaves are as deep as any.
+        few = [path_length(0, n)] * (k + 1) if 2 * (k + 1) <= n else [path_length(place, n) for place in range(n)]
+        deepest = sorted(few, reverse=True)[: k + 1]
+        paths = _bytes(bits) + _array(k + 1) + sum(_bytes(messages.HASH_BYTES * step) for step in deepest)
     up = {
         Round.ADVERTISE_KEYS: advert,
         Round.SHARE_KEYS: _array(3)
@@ -164,7 +165,7 @@ def _pairwise_traffic(protocol: AggregationProtocol, task: Task) -> tuple[int, i
         Round.MASKED_INPUT: _array(1 if vouched else 0) + vouched + vectors_size(task),
         Round.UNMASKING: _array(2) + _bytes(bits) + _bytes(messages.SHARE_BYTES * holders),
     }
-    proposal = _array(3) + _list(1 + length if length < 32 else 2 + length for length in lengths) + 2 * _bytes(32)
+    proposal = _array(3) + _array(n) + ids.longest(n, lambda length: 1 + length) + 2 * _bytes(32)
     down = {
         Round.ADVERTISE_KEYS: proposal - wire.DIGEST_BYTES,
         Round.SHARE_KEYS: _array(3 if sparse else 1) + adverts + paths,
@@ -190,9 +191,27 @@ def _array(count: int) -> int:
     return 1 if count < 16 else 3 if count < 1 << 16 else 5
 
 
-def _list(sizes: object) -> int:
-    found = list(sizes)  # type: ignore[call-overload]
-    return _array(len(found)) + sum(found)
+@dataclass(frozen=True)
+class Lengths:
+    """How long the ids of a cohort of strangers are, c1, c2 and so on: lengths and how many, the longest first."""
+
+    counts: tuple[tuple[int, int], ...]
+    first: int = 2  # of c1
+
+    @classmethod
+    def of(cls, n: int) -> Lengths:
+        """Of ``n`` of them."""
+        digits = range(len(str(n)), 0, -1)
+        return cls(tuple((1 + d, min(n, 10**d - 1) - (10 ** (d - 1) - 1)) for d in digits))
+
+    def longest(self, count: int, each: Callable[[int], int]) -> int:
+        """The sum of ``each`` over the lengths of the ``count`` longest ids."""
+        total = 0
+        for length, there in self.counts:
+            taken = min(there, count)
+            total += taken * each(length)
+            count -= taken
+        return total
 
 
 def recommended(planned: Sequence[Planned]) -> list[str]:

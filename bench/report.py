@@ -20,7 +20,7 @@ from rich.text import Text
 
 from bench.measure import Row, Spread
 from bench.plots import duration, size
-from bench.sweep import QUANTITIES, Sweep
+from bench.sweep import QUANTITIES, Sweep, number
 from bench.workloads import Workload
 from secagg.errors import ConfigError
 
@@ -190,7 +190,7 @@ def sweep_grid(sweep: Sweep) -> Grid:
             curve, power = sweep.curve(protocol, name), sweep.exponent(protocol, name)
             last = "" if not curve else (duration if "seconds" in name else size)(curve[-1][1])
             cells.append(last if power is None else f"{last}  x^{power:.2f}")
-        rows.append((protocol, f"{max(at for at, _ in sweep.curve(protocol, 'bytes_up')):,.6g}", *cells))
+        rows.append((protocol, number(max(at for at, _ in sweep.curve(protocol, "bytes_up"))), *cells))
     notes = [
         "What was measured at the last point, and the power of x fitted to the last three points, where fixed "
         "costs weigh least. Memory: the most that was resident, beyond an idle process; each kind of party in a "

@@ -101,6 +101,11 @@ def slope(curve: Sequence[tuple[float, float]]) -> float | None:
     return sum((a - centre) * b for a, b in zip(x, y, strict=True)) / width
 
 
+def number(at: float) -> str:
+    """A point in words."""
+    return f"{at:,.0f}" if at == int(at) else f"{at:.3g}"
+
+
 def workload_at(over: Over, held: Workload, at: float) -> Workload:
     """``held`` with the varied quantity at ``at``; ``ConfigError`` where that is out of range."""
     return replace(held, **{str(over): at if over is Over.DROPOUT else int(at)})
@@ -145,18 +150,18 @@ class Sweeping:
         for at, workload in self.workloads:
             names = [name for name in self.protocols if self._affordable(name, at, seconds)]
             bench = Bench(workload, {name: self.protocols[name] for name in names})
-            for number in range(repeats + 1):
+            for turn in range(repeats + 1):
                 for name in names:
-                    step(name, f"{self.over} {at:,.3g}" if number else f"{self.over} {at:,.3g}: warm-up")
+                    step(name, f"{self.over} {number(at)}" if turn else f"{self.over} {number(at)}: warm-up")
                     began = time.perf_counter()
-                    if number:
+                    if turn:
                         bench.measure(name)
                     else:
                         bench.warm(name)
-                    if number == 1:
+                    if turn == 1:
                         self._took[name].append((at, time.perf_counter() - began))
             for name in names:
-                step(name, f"{self.over} {at:,.3g}: memory")
+                step(name, f"{self.over} {number(at)}: memory")
                 self._points.append(_point(at, bench.row(name), memory.peaks(name, workload)))
 
     def _affordable(self, name: str, at: float, seconds: float) -> bool:
@@ -168,7 +173,7 @@ class Sweeping:
         if self.over is Over.DROPOUT or reckoned <= seconds:
             return True
         self._left_out.append(
-            f"{name} at {self.over} {at:,.6g}, which would take some {reckoned:,.0f} s a session "
+            f"{name} at {self.over} {number(at)}, which would take some {reckoned:,.0f} s a session "
             f"(--most-seconds {seconds:g})"
         )
         return False

@@ -52,9 +52,8 @@ class Workload:
         most = (self.clients - self.floor) / self.clients
         if not 0 <= self.dropout <= 1 or self.gone > self.clients - self.floor:
             raise ConfigError(
-                f"got --dropout {self.dropout}, which would leave {self.clients - self.gone} of {self.clients} "
-                f"clients; no sum of fewer than {self.floor} is opened: expected 0 to "
-                f"{math.floor(1000 * most) / 1000}"
+                f"got --dropout {self.dropout} of {self.clients} clients; no sum of under {self.floor} is opened: "
+                f"expected 0 to {math.floor(1000 * most) / 1000}"
             )
 
     @property

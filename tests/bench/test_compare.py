@@ -1,0 +1,103 @@
+import copy
+import json
+
+import pytest
+from typer.testing import CliRunner
+
+from bench import report
+from bench.commands import app
+from bench.measure import Bench
+from bench.workloads import Workload, chosen
+
+
+@pytest.fixture(scope="module")
+def result():
+    workload = Workload(clients=4, coordinates=20, dropout=0.0)
+    bench = Bench(workload, chosen(["Clear", "AdditiveShares"]))
+    for name in bench.protocols:
+        bench.measure(name)
+    rows = [report.as_plain_row(row) for row in bench.rows()]
+    for row in rows:
+        for figure in ("client_seconds", "server_seconds", "other_seconds"):
+            if row[figure]:
+                row[figure] = {"median": 0.1, "least": 0.1, "most": 0.1}
+    return report.document(report.Kind.RUN, "bench run", finished=True, workload=workload, rows=rows)
+
+
+def compare(tmp_path, old, new, *options):
+    for name, found in (("old", old), ("new", new)):
+        report.write_json(tmp_path / f"{name}.json", found)
+    return CliRunner().invoke(app, ["compare", str(tmp_path / "old.json"), str(tmp_path / "new.json"), *options])
+
+
+def changed(result, **figures):
+    found = copy.deepcopy(result)
+    found["rows"][1].update(figures)
+    return found
+
+
+def slower(result, seconds):
+    return changed(result, server_seconds={"median": seconds, "least": seconds, "most": seconds})
+
+
+def test_the_same_is_no_worse(tmp_path, result):
+    found = compare(tmp_path, result, result)
+    assert found.exit_code == 0
+    assert "0 of 9 figures got worse" in found.output
+
+
+@pytest.mark.parametrize(("seconds", "code"), [(0.12, 0), (0.13, 1), (0.01, 0)])
+def test_slower_past_the_tolerance_fails(tmp_path, result, seconds, code):
+    found = compare(tmp_path, result, slower(result, seconds))
+    assert found.exit_code == code
+    assert ("AdditiveShares" in found.output and "worse" in found.output.split("figures got")[0]) == bool(code)
+
+
+def test_the_tolerance_is_the_callers(tmp_path, result):
+    assert compare(tmp_path, result, slower(result, 0.13), "--tolerance", "0.5").exit_code == 0
+
+
+def test_a_difference_within_the_clocks_is_none(tmp_path, result):
+    assert compare(tmp_path, slower(result, 0.0001), slower(result, 0.0004)).exit_code == 0
+
+
+def test_more_bytes_fail_however_few(tmp_path, result):
+    assert compare(tmp_path, result, changed(result, bytes_up=result["rows"][1]["bytes_up"] + 200)).exit_code == 1
+
+
+def test_a_row_that_is_gone_fails(tmp_path, result):
+    found = compare(tmp_path, result, {**result, "rows": result["rows"][:1]})
+    assert found.exit_code == 1
+    assert "gone" in found.output
+
+
+def test_a_new_row_is_no_worse(tmp_path, result):
+    assert compare(tmp_path, {**result, "rows": result["rows"][:1]}, result).exit_code == 0
+
+
+def test_a_ratio_over_a_peer_that_fell_fails(tmp_path):
+    def peers(ratio):
+        one = {"peer": "phe", "work": "encrypt", "ratio": {"median": ratio}, "our_bytes": 6.1}
+        return report.document(report.Kind.PEERS, "bench peers", finished=True, compared=[one], absent={})
+
+    assert compare(tmp_path, peers(100.0), peers(85.0)).exit_code == 0
+    assert compare(tmp_path, peers(100.0), peers(70.0)).exit_code == 1
+
+
+@pytest.mark.parametrize(
+    ("spoilt", "said"),
+    [
+        ({"kind": "sweep"}, "expected two of one command"),
+        ({"finished": False}, "run the command to its end"),
+        ({"workload": {"clients": 5}}, "expected the same for both"),
+        ({"schema": 99}, "no result of schema 1"),
+    ],
+)
+def test_what_does_not_compare_is_refused(tmp_path, result, spoilt, said):
+    assert said in str(compare(tmp_path, result, {**result, **spoilt}).exception)
+
+
+def test_a_file_that_is_no_result_is_refused(tmp_path):
+    (tmp_path / "x.json").write_text(json.dumps([1]))
+    found = CliRunner().invoke(app, ["compare", str(tmp_path / "x.json"), str(tmp_path / "missing.json")])
+    assert "no result of schema" in str(found.exception)

@@ -1,0 +1,122 @@
+import json
+
+import numpy as np
+import pytest
+from typer.testing import CliRunner
+
+from bench import peer_calls
+from bench.commands import app
+from bench.measure import Call, Spread, Turns, WrongSum
+from bench.peer_calls import COMPARISONS
+from bench.peers import Absent, Comparing, Comparison, Pair, Peer, compare, peers_grid, require, selected, verdict
+from secagg import ConfigError
+
+HERE = Peer("numpy", "numpy", "pip install numpy")
+NOWHERE = Peer("nobody", "nobody_has_this", "pip install nobody")
+
+
+def pair():
+    slow, fast = np.arange(200_000), np.arange(1000)
+    return Pair(Call(lambda: np.sort(slow)[::-1].sum()), Call(lambda: fast.sum()), our_bytes=2.5, their_bytes=5000)
+
+
+@pytest.mark.parametrize(
+    ("least", "most", "said"),
+    [(21, 30, "holds"), (19, 30, "not supported: the spread crosses it"), (10, 19, "fails")],
+)
+def test_a_claim_holds_only_with_its_whole_spread(least, most, said):
+    assert verdict(Spread(25, least, most), 20) == said
+
+
+def test_no_claim_no_verdict():
+    assert verdict(Spread(25, 1, 30), None) == ""
+
+
+def test_calls_take_turns_and_setup_is_off_the_clock():
+    order = []
+
+    def call(name):
+        return Call(lambda given: order.append((name, given)), lambda: order.append(("setup", name)) or "made")
+
+    turns = Turns.of({"a": call("a"), "b": call("b")}, repeats=4, most_seconds=1.0)
+    made = [name for name, given in order if given == "made"]
+    per_turn = [name for at, name in enumerate(made) if at == 0 or made[at - 1] != name]
+    assert per_turn == ["a", "b"] * 5  # the warm-up, and four turns
+    assert len(turns.seconds["a"]) == len(turns.seconds["b"]) == 4
+
+
+def test_ratios_are_taken_turn_by_turn():
+    turns = Turns({"slow": [4.0, 40.0, 6.0], "fast": [2.0, 10.0, 1.0]})
+    assert turns.ratio("slow", "fast") == Spread(4.0, 2.0, 6.0)
+
+
+def test_long_calls_get_three_turns_and_no_more():
+    import time
+
+    turns = Turns.of({"a": Call(lambda: time.sleep(0.02))}, repeats=50, most_seconds=0.05)
+    assert len(turns.seconds["a"]) == 3
+
+
+def test_a_comparison_is_of_a_unit_of_the_work():
+    found = compare(Comparison("sum", "value", HERE, pair, claim=2), 3, 5.0)
+    assert found.verdict == "holds"
+    assert found.peer_version == np.__version__
+    doubled = Pair(**{**pair().__dict__, "their_units": 1000})
+    assert (
+        compare(Comparison("sum", "value", HERE, lambda: doubled), 3, 5.0).theirs.median < found.theirs.median / 50
+    )
+
+
+def test_a_missing_peer_is_named_with_what_to_install():
+    comparing = Comparing([Comparison("sum", "value", NOWHERE, pair), Comparison("sum", "value", HERE, pair)])
+    comparing.run(3, 1.0, lambda name, work: None)
+    assert [one.peer for one in comparing.compared] == ["numpy"]
+    assert comparing.absent == {"nobody, sum": "nobody isn't installed: pip install nobody"}
+    assert any(
+        "Not compared: nobody, sum" in note for note in peers_grid(comparing.compared, comparing.absent).notes
+    )
+
+
+def test_control_a_wrong_answer_fails_the_run():
+    def wrong():
+        require(np.arange(3).sum() == 4, "numpy")
+        return pair()
+
+    with pytest.raises(WrongSum, match="numpy gave a wrong answer"):
+        compare(Comparison("sum", "value", HERE, wrong), 3, 1.0)
+
+
+def test_an_unknown_peer_is_refused_with_the_known_ones():
+    with pytest.raises(ConfigError, match=r"got --peer somebody; expected any of .*phe.*tenseal"):
+        selected(COMPARISONS, ["somebody"])
+
+
+def test_every_comparison_says_how_to_install_its_peer_and_no_two_are_alike():
+    assert all(one.peer.install.startswith("pip install") for one in COMPARISONS)
+    assert len({(one.peer.name, one.work) for one in COMPARISONS}) == len(COMPARISONS)
+
+
+def test_sizes_of_nvflares_upload_hold_a_context_for_each_tensor(monkeypatch):
+    pytest.importorskip("tenseal")
+    upload = peer_calls._nvflare_upload()
+    assert len(upload) == peer_calls.TENSORS
+    assert all(len(context) > 100_000 for _, context in upload)
+
+
+def test_a_real_peer_on_the_command_line(tmp_path):
+    pytest.importorskip("tenseal")
+    result = CliRunner().invoke(
+        app,
+        ["peers", "--peer", "tenseal", "--repeats", "3", "--seconds", "1", "--json", str(tmp_path / "peers.json")],
+    )
+    assert result.exit_code == 0, result.output
+    found = json.loads((tmp_path / "peers.json").read_text())
+    assert [one["peer"] for one in found["compared"]] == ["tenseal"] * 3
+    upload = found["compared"][0]
+    assert upload["their_bytes"] > 2 * upload["our_bytes"]
+    assert upload["ratio"]["least"] <= upload["ratio"]["median"] <= upload["ratio"]["most"]
+
+
+def test_what_is_not_there_yet_is_said_so():
+    with pytest.raises(Absent, match="dp has no"):
+        peer_calls.accounting()

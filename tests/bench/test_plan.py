@@ -1,0 +1,156 @@
+import json
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from typer.testing import CliRunner
+
+from bench import plan as planning
+from bench.commands import app
+from bench.plan import Checked, Link, Planned, bandwidth, plan, plan_grid, recommended, traffic
+from bench.rates import FIXED, PAIRWISE, PLAIN, Counts, Formula, Rates, Term, fit
+from bench.workloads import Workload, chosen
+from secagg import CKKS, Clear, ConfigError, Paillier, SecAgg, SecAggPlus
+from secagg.protocols import named
+
+LINK = Link(10e6, 50e6)
+
+
+@pytest.mark.parametrize("clients", [4, 10, 15, 16, 17, 100, 300, 700])
+@pytest.mark.parametrize(
+    "protocol",
+    [SecAgg(), SecAgg(threat_model="semi-honest"), SecAggPlus(), SecAggPlus(threat_model="semi-honest")],
+    ids=lambda protocol: f"{protocol.name}-{protocol.threat_model}",
+)
+def test_bytes_are_the_protocols_own_without_its_lists(protocol, clients):
+    task = Workload(clients, 1000, 0.0).task(protocol)
+    cost = protocol.cost(task)
+    assert traffic(protocol, task) == (sum(cost.up.values()), sum(cost.down.values()))
+
+
+def test_bytes_of_a_million_clients_are_reckoned_at_once():
+    """Each client gets half a million signed lists of a quarter of a million bytes."""
+    up, down = traffic(SecAggPlus(), Workload(10**6, 10**7, 0.1).task(SecAggPlus()))
+    assert down == pytest.approx(525_001 * 250_000, rel=0.01)
+    assert up == pytest.approx(45e6, rel=0.02)
+
+
+@pytest.mark.parametrize("terms", [PAIRWISE["server"], PLAIN["other"]], ids=["pairwise", "plain"])
+def test_rates_are_found_again(terms):
+    rng = np.random.default_rng(1)
+    rates = rng.uniform(1e-6, 1e-3, len(terms))
+    counts = [Counts(n, n // 5, d, k, k // 2, d) for n, d, k in rng.integers(5, 500, (30, 3)).tolist()]
+    truth = Formula(tuple(terms), tuple(rates))
+    found = fit(terms, [(c, truth.seconds(c)) for c in counts])
+    np.testing.assert_allclose(found.rates, rates, rtol=1e-6)
+
+
+def test_known_rates_are_taken_as_they_are():
+    known, own = Term("q", lambda c: c.q), Term("d", lambda c: c.d)
+    counts = [Counts(n, 0, d, 0, n // 2, d) for n, d in ((10, 100), (20, 50), (40, 400))]
+    found = fit([FIXED, own], [(c, 3e-6 * c.d + 1e-4 * c.q) for c in counts], [(known, 1e-4)])
+    assert found.rates[1] == pytest.approx(3e-6)
+    assert found.seconds(counts[2]) == pytest.approx(3e-6 * 400 + 1e-4 * 20)
+
+
+def test_a_formula_says_its_rates_in_units():
+    formula = Formula((FIXED, Term("d", lambda c: c.d), Term("k", lambda c: c.k)), (1.2e-3, 1.8e-10, 0.0))
+    assert str(formula) == "1.2 ms + 180 ps·d"
+    assert formula.seconds(Counts(1, 0, 10**7, 0, 0, 0)) == pytest.approx(3e-3)
+
+
+@pytest.mark.parametrize(
+    ("text", "bits"), [("10Mbit", 10e6), ("1.5 Gbit", 1.5e9), ("64kbit/s", 64e3), ("9bit", 9.0)]
+)
+def test_bandwidths(text, bits):
+    assert bandwidth("--uplink", text) == bits
+
+
+@pytest.mark.parametrize("text", ["10", "0Mbit", "-1Mbit", "10MB", "fast", ""])
+def test_what_is_no_bandwidth_is_refused(text):
+    with pytest.raises(ConfigError, match=r"got --uplink .*expected a number above 0 and any of bit, kbit"):
+        bandwidth("--uplink", text)
+
+
+def flat(protocols, seconds=1e-3):
+    """Rates of a machine that does every part in no time but a fixed one."""
+    formula = Formula((FIXED,), (seconds,))
+    roles = {name: ("client", "server", *(["other"] if one.others else [])) for name, one in protocols.items()}
+    return {name: Rates(dict.fromkeys(roles[name], formula), 1) for name in protocols}
+
+
+def test_wire_time_and_bytes_of_a_plan():
+    protocols = {"Paillier": Paillier()}
+    workload = Workload(1000, 10_000, 0.1)
+    found = plan(protocols, flat(protocols), workload, LINK)[0]
+    cost = Paillier().cost(workload.task(Paillier()))
+    up, down = sum(cost.up.values()), sum(cost.down.values())
+    assert (found.bytes_up, found.bytes_down) == (up, down)
+    assert found.wire_seconds == pytest.approx(8 * up / 10e6 + 8 * down / 50e6)
+    assert found.server_bytes == 1000 * (up + down)
+
+
+def test_what_a_protocol_can_not_carry_is_there_with_the_reason():
+    protocols = chosen(["SecAgg", "Clear"])
+    found = plan(protocols, flat(protocols), Workload(10**5, 1000, 0.0), LINK)
+    assert "complete graph ends at 65,535" in found[0].refused
+    assert not found[1].refused
+    grid = plan_grid(found, Workload(10**5, 1000, 0.0), LINK)
+    assert "65,535" in grid.rows[0][-1]
+
+
+def test_recommended_is_the_shortest_wait_by_whom_there_is_to_trust():
+    able = [
+        Planned("Clear", 0.1),
+        Planned("Shares", 1.0, wire_seconds=9.0, other_seconds=1.0, others=2, collusion="both"),
+        Planned("Cipher", 5.0, wire_seconds=1.0, other_seconds=1.0, others=1, collusion="the two"),
+        Planned("Masks", 30.0, wire_seconds=9.0, collusion="many"),
+        Planned("Huge", refused="too many"),
+    ]
+    first, second = recommended(able)
+    assert first.startswith("Take Cipher.")
+    assert "next is Shares with 10 s" in first
+    assert "With one server and nobody else: Masks, for a client is done in 39 s" in second
+
+
+def test_nothing_is_recommended_where_nothing_can_run():
+    assert "No protocol" in recommended([Planned("Clear", 0.1), Planned("A", refused="no")])[0]
+
+
+def test_a_plan_within_a_quarter_holds_and_another_does_not():
+    assert Checked("A", "client", 1.24, 1.0).holds
+    assert not Checked("A", "client", 1.3, 1.0).holds
+    assert not Checked("A", "client", 0.7, 1.0).holds
+    assert Checked("A", "client", 0.0003, 0.0009).holds  # too short to tell
+
+
+def test_counts_of_masks_and_of_ciphertexts():
+    workload = Workload(10, 1000, 0.2)
+    masked = Counts.of(SecAgg(), workload)
+    assert (masked.n, masked.g, masked.k, masked.q, masked.w) == (10, 2, 9, 7, 1)
+    assert Counts.of(SecAggPlus(), Workload(1 << 18, 10, 0.0)).w == 2  # sums of 34 bits
+    assert Counts.of(CKKS(), workload).v > 10 * workload.coordinates
+    assert Counts.of(Clear(), workload).v == workload.coordinates
+
+
+def test_plan_measures_and_says_what_to_take(tmp_path):
+    arguments = ["--clients", "100000", "--coordinates", "100000", "--protocol", "Clear", "--json"]
+    result = CliRunner().invoke(app, ["plan", *arguments, str(tmp_path / "plan.json")])
+    assert result.exit_code == 0, result.output
+    found = json.loads((tmp_path / "plan.json").read_text())
+    assert found["planned"][0]["client_formula"]
+    assert found["link"] == {"up": 10e6, "down": 50e6}
+    assert found["workload"]["dropout"] == 0.1
+
+
+def test_plan_refuses_before_it_measures():
+    for extra in (["--uplink", "fast"], ["--dropout", "0.9"], ["--protocol", "Nobody"]):
+        result = CliRunner().invoke(app, ["plan", "--clients", "1000", "--coordinates", "10", *extra])
+        assert isinstance(result.exception, ConfigError)
+
+
+def test_every_protocol_can_be_planned():
+    protocols = named()
+    found = plan(protocols, flat(protocols), replace(planning.CHECKED), LINK)
+    assert [one.protocol for one in found if not one.refused] == list(protocols)
+    assert all((one.other_seconds is None) == (not protocols[one.protocol].others) for one in found)

@@ -1,0 +1,173 @@
+import json
+import re
+import signal
+
+import pytest
+from typer.testing import CliRunner
+
+import bench.workloads
+from bench import report
+from bench.__main__ import main
+from bench.commands import app
+from bench.measure import Bench, WrongSum, most_dropouts
+from bench.workloads import Workload, chosen
+from secagg import Clear, Round
+from secagg.protocols import named
+from secagg.protocols.base import rounds
+from tests.bench.broken import ClearForgetful, ClearOffByOne
+
+SMALL = ["--clients", "6", "--coordinates", "200", "--dropout", "0.15", "--repeats", "1"]
+QUICK = ["Clear", "SecAgg", "AdditiveShares", "BFV"]
+
+
+def run(*arguments):
+    return CliRunner().invoke(app, ["run", *SMALL, *arguments])
+
+
+def only(*names):
+    return [part for name in names for part in ("--protocol", name)]
+
+
+def failed(capsys, *arguments):
+    """The exit code and the last words of the program."""
+    with pytest.raises(SystemExit) as ended:
+        main(["run", *SMALL, *arguments])
+    return ended.value.code, capsys.readouterr().err.strip()
+
+
+def test_a_row_per_protocol_with_what_its_cost_says(tmp_path):
+    result = run("--json", str(tmp_path / "run.json"), "--html", str(tmp_path / "run.html"), *only(*QUICK))
+    assert result.exit_code == 0, result.output
+    found = json.loads((tmp_path / "run.json").read_text())
+    assert found["finished"]
+    assert [row["protocol"] for row in found["rows"]] == QUICK
+    workload = Workload(**found["workload"])
+    assert workload.gone == 1
+    for row in found["rows"]:
+        protocol = named()[row["protocol"]]
+        cost = protocol.cost(workload.task(protocol), workload.ids)
+        # With one client silent, a survivor hears and says a little less than with nobody silent.
+        assert 0.8 * sum(cost.up.values()) < row["bytes_up"] <= sum(cost.up.values())
+        assert row["expansion"] == row["bytes_up"] / (4 * workload.coordinates)
+        assert (row["client_rounds"], row["all_rounds"]) == (len(rounds(protocol)), len(protocol.phases))
+        assert 0 < row["largest_error"] <= 0.5 / 32767
+        assert row["collusion"] == cost.collusion
+        assert row["client_seconds"]["median"] > 0 < row["server_seconds"]["median"]
+        assert (row["other_seconds"] is None) == (not protocol.others)
+        assert row["protocol"] in result.output
+
+
+def test_the_page_stands_alone_and_says_what_it_was_made_by(tmp_path):
+    page = tmp_path / "run.html"
+    assert run("--html", str(page), *only("Clear", "SecAgg")).exit_code == 0
+    text = page.read_text()
+    assert not re.search(r'(src|href)="(?!#)', text)
+    assert "<svg" in text
+    assert "python -m bench" in text
+    assert f"numpy {report.versions()['numpy']}" in text
+
+
+def test_later_protocols_are_taken_up_by_themselves(monkeypatch):
+    class Later(Clear):
+        name = "Later"
+
+    monkeypatch.setattr(bench.workloads, "named", lambda: {"Clear": Clear(), "Later": Later()})
+    result = run()
+    assert result.exit_code == 0
+    assert "Later" in result.output
+
+
+@pytest.mark.parametrize(
+    ("broken", "said"),
+    [
+        (ClearOffByOne(), "1 of 3,000 coordinates of the sum are not the exact ones"),
+        (ClearForgetful(), "gave up|are not the exact ones|honest clients"),
+    ],
+)
+def test_control_a_broken_protocol_fails_the_run(monkeypatch, capsys, tmp_path, broken, said):
+    monkeypatch.setattr(bench.workloads, "named", lambda: {"Clear": Clear(), broken.name: broken})
+    code, words = failed(capsys, "--json", str(tmp_path / "run.json"))
+    assert code == 1
+    assert re.search(said, words), words
+    found = json.loads((tmp_path / "run.json").read_text())
+    assert not found["finished"]
+    assert broken.name not in [row["protocol"] for row in found["rows"]]
+
+
+def test_a_protocol_that_breaks_after_the_warm_up_leaves_the_finished_rows(tmp_path, monkeypatch):
+    monkeypatch.setattr(
+        bench.workloads, "named", lambda: {"Clear": Clear(), "ClearOffByOne": ClearOffByOne(), "Last": Clear()}
+    )
+    monkeypatch.setattr(Bench, "warm", lambda self, name: None)
+    result = run("--json", str(tmp_path / "run.json"))
+    assert isinstance(result.exception, WrongSum)
+    found = json.loads((tmp_path / "run.json").read_text())
+    assert [row["protocol"] for row in found["rows"]] == ["Clear"]
+    assert "Clear" in result.output
+
+
+def test_interrupt_leaves_the_finished_rows_and_the_json(tmp_path, monkeypatch):
+    measure = Bench.measure
+
+    def interrupted(self, name):
+        if name == "AdditiveShares":
+            signal.raise_signal(signal.SIGINT)
+        return measure(self, name)
+
+    monkeypatch.setattr(Bench, "measure", interrupted)
+    result = run("--json", str(tmp_path / "run.json"), *only("Clear", "SecAgg", "AdditiveShares"))
+    assert result.exit_code == 130
+    found = json.loads((tmp_path / "run.json").read_text())
+    assert not found["finished"]
+    assert [row["protocol"] for row in found["rows"]] == ["Clear", "SecAgg"]
+    assert "SecAgg" in result.output
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["--protocol", "Nobody"], "expected any of Clear"),
+        (["--clients", "0"], "expected 4 to"),
+        (["--dropout", "0.5"], "is opened: expected 0 to 0.333"),
+        (["--coordinates", "2000000000"], "expected --coordinates of at most"),
+        (["--json", "/nowhere/at/all.json"], "can't be written"),
+    ],
+)
+def test_what_can_not_be_done_is_refused_in_one_line(capsys, arguments, said):
+    code, words = failed(capsys, *arguments)
+    assert code == 2
+    assert said in words
+    assert "\n" not in words
+
+
+def test_most_dropouts_is_the_last_that_is_accepted():
+    workload, secagg = Workload(clients=10, coordinates=1, dropout=0.0), chosen(["SecAgg"])["SecAgg"]
+    assert most_dropouts(workload, secagg) == 3  # t = (10 + 3) // 2 + 1 = 7
+    assert most_dropouts(workload, Clear()) == 9
+
+
+def test_dropouts_fall_silent_in_the_round_that_carries_inputs():
+    workload = Workload(clients=10, coordinates=1, dropout=0.2)
+    assert set(workload.dropouts(chosen(["SecAgg"])["SecAgg"]).values()) == {Round.MASKED_INPUT}
+    assert set(workload.dropouts(Clear())) == set(workload.silent)
+
+
+def test_rows_are_read_back_as_they_were_written():
+    workload = Workload(clients=4, coordinates=20, dropout=0.0)
+    measured = Bench(workload, chosen(["Clear"]))
+    measured.measure("Clear")
+    row = measured.rows()[0]
+    assert report.row_of(json.loads(json.dumps(report.as_plain_row(row)))) == row
+
+
+@pytest.mark.parametrize("width", [80, 120, 160])
+def test_no_word_of_the_table_is_lost_where_it_is_narrow(width):
+    from rich.console import Console
+
+    workload = Workload(clients=4, coordinates=20, dropout=0.0)
+    measured = Bench(workload, chosen(["Clear"]))
+    measured.measure("Clear")
+    console = Console(width=width)
+    with console.capture() as captured:
+        console.print(report.to_table(report.run_grid(measured.rows(), workload), width))
+    assert all(word in captured.get() for word in measured.rows()[0].collusion.split())

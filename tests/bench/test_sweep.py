@@ -1,0 +1,147 @@
+import itertools
+import json
+import math
+
+import pytest
+from typer.testing import CliRunner
+
+from bench import memory
+from bench.commands import app
+from bench.measure import WrongSum
+from bench.plots import MEMORY_FLOOR, duration, growth, size, spread
+from bench.sweep import HELD, Over, Point, Sweep, Sweeping, points_of, slope, workload_at
+from bench.workloads import Workload, chosen
+from secagg import ConfigError
+from tests.bench.broken import ClearOffByOne
+
+
+def point(protocol, at, seconds, memory=10**7):
+    return Point(protocol, at, seconds, seconds, None, 100, 100, memory, memory, None)
+
+
+@pytest.mark.parametrize("power", [0.0, 1.0, 1.5, 2.0])
+def test_slope_is_the_exponent_of_a_power(power):
+    assert slope([(x, 3 * x**power) for x in (2, 4, 16, 100)]) == pytest.approx(power)
+
+
+def test_slope_needs_three_points():
+    assert slope([(1, 1), (2, 2)]) is None
+
+
+def test_exponent_is_of_the_end_of_the_curve():
+    """A fixed cost hides growth at the beginning."""
+    points = tuple(point("A", x, max(1e-2, 1e-3 * x)) for x in (1, 2, 4, 8, 100, 1000, 10_000))
+    assert Sweep(Over.CLIENTS, HELD[Over.CLIENTS], points, ()).exponent("A", "client_seconds") == pytest.approx(1.0)
+
+
+def test_no_power_is_fitted_to_memory_that_is_the_allocators():
+    points = tuple(point("A", x, x, memory=1000 * x) for x in (1, 10, 100))
+    assert Sweep(Over.CLIENTS, HELD[Over.CLIENTS], points, ()).exponent("A", "client_memory") is None
+
+
+def test_names_are_apart_in_order_and_inside():
+    places = spread([0.1, 0.5, 0.5, 0.51, 0.99, 1.0], 0.06)
+    assert all(b - a >= 0.06 - 1e-9 for a, b in itertools.pairwise(places))
+    assert min(places) >= 0
+    assert max(places) <= 1
+    assert places[0] == 0.1  # nothing pushes it
+    assert spread([0.2, 0.8], 0.06) == [0.2, 0.8]
+
+
+@pytest.mark.parametrize(
+    ("seconds", "words"),
+    [(0.00012, "120 µs"), (0.0999, "99.9 ms"), (0.9999, "1 s"), (75.3, "75.3 s"), (12345, "12,345 s"), (0, "0 s")],
+)
+def test_durations_in_words(seconds, words):
+    assert duration(seconds) == words
+
+
+def test_sizes_in_words():
+    assert [size(value) for value in (12, 999, 1000, 262_500, 1.31e11)] == [
+        "12 B",
+        "999 B",
+        "1 kB",
+        "262 kB",
+        "131 GB",
+    ]
+
+
+@pytest.mark.parametrize("given", ["8,x", "8,-1", "0,8", "8.5"])
+def test_points_that_are_none_are_refused(given):
+    with pytest.raises(ConfigError, match=r"got --points .*expected"):
+        points_of(Over.CLIENTS, given)
+
+
+def test_points_are_sorted_and_each_once():
+    assert points_of(Over.CLIENTS, "32,8,8") == [8, 32]
+    assert points_of(Over.DROPOUT, None) == [n / 48 for n in (1, 2, 4, 8, 15)]
+
+
+def test_points_out_of_range_are_refused_before_anything_runs():
+    with pytest.raises(ConfigError, match="expected 4 to"):
+        Sweeping(Over.CLIENTS, HELD[Over.CLIENTS], [2, 8], chosen(["Clear"]))
+
+
+def test_dropout_is_varied_over_the_held_cohort():
+    assert workload_at(Over.DROPOUT, HELD[Over.DROPOUT], 15 / 48).gone == 15
+
+
+def test_what_would_take_too_long_is_left_out_by_name():
+    sweeping = Sweeping(Over.COORDINATES, HELD[Over.COORDINATES], [10, 1000, 10**6], chosen(["Clear", "SecAgg"]))
+    sweeping._took["SecAgg"] = [(10, 0.5)]
+    assert sweeping._affordable("SecAgg", 500, 40.0)
+    assert not sweeping._affordable("SecAgg", 10**6, 40.0)
+    assert sweeping._affordable("Clear", 10**6, 40.0)  # nothing is known of it
+    (left_out,) = sweeping.result().left_out
+    assert left_out.startswith("SecAgg at coordinates 1,000,000, which would take some 50,000 s")
+
+
+def test_sweep_draws_and_writes(tmp_path):
+    arguments = ["--over", "coordinates", "--points", "100,1000,10000", "--protocol", "Clear", "--clients", "4"]
+    files = [
+        "--out",
+        str(tmp_path / "grown"),
+        "--json",
+        str(tmp_path / "s.json"),
+        "--html",
+        str(tmp_path / "s.html"),
+    ]
+    result = CliRunner().invoke(app, ["sweep", *arguments, *files])
+    assert result.exit_code == 0, result.output
+    assert (tmp_path / "grown.png").read_bytes().startswith(b"\x89PNG")
+    assert "<svg" in (tmp_path / "grown.svg").read_text()
+    assert "<svg" in (tmp_path / "s.html").read_text()
+    found = json.loads((tmp_path / "s.json").read_text())
+    assert [point["at"] for point in found["points"]] == [100, 1000, 10000]
+    assert found["held"]["clients"] == 4
+    assert 0.3 < found["exponents"]["Clear"]["bytes_up"] <= 1.0
+
+
+def test_every_curve_is_named_beside_its_end():
+    points = tuple(point(f"P{i}", x, (1 + i / 100) * x) for i in range(8) for x in (1, 10, 100))
+    figure = growth(Sweep(Over.CLIENTS, HELD[Over.CLIENTS], points, ()))
+    texts = [text.get_text() for text in figure.axes[0].texts]
+    assert sorted(text.split(" ")[0] for text in texts) == [f"P{i}" for i in range(8)]
+    markers = {line.get_marker() for line in figure.axes[0].lines}
+    assert len(markers) == 8  # told apart without colour
+    assert figure.axes[0].get_xscale() == figure.axes[0].get_yscale() == "log"
+
+
+def test_peaks_are_of_each_kind_of_party():
+    """A server holds at least one sum, an aggregator its own; a client at least its integers."""
+    size = 10**6
+    found = memory.peaks("AdditiveShares", Workload(clients=4, coordinates=size, dropout=0.0))
+    assert 4 * size <= found.client < 200 * size
+    assert 4 * size <= found.server < 200 * size
+    assert found.other is not None
+    assert 4 * size <= found.other < 200 * size
+    assert 4 * size > MEMORY_FLOOR
+
+
+def test_control_peaks_of_a_broken_protocol_are_none():
+    with pytest.raises(WrongSum, match="ClearOffByOne"):
+        memory.session(ClearOffByOne(), Workload(clients=4, coordinates=20, dropout=0.0))
+
+
+def test_slope_of_noise_is_finite():
+    assert math.isfinite(slope([(1, 5), (2, 1), (3, 4)]))
