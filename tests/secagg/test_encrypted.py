@@ -141,9 +141,14 @@ def test_digits_join_to_the_sum(data: st.DataObject) -> None:
         np.testing.assert_array_equal(found.astype(np.uint64), expected)
 
 
-@pytest.mark.parametrize("sums", [[21, 0, 0, 0], [0, 0, 21, 18], [0, 0, 0, 19], [0, 0, 0, 2**62]])
+@pytest.mark.parametrize(
+    "sums", [[21, 0, 0, 0], [0, 0, 21, 18], [0, 0, 0, 19], [0, 0, 0, pow(11, -1, 2**64) * 1 % 2**64]]
+)
 def test_digits_join_to_nothing_that_so_many_terms_cant_be(sums: list[int]) -> None:
-    """Terms up to 10, two slots of them, and one up to 100 in two digits of base 11; two clients."""
+    """Terms up to 10, two slots of them, and one up to 100 in two digits of base 11; two clients.
+
+    The last is one that 64 bits would wrap into range.
+    """
     encoding = Integers(((2, 10, None), (1, 100, None)))
     task = secagg.Task(
         protocol=secagg.Clear(), layout=encoding.layout, encoding=encoding, max_clients=5, min_survivors=2
