@@ -49,6 +49,9 @@ def demo(
     rounds: Annotated[int, typer.Option(help="Rounds of training.")] = 20,
     dropouts: Annotated[int, typer.Option(help="Hospitals that fall silent in each round.")] = 2,
     seed: Annotated[int, typer.Option(help="Draws the shards and who falls silent; never a key or a mask.")] = 0,
+    epsilon: Annotated[
+        float | None, typer.Option(help="Train once more, under distributed differential privacy of so much.")
+    ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON, and nothing else, to stdout.")] = False,
     plot: Annotated[Path, typer.Option(help="Where the picture (PNG) goes.")] = Path("demo.png"),
     no_plot: Annotated[bool, typer.Option("--no-plot", help="Draw no picture.")] = False,
@@ -61,10 +64,10 @@ def demo(
     from secagg.demo.training import Settings, run
 
     chosen = _chosen(protocol or [])
-    settings = Settings(clients, rounds, dropouts, seed)
+    settings = Settings(clients, rounds, dropouts, seed, epsilon)
     if not no_plot:
         _check_writable(plot)
-    with _progress_bar(len(chosen) * rounds, hidden=as_json) as advance:
+    with _progress_bar((len(chosen) + (epsilon is not None)) * rounds, hidden=as_json) as advance:
         result = run(settings, chosen, advance)
     if as_json:
         typer.echo(json.dumps(to_json(result), indent=2))

@@ -9,7 +9,7 @@ from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from secagg.demo.training import Demo, Run
+from secagg.demo.training import DELTA, L2_CLIP, Demo, Run
 
 _PACKAGES = ("secagg", "numpy", "numba", "cryptography", "scikit-learn", "matplotlib")
 
@@ -20,6 +20,8 @@ def to_table(demo: Demo) -> RenderableType:
     table.add_column("protocol", no_wrap=True)
     table.add_column("test\naccuracy", justify="right")
     table.add_column("off by\nat most", justify="right")
+    if demo.settings.epsilon is not None:
+        table.add_column("epsilon", justify="right")
     table.add_column("bytes\nup", justify="right")
     table.add_column("bytes\ndown", justify="right")
     table.add_column("to learn one\nhospital's update\nwould take", min_width=20)
@@ -28,6 +30,7 @@ def to_table(demo: Demo) -> RenderableType:
             run.protocol,
             f"{100 * run.correct / demo.study.test.patients:.1f} %",
             f"{run.difference:.1e}",
+            *([] if demo.settings.epsilon is None else ["none" if run.epsilon is None else f"{run.epsilon:.2f}"]),
             f"{run.bytes_up:,.0f}",
             f"{run.bytes_down:,.0f}",
             Text(run.collusion),
@@ -40,15 +43,28 @@ def _notes(demo: Demo) -> list[str]:
     tested = demo.study.test.patients
     sizes = [hospital.patients for hospital in hospitals]
     sick = [round(100 * hospital.malignant / hospital.patients) for hospital in hospitals]
-    clipped = ", ".join(f"{_clipped(run)} ({run.protocol})" for run in demo.runs)
+    clipped = ", ".join(f"{_clipped(run)} ({run.protocol})" for run in demo.runs if run.epsilon is None)
     return [
         f"Rounds of training: {settings.rounds}, over {settings.clients} hospitals of {min(sizes)} to {max(sizes)} "
         f"patients, {min(sick)} to {max(sick)} % of them malignant; {settings.dropouts} hospitals fall silent in "
         f"each round. {tested} other patients are the test.",
         f"FedAvg in float64 over the same hospitals, without secagg: {100 * exact / tested:.1f} %. Off by: the "
         f"largest difference of a final weight from it. Coordinates clipped: {clipped}.",
+        *_privacy(demo),
         "Bytes: of a hospital that stays to the end, per round of training.",
         *(f"Left out: {name}, {reason}" for name, reason in demo.left_out.items()),
+    ]
+
+
+def _privacy(demo: Demo) -> list[str]:
+    found = next((run for run in demo.runs if run.epsilon is not None), None)
+    if found is None:
+        return []
+    price = 100 * (demo.float64_correct[-1] - found.correct) / demo.study.test.patients
+    return [
+        f"Epsilon: of all {demo.settings.rounds} rounds together at delta {DELTA:g}, for a whole hospital, whoever "
+        f"else colludes within the task's limit. Every hospital counts the same, shortens its update to length "
+        f"{L2_CLIP} and adds its share of the noise. So few hospitals pay for it: {price:.1f} points of accuracy."
     ]
 
 
@@ -82,6 +98,8 @@ def to_json(demo: Demo) -> dict[str, Any]:
                 "bytes_up": run.bytes_up,
                 "bytes_down": run.bytes_down,
                 "collusion": run.collusion,
+                "epsilon": run.epsilon,
+                "delta": None if run.epsilon is None else DELTA,
                 "clipped": _clipped(run),
                 "model": _plain(run.model),
                 "rounds": [

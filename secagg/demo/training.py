@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from typing import cast
 
 import numpy as np
 
@@ -21,6 +22,10 @@ from secagg.task import Task
 FEATURES = 30
 MOST_ROUNDS = 1000
 
+#: The δ of a noised training, and the length to which it shortens updates.
+DELTA = 1e-5
+L2_CLIP = 0.1
+
 #: Nearest rounding draws no randomness, so all protocols give the same model to the last bit.
 ENCODING = FixedPoint(clip=0.5, bits=16, rounding="nearest")
 
@@ -29,14 +34,15 @@ ENCODING = FixedPoint(clip=0.5, bits=16, rounding="nearest")
 class Settings:
     """What is trained: so many hospitals and rounds, and in each round so many that fall silent.
 
-    ``seed`` draws the shards and who falls silent; keys and masks come from the system's generator.
-    ``ConfigError`` for a number out of range.
+    ``seed`` draws the shards and who falls silent; keys, masks and noise come from the system's generator. With
+    ``epsilon``, one more training adds noise for that much privacy. ``ConfigError`` for a number out of range.
     """
 
     clients: int = 10
     rounds: int = 20
     dropouts: int = 2
     seed: int = 0
+    epsilon: float | None = None
 
     def __post_init__(self) -> None:
         for name, least, most in (
@@ -49,6 +55,8 @@ class Settings:
             if got < least or (most is not None and got > most):
                 expected = f"{least} or more" if most is None else f"{least} to {most}"
                 raise ConfigError(f"got --{name} {got}; expected {expected}")
+        if self.epsilon is not None and not 0 < self.epsilon < float("inf"):
+            raise ConfigError(f"got --epsilon {self.epsilon}; expected a number above 0, such as 8")
 
 
 @dataclass(frozen=True)
@@ -75,6 +83,8 @@ class Run:
     bytes_up: float
     bytes_down: float
     collusion: str
+    epsilon: float | None = None
+    """What the whole training costs a hospital in privacy, at :data:`DELTA`; None without noise."""
 
     @property
     def correct(self) -> int:
@@ -117,6 +127,9 @@ def run(
         if protocol.name not in missing:
             with _noting(protocol, missing):
                 runs.append(_train(protocol, settings, study, silent, models[-1], progress))
+    if settings.epsilon is not None and runs:
+        first = next((p for p in protocols.values() if p.name == "SecAgg"), next(iter(protocols.values())))
+        runs.append(_train(first, settings, study, silent, models[-1], progress, settings.epsilon))
     if not runs:
         reasons = "; ".join(f"{name}: {reason}" for name, reason in missing.items())
         raise ConfigError(f"got no protocol that can run here; {reasons}")
@@ -148,6 +161,21 @@ def make_task(protocol: AggregationProtocol, clients: int, dropouts: int, max_we
     )
 
 
+def make_private_task(
+    protocol: AggregationProtocol, clients: int, dropouts: int, epsilon: float, rounds: int
+) -> Task:
+    """The same without weights, and with the least noise that keeps ``rounds`` sums within ``epsilon``."""
+    from dp.distributed import DistributedGaussian
+
+    task = make_task(protocol, clients, dropouts, max_weight=1)
+    noised = replace(task, max_weight=None, encoding=DistributedGaussian(L2_CLIP, 1.0, 20, delta=DELTA))
+    try:
+        enough = cast(DistributedGaussian, noised.encoder).with_epsilon(epsilon, task.layout.size, rounds=rounds)
+    except ValueError as error:
+        raise ConfigError(f"got --epsilon {epsilon:g}: {error}") from error
+    return replace(noised, encoding=enough)
+
+
 def _train_in_float64(study: Study, silent: Plan) -> list[model.Model]:
     """The model after each round, over the hospitals that the plan leaves in the sum."""
     models = [model.initial(FEATURES)]
@@ -164,16 +192,21 @@ def _train(
     silent: Plan,
     exact: model.Model,
     progress: Callable[[str], None],
+    epsilon: float | None = None,
 ) -> Run:
     patients = {hospital.id: hospital.patients for hospital in study.hospitals}
-    task = make_task(protocol, settings.clients, settings.dropouts, max(patients.values()))
+    clients, dropouts = settings.clients, settings.dropouts
+    if epsilon is None:
+        task = make_task(protocol, clients, dropouts, max(patients.values()))
+    else:
+        task = make_private_task(protocol, clients, dropouts, epsilon, settings.rounds)
     current = model.initial(FEATURES)
     aggregations, up, down = [], [], []
     for number, silences in enumerate(silent, 1):
         result = simulate(
             task,
             {hospital.id: model.update(current, hospital) for hospital in study.hospitals},
-            weights=patients,
+            weights=patients if epsilon is None else None,
             dropouts=silent_rounds(protocol, silences),
             session=b"round %d " % number + model.fingerprint(current),
         )
@@ -184,14 +217,18 @@ def _train(
         right = model.correct(current, study.test)
         aggregations.append(Aggregation(result.survivors, dict(result.dropped), right, result.clipped))
         progress(protocol.name)
+    spent = None
+    if epsilon is not None:
+        spent = task.encoder.epsilon(task.layout.size, rounds=settings.rounds)  # type: ignore[attr-defined]
     return Run(
-        protocol=protocol.name,
+        protocol=protocol.name if epsilon is None else f"{protocol.name}, noised",
         aggregations=tuple(aggregations),
         model=current,
         difference=model.difference(current, exact),
         bytes_up=float(np.mean(up)),
         bytes_down=float(np.mean(down)),
         collusion=task.protocol.cost(task, sorted(patients)).collusion,
+        epsilon=spent,
     )
 
 

@@ -366,3 +366,30 @@ def test_a_bad_homomorphic_key_file_is_refused(tmp_path, text):
     (tmp_path / "key.json").write_text(text)
     with pytest.raises(SecAggError, match="secagg keygen --role decryptor"):
         load_he_key(tmp_path / "key.json")
+
+
+# --- demo with noise
+
+
+def test_demo_trains_once_more_under_a_budget(command):
+    code, out, _ = command("demo", "--epsilon", 8, "--rounds", 3, "--protocol", "secagg", "--no-plot", "--json")
+    assert code == 0
+    plain, noised = json.loads(out)["protocols"]
+    assert (plain["epsilon"], noised["name"], noised["delta"]) == (None, "SecAgg, noised", 1e-5)
+    assert 7.9 < noised["epsilon"] <= 8
+    assert noised["clipped"] is None
+    assert plain["difference_from_float64"] < 1e-3 < noised["difference_from_float64"]
+
+
+def test_demo_says_what_privacy_costs(command):
+    code, out, _ = command("demo", "--epsilon", 8, "--rounds", 2, "--protocol", "secagg", "--no-plot")
+    assert code == 0
+    assert "points of accuracy" in out.replace("\n", " ")
+    assert "8.00" in out
+
+
+@pytest.mark.parametrize("epsilon", ["0", "-1", "nan", "inf"])
+def test_demo_refuses_a_budget_that_is_none(command, epsilon):
+    code, _, err = command("demo", "--epsilon", epsilon, "--no-plot")
+    assert code == 2
+    assert "expected a number above 0" in err
