@@ -1,0 +1,1 @@
+"""Adapters to the stacks in which people already train: containers, deadlines and polling; no cryptography."""

@@ -1,0 +1,274 @@
+"""The node's side: a mod that answers the protocol's messages, and has the app train when its input is due."""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+import sys
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from types import FrameType
+from typing import Any
+
+import numpy as np
+from flwr.app import ConfigRecord, Message, RecordDict
+from flwr.clientapp import ClientApp
+
+from mpc.keys import encode_parts
+from secagg._machine import Client
+from secagg.errors import Aborted, ConfigError, LocalProtocolError, RemoteProtocolError
+from secagg.identity import load_identity, load_roster
+from secagg.integrations._flower_records import (
+    Stated,
+    arrays_of,
+    metric_key,
+    metrics_of,
+    model_digest,
+    only_record,
+    read,
+    session_name,
+    strip,
+    with_metrics,
+    without_detail,
+    write,
+)
+from secagg.session import roster_digest
+from secagg.store import FileLedger, FileStore, Ledger
+from secagg.task import Task
+
+log = logging.getLogger("flwr.secagg")
+
+UPLOADS_OF_A_MODEL = 2
+_KEPT = "secagg.kept"  # where a node's role is between two messages
+_WITHHELD = "secagg.withheld"
+
+
+def client_mod(
+    task: Task, *, metrics: Mapping[str, float] | None = None, weighted_by: str = "num-examples"
+) -> Callable[[Any, Any, Callable[[Any, Any], Any]], Any]:
+    """The mod that keeps each update from the server; the first in ``ClientApp(mods=[...])``.
+
+    What is encoded is the difference from the model that came with the request, so the encoding's ``clip`` bounds
+    an update. ``metrics`` (name → bound) ride in the same sum; any other that the app returns is withheld.
+    ``weighted_by`` is the metric that is the integer weight, where the task has a ``max_weight``.
+
+    Read from the node's config at each message: ``secagg-id`` (by default ``node-`` and Flower's number),
+    ``secagg-key`` (its private key, as ``secagg keygen`` writes it) and ``secagg-roster`` (the roster that this
+    node pins), both or none; ``secagg-dir``, a folder for state and ledger, without which they live
+    in Flower's context and end with the SuperNode. ``secagg-he-key`` is the key that clients share, where the
+    protocol has one.
+
+    Raises, and Flower then tells the server so, wherever it can't protect: a train message that is not the
+    protocol's, another task or version, another model than the session is bound to, a mod outside of this one.
+    """
+    own = with_metrics(task, metrics)
+    riding = metrics_of(own)
+
+    def secagg_mod(message: Any, context: Any, call_next: Callable[[Any, Any], Any]) -> Any:
+        _check_outermost()
+        if message.metadata.message_type.split(".")[0] != "train":
+            return _let_pass(call_next(message, context))
+        stated = read(message.content, own)
+        strip(message.content)
+        party = str(context.node_config.get("secagg-id", f"node-{context.node_id}"))
+        node = _Node(own, riding, weighted_by, party, context)
+        if not stated.session:
+            return Message(RecordDict(write(own, party=party, roster=node.check())), reply_to=message)
+        try:
+            answer = node.answer(stated)
+            if answer is None:
+                model = node.check_model(stated, message.content)  # before the app may change it
+                trained = call_next(message, context)
+                if trained.has_error():
+                    return trained
+                with without_detail(log):
+                    answer = node.contribute(stated, model, trained.content)
+        except (Aborted, LocalProtocolError, RemoteProtocolError) as error:
+            log.error("secagg: this node leaves the session: %s", error)
+            raise Aborted("this node has left the session; its log says why") from None
+        return Message(RecordDict(write(own, answer, party=party)), reply_to=message)
+
+    return secagg_mod
+
+
+class _Node:
+    """One node during one message."""
+
+    def __init__(self, task: Task, riding: list[str], weighted_by: str, party: str, context: Any) -> None:
+        self.task, self.riding, self.weighted_by, self.party, self.context = (
+            task,
+            riding,
+            weighted_by,
+            party,
+            context,
+        )
+        config = context.node_config
+        self.known: dict[str, Any] = {
+            "identity": load_identity(config["secagg-key"]) if "secagg-key" in config else None,
+            "roster": load_roster(config["secagg-roster"]) if "secagg-roster" in config else None,
+        }
+        if "secagg-he-key" in config:
+            from secagg.identity import load_he_key
+
+            self.known["key"] = load_he_key(config["secagg-he-key"])
+
+    def check(self) -> bytes:
+        """The digest of the roster; ``ConfigError`` for a config with which this node can't take part."""
+        self.task.client(self.party, **self.known)
+        return roster_digest(self.known["roster"])
+
+    @contextmanager
+    def role(self, session: bytes) -> Iterator[tuple[Client[Any], Ledger]]:
+        """The client of this session, as it was left, or a new one; its ledger is open meanwhile."""
+        with _storage(self.context, session) as store:
+            assert store.ledger is not None
+            saved = store.load()
+            if saved is None:
+                yield self.task.client(self.party, session=session, save=store, **self.known), store.ledger
+                return
+            found: Client[Any] = Client.from_bytes(saved, self.task, save=store, **self.known)
+            if found.id != self.party:
+                raise ConfigError(f"got secagg-id={self.party}, and a session in which this node is {found.id}")
+            yield found, store.ledger
+
+    def answer(self, stated: Stated) -> bytes | None:
+        """The answer, or None if the input is asked for and was not given yet."""
+        with self.role(stated.session) as (client, _):
+            try:
+                return client.receive(stated.data) or b""
+            except LocalProtocolError:
+                return None
+
+    def check_model(self, stated: Stated, content: Any) -> dict[str, Any]:
+        """The model's arrays; ``ConfigError`` unless the session is the one for this run, round and model."""
+        model = only_record(content.array_records, "array records in a request")
+        rounds = {record["server-round"] for record in content.config_records.values() if "server-round" in record}
+        name = session_name(self.context.run_id, stated.number, stated.attempt, model_digest(model))
+        if stated.session != name or rounds - {stated.number}:
+            raise ConfigError("got another model, round or run than this session was opened for; nothing was sent")
+        return arrays_of(model)
+
+    def contribute(self, stated: Stated, before: Mapping[str, Any], trained: Any) -> bytes:
+        """The answer with this node's input, once the model's uploads are counted."""
+        after = arrays_of(only_record(trained.array_records, "array records in the reply"))
+        metrics = only_record(trained.metric_records, "metric records in the reply")
+        if set(before) != set(after) or any(before[name].shape != after[name].shape for name in before):
+            raise ConfigError("got arrays of the app with other names or shapes than the model's; return all of it")
+        update: dict[str, Any] = {
+            name: np.subtract(after[name], old, dtype=np.result_type(after[name], old, np.float32))
+            for name, old in before.items()
+        }
+        for name in self.riding:
+            if not isinstance(metrics.get(name), int | float):
+                raise ConfigError(f"got no number for metric {name!r}; the app must return it, or metrics= drop it")
+            update[metric_key(name)] = metrics[name]
+        weight = self._weight(metrics)
+        self._name_withheld(metrics)
+        with self.role(stated.session) as (client, ledger):
+            self._count_upload(ledger, stated.session)
+            client.contribute(update, weight)
+            return client.receive(stated.data) or b""
+
+    def _weight(self, metrics: Any) -> int | None:
+        if self.task.max_weight is None:
+            return None
+        weight = metrics.get(self.weighted_by)
+        if not isinstance(weight, int | float) or not float(weight).is_integer():
+            raise ConfigError(f"got no whole number for {self.weighted_by!r}; the task weights by it")
+        return int(weight)
+
+    def _count_upload(self, ledger: Ledger, session: bytes) -> None:
+        """Two sums that start from one model and differ in a client or two tell their difference."""
+        taken = hashlib.sha256(session).digest()
+        for count in range(1, UPLOADS_OF_A_MODEL + 1):
+            parts = encode_parts("secagg/v1/flower-upload", self.party, self.task.digest, session[-32:], str(count))
+            if ledger.claim(hashlib.sha256(parts).digest(), taken) == taken:
+                break
+        else:
+            raise ConfigError(f"got a request for upload {count + 1} from one model; this node gives {count}")
+        if count > 1:
+            log.warning(
+                "secagg: this is a second upload from one model: if both sessions end, the server can subtract the "
+                "two sums, and sees the updates of those who are in one of them only"
+            )
+
+    def _name_withheld(self, metrics: Any) -> None:
+        state = self.context.state
+        withheld = sorted(set(metrics) - {*self.riding, self.weighted_by})
+        if withheld and _WITHHELD not in state:
+            state[_WITHHELD] = ConfigRecord({"names": withheld})
+            log.warning("secagg: withheld from the server: %s; metrics= lets them ride", ", ".join(withheld))
+
+
+class _ContextStore:
+    """State and ledger in Flower's context: it outlives a message's process, and ends with the SuperNode."""
+
+    def __init__(self, context: Any, session: bytes) -> None:
+        kept = context.state.get(_KEPT)
+        self.kept = ConfigRecord({"ledger": b"", "session": b""}) if kept is None else kept
+        context.state[_KEPT] = self.kept
+        self.session = session
+        ledger = self.kept["ledger"]
+        self.entries = {ledger[at : at + 32]: ledger[at + 32 : at + 64] for at in range(0, len(ledger), 64)}
+
+    @property
+    def ledger(self) -> Ledger:
+        """The ledger, beside the state: whoever loses one loses both."""
+        return self
+
+    def claim(self, entry: bytes, value: bytes) -> bytes:
+        """See :meth:`secagg.store.Ledger.claim`."""
+        if entry not in self.entries:
+            self.entries[entry] = value
+            self.kept["ledger"] += entry + value
+        return bytes(self.entries[entry])
+
+    def __call__(self, number: int, state: bytes) -> None:
+        if self.kept["session"] == self.session and number <= self.kept["number"]:
+            raise LocalProtocolError(f"got state number {number} after {self.kept['number']}")
+        self.kept["session"], self.kept["number"], self.kept["state"] = self.session, number, state
+
+    def load(self) -> bytes | None:
+        """The newest state of this session, or None."""
+        return bytes(self.kept["state"]) if self.kept["session"] == self.session else None
+
+
+@contextmanager
+def _storage(context: Any, session: bytes) -> Iterator[Any]:
+    folder = context.node_config.get("secagg-dir")
+    if folder is None:
+        yield _ContextStore(context, session)
+        return
+    path = Path(folder) / (hashlib.sha256(session).hexdigest()[:32] + ".state")
+    for old in Path(folder).glob("*.state"):
+        if old != path:
+            old.unlink()  # of a session that is over: it may hold an update
+    with FileLedger(Path(folder) / "ledger") as ledger:
+        yield FileStore(path, ledger=ledger)
+
+
+def _let_pass(reply: Any) -> Any:
+    """Evaluations and queries are not protected, so no arrays leave in them."""
+    if reply.has_content() and reply.content.array_records:
+        raise ConfigError("got arrays in a reply that is not aggregated; secagg's mod lets none through")
+    return reply
+
+
+def _check_outermost() -> None:
+    """``ConfigError`` if a mod outside of this one gets the ciphertext: it can't noise or clip what is in it."""
+    frame: FrameType | None = sys._getframe(2)
+    # A mod's caller is always Flower's wrapper, so any other module up to the app is another mod's.
+    wrapper = "" if frame is None else str(frame.f_globals.get("__name__"))
+    while frame is not None and frame.f_code is not ClientApp.__call__.__code__:
+        name = str(frame.f_globals.get("__name__"))
+        if not name.startswith("flwr.") or name not in (wrapper, ClientApp.__module__):
+            raise ConfigError(
+                f"got a mod of {name} outside of secagg's, which would meet ciphertext only; put client_mod(task) "
+                "first in mods=[...]"
+            )
+        frame = frame.f_back
+    if frame is None:
+        raise ConfigError(
+            "got a call from outside of a ClientApp; pass the mod to ClientApp(mods=[client_mod(task)])"
+        )

@@ -1,0 +1,185 @@
+"""What the two sides of the Flower adapter say to each other, in Flower's containers.
+
+A request or an answer is a ``ConfigRecord`` of a few fields and, in an ``ArrayRecord`` of its own, the protocol's
+message: Flower sends arrays in chunks, and a message is passed on without a copy.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import math
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import replace
+from io import BytesIO
+from typing import Any, NamedTuple
+
+import numpy as np
+from flwr.app import Array, ArrayRecord, ConfigRecord
+from numpy.typing import NDArray
+
+from mpc.keys import encode_parts
+from secagg import wire
+from secagg.encoding import FixedPoint
+from secagg.errors import ConfigError, EncodingError
+from secagg.layout import Layout, Leaf
+from secagg.task import Task
+
+VERSION = (1 << 16) + wire.VERSION  # of these records, and of the messages in them
+
+FIELDS = "secagg"
+MESSAGE = "secagg.message"
+
+_STYPE = "secagg.envelope"  # anything else that meets this array must not take it for numbers
+_METRIC = "metric:"
+_HEADERS = {
+    (1, 0): np.lib.format.read_array_header_1_0,
+    (2, 0): np.lib.format.read_array_header_2_0,
+}
+
+
+class Stated(NamedTuple):
+    """What a record says, its types checked; ``session`` and ``data`` are empty in an introduction."""
+
+    task: bytes
+    party: str
+    roster: bytes  # its digest
+    session: bytes
+    number: int  # the strategy's round
+    attempt: int
+    data: bytes
+
+
+def write(task: Task, data: bytes = b"", **fields: Any) -> dict[str, Any]:
+    """The records of one message, for a ``RecordDict``."""
+    stated = {"version": VERSION, "task": task.digest} | fields
+    records: dict[str, Any] = {FIELDS: ConfigRecord(stated)}
+    if data:
+        array = Array(dtype="uint8", shape=(len(data),), stype=_STYPE, data=data)
+        records[MESSAGE] = ArrayRecord({"message": array})
+    return records
+
+
+def read(content: Any, task: Task) -> Stated:
+    """What the other side wrote; ``ConfigError`` where it is not of this version and this task."""
+    fields = content.get(FIELDS)
+    if not isinstance(fields, ConfigRecord):
+        raise ConfigError("got a message without secagg's records; both sides need secagg.integrations.flower")
+    if (version := fields.get("version")) != VERSION:
+        raise ConfigError(
+            f"got version {_version(version)}; this side speaks {_version(VERSION)}: install one secagg everywhere"
+        )
+    if fields.get("task") != task.digest:
+        raise ConfigError("got another task; give server and clients the same task, metrics included")
+    record = content.get(MESSAGE)
+    array = record.get("message") if isinstance(record, ArrayRecord) else None
+    data = array.data if array is not None and array.stype == _STYPE else b""
+    values: dict[str, Any] = (
+        {"party": "", "roster": b"", "session": b"", "number": 0, "attempt": 0} | dict(fields) | {"data": data}
+    )
+    found = Stated(*(values[name] for name in Stated._fields))
+    if tuple(map(type, found)) != (bytes, str, bytes, bytes, int, int, bytes):
+        raise ConfigError("got secagg's records with fields of other types; install one secagg on all sides")
+    return found
+
+
+def _version(version: object) -> str:
+    return f"{version >> 16}.{version & 0xFFFF}" if type(version) is int else repr(version)[:20]
+
+
+def strip(content: Any) -> None:
+    """Take secagg's records out, so that the app finds what its strategy sent."""
+    for name in (FIELDS, MESSAGE):
+        if name in content:
+            del content[name]
+
+
+def session_name(run: int, number: int, attempt: int, model: bytes) -> bytes:
+    """What one aggregation is called: the run, the strategy's round, the attempt, the model it starts from."""
+    return b"flower/%d/%d/%d/" % (run, number, attempt) + model
+
+
+def model_digest(record: Any) -> bytes:
+    """SHA-256 over names, types and bytes of a model, in its order."""
+    hashed = hashlib.sha256(b"secagg/v1/flower-model")
+    for name, array in record.items():
+        head = encode_parts(name, array.dtype, str(tuple(array.shape)), array.stype, str(len(array.data)))
+        hashed.update(len(head).to_bytes(8, "big") + head)
+        hashed.update(array.data)
+    return hashed.digest()
+
+
+def only_record(records: Mapping[str, Any], what: str) -> Any:
+    """The one record of a kind; ``ConfigError`` where there are none or more."""
+    if len(records) != 1:
+        raise ConfigError(f"got {len(records)} {what}; expected one")
+    return next(iter(records.values()))
+
+
+def arrays_of(record: Any) -> dict[str, NDArray[Any]]:
+    """The arrays of an ``ArrayRecord`` by name: read-only, no copies. ``EncodingError`` for other than NumPy's."""
+    return {name: _view(name, array) for name, array in record.items()}
+
+
+def _view(name: str, array: Any) -> NDArray[Any]:
+    if array.stype != "numpy.ndarray":
+        raise EncodingError(f"got array {name!r} of type {array.stype!r:.40}; expected numpy.ndarray")
+    file = BytesIO(array.data)  # shares the bytes
+    try:
+        shape, column_major, dtype = _HEADERS[np.lib.format.read_magic(file)](file)
+        flat = np.frombuffer(array.data, dtype, count=math.prod(shape), offset=file.tell())
+        return flat.reshape(shape, order="F" if column_major else "C")
+    except (ValueError, KeyError, TypeError, OverflowError) as error:
+        raise EncodingError(f"got array {name!r} that can't be read as NumPy's: {error}") from error
+
+
+def layout_of(record: Any) -> Layout:
+    """The layout of a model in an ``ArrayRecord``, for the task."""
+    return Layout.of(arrays_of(record))
+
+
+def metric_key(name: str) -> str:
+    """Under which key of the update a metric rides."""
+    return _METRIC + name
+
+
+def metrics_of(task: Task) -> list[str]:
+    """The metrics that ride in the task's sum."""
+    keys = [leaf.path[0] for leaf in task.layout.leaves if len(leaf.path) == 1]
+    return [key.removeprefix(_METRIC) for key in keys if isinstance(key, str) and key.startswith(_METRIC)]
+
+
+def with_metrics(task: Task, metrics: Mapping[str, float] | None) -> Task:
+    """``task`` with ``metrics`` (name → bound of its absolute value) in the same sum.
+
+    Server, clients and aggregators all need the task that comes out. ``ConfigError`` under an encoding that adds
+    noise: an exact sum beside a noised one is outside every ε.
+    """
+    if not metrics:
+        return task
+    encoding, layout = task.encoding, task.layout
+    if not isinstance(encoding, FixedPoint):
+        raise ConfigError(
+            f"got metrics beside {type(encoding).__name__}; an exact sum beside a noised one is outside every "
+            "epsilon: drop metrics, or have the app evaluate the aggregated model"
+        )
+    if any(len(leaf.path) != 1 for leaf in layout.leaves):
+        raise ConfigError("got a layout that is not a model's in Flower; expected layout_of(arrays)")
+    leaves = [*layout.leaves, *(Leaf((metric_key(name),), (), layout.dtype.name) for name in metrics)]
+    if isinstance(encoding.clip, tuple):
+        clips = dict(encoding.clip)
+    else:
+        clips = {leaf.name: float(encoding.clip) for leaf in layout.leaves}  # type: ignore[arg-type]
+    clips |= {metric_key(name): bound for name, bound in metrics.items()}
+    ordered = tuple(sorted(leaves, key=lambda leaf: leaf.path))
+    return replace(task, layout=Layout(ordered, layout.branches), encoding=replace(encoding, clip=clips))
+
+
+@contextmanager
+def without_detail(log: Any) -> Iterator[None]:
+    """What was wrong with an update stays in this node's log: Flower sends a raised error's text to the server."""
+    try:
+        yield
+    except EncodingError as error:
+        log.error("secagg: this update can't be encoded: %s", error)
+        raise EncodingError("got an update that doesn't fit the task; this node's log says how") from None

@@ -1,0 +1,107 @@
+"""Flower without processes: a grid whose nodes are ClientApps in this one.
+
+As in a deployment, each message and each context goes through Flower's own bytes and back, so that nothing survives
+a message but what the context holds. Bytes are counted as Flower's objects, each once a message.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from flwr.app import Context, Error, Message, RecordDict
+from flwr.common.serde import context_from_proto, context_to_proto
+from flwr.serverapp import Grid
+from flwr.supercore.inflatable.inflatable_object import get_all_nested_objects
+from flwr.supercore.inflatable.inflatable_utils import inflate_object_from_contents
+
+try:
+    from flwr.supercore.task_identity import TaskIdentity  # what a runtime sets before an app starts
+except ImportError:
+    RUN = 0
+else:
+    RUN = 7
+    TaskIdentity.task_id, TaskIdentity.run_id, TaskIdentity.node_id = 1, RUN, 1
+
+Handler = Callable[[Any, Any], Any]
+
+
+def through_bytes(message: Any) -> tuple[Any, int]:
+    """``message`` as it arrives, and how many bytes that took."""
+    message.metadata.__dict__["_message_id"] = message.object_id
+    contents = {name: found.deflate() for name, found in get_all_nested_objects(message).items()}
+    arrived = inflate_object_from_contents(message.object_id, dict(contents))
+    arrived.metadata.__dict__["_message_id"] = message.object_id
+    return arrived, sum(map(len, contents.values()))
+
+
+@dataclass
+class Node:
+    """One SuperNode: its app, and its context between messages."""
+
+    app: Handler
+    context: Any
+    heard: list[Any] = field(default_factory=list)  # requests, as they arrived
+    alive: bool = True
+
+    def answer(self, message: Any) -> Any:
+        self.heard.append(through_bytes(message)[0])
+        context = context_from_proto(context_to_proto(self.context))
+        try:
+            reply = self.app(message, context)
+        except Exception as error:
+            reply = Message(Error(2, f"{type(error)}:<'{error}'>"), reply_to=message)
+        self.context = context_from_proto(context_to_proto(context))
+        return reply
+
+
+class LoopbackGrid(Grid):  # type: ignore[misc]
+    """Nodes 1, 2, … in this process; ``tamper(node, reply)`` may change or drop (None) what a node says."""
+
+    def __init__(self, apps: Iterable[Handler], configs: Iterable[Mapping[str, Any]] | None = None) -> None:
+        handlers = list(apps)
+        settings = [{} for _ in handlers] if configs is None else [dict(config) for config in configs]
+        self.nodes = {
+            number: Node(app, Context(RUN, number, config, RecordDict(), {}))
+            for number, (app, config) in enumerate(zip(handlers, settings, strict=True), 1)
+        }
+        self.tamper: Callable[[int, Any], Any] = lambda node, reply: reply
+        self.replies: dict[str, Any] = {}
+        self.up = self.down = 0
+        self.pushes = 0
+
+    def set_run(self, run: Any) -> None:
+        raise NotImplementedError
+
+    @property
+    def run(self) -> Any:
+        raise NotImplementedError
+
+    def create_message(self, *arguments: Any, **named: Any) -> Any:
+        raise NotImplementedError
+
+    def get_node_ids(self) -> list[int]:
+        return list(self.nodes)
+
+    def push_messages(self, messages: Iterable[Any]) -> list[str]:
+        self.pushes += 1
+        ids = []
+        for message in messages:
+            node = self.nodes[message.metadata.dst_node_id]
+            arrived, size = through_bytes(message)
+            self.down += size
+            ids.append(arrived.metadata.message_id)
+            if not node.alive:
+                continue
+            reply = self.tamper(message.metadata.dst_node_id, node.answer(arrived))
+            if reply is not None:
+                self.replies[ids[-1]], size = through_bytes(reply)
+                self.up += size
+        return ids
+
+    def pull_messages(self, message_ids: Iterable[str]) -> list[Any]:
+        return [self.replies.pop(name) for name in message_ids if name in self.replies]
+
+    def send_and_receive(self, messages: Iterable[Any], *, timeout: float | None = None) -> list[Any]:
+        return self.pull_messages(self.push_messages(messages))
