@@ -226,6 +226,8 @@ class Member(Generic[AnyState]):
         if phase.takes_input:
             self.claim(draft.session_id, "upload", self._task.digest, draft.session or b"")
             self._spend()
+            if isinstance(draft, ClientState):
+                draft.contribution = []  # the answer holds it, and is kept
         draft.last_request = envelope.digest
         draft.last_reply = wire.seal_envelope(
             reply,

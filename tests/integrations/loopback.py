@@ -1,11 +1,14 @@
 """Flower without processes: a grid whose nodes are ClientApps in this one.
 
 As in a deployment, each message and each context goes through Flower's own bytes and back, so that nothing survives
-a message but what the context holds. Bytes are counted as Flower's objects, each once a message.
+a message but what the context holds. Bytes are counted as Flower's objects, each once a message. With
+``true_bytes=False`` messages and contexts are handed over as they are, and nothing is counted.
 """
 
 from __future__ import annotations
 
+import copy
+import itertools
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -13,7 +16,7 @@ from typing import Any
 from flwr.app import Context, Error, Message, RecordDict
 from flwr.common.serde import context_from_proto, context_to_proto
 from flwr.serverapp import Grid
-from flwr.supercore.inflatable.inflatable_object import get_all_nested_objects
+from flwr.supercore.inflatable.inflatable_object import get_all_nested_objects, no_object_id_recompute
 from flwr.supercore.inflatable.inflatable_utils import inflate_object_from_contents
 
 try:
@@ -29,11 +32,13 @@ Handler = Callable[[Any, Any], Any]
 
 def through_bytes(message: Any) -> tuple[Any, int]:
     """``message`` as it arrives, and how many bytes that took."""
-    message.metadata.__dict__["_message_id"] = message.object_id
-    contents = {name: found.deflate() for name, found in get_all_nested_objects(message).items()}
-    arrived = inflate_object_from_contents(message.object_id, dict(contents))
-    arrived.metadata.__dict__["_message_id"] = message.object_id
-    return arrived, sum(map(len, contents.values()))
+    with no_object_id_recompute():
+        name = message.object_id
+        contents = {found: nested.deflate() for found, nested in get_all_nested_objects(message).items()}
+    size = sum(map(len, contents.values()))
+    arrived = inflate_object_from_contents(name, contents)
+    arrived.metadata.__dict__["_message_id"] = name
+    return arrived, size
 
 
 @dataclass
@@ -42,34 +47,46 @@ class Node:
 
     app: Handler
     context: Any
-    heard: list[Any] = field(default_factory=list)  # requests, as they arrived
-    alive: bool = True
+    true_bytes: bool
+    heard: list[dict[str, Any]] = field(default_factory=list)  # requests' records, as they arrived
 
     def answer(self, message: Any) -> Any:
-        self.heard.append(through_bytes(message)[0])
-        context = context_from_proto(context_to_proto(self.context))
+        self.heard.append(dict(message.content))
+        context = context_from_proto(context_to_proto(self.context)) if self.true_bytes else self.context
         try:
             reply = self.app(message, context)
         except Exception as error:
             reply = Message(Error(2, f"{type(error)}:<'{error}'>"), reply_to=message)
-        self.context = context_from_proto(context_to_proto(context))
+        self.context = context_from_proto(context_to_proto(context)) if self.true_bytes else context
         return reply
 
 
 class LoopbackGrid(Grid):  # type: ignore[misc]
-    """Nodes 1, 2, … in this process; ``tamper(node, reply)`` may change or drop (None) what a node says."""
+    """Nodes 1, 2, … in this process.
 
-    def __init__(self, apps: Iterable[Handler], configs: Iterable[Mapping[str, Any]] | None = None) -> None:
+    ``spoil(node, request)`` may change what a node hears, ``tamper(node, reply)`` what it says; None drops it.
+    """
+
+    def __init__(
+        self,
+        apps: Iterable[Handler],
+        configs: Iterable[Mapping[str, Any]] | None = None,
+        *,
+        true_bytes: bool = True,
+    ) -> None:
         handlers = list(apps)
         settings = [{} for _ in handlers] if configs is None else [dict(config) for config in configs]
         self.nodes = {
-            number: Node(app, Context(RUN, number, config, RecordDict(), {}))
+            number: Node(app, Context(RUN, number, config, RecordDict(), {}), true_bytes)
             for number, (app, config) in enumerate(zip(handlers, settings, strict=True), 1)
         }
         self.tamper: Callable[[int, Any], Any] = lambda node, reply: reply
+        self.spoil: Callable[[int, Any], Any] = lambda node, request: request
         self.replies: dict[str, Any] = {}
         self.up = self.down = 0
+        self.numbers = itertools.count()
         self.pushes = 0
+        self.true_bytes = true_bytes
 
     def set_run(self, run: Any) -> None:
         raise NotImplementedError
@@ -89,16 +106,28 @@ class LoopbackGrid(Grid):  # type: ignore[misc]
         ids = []
         for message in messages:
             node = self.nodes[message.metadata.dst_node_id]
-            arrived, size = through_bytes(message)
+            arrived, size = self._carry(message)
             self.down += size
             ids.append(arrived.metadata.message_id)
-            if not node.alive:
+            heard = self.spoil(message.metadata.dst_node_id, arrived)
+            if heard is None:
                 continue
-            reply = self.tamper(message.metadata.dst_node_id, node.answer(arrived))
+            reply = self.tamper(message.metadata.dst_node_id, node.answer(heard))
             if reply is not None:
-                self.replies[ids[-1]], size = through_bytes(reply)
+                self.replies[ids[-1]], size = self._carry(reply)
                 self.up += size
         return ids
+
+    def _carry(self, message: Any) -> tuple[Any, int]:
+        if self.true_bytes:
+            return through_bytes(message)
+        carried = copy.copy(message)
+        carried.__dict__.update(message.__dict__)
+        carried.__dict__["_metadata"] = copy.copy(message.metadata)
+        carried.metadata.__dict__["_message_id"] = f"{next(self.numbers)}"
+        if message.has_content():
+            carried.content = RecordDict({name: record.copy() for name, record in message.content.items()})
+        return carried, 0
 
     def pull_messages(self, message_ids: Iterable[str]) -> list[Any]:
         return [self.replies.pop(name) for name in message_ids if name in self.replies]

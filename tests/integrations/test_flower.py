@@ -1,0 +1,722 @@
+"""Rounds in Flower, on a loopback grid: equal to the plain run, and refused wherever they would not be protected."""
+
+from __future__ import annotations
+
+import dataclasses
+import logging
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+import secagg
+from secagg import identity
+from secagg.simulation import enrol_for
+
+pytest.importorskip("flwr", reason="needs Flower: pip install 'secagg[flower]'")
+
+from flwr.app import Array, ArrayRecord, ConfigRecord, Message, MetricRecord, RecordDict
+from flwr.clientapp import ClientApp
+from flwr.clientapp.mod import LocalDpMod, fixedclipping_mod
+from flwr.serverapp import strategy as strategies
+from flwr.serverapp.strategy import FedAdagrad, FedAdam, FedAvg, FedAvgM, FedProx, FedYogi
+
+from secagg.integrations import _flower_records
+from secagg.integrations.flower import SecureGrid, client_mod, hosted, layout_of, with_metrics
+from tests.integrations.loopback import LoopbackGrid
+
+Mods = list[Any]
+CLIENTS = 5
+MODEL = {"conv": np.linspace(-1, 1, 24).reshape(4, 6), "bias": np.zeros(3, np.float32)}
+METRICS = {"train_loss": 10.0}
+
+
+def record(model: Mapping[str, Any] = MODEL) -> Any:
+    return ArrayRecord({name: Array(np.asarray(array)) for name, array in model.items()})
+
+
+def make_task(protocol: Any = None, **changes: Any) -> secagg.Task:
+    fields: dict[str, Any] = {
+        "protocol": protocol or secagg.SecAgg(threat_model="semi-honest"),
+        "layout": layout_of(record()),
+        "encoding": secagg.FixedPoint(clip=1.0, bits=30, rounding="nearest"),
+        "max_clients": CLIENTS,
+        "min_survivors": 3,
+        "max_weight": 100,
+    }
+    return secagg.Task(**(fields | changes))
+
+
+TASK = make_task()
+
+
+def step(client: int, number: int, name: str, array: Any) -> Any:
+    """What a client's training changes: another thing for each client, round and array."""
+    rng = np.random.default_rng([client, number, *name.encode()])
+    return rng.uniform(-0.2, 0.2, array.shape)
+
+
+def make_app(client: int, mods: Mods | None = None, own: Mods | None = None, **replaced: Any) -> ClientApp:
+    """A client that trains, in the clear unless a mod is among ``mods``; ``replaced`` changes what it returns."""
+    app = ClientApp(mods=mods or [])
+
+    @app.train(mods=own)
+    def train(message: Any, context: Any) -> Any:
+        number = message.content["config"]["server-round"]
+        model = {name: array.numpy() for name, array in message.content["arrays"].items()}
+        fresh = {name: (a + step(client, number, name, a)).astype(a.dtype) for name, a in model.items()}
+        metrics = {"num-examples": 10 * client, "train_loss": client / number, "accuracy": 0.5} | replaced
+        metrics = {name: value for name, value in metrics.items() if value is not None}
+        return Message(RecordDict({"arrays": record(fresh), "metrics": MetricRecord(metrics)}), reply_to=message)
+
+    @app.evaluate()
+    def evaluate(message: Any, context: Any) -> Any:
+        content = RecordDict({"metrics": MetricRecord({"num-examples": 1, "loss": float(client)})})
+        if replaced.get("leaks"):
+            content["arrays"] = record()
+        return Message(content, reply_to=message)
+
+    return app
+
+
+def make_grid(task: secagg.Task = TASK, configs: Any = None, **named: Any) -> LoopbackGrid:
+    return LoopbackGrid([make_app(c, [client_mod(task, **named)]) for c in range(1, CLIENTS + 1)], configs)
+
+
+def plain_grid() -> LoopbackGrid:
+    return LoopbackGrid([make_app(c) for c in range(1, CLIENTS + 1)])
+
+
+def start(grid: Any, strategy: Any = None, rounds: int = 1, model: Any = None) -> Any:
+    used = strategy or FedAvg(fraction_evaluate=0.0)
+    return used.start(grid=grid, initial_arrays=model or record(), num_rounds=rounds, timeout=2.0)
+
+
+def secure(grid: LoopbackGrid, task: secagg.Task = TASK, **named: Any) -> SecureGrid:
+    return SecureGrid(grid, task, deadlines=1.0, poll=0.01, **named)
+
+
+def silent_in(number: int, node: int) -> Callable[[int, Any], Any]:
+    """Drops a node's trained answer of one round."""
+
+    def spoil(heard_by: int, request: Any) -> Any:
+        config = request.content.get("config")
+        return None if config and config["server-round"] == number and heard_by == node else request
+
+    return spoil
+
+
+def close_to(found: Any, expected: Any, atol: float = 1e-6) -> None:
+    assert list(found) == list(expected)
+    for name in expected:
+        got, wanted = found[name].numpy(), expected[name].numpy()
+        assert got.dtype == wanted.dtype
+        np.testing.assert_allclose(got, wanted, rtol=0, atol=atol)
+
+
+def the_error(caplog: Any) -> str:
+    """The one line that an aborted round ends in."""
+    (line,) = [
+        entry.getMessage() for entry in caplog.records if entry.name == "flwr.secagg" and entry.levelno == 40
+    ]
+    assert "\n" not in line
+    return str(line)
+
+
+def arrays_heard(grid: LoopbackGrid) -> list[int]:
+    return [number for number, node in grid.nodes.items() if any("arrays" in content for content in node.heard)]
+
+
+STRATEGIES: list[Callable[[], Any]] = [
+    lambda: FedAvg(fraction_evaluate=0.0),
+    lambda: FedAvgM(fraction_evaluate=0.0, server_momentum=0.9, server_learning_rate=0.5),
+    lambda: FedAdam(fraction_evaluate=0.0),
+    lambda: FedYogi(fraction_evaluate=0.0),
+    lambda: FedAdagrad(fraction_evaluate=0.0),
+    lambda: FedProx(fraction_evaluate=0.0, proximal_mu=0.1),
+]
+
+
+@pytest.mark.parametrize("make", STRATEGIES, ids=lambda make: type(make()).__name__)
+def test_equals_the_plain_run(make: Callable[[], Any]) -> None:
+    """Three rounds, one client silent in the second: model and metrics are the plain run's."""
+    plain = plain_grid()
+    plain.spoil = silent_in(2, 3)
+    expected = start(plain, make(), rounds=3)
+    grid = make_grid(metrics=METRICS)
+    grid.spoil = silent_in(2, 3)
+    kept = secure(grid, metrics=METRICS)
+    found = start(kept, make(), rounds=3)
+    close_to(found.arrays, expected.arrays)
+    for number, metrics in expected.train_metrics_clientapp.items():
+        got = dict(found.train_metrics_clientapp[number])
+        assert got == pytest.approx({"train_loss": metrics["train_loss"]}, abs=1e-6)
+    assert [len(outcome.survivors) for outcome in kept.outcomes] == [5, 4, 5]
+    assert kept.outcomes[1].dropped == {"node-3": "MaskedInput"}
+
+
+OTHERS = {
+    "Clear": secagg.Clear(),
+    "SecAgg": secagg.SecAgg(corruption=0.1),
+    "SecAggPlus": secagg.SecAggPlus(),
+    "AdditiveShares": secagg.AdditiveShares(),
+}
+
+
+def enrolled(task: secagg.Task, folder: Path) -> tuple[Any, list[dict[str, str]], dict[str, Any]]:
+    """A roster, a config for each node, and parties that live in this process."""
+    cohort = [f"c{number}" for number in range(1, CLIENTS + 1)]
+    keys, roster, others = enrol_for(task, cohort)
+    if roster is None:
+        return None, [{} for _ in cohort], {}
+    (folder / "roster.json").write_text(roster.to_json())
+    configs = []
+    for party in cohort:
+        pem = keys[party].private_bytes(
+            identity.Encoding.PEM, identity.PrivateFormat.PKCS8, identity.NoEncryption()
+        )
+        (folder / f"{party}.pem").write_bytes(pem)
+        paths = {"secagg-key": str(folder / f"{party}.pem"), "secagg-roster": str(folder / "roster.json")}
+        configs.append({"secagg-id": party, **paths})
+    parties = {}
+    for party in set(roster) - set(cohort):
+        make = {"aggregator": task.aggregator, "decryptor": task.decryptor}[roster[party].role]
+        given = {"identity": keys[party], "roster": roster, "key": others.get(party)}
+        parties[party] = hosted(lambda make=make, party=party, given=given: make(party, **given))
+    return roster, configs, parties
+
+
+@pytest.mark.parametrize("name", OTHERS)
+def test_every_protocol(name: str, tmp_path: Path) -> None:
+    task = with_metrics(make_task(OTHERS[name], min_survivors=4), METRICS)
+    roster, configs, parties = enrolled(task, tmp_path)
+    plain, grid = plain_grid(), make_grid(task, configs)
+    plain.spoil = grid.spoil = silent_in(2, 5)
+    kept = secure(grid, task, roster=roster, parties=parties)
+    found, expected = start(kept, rounds=2), start(plain, rounds=2)
+    close_to(found.arrays, expected.arrays)
+    assert [len(outcome.survivors) for outcome in kept.outcomes] == [5, 4]
+
+
+def test_integer_leaves_come_back_as_in_the_plain_run() -> None:
+    model = {"seen": np.array([3, 4]), "w": np.ones(2, np.float32)}
+    task = make_task(layout=layout_of(record(model)), encoding=secagg.FixedPoint(clip=8.0, bits=30))
+    grid = make_grid(task)
+    for c, node in grid.nodes.items():
+        app = ClientApp(mods=[client_mod(task)])
+
+        @app.train()
+        def train(message: Any, context: Any, c: int = c) -> Any:
+            fresh = {"seen": np.array([3, 4]) + c, "w": np.ones(2, np.float32) * c}
+            metrics = MetricRecord({"num-examples": 1})
+            return Message(RecordDict({"a": record(fresh), "m": metrics}), reply_to=message)
+
+        node.app = app
+    found = start(secure(grid, task), model=record(model)).arrays
+    assert found["seen"].numpy().dtype == np.float64
+    np.testing.assert_allclose(found["seen"].numpy(), [6, 7], atol=1e-5)
+
+
+def test_unweighted_task_counts_each_client_once() -> None:
+    task = make_task(max_weight=None)
+    kept = secure(make_grid(task), task)
+    start(kept)
+    assert kept.outcomes[0].total_weight == CLIENTS
+
+
+# Refusals.
+
+NEEDS_EACH = [
+    "Krum",
+    "MultiKrum",
+    "Bulyan",
+    "FedMedian",
+    "FedTrimmedAvg",
+    "QFedAvg",
+    "FedXgbBagging",
+    "FedXgbCyclic",
+]
+WRAPPERS = {
+    f"DifferentialPrivacy{side}Side{kind}Clipping": {"Fixed": (0.1, 1.0, 5), "Adaptive": (1.0, 5)}[kind]
+    for side in ("Server", "Client")
+    for kind in ("Fixed", "Adaptive")
+}
+
+
+@pytest.mark.parametrize("name", [*NEEDS_EACH, *WRAPPERS])
+def test_strategies_that_need_each_update_are_refused_at_the_start(name: str) -> None:
+    made = getattr(strategies, name)
+    given = {"QFedAvg": {"client_learning_rate": 0.1}}.get(name, {})
+    strategy = made(FedAvg(), *WRAPPERS[name]) if name in WRAPPERS else made(**given)
+    grid = make_grid()
+    with pytest.raises(secagg.ConfigError, match=name):
+        start(secure(grid), strategy)
+    assert grid.pushes == 0
+
+
+class Mine(FedAvg):  # type: ignore[misc]
+    def aggregate_train(self, server_round: int, replies: Any) -> Any:
+        return super().aggregate_train(server_round, replies)
+
+
+class Samples(FedAvg):  # type: ignore[misc]
+    def configure_train(self, *arguments: Any) -> Any:
+        return super().configure_train(*arguments)
+
+
+def test_an_unknown_strategy_needs_its_authors_word() -> None:
+    with pytest.raises(secagg.ConfigError, match="strategies=\\[Mine\\]"):
+        start(secure(make_grid()), Mine(fraction_evaluate=0.0))
+    start(vouched := secure(make_grid(), strategies=[Mine]), Mine(fraction_evaluate=0.0))
+    start(inherited := secure(make_grid()), Samples(fraction_evaluate=0.0))
+    assert len(vouched.outcomes) == len(inherited.outcomes) == 1
+
+
+def train_messages(grid: LoopbackGrid, model: Any = None) -> list[Any]:
+    content = RecordDict({"arrays": model or record(), "config": ConfigRecord({"server-round": 1})})
+    return [Message(content, node, "train") for node in grid.nodes]
+
+
+def test_a_loop_without_a_strategy_needs_its_authors_word() -> None:
+    grid = make_grid()
+    with pytest.raises(secagg.ConfigError, match="strategies=\\[None\\]"):
+        secure(grid).send_and_receive(train_messages(grid))
+    with pytest.raises(secagg.ConfigError, match="send_and_receive"):
+        secure(grid).push_messages(train_messages(grid))
+    assert grid.pushes == 0
+    assert len(secure(grid, strategies=[None]).send_and_receive(train_messages(grid))) == 1
+
+
+class NoisesArrays:
+    """A mod of the user's own that never asks whether what it noises is an update."""
+
+    def __call__(self, message: Any, context: Any, call_next: Any) -> Any:
+        return call_next(message, context)
+
+
+LOCAL_DP = LocalDpMod(1.0, 1.0, 1.0, 1e-5)
+
+
+@pytest.mark.parametrize("outer", [LOCAL_DP, fixedclipping_mod, NoisesArrays()], ids=["dp", "clipping", "own"])
+@pytest.mark.parametrize("of_function", [False, True])
+def test_a_mod_outside_of_ours_is_refused(outer: Any, of_function: bool, caplog: Any) -> None:
+    def app(client: int) -> ClientApp:
+        if of_function:
+            return make_app(client, [outer], [client_mod(TASK)])
+        return make_app(client, [outer, client_mod(TASK)])
+
+    grid = LoopbackGrid(map(app, range(1, CLIENTS + 1)))
+    kept = secure(grid)
+    start(kept)
+    assert not kept.outcomes
+    assert "mods" in the_error(caplog) or "Mod" in the_error(caplog) or "clipping_mod" in the_error(caplog)
+    assert not arrays_heard(grid)
+
+
+def test_a_mod_inside_of_ours_is_welcome() -> None:
+    grid = LoopbackGrid(make_app(c, [client_mod(TASK), NoisesArrays(), LOCAL_DP]) for c in range(1, CLIENTS + 1))
+    kept = secure(grid)
+    start(kept)
+    assert len(kept.outcomes) == 1
+
+
+def test_ours_called_without_an_app_is_refused() -> None:
+    with pytest.raises(secagg.ConfigError, match="outside of"):
+        client_mod(TASK)(train_messages(make_grid())[0], None, lambda *_: None)
+
+
+@dataclasses.dataclass(frozen=True)
+class Noised:
+    """Stands for an encoding that adds noise."""
+
+    clip: float = 1.0
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(secagg.FixedPoint(clip=1.0), name)
+
+
+def test_metrics_beside_a_noised_sum_are_refused() -> None:
+    task = make_task(encoding=Noised())
+    for make in (lambda: client_mod(task, metrics=METRICS), lambda: SecureGrid(make_grid(), task, metrics=METRICS)):
+        with pytest.raises(secagg.ConfigError, match="every epsilon"):
+            make()
+
+
+def test_a_task_with_a_threat_model_needs_a_roster() -> None:
+    with pytest.raises(secagg.ConfigError, match='threat_model="semi-honest"'):
+        SecureGrid(make_grid(), make_task(secagg.SecAgg(corruption=0.1), min_survivors=4))
+
+
+def test_a_task_with_aggregators_needs_them(tmp_path: Path) -> None:
+    task = make_task(secagg.AdditiveShares())
+    roster, _, _ = enrolled(task, tmp_path)
+    with pytest.raises(secagg.ConfigError, match="parties= for aggregator1, aggregator2"):
+        SecureGrid(make_grid(), task, roster=roster)
+
+
+# What is wrong on one side is one line on the server, and no round that isn't protected.
+
+
+def test_nodes_without_the_mod_never_see_the_model(caplog: Any) -> None:
+    grid = plain_grid()
+    found = start(kept := secure(grid))
+    assert "node 1, node 2, node 3, node 4, node 5" in the_error(caplog)
+    assert not arrays_heard(grid)
+    assert not kept.outcomes
+    assert not found.arrays
+
+
+def test_one_node_without_the_mod_is_left_out(caplog: Any) -> None:
+    grid = make_grid()
+    grid.nodes[2].app = lambda message, context: Message(RecordDict({"arrays": record()}), reply_to=message)
+    start(kept := secure(grid))
+    assert kept.outcomes[0].survivors == ("node-1", "node-3", "node-4", "node-5")
+    assert "without node 2: got a message without secagg's records" in caplog.text
+    assert arrays_heard(grid) == [1, 3, 4, 5]
+
+
+def test_nodes_with_another_task_are_left_out(caplog: Any) -> None:
+    grid = make_grid(dataclasses.replace(TASK, context=b"other"))
+    start(kept := secure(grid))
+    assert "another task" in the_error(caplog)
+    assert not kept.outcomes
+    assert not arrays_heard(grid)
+
+
+def test_nodes_with_other_metrics_are_left_out(caplog: Any) -> None:
+    start(secure(make_grid(metrics=METRICS)))
+    assert "another task" in the_error(caplog)
+
+
+def restated(**fields: Any) -> Callable[[int, Any], Any]:
+    def change(node: int, message: Any) -> Any:
+        if message.has_content() and _flower_records.FIELDS in message.content:
+            message.content[_flower_records.FIELDS] |= fields
+        return message
+
+    return change
+
+
+@pytest.mark.parametrize("side", ["spoil", "tamper"])
+def test_another_version_on_one_side(side: str, caplog: Any) -> None:
+    grid = make_grid()
+    setattr(grid, side, restated(version=_flower_records.VERSION - 1))
+    start(kept := secure(grid))
+    assert "version 1.0; this side speaks 1.1" in the_error(caplog)
+    assert not kept.outcomes
+    assert not arrays_heard(grid)
+
+
+@pytest.mark.parametrize("fields", [{"party": 7}, {"party": "no id"}, {"session": "text"}, {"version": "1"}])
+def test_fields_of_other_types_are_left_out(fields: dict[str, Any], caplog: Any) -> None:
+    grid = make_grid()
+    grid.tamper = restated(**fields)
+    start(kept := secure(grid))
+    assert "left out" in the_error(caplog) or "without" in the_error(caplog)
+    assert not kept.outcomes
+
+
+def test_a_model_of_other_shapes_is_not_sent(caplog: Any) -> None:
+    grid = make_grid()
+    start(kept := secure(grid), model=record({**MODEL, "bias": np.zeros(4, np.float32)}))
+    assert "'bias' has shape (4,); the task's layout says (3,)" in the_error(caplog)
+    assert grid.pushes == 0
+    assert not kept.outcomes
+
+
+def test_a_model_that_grows_between_rounds_ends_that_round(caplog: Any) -> None:
+    class Grows(FedAvg):  # type: ignore[misc]
+        def configure_train(self, server_round: int, arrays: Any, config: Any, grid: Any) -> Any:
+            if server_round == 2:
+                arrays = record({**MODEL, "head": np.zeros(2)})
+            return super().configure_train(server_round, arrays, config, grid)
+
+    start(kept := secure(make_grid()), Grows(fraction_evaluate=0.0), rounds=2)
+    assert "round 2 aborted" in the_error(caplog)
+    assert "'head' has shape (2,); the task's layout says None" in the_error(caplog)
+    assert len(kept.outcomes) == 1
+
+
+def test_a_roster_of_its_own_leaves_a_node_out(tmp_path: Path, caplog: Any) -> None:
+    task = make_task(OTHERS["SecAgg"], min_survivors=4)
+    roster, configs, _ = enrolled(task, tmp_path)
+    (tmp_path / "more").mkdir()
+    _, other, _ = enrolled(task, tmp_path / "more")
+    configs[1] = other[1]
+    start(kept := secure(make_grid(task, configs), task, roster=roster))
+    assert kept.outcomes[0].survivors == ("c1", "c3", "c4", "c5")
+    assert "node 2: got another roster" in caplog.text
+
+
+# The node's side holds against a server that errs or lies.
+
+
+def update_in(reply: Any) -> bool:
+    """Whether a reply gives away what a client has learnt."""
+    return reply.has_content() and any(
+        array.stype == "numpy.ndarray" for found in reply.content.array_records.values() for array in found.values()
+    )
+
+
+def test_a_server_without_our_grid_gets_nothing() -> None:
+    grid = make_grid()
+    replies = grid.send_and_receive(train_messages(grid))
+    assert all("without secagg's records" in reply.error.reason for reply in replies)
+
+
+def test_control_without_the_mod_it_gets_the_update() -> None:
+    grid = plain_grid()
+    assert all(map(update_in, grid.send_and_receive(train_messages(grid))))
+
+
+def other_model(node: int, request: Any) -> Any:
+    if "arrays" in request.content:
+        request.content["arrays"] = record({name: array + 1 for name, array in MODEL.items()})
+    return request
+
+
+def test_another_model_than_the_sessions_gets_nothing(caplog: Any) -> None:
+    grid = make_grid()
+    grid.spoil = other_model
+    start(kept := secure(grid))
+    assert "another model, round or run" in the_error(caplog)
+    assert not kept.outcomes
+
+
+def test_control_unchecked_another_model_gets_an_update(monkeypatch: Any) -> None:
+    from secagg.integrations import _flower_client
+
+    def unchecked(self: Any, stated: Any, content: Any) -> Any:
+        return _flower_records.arrays_of(content["arrays"])
+
+    monkeypatch.setattr(_flower_client._Node, "check_model", unchecked)
+    grid = make_grid()
+    grid.spoil = other_model
+    start(kept := secure(grid))
+    assert len(kept.outcomes) == 1
+
+
+def test_another_round_than_the_sessions_gets_nothing(caplog: Any) -> None:
+    grid = make_grid()
+
+    def later(node: int, request: Any) -> Any:
+        if "config" in request.content:
+            request.content["config"]["server-round"] = 2
+        return request
+
+    grid.spoil = later
+    start(kept := secure(grid))
+    assert "another model, round or run" in the_error(caplog)
+    assert not kept.outcomes
+
+
+def all_silent_after_input(grid: LoopbackGrid) -> None:
+    """Nobody's answer to the last round arrives, so sessions end without a sum after updates left."""
+
+    def tamper(node: int, reply: Any) -> Any:
+        return None if len(grid.nodes[node].heard) > 1 and "arrays" in grid.nodes[node].heard[-2] else reply
+
+    grid.tamper = tamper
+
+
+def test_a_model_gets_two_uploads_and_the_second_is_a_warning(caplog: Any) -> None:
+    grid = make_grid()
+    all_silent_after_input(grid)
+    kept = secure(grid)
+    with pytest.raises(secagg.Aborted, match="2 sessions asked for updates"):
+        start(kept, rounds=3)
+    assert caplog.text.count("second upload from one model") == CLIENTS
+    assert not kept.outcomes
+
+
+def test_a_server_that_forgot_gets_no_third_upload(caplog: Any) -> None:
+    grid = make_grid()
+    all_silent_after_input(grid)
+
+    class Asks(FedAvg):  # type: ignore[misc]
+        def __init__(self, number: int) -> None:
+            super().__init__(fraction_evaluate=0.0)
+            self.number = number
+
+        def configure_train(self, server_round: int, *arguments: Any) -> Any:
+            return super().configure_train(self.number, *arguments)
+
+    for number in (1, 2):
+        start(secure(grid), Asks(number))
+    caplog.clear()
+    grid.tamper = lambda node, reply: reply
+    start(kept := secure(grid), Asks(3))
+    assert "upload 3 from one model; this node gives 2" in the_error(caplog)
+    assert not kept.outcomes
+
+
+def test_evaluations_pass_and_arrays_in_them_do_not() -> None:
+    grid = make_grid()
+    grid.nodes[4].app = make_app(4, [client_mod(TASK)], leaks=True)
+    found = start(secure(grid), FedAvg())
+    assert found.evaluate_metrics_clientapp[1]["loss"] == pytest.approx((1 + 2 + 3 + 5) / 4)
+
+
+def test_what_an_update_is_made_of_stays_on_its_node(caplog: Any) -> None:
+    """Flower sends the text of an error to the server."""
+    grid = make_grid()
+    reasons: list[str] = []
+
+    def tamper(node: int, reply: Any) -> Any:
+        if reply.has_error():
+            reasons.append(reply.error.reason)
+        return reply
+
+    grid.tamper = tamper
+    app = ClientApp(mods=[client_mod(TASK)])
+
+    @app.train()
+    def train(message: Any, context: Any) -> Any:
+        fresh = record({name: array * np.nan for name, array in MODEL.items()})
+        return Message(RecordDict({"a": fresh, "m": MetricRecord({"num-examples": 1})}), reply_to=message)
+
+    grid.nodes[1].app = app
+    start(kept := secure(grid))
+    assert len(kept.outcomes[0].survivors) == CLIENTS - 1
+    assert len(reasons) == 1
+    assert "this node's log says how" in reasons[0]
+    assert "finite" not in reasons[0]
+    assert "not finite, the first in leaf 'bias'" in caplog.text
+
+
+@pytest.mark.parametrize(
+    ("replaced", "why"),
+    [
+        ({"num-examples": None}, "no whole number for 'num-examples'"),
+        ({"num-examples": 1.5}, "no whole number for 'num-examples'"),
+        ({"num-examples": 101}, "doesn't fit the task"),
+        ({"train_loss": None}, "no number for metric 'train_loss'"),
+        ({"train_loss": [1.0]}, "no number for metric 'train_loss'"),
+        ({"train_loss": float("nan")}, "doesn't fit the task"),
+    ],
+)
+def test_a_reply_of_the_app_that_does_not_fit_leaves_its_node_out(
+    replaced: dict[str, Any], why: str, caplog: Any
+) -> None:
+    grid = make_grid(metrics=METRICS)
+    grid.nodes[2].app = make_app(2, [client_mod(TASK, metrics=METRICS)], **replaced)
+    start(kept := secure(grid, metrics=METRICS))
+    assert len(kept.outcomes[0].survivors) == CLIENTS - 1
+    assert why in caplog.text
+
+
+def test_withheld_metrics_are_named_once_a_node(caplog: Any) -> None:
+    found = start(secure(make_grid()), rounds=3)
+    assert caplog.text.count("withheld from the server: accuracy, train_loss") == CLIENTS
+    assert all(not dict(metrics) for metrics in found.train_metrics_clientapp.values())
+
+
+# State between messages.
+
+
+def forgets(grid: LoopbackGrid, node: int) -> Callable[[int, Any], Any]:
+    """The SuperNode starts anew before each message."""
+
+    def spoil(heard_by: int, request: Any) -> Any:
+        if heard_by == node:
+            grid.nodes[node].context.state = RecordDict()
+        return request
+
+    return spoil
+
+
+def test_a_supernode_that_starts_anew_sits_the_round_out() -> None:
+    grid = make_grid()
+    grid.spoil = forgets(grid, 2)
+    start(kept := secure(grid))
+    assert kept.outcomes[0].survivors == ("node-1", "node-3", "node-4", "node-5")
+
+
+def test_with_a_folder_it_goes_on(tmp_path: Path) -> None:
+    grid = make_grid(configs=[{"secagg-dir": str(tmp_path)} if c == 2 else {} for c in range(1, CLIENTS + 1)])
+    grid.spoil = forgets(grid, 2)
+    start(kept := secure(grid), rounds=2)
+    assert [len(outcome.survivors) for outcome in kept.outcomes] == [5, 5]
+    assert len(list(tmp_path.glob("*.state"))) == 1
+    assert (tmp_path / "ledger").stat().st_mode & 0o777 == 0o600
+
+
+def test_a_replayed_request_gets_the_same_answer_and_no_training() -> None:
+    grid = make_grid()
+    answers: list[bytes] = []
+
+    def twice(node: int, request: Any) -> Any:
+        if node == 1 and "arrays" in request.content:
+            from tests.integrations.loopback import through_bytes
+
+            again = through_bytes(request)[0]
+            first = grid.nodes[1].answer(request)
+            answers.append(first.content[_flower_records.MESSAGE]["message"].data)
+            trained: list[Any] = []
+            grid.nodes[1].app = make_app(9, [client_mod(TASK), lambda m, c, n: trained.append(m)])
+            answers.append(grid.nodes[1].answer(again).content[_flower_records.MESSAGE]["message"].data)
+            assert not trained
+            return again
+        return request
+
+    grid.spoil = twice
+    start(kept := secure(grid))
+    assert answers[0] == answers[1]
+    assert len(kept.outcomes) == 1
+
+
+# Who is who.
+
+
+def test_signatures_settle_whose_an_id_is(tmp_path: Path) -> None:
+    """Node 1 claims to be c2, with a key of its own: c2's input is in the sum, and the impostor's isn't."""
+    task = make_task(OTHERS["SecAgg"], min_survivors=4)
+    roster, configs, _ = enrolled(task, tmp_path)
+    grid = make_grid(task, configs)
+    grid.tamper = lambda node, reply: restated(party="c2")(node, reply) if node == 1 else reply
+    start(kept := secure(grid, task, roster=roster))
+    assert kept.outcomes[0].survivors == ("c2", "c3", "c4", "c5")
+    assert any(fault.sender == "c2" for fault in kept.outcomes[0].faults)
+    assert kept._proven["c2"] == 2
+
+
+def test_a_config_that_does_not_fit_is_named(tmp_path: Path, caplog: Any) -> None:
+    task = make_task(OTHERS["SecAgg"], min_survivors=4)
+    roster, configs, _ = enrolled(task, tmp_path)
+    configs[0]["secagg-key"] = configs[1]["secagg-key"]
+    del configs[1]["secagg-roster"]
+    start(kept := secure(make_grid(task, configs), task, roster=roster))
+    assert not kept.outcomes
+    line = the_error(caplog)
+    assert "not the one the roster lists for c1" in line
+    assert "pass both or none" in line
+
+
+def test_an_aggregator_that_fails_ends_the_round_in_one_line(tmp_path: Path, caplog: Any) -> None:
+    task = make_task(secagg.AdditiveShares(), min_survivors=4)
+    roster, configs, parties = enrolled(task, tmp_path)
+
+    def broken(data: bytes) -> bytes:
+        raise TimeoutError("no route")
+
+    start(kept := secure(make_grid(task, configs), task, roster=roster, parties=parties | {"aggregator2": broken}))
+    assert "aggregator2: TimeoutError: no route" in the_error(caplog)
+    assert not kept.outcomes
+
+
+def test_arrays_are_read_without_a_copy_and_pickles_not_at_all() -> None:
+    array = Array(np.asfortranarray(np.arange(6.0).reshape(2, 3)))
+    found = _flower_records.arrays_of({"w": array})["w"]
+    np.testing.assert_array_equal(found, np.arange(6.0).reshape(2, 3))
+    assert not found.flags.owndata
+    header = (
+        b"\x93NUMPY\x01\x00v\x00" + b"{'descr': '|O', 'fortran_order': False, 'shape': (1,), }".ljust(117) + b"\n"
+    )
+    for data in (header + bytes(8), array.data[:-1], b"", b"\x93NUMPY\x09\x00"):
+        with pytest.raises(secagg.EncodingError, match="can't be read"):
+            _flower_records.arrays_of({"w": Array("float64", (1,), "numpy.ndarray", data)})
+
+
+logging.getLogger("flwr").propagate = True
