@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import math
 import os
+import re
 import time
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -207,7 +208,7 @@ class SecureGrid(Grid):  # type: ignore[misc]
                 self._play(session, outbox, carriers if asks_input else {}, seconds)
                 outbox = self._close(server)
         except Aborted as aborted:
-            self._deliver(session, aborted.outbox, {})
+            self._deliver(session, {p: aborted.outbox[p] for p in session.met & set(aborted.outbox)}, {})
             self._push(session.queue)  # nobody waits for what a node says to that
             raise
         finally:
@@ -263,6 +264,7 @@ class SecureGrid(Grid):  # type: ignore[misc]
     def _deliver(self, session: _Session, outbox: Mapping[str, bytes], carriers: Mapping[int, Any]) -> None:
         """Hand over what parties get, and their answers to the server; put into the queue what nodes get."""
         written: dict[int, Any] = {}  # what goes to many is one object, which Flower then stores once
+        session.met.update(outbox)
         for party, data in outbox.items():
             if party in self.parties:
                 try:
@@ -338,7 +340,8 @@ class SecureGrid(Grid):  # type: ignore[misc]
         reasons: dict[str, list[str]] = defaultdict(list)
         for who, why in self._left_out.items():
             reasons[why].append(who)
-        told = "; ".join(f"{', '.join(who)}: {why}" for why, who in reasons.items())
+        ordered = {why: sorted(who, key=lambda name: (len(name), name)) for why, who in reasons.items()}
+        told = "; ".join(f"{', '.join(who)}: {why}" for why, who in ordered.items())
         return f", without {told}" if told else ""
 
 
@@ -350,7 +353,8 @@ class _Session:
     members: Mapping[str, list[int]]
     fields: Mapping[str, Any]
     like: Any  # the metadata of a train message
-    queue: list[Any] = field(default_factory=list)
+    queue: list[Any] = field(default_factory=list)  # messages to nodes
+    met: set[str] = field(default_factory=set)
 
 
 class _Exhausted(Aborted):
@@ -397,7 +401,12 @@ def _round_of(message: Any, count: int) -> int:
 
 def _content(reply: Any) -> Any:
     """The reply's records; ``ConfigError`` with the first line of what Flower says went wrong."""
-    if reply.has_error():
-        reason = str(reply.error.reason or "no reason given").strip().splitlines()
-        raise ConfigError(f"error {reply.error.code}: {reason[0][:300] if reason else ''}")
-    return reply.content
+    if not reply.has_error():
+        return reply.content
+    reason = (str(reply.error.reason).strip().splitlines() or [""])[0][:300]
+    own = re.fullmatch(r"<class 'secagg\.[\w.]+'>:<'(.*)'>", reason)
+    if own:
+        raise ConfigError(own[1])
+    raise ConfigError(
+        f"error {reply.error.code}: {reason}; does its ClientApp have client_mod(task) first in mods?"
+    )

@@ -1,4 +1,4 @@
-"""Rounds in Flower, on a loopback grid: equal to the plain run, and refused wherever they would not be protected."""
+"""Rounds in Flower, on a loopback grid: equal to the plain run, and refused where they would not be protected."""
 
 from __future__ import annotations
 
@@ -119,7 +119,7 @@ def close_to(found: Any, expected: Any, atol: float = 1e-6) -> None:
 def the_error(caplog: Any) -> str:
     """The one line that an aborted round ends in."""
     (line,) = [
-        entry.getMessage() for entry in caplog.records if entry.name == "flwr.secagg" and entry.levelno == 40
+        entry.getMessage() for entry in caplog.records if entry.module == "_flower_server" and entry.levelno == 40
     ]
     assert "\n" not in line
     return str(line)
@@ -239,7 +239,7 @@ NEEDS_EACH = [
     "FedXgbCyclic",
 ]
 WRAPPERS = {
-    f"DifferentialPrivacy{side}Side{kind}Clipping": {"Fixed": (0.1, 1.0, 5), "Adaptive": (1.0, 5)}[kind]
+    f"DifferentialPrivacy{side}Side{kind}Clipping": {"Fixed": (0.1, 1.0, 5), "Adaptive": (0.1, 5)}[kind]
     for side in ("Server", "Client")
     for kind in ("Fixed", "Adaptive")
 }
@@ -252,7 +252,7 @@ def test_strategies_that_need_each_update_are_refused_at_the_start(name: str) ->
     strategy = made(FedAvg(), *WRAPPERS[name]) if name in WRAPPERS else made(**given)
     grid = make_grid()
     with pytest.raises(secagg.ConfigError, match=name):
-        start(secure(grid), strategy)
+        start(secure(grid), strategy, model=record({"0": MODEL["bias"]}))
     assert grid.pushes == 0
 
 
@@ -311,7 +311,7 @@ def test_a_mod_outside_of_ours_is_refused(outer: Any, of_function: bool, caplog:
     kept = secure(grid)
     start(kept)
     assert not kept.outcomes
-    assert "mods" in the_error(caplog) or "Mod" in the_error(caplog) or "clipping_mod" in the_error(caplog)
+    assert "first in mods" in the_error(caplog)
     assert not arrays_heard(grid)
 
 
@@ -362,7 +362,8 @@ def test_a_task_with_aggregators_needs_them(tmp_path: Path) -> None:
 def test_nodes_without_the_mod_never_see_the_model(caplog: Any) -> None:
     grid = plain_grid()
     found = start(kept := secure(grid))
-    assert "node 1, node 2, node 3, node 4, node 5" in the_error(caplog)
+    assert "node 1, node 2, node 3, node 4, node 5: error 2" in the_error(caplog)
+    assert "does its ClientApp have client_mod(task) first in mods?" in the_error(caplog)
     assert not arrays_heard(grid)
     assert not kept.outcomes
     assert not found.arrays
@@ -393,7 +394,7 @@ def test_nodes_with_other_metrics_are_left_out(caplog: Any) -> None:
 def restated(**fields: Any) -> Callable[[int, Any], Any]:
     def change(node: int, message: Any) -> Any:
         if message.has_content() and _flower_records.FIELDS in message.content:
-            message.content[_flower_records.FIELDS] |= fields
+            message.content[_flower_records.FIELDS].update(fields)
         return message
 
     return change
@@ -671,14 +672,21 @@ def test_a_replayed_request_gets_the_same_answer_and_no_training() -> None:
 
 
 def test_signatures_settle_whose_an_id_is(tmp_path: Path) -> None:
-    """Node 1 claims to be c2, with a key of its own: c2's input is in the sum, and the impostor's isn't."""
+    """Node 1 says that it is c2, in a roster of its own making: c2's input is in the sum, the impostor's isn't."""
     task = make_task(OTHERS["SecAgg"], min_survivors=4)
     roster, configs, _ = enrolled(task, tmp_path)
+    keys, made_up = identity.enrol(roster)
+    pem = keys["c2"].private_bytes(identity.Encoding.PEM, identity.PrivateFormat.PKCS8, identity.NoEncryption())
+    (tmp_path / "impostor.pem").write_bytes(pem)
+    (tmp_path / "impostor.json").write_text(made_up.to_json())
+    paths = {"secagg-key": str(tmp_path / "impostor.pem"), "secagg-roster": str(tmp_path / "impostor.json")}
+    configs[0] = {"secagg-id": "c2", **paths}
     grid = make_grid(task, configs)
-    grid.tamper = lambda node, reply: restated(party="c2")(node, reply) if node == 1 else reply
-    start(kept := secure(grid, task, roster=roster))
+    grid.tamper = lambda node, reply: restated(roster=roster.digest)(node, reply) if node == 1 else reply
+    start(kept := secure(grid, task, roster=roster), rounds=2)
     assert kept.outcomes[0].survivors == ("c2", "c3", "c4", "c5")
-    assert any(fault.sender == "c2" for fault in kept.outcomes[0].faults)
+    assert any((fault.sender, fault.kind) == ("c2", "unauthentic") for fault in kept.outcomes[0].faults)
+    assert not kept.outcomes[1].faults
     assert kept._proven["c2"] == 2
 
 
