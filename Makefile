@@ -2,8 +2,9 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
+FLOWER := $(VENV)/flower
 KERNELS := tests/mpc tests/he tests/secagg/test_encoding.py tests/secagg/test_packing.py \
-  tests/dp/test_sampling_kernels.py
+  tests/dp/test_sampling_kernels.py tests/dp/test_rotation.py
 MINUTES ?= 30
 
 .PHONY: demo bench test test-stacks lint format fuzz bench-first docs lock clean
@@ -18,8 +19,9 @@ test: $(INSTALLED)  ## every test but those of real processes and heavy framewor
 	$(BIN)/pytest -p no:benchmark -n 2 -m "not stacks" tests
 	NUMBA_DISABLE_JIT=1 $(BIN)/pytest -p no:benchmark -n 2 -q -m "not stacks" $(KERNELS)
 
-test-stacks: $(VENV)/.stacks  ## real processes over TLS, and frameworks
+test-stacks: $(VENV)/.stacks $(FLOWER)/.installed  ## real processes over TLS, and frameworks
 	$(BIN)/pytest -p no:benchmark -m stacks tests
+	$(FLOWER)/bin/pytest -p no:benchmark tests/integrations
 
 lint: $(INSTALLED)  ## ruff, mypy --strict, import contracts
 	$(BIN)/ruff check .
@@ -46,6 +48,9 @@ lock: $(INSTALLED)  ## pin names, versions and hashes anew
 	$(BIN)/pip-compile --quiet --generate-hashes --strip-extras --allow-unsafe --no-header \
 	  --no-emit-index-url --no-emit-find-links --no-emit-trusted-host \
 	  --extra demo --extra he --extra dev -o requirements/dev.txt pyproject.toml
+	$(BIN)/pip-compile --quiet --generate-hashes --strip-extras --allow-unsafe --no-header \
+	  --no-emit-index-url --no-emit-find-links --no-emit-trusted-host \
+	  --extra demo --extra flower --extra dev -o requirements/flower.txt pyproject.toml
 
 clean:
 	rm -rf $(VENV) .mypy_cache .ruff_cache .hypothesis .benchmarks
@@ -59,4 +64,11 @@ $(INSTALLED): requirements/dev.txt pyproject.toml
 
 $(VENV)/.stacks: $(INSTALLED) requirements/stacks.txt
 	$(BIN)/pip install --quiet --disable-pip-version-check -r requirements/stacks.txt
+	touch $@
+
+# Flower holds typer, rich and packaging below what dev.txt has, so its tests have an environment of their own.
+$(FLOWER)/.installed: $(INSTALLED) requirements/flower.txt
+	$(PYTHON) -m venv $(FLOWER)
+	$(FLOWER)/bin/pip install --quiet --disable-pip-version-check --require-hashes -r requirements/flower.txt
+	$(FLOWER)/bin/pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation --editable .
 	touch $@

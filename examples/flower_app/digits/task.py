@@ -1,0 +1,25 @@
+"""What server and clients agree on: the model's shapes, the protocol, and how an update is encoded."""
+
+import numpy as np
+from flwr.app import Array, ArrayRecord
+
+import secagg
+from secagg.integrations.flower import layout_of
+
+CLIENTS = 4
+METRICS = {"train_loss": 10.0}  # rides in the sum, bounded
+
+
+def first_model() -> ArrayRecord:
+    return ArrayRecord({"weights": Array(np.zeros((10, 64))), "bias": Array(np.zeros(10))})
+
+
+TASK = secagg.Task(
+    protocol=secagg.SecAgg(corruption=0.25),  # the server may lie, and one client may help it
+    layout=layout_of(first_model()),
+    encoding=secagg.FixedPoint(clip=4.0, bits=20),  # no coordinate moves by more than 4 in a round
+    max_clients=CLIENTS,
+    min_survivors=3,  # nothing is opened for fewer
+    max_weight=2000,  # examples
+    context=b"digits",
+)

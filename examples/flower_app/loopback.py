@@ -1,0 +1,205 @@
+"""The whole deployment on this machine: ``python examples/flower_app/loopback.py [--rounds N] [--spare]``.
+
+Starts a SuperLink and four SuperNodes, each a process, with TLS and node authentication; submits the app; and
+kills the fourth SuperNode when it is asked for its update, unless ``--spare``. The round goes on without it. Nothing
+leaves the machine: Flower's telemetry, its update check and its installation of dependencies are off.
+"""
+
+import argparse
+import datetime
+import ipaddress
+import os
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat, PublicFormat
+from cryptography.x509.oid import NameOID
+
+from secagg.identity import write_identities
+
+APP = Path(__file__).parent
+BIN = Path(sys.executable).parent
+HOSPITALS = ["hospital-1", "hospital-2", "hospital-3", "hospital-4"]
+VICTIM = HOSPITALS[-1]
+INPUT_REQUEST = 4  # after Introduction, AdvertiseKeys and ShareKeys
+BOOT_SECONDS = 60
+
+
+def write_certificate(folder: Path) -> None:
+    """One self-signed certificate for everything on this machine."""
+    key = ec.generate_private_key(ec.SECP256R1())
+    name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "loopback")])
+    now, day = datetime.datetime.now(datetime.UTC), datetime.timedelta(days=1)
+    names = x509.SubjectAlternativeName(
+        [x509.DNSName("localhost"), x509.IPAddress(ipaddress.ip_address("127.0.0.1"))]
+    )
+    builder = x509.CertificateBuilder(
+        name, name, key.public_key(), x509.random_serial_number(), now - day, now + day
+    )
+    builder = builder.add_extension(x509.BasicConstraints(ca=True, path_length=0), critical=True)
+    made = builder.add_extension(names, critical=False).sign(key, hashes.SHA256())
+    write_private(folder / "tls.key", key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption()))
+    (folder / "tls.pem").write_bytes(made.public_bytes(Encoding.PEM))
+
+
+def write_node_key(folder: Path, hospital: str) -> Path:
+    """What a SuperNode proves to the SuperLink who it is with; the server of the protocol trusts none of it."""
+    key = ec.generate_private_key(ec.SECP384R1())
+    private = key.private_bytes(Encoding.PEM, PrivateFormat.OpenSSH, NoEncryption())
+    write_private(folder / f"{hospital}.flower", private)
+    public = folder / f"{hospital}.flower.pub"
+    public.write_bytes(key.public_key().public_bytes(Encoding.OpenSSH, PublicFormat.OpenSSH) + b"\n")
+    return public
+
+
+def write_private(path: Path, secret: bytes) -> None:
+    with os.fdopen(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "wb") as file:
+        file.write(secret)
+
+
+def free_port() -> int:
+    with socket.socket() as found:
+        found.bind(("127.0.0.1", 0))
+        return int(found.getsockname()[1])
+
+
+class Deployment:
+    """Processes, their logs, and their end."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder, self.port = folder, free_port()
+        self.running: dict[str, subprocess.Popen[bytes]] = {}
+        self.environment = os.environ | {
+            "FLWR_HOME": str(folder / "flwr"),
+            "FLWR_TELEMETRY_ENABLED": "0",
+            "FLWR_DISABLE_UPDATE_CHECK": "1",
+            "FLWR_DISABLE_RUNTIME_DEPENDENCY_INSTALLATION": "1",
+            "NO_COLOR": "1",
+            "PATH": f"{BIN}:{os.environ['PATH']}",
+        }
+        (folder / "flwr").mkdir()
+        (folder / "flwr/config.toml").write_text(
+            f'[superlink]\ndefault = "loop"\n\n[superlink.loop]\naddress = "127.0.0.1:{self.port}"\n'
+            f'root-certificates = "{folder}/tls.pem"\n'
+        )
+
+    def start(self, name: str, *command: str) -> None:
+        with self.log(name).open("wb") as log:
+            self.running[name] = subprocess.Popen(
+                [str(BIN / command[0]), *command[1:]],
+                stdout=log,
+                stderr=subprocess.STDOUT,
+                env=self.environment,
+                cwd=self.folder,
+                start_new_session=True,
+            )
+
+    def log(self, name: str) -> Path:
+        return self.folder / f"{name}.log"
+
+    def wait_for(self, name: str, words: str, times: int = 1, seconds: float = BOOT_SECONDS) -> None:
+        end = time.monotonic() + seconds
+        while self.log(name).read_text(errors="replace").count(words) < times:
+            if time.monotonic() > end or self.running[name].poll() is not None:
+                raise RuntimeError(
+                    f"{name} said no {words!r}:\n{self.log(name).read_text(errors='replace')[-3000:]}"
+                )
+            time.sleep(0.05)
+
+    def flwr(self, *command: str) -> None:
+        subprocess.run(
+            [str(BIN / "flwr"), *command], env=self.environment, cwd=self.folder, check=True, capture_output=True
+        )
+
+    def tls(self) -> list[str]:
+        folder = self.folder
+        return [
+            *("--ssl-ca-certfile", f"{folder}/tls.pem"),
+            *("--ssl-certfile", f"{folder}/tls.pem", "--ssl-keyfile", f"{folder}/tls.key"),
+        ]
+
+    def kill(self, name: str) -> None:
+        """A SuperNode and whatever it started, at once."""
+        os.killpg(self.running[name].pid, signal.SIGKILL)
+        self.running.pop(name).wait()
+
+    def end(self) -> None:
+        for name in [*self.running]:
+            self.kill(name)
+
+
+def deploy(deployment: Deployment) -> None:
+    folder = deployment.folder
+    write_certificate(folder)
+    write_identities(HOSPITALS, folder)  # who is enrolled, for the protocol; an operator's task
+    listen = ["--host", "127.0.0.1", "--port", str(deployment.port)]
+    quiet = ["--disable-runtime-dependency-installation", "--enable-supernode-auth"]
+    deployment.start("superlink", "flower-superlink", *listen, *deployment.tls(), *quiet)
+    end = time.monotonic() + BOOT_SECONDS
+    while socket.socket().connect_ex(("127.0.0.1", deployment.port)):
+        if time.monotonic() > end:
+            raise RuntimeError(f"the SuperLink doesn't listen:\n{deployment.log('superlink').read_text()}")
+        time.sleep(0.1)
+    for number, hospital in enumerate(HOSPITALS):
+        public = write_node_key(folder, hospital)
+        deployment.flwr("supernode", "register", str(public), "loop")
+        (folder / hospital).mkdir(mode=0o700)
+        config = {
+            "partition-id": number,
+            "num-partitions": len(HOSPITALS),
+            "secagg-id": f'"{hospital}"',
+            "secagg-key": f'"{folder}/{hospital}.pem"',
+            "secagg-roster": f'"{folder}/roster.json"',
+            "secagg-dir": f'"{folder}/{hospital}"',
+        }
+        deployment.start(
+            hospital,
+            "flower-supernode",
+            *("--superlink", f"127.0.0.1:{deployment.port}", "--root-certificates", f"{folder}/tls.pem"),
+            *("--host", "127.0.0.1", "--port", str(free_port()), *deployment.tls()),
+            *("--auth-supernode-private-key", f"{folder}/{hospital}.flower"),
+            *("--node-config", " ".join(f"{key}={value}" for key, value in config.items())),
+        )
+
+
+def play(folder: Path, rounds: int, spare: bool) -> str:
+    """The ServerApp's log, once the run is over."""
+    deployment = Deployment(folder)
+    try:
+        deploy(deployment)
+        config = f'rounds={rounds} roster="{folder}/roster.json" training-seconds=30.0'
+        deployment.start("run", "flwr", "run", str(APP), "loop", "--stream", "--run-config", config)
+        if not spare:
+            deployment.wait_for(VICTIM, "Receiving: train message", INPUT_REQUEST, seconds=240)
+            deployment.kill(VICTIM)
+            print(f"killed {VICTIM}, which was asked for its update", file=sys.stderr)
+        deployment.wait_for("run", "accuracy", seconds=120 + 60 * rounds)
+        return deployment.log("run").read_text(errors="replace")
+    finally:
+        deployment.end()
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--rounds", type=int, default=1)
+    parser.add_argument("--spare", action="store_true", help="kill nobody")
+    parser.add_argument("--folder", type=Path, help="keep keys and logs in this new folder")
+    asked = parser.parse_args()
+    if asked.folder:
+        asked.folder.mkdir(mode=0o700)
+        print(play(asked.folder.resolve(), asked.rounds, asked.spare))
+        return
+    with tempfile.TemporaryDirectory(prefix="flower-app-") as folder:
+        print(play(Path(folder), asked.rounds, asked.spare))
+
+
+if __name__ == "__main__":
+    main()
