@@ -1,8 +1,8 @@
 """The whole deployment on this machine: ``python examples/flower_app/loopback.py [--rounds N] [--spare]``.
 
 Starts a SuperLink and four SuperNodes, each a process, with TLS and node authentication; submits the app; and
-kills the fourth SuperNode when it is asked for its update, unless ``--spare``. The round goes on without it. Nothing
-leaves the machine: Flower's telemetry, its update check and its installation of dependencies are off.
+kills the fourth SuperNode when it is asked for its update, unless ``--spare``. The round goes on without it.
+Nothing leaves the machine: Flower's telemetry, its update check and its installation of dependencies are off.
 """
 
 import argparse

@@ -1,4 +1,4 @@
-"""The example's deployment, as a user starts it: SuperLink and SuperNodes are processes, and one of them is killed."""
+"""The example's deployment as a user starts it: SuperLink and SuperNodes are processes, one of them is killed."""
 
 import importlib.util
 from pathlib import Path
