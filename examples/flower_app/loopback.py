@@ -175,7 +175,7 @@ def play(folder: Path, rounds: int, spare: bool) -> str:
     deployment = Deployment(folder)
     try:
         deploy(deployment)
-        config = f'rounds={rounds} roster="{folder}/roster.json" training-seconds=30.0'
+        config = f'rounds={rounds} roster="{folder}/roster.json" training-seconds=60.0'
         deployment.start("run", "flwr", "run", str(APP), "loop", "--stream", "--run-config", config)
         if not spare:
             deployment.wait_for(VICTIM, "Receiving: train message", INPUT_REQUEST, seconds=240)
