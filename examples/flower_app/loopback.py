@@ -71,6 +71,11 @@ def free_port() -> int:
         return int(found.getsockname()[1])
 
 
+def answers(port: int) -> bool:
+    with socket.socket() as tried:
+        return tried.connect_ex(("127.0.0.1", port)) == 0
+
+
 class Deployment:
     """Processes, their logs, and their end."""
 
@@ -144,7 +149,7 @@ def deploy(deployment: Deployment) -> None:
     quiet = ["--disable-runtime-dependency-installation", "--enable-supernode-auth"]
     deployment.start("superlink", "flower-superlink", *listen, *deployment.tls(), *quiet)
     end = time.monotonic() + BOOT_SECONDS
-    while socket.socket().connect_ex(("127.0.0.1", deployment.port)):
+    while not answers(deployment.port):
         if time.monotonic() > end:
             raise RuntimeError(f"the SuperLink doesn't listen:\n{deployment.log('superlink').read_text()}")
         time.sleep(0.1)
