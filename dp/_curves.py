@@ -35,6 +35,7 @@ Curve = NDArray[np.float64]
 Orders = tuple[int, ...]
 
 _EXACT_ORDERS = 256  # above, forward differences cost more than they give
+_LEAST_MULTIPLIER, _MOST_MULTIPLIER = 0.05, 200.0  # beyond these, forward differences take too many digits
 _GUARD_DIGITS = 25
 _MOST_TERMS = 1 << 20  # of the sum in τ; the rest is bounded by the last
 
@@ -155,7 +156,10 @@ def _fixed_size(event: FixedSizeSampled, orders: Orders, neighbours: str) -> Cur
     lower = _below(event.event, orders, neighbours)
     rate = math.log(event.size) - math.log(event.population)
     multiplier = _as_gaussian(event.event)
-    moments = None if multiplier is None else _log_central_moments(multiplier / 2, max(orders))
+    moments = None
+    if multiplier is not None and multiplier / 2 >= _LEAST_MULTIPLIER:
+        # Moments fall with the noise, so that those of less noise bound them.
+        moments = _log_central_moments(min(multiplier / 2, _MOST_MULTIPLIER), max(orders))
 
     def rest(alpha: int) -> float:
         at = np.arange(2, alpha + 1)

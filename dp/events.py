@@ -30,7 +30,7 @@ TRUSTS: tuple[str, ...] = get_args(Trust)
 MAX_DEPTH = 8
 MAX_EVENTS = 1 << 12
 MAX_COUNT = 1 << 40
-MAX_NORM = 1e150  # its square is a float
+MIN_NORM, MAX_NORM = 1e-75, 1e75  # squares of their ratios are floats
 
 
 @dataclass(frozen=True, slots=True)
@@ -244,8 +244,8 @@ def _events(owner: object, found: tuple[object, ...]) -> None:
 def _positive(owner: object, *names: str) -> None:
     for name in names:
         value = getattr(owner, name)
-        if isinstance(value, bool) or not isinstance(value, int | float) or not 1 / MAX_NORM <= value <= MAX_NORM:
-            raise DPError(f"got {name}={value!r}; expected a number above 0, from {1 / MAX_NORM:g} to {MAX_NORM:g}")
+        if isinstance(value, bool) or not isinstance(value, int | float) or not MIN_NORM <= value <= MAX_NORM:
+            raise DPError(f"got {name}={value!r}; expected a number above 0, from {MIN_NORM:g} to {MAX_NORM:g}")
         object.__setattr__(owner, name, float(value))
 
 

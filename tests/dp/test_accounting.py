@@ -266,7 +266,7 @@ def test_delta_and_epsilon_are_each_others_inverse() -> None:
     assert found.get_delta(0.0) <= 1
     assert accountant().get_epsilon() == accountant().get_delta(0.0) == 0
     assert accountant(GaussianEvent(1e6)).get_epsilon() == 0, "the total variation is below δ"
-    assert accountant(SelfComposed(GaussianEvent(1e-150), 1 << 40)).get_epsilon() == math.inf
+    assert accountant(SelfComposed(DiscreteGaussianEvent(1e-75, 1e75), 1 << 40)).get_epsilon() == math.inf
 
 
 def test_clamping_is_charged_to_delta() -> None:
@@ -281,6 +281,29 @@ def test_clamping_is_charged_to_delta() -> None:
     assert rare.get_delta(epsilon) == pytest.approx(DELTA, rel=1e-6)
     assert often.get_epsilon() == math.inf
     assert often.get_delta(1.0) > 3e-4
+
+
+norms = st.sampled_from([1e-75, 1e-9, 0.3, 1.0, 40.0, 1e9, 1e75])
+plain_events = st.one_of(
+    st.builds(GaussianEvent, norms),
+    st.builds(DiscreteGaussianEvent, norms, norms),
+    st.builds(
+        DistributedGaussianEvent, st.sampled_from([1, 7, 1 << 40]), norms, norms, norms, st.integers(1, 1 << 40)
+    ),
+    st.builds(SkellamEvent, norms, norms, norms),
+)
+
+
+@given(plain_events, st.sampled_from([1e-9, 0.5, 1 - 1e-9]), st.sampled_from([1, 1 << 40]))
+def test_extremes_give_a_figure(event: Event, rate: float, count: int) -> None:
+    """Zero, a number or infinity: never an error, a warning or not-a-number."""
+    for found in (
+        accountant(event, count),
+        accountant(PoissonSampled(rate, event), count),
+        accountant(FixedSizeSampled(1000, 3, event), count, neighbours="replace-one"),
+    ):
+        assert 0 <= found.get_epsilon() <= found.get_epsilon(amplified=False) * (1 + 1e-9) + 1e-12 <= math.inf
+        assert 0 <= found.get_delta(1.0) <= 1
 
 
 def test_would_exceed_looks_without_touching() -> None:

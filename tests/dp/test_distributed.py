@@ -1,6 +1,8 @@
 """The distributed encodings: figures, what is sent, what comes back, and what is refused."""
 
 import math
+import subprocess
+import sys
 from collections.abc import Callable
 from dataclasses import FrozenInstanceError, dataclass, replace
 from typing import Any
@@ -421,6 +423,15 @@ def test_dimensions_outside_are_refused() -> None:
             encoding().grid(bad)
     with pytest.raises(DPError, match="expected fewer bits"):
         encoding(bits=32, noise_multiplier=1e-6, clients=1, honest=1, corrupt=0).grid(1 << 30)
+
+
+def test_planning_loads_no_compiler() -> None:
+    code = (
+        "import sys; from dp.distributed import distributed_gaussian_epsilon as ask\n"
+        "ask(bits=16, clients=9, dimension=99, noise_multiplier=1.0)\n"
+        "assert not {'numba', 'scipy', 'dp_accounting', 'he', 'mpc', 'secagg'} & set(sys.modules)"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True)
 
 
 def test_encodings_are_frozen_and_plain() -> None:
