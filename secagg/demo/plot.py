@@ -12,7 +12,7 @@ from matplotlib.ticker import FuncFormatter, MaxNLocator
 from secagg.demo.training import Demo
 
 _LABELLED = 3  # curves that have room for their names beside them; more get a legend
-_MARKERS = "osD^vP*X"
+_MARKERS = "osD^vP*Xph<>"
 _DARK, _LIGHT, _BASE = "#1f4e79", "#9dc3e6", "#cccccc"
 
 
