@@ -140,9 +140,12 @@ def _amount(value: float, quantity: str) -> str:
 
 
 def duration(value: float) -> str:
-    """Seconds in words: ``1.2 ms``."""
+    """Seconds in words: ``1.2 ms``, ``5.9 h``."""
     if value == 0:
         return "0 s"
+    for unit, least, long in (("days", 86_400.0, 2.0), ("h", 3600.0, 2.0)):
+        if value >= long * least:
+            return f"{value / least:,.0f} {unit}" if value >= 100 * least else f"{value / least:.3g} {unit}"
     for unit, least in (("s", 1.0), ("ms", 1e-3), ("µs", 1e-6)):
         if value >= least * 0.9995:
             scaled = value / least
@@ -152,7 +155,7 @@ def duration(value: float) -> str:
 
 def size(value: float) -> str:
     """Bytes in words: ``1.2 MB``; a kB is 1000 bytes."""
-    for unit, least in (("TB", 1e12), ("GB", 1e9), ("MB", 1e6), ("kB", 1e3)):
+    for unit, least in (("PB", 1e15), ("TB", 1e12), ("GB", 1e9), ("MB", 1e6), ("kB", 1e3)):
         if value >= least * 0.9995:
             scaled = value / least
             return f"{scaled:,.0f} {unit}" if scaled >= 100 else f"{scaled:.3g} {unit}"

@@ -35,7 +35,9 @@ def test_bytes_of_a_million_clients_are_reckoned_at_once():
     assert up == pytest.approx(45e6, rel=0.02)
 
 
-@pytest.mark.parametrize("terms", [PAIRWISE["server"], PLAIN["other"]], ids=["pairwise", "plain"])
+@pytest.mark.parametrize(
+    "terms", [PAIRWISE["server"], PLAIN["client"], PLAIN["other"]], ids=["masks", "client", "other"]
+)
 def test_rates_are_found_again(terms):
     rng = np.random.default_rng(1)
     rates = rng.uniform(1e-6, 1e-3, len(terms))

@@ -50,7 +50,16 @@ def test_names_are_apart_in_order_and_inside():
 
 @pytest.mark.parametrize(
     ("seconds", "words"),
-    [(0.00012, "120 µs"), (0.0999, "99.9 ms"), (0.9999, "1 s"), (75.3, "75.3 s"), (12345, "12,345 s"), (0, "0 s")],
+    [
+        (0.00012, "120 µs"),
+        (0.0999, "99.9 ms"),
+        (0.9999, "1 s"),
+        (75.3, "75.3 s"),
+        (1234, "1,234 s"),
+        (21_197, "5.89 h"),
+        (837_108, "9.69 days"),
+        (0, "0 s"),
+    ],
 )
 def test_durations_in_words(seconds, words):
     assert duration(seconds) == words
