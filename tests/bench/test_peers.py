@@ -38,7 +38,7 @@ def test_calls_take_turns_and_setup_is_off_the_clock():
     def call(name):
         return Call(lambda given: order.append((name, given)), lambda: order.append(("setup", name)) or "made")
 
-    turns = Turns.of({"a": call("a"), "b": call("b")}, repeats=4, most_seconds=1.0)
+    turns = Turns.of({"a": call("a"), "b": call("b")}, repeats=4, most_seconds=600.0)
     made = [name for name, given in order if given == "made"]
     per_turn = [name for at, name in enumerate(made) if at == 0 or made[at - 1] != name]
     assert per_turn == ["a", "b"] * 5  # the warm-up, and four turns
