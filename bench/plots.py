@@ -13,7 +13,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 
 from bench.measure import Row
-from bench.sweep import QUANTITIES, Over, Sweep
+from bench.sweep import QUANTITIES, Over, Sweep, is_memory
 
 _MARKERS = "osD^vP*Xph<>"
 _SHADES = ("#000000", "#1f4e79", "#5a5a5a", "#3f7fb5", "#8a8a8a")
@@ -68,28 +68,38 @@ def _held(sweep: Sweep) -> str:
 def _panel(axes: Any, sweep: Sweep, quantity: str) -> None:
     factor = sweep.held.clients if sweep.over is Over.DROPOUT else 1
     ends = []
+    furthest = factor * max(at for at, _ in _all(sweep, quantity))
     for index, protocol in enumerate(sweep.protocols):
-        least = MEMORY_FLOOR if "memory" in quantity else 0
+        least = MEMORY_FLOOR if is_memory(quantity) else 0
         curve = [(at * factor, max(value, least)) for at, value in sweep.curve(protocol, quantity)]
         if not curve:
             continue
         axes.plot(*zip(*curve, strict=True), **style(index))
         power = sweep.exponent(protocol, quantity)
-        ends.append((*curve[-1], protocol + ("" if power is None else f"  ~ x$^{{{power:.1f}}}$"), index))
+        text = protocol + ("" if power is None else f"  ~ x$^{{{power:.1f}}}$".replace("-0.0", "0.0"))
+        if curve[-1][0] < furthest:  # the rest was left out
+            near = {"xytext": (0, 9), "textcoords": "offset points", "ha": "center", "fontsize": 10.5}
+            white = {"facecolor": "white", "edgecolor": "none", "alpha": 0.85, "pad": 0.8}
+            axes.annotate(text, curve[-1], color=style(index)["color"], bbox=white, **near)
+        else:
+            ends.append((*curve[-1], text, index))
     axes.set_xscale("log")
     axes.set_yscale("log")
     low, high = (of(value for at, value in _all(sweep, quantity)) for of in (min, max))
     axes.set_ylim(low / 1.6, max(high, low * 12) * 1.6)
     title = QUANTITIES[quantity].replace(", bytes", "")
-    if "memory" in quantity:
+    if is_memory(quantity):
         axes.set_ylim(bottom=MEMORY_FLOOR / 1.15)
-        title += f" (what is below {size(MEMORY_FLOOR)} is drawn at it)"
+        title += f" ({size(MEMORY_FLOOR)} or less drawn as that)"
     values = sorted({at * factor for at, _ in _all(sweep, quantity)})
     axes.set_xlim(values[0] / 1.15, values[-1] * 1.15)
     axes.set_xticks(values, [f"{value:,.0f}" for value in values])
     axes.xaxis.set_minor_formatter(NullFormatter())
     axes.xaxis.set_minor_locator(LogLocator(subs=[]))
+    bottom, top = axes.get_ylim()
+    axes.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5) if top < 100 * bottom else (1,)))
     axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: _amount(value, quantity)))
+    axes.yaxis.set_minor_formatter(NullFormatter())
     axes.set_xlabel(_AXES[sweep.over])
     axes.set_title(title, fontsize=13, loc="left")
     axes.grid(visible=True, which="major", axis="y", color="#dddddd", linewidth=0.8)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from enum import StrEnum
@@ -45,6 +44,8 @@ QUANTITIES = {
     "server_memory": "peak memory of the server, bytes",
 }
 _FITTED = 3  # a power is fitted to the last three points, where fixed costs weigh least
+_STEEPEST = {Over.CLIENTS: 2.0, Over.COORDINATES: 1.1, Over.DROPOUT: 1.0}  # powers of a session's time
+_QUICK = 2.0  # seconds: a session that may be played twice
 _LEAST_MEMORY = 1 << 20  # a page here or there is no growth
 
 
@@ -74,21 +75,26 @@ class Sweep:
     left_out: tuple[str, ...]
 
     def curve(self, protocol: str, quantity: str) -> list[tuple[float, float]]:
-        """Where ``quantity`` of ``protocol`` was measured, and what it was; nothing that is not above 0."""
+        """Where ``quantity`` of ``protocol`` was measured, and what it was; memory is at least a byte."""
         found = [(point.at, getattr(point, quantity)) for point in self.points if point.protocol == protocol]
-        return sorted((at, value) for at, value in found if value is not None and value > 0)
+        return sorted(
+            (at, max(value, 1) if is_memory(quantity) else value) for at, value in found if value is not None
+        )
 
     def exponent(self, protocol: str, quantity: str) -> float | None:
         """The power with which ``quantity`` grows at the end of its curve; None for fewer than three points."""
-        curve = self.curve(protocol, quantity)[-_FITTED:]
-        if quantity.endswith("memory") and curve and curve[-1][1] < _LEAST_MEMORY:
-            return None
-        return slope(curve)
+        least = _LEAST_MEMORY if is_memory(quantity) else 0
+        return slope([(at, value) for at, value in self.curve(protocol, quantity)[-_FITTED:] if value >= least])
 
     @property
     def protocols(self) -> list[str]:
         """Those with a point, in the order of the run."""
         return list(dict.fromkeys(point.protocol for point in self.points))
+
+
+def is_memory(quantity: str) -> bool:
+    """Whether it is one of the peaks, of which the smallest are the allocator's."""
+    return quantity.endswith("memory")
 
 
 def slope(curve: Sequence[tuple[float, float]]) -> float | None:
@@ -153,13 +159,16 @@ class Sweeping:
             for turn in range(repeats + 1):
                 for name in names:
                     step(name, f"{self.over} {number(at)}" if turn else f"{self.over} {number(at)}: warm-up")
-                    began = time.perf_counter()
-                    if turn:
-                        bench.measure(name)
-                    else:
+                    if not turn:
                         bench.warm(name)
-                    if turn == 1:
-                        self._took[name].append((at, time.perf_counter() - began))
+                        continue
+                    # Of the parties' own seconds: to find a long-lived key for a new cohort is once a run.
+                    took = sum(bench.measure(name).seconds.values())
+                    if turn == 1 and took < _QUICK:
+                        # It also built what this size of cohort needs for the first time.
+                        bench.forget(name)
+                        took = sum(bench.measure(name).seconds.values())
+                    self._took[name] = [*self._took[name], (at, took)]
             for name in names:
                 step(name, f"{self.over} {number(at)}: memory")
                 self._points.append(_point(at, bench.row(name), memory.peaks(name, workload)))
@@ -168,7 +177,7 @@ class Sweeping:
         took = self._took[name]
         if not took:
             return True
-        growth = (at / took[-1][0]) ** max(1.0, slope(took[-_FITTED:]) or 1.0)
+        growth = (at / took[-1][0]) ** _STEEPEST[self.over]
         reckoned = took[-1][1] * growth
         if self.over is Over.DROPOUT or reckoned <= seconds:
             return True

@@ -35,8 +35,9 @@ def test_exponent_is_of_the_end_of_the_curve():
 
 
 def test_no_power_is_fitted_to_memory_that_is_the_allocators():
-    points = tuple(point("A", x, x, memory=1000 * x) for x in (1, 10, 100))
+    points = tuple(point("A", x, x, memory=0 if x == 1 else 10**6 * x) for x in (1, 10, 100))
     assert Sweep(Over.CLIENTS, HELD[Over.CLIENTS], points, ()).exponent("A", "client_memory") is None
+    assert len(Sweep(Over.CLIENTS, HELD[Over.CLIENTS], points, ()).curve("A", "client_memory")) == 3
 
 
 def test_names_are_apart_in_order_and_inside():
@@ -102,7 +103,7 @@ def test_what_would_take_too_long_is_left_out_by_name():
     assert not sweeping._affordable("SecAgg", 10**6, 40.0)
     assert sweeping._affordable("Clear", 10**6, 40.0)  # nothing is known of it
     (left_out,) = sweeping.result().left_out
-    assert left_out.startswith("SecAgg at coordinates 1,000,000, which would take some 50,000 s")
+    assert left_out.startswith("SecAgg at coordinates 1,000,000, which would take some 158,114 s")
 
 
 def test_sweep_draws_and_writes(tmp_path):
@@ -135,6 +136,13 @@ def test_every_curve_is_named_beside_its_end():
     markers = {line.get_marker() for line in figure.axes[0].lines}
     assert len(markers) == 8  # told apart without colour
     assert figure.axes[0].get_xscale() == figure.axes[0].get_yscale() == "log"
+
+
+def test_a_curve_that_ends_early_is_named_where_it_ends():
+    points = tuple(point("A", x, x) for x in (1, 10, 100)) + tuple(point("B", x, 2 * x) for x in (1, 10))
+    axes = growth(Sweep(Over.CLIENTS, HELD[Over.CLIENTS], points, ())).axes[0]
+    (named,) = [text for text in axes.texts if text.get_text() == "B"]
+    assert named.xy == (10, 20)
 
 
 def test_peaks_are_of_each_kind_of_party():
