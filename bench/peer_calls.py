@@ -336,7 +336,7 @@ def nvflare_add() -> Pair:
     context, model = _nvflare()
     with _quiet():
         sums = [tenseal.ckks_vector(context, np.zeros(TENSOR)) for _ in model]
-    adders = [scheme.adder(count)]
+    adder = scheme.adder(count)
 
     def theirs() -> None:
         for at, (vector, its_context) in enumerate(upload):
@@ -346,9 +346,8 @@ def nvflare_add() -> Pair:
     require(np.abs(np.array(sums[0].decrypt(context.secret_key())) - model[0]).max() < 1e-4, "tenseal")
 
     def running() -> Any:
-        if adders[-1].count == scheme.max_clients:
-            adders.append(scheme.adder(count))
-        return adders[-1]
+        adder._seen.clear()  # or it would refuse the same vector a second time
+        return adder
 
     return Pair(Call(theirs), Call(lambda into: into.fold(ours), running), their_units=count, our_units=count)
 
