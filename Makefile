@@ -3,8 +3,8 @@ VENV := .venv
 BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
 FLOWER := $(VENV)/flower
-KERNELS := tests/mpc tests/he tests/secagg/test_encoding.py tests/secagg/test_packing.py \
-  tests/dp/test_sampling_kernels.py tests/dp/test_rotation.py
+KERNELS := tests/mpc tests/he/test_ring.py tests/he/test_packing.py tests/he/test_paillier*.py \
+  tests/secagg/test_encoding.py tests/secagg/test_packing.py tests/dp/test_sampling_kernels.py tests/dp/test_rotation.py
 MINUTES ?= 30
 
 .PHONY: demo bench test test-stacks lint format fuzz bench-first docs lock clean
