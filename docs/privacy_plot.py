@@ -1,10 +1,12 @@
 """Draws docs/privacy.png, accuracy against epsilon on the demo's hospitals: ``python -m docs.privacy_plot``.
 
-One training of 20 rounds for each point and seed, under `Clear`, since all protocols return the same sums; the
+One training of 20 rounds for each point and seed; all protocols return the same sums. The
 noise is the library's own. The hospitals are the demo's: ten, two of which fall silent in each round.
 """
 
+from dataclasses import dataclass
 from pathlib import Path
+from typing import ClassVar
 
 import numpy as np
 from matplotlib.backends.backend_agg import FigureCanvasAgg
@@ -18,11 +20,21 @@ from secagg.demo.training import DELTA, FEATURES, L2_CLIP
 
 PICTURE = Path(__file__).parent / "privacy.png"
 CLIENTS, SURVIVORS, ROUNDS, SEEDS = 10, 8, 20, 5
+
+
+@dataclass(frozen=True)
+class Summed(secagg.Clear):
+    """Stands for any protocol that shows the sum alone: they all return the same one, and this one is fast."""
+
+    corruption: ClassVar[float] = 0.0
+    threat_model: ClassVar[str] = "semi-honest"
+
+
 EPSILONS = (1, 2, 4, 8, 16, 32, 64)
 
-#: How many honest survivors' noise has to be enough: the server's own counts for all of them.
+#: How many honest survivors' noise has to be enough; the server's own counts for all but one of them.
 TRUST = {
-    "central: the server adds the noise\nand is trusted with every update": (SURVIVORS, "o"),
+    "central: the server adds the noise\nand is trusted with every update": (SURVIVORS - 1, "o"),
     "distributed: SecAgg, 3 of 10 may collude": (5, "s"),
     "local: each hospital trusts itself alone": (1, "^"),
 }
@@ -36,7 +48,7 @@ def accuracy(study: Study, honest: int, epsilon: float, seed: int) -> float:
     current = model.initial(FEATURES)
     layout = secagg.Layout.of(current)
     task = secagg.Task(
-        protocol=secagg.Clear(),
+        protocol=Summed(),
         layout=layout,
         encoding=encoding.with_epsilon(epsilon, layout.size, rounds=ROUNDS),
         max_clients=CLIENTS,

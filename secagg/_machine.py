@@ -150,6 +150,11 @@ class Member(Generic[AnyState]):
         self._task, self._identity, self._roster, self._save = task, identity, roster, save
         self._key = key  # long-lived, like the identity: given each time, and never a part of the state
         self._executor = executor
+        if budget is not None and getattr(task.encoder, "release", None) is None:
+            raise ConfigError(
+                "got a budget for an encoding without noise, whose inputs no budget can pay for; take one such as "
+                "dp.DistributedGaussian, or pass no budget"
+            )
         self._clock, self._budget = clock, budget
         self._ledger = None if save is None else getattr(save, "ledger", None)
         self._state: AnyState = state  # type: ignore[assignment]

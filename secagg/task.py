@@ -122,8 +122,11 @@ class Task:
 
     @property
     def honest(self) -> int:
-        """h: how many honest updates every opened sum holds, if as many clients as assumed are corrupt."""
-        return self.min_survivors - self._assumed
+        """h: how many honest updates every opened sum holds, if as many clients as assumed are corrupt.
+
+        One, under a protocol that shows the server each update: there every client's own noise has to do.
+        """
+        return self.min_survivors - self._assumed if hasattr(self.protocol, "corruption") else 1
 
     @property
     def _assumed(self) -> int:
@@ -134,9 +137,16 @@ class Task:
     def check_honest(self, cohort: int, roster: Roster | None) -> None:
         """``ConfigError`` where more may be corrupt than noise was calibrated to."""
         protocol: Any = self.protocol
-        if self.encoder is self.encoding or not hasattr(protocol, "corruption"):
+        if not hasattr(self.encoder, "for_task") or not hasattr(protocol, "corruption"):
             return
         corrupt = corrupt_among(protocol, cohort, roster)
+        check = getattr(self.encoder, "check", None)
+        if check is not None and self.encoder is self.encoding:  # it states for itself what it was made for
+            try:
+                check(self.max_clients, self.min_survivors - corrupt, corrupt)
+            except ValueError as error:
+                raise ConfigError(f"got {corrupt} of all enrolled clients possibly corrupt: {error}") from error
+            return
         if corrupt > self._assumed:
             enrolled = cohort if roster is None else len(roster.ids(PartyRole.CLIENT))
             raise ConfigError(

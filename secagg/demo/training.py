@@ -128,7 +128,8 @@ def run(
             with _noting(protocol, missing):
                 runs.append(_train(protocol, settings, study, silent, models[-1], progress))
     if settings.epsilon is not None and runs:
-        first = next((p for p in protocols.values() if p.name == "SecAgg"), next(iter(protocols.values())))
+        ran = [protocol for protocol in protocols.values() if protocol.name not in missing]
+        first = next((protocol for protocol in ran if protocol.name == "SecAgg"), ran[0])
         runs.append(_train(first, settings, study, silent, models[-1], progress, settings.epsilon))
     if not runs:
         reasons = "; ".join(f"{name}: {reason}" for name, reason in missing.items())

@@ -148,3 +148,34 @@ def test_a_ledger_of_another_trust_model_is_refused() -> None:
     session = Session(budget, b"1")
     with pytest.raises(LocalProtocolError, match="keep a ledger for each"):
         session.client.receive(session.request)
+
+
+@pytest.mark.parametrize("stated", [False, True])
+def test_a_roster_with_more_colluders_than_the_noise_was_made_for_is_refused(stated: bool) -> None:
+    """Whether the task told the encoding, or the encoding states it for itself, as one from with_epsilon does."""
+    ids = [f"c{i:02}" for i in range(60)]
+    _, many = secagg.identity.enrol(ids)
+    _, few = secagg.identity.enrol(ids[:12])
+    protocol = secagg.SecAgg(corruption=0.1)
+    task = make_task(protocol=protocol, min_survivors=11)
+    if stated:
+        enough = task.encoder.with_epsilon(8.0, SIZE)  # type: ignore[attr-defined]
+        task = replace(task, encoding=enough)
+        assert task.encoder is task.encoding
+    task.server(ids[:12], roster=few, session=b"s")
+    with pytest.raises(ConfigError, match=r"6 of|honest"):
+        task.server(ids[:12], roster=many, session=b"s")
+
+
+def test_under_clear_every_clients_own_noise_has_to_do() -> None:
+    """The server reads each term there, so nobody else's noise hides it."""
+    assert make_task(protocol=secagg.Clear()).encoder.honest == 1  # type: ignore[attr-defined]
+    with pytest.raises(ConfigError, match="guarantees 1 honest"):
+        make_task(protocol=secagg.Clear(), encoding=replace(GAUSSIAN, clients=12, honest=5, corrupt=1))
+
+
+def test_a_budget_without_noise_is_refused() -> None:
+    budget = dp.PrivacyLedger(9.0, 1e-5, unit="client", trust="distributed")
+    task = make_task(protocol=secagg.Clear(), encoding=secagg.FixedPoint(clip=1.0))
+    with pytest.raises(ConfigError, match="without noise"):
+        task.client("c00", session=b"1", budget=budget)

@@ -241,7 +241,7 @@ def test_an_encoding_is_told_what_its_noise_has_to_hold_for():
     assert task.encoder.told == (20, 11, 4)
     assert task.encoding.told == (0, 0, 0)
     assert task.honest == 11
-    with pytest.raises(ConfigError, match="got 3 honest"):
+    with pytest.raises(ConfigError, match="got 1 honest"):
         make(encoding=Counting(1.0), protocol=secagg.Clear(), max_clients=20, min_survivors=3)
 
 
