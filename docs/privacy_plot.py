@@ -43,7 +43,7 @@ TRUST = {
 def accuracy(study: Study, honest: int, epsilon: float, seed: int) -> float:
     """Of a whole training, in per cent."""
     encoding = DistributedGaussian(
-        L2_CLIP, 1.0, 22, clients=CLIENTS, honest=honest, corrupt=0, k_stddevs=5.0, delta=DELTA
+        L2_CLIP, 1.0, 22, clients=CLIENTS, honest=honest, corrupt=1, k_stddevs=5.0, delta=DELTA
     )
     current = model.initial(FEATURES)
     layout = secagg.Layout.of(current)
