@@ -118,5 +118,5 @@ def test_a_real_peer_on_the_command_line(tmp_path):
 
 
 def test_what_is_not_there_yet_is_said_so():
-    with pytest.raises(Absent, match="dp has no"):
+    with pytest.raises(Absent, match="figures are compared"):
         peer_calls.accounting()

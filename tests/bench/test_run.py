@@ -171,3 +171,18 @@ def test_no_word_of_the_table_is_lost_where_it_is_narrow(width):
     with console.capture() as captured:
         console.print(report.to_table(report.run_grid(measured.rows(), workload), width))
     assert all(word in captured.get() for word in measured.rows()[0].collusion.split())
+
+
+def test_a_protocol_that_is_right_only_the_first_time_has_no_row(monkeypatch):
+    workload = Workload(clients=4, coordinates=20, dropout=0.0)
+    measured = Bench(workload, {"Clear": chosen(["Clear"])["Clear"]})
+    measured.measure("Clear")
+    assert measured.rows()
+
+    def wrong(*_):
+        raise WrongSum("the second time")
+
+    monkeypatch.setattr("bench.measure.check", wrong)
+    with pytest.raises(WrongSum):
+        measured.measure("Clear")
+    assert not measured.rows()
