@@ -261,6 +261,15 @@ class Mine(FedAvg):  # type: ignore[misc]
         return super().aggregate_train(server_round, replies)
 
 
+@pytest.mark.parametrize("name", ["Krum", "FedMedian", "QFedAvg"])
+def test_to_vouch_for_fedavg_is_not_to_vouch_for_what_derives_from_it(name: str) -> None:
+    given = {"QFedAvg": {"client_learning_rate": 0.1}}.get(name, {})
+    grid = make_grid()
+    with pytest.raises(secagg.ConfigError, match=name):
+        start(secure(grid, strategies=[FedAvg]), getattr(strategies, name)(**given))
+    assert grid.pushes == 0
+
+
 class Samples(FedAvg):  # type: ignore[misc]
     def configure_train(self, *arguments: Any) -> Any:
         return super().configure_train(*arguments)
