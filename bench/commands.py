@@ -15,7 +15,8 @@ from rich.console import Console
 from bench import report
 from bench.measure import Bench, in_turn
 from bench.sweep import HELD, Over, Sweeping, points_of, workload_at
-from bench.workloads import Workload, check_memory, chosen
+from bench.workloads import Workload, check_memory
+from secagg.protocols import chosen
 
 app = typer.Typer(
     add_completion=False,

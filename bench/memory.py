@@ -19,8 +19,9 @@ from pathlib import Path
 from typing import Any
 
 from bench.measure import WARM, WrongSum, play
-from bench.workloads import Expected, Workload, chosen
+from bench.workloads import Expected, Workload
 from secagg import simulation
+from secagg.protocols import chosen
 from secagg.protocols.base import AggregationProtocol
 
 _SECONDS = 600

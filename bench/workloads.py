@@ -7,7 +7,7 @@ bit, from a few lines of NumPy that share nothing with the library.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
@@ -18,7 +18,6 @@ from numpy.typing import NDArray
 from secagg.encoding import FixedPoint
 from secagg.errors import ConfigError
 from secagg.layout import Layout
-from secagg.protocols import named
 from secagg.protocols.base import AggregationProtocol, input_round
 from secagg.task import Task
 
@@ -127,15 +126,6 @@ class Expected:
         found = np.rint(np.asarray(total) * self.scale)
         near = np.abs(np.asarray(total) * self.scale - found) < 1e-3
         return int(np.count_nonzero((found != self.steps) | ~near))
-
-
-def chosen(names: Sequence[str]) -> dict[str, AggregationProtocol]:
-    """The protocols of these names, in any case of letters; every registered one for none."""
-    known = named()
-    by_name = {name.casefold(): name for name in known}
-    if unknown := [name for name in names if name.casefold() not in by_name]:
-        raise ConfigError(f"got --protocol {', '.join(unknown)}; expected any of {', '.join(known)}")
-    return {by_name[name.casefold()]: known[by_name[name.casefold()]] for name in names} or known
 
 
 def memory_needed(workload: Workload, protocol: AggregationProtocol) -> int:

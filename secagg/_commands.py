@@ -13,8 +13,7 @@ import typer
 from mpc.hpke import Kem
 from secagg.errors import ConfigError
 from secagg.identity import PartyRole, write_identities
-from secagg.protocols import named
-from secagg.protocols.base import AggregationProtocol
+from secagg.protocols import chosen
 
 app = typer.Typer(
     add_completion=False,
@@ -63,12 +62,12 @@ def demo(
     from secagg.demo.table import to_json, to_table
     from secagg.demo.training import Settings, run
 
-    chosen = _chosen(protocol or [])
+    protocols = chosen(protocol or [])
     settings = Settings(clients, rounds, dropouts, seed, epsilon)
     if not no_plot:
         _check_writable(plot)
-    with _progress_bar((len(chosen) + (epsilon is not None)) * rounds, hidden=as_json) as advance:
-        result = run(settings, chosen, advance)
+    with _progress_bar((len(protocols) + (epsilon is not None)) * rounds, hidden=as_json) as advance:
+        result = run(settings, protocols, advance)
     if as_json:
         typer.echo(json.dumps(to_json(result), indent=2))
     else:
@@ -117,15 +116,6 @@ def describe(
     except OSError as error:
         raise ConfigError(f"got no task at {taskfile}: {error.strerror}") from error
     typer.echo(Task.from_bytes(data).describe())
-
-
-def _chosen(names: list[str]) -> dict[str, AggregationProtocol]:
-    """The protocols of these names, in whatever case they are written; all of them for none."""
-    known = named()
-    by_name = {name.casefold(): name for name in known}
-    if unknown := [name for name in names if name.casefold() not in by_name]:
-        raise ConfigError(f"got --protocol {', '.join(unknown)}; expected any of {', '.join(known)}")
-    return {by_name[name.casefold()]: known[by_name[name.casefold()]] for name in names} or known
 
 
 def _check_writable(plot: Path) -> None:

@@ -250,11 +250,11 @@ class Member(Generic[AnyState]):
 
     def _spend(self) -> None:
         """Charge what this input costs before it leaves; past the budget, ``LocalProtocolError``."""
-        release = getattr(self._task.encoder, "release", None)
-        if self._budget is None or release is None:
+        if self._budget is None:
             return
+        encoder: Any = self._task.encoder  # of noise: no budget was taken beside another
         try:
-            self._budget.charge(release(self._task.layout.size))
+            self._budget.charge(encoder.release(self._task.layout.size))
         except ValueError as error:  # dp's own errors are
             raise LocalProtocolError(f"this input does not leave: {error}") from error
 

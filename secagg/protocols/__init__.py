@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
+
+from secagg.errors import ConfigError
 
 if TYPE_CHECKING:
     from secagg.protocols.base import AggregationProtocol
@@ -26,3 +29,15 @@ def named() -> dict[str, AggregationProtocol]:
         CKKS(holder="clients"),
     )
     return {protocol.name: protocol for protocol in protocols}
+
+
+def chosen(names: Sequence[str]) -> dict[str, AggregationProtocol]:
+    """Those of :func:`named` with these names, in whatever case they are written; all of them for none.
+
+    ``ConfigError`` for a name that none has, in the words of the command line.
+    """
+    known = named()
+    by_name = {name.casefold(): name for name in known}
+    if unknown := [name for name in names if name.casefold() not in by_name]:
+        raise ConfigError(f"got --protocol {', '.join(unknown)}; expected any of {', '.join(known)}")
+    return {by_name[name.casefold()]: known[by_name[name.casefold()]] for name in names} or known

@@ -241,7 +241,6 @@ class PairwiseClient(Client[PairwiseClientState]):
             masks.append((shared, 1 if draft.id < other else -1))
         mask_all(lanes, masks, self._executor)
         packed = pack_lanes(self._task, lanes)
-        draft.contribution = []
         if not self._vouched:
             return MaskedInput(), packed
         draft.vouchers = expected

@@ -42,7 +42,6 @@ class ShareClient(Client[ClientState]):
             aggregator: self._seal(draft, aggregator, share)
             for aggregator, share in zip([*helpers, leader], [*seeds, pack_lanes(self._task, lanes)], strict=True)
         }
-        draft.contribution = []
         return Report([sealed[helper] for helper in helpers]), sealed[leader]
 
     def _seal(self, draft: ClientState, aggregator: str, share: bytes) -> bytes:

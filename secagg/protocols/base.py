@@ -200,6 +200,16 @@ def corrupt_among(protocol: Collusive, cohort: int, roster: Roster | None) -> in
     return corrupt_count(protocol.corruption, enrolled if protocol.threat_model == "malicious" else cohort)
 
 
+def check_floor(task: Task, corrupt: int) -> None:
+    """``ConfigError`` unless every opened sum holds two honest updates, when ``corrupt`` clients may collude."""
+    if task.min_survivors < corrupt + 2:
+        raise ConfigError(
+            f"got min_survivors={task.min_survivors} with {corrupt} clients possibly corrupt; expected "
+            f"at least {corrupt + 2}, so that no sum opens for one honest client: raise min_survivors, or "
+            "lower corruption if fewer can collude"
+        )
+
+
 def check_corruption(corruption: object) -> float:
     """``corruption`` as a float; ``ConfigError`` unless it is a number from 0 to below 1."""
     if isinstance(corruption, bool) or not isinstance(corruption, int | float):

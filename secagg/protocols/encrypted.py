@@ -25,7 +25,7 @@ from mpc.keys import encode_parts
 from secagg import wire
 from secagg.errors import ConfigError, FaultKind
 from secagg.identity import Party, PartyRole, Roster
-from secagg.protocols.base import Cost, Phase, Proposal, Round, check_corruption, corrupt_count
+from secagg.protocols.base import Cost, Phase, Proposal, Round, check_corruption, check_floor, corrupt_count
 from secagg.protocols.digits import Digits
 from secagg.protocols.lanes import check_mask_bits, vectors_size
 from secagg.wire import Reject
@@ -173,7 +173,7 @@ class Encrypted:
                 reason = f"got no {package}, which {self.name} needs: pip install 'secagg[he]'"
                 raise ConfigError(reason) from ModuleNotFoundError(reason, name=package)
         self.scheme(task)
-        self._check_floor(task, self.corrupt(task.min_survivors))
+        check_floor(task, self.corrupt(task.min_survivors))
 
     def validate_roster(self, task: Task, roster: Roster | None) -> None:
         """Raise ``ConfigError`` unless the roster lists exactly one decryptor, with what it has to pin."""
@@ -195,15 +195,7 @@ class Encrypted:
     def validate_cohort(self, task: Task, cohort: Sequence[str], roster: Roster | None) -> None:
         """Raise ``ConfigError`` where floor and cohort don't fit each other."""
         self.validate_roster(task, roster)
-        self._check_floor(task, self.corrupt(len(cohort)))
-
-    def _check_floor(self, task: Task, corrupt: int) -> None:
-        if task.min_survivors < corrupt + 2:
-            raise ConfigError(
-                f"got min_survivors={task.min_survivors} with {corrupt} clients possibly corrupt; expected "
-                f"at least {corrupt + 2}, so that no sum opens for one honest client: raise min_survivors, or "
-                "lower corruption if fewer can collude"
-            )
+        check_floor(task, self.corrupt(len(cohort)))
 
     def cost(self, task: Task, cohort: Sequence[str] | None = None) -> Cost:
         """One message a client; see :class:`~secagg.protocols.base.Cost`."""

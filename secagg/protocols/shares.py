@@ -30,7 +30,16 @@ from mpc.keys import encode_parts
 from secagg import wire
 from secagg.errors import ConfigError, FaultKind
 from secagg.identity import PartyRole, Roster
-from secagg.protocols.base import Cost, Phase, Proposal, Round, check_corruption, corrupt_among, corrupt_count
+from secagg.protocols.base import (
+    Cost,
+    Phase,
+    Proposal,
+    Round,
+    check_corruption,
+    check_floor,
+    corrupt_among,
+    corrupt_count,
+)
 from secagg.protocols.lanes import check_mask_bits, vectors_size
 from secagg.protocols.pairwise import ThreatModel
 from secagg.wire import Envelope, Reject
@@ -199,7 +208,7 @@ class AdditiveShares:
                 f"got kem={str(self.kem)!r}, which the installed cryptography doesn't have; install 47 or later as "
                 "a wheel, or pass kem='X25519', whose confidentiality is not post-quantum"
             ) from ImportError(f"cryptography has no {self.kem}")
-        self._check_floor(task, corrupt_count(self.corruption, task.min_survivors))
+        check_floor(task, corrupt_count(self.corruption, task.min_survivors))
 
     def validate_roster(self, task: Task, roster: Roster | None) -> None:
         """Raise ``ConfigError`` for other aggregators than the task's, or too low a floor for so many enrolled."""
@@ -218,20 +227,12 @@ class AdditiveShares:
                     f"got {found} for {party} in the roster; expected {kem.public_bytes} bytes for {kem}: make one "
                     "with secagg keygen --role aggregator"
                 )
-        self._check_floor(task, self.corrupt(task.min_survivors, roster))
+        check_floor(task, self.corrupt(task.min_survivors, roster))
 
     def validate_cohort(self, task: Task, cohort: Sequence[str], roster: Roster | None) -> None:
         """Raise ``ConfigError`` where floor and cohort don't fit each other."""
         self.validate_roster(task, roster)
-        self._check_floor(task, self.corrupt(len(cohort), roster))
-
-    def _check_floor(self, task: Task, corrupt: int) -> None:
-        if task.min_survivors < corrupt + 2:
-            raise ConfigError(
-                f"got min_survivors={task.min_survivors} with {corrupt} clients possibly corrupt; expected "
-                f"at least {corrupt + 2}, so that no sum opens for one honest client: raise min_survivors, or "
-                "lower corruption if fewer can collude"
-            )
+        check_floor(task, self.corrupt(len(cohort), roster))
 
     def cost(self, task: Task, cohort: Sequence[str] | None = None) -> Cost:
         """One message a client; see :class:`~secagg.protocols.base.Cost`."""

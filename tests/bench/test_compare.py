@@ -7,7 +7,8 @@ from typer.testing import CliRunner
 from bench import report
 from bench.commands import app
 from bench.measure import Bench
-from bench.workloads import Workload, chosen
+from bench.workloads import Workload
+from secagg.protocols import chosen
 
 
 @pytest.fixture(scope="module")

@@ -9,9 +9,9 @@ from bench import plan as planning
 from bench.commands import app
 from bench.plan import Checked, Link, Planned, bandwidth, plan, plan_grid, recommended, traffic
 from bench.rates import FIXED, PAIRWISE, PLAIN, Counts, Formula, Rates, Term, fit
-from bench.workloads import Workload, chosen
+from bench.workloads import Workload
 from secagg import CKKS, Clear, ConfigError, Paillier, SecAgg, SecAggPlus
-from secagg.protocols import named
+from secagg.protocols import chosen, named
 
 LINK = Link(10e6, 50e6)
 

@@ -5,14 +5,14 @@ import signal
 import pytest
 from typer.testing import CliRunner
 
-import bench.workloads
+import secagg.protocols
 from bench import report
 from bench.__main__ import main
 from bench.commands import app
 from bench.measure import Bench, WrongSum, most_dropouts
-from bench.workloads import Workload, chosen
+from bench.workloads import Workload
 from secagg import Clear, Round
-from secagg.protocols import named
+from secagg.protocols import chosen, named
 from secagg.protocols.base import rounds
 from tests.bench.broken import ClearForgetful, ClearOffByOne
 
@@ -71,7 +71,7 @@ def test_later_protocols_are_taken_up_by_themselves(monkeypatch):
     class Later(Clear):
         name = "Later"
 
-    monkeypatch.setattr(bench.workloads, "named", lambda: {"Clear": Clear(), "Later": Later()})
+    monkeypatch.setattr(secagg.protocols, "named", lambda: {"Clear": Clear(), "Later": Later()})
     result = run()
     assert result.exit_code == 0
     assert "Later" in result.output
@@ -85,7 +85,7 @@ def test_later_protocols_are_taken_up_by_themselves(monkeypatch):
     ],
 )
 def test_control_a_broken_protocol_fails_the_run(monkeypatch, capsys, tmp_path, broken, said):
-    monkeypatch.setattr(bench.workloads, "named", lambda: {"Clear": Clear(), broken.name: broken})
+    monkeypatch.setattr(secagg.protocols, "named", lambda: {"Clear": Clear(), broken.name: broken})
     code, words = failed(capsys, "--json", str(tmp_path / "run.json"))
     assert code == 1
     assert re.search(said, words), words
@@ -96,7 +96,7 @@ def test_control_a_broken_protocol_fails_the_run(monkeypatch, capsys, tmp_path, 
 
 def test_a_protocol_that_breaks_after_the_warm_up_leaves_the_finished_rows(tmp_path, monkeypatch):
     monkeypatch.setattr(
-        bench.workloads, "named", lambda: {"Clear": Clear(), "ClearOffByOne": ClearOffByOne(), "Last": Clear()}
+        secagg.protocols, "named", lambda: {"Clear": Clear(), "ClearOffByOne": ClearOffByOne(), "Last": Clear()}
     )
     monkeypatch.setattr(Bench, "warm", lambda self, name: None)
     result = run("--json", str(tmp_path / "run.json"))

@@ -10,8 +10,9 @@ from bench.commands import app
 from bench.measure import WrongSum
 from bench.plots import MEMORY_FLOOR, duration, growth, size, spread
 from bench.sweep import HELD, Over, Point, Sweep, Sweeping, points_of, slope, workload_at
-from bench.workloads import Workload, chosen
+from bench.workloads import Workload
 from secagg import ConfigError
+from secagg.protocols import chosen
 from tests.bench.broken import ClearOffByOne
 
 

@@ -1,9 +1,9 @@
 import numpy as np
 import pytest
 
-from bench.workloads import Expected, Workload, check_memory, chosen, memory_needed
+from bench.workloads import Expected, Workload, check_memory, memory_needed
 from secagg import ConfigError, simulate
-from secagg.protocols import named
+from secagg.protocols import chosen, named
 
 
 @pytest.mark.parametrize("clients", [4, 5, 7, 10, 33, 100])
