@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hmac
 from collections.abc import Mapping
-from typing import ClassVar
+from typing import Any, ClassVar
 
 from mpc import keys, shamir
 from mpc.errors import MPCError
@@ -161,18 +161,22 @@ class PairwiseClient(Client[PairwiseClientState]):
             sealed.append(keys.seal(key, b"".join(shares), associated_data=context))
         return DealtShares(commit_seed(session, draft.id, seed), b"".join(commitments), b"".join(sealed)), b""
 
-    def _enter_all(self, draft: PairwiseClientState, message: Adverts, senders: list[str]) -> None:
-        """The complete graph: U1 is whose advert is there."""
-        draft.u1 = senders
-        self._require(draft, len(draft.u1), "clients that advertised keys")
+    def _enter(self, draft: PairwiseClientState, **standing: Any) -> None:
+        """Go over to the id that ``standing`` gives: what U1 is known by, and what the graph is drawn from."""
         draft.session_id = session_id(
             task=self._task.digest,
             roster=roster_digest(self._roster),
             session=draft.session or b"",
             nonce=draft.nonce,
             cohort=draft.cohort,
-            adverts=message.adverts,
+            **standing,
         )
+
+    def _enter_all(self, draft: PairwiseClientState, message: Adverts, senders: list[str]) -> None:
+        """The complete graph: U1 is whose advert is there."""
+        draft.u1 = senders
+        self._require(draft, len(draft.u1), "clients that advertised keys")
+        self._enter(draft, adverts=message.adverts)
 
     def _enter_near(self, draft: PairwiseClientState, message: NearAdverts, senders: list[str]) -> None:
         """A sparse graph: U1 is what the server says, if every advert shown stands in its place of one tree.
@@ -195,16 +199,7 @@ class PairwiseClient(Client[PairwiseClientState]):
         if isinstance(message, DrawnAdverts):
             self._check_draw(draft, message, root)
             drawn = message.number, message.value
-        draft.session_id = session_id(
-            task=self._task.digest,
-            roster=roster_digest(self._roster),
-            session=draft.session or b"",
-            nonce=draft.nonce,
-            cohort=draft.cohort,
-            tree=(len(places), root),
-            present=message.present,
-            drawn=drawn,
-        )
+        self._enter(draft, tree=(len(places), root), present=message.present, drawn=drawn)
         if sorted([draft.id, *self._graph(draft).neighbours(draft.id)]) != senders:
             raise Reject(FaultKind.INVALID, "got other adverts than this client's and its neighbours'")
 

@@ -15,6 +15,7 @@ from __future__ import annotations
 import hashlib
 import importlib
 import importlib.util
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Executor
 from dataclasses import dataclass
@@ -75,7 +76,7 @@ class OpenedSum(wire.Message, frozen=True):
 
 
 @dataclass(frozen=True)
-class Encrypted:
+class Encrypted(ABC):
     """What the homomorphic protocols have in common: all but the scheme and who holds its key."""
 
     corruption: float = 0.05
@@ -100,9 +101,9 @@ class Encrypted:
         object.__setattr__(self, "corruption", check_corruption(self.corruption))
 
     @property
+    @abstractmethod
     def name(self) -> str:
         """The protocol's name."""
-        raise NotImplementedError
 
     @property
     def pinned(self) -> bool:
@@ -131,9 +132,9 @@ class Encrypted:
     _packages: ClassVar[tuple[str, ...]]  # of the extra; looked for when a task is made, loaded when they are used
 
     @property
+    @abstractmethod
     def _options(self) -> tuple[tuple[str, Any], ...]:
         """What the scheme is told beside bound and number of clients."""
-        raise NotImplementedError
 
     @property
     def members(self) -> Mapping[PartyRole, type[Member[Any]]]:
@@ -149,9 +150,9 @@ class Encrypted:
 
         return EncryptedServer
 
+    @abstractmethod
     def key_pair(self, role: PartyRole, rng: Callable[[int], bytes]) -> tuple[bytes, bytes] | None:
         """The long-lived key that ``role`` holds, and what the roster pins of it; None where there is none."""
-        raise NotImplementedError
 
     def workers(self, executor: Executor | None) -> Executor | None:
         """What encryption runs on: the caller's executor, or what pays by default; None is this thread."""
@@ -216,9 +217,9 @@ class Encrypted:
 
     post_quantum: ClassVar[bool]
 
+    @abstractmethod
     def collusion(self, others: int, among: str) -> str:
         """Who breaks it."""
-        raise NotImplementedError
 
     def key_size(self, task: Task) -> int:
         """Bytes that the decryptor shows of its key."""
