@@ -16,7 +16,6 @@ Lanes = NDArray[np.uint32] | NDArray[np.uint64]
 Floats = NDArray[np.float32] | NDArray[np.float64]
 
 _ONE = np.uint64(1)
-_63 = np.uint64(63)
 _64 = np.uint64(64)
 _ONES = np.uint64(2**64 - 1)
 _2_TO_32 = 4294967296.0
@@ -42,17 +41,24 @@ def pack(lanes: Lanes, bits: int, words: NDArray[np.uint64]) -> np.uint64:
 
 
 @kernel
-def unpack_add(words: NDArray[np.uint64], bits: int, into: Lanes) -> None:
-    """Adds the ``into.size`` coordinates at the start of ``words`` to ``into``, wrapping.
-
-    ``words`` has one word more than the coordinates take.
-    """
-    mask = _ONES >> (_64 - np.uint64(bits))
+def unpack_add(words: NDArray[np.uint64], last: np.uint64, bits: int, into: Lanes) -> None:
+    """Adds the ``into.size`` coordinates in ``words``, then ``last``, an unfinished word, to ``into``, wrapping."""
+    width = np.uint64(bits)
+    mask = _ONES >> (_64 - width)
+    word, left, at = np.uint64(0), np.uint64(0), 0  # ``left`` bits of the word read last are still to come
     for i in range(into.size):
-        bit = i * bits
-        at, shift = bit >> 6, np.uint64(bit & 63)
-        value = ((words[at] >> shift) | ((words[at + 1] << _ONE) << (_63 - shift))) & mask
-        into[i] += into.dtype.type(value)
+        if left >= width:
+            value = word
+            word >>= width
+            left -= width
+        else:
+            further = words[at] if at < words.size else last
+            at += 1
+            value = word | (further << left)
+            # What this coordinate leaves of it; in two shifts, for one by all 64 bits is undefined.
+            word = (further >> _ONE) >> (width - left - _ONE)
+            left = _64 - (width - left)
+        into[i] += into.dtype.type(value & mask)
 
 
 @kernel

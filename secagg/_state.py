@@ -8,9 +8,10 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import msgspec
 import numpy as np
+from cryptography.hazmat.primitives.ciphers import Cipher, algorithms, modes
 from numpy.typing import NDArray
 
-from mpc.keys import encode_parts
+from mpc.keys import TAG_BYTES, encode_parts
 from secagg import wire
 from secagg.errors import ConfigError
 from secagg.identity import Roster
@@ -20,6 +21,8 @@ if TYPE_CHECKING:
     from secagg.task import Task
 
 _STATE_MAGIC = b"secagg/v1/state"
+_NONCE = bytes(12)
+_AT_ONCE = 1 << 30  # OpenSSL takes no 2 GiB in a call
 
 AnyStruct = TypeVar("AnyStruct", bound=msgspec.Struct)
 
@@ -37,7 +40,7 @@ def unpack_state(data: bytes, kind: type[AnyStruct], task: Task, role: str, rost
         raise ConfigError(
             "got a saved state of another task, role, roster or version; restore it with what it was made with"
         )
-    start = len(header) + wire.DIGEST_BYTES
+    start = len(header) + TAG_BYTES
     fields = memoryview(data)[start:]
     if data[len(header) : start] != _state_checksum(header, fields):
         raise ConfigError("got a damaged state; leave this session out")
@@ -68,6 +71,12 @@ def _state_header(task: Task, role: str, roster: Roster | None) -> bytes:
 
 
 def _state_checksum(header: bytes, fields: bytes | memoryview) -> bytes:
-    hashed = hashlib.sha256(header)
-    hashed.update(fields)
-    return hashed.digest()
+    """AES-GMAC under a key that anyone can tell: against damage and mix-ups, and ten times as fast as a hash.
+
+    Against a forger neither would do, for whoever can write a state can write its checksum.
+    """
+    mac = Cipher(algorithms.AES(hashlib.sha256(header).digest()), modes.GCM(_NONCE)).encryptor()
+    for at in range(0, len(fields), _AT_ONCE):
+        mac.authenticate_additional_data(memoryview(fields)[at : at + _AT_ONCE])
+    mac.finalize()
+    return mac.tag

@@ -15,7 +15,6 @@ from secagg.errors import ConfigError, EncodingError
 Lanes = NDArray[np.uint32] | NDArray[np.uint64]
 
 MAX_BITS = 64
-_PIECE = 8192  # coordinates unpacked at a time: at most 64 KiB of words, whatever k is
 
 
 def lane_dtype(bits: int) -> type[np.uint32] | type[np.uint64]:
@@ -70,14 +69,11 @@ def unpack_add(data: bytes | memoryview, bits: int, into: Lanes) -> None:
     if not (into.flags.writeable and into.flags.c_contiguous):
         raise ConfigError("got an array to add to that is read-only or not contiguous")
     check_packed(data, bits, into.size)
-    source = np.frombuffer(data, np.uint8)
-    words = np.zeros(_PIECE * bits // 64 + 1, np.uint64)
-    aligned = words.view(np.uint8)
+    whole = len(data) - len(data) % 8
+    words = np.frombuffer(memoryview(data)[:whole], np.uint64)  # aligned or not
+    words.flags.writeable = False  # one kernel for all that bytes may be in
     with np.errstate(over="ignore"):  # with the JIT off, lanes wrap as NumPy's scalars
-        for start in range(0, into.size, _PIECE):
-            piece = source[start * bits // 8 : (start + _PIECE) * bits // 8]
-            aligned[: piece.size] = piece
-            _kernels.unpack_add(words, bits, into[start : start + _PIECE])
+        _kernels.unpack_add(words, np.uint64(int.from_bytes(data[whole:], "little")), bits, into)
 
 
 def check_packed(data: bytes | memoryview, bits: int, length: int) -> None:

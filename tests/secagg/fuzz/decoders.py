@@ -28,7 +28,9 @@ from cryptography.hazmat.primitives.serialization import (
 import secagg
 from mpc import hpke
 from mpc.errors import MPCError
+from mpc.keys import TAG_BYTES
 from secagg import packing, wire
+from secagg._state import _state_checksum
 from secagg.errors import ConfigError, EncodingError, LocalProtocolError
 from secagg.identity import Roster, load_identity, load_roster
 from secagg.protocols._pairwise_messages import from_bitmap, to_bitmap
@@ -345,12 +347,12 @@ def _states(scene: Scene) -> list[Decoder]:
 def _state(mutator: Mutator, data: bytes) -> bytes:
     """A state with one field changed under a checksum that holds."""
     start = _checksum_place(data)
-    tree = mutator.tree(msgspec.msgpack.decode(data[start + 32 :]))
+    tree = mutator.tree(msgspec.msgpack.decode(data[start + TAG_BYTES :]))
     try:
         fields = msgspec.msgpack.encode(tree)
     except (OverflowError, TypeError, msgspec.MsgspecError):
         return mutator.octets(data)
-    return data[:start] + hashlib.sha256(data[:start] + fields).digest() + fields
+    return data[:start] + _state_checksum(data[:start], fields) + fields
 
 
 _PLACES: dict[bytes, int] = {}
@@ -360,7 +362,7 @@ def _checksum_place(data: bytes) -> int:
     if data not in _PLACES:
         _PLACES[data] = next(
             at
-            for at in range(len(data) - 32)
-            if hashlib.sha256(data[:at] + data[at + 32 :]).digest() == data[at : at + 32]
+            for at in range(len(data) - TAG_BYTES)
+            if _state_checksum(data[:at], data[at + TAG_BYTES :]) == data[at : at + TAG_BYTES]
         )
     return _PLACES[data]
