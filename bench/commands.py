@@ -229,7 +229,7 @@ def compare(
         float, typer.Option(min=0.0, help="How much slower is still the same: 0.25 is a quarter.")
     ] = 0.25,
 ) -> None:
-    """Hold a result of run or peers against an older one; exits 1 if a figure got worse past the tolerance."""
+    """Hold a result against an older one of the same command; exits 1 if a figure got worse past the tolerance."""
     from bench.compare import changes_grid, compared
 
     before, after = report.read_json(old), report.read_json(new)

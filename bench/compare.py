@@ -8,10 +8,18 @@ from typing import Any
 
 from bench.plots import duration, size
 from bench.report import Grid, Kind
+from bench.sweep import number
 from secagg.errors import ConfigError
 
 _LEAST_SECONDS = 5e-4  # a difference of less is the clock's
 _BYTES_TOLERANCE = 0.01
+_LEAST_MEMORY = 1 << 20  # bytes; a difference of less is the allocator's
+_SAME = {
+    Kind.RUN: ("workload",),
+    Kind.PEERS: (),
+    Kind.SWEEP: ("over", "held"),
+    Kind.PLAN: ("workload", "link"),
+}
 
 
 @dataclass(frozen=True)
@@ -31,13 +39,18 @@ class Change:
         return (self.new or 0.0) / self.old if self.old else float("inf")
 
     @property
+    def noise(self) -> float:
+        """A difference that says nothing."""
+        return _LEAST_SECONDS if "seconds" in self.figure else _LEAST_MEMORY if "memory" in self.figure else 0.0
+
+    @property
     def worse(self) -> bool:
         """Whether it is past the tolerance, or gone."""
         if self.new is None:
             return True
         if self.old is None:
             return False
-        if "seconds" in self.figure and abs(self.new - self.old) < _LEAST_SECONDS:
+        if abs(self.new - self.old) < self.noise:
             return False
         return self.ratio < 1 / (1 + self.tolerance) if self.higher else self.ratio > 1 + self.tolerance
 
@@ -48,13 +61,18 @@ def compared(old: Mapping[str, Any], new: Mapping[str, Any], tolerance: float) -
         raise ConfigError(f"got a result of {old['kind']} and one of {new['kind']}; expected two of one command")
     if not new["finished"] or not old["finished"]:
         raise ConfigError("got a result that was interrupted; run the command to its end")
-    if old["kind"] == Kind.RUN:
-        if old["workload"] != new["workload"]:
-            raise ConfigError(f"got workloads {old['workload']} and {new['workload']}; expected the same for both")
-        return list(_rows(old["rows"], new["rows"], tolerance))
-    if old["kind"] == Kind.PEERS:
-        return list(_ratios(old["compared"], new["compared"], tolerance))
-    raise ConfigError(f"got results of {old['kind']}; expected those of run or peers")
+    for same in _SAME[old["kind"]]:
+        if old[same] != new[same]:
+            raise ConfigError(f"got results of {same} {old[same]} and {new[same]}; expected the same for both")
+    match old["kind"]:
+        case Kind.RUN:
+            return list(_rows(old["rows"], new["rows"], tolerance))
+        case Kind.PEERS:
+            return list(_ratios(old["compared"], new["compared"], tolerance))
+        case Kind.SWEEP:
+            return list(_figures(old["points"], new["points"], ("protocol", "at"), tolerance))
+        case _:
+            return list(_figures(old["planned"], new["planned"], ("protocol",), tolerance))
 
 
 def _rows(old: list[dict[str, Any]], new: list[dict[str, Any]], tolerance: float) -> Iterator[Change]:
@@ -78,6 +96,21 @@ def _ratios(old: list[dict[str, Any]], new: list[dict[str, Any]], tolerance: flo
         yield Change(what, "times as fast", one["ratio"]["median"], ratio, tolerance, higher=True)
         if one["our_bytes"]:
             yield Change(what, "bytes ours", one["our_bytes"], later and later["our_bytes"], _BYTES_TOLERANCE)
+
+
+def _figures(
+    old: list[dict[str, Any]], new: list[dict[str, Any]], keys: tuple[str, ...], tolerance: float
+) -> Iterator[Change]:
+    """Of points of a sweep, or of protocols at one scale: whatever is a number of seconds or bytes."""
+    now = {tuple(one[key] for key in keys): one for one in new}
+    for one in old:
+        later = now.get(tuple(one[key] for key in keys), {})
+        what = " at ".join(one[key] if isinstance(one[key], str) else number(one[key]) for key in keys)
+        for figure, value in one.items():
+            if value and figure.endswith(("_seconds", "_memory")):
+                yield Change(what, figure, value, later.get(figure), tolerance)
+            elif value and figure.startswith("bytes_"):
+                yield Change(what, figure, value, later.get(figure), _BYTES_TOLERANCE)
 
 
 def changes_grid(changes: list[Change], machines: tuple[Any, Any]) -> Grid:
@@ -108,4 +141,4 @@ def _words(change: Change, value: float | None) -> str:
         return "gone"
     if "seconds" in change.figure:
         return duration(value)
-    return size(value) if "bytes" in change.figure else f"{value:.3g}"
+    return size(value) if "bytes" in change.figure or "memory" in change.figure else f"{value:.3g}"

@@ -24,6 +24,7 @@ from secagg.protocols.base import AggregationProtocol, rounds
 from secagg.task import Task
 
 FLOAT32_BYTES = 4
+_FLOAT32 = 2.0**-23  # what is lost of a number up to 1 in the layout's type
 WARM = Workload(clients=5, coordinates=3000, dropout=0.0)
 
 
@@ -118,7 +119,7 @@ def play(
 
 
 def check(protocol: AggregationProtocol, workload: Workload, expected: Expected, session: Session) -> None:
-    """Raise :class:`WrongSum` unless the session's survivors are the right ones and its sum is exact."""
+    """Raise :class:`WrongSum` unless the survivors are the right ones, the sum exact and the mean that sum's."""
     survivors = sorted(session.outcome.survivors)
     if survivors != workload.survivors:
         odd = ", ".join(sorted(set(survivors) ^ set(workload.survivors)))
@@ -128,6 +129,10 @@ def check(protocol: AggregationProtocol, workload: Workload, expected: Expected,
         raise WrongSum(
             f"{protocol.name}: {wrong:,} of {workload.coordinates:,} coordinates of the sum are not the exact ones"
         )
+    mean = np.asarray(session.outcome.mean)
+    exact = expected.steps / (expected.scale * len(survivors))
+    if mean.shape != exact.shape or np.abs(mean - exact).max() > _FLOAT32:
+        raise WrongSum(f"{protocol.name}: the mean is not the sum over the {len(survivors)} survivors")
 
 
 class Bench:

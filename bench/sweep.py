@@ -42,6 +42,7 @@ QUANTITIES = {
     "bytes_up": "bytes a client sends",
     "client_memory": "peak memory of a client, bytes",
     "server_memory": "peak memory of the server, bytes",
+    "other_memory": "peak memory of a decryptor or aggregator, bytes",
 }
 _FITTED = 3  # a power is fitted to the last three points, where fixed costs weigh least
 _STEEPEST = {Over.CLIENTS: 2.0, Over.COORDINATES: 1.1, Over.DROPOUT: 1.0}  # powers of a session's time
@@ -123,10 +124,10 @@ def points_of(over: Over, given: str | None) -> list[float]:
         found = POINTS[over] if given is None else [float(part) for part in given.split(",")]
     except ValueError as error:
         raise ConfigError(f"got --points {given}; expected numbers with commas between, such as 8,16,32") from error
+    if not all(0 < at < math.inf for at in found):  # not a number is neither
+        raise ConfigError(f"got --points {given}; expected numbers above 0, for the axes are logarithmic")
     if over is not Over.DROPOUT and any(at != int(at) for at in found):
         raise ConfigError(f"got --points {given}; expected whole numbers of {over}")
-    if any(at <= 0 for at in found):
-        raise ConfigError(f"got --points {given}; expected numbers above 0, for the axes are logarithmic")
     return sorted(set(found))
 
 

@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# The reference results, anew. PYTHON is an environment with secagg[demo,he,peers] and fate_utils; needs some ten minutes
-# of a machine that does nothing else.
+# The reference results, anew. PYTHON is an environment with secagg[demo,peers]; needs a quarter of an hour of a machine
+# that does nothing else.
 set -euo pipefail
 cd "$(dirname "$0")/../.."
 PYTHON=${PYTHON:-.venv/bin/python}

@@ -1,7 +1,7 @@
 """Protocols that are wrong on purpose, each in one thing; the benchmarks must not print a row of theirs."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import ClassVar
 
 from secagg._server import Step
@@ -21,16 +21,27 @@ class OffByOne(ClearServer):
 
 
 class Forgetful(ClearServer):
-    """Leaves one survivor out, and says so."""
+    """Leaves one survivor out, sum and list alike."""
 
     def _take_input(self, envelope, message, payload) -> None:
-        if envelope.sender.endswith("2"):
-            return
-        super()._take_input(envelope, message, payload)
+        if not envelope.sender.endswith("2"):
+            super()._take_input(envelope, message, payload)
+
+    def _settle(self) -> None:
+        super()._settle()
+        self._state.survivors = [party for party in self._state.survivors if not party.endswith("2")]
 
     steps: ClassVar[Mapping[str, Step]] = {
-        Round.INPUT: Step(ClearServer._propose, _take_input, ClearServer._settle),
+        Round.INPUT: Step(ClearServer._propose, _take_input, _settle),
     }
+
+
+class Rounding(ClearServer):
+    """Gives the exact sum, and a mean that is not its mean."""
+
+    def _decode(self):
+        outcome = super()._decode()
+        return replace(outcome, mean=outcome.mean.round(4))
 
 
 @dataclass(frozen=True)
@@ -43,3 +54,9 @@ class ClearOffByOne(Clear):
 class ClearForgetful(Clear):
     name: ClassVar[str] = "ClearForgetful"
     server: ClassVar = Forgetful
+
+
+@dataclass(frozen=True)
+class ClearRounding(Clear):
+    name: ClassVar[str] = "ClearRounding"
+    server: ClassVar = Rounding

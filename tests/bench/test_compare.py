@@ -86,6 +86,43 @@ def test_a_ratio_over_a_peer_that_fell_fails(tmp_path):
 
 
 @pytest.mark.parametrize(
+    ("figure", "by", "code"),
+    [("client_seconds", 1.2, 0), ("client_seconds", 1.3, 1), ("server_memory", 1.3, 1), ("bytes_up", 1.02, 1)],
+)
+def test_points_of_a_sweep_are_held_one_by_one(tmp_path, figure, by, code):
+    point = {
+        "protocol": "SecAgg",
+        "client_seconds": 0.1,
+        "server_memory": 10**7,
+        "other_memory": None,
+        "bytes_up": 900,
+    }
+
+    def sweep(factor):
+        points = [{**point, "at": 8}, {**point, "at": 16, figure: point[figure] * factor}]
+        return report.document(
+            report.Kind.SWEEP, "bench sweep", finished=True, over="clients", held={"clients": 8}, points=points
+        )
+
+    found = compare(tmp_path, sweep(1), sweep(by))
+    assert found.exit_code == code
+    assert ("SecAgg at 16" in found.output) == bool(code) or "0 of 6" in found.output
+    other = {**sweep(1), "held": {"clients": 9}}
+    assert "expected the same for both" in str(compare(tmp_path, sweep(1), other).exception)
+
+
+def test_a_plan_that_got_slower_fails(tmp_path):
+    def plan(seconds):
+        planned = [{"protocol": "SecAgg", "wire_seconds": 3.0, "client_seconds": seconds, "refused": ""}]
+        return report.document(
+            report.Kind.PLAN, "bench plan", finished=True, workload={"clients": 9}, link={"up": 1}, planned=planned
+        )
+
+    assert compare(tmp_path, plan(2.0), plan(2.4)).exit_code == 0
+    assert compare(tmp_path, plan(2.0), plan(2.6)).exit_code == 1
+
+
+@pytest.mark.parametrize(
     ("spoilt", "said"),
     [
         ({"kind": "sweep"}, "expected two of one command"),

@@ -4,11 +4,11 @@ import numpy as np
 import pytest
 from typer.testing import CliRunner
 
-from bench import peer_calls
+from bench import peer_he, peer_mpc
 from bench.commands import app
 from bench.measure import Call, Spread, Turns, WrongSum
 from bench.peer_calls import COMPARISONS
-from bench.peers import Absent, Comparing, Comparison, Pair, Peer, compare, peers_grid, require, selected, verdict
+from bench.peers import Comparing, Comparison, Pair, Peer, compare, peers_grid, require, selected, verdict
 from secagg import ConfigError
 
 HERE = Peer("numpy", "numpy", "pip install numpy")
@@ -96,10 +96,10 @@ def test_every_comparison_says_how_to_install_its_peer_and_no_two_are_alike():
     assert len({(one.peer.name, one.work) for one in COMPARISONS}) == len(COMPARISONS)
 
 
-def test_sizes_of_nvflares_upload_hold_a_context_for_each_tensor(monkeypatch):
+def test_sizes_of_nvflares_upload_hold_a_context_for_each_tensor():
     pytest.importorskip("tenseal")
-    upload = peer_calls._nvflare_upload()
-    assert len(upload) == peer_calls.TENSORS
+    upload = peer_he._nvflare_upload()
+    assert len(upload) == peer_he.TENSORS
     assert all(len(context) > 100_000 for _, context in upload)
 
 
@@ -117,6 +117,44 @@ def test_a_real_peer_on_the_command_line(tmp_path):
     assert upload["ratio"]["least"] <= upload["ratio"]["median"] <= upload["ratio"]["most"]
 
 
-def test_what_is_not_there_yet_is_said_so():
-    with pytest.raises(Absent, match="figures are compared"):
-        peer_calls.accounting()
+NVFLARE = [peer_he.nvflare_encrypt, peer_he.nvflare_add, peer_he.nvflare_decrypt]
+
+
+@pytest.mark.parametrize("build", NVFLARE)
+def test_control_a_peers_wrong_answer_is_seen(build, monkeypatch):
+    """A tensor that comes out as another."""
+    pytest.importorskip("tenseal")
+    context, model = peer_he._nvflare()
+    upload = peer_he._nvflare_upload()
+    changed = [*model[:-1], model[-1] + 0.01]
+    monkeypatch.setattr(peer_he, "_nvflare_upload", lambda: upload)
+    build()
+    with monkeypatch.context() as patched:
+        patched.setattr(peer_he, "_is_model", lambda vectors: _holds(vectors, context, changed))
+        with pytest.raises(WrongSum, match="tenseal"):
+            build()
+
+
+def _holds(vectors, context, model):
+    found = [np.array(vector.decrypt(context.secret_key())) for vector in vectors]
+    return np.allclose(found, model, rtol=0, atol=1e-4)
+
+
+@pytest.mark.parametrize("build", NVFLARE)
+def test_control_our_own_wrong_answer_is_seen(build, monkeypatch):
+    """A sum whose coordinates come out one place further."""
+    pytest.importorskip("tenseal")
+    key = type(peer_he._shared()[1])
+    opened = key.open
+    monkeypatch.setattr(key, "open", lambda *arguments: np.roll(opened(*arguments), 1))
+    with pytest.raises(WrongSum, match=r"he\.ckks"):
+        build()
+
+
+@pytest.mark.parametrize(("shown", "hidden"), [(1000, False), (1, True)])
+def test_a_mask_that_lets_values_through_is_none(shown, hidden):
+    values = np.arange(10_000)
+    masked = values + np.random.default_rng(1).integers(0, 1 << 32, values.size)
+    masked[:shown] = values[:shown]
+    assert peer_mpc.is_hidden(masked, values) is hidden
+    assert not peer_mpc.is_hidden(values + 1, values)

@@ -14,7 +14,7 @@ from bench.workloads import Workload
 from secagg import Clear, Round
 from secagg.protocols import chosen, named
 from secagg.protocols.base import rounds
-from tests.bench.broken import ClearForgetful, ClearOffByOne
+from tests.bench.broken import ClearForgetful, ClearOffByOne, ClearRounding
 
 SMALL = ["--clients", "6", "--coordinates", "200", "--dropout", "0.15", "--repeats", "1"]
 QUICK = ["Clear", "SecAgg", "AdditiveShares", "BFV"]
@@ -81,7 +81,8 @@ def test_later_protocols_are_taken_up_by_themselves(monkeypatch):
     ("broken", "said"),
     [
         (ClearOffByOne(), "1 of 3,000 coordinates of the sum are not the exact ones"),
-        (ClearForgetful(), "gave up|are not the exact ones|honest clients"),
+        (ClearForgetful(), "the survivors are not those of the workload; these differ: c2"),
+        (ClearRounding(), "the mean is not the sum over the 5 survivors"),
     ],
 )
 def test_control_a_broken_protocol_fails_the_run(monkeypatch, capsys, tmp_path, broken, said):

@@ -77,7 +77,7 @@ def test_sizes_in_words():
     ]
 
 
-@pytest.mark.parametrize("given", ["8,x", "8,-1", "0,8", "8.5"])
+@pytest.mark.parametrize("given", ["8,x", "8,-1", "0,8", "8.5", "nan", "8,inf", "8,,9"])
 def test_points_that_are_none_are_refused(given):
     with pytest.raises(ConfigError, match=r"got --points .*expected"):
         points_of(Over.CLIENTS, given)

@@ -1,0 +1,68 @@
+"""Noise and accounts: OpenDP's sampler and dp-accounting's accountant, beside ours."""
+
+from __future__ import annotations
+
+from functools import partial
+from typing import Any
+
+import numpy as np
+
+from bench.measure import Call
+from bench.peers import Pair, require
+
+NOISE, THEIR_NOISE = 1_000_000, 20_000
+RATE, MULTIPLIER, STEPS, DELTA = 0.01, 1.1, 1000, 1e-5
+
+
+def opendp_sampler(sigma: float) -> Any:
+    """OpenDP's discrete Gaussian, as ``make_gaussian`` on as many integers as are asked for: count → list."""
+    import opendp.prelude as dp
+
+    dp.enable_features("contrib")
+    space = dp.vector_domain(dp.atom_domain(T="i64")), dp.l2_distance(T="f64")
+    measurement = dp.m.make_gaussian(*space, scale=sigma)
+    return lambda count: measurement([0] * count)
+
+
+def gaussian(sigma: float) -> Pair:
+    """Integers of a discrete Gaussian, from a CSPRNG on both sides; ours data-independent at small sigma."""
+    from dp import sampling
+
+    theirs, ours = opendp_sampler(sigma), partial(sampling.sample_discrete_gaussian, sigma)
+    for name, noise in (("opendp", theirs(THEIR_NOISE)), ("dp.sampling", ours(NOISE))):
+        found = np.asarray(noise, np.float64)
+        # Six standard deviations of the mean, and of the variance over sigma^2.
+        spread = 6 * (2 / len(found)) ** 0.5
+        right = abs(found.mean()) < 6 * sigma / len(found) ** 0.5 and abs(found.var() / sigma**2 - 1) < spread
+        require(right and (found == np.rint(found)).all(), f"{name}'s discrete Gaussian")
+    return Pair(
+        Call(lambda: theirs(THEIR_NOISE)),
+        Call(lambda: ours(NOISE)),
+        their_units=THEIR_NOISE,
+        our_units=NOISE,
+    )
+
+
+def accounts() -> Pair:
+    """ε of a thousand Poisson-sampled Gaussian steps by Rényi divergences at the same orders, nothing kept."""
+    import dp_accounting
+    from dp_accounting.rdp import RdpAccountant
+
+    from dp import RDPAccountant, _curves
+    from dp.accounting import DEFAULT_ORDERS
+    from dp.events import GaussianEvent, PoissonSampled
+
+    event = dp_accounting.PoissonSampledDpEvent(RATE, dp_accounting.GaussianDpEvent(MULTIPLIER))
+
+    def theirs() -> float:
+        return float(RdpAccountant(DEFAULT_ORDERS).compose(event, STEPS).get_epsilon(DELTA))
+
+    def forget() -> None:
+        for kept in (_curves._curve, _curves._log_central_moments, _curves._log_factorials):
+            kept.cache_clear()
+
+    def ours(_: None) -> float:
+        return RDPAccountant(DELTA).compose(PoissonSampled(RATE, GaussianEvent(MULTIPLIER)), STEPS).get_epsilon()
+
+    require(abs(theirs() / ours(None) - 1) < 1e-9, "dp-accounting's or our accountant")
+    return Pair(Call(theirs), Call(ours, forget))
