@@ -14,7 +14,7 @@ from secagg._machine import Client, ClientState, Decryptor, Handler, MemberState
 from secagg.errors import Aborted, ConfigError, EncodingError, FaultKind, LocalProtocolError
 from secagg.identity import PartyRole
 from secagg.protocols._pairwise_messages import from_bitmap
-from secagg.protocols.base import Proposal, Round
+from secagg.protocols.base import Proposal, Round, relayed
 from secagg.protocols.digits import Digits
 from secagg.protocols.encrypted import (
     KEY_BYTES,
@@ -27,7 +27,7 @@ from secagg.protocols.encrypted import (
     pin,
 )
 from secagg.protocols.lanes import pack_lanes
-from secagg.wire import Envelope, Reject
+from secagg.wire import Reject
 
 
 def session_secret(scheme: Any, shared: bytes, session: bytes) -> Any:
@@ -81,25 +81,13 @@ class EncryptedClient(Client[ClientState]):
 
     def _shown_key(self, draft: ClientState, signed: bytes) -> bytes:
         """What the decryptor says of its key, its signature checked, and held to the roster."""
-        envelope, roster = Envelope.parse(signed, self._limit), self._roster
+        envelope, roster = relayed(signed, self._task, draft.session_id, SessionKey, self._limit), self._roster
         assert roster is not None
-        if (envelope.protocol, envelope.task, envelope.kind) != (
-            self._protocol_id,
-            self._task.digest,
-            SessionKey.TYPE,
-        ):
-            raise Reject(FaultKind.FOREIGN_TASK, "got a key that was signed for something else")
-        if envelope.session != draft.session_id:
-            raise Reject(FaultKind.FOREIGN_SESSION, "got a key that was signed for another session")
         self.check_signature(envelope, PartyRole.DECRYPTOR)
         shown, rest = envelope.open(SessionKey)
         wire.no_vectors(rest)
         self._protocol.check_pinned(shown.key, roster[envelope.sender])
         return shown.key
-
-    @property
-    def _protocol_id(self) -> int:
-        return self._task.protocol.ID
 
     answers: ClassVar[Mapping[str, Handler]] = {Round.INPUT: _encrypt}
 

@@ -48,7 +48,7 @@ from secagg.protocols._pairwise_messages import (
     to_bitmap,
     voucher_info,
 )
-from secagg.protocols.base import Proposal, Round
+from secagg.protocols.base import Proposal, Round, relayed
 from secagg.protocols.lanes import mask_all, pack_lanes, to_lanes
 from secagg.protocols.neighbours import Graph, Shape
 from secagg.protocols.pairwise import Pairwise, SecAggPlus
@@ -313,13 +313,7 @@ class PairwiseClient(Client[PairwiseClientState]):
 
     def _relayed(self, data: bytes, kind: type[wire.Message], session: bytes) -> Envelope:
         """Another client's message that came through the server, with its signature checked."""
-        envelope = Envelope.parse(data, self._limit)
-        if envelope.protocol != self._task.protocol.ID or envelope.task != self._task.digest:
-            raise Reject(FaultKind.FOREIGN_TASK, "got another client's message for another protocol or task")
-        if envelope.kind != kind.TYPE:
-            raise Reject(FaultKind.INVALID, f"got message type {envelope.kind} where {kind.__name__} is relayed")
-        if envelope.session != session:
-            raise Reject(FaultKind.FOREIGN_SESSION, "got another client's message of another session")
+        envelope = relayed(data, self._task, session, kind, self._limit)
         self.check_signature(envelope, PartyRole.CLIENT)
         return envelope
 

@@ -16,7 +16,7 @@ from secagg._machine import Aggregator, Handler, Listener, MemberState, Reply
 from secagg.errors import Aborted, ConfigError, Fault, FaultKind, LocalProtocolError
 from secagg.identity import PartyRole
 from secagg.protocols._pairwise_messages import from_bitmap, to_bitmap
-from secagg.protocols.base import Proposal, Round
+from secagg.protocols.base import Proposal, Round, relayed
 from secagg.protocols.lanes import fold_lanes, mask_all, pack_lanes, zero_lanes
 from secagg.protocols.shares import (
     MAX_UNOPENED,
@@ -30,7 +30,6 @@ from secagg.protocols.shares import (
     Release,
     Report,
     check_report,
-    relayed,
     reports_digest,
     share_info,
 )

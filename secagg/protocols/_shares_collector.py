@@ -11,7 +11,7 @@ from secagg._server import Server, ServerState, Step
 from secagg.errors import Aborted, FaultKind
 from secagg.identity import PartyRole
 from secagg.protocols._pairwise_messages import from_bitmap, to_bitmap
-from secagg.protocols.base import Round
+from secagg.protocols.base import Round, relayed
 from secagg.protocols.lanes import fold_lanes, reduce_lanes, zero_lanes
 from secagg.protocols.shares import (
     MAX_UNOPENED,
@@ -24,7 +24,6 @@ from secagg.protocols.shares import (
     Release,
     Report,
     check_report,
-    relayed,
 )
 from secagg.wire import Envelope, Reject
 

@@ -10,8 +10,9 @@ from fractions import Fraction
 from typing import TYPE_CHECKING, Any, ClassVar, Protocol, runtime_checkable
 
 from secagg import wire
-from secagg.errors import ConfigError
+from secagg.errors import ConfigError, FaultKind
 from secagg.identity import PartyRole, Roster
+from secagg.wire import Envelope, Reject
 
 if TYPE_CHECKING:
     from secagg._machine import Client, Member
@@ -217,3 +218,18 @@ def check_corruption(corruption: object) -> float:
     if not 0 <= corruption < 1:
         raise ConfigError(f"got corruption={corruption}; expected at least 0 and below 1")
     return float(corruption)
+
+
+def relayed(data: bytes, task: Task, session: bytes, kind: type[wire.Message], limit: int) -> Envelope:
+    """A party's message that came through the server; ``Reject`` unless it is a ``kind`` of this session.
+
+    Its signature is for the caller to check.
+    """
+    envelope = Envelope.parse(data, limit)
+    if envelope.protocol != task.protocol.ID or envelope.task != task.digest:
+        raise Reject(FaultKind.FOREIGN_TASK, "got a relayed message of another protocol or task")
+    if envelope.session != session:
+        raise Reject(FaultKind.FOREIGN_SESSION, "got a relayed message of another session")
+    if envelope.kind != kind.TYPE:
+        raise Reject(FaultKind.INVALID, f"got message type {envelope.kind} where a {kind.__name__} is relayed")
+    return envelope

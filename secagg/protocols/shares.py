@@ -42,7 +42,7 @@ from secagg.protocols.base import (
 )
 from secagg.protocols.lanes import check_mask_bits, vectors_size
 from secagg.protocols.pairwise import ThreatModel
-from secagg.wire import Envelope, Reject
+from secagg.wire import Reject
 
 if TYPE_CHECKING:
     from secagg._machine import Member
@@ -289,15 +289,3 @@ def reports_digest(session: bytes, reports: Mapping[str, bytes]) -> bytes:
     """The digest of a set of reports: each client with the digest of what it signed."""
     parts = [part for client in sorted(reports) for part in (client, reports[client])]
     return hashlib.sha256(encode_parts("secagg/v1/reports", session, *parts)).digest()
-
-
-def relayed(data: bytes, task: Task, session: bytes, kind: type[wire.Message], limit: int) -> Envelope:
-    """The envelope of a party's message that came through the collector; its signature is not checked here."""
-    envelope = Envelope.parse(data, limit)
-    if envelope.protocol != task.protocol.ID or envelope.task != task.digest:
-        raise Reject(FaultKind.FOREIGN_TASK, "got a relayed message of another protocol or task")
-    if envelope.session != session:
-        raise Reject(FaultKind.FOREIGN_SESSION, "got a relayed message of another session")
-    if envelope.kind != kind.TYPE:
-        raise Reject(FaultKind.INVALID, f"got message type {envelope.kind} where a {kind.__name__} is relayed")
-    return envelope
