@@ -3,6 +3,7 @@
 import hashlib
 import os
 import threading
+from abc import ABC, abstractmethod
 from collections import deque
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import Executor
@@ -41,7 +42,7 @@ _SMALL = 1 << 16
 _ROUNDS = 40  # of a primality test
 
 
-class _Encryptor:
+class _Encryptor(ABC):
     """What encrypts under ``n``: a public key, or a private one, which does it modulo the squares of p and q."""
 
     n: int
@@ -103,8 +104,9 @@ class _Encryptor:
             taken += self._obfuscators(count - len(taken), executor, rng)
         return taken
 
+    @abstractmethod
     def _obfuscators(self, count: int, executor: Executor | None, rng: Random) -> list[mpz]:
-        raise NotImplementedError
+        """``count`` fresh units modulo n², each the n-th power of another."""
 
     def _exponents(self, count: int, rng: Random) -> Any:
         """``count`` uniform exponents of |n| / 2 bits, as little-endian words."""
