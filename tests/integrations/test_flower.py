@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-import logging
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -13,121 +12,45 @@ import pytest
 
 import secagg
 from secagg import identity
-from secagg.simulation import enrol_for
 
 pytest.importorskip("flwr", reason="needs Flower: pip install 'secagg[flower]'")
 
-from flwr.app import Array, ArrayRecord, ConfigRecord, Message, MetricRecord, RecordDict
+from flwr.app import Array, Message, MetricRecord, RecordDict
 from flwr.clientapp import ClientApp
 from flwr.clientapp.mod import LocalDpMod, fixedclipping_mod
 from flwr.serverapp import strategy as strategies
 from flwr.serverapp.strategy import FedAdagrad, FedAdam, FedAvg, FedAvgM, FedProx, FedYogi
 
 from secagg.integrations import _flower_records
-from secagg.integrations.flower import SecureGrid, client_mod, hosted, layout_of, with_metrics
+from secagg.integrations.flower import SecureGrid, client_mod, layout_of, with_metrics
+from tests.integrations.apps import (
+    CLIENTS,
+    METRICS,
+    MODEL,
+    TASK,
+    arrays_heard,
+    close_to,
+    enrolled,
+    make_app,
+    make_grid,
+    make_task,
+    plain_grid,
+    record,
+    restated,
+    secure,
+    silent_in,
+    start,
+    the_error,
+    train_messages,
+)
 from tests.integrations.loopback import LoopbackGrid
 
-Mods = list[Any]
-CLIENTS = 5
-MODEL = {"conv": np.linspace(-1, 1, 24).reshape(4, 6), "bias": np.zeros(3, np.float32)}
-METRICS = {"train_loss": 10.0}
-
-
-def record(model: Mapping[str, Any] = MODEL) -> Any:
-    return ArrayRecord({name: Array(np.asarray(array)) for name, array in model.items()})
-
-
-def make_task(protocol: Any = None, **changes: Any) -> secagg.Task:
-    fields: dict[str, Any] = {
-        "protocol": protocol or secagg.SecAgg(threat_model="semi-honest"),
-        "layout": layout_of(record()),
-        "encoding": secagg.FixedPoint(clip=1.0, bits=30, rounding="nearest"),
-        "max_clients": CLIENTS,
-        "min_survivors": 3,
-        "max_weight": 100,
-    }
-    return secagg.Task(**(fields | changes))
-
-
-TASK = make_task()
-
-
-def step(client: int, number: int, name: str, array: Any) -> Any:
-    """What a client's training changes: another thing for each client, round and array."""
-    rng = np.random.default_rng([client, number, *name.encode()])
-    return rng.uniform(-0.2, 0.2, array.shape)
-
-
-def make_app(client: int, mods: Mods | None = None, own: Mods | None = None, **replaced: Any) -> ClientApp:
-    """A client that trains, in the clear unless a mod is among ``mods``; ``replaced`` changes what it returns."""
-    app = ClientApp(mods=mods or [])
-
-    @app.train(mods=own)
-    def train(message: Any, context: Any) -> Any:
-        number = message.content["config"]["server-round"]
-        model = {name: array.numpy() for name, array in message.content["arrays"].items()}
-        fresh = {name: (a + step(client, number, name, a)).astype(a.dtype) for name, a in model.items()}
-        metrics = {"num-examples": 10 * client, "train_loss": client / number, "accuracy": 0.5} | replaced
-        metrics = {name: value for name, value in metrics.items() if value is not None}
-        return Message(RecordDict({"arrays": record(fresh), "metrics": MetricRecord(metrics)}), reply_to=message)
-
-    @app.evaluate()
-    def evaluate(message: Any, context: Any) -> Any:
-        content = RecordDict({"metrics": MetricRecord({"num-examples": 1, "loss": float(client)})})
-        if replaced.get("leaks"):
-            content["arrays"] = record()
-        return Message(content, reply_to=message)
-
-    return app
-
-
-def make_grid(task: secagg.Task = TASK, configs: Any = None, **named: Any) -> LoopbackGrid:
-    return LoopbackGrid([make_app(c, [client_mod(task, **named)]) for c in range(1, CLIENTS + 1)], configs)
-
-
-def plain_grid() -> LoopbackGrid:
-    return LoopbackGrid([make_app(c) for c in range(1, CLIENTS + 1)])
-
-
-def start(grid: Any, strategy: Any = None, rounds: int = 1, model: Any = None) -> Any:
-    used = strategy or FedAvg(fraction_evaluate=0.0)
-    return used.start(grid=grid, initial_arrays=model or record(), num_rounds=rounds, timeout=2.0)
-
-
-def secure(grid: LoopbackGrid, task: secagg.Task = TASK, **named: Any) -> SecureGrid:
-    return SecureGrid(grid, task, deadlines=1.0, poll=0.01, **named)
-
-
-def silent_in(number: int, node: int) -> Callable[[int, Any], Any]:
-    """Drops a node's trained answer of one round."""
-
-    def spoil(heard_by: int, request: Any) -> Any:
-        config = request.content.get("config")
-        return None if config and config["server-round"] == number and heard_by == node else request
-
-    return spoil
-
-
-def close_to(found: Any, expected: Any, atol: float = 1e-6) -> None:
-    assert list(found) == list(expected)
-    for name in expected:
-        got, wanted = found[name].numpy(), expected[name].numpy()
-        assert got.dtype == wanted.dtype
-        np.testing.assert_allclose(got, wanted, rtol=0, atol=atol)
-
-
-def the_error(caplog: Any) -> str:
-    """The one line that an aborted round ends in."""
-    (line,) = [
-        entry.getMessage() for entry in caplog.records if entry.module == "_flower_server" and entry.levelno == 40
-    ]
-    assert "\n" not in line
-    return str(line)
-
-
-def arrays_heard(grid: LoopbackGrid) -> list[int]:
-    return [number for number, node in grid.nodes.items() if any("arrays" in content for content in node.heard)]
-
+OTHERS = {
+    "Clear": secagg.Clear(),
+    "SecAgg": secagg.SecAgg(corruption=0.1),
+    "SecAggPlus": secagg.SecAggPlus(),
+    "AdditiveShares": secagg.AdditiveShares(),
+}
 
 STRATEGIES: list[Callable[[], Any]] = [
     lambda: FedAvg(fraction_evaluate=0.0),
@@ -155,37 +78,6 @@ def test_equals_the_plain_run(make: Callable[[], Any]) -> None:
         assert got == pytest.approx({"train_loss": metrics["train_loss"]}, abs=1e-6)
     assert [len(outcome.survivors) for outcome in kept.outcomes] == [5, 4, 5]
     assert kept.outcomes[1].dropped == {"node-3": "MaskedInput"}
-
-
-OTHERS = {
-    "Clear": secagg.Clear(),
-    "SecAgg": secagg.SecAgg(corruption=0.1),
-    "SecAggPlus": secagg.SecAggPlus(),
-    "AdditiveShares": secagg.AdditiveShares(),
-}
-
-
-def enrolled(task: secagg.Task, folder: Path) -> tuple[Any, list[dict[str, str]], dict[str, Any]]:
-    """A roster, a config for each node, and parties that live in this process."""
-    cohort = [f"c{number}" for number in range(1, CLIENTS + 1)]
-    keys, roster, others = enrol_for(task, cohort)
-    if roster is None:
-        return None, [{} for _ in cohort], {}
-    (folder / "roster.json").write_text(roster.to_json())
-    configs = []
-    for party in cohort:
-        pem = keys[party].private_bytes(
-            identity.Encoding.PEM, identity.PrivateFormat.PKCS8, identity.NoEncryption()
-        )
-        (folder / f"{party}.pem").write_bytes(pem)
-        paths = {"secagg-key": str(folder / f"{party}.pem"), "secagg-roster": str(folder / "roster.json")}
-        configs.append({"secagg-id": party, **paths})
-    parties = {}
-    for party in set(roster) - set(cohort):
-        make = {"aggregator": task.aggregator, "decryptor": task.decryptor}[roster[party].role]
-        given = {"identity": keys[party], "roster": roster, "key": others.get(party)}
-        parties[party] = hosted(lambda make=make, party=party, given=given: make(party, **given))
-    return roster, configs, parties
 
 
 @pytest.mark.parametrize("name", OTHERS)
@@ -281,11 +173,6 @@ def test_an_unknown_strategy_needs_its_authors_word() -> None:
     start(vouched := secure(make_grid(), strategies=[Mine]), Mine(fraction_evaluate=0.0))
     start(inherited := secure(make_grid()), Samples(fraction_evaluate=0.0))
     assert len(vouched.outcomes) == len(inherited.outcomes) == 1
-
-
-def train_messages(grid: LoopbackGrid, model: Any = None) -> list[Any]:
-    content = RecordDict({"arrays": model or record(), "config": ConfigRecord({"server-round": 1})})
-    return [Message(content, node, "train") for node in grid.nodes]
 
 
 def test_a_loop_without_a_strategy_needs_its_authors_word() -> None:
@@ -398,15 +285,6 @@ def test_nodes_with_another_task_are_left_out(caplog: Any) -> None:
 def test_nodes_with_other_metrics_are_left_out(caplog: Any) -> None:
     start(secure(make_grid(metrics=METRICS)))
     assert "another task" in the_error(caplog)
-
-
-def restated(**fields: Any) -> Callable[[int, Any], Any]:
-    def change(node: int, message: Any) -> Any:
-        if message.has_content() and _flower_records.FIELDS in message.content:
-            message.content[_flower_records.FIELDS].update(fields)
-        return message
-
-    return change
 
 
 @pytest.mark.parametrize("side", ["spoil", "tamper"])
@@ -734,6 +612,3 @@ def test_arrays_are_read_without_a_copy_and_pickles_not_at_all() -> None:
     for data in (header + bytes(8), array.data[:-1], b"", b"\x93NUMPY\x09\x00"):
         with pytest.raises(secagg.EncodingError, match="can't be read"):
             _flower_records.arrays_of({"w": Array("float64", (1,), "numpy.ndarray", data)})
-
-
-logging.getLogger("flwr").propagate = True
