@@ -175,6 +175,41 @@ def test_an_unknown_strategy_needs_its_authors_word() -> None:
     assert len(vouched.outcomes) == len(inherited.outcomes) == 1
 
 
+def counts_replies(replies: list[Any], weighted_by: str) -> Any:
+    return MetricRecord({"clients": len(replies)})
+
+
+def overridden() -> Any:
+    strategy = FedAvg(fraction_evaluate=0.0)
+    strategy.aggregate_train = lambda server_round, replies: FedAvg.aggregate_train(strategy, server_round, replies)
+    return strategy
+
+
+@pytest.mark.parametrize(
+    ("make", "why"),
+    [
+        (overridden, "aggregate_train of its own"),
+        (lambda: FedAvg(fraction_evaluate=0.0, train_metrics_aggr_fn=counts_replies), "train_metrics_aggr_fn"),
+        (lambda: FedAdam(fraction_evaluate=0.0, train_metrics_aggr_fn=counts_replies), "train_metrics_aggr_fn"),
+    ],
+    ids=["aggregate_train", "train_metrics", "train_metrics of FedAdam"],
+)
+def test_what_is_put_into_a_strategy_needs_its_authors_word(make: Callable[[], Any], why: str) -> None:
+    grid, kind = make_grid(), type(make())
+    with pytest.raises(secagg.ConfigError, match=f"{why}.*strategies=\\[{kind.__name__}\\]"):
+        start(secure(grid), make())
+    assert grid.pushes == 0
+    start(vouched := secure(grid, strategies=[kind]), make())
+    assert len(vouched.outcomes) == 1
+
+
+def test_what_aggregates_evaluations_is_the_strategys_own_business() -> None:
+    strategy = FedAvg(evaluate_metrics_aggr_fn=counts_replies)
+    found = start(kept := secure(make_grid()), strategy)
+    assert dict(found.evaluate_metrics_clientapp[1]) == {"clients": CLIENTS}
+    assert len(kept.outcomes) == 1
+
+
 def test_a_loop_without_a_strategy_needs_its_authors_word() -> None:
     grid = make_grid()
     with pytest.raises(secagg.ConfigError, match="strategies=\\[None\\]"):
