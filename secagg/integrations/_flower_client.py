@@ -12,7 +12,7 @@ from types import FrameType
 from typing import Any
 
 import numpy as np
-from flwr.app import ConfigRecord, Message, RecordDict
+from flwr.app import ArrayRecord, ConfigRecord, Message, RecordDict
 from flwr.clientapp import ClientApp
 
 from mpc.keys import encode_parts
@@ -40,6 +40,7 @@ from secagg.task import Task
 log = logging.getLogger("flwr.secagg")
 
 UPLOADS_OF_A_MODEL = 2
+MAX_VALUES, MAX_TEXT = 64, 128  # of a reply that is not aggregated: values in all, characters of a name or a text
 _KEPT = "secagg.kept"  # where a node's role is between two messages
 _WITHHELD = "secagg.withheld"
 
@@ -249,9 +250,24 @@ def _storage(context: Any, session: bytes) -> Iterator[Any]:
 
 
 def _let_pass(reply: Any) -> Any:
-    """Evaluations and queries are not protected, so no arrays leave in them."""
-    if reply.has_content() and reply.content.array_records:
-        raise ConfigError("got arrays in a reply that is not aggregated; secagg's mod lets none through")
+    """Evaluations and queries are not protected: a few single values leave in them, nothing that holds an update."""
+    if not reply.has_content():
+        return reply
+    values = 0
+    for name, record in reply.content.items():
+        texts = [name, *record, *(value for value in record.values() if type(value) is str)]
+        values += len(record)
+        if (
+            isinstance(record, ArrayRecord)
+            or any(type(value) not in (bool, int, float, str) for value in record.values())
+            or any(len(text) > MAX_TEXT for text in texts)
+            or values > MAX_VALUES
+        ):
+            log.error("secagg: held back a reply that is not aggregated, for what is in %.80r", name)
+            raise ConfigError(
+                f"got arrays, lists, bytes or too much in a reply that is not aggregated; secagg's mod lets "
+                f"{MAX_VALUES} single values and texts of {MAX_TEXT} characters through, nothing else"
+            )
     return reply
 
 

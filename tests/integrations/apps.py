@@ -50,8 +50,18 @@ def step(client: int, number: int, name: str, array: Any) -> Any:
     return rng.uniform(-0.2, 0.2, array.shape)
 
 
-def make_app(client: int, mods: Mods | None = None, own: Mods | None = None, **replaced: Any) -> ClientApp:
-    """A client that trains, in the clear unless a mod is among ``mods``; ``replaced`` changes what it returns."""
+def make_app(
+    client: int,
+    mods: Mods | None = None,
+    own: Mods | None = None,
+    *,
+    carried: Mapping[str, Any] | None = None,
+    **replaced: Any,
+) -> ClientApp:
+    """A client that trains, in the clear unless a mod is among ``mods``.
+
+    ``replaced`` changes what training returns, ``carried`` are further records of evaluations.
+    """
     app = ClientApp(mods=mods or [])
 
     @app.train(mods=own)
@@ -65,10 +75,8 @@ def make_app(client: int, mods: Mods | None = None, own: Mods | None = None, **r
 
     @app.evaluate()
     def evaluate(message: Any, context: Any) -> Any:
-        content = RecordDict({"metrics": MetricRecord({"num-examples": 1, "loss": float(client)})})
-        if replaced.get("leaks"):
-            content["arrays"] = record()
-        return Message(content, reply_to=message)
+        own = {"metrics": MetricRecord({"num-examples": 1, "loss": float(client)})}
+        return Message(RecordDict(own | dict(carried or {})), reply_to=message)
 
     return app
 

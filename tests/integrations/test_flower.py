@@ -15,7 +15,7 @@ from secagg import identity
 
 pytest.importorskip("flwr", reason="needs Flower: pip install 'secagg[flower]'")
 
-from flwr.app import Array, Message, MetricRecord, RecordDict
+from flwr.app import Array, ConfigRecord, Message, MetricRecord, RecordDict
 from flwr.clientapp import ClientApp
 from flwr.clientapp.mod import LocalDpMod, fixedclipping_mod
 from flwr.serverapp import strategy as strategies
@@ -475,11 +475,82 @@ def test_a_server_that_forgot_gets_no_third_upload(caplog: Any) -> None:
     assert not kept.outcomes
 
 
-def test_evaluations_pass_and_arrays_in_them_do_not() -> None:
+SCALARS: list[Any] = [
+    MetricRecord({"num-examples": 1, "loss": 0.5}),
+    MetricRecord({f"accuracy of class {number}": 0.1 for number in range(60)} | {"num-examples": 1, "loss": 0.5}),
+    ConfigRecord({"device": "gpu", "ready": True, "seconds": 1.5}),
+]
+UPDATE = np.arange(3.0)
+PASSENGERS: dict[str, Any] = {
+    "arrays": record(),
+    "list of a metric": MetricRecord({"num-examples": 1, "w": UPDATE.tolist()}),
+    "list of one": MetricRecord({"num-examples": 1, "w": [0.5]}),
+    "list of integers": MetricRecord({"num-examples": 1, "w": [1, 2, 3]}),
+    "bytes": ConfigRecord({"w": UPDATE.tobytes()}),
+    "list of bytes": ConfigRecord({"w": [UPDATE.tobytes()]}),
+    "list of texts": ConfigRecord({"w": ["0.5"]}),
+    "list of numbers": ConfigRecord({"w": UPDATE.tolist()}),
+    "text": ConfigRecord({"w": UPDATE.tobytes().hex() * 3}),
+    "name": MetricRecord({UPDATE.tobytes().hex() * 3: 1}),
+    "many scalars": MetricRecord({f"w{number}": 0.5 for number in range(65)}),
+}
+
+
+def passing(passenger: Any, name: str = "passenger") -> Callable[[str], Any]:
+    """A reply of a node whose app adds ``passenger``, to an evaluation or a query."""
+
+    def answer(kind: str) -> Any:
+        app = make_app(1, [client_mod(TASK)], carried={name: passenger})
+        app.query()(lambda message, context: Message(RecordDict({name: passenger}), reply_to=message))
+        grid = LoopbackGrid([app])
+        (reply,) = secure(grid).send_and_receive([Message(RecordDict(), 1, kind)], timeout=1.0)
+        return reply
+
+    return answer
+
+
+@pytest.mark.parametrize("kind", ["evaluate", "query"])
+@pytest.mark.parametrize("passenger", SCALARS)
+def test_scalars_pass(passenger: Any, kind: str) -> None:
+    assert passing(passenger)(kind).content["passenger"] == passenger
+
+
+@pytest.mark.parametrize("kind", ["evaluate", "query"])
+@pytest.mark.parametrize("what", PASSENGERS)
+def test_what_can_carry_an_update_does_not_pass(what: str, kind: str) -> None:
+    reply = passing(PASSENGERS[what])(kind)
+    assert not reply.has_content()
+    assert "ConfigError" in reply.error.reason
+    assert "nothing else" in reply.error.reason
+
+
+@pytest.mark.parametrize("kind", ["evaluate", "query"])
+def test_a_records_name_is_no_way_out(kind: str) -> None:
+    assert passing(MetricRecord({"w": 1}), "w" * 129)(kind).has_error()
+
+
+@pytest.mark.parametrize("kind", ["evaluate", "query"])
+def test_many_small_records_do_not_pass(kind: str) -> None:
+    app = ClientApp(mods=[client_mod(TASK)])
+    records = RecordDict({f"r{number}": MetricRecord({"w": 0.5}) for number in range(65)})
+    getattr(app, kind)()(lambda message, context: Message(records, reply_to=message))
+    assert LoopbackGrid([app]).nodes[1].answer(Message(RecordDict(), 1, kind)).has_error()
+
+
+def test_control_without_the_filter_an_update_passes(monkeypatch: Any) -> None:
+    from secagg.integrations import _flower_client
+
+    monkeypatch.setattr(_flower_client, "_let_pass", lambda reply: reply)
+    for what in PASSENGERS:
+        assert passing(PASSENGERS[what])("evaluate").content["passenger"] == PASSENGERS[what]
+
+
+def test_an_evaluation_that_is_held_back_leaves_the_others(caplog: Any) -> None:
     grid = make_grid()
-    grid.nodes[4].app = make_app(4, [client_mod(TASK)], leaks=True)
+    grid.nodes[4].app = make_app(4, [client_mod(TASK)], carried={"arrays": record()})
     found = start(secure(grid), FedAvg())
     assert found.evaluate_metrics_clientapp[1]["loss"] == pytest.approx((1 + 2 + 3 + 5) / 4)
+    assert "for what is in 'arrays'" in caplog.text
 
 
 def test_what_an_update_is_made_of_stays_on_its_node(caplog: Any) -> None:
