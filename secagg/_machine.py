@@ -208,7 +208,8 @@ class Member(Generic[AnyState]):
 
     def _answer(self, envelope: Envelope) -> bytes:
         state = self._state
-        if envelope.kind == wire.Abort.TYPE and envelope.session == state.session_id and not self.finished:
+        begun = bool(state.session_id) and not self.finished  # else there is nothing to give up
+        if envelope.kind == wire.Abort.TYPE and begun and envelope.session == state.session_id:
             envelope.open(wire.Abort)
             raise Aborted("the server gave the session up")
         if self.finished:

@@ -242,15 +242,16 @@ def _storage(context: Any, session: bytes) -> Iterator[Any]:
         yield _ContextStore(context, session)
         return
     path = Path(folder) / (hashlib.sha256(session).hexdigest()[:32] + ".state")
-    for old in Path(folder).glob("*.state"):
-        if old != path:
-            old.unlink()  # of a session that is over: it may hold an update
     with FileLedger(Path(folder) / "ledger") as ledger:
         yield FileStore(path, ledger=ledger)
+    if path.exists():  # its proposal was taken: anyone can send a message that names a session
+        for old in Path(folder).glob("*.state"):
+            if old != path:
+                old.unlink()  # of a session that is over: it may hold an update
 
 
 def _let_pass(reply: Any) -> Any:
-    """Evaluations and queries are not protected: a few single values leave in them, nothing that holds an update."""
+    """Evaluations and queries are not protected: single values leave in them, and nothing that holds an update."""
     if not reply.has_content():
         return reply
     values = 0

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 import secagg
-from secagg import identity
+from secagg import identity, wire
 
 pytest.importorskip("flwr", reason="needs Flower: pip install 'secagg[flower]'")
 
@@ -659,6 +659,70 @@ def test_a_replayed_request_gets_the_same_answer_and_no_training() -> None:
     start(kept := secure(grid))
     assert answers[0] == answers[1]
     assert len(kept.outcomes) == 1
+
+
+def abort_of_nothing(task: secagg.Task) -> bytes:
+    """What only a server that lies sends: the end of a session that never began."""
+    return wire.seal_envelope(
+        wire.Abort(), protocol=task.protocol.ID, task=task.digest, session=b"", sender=wire.SERVER
+    )
+
+
+def foreign_proposal(task: secagg.Task) -> bytes:
+    cohort = sorted(f"node-{number}" for number in range(1, CLIENTS + 1))
+    return next(iter(task.server(cohort, session=b"of another name").start().values()))
+
+
+BOGUS: dict[str, Callable[[secagg.Task], bytes]] = {
+    "noise": lambda task: bytes(100),
+    "nothing": lambda task: b"",
+    "abort": abort_of_nothing,
+    "proposal": foreign_proposal,
+}
+
+
+@pytest.mark.parametrize("protocol", [secagg.SecAgg(threat_model="semi-honest"), secagg.Clear()])
+@pytest.mark.parametrize("durable", [True, False])
+@pytest.mark.parametrize("what", BOGUS)
+def test_a_session_outlives_messages_of_sessions_that_never_were(
+    what: str, durable: bool, protocol: Any, tmp_path: Path
+) -> None:
+    """Before each message a node gets one that names another session, and no genuine proposal of it."""
+    task = make_task(protocol)
+    folder = {"secagg-dir": str(tmp_path)} if durable else {}
+    grid = make_grid(task, [folder if c == 2 else {} for c in range(1, CLIENTS + 1)])
+    refused = []
+
+    def spoil(node: int, request: Any) -> Any:
+        stated = request.content.get(_flower_records.FIELDS)
+        if node == 2 and "session" in stated:
+            fields = {"session": b"flower/7/9/%d/" % len(refused) + bytes(32), "number": 9, "attempt": len(refused)}
+            content = RecordDict(_flower_records.write(task, BOGUS[what](task), **fields))
+            refused.append(grid.nodes[2].answer(Message(content, 2, "train")))
+        return request
+
+    grid.spoil = spoil
+    start(kept := secure(grid, task), rounds=2)
+    assert [len(outcome.survivors) for outcome in kept.outcomes] == [5, 5]
+    assert refused
+    assert all("left the session" in reply.error.reason or "ConfigError" in reply.error.reason for reply in refused)
+    assert len(list(tmp_path.glob("*.state"))) == durable
+
+
+def test_a_state_is_kept_until_the_next_session_has_begun(tmp_path: Path) -> None:
+    """And no longer, for it may hold an update."""
+    grid = make_grid(configs=[{"secagg-dir": str(tmp_path)} if c == 2 else {} for c in range(1, CLIENTS + 1)])
+    seen: list[tuple[str, ...]] = []
+
+    def tamper(node: int, reply: Any) -> Any:
+        if node == 2:
+            seen.append(tuple(sorted(path.name for path in tmp_path.glob("*.state"))))
+        return reply
+
+    grid.tamper = tamper
+    start(secure(grid), rounds=2)
+    assert {len(found) for found in seen} == {0, 1}
+    assert len({found for found in seen if found}) == 2
 
 
 # Who is who.
