@@ -74,12 +74,14 @@ def read(content: Any, task: Task) -> Stated:
     record = content.get(MESSAGE)
     array = record.get("message") if isinstance(record, ArrayRecord) else None
     data = array.data if array is not None and array.stype == _STYPE else b""
-    values: dict[str, Any] = (
-        {"party": "", "roster": b"", "session": b"", "number": 0, "attempt": 0} | dict(fields) | {"data": data}
-    )
-    found = Stated(*(values[name] for name in Stated._fields))
-    if tuple(map(type, found)) != (bytes, str, bytes, bytes, int, int, bytes):
-        raise ConfigError("got secagg's records with fields of other types; install one secagg on all sides")
+    values: dict[str, Any] = {"party": "", "roster": b"", "session": b"", "number": 0, "attempt": 0} | dict(fields)
+    surplus = values.keys() - {"version", *Stated._fields} or "data" in values or len(record or ()) > 1
+    found = Stated(*((values | {"data": data})[name] for name in Stated._fields))
+    if surplus or tuple(map(type, found)) != (bytes, str, bytes, bytes, int, int, bytes):
+        raise ConfigError(
+            "got secagg's records with other fields than they have, which another release or a mod let out; "
+            "install one secagg on all sides"
+        )
     return found
 
 

@@ -24,6 +24,9 @@ from secagg.beacon import Fetch
 from secagg.errors import Aborted, ConfigError, EncodingError, LocalProtocolError
 from secagg.identity import PartyRole, Roster, check_party_id, load_roster
 from secagg.integrations._flower_records import (
+    FIELDS,
+    MESSAGE,
+    Stated,
     arrays_of,
     metric_key,
     metrics_of,
@@ -228,7 +231,7 @@ class SecureGrid(Grid):  # type: ignore[misc]
         for node, reply in self._exchange(asked, self._named.get(INTRODUCTION, self._usual)):
             silent.discard(node)
             try:
-                stated = read(_content(reply), self.task)
+                stated = _stated(reply, self.task)
                 if stated.roster != roster_digest(self.roster):
                     raise ConfigError("got another roster; give server and clients the same")
                 party = check_party_id(stated.party)
@@ -252,11 +255,11 @@ class SecureGrid(Grid):  # type: ignore[misc]
         for node, reply in self._exchange(session.queue, seconds, lambda: not server.pending):
             party = self._ids[node]
             try:
-                stated = read(_content(reply), self.task)
+                data = _stated(reply, self.task, party).data
             except ConfigError as error:
                 self._left_out[party] = str(error)
                 continue
-            more = server.receive(party, stated.data)
+            more = server.receive(party, data)
             if party not in server.pending:
                 self._proven.setdefault(party, node)
             self._deliver(session, more, {})
@@ -397,6 +400,19 @@ def _round_of(message: Any, count: int) -> int:
         record["server-round"] for record in message.content.config_records.values() if "server-round" in record
     ]
     return int(found[0]) if found else count
+
+
+def _stated(reply: Any, task: Task, party: str | None = None) -> Stated:
+    """What a node says, to its introduction or as ``party``; ``ConfigError`` if there is anything else in it.
+
+    An update that a node's own mods or app let out is known to the server by then, but it shall be heard of.
+    """
+    content = _content(reply)
+    stated = read(content, task)
+    answer = Stated(task.digest, party or stated.party, b"" if party else stated.roster, b"", 0, 0, stated.data)
+    if stated != answer or content.keys() - {FIELDS, MESSAGE}:
+        raise ConfigError("got more than secagg's own records: its node let out what nobody protects; look there")
+    return stated
 
 
 def _content(reply: Any) -> Any:

@@ -739,7 +739,12 @@ def test_signatures_settle_whose_an_id_is(tmp_path: Path) -> None:
     paths = {"secagg-key": str(tmp_path / "impostor.pem"), "secagg-roster": str(tmp_path / "impostor.json")}
     configs[0] = {"secagg-id": "c2", **paths}
     grid = make_grid(task, configs)
-    grid.tamper = lambda node, reply: restated(roster=roster.digest)(node, reply) if node == 1 else reply
+
+    def tamper(node: int, reply: Any) -> Any:
+        introduces = node == 1 and not reply.has_error() and "roster" in reply.content[_flower_records.FIELDS]
+        return restated(roster=roster.digest)(node, reply) if introduces else reply
+
+    grid.tamper = tamper
     start(kept := secure(grid, task, roster=roster), rounds=2)
     assert kept.outcomes[0].survivors == ("c2", "c3", "c4", "c5")
     assert any((fault.sender, fault.kind) == ("c2", "unauthentic") for fault in kept.outcomes[0].faults)
