@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import base64
+import json
 import logging
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -143,6 +145,10 @@ def enrolled(task: secagg.Task, folder: Path) -> tuple[Any, list[dict[str, str]]
         )
         (folder / f"{party}.pem").write_bytes(pem)
         paths = {"secagg-key": str(folder / f"{party}.pem"), "secagg-roster": str(folder / "roster.json")}
+        if getattr(task.protocol, "shared_key", False):
+            key = {"version": 1, "scheme": "shared", "key": base64.b64encode(others[party]).decode()}
+            (folder / "shared.he.json").write_text(json.dumps(key))
+            paths["secagg-he-key"] = str(folder / "shared.he.json")
         configs.append({"secagg-id": party, **paths})
     parties = {}
     for party in set(roster) - set(cohort):

@@ -22,7 +22,7 @@ from flwr.serverapp import strategy as strategies
 from flwr.serverapp.strategy import FedAdagrad, FedAdam, FedAvg, FedAvgM, FedProx, FedYogi
 
 from secagg.integrations import _flower_records
-from secagg.integrations.flower import SecureGrid, client_mod, layout_of, with_metrics
+from secagg.integrations.flower import SecureGrid, client_mod, layout_of
 from tests.integrations.apps import (
     CLIENTS,
     METRICS,
@@ -45,12 +45,7 @@ from tests.integrations.apps import (
 )
 from tests.integrations.loopback import LoopbackGrid
 
-OTHERS = {
-    "Clear": secagg.Clear(),
-    "SecAgg": secagg.SecAgg(corruption=0.1),
-    "SecAggPlus": secagg.SecAggPlus(),
-    "AdditiveShares": secagg.AdditiveShares(),
-}
+ENROLLED = secagg.SecAgg(corruption=0.1)
 
 STRATEGIES: list[Callable[[], Any]] = [
     lambda: FedAvg(fraction_evaluate=0.0),
@@ -78,18 +73,6 @@ def test_equals_the_plain_run(make: Callable[[], Any]) -> None:
         assert got == pytest.approx({"train_loss": metrics["train_loss"]}, abs=1e-6)
     assert [len(outcome.survivors) for outcome in kept.outcomes] == [5, 4, 5]
     assert kept.outcomes[1].dropped == {"node-3": "MaskedInput"}
-
-
-@pytest.mark.parametrize("name", OTHERS)
-def test_every_protocol(name: str, tmp_path: Path) -> None:
-    task = with_metrics(make_task(OTHERS[name], min_survivors=4), METRICS)
-    roster, configs, parties = enrolled(task, tmp_path)
-    plain, grid = plain_grid(), make_grid(task, configs)
-    plain.spoil = grid.spoil = silent_in(2, 5)
-    kept = secure(grid, task, roster=roster, parties=parties)
-    found, expected = start(kept, rounds=2), start(plain, rounds=2)
-    close_to(found.arrays, expected.arrays)
-    assert [len(outcome.survivors) for outcome in kept.outcomes] == [5, 4]
 
 
 def test_integer_leaves_come_back_as_in_the_plain_run() -> None:
@@ -258,23 +241,6 @@ def test_ours_called_without_an_app_is_refused() -> None:
         client_mod(TASK)(train_messages(make_grid())[0], None, lambda *_: None)
 
 
-@dataclasses.dataclass(frozen=True)
-class Noised:
-    """Stands for an encoding that adds noise."""
-
-    clip: float = 1.0
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(secagg.FixedPoint(clip=1.0), name)
-
-
-def test_metrics_beside_a_noised_sum_are_refused() -> None:
-    task = make_task(encoding=Noised())
-    for make in (lambda: client_mod(task, metrics=METRICS), lambda: SecureGrid(make_grid(), task, metrics=METRICS)):
-        with pytest.raises(secagg.ConfigError, match="every epsilon"):
-            make()
-
-
 def test_a_task_with_a_threat_model_needs_a_roster() -> None:
     with pytest.raises(secagg.ConfigError, match='threat_model="semi-honest"'):
         SecureGrid(make_grid(), make_task(secagg.SecAgg(corruption=0.1), min_survivors=4))
@@ -363,7 +329,7 @@ def test_a_model_that_grows_between_rounds_ends_that_round(caplog: Any) -> None:
 
 
 def test_a_roster_of_its_own_leaves_a_node_out(tmp_path: Path, caplog: Any) -> None:
-    task = make_task(OTHERS["SecAgg"], min_survivors=4)
+    task = make_task(ENROLLED, min_survivors=4)
     roster, configs, _ = enrolled(task, tmp_path)
     (tmp_path / "more").mkdir()
     _, other, _ = enrolled(task, tmp_path / "more")
@@ -730,7 +696,7 @@ def test_a_state_is_kept_until_the_next_session_has_begun(tmp_path: Path) -> Non
 
 def test_signatures_settle_whose_an_id_is(tmp_path: Path) -> None:
     """Node 1 says that it is c2, in a roster of its own making: c2's input is in the sum, the impostor's isn't."""
-    task = make_task(OTHERS["SecAgg"], min_survivors=4)
+    task = make_task(ENROLLED, min_survivors=4)
     roster, configs, _ = enrolled(task, tmp_path)
     keys, made_up = identity.enrol(roster)
     pem = keys["c2"].private_bytes(identity.Encoding.PEM, identity.PrivateFormat.PKCS8, identity.NoEncryption())
@@ -753,7 +719,7 @@ def test_signatures_settle_whose_an_id_is(tmp_path: Path) -> None:
 
 
 def test_a_config_that_does_not_fit_is_named(tmp_path: Path, caplog: Any) -> None:
-    task = make_task(OTHERS["SecAgg"], min_survivors=4)
+    task = make_task(ENROLLED, min_survivors=4)
     roster, configs, _ = enrolled(task, tmp_path)
     configs[0]["secagg-key"] = configs[1]["secagg-key"]
     del configs[1]["secagg-roster"]
