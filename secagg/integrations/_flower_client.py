@@ -42,7 +42,7 @@ log = logging.getLogger("flwr.secagg")
 UPLOADS_OF_A_MODEL = 2
 MAX_VALUES, MAX_TEXT = 64, 128  # of a reply that is not aggregated: values in all, characters of a name or a text
 _KEPT = "secagg.kept"  # where a node's role is between two messages
-_WITHHELD = "secagg.withheld"
+_SAID = "secagg.said"  # which warnings a node has given
 
 
 def client_mod(
@@ -74,6 +74,7 @@ def client_mod(
         strip(message.content)
         party = str(context.node_config.get("secagg-id", f"node-{context.node_id}"))
         node = _Node(own, riding, weighted_by, party, context)
+        node.warn_of_rollback()
         if not stated.session:
             return Message(RecordDict(write(own, party=party, roster=node.check())), reply_to=message)
         try:
@@ -195,11 +196,24 @@ class _Node:
             )
 
     def _name_withheld(self, metrics: Any) -> None:
-        state = self.context.state
-        withheld = sorted(set(metrics) - {*self.riding, self.weighted_by})
-        if withheld and _WITHHELD not in state:
-            state[_WITHHELD] = ConfigRecord({"names": withheld})
-            log.warning("secagg: withheld from the server: %s; metrics= lets them ride", ", ".join(withheld))
+        if withheld := sorted(set(metrics) - {*self.riding, self.weighted_by}):
+            self._warn_once("withheld", f"withheld from the server: {', '.join(withheld)}; metrics= lets them ride")
+
+    def warn_of_rollback(self) -> None:
+        """Say once where state and ledger may be lost together, under a threat model in which that counts."""
+        model = getattr(self.task.protocol, "threat_model", "semi-honest")
+        if model != "semi-honest" and "secagg-dir" not in self.context.node_config:
+            self._warn_once(
+                "rollback",
+                f"the task is to hold against a {model} server, but what this node has sent is kept in Flower's "
+                "context, which a process that dies at the wrong time takes back: set secagg-dir in its config",
+            )
+
+    def _warn_once(self, what: str, text: str) -> None:
+        said = dict(self.context.state.get(_SAID, {}))
+        if what not in said:
+            self.context.state[_SAID] = ConfigRecord(said | {what: True})
+            log.warning("secagg: %s", text)
 
 
 class _ContextStore:

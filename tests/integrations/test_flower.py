@@ -691,6 +691,44 @@ def test_a_state_is_kept_until_the_next_session_has_begun(tmp_path: Path) -> Non
     assert len({found for found in seen if found}) == 2
 
 
+@pytest.mark.parametrize(
+    ("protocol", "durable", "told"),
+    [
+        (ENROLLED, False, CLIENTS),
+        (ENROLLED, True, 0),
+        (secagg.SecAgg(threat_model="semi-honest"), False, 0),
+        (secagg.SecAggPlus(), False, CLIENTS),
+        (secagg.Clear(), False, 0),
+    ],
+)
+def test_a_node_that_can_be_rolled_back_says_so_once(
+    protocol: Any, durable: bool, told: int, tmp_path: Path, caplog: Any
+) -> None:
+    task = make_task(protocol, min_survivors=4)
+    roster, configs, _ = enrolled(task, tmp_path)
+    for config in configs:
+        if durable:
+            folder = tmp_path / config["secagg-id"]
+            folder.mkdir()
+            config["secagg-dir"] = str(folder)
+    start(kept := secure(make_grid(task, configs), task, roster=roster), rounds=2)
+    assert len(kept.outcomes) == 2
+    warnings = [entry for entry in caplog.records if "set secagg-dir" in entry.getMessage()]
+    assert [entry.levelname for entry in warnings] == ["WARNING"] * told
+
+
+def test_a_changed_last_bit_is_another_model(caplog: Any) -> None:
+    """The limit of counting uploads by model, as docs/flower.md states it: it stops no server that lies."""
+    grid = make_grid()
+    all_silent_after_input(grid)
+    kept = secure(grid)
+    for bits in range(3):
+        model = {"conv": MODEL["conv"] + np.spacing(MODEL["conv"]) * bits, "bias": MODEL["bias"]}
+        start(kept, model=record(model))
+    assert "upload 3" not in caplog.text
+    assert sum("arrays" in heard for heard in grid.nodes[1].heard) == 3
+
+
 # Who is who.
 
 
