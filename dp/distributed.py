@@ -179,7 +179,7 @@ class _Distributed(ABC):
         return self._event(grid, self.honest if honest is None else honest)
 
     def release(self, dimension: int) -> Release:
-        """What a :class:`dp.accounting.PrivacyLedger` is to charge when the masked input leaves."""
+        """What a :class:`dp.PrivacyLedger` is to charge when the masked input leaves."""
         return Release(self.event(dimension), "client", "distributed")
 
     def epsilon(self, dimension: int, *, honest: int | None = None, rounds: int = 1) -> float:
