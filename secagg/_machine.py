@@ -422,7 +422,7 @@ class Client(Member[AnyClientState]):
         draft = msgspec.structs.replace(state, session=session)
         flat = task.layout.flatten(update)
         try:
-            vectors = task.encoder.encode(
+            vectors = task.encoder_for(session).encode(
                 flat,
                 layout=task.layout,
                 weight=weight,

@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterable, Mapping
 from concurrent.futures import Executor
 from dataclasses import dataclass
 from functools import cached_property
-from typing import TYPE_CHECKING, Any, TypedDict, Unpack
+from typing import TYPE_CHECKING, Any, TypedDict, Unpack, cast
 
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
@@ -125,6 +125,11 @@ class Task:
             raise ConfigError(str(error)) from error
         return bound
 
+    def encoder_for(self, session: bytes) -> Encoding:
+        """The encoding of one session, told its name if it wants to know: for a public rotation of its own, say."""
+        bind = getattr(self.encoder, "for_session", None)
+        return self.encoder if bind is None else cast(Encoding, bind(session))
+
     @property
     def honest(self) -> int:
         """h: how many honest updates every opened sum holds, if as many clients as assumed are corrupt.
@@ -151,7 +156,7 @@ class Task:
         except ValueError as error:
             enrolled = cohort if roster is None else len(roster.ids(PartyRole.CLIENT))
             raise ConfigError(
-                f"got {enrolled} clients enrolled, {corrupt} of them possibly corrupt, more than the noise was made "
+                f"got {enrolled} clients enrolled, {corrupt} of them possibly corrupt, more than the noise is made "
                 f"for: enrol fewer, raise max_clients, or lower corruption if fewer can collude ({error})"
             ) from error
 
