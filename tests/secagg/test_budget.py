@@ -7,8 +7,8 @@ import pytest
 
 import dp
 import secagg
-from secagg.errors import ConfigError
-from secagg.protocols.base import input_round
+from secagg.errors import ConfigError, LocalProtocolError
+from secagg.protocols.base import input_round, rounds
 from secagg.simulation import enrol_for
 from secagg.store import MemoryLedger
 from tests.secagg.test_noise import CLIENTS, SIZE, make_task, make_updates
@@ -178,3 +178,39 @@ def test_a_state_without_a_budget_may_be_given_one(tmp_path: Path) -> None:
     given: Any = secagg.Client.from_bytes(setting.client.to_bytes(), setting.task, save=shelf, budget=budget)
     with pytest.raises(ConfigError, match="and no budget"):
         secagg.Client.from_bytes(given.to_bytes(), setting.task, save=shelf)
+
+
+def budgets(epsilon: float = 20.0) -> dict[str, dp.PrivacyLedger]:
+    return {party: dp.PrivacyLedger(epsilon, 1e-5, unit="client", trust="distributed") for party in IDS}
+
+
+def test_in_a_simulation_everyone_pays_who_sends() -> None:
+    task, held, updates = make_task(), budgets(), dict(zip(IDS, make_updates(), strict=True))
+    for name in (b"1", b"2"):
+        early, late = input_round(task.protocol), rounds(task.protocol)[-1]
+        secagg.simulate(task, updates, budgets=held, session=name, dropouts={IDS[3]: early} if name == b"1" else {})
+    releases = {party: held[party].report().releases for party in IDS}
+    assert releases == dict.fromkeys(IDS, 2) | {IDS[3]: 1}
+    assert held[VICTIM].spent == pytest.approx(task.encoder.epsilon(SIZE, rounds=2))  # type: ignore[attr-defined]
+    secagg.simulate(task, updates, budgets=held, session=b"3", dropouts={IDS[3]: late})
+    assert held[IDS[3]].report().releases == 2, "who falls silent later has paid"
+    given = [dp.PrivacyLedger(20.0, 1e-5, unit="client", trust="distributed") for _ in IDS]
+    secagg.simulate(task, make_updates(), budgets=given)
+    assert [budget.report().releases for budget in given] == [1] * CLIENTS
+
+
+def test_a_simulation_stops_at_the_budget_and_says_whose() -> None:
+    held = budgets() | {IDS[5]: dp.PrivacyLedger(1.0, 1e-5, unit="client", trust="distributed")}
+    with pytest.raises(LocalProtocolError, match=f"{IDS[5]}: this input does not leave: .* the budget is 1,"):
+        secagg.simulate(make_task(), dict(zip(IDS, make_updates(), strict=True)), budgets=held)
+    assert held[IDS[5]].spent == 0
+
+
+def test_budgets_are_for_every_client_or_for_none() -> None:
+    held = budgets()
+    del held[IDS[2]]
+    with pytest.raises(ConfigError, match=r"got budgets that don't fit .*: c02"):
+        secagg.simulate(make_task(), dict(zip(IDS, make_updates(), strict=True)), budgets=held)
+    task = make_task(encoding=secagg.FixedPoint(clip=1.0))
+    with pytest.raises(ConfigError, match="without noise"):
+        secagg.simulate(task, dict(zip(IDS, make_updates(), strict=True)), budgets=budgets())
