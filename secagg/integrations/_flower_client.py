@@ -15,6 +15,7 @@ import numpy as np
 from flwr.app import ArrayRecord, ConfigRecord, Message, RecordDict
 from flwr.clientapp import ClientApp
 
+from dp import PrivacyLedger
 from mpc.keys import encode_parts
 from secagg._machine import Client
 from secagg.errors import Aborted, ConfigError, LocalProtocolError, RemoteProtocolError
@@ -58,7 +59,8 @@ def client_mod(
     ``secagg-key`` (its private key, as ``secagg keygen`` writes it) and ``secagg-roster`` (the roster that this
     node pins), both or none; ``secagg-dir``, a folder for state and ledger, without which they live
     in Flower's context and end with the SuperNode. ``secagg-he-key`` is the key that clients share, where the
-    protocol has one.
+    protocol has one. ``secagg-epsilon`` and ``secagg-delta`` are the budget (:class:`dp.PrivacyLedger`, kept in
+    the folder) of all that this node sends in all runs: past it nothing leaves, nor under a task without noise.
 
     Raises, and Flower then tells the server so, wherever it can't protect: a train message that is not the
     protocol's, another task or version, another model than the session is bound to, a mod outside of this one.
@@ -114,6 +116,8 @@ class _Node:
             from secagg.identity import load_he_key
 
             self.known["key"] = load_he_key(config["secagg-he-key"])
+        if "secagg-epsilon" in config or "secagg-delta" in config:
+            self.known["budget"] = _open_budget(config)
 
     def check(self) -> bytes:
         """The digest of the roster; ``ConfigError`` for a config with which this node can't take part."""
@@ -127,12 +131,25 @@ class _Node:
             assert store.ledger is not None
             saved = store.load()
             if saved is None:
-                yield self.task.client(self.party, session=session, save=store, **self.known), store.ledger
+                fresh = self.task.client(self.party, session=session, save=store, **self.known)
+                self._check_budget()
+                yield fresh, store.ledger
                 return
             found: Client[Any] = Client.from_bytes(saved, self.task, save=store, **self.known)
             if found.id != self.party:
                 raise ConfigError(f"got secagg-id={self.party}, and a session in which this node is {found.id}")
             yield found, store.ledger
+
+    def _check_budget(self) -> None:
+        """``ConfigError`` where this session's input would not leave, so that nobody waits or trains for it."""
+        encoder: Any = self.task.encoder
+        budget = self.known.get("budget")
+        if budget is not None and budget.would_exceed(encoder.release(self.task.layout.size)):
+            log.error("secagg: of epsilon %.4g, %.4g is left, less than a round costs", budget.epsilon, budget.left)
+            raise ConfigError(
+                "got a request for a session, and this node's privacy budget does not allow another input; go on "
+                "without it, or agree with its operator on a larger one"
+            )
 
     def answer(self, stated: Stated) -> bytes | None:
         """The answer, or None if the input is asked for and was not given yet."""
@@ -262,6 +279,21 @@ def _storage(context: Any, session: bytes) -> Iterator[Any]:
         for old in Path(folder).glob("*.state"):
             if old != path:
                 old.unlink()  # of a session that is over: it may hold an update
+
+
+def _open_budget(config: Mapping[str, Any]) -> PrivacyLedger:
+    """The node's own, which no app sets: that comes through the server whom it binds."""
+    try:
+        epsilon, delta, folder = (config[f"secagg-{name}"] for name in ("epsilon", "delta", "dir"))
+    except KeyError as error:
+        raise ConfigError(
+            f"got a privacy budget without {error}; expected both of secagg-epsilon and secagg-delta, and "
+            "secagg-dir to keep it in"
+        ) from None
+    try:
+        return PrivacyLedger.open(Path(folder) / "privacy.json", epsilon, delta, unit="client", trust="distributed")
+    except ValueError as error:  # dp's own errors are
+        raise ConfigError(str(error)) from error
 
 
 def _let_pass(reply: Any) -> Any:
