@@ -12,15 +12,16 @@ from types import FrameType
 from typing import Any
 
 import numpy as np
-from flwr.app import ArrayRecord, ConfigRecord, Message, RecordDict
+from flwr.app import ConfigRecord, Message, RecordDict
 from flwr.clientapp import ClientApp
 
 from dp import PrivacyLedger
 from mpc.keys import encode_parts
 from secagg._machine import Client
 from secagg.errors import Aborted, ConfigError, LocalProtocolError, RemoteProtocolError
-from secagg.identity import load_identity, load_roster
+from secagg.identity import load_he_key, load_identity, load_roster
 from secagg.integrations._flower_records import (
+    UPLOADS_OF_A_MODEL,
     Stated,
     arrays_of,
     metric_key,
@@ -40,7 +41,6 @@ from secagg.task import Task
 
 log = logging.getLogger("flwr.secagg")
 
-UPLOADS_OF_A_MODEL = 2
 MAX_VALUES, MAX_TEXT = 64, 128  # of a reply that is not aggregated: values in all, characters of a name or a text
 _KEPT = "secagg.kept"  # where a node's role is between two messages
 _SAID = "secagg.said"  # which warnings a node has given
@@ -100,21 +100,14 @@ class _Node:
     """One node during one message."""
 
     def __init__(self, task: Task, riding: list[str], weighted_by: str, party: str, context: Any) -> None:
-        self.task, self.riding, self.weighted_by, self.party, self.context = (
-            task,
-            riding,
-            weighted_by,
-            party,
-            context,
-        )
+        self.task, self.riding, self.weighted_by = task, riding, weighted_by
+        self.party, self.context = party, context
         config = context.node_config
         self.known: dict[str, Any] = {
             "identity": load_identity(config["secagg-key"]) if "secagg-key" in config else None,
             "roster": load_roster(config["secagg-roster"]) if "secagg-roster" in config else None,
         }
         if "secagg-he-key" in config:
-            from secagg.identity import load_he_key
-
             self.known["key"] = load_he_key(config["secagg-he-key"])
         if "secagg-epsilon" in config or "secagg-delta" in config:
             self.known["budget"] = _open_budget(config)
@@ -302,14 +295,10 @@ def _let_pass(reply: Any) -> Any:
         return reply
     values = 0
     for name, record in reply.content.items():
-        texts = [name, *record, *(value for value in record.values() if type(value) is str)]
         values += len(record)
-        if (
-            isinstance(record, ArrayRecord)
-            or any(type(value) not in (bool, int, float, str) for value in record.values())
-            or any(len(text) > MAX_TEXT for text in texts)
-            or values > MAX_VALUES
-        ):
+        texts = [name, *record, *(value for value in record.values() if type(value) is str)]
+        single = all(type(value) in (bool, int, float, str) for value in record.values())
+        if not single or values > MAX_VALUES or any(len(text) > MAX_TEXT for text in texts):
             log.error("secagg: held back a reply that is not aggregated, for what is in %.80r", name)
             raise ConfigError(
                 f"got arrays, lists, bytes or too much in a reply that is not aggregated; secagg's mod lets "

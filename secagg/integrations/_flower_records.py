@@ -30,6 +30,8 @@ VERSION = (1 << 16) + wire.VERSION  # of these records, and of the messages in t
 FIELDS = "secagg"
 MESSAGE = "secagg.message"
 
+UPLOADS_OF_A_MODEL = 2  # what a node gives, and so what a grid asks for
+
 _STYPE = "secagg.envelope"  # anything else that meets this array must not take it for numbers
 _METRIC = "metric:"
 _HEADERS = {
