@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 from dp.errors import DPError
 
 if TYPE_CHECKING:
-    from dp.accounting import PrivacyLedger, RDPAccountant
+    from dp.accounting import RDPAccountant
     from dp.clipping import AdaptiveClip, clip_l2, clip_layers, clip_linf
     from dp.distributed import (
         DistributedGaussian,
@@ -18,6 +18,7 @@ if TYPE_CHECKING:
         distributed_gaussian_epsilon,
         distributed_skellam_epsilon,
     )
+    from dp.ledger import PrivacyLedger
     from dp.mechanisms import GaussianMechanism, LaplaceMechanism
     from dp.sampling import sample_discrete_gaussian, sample_discrete_laplace, sample_skellam
 
@@ -27,7 +28,7 @@ _HOMES = {
     "DistributedSkellam": "dp.distributed",
     "GaussianMechanism": "dp.mechanisms",
     "LaplaceMechanism": "dp.mechanisms",
-    "PrivacyLedger": "dp.accounting",
+    "PrivacyLedger": "dp.ledger",
     "RDPAccountant": "dp.accounting",
     "clip_l2": "dp.clipping",
     "clip_layers": "dp.clipping",

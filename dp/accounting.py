@@ -1,32 +1,25 @@
-"""What releases have cost: an accountant of Rényi divergences, and a ledger that refuses to overspend.
+"""What releases have cost: an accountant of Rényi divergences.
 
-Whoever is bound by the budget runs this: a client for what leaves it, a server for what it publishes.
 The orders are integers, since that is where the bounds on integer noise and on sampling hold.
 
 **Sampling.** Amplification by sampling counts only against those who don't know who was drawn. A server
 that draws the cohort gets none against itself: every figure exists with it and without.
 """
 
-import hashlib
-import json
 import math
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
-from typing import Any, Literal, Self, get_args
+import threading
+from collections.abc import Iterable
+from typing import Any, Literal, NamedTuple, Self, get_args
 
 import numpy as np
 
 from dp._curves import Curve, Orders, clamped, curve
+from dp._sealed import fields_of, seal, unseal
 from dp.errors import DPError
 from dp.events import (
     MAX_COUNT,
     MAX_EVENTS,
-    TRUSTS,
-    UNITS,
     Event,
-    Release,
-    Trust,
-    Unit,
     check_name,
     from_plain,
     to_plain,
@@ -44,14 +37,8 @@ NEIGHBOURS: tuple[str, ...] = get_args(Neighbours)
 DEFAULT_ORDERS: Orders = (*range(2, 129), 256, 512, 1024)
 
 _MAX_ORDER = 1 << 12
-_MAX_BYTES = 1 << 22
 _FORMAT = "secagg/v1/dp-accountant"
-_LEDGER_FORMAT = "secagg/v1/dp-ledger"
 _SETTLED = 1e-12
-
-
-class BudgetExceeded(DPError):  # noqa: N818 - what happened, as in Aborted
-    """The round would cost more than is left of the budget; nothing was charged."""
 
 
 def epsilon_of(orders: Orders, rdp: Curve, delta: float) -> float:
@@ -79,6 +66,18 @@ def delta_of(orders: Orders, rdp: Curve, epsilon: float) -> float:
     return float(np.exp(min(0.0, logs.min(), variation.min())))
 
 
+class _Total(NamedTuple):
+    """What was composed; replaced as a whole, so that nobody reads half of it."""
+
+    events: tuple[tuple[Event, int], ...]
+    rdp: Curve
+    unamplified: Curve
+    clamped: float
+
+    def curve(self, amplified: bool) -> Curve:
+        return self.rdp if amplified else self.unamplified
+
+
 class RDPAccountant:
     """Adds up the Rényi divergences of events, and says which (ε, δ) follow.
 
@@ -103,10 +102,9 @@ class RDPAccountant:
             raise DPError(f"got orders that are not integers from 2 to {_MAX_ORDER}")
         if list(self._orders) != sorted(set(self._orders)):
             raise DPError("got orders that repeat or don't ascend")
-        self._events: list[tuple[Event, int]] = []
-        self._rdp = np.zeros(len(self._orders))
-        self._unamplified = np.zeros(len(self._orders))
-        self._clamped = 0.0
+        zeros = np.zeros(len(self._orders))
+        self._total = _Total((), zeros, zeros, 0.0)
+        self._turn = threading.Lock()
 
     @property
     def delta(self) -> float:
@@ -126,53 +124,63 @@ class RDPAccountant:
     @property
     def rdp(self) -> Curve:
         """The divergence so far at each order, sampling amplified; a copy."""
-        return self._rdp.copy()
+        return self._total.rdp.copy()
 
     @property
     def events(self) -> tuple[tuple[Event, int], ...]:
         """What was composed, each with its count, in order; equal neighbours are one."""
-        return tuple(self._events)
+        return self._total.events
 
     @property
     def num_releases(self) -> int:
         """How many events were composed, counts included."""
-        return sum(count for _, count in self._events)
+        return sum(count for _, count in self._total.events)
 
     def compose(self, event: Event, count: int = 1) -> Self:
         """Add ``event``, ``count`` (1 or more) times. Checked as a whole first: an error changes nothing.
 
-        Raises :class:`DPError` for an event without a known bound under these neighbours.
+        Threads may share an accountant: none sees half of an event, and none gets lost. Raises
+        :class:`DPError` for an event without a known bound under these neighbours.
         """
         rdp, plain, slack = self._cost(event, count)
-        if self._events and self._events[-1][0] == event:
-            if self._events[-1][1] + count > MAX_COUNT:
-                raise DPError(f"got more than {MAX_COUNT} of one event")
-            self._events[-1] = (event, self._events[-1][1] + count)
-        elif len(self._events) == MAX_EVENTS:
-            raise DPError(f"got more than {MAX_EVENTS} changes of event; start a new accountant")
-        else:
-            self._events.append((event, count))
-        self._rdp, self._unamplified = self._rdp + rdp, self._unamplified + plain
-        self._clamped += slack
+        with self._turn:
+            events, before, before_plain, before_slack = self._total
+            if events and events[-1][0] == event:
+                if events[-1][1] + count > MAX_COUNT:
+                    raise DPError(f"got more than {MAX_COUNT} of one event")
+                events = (*events[:-1], (event, events[-1][1] + count))
+            elif len(events) == MAX_EVENTS:
+                raise DPError(f"got more than {MAX_EVENTS} changes of event; start a new accountant")
+            else:
+                events = (*events, (event, count))
+            self._total = _Total(events, before + rdp, before_plain + plain, before_slack + slack)
         return self
+
+    def copy(self) -> Self:
+        """An accountant that has composed the same, and goes on by itself."""
+        made = type(self)(self._delta, neighbours=self._neighbours, orders=self._orders)
+        made._total = self._total
+        return made
 
     def get_epsilon(self, delta: float | None = None, *, amplified: bool = True) -> float:
         """ε at ``delta``; ``amplified=False`` against whoever drew the samples. ``inf`` if there is none."""
-        rdp = self._rdp if amplified else self._unamplified
-        return self._epsilon(rdp, self._clamped, self._delta if delta is None else delta)
+        total = self._total
+        return self._epsilon(total.curve(amplified), total.clamped, self._delta if delta is None else delta)
 
     def get_delta(self, epsilon: float, *, amplified: bool = True) -> float:
         """δ at ``epsilon`` (0 or more), at most 1."""
-        delta = delta_of(self._orders, self._rdp if amplified else self._unamplified, epsilon)
-        return min(1.0, delta + _both_ways(epsilon, self._clamped))
+        total = self._total
+        delta = delta_of(self._orders, total.curve(amplified), epsilon)
+        return min(1.0, delta + _both_ways(epsilon, total.clamped))
 
     def epsilon_after(
         self, event: Event, count: int = 1, *, delta: float | None = None, amplified: bool = True
     ) -> float:
         """What :meth:`get_epsilon` would be after :meth:`compose`; nothing changes."""
         rdp, plain, slack = self._cost(event, count)
-        total = self._rdp + rdp if amplified else self._unamplified + plain
-        return self._epsilon(total, self._clamped + slack, self._delta if delta is None else delta)
+        total = self._total
+        after = total.curve(amplified) + (rdp if amplified else plain)
+        return self._epsilon(after, total.clamped + slack, self._delta if delta is None else delta)
 
     def would_exceed(
         self,
@@ -184,7 +192,7 @@ class RDPAccountant:
         amplified: bool = True,
     ) -> bool:
         """Whether composing ``event`` would take ε beyond ``max_epsilon``; nothing changes."""
-        _check_epsilon("max_epsilon", max_epsilon)
+        check_epsilon("max_epsilon", max_epsilon)
         return not self.epsilon_after(event, count, delta=delta, amplified=amplified) <= max_epsilon
 
     def state_dict(self) -> dict[str, Any]:
@@ -194,13 +202,13 @@ class RDPAccountant:
             "delta": self._delta,
             "neighbours": self._neighbours,
             "orders": list(self._orders),
-            "events": [[to_plain(event), count] for event, count in self._events],
+            "events": [[to_plain(event), count] for event, count in self._total.events],
         }
 
     @classmethod
     def from_state_dict(cls, state: object) -> Self:
         """The accountant that :meth:`state_dict` described: every event is checked and composed again."""
-        fields = _fields(state, _FORMAT, {"delta", "neighbours", "orders", "events"})
+        fields = fields_of(state, _FORMAT, {"delta", "neighbours", "orders", "events"})
         events = fields["events"]
         if not isinstance(fields["orders"], list) or not isinstance(events, list) or len(events) > MAX_EVENTS:
             raise DPError(f"got orders or events that are no lists, or more than {MAX_EVENTS} events")
@@ -213,12 +221,12 @@ class RDPAccountant:
 
     def to_bytes(self) -> bytes:
         """The state as JSON, with a SHA-256 against accident (whoever can write it can lower it)."""
-        return _sealed(self.state_dict())
+        return seal(self.state_dict())
 
     @classmethod
     def from_bytes(cls, data: bytes) -> Self:
         """What :meth:`to_bytes` wrote; :class:`DPError` on any other bytes."""
-        return cls.from_state_dict(_unsealed(data))
+        return cls.from_state_dict(unseal(data))
 
     def _cost(self, event: Event, count: int) -> tuple[Curve, Curve, float]:
         if not isinstance(event, Event):
@@ -245,132 +253,6 @@ class RDPAccountant:
         return epsilon
 
 
-@dataclass(frozen=True, slots=True)
-class Spent:
-    """ε at ``delta`` after ``releases`` releases: ``epsilon`` and, against whoever drew the samples, the other."""
-
-    epsilon: float
-    epsilon_against_sampler: float
-    delta: float
-    releases: int
-
-
-class PrivacyLedger:
-    """A budget of (``epsilon``, ``delta``) for one unit under one trust model; it refuses what would exceed it.
-
-    - ``unit``: ``"record"`` or ``"client"``; ``trust``: ``"local"``, ``"distributed"`` or ``"central"``
-      (:data:`dp.events.Trust`). A release of another unit or trust is refused: such figures don't add up.
-    - Under ``"central"`` trust the server draws the samples and is trusted, so that ε is the amplified one.
-      Under the others it is the adversary, and what is charged is ε against the sampler.
-
-    Charge a release when the masked input leaves, and again for a retry. Raises :class:`DPError` if a
-    field is out of range.
-    """
-
-    def __init__(
-        self,
-        epsilon: float,
-        delta: float,
-        *,
-        unit: Unit,
-        trust: Trust,
-        neighbours: Neighbours = "zero-out",
-        orders: Iterable[int] = DEFAULT_ORDERS,
-    ) -> None:
-        _check_epsilon("epsilon", epsilon)
-        check_name("unit", unit, UNITS)
-        check_name("trust", trust, TRUSTS)
-        self.epsilon = float(epsilon)
-        self.unit: Unit = unit
-        self.trust: Trust = trust
-        self._accountant = RDPAccountant(delta, neighbours=neighbours, orders=orders)
-
-    @property
-    def delta(self) -> float:
-        """The budget's δ."""
-        return self._accountant.delta
-
-    @property
-    def neighbours(self) -> Neighbours:
-        """The neighbouring relation."""
-        return self._accountant.neighbours
-
-    @property
-    def spent(self) -> float:
-        """The ε charged so far."""
-        return self._accountant.get_epsilon(amplified=self._amplified)
-
-    @property
-    def left(self) -> float:
-        """What is left of ε."""
-        return max(0.0, self.epsilon - self.spent)
-
-    def report(self) -> Spent:
-        """Both figures, with sampling and without."""
-        return Spent(
-            self._accountant.get_epsilon(),
-            self._accountant.get_epsilon(amplified=False),
-            self.delta,
-            self._accountant.num_releases,
-        )
-
-    def would_exceed(self, release: Release, count: int = 1) -> bool:
-        """Whether :meth:`charge` would refuse ``release`` for its cost; nothing changes."""
-        return not self._after(release, count) <= self.epsilon
-
-    def charge(self, release: Release, count: int = 1) -> float:
-        """Charge ``release``, ``count`` times, and return the ε spent in all.
-
-        Raises :class:`BudgetExceeded` where that would be more than the budget, and :class:`DPError` for
-        a release of another unit or trust; nothing is charged then.
-        """
-        after = self._after(release, count)
-        if not after <= self.epsilon:
-            spent = self.spent
-            raise BudgetExceeded(
-                f"got a release that would take epsilon from {spent:.4g} to {after:.4g} (it costs "
-                f"{after - spent:.4g}) at delta {self.delta:g}; the budget is {self.epsilon:.4g}, of which "
-                f"{self.left:.4g} is left: stop here, or agree on a larger budget"
-            )
-        self._accountant.compose(release.event, count)
-        return after
-
-    def to_bytes(self) -> bytes:
-        """The state as JSON, with a SHA-256 against accident."""
-        state = {
-            "format": _LEDGER_FORMAT,
-            "epsilon": self.epsilon,
-            "unit": self.unit,
-            "trust": self.trust,
-            "accountant": self._accountant.state_dict(),
-        }
-        return _sealed(state)
-
-    @classmethod
-    def from_bytes(cls, data: bytes) -> Self:
-        """What :meth:`to_bytes` wrote; :class:`DPError` on any other bytes."""
-        fields = _fields(_unsealed(data), _LEDGER_FORMAT, {"epsilon", "unit", "trust", "accountant"})
-        accountant = RDPAccountant.from_state_dict(fields["accountant"])
-        ledger = cls(fields["epsilon"], accountant.delta, unit=fields["unit"], trust=fields["trust"])
-        ledger._accountant = accountant
-        return ledger
-
-    @property
-    def _amplified(self) -> bool:
-        return self.trust == "central"
-
-    def _after(self, release: Release, count: int) -> float:
-        if not isinstance(release, Release):
-            raise DPError(f"got a {type(release).__name__}; expected a Release: an event with its unit and trust")
-        for what, got, expected in (("unit", release.unit, self.unit), ("trust", release.trust, self.trust)):
-            if got != expected:
-                raise DPError(
-                    f"got a release with {what} {got!r} in a ledger with {what} {expected!r}; such figures don't "
-                    "add up: keep a ledger for each"
-                )
-        return self._accountant.epsilon_after(release.event, count, amplified=self._amplified)
-
-
 def _both_ways(epsilon: float, variation: float) -> float:
     """What δ grows by when each of two neighbours moves by ``variation``."""
     return (1 + math.exp(min(epsilon, 700.0))) * variation if variation else 0.0
@@ -381,31 +263,8 @@ def _check_delta(delta: object) -> None:
         raise DPError(f"got delta={delta!r}; expected a number above 0 and below 1, such as 1e-5")
 
 
-def _check_epsilon(name: str, epsilon: object) -> None:
+def check_epsilon(name: str, epsilon: object) -> None:
+    """:class:`DPError` unless ``epsilon`` is a finite number above 0."""
     number = float(epsilon) if isinstance(epsilon, int | float) and not isinstance(epsilon, bool) else math.nan
     if not 0 < number < math.inf:
         raise DPError(f"got {name}={epsilon!r}; expected a finite number above 0")
-
-
-def _fields(state: object, label: str, names: set[str]) -> Mapping[str, Any]:
-    if not isinstance(state, Mapping) or state.get("format") != label or set(state) != names | {"format"}:
-        raise DPError(f"got a state that is not of the format {label!r} with exactly its fields")
-    return state
-
-
-def _sealed(state: dict[str, Any]) -> bytes:
-    body = json.dumps(state, sort_keys=True, separators=(",", ":"), allow_nan=False).encode()
-    return hashlib.sha256(body).hexdigest().encode() + b"\n" + body
-
-
-def _unsealed(data: bytes) -> object:
-    if not isinstance(data, bytes) or len(data) > _MAX_BYTES:
-        raise DPError(f"got a state that is no bytes, or more than {_MAX_BYTES} of them")
-    digest, _, body = data.partition(b"\n")
-    if digest != hashlib.sha256(body).hexdigest().encode():
-        raise DPError("got a state whose SHA-256 doesn't match: it was cut short or changed")
-    try:
-        found: object = json.loads(body)
-    except (ValueError, RecursionError) as error:
-        raise DPError("got a state that is no JSON") from error
-    return found

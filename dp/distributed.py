@@ -14,6 +14,7 @@ rounding); Agarwal, Kairouz and Liu 2021 (Skellam). Privacy rests on integers al
 checked on them, and a rounding error of the rotation costs accuracy only.
 """
 
+import hashlib
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
@@ -40,6 +41,7 @@ MAX_DIMENSION = 1 << 30
 MAX_CLIENTS = 1 << 20
 
 _KEY_BYTES = 32
+_SESSION_LABEL = b"secagg/v1/dp-session"
 _MIN_CLIP, _MAX_CLIP = 1e-100, 1e100
 _MAX_BITS = 32
 _MAX_BETA = 0.9
@@ -139,6 +141,14 @@ class _Distributed(ABC):
             )
         return replace(self, clients=max_clients, honest=honest, corrupt=corrupt)
 
+    def for_session(self, session: bytes) -> Self:
+        """The encoding with the rotation of one session, whose name is ``session``: public, like ``seed``.
+
+        A vector that is spread badly by one rotation, and so wraps or is cut, is spread anew by the next.
+        """
+        hashed = hashlib.sha256(_SESSION_LABEL + len(self.seed).to_bytes(1, "big") + self.seed + session)
+        return replace(self, seed=hashed.digest())
+
     def check(self, max_clients: int, guaranteed_honest: int, corrupt: int | None = None) -> None:
         """Refuse a task that this encoding was not made for; run where the task is made.
 
@@ -171,7 +181,7 @@ class _Distributed(ABC):
             raise DPError(
                 "got an encoding that knows no clients yet; give clients=, honest= and corrupt=, or a task"
             )
-        return find_grid(self, _padded(dimension))
+        return find_grid(self._unrotated, _padded(dimension))
 
     def event(self, dimension: int, honest: int | None = None) -> Event:
         """One round over updates of ``dimension`` coordinates as an event, for ``honest`` survivors."""
@@ -179,7 +189,7 @@ class _Distributed(ABC):
         return self._event(grid, self.honest if honest is None else honest)
 
     def release(self, dimension: int) -> Release:
-        """What a :class:`dp.accounting.PrivacyLedger` is to charge when the masked input leaves."""
+        """What a :class:`dp.PrivacyLedger` is to charge when the masked input leaves."""
         return Release(self.event(dimension), "client", "distributed")
 
     def epsilon(self, dimension: int, *, honest: int | None = None, rounds: int = 1) -> float:
@@ -191,7 +201,7 @@ class _Distributed(ABC):
         if honest is not None and honest < 1:
             return math.inf
         counts = {self.honest} if honest is None else {honest, min(honest, self.honest)}
-        return min(_epsilon(self, _padded(dimension), count, rounds) for count in counts)
+        return min(_epsilon(self._unrotated, _padded(dimension), count, rounds) for count in counts)
 
     def with_epsilon(self, epsilon: float, dimension: int, *, rounds: int = 1) -> Self:
         """The same with the least noise multiplier, to a billionth, that keeps ``rounds`` within ``epsilon``.
@@ -342,6 +352,11 @@ class _Distributed(ABC):
                 return rounded
         raise DPError("got no rounding within the norm, which has a chance below e^-80; report this")
 
+    @property
+    def _unrotated(self) -> Self:
+        """What neither grid nor ε depends on left out, so that both are found once for all sessions."""
+        return replace(self, seed=b"") if self.seed else self
+
     @abstractmethod
     def _noise(self, grid: Grid, rng: Rng) -> NDArray[np.int64]:
         """One client's noise."""
@@ -371,7 +386,8 @@ class DistributedGaussian(_Distributed):
       task gives them (:meth:`for_task`); those that are given are held to the task (:meth:`check`).
     - ``k_stddevs``: standard deviations of the sum that fit into half the modulus. ``beta`` (0 to 0.9): the
       probability at most that a rounding is redrawn; 0 allows for any rounding, and costs more privacy.
-    - ``delta``: the δ at which ε is stated. ``seed``: of the rotation, public, at most 64 bytes.
+    - ``delta``: the δ at which ε is stated. ``seed``: of the rotation, public, at most 64 bytes; a task
+      has each session rotate in its own way (:meth:`for_session`).
 
     Neighbours are one update and zero in its place; who took part is public. No weights. Raises
     :class:`DPError` if a field is out of range.

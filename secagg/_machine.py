@@ -79,15 +79,19 @@ class MemberState(msgspec.Struct, forbid_unknown_fields=True):
 class ClientState(MemberState):
     """A client's state: its encoded update too, until it has left."""
 
+    budgeted: bool = False  # a budget pays for the input, and has to be given again with a saved state
     contribution: list[bytes] = []  # a segment's integers, little-endian; never the update itself
     contributed: bytes = b""  # SHA-256 of them
 
 
 class Budget(Protocol):
-    """What a client's privacy may cost in all: a :class:`dp.PrivacyLedger`, say, which its caller keeps."""
+    """What a client's privacy may cost in all: a :class:`dp.PrivacyLedger`, in a file where it has to last."""
 
-    def charge(self, release: Any, count: int = 1) -> float:
-        """Charge one release, or raise a ``ValueError`` and charge nothing."""
+    def charge(self, release: Any, count: int = 1, *, once: bytes | None = None) -> float:
+        """Charge one release durably, or raise a ``ValueError`` and charge nothing.
+
+        Nothing is charged again under a name ``once`` (32 bytes) that was charged before.
+        """
         ...
 
 
@@ -208,7 +212,8 @@ class Member(Generic[AnyState]):
 
     def _answer(self, envelope: Envelope) -> bytes:
         state = self._state
-        if envelope.kind == wire.Abort.TYPE and envelope.session == state.session_id and not self.finished:
+        begun = bool(state.session_id) and not self.finished  # else there is nothing to give up
+        if envelope.kind == wire.Abort.TYPE and begun and envelope.session == state.session_id:
             envelope.open(wire.Abort)
             raise Aborted("the server gave the session up")
         if self.finished:
@@ -230,8 +235,8 @@ class Member(Generic[AnyState]):
         self.claim(envelope.digest, "round", asked_under, phase.round)
         if phase.takes_input:
             self.claim(draft.session_id, "upload", self._task.digest, draft.session or b"")
-            self._spend()
             if isinstance(draft, ClientState):
+                self._spend(draft, envelope.digest)
                 draft.contribution = []  # the answer holds it, and is kept
         draft.last_request = envelope.digest
         draft.last_reply = wire.seal_envelope(
@@ -248,13 +253,18 @@ class Member(Generic[AnyState]):
         self._commit(draft)
         return draft.last_reply
 
-    def _spend(self) -> None:
-        """Charge what this input costs before it leaves; past the budget, ``LocalProtocolError``."""
+    def _spend(self, draft: ClientState, request: bytes) -> None:
+        """Charge what this input costs before it leaves; past the budget, ``LocalProtocolError``.
+
+        This vector as the answer to this request is charged once: a client that died after the charge and is
+        restored repeats it. Any other answer is another release.
+        """
         if self._budget is None:
             return
         encoder: Any = self._task.encoder  # of noise: no budget was taken beside another
+        answer = encode_parts("secagg/v1/charge", draft.id, draft.session_id, request, draft.contributed)
         try:
-            self._budget.charge(encoder.release(self._task.layout.size))
+            self._budget.charge(encoder.release(self._task.layout.size), once=hashlib.sha256(answer).digest())
         except ValueError as error:  # dp's own errors are
             raise LocalProtocolError(f"this input does not leave: {error}") from error
 
@@ -366,8 +376,9 @@ class Member(Generic[AnyState]):
     ) -> Self:
         """The role that was saved as ``data``, with the same arguments as when it was made.
 
-        ``ConfigError`` if the bytes are of another task, role or roster or are damaged. A client that
-        has answered anything needs a ``save`` with a ledger: without one nothing holds it to one story.
+        ``ConfigError`` if the bytes are of another task, role or roster, are damaged, or are of a client that had
+        a ``budget`` and is given none. A client that has answered anything needs a ``save`` with a ledger:
+        without one nothing holds it to one story.
         """
         found = task.protocol.members.get(cls.role, cls)
         state = unpack_state(data, found.state_type, task, cls.role, roster)
@@ -388,6 +399,11 @@ class Client(Member[AnyClientState]):
 
     role = PartyRole.CLIENT
 
+    def _setup(self, *arguments: Any) -> None:
+        super()._setup(*arguments)
+        if self._budget is not None:
+            self._state = msgspec.structs.replace(self._state, budgeted=True)
+
     def contribute(self, update: Any, weight: int | None = None) -> None:
         """Encode ``update`` (a structure of the task's layout) and keep its integers only.
 
@@ -407,7 +423,7 @@ class Client(Member[AnyClientState]):
         draft = msgspec.structs.replace(state, session=session)
         flat = task.layout.flatten(update)
         try:
-            vectors = task.encoder.encode(
+            vectors = task.encoder_for(session).encode(
                 flat,
                 layout=task.layout,
                 weight=weight,
@@ -451,6 +467,11 @@ class Client(Member[AnyClientState]):
         draft.contribution, draft.contributed = [], b""
 
     def _check_restored(self) -> None:
+        if self._state.budgeted and self._budget is None:
+            raise ConfigError(
+                "got the state of a client whose input a budget pays for, and no budget; pass budget= the ledger "
+                "that it was made with, such as dp.PrivacyLedger.open(path, ...)"
+            )
         if self.finished or self._ledger is not None:
             return
         if self._state.step:

@@ -358,7 +358,7 @@ class Server(Generic[AnyState]):
     def _decode(self) -> Outcome:
         task, state = self._task, self._state
         try:
-            decoded = task.encoder.decode(
+            decoded = task.encoder_for(state.session).decode(
                 self._sums, layout=task.layout, survivors=len(state.survivors), max_weight=task.max_weight
             )
         except ValueError as error:  # an EncodingError, or what another package's encoding raises

@@ -16,10 +16,10 @@ from typing import Any
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from secagg import identity
-from secagg._machine import Aggregator, Client, Member
+from secagg._machine import Aggregator, Budget, Client, Member
 from secagg._server import Outbox, Outcome, Server
 from secagg.beacon import Fetch
-from secagg.errors import ConfigError, EncodingError
+from secagg.errors import ConfigError, EncodingError, LocalProtocolError
 from secagg.identity import PartyRole, Roster
 from secagg.protocols.base import AggregationProtocol, input_round, key_pairs, rounds
 from secagg.store import MemoryLedger
@@ -47,6 +47,7 @@ def simulate(
     *,
     weights: Mapping[str, int] | Sequence[int] | None = None,
     dropouts: Mapping[str, str] | None = None,
+    budgets: Mapping[str, Budget] | Sequence[Budget] | None = None,
     session: bytes = b"simulation",
     progress: Callable[[str], None] | None = None,
     executor: Executor | None = None,
@@ -54,16 +55,23 @@ def simulate(
 ) -> Simulation:
     """Run one session over ``updates`` (by client id; a sequence is c1, c2, …) and return its outcome.
 
-    ``weights`` are integers in the same order or by the same ids. ``dropouts`` names clients that fall
-    silent just before they would send their message of a round. ``progress`` is called with each
+    ``weights`` are integers in the same order or by the same ids, and ``budgets`` the clients' own, as
+    :meth:`secagg.Task.client` takes them. ``dropouts`` names clients that fall silent just before they would
+    send their message of a round; before their input, they are not charged. ``progress`` is called with each
     round's name as it opens; ``executor`` runs what is heavy, by default threads. ``beacon`` gives the value of a
     round of the task's beacon, where it has one; all clocks then stand still. Raises ``ConfigError``
-    for ids, weights or rounds that don't fit, and ``Aborted`` as a server would.
+    for ids, weights, budgets or rounds that don't fit, ``LocalProtocolError`` where a client's budget has no
+    room for its input, and ``Aborted`` as a server would.
     """
     plain = _by_id(updates)
     weighted = None if weights is None else _by_id(weights)
     silent = {client: _round(task, name) for client, name in (dropouts or {}).items()}
-    for what, given in (("weights", weighted or plain), ("dropouts", {**plain, **silent})):
+    charged = None if budgets is None else _by_id(budgets)
+    for what, given in (
+        ("weights", weighted or plain),
+        ("dropouts", {**plain, **silent}),
+        ("budgets", plain if charged is None else charged),
+    ):
         if set(given) != set(plain):
             odd = ", ".join(sorted(set(given) ^ set(plain)))
             raise ConfigError(f"got {what} that don't fit the clients of updates; these differ: {odd}")
@@ -72,7 +80,9 @@ def simulate(
             f"got {'no ' if weighted is None else ''}weights for a task with max_weight={task.max_weight}; "
             "pass weights exactly where the task has a max_weight"
         )
-    return _Run(task, sorted(plain), silent, session, progress, executor, beacon).run(plain, weighted)
+    return _Run(task, sorted(plain), silent, charged or {}, session, progress, executor, beacon).run(
+        plain, weighted
+    )
 
 
 class _Run:
@@ -83,13 +93,16 @@ class _Run:
         task: Task,
         cohort: list[str],
         silent: Mapping[str, str],
+        budgets: Mapping[str, Budget],
         session: bytes,
         progress: Callable[[str], None] | None,
         executor: Executor | None,
         beacon: Fetch | None,
     ) -> None:
         identities, self.roster, keys = enrol_for(task, cohort)
-        long_lived: dict[str, dict[str, Any]] = {party: {"key": key} for party, key in keys.items()}
+        own: dict[str, dict[str, Any]] = {party: {"budget": budget} for party, budget in budgets.items()}
+        for party, key in keys.items():
+            own[party] = own.get(party, {}) | {"key": key}
         self.server: Server[Any] = task.server(
             cohort, roster=self.roster, session=session, executor=executor, beacon=beacon
         )
@@ -106,7 +119,7 @@ class _Run:
                 identity=identities.get(party),
                 roster=self.roster,
                 session=session,
-                **long_lived.get(party, {}),
+                **own.get(party, {}),
             )
             for party, role in roles.items()
         }
@@ -153,7 +166,10 @@ class _Run:
             if self.silent.get(party) == name:
                 del self.members[party]
                 continue
-            reply = self._timed(party, name, self.members[party].receive, request)
+            try:
+                reply = self._timed(party, name, self.members[party].receive, request)
+            except LocalProtocolError as error:
+                raise LocalProtocolError(f"{party}: {error}") from error
             if reply is not None:
                 self._count(party, "server", name, len(reply))
                 self._deliver(self._timed("server", name, self.server.receive, party, reply), name)

@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterable, Mapping
 from concurrent.futures import Executor
 from dataclasses import dataclass
 from functools import cached_property
-from typing import TYPE_CHECKING, Any, TypedDict, Unpack
+from typing import TYPE_CHECKING, Any, TypedDict, Unpack, cast
 
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
@@ -114,11 +114,21 @@ class Task:
         bind = getattr(self.encoding, "for_task", None)
         if bind is None:
             return self.encoding
+        if not hasattr(self.encoding, "check"):
+            raise ConfigError(
+                f"got a {type(self.encoding).__name__}, which has for_task and no check; expected both, so that it "
+                "can refuse a roster with more colluders than its noise was made for"
+            )
         try:
             bound: Encoding = bind(max_clients=self.max_clients, honest=self.honest, corrupt=self._assumed)
         except ValueError as error:  # dp's own errors are
             raise ConfigError(str(error)) from error
         return bound
+
+    def encoder_for(self, session: bytes) -> Encoding:
+        """The encoding of one session, told its name if it wants to know: for a public rotation of its own, say."""
+        bind = getattr(self.encoder, "for_session", None)
+        return self.encoder if bind is None else cast(Encoding, bind(session))
 
     @property
     def honest(self) -> int:
@@ -136,24 +146,19 @@ class Task:
 
     def check_honest(self, cohort: int, roster: Roster | None) -> None:
         """``ConfigError`` where more may be corrupt than noise was calibrated to."""
+        encoder: Any = self.encoder
         protocol: Any = self.protocol
-        if not hasattr(self.encoder, "for_task") or not hasattr(protocol, "corruption"):
+        if not hasattr(encoder, "for_task") or not hasattr(protocol, "corruption"):
             return
         corrupt = corrupt_among(protocol, cohort, roster)
-        check = getattr(self.encoder, "check", None)
-        if check is not None and self.encoder is self.encoding:  # it states for itself what it was made for
-            try:
-                check(self.max_clients, self.min_survivors - corrupt, corrupt)
-            except ValueError as error:
-                raise ConfigError(f"got {corrupt} of all enrolled clients possibly corrupt: {error}") from error
-            return
-        if corrupt > self._assumed:
+        try:
+            encoder.check(self.max_clients, self.min_survivors - corrupt, corrupt)
+        except ValueError as error:
             enrolled = cohort if roster is None else len(roster.ids(PartyRole.CLIENT))
             raise ConfigError(
-                f"got {enrolled} clients enrolled, {corrupt} of them possibly corrupt; the noise of this task is "
-                f"calibrated to {self._assumed} of {self.max_clients}: enrol fewer, raise max_clients, or lower "
-                "corruption if fewer can collude"
-            )
+                f"got {enrolled} clients enrolled, {corrupt} of them possibly corrupt, more than the noise is made "
+                f"for: enrol fewer, raise max_clients, or lower corruption if fewer can collude ({error})"
+            ) from error
 
     @cached_property
     def digest(self) -> bytes:

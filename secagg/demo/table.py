@@ -62,9 +62,10 @@ def _privacy(demo: Demo) -> list[str]:
         return []
     price = 100 * (demo.float64_correct[-1] - found.correct) / demo.study.test.patients
     return [
-        f"Epsilon: of all {demo.settings.rounds} rounds together at delta {DELTA:g}, for a whole hospital, whoever "
-        f"else colludes within the task's limit. Every hospital counts the same, shortens its update to length "
-        f"{L2_CLIP} and adds its share of the noise. So few hospitals pay for it: {price:.1f} points of accuracy."
+        f"Epsilon: what the hospital that sent most was charged over {demo.settings.rounds} rounds, at delta "
+        f"{DELTA:g}, for all its patients, whoever colludes within the task's limit. Every hospital counts the "
+        f"same, shortens its update to length {L2_CLIP} and adds its share of the noise. So few hospitals pay for "
+        f"it: {price:.1f} points of accuracy."
     ]
 
 

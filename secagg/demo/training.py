@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
-from typing import cast
+from typing import TYPE_CHECKING, cast
 
 import numpy as np
 
@@ -18,6 +18,9 @@ from secagg.layout import Layout
 from secagg.protocols.base import AggregationProtocol
 from secagg.simulation import enrol_for, simulate
 from secagg.task import Task
+
+if TYPE_CHECKING:
+    from dp.ledger import PrivacyLedger
 
 FEATURES = 30
 MOST_ROUNDS = 1000
@@ -84,7 +87,7 @@ class Run:
     bytes_down: float
     collusion: str
     epsilon: float | None = None
-    """What the whole training costs a hospital in privacy, at :data:`DELTA`; None without noise."""
+    """What the hospital that sent most was charged for the whole training, at :data:`DELTA`; None without noise."""
 
     @property
     def correct(self) -> int:
@@ -177,6 +180,13 @@ def make_private_task(
     return replace(noised, encoding=enough)
 
 
+def _budget(epsilon: float) -> PrivacyLedger:
+    """A hospital's, which lasts for the training."""
+    from dp.ledger import PrivacyLedger
+
+    return PrivacyLedger(epsilon, DELTA, unit="client", trust="distributed")
+
+
 def _train_in_float64(study: Study, silent: Plan) -> list[model.Model]:
     """The model after each round, over the hospitals that the plan leaves in the sum."""
     models = [model.initial(FEATURES)]
@@ -201,6 +211,7 @@ def _train(
         task = make_task(protocol, clients, dropouts, max(patients.values()))
     else:
         task = make_private_task(protocol, clients, dropouts, epsilon, settings.rounds)
+    budgets = None if epsilon is None else {party: _budget(epsilon) for party in patients}
     current = model.initial(FEATURES)
     aggregations, up, down = [], [], []
     for number, silences in enumerate(silent, 1):
@@ -209,6 +220,7 @@ def _train(
             {hospital.id: model.update(current, hospital) for hospital in study.hospitals},
             weights=patients if epsilon is None else None,
             dropouts=silent_rounds(protocol, silences),
+            budgets=budgets,
             session=b"round %d " % number + model.fingerprint(current),
         )
         current = model.moved(current, result.mean)
@@ -218,9 +230,6 @@ def _train(
         right = model.correct(current, study.test)
         aggregations.append(Aggregation(result.survivors, dict(result.dropped), right, result.clipped))
         progress(protocol.name)
-    spent = None
-    if epsilon is not None:
-        spent = task.encoder.epsilon(task.layout.size, rounds=settings.rounds)  # type: ignore[attr-defined]
     return Run(
         protocol=protocol.name if epsilon is None else f"{protocol.name}, noised",
         aggregations=tuple(aggregations),
@@ -229,7 +238,7 @@ def _train(
         bytes_up=float(np.mean(up)),
         bytes_down=float(np.mean(down)),
         collusion=task.protocol.cost(task, sorted(patients)).collusion,
-        epsilon=spent,
+        epsilon=None if budgets is None else max(budget.spent for budget in budgets.values()),
     )
 
 

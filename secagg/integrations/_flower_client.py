@@ -15,11 +15,13 @@ import numpy as np
 from flwr.app import ConfigRecord, Message, RecordDict
 from flwr.clientapp import ClientApp
 
+from dp import PrivacyLedger
 from mpc.keys import encode_parts
 from secagg._machine import Client
 from secagg.errors import Aborted, ConfigError, LocalProtocolError, RemoteProtocolError
-from secagg.identity import load_identity, load_roster
+from secagg.identity import load_he_key, load_identity, load_roster
 from secagg.integrations._flower_records import (
+    UPLOADS_OF_A_MODEL,
     Stated,
     arrays_of,
     metric_key,
@@ -39,9 +41,9 @@ from secagg.task import Task
 
 log = logging.getLogger("flwr.secagg")
 
-UPLOADS_OF_A_MODEL = 2
+MAX_VALUES, MAX_TEXT = 64, 128  # of a reply that is not aggregated: values in all, characters of a name or a text
 _KEPT = "secagg.kept"  # where a node's role is between two messages
-_WITHHELD = "secagg.withheld"
+_SAID = "secagg.said"  # which warnings a node has given
 
 
 def client_mod(
@@ -57,7 +59,8 @@ def client_mod(
     ``secagg-key`` (its private key, as ``secagg keygen`` writes it) and ``secagg-roster`` (the roster that this
     node pins), both or none; ``secagg-dir``, a folder for state and ledger, without which they live
     in Flower's context and end with the SuperNode. ``secagg-he-key`` is the key that clients share, where the
-    protocol has one.
+    protocol has one. ``secagg-epsilon`` and ``secagg-delta`` are the budget (:class:`dp.PrivacyLedger`, kept in
+    the folder) of all that this node sends in all runs: past it nothing leaves, nor under a task without noise.
 
     Raises, and Flower then tells the server so, wherever it can't protect: a train message that is not the
     protocol's, another task or version, another model than the session is bound to, a mod outside of this one.
@@ -73,6 +76,7 @@ def client_mod(
         strip(message.content)
         party = str(context.node_config.get("secagg-id", f"node-{context.node_id}"))
         node = _Node(own, riding, weighted_by, party, context)
+        node.warn_of_rollback()
         if not stated.session:
             return Message(RecordDict(write(own, party=party, roster=node.check())), reply_to=message)
         try:
@@ -96,22 +100,17 @@ class _Node:
     """One node during one message."""
 
     def __init__(self, task: Task, riding: list[str], weighted_by: str, party: str, context: Any) -> None:
-        self.task, self.riding, self.weighted_by, self.party, self.context = (
-            task,
-            riding,
-            weighted_by,
-            party,
-            context,
-        )
+        self.task, self.riding, self.weighted_by = task, riding, weighted_by
+        self.party, self.context = party, context
         config = context.node_config
         self.known: dict[str, Any] = {
             "identity": load_identity(config["secagg-key"]) if "secagg-key" in config else None,
             "roster": load_roster(config["secagg-roster"]) if "secagg-roster" in config else None,
         }
         if "secagg-he-key" in config:
-            from secagg.identity import load_he_key
-
             self.known["key"] = load_he_key(config["secagg-he-key"])
+        if "secagg-epsilon" in config or "secagg-delta" in config:
+            self.known["budget"] = _open_budget(config)
 
     def check(self) -> bytes:
         """The digest of the roster; ``ConfigError`` for a config with which this node can't take part."""
@@ -125,12 +124,25 @@ class _Node:
             assert store.ledger is not None
             saved = store.load()
             if saved is None:
-                yield self.task.client(self.party, session=session, save=store, **self.known), store.ledger
+                fresh = self.task.client(self.party, session=session, save=store, **self.known)
+                self._check_budget()
+                yield fresh, store.ledger
                 return
             found: Client[Any] = Client.from_bytes(saved, self.task, save=store, **self.known)
             if found.id != self.party:
                 raise ConfigError(f"got secagg-id={self.party}, and a session in which this node is {found.id}")
             yield found, store.ledger
+
+    def _check_budget(self) -> None:
+        """``ConfigError`` where this session's input would not leave, so that nobody waits or trains for it."""
+        encoder: Any = self.task.encoder
+        budget = self.known.get("budget")
+        if budget is not None and budget.would_exceed(encoder.release(self.task.layout.size)):
+            log.error("secagg: of epsilon %.4g, %.4g is left, less than a round costs", budget.epsilon, budget.left)
+            raise ConfigError(
+                "got a request for a session, and this node's privacy budget does not allow another input; go on "
+                "without it, or agree with its operator on a larger one"
+            )
 
     def answer(self, stated: Stated) -> bytes | None:
         """The answer, or None if the input is asked for and was not given yet."""
@@ -194,11 +206,24 @@ class _Node:
             )
 
     def _name_withheld(self, metrics: Any) -> None:
-        state = self.context.state
-        withheld = sorted(set(metrics) - {*self.riding, self.weighted_by})
-        if withheld and _WITHHELD not in state:
-            state[_WITHHELD] = ConfigRecord({"names": withheld})
-            log.warning("secagg: withheld from the server: %s; metrics= lets them ride", ", ".join(withheld))
+        if withheld := sorted(set(metrics) - {*self.riding, self.weighted_by}):
+            self._warn_once("withheld", f"withheld from the server: {', '.join(withheld)}; metrics= lets them ride")
+
+    def warn_of_rollback(self) -> None:
+        """Say once where state and ledger may be lost together, under a threat model in which that counts."""
+        model = getattr(self.task.protocol, "threat_model", "semi-honest")
+        if model != "semi-honest" and "secagg-dir" not in self.context.node_config:
+            self._warn_once(
+                "rollback",
+                f"the task is to hold against a {model} server, but what this node has sent is kept in Flower's "
+                "context, which a process that dies at the wrong time takes back: set secagg-dir in its config",
+            )
+
+    def _warn_once(self, what: str, text: str) -> None:
+        said = dict(self.context.state.get(_SAID, {}))
+        if what not in said:
+            self.context.state[_SAID] = ConfigRecord(said | {what: True})
+            log.warning("secagg: %s", text)
 
 
 class _ContextStore:
@@ -241,17 +266,44 @@ def _storage(context: Any, session: bytes) -> Iterator[Any]:
         yield _ContextStore(context, session)
         return
     path = Path(folder) / (hashlib.sha256(session).hexdigest()[:32] + ".state")
-    for old in Path(folder).glob("*.state"):
-        if old != path:
-            old.unlink()  # of a session that is over: it may hold an update
     with FileLedger(Path(folder) / "ledger") as ledger:
         yield FileStore(path, ledger=ledger)
+    if path.exists():  # its proposal was taken: anyone can send a message that names a session
+        for old in Path(folder).glob("*.state"):
+            if old != path:
+                old.unlink()  # of a session that is over: it may hold an update
+
+
+def _open_budget(config: Mapping[str, Any]) -> PrivacyLedger:
+    """The node's own, which no app sets: that comes through the server whom it binds."""
+    try:
+        epsilon, delta, folder = (config[f"secagg-{name}"] for name in ("epsilon", "delta", "dir"))
+    except KeyError as error:
+        raise ConfigError(
+            f"got a privacy budget without {error}; expected both of secagg-epsilon and secagg-delta, and "
+            "secagg-dir to keep it in"
+        ) from None
+    try:
+        return PrivacyLedger.open(Path(folder) / "privacy.json", epsilon, delta, unit="client", trust="distributed")
+    except ValueError as error:  # dp's own errors are
+        raise ConfigError(str(error)) from error
 
 
 def _let_pass(reply: Any) -> Any:
-    """Evaluations and queries are not protected, so no arrays leave in them."""
-    if reply.has_content() and reply.content.array_records:
-        raise ConfigError("got arrays in a reply that is not aggregated; secagg's mod lets none through")
+    """Evaluations and queries are not protected: single values leave in them, and nothing that holds an update."""
+    if not reply.has_content():
+        return reply
+    values = 0
+    for name, record in reply.content.items():
+        values += len(record)
+        texts = [name, *record, *(value for value in record.values() if type(value) is str)]
+        single = all(type(value) in (bool, int, float, str) for value in record.values())
+        if not single or values > MAX_VALUES or any(len(text) > MAX_TEXT for text in texts):
+            log.error("secagg: held back a reply that is not aggregated, for what is in %.80r", name)
+            raise ConfigError(
+                f"got arrays, lists, bytes or too much in a reply that is not aggregated; secagg's mod lets "
+                f"{MAX_VALUES} single values and texts of {MAX_TEXT} characters through, nothing else"
+            )
     return reply
 
 

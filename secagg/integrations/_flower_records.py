@@ -30,6 +30,8 @@ VERSION = (1 << 16) + wire.VERSION  # of these records, and of the messages in t
 FIELDS = "secagg"
 MESSAGE = "secagg.message"
 
+UPLOADS_OF_A_MODEL = 2  # what a node gives, and so what a grid asks for
+
 _STYPE = "secagg.envelope"  # anything else that meets this array must not take it for numbers
 _METRIC = "metric:"
 _HEADERS = {
@@ -74,12 +76,14 @@ def read(content: Any, task: Task) -> Stated:
     record = content.get(MESSAGE)
     array = record.get("message") if isinstance(record, ArrayRecord) else None
     data = array.data if array is not None and array.stype == _STYPE else b""
-    values: dict[str, Any] = (
-        {"party": "", "roster": b"", "session": b"", "number": 0, "attempt": 0} | dict(fields) | {"data": data}
-    )
-    found = Stated(*(values[name] for name in Stated._fields))
-    if tuple(map(type, found)) != (bytes, str, bytes, bytes, int, int, bytes):
-        raise ConfigError("got secagg's records with fields of other types; install one secagg on all sides")
+    values: dict[str, Any] = {"party": "", "roster": b"", "session": b"", "number": 0, "attempt": 0} | dict(fields)
+    surplus = values.keys() - {"version", *Stated._fields} or "data" in values or len(record or ()) > 1
+    found = Stated(*((values | {"data": data})[name] for name in Stated._fields))
+    if surplus or tuple(map(type, found)) != (bytes, str, bytes, bytes, int, int, bytes):
+        raise ConfigError(
+            "got secagg's records with other fields than they have, which another release or a mod let out; "
+            "install one secagg on all sides"
+        )
     return found
 
 

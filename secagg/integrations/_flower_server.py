@@ -24,6 +24,10 @@ from secagg.beacon import Fetch
 from secagg.errors import Aborted, ConfigError, EncodingError, LocalProtocolError
 from secagg.identity import PartyRole, Roster, check_party_id, load_roster
 from secagg.integrations._flower_records import (
+    FIELDS,
+    MESSAGE,
+    UPLOADS_OF_A_MODEL,
+    Stated,
     arrays_of,
     metric_key,
     metrics_of,
@@ -45,7 +49,6 @@ log = logging.getLogger("flwr.secagg")
 INTRODUCTION = "Introduction"
 
 _SLACK = 600.0  # seconds that clocks may differ, beyond which Flower takes a message for expired
-_SESSIONS_OF_A_MODEL = 2  # what nodes give, see client_mod
 
 Party = Callable[[bytes], bytes | None]
 
@@ -164,13 +167,12 @@ class SecureGrid(Grid):  # type: ignore[misc]
 
     def _check(self, sent: list[Any]) -> tuple[Any, bytes]:
         """The model that all messages carry, and its digest."""
-        model = only_record(sent[0].content.array_records, "array records in a train message")
-        digest = model_digest(model)
-        records = {id(only_record(message.content.array_records, "array records")) for message in sent}
-        if len(records) > 1 and any(
-            model_digest(only_record(message.content.array_records, "")) != digest for message in sent
-        ):
+        what = "array records in a train message"
+        models = {id(found): found for found in (only_record(m.content.array_records, what) for m in sent)}
+        digests = {model_digest(found) for found in models.values()}  # mostly all are one object
+        if len(digests) > 1:
             raise ConfigError("got train messages with different models; one session has one model")
+        model, digest = next(iter(models.values())), digests.pop()
         found = {name: array.shape for name, array in arrays_of(model).items()}
         riding = set(map(metric_key, metrics_of(self.task)))
         wanted = {leaf.name: leaf.shape for leaf in self.task.layout.leaves if leaf.name not in riding}
@@ -185,10 +187,8 @@ class SecureGrid(Grid):  # type: ignore[misc]
     def _aggregate(self, sent: list[Any], digest: bytes, number: int, timeout: float) -> Outcome:
         carriers = {message.metadata.dst_node_id: message for message in sent}
         members = self._introduce(list(carriers), sent[0].metadata.message_type)
-        if self._sessions.setdefault(digest, 0) >= _SESSIONS_OF_A_MODEL:
-            raise _Exhausted(
-                f"{_SESSIONS_OF_A_MODEL} sessions asked for updates from this model; nodes give no more"
-            )
+        if self._sessions.setdefault(digest, 0) >= UPLOADS_OF_A_MODEL:
+            raise _Exhausted(f"{UPLOADS_OF_A_MODEL} sessions asked for updates from this model; nodes give no more")
         attempt, run = 1, sent[0].metadata.run_id
         while (name := session_name(run, number, attempt, digest)) in self._names:
             attempt += 1
@@ -228,7 +228,7 @@ class SecureGrid(Grid):  # type: ignore[misc]
         for node, reply in self._exchange(asked, self._named.get(INTRODUCTION, self._usual)):
             silent.discard(node)
             try:
-                stated = read(_content(reply), self.task)
+                stated = _stated(reply, self.task)
                 if stated.roster != roster_digest(self.roster):
                     raise ConfigError("got another roster; give server and clients the same")
                 party = check_party_id(stated.party)
@@ -252,11 +252,11 @@ class SecureGrid(Grid):  # type: ignore[misc]
         for node, reply in self._exchange(session.queue, seconds, lambda: not server.pending):
             party = self._ids[node]
             try:
-                stated = read(_content(reply), self.task)
+                data = _stated(reply, self.task, party).data
             except ConfigError as error:
                 self._left_out[party] = str(error)
                 continue
-            more = server.receive(party, stated.data)
+            more = server.receive(party, data)
             if party not in server.pending:
                 self._proven.setdefault(party, node)
             self._deliver(session, more, {})
@@ -397,6 +397,19 @@ def _round_of(message: Any, count: int) -> int:
         record["server-round"] for record in message.content.config_records.values() if "server-round" in record
     ]
     return int(found[0]) if found else count
+
+
+def _stated(reply: Any, task: Task, party: str | None = None) -> Stated:
+    """What a node says, to its introduction or as ``party``; ``ConfigError`` if there is anything else in it.
+
+    An update that a node's own mods or app let out is known to the server by then, but it shall be heard of.
+    """
+    content = _content(reply)
+    stated = read(content, task)
+    answer = Stated(task.digest, party or stated.party, b"" if party else stated.roster, b"", 0, 0, stated.data)
+    if stated != answer or content.keys() - {FIELDS, MESSAGE}:
+        raise ConfigError("got more than secagg's own records: its node let out what nobody protects; look there")
+    return stated
 
 
 def _content(reply: Any) -> Any:

@@ -13,6 +13,8 @@ from flwr.serverapp.strategy import FedAdagrad, FedAdam, FedAvg, FedAvgM, FedPro
 from secagg.errors import ConfigError
 
 MEAN_WILL_DO = (FedAvg, FedAvgM, FedProx, FedAdagrad, FedAdam, FedYogi)
+_AGGREGATE = frozenset(known.aggregate_train for known in MEAN_WILL_DO)
+_WEIGHTED_MEAN = FedAvg().train_metrics_aggr_fn  # unless its caller has another
 
 _BOUND = "take FedAvg or one of its kin, and bound what one client can do by the encoding's clip"
 _NOISE = "take FedAvg or one of its kin, and a DP encoding in the task (secagg's dp)"
@@ -49,7 +51,8 @@ def running_strategy() -> Any:
 def check_strategy(strategy: Any, own: Iterable[type | None], *, required: bool = True) -> Any:
     """``strategy`` itself; ``ConfigError`` if the weighted mean alone won't do for it, or nobody knows.
 
-    ``own`` are classes that their author vouches for, None among them for a loop without a strategy.
+    ``own`` are classes that their author vouches for, with what was put into their instances, and None among them
+    for a loop without a strategy.
     """
     allowed = tuple(own)
     if strategy is None:
@@ -66,10 +69,21 @@ def check_strategy(strategy: Any, own: Iterable[type | None], *, required: bool 
         reason = _REFUSED.get(base.__name__)
         if reason is not None and base is getattr(strategies, base.__name__, None):
             raise ConfigError(f"{kind.__name__} {reason[0]}, which nobody gets to see here; {reason[1]}")
-    if kind.aggregate_train not in {known.aggregate_train for known in MEAN_WILL_DO}:
+    vouched = f"say so: SecureGrid(..., strategies=[{kind.__name__}])"
+    if kind.aggregate_train not in _AGGREGATE:
         names = ", ".join(known.__name__ for known in MEAN_WILL_DO)
         raise ConfigError(
             f"got strategy {kind.__name__}, of which nobody knows whether the weighted mean will do; expected one "
-            f"that aggregates as {names} do, or say that it will: SecureGrid(..., strategies=[{kind.__name__}])"
+            f"that aggregates as {names} do; if it does, {vouched}"
+        )
+    if getattr(strategy.aggregate_train, "__func__", None) is not kind.aggregate_train:
+        raise ConfigError(
+            f"got a {kind.__name__} with an aggregate_train of its own, of which nobody knows whether the weighted "
+            f"mean will do; if it does, {vouched}"
+        )
+    if getattr(strategy, "train_metrics_aggr_fn", _WEIGHTED_MEAN) is not _WEIGHTED_MEAN:
+        raise ConfigError(
+            f"got a {kind.__name__} with a train_metrics_aggr_fn, which would be given one reply with the weighted "
+            f"means as if it were a client's; drop it, or, if it does with that, {vouched}"
         )
     return strategy

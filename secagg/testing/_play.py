@@ -373,7 +373,7 @@ class Play:
 
     def require_sum(self, outcome: Outcome, when: str) -> None:
         """Require the exact sum over those that ``outcome`` names as survivors, whoever they are."""
-        summed, mean, weight = expected_outcome(self.task, self.updates, outcome.survivors)
+        summed, mean, weight = expected_outcome(self.task, self.server.session, self.updates, outcome.survivors)
         for name, expected, got in (
             *(("sum", summed[leaf], outcome.sum[leaf]) for leaf in summed),
             *(("mean", mean[leaf], outcome.mean[leaf]) for leaf in mean),
@@ -420,12 +420,12 @@ def weight_for(task: Task, party: str) -> int:
 
 
 def expected_outcome(
-    task: Task, updates: Mapping[str, Numbers], survivors: Sequence[str]
+    task: Task, session: bytes, updates: Mapping[str, Numbers], survivors: Sequence[str]
 ) -> tuple[Numbers, Numbers, int]:
     """Sum, mean and total weight by Python's integers, from what each survivor's encoding is."""
-    totals = [[0] * segment.length for segment in task.segments]
+    encoder, totals = task.encoder_for(session), [[0] * segment.length for segment in task.segments]
     for party in survivors:
-        encoded = task.encoder.encode(
+        encoded = encoder.encode(
             task.layout.flatten(updates[party]),
             layout=task.layout,
             weight=None if task.max_weight is None else weight_for(task, party),
@@ -441,5 +441,5 @@ def expected_outcome(
         for sums, segment in zip(totals, task.segments, strict=True)
     ]
     layout = task.layout
-    decoded = task.encoder.decode(reduced, layout=layout, survivors=len(survivors), max_weight=task.max_weight)
+    decoded = encoder.decode(reduced, layout=layout, survivors=len(survivors), max_weight=task.max_weight)
     return layout.restore(decoded.sum, dtype="float64"), layout.restore(decoded.mean), decoded.total_weight

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from dp.accounting import BudgetExceeded, PrivacyLedger, RDPAccountant
+from dp.accounting import RDPAccountant
 from dp.errors import DPError
 from dp.events import (
     EVENTS,
@@ -26,6 +26,7 @@ from dp.events import (
     from_plain,
     to_plain,
 )
+from dp.ledger import BudgetExceeded, PrivacyLedger
 
 GAUSSIAN = GaussianEvent(1.0)
 ALL: list[Event] = [

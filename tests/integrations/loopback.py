@@ -30,15 +30,20 @@ else:
 Handler = Callable[[Any, Any], Any]
 
 
+def on_the_wire(message: Any) -> dict[str, bytes]:
+    """All bytes of a message, as Flower sends them: its objects by their names, each once."""
+    with no_object_id_recompute():
+        return {found: nested.deflate() for found, nested in get_all_nested_objects(message).items()}
+
+
 def through_bytes(message: Any) -> tuple[Any, int]:
     """``message`` as it arrives, and how many bytes that took."""
+    contents = on_the_wire(message)
     with no_object_id_recompute():
         name = message.object_id
-        contents = {found: nested.deflate() for found, nested in get_all_nested_objects(message).items()}
-    size = sum(map(len, contents.values()))
     arrived = inflate_object_from_contents(name, contents)
     arrived.metadata.__dict__["_message_id"] = name
-    return arrived, size
+    return arrived, sum(map(len, contents.values()))
 
 
 @dataclass

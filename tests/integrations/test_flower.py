@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-import logging
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -12,122 +11,41 @@ import numpy as np
 import pytest
 
 import secagg
-from secagg import identity
-from secagg.simulation import enrol_for
+from secagg import identity, wire
 
 pytest.importorskip("flwr", reason="needs Flower: pip install 'secagg[flower]'")
 
-from flwr.app import Array, ArrayRecord, ConfigRecord, Message, MetricRecord, RecordDict
+from flwr.app import Array, ConfigRecord, Message, MetricRecord, RecordDict
 from flwr.clientapp import ClientApp
 from flwr.clientapp.mod import LocalDpMod, fixedclipping_mod
 from flwr.serverapp import strategy as strategies
 from flwr.serverapp.strategy import FedAdagrad, FedAdam, FedAvg, FedAvgM, FedProx, FedYogi
 
 from secagg.integrations import _flower_records
-from secagg.integrations.flower import SecureGrid, client_mod, hosted, layout_of, with_metrics
+from secagg.integrations.flower import SecureGrid, client_mod, layout_of
+from tests.integrations.apps import (
+    CLIENTS,
+    METRICS,
+    MODEL,
+    TASK,
+    arrays_heard,
+    close_to,
+    enrolled,
+    make_app,
+    make_grid,
+    make_task,
+    plain_grid,
+    record,
+    restated,
+    secure,
+    silent_in,
+    start,
+    the_error,
+    train_messages,
+)
 from tests.integrations.loopback import LoopbackGrid
 
-Mods = list[Any]
-CLIENTS = 5
-MODEL = {"conv": np.linspace(-1, 1, 24).reshape(4, 6), "bias": np.zeros(3, np.float32)}
-METRICS = {"train_loss": 10.0}
-
-
-def record(model: Mapping[str, Any] = MODEL) -> Any:
-    return ArrayRecord({name: Array(np.asarray(array)) for name, array in model.items()})
-
-
-def make_task(protocol: Any = None, **changes: Any) -> secagg.Task:
-    fields: dict[str, Any] = {
-        "protocol": protocol or secagg.SecAgg(threat_model="semi-honest"),
-        "layout": layout_of(record()),
-        "encoding": secagg.FixedPoint(clip=1.0, bits=30, rounding="nearest"),
-        "max_clients": CLIENTS,
-        "min_survivors": 3,
-        "max_weight": 100,
-    }
-    return secagg.Task(**(fields | changes))
-
-
-TASK = make_task()
-
-
-def step(client: int, number: int, name: str, array: Any) -> Any:
-    """What a client's training changes: another thing for each client, round and array."""
-    rng = np.random.default_rng([client, number, *name.encode()])
-    return rng.uniform(-0.2, 0.2, array.shape)
-
-
-def make_app(client: int, mods: Mods | None = None, own: Mods | None = None, **replaced: Any) -> ClientApp:
-    """A client that trains, in the clear unless a mod is among ``mods``; ``replaced`` changes what it returns."""
-    app = ClientApp(mods=mods or [])
-
-    @app.train(mods=own)
-    def train(message: Any, context: Any) -> Any:
-        number = message.content["config"]["server-round"]
-        model = {name: array.numpy() for name, array in message.content["arrays"].items()}
-        fresh = {name: (a + step(client, number, name, a)).astype(a.dtype) for name, a in model.items()}
-        metrics = {"num-examples": 10 * client, "train_loss": client / number, "accuracy": 0.5} | replaced
-        metrics = {name: value for name, value in metrics.items() if value is not None}
-        return Message(RecordDict({"arrays": record(fresh), "metrics": MetricRecord(metrics)}), reply_to=message)
-
-    @app.evaluate()
-    def evaluate(message: Any, context: Any) -> Any:
-        content = RecordDict({"metrics": MetricRecord({"num-examples": 1, "loss": float(client)})})
-        if replaced.get("leaks"):
-            content["arrays"] = record()
-        return Message(content, reply_to=message)
-
-    return app
-
-
-def make_grid(task: secagg.Task = TASK, configs: Any = None, **named: Any) -> LoopbackGrid:
-    return LoopbackGrid([make_app(c, [client_mod(task, **named)]) for c in range(1, CLIENTS + 1)], configs)
-
-
-def plain_grid() -> LoopbackGrid:
-    return LoopbackGrid([make_app(c) for c in range(1, CLIENTS + 1)])
-
-
-def start(grid: Any, strategy: Any = None, rounds: int = 1, model: Any = None) -> Any:
-    used = strategy or FedAvg(fraction_evaluate=0.0)
-    return used.start(grid=grid, initial_arrays=model or record(), num_rounds=rounds, timeout=2.0)
-
-
-def secure(grid: LoopbackGrid, task: secagg.Task = TASK, **named: Any) -> SecureGrid:
-    return SecureGrid(grid, task, deadlines=1.0, poll=0.01, **named)
-
-
-def silent_in(number: int, node: int) -> Callable[[int, Any], Any]:
-    """Drops a node's trained answer of one round."""
-
-    def spoil(heard_by: int, request: Any) -> Any:
-        config = request.content.get("config")
-        return None if config and config["server-round"] == number and heard_by == node else request
-
-    return spoil
-
-
-def close_to(found: Any, expected: Any, atol: float = 1e-6) -> None:
-    assert list(found) == list(expected)
-    for name in expected:
-        got, wanted = found[name].numpy(), expected[name].numpy()
-        assert got.dtype == wanted.dtype
-        np.testing.assert_allclose(got, wanted, rtol=0, atol=atol)
-
-
-def the_error(caplog: Any) -> str:
-    """The one line that an aborted round ends in."""
-    (line,) = [
-        entry.getMessage() for entry in caplog.records if entry.module == "_flower_server" and entry.levelno == 40
-    ]
-    assert "\n" not in line
-    return str(line)
-
-
-def arrays_heard(grid: LoopbackGrid) -> list[int]:
-    return [number for number, node in grid.nodes.items() if any("arrays" in content for content in node.heard)]
-
+ENROLLED = secagg.SecAgg(corruption=0.1)
 
 STRATEGIES: list[Callable[[], Any]] = [
     lambda: FedAvg(fraction_evaluate=0.0),
@@ -155,49 +73,6 @@ def test_equals_the_plain_run(make: Callable[[], Any]) -> None:
         assert got == pytest.approx({"train_loss": metrics["train_loss"]}, abs=1e-6)
     assert [len(outcome.survivors) for outcome in kept.outcomes] == [5, 4, 5]
     assert kept.outcomes[1].dropped == {"node-3": "MaskedInput"}
-
-
-OTHERS = {
-    "Clear": secagg.Clear(),
-    "SecAgg": secagg.SecAgg(corruption=0.1),
-    "SecAggPlus": secagg.SecAggPlus(),
-    "AdditiveShares": secagg.AdditiveShares(),
-}
-
-
-def enrolled(task: secagg.Task, folder: Path) -> tuple[Any, list[dict[str, str]], dict[str, Any]]:
-    """A roster, a config for each node, and parties that live in this process."""
-    cohort = [f"c{number}" for number in range(1, CLIENTS + 1)]
-    keys, roster, others = enrol_for(task, cohort)
-    if roster is None:
-        return None, [{} for _ in cohort], {}
-    (folder / "roster.json").write_text(roster.to_json())
-    configs = []
-    for party in cohort:
-        pem = keys[party].private_bytes(
-            identity.Encoding.PEM, identity.PrivateFormat.PKCS8, identity.NoEncryption()
-        )
-        (folder / f"{party}.pem").write_bytes(pem)
-        paths = {"secagg-key": str(folder / f"{party}.pem"), "secagg-roster": str(folder / "roster.json")}
-        configs.append({"secagg-id": party, **paths})
-    parties = {}
-    for party in set(roster) - set(cohort):
-        make = {"aggregator": task.aggregator, "decryptor": task.decryptor}[roster[party].role]
-        given = {"identity": keys[party], "roster": roster, "key": others.get(party)}
-        parties[party] = hosted(lambda make=make, party=party, given=given: make(party, **given))
-    return roster, configs, parties
-
-
-@pytest.mark.parametrize("name", OTHERS)
-def test_every_protocol(name: str, tmp_path: Path) -> None:
-    task = with_metrics(make_task(OTHERS[name], min_survivors=4), METRICS)
-    roster, configs, parties = enrolled(task, tmp_path)
-    plain, grid = plain_grid(), make_grid(task, configs)
-    plain.spoil = grid.spoil = silent_in(2, 5)
-    kept = secure(grid, task, roster=roster, parties=parties)
-    found, expected = start(kept, rounds=2), start(plain, rounds=2)
-    close_to(found.arrays, expected.arrays)
-    assert [len(outcome.survivors) for outcome in kept.outcomes] == [5, 4]
 
 
 def test_integer_leaves_come_back_as_in_the_plain_run() -> None:
@@ -283,9 +158,39 @@ def test_an_unknown_strategy_needs_its_authors_word() -> None:
     assert len(vouched.outcomes) == len(inherited.outcomes) == 1
 
 
-def train_messages(grid: LoopbackGrid, model: Any = None) -> list[Any]:
-    content = RecordDict({"arrays": model or record(), "config": ConfigRecord({"server-round": 1})})
-    return [Message(content, node, "train") for node in grid.nodes]
+def counts_replies(replies: list[Any], weighted_by: str) -> Any:
+    return MetricRecord({"clients": len(replies)})
+
+
+def overridden() -> Any:
+    strategy = FedAvg(fraction_evaluate=0.0)
+    strategy.aggregate_train = lambda server_round, replies: FedAvg.aggregate_train(strategy, server_round, replies)
+    return strategy
+
+
+@pytest.mark.parametrize(
+    ("make", "why"),
+    [
+        (overridden, "aggregate_train of its own"),
+        (lambda: FedAvg(fraction_evaluate=0.0, train_metrics_aggr_fn=counts_replies), "train_metrics_aggr_fn"),
+        (lambda: FedAdam(fraction_evaluate=0.0, train_metrics_aggr_fn=counts_replies), "train_metrics_aggr_fn"),
+    ],
+    ids=["aggregate_train", "train_metrics", "train_metrics of FedAdam"],
+)
+def test_what_is_put_into_a_strategy_needs_its_authors_word(make: Callable[[], Any], why: str) -> None:
+    grid, kind = make_grid(), type(make())
+    with pytest.raises(secagg.ConfigError, match=f"{why}.*strategies=\\[{kind.__name__}\\]"):
+        start(secure(grid), make())
+    assert grid.pushes == 0
+    start(vouched := secure(grid, strategies=[kind]), make())
+    assert len(vouched.outcomes) == 1
+
+
+def test_what_aggregates_evaluations_is_the_strategys_own_business() -> None:
+    strategy = FedAvg(evaluate_metrics_aggr_fn=counts_replies)
+    found = start(kept := secure(make_grid()), strategy)
+    assert dict(found.evaluate_metrics_clientapp[1]) == {"clients": CLIENTS}
+    assert len(kept.outcomes) == 1
 
 
 def test_a_loop_without_a_strategy_needs_its_authors_word() -> None:
@@ -336,23 +241,6 @@ def test_ours_called_without_an_app_is_refused() -> None:
         client_mod(TASK)(train_messages(make_grid())[0], None, lambda *_: None)
 
 
-@dataclasses.dataclass(frozen=True)
-class Noised:
-    """Stands for an encoding that adds noise."""
-
-    clip: float = 1.0
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(secagg.FixedPoint(clip=1.0), name)
-
-
-def test_metrics_beside_a_noised_sum_are_refused() -> None:
-    task = make_task(encoding=Noised())
-    for make in (lambda: client_mod(task, metrics=METRICS), lambda: SecureGrid(make_grid(), task, metrics=METRICS)):
-        with pytest.raises(secagg.ConfigError, match="every epsilon"):
-            make()
-
-
 def test_a_task_with_a_threat_model_needs_a_roster() -> None:
     with pytest.raises(secagg.ConfigError, match='threat_model="semi-honest"'):
         SecureGrid(make_grid(), make_task(secagg.SecAgg(corruption=0.1), min_survivors=4))
@@ -400,15 +288,6 @@ def test_nodes_with_other_metrics_are_left_out(caplog: Any) -> None:
     assert "another task" in the_error(caplog)
 
 
-def restated(**fields: Any) -> Callable[[int, Any], Any]:
-    def change(node: int, message: Any) -> Any:
-        if message.has_content() and _flower_records.FIELDS in message.content:
-            message.content[_flower_records.FIELDS].update(fields)
-        return message
-
-    return change
-
-
 @pytest.mark.parametrize("side", ["spoil", "tamper"])
 def test_another_version_on_one_side(side: str, caplog: Any) -> None:
     grid = make_grid()
@@ -450,7 +329,7 @@ def test_a_model_that_grows_between_rounds_ends_that_round(caplog: Any) -> None:
 
 
 def test_a_roster_of_its_own_leaves_a_node_out(tmp_path: Path, caplog: Any) -> None:
-    task = make_task(OTHERS["SecAgg"], min_survivors=4)
+    task = make_task(ENROLLED, min_survivors=4)
     roster, configs, _ = enrolled(task, tmp_path)
     (tmp_path / "more").mkdir()
     _, other, _ = enrolled(task, tmp_path / "more")
@@ -562,11 +441,82 @@ def test_a_server_that_forgot_gets_no_third_upload(caplog: Any) -> None:
     assert not kept.outcomes
 
 
-def test_evaluations_pass_and_arrays_in_them_do_not() -> None:
+SCALARS: list[Any] = [
+    MetricRecord({"num-examples": 1, "loss": 0.5}),
+    MetricRecord({f"accuracy of class {number}": 0.1 for number in range(60)} | {"num-examples": 1, "loss": 0.5}),
+    ConfigRecord({"device": "gpu", "ready": True, "seconds": 1.5}),
+]
+UPDATE = np.arange(3.0)
+PASSENGERS: dict[str, Any] = {
+    "arrays": record(),
+    "list of a metric": MetricRecord({"num-examples": 1, "w": UPDATE.tolist()}),
+    "list of one": MetricRecord({"num-examples": 1, "w": [0.5]}),
+    "list of integers": MetricRecord({"num-examples": 1, "w": [1, 2, 3]}),
+    "bytes": ConfigRecord({"w": UPDATE.tobytes()}),
+    "list of bytes": ConfigRecord({"w": [UPDATE.tobytes()]}),
+    "list of texts": ConfigRecord({"w": ["0.5"]}),
+    "list of numbers": ConfigRecord({"w": UPDATE.tolist()}),
+    "text": ConfigRecord({"w": UPDATE.tobytes().hex() * 3}),
+    "name": MetricRecord({UPDATE.tobytes().hex() * 3: 1}),
+    "many scalars": MetricRecord({f"w{number}": 0.5 for number in range(65)}),
+}
+
+
+def passing(passenger: Any, name: str = "passenger") -> Callable[[str], Any]:
+    """A reply of a node whose app adds ``passenger``, to an evaluation or a query."""
+
+    def answer(kind: str) -> Any:
+        app = make_app(1, [client_mod(TASK)], carried={name: passenger})
+        app.query()(lambda message, context: Message(RecordDict({name: passenger}), reply_to=message))
+        grid = LoopbackGrid([app])
+        (reply,) = secure(grid).send_and_receive([Message(RecordDict(), 1, kind)], timeout=1.0)
+        return reply
+
+    return answer
+
+
+@pytest.mark.parametrize("kind", ["evaluate", "query"])
+@pytest.mark.parametrize("passenger", SCALARS)
+def test_scalars_pass(passenger: Any, kind: str) -> None:
+    assert passing(passenger)(kind).content["passenger"] == passenger
+
+
+@pytest.mark.parametrize("kind", ["evaluate", "query"])
+@pytest.mark.parametrize("what", PASSENGERS)
+def test_what_can_carry_an_update_does_not_pass(what: str, kind: str) -> None:
+    reply = passing(PASSENGERS[what])(kind)
+    assert not reply.has_content()
+    assert "ConfigError" in reply.error.reason
+    assert "nothing else" in reply.error.reason
+
+
+@pytest.mark.parametrize("kind", ["evaluate", "query"])
+def test_a_records_name_is_no_way_out(kind: str) -> None:
+    assert passing(MetricRecord({"w": 1}), "w" * 129)(kind).has_error()
+
+
+@pytest.mark.parametrize("kind", ["evaluate", "query"])
+def test_many_small_records_do_not_pass(kind: str) -> None:
+    app = ClientApp(mods=[client_mod(TASK)])
+    records = RecordDict({f"r{number}": MetricRecord({"w": 0.5}) for number in range(65)})
+    getattr(app, kind)()(lambda message, context: Message(records, reply_to=message))
+    assert LoopbackGrid([app]).nodes[1].answer(Message(RecordDict(), 1, kind)).has_error()
+
+
+def test_control_without_the_filter_an_update_passes(monkeypatch: Any) -> None:
+    from secagg.integrations import _flower_client
+
+    monkeypatch.setattr(_flower_client, "_let_pass", lambda reply: reply)
+    for what in PASSENGERS:
+        assert passing(PASSENGERS[what])("evaluate").content["passenger"] == PASSENGERS[what]
+
+
+def test_an_evaluation_that_is_held_back_leaves_the_others(caplog: Any) -> None:
     grid = make_grid()
-    grid.nodes[4].app = make_app(4, [client_mod(TASK)], leaks=True)
+    grid.nodes[4].app = make_app(4, [client_mod(TASK)], carried={"arrays": record()})
     found = start(secure(grid), FedAvg())
     assert found.evaluate_metrics_clientapp[1]["loss"] == pytest.approx((1 + 2 + 3 + 5) / 4)
+    assert "for what is in 'arrays'" in caplog.text
 
 
 def test_what_an_update_is_made_of_stays_on_its_node(caplog: Any) -> None:
@@ -677,12 +627,114 @@ def test_a_replayed_request_gets_the_same_answer_and_no_training() -> None:
     assert len(kept.outcomes) == 1
 
 
+def abort_of_nothing(task: secagg.Task) -> bytes:
+    """What only a server that lies sends: the end of a session that never began."""
+    return wire.seal_envelope(
+        wire.Abort(), protocol=task.protocol.ID, task=task.digest, session=b"", sender=wire.SERVER
+    )
+
+
+def foreign_proposal(task: secagg.Task) -> bytes:
+    cohort = sorted(f"node-{number}" for number in range(1, CLIENTS + 1))
+    return next(iter(task.server(cohort, session=b"of another name").start().values()))
+
+
+BOGUS: dict[str, Callable[[secagg.Task], bytes]] = {
+    "noise": lambda task: bytes(100),
+    "nothing": lambda task: b"",
+    "abort": abort_of_nothing,
+    "proposal": foreign_proposal,
+}
+
+
+@pytest.mark.parametrize("protocol", [secagg.SecAgg(threat_model="semi-honest"), secagg.Clear()])
+@pytest.mark.parametrize("durable", [True, False])
+@pytest.mark.parametrize("what", BOGUS)
+def test_a_session_outlives_messages_of_sessions_that_never_were(
+    what: str, durable: bool, protocol: Any, tmp_path: Path
+) -> None:
+    """Before each message a node gets one that names another session, and no genuine proposal of it."""
+    task = make_task(protocol)
+    folder = {"secagg-dir": str(tmp_path)} if durable else {}
+    grid = make_grid(task, [folder if c == 2 else {} for c in range(1, CLIENTS + 1)])
+    refused = []
+
+    def spoil(node: int, request: Any) -> Any:
+        stated = request.content.get(_flower_records.FIELDS)
+        if node == 2 and "session" in stated:
+            fields = {"session": b"flower/7/9/%d/" % len(refused) + bytes(32), "number": 9, "attempt": len(refused)}
+            content = RecordDict(_flower_records.write(task, BOGUS[what](task), **fields))
+            refused.append(grid.nodes[2].answer(Message(content, 2, "train")))
+        return request
+
+    grid.spoil = spoil
+    start(kept := secure(grid, task), rounds=2)
+    assert [len(outcome.survivors) for outcome in kept.outcomes] == [5, 5]
+    assert refused
+    assert all("left the session" in reply.error.reason or "ConfigError" in reply.error.reason for reply in refused)
+    assert len(list(tmp_path.glob("*.state"))) == durable
+
+
+def test_a_state_is_kept_until_the_next_session_has_begun(tmp_path: Path) -> None:
+    """And no longer, for it may hold an update."""
+    grid = make_grid(configs=[{"secagg-dir": str(tmp_path)} if c == 2 else {} for c in range(1, CLIENTS + 1)])
+    seen: list[tuple[str, ...]] = []
+
+    def tamper(node: int, reply: Any) -> Any:
+        if node == 2:
+            seen.append(tuple(sorted(path.name for path in tmp_path.glob("*.state"))))
+        return reply
+
+    grid.tamper = tamper
+    start(secure(grid), rounds=2)
+    assert {len(found) for found in seen} == {0, 1}
+    assert len({found for found in seen if found}) == 2
+
+
+@pytest.mark.parametrize(
+    ("protocol", "durable", "told"),
+    [
+        (ENROLLED, False, CLIENTS),
+        (ENROLLED, True, 0),
+        (secagg.SecAgg(threat_model="semi-honest"), False, 0),
+        (secagg.SecAggPlus(), False, CLIENTS),
+        (secagg.Clear(), False, 0),
+    ],
+)
+def test_a_node_that_can_be_rolled_back_says_so_once(
+    protocol: Any, durable: bool, told: int, tmp_path: Path, caplog: Any
+) -> None:
+    task = make_task(protocol, min_survivors=4)
+    roster, configs, _ = enrolled(task, tmp_path)
+    for config in configs:
+        if durable:
+            folder = tmp_path / config["secagg-id"]
+            folder.mkdir()
+            config["secagg-dir"] = str(folder)
+    start(kept := secure(make_grid(task, configs), task, roster=roster), rounds=2)
+    assert len(kept.outcomes) == 2
+    warnings = [entry for entry in caplog.records if "set secagg-dir" in entry.getMessage()]
+    assert [entry.levelname for entry in warnings] == ["WARNING"] * told
+
+
+def test_a_changed_last_bit_is_another_model(caplog: Any) -> None:
+    """The limit of counting uploads by model, as docs/flower.md states it: it stops no server that lies."""
+    grid = make_grid()
+    all_silent_after_input(grid)
+    kept = secure(grid)
+    for bits in range(3):
+        model = {"conv": MODEL["conv"] + np.spacing(MODEL["conv"]) * bits, "bias": MODEL["bias"]}
+        start(kept, model=record(model))
+    assert "upload 3" not in caplog.text
+    assert sum("arrays" in heard for heard in grid.nodes[1].heard) == 3
+
+
 # Who is who.
 
 
 def test_signatures_settle_whose_an_id_is(tmp_path: Path) -> None:
     """Node 1 says that it is c2, in a roster of its own making: c2's input is in the sum, the impostor's isn't."""
-    task = make_task(OTHERS["SecAgg"], min_survivors=4)
+    task = make_task(ENROLLED, min_survivors=4)
     roster, configs, _ = enrolled(task, tmp_path)
     keys, made_up = identity.enrol(roster)
     pem = keys["c2"].private_bytes(identity.Encoding.PEM, identity.PrivateFormat.PKCS8, identity.NoEncryption())
@@ -691,7 +743,12 @@ def test_signatures_settle_whose_an_id_is(tmp_path: Path) -> None:
     paths = {"secagg-key": str(tmp_path / "impostor.pem"), "secagg-roster": str(tmp_path / "impostor.json")}
     configs[0] = {"secagg-id": "c2", **paths}
     grid = make_grid(task, configs)
-    grid.tamper = lambda node, reply: restated(roster=roster.digest)(node, reply) if node == 1 else reply
+
+    def tamper(node: int, reply: Any) -> Any:
+        introduces = node == 1 and not reply.has_error() and "roster" in reply.content[_flower_records.FIELDS]
+        return restated(roster=roster.digest)(node, reply) if introduces else reply
+
+    grid.tamper = tamper
     start(kept := secure(grid, task, roster=roster), rounds=2)
     assert kept.outcomes[0].survivors == ("c2", "c3", "c4", "c5")
     assert any((fault.sender, fault.kind) == ("c2", "unauthentic") for fault in kept.outcomes[0].faults)
@@ -700,7 +757,7 @@ def test_signatures_settle_whose_an_id_is(tmp_path: Path) -> None:
 
 
 def test_a_config_that_does_not_fit_is_named(tmp_path: Path, caplog: Any) -> None:
-    task = make_task(OTHERS["SecAgg"], min_survivors=4)
+    task = make_task(ENROLLED, min_survivors=4)
     roster, configs, _ = enrolled(task, tmp_path)
     configs[0]["secagg-key"] = configs[1]["secagg-key"]
     del configs[1]["secagg-roster"]
@@ -734,6 +791,3 @@ def test_arrays_are_read_without_a_copy_and_pickles_not_at_all() -> None:
     for data in (header + bytes(8), array.data[:-1], b"", b"\x93NUMPY\x09\x00"):
         with pytest.raises(secagg.EncodingError, match="can't be read"):
             _flower_records.arrays_of({"w": Array("float64", (1,), "numpy.ndarray", data)})
-
-
-logging.getLogger("flwr").propagate = True

@@ -10,7 +10,7 @@ import pytest
 from rich.console import Console
 
 from secagg import Clear, ConfigError, SecAgg, SecAggError, Server
-from secagg.demo import baseline, model
+from secagg.demo import baseline, model, training
 from secagg.demo.dropouts import Silence, left_out, plan, silent_rounds
 from secagg.demo.hospitals import LEAST_PATIENTS, Hospital, load
 from secagg.demo.plot import draw
@@ -20,6 +20,8 @@ from secagg.protocols import named
 from secagg.protocols.base import input_round, rounds
 
 SETTINGS = Settings(rounds=6)
+_BUDGET = training._budget
+_BEFORE_IT_LEAVES = rounds(SecAgg())[: rounds(SecAgg()).index(input_round(SecAgg())) + 1]
 
 
 @pytest.fixture(scope="module")
@@ -113,6 +115,21 @@ def test_bytes_are_what_the_protocol_says_they_cost(demo):
     assert 31 * 20 / 8 < clear.bytes_up < 31 * 20 / 8 + 300
     assert clear.bytes_up < secagg.bytes_up < 4000
     assert clear.bytes_down < secagg.bytes_down < 8000
+
+
+def test_epsilon_is_what_the_hospitals_were_charged(monkeypatch):
+    held = []
+    monkeypatch.setattr(training, "_budget", lambda epsilon: held.append(_BUDGET(epsilon)) or held[-1])
+    (_, noised) = run(Settings(rounds=4, epsilon=8.0), {"SecAgg": SecAgg()}).runs
+    assert len(held) == 10
+    uploads = sorted(
+        4 - sum(one.dropped.get(f"hospital-{at:02}") in _BEFORE_IT_LEAVES for one in noised.aggregations)
+        for at in range(1, 11)
+    )
+    assert sorted(budget.report().releases for budget in held) == uploads
+    assert uploads[0] < 4 == uploads[-1]
+    assert noised.epsilon == max(budget.spent for budget in held)
+    assert 7.9 < noised.epsilon <= 8.0
 
 
 # --- what the seed decides

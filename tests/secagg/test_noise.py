@@ -10,6 +10,7 @@ import dp
 import secagg
 from secagg.errors import ConfigError, EncodingError, LocalProtocolError
 from secagg.protocols.base import input_round
+from secagg.testing import rng_for_tests
 
 SIZE, CLIENTS = 300, 12
 GAUSSIAN = dp.DistributedGaussian(l2_clip=1.0, noise_multiplier=1.1, bits=18)
@@ -63,6 +64,31 @@ def test_without_noise_to_speak_of_the_sum_is_right() -> None:
     updates = make_updates()
     outcome = secagg.simulate(make_task(encoding=encoding), updates)
     assert np.max(np.abs(outcome.sum - np.sum(updates, axis=0))) < 0.01
+
+
+def rotation(task: secagg.Task, session: bytes, seed: bytes) -> Any:
+    """What the server gets of one client's update, which nothing to speak of was added to, as it was rotated."""
+    server = task.server(["c00"], session=session)
+    client: Any = task.client("c00", session=session, rng=rng_for_tests(seed))
+    client.contribute(make_updates()[0])
+    server.receive("c00", client.receive(server.start()["c00"]))
+    return server._sums[0].astype(np.int64)
+
+
+def test_every_session_has_a_rotation_of_its_own() -> None:
+    """So that an update that one rotation spreads badly is not spread badly in every round of the run."""
+    quiet = dp.DistributedGaussian(l2_clip=1.0, noise_multiplier=1e-4, bits=24, k_stddevs=24.0)
+    task = make_task(protocol=secagg.Clear(), encoding=quiet, max_clients=1, min_survivors=1)
+    first, again, second = (rotation(task, name, seed) for name, seed in ((b"1", b"x"), (b"1", b"y"), (b"2", b"x")))
+    length = np.linalg.norm(first - (1 << 23))
+    assert np.linalg.norm(first - again) < 0.01 * length, "all clients of a session rotate alike"
+    assert np.linalg.norm(first - second) > 0.5 * length
+    seeds = {task.encoder_for(name).seed for name in (b"", b"1", b"2")}  # type: ignore[attr-defined]
+    other = replace(task, encoding=replace(quiet, seed=b"1")).encoder_for(b"").seed  # type: ignore[attr-defined]
+    assert len(seeds | {other, b""}) == 5
+    assert task.encoder_for(b"1").grid(SIZE) is task.encoder_for(b"2").grid(SIZE)  # type: ignore[attr-defined]
+    plain = replace(task, encoding=secagg.FixedPoint(clip=1.0))
+    assert plain.encoder_for(b"1") is plain.encoding
 
 
 def test_dropouts_cost_privacy_no_more_than_the_task_allows_for() -> None:

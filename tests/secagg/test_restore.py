@@ -12,7 +12,7 @@ import pytest
 from numpy.typing import NDArray
 
 import secagg
-from secagg import Aborted, ConfigError, FaultKind, LocalProtocolError, Round, identity, wire
+from secagg import Aborted, ConfigError, FaultKind, LocalProtocolError, RemoteProtocolError, Round, identity, wire
 from secagg.protocols._pairwise_messages import MaskedInput
 from secagg.protocols.lanes import fold_lanes, reduce_lanes, widths, zero_lanes
 from secagg.store import FileLedger, FileStore, Ledger, MemoryLedger
@@ -504,6 +504,20 @@ def test_a_role_that_is_done_keeps_no_secret(threat_model: str, aborted: bool) -
     # Once the input has left, the update is gone, though the session goes on.
     assert contributed[0] in shelf.states[2]
     assert contributed[0] not in shelf.states[3]
+
+
+def test_before_a_session_began_there_is_nothing_to_give_up() -> None:
+    """Or a message that anyone can write would overwrite what the role's caller keeps."""
+    task = small("semi-honest").task
+    saved: list[bytes] = []
+    role = task.client("c1", save=lambda number, state: saved.append(state))
+    abort = wire.seal_envelope(
+        wire.Abort(), protocol=task.protocol.ID, task=task.digest, session=b"", sender=wire.SERVER
+    )
+    with pytest.raises(RemoteProtocolError, match="out of turn"):
+        role.receive(abort)
+    assert not role.finished
+    assert saved == []
 
 
 def test_a_server_that_is_done_keeps_no_shares() -> None:

@@ -235,6 +235,10 @@ class Counting(secagg.FixedPoint):
             raise ValueError(f"got {honest} honest; expected 5")
         return replace(self, told=(max_clients, honest, corrupt))
 
+    def check(self, max_clients: int, honest: int, corrupt: int) -> None:
+        if honest < self.told[1]:
+            raise ValueError(f"got {honest} honest; expected {self.told[1]}")
+
 
 def test_an_encoding_is_told_what_its_noise_has_to_hold_for():
     task = make(protocol=secagg.SecAgg(corruption=0.2), encoding=Counting(1.0), max_clients=20, min_survivors=15)
@@ -256,3 +260,16 @@ def test_more_enrolled_than_noise_was_calibrated_to_is_refused():
         task.server(ids[:20], roster=many, session=b"s")
     plain = replace(task, encoding=secagg.FixedPoint(1.0))
     plain.server(ids[:20], roster=many, session=b"s")
+
+
+@dataclass(frozen=True)
+class Unchecking(secagg.FixedPoint):
+    """An encoding that wants to know, and does nothing with what it was told."""
+
+    def for_task(self, *, max_clients: int, honest: int, corrupt: int) -> "Unchecking":
+        return self
+
+
+def test_an_encoding_that_can_not_refuse_a_roster_is_refused():
+    with pytest.raises(ConfigError, match="for_task and no check"):
+        make(encoding=Unchecking(1.0))

@@ -1,0 +1,295 @@
+"""A budget, and what was charged to it: a ledger that refuses to overspend, in memory or in a file.
+
+Whoever is bound by the budget runs this: a client for what leaves it, a server for what it publishes.
+"""
+
+import os
+import threading
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Self
+
+from dp._sealed import MAX_BYTES, fields_of, seal, unseal
+from dp.accounting import DEFAULT_ORDERS, Neighbours, RDPAccountant, check_epsilon
+from dp.errors import DPError
+from dp.events import TRUSTS, UNITS, Release, Trust, Unit, check_name
+
+_FORMAT = "secagg/v1/dp-ledger"
+_FIELDS = {"epsilon", "unit", "trust", "accountant", "paid"}
+_NAME_BYTES = 32
+_MOST_PAID = 256
+
+
+class BudgetExceeded(DPError):  # noqa: N818 - what happened, as in Aborted
+    """The round would cost more than is left of the budget; nothing was charged."""
+
+
+@dataclass(frozen=True, slots=True)
+class Spent:
+    """ε at ``delta`` after ``releases`` releases: ``epsilon`` and, against whoever drew the samples, the other."""
+
+    epsilon: float
+    epsilon_against_sampler: float
+    delta: float
+    releases: int
+
+
+class PrivacyLedger:
+    """A budget of (``epsilon``, ``delta``) for one unit under one trust model; it refuses what would exceed it.
+
+    - ``unit``: ``"record"`` or ``"client"``; ``trust``: ``"local"``, ``"distributed"`` or ``"central"``
+      (:data:`dp.events.Trust`). A release of another unit or trust is refused: such figures don't add up.
+    - Under ``"central"`` trust the server draws the samples and is trusted, so that ε is the amplified one.
+      Under the others it is the adversary, and what is charged is ε against the sampler.
+
+    Charge a release when the masked input leaves, and again for a retry. What is made here lives in memory,
+    and its caller saves :meth:`to_bytes`; :meth:`open` keeps it in a file, in which a charge stands before
+    anything can leave. Threads may share either. Raises :class:`DPError` if a field is out of range.
+    """
+
+    def __init__(
+        self,
+        epsilon: float,
+        delta: float,
+        *,
+        unit: Unit,
+        trust: Trust,
+        neighbours: Neighbours = "zero-out",
+        orders: Iterable[int] = DEFAULT_ORDERS,
+    ) -> None:
+        check_epsilon("epsilon", epsilon)
+        check_name("unit", unit, UNITS)
+        check_name("trust", trust, TRUSTS)
+        self.epsilon = float(epsilon)
+        self.unit: Unit = unit
+        self.trust: Trust = trust
+        self._accountant = RDPAccountant(delta, neighbours=neighbours, orders=orders)
+        self._paid: tuple[bytes, ...] = ()  # what was charged once and is not charged again
+        self._path: Path | None = None
+        self._seen: bytes | None = None  # what the file held last
+        self._turn = threading.Lock()
+
+    @classmethod
+    def open(
+        cls,
+        path: str | os.PathLike[str],
+        epsilon: float,
+        delta: float,
+        *,
+        unit: Unit,
+        trust: Trust,
+        neighbours: Neighbours = "zero-out",
+        orders: Iterable[int] = DEFAULT_ORDERS,
+    ) -> Self:
+        """The ledger in the file at ``path`` (mode 0600), or a new one there; several processes may have it open.
+
+        A charge is on the disk before :meth:`charge` returns: written to a file beside it, flushed, and renamed
+        over the old one, by one process at a time, under a lock on ``path``.lock. What others charged counts in
+        the next charge; :attr:`spent` is as of the last one here.
+
+        The file is :meth:`to_bytes`. A larger budget is agreed on while nobody has it open: read it with
+        :meth:`from_bytes`, set ``epsilon``, and write it back. Raises :class:`DPError` for a file that is damaged,
+        can't be read, or holds another budget than this.
+        """
+        ledger = cls(epsilon, delta, unit=unit, trust=trust, neighbours=neighbours, orders=orders)
+        ledger._path = Path(path)
+        with ledger._alone():
+            if ledger._path.exists():
+                ledger._reload()
+            else:
+                ledger._seen = ledger._write(ledger._accountant, ())
+        return ledger
+
+    @property
+    def delta(self) -> float:
+        """The budget's δ."""
+        return self._accountant.delta
+
+    @property
+    def neighbours(self) -> Neighbours:
+        """The neighbouring relation."""
+        return self._accountant.neighbours
+
+    @property
+    def spent(self) -> float:
+        """The ε charged so far."""
+        return self._accountant.get_epsilon(amplified=self._amplified)
+
+    @property
+    def left(self) -> float:
+        """What is left of ε."""
+        return max(0.0, self.epsilon - self.spent)
+
+    def report(self) -> Spent:
+        """Both figures, with sampling and without."""
+        accountant = self._accountant
+        return Spent(
+            accountant.get_epsilon(),
+            accountant.get_epsilon(amplified=False),
+            self.delta,
+            accountant.num_releases,
+        )
+
+    def would_exceed(self, release: Release, count: int = 1) -> bool:
+        """Whether :meth:`charge` would refuse ``release`` for its cost; nothing changes."""
+        return not self._after(release, count) <= self.epsilon
+
+    def charge(self, release: Release, count: int = 1, *, once: bytes | None = None) -> float:
+        """Charge ``release``, ``count`` times, and return the ε spent in all.
+
+        ``once`` names what leaves (32 bytes, such as the SHA-256 of it): under a name that was charged before
+        nothing is charged. The last 256 names are kept; one that is older is charged again.
+
+        Raises :class:`BudgetExceeded` where that would be more than the budget, and :class:`DPError` for
+        a release of another unit or trust; nothing is charged then. With a file, also ``OSError`` if it can't be
+        written: it then holds the charge, or not, and what it was for must not leave.
+        """
+        if once is not None and (type(once) is not bytes or len(once) != _NAME_BYTES):
+            raise DPError(f"got once={once!r:.40}; expected {_NAME_BYTES} bytes, such as a SHA-256")
+        with self._alone():
+            if self._path is not None:
+                self._reload()
+            after = self._after(release, count)
+            if once in self._paid:
+                return self.spent
+            if not after <= self.epsilon:
+                spent = self.spent
+                raise BudgetExceeded(
+                    f"got a release that would take epsilon from {spent:.4g} to {after:.4g} (it costs "
+                    f"{after - spent:.4g}) at delta {self.delta:g}; the budget is {self.epsilon:.4g}, of which "
+                    f"{self.left:.4g} is left: stop here, or agree on a larger budget"
+                )
+            accountant = self._accountant.copy().compose(release.event, count)
+            paid = self._paid if once is None else (*self._paid, once)[-_MOST_PAID:]
+            self._keep(accountant, paid, None if self._path is None else self._write(accountant, paid))
+            return self.spent
+
+    def to_bytes(self) -> bytes:
+        """The state as JSON, with a SHA-256 against accident."""
+        with self._turn:
+            return self._bytes(self._accountant, self._paid)
+
+    @classmethod
+    def from_bytes(cls, data: bytes) -> Self:
+        """What :meth:`to_bytes` wrote, in memory; :class:`DPError` on any other bytes."""
+        fields = fields_of(unseal(data), _FORMAT, _FIELDS)
+        accountant = RDPAccountant.from_state_dict(fields["accountant"])
+        ledger = cls(fields["epsilon"], accountant.delta, unit=fields["unit"], trust=fields["trust"])
+        ledger._accountant, ledger._paid = accountant, _names(fields["paid"])
+        return ledger
+
+    @property
+    def _amplified(self) -> bool:
+        return self.trust == "central"
+
+    def _after(self, release: Release, count: int) -> float:
+        if not isinstance(release, Release):
+            raise DPError(f"got a {type(release).__name__}; expected a Release: an event with its unit and trust")
+        for what, got, expected in (("unit", release.unit, self.unit), ("trust", release.trust, self.trust)):
+            if got != expected:
+                raise DPError(
+                    f"got a release with {what} {got!r} in a ledger with {what} {expected!r}; such figures don't "
+                    "add up: keep a ledger for each"
+                )
+        return self._accountant.epsilon_after(release.event, count, amplified=self._amplified)
+
+    def _bytes(self, accountant: RDPAccountant, paid: tuple[bytes, ...]) -> bytes:
+        return seal(
+            {
+                "format": _FORMAT,
+                "epsilon": self.epsilon,
+                "unit": self.unit,
+                "trust": self.trust,
+                "accountant": accountant.state_dict(),
+                "paid": [name.hex() for name in paid],
+            }
+        )
+
+    @contextmanager
+    def _alone(self) -> Iterator[None]:
+        """No other thread charges meanwhile, and where there is a file, no other process."""
+        with self._turn:
+            if self._path is None:
+                yield
+                return
+            import fcntl  # only POSIX has it
+
+            try:
+                lock = os.open(f"{self._path}.lock", os.O_RDWR | os.O_CREAT, 0o600)
+            except OSError as error:
+                raise DPError(f"got ledger {self._path}, which can't be locked: {error}") from error
+            try:
+                fcntl.flock(lock, fcntl.LOCK_EX)
+                yield
+            finally:
+                fcntl.flock(lock, fcntl.LOCK_UN)  # a child that was forked meanwhile has it open still
+                os.close(lock)
+
+    def _reload(self) -> None:
+        """Take in what the file holds, which other processes may have charged to."""
+        assert self._path is not None
+        try:
+            with self._path.open("rb") as file:
+                data = file.read(MAX_BYTES + 1)
+            if data == self._seen:
+                return
+            found = self.from_bytes(data)
+        except OSError as error:
+            raise DPError(
+                f"got ledger {self._path}, which can't be read: {error}; without it nobody knows what was spent"
+            ) from error
+        except DPError as error:
+            raise DPError(
+                f"got ledger {self._path}, which is damaged: {error}; what was spent is not known any more: take "
+                "no further part with these data"
+            ) from error
+        for what in ("epsilon", "delta", "unit", "trust", "neighbours"):
+            kept, given = getattr(found, what), getattr(self, what)
+            if kept != given:
+                raise DPError(
+                    f"got {what}={given!r} for ledger {self._path}, which was made with {kept!r}; open it with "
+                    "that, or agree on another budget as PrivacyLedger.open says"
+                )
+        if found._accountant.orders != self._accountant.orders:
+            raise DPError(f"got other orders than ledger {self._path} was made with; open it with the same")
+        self._keep(found._accountant, found._paid, data)
+
+    def _keep(self, accountant: RDPAccountant, paid: tuple[bytes, ...], seen: bytes | None) -> None:
+        self._accountant, self._paid = accountant, paid
+        self._seen = seen  # last: whatever interrupts this, the file is read again
+
+    def _write(self, accountant: RDPAccountant, paid: tuple[bytes, ...]) -> bytes:
+        assert self._path is not None
+        data = self._bytes(accountant, paid)
+        if len(data) > MAX_BYTES:
+            raise DPError(
+                f"got {len(data)} bytes for ledger {self._path}; expected at most {MAX_BYTES}: fewer events"
+            )
+        fresh = self._path.with_name(self._path.name + ".new")
+        fresh.unlink(missing_ok=True)
+        with os.fdopen(os.open(fresh, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "wb") as file:
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+        fresh.replace(self._path)
+        folder = os.open(self._path.parent, os.O_RDONLY)
+        try:
+            os.fsync(folder)
+        finally:
+            os.close(folder)
+        return data
+
+
+def _names(found: object) -> tuple[bytes, ...]:
+    """The names under which something was charged, as they were saved."""
+    if not isinstance(found, list) or len(found) > _MOST_PAID:
+        raise DPError(f"got names that are no list of at most {_MOST_PAID}")
+    try:
+        names = tuple(map(bytes.fromhex, found))
+    except (TypeError, ValueError) as error:
+        raise DPError("got a name that is no hex") from error
+    if any(len(name) != _NAME_BYTES for name in names):
+        raise DPError(f"got a name that is not of {_NAME_BYTES} bytes")
+    return names

@@ -1,0 +1,364 @@
+"""A budget in a file: what was charged stands whatever dies, and the last of it is spent by one."""
+
+import os
+import stat
+import subprocess
+import sys
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from hashlib import sha256
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from dp.accounting import RDPAccountant
+from dp.errors import DPError
+from dp.events import GaussianEvent, Release
+from dp.ledger import BudgetExceeded, PrivacyLedger
+
+RELEASE = Release(GaussianEvent(1.0), "client", "distributed")
+ONE, TWO = (RDPAccountant(1e-5).compose(RELEASE.event, count).get_epsilon() for count in (1, 2))
+FOR_ONE = (ONE + TWO) / 2  # the budget that one release fits into, and no second one
+
+
+def named(text: str) -> bytes:
+    return sha256(text.encode()).digest()
+
+
+def opened(path: Path, epsilon: float = 8.0, **changes: Any) -> PrivacyLedger:
+    return PrivacyLedger.open(path, **({"epsilon": epsilon, "delta": 1e-5, "unit": "client"} | TRUST | changes))
+
+
+TRUST: dict[str, Any] = {"trust": "distributed"}
+
+
+def in_memory(epsilon: float = 8.0) -> PrivacyLedger:
+    return PrivacyLedger(epsilon, 1e-5, unit="client", trust="distributed")
+
+
+class Crash(BaseException):
+    """The process is gone: no handler of the code under test may run on it."""
+
+
+# A file
+
+
+def test_a_charge_outlives_its_process(tmp_path: Path) -> None:
+    """The one that charges is killed as soon as the charge has returned."""
+    code = (
+        "import os, signal, sys\nfrom dp import PrivacyLedger\nfrom dp.events import GaussianEvent, Release\n"
+        "book = PrivacyLedger.open(sys.argv[1], 8.0, 1e-5, unit='client', trust='distributed')\n"
+        "book.charge(Release(GaussianEvent(1.0), 'client', 'distributed'), once=bytes(32))\n"
+        "os.kill(os.getpid(), signal.SIGKILL)"
+    )
+    path = tmp_path / "budget"
+    killed = subprocess.run([sys.executable, "-c", code, str(path)], check=False, timeout=60)
+    assert killed.returncode == -9
+    again = opened(path)
+    assert again.spent == pytest.approx(ONE)
+    assert again.charge(RELEASE, once=bytes(32)) == pytest.approx(ONE), "it remembers what that was for"
+    assert again.charge(RELEASE) == pytest.approx(TWO)
+
+
+def test_a_file_is_what_a_ledger_in_memory_saves(tmp_path: Path) -> None:
+    book, kept = opened(tmp_path / "budget"), in_memory()
+    for at in range(2):
+        for ledger in (book, kept):
+            ledger.charge(RELEASE, once=named(str(at)))
+        assert (tmp_path / "budget").read_bytes() == book.to_bytes() == kept.to_bytes()
+    assert (
+        book.report() == PrivacyLedger.from_bytes(book.to_bytes()).report() == opened(tmp_path / "budget").report()
+    )
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["budget", "budget.lock"]
+    assert {stat.S_IMODE(path.stat().st_mode) for path in tmp_path.iterdir()} == {0o600}
+
+
+@pytest.mark.parametrize("where", ["write", "fsync", "replace", "folder"])
+def test_a_crash_leaves_the_old_charges_or_the_new(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, where: str
+) -> None:
+    path = tmp_path / "budget"
+    book = opened(path)
+    book.charge(RELEASE, once=named("first"))
+    real, calls = os.fsync, 0
+
+    def crash(*_: Any) -> None:
+        raise Crash
+
+    def fsync(descriptor: int) -> None:
+        nonlocal calls
+        calls += 1
+        if (where, calls) in (("fsync", 1), ("folder", 2)):
+            raise Crash
+        real(descriptor)
+
+    with monkeypatch.context() as patch:
+        if where == "write":
+            patch.setattr(os, "fdopen", crash)
+        elif where == "replace":
+            patch.setattr(Path, "replace", crash)
+        else:
+            patch.setattr(os, "fsync", fsync)
+        with pytest.raises(Crash):
+            book.charge(RELEASE, once=named("second"))
+    expected = TWO if where == "folder" else ONE
+    assert opened(path).spent == pytest.approx(expected)
+    assert book.charge(RELEASE, once=named("second")) == pytest.approx(TWO), "once in all, whether it stood or not"
+    assert opened(path).spent == pytest.approx(TWO)
+
+
+def test_a_charge_is_on_the_disk_before_it_takes_its_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    book, happened = opened(tmp_path / "budget"), list[str]()
+    fsync, replace = os.fsync, Path.replace
+
+    def watched_fsync(descriptor: int) -> None:
+        happened.append("folder" if stat.S_ISDIR(os.fstat(descriptor).st_mode) else "file")
+        fsync(descriptor)
+
+    def watched_replace(path: Path, target: Path) -> Path:
+        happened.append("rename")
+        return replace(path, target)
+
+    monkeypatch.setattr(os, "fsync", watched_fsync)
+    monkeypatch.setattr(Path, "replace", watched_replace)
+    book.charge(RELEASE)
+    assert happened == ["file", "rename", "folder"]
+
+
+def test_a_left_over_file_lends_neither_its_mode_nor_its_target(tmp_path: Path) -> None:
+    elsewhere = tmp_path / "elsewhere"
+    elsewhere.write_bytes(b"untouched")
+    elsewhere.chmod(0o644)
+    (tmp_path / "budget.new").symlink_to(elsewhere)
+    opened(tmp_path / "budget").charge(RELEASE)
+    assert stat.S_IMODE((tmp_path / "budget").stat().st_mode) == 0o600
+    assert elsewhere.read_bytes() == b"untouched"
+
+
+@pytest.mark.parametrize("late", [False, True], ids=["when opened", "when charged"])
+def test_a_damaged_file_is_refused_and_never_begun_anew(tmp_path: Path, late: bool) -> None:
+    path = tmp_path / "budget"
+    book = opened(path)
+    book.charge(RELEASE)
+    whole = path.read_bytes()
+    for data in (b"", whole[:-1], whole + b"\n", bytes([whole[0] ^ 1]) + whole[1:], bytes(1 << 23)):
+        path.write_bytes(data)
+        with pytest.raises(DPError, match="is damaged"):
+            book.charge(RELEASE) if late else opened(path)
+        assert path.read_bytes() == data  # evidence stays as it is
+    path.write_bytes(whole)
+    assert book.charge(RELEASE) == pytest.approx(TWO)
+    path.unlink()
+    with pytest.raises(DPError, match="can't be read"):
+        book.charge(RELEASE)
+    assert not path.exists()
+
+
+@pytest.mark.parametrize(
+    ("change", "told"),
+    [
+        ({"epsilon": 80.0}, "got epsilon=80.0 for ledger .*made with 8.0"),
+        ({"delta": 1e-6}, "got delta=1e-06 for ledger"),
+        ({"unit": "record"}, "got unit='record'"),
+        ({"trust": "central"}, "got trust='central'"),
+        ({"neighbours": "replace-one"}, "got neighbours='replace-one'"),
+        ({"orders": (2, 3)}, "got other orders"),
+    ],
+)
+def test_a_file_holds_one_budget(tmp_path: Path, change: dict[str, Any], told: str) -> None:
+    opened(tmp_path / "budget").charge(RELEASE)
+    with pytest.raises(DPError, match=told):
+        opened(tmp_path / "budget", **change)
+    assert opened(tmp_path / "budget").spent == pytest.approx(ONE)
+
+
+def test_a_larger_budget_is_written_back(tmp_path: Path) -> None:
+    path = tmp_path / "budget"
+    opened(path, FOR_ONE).charge(RELEASE)
+    larger = PrivacyLedger.from_bytes(path.read_bytes())
+    larger.epsilon = 8.0
+    path.write_bytes(larger.to_bytes())
+    assert opened(path).charge(RELEASE) == pytest.approx(TWO)
+
+
+def test_a_ledger_needs_a_folder(tmp_path: Path) -> None:
+    with pytest.raises(DPError, match="can't be locked"):
+        opened(tmp_path / "absent" / "budget")
+
+
+def test_a_ledger_too_large_to_read_again_is_not_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    book = opened(tmp_path / "budget")
+    monkeypatch.setattr(PrivacyLedger, "_bytes", lambda *_: bytes((1 << 22) + 1))
+    with pytest.raises(DPError, match="expected at most 4194304"):
+        book.charge(RELEASE)
+    monkeypatch.undo()
+    assert opened(tmp_path / "budget").spent == 0
+
+
+# Once
+
+
+@pytest.fixture(params=["memory", "file"])
+def make(request: pytest.FixtureRequest, tmp_path: Path) -> Callable[[float], PrivacyLedger]:
+    return in_memory if request.param == "memory" else lambda epsilon: opened(tmp_path / "budget", epsilon)
+
+
+def test_under_one_name_is_charged_once(make: Callable[[float], PrivacyLedger]) -> None:
+    book = make(FOR_ONE)
+    for _ in range(3):
+        assert book.charge(RELEASE, once=named("a")) == pytest.approx(ONE)
+    for other in (named("b"), None):
+        with pytest.raises(BudgetExceeded):
+            book.charge(RELEASE, once=other)
+    assert book.charge(RELEASE, once=named("a")) == book.spent == PrivacyLedger.from_bytes(book.to_bytes()).spent
+
+
+def test_a_name_that_is_forgotten_is_charged_again() -> None:
+    book, small = in_memory(), Release(GaussianEvent(500.0), "client", "distributed")
+    for at in range(257):
+        book.charge(small, once=named(str(at)))
+    book.charge(small, once=named("1"))
+    assert book.report().releases == 257
+    book.charge(small, once=named("0"))
+    assert book.report().releases == 258
+
+
+@pytest.mark.parametrize("name", [b"", bytes(31), "a" * 32, bytearray(32)])
+def test_names_are_hashes(name: Any) -> None:
+    with pytest.raises(DPError, match="expected 32 bytes"):
+        in_memory().charge(RELEASE, once=name)
+
+
+# The last of it
+
+
+@contextmanager
+def nothing_held(_: PrivacyLedger) -> Iterator[None]:
+    """The control: no lock."""
+    yield
+
+
+def contended(monkeypatch: pytest.MonkeyPatch, *, locked: bool) -> None:
+    """Whoever has found that a release fits waits for the other to find the same, if it can."""
+    meet, checked = threading.Barrier(2), PrivacyLedger._after
+
+    def slow(self: PrivacyLedger, release: Release, count: int) -> float:
+        found = checked(self, release, count)
+        with suppress(threading.BrokenBarrierError):
+            meet.wait(0.3)
+        return found
+
+    monkeypatch.setattr(PrivacyLedger, "_after", slow)
+    if not locked:
+        monkeypatch.setattr(PrivacyLedger, "_alone", nothing_held)
+
+
+def race(books: list[PrivacyLedger]) -> int:
+    """How many of the threads get their release charged."""
+    won = list[float]()
+
+    def charge(book: PrivacyLedger) -> None:
+        with suppress(BudgetExceeded):
+            won.append(book.charge(RELEASE))
+
+    threads = [threading.Thread(target=charge, args=(book,)) for book in books]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    return len(won)
+
+
+def test_of_two_threads_one_gets_the_last(
+    make: Callable[[float], PrivacyLedger], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    book = make(FOR_ONE)
+    contended(monkeypatch, locked=True)
+    assert race([book, book]) == 1
+    assert book.spent == pytest.approx(ONE)
+
+
+def test_control_without_the_lock_two_threads_get_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    book = in_memory(FOR_ONE)
+    contended(monkeypatch, locked=False)
+    assert race([book, book]) == 2
+
+
+def test_of_two_ledgers_on_one_file_one_gets_the_last(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    books = [opened(tmp_path / "budget", FOR_ONE) for _ in range(2)]
+    contended(monkeypatch, locked=True)
+    assert race(books) == 1
+
+
+RACER = """
+import sys, time
+from pathlib import Path
+from dp.errors import DPError
+from dp.ledger import BudgetExceeded, PrivacyLedger
+from tests.dp.test_ledger import RELEASE, nothing_held, opened
+
+folder, epsilon, me, other, locked = Path(sys.argv[1]), float(sys.argv[2]), *sys.argv[3:]
+book, checked = opened(folder / "budget", epsilon), PrivacyLedger._after
+
+def meet(sign, most):
+    (folder / f"{me}.{sign}").touch()
+    until = time.monotonic() + most
+    while not (folder / f"{other}.{sign}").exists() and time.monotonic() < until:
+        time.sleep(0.001)
+
+def slow(self, release, count):
+    found = checked(self, release, count)
+    meet("checked", 0.5)
+    time.sleep(0.3 * (me == "b"))  # what they write is not to clash, for that is another matter
+    return found
+
+PrivacyLedger._after = slow
+if locked == "no":
+    PrivacyLedger._alone = nothing_held
+meet("ready", 60)
+try:
+    book.charge(RELEASE)
+except BudgetExceeded:
+    sys.exit(17)
+"""
+
+
+@pytest.mark.parametrize("locked", ["yes", "no"], ids=["locked", "control: without the lock"])
+def test_of_two_processes_one_gets_the_last(tmp_path: Path, locked: str) -> None:
+    command = [sys.executable, "-c", RACER, str(tmp_path), str(FOR_ONE)]
+    racers = [subprocess.Popen([*command, me, other, locked]) for me, other in (("a", "b"), ("b", "a"))]
+    codes = sorted(racer.wait(90) for racer in racers)
+    if locked == "yes":
+        assert codes == [0, 17]
+        assert opened(tmp_path / "budget", FOR_ONE).spent == pytest.approx(ONE)
+    else:
+        assert codes == [0, 0]
+
+
+def test_threads_lose_no_event_of_an_accountant() -> None:
+    """Each event differs from the one before it, so that nothing but the lock keeps two from the same place."""
+    book, before = RDPAccountant(1e-5), sys.getswitchinterval()
+    events = [GaussianEvent(50.0 + at) for at in range(8)]
+    for event in events:
+        book.epsilon_after(event)  # the curves are found, and only the sums are left
+
+    def compose(first: int) -> None:
+        for at in range(100):
+            book.compose(events[(first + at) % 8])
+
+    sys.setswitchinterval(1e-6)
+    try:
+        threads = [threading.Thread(target=compose, args=(first,)) for first in range(8)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+    finally:
+        sys.setswitchinterval(before)
+    assert book.num_releases == 800
+    alone = RDPAccountant(1e-5)
+    for event in events:
+        alone.compose(event, 100)
+    assert book.get_epsilon() == pytest.approx(alone.get_epsilon())

@@ -1,0 +1,201 @@
+"""A node's privacy budget in Flower: charged before an input leaves, on the disk, and final."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+import dp
+import secagg
+from dp.ledger import Spent
+
+pytest.importorskip("flwr", reason="needs Flower: pip install 'secagg[flower]'")
+
+from flwr.app import Array, ArrayRecord
+
+from secagg.integrations.flower import client_mod, layout_of
+from tests.integrations.apps import CLIENTS, TASK, make_app, make_task, secure, start, the_error
+from tests.integrations.loopback import LoopbackGrid, through_bytes
+
+SIZE, DELTA = 64, 1e-5
+MODEL = ArrayRecord({"w": Array(np.zeros(SIZE))})
+NOISED = make_task(
+    layout=layout_of(MODEL),
+    encoding=dp.DistributedGaussian(l2_clip=2.0, noise_multiplier=1.1, bits=18),
+    max_weight=None,
+    min_survivors=4,
+)
+FOR_TWO = NOISED.encoder.epsilon(SIZE, rounds=2) * 1.001  # type: ignore[attr-defined]
+ONE_MESSAGE = "this node's privacy budget does not allow another input"
+BOUND = 2  # the node with a budget
+
+
+def settings(folder: Path, **changes: Any) -> dict[str, Any]:
+    given = {"secagg-dir": str(folder), "secagg-epsilon": FOR_TWO, "secagg-delta": DELTA}
+    return {name: value for name, value in (given | changes).items() if value is not None}
+
+
+def make_grid(config: dict[str, Any], task: secagg.Task = NOISED) -> LoopbackGrid:
+    """SuperNodes that have just been started, one of them with ``config``."""
+    apps = [make_app(c, [client_mod(task)]) for c in range(1, CLIENTS + 1)]
+    return LoopbackGrid(apps, [config if c == BOUND else {} for c in range(1, CLIENTS + 1)])
+
+
+def report(folder: Path) -> Spent:
+    ledger = dp.PrivacyLedger.open(folder / "privacy.json", FOR_TWO, DELTA, unit="client", trust="distributed")
+    return ledger.report()
+
+
+def survivors(kept: Any) -> list[int]:
+    return [len(outcome.survivors) for outcome in kept.outcomes]
+
+
+def trainings(grid: LoopbackGrid) -> int:
+    return sum("arrays" in content for content in grid.nodes[BOUND].heard)
+
+
+@pytest.mark.parametrize("protocol", [secagg.SecAgg(threat_model="semi-honest"), secagg.Clear()])
+def test_the_round_that_would_exceed_the_budget_goes_on_without_the_node(
+    protocol: Any, tmp_path: Path, caplog: Any
+) -> None:
+    task = make_task(
+        protocol,
+        layout=NOISED.layout,
+        encoding=NOISED.encoding,
+        max_weight=None,
+        min_survivors=NOISED.min_survivors,
+    )
+    for_two = task.encoder.epsilon(SIZE, rounds=2) * 1.001  # type: ignore[attr-defined]
+    grid = make_grid(settings(tmp_path, **{"secagg-epsilon": for_two}), task)
+    start(kept := secure(grid, task), rounds=3, model=MODEL)
+    assert survivors(kept) == [5, 5, 4]
+    (line,) = [text for text in caplog.messages if text.startswith("secagg: round") and ONE_MESSAGE in text]
+    assert line.startswith("secagg: round 3 went on, without node-2: got a request")
+    assert "\n" not in line
+    assert f"{for_two:.4g}" not in line  # what it has is the node's own business
+
+
+def test_control_without_a_budget_it_goes_on(tmp_path: Path) -> None:
+    grid = make_grid(settings(tmp_path, **{"secagg-epsilon": None, "secagg-delta": None}))
+    start(kept := secure(grid, NOISED), rounds=3, model=MODEL)
+    assert survivors(kept) == [5, 5, 5]
+    assert not (tmp_path / "privacy.json").exists()
+
+
+def test_a_budget_outlives_process_and_supernode(tmp_path: Path, caplog: Any) -> None:
+    """Another run, in which nothing is left of the first one but the folder."""
+    first, second = make_grid(settings(tmp_path)), make_grid(settings(tmp_path))
+    found = start(kept := secure(first, NOISED), rounds=1, model=MODEL)
+    start(again := secure(second, NOISED), rounds=2, model=found.arrays)
+    assert (survivors(kept), survivors(again)) == ([5], [5, 4])
+    assert (trainings(first), trainings(second)) == (1, 1)
+    spent = report(tmp_path)
+    assert spent.releases == 2
+    assert spent.epsilon_against_sampler <= FOR_TWO
+    assert (tmp_path / "privacy.json").stat().st_mode & 0o777 == 0o600
+
+
+def test_what_leaves_was_charged_before_it_does(tmp_path: Path) -> None:
+    grid = make_grid(settings(tmp_path))
+    charged: list[int] = []
+
+    def tamper(node: int, reply: Any) -> Any:
+        if node == BOUND and "arrays" in grid.nodes[BOUND].heard[-1]:
+            charged.append(report(tmp_path).releases)
+        return reply
+
+    grid.tamper = tamper
+    start(secure(grid, NOISED), rounds=2, model=MODEL)
+    assert charged == [1, 2]
+
+
+def test_a_request_that_is_repeated_is_charged_once(tmp_path: Path) -> None:
+    grid = make_grid(settings(tmp_path))
+
+    def twice(node: int, request: Any) -> Any:
+        if node == BOUND and "arrays" in request.content:
+            again = through_bytes(request)[0]
+            grid.nodes[BOUND].answer(request)
+            return again
+        return request
+
+    grid.spoil = twice
+    start(kept := secure(grid, NOISED), rounds=1, model=MODEL)
+    assert survivors(kept) == [5]
+    assert report(tmp_path).releases == 1
+
+
+def test_a_retry_is_charged_again(tmp_path: Path) -> None:
+    """The first round's answers are lost once updates have left; the second starts from the same model."""
+    grid = make_grid(settings(tmp_path))
+
+    def tamper(node: int, reply: Any) -> Any:
+        config = grid.nodes[node].heard[-1].get("config")
+        return None if config and config["server-round"] == 1 else reply
+
+    grid.tamper = tamper
+    start(kept := secure(grid, NOISED), rounds=2, model=MODEL)
+    assert survivors(kept) == [5]
+    assert report(tmp_path).releases == 2
+
+
+def test_where_no_budget_allows_a_round_it_ends_in_one_line(tmp_path: Path, caplog: Any) -> None:
+    configs = []
+    for number in range(1, CLIENTS + 1):
+        folder = tmp_path / str(number)
+        folder.mkdir()
+        configs.append(settings(folder, **{"secagg-epsilon": FOR_TWO / 4}))
+    grid = LoopbackGrid([make_app(c, [client_mod(NOISED)]) for c in range(1, CLIENTS + 1)], configs)
+    start(kept := secure(grid, NOISED), model=MODEL)
+    assert not kept.outcomes
+    assert ONE_MESSAGE in the_error(caplog)
+    assert trainings(grid) == 0
+
+
+@pytest.mark.parametrize(
+    ("changes", "task", "why"),
+    [
+        ({"secagg-delta": None}, NOISED, "expected both"),
+        ({"secagg-epsilon": None}, NOISED, "expected both"),
+        ({"secagg-dir": None}, NOISED, "secagg-dir"),
+        ({"secagg-dir": "/nowhere/at/all"}, NOISED, "can't be locked"),
+        ({"secagg-epsilon": "eight"}, NOISED, "expected a finite number"),
+        ({"secagg-delta": 2.0}, NOISED, "expected a number above 0"),
+        ({}, TASK, "without noise"),
+    ],
+)
+def test_a_budget_that_can_not_hold_keeps_its_node_out(
+    changes: dict[str, Any], task: secagg.Task, why: str, tmp_path: Path, caplog: Any
+) -> None:
+    grid = make_grid(settings(tmp_path, **changes), task)
+    start(kept := secure(grid, task), model=MODEL if task is NOISED else None)
+    assert survivors(kept) == [4]
+    assert why in caplog.text
+    assert trainings(grid) == 0
+
+
+def test_another_budget_than_the_folders_keeps_its_node_out(tmp_path: Path, caplog: Any) -> None:
+    start(secure(make_grid(settings(tmp_path)), NOISED), model=MODEL)
+    grid = make_grid(settings(tmp_path, **{"secagg-epsilon": 2 * FOR_TWO}))
+    start(kept := secure(grid, NOISED), model=MODEL)
+    assert survivors(kept) == [4]
+    assert "agree on another budget" in caplog.text
+    assert trainings(grid) == 0
+
+
+def test_a_saved_session_is_not_resumed_without_its_budget(tmp_path: Path, caplog: Any) -> None:
+    grid = make_grid(settings(tmp_path))
+
+    def spoil(node: int, request: Any) -> Any:
+        if node == BOUND and "arrays" in request.content:
+            grid.nodes[BOUND].context.node_config.pop("secagg-epsilon")
+            grid.nodes[BOUND].context.node_config.pop("secagg-delta")
+        return request
+
+    grid.spoil = spoil
+    start(kept := secure(grid, NOISED), model=MODEL)
+    assert survivors(kept) == [4]
+    assert "no budget" in caplog.text
