@@ -60,6 +60,7 @@ def test_divergences_are_those_of_dp_accounting(kind: str) -> None:
             assert ours.get_epsilon() == pytest.approx(row["epsilon"], rel=1e-9)
 
 
+@pytest.mark.stacks
 @pytest.mark.parametrize("row", THEIRS["pld"])
 def test_loss_distributions_are_dp_accountings_and_tighter(row: dict) -> None:
     pytest.importorskip("dp_accounting", reason="needs pip install 'secagg[pld]'")
@@ -71,6 +72,7 @@ def test_loss_distributions_are_dp_accountings_and_tighter(row: dict) -> None:
     assert 0.7 * ours.get_epsilon() < found < ours.get_epsilon()
 
 
+@pytest.mark.stacks
 def test_loss_distributions_refuse_what_they_dont_know() -> None:
     pytest.importorskip("dp_accounting", reason="needs pip install 'secagg[pld]'")
     sampled = [(PoissonSampled(0.1, GaussianEvent(1.0)), 3)]
@@ -84,6 +86,7 @@ def test_loss_distributions_refuse_what_they_dont_know() -> None:
         pld_epsilon(sampled, 0.0)
 
 
+@pytest.mark.stacks
 def test_the_vectors_are_what_dp_accounting_says_today() -> None:
     pytest.importorskip("dp_accounting", reason="needs pip install 'secagg[pld]'")
     import dp_accounting as theirs

@@ -247,7 +247,7 @@ def contended(monkeypatch: pytest.MonkeyPatch, *, locked: bool) -> None:
     def slow(self: PrivacyLedger, release: Release, count: int) -> float:
         found = checked(self, release, count)
         with suppress(threading.BrokenBarrierError):
-            meet.wait(0.3)
+            meet.wait(0.3 if locked else 60)
         return found
 
     monkeypatch.setattr(PrivacyLedger, "_after", slow)
@@ -310,8 +310,9 @@ def meet(sign, most):
 
 def slow(self, release, count):
     found = checked(self, release, count)
-    meet("checked", 0.5)
-    time.sleep(0.3 * (me == "b"))  # what they write is not to clash, for that is another matter
+    meet("checked", 0.5 if locked == "yes" else 60)
+    if locked == "no" and me == "b":
+        meet("charged", 60)  # what they write is not to clash, for that is another matter
     return found
 
 PrivacyLedger._after = slow
@@ -322,6 +323,7 @@ try:
     book.charge(RELEASE)
 except BudgetExceeded:
     sys.exit(17)
+(folder / f"{me}.charged").touch()
 """
 
 
