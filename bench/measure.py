@@ -88,8 +88,8 @@ class Row:
 class _Metered(simulation._Run):
     """The simulation's parties, with the processor's seconds beside the clock's."""
 
-    def __init__(self, *arguments: Any) -> None:
-        super().__init__(*arguments)
+    def __init__(self, *arguments: Any, **named: Any) -> None:
+        super().__init__(*arguments, **named)
         self.cpu: dict[str, float] = defaultdict(float)
 
     def _timed(self, party: str, name: str, call: Callable[..., Any], *arguments: Any) -> Any:
@@ -107,7 +107,7 @@ def play(
     executor: Executor | None = None,
 ) -> Session:
     """One session of ``task``, unchecked."""
-    run = _Metered(task, sorted(updates), dropouts, b"bench", None, executor, None)
+    run = _Metered(task, sorted(updates), dropouts, b"bench", executor=executor)
     found = run.run(updates, None)
     return Session(
         outcome=found,

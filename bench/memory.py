@@ -142,7 +142,7 @@ def session(protocol: AggregationProtocol, workload: Workload) -> Peaks:
 
     task, updates = workload.task(protocol), workload.updates()
     expected = Expected.of(workload, updates)
-    run = _Apart(task, workload.ids, workload.dropouts(protocol), b"bench", None, None, None)
+    run = _Apart(task, workload.ids, workload.dropouts(protocol), b"bench")
 
     def warm() -> None:
         play(WARM.task(protocol), WARM.updates(), {})

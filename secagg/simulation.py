@@ -80,9 +80,9 @@ def simulate(
             f"got {'no ' if weighted is None else ''}weights for a task with max_weight={task.max_weight}; "
             "pass weights exactly where the task has a max_weight"
         )
-    return _Run(task, sorted(plain), silent, charged or {}, session, progress, executor, beacon).run(
-        plain, weighted
-    )
+    return _Run(
+        task, sorted(plain), silent, session, budgets=charged, progress=progress, executor=executor, beacon=beacon
+    ).run(plain, weighted)
 
 
 class _Run:
@@ -93,14 +93,15 @@ class _Run:
         task: Task,
         cohort: list[str],
         silent: Mapping[str, str],
-        budgets: Mapping[str, Budget],
         session: bytes,
-        progress: Callable[[str], None] | None,
-        executor: Executor | None,
-        beacon: Fetch | None,
+        *,
+        budgets: Mapping[str, Budget] | None = None,
+        progress: Callable[[str], None] | None = None,
+        executor: Executor | None = None,
+        beacon: Fetch | None = None,
     ) -> None:
         identities, self.roster, keys = enrol_for(task, cohort)
-        own: dict[str, dict[str, Any]] = {party: {"budget": budget} for party, budget in budgets.items()}
+        own: dict[str, dict[str, Any]] = {party: {"budget": budget} for party, budget in (budgets or {}).items()}
         for party, key in keys.items():
             own[party] = own.get(party, {}) | {"key": key}
         self.server: Server[Any] = task.server(
