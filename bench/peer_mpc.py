@@ -209,6 +209,8 @@ def whole_round() -> Pair:
     for name, side in (("flwr", flower_round.flowers), ("secagg", flower_round.ours)):
         run, grid = side(true_bytes=True)
         require(flower_round.is_right(run()), f"{name}'s SecAgg+ round")
+        least = flower_round.CLIENTS * flower_round.SIZE * flower_round.BITS // 8
+        require(grid.up > least, f"the count of {name}'s bytes")
         counted[name] = grid.up
     return Pair(
         Call(lambda run: run(), lambda: flower_round.flowers(true_bytes=False)[0]),

@@ -19,13 +19,14 @@ from rich.table import Table
 from rich.text import Text
 
 from bench.measure import Row, Spread
-from bench.plots import duration, size
-from bench.sweep import QUANTITIES, Sweep, number
+from bench.plots import MEMORY_FLOOR, duration, size
+from bench.sweep import QUANTITIES, Sweep, is_memory, number
 from bench.workloads import Workload
 from secagg.errors import ConfigError
 
 SCHEMA = 1
 WIDTH = 150
+_BETWEEN = 4  # characters from one column to the next
 PACKAGES = ("secagg", "numpy", "numba", "cryptography", "tenseal", "phe", "gmpy2", "msgspec")
 
 
@@ -188,7 +189,7 @@ def sweep_grid(sweep: Sweep) -> Grid:
         cells = []
         for name in shown:
             curve, power = sweep.curve(protocol, name), sweep.exponent(protocol, name)
-            last = "" if not curve else (duration if "seconds" in name else size)(curve[-1][1])
+            last = "" if not curve else _amount(curve[-1][1], name)
             cells.append(last if power is None else f"{last}  x^{power:.2f}")
         rows.append((protocol, number(max(at for at, _ in sweep.curve(protocol, "bytes_up"))), *cells))
     notes = [
@@ -201,19 +202,35 @@ def sweep_grid(sweep: Sweep) -> Grid:
     return Grid(f"Growth over {sweep.over}", columns, rows, notes)
 
 
+def _amount(value: float, quantity: str) -> str:
+    if "seconds" in quantity:
+        return duration(value)
+    return f"< {size(MEMORY_FLOOR)}" if is_memory(quantity) and value < MEMORY_FLOOR else size(value)
+
+
 def exponents(sweep: Sweep) -> dict[str, dict[str, float | None]]:
     """The fitted powers, by protocol and quantity."""
     return {protocol: {name: sweep.exponent(protocol, name) for name in QUANTITIES} for protocol in sweep.protocols}
 
 
 def to_table(grid: Grid, width: int = WIDTH) -> Group:
-    """For a terminal so wide; where there is no room for columns of words they stand below the table."""
+    """For a terminal so wide; where there is no room for columns of words they stand below the table.
+
+    Where there is none for the numbers either, each row becomes a paragraph.
+    """
     narrow = bool(grid.words) and width < WIDTH
     kept = [at for at in range(len(grid.columns)) if not (narrow and at in grid.words)]
+    words = {
+        at: max((len(word) for row in [grid.columns, *grid.rows] for word in row[at].split()), default=0)
+        for at in kept
+    }
+    if sum(words.values()) + _BETWEEN * len(words) > width:
+        rows = (_paragraph(grid, row) for row in grid.rows)
+        return Group(Text(grid.title, style="bold"), *rows, *(Text(f"\n{note}") for note in grid.notes))
     table = Table(title=grid.title, box=box.SIMPLE_HEAD, title_style="bold", pad_edge=False, collapse_padding=True)
-    for at in kept:
+    for at, least in words.items():
         left = at == 0 or at in grid.words
-        table.add_column(Text(grid.columns[at]), justify="left" if left else "right", no_wrap=at == 0)
+        table.add_column(Text(grid.columns[at]), justify="left" if left else "right", min_width=least)
     for row in grid.rows:
         table.add_row(*(Text(row[at]) for at in kept))
     below = [
@@ -222,6 +239,12 @@ def to_table(grid: Grid, width: int = WIDTH) -> Group:
         if narrow
     ]
     return Group(table, *map(Text, [*below, *grid.notes]))
+
+
+def _paragraph(grid: Grid, row: Sequence[str]) -> Text:
+    named = zip(grid.columns[1:], row[1:], strict=True)
+    cells = (" ".join(f"{column} {cell}".split()) for column, cell in named if cell)
+    return Text.assemble((f"\n{row[0]}", "bold"), "\n  ", "; ".join(cells))
 
 
 _STYLE = """

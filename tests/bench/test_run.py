@@ -161,7 +161,7 @@ def test_rows_are_read_back_as_they_were_written():
     assert report.row_of(json.loads(json.dumps(report.as_plain_row(row)))) == row
 
 
-@pytest.mark.parametrize("width", [80, 120, 160])
+@pytest.mark.parametrize("width", [40, 80, 120, 160])
 def test_no_word_of_the_table_is_lost_where_it_is_narrow(width):
     from rich.console import Console
 
@@ -171,7 +171,9 @@ def test_no_word_of_the_table_is_lost_where_it_is_narrow(width):
     console = Console(width=width)
     with console.capture() as captured:
         console.print(report.to_table(report.run_grid(measured.rows(), workload), width))
-    assert all(word in captured.get() for word in measured.rows()[0].collusion.split())
+    shown = {word.strip(".,;") for word in captured.get().split()}
+    words = [*measured.rows()[0].collusion.split(), "Clear", "3", "4", "no"]
+    assert {word.strip(".,;") for word in words} <= shown
 
 
 def test_a_protocol_that_is_right_only_the_first_time_has_no_row(monkeypatch):

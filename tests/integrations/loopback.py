@@ -39,11 +39,12 @@ def on_the_wire(message: Any) -> dict[str, bytes]:
 def through_bytes(message: Any) -> tuple[Any, int]:
     """``message`` as it arrives, and how many bytes that took."""
     contents = on_the_wire(message)
+    size = sum(map(len, contents.values()))
     with no_object_id_recompute():
         name = message.object_id
-    arrived = inflate_object_from_contents(name, contents)
+    arrived = inflate_object_from_contents(name, contents)  # which empties them
     arrived.metadata.__dict__["_message_id"] = name
-    return arrived, sum(map(len, contents.values()))
+    return arrived, size
 
 
 @dataclass
