@@ -26,7 +26,7 @@ from secagg.errors import ConfigError
 
 SCHEMA = 1
 WIDTH = 150
-_BETWEEN = 4  # characters from one column to the next
+_BETWEEN = 5  # characters from one column to the next
 PACKAGES = ("secagg", "numpy", "numba", "cryptography", "tenseal", "phe", "gmpy2", "msgspec")
 
 
