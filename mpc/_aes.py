@@ -151,23 +151,26 @@ def fill(buffer: Words, schedule: Words, block: int) -> None:
 
 
 @kernel
-def add(vector: Lanes, key: NDArray[np.uint32], block: int, skipped: int, flip: int) -> None:
-    """Add the stream of ``key``, from lane ``skipped`` of ``block`` on, to ``vector``.
+def add(vector: Lanes, keys: NDArray[np.uint32], flips: NDArray[np.int64], block: int, skipped: int) -> None:
+    """Add the streams of ``keys``, a row of words each, from lane ``skipped`` of ``block`` on, to ``vector``.
 
-    ``flip`` is 0; or -1, to subtract instead: all bits of a lane flipped, plus 1, are its negative.
+    A flip is 0; or -1, to subtract instead: all bits of a lane flipped, plus 1, are its negative.
     """
-    schedule = expand(key)
+    schedules = np.empty((keys.shape[0], 2 * (_ROUNDS + 1)), np.uint64)
+    for k in range(keys.shape[0]):
+        schedules[k] = expand(keys[k])
     buffer = np.empty(BUFFER, np.uint64)
     lanes = buffer.view(vector.dtype)
-    flips = vector.dtype.type(flip)
     done = 0
-    while done < vector.size:
+    while done < vector.size:  # all streams over a part of the vector that stays in the cache
         count = min(lanes.size - skipped, vector.size - done)
         strides = -(-(skipped + count) * vector.itemsize // (8 * STRIDE))
-        fill(buffer[: strides * STRIDE], schedule, block)
         part, mask = vector[done : done + count], lanes[skipped : skipped + count]
-        for i in range(count):
-            part[i] += (mask[i] ^ flips) - flips
+        for k in range(keys.shape[0]):
+            fill(buffer[: strides * STRIDE], schedules[k], block)
+            flip = vector.dtype.type(flips[k])
+            for i in range(count):
+                part[i] += (mask[i] ^ flip) - flip
         done += count
         skipped = 0
         block += BUFFER // 2

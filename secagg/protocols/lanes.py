@@ -93,20 +93,28 @@ def mask_all(lanes: Sequence[NDArray[Any]], keyed: Sequence[tuple[bytes, int]], 
     process; the result is the same to the bit however they are split. What the executor raises comes out, and
     leaves ``lanes`` with some of the masks: whoever wants to try again gives lanes that it can throw away.
     """
-    from mpc.masks import mask_sum
+    from mpc.masks import add_masks, mask_sum
 
     if len(keyed) * sum(lane.size for lane in lanes) < _INLINE_LANES:
         for key, sign in keyed:
             mask_lanes(lanes, key, sign=sign)
         return
     workers = executor or threads()
-    waiting: deque[tuple[NDArray[Any], Future[Any]]] = deque()
+    waiting: deque[tuple[NDArray[Any], int, Sequence[tuple[bytes, int]], Future[Any]]] = deque()
+
+    def settle() -> None:
+        part, first, some, result = waiting.pop() if executor is None else waiting.popleft()
+        if executor is None and result.cancel():  # no thread has begun it: this one would only wait
+            add_masks(part, some, offset=first)
+        else:
+            part += result.result()
+
     for part, first, some in _tasks(lanes, keyed):
         if len(waiting) == _IN_FLIGHT:
-            _add_result(*waiting.popleft())
-        waiting.append((part, workers.submit(mask_sum, some, first, part.size, part.dtype.str)))
+            settle()
+        waiting.append((part, first, some, workers.submit(mask_sum, some, first, part.size, part.dtype.str)))
     while waiting:
-        _add_result(*waiting.popleft())
+        settle()
 
 
 def _tasks(
@@ -117,10 +125,6 @@ def _tasks(
         for at in range(0, lane.size, _RANGE_LANES):
             for some in range(0, len(keyed), _KEYS_IN_TASK):
                 yield lane[at : at + _RANGE_LANES], offset + at, keyed[some : some + _KEYS_IN_TASK]
-
-
-def _add_result(part: NDArray[Any], result: Future[Any]) -> None:
-    part += result.result()
 
 
 def stream_offsets(lanes: Sequence[NDArray[Any]]) -> Iterator[tuple[NDArray[Any], int]]:
