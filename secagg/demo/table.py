@@ -16,7 +16,8 @@ _PACKAGES = ("secagg", "numpy", "numba", "cryptography", "scikit-learn", "matplo
 
 def to_table(demo: Demo) -> RenderableType:
     """A row per protocol, and what one needs to know to read it."""
-    table = Table(title="One classifier from many hospitals", box=box.SIMPLE_HEAD, title_style="bold")
+    title = "One classifier from many hospitals"
+    table = Table(title=title, box=box.SIMPLE_HEAD, title_style="bold", pad_edge=False, collapse_padding=True)
     table.add_column("protocol", no_wrap=True)
     table.add_column("test\naccuracy", justify="right")
     table.add_column("off by\nat most", justify="right")
@@ -24,7 +25,7 @@ def to_table(demo: Demo) -> RenderableType:
         table.add_column("epsilon", justify="right")
     table.add_column("bytes\nup", justify="right")
     table.add_column("bytes\ndown", justify="right")
-    table.add_column("to learn one\nhospital's update\nwould take", min_width=20)
+    table.add_column("to learn one\nhospital's update\nwould take", min_width=16)
     for run in demo.runs:
         table.add_row(
             run.protocol,

@@ -132,6 +132,13 @@ def test_epsilon_is_what_the_hospitals_were_charged(monkeypatch):
     assert 7.9 < noised.epsilon <= 8.0
 
 
+def test_no_word_is_lost_on_eighty_columns():
+    demo = run(Settings(rounds=2, epsilon=8.0), named())
+    shown = set(print_table(demo).split())
+    assert all(set(one.collusion.split()) <= shown for one in demo.runs)
+    assert {f"{one.bytes_down:,.0f}" for one in demo.runs} | {f"{demo.runs[-1].epsilon:.2f}"} <= shown
+
+
 # --- what the seed decides
 
 
