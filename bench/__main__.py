@@ -2,23 +2,29 @@
 
 import sys
 
-from bench.measure import WrongSum
-from secagg.errors import ConfigError, SecAggError
-
 _EXTRA = ("typer", "rich", "matplotlib", "scipy")
 
 
 def main(arguments: list[str] | None = None) -> None:
     """Run one command and exit: 0, 1 if the run failed, 2 if what was asked can't be done, 130 if interrupted."""
     try:
-        from bench.commands import app
-
-        app(args=arguments, prog_name="python -m bench")
+        _run(arguments)
+    except KeyboardInterrupt:
+        _fail("interrupted before anything was measured", 130)
     except ModuleNotFoundError as missing:
         package = (missing.name or "").partition(".")[0]
         if package not in _EXTRA:
             raise
         _fail(f"got no {package}, which this command needs: pip install 'secagg[demo]'", 1)
+
+
+def _run(arguments: list[str] | None) -> None:
+    from bench.commands import app
+    from bench.measure import WrongSum
+    from secagg.errors import ConfigError, SecAggError
+
+    try:
+        app(args=arguments, prog_name="python -m bench")
     except WrongSum as wrong:
         _fail(f"FAILED: {wrong}", 1)
     except SecAggError as error:

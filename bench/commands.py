@@ -15,7 +15,8 @@ from rich.console import Console
 from bench import report
 from bench.measure import Bench, in_turn
 from bench.sweep import HELD, Over, Sweeping, points_of, workload_at
-from bench.workloads import Workload, check_memory
+from bench.workloads import Workload, check_memory, check_played
+from secagg.errors import ConfigError
 from secagg.protocols import chosen
 
 app = typer.Typer(
@@ -62,6 +63,7 @@ def run(
     from bench.plots import trade
 
     protocols = chosen(protocol or [])
+    check_played(clients)
     workload = Workload(clients, coordinates, dropout, bits, seed)
     check_memory(workload, protocols)
     _check_outputs(as_json, as_html)
@@ -142,6 +144,7 @@ def peers(
     ] = None,
     repeats: Annotated[int, typer.Option(min=3, max=100, help="Turns of each comparison.")] = 7,
     seconds: Annotated[float, typer.Option(min=1, help="Fewer turns, at least 3, where they take longer.")] = 15.0,
+    require: Annotated[bool, typer.Option("--require", help="Fail where a peer is missing.")] = False,
     as_json: Json = None,
     as_html: Html = None,
 ) -> None:
@@ -166,6 +169,9 @@ def peers(
 
     with _shown(show), _progress(len(comparing.comparisons)) as step:
         comparing.run(repeats, seconds, step)
+    if require and comparing.absent:
+        typer.echo("bench: FAILED: not all peers could be compared with", err=True)
+        raise typer.Exit(1)
 
 
 @app.command()
@@ -195,7 +201,7 @@ def plan(
     def show(finished: bool) -> None:
         planned = planning.plan({name: protocols[name] for name in rates}, rates, workload, link)
         grids = [planning.plan_grid(planned, workload, link)]
-        grids += [planning.checked_grid(found, planning.CHECKED)] if found else []
+        grids += [planning.checked_grid(found)] if found else []
         for grid in grids:
             show_grid(grid)
         result = report.document(
@@ -214,7 +220,7 @@ def plan(
         for name, one in protocols.items():
             rates[name] = calibrate(name, one, step)
         for name, one in protocols.items() if check else ():
-            step(name, "a real session")
+            step(name, "real sessions")
             found.extend(planning.checked(name, one, rates[name]))
     if any(not one.holds for one in found):
         typer.echo("bench: FAILED: the plan is off by more than a quarter", err=True)
@@ -300,3 +306,5 @@ def _write(
 def _check_outputs(as_json: Path | None, as_html: Path | None) -> None:
     report.check_writable("--json", as_json)
     report.check_writable("--html", as_html)
+    if as_json and as_html and as_json.resolve() == as_html.resolve():
+        raise ConfigError(f"got {as_json} for both of --json and --html; expected two files")

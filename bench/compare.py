@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -36,7 +37,8 @@ class Change:
     @property
     def ratio(self) -> float:
         """New over old."""
-        return (self.new or 0.0) / self.old if self.old else float("inf")
+        new = self.new or 0.0
+        return new / self.old if self.old else math.inf if new else 1.0
 
     @property
     def noise(self) -> float:
@@ -46,7 +48,7 @@ class Change:
     @property
     def worse(self) -> bool:
         """Whether it is past the tolerance, or gone."""
-        if self.new is None:
+        if self.new is None or not math.isfinite(self.new):
             return True
         if self.old is None:
             return False
@@ -61,6 +63,15 @@ def compared(old: Mapping[str, Any], new: Mapping[str, Any], tolerance: float) -
         raise ConfigError(f"got a result of {old['kind']} and one of {new['kind']}; expected two of one command")
     if not new["finished"] or not old["finished"]:
         raise ConfigError("got a result that was interrupted; run the command to its end")
+    try:
+        return _changes(old, new, tolerance)
+    except (KeyError, TypeError, AttributeError) as error:
+        raise ConfigError(
+            f"got a result of {old['kind']} with parts missing or of another kind: {error!r}"
+        ) from error
+
+
+def _changes(old: Mapping[str, Any], new: Mapping[str, Any], tolerance: float) -> list[Change]:
     for same in _SAME[old["kind"]]:
         if old[same] != new[same]:
             raise ConfigError(f"got results of {same} {old[same]} and {new[same]}; expected the same for both")
@@ -83,8 +94,11 @@ def _rows(old: list[dict[str, Any]], new: list[dict[str, Any]], tolerance: float
             if row[figure] is not None:
                 found = (later or {}).get(figure)
                 yield Change(name, figure, row[figure]["median"], found and found["median"], tolerance)
-        for figure in ("bytes_up", "bytes_down"):
+        for figure in ("bytes_up", "bytes_down", "largest_error"):
             yield Change(name, figure, row[figure], (later or {}).get(figure), _BYTES_TOLERANCE)
+        yield Change(
+            name, "most_dropouts", row["most_dropouts"], (later or {}).get("most_dropouts"), 0.0, higher=True
+        )
 
 
 def _ratios(old: list[dict[str, Any]], new: list[dict[str, Any]], tolerance: float) -> Iterator[Change]:
@@ -107,9 +121,9 @@ def _figures(
         later = now.get(tuple(one[key] for key in keys), {})
         what = " at ".join(one[key] if isinstance(one[key], str) else number(one[key]) for key in keys)
         for figure, value in one.items():
-            if value and figure.endswith(("_seconds", "_memory")):
+            if value is not None and figure.endswith(("_seconds", "_memory")):
                 yield Change(what, figure, value, later.get(figure), tolerance)
-            elif value and figure.startswith("bytes_"):
+            elif value is not None and figure.startswith("bytes_"):
                 yield Change(what, figure, value, later.get(figure), _BYTES_TOLERANCE)
 
 

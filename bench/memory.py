@@ -21,10 +21,12 @@ from typing import Any
 from bench.measure import WARM, WrongSum, play
 from bench.workloads import Expected, Workload
 from secagg import simulation
+from secagg.errors import SecAggError
 from secagg.protocols import chosen
 from secagg.protocols.base import AggregationProtocol
 
 _SECONDS = 600
+_WRONG = 3  # the exit code of a session with a wrong sum
 
 
 @dataclass(frozen=True)
@@ -37,13 +39,19 @@ class Peaks:
 
 
 def peaks(protocol: str, workload: Workload) -> Peaks:
-    """Peak memory of each kind of party in one session. Raises :class:`WrongSum` if the session fails."""
+    """Peak memory of each kind of party in one session. Raises :class:`WrongSum`; ``SecAggError`` for none."""
     arguments = [protocol, *map(str, (workload.clients, workload.coordinates, workload.dropout, workload.bits))]
-    run = subprocess.run(
-        [sys.executable, "-m", "bench.memory", *arguments], capture_output=True, text=True, timeout=_SECONDS
-    )
+    try:
+        run = subprocess.run(
+            [sys.executable, "-m", "bench.memory", *arguments], capture_output=True, text=True, timeout=_SECONDS
+        )
+    except subprocess.TimeoutExpired:
+        raise SecAggError(f"{protocol}: peaks took over {_SECONDS} s; sweep over smaller sizes") from None
+    said = (run.stderr.strip().splitlines() or ["it said nothing"])[-1]
+    if run.returncode == _WRONG:
+        raise WrongSum(f"{protocol}: {said}")
     if run.returncode:
-        raise WrongSum(f"{protocol}: {run.stderr.strip().splitlines()[-1] if run.stderr.strip() else 'no answer'}")
+        raise SecAggError(f"{protocol}: the process that measures peaks ended with {run.returncode}: {said}")
     return Peaks(**json.loads(run.stdout.splitlines()[-1]))
 
 
@@ -160,7 +168,11 @@ def main(arguments: list[str]) -> None:
     """The subprocess: prints the peaks as one line of JSON."""
     name, clients, coordinates, dropout, bits = arguments
     workload = Workload(int(clients), int(coordinates), float(dropout), int(bits))
-    print(json.dumps(session(chosen([name])[name], workload).__dict__))
+    try:
+        print(json.dumps(session(chosen([name])[name], workload).__dict__))
+    except WrongSum as wrong:
+        print(wrong, file=sys.stderr)
+        raise SystemExit(_WRONG) from None
 
 
 if __name__ == "__main__":

@@ -137,6 +137,8 @@ class Comparing:
                 self.compared.append(compare(comparison, repeats, seconds))
             except Absent as reason:
                 self.absent[f"{comparison.peer.name}, {comparison.work}"] = str(reason)
+            except ImportError as moved:
+                self.absent[f"{comparison.peer.name}, {comparison.work}"] = f"another version is installed: {moved}"
 
 
 def selected(comparisons: Sequence[Comparison], names: Sequence[str]) -> list[Comparison]:

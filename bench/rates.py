@@ -11,7 +11,7 @@ import hashlib
 import math
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from statistics import median
 
 import numpy as np
@@ -57,40 +57,36 @@ class Counts:
 
 @dataclass(frozen=True)
 class Term:
-    """A part of a role's time: what is counted, in symbols, and how many of it there are."""
+    """A part of a role's time: how often it is done, in the symbols of :class:`Counts`; ``1`` for what is fixed."""
 
-    text: str
-    count: Callable[[Counts], float]
+    expression: str
+
+    def count(self, counts: Counts) -> float:
+        """How often at these counts."""
+        return float(eval(self.expression, {"sqrt": math.sqrt}, asdict(counts)))
+
+    def __str__(self) -> str:
+        return self.expression.replace("*", "·").replace("-", "−")
 
 
-FIXED = Term("", lambda c: 1)
-SIGNATURE = Term("signature", lambda c: c.q)
-HASHED = Term("hashed byte", lambda c: c.q * (c.n / 4 + 300))
+FIXED = Term("1")
+SIGNATURE = Term("q")
+HASHED = Term("q*(n/4+300)")  # bytes of signed lists
 
-OWN_MASKS = Term("(k+1)·d", lambda c: (c.k + 1) * c.d * c.w)
-ALL_MASKS = Term("(n−g+g·k)·d", lambda c: (c.n - c.g + c.g * c.k * (1 - c.g / c.n)) * c.d * c.w)
+OWN_MASKS = Term("(k+1)*d*w")
+ALL_MASKS = Term("(n-g+g*k*(1-g/n))*d*w")
 
 #: By role, for SecAgg and SecAggPlus.
 PAIRWISE: Mapping[str, Sequence[Term]] = {
-    "client": (
-        FIXED,
-        Term("d", lambda c: c.d),
-        Term("k", lambda c: c.k),
-        Term("k²", lambda c: c.k * c.k),
-    ),
-    "server": (
-        FIXED,
-        Term("n·d", lambda c: c.n * c.d),
-        Term("n", lambda c: c.n),
-        Term("n·k", lambda c: c.n * c.k),
-    ),
+    "client": (FIXED, Term("d"), Term("k"), Term("k*k")),
+    "server": (FIXED, Term("n*d"), Term("n"), Term("n*k")),
 }
 #: By role, for everything else; v is the bytes of a ciphertext, or d where there is none.
 PLAIN: Mapping[str, Sequence[Term]] = {
     # Tables that serve many ciphertexts are the larger the more there are.
-    "client": (FIXED, Term("√v", lambda c: math.sqrt(c.v)), Term("v", lambda c: c.v)),
-    "server": (FIXED, Term("v", lambda c: c.v), Term("n", lambda c: c.n), Term("n·v", lambda c: (c.n - c.g) * c.v)),
-    "other": (FIXED, Term("v", lambda c: c.v), Term("n", lambda c: c.n), Term("n·v", lambda c: (c.n - c.g) * c.v)),
+    "client": (FIXED, Term("sqrt(v)"), Term("v")),
+    "server": (FIXED, Term("v"), Term("n"), Term("(n-g)*v")),
+    "other": (FIXED, Term("v"), Term("n"), Term("(n-g)*v")),
 }
 
 
@@ -106,9 +102,9 @@ class Formula:
         return sum(rate * term.count(counts) for term, rate in zip(self.terms, self.rates, strict=True))
 
     def __str__(self) -> str:
-        """With the rates in words: ``1.2 ms + 0.18 ns·(k+1)·d``."""
+        """With the rates in words: ``1.2 ms + 0.18 ns·(k+1)·d·w``."""
         parts = [
-            f"{_rate(rate)}{'·' if term.text else ''}{term.text}"
+            _rate(rate) if term == FIXED else f"{_rate(rate)}·{term}"
             for term, rate in zip(self.terms, self.rates, strict=True)
             if rate > 0
         ]

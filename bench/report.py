@@ -27,7 +27,10 @@ from secagg.errors import ConfigError
 SCHEMA = 1
 WIDTH = 150
 _BETWEEN = 5  # characters from one column to the next
-PACKAGES = ("secagg", "numpy", "numba", "cryptography", "tenseal", "phe", "gmpy2", "msgspec")
+PACKAGES = (
+    "secagg", "numpy", "numba", "cryptography", "msgspec", "tenseal", "phe", "gmpy2",
+    "flwr", "pypaillier", "fate_utils", "opendp", "dp-accounting",
+)  # fmt: skip
 
 
 class Kind(StrEnum):
@@ -102,10 +105,15 @@ def plain(value: Any) -> Any:
 
 
 def write(path: Path, text: str) -> None:
-    """Write ``text`` to ``path`` in one go: never half a file, whatever interrupts."""
-    draft = path.with_name(f".{path.name}.part")
+    """Write ``text`` to ``path``, or to where that links, in one go: never half a file, whatever interrupts."""
+    path = path.resolve()
+    draft = _draft(path)
     draft.write_text(text, encoding="utf-8")
     draft.replace(path)
+
+
+def _draft(path: Path) -> Path:
+    return path.with_name(f".{path.name}.part")
 
 
 def write_json(path: Path, found: Mapping[str, Any]) -> None:
@@ -125,12 +133,20 @@ def read_json(path: Path) -> dict[str, Any]:
 
 
 def check_writable(option: str, path: Path | None) -> None:
-    """``ConfigError`` before an hour is spent, if ``path`` can't be written."""
+    """``ConfigError`` before an hour is spent, if ``path`` can't be written or is no plain file."""
     if path is None:
         return
-    where = path if path.exists() else path.absolute().parent
-    if path.is_dir() or not where.exists() or not os.access(where, os.W_OK):
-        raise ConfigError(f"got {option} {path}, which can't be written; name a file in a folder that exists")
+    path = path.resolve()
+    try:
+        if path.exists() and not path.is_file():
+            raise OSError("it is no plain file")
+        _draft(path).touch()
+        _draft(path).unlink()
+    except OSError as error:
+        raise ConfigError(
+            f"got {option} {path}, which can't be written ({error.strerror or error}); name a file in a folder "
+            "that exists"
+        ) from error
 
 
 def run_grid(rows: Sequence[Row], workload: Workload) -> Grid:

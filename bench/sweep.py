@@ -9,7 +9,7 @@ from enum import StrEnum
 
 from bench import memory
 from bench.measure import Bench, Row
-from bench.workloads import Workload, check_memory
+from bench.workloads import Workload, check_memory, memory_free
 from secagg.errors import ConfigError
 from secagg.protocols.base import AggregationProtocol
 
@@ -30,7 +30,7 @@ HELD = {
 }
 POINTS: Mapping[Over, Sequence[float]] = {
     Over.CLIENTS: (8, 16, 32, 64, 128),
-    Over.COORDINATES: (1000, 10_000, 100_000, 1_000_000),
+    Over.COORDINATES: (10_000, 100_000, 1_000_000, 10_000_000),
     Over.DROPOUT: (1 / 48, 2 / 48, 4 / 48, 8 / 48, 15 / 48),
 }
 
@@ -44,6 +44,7 @@ QUANTITIES = {
     "server_memory": "peak memory of the server, bytes",
     "other_memory": "peak memory of a decryptor or aggregator, bytes",
 }
+_OFF = 4 / 3
 _FITTED = 3  # a power is fitted to the last three points, where fixed costs weigh least
 _STEEPEST = {Over.CLIENTS: 2.0, Over.COORDINATES: 1.1, Over.DROPOUT: 1.0}  # powers of a session's time
 _QUICK = 2.0  # seconds: a session that may be played twice
@@ -85,7 +86,7 @@ class Sweep:
     def exponent(self, protocol: str, quantity: str) -> float | None:
         """The power with which ``quantity`` grows at the end of its curve; None for fewer than three points."""
         least = _LEAST_MEMORY if is_memory(quantity) else 0
-        return slope([(at, value) for at, value in self.curve(protocol, quantity)[-_FITTED:] if value >= least])
+        return slope([(at, value) for at, value in self.curve(protocol, quantity) if value >= least][-_FITTED:])
 
     @property
     def protocols(self) -> list[str]:
@@ -99,13 +100,18 @@ def is_memory(quantity: str) -> bool:
 
 
 def slope(curve: Sequence[tuple[float, float]]) -> float | None:
-    """The exponent of the power that fits ``curve`` best in logarithms; None for fewer than three points."""
+    """The exponent of the power that fits ``curve`` best in logarithms; None for fewer than three points.
+
+    None too where a point is off that power by a third: then it is noise, or no power.
+    """
     if len(curve) < _FITTED:
         return None
     x, y = ([math.log(pair[axis]) for pair in curve] for axis in (0, 1))
-    centre = sum(x) / len(x)
+    centre, height = sum(x) / len(x), sum(y) / len(y)
     width = sum((a - centre) ** 2 for a in x)
-    return sum((a - centre) * b for a, b in zip(x, y, strict=True)) / width
+    power = sum((a - centre) * b for a, b in zip(x, y, strict=True)) / width
+    off = max(abs(b - height - power * (a - centre)) for a, b in zip(x, y, strict=True))
+    return power if off < math.log(_OFF) else None
 
 
 def number(at: float) -> str:
@@ -140,7 +146,7 @@ class Sweeping:
         self.over, self.held, self.protocols = over, held, protocols
         self.workloads = [(at, workload_at(over, held, at)) for at in points]
         for _, workload in self.workloads:
-            check_memory(workload, protocols)
+            check_memory(workload, protocols, memory_free() // 2)  # peaks are measured in a process beside this
         self._points: list[Point] = []
         self._left_out: list[str] = []
         self._took: dict[str, list[tuple[float, float]]] = {name: [] for name in protocols}

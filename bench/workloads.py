@@ -141,9 +141,14 @@ def memory_needed(workload: Workload, protocol: AggregationProtocol) -> int:
     return workload.clients * each + sum(cost.down.values()) + 128 * workload.coordinates
 
 
+def check_played(clients: int) -> None:
+    """``ConfigError`` for more clients than one process plays, or too few."""
+    _check("clients", clients, LEAST_CLIENTS, MOST_PLAYED)
+
+
 def check_memory(workload: Workload, protocols: Mapping[str, AggregationProtocol], free: int | None = None) -> None:
     """``ConfigError``, with what would fit, for a workload beyond the memory that is free."""
-    _check("clients", workload.clients, LEAST_CLIENTS, MOST_PLAYED)
+    check_played(workload.clients)
     usable = int(_USABLE * (memory_free() if free is None else free))
     for name, protocol in protocols.items():
         # Signed lists of survivors alone are quadratic; nothing is allocated to find that out.
@@ -152,11 +157,12 @@ def check_memory(workload: Workload, protocols: Mapping[str, AggregationProtocol
         if needed > usable:
             small = memory_needed(replace(workload, coordinates=1024), protocol)
             each = max(1, memory_needed(replace(workload, coordinates=8192), protocol) - small) / (8192 - 1024)
-            most = max(0, int((usable - small) / each))
+            most = int((usable - small) / each)
+            fitting = f"--coordinates of at most {most:,}, or fewer --clients" if most > 0 else "fewer --clients"
             raise ConfigError(
                 f"got {workload.clients} clients of {workload.coordinates:,} coordinates, which would take "
                 f"{needed / 1e9:.1f} GB under {name}, and {usable / 1e9:.1f} GB are to be had: expected "
-                f"--coordinates of at most {most:,}, or fewer --clients"
+                f"{fitting}"
             )
 
 

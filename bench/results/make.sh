@@ -3,11 +3,11 @@
 # that does nothing else.
 set -euo pipefail
 cd "$(dirname "$0")/../.."
-PYTHON=${PYTHON:-.venv/bin/python}
+: "${PYTHON:?set it to the python of an environment with secagg[demo,peers]}"
 OUT=${OUT:-bench/results}
 
 "$PYTHON" -m bench run --json "$OUT/run.json" --html "$OUT/run.html"
-"$PYTHON" -m bench peers --json "$OUT/peers.json" --html "$OUT/peers.html"
+"$PYTHON" -m bench peers --require --json "$OUT/peers.json" --html "$OUT/peers.html"
 for over in clients coordinates dropout; do
   "$PYTHON" -m bench sweep --over "$over" --out "$OUT/$over" --json "$OUT/$over.json" --html "$OUT/$over.html"
 done
