@@ -21,7 +21,7 @@ test: $(INSTALLED)  ## every test but those of real processes and heavy framewor
 
 test-stacks: $(VENV)/.stacks $(FLOWER)/.installed  ## real processes over TLS, and frameworks
 	$(BIN)/pytest -p no:benchmark -m stacks tests
-	$(FLOWER)/bin/pytest -p no:benchmark -n 2 tests/integrations
+	$(FLOWER)/bin/pytest -p no:benchmark -n 2 tests/integrations tests/bench/test_peers.py
 
 lint: $(INSTALLED)  ## ruff, mypy --strict, import contracts
 	$(BIN)/ruff check .

@@ -189,7 +189,7 @@ def plan(
 ) -> None:
     """What each protocol would cost at your scale, by rates measured now, and which to take."""
     from bench import plan as planning
-    from bench.rates import Rates, calibrate
+    from bench.rates import Rates, bits_like, calibrate
 
     protocols = chosen(protocol or [])
     workload = Workload(clients, coordinates, dropout, bits)
@@ -216,9 +216,9 @@ def plan(
         )
         _write(as_json, as_html, result, grids)
 
-    with _shown(show), _progress(len(protocols) * (8 + check)) as step:
+    with _shown(show), _progress(len(protocols) * (10 + check)) as step:
         for name, one in protocols.items():
-            rates[name] = calibrate(name, one, step)
+            rates[name] = calibrate(name, one, bits_like(one, workload), step)
         for name, one in protocols.items() if check else ():
             step(name, "real sessions")
             found.extend(planning.checked(name, one, rates[name]))

@@ -19,7 +19,7 @@ from bench.peers import Pair, require
 CLIENTS, THRESHOLD = 100, 67
 VALUES = 10**6
 SECRET = bytes(range(32))
-MIXED, MIXERS = 10**5, 20
+MIXED, MIXERS, BITS = 10**5, 20, 16
 
 
 @cache
@@ -212,6 +212,7 @@ def whole_round() -> Pair:
         least = flower_round.CLIENTS * flower_round.SIZE * flower_round.BITS // 8
         require(grid.up > least, f"the count of {name}'s bytes")
         counted[name] = grid.up
+        require(flower_round.is_right(side(true_bytes=False)[0]()), f"{name}'s SecAgg+ round, as it is timed")
     return Pair(
         Call(lambda run: run(), lambda: flower_round.flowers(true_bytes=False)[0]),
         Call(lambda run: run(), lambda: flower_round.ours(true_bytes=False)[0]),
@@ -243,7 +244,11 @@ def fate_mix() -> Pair:
         together.aggregate(RandomMix(seeds[rank], rank).mix([floats], None))
     require(np.abs(together.finalize(None)[0] / MIXERS - floats).max() < 1e-5, "fate_utils' RandomMix")
     mixer = RandomMix(seeds[0], 0)
-    task = secagg.Task(secagg.SecAgg(), secagg.Layout.of(values), secagg.FixedPoint(clip=1.0), MIXERS, MIXERS)
+    high, low = mixer.mix([floats], None)[0]
+    require(np.count_nonzero(np.isclose(high + low, floats, rtol=0, atol=1e-3)) < 10, "fate_utils' mask")
+    task = secagg.Task(
+        secagg.SecAgg(), secagg.Layout.of(values), secagg.FixedPoint(clip=1.0, bits=BITS), MIXERS, MIXERS
+    )
 
     def masked(rank: int, own: tuple[tuple[bytes, int], ...] = ()) -> bytes:
         encoded = task.encoding.encode(values, layout=task.layout, weight=None, max_weight=None, rng=os.urandom)
@@ -251,18 +256,25 @@ def fate_mix() -> Pair:
         lanes.mask_all(vector, [*((s, 1 if rank < b else -1) for b, s in seeds[rank].items()), *own], None)
         return lanes.pack_lanes(task, vector)
 
-    total = lanes.zero_lanes(task)
-    for rank in range(MIXERS):
-        lanes.fold_lanes(task, memoryview(masked(rank)), total)
-    lanes.reduce_lanes(task, total)
-    decoded = task.encoding.decode(total, layout=task.layout, survivors=MIXERS, max_weight=None)
-    require(np.abs(decoded.mean - values).max() < 1e-4, "a sum of masked updates")
+    def mean(sent: list[bytes], keyed: list[tuple[bytes, int]]) -> Any:
+        """Of updates from their bytes, once the masks of ``keyed`` are added too."""
+        total = lanes.zero_lanes(task)
+        for data in sent:
+            lanes.fold_lanes(task, memoryview(data), total)
+        lanes.mask_all(total, keyed, None)
+        lanes.reduce_lanes(task, total)
+        return total[0] / len(sent) / ((1 << (BITS - 1)) - 1) - 1
+
     own = ((SECRET, 1),)
+    sent, lifted = masked(0, own), [(SECRET, -1), *((seed, 1 if b == 0 else -1) for b, seed in seeds[0].items())]
+    require(np.abs(mean([masked(rank) for rank in range(MIXERS)], []) - values).max() < 1e-4, "masked updates")
+    require(np.abs(mean([sent], lifted) - values).max() < 1e-4, "lifting masks")
+    require(np.count_nonzero(np.abs(mean([sent], []) - values) < 1e-3) < 100, "adding masks")
     return Pair(
         Call(lambda: mixer.mix([floats], None)),
         Call(lambda: masked(0, own)),
         their_units=MIXED,
         our_units=MIXED,
         their_bytes=sum(array.nbytes for array in mixer.mix([floats], None)[0]) / MIXED,
-        our_bytes=len(masked(0, own)) / MIXED,
+        our_bytes=len(sent) / MIXED,
     )

@@ -19,11 +19,13 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from bench.measure import Bench
 from bench.workloads import Workload
+from secagg.errors import ConfigError
 from secagg.protocols.base import AggregationProtocol, input_round
 from secagg.protocols.lanes import widths
 
 _SMALL = 4096
 _LARGE = 1 << 20
+_WIDE_BITS = 30  # of which eight make 33
 _AIM_SECONDS = 1.5  # of all cores, in the longest of a protocol's sessions
 
 
@@ -116,7 +118,19 @@ class Rates:
     """The formulas of one protocol, by role: ``client``, ``server`` and, where there are any, ``other``."""
 
     formulas: Mapping[str, Formula]
-    sessions: int
+    bits: int  # a value
+
+
+def bits_like(protocol: AggregationProtocol, workload: Workload) -> int:
+    """The bits at which eight clients' sums take lanes as wide as those of ``workload``; its own, if they do.
+
+    Ciphertexts have no lanes.
+    """
+    try:
+        wide = not hasattr(protocol, "scheme") and max(widths(workload.task(protocol))) > 32
+    except ConfigError:
+        wide = False
+    return max(workload.bits, _WIDE_BITS) if wide else workload.bits
 
 
 def pairwise(protocol: AggregationProtocol) -> bool:
@@ -124,7 +138,7 @@ def pairwise(protocol: AggregationProtocol) -> bool:
     return hasattr(protocol, "sparse")
 
 
-def calibrate(name: str, protocol: AggregationProtocol, step: Callable[[str, str], None]) -> Rates:
+def calibrate(name: str, protocol: AggregationProtocol, bits: int, step: Callable[[str, str], None]) -> Rates:
     """Play small sessions of ``protocol``, every sum checked, and fit its formulas. Raises ``WrongSum``."""
     observed: list[tuple[Counts, dict[str, float]]] = []
 
@@ -147,10 +161,10 @@ def calibrate(name: str, protocol: AggregationProtocol, step: Callable[[str, str
         observed.append((Counts.of(protocol, workload), found))
         return sum(sessions[-1].cpu.values())
 
-    small = Workload(8, _SMALL, 0.0)
+    small = Workload(8, _SMALL, 0.0, bits)
     step(name, "small sessions")
     least = play(small)
-    large = Workload(8, 8 * _SMALL, 0.0)
+    large = Workload(8, 8 * _SMALL, 0.0, bits)
     took = play(large)
     each = max(took - least, took / 4) / (7 * _SMALL)
     most = int(min(_LARGE, max(16 * _SMALL, _AIM_SECONDS / each)))
@@ -160,17 +174,17 @@ def calibrate(name: str, protocol: AggregationProtocol, step: Callable[[str, str
         (24, most // 6, 0.25),
         (32, _SMALL, 0.0),
         (64, _SMALL // 2, 0.0),
-        *([(96, 512, 0.0)] if pairwise(protocol) else []),
+        *([(96, 512, 0.0), (160, 512, 0.1)] if pairwise(protocol) else []),
     ):
         step(name, f"{clients} clients, {coordinates:,} coordinates")
-        play(Workload(clients, coordinates, dropout))
+        play(Workload(clients, coordinates, dropout, bits))
     shapes = PAIRWISE if pairwise(protocol) else PLAIN
     formulas = {
         role: fit(terms, [(counts, found[role]) for counts, found in observed], _known(protocol, role))
         for role, terms in shapes.items()
         if all(role in found for _, found in observed)
     }
-    return Rates(formulas, len(observed))
+    return Rates(formulas, bits)
 
 
 def fit(

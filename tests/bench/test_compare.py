@@ -44,7 +44,7 @@ def slower(result, seconds):
 def test_the_same_is_no_worse(tmp_path, result):
     found = compare(tmp_path, result, result)
     assert found.exit_code == 0
-    assert "0 of 9 figures got worse" in found.output
+    assert "0 of 13 figures got worse" in found.output
 
 
 @pytest.mark.parametrize(("seconds", "code"), [(0.12, 0), (0.13, 1), (0.01, 0)])
@@ -133,6 +133,22 @@ def test_a_plan_that_got_slower_fails(tmp_path):
 )
 def test_what_does_not_compare_is_refused(tmp_path, result, spoilt, said):
     assert said in str(compare(tmp_path, result, {**result, **spoilt}).exception)
+
+
+def test_a_larger_error_or_fewer_dropouts_fail(tmp_path, result):
+    row = result["rows"][1]
+    assert compare(tmp_path, result, changed(result, largest_error=2 * row["largest_error"])).exit_code == 1
+    assert compare(tmp_path, result, changed(result, most_dropouts=row["most_dropouts"] - 1)).exit_code == 1
+
+
+def test_what_is_no_number_fails(tmp_path, result):
+    assert compare(tmp_path, result, slower(result, float("nan"))).exit_code == 1
+
+
+@pytest.mark.parametrize("part", ["rows", "workload"])
+def test_a_result_with_parts_missing_is_refused(tmp_path, result, part):
+    found = compare(tmp_path, result, {key: value for key, value in result.items() if key != part})
+    assert "parts missing" in str(found.exception)
 
 
 def test_a_file_that_is_no_result_is_refused(tmp_path):

@@ -77,6 +77,12 @@ def test_a_missing_peer_is_named_with_what_to_install():
     )
 
 
+@pytest.mark.parametrize(("require", "code"), [([], 0), (["--require"], 1)])
+def test_missing_peers_fail_where_all_are_required(monkeypatch, require, code):
+    monkeypatch.setattr("bench.peer_calls.COMPARISONS", (Comparison("sum", "value", NOWHERE, pair),))
+    assert CliRunner().invoke(app, ["peers", *require]).exit_code == code
+
+
 def test_control_a_wrong_answer_fails_the_run():
     def wrong():
         require(np.arange(3).sum() == 4, "numpy")
@@ -117,27 +123,74 @@ def test_a_real_peer_on_the_command_line(tmp_path):
     assert upload["ratio"]["least"] <= upload["ratio"]["median"] <= upload["ratio"]["most"]
 
 
+def there(comparison):
+    """Built, with both answers checked; or skipped, where its peer isn't installed."""
+    if comparison.peer.version is None:
+        pytest.skip(f"needs {comparison.peer.name}")
+    return comparison.build()
+
+
+@pytest.mark.stacks
+@pytest.mark.parametrize("comparison", COMPARISONS, ids=lambda one: f"{one.peer.name}: {one.work}")
+def test_both_answers_of_every_comparison_are_right(comparison):
+    built = there(comparison)
+    for call in (built.theirs, built.ours):
+        assert call.seconds() > 0
+
+
+MASKING = [one for one in COMPARISONS if one.build in (peer_mpc.mask, peer_mpc.fate_mix)]
+
+
+@pytest.mark.stacks
+@pytest.mark.parametrize("comparison", MASKING, ids=lambda one: one.peer.name)
+def test_control_masks_that_hide_nothing_are_seen(comparison, monkeypatch):
+    there(comparison)
+    monkeypatch.setattr("mpc.masks.add_mask", lambda *arguments, **named: None)
+    monkeypatch.setattr("secagg.protocols.lanes.mask_all", lambda *arguments: None)
+    with pytest.raises(WrongSum, match=r"add_mask|masks"):
+        comparison.build()
+
+
+@pytest.mark.stacks
+def test_control_a_wrong_flower_is_seen(monkeypatch):
+    pytest.importorskip("flwr")
+    from flwr.common.secure_aggregation.crypto import shamir
+
+    monkeypatch.setattr(shamir, "combine_shares", lambda shares: bytes(32))
+    for build in (peer_mpc.split, peer_mpc.combine):
+        with pytest.raises(WrongSum):
+            build()
+
+
+@pytest.mark.stacks
+def test_a_whole_round_takes_two_fifths_of_flowers_bytes():
+    pytest.importorskip("flwr")
+    built = peer_mpc.whole_round()
+    assert built.our_bytes <= 0.42 * built.their_bytes
+
+
+def test_a_peer_whose_names_have_moved_is_named():
+    def moved():
+        from numpy import nothing_of_this_name  # noqa: F401
+
+    comparing = Comparing([Comparison("sum", "value", HERE, moved), Comparison("sum again", "value", HERE, pair)])
+    comparing.run(3, 1.0, lambda name, work: None)
+    assert "another version is installed" in comparing.absent["numpy, sum"]
+    assert len(comparing.compared) == 1
+
+
 NVFLARE = [peer_he.nvflare_encrypt, peer_he.nvflare_add, peer_he.nvflare_decrypt]
 
 
 @pytest.mark.parametrize("build", NVFLARE)
 def test_control_a_peers_wrong_answer_is_seen(build, monkeypatch):
-    """A tensor that comes out as another."""
-    pytest.importorskip("tenseal")
-    context, model = peer_he._nvflare()
-    upload = peer_he._nvflare_upload()
-    changed = [*model[:-1], model[-1] + 0.01]
-    monkeypatch.setattr(peer_he, "_nvflare_upload", lambda: upload)
+    """Every tensor is encrypted as another."""
+    tenseal = pytest.importorskip("tenseal")
+    encrypt = tenseal.ckks_vector
     build()
-    with monkeypatch.context() as patched:
-        patched.setattr(peer_he, "_is_model", lambda vectors: _holds(vectors, context, changed))
-        with pytest.raises(WrongSum, match="tenseal"):
-            build()
-
-
-def _holds(vectors, context, model):
-    found = [np.array(vector.decrypt(context.secret_key())) for vector in vectors]
-    return np.allclose(found, model, rtol=0, atol=1e-4)
+    monkeypatch.setattr(tenseal, "ckks_vector", lambda context, values: encrypt(context, np.asarray(values) + 0.01))
+    with pytest.raises(WrongSum, match="tenseal"):
+        build()
 
 
 @pytest.mark.parametrize("build", NVFLARE)

@@ -1,14 +1,15 @@
 import json
-from dataclasses import replace
+import math
 
 import numpy as np
 import pytest
 from typer.testing import CliRunner
 
 from bench import plan as planning
+from bench import rates
 from bench.commands import app
 from bench.plan import Checked, Link, Planned, bandwidth, plan, plan_grid, recommended, traffic
-from bench.rates import FIXED, PAIRWISE, PLAIN, Counts, Formula, Rates, Term, fit
+from bench.rates import ALL_MASKS, FIXED, HASHED, OWN_MASKS, PAIRWISE, PLAIN, Counts, Formula, Rates, Term, fit
 from bench.workloads import Workload
 from secagg import CKKS, Clear, ConfigError, Paillier, SecAgg, SecAggPlus
 from secagg.protocols import chosen, named
@@ -40,15 +41,15 @@ def test_bytes_of_a_million_clients_are_reckoned_at_once():
 )
 def test_rates_are_found_again(terms):
     rng = np.random.default_rng(1)
-    rates = rng.uniform(1e-6, 1e-3, len(terms))
+    true = rng.uniform(1e-6, 1e-3, len(terms))
     counts = [Counts(n, n // 5, d, k, k // 2, d) for n, d, k in rng.integers(5, 500, (30, 3)).tolist()]
-    truth = Formula(tuple(terms), tuple(rates))
+    truth = Formula(tuple(terms), tuple(true))
     found = fit(terms, [(c, truth.seconds(c)) for c in counts])
-    np.testing.assert_allclose(found.rates, rates, rtol=1e-6)
+    np.testing.assert_allclose(found.rates, true, rtol=1e-6)
 
 
 def test_known_rates_are_taken_as_they_are():
-    known, own = Term("q", lambda c: c.q), Term("d", lambda c: c.d)
+    known, own = Term("q"), Term("d")
     counts = [Counts(n, 0, d, 0, n // 2, d) for n, d in ((10, 100), (20, 50), (40, 400))]
     found = fit([FIXED, own], [(c, 3e-6 * c.d + 1e-4 * c.q) for c in counts], [(known, 1e-4)])
     assert found.rates[1] == pytest.approx(3e-6)
@@ -56,9 +57,64 @@ def test_known_rates_are_taken_as_they_are():
 
 
 def test_a_formula_says_its_rates_in_units():
-    formula = Formula((FIXED, Term("d", lambda c: c.d), Term("k", lambda c: c.k)), (1.2e-3, 1.8e-10, 0.0))
+    formula = Formula((FIXED, Term("d"), Term("k")), (1.2e-3, 1.8e-10, 0.0))
     assert str(formula) == "1.2 ms + 180 ps·d"
     assert formula.seconds(Counts(1, 0, 10**7, 0, 0, 0)) == pytest.approx(3e-3)
+
+
+UNITS = {"s": 1.0, "ms": 1e-3, "µs": 1e-6, "ns": 1e-9, "ps": 1e-12}
+
+
+@pytest.mark.parametrize(
+    "terms", [PAIRWISE["server"], [OWN_MASKS, ALL_MASKS, HASHED], PLAIN["client"], PLAIN["other"]]
+)
+def test_a_formula_gives_its_figure_to_whoever_reads_it(terms):
+    """The text, with its symbols as the plan prints them, worked out by hand."""
+    counts = Counts(n=1000, g=100, d=5000, k=60, q=40, v=7000, w=2)
+    formula = Formula(tuple(terms), tuple(1.5 * 10.0**-i for i in range(3, 3 + len(terms))))
+    total = 0.0
+    for part in str(formula).split(" + "):
+        rate, _, symbols = part.replace("−", "-").partition("·")
+        number, unit = rate.split(" ")
+        symbols = symbols.replace("·", "*") or "1"
+        total += float(number) * UNITS[unit] * eval(symbols, {"sqrt": math.sqrt}, vars(counts))
+    assert total == pytest.approx(formula.seconds(counts), rel=0.01)
+
+
+def test_rates_are_of_lanes_as_wide_as_the_plans():
+    assert rates.bits_like(Clear(), Workload(1000, 10, 0.0)) == 16
+    assert rates.bits_like(Clear(), Workload(1 << 18, 10, 0.0)) == 30
+    assert rates.bits_like(CKKS(), Workload(1 << 18, 10, 0.0)) == 16
+    assert Counts.of(SecAgg(), Workload(8, 10, 0.0, bits=30)).w == 2
+    assert rates.bits_like(SecAgg(), Workload(1 << 18, 10, 0.0)) == 16  # it can't carry so many
+
+
+def test_the_plan_prints_every_symbol_that_is_not_the_callers():
+    protocols = {"SecAggPlus": SecAggPlus(), "Paillier": Paillier()}
+    grid = plan_grid(
+        plan(protocols, flat(protocols), Workload(1 << 18, 10, 0.0), LINK), Workload(1 << 18, 10, 0.0), LINK
+    )
+    assert all(symbol in grid.rows[0][-1] for symbol in ("k = ", "q = ", "w = 2"))
+    assert "v = " in grid.rows[1][-1]
+
+
+def test_a_plan_is_held_against_real_sessions_and_control_doubled_rates_fail(monkeypatch):
+    monkeypatch.setattr(planning, "CHECKED", (Workload(20, 400_000, 0.1),))
+    measured = rates.calibrate("Clear", Clear(), 16, lambda name, doing: None)
+    found = planning.checked("Clear", Clear(), measured)
+    assert {one.role for one in found} == {"client", "server"}
+    doubled = Rates(
+        {
+            role: Formula(formula.terms, tuple(4 * rate for rate in formula.rates))
+            for role, formula in measured.formulas.items()
+        },
+        measured.bits,
+    )
+    monkeypatch.setattr(rates, "calibrate", lambda name, protocol, bits, step: doubled)
+    arguments = ["--clients", "1000", "--coordinates", "10", "--protocol", "Clear", "--check"]
+    result = CliRunner().invoke(app, ["plan", *arguments])
+    assert result.exit_code == 1
+    assert "off by more than a quarter" in result.output
 
 
 @pytest.mark.parametrize(
@@ -78,7 +134,7 @@ def flat(protocols, seconds=1e-3):
     """Rates of a machine that does every part in no time but a fixed one."""
     formula = Formula((FIXED,), (seconds,))
     roles = {name: ("client", "server", *(["other"] if one.others else [])) for name, one in protocols.items()}
-    return {name: Rates(dict.fromkeys(roles[name], formula), 1) for name in protocols}
+    return {name: Rates(dict.fromkeys(roles[name], formula), 16) for name in protocols}
 
 
 def test_wire_time_and_bytes_of_a_plan():
@@ -120,10 +176,10 @@ def test_nothing_is_recommended_where_nothing_can_run():
 
 
 def test_a_plan_within_a_quarter_holds_and_another_does_not():
-    assert Checked("A", "client", 1.24, 1.0).holds
-    assert not Checked("A", "client", 1.3, 1.0).holds
-    assert not Checked("A", "client", 0.7, 1.0).holds
-    assert Checked("A", "client", 0.0003, 0.0009).holds  # too short to tell
+    assert Checked("A", "here", "client", 1.24, 1.0).holds
+    assert not Checked("A", "here", "client", 1.3, 1.0).holds
+    assert not Checked("A", "here", "client", 0.7, 1.0).holds
+    assert Checked("A", "here", "client", 0.0003, 0.0009).holds  # too short to tell
 
 
 def test_counts_of_masks_and_of_ciphertexts():
@@ -153,6 +209,6 @@ def test_plan_refuses_before_it_measures():
 
 def test_every_protocol_can_be_planned():
     protocols = named()
-    found = plan(protocols, flat(protocols), replace(planning.CHECKED), LINK)
+    found = plan(protocols, flat(protocols), planning.CHECKED[0], LINK)
     assert [one.protocol for one in found if not one.refused] == list(protocols)
     assert all((one.other_seconds is None) == (not protocols[one.protocol].others) for one in found)

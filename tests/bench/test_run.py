@@ -128,7 +128,10 @@ def test_interrupt_leaves_the_finished_rows_and_the_json(tmp_path, monkeypatch):
     ("arguments", "said"),
     [
         (["--protocol", "Nobody"], "expected any of Clear"),
-        (["--clients", "0"], "expected 4 to"),
+        (["--clients", "0"], "expected 4 to 16,384"),
+        (["--json", "/dev/full"], "no plain file"),
+        (["--json", "/tmp/" + 252 * "x"], "can't be written"),
+        (["--json", "/tmp/x.out", "--html", "/tmp/x.out"], "expected two files"),
         (["--dropout", "0.5"], "is opened: expected 0 to 0.333"),
         (["--coordinates", "2000000000"], "expected --coordinates of at most"),
         (["--json", "/nowhere/at/all.json"], "can't be written"),
@@ -189,3 +192,24 @@ def test_a_protocol_that_is_right_only_the_first_time_has_no_row(monkeypatch):
     with pytest.raises(WrongSum):
         measured.measure("Clear")
     assert not measured.rows()
+
+
+def test_a_link_is_followed_and_stays_one(tmp_path):
+    target, link = tmp_path / "target.json", tmp_path / "link.json"
+    target.write_text("old")
+    link.symlink_to(target)
+    report.write(link, "new")
+    assert link.is_symlink()
+    assert target.read_text() == "new"
+    assert [path.name for path in tmp_path.iterdir() if path.name.startswith(".")] == []
+
+
+def test_ctrl_c_before_anything_runs_is_one_line(capsys, monkeypatch):
+    def interrupted(*_, **__):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("bench.commands.app", interrupted)
+    with pytest.raises(SystemExit) as ended:
+        main(["run"])
+    assert ended.value.code == 130
+    assert capsys.readouterr().err == "bench: interrupted before anything was measured\n"

@@ -1,6 +1,5 @@
 import itertools
 import json
-import math
 
 import pytest
 from typer.testing import CliRunner
@@ -12,6 +11,7 @@ from bench.plots import MEMORY_FLOOR, duration, growth, size, spread
 from bench.sweep import HELD, Over, Point, Sweep, Sweeping, points_of, slope, workload_at
 from bench.workloads import Workload
 from secagg import ConfigError
+from secagg.errors import SecAggError
 from secagg.protocols import chosen
 from tests.bench.broken import ClearOffByOne
 
@@ -29,6 +29,11 @@ def test_slope_needs_three_points():
     assert slope([(1, 1), (2, 2)]) is None
 
 
+def test_noise_has_no_slope():
+    assert slope([(1, 1.0), (2, 2.5), (4, 1.1)]) is None
+    assert slope([(1, 1.0), (2, 1.1), (4, 0.95)]) == pytest.approx(-0.037, abs=1e-3)
+
+
 def test_exponent_is_of_the_end_of_the_curve():
     """A fixed cost hides growth at the beginning."""
     points = tuple(point("A", x, max(1e-2, 1e-3 * x)) for x in (1, 2, 4, 8, 100, 1000, 10_000))
@@ -38,6 +43,8 @@ def test_exponent_is_of_the_end_of_the_curve():
 def test_no_power_is_fitted_to_memory_that_is_the_allocators():
     points = tuple(point("A", x, x, memory=0 if x == 1 else 10**6 * x) for x in (1, 10, 100))
     assert Sweep(Over.CLIENTS, HELD[Over.CLIENTS], points, ()).exponent("A", "client_memory") is None
+    large = (*points, point("A", 1000, 1000, memory=10**9), point("A", 10_000, 1, memory=0))
+    assert Sweep(Over.CLIENTS, HELD[Over.CLIENTS], large, ()).exponent("A", "client_memory") == pytest.approx(1.0)
     assert len(Sweep(Over.CLIENTS, HELD[Over.CLIENTS], points, ()).curve("A", "client_memory")) == 3
 
 
@@ -162,5 +169,7 @@ def test_control_peaks_of_a_broken_protocol_are_none():
         memory.session(ClearOffByOne(), Workload(clients=4, coordinates=20, dropout=0.0))
 
 
-def test_slope_of_noise_is_finite():
-    assert math.isfinite(slope([(1, 5), (2, 1), (3, 4)]))
+def test_a_process_that_dies_is_no_wrong_sum(monkeypatch):
+    monkeypatch.setattr(memory.sys, "executable", "/bin/false")
+    with pytest.raises(SecAggError, match="Clear: the process that measures peaks ended with 1: it said nothing"):
+        memory.peaks("Clear", Workload(clients=4, coordinates=20, dropout=0.0))
