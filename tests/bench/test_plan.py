@@ -179,7 +179,7 @@ def test_a_plan_within_a_quarter_holds_and_another_does_not():
     assert Checked("A", "here", "client", 1.24, 1.0).holds
     assert not Checked("A", "here", "client", 1.3, 1.0).holds
     assert not Checked("A", "here", "client", 0.7, 1.0).holds
-    assert Checked("A", "here", "client", 0.0003, 0.0009).holds  # too short to tell
+    assert Checked("A", "here", "client", 0.003, 0.0045).holds  # too short to tell
 
 
 def test_counts_of_masks_and_of_ciphertexts():
