@@ -109,6 +109,16 @@ def test_add_short_mask(benchmark: Benchmark) -> None:
     assert vector.any()
 
 
+@paths
+@pytest.mark.usefixtures("path")
+@pytest.mark.benchmark(group="64 masks of 2^18 lanes")
+def test_mask_sum(benchmark: Benchmark) -> None:
+    """What one task of a server's unmasking is."""
+    keyed = [(os.urandom(32), 1 if number % 2 else -1) for number in range(64)]
+    masks.mask_sum(keyed, 0, 100, "<u4")
+    assert benchmark(masks.mask_sum, keyed, 0, 1 << 18, "<u4").any()
+
+
 @lanes
 @pytest.mark.benchmark(group="mask")
 def test_memory_copy(benchmark: Benchmark, size: int) -> None:

@@ -123,6 +123,16 @@ def test_fold_by_seal(benchmark: Benchmark, module: Any) -> None:
         benchmark(fold)
 
 
+@pytest.mark.benchmark(group="from bytes to sum")
+def test_memory_copy(benchmark: Benchmark, values: np.ndarray) -> None:
+    """The floor of a fold: as many bytes as BFV's ciphertext has, copied."""
+    scheme = bfv.Scheme(BOUND, 256, False)
+    data = np.frombuffer(scheme.generate().encrypt(values[:VALUES]), np.uint8)
+    copy = np.empty_like(data)
+    benchmark.extra_info["bytes"] = data.size
+    benchmark(np.copyto, copy, data)
+
+
 @schemes
 @models
 @pytest.mark.benchmark(group="open")
