@@ -27,8 +27,10 @@ from secagg.integrations._flower_records import (
     metric_key,
     metrics_of,
     model_digest,
+    model_of,
     only_record,
     read,
+    request_digest,
     session_name,
     strip,
     with_metrics,
@@ -63,7 +65,8 @@ def client_mod(
     the folder) of all that this node sends in all runs: past it nothing leaves, nor under a task without noise.
 
     Raises, and Flower then tells the server so, wherever it can't protect: a train message that is not the
-    protocol's, another task or version, another model than the session is bound to, a mod outside of this one.
+    protocol's, another task or version, another model, config or run config than the session is bound to, a mod
+    outside of this one.
     """
     own = with_metrics(task, metrics)
     riding = metrics_of(own)
@@ -82,7 +85,7 @@ def client_mod(
         try:
             answer = node.answer(stated)
             if answer is None:
-                model = node.check_model(stated, message.content)  # before the app may change it
+                model = node.check_request(stated, message)  # before the app may change it
                 trained = call_next(message, context)
                 if trained.has_error():
                     return trained
@@ -152,13 +155,18 @@ class _Node:
             except LocalProtocolError:
                 return None
 
-    def check_model(self, stated: Stated, content: Any) -> dict[str, Any]:
-        """The model's arrays; ``ConfigError`` unless the session is the one for this run, round and model."""
+    def check_request(self, stated: Stated, message: Any) -> dict[str, Any]:
+        """The model's arrays; ``ConfigError`` unless the session was opened for all that training will get."""
+        content, context = message.content, self.context
         model = only_record(content.array_records, "array records in a request")
         rounds = {record["server-round"] for record in content.config_records.values() if "server-round" in record}
-        name = session_name(self.context.run_id, stated.number, stated.attempt, model_digest(model))
+        request = request_digest(message.metadata.message_type, content, context.run_config)
+        name = session_name(context.run_id, stated.number, stated.attempt, model_digest(model), request)
         if stated.session != name or rounds - {stated.number}:
-            raise ConfigError("got another model, round or run than this session was opened for; nothing was sent")
+            raise ConfigError(
+                "got another model, round, run, type, record or run config than this session was opened for; "
+                "nothing was sent: give SecureGrid run_config=context.run_config, and let nothing change a request"
+            )
         return arrays_of(model)
 
     def contribute(self, stated: Stated, before: Mapping[str, Any], trained: Any) -> bytes:
@@ -194,8 +202,8 @@ class _Node:
         """Two sums that start from one model and differ in a client or two tell their difference."""
         taken = hashlib.sha256(session).digest()
         for count in range(1, UPLOADS_OF_A_MODEL + 1):
-            parts = encode_parts("secagg/v1/flower-upload", self.party, self.task.digest, session[-32:], str(count))
-            if ledger.claim(hashlib.sha256(parts).digest(), taken) == taken:
+            entry = ("secagg/v1/flower-upload", self.party, self.task.digest, model_of(session), str(count))
+            if ledger.claim(hashlib.sha256(encode_parts(*entry)).digest(), taken) == taken:
                 break
         else:
             raise ConfigError(f"got a request for upload {count + 1} from one model; this node gives {count}")

@@ -370,17 +370,17 @@ def test_another_model_than_the_sessions_gets_nothing(caplog: Any) -> None:
     grid = make_grid()
     grid.spoil = other_model
     start(kept := secure(grid))
-    assert "another model, round or run" in the_error(caplog)
+    assert "another model, round, run" in the_error(caplog)
     assert not kept.outcomes
 
 
 def test_control_unchecked_another_model_gets_an_update(monkeypatch: Any) -> None:
     from secagg.integrations import _flower_client
 
-    def unchecked(self: Any, stated: Any, content: Any) -> Any:
-        return _flower_records.arrays_of(content["arrays"])
+    def unchecked(self: Any, stated: Any, message: Any) -> Any:
+        return _flower_records.arrays_of(message.content["arrays"])
 
-    monkeypatch.setattr(_flower_client._Node, "check_model", unchecked)
+    monkeypatch.setattr(_flower_client._Node, "check_request", unchecked)
     grid = make_grid()
     grid.spoil = other_model
     start(kept := secure(grid))
@@ -397,7 +397,7 @@ def test_another_round_than_the_sessions_gets_nothing(caplog: Any) -> None:
 
     grid.spoil = later
     start(kept := secure(grid))
-    assert "another model, round or run" in the_error(caplog)
+    assert "another model, round, run" in the_error(caplog)
     assert not kept.outcomes
 
 
