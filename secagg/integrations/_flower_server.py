@@ -374,30 +374,43 @@ class _Exhausted(Aborted):
     """Nodes would refuse whatever follows."""
 
 
-def hosted(make: Callable[[], Member[Any]]) -> Party:
+def hosted(make: Callable[[bytes], Member[Any]]) -> Party:
     """A party for ``parties=`` that lives in this process, or behind an endpoint of yours: bytes to bytes or None.
 
-    ``make`` makes its role, and is called for each session, when the server proposes it: such as
-    ``lambda: task.aggregator("a1", identity=..., roster=..., key=..., save=...)``, with the task that
-    :func:`with_metrics` gives if there are metrics.
+    ``make(session)`` makes its role for the session of this name, when the server proposes it: such as
+    ``lambda session: task.aggregator("a1", session=session, identity=..., roster=..., key=..., save=...)``, with
+    the task that :func:`with_metrics` gives if there are metrics. All stores that are given as ``save`` have one
+    ledger, or a server that plays a session again opens a second sum: ``ConfigError`` where there is none. A
+    :class:`secagg.store.FileStore` holds one session, so its path has the session in it.
     """
     role: Member[Any] | None = None
+    session: bytes | None = None
 
     def answer(data: bytes) -> bytes | None:
-        nonlocal role
-        if role is None or _proposes(data):
-            role = make()
-        return role.receive(data)
+        nonlocal role, session
+        proposed = _proposed(data)
+        if proposed is not None and proposed != session:
+            fresh = make(proposed)
+            if fresh.ledger is None:
+                raise ConfigError(
+                    f"got a role for {fresh.id} without a ledger; pass save= a store that has one, the same for "
+                    "all sessions: secagg.store.FileStore(path, ledger=FileLedger(other))"
+                )
+            role, session = fresh, proposed
+        return None if role is None else role.receive(data)
 
     return answer
 
 
-def _proposes(data: bytes) -> bool:
+def _proposed(data: bytes) -> bytes | None:
+    """The session that the server proposes here, or None if it is another message."""
     try:
         envelope = Envelope.parse(data, len(data))
+        if envelope.sender != wire.SERVER or envelope.kind != Proposal.TYPE:
+            return None
+        return envelope.open(Proposal)[0].session
     except Reject:
-        return False
-    return envelope.sender == wire.SERVER and envelope.kind == Proposal.TYPE
+        return None
 
 
 def _is_train(message: Any) -> bool:

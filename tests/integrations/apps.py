@@ -6,6 +6,7 @@ import base64
 import json
 import logging
 from collections.abc import Callable, Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,7 @@ from secagg import identity
 from secagg.integrations import _flower_records
 from secagg.integrations.flower import SecureGrid, client_mod, hosted, layout_of
 from secagg.simulation import enrol_for
+from secagg.store import MemoryLedger
 from tests.integrations.loopback import LoopbackGrid
 
 Mods = list[Any]
@@ -131,7 +133,9 @@ def arrays_heard(grid: LoopbackGrid) -> list[int]:
     return [number for number, node in grid.nodes.items() if any("arrays" in content for content in node.heard)]
 
 
-def enrolled(task: secagg.Task, folder: Path) -> tuple[Any, list[dict[str, str]], dict[str, Any]]:
+def enrolled(
+    task: secagg.Task, folder: Path, make_party: Any = None
+) -> tuple[Any, list[dict[str, str]], dict[str, Any]]:
     """A roster, a config for each node, and parties that live in this process."""
     cohort = [f"c{number}" for number in range(1, CLIENTS + 1)]
     keys, roster, others = enrol_for(task, cohort)
@@ -150,12 +154,32 @@ def enrolled(task: secagg.Task, folder: Path) -> tuple[Any, list[dict[str, str]]
             (folder / "shared.he.json").write_text(json.dumps(key))
             paths["secagg-he-key"] = str(folder / "shared.he.json")
         configs.append({"secagg-id": party, **paths})
-    parties = {}
+    make_party, parties = make_party or lasting_party, {}
     for party in set(roster) - set(cohort):
         make = {"aggregator": task.aggregator, "decryptor": task.decryptor}[roster[party].role]
         given = {"identity": keys[party], "roster": roster, "key": others.get(party)}
-        parties[party] = hosted(lambda make=make, party=party, given=given: make(party, **given))
+        parties[party] = hosted(make_party(party, partial(make_role, make, party, given)))
     return roster, configs, parties
+
+
+class OnlyLedger:
+    """A store whose state dies with the process, as :func:`hosted`'s role does."""
+
+    def __init__(self) -> None:
+        self.ledger = MemoryLedger()
+
+    def __call__(self, number: int, state: bytes) -> None:
+        pass
+
+
+def make_role(make: Any, party: str, given: Mapping[str, Any], session: bytes, store: Any) -> Any:
+    return make(party, session=session, save=store, **given)
+
+
+def lasting_party(party: str, role: Callable[[bytes, Any], Any]) -> Callable[[bytes], Any]:
+    """What :func:`hosted` takes, with one ledger for all sessions."""
+    store = OnlyLedger()
+    return lambda session: role(session, store)
 
 
 def train_messages(grid: LoopbackGrid, model: Any = None) -> list[Any]:
