@@ -59,9 +59,10 @@ def client_mod(
 
     Read from the node's config at each message: ``secagg-id`` (by default ``node-`` and Flower's number),
     ``secagg-key`` (its private key, as ``secagg keygen`` writes it) and ``secagg-roster`` (the roster that this
-    node pins), both or none; ``secagg-dir``, a folder for state and ledger, without which they live
-    in Flower's context and end with the SuperNode. ``secagg-he-key`` is the key that clients share, where the
-    protocol has one. ``secagg-epsilon`` and ``secagg-delta`` are the budget (:class:`dp.PrivacyLedger`, kept in
+    node pins), both or none; ``secagg-dir``, a folder for state and ledger, without which they live in Flower's
+    context and end with the SuperNode: ``ConfigError`` then unless the threat model is "semi-honest".
+    ``secagg-he-key`` is the key that clients share, where the protocol has one. ``secagg-epsilon`` and
+    ``secagg-delta`` are the budget (:class:`dp.PrivacyLedger`, kept in
     the folder) of all that this node sends in all runs: past it nothing leaves, nor under a task without noise.
 
     Raises, and Flower then tells the server so, wherever it can't protect: a train message that is not the
@@ -79,7 +80,7 @@ def client_mod(
         strip(message.content)
         party = str(context.node_config.get("secagg-id", f"node-{context.node_id}"))
         node = _Node(own, riding, weighted_by, party, context)
-        node.warn_of_rollback()
+        node.check_storage()
         if not stated.session:
             return Message(RecordDict(write(own, party=party, roster=node.check())), reply_to=message)
         try:
@@ -217,14 +218,16 @@ class _Node:
         if withheld := sorted(set(metrics) - {*self.riding, self.weighted_by}):
             self._warn_once("withheld", f"withheld from the server: {', '.join(withheld)}; metrics= lets them ride")
 
-    def warn_of_rollback(self) -> None:
-        """Say once where state and ledger may be lost together, under a threat model in which that counts."""
+    def check_storage(self) -> None:
+        """``ConfigError`` where what this node has said can be taken back, and the threat model forbids it.
+
+        Flower gives each process a copy of the context: of two at once, neither knows what the other says.
+        """
         model = getattr(self.task.protocol, "threat_model", "semi-honest")
         if model != "semi-honest" and "secagg-dir" not in self.context.node_config:
-            self._warn_once(
-                "rollback",
-                f"the task is to hold against a {model} server, but what this node has sent is kept in Flower's "
-                "context, which a process that dies at the wrong time takes back: set secagg-dir in its config",
+            raise ConfigError(
+                f"got a task that is to hold against a {model} server, and a node without secagg-dir in its config; set "
+                "it: Flower's context, of which each process has a copy, holds no node to one story"
             )
 
     def _warn_once(self, what: str, text: str) -> None:

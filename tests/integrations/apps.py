@@ -136,7 +136,7 @@ def arrays_heard(grid: LoopbackGrid) -> list[int]:
 def enrolled(
     task: secagg.Task, folder: Path, make_party: Any = None
 ) -> tuple[Any, list[dict[str, str]], dict[str, Any]]:
-    """A roster, a config for each node, and parties that live in this process."""
+    """A roster, a config with a folder for each node, and parties that live in this process."""
     cohort = [f"c{number}" for number in range(1, CLIENTS + 1)]
     keys, roster, others = enrol_for(task, cohort)
     if roster is None:
@@ -153,7 +153,8 @@ def enrolled(
             key = {"version": 1, "scheme": "shared", "key": base64.b64encode(others[party]).decode()}
             (folder / "shared.he.json").write_text(json.dumps(key))
             paths["secagg-he-key"] = str(folder / "shared.he.json")
-        configs.append({"secagg-id": party, **paths})
+        (folder / party).mkdir(exist_ok=True)
+        configs.append({"secagg-id": party, "secagg-dir": str(folder / party), **paths})
     make_party, parties = make_party or lasting_party, {}
     for party in set(roster) - set(cohort):
         make = {"aggregator": task.aggregator, "decryptor": task.decryptor}[roster[party].role]

@@ -18,6 +18,7 @@ pytest.importorskip("flwr", reason="needs Flower: pip install 'secagg[flower]'")
 from flwr.app import Array, ConfigRecord, Message, MetricRecord, RecordDict
 from flwr.clientapp import ClientApp
 from flwr.clientapp.mod import LocalDpMod, fixedclipping_mod
+from flwr.common.serde import context_from_proto, context_to_proto
 from flwr.serverapp import strategy as strategies
 from flwr.serverapp.strategy import FedAdagrad, FedAdam, FedAvg, FedAvgM, FedProx, FedYogi
 
@@ -43,7 +44,7 @@ from tests.integrations.apps import (
     the_error,
     train_messages,
 )
-from tests.integrations.loopback import LoopbackGrid
+from tests.integrations.loopback import RUN, LoopbackGrid, through_bytes
 
 ENROLLED = secagg.SecAgg(corruption=0.1)
 
@@ -609,8 +610,6 @@ def test_a_replayed_request_gets_the_same_answer_and_no_training() -> None:
 
     def twice(node: int, request: Any) -> Any:
         if node == 1 and "arrays" in request.content:
-            from tests.integrations.loopback import through_bytes
-
             again = through_bytes(request)[0]
             first = grid.nodes[1].answer(request)
             answers.append(first.content[_flower_records.MESSAGE]["message"].data)
@@ -691,30 +690,66 @@ def test_a_state_is_kept_until_the_next_session_has_begun(tmp_path: Path) -> Non
     assert len({found for found in seen if found}) == 2
 
 
-@pytest.mark.parametrize(
-    ("protocol", "durable", "told"),
-    [
-        (ENROLLED, False, CLIENTS),
-        (ENROLLED, True, 0),
-        (secagg.SecAgg(threat_model="semi-honest"), False, 0),
-        (secagg.SecAggPlus(), False, CLIENTS),
-        (secagg.Clear(), False, 0),
-    ],
-)
-def test_a_node_that_can_be_rolled_back_says_so_once(
-    protocol: Any, durable: bool, told: int, tmp_path: Path, caplog: Any
-) -> None:
+NO_FOLDER = "a node without secagg-dir in its config"
+
+
+@pytest.mark.parametrize("protocol", [ENROLLED, secagg.SecAggPlus(), secagg.AdditiveShares()])
+def test_a_node_that_tells_two_stories_at_once_takes_no_part(protocol: Any, tmp_path: Path, caplog: Any) -> None:
     task = make_task(protocol, min_survivors=4)
-    roster, configs, _ = enrolled(task, tmp_path)
+    roster, configs, parties = enrolled(task, tmp_path)
+    del configs[1]["secagg-dir"]
+    start(kept := secure(make_grid(task, configs), task, roster=roster, parties=parties))
+    assert kept.outcomes[0].survivors == ("c1", "c3", "c4", "c5")
+    assert NO_FOLDER in caplog.text
     for config in configs:
-        if durable:
-            folder = tmp_path / config["secagg-id"]
-            folder.mkdir()
-            config["secagg-dir"] = str(folder)
-    start(kept := secure(make_grid(task, configs), task, roster=roster), rounds=2)
-    assert len(kept.outcomes) == 2
-    warnings = [entry for entry in caplog.records if "set secagg-dir" in entry.getMessage()]
-    assert [entry.levelname for entry in warnings] == ["WARNING"] * told
+        config.pop("secagg-dir", None)
+    grid = make_grid(task, configs)
+    start(kept := secure(grid, task, roster=roster, parties=parties))
+    assert NO_FOLDER in the_error(caplog)
+    assert not arrays_heard(grid)
+
+
+@pytest.mark.parametrize("protocol", [secagg.SecAgg(threat_model="semi-honest"), secagg.Clear()])
+def test_a_semi_honest_task_needs_no_folder(protocol: Any) -> None:
+    task = make_task(protocol)
+    start(kept := secure(make_grid(task), task))
+    assert len(kept.outcomes) == 1
+
+
+def two_at_once(folder: Path, durable: bool) -> list[Any]:
+    """Answers of one node to two proposals of one session's name, from processes that start at once."""
+    task = make_task(ENROLLED, min_survivors=4)
+    roster, configs, _ = enrolled(task, folder)
+    if not durable:
+        del configs[0]["secagg-dir"]
+    node = make_grid(task, configs).nodes[1]
+    name = _flower_records.session_name(RUN, 1, 1, bytes(32), bytes(32))
+    before, answers = context_to_proto(node.context), []
+    for _ in range(2):
+        server = task.server([f"c{number}" for number in range(1, CLIENTS + 1)], roster=roster, session=name)
+        fields = {"session": name, "number": 1, "attempt": 1}
+        content = RecordDict(_flower_records.write(task, server.start()["c1"], **fields))
+        node.context = context_from_proto(before)
+        answers.append(node.answer(through_bytes(Message(content, 1, "train"))[0]))
+    return answers
+
+
+def test_two_requests_at_once_get_one_story(tmp_path: Path) -> None:
+    assert [reply.has_error() for reply in two_at_once(tmp_path, True)] == [False, True]
+
+
+def test_without_a_folder_they_get_none(tmp_path: Path) -> None:
+    """No server has to let its nodes introduce themselves first."""
+    answers = two_at_once(tmp_path, False)
+    assert all(NO_FOLDER in reply.error.reason for reply in answers)
+
+
+def test_control_in_the_context_they_get_two(tmp_path: Path, monkeypatch: Any) -> None:
+    from secagg.integrations import _flower_client
+
+    monkeypatch.setattr(_flower_client._Node, "check_storage", lambda self: None)
+    first, second = two_at_once(tmp_path, False)
+    assert first.content[_flower_records.MESSAGE] != second.content[_flower_records.MESSAGE]
 
 
 def test_a_changed_last_bit_is_another_model(caplog: Any) -> None:
@@ -741,7 +776,7 @@ def test_signatures_settle_whose_an_id_is(tmp_path: Path) -> None:
     (tmp_path / "impostor.pem").write_bytes(pem)
     (tmp_path / "impostor.json").write_text(made_up.to_json())
     paths = {"secagg-key": str(tmp_path / "impostor.pem"), "secagg-roster": str(tmp_path / "impostor.json")}
-    configs[0] = {"secagg-id": "c2", **paths}
+    configs[0] |= {"secagg-id": "c2", **paths}
     grid = make_grid(task, configs)
 
     def tamper(node: int, reply: Any) -> Any:
