@@ -200,11 +200,15 @@ class _Node:
         return int(weight)
 
     def _count_upload(self, ledger: Ledger, session: bytes) -> None:
-        """Two sums that start from one model and differ in a client or two tell their difference."""
+        """Two sums that start from one model and differ in a client or two tell their difference.
+
+        Counted within a run: each one may begin with the same model, and a ledger outlives them all.
+        """
         taken = hashlib.sha256(session).digest()
         for count in range(1, UPLOADS_OF_A_MODEL + 1):
-            entry = ("secagg/v1/flower-upload", self.party, self.task.digest, model_of(session), str(count))
-            if ledger.claim(hashlib.sha256(encode_parts(*entry)).digest(), taken) == taken:
+            run, model = str(self.context.run_id), model_of(session)
+            entry = encode_parts("secagg/v1/flower-upload", self.party, self.task.digest, run, model, str(count))
+            if ledger.claim(hashlib.sha256(entry).digest(), taken) == taken:
                 break
         else:
             raise ConfigError(f"got a request for upload {count + 1} from one model; this node gives {count}")
@@ -226,8 +230,8 @@ class _Node:
         model = getattr(self.task.protocol, "threat_model", "semi-honest")
         if model != "semi-honest" and "secagg-dir" not in self.context.node_config:
             raise ConfigError(
-                f"got a task that is to hold against a {model} server, and a node without secagg-dir in its config; set "
-                "it: Flower's context, of which each process has a copy, holds no node to one story"
+                f"got a task to hold against a {model} server, and a node without secagg-dir in its config: "
+                "set it, for Flower's context, of which each process has a copy, holds no node to one story"
             )
 
     def _warn_once(self, what: str, text: str) -> None:

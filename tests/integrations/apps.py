@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pytest
 from flwr.app import Array, ArrayRecord, ConfigRecord, Message, MetricRecord, RecordDict
 from flwr.clientapp import ClientApp
 from flwr.serverapp.strategy import FedAvg
@@ -21,6 +22,7 @@ from secagg.integrations import _flower_records
 from secagg.integrations.flower import SecureGrid, client_mod, hosted, layout_of
 from secagg.simulation import enrol_for
 from secagg.store import MemoryLedger
+from tests.integrations import loopback
 from tests.integrations.loopback import LoopbackGrid
 
 Mods = list[Any]
@@ -186,6 +188,14 @@ def lasting_party(party: str, role: Callable[[bytes, Any], Any]) -> Callable[[by
 def train_messages(grid: LoopbackGrid, model: Any = None) -> list[Any]:
     content = RecordDict({"arrays": model or record(), "config": ConfigRecord({"server-round": 1})})
     return [Message(content, node, "train") for node in grid.nodes]
+
+
+def in_run(monkeypatch: Any, run: int) -> None:
+    """Grids and messages made from now on are of this run."""
+    if loopback.RUN == 0:
+        pytest.skip("the installed Flower lets nobody but its runtime say which run a message is of")
+    monkeypatch.setattr(loopback, "RUN", run)
+    monkeypatch.setattr(loopback.TaskIdentity, "_run_id", run)
 
 
 def restated(**fields: Any) -> Callable[[int, Any], Any]:

@@ -32,6 +32,7 @@ from tests.integrations.apps import (
     arrays_heard,
     close_to,
     enrolled,
+    in_run,
     make_app,
     make_grid,
     make_task,
@@ -421,17 +422,20 @@ def test_a_model_gets_two_uploads_and_the_second_is_a_warning(caplog: Any) -> No
     assert not kept.outcomes
 
 
+class Asks(FedAvg):  # type: ignore[misc]
+    """Says that its round is another one."""
+
+    def __init__(self, number: int) -> None:
+        super().__init__(fraction_evaluate=0.0)
+        self.number = number
+
+    def configure_train(self, server_round: int, *arguments: Any) -> Any:
+        return super().configure_train(self.number, *arguments)
+
+
 def test_a_server_that_forgot_gets_no_third_upload(caplog: Any) -> None:
     grid = make_grid()
     all_silent_after_input(grid)
-
-    class Asks(FedAvg):  # type: ignore[misc]
-        def __init__(self, number: int) -> None:
-            super().__init__(fraction_evaluate=0.0)
-            self.number = number
-
-        def configure_train(self, server_round: int, *arguments: Any) -> Any:
-            return super().configure_train(self.number, *arguments)
 
     for number in (1, 2):
         start(secure(grid), Asks(number))
@@ -750,6 +754,28 @@ def test_control_in_the_context_they_get_two(tmp_path: Path, monkeypatch: Any) -
     monkeypatch.setattr(_flower_client._Node, "check_storage", lambda self: None)
     first, second = two_at_once(tmp_path, False)
     assert first.content[_flower_records.MESSAGE] != second.content[_flower_records.MESSAGE]
+
+
+def with_folders(folder: Path) -> list[dict[str, str]]:
+    paths = [folder / f"{number}" for number in range(1, CLIENTS + 1)]
+    for path in paths:
+        path.mkdir(exist_ok=True)
+    return [{"secagg-dir": str(path)} for path in paths]
+
+
+def test_each_run_may_begin_with_the_same_model(tmp_path: Path, monkeypatch: Any) -> None:
+    """One folder a node for all of them, and one first model, as where a deployment is started again."""
+    for run in range(RUN + 1, RUN + 4):
+        in_run(monkeypatch, run)
+        start(kept := secure(make_grid(configs=with_folders(tmp_path))))
+        assert [len(outcome.survivors) for outcome in kept.outcomes] == [CLIENTS]
+
+
+def test_nodes_that_were_started_anew_give_no_third_upload_in_a_run(tmp_path: Path, caplog: Any) -> None:
+    for number in (1, 2, 3):
+        start(kept := secure(make_grid(configs=with_folders(tmp_path))), Asks(number))
+        assert len(kept.outcomes) == (number < 3)
+    assert "upload 3 from one model; this node gives 2" in the_error(caplog)
 
 
 def test_a_changed_last_bit_is_another_model(caplog: Any) -> None:
