@@ -43,7 +43,8 @@ from secagg.task import Task
 
 log = logging.getLogger("flwr.secagg")
 
-MAX_VALUES, MAX_TEXT = 64, 128  # of a reply that is not aggregated: values in all, characters of a name or a text
+MAX_VALUES = 64  # and records, in all, of a reply that is not aggregated
+MAX_TEXT = 128  # characters of a name or a text in it
 _KEPT = "secagg.kept"  # where a node's role is between two messages
 _SAID = "secagg.said"  # which warnings a node has given
 
@@ -62,8 +63,9 @@ def client_mod(
     node pins), both or none; ``secagg-dir``, a folder for state and ledger, without which they live in Flower's
     context and end with the SuperNode: ``ConfigError`` then unless the threat model is "semi-honest".
     ``secagg-he-key`` is the key that clients share, where the protocol has one. ``secagg-epsilon`` and
-    ``secagg-delta`` are the budget (:class:`dp.PrivacyLedger`, kept in
-    the folder) of all that this node sends in all runs: past it nothing leaves, nor under a task without noise.
+    ``secagg-delta`` are the budget (:class:`dp.PrivacyLedger`, kept in the folder) of all that this node sends in
+    all runs: past it nothing leaves, nor under a task without noise, nor an answer to an evaluation or a query,
+    unless ``secagg-evaluate`` is true.
 
     Raises, and Flower then tells the server so, wherever it can't protect: a train message that is not the
     protocol's, another task or version, another model, config or run config than the session is bound to, a mod
@@ -75,6 +77,7 @@ def client_mod(
     def secagg_mod(message: Any, context: Any, call_next: Callable[[Any, Any], Any]) -> Any:
         _check_outermost()
         if message.metadata.message_type.split(".")[0] != "train":
+            _check_unbudgeted(context.node_config)
             return _let_pass(call_next(message, context))
         stated = read(message.content, own)
         strip(message.content)
@@ -304,20 +307,29 @@ def _open_budget(config: Mapping[str, Any]) -> PrivacyLedger:
         raise ConfigError(str(error)) from error
 
 
+def _check_unbudgeted(config: Mapping[str, Any]) -> None:
+    """``ConfigError`` if a budget is to cover what leaves: what an evaluation tells of the data has no noise."""
+    if ("secagg-epsilon" in config or "secagg-delta" in config) and config.get("secagg-evaluate") is not True:
+        raise ConfigError(
+            "got an evaluation or a query at a node with a privacy budget, which does not cover the answer; go on "
+            "without it, or agree with its operator on secagg-evaluate=true"
+        )
+
+
 def _let_pass(reply: Any) -> Any:
     """Evaluations and queries are not protected: single values leave in them, and nothing that holds an update."""
     if not reply.has_content():
         return reply
     values = 0
     for name, record in reply.content.items():
-        values += len(record)
+        values += 1 + len(record)  # a name holds as much as a text
         texts = [name, *record, *(value for value in record.values() if type(value) is str)]
         single = all(type(value) in (bool, int, float, str) for value in record.values())
         if not single or values > MAX_VALUES or any(len(text) > MAX_TEXT for text in texts):
             log.error("secagg: held back a reply that is not aggregated, for what is in %.80r", name)
             raise ConfigError(
                 f"got arrays, lists, bytes or too much in a reply that is not aggregated; secagg's mod lets "
-                f"{MAX_VALUES} single values and texts of {MAX_TEXT} characters through, nothing else"
+                f"{MAX_VALUES} single values and records and texts of {MAX_TEXT} characters through, nothing else"
             )
     return reply
 

@@ -448,7 +448,7 @@ def test_a_server_that_forgot_gets_no_third_upload(caplog: Any) -> None:
 
 SCALARS: list[Any] = [
     MetricRecord({"num-examples": 1, "loss": 0.5}),
-    MetricRecord({f"accuracy of class {number}": 0.1 for number in range(60)} | {"num-examples": 1, "loss": 0.5}),
+    MetricRecord({f"accuracy of class {number}": 0.1 for number in range(58)} | {"num-examples": 1, "loss": 0.5}),
     ConfigRecord({"device": "gpu", "ready": True, "seconds": 1.5}),
 ]
 UPDATE = np.arange(3.0)
@@ -506,6 +506,30 @@ def test_many_small_records_do_not_pass(kind: str) -> None:
     records = RecordDict({f"r{number}": MetricRecord({"w": 0.5}) for number in range(65)})
     getattr(app, kind)()(lambda message, context: Message(records, reply_to=message))
     assert LoopbackGrid([app]).nodes[1].answer(Message(RecordDict(), 1, kind)).has_error()
+
+
+def in_names(update: Any) -> dict[str, Any]:
+    """Records without a value whose names are an update."""
+    size, data = 56, update.tobytes()
+    parts = [data[at : at + size] for at in range(0, len(data), size)]
+    return {f"{number:06d}{part.hex()}": MetricRecord({}) for number, part in enumerate(parts)}
+
+
+@pytest.mark.parametrize("kind", ["evaluate", "query"])
+def test_many_names_of_empty_records_do_not_pass(kind: str, monkeypatch: Any) -> None:
+    from secagg.integrations import _flower_client
+
+    update = np.random.default_rng(0).normal(size=1000)
+    app = ClientApp(mods=[client_mod(TASK)])
+    records = RecordDict(in_names(update))
+    getattr(app, kind)()(lambda message, context: Message(records, reply_to=message))
+    node = LoopbackGrid([app]).nodes[1]
+    reply = node.answer(Message(RecordDict(), 1, kind))
+    assert "nothing else" in reply.error.reason
+    monkeypatch.setattr(_flower_client, "_let_pass", lambda reply: reply)
+    leaked = node.answer(Message(RecordDict(), 1, kind)).content
+    got = np.frombuffer(bytes.fromhex("".join(name[6:] for name in sorted(leaked))))
+    np.testing.assert_array_equal(got, update)
 
 
 def test_control_without_the_filter_an_update_passes(monkeypatch: Any) -> None:
