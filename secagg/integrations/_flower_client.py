@@ -18,7 +18,7 @@ from flwr.clientapp import ClientApp
 from dp import PrivacyLedger
 from mpc.keys import encode_parts
 from secagg._machine import Client
-from secagg.errors import Aborted, ConfigError, LocalProtocolError, RemoteProtocolError
+from secagg.errors import Aborted, ConfigError, EncodingError, LocalProtocolError, RemoteProtocolError
 from secagg.identity import load_he_key, load_identity, load_roster
 from secagg.integrations._flower_records import (
     UPLOADS_OF_A_MODEL,
@@ -82,7 +82,8 @@ def client_mod(
         stated = read(message.content, own)
         strip(message.content)
         party = str(context.node_config.get("secagg-id", f"node-{context.node_id}"))
-        node = _Node(own, riding, weighted_by, party, context)
+        with _privately():
+            node = _Node(own, riding, weighted_by, party, context)
         node.check_storage()
         if not stated.session:
             return Message(RecordDict(write(own, party=party, roster=node.check())), reply_to=message)
@@ -103,6 +104,22 @@ def client_mod(
     return secagg_mod
 
 
+class RefusalError(ConfigError):
+    """What a node refuses in words that the server may read, for they hold nothing of its own."""
+
+
+@contextmanager
+def _privately() -> Iterator[None]:
+    """What is wrong with a node's config, files or budget stays in its log: a server gets no path and no number."""
+    try:
+        yield
+    except (RefusalError, Aborted, LocalProtocolError, RemoteProtocolError, EncodingError):
+        raise
+    except Exception as error:
+        log.error("secagg: this node can't take part: %s: %s", type(error).__name__, error)
+        raise RefusalError("got a node that can't take part with its config and files; its log says why") from None
+
+
 class _Node:
     """One node during one message."""
 
@@ -121,13 +138,14 @@ class _Node:
 
     def check(self) -> bytes:
         """The digest of the roster; ``ConfigError`` for a config with which this node can't take part."""
-        self.task.client(self.party, **self.known)
+        with _privately():
+            self.task.client(self.party, **self.known)
         return roster_digest(self.known["roster"])
 
     @contextmanager
     def role(self, session: bytes) -> Iterator[tuple[Client[Any], Ledger]]:
         """The client of this session, as it was left, or a new one; its ledger is open meanwhile."""
-        with _storage(self.context, session) as store:
+        with _privately(), _storage(self.context, session) as store:
             assert store.ledger is not None
             saved = store.load()
             if saved is None:
@@ -141,12 +159,12 @@ class _Node:
             yield found, store.ledger
 
     def _check_budget(self) -> None:
-        """``ConfigError`` where this session's input would not leave, so that nobody waits or trains for it."""
+        """``RefusalError`` where this session's input would not leave, so that nobody waits or trains for it."""
         encoder: Any = self.task.encoder
         budget = self.known.get("budget")
         if budget is not None and budget.would_exceed(encoder.release(self.task.layout.size)):
             log.error("secagg: of epsilon %.4g, %.4g is left, less than a round costs", budget.epsilon, budget.left)
-            raise ConfigError(
+            raise RefusalError(
                 "got a request for a session, and this node's privacy budget does not allow another input; go on "
                 "without it, or agree with its operator on a larger one"
             )
@@ -214,7 +232,7 @@ class _Node:
             if ledger.claim(hashlib.sha256(entry).digest(), taken) == taken:
                 break
         else:
-            raise ConfigError(f"got a request for upload {count + 1} from one model; this node gives {count}")
+            raise RefusalError(f"got a request for upload {count + 1} from one model; this node gives {count}")
         if count > 1:
             log.warning(
                 "secagg: this is a second upload from one model: if both sessions end, the server can subtract the "
@@ -286,10 +304,10 @@ def _storage(context: Any, session: bytes) -> Iterator[Any]:
     path = Path(folder) / (hashlib.sha256(session).hexdigest()[:32] + ".state")
     with FileLedger(Path(folder) / "ledger") as ledger:
         yield FileStore(path, ledger=ledger)
-    if path.exists():  # its proposal was taken: anyone can send a message that names a session
-        for old in Path(folder).glob("*.state"):
-            if old != path:
-                old.unlink()  # of a session that is over: it may hold an update
+        if path.exists():  # its proposal was taken: anyone can send a message that names a session
+            for old in Path(folder).glob("*.state*"):  # a crash leaves what it was about to save under another name
+                if old != path:
+                    old.unlink()  # of a session that is over: it may hold an update
 
 
 def _open_budget(config: Mapping[str, Any]) -> PrivacyLedger:

@@ -848,9 +848,9 @@ def test_a_config_that_does_not_fit_is_named(tmp_path: Path, caplog: Any) -> Non
     del configs[1]["secagg-roster"]
     start(kept := secure(make_grid(task, configs), task, roster=roster))
     assert not kept.outcomes
-    line = the_error(caplog)
-    assert "not the one the roster lists for c1" in line
-    assert "pass both or none" in line
+    assert "node 1, node 2: got a node that can't take part with its config and files" in the_error(caplog)
+    assert "not the one the roster lists for c1" in caplog.text
+    assert "pass both or none" in caplog.text
 
 
 def test_an_aggregator_that_fails_ends_the_round_in_one_line(tmp_path: Path, caplog: Any) -> None:
