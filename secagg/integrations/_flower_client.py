@@ -116,7 +116,8 @@ def _privately() -> Iterator[None]:
     except (RefusalError, Aborted, LocalProtocolError, RemoteProtocolError, EncodingError):
         raise
     except Exception as error:
-        log.error("secagg: this node can't take part: %s: %s", type(error).__name__, error)
+        unexpected = not isinstance(error, ConfigError | OSError)
+        log.error("secagg: this node can't take part: %s: %s", type(error).__name__, error, exc_info=unexpected)
         raise RefusalError("got a node that can't take part with its config and files; its log says why") from None
 
 
