@@ -47,7 +47,7 @@ from secagg.session import (
     roster_digest,
     session_id,
 )
-from secagg.store import Store
+from secagg.store import Ledger, Store
 from secagg.wire import Envelope, Reject
 
 if TYPE_CHECKING:
@@ -160,7 +160,7 @@ class Member(Generic[AnyState]):
                 "dp.DistributedGaussian, or pass no budget"
             )
         self._clock, self._budget = clock, budget
-        self._ledger = None if save is None else getattr(save, "ledger", None)
+        self._ledger: Ledger | None = None if save is None else getattr(save, "ledger", None)
         self._state: AnyState = state  # type: ignore[assignment]
         self._phases = tuple(phase for phase in task.protocol.phases if phase.role is self.role)
         self._limit = task.protocol.largest_message(task, self.role)
@@ -175,6 +175,11 @@ class Member(Generic[AnyState]):
     def session(self) -> bytes | None:
         """What this aggregation is called: the caller's word, else what the server proposed."""
         return self._proposed if self._state.session is None else self._state.session
+
+    @property
+    def ledger(self) -> Ledger | None:
+        """What holds this role to one story when it is restored or made anew, if it was given one."""
+        return self._ledger
 
     @property
     def finished(self) -> bool:

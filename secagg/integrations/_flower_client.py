@@ -18,7 +18,7 @@ from flwr.clientapp import ClientApp
 from dp import PrivacyLedger
 from mpc.keys import encode_parts
 from secagg._machine import Client
-from secagg.errors import Aborted, ConfigError, LocalProtocolError, RemoteProtocolError
+from secagg.errors import Aborted, ConfigError, EncodingError, LocalProtocolError, RemoteProtocolError
 from secagg.identity import load_he_key, load_identity, load_roster
 from secagg.integrations._flower_records import (
     UPLOADS_OF_A_MODEL,
@@ -27,8 +27,10 @@ from secagg.integrations._flower_records import (
     metric_key,
     metrics_of,
     model_digest,
+    model_of,
     only_record,
     read,
+    request_digest,
     session_name,
     strip,
     with_metrics,
@@ -41,7 +43,8 @@ from secagg.task import Task
 
 log = logging.getLogger("flwr.secagg")
 
-MAX_VALUES, MAX_TEXT = 64, 128  # of a reply that is not aggregated: values in all, characters of a name or a text
+MAX_VALUES = 64  # and records, in all, of a reply that is not aggregated
+MAX_TEXT = 128  # characters of a name or a text in it
 _KEPT = "secagg.kept"  # where a node's role is between two messages
 _SAID = "secagg.said"  # which warnings a node has given
 
@@ -57,13 +60,16 @@ def client_mod(
 
     Read from the node's config at each message: ``secagg-id`` (by default ``node-`` and Flower's number),
     ``secagg-key`` (its private key, as ``secagg keygen`` writes it) and ``secagg-roster`` (the roster that this
-    node pins), both or none; ``secagg-dir``, a folder for state and ledger, without which they live
-    in Flower's context and end with the SuperNode. ``secagg-he-key`` is the key that clients share, where the
-    protocol has one. ``secagg-epsilon`` and ``secagg-delta`` are the budget (:class:`dp.PrivacyLedger`, kept in
-    the folder) of all that this node sends in all runs: past it nothing leaves, nor under a task without noise.
+    node pins), both or none; ``secagg-dir``, a folder for state and ledger, without which they live in Flower's
+    context and end with the SuperNode: ``ConfigError`` then unless the threat model is "semi-honest".
+    ``secagg-he-key`` is the key that clients share, where the protocol has one. ``secagg-epsilon`` and
+    ``secagg-delta`` are the budget (:class:`dp.PrivacyLedger`, kept in the folder) of all that this node sends in
+    all runs: past it nothing leaves, nor under a task without noise, nor an answer to an evaluation or a query,
+    unless ``secagg-evaluate`` is true.
 
     Raises, and Flower then tells the server so, wherever it can't protect: a train message that is not the
-    protocol's, another task or version, another model than the session is bound to, a mod outside of this one.
+    protocol's, another task or version, another model, config or run config than the session is bound to, a mod
+    outside of this one.
     """
     own = with_metrics(task, metrics)
     riding = metrics_of(own)
@@ -71,18 +77,20 @@ def client_mod(
     def secagg_mod(message: Any, context: Any, call_next: Callable[[Any, Any], Any]) -> Any:
         _check_outermost()
         if message.metadata.message_type.split(".")[0] != "train":
+            _check_unbudgeted(context.node_config)
             return _let_pass(call_next(message, context))
         stated = read(message.content, own)
         strip(message.content)
         party = str(context.node_config.get("secagg-id", f"node-{context.node_id}"))
-        node = _Node(own, riding, weighted_by, party, context)
-        node.warn_of_rollback()
+        with _privately():
+            node = _Node(own, riding, weighted_by, party, context)
+        node.check_storage()
         if not stated.session:
             return Message(RecordDict(write(own, party=party, roster=node.check())), reply_to=message)
         try:
             answer = node.answer(stated)
             if answer is None:
-                model = node.check_model(stated, message.content)  # before the app may change it
+                model = node.check_request(stated, message)  # before the app may change it
                 trained = call_next(message, context)
                 if trained.has_error():
                     return trained
@@ -94,6 +102,23 @@ def client_mod(
         return Message(RecordDict(write(own, answer, party=party)), reply_to=message)
 
     return secagg_mod
+
+
+class RefusalError(ConfigError):
+    """What a node refuses in words that the server may read, for they hold nothing of its own."""
+
+
+@contextmanager
+def _privately() -> Iterator[None]:
+    """What is wrong with a node's config, files or budget stays in its log: a server gets no path and no number."""
+    try:
+        yield
+    except (RefusalError, Aborted, LocalProtocolError, RemoteProtocolError, EncodingError):
+        raise
+    except Exception as error:
+        unexpected = not isinstance(error, ConfigError | OSError)
+        log.error("secagg: this node can't take part: %s: %s", type(error).__name__, error, exc_info=unexpected)
+        raise RefusalError("got a node that can't take part with its config and files; its log says why") from None
 
 
 class _Node:
@@ -114,13 +139,14 @@ class _Node:
 
     def check(self) -> bytes:
         """The digest of the roster; ``ConfigError`` for a config with which this node can't take part."""
-        self.task.client(self.party, **self.known)
+        with _privately():
+            self.task.client(self.party, **self.known)
         return roster_digest(self.known["roster"])
 
     @contextmanager
     def role(self, session: bytes) -> Iterator[tuple[Client[Any], Ledger]]:
         """The client of this session, as it was left, or a new one; its ledger is open meanwhile."""
-        with _storage(self.context, session) as store:
+        with _privately(), _storage(self.context, session) as store:
             assert store.ledger is not None
             saved = store.load()
             if saved is None:
@@ -134,12 +160,12 @@ class _Node:
             yield found, store.ledger
 
     def _check_budget(self) -> None:
-        """``ConfigError`` where this session's input would not leave, so that nobody waits or trains for it."""
+        """``RefusalError`` where this session's input would not leave, so that nobody waits or trains for it."""
         encoder: Any = self.task.encoder
         budget = self.known.get("budget")
         if budget is not None and budget.would_exceed(encoder.release(self.task.layout.size)):
             log.error("secagg: of epsilon %.4g, %.4g is left, less than a round costs", budget.epsilon, budget.left)
-            raise ConfigError(
+            raise RefusalError(
                 "got a request for a session, and this node's privacy budget does not allow another input; go on "
                 "without it, or agree with its operator on a larger one"
             )
@@ -152,13 +178,18 @@ class _Node:
             except LocalProtocolError:
                 return None
 
-    def check_model(self, stated: Stated, content: Any) -> dict[str, Any]:
-        """The model's arrays; ``ConfigError`` unless the session is the one for this run, round and model."""
+    def check_request(self, stated: Stated, message: Any) -> dict[str, Any]:
+        """The model's arrays; ``ConfigError`` unless the session was opened for all that training will get."""
+        content, context = message.content, self.context
         model = only_record(content.array_records, "array records in a request")
         rounds = {record["server-round"] for record in content.config_records.values() if "server-round" in record}
-        name = session_name(self.context.run_id, stated.number, stated.attempt, model_digest(model))
+        request = request_digest(message.metadata.message_type, content, context.run_config)
+        name = session_name(context.run_id, stated.number, stated.attempt, model_digest(model), request)
         if stated.session != name or rounds - {stated.number}:
-            raise ConfigError("got another model, round or run than this session was opened for; nothing was sent")
+            raise ConfigError(
+                "got another model, round, run, type, record or run config than this session was opened for; "
+                "nothing was sent: give SecureGrid run_config=context.run_config, and let nothing change a request"
+            )
         return arrays_of(model)
 
     def contribute(self, stated: Stated, before: Mapping[str, Any], trained: Any) -> bytes:
@@ -191,14 +222,18 @@ class _Node:
         return int(weight)
 
     def _count_upload(self, ledger: Ledger, session: bytes) -> None:
-        """Two sums that start from one model and differ in a client or two tell their difference."""
+        """Two sums that start from one model and differ in a client or two tell their difference.
+
+        Counted within a run: each one may begin with the same model, and a ledger outlives them all.
+        """
         taken = hashlib.sha256(session).digest()
         for count in range(1, UPLOADS_OF_A_MODEL + 1):
-            parts = encode_parts("secagg/v1/flower-upload", self.party, self.task.digest, session[-32:], str(count))
-            if ledger.claim(hashlib.sha256(parts).digest(), taken) == taken:
+            run, model = str(self.context.run_id), model_of(session)
+            entry = encode_parts("secagg/v1/flower-upload", self.party, self.task.digest, run, model, str(count))
+            if ledger.claim(hashlib.sha256(entry).digest(), taken) == taken:
                 break
         else:
-            raise ConfigError(f"got a request for upload {count + 1} from one model; this node gives {count}")
+            raise RefusalError(f"got a request for upload {count + 1} from one model; this node gives {count}")
         if count > 1:
             log.warning(
                 "secagg: this is a second upload from one model: if both sessions end, the server can subtract the "
@@ -209,14 +244,16 @@ class _Node:
         if withheld := sorted(set(metrics) - {*self.riding, self.weighted_by}):
             self._warn_once("withheld", f"withheld from the server: {', '.join(withheld)}; metrics= lets them ride")
 
-    def warn_of_rollback(self) -> None:
-        """Say once where state and ledger may be lost together, under a threat model in which that counts."""
+    def check_storage(self) -> None:
+        """``ConfigError`` where what this node has said can be taken back, and the threat model forbids it.
+
+        Flower gives each process a copy of the context: of two at once, neither knows what the other says.
+        """
         model = getattr(self.task.protocol, "threat_model", "semi-honest")
         if model != "semi-honest" and "secagg-dir" not in self.context.node_config:
-            self._warn_once(
-                "rollback",
-                f"the task is to hold against a {model} server, but what this node has sent is kept in Flower's "
-                "context, which a process that dies at the wrong time takes back: set secagg-dir in its config",
+            raise ConfigError(
+                f"got a task to hold against a {model} server, and a node without secagg-dir in its config: "
+                "set it, for Flower's context, of which each process has a copy, holds no node to one story"
             )
 
     def _warn_once(self, what: str, text: str) -> None:
@@ -268,10 +305,10 @@ def _storage(context: Any, session: bytes) -> Iterator[Any]:
     path = Path(folder) / (hashlib.sha256(session).hexdigest()[:32] + ".state")
     with FileLedger(Path(folder) / "ledger") as ledger:
         yield FileStore(path, ledger=ledger)
-    if path.exists():  # its proposal was taken: anyone can send a message that names a session
-        for old in Path(folder).glob("*.state"):
-            if old != path:
-                old.unlink()  # of a session that is over: it may hold an update
+        if path.exists():  # its proposal was taken: anyone can send a message that names a session
+            for old in Path(folder).glob("*.state*"):  # a crash leaves what it was about to save under another name
+                if old != path:
+                    old.unlink()  # of a session that is over: it may hold an update
 
 
 def _open_budget(config: Mapping[str, Any]) -> PrivacyLedger:
@@ -289,20 +326,29 @@ def _open_budget(config: Mapping[str, Any]) -> PrivacyLedger:
         raise ConfigError(str(error)) from error
 
 
+def _check_unbudgeted(config: Mapping[str, Any]) -> None:
+    """``ConfigError`` if a budget is to cover what leaves: what an evaluation tells of the data has no noise."""
+    if ("secagg-epsilon" in config or "secagg-delta" in config) and config.get("secagg-evaluate") is not True:
+        raise ConfigError(
+            "got an evaluation or a query at a node with a privacy budget, which does not cover the answer; go on "
+            "without it, or agree with its operator on secagg-evaluate=true"
+        )
+
+
 def _let_pass(reply: Any) -> Any:
     """Evaluations and queries are not protected: single values leave in them, and nothing that holds an update."""
     if not reply.has_content():
         return reply
     values = 0
     for name, record in reply.content.items():
-        values += len(record)
+        values += 1 + len(record)  # a name holds as much as a text
         texts = [name, *record, *(value for value in record.values() if type(value) is str)]
         single = all(type(value) in (bool, int, float, str) for value in record.values())
         if not single or values > MAX_VALUES or any(len(text) > MAX_TEXT for text in texts):
             log.error("secagg: held back a reply that is not aggregated, for what is in %.80r", name)
             raise ConfigError(
                 f"got arrays, lists, bytes or too much in a reply that is not aggregated; secagg's mod lets "
-                f"{MAX_VALUES} single values and texts of {MAX_TEXT} characters through, nothing else"
+                f"{MAX_VALUES} single values and records and texts of {MAX_TEXT} characters through, nothing else"
             )
     return reply
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import math
+import struct
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import replace
@@ -15,7 +16,7 @@ from io import BytesIO
 from typing import Any, NamedTuple
 
 import numpy as np
-from flwr.app import Array, ArrayRecord, ConfigRecord
+from flwr.app import Array, ArrayRecord, ConfigRecord, MetricRecord
 from numpy.typing import NDArray
 
 from mpc.keys import encode_parts
@@ -34,6 +35,8 @@ UPLOADS_OF_A_MODEL = 2  # what a node gives, and so what a grid asks for
 
 _STYPE = "secagg.envelope"  # anything else that meets this array must not take it for numbers
 _METRIC = "metric:"
+_DIGEST_BYTES = 32
+_KINDS = {"arrays": ArrayRecord, "metrics": MetricRecord, "config": ConfigRecord}
 _HEADERS = {
     (1, 0): np.lib.format.read_array_header_1_0,
     (2, 0): np.lib.format.read_array_header_2_0,
@@ -98,9 +101,14 @@ def strip(content: Any) -> None:
             del content[name]
 
 
-def session_name(run: int, number: int, attempt: int, model: bytes) -> bytes:
-    """What one aggregation is called: the run, the strategy's round, the attempt, the model it starts from."""
-    return b"flower/%d/%d/%d/" % (run, number, attempt) + model
+def session_name(run: int, number: int, attempt: int, model: bytes, request: bytes) -> bytes:
+    """What one aggregation is called: run, strategy's round, attempt, and the digests of all that training gets."""
+    return b"flower/%d/%d/%d/" % (run, number, attempt) + model + request
+
+
+def model_of(session: bytes) -> bytes:
+    """The model's digest in a session's name."""
+    return session[-2 * _DIGEST_BYTES : -_DIGEST_BYTES]
 
 
 def model_digest(record: Any) -> bytes:
@@ -111,6 +119,41 @@ def model_digest(record: Any) -> bytes:
         hashed.update(len(head).to_bytes(8, "big") + head)
         hashed.update(array.data)
     return hashed.digest()
+
+
+def request_digest(message_type: str, content: Any, run_config: Mapping[str, Any]) -> bytes:
+    """SHA-256 over what a train request holds beside the model, whose digest is its own, and over the run's config.
+
+    That is the message's type and all records, in their order, of values with their types. Whoever can tell one
+    node to learn and the others to do nothing, be it by a learning rate of 0, reads that node's update off the sum.
+    """
+    parts: list[bytes | str] = ["secagg/v1/flower-request", message_type]
+    records: list[tuple[str, str, Mapping[str, Any]]] = [("run", "config", dict(sorted(run_config.items())))]
+    for name, record in content.items():
+        kind = next(kind for kind, known in _KINDS.items() if isinstance(record, known))
+        records.append((name, kind, {} if kind == "arrays" else record))
+    for name, kind, record in records:
+        parts += [name, kind, str(len(record))]
+        for key, value in record.items():
+            parts += [key, *_typed(value)]
+    return hashlib.sha256(encode_parts(*parts)).digest()
+
+
+def _typed(value: Any) -> Iterator[bytes | str]:
+    """A value of a record from which type and value can be told; types as they are after the wire."""
+    if isinstance(value, list):
+        yield from ("list", str(len(value)))
+        for item in value:
+            yield from _typed(item)
+    elif isinstance(value, bool | int | str):  # a bool is an int
+        kind = next(kind for kind in (bool, int, str) if isinstance(value, kind))
+        yield from (kind.__name__, str(value))
+    elif isinstance(value, float):
+        yield from ("float", struct.pack(">d", value))
+    elif isinstance(value, bytes):
+        yield from ("bytes", value)
+    else:
+        raise ConfigError(f"got a {type(value).__name__} in a train request; expected what Flower's records take")
 
 
 def only_record(records: Mapping[str, Any], what: str) -> Any:

@@ -34,6 +34,7 @@ from secagg.integrations._flower_records import (
     model_digest,
     only_record,
     read,
+    request_digest,
     session_name,
     with_metrics,
     write,
@@ -59,6 +60,9 @@ class SecureGrid(Grid):  # type: ignore[misc]
     ``metrics`` as in :func:`client_mod`. ``roster`` (one, or its path) where the task's threat model needs it.
     ``parties`` answer for the aggregators or decryptors of the task: id → callable, bytes to bytes or None,
     that owns its time limit; an error from it is silence. See :func:`hosted`.
+
+    ``run_config`` is the ServerApp's ``context.run_config``: a node takes part only if its own is the same, since
+    it steers an app as the request's records do.
 
     ``deadlines`` is the seconds that a round of the protocol may take, one number for all or by the round's
     name (``"Introduction"``: nodes that are met for the first time say who they are); the round in which
@@ -86,6 +90,7 @@ class SecureGrid(Grid):  # type: ignore[misc]
         poll: float = 0.1,
         executor: Executor | None = None,
         beacon: Fetch | None = None,
+        run_config: Mapping[str, Any] | None = None,
     ) -> None:
         self.task = with_metrics(task, metrics)
         self.roster = roster if roster is None or isinstance(roster, Roster) else load_roster(roster)
@@ -99,6 +104,7 @@ class SecureGrid(Grid):  # type: ignore[misc]
         self._named = dict(deadlines) if isinstance(deadlines, Mapping) else {}
         self._usual = 60.0 if isinstance(deadlines, Mapping) else float(deadlines)
         self._executor, self._beacon = executor, beacon
+        self._run_config = dict(run_config or {})
         self._ids: dict[int, str] = {}  # by node, as it said
         self._proven: dict[str, int] = {}  # the node whose answer was taken under an id
         self._sessions: dict[bytes, int] = {}  # that asked for updates from a model
@@ -152,8 +158,8 @@ class SecureGrid(Grid):  # type: ignore[misc]
         number = _round_of(sent[0], self._count)
         self._left_out = {}
         try:
-            model, digest = self._check(sent)
-            outcome = self._aggregate(sent, digest, number, math.inf if timeout is None else timeout)
+            model, digest, request = self._check(sent)
+            outcome = self._aggregate(sent, digest, request, number, math.inf if timeout is None else timeout)
         except (Aborted, ConfigError, EncodingError) as error:
             log.error("secagg: round %d aborted: %s%s", number, error, self._without())
             if isinstance(error, _Exhausted):
@@ -165,13 +171,20 @@ class SecureGrid(Grid):  # type: ignore[misc]
         self.outcomes.append(outcome)
         return [Message(self._synthesise(outcome, model, weighted_by), reply_to=sent[0])]
 
-    def _check(self, sent: list[Any]) -> tuple[Any, bytes]:
-        """The model that all messages carry, and its digest."""
+    def _check(self, sent: list[Any]) -> tuple[Any, bytes, bytes]:
+        """The model that all messages carry, its digest, and that of the rest of their content."""
         what = "array records in a train message"
         models = {id(found): found for found in (only_record(m.content.array_records, what) for m in sent)}
         digests = {model_digest(found) for found in models.values()}  # mostly all are one object
         if len(digests) > 1:
             raise ConfigError("got train messages with different models; one session has one model")
+        distinct = {(m.metadata.message_type, id(m.content)): m.content for m in sent}  # mostly one object again
+        requests = {request_digest(kind, content, self._run_config) for (kind, _), content in distinct.items()}
+        if len(requests) > 1:
+            raise ConfigError(
+                "got train messages that differ in type or records; one session has one request, or a server could "
+                "single a client out: send all nodes the same, and keep what is a node's own in its node config"
+            )
         model, digest = next(iter(models.values())), digests.pop()
         found = {name: array.shape for name, array in arrays_of(model).items()}
         riding = set(map(metric_key, metrics_of(self.task)))
@@ -182,15 +195,15 @@ class SecureGrid(Grid):  # type: ignore[misc]
                 f"got a model whose array {name!r} has shape {found.get(name)}; the task's layout says "
                 f"{wanted.get(name)}: a model of other shapes needs a new task"
             )
-        return model, digest
+        return model, digest, requests.pop()
 
-    def _aggregate(self, sent: list[Any], digest: bytes, number: int, timeout: float) -> Outcome:
+    def _aggregate(self, sent: list[Any], digest: bytes, request: bytes, number: int, timeout: float) -> Outcome:
         carriers = {message.metadata.dst_node_id: message for message in sent}
         members = self._introduce(list(carriers), sent[0].metadata.message_type)
         if self._sessions.setdefault(digest, 0) >= UPLOADS_OF_A_MODEL:
             raise _Exhausted(f"{UPLOADS_OF_A_MODEL} sessions asked for updates from this model; nodes give no more")
         attempt, run = 1, sent[0].metadata.run_id
-        while (name := session_name(run, number, attempt, digest)) in self._names:
+        while (name := session_name(run, number, attempt, digest, request)) in self._names:
             attempt += 1
         self._names.add(name)
         server = self.task.server(
@@ -361,30 +374,43 @@ class _Exhausted(Aborted):
     """Nodes would refuse whatever follows."""
 
 
-def hosted(make: Callable[[], Member[Any]]) -> Party:
+def hosted(make: Callable[[bytes], Member[Any]]) -> Party:
     """A party for ``parties=`` that lives in this process, or behind an endpoint of yours: bytes to bytes or None.
 
-    ``make`` makes its role, and is called for each session, when the server proposes it: such as
-    ``lambda: task.aggregator("a1", identity=..., roster=..., key=..., save=...)``, with the task that
-    :func:`with_metrics` gives if there are metrics.
+    ``make(session)`` makes its role for the session of this name, when the server proposes it: such as
+    ``lambda session: task.aggregator("a1", session=session, identity=..., roster=..., key=..., save=...)``, with
+    the task that :func:`with_metrics` gives if there are metrics. All stores that are given as ``save`` have one
+    ledger, or a server that plays a session again opens a second sum: ``ConfigError`` where there is none. A
+    :class:`secagg.store.FileStore` holds one session, so its path has the session in it.
     """
     role: Member[Any] | None = None
+    session: bytes | None = None
 
     def answer(data: bytes) -> bytes | None:
-        nonlocal role
-        if role is None or _proposes(data):
-            role = make()
-        return role.receive(data)
+        nonlocal role, session
+        proposed = _proposed(data)
+        if proposed is not None and proposed != session:
+            fresh = make(proposed)
+            if fresh.ledger is None:
+                raise ConfigError(
+                    f"got a role for {fresh.id} without a ledger; pass save= a store that has one, the same for "
+                    "all sessions: secagg.store.FileStore(path, ledger=FileLedger(other))"
+                )
+            role, session = fresh, proposed
+        return None if role is None else role.receive(data)
 
     return answer
 
 
-def _proposes(data: bytes) -> bool:
+def _proposed(data: bytes) -> bytes | None:
+    """The session that the server proposes here, or None if it is another message."""
     try:
         envelope = Envelope.parse(data, len(data))
+        if envelope.sender != wire.SERVER or envelope.kind != Proposal.TYPE:
+            return None
+        return envelope.open(Proposal)[0].session
     except Reject:
-        return False
-    return envelope.sender == wire.SERVER and envelope.kind == Proposal.TYPE
+        return None
 
 
 def _is_train(message: Any) -> bool:

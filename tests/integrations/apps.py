@@ -6,10 +6,12 @@ import base64
 import json
 import logging
 from collections.abc import Callable, Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pytest
 from flwr.app import Array, ArrayRecord, ConfigRecord, Message, MetricRecord, RecordDict
 from flwr.clientapp import ClientApp
 from flwr.serverapp.strategy import FedAvg
@@ -19,6 +21,8 @@ from secagg import identity
 from secagg.integrations import _flower_records
 from secagg.integrations.flower import SecureGrid, client_mod, hosted, layout_of
 from secagg.simulation import enrol_for
+from secagg.store import MemoryLedger
+from tests.integrations import loopback
 from tests.integrations.loopback import LoopbackGrid
 
 Mods = list[Any]
@@ -131,8 +135,10 @@ def arrays_heard(grid: LoopbackGrid) -> list[int]:
     return [number for number, node in grid.nodes.items() if any("arrays" in content for content in node.heard)]
 
 
-def enrolled(task: secagg.Task, folder: Path) -> tuple[Any, list[dict[str, str]], dict[str, Any]]:
-    """A roster, a config for each node, and parties that live in this process."""
+def enrolled(
+    task: secagg.Task, folder: Path, make_party: Any = None
+) -> tuple[Any, list[dict[str, str]], dict[str, Any]]:
+    """A roster, a config with a folder for each node, and parties that live in this process."""
     cohort = [f"c{number}" for number in range(1, CLIENTS + 1)]
     keys, roster, others = enrol_for(task, cohort)
     if roster is None:
@@ -149,18 +155,47 @@ def enrolled(task: secagg.Task, folder: Path) -> tuple[Any, list[dict[str, str]]
             key = {"version": 1, "scheme": "shared", "key": base64.b64encode(others[party]).decode()}
             (folder / "shared.he.json").write_text(json.dumps(key))
             paths["secagg-he-key"] = str(folder / "shared.he.json")
-        configs.append({"secagg-id": party, **paths})
-    parties = {}
+        (folder / party).mkdir(exist_ok=True)
+        configs.append({"secagg-id": party, "secagg-dir": str(folder / party), **paths})
+    make_party, parties = make_party or lasting_party, {}
     for party in set(roster) - set(cohort):
         make = {"aggregator": task.aggregator, "decryptor": task.decryptor}[roster[party].role]
         given = {"identity": keys[party], "roster": roster, "key": others.get(party)}
-        parties[party] = hosted(lambda make=make, party=party, given=given: make(party, **given))
+        parties[party] = hosted(make_party(party, partial(make_role, make, party, given)))
     return roster, configs, parties
+
+
+class OnlyLedger:
+    """A store whose state dies with the process, as :func:`hosted`'s role does."""
+
+    def __init__(self) -> None:
+        self.ledger = MemoryLedger()
+
+    def __call__(self, number: int, state: bytes) -> None:
+        pass
+
+
+def make_role(make: Any, party: str, given: Mapping[str, Any], session: bytes, store: Any) -> Any:
+    return make(party, session=session, save=store, **given)
+
+
+def lasting_party(party: str, role: Callable[[bytes, Any], Any]) -> Callable[[bytes], Any]:
+    """What :func:`hosted` takes, with one ledger for all sessions."""
+    store = OnlyLedger()
+    return lambda session: role(session, store)
 
 
 def train_messages(grid: LoopbackGrid, model: Any = None) -> list[Any]:
     content = RecordDict({"arrays": model or record(), "config": ConfigRecord({"server-round": 1})})
     return [Message(content, node, "train") for node in grid.nodes]
+
+
+def in_run(monkeypatch: Any, run: int) -> None:
+    """Grids and messages made from now on are of this run."""
+    if loopback.RUN == 0:
+        pytest.skip("the installed Flower lets nobody but its runtime say which run a message is of")
+    monkeypatch.setattr(loopback, "RUN", run)
+    monkeypatch.setattr(loopback.TaskIdentity, "_run_id", run)
 
 
 def restated(**fields: Any) -> Callable[[int, Any], Any]:

@@ -18,6 +18,7 @@ pytest.importorskip("flwr", reason="needs Flower: pip install 'secagg[flower]'")
 from flwr.app import Array, ConfigRecord, Message, MetricRecord, RecordDict
 from flwr.clientapp import ClientApp
 from flwr.clientapp.mod import LocalDpMod, fixedclipping_mod
+from flwr.common.serde import context_from_proto, context_to_proto
 from flwr.serverapp import strategy as strategies
 from flwr.serverapp.strategy import FedAdagrad, FedAdam, FedAvg, FedAvgM, FedProx, FedYogi
 
@@ -31,6 +32,7 @@ from tests.integrations.apps import (
     arrays_heard,
     close_to,
     enrolled,
+    in_run,
     make_app,
     make_grid,
     make_task,
@@ -43,7 +45,7 @@ from tests.integrations.apps import (
     the_error,
     train_messages,
 )
-from tests.integrations.loopback import LoopbackGrid
+from tests.integrations.loopback import RUN, LoopbackGrid, through_bytes
 
 ENROLLED = secagg.SecAgg(corruption=0.1)
 
@@ -91,7 +93,7 @@ def test_integer_leaves_come_back_as_in_the_plain_run() -> None:
         node.app = app
     found = start(secure(grid, task), model=record(model)).arrays
     assert found["seen"].numpy().dtype == np.float64
-    np.testing.assert_allclose(found["seen"].numpy(), [6, 7], atol=1e-5)
+    np.testing.assert_allclose(found["seen"].numpy(), [6, 7], rtol=0, atol=1e-5)  # as near as the encoding is
 
 
 def test_unweighted_task_counts_each_client_once() -> None:
@@ -298,12 +300,20 @@ def test_another_version_on_one_side(side: str, caplog: Any) -> None:
     assert not arrays_heard(grid)
 
 
-@pytest.mark.parametrize("fields", [{"party": 7}, {"party": "no id"}, {"session": "text"}, {"version": "1"}])
-def test_fields_of_other_types_are_left_out(fields: dict[str, Any], caplog: Any) -> None:
+@pytest.mark.parametrize(
+    ("fields", "why"),
+    [
+        ({"party": 7}, "got secagg's records with other fields than they have"),
+        ({"session": "text"}, "got secagg's records with other fields than they have"),
+        ({"party": "no id"}, "got party id 'no id'; expected 1 to 64 letters"),
+        ({"version": "1"}, "got version '1'; this side speaks 1.1"),
+    ],
+)
+def test_fields_of_other_types_are_left_out(fields: dict[str, Any], why: str, caplog: Any) -> None:
     grid = make_grid()
     grid.tamper = restated(**fields)
     start(kept := secure(grid))
-    assert "left out" in the_error(caplog) or "without" in the_error(caplog)
+    assert f", without node 1, node 2, node 3, node 4, node 5: {why}" in the_error(caplog)
     assert not kept.outcomes
 
 
@@ -370,17 +380,17 @@ def test_another_model_than_the_sessions_gets_nothing(caplog: Any) -> None:
     grid = make_grid()
     grid.spoil = other_model
     start(kept := secure(grid))
-    assert "another model, round or run" in the_error(caplog)
+    assert "another model, round, run" in the_error(caplog)
     assert not kept.outcomes
 
 
 def test_control_unchecked_another_model_gets_an_update(monkeypatch: Any) -> None:
     from secagg.integrations import _flower_client
 
-    def unchecked(self: Any, stated: Any, content: Any) -> Any:
-        return _flower_records.arrays_of(content["arrays"])
+    def unchecked(self: Any, stated: Any, message: Any) -> Any:
+        return _flower_records.arrays_of(message.content["arrays"])
 
-    monkeypatch.setattr(_flower_client._Node, "check_model", unchecked)
+    monkeypatch.setattr(_flower_client._Node, "check_request", unchecked)
     grid = make_grid()
     grid.spoil = other_model
     start(kept := secure(grid))
@@ -397,7 +407,7 @@ def test_another_round_than_the_sessions_gets_nothing(caplog: Any) -> None:
 
     grid.spoil = later
     start(kept := secure(grid))
-    assert "another model, round or run" in the_error(caplog)
+    assert "another model, round, run" in the_error(caplog)
     assert not kept.outcomes
 
 
@@ -420,17 +430,20 @@ def test_a_model_gets_two_uploads_and_the_second_is_a_warning(caplog: Any) -> No
     assert not kept.outcomes
 
 
+class Asks(FedAvg):  # type: ignore[misc]
+    """Says that its round is another one."""
+
+    def __init__(self, number: int) -> None:
+        super().__init__(fraction_evaluate=0.0)
+        self.number = number
+
+    def configure_train(self, server_round: int, *arguments: Any) -> Any:
+        return super().configure_train(self.number, *arguments)
+
+
 def test_a_server_that_forgot_gets_no_third_upload(caplog: Any) -> None:
     grid = make_grid()
     all_silent_after_input(grid)
-
-    class Asks(FedAvg):  # type: ignore[misc]
-        def __init__(self, number: int) -> None:
-            super().__init__(fraction_evaluate=0.0)
-            self.number = number
-
-        def configure_train(self, server_round: int, *arguments: Any) -> Any:
-            return super().configure_train(self.number, *arguments)
 
     for number in (1, 2):
         start(secure(grid), Asks(number))
@@ -443,7 +456,7 @@ def test_a_server_that_forgot_gets_no_third_upload(caplog: Any) -> None:
 
 SCALARS: list[Any] = [
     MetricRecord({"num-examples": 1, "loss": 0.5}),
-    MetricRecord({f"accuracy of class {number}": 0.1 for number in range(60)} | {"num-examples": 1, "loss": 0.5}),
+    MetricRecord({f"accuracy of class {number}": 0.1 for number in range(58)} | {"num-examples": 1, "loss": 0.5}),
     ConfigRecord({"device": "gpu", "ready": True, "seconds": 1.5}),
 ]
 UPDATE = np.arange(3.0)
@@ -501,6 +514,30 @@ def test_many_small_records_do_not_pass(kind: str) -> None:
     records = RecordDict({f"r{number}": MetricRecord({"w": 0.5}) for number in range(65)})
     getattr(app, kind)()(lambda message, context: Message(records, reply_to=message))
     assert LoopbackGrid([app]).nodes[1].answer(Message(RecordDict(), 1, kind)).has_error()
+
+
+def in_names(update: Any) -> dict[str, Any]:
+    """Records without a value whose names are an update."""
+    size, data = 56, update.tobytes()
+    parts = [data[at : at + size] for at in range(0, len(data), size)]
+    return {f"{number:06d}{part.hex()}": MetricRecord({}) for number, part in enumerate(parts)}
+
+
+@pytest.mark.parametrize("kind", ["evaluate", "query"])
+def test_many_names_of_empty_records_do_not_pass(kind: str, monkeypatch: Any) -> None:
+    from secagg.integrations import _flower_client
+
+    update = np.random.default_rng(0).normal(size=1000)
+    app = ClientApp(mods=[client_mod(TASK)])
+    records = RecordDict(in_names(update))
+    getattr(app, kind)()(lambda message, context: Message(records, reply_to=message))
+    node = LoopbackGrid([app]).nodes[1]
+    reply = node.answer(Message(RecordDict(), 1, kind))
+    assert "nothing else" in reply.error.reason
+    monkeypatch.setattr(_flower_client, "_let_pass", lambda reply: reply)
+    leaked = node.answer(Message(RecordDict(), 1, kind)).content
+    got = np.frombuffer(bytes.fromhex("".join(name[6:] for name in sorted(leaked))))
+    np.testing.assert_array_equal(got, update)
 
 
 def test_control_without_the_filter_an_update_passes(monkeypatch: Any) -> None:
@@ -609,8 +646,6 @@ def test_a_replayed_request_gets_the_same_answer_and_no_training() -> None:
 
     def twice(node: int, request: Any) -> Any:
         if node == 1 and "arrays" in request.content:
-            from tests.integrations.loopback import through_bytes
-
             again = through_bytes(request)[0]
             first = grid.nodes[1].answer(request)
             answers.append(first.content[_flower_records.MESSAGE]["message"].data)
@@ -691,30 +726,88 @@ def test_a_state_is_kept_until_the_next_session_has_begun(tmp_path: Path) -> Non
     assert len({found for found in seen if found}) == 2
 
 
-@pytest.mark.parametrize(
-    ("protocol", "durable", "told"),
-    [
-        (ENROLLED, False, CLIENTS),
-        (ENROLLED, True, 0),
-        (secagg.SecAgg(threat_model="semi-honest"), False, 0),
-        (secagg.SecAggPlus(), False, CLIENTS),
-        (secagg.Clear(), False, 0),
-    ],
-)
-def test_a_node_that_can_be_rolled_back_says_so_once(
-    protocol: Any, durable: bool, told: int, tmp_path: Path, caplog: Any
-) -> None:
+NO_FOLDER = "a node without secagg-dir in its config"
+
+
+@pytest.mark.parametrize("protocol", [ENROLLED, secagg.SecAggPlus(), secagg.AdditiveShares()])
+def test_a_node_that_tells_two_stories_at_once_takes_no_part(protocol: Any, tmp_path: Path, caplog: Any) -> None:
     task = make_task(protocol, min_survivors=4)
-    roster, configs, _ = enrolled(task, tmp_path)
+    roster, configs, parties = enrolled(task, tmp_path)
+    del configs[1]["secagg-dir"]
+    start(kept := secure(make_grid(task, configs), task, roster=roster, parties=parties))
+    assert kept.outcomes[0].survivors == ("c1", "c3", "c4", "c5")
+    assert NO_FOLDER in caplog.text
     for config in configs:
-        if durable:
-            folder = tmp_path / config["secagg-id"]
-            folder.mkdir()
-            config["secagg-dir"] = str(folder)
-    start(kept := secure(make_grid(task, configs), task, roster=roster), rounds=2)
-    assert len(kept.outcomes) == 2
-    warnings = [entry for entry in caplog.records if "set secagg-dir" in entry.getMessage()]
-    assert [entry.levelname for entry in warnings] == ["WARNING"] * told
+        config.pop("secagg-dir", None)
+    grid = make_grid(task, configs)
+    start(kept := secure(grid, task, roster=roster, parties=parties))
+    assert NO_FOLDER in the_error(caplog)
+    assert not arrays_heard(grid)
+
+
+@pytest.mark.parametrize("protocol", [secagg.SecAgg(threat_model="semi-honest"), secagg.Clear()])
+def test_a_semi_honest_task_needs_no_folder(protocol: Any) -> None:
+    task = make_task(protocol)
+    start(kept := secure(make_grid(task), task))
+    assert len(kept.outcomes) == 1
+
+
+def two_at_once(folder: Path, durable: bool) -> list[Any]:
+    """Answers of one node to two proposals of one session's name, from processes that start at once."""
+    task = make_task(ENROLLED, min_survivors=4)
+    roster, configs, _ = enrolled(task, folder)
+    if not durable:
+        del configs[0]["secagg-dir"]
+    node = make_grid(task, configs).nodes[1]
+    name = _flower_records.session_name(RUN, 1, 1, bytes(32), bytes(32))
+    before, answers = context_to_proto(node.context), []
+    for _ in range(2):
+        server = task.server([f"c{number}" for number in range(1, CLIENTS + 1)], roster=roster, session=name)
+        fields = {"session": name, "number": 1, "attempt": 1}
+        content = RecordDict(_flower_records.write(task, server.start()["c1"], **fields))
+        node.context = context_from_proto(before)
+        answers.append(node.answer(through_bytes(Message(content, 1, "train"))[0]))
+    return answers
+
+
+def test_two_requests_at_once_get_one_story(tmp_path: Path) -> None:
+    assert [reply.has_error() for reply in two_at_once(tmp_path, True)] == [False, True]
+
+
+def test_without_a_folder_they_get_none(tmp_path: Path) -> None:
+    """No server has to let its nodes introduce themselves first."""
+    answers = two_at_once(tmp_path, False)
+    assert all(NO_FOLDER in reply.error.reason for reply in answers)
+
+
+def test_control_in_the_context_they_get_two(tmp_path: Path, monkeypatch: Any) -> None:
+    from secagg.integrations import _flower_client
+
+    monkeypatch.setattr(_flower_client._Node, "check_storage", lambda self: None)
+    first, second = two_at_once(tmp_path, False)
+    assert first.content[_flower_records.MESSAGE] != second.content[_flower_records.MESSAGE]
+
+
+def with_folders(folder: Path) -> list[dict[str, str]]:
+    paths = [folder / f"{number}" for number in range(1, CLIENTS + 1)]
+    for path in paths:
+        path.mkdir(exist_ok=True)
+    return [{"secagg-dir": str(path)} for path in paths]
+
+
+def test_each_run_may_begin_with_the_same_model(tmp_path: Path, monkeypatch: Any) -> None:
+    """One folder a node for all of them, and one first model, as where a deployment is started again."""
+    for run in range(RUN + 1, RUN + 4):
+        in_run(monkeypatch, run)
+        start(kept := secure(make_grid(configs=with_folders(tmp_path))))
+        assert [len(outcome.survivors) for outcome in kept.outcomes] == [CLIENTS]
+
+
+def test_nodes_that_were_started_anew_give_no_third_upload_in_a_run(tmp_path: Path, caplog: Any) -> None:
+    for number in (1, 2, 3):
+        start(kept := secure(make_grid(configs=with_folders(tmp_path))), Asks(number))
+        assert len(kept.outcomes) == (number < 3)
+    assert "upload 3 from one model; this node gives 2" in the_error(caplog)
 
 
 def test_a_changed_last_bit_is_another_model(caplog: Any) -> None:
@@ -741,7 +834,7 @@ def test_signatures_settle_whose_an_id_is(tmp_path: Path) -> None:
     (tmp_path / "impostor.pem").write_bytes(pem)
     (tmp_path / "impostor.json").write_text(made_up.to_json())
     paths = {"secagg-key": str(tmp_path / "impostor.pem"), "secagg-roster": str(tmp_path / "impostor.json")}
-    configs[0] = {"secagg-id": "c2", **paths}
+    configs[0] |= {"secagg-id": "c2", **paths}
     grid = make_grid(task, configs)
 
     def tamper(node: int, reply: Any) -> Any:
@@ -763,9 +856,9 @@ def test_a_config_that_does_not_fit_is_named(tmp_path: Path, caplog: Any) -> Non
     del configs[1]["secagg-roster"]
     start(kept := secure(make_grid(task, configs), task, roster=roster))
     assert not kept.outcomes
-    line = the_error(caplog)
-    assert "not the one the roster lists for c1" in line
-    assert "pass both or none" in line
+    assert "node 1, node 2: got a node that can't take part with its config and files" in the_error(caplog)
+    assert "not the one the roster lists for c1" in caplog.text
+    assert "pass both or none" in caplog.text
 
 
 def test_an_aggregator_that_fails_ends_the_round_in_one_line(tmp_path: Path, caplog: Any) -> None:

@@ -14,7 +14,8 @@ from dp.ledger import Spent
 
 pytest.importorskip("flwr", reason="needs Flower: pip install 'secagg[flower]'")
 
-from flwr.app import Array, ArrayRecord
+from flwr.app import Array, ArrayRecord, Message, MetricRecord, RecordDict
+from flwr.serverapp.strategy import FedAvg
 
 from secagg.integrations.flower import client_mod, layout_of
 from tests.integrations.apps import CLIENTS, TASK, make_app, make_task, secure, start, the_error
@@ -175,6 +176,48 @@ def test_a_budget_that_can_not_hold_keeps_its_node_out(
     assert survivors(kept) == [4]
     assert why in caplog.text
     assert trainings(grid) == 0
+
+
+EVALUATION = "an evaluation or a query at a node with a privacy budget"
+
+
+@pytest.mark.parametrize("kind", ["evaluate", "query"])
+@pytest.mark.parametrize(
+    ("changes", "passes"),
+    [
+        ({}, False),
+        ({"secagg-evaluate": False}, False),
+        ({"secagg-evaluate": "false"}, False),
+        ({"secagg-delta": None}, False),
+        ({"secagg-evaluate": True}, True),
+        ({"secagg-epsilon": None, "secagg-delta": None}, True),
+    ],
+)
+def test_what_no_budget_pays_for_leaves_by_its_operators_word_only(
+    changes: dict[str, Any], passes: bool, kind: str, tmp_path: Path
+) -> None:
+    grid, asked = make_grid(settings(tmp_path, **changes)), []
+
+    def noting(message: Any, context: Any, call_next: Any) -> Any:
+        asked.append(message)
+        return call_next(message, context)
+
+    app = make_app(BOUND, [client_mod(NOISED), noting])
+    app.query()(lambda message, context: Message(RecordDict({"m": MetricRecord({"a": 1})}), reply_to=message))
+    grid.nodes[BOUND].app = app
+    (reply,) = secure(grid, NOISED).send_and_receive([Message(RecordDict(), BOUND, kind)], timeout=1.0)
+    assert len(asked) == passes
+    if passes:
+        assert reply.has_content()
+    else:
+        assert EVALUATION in reply.error.reason
+
+
+def test_a_run_with_evaluations_goes_on_without_that_nodes(tmp_path: Path) -> None:
+    found = start(kept := secure(make_grid(settings(tmp_path)), NOISED), FedAvg(), model=MODEL)
+    assert survivors(kept) == [5]
+    others = [c for c in range(1, CLIENTS + 1) if c != BOUND]
+    assert found.evaluate_metrics_clientapp[1]["loss"] == pytest.approx(np.mean(others))
 
 
 def test_another_budget_than_the_folders_keeps_its_node_out(tmp_path: Path, caplog: Any) -> None:

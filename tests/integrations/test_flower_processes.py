@@ -26,4 +26,7 @@ def test_a_round_outlives_a_killed_node(tmp_path: Path) -> None:
     for hospital in loopback.HOSPITALS:
         assert (tmp_path / hospital / "ledger").exists()
         assert "Start `flwr-clientapp` process" in (tmp_path / f"{hospital}.log").read_text()
-    assert not list(tmp_path.glob("hospital-1/*.new"))
+    for hospital in loopback.HOSPITALS[:-1]:
+        assert len(list((tmp_path / hospital).glob("*.state*"))) == 1
+    left = {path.name.split(".", 1)[1] for path in (tmp_path / loopback.VICTIM).glob("*.state*")}
+    assert left <= {"state", "state.new"}  # what it was about to save when it was killed

@@ -20,6 +20,7 @@ def main(grid: Grid, context: Context) -> None:
         TASK,
         metrics=METRICS,
         roster=str(config["roster"]),
+        run_config=config,
         deadlines={"MaskedInput": float(config["training-seconds"])},
     )
     strategy = FedAvg(fraction_evaluate=0.0, min_train_nodes=CLIENTS, min_available_nodes=CLIENTS)

@@ -1,0 +1,135 @@
+"""A node's own files: what of them the server gets to read, and what a crash leaves behind."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import secagg
+
+pytest.importorskip("flwr", reason="needs Flower: pip install 'secagg[flower]'")
+
+from secagg.store import FileLedger, FileStore
+from tests.integrations import test_flower_budget as budgets
+from tests.integrations.apps import CLIENTS, MODEL, enrolled, make_grid, make_task, record, secure, start
+
+ENROLLED = make_task(secagg.SecAgg(corruption=0.1), min_survivors=4)
+TOLD = (
+    "<class 'secagg.integrations._flower_client.RefusalError'>:"
+    "<'got a node that can't take part with its config and files; its log says why'>"
+)
+Spoils = Callable[[dict[str, Any], Any], Any]
+
+
+def told(grid: Any) -> list[str]:
+    """The errors that the server hears from now on, as Flower sends them."""
+    reasons: list[str] = []
+
+    def tamper(node: int, reply: Any) -> Any:
+        if reply.has_error():
+            reasons.append(reply.error.reason)
+        return reply
+
+    grid.tamper = tamper
+    return reasons
+
+
+def no_key(config: dict[str, Any], monkeypatch: Any) -> None:
+    Path(config["secagg-key"]).unlink()
+
+
+def bad_roster(config: dict[str, Any], monkeypatch: Any) -> None:
+    config["secagg-roster"] = config["secagg-key"]
+
+
+def bad_shared_key(config: dict[str, Any], monkeypatch: Any) -> None:
+    path = Path(config["secagg-dir"]) / "patients.he.json"
+    path.write_text(json.dumps({"version": 7}))
+    config["secagg-he-key"] = str(path)
+
+
+def no_folder(config: dict[str, Any], monkeypatch: Any) -> None:
+    Path(config["secagg-dir"]).rmdir()
+
+
+def in_use(config: dict[str, Any], monkeypatch: Any) -> Any:
+    return FileLedger(Path(config["secagg-dir"]) / "ledger")
+
+
+def damaged_ledger(config: dict[str, Any], monkeypatch: Any) -> None:
+    (Path(config["secagg-dir"]) / "ledger").write_bytes(bytes(960))
+
+
+def full_disk(config: dict[str, Any], monkeypatch: Any) -> None:
+    save = FileStore.__call__
+
+    def fails(self: Any, number: int, state: bytes) -> None:
+        if str(self._path).startswith(config["secagg-dir"]):
+            raise OSError(28, "No space left on device", str(self._path))
+        save(self, number, state)
+
+    monkeypatch.setattr(FileStore, "__call__", fails)
+
+
+@pytest.mark.parametrize(
+    ("spoils", "why"),
+    [
+        (no_key, "c1.pem"),
+        (bad_roster, "a roster that can't be read"),
+        (bad_shared_key, "patients.he.json"),
+        (no_folder, "/c1/ledger"),
+        (in_use, "open already"),
+        (damaged_ledger, "damaged at byte 0"),
+        (full_disk, "No space left"),
+    ],
+)
+def test_of_its_config_and_files_a_node_tells_that_they_do_not_do(
+    spoils: Spoils, why: str, tmp_path: Path, monkeypatch: Any, caplog: Any
+) -> None:
+    roster, configs, _ = enrolled(ENROLLED, tmp_path)
+    held = spoils(configs[0], monkeypatch)
+    grid = make_grid(ENROLLED, configs)
+    reasons = told(grid)
+    start(kept := secure(grid, ENROLLED, roster=roster))
+    if held is not None:
+        held.close()
+    assert kept.outcomes[0].survivors == ("c2", "c3", "c4", "c5")
+    assert reasons == [TOLD]
+    (line,) = [text for text in caplog.messages if "this node can't take part" in text]
+    assert why in line
+
+
+def test_of_its_budget_a_node_tells_no_number(tmp_path: Path, caplog: Any) -> None:
+    start(secure(budgets.make_grid(budgets.settings(tmp_path)), budgets.NOISED), model=budgets.MODEL)
+    grid = budgets.make_grid(budgets.settings(tmp_path, **{"secagg-epsilon": 2 * budgets.FOR_TWO}))
+    reasons = told(grid)
+    start(secure(grid, budgets.NOISED), model=budgets.MODEL)
+    assert reasons == [TOLD]
+    assert "agree on another budget" in caplog.text
+
+
+def test_what_a_crash_in_a_save_leaves_is_gone_with_the_next_session(tmp_path: Path, monkeypatch: Any) -> None:
+    """It may hold an update, as any state does."""
+    grid = make_grid(configs=[{"secagg-dir": str(tmp_path)}, *({} for _ in range(1, CLIENTS))])
+    node, replace, left = grid.nodes[1], Path.replace, []
+
+    def crashes(path: Path, target: Any) -> Any:
+        if path.parent == tmp_path and "arrays" in node.heard[-1] and not left:
+            left.append(path)
+            raise OSError("its node has crashed")
+        return replace(path, target)
+
+    monkeypatch.setattr(Path, "replace", crashes)
+    kept = secure(grid)
+    start(kept)
+    assert left[0].exists()
+    assert left[0].stat().st_size > 1000
+    start(kept, rounds=1, model=record({name: array + 1 for name, array in MODEL.items()}))
+    assert [len(outcome.survivors) for outcome in kept.outcomes] == [CLIENTS - 1, CLIENTS]
+    (state,) = [path.name for path in tmp_path.iterdir() if path.name != "ledger"]
+    assert state.endswith(".state")
+    assert not left[0].name.startswith(state)

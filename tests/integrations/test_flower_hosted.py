@@ -1,0 +1,198 @@
+"""Parties that :func:`hosted` hosts: durable ones, and a server that plays a session twice to get two sums."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+import secagg
+from secagg import wire
+from secagg.errors import Aborted, ConfigError, LocalProtocolError
+
+pytest.importorskip("flwr", reason="needs Flower: pip install 'secagg[flower]'")
+
+from secagg.integrations.flower import hosted
+from secagg.protocols.base import Proposal
+from secagg.session import roster_digest, session_id
+from secagg.store import FileLedger, FileStore
+from secagg.wire import Envelope
+from tests.integrations.apps import (
+    CLIENTS,
+    MODEL,
+    OnlyLedger,
+    enrolled,
+    lasting_party,
+    make_grid,
+    make_task,
+    secure,
+    start,
+    step,
+    the_error,
+)
+
+TASK = make_task(secagg.AdditiveShares())
+VICTIM = f"c{CLIENTS}"
+Parties = dict[str, Callable[[bytes], bytes | None]]
+Make = Callable[[str, Callable[..., Any]], Callable[[bytes], Any]]
+
+
+def hosts(folder: Path, make: Make) -> tuple[Any, Any, Parties]:
+    """Roster, nodes, and parties whose roles ``make(party, role)`` makes; ``role`` takes session and store."""
+    roster, configs, parties = enrolled(TASK, folder, make)
+    return roster, make_grid(TASK, configs), parties
+
+
+def durable(folder: Path, opened: ExitStack) -> Make:
+    """Parties as docs/flower.md has them."""
+
+    def make(party: str, role: Callable[..., Any]) -> Callable[[bytes], Any]:
+        ledger = opened.enter_context(FileLedger(folder / f"{party}.ledger"))
+
+        def made(session: bytes) -> Any:
+            path = folder / f"{party}-{hashlib.sha256(session).hexdigest()}.state"
+            return role(session, FileStore(path, ledger=ledger))
+
+        return made
+
+    return make
+
+
+def forgetful(party: str, role: Callable[..., Any]) -> Callable[[bytes], Any]:
+    """The control: a ledger for each role."""
+    return lambda session: role(session, OnlyLedger())
+
+
+def recorded(parties: Parties, heard: dict[str, list[bytes]]) -> Parties:
+    def of(party: str) -> Callable[[bytes], bytes | None]:
+        def ask(data: bytes) -> bytes | None:
+            heard.setdefault(party, []).append(data)
+            return parties[party](data)
+
+        return ask
+
+    return {party: of(party) for party in parties}
+
+
+class Replay:
+    """A server that plays a finished session again, with what its aggregators heard, and leaves one report out."""
+
+    def __init__(self, roster: Any, parties: Parties, heard: Mapping[str, list[bytes]]) -> None:
+        self.parties = parties
+        leader = min(heard)
+        envelopes = [(Envelope.parse(data, len(data)), data) for data in heard[leader]]
+        self.first = heard[leader][0]
+        self.reports = {found.sender: data for found, data in envelopes if found.sender.startswith("c")}
+        said, _ = envelopes[0][0].open(Proposal)
+        self.server: Any = TASK.server(said.cohort, roster=roster, session=said.session)
+        state = self.server._state
+        state.nonce = said.nonce
+        state.session_id = state.asked_under = session_id(
+            task=TASK.digest,
+            roster=roster_digest(roster),
+            session=said.session,
+            nonce=said.nonce,
+            cohort=said.cohort,
+        )
+
+    def interpose(self, roster: Any) -> None:
+        """Propose another session, so that whoever hosts one role makes way for its."""
+        cohort = sorted(self.reports)
+        for party, data in TASK.server(cohort, roster=roster, session=b"between").start().items():
+            if party in self.parties:
+                self.parties[party](data)
+
+    def hand_over(self, outbox: Mapping[str, bytes]) -> None:
+        for party, data in outbox.items():
+            try:
+                answer = self.parties[party](data) if party in self.parties else None
+            except LocalProtocolError:  # it has a state of this session
+                answer = None
+            if answer is not None:
+                self.hand_over(self.server.receive(party, answer))
+
+    def play(self) -> Any:
+        outbox = self.server.start()
+        while self.server.outcome is None:
+            self.hand_over(outbox)
+            if VICTIM in outbox:
+                for client in sorted(self.reports.keys() - {VICTIM}):
+                    self.hand_over(self.server.receive(client, self.reports[client]))
+            outbox = self.server.close_round()
+        return self.server.outcome
+
+
+def two_sums(folder: Path, make: Make, interposed: bool) -> Iterator[Any]:
+    roster, grid, parties = hosts(folder, make)
+    heard: dict[str, list[bytes]] = {}
+    start(kept := secure(grid, TASK, roster=roster, parties=recorded(parties, heard)))
+    yield kept.outcomes[0]
+    replay = Replay(roster, parties, heard)
+    if interposed:
+        replay.interpose(roster)
+    yield replay.play()
+
+
+@pytest.mark.parametrize(
+    ("make", "interposed"),
+    [(lasting_party, False), (lasting_party, True), (forgetful, False)],
+    ids=["both", "ledger", "role"],
+)
+def test_a_session_played_again_opens_no_second_sum(make: Make, interposed: bool, tmp_path: Path) -> None:
+    """The role that is kept stops it, and where another session came in between, the ledger."""
+    sums = two_sums(tmp_path, make, interposed)
+    assert len(next(sums).survivors) == CLIENTS
+    with pytest.raises(Aborted):
+        next(sums)
+
+
+def test_the_durable_party_of_the_docs_opens_none_either(tmp_path: Path) -> None:
+    with ExitStack() as opened:
+        sums = two_sums(tmp_path, durable(tmp_path, opened), True)
+        assert len(next(sums).survivors) == CLIENTS
+        with pytest.raises(Aborted):
+            next(sums)
+
+
+def test_control_without_role_and_ledger_two_sums_are_a_clients_update(tmp_path: Path) -> None:
+    first, second = two_sums(tmp_path, forgetful, True)
+    assert set(first.survivors) - set(second.survivors) == {VICTIM}
+    for name, array in MODEL.items():
+        got = (first.sum[name] - second.sum[name]) / (10 * CLIENTS)  # its weight
+        np.testing.assert_allclose(got, step(CLIENTS, 1, name, array), rtol=0, atol=1e-5)
+
+
+def test_two_rounds_of_durable_parties(tmp_path: Path) -> None:
+    with ExitStack() as opened:
+        roster, grid, parties = hosts(tmp_path, durable(tmp_path, opened))
+        start(kept := secure(grid, TASK, roster=roster, parties=parties), rounds=2)
+    assert [len(outcome.survivors) for outcome in kept.outcomes] == [CLIENTS, CLIENTS]
+    assert len(list(tmp_path.glob("aggregator1-*.state"))) == 2
+
+
+def test_a_party_without_a_ledger_is_refused(tmp_path: Path, caplog: Any) -> None:
+    def bare(party: str, role: Callable[..., Any]) -> Callable[[bytes], Any]:
+        return lambda session: role(session, None)
+
+    roster, grid, parties = hosts(tmp_path, bare)
+    start(kept := secure(grid, TASK, roster=roster, parties=parties))
+    assert "got a role for aggregator1 without a ledger" in the_error(caplog)
+    assert not kept.outcomes
+    proposal = TASK.server([f"c{c}" for c in range(1, CLIENTS + 1)], roster=roster, session=b"s").start()
+    with pytest.raises(ConfigError, match="without a ledger"):
+        parties["aggregator2"](proposal["aggregator2"])
+
+
+def test_what_is_no_proposal_makes_no_role(tmp_path: Path) -> None:
+    made: list[bytes] = []
+    party = hosted(lambda session: made.append(session))  # type: ignore[arg-type, return-value]
+    abort = wire.seal_envelope(
+        wire.Abort(), protocol=TASK.protocol.ID, task=TASK.digest, session=b"", sender=wire.SERVER
+    )
+    assert [party(data) for data in (b"", bytes(100), abort)] == [None] * 3
+    assert not made
