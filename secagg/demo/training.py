@@ -20,6 +20,7 @@ from secagg.simulation import enrol_for, simulate
 from secagg.task import Task
 
 if TYPE_CHECKING:
+    from dp.events import Trust
     from dp.ledger import PrivacyLedger
 
 FEATURES = 30
@@ -180,11 +181,11 @@ def make_private_task(
     return replace(noised, encoding=enough)
 
 
-def _budget(epsilon: float) -> PrivacyLedger:
+def _budget(epsilon: float, trust: Trust) -> PrivacyLedger:
     """A hospital's, which lasts for the training."""
     from dp.ledger import PrivacyLedger
 
-    return PrivacyLedger(epsilon, DELTA, unit="client", trust="distributed")
+    return PrivacyLedger(epsilon, DELTA, unit="client", trust=trust)
 
 
 def _train_in_float64(study: Study, silent: Plan) -> list[model.Model]:
@@ -211,7 +212,8 @@ def _train(
         task = make_task(protocol, clients, dropouts, max(patients.values()))
     else:
         task = make_private_task(protocol, clients, dropouts, epsilon, settings.rounds)
-    budgets = None if epsilon is None else {party: _budget(epsilon) for party in patients}
+    trust: Trust = "local" if task.shows_terms else "distributed"
+    budgets = None if epsilon is None else {party: _budget(epsilon, trust) for party in patients}
     current = model.initial(FEATURES)
     aggregations, up, down = [], [], []
     for number, silences in enumerate(silent, 1):

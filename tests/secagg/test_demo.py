@@ -119,7 +119,7 @@ def test_bytes_are_what_the_protocol_says_they_cost(demo):
 
 def test_epsilon_is_what_the_hospitals_were_charged(monkeypatch):
     held = []
-    monkeypatch.setattr(training, "_budget", lambda epsilon: held.append(_BUDGET(epsilon)) or held[-1])
+    monkeypatch.setattr(training, "_budget", lambda *args: held.append(_BUDGET(*args)) or held[-1])
     (_, noised) = run(Settings(rounds=4, epsilon=8.0), {"SecAgg": SecAgg()}).runs
     assert len(held) == 10
     uploads = sorted(
@@ -129,6 +129,11 @@ def test_epsilon_is_what_the_hospitals_were_charged(monkeypatch):
     assert sorted(budget.report().releases for budget in held) == uploads
     assert uploads[0] < 4 == uploads[-1]
     assert noised.epsilon == max(budget.spent for budget in held)
+    assert 7.9 < noised.epsilon <= 8.0
+
+
+def test_under_clear_a_hospital_pays_for_its_own_noise_alone():
+    (_, noised) = run(Settings(rounds=2, epsilon=8.0), {"Clear": Clear()}).runs
     assert 7.9 < noised.epsilon <= 8.0
 
 
