@@ -39,7 +39,9 @@ class Settings:
     """What is trained: so many hospitals and rounds, and in each round so many that fall silent.
 
     ``seed`` draws the shards and who falls silent; keys, masks and noise come from the system's generator. With
-    ``epsilon``, one more training adds noise for that much privacy. ``ConfigError`` for a number out of range.
+    ``epsilon``, one more training adds noise for that much privacy, and all of them scale features by public
+    constants, for what is computed of the patients without noise would be outside of it. ``ConfigError`` for a
+    number out of range.
     """
 
     clients: int = 10
@@ -123,7 +125,7 @@ def run(
         with _noting(protocol, missing):
             _check(protocol, settings)
     shards, silences = (np.random.default_rng([settings.seed, purpose]) for purpose in (0, 1))
-    study = load(settings.clients, shards)
+    study = load(settings.clients, shards, plausible=settings.epsilon is not None)
     silent = plan([hospital.id for hospital in study.hospitals], settings.rounds, settings.dropouts, silences)
     models = _train_in_float64(study, silent)
     runs = []
