@@ -27,7 +27,8 @@ from cryptography.hazmat.primitives.ciphers import Cipher, algorithms, modes
 from numpy.typing import NDArray
 
 from dp import sampling
-from dp._grid import MAX_STDDEVS, Grid, find_grid, norms
+from dp._curves import NARROWEST_TERM
+from dp._grid import MAX_STDDEVS, Grid, TooNarrow, find_grid, norms
 from dp.accounting import RDPAccountant
 from dp.errors import DPError
 from dp.events import DistributedGaussianEvent, Event, Release, SkellamEvent, Trust, check_name
@@ -47,6 +48,7 @@ _MAX_BITS = 32
 _MAX_BETA = 0.9
 _PATIENCE = 90.0  # roundings are redrawn until that e^-90 of all updates would still be outside
 _LEAST_LOG = -13
+_LEAST_WIDTH = 2.0**-30  # of noise, in steps of the grid
 _TRUSTS = ("distributed", "local")
 _CLOSE = 1e-9
 
@@ -184,7 +186,8 @@ class _Distributed(ABC):
     def grid(self, dimension: int) -> Grid:
         """Step, noise and bounds for updates of ``dimension`` coordinates (1 to 2^30), before padding.
 
-        Raises :class:`DPError` if the noise is too wide for the modulus, or the numbers for int64.
+        Raises :class:`DPError` if the noise is too wide for the modulus, the numbers for int64, or one client's
+        noise so narrow in steps of the grid that nothing is known of the sum (discrete Gaussians below 1/2).
         """
         if not self.clients:
             raise DPError(
@@ -222,7 +225,10 @@ class _Distributed(ABC):
             raise DPError(f"got epsilon={epsilon!r}; expected a finite number above 0")
 
         def at(multiplier: float) -> float:
-            return replace(self, noise_multiplier=multiplier).epsilon(dimension, rounds=rounds)
+            try:
+                return replace(self, noise_multiplier=multiplier).epsilon(dimension, rounds=rounds)
+            except TooNarrow:
+                return math.inf
 
         enough = 2.0**_LEAST_LOG
         while (least := at(enough)) > epsilon:
@@ -381,6 +387,10 @@ class _Distributed(ABC):
         """The largest standard deviation that can be drawn."""
 
     @abstractmethod
+    def narrowest(self) -> float:
+        """The least standard deviation of one client's noise for which a bound on the sum is known."""
+
+    @abstractmethod
     def log_tail(self, sigma: float, reach: float) -> float:
         """A bound on log P(noise >= ``reach``) of one client's noise of standard deviation ``sigma``."""
 
@@ -416,6 +426,10 @@ class DistributedGaussian(_Distributed):
         """See :class:`dp._grid.Plan`."""
         return float(sampling.MAX_WIDTH)
 
+    def narrowest(self) -> float:
+        """See :class:`dp._grid.Plan`; what is by itself is no sum."""
+        return NARROWEST_TERM if self.honest > 1 else _LEAST_WIDTH
+
     def log_tail(self, sigma: float, reach: float) -> float:
         """See :class:`dp._grid.Plan`."""
         return -(reach / sigma * reach / sigma) / 2  # Canonne, Kamath and Steinke: it is subgaussian with σ
@@ -437,6 +451,10 @@ class DistributedSkellam(_Distributed):
     def widest(self) -> float:
         """See :class:`dp._grid.Plan`."""
         return math.sqrt(sampling.MAX_SKELLAM_VARIANCE)
+
+    def narrowest(self) -> float:
+        """See :class:`dp._grid.Plan`; sums of Skellam noise are Skellam noise, whatever its variance."""
+        return _LEAST_WIDTH
 
     def log_tail(self, sigma: float, reach: float) -> float:
         """See :class:`dp._grid.Plan`."""

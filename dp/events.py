@@ -68,6 +68,7 @@ class DistributedGaussianEvent(Event):
 
     ``l2`` and ``l1`` are the sensitivities (zero-out) in the same integers. ``clamped`` is the
     probability that any term of the round was clamped and so is not what the analysis assumes.
+    Of a sum of several with a ``sigma`` below 1/2 no bound is known, and its cost is infinite.
     """
 
     honest: int
