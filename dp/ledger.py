@@ -3,6 +3,8 @@
 Whoever is bound by the budget runs this: a client for what leaves it, a server for what it publishes.
 """
 
+import hashlib
+import json
 import os
 import threading
 from collections.abc import Iterable, Iterator
@@ -14,9 +16,10 @@ from typing import Self
 from dp._sealed import MAX_BYTES, fields_of, seal, unseal
 from dp.accounting import DEFAULT_ORDERS, Neighbours, RDPAccountant, check_epsilon
 from dp.errors import DPError
-from dp.events import TRUSTS, UNITS, Release, Trust, Unit, check_name
+from dp.events import TRUSTS, UNITS, Release, Trust, Unit, check_name, to_plain
 
 _FORMAT = "secagg/v1/dp-ledger"
+_PAID_LABEL = b"secagg/v1/dp-paid"
 _FIELDS = {"epsilon", "unit", "trust", "accountant", "paid"}
 _NAME_BYTES = 32
 _MOST_PAID = 256
@@ -66,7 +69,7 @@ class PrivacyLedger:
         self.unit: Unit = unit
         self.trust: Trust = trust
         self._accountant = RDPAccountant(delta, neighbours=neighbours, orders=orders)
-        self._paid: tuple[bytes, ...] = ()  # what was charged once and is not charged again
+        self._paid: tuple[bytes, ...] = ()  # hashes of what was charged once and is not charged again
         self._path: Path | None = None
         self._seen: bytes | None = None  # what the file held last
         self._turn = threading.Lock()
@@ -139,8 +142,9 @@ class PrivacyLedger:
     def charge(self, release: Release, count: int = 1, *, once: bytes | None = None) -> float:
         """Charge ``release``, ``count`` times, and return the ε spent in all.
 
-        ``once`` names what leaves (32 bytes, such as the SHA-256 of it): under a name that was charged before
-        nothing is charged. The last 256 names are kept; one that is older is charged again.
+        ``once`` names what leaves (32 bytes, such as the SHA-256 of it): the same release, as often, under a name
+        that it was charged under before is not charged; any other is. The last 256 are kept; one that is older is
+        charged again.
 
         Raises :class:`BudgetExceeded` where that would be more than the budget, and :class:`DPError` for
         a release of another unit or trust; nothing is charged then. With a file, also ``OSError`` if it can't be
@@ -152,7 +156,8 @@ class PrivacyLedger:
             if self._path is not None:
                 self._reload()
             after = self._after(release, count)
-            if once in self._paid:
+            what = None if once is None else _what(once, release, count)
+            if what in self._paid:
                 return self.spent
             if not after <= self.epsilon:
                 spent = self.spent
@@ -162,7 +167,7 @@ class PrivacyLedger:
                     f"{self.left:.4g} is left: stop here, or agree on a larger budget"
                 )
             accountant = self._accountant.copy().compose(release.event, count)
-            paid = self._paid if once is None else (*self._paid, once)[-_MOST_PAID:]
+            paid = self._paid if what is None else (*self._paid, what)[-_MOST_PAID:]
             self._keep(accountant, paid, None if self._path is None else self._write(accountant, paid))
             return self.spent
 
@@ -280,6 +285,12 @@ class PrivacyLedger:
         finally:
             os.close(folder)
         return data
+
+
+def _what(name: bytes, release: Release, count: int) -> bytes:
+    """SHA-256 over a name of 32 bytes and what was charged under it, so that it pays for nothing else."""
+    event = json.dumps([to_plain(release.event), count], sort_keys=True, separators=(",", ":"))
+    return hashlib.sha256(_PAID_LABEL + name + event.encode()).digest()
 
 
 def _names(found: object) -> tuple[bytes, ...]:

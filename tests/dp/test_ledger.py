@@ -15,7 +15,7 @@ import pytest
 
 from dp.accounting import RDPAccountant
 from dp.errors import DPError
-from dp.events import GaussianEvent, Release
+from dp.events import GaussianEvent, Release, SelfComposed
 from dp.ledger import BudgetExceeded, PrivacyLedger
 
 RELEASE = Release(GaussianEvent(1.0), "client", "distributed")
@@ -213,6 +213,27 @@ def test_under_one_name_is_charged_once(make: Callable[[float], PrivacyLedger]) 
         with pytest.raises(BudgetExceeded):
             book.charge(RELEASE, once=other)
     assert book.charge(RELEASE, once=named("a")) == book.spent == PrivacyLedger.from_bytes(book.to_bytes()).spent
+
+
+@pytest.mark.parametrize(
+    ("other", "count"),
+    [
+        (Release(GaussianEvent(0.9), "client", "distributed"), 1),  # cheaper first, then what costs more
+        (Release(GaussianEvent(1.1), "client", "distributed"), 1),
+        (Release(SelfComposed(GaussianEvent(1.0), 1), "client", "distributed"), 1),
+        (RELEASE, 2),
+    ],
+)
+def test_a_name_pays_for_the_release_it_was_charged_for_alone(
+    make: Callable[[float], PrivacyLedger], other: Release, count: int
+) -> None:
+    book = make(50.0)
+    book.charge(RELEASE, once=named("a"))
+    after = book.charge(other, count, once=named("a"))
+    assert after > ONE * 1.1
+    assert book.report().releases == 1 + count
+    assert book.charge(other, count, once=named("a")) == book.charge(RELEASE, once=named("a")) == after
+    assert book.report().releases == 1 + count
 
 
 def test_a_name_that_is_forgotten_is_charged_again() -> None:
