@@ -49,6 +49,16 @@ class GaussianEvent(Event):
 
 
 @dataclass(frozen=True, slots=True)
+class PureEvent(Event):
+    """Anything that is (``epsilon``, 0)-differentially private (zero-out), such as Laplace noise; above 0."""
+
+    epsilon: float
+
+    def __post_init__(self) -> None:
+        _positive(self, "epsilon")
+
+
+@dataclass(frozen=True, slots=True)
 class DiscreteGaussianEvent(Event):
     """Discrete Gaussian noise of parameter ``sigma`` on integers of the l2 sensitivity ``l2`` (zero-out).
 
@@ -170,6 +180,7 @@ EVENTS: dict[str, type[Event]] = {
     kind.__name__: kind
     for kind in (
         GaussianEvent,
+        PureEvent,
         DiscreteGaussianEvent,
         DistributedGaussianEvent,
         SkellamEvent,

@@ -5,6 +5,7 @@ import math
 from collections.abc import Callable
 from decimal import Decimal, localcontext
 
+import mpmath
 import numpy as np
 import pytest
 from hypothesis import given
@@ -21,6 +22,7 @@ from dp.events import (
     FixedSizeSampled,
     GaussianEvent,
     PoissonSampled,
+    PureEvent,
     SelfComposed,
     SkellamEvent,
 )
@@ -207,6 +209,36 @@ def test_one_discrete_gaussian_costs_what_the_continuous_one_does() -> None:
     assert (summed == discrete).all(), "of one there is no sum, and no error of it"
 
 
+@pytest.mark.parametrize("epsilon", [1e-9, 1e-4, 0.3, 1.0, 4.0, 30.0])
+def test_pure_privacy_costs_what_randomised_response_does(epsilon: float) -> None:
+    """Its divergence summed over both answers, in as many digits as it takes; above 700 no float holds it."""
+    orders = (2, 3, 8, 64, 1024)
+    found = accountant(PureEvent(epsilon), orders=orders).rdp
+    with mpmath.workdps(60):
+        true = mpmath.exp(epsilon) / (1 + mpmath.exp(epsilon))
+        for alpha, cost in zip(orders, found, strict=True):
+            summed = true**alpha * (1 - true) ** (1 - alpha) + (1 - true) ** alpha * true ** (1 - alpha)
+            exact = float(mpmath.log(summed) / (alpha - 1))
+            assert exact * (1 - 1e-12) <= cost <= epsilon
+            if alpha * epsilon < 700:
+                assert cost == pytest.approx(exact, rel=1e-12)
+    assert (accountant(PureEvent(1000.0)).rdp == 1000.0).all()
+    assert (
+        accountant(PureEvent(epsilon), neighbours="replace-one").rdp == accountant(PureEvent(2 * epsilon)).rdp
+    ).all()
+
+
+@pytest.mark.parametrize("epsilon", [0.1, 1.0, 3.0])
+def test_discrete_laplace_noise_costs_all_that_pure_privacy_allows(epsilon: float) -> None:
+    """Moved by one step, all its probabilities change by e^ε up or down: it is a randomised response."""
+    reach = math.ceil(60 / epsilon)
+    pmf = np.exp(-epsilon * np.abs(np.arange(-reach, reach + 1)))
+    pmf /= pmf.sum()
+    for alpha in (2, 3, 8):
+        bound = accountant(PureEvent(epsilon), orders=(alpha,)).rdp[0]
+        assert exact_divergence(pmf, 1, alpha) == pytest.approx(bound, rel=1e-9)
+
+
 def test_mismatch_is_its_sum_and_never_less() -> None:
     for sigma in (0.3, 0.6, 1.0):
         expected = 10 * math.fsum(math.exp(-2 * math.pi**2 * sigma**2 * k / (k + 1)) for k in range(1, 1000))
@@ -218,6 +250,7 @@ def test_mismatch_is_its_sum_and_never_less() -> None:
 
 KINDS: list[Callable[[float], Event]] = [
     GaussianEvent,
+    lambda z: PureEvent(1 / z),
     lambda z: DiscreteGaussianEvent(z, 1.0),
     lambda z: DistributedGaussianEvent(4, z, 1.0, 1.0, 1),
     lambda z: SkellamEvent(z * z, 1.0, 1.0),
@@ -332,6 +365,7 @@ def test_clamping_is_charged_to_delta() -> None:
 norms = st.sampled_from([1e-75, 1e-9, 0.3, 1.0, 40.0, 1e9, 1e75])
 plain_events = st.one_of(
     st.builds(GaussianEvent, norms),
+    st.builds(PureEvent, norms),
     st.builds(DiscreteGaussianEvent, norms, norms),
     st.builds(
         DistributedGaussianEvent, st.sampled_from([1, 7, 1 << 40]), norms, norms, norms, st.integers(1, 1 << 40)
