@@ -27,8 +27,8 @@ from dp.events import (
     SkellamEvent,
 )
 from dp.pld import pld_epsilon
+from tests.reference import dp_amplification, dp_oracle
 from tests.reference import dp_distributed as twin
-from tests.reference import dp_oracle
 
 THEIRS = json.loads(dp_oracle.VECTORS.read_text())
 DELTA = 1e-5
@@ -286,6 +286,30 @@ def test_sampling_needs_the_relation_it_is_proved_for() -> None:
         accountant(PoissonSampled(0.1, GaussianEvent(1.0)), neighbours="replace-one")
     with pytest.raises(DPError, match="proved for 'replace-one'"):
         accountant(FixedSizeSampled(100, 10, GaussianEvent(1.0)))
+
+
+ANYTHING: list[tuple[Event, Callable[[int], float]]] = [
+    (DiscreteGaussianEvent(3.0, 2.0), lambda alpha: alpha * 2.0**2 / (2 * 3.0**2)),
+    (SkellamEvent(9.0, 2.0, 3.0), lambda alpha: twin.skellam(alpha, 1, 3.0, 2.0, 3.0, 1)),
+    (DistributedGaussianEvent(6, 0.7, 1.5, 4.0, 8), lambda alpha: twin.gaussian(alpha, 6, 0.7, 1.5, 4.0, 8)),
+]
+
+
+@pytest.mark.parametrize("rate", [1e-4, 0.01, 0.2, 0.7])
+@pytest.mark.parametrize(("event", "cost"), ANYTHING)
+def test_samples_of_anything_cost_what_the_theorem_says(
+    event: Event, cost: Callable[[int], float], rate: float
+) -> None:
+    orders = (2, 3, 4, 7, 16, 64)
+    found = accountant(PoissonSampled(rate, event), orders=orders).rdp
+    expected = [dp_amplification.poisson(alpha, rate, cost) for alpha in orders]
+    np.testing.assert_allclose(found, expected, rtol=1e-9)
+    assert found[0] < cost(2), "there is something to amplify"
+    without = [dp_amplification.poisson(alpha, rate, cost, factor=1) for alpha in orders]
+    # The control: with the theorem's 3 left out all orders above 2, where a sample helps, come out lower.
+    helped = [a for a, alpha in enumerate(orders) if alpha > 2 and found[a] < cost(alpha)]
+    assert helped
+    assert all(without[a] < found[a] * (1 - 1e-6) for a in helped)
 
 
 def test_samples_of_everyone_are_no_samples() -> None:
