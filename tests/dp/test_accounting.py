@@ -91,14 +91,17 @@ def test_loss_distributions_refuse_what_they_dont_know() -> None:
 @pytest.mark.stacks
 def test_the_vectors_are_what_dp_accounting_says_today() -> None:
     pytest.importorskip("dp_accounting", reason="needs pip install 'secagg[pld]'")
-    import dp_accounting as theirs
-
-    for row in THEIRS["rdp"][::17]:
-        if row["kind"] != "fixed":
-            event = theirs.GaussianDpEvent(row["z"])
-            event = event if row["kind"] == "full" else theirs.PoissonSampledDpEvent(row["rate"], event)
-            found = theirs.rdp.RdpAccountant(THEIRS["orders"]).compose(event, row["steps"])
-            np.testing.assert_allclose(found._rdp, row["rdp"], rtol=1e-12)
+    now = dp_oracle.vectors()
+    assert now.keys() == THEIRS.keys()
+    assert {row["kind"] for row in now["rdp"]} == {"full", "poisson", "fixed"}
+    for table in ("rdp", "pld"):
+        for fresh, kept in zip(now[table], THEIRS[table], strict=True):
+            assert fresh.keys() == kept.keys()
+            for name, value in kept.items():
+                if name in ("rdp", "epsilon"):
+                    np.testing.assert_allclose(fresh[name], value, rtol=1e-12)
+                else:
+                    assert fresh[name] == value
 
 
 def test_dp_md_reference_point() -> None:
