@@ -11,7 +11,7 @@ the noise, and every ε that is guaranteed.
 
 Sources: Kairouz, Liu and Steinke 2021 (the distributed discrete Gaussian, rotation, conditional
 rounding); Agarwal, Kairouz and Liu 2021 (Skellam). Privacy rests on integers alone: the norm is
-checked on them, and a rounding error of the rotation costs accuracy only.
+checked on them before noise is added, and a rounding error of the rotation costs accuracy only.
 """
 
 import hashlib

@@ -85,6 +85,7 @@ class PrivacyLedger:
         trust: Trust,
         neighbours: Neighbours = "zero-out",
         orders: Iterable[int] = DEFAULT_ORDERS,
+        create: bool = True,
     ) -> Self:
         """The ledger in the file at ``path`` (mode 0600), or a new one there; several processes may have it open.
 
@@ -92,15 +93,23 @@ class PrivacyLedger:
         over the old one, by one process at a time, under a lock on ``path``.lock. What others charged counts in
         the next charge; :attr:`spent` is as of the last one here.
 
+        A file that is gone can't be told from one that never was, and begins a full budget: where there has to be
+        one, say ``create=False``.
+
         The file is :meth:`to_bytes`. A larger budget is agreed on while nobody has it open: read it with
         :meth:`from_bytes`, set ``epsilon``, and write it back. Raises :class:`DPError` for a file that is damaged,
-        can't be read, or holds another budget than this.
+        can't be read, holds another budget than this, or is missing and not to be made.
         """
         ledger = cls(epsilon, delta, unit=unit, trust=trust, neighbours=neighbours, orders=orders)
         ledger._path = Path(path)
         with ledger._alone():
             if ledger._path.exists():
                 ledger._reload()
+            elif not create:
+                raise DPError(
+                    f"got no ledger {path} and create=False; what was spent is not known: restore the newest copy, "
+                    "or take no further part with these data"
+                )
             else:
                 ledger._seen = ledger._write(ledger._accountant, ())
         return ledger

@@ -156,6 +156,20 @@ def test_a_damaged_file_is_refused_and_never_begun_anew(tmp_path: Path, late: bo
     assert not path.exists()
 
 
+def test_a_budget_that_was_deleted_is_begun_anew_only_where_it_may_be(tmp_path: Path) -> None:
+    path = tmp_path / "budget"
+    with pytest.raises(DPError, match=r"got no ledger .*budget and create=False; what was spent is not known"):
+        opened(path, create=False)
+    assert not path.exists()
+    opened(path).charge(RELEASE)
+    assert opened(path, create=False).spent == pytest.approx(ONE)
+    path.unlink()
+    with pytest.raises(DPError, match="got no ledger"):
+        opened(path, create=False)
+    assert not path.exists()
+    assert opened(path).spent == 0, "the control, and why it is there"
+
+
 @pytest.mark.parametrize(
     ("change", "told"),
     [
