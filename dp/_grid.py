@@ -22,7 +22,6 @@ MAX_STDDEVS = 1e3
 _MAX_SQUARES = 1 << 62
 _RARE, _LESS_RARE = 2.0**-60, 2.0**-20  # of δ: how likely a term is clamped, if there is room; at most
 _WIDER = 1.05
-_NARROWEST = 2.0**-30
 
 
 class Plan(Protocol):
@@ -48,8 +47,15 @@ class Plan(Protocol):
     def widest(self) -> float:
         """The largest standard deviation that can be drawn."""
 
+    def narrowest(self) -> float:
+        """The least standard deviation of one client's noise for which a bound on the sum is known."""
+
     def log_tail(self, sigma: float, reach: float) -> float:
         """A bound on log P(noise >= ``reach``) of one client's noise of standard deviation ``sigma``."""
+
+
+class TooNarrow(DPError):  # noqa: N818 - what it is, as in BudgetExceeded
+    """One client's noise is so narrow on the integers that nothing is proved of the sum."""
 
 
 class Grid(NamedTuple):
@@ -74,7 +80,11 @@ def find_grid(encoding: Plan, dimension: int) -> Grid:
         k_stddevs = math.ceil(k_stddevs * _WIDER * 100) / 100
         if 4**encoding.bits <= encoding.clients * k_stddevs**2:
             break
-        if _fitting(encoding, dimension, k_stddevs) is not None:
+        try:
+            fits = _fitting(encoding, dimension, k_stddevs) is not None
+        except TooNarrow:
+            break
+        if fits:
             raise DPError(
                 f"got noise too wide for the modulus: one client's, where {encoding.honest} honest of "
                 f"{encoding.clients} must suffice, doesn't fit into {encoding.k_stddevs:g} standard deviations of "
@@ -94,7 +104,14 @@ def _fitting(encoding: Plan, dimension: int, k: float) -> Grid | None:
     spread = math.sqrt(n * (n / dimension + sigma**2))
     reach = math.sqrt(4**encoding.bits - n * k**2) / (2 * k * spread)  # the clip, in steps
     bound = (reach + math.sqrt(dimension)) ** 2
-    if bound >= _MAX_SQUARES or not _NARROWEST <= sigma * reach <= encoding.widest():
+    if sigma * reach < (narrowest := encoding.narrowest()):
+        missing = narrowest / (sigma * reach)
+        raise TooNarrow(
+            f"got {encoding.bits} bits, of whose integers one client's noise has a standard deviation of "
+            f"{sigma * reach:.3g}; nothing is proved of sums of noise below {narrowest:g}: expected about "
+            f"{math.ceil(math.log2(missing))} more bits, or a noise multiplier some {missing:.3g} times as large"
+        )
+    if bound >= _MAX_SQUARES or sigma * reach > encoding.widest():
         raise DPError(
             f"got {encoding.bits} bits for {dimension} coordinates and the noise multiplier "
             f"{encoding.noise_multiplier:g}: beyond the integers that are exact here; expected fewer bits"

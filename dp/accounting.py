@@ -29,7 +29,8 @@ from dp.events import (
 Neighbours = Literal["zero-out", "replace-one"]
 """Which two inputs must be hard to tell apart.
 
-- ``"zero-out"``: one update against zero in its place (for sums the same as adding or removing it).
+- ``"zero-out"``: one update against zero in its place. Where someone else adds the noise that is the same as
+  adding or removing it; a client that adds a share takes it along, and so its presence is public instead.
 - ``"replace-one"``: one update against any other; sensitivities are twice those of zero-out.
 """
 

@@ -11,7 +11,7 @@ the noise, and every ε that is guaranteed.
 
 Sources: Kairouz, Liu and Steinke 2021 (the distributed discrete Gaussian, rotation, conditional
 rounding); Agarwal, Kairouz and Liu 2021 (Skellam). Privacy rests on integers alone: the norm is
-checked on them, and a rounding error of the rotation costs accuracy only.
+checked on them before noise is added, and a rounding error of the rotation costs accuracy only.
 """
 
 import hashlib
@@ -27,10 +27,11 @@ from cryptography.hazmat.primitives.ciphers import Cipher, algorithms, modes
 from numpy.typing import NDArray
 
 from dp import sampling
-from dp._grid import MAX_STDDEVS, Grid, find_grid, norms
+from dp._curves import NARROWEST_TERM
+from dp._grid import MAX_STDDEVS, Grid, TooNarrow, find_grid, norms
 from dp.accounting import RDPAccountant
 from dp.errors import DPError
-from dp.events import DistributedGaussianEvent, Event, Release, SkellamEvent
+from dp.events import DistributedGaussianEvent, Event, Release, SkellamEvent, Trust, check_name
 from dp.rotation import rotate, unrotate
 
 Rng = Callable[[int], bytes]
@@ -47,6 +48,8 @@ _MAX_BITS = 32
 _MAX_BETA = 0.9
 _PATIENCE = 90.0  # roundings are redrawn until that e^-90 of all updates would still be outside
 _LEAST_LOG = -13
+_LEAST_WIDTH = 2.0**-30  # of noise, in steps of the grid
+_TRUSTS = ("distributed", "local")
 _CLOSE = 1e-9
 
 
@@ -71,8 +74,8 @@ class Decoded:
     """What the sums say: two flat vectors, and what they cost.
 
     ``epsilon_guaranteed`` holds whoever survived and colluded, within what the task allows;
-    ``epsilon_realised`` follows from how many did survive, on the server's word. Both are for this one
-    round, at the encoding's δ.
+    ``epsilon_realised`` follows from how many did survive, on the server's word; under local trust, where
+    others' noise hides nothing, it is the same. Both are for this one round, at the encoding's δ.
     """
 
     sum: Floats
@@ -98,6 +101,7 @@ class _Distributed(ABC):
     beta: float = math.exp(-0.5)
     delta: float = 1e-5
     seed: bytes = b""
+    trust: Trust = "distributed"
 
     def __post_init__(self) -> None:
         for name, least, most in (
@@ -118,6 +122,11 @@ class _Distributed(ABC):
             _integer("honest", self.honest, 1, most, "the survivors that are guaranteed and collude with nobody")
         if type(self.seed) is not bytes or len(self.seed) > 64:
             raise DPError("got a seed that is no bytes or too long; expected at most 64, public, one for all")
+        check_name("trust", self.trust, _TRUSTS)
+        if self.trust == "local" and self.honest > 1:
+            raise DPError(
+                f"got honest={self.honest} under local trust, where each term is seen by itself; expected honest=1"
+            )
         if self.clients and 4**self.bits <= self.clients * self.k_stddevs**2:
             raise DPError(
                 f"got {self.bits} bits for {self.clients} clients at {self.k_stddevs:g} standard deviations: "
@@ -125,21 +134,23 @@ class _Distributed(ABC):
                 f"{math.floor(math.log2(self.clients * self.k_stddevs**2) / 2) + 1}"
             )
 
-    def for_task(self, *, max_clients: int, honest: int, corrupt: int) -> Self:
+    def for_task(self, *, max_clients: int, honest: int, corrupt: int, shows_terms: bool = False) -> Self:
         """The encoding made for a task of ``max_clients``, whose sums hold ``honest`` honest updates at least.
 
-        ``corrupt`` is how many may collude. One that states its ``clients`` is held to the task instead.
-        Raises :class:`DPError` where they don't fit, or fewer than one honest update is sure.
+        ``corrupt`` is how many may collude; with ``shows_terms`` the server may read each term by itself, and
+        ``honest`` is 1. One that states its ``clients`` is held to the task instead; ``trust`` is the task's in any
+        case. Raises :class:`DPError` where they don't fit, or fewer than one honest update is sure.
         """
+        trust: Trust = "local" if shows_terms else "distributed"
         if self.clients:
             self.check(max_clients, honest, corrupt)
-            return self
+            return self if self.trust == trust else replace(self, trust=trust)
         if honest < 1:
             raise DPError(
                 f"got {honest} honest survivors guaranteed, with {corrupt} clients possibly colluding; expected at "
                 "least 1: raise min_survivors, or lower corruption if fewer can collude"
             )
-        return replace(self, clients=max_clients, honest=honest, corrupt=corrupt)
+        return replace(self, clients=max_clients, honest=honest, corrupt=corrupt, trust=trust)
 
     def for_session(self, session: bytes) -> Self:
         """The encoding with the rotation of one session, whose name is ``session``: public, like ``seed``.
@@ -175,7 +186,8 @@ class _Distributed(ABC):
     def grid(self, dimension: int) -> Grid:
         """Step, noise and bounds for updates of ``dimension`` coordinates (1 to 2^30), before padding.
 
-        Raises :class:`DPError` if the noise is too wide for the modulus, or the numbers for int64.
+        Raises :class:`DPError` if the noise is too wide for the modulus, the numbers for int64, or one client's
+        noise so narrow in steps of the grid that nothing is known of the sum (discrete Gaussians below 1/2).
         """
         if not self.clients:
             raise DPError(
@@ -190,7 +202,7 @@ class _Distributed(ABC):
 
     def release(self, dimension: int) -> Release:
         """What a :class:`dp.PrivacyLedger` is to charge when the masked input leaves."""
-        return Release(self.event(dimension), "client", "distributed")
+        return Release(self.event(dimension), "client", self.trust)
 
     def epsilon(self, dimension: int, *, honest: int | None = None, rounds: int = 1) -> float:
         """ε at ``delta`` after ``rounds``, if ``honest`` (by default, those guaranteed) add their noise.
@@ -213,7 +225,10 @@ class _Distributed(ABC):
             raise DPError(f"got epsilon={epsilon!r}; expected a finite number above 0")
 
         def at(multiplier: float) -> float:
-            return replace(self, noise_multiplier=multiplier).epsilon(dimension, rounds=rounds)
+            try:
+                return replace(self, noise_multiplier=multiplier).epsilon(dimension, rounds=rounds)
+            except TooNarrow:
+                return math.inf
 
         enough = 2.0**_LEAST_LOG
         while (least := at(enough)) > epsilon:
@@ -308,24 +323,26 @@ class _Distributed(ABC):
         total: Floats = lifted * np.float64(grid.step)
         unrotate(total, self.seed)
         total = total[: layout.size].copy()
+        alone = self.trust == "local"  # nobody else's noise hides a term that is seen by itself
         return Decoded(
             sum=total,
             mean=total / survivors,
             total_weight=survivors,
             clipped=None,
             epsilon_guaranteed=self.epsilon(layout.size),
-            epsilon_realised=self.epsilon(layout.size, honest=survivors - self.corrupt),
+            epsilon_realised=self.epsilon(layout.size, honest=None if alone else survivors - self.corrupt),
         )
 
     def describe(self, layout: LayoutLike, max_weight: int | None) -> list[str]:
         """Privacy and accuracy of one round, in lines."""
         grid = self.grid(layout.size)
         deviation = grid.step * math.sqrt(self.clients * (grid.sigma**2 + 0.25)) / self.clients
+        enough = "each client's own noise" if self.trust == "local" else f"{self.honest} honest survivors' noise"
         return [
             f"each update is shortened to length {self.l2_clip:g}; {self.bits} bits a coordinate, "
             f"{grid.dimension} coordinates, grid step {grid.step:.3g}",
-            f"epsilon {self.epsilon(layout.size):.4g} at delta {self.delta:g} a round, client-level, distributed "
-            f"trust: {self.honest} honest survivors add the noise, one update against zero in its place",
+            f"epsilon {self.epsilon(layout.size):.4g} at delta {self.delta:g} a round, client-level, {self.trust} "
+            f"trust: {enough} is enough, one update against zero in its place",
             f"a coordinate of the mean over {self.clients} has noise of standard deviation {deviation:.3g}",
         ]
 
@@ -370,6 +387,10 @@ class _Distributed(ABC):
         """The largest standard deviation that can be drawn."""
 
     @abstractmethod
+    def narrowest(self) -> float:
+        """The least standard deviation of one client's noise for which a bound on the sum is known."""
+
+    @abstractmethod
     def log_tail(self, sigma: float, reach: float) -> float:
         """A bound on log P(noise >= ``reach``) of one client's noise of standard deviation ``sigma``."""
 
@@ -387,7 +408,8 @@ class DistributedGaussian(_Distributed):
     - ``k_stddevs``: standard deviations of the sum that fit into half the modulus. ``beta`` (0 to 0.9): the
       probability at most that a rounding is redrawn; 0 allows for any rounding, and costs more privacy.
     - ``delta``: the δ at which ε is stated. ``seed``: of the rotation, public, at most 64 bytes; a task
-      has each session rotate in its own way (:meth:`for_session`).
+      has each session rotate in its own way (:meth:`for_session`). ``trust``: ``"distributed"``, or ``"local"``
+      where each term is seen by itself and so ``honest`` is 1; a task states it.
 
     Neighbours are one update and zero in its place; who took part is public. No weights. Raises
     :class:`DPError` if a field is out of range.
@@ -403,6 +425,10 @@ class DistributedGaussian(_Distributed):
     def widest(self) -> float:
         """See :class:`dp._grid.Plan`."""
         return float(sampling.MAX_WIDTH)
+
+    def narrowest(self) -> float:
+        """See :class:`dp._grid.Plan`; what is by itself is no sum."""
+        return NARROWEST_TERM if self.honest > 1 else _LEAST_WIDTH
 
     def log_tail(self, sigma: float, reach: float) -> float:
         """See :class:`dp._grid.Plan`."""
@@ -425,6 +451,10 @@ class DistributedSkellam(_Distributed):
     def widest(self) -> float:
         """See :class:`dp._grid.Plan`."""
         return math.sqrt(sampling.MAX_SKELLAM_VARIANCE)
+
+    def narrowest(self) -> float:
+        """See :class:`dp._grid.Plan`; sums of Skellam noise are Skellam noise, whatever its variance."""
+        return _LEAST_WIDTH
 
     def log_tail(self, sigma: float, reach: float) -> float:
         """See :class:`dp._grid.Plan`."""

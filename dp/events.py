@@ -49,6 +49,16 @@ class GaussianEvent(Event):
 
 
 @dataclass(frozen=True, slots=True)
+class PureEvent(Event):
+    """Anything that is (``epsilon``, 0)-differentially private (zero-out), such as Laplace noise; above 0."""
+
+    epsilon: float
+
+    def __post_init__(self) -> None:
+        _positive(self, "epsilon")
+
+
+@dataclass(frozen=True, slots=True)
 class DiscreteGaussianEvent(Event):
     """Discrete Gaussian noise of parameter ``sigma`` on integers of the l2 sensitivity ``l2`` (zero-out).
 
@@ -68,6 +78,7 @@ class DistributedGaussianEvent(Event):
 
     ``l2`` and ``l1`` are the sensitivities (zero-out) in the same integers. ``clamped`` is the
     probability that any term of the round was clamped and so is not what the analysis assumes.
+    Of a sum of several with a ``sigma`` below 1/2 no bound is known, and its cost is infinite.
     """
 
     honest: int
@@ -169,6 +180,7 @@ EVENTS: dict[str, type[Event]] = {
     kind.__name__: kind
     for kind in (
         GaussianEvent,
+        PureEvent,
         DiscreteGaussianEvent,
         DistributedGaussianEvent,
         SkellamEvent,

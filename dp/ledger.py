@@ -3,6 +3,8 @@
 Whoever is bound by the budget runs this: a client for what leaves it, a server for what it publishes.
 """
 
+import hashlib
+import json
 import os
 import threading
 from collections.abc import Iterable, Iterator
@@ -14,9 +16,10 @@ from typing import Self
 from dp._sealed import MAX_BYTES, fields_of, seal, unseal
 from dp.accounting import DEFAULT_ORDERS, Neighbours, RDPAccountant, check_epsilon
 from dp.errors import DPError
-from dp.events import TRUSTS, UNITS, Release, Trust, Unit, check_name
+from dp.events import TRUSTS, UNITS, Release, Trust, Unit, check_name, to_plain
 
 _FORMAT = "secagg/v1/dp-ledger"
+_PAID_LABEL = b"secagg/v1/dp-paid"
 _FIELDS = {"epsilon", "unit", "trust", "accountant", "paid"}
 _NAME_BYTES = 32
 _MOST_PAID = 256
@@ -66,7 +69,7 @@ class PrivacyLedger:
         self.unit: Unit = unit
         self.trust: Trust = trust
         self._accountant = RDPAccountant(delta, neighbours=neighbours, orders=orders)
-        self._paid: tuple[bytes, ...] = ()  # what was charged once and is not charged again
+        self._paid: tuple[bytes, ...] = ()  # hashes of what was charged once and is not charged again
         self._path: Path | None = None
         self._seen: bytes | None = None  # what the file held last
         self._turn = threading.Lock()
@@ -82,6 +85,7 @@ class PrivacyLedger:
         trust: Trust,
         neighbours: Neighbours = "zero-out",
         orders: Iterable[int] = DEFAULT_ORDERS,
+        create: bool = True,
     ) -> Self:
         """The ledger in the file at ``path`` (mode 0600), or a new one there; several processes may have it open.
 
@@ -89,15 +93,23 @@ class PrivacyLedger:
         over the old one, by one process at a time, under a lock on ``path``.lock. What others charged counts in
         the next charge; :attr:`spent` is as of the last one here.
 
+        A file that is gone can't be told from one that never was, and begins a full budget: where there has to be
+        one, say ``create=False``.
+
         The file is :meth:`to_bytes`. A larger budget is agreed on while nobody has it open: read it with
         :meth:`from_bytes`, set ``epsilon``, and write it back. Raises :class:`DPError` for a file that is damaged,
-        can't be read, or holds another budget than this.
+        can't be read, holds another budget than this, or is missing and not to be made.
         """
         ledger = cls(epsilon, delta, unit=unit, trust=trust, neighbours=neighbours, orders=orders)
         ledger._path = Path(path)
         with ledger._alone():
             if ledger._path.exists():
                 ledger._reload()
+            elif not create:
+                raise DPError(
+                    f"got no ledger {path} and create=False; what was spent is not known: restore the newest copy, "
+                    "or take no further part with these data"
+                )
             else:
                 ledger._seen = ledger._write(ledger._accountant, ())
         return ledger
@@ -139,8 +151,9 @@ class PrivacyLedger:
     def charge(self, release: Release, count: int = 1, *, once: bytes | None = None) -> float:
         """Charge ``release``, ``count`` times, and return the ε spent in all.
 
-        ``once`` names what leaves (32 bytes, such as the SHA-256 of it): under a name that was charged before
-        nothing is charged. The last 256 names are kept; one that is older is charged again.
+        ``once`` names what leaves (32 bytes, such as the SHA-256 of it): the same release, as often, under a name
+        that it was charged under before is not charged; any other is. The last 256 are kept; one that is older is
+        charged again.
 
         Raises :class:`BudgetExceeded` where that would be more than the budget, and :class:`DPError` for
         a release of another unit or trust; nothing is charged then. With a file, also ``OSError`` if it can't be
@@ -152,7 +165,8 @@ class PrivacyLedger:
             if self._path is not None:
                 self._reload()
             after = self._after(release, count)
-            if once in self._paid:
+            what = None if once is None else _what(once, release, count)
+            if what in self._paid:
                 return self.spent
             if not after <= self.epsilon:
                 spent = self.spent
@@ -162,7 +176,7 @@ class PrivacyLedger:
                     f"{self.left:.4g} is left: stop here, or agree on a larger budget"
                 )
             accountant = self._accountant.copy().compose(release.event, count)
-            paid = self._paid if once is None else (*self._paid, once)[-_MOST_PAID:]
+            paid = self._paid if what is None else (*self._paid, what)[-_MOST_PAID:]
             self._keep(accountant, paid, None if self._path is None else self._write(accountant, paid))
             return self.spent
 
@@ -280,6 +294,12 @@ class PrivacyLedger:
         finally:
             os.close(folder)
         return data
+
+
+def _what(name: bytes, release: Release, count: int) -> bytes:
+    """SHA-256 over a name of 32 bytes and what was charged under it, so that it pays for nothing else."""
+    event = json.dumps([to_plain(release.event), count], sort_keys=True, separators=(",", ":"))
+    return hashlib.sha256(_PAID_LABEL + name + event.encode()).digest()
 
 
 def _names(found: object) -> tuple[bytes, ...]:

@@ -19,6 +19,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from dp.errors import DPError
+from dp.events import DiscreteGaussianEvent, PureEvent, Release, Trust, Unit
 from dp.sampling import MAX_SIZE, MAX_WIDTH, Integers, Rng, sample_discrete_gaussian, sample_discrete_laplace
 
 _FINENESS = 16  # the grid is finer by 2^16 than the sensitivity and the noise
@@ -110,11 +111,15 @@ class LaplaceMechanism:
 
         ``value`` has ``size`` coordinates, integers or floats up to 64 bits, all finite; its neighbours' must
         lie within ``sensitivity``, which is the caller's to ensure (see ``dp.clipping``). Raises
-        :class:`DPError` otherwise. Each release is charged ``epsilon``.
+        :class:`DPError` otherwise. Each release costs ``epsilon``, for the caller to charge (:meth:`cost`).
         """
         rounded = _on_grid(value, self.size, self.grid)
         noise = sample_discrete_laplace(self.noise_scale, self.size, rng=rng)
         return _off_grid(rounded, noise, self.grid, value)
+
+    def cost(self, *, unit: Unit, trust: Trust) -> Release:
+        """What a :class:`dp.PrivacyLedger` is to charge before a release of one ``unit``'s data gets out."""
+        return Release(PureEvent(self.epsilon), unit, trust)
 
 
 @dataclass(frozen=True)
@@ -157,9 +162,13 @@ class GaussianMechanism:
         radius = root + math.sqrt(-2 * log_beta) + root / (2 * s)
         epsilon = self.epsilon - (self.size + radius**2) / (8 * s**2)
         delta = self.delta * (1 - 2.0 ** (2 - _LOSS_BITS))
+        return self._widened * Fraction(_ratio(epsilon, delta))
+
+    @property
+    def _widened(self) -> Fraction:
+        """The sensitivity in grid steps."""
         # Two vectors of d coordinates part by at most sqrt(d) more grid steps once both are rounded.
-        widened = Fraction(self.sensitivity) / Fraction(self.grid) + math.isqrt(self.size - 1) + 1
-        return widened * Fraction(_ratio(epsilon, delta))
+        return Fraction(self.sensitivity) / Fraction(self.grid) + math.isqrt(self.size - 1) + 1
 
     @property
     def sigma(self) -> float:
@@ -181,11 +190,20 @@ class GaussianMechanism:
     def release(self, value: ArrayLike, *, rng: Rng = os.urandom) -> float | NDArray[np.float64]:
         """``value`` with noise: a float for a number, an array of float64 of its shape for an array.
 
-        As :meth:`LaplaceMechanism.release`; each release is charged (``epsilon``, ``delta``).
+        As :meth:`LaplaceMechanism.release`; each release costs (``epsilon``, ``delta``).
         """
         rounded = _on_grid(value, self.size, self.grid)
         noise = sample_discrete_gaussian(self.noise_sigma, self.size, rng=rng)
         return _off_grid(rounded, noise, self.grid, value)
+
+    def cost(self, *, unit: Unit, trust: Trust) -> Release:
+        """As :meth:`LaplaceMechanism.cost`: of the noise itself, of which many releases add up for less.
+
+        For one alone, at ``delta``, a ledger's bound on it is somewhat above ``epsilon``.
+        """
+        # To floats, away from what would cost less.
+        sigma = math.nextafter(float(self.noise_sigma), 0.0)
+        return Release(DiscreteGaussianEvent(sigma, math.nextafter(float(self._widened), math.inf)), unit, trust)
 
 
 def _delta(epsilon: float, ratio: float) -> float:

@@ -90,7 +90,7 @@ class Budget(Protocol):
     def charge(self, release: Any, count: int = 1, *, once: bytes | None = None) -> float:
         """Charge one release durably, or raise a ``ValueError`` and charge nothing.
 
-        Nothing is charged again under a name ``once`` (32 bytes) that was charged before.
+        The same release is not charged again under a name ``once`` (32 bytes) that it was charged under before.
         """
         ...
 

@@ -3,8 +3,8 @@
 An :class:`Encoding` is structural: whatever has its three methods will do, so that a package that
 knows nothing of this one can supply one. A client encodes; the server decodes the sums.
 
-One with noise may have more. ``for_task(max_clients=, honest=, corrupt=)`` gives the encoding that a task
-runs with, and ``check(max_clients, honest, corrupt)`` refuses a roster that it is not made for;
+One with noise may have more. ``for_task(max_clients=, honest=, corrupt=, shows_terms=)`` gives the encoding that a
+task runs with, and ``check(max_clients, honest, corrupt)`` refuses a roster that it is not made for;
 ``for_session(name)`` gives that of one session; ``release(dimension)`` what a client's budget is charged.
 """
 

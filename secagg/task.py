@@ -120,7 +120,12 @@ class Task:
                 "can refuse a roster with more colluders than its noise was made for"
             )
         try:
-            bound: Encoding = bind(max_clients=self.max_clients, honest=self.honest, corrupt=self._assumed)
+            bound: Encoding = bind(
+                max_clients=self.max_clients,
+                honest=self.honest,
+                corrupt=self._assumed,
+                shows_terms=self.shows_terms,
+            )
         except ValueError as error:  # dp's own errors are
             raise ConfigError(str(error)) from error
         return bound
@@ -134,21 +139,28 @@ class Task:
     def honest(self) -> int:
         """h: how many honest updates every opened sum holds, if as many clients as assumed are corrupt.
 
-        One, under a protocol that shows the server each update: there every client's own noise has to do.
+        One, under a protocol that :attr:`shows_terms`: there every client's own noise has to do.
         """
-        return self.min_survivors - self._assumed if hasattr(self.protocol, "corruption") else 1
+        return 1 if self.shows_terms else self.min_survivors - self._assumed
+
+    @property
+    def shows_terms(self) -> bool:
+        """Whether the server reads each client's term by itself, alone or with the help of any one client.
+
+        So it is in the clear, where all clients share one key, and under a protocol that states no ``corruption``.
+        """
+        return bool(getattr(self.protocol, "shows_terms", not hasattr(self.protocol, "corruption")))
 
     @property
     def _assumed(self) -> int:
         """c in the largest cohort; with more enrolled than that, a malicious server has more to choose from."""
-        corruption = getattr(self.protocol, "corruption", None)
-        return 0 if corruption is None else corrupt_count(corruption, self.max_clients)
+        return 0 if self.shows_terms else corrupt_count(cast(Any, self.protocol).corruption, self.max_clients)
 
     def check_honest(self, cohort: int, roster: Roster | None) -> None:
         """``ConfigError`` where more may be corrupt than noise was calibrated to."""
         encoder: Any = self.encoder
         protocol: Any = self.protocol
-        if not hasattr(encoder, "for_task") or not hasattr(protocol, "corruption"):
+        if not hasattr(encoder, "for_task") or self.shows_terms:
             return
         corrupt = corrupt_among(protocol, cohort, roster)
         try:

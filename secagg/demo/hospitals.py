@@ -15,6 +15,23 @@ LEAST_PATIENTS = 5  # of a hospital
 MOST_HOSPITALS = 50
 SKEW = 0.5  # the Dirichlet's concentration: the smaller, the more hospitals differ
 
+#: What may be expected of cell nuclei: of each of ten measures its mean over a slide, that mean's standard
+#: error, and its largest values. Radii are in µm, perimeters and areas about those of circles; the rest are round
+#: numbers. Written down by hand and not computed from these patients, so that scaling by them tells nothing of any.
+PLAUSIBLE = {
+    "radius": ((5, 25), (0, 1.5), (5, 35)),
+    "texture": ((5, 35), (0, 3.5), (5, 50)),
+    "perimeter": ((30, 160), (0, 10), (30, 220)),
+    "area": ((80, 2000), (0, 150), (80, 3800)),
+    "smoothness": ((0.05, 0.15), (0, 0.015), (0.05, 0.25)),
+    "compactness": ((0, 0.3), (0, 0.1), (0, 1)),
+    "concavity": ((0, 0.4), (0, 0.15), (0, 1.2)),
+    "concave points": ((0, 0.2), (0, 0.03), (0, 0.3)),
+    "symmetry": ((0.1, 0.3), (0, 0.05), (0.1, 0.5)),
+    "fractal dimension": ((0.04, 0.1), (0, 0.01), (0.04, 0.2)),
+}
+FARTHEST = 3.0  # where the ends of such a range are scaled to, and what lies beyond them is cut to
+
 
 @dataclass(frozen=True, eq=False)
 class Hospital:
@@ -48,14 +65,15 @@ def hospital_ids(count: int) -> list[str]:
     return [f"hospital-{number:02}" for number in range(1, count + 1)]
 
 
-def load(hospitals: int, rng: np.random.Generator) -> Study:
+def load(hospitals: int, rng: np.random.Generator, *, plausible: bool = False) -> Study:
     """Deal the patients to 1 to 50 hospitals.
 
     A fifth of each class is the test set. Of the rest every hospital gets five patients drawn at random,
     and then, of each class, a part drawn from a Dirichlet distribution: sizes and the fraction
     of malignant tumours differ. Features are scaled by the mean and the standard deviation over all
     training patients, computed here in the clear; hospitals would add up n, Σx and Σx² under the
-    same protocol.
+    same protocol. Those are exact sums, which no ε of a noised training covers: with ``plausible``, features
+    are scaled by :data:`PLAUSIBLE` instead, which no patient has changed.
     """
     from sklearn.datasets import load_breast_cancer
 
@@ -67,7 +85,11 @@ def load(hospitals: int, rng: np.random.Generator) -> Study:
         test.append(patients[: len(patients) // 5])
         training.append(patients[len(patients) // 5 :])
     everyone = np.concatenate(training)
-    features = (data.data - data.data[everyone].mean(axis=0)) / data.data[everyone].std(axis=0)
+    features = (
+        scaled(data.data)
+        if plausible
+        else (data.data - data.data[everyone].mean(axis=0)) / data.data[everyone].std(axis=0)
+    )
 
     def hospital(name: str, *parts: NDArray[np.int64]) -> Hospital:
         chosen = np.concatenate(parts)
@@ -84,6 +106,14 @@ def load(hospitals: int, rng: np.random.Generator) -> Study:
     return Study(
         tuple(hospital(name, *shard) for name, shard in zip(names, shards, strict=True)), hospital("test", *test)
     )
+
+
+def scaled(features: Floats) -> Floats:
+    """``features`` (patients × 30) with the :data:`PLAUSIBLE` ranges moved to -3 to 3; a row by itself alone."""
+    # The data have all means first, then the errors, then the largest.
+    least, most = np.array([ranges[at] for at in range(3) for ranges in PLAUSIBLE.values()]).T
+    found: Floats = np.clip(FARTHEST * (2 * features - most - least) / (most - least), -FARTHEST, FARTHEST)
+    return found
 
 
 def _first_patients(

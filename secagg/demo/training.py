@@ -20,6 +20,7 @@ from secagg.simulation import enrol_for, simulate
 from secagg.task import Task
 
 if TYPE_CHECKING:
+    from dp.events import Trust
     from dp.ledger import PrivacyLedger
 
 FEATURES = 30
@@ -38,7 +39,9 @@ class Settings:
     """What is trained: so many hospitals and rounds, and in each round so many that fall silent.
 
     ``seed`` draws the shards and who falls silent; keys, masks and noise come from the system's generator. With
-    ``epsilon``, one more training adds noise for that much privacy. ``ConfigError`` for a number out of range.
+    ``epsilon``, one more training adds noise for that much privacy, and all of them scale features by public
+    constants, for what is computed of the patients without noise would be outside of it. ``ConfigError`` for a
+    number out of range.
     """
 
     clients: int = 10
@@ -122,7 +125,7 @@ def run(
         with _noting(protocol, missing):
             _check(protocol, settings)
     shards, silences = (np.random.default_rng([settings.seed, purpose]) for purpose in (0, 1))
-    study = load(settings.clients, shards)
+    study = load(settings.clients, shards, plausible=settings.epsilon is not None)
     silent = plan([hospital.id for hospital in study.hospitals], settings.rounds, settings.dropouts, silences)
     models = _train_in_float64(study, silent)
     runs = []
@@ -180,11 +183,11 @@ def make_private_task(
     return replace(noised, encoding=enough)
 
 
-def _budget(epsilon: float) -> PrivacyLedger:
+def _budget(epsilon: float, trust: Trust) -> PrivacyLedger:
     """A hospital's, which lasts for the training."""
     from dp.ledger import PrivacyLedger
 
-    return PrivacyLedger(epsilon, DELTA, unit="client", trust="distributed")
+    return PrivacyLedger(epsilon, DELTA, unit="client", trust=trust)
 
 
 def _train_in_float64(study: Study, silent: Plan) -> list[model.Model]:
@@ -211,7 +214,8 @@ def _train(
         task = make_task(protocol, clients, dropouts, max(patients.values()))
     else:
         task = make_private_task(protocol, clients, dropouts, epsilon, settings.rounds)
-    budgets = None if epsilon is None else {party: _budget(epsilon) for party in patients}
+    trust: Trust = "local" if task.shows_terms else "distributed"
+    budgets = None if epsilon is None else {party: _budget(epsilon, trust) for party in patients}
     current = model.initial(FEATURES)
     aggregations, up, down = [], [], []
     for number, silences in enumerate(silent, 1):

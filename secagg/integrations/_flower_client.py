@@ -16,6 +16,7 @@ from flwr.app import ConfigRecord, Message, RecordDict
 from flwr.clientapp import ClientApp
 
 from dp import PrivacyLedger
+from dp.events import Trust
 from mpc.keys import encode_parts
 from secagg._machine import Client
 from secagg.errors import Aborted, ConfigError, EncodingError, LocalProtocolError, RemoteProtocolError
@@ -135,7 +136,7 @@ class _Node:
         if "secagg-he-key" in config:
             self.known["key"] = load_he_key(config["secagg-he-key"])
         if "secagg-epsilon" in config or "secagg-delta" in config:
-            self.known["budget"] = _open_budget(config)
+            self.known["budget"] = _open_budget(config, task)
 
     def check(self) -> bytes:
         """The digest of the roster; ``ConfigError`` for a config with which this node can't take part."""
@@ -311,7 +312,7 @@ def _storage(context: Any, session: bytes) -> Iterator[Any]:
                     old.unlink()  # of a session that is over: it may hold an update
 
 
-def _open_budget(config: Mapping[str, Any]) -> PrivacyLedger:
+def _open_budget(config: Mapping[str, Any], task: Task) -> PrivacyLedger:
     """The node's own, which no app sets: that comes through the server whom it binds."""
     try:
         epsilon, delta, folder = (config[f"secagg-{name}"] for name in ("epsilon", "delta", "dir"))
@@ -320,8 +321,9 @@ def _open_budget(config: Mapping[str, Any]) -> PrivacyLedger:
             f"got a privacy budget without {error}; expected both of secagg-epsilon and secagg-delta, and "
             "secagg-dir to keep it in"
         ) from None
+    trust: Trust = "local" if task.shows_terms else "distributed"
     try:
-        return PrivacyLedger.open(Path(folder) / "privacy.json", epsilon, delta, unit="client", trust="distributed")
+        return PrivacyLedger.open(Path(folder) / "privacy.json", epsilon, delta, unit="client", trust=trust)
     except ValueError as error:  # dp's own errors are
         raise ConfigError(str(error)) from error
 

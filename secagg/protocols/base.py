@@ -85,6 +85,7 @@ class AggregationProtocol(Protocol):
     ``ID`` goes into every envelope (below 0x8000 is this library's); ``name`` is what people read. A
     protocol may also have ``key_pair`` (see :func:`key_pairs`), and ``unseeded``: the rounds whose messages
     depend on randomness that a primitive draws for itself, so that two sessions from the same seeds differ there.
+    One with a ``corruption`` hides terms from a server that so many clients help, unless ``shows_terms`` is true.
     """
 
     ID: ClassVar[int]

@@ -64,6 +64,7 @@ class Clear:
 
     ID: ClassVar[int] = 1
     name: ClassVar[str] = "Clear"
+    shows_terms: ClassVar[bool] = True
     phases: ClassVar[tuple[Phase, ...]] = (Phase(Round.INPUT, PartyRole.CLIENT, Proposal, Input, takes_input=True),)
     others: ClassVar[Mapping[PartyRole, int]] = {}
     members: ClassVar[Mapping[PartyRole, type[Member[Any]]]] = {PartyRole.CLIENT: ClearClient}

@@ -115,6 +115,11 @@ class Encrypted(ABC):
         """Whether clients and decryptor hold one and the same key."""
         return False
 
+    @property
+    def shows_terms(self) -> bool:
+        """Whether a server that one client helps reads each term: that client has the key of all."""
+        return self.shared_key
+
     def check_pinned(self, shown: bytes, decryptor: Party) -> None:
         """``Reject`` what is shown of a key that outlives the session, if it isn't what the roster pins."""
         if self.pinned and decryptor.encryption_key != (shown if self.shared_key else pin(shown)):

@@ -20,6 +20,7 @@ from dp.events import (
     FixedSizeSampled,
     GaussianEvent,
     PoissonSampled,
+    PureEvent,
     Release,
     SelfComposed,
     SkellamEvent,
@@ -31,6 +32,7 @@ from dp.ledger import BudgetExceeded, PrivacyLedger
 GAUSSIAN = GaussianEvent(1.0)
 ALL: list[Event] = [
     GAUSSIAN,
+    PureEvent(0.5),
     DiscreteGaussianEvent(3.0, 2.0),
     DistributedGaussianEvent(5, 3.0, 2.0, 4.0, 16, 1e-20),
     SkellamEvent(9.0, 1.0, 1.0, 1e-20),

@@ -84,6 +84,10 @@ def test_the_oracle_table(bits: int) -> None:
 def test_figures_at_sizes_not_in_the_table(kind: str, n: int, levels: int, z: float, beta: float) -> None:
     ask = {"gaussian": distributed_gaussian_epsilon, "skellam": distributed_skellam_epsilon}[kind]
     for bits in (12, 16, 20):
+        if kind == "gaussian" and twin.local_sigma(bits=bits, n=n, d=1 << levels, z=z, k=4.0) < 0.5:
+            with pytest.raises(DPError, match=r"nothing is proved of sums of noise below 0\.5"):
+                ask(bits=bits, clients=n, dimension=1 << levels, noise_multiplier=z, delta=1e-6, beta=beta)
+            continue
         expected = twin.epsilon(kind, bits=bits, n=n, d=1 << levels, z=z, k=4.0, delta=1e-6, beta=beta)
         found = ask(
             bits=bits,
@@ -301,6 +305,22 @@ def test_with_epsilon_is_the_least_noise(kind: Any) -> None:
         less = replace(found, noise_multiplier=found.noise_multiplier * (1 - 1e-6))
         assert less.epsilon(10_000, rounds=rounds) > epsilon
         assert replace(found, noise_multiplier=1.0) == code
+
+
+def test_noise_too_narrow_for_any_bound_is_refused_with_what_is_enough() -> None:
+    """Of sums of discrete Gaussians below 1/2; one by itself, and Skellam noise, have bounds at any width."""
+    code = encoding(noise_multiplier=0.001, bits=10)
+    with pytest.raises(DPError, match=r"nothing is proved .* 0\.5: expected about \d more bits") as refused:
+        code.grid(1000)
+    words = str(refused.value).split()
+    more, factor = int(words[words.index("about") + 1]), float(words[words.index("some") + 1])
+    assert replace(code, bits=10 + more).grid(1000).sigma >= 0.5
+    assert replace(code, noise_multiplier=0.001 * factor * 1.01).grid(1000).sigma >= 0.5
+    assert replace(code, honest=1, corrupt=1, noise_multiplier=0.001).epsilon(1000) > 1000
+    assert encoding(DistributedSkellam, noise_multiplier=0.001, bits=10).epsilon(1000) > 1000
+    enough = code.with_epsilon(60.0, 1000)
+    assert enough.grid(1000).sigma >= 0.5
+    assert enough.epsilon(1000) <= 60.0
 
 
 def test_an_epsilon_that_no_noise_reaches_is_refused() -> None:

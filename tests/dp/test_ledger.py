@@ -15,7 +15,7 @@ import pytest
 
 from dp.accounting import RDPAccountant
 from dp.errors import DPError
-from dp.events import GaussianEvent, Release
+from dp.events import GaussianEvent, Release, SelfComposed
 from dp.ledger import BudgetExceeded, PrivacyLedger
 
 RELEASE = Release(GaussianEvent(1.0), "client", "distributed")
@@ -156,6 +156,20 @@ def test_a_damaged_file_is_refused_and_never_begun_anew(tmp_path: Path, late: bo
     assert not path.exists()
 
 
+def test_a_budget_that_was_deleted_is_begun_anew_only_where_it_may_be(tmp_path: Path) -> None:
+    path = tmp_path / "budget"
+    with pytest.raises(DPError, match=r"got no ledger .*budget and create=False; what was spent is not known"):
+        opened(path, create=False)
+    assert not path.exists()
+    opened(path).charge(RELEASE)
+    assert opened(path, create=False).spent == pytest.approx(ONE)
+    path.unlink()
+    with pytest.raises(DPError, match="got no ledger"):
+        opened(path, create=False)
+    assert not path.exists()
+    assert opened(path).spent == 0, "the control, and why it is there"
+
+
 @pytest.mark.parametrize(
     ("change", "told"),
     [
@@ -213,6 +227,27 @@ def test_under_one_name_is_charged_once(make: Callable[[float], PrivacyLedger]) 
         with pytest.raises(BudgetExceeded):
             book.charge(RELEASE, once=other)
     assert book.charge(RELEASE, once=named("a")) == book.spent == PrivacyLedger.from_bytes(book.to_bytes()).spent
+
+
+@pytest.mark.parametrize(
+    ("other", "count"),
+    [
+        (Release(GaussianEvent(0.9), "client", "distributed"), 1),  # cheaper first, then what costs more
+        (Release(GaussianEvent(1.1), "client", "distributed"), 1),
+        (Release(SelfComposed(GaussianEvent(1.0), 1), "client", "distributed"), 1),
+        (RELEASE, 2),
+    ],
+)
+def test_a_name_pays_for_the_release_it_was_charged_for_alone(
+    make: Callable[[float], PrivacyLedger], other: Release, count: int
+) -> None:
+    book = make(50.0)
+    book.charge(RELEASE, once=named("a"))
+    after = book.charge(other, count, once=named("a"))
+    assert after > ONE * 1.1
+    assert book.report().releases == 1 + count
+    assert book.charge(other, count, once=named("a")) == book.charge(RELEASE, once=named("a")) == after
+    assert book.report().releases == 1 + count
 
 
 def test_a_name_that_is_forgotten_is_charged_again() -> None:

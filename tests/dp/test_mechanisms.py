@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from dp import DPError
+from dp import DPError, PrivacyLedger
 from dp.mechanisms import GaussianMechanism, LaplaceMechanism, gaussian_delta, gaussian_sigma
 
 Floats = NDArray[np.float64]
@@ -267,3 +267,23 @@ def test_noise_too_wide_for_the_grid_is_refused_when_it_is_asked_for() -> None:
 def test_values_that_do_not_fit_are_refused(mechanism: Any, value: Any, reason: str) -> None:
     with pytest.raises(DPError, match=reason):
         mechanism.release(value)
+
+
+# What it costs
+
+
+@pytest.mark.parametrize("size", [1, 7, 1000])
+def test_a_release_costs_what_its_noise_does(size: int) -> None:
+    laplace, gaussian = LaplaceMechanism(0.5, 2.0, size), GaussianMechanism(1.0, 1e-5, 3.0, size)
+    book = PrivacyLedger(50.0, 1e-5, unit="record", trust="central")
+    assert 0.5 <= book.charge(laplace.cost(unit="record", trust="central")) < 0.51
+    alone = PrivacyLedger(50.0, 1e-5, unit="record", trust="central")
+    once = alone.charge(gaussian.cost(unit="record", trust="central"))
+    assert 1.0 < once < 1.3, "by its divergences, which are a bound"
+    event: Any = gaussian.cost(unit="record", trust="central").event
+    assert event.sigma / event.l2 == pytest.approx(gaussian_sigma(1.0, 1e-5), rel=1e-3)
+    assert Fraction(event.sigma) < gaussian.noise_sigma
+    assert Fraction(event.l2) * Fraction(gaussian.grid) > Fraction(gaussian.sensitivity)
+    assert alone.charge(gaussian.cost(unit="record", trust="central"), 9) < 6.0, "ten cost less than ten times one"
+    with pytest.raises(DPError, match="keep a ledger for each"):
+        book.charge(laplace.cost(unit="record", trust="local"))

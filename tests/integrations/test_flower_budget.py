@@ -156,6 +156,20 @@ def test_where_no_budget_allows_a_round_it_ends_in_one_line(tmp_path: Path, capl
     assert trainings(grid) == 0
 
 
+def test_an_account_is_of_one_kind_of_trust(tmp_path: Path) -> None:
+    """Where the server reads each term others' noise hides nothing, and such figures add up with no others."""
+    shown = make_task(
+        secagg.Clear(), layout=NOISED.layout, encoding=NOISED.encoding, max_weight=None, min_survivors=4
+    )
+    start(kept := secure(make_grid(settings(tmp_path)), NOISED), rounds=1, model=MODEL)
+    start(other := secure(make_grid(settings(tmp_path), shown), shown), rounds=1, model=MODEL)
+    assert (survivors(kept), survivors(other)) == ([5], [4])
+    assert report(tmp_path).releases == 1
+    (fresh := tmp_path / "fresh").mkdir()
+    start(alone := secure(make_grid(settings(fresh), shown), shown), rounds=1, model=MODEL)
+    assert survivors(alone) == [5], "the control: in an account of its own it pays"
+
+
 @pytest.mark.parametrize(
     ("changes", "task", "why"),
     [

@@ -21,6 +21,12 @@ def skellam(alpha: int, n: int, s: float, l2: float, l1: float, d: int) -> float
     return alpha * l2**2 / (2 * mu) + more
 
 
+def local_sigma(*, bits: int, n: int, d: int, z: float, k: float) -> float:
+    """The standard deviation of one client's noise in steps of the grid, for clip 1."""
+    sigma = z / math.sqrt(n)
+    return sigma * math.sqrt(2 ** (2 * bits) - n * k * k) / (2 * k * math.sqrt(n * n / d + n * sigma**2))
+
+
 def epsilon(kind: str, *, bits: int, n: int, d: int, z: float, k: float, delta: float, beta: float) -> float:
     """ε of one round, clip 1, everyone honest; ``d`` is a power of two."""
     sigma = z / math.sqrt(n)

@@ -19,8 +19,10 @@ VICTIM = IDS[0]
 PROTOCOLS: list[Any] = [secagg.Clear(), secagg.SecAgg(corruption=0.1), secagg.AdditiveShares(), secagg.BFV()]
 
 
-def budget_in(path: Path) -> dp.PrivacyLedger:
-    return dp.PrivacyLedger.open(path, 20.0, 1e-5, unit="client", trust="distributed")
+def budget_in(path: Path, task: Any = None, kind: Any = dp.PrivacyLedger) -> dp.PrivacyLedger:
+    """For a task, by default one under Clear, where each client's own noise has to do."""
+    trust = "local" if task is None or task.shows_terms else "distributed"
+    return kind.open(path, 20.0, 1e-5, unit="client", trust=trust)  # type: ignore[no-any-return]
 
 
 class Forgetful(dp.PrivacyLedger):
@@ -57,7 +59,7 @@ class Played:
         self.server = self.task.server(IDS, roster=self.roster, session=b"1")
 
     def budget(self) -> dp.PrivacyLedger:
-        return self.kind.open(self.path, 20.0, 1e-5, unit="client", trust="distributed")  # type: ignore[no-any-return]
+        return budget_in(self.path, self.task, self.kind)
 
     def make(self, maker: Any, party: str, **more: Any) -> Any:
         identity = self.identities.get(party)
@@ -105,13 +107,14 @@ def test_an_input_is_charged_once_whatever_dies(protocol: Any, dies: bool, tmp_p
     played = Played(protocol, tmp_path / "budget", dies=dies)
     assert VICTIM in played.run().survivors
     assert played.deaths == dies
-    assert budget_in(tmp_path / "budget").report().releases == 1
-    assert budget_in(tmp_path / "budget").spent == pytest.approx(played.task.encoder.epsilon(SIZE))  # type: ignore[attr-defined]
+    assert played.budget().report().releases == 1
+    assert played.budget().spent == pytest.approx(played.task.encoder.epsilon(SIZE))  # type: ignore[attr-defined]
 
 
 def test_control_a_budget_that_forgets_what_for_charges_twice(tmp_path: Path) -> None:
-    Played(secagg.SecAgg(corruption=0.1), tmp_path / "budget", dies=True, kind=Forgetful).run()
-    assert budget_in(tmp_path / "budget").report().releases == 2
+    played = Played(secagg.SecAgg(corruption=0.1), tmp_path / "budget", dies=True, kind=Forgetful)
+    played.run()
+    assert played.budget().report().releases == 2
 
 
 class Clear:
@@ -130,7 +133,7 @@ class Clear:
 
 def test_control_a_ledger_that_its_caller_saves_loses_what_left(tmp_path: Path) -> None:
     """The answer has left, and the process dies before its caller comes to save the ledger's bytes."""
-    lost, kept = dp.PrivacyLedger(20.0, 1e-5, unit="client", trust="distributed"), budget_in(tmp_path / "budget")
+    lost, kept = dp.PrivacyLedger(20.0, 1e-5, unit="client", trust="local"), budget_in(tmp_path / "budget")
     before = lost.to_bytes()
     for budget in (lost, kept):
         setting = Clear(budget)

@@ -12,7 +12,7 @@ from rich.console import Console
 from secagg import Clear, ConfigError, SecAgg, SecAggError, Server
 from secagg.demo import baseline, model, training
 from secagg.demo.dropouts import Silence, left_out, plan, silent_rounds
-from secagg.demo.hospitals import LEAST_PATIENTS, Hospital, load
+from secagg.demo.hospitals import FARTHEST, LEAST_PATIENTS, Hospital, load
 from secagg.demo.plot import draw
 from secagg.demo.table import to_json, to_table
 from secagg.demo.training import ENCODING, FEATURES, Demo, Settings, run
@@ -119,7 +119,7 @@ def test_bytes_are_what_the_protocol_says_they_cost(demo):
 
 def test_epsilon_is_what_the_hospitals_were_charged(monkeypatch):
     held = []
-    monkeypatch.setattr(training, "_budget", lambda epsilon: held.append(_BUDGET(epsilon)) or held[-1])
+    monkeypatch.setattr(training, "_budget", lambda *args: held.append(_BUDGET(*args)) or held[-1])
     (_, noised) = run(Settings(rounds=4, epsilon=8.0), {"SecAgg": SecAgg()}).runs
     assert len(held) == 10
     uploads = sorted(
@@ -129,6 +129,11 @@ def test_epsilon_is_what_the_hospitals_were_charged(monkeypatch):
     assert sorted(budget.report().releases for budget in held) == uploads
     assert uploads[0] < 4 == uploads[-1]
     assert noised.epsilon == max(budget.spent for budget in held)
+    assert 7.9 < noised.epsilon <= 8.0
+
+
+def test_under_clear_a_hospital_pays_for_its_own_noise_alone():
+    (_, noised) = run(Settings(rounds=2, epsilon=8.0), {"Clear": Clear()}).runs
     assert 7.9 < noised.epsilon <= 8.0
 
 
@@ -181,6 +186,46 @@ def test_shards_are_disjoint_and_no_patient_is_lost(hospitals):
     training = np.concatenate([hospital.features for hospital in study.hospitals])
     np.testing.assert_allclose(training.mean(axis=0), 0, atol=1e-9)
     np.testing.assert_allclose(training.std(axis=0), 1)
+
+
+def test_under_epsilon_scaling_tells_nothing_of_other_patients(monkeypatch):
+    """Where one patient's features change, those of the others stay; scaled by sums over all, they don't."""
+    from sklearn import datasets
+
+    data = datasets.load_breast_cancer()
+
+    def rows(plausible):
+        study = load(10, np.random.default_rng(1), plausible=plausible)
+        return np.concatenate([part.features for part in (*study.hospitals, study.test)])
+
+    before = {plausible: rows(plausible) for plausible in (False, True)}
+    data.data[100] *= 3
+    monkeypatch.setattr(datasets, "load_breast_cancer", lambda: data)
+    changed = {plausible: np.any(rows(plausible) != before[plausible], axis=1).sum() for plausible in before}
+    assert changed == {False: 569, True: 1}
+    assert np.abs(before[True]).max() == FARTHEST
+    assert np.mean(np.abs(before[True]) == FARTHEST) < 0.05
+
+
+@pytest.mark.parametrize("epsilon", [None, 64.0])
+def test_only_a_training_with_epsilon_scales_by_constants(epsilon):
+    found = run(Settings(rounds=1, epsilon=epsilon), {"Clear": Clear()}).study
+    expected = load(10, np.random.default_rng([0, 0]), plausible=epsilon is not None)
+    assert (found.test.features == expected.test.features).all()
+    other = load(10, np.random.default_rng([0, 0]), plausible=epsilon is None)
+    assert (found.test.features != other.test.features).any()
+
+
+def test_scaled_by_constants_the_model_still_learns():
+    study = load(10, np.random.default_rng([0, 0]), plausible=True)
+    for hospital in study.hospitals:
+        with_bias = np.column_stack([hospital.features, np.ones(hospital.patients)])
+        largest = np.linalg.eigvalsh(with_bias.T @ with_bias / hospital.patients)[-1]
+        assert model.RATE * largest / 8 <= 1
+    reached = model.initial(FEATURES)
+    for _ in range(20):
+        reached = baseline.step(reached, study.hospitals)
+    assert model.correct(reached, study.test) / study.test.patients > 0.9
 
 
 @pytest.mark.parametrize("seed", range(5))

@@ -23,7 +23,11 @@ PROTOCOLS: list[Any] = [
     secagg.Paillier(bits=2048),
     secagg.BFV(),
     secagg.CKKS(),
+    secagg.BFV(holder="clients"),
+    secagg.CKKS(holder="clients"),
 ]
+#: Where the server reads each term: by itself, or with the key that any one client could give it.
+SHOWN = [protocol for protocol in PROTOCOLS if protocol.name in ("Clear", "BFV/clients", "CKKS/clients")]
 
 
 def make_task(**changes: Any) -> secagg.Task:
@@ -54,7 +58,13 @@ def test_the_sum_has_the_noise_that_was_asked_for(protocol: Any, encoding: Any) 
     assert outcome.epsilon_guaranteed == task.encoder.epsilon(SIZE)  # type: ignore[attr-defined]
     assert outcome.epsilon_realised is not None
     assert outcome.epsilon_guaranteed is not None
-    assert outcome.epsilon_realised < outcome.epsilon_guaranteed < 5.5
+    assert outcome.epsilon_guaranteed < 5.5
+    if protocol in SHOWN:
+        assert task.honest == 1
+        assert outcome.epsilon_realised == outcome.epsilon_guaranteed, "others' noise hides no term"
+    else:
+        assert task.honest == 10
+        assert outcome.epsilon_realised < outcome.epsilon_guaranteed
     assert (outcome.clipped, outcome.total_weight) == (None, CLIENTS)
 
 
@@ -145,7 +155,7 @@ class Session:
 
 
 def test_the_guaranteed_epsilon_is_charged_when_the_input_leaves() -> None:
-    budget = dp.PrivacyLedger(9.0, 1e-5, unit="client", trust="distributed")
+    budget = dp.PrivacyLedger(9.0, 1e-5, unit="client", trust="local")
     first = Session(budget, b"1")
     assert budget.spent == 0
     reply = first.client.receive(first.request)
@@ -159,7 +169,7 @@ def test_the_guaranteed_epsilon_is_charged_when_the_input_leaves() -> None:
 
 
 def test_past_the_budget_nothing_leaves() -> None:
-    budget = dp.PrivacyLedger(6.0, 1e-5, unit="client", trust="distributed")
+    budget = dp.PrivacyLedger(6.0, 1e-5, unit="client", trust="local")
     first, second = Session(budget, b"1"), Session(budget, b"2")
     first.client.receive(first.request)
     before, spent = second.client.to_bytes(), budget.spent
@@ -170,10 +180,12 @@ def test_past_the_budget_nothing_leaves() -> None:
 
 
 def test_a_ledger_of_another_trust_model_is_refused() -> None:
-    budget = dp.PrivacyLedger(100.0, 1e-5, unit="record", trust="central")
-    session = Session(budget, b"1")
-    with pytest.raises(LocalProtocolError, match="keep a ledger for each"):
-        session.client.receive(session.request)
+    """Under Clear only local trust will do: nobody else's noise hides a term from the server."""
+    for unit, trust in (("record", "central"), ("client", "distributed")):
+        budget = dp.PrivacyLedger(100.0, 1e-5, unit=unit, trust=trust)  # type: ignore[arg-type]
+        session = Session(budget, b"1")
+        with pytest.raises(LocalProtocolError, match="keep a ledger for each"):
+            session.client.receive(session.request)
 
 
 @pytest.mark.parametrize("stated", [False, True])
@@ -193,11 +205,31 @@ def test_a_roster_with_more_colluders_than_the_noise_was_made_for_is_refused(sta
         task.server(ids[:12], roster=many, session=b"s")
 
 
-def test_under_clear_every_clients_own_noise_has_to_do() -> None:
-    """The server reads each term there, so nobody else's noise hides it."""
-    assert make_task(protocol=secagg.Clear()).encoder.honest == 1  # type: ignore[attr-defined]
+@pytest.mark.parametrize("protocol", SHOWN, ids=lambda protocol: protocol.name)
+def test_where_terms_are_seen_every_clients_own_noise_has_to_do(protocol: Any) -> None:
+    """The server reads each term there, or could with one client's key, so nobody else's noise hides it."""
+    task = make_task(protocol=protocol)
+    assert (task.shows_terms, task.honest, task.encoder.honest) == (True, 1, 1)  # type: ignore[attr-defined]
+    assert "local trust: each client's own noise" in task.describe()
+    assert task.encoder.release(SIZE).trust == "local"  # type: ignore[attr-defined]
     with pytest.raises(ConfigError, match="guarantees 1 honest"):
-        make_task(protocol=secagg.Clear(), encoding=replace(GAUSSIAN, clients=12, honest=5, corrupt=1))
+        make_task(protocol=protocol, encoding=replace(GAUSSIAN, clients=12, honest=5, corrupt=1))
+    stated = make_task(protocol=protocol, encoding=replace(GAUSSIAN, clients=12, honest=1, corrupt=0))
+    assert stated.encoder.trust == "local", "whatever the encoding says"  # type: ignore[attr-defined]
+    with pytest.raises(dp.DPError, match="expected honest=1"):
+        replace(task.encoder, honest=2)  # type: ignore[type-var]
+
+
+def test_where_only_sums_are_seen_trust_is_distributed() -> None:
+    for protocol in PROTOCOLS:
+        if protocol not in SHOWN:
+            task = make_task(protocol=protocol)
+            assert task.encoder.release(SIZE).trust == "distributed"  # type: ignore[attr-defined]
+            assert "distributed trust: 10 honest survivors' noise" in task.describe()
+    stated = replace(GAUSSIAN, clients=12, honest=1, corrupt=2, trust="local")
+    assert make_task(encoding=stated).encoder.trust == "distributed"  # type: ignore[attr-defined]
+    with pytest.raises(dp.DPError, match="distributed, local"):
+        replace(GAUSSIAN, trust="central")
 
 
 def test_a_budget_without_noise_is_refused() -> None:

@@ -230,7 +230,7 @@ class Counting(secagg.FixedPoint):
 
     told: tuple[int, int, int] = (0, 0, 0)
 
-    def for_task(self, *, max_clients: int, honest: int, corrupt: int) -> "Counting":
+    def for_task(self, *, max_clients: int, honest: int, corrupt: int, shows_terms: bool) -> "Counting":
         if honest < 5:
             raise ValueError(f"got {honest} honest; expected 5")
         return replace(self, told=(max_clients, honest, corrupt))
@@ -266,7 +266,7 @@ def test_more_enrolled_than_noise_was_calibrated_to_is_refused():
 class Unchecking(secagg.FixedPoint):
     """An encoding that wants to know, and does nothing with what it was told."""
 
-    def for_task(self, *, max_clients: int, honest: int, corrupt: int) -> "Unchecking":
+    def for_task(self, *, max_clients: int, honest: int, corrupt: int, shows_terms: bool) -> "Unchecking":
         return self
 
 
