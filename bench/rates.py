@@ -174,7 +174,7 @@ def calibrate(name: str, protocol: AggregationProtocol, bits: int, step: Callabl
         (24, most // 6, 0.25),
         (32, _SMALL, 0.0),
         (64, _SMALL // 2, 0.0),
-        *([(96, 512, 0.0), (160, 512, 0.1)] if pairwise(protocol) else []),
+        *([(96, 512, 0.0), (160, 512, 0.1)] if pairwise(protocol) else [(128, _SMALL // 2, 0.1)]),
     ):
         step(name, f"{clients} clients, {coordinates:,} coordinates")
         play(Workload(clients, coordinates, dropout, bits))
