@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import html
+import io
 import json
 import os
 import platform
@@ -14,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from rich import box
-from rich.console import Group
+from rich.console import Console, Group
 from rich.table import Table
 from rich.text import Text
 
@@ -26,7 +27,6 @@ from secagg.errors import ConfigError
 
 SCHEMA = 1
 WIDTH = 150
-_BETWEEN = 5  # characters from one column to the next
 PACKAGES = (
     "secagg", "numpy", "numba", "cryptography", "msgspec", "tenseal", "phe", "gmpy2",
     "flwr", "pypaillier", "fate_utils", "opendp", "dp-accounting",
@@ -236,19 +236,19 @@ def to_table(grid: Grid, width: int = WIDTH) -> Group:
     """
     narrow = bool(grid.words) and width < WIDTH
     kept = [at for at in range(len(grid.columns)) if not (narrow and at in grid.words)]
-    words = {
-        at: max((len(word) for row in [grid.columns, *grid.rows] for word in row[at].split()), default=0)
-        for at in kept
-    }
-    if sum(words.values()) + _BETWEEN * len(words) > width:
-        rows = (_paragraph(grid, row) for row in grid.rows)
-        return Group(Text(grid.title, style="bold"), *rows, *(Text(f"\n{note}") for note in grid.notes))
     table = Table(title=grid.title, box=box.SIMPLE_HEAD, title_style="bold", pad_edge=False, collapse_padding=True)
-    for at, least in words.items():
+    for at in kept:
         left = at == 0 or at in grid.words
+        least = max((len(word) for row in grid.rows for word in row[at].split()), default=0)
         table.add_column(Text(grid.columns[at]), justify="left" if left else "right", min_width=least)
     for row in grid.rows:
         table.add_row(*(Text(row[at]) for at in kept))
+    console = Console(width=width, file=io.StringIO())
+    console.print(table)
+    shown = set(console.file.getvalue().split())  # type: ignore[attr-defined]
+    if any(word not in shown for row in grid.rows for at in kept for word in row[at].split()):
+        rows = (_paragraph(grid, row) for row in grid.rows)
+        return Group(Text(grid.title, style="bold"), *rows, *(Text(f"\n{note}") for note in grid.notes))
     below = [
         f"{grid.columns[at].capitalize()}: " + "; ".join(f"{row[0]}, {row[at]}" for row in grid.rows) + "."
         for at in grid.words

@@ -177,6 +177,7 @@ def test_no_word_of_the_table_is_lost_where_it_is_narrow(width):
     shown = {word.strip(".,;") for word in captured.get().split()}
     words = [*measured.rows()[0].collusion.split(), "Clear", "3", "4", "no"]
     assert {word.strip(".,;") for word in words} <= shown
+    assert ("─" * 20 in captured.get()) == (width > 80)  # a table, while it fits
 
 
 def test_a_protocol_that_is_right_only_the_first_time_has_no_row(monkeypatch):
