@@ -10,6 +10,7 @@ value was, so its last bits tell nothing; nothing here adds a float drawn from a
 
 import math
 import os
+from abc import ABC, abstractmethod
 from dataclasses import dataclass
 from fractions import Fraction
 from functools import cached_property
@@ -58,8 +59,45 @@ def gaussian_sigma(epsilon: float, delta: float, sensitivity: float = 1.0) -> fl
     return _ratio(epsilon, delta) * sensitivity
 
 
+class _OnGrid(ABC):
+    """What releases a value with integer noise on a grid."""
+
+    size: int
+
+    @property
+    @abstractmethod
+    def grid(self) -> float:
+        """The step of the grid, a power of two: what is released is a multiple of it."""
+
+    @abstractmethod
+    def _noise(self, rng: Rng) -> NDArray[np.int64]:
+        """Noise for each coordinate, in grid steps."""
+
+    @property
+    def limit(self) -> float:
+        """The largest absolute value that the grid can hold; what lies beyond is released as if at it.
+
+        For integers it is at most 2^53, where floats cease to hold them all.
+        """
+        return _EXACT * self.grid
+
+    @overload
+    def release(self, value: float, *, rng: Rng = ...) -> float: ...
+    @overload
+    def release(self, value: NDArray[Any], *, rng: Rng = ...) -> NDArray[np.float64]: ...
+    def release(self, value: ArrayLike, *, rng: Rng = os.urandom) -> float | NDArray[np.float64]:
+        """``value`` with noise: a float for a number, an array of float64 of its shape for an array.
+
+        ``value`` has ``size`` coordinates, integers or floats up to 64 bits, all finite; its neighbours' must
+        lie within ``sensitivity``, which is the caller's to ensure (see ``dp.clipping``). Raises
+        :class:`DPError` otherwise. Each release costs what ``cost`` says, for the caller to charge.
+        """
+        rounded = _on_grid(value, self.size, self.grid)
+        return _off_grid(rounded, self._noise(rng), self.grid, value)
+
+
 @dataclass(frozen=True)
-class LaplaceMechanism:
+class LaplaceMechanism(_OnGrid):
     """(``epsilon``, 0)-differential privacy by Laplace noise, of scale ``sensitivity`` / ``epsilon``.
 
     ``epsilon`` is 2^-20 to 10^6; ``sensitivity`` how far, in L1, the value of one neighbour may lie from
@@ -94,28 +132,8 @@ class LaplaceMechanism:
         """The scale of the noise in units of the value, its standard deviation over sqrt(2)."""
         return float(self.noise_scale) * self.grid
 
-    @property
-    def limit(self) -> float:
-        """The largest absolute value that the grid can hold; what lies beyond is released as if at it.
-
-        For integers it is at most 2^53, where floats cease to hold them all.
-        """
-        return _EXACT * self.grid
-
-    @overload
-    def release(self, value: float, *, rng: Rng = ...) -> float: ...
-    @overload
-    def release(self, value: NDArray[Any], *, rng: Rng = ...) -> NDArray[np.float64]: ...
-    def release(self, value: ArrayLike, *, rng: Rng = os.urandom) -> float | NDArray[np.float64]:
-        """``value`` with noise: a float for a number, an array of float64 of its shape for an array.
-
-        ``value`` has ``size`` coordinates, integers or floats up to 64 bits, all finite; its neighbours' must
-        lie within ``sensitivity``, which is the caller's to ensure (see ``dp.clipping``). Raises
-        :class:`DPError` otherwise. Each release costs ``epsilon``, for the caller to charge (:meth:`cost`).
-        """
-        rounded = _on_grid(value, self.size, self.grid)
-        noise = sample_discrete_laplace(self.noise_scale, self.size, rng=rng)
-        return _off_grid(rounded, noise, self.grid, value)
+    def _noise(self, rng: Rng) -> NDArray[np.int64]:
+        return sample_discrete_laplace(self.noise_scale, self.size, rng=rng)
 
     def cost(self, *, unit: Unit, trust: Trust) -> Release:
         """What a :class:`dp.PrivacyLedger` is to charge before a release of one ``unit``'s data gets out."""
@@ -123,7 +141,7 @@ class LaplaceMechanism:
 
 
 @dataclass(frozen=True)
-class GaussianMechanism:
+class GaussianMechanism(_OnGrid):
     """(``epsilon``, ``delta``)-differential privacy by Gaussian noise, calibrated by :func:`gaussian_sigma`.
 
     ``sensitivity`` is how far, in L2, the value of one neighbour may lie from the other's, ``size`` the
@@ -175,26 +193,8 @@ class GaussianMechanism:
         """The standard deviation of the noise in units of the value."""
         return float(self.noise_sigma) * self.grid
 
-    @property
-    def limit(self) -> float:
-        """The largest absolute value that the grid can hold; what lies beyond is released as if at it.
-
-        For integers it is at most 2^53, where floats cease to hold them all.
-        """
-        return _EXACT * self.grid
-
-    @overload
-    def release(self, value: float, *, rng: Rng = ...) -> float: ...
-    @overload
-    def release(self, value: NDArray[Any], *, rng: Rng = ...) -> NDArray[np.float64]: ...
-    def release(self, value: ArrayLike, *, rng: Rng = os.urandom) -> float | NDArray[np.float64]:
-        """``value`` with noise: a float for a number, an array of float64 of its shape for an array.
-
-        As :meth:`LaplaceMechanism.release`; each release costs (``epsilon``, ``delta``).
-        """
-        rounded = _on_grid(value, self.size, self.grid)
-        noise = sample_discrete_gaussian(self.noise_sigma, self.size, rng=rng)
-        return _off_grid(rounded, noise, self.grid, value)
+    def _noise(self, rng: Rng) -> NDArray[np.int64]:
+        return sample_discrete_gaussian(self.noise_sigma, self.size, rng=rng)
 
     def cost(self, *, unit: Unit, trust: Trust) -> Release:
         """As :meth:`LaplaceMechanism.cost`: of the noise itself, of which many releases add up for less.
