@@ -12,10 +12,10 @@ import numpy as np
 import pytest
 from cryptography.hazmat.primitives.ciphers import Cipher, algorithms, modes
 
+from bench.peer_dp import THEIR_NOISE, opendp_sampler
 from dp import sampling
 
 COUNT = 1_000_000
-THEIRS = 20_000
 FLOOR = 10e6
 RATIO = 100
 
@@ -25,15 +25,8 @@ narrow_and_wide = pytest.mark.parametrize("sigma", [4.0, 1000.0], ids=["4", "100
 
 
 @pytest.fixture(scope="module")
-def opendp() -> Any:
-    return pytest.importorskip("opendp.prelude", reason="needs OpenDP: pip install 'secagg[peers]'")
-
-
-def opendp_sampler(dp: Any, sigma: float) -> Callable[[int], Any]:
-    dp.enable_features("contrib")
-    space = dp.vector_domain(dp.atom_domain(T="i64")), dp.l2_distance(T="f64")
-    measurement = dp.m.make_gaussian(*space, scale=sigma)
-    return lambda count: measurement([0] * count)
+def opendp() -> None:
+    pytest.importorskip("opendp.prelude", reason="needs OpenDP: pip install 'secagg[peers]'")
 
 
 def rate(benchmark: Benchmark, count: int) -> None:
@@ -85,10 +78,11 @@ def test_skellam(benchmark: Benchmark, variance: float) -> None:
 
 
 @narrow_and_wide
+@pytest.mark.usefixtures("opendp")
 @pytest.mark.benchmark(group="discrete Gaussian, OpenDP")
-def test_discrete_gaussian_opendp(benchmark: Benchmark, opendp: Any, sigma: float) -> None:
-    noise = benchmark.pedantic(opendp_sampler(opendp, sigma), (THEIRS,), rounds=5)
-    rate(benchmark, THEIRS)
+def test_discrete_gaussian_opendp(benchmark: Benchmark, sigma: float) -> None:
+    noise = benchmark.pedantic(opendp_sampler(sigma), (THEIR_NOISE,), rounds=5)
+    rate(benchmark, THEIR_NOISE)
     assert abs(np.std(noise) / sigma - 1) < 0.1
 
 
@@ -105,8 +99,9 @@ def test_ten_million_a_second_on_one_core(sigma: float) -> None:
 
 
 @narrow_and_wide
-def test_a_hundred_times_opendp(opendp: Any, sigma: float) -> None:
-    theirs = fastest(opendp_sampler(opendp, sigma), THEIRS)
+@pytest.mark.usefixtures("opendp")
+def test_a_hundred_times_opendp(sigma: float) -> None:
+    theirs = fastest(opendp_sampler(sigma), THEIR_NOISE)
     ours = fastest(lambda count: sampling.sample_discrete_gaussian(sigma, count), COUNT)
     print(f"\nsigma {sigma:g}: {ours:.3g} a second, OpenDP {theirs:.3g}: {ours / theirs:.0f} times as many")
     assert ours >= RATIO * theirs

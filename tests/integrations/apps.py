@@ -208,3 +208,16 @@ def restated(**fields: Any) -> Callable[[int, Any], Any]:
 
 
 logging.getLogger("flwr").propagate = True
+
+
+def told(grid: Any) -> list[str]:
+    """The errors that the server hears from now on, as Flower sends them."""
+    reasons: list[str] = []
+
+    def tamper(node: int, reply: Any) -> Any:
+        if reply.has_error():
+            reasons.append(reply.error.reason)
+        return reply
+
+    grid.tamper = tamper
+    return reasons

@@ -43,6 +43,7 @@ from tests.integrations.apps import (
     silent_in,
     start,
     the_error,
+    told,
     train_messages,
 )
 from tests.integrations.loopback import RUN, LoopbackGrid, through_bytes
@@ -559,14 +560,7 @@ def test_an_evaluation_that_is_held_back_leaves_the_others(caplog: Any) -> None:
 def test_what_an_update_is_made_of_stays_on_its_node(caplog: Any) -> None:
     """Flower sends the text of an error to the server."""
     grid = make_grid()
-    reasons: list[str] = []
-
-    def tamper(node: int, reply: Any) -> Any:
-        if reply.has_error():
-            reasons.append(reply.error.reason)
-        return reply
-
-    grid.tamper = tamper
+    reasons = told(grid)
     app = ClientApp(mods=[client_mod(TASK)])
 
     @app.train()

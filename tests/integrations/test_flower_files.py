@@ -15,7 +15,7 @@ pytest.importorskip("flwr", reason="needs Flower: pip install 'secagg[flower]'")
 
 from secagg.store import FileLedger, FileStore
 from tests.integrations import test_flower_budget as budgets
-from tests.integrations.apps import CLIENTS, MODEL, enrolled, make_grid, make_task, record, secure, start
+from tests.integrations.apps import CLIENTS, MODEL, enrolled, make_grid, make_task, record, secure, start, told
 
 ENROLLED = make_task(secagg.SecAgg(corruption=0.1), min_survivors=4)
 TOLD = (
@@ -23,19 +23,6 @@ TOLD = (
     "<'got a node that can't take part with its config and files; its log says why'>"
 )
 Spoils = Callable[[dict[str, Any], Any], Any]
-
-
-def told(grid: Any) -> list[str]:
-    """The errors that the server hears from now on, as Flower sends them."""
-    reasons: list[str] = []
-
-    def tamper(node: int, reply: Any) -> Any:
-        if reply.has_error():
-            reasons.append(reply.error.reason)
-        return reply
-
-    grid.tamper = tamper
-    return reasons
 
 
 def no_key(config: dict[str, Any], monkeypatch: Any) -> None:
