@@ -24,7 +24,7 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey,
 from secagg.errors import ConfigError, FaultKind
 from secagg.identity import check_party_id
 
-VERSION = 1
+VERSION = 2
 MAGIC = b"SECAGG"
 SIGNATURE_LABEL = b"secagg/v1/envelope"
 SIGNATURE_BYTES = 64

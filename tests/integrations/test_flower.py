@@ -296,7 +296,7 @@ def test_another_version_on_one_side(side: str, caplog: Any) -> None:
     grid = make_grid()
     setattr(grid, side, restated(version=_flower_records.VERSION - 1))
     start(kept := secure(grid))
-    assert "version 1.0; this side speaks 1.1" in the_error(caplog)
+    assert "version 1.1; this side speaks 1.2" in the_error(caplog)
     assert not kept.outcomes
     assert not arrays_heard(grid)
 
@@ -307,7 +307,7 @@ def test_another_version_on_one_side(side: str, caplog: Any) -> None:
         ({"party": 7}, "got secagg's records with other fields than they have"),
         ({"session": "text"}, "got secagg's records with other fields than they have"),
         ({"party": "no id"}, "got party id 'no id'; expected 1 to 64 letters"),
-        ({"version": "1"}, "got version '1'; this side speaks 1.1"),
+        ({"version": "1"}, "got version '1'; this side speaks 1.2"),
     ],
 )
 def test_fields_of_other_types_are_left_out(fields: dict[str, Any], why: str, caplog: Any) -> None:

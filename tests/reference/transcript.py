@@ -78,7 +78,7 @@ def structure(data: bytes) -> Any:
 def read(data: bytes, protocol: int, signing_key: bytes | None) -> dict[str, Any]:
     """The fields of an envelope, its trailer checked."""
     magic, version, found, kind, task = struct.unpack_from(">6sBHB32s", data)
-    assert (magic, version, found) == (b"SECAGG", 1, protocol)
+    assert (magic, version, found) == (b"SECAGG", 2, protocol)
     at = 42
     session = data[at + 1 : at + 1 + data[at]]
     at += 1 + data[at]

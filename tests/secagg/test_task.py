@@ -217,8 +217,8 @@ def test_foreign_bytes_are_no_task() -> None:
     for bad in (b"", data[:-1], data + b"\0", data.replace(b"SecAgg", b"SecBgg"), b"N\0\0\0\0"):
         with pytest.raises(secagg.ConfigError):
             secagg.Task.from_bytes(bad)
-    with pytest.raises(secagg.ConfigError, match="wire version 2"):
-        secagg.Task.from_bytes(data.replace(b"i\0\0\0\x01\x01", b"i\0\0\0\x01\x02", 1))
+    with pytest.raises(secagg.ConfigError, match="wire version 1"):
+        secagg.Task.from_bytes(data.replace(b"i\0\0\0\x01\x02", b"i\0\0\0\x01\x01", 1))
 
 
 # --- encodings that are told of the task

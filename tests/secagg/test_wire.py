@@ -42,7 +42,7 @@ def sealed(
 
 
 def by_hand(
-    *, version: int = 1, session: bytes = SESSION, sender: bytes = b"c1", body: bytes | None = None
+    *, version: int = 2, session: bytes = SESSION, sender: bytes = b"c1", body: bytes | None = None
 ) -> bytes:
     """What stands before the trailer, spelt out."""
     inner = len(STRUCTURE).to_bytes(4, "big") + STRUCTURE + b"vectors" if body is None else body
@@ -135,7 +135,7 @@ BAD = {
     "nothing": (None, FaultKind.MALFORMED),
     "empty": (b"", FaultKind.MALFORMED),
     "another magic": (b"SECAGE" + by_hand()[6:] + TRAILER, FaultKind.MALFORMED),
-    "another version": (by_hand(version=2) + TRAILER, FaultKind.VERSION),
+    "another version": (by_hand(version=1) + TRAILER, FaultKind.VERSION),
     "session of 31 bytes": (by_hand(session=bytes(31)) + TRAILER, FaultKind.MALFORMED),
     "sender with a space": (by_hand(sender=b"c 1") + TRAILER, FaultKind.MALFORMED),
     "sender with a line's end": (by_hand(sender=b"c1\n") + TRAILER, FaultKind.MALFORMED),

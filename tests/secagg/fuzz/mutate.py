@@ -157,7 +157,7 @@ class Mutator:
             case 2:
                 return replace(frame, sender=rng.choice((other.sender, b"", rng.choice(WORDS).encode(), b"\xff")))
             case 3:
-                changed: tuple[dict[str, Any], ...] = ({"task": other.task}, {"task": bytes(32)}, {"version": 2})
+                changed: tuple[dict[str, Any], ...] = ({"task": other.task}, {"task": bytes(32)}, {"version": 1})
                 return replace(frame, **rng.choice((*changed, {"protocol": other.protocol}, {"protocol": 9})))
             case 4:
                 return replace(frame, structure=other.structure, payload=other.payload)

@@ -144,7 +144,7 @@ def _secagg(made: dict[str, Vector]) -> None:
     to_server("unauthentic-checksum-for-signature", kind, take_apart(advert).seal(None), keys)
     to_client("client-unauthentic-checksum", kind, _last_bit(true.requests[SENDER, masked]), masked)
 
-    to_server("version-2", FaultKind.VERSION, replace(take_apart(advert), version=2).seal(identity), keys)
+    to_server("version-1", FaultKind.VERSION, replace(take_apart(advert), version=1).seal(identity), keys)
     to_server("oversized", FaultKind.OVERSIZED, bytes(8192), keys)
     to_server("foreign-task", FaultKind.FOREIGN_TASK, other_task.answers[SENDER, masked], masked)
     to_server("foreign-session", FaultKind.FOREIGN_SESSION, other_session.answers[SENDER, masked], masked)
