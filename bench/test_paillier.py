@@ -5,6 +5,8 @@ are in ``extra_info``, since calls of different sizes are compared.
 """
 
 import secrets
+import statistics
+import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import Executor, ThreadPoolExecutor
 from typing import Any
@@ -59,6 +61,46 @@ def path(kernel: bool, monkeypatch: pytest.MonkeyPatch) -> None:
 def rate(benchmark: Benchmark, count: int) -> None:
     if benchmark.stats is not None:
         benchmark.extra_info["per second"] = round(count / benchmark.stats.stats.median, 1)
+
+
+@pytest.mark.benchmark(group="paillier, keys made")
+def test_generate(benchmark: Benchmark) -> None:
+    """What a decryptor spends on a session before anything arrives. How long luck takes varies twofold."""
+    made = benchmark.pedantic(paillier.generate, (BITS,), rounds=20)
+    assert made.public.bits == BITS
+
+
+@pytest.mark.benchmark(group="paillier, keys made")
+def test_generate_phe(benchmark: Benchmark) -> None:
+    phe = pytest.importorskip("phe", reason="needs phe: pip install 'secagg[he]'")
+    public, _ = benchmark.pedantic(phe.generate_paillier_keypair, kwargs={"n_length": BITS}, rounds=5)
+    assert public.n.bit_length() == BITS
+
+
+@pytest.mark.parametrize("count", [1, 8, 80, 800], ids=lambda count: f"{count}-ciphertexts")
+@pytest.mark.benchmark(group="paillier, a client's session under a new key")
+def test_first_vector_under_a_key(
+    benchmark: Benchmark, key: paillier.PrivateKey, threads: Executor, count: int
+) -> None:
+    """From the key's bytes to the ciphertexts. ``extra_info`` says what of it the key costs, not the vector."""
+    data, values = key.public.to_bytes(), np.zeros(count * SLOTS, int)
+
+    def session() -> VectorPublicKey:
+        public = SCHEME.load_public(data)
+        public.encrypt(values, threads)
+        return public
+
+    session()  # compiles
+    public = benchmark.pedantic(session, rounds=5)
+    if benchmark.stats is not None:
+        again = statistics.median(_seconds(lambda: public.encrypt(values, threads)) for _ in range(5))
+        benchmark.extra_info["of it for the key"] = round(max(0.0, benchmark.stats.stats.median - again), 4)
+
+
+def _seconds(call: Callable[[], object]) -> float:
+    began = time.perf_counter()
+    call()
+    return time.perf_counter() - began
 
 
 @sizes

@@ -160,20 +160,20 @@ class FixedBase:
         return table
 
 
-def _release() -> Any:
-    """GMP without the interpreter lock, in this thread."""
+def released() -> Any:
+    """A context in which GMP works without the interpreter lock, in this thread."""
     return gmpy2.context(gmpy2.get_context(), allow_release_gil=True)
 
 
 def _raise_one(exponents: Sequence[mpz], base: mpz, modulus: mpz) -> list[mpz]:
-    with _release():
+    with released():
         return list(gmpy2.powmod_exp_list(base, list(exponents), modulus))
 
 
 def _raise_all(bases: Sequence[mpz], ring: Ring, exponent: mpz) -> list[mpz]:
     batches = -(-len(bases) // LANES)
     if not compiled() or _BATCH * batches > len(bases):
-        with _release():
+        with released():
             return list(gmpy2.powmod_base_list(list(bases), exponent, ring.modulus))
     length = -(-exponent.bit_length() // POWER_WIDTH)
     digits = [int(exponent >> POWER_WIDTH * i) % (1 << POWER_WIDTH) for i in reversed(range(length))]
@@ -192,7 +192,7 @@ def _fill(table: Words, ring: Ring) -> list[Words]:
 
 def _fill_by_gmp(bases: Sequence[mpz], width: int, modulus: mpz) -> list[list[mpz]]:
     rows = []
-    with _release():
+    with released():
         for base in bases:
             row = [mpz(1), base]
             for _ in range(2, 1 << width):
@@ -207,7 +207,7 @@ def _by_table(digits: NDArray[np.uint16], table: Any, ring: Ring) -> list[mpz]:
         _montgomery.raise_fixed(table, digits, out, ring.words, ring.inverse)
         return ring.leave(out)
     powers = []
-    with _release():
+    with released():
         for row in digits.tolist():
             power = table[0][row[0]]
             for window, digit in zip(table[1:], row[1:], strict=True):

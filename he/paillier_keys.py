@@ -6,7 +6,7 @@ import threading
 from abc import ABC, abstractmethod
 from collections import deque
 from collections.abc import Callable, Iterable, Sequence
-from concurrent.futures import Executor
+from concurrent.futures import Executor, ThreadPoolExecutor
 from functools import cache, cached_property
 from typing import TYPE_CHECKING, Any
 
@@ -19,6 +19,7 @@ try:
     from gmpy2 import mpz
 
     from he._powers import FixedBase, Ring
+    from he._primes import SMALL, draw_prime
 except ImportError as missing:
     raise ImportError("he.paillier needs gmpy2: pip install 'secagg[he]'", name="gmpy2") from missing
 
@@ -38,8 +39,8 @@ MAX_BITS = 16384
 
 _BASE_LABEL = b"secagg/v1/paillier-base"
 _KEY_LABEL = b"secagg/v1/paillier-key"
-_SMALL = 1 << 16
-_ROUNDS = 40  # of a primality test
+_ROUNDS = 40  # of the test of a factor that comes from outside: anybody may have chosen it
+_MOST_THREADS = 8
 
 
 class _Encryptor(ABC):
@@ -140,7 +141,10 @@ class PublicKey(_Encryptor):
 
     def __init__(self, n: int, *, textbook: bool = False) -> None:
         _check_modulus(n)
-        self.n, self.textbook = int(n), textbook
+        self._hold(int(n), textbook)
+
+    def _hold(self, n: int, textbook: bool) -> None:
+        self.n, self.textbook = n, textbook
         self._start()
 
     def __reduce__(self) -> tuple[Any, ...]:
@@ -222,9 +226,20 @@ class PrivateKey(_Encryptor):
             raise HEError("the primes are too close to each other; generate another key")
         if not (gmpy2.is_prime(mpz(p), _ROUNDS) and gmpy2.is_prime(mpz(q), _ROUNDS)):
             raise HEError("a factor of the modulus is not prime; the key is damaged, or never was one")
-        self.p, self.q = p, q
-        self.public = PublicKey(p * q, textbook=textbook)
-        self.n, self.textbook = self.public.n, textbook
+        self._hold(p, q, PublicKey(p * q, textbook=textbook))
+
+    @classmethod
+    def _of_new_primes(cls, p: int, q: int, textbook: bool) -> "PrivateKey":
+        """The key of primes that :func:`generate` drew, and that need no second test."""
+        public = PublicKey.__new__(PublicKey)
+        public._hold(p * q, textbook)
+        key = cls.__new__(cls)
+        key._hold(p, q, public)
+        return key
+
+    def _hold(self, p: int, q: int, public: PublicKey) -> None:
+        self.p, self.q, self.public = p, q, public
+        self.n, self.textbook = public.n, public.textbook
         self._start()
 
     def __reduce__(self) -> tuple[Any, ...]:
@@ -317,17 +332,19 @@ class PrivateKey(_Encryptor):
 def generate(bits: int = DEFAULT_BITS, *, textbook: bool = False, rng: Random = os.urandom) -> PrivateKey:
     """A fresh key with a modulus of ``bits`` bits, that meets the conditions of Damgård, Jurik and Nielsen.
 
-    p ≡ q ≡ 3 mod 4 and gcd(p - 1, q - 1) = 2: the squares modulo n are a cyclic group, and h generates, but for a
-    negligible chance, all that it can. ``rng`` returns so many random bytes; it is replaced only in tests. Raises
-    :class:`HEError` unless ``bits`` is an even number from 2048 to 16384.
+    For the decryptor, who can afford one for each session. p ≡ q ≡ 3 mod 4 and gcd(p - 1, q - 1) = 2: the squares
+    modulo n are a cyclic group, and h generates, but for a negligible chance, all that it can. p is a random
+    prime, q a random one of those that go with it, and either is no prime with probability below 2^-128
+    (:mod:`he._primes`). Takes all cores, by threads of its own. ``rng`` returns so many random bytes; it is
+    replaced only in tests. Raises :class:`HEError` unless ``bits`` is an even number from 2048 to 16384.
     """
     if bits % 2 or not MIN_BITS <= bits <= MAX_BITS:
         raise HEError(f"got {bits} bits of modulus; expected an even number from {MIN_BITS} to {MAX_BITS}")
-    half = bits // 2
-    while True:
-        p, q = _prime(half, rng), _prime(half, rng)
-        if gmpy2.gcd(p - 1, q - 1) == 2 and abs(p - q).bit_length() > half - 100:
-            return PrivateKey(int(p), int(q), textbook=textbook)
+    half, threads = bits // 2, min(os.cpu_count() or 1, _MOST_THREADS)
+    with ThreadPoolExecutor(threads, "paillier-primes") as executor:
+        p = draw_prime(half, rng, executor, threads)
+        q = draw_prime(half, rng, executor, threads, lambda q: _go_together(p, q))
+    return PrivateKey._of_new_primes(int(p), int(q), textbook)
 
 
 def exponent_bits(n: int) -> int:
@@ -360,13 +377,9 @@ def check_ciphertexts(ciphertexts: Iterable[int], n: int) -> list[mpz]:
     return numbers
 
 
-def _prime(bits: int, rng: Random) -> mpz:
-    """A uniform prime, 3 modulo 4, of ``bits`` bits of which the two highest are set."""
-    size = -(-bits // 8)
-    while True:
-        number = mpz.from_bytes(rng(size), "little") % (mpz(1) << bits) | mpz(3) << bits - 2 | 3
-        if gmpy2.is_prime(number, _ROUNDS):
-            return number
+def _go_together(p: mpz, q: mpz) -> bool:
+    """Whether p and q are far apart (FIPS 186-5, A.1.3), and p - 1 and q - 1 share the factor 2 alone."""
+    return bool(abs(p - q).bit_length() > p.bit_length() - 100 and gmpy2.gcd(p - 1, q - 1) == 2)
 
 
 def _seed(n: int) -> mpz:
@@ -386,14 +399,14 @@ def _check_modulus(n: int) -> None:
         raise HEError(f"got a modulus of {bits} bits; expected {MIN_BITS} to {MAX_BITS}, positive")
     number = mpz(n)
     if gmpy2.gcd(number, _primorial()) != 1:
-        raise HEError(f"the modulus has a factor below {_SMALL}; it is no product of two large primes")
+        raise HEError(f"the modulus has a factor below {SMALL}; it is no product of two large primes")
     if gmpy2.is_prime(number) or gmpy2.is_power(number):
         raise HEError("the modulus is a prime or a power; it is no product of two distinct primes")
 
 
 @cache
 def _primorial() -> mpz:
-    return gmpy2.primorial(_SMALL)
+    return gmpy2.primorial(SMALL)
 
 
 def _integers(data: bytes, bits: int, widths: Sequence[int]) -> list[int]:
