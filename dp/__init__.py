@@ -11,6 +11,7 @@ from dp.errors import DPError
 
 if TYPE_CHECKING:
     from dp.accounting import RDPAccountant
+    from dp.central import CentralGaussian
     from dp.clipping import AdaptiveClip, clip_l2, clip_layers, clip_linf
     from dp.distributed import (
         DistributedGaussian,
@@ -20,10 +21,12 @@ if TYPE_CHECKING:
     )
     from dp.ledger import PrivacyLedger
     from dp.mechanisms import GaussianMechanism, LaplaceMechanism
+    from dp.pld import pld_epsilon
     from dp.sampling import sample_discrete_gaussian, sample_discrete_laplace, sample_skellam
 
 _HOMES = {
     "AdaptiveClip": "dp.clipping",
+    "CentralGaussian": "dp.central",
     "DistributedGaussian": "dp.distributed",
     "DistributedSkellam": "dp.distributed",
     "GaussianMechanism": "dp.mechanisms",
@@ -35,6 +38,7 @@ _HOMES = {
     "clip_linf": "dp.clipping",
     "distributed_gaussian_epsilon": "dp.distributed",
     "distributed_skellam_epsilon": "dp.distributed",
+    "pld_epsilon": "dp.pld",
     "sample_discrete_gaussian": "dp.sampling",
     "sample_discrete_laplace": "dp.sampling",
     "sample_skellam": "dp.sampling",
@@ -42,6 +46,7 @@ _HOMES = {
 
 __all__ = [
     "AdaptiveClip",
+    "CentralGaussian",
     "DPError",
     "DistributedGaussian",
     "DistributedSkellam",
@@ -54,6 +59,7 @@ __all__ = [
     "clip_linf",
     "distributed_gaussian_epsilon",
     "distributed_skellam_epsilon",
+    "pld_epsilon",
     "sample_discrete_gaussian",
     "sample_discrete_laplace",
     "sample_skellam",

@@ -15,6 +15,7 @@ import math
 from functools import lru_cache
 from typing import NamedTuple, Protocol
 
+from dp._encoding import most_squares
 from dp.errors import DPError
 
 MAX_STDDEVS = 1e3
@@ -103,7 +104,7 @@ def _fitting(encoding: Plan, dimension: int, k: float) -> Grid | None:
     sigma = encoding.noise_multiplier / math.sqrt(encoding.honest)  # in clips
     spread = math.sqrt(n * (n / dimension + sigma**2))
     reach = math.sqrt(4**encoding.bits - n * k**2) / (2 * k * spread)  # the clip, in steps
-    bound = (reach + math.sqrt(dimension)) ** 2
+    bound = most_squares(reach, dimension, encoding.beta)
     if sigma * reach < (narrowest := encoding.narrowest()):
         missing = narrowest / (sigma * reach)
         raise TooNarrow(
@@ -116,10 +117,6 @@ def _fitting(encoding: Plan, dimension: int, k: float) -> Grid | None:
             f"got {encoding.bits} bits for {dimension} coordinates and the noise multiplier "
             f"{encoding.noise_multiplier:g}: beyond the integers that are exact here; expected fewer bits"
         )
-    if encoding.beta:
-        slack = math.sqrt(-2 * math.log(encoding.beta))
-        usual = reach**2 + dimension / 4 + slack * (reach + math.sqrt(dimension) / 2)
-        bound = min(bound, usual)
     squares = max(1, math.floor(bound))
     limit = math.isqrt(squares)
     half = 1 << (encoding.bits - 1)

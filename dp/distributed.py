@@ -17,73 +17,50 @@ checked on them before noise is added, and a rounding error of the rotation cost
 import hashlib
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import KW_ONLY, dataclass, replace
 from functools import lru_cache
-from typing import Any, NamedTuple, Protocol, Self, cast
+from typing import Any, Self, cast
 
 import numpy as np
-from cryptography.hazmat.primitives.ciphers import Cipher, algorithms, modes
 from numpy.typing import NDArray
 
 from dp import sampling
 from dp._curves import NARROWEST_TERM
+from dp._encoding import (
+    MAX_BETA,
+    MAX_CLIP,
+    MAX_DIMENSION,
+    MIN_CLIP,
+    Decoded,
+    Floats,
+    Lanes,
+    LayoutLike,
+    Rng,
+    Segment,
+    check_delta,
+    check_sums,
+    check_vector,
+    integer,
+    least_multiplier,
+    number,
+    refuse_weights,
+    round_within,
+    shorten,
+    tame,
+)
 from dp._grid import MAX_STDDEVS, Grid, TooNarrow, find_grid, norms
 from dp.accounting import RDPAccountant
 from dp.errors import DPError
 from dp.events import DistributedGaussianEvent, Event, Release, SkellamEvent, Trust, check_name
 from dp.rotation import rotate, unrotate
 
-Rng = Callable[[int], bytes]
-Floats = NDArray[np.float64]
-Lanes = NDArray[np.uint32] | NDArray[np.uint64]
-
-MAX_DIMENSION = 1 << 30
 MAX_CLIENTS = 1 << 20
 
-_KEY_BYTES = 32
 _SESSION_LABEL = b"secagg/v1/dp-session"
-_MIN_CLIP, _MAX_CLIP = 1e-100, 1e100
 _MAX_BITS = 32
-_MAX_BETA = 0.9
-_PATIENCE = 90.0  # roundings are redrawn until that e^-90 of all updates would still be outside
-_LEAST_LOG = -13
 _LEAST_WIDTH = 2.0**-30  # of noise, in steps of the grid
 _TRUSTS = ("distributed", "local")
-_CLOSE = 1e-9
-
-
-class LayoutLike(Protocol):
-    """What an encoding here reads of a layout."""
-
-    @property
-    def size(self) -> int:
-        """How many coordinates an update has."""
-
-
-class Segment(NamedTuple):
-    """A run of ``length`` integers from 0 to ``bound``, of whose sum only the remainder by ``modulus`` counts."""
-
-    length: int
-    bound: int
-    modulus: int
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class Decoded:
-    """What the sums say: two flat vectors, and what they cost.
-
-    ``epsilon_guaranteed`` holds whoever survived and colluded, within what the task allows;
-    ``epsilon_realised`` follows from how many did survive, on the server's word; under local trust, where
-    others' noise hides nothing, it is the same. Both are for this one round, at the encoding's δ.
-    """
-
-    sum: Floats
-    mean: Floats
-    total_weight: int
-    clipped: None
-    epsilon_guaranteed: float
-    epsilon_realised: float
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,21 +82,19 @@ class _Distributed(ABC):
 
     def __post_init__(self) -> None:
         for name, least, most in (
-            ("l2_clip", _MIN_CLIP, _MAX_CLIP),
+            ("l2_clip", MIN_CLIP, MAX_CLIP),
             ("noise_multiplier", 1e-6, 1e6),
             ("k_stddevs", 0.1, MAX_STDDEVS),
-            ("beta", 0.0, _MAX_BETA),
+            ("beta", 0.0, MAX_BETA),
         ):
-            object.__setattr__(self, name, _number(name, getattr(self, name), least, most))
-        if not isinstance(self.delta, int | float) or not 0 < self.delta < 1:
-            raise DPError(f"got delta={self.delta!r}; expected a number above 0 and below 1, such as 1e-5")
-        _integer("bits", self.bits, 2, _MAX_BITS, "the width of the modulus")
+            object.__setattr__(self, name, number(name, getattr(self, name), least, most))
+        object.__setattr__(self, "delta", check_delta(self.delta))
+        self._whole("bits", 2, _MAX_BITS, "the width of the modulus")
         if (self.clients, self.honest, self.corrupt) != (0, 0, 0):
-            meaning = "the most that a sum may have: the task's max_clients"
-            _integer("clients", self.clients, 1, MAX_CLIENTS, meaning)
-            _integer("corrupt", self.corrupt, 0, self.clients - 1, "how many of them may collude with the server")
+            self._whole("clients", 1, MAX_CLIENTS, "the most that a sum may have: the task's max_clients")
+            self._whole("corrupt", 0, self.clients - 1, "how many of them may collude with the server")
             most = self.clients - self.corrupt
-            _integer("honest", self.honest, 1, most, "the survivors that are guaranteed and collude with nobody")
+            self._whole("honest", 1, most, "the survivors that are guaranteed and collude with nobody")
         if type(self.seed) is not bytes or len(self.seed) > 64:
             raise DPError("got a seed that is no bytes or too long; expected at most 64, public, one for all")
         check_name("trust", self.trust, _TRUSTS)
@@ -133,6 +108,9 @@ class _Distributed(ABC):
                 f"rounding alone wraps; expected bits of at least "
                 f"{math.floor(math.log2(self.clients * self.k_stddevs**2) / 2) + 1}"
             )
+
+    def _whole(self, name: str, least: int, most: int, meaning: str) -> None:
+        object.__setattr__(self, name, integer(name, getattr(self, name), least, most, meaning))
 
     def for_task(self, *, max_clients: int, honest: int, corrupt: int, shows_terms: bool = False) -> Self:
         """The encoding made for a task of ``max_clients``, whose sums hold ``honest`` honest updates at least.
@@ -221,8 +199,6 @@ class _Distributed(ABC):
         By bisection between 2^-13 and 2^13. Raises :class:`DPError` if no noise there is enough: rounding
         to as few ``bits`` has a cost of its own, which no noise multiplier lowers.
         """
-        if not isinstance(epsilon, int | float) or not 0 < epsilon < math.inf:
-            raise DPError(f"got epsilon={epsilon!r}; expected a finite number above 0")
 
         def at(multiplier: float) -> float:
             try:
@@ -230,19 +206,8 @@ class _Distributed(ABC):
             except TooNarrow:
                 return math.inf
 
-        enough = 2.0**_LEAST_LOG
-        while (least := at(enough)) > epsilon:
-            if enough >= 2.0**-_LEAST_LOG:
-                raise DPError(
-                    f"got epsilon={epsilon:g} over {rounds} rounds, but {self.bits} bits leave {least:.4g} however "
-                    "much noise is added: expected more bits, fewer rounds or a larger epsilon"
-                )
-            enough *= 2
-        less = enough / 2
-        while enough > less * (1 + _CLOSE):
-            middle = math.sqrt(less * enough)
-            less, enough = (less, middle) if at(middle) <= epsilon else (middle, enough)
-        return replace(self, noise_multiplier=enough)
+        hopeless = f"expected more than {self.bits} bits, fewer than {rounds} rounds, or a larger epsilon"
+        return replace(self, noise_multiplier=least_multiplier(at, epsilon, hopeless))
 
     def segments(self, layout: LayoutLike, max_weight: int | None) -> tuple[Segment, ...]:
         """One segment: the padded coordinates, each from 0 to 2^bits - 1, modulo 2^bits.
@@ -250,11 +215,7 @@ class _Distributed(ABC):
         Raises :class:`DPError` for a task with weights (a weight would raise the sensitivity) and as
         :meth:`grid` does.
         """
-        if max_weight is not None:
-            raise DPError(
-                f"got max_weight={max_weight!r}; this noise is made for updates that all count the same: "
-                "expected max_weight=None"
-            )
+        refuse_weights(None, max_weight)
         modulus = 1 << self.bits
         return (Segment(self.grid(layout.size).dimension, modulus - 1, modulus),)
 
@@ -278,17 +239,8 @@ class _Distributed(ABC):
         the noise doesn't (:mod:`dp.sampling`). Raises :class:`DPError` for a weight and for a vector of
         another shape or type, or that is not finite.
         """
-        self.segments(layout, max_weight)
-        if weight is not None:
-            raise DPError("got a weight, but this noise is made for updates that all count the same; give none")
-        if vector.shape != (layout.size,) or vector.dtype not in (np.float32, np.float64):
-            raise DPError(
-                f"got a vector of shape {vector.shape} and dtype {vector.dtype}; "
-                f"expected float32 or float64, shape ({layout.size},)"
-            )
-        if not np.isfinite(vector).all():
-            bad = int(vector.size - np.count_nonzero(np.isfinite(vector)))
-            raise DPError(f"got {bad} coordinates that are not finite; leave this update out")
+        refuse_weights(weight, max_weight)
+        check_vector(vector, layout.size)
         grid = self.grid(layout.size)
         rotated = np.zeros(grid.dimension)
         rotated[: layout.size] = vector
@@ -308,17 +260,12 @@ class _Distributed(ABC):
         values are not what ``survivors`` clients can sum to.
         """
         (segment,) = self.segments(layout, max_weight)
-        if type(survivors) is not int or not 1 <= survivors <= self.clients:
-            raise DPError(f"got {survivors!r} survivors; expected 1 to {self.clients}")
-        if len(sums) != 1 or sums[0].shape != (segment.length,) or sums[0].dtype not in (np.uint32, np.uint64):
-            raise DPError(f"got other sums than one array of uint32 or uint64, shape ({segment.length},)")
-        if int(sums[0].max()) > survivors * segment.bound:
-            raise DPError(f"got sums beyond {survivors}·{segment.bound}, which {survivors} clients can't reach")
+        check_sums(sums, segment, survivors, self.clients)
         grid, half = self.grid(layout.size), 1 << (self.bits - 1)
         lifted = sums[0].astype(np.int64)
         # Every survivor's term was raised by half; so is the sum once more, to lift it to [-half, half).
         lifted += half * ((survivors + 1) % 2)
-        lifted &= segment.modulus - 1
+        lifted &= (1 << self.bits) - 1
         lifted -= half
         total: Floats = lifted * np.float64(grid.step)
         unrotate(total, self.seed)
@@ -348,26 +295,10 @@ class _Distributed(ABC):
 
     def _round(self, vector: Floats, grid: Grid, rng: Rng) -> NDArray[np.int64]:
         """``vector``, which is rotated in place, as integers of at most the grid's norm."""
-        from dp import _rotation
-
-        largest = float(np.abs(vector).max())
-        if largest > _MAX_CLIP:
-            vector /= largest
+        tamed = tame(vector)
         rotate(vector, self.seed)
-        norm = math.sqrt(float(vector @ vector))
-        shorten = self.l2_clip / norm if largest > _MAX_CLIP or norm > self.l2_clip else 1.0
-        key = rng(_KEY_BYTES)
-        if not isinstance(key, bytes | bytearray) or len(key) != _KEY_BYTES:
-            raise DPError(f"got something else than {_KEY_BYTES} bytes from rng({_KEY_BYTES})")
-        stream = Cipher(algorithms.AES(bytes(key)), modes.CTR(bytes(16))).encryptor()
-        rounded = np.empty(vector.size, np.int64)
-        zeros = bytes(4 * vector.size)
-        for _ in range(_attempts(self.beta)):
-            random = np.frombuffer(stream.update(zeros), "<u4")
-            squares = _rotation.round_stochastic(vector, shorten / grid.step, random, grid.limit, rounded)
-            if squares <= grid.squares:
-                return rounded
-        raise DPError("got no rounding within the norm, which has a chance below e^-80; report this")
+        scale = shorten(vector, self.l2_clip, tamed) / grid.step
+        return round_within(vector, scale, limit=grid.limit, squares=grid.squares, beta=self.beta, rng=rng)
 
     @property
     def _unrotated(self) -> Self:
@@ -529,23 +460,6 @@ def _epsilon(encoding: _Distributed, dimension: int, honest: int, rounds: int) -
     return accountant.epsilon_after(encoding.event(dimension, honest), rounds)
 
 
-def _attempts(beta: float) -> int:
-    """How often a rounding is drawn at most; without ``beta`` the first one fits but for float's error."""
-    return math.ceil(_PATIENCE / -math.log(beta)) if beta else 8
-
-
 def _padded(dimension: int) -> int:
-    _integer("dimension", dimension, 1, MAX_DIMENSION, "the coordinates of an update")
+    integer("dimension", dimension, 1, MAX_DIMENSION, "the coordinates of an update")
     return 1 << (dimension - 1).bit_length()
-
-
-def _number(name: str, value: object, least: float, most: float) -> float:
-    number = float(value) if isinstance(value, int | float) and not isinstance(value, bool) else math.nan
-    if not least <= number <= most:
-        raise DPError(f"got {name}={value!r}; expected a number from {least:g} to {most:g}")
-    return number
-
-
-def _integer(name: str, value: object, least: int, most: int, meaning: str) -> None:
-    if type(value) is not int or not least <= value <= most:
-        raise DPError(f"got {name}={value!r}; expected an int from {least} to {most}, {meaning}")

@@ -37,6 +37,7 @@ log = logging.getLogger("secagg")
 
 Outbox = dict[str, bytes]
 
+KEY_BYTES = 32
 FAULTS_KEPT = 256  # by one party, beside the first of each kind in each round
 
 
@@ -76,6 +77,7 @@ class ServerState(msgspec.Struct, forbid_unknown_fields=True):
     dropped: dict[str, str] = {}
     faults: list[Fault] = []
     sums: list[bytes] = []  # filled when written
+    noise_key: bytes = b""  # of an encoding whose noise the server adds: with it, an exact sum decodes to one noise
     survivors: list[str] = []
     finished: bool = False
     aborted: str = ""
@@ -124,7 +126,12 @@ class Server(Generic[AnyState]):
             task=task.digest, roster=roster_digest(roster), session=session, nonce=nonce, cohort=members
         )
         state = self.state_type(
-            cohort=members, session=session, nonce=nonce, session_id=opening, asked_under=opening
+            cohort=members,
+            session=session,
+            nonce=nonce,
+            session_id=opening,
+            asked_under=opening,
+            noise_key=draw(rng, KEY_BYTES) if hasattr(task.encoder, "for_server") else b"",
         )
         self._setup(task, state, roster, save, executor, beacon)
 
@@ -357,8 +364,9 @@ class Server(Generic[AnyState]):
 
     def _decode(self) -> Outcome:
         task, state = self._task, self._state
+        encoder: Any = task.encoder_for(state.session)
         try:
-            decoded = task.encoder_for(state.session).decode(
+            decoded = (encoder.for_server(state.noise_key) if state.noise_key else encoder).decode(
                 self._sums, layout=task.layout, survivors=len(state.survivors), max_weight=task.max_weight
             )
         except ValueError as error:  # an EncodingError, or what another package's encoding raises

@@ -6,6 +6,8 @@ knows nothing of this one can supply one. A client encodes; the server decodes t
 One with noise may have more. ``for_task(max_clients=, honest=, corrupt=, shows_terms=)`` gives the encoding that a
 task runs with, and ``check(max_clients, honest, corrupt)`` refuses a roster that it is not made for;
 ``for_session(name)`` gives that of one session; ``release(dimension)`` what a client's budget is charged.
+``for_server(key)``, of an encoding whose noise the server adds, gives what decodes: ``key`` is 32 secret bytes that
+the server keeps in its state, so that one sum has one noise however often it is decoded.
 """
 
 import logging
@@ -33,6 +35,8 @@ _PIECE = 1 << 16  # coordinates rounded at a time by OpenSSL's bits, which so st
 _MAX_SUM = 1 << 62
 _LEAST_BITS = 8
 _MIN_CLIP, _MAX_CLIP = 1e-100, 1e100  # no step, scale or sum leaves float64's range
+
+_UP = 1 + 2.0**-40  # far more than floats are off by
 
 _log = logging.getLogger("secagg")
 
@@ -181,6 +185,33 @@ class FixedPoint:
         clips = self._clips(layout)
         return {leaf.name: clip / self._top for leaf, clip in zip(layout.leaves, clips, strict=True)}
 
+    def l2_sensitivity(self, layout: Layout, l2_clip: float, max_weight: int | None = None) -> float:
+        """How far, in L2, ``Outcome.sum`` moves at most where one update becomes zero; rounding included.
+
+        The update's own norm is at most ``l2_clip`` (above 0), which its client sees to (:func:`dp.clip_l2`). Where
+        it becomes another such update, the sum moves by at most twice this. It is what noise on the sum has to be
+        made for: a coordinate of half a step may become a whole one, or with stochastic rounding any that is not
+        zero. It is for ``Outcome.sum`` alone: ``total_weight`` and ``clipped`` are exact beside it, and move by
+        up to ``max_weight`` and the size of the layout.
+
+        A coordinate has k steps after rounding if it had more than k - 1 before, or k - 1/2 under ``"nearest"``.
+        The square of the norm grows fastest by taking all coordinates from one such k to the next, coordinates
+        of all leaves alike, which is what is added up. ``ConfigError`` as :meth:`segments`.
+        """
+        _check_max_weight(max_weight)
+        norm = _clip(l2_clip)
+        steps = self.steps(layout)
+        whole = math.fsum(leaf.size * steps[leaf.name] ** 2 for leaf in layout.leaves)  # all, one step each
+        cost = (norm * _UP) ** 2 / whole
+        lost = 0.5 if self.rounding == "nearest" else 1.0
+        # With k whole steps everywhere the square is k², of (k - lost)² before; in between it is linear.
+        root = math.sqrt(cost) + lost
+        k = min(math.floor(root), self._top)
+        below, above = max(k - lost, 0.0) ** 2, (k + 1 - lost) ** 2
+        part = 0.0 if k == self._top else (cost - below) / (above - below)
+        squares = k * k + min(max(part, 0.0), 1.0) * (2 * k + 1)
+        return (max_weight or 1) * math.sqrt(squares * whole) * _UP
+
     def encode(
         self, vector: AnyFloat, *, layout: Layout, weight: int | None, max_weight: int | None, rng: Rng
     ) -> list[Lanes]:
@@ -263,9 +294,13 @@ class FixedPoint:
         most = 0.5 if self.rounding == "nearest" else 1.0
         error = f"{most * steps[-1]:.3g}"
         share = "" if max_weight is None else f" x {max_weight} / (mean weight of the survivors)"
+        norm = self._top * steps[-1]
+        moved = self.l2_sensitivity(layout, norm, max_weight)
         return [
             f"{self.bits} bits a value, grid step {spread}, {self.rounding} rounding",
             f"a coordinate of the mean is off by at most {error}{share}, beside clipping",
+            f"an update of L2 norm {norm:g} moves the sum by up to {moved:.4g} once rounded: noise that the server "
+            "adds has to be made for that (l2_sensitivity), or take dp.CentralGaussian",
         ]
 
     @property

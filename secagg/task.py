@@ -42,6 +42,7 @@ _KNOWN = {
     "CKKS": "secagg.protocols.encrypted",
     "Paillier": "secagg.protocols.encrypted",
     "Clear": "secagg.protocols.clear",
+    "CentralGaussian": "dp.central",
     "DistributedGaussian": "dp.distributed",
     "DistributedSkellam": "dp.distributed",
     "SignedBeacon": "secagg.beacon",

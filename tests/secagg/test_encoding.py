@@ -1,3 +1,4 @@
+import itertools
 import logging
 import math
 import tracemalloc
@@ -444,3 +445,68 @@ def test_without_weights_the_total_is_the_survivors() -> None:
     assert got.sum == pytest.approx(0.75, abs=3 * 2**-19)
     assert got.mean == pytest.approx(0.25, abs=2**-19)
     assert got.epsilon_guaranteed is got.epsilon_realised is None
+
+
+# What one update moves
+
+
+def longest(grid: FixedPoint, sizes: list[int], norm: float) -> float:
+    """The largest norm of any rounding of any vector within ``norm``, by trying all integers in each coordinate."""
+    layout = Layout.of([np.zeros(size) for size in sizes])
+    steps = [
+        step
+        for leaf, step in zip(layout.leaves, grid.steps(layout).values(), strict=True)
+        for _ in range(leaf.size)
+    ]
+    lost, top = (0.5, 1.0)[grid.rounding == "stochastic"], (1 << (grid.bits - 1)) - 1
+    best = 0.0
+    for ks in itertools.product(range(top + 1), repeat=len(steps)):
+        before = sum((step * max(k - lost, 0)) ** 2 for step, k in zip(steps, ks, strict=True))
+        if before < norm**2 * (1 + 1e-12):
+            best = max(best, sum((step * k) ** 2 for step, k in zip(steps, ks, strict=True)))
+    return math.sqrt(best)
+
+
+@pytest.mark.parametrize("rounding", ["nearest", "stochastic"])
+@pytest.mark.parametrize("clip", [1.0, {"0": 1.0, "1": 0.6}], ids=["one clip", "two"])
+def test_no_update_moves_the_sum_further_than_the_sensitivity(rounding: str, clip: Any) -> None:
+    """All integers of three coordinates. It is reached where the norm takes all from one step to the next."""
+    sizes, grid = [2, 1], FixedPoint(clip, 4, rounding)
+    layout = Layout.of([np.zeros(size) for size in sizes])
+    whole = math.sqrt(sum(size * step**2 for size, step in zip(sizes, grid.steps(layout).values(), strict=True)))
+    for norm in (0.01, 0.07, 0.1, 0.2, 0.35, 0.5, 0.8, 1.2, 5.0):
+        assert longest(grid, sizes, norm) <= grid.l2_sensitivity(layout, norm)
+    for k in (1, 2, 3):
+        norm = max(whole * (k - (0.5 if rounding == "nearest" else 1.0)), 1e-9)
+        assert longest(grid, sizes, norm) == pytest.approx(grid.l2_sensitivity(layout, norm), rel=1e-6)
+
+
+@pytest.mark.parametrize("rounding", ["nearest", "stochastic"])
+@pytest.mark.parametrize("max_weight", [None, 7])
+def test_the_sensitivity_holds_for_what_is_encoded(rounding: str, max_weight: int | None) -> None:
+    grid, layout, drawn = FixedPoint(1.0, 6, rounding), flat(40), np.random.default_rng(0)
+    step, most = 1 / 31, 0.0
+    for _ in range(200):
+        vector = drawn.normal(size=40) * drawn.choice([0.02, 1.0], 40)
+        vector *= 0.5 / max(0.5, np.linalg.norm(vector))
+        values = encode(grid, vector, weight=max_weight, max_weight=max_weight, rng=drawn.bytes)[0]
+        zero = encode(grid, np.zeros(40), weight=max_weight, max_weight=max_weight, rng=drawn.bytes)[0]
+        most = max(most, np.linalg.norm(values.astype(float) - zero) * step * (max_weight or 1))
+    assert most <= grid.l2_sensitivity(layout, 0.5, max_weight)
+    assert most > 0.5 * (max_weight or 1), "the control: the update's own norm is no bound"
+
+
+def test_rounding_doubles_what_an_update_of_halves_moves() -> None:
+    """Four in every step squared: each coordinate is half a step, and becomes a whole one."""
+    layout, grid = flat(10**6), FixedPoint(1.0, 8, "nearest")
+    update = np.zeros(10**6)
+    update[: 4 * 127**2 - 100] = 0.5000001 / 127
+    assert np.linalg.norm(update) < 1
+    moved = np.linalg.norm(encode(grid, update)[0].astype(float) - 127) / 127
+    assert 1.99 < moved < grid.l2_sensitivity(layout, 1.0) < 2.0001
+    assert grid.l2_sensitivity(layout, 1.0, 50) == pytest.approx(100)
+    assert FixedPoint(1.0, 8).l2_sensitivity(layout, 1.0) == pytest.approx(math.sqrt(10**6 / 127**2 + 3))
+    assert any("moves the sum by up to 2 once rounded" in line for line in grid.describe(layout, None))
+    for bad in (0.0, -1.0, math.nan, "1"):
+        with pytest.raises(ConfigError):
+            grid.l2_sensitivity(layout, bad)  # type: ignore[arg-type]

@@ -1,0 +1,245 @@
+"""Central differential privacy: clients clip and round, and the server adds one noise to the sum it opens.
+
+The server is trusted: it sees the exact sum before it adds the noise, as does each decryptor of a protocol that
+has them. Protected are the clients from whoever sees what the server publishes. For the same ε this takes the
+least noise; :mod:`dp.distributed` trusts the server with no exact sum.
+
+Sources: Canonne, Kamath and Steinke 2020 (the discrete Gaussian); Kairouz, Liu and Steinke 2021 (conditional
+rounding). The noise is of integers, and the norm that it is made for is checked on integers, after rounding.
+"""
+
+import hashlib
+import hmac
+import math
+from collections.abc import Sequence
+from dataclasses import KW_ONLY, dataclass, replace
+from functools import lru_cache
+from typing import Any, NamedTuple, Self, cast
+
+import numpy as np
+from numpy.typing import NDArray
+
+from dp import sampling
+from dp._encoding import (
+    KEY_BYTES,
+    MAX_BETA,
+    MAX_CLIP,
+    MAX_DIMENSION,
+    MIN_CLIP,
+    Decoded,
+    Lanes,
+    LayoutLike,
+    Rng,
+    Segment,
+    check_delta,
+    check_sums,
+    check_vector,
+    integer,
+    least_multiplier,
+    most_squares,
+    number,
+    refuse_weights,
+    round_within,
+    shorten,
+    tame,
+)
+from dp.accounting import RDPAccountant
+from dp.errors import DPError
+from dp.events import DiscreteGaussianEvent, Event, Release, Trust
+
+_NOISE_LABEL = b"secagg/v1/dp-central"
+_MOST_SUM = 1 << 62
+
+
+class _Grid(NamedTuple):
+    """What an encoding comes to for one dimension; lengths in steps of the grid."""
+
+    step: float  # in units of the update
+    sigma: float  # parameter of the noise on the sum
+    squares: int  # the largest ‖q‖² of a rounded update
+
+
+@dataclass(frozen=True, slots=True)
+class CentralGaussian:
+    """Discrete Gaussian noise that the server adds once to the sum, for a server that is trusted.
+
+    - ``l2_clip`` c (1e-100 to 1e100): a client shortens a longer update to it. ``noise_multiplier`` z (1e-6 to
+      1e6): the standard deviation of the noise on the sum, in clips.
+    - ``bits`` (2 to 31): of one coordinate, whose grid goes from -c to c. A rounded update is longer than it was;
+      ε is that of the longer one (:meth:`l2_sensitivity`), so that more bits cost less of it.
+    - ``beta`` (0 to 0.9): the probability at most that a rounding is redrawn, which allows for a shorter one. It
+      biases a rounding by at most √D·β/(1 - β) steps in norm; 0 is unbiased, and costs more ε.
+    - ``delta``: the δ at which ε is stated.
+
+    Neighbours are one update and zero in its place; who took part is public. Dropouts and clients that collude
+    change nothing about the noise. No weights. The server decodes with :meth:`for_server`, whose key a
+    ``secagg`` server draws and keeps by itself. Raises :class:`DPError` if a field is out of range.
+    """
+
+    l2_clip: float
+    noise_multiplier: float
+    bits: int = 16
+    _: KW_ONLY
+    beta: float = math.exp(-0.5)
+    delta: float = 1e-5
+
+    def __post_init__(self) -> None:
+        for name, least, most in (
+            ("l2_clip", MIN_CLIP, MAX_CLIP),
+            ("noise_multiplier", 1e-6, 1e6),
+            ("beta", 0.0, MAX_BETA),
+        ):
+            object.__setattr__(self, name, number(name, getattr(self, name), least, most))
+        object.__setattr__(self, "bits", integer("bits", self.bits, 2, 31, "of one coordinate"))
+        object.__setattr__(self, "delta", check_delta(self.delta))
+
+    @property
+    def trust(self) -> Trust:
+        """``"central"``: the server sees the exact sum."""
+        return "central"
+
+    def l2_sensitivity(self, dimension: int) -> float:
+        """How far, in L2, one update of ``dimension`` coordinates moves the sum at most, rounding included."""
+        grid = self._grid(dimension)
+        return math.sqrt(grid.squares) * grid.step
+
+    def event(self, dimension: int) -> Event:
+        """One round over updates of ``dimension`` coordinates as an event."""
+        grid = self._grid(dimension)
+        return DiscreteGaussianEvent(grid.sigma, math.sqrt(grid.squares))
+
+    def release(self, dimension: int) -> Release:
+        """What a :class:`dp.PrivacyLedger` is to charge: the server's before it publishes, or each client's."""
+        return Release(self.event(dimension), "client", self.trust)
+
+    def epsilon(self, dimension: int, *, rounds: int = 1) -> float:
+        """ε at ``delta`` after ``rounds`` over updates of ``dimension`` coordinates."""
+        return _epsilon(self, dimension, rounds)
+
+    def with_epsilon(self, epsilon: float, dimension: int, *, rounds: int = 1) -> Self:
+        """The same with the least noise multiplier, to a billionth, that keeps ``rounds`` within ``epsilon``.
+
+        Raises :class:`DPError` if no multiplier from 2^-13 to 2^13 does.
+        """
+        hopeless = f"expected fewer than {rounds} rounds, or a larger epsilon"
+
+        def cost(multiplier: float) -> float:
+            return replace(self, noise_multiplier=multiplier).epsilon(dimension, rounds=rounds)
+
+        return replace(self, noise_multiplier=least_multiplier(cost, epsilon, hopeless))
+
+    def segments(self, layout: LayoutLike, max_weight: int | None) -> tuple[Segment, ...]:
+        """One segment: every coordinate from 0 to 2^bits - 2, of which the sum itself is wanted.
+
+        Raises :class:`DPError` for a task with weights: one would raise the sensitivity.
+        """
+        refuse_weights(None, max_weight)
+        self._grid(layout.size)
+        return (Segment(layout.size, 2 * self._top, None),)
+
+    def encode(
+        self,
+        vector: NDArray[Any],
+        *,
+        layout: LayoutLike,
+        weight: int | None,
+        max_weight: int | None,
+        rng: Rng,
+    ) -> list[Lanes]:
+        """The integers of one client, shortened and rounded, without noise; run by a client.
+
+        ``vector`` is float32 or float64 of ``layout.size``. ``rng`` gives the key of the rounding: the same bytes
+        and vector give the same integers. Raises :class:`DPError` for a weight and for a vector of another shape
+        or type, or that is not finite.
+        """
+        refuse_weights(weight, max_weight)
+        check_vector(vector, layout.size)
+        grid = self._grid(layout.size)
+        flat = vector.astype(np.float64)
+        tamed = tame(flat)
+        scale = shorten(flat, self.l2_clip, tamed) / grid.step
+        terms = round_within(flat, scale, limit=self._top, squares=grid.squares, beta=self.beta, rng=rng)
+        terms += self._top
+        return [cast(Lanes, terms.astype(np.uint32))]
+
+    def decode(
+        self, sums: Sequence[NDArray[Any]], *, layout: LayoutLike, survivors: int, max_weight: int | None
+    ) -> Decoded:
+        """Refused: without a key nothing holds two decodings of one sum to one noise; see :meth:`for_server`."""
+        raise DPError(
+            "got an exact sum to decode and no key for its noise; expected for_server(key).decode(...), with 32 "
+            "secret bytes that the server keeps"
+        )
+
+    def for_server(self, key: bytes) -> "_Opening":
+        """What decodes with noise from ``key``: 32 secret bytes that a server draws and keeps beside its sums.
+
+        The noise follows from the key and the sums. The same sums, decoded again by a restored server, have the
+        same noise: no average of several shows more than one. Other sums under the same key have another noise,
+        so that no difference of two is exact; that is a second release. Who knows the key can take the noise off.
+        """
+        if not isinstance(key, bytes) or len(key) != KEY_BYTES:
+            raise DPError(f"got a key that is not {KEY_BYTES} bytes; expected secret ones, as of os.urandom")
+        return _Opening(self, key)
+
+    def describe(self, layout: LayoutLike, max_weight: int | None) -> list[str]:
+        """Privacy and accuracy of one round, in lines."""
+        grid = self._grid(layout.size)
+        return [
+            f"each update is shortened to length {self.l2_clip:g}; {self.bits} bits a coordinate, grid step "
+            f"{grid.step:.3g}; rounded, it has a length of at most {self.l2_sensitivity(layout.size):.4g}",
+            f"epsilon {self.epsilon(layout.size):.4g} at delta {self.delta:g} a round, client-level, central "
+            "trust: the server sees the exact sum, one update against zero in its place",
+            f"a coordinate of the sum has noise of standard deviation {grid.sigma * grid.step:.3g}",
+        ]
+
+    @property
+    def _top(self) -> int:
+        return (1 << (self.bits - 1)) - 1
+
+    def _grid(self, dimension: int) -> _Grid:
+        integer("dimension", dimension, 1, MAX_DIMENSION, "the coordinates of an update")
+        sigma = self.noise_multiplier * self._top
+        if sigma > float(sampling.MAX_WIDTH):
+            raise DPError(
+                f"got {self.bits} bits and the noise multiplier {self.noise_multiplier:g}: noise wider than can be "
+                "drawn; expected fewer bits"
+            )
+        squares = max(1, math.floor(most_squares(self._top, dimension, self.beta)))
+        return _Grid(self.l2_clip / self._top, sigma, squares)
+
+
+class _Opening(NamedTuple):
+    """A :class:`CentralGaussian` as its server decodes with it."""
+
+    encoding: CentralGaussian
+    key: bytes
+
+    def __repr__(self) -> str:  # the key stays out of logs
+        return f"{self.encoding!r} at its server"
+
+    def decode(
+        self, sums: Sequence[NDArray[Any]], *, layout: LayoutLike, survivors: int, max_weight: int | None
+    ) -> Decoded:
+        """Sum and mean over ``survivors`` clients with noise, from one array of exact sums; run by the server.
+
+        ``sums`` are uint32 or uint64, not reduced. Raises :class:`DPError` where number, shape or values are not
+        what ``survivors`` clients can sum to.
+        """
+        code = self.encoding
+        (segment,) = code.segments(layout, max_weight)
+        check_sums(sums, segment, survivors, _MOST_SUM // segment.bound)
+        grid = code._grid(layout.size)
+        exact = sums[0].astype(np.uint64)
+        named = hmac.new(self.key, _NOISE_LABEL + survivors.to_bytes(8, "big"), hashlib.sha256)
+        named.update(exact.astype("<u8").tobytes())
+        noised = sampling.sample_discrete_gaussian(grid.sigma, layout.size, rng=lambda _: named.digest())
+        noised += exact.astype(np.int64) - survivors * code._top
+        total = noised * np.float64(grid.step)
+        epsilon = code.epsilon(layout.size)
+        return Decoded(total, total / survivors, survivors, None, epsilon, epsilon)
+
+
+@lru_cache(maxsize=64)
+def _epsilon(encoding: CentralGaussian, dimension: int, rounds: int) -> float:
+    return RDPAccountant(encoding.delta).epsilon_after(encoding.event(dimension), rounds)
