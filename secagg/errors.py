@@ -14,9 +14,12 @@ A client raises; a server, decryptor or aggregator never raises on bytes but rec
 :class:`Fault`. Peers are told that a session was aborted, never why.
 """
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from enum import StrEnum
+
+import numpy as np
 
 
 class SecAggError(Exception):
@@ -98,3 +101,39 @@ class Aborted(SecAggError):  # noqa: N818 - a state of the session rather than a
 
     def __str__(self) -> str:
         return self.reason
+
+
+_SHOWN = 80  # characters of a value in a message
+_PLAIN = {bool, int, float, complex, str, bytes, type(None), *np.sctypeDict.values()} - {np.void, np.object_}
+_NAME = type.__dict__["__name__"]  # read past a metaclass that answers for itself
+
+
+def kind_of(value: object) -> str:
+    """The name of the value's class."""
+    return str(_NAME.__get__(type(value)))[:_SHOWN]
+
+
+def shown(value: object) -> str:
+    """A value as a message may show it: a short literal, else its class. No method of the caller's is run."""
+    if type(value) not in _PLAIN:
+        return f"a {kind_of(value)}"
+    try:
+        text = repr(value[: _SHOWN + 1] if isinstance(value, str | bytes) else value)
+    except ValueError:  # an int of thousands of digits
+        return f"a huge {kind_of(value)}"
+    return text if len(text) <= _SHOWN else f"{text[:_SHOWN]}..."
+
+
+@contextmanager
+def blaming(error: type[SecAggError], what: str) -> Iterator[None]:
+    """Raise ``error``, which begins with ``what``, in place of whatever a caller's object raised."""
+    try:
+        yield
+    except SecAggError:
+        raise
+    except Exception as found:
+        try:
+            said = f": {found}"[:200]
+        except Exception:  # its own text fails too
+            said = ""
+        raise error(f"{what} ({kind_of(found)}{said})") from found

@@ -5,30 +5,26 @@ come. A :class:`Layout` is its shape without its numbers, and is part of the tas
 flattens alike and the server can give the mean back in the caller's own structure.
 """
 
+import html
 import math
-import sys
-from collections.abc import Iterator, Mapping, MutableMapping
-from copy import copy
+from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import pairwise
-from operator import index
 from typing import Any, Self
 
 import numpy as np
 from numpy.typing import NDArray
 
-from secagg.errors import ConfigError, EncodingError, SecAggError
+from secagg import _reading
+from secagg._reading import EXPECTED_DTYPES, FLOATS, INTEGERS, MAX_DEPTH, NUMBERS, SINGLE, Path, order, where
+from secagg.errors import ConfigError, EncodingError, blaming, shown
 
-Path = tuple[str | int, ...]
 AnyFloat = NDArray[np.float32] | NDArray[np.float64]
 
 MAX_SIZE = 1 << 40  # coordinates
-MAX_DEPTH = 64  # nested containers, and dimensions of an array
 
-_SINGLE = frozenset({"float16", "bfloat16", "float32"})  # what float32 holds without loss
-_FLOATS = _SINGLE | {"float64"}
-_INTEGERS = frozenset({f"{sign}int{bits}" for sign in ("", "u") for bits in (8, 16, 32, 64)} | {"bool"})
-_KINDS = ("dict", "list", "tuple")
+_KINDS = ("dict", "list", "tuple", "none")
+_EXACT = FLOATS | {"float", "bool", "int8", "uint8", "int16", "uint16"}  # leaves that never widen the vector
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,7 +33,8 @@ class Leaf:
 
     ``path`` holds the dict keys (str, or int from -2^63 to 2^63 - 1) and the positions that lead to
     it, ``()`` for an update that is a single array. ``dtype`` is one of float16, bfloat16, float32,
-    float64, (u)int8 to (u)int64 and bool. ``ConfigError`` if a field is anything else.
+    float64, (u)int8 to (u)int64 and bool; or ``float`` or ``int``, for a number rather than an array,
+    Python's or NumPy's, which is restored as a Python float. ``ConfigError`` if a field is anything else.
     """
 
     path: Path
@@ -47,14 +44,16 @@ class Leaf:
     def __post_init__(self) -> None:
         _check_path(self.path)
         if not isinstance(self.shape, tuple) or not all(type(n) is int and n >= 0 for n in self.shape):
-            raise ConfigError(f"{where(self.path)} has shape {self.shape!r}; expected a tuple of ints >= 0")
+            raise ConfigError(f"{where(self.path)} has no tuple of ints >= 0 as shape")
         if len(self.shape) > MAX_DEPTH or math.prod(n or 1 for n in self.shape) > MAX_SIZE:
             raise ConfigError(
                 f"{where(self.path)} has a shape of {len(self.shape)} dimensions that is too large; "
                 f"expected at most {MAX_DEPTH} dimensions and {MAX_SIZE} coordinates"
             )
-        if not isinstance(self.dtype, str) or self.dtype not in _FLOATS | _INTEGERS:
-            raise ConfigError(f"{where(self.path)} has dtype {self.dtype!r}; {_EXPECTED_DTYPES}")
+        if type(self.dtype) is not str or self.dtype not in FLOATS | INTEGERS | NUMBERS:
+            raise ConfigError(f"{where(self.path)} has dtype {shown(self.dtype)}; {EXPECTED_DTYPES}")
+        if self.dtype in NUMBERS and self.shape:
+            raise ConfigError(f"{where(self.path)} has dtype {self.dtype} and a shape; a number has shape ()")
 
     @property
     def name(self) -> str:
@@ -69,23 +68,26 @@ class Leaf:
 
 @dataclass(frozen=True, slots=True)
 class Branch:
-    """One container of an update: where it is, and whether it is a ``dict``, ``list`` or ``tuple``."""
+    """One container of an update: where it is, and whether it is a ``dict``, ``list`` or ``tuple``.
+
+    ``None`` in an update is a container of kind ``none``, which holds nothing.
+    """
 
     path: Path
     kind: str
 
     def __post_init__(self) -> None:
         _check_path(self.path)
-        if not isinstance(self.kind, str) or self.kind not in _KINDS:
-            raise ConfigError(f"{where(self.path)} is a {self.kind!r}; expected one of {', '.join(_KINDS)}")
+        if type(self.kind) is not str or self.kind not in _KINDS:
+            raise ConfigError(f"{where(self.path)} is a {shown(self.kind)}; expected one of {', '.join(_KINDS)}")
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, repr=False)
 class Layout:
     """The structure of an update: its leaves by sorted path, and the containers that hold them.
 
     Usually made by :meth:`of`. The flat vector holds the leaves in this order, each in C order,
-    whatever order the caller's dicts have. Containers without a leaf are kept. Within one dict the
+    whatever order the caller's dicts have. Containers without a leaf and ``None`` are kept. Within one dict the
     keys are all str or all int, since ``1`` and ``"1"`` would have no order and share a name; two
     leaves with the same dotted :attr:`Leaf.name` are refused. ``ConfigError`` where leaves and
     branches don't make one tree, or hold no coordinate or more than 2^40.
@@ -113,17 +115,25 @@ class Layout:
         """The layout of ``update``: nested dicts, lists and tuples of arrays, or a single array.
 
         Arrays are NumPy's, Torch's on any device, Python's numbers and NumPy's scalars (0-d), and
-        anything with ``__array__``. Any ``Mapping`` counts as a dict and a named tuple as a tuple.
-        ``ConfigError`` names the path of what can't be aggregated: complex numbers, objects, text.
+        anything with ``__array__``. Any ``Mapping`` counts as a dict and a named tuple as a tuple; ``None``
+        is structure, as JAX and Optax have it. Arrays whose positions have names (pandas, xarray) are
+        refused, for another client may hold them in another order.
+
+        Tied weights, one tensor under two names, are two leaves: they are sent twice, and come back equal
+        only to the grid step. Packed leaves, such as two 4-bit weights in a byte, are summed byte by byte,
+        which means nothing: unpack them first.
+
+        ``ConfigError`` names the path of what can't be aggregated: complex numbers, objects, text, arrays
+        with labels, and arrays whose data can't be had.
         """
-        branches, arrays = _walk(update, ConfigError)
-        leaves = []
-        for path, array in arrays.items():
-            shape, dtype = _shape_and_dtype(array, path, ConfigError)
-            leaves.append(Leaf(path, shape, dtype))
+        branches, leaves = _reading.walk(update, ConfigError)
+        found = []
+        for path, leaf in leaves.items():
+            shape, dtype, _ = _reading.read(leaf, path, ConfigError)
+            found.append(Leaf(path, shape, dtype))
         return cls(
-            tuple(sorted(leaves, key=lambda leaf: _order(leaf.path))),
-            tuple(sorted((Branch(p, k) for p, k in branches.items()), key=lambda branch: _order(branch.path))),
+            tuple(sorted(found, key=lambda leaf: order(leaf.path))),
+            tuple(sorted((Branch(p, k) for p, k in branches.items()), key=lambda branch: order(branch.path))),
         )
 
     @property
@@ -138,40 +148,48 @@ class Layout:
 
     @property
     def dtype(self) -> np.dtype[Any]:
-        """The flat vector's: float32 if every leaf is a float of at most 32 bits, else float64."""
-        return np.dtype(np.float32 if all(leaf.dtype in _SINGLE for leaf in self.leaves) else np.float64)
+        """The flat vector's: float32 if the layout has arrays of floats, all of at most 32 bits; else float64.
+
+        Numbers and integers beside them don't widen it, unless an update has an integer that float32 can't hold.
+        """
+        floats = {leaf.dtype for leaf in self.leaves} & FLOATS
+        return np.dtype(np.float32 if floats and floats <= SINGLE else np.float64)
 
     def flatten(self, update: object) -> AnyFloat:
         """``update`` as one new vector of :attr:`size` coordinates of :attr:`dtype`; run by a client.
 
         Structure and shapes must be the layout's. A leaf's dtype needn't be: any real number is
-        converted to the vector's, as assignment to a NumPy array does. Integers are thereby rounded
-        to the nearest float: beyond 2^53 in a float64 vector, beyond 2^24 in a float32 one. A float64
-        too large for a float32 vector becomes infinite, which an encoding refuses.
+        converted to the vector's, as assignment to a NumPy array does. Integers are rounded to the
+        nearest float64 beyond 2^53: where an integer leaf has one that float32 can't hold, the vector is
+        float64. A float64 too large for a float32 vector becomes infinite, which an encoding refuses.
 
-        Raises ``EncodingError`` that names the first path that differs.
+        Raises ``EncodingError`` that names the first path that differs or can't be read.
         """
         arrays = self._matched(update)
-        vector = np.empty(self.size, self.dtype)
-        for leaf, part in self._parts():
-            _copy(arrays[leaf.path], vector[part].reshape(leaf.shape))
+        vector = self._filled(arrays, self.dtype)
+        if vector is None:
+            vector = self._filled(arrays, np.dtype(np.float64))
+        assert vector is not None
         return vector
 
     def restore(self, vector: NDArray[Any], *, like: object = None, dtype: str | None = None) -> Any:
         """The nested structure whose flat vector is ``vector``.
 
         Floats come back in their leaf's dtype, integers and bools as float64, bfloat16 as float32
-        (NumPy has none). ``dtype`` ("float16", "float32" or "float64") forces one for all leaves.
-        ``like``, an update of this layout, lends its containers (order and type of its dicts, named
-        tuples) and its kinds of array: Torch tensors on the device of its tensors, bfloat16 where
-        they are, Python and NumPy scalars; other kinds of array come back as NumPy's. A NumPy leaf
-        whose dtype is the vector's is a view of the vector.
+        (NumPy has none), numbers as Python floats. ``dtype`` ("float16", "float32" or "float64") forces
+        one for all leaves. ``like``, an update of this layout, lends its containers (order and type of
+        its dicts, named tuples) and its kinds of array: Torch tensors on the device of its tensors,
+        bfloat16 where they are, Python and NumPy scalars; other kinds of array come back as NumPy's.
+        With ``dtype="like"`` its dtypes too: integers are then rounded to the nearest and kept in range.
+        A NumPy leaf whose dtype is the vector's is a view of the vector.
 
         Raises ``EncodingError`` if ``vector`` is not 1-D with :attr:`size` real coordinates or
         ``like`` has another structure, ``ConfigError`` for an unknown ``dtype``.
         """
-        if dtype not in (None, "float16", "float32", "float64"):
-            raise ConfigError(f"got dtype {dtype!r}; expected float16, float32, float64 or None")
+        if dtype not in (None, "float16", "float32", "float64") and (dtype != "like" or like is None):
+            raise ConfigError(
+                f"got dtype {shown(dtype)}; expected float16, float32, float64 or None, or 'like' beside a like="
+            )
         vector = np.asarray(vector)
         if vector.shape != (self.size,) or vector.dtype.kind not in "fiu":
             raise EncodingError(
@@ -181,9 +199,55 @@ class Layout:
         models = {} if like is None else self._matched(like)
         arrays: dict[Path, Any] = {}
         for leaf, part in self._parts():
-            target = dtype or (leaf.dtype if leaf.dtype in _FLOATS else "float64")
-            arrays[leaf.path] = _as_kind(vector[part].reshape(leaf.shape), target, models.get(leaf.path))
-        return _rebuild(self, arrays, like)
+            piece, model = vector[part].reshape(leaf.shape), models.get(leaf.path)
+            target = dtype or (leaf.dtype if leaf.dtype in FLOATS else "float64")
+            if leaf.path in models:
+                found = _reading.read(model, leaf.path, EncodingError)
+                if found.shape != leaf.shape:
+                    raise _differs(leaf.path, _array(found.shape), _array(leaf.shape))
+                own = str(found.array.dtype).removeprefix("torch.")
+                if dtype == "like":
+                    target, piece = own, _reading.rounded(piece, own)
+                elif leaf.dtype == "float" and dtype is None and own in FLOATS:
+                    target = own  # of a NumPy scalar
+            with blaming(EncodingError, f"{where(leaf.path)} can't be made like the update's"):
+                made = _reading.as_kind(piece, target, model)
+                arrays[leaf.path] = float(made) if leaf.dtype in NUMBERS and model is None else made
+        with blaming(EncodingError, "got an update whose containers can't be made anew"):
+            return _rebuild(self, arrays, like)
+
+    def __repr__(self) -> str:
+        first = [f"{leaf.name[:40]!r} {leaf.shape} {leaf.dtype}" for leaf in self.leaves[:3]]
+        more = ", ..." if len(self.leaves) > len(first) else ""
+        return f"<Layout of {self.size:,} coordinates in {len(self.leaves)} leaves: {', '.join(first)}{more}>"
+
+    def _repr_html_(self) -> str:
+        """The leaves as a table, for notebooks; keys are escaped."""
+        rows = "".join(
+            f"<tr><td>{html.escape(leaf.name[:80])}</td><td>{leaf.shape}</td><td>{leaf.dtype}</td></tr>"
+            for leaf in self.leaves[:_ROWS]
+        )
+        more = len(self.leaves) - _ROWS
+        note = f"<p>and {more:,} more</p>" if more > 0 else ""
+        head = "<tr><th>leaf</th><th>shape</th><th>dtype</th></tr>"
+        return f"<p>{self.size:,} coordinates in {len(self.leaves)} leaves</p><table>{head}{rows}</table>{note}"
+
+    def _filled(self, arrays: dict[Path, Any], dtype: np.dtype[Any]) -> AnyFloat | None:
+        """The vector of these arrays; None where ``dtype`` is float32 and can't hold an integer leaf."""
+        with blaming(EncodingError, f"got no memory for {self.size:,} coordinates"):
+            vector: AnyFloat = np.empty(self.size, dtype)
+        for leaf, part in self._parts():
+            # Read once: what an object gives the second time may have another shape.
+            found = _reading.read(arrays[leaf.path], leaf.path, EncodingError)
+            if found.shape != leaf.shape:
+                raise _differs(leaf.path, _array(found.shape), _array(leaf.shape))
+            target = vector[part].reshape(leaf.shape)
+            with blaming(EncodingError, f"{where(leaf.path)} can't be read; expected an array whose data is there"):
+                _reading.fill(target, found.array)
+                rounds = dtype == np.float32 and leaf.dtype not in _EXACT and found.dtype not in FLOATS
+                if rounds and not _reading.holds(target, found.array):
+                    return None
+        return vector
 
     def _parts(self) -> Iterator[tuple[Leaf, slice]]:
         start = 0
@@ -192,45 +256,49 @@ class Layout:
             start += leaf.size
 
     def _matched(self, update: object) -> dict[Path, Any]:
-        """The arrays of ``update`` by path; ``EncodingError`` unless structure and shapes are the same."""
-        branches, arrays = _walk(update, EncodingError)
-        expected = {branch.path: f"a {branch.kind}" for branch in self.branches}
-        expected |= {leaf.path: f"an array of shape {leaf.shape}" for leaf in self.leaves}
-        got = {path: f"a {kind}" for path, kind in branches.items()}
-        for path, array in arrays.items():
-            got[path] = f"an array of shape {_shape_and_dtype(array, path, EncodingError)[0]}"
-        for path in sorted(got | expected, key=_order):
-            if got.get(path) != expected.get(path):
-                raise EncodingError(
-                    f"{where(path)}: got {got.get(path, 'nothing')}; "
-                    f"expected {expected.get(path, 'nothing')}, as the task's layout says"
+        """What ``update`` has by path, unread; ``EncodingError`` unless the structure is the same."""
+        branches, leaves = _reading.walk(update, EncodingError)
+        expected: dict[Path, str] = {branch.path: _container(branch.kind) for branch in self.branches}
+        got = {path: _container(kind) for path, kind in branches.items()}
+        shapes = {leaf.path: leaf.shape for leaf in self.leaves}
+        for path in sorted(expected.keys() | got.keys() | shapes.keys() | leaves.keys(), key=order):
+            if (path in leaves) != (path in shapes) or got.get(path) != expected.get(path):
+                raise _differs(
+                    path,
+                    _array(_reading.read(leaves[path], path, EncodingError).shape)
+                    if path in leaves
+                    else got.get(path, "nothing"),
+                    _array(shapes[path]) if path in shapes else expected.get(path, "nothing"),
                 )
-        return arrays
+        return leaves
 
 
-_EXPECTED_DTYPES = "expected a real number: float16, bfloat16, float32, float64, (u)int8 to (u)int64 or bool"
+_ROWS = 50  # of leaves in a notebook
 
 
-def where(path: Path) -> str:
-    """A path as Python writes it, ``['layers'][0]['w']``, for messages."""
-    return "".join(f"[{key!r}]" for key in path) or "the update"
+def _container(kind: str) -> str:
+    return "None" if kind == "none" else f"a {kind}"
 
 
-def _order(path: Path) -> tuple[tuple[bool, str | int], ...]:
-    return tuple((isinstance(key, str), key) for key in path)
+def _array(shape: tuple[int, ...]) -> str:
+    return f"an array of shape {shape}"
+
+
+def _differs(path: Path, got: str, expected: str) -> EncodingError:
+    return EncodingError(f"{where(path)}: got {got}; expected {expected}, as the task's layout says")
 
 
 def _check_path(path: Path) -> None:
-    if not isinstance(path, tuple) or len(path) > MAX_DEPTH:
+    if type(path) is not tuple or len(path) > MAX_DEPTH:
         raise ConfigError(f"got a path that is no tuple or longer than {MAX_DEPTH} keys")
     for key in path:
         if type(key) is str:
             try:
                 key.encode()
             except UnicodeEncodeError as error:
-                raise ConfigError(f"got the key {key!r}; expected text that UTF-8 can write") from error
+                raise ConfigError(f"got the key {shown(key)}; expected text that UTF-8 can write") from error
         elif type(key) is not int or not -(2**63) <= key < 2**63:
-            raise ConfigError(f"got the key {key!r}; expected a str, or an int of at most 64 bits")
+            raise ConfigError(f"got the key {shown(key)}; expected a str, or an int of at most 64 bits")
 
 
 def _check_all(items: object, kind: type, what: str) -> None:
@@ -241,7 +309,7 @@ def _check_all(items: object, kind: type, what: str) -> None:
 def _check_tree(leaves: list[Path], branches: tuple[Branch, ...]) -> None:
     """``ConfigError`` unless the paths are sorted, unique, and make one tree."""
     for paths in (leaves, [branch.path for branch in branches]):
-        orders = [_order(path) for path in paths]
+        orders = [order(path) for path in paths]
         if any(first >= second for first, second in pairwise(orders)):
             raise ConfigError("got a layout whose paths repeat or are not sorted")
     keys: dict[Path, list[str | int]] = {branch.path: [] for branch in branches}
@@ -256,117 +324,28 @@ def _check_tree(leaves: list[Path], branches: tuple[Branch, ...]) -> None:
     for branch in branches:
         found = keys[branch.path]
         if branch.kind == "dict":
-            _check_keys(found, branch.path, ConfigError)
-        elif sorted(found, key=lambda key: _order((key,))) != list(range(len(found))):
+            _reading.check_keys(found, branch.path, ConfigError)
+        elif branch.kind == "none":
+            if found:
+                raise ConfigError(f"{where(branch.path)} is None, which holds nothing; got {len(found)} entries")
+        elif sorted(found, key=lambda key: order((key,))) != list(range(len(found))):
             raise ConfigError(f"{where(branch.path)} is a {branch.kind} whose positions are not 0, 1, 2, …")
-
-
-def _check_keys(keys: list[Any], path: Path, error: type[SecAggError]) -> None:
-    if not (
-        all(isinstance(key, str) for key in keys)
-        or all(isinstance(key, int) and not isinstance(key, bool) for key in keys)
-    ):
-        kinds = ", ".join(sorted({type(key).__name__ for key in keys}))
-        raise error(f"{where(path)} has keys of type {kinds}; expected all str or all int")
-
-
-def _walk(update: object, error: type[SecAggError]) -> tuple[dict[Path, str], dict[Path, Any]]:
-    """The containers of ``update`` (path → kind) and everything else (path → object)."""
-    branches: dict[Path, str] = {}
-    arrays: dict[Path, Any] = {}
-    pending: list[tuple[Path, Any]] = [((), update)]
-    while pending:
-        path, node = pending.pop()
-        if len(path) > MAX_DEPTH:
-            raise error(f"got an update nested deeper than {MAX_DEPTH} containers; does it hold itself?")
-        if isinstance(node, Mapping):
-            branches[path] = "dict"
-            _check_keys(list(node), path, error)
-            pending += (((*path, _plain(key)), child) for key, child in node.items())
-        elif isinstance(node, list | tuple):
-            branches[path] = "list" if isinstance(node, list) else "tuple"
-            pending += (((*path, position), child) for position, child in enumerate(node))
-        else:
-            arrays[path] = node
-    return branches, arrays
-
-
-def _plain(key: str | int) -> str | int:
-    # np.str_, StrEnum and IntEnum are equal to these but are not what the layout is read back as.
-    return str.__str__(key) if isinstance(key, str) else index(key)
-
-
-def _is_tensor(array: object) -> bool:
-    return any(base.__module__ == "torch" and base.__name__ == "Tensor" for base in type(array).__mro__)
-
-
-def _shape_and_dtype(array: Any, path: Path, error: type[SecAggError]) -> tuple[tuple[int, ...], str]:
-    if _is_tensor(array):
-        shape, dtype = tuple(map(int, array.shape)), str(array.dtype).removeprefix("torch.")
-        if str(array.layout) != "torch.strided":
-            raise error(f"{where(path)} is a tensor of layout {array.layout}; expected a dense one: to_dense()")
-    elif isinstance(array, bool | int | float | complex | np.generic) or hasattr(array, "__array__"):
-        if isinstance(array, np.ma.MaskedArray):
-            raise error(f"{where(path)} is a masked array, whose mask would be lost; expected filled()")
-        found = np.asarray(array)
-        shape, dtype = found.shape, found.dtype.name
-    else:
-        raise error(f"{where(path)} is a {type(array).__name__}; expected an array, a number or a container")
-    if dtype not in _FLOATS | _INTEGERS:
-        raise error(f"{where(path)} has dtype {dtype}; {_EXPECTED_DTYPES}")
-    return shape, dtype
-
-
-def _copy(array: Any, target: NDArray[Any]) -> None:
-    if _is_tensor(array):
-        # Torch converts and moves between devices in its own copy, bfloat16 too.
-        sys.modules["torch"].from_numpy(target).copy_(array.detach())
-    else:
-        with np.errstate(over="ignore"):
-            target[...] = array
-
-
-def _as_kind(piece: NDArray[Any], dtype: str, model: Any) -> Any:
-    """``piece`` in ``dtype`` as the kind of array that ``model`` is; NumPy's if that is None."""
-    if _is_tensor(model):
-        torch = sys.modules["torch"]
-        return torch.tensor(piece, dtype=getattr(torch, dtype), device=model.device)
-    with np.errstate(over="ignore"):
-        if dtype != "bfloat16":
-            array = piece.astype(dtype, copy=False)
-        elif getattr(getattr(model, "dtype", None), "name", "") == "bfloat16":
-            array = piece.astype(model.dtype)
-        else:
-            array = piece.astype(np.float32, copy=False)
-    if isinstance(model, np.generic):
-        return array[()]
-    return float(array) if isinstance(model, bool | int | float) else array
 
 
 def _rebuild(layout: Layout, arrays: dict[Path, Any], like: Any) -> Any:
     kinds = {branch.path: branch.kind for branch in layout.branches}
     keys: dict[Path, list[str | int]] = {path: [] for path in kinds}
-    for path in sorted({*arrays, *kinds} - {()}, key=_order):
+    for path in sorted({*arrays, *kinds} - {()}, key=order):
         keys[path[:-1]].append(path[-1])
 
     def build(path: Path, model: Any) -> Any:
         if path in arrays:
             return arrays[path]
         kind = kinds[path]
-        order = model if kind == "dict" and model is not None else keys[path]
-        children = {key: build((*path, _plain(key)), None if model is None else model[key]) for key in order}
-        return _container(kind, children, model)
+        if kind == "none":
+            return None
+        mine = model if kind == "dict" and model is not None else keys[path]
+        children = {key: build((*path, _reading.plain(key)), None if model is None else model[key]) for key in mine}
+        return _reading.container(kind, children, model)
 
     return build((), like)
-
-
-def _container(kind: str, children: dict[str | int, Any], model: Any) -> Any:
-    """The container of this kind with these children; of the type of ``model`` unless that is None."""
-    if kind == "dict":
-        if isinstance(model, MutableMapping):
-            filled = copy(model)
-            filled.update(children)
-            return filled
-        return children if model is None else type(model)(children)
-    make = {"list": list, "tuple": tuple}[kind] if model is None else type(model)
-    return make(*children.values()) if hasattr(make, "_fields") else make(children.values())

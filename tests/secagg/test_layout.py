@@ -1,3 +1,4 @@
+import json
 import subprocess
 import sys
 from collections import OrderedDict
@@ -100,7 +101,7 @@ def test_slices_cover_the_vector_in_order(update: Any) -> None:
 
 
 def test_names_paths_and_order() -> None:
-    layout = Layout.of({"layers": [{"w": np.ones((2, 3), np.float32), "b": np.float16(1)}], "a.b": 2})
+    layout = Layout.of({"layers": [{"w": np.ones((2, 3), np.float32), "b": np.zeros((), np.float16)}], "a.b": 2})
     assert layout.slices == {"a.b": slice(0, 1), "layers.0.b": slice(1, 2), "layers.0.w": slice(2, 8)}
     assert layout.leaves[2] == Leaf(("layers", 0, "w"), (2, 3), "float32")
     assert layout.branches == (Branch((), "dict"), Branch(("layers",), "list"), Branch(("layers", 0), "dict"))
@@ -114,7 +115,9 @@ def test_names_paths_and_order() -> None:
         (["float16", "float32"], "float32"),
         (["float16"], "float32"),
         (["float32", "float64"], "float64"),
-        (["float32", "int8"], "float64"),
+        (["float32", "int8"], "float32"),
+        (["float32", "int64"], "float32"),
+        (["int32", "int64"], "float64"),
         (["bool"], "float64"),
     ],
 )
@@ -207,8 +210,8 @@ def test_like_gives_the_callers_containers_and_scalars() -> None:
         ({"w": 1j}, "complex128"),
         ({"w": 2**64}, "object"),
         ({"w": "text"}, r"\['w'\] is a str; expected an array"),
-        ({"w": None}, r"\['w'\] is a NoneType"),
-        (None, "the update is a NoneType"),
+        ({"w": None}, "0 coordinates"),
+        (None, "0 coordinates"),
         ({}, "0 coordinates"),
         ([[], {"a": np.ones((0, 3))}], "0 coordinates"),
         ({1: np.ones(1), "1": np.ones(1)}, "keys of type int, str"),
@@ -242,7 +245,7 @@ def test_an_update_that_holds_itself_is_refused() -> None:
         ({"a": [np.ones((2, 3))], "b": 1.0}, r"\['b'\]: got an array of shape \(\); expected nothing"),
         ({"a": [np.ones((2, 3), complex)]}, r"\['a'\]\[0\] has dtype complex128"),
         ([np.ones((2, 3))], "the update: got a list; expected a dict"),
-        (None, "the update is a NoneType"),
+        (None, "the update: got None; expected a dict"),
     ],
 )
 def test_another_structure_is_refused(update: Any, message: str) -> None:
@@ -313,6 +316,134 @@ def test_the_layout_those_refusals_start_from_is_fine() -> None:
     assert Layout((ONE,), (ROOT,)).size == 2
 
 
+def test_one_counter_widens_the_vector_only_where_float32_would_round_it() -> None:
+    update: dict[str, Any] = {"w": np.ones(4, np.float32), "steps": np.array([1500, -(2**24)]), "n": 7, "loss": 0.1}
+    layout = Layout.of(update)
+    assert layout.dtype == layout.flatten(update).dtype == np.float32
+    for name, value in (("steps", np.array([0, 2**24 + 1])), ("n", 2**24 + 1)):
+        wide = layout.flatten(update | {name: value})
+        assert wide.dtype == np.float64
+        assert wide[layout.slices[name]][-1] == 2**24 + 1
+
+
+def test_numbers_come_back_as_numbers() -> None:
+    update = {
+        "loss": 0.5,
+        "n": 7,
+        "flag": True,
+        "mean": np.float64(1.5),
+        "count": np.int64(3),
+        "small": np.float32(2),
+    }
+    layout = Layout.of(update)
+    assert {leaf.name: leaf.dtype for leaf in layout.leaves} == {
+        "loss": "float", "n": "int", "flag": "int", "mean": "float", "count": "int", "small": "float",
+    }  # fmt: skip
+    got = layout.restore(layout.flatten(update))
+    assert json.loads(json.dumps(got)) == {"loss": 0.5, "n": 7, "flag": 1, "mean": 1.5, "count": 3, "small": 2}
+    assert {type(value) for value in got.values()} == {float}
+    assert layout == Layout.of(update | {"loss": np.float32(1)})
+    array = Layout.of(np.zeros(()))
+    assert type(array.restore(np.ones(1))) is np.ndarray
+
+
+def test_restored_like_an_update_with_its_dtypes_too() -> None:
+    update = {
+        "w": np.zeros(2, np.float16), "n": np.zeros(3, np.int64), "byte": np.zeros(2, np.uint8),
+        "flag": np.zeros(2, bool), "count": 3, "scalar": np.int32(1), "big": np.zeros(1, np.int64),
+    }  # fmt: skip
+    layout = Layout.of(update)
+    vector = np.zeros(layout.size)
+    for name, values in {
+        "w": [0.5, 1], "n": [1.4, 1.6, -2.7], "byte": [300.0, -4], "flag": [0.4, 0.6], "count": [2.6],
+        "scalar": [7.2], "big": [2.0**70],
+    }.items():  # fmt: skip
+        vector[layout.slices[name]] = values
+    got = layout.restore(vector, like=update, dtype="like")
+    assert {name: np.asarray(value).tolist() for name, value in got.items()} == {
+        "w": [0.5, 1], "n": [1, 2, -3], "byte": [255, 0], "flag": [False, True], "count": 3, "scalar": 7,
+        "big": [2**63 - 1024],
+    }  # fmt: skip
+    assert {name: np.asarray(value).dtype for name, value in got.items()} == {
+        name: np.asarray(value).dtype for name, value in update.items()
+    }
+    assert type(got["count"]) is int
+    assert type(got["scalar"]) is np.int32
+    with pytest.raises(ConfigError, match="'like' beside a like="):
+        layout.restore(vector, dtype="like")
+
+
+def test_none_is_structure() -> None:
+    update = {"w": np.ones(2), "state": (None, {"m": np.ones(1), "none": None})}
+    layout = Layout.of(update)
+    assert Branch(("state", 0), "none") in layout.branches
+    for like in (None, update):
+        got = layout.restore(layout.flatten(update), like=like)
+        assert got["state"][0] is None
+        assert got["state"][1]["none"] is None
+    with pytest.raises(EncodingError, match=r"\['state'\]\[0\]: got nothing; expected None"):
+        layout.flatten({"w": np.ones(2), "state": ()})
+    with pytest.raises(EncodingError, match=r"\[0\]: got None; expected an array"):
+        Layout.of([np.ones(1)]).flatten([None])
+    with pytest.raises(EncodingError, match=r"\[0\]: got an array of shape \(1,\); expected None"):
+        Layout.of([None, np.ones(1)]).flatten([np.ones(1), np.ones(1)])
+    with pytest.raises(ConfigError, match="None, which holds nothing"):
+        Layout((Leaf(("a",), (1,), "float32"),), (Branch((), "none"),))
+
+
+class Labelled:
+    """What pandas, Polars and xarray have in common: an array with names beside it."""
+
+    def __init__(self, **labels: Any) -> None:
+        self.__dict__ |= labels
+
+    def __array__(self, dtype: Any = None, copy: Any = None) -> Any:
+        return np.ones(2)
+
+
+@pytest.mark.parametrize("labels", [{"index": ["b", "a"]}, {"columns": ["y", "x"]}, {"coords": {}}])
+def test_an_array_whose_positions_have_names_is_refused(labels: Any) -> None:
+    with pytest.raises(ConfigError, match=r"\['w'\] is a Labelled, whose labels would be lost: .*to_numpy\(\)"):
+        Layout.of({"w": Labelled(**labels)})
+    with pytest.raises(EncodingError, match="labels would be lost"):
+        Layout.of({"w": np.ones(2)}).flatten({"w": Labelled(**labels)})
+    assert Layout.of({"w": Labelled()}).size == 2
+
+
+class Fickle:
+    """An array that has another shape the second time: it would be broadcast."""
+
+    reads = 0
+
+    def __array__(self, dtype: Any = None, copy: Any = None) -> Any:
+        self.reads += 1
+        return np.ones(4 if self.reads < 2 else 1)
+
+
+def test_an_array_is_read_once_for_its_shape_and_its_data() -> None:
+    layout = Layout.of([np.zeros(4)])
+    fickle = Fickle()
+    assert layout.flatten([fickle]).tolist() == [1] * 4
+    with pytest.raises(EncodingError, match=r"\[0\]: got an array of shape \(1,\)"):
+        layout.flatten([fickle])
+
+
+def test_an_update_too_large_for_memory_is_refused() -> None:
+    huge = np.broadcast_to(np.float32(0), (MAX_SIZE,))
+    with pytest.raises(EncodingError, match=f"no memory for {MAX_SIZE:,} coordinates"):
+        Layout.of(huge).flatten(huge)
+
+
+def test_reprs_are_short_and_escape_what_keys_say() -> None:
+    layout = Layout.of({f"<b>{i}\n": np.ones(2) for i in range(1000)})
+    assert len(repr(layout)) < 300
+    assert "2,000 coordinates in 1000 leaves" in repr(layout)
+    assert "\n" not in repr(layout)
+    assert "<b>" not in layout._repr_html_()
+    assert "&lt;b&gt;0" in layout._repr_html_()
+    assert "and 950 more" in layout._repr_html_()
+
+
 def test_importing_loads_neither_numba_nor_torch() -> None:
     code = (
         "import sys, secagg.layout, secagg.encoding, secagg.packing, numpy as np\n"
@@ -334,8 +465,11 @@ def test_torch_round_trip() -> None:
     layout = Layout.of(update)
     assert [leaf.dtype for leaf in layout.leaves] == ["bfloat16", "int64", "float32"]
     vector = layout.flatten(update)
-    assert vector.dtype == np.float64
+    assert vector.dtype == np.float32
     assert vector.tolist() == [0.5, 1.5, 3, 0, 1, 2, 3, 4, 5]
+    wide = layout.flatten(update | {"steps": torch.tensor(2**24 + 1)})
+    assert wide.dtype == np.float64
+    assert wide[2] == 2**24 + 1
     vector.flags.writeable = False
     got = layout.restore(vector, like=update)
     assert list(got) == ["w", "half", "steps"]
@@ -359,3 +493,21 @@ def test_torch_transposed_and_sparse() -> None:
         Layout.of({"w": tensor.to_sparse()})
     with pytest.raises(ConfigError, match=r"\['w'\] has dtype complex64"):
         Layout.of({"w": torch.zeros(2, dtype=torch.complex64)})
+
+
+@pytest.mark.stacks
+def test_torch_on_the_meta_device_has_a_layout_and_no_data() -> None:
+    torch = pytest.importorskip("torch")
+    update = {"w": torch.zeros(3, device="meta")}
+    with pytest.raises(EncodingError, match=r"\['w'\] can't be read; expected an array whose data is there"):
+        Layout.of(update).flatten(update)
+
+
+@pytest.mark.stacks
+def test_pandas_is_refused() -> None:
+    pandas = pytest.importorskip("pandas")
+    series = pandas.Series({"age": 0.1, "bmi": 0.2})
+    for labelled in (series, series.to_frame()):
+        with pytest.raises(ConfigError, match=r"to_numpy\(\)"):
+            Layout.of({"w": labelled})
+    assert Layout.of({"w": series.to_numpy()}).size == 2

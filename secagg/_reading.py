@@ -1,0 +1,200 @@
+"""Reads what a caller passes as an update, and takes nothing on its word.
+
+Arrays come from many libraries. What an object says of itself may be wrong, and its data may be gone: every read of
+it happens under :func:`secagg.errors.blaming`, so that what it raises becomes an error of ours with its path.
+"""
+
+import sys
+from collections.abc import Callable, Mapping, MutableMapping
+from copy import copy
+from operator import index
+from typing import Any, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from secagg.errors import SecAggError, blaming, kind_of, shown
+
+Path = tuple[str | int, ...]
+
+MAX_DEPTH = 64  # nested containers, and dimensions of an array
+MAX_NODES = 1 << 20  # arrays and containers; a task of more could not be written
+
+SINGLE = frozenset({"float16", "bfloat16", "float32"})  # what float32 holds without loss
+FLOATS = SINGLE | {"float64"}
+INTEGERS = frozenset({f"{sign}int{bits}" for sign in ("", "u") for bits in (8, 16, 32, 64)} | {"bool"})
+NUMBERS = frozenset({"float", "int"})
+EXPECTED_DTYPES = "expected a real number: float16, bfloat16, float32, float64, (u)int8 to (u)int64 or bool"
+
+
+class Found(NamedTuple):
+    """What a leaf turned out to be."""
+
+    shape: tuple[int, ...]
+    dtype: str
+    array: Any  # a NumPy array or a Torch tensor
+
+
+def where(path: Path) -> str:
+    """A path as Python writes it, ``['layers'][0]['w']``, for messages."""
+    return "".join(f"[{shown(key)}]" for key in path) or "the update"
+
+
+def order(path: Path) -> tuple[tuple[bool, str | int], ...]:
+    """What paths are sorted by."""
+    return tuple((isinstance(key, str), key) for key in path)
+
+
+def check_keys(keys: list[Any], path: Path, error: type[SecAggError]) -> None:
+    """``error`` unless all keys of one dict are text, or all are integers."""
+    if not (
+        all(isinstance(key, str) for key in keys)
+        or all(isinstance(key, int) and not isinstance(key, bool) for key in keys)
+    ):
+        kinds = ", ".join(sorted({kind_of(key) for key in keys}))
+        raise error(f"{where(path)} has keys of type {kinds}; expected all str or all int")
+
+
+def walk(update: object, error: type[SecAggError]) -> tuple[dict[Path, str], dict[Path, Any]]:
+    """The containers of ``update`` (path → kind) and everything else (path → object)."""
+    branches: dict[Path, str] = {}
+    leaves: dict[Path, Any] = {}
+    pending: list[tuple[Path, Any]] = [((), update)]
+    while pending:
+        path, node = pending.pop()
+        if len(path) > MAX_DEPTH:
+            raise error(f"got an update nested deeper than {MAX_DEPTH} containers; does it hold itself?")
+        with blaming(error, f"{where(path)} can't be read"):
+            if node is None:
+                branches[path] = "none"
+            elif issubclass(type(node), Mapping):
+                branches[path] = "dict"
+                pending += [((*path, key), child) for key, child in _items(node, path, error)]
+            elif issubclass(type(node), list | tuple):
+                branches[path] = "list" if issubclass(type(node), list) else "tuple"
+                pending += [((*path, position), child) for position, child in enumerate(_some(node))]
+            else:
+                leaves[path] = node
+        if len(branches) + len(leaves) + len(pending) > MAX_NODES:
+            raise error(f"got an update of more than {MAX_NODES} arrays and containers; expected fewer")
+    return branches, leaves
+
+
+def _some(items: Any) -> list[Any]:
+    """The items, or so many that they are too many: an iterator need not end."""
+    return [item for _, item in zip(range(MAX_NODES + 1), items, strict=False)]
+
+
+def _items(node: Mapping[Any, Any], path: Path, error: type[SecAggError]) -> list[tuple[str | int, Any]]:
+    items = _some(node.items())
+    check_keys([key for key, _ in items], path, error)
+    found = {plain(key): child for key, child in items}
+    if any(isinstance(key, int) and not -(2**63) <= key < 2**63 for key in found):
+        raise error(f"{where(path)} has an int of more than 64 bits as a key; expected at most 64 bits")
+    if len(found) != len(items):
+        raise error(f"{where(path)} has a key twice; expected each key once")
+    return list(found.items())
+
+
+def plain(key: str | int) -> str | int:
+    """A dict's key as Python's own str or int."""
+    # np.str_, StrEnum and IntEnum are equal to these but are not what the layout is read back as.
+    return str.__str__(key) if isinstance(key, str) else index(key)
+
+
+def is_tensor(array: object) -> bool:
+    """Whether this is a Torch tensor; Torch is never imported for it."""
+    tensor = getattr(sys.modules.get("torch"), "Tensor", None)
+    return tensor is not None and issubclass(type(array), tensor)
+
+
+def read(leaf: Any, path: Path, error: type[SecAggError]) -> Found:
+    """The array that ``leaf`` is; ``error`` with its path if it is none, or its data can't be had."""
+    with blaming(error, f"{where(path)} can't be read; expected an array whose data is there"):
+        if is_tensor(leaf):
+            if str(leaf.layout) != "torch.strided":
+                raise error(f"{where(path)} is a tensor of layout {leaf.layout}; expected a dense one: to_dense()")
+            array = leaf.detach()
+            shape, dtype = tuple(map(int, array.shape)), str(array.dtype).removeprefix("torch.")
+            labelled, number = any(name is not None for name in getattr(array, "names", ())), False
+        else:
+            number = issubclass(type(leaf), bool | int | float | complex | np.generic)
+            if not number and not hasattr(leaf, "__array__"):
+                raise error(f"{where(path)} is a {kind_of(leaf)}; expected an array, a number or a container")
+            if isinstance(leaf, np.ma.MaskedArray):
+                raise error(f"{where(path)} is a masked array, whose mask would be lost; expected filled()")
+            labelled = not number and _is_labelled(leaf)
+            array = np.asarray(leaf)
+            shape, dtype = array.shape, array.dtype.name
+    if labelled:
+        raise error(
+            f"{where(path)} is a {kind_of(leaf)}, whose labels would be lost: two clients may hold them in another "
+            "order. Put them in an order that all clients share, then pass to_numpy()"
+        )
+    if dtype not in FLOATS | INTEGERS:
+        raise error(f"{where(path)} has dtype {dtype}; {EXPECTED_DTYPES}")
+    return Found(shape, ("float" if dtype in FLOATS else "int") if number else dtype, array)
+
+
+def _is_labelled(leaf: Any) -> bool:
+    """Whether positions have names: pandas, Polars, xarray and what is made like them.
+
+    The ``index`` of a list or a str is a method.
+    """
+    named = any(hasattr(leaf, name) for name in ("columns", "column_names", "coords"))
+    return named or not callable(getattr(leaf, "index", callable))
+
+
+def fill(target: NDArray[Any], source: Any) -> None:
+    """Copy an array or a tensor of the same shape into ``target``, converting it."""
+    if is_tensor(source):
+        # Torch converts and moves between devices in its own copy, bfloat16 too.
+        sys.modules["torch"].from_numpy(target).copy_(source)
+    else:
+        with np.errstate(over="ignore"):
+            target[...] = source
+
+
+def holds(target: NDArray[Any], source: Any) -> bool:
+    """Whether ``target`` has every number of ``source``, an array or a tensor of integers, unrounded."""
+    numbers = source.cpu().numpy() if is_tensor(source) else source
+    return bool(np.array_equal(target, numbers))
+
+
+def as_kind(piece: NDArray[Any], dtype: str, model: Any) -> Any:
+    """``piece`` in ``dtype`` as the kind of array that ``model`` is; NumPy's if that is None."""
+    if is_tensor(model):
+        torch = sys.modules["torch"]
+        return torch.tensor(piece, dtype=getattr(torch, dtype), device=model.device)
+    with np.errstate(over="ignore"):
+        if dtype != "bfloat16":
+            array = piece.astype(dtype, copy=False)
+        elif getattr(getattr(model, "dtype", None), "name", "") == "bfloat16":
+            array = piece.astype(model.dtype)
+        else:
+            array = piece.astype(np.float32, copy=False)
+    if isinstance(model, np.generic):
+        return array[()]
+    return array.item() if isinstance(model, bool | int | float) else array
+
+
+def rounded(piece: NDArray[Any], dtype: str) -> NDArray[Any]:
+    """``piece`` as ``dtype`` can hold it: to the nearest integer, within the range, for an integer or a bool."""
+    if dtype not in INTEGERS:
+        return piece
+    least, most = (0, 1) if dtype == "bool" else (np.iinfo(dtype).min, np.iinfo(dtype).max)
+    # The float nearest to 2^63 - 1 is 2^63, which int64 can't hold.
+    top = np.float64(most) if int(np.float64(most)) <= most else np.nextafter(np.float64(most), 0.0)
+    return np.clip(np.rint(piece.astype(np.float64, copy=False)), np.float64(least), top)
+
+
+def container(kind: str, children: dict[str | int, Any], model: Any) -> Any:
+    """The container of this kind with these children; of the type of ``model`` unless that is None."""
+    if kind == "dict":
+        if isinstance(model, MutableMapping):
+            filled = copy(model)
+            filled.update(children)
+            return filled
+        return children if model is None else type(model)(children)
+    make: Callable[..., Any] = {"list": list, "tuple": tuple}[kind] if model is None else type(model)
+    return make(*children.values()) if hasattr(make, "_fields") else make(children.values())
