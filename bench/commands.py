@@ -10,12 +10,12 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import typer
-from rich.console import Console
 
 from bench import report
 from bench.measure import Bench, in_turn
 from bench.sweep import HELD, Over, Sweeping, points_of, workload_at
 from bench.workloads import Workload, check_memory, check_played
+from secagg.demo.screen import progress, tables
 from secagg.errors import ConfigError
 from secagg.protocols import chosen
 
@@ -83,7 +83,7 @@ def run(
         )
         _write(as_json, as_html, found, [grid], lambda: [trade(rows)] if rows else [])
 
-    with _shown(show), _progress(len(protocols) * (repeats + 1)) as step:
+    with _shown(show), progress("bench", len(protocols) * (repeats + 1)) as step:
         in_turn(bench, repeats, seconds, step)
 
 
@@ -133,7 +133,7 @@ def sweep(
                 typer.echo(f"Picture: {path}")
         _write(as_json, as_html, found, [grid], lambda: [growth(result)] if result.points else [])
 
-    with _shown(show), _progress(len(sweeping.workloads) * len(protocols) * (repeats + 2)) as step:
+    with _shown(show), progress("bench", len(sweeping.workloads) * len(protocols) * (repeats + 2)) as step:
         sweeping.run(repeats, most_seconds, step)
 
 
@@ -167,7 +167,7 @@ def peers(
         )
         _write(as_json, as_html, found, [grid])
 
-    with _shown(show), _progress(len(comparing.comparisons)) as step:
+    with _shown(show), progress("bench", len(comparing.comparisons)) as step:
         comparing.run(repeats, seconds, step)
     if require and comparing.absent:
         typer.echo("bench: FAILED: not all peers could be compared with", err=True)
@@ -216,7 +216,7 @@ def plan(
         )
         _write(as_json, as_html, result, grids)
 
-    with _shown(show), _progress(len(protocols) * (10 + check)) as step:
+    with _shown(show), progress("bench", len(protocols) * (10 + check)) as step:
         for name, one in protocols.items():
             rates[name] = calibrate(name, one, bits_like(one, workload), step)
         for name, one in protocols.items() if check else ():
@@ -246,10 +246,8 @@ def compare(
 
 
 def show_grid(grid: report.Grid) -> None:
-    """Print to stdout; as wide as the table where no terminal says how wide it is."""
-    console = Console()
-    if not console.is_terminal:
-        console = Console(width=report.WIDTH)
+    """Print to stdout; as wide as the table where neither a terminal nor COLUMNS says how wide it is."""
+    console = tables(report.WIDTH)
     console.print(report.to_table(grid, console.width))
 
 
@@ -266,25 +264,6 @@ def _shown(show: Callable[[bool], None]) -> Iterator[None]:
         show(False)
         raise
     show(True)
-
-
-@contextmanager
-def _progress(total: int) -> Iterator[Callable[[str, str], None]]:
-    """A bar on stderr while a terminal watches; yields what moves it on, called as something begins."""
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
-
-    columns = TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn()
-    screen = Console(stderr=True)
-    with Progress(*columns, console=screen, disable=not screen.is_terminal, transient=True) as progress:
-        bar = progress.add_task("", total=total)
-        begun = 0
-
-        def step(name: str, doing: str) -> None:
-            nonlocal begun
-            progress.update(bar, completed=begun, description=f"{name}: {doing}")
-            begun += 1
-
-        yield step
 
 
 def _write(

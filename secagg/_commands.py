@@ -1,138 +1,185 @@
-"""The commands of the console script. Heavy imports are inside the command that needs them."""
+"""What the commands of the console script do. Heavy imports are inside the command that needs them."""
 
+import hashlib
 import json
 import os
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from importlib.metadata import version
+from collections.abc import Sequence
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import Annotated
-
-import typer
 
 from mpc.hpke import Kem
 from secagg.errors import ConfigError
-from secagg.identity import PartyRole, write_identities
-from secagg.protocols import chosen
+from secagg.identity import Party, PartyRole, Roster, load_roster, write_identities
 
-app = typer.Typer(
-    add_completion=False,
-    no_args_is_help=True,
-    pretty_exceptions_enable=False,
-    rich_markup_mode=None,
-    help="Secure aggregation for federated learning: the server sums what it cannot read.",
-)
+_MOST_BYTES = 1 << 26  # of a file that is read whole
+_SHOWN_DIGITS = 32  # of a fingerprint in the table: 128 bits
 
 
-def _print_version(wanted: bool) -> None:
-    if wanted:
-        typer.echo(f"secagg {version('secagg')}")
-        raise typer.Exit
+def show_version() -> None:
+    """Print the installed version."""
+    try:
+        found = f"secagg {version('secagg')}"
+    except PackageNotFoundError:
+        found = "secagg, of a source tree that is not installed"
+    print(found, flush=True)
 
 
-@app.callback()
-def options(
-    _: Annotated[
-        bool, typer.Option("--version", is_eager=True, callback=_print_version, help="Print the version.")
-    ] = False,
-) -> None:
-    """Options before any command."""
-
-
-@app.command()
 def demo(
-    protocol: Annotated[
-        list[str] | None, typer.Option(help="Run this protocol only; repeat for more. By default all.")
-    ] = None,
-    clients: Annotated[int, typer.Option(help="Hospitals.")] = 10,
-    rounds: Annotated[int, typer.Option(help="Rounds of training.")] = 20,
-    dropouts: Annotated[int, typer.Option(help="Hospitals that fall silent in each round.")] = 2,
-    seed: Annotated[int, typer.Option(help="Draws the shards and who falls silent; never a key or a mask.")] = 0,
-    epsilon: Annotated[
-        float | None, typer.Option(help="Train once more, under distributed differential privacy of so much.")
-    ] = None,
-    as_json: Annotated[bool, typer.Option("--json", help="Print JSON, and nothing else, to stdout.")] = False,
-    plot: Annotated[Path, typer.Option(help="Where the picture (PNG) goes.")] = Path("demo.png"),
-    no_plot: Annotated[bool, typer.Option("--no-plot", help="Draw no picture.")] = False,
+    protocol: Sequence[str] | None,
+    clients: int,
+    rounds: int,
+    dropouts: int | None,
+    seed: int,
+    epsilon: float | None,
+    json: bool,
+    plot: Path,
+    no_plot: bool,
 ) -> None:
     """Train one classifier over hospitals that share no patient, under each protocol."""
-    from rich.console import Console
+    from secagg.demo.show import show
+    from secagg.protocols import chosen
 
-    from secagg.demo.plot import draw
-    from secagg.demo.table import to_json, to_table
-    from secagg.demo.training import Settings, run
-
-    protocols = chosen(protocol or [])
-    settings = Settings(clients, rounds, dropouts, seed, epsilon)
-    if not no_plot:
-        _check_writable(plot)
-    with _progress_bar((len(protocols) + (epsilon is not None)) * rounds, hidden=as_json) as advance:
-        result = run(settings, protocols, advance)
-    if as_json:
-        typer.echo(json.dumps(to_json(result), indent=2))
-    else:
-        Console().print(to_table(result))
-    if not no_plot:
-        draw(result, plot)
-        typer.echo(f"Picture: {plot}", err=as_json)
+    show(
+        chosen(protocol or []),
+        clients=clients, rounds=rounds, dropouts=dropouts, seed=seed, epsilon=epsilon,
+        as_json=json, plot=None if no_plot else plot,
+    )  # fmt: skip
 
 
-@app.command()
-def keygen(
-    ids: Annotated[list[str], typer.Argument(metavar="ID...", help="The parties to enrol.")],
-    out: Annotated[Path, typer.Option(help="The folder to write to.")] = Path(),
-    role: Annotated[PartyRole, typer.Option(help="What they do.")] = PartyRole.CLIENT,
-    kem: Annotated[Kem, typer.Option(help="What is sealed to aggregators by.")] = Kem.MLKEM768_X25519,
-    paillier: Annotated[int, typer.Option(metavar="BITS", help="A Paillier key for a decryptor: 3072.")] = 0,
-    shared_he: Annotated[
-        bool, typer.Option("--shared-he", help="One key for the decryptor and all clients: CKKS/clients.")
-    ] = False,
-) -> None:
+def keygen(ids: Sequence[str], out: Path, role: str, kem: str, paillier: int, shared_he: bool) -> None:
     """Write a private key for each ID, and add them all to the roster in the same folder."""
+    wanted = PartyRole(role)
     try:
-        roster = write_identities(ids, out, role, kem=kem, paillier=paillier, shared_he=shared_he)
+        roster = write_identities(ids, out, wanted, kem=Kem(kem), paillier=paillier, shared_he=shared_he)
     except OSError as error:
         raise ConfigError(f"got --out {out}: {error.strerror}; choose a folder that can be written") from error
     for party in ids:
-        typer.echo(f"{out / party}.pem: private key of {party}; it stays with its owner")
-        if role is PartyRole.AGGREGATOR:
-            typer.echo(f"{out / party}.sealing.json: private sealing key of {party}; it stays with its owner")
+        print(f"{out / party}.pem: private key of {party}; it stays with its owner")
+        if wanted is PartyRole.AGGREGATOR:
+            print(f"{out / party}.sealing.json: private sealing key of {party}; it stays with its owner")
         if paillier:
-            typer.echo(f"{out / party}.he.json: private Paillier key of {party}; it stays with its owner")
+            print(f"{out / party}.he.json: private Paillier key of {party}; it stays with its owner")
     if shared_he:
-        typer.echo(f"{out / 'shared.he.json'}: secret key for {ids[0]} and every client, and for nobody else")
-    typer.echo(f"{roster}: public keys of everyone enrolled; every party needs this one file")
+        print(f"{out / 'shared.he.json'}: secret key for {ids[0]} and every client, and for nobody else")
+    print(f"{roster}: public keys of everyone enrolled; this file, and no other, is for all parties")
 
 
-@app.command()
-def describe(
-    taskfile: Annotated[Path, typer.Argument(help="A file with the bytes of task.to_bytes().")],
-) -> None:
+def roster_list(roster: Path, json: bool) -> None:
+    """Print everyone whom a roster lists, the fingerprints of their keys, and the digest of it all."""
+    listed = _read_roster(roster)
+    if json:
+        _print_json(
+            {
+                "digest": listed.digest.hex(),
+                "parties": {
+                    party.id: {
+                        "role": str(party.role),
+                        "signing_key_sha256": _fingerprint(party.signing_key),
+                        "encryption_key_sha256": _fingerprint(party.encryption_key) or None,
+                    }
+                    for party in listed.values()
+                },
+            }
+        )
+        return
+    rows = [("id", "role", "signing key, SHA-256", "encryption key, SHA-256"), *map(_row, listed.values())]
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    for row in rows:
+        print("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip())
+    print(f"{len(listed)} parties. Digest, the same for everyone who has this roster: {listed.digest.hex()}")
+
+
+def _row(party: Party) -> tuple[str, str, str, str]:
+    signing, encryption = (_fingerprint(key)[:_SHOWN_DIGITS] for key in (party.signing_key, party.encryption_key))
+    return party.id, str(party.role), signing, encryption or "-"
+
+
+def _fingerprint(key: bytes | None) -> str:
+    return "" if key is None else hashlib.sha256(key).hexdigest()
+
+
+def roster_merge(rosters: Sequence[Path], out: Path) -> None:
+    """Write one roster of everyone whom any of ``rosters`` lists; an id with two different entries is refused."""
+    parties: dict[str, tuple[Party, Path]] = {}
+    for path in rosters:
+        for party in _read_roster(path).values():
+            known, where = parties.setdefault(party.id, (party, path))
+            if known != party:
+                raise ConfigError(
+                    f"got {party.id} in {where} and, with another role or key, in {path}; ask its owner which "
+                    "is right"
+                )
+    merged = Roster(party for party, _ in parties.values())
+    if out.exists() and not any(out.samefile(path) for path in rosters):
+        raise ConfigError(f"got --out {out}, which exists and isn't among the files; merge it too, or name another")
+    draft = out.with_name(out.name + ".new")
+    try:
+        draft.write_text(merged.to_json(), encoding="utf-8")
+        draft.replace(out)
+    except OSError as error:
+        raise ConfigError(
+            f"got --out {out}: {error.strerror}; name a file in a folder that can be written"
+        ) from error
+    print(f"{out}: {len(merged)} parties. Digest, to compare with every party: {merged.digest.hex()}")
+
+
+def describe(task: Path) -> None:
     """Say in words what a task means: rounds, bytes, precision, who would have to collude."""
     from secagg.task import Task
 
+    data = _read(task, "task")
     try:
-        data = taskfile.read_bytes()
+        found = Task.from_bytes(data)
+    except ConfigError as error:
+        if kind := _kind(data):
+            raise ConfigError(f"got {kind} at {task}; expected what task.to_bytes() gives") from error
+        raise ConfigError(f"got no task at {task}: {error}") from error
+    print(found.describe())
+
+
+def _read_roster(path: Path) -> Roster:
+    data = _read(path, "roster")
+    kind = _kind(data)
+    if kind and not kind.startswith("a roster"):
+        raise ConfigError(f"got {kind} at {path}; expected a roster, as secagg keygen writes it")
+    return load_roster(path)
+
+
+def _read(path: Path, what: str) -> bytes:
+    try:
+        with path.open("rb") as file:
+            data = file.read(_MOST_BYTES + 1)
     except OSError as error:
-        raise ConfigError(f"got no task at {taskfile}: {error.strerror}") from error
-    typer.echo(Task.from_bytes(data).describe())
+        raise ConfigError(f"got no {what} at {path}: {error.strerror}") from error
+    if len(data) > _MOST_BYTES:
+        raise ConfigError(f"got more than {_MOST_BYTES >> 20} MiB at {path}; a {what} is smaller")
+    return data
 
 
-def _check_writable(plot: Path) -> None:
-    where = plot if plot.exists() else plot.absolute().parent
-    if plot.is_dir() or not where.exists() or not os.access(where, os.W_OK):
-        raise ConfigError(f"got --plot {plot}, which can't be written; name a file in a folder that exists")
+def _kind(data: bytes) -> str:
+    """Which of this library's files ``data`` is, by what it begins with or names; empty for any other."""
+    if data.startswith(b"-----BEGIN "):
+        return "a key in PEM"
+    try:
+        fields = set(json.loads(data))
+    except (ValueError, TypeError, RecursionError):
+        return ""
+    for named, kind in (
+        ({"version", "parties"}, "a roster (secagg roster list shows it)"),
+        ({"version", "kem", "key"}, "a private sealing key"),
+        ({"version", "scheme", "key"}, "a private homomorphic key"),
+    ):
+        if fields == named:
+            return kind
+    return "JSON of another kind"
 
 
-@contextmanager
-def _progress_bar(total: int, *, hidden: bool) -> Iterator[Callable[[str], None]]:
-    """A bar on stderr while a terminal watches; yields what moves it on, called with a protocol's name."""
-    from rich.console import Console
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+def _print_json(found: object) -> None:
+    print(json.dumps(found, indent=2))
 
-    console = Console(stderr=True)
-    columns = TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn()
-    hidden = hidden or not console.is_terminal
-    with Progress(*columns, console=console, disable=hidden, transient=True) as progress:
-        bar = progress.add_task("training", total=total)
-        yield lambda name: progress.update(bar, advance=1, description=f"training under {name}")
+
+def check_writable(option: str, path: Path) -> None:
+    """``ConfigError`` before minutes are spent, if ``path`` can't be written."""
+    where = path if path.exists() else path.absolute().parent
+    if path.is_dir() or not where.exists() or not os.access(where, os.W_OK):
+        raise ConfigError(f"got {option} {path}, which can't be written; name a file in a folder that exists")

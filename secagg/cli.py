@@ -1,23 +1,135 @@
-"""The console script: ``secagg demo``, ``secagg keygen``, ``secagg describe``."""
+# PYTHON_ARGCOMPLETE_OK
+"""The console script: ``secagg demo``, ``secagg keygen``, ``secagg roster``, ``secagg describe``.
 
+All but the demo run on the library's own dependencies.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
 import sys
 from collections.abc import Sequence
+from pathlib import Path
+from typing import NoReturn
 
+from mpc.hpke import Kem
+from secagg import _commands
 from secagg.errors import ConfigError, SecAggError
+from secagg.identity import PartyRole
 
-_EXTRA = ("typer", "rich", "sklearn", "matplotlib")
+_EXTRA = ("rich", "sklearn", "matplotlib")
+_INTERRUPTED = 130  # as shells have it: 128 and the number of the signal
 
 
-def main(arguments: Sequence[str] | None = None) -> None:
+class _Parser(argparse.ArgumentParser):
+    """Says in one line what is wrong with the arguments."""
+
+    def error(self, message: str) -> NoReturn:
+        self.exit(2, f"secagg: {message}; see {self.prog} --help\n")
+
+
+class _Version(argparse.Action):
+    """Looks the version up when it is asked for."""
+
+    def __call__(self, parser: argparse.ArgumentParser, *_: object) -> NoReturn:
+        _commands.show_version()
+        parser.exit()
+
+
+def parser() -> argparse.ArgumentParser:
+    """Everything that the command line takes."""
+    top = _Parser(
+        prog="secagg",
+        description="Secure aggregation for federated learning: the server sums what it cannot read.",
+        allow_abbrev=False,
+    )
+    top.add_argument(
+        "--version",
+        action=_Version,
+        nargs=0,
+        dest=argparse.SUPPRESS,
+        default=argparse.SUPPRESS,
+        help="print the version and leave",
+    )
+    commands = top.add_subparsers(metavar="COMMAND", required=True)
+    _demo(_command(commands, "demo", "train one classifier over hospitals that share no patient"))
+    _keygen(_command(commands, "keygen", "write a private key for each ID and add them all to the folder's roster"))
+    roster = _command(commands, "roster", "list or merge rosters: the files that say who is enrolled")
+    actions = roster.add_subparsers(metavar="ACTION", required=True)
+    _roster_list(_command(actions, "list", "print the parties, fingerprints of their keys, and the digest"))
+    _roster_merge(_command(actions, "merge", "enrol everyone whom any of the files lists"))
+    described = _command(commands, "describe", "say in words what a task means: rounds, bytes, collusion")
+    described.add_argument("task", type=Path, metavar="TASKFILE", help="a file with the bytes of task.to_bytes()")
+    described.set_defaults(run=_commands.describe)
+    return top
+
+
+def _command(among: argparse._SubParsersAction[_Parser], name: str, does: str) -> _Parser:
+    return among.add_parser(name, help=does, description=does[0].upper() + does[1:] + ".", allow_abbrev=False)
+
+
+def _demo(command: _Parser) -> None:
+    add = command.add_argument
+    add("--protocol", action="append", metavar="NAME", help="this protocol only; repeat for more (default: all)")
+    add("--clients", type=int, default=10, metavar="N", help="hospitals (default: 10)")
+    add("--rounds", type=int, default=20, metavar="N", help="rounds of training (default: 20)")
+    add("--dropouts", type=int, metavar="N", help="hospitals that fall silent in each round (default: 2, or fewer "
+        "where the protocols can't do without so many)")  # fmt: skip
+    add("--seed", type=int, default=0, help="draws the shards and who falls silent, never a key or a mask")
+    add("--epsilon", type=float, help="train once more, under distributed differential privacy of so much")
+    add("--json", action="store_true", help="print JSON, and nothing else, to stdout")
+    add("--plot", type=Path, default=Path("demo.png"), metavar="FILE",
+        help="where the picture goes: a name in .png, .svg or .pdf (default: demo.png)")  # fmt: skip
+    add("--no-plot", action="store_true", help="draw no picture")
+    command.set_defaults(run=_commands.demo)
+
+
+def _keygen(command: _Parser) -> None:
+    add = command.add_argument
+    add("ids", nargs="+", metavar="ID", help="the parties to enrol")
+    add("--out", type=Path, default=Path(), metavar="FOLDER", help="the folder to write to (default: this one)")
+    add("--role", choices=[*map(str, PartyRole)], default=str(PartyRole.CLIENT), help="what they do "
+        "(default: client)")  # fmt: skip
+    add("--kem", choices=[*map(str, Kem)], default=str(Kem.MLKEM768_X25519), help="how clients seal to an "
+        "aggregator (default: %(default)s)")  # fmt: skip
+    add("--paillier", type=int, default=0, metavar="BITS", help="a Paillier key for a decryptor: 3072")
+    add("--shared-he", action="store_true", help="one key for the decryptor and all clients: CKKS/clients")
+    command.set_defaults(run=_commands.keygen)
+
+
+def _roster_list(command: _Parser) -> None:
+    command.add_argument("roster", type=Path, nargs="?", default=Path("roster.json"), metavar="FILE",
+                         help="a roster (default: roster.json)")  # fmt: skip
+    command.add_argument("--json", action="store_true", help="print JSON, and nothing else, to stdout")
+    command.set_defaults(run=_commands.roster_list)
+
+
+def _roster_merge(command: _Parser) -> None:
+    command.add_argument("rosters", type=Path, nargs="+", metavar="FILE", help="rosters, such as each party's own")
+    command.add_argument("--out", type=Path, default=Path("roster.json"), metavar="FILE",
+                         help="where the merged roster goes: a new file, or one of those merged "
+                         "(default: roster.json)")  # fmt: skip
+    command.set_defaults(run=_commands.roster_merge)
+
+
+def main(arguments: Sequence[str] | None = None) -> NoReturn:
     """Run one command (by default the one of ``sys.argv``), and exit.
 
-    The exit code is 0, 1 if the command failed, 2 if what was asked can't be done. An error is one
-    line on stderr.
+    The exit code is 0, 1 if the command failed, 2 if what was asked can't be done, 130 if it was interrupted. An
+    error is one line on stderr.
     """
+    known = parser()
+    if "_ARGCOMPLETE" in os.environ:
+        _complete(known)
+    given = sys.argv[1:] if arguments is None else list(arguments)
+    if not given:
+        known.print_help(sys.stderr)
+        raise SystemExit(2)
     try:
-        from secagg._commands import app
-
-        app(args=None if arguments is None else list(arguments), prog_name="secagg")
+        options = vars(known.parse_args(given))
+        options.pop("run")(**options)
+        sys.stdout.flush()  # so that a full disk is found while it can be said
     except ModuleNotFoundError as missing:
         package = (missing.name or "").partition(".")[0]
         if package not in _EXTRA:
@@ -25,8 +137,24 @@ def main(arguments: Sequence[str] | None = None) -> None:
         _fail(f"got no {package}, which this command needs: pip install 'secagg[demo]'", 1)
     except SecAggError as error:
         _fail(str(error), 2 if isinstance(error, ConfigError) else 1)
+    except BrokenPipeError:
+        # Whatever read the output has left. Python would complain once more as it closes stdout.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        raise SystemExit(1) from None
+    except OSError as error:
+        _fail(f"got an error of the system: {error}", 1)
+    except KeyboardInterrupt:
+        _fail("interrupted", _INTERRUPTED)
+    raise SystemExit(0)
 
 
-def _fail(message: str, code: int) -> None:
+def _complete(known: argparse.ArgumentParser) -> None:
+    """Answer the shell that asks what could come next, and exit; without argcomplete nobody can be asking."""
+    import argcomplete
+
+    argcomplete.autocomplete(known)
+
+
+def _fail(message: str, code: int) -> NoReturn:
     print(f"secagg: {message}", file=sys.stderr)
     raise SystemExit(code)

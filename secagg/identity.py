@@ -155,9 +155,13 @@ def _no_duplicates(pairs: list[tuple[str, object]]) -> dict[str, object]:
 def load_roster(path: str | os.PathLike[str]) -> Roster:
     """Read the roster file that ``secagg keygen`` wrote; ``ConfigError`` says what is wrong with it."""
     try:
-        return Roster.from_json(Path(path).read_text(encoding="utf-8"))
+        text = Path(path).read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
         raise ConfigError(f"got no roster at {path}: {error}; make one with secagg keygen") from error
+    try:
+        return Roster.from_json(text)
+    except ConfigError as error:
+        raise ConfigError(f"{error} (in {path})") from error
 
 
 def load_identity(path: str | os.PathLike[str]) -> Ed25519PrivateKey:

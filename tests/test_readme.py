@@ -9,7 +9,6 @@ from typing import Any
 
 import numpy as np
 import pytest
-from typer.testing import CliRunner
 
 import secagg
 from secagg.identity import load_identity
@@ -49,12 +48,13 @@ def test_swap_the_protocol(simulated: dict[str, Any]) -> None:
 
 
 def test_server_and_clients_over_ones_own_transport(simulated: dict[str, Any], tmp_path: Path) -> None:
-    from secagg._commands import app
+    from secagg.cli import main
     from secagg.store import FileLedger, FileStore
 
     task, updates, weights = (simulated[name] for name in ("task", "updates", "n_examples"))
-    made = CliRunner().invoke(app, ["keygen", *CLIENTS, "--out", str(tmp_path)])
-    assert made.exit_code == 0, made.output
+    with pytest.raises(SystemExit) as left:
+        main(["keygen", *CLIENTS, "--out", str(tmp_path)])
+    assert left.value.code == 0
     roster = secagg.load_roster(tmp_path / "roster.json")
     inboxes = {c: queue.Queue() for c in CLIENTS}
     to_server: queue.Queue[tuple[str, bytes]] = queue.Queue()
@@ -99,19 +99,19 @@ def test_server_and_clients_over_ones_own_transport(simulated: dict[str, Any], t
 
 
 def test_commands_are_there() -> None:
-    from secagg._commands import app
+    from secagg.cli import parser
 
     targets = re.findall(r"^([\w-]+):", (ROOT / "Makefile").read_text(encoding="utf-8"), re.MULTILINE)
     fenced = README.split("```")[1::2]
     lines = [line for block in fenced if block.startswith("\n") for line in block.splitlines() if line]
     assert len(lines) >= 3
     for line in lines:
-        program, command, *_ = shlex.split(line, comments=True)
+        program, command, *rest = shlex.split(line, comments=True)
         if program == "make":
             assert command in targets
         else:
             assert program == "secagg"
-            assert CliRunner().invoke(app, [command, "--help"]).exit_code == 0
+            parser().parse_args([command, *rest])
 
 
 def test_exported_names_in_the_readme_exist() -> None:

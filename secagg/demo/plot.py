@@ -17,13 +17,13 @@ _DARK, _LIGHT, _BASE = "#1f4e79", "#9dc3e6", "#cccccc"
 
 
 def draw(demo: Demo, path: Path) -> None:
-    """Write the picture to ``path`` as PNG; ``OSError`` if that can't be written."""
+    """Write the picture to ``path``, as PNG, SVG or PDF by its ending; ``OSError`` if that can't be written."""
     figure = Figure(figsize=(12, 5), layout="constrained")
     FigureCanvasAgg(figure)
     left, right = figure.subplots(1, 2, width_ratios=[1.15, 1])
     _draw_accuracy(left, demo)
     _draw_bytes(right, demo)
-    figure.savefig(path, format="png", dpi=150)
+    figure.savefig(path, format=path.suffix[1:].lower(), dpi=150)
 
 
 def _draw_accuracy(axes: Any, demo: Demo) -> None:

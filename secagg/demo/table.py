@@ -44,17 +44,28 @@ def _notes(demo: Demo) -> list[str]:
     tested = demo.study.test.patients
     sizes = [hospital.patients for hospital in hospitals]
     sick = [round(100 * hospital.malignant / hospital.patients) for hospital in hospitals]
-    clipped = ", ".join(f"{_clipped(run)} ({run.protocol})" for run in demo.runs if run.epsilon is None)
+    clipped = {run.protocol: _clipped(run) for run in demo.runs if run.epsilon is None}
     return [
         f"Rounds of training: {settings.rounds}, over {settings.clients} hospitals of {min(sizes)} to {max(sizes)} "
-        f"patients, {min(sick)} to {max(sick)} % of them malignant; {settings.dropouts} hospitals fall silent in "
-        f"each round. {tested} other patients are the test.",
+        f"patients, {min(sick)} to {max(sick)} % of them malignant; {_silent(settings.dropouts)} in each round. "
+        f"{tested} other patients are the test.",
         f"FedAvg in float64 over the same hospitals, without secagg: {100 * exact / tested:.1f} %. Off by: the "
-        f"largest difference of a final weight from it. Coordinates clipped: {clipped}.",
+        "largest difference of a final weight from it.",
+        *(
+            ["Coordinates clipped: " + ", ".join(f"{count} ({name})" for name, count in clipped.items()) + "."]
+            if any(clipped.values())
+            else []
+        ),
         *_privacy(demo),
         "Bytes: of a hospital that stays to the end, per round of training.",
         *(f"Left out: {name}, {reason}" for name, reason in demo.left_out.items()),
     ]
+
+
+def _silent(dropouts: int) -> str:
+    if dropouts == 0:
+        return "none falls silent"
+    return "1 hospital falls silent" if dropouts == 1 else f"{dropouts} hospitals fall silent"
 
 
 def _privacy(demo: Demo) -> list[str]:

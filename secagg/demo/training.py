@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, cast
@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 
 FEATURES = 30
 MOST_ROUNDS = 1000
+USUAL_DROPOUTS = 2
 
 #: The δ of a noised training, and the length to which it shortens updates.
 DELTA = 1e-5
@@ -46,7 +47,7 @@ class Settings:
 
     clients: int = 10
     rounds: int = 20
-    dropouts: int = 2
+    dropouts: int = USUAL_DROPOUTS
     seed: int = 0
     epsilon: float | None = None
 
@@ -115,7 +116,7 @@ def run(
     protocols: Mapping[str, AggregationProtocol],
     progress: Callable[[str], None] = lambda name: None,
 ) -> Demo:
-    """Train under each protocol; ``progress`` is called with its name after every round of training.
+    """Train under each protocol; ``progress`` is called with its name as each round of training begins.
 
     Raises ``ConfigError``, before anything is trained, if a protocol can't do with so few survivors,
     and if none of them can run here for want of a package.
@@ -216,9 +217,11 @@ def _train(
         task = make_private_task(protocol, clients, dropouts, epsilon, settings.rounds)
     trust: Trust = "local" if task.shows_terms else "distributed"
     budgets = None if epsilon is None else {party: _budget(epsilon, trust) for party in patients}
+    name = protocol.name if epsilon is None else f"{protocol.name}, noised"
     current = model.initial(FEATURES)
     aggregations, up, down = [], [], []
     for number, silences in enumerate(silent, 1):
+        progress(name)
         result = simulate(
             task,
             {hospital.id: model.update(current, hospital) for hospital in study.hospitals},
@@ -233,9 +236,8 @@ def _train(
             down.append(sum(result.bytes_down[stayed].values()))
         right = model.correct(current, study.test)
         aggregations.append(Aggregation(result.survivors, dict(result.dropped), right, result.clipped))
-        progress(protocol.name)
     return Run(
-        protocol=protocol.name if epsilon is None else f"{protocol.name}, noised",
+        protocol=name,
         aggregations=tuple(aggregations),
         model=current,
         difference=model.difference(current, exact),
@@ -263,10 +265,32 @@ def _check(protocol: AggregationProtocol, settings: Settings) -> None:
     works = [f"--{name} {_span(found)}" for name, found in (("dropouts", fewer), ("clients", more)) if found]
     if not works:
         raise refused
+    asked = f"--clients {clients} --dropouts {dropouts}" if dropouts else f"--clients {clients}"
     raise ConfigError(
-        f"got --clients {clients} --dropouts {dropouts}, and {protocol.name} opens no sum over "
+        f"got {asked}, and {protocol.name} opens no sum over "
         f"{clients - dropouts} of {clients}; expected {', or '.join(works)}"
     )
+
+
+def usual_dropouts(clients: int, protocols: Iterable[AggregationProtocol]) -> int:
+    """Two of ``clients`` hospitals, or the most that all of ``protocols`` can do without."""
+    return next(
+        (
+            dropouts
+            for dropouts in range(min(USUAL_DROPOUTS, clients - 1), 0, -1)
+            if all(_can_run(protocol, clients, dropouts) for protocol in protocols)
+        ),
+        0,
+    )
+
+
+def _can_run(protocol: AggregationProtocol, clients: int, dropouts: int) -> bool:
+    """Also where a package is missing: that is said later, whatever falls silent."""
+    try:
+        refused = _refusal(protocol, clients, dropouts)
+    except ImportError:
+        return True
+    return refused is None or isinstance(refused.__cause__, ImportError)
 
 
 def _refusal(protocol: AggregationProtocol, clients: int, dropouts: int) -> ConfigError | None:

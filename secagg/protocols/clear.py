@@ -89,7 +89,7 @@ class Clear:
         return Cost(
             up={Round.INPUT: up},
             down={Round.INPUT: down},
-            collusion="nobody: the server reads every update",
+            collusion="the server alone: it reads every update",
             post_quantum=False,
         )
 

@@ -418,7 +418,7 @@ def test_the_picture_is_a_png_with_both_panels_drawn(demo, tmp_path, protocols):
     from matplotlib.image import imread
 
     runs = tuple(replace(demo.runs[at % 2], protocol=f"Protocol {at}") for at in range(protocols))
-    path = tmp_path / "picture"
+    path = tmp_path / "picture.png"
     draw(replace(demo, runs=runs), path)
     assert path.read_bytes()[:8] == b"\x89PNG\r\n\x1a\n"
     pixels = imread(path)
