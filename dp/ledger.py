@@ -16,7 +16,9 @@ from typing import Self
 from dp._sealed import MAX_BYTES, fields_of, seal, unseal
 from dp.accounting import DEFAULT_ORDERS, Neighbours, RDPAccountant, check_epsilon
 from dp.errors import DPError
-from dp.events import TRUSTS, UNITS, Release, Trust, Unit, check_name, to_plain
+from dp.events import TRUSTS, UNITS, Event, Release, Trust, Unit, check_name, to_plain
+
+Events = tuple[tuple[Event, int], ...]
 
 _FORMAT = "secagg/v1/dp-ledger"
 _PAID_LABEL = b"secagg/v1/dp-paid"
@@ -31,7 +33,12 @@ class BudgetExceeded(DPError):  # noqa: N818 - what happened, as in Aborted
 
 @dataclass(frozen=True, slots=True)
 class Spent:
-    """ε at ``delta`` after ``releases`` releases: ``epsilon`` and, against whoever drew the samples, the other."""
+    """ε at ``delta`` after ``releases`` releases.
+
+    ``epsilon`` is what the budget is held to: amplified by sampling under central trust alone. Under the others
+    the server drew the samples, and whoever it tells has none of the amplification either.
+    ``epsilon_against_sampler`` is without it in any case.
+    """
 
     epsilon: float
     epsilon_against_sampler: float
@@ -93,6 +100,9 @@ class PrivacyLedger:
         over the old one, by one process at a time, under a lock on ``path``.lock. What others charged counts in
         the next charge; :attr:`spent` is as of the last one here.
 
+        ``path`` may be a symbolic link, which is followed once. A file with a second name (a hard link) is refused,
+        and so is one that lacks what this ledger has seen charged: an older copy was put in its place.
+
         A file that is gone can't be told from one that never was, and begins a full budget: where there has to be
         one, say ``create=False``.
 
@@ -101,7 +111,8 @@ class PrivacyLedger:
         can't be read, holds another budget than this, or is missing and not to be made.
         """
         ledger = cls(epsilon, delta, unit=unit, trust=trust, neighbours=neighbours, orders=orders)
-        ledger._path = Path(path)
+        # Under two names one file would be two accounts, since a charge replaces the file, not what points to it.
+        ledger._path = Path(path).resolve()
         with ledger._alone():
             if ledger._path.exists():
                 ledger._reload()
@@ -135,10 +146,10 @@ class PrivacyLedger:
         return max(0.0, self.epsilon - self.spent)
 
     def report(self) -> Spent:
-        """Both figures, with sampling and without."""
+        """What was spent: the figure that is charged, and that without sampling."""
         accountant = self._accountant
         return Spent(
-            accountant.get_epsilon(),
+            accountant.get_epsilon(amplified=self._amplified),
             accountant.get_epsilon(amplified=False),
             self.delta,
             accountant.num_releases,
@@ -228,32 +239,35 @@ class PrivacyLedger:
             if self._path is None:
                 yield
                 return
-            import fcntl  # only POSIX has it
-
-            try:
-                lock = os.open(f"{self._path}.lock", os.O_RDWR | os.O_CREAT, 0o600)
-            except OSError as error:
-                raise DPError(f"got ledger {self._path}, which can't be locked: {error}") from error
-            try:
-                fcntl.flock(lock, fcntl.LOCK_EX)
-                yield
-            finally:
-                fcntl.flock(lock, fcntl.LOCK_UN)  # a child that was forked meanwhile has it open still
-                os.close(lock)
+            # A charge replaces the file, so others wait at the .lock. Whoever deletes that admits a second one, so
+            # the file itself is locked too, under which nobody else replaces it.
+            with _locked(Path(f"{self._path}.lock"), os.O_CREAT):
+                if not self._path.exists():
+                    yield
+                    return
+                with _locked(self._path):
+                    yield
 
     def _reload(self) -> None:
         """Take in what the file holds, which other processes may have charged to."""
         assert self._path is not None
         try:
             with self._path.open("rb") as file:
+                names = _names_of(file.fileno())
                 data = file.read(MAX_BYTES + 1)
+            if names > 1:
+                raise DPError(
+                    f"got ledger {self._path}, a file with {names} names (hard links); a charge would stand under "
+                    "one of them alone: remove the others, and keep backups as copies"
+                )
             if data == self._seen:
                 return
-            found = self.from_bytes(data)
         except OSError as error:
             raise DPError(
                 f"got ledger {self._path}, which can't be read: {error}; without it nobody knows what was spent"
             ) from error
+        try:
+            found = self.from_bytes(data)
         except DPError as error:
             raise DPError(
                 f"got ledger {self._path}, which is damaged: {error}; what was spent is not known any more: take "
@@ -268,6 +282,11 @@ class PrivacyLedger:
                 )
         if found._accountant.orders != self._accountant.orders:
             raise DPError(f"got other orders than ledger {self._path} was made with; open it with the same")
+        if not _extends(found._accountant.events, self._accountant.events):
+            raise DPError(
+                f"got ledger {self._path}, which lacks what was charged to it before: an older copy was put in its "
+                "place; restore the newest one, or take no further part with these data"
+            )
         self._keep(found._accountant, found._paid, data)
 
     def _keep(self, accountant: RDPAccountant, paid: tuple[bytes, ...], seen: bytes | None) -> None:
@@ -294,6 +313,54 @@ class PrivacyLedger:
         finally:
             os.close(folder)
         return data
+
+
+@contextmanager
+def _locked(path: Path, flags: int = 0) -> Iterator[None]:
+    """Nobody else has ``path`` locked meanwhile: the file of that name, not one that was deleted or replaced."""
+    import fcntl  # only POSIX has it
+
+    while True:
+        try:
+            lock = os.open(path, os.O_RDWR | flags, 0o600)
+        except OSError as error:
+            raise DPError(f"got ledger file {path}, which can't be locked: {error}") from error
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX)
+            if _is_at(lock, path):
+                try:
+                    yield
+                finally:
+                    fcntl.flock(lock, fcntl.LOCK_UN)  # a child that was forked meanwhile has it open still
+                return
+        finally:
+            os.close(lock)
+
+
+def _is_at(descriptor: int, path: Path) -> bool:
+    """Whether ``path`` still names the file that is open as ``descriptor``."""
+    try:
+        return os.path.samestat(os.fstat(descriptor), path.stat())
+    except FileNotFoundError:
+        return False
+
+
+def _names_of(descriptor: int) -> int:
+    """How many names (hard links) an open file has."""
+    return os.fstat(descriptor).st_nlink
+
+
+def _extends(events: Events, known: Events) -> bool:
+    """Whether ``events`` begin with the ``known`` ones; only the count of the last of these may have grown."""
+    if not known:
+        return True
+    at = len(known) - 1
+    return (
+        len(events) > at
+        and events[:at] == known[:at]
+        and events[at][0] == known[at][0]
+        and events[at][1] >= known[at][1]
+    )
 
 
 def _what(name: bytes, release: Release, count: int) -> bytes:

@@ -55,10 +55,12 @@ class FileLedger:
     One for each party and for as long as it is enrolled: its roles in all sessions share the object. A row is
     32 bytes of entry, 32 of value and 32 that chain it to the rows before. A last row cut short by a crash
     was never answered for and is dropped; any other damage is a ``ConfigError``, and so is a ledger that
-    is open already: the file is locked.
+    is open already: the file is locked. One that is deleted or replaced while it is open takes no more claims, for
+    a second ledger may be in its place.
     """
 
     def __init__(self, path: str | os.PathLike[str]) -> None:
+        self._path = Path(path).resolve()
         try:
             self._file = os.fdopen(os.open(path, os.O_RDWR | os.O_CREAT, 0o600), "r+b", buffering=0)
         except OSError as error:
@@ -69,18 +71,27 @@ class FileLedger:
             self._chain = bytes(_ENTRY)
             self._file.truncate(self._read_rows(path))
             self._file.seek(0, os.SEEK_END)
-            _sync_folder(Path(path).parent)
+            _sync_folder(self._path.parent)
+            if not self._is_in_place():
+                raise ConfigError(f"got ledger {path}, which was replaced while it was opened; open it again")
         except BaseException:
             self._file.close()
             raise
         self._turn = threading.Lock()
 
     def claim(self, entry: bytes, value: bytes) -> bytes:
-        """See :meth:`Ledger.claim`. ``OSError`` if it can't be written; nothing is claimed then."""
+        """See :meth:`Ledger.claim`. Nothing is claimed where it raises: ``OSError`` if it can't be written, and
+        ``LocalProtocolError`` if the file was deleted or replaced, or others wrote to it.
+        """
         if len(entry) != _ENTRY or len(value) != _ENTRY:
             raise LocalProtocolError("got a ledger entry or value that is not 32 bytes; hash it first")
         with self._turn:
             if entry not in self._entries:
+                if not self._is_in_place():
+                    raise LocalProtocolError(
+                        f"got ledger {self._path}, which was deleted, replaced or written to by others since it "
+                        "was opened; stop this role, and put back the newest file before it is opened again"
+                    )
                 self._append(entry, value)
             return self._entries[entry]
 
@@ -93,6 +104,14 @@ class FileLedger:
 
     def __exit__(self, *_: object) -> None:
         self.close()
+
+    def _is_in_place(self) -> bool:
+        """Whether the path still names this file, which ends where this object's rows do."""
+        here = os.fstat(self._file.fileno())
+        try:
+            return os.path.samestat(here, self._path.stat()) and here.st_size == self._file.tell()
+        except FileNotFoundError:
+            return False
 
     def _append(self, entry: bytes, value: bytes) -> None:
         row = entry + value + _link(self._chain, entry, value)
@@ -142,7 +161,7 @@ class FileStore:
     """
 
     def __init__(self, path: str | os.PathLike[str], *, ledger: Ledger | None = None) -> None:
-        self._path = Path(path)
+        self._path = Path(path).resolve()  # or a save would replace a symbolic link, and not what it points to
         self.ledger = ledger
         if not self._path.parent.is_dir():
             raise ConfigError(f"got state {path} in a folder that is not there; make it first, for its owner alone")
@@ -150,9 +169,10 @@ class FileStore:
 
     def __call__(self, number: int, state: bytes) -> None:
         """See :meth:`Store.__call__`. ``OSError`` if it can't be written; the old state stands then."""
-        if number <= self._number:
+        newest = max(self._number, self._written())
+        if number <= newest:
             raise LocalProtocolError(
-                f"got state number {number} after {self._number}; a role restored from an older state "
+                f"got state number {number} after {newest}; a role restored from an older state "
                 "must not overwrite a newer one, and each session has a file of its own"
             )
         fresh = self._path.with_name(self._path.name + ".new")
@@ -170,6 +190,14 @@ class FileStore:
     def load(self) -> bytes | None:
         """The newest state, or None where nothing was saved; ``ConfigError`` if it is damaged."""
         return self._read()[1]
+
+    def _written(self) -> int:
+        """The number of the state in the file, which another process may have written; -1 where there is none."""
+        try:
+            with self._path.open("rb") as file:
+                return int.from_bytes(file.read(8), "big")
+        except FileNotFoundError:
+            return -1
 
     def _read(self) -> tuple[int, bytes | None]:
         try:

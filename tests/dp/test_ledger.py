@@ -1,18 +1,21 @@
 """A budget in a file: what was charged stands whatever dies, and the last of it is spent by one."""
 
+import fcntl
 import os
 import stat
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager, nullcontext, suppress
 from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from dp import ledger
 from dp.accounting import RDPAccountant
 from dp.errors import DPError
 from dp.events import GaussianEvent, Release, SelfComposed
@@ -65,8 +68,8 @@ def test_a_charge_outlives_its_process(tmp_path: Path) -> None:
 def test_a_file_is_what_a_ledger_in_memory_saves(tmp_path: Path) -> None:
     book, kept = opened(tmp_path / "budget"), in_memory()
     for at in range(2):
-        for ledger in (book, kept):
-            ledger.charge(RELEASE, once=named(str(at)))
+        for each in (book, kept):
+            each.charge(RELEASE, once=named(str(at)))
         assert (tmp_path / "budget").read_bytes() == book.to_bytes() == kept.to_bytes()
     assert (
         book.report() == PrivacyLedger.from_bytes(book.to_bytes()).report() == opened(tmp_path / "budget").report()
@@ -209,6 +212,188 @@ def test_a_ledger_too_large_to_read_again_is_not_written(tmp_path: Path, monkeyp
         book.charge(RELEASE)
     monkeypatch.undo()
     assert opened(tmp_path / "budget").spent == 0
+
+
+# One account
+
+
+def test_an_open_ledger_takes_no_older_file(tmp_path: Path) -> None:
+    path = tmp_path / "budget"
+    book = opened(path, FOR_ONE)
+    empty = path.read_bytes()
+    book.charge(RELEASE, once=named("a"))
+    path.write_bytes(empty)
+    for other in (named("a"), named("b"), None):
+        with pytest.raises(DPError, match="lacks what was charged to it before"):
+            book.charge(RELEASE, once=other)
+    assert path.read_bytes() == empty
+    assert book.spent == pytest.approx(ONE)
+
+
+def test_control_an_older_file_that_is_taken_is_spent_twice(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("dp.ledger._extends", lambda *_: True)
+    path = tmp_path / "budget"
+    book = opened(path, FOR_ONE)
+    empty = path.read_bytes()
+    for _ in range(3):
+        book.charge(RELEASE)
+        path.write_bytes(empty)
+
+
+def test_what_others_charged_extends_what_was_known(tmp_path: Path) -> None:
+    first, second = (opened(tmp_path / "budget", 50.0) for _ in range(2))
+    other = Release(GaussianEvent(2.0), "client", "distributed")
+    for book, release in ((first, RELEASE), (second, RELEASE), (first, other), (second, RELEASE), (first, other)):
+        book.charge(release)
+    assert first.report().releases == 5
+
+
+KNOWN = ((GaussianEvent(1.0), 3), (GaussianEvent(2.0), 2))
+
+
+@pytest.mark.parametrize(
+    ("events", "extends"),
+    [
+        (KNOWN, True),
+        ((*KNOWN, (GaussianEvent(1.0), 1)), True),
+        ((KNOWN[0], (GaussianEvent(2.0), 5)), True),
+        ((KNOWN[0], (GaussianEvent(2.0), 1)), False),
+        ((KNOWN[0], (GaussianEvent(3.0), 2)), False),
+        (((GaussianEvent(1.0), 4), KNOWN[1]), False),  # more in all, but not what was charged
+        (KNOWN[:1], False),
+        ((), False),
+    ],
+)
+def test_events_extend_those_known(events: Any, extends: bool) -> None:
+    assert ledger._extends(events, KNOWN) is extends
+    assert ledger._extends(events, ())
+
+
+def test_two_names_of_a_file_are_one_account(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "data").mkdir()
+    path, link = tmp_path / "data" / "budget", tmp_path / "link"
+    link.symlink_to(path)
+    opened(link, FOR_ONE).charge(RELEASE)  # begun through the link: the file is where it points to
+    assert path.is_file()
+    assert link.is_symlink()
+    monkeypatch.chdir(tmp_path)
+    for name in (path, link, Path("link"), Path("data/../link")):
+        with pytest.raises(BudgetExceeded):
+            opened(name, FOR_ONE).charge(RELEASE)
+
+
+def test_a_relative_path_is_that_of_the_folder_it_was_opened_in(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    book = opened(Path("budget"))
+    monkeypatch.chdir("/")
+    book.charge(RELEASE)
+    assert opened(tmp_path / "budget").spent == pytest.approx(ONE)
+
+
+def test_control_a_link_that_is_not_followed_has_two_budgets(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(Path, "resolve", lambda self: self)
+    path, link = tmp_path / "budget", tmp_path / "link"
+    opened(path, FOR_ONE)
+    link.symlink_to(path)
+    for name in (link, path):
+        opened(name, FOR_ONE).charge(RELEASE)
+
+
+def test_a_hard_link_is_refused(tmp_path: Path) -> None:
+    path, link = tmp_path / "budget", tmp_path / "link"
+    book = opened(path, FOR_ONE)
+    os.link(path, link)
+    with pytest.raises(DPError, match="a file with 2 names"):
+        book.charge(RELEASE)
+    for name in (path, link):
+        with pytest.raises(DPError, match="a file with 2 names"):
+            opened(name, FOR_ONE)
+    link.unlink()
+    book.charge(RELEASE)
+
+
+def test_control_a_hard_link_that_is_taken_has_two_budgets(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(ledger, "_names_of", lambda _: 1)
+    path, link = tmp_path / "budget", tmp_path / "link"
+    opened(path, FOR_ONE)
+    os.link(path, link)
+    for name in (path, link):
+        opened(name, FOR_ONE).charge(RELEASE)
+
+
+def charged_while_the_lock_is_deleted(path: Path, monkeypatch: pytest.MonkeyPatch, patience: float) -> int:
+    """How many charges stand: one finds that it fits, the .lock is deleted, another comes, the first goes on."""
+    first, second = opened(path), opened(path)
+    inside, on, checked = threading.Event(), threading.Event(), PrivacyLedger._after
+
+    def slow(self: PrivacyLedger, release: Release, count: int) -> float:
+        found = checked(self, release, count)
+        if self is first:
+            inside.set()
+            on.wait(60)
+        return found
+
+    monkeypatch.setattr(PrivacyLedger, "_after", slow)
+    threads = [threading.Thread(target=book.charge, args=(RELEASE,)) for book in (first, second)]
+    threads[0].start()
+    assert inside.wait(60)
+    path.with_name("budget.lock").unlink()
+    threads[1].start()
+    threads[1].join(patience)
+    on.set()
+    for thread in threads:
+        thread.join(60)
+    return opened(path).report().releases
+
+
+def test_a_deleted_lock_loses_no_charge(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert charged_while_the_lock_is_deleted(tmp_path / "budget", monkeypatch, 0.3) == 2
+
+
+def test_control_where_the_lock_is_all_a_charge_is_lost(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    real = ledger._locked
+    monkeypatch.setattr(ledger, "_locked", lambda path, *flags: real(path, *flags) if flags else nullcontext())
+    assert charged_while_the_lock_is_deleted(tmp_path / "budget", monkeypatch, 60) == 1
+
+
+@pytest.mark.parametrize("compared", [True, False], ids=["compared", "control: not compared"])
+def test_a_lock_on_a_file_that_was_replaced_is_taken_anew(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, compared: bool
+) -> None:
+    """Whoever waits for the old file must not believe to be alone at the new one."""
+    path, waiting, held, done = tmp_path / "file", threading.Event(), threading.Event(), threading.Event()
+    path.touch()
+    if not compared:
+        monkeypatch.setattr(ledger, "_is_at", lambda *_: True)
+
+    def wait() -> None:
+        waiting.set()
+        with ledger._locked(path):
+            held.set()
+            done.wait(60)
+
+    thread = threading.Thread(target=wait)
+    with ledger._locked(path):
+        thread.start()
+        waiting.wait(60)
+        time.sleep(0.1)  # it has the old file open
+        (tmp_path / "new").touch()
+        (tmp_path / "new").replace(path)
+    assert held.wait(60)
+    with path.open("r+b") as file:
+        if compared:
+            with pytest.raises(BlockingIOError):
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        else:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    done.set()
+    thread.join(60)
 
 
 # Once

@@ -366,3 +366,86 @@ def test_one_ledger_serves_several_threads(tmp_path: Path) -> None:
     again = FileLedger(tmp_path / "ledger")
     assert [again.claim(h(f"entry {n}"), h("late")) for n in range(30)] == results[0]
     again.close()
+
+
+# One ledger, one store
+
+
+def moved_away(path: Path) -> None:
+    path.rename(path.with_name("moved"))
+
+
+def replaced(path: Path) -> None:
+    path.with_name("older").write_bytes(path.read_bytes()[:-ROW])
+    path.with_name("older").replace(path)
+
+
+def set_back(path: Path) -> None:
+    path.write_bytes(path.read_bytes()[:-ROW])
+
+
+@pytest.mark.parametrize("change", [Path.unlink, moved_away, replaced, set_back])
+def test_an_open_ledger_that_is_no_longer_at_its_path_takes_no_claim(tmp_path: Path, change: Any) -> None:
+    path = tmp_path / "ledger"
+    with FileLedger(path) as ledger:
+        for text in ("a", "b"):
+            ledger.claim(h(text), h(text))
+        change(path)
+        with pytest.raises(LocalProtocolError, match="deleted, replaced or written to by others"):
+            ledger.claim(h("c"), h("c"))
+        assert ledger.claim(h("a"), h("x")) == h("a"), "what stands is answered"
+
+
+def test_control_without_the_check_two_ledgers_tell_two_stories(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(FileLedger, "_is_in_place", lambda self: True)
+    path = tmp_path / "ledger"
+    with FileLedger(path) as first:
+        path.unlink()
+        with FileLedger(path) as second:
+            assert first.claim(h("entry"), h("one")) == h("one")
+            assert second.claim(h("entry"), h("two")) == h("two")
+
+
+def test_a_ledger_replaced_while_it_is_opened_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path, lock = tmp_path / "ledger", FileLedger._lock_file
+
+    def slow(self: FileLedger, given: Path) -> None:
+        path.unlink()
+        path.touch()
+        lock(self, given)
+
+    monkeypatch.setattr(FileLedger, "_lock_file", slow)
+    with pytest.raises(ConfigError, match="replaced while it was opened"):
+        FileLedger(path)
+
+
+@pytest.mark.parametrize("make", [Path.symlink_to, Path.hardlink_to])
+def test_two_names_of_a_ledger_are_one(tmp_path: Path, make: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    path, link = tmp_path / "ledger", tmp_path / "link"
+    monkeypatch.chdir(tmp_path)
+    with FileLedger("ledger") as ledger:
+        make(link, path)
+        monkeypatch.chdir("/")
+        ledger.claim(h("entry"), h("one"))
+        with pytest.raises(ConfigError, match="open already"):
+            FileLedger(link)
+    with FileLedger(link) as again:
+        assert again.claim(h("entry"), h("two")) == h("one")
+
+
+def test_a_store_behind_a_link_is_the_one_it_points_to(tmp_path: Path) -> None:
+    path, link = tmp_path / "state", tmp_path / "link"
+    link.symlink_to(path)
+    FileStore(link)(1, b"one")
+    assert (link.is_symlink(), FileStore(path).load()) == (True, b"one")
+
+
+def test_a_store_sees_what_another_process_saved(tmp_path: Path) -> None:
+    first, second = (FileStore(tmp_path / "state") for _ in range(2))
+    first(5, b"newer")
+    with pytest.raises(LocalProtocolError, match="state number 4 after 5"):
+        second(4, b"older")
+    assert second.load() == b"newer"
+    second(6, b"newest")
