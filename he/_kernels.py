@@ -137,10 +137,14 @@ def add(a: Words, b: Words, p: np.uint64) -> None:
 
 
 @kernel
-def round_up(values: Reals, step: float, above: int, out: Words) -> None:
-    """Write ``values`` times ``step``, rounded to even, plus ``above``, which makes them positive, to ``out``."""
+def round_up(values: Reals, step: float, above: np.uint64, out: Words) -> None:
+    """Write ``values`` times ``step``, rounded to even, plus ``above`` to ``out``.
+
+    The products are below 2^63 in size. ``above`` is more than any of them and makes them positive: the sums are
+    taken modulo 2^64, as unsigned words, and below it.
+    """
     for i in range(values.size):
-        out[i] = np.uint64(np.int64(np.rint(values[i] * step)) + above)
+        out[i] = np.uint64(np.int64(np.rint(values[i] * step))) + above
 
 
 @kernel

@@ -25,7 +25,7 @@ from numpy.typing import NDArray
 
 from he import _kernels, _ring, _seal
 from he.errors import CiphertextError, HEError, OpenError
-from he.params import MAX_LENGTH, Parameters
+from he.params import MAX_LENGTH, SECURITY_BITS, Parameters
 
 Words = NDArray[np.uint64]
 Integers = NDArray[np.int64]
@@ -102,7 +102,8 @@ class Scheme(ABC):
         key = "one shared secret key, seeded" if self.seeded else "public key"
         return (
             f"{self.name.upper()} ({key}): ring degree {p.degree}, modulus {len(p.primes)} x {p.bits} bits, "
-            f"{self.slots} slots, {8 * self._stride / self.slots:.2f} bytes a value in full ciphertexts"
+            f"{self.slots} slots, {8 * self._stride / self.slots:.2f} bytes a value in full ciphertexts; "
+            f"{SECURITY_BITS} bits of security, also against quantum computers"
         )
 
     def generate(self) -> "SecretKey":

@@ -31,7 +31,8 @@ class Scheme(_rlwe.Scheme):
     ``seeded=True``: clients share the secret key, for half the bytes: one client that colludes with the server
     reads every client's vector.
 
-    Raises :class:`he.errors.HEError` where no ring of 128 bits of security carries the sums.
+    Raises :class:`he.errors.HEError` where no ring of 128 bits of security, classical and
+    quantum, carries the sums.
     """
 
     name: ClassVar[str] = "bfv"

@@ -38,7 +38,8 @@ class Scheme(_rlwe.Scheme):
     ``seeded=True``: clients share the secret key, for half the bytes: one client that colludes with the server
     reads every client's vector.
 
-    Raises :class:`he.errors.HEError` where no ring of 128 bits of security carries the sums.
+    Raises :class:`he.errors.HEError` where no ring of 128 bits of security, classical and
+    quantum, carries the sums.
     """
 
     name: ClassVar[str] = "ckks"
@@ -58,9 +59,8 @@ class Scheme(_rlwe.Scheme):
         coefficients = coefficients_of(values.astype(np.float64))
         rows = []
         for field in self._fields:
-            prime = int(field.prime)
             part = np.empty(coefficients.shape, dtype=np.uint64)
-            above = ((1 << 62) // prime + 1) * prime  # coefficients have either sign, and 62 bits at most
+            above = np.uint64(_multiple_above(int(field.prime)))
             _kernels.round_up(coefficients.reshape(-1), float(self.parameters.step), above, part.reshape(-1))
             field.reduce(part)
             field.forward(part)
@@ -79,6 +79,11 @@ class Scheme(_rlwe.Scheme):
         nearest = np.rint(slots / p.step)
         off = np.abs(slots - nearest * p.step).max()
         return nearest.astype(np.int64) + middle, bool(off <= p.tolerance)
+
+
+def _multiple_above(prime: int) -> int:
+    """The least multiple of ``prime`` above all coefficients; the sum of both stays below 2^64."""
+    return (params.MAX_COEFFICIENT // prime + 1) * prime
 
 
 def coefficients_of(slots: Reals) -> Reals:

@@ -39,7 +39,7 @@ class Kem(StrEnum):
 
     @property
     def post_quantum(self) -> bool:
-        """Whether what is sealed stays so against a quantum computer."""
+        """Whether what is sealed stays so against a quantum computer: ML-KEM-768 is of NIST's category 3."""
         return self is Kem.MLKEM768_X25519
 
     @property

@@ -5,9 +5,10 @@ import math
 import numpy as np
 import pytest
 
-from he import _seal, params
+from he import _kernels, _seal, bfv, ckks, params
 from he.errors import HEError
 
+SCHEMES = {"ckks": ckks.Scheme, "bfv": bfv.Scheme}
 CASES = [(2**bits - 2, clients) for bits in (8, 16, 24, 32) for clients in (16, 256, 4096)]
 TAIL = 2.0**-params.FAILURE_BITS / (2 * params.MAX_LENGTH)
 """What one place may fail with."""
@@ -49,8 +50,11 @@ def test_rings_are_of_the_guidelines_and_primes_are_primes(
     except HEError:
         assert (name, bound) == ("ckks", 2**32 - 2)
         return
-    guideline = {2048: 53, 4096: 106}
-    assert math.prod(p.primes).bit_length() <= guideline[p.degree]
+    classical, quantum = {2048: 53, 4096: 106}, {2048: 50, 4096: 101}
+    assert math.prod(p.primes).bit_length() <= min(classical[p.degree], quantum[p.degree])
+    assert (
+        "128 bits of security, also against quantum computers" in SCHEMES[name](bound, clients, seeded).describe()
+    )
     assert len(set(p.primes)) == len(p.primes)
     for prime in p.primes:
         assert (prime % (2 * p.degree), prime.bit_length()) == (1, p.bits)
@@ -70,7 +74,7 @@ def test_bfv_opens_right_and_shows_what_is_malformed(bound: int, clients: int, s
     assert p.plain_modulus % (2 * p.degree) == 1
     assert params.is_prime(p.plain_modulus)
     if p.degree == 4096:  # and so 2048 would not have done
-        assert 2 * p.plain_modulus * (z * math.sqrt(clients) * fresh / math.sqrt(2) + clients / 2) > 2**52
+        assert 2 * p.plain_modulus * (z * math.sqrt(clients) * fresh / math.sqrt(2) + clients / 2) > 2**49
 
 
 @seeded
@@ -99,6 +103,40 @@ def test_no_ring_is_without_its_margin(bits: int, seeded: bool) -> None:
                 assert p.step >= 2**9 * p.tolerance
             else:
                 assert p.plain_modulus >= 2**8 * clients * (2**bits - 1)
+
+
+@seeded
+@pytest.mark.parametrize("bits", range(1, 34))
+def test_encodings_stay_inside_their_words(bits: int, seeded: bool) -> None:
+    """In integers without end: no step overflows for the largest coefficient there can be, of either sign."""
+    for clients in (1, 2, 24, 256, 4096):
+        try:
+            p = params.ckks(2**bits, clients, seeded)
+        except HEError:
+            continue
+        largest = math.isqrt(2 * (p.step * 2**bits) ** 2) + 2**11  # the root of two, and rounding to 53 bits
+        assert largest < params.MAX_COEFFICIENT < 2**63
+        for prime in p.primes:
+            above = ckks._multiple_above(prime)
+            assert above % prime == 0
+            assert largest < above < 2**64 - largest
+
+
+def test_the_longest_encodings_are_exact() -> None:
+    """Against integers without end, for coefficients near the largest of either sign, and those that slots have."""
+    scheme = ckks.Scheme(2**31, 24)
+    p, prime = scheme.parameters, scheme.parameters.primes[0]
+    assert p.step * scheme.bound > 2**61, "as long as encodings get"
+    largest = math.sqrt(2) * 2**62 / p.step
+    values = np.array([largest, -largest, largest / 3, -largest / 3, 0.0, -scheme.bound, scheme.bound])
+    out = np.empty(len(values), np.uint64)
+    _kernels.round_up(values, float(p.step), np.uint64(ckks._multiple_above(prime)), out)
+    assert [int(word) % prime for word in out] == [round(value * float(p.step)) % prime for value in values]
+    slots = np.full((1, scheme.slots), scheme.bound, np.uint64)
+    (row, *_) = scheme._encode(slots)
+    scheme._fields[0].backward(row)
+    wanted = [round(value * float(p.step)) % prime for value in ckks.coefficients_of(slots.astype(float))[0]]
+    assert row[0].tolist() == wanted
 
 
 def test_what_no_encoding_holds_is_refused() -> None:
