@@ -20,7 +20,7 @@ import struct
 from collections.abc import Mapping
 from enum import StrEnum
 
-from secagg.errors import ConfigError
+from secagg.errors import ConfigError, SecAggError, blaming, kind_of, shown
 
 MAX_BYTES = 1 << 24
 MAX_DEPTH = 12
@@ -69,6 +69,7 @@ def decode(data: bytes, classes: Mapping[str, type]) -> object:
 
     Raises ``ConfigError`` where a byte is left over, missing, or not as :func:`encode` writes it.
     """
+    data = plain_bytes(data, "a task")
     if len(data) > MAX_BYTES:
         raise ConfigError(f"got a task of {len(data)} bytes; expected at most {MAX_BYTES}")
     value, end = _decode(data, 0, len(data), classes, 0)
@@ -112,15 +113,25 @@ def _decode(data: bytes, at: int, limit: int, classes: Mapping[str, type], depth
             raise ConfigError(f"got tag {tag!r} with {len(body)} bytes at byte {at} of a task; no value has it")
 
 
+def plain_bytes(data: object, what: str) -> bytes:
+    """``data`` as bytes; ``ConfigError`` unless it is bytes, a bytearray or a memoryview."""
+    if not isinstance(data, bytes | bytearray | memoryview):
+        raise ConfigError(f"got {shown(data)} as {what}; expected the bytes that to_bytes() gave")
+    with blaming(ConfigError, f"got no readable bytes as {what}"):
+        return data if type(data) is bytes else bytes(memoryview(data))
+
+
 def _build(items: list[object], classes: Mapping[str, type]) -> object:
     name, *values = items or [None]
     found = classes.get(name) if isinstance(name, str) else None
     if found is None:
-        raise ConfigError(f"got an unknown class {name!r} in a task; known are {', '.join(sorted(classes))}")
+        raise ConfigError(f"got an unknown class {shown(name)} in a task; known are {', '.join(sorted(classes))}")
     fields = dataclasses.fields(found)
     if len(values) != len(fields):
         raise ConfigError(f"got {len(values)} fields of {name}; this version has {len(fields)}")
     try:
         return found(**{field.name: value for field, value in zip(fields, values, strict=True)})
-    except (TypeError, AttributeError) as error:
-        raise ConfigError(f"got fields of {name} that it can't hold: {error}") from error
+    except SecAggError:
+        raise
+    except Exception as error:  # of another package, or of a class that is not ours
+        raise ConfigError(f"got fields of {name} that it can't hold: {kind_of(error)}: {error}") from error

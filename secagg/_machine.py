@@ -35,6 +35,8 @@ from secagg.errors import (
     LocalProtocolError,
     RemoteProtocolError,
     SecAggError,
+    kind_of,
+    shown,
 )
 from secagg.identity import PartyRole, Roster, check_enrolled, check_party_id
 from secagg.protocols.base import Proposal
@@ -56,6 +58,10 @@ if TYPE_CHECKING:
 log = logging.getLogger("secagg")
 
 SEED_BYTES = 32
+_FOREIGN_TASK = (
+    "got a message of another protocol or task; give both sides the same task.to_bytes(), or ask for the other "
+    "side's: task.diff(Task.from_bytes(theirs)) says which field differs"
+)
 MOST_FAULTS = 4096
 
 
@@ -130,9 +136,8 @@ class Member(Generic[AnyState]):
         clock: Callable[[], float] = time.time,
         budget: Budget | None = None,
     ) -> None:
-        if session is not None:
-            check_session(session)
-        state = self.state_type(id=check_party_id(member_id), seed=draw(rng, SEED_BYTES), session=session)
+        name = None if session is None else check_session(session)
+        state = self.state_type(id=check_party_id(member_id), seed=draw(rng, SEED_BYTES), session=name)
         self._setup(task, state, identity, roster, save, key, executor, clock, budget)
 
     def _setup(
@@ -150,7 +155,7 @@ class Member(Generic[AnyState]):
         check_enrolled(state.id, self.role, identity, roster)
         task.protocol.validate_roster(task, roster)
         if save is not None and not callable(save):
-            raise ConfigError(f"got save={save!r:.80}; expected a store, such as secagg.store.FileStore(path)")
+            raise ConfigError(f"got save={shown(save)}; expected a store, such as secagg.store.FileStore(path)")
         self._task, self._identity, self._roster, self._save = task, identity, roster, save
         self._key = key  # long-lived, like the identity: given each time, and never a part of the state
         self._executor = executor
@@ -211,7 +216,7 @@ class Member(Generic[AnyState]):
     def _check_address(self, envelope: Envelope) -> None:
         task = self._task
         if envelope.protocol != task.protocol.ID or envelope.task != task.digest:
-            raise Reject(FaultKind.FOREIGN_TASK, "got a message of another protocol or task; compare the tasks")
+            raise Reject(FaultKind.FOREIGN_TASK, _FOREIGN_TASK)
         if envelope.sender == wire.SERVER:
             envelope.verify(None)
 
@@ -438,8 +443,8 @@ class Client(Member[AnyClientState]):
             )
         except SecAggError:
             raise
-        except ValueError as error:  # another package's encoding says it in its own error
-            raise EncodingError(str(error)) from error
+        except Exception as error:  # another package's encoding says it in its own error
+            raise EncodingError(str(error) or kind_of(error)) from error
         draft.contribution = pack_segments(vectors)
         hashed = hashlib.sha256()
         for segment in draft.contribution:

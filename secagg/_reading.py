@@ -123,7 +123,7 @@ def read(leaf: Any, path: Path, error: type[SecAggError]) -> Found:
                 raise error(f"{where(path)} is a {kind_of(leaf)}; expected an array, a number or a container")
             if isinstance(leaf, np.ma.MaskedArray):
                 raise error(f"{where(path)} is a masked array, whose mask would be lost; expected filled()")
-            labelled = not number and _is_labelled(leaf)
+            labelled = not number and is_labelled(leaf)
             array = np.asarray(leaf)
             shape, dtype = array.shape, array.dtype.name
     if labelled:
@@ -136,7 +136,7 @@ def read(leaf: Any, path: Path, error: type[SecAggError]) -> Found:
     return Found(shape, ("float" if dtype in FLOATS else "int") if number else dtype, array)
 
 
-def _is_labelled(leaf: Any) -> bool:
+def is_labelled(leaf: Any) -> bool:
     """Whether positions have names: pandas, Polars, xarray and what is made like them.
 
     The ``index`` of a list or a str is a method.

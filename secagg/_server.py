@@ -23,8 +23,8 @@ from secagg import wire
 from secagg._machine import Reply
 from secagg._state import pack_segments, pack_state, unpack_segments, unpack_state
 from secagg.beacon import Fetch
-from secagg.errors import Aborted, ConfigError, Fault, FaultKind, LocalProtocolError
-from secagg.identity import Roster
+from secagg.errors import Aborted, ConfigError, Fault, FaultKind, LocalProtocolError, shown
+from secagg.identity import Roster, check_party_ids
 from secagg.protocols.base import Phase, Proposal
 from secagg.session import NONCE_BYTES, check_cohort, check_session, draw, roster_digest, session_id
 from secagg.store import Store
@@ -118,8 +118,8 @@ class Server(Generic[AnyState]):
         executor: Executor | None = None,
         beacon: Fetch | None = None,
     ) -> None:
-        members = sorted(cohort)
-        check_session(session)
+        members = sorted(check_party_ids(cohort))
+        session = check_session(session)
         check_cohort(task, members, roster)
         nonce = draw(rng, NONCE_BYTES)
         opening = session_id(
@@ -208,6 +208,7 @@ class Server(Generic[AnyState]):
         """
         if self._state.position < 0:
             raise LocalProtocolError("got a message before start()")
+        sender = str.__str__(sender) if isinstance(sender, str) else shown(sender)  # NumPy's text is a subclass
         try:
             if not self._open:
                 raise Reject(FaultKind.OUT_OF_TURN, "got a message after the session's end")

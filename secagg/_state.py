@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 
 from mpc.keys import TAG_BYTES, encode_parts
 from secagg import wire
+from secagg._canonical import plain_bytes
 from secagg.errors import ConfigError
 from secagg.identity import Roster
 from secagg.session import roster_digest
@@ -35,6 +36,7 @@ def pack_state(state: msgspec.Struct, task: Task, role: str, roster: Roster | No
 
 def unpack_state(data: bytes, kind: type[AnyStruct], task: Task, role: str, roster: Roster | None) -> AnyStruct:
     """The state in ``data``; ``ConfigError`` if it is damaged, or of another task, role or roster."""
+    data = plain_bytes(data, "a saved state")
     header = _state_header(task, role, roster)
     if not data.startswith(header):
         raise ConfigError(

@@ -17,7 +17,8 @@ from cryptography.exceptions import InvalidSignature
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey
 
 from mpc.keys import encode_parts
-from secagg.errors import ConfigError
+from secagg._numbers import whole
+from secagg.errors import ConfigError, shown
 
 KEY_BYTES = 32
 VALUE_BYTES = 64
@@ -63,8 +64,10 @@ class SignedBeacon:
                 f"got public_key={self.public_key!r:.80}; expected the {KEY_BYTES} bytes of an Ed25519 key"
             )
         for name, value, least in (("genesis", self.genesis, 0), ("period", self.period, 1)):
-            if isinstance(value, bool) or not isinstance(value, int) or not least <= value < 1 << 40:
-                raise ConfigError(f"got {name}={value!r}; expected whole seconds, at least {least}")
+            number = whole(value)
+            if number is None or not least <= number < 1 << 40:
+                raise ConfigError(f"got {name}={shown(value)}; expected whole seconds, at least {least}")
+            object.__setattr__(self, name, number)
 
     def next_round(self, now: float) -> int:
         """The first round that is published after ``now``; rounds count from 1."""

@@ -19,7 +19,8 @@ from typing import Any, NamedTuple, Protocol, cast
 import numpy as np
 from numpy.typing import NDArray
 
-from secagg.errors import ConfigError, EncodingError
+from secagg._numbers import real, whole
+from secagg.errors import ConfigError, EncodingError, shown
 from secagg.layout import AnyFloat, Layout
 from secagg.packing import Lanes, lane_dtype
 
@@ -30,7 +31,6 @@ MAX_WEIGHT = 1 << 53  # weights are exact in float64
 ROUNDINGS = ("stochastic", "nearest")
 
 _KEY_BYTES = 32
-_NUMBERS = (int, float, np.integer, np.floating)
 _PIECE = 1 << 16  # coordinates rounded at a time by OpenSSL's bits, which so stay in the cache
 _MAX_SUM = 1 << 62
 _LEAST_BITS = 8
@@ -161,10 +161,13 @@ class FixedPoint:
             object.__setattr__(self, "clip", _clips(self.clip))
         else:
             object.__setattr__(self, "clip", _clip(self.clip))
-        if type(self.bits) is not int or not 2 <= self.bits <= 32:
-            raise ConfigError(f"got bits={self.bits!r}; expected an int from 2 to 32")
-        if self.rounding not in ROUNDINGS:
-            raise ConfigError(f"got rounding={self.rounding!r}; expected one of {', '.join(ROUNDINGS)}")
+        bits = whole(self.bits)
+        if bits is None or not 2 <= bits <= 32:
+            raise ConfigError(f"got bits={shown(self.bits)}; expected an integer from 2 to 32")
+        object.__setattr__(self, "bits", bits)
+        if not isinstance(self.rounding, str) or self.rounding not in ROUNDINGS:
+            raise ConfigError(f"got rounding={shown(self.rounding)}; expected one of {', '.join(ROUNDINGS)}")
+        object.__setattr__(self, "rounding", str.__str__(self.rounding))
 
     def segments(self, layout: Layout, max_weight: int | None) -> tuple[Segment, ...]:
         """The values (bound 2L), the weight if there are weights, the number of clipped coordinates.
@@ -399,10 +402,10 @@ def _key(rng: Rng) -> bytes:
 
 
 def _clip(clip: object, name: str | None = None) -> float:
-    found = float(clip) if isinstance(clip, _NUMBERS) and not isinstance(clip, bool) else math.nan
+    found = real(clip)
     if not _MIN_CLIP <= found <= _MAX_CLIP:
         of = "" if name is None else f" for leaf {name!r}"
-        raise ConfigError(f"got clip={clip!r}{of}; expected a number from {_MIN_CLIP} to {_MAX_CLIP}")
+        raise ConfigError(f"got clip={shown(clip)}{of}; expected a number from {_MIN_CLIP} to {_MAX_CLIP}")
     return found
 
 
@@ -411,7 +414,7 @@ def _clips(pairs: Iterable[Any]) -> tuple[tuple[str, float], ...]:
     found: dict[str, float] = {}
     for pair in pairs:
         if not isinstance(pair, tuple) or len(pair) != 2 or not isinstance(pair[0], str):
-            raise ConfigError(f"got {pair!r} in clip; expected a leaf's name and a number")
+            raise ConfigError(f"got {shown(pair)} in clip; expected a leaf's name and a number")
         if pair[0] in found:
             raise ConfigError(f"got two clips for leaf {pair[0]!r}; expected one")
         found[str(pair[0])] = _clip(pair[1], pair[0])
@@ -419,14 +422,15 @@ def _clips(pairs: Iterable[Any]) -> tuple[tuple[str, float], ...]:
 
 
 def _check_max_weight(max_weight: int | None) -> None:
-    if max_weight is not None and (type(max_weight) is not int or not 1 <= max_weight <= MAX_WEIGHT):
-        raise ConfigError(f"got max_weight={max_weight!r}; expected None or an int from 1 to {MAX_WEIGHT}")
+    if max_weight is not None and not 1 <= (whole(max_weight) or 0) <= MAX_WEIGHT:
+        raise ConfigError(f"got max_weight={shown(max_weight)}; expected None or an int from 1 to {MAX_WEIGHT}")
 
 
 def _check_weight(weight: object, max_weight: int) -> int:
-    if not isinstance(weight, int | np.integer) or isinstance(weight, bool) or not 1 <= weight <= max_weight:
-        raise EncodingError(f"got the weight {weight!r}; expected an integer from 1 to {max_weight}")
-    return int(weight)
+    number = whole(weight)
+    if number is None or not 1 <= number <= max_weight:
+        raise EncodingError(f"got the weight {shown(weight)}; expected an integer from 1 to {max_weight}")
+    return number
 
 
 def _within(value: int, least: int, most: int, what: str) -> int:

@@ -26,12 +26,14 @@ from cryptography.hazmat.primitives.serialization import (
 from mpc.errors import MPCError
 from mpc.hpke import PRIVATE_BYTES, Kem, PrivateKey
 from secagg import _canonical
-from secagg.errors import ConfigError
+from secagg._numbers import whole
+from secagg.errors import ConfigError, blaming, shown
 
 _PARTY_ID = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.:@+-]{0,63}\Z")
 
 
 _SHARED = "shared.he.json"
+_MOST_IDS = (1 << 24) + 1  # one more than any task allows
 
 
 class PartyRole(StrEnum):
@@ -42,14 +44,26 @@ class PartyRole(StrEnum):
     AGGREGATOR = "aggregator"
 
 
-def check_party_id(party_id: str) -> str:
-    """``party_id`` itself, or ``ConfigError``: 1 to 64 letters, digits and ``_ . : @ + -``."""
-    if not isinstance(party_id, str) or not _PARTY_ID.match(party_id) or party_id == "server":
+def check_party_id(party_id: object) -> str:
+    """``party_id`` as a str (NumPy's text too), or ``ConfigError``: 1 to 64 letters, digits and ``_ . : @ + -``."""
+    plain = str.__str__(party_id) if isinstance(party_id, str) else ""
+    if not _PARTY_ID.match(plain) or plain == "server":
+        hint = "; write a number as str(node_id)" if whole(party_id) is not None else ""
         raise ConfigError(
-            f"got party id {party_id!r:.80}; expected 1 to 64 letters, digits or any of _ . : @ + -, "
-            "beginning with a letter, a digit or _, and not 'server'"
+            f"got party id {shown(party_id)}; expected 1 to 64 letters A to Z and a to z, digits or any of "
+            f"_ . : @ + -, beginning with a letter, a digit or _, no space or umlaut, and not 'server'{hint}"
         )
-    return party_id
+    return plain
+
+
+def check_party_ids(ids: object) -> list[str]:
+    """The ids of a cohort, in their order; ``ConfigError`` for one id that stands for a list of them."""
+    if isinstance(ids, str | bytes) or not isinstance(ids, Iterable):
+        raise ConfigError(
+            f"got {shown(ids)} where ids are listed; expected a list, such as ['c1', 'c2'], also for a single id"
+        )
+    with blaming(ConfigError, "got ids that can't be listed; expected a list, such as ['c1', 'c2']"):
+        return [check_party_id(party_id) for _, party_id in zip(range(_MOST_IDS), ids, strict=False)]
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,7 +80,7 @@ class Party:
     encryption_key: bytes | None = None
 
     def __post_init__(self) -> None:
-        check_party_id(self.id)
+        object.__setattr__(self, "id", check_party_id(self.id))
         if not isinstance(self.signing_key, bytes) or len(self.signing_key) != 32:
             raise ConfigError(f"got a signing key of {self.id} that is not 32 bytes of Ed25519 public key")
 
@@ -217,7 +231,7 @@ def enrol(
     ``encryption_keys`` are the public halves of what else a party has, by id: an aggregator's sealing key. For
     simulations and for whoever enrols parties; in a deployment each party keeps its own keys.
     """
-    keys = {party_id: Ed25519PrivateKey.generate() for party_id in ids}
+    keys = {party_id: Ed25519PrivateKey.generate() for party_id in check_party_ids(ids)}
     public = encryption_keys or {}
     return keys, Roster(
         Party(party_id, role, key.public_key().public_bytes_raw(), public.get(party_id))
@@ -241,7 +255,7 @@ def write_identities(
     ``shared.he.json`` (all mode 0600). Raises ``ConfigError`` before anything is written if an id is enrolled or a
     key file exists: a key is never overwritten.
     """
-    wanted = [check_party_id(party_id) for party_id in ids]
+    wanted = check_party_ids(ids)
     if len(set(wanted)) != len(wanted):
         raise ConfigError("got an id twice; every party is enrolled once")
     where = Path(folder)

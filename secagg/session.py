@@ -8,7 +8,7 @@ from itertools import pairwise
 from typing import TYPE_CHECKING
 
 from mpc.keys import encode_parts
-from secagg.errors import ConfigError
+from secagg.errors import ConfigError, blaming, shown
 from secagg.identity import PartyRole, Roster, check_party_id
 
 if TYPE_CHECKING:
@@ -55,12 +55,17 @@ def session_id(
     return hashlib.sha256(encode_parts(*parts)).digest()
 
 
-def check_session(session: object) -> None:
-    """``ConfigError`` unless ``session`` is bytes, and no more than :data:`MAX_SESSION_BYTES` of them."""
+def check_session(session: object) -> bytes:
+    """``session`` as bytes; ``ConfigError`` unless it is, and no more than :data:`MAX_SESSION_BYTES` of them.
+
+    ``b""`` is a name like any other, and not the same as None.
+    """
     if not isinstance(session, bytes):
-        raise ConfigError(f"got session={session!r:.80}; expected bytes, such as b'round 3'")
-    if len(session) > MAX_SESSION_BYTES:
-        raise ConfigError(f"got a session of {len(session)} bytes; at most {MAX_SESSION_BYTES}: hash it")
+        raise ConfigError(f"got session={shown(session)}; expected bytes, such as b'round 3'")
+    plain = bytes(memoryview(session))  # NumPy's bytes are a subclass
+    if len(plain) > MAX_SESSION_BYTES:
+        raise ConfigError(f"got a session of {len(plain)} bytes; at most {MAX_SESSION_BYTES}: hash it")
+    return plain
 
 
 def merkle_root(leaves: Sequence[bytes]) -> bytes:
@@ -142,7 +147,8 @@ def check_cohort(task: Task, cohort: list[str], roster: Roster | None) -> None:
 
 def draw(rng: Callable[[int], bytes], count: int) -> bytes:
     """``count`` bytes from ``rng``; ``ConfigError`` if it gives anything else."""
-    drawn = rng(count)
+    with blaming(ConfigError, f"got no {count} bytes from rng; expected os.urandom, or rng_for_tests in tests"):
+        drawn = rng(count)
     if not isinstance(drawn, bytes) or len(drawn) != count:
         raise ConfigError(f"got no {count} bytes from rng; expected os.urandom, or rng_for_tests in tests")
     return drawn

@@ -17,13 +17,14 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from secagg import identity
 from secagg._machine import Aggregator, Budget, Client, Member
+from secagg._reading import is_labelled
 from secagg._server import Outbox, Outcome, Server
 from secagg.beacon import Fetch
-from secagg.errors import ConfigError, EncodingError, LocalProtocolError
-from secagg.identity import PartyRole, Roster
+from secagg.errors import ConfigError, EncodingError, LocalProtocolError, blaming, shown
+from secagg.identity import PartyRole, Roster, check_party_id
 from secagg.protocols.base import AggregationProtocol, input_round, key_pairs, rounds
 from secagg.store import MemoryLedger
-from secagg.task import Task
+from secagg.task import MAX_CLIENTS, Task
 
 ByRound = dict[str, int]
 
@@ -63,10 +64,13 @@ def simulate(
     for ids, weights, budgets or rounds that don't fit, ``LocalProtocolError`` where a client's budget has no
     room for its input, and ``Aborted`` as a server would.
     """
-    plain = _by_id(updates)
-    weighted = None if weights is None else _by_id(weights)
-    silent = {client: _round(task, name) for client, name in (dropouts or {}).items()}
-    charged = None if budgets is None else _by_id(budgets)
+    if not issubclass(type(task), Task):
+        swapped = "; the arguments are swapped: simulate(task, updates)" if isinstance(updates, Task) else ""
+        raise ConfigError(f"got {shown(task)} as task; expected a secagg.Task{swapped}")
+    plain = _by_id(updates, "updates")
+    weighted = None if weights is None else _by_id(weights, "weights")
+    silent = {client: _round(task, name) for client, name in _by_id(dropouts or {}, "dropouts").items()}
+    charged = None if budgets is None else _by_id(budgets, "budgets")
     for what, given in (
         ("weights", weighted or plain),
         ("dropouts", {**plain, **silent}),
@@ -218,14 +222,21 @@ def _key_pairs(
     return key_pairs(protocol, dict(roles))
 
 
-def _by_id(given: Mapping[str, Any] | Sequence[Any]) -> dict[str, Any]:
-    if isinstance(given, Mapping):
-        return dict(given)
-    return {f"c{number}": item for number, item in enumerate(given, 1)}
+def _by_id(given: Any, what: str) -> dict[str, Any]:
+    expected = "expected a dict by client id, or a list in the clients' order"
+    with blaming(ConfigError, f"got {what} that can't be read; {expected}"):
+        if isinstance(given, Mapping):
+            ids = {check_party_id(party): item for party, item in given.items()}
+            if len(ids) != len(given):
+                raise ConfigError(f"got {what} that name a client twice; {expected}")
+            return ids
+        if isinstance(given, str | bytes) or is_labelled(given):
+            raise ConfigError(f"got {shown(given)} as {what}; {expected}")
+        return {f"c{number}": item for number, item in zip(range(1, MAX_CLIENTS + 2), given, strict=False)}
 
 
-def _round(task: Task, name: str) -> str:
+def _round(task: Task, name: object) -> str:
     known = rounds(task.protocol)
-    if name not in known:
-        raise ConfigError(f"got a dropout in {name!r}; {task.protocol.name} has {', '.join(known)}")
-    return str(name)
+    if not isinstance(name, str) or str.__str__(name) not in known:
+        raise ConfigError(f"got a dropout in {shown(name)}; {task.protocol.name} has {', '.join(known)}")
+    return str.__str__(name)

@@ -16,9 +16,10 @@ from typing import TYPE_CHECKING, Any, TypedDict, Unpack, cast
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from secagg import _canonical, wire
+from secagg._numbers import whole
 from secagg.beacon import Fetch
 from secagg.encoding import Encoding, SegmentLike
-from secagg.errors import ConfigError
+from secagg.errors import ConfigError, blaming, shown
 from secagg.identity import PartyRole, Roster
 from secagg.layout import Layout
 from secagg.protocols.base import AggregationProtocol, client_class, corrupt_among, corrupt_count, rounds
@@ -83,21 +84,29 @@ class Task:
     context: bytes = b""
 
     def __post_init__(self) -> None:
+        with blaming(ConfigError, "got parts of a task that can't be read"):
+            self._check()
+
+    def _check(self) -> None:
         if isinstance(self.protocol, str | type) or not isinstance(self.protocol, AggregationProtocol):
-            raise ConfigError(f"got protocol {self.protocol!r}; expected an object such as secagg.SecAgg()")
+            raise ConfigError(f"got protocol {shown(self.protocol)}; expected an object such as secagg.SecAgg()")
         if not isinstance(self.layout, Layout):
-            raise ConfigError(f"got a {type(self.layout).__name__} as layout; expected secagg.Layout.of(update)")
+            raise ConfigError(f"got {shown(self.layout)} as layout; expected secagg.Layout.of(update)")
         if isinstance(self.encoding, str | type) or not hasattr(self.encoding, "segments"):
-            raise ConfigError(f"got encoding {self.encoding!r}; expected one such as FixedPoint(clip=1.0)")
-        _check_int("max_clients", self.max_clients, 1, MAX_CLIENTS)
-        _check_int("min_survivors", self.min_survivors, 1, self.max_clients)
+            raise ConfigError(f"got encoding {shown(self.encoding)}; expected one such as FixedPoint(clip=1.0)")
+        self._set("max_clients", _integer("max_clients", self.max_clients, 1, MAX_CLIENTS))
+        self._set("min_survivors", _integer("min_survivors", self.min_survivors, 1, self.max_clients))
         if self.max_weight is not None:
-            _check_int("max_weight", self.max_weight, 1, 1 << 32)
-        if not isinstance(self.context, bytes) or len(self.context) > MAX_CONTEXT_BYTES:
+            self._set("max_weight", _integer("max_weight", self.max_weight, 1, 1 << 32))
+        if not isinstance(self.context, bytes) or bytes.__len__(self.context) > MAX_CONTEXT_BYTES:
             raise ConfigError(
-                f"got context={self.context!r:.80}; expected bytes, at most {MAX_CONTEXT_BYTES} bytes of them"
+                f"got context={shown(self.context)}; expected bytes, at most {MAX_CONTEXT_BYTES} bytes of them"
             )
+        self._set("context", bytes(memoryview(self.context)))  # NumPy's bytes are a subclass
         self.protocol.validate(self)
+
+    def _set(self, name: str, value: object) -> None:
+        object.__setattr__(self, name, value)
 
     @cached_property
     def segments(self) -> tuple[SegmentLike, ...]:
@@ -188,7 +197,8 @@ class Task:
 
         ``ConfigError`` for bytes of another wire version, an unknown class, or no task at all.
         """
-        classes: Mapping[str, type] = _Classes({found.__name__: found for found in known} | {"Task": cls})
+        with blaming(ConfigError, "got known= that are no classes; expected those of your protocols and encodings"):
+            classes: Mapping[str, type] = _Classes({found.__name__: found for found in known} | {"Task": cls})
         match _canonical.decode(data, classes):
             case ("secagg/v1/task", wire.VERSION, Task() as task):
                 return task
@@ -296,9 +306,11 @@ def _lines(part: object, *arguments: object) -> list[str]:
     return [] if describe is None else list(describe(*arguments))
 
 
-def _check_int(name: str, value: object, least: int, most: int) -> None:
-    if isinstance(value, bool) or not isinstance(value, int) or not least <= value <= most:
-        raise ConfigError(f"got {name}={value!r}; expected an integer from {least} to {most}")
+def _integer(name: str, value: object, least: int, most: int) -> int:
+    number = whole(value)
+    if number is None or not least <= number <= most:
+        raise ConfigError(f"got {name}={shown(value)}; expected an integer from {least} to {most}")
+    return number
 
 
 class _Classes(dict[str, type]):

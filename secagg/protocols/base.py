@@ -10,7 +10,8 @@ from fractions import Fraction
 from typing import TYPE_CHECKING, Any, ClassVar, Protocol, runtime_checkable
 
 from secagg import wire
-from secagg.errors import ConfigError, FaultKind
+from secagg._numbers import real
+from secagg.errors import ConfigError, FaultKind, shown
 from secagg.identity import PartyRole, Roster
 from secagg.wire import Envelope, Reject
 
@@ -215,11 +216,12 @@ def check_floor(task: Task, corrupt: int) -> None:
 
 def check_corruption(corruption: object) -> float:
     """``corruption`` as a float; ``ConfigError`` unless it is a number from 0 to below 1."""
-    if isinstance(corruption, bool) or not isinstance(corruption, int | float):
-        raise ConfigError(f"got corruption={corruption!r}; expected a fraction such as 0.33")
-    if not 0 <= corruption < 1:
-        raise ConfigError(f"got corruption={corruption}; expected at least 0 and below 1")
-    return float(corruption)
+    fraction = real(corruption)
+    if not 0 <= fraction < 1:
+        raise ConfigError(
+            f"got corruption={shown(corruption)}; expected a fraction such as 0.33, at least 0 and below 1"
+        )
+    return fraction
 
 
 def relayed(data: bytes, task: Task, session: bytes, kind: type[wire.Message], limit: int) -> Envelope:

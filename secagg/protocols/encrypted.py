@@ -24,7 +24,8 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from mpc.keys import encode_parts
 from secagg import wire
-from secagg.errors import ConfigError, FaultKind
+from secagg._numbers import whole
+from secagg.errors import ConfigError, FaultKind, shown
 from secagg.identity import Party, PartyRole, Roster
 from secagg.protocols.base import Cost, Phase, Proposal, Round, check_corruption, check_floor, corrupt_count
 from secagg.protocols.digits import Digits
@@ -279,11 +280,13 @@ class Paillier(Encrypted):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if type(self.bits) is not int or type(self.textbook) is not bool:
+        bits = whole(self.bits)
+        if bits is None or type(self.textbook) is not bool:
             raise ConfigError(
-                f"got bits={self.bits!r:.40} and textbook={self.textbook!r:.40}; "
+                f"got bits={shown(self.bits)} and textbook={shown(self.textbook)}; "
                 "expected an integer, and True or False"
             )
+        object.__setattr__(self, "bits", bits)
 
     @property
     def name(self) -> str:

@@ -28,7 +28,8 @@ from mpc.errors import MPCError
 from mpc.hpke import PRIVATE_BYTES, Kem, PrivateKey
 from mpc.keys import encode_parts
 from secagg import wire
-from secagg.errors import ConfigError, FaultKind
+from secagg._numbers import whole
+from secagg.errors import ConfigError, FaultKind, shown
 from secagg.identity import PartyRole, Roster
 from secagg.protocols.base import (
     Cost,
@@ -155,10 +156,12 @@ class AdditiveShares:
     )
 
     def __post_init__(self) -> None:
-        if isinstance(self.aggregators, bool) or not isinstance(self.aggregators, int):
-            raise ConfigError(f"got aggregators={self.aggregators!r}; expected a number of servers")
-        if not 2 <= self.aggregators <= MAX_AGGREGATORS:
-            raise ConfigError(f"got aggregators={self.aggregators}; expected 2 to {MAX_AGGREGATORS}")
+        aggregators = whole(self.aggregators)
+        if aggregators is None or not 2 <= aggregators <= MAX_AGGREGATORS:
+            raise ConfigError(
+                f"got aggregators={shown(self.aggregators)}; expected a number of servers, from 2 to {MAX_AGGREGATORS}"
+            )
+        object.__setattr__(self, "aggregators", aggregators)
         if self.threat_model not in ("malicious", "semi-honest"):
             raise ConfigError(f"got threat_model={self.threat_model!r}; expected 'malicious' or 'semi-honest'")
         if self.kem not in list(Kem):

@@ -6,6 +6,7 @@ import json
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
@@ -16,6 +17,7 @@ from cryptography.hazmat.primitives.serialization import (
     PrivateFormat,
 )
 
+import secagg
 from mpc.hpke import Kem, PrivateKey
 from secagg.errors import ConfigError
 from secagg.identity import (
@@ -247,3 +249,43 @@ def test_a_sealing_key_that_can_not_be_read_is_refused(written: str | None, tmp_
         path.write_text(written, encoding="utf-8")
     with pytest.raises(ConfigError, match=r"got no sealing key at .*secagg keygen --role aggregator"):
         load_sealing_key(path)
+
+
+def test_ids_from_numpy_are_text_everywhere() -> None:
+    ids = np.array(["north", "south", "west"])
+    update = {"w": np.full(4, 0.5, np.float32)}
+    task = secagg.Task(
+        protocol=secagg.Clear(),
+        layout=secagg.Layout.of(update),
+        encoding=secagg.FixedPoint(clip=1.0),
+        max_clients=3,
+        min_survivors=2,
+    )
+    result = secagg.simulate(task, dict.fromkeys(ids, update), dropouts={ids[2]: np.str_("Input")})
+    assert result.survivors == ("north", "south")
+    assert result.dropped == {"west": "Input"}
+    assert {type(party) for party in [*result.survivors, *result.dropped, *result.bytes_up]} == {str}
+    server = task.server(ids, session=np.bytes_(b"1"))
+    outbox = server.start()
+    for party in ids:
+        client = task.client(party, session=np.bytes_(b"1"))
+        client.contribute(update)
+        server.receive(party, client.receive(outbox[party]) or b"")
+    assert type(secagg.Server.from_bytes(server.to_bytes(), task).session) is bytes
+    assert not server.pending
+    keys, roster = enrol(ids)
+    assert {type(party) for party in [*keys, *roster]} == {str}
+    assert Roster.from_json(roster.to_json()).digest == roster.digest
+
+
+@pytest.mark.parametrize("cohort", ["c0", b"c0", 7, None])
+def test_one_id_is_no_list_of_ids(cohort: Any) -> None:
+    with pytest.raises(ConfigError, match=r"where ids are listed; expected a list, such as \['c1', 'c2'\]"):
+        enrol(cohort)
+
+
+def test_what_an_id_may_be_is_said_with_the_remedy() -> None:
+    with pytest.raises(ConfigError, match=r"got party id 7; .* write a number as str\(node_id\)"):
+        enrol([7])  # type: ignore[list-item]
+    with pytest.raises(ConfigError, match=r"no space or umlaut, and not 'server'$"):
+        enrol(["Köln"])

@@ -672,8 +672,8 @@ def test_no_bytes_make_an_aggregator_raise_or_change_by_a_lie(seed: int) -> None
 @pytest.mark.parametrize(
     ("arguments", "says"),
     [
-        ({"aggregators": 1}, "expected 2 to 16"),
-        ({"aggregators": 17}, "expected 2 to 16"),
+        ({"aggregators": 1}, "a number of servers, from 2 to 16"),
+        ({"aggregators": 17}, "a number of servers, from 2 to 16"),
         ({"aggregators": True}, "expected a number of servers"),
         ({"aggregators": 2.0}, "expected a number of servers"),
         ({"corruption": 1.0}, "below 1"),
