@@ -27,7 +27,7 @@ from mpc.keys import encode_parts, seeded_rng
 Server = Literal["curious", "semi-malicious"]
 
 SECURITY = 40
-"""Bits: a bad graph is drawn with probability at most 2^-40."""
+"""Bits: one draw of the graph is bad with probability at most 2^-40."""
 
 CORRECTNESS = 20
 """Bits: with the dropouts that it was made for, an honest session fails with probability at most 2^-20."""
@@ -56,7 +56,9 @@ def harary_parameters(
     a client has as many corrupt neighbours as the threshold. ``correctness`` (bits) bounds that a
     client has fewer surviving neighbours than the threshold, except that a threshold is never under 2
     (which matters only where nobody is corrupt). The parameters are those of Google's finder
-    (``fcp/secagg/server/graph_parameter_finder.cc``). Raises :class:`MPCError` where no graph sparser
+    (``fcp/secagg/server/graph_parameter_finder.cc``), except that the finder draws a client's neighbours
+    from all n, the client included: for that client the odds may then be half a bit above the limit. Here
+    they are drawn from the n - 1 others. Raises :class:`MPCError` where no graph sparser
     than the complete one will do.
     """
     nodes = operator.index(n)
@@ -98,9 +100,9 @@ def sparse_parameters(
     growth = 2 if server == "curious" else 1
     degree = _least_connected(n, corrupt + dropping, security)
     while degree < n - 1:
-        least = most_marked(n, corrupt, degree, security + 1)
+        least = most_neighbours(n, corrupt, degree, security + 1)
         threshold = 1 + (least if server == "curious" else (least + degree) // 2)
-        missing = [-((degree - most_marked(n, dropping, degree, correctness) - threshold) // growth)]
+        missing = [-((degree - most_neighbours(n, dropping, degree, correctness) - threshold) // growth)]
         if windows:
             half = degree // 2
             left = half - most_marked(n, dropping, half, correctness)
@@ -119,21 +121,33 @@ def window_floor(n: int, *, corrupt: int, window: int, security: int = SECURITY)
     return most_marked(n, corrupt, window, security + 1)
 
 
-def most_marked(n: int, marked: int, drawn: int, bits: int) -> int:
-    """The least x with Pr[X > x] ≤ 2^-bits/n, where X of ``drawn`` are marked when ``marked`` of ``n`` are."""
+def most_neighbours(n: int, marked: int, degree: int, bits: int) -> int:
+    """The least x such that a client has more than x marked neighbours with probability at most 2^-bits/n.
+
+    The client itself is not marked: its ``degree`` neighbours are drawn from the ``n`` - 1 others, of whom
+    ``marked`` are.
+    """
+    return most_marked(n - 1, min(marked, n - 1), degree, bits, among=n)
+
+
+def most_marked(n: int, marked: int, drawn: int, bits: int, *, among: int | None = None) -> int:
+    """The least x with Pr[X > x] ≤ 2^-bits/``among`` (or /n), X being hypergeometric.
+
+    Of ``n``, ``marked`` are marked and ``drawn`` are drawn; X of those drawn are marked.
+    """
     low, high = max(0, drawn + marked - n), min(marked, drawn)
     while low < high:
         middle = (low + high) // 2
-        if _is_rare(n, marked, drawn, middle, bits):
+        if _is_rare(n, marked, drawn, middle, bits, among or n):
             high = middle
         else:
             low = middle + 1
     return low
 
 
-def _is_rare(n: int, marked: int, drawn: int, x: int, bits: int) -> bool:
-    """Whether Pr[X > x] ≤ 2^-bits/n."""
-    limit = -bits * _LN2 - log(n)
+def _is_rare(n: int, marked: int, drawn: int, x: int, bits: int, among: int) -> bool:
+    """Whether Pr[X > x] ≤ 2^-bits/among."""
+    limit = -bits * _LN2 - log(among)
     at, last = x + 1, min(marked, drawn)
     # The likeliest value alone has more than 1/(n + 1).
     if at <= (drawn + 1) * (marked + 1) // (n + 2):
@@ -150,7 +164,7 @@ def _is_rare(n: int, marked: int, drawn: int, x: int, bits: int) -> bool:
 
     def exactly() -> bool:
         ways = sum(comb(marked, j) * comb(n - marked, drawn - j) for j in range(at, last + 1))
-        return (ways * n << bits) <= comb(n, drawn)
+        return (ways * among << bits) <= comb(n, drawn)
 
     return _below(first + log(total), limit, exactly)
 

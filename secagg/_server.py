@@ -133,7 +133,7 @@ class Server(Generic[AnyState]):
             asked_under=opening,
             noise_key=draw(rng, KEY_BYTES) if hasattr(task.encoder, "for_server") else b"",
         )
-        self._setup(task, state, roster, save, executor, beacon)
+        self._setup(task, state, roster, save, executor, beacon, rng)
 
     def _setup(
         self,
@@ -143,7 +143,9 @@ class Server(Generic[AnyState]):
         save: Store | None,
         executor: Executor | None,
         beacon: Fetch | None,
+        rng: Callable[[int], bytes],
     ) -> None:
+        self._rng = rng
         self._task, self._roster, self._save, self._executor, self._beacon = task, roster, save, executor, beacon
         self._state: AnyState = state  # type: ignore[assignment]
         self._phases = task.protocol.phases
@@ -412,6 +414,7 @@ class Server(Generic[AnyState]):
         save: Store | None = None,
         executor: Executor | None = None,
         beacon: Fetch | None = None,
+        rng: Callable[[int], bytes] = os.urandom,
     ) -> Self:
         """The server that was saved as ``data``; its ``start()`` asks again whoever is pending.
 
@@ -421,7 +424,7 @@ class Server(Generic[AnyState]):
         state = unpack_state(data, found.state_type, task, "server", roster)
         server = found.__new__(found)
         try:
-            server._setup(task, state, roster, save, executor, beacon)
+            server._setup(task, state, roster, save, executor, beacon, rng)
         except (Aborted, ValueError) as error:
             raise ConfigError(
                 f"got a state whose sums are not of this task: {error}; abandon this session"

@@ -27,6 +27,9 @@ LATEST_ROUND = (1 << 63) - 1
 SLACK_BITS = 6
 """The graph's value may lie up to 2^6 - 1 rounds beyond the first that a client could not know."""
 
+CLOCK_ROUNDS = 2
+"""Rounds by which the clocks of honest clients may differ without one of them being left out."""
+
 Fetch = Callable[[int], bytes | None]
 """What the beacon published in a round; None while it hasn't. The server's caller supplies it."""
 

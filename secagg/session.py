@@ -30,6 +30,7 @@ def session_id(
     adverts: Sequence[bytes] | None = None,
     tree: tuple[int, bytes] | None = None,
     present: bytes = b"",
+    graph_nonce: bytes = b"",
     drawn: tuple[int, bytes] | None = None,
 ) -> bytes:
     """The 32-byte id that every party computes and none takes from a message.
@@ -41,7 +42,9 @@ def session_id(
     id, as received: the id then holds each client's own fresh keys, so that nothing of
     another session fits. Who doesn't see all of them gives ``tree`` instead, |U1| and their Merkle
     root, and with it who of the cohort is ``present``, as a bitmap: adverts that are seen name their
-    senders, those that aren't do not. ``drawn`` is a round of a public beacon and its value.
+    senders, those that aren't do not. The graph of a sparse session is drawn from the id, so the id also
+    holds what nobody knew before U1 stood: ``graph_nonce``, 32 bytes that the server draws only then, or
+    ``drawn``, a round of a public beacon and its value.
     """
     parts = [b"secagg/v1/session", task, roster, session, nonce, encode_parts(*cohort)]
     if adverts is not None:
@@ -50,6 +53,8 @@ def session_id(
         parts += [tree[0].to_bytes(8, "big"), tree[1]]
     if present:
         parts.append(present)
+    if graph_nonce:
+        parts.append(graph_nonce)
     if drawn is not None:
         parts += [drawn[0].to_bytes(8, "big"), drawn[1]]
     return hashlib.sha256(encode_parts(*parts)).digest()

@@ -31,6 +31,7 @@ from secagg.protocols._pairwise_messages import (
     NearAdverts,
     NextRound,
     Revealed,
+    ShownAdverts,
     SignedSurvivors,
     Survivors,
     Unmask,
@@ -52,7 +53,7 @@ from secagg.protocols.base import Proposal, Round, relayed
 from secagg.protocols.lanes import mask_all, pack_lanes, to_lanes
 from secagg.protocols.neighbours import Graph, Shape
 from secagg.protocols.pairwise import Pairwise, SecAggPlus
-from secagg.session import root_of_path, roster_digest, session_id
+from secagg.session import NONCE_BYTES, root_of_path, roster_digest, session_id
 from secagg.wire import Envelope, Reject
 
 
@@ -131,12 +132,14 @@ class PairwiseClient(Client[PairwiseClientState]):
                 f"saw the keys frozen is {draft.next_round}"
             )
 
-    def _share_keys(self, draft: PairwiseClientState, message: Adverts | NearAdverts, payload: memoryview) -> Reply:
+    def _share_keys(
+        self, draft: PairwiseClientState, message: Adverts | ShownAdverts, payload: memoryview
+    ) -> Reply:
         """Round 1: check who is there, then deal the self-mask seed and the masking key to all who hold shares."""
         wire.no_vectors(payload)
         adverts = self._open_adverts(draft, message.adverts)
         draft.adverts = {party: (a.sealing_key, a.masking_key) for party, a in adverts.items()}
-        if isinstance(message, NearAdverts):
+        if isinstance(message, ShownAdverts):
             self._enter_near(draft, message, list(adverts))
         else:
             self._enter_all(draft, message, list(adverts))
@@ -178,7 +181,7 @@ class PairwiseClient(Client[PairwiseClientState]):
         self._require(draft, len(draft.u1), "clients that advertised keys")
         self._enter(draft, adverts=message.adverts)
 
-    def _enter_near(self, draft: PairwiseClientState, message: NearAdverts, senders: list[str]) -> None:
+    def _enter_near(self, draft: PairwiseClientState, message: ShownAdverts, senders: list[str]) -> None:
         """A sparse graph: U1 is what the server says, if every advert shown stands in its place of one tree.
 
         The id that follows from tree, cohort and U1 decides who the neighbours are; those must be shown.
@@ -195,11 +198,15 @@ class PairwiseClient(Client[PairwiseClientState]):
         root = roots.pop()
         if roots or root is None:
             raise Reject(FaultKind.INVALID, "got adverts whose paths don't lead to one root")
-        drawn = None
+        seeds: dict[str, Any] = {}
         if isinstance(message, DrawnAdverts):
             self._check_draw(draft, message, root)
-            drawn = message.number, message.value
-        self._enter(draft, tree=(len(places), root), present=message.present, drawn=drawn)
+            seeds["drawn"] = message.number, message.value
+        elif isinstance(message, NearAdverts):
+            if len(message.graph_nonce) != NONCE_BYTES or message.graph_nonce == draft.nonce:
+                raise Reject(FaultKind.INVALID, "got no 32 fresh bytes to draw the graph from")
+            seeds["graph_nonce"] = message.graph_nonce
+        self._enter(draft, tree=(len(places), root), present=message.present, **seeds)
         if sorted([draft.id, *self._graph(draft).neighbours(draft.id)]) != senders:
             raise Reject(FaultKind.INVALID, "got other adverts than this client's and its neighbours'")
 

@@ -33,7 +33,7 @@ from secagg.protocols._pairwise_messages import (
 from secagg.protocols.base import Cost, Proposal, Round
 from secagg.protocols.lanes import vectors_size
 from secagg.protocols.pairwise import Pairwise
-from secagg.session import path_length
+from secagg.session import NONCE_BYTES, path_length
 
 if TYPE_CHECKING:
     from secagg.task import Task
@@ -66,7 +66,7 @@ def cost(protocol: Pairwise, task: Task, cohort: Sequence[str] | None, signed: b
             Adverts(adverts),
             Frozen(bytes(bits), bytes(HASH_BYTES)),
             NextRound(LATEST_ROUND),
-            NearAdverts(bytes(bits), adverts, paths[: len(adverts)]),
+            NearAdverts(bytes(bits), adverts, paths[: len(adverts)], bytes(NONCE_BYTES)),
             DrawnAdverts(bytes(bits), adverts, paths[: len(adverts)], LATEST_ROUND, bytes(VALUE_BYTES)),
             DealtShares(bytes(HASH_BYTES), bytes(COMMITMENT_BYTES * holders), bytes(SEALED_BYTES * shape.degree)),
             HeldShares(bytes(bits), bytes(COMMITMENT_BYTES * shape.degree), bytes(SEALED_BYTES * shape.degree)),

@@ -40,17 +40,23 @@ class Adverts(wire.Message, frozen=True):
     adverts: list[bytes]
 
 
-class NearAdverts(wire.Message, frozen=True):
+class ShownAdverts(wire.Message, frozen=True):
     """ShareKeys, server to U1 on a sparse graph: who U1 is, and the adverts of the client and its neighbours.
 
     ``present`` is a bitmap over the cohort; ``adverts`` are as received, sorted by id; each of ``paths`` leads
-    from an advert to the root of the tree over all.
+    from an advert to the root of the tree over all. A subclass adds what the graph is drawn from.
     """
 
-    TYPE: ClassVar[int] = 11
     present: bytes
     adverts: list[bytes]
     paths: list[bytes]
+
+
+class NearAdverts(ShownAdverts, frozen=True):
+    """ShareKeys, server to U1: the same, and the 32 bytes that the server drew when U1 stood."""
+
+    TYPE: ClassVar[int] = 11
+    graph_nonce: bytes
 
 
 class Frozen(wire.Message, frozen=True):
@@ -68,7 +74,7 @@ class NextRound(wire.Message, frozen=True):
     number: int
 
 
-class DrawnAdverts(NearAdverts, frozen=True):
+class DrawnAdverts(ShownAdverts, frozen=True):
     """ShareKeys, server to U1: the same, and the beacon's value from which the graph is drawn."""
 
     TYPE: ClassVar[int] = 16

@@ -12,7 +12,7 @@ from mpc.errors import MPCError
 from secagg import wire
 from secagg._machine import Reply
 from secagg._server import Server, ServerState, Step
-from secagg.beacon import LATEST_ROUND, SLACK_BITS
+from secagg.beacon import CLOCK_ROUNDS, LATEST_ROUND
 from secagg.errors import Aborted, FaultKind, LocalProtocolError
 from secagg.protocols._pairwise_messages import (
     COMMITMENT_BYTES,
@@ -50,7 +50,7 @@ from secagg.protocols.base import Phase, Round
 from secagg.protocols.lanes import fold_lanes, mask_all, reduce_lanes, zero_lanes
 from secagg.protocols.neighbours import Graph, Shape
 from secagg.protocols.pairwise import Pairwise, SecAggPlus
-from secagg.session import merkle_levels, merkle_path, merkle_root, roster_digest, session_id
+from secagg.session import NONCE_BYTES, draw, merkle_levels, merkle_path, merkle_root, roster_digest, session_id
 from secagg.wire import Envelope, Reject
 
 
@@ -62,6 +62,7 @@ class PairwiseServerState(ServerState):
     u1: list[str] = []
     next_rounds: dict[str, int] = {}  # of the beacon, as the clients told
     drawn: tuple[int, bytes] | None = None  # the round that the graph hangs on, and its value
+    graph_nonce: bytes = b""  # drawn when U1 stood, on a sparse graph that no beacon draws
     u2: list[str] = []
     seed_commitments: dict[str, bytes] = {}
     commitments: dict[str, bytes] = {}  # by dealer, for its holders in order
@@ -130,6 +131,9 @@ class PairwiseServer(Server[PairwiseServerState]):
         state = self._state
         state.u1 = sorted(state.adverts)
         self.need(len(state.u1), self._floor, "clients that advertised keys")
+        if self._protocol.sparse and not self._protocol.drawn:
+            # Not before: who advertises last could try keys until the graph that follows suits it.
+            state.graph_nonce = draw(self._rng, NONCE_BYTES)
         if not self._protocol.drawn:
             self._enter()
 
@@ -144,6 +148,7 @@ class PairwiseServer(Server[PairwiseServerState]):
             cohort=state.cohort,
             adverts=[state.adverts[party] for party in state.u1],
             present=to_bitmap(state.u1, state.cohort) if self._protocol.sparse else b"",
+            graph_nonce=state.graph_nonce,
             drawn=state.drawn,
         )
 
@@ -161,9 +166,13 @@ class PairwiseServer(Server[PairwiseServerState]):
         self._state.next_rounds = self._state.next_rounds | {envelope.sender: told.number}
 
     def _drawn_from(self) -> int:
-        """The earliest round that nobody knew when it saw the keys frozen, but for whose clock is far ahead."""
+        """The earliest round that nobody knew when it saw the keys frozen, but for c whose clocks are ahead.
+
+        At most c of the clients lie, so the (n - c)-th smallest number is no later than an honest client's. Honest
+        clocks differ by a period or two, and no client may be lost for that.
+        """
         told = sorted(self._state.next_rounds.values())
-        most = told[(len(told) - 1) // 2] + (1 << SLACK_BITS) // 2
+        most = told[max(0, len(told) - self._corrupt - 1)] + CLOCK_ROUNDS
         return max(number for number in told if number <= most)
 
     def before_close(self, phase: Phase) -> None:
@@ -201,8 +210,8 @@ class PairwiseServer(Server[PairwiseServerState]):
         for client in state.next_rounds if state.drawn else state.u1:
             shown = sorted([client, *self._graph.neighbours(client)])
             raw, proofs = [state.adverts[party] for party in shown], [paths[party] for party in shown]
-            near = DrawnAdverts(present, raw, proofs, *state.drawn) if state.drawn else None
-            requests[client] = near or NearAdverts(present, raw, proofs), b""
+            drawn = DrawnAdverts(present, raw, proofs, *state.drawn) if state.drawn else None
+            requests[client] = drawn or NearAdverts(present, raw, proofs, state.graph_nonce), b""
         return requests
 
     def _take_dealt(self, envelope: Envelope, dealt: DealtShares, payload: memoryview) -> None:

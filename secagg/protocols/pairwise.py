@@ -257,7 +257,7 @@ class SecAggPlus(Pairwise):
     for the |U1| clients on which it stands, c of them corrupt, |U1| - ``min_survivors`` dropping out
     (:func:`mpc.graph.sparse_parameters`); where no k below |U1| - 1 will do, the graph is
     complete, with SecAgg's threshold. Who is whose neighbour follows from the session id, and so
-    from everyone's fresh keys.
+    from everyone's fresh keys and from 32 bytes that the server draws once it has them all.
 
     ``threat_model="semi-malicious"``: the server is honest until the graph stands, and then lies as it
     likes. Identities and a roster are needed. Survivor lists are signed, and a client reveals nothing (i)
@@ -277,9 +277,9 @@ class SecAggPlus(Pairwise):
     keys, one more that is silent in Unmasking can end the session, with nothing opened.
 
     Ideal functionality: as SecAgg's, but that clients learn U1, U2, U3 and the keys of their
-    neighbours only, and that it fails with probability 2^-40 over the draw of the graph. An
-    attempt that the server gives up before MaskedInput costs it nothing and draws a new graph: m
-    attempts with one client fail with m times that probability.
+    neighbours only, and that it fails with probability 2^-40 for each graph that is drawn. No
+    client can draw twice in a session. The server can: an attempt that it gives up before
+    MaskedInput costs it nothing and draws a new graph, so m attempts fail with m times that probability.
     """
 
     corruption: float = 0.05

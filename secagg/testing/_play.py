@@ -213,12 +213,13 @@ class Play:
     ) -> None:
         self.casting, self.task, self.silent = casting, task or casting.task, silent or {}
         self.stores = defaultdict[str, MemoryStore](MemoryStore)
+        self._server_rng = rng_for_tests(seed)  # a restored server goes on with it
         self.server: Server[Any] = self.task.server(
             casting.cohort,
             roster=casting.roster,
             session=session,
             save=self.stores[wire.SERVER],
-            rng=rng_for_tests(seed),
+            rng=self._server_rng,
             beacon=casting.beacon,
         )
         makers: dict[PartyRole, Callable[..., Member[Any]]] = {
@@ -324,6 +325,7 @@ class Play:
             roster=self.casting.roster,
             save=self.stores[wire.SERVER],
             beacon=self.casting.beacon,
+            rng=self._server_rng,
         )
 
     def refused_by(self, party: str, data: bytes, what: str) -> None:

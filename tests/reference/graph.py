@@ -23,7 +23,7 @@ def harary_parameters(
 
     With ``windows`` a third one: half a neighbourhood has more survivors than there can be corrupt ones in it.
     """
-    a, d, s = floor(corruption * n), floor(dropout * n), ceil((1 - dropout) * n)
+    a, d = floor(corruption * n), floor(dropout * n)
     for k in range(2, n - 1, 2):
         if k <= a + d:
             if a + d > n:
@@ -31,8 +31,9 @@ def harary_parameters(
             runs = Fraction(n * (n - k - 1), 2)
             if not runs * Fraction(comb(a + d, k), comb(n, k)) < Fraction(1, 2 ** (security + 1)):
                 continue
-        corrupt = [probability(n, a, k, x) for x in range(k + 1)]
-        surviving = [probability(n, s, k, x) for x in range(k + 1)]
+        # Neighbours of an honest client, and of one that survives: the n - 1 others are drawn from.
+        corrupt = [probability(n - 1, min(a, n - 1), k, x) for x in range(k + 1)]
+        surviving = [probability(n - 1, max(n - d - 1, 0), k, x) for x in range(k + 1)]
         t1 = min(t for t in range(k + 1) if sum(corrupt[t + 1 :]) <= Fraction(1, n * 2 ** (security + 1)))
         t2 = max(t for t in range(k + 1) if sum(surviving[:t]) <= Fraction(1, n * 2**correctness))
         if server == "semi-malicious":

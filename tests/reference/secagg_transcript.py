@@ -133,7 +133,13 @@ class Replay:
         for client in self.u1:
             present[cohort.index(client) // 8] |= 1 << cohort.index(client) % 8
         self.present = bytes(present)
-        self.session = sha(parts(*named, *([self.present] if self.sparse else [])))
+        if self.sparse:
+            nonces = {m["fields"][3] for _, m in self.told(NEAR_ADVERTS)}
+            (self.graph_nonce,) = nonces
+            assert len(self.graph_nonce) == 32
+            assert self.graph_nonce != nonce
+            named += [self.present, self.graph_nonce]
+        self.session = sha(parts(*named))
         self.sealing = {c: self.role(c, opening, "sealing-key") for c in self.u1}
         self.masking = {c: self.role(c, opening, "masking-key") for c in self.u1}
         for client, advert in adverts.items():
@@ -165,7 +171,7 @@ class Replay:
                 continue
             places = [self.u1.index(c) for c in sorted([client, *self.near[client]])]
             paths = [inclusion(self.leaves, place) for place in places]
-            assert m["fields"] == [self.present, [self.leaves[place] for place in places], paths]
+            assert m["fields"] == [self.present, [self.leaves[place] for place in places], paths, self.graph_nonce]
 
     def agree(self, one: str, other: str) -> bytes:
         """The secret behind two clients' sealing keys."""

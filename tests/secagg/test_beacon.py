@@ -104,14 +104,25 @@ def test_the_server_waits_until_the_value_is_published() -> None:
     np.testing.assert_allclose(outcome.mean, np.full(3, 0.25), atol=1e-4)
 
 
-def test_the_latest_round_counts_but_not_that_of_a_clock_far_ahead() -> None:
-    session = Session(lambda number: BEACON.publish(OPERATOR, number), {"c3": 5 * 30.0, "c5": 1e6})
+@pytest.mark.parametrize(("late", "drawn"), [(0, 2), (1, 3), (2, 4)])
+def test_the_latest_round_counts_but_not_that_of_a_clock_far_ahead(late: int, drawn: int) -> None:
+    session = Session(lambda number: BEACON.publish(OPERATOR, number), {"c3": late * 30.0, "c5": 1e6})
     outbox = session.server.close_round()
-    assert session.server._state.drawn[0] == 7
-    with pytest.raises(secagg.Aborted, match="draws the graph from round 7 of the beacon"):
+    assert session.server._state.drawn[0] == drawn
+    with pytest.raises(secagg.Aborted, match=f"draws the graph from round {drawn} of the beacon"):
         session.clients["c5"].receive(outbox.pop("c5"))
     outcome = session.finish(outbox)
     assert outcome.survivors == ("c0", "c1", "c2", "c3", "c4", "c6", "c7")
+
+
+def test_clocks_that_tell_many_rounds_lose_at_most_c_clients() -> None:
+    """Of eight clients one may be corrupt: the latest of the others counts, however far it is from most."""
+    session = Session(lambda number: BEACON.publish(OPERATOR, number), {"c3": 20 * 30.0, "c5": 40 * 30.0})
+    outbox = session.server.close_round()
+    assert session.server._state.drawn[0] == 22
+    with pytest.raises(secagg.Aborted, match="draws the graph from round 22 of the beacon"):
+        session.clients["c5"].receive(outbox.pop("c5"))
+    assert len(session.finish(outbox).survivors) == 7
 
 
 def test_a_server_without_the_beacons_values_says_so() -> None:

@@ -204,7 +204,7 @@ def test_a_shrunk_u1_gains_nothing(threat_model: str) -> None:
         security=46 if protocol.drawn else 40,
     )
     assert (shape.degree, shape.threshold) == wanted
-    assert shape.threshold > graph.most_marked(80, 5, shape.degree, graph.SECURITY + 1)
+    assert shape.threshold > graph.most_neighbours(80, 5, shape.degree, graph.SECURITY + 1)
     assert shape.quorum == ((80 + 5) // 2 + 1 if protocol.checked else 0)
     too_few = {f"c{i:02}" for i in range(21)}
     with pytest.raises(Aborted, match="79 clients that advertised keys; 80 are needed"):

@@ -13,18 +13,16 @@ from secagg.beacon import SLACK_BITS, SignedBeacon
 from secagg.errors import FaultKind
 from secagg.protocols._pairwise_client import PairwiseClient
 from secagg.protocols._pairwise_messages import (
-    KEY,
-    SELF,
     DealtShares,
     DrawnAdverts,
     Frozen,
     NextRound,
     to_bitmap,
 )
-from secagg.protocols.neighbours import Graph
+from secagg.protocols._pairwise_server import PairwiseServer
 from secagg.session import merkle_levels, merkle_path, session_id
 from secagg.wire import stand_in_ids
-from tests.secagg.adversary.driver import World, has
+from tests.secagg.adversary.driver import SESSION, World, has, remove
 from tests.secagg.adversary.registry import attack, refusal
 from tests.secagg.adversary.test_graph import SIZE, RingServer, make_updates_of, wanted
 
@@ -66,18 +64,6 @@ class GrindingServer(RingServer):
     def victim(self) -> str:
         return self.cohort[0]
 
-    def story(self, drawn: tuple[int, bytes]) -> bytes:
-        return session_id(
-            task=self.task.digest,
-            roster=self.world.roster.digest,
-            session=self.session,
-            nonce=self.nonce,
-            adverts=[self.adverts[party] for party in self.cohort],
-            cohort=self.cohort,
-            present=to_bitmap(self.cohort, self.cohort),
-            drawn=drawn,
-        )
-
     def deal(self, parties: Iterable[str] | None = None, adverts: Any = None) -> None:
         self.u1 = self.cohort
         raw = [self.adverts[party] for party in self.cohort]
@@ -88,7 +74,7 @@ class GrindingServer(RingServer):
             assert answer is not None
             self.next_rounds[party] = answer.open(NextRound)[0].number
         drawn = self.choose(self)
-        session = self.story(drawn)
+        session = self.story(drawn=drawn)
         self.graph = self.graph_of(session)
         for party in self.u1:
             shown = sorted([party, *self.graph.neighbours(party)])
@@ -98,30 +84,18 @@ class GrindingServer(RingServer):
             if dealt is not None:
                 self.dealt[party], _ = dealt.open(DealtShares)
 
-    def graph_of(self, session: bytes) -> Graph:
-        protocol: Any = self.task.protocol
-        return Graph(self.u1, protocol.shape(self.task, len(self.u1), 6), session)
-
     def surrounded(self, session: bytes) -> bool:
         """Whether the colluders around the victim rebuild its secrets on their own."""
         drawn = self.graph_of(session)
         near = set(drawn.neighbours(self.victim)) & set(self.world.colluders)
         return len(near) >= drawn.shape.threshold
 
-    def read_victim(self) -> None:
-        """What the colluders hold of the victim's is the server's as well."""
-        self.collect()
-        for party in self.world.colluders:
-            held: Any = self.clients[party]._state
-            for kind, share in zip((SELF, KEY), held.held.get(self.victim, ()), strict=False):
-                self.shares[self.victim, kind][self.graph.point(self.victim, party)] = share
-
 
 def ground(server: GrindingServer) -> tuple[int, bytes]:
     """Of all rounds published so far, one that surrounds the victim."""
     for number in range(1, NEXT):
         drawn = number, BEACON.publish(OPERATOR, number)
-        if server.surrounded(server.story(drawn)):
+        if server.surrounded(server.story(drawn=drawn)):
             return drawn
     raise AssertionError("no round of 100,000 surrounds the victim")
 
@@ -151,17 +125,17 @@ class TestGrinding:
     def test_control_succeeds(self, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr(PairwiseClient, "_check_unknown", lambda *_: None)
         server = GrindingServer.over_all(ground)
-        server.read_victim()
+        found = server.read(server.victim)
         assert not server.refusals
-        assert has(server.recover(server.victim), wanted(server, [server.victim]), server.task)
+        assert has(found, wanted(server, [server.victim]), server.task)
 
     def test_a_fair_draw_leaves_the_victim_unread(self) -> None:
         server = GrindingServer.over_all(lambda _: (NEXT, BEACON.publish(OPERATOR, NEXT)))
-        server.read_victim()
+        found = server.read(server.victim)
         assert not server.refusals
         assert set(server.next_rounds.values()) == {NEXT}
         if not server.surrounded(server.ids[server.victim]):  # once in thousands it is, with graphs so weak
-            assert server.recover(server.victim) is None
+            assert found is None
 
 
 @attack(
@@ -177,7 +151,7 @@ class TestInventedValue:
     def invent(server: GrindingServer) -> tuple[int, bytes]:
         for number in range(100_000):
             drawn = NEXT, number.to_bytes(64, "big")
-            if server.surrounded(server.story(drawn)):
+            if server.surrounded(server.story(drawn=drawn)):
                 return drawn
         raise AssertionError("no value of 100,000 surrounds the victim")
 
@@ -189,8 +163,126 @@ class TestInventedValue:
     def test_control_succeeds(self, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr(SignedBeacon, "verify", lambda *_: True)
         server = GrindingServer.over_all(self.invent)
-        server.read_victim()
-        assert has(server.recover(server.victim), wanted(server, [server.victim]), server.task)
+        assert has(server.read(server.victim), wanted(server, [server.victim]), server.task)
+
+
+class RedrawingServer(RingServer):
+    """Forty clients, ten of whom collude. The last of these to advertise sees all other adverts first."""
+
+    surrounded: str
+
+    def propose(self, parties: Iterable[str] | None = None, *, session: bytes | None = None) -> None:
+        super().propose(parties, session=session)
+        last = self.world.colluders[-1]
+        for _ in range(20_000):
+            self.clients[last] = self.world.client(last)
+            self.clients[last].contribute(make_updates_of([last])[last])
+            super().propose([last])
+            # All that the colluder can know: the id without what the server has not drawn yet.
+            if near := self.closed_in(self.story()):
+                self.surrounded = near[0]
+                return
+        raise AssertionError("no graph of 20,000 surrounds a client")
+
+    def closed_in(self, session: bytes) -> list[str]:
+        """The clients whose secrets the colluders around them rebuild, in the graph that an id gives."""
+        drawn, colluders = self.graph_of(session), set(self.world.colluders)
+        return [
+            party
+            for party in self.cohort
+            if party not in colluders
+            and len(colluders.intersection(drawn.neighbours(party))) >= drawn.shape.threshold
+        ]
+
+
+@attack(
+    title="Redrawn keys: the last colluder to advertise draws its keys anew until the graph that will follow puts "
+    "colluders all around one client",
+    attacker="server that only listens and c colluding clients",
+    defence="the graph also hangs on 32 bytes that the server draws when U1 stands (`session_id`)",
+    control="with an id that leaves them out, and graphs made for 2^-8: after some hundred tries, that client's "
+    "update",
+    source="this library; Bell et al. 2020 take the graph to be random",
+)
+class TestRedrawnKeys:
+    def attack(self, monkeypatch: pytest.MonkeyPatch) -> RedrawingServer:
+        monkeypatch.setattr(graph, "SECURITY", 8)
+        return RedrawingServer.over("semi-honest", 40, 2, corruption=0.25, colluders=10)
+
+    def test_refused(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        server = self.attack(monkeypatch)
+        found = server.read(server.surrounded)
+        assert not server.refusals
+        assert server.closed_in(server.story()) == [server.surrounded]
+        if server.surrounded not in server.closed_in(server.ids[server.surrounded]):  # 1 in 10,000 is
+            assert found is None
+
+    def test_control_succeeds(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        def old(**parts: Any) -> bytes:
+            parts.pop("graph_nonce", None)
+            return session_id(**parts)
+
+        remove(monkeypatch, session_id, old)
+        server = self.attack(monkeypatch)
+        found = server.read(server.surrounded)
+        assert not server.refusals
+        assert has(found, wanted(server, [server.surrounded]), server.task)
+
+
+class LateServer(PairwiseServer):
+    """Of the rounds told it takes the latest that is less than 32 after the median."""
+
+    def _drawn_from(self) -> int:
+        told = sorted(self._state.next_rounds.values())
+        return max(number for number in told if number <= told[(len(told) - 1) // 2] + 32)
+
+
+@attack(
+    title="A clock that is ahead: one client says that it knows the beacon's values for 32 rounds to come, so that "
+    "every session waits for a round that much later",
+    attacker="one client, which only delays",
+    defence="the latest round counts that is at most 2 after the (n - c)-th smallest "
+    "(`PairwiseServer._drawn_from`)",
+    control="with a limit of 32 after the median: the graph hangs on a round that is published 16 minutes later",
+    source="this library",
+)
+class TestClockAhead:
+    def attack(self, server_class: type[PairwiseServer]) -> int:
+        task = Task(
+            protocol=SecAggPlus(threat_model="malicious", beacon=BEACON),
+            layout=Layout.of(np.zeros(SIZE)),
+            encoding=FixedPoint(clip=1.0, bits=16, rounding="nearest"),
+            max_clients=8,
+            min_survivors=6,
+            context=b"adversary",
+        )
+        ids = stand_in_ids(8)
+        world = World(task, ids, colluders=ids[-1:])
+        clients = world.join(updates=make_updates_of(ids))
+        for party, client in clients.items():
+            ahead = 32 * BEACON.period if party in world.colluders else 0
+            client._clock = lambda ahead=ahead: NOW + ahead
+        server = server_class(
+            task,
+            clients,
+            roster=world.roster,
+            session=SESSION,
+            save=None,
+            beacon=lambda number: BEACON.publish(OPERATOR, number),
+        )
+        outbox = server.start()
+        while server.round != "ShareKeys":
+            for party, request in outbox.items():
+                server.receive(party, clients[party].receive(request) or b"")
+            outbox = server.close_round()
+        assert server._state.drawn is not None
+        return server._state.drawn[0]
+
+    def test_refused(self) -> None:
+        assert self.attack(PairwiseServer) == NEXT
+
+    def test_control_succeeds(self) -> None:
+        assert self.attack(LateServer) == NEXT + 32
 
 
 @refusal(

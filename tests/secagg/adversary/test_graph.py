@@ -1,14 +1,16 @@
 """A lying server uses the sparse graph: it cuts the ring, or tells stories that only a neighbourhood sees."""
 
+import os
 from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import replace
-from typing import Any
+from typing import Any, Self
 
 import numpy as np
 import pytest
 
 from mpc import shamir
 from secagg import FixedPoint, Layout, SecAggPlus, Task
+from secagg import session as naming
 from secagg.errors import FaultKind
 from secagg.protocols._pairwise_client import PairwiseClient
 from secagg.protocols._pairwise_messages import (
@@ -32,7 +34,7 @@ from secagg.protocols._pairwise_messages import (
 )
 from secagg.protocols.lanes import fold_lanes, reduce_lanes, zero_lanes
 from secagg.protocols.neighbours import Graph, Shape
-from secagg.session import merkle_levels, merkle_path, session_id
+from secagg.session import NONCE_BYTES, merkle_levels, merkle_path
 from secagg.wire import stand_in_ids
 from tests.secagg.adversary.driver import LyingServer, Vector, World, has, make_updates, remove
 from tests.secagg.adversary.registry import attack, refusal
@@ -57,10 +59,13 @@ class RingServer(LyingServer):
     graph: Graph
 
     @classmethod
-    def over(cls, threat_model: str, clients: int, gone: int, corruption: float = 0.005) -> "RingServer":
+    def over(
+        cls, threat_model: str, clients: int, gone: int, corruption: float = 0.005, colluders: int = 0
+    ) -> Self:
         """A session among ``clients``, ``gone`` of whom may drop out, up to where the graph stands."""
         ids = stand_in_ids(clients)
-        world = World(make_task(threat_model, clients, gone, corruption), ids, colluders=())
+        task = make_task(threat_model, clients, gone, corruption)
+        world = World(task, ids, colluders=ids[clients - colluders :])
         server = cls(world, world.join(updates=make_updates_of(ids)))
         server.propose()
         server.deal()
@@ -77,21 +82,12 @@ class RingServer(LyingServer):
 
     def deal(self, parties: Iterable[str] | None = None, adverts: Any = None) -> None:
         raw = [self.adverts[party] for party in self.cohort]
-        protocol: Any = self.task.protocol
         self.u1 = self.cohort
         present = to_bitmap(self.u1, self.cohort)
         levels = merkle_levels(raw)
-        session = session_id(
-            task=self.task.digest,
-            roster=self.world.roster.digest,
-            session=self.session,
-            nonce=self.nonce,
-            adverts=raw,
-            cohort=self.cohort,
-            present=present,
-        )
-        corrupt = protocol.corrupt(len(self.cohort), self.world.roster)
-        self.graph = Graph(self.u1, protocol.shape(self.task, len(self.u1), corrupt), session)
+        self.graph_nonce = os.urandom(NONCE_BYTES)
+        session = self.story(graph_nonce=self.graph_nonce)
+        self.graph = self.graph_of(session)
         for party in self.u1:
             shown = sorted([party, *self.graph.neighbours(party)])
             paths = [merkle_path(levels, self.u1.index(other)) for other in shown]
@@ -100,8 +96,36 @@ class RingServer(LyingServer):
             if dealt is not None:
                 self.dealt[party], _ = dealt.open(DealtShares)
 
+    def story(self, **drawn: Any) -> bytes:
+        """The session id once all of the cohort advertised keys."""
+        return naming.session_id(
+            task=self.task.digest,
+            roster=self.world.roster.digest,
+            session=self.session,
+            nonce=self.nonce,
+            adverts=[self.adverts[party] for party in self.cohort],
+            cohort=self.cohort,
+            present=to_bitmap(self.cohort, self.cohort),
+            **drawn,
+        )
+
+    def graph_of(self, session: bytes) -> Graph:
+        """The graph among the whole cohort that a session id gives."""
+        protocol: Any = self.task.protocol
+        corrupt = protocol.corrupt(len(self.cohort), self.world.roster)
+        return Graph(self.cohort, protocol.shape(self.task, len(self.cohort), corrupt), session)
+
     def near(self, party: str, present: bytes, adverts: list[bytes], paths: list[bytes]) -> NearAdverts:
-        return NearAdverts(present, adverts, paths)
+        return NearAdverts(present, adverts, paths, self.graph_nonce)
+
+    def read(self, victim: str) -> Vector | None:
+        """A client's update, where the server need know no more than what the colluders hold of it."""
+        self.collect()
+        for party in self.world.colluders:
+            held: Any = self.clients[party]._state
+            for kind, share in zip((SELF, KEY), held.held.get(victim, ()), strict=False):
+                self.shares[victim, kind][self.graph.point(victim, party)] = share
+        return self.recover(victim)
 
     def box(self, dealer: str, holder: str) -> tuple[bytes, bytes]:
         at = self.graph.point(dealer, holder) - 1
@@ -229,12 +253,12 @@ def weaken(monkeypatch: pytest.MonkeyPatch, change: Callable[[Shape], Mapping[st
     defence="two, each of which suffices here: every k/2 consecutive places must hold more survivors than there "
     "can be corrupt ones (`Graph.is_cut`), and a threshold above half of a neighbourhood (`SecAggPlus.shape`)",
     control='with `"semi-honest"`, which has neither of them, nor quorum and vouchers: the sum of t + 1 clients, '
-    "where min_survivors is 274",
+    "where min_survivors is 294",
     source="Bell et al. 2020 assume that who drops out does not depend on the graph",
 )
 class TestTwoRunCut:
     def attack(self, threat_model: str) -> tuple[RingServer, list[str]]:
-        server = RingServer.over(threat_model, 300, 26)
+        server = RingServer.over(threat_model, 320, 26)
         half = server.graph.shape.degree // 2
         arc = server.ring[half : half + server.graph.shape.threshold + 1]
         gone = set(server.ring[:half]) | set(server.ring[half + len(arc) : 2 * half + len(arc)])
@@ -245,7 +269,7 @@ class TestTwoRunCut:
 
     def test_refused(self) -> None:
         server, arc = self.attack("semi-malicious")
-        assert len(server.refusals) == 300 - server.graph.shape.degree >= server.task.min_survivors
+        assert len(server.refusals) == 320 - server.graph.shape.degree >= server.task.min_survivors
         assert all("dropped out in one place" in str(reason) for reason in server.refusals.values())
         assert sum_between_runs(server, arc) is None
 
@@ -414,15 +438,18 @@ class TestDisjointStories:
 
 @refusal(
     title="Adverts on a sparse graph with one path of another length, two swapped, a neighbour's advert missing, "
-    "a stranger's added, or a U1 without a stranger or without a neighbour whose advert is shown",
+    "a stranger's added, a U1 without a stranger or without a neighbour whose advert is shown, or no second nonce, "
+    "or the first one again",
     why="the session id that follows is another one, so that nothing fits that others say",
 )
-@pytest.mark.parametrize("lie", ["short", "swapped", "missing", "stranger", "fewer", "outside"])
+@pytest.mark.parametrize(
+    "lie", ["short", "swapped", "missing", "stranger", "fewer", "outside", "none", "the first"]
+)
 def test_bad_proofs(lie: str) -> None:
     class Liar(RingServer):
         def near(self, party: str, present: bytes, adverts: list[bytes], paths: list[bytes]) -> NearAdverts:
             if party != "c1":
-                return NearAdverts(present, adverts, paths)
+                return NearAdverts(present, adverts, paths, self.graph_nonce)
             other = next(p for p in self.u1 if p not in (party, *self.graph.neighbours(party)))
             levels = merkle_levels([self.adverts[p] for p in self.u1])
             if lie == "short":
@@ -435,10 +462,11 @@ def test_bad_proofs(lie: str) -> None:
                 shown = sorted([party, *self.graph.neighbours(party), other])
                 adverts = [self.adverts[p] for p in shown]
                 paths = [merkle_path(levels, self.u1.index(p)) for p in shown]
-            else:
+            elif lie in ("fewer", "outside"):
                 gone = other if lie == "fewer" else self.graph.neighbours(party)[0]
                 present = to_bitmap([p for p in self.u1 if p != gone], self.u1)
-            return NearAdverts(present, adverts, paths)
+            nonce = {"none": b"", "the first": self.nonce}.get(lie, self.graph_nonce)
+            return NearAdverts(present, adverts, paths, nonce)
 
     server = Liar.over("semi-malicious", 32, 3, corruption=0.05)
     assert server.refusals == {"c1": FaultKind.INVALID}

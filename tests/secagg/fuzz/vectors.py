@@ -179,7 +179,7 @@ def _secagg_plus(made: dict[str, Vector]) -> None:
     forger, kind = Forger("SecAggPlus semi-malicious", made), FaultKind.INVALID
     to_server, to_client, told, asked = forger.to_server, forger.to_member, forger.told, forger.asked
     _, deal, masked, check, unmasking = forger.rounds
-    _, adverts, paths = msgspec.msgpack.decode(take_apart(forger.true.requests[SENDER, deal]).structure)
+    _, adverts, paths, _ = msgspec.msgpack.decode(take_apart(forger.true.requests[SENDER, deal]).structure)
     shown = [take_apart(advert).sender.decode() for advert in adverts]
     place = next(place for place, party in enumerate(shown) if party != SENDER)
     everyone = stage()[forger.name].casting.cohort
@@ -198,6 +198,7 @@ def _secagg_plus(made: dict[str, Vector]) -> None:
     to_client("client-invalid-neighbour-not-shown", kind, asked(deal, without), deal)
     to_client("client-invalid-neighbour-not-in-u1", kind, asked(deal, _set(0, hidden)), deal)
     to_client("client-invalid-u1-spare-byte", kind, asked(deal, _set(0, b"\xff\0")), deal)
+    to_client("client-invalid-graph-nonce-short", kind, asked(deal, lambda f: _set(3, f[3][:-1])(f)), deal)
     to_client("client-invalid-vouchers-short", kind, asked(check, lambda f: _set(1, f[1][:-16])(f)), check)
     to_server("invalid-commitments-to-a-stranger", kind, told(deal, lambda f: _set(1, f[1] + bytes(64))(f)), deal)
     to_server("invalid-vouchers-short", kind, told(masked, lambda f: _set(0, f[0][:-16])(f)), masked)
@@ -227,7 +228,7 @@ def _secagg_plus_drawn(made: dict[str, Vector]) -> None:
 def _undrawn(forger: Forger, deal: str) -> bytes:
     """The adverts as a semi-malicious client takes them: nothing says what drew the graph."""
     true = take_apart(forger.true.requests[SENDER, deal])
-    fields = msgspec.msgpack.decode(true.structure)[:3]
+    fields = [*msgspec.msgpack.decode(true.structure)[:3], bytes(range(32))]
     return replace(true, kind=NearAdverts.TYPE, structure=msgspec.msgpack.encode(fields)).seal(None)
 
 
