@@ -218,9 +218,7 @@ def check_corruption(corruption: object) -> float:
     """``corruption`` as a float; ``ConfigError`` unless it is a number from 0 to below 1."""
     fraction = real(corruption)
     if not 0 <= fraction < 1:
-        raise ConfigError(
-            f"got corruption={shown(corruption)}; expected a fraction such as 0.33, at least 0 and below 1"
-        )
+        raise ConfigError(f"got corruption={shown(corruption)}; expected a number of at least 0, below 1")
     return fraction
 
 

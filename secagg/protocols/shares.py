@@ -159,7 +159,7 @@ class AdditiveShares:
         aggregators = whole(self.aggregators)
         if aggregators is None or not 2 <= aggregators <= MAX_AGGREGATORS:
             raise ConfigError(
-                f"got aggregators={shown(self.aggregators)}; expected a number of servers, from 2 to {MAX_AGGREGATORS}"
+                f"got aggregators={shown(self.aggregators)}; expected a number of servers, 2 to {MAX_AGGREGATORS}"
             )
         object.__setattr__(self, "aggregators", aggregators)
         if self.threat_model not in ("malicious", "semi-honest"):

@@ -672,13 +672,13 @@ def test_no_bytes_make_an_aggregator_raise_or_change_by_a_lie(seed: int) -> None
 @pytest.mark.parametrize(
     ("arguments", "says"),
     [
-        ({"aggregators": 1}, "a number of servers, from 2 to 16"),
-        ({"aggregators": 17}, "a number of servers, from 2 to 16"),
+        ({"aggregators": 1}, "a number of servers, 2 to 16"),
+        ({"aggregators": 17}, "a number of servers, 2 to 16"),
         ({"aggregators": True}, "expected a number of servers"),
         ({"aggregators": 2.0}, "expected a number of servers"),
         ({"corruption": 1.0}, "below 1"),
         ({"corruption": -0.1}, "at least 0"),
-        ({"corruption": "much"}, "expected a fraction"),
+        ({"corruption": "much"}, "expected a number"),
         ({"threat_model": "semi-malicious"}, "expected 'malicious' or 'semi-honest'"),
         ({"kem": "RSA"}, "expected any of MLKEM768-X25519, X25519"),
     ],
