@@ -95,6 +95,11 @@ class FileLedger:
                 self._append(entry, value)
             return self._entries[entry]
 
+    def __contains__(self, entry: bytes) -> bool:
+        """Whether something was claimed under ``entry``; nothing is written."""
+        with self._turn:
+            return entry in self._entries
+
     def close(self) -> None:
         """Let go of the file and its lock; so does the end of a ``with`` block."""
         self._file.close()

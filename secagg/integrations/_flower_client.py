@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import hashlib
 import logging
 import sys
@@ -16,11 +17,11 @@ from flwr.app import ConfigRecord, Message, RecordDict
 from flwr.clientapp import ClientApp
 
 from dp import PrivacyLedger
-from dp.events import Trust
 from mpc.keys import encode_parts
 from secagg._machine import Client
 from secagg.errors import Aborted, ConfigError, EncodingError, LocalProtocolError, RemoteProtocolError
 from secagg.identity import load_he_key, load_identity, load_roster
+from secagg.integrations._flower_budget import check_unbudgeted, count_charges, is_budgeted, open_budget
 from secagg.integrations._flower_records import (
     UPLOADS_OF_A_MODEL,
     Stated,
@@ -59,10 +60,14 @@ def client_mod(
     an update. ``metrics`` (name → bound) ride in the same sum; any other that the app returns is withheld.
     ``weighted_by`` is the metric that is the integer weight, where the task has a ``max_weight``.
 
+    What a training leaves in the node's context is kept. An evaluation or a query, which belongs to no session,
+    runs on a copy of the context, and what it changes there is dropped.
+
     Read from the node's config at each message: ``secagg-id`` (by default ``node-`` and Flower's number),
     ``secagg-key`` (its private key, as ``secagg keygen`` writes it) and ``secagg-roster`` (the roster that this
-    node pins), both or none; ``secagg-dir``, a folder for state and ledger, without which they live in Flower's
-    context and end with the SuperNode: ``ConfigError`` then unless the threat model is "semi-honest".
+    node pins), both or none; ``secagg-dir``, a folder for state and ledger (made if its parent is there), without
+    which they live in Flower's context and end with the SuperNode: ``ConfigError`` then unless the threat model
+    is "semi-honest".
     ``secagg-he-key`` is the key that clients share, where the protocol has one. ``secagg-epsilon`` and
     ``secagg-delta`` are the budget (:class:`dp.PrivacyLedger`, kept in the folder) of all that this node sends in
     all runs: past it nothing leaves, nor under a task without noise, nor an answer to an evaluation or a query,
@@ -78,8 +83,8 @@ def client_mod(
     def secagg_mod(message: Any, context: Any, call_next: Callable[[Any, Any], Any]) -> Any:
         _check_outermost()
         if message.metadata.message_type.split(".")[0] != "train":
-            _check_unbudgeted(context.node_config)
-            return _let_pass(call_next(message, context))
+            check_unbudgeted(context.node_config)
+            return _let_pass(_without_trace(message, context, call_next))
         stated = read(message.content, own)
         strip(message.content)
         party = str(context.node_config.get("secagg-id", f"node-{context.node_id}"))
@@ -135,35 +140,43 @@ class _Node:
         }
         if "secagg-he-key" in config:
             self.known["key"] = load_he_key(config["secagg-he-key"])
-        if "secagg-epsilon" in config or "secagg-delta" in config:
-            self.known["budget"] = _open_budget(config, task)
 
     def check(self) -> bytes:
-        """The digest of the roster; ``ConfigError`` for a config with which this node can't take part."""
+        """The digest of the roster; ``ConfigError`` for a config with which this node can't take part.
+
+        The folder is made here, where the node has said nothing yet, if it is not there.
+        """
         with _privately():
+            config = self.context.node_config
+            if "secagg-dir" in config:
+                _make_folder(Path(config["secagg-dir"]))
+            if is_budgeted(config):
+                with _ledger(config) as ledger:
+                    self.known["budget"] = open_budget(config, self.task, ledger)
             self.task.client(self.party, **self.known)
         return roster_digest(self.known["roster"])
 
     @contextmanager
     def role(self, session: bytes) -> Iterator[tuple[Client[Any], Ledger]]:
         """The client of this session, as it was left, or a new one; its ledger is open meanwhile."""
-        with _privately(), _storage(self.context, session) as store:
-            assert store.ledger is not None
+        config = self.context.node_config
+        with _privately(), _ledger(config) as ledger, _storage(self.context, session, ledger) as store:
+            budget = self.known["budget"] = open_budget(config, self.task, ledger) if is_budgeted(config) else None
             saved = store.load()
             if saved is None:
-                fresh = self.task.client(self.party, session=session, save=store, **self.known)
-                self._check_budget()
-                yield fresh, store.ledger
-                return
-            found: Client[Any] = Client.from_bytes(saved, self.task, save=store, **self.known)
+                found: Client[Any] = self.task.client(self.party, session=session, save=store, **self.known)
+                self._check_budget(budget)
+            else:
+                found = Client.from_bytes(saved, self.task, save=store, **self.known)
             if found.id != self.party:
                 raise ConfigError(f"got secagg-id={self.party}, and a session in which this node is {found.id}")
             yield found, store.ledger
+            if budget is not None and ledger is not None:
+                count_charges(budget, ledger)
 
-    def _check_budget(self) -> None:
+    def _check_budget(self, budget: PrivacyLedger | None) -> None:
         """``RefusalError`` where this session's input would not leave, so that nobody waits or trains for it."""
         encoder: Any = self.task.encoder
-        budget = self.known.get("budget")
         if budget is not None and budget.would_exceed(encoder.release(self.task.layout.size)):
             log.error("secagg: of epsilon %.4g, %.4g is left, less than a round costs", budget.epsilon, budget.left)
             raise RefusalError(
@@ -297,44 +310,59 @@ class _ContextStore:
         return bytes(self.kept["state"]) if self.kept["session"] == self.session else None
 
 
+def _make_folder(path: Path) -> None:
+    """For its owner alone; ``RefusalError``, without the path, where that can't be."""
+    try:
+        path.mkdir(mode=0o700)
+        log.warning("secagg: made %s; a node that had a ledger before must get that one back", path)
+    except OSError as error:
+        if not path.is_dir():
+            log.error("secagg: secagg-dir is not there and can't be made: %s", error)
+            raise RefusalError(
+                "got a node whose secagg-dir is not there and can't be made; its operator makes it, and its log "
+                "says more"
+            ) from None
+
+
 @contextmanager
-def _storage(context: Any, session: bytes) -> Iterator[Any]:
-    folder = context.node_config.get("secagg-dir")
+def _ledger(config: Mapping[str, Any]) -> Iterator[FileLedger | None]:
+    """The ledger in the node's folder, held by nobody else meanwhile; None for a node that has none."""
+    folder = config.get("secagg-dir")
     if folder is None:
+        yield None
+        return
+    with FileLedger(Path(folder) / "ledger") as ledger:
+        yield ledger
+
+
+@contextmanager
+def _storage(context: Any, session: bytes, ledger: FileLedger | None) -> Iterator[Any]:
+    if ledger is None:
         yield _ContextStore(context, session)
         return
-    path = Path(folder) / (hashlib.sha256(session).hexdigest()[:32] + ".state")
-    with FileLedger(Path(folder) / "ledger") as ledger:
-        yield FileStore(path, ledger=ledger)
-        if path.exists():  # its proposal was taken: anyone can send a message that names a session
-            for old in Path(folder).glob("*.state*"):  # a crash leaves what it was about to save under another name
-                if old != path:
-                    old.unlink()  # of a session that is over: it may hold an update
+    folder = Path(context.node_config["secagg-dir"])
+    path = folder / (hashlib.sha256(session).hexdigest()[:32] + ".state")
+    yield FileStore(path, ledger=ledger)
+    if path.exists():  # its proposal was taken: anyone can send a message that names a session
+        for old in folder.glob("*.state*"):  # a crash leaves what it was about to save under another name
+            if old != path:
+                old.unlink()  # of a session that is over: it may hold an update
 
 
-def _open_budget(config: Mapping[str, Any], task: Task) -> PrivacyLedger:
-    """The node's own, which no app sets: that comes through the server whom it binds."""
-    try:
-        epsilon, delta, folder = (config[f"secagg-{name}"] for name in ("epsilon", "delta", "dir"))
-    except KeyError as error:
-        raise ConfigError(
-            f"got a privacy budget without {error}; expected both of secagg-epsilon and secagg-delta, and "
-            "secagg-dir to keep it in"
-        ) from None
-    trust: Trust = "local" if task.shows_terms else "distributed"
-    try:
-        return PrivacyLedger.open(Path(folder) / "privacy.json", epsilon, delta, unit="client", trust=trust)
-    except ValueError as error:  # dp's own errors are
-        raise ConfigError(str(error)) from error
+def _without_trace(message: Any, context: Any, call_next: Callable[[Any, Any], Any]) -> Any:
+    """What the app answers outside of every session, on a copy of its context that is dropped.
 
-
-def _check_unbudgeted(config: Mapping[str, Any]) -> None:
-    """``ConfigError`` if a budget is to cover what leaves: what an evaluation tells of the data has no noise."""
-    if ("secagg-epsilon" in config or "secagg-delta" in config) and config.get("secagg-evaluate") is not True:
-        raise ConfigError(
-            "got an evaluation or a query at a node with a privacy budget, which does not cover the answer; go on "
-            "without it, or agree with its operator on secagg-evaluate=true"
+    No session is bound to these messages, and a server sends them to whom it likes. What they left behind could
+    have one node train and the others stand still, in a session whose request is the same for all.
+    """
+    aside = copy.deepcopy(context)
+    reply = call_next(message, aside)
+    if aside != context:
+        log.warning(
+            "secagg: dropped what the app changed in its context during %s: only trainings keep state",
+            message.metadata.message_type,
         )
+    return reply
 
 
 def _let_pass(reply: Any) -> Any:

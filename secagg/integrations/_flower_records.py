@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import math
+import re
 import struct
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -36,6 +37,7 @@ UPLOADS_OF_A_MODEL = 2  # what a node gives, and so what a grid asks for
 _STYPE = "secagg.envelope"  # anything else that meets this array must not take it for numbers
 _METRIC = "metric:"
 _DIGEST_BYTES = 32
+_OF_THE_APP = (2, 6)  # Flower's codes for an exception in a ClientApp, and for a mod of its own that refuses
 _KINDS = {"arrays": ArrayRecord, "metrics": MetricRecord, "config": ConfigRecord}
 _HEADERS = {
     (1, 0): np.lib.format.read_array_header_1_0,
@@ -88,6 +90,36 @@ def read(content: Any, task: Task) -> Stated:
             "install one secagg on all sides"
         )
     return found
+
+
+def reply_of(reply: Any, task: Task, party: str | None = None) -> Stated:
+    """What a node says, to its introduction or as ``party``; ``ConfigError`` if there is anything else in it.
+
+    An update that a node's own mods or app let out is known to the server by then, but it shall be heard of.
+    """
+    content = _content(reply, introducing=party is None)
+    stated = read(content, task)
+    answer = Stated(task.digest, party or stated.party, b"" if party else stated.roster, b"", 0, 0, stated.data)
+    if stated != answer or content.keys() - {FIELDS, MESSAGE}:
+        raise ConfigError("got more than secagg's own records: its node let out what nobody protects; look there")
+    return stated
+
+
+def _content(reply: Any, *, introducing: bool) -> Any:
+    """The reply's records; ``ConfigError`` with the first line of what Flower says went wrong.
+
+    Only an app that raises at an introduction may lack the mod: a node that is gone says nothing about its app.
+    """
+    if not reply.has_error():
+        return reply.content
+    reason = (str(reply.error.reason).strip().splitlines() or [""])[0][:300]
+    own = re.fullmatch(r"<class 'secagg\.[\w.]+'>:<'(.*)'>", reason)
+    if own:
+        raise ConfigError(own[1])
+    hint = ""
+    if introducing and reply.error.code in _OF_THE_APP:
+        hint = "; does its ClientApp have client_mod(task) first in mods?"
+    raise ConfigError(f"error {reply.error.code}: {reason}{hint}")
 
 
 def _version(version: object) -> str:

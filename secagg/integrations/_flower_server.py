@@ -5,7 +5,6 @@ from __future__ import annotations
 import logging
 import math
 import os
-import re
 import time
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -17,41 +16,35 @@ import numpy as np
 from flwr.app import Array, ArrayRecord, Message, MetricRecord, RecordDict
 from flwr.serverapp import Grid
 
-from secagg import wire
-from secagg._machine import Member
 from secagg._server import Outbox, Outcome, Server
 from secagg.beacon import Fetch
 from secagg.errors import Aborted, ConfigError, EncodingError, LocalProtocolError
 from secagg.identity import PartyRole, Roster, check_party_id, load_roster
 from secagg.integrations._flower_records import (
-    FIELDS,
-    MESSAGE,
     UPLOADS_OF_A_MODEL,
-    Stated,
     arrays_of,
     metric_key,
     metrics_of,
     model_digest,
     only_record,
-    read,
+    reply_of,
     request_digest,
     session_name,
     with_metrics,
     write,
 )
 from secagg.integrations._flower_strategies import check_strategy, running_strategy
-from secagg.protocols.base import Proposal, input_round
+from secagg.integrations._hosted import Party
+from secagg.protocols.base import input_round
 from secagg.session import roster_digest
 from secagg.task import Task
-from secagg.wire import Envelope, Reject
 
 log = logging.getLogger("flwr.secagg")
 
 INTRODUCTION = "Introduction"
 
+_MUCH_CLIPPED = 0.01
 _SLACK = 600.0  # seconds that clocks may differ, beyond which Flower takes a message for expired
-
-Party = Callable[[bytes], bytes | None]
 
 
 class SecureGrid(Grid):  # type: ignore[misc]
@@ -74,7 +67,9 @@ class SecureGrid(Grid):  # type: ignore[misc]
     carried to its end is one ERROR line, and no replies: the strategy keeps its model. After two such rounds
     over one model a third is ``Aborted``, for nodes give no third upload.
 
-    ``outcomes`` are those of the sessions that ended well.
+    ``outcomes`` are those of the sessions that ended well, ``failures`` the ERROR lines of the others. Where every
+    round failed the strategy's result holds no model, and an app that goes on with it ends in a ``KeyError``: look
+    at ``outcomes`` first.
     """
 
     def __init__(
@@ -100,6 +95,7 @@ class SecureGrid(Grid):  # type: ignore[misc]
         if missing := sorted({party for ids in others for party in ids} - set(self.parties)):
             raise ConfigError(f"got no parties= for {', '.join(missing)}, whom {self.task.protocol.name} needs")
         self.outcomes: list[Outcome] = []
+        self.failures: list[str] = []
         self._grid, self._strategies, self._poll = grid, tuple(strategies), poll
         self._named = dict(deadlines) if isinstance(deadlines, Mapping) else {}
         self._usual = 60.0 if isinstance(deadlines, Mapping) else float(deadlines)
@@ -161,13 +157,15 @@ class SecureGrid(Grid):  # type: ignore[misc]
             model, digest, request = self._check(sent)
             outcome = self._aggregate(sent, digest, request, number, math.inf if timeout is None else timeout)
         except (Aborted, ConfigError, EncodingError) as error:
-            log.error("secagg: round %d aborted: %s%s", number, error, self._without())
+            self.failures.append(f"round {number} aborted: {error}{self._without()}")
+            log.error("secagg: %s", self.failures[-1])
             if isinstance(error, _Exhausted):
                 raise
             return []
         if self._left_out:
             log.warning("secagg: round %d went on%s", number, self._without())
-        log.info("secagg: round %d: %d updates in the sum", number, len(outcome.survivors))
+        level, clipped = _clipping(outcome, self.task)
+        log.log(level, "secagg: round %d: %d updates in the sum%s", number, len(outcome.survivors), clipped)
         self.outcomes.append(outcome)
         return [Message(self._synthesise(outcome, model, weighted_by), reply_to=sent[0])]
 
@@ -241,7 +239,7 @@ class SecureGrid(Grid):  # type: ignore[misc]
         for node, reply in self._exchange(asked, self._named.get(INTRODUCTION, self._usual)):
             silent.discard(node)
             try:
-                stated = _stated(reply, self.task)
+                stated = reply_of(reply, self.task)
                 if stated.roster != roster_digest(self.roster):
                     raise ConfigError("got another roster; give server and clients the same")
                 party = check_party_id(stated.party)
@@ -265,7 +263,7 @@ class SecureGrid(Grid):  # type: ignore[misc]
         for node, reply in self._exchange(session.queue, seconds, lambda: not server.pending):
             party = self._ids[node]
             try:
-                data = _stated(reply, self.task, party).data
+                data = reply_of(reply, self.task, party).data
             except ConfigError as error:
                 self._left_out[party] = str(error)
                 continue
@@ -374,43 +372,15 @@ class _Exhausted(Aborted):
     """Nodes would refuse whatever follows."""
 
 
-def hosted(make: Callable[[bytes], Member[Any]]) -> Party:
-    """A party for ``parties=`` that lives in this process, or behind an endpoint of yours: bytes to bytes or None.
-
-    ``make(session)`` makes its role for the session of this name, when the server proposes it: such as
-    ``lambda session: task.aggregator("a1", session=session, identity=..., roster=..., key=..., save=...)``, with
-    the task that :func:`with_metrics` gives if there are metrics. All stores that are given as ``save`` have one
-    ledger, or a server that plays a session again opens a second sum: ``ConfigError`` where there is none. A
-    :class:`secagg.store.FileStore` holds one session, so its path has the session in it.
-    """
-    role: Member[Any] | None = None
-    session: bytes | None = None
-
-    def answer(data: bytes) -> bytes | None:
-        nonlocal role, session
-        proposed = _proposed(data)
-        if proposed is not None and proposed != session:
-            fresh = make(proposed)
-            if fresh.ledger is None:
-                raise ConfigError(
-                    f"got a role for {fresh.id} without a ledger; pass save= a store that has one, the same for "
-                    "all sessions: secagg.store.FileStore(path, ledger=FileLedger(other))"
-                )
-            role, session = fresh, proposed
-        return None if role is None else role.receive(data)
-
-    return answer
-
-
-def _proposed(data: bytes) -> bytes | None:
-    """The session that the server proposes here, or None if it is another message."""
-    try:
-        envelope = Envelope.parse(data, len(data))
-        if envelope.sender != wire.SERVER or envelope.kind != Proposal.TYPE:
-            return None
-        return envelope.open(Proposal)[0].session
-    except Reject:
-        return None
+def _clipping(outcome: Outcome, task: Task) -> tuple[int, str]:
+    """How loud a round's line is, and the share of coordinates that clients cut to the encoding's clip."""
+    if not outcome.clipped:  # none, or nobody counts them
+        return logging.INFO, ""
+    share = outcome.clipped / (len(outcome.survivors) * task.layout.size)
+    text = f", {100 * share:.3g} % of their coordinates clipped"
+    if share <= _MUCH_CLIPPED:
+        return logging.INFO, text
+    return logging.WARNING, f"{text}, so that the mean is too small: raise the encoding's clip in the task"
 
 
 def _is_train(message: Any) -> bool:
@@ -423,29 +393,3 @@ def _round_of(message: Any, count: int) -> int:
         record["server-round"] for record in message.content.config_records.values() if "server-round" in record
     ]
     return int(found[0]) if found else count
-
-
-def _stated(reply: Any, task: Task, party: str | None = None) -> Stated:
-    """What a node says, to its introduction or as ``party``; ``ConfigError`` if there is anything else in it.
-
-    An update that a node's own mods or app let out is known to the server by then, but it shall be heard of.
-    """
-    content = _content(reply)
-    stated = read(content, task)
-    answer = Stated(task.digest, party or stated.party, b"" if party else stated.roster, b"", 0, 0, stated.data)
-    if stated != answer or content.keys() - {FIELDS, MESSAGE}:
-        raise ConfigError("got more than secagg's own records: its node let out what nobody protects; look there")
-    return stated
-
-
-def _content(reply: Any) -> Any:
-    """The reply's records; ``ConfigError`` with the first line of what Flower says went wrong."""
-    if not reply.has_error():
-        return reply.content
-    reason = (str(reply.error.reason).strip().splitlines() or [""])[0][:300]
-    own = re.fullmatch(r"<class 'secagg\.[\w.]+'>:<'(.*)'>", reason)
-    if own:
-        raise ConfigError(own[1])
-    raise ConfigError(
-        f"error {reply.error.code}: {reason}; does its ClientApp have client_mod(task) first in mods?"
-    )

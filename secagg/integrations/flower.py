@@ -14,6 +14,7 @@ except ImportError as error:
 
 from secagg.integrations._flower_client import client_mod
 from secagg.integrations._flower_records import layout_of, with_metrics
-from secagg.integrations._flower_server import SecureGrid, hosted
+from secagg.integrations._flower_server import SecureGrid
+from secagg.integrations._hosted import hosted
 
 __all__ = ["SecureGrid", "client_mod", "hosted", "layout_of", "with_metrics"]

@@ -97,11 +97,12 @@ def plain_grid() -> LoopbackGrid:
 
 def start(grid: Any, strategy: Any = None, rounds: int = 1, model: Any = None) -> Any:
     used = strategy or FedAvg(fraction_evaluate=0.0)
-    return used.start(grid=grid, initial_arrays=model or record(), num_rounds=rounds, timeout=2.0)
+    return used.start(grid=grid, initial_arrays=model or record(), num_rounds=rounds, timeout=0.0)
 
 
-def secure(grid: LoopbackGrid, task: secagg.Task = TASK, **named: Any) -> SecureGrid:
-    return SecureGrid(grid, task, deadlines=1.0, poll=0.01, **named)
+def secure(grid: LoopbackGrid, task: secagg.Task = TASK, deadlines: float = 0.0, **named: Any) -> SecureGrid:
+    """Waits for nobody: on a :class:`LoopbackGrid` whoever answers has done so when its message is pushed."""
+    return SecureGrid(grid, task, deadlines=deadlines, poll=0.01, **named)
 
 
 def silent_in(number: int, node: int) -> Callable[[int, Any], Any]:

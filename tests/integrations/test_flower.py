@@ -15,7 +15,7 @@ from secagg import identity, wire
 
 pytest.importorskip("flwr", reason="needs Flower: pip install 'secagg[flower]'")
 
-from flwr.app import Array, ConfigRecord, Message, MetricRecord, RecordDict
+from flwr.app import Array, ConfigRecord, Error, Message, MetricRecord, RecordDict
 from flwr.clientapp import ClientApp
 from flwr.clientapp.mod import LocalDpMod, fixedclipping_mod
 from flwr.common.serde import context_from_proto, context_to_proto
@@ -267,6 +267,72 @@ def test_nodes_without_the_mod_never_see_the_model(caplog: Any) -> None:
     assert not arrays_heard(grid)
     assert not kept.outcomes
     assert not found.arrays
+
+
+GONE = [
+    (5, "Error: Node Unavailable"),
+    (8, "ClientApp stopped responding."),
+    (3, "Error: Message Unavailable"),
+]
+
+
+@pytest.mark.parametrize(("code", "reason"), GONE)
+@pytest.mark.parametrize("at", ["introduction", "keys"])
+def test_a_node_that_is_gone_is_not_told_to_install_the_mod(at: str, code: int, reason: str, caplog: Any) -> None:
+    grid = make_grid()
+
+    def tamper(node: int, reply: Any) -> Any:
+        introduces = _flower_records.MESSAGE not in reply.content
+        if node == 2 and introduces == (at == "introduction"):
+            reply.__dict__["_content"], reply.__dict__["_error"] = None, Error(code, reason)
+        return reply
+
+    grid.tamper = tamper
+    start(kept := secure(grid))
+    assert len(kept.outcomes[0].survivors) == CLIENTS - 1
+    assert f"error {code}: {reason}" in caplog.text
+    assert "first in mods" not in caplog.text
+
+
+def test_an_app_that_raises_in_training_has_the_mod(caplog: Any) -> None:
+    grid = make_grid()
+
+    def raises(message: Any, context: Any, call_next: Any) -> Any:
+        raise ZeroDivisionError("no examples")
+
+    grid.nodes[2].app = make_app(2, [client_mod(TASK), raises])
+    start(kept := secure(grid))
+    assert len(kept.outcomes[0].survivors) == CLIENTS - 1
+    assert "ZeroDivisionError" in caplog.text
+    assert "first in mods" not in caplog.text
+
+
+def test_the_rounds_that_failed_can_be_asked_why(caplog: Any) -> None:
+    grid = make_grid()
+    grid.spoil = lambda node, request: None if "arrays" in request.content and len(kept.outcomes) else request
+    kept = secure(grid)
+    result = start(kept, rounds=2)
+    assert len(kept.outcomes) == 1
+    assert result.arrays
+    (failure,) = kept.failures
+    assert failure.startswith("round 2 aborted: ")
+    assert f"secagg: {failure}" == the_error(caplog)
+
+
+@pytest.mark.parametrize("clip", [0.02, 0.19, 0.1995, 1.0])
+def test_a_rounds_line_says_how_much_was_clipped(clip: float, caplog: Any) -> None:
+    """Steps are uniform within 0.2."""
+    caplog.set_level("INFO")
+    task = make_task(encoding=secagg.FixedPoint(clip=clip, bits=20))
+    start(kept := secure(make_grid(task), task))
+    (line,) = [found for found in caplog.records if "5 updates in the sum" in found.getMessage()]
+    share = kept.outcomes[0].clipped / (CLIENTS * task.layout.size)  # type: ignore[operator]
+    assert share == pytest.approx(max(0.0, 1 - clip / 0.2), abs=0.05)
+    if share:
+        assert f"in the sum, {100 * share:.3g} % of their coordinates clipped" in line.getMessage()
+    else:
+        assert line.getMessage() == "secagg: round 1: 5 updates in the sum"
+    assert (line.levelname == "WARNING") == (share > 0.01) == ("raise the encoding's clip" in line.getMessage())
 
 
 def test_one_node_without_the_mod_is_left_out(caplog: Any) -> None:
@@ -524,21 +590,13 @@ def in_names(update: Any) -> dict[str, Any]:
     return {f"{number:06d}{part.hex()}": MetricRecord({}) for number, part in enumerate(parts)}
 
 
-@pytest.mark.parametrize("kind", ["evaluate", "query"])
-def test_many_names_of_empty_records_do_not_pass(kind: str, monkeypatch: Any) -> None:
-    from secagg.integrations import _flower_client
-
+def answer_in_names(kind: str) -> tuple[Any, Any]:
+    """An update, and what a node answers whose app spells the update in names."""
     update = np.random.default_rng(0).normal(size=1000)
     app = ClientApp(mods=[client_mod(TASK)])
     records = RecordDict(in_names(update))
     getattr(app, kind)()(lambda message, context: Message(records, reply_to=message))
-    node = LoopbackGrid([app]).nodes[1]
-    reply = node.answer(Message(RecordDict(), 1, kind))
-    assert "nothing else" in reply.error.reason
-    monkeypatch.setattr(_flower_client, "_let_pass", lambda reply: reply)
-    leaked = node.answer(Message(RecordDict(), 1, kind)).content
-    got = np.frombuffer(bytes.fromhex("".join(name[6:] for name in sorted(leaked))))
-    np.testing.assert_array_equal(got, update)
+    return update, LoopbackGrid([app]).nodes[1].answer(Message(RecordDict(), 1, kind))
 
 
 def test_control_without_the_filter_an_update_passes(monkeypatch: Any) -> None:

@@ -17,7 +17,9 @@ pytest.importorskip("flwr", reason="needs Flower: pip install 'secagg[flower]'")
 from flwr.app import Array, ArrayRecord, Message, MetricRecord, RecordDict
 from flwr.serverapp.strategy import FedAvg
 
+from secagg.integrations import _flower_budget, _flower_client
 from secagg.integrations.flower import client_mod, layout_of
+from secagg.store import FileLedger
 from tests.integrations.apps import CLIENTS, TASK, make_app, make_task, secure, start, the_error
 from tests.integrations.loopback import LoopbackGrid, through_bytes
 
@@ -176,7 +178,7 @@ def test_an_account_is_of_one_kind_of_trust(tmp_path: Path) -> None:
         ({"secagg-delta": None}, NOISED, "expected both"),
         ({"secagg-epsilon": None}, NOISED, "expected both"),
         ({"secagg-dir": None}, NOISED, "secagg-dir"),
-        ({"secagg-dir": "/nowhere/at/all"}, NOISED, "can't be locked"),
+        ({"secagg-dir": "/nowhere/at/all"}, NOISED, "can't be made"),
         ({"secagg-epsilon": "eight"}, NOISED, "expected a finite number"),
         ({"secagg-delta": 2.0}, NOISED, "expected a number above 0"),
         ({}, TASK, "without noise"),
@@ -241,6 +243,85 @@ def test_another_budget_than_the_folders_keeps_its_node_out(tmp_path: Path, capl
     assert survivors(kept) == [4]
     assert "agree on another budget" in caplog.text
     assert trainings(grid) == 0
+
+
+LOST = {
+    "deleted": lambda path, older: path.unlink(),
+    "an older copy": lambda path, older: path.write_bytes(older),
+    "a new account": lambda path, older: (path.unlink(), report(path.parent)),
+}
+
+
+@pytest.mark.parametrize("how", LOST)
+def test_a_lost_account_begins_no_new_budget(how: str, tmp_path: Path, caplog: Any) -> None:
+    """The ledger beside it, which counts what was charged, is the older one's and stays."""
+    account = tmp_path / "privacy.json"
+    start(secure(make_grid(settings(tmp_path)), NOISED), rounds=1, model=MODEL)
+    older = account.read_bytes()
+    start(secure(make_grid(settings(tmp_path)), NOISED), rounds=1, model=ArrayRecord({"w": Array(np.ones(SIZE))}))
+    assert report(tmp_path).releases == 2
+    LOST[how](account, older)
+    grid = make_grid(settings(tmp_path))
+    start(kept := secure(grid, NOISED), rounds=1, model=MODEL)
+    assert survivors(kept) == [4]
+    assert trainings(grid) == 0
+    assert "take no further part with these data" in caplog.text
+    assert account.exists() == (how != "deleted"), "no full budget may lie there for whoever looks next"
+
+
+@pytest.mark.parametrize("how", LOST)
+def test_control_without_the_count_a_lost_account_is_a_new_budget(
+    how: str, tmp_path: Path, monkeypatch: Any
+) -> None:
+    monkeypatch.setattr(_flower_budget, "_counted", lambda ledger: 0)
+    account = tmp_path / "privacy.json"
+    start(secure(make_grid(settings(tmp_path)), NOISED), rounds=1, model=MODEL)
+    older = account.read_bytes()
+    for number in (1, 2):
+        LOST[how](account, older)
+        model = ArrayRecord({"w": Array(np.full(SIZE, float(number)))})
+        start(kept := secure(make_grid(settings(tmp_path)), NOISED), rounds=1, model=model)
+        assert survivors(kept) == [5], "three inputs have left under a budget for two"
+    assert report(tmp_path).releases <= 2
+
+
+def test_a_charge_whose_node_died_before_it_was_counted_is_counted_later(tmp_path: Path, monkeypatch: Any) -> None:
+    """Its answer had not left: it leaves when the same request comes again, and is counted before."""
+    grid = make_grid(settings(tmp_path))
+    died = []
+
+    def dies(budget: Any, ledger: Any) -> None:
+        if budget.report().releases and not died:
+            died.append(budget)
+            raise OSError("its node has died")
+        count_charges(budget, ledger)
+
+    def again(node: int, request: Any) -> Any:
+        if node == BOUND and "arrays" in request.content:
+            first = grid.nodes[BOUND].answer(through_bytes(request)[0])
+            assert first.has_error()
+        return request
+
+    count_charges = _flower_budget.count_charges
+    monkeypatch.setattr(_flower_client, "count_charges", dies)
+    grid.spoil = again
+    start(kept := secure(grid, NOISED), rounds=1, model=MODEL)
+    assert survivors(kept) == [5]
+    assert died
+    with FileLedger(tmp_path / "ledger") as ledger:
+        assert _flower_budget._counted(ledger) == report(tmp_path).releases == 1
+
+
+def test_a_larger_budget_goes_on_from_what_was_spent(tmp_path: Path) -> None:
+    """As :meth:`dp.PrivacyLedger.open` says; the count takes it for the account that it is."""
+    start(secure(make_grid(settings(tmp_path)), NOISED), rounds=2, model=MODEL)
+    account = tmp_path / "privacy.json"
+    larger = dp.PrivacyLedger.from_bytes(account.read_bytes())
+    larger.epsilon = 2 * FOR_TWO
+    account.write_bytes(larger.to_bytes())
+    grid = make_grid(settings(tmp_path, **{"secagg-epsilon": 2 * FOR_TWO}))
+    start(kept := secure(grid, NOISED), rounds=1, model=ArrayRecord({"w": Array(np.ones(SIZE))}))
+    assert survivors(kept) == [5]
 
 
 def test_a_saved_session_is_not_resumed_without_its_budget(tmp_path: Path, caplog: Any) -> None:

@@ -39,10 +39,6 @@ def bad_shared_key(config: dict[str, Any], monkeypatch: Any) -> None:
     config["secagg-he-key"] = str(path)
 
 
-def no_folder(config: dict[str, Any], monkeypatch: Any) -> None:
-    Path(config["secagg-dir"]).rmdir()
-
-
 def in_use(config: dict[str, Any], monkeypatch: Any) -> Any:
     return FileLedger(Path(config["secagg-dir"]) / "ledger")
 
@@ -68,7 +64,6 @@ def full_disk(config: dict[str, Any], monkeypatch: Any) -> None:
         (no_key, "c1.pem"),
         (bad_roster, "a roster that can't be read"),
         (bad_shared_key, "patients.he.json"),
-        (no_folder, "/c1/ledger"),
         (in_use, "open already"),
         (damaged_ledger, "damaged at byte 0"),
         (full_disk, "No space left"),
@@ -88,6 +83,32 @@ def test_of_its_config_and_files_a_node_tells_that_they_do_not_do(
     assert reasons == [TOLD]
     (line,) = [text for text in caplog.messages if "this node can't take part" in text]
     assert why in line
+
+
+def test_a_folder_that_is_not_there_is_made_for_its_owner_alone(tmp_path: Path, caplog: Any) -> None:
+    folder = tmp_path / "fresh"
+    grid = make_grid(configs=[{"secagg-dir": str(folder)}, *({} for _ in range(1, CLIENTS))])
+    start(kept := secure(grid))
+    assert len(kept.outcomes[0].survivors) == CLIENTS
+    assert folder.stat().st_mode & 0o777 == 0o700
+    assert f"made {folder}" in caplog.text
+
+
+@pytest.mark.parametrize("where", ["no parent", "a file"])
+def test_of_a_folder_that_can_not_be_made_the_server_hears(where: str, tmp_path: Path, caplog: Any) -> None:
+    folder = tmp_path / "fresh"
+    if where == "a file":
+        folder.touch()
+    else:
+        folder /= "below"
+    grid = make_grid(configs=[{"secagg-dir": str(folder)}, *({} for _ in range(1, CLIENTS))])
+    reasons = told(grid)
+    start(kept := secure(grid))
+    assert len(kept.outcomes[0].survivors) == CLIENTS - 1
+    (reason,) = reasons
+    assert "secagg-dir is not there and can't be made; its operator makes it" in reason
+    assert str(folder) not in reason
+    assert str(folder) in caplog.text
 
 
 def test_of_its_budget_a_node_tells_no_number(tmp_path: Path, caplog: Any) -> None:

@@ -17,7 +17,7 @@ from flwr.app import ArrayRecord, ConfigRecord, Message, MetricRecord, RecordDic
 from flwr.clientapp import ClientApp
 from flwr.serverapp.strategy import FedAvg
 
-from secagg.integrations import _flower_client, _flower_records, _flower_server
+from secagg.integrations import _flower_records
 from secagg.integrations.flower import client_mod
 from tests.integrations.apps import (
     CLIENTS,
@@ -93,7 +93,6 @@ def in_the_run_config(grid: LoopbackGrid, node: int, request: Any) -> None:
 
 
 Steers = Callable[[LoopbackGrid, int, Any], None]
-LIES: list[Steers] = [in_config, in_metrics, in_a_records_name, in_the_type, in_the_run_config]
 
 
 def attacked(lie: Steers, folder: Path) -> Any:
@@ -110,27 +109,8 @@ def attacked(lie: Steers, folder: Path) -> Any:
     kept = secure(grid, TASK, roster=roster, run_config=RUN_CONFIG)
     strategy = FedAvg(fraction_evaluate=0.0)
     config = ConfigRecord({"lr": 1.0})
-    strategy.start(grid=kept, initial_arrays=record(), num_rounds=1, timeout=2.0, train_config=config)
+    strategy.start(grid=kept, initial_arrays=record(), num_rounds=1, timeout=0.0, train_config=config)
     return kept
-
-
-@pytest.mark.parametrize("lie", LIES)
-def test_who_tells_the_others_to_stand_still_gets_no_sum(lie: Steers, tmp_path: Path, caplog: Any) -> None:
-    kept = attacked(lie, tmp_path)
-    assert not kept.outcomes
-    assert "c1, c2, c4, c5: got another model, round, run, type, record or run config" in the_error(caplog)
-
-
-@pytest.mark.parametrize("lie", LIES)
-def test_control_with_the_model_bound_alone_it_gets_the_victims_update(
-    lie: Steers, tmp_path: Path, monkeypatch: Any
-) -> None:
-    for side in (_flower_client, _flower_server):
-        monkeypatch.setattr(side, "request_digest", lambda *_: bytes(32))
-    (outcome,) = attacked(lie, tmp_path).outcomes
-    for name, array in MODEL.items():
-        got = CLIENTS * outcome.mean[name]
-        np.testing.assert_allclose(got, step(VICTIM, 1, name, array), rtol=0, atol=1e-5)
 
 
 def test_the_run_config_of_both_sides_has_to_be_given(tmp_path: Path, caplog: Any) -> None:

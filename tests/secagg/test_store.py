@@ -206,8 +206,10 @@ def test_a_ledger_only_grows(tmp_path: Path) -> None:
     before = b""
     for number in range(6):
         ledger = FileLedger(path)
+        assert h(f"entry {number}") not in ledger
         ledger.claim(h(f"entry {number}"), h("value"))
         ledger.claim(h("entry 0"), h("another"))
+        assert h(f"entry {number}") in ledger
         ledger.close()
         after = path.read_bytes()
         assert after[: len(before)] == before

@@ -25,6 +25,8 @@ def main(grid: Grid, context: Context) -> None:
     )
     strategy = FedAvg(fraction_evaluate=0.0, min_train_nodes=CLIENTS, min_available_nodes=CLIENTS)
     result = strategy.start(grid=secure, initial_arrays=first_model(), num_rounds=int(config["rounds"]))
+    if not secure.outcomes:  # then there is no model in the result
+        raise SystemExit(f"no round ended well; the last one: {secure.failures[-1]}")
     pictures, labels = load_digits(return_X_y=True)
     scores = pictures / 16 @ result.arrays["weights"].numpy().T + result.arrays["bias"].numpy()
     for outcome in secure.outcomes:

@@ -10,6 +10,7 @@ from tests.secagg.adversary.registry import ATTACKS, REFUSALS
 
 ROOT = Path(__file__).parents[3]
 DOCUMENT = ROOT / "docs" / "attacks.md"
+FLOWER = "tests.integrations.test_flower_attacks"  # needs Flower to run, and none to be imported
 
 INTRODUCTION = """\
 # Attacks
@@ -54,11 +55,16 @@ UNNOTICED = """\
 """
 
 
+def modules() -> list[str]:
+    """The modules of tests in which attacks are registered."""
+    here = [module.name for module in pkgutil.iter_modules(package.__path__, package.__name__ + ".")]
+    return [*(name for name in here if ".test_" in name), FLOWER]
+
+
 def load() -> None:
     """Import every test of an adversary, so that it registers itself."""
-    for module in pkgutil.iter_modules(package.__path__, package.__name__ + "."):
-        if ".test_" in module.name:
-            importlib.import_module(module.name)
+    for name in modules():
+        importlib.import_module(name)
 
 
 def document() -> str:
@@ -77,8 +83,9 @@ def _groups() -> Iterator[str]:
         ("The draw of the graph", "test_beacon"),
         ("Aggregators", "test_aggregators"),
         ("Ciphertexts and their keys", "test_encrypted"),
+        ("Flower", "test_flower_attacks"),
     ):
-        about = importlib.import_module(f"{package.__name__}.{inside}").__doc__ or ""
+        about = next(importlib.import_module(name).__doc__ or "" for name in modules() if name.endswith(inside))
         rows = [
             f"| **{row.title}** Attacker: {row.attacker}. Source: {row.source}. | {row.defence} | {row.control} "
             f"| {_link(row.test)} |\n"
