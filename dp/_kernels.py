@@ -1,19 +1,14 @@
-"""The compiled loops of the samplers, and the decorator that compiles them.
+"""The compiled loops of the samplers.
 
 A word is 64 random bits, read as a fraction of one. Thresholds are those of ``dp._tables``: a word
 below a threshold is surely below the probability that was rounded down to it, a word above surely
 above. A word that equals one, which a threshold in 2^64 does, is left undecided.
 """
 
-from collections.abc import Callable
-from typing import Any, ParamSpec, TypeVar, cast
-
 import numpy as np
-from numba import njit
 from numpy.typing import NDArray
 
-P = ParamSpec("P")
-R = TypeVar("R")
+from dp._compiling import kernel
 
 Words = NDArray[np.uint64]
 Integers = NDArray[np.int64]
@@ -28,20 +23,6 @@ MARGIN = 2.0**-40
 """How far from a probability, relative to it, floats may decide: 2^8 times their error."""
 
 _STEEPEST = 2.0**-4  # beyond this the series of exp(-x) is too short; blocks are chosen to stay below
-
-
-def kernel(function: Callable[P, R]) -> Callable[P, R]:
-    """Compile ``function`` at its first call, without the interpreter lock.
-
-    The machine code is cached on disk where Numba finds a place that it may write to, and compiled
-    anew in each process where it finds none.
-    """
-    compiled: Any
-    try:
-        compiled = njit(cache=True, nogil=True)(function)
-    except RuntimeError:
-        compiled = njit(nogil=True)(function)
-    return cast(Callable[P, R], compiled)
 
 
 @kernel

@@ -9,7 +9,7 @@ same order as in the plain double loop, so the result is that loop's to the last
 import numpy as np
 from numpy.typing import NDArray
 
-from dp._kernels import kernel
+from dp._compiling import kernel
 
 Floats = NDArray[np.float64]
 

@@ -1,4 +1,4 @@
-"""The compiled loops of this package, and the decorator that compiles them.
+"""The compiled loops of this package.
 
 Residues are 64-bit words below a prime p < 2^60. Products are with numbers that are known
 beforehand, each w kept beside its quotient floor(w * 2^64 / p): the product then costs two
@@ -7,15 +7,10 @@ number-theoretic transforms*, 2014). The low halves of products wrap, and are me
 address depends on a residue, but where residues of a *ciphertext* are refused.
 """
 
-from collections.abc import Callable
-from typing import Any, ParamSpec, TypeVar, cast
-
 import numpy as np
-from numba import njit
 from numpy.typing import NDArray
 
-P = ParamSpec("P")
-R = TypeVar("R")
+from he._compiling import kernel
 
 Words = NDArray[np.uint64]
 Reals = NDArray[np.float64]
@@ -71,20 +66,6 @@ _MIXED = np.array(
     ],
     dtype=np.int64,
 )
-
-
-def kernel(function: Callable[P, R]) -> Callable[P, R]:
-    """Compile ``function`` at its first call, without the interpreter lock.
-
-    The machine code is cached on disk where Numba finds a place that it may write to, and compiled
-    anew in each process where it finds none.
-    """
-    compiled: Any
-    try:
-        compiled = njit(cache=True, nogil=True)(function)
-    except RuntimeError:
-        compiled = njit(nogil=True)(function)
-    return cast(Callable[P, R], compiled)
 
 
 @kernel

@@ -26,7 +26,8 @@ from numba.core.registry import cpu_target
 from numba.extending import intrinsic
 from numpy.typing import NDArray
 
-from he._kernels import Words, kernel
+from he._compiling import kernel
+from he._kernels import Words
 
 LANES = 8
 """Numbers in a batch."""

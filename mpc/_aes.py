@@ -21,7 +21,7 @@ from numba.core.registry import cpu_target
 from numba.extending import intrinsic
 from numpy.typing import NDArray
 
-from mpc._kernels import kernel
+from mpc._compiling import kernel
 
 Lanes = NDArray[np.unsignedinteger[Any]]
 Words = NDArray[np.uint64]

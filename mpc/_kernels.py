@@ -1,4 +1,4 @@
-"""The compiled loops of this package, and the decorator that compiles them.
+"""The compiled loops of this package.
 
 Arithmetic is modulo p = 2^256 + 297. A number is eight signed 64-bit limbs of 32 bits, least
 significant first; the last limb also holds whatever lies above 2^256. Between steps a limb may be
@@ -7,15 +7,10 @@ negative or a few bits too long: :func:`_fold` carries, and takes the part above
 branch and no address depends on a limb.
 """
 
-from collections.abc import Callable
-from typing import Any, ParamSpec, TypeVar, cast
-
 import numpy as np
-from numba import njit
 from numpy.typing import NDArray
 
-P = ParamSpec("P")
-R = TypeVar("R")
+from mpc._compiling import kernel
 
 Limbs = NDArray[np.int64]
 
@@ -30,20 +25,6 @@ DIGITS = 20
 
 _LIMB_MASK = 0xFFFFFFFF
 _FOLD = 297
-
-
-def kernel(function: Callable[P, R]) -> Callable[P, R]:
-    """Compile ``function`` at its first call, without the interpreter lock.
-
-    The machine code is cached on disk where Numba finds a place that it may write to, and compiled
-    anew in each process where it finds none.
-    """
-    compiled: Any
-    try:
-        compiled = njit(cache=True, nogil=True)(function)
-    except RuntimeError:
-        compiled = njit(nogil=True)(function)
-    return cast(Callable[P, R], compiled)
 
 
 @kernel

@@ -3,7 +3,6 @@
 from fractions import Fraction
 from typing import Any
 
-import numba
 import numpy as np
 import pytest
 from hypothesis import given
@@ -129,14 +128,3 @@ def test_the_constant_time_kernel_reads_the_same_entries_for_all_words(pairs: li
 
 def test_control_the_look_up_reads_others(pairs: list[list[int]]) -> None:
     assert any(reads(_kernels.invert, words) != reads(_kernels.invert, pairs[0]) for words in pairs)
-
-
-WITHOUT_FILE: dict[str, Any] = {}
-exec("def double(a):\n    return 2 * a\n", WITHOUT_FILE)  # no source file: nowhere to cache beside
-
-
-def test_without_a_place_for_the_cache_a_kernel_still_compiles() -> None:
-    if not numba.config.DISABLE_JIT:
-        with pytest.raises(RuntimeError, match="cannot cache function"):
-            numba.njit(cache=True)(WITHOUT_FILE["double"])
-    assert _kernels.kernel(WITHOUT_FILE["double"])(np.arange(3)).tolist() == [0, 2, 4]

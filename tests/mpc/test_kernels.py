@@ -3,30 +3,17 @@
 import os
 import subprocess
 import sys
-from typing import Any
 
 import numba
-import numpy as np
 import pytest
 
 from mpc import _kernels
-
-WITHOUT_FILE: dict[str, Any] = {}
-exec("def double(a):\n    return 2 * a\n", WITHOUT_FILE)  # no source file: nowhere to cache beside
-
-
-def test_without_a_place_for_the_cache_a_kernel_still_compiles() -> None:
-    if not numba.config.DISABLE_JIT:
-        with pytest.raises(RuntimeError, match="cannot cache function"):
-            numba.njit(cache=True)(WITHOUT_FILE["double"])
-    assert _kernels.kernel(WITHOUT_FILE["double"])(np.arange(3)).tolist() == [0, 2, 4]
 
 
 def test_kernels_of_this_package_are_cached() -> None:
     if numba.config.DISABLE_JIT:
         pytest.skip("nothing is compiled, so nothing is cached")
     assert type(_kernels.evaluate._cache).__name__ == "FunctionCache"
-    assert type(_kernels.kernel(WITHOUT_FILE["double"])._cache).__name__ == "NullCache"
 
 
 def test_sharing_works_without_the_compiler() -> None:
