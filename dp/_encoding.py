@@ -4,7 +4,6 @@ Source of conditional rounding: Kairouz, Liu and Steinke 2021.
 """
 
 import math
-import operator
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple, Protocol
@@ -13,6 +12,7 @@ import numpy as np
 from cryptography.hazmat.primitives.ciphers import Cipher, algorithms, modes
 from numpy.typing import NDArray
 
+from dp._numbers import real, whole
 from dp.errors import DPError
 
 Rng = Callable[[int], bytes]
@@ -90,11 +90,12 @@ def check_vector(vector: NDArray[Any], size: int) -> None:
 
 def check_sums(sums: Sequence[NDArray[Any]], segment: Segment, survivors: object, most: int) -> None:
     """:class:`DPError` unless ``sums`` is one array of what 1 to ``most`` ``survivors`` can sum to."""
-    if type(survivors) is not int or not 1 <= survivors <= most:
+    count = whole(survivors)
+    if count is None or not 1 <= count <= most:
         raise DPError(f"got {survivors!r} survivors; expected 1 to {most}")
     if len(sums) != 1 or sums[0].shape != (segment.length,) or sums[0].dtype not in (np.uint32, np.uint64):
         raise DPError(f"got other sums than one array of uint32 or uint64, shape ({segment.length},)")
-    if int(sums[0].max()) > survivors * segment.bound:
+    if int(sums[0].max()) > count * segment.bound:
         raise DPError(f"got sums beyond {survivors}·{segment.bound}, which {survivors} clients can't reach")
 
 
@@ -153,26 +154,24 @@ def least_multiplier(cost: Callable[[float], float], epsilon: object, hopeless: 
 
     :class:`DPError`, ending in ``hopeless``, if there is none; ``cost`` falls as the multiplier grows.
     """
-    if not isinstance(epsilon, int | float) or not 0 < epsilon < math.inf:
+    target = real(epsilon)
+    if not 0 < target < math.inf:
         raise DPError(f"got epsilon={epsilon!r}; expected a finite number above 0")
     enough = 2.0**_LEAST_LOG
-    while (least := cost(enough)) > epsilon:
+    while (least := cost(enough)) > target:
         if enough >= 2.0**-_LEAST_LOG:
-            raise DPError(
-                f"got epsilon={epsilon:g}, but however much noise is added, it is {least:.4g}: {hopeless}"
-            )
+            raise DPError(f"got epsilon={target:g}, but however much noise is added, it is {least:.4g}: {hopeless}")
         enough *= 2
     less = enough / 2
     while enough > less * (1 + _CLOSE):
         middle = math.sqrt(less * enough)
-        less, enough = (less, middle) if cost(middle) <= epsilon else (middle, enough)
+        less, enough = (less, middle) if cost(middle) <= target else (middle, enough)
     return enough
 
 
 def number(name: str, value: object, least: float, most: float) -> float:
     """``value`` as a float; :class:`DPError` unless it is a number from ``least`` to ``most``."""
-    real = isinstance(value, int | float | np.integer | np.floating) and not isinstance(value, bool)
-    found = float(value) if real else math.nan  # type: ignore[arg-type]
+    found = real(value)
     if not least <= found <= most:
         raise DPError(f"got {name}={value!r}; expected a number from {least:g} to {most:g}")
     return found
@@ -180,20 +179,18 @@ def number(name: str, value: object, least: float, most: float) -> float:
 
 def integer(name: str, value: object, least: int, most: int, meaning: str) -> int:
     """``value`` as an int; :class:`DPError` unless it is an integer from ``least`` to ``most``."""
-    try:
-        found = least - 1 if isinstance(value, bool) else operator.index(value)  # type: ignore[arg-type]
-    except TypeError:
-        found = least - 1
-    if not least <= found <= most:
+    found = whole(value)
+    if found is None or not least <= found <= most:
         raise DPError(f"got {name}={value!r}; expected an int from {least} to {most}, {meaning}")
     return found
 
 
 def check_delta(delta: object) -> float:
     """``delta`` as a float; :class:`DPError` unless it is a number above 0 and below 1."""
-    if isinstance(delta, bool) or not isinstance(delta, int | float | np.floating) or not 0 < delta < 1:
+    found = real(delta)
+    if not 0 < found < 1:
         raise DPError(f"got delta={delta!r}; expected a number above 0 and below 1, such as 1e-5")
-    return float(delta)
+    return found
 
 
 def _attempts(beta: float) -> int:

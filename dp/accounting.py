@@ -14,6 +14,7 @@ from typing import Any, Literal, NamedTuple, Self, get_args
 import numpy as np
 
 from dp._curves import Curve, Orders, clamped, curve
+from dp._numbers import real, whole
 from dp._sealed import fields_of, seal, unseal
 from dp.errors import DPError
 from dp.events import (
@@ -96,10 +97,8 @@ class RDPAccountant:
         check_name("neighbours", neighbours, NEIGHBOURS)
         self._delta = float(delta)
         self._neighbours: Neighbours = neighbours
-        self._orders = tuple(orders)
-        if not self._orders or any(
-            type(order) is not int or not 2 <= order <= _MAX_ORDER for order in self._orders
-        ):
+        self._orders = tuple(whole(order) or 0 for order in orders)
+        if not self._orders or any(not 2 <= order <= _MAX_ORDER for order in self._orders):
             raise DPError(f"got orders that are not integers from 2 to {_MAX_ORDER}")
         if list(self._orders) != sorted(set(self._orders)):
             raise DPError("got orders that repeat or don't ascend")
@@ -143,6 +142,7 @@ class RDPAccountant:
         Threads may share an accountant: none sees half of an event, and none gets lost. Raises
         :class:`DPError` for an event without a known bound under these neighbours.
         """
+        count = _count(count)
         rdp, plain, slack = self._cost(event, count)
         with self._turn:
             events, before, before_plain, before_slack = self._total
@@ -232,8 +232,7 @@ class RDPAccountant:
     def _cost(self, event: Event, count: int) -> tuple[Curve, Curve, float]:
         if not isinstance(event, Event):
             raise DPError(f"got a {type(event).__name__}; expected an event of dp.events")
-        if type(count) is not int or not 1 <= count <= MAX_COUNT:
-            raise DPError(f"got count={count!r}; expected an int from 1 to {MAX_COUNT}")
+        count = _count(count)
         to_plain(event)  # or it could not be saved
         rdp = count * curve(event, self._orders, self._neighbours)
         plain = count * curve(unamplified(event), self._orders, self._neighbours)
@@ -259,13 +258,19 @@ def _both_ways(epsilon: float, variation: float) -> float:
     return (1 + math.exp(min(epsilon, 700.0))) * variation if variation else 0.0
 
 
+def _count(count: object) -> int:
+    found = whole(count)
+    if found is None or not 1 <= found <= MAX_COUNT:
+        raise DPError(f"got count={count!r}; expected an int from 1 to {MAX_COUNT}")
+    return found
+
+
 def _check_delta(delta: object) -> None:
-    if isinstance(delta, bool) or not isinstance(delta, int | float) or not 0 < delta < 1:
+    if not 0 < real(delta) < 1:
         raise DPError(f"got delta={delta!r}; expected a number above 0 and below 1, such as 1e-5")
 
 
 def check_epsilon(name: str, epsilon: object) -> None:
     """:class:`DPError` unless ``epsilon`` is a finite number above 0."""
-    number = float(epsilon) if isinstance(epsilon, int | float) and not isinstance(epsilon, bool) else math.nan
-    if not 0 < number < math.inf:
+    if not 0 < real(epsilon) < math.inf:
         raise DPError(f"got {name}={epsilon!r}; expected a finite number above 0")

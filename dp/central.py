@@ -198,7 +198,7 @@ class CentralGaussian:
         return (1 << (self.bits - 1)) - 1
 
     def _grid(self, dimension: int) -> _Grid:
-        integer("dimension", dimension, 1, MAX_DIMENSION, "the coordinates of an update")
+        dimension = integer("dimension", dimension, 1, MAX_DIMENSION, "the coordinates of an update")
         sigma = self.noise_multiplier * self._top
         if sigma > float(sampling.MAX_WIDTH):
             raise DPError(

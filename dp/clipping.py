@@ -7,11 +7,13 @@ up to rounding: norms are computed from above.
 import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
+from numbers import Real
 from typing import Any, Self
 
 import numpy as np
 from numpy.typing import NDArray
 
+from dp._numbers import whole
 from dp.errors import DPError
 
 Vector = NDArray[np.float64]
@@ -55,7 +57,7 @@ def clip_layers(
     limits = _bounds(bounds, len(parts))
     end = 0
     for part in parts:
-        if part.step not in (None, 1) or part.start != end or not isinstance(part.stop, int) or part.stop < end:
+        if part.step not in (None, 1) or part.start != end or whole(part.stop) is None or part.stop < end:
             raise DPError(f"got {part} after coordinate {end}; expected slices that follow one another from 0 on")
         end = part.stop
     if end != flat.size:
@@ -131,7 +133,7 @@ class AdaptiveClip:
         would leave the range of floats.
         """
         flat = _vector(total)
-        if isinstance(clients, bool) or not isinstance(clients, int) or not 1 <= clients <= MAX_COORDINATES:
+        if not 1 <= (whole(clients) or 0) <= MAX_COORDINATES:
             raise DPError(
                 "got no number of clients; expected an int, 1 to 2^40: those whose vectors are in the sum"
             )
@@ -190,16 +192,20 @@ def _bound(bound: Any) -> float:
 
 
 def _bounds(bounds: float | Sequence[float], count: int) -> list[float]:
-    limits = [_bound(bounds)] * count if isinstance(bounds, int | float) else [_bound(bound) for bound in bounds]
+    if isinstance(bounds, Sequence | np.ndarray):
+        limits = [_bound(bound) for bound in bounds]
+    else:
+        limits = [_bound(bounds)] * count
     if len(limits) != count:
         raise DPError(f"got {len(limits)} bounds for {count} layers; expected one for each, or one number for all")
     return limits
 
 
 def _inside(value: Any, name: str, least: float, most: float) -> float:
-    if isinstance(value, bool) or not isinstance(value, int | float | np.number):
+    if isinstance(value, bool) or not isinstance(value, Real):
         raise DPError(f"got {value!r} for {name}; expected a number from {least:g} to {most:g}")
-    number = float(value) if not isinstance(value, int) or abs(value) < 2**1000 else math.inf
+    exact = whole(value)
+    number = float(value) if exact is None or abs(exact) < 2**1000 else math.inf
     if not least <= number <= most:
         raise DPError(f"got {name} {number:g}; expected {least:g} to {most:g}")
     return number

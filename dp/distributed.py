@@ -461,5 +461,5 @@ def _epsilon(encoding: _Distributed, dimension: int, honest: int, rounds: int) -
 
 
 def _padded(dimension: int) -> int:
-    integer("dimension", dimension, 1, MAX_DIMENSION, "the coordinates of an update")
+    dimension = integer("dimension", dimension, 1, MAX_DIMENSION, "the coordinates of an update")
     return 1 << (dimension - 1).bit_length()

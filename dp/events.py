@@ -5,11 +5,11 @@ event that an accountant doesn't know is refused, never guessed at. Events are n
 what one means never changes, since saved ledgers hold them by name.
 """
 
-import math
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from typing import Any, Literal, get_args
 
+from dp._numbers import real, whole
 from dp.errors import DPError
 
 Unit = Literal["record", "client"]
@@ -256,21 +256,24 @@ def _events(owner: object, found: tuple[object, ...]) -> None:
 def _positive(owner: object, *names: str) -> None:
     for name in names:
         value = getattr(owner, name)
-        if isinstance(value, bool) or not isinstance(value, int | float) or not MIN_NORM <= value <= MAX_NORM:
+        number = real(value)
+        if not MIN_NORM <= number <= MAX_NORM:
             raise DPError(f"got {name}={value!r}; expected a number above 0, from {MIN_NORM:g} to {MAX_NORM:g}")
-        object.__setattr__(owner, name, float(value))
+        object.__setattr__(owner, name, number)
 
 
 def _count(owner: object, *names: str) -> None:
     for name in names:
         value = getattr(owner, name)
-        if type(value) is not int or not 1 <= value <= MAX_COUNT:
+        number = whole(value)
+        if number is None or not 1 <= number <= MAX_COUNT:
             raise DPError(f"got {name}={value!r}; expected an int from 1 to {MAX_COUNT}")
+        object.__setattr__(owner, name, number)
 
 
 def _probability(owner: object, name: str, *, zero: bool = False, one: bool = False) -> None:
     value = getattr(owner, name)
-    number = float(value) if isinstance(value, int | float) and not isinstance(value, bool) else math.nan
+    number = real(value)
     if not (0 < number < 1 or (zero and number == 0) or (one and number == 1)):
         least, most = "[" if zero else "(", "]" if one else ")"
         raise DPError(f"got {name}={value!r}; expected a probability in {least}0, 1{most}")

@@ -14,11 +14,13 @@ from abc import ABC, abstractmethod
 from dataclasses import dataclass
 from fractions import Fraction
 from functools import cached_property
+from numbers import Real
 from typing import Any, overload
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from dp._numbers import whole
 from dp.errors import DPError
 from dp.events import DiscreteGaussianEvent, PureEvent, Release, Trust, Unit
 from dp.sampling import MAX_SIZE, MAX_WIDTH, Integers, Rng, sample_discrete_gaussian, sample_discrete_laplace
@@ -112,7 +114,8 @@ class LaplaceMechanism(_OnGrid):
     def __post_init__(self) -> None:
         _epsilon(self.epsilon)
         _sensitivity(self.sensitivity)
-        _check_size(self.size)
+        _plain(self, "epsilon", "sensitivity")
+        object.__setattr__(self, "size", _checked_size(self.size))
         _check_width(self.noise_scale, self.size)
 
     @cached_property
@@ -161,7 +164,8 @@ class GaussianMechanism(_OnGrid):
         _epsilon(self.epsilon)
         _delta_parameter(self.delta)
         _sensitivity(self.sensitivity)
-        _check_size(self.size)
+        _plain(self, "epsilon", "delta", "sensitivity")
+        object.__setattr__(self, "size", _checked_size(self.size))
         _check_width(self.noise_sigma, self.size)
 
     @cached_property
@@ -264,7 +268,7 @@ def _off_grid(rounded: Integers, noise: Integers, grid: float, value: ArrayLike)
 
 
 def _number(value: Any, name: str, least: float, most: float) -> float:
-    if isinstance(value, bool) or not isinstance(value, int | float | Fraction):
+    if isinstance(value, bool) or not isinstance(value, Real):
         raise DPError(f"got {value!r} for {name}; expected a number from {least:g} to {most:g}")
     try:
         number = float(value)
@@ -273,6 +277,15 @@ def _number(value: Any, name: str, least: float, most: float) -> float:
     if not least <= number <= most:  # neither is NaN
         raise DPError(f"got {name} {number:g}; expected {least:g} to {most:g}")
     return number
+
+
+def _plain(owner: object, *names: str) -> None:
+    """NumPy's numbers as Python's, which are exact as fractions."""
+    for name in names:
+        value = getattr(owner, name)
+        number = whole(value)
+        if not isinstance(value, Fraction):
+            object.__setattr__(owner, name, float(value) if number is None else number)
 
 
 def _epsilon(epsilon: Any) -> float:
@@ -290,12 +303,14 @@ def _sensitivity(sensitivity: Any) -> float:
     return _number(sensitivity, "sensitivity", _LEAST_SENSITIVITY, _MOST_SENSITIVITY)
 
 
-def _check_size(size: Any) -> None:
-    if isinstance(size, bool) or not isinstance(size, int):
+def _checked_size(size: Any) -> int:
+    number = whole(size)
+    if number is None:
         raise DPError(f"got {size!r} for size; expected an int, how many coordinates the value has")
-    if not 1 <= size <= MAX_SIZE:
-        got = size if abs(size) < 2**63 else "of more than 63 bits"
+    if not 1 <= number <= MAX_SIZE:
+        got = number if abs(number) < 2**63 else "of more than 63 bits"
         raise DPError(f"got size {got}; expected 1 to {MAX_SIZE}")
+    return number
 
 
 def _check_width(width: Fraction, size: int) -> None:

@@ -7,6 +7,7 @@ sums and vectors of it only the bounds of :mod:`dp.accounting` are known.
 from collections.abc import Iterable
 from typing import Any
 
+from dp._numbers import real
 from dp.accounting import NEIGHBOURS, Neighbours
 from dp.errors import DPError
 from dp.events import Composed, Event, GaussianEvent, PoissonSampled, SelfComposed, check_name, unamplified
@@ -31,13 +32,13 @@ def pld_epsilon(
     except ImportError as error:
         raise DPError("got no dp-accounting; the tighter figure needs: pip install 'secagg[pld]'") from error
     check_name("neighbours", neighbours, NEIGHBOURS)
-    if isinstance(delta, bool) or not isinstance(delta, int | float) or not 0 < delta < 1:
+    if not 0 < real(delta) < 1:
         raise DPError(f"got delta={delta!r}; expected a number above 0 and below 1, such as 1e-5")
     relation = dp_accounting.NeighboringRelation
     accountant = PLDAccountant(relation.ADD_OR_REMOVE_ONE if neighbours == "zero-out" else relation.REPLACE_ONE)
     for event, count in events:
         accountant.compose(_theirs(event if amplified else unamplified(event), dp_accounting, neighbours), count)
-    return float(accountant.get_epsilon(delta))
+    return float(accountant.get_epsilon(real(delta)))
 
 
 def _theirs(event: Event, library: Any, neighbours: Neighbours) -> Any:

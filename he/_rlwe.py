@@ -24,6 +24,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from he import _kernels, _ring, _seal
+from he._numbers import whole
 from he.errors import CiphertextError, HEError, OpenError
 from he.params import MAX_LENGTH, SECURITY_BITS, Parameters
 
@@ -58,6 +59,11 @@ class Scheme(ABC):
         return type(self), (self.bound, self.max_clients, self.seeded)  # none of the tables
 
     def __post_init__(self) -> None:
+        for name in ("bound", "max_clients"):
+            number = whole(getattr(self, name))
+            if number is None or number < 1:
+                raise HEError(f"got {name}={getattr(self, name)!r}; expected an integer of at least 1")
+            object.__setattr__(self, name, number)
         if not isinstance(self.seeded, bool):
             raise HEError(f"got seeded={self.seeded!r}; expected True or False")
         _ = self.parameters
@@ -218,9 +224,10 @@ class Scheme(ABC):
         return [_ring.field(self.parameters.degree, prime) for prime in self.parameters.primes]
 
     def _ciphertexts(self, length: int) -> int:
-        if not isinstance(length, int) or not 1 <= length <= MAX_LENGTH:
+        number = whole(length)
+        if number is None or not 1 <= number <= MAX_LENGTH:
             raise HEError(f"got a length of {length!r}; expected an integer from 1 to {MAX_LENGTH}")
-        return -(-length // self.slots)
+        return -(-number // self.slots)
 
     def _shape(self, length: int) -> tuple[int, int, int]:
         p = self.parameters
@@ -319,8 +326,10 @@ class SecretKey:
         possible sum: otherwise, and on bytes that are no sum, :class:`OpenError`.
         """
         scheme = self.scheme
-        if isinstance(count, bool) or not isinstance(count, int) or not 1 <= count <= scheme.max_clients:
+        summed = whole(count)
+        if summed is None or not 1 <= summed <= scheme.max_clients:
             raise OpenError(f"got a sum of {count!r} vectors; expected 1 to {scheme.max_clients}")
+        count = summed
         body = scheme._body(total, b"sum", scheme.total_size(length), OpenError)
         words = scheme._reduced(body, "sum", OpenError)
         shape = scheme._shape(length)

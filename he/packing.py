@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from he import _paillier_kernels
+from he._numbers import whole
 from he.errors import HEError
 
 MAX_WIDTH = 63
@@ -28,6 +29,8 @@ class Slots:
     count: int
 
     def __post_init__(self) -> None:
+        for name in ("width", "count"):
+            object.__setattr__(self, name, whole(getattr(self, name)) or 0)
         if not 1 <= self.width <= MAX_WIDTH or self.count < 1:
             raise HEError(
                 f"got {self.count} slots of {self.width} bits; expected at least 1, of 1 to {MAX_WIDTH} bits"

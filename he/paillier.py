@@ -33,6 +33,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from he._numbers import whole
 from he.errors import CiphertextError, HEError, OpenError
 from he.packing import MAX_WIDTH, Slots
 from he.paillier_keys import (
@@ -73,8 +74,11 @@ class Scheme:
     textbook: bool = False
 
     def __post_init__(self) -> None:
-        if not all(type(number) is int for number in (self.bound, self.max_clients, self.bits)):
-            raise HEError("bound, max_clients and bits are Python's own integers")
+        for name in ("bound", "max_clients", "bits"):
+            number = whole(getattr(self, name))
+            if number is None:
+                raise HEError(f"got {name}={getattr(self, name)!r}; expected an integer")
+            object.__setattr__(self, name, number)
         if not isinstance(self.textbook, bool):
             raise HEError(f"got textbook={self.textbook!r}; expected True or False")
         if min(self.bound, self.max_clients) < 1 or self.width > MAX_WIDTH:
@@ -270,11 +274,12 @@ class VectorPrivateKey:
         own count rules that out.
         """
         scheme = self.scheme
-        if isinstance(count, bool) or not isinstance(count, int) or not 1 <= count <= scheme.max_clients:
+        summed = whole(count)
+        if summed is None or not 1 <= summed <= scheme.max_clients:
             raise OpenError(f"got a sum of {count!r} vectors; expected 1 to {scheme.max_clients}")
         numbers = scheme._read(total, length, self.key.public)
         plain = self.key.decrypt_integers(numbers, executor)
-        return _checked(scheme, plain, length, count)
+        return _checked(scheme, plain, length, summed)
 
 
 def _checked(scheme: Scheme, plain: Sequence[int], length: int, count: int) -> NDArray[np.int64]:

@@ -56,6 +56,7 @@ from dataclasses import dataclass
 from functools import lru_cache
 from math import log, prod, sqrt
 
+from he._numbers import whole
 from he.errors import HEError
 
 SECURITY_BITS = 128
@@ -243,10 +244,13 @@ def is_prime(number: int) -> bool:
 
 def _checked(bound: int, max_clients: int) -> int:
     """The largest sum, once the arguments are integers of at least 1."""
+    found = []
     for name, value in (("bound", bound), ("max_clients", max_clients)):
-        if not isinstance(value, int) or isinstance(value, bool) or value < 1:
+        number = whole(value)
+        if number is None or number < 1:
             raise HEError(f"got {name}={value!r}; expected an integer of at least 1")
-    return bound * max_clients
+        found.append(number)
+    return found[0] * found[1]  # NumPy's integers would wrap
 
 
 def _rounding(degree: int, bound: int, clients: int) -> float:

@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from mpc._numbers import whole
 from mpc.errors import MPCError
 from mpc.masks import KEY_BYTES, add_mask
 
@@ -58,10 +59,11 @@ def unshard(shares: Iterable[Lanes], bits: int) -> Lanes:
     if len(kinds) != 1:
         raise MPCError(f"got {len(written)} shares of {len(kinds)} shapes and dtypes; expected shares all alike")
     width = 8 * written[0].itemsize
-    if written[0].dtype.kind != "u" or not 1 <= bits <= width:
+    kept = whole(bits)
+    if written[0].dtype.kind != "u" or kept is None or not 1 <= kept <= width:
         raise MPCError(f"got {bits} bits in lanes of {written[0].dtype}; expected 1 to {width} in unsigned lanes")
     total = written[0].copy()
     for share in written[1:]:
         total += share
-    total &= total.dtype.type((1 << bits) - 1)
+    total &= total.dtype.type((1 << kept) - 1)
     return total

@@ -10,7 +10,6 @@ Parties must come to the same parameters on different machines, so a comparison 
 floating point is decided in integers.
 """
 
-import operator
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
@@ -21,6 +20,7 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
+from mpc._numbers import whole
 from mpc.errors import MPCError
 from mpc.keys import encode_parts, seeded_rng
 
@@ -61,7 +61,8 @@ def harary_parameters(
     they are drawn from the n - 1 others. Raises :class:`MPCError` where no graph sparser
     than the complete one will do.
     """
-    nodes = operator.index(n)
+    nodes = _integer("n", n)
+    security, correctness = _integer("security", security), _integer("correctness", correctness)
     shares = [_fraction(name, value) for name, value in (("corruption", corruption), ("dropout", dropout))]
     corrupt, dropping = (floor(share * nodes) for share in shares)
     found = sparse_parameters(
@@ -93,6 +94,8 @@ def sparse_parameters(
     the check that every k/2 consecutive places on the ring hold more survivors than
     :func:`window_floor`, except with probability 2^-correctness.
     """
+    n, corrupt, dropping = _integer("n", n), _integer("corrupt", corrupt), _integer("dropping", dropping)
+    security, correctness = _integer("security", security), _integer("correctness", correctness)
     _check_numbers(n, corrupt, dropping, security, correctness)
     if server not in ("curious", "semi-malicious"):
         raise MPCError(f"got server={server!r}; expected 'curious' or 'semi-malicious'")
@@ -211,6 +214,14 @@ def _fraction(name: str, value: float) -> Fraction:
     if not 0 <= exact < 1:
         raise MPCError(f"got {name}={value}; expected at least 0 and below 1")
     return exact
+
+
+def _integer(name: str, value: object) -> int:
+    # NumPy's integers are hashed like Python's, but overflow.
+    number = whole(value)
+    if number is None:
+        raise MPCError(f"got {name}={value!r}; expected an integer")
+    return number
 
 
 def _check_numbers(n: int, corrupt: int, dropping: int, security: int, correctness: int) -> None:

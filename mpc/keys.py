@@ -14,6 +14,7 @@ from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 from cryptography.hazmat.primitives.hashes import SHA256
 from cryptography.hazmat.primitives.kdf.hkdf import HKDF
 
+from mpc._numbers import whole
 from mpc.errors import MPCError
 
 KEY_BYTES = 32
@@ -151,11 +152,12 @@ def _part_bytes(part: bytes | str | int) -> bytes:
         return part
     if isinstance(part, str):
         return part.encode()
-    if not isinstance(part, int) or isinstance(part, bool):
+    number = whole(part)
+    if number is None:
         raise MPCError(f"got a part of type {type(part).__name__}; expected bytes, str or int")
-    if not 0 <= part < 2**64:
-        raise MPCError(f"got {part} as a part; expected an integer from 0 to 2^64 - 1")
-    return part.to_bytes(8, "big")
+    if not 0 <= number < 2**64:
+        raise MPCError(f"got {number} as a part; expected an integer from 0 to 2^64 - 1")
+    return number.to_bytes(8, "big")
 
 
 def _check_key(key: bytes, what: str) -> None:

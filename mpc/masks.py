@@ -8,7 +8,6 @@ A kernel makes the stream where the processor has AES instructions, OpenSSL else
 the same.
 """
 
-import operator
 from collections.abc import Iterator, Sequence
 from functools import cache
 from typing import Any
@@ -17,6 +16,7 @@ import numpy as np
 from cryptography.hazmat.primitives.ciphers import Cipher, algorithms, modes
 from numpy.typing import NDArray
 
+from mpc._numbers import whole
 from mpc.errors import MPCError
 
 Lanes = NDArray[np.unsignedinteger[Any]]
@@ -118,7 +118,7 @@ def _start(vector: Lanes, key: bytes, sign: int, offset: int) -> tuple[int, int]
             f"got a vector of shape {vector.shape}, C-contiguous: {vector.flags.c_contiguous}, writable: "
             f"{vector.flags.writeable}; expected one dimension, contiguous and writable: pass a flat copy"
         )
-    start = operator.index(offset)
-    if start < 0 or start + vector.size > _MAX_LANES:
+    start = whole(offset)
+    if start is None or start < 0 or start + vector.size > _MAX_LANES:
         raise MPCError(f"got offset {offset} for {vector.size} lanes; expected a slice of lanes 0 to 2^64")
     return divmod(start, _BLOCK_BYTES // vector.itemsize)

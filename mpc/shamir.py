@@ -13,7 +13,6 @@ thresholds and the weights that follow from them are public.
 points themselves use :func:`share_values` and :func:`reconstruct`.
 """
 
-import operator
 import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
@@ -25,6 +24,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mpc import _kernels
+from mpc._numbers import whole
 from mpc.errors import MPCError
 
 PRIME = 2**256 + 297
@@ -61,7 +61,8 @@ def split(secret: bytes, threshold: int, shares: int, rng: Callable[[int], bytes
     Any ``threshold`` of them (at least 2, at most ``shares``) rebuild it. ``rng(n)`` gives n bytes
     of a cryptographic generator. Raises :class:`MPCError` on arguments out of range.
     """
-    points = range(1, operator.index(shares) + 1)
+    threshold, shares = _integer("a threshold", threshold), _integer("a number of shares", shares)
+    points = range(1, shares + 1)
     values = share_values(secret, threshold, points, rng)
     dealing = _draw(rng, _DEALING_BYTES)
     return [Share(point, threshold, value, dealing) for point, value in zip(points, values, strict=True)]
@@ -112,6 +113,7 @@ def share_values(
     """
     if not isinstance(secret, bytes) or len(secret) != SECRET_BYTES:
         raise MPCError(f"got a secret of {_size(secret)}; expected {SECRET_BYTES} bytes: share a key or a seed")
+    threshold = _integer("a threshold", threshold)
     _check_threshold(threshold)
     points = _checked_points(points)
     if len(points) < threshold:
@@ -147,6 +149,13 @@ def reconstruct(points: Sequence[int], values: Sequence[bytes]) -> bytes:
     return _secret_bytes(_interpolate(points, _checked_limbs(points, values), at=0))
 
 
+def _integer(what: str, value: object) -> int:
+    number = whole(value)
+    if number is None:
+        raise MPCError(f"got {what} of type {type(value).__name__}; expected an integer")
+    return number
+
+
 def _check_threshold(threshold: int) -> None:
     if not 2 <= threshold <= MAX_POINT:
         raise MPCError(f"got a threshold of {threshold}; expected 2 to {MAX_POINT}: at 1, each share is the secret")
@@ -156,7 +165,7 @@ def _checked_points(points: Sequence[int]) -> tuple[int, ...]:
     """``points`` as a tuple, once they are distinct and in range."""
     if len(points) > MAX_POINT:
         raise MPCError(f"got {len(points)} shares; expected at most {MAX_POINT}")
-    checked = tuple(map(operator.index, points))
+    checked = tuple(_integer("a point", point) for point in points)
     seen: set[int] = set()
     for point in checked:
         if not 1 <= point <= MAX_POINT:
