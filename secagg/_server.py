@@ -369,7 +369,8 @@ class Server(Generic[AnyState]):
         task, state = self._task, self._state
         encoder: Any = task.encoder_for(state.session)
         try:
-            decoded = (encoder.for_server(state.noise_key) if state.noise_key else encoder).decode(
+            noisy = state.noise_key and hasattr(encoder, "for_server")
+            decoded = (encoder.for_server(state.noise_key) if noisy else encoder).decode(
                 self._sums, layout=task.layout, survivors=len(state.survivors), max_weight=task.max_weight
             )
         except ValueError as error:  # an EncodingError, or what another package's encoding raises

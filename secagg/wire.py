@@ -30,10 +30,12 @@ SIGNATURE_LABEL = b"secagg/v1/envelope"
 SIGNATURE_BYTES = 64
 CHECKSUM_BYTES = 16
 DIGEST_BYTES = 32
+LONGEST_ID = 64  # of a party, in bytes
 SERVER = ""  # the sender of the server's messages; no party can be enrolled under it
 
 _FIXED = struct.Struct(">6sBHB32s")
 _BODY_LENGTH = struct.Struct(">I")
+_FIELD_HEADER = 5  # the most that MessagePack writes before an array, a text or a byte string
 
 
 class Reject(Exception):  # noqa: N818 - never leaves the library
@@ -168,6 +170,20 @@ def overhead(sender: str, *, session: bool = True, signed: bool) -> int:
     """Bytes of an envelope beside its structured part and its vectors."""
     lengths = _FIXED.size + 2 + 2 * _BODY_LENGTH.size + DIGEST_BYTES * session + len(sender.encode())
     return lengths + (SIGNATURE_BYTES if signed else CHECKSUM_BYTES)
+
+
+def largest(*fields: int | tuple[int, int], signed: bool) -> int:
+    """Bytes of the largest envelope of a message with such ``fields``, beside its vectors.
+
+    A field is the length of a number, a text or a byte string, or (count, length) of a list of them; who
+    sends a message that is ``signed`` has an id of the greatest length.
+    """
+    sizes = (_FIELD_HEADER + field if isinstance(field, int) else _size_of_list(*field) for field in fields)
+    return overhead("x" * LONGEST_ID, signed=signed) + _FIELD_HEADER + sum(sizes)
+
+
+def _size_of_list(count: int, length: int) -> int:
+    return _FIELD_HEADER + count * (_FIELD_HEADER + length)
 
 
 def structure_size(message: Message) -> int:

@@ -1,4 +1,4 @@
-"""What a session of SecAgg or SecAggPlus costs a client, in bytes by round."""
+"""What a session of SecAgg or SecAggPlus costs a client, in bytes by round, and the most that it may cost."""
 
 from __future__ import annotations
 
@@ -30,20 +30,23 @@ from secagg.protocols._pairwise_messages import (
     VouchedInput,
     VouchedSurvivors,
 )
-from secagg.protocols.base import Cost, Proposal, Round
+from secagg.protocols.base import Cost, Proposal, Round, bitmap_bytes, largest_proposal
 from secagg.protocols.lanes import vectors_size
 from secagg.protocols.pairwise import Pairwise
 from secagg.session import NONCE_BYTES, path_length
 
 if TYPE_CHECKING:
+    from secagg.identity import PartyRole
     from secagg.task import Task
+
+_NUMBER_BYTES = 9  # of MessagePack's longest integer
 
 
 def cost(protocol: Pairwise, task: Task, cohort: Sequence[str] | None, signed: bool | None) -> Cost:
     """Bytes by round with nobody dropping out, for clients with the longest ids and the longest proofs."""
     signed = protocol.checked if signed is None else signed
     ids = list(cohort or wire.stand_in_ids(task.max_clients))
-    n, bits = len(ids), (len(ids) + 7) // 8
+    n, bits = len(ids), bitmap_bytes(len(ids))
     c = protocol.corrupt(n, None)
     shape = protocol.shape(task, n, c)
     holders = n if shape.complete else shape.degree
@@ -51,11 +54,10 @@ def cost(protocol: Pairwise, task: Task, cohort: Sequence[str] | None, signed: b
     asked = wire.overhead(wire.SERVER, signed=False)
     size = wire.structure_size
     advert = Advert(bytes(KEY_BYTES), bytes(KEY_BYTES))
-    longest = sorted(ids, key=len, reverse=True) if protocol.sparse else ids
+    longest = sorted(ids, key=len, reverse=True)
     adverts = [bytes(wire.overhead(party, signed=signed) + size(advert)) for party in longest[: shape.degree + 1]]
     told = SignedSurvivors(bytes(bits), bytes(bits))
-    signers = longest[: shape.quorum] if protocol.sparse else longest
-    lists = [bytes(wire.overhead(party, signed=signed) + size(told)) for party in signers if protocol.checked]
+    lists = [bytes(wire.overhead(party, signed=signed) + size(told)) for party in longest[: shape.quorum]]
     vouchers = bytes(VOUCHER_BYTES * shape.degree)
     paths = sorted((bytes(HASH_BYTES * path_length(place, n)) for place in range(n)), key=len, reverse=True)
     messages: dict[type[wire.Message], wire.Message] = {
@@ -86,3 +88,39 @@ def cost(protocol: Pairwise, task: Task, cohort: Sequence[str] | None, signed: b
     down[Round.ADVERTISE_KEYS] -= wire.DIGEST_BYTES  # a proposal carries no session id
     collusion = protocol.collusion(task, None if cohort is None else n)
     return Cost(up=up, down=down, collusion=collusion, post_quantum=False)
+
+
+def largest(protocol: Pairwise, task: Task, receiver: PartyRole | None) -> int:
+    """Bytes of the largest message to ``receiver`` (None: the server), whatever cohort the task allows.
+
+    How many neighbours and signatures a session has follows from who comes, and from how many are enrolled. It is
+    at most everyone, which a small cohort needs on a sparse graph too.
+    """
+    n, bits = task.max_clients, bitmap_bytes(task.max_clients)
+    vectors = vectors_size(task)
+    advert = wire.largest(KEY_BYTES, KEY_BYTES, signed=True)
+    signed = wire.largest(bits, bits, signed=True)
+    shown = bits, (n, advert), (n, HASH_BYTES * (n - 1).bit_length())
+    to_client: dict[type[wire.Message], int] = {
+        Proposal: largest_proposal(task),
+        Adverts: wire.largest((n, advert), signed=False),
+        Frozen: wire.largest(bits, HASH_BYTES, signed=False),
+        NearAdverts: wire.largest(*shown, NONCE_BYTES, signed=False),
+        DrawnAdverts: wire.largest(*shown, _NUMBER_BYTES, VALUE_BYTES, signed=False),
+        HeldShares: wire.largest(bits, COMMITMENT_BYTES * n, SEALED_BYTES * n, signed=False),
+        Survivors: wire.largest(bits, signed=False),
+        VouchedSurvivors: wire.largest(bits, VOUCHER_BYTES * n, signed=False),
+        Unmask: wire.largest(bits, (n if protocol.checked else 0, signed), signed=False),
+    }
+    to_server: dict[type[wire.Message], int] = {
+        Advert: advert,
+        NextRound: wire.largest(_NUMBER_BYTES, signed=True),
+        DealtShares: wire.largest(HASH_BYTES, COMMITMENT_BYTES * n, SEALED_BYTES * n, signed=True),
+        MaskedInput: wire.largest(signed=True) + vectors,
+        VouchedInput: wire.largest(VOUCHER_BYTES * n, signed=True) + vectors,
+        SignedSurvivors: signed,
+        Revealed: wire.largest(bits, SHARE_BYTES * n, signed=True),
+    }
+    sizes = to_server if receiver is None else to_client
+    used = [phase.reply if receiver is None else phase.request for phase in protocol.phases]
+    return max(size for kind, size in sizes.items() if any(issubclass(other, kind) for other in used))

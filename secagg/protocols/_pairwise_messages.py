@@ -10,6 +10,8 @@ import hashlib
 from collections.abc import Iterable, Sequence
 from typing import ClassVar
 
+import numpy as np
+
 from mpc.keys import encode_parts
 from secagg import wire
 from secagg.errors import FaultKind
@@ -175,10 +177,12 @@ def to_bitmap(members: Iterable[str], u1: Sequence[str]) -> bytes:
 
 def from_bitmap(bitmap: bytes, u1: Sequence[str]) -> list[str]:
     """The subset of U1 that a bitmap marks, sorted; ``Reject`` for one of another length or with spare bits."""
-    marks = int.from_bytes(bitmap, "little")
-    if len(bitmap) != (len(u1) + 7) // 8 or marks >> len(u1):
+    marked: list[int] = []
+    if whole := len(bitmap) == (len(u1) + 7) // 8:
+        marked = np.flatnonzero(np.unpackbits(np.frombuffer(bitmap, np.uint8), bitorder="little")).tolist()
+    if not whole or (marked and marked[-1] >= len(u1)):
         raise Reject(FaultKind.INVALID, f"got a set of {len(bitmap)} bytes for {len(u1)} clients")
-    return [party for position, party in enumerate(u1) if marks >> position & 1]
+    return [u1[position] for position in marked]
 
 
 def pieces(joined: bytes, size: int, count: int) -> list[bytes]:

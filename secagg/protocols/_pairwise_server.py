@@ -299,8 +299,8 @@ class PairwiseServer(Server[PairwiseServerState]):
         state = self._state
         signers = sorted(state.signed)
         # More than the quorum say no more, and every client checks each of them.
-        lists = signers[: self._shape.quorum] if self._protocol.sparse else signers
-        request = Unmask(to_bitmap(state.survivors, state.u1), [state.signed[party] for party in lists])
+        lists = [state.signed[party] for party in signers[: self._shape.quorum]]
+        request = Unmask(to_bitmap(state.survivors, state.u1), lists)
         return dict.fromkeys(signers or state.survivors, (request, b""))
 
     def _take_revealed(self, envelope: Envelope, revealed: Revealed, payload: memoryview) -> None:

@@ -13,6 +13,7 @@ from secagg import wire
 from secagg._numbers import real
 from secagg.errors import ConfigError, FaultKind, shown
 from secagg.identity import PartyRole, Roster
+from secagg.session import MAX_SESSION_BYTES, NONCE_BYTES
 from secagg.wire import Envelope, Reject
 
 if TYPE_CHECKING:
@@ -136,6 +137,16 @@ class AggregationProtocol(Protocol):
     def server(self) -> type[Server[Any]]:
         """The class of the server."""
         ...
+
+
+def largest_proposal(task: Task, *more: int) -> int:
+    """Bytes of the largest proposal under ``task``; ``more`` are the lengths of what a protocol adds to it."""
+    return wire.largest((task.max_clients, wire.LONGEST_ID), MAX_SESSION_BYTES, NONCE_BYTES, *more, signed=False)
+
+
+def bitmap_bytes(clients: int) -> int:
+    """Bytes of a set of some of ``clients``."""
+    return (clients + 7) // 8
 
 
 def rounds(protocol: AggregationProtocol) -> tuple[str, ...]:

@@ -10,7 +10,7 @@ from secagg import wire
 from secagg._machine import Client, ClientState, Handler, Member, Reply
 from secagg._server import Server, ServerState, Step
 from secagg.identity import PartyRole, Roster
-from secagg.protocols.base import Cost, Phase, Proposal, Round
+from secagg.protocols.base import Cost, Phase, Proposal, Round, largest_proposal
 from secagg.protocols.lanes import check_mask_bits, fold_lanes, pack_lanes, to_lanes, vectors_size, zero_lanes
 
 if TYPE_CHECKING:
@@ -95,4 +95,4 @@ class Clear:
 
     def largest_message(self, task: Task, receiver: PartyRole | None) -> int:
         """Bytes; a proposal to the largest cohort, or to the server one vector."""
-        return 4096 + 72 * task.max_clients + (vectors_size(task) if receiver is None else 0)
+        return vectors_size(task) + wire.largest(signed=True) if receiver is None else largest_proposal(task)

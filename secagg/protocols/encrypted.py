@@ -27,7 +27,17 @@ from secagg import wire
 from secagg._numbers import whole
 from secagg.errors import ConfigError, FaultKind, shown
 from secagg.identity import Party, PartyRole, Roster
-from secagg.protocols.base import Cost, Phase, Proposal, Round, check_corruption, check_floor, corrupt_count
+from secagg.protocols.base import (
+    Cost,
+    Phase,
+    Proposal,
+    Round,
+    bitmap_bytes,
+    check_corruption,
+    check_floor,
+    corrupt_count,
+    largest_proposal,
+)
 from secagg.protocols.digits import Digits
 from secagg.protocols.lanes import check_mask_bits, vectors_size
 from secagg.wire import Reject
@@ -245,13 +255,14 @@ class Encrypted(ABC):
 
     def largest_message(self, task: Task, receiver: PartyRole | None) -> int:
         """Bytes; a vector to the server, the sum to the decryptor, to a client the cohort and a key."""
-        lists = 8192 + 72 * task.max_clients
+        key = wire.largest(self.key_size(task), signed=True)
         if receiver is PartyRole.CLIENT:
-            return lists + self.key_size(task)
-        total: int = self.scheme(task).total_size(Digits(task).length)
+            return largest_proposal(task, key)
         if receiver is PartyRole.DECRYPTOR:
-            return lists + total
-        return lists + max(self._vector_size(task), vectors_size(task), self.key_size(task))
+            total: int = self.scheme(task).total_size(Digits(task).length)
+            opening = wire.largest(bitmap_bytes(task.max_clients), signed=False) + total
+            return max(largest_proposal(task), opening)
+        return max(key, wire.largest(signed=True) + max(self._vector_size(task), vectors_size(task)))
 
 
 @dataclass(frozen=True)

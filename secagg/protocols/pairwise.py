@@ -39,7 +39,7 @@ from secagg.protocols._pairwise_messages import (
     VouchedSurvivors,
 )
 from secagg.protocols.base import Cost, Phase, Proposal, Round, check_corruption, corrupt_among, corrupt_count
-from secagg.protocols.lanes import check_mask_bits, vectors_size
+from secagg.protocols.lanes import check_mask_bits
 from secagg.protocols.neighbours import Shape
 
 if TYPE_CHECKING:
@@ -212,8 +212,10 @@ class Pairwise:
         return [self.shape(task, size, self.corrupt(size, None)) for size in sizes]
 
     def largest_message(self, task: Task, receiver: PartyRole | None) -> int:
-        """Bytes; the largest list that one message holds for every client, or to the server one vector."""
-        return 4096 + 512 * task.max_clients + (vectors_size(task) if receiver is None else 0)
+        """Bytes; of the largest message that any cohort makes, with ids of the greatest length."""
+        from secagg.protocols._pairwise_cost import largest
+
+        return largest(self, task, receiver)
 
 
 @dataclass(frozen=True)
@@ -362,9 +364,3 @@ class SecAggPlus(Pairwise):
             if alone
             else f"{plain}; nothing is promised against a server that lies about who dropped out"
         )
-
-    def largest_message(self, task: Task, receiver: PartyRole | None) -> int:
-        """Bytes; the largest list that one message holds for every client, or to the server one vector."""
-        # A signed survivor list has two bitmaps, a proof one hash for each level of the tree.
-        lists = (1536 + task.max_clients // 4) * task.max_clients
-        return 4096 + lists + (vectors_size(task) if receiver is None else 0)

@@ -36,10 +36,12 @@ from secagg.protocols.base import (
     Phase,
     Proposal,
     Round,
+    bitmap_bytes,
     check_corruption,
     check_floor,
     corrupt_among,
     corrupt_count,
+    largest_proposal,
 )
 from secagg.protocols.lanes import check_mask_bits, vectors_size
 from secagg.protocols.pairwise import ThreatModel
@@ -267,9 +269,17 @@ class AdditiveShares:
         ]
 
     def largest_message(self, task: Task, receiver: PartyRole | None) -> int:
-        """Bytes; a proposal to the largest cohort, or beside it the reports that no helper could open."""
-        reports = {PartyRole.CLIENT: 0, None: MAX_UNOPENED}.get(receiver, MAX_UNOPENED * (self.aggregators - 1))
-        return 4096 * self.aggregators + 72 * task.max_clients + reports * (512 + self._report_size(task))
+        """Bytes; a proposal to the largest cohort, or the reports that the helpers could not open."""
+        bits = bitmap_bytes(task.max_clients)
+        report = wire.largest(signed=True) + self._report_size(task)
+        agreed = wire.largest(bits, HASH_BYTES, signed=True)
+        if receiver is None:
+            held = wire.largest(bits, (MAX_UNOPENED, report), signed=True)
+            return max(held, agreed, wire.largest(signed=True) + vectors_size(task))
+        if receiver is PartyRole.CLIENT:
+            return largest_proposal(task)
+        collect = wire.largest(bits, (MAX_UNOPENED * (self.aggregators - 1), report), signed=False)
+        return max(largest_proposal(task), collect, wire.largest((self.aggregators, agreed), signed=False))
 
 
 def share_info(task: Task, session: bytes, client: str, aggregator: str) -> bytes:

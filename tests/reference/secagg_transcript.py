@@ -255,8 +255,8 @@ class Replay:
         lists = {m["sender"]: m["raw"] for m in self.said(SIGNED)}
         for _, m in self.told(UNMASK):
             shown = [lists[c] for c in sorted(lists)]
-            assert m["fields"] == [survivors, shown[: self.quorum] if self.sparse else shown]
-            assert len(m["fields"][1]) >= self.quorum
+            assert m["fields"] == [survivors, shown[: self.quorum]]
+            assert len(m["fields"][1]) == self.quorum
         if self.sparse:
             window, n = self.degree // 2, len(self.u1)
             left = graph.least_in_window(self.order, [c in self.u3 for c in self.u1], window)

@@ -1,0 +1,235 @@
+"""What honest parties send fits the caps of those who read it, whatever the cohort and however long the ids."""
+
+import math
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+import pytest
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+
+import secagg
+from mpc.additive import SEED_BYTES
+from mpc.hpke import Kem
+from secagg import wire
+from secagg.beacon import LATEST_ROUND, VALUE_BYTES, SignedBeacon
+from secagg.errors import FaultKind
+from secagg.identity import PartyRole
+from secagg.protocols import _pairwise_messages as pairwise
+from secagg.protocols import encrypted, shares
+from secagg.protocols._pairwise_messages import from_bitmap, to_bitmap
+from secagg.protocols.base import Proposal
+from secagg.protocols.clear import Input
+from secagg.protocols.digits import Digits
+from secagg.protocols.lanes import vectors_size
+from secagg.session import MAX_SESSION_BYTES
+from secagg.wire import Envelope, Reject
+
+KEY = Ed25519PrivateKey.from_private_bytes(bytes(32))
+BEACON = SignedBeacon(bytes(32), genesis=0, period=30)
+SIZES = (1, 64)
+
+Sent = tuple[wire.Message, bytes]
+
+
+def ids_of(count: int, length: int) -> list[str]:
+    """``count`` ids, of ``length`` characters or of as few more as keep them apart."""
+    width = max(length, len(str(count)))
+    return [str(number).rjust(width, "c") for number in range(count)]
+
+
+def make_task(protocol: Any, clients: int) -> secagg.Task:
+    least = {"Clear": 1}.get(protocol.name, max(3, math.ceil(0.7 * clients)))
+    return secagg.Task(
+        protocol=protocol,
+        layout=secagg.Layout.of(np.zeros(3)),
+        encoding=secagg.FixedPoint(clip=1.0, bits=8),
+        max_clients=clients,
+        min_survivors=least,
+    )
+
+
+class Largest:
+    """Each message of a session in which everyone takes part, nobody drops out and every id is ``length`` long."""
+
+    def __init__(self, task: secagg.Task, clients: int, length: int) -> None:
+        self.task, self.ids = task, ids_of(clients, length)
+        self.bits = bytes((clients + 7) // 8)
+        self.aggregators = [f"{number:x}".rjust(length, "a") for number in range(16)]
+
+    def seal(self, message: wire.Message, payload: bytes = b"", sender: str = "", session: int = 32) -> bytes:
+        return wire.seal_envelope(
+            message,
+            protocol=self.task.protocol.ID,
+            task=bytes(32),
+            session=bytes(session),
+            sender=sender,
+            payload=payload,
+            identity=KEY if sender else None,
+        )
+
+    @property
+    def proposal(self) -> Proposal:
+        return Proposal(self.ids, bytes(MAX_SESSION_BYTES), bytes(32))
+
+    def messages(self) -> dict[type[wire.Message], Sent]:
+        """By type; a type that is not here is one that this test has to be told of."""
+        protocol: Any = self.task.protocol
+        if isinstance(protocol, secagg.SecAgg | secagg.SecAggPlus):
+            found = self.pairwise(protocol)
+        elif isinstance(protocol, secagg.AdditiveShares):
+            found = self.shares(protocol)
+        elif isinstance(protocol, encrypted.Encrypted):
+            found = self.encrypted(protocol)
+        else:
+            found = iter([(Input(), bytes(vectors_size(self.task)))])
+        return {type(self.proposal): (self.proposal, b"")} | {type(sent[0]): sent for sent in found}
+
+    def pairwise(self, protocol: Any) -> Iterator[Sent]:
+        n, bits = len(self.ids), self.bits
+        shape = protocol.shape(self.task, n, protocol.corrupt(n, None))
+        holders, near = (n if shape.complete else shape.degree), shape.degree
+        vectors = bytes(vectors_size(self.task))
+        advert, told = pairwise.Advert(bytes(32), bytes(32)), pairwise.SignedSurvivors(bits, bits)
+        adverts = [self.seal(advert, sender=party) for party in self.ids[: near + 1]]
+        lists = [self.seal(told, sender=party) for party in self.ids[: shape.quorum]]
+        shown = bits, adverts, [bytes(32 * (n - 1).bit_length())] * len(adverts)
+        vouchers = bytes(16 * near)
+        for message in (
+            advert,
+            pairwise.Adverts(adverts),
+            pairwise.NearAdverts(*shown, bytes(32)),
+            pairwise.DrawnAdverts(*shown, LATEST_ROUND, bytes(VALUE_BYTES)),
+            pairwise.Frozen(bits, bytes(32)),
+            pairwise.NextRound(LATEST_ROUND),
+            pairwise.DealtShares(bytes(32), bytes(64 * holders), bytes(82 * near)),
+            pairwise.HeldShares(bits, bytes(64 * near), bytes(82 * near)),
+            pairwise.Survivors(bits),
+            pairwise.VouchedSurvivors(bits, vouchers),
+            told,
+            pairwise.Unmask(bits, lists),
+            pairwise.Revealed(bits, bytes(33 * holders)),
+        ):
+            yield message, b""
+        yield pairwise.MaskedInput(), vectors
+        yield pairwise.VouchedInput(vouchers), vectors
+
+    def shares(self, protocol: secagg.AdditiveShares) -> Iterator[Sent]:
+        vectors, overhead = vectors_size(self.task), Kem(protocol.kem).overhead
+        helpers = protocol.aggregators - 1
+        report = shares.Report([bytes(SEED_BYTES + overhead)] * helpers), bytes(vectors + overhead)
+        raw = self.seal(*report, sender=self.ids[0])
+        agreed = shares.Agreed(self.bits, bytes(32))
+        all_agreed = [self.seal(agreed, sender=party) for party in self.aggregators[: protocol.aggregators]]
+        yield report
+        for message in (
+            shares.Ready(),
+            shares.Recount(),
+            shares.Held(self.bits, [raw] * shares.MAX_UNOPENED),
+            shares.Collect(self.bits, [raw] * shares.MAX_UNOPENED * helpers),
+            agreed,
+            shares.Release(all_agreed),
+        ):
+            yield message, b""
+        yield shares.AggregateShare(), bytes(vectors)
+
+    def encrypted(self, protocol: Any) -> Iterator[Sent]:
+        scheme, length = protocol.scheme(self.task), Digits(self.task).length
+        key = encrypted.SessionKey(bytes(protocol.key_size(self.task)))
+        yield key, b""
+        signed = self.seal(key, sender=self.ids[0])
+        yield encrypted.KeyedProposal(self.ids, bytes(MAX_SESSION_BYTES), bytes(32), signed), b""
+        yield encrypted.Ciphertexts(), bytes(scheme.size(length))
+        yield encrypted.EncryptedSum(self.bits), bytes(scheme.total_size(length))
+        yield encrypted.OpenedSum(), bytes(vectors_size(self.task))
+
+
+PROTOCOLS = [
+    secagg.Clear(),
+    secagg.SecAgg(),
+    secagg.SecAgg(threat_model="semi-honest"),
+    secagg.SecAggPlus(),
+    secagg.SecAggPlus(threat_model="semi-honest"),
+    secagg.SecAggPlus(threat_model="malicious", beacon=BEACON),
+    secagg.AdditiveShares(),
+    secagg.AdditiveShares(aggregators=16, kem="X25519"),
+    secagg.Paillier(),
+    secagg.BFV(),
+    secagg.CKKS(),
+]
+
+
+@pytest.mark.parametrize("clients", [2, 100, 1177, 1409, 5000])
+@pytest.mark.parametrize("protocol", PROTOCOLS, ids=lambda p: f"{p.name} {getattr(p, 'threat_model', '')}")
+def test_every_honest_message_is_read(protocol: Any, clients: int) -> None:
+    if not isinstance(protocol, secagg.Clear):
+        clients = max(3, clients)  # no sum of fewer is opened
+    task = make_task(protocol, clients)
+    limits = {role: protocol.largest_message(task, role) for role in (None, *PartyRole)}
+    for length in SIZES:
+        largest = Largest(task, clients, length)
+        messages, sender = largest.messages(), largest.ids[0]
+        for phase in protocol.phases:
+            up, down = messages[phase.reply], messages[phase.request]
+            opening = issubclass(phase.request, Proposal)
+            request = largest.seal(*down, session=0 if opening else 32)
+            answer = largest.seal(*up, sender=sender)
+            for data, kind, limit in (
+                (request, phase.request, limits[phase.role]),
+                (answer, phase.reply, limits[None]),
+                *([(answer, phase.reply, limits[phase.relay])] if phase.relay else []),
+            ):
+                assert Envelope.parse(data, limit).open(kind)[0] == messages[kind][0]
+                with pytest.raises(Reject) as refused:
+                    Envelope.parse(bytes(limit + 1), limit)
+                assert refused.value.kind is FaultKind.OVERSIZED
+
+
+@pytest.mark.parametrize("clients", [100, 1409])
+@pytest.mark.parametrize("threat_model", ["malicious", "semi-honest"])
+def test_on_a_complete_graph_the_caps_are_not_far_above(clients: int, threat_model: str) -> None:
+    protocol = secagg.SecAgg(threat_model=threat_model)  # type: ignore[arg-type]
+    task = make_task(protocol, clients)
+    largest = Largest(task, clients, wire.LONGEST_ID)
+    messages = largest.messages()
+    down = max(len(largest.seal(*messages[phase.request])) for phase in protocol.phases)
+    up = max(len(largest.seal(*messages[phase.reply], sender=largest.ids[0])) for phase in protocol.phases)
+    # Any number may be enrolled, and c and the quorum with it: up to all of the cohort.
+    assert down <= protocol.largest_message(task, PartyRole.CLIENT) <= 1.6 * down
+    assert up <= protocol.largest_message(task, None) <= 1.05 * up + 100
+
+
+class Counted(list[str]):
+    """Ids that count how often one of them is read."""
+
+    read = 0
+
+    def __getitem__(self, at: Any) -> Any:
+        self.read += 1
+        return super().__getitem__(at)
+
+    def __iter__(self) -> Iterator[str]:
+        raise AssertionError("read one by one")
+
+
+def test_a_set_costs_what_is_in_it() -> None:
+    """25 KB of bitmap over 200,000 clients: as many ids are read as are marked, and no number is that long."""
+    u1 = [f"c{number:06}" for number in range(200_000)]
+    chosen = u1[7::40_000]
+    counted = Counted(u1)
+    assert from_bitmap(to_bitmap(chosen, u1), counted) == chosen
+    assert counted.read == len(chosen)
+
+
+@pytest.mark.parametrize("clients", [0, 1, 7, 8, 9, 65])
+def test_sets_come_back_and_spare_bits_don_t(clients: int) -> None:
+    u1 = [f"c{number:02}" for number in range(clients)]
+    for chosen in ([], u1, u1[::3], u1[-1:]):
+        assert from_bitmap(to_bitmap(chosen, u1), u1) == chosen
+    full = to_bitmap(u1, u1)
+    spoilt = [full + b"\0", full[:-1]] if full else [b"\0"]
+    if clients % 8:
+        spoilt.append(full[:-1] + bytes([full[-1] | 1 << clients % 8]))
+    for bitmap in spoilt:
+        with pytest.raises(Reject):
+            from_bitmap(bitmap, u1)
