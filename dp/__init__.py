@@ -44,6 +44,8 @@ _HOMES = {
     "sample_skellam": "dp.sampling",
 }
 
+__distribution__ = "secagg/dp"  # by which secagg knows its own: others install a package 'dp' too
+
 __all__ = [
     "AdaptiveClip",
     "CentralGaussian",

@@ -7,4 +7,6 @@ and open sums, and an adder that needs no secret.
 
 from he.errors import HEError
 
+__distribution__ = "secagg/he"  # by which secagg knows its own: others install a package 'he' too
+
 __all__ = ["HEError"]

@@ -6,4 +6,6 @@ This package knows nothing of federated learning. Import the module that is want
 
 from mpc.errors import MPCError
 
+__distribution__ = "secagg/mpc"  # by which secagg knows its own: others install a package 'mpc' too
+
 __all__ = ["MPCError"]

@@ -8,6 +8,7 @@ import importlib
 import logging
 from typing import TYPE_CHECKING
 
+from secagg import _cores
 from secagg.errors import (
     Aborted,
     ConfigError,
@@ -88,6 +89,7 @@ __all__ = [
 ]
 
 logging.getLogger("secagg").addHandler(logging.NullHandler())
+_cores.check(__file__)
 
 
 def __getattr__(name: str) -> object:
