@@ -19,9 +19,10 @@ test: $(INSTALLED)  ## every test but those of real processes and heavy framewor
 	$(BIN)/pytest -p no:benchmark -n 2 -m "not stacks" tests
 	NUMBA_DISABLE_JIT=1 $(BIN)/pytest -p no:benchmark -n 2 -q -m "not stacks" $(KERNELS)
 
-test-stacks: $(VENV)/.stacks $(FLOWER)/.installed  ## real processes over TLS, and frameworks
+test-stacks: $(VENV)/.stacks $(FLOWER)/.installed  ## real processes over TLS, frameworks, and other Pythons
 	$(BIN)/pytest -p no:benchmark -m stacks tests
 	$(FLOWER)/bin/pytest -p no:benchmark -n 2 tests/integrations tests/bench/test_peers.py
+	bash tests/pythons.sh $(BIN)/python
 
 lint: $(INSTALLED)  ## ruff, mypy --strict, import contracts
 	$(BIN)/ruff check .

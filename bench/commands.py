@@ -97,12 +97,14 @@ def sweep(
     dropout: Annotated[float | None, typer.Option(help="Held, where something else is varied.")] = None,
     repeats: Annotated[int, typer.Option(min=1, max=100, help="Sessions at each point, in turn.")] = 1,
     most_seconds: Annotated[float, typer.Option(min=0.1, help="Leave a point out that would take longer.")] = 40.0,
-    out: Annotated[Path, typer.Option(help="The pictures' name, without an ending.")] = Path("sweep"),
+    out: Annotated[
+        Path, typer.Option(help="The picture: a name in .png, .svg or .pdf; without one, a .png and a .svg.")
+    ] = Path("sweep"),
     as_json: Json = None,
     as_html: Html = None,
 ) -> None:
-    """Growth curves with fitted exponents and peak memory by party, as PNG and SVG."""
-    from bench.plots import growth, save
+    """Growth curves with fitted powers and peak memory by party, as pictures."""
+    from bench.plots import growth, pictures, save
 
     protocols = chosen(protocol or [])
     held = HELD[over]
@@ -111,7 +113,8 @@ def sweep(
         if value is not None and name != over:
             held = workload_at(Over(name), held, value)
     _check_outputs(as_json, as_html)
-    report.check_writable("--out", out.with_name(f"{out.name}.png"))
+    for picture in pictures(out):
+        report.check_writable("--out", picture)
     sweeping = Sweeping(over, held, points_of(over, points), protocols)
 
     def show(finished: bool) -> None:
@@ -125,7 +128,7 @@ def sweep(
             held=held,
             points=result.points,
             left_out=result.left_out,
-            exponents=report.exponents(result),
+            powers=report.powers(result),
         )
         if result.points:
             show_grid(grid)

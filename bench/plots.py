@@ -75,8 +75,8 @@ def _panel(axes: Any, sweep: Sweep, quantity: str) -> None:
         if not curve:
             continue
         axes.plot(*zip(*curve, strict=True), **style(index))
-        power = sweep.exponent(protocol, quantity)
-        text = protocol + ("" if power is None else f"  ~ x$^{{{power:.1f}}}$".replace("-0.0", "0.0"))
+        power = sweep.power(protocol, quantity)
+        text = protocol + ("" if power is None else "  (noise)" if power.noise else f"  ~ x$^{{{power}}}$")
         if curve[-1][0] < furthest:  # the rest was left out
             near = {"xytext": (0, 9), "textcoords": "offset points", "ha": "center", "fontsize": 10.5}
             white = {"facecolor": "white", "edgecolor": "none", "alpha": 0.85, "pad": 0.8}
@@ -85,7 +85,8 @@ def _panel(axes: Any, sweep: Sweep, quantity: str) -> None:
             ends.append((*curve[-1], text, index))
     axes.set_xscale("log")
     axes.set_yscale("log")
-    low, high = (of(value for at, value in _all(sweep, quantity)) for of in (min, max))
+    drawn = [max(value, MEMORY_FLOOR if is_memory(quantity) else 0) for _, value in _all(sweep, quantity)]
+    low, high = min(drawn), max(drawn)
     axes.set_ylim(low / 1.6, max(high, low * 12) * 1.6)
     title = QUANTITIES[quantity].replace(", bytes", "")
     if is_memory(quantity):
@@ -212,13 +213,18 @@ def trade(rows: Sequence[Row]) -> Figure:
 
 
 def save(figure: Figure, path: Path) -> list[Path]:
-    """Write ``figure`` as PNG and as SVG beside each other; ``path`` is without an ending."""
-    written = []
-    for kind in ("png", "svg"):
-        target = path.with_name(f"{path.name}.{kind}")
+    """Write ``figure`` as :func:`pictures` names them; the paths."""
+    for target in pictures(path):
+        kind = target.suffix[1:].lower()
         figure.savefig(target, format=kind, dpi=130, **({"metadata": {"Date": None}} if kind == "svg" else {}))
-        written.append(target)
-    return written
+    return pictures(path)
+
+
+def pictures(path: Path) -> list[Path]:
+    """The files that ``path`` asks for: itself where it ends in .png, .svg or .pdf, else a .png and a .svg."""
+    if path.suffix.lower() in (".png", ".svg", ".pdf"):
+        return [path]
+    return [path.with_name(f"{path.name}.{kind}") for kind in ("png", "svg")]
 
 
 def to_svg(figure: Figure) -> str:

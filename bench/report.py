@@ -7,6 +7,7 @@ import io
 import json
 import os
 import platform
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from enum import StrEnum
@@ -21,11 +22,12 @@ from rich.text import Text
 
 from bench.measure import Row, Spread
 from bench.plots import MEMORY_FLOOR, duration, size
-from bench.sweep import QUANTITIES, Sweep, is_memory, number
+from bench.sweep import QUANTITIES, Power, Sweep, is_memory, number
 from bench.workloads import Workload
 from secagg.errors import ConfigError
 
 SCHEMA = 1
+NO_BREAK = "\u00a0"
 WIDTH = 150
 PACKAGES = (
     "secagg", "numpy", "numba", "cryptography", "msgspec", "tenseal", "phe", "gmpy2",
@@ -175,6 +177,7 @@ def run_grid(rows: Sequence[Row], workload: Workload) -> Grid:
         for row in rows
     ]
     repeats = sorted({row.repeats for row in rows})
+    sessions = "one session" if repeats == [1] else f"{' or '.join(map(str, repeats))} sessions in turn"
     noisy = [
         f"{row.protocol} {duration(row.client_seconds.least)} to {duration(row.client_seconds.most)}"
         for row in rows
@@ -185,7 +188,7 @@ def run_grid(rows: Sequence[Row], workload: Workload) -> Grid:
         f"{workload.gone} silent just before their input; sums of fewer than {workload.floor} stay closed. "
         "Every sum was the exact one, to the last bit.",
         f"Seconds: of the clock, in all of one session, on {os.cpu_count()} cores; medians of "
-        f"{' or '.join(map(str, repeats))} sessions in turn. Clients: {'; '.join(noisy)}.",
+        f"{sessions}. Clients: {'; '.join(noisy)}.",
         "Rounds: those in which a client is asked, of all. Largest error: of the mean, against float64, which is "
         "the grid's. May drop out: under the least floor that the protocol accepts here.",
         *([f"Other party: the slowest. {'; '.join(others)}."] if others else []),
@@ -204,13 +207,15 @@ def sweep_grid(sweep: Sweep) -> Grid:
     for protocol in sweep.protocols:
         cells = []
         for name in shown:
-            curve, power = sweep.curve(protocol, name), sweep.exponent(protocol, name)
+            curve, power = sweep.curve(protocol, name), sweep.power(protocol, name)
             last = "" if not curve else _amount(curve[-1][1], name)
-            cells.append(last if power is None else f"{last}  x^{power:.2f}")
+            cells.append(last if power is None else f"{last}\n{grows(power)}")
         rows.append((protocol, number(max(at for at, _ in sweep.curve(protocol, "bytes_up"))), *cells))
     notes = [
         "What was measured at the last point, and the power of x fitted to the last three points, where fixed "
-        "costs weigh least. Memory: the most that was resident, beyond an idle process; each kind of party in a "
+        "costs weigh least; ± is how far the growth from one of them to the next is from it. Where that is more "
+        "than a quarter, three points say nothing of the growth, and it is marked as noise. Memory: the most that "
+        "was resident, beyond an idle process; each kind of party in a "
         "process of its own.",
         *(f"Left out: {text}." for text in sweep.left_out),
     ]
@@ -224,9 +229,14 @@ def _amount(value: float, quantity: str) -> str:
     return f"< {size(MEMORY_FLOOR)}" if is_memory(quantity) and value < MEMORY_FLOOR else size(value)
 
 
-def exponents(sweep: Sweep) -> dict[str, dict[str, float | None]]:
-    """The fitted powers, by protocol and quantity."""
-    return {protocol: {name: sweep.exponent(protocol, name) for name in QUANTITIES} for protocol in sweep.protocols}
+def grows(power: Power) -> str:
+    """In words: ``x^1.02 ± 0.04``, or that it is noise."""
+    return "noise" if power.noise else f"x^{power}"
+
+
+def powers(sweep: Sweep) -> dict[str, dict[str, Power | None]]:
+    """The fitted powers, by protocol and quantity; a margin above a quarter is noise."""
+    return {protocol: {name: sweep.power(protocol, name) for name in QUANTITIES} for protocol in sweep.protocols}
 
 
 def to_table(grid: Grid, width: int = WIDTH) -> Group:
@@ -296,26 +306,40 @@ def to_page(found: Mapping[str, Any], grids: Sequence[Grid], pictures: Sequence[
             f"<style>{_STYLE}</style></head><body>",
             f"<h1>{title}</h1>{unfinished}",
             f"<p>Made by <code>{html.escape(found['command'])}</code></p>",
-            *map(_section, grids),
+            *(_section(grid, heading=at > 0) for at, grid in enumerate(grids)),
             *pictures,
             "<h2>Machine and versions</h2>",
-            *(f"<p>{html.escape(fact)}</p>" for fact in facts),
+            *(f"<p>{typeset(fact)}</p>" for fact in facts),
             "</body></html>",
         ]
     )
 
 
-def _section(grid: Grid) -> str:
+def typeset(text: str) -> str:
+    """``text`` for a page: exponents above the line, and no break between a number and its unit."""
+    text = html.escape(text).replace("k·k", "k²")
+    text = re.sub(r"\b(x|10)\^([−-]?\d[\d.]*(?: ± [\d.]+)?)", r"\1<sup>\2</sup>", text)
+    text = re.sub(r"\b(\d(?:\.\d+)?)e([+-]?)0*(\d+)\b", _scientific, text)
+    return re.sub(r"(?<=\d) (?=[\w%±–])|(?<=[±/≥<–]) (?=\d)", NO_BREAK, text)
+
+
+def _scientific(match: re.Match[str]) -> str:
+    sign = "−" if match[2] == "-" else ""
+    return f"{match[1]}{NO_BREAK}·{NO_BREAK}10<sup>{sign}{match[3]}</sup>"
+
+
+def _section(grid: Grid, heading: bool) -> str:
     def cells(tag: str, row: Sequence[str]) -> str:
         return "".join(
-            f"<{tag}{' class=words' if at in grid.words else ''}>{html.escape(text)}</{tag}>"
+            f"<{tag}{' class=words' if at in grid.words else ''}>{typeset(text)}</{tag}>"
             for at, text in enumerate(row)
         )
 
     rows = "".join(f"<tr>{cells('td', row)}</tr>" for row in grid.rows)
-    notes = "".join(f"<p>{html.escape(note)}</p>" for note in grid.notes)
+    notes = "".join(f"<p>{typeset(note)}</p>" for note in grid.notes)
+    title = f"<h2>{html.escape(grid.title)}</h2>" if heading else ""
     return (
-        f'<h2>{html.escape(grid.title)}</h2><div class="scroll"><table><thead><tr>{cells("th", grid.columns)}</tr>'
+        f'{title}<div class="scroll"><table><thead><tr>{cells("th", grid.columns)}</tr>'
         f"</thead><tbody>{rows}</tbody></table></div>{notes}"
     )
 

@@ -6,6 +6,7 @@ import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from enum import StrEnum
+from itertools import pairwise
 
 from bench import memory
 from bench.measure import Bench, Row
@@ -44,8 +45,8 @@ QUANTITIES = {
     "server_memory": "peak memory of the server, bytes",
     "other_memory": "peak memory of a decryptor or aggregator, bytes",
 }
-_OFF = 4 / 3
 _FITTED = 3  # a power is fitted to the last three points, where fixed costs weigh least
+_NOISE = 0.25  # a margin past which nobody can say how a quantity grows
 _STEEPEST = {Over.CLIENTS: 2.0, Over.COORDINATES: 1.1, Over.DROPOUT: 1.0}  # powers of a session's time
 _QUICK = 2.0  # seconds: a session that may be played twice
 _LEAST_MEMORY = 1 << 20  # a page here or there is no growth
@@ -68,6 +69,23 @@ class Point:
 
 
 @dataclass(frozen=True)
+class Power:
+    """A quantity grows as x to the ``value``; between two neighbouring points, to that give or take ``margin``."""
+
+    value: float
+    margin: float
+
+    @property
+    def noise(self) -> bool:
+        """Whether the points are too far from any one power for the value to mean something."""
+        return self.margin > _NOISE
+
+    def __str__(self) -> str:
+        """The exponent alone, to two digits."""
+        return f"{self.value:.2f} ± {self.margin:.2f}".replace("-0.00", "0.00").replace("-", "−")
+
+
+@dataclass(frozen=True)
 class Sweep:
     """All points of a sweep, and what was left out and why."""
 
@@ -83,8 +101,8 @@ class Sweep:
             (at, max(value, 1) if is_memory(quantity) else value) for at, value in found if value is not None
         )
 
-    def exponent(self, protocol: str, quantity: str) -> float | None:
-        """The power with which ``quantity`` grows at the end of its curve; None for fewer than three points."""
+    def power(self, protocol: str, quantity: str) -> Power | None:
+        """How ``quantity`` grows at the end of its curve; None for fewer than three points."""
         least = _LEAST_MEMORY if is_memory(quantity) else 0
         return slope([(at, value) for at, value in self.curve(protocol, quantity) if value >= least][-_FITTED:])
 
@@ -99,19 +117,19 @@ def is_memory(quantity: str) -> bool:
     return quantity.endswith("memory")
 
 
-def slope(curve: Sequence[tuple[float, float]]) -> float | None:
-    """The exponent of the power that fits ``curve`` best in logarithms; None for fewer than three points.
+def slope(curve: Sequence[tuple[float, float]]) -> Power | None:
+    """The power that fits ``curve`` best in logarithms; None for fewer than three points.
 
-    None too where a point is off that power by a third: then it is noise, or no power.
+    Its margin is how far the slope between any two neighbours is from it: what three points can say of themselves.
     """
     if len(curve) < _FITTED:
         return None
     x, y = ([math.log(pair[axis]) for pair in curve] for axis in (0, 1))
     centre, height = sum(x) / len(x), sum(y) / len(y)
     width = sum((a - centre) ** 2 for a in x)
-    power = sum((a - centre) * b for a, b in zip(x, y, strict=True)) / width
-    off = max(abs(b - height - power * (a - centre)) for a, b in zip(x, y, strict=True))
-    return power if off < math.log(_OFF) else None
+    power = sum((a - centre) * (b - height) for a, b in zip(x, y, strict=True)) / width
+    steps = [(d - b) / (c - a) for (a, b), (c, d) in pairwise(zip(x, y, strict=True))]
+    return Power(power, max(abs(step - power) for step in steps))
 
 
 def number(at: float) -> str:

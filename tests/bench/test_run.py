@@ -65,6 +65,27 @@ def test_the_page_stands_alone_and_says_what_it_was_made_by(tmp_path):
     assert "<svg" in text
     assert "python -m bench" in text
     assert f"numpy {report.versions()['numpy']}" in text
+    headings = re.findall(r"<h[12]>(.*?)</h[12]>", text)
+    assert len(headings) == len(set(headings)) >= 2
+    assert not re.search(r"\d (s|ms|µs|B|kB|MB|GB)\b", re.sub("<svg.*?</svg>", "", text, flags=re.DOTALL))
+
+
+@pytest.mark.parametrize(
+    ("text", "page"),
+    [
+        ("1.5 ms", "1.5\u00a0ms"),
+        ("7 of 10 clients", "7\u00a0of 10\u00a0clients"),
+        ("12 kB\n/ 2.6 B", "12\u00a0kB\n/\u00a02.6\u00a0B"),
+        ("1.5e-05", "1.5\u00a0·\u00a010<sup>−5</sup>"),
+        ("3 s  x^−0.04 ± 0.17", "3\u00a0s  x<sup>−0.04\u00a0±\u00a00.17</sup>"),
+        ("quantize 10^6 float32", "quantize 10<sup>6</sup> float32"),
+        ("a < b & c", "a &lt; b &amp; c"),
+        ("2 ns·k·k", "2\u00a0ns·k²"),
+        ("c1e5f is a name", "c1e5f is a name"),
+    ],
+)
+def test_a_page_has_exponents_and_keeps_units_beside_their_numbers(text, page):
+    assert report.typeset(text) == page
 
 
 def test_later_protocols_are_taken_up_by_themselves(monkeypatch):

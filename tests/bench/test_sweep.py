@@ -4,7 +4,7 @@ import json
 import pytest
 from typer.testing import CliRunner
 
-from bench import memory
+from bench import memory, report
 from bench.commands import app
 from bench.measure import WrongSum
 from bench.plots import MEMORY_FLOOR, duration, growth, size, spread
@@ -22,29 +22,47 @@ def point(protocol, at, seconds, memory=10**7):
 
 @pytest.mark.parametrize("power", [0.0, 1.0, 1.5, 2.0])
 def test_slope_is_the_exponent_of_a_power(power):
-    assert slope([(x, 3 * x**power) for x in (2, 4, 16, 100)]) == pytest.approx(power)
+    found = slope([(x, 3 * x**power) for x in (2, 4, 16, 100)])
+    assert (found.value, found.margin, found.noise) == (pytest.approx(power), pytest.approx(0, abs=1e-9), False)
 
 
 def test_slope_needs_three_points():
     assert slope([(1, 1), (2, 2)]) is None
 
 
-def test_noise_has_no_slope():
-    assert slope([(1, 1.0), (2, 2.5), (4, 1.1)]) is None
-    assert slope([(1, 1.0), (2, 1.1), (4, 0.95)]) == pytest.approx(-0.037, abs=1e-3)
+def test_the_margin_is_how_far_the_growth_between_two_points_is_from_the_power():
+    """From 1 to 2 the power is log2(1.1) = 0.1375, from 2 to 4 it is log2(0.95/1.1) = -0.2115."""
+    found = slope([(1, 1.0), (2, 1.1), (4, 0.95)])
+    assert (found.value, found.margin) == (pytest.approx(-0.037, abs=1e-3), pytest.approx(0.1745, abs=1e-3))
+    assert not found.noise
+    assert str(found) == "−0.04 ± 0.17"
+
+
+def test_three_noisy_points_are_marked_as_noise():
+    found = slope([(1, 1.0), (2, 2.5), (4, 1.1)])
+    assert found.noise
+    assert report.grows(found) == "noise"
+    points = tuple(point("A", x, y) for x, y in ((1, 1.0), (2, 2.5), (4, 1.1)))
+    sweep = Sweep(Over.CLIENTS, HELD[Over.CLIENTS], points, ())
+    assert "(noise)" in growth(sweep).axes[0].texts[0].get_text()
+    assert "1.1 s\nnoise" in report.sweep_grid(sweep).rows[0]
 
 
 def test_exponent_is_of_the_end_of_the_curve():
     """A fixed cost hides growth at the beginning."""
     points = tuple(point("A", x, max(1e-2, 1e-3 * x)) for x in (1, 2, 4, 8, 100, 1000, 10_000))
-    assert Sweep(Over.CLIENTS, HELD[Over.CLIENTS], points, ()).exponent("A", "client_seconds") == pytest.approx(1.0)
+    assert Sweep(Over.CLIENTS, HELD[Over.CLIENTS], points, ()).power("A", "client_seconds").value == pytest.approx(
+        1.0
+    )
 
 
 def test_no_power_is_fitted_to_memory_that_is_the_allocators():
     points = tuple(point("A", x, x, memory=0 if x == 1 else 10**6 * x) for x in (1, 10, 100))
-    assert Sweep(Over.CLIENTS, HELD[Over.CLIENTS], points, ()).exponent("A", "client_memory") is None
+    assert Sweep(Over.CLIENTS, HELD[Over.CLIENTS], points, ()).power("A", "client_memory") is None
     large = (*points, point("A", 1000, 1000, memory=10**9), point("A", 10_000, 1, memory=0))
-    assert Sweep(Over.CLIENTS, HELD[Over.CLIENTS], large, ()).exponent("A", "client_memory") == pytest.approx(1.0)
+    assert Sweep(Over.CLIENTS, HELD[Over.CLIENTS], large, ()).power("A", "client_memory").value == pytest.approx(
+        1.0
+    )
     assert len(Sweep(Over.CLIENTS, HELD[Over.CLIENTS], points, ()).curve("A", "client_memory")) == 3
 
 
@@ -133,7 +151,25 @@ def test_sweep_draws_and_writes(tmp_path):
     assert [point["at"] for point in found["points"]] == [100, 10000]
     assert found["held"]["clients"] == 4
     assert found["points"][1]["bytes_up"] > 10 * found["points"][0]["bytes_up"]
-    assert found["exponents"]["Clear"]["bytes_up"] is None  # two points make no power
+    assert found["powers"]["Clear"]["bytes_up"] is None  # two points make no power
+
+
+@pytest.mark.parametrize("name", ["grown.svg", "grown.PNG", "grown.pdf"])
+def test_sweep_draws_the_picture_that_is_asked_for(tmp_path, name):
+    arguments = ["--over", "coordinates", "--points", "100", "--protocol", "Clear", "--clients", "4"]
+    result = CliRunner().invoke(app, ["sweep", *arguments, "--out", str(tmp_path / name)])
+    assert result.exit_code == 0, result.output
+    (picture,) = tmp_path.iterdir()
+    kind = {".svg": b"<?xml", ".PNG": b"\x89PNG", ".pdf": b"%PDF"}[picture.suffix]
+    assert (picture.name, picture.read_bytes().startswith(kind)) == (name, True)
+
+
+def test_memory_below_what_is_drawn_leaves_the_axis_the_right_way_up():
+    points = tuple(point("A", x, x, memory=x) for x in (1, 10, 100))
+    for axes in growth(Sweep(Over.CLIENTS, HELD[Over.CLIENTS], points, ())).axes:
+        bottom, top = axes.get_ylim()
+        assert bottom < top
+        assert all(bottom <= y <= top for line in axes.lines for y in line.get_ydata())
 
 
 def test_every_curve_is_named_beside_its_end():
