@@ -136,4 +136,6 @@ def blaming(error: type[SecAggError], what: str) -> Iterator[None]:
             said = f": {found}"[:200]
         except Exception:  # its own text fails too
             said = ""
+        if isinstance(found, ImportError) and said.startswith(": got no "):
+            raise error(said[2:]) from found  # ours: it says by itself what to install
         raise error(f"{what} ({kind_of(found)}{said})") from found
