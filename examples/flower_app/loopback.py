@@ -3,19 +3,25 @@
 Starts a SuperLink and four SuperNodes, each a process, with TLS and node authentication; submits the app; and
 kills the fourth SuperNode when it is asked for its update, unless ``--spare``. The round goes on without it.
 Nothing leaves the machine: Flower's telemetry, its update check and its installation of dependencies are off.
+However it ends, an interrupt or a SIGTERM included, it ends all processes that it started.
 """
 
 import argparse
 import datetime
 import ipaddress
 import os
+import random
 import signal
 import socket
 import subprocess
 import sys
 import tempfile
+import threading
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
+from types import FrameType
 
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes
@@ -30,7 +36,9 @@ BIN = Path(sys.executable).parent
 HOSPITALS = ["hospital-1", "hospital-2", "hospital-3", "hospital-4"]
 VICTIM = HOSPITALS[-1]
 INPUT_REQUEST = 4  # after Introduction, AdvertiseKeys and ShareKeys
-BOOT_SECONDS = 60
+PORTS = range(20_000, 32_000)  # below those that Linux gives to outgoing connections
+# What a machine that is busy with other things may need. Nobody waits longer than the step takes.
+BOOT_SECONDS, ROUND_SECONDS = 300, 300
 
 
 def write_certificate(folder: Path) -> None:
@@ -66,9 +74,29 @@ def write_private(path: Path, secret: bytes) -> None:
 
 
 def free_port() -> int:
-    with socket.socket() as found:
-        found.bind(("127.0.0.1", 0))
-        return int(found.getsockname()[1])
+    """A port that nobody uses, drawn at random so that two deployments don't take the same."""
+    for port in random.sample(PORTS, len(PORTS)):
+        with socket.socket() as tried, suppress(OSError):
+            tried.bind(("127.0.0.1", port))
+            return port
+    raise RuntimeError("no port is free")
+
+
+@contextmanager
+def interrupted_by_sigterm() -> Iterator[None]:
+    """A SIGTERM is an interrupt meanwhile, so that what is to be done at the end is done."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+
+    def interrupt(number: int, frame: FrameType | None) -> None:
+        raise KeyboardInterrupt
+
+    before = signal.signal(signal.SIGTERM, interrupt)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
 
 
 def answers(port: int) -> bool:
@@ -90,6 +118,7 @@ class Deployment:
             "NO_COLOR": "1",
             "PATH": f"{BIN}:{os.environ['PATH']}",
         }
+        self.mark = f"FLWR_HOME={folder / 'flwr'}".encode()  # all that is started here has this in its environment
         (folder / "flwr").mkdir()
         (folder / "flwr/config.toml").write_text(
             f'[superlink]\ndefault = "loop"\n\n[superlink.loop]\naddress = "127.0.0.1:{self.port}"\n'
@@ -112,17 +141,35 @@ class Deployment:
 
     def wait_for(self, name: str, words: str, times: int = 1, seconds: float = BOOT_SECONDS) -> None:
         end = time.monotonic() + seconds
-        while self.log(name).read_text(errors="replace").count(words) < times:
-            if time.monotonic() > end or self.running[name].poll() is not None:
-                raise RuntimeError(
-                    f"{name} said no {words!r}:\n{self.log(name).read_text(errors='replace')[-3000:]}"
-                )
-            time.sleep(0.05)
+        while True:
+            over = time.monotonic() > end or self.running[name].poll() is not None  # before its log is read
+            if self.log(name).read_text(errors="replace").count(words) >= times:
+                return
+            dead = [
+                other for other, process in self.running.items() if other != "run" and process.poll() is not None
+            ]
+            if over or dead:
+                raise RuntimeError(f"{name} said no {words!r}; ended: {dead or 'nobody'}\n{self.logs()}")
+            time.sleep(0.1)
+
+    def logs(self) -> str:
+        """The end of each log."""
+        return "\n".join(
+            f"--- {path.name}\n{path.read_text(errors='replace')[-2000:]}"
+            for path in sorted(self.folder.glob("*.log"))
+        )
 
     def flwr(self, *command: str) -> None:
-        subprocess.run(
-            [str(BIN / "flwr"), *command], env=self.environment, cwd=self.folder, check=True, capture_output=True
+        done = subprocess.run(
+            [str(BIN / "flwr"), *command],
+            env=self.environment,
+            cwd=self.folder,
+            timeout=BOOT_SECONDS,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
         )
+        if done.returncode:
+            raise RuntimeError(f"flwr {' '.join(command)}: {done.stdout.decode(errors='replace')}\n{self.logs()}")
 
     def tls(self) -> list[str]:
         folder = self.folder
@@ -133,12 +180,29 @@ class Deployment:
 
     def kill(self, name: str) -> None:
         """A SuperNode and whatever it started, at once."""
-        os.killpg(self.running[name].pid, signal.SIGKILL)
-        self.running.pop(name).wait()
+        process = self.running.pop(name)
+        with suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGKILL)
+        process.wait()
 
     def end(self) -> None:
+        """Kill all that was started, also what has left its group, as Flower's SuperExec and ServerApp do."""
         for name in [*self.running]:
             self.kill(name)
+        while left := self.left():
+            for pid in left:
+                with suppress(ProcessLookupError):
+                    os.kill(pid, signal.SIGKILL)
+            time.sleep(0.05)
+
+    def left(self) -> list[int]:
+        """The processes of this deployment that still run."""
+        found = []
+        for path in Path("/proc").glob("[0-9]*/environ"):  # nothing where there is no /proc
+            with suppress(OSError):
+                if self.mark in path.read_bytes().split(b"\0"):
+                    found.append(int(path.parent.name))
+        return found
 
 
 def deploy(deployment: Deployment) -> None:
@@ -150,8 +214,8 @@ def deploy(deployment: Deployment) -> None:
     deployment.start("superlink", "flower-superlink", *listen, *deployment.tls(), *quiet)
     end = time.monotonic() + BOOT_SECONDS
     while not answers(deployment.port):
-        if time.monotonic() > end:
-            raise RuntimeError(f"the SuperLink doesn't listen:\n{deployment.log('superlink').read_text()}")
+        if time.monotonic() > end or deployment.running["superlink"].poll() is not None:
+            raise RuntimeError(f"the SuperLink doesn't listen:\n{deployment.logs()}")
         time.sleep(0.1)
     for number, hospital in enumerate(HOSPITALS):
         public = write_node_key(folder, hospital)
@@ -178,18 +242,22 @@ def deploy(deployment: Deployment) -> None:
 def play(folder: Path, rounds: int, spare: bool) -> str:
     """The ServerApp's log, once the run is over."""
     deployment = Deployment(folder)
-    try:
-        deploy(deployment)
-        config = f'rounds={rounds} roster="{folder}/roster.json" training-seconds=60.0'
-        deployment.start("run", "flwr", "run", str(APP), "loop", "--stream", "--run-config", config)
-        if not spare:
-            deployment.wait_for(VICTIM, "Receiving: train message", INPUT_REQUEST, seconds=240)
-            deployment.kill(VICTIM)
-            print(f"killed {VICTIM}, which was asked for its update", file=sys.stderr)
-        deployment.wait_for("run", "accuracy", seconds=120 + 60 * rounds)
-        return deployment.log("run").read_text(errors="replace")
-    finally:
-        deployment.end()
+    with interrupted_by_sigterm():
+        try:
+            deploy(deployment)
+            seconds = f"round-seconds={ROUND_SECONDS}.0 training-seconds={ROUND_SECONDS}.0"
+            config = f'rounds={rounds} roster="{folder}/roster.json" {seconds}'
+            deployment.start("run", "flwr", "run", str(APP), "loop", "--stream", "--run-config", config)
+            if not spare:
+                deployment.wait_for(
+                    VICTIM, "Receiving: train message", INPUT_REQUEST, INPUT_REQUEST * ROUND_SECONDS
+                )
+                deployment.kill(VICTIM)
+                print(f"killed {VICTIM}, which was asked for its update", file=sys.stderr)
+            deployment.wait_for("run", "accuracy", seconds=2 * INPUT_REQUEST * ROUND_SECONDS * rounds)
+            return deployment.log("run").read_text(errors="replace")
+        finally:
+            deployment.end()
 
 
 def main() -> None:

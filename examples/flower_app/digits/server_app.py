@@ -21,10 +21,15 @@ def main(grid: Grid, context: Context) -> None:
         metrics=METRICS,
         roster=str(config["roster"]),
         run_config=config,
-        deadlines={"MaskedInput": float(config["training-seconds"])},
+        deadlines=float(config["round-seconds"]),
     )
     strategy = FedAvg(fraction_evaluate=0.0, min_train_nodes=CLIENTS, min_available_nodes=CLIENTS)
-    result = strategy.start(grid=secure, initial_arrays=first_model(), num_rounds=int(config["rounds"]))
+    result = strategy.start(
+        grid=secure,
+        initial_arrays=first_model(),
+        num_rounds=int(config["rounds"]),
+        timeout=float(config["training-seconds"]),
+    )
     if not secure.outcomes:  # then there is no model in the result
         raise SystemExit(f"no round ended well; the last one: {secure.failures[-1]}")
     pictures, labels = load_digits(return_X_y=True)
