@@ -3,6 +3,7 @@
 import sys
 
 _EXTRA = ("typer", "rich", "matplotlib", "scipy")
+_INSTALL = "pip install 'secagg[demo]', or pip install scikit-learn matplotlib typer rich"
 
 
 def main(arguments: list[str] | None = None) -> None:
@@ -15,7 +16,7 @@ def main(arguments: list[str] | None = None) -> None:
         package = (missing.name or "").partition(".")[0]
         if package not in _EXTRA:
             raise
-        _fail(f"got no {package}, which this command needs: pip install 'secagg[demo]'", 1)
+        _fail(f"got no {package}, which this command needs: {_INSTALL}", 1)
 
 
 def _run(arguments: list[str] | None) -> None:

@@ -10,13 +10,13 @@ from functools import partial
 from bench import peer_dp, peer_he, peer_mpc
 from bench.peers import Comparison, Peer
 
-FLOWER = Peer("flwr", "flwr", "pip install 'secagg[peers]'")
-PHE = Peer("phe", "phe", "pip install 'secagg[he]'")
-PYPAILLIER = Peer("pypaillier", "paillier", "pip install 'secagg[peers]'")
-TENSEAL = Peer("tenseal", "tenseal", "pip install 'secagg[he]'")
-FATE = Peer("fate_utils", "fate_utils", "pip install 'secagg[peers]'")
-OPENDP = Peer("opendp", "opendp", "pip install 'secagg[peers]'")
-ACCOUNTING = Peer("dp-accounting", "dp_accounting", "pip install 'secagg[pld]'")
+FLOWER = Peer("flwr", "flwr")
+PHE = Peer("phe", "phe")
+PYPAILLIER = Peer("pypaillier", "paillier")
+TENSEAL = Peer("tenseal", "tenseal")
+FATE = Peer("fate_utils", "fate_utils")
+OPENDP = Peer("opendp", "opendp")
+ACCOUNTING = Peer("dp-accounting", "dp_accounting")
 
 COMPARISONS = (
     Comparison("quantize 10^6 float32, stochastic", "call", FLOWER, peer_mpc.quantize, claim=10),

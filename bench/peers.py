@@ -28,7 +28,6 @@ class Peer:
 
     name: str
     module: str
-    install: str
 
     @property
     def version(self) -> str | None:
@@ -99,7 +98,7 @@ def compare(comparison: Comparison, repeats: int, seconds: float) -> Compared:
     """Make one comparison. Raises :class:`Absent`, or :class:`WrongSum` where a side answers wrongly."""
     found = comparison.peer.version
     if found is None:
-        raise Absent(f"{comparison.peer.name} isn't installed: {comparison.peer.install}")
+        raise Absent(f"{comparison.peer.name} isn't installed: pip install {comparison.peer.name}")
     pair = comparison.build()
     units = {"theirs": pair.their_units, "ours": pair.our_units}
     taken = Turns.of({"theirs": pair.theirs, "ours": pair.ours}, repeats, seconds).seconds

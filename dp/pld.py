@@ -1,7 +1,7 @@
 """A tighter ε for Gaussian noise, from the whole privacy loss distribution; by Google's dp-accounting.
 
-Needs ``pip install 'secagg[pld]'``, which is imported when used. Integer noise has no entry there: of
-sums and vectors of it only the bounds of :mod:`dp.accounting` are known.
+Needs ``pip install 'secagg[pld]'``, or ``pip install dp-accounting``, which is imported when used. Integer noise has
+no entry there: of sums and vectors of it only the bounds of :mod:`dp.accounting` are known.
 """
 
 from collections.abc import Iterable
@@ -30,7 +30,9 @@ def pld_epsilon(
         import dp_accounting
         from dp_accounting.pld import PLDAccountant
     except ImportError as error:
-        raise DPError("got no dp-accounting; the tighter figure needs: pip install 'secagg[pld]'") from error
+        raise DPError(
+            "got no dp-accounting, which this needs: pip install 'secagg[pld]', or pip install dp-accounting"
+        ) from error
     check_name("neighbours", neighbours, NEIGHBOURS)
     if not 0 < real(delta) < 1:
         raise DPError(f"got delta={delta!r}; expected a number above 0 and below 1, such as 1e-5")

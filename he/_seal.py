@@ -25,7 +25,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from he import _ring
-from he.errors import HEError
+from he.errors import INSTALL, HEError
 from he.params import BFVParameters, Parameters
 
 Words = NDArray[np.uint64]
@@ -71,7 +71,7 @@ def context(parameters: Parameters) -> Context:
         import tenseal.sealapi as api
         import zstandard  # noqa: F401  (to miss it here, rather than at the first ciphertext)
     except ImportError as error:
-        raise HEError("needs TenSEAL and zstandard: pip install 'secagg[he]'") from error
+        raise HEError(f"got no {error.name}, which CKKS and BFV need: {INSTALL}") from error
     exact = isinstance(parameters, BFVParameters)
     wanted = api.EncryptionParameters(api.SCHEME_TYPE.BFV if exact else api.SCHEME_TYPE.CKKS)
     wanted.set_poly_modulus_degree(parameters.degree)

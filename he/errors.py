@@ -1,5 +1,8 @@
 """What goes wrong in this package, under one root."""
 
+INSTALL = "pip install 'secagg[he]', or pip install tenseal zstandard phe gmpy2"
+"""What errors tell those to do who lack a package."""
+
 
 class HEError(ValueError):
     """A key, plaintext or ciphertext that this package can't work with."""

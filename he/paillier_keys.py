@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from he.errors import CiphertextError, HEError
+from he.errors import INSTALL, CiphertextError, HEError
 
 try:
     import gmpy2  # type: ignore[import-untyped]
@@ -21,7 +21,8 @@ try:
     from he._powers import FixedBase, Ring
     from he._primes import SMALL, draw_prime
 except ImportError as missing:
-    raise ImportError("he.paillier needs gmpy2: pip install 'secagg[he]'", name="gmpy2") from missing
+    needed = f"he.paillier needs gmpy2: {INSTALL}"
+    raise ImportError(needed, name="gmpy2") from missing
 
 if TYPE_CHECKING:
     import phe  # type: ignore[import-untyped]

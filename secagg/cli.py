@@ -19,6 +19,7 @@ from secagg.errors import ConfigError, SecAggError
 from secagg.identity import PartyRole
 
 _EXTRA = ("rich", "sklearn", "matplotlib")
+_INSTALL = "pip install 'secagg[demo]', or pip install scikit-learn matplotlib typer rich"
 _INTERRUPTED = 130  # as shells have it: 128 and the number of the signal
 
 
@@ -134,7 +135,7 @@ def main(arguments: Sequence[str] | None = None) -> NoReturn:
         package = (missing.name or "").partition(".")[0]
         if package not in _EXTRA:
             raise
-        _fail(f"got no {package}, which this command needs: pip install 'secagg[demo]'", 1)
+        _fail(f"got no {package}, which this command needs: {_INSTALL}", 1)
     except SecAggError as error:
         _fail(str(error), 2 if isinstance(error, ConfigError) else 1)
     except BrokenPipeError:

@@ -1,7 +1,9 @@
 """What the wheel holds: the four packages, typed, and nothing else."""
 
+import re
 import subprocess
 import sys
+import tomllib
 import zipfile
 from pathlib import Path
 
@@ -18,3 +20,28 @@ def test_wheel_holds_the_packages_and_neither_bench_nor_tests(tmp_path: Path) ->
     assert {f"{top}/py.typed" for top in tops} <= set(names)
     assert any(name.endswith("licenses/LICENSE") for name in names)
     assert not [name for name in names if name.endswith((".pem", ".nbi", ".nbc"))]
+
+
+def told() -> list[tuple[str, str, str]]:
+    """Where the sources and the documents say to install an extra, which one, and what follows."""
+    files = [ROOT / "README.md", *ROOT.glob("docs/*.md")]
+    for package in ("secagg", "he", "mpc", "dp", "bench"):
+        files += (ROOT / package).rglob("*.py")
+    found = []
+    for path in files:
+        text = path.read_text()
+        matches = re.finditer(r"pip install '?secagg\[(\w+)\]'?", text)
+        found += [(str(path.relative_to(ROOT)), match[1], text[match.end() :]) for match in matches]
+    return found
+
+
+def test_who_is_told_to_install_an_extra_is_told_its_packages_too() -> None:
+    """The distribution may not be in an index. The skipped benchmarks talk to its developers."""
+    extras = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["optional-dependencies"]
+    places = [(path, *rest) for path, *rest in told() if not path.startswith(("bench/test_", "secagg/protocols/"))]
+    assert {path for path, *_ in places} >= {"he/errors.py", "dp/pld.py", "secagg/cli.py", "docs/flower.md"}
+    for path, extra, following in places:
+        packages = {re.split(r"[<>=\[]", requirement)[0] for requirement in extras[extra]}
+        match = re.match(r"[`,]* or `*pip install ([\w -]+)", following)
+        assert match is not None, f"{path}: names secagg[{extra}] alone"
+        assert packages <= set(match[1].split()), f"{path}: lacks {packages - set(match[1].split())}"
