@@ -1,7 +1,7 @@
 """A tighter ε for Gaussian noise, from the whole privacy loss distribution; by Google's dp-accounting.
 
-Needs ``pip install 'secagg[pld]'``, or ``pip install dp-accounting``, which is imported when used. Integer noise has
-no entry there: of sums and vectors of it only the bounds of :mod:`dp.accounting` are known.
+Needs ``pip install 'secagg[pld]'``, or ``pip install dp-accounting``, which is imported when used. Integer noise
+has no entry there: of sums and vectors of it only the bounds of :mod:`dp.accounting` are known.
 """
 
 from collections.abc import Iterable
