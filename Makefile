@@ -21,7 +21,7 @@ test: $(INSTALLED)  ## every test but those of real processes and heavy framewor
 
 test-stacks: $(VENV)/.stacks $(FLOWER)/.installed  ## real processes over TLS, frameworks, and other Pythons
 	$(BIN)/pytest -p no:benchmark -m stacks tests
-	$(FLOWER)/bin/pytest -p no:benchmark -n 2 tests/integrations tests/bench/test_peers.py
+	$(FLOWER)/bin/pytest -p no:benchmark -n 2 --dist worksteal tests/integrations tests/bench/test_peers.py
 	bash tests/pythons.sh $(BIN)/python
 
 lint: $(INSTALLED)  ## ruff, mypy --strict, import contracts

@@ -35,8 +35,13 @@ def open_budget(config: Mapping[str, Any], task: Task, ledger: FileLedger | None
             f"got a privacy budget without {', '.join(sorted(missing))}; expected both of secagg-epsilon and "
             "secagg-delta, and secagg-dir to keep its account in"
         )
+    trust: Trust = getattr(task.encoder, "trust", "distributed")  # without noise no client takes a budget
+    if trust == "central":
+        raise ConfigError(
+            "got a task whose noise the server adds, and a privacy budget that is to bind the server; expected an "
+            "encoding of the clients' own noise, such as dp.DistributedGaussian"
+        )
     epsilon, delta, path = config["secagg-epsilon"], config["secagg-delta"], Path(config["secagg-dir"])
-    trust: Trust = "local" if task.shows_terms else "distributed"
     counted = _counted(ledger)
     try:
         budget = PrivacyLedger.open(

@@ -272,7 +272,6 @@ def test_nodes_without_the_mod_never_see_the_model(caplog: Any) -> None:
 GONE = [
     (5, "Error: Node Unavailable"),
     (8, "ClientApp stopped responding."),
-    (3, "Error: Message Unavailable"),
 ]
 
 

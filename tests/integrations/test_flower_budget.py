@@ -172,6 +172,14 @@ def test_an_account_is_of_one_kind_of_trust(tmp_path: Path) -> None:
     assert survivors(alone) == [5], "the control: in an account of its own it pays"
 
 
+CENTRAL = make_task(
+    layout=NOISED.layout,
+    encoding=dp.CentralGaussian(l2_clip=2.0, noise_multiplier=1.1, bits=18),
+    max_weight=None,
+    min_survivors=4,
+)
+
+
 @pytest.mark.parametrize(
     ("changes", "task", "why"),
     [
@@ -182,13 +190,14 @@ def test_an_account_is_of_one_kind_of_trust(tmp_path: Path) -> None:
         ({"secagg-epsilon": "eight"}, NOISED, "expected a finite number"),
         ({"secagg-delta": 2.0}, NOISED, "expected a number above 0"),
         ({}, TASK, "without noise"),
+        ({}, CENTRAL, "whose noise the server adds"),
     ],
 )
 def test_a_budget_that_can_not_hold_keeps_its_node_out(
     changes: dict[str, Any], task: secagg.Task, why: str, tmp_path: Path, caplog: Any
 ) -> None:
     grid = make_grid(settings(tmp_path, **changes), task)
-    start(kept := secure(grid, task), model=MODEL if task is NOISED else None)
+    start(kept := secure(grid, task), model=None if task is TASK else MODEL)
     assert survivors(kept) == [4]
     assert why in caplog.text
     assert trainings(grid) == 0
