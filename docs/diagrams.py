@@ -20,7 +20,7 @@ PROTOCOLS: dict[str, AggregationProtocol] = {
     "clear": Clear(),
     "secagg-malicious": SecAgg(),
     "secagg-semi-honest": SecAgg(threat_model="semi-honest"),
-    "secaggplus-malicious": SecAggPlus(threat_model="malicious", beacon=SignedBeacon(bytes(32), 0, 30)),
+    "secaggplus-malicious": SecAggPlus(threat_model="malicious", beacon=SignedBeacon(bytes(range(32)), 0, 30)),
     "secaggplus-semi-malicious": SecAggPlus(),
     "secaggplus-semi-honest": SecAggPlus(threat_model="semi-honest"),
     "additive-shares": AdditiveShares(),

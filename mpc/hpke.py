@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 from cryptography.exceptions import InvalidTag, UnsupportedAlgorithm
 from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey, X25519PublicKey
 
+from mpc import keys
 from mpc.errors import MPCError
 
 if TYPE_CHECKING:
@@ -120,13 +121,22 @@ def seal(kem: Kem, public: bytes, plaintext: bytes, *, info: bytes) -> bytes:
     """
     _check_bytes(plaintext=plaintext, info=info)
     suite = _suite(kem)
-    if not isinstance(public, bytes) or len(public) != kem.public_bytes:
-        got = f"{len(public)} bytes" if isinstance(public, bytes) else type(public).__name__
-        raise MPCError(f"got {got} for a public key of {kem}; expected {kem.public_bytes} bytes")
+    check_public_key(kem, public)
     try:
         return suite.encrypt(plaintext, _public(public), info)
     except (ValueError, UnsupportedAlgorithm) as error:
         raise MPCError(f"got a public key of {kem} that is none: {error}; refuse its holder") from error
+
+
+def check_public_key(kem: Kem, public: bytes) -> None:
+    """Raise :class:`MPCError` on a ``public`` of another length than ``kem``'s, or whose X25519 part is none.
+
+    That part is held to :func:`mpc.keys.check_public_key`: one encoding a point, and none of small order.
+    """
+    if not isinstance(public, bytes) or len(public) != kem.public_bytes:
+        got = f"{len(public)} bytes" if isinstance(public, bytes) else type(public).__name__
+        raise MPCError(f"got {got} for a public key of {kem}; expected {kem.public_bytes} bytes")
+    keys.check_public_key(public[-32:])
 
 
 def _check_bytes(**given: object) -> None:

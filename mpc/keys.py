@@ -24,6 +24,17 @@ TAG_BYTES = 16
 """Bytes by which a sealed text is longer than its plaintext."""
 
 _MAX_DERIVED_BYTES = 255 * 32  # RFC 5869, section 2.3
+_CURVE_PRIME = 2**255 - 19
+_SMALL_ORDER = frozenset(  # curve and twist have no others below the prime
+    bytes.fromhex(point)
+    for point in (
+        "00" * 32,
+        "01" + "00" * 31,
+        "e0eb7a7c3b41b8ae1656e3faf19fc46ada098deb9c32b1fd866205165f49b800",
+        "5f9c95bca3508c24b1d0b1559c83ef5b04445cc4581c8e86d8224eddd09f1157",
+        "ec" + "ff" * 30 + "7f",
+    )
+)
 _ZERO_NONCE = bytes(12)
 _ZERO_COUNTER = bytes(16)
 
@@ -53,6 +64,28 @@ def derive(secret: bytes, *, salt: bytes, info: bytes, length: int = 32) -> byte
     return HKDF(algorithm=SHA256(), length=length, salt=salt, info=info).derive(secret)
 
 
+def check_public_key(key: bytes) -> bytes:
+    """``key``, if it is an X25519 public key as :func:`public_key` writes one; else :class:`MPCError`.
+
+    X25519 (RFC 7748) itself takes any 32 bytes, ignores the top bit and reduces the rest, so that one point
+    has several encodings: two keys that differ as bytes could be one. Those with the top bit set or a value
+    of 2^255 - 19 or more are refused, and so are points of small order, with which every private key agrees
+    on zero.
+    """
+    _check_key(key, "an X25519 public key")
+    if int.from_bytes(key, "little") >= _CURVE_PRIME:
+        raise MPCError(
+            f"got the X25519 public key {key.hex()}, another encoding of a key; expected one made by public_key, "
+            "below 2^255 - 19: refuse its sender"
+        )
+    if key in _SMALL_ORDER:
+        raise MPCError(
+            f"got the X25519 public key {key.hex()}, a point of small order; expected one made by "
+            "public_key: refuse its sender"
+        )
+    return key
+
+
 class PrivateKey:
     """An X25519 private key, from 32 random bytes: made once, for any number of agreements."""
 
@@ -70,17 +103,9 @@ class PrivateKey:
     def exchange(self, peer: bytes) -> bytes:
         """The 32-byte secret shared with the holder of the public key ``peer``: only ever to :func:`derive` from.
 
-        Raises :class:`MPCError` on a ``peer`` that is not 32 bytes or of small order, with which every
-        private key agrees on zero.
+        Raises :class:`MPCError` on a ``peer`` that :func:`check_public_key` refuses.
         """
-        _check_key(peer, "an X25519 public key")
-        try:
-            return self._key.exchange(X25519PublicKey.from_public_bytes(peer))
-        except ValueError as error:
-            raise MPCError(
-                f"got the X25519 public key {peer.hex()}, a point of small order; expected one made by "
-                "public_key: refuse its sender"
-            ) from error
+        return self._key.exchange(X25519PublicKey.from_public_bytes(check_public_key(peer)))
 
 
 def public_key(private: bytes) -> bytes:
@@ -92,8 +117,7 @@ def agree(private: bytes, peer: bytes, *, salt: bytes, info: bytes) -> bytes:
     """The 32-byte key that ``private`` shares with the holder of the public key ``peer``.
 
     X25519, then HKDF-SHA256 with ``salt`` and ``info``; both sides must give the same ones. Raises
-    :class:`MPCError` on keys that are not 32 bytes and on a ``peer`` of small order, with which
-    every private key agrees on zero.
+    :class:`MPCError` on keys that are not 32 bytes and on a ``peer`` that :func:`check_public_key` refuses.
     """
     return derive(PrivateKey(private).exchange(peer), salt=salt, info=info)
 

@@ -374,7 +374,11 @@ class Server(Generic[AnyState]):
                 self._sums, layout=task.layout, survivors=len(state.survivors), max_weight=task.max_weight
             )
         except ValueError as error:  # an EncodingError, or what another package's encoding raises
-            raise Aborted(f"the sum is one that no honest inputs have: {error}") from error
+            raise Aborted(
+                f"the sum is one that no honest inputs have: {error}. One client is enough for that, and nothing "
+                "says which: open a new session for each half of the cohort, and go on with a half whose sum "
+                "opens"
+            ) from error
         return Outcome(
             mean=task.layout.restore(decoded.mean),
             sum=task.layout.restore(decoded.sum, dtype="float64"),

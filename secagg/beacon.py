@@ -19,6 +19,7 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey,
 from mpc.keys import encode_parts
 from secagg._numbers import whole
 from secagg.errors import ConfigError, shown
+from secagg.identity import check_signing_key
 
 KEY_BYTES = 32
 VALUE_BYTES = 64
@@ -66,6 +67,7 @@ class SignedBeacon:
             raise ConfigError(
                 f"got public_key={self.public_key!r:.80}; expected the {KEY_BYTES} bytes of an Ed25519 key"
             )
+        check_signing_key(self.public_key, "public_key")
         for name, value, least in (("genesis", self.genesis, 0), ("period", self.period, 1)):
             number = whole(value)
             if number is None or not least <= number < 1 << 40:

@@ -34,6 +34,23 @@ _PARTY_ID = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.:@+-]{0,63}\Z")
 
 _SHARED = "shared.he.json"
 _MOST_IDS = (1 << 24) + 1  # one more than any task allows
+_FIELD_PRIME = 2**255 - 19
+_EIGHTH = 0x7A03AC9277FDC74EC6CC392CFA53202A0F67100D760B3CBA4FD84D3D706A17C7  # y of two points of order 8
+_SMALL_ORDER = frozenset({0, 1, _FIELD_PRIME - 1, _EIGHTH, _FIELD_PRIME - _EIGHTH})  # y, of the orders 1 to 8
+
+
+def check_signing_key(key: bytes, what: str) -> None:
+    """``ConfigError`` for 32 bytes that are the Ed25519 key of nobody; ``what`` names them in it.
+
+    Under a key of small order (RFC 8032's cofactor is 8) anyone can make a signature that holds; a y of 2^255 - 19
+    or more is a second encoding of another key.
+    """
+    y = int.from_bytes(key, "little") & ((1 << 255) - 1)
+    if y >= _FIELD_PRIME or y in _SMALL_ORDER:
+        kind = "of small order" if y in _SMALL_ORDER else "in another encoding than its own"
+        raise ConfigError(
+            f"got a key {kind} as {what}; expected an Ed25519 public key, such as secagg keygen writes"
+        )
 
 
 class PartyRole(StrEnum):
@@ -83,6 +100,7 @@ class Party:
         object.__setattr__(self, "id", check_party_id(self.id))
         if not isinstance(self.signing_key, bytes) or len(self.signing_key) != 32:
             raise ConfigError(f"got a signing key of {self.id} that is not 32 bytes of Ed25519 public key")
+        check_signing_key(self.signing_key, f"the signing key of {self.id}")
 
 
 class Roster(Mapping[str, Party]):

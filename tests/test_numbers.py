@@ -63,7 +63,7 @@ SAME: dict[str, tuple[Callable[..., Any], tuple[Any, ...], tuple[Any, ...]]] = {
     "corruption": (secagg.SecAgg, (0.25,), (F(0.25),)),
     "AdditiveShares": (secagg.AdditiveShares, (3,), (N(3),)),
     "Paillier": (secagg.Paillier, (0.25,), (F(0.25),)),
-    "SignedBeacon": (lambda g, p: SignedBeacon(bytes(32), g, p), (5, 30), (N(5), np.int8(30))),
+    "SignedBeacon": (lambda g, p: SignedBeacon(bytes(range(32)), g, p), (5, 30), (N(5), np.int8(30))),
     "DistributedGaussian": (dp.DistributedGaussian, (1.0, 1.5, 18), (F(1), F(1.5), N(18))),
     "DistributedSkellam": (dp.DistributedSkellam, (1, 1.5, 18), (N(1), F(1.5), N(18))),
     "CentralGaussian": (dp.CentralGaussian, (1, 1.5, 18), (N(1), F(1.5), N(18))),

@@ -12,7 +12,8 @@ from typing import ClassVar
 
 import numpy as np
 
-from mpc.keys import encode_parts
+from mpc.errors import MPCError
+from mpc.keys import check_public_key, encode_parts
 from secagg import wire
 from secagg.errors import FaultKind
 from secagg.wire import Reject
@@ -229,7 +230,7 @@ def commit_seed(session: bytes, dealer: str, seed: bytes) -> bytes:
 
 
 def open_advert(envelope: wire.Envelope) -> Advert:
-    """The advert in a checked envelope; ``Reject`` for keys of the wrong length or alike."""
+    """The advert in a checked envelope; ``Reject`` for keys that :func:`check_advert` refuses."""
     advert, rest = envelope.open(Advert)
     wire.no_vectors(rest)
     check_advert(advert)
@@ -237,8 +238,11 @@ def open_advert(envelope: wire.Envelope) -> Advert:
 
 
 def check_advert(advert: Advert) -> None:
-    """``Reject`` keys of the wrong length, or one key for both uses."""
-    if len(advert.sealing_key) != KEY_BYTES or len(advert.masking_key) != KEY_BYTES:
-        raise Reject(FaultKind.INVALID, "got an advert whose keys are not 32 bytes")
+    """``Reject`` keys that are no X25519 keys, or no key's one encoding, or one key for both uses."""
+    try:
+        for key in (advert.sealing_key, advert.masking_key):
+            check_public_key(key)
+    except MPCError as error:
+        raise Reject(FaultKind.INVALID, f"got an advert with a key that is none: {error}") from error
     if advert.sealing_key == advert.masking_key:
         raise Reject(FaultKind.INVALID, "got an advert with one key for both uses")

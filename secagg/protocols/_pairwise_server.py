@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import secrets
 from collections.abc import Mapping
 from functools import cached_property
 from typing import ClassVar
@@ -118,11 +117,6 @@ class PairwiseServer(Server[PairwiseServerState]):
         fresh = {advert.sealing_key, advert.masking_key}
         if self._advertised & fresh:
             raise Reject(FaultKind.INVALID, "got a key that another client advertised")
-        try:
-            for key in (advert.sealing_key, advert.masking_key):
-                keys.agree(secrets.token_bytes(32), key, salt=b"", info=b"")
-        except MPCError as error:
-            raise Reject(FaultKind.INVALID, "got a key of small order") from error
         state.adverts = state.adverts | {envelope.sender: envelope.raw}
         state.public_keys = state.public_keys | {envelope.sender: (advert.sealing_key, advert.masking_key)}
         self._advertised.update(fresh)

@@ -25,7 +25,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 from mpc.additive import SEED_BYTES
 from mpc.errors import MPCError
-from mpc.hpke import PRIVATE_BYTES, Kem, PrivateKey
+from mpc.hpke import PRIVATE_BYTES, Kem, PrivateKey, check_public_key
 from mpc.keys import encode_parts
 from secagg import wire
 from secagg._numbers import whole
@@ -232,6 +232,10 @@ class AdditiveShares:
                     f"got {found} for {party} in the roster; expected {kem.public_bytes} bytes for {kem}: make one "
                     "with secagg keygen --role aggregator"
                 )
+            try:
+                check_public_key(kem, key)
+            except MPCError as error:
+                raise ConfigError(f"got a sealing key for {party} in the roster that is none: {error}") from error
         check_floor(task, self.corrupt(task.min_survivors, roster))
 
     def validate_cohort(self, task: Task, cohort: Sequence[str], roster: Roster | None) -> None:

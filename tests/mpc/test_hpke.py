@@ -104,13 +104,18 @@ def test_a_public_key_that_is_none_is_refused(kem: Kem) -> None:
     for bad in (b"", bytes(kem.public_bytes - 1), bytes(kem.public_bytes + 1), bytearray(kem.public_bytes), None):
         with pytest.raises(MPCError, match=f"expected {kem.public_bytes} bytes"):
             seal(kem, bad, b"secret", info=INFO)  # type: ignore[arg-type]
-    with pytest.raises(MPCError, match="refuse its holder"):
-        seal(kem, bytes(kem.public_bytes), b"secret", info=INFO)  # a point of small order
+    good = PrivateKey(kem, bytes(range(32))).public
+    for curve, why in (
+        (bytes(32), "a point of small order"),
+        (good[-32:-1] + bytes([good[-1] | 0x80]), "another enc"),
+    ):
+        with pytest.raises(MPCError, match=why):
+            seal(kem, good[:-32] + curve, b"secret", info=INFO)
 
 
 def test_a_lattice_key_out_of_range_is_refused() -> None:
     with pytest.raises(MPCError, match="refuse its holder"):
-        seal(Kem.MLKEM768_X25519, b"\xff" * 1216, b"secret", info=INFO)
+        seal(Kem.MLKEM768_X25519, b"\xff" * 1184 + bytes(range(32)), b"secret", info=INFO)
 
 
 def test_where_cryptography_has_no_lattices(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey, X25519PublicKey
 from cryptography.hazmat.primitives.ciphers import Cipher, algorithms, modes
 from hypothesis import given
 from hypothesis import strategies as st
@@ -69,7 +70,12 @@ def test_a_length_out_of_range_is_refused(length: int) -> None:
 
 @pytest.mark.parametrize("vector", X25519["shared"])
 def test_x25519_as_published(vector: dict[str, str]) -> None:
+    """RFC 7748 and Wycheproof agree with keys in any encoding; those in another than their own are refused."""
     private, peer, secret = (bytes.fromhex(vector[k]) for k in ("private", "peer", "secret"))
+    if int.from_bytes(peer, "little") >= 2**255 - 19:
+        with pytest.raises(MPCError, match="another encoding of a key"):
+            keys.agree(private, peer, salt=b"s", info=b"i")
+        peer = (int.from_bytes(peer, "little") % 2**255 % (2**255 - 19)).to_bytes(32, "little")
     assert keys.agree(private, peer, salt=b"s", info=b"i") == keys.derive(secret, salt=b"s", info=b"i")
 
 
@@ -89,12 +95,38 @@ def test_both_sides_agree(ours: bytes, theirs: bytes) -> None:
 @pytest.mark.parametrize("top_bit", [0, 0x80])
 @pytest.mark.parametrize("point", X25519["small_order"])
 def test_points_of_small_order_are_refused(point: str, top_bit: int) -> None:
-    """With the bit that X25519 ignores clear and set; the last two are encodings of 0 and 1 above the prime."""
+    """With the bit that X25519 ignores clear and set; the last two are encodings of 0 and 1 above the prime.
+
+    Every one of them agrees on zero by the primitive itself, which refuses that.
+    """
     peer = bytearray.fromhex(point)
     peer[31] |= top_bit
     for private in (bytes(range(32)), b"\xff" * 32):
-        with pytest.raises(MPCError, match="a point of small order"):
+        with pytest.raises(ValueError):
+            X25519PrivateKey.from_private_bytes(private).exchange(X25519PublicKey.from_public_bytes(bytes(peer)))
+        whole = int.from_bytes(peer, "little") < 2**255 - 19
+        with pytest.raises(MPCError, match="a point of small order" if whole else "another encoding"):
             keys.agree(private, bytes(peer), salt=b"", info=b"")
+
+
+@given(KEY)
+def test_one_key_has_one_encoding(private: bytes) -> None:
+    key = keys.public_key(private)
+    assert keys.check_public_key(key) == key
+    flipped = key[:31] + bytes([key[31] | 0x80])
+    assert keys.PrivateKey(private)._key.exchange(X25519PublicKey.from_public_bytes(flipped)) == keys.PrivateKey(
+        private
+    ).exchange(key)
+    with pytest.raises(MPCError, match="another encoding"):
+        keys.check_public_key(flipped)
+
+
+@pytest.mark.parametrize("above", range(19))
+def test_values_from_the_prime_on_are_refused(above: int) -> None:
+    with pytest.raises(MPCError, match="another encoding"):
+        keys.check_public_key((2**255 - 19 + above).to_bytes(32, "little"))
+    if above > 1:  # not of small order
+        keys.check_public_key(above.to_bytes(32, "little"))
 
 
 @pytest.mark.parametrize("key", [bytes(31), bytes(33), b"", "k" * 32, None])

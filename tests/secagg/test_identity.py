@@ -56,6 +56,52 @@ def test_a_signing_key_is_32_bytes(bad: Any) -> None:
         Party("c1", CLIENT, bad)
 
 
+def order_of(encoded: bytes) -> int:
+    """The order of the Ed25519 point that 32 bytes encode, up to 8, by doubling; 0 where it is more."""
+    p = 2**255 - 19
+    d = -121665 * pow(121666, -1, p) % p
+    y = (int.from_bytes(encoded, "little") & ((1 << 255) - 1)) % p
+    squared = (y * y - 1) * pow(d * y * y + 1, -1, p) % p
+    x = pow(squared, (p + 3) // 8, p)
+    x = x if x * x % p == squared else x * pow(2, (p - 1) // 4, p) % p
+    if x * x % p != squared:
+        return 0
+    point = x, y
+    for order in (1, 2, 4, 8):
+        if point == (0, 1):
+            return order
+        x, y = point
+        product = d * x * x * y * y % p
+        point = 2 * x * y * pow(1 + product, -1, p) % p, (y * y + x * x) * pow(1 - product, -1, p) % p
+    return 0
+
+
+EIGHTH = "26e8958fc2b227b045c3f489f2ef98f0d5dfac05d3c63339b13802886d53fc05"
+OTHER_EIGHTH = "c7176a703d4dd84fba3c0b760d10670f2a2053fa2c39ccc64ec7fd7792ac037a"
+SMALL = {1: "01" + "00" * 31, 2: "ec" + "ff" * 30 + "7f", 4: "00" * 32, 8: EIGHTH, -8: OTHER_EIGHTH}
+
+
+@pytest.mark.parametrize("sign", [0, 0x80])
+@pytest.mark.parametrize("order", SMALL)
+def test_a_signing_key_of_small_order_is_refused(order: int, sign: int) -> None:
+    point = bytearray.fromhex(SMALL[order])
+    assert order_of(bytes(point)) == abs(order)
+    point[31] |= sign
+    with pytest.raises(ConfigError, match="got a key of small order as the signing key of c1"):
+        Party("c1", CLIENT, bytes(point))
+
+
+@pytest.mark.parametrize("sign", [0, 1 << 255])
+def test_a_signing_key_has_one_encoding(sign: int) -> None:
+    """A y from the prime on is y - p; 2 to 18 are small enough to have a second one, and are of no small order."""
+    for above in range(19):
+        with pytest.raises(ConfigError, match="got a key in another encoding than its own"):
+            Party("c1", CLIENT, (2**255 - 19 + above + sign).to_bytes(32, "little"))
+        if above > 1:
+            assert order_of(above.to_bytes(32, "little")) == 0
+            Party("c1", CLIENT, (above + sign).to_bytes(32, "little"))
+
+
 def test_a_roster_is_read_by_id_and_role() -> None:
     parties = [Party("c2", CLIENT, key(2)), Party("d", DECRYPTOR, key(3), b"digest"), Party("c1", CLIENT, key(1))]
     roster = Roster(parties)
@@ -213,7 +259,7 @@ def test_a_key_that_is_no_identity_is_refused(pem: bytes | None, says: str, tmp_
         load_identity(path)
 
 
-KEY = base64.b64encode(bytes(32)).decode()
+KEY = base64.b64encode(bytes(range(32))).decode()
 
 
 @pytest.mark.parametrize("kem", list(Kem))

@@ -26,7 +26,7 @@ from secagg.session import MAX_SESSION_BYTES
 from secagg.wire import Envelope, Reject
 
 KEY = Ed25519PrivateKey.from_private_bytes(bytes(32))
-BEACON = SignedBeacon(bytes(32), genesis=0, period=30)
+BEACON = SignedBeacon(KEY.public_key().public_bytes_raw(), genesis=0, period=30)
 SIZES = (1, 64)
 
 Sent = tuple[wire.Message, bytes]

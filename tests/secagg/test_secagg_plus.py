@@ -366,7 +366,8 @@ def semi_honest(task: secagg.Task) -> tuple[Any, dict[str, Any], dict[str, bytes
         ),
         (lambda: secagg.SecAggPlus(threat_model="honest"), "expected 'malicious' or 'semi-malicious' or 'semi-hon"),
         (lambda: SignedBeacon(b"short", 0, 30), "expected the 32 bytes of an Ed25519 key"),
-        (lambda: SignedBeacon(bytes(32), 0, 0), "got period=0; expected whole seconds, at least 1"),
+        (lambda: SignedBeacon(bytes(32), 0, 30), "got a key of small order as public_key"),
+        (lambda: SignedBeacon(BEACON.public_key, 0, 0), "got period=0; expected whole seconds, at least 1"),
         (lambda: secagg.SecAggPlus(corruption=1.0), "below 1"),
         (
             lambda: make_task(100, 50),

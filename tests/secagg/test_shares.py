@@ -594,12 +594,17 @@ def test_a_client_restored_from_before_its_report_seals_the_same_shares_again() 
 
 
 def test_a_sealing_key_of_the_roster_that_is_none_is_the_callers_to_mend() -> None:
-    task = make_task(protocol=secagg.AdditiveShares(kem="X25519"))
+    def listing(sealing_key: bytes) -> Roster:
+        shared = dict.fromkeys(("a1", "a2"), sealing_key)
+        _, aggregators = identity.enrol(["a1", "a2"], PartyRole.AGGREGATOR, encryption_keys=shared)
+        return Roster([*clients.values(), *aggregators.values()])
+
     keys, clients = identity.enrol(IDS)
-    _, aggregators = identity.enrol(
-        ["a1", "a2"], PartyRole.AGGREGATOR, encryption_keys=dict.fromkeys(("a1", "a2"), bytes(32))
-    )
-    roster = Roster([*clients.values(), *aggregators.values()])
+    task = make_task()
+    for curve, why in ((bytes(32), "of small order"), (b"\xff" * 32, "another encoding")):
+        with pytest.raises(secagg.ConfigError, match=f"got a sealing key for a1 .* {why}"):
+            task.server(IDS, roster=listing(b"\xff" * 1184 + curve), session=b"s")
+    roster = listing(b"\xff" * 1184 + bytes(range(32)))  # a lattice key that no reduced numbers make
     server = task.server(IDS, roster=roster, session=b"s")
     client = task.client("c1", identity=keys["c1"], roster=roster, session=b"s")
     client.contribute(UPDATES["c1"])

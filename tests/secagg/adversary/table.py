@@ -48,7 +48,10 @@ UNNOTICED = """\
 - **Sparse coordinates, crafted models sent to everyone, differences over many rounds** are in the sum itself: see
   the [threat model](threat-model.md).
 - **Denial.** A server can always stop. One client can end a session by dealing shares of a wrong secret, or by
-  sealing garbage to so many that its own secret can't be rebuilt. `server.faults` names it; leave it out next time.
+  sealing garbage to so many that its own secret can't be rebuilt: `server.faults` names it, leave it out next time.
+  It can also send a vector that no honest client has, so that the sum is outside of what honest inputs add up to:
+  the session ends, and *nobody* is named. Fresh sessions over halves of the cohort are left: see the
+  [limitations](limitations.md).
 - **State and ledger rolled back together, or no ledger at all.** Three of the controls above are exactly that. A
   client without a ledger must not be restored from any state that is not its newest, one from before ShareKeys
   included: see the [limitations](limitations.md).
@@ -96,7 +99,8 @@ def _groups() -> Iterator[str]:
 
 
 def _refusals() -> Iterator[str]:
-    for row in REFUSALS.values():
+    # By module, and as they stand in it: which was imported first depends on who asks.
+    for row in sorted(REFUSALS.values(), key=lambda row: row.test.partition("::")[0]):
         yield f"| {row.title} | {row.why} | {_link(row.test)} |\n"
 
 

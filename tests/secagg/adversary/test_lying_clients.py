@@ -6,20 +6,23 @@ from typing import Any
 
 import numpy as np
 import pytest
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from mpc import keys
-from secagg import Layout, _kernels, encoding
-from secagg.errors import Aborted, FaultKind
+from secagg import Layout, SecAgg, _kernels, encoding, identity
+from secagg.errors import Aborted, ConfigError, FaultKind
+from secagg.identity import Party, Roster
 from secagg.protocols import _pairwise_server
 from secagg.protocols._pairwise_client import PairwiseClient
-from secagg.protocols._pairwise_messages import SEALED_BYTES, SHARE_BYTES, DealtShares, Revealed, mask_info
+from secagg.protocols._pairwise_messages import SEALED_BYTES, SHARE_BYTES, Advert, DealtShares, Revealed, mask_info
 from secagg.protocols._pairwise_server import PairwiseServer
 from secagg.protocols.base import Round
 from secagg.protocols.lanes import fold_lanes, mask_lanes, pack_lanes, reduce_lanes, zero_lanes
-from secagg.wire import Envelope
+from secagg.wire import Envelope, seal_envelope
 from tests.secagg.adversary.driver import (
     CLIENTS,
     SESSION,
+    SIZE,
     UPDATES,
     Played,
     World,
@@ -30,7 +33,7 @@ from tests.secagg.adversary.driver import (
     resign,
     step,
 )
-from tests.secagg.adversary.registry import attack
+from tests.secagg.adversary.registry import attack, refusal
 
 LIAR = "c3"
 OTHERS = tuple(party for party in CLIENTS if party != LIAR)
@@ -321,3 +324,60 @@ class TestWeightOutOfRange:
         assert outcome.survivors == CLIENTS
         assert outcome.total_weight == 6
         assert np.allclose(outcome.mean, outcome.sum / 6)
+
+
+@refusal(
+    title="A masked vector that no honest client has",
+    why="the sum is outside of what honest inputs add up to, and is not given out. It ends the session and names "
+    "nobody: masks hide whose vector it was",
+)
+@pytest.mark.parametrize("threat_model", ["malicious", "semi-honest"])
+def test_a_vector_that_no_honest_client_has(threat_model: Any) -> None:
+    task = make_task(protocol=SecAgg(threat_model=threat_model))
+    world = World(task)
+    clients = world.join(updates={party: np.zeros(SIZE) for party in CLIENTS})
+    # The others add up to 196,602; honest sums end at 458,738, and the group at 524,288.
+    state = clients[LIAR]._state
+    state.contribution = [np.full(SIZE, 290_000, "<u4").tobytes(), *state.contribution[1:]]
+    played = play(world, clients)
+    assert played.outcome is None
+    assert "One client is enough for that, and nothing says which" in played.aborted
+    assert "a new session for each half of the cohort" in played.aborted
+    assert not played.faults
+
+
+@attack(
+    title="A name that anyone signs: a client is enrolled with an Ed25519 key of small order, whose private half "
+    "is nobody's and whose signatures are everyone's",
+    attacker="whoever can send to the server",
+    defence="no roster lists such a key (`check_signing_key`)",
+    control="with a roster that does: the server takes an advert that was signed with no key at all",
+    source="Chalkias et al. 2020, Taming the many EdDSAs",
+)
+class TestANameThatAnyoneSigns:
+    def attack(self) -> set[tuple[str, FaultKind]]:
+        """What the server finds wrong with an advert in the name of ``LIAR``, made without its key."""
+        world = World()
+        neutral = (1).to_bytes(32, "little")
+        parties = [p if p.id != LIAR else Party(LIAR, p.role, neutral) for p in world.roster.values()]
+        server: Any = world.task.server(CLIENTS, roster=Roster(parties), session=SESSION)
+        server.start()
+        unsigned = seal_envelope(
+            Advert(*(keys.public_key(os.urandom(32)) for _ in range(2))),
+            protocol=world.task.protocol.ID,
+            task=world.task.digest,
+            session=server._state.session_id,
+            sender=LIAR,
+            identity=Ed25519PrivateKey.generate(),
+        )[:-64]
+        server.receive(LIAR, unsigned + neutral + bytes(32))  # R and s, which hold under the neutral point
+        assert (LIAR in server.pending) == bool(server.faults)
+        return {(fault.sender, fault.kind) for fault in server.faults}
+
+    def test_refused(self) -> None:
+        with pytest.raises(ConfigError, match=f"of small order as the signing key of {LIAR}"):
+            self.attack()
+
+    def test_control_succeeds(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr(identity, "check_signing_key", lambda *_: None)
+        assert self.attack() == set()

@@ -42,6 +42,11 @@ TASK = make_task()
 SMALL_ORDER = [bytes(32), (1).to_bytes(32, "little"), (2**255 - 19).to_bytes(32, "little")]
 
 
+def flipped(key: bytes) -> bytes:
+    """Another encoding of the same X25519 key."""
+    return key[:31] + bytes([key[31] | 0x80])
+
+
 def bad_adverts() -> dict[str, Callable[[Advert, Advert], Advert]]:
     """What a colluder may advertise, given its own advert and the victim's."""
     fresh = keys.public_key(os.urandom(32))
@@ -59,12 +64,17 @@ def bad_adverts() -> dict[str, Callable[[Advert, Advert], Advert]]:
         "victim's sealing key": lambda mine, victim: Advert(victim.sealing_key, mine.masking_key),
         "victim's keys, swapped": lambda _, victim: Advert(victim.masking_key, victim.sealing_key),
         "one key twice": lambda mine, _: Advert(fresh, fresh),
+        "victim's masking key, top bit set": lambda mine, victim: Advert(
+            mine.sealing_key, flipped(victim.masking_key)
+        ),
+        "one key twice, top bit set": lambda *_: Advert(fresh, flipped(fresh)),
         "short": lambda mine, _: Advert(mine.sealing_key[:31], mine.masking_key),
     }
 
 
 @refusal(
-    title="Keys of small order, keys that another client advertised, one key for both uses",
+    title="Keys of small order, keys that another client advertised, one key for both uses, as they are or in "
+    "another encoding of the same point",
     why="who advertises such a key gives up its own masks; every derived key holds both ids, and shares are of the "
     "colluder's own secret",
 )

@@ -264,7 +264,7 @@ def _shares_to_collector(made: dict[str, Vector]) -> None:
     to_server("out-of-turn-report", FaultKind.OUT_OF_TURN, garbage, recount)
     kind = FaultKind.INVALID
     to_server("invalid-reports-held-spare-bits", kind, held(b"\xff"), recount, sender)
-    to_server("invalid-reports-handed-back-too-many", kind, held(b"\x1f", *[garbage] * 5), recount, sender)
+    to_server("invalid-reports-handed-back-too-many", kind, held(b"\x1f", *[garbage[:60]] * 5), recount, sender)
     to_server("invalid-agreement-to-another-set", kind, agreed(b"\x0f"), agreement, sender)
     to_server("invalid-agreement-to-other-reports", kind, agreed(b"\x1f"), agreement, sender)
 
