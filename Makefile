@@ -6,8 +6,11 @@ FLOWER := $(VENV)/flower
 KERNELS := tests/mpc tests/he/test_ring.py tests/he/test_packing.py tests/he/test_paillier*.py \
   tests/secagg/test_encoding.py tests/secagg/test_packing.py tests/dp/test_sampling_kernels.py tests/dp/test_rotation.py
 MINUTES ?= 30
+NUMBER ?= 40
+SEED ?= 1
+MUTANTS := $(VENV)/mutants
 
-.PHONY: demo bench test test-stacks lint format fuzz bench-first docs lock clean
+.PHONY: demo bench test test-stacks lint format fuzz mutants bench-first docs lock clean
 
 demo: $(INSTALLED)  ## ten hospitals train one classifier; ARGS="--rounds 5 --json" to change it
 	$(BIN)/secagg demo $(ARGS)
@@ -37,6 +40,9 @@ format: $(INSTALLED)
 fuzz: $(INSTALLED)  ## hostile bytes for MINUTES=30
 	$(BIN)/python -m tests.secagg.fuzz --minutes $(MINUTES)
 
+mutants: $(INSTALLED) $(MUTANTS)/.installed  ## NUMBER=40 single changes drawn by SEED=1: which do the tests notice?
+	$(MUTANTS)/bin/python tests/mutants.py --python $(BIN)/python --seed $(SEED) --number $(NUMBER) $(ARGS)
+
 bench-first: $(INSTALLED)  ## kernels against memory copy, raw AES and, where installed, peers
 	$(BIN)/pytest bench
 
@@ -65,6 +71,11 @@ $(INSTALLED): requirements/dev.txt pyproject.toml
 
 $(VENV)/.stacks: $(INSTALLED) requirements/stacks.txt
 	$(BIN)/pip install --quiet --disable-pip-version-check -r requirements/stacks.txt
+	touch $@
+
+$(MUTANTS)/.installed: requirements/mutants.txt
+	$(PYTHON) -m venv $(MUTANTS)
+	$(MUTANTS)/bin/pip install --quiet --disable-pip-version-check -r requirements/mutants.txt
 	touch $@
 
 # Flower holds typer, rich and packaging below what dev.txt has, so its tests have an environment of their own.

@@ -1,0 +1,51 @@
+"""That what ``make mutants`` prints can be believed; it is not run here, for it takes long."""
+
+import sys
+from pathlib import Path
+
+import pytest
+from scipy.stats import binomtest
+
+from tests.mutants import CONCERNED, ROOT, run_tests, wilson
+
+
+def test_every_module_and_test_of_the_table_is_there():
+    for module, tests in CONCERNED.items():
+        assert all((ROOT / path).exists() for path in (module, *tests))
+
+
+@pytest.mark.parametrize(("noticed", "of"), [(140, 151), (0, 10), (7, 7), (1, 2)])
+def test_the_interval_is_wilsons(noticed, of):
+    expected = binomtest(noticed, of).proportion_ci(0.95, "wilson")
+    assert wilson(noticed, of) == pytest.approx((expected.low, expected.high), abs=1e-9)
+
+
+@pytest.mark.parametrize(
+    ("body", "end"),
+    [
+        ("assert noticed.here() == 1", "survived"),
+        ("assert noticed.here() == 2", "killed"),
+        ("import time; time.sleep(60)", "timeout"),
+    ],
+)
+def test_the_tests_that_run_are_those_of_the_copy(tmp_path, body, end):
+    """``noticed`` is found in the copy alone; a pass, a failure and a test that never ends are told apart."""
+    (tmp_path / "noticed.py").write_text("def here():\n    return 1\n")
+    (tmp_path / "test_it.py").write_text(f"import noticed\ndef test_it():\n    {body}\n")
+    assert run_tests(Path(sys.executable), tmp_path, ["test_it.py"], 10 if end != "timeout" else 3) == end
+
+
+def test_where_no_test_runs_nothing_is_claimed(tmp_path):
+    with pytest.raises(SystemExit, match="no test was run"):
+        run_tests(Path(sys.executable), tmp_path, ["missing.py"], 30)
+
+
+def test_what_the_tests_started_is_ended_with_them(tmp_path):
+    (tmp_path / "test_it.py").write_text(
+        "import subprocess, sys\n\ndef test_it():\n"
+        "    child = subprocess.Popen([sys.executable, '-c', 'import time; time.sleep(60)'])\n"
+        "    open('pid', 'w').write(str(child.pid))\n    child.wait()\n"
+    )
+    assert run_tests(Path(sys.executable), tmp_path, ["test_it.py"], 5) == "timeout"
+    status = Path("/proc", (tmp_path / "pid").read_text(), "status")
+    assert not status.exists() or "State:\tZ" in status.read_text()
