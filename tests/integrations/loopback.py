@@ -18,14 +18,11 @@ from flwr.common.serde import context_from_proto, context_to_proto
 from flwr.serverapp import Grid
 from flwr.supercore.inflatable.inflatable_object import get_all_nested_objects, no_object_id_recompute
 from flwr.supercore.inflatable.inflatable_utils import inflate_object_from_contents
+from flwr.supercore.task_identity import TaskIdentity
 
-try:
-    from flwr.supercore.task_identity import TaskIdentity  # what a runtime sets before an app starts
-except ImportError:
-    RUN = 0
-else:
-    RUN = 7
-    TaskIdentity.task_id, TaskIdentity.run_id, TaskIdentity.node_id = 1, RUN, 1
+RUN = 7
+# As a runtime does before an app starts.
+TaskIdentity.task_id, TaskIdentity.run_id, TaskIdentity.node_id = 1, RUN, 1
 
 Handler = Callable[[Any, Any], Any]
 
