@@ -80,9 +80,10 @@ class Collector(Server[CollectorState]):
         handed_back = {}
         for data in message.unopened:
             report = relayed(data, self._task, state.session_id, Report, self._limit)
-            if report.sender not in state.survivors or self._roster is None:
+            party = None if self._roster is None else self._roster.get(report.sender)
+            if party is None or report.sender not in state.survivors:
                 raise Reject(FaultKind.INVALID, f"got a report of {report.sender} handed back, who sent none")
-            report.verify(self._roster[report.sender].signing_key)
+            report.verify(party.signing_key)
             handed_back[report.sender] = report.raw
         state.held = {**state.held, envelope.sender: held}
         state.unopened = {**state.unopened, **handed_back}

@@ -772,8 +772,19 @@ def test_an_aggregate_share_of_another_size_is_refused() -> None:
         case.play()
 
 
-@pytest.mark.parametrize("handed_back", ["too many", "of nobody", "of another session", "unsigned"])
+HANDED_BACK = {
+    "too many": FaultKind.INVALID,
+    "of nobody enrolled": FaultKind.INVALID,
+    "of an aggregator": FaultKind.INVALID,
+    "of a member who sent none": FaultKind.INVALID,
+    "of another session": FaultKind.FOREIGN_SESSION,
+    "unsigned": FaultKind.UNAUTHENTIC,
+}
+
+
+@pytest.mark.parametrize("handed_back", HANDED_BACK)
 def test_the_collector_checks_what_is_handed_back(handed_back: str) -> None:
+    """Every report but one is signed by whom it names, so that only what it is called for is wrong with it."""
     case = Case()
     case.resealed("c5", flip(0))
 
@@ -798,8 +809,10 @@ def test_the_collector_checks_what_is_handed_back(handed_back: str) -> None:
 
         other = session_id(task=bytes(32), roster=bytes(32), session=b"", nonce=bytes(32), cohort=IDS)
         unopened = {
-            "too many": told.unopened * (MAX_UNOPENED + 1),
-            "of nobody": [forge("aggregator1", report.session, "aggregator2")],
+            "too many": [told.unopened[0][:60]] * (MAX_UNOPENED + 1),
+            "of nobody enrolled": [forge("c99", report.session, "c5")],
+            "of an aggregator": [forge("aggregator1", report.session, "aggregator1")],
+            "of a member who sent none": [forge("c8", report.session, "c8")],
             "of another session": [forge("c5", other, "c5")],
             "unsigned": [forge("c5", report.session, "aggregator2")],
         }[handed_back]
@@ -814,8 +827,40 @@ def test_the_collector_checks_what_is_handed_back(handed_back: str) -> None:
 
     case.changed["aggregator2"] = lie
     with pytest.raises(Aborted, match="got 1 aggregators"):
-        case.play()
-    assert case.server.faults[0].sender == "aggregator2"
+        case.play(silent={"c8": Round.REPORT})
+    (found,) = [fault for fault in case.server.faults if fault.kind is not FaultKind.SILENT]
+    assert (found.sender, found.round, found.kind) == ("aggregator2", Round.RECOUNT, HANDED_BACK[handed_back])
+
+
+def test_an_agreement_to_another_set_is_refused_and_its_aggregator_still_awaited() -> None:
+    """The digest is the right one: nothing but the set is wrong."""
+    case = Case()
+    case.play(until=Round.AGREEMENT)
+    honest = {party: case.members[party].receive(case.outbox[party]) for party in case.aggregators}
+    liar = case.aggregators[1]
+    envelope = Envelope.parse(honest[liar], LIMIT)
+    told, _ = envelope.open(Agreed)
+    lie = wire.seal_envelope(
+        Agreed(b"\x7f", told.digest),
+        protocol=envelope.protocol,
+        task=envelope.task,
+        session=envelope.session,
+        sender=liar,
+        identity=case.keys[liar],
+    )
+    assert told.reports == b"\xff"
+    for first in (False, True):  # before another aggregator agreed, and after
+        assert case.server.receive(liar, lie) == {}
+        found = case.server.faults[-1]
+        assert (found.sender, found.round, found.kind) == (liar, Round.AGREEMENT, FaultKind.INVALID)
+        assert "to another set than was named" in found.detail
+        assert case.server.pending == frozenset(case.aggregators[first:])
+        if not first:
+            case.server.receive(case.aggregators[0], honest[case.aggregators[0]])
+    case.server.receive(liar, honest[liar])
+    assert case.server.pending == frozenset()
+    case.outbox = case.server.close_round()
+    case.require_sum_of(case.play(), IDS)
 
 
 def test_the_class_of_the_role_is_the_protocols() -> None:

@@ -1,0 +1,147 @@
+"""Who is told of an abort, which faults are kept, and bytes behind messages that carry none."""
+
+from contextlib import suppress
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+import pytest
+
+import secagg
+from secagg import wire
+from secagg._server import FAULTS_KEPT
+from secagg.encoding import Segment
+from secagg.errors import Aborted, ConfigError, FaultKind, RemoteProtocolError
+from secagg.identity import PartyRole
+from secagg.simulation import enrol_for
+from secagg.testing._play import Play
+from secagg.wire import Envelope
+from tests.secagg.fuzz.mutate import take_apart
+from tests.secagg.fuzz.vectors import stage
+
+IDS = ("c1", "c2", "c3", "c4", "c5", "c6")
+PROTOCOLS = {
+    "Clear": secagg.Clear(),
+    "SecAgg": secagg.SecAgg(),
+    "AdditiveShares": secagg.AdditiveShares(kem="X25519"),
+    "BFV": secagg.BFV(),
+}
+
+
+def make_task(protocol: Any, **changes: Any) -> secagg.Task:
+    task = secagg.Task(
+        protocol=protocol,
+        layout=secagg.Layout.of(np.zeros(3)),
+        encoding=secagg.FixedPoint(clip=1.0, bits=8, rounding="nearest"),
+        max_clients=len(IDS),
+        min_survivors=5,
+    )
+    return replace(task, **changes)
+
+
+@pytest.mark.parametrize("name", PROTOCOLS)
+def test_all_but_the_silent_are_told_of_an_abort(name: str) -> None:
+    """Clients, and the decryptor or the aggregators too, though they are not of the cohort."""
+    task = make_task(PROTOCOLS[name])
+    keys, roster, sealing = enrol_for(task, IDS)
+    server = task.server(IDS, roster=roster, session=b"s")
+    members: dict[str, Any] = {}
+    for role, make in ((PartyRole.AGGREGATOR, task.aggregator), (PartyRole.DECRYPTOR, task.decryptor)):
+        for party in roster.ids(role) if roster else ():
+            key = {"key": sealing[party]} if party in sealing else {}
+            members[party] = make(party, identity=keys[party], roster=roster, session=b"s", **key)
+    outbox, silent = server.start(), {"c2", "c5"}
+    while not silent & set(outbox):
+        for party, request in outbox.items():
+            server.receive(party, members[party].receive(request))
+        outbox = server.close_round()
+    for party in IDS:
+        client = task.client(party, identity=keys.get(party), roster=roster, session=b"s")
+        client.contribute(np.zeros(3))
+        members[party] = client
+        if party not in silent:
+            server.receive(party, client.receive(outbox[party]))
+    with pytest.raises(Aborted) as aborted:
+        server.close_round()
+    assert set(aborted.value.outbox) == set(members) - silent
+    for party, told in aborted.value.outbox.items():
+        assert Envelope.parse(told, 4096).open(wire.Abort)[0] == wire.Abort()
+        if not members[party].finished:  # it waits for something, which will not come
+            with suppress(Aborted):  # a client says so to its caller, the others to their log
+                members[party].receive(told)
+            assert members[party].finished
+
+
+def test_the_first_fault_of_a_kind_is_kept_behind_a_flood_of_another() -> None:
+    task = make_task(secagg.Clear())
+    server = task.server(IDS, session=b"s")
+    server.start()
+    for _ in range(2 * FAULTS_KEPT):
+        server.receive("c1", b"no message")
+    assert [fault.kind for fault in server.faults] == [FaultKind.MALFORMED] * FAULTS_KEPT
+    another = wire.seal_envelope(
+        wire.Abort(), protocol=task.protocol.ID, task=bytes(32), session=bytes(32), sender="c1"
+    )
+    for _ in range(2):
+        server.receive("c1", another)
+    server.receive("c2", b"no message")
+    behind = [(fault.sender, fault.kind) for fault in server.faults[FAULTS_KEPT:]]
+    assert behind == [("c1", FaultKind.FOREIGN_TASK), ("c2", FaultKind.MALFORMED)]
+
+
+@pytest.mark.parametrize("name", sorted(stage()))
+def test_no_bytes_stand_behind_a_message_without_vectors(name: str) -> None:
+    """One byte is added to each message of a session that carries none, under its sender's own seal."""
+    play, tried = Play(stage()[name].casting), set[tuple[str, str]]()
+
+    def longer(data: bytes, party: str) -> bytes | None:
+        frame = take_apart(data)
+        identity = stage()[name].casting.identities.get(party)
+        return None if frame.payload else replace(frame, payload=b"\0").seal(identity)
+
+    def before_request(party: str, request: bytes) -> None:
+        if (changed := longer(request, wire.SERVER)) is None:
+            return
+        member: Any = play.members[party]
+        step = member._state.step
+        try:
+            assert member.receive(changed) is None
+            fault = member.faults[-1]
+        except RemoteProtocolError as refused:
+            fault = refused.fault
+        assert fault.kind is FaultKind.MALFORMED
+        assert "behind the end of a message" in fault.detail
+        assert member._state.step == step
+        tried.add((play.round, "request"))
+
+    def before_answer(party: str, answer: bytes) -> None:
+        if (changed := longer(answer, party)) is None:
+            return
+        play.refused_by_server(party, changed, "a byte behind a message")
+        assert play.server.faults[-1].kind is FaultKind.MALFORMED
+        tried.add((play.round, "answer"))
+
+    play.before_request, play.before_answer = before_request, before_answer
+    play.require_completes("with a byte behind each message")
+    for phase in play.task.protocol.phases:
+        if not phase.takes_input and phase.request.__name__ != "EncryptedSum":
+            assert (phase.round, "request") in tried
+
+
+@dataclass(frozen=True)
+class Modular(secagg.FixedPoint):
+    """An encoding whose sum is wanted modulo a number of its own."""
+
+    modulus: int = 1000
+
+    def segments(self, layout: Any, max_weight: int | None) -> tuple[Segment, ...]:
+        return tuple(Segment(s.length, s.bound, self.modulus) for s in super().segments(layout, max_weight))
+
+
+@pytest.mark.parametrize("modulus", [1000, (1 << 20) - 1, (1 << 20) + 2, 3])
+@pytest.mark.parametrize("name", PROTOCOLS)
+def test_a_segment_modulo_no_power_of_two_is_refused(name: str, modulus: int) -> None:
+    with pytest.raises(ConfigError, match=f"got a segment modulo {modulus}; masks and shares carry powers of two"):
+        make_task(PROTOCOLS[name], encoding=Modular(1.0, 8, modulus=modulus))
+    task = make_task(PROTOCOLS["SecAgg"], encoding=Modular(1.0, 8, modulus=1 << 20))
+    assert [segment.modulus for segment in task.segments][:1] == [1 << 20]
