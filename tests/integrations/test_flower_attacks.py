@@ -1,4 +1,7 @@
-"""A server uses what Flower gives it: messages of no session, requests to single nodes, endpoints of parties."""
+"""A server uses what Flower gives it: messages of no session, requests to single nodes, endpoints of parties.
+
+Five clients are enrolled. What Flower leaves visible beside this is in [its own document](flower.md).
+"""
 
 from __future__ import annotations
 

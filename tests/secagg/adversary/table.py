@@ -15,7 +15,8 @@ FLOWER = "tests.integrations.test_flower_attacks"  # needs Flower to run, and no
 INTRODUCTION = """\
 # Attacks
 
-Written by `python -m tests.secagg.adversary.table` from the tests under `tests/secagg/adversary/`; don't edit it.
+Written by `python -m tests.secagg.adversary.table` from the tests under `tests/secagg/adversary/`, and those of
+Flower; don't edit it.
 
 Each row is a test with two halves. In the first the attacker plays against the library and gets nothing. In the
 second, the *control*, one defence is removed, and the same attack gives the attacker what it wanted: the victim's
@@ -88,7 +89,9 @@ def _groups() -> Iterator[str]:
         ("Ciphertexts and their keys", "test_encrypted"),
         ("Flower", "test_flower_attacks"),
     ):
-        about = next(importlib.import_module(name).__doc__ or "" for name in modules() if name.endswith(inside))
+        about = next(
+            importlib.import_module(name).__doc__ or "" for name in modules() if name.endswith(inside)
+        ).strip()
         rows = [
             f"| **{row.title}** Attacker: {row.attacker}. Source: {row.source}. | {row.defence} | {row.control} "
             f"| {_link(row.test)} |\n"
