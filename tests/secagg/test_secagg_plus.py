@@ -1,5 +1,6 @@
 """SecAggPlus: exact sums on sparse graphs, parameters that every client computes, and refusals with reasons."""
 
+import os
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -170,6 +171,33 @@ def shared_keys(
                 server.receive(party, clients[party].receive(request))
         outbox = server.close_round()
     return server, clients, outbox
+
+
+@pytest.mark.parametrize("threat_model", MODELS)
+def test_the_graph_hangs_on_bytes_drawn_once_u1_stands(threat_model: str) -> None:
+    """Not before; a server restored since then shows the same ones. Under a beacon nothing is drawn."""
+    task, drawn = make_task(8, 7, threat_model), []
+
+    def rng(count: int) -> bytes:
+        drawn.append(os.urandom(count))
+        return drawn[-1]
+
+    ids = [f"c{i}" for i in range(8)]
+    keys, roster = secagg.identity.enrol(ids)
+    server: Any = task.server(ids, roster=roster, session=b"s", beacon=fetch, rng=rng)
+    clients = {c: task.client(c, identity=keys[c], roster=roster, session=b"s") for c in ids}
+    for party, request in server.start().items():
+        server.receive(party, clients[party].receive(request))
+    (first,) = drawn
+    outbox = server.close_round()
+    if threat_model == "malicious":
+        assert drawn == [first]
+        return
+    assert len(drawn) == 2
+    shown = {near_adverts(server, outbox, party).graph_nonce for party in ids}
+    assert shown == {drawn[1]} != {first}
+    again = secagg.Server.from_bytes(server.to_bytes(), task, roster=roster)
+    assert again.start() == outbox
 
 
 def test_a_client_sees_only_its_neighbours_keys() -> None:

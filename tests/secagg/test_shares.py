@@ -863,6 +863,19 @@ def test_an_agreement_to_another_set_is_refused_and_its_aggregator_still_awaited
     case.require_sum_of(case.play(), IDS)
 
 
+def test_one_vector_that_no_honest_client_has_ends_the_session_and_names_nobody() -> None:
+    case = Case()
+    state = case.members["c3"]._state
+    whole = np.frombuffer(state.contribution[0], np.uint32)
+    # The group ends at 524,288 for the sum of eight; with c5 to c8 silent, honest sums end at 262,136.
+    state.contribution = [np.full_like(whole, 400_000).tobytes(), *state.contribution[1:]]
+    with pytest.raises(
+        Aborted, match=r"One client is enough .*nothing says which: open a new session for each half"
+    ):
+        case.play(silent=dict.fromkeys(IDS[4:], Round.REPORT))
+    assert {fault.kind for fault in case.server.faults} == {FaultKind.SILENT}
+
+
 def test_the_class_of_the_role_is_the_protocols() -> None:
     assert isinstance(Case().members["aggregator1"], ShareAggregator)
     with pytest.raises(secagg.ConfigError, match="has no aggregator"):
