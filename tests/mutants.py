@@ -84,11 +84,11 @@ def mutate(source: str, mutant: Mutant) -> str | None:
     from cosmic_ray.mutating import mutate_code
     from cosmic_ray.plugins import get_operator
 
-    changed = mutate_code(source, get_operator(mutant.operator)(), mutant.occurrence)
     try:
+        changed = mutate_code(source, get_operator(mutant.operator)(), mutant.occurrence)
         return None if changed is None or _bare(changed) == _bare(source) else changed
-    except SyntaxError:
-        return None
+    except (AttributeError, SyntaxError):
+        return None  # an operator met a form of exception list that it doesn't know, or made no program
 
 
 def _bare(source: str) -> str:

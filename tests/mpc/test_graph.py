@@ -1,6 +1,7 @@
 """Graph parameters equal the published table and a naive twin, and fail as rarely as they say."""
 
 import json
+from dataclasses import FrozenInstanceError
 from fractions import Fraction
 from math import floor, log2
 from pathlib import Path
@@ -323,3 +324,10 @@ def test_windows_hold_in_honest_rounds() -> None:
     plain, _ = graph.sparse_parameters(20, corrupt=1, dropping=2, server="semi-malicious")
     checked, _ = graph.sparse_parameters(20, corrupt=1, dropping=2, server="semi-malicious", windows=True)
     assert plain < checked
+
+
+def test_a_ring_is_frozen() -> None:
+    """Clients share one; whoever could move a node would choose their neighbours."""
+    ring = graph.Ring(np.arange(3), np.arange(3))
+    with pytest.raises(FrozenInstanceError):
+        ring.order = np.arange(3)[::-1]  # type: ignore[misc]

@@ -222,3 +222,8 @@ def test_everything_is_in_the_session_id(changed: str) -> None:
     others = {"adverts": [b"x"], "cohort": ["c1", "c2"]}
     other = {changed: others.get(changed, bytes(31) + b"\1")}
     assert session_id(**(names | other)) != session_id(**names)  # type: ignore[arg-type]
+
+
+def test_strangers_ids_are_as_many_as_asked_for_and_sorted():
+    assert wire.stand_in_ids(2) == ["c1", "c2"]
+    assert wire.stand_in_ids(10) == ["c1", "c10", *(f"c{number}" for number in range(2, 10))]
