@@ -19,7 +19,7 @@ from secagg import wire
 from secagg.errors import ConfigError
 from secagg.protocols.base import AggregationProtocol, Round
 from secagg.protocols.lanes import vectors_size
-from secagg.session import path_length
+from secagg.session import NONCE_BYTES, path_length
 from secagg.task import Task
 
 TOLERANCE = 0.25
@@ -148,10 +148,9 @@ def _pairwise_traffic(protocol: AggregationProtocol, task: Task) -> tuple[int, i
     advert = _array(2) + 2 * _bytes(messages.KEY_BYTES)
     told = _array(2) + 2 * _bytes(bits)
     adverts = _array(k + 1) + ids.longest(k + 1, lambda length: _bytes(bare + length + advert))
-    signers = shape.quorum if sparse else n
     signed = _array(0)
     if checked:
-        signed = _array(signers) + ids.longest(signers, lambda length: _bytes(bare + length + told))
+        signed = _array(shape.quorum) + ids.longest(shape.quorum, lambda length: _bytes(bare + length + told))
     vouched = _bytes(messages.VOUCHER_BYTES * k) if sparse and checked else 0
     paths = 0
     if sparse:
@@ -159,6 +158,7 @@ def _pairwise_traffic(protocol: AggregationProtocol, task: Task) -> tuple[int, i
         few = [path_length(0, n)] * (k + 1) if 2 * (k + 1) <= n else [path_length(place, n) for place in range(n)]
         deepest = sorted(few, reverse=True)[: k + 1]
         paths = _bytes(bits) + _array(k + 1) + sum(_bytes(messages.HASH_BYTES * step) for step in deepest)
+        paths += _bytes(NONCE_BYTES)
     up = {
         Round.ADVERTISE_KEYS: advert,
         Round.SHARE_KEYS: _array(3)
@@ -171,7 +171,7 @@ def _pairwise_traffic(protocol: AggregationProtocol, task: Task) -> tuple[int, i
     proposal = _array(3) + _array(n) + ids.longest(n, lambda length: 1 + length) + 2 * _bytes(32)
     down = {
         Round.ADVERTISE_KEYS: proposal - wire.DIGEST_BYTES,
-        Round.SHARE_KEYS: _array(3 if sparse else 1) + adverts + paths,
+        Round.SHARE_KEYS: _array(4 if sparse else 1) + adverts + paths,
         Round.MASKED_INPUT: _array(3)
         + _bytes(bits)
         + _bytes(messages.COMMITMENT_BYTES * k)
