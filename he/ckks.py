@@ -3,7 +3,8 @@
 What is encrypted is integers. The decryptor rounds each slot of a sum to the grid of integers before anything
 leaves it, so that what leaves is the exact sum and says nothing of the noise, nor through that of the key: the
 attack of B. Li and D. Micciancio (EUROCRYPT 2021) needs the noise. There is no release without rounding,
-and so no flooding. :mod:`he.params` derives step, tolerance and ring; :mod:`he._rlwe` has the formats.
+and so no flooding: this is safe only because the noise of what is decrypted never leaves the decryptor.
+:mod:`he.params` derives step, tolerance and ring; :mod:`he._rlwe` has the formats.
 
 A ring of degree N has N/2 complex slots, and real and imaginary parts hold a value each: slot j is the
 polynomial's value at zeta^(4j + 1), zeta = exp(pi sqrt(-1) / N), which is one root of each conjugate pair. As

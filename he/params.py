@@ -49,6 +49,7 @@ vector together (2^30, and as many again in its last ciphertext).
 **Safe to open.** A client may add to its ciphertext what puts the key into the sum; then slots hold what no
 sum could be. For most of them to show it, one value in 2^8 at most may pass by chance: BFV's
 plaintext modulus is at least 2^8 times the largest sum, half of CKKS's grid step 2^8 times the error's bound.
+It holds only because the noise of what is decrypted never leaves the decryptor: that noise would tell of the key.
 """
 
 from collections.abc import Callable

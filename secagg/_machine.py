@@ -423,7 +423,9 @@ class Client(Member[AnyClientState]):
         """
         state, task = self._state, self._task
         if self.finished or state.step > self._input_step:
-            raise LocalProtocolError("got an update after the input was sent; the next one needs a new session")
+            raise LocalProtocolError(
+                "got an update after the input was sent or committed to; the next one needs a new session"
+            )
         session = self.session
         if session is None:
             raise LocalProtocolError(
@@ -469,7 +471,7 @@ class Client(Member[AnyClientState]):
 
     @property
     def _input_step(self) -> int:
-        return next(i for i, phase in enumerate(self._phases) if phase.takes_input)
+        return next(i for i, phase in enumerate(self._phases) if phase.commits_input or phase.takes_input)
 
     def erase(self, draft: AnyClientState) -> None:
         """Forget the seed and the update."""

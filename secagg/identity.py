@@ -326,9 +326,10 @@ def _homomorphic_keys(
             "got --paillier or --shared-he that don't fit; they are for --role decryptor, one or the other, and "
             "--shared-he for one ID"
         )
-    from secagg.protocols.encrypted import BFV, Encrypted, Paillier
+    from secagg.protocols._encrypted_base import Encrypted
+    from secagg.protocols.encrypted import BFV, Paillier
 
-    protocol: Encrypted = BFV(holder="clients") if shared else Paillier(bits=paillier)
+    protocol: Encrypted = BFV(holder="clients") if shared else Paillier(bits=paillier, key="run")
     pairs = {name: protocol.key_pair(role, os.urandom) for name in ids}
     return {name: pair for name, pair in pairs.items() if pair is not None}
 

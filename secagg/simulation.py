@@ -22,7 +22,7 @@ from secagg._server import Outbox, Outcome, Server
 from secagg.beacon import Fetch
 from secagg.errors import ConfigError, EncodingError, LocalProtocolError, blaming, shown
 from secagg.identity import PartyRole, Roster, check_party_id
-from secagg.protocols.base import AggregationProtocol, input_round, key_pairs, rounds
+from secagg.protocols.base import AggregationProtocol, contribution_round, key_pairs, rounds
 from secagg.store import MemoryLedger
 from secagg.task import MAX_CLIENTS, Task
 
@@ -138,7 +138,7 @@ class _Run:
         self.seconds: dict[str, dict[str, float]] = {party: defaultdict(float) for party in everyone}
 
     def run(self, updates: Mapping[str, Any], weights: Mapping[str, int] | None) -> Simulation:
-        wanted = input_round(self.task.protocol)
+        wanted = contribution_round(self.task.protocol)
         outbox = self._timed("server", "start", self.server.start)
         while self.server.outcome is None:
             name = self.server.round or ""

@@ -35,7 +35,7 @@ from secagg.integrations._flower_records import (
 )
 from secagg.integrations._flower_strategies import check_strategy, running_strategy
 from secagg.integrations._hosted import Party
-from secagg.protocols.base import input_round
+from secagg.protocols.base import contribution_round
 from secagg.session import roster_digest
 from secagg.task import Task
 
@@ -213,7 +213,7 @@ class SecureGrid(Grid):  # type: ignore[misc]
         try:
             outbox = server.start()
             while server.outcome is None:
-                asks_input = server.round == input_round(self.task.protocol)
+                asks_input = server.round == contribution_round(self.task.protocol)
                 self._sessions[digest] += asks_input
                 seconds = min(timeout, self._named.get(str(server.round), timeout if asks_input else self._usual))
                 self._play(session, outbox, carriers if asks_input else {}, seconds)

@@ -31,13 +31,24 @@ def named() -> dict[str, AggregationProtocol]:
     return {protocol.name: protocol for protocol in protocols}
 
 
-def chosen(names: Sequence[str]) -> dict[str, AggregationProtocol]:
-    """Those of :func:`named` with these names, in whatever case they are written; all of them for none.
+def weaker() -> dict[str, AggregationProtocol]:
+    """Variants by the names that the command line knows, which run only if they are asked for."""
+    from secagg.protocols.encrypted import BFV, CKKS, Paillier
 
-    ``ConfigError`` for a name that none has, in the words of the command line.
+    protocols = (Paillier(key="run"), Paillier(commit=False), BFV(commit=False), CKKS(commit=False))
+    return {protocol.name: protocol for protocol in protocols}
+
+
+def chosen(names: Sequence[str]) -> dict[str, AggregationProtocol]:
+    """Those of :func:`named` and :func:`weaker` with these names, in whatever case they are written.
+
+    Without names, all that are :func:`named`. ``ConfigError`` for a name that none has, in the words of the
+    command line.
     """
-    known = named()
+    if not names:
+        return named()
+    known = named() | weaker()
     by_name = {name.casefold(): name for name in known}
     if unknown := [name for name in names if name.casefold() not in by_name]:
         raise ConfigError(f"got --protocol {', '.join(unknown)}; expected any of {', '.join(known)}")
-    return {by_name[name.casefold()]: known[by_name[name.casefold()]] for name in names} or known
+    return {by_name[name.casefold()]: known[by_name[name.casefold()]] for name in names}

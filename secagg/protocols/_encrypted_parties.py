@@ -1,4 +1,4 @@
-"""The client and the decryptor of Paillier, CKKS and BFV: one answer of the one, two of the other."""
+"""The client and the decryptor of Paillier, CKKS and BFV: two answers of each."""
 
 from __future__ import annotations
 
@@ -13,19 +13,22 @@ from secagg import wire
 from secagg._machine import Client, ClientState, Decryptor, Handler, MemberState, Reply
 from secagg.errors import Aborted, ConfigError, EncodingError, FaultKind, LocalProtocolError
 from secagg.identity import PartyRole
-from secagg.protocols._pairwise_messages import from_bitmap
-from secagg.protocols.base import Proposal, Round, relayed
-from secagg.protocols.digits import Digits
-from secagg.protocols.encrypted import (
+from secagg.protocols._encrypted_base import Encrypted
+from secagg.protocols._encrypted_messages import (
     KEY_BYTES,
     Ciphertexts,
-    Encrypted,
+    Commitment,
+    Committed,
     EncryptedSum,
     KeyedProposal,
     OpenedSum,
     SessionKey,
+    commitment,
     pin,
 )
+from secagg.protocols._pairwise_messages import from_bitmap
+from secagg.protocols.base import Proposal, Round, relayed
+from secagg.protocols.digits import Digits
 from secagg.protocols.lanes import pack_lanes
 from secagg.wire import Reject
 
@@ -42,10 +45,16 @@ def _run_key(scheme: Any, shown: bytes) -> Any:
     return scheme.load_public(shown)
 
 
-class EncryptedClient(Client[ClientState]):
+class EncryptedClientState(ClientState):
+    """What a client keeps between Commit and Input: what it committed to, and no longer its update."""
+
+    ciphertexts: bytes = b""
+
+
+class EncryptedClient(Client[EncryptedClientState]):
     """A client; see :class:`secagg.Paillier`, :class:`secagg.CKKS` and :class:`secagg.BFV`."""
 
-    state_type = ClientState
+    state_type = EncryptedClientState
 
     @property
     def _protocol(self) -> Encrypted:
@@ -55,20 +64,45 @@ class EncryptedClient(Client[ClientState]):
 
     def _setup(self, *arguments: Any) -> None:
         super()._setup(*arguments)
-        _check_shared(self._protocol, self._key, self.id)
+        _check_key(self._protocol, self._key, self.id)
+        if self._key is not None and not self._protocol.shared_key:
+            raise ConfigError(
+                f"got key= for client {self.id}; only clients that share a key have one: leave it out, or take a "
+                "protocol with holder='clients'"
+            )
 
-    def _encrypt(self, draft: ClientState, message: KeyedProposal, payload: memoryview) -> Reply:
-        """Input: encrypt under the key that the decryptor signed for this session.
+    def _commit_to(self, draft: EncryptedClientState, message: KeyedProposal, payload: memoryview) -> Reply:
+        """Commit: encrypt, keep the ciphertexts, and say which they will be.
 
-        The ciphertexts' randomness is governed by no seed; they are part of the saved state before they leave.
+        The update is not needed any more. Its hash stays, for the ledger and for what a budget is charged.
         """
         wire.no_vectors(payload)
-        digits = Digits(self._task)
-        slots = digits.split(self.contribution(draft))
-        encrypted = self._encryption_key(draft, message.key).encrypt(slots, self._protocol.workers(self._executor))
-        return Ciphertexts(), encrypted
+        draft.ciphertexts = self._encrypted(draft, message.key)
+        draft.contribution = []
+        return Commitment(commitment(draft.session_id, draft.id, draft.ciphertexts)), b""
 
-    def _encryption_key(self, draft: ClientState, signed: bytes) -> Any:
+    def _reveal(self, draft: EncryptedClientState, message: Committed, payload: memoryview) -> Reply:
+        """Input: send what was committed to."""
+        wire.no_vectors(payload)
+        return Ciphertexts(), draft.ciphertexts
+
+    def _send_at_once(self, draft: EncryptedClientState, message: KeyedProposal, payload: memoryview) -> Reply:
+        """Input without Commit: encrypt, and send it."""
+        wire.no_vectors(payload)
+        return Ciphertexts(), self._encrypted(draft, message.key)
+
+    def _encrypted(self, draft: EncryptedClientState, signed: bytes) -> bytes:
+        """The contribution under the key that the decryptor signed for this session.
+
+        The ciphertexts' randomness is governed by no seed; they are part of the saved state before anything that
+        depends on them leaves.
+        """
+        slots = Digits(self._task).split(self.contribution(draft))
+        key, workers = self._encryption_key(draft, signed), self._protocol.workers(self._executor)
+        encrypted: bytes = key.encrypt(slots, workers)
+        return encrypted
+
+    def _encryption_key(self, draft: EncryptedClientState, signed: bytes) -> Any:
         scheme, shown = self._protocol.scheme(self._task), self._shown_key(draft, signed)
         if self._key is not None:
             if not hmac.compare_digest(shown, pin(self._key)):
@@ -79,7 +113,7 @@ class EncryptedClient(Client[ClientState]):
         except ValueError as error:
             raise Reject(FaultKind.INVALID, f"got a session key that can't be used: {error}") from error
 
-    def _shown_key(self, draft: ClientState, signed: bytes) -> bytes:
+    def _shown_key(self, draft: EncryptedClientState, signed: bytes) -> bytes:
         """What the decryptor says of its key, its signature checked, and held to the roster."""
         envelope, roster = relayed(signed, self._task, draft.session_id, SessionKey, self._limit), self._roster
         assert roster is not None
@@ -89,7 +123,16 @@ class EncryptedClient(Client[ClientState]):
         self._protocol.check_pinned(shown.key, roster[envelope.sender])
         return shown.key
 
-    answers: ClassVar[Mapping[str, Handler]] = {Round.INPUT: _encrypt}
+    def _input(self, draft: EncryptedClientState, message: Any, payload: memoryview) -> Reply:
+        answer = self._reveal if self._protocol.commit else self._send_at_once
+        return answer(draft, message, payload)
+
+    answers: ClassVar[Mapping[str, Handler]] = {Round.COMMIT: _commit_to, Round.INPUT: _input}
+
+    def erase(self, draft: EncryptedClientState) -> None:
+        """Forget the ciphertexts too: the answer that holds them is kept by itself."""
+        super().erase(draft)
+        draft.ciphertexts = b""
 
 
 class DecryptorState(MemberState):
@@ -113,7 +156,12 @@ class EncryptedDecryptor(Decryptor[DecryptorState]):
         super()._setup(*arguments)
         roster = self._roster
         assert roster is not None
-        _check_shared(self._protocol, self._key, self.id)
+        _check_key(self._protocol, self._key, self.id)
+        if self._key is not None and not self._protocol.pinned:
+            raise ConfigError(
+                f"got key= for {self.id}; a decryptor of {self._protocol.name} makes a key for every session: "
+                "leave it out, or take Paillier(key='run') where one key is to serve all sessions"
+            )
         if self._protocol.pinned and pin(self._public_half()) != roster[self.id].encryption_key:
             raise ConfigError(f"got a key whose digest is not the one that the roster pins for {self.id}")
 
@@ -192,7 +240,7 @@ class EncryptedDecryptor(Decryptor[DecryptorState]):
         draft.secret = b""
 
 
-def _check_shared(protocol: Encrypted, key: bytes | None, party: str) -> None:
+def _check_key(protocol: Encrypted, key: bytes | None, party: str) -> None:
     if protocol.shared_key and (key is None or len(key) != KEY_BYTES):
         found = "no key" if key is None else f"a key of {len(key)} bytes"
         raise ConfigError(

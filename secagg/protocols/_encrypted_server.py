@@ -10,17 +10,21 @@ from secagg._machine import Reply
 from secagg._server import Server, ServerState, Step
 from secagg.errors import ConfigError, FaultKind
 from secagg.identity import PartyRole
-from secagg.protocols._pairwise_messages import to_bitmap
-from secagg.protocols.base import Round
-from secagg.protocols.digits import Digits
-from secagg.protocols.encrypted import (
+from secagg.protocols._encrypted_base import Encrypted
+from secagg.protocols._encrypted_messages import (
+    HASH_BYTES,
     Ciphertexts,
-    Encrypted,
+    Commitment,
+    Committed,
     EncryptedSum,
     KeyedProposal,
     OpenedSum,
     SessionKey,
+    commitment,
 )
+from secagg.protocols._pairwise_messages import to_bitmap
+from secagg.protocols.base import Round
+from secagg.protocols.digits import Digits
 from secagg.protocols.lanes import fold_lanes, zero_lanes
 from secagg.wire import Envelope, Reject
 
@@ -29,6 +33,7 @@ class EncryptedServerState(ServerState):
     """What a server keeps between rounds."""
 
     signed_key: bytes = b""  # the decryptor's SessionKey, as received
+    commitments: dict[str, bytes] = {}  # by client: 32 bytes each
     total: bytes = b""  # the encrypted sum so far; filled when written
 
 
@@ -90,19 +95,50 @@ class EncryptedServer(Server[EncryptedServerState]):
     def _settle_key(self) -> None:
         self.need(len(self._state.answered), 1, "session keys of the decryptor")
 
-    # Input
+    # Commit
 
-    def _ask_input(self) -> Mapping[str, Reply]:
+    def _ask_keyed(self) -> Mapping[str, Reply]:
         p = self.proposal()
         keyed = KeyedProposal(p.cohort, p.session, p.nonce, self._state.signed_key)
         return dict.fromkeys(self._state.cohort, (keyed, b""))
 
+    def _take_commitment(self, envelope: Envelope, message: Commitment, payload: memoryview) -> None:
+        wire.no_vectors(payload)
+        if len(message.digest) != HASH_BYTES:
+            raise Reject(
+                FaultKind.MALFORMED, f"got a commitment of {len(message.digest)} bytes; expected {HASH_BYTES}"
+            )
+        self._state.commitments[envelope.sender] = message.digest
+
+    def _settle_commit(self) -> None:
+        self.need(len(self._state.commitments), self._task.min_survivors, "commitments to encrypted inputs")
+
+    # Input
+
+    def _ask_input(self) -> Mapping[str, Reply]:
+        if not self._protocol.commit:
+            return self._ask_keyed()
+        return dict.fromkeys(self._state.commitments, (Committed(), b""))
+
     def _take_ciphertexts(self, envelope: Envelope, message: Ciphertexts, payload: memoryview) -> None:
-        """Fold one client's ciphertexts in; nothing of them is touched before all of them were checked."""
+        """Fold one client's ciphertexts in; nothing of them is touched before all of them were checked.
+
+        Only those count that the client committed to when it could not know the others'.
+        """
+        if self._protocol.commit:
+            self._check_commitment(envelope.sender, payload)
         try:
             self._adder.fold(bytes(payload))
         except ValueError as error:
             raise Reject(FaultKind.MALFORMED, f"got ciphertexts that can't be added up: {error}") from error
+
+    def _check_commitment(self, sender: str, ciphertexts: memoryview) -> None:
+        if commitment(self._state.session_id, sender, ciphertexts) != self._state.commitments[sender]:
+            raise Reject(
+                FaultKind.INVALID,
+                "got other ciphertexts than this client committed to; they are not added to the sum, for they may "
+                "be made from the ciphertexts of others",
+            )
 
     def _settle_input(self) -> None:
         self._state.survivors = sorted(self._state.answered)
@@ -125,6 +161,7 @@ class EncryptedServer(Server[EncryptedServerState]):
 
     steps: ClassVar[Mapping[str, Step]] = {
         Round.SESSION_KEY: Step(_propose, _take_key, _settle_key),
+        Round.COMMIT: Step(_ask_keyed, _take_commitment, _settle_commit),
         Round.INPUT: Step(_ask_input, _take_ciphertexts, _settle_input),
         Round.OPENING: Step(_ask_opening, _take_opened, _settle_opened),
     }

@@ -26,6 +26,7 @@ class Round(StrEnum):
     """The rounds of this library's protocols, by the papers' names."""
 
     INPUT = "Input"
+    COMMIT = "Commit"
     ADVERTISE_KEYS = "AdvertiseKeys"
     SESSION_KEY = "SessionKey"
     OPENING = "Opening"
@@ -62,6 +63,7 @@ class Phase:
     request: type[wire.Message]
     reply: type[wire.Message]
     takes_input: bool = False  # the answer carries the client's contribution
+    commits_input: bool = False  # the answer fixes the contribution, which a later one carries
     relay: PartyRole | None = None  # answers are handed on, as they are and at once, to all of this role
 
 
@@ -157,6 +159,14 @@ def rounds(protocol: AggregationProtocol) -> tuple[str, ...]:
 def input_round(protocol: AggregationProtocol) -> str:
     """The round whose message carries a client's contribution: who sends it is in the sum."""
     return next(phase.round for phase in protocol.phases if phase.takes_input)
+
+
+def contribution_round(protocol: AggregationProtocol) -> str:
+    """The first round whose message depends on a client's contribution: by then it must have been given one.
+
+    It is the input round, or an earlier one in which clients commit to their inputs.
+    """
+    return next(phase.round for phase in protocol.phases if phase.commits_input or phase.takes_input)
 
 
 def client_class(protocol: AggregationProtocol) -> type[Client[Any]]:

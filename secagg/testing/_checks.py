@@ -13,7 +13,7 @@ from secagg.encoding import FixedPoint
 from secagg.errors import Aborted, ConfigError, LocalProtocolError, RemoteProtocolError
 from secagg.identity import PartyRole
 from secagg.layout import Layout
-from secagg.protocols.base import input_round, rounds
+from secagg.protocols.base import contribution_round, input_round, rounds
 from secagg.testing._play import Broken, Casting, Integers, Play, require
 
 COST_TOLERANCE = 0.01  # of the stated bytes; and 16 bytes, for lengths that are written shorter
@@ -133,7 +133,7 @@ def _exact_or_aborted(play: Play, when: str) -> None:
 
 def _missing_contribution(casting: Casting) -> None:
     """Asked for its input without one, a client raises LocalProtocolError and is as it was."""
-    play, wanted = Play(casting, contribute=False), input_round(casting.protocol)
+    play, wanted = Play(casting, contribute=False), contribution_round(casting.protocol)
 
     def before_request(party: str, request: bytes) -> None:
         if play.round != wanted or casting.roles[party] is not PartyRole.CLIENT:

@@ -42,6 +42,7 @@ def test_unknown_protocol_is_refused_with_the_known_ones():
 def test_protocols_are_found_in_any_case_and_all_by_default():
     assert list(chosen(["secaggplus"])) == ["SecAggPlus"]
     assert list(chosen([])) == list(named())
+    assert list(chosen(["paillier/RUN-KEY"])) == ["Paillier/run-key"]
 
 
 def test_sizes_beyond_memory_are_refused_before_anything_is_made():

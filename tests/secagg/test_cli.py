@@ -223,7 +223,7 @@ def session_with(protocol, folder, decryptor_key):
 @pytest.mark.parametrize(
     ("options", "file", "protocol"),
     [
-        (("--paillier", "2048"), "dec.he.json", secagg.Paillier(bits=2048)),
+        (("--paillier", "2048"), "dec.he.json", secagg.Paillier(bits=2048, key="run")),
         (("--shared-he",), "shared.he.json", secagg.CKKS(holder="clients")),
         ((), None, secagg.BFV()),
     ],

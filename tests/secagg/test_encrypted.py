@@ -1,8 +1,11 @@
 """Paillier, CKKS and BFV as protocols: exact sums, refusals with reasons, and what the decryptor does once."""
 
 import sys
+from collections.abc import Iterator, Sequence
 from concurrent.futures import Executor
+from contextlib import contextmanager
 from dataclasses import replace
+from functools import lru_cache
 from typing import Any
 
 import numpy as np
@@ -15,18 +18,18 @@ from he import paillier
 from secagg import wire
 from secagg.errors import Aborted, ConfigError, EncodingError, FaultKind, LocalProtocolError, RemoteProtocolError
 from secagg.identity import PartyRole, Roster, enrol
-from secagg.protocols.base import key_pairs
-from secagg.protocols.digits import Digits
-from secagg.protocols.encrypted import (
-    BFV,
-    CKKS,
+from secagg.protocols._encrypted_base import Encrypted
+from secagg.protocols._encrypted_messages import (
     Ciphertexts,
-    Encrypted,
+    Commitment,
     EncryptedSum,
     KeyedProposal,
-    Paillier,
     SessionKey,
+    commitment,
 )
+from secagg.protocols.base import contribution_round, key_pairs, rounds
+from secagg.protocols.digits import Digits
+from secagg.protocols.encrypted import BFV, CKKS, Paillier
 from secagg.simulation import enrol_for
 from secagg.store import MemoryLedger
 from secagg.testing import CHECKS, check_protocol
@@ -35,12 +38,17 @@ from secagg.wire import Envelope
 
 PROTOCOLS: dict[str, Encrypted] = {
     "Paillier": Paillier(bits=2048),
+    "Paillier/run-key": Paillier(bits=2048, key="run"),
     "BFV": BFV(),
     "BFV/clients": BFV(holder="clients"),
+    "BFV/uncommitted": BFV(commit=False),
     "CKKS": CKKS(),
     "CKKS/clients": CKKS(holder="clients"),
 }
+COMMITTED = {name: protocol for name, protocol in PROTOCOLS.items() if protocol.commit}
 every = pytest.mark.parametrize("protocol", PROTOCOLS.values(), ids=PROTOCOLS)
+TIMELY = {name: protocol for name, protocol in PROTOCOLS.items() if name != "Paillier/run-key"}
+timely = pytest.mark.parametrize("protocol", TIMELY.values(), ids=TIMELY)
 LIMIT = 1 << 24
 
 
@@ -55,12 +63,22 @@ def make_task(protocol: Any, **changes: Any) -> secagg.Task:
     return secagg.Task(**(fields | changes))
 
 
-@every
+@contextmanager
+def keys_found_once() -> Iterator[None]:
+    """Meanwhile all sessions have the same Paillier key, which takes longer to find than a session takes."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(paillier, "generate", lru_cache(paillier.generate))
+        patch.setattr(paillier.PublicKey, "from_bytes", lru_cache(paillier.PublicKey.from_bytes))
+        yield
+
+
+@timely
 def test_check_protocol(protocol: Encrypted) -> None:
-    assert check_protocol(protocol) == list(CHECKS)
+    with keys_found_once():
+        assert check_protocol(protocol) == list(CHECKS)
 
 
-@every
+@timely
 @settings(max_examples=12)
 @given(data=st.data())
 def test_the_sum_is_exact(protocol: Encrypted, data: st.DataObject) -> None:
@@ -86,9 +104,11 @@ def test_the_sum_is_exact(protocol: Encrypted, data: st.DataObject) -> None:
         min_survivors=max(clients - gone, task_floor(most)) if most == clients else clients - gone,
         max_weight=max_weight,
     )
-    silent = dict.fromkeys([f"c{i}" for i in range(2, 2 + gone)], secagg.Round.INPUT)
-    outcome = secagg.simulate(task, updates, weights=weights, dropouts=silent)
-    clear = secagg.simulate(replace(task, protocol=secagg.Clear()), updates, weights=weights, dropouts=silent)
+    silent = {f"c{i}": data.draw(st.sampled_from(rounds(protocol)), label="silent") for i in range(2, 2 + gone)}
+    with keys_found_once():
+        outcome = secagg.simulate(task, updates, weights=weights, dropouts=silent)
+    early = dict.fromkeys(silent, secagg.Round.INPUT)
+    clear = secagg.simulate(replace(task, protocol=secagg.Clear()), updates, weights=weights, dropouts=early)
     np.testing.assert_array_equal(outcome.sum, clear.sum)
     assert (outcome.total_weight, outcome.clipped) == (clear.total_weight, clear.clipped)
     assert outcome.survivors == clear.survivors
@@ -98,15 +118,16 @@ def task_floor(clients: int) -> int:
     return max(3, int(0.05 * clients) + 2)
 
 
-@every
+@timely
 def test_a_hundred_thousand_coordinates(protocol: Encrypted) -> None:
     rng = np.random.default_rng(7)
     updates = [rng.uniform(-1, 1, 100_000).astype(np.float32) for _ in range(3)]
     task = make_task(protocol, layout=secagg.Layout.of(updates[0]), max_clients=256)
     outcome = secagg.simulate(task, updates)
     np.testing.assert_array_equal(outcome.sum, secagg.simulate(replace(task, protocol=secagg.Clear()), updates).sum)
-    most = {"Paillier": 6.2, "BFV": 16, "BFV/clients": 8, "CKKS": 31, "CKKS/clients": 16}[protocol.name]
-    assert outcome.bytes_up["c1"]["Input"] <= most * 100_000
+    most = {"Paillier": 6.2, "BFV": 16, "BFV/clients": 8, "CKKS": 31, "CKKS/clients": 16}
+    scheme = protocol.name.removesuffix("/run-key").removesuffix("/uncommitted")
+    assert outcome.bytes_up["c1"]["Input"] <= most[scheme] * 100_000
 
 
 @given(data=st.data())
@@ -177,6 +198,8 @@ def test_a_long_count_widens_no_slot() -> None:
         (lambda: BFV(holder="server"), "expected 'decryptor' or 'clients'"),
         (lambda: Paillier(bits=[3072]), "expected an integer, and True or False"),  # type: ignore[arg-type]
         (lambda: Paillier(textbook="yes"), "expected an integer, and True or False"),  # type: ignore[arg-type]
+        (lambda: Paillier(key="day"), "expected 'session' or 'run'"),  # type: ignore[arg-type]
+        (lambda: CKKS(commit="no"), "expected True, or False for no round Commit"),  # type: ignore[arg-type]
         (lambda: make_task(Paillier(bits=1024)), "2048"),
         (lambda: make_task(BFV(), min_survivors=2), "expected at least 3"),
         (
@@ -214,20 +237,20 @@ def test_a_missing_package_shows_when_the_task_is_made(
 
 
 class Stage:
-    """Four clients and a decryptor, with the messages between them in the test's hands."""
+    """Clients, by default four, and a decryptor, with the messages between them in the test's hands."""
 
     def __init__(self, protocol: Encrypted, **changes: Any) -> None:
         self.task = make_task(protocol, **changes)
-        self.ids = [f"c{i}" for i in range(1, 5)]
+        self.ids = wire.stand_in_ids(self.task.max_clients)
         self.identities, self.roster, self.keys = enrol_for(self.task, self.ids)
         assert self.roster is not None
         self.dec = self.roster.ids(PartyRole.DECRYPTOR)[0]
         self.ledgers = {party: MemoryLedger() for party in [*self.ids, self.dec]}
         self.begin()
 
-    def begin(self) -> None:
-        """A session of the same name; ledgers stay."""
-        self.server: Any = self.task.server(self.ids, roster=self.roster, session=b"s")
+    def begin(self, session: bytes = b"s", cohort: Sequence[str] | None = None) -> None:
+        """A session of that name; ledgers stay."""
+        self.server: Any = self.task.server(cohort or self.ids, roster=self.roster, session=session)
         self.members: dict[str, Any] = {}
         for party in [*self.ids, self.dec]:
             make = self.task.decryptor if party == self.dec else self.task.client
@@ -241,7 +264,7 @@ class Stage:
                 party,
                 identity=self.identities[party],
                 roster=self.roster,
-                session=b"s",
+                session=session,
                 save=save,
                 key=self.keys.get(party),
             )
@@ -251,18 +274,22 @@ class Stage:
 
     def exchange(self, outbox: dict[str, bytes]) -> None:
         for party, request in outbox.items():
-            if party in self.ids and self.server.round == secagg.Round.INPUT:
+            if party in self.ids and self.server.round == contribution_round(self.task.protocol):
                 self.members[party].contribute(self.update(party))
             reply = self.members[party].receive(request)
             if reply is not None:
                 self.server.receive(party, reply)
 
-    def to_opening(self) -> dict[str, bytes]:
-        self.exchange(self.server.start())
-        self.exchange(self.server.close_round())
-        outbox: dict[str, bytes] = self.server.close_round()
-        assert self.server.round == secagg.Round.OPENING
+    def to(self, name: str) -> dict[str, bytes]:
+        """Play up to the round ``name``; what is sent to whom then."""
+        outbox: dict[str, bytes] = self.server.start()
+        while self.server.round != name:
+            self.exchange(outbox)
+            outbox = self.server.close_round()
         return outbox
+
+    def to_opening(self) -> dict[str, bytes]:
+        return self.to(secagg.Round.OPENING)
 
     def seal(self, message: wire.Message, payload: bytes = b"", sender: str = wire.SERVER) -> bytes:
         return wire.seal_envelope(
@@ -289,14 +316,13 @@ def test_a_session_by_hand(protocol: Encrypted) -> None:
 @every
 @pytest.mark.parametrize("damage", ["short", "long", "empty", "digest", "ones"])
 def test_a_hostile_ciphertext_costs_its_sender_only(protocol: Encrypted, damage: str) -> None:
+    """Whether it committed to those very bytes or not."""
     stage = Stage(protocol)
-    stage.exchange(stage.server.start())
-    outbox = stage.server.close_round()
-    liar = outbox.pop("c4")
-    stage.exchange(outbox)
+    outbox = stage.to(contribution_round(protocol))
+    stage.exchange({party: outbox[party] for party in stage.ids[:3]})
     stage.members["c4"].contribute(stage.update("c4"))
-    envelope = Envelope.parse(stage.members["c4"].receive(liar), LIMIT)
-    honest = bytes(envelope.open(Ciphertexts)[1])
+    answer = Envelope.parse(stage.members["c4"].receive(outbox["c4"]), LIMIT)
+    honest = stage.members["c4"]._state.ciphertexts if protocol.commit else bytes(answer.open(Ciphertexts)[1])
     payload = {
         "short": honest[:-1],
         "long": honest + b"\0",
@@ -304,6 +330,11 @@ def test_a_hostile_ciphertext_costs_its_sender_only(protocol: Encrypted, damage:
         "digest": bytes([honest[0] ^ 1]) + honest[1:],
         "ones": honest[:32] + b"\xff" * (len(honest) - 32),
     }[damage]
+    if protocol.commit:
+        digest = commitment(stage.server._state.session_id, "c4", payload)
+        stage.server.receive("c4", stage.seal(Commitment(digest), b"", "c4"))
+        outbox = stage.server.close_round()
+        stage.exchange({party: outbox[party] for party in stage.ids[:3]})
     before = stage.server._adder.to_bytes()
     stage.server.receive("c4", stage.seal(Ciphertexts(), payload, "c4"))
     assert stage.server._adder.to_bytes() == before
@@ -351,14 +382,19 @@ def test_a_decryptor_without_a_ledger_is_not_restored_past_its_first_answer(prot
 
 @every
 def test_a_client_that_has_sent_its_ciphertexts_keeps_no_update(protocol: Encrypted) -> None:
+    """Nor does one that has committed to them."""
     stage = Stage(protocol)
-    stage.exchange(stage.server.start())
-    outbox = stage.server.close_round()
+    outbox = stage.to(contribution_round(protocol))
     client = stage.members["c1"]
     client.contribute(stage.update("c1"))
     assert client._state.contribution
+    if protocol.commit:
+        stage.exchange(outbox)
+        assert client._state.ciphertexts
+        assert (client._state.contribution, client.finished) == ([], False)
+        outbox = stage.server.close_round()
     client.receive(outbox["c1"])
-    assert (client._state.contribution, client._state.seed) == ([], b"")
+    assert (client._state.contribution, client._state.seed, client._state.ciphertexts) == ([], b"", b"")
 
 
 @every
@@ -476,8 +512,8 @@ def test_clients_take_the_decryptors_key_only(protocol: Encrypted, lie: str) -> 
 
 
 def test_a_key_that_the_roster_doesnt_pin_is_refused() -> None:
-    stage = Stage(Paillier(bits=2048))
-    pairs = key_pairs(Paillier(bits=2048), {"x": PartyRole.DECRYPTOR})
+    stage = Stage(PROTOCOLS["Paillier/run-key"])
+    pairs = key_pairs(PROTOCOLS["Paillier/run-key"], {"x": PartyRole.DECRYPTOR})
     with pytest.raises(ConfigError, match="not the one that the roster pins"):
         stage.task.decryptor(
             stage.dec, identity=stage.identities[stage.dec], roster=stage.roster, key=pairs["x"][0]
@@ -486,7 +522,7 @@ def test_a_key_that_the_roster_doesnt_pin_is_refused() -> None:
         stage.task.decryptor(stage.dec, identity=stage.identities[stage.dec], roster=stage.roster)
 
 
-@pytest.mark.parametrize("name", ["Paillier", "BFV/clients"])
+@pytest.mark.parametrize("name", ["Paillier/run-key", "BFV/clients"])
 def test_a_key_that_is_signed_and_not_pinned_is_refused_by_server_and_clients(name: str) -> None:
     """Whoever has the decryptor's identity, and not its key of the run, can't bring in another."""
     protocol = PROTOCOLS[name]
@@ -514,7 +550,7 @@ def test_a_key_that_is_signed_and_not_pinned_is_refused_by_server_and_clients(na
 
 
 def test_rosters_that_will_not_do() -> None:
-    stage = Stage(Paillier(bits=2048))
+    stage = Stage(PROTOCOLS["Paillier/run-key"])
     assert stage.roster is not None
     listed = stage.roster[stage.dec]
     others = [party for party in stage.roster.values() if party.id != stage.dec]
@@ -575,5 +611,9 @@ def test_what_it_says_of_itself(protocol: Encrypted) -> None:
         assert "the server and any one client, for all hold the key" in text
     else:
         assert "the server and the decryptor" in text
-    assert ("malformed ciphertext" in text) == (protocol.name in ("BFV", "CKKS"))
-    assert ("not post-quantum" in text) == (protocol.name == "Paillier")
+    assert ("malformed ciphertext" in text) == (protocol.post_quantum and not protocol.shared_key)
+    assert ("not post-quantum" in text) == isinstance(protocol, Paillier)
+    assert ("no round Commit: one client" in text) == (not protocol.commit)
+    assert ("shows what arrived to one client that departs from the protocol" in text) == (not protocol.commit)
+    assert ("uploads in one session what it recorded in another" in text) == (protocol.name == "Paillier/run-key")
+    assert protocol.shows_terms == (protocol.name not in ("Paillier", "BFV", "CKKS"))

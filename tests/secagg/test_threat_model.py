@@ -3,8 +3,9 @@
 import numpy as np
 import pytest
 
+from secagg.protocols._encrypted_base import Encrypted
+from secagg.protocols._encrypted_messages import Ciphertexts, EncryptedSum, OpenedSum
 from secagg.protocols.digits import Digits
-from secagg.protocols.encrypted import Ciphertexts, Encrypted, EncryptedSum, OpenedSum
 from secagg.protocols.lanes import fold_lanes, zero_lanes
 from secagg.wire import Envelope
 from tests.secagg.test_encrypted import LIMIT, PROTOCOLS, Stage

@@ -87,6 +87,7 @@ def _groups() -> Iterator[str]:
         ("The draw of the graph", "test_beacon"),
         ("Aggregators", "test_aggregators"),
         ("Ciphertexts and their keys", "test_encrypted"),
+        ("Ciphertexts made from others", "test_dependent_ciphertexts"),
         ("Flower", "test_flower_attacks"),
     ):
         about = next(

@@ -13,18 +13,18 @@ import pytest
 from he import _rlwe, bfv
 from he.errors import OpenError
 from secagg import wire
-from secagg.protocols._encrypted_parties import EncryptedClient, EncryptedDecryptor
-from secagg.protocols._pairwise_messages import to_bitmap
-from secagg.protocols.digits import Digits
-from secagg.protocols.encrypted import (
-    BFV,
+from secagg.protocols._encrypted_base import Encrypted
+from secagg.protocols._encrypted_messages import (
     Ciphertexts,
-    Encrypted,
     EncryptedSum,
     KeyedProposal,
     OpenedSum,
     SessionKey,
 )
+from secagg.protocols._encrypted_parties import EncryptedClient, EncryptedDecryptor
+from secagg.protocols._pairwise_messages import to_bitmap
+from secagg.protocols.digits import Digits
+from secagg.protocols.encrypted import BFV
 from secagg.protocols.lanes import fold_lanes, zero_lanes
 from secagg.wire import Envelope
 from tests.he.test_malformed_rlwe import HONEST, attacked, digits_of_slots, honest, read_with, slots_of_the_key

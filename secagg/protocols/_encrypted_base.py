@@ -1,0 +1,290 @@
+"""What Paillier, CKKS and BFV have in common as protocols: the table, what it costs, and who has to be trusted."""
+
+from __future__ import annotations
+
+import importlib
+import importlib.util
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import Executor
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import TYPE_CHECKING, Any, ClassVar
+
+from secagg import wire
+from secagg.errors import ConfigError, FaultKind, shown
+from secagg.identity import Party, PartyRole, Roster
+from secagg.protocols._encrypted_messages import (
+    HASH_BYTES,
+    Ciphertexts,
+    Commitment,
+    Committed,
+    EncryptedSum,
+    KeyedProposal,
+    OpenedSum,
+    SessionKey,
+    pin,
+)
+from secagg.protocols.base import (
+    Cost,
+    Phase,
+    Proposal,
+    Round,
+    bitmap_bytes,
+    check_corruption,
+    check_floor,
+    corrupt_count,
+    largest_proposal,
+)
+from secagg.protocols.digits import Digits
+from secagg.protocols.lanes import check_mask_bits, vectors_size
+from secagg.wire import Reject
+
+if TYPE_CHECKING:
+    from secagg._machine import Member
+    from secagg._server import Server
+    from secagg.task import Task
+
+
+@dataclass(frozen=True)
+class Encrypted(ABC):
+    """What the homomorphic protocols have in common: all but the scheme and who holds its key.
+
+    ``corruption`` is the fraction of clients that may collude with the server, and depart from the protocol.
+    ``commit=False`` leaves the round Commit out and saves 286 bytes a client. It is weaker: one client that
+    departs from the protocol, and that is shown what the others sent, reads any one update in the opened sum, and
+    nobody notices. Noise (``dp``) is then made for one honest update, as in the clear.
+    """
+
+    corruption: float = 0.05
+    threat_model: str = "semi-honest"
+    commit: bool = True
+
+    others: ClassVar[Mapping[PartyRole, int]] = {PartyRole.DECRYPTOR: 1}
+    #: Rounds with messages that depend on the scheme's own randomness, which no seed governs.
+    unseeded: ClassVar[tuple[str, ...]] = (Round.SESSION_KEY, Round.COMMIT, Round.INPUT, Round.OPENING)
+
+    def __post_init__(self) -> None:
+        if type(self.commit) is not bool:
+            raise ConfigError(f"got commit={shown(self.commit)}; expected True, or False for no round Commit")
+        if self.threat_model != "semi-honest":
+            raise ConfigError(
+                f"got threat_model={self.threat_model!r}; {self.name} holds against a server that follows the "
+                "protocol, expected 'semi-honest': a lying one can have a single client's ciphertext opened; "
+                "SecAgg() withstands it"
+            )
+        object.__setattr__(self, "corruption", check_corruption(self.corruption))
+
+    @property
+    def name(self) -> str:
+        """The scheme's name, and in what it differs from the default."""
+        return "/".join([self._name, *self._weaker])
+
+    _name: ClassVar[str]
+
+    @property
+    def _weaker(self) -> list[str]:
+        """What makes it weaker than the default, a word each."""
+        return [] if self.commit else ["uncommitted"]
+
+    @property
+    def phases(self) -> tuple[Phase, ...]:
+        """The table; without ``commit`` the round Commit is not in it."""
+        client, decryptor = PartyRole.CLIENT, PartyRole.DECRYPTOR
+        proposed = (
+            (
+                Phase(Round.COMMIT, client, KeyedProposal, Commitment, commits_input=True),
+                Phase(Round.INPUT, client, Committed, Ciphertexts, takes_input=True),
+            )
+            if self.commit
+            else (Phase(Round.INPUT, client, KeyedProposal, Ciphertexts, takes_input=True),)
+        )
+        return (
+            Phase(Round.SESSION_KEY, decryptor, Proposal, SessionKey),
+            *proposed,
+            Phase(Round.OPENING, decryptor, EncryptedSum, OpenedSum),
+        )
+
+    @property
+    @abstractmethod
+    def pinned(self) -> bool:
+        """Whether the key outlives the session, so that the roster pins the digest of what is shown of it."""
+
+    @property
+    def shared_key(self) -> bool:
+        """Whether clients and decryptor hold one and the same key."""
+        return False
+
+    @property
+    def shows_terms(self) -> bool:
+        """Whether a server that one client helps may read a term apart from the noise of the others.
+
+        It may where that client has the key of all, where it can cancel the others' ciphertexts, and where a
+        ciphertext that it recorded in one session opens in another.
+        """
+        return not self.commit or self.pinned
+
+    def check_pinned(self, shown: bytes, decryptor: Party) -> None:
+        """``Reject`` what is shown of a key that outlives the session, if it isn't what the roster pins."""
+        if self.pinned and decryptor.encryption_key != (shown if self.shared_key else pin(shown)):
+            raise Reject(FaultKind.INVALID, f"got another key of {decryptor.id} than the roster pins")
+
+    def scheme(self, task: Task) -> Any:
+        """The scheme of :mod:`he` that carries the task; ``ConfigError`` with the reason where none does."""
+        digits = Digits(task)
+        try:
+            return make_scheme(self._module, digits.bound, task.max_clients, self._options)
+        except ValueError as error:  # he's own errors are
+            raise ConfigError(f"{self.name} can't carry this task: {error}") from error
+
+    _module: ClassVar[str]
+    _packages: ClassVar[tuple[str, ...]]  # of the extra; looked for when a task is made, loaded when they are used
+
+    @property
+    @abstractmethod
+    def _options(self) -> tuple[tuple[str, Any], ...]:
+        """What the scheme is told beside bound and number of clients."""
+
+    @property
+    def members(self) -> Mapping[PartyRole, type[Member[Any]]]:
+        """Clients and the decryptor answer the server."""
+        from secagg.protocols._encrypted_parties import EncryptedClient, EncryptedDecryptor
+
+        return {PartyRole.CLIENT: EncryptedClient, PartyRole.DECRYPTOR: EncryptedDecryptor}
+
+    @property
+    def server(self) -> type[Server[Any]]:
+        """The server's class."""
+        from secagg.protocols._encrypted_server import EncryptedServer
+
+        return EncryptedServer
+
+    @abstractmethod
+    def key_pair(self, role: PartyRole, rng: Callable[[int], bytes]) -> tuple[bytes, bytes] | None:
+        """The long-lived key that ``role`` holds, and what the roster pins of it; None where there is none."""
+
+    def workers(self, executor: Executor | None) -> Executor | None:
+        """What encryption runs on: the caller's executor, or what pays by default; None is this thread."""
+        return executor
+
+    def open_sum(self, secret: Any, total: bytes, length: int, count: int, executor: Executor | None) -> Any:
+        """The sum of ``count`` vectors of ``length`` slots in ``total``; see ``open`` of the keys in :mod:`he`."""
+        return secret.open(total, length, count)
+
+    def corrupt(self, cohort: int) -> int:
+        """c: how many clients of the cohort may collude with the server."""
+        return corrupt_count(self.corruption, cohort)
+
+    def validate(self, task: Task) -> None:
+        """Raise ``ConfigError`` if no parameters carry the sum, or if no cohort could be safe."""
+        check_mask_bits(task)
+        for package in self._packages:
+            if importlib.util.find_spec(package) is None:
+                reason = f"got no {package}, which {self.name} needs: pip install 'secagg[he]'"
+                raise ConfigError(reason) from ModuleNotFoundError(reason, name=package)
+        self.scheme(task)
+        check_floor(task, self.corrupt(task.min_survivors))
+
+    def validate_roster(self, task: Task, roster: Roster | None) -> None:
+        """Raise ``ConfigError`` unless the roster lists exactly one decryptor, with what it has to pin."""
+        if roster is None:
+            raise ConfigError(
+                f"got no roster; {self.name} needs one with clients and a decryptor: pass roster= and identity="
+            )
+        decryptors = roster.ids(PartyRole.DECRYPTOR)
+        if len(decryptors) != 1:
+            raise ConfigError(f"got a roster of {len(decryptors)} decryptors; {self.name} has one")
+        pinned = roster[decryptors[0]].encryption_key
+        if self.pinned and (pinned is None or len(pinned) != HASH_BYTES):
+            found = "none" if pinned is None else f"{len(pinned)} bytes"
+            raise ConfigError(
+                f"got {found} for the key of {decryptors[0]} in the roster; expected its digest of {HASH_BYTES}: "
+                f"write both with secagg keygen {decryptors[0]} --role decryptor"
+            )
+
+    def validate_cohort(self, task: Task, cohort: Sequence[str], roster: Roster | None) -> None:
+        """Raise ``ConfigError`` where floor and cohort don't fit each other."""
+        self.validate_roster(task, roster)
+        check_floor(task, self.corrupt(len(cohort)))
+
+    def cost(self, task: Task, cohort: Sequence[str] | None = None) -> Cost:
+        """A commitment and an encrypted vector a client; see :class:`~secagg.protocols.base.Cost`."""
+        ids = list(cohort or wire.stand_in_ids(task.max_clients))
+        frame = wire.overhead(ids[0], signed=True)
+        key = wire.overhead("decryptor-1", signed=True) + wire.structure_size(
+            SessionKey(bytes(self.key_size(task)))
+        )
+        proposal = KeyedProposal(ids, bytes(32), bytes(32), bytes(key))
+        proposed = wire.overhead(wire.SERVER, session=False, signed=False) + wire.structure_size(proposal)
+        up: dict[str, int] = {Round.INPUT: frame + wire.structure_size(Ciphertexts()) + self._vector_size(task)}
+        down: dict[str, int] = {Round.INPUT: proposed}
+        if self.commit:
+            asked = wire.overhead(wire.SERVER, signed=False) + wire.structure_size(Committed())
+            committed = frame + wire.structure_size(Commitment(bytes(HASH_BYTES)))
+            up = {Round.COMMIT: committed, **up}
+            down = {Round.COMMIT: proposed, Round.INPUT: asked}
+        smallest, where = (len(ids), "") if cohort else (task.min_survivors, " in the smallest session allowed")
+        return Cost(
+            up=up,
+            down=down,
+            collusion=self.collusion(task.min_survivors - 1, f"{smallest} clients{where}"),
+            post_quantum=self.post_quantum,
+        )
+
+    post_quantum: ClassVar[bool]
+
+    def collusion(self, others: int, among: str) -> str:
+        """Who breaks it: any one of these."""
+        who = [*self._broken_by, f"the server and {others} of {among}"]
+        if not self.commit:
+            who.insert(0, "a server that shows what arrived to one client that departs from the protocol")
+        return "; or ".join(who)
+
+    @property
+    @abstractmethod
+    def _broken_by(self) -> list[str]:
+        """Who breaks it beside so many clients that the rest can be told."""
+
+    def key_size(self, task: Task) -> int:
+        """Bytes that the decryptor shows of its key."""
+        return HASH_BYTES
+
+    def _vector_size(self, task: Task) -> int:
+        size: int = self.scheme(task).size(Digits(task).length)
+        return size
+
+    def describe(self, task: Task) -> list[str]:
+        """Parameters, threat model and floor, in lines for :meth:`secagg.Task.describe`."""
+        return [
+            self.scheme(task).describe(),
+            f"{self.threat_model} server, which up to {self.corruption:.0%} of the clients in the cohort may help",
+            "each client commits to its ciphertexts before it sends them, so that none depend on another's"
+            if self.commit
+            else "no round Commit: one client that sees the others' ciphertexts can cancel them, and the opened "
+            "sum is then one update",
+            *self._key_lines,
+            f"no sum of fewer than {task.min_survivors} is opened",
+        ]
+
+    @property
+    def _key_lines(self) -> list[str]:
+        """What there is to say of the key."""
+        return []
+
+    def largest_message(self, task: Task, receiver: PartyRole | None) -> int:
+        """Bytes; a vector to the server, the sum to the decryptor, to a client the cohort and a key."""
+        key = wire.largest(self.key_size(task), signed=True)
+        if receiver is PartyRole.CLIENT:
+            return largest_proposal(task, key)
+        if receiver is PartyRole.DECRYPTOR:
+            total: int = self.scheme(task).total_size(Digits(task).length)
+            opening = wire.largest(bitmap_bytes(task.max_clients), signed=False) + total
+            return max(largest_proposal(task), opening)
+        vectors = wire.largest(signed=True) + max(self._vector_size(task), vectors_size(task))
+        return max(key, wire.largest(HASH_BYTES, signed=True), vectors)
+
+
+@lru_cache(maxsize=32)
+def make_scheme(module: str, bound: int, max_clients: int, options: tuple[tuple[str, Any], ...]) -> Any:
+    """The scheme of a module of :mod:`he`; the same for the same arguments."""
+    return importlib.import_module(module).Scheme(bound=bound, max_clients=max_clients, **dict(options))

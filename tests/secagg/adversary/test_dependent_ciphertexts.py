@@ -1,0 +1,222 @@
+"""A client makes its ciphertexts from those of others, which it sees on the wire or is shown by the server.
+
+Server and decryptor follow the protocol. The client's ciphertexts are well-formed and look fresh, and every slot
+of the opened sum is in range.
+"""
+
+from dataclasses import replace
+from typing import Any
+
+import gmpy2
+import numpy as np
+import pytest
+
+import dp
+import secagg
+from he import _rlwe
+from secagg import Round
+from secagg._server import Outcome
+from secagg.errors import Aborted, FaultKind
+from secagg.protocols._encrypted_base import Encrypted
+from secagg.protocols._encrypted_messages import Ciphertexts, Commitment, commitment
+from secagg.protocols.base import contribution_round
+from secagg.protocols.digits import Digits
+from secagg.protocols.encrypted import BFV, CKKS, Paillier
+from secagg.wire import Envelope
+from tests.secagg.adversary.registry import attack
+from tests.secagg.test_encrypted import LIMIT, Stage
+
+VICTIM = "c1"
+SCHEMES: dict[str, Encrypted] = {"Paillier": Paillier(bits=2048), "BFV": BFV(), "CKKS": CKKS()}
+
+Vector = np.ndarray[Any, Any]
+
+
+def sent(stage: Stage, party: str) -> bytes:
+    """The ciphertexts that a client has uploaded."""
+    return bytes(Envelope.parse(stage.members[party]._state.last_reply, LIMIT).open(Ciphertexts)[1])
+
+
+def zero(stage: Stage) -> Vector:
+    """The slots of an update of zeros without noise."""
+    task, digits = stage.task, Digits(stage.task)
+    if isinstance(task.encoding, dp.DistributedGaussian):
+        return np.full(digits.length, 1 << (task.encoding.bits - 1))
+    flat = np.zeros(task.layout.size)
+    terms = task.encoding.encode(
+        flat, layout=task.layout, weight=None, max_weight=None, rng=lambda size: bytes(size)
+    )
+    return digits.split(terms)
+
+
+def combined(stage: Stage, plus: list[bytes], minus: list[bytes]) -> bytes:
+    """An upload that encrypts the sum of the vectors in ``plus`` less those in ``minus``."""
+    scheme, length = stage.task.protocol.scheme(stage.task), Digits(stage.task).length  # type: ignore[attr-defined]
+    public = stage.server._public(stage.server._state.signed_key)
+    if isinstance(stage.task.protocol, Paillier):
+        square = public.key.n**2
+        product = [gmpy2.mpz(1)] * scheme.ciphertexts(length)
+        for data, power in [*((data, 1) for data in plus), *((data, -1) for data in minus)]:
+            numbers = scheme._read(data, length, public.key)
+            product = [a * gmpy2.powmod(b, power, square) % square for a, b in zip(product, numbers, strict=True)]
+        upload: bytes = scheme._write([int(number) for number in product], public.key)
+        return upload
+    sums = []
+    for uploads in (plus, minus):
+        adder = scheme.adder(length, public)
+        for data in uploads:
+            adder.fold(data)
+        sums.append(adder._sums)
+    primes = np.tile(scheme._primes, 2)[None, :, None]
+    return bytes(scheme._tag(b"") + _rlwe._packed((sums[0] + primes - sums[1]) % primes, scheme._bits).tobytes())
+
+
+def cancelled(stage: Stage) -> tuple[Stage, Outcome]:
+    """The last client waits for the others' ciphertexts and uploads the inverse of all but the victim's."""
+    *others, corrupt = stage.ids
+    outbox = stage.to(Round.INPUT)
+    if stage.task.protocol.commit:  # type: ignore[attr-defined]
+        assert stage.server._state.commitments[corrupt], "to something else: it had seen no ciphertext yet"
+    stage.exchange({party: outbox[party] for party in others})
+    public = stage.server._public(stage.server._state.signed_key)
+    fresh = [public.encrypt(zero(stage)) for _ in others]
+    upload = combined(stage, fresh, [sent(stage, party) for party in others if party != VICTIM])
+    stage.server.receive(corrupt, stage.seal(Ciphertexts(), upload, corrupt))
+    stage.exchange(stage.server.close_round())
+    stage.server.close_round()
+    return stage, stage.server.outcome
+
+
+def has(found: Vector | None, wanted: Vector) -> bool:
+    return found is not None and bool((np.abs(found - wanted) <= 1 / 32767).all())
+
+
+@attack(
+    title="Cancelled ciphertexts: a client uploads the inverse of all but the victim's, so that the opened sum is "
+    "the victim's update",
+    attacker="a client that sees the others' ciphertexts, beside a server that follows the protocol",
+    defence="every client commits to its ciphertexts before any is sent, and only what fits its commitment is "
+    "added up (`EncryptedServer._check_commitment`)",
+    control="without the round Commit (`commit=False`): the victim's update, no fault, for all three schemes",
+    source="own; malleability, Dolev, Dwork, Naor, STOC 1991; commit before reveal, Blum 1981",
+)
+@pytest.mark.parametrize("protocol", SCHEMES.values(), ids=SCHEMES)
+class TestCancelled:
+    def test_refused(self, protocol: Encrypted) -> None:
+        stage, outcome = cancelled(Stage(protocol))
+        assert [(fault.sender, fault.kind) for fault in outcome.faults] == [
+            ("c4", FaultKind.INVALID),
+            ("c4", FaultKind.SILENT),
+        ]
+        assert outcome.survivors == ("c1", "c2", "c3")
+        assert has(outcome.sum, sum(stage.update(party) for party in outcome.survivors))
+        assert not has(outcome.sum, stage.update(VICTIM))
+
+    def test_control_succeeds(self, protocol: Encrypted) -> None:
+        stage, outcome = cancelled(Stage(replace(protocol, commit=False)))
+        assert has(outcome.sum, stage.update(VICTIM))
+        assert (outcome.survivors, outcome.faults) == (tuple(stage.ids), ())
+
+
+CLIENTS, SIZE = 8, 4096
+NOISE = dp.DistributedGaussian(l2_clip=1.0, noise_multiplier=1.0, bits=20)
+
+
+@attack(
+    title="Cancelled noise: the same under differential privacy, where the others' noise goes with their updates",
+    attacker="a client that sees the others' ciphertexts, beside a server that follows the protocol",
+    defence="where ciphertexts are not committed to, noise is made for one honest update, not for all the honest "
+    "ones in the sum (`Encrypted.shows_terms`); where they are, the row above holds",
+    control="without the round Commit, and with noise made for the six honest updates that every sum should hold: "
+    "the victim's update in 1/√6 of the noise that `epsilon_guaranteed` stands for, and no fault",
+    source="own",
+)
+@pytest.mark.parametrize("scheme", SCHEMES)
+class TestCancelledNoise:
+    def attack(self, protocol: Encrypted) -> tuple[secagg.Task, Outcome, float]:
+        """The outcome, and the standard deviation of the noise in the opened sum about what is in it."""
+        layout = secagg.Layout.of(np.zeros(SIZE))
+        stage = Stage(
+            protocol, encoding=NOISE, layout=layout, max_clients=CLIENTS, min_survivors=CLIENTS - 1, max_weight=None
+        )
+        stage.update = lambda party: np.full(SIZE, 0.9 / 64)  # type: ignore[method-assign]
+        stage, outcome = cancelled(stage)
+        inside = 1 if not outcome.faults else len(outcome.survivors)
+        return stage.task, outcome, float((outcome.sum - inside * stage.update(VICTIM)).std())
+
+    def test_refused(self, scheme: str) -> None:
+        for commit in (True, False):
+            task, outcome, noise = self.attack(replace(SCHEMES[scheme], commit=commit))
+            assert task.honest == (CLIENTS - 2 if commit else 1)
+            assert noise > 0.95 * NOISE.noise_multiplier * NOISE.l2_clip
+            assert outcome.epsilon_guaranteed == task.encoder.epsilon(SIZE)  # type: ignore[attr-defined]
+
+    def test_control_succeeds(self, scheme: str, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr(Encrypted, "shows_terms", False)
+        task, outcome, noise = self.attack(replace(SCHEMES[scheme], commit=False))
+        assert outcome.faults == ()
+        assert noise == pytest.approx(NOISE.noise_multiplier * NOISE.l2_clip / (CLIENTS - 2) ** 0.5, rel=0.05)
+        true = task.encoder.epsilon(SIZE, honest=1)  # type: ignore[attr-defined]
+        assert outcome.epsilon_guaranteed is not None
+        assert true > 2.5 * outcome.epsilon_guaranteed
+
+
+@attack(
+    title="A recorded ciphertext: a client uploads what the victim sent in an earlier session, whose sum was never "
+    "opened; the victim is in no other cohort",
+    attacker="a client that recorded an earlier session's ciphertexts, beside a server that follows the protocol",
+    defence="every session has a key of its own (`Paillier.key`; CKKS and BFV have no other way)",
+    control='with one key for the run (`key="run"`): the victim\'s update, as the difference of the sum with the '
+    "recorded ciphertext and one of a retry without it",
+    source="own",
+)
+class TestRecorded:
+    def attack(self, protocol: Encrypted) -> tuple[Stage, Vector | None]:
+        stage = Stage(protocol, max_clients=5)
+        *honest, corrupt = stage.ids[1:]
+        stage.exchange(stage.to(Round.INPUT))
+        recorded, update = sent(stage, VICTIM), stage.update(VICTIM)  # and then the server gives the session up
+        with_it = self.session(stage, b"2", honest, corrupt, recorded)
+        stage.update = lambda party: np.full(5, 0.0 if party == corrupt else int(party[1:]) / 10)  # type: ignore[method-assign]
+        without = self.session(stage, b"3", honest, corrupt, None)
+        assert without is not None
+        stage.update = lambda party: update  # type: ignore[method-assign]
+        return stage, None if with_it is None else with_it - without
+
+    def session(
+        self, stage: Stage, name: bytes, honest: list[str], corrupt: str, recorded: bytes | None
+    ) -> Vector | None:
+        """The opened sum of a session of ``honest`` clients and one with the ``recorded`` ciphertexts."""
+        stage.begin(name, [*honest, corrupt])
+        outbox = stage.to(contribution_round(stage.task.protocol))
+        stage.exchange({party: data for party, data in outbox.items() if party != corrupt or recorded is None})
+        upload = b""
+        if recorded is not None:
+            upload = self.renewed(stage, recorded)
+            digest = commitment(stage.server._state.session_id, corrupt, upload)
+            stage.server.receive(corrupt, stage.seal(Commitment(digest), b"", corrupt))
+        outbox = stage.server.close_round()
+        stage.exchange({party: data for party, data in outbox.items() if party != corrupt or recorded is None})
+        if recorded is not None:
+            stage.server.receive(corrupt, stage.seal(Ciphertexts(), upload, corrupt))
+        assert stage.server._state.answered == [*honest, corrupt]
+        stage.exchange(stage.server.close_round())
+        try:
+            stage.server.close_round()
+        except Aborted:
+            return None
+        found: Vector = stage.server.outcome.sum
+        return found
+
+    def renewed(self, stage: Stage, recorded: bytes) -> bytes:
+        """The recorded vector under this session's name for its key, and so that it looks like no copy."""
+        public = stage.server._public(stage.server._state.signed_key)
+        marked = stage.task.protocol.scheme(stage.task)._mark(public.key) + recorded[32:]  # type: ignore[attr-defined]
+        return combined(stage, [marked, public.encrypt(np.zeros(Digits(stage.task).length, np.int64))], [])
+
+    def test_refused(self) -> None:
+        assert self.attack(Paillier(bits=2048))[1] is None
+
+    def test_control_succeeds(self) -> None:
+        stage, found = self.attack(Paillier(bits=2048, key="run"))
+        assert has(found, stage.update(VICTIM))

@@ -1,0 +1,369 @@
+"""The round Commit of Paillier, CKKS and BFV: what is committed to is what counts, and nothing else."""
+
+import hashlib
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import pytest
+
+import dp
+import secagg
+from mpc.keys import encode_parts
+from secagg import Round
+from secagg.errors import Aborted, ConfigError, FaultKind, LocalProtocolError, RemoteProtocolError
+from secagg.protocols._encrypted_base import Encrypted
+from secagg.protocols._encrypted_messages import Ciphertexts, Commitment, Committed, SessionKey, commitment
+from secagg.protocols.base import rounds
+from secagg.protocols.encrypted import BFV, CKKS, Paillier
+from secagg.store import MemoryLedger
+from secagg.testing._play import Play, cast
+from secagg.wire import Envelope
+from tests.secagg.test_encrypted import COMMITTED, LIMIT, PROTOCOLS, Stage, make_task
+
+committed = pytest.mark.parametrize("protocol", COMMITTED.values(), ids=COMMITTED)
+SIMPLE = BFV()
+
+
+def mean_of(stage: Stage, *parties: str) -> Any:
+    return np.mean([stage.update(party) for party in parties], axis=0)
+
+
+def finish(stage: Stage) -> Any:
+    """From Input on: the outcome."""
+    stage.exchange(stage.server.close_round())
+    stage.server.close_round()
+    return stage.server.outcome
+
+
+def test_what_a_commitment_is() -> None:
+    session, data = bytes(range(32)), bytes(1000)
+    expected = hashlib.sha256(encode_parts("secagg/v1/he-commitment", session, "c1", data)).digest()
+    assert commitment(session, "c1", memoryview(data)) == expected
+    others = {
+        commitment(bytes(32), "c1", data),
+        commitment(session, "c2", data),
+        commitment(session, "c1", data[1:]),
+    }
+    assert len(others | {expected}) == 4
+
+
+@committed
+def test_ciphertexts_leave_when_commit_is_closed_and_not_before(protocol: Encrypted) -> None:
+    stage = Stage(protocol)
+    stage.exchange(stage.to(Round.COMMIT))
+    for party in stage.ids:
+        member = stage.members[party]
+        envelope = Envelope.parse(member._state.last_reply, LIMIT)
+        said, rest = envelope.open(Commitment)
+        assert (len(rest), member.finished) == (0, False)
+        assert said.digest == commitment(envelope.session, party, member._state.ciphertexts)
+        assert stage.server._state.commitments[party] == said.digest
+        assert len(envelope.raw) < 256
+    outbox = stage.server.close_round()
+    assert set(outbox) == set(stage.ids)
+    stage.exchange(outbox)
+    np.testing.assert_allclose(finish(stage).mean, mean_of(stage, *stage.ids), atol=1e-4)
+
+
+def test_a_client_sends_no_ciphertexts_to_who_has_asked_for_no_commitment() -> None:
+    stage = Stage(SIMPLE)
+    stage.to(Round.COMMIT)
+    stage.members["c1"].contribute(stage.update("c1"))
+    with pytest.raises(RemoteProtocolError) as refused:
+        stage.members["c1"].receive(stage.seal(Committed()))
+    assert refused.value.fault.kind is FaultKind.OUT_OF_TURN
+
+
+@committed
+@pytest.mark.parametrize("lie", ["another encryption", "another's", "a flipped bit"])
+def test_what_does_not_fit_the_commitment_is_not_added_up(protocol: Encrypted, lie: str) -> None:
+    """The sender is blamed; and as it is still awaited, what it did commit to is taken after that."""
+    stage = Stage(protocol)
+    stage.exchange(stage.to(Round.COMMIT))
+    stage.exchange({party: data for party, data in stage.server.close_round().items() if party != "c4"})
+    ciphertexts = {
+        "another encryption": lambda: stage.members["c4"]._encrypted(again(stage), stage.server._state.signed_key),
+        "another's": lambda: bytes(
+            Envelope.parse(stage.members["c1"]._state.last_reply, LIMIT).open(Ciphertexts)[1]
+        ),
+        "a flipped bit": lambda: flipped(stage.members["c4"]._state.ciphertexts),
+    }[lie]()
+    before = stage.server._adder.to_bytes()
+    stage.server.receive("c4", stage.seal(Ciphertexts(), ciphertexts, "c4"))
+    assert stage.server._adder.to_bytes() == before
+    (fault,) = stage.server.faults
+    assert (fault.sender, fault.kind, fault.round) == ("c4", FaultKind.INVALID, Round.INPUT)
+    assert "than this client committed to" in fault.detail
+    assert stage.server.pending == {"c4"}
+    stage.server.receive("c4", stage.members["c4"].receive(stage.server.start()["c4"]))
+    np.testing.assert_allclose(finish(stage).mean, mean_of(stage, *stage.ids), atol=1e-4)
+
+
+def again(stage: Stage) -> Any:
+    """c4's state before it committed, with its update."""
+    fresh = Stage(stage.task.protocol)  # only for an update in integers
+    client: Any = fresh.members["c4"]
+    client.contribute(stage.update("c4"))
+    draft = stage.members["c4"]._state
+    return type(draft)(
+        id="c4",
+        seed=bytes(32),
+        session_id=draft.session_id,
+        contribution=client._state.contribution,
+        contributed=client._state.contributed,
+    )
+
+
+def flipped(data: bytes) -> bytes:
+    return data[:100] + bytes([data[100] ^ 1]) + data[101:]
+
+
+@committed
+def test_a_copied_commitment_fits_nobody_else(protocol: Encrypted) -> None:
+    """Two equal ones are both taken, or the copier would shut out the one whose it is."""
+    stage = Stage(protocol)
+    outbox = stage.to(Round.COMMIT)
+    stage.exchange({party: outbox[party] for party in stage.ids[1:3]})
+    victim = stage.members["c1"]
+    victim.contribute(stage.update("c1"))
+    said = Envelope.parse(victim.receive(outbox["c1"]), LIMIT)
+    stage.server.receive("c4", stage.seal(said.open(Commitment)[0], b"", "c4"))
+    stage.server.receive("c1", said.raw)
+    assert not stage.server.faults
+    outbox = stage.server.close_round()
+    stage.exchange({party: outbox[party] for party in stage.ids[:3]})
+    copied = bytes(Envelope.parse(victim._state.last_reply, LIMIT).open(Ciphertexts)[1])
+    stage.server.receive("c4", stage.seal(Ciphertexts(), copied, "c4"))
+    assert [(fault.sender, fault.kind) for fault in stage.server.faults] == [("c4", FaultKind.INVALID)]
+    outcome = finish(stage)
+    assert outcome.survivors == ("c1", "c2", "c3")
+    np.testing.assert_allclose(outcome.mean, mean_of(stage, "c1", "c2", "c3"), atol=1e-4)
+
+
+@pytest.mark.parametrize("length", [0, 31, 33])
+def test_a_commitment_of_another_length_is_refused(length: int) -> None:
+    stage = Stage(SIMPLE)
+    stage.to(Round.COMMIT)
+    stage.server.receive("c4", stage.seal(Commitment(bytes(length)), b"", "c4"))
+    stage.server.receive("c3", stage.seal(Commitment(bytes(32)), b"\0", "c3"))
+    kinds = [(fault.sender, fault.kind) for fault in stage.server.faults]
+    assert kinds == [("c4", FaultKind.MALFORMED), ("c3", FaultKind.MALFORMED)]
+    assert stage.server._state.commitments == {}
+
+
+def test_who_commits_late_or_sends_early_is_not_heard() -> None:
+    stage = Stage(SIMPLE)
+    outbox = stage.to(Round.COMMIT)
+    late = outbox.pop("c4")
+    stage.exchange(outbox)
+    early = stage.members["c3"]
+    stage.server.receive("c4", stage.seal(Ciphertexts(), early._state.ciphertexts, "c4"))
+    outbox = stage.server.close_round()
+    assert set(outbox) == {"c1", "c2", "c3"}
+    stage.members["c4"].contribute(stage.update("c4"))
+    stage.server.receive("c4", stage.members["c4"].receive(late))
+    stage.server.receive("c4", stage.seal(Ciphertexts(), stage.members["c4"]._state.ciphertexts, "c4"))
+    kinds = [(fault.round, fault.kind) for fault in stage.server.faults if fault.sender == "c4"]
+    assert kinds == [
+        (Round.COMMIT, FaultKind.OUT_OF_TURN),
+        (Round.COMMIT, FaultKind.SILENT),
+        (Round.INPUT, FaultKind.OUT_OF_TURN),
+        (Round.INPUT, FaultKind.OUT_OF_TURN),
+    ]
+    stage.exchange(outbox)
+    outcome = finish(stage)
+    assert (outcome.survivors, dict(outcome.dropped)) == (("c1", "c2", "c3"), {"c4": Round.COMMIT})
+
+
+@pytest.mark.parametrize("protocol", [BFV(), CKKS(holder="clients")], ids=["BFV", "CKKS/clients"])
+@pytest.mark.parametrize(
+    "silent", [{"c1": Round.COMMIT}, {"c4": Round.INPUT}, {"c1": Round.COMMIT, "c4": Round.INPUT}]
+)
+def test_weighted_sums_beside_silence_in_both_rounds(protocol: Encrypted, silent: dict[str, str]) -> None:
+    rng = np.random.default_rng(3)
+    updates = {f"c{number}": rng.uniform(-1, 1, 2100) for number in range(1, 7)}
+    weights = dict(zip(updates, [1, 5000, 17, 3, 400, 2], strict=True))
+    layout = secagg.Layout.of(np.zeros(2100))
+    task = make_task(protocol, layout=layout, max_clients=6, min_survivors=4, max_weight=5000)
+    outcome = secagg.simulate(task, updates, weights=weights, dropouts=silent)
+    clear = secagg.simulate(
+        replace(task, protocol=secagg.Clear()),
+        updates,
+        weights=weights,
+        dropouts=dict.fromkeys(silent, Round.INPUT),
+    )
+    np.testing.assert_array_equal(outcome.sum, clear.sum)
+    assert (outcome.total_weight, outcome.survivors) == (clear.total_weight, clear.survivors)
+    assert dict(outcome.dropped) == silent
+
+
+@pytest.mark.parametrize(("silent", "what"), [(Round.COMMIT, "commitments to"), (Round.INPUT, "encrypted inputs")])
+def test_too_few_commitments_or_inputs_open_nothing(silent: str, what: str) -> None:
+    updates = {f"c{number}": np.full(5, 0.5) for number in range(1, 5)}
+    with pytest.raises(Aborted, match=f"got 2 {what}"):
+        secagg.simulate(make_task(SIMPLE), updates, dropouts={"c1": silent, "c2": silent})
+
+
+def test_below_the_floor_no_ciphertext_has_left() -> None:
+    stage = Stage(SIMPLE)
+    outbox = stage.to(Round.COMMIT)
+    stage.exchange({party: outbox[party] for party in ("c1", "c2")})
+    with pytest.raises(Aborted) as aborted:
+        stage.server.close_round()
+    for party in ("c1", "c2"):
+        with pytest.raises(Aborted):
+            stage.members[party].receive(aborted.value.outbox[party])
+        assert stage.members[party]._state.ciphertexts == b""
+
+
+def test_no_update_is_taken_after_the_commitment() -> None:
+    stage = Stage(SIMPLE)
+    stage.exchange(stage.to(Round.COMMIT))
+    with pytest.raises(LocalProtocolError, match="sent or committed to"):
+        stage.members["c1"].contribute(stage.update("c1"))
+
+
+@committed
+def test_a_client_restored_between_the_rounds_sends_what_it_committed_to(protocol: Encrypted) -> None:
+    """And the server, restored there, holds it to that."""
+    stage = Stage(protocol)
+    stage.exchange(stage.to(Round.COMMIT))
+    outbox = stage.server.close_round()
+    server = type(stage.server).from_bytes(stage.server.to_bytes(), stage.task, roster=stage.roster)
+    stage.server = server
+    assert server.start() == outbox
+    for party in stage.ids:
+        client = stage.members[party]
+        stage.members[party] = type(client).from_bytes(
+            client.to_bytes(),
+            stage.task,
+            identity=stage.identities[party],
+            roster=stage.roster,
+            save=client._save,
+            key=stage.keys.get(party) if protocol.shared_key else None,
+        )
+    stage.exchange(outbox)
+    assert not server.faults
+    np.testing.assert_allclose(finish(stage).mean, mean_of(stage, *stage.ids), atol=1e-4)
+
+
+def test_a_client_commits_in_many_sessions_of_a_name_and_sends_in_one() -> None:
+    """A commitment tells nothing, so a session that did not get beyond it costs no upload."""
+    stage = Stage(SIMPLE)
+    stage.exchange(stage.to(Round.COMMIT))
+    first = dict(stage.members), stage.server
+    stage.begin()
+    outbox = stage.to(Round.INPUT)
+    stage.exchange(outbox)
+    assert finish(stage).survivors == tuple(stage.ids)
+    stage.members, stage.server = first
+    outbox = stage.server.close_round()
+    with pytest.raises(Aborted, match="holds another upload"):
+        stage.members["c1"].receive(outbox["c1"])
+
+
+def test_a_budget_is_charged_when_the_input_leaves() -> None:
+    noise = dp.DistributedGaussian(l2_clip=1.0, noise_multiplier=1.0, bits=20)
+    layout = secagg.Layout.of(np.zeros(50))
+    task = make_task(SIMPLE, encoding=noise, layout=layout, max_clients=5, min_survivors=3)
+    updates = {f"c{number}": np.full(50, 0.1) for number in range(1, 6)}
+    budgets = {party: dp.PrivacyLedger(50.0, 1e-5, unit="client", trust="distributed") for party in updates}
+    secagg.simulate(task, updates, budgets=budgets, dropouts={"c1": Round.COMMIT, "c2": Round.INPUT})
+    assert {party: held.report().releases for party, held in budgets.items()} == {
+        "c1": 0,
+        "c2": 0,
+        "c3": 1,
+        "c4": 1,
+        "c5": 1,
+    }
+
+
+@pytest.mark.parametrize("protocol", PROTOCOLS.values(), ids=PROTOCOLS)
+def test_cost_is_exact_to_the_byte(protocol: Encrypted) -> None:
+    play = Play(cast(protocol, 4))
+    play.run()
+    cost = protocol.cost(play.task, list(play.casting.cohort))
+    assert list(cost.up) == list(cost.down) == list(rounds(protocol))
+    for name in rounds(protocol):
+        assert (cost.up[name], cost.down[name]) == (len(play.answers["c1", name]), len(play.requests["c1", name]))
+    if protocol.commit:
+        once = replace(protocol, commit=False).cost(play.task, list(play.casting.cohort))
+        more = sum(cost.up.values()) + sum(cost.down.values()) - sum(once.up.values()) - sum(once.down.values())
+        assert more <= 350
+
+
+def test_what_a_commitment_costs_the_server() -> None:
+    """Its state grows by the digest and the name of each client."""
+    stage = Stage(SIMPLE)
+    outbox, sizes = stage.to(Round.COMMIT), []
+    for party in stage.ids:
+        sizes.append(len(stage.server.to_bytes()))
+        stage.exchange({party: outbox[party]})
+    assert max(np.diff(sizes)) <= 32 + 2 * len("c1") + 8
+
+
+# Keys.
+
+
+def test_paillier_has_a_key_of_its_own_in_every_session() -> None:
+    stage, shown = Stage(PROTOCOLS["Paillier"]), set()
+    for number in range(2):
+        stage.ledgers = {party: MemoryLedger() for party in stage.ledgers}
+        stage.begin()
+        stage.to(Round.COMMIT)
+        secret = stage.members[stage.dec]._state.secret
+        assert secret, "it is saved until it is used"
+        shown.add(Envelope.parse(stage.server._state.signed_key, LIMIT).open(SessionKey)[0].key)
+        assert len(shown) == number + 1
+
+
+def test_a_decryptor_restored_between_its_rounds_still_has_the_sessions_key() -> None:
+    stage = Stage(PROTOCOLS["Paillier"])
+    outbox = stage.to_opening()
+    decryptor = stage.members[stage.dec]
+    stage.members[stage.dec] = type(decryptor).from_bytes(
+        decryptor.to_bytes(),
+        stage.task,
+        identity=stage.identities[stage.dec],
+        roster=stage.roster,
+        save=decryptor._save,
+    )
+    stage.exchange(outbox)
+    stage.server.close_round()
+    np.testing.assert_allclose(stage.server.outcome.mean, mean_of(stage, *stage.ids), atol=1e-4)
+    assert stage.members[stage.dec]._state.secret == b"", "and then it is gone"
+
+
+def test_a_key_that_a_protocol_does_not_use_is_refused() -> None:
+    """Whoever passes one expects it to be used."""
+    stage = Stage(PROTOCOLS["Paillier"])
+    for make, party in ((stage.task.decryptor, stage.dec), (stage.task.client, "c1")):
+        with pytest.raises(ConfigError, match=f"got key= for .*{party}"):
+            make(party, identity=stage.identities[party], roster=stage.roster, key=bytes(32))
+
+
+# What it is called.
+
+
+@pytest.mark.parametrize(
+    ("protocol", "name"),
+    [
+        (Paillier(commit=False), "Paillier/uncommitted"),
+        (Paillier(key="run"), "Paillier/run-key"),
+        (Paillier(key="run", commit=False), "Paillier/run-key/uncommitted"),
+        (CKKS(holder="clients", commit=False), "CKKS/clients/uncommitted"),
+        (CKKS(), "CKKS"),
+    ],
+)
+def test_what_is_weaker_says_so_in_its_name(protocol: Encrypted, name: str) -> None:
+    assert protocol.name == name
+    assert protocol.shows_terms == (name != "CKKS")
+
+
+@pytest.mark.parametrize("protocol", PROTOCOLS.values(), ids=PROTOCOLS)
+def test_noise_is_made_for_one_term_where_terms_are_not_independent(protocol: Encrypted) -> None:
+    noise = dp.DistributedGaussian(l2_clip=1.0, noise_multiplier=1.0, bits=20)
+    task = make_task(protocol, encoding=noise, max_clients=12, min_survivors=10)
+    alone = protocol.shared_key or not protocol.commit or protocol.name == "Paillier/run-key"
+    assert task.honest == task.encoder.honest == (1 if alone else 9)  # type: ignore[attr-defined]
