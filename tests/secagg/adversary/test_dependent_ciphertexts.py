@@ -210,9 +210,12 @@ class TestRecorded:
 
     def renewed(self, stage: Stage, recorded: bytes) -> bytes:
         """The recorded vector under this session's name for its key, and so that it looks like no copy."""
+        scheme = stage.task.protocol.scheme(stage.task)  # type: ignore[attr-defined]
         public = stage.server._public(stage.server._state.signed_key)
-        marked = stage.task.protocol.scheme(stage.task)._mark(public.key) + recorded[32:]  # type: ignore[attr-defined]
-        return combined(stage, [marked, public.encrypt(np.zeros(Digits(stage.task).length, np.int64))], [])
+        size = 2 * scheme.bits // 8
+        numbers = [int.from_bytes(recorded[at : at + size], "big") for at in range(32, len(recorded), size)]
+        renamed = scheme._write([number % public.key.n**2 for number in numbers], public.key)
+        return combined(stage, [renamed, public.encrypt(np.zeros(Digits(stage.task).length, np.int64))], [])
 
     def test_refused(self) -> None:
         assert self.attack(Paillier(bits=2048))[1] is None
