@@ -15,8 +15,10 @@ from secagg import wire
 from secagg.beacon import LATEST_ROUND, VALUE_BYTES, SignedBeacon
 from secagg.errors import FaultKind
 from secagg.identity import PartyRole
+from secagg.protocols import _encrypted_messages as encrypted
 from secagg.protocols import _pairwise_messages as pairwise
-from secagg.protocols import encrypted, shares
+from secagg.protocols import shares
+from secagg.protocols._encrypted_base import Encrypted
 from secagg.protocols._pairwise_messages import from_bitmap, to_bitmap
 from secagg.protocols.base import Proposal
 from secagg.protocols.clear import Input
@@ -79,7 +81,7 @@ class Largest:
             found = self.pairwise(protocol)
         elif isinstance(protocol, secagg.AdditiveShares):
             found = self.shares(protocol)
-        elif isinstance(protocol, encrypted.Encrypted):
+        elif isinstance(protocol, Encrypted):
             found = self.encrypted(protocol)
         else:
             found = iter([(Input(), bytes(vectors_size(self.task)))])
@@ -139,6 +141,8 @@ class Largest:
         yield key, b""
         signed = self.seal(key, sender=self.ids[0])
         yield encrypted.KeyedProposal(self.ids, bytes(MAX_SESSION_BYTES), bytes(32), signed), b""
+        yield encrypted.Commitment(bytes(encrypted.HASH_BYTES)), b""
+        yield encrypted.Committed(), b""
         yield encrypted.Ciphertexts(), bytes(scheme.size(length))
         yield encrypted.EncryptedSum(self.bits), bytes(scheme.total_size(length))
         yield encrypted.OpenedSum(), bytes(vectors_size(self.task))
@@ -156,6 +160,7 @@ PROTOCOLS = [
     secagg.Paillier(),
     secagg.BFV(),
     secagg.CKKS(),
+    secagg.CKKS(holder="clients"),
 ]
 
 
