@@ -17,7 +17,7 @@ Whatever decodes encodes to the same bytes again: there is no second spelling.
 import dataclasses
 import math
 import struct
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from enum import StrEnum
 
 from secagg.errors import ConfigError, SecAggError, blaming, kind_of, shown
@@ -111,6 +111,38 @@ def _decode(data: bytes, at: int, limit: int, classes: Mapping[str, type], depth
             return (tuple(items) if tag == b"t" else _build(items, classes)), end
         case _:
             raise ConfigError(f"got tag {tag!r} with {len(body)} bytes at byte {at} of a task; no value has it")
+
+
+def differences(one: object, other: object, name: str) -> Iterator[str]:
+    """Where two values differ, a line for each field or item; nothing where they are written alike.
+
+    Items of a tuple that have a ``path`` are compared with the ones of the same path.
+    """
+    fields = [field.name for field in dataclasses.fields(one)] if dataclasses.is_dataclass(one) else []
+    if type(one) is type(other) and fields:
+        for field in fields:
+            label = f"{name}.{field}" if name else field
+            yield from differences(getattr(one, field), getattr(other, field), label)
+    elif isinstance(one, tuple) and isinstance(other, tuple) and (one or other):
+        mine, theirs = _by_path(one), _by_path(other)
+        for key in [*mine, *(key for key in theirs if key not in mine)]:
+            if key in mine and key in theirs:
+                yield from differences(mine[key], theirs[key], f"{name}[{key}]")
+            else:
+                yield f"{name}[{key}]: only {'here' if key in mine else 'there'}"
+    elif type(one) is not type(other) or one != other:
+        yield f"{name}: {shown(one)} here, {shown(other)} there"
+
+
+def _by_path(items: tuple[object, ...]) -> dict[str, object]:
+    """Items by their path as text, by their name where they are pairs, else by position."""
+    found = {}
+    for position, item in enumerate(items):
+        path = getattr(item, "path", None)
+        named = isinstance(item, tuple) and len(item) == 2 and isinstance(item[0], str)
+        key = ".".join(map(str, path)) if path is not None else item[0] if named else position  # type: ignore[index]
+        found[str(key)] = item
+    return found
 
 
 def plain_bytes(data: object, what: str) -> bytes:

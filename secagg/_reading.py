@@ -18,7 +18,7 @@ from secagg.errors import SecAggError, blaming, kind_of, shown
 Path = tuple[str | int, ...]
 
 MAX_DEPTH = 64  # nested containers, and dimensions of an array
-MAX_NODES = 1 << 20  # arrays and containers; a task of more could not be written
+MAX_NODES = 1 << 18  # arrays and containers; a task of more could not be written
 
 SINGLE = frozenset({"float16", "bfloat16", "float32"})  # what float32 holds without loss
 FLOATS = SINGLE | {"float64"}
@@ -198,3 +198,16 @@ def container(kind: str, children: dict[str | int, Any], model: Any) -> Any:
         return children if model is None else type(model)(children)
     make: Callable[..., Any] = {"list": list, "tuple": tuple}[kind] if model is None else type(model)
     return make(*children.values()) if hasattr(make, "_fields") else make(children.values())
+
+
+def same(one: Any, other: Any) -> bool:
+    """Whether two restored structures are equal, arrays in dtype and each coordinate too; NaN equals NaN."""
+    if type(one) is not type(other):
+        return False
+    if isinstance(one, dict):
+        return one.keys() == other.keys() and all(same(value, other[key]) for key, value in one.items())
+    if isinstance(one, list | tuple):
+        return len(one) == len(other) and all(map(same, one, other))
+    if isinstance(one, np.ndarray):
+        return one.dtype == other.dtype and np.array_equal(one, other, equal_nan=one.dtype.kind == "f")
+    return bool(one == other or (one != one and other != other))

@@ -7,13 +7,14 @@ asks again in the same bytes. Taking validates an answer whole before it folds a
 
 from __future__ import annotations
 
+import html
 import logging
 import os
 import time
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import Executor
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import TYPE_CHECKING, Any, ClassVar, Generic, Self, TypeVar
 
 import msgspec
@@ -21,10 +22,12 @@ from numpy.typing import NDArray
 
 from secagg import wire
 from secagg._machine import Reply
+from secagg._reading import same
 from secagg._state import pack_segments, pack_state, unpack_segments, unpack_state
 from secagg.beacon import Fetch
 from secagg.errors import Aborted, ConfigError, Fault, FaultKind, LocalProtocolError, shown
 from secagg.identity import Roster, check_party_ids
+from secagg.layout import Layout
 from secagg.protocols.base import Phase, Proposal
 from secagg.session import NONCE_BYTES, check_cohort, check_session, draw, roster_digest, session_id
 from secagg.store import Store
@@ -38,10 +41,13 @@ log = logging.getLogger("secagg")
 Outbox = dict[str, bytes]
 
 KEY_BYTES = 32
+_NAMED = 5  # of parties in a repr
+_CLIPPED = 0.01  # the share of coordinates above which the server warns
+
 FAULTS_KEPT = 256  # by one party, beside the first of each kind in each round
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False, repr=False)
 class Outcome:
     """What the server can know when a session has ended well.
 
@@ -49,6 +55,8 @@ class Outcome:
     ``survivors`` are those whose input is in the sum, and what ``min_survivors`` counts; ``dropped``
     names for each who fell silent the round of its silence, so one that did so after being counted is
     in both. ``clipped`` counts clipped coordinates over all survivors (None under DP).
+
+    Two are equal if all of this is, arrays coordinate by coordinate.
     """
 
     mean: Any
@@ -60,6 +68,48 @@ class Outcome:
     clipped: int | None
     epsilon_guaranteed: float | None = None
     epsilon_realised: float | None = None
+
+    def mean_like(self, update: Any) -> Any:
+        """``mean`` as the kind of thing that ``update`` is: a model's state, for ``load_state_dict``.
+
+        ``update`` is any update of the task's layout. Its containers, its kinds of array (Torch's on their devices)
+        and its dtypes are those of the answer; integers and bools are rounded to the nearest that their dtype
+        has, Python's numbers keep their type. Raises ``ConfigError`` or ``EncodingError`` for another structure.
+        """
+        layout = Layout.of(update)
+        return layout.restore(layout.flatten(self.mean, dtype="float64"), like=update, dtype="like")
+
+    def __eq__(self, other: object) -> bool:
+        if type(other) is not type(self):
+            return NotImplemented
+        compared = [field.name for field in fields(self) if field.compare]
+        return all(same(getattr(self, name), getattr(other, name)) for name in compared)
+
+    __hash__ = None  # type: ignore[assignment]
+
+    def __repr__(self) -> str:
+        return f"<{type(self).__name__}: {'; '.join(f'{name} {text}' for name, text in self._told())}>"
+
+    def _repr_html_(self) -> str:
+        """What :func:`repr` says as a table, for notebooks."""
+        rows = "".join(
+            f"<tr><th>{html.escape(name)}</th><td>{html.escape(text)}</td></tr>" for name, text in self._told()
+        )
+        return f"<table>{rows}</table>"
+
+    def _told(self) -> list[tuple[str, str]]:
+        """What a person wants to know first, each a name and a short text."""
+        told = [
+            ("sum of", f"{len(self.survivors)} clients ({_some(self.survivors)})"),
+            ("total weight", f"{self.total_weight:,}"),
+            ("dropped", _some([f"{party} in {name}" for party, name in self.dropped.items()]) or "nobody"),
+            ("faults", str(len(self.faults))),
+        ]
+        if self.clipped is not None:
+            told.append(("clipped", f"{self.clipped:,} coordinates"))
+        if self.epsilon_guaranteed is not None:
+            told.append(("epsilon", f"{self.epsilon_guaranteed:.4g}"))
+        return told
 
 
 class ServerState(msgspec.Struct, forbid_unknown_fields=True):
@@ -379,6 +429,14 @@ class Server(Generic[AnyState]):
                 "says which: open a new session for each half of the cohort, and go on with a half whose sum "
                 "opens"
             ) from error
+        coordinates = len(state.survivors) * task.layout.size
+        if decoded.clipped is not None and decoded.clipped > _CLIPPED * coordinates:
+            log.warning(
+                "session %s: %.1f %% of all coordinates were clipped, so the mean is off by more than rounding: "
+                "raise clip; FixedPoint.suggest(updates) finds one from updates in the clear",
+                state.session_id.hex()[:12],
+                100 * decoded.clipped / coordinates,
+            )
         return Outcome(
             mean=task.layout.restore(decoded.mean),
             sum=task.layout.restore(decoded.sum, dtype="float64"),
@@ -435,6 +493,12 @@ class Server(Generic[AnyState]):
                 f"got a state whose sums are not of this task: {error}; abandon this session"
             ) from error
         return server  # type: ignore[return-value]
+
+
+def _some(texts: Sequence[str]) -> str:
+    """The first few, and how many more."""
+    more = f", and {len(texts) - _NAMED:,} more" if len(texts) > _NAMED else ""
+    return ", ".join(text[:64] for text in texts[:_NAMED]) + more
 
 
 def _owner(fault: Fault) -> str:

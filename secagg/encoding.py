@@ -14,13 +14,14 @@ import logging
 import math
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, NamedTuple, Protocol, cast
+from typing import NamedTuple, Protocol, Self, cast
 
 import numpy as np
 from numpy.typing import NDArray
 
-from secagg._numbers import real, whole
-from secagg.errors import ConfigError, EncodingError, shown
+from secagg import _clips
+from secagg._numbers import whole
+from secagg.errors import ConfigError, EncodingError, blaming, shown
 from secagg.layout import AnyFloat, Layout
 from secagg.packing import Lanes, lane_dtype
 
@@ -34,7 +35,6 @@ _KEY_BYTES = 32
 _PIECE = 1 << 16  # coordinates rounded at a time by OpenSSL's bits, which so stay in the cache
 _MAX_SUM = 1 << 62
 _LEAST_BITS = 8
-_MIN_CLIP, _MAX_CLIP = 1e-100, 1e100  # no step, scale or sum leaves float64's range
 
 _UP = 1 + 2.0**-40  # far more than floats are off by
 
@@ -138,8 +138,10 @@ class FixedPoint:
     With L = 2^(bits−1) − 1 and the step Δ = clip/L, a client of weight w sends clip(x)·w/max_weight
     divided by Δ, rounded, plus L: an integer from 0 to 2L. The server subtracts survivors·L.
 
-    - ``clip``: a positive number from 1e-100 to 1e100, or a mapping from every leaf's name
-      (:attr:`secagg.layout.Leaf.name`) to one; kept as a tuple of sorted pairs.
+    - ``clip``: a positive number from 1e-100 to 1e100, or a mapping from leaf names
+      (:attr:`secagg.layout.Leaf.name`) and patterns to one; kept as a tuple of sorted pairs. In a pattern ``*``
+      stands for any characters, dots too: ``{"*": 0.2, "*.num_batches_tracked": 1e4}``. A leaf's own name comes
+      first, then the pattern with the most characters beside its ``*``; two as long as each other are refused.
     - ``bits``: 2 to 32.
     - ``rounding``: ``"stochastic"`` rounds up with the probability of the fraction, to 2^-32, from 32
       bits of AES-256-CTR a coordinate, so that errors average out over clients; ``"nearest"`` rounds
@@ -155,12 +157,14 @@ class FixedPoint:
     rounding: str = "stochastic"
 
     def __post_init__(self) -> None:
-        if isinstance(self.clip, Mapping):
-            object.__setattr__(self, "clip", _clips(self.clip.items()))
-        elif isinstance(self.clip, tuple):
-            object.__setattr__(self, "clip", _clips(self.clip))
+        clip: object = self.clip
+        if isinstance(self.clip, Mapping | tuple):
+            with blaming(ConfigError, "got clips that can't be read; expected a dict of leaf names and numbers"):
+                pairs = self.clip if isinstance(self.clip, tuple) else self.clip.items()
+            clip = _clips.checked_pairs(pairs)
         else:
-            object.__setattr__(self, "clip", _clip(self.clip))
+            clip = _clips.checked(self.clip)
+        object.__setattr__(self, "clip", clip)
         bits = whole(self.bits)
         if bits is None or not 2 <= bits <= 32:
             raise ConfigError(f"got bits={shown(self.bits)}; expected an integer from 2 to 32")
@@ -168,6 +172,26 @@ class FixedPoint:
         if not isinstance(self.rounding, str) or self.rounding not in ROUNDINGS:
             raise ConfigError(f"got rounding={shown(self.rounding)}; expected one of {', '.join(ROUNDINGS)}")
         object.__setattr__(self, "rounding", str.__str__(self.rounding))
+
+    @classmethod
+    def suggest(
+        cls,
+        updates: Mapping[str, object] | Iterable[object],
+        *,
+        quantile: float = 0.999,
+        headroom: float = 2.0,
+        bits: int = 16,
+    ) -> Self:
+        """An encoding for updates like these, with a clip of its own for each leaf.
+
+        It is ``headroom`` (1 to 1e6) times the ``quantile`` (above 0, at most 1) of |x| over all coordinates
+        that the leaf has in ``updates`` (by client, or listed; at most 4096, all of one layout). A leaf of zeros
+        gets the largest of the other clips, or 1. This reads updates in the clear: it is for experiments, and for
+        public data. A clip that was chosen from clients' updates tells of them, which no epsilon covers.
+
+        ``EncodingError`` for updates that don't fit one layout or are not finite, ``ConfigError`` for the rest.
+        """
+        return cls(_clips.suggested(updates, quantile, headroom), bits)
 
     def segments(self, layout: Layout, max_weight: int | None) -> tuple[Segment, ...]:
         """The values (bound 2L), the weight if there are weights, the number of clipped coordinates.
@@ -202,7 +226,7 @@ class FixedPoint:
         of all leaves alike, which is what is added up. ``ConfigError`` as :meth:`segments`.
         """
         _check_max_weight(max_weight)
-        norm = _clip(l2_clip)
+        norm = _clips.checked(l2_clip)
         steps = self.steps(layout)
         whole = math.fsum(leaf.size * steps[leaf.name] ** 2 for leaf in layout.leaves)  # all, one step each
         cost = (norm * _UP) ** 2 / whole
@@ -226,7 +250,7 @@ class FixedPoint:
         Raises ``EncodingError`` for a vector of another size or type, for one that is not finite (with
         the first leaf that isn't, and how many coordinates), and for a weight that is not an integer
         from 1 to ``max_weight``, or is given though the task has none. A weight that leaves the update
-        fewer than 8 bits is a WARNING in the log.
+        fewer than 8 bits is a WARNING in the log, and so is a leaf of which every coordinate was clipped.
         """
         _check_max_weight(max_weight)
         share, own = 1.0, []
@@ -312,19 +336,7 @@ class FixedPoint:
 
     def _clips(self, layout: Layout) -> list[float]:
         """The clip of every leaf, in the layout's order."""
-        if isinstance(self.clip, float):
-            return [self.clip] * len(layout.leaves)
-        clips = dict(self.clip)
-        names = [leaf.name for leaf in layout.leaves]
-        for problem, found in (
-            ("no clip for", sorted(set(names) - set(clips))),
-            ("a clip for the unknown", sorted(set(clips) - set(names))),
-        ):
-            if found:
-                raise ConfigError(
-                    f"got {problem} leaves {', '.join(found)}; expected one for each leaf of the layout"
-                )
-        return [clips[name] for name in names]
+        return _clips.resolved(cast(float | _clips.Clips, self.clip), layout)
 
     def _runs(self, layout: Layout) -> Iterator[tuple[slice, float]]:
         """The vector in as few parts as have one clip each."""
@@ -356,6 +368,8 @@ class FixedPoint:
                     found = _round(vector[run], key, run.start, grid, values[run])
                 clipped += found[0]
                 bad += found[1]
+        if clipped and not bad:
+            _clips.warn_of_lost_leaves(vector, layout, self._clips(layout))
         if bad:
             raise EncodingError(
                 f"got {bad} coordinates that are not finite, the first in leaf "
@@ -399,26 +413,6 @@ def _key(rng: Rng) -> bytes:
     if len(key) != _KEY_BYTES:
         raise ConfigError(f"got {len(key)} bytes from rng; expected {_KEY_BYTES}")
     return key
-
-
-def _clip(clip: object, name: str | None = None) -> float:
-    found = real(clip)
-    if not _MIN_CLIP <= found <= _MAX_CLIP:
-        of = "" if name is None else f" for leaf {name!r}"
-        raise ConfigError(f"got clip={shown(clip)}{of}; expected a number from {_MIN_CLIP} to {_MAX_CLIP}")
-    return found
-
-
-def _clips(pairs: Iterable[Any]) -> tuple[tuple[str, float], ...]:
-    """Checked and sorted pairs of leaf name and clip, no name twice."""
-    found: dict[str, float] = {}
-    for pair in pairs:
-        if not isinstance(pair, tuple) or len(pair) != 2 or not isinstance(pair[0], str):
-            raise ConfigError(f"got {shown(pair)} in clip; expected a leaf's name and a number")
-        if pair[0] in found:
-            raise ConfigError(f"got two clips for leaf {pair[0]!r}; expected one")
-        found[str(pair[0])] = _clip(pair[1], pair[0])
-    return tuple(sorted(found.items()))
 
 
 def _check_max_weight(max_weight: int | None) -> None:

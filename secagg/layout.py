@@ -155,18 +155,21 @@ class Layout:
         floats = {leaf.dtype for leaf in self.leaves} & FLOATS
         return np.dtype(np.float32 if floats and floats <= SINGLE else np.float64)
 
-    def flatten(self, update: object) -> AnyFloat:
+    def flatten(self, update: object, *, dtype: str | None = None) -> AnyFloat:
         """``update`` as one new vector of :attr:`size` coordinates of :attr:`dtype`; run by a client.
 
         Structure and shapes must be the layout's. A leaf's dtype needn't be: any real number is
         converted to the vector's, as assignment to a NumPy array does. Integers are rounded to the
         nearest float64 beyond 2^53: where an integer leaf has one that float32 can't hold, the vector is
         float64. A float64 too large for a float32 vector becomes infinite, which an encoding refuses.
+        ``dtype="float64"`` asks for a float64 vector.
 
         Raises ``EncodingError`` that names the first path that differs or can't be read.
         """
         arrays = self._matched(update)
-        vector = self._filled(arrays, self.dtype)
+        if dtype not in (None, "float64"):
+            raise ConfigError(f"got dtype {shown(dtype)}; expected float64 or None")
+        vector = self._filled(arrays, np.dtype(dtype or self.dtype))
         if vector is None:
             vector = self._filled(arrays, np.dtype(np.float64))
         assert vector is not None

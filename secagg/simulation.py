@@ -9,7 +9,7 @@ import time
 from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Executor
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, field, fields
 from functools import lru_cache, partial
 from typing import Any
 
@@ -24,22 +24,31 @@ from secagg.errors import ConfigError, EncodingError, LocalProtocolError, blamin
 from secagg.identity import PartyRole, Roster, check_party_id
 from secagg.protocols.base import AggregationProtocol, contribution_round, key_pairs, rounds
 from secagg.store import MemoryLedger
-from secagg.task import MAX_CLIENTS, Task
+from secagg.task import Task
 
 ByRound = dict[str, int]
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False, repr=False)
 class Simulation(Outcome):
     """An :class:`~secagg.Outcome` with what only a bystander sees.
 
     ``bytes_up``, ``bytes_down`` and ``seconds`` are by party, then by round; the server is ``"server"``, and
-    what it does at the end of a round counts for the round that ends.
+    what it does at the end of a round counts for the round that ends. Two are compared without ``seconds``.
     """
 
     bytes_up: Mapping[str, Mapping[str, int]] = None  # type: ignore[assignment]
     bytes_down: Mapping[str, Mapping[str, int]] = None  # type: ignore[assignment]
-    seconds: Mapping[str, Mapping[str, float]] = None  # type: ignore[assignment]
+    seconds: Mapping[str, Mapping[str, float]] = field(default=None, compare=False)  # type: ignore[arg-type]
+
+    def _told(self) -> list[tuple[str, str]]:
+        """And the bytes of all clients and other parties."""
+        told = super()._told()
+        for what, counted in (("bytes up", self.bytes_up), ("bytes down", self.bytes_down)):
+            parties = [party for party in counted or {} if party != "server"]
+            total = sum(sum(counted[party].values()) for party in parties)
+            told.append((what, f"{total:,} of {len(parties)} parties"))
+        return told
 
 
 def simulate(
@@ -67,10 +76,12 @@ def simulate(
     if not issubclass(type(task), Task):
         swapped = "; the arguments are swapped: simulate(task, updates)" if isinstance(updates, Task) else ""
         raise ConfigError(f"got {shown(task)} as task; expected a secagg.Task{swapped}")
-    plain = _by_id(updates, "updates")
-    weighted = None if weights is None else _by_id(weights, "weights")
-    silent = {client: _round(task, name) for client, name in _by_id(dropouts or {}, "dropouts").items()}
-    charged = None if budgets is None else _by_id(budgets, "budgets")
+    most = task.max_clients + 1  # one too many: more would be read for nothing
+    plain = _by_id(updates, "updates", most)
+    weighted = None if weights is None else _by_id(weights, "weights", most)
+    falling = _by_id({} if dropouts is None else dropouts, "dropouts", most)
+    silent = {client: _round(task, name) for client, name in falling.items()}
+    charged = None if budgets is None else _by_id(budgets, "budgets", most)
     for what, given in (
         ("weights", weighted or plain),
         ("dropouts", {**plain, **silent}),
@@ -222,17 +233,18 @@ def _key_pairs(
     return key_pairs(protocol, dict(roles))
 
 
-def _by_id(given: Any, what: str) -> dict[str, Any]:
+def _by_id(given: Any, what: str, most: int) -> dict[str, Any]:
     expected = "expected a dict by client id, or a list in the clients' order"
     with blaming(ConfigError, f"got {what} that can't be read; {expected}"):
         if isinstance(given, Mapping):
-            ids = {check_party_id(party): item for party, item in given.items()}
-            if len(ids) != len(given):
+            items = [item for _, item in zip(range(most), given.items(), strict=False)]
+            ids = {check_party_id(party): item for party, item in items}
+            if len(ids) != len(items):
                 raise ConfigError(f"got {what} that name a client twice; {expected}")
             return ids
         if isinstance(given, str | bytes) or is_labelled(given):
             raise ConfigError(f"got {shown(given)} as {what}; {expected}")
-        return {f"c{number}": item for number, item in zip(range(1, MAX_CLIENTS + 2), given, strict=False)}
+        return {f"c{number}": item for number, item in zip(range(1, most + 1), given, strict=False)}
 
 
 def _round(task: Task, name: object) -> str:

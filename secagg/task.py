@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
+import html
 import importlib
 import os
 import time
@@ -19,7 +20,7 @@ from secagg import _canonical, wire
 from secagg._numbers import whole
 from secagg.beacon import Fetch
 from secagg.encoding import Encoding, SegmentLike
-from secagg.errors import ConfigError, blaming, shown
+from secagg.errors import ConfigError, blaming, kind_of, shown
 from secagg.identity import PartyRole, Roster
 from secagg.layout import Layout
 from secagg.protocols.base import AggregationProtocol, client_class, corrupt_among, corrupt_count, rounds
@@ -65,7 +66,7 @@ class MemberArguments(TypedDict, total=False):
     clock: Callable[[], float]
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Task:
     """What a run aggregates, and how; frozen, serialisable, and the same bytes on every client.
 
@@ -280,6 +281,27 @@ class Task:
         if made is None:
             raise ConfigError(f"got {self.protocol.name}, which has no {role}")
         return made
+
+    def diff(self, other: Task) -> tuple[str, ...]:
+        """Which fields differ from those of ``other``, a line each: the field, its value here, its value there.
+
+        For two sides whose digests differ; empty where both tasks are the same. ``ConfigError`` if it is no task.
+        """
+        if not issubclass(type(other), Task):
+            raise ConfigError(f"got {shown(other)}; expected a task: secagg.Task.from_bytes(theirs)")
+        return tuple(_canonical.differences(self, other, ""))
+
+    def __repr__(self) -> str:
+        weighted = "" if self.max_weight is None else f", weights to {self.max_weight}"
+        return (
+            f"<Task: {self.protocol.name} over up to {self.max_clients} clients, opened for {self.min_survivors} "
+            f"or more; {kind_of(self.encoding)} of {self.layout.size:,} coordinates{weighted}; "
+            f"context {shown(self.context)}>"
+        )
+
+    def _repr_html_(self) -> str:
+        """What :meth:`describe` says, for notebooks."""
+        return f"<pre>{html.escape(self.describe())}</pre>"
 
     def describe(self) -> str:
         """What the task means, in words: rounds, bytes, precision, thresholds, who must collude."""

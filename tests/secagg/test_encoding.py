@@ -392,8 +392,8 @@ def test_fields_out_of_range_are_refused(make: Callable[[], FixedPoint]) -> None
 @pytest.mark.parametrize(
     ("clip", "message"),
     [
-        ({"a": 1.0}, "no clip for leaves b, c"),
-        ({"a": 1.0, "b": 1.0, "c": 1.0, "z": 1.0}, "a clip for the unknown leaves z"),
+        ({"a": 1.0}, "no clip for the leaves 'b', 'c'"),
+        ({"a": 1.0, "b": 1.0, "c": 1.0, "z": 1.0}, "a clip for what the layout lacks, 'z'"),
     ],
 )
 def test_clips_must_name_every_leaf(clip: Any, message: str) -> None:
@@ -510,3 +510,83 @@ def test_rounding_doubles_what_an_update_of_halves_moves() -> None:
     for bad in (0.0, -1.0, math.nan, "1"):
         with pytest.raises(ConfigError):
             grid.l2_sensitivity(layout, bad)  # type: ignore[arg-type]
+
+
+def test_clips_by_pattern_the_longest_first_and_a_name_before_all() -> None:
+    names = ["bn.num_batches_tracked", "bn.weight", "fc.bias", "fc.weight", "bn.bias"]
+    layout = Layout.of({name: np.zeros(2) for name in names})
+    clip = {"*": 0.2, "*.num_batches_tracked": 1e4, "bn.*": 3, "*.bias": 5, "fc.bias": 7, "bn*bias": 9}
+    steps = FixedPoint(clip, bits=2).steps(layout)  # L = 1, so a step is a clip
+    assert steps == {
+        "bn.num_batches_tracked": 1e4, "bn.weight": 3, "fc.bias": 7, "fc.weight": 0.2, "bn.bias": 9,
+    }  # fmt: skip
+    assert FixedPoint(clip) == FixedPoint(dict(reversed(clip.items())))
+
+
+@pytest.mark.parametrize(
+    ("clip", "message"),
+    [
+        ({"*.w": 1.0, "a.*": 2.0}, r"the patterns '\*\.w' and 'a\.\*', as long as each other, for leaf 'a\.w'"),
+        ({"a.*": 1.0, "z*": 2.0}, r"a clip for what the layout lacks, 'z\*'"),
+        ({"b*": 1.0}, "no clip for the leaves 'a.w'"),
+        ({"a.w*w": 1.0}, "no clip for the leaves 'a.w'"),
+        ({"*": "much"}, r"got clip='much' for '\*'"),
+    ],
+)
+def test_clips_that_leave_a_leaf_in_doubt(clip: Any, message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        FixedPoint(clip).segments(Layout.of({"a": {"w": np.zeros(1)}}), None)
+
+
+def test_a_pattern_is_matched_without_going_back() -> None:
+    name = "a" * 20_000
+    layout = Layout.of({name: np.zeros(1)})
+    with pytest.raises(ConfigError, match="no clip for"):
+        FixedPoint({"*a" * 5_000 + "*b": 1.0}).segments(layout, None)
+    assert FixedPoint({"*a" * 5_000 + "*": 1.0}).segments(layout, None)
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+def test_a_leaf_that_was_clipped_whole_is_named(dtype: Any, caplog: pytest.LogCaptureFixture) -> None:
+    update = {
+        "bn": np.array(1500),
+        "empty": np.zeros((0, 2)),
+        "part": np.array([5, 0.5], dtype),
+        "w": np.zeros(3, dtype),
+    }
+    update["edge"] = np.full(2, 0.1, dtype)
+    layout = Layout.of(update)
+    encoding = FixedPoint({"*": 1.0, "edge": 0.1})
+    encoding.encode(layout.flatten(update), layout=layout, weight=None, max_weight=None, rng=bytes)
+    lost = ["'bn'"] + ["'edge'"] * bool(dtype(0.1) > np.float64(0.1))
+    (said,) = caplog.messages
+    assert said.startswith(f"every coordinate was clipped in {len(lost)} of 5 leaves: {', '.join(lost)};")
+    assert "1500" not in said
+    caplog.clear()
+    FixedPoint({"*": 1.0, "bn": 1e4, "edge": 0.2}).encode(
+        layout.flatten(update), layout=layout, weight=None, max_weight=None, rng=bytes
+    )
+    assert not caplog.messages
+
+
+def test_a_suggested_encoding_cuts_little() -> None:
+    rng = np.random.default_rng(1)
+    updates = [
+        {"w": rng.normal(0, 0.01, 5000), "steps": np.array(1500 + i), "zero": np.zeros(3), "none": np.zeros((0, 1))}
+        for i in range(5)
+    ]
+    encoding = FixedPoint.suggest(updates, bits=np.int64(12))
+    clips = dict(encoding.clip)  # type: ignore[arg-type]
+    assert encoding.bits == 12
+    assert clips["steps"] == 2 * 1504
+    assert clips["zero"] == clips["none"] == clips["steps"]
+    assert 0.05 < clips["w"] < 0.08
+    assert FixedPoint.suggest(dict(enumerate(updates)), bits=12) == encoding  # type: ignore[arg-type]
+    tight = FixedPoint.suggest(updates, quantile=0.5, headroom=1)
+    assert dict(tight.clip)["steps"] == 1502  # type: ignore[arg-type]
+    for bad in ({"quantile": 0}, {"quantile": 1.1}, {"headroom": 0.5}, {"bits": 40}):
+        with pytest.raises(ConfigError):
+            FixedPoint.suggest(updates, **bad)  # type: ignore[arg-type]
+    for wrong in ([], [{"w": np.array([np.nan])}], [updates[0], updates[0] | {"w": np.zeros(1)}]):
+        with pytest.raises((ConfigError, EncodingError)):
+            FixedPoint.suggest(wrong)

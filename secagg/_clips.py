@@ -1,0 +1,148 @@
+"""Which clip each leaf of a layout has: one for all, or by names and patterns."""
+
+import logging
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from secagg._numbers import real
+from secagg._reading import MAX_NODES
+from secagg.errors import ConfigError, EncodingError, blaming, shown
+from secagg.layout import AnyFloat, Layout
+
+Clips = tuple[tuple[str, float], ...]
+
+_MIN, _MAX = 1e-100, 1e100  # no step, scale or sum leaves float64's range
+_WILD = "*"
+_MOST_SAMPLES = 4096  # of updates that a clip is suggested from
+
+_log = logging.getLogger("secagg")
+
+
+def checked(clip: object, name: str | None = None) -> float:
+    """``clip`` as a float; ``ConfigError`` unless it is a number from 1e-100 to 1e100."""
+    found = real(clip)
+    if not _MIN <= found <= _MAX:
+        of = "" if name is None else f" for {shown(name)}"
+        raise ConfigError(f"got clip={shown(clip)}{of}; expected a number from {_MIN} to {_MAX}")
+    return found
+
+
+def checked_pairs(pairs: Iterable[Any]) -> Clips:
+    """Sorted pairs of name or pattern and clip; ``ConfigError`` for anything else, or a name twice."""
+    found: dict[str, float] = {}
+    with blaming(ConfigError, "got clips that can't be read; expected a dict of leaf names and numbers"):
+        for _, pair in zip(range(MAX_NODES), pairs, strict=False):
+            if not isinstance(pair, tuple) or len(pair) != 2 or not isinstance(pair[0], str):
+                raise ConfigError(f"got {shown(pair)} in clip; expected a leaf's name, or a pattern, and a number")
+            name = str.__str__(pair[0])
+            if name in found:
+                raise ConfigError(f"got two clips for {shown(name)}; expected one")
+            found[name] = checked(pair[1], name)
+    return tuple(sorted(found.items()))
+
+
+def resolved(clip: float | Clips, layout: Layout) -> list[float]:
+    """The clip of every leaf, in the layout's order.
+
+    A leaf's own name comes first, then the pattern with the most characters beside its ``*``. ``ConfigError`` for a
+    leaf that nothing matches, one that two such patterns match, and a name or pattern that matches no leaf.
+    """
+    if isinstance(clip, float):
+        return [clip] * len(layout.leaves)
+    clips = dict(clip)
+    patterns = [(name, name.split(_WILD)) for name in clips if _WILD in name]
+    chosen: list[float] = []
+    missing: list[str] = []
+    used: set[str] = {_WILD}
+    for leaf in layout.leaves:
+        matching = [(len("".join(parts)), name) for name, parts in patterns if _matches(parts, leaf.name)]
+        used.update(name for _, name in matching)
+        best = [name for length, name in matching if length == max(matching)[0]]
+        if leaf.name in clips:
+            best = [leaf.name]
+            used.add(leaf.name)
+        if len(best) > 1:
+            raise ConfigError(
+                f"got the patterns {shown(best[0])} and {shown(best[1])}, as long as each other, for leaf "
+                f"{shown(leaf.name)}; expected one that is longer, or the leaf's own name"
+            )
+        if best:
+            chosen.append(clips[best[0]])
+        else:
+            missing.append(leaf.name)
+    for problem, names in (
+        ("no clip for the leaves", missing),
+        ("a clip for what the layout lacks,", sorted(set(clips) - used)),
+    ):
+        if names:
+            more = f" and {len(names) - 5} more" if len(names) > 5 else ""
+            raise ConfigError(
+                f"got {problem} {', '.join(map(shown, names[:5]))}{more}; expected one for each leaf of the "
+                "layout: by its name, by a pattern such as '*.bias', or by '*' for all others"
+            )
+    return chosen
+
+
+def _matches(parts: list[str], name: str) -> bool:
+    """Whether ``name`` is these parts with anything between them."""
+    first, *middle, last = parts
+    if len(name) < len(first) + len(last) or not name.startswith(first) or not name.endswith(last):
+        return False
+    at, end = len(first), len(name) - len(last)
+    for part in middle:  # the first place that fits leaves the most room for the others
+        at = name.find(part, at, end)
+        if at < 0:
+            return False
+        at += len(part)
+    return True
+
+
+def warn_of_lost_leaves(vector: AnyFloat, layout: Layout, clips: Sequence[float]) -> None:
+    """A WARNING that names the leaves of which every coordinate was clipped: a counter, most likely."""
+    lost = []
+    for (name, part), clip in zip(layout.slices.items(), clips, strict=True):
+        limit = np.float64(clip)  # not Python's float, which would be compared in 32 bits
+        # Nearly always the first coordinate tells.
+        if part.start < part.stop and np.abs(vector[part.start]) > limit and (np.abs(vector[part]) > limit).all():
+            lost.append(name)
+    if lost:
+        _log.warning(
+            "every coordinate was clipped in %d of %d leaves: %s%s; of those only the signs are left. Give them a "
+            "larger clip: clip={'*': ..., %s: ...}",
+            len(lost),
+            len(layout.leaves),
+            ", ".join(map(shown, lost[:3])),
+            ", ..." if len(lost) > 3 else "",
+            shown(lost[0]),
+        )
+
+
+def suggested(
+    updates: Mapping[str, object] | Iterable[object], quantile: object, headroom: object
+) -> dict[str, float]:
+    """Leaf name → clip, as :meth:`secagg.FixedPoint.suggest` says."""
+    share, factor = real(quantile), real(headroom)
+    if not 0 < share <= 1 or not 1 <= factor <= 1e6:
+        raise ConfigError(
+            f"got quantile={shown(quantile)} and headroom={shown(headroom)}; expected above 0 to 1, and 1 to 1e6"
+        )
+    with blaming(ConfigError, "got updates that can't be read; expected a dict by client id, or a list"):
+        items = updates.values() if isinstance(updates, Mapping) else updates
+        sample = [update for _, update in zip(range(_MOST_SAMPLES + 1), items, strict=False)]
+    if not 1 <= len(sample) <= _MOST_SAMPLES:
+        raise ConfigError(f"got {len(sample)} updates or more; expected 1 to {_MOST_SAMPLES}: a sample will do")
+    layout = Layout.of(sample[0])
+    vectors = [layout.flatten(update) for update in sample]
+    clips: dict[str, float] = {}
+    for name, part in layout.slices.items():
+        sizes = np.abs(np.concatenate([vector[part] for vector in vectors]))
+        if not np.isfinite(sizes).all():
+            raise EncodingError(
+                f"got coordinates that are not finite, in leaf {shown(name)}; leave this update out"
+            )
+        # A size that was seen, not a mean of two: the largest of a leaf of one counter is kept whole.
+        clips[name] = factor * float(np.quantile(sizes, share, method="higher")) if sizes.size else 0.0
+    largest = max(clips.values()) or 1.0
+    return {name: max(clip, _MIN) if clip else largest for name, clip in clips.items()}

@@ -1,0 +1,218 @@
+"""Whatever is passed, nothing leaves the library but its own errors, and no message runs an object's own text."""
+
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+import secagg
+from secagg.errors import SecAggError, shown
+from secagg.identity import Party, PartyRole, Roster
+
+UPDATE = {"w": np.zeros(3, np.float32), "b": [np.zeros(()), 1.0]}
+TASK = secagg.Task(
+    protocol=secagg.Clear(),
+    layout=secagg.Layout.of(UPDATE),
+    encoding=secagg.FixedPoint(clip=1.0),
+    max_clients=3,
+    min_survivors=2,
+    max_weight=5,
+)
+
+ERRORS = [ValueError, TypeError, KeyError, AttributeError, RuntimeError, OSError, RecursionError, MemoryError]
+ERRORS += [StopIteration, ZeroDivisionError, IndexError, UnicodeError, AssertionError, BufferError]
+METHODS = ["__array__", "__len__", "__iter__", "__repr__", "__str__", "__eq__", "__hash__", "__bool__", "__index__"]
+METHODS += ["__float__", "__int__", "__getitem__", "__contains__", "__format__", "__call__", "__lt__", "__bytes__"]
+METHODS += ["items", "keys", "values"]
+PROPERTIES = ["shape", "dtype", "ndim", "__array_interface__", "__class__", "index", "columns", "segments", "name"]
+BASES = [object, str, bytes, int, float, list, tuple, dict, np.ndarray, ValueError]
+
+
+class OwnTextFails(Exception):
+    def __str__(self) -> str:
+        raise ValueError("its text")
+
+    __repr__ = __str__
+
+
+def hostile(base: type, methods: set[str], properties: set[str], error: type[Exception]) -> Any:
+    """An object of a class like ``base`` in which these fail."""
+
+    def fail(*arguments: Any, **named: Any) -> Any:
+        raise error("hostile")
+
+    members: dict[str, Any] = dict.fromkeys(methods, fail) | dict.fromkeys(properties, property(fail))
+    kind = type("Hostile", (base,), members)
+    made: Any = base.__new__(kind, (2,)) if base is np.ndarray else base.__new__(kind)
+    if base is list:
+        list.append(made, np.ones(1))
+    if base is dict:
+        dict.__setitem__(made, "w", np.ones(1))
+    return made
+
+
+class Endless(Mapping[Any, Any]):
+    """Has ever more keys."""
+
+    def __getitem__(self, key: Any) -> Any:
+        return np.ones(1)
+
+    def __iter__(self) -> Iterator[Any]:
+        number = 0
+        while True:
+            number += 1
+            yield number
+
+    def __len__(self) -> int:
+        return 1
+
+
+class Answers:
+    """An array whose ``__array__`` gives anything."""
+
+    def __init__(self, answer: Any) -> None:
+        self.answer = answer
+
+    def __array__(self, dtype: Any = None, copy: Any = None) -> Any:
+        return self.answer
+
+
+class Lies(Answers):
+    shape = (3,)
+    dtype = np.dtype(np.float32)
+
+
+def nested(depth: int) -> Any:
+    update: Any = np.ones(1)
+    for _ in range(depth):
+        update = [update]
+    return update
+
+
+def cyclic() -> Any:
+    update: dict[str, Any] = {"w": np.ones(1)}
+    update["self"] = update
+    return update
+
+
+ODD: list[Any] = [
+    None, "c0", b"c0", "", 7, -1, True, 2.5, float("nan"), float("inf"), 10**5000, 1j, object(), int, Ellipsis,
+    np.bool_(True), np.int64(2), np.float32(0.5), np.str_("c1"), np.bytes_(b"s"), np.datetime64("2020-01-01"),
+    np.array([object()]), np.array(["a"]), np.array([1j]), np.array(["2020"], "M8[s]"), np.full(3, np.nan),
+    np.zeros(3, [("a", "f4")]), np.broadcast_to(np.float32(0), (1 << 39,)), np.broadcast_to(0.0, (1 << 41,)),
+    np.ma.masked_array([1.0], [True]), np.ones((1,) * 60), np.zeros(0), Endless(), cyclic(), nested(2000),
+    nested(60),
+    Answers(None), Answers([1.0]), Answers(np.ones(3)), Lies(np.ones(2)), Lies("text"), OwnTextFails(), TASK,
+    {1: 1.0, "1": 1.0}, {"\ud800": 1.0}, {10**5000: 1.0}, {"a": {"b": 1.0}, "a.b": 1.0}, {"c1": UPDATE},
+    [UPDATE] * 2,
+    {"c1": 3, "c2": 10**400}, [1, 2], ["c1", "c1"], ["c1", None], range(3), memoryview(b"123"), bytearray(b"1"),
+]  # fmt: skip
+OBJECTS = st.one_of(
+    st.sampled_from(range(len(ODD))).map(lambda at: ODD[at]),
+    st.builds(
+        hostile,
+        st.sampled_from(BASES),
+        st.sets(st.sampled_from(METHODS), max_size=6),
+        st.sets(st.sampled_from(PROPERTIES), max_size=3),
+        st.sampled_from([*ERRORS, OwnTextFails]),
+    ),
+    st.builds(lambda: (number for number in [1.0, 2.0])),
+)
+WITHIN = st.recursive(
+    OBJECTS,
+    lambda inner: (
+        st.dictionaries(st.sampled_from(["w", "b", "c1"]), inner, max_size=3) | st.lists(inner, max_size=3)
+    ),
+    max_leaves=4,
+)
+
+
+def client() -> Any:
+    return TASK.client("c1", session=b"s")
+
+
+CALLS: dict[str, Callable[[Any, Any], object]] = {
+    "Layout.of": lambda it, _: secagg.Layout.of(it),
+    "flatten": lambda it, _: TASK.layout.flatten(it),
+    "restore": lambda it, _: TASK.layout.restore(np.zeros(5), like=it),
+    "mean_like": lambda it, _: OUTCOME.mean_like(it),
+    "contribute": lambda it, other: client().contribute(it, other),
+    "contribute a leaf": lambda it, _: client().contribute(UPDATE | {"w": it}, 1),
+    "contribute a weight": lambda it, _: client().contribute(UPDATE, it),
+    "simulate": lambda it, other: secagg.simulate(it, other),
+    "simulate updates": lambda it, other: secagg.simulate(TASK, it, weights=other),
+    "simulate one update": lambda it, other: secagg.simulate(TASK, [UPDATE, it], weights=[1, other]),
+    "simulate dropouts": lambda it, _: secagg.simulate(TASK, [UPDATE] * 3, weights=[1] * 3, dropouts=it),
+    "Task.from_bytes": lambda it, _: secagg.Task.from_bytes(it),
+    "known": lambda it, _: secagg.Task.from_bytes(TASK.to_bytes(), known=it),
+    "Client.from_bytes": lambda it, _: secagg.Client.from_bytes(it, TASK),
+    "Server.from_bytes": lambda it, _: secagg.Server.from_bytes(it, TASK),
+    "client": lambda it, other: TASK.client(it, session=other),
+    "server": lambda it, other: TASK.server(it, session=other),
+    "Party": lambda it, _: Roster([Party(it, PartyRole.CLIENT, bytes(32))]).to_json(),
+    "clip": lambda it, other: secagg.FixedPoint(clip=it, bits=other),
+    "clips": lambda it, other: secagg.FixedPoint(clip={"w": it, "*": other}),
+    "suggest": lambda it, other: secagg.FixedPoint.suggest(it, bits=other),
+    "corruption": lambda it, _: secagg.SecAgg(corruption=it),
+    "diff": lambda it, _: TASK.diff(it),
+    "repr": lambda it, _: len(shown(it)) < 100 or 1 / 0,
+} | {
+    name: lambda it, _, name=name: make(**{name: it})  # type: ignore[misc]
+    for name in ("protocol", "layout", "encoding", "max_clients", "min_survivors", "max_weight", "context")
+}
+
+
+def make(**changed: Any) -> secagg.Task:
+    fields = {name: getattr(TASK, name) for name in TASK.__dataclass_fields__}
+    return secagg.Task(**fields | changed)
+
+
+OUTCOME = secagg.simulate(TASK, [UPDATE] * 2, weights=[1, 1])
+
+
+@pytest.fixture(autouse=True, scope="module")
+def _fewer_nodes() -> Iterator[None]:
+    """An endless container is read to its limit: a smaller one saves a second each time."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("secagg._reading.MAX_NODES", 4096)
+        yield
+
+
+def refusal(name: str, first: Any, second: Any) -> str:
+    """What our error says; empty if it was taken. Any other error comes out."""
+    try:
+        CALLS[name](first, second)
+    except SecAggError as error:
+        return str(error)
+    return ""
+
+
+@settings(max_examples=6 * settings().max_examples)
+@given(WITHIN, WITHIN, st.sampled_from(sorted(CALLS)))
+def test_nothing_but_our_errors_comes_out(first: Any, second: Any, name: str) -> None:
+    assert len(refusal(name, first, second)) < 2000
+
+
+@pytest.mark.parametrize("name", sorted(CALLS))
+def test_each_odd_object_in_each_place(name: str) -> None:
+    refused = [refusal(name, odd, 1) for odd in ODD]
+    assert any(refused) or name == "repr"
+
+
+def test_no_message_runs_an_objects_own_text() -> None:
+    called = []
+
+    class Spy:
+        def __repr__(self) -> str:
+            called.append(self)
+            return "secret"
+
+        __str__ = __repr__
+
+    said = [refusal(name, Spy(), Spy()) for name in sorted(set(CALLS) - {"repr"})]
+    assert all(said)
+    assert "secret" not in "".join(said)
+    assert not called
