@@ -83,7 +83,7 @@ def simulate(
     silent = {client: _round(task, name) for client, name in falling.items()}
     charged = None if budgets is None else _by_id(budgets, "budgets", most)
     for what, given in (
-        ("weights", weighted or plain),
+        ("weights", plain if weighted is None else weighted),
         ("dropouts", {**plain, **silent}),
         ("budgets", plain if charged is None else charged),
     ):
