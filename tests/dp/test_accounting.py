@@ -15,6 +15,7 @@ from dp import _curves
 from dp.accounting import DEFAULT_ORDERS, RDPAccountant
 from dp.errors import DPError
 from dp.events import (
+    MAX_COUNT,
     Composed,
     DiscreteGaussianEvent,
     DistributedGaussianEvent,
@@ -363,6 +364,29 @@ def test_an_error_changes_nothing() -> None:
     assert (found.to_bytes(), found.get_epsilon()) == before
     found.rdp[:] = 0
     assert found.get_epsilon() == before[1]
+
+
+def test_composing_beyond_the_most_changes_nothing() -> None:
+    event, other = GaussianEvent(1e6), GaussianEvent(2e6)
+    found = accountant(event, MAX_COUNT)
+    before = found.to_bytes(), found.rdp.tolist(), found.num_releases, found.get_epsilon(amplified=False)
+    for count in (1, MAX_COUNT):
+        with pytest.raises(DPError, match=f"more than {MAX_COUNT} of one event"):
+            found.compose(event, count)
+    after = found.to_bytes(), found.rdp.tolist(), found.num_releases, found.get_epsilon(amplified=False)
+    assert after == before
+    found.compose(other).compose(event)  # an event between them, and it is another entry
+    assert found.events == ((event, MAX_COUNT), (other, 1), (event, 1))
+
+
+def test_more_changes_of_event_than_there_is_room_for_change_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("dp.accounting.MAX_EVENTS", 3)
+    found = accountant(GaussianEvent(1.0)).compose(GaussianEvent(2.0)).compose(GaussianEvent(1.0))
+    before = found.to_bytes(), found.rdp.tolist()
+    with pytest.raises(DPError, match="more than 3 changes of event"):
+        found.compose(GaussianEvent(3.0))
+    assert (found.to_bytes(), found.rdp.tolist()) == before
+    assert found.compose(GaussianEvent(1.0), 4).num_releases == 7, "the last event has room still"
 
 
 def test_delta_and_epsilon_are_each_others_inverse() -> None:

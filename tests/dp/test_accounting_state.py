@@ -3,12 +3,13 @@
 import hashlib
 import json
 import math
-from typing import Any
+from typing import Any, cast
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from dp._sealed import seal, unseal
 from dp.accounting import RDPAccountant
 from dp.errors import DPError
 from dp.events import (
@@ -231,3 +232,23 @@ def test_names_and_budgets_are_checked() -> None:
             Release(*args)  # type: ignore[arg-type]
     with pytest.raises(DPError, match="expected a Release"):
         ledger().charge(GAUSSIAN)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    ("paid", "match"),
+    [
+        (["00" * 32] * 257, "names that are no list of at most 256"),
+        ({"00" * 32: 1}, "names that are no list"),
+        ("00" * 32, "names that are no list"),
+        (None, "names that are no list"),
+        (["00" * 31], "not of 32 bytes"),
+        (["zz" * 32], "no hex"),
+        ([7], "no hex"),
+    ],
+)
+def test_a_saved_ledger_with_other_names_is_refused(paid: object, match: str) -> None:
+    state = cast(dict[str, Any], unseal(ledger().to_bytes()))
+    with pytest.raises(DPError, match=match):
+        PrivacyLedger.from_bytes(seal(state | {"paid": paid}))
+    full = PrivacyLedger.from_bytes(seal(state | {"paid": ["00" * 32] * 256}))
+    assert PrivacyLedger.from_bytes(full.to_bytes()).to_bytes() == full.to_bytes()

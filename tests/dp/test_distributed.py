@@ -467,3 +467,31 @@ def test_encodings_are_frozen_and_plain() -> None:
     text = "\n".join(code.describe(Flat(10), None))
     assert f"{code.epsilon(10):.4g} at delta 1e-05" in text
     assert "8 honest" in text
+
+
+@kinds
+def test_a_modulus_that_rounding_alone_fills_is_refused_to_the_last_client(kind: Any) -> None:
+    """4^bits = clients·k²: nothing is left for noise, nor for the sum."""
+    for bits, clients, k in ((4, 16, 4.0), (6, 64, 8.0), (5, 4, 16.0)):
+        assert 4**bits == clients * k**2
+        with pytest.raises(DPError, match=rf"rounding alone wraps; expected bits of at least {bits + 1}$"):
+            encoding(kind, bits=bits, clients=clients, honest=1, corrupt=0, k_stddevs=k)
+        for change in ({"clients": clients - 1}, {"bits": bits + 1}, {"k_stddevs": k * (1 - 1e-9)}):
+            fields = {"bits": bits, "clients": clients, "honest": 1, "corrupt": 0, "k_stddevs": k} | change
+            assert encoding(kind, **fields).bits == fields["bits"]
+
+
+@kinds
+@pytest.mark.parametrize("honest", [4, 8])
+def test_the_deviation_that_is_printed_is_that_of_the_mean(kind: Any, honest: int) -> None:
+    code, size = encoding(kind, honest=honest, k_stddevs=6.0), 2**14
+    printed = float(code.describe(Flat(size), None)[-1].rpartition(" ")[2])
+    terms = [send(code, np.zeros(size), seed).astype(np.uint64) for seed in range(10)]
+    mean = receive(code, np.sum(terms, axis=0), size, 10).mean
+    assert printed == pytest.approx(np.std(mean), rel=5 / math.sqrt(2 * size))
+    assert printed == pytest.approx(1 / math.sqrt(honest) / math.sqrt(10), rel=2e-3)
+    coarse = encoding(kind, bits=8, clients=100, honest=80, noise_multiplier=9.0, k_stddevs=6.0)
+    grid = coarse.grid(size)
+    assert grid.sigma < 3, "rounding is seen beside the noise"
+    printed = float(coarse.describe(Flat(size), None)[-1].rpartition(" ")[2])
+    assert printed == pytest.approx(grid.step * math.sqrt((grid.sigma**2 + 0.25) / 100), rel=2e-3)
