@@ -14,6 +14,8 @@ from typing import Any, Literal, NamedTuple, Self, get_args
 import numpy as np
 
 from dp._curves import Curve, Orders, clamped, curve
+from dp._encoding import check_delta
+from dp._gaussian import NOTHING, Loss, added, delta_at, epsilon_at, loss
 from dp._numbers import real, whole
 from dp._sealed import fields_of, seal, unseal
 from dp.errors import DPError
@@ -49,7 +51,7 @@ def epsilon_of(orders: Orders, rdp: Curve, delta: float) -> float:
     Canonne, Kamath and Steinke (2020), Proposition 12; zero where the Kullback-Leibler divergence, which
     is at most that of any order, already keeps the total variation below ``delta`` (Bretagnolle and Huber).
     """
-    _check_delta(delta)
+    check_delta(delta)
     if np.any(delta**2 + np.expm1(-rdp) > 0):
         return 0.0
     alpha = np.array(orders, np.float64)
@@ -75,6 +77,7 @@ class _Total(NamedTuple):
     rdp: Curve
     unamplified: Curve
     clamped: float
+    loss: Loss | None  # without sampling, if all of it is nearly Gaussian: sampled, it costs no more
 
     def curve(self, amplified: bool) -> Curve:
         return self.rdp if amplified else self.unamplified
@@ -83,7 +86,11 @@ class _Total(NamedTuple):
 class RDPAccountant:
     """Adds up the Rényi divergences of events, and says which (ε, δ) follow.
 
-    - ``delta``: the δ in (0, 1) that :meth:`get_epsilon` and :meth:`would_exceed` take if none is given.
+    Where all events are Gaussian, or discrete Gaussian and sums of such, what follows from their loss without the
+    detour over divergences is less, and it is the lesser figure that is given (:mod:`dp._gaussian`).
+
+    - ``delta``: the δ in (0, 1) that :meth:`get_epsilon` and :meth:`would_exceed` take if none is given; without
+      it each call has to say which.
     - ``neighbours``: ``"zero-out"`` or ``"replace-one"``.
     - ``orders``: ascending integers from 2 to 4096.
 
@@ -91,11 +98,14 @@ class RDPAccountant:
     """
 
     def __init__(
-        self, delta: float, *, neighbours: Neighbours = "zero-out", orders: Iterable[int] = DEFAULT_ORDERS
+        self,
+        delta: float | None = None,
+        *,
+        neighbours: Neighbours = "zero-out",
+        orders: Iterable[int] = DEFAULT_ORDERS,
     ) -> None:
-        _check_delta(delta)
         check_name("neighbours", neighbours, NEIGHBOURS)
-        self._delta = float(delta)
+        self._delta = None if delta is None else check_delta(delta)
         self._neighbours: Neighbours = neighbours
         self._orders = tuple(whole(order) or 0 for order in orders)
         if not self._orders or any(not 2 <= order <= _MAX_ORDER for order in self._orders):
@@ -103,12 +113,12 @@ class RDPAccountant:
         if list(self._orders) != sorted(set(self._orders)):
             raise DPError("got orders that repeat or don't ascend")
         zeros = np.zeros(len(self._orders))
-        self._total = _Total((), zeros, zeros, 0.0)
+        self._total = _Total((), zeros, zeros, 0.0, NOTHING)
         self._turn = threading.Lock()
 
     @property
-    def delta(self) -> float:
-        """The δ that figures are given at by default."""
+    def delta(self) -> float | None:
+        """The δ that figures are given at by default, if there is one."""
         return self._delta
 
     @property
@@ -143,9 +153,9 @@ class RDPAccountant:
         :class:`DPError` for an event without a known bound under these neighbours.
         """
         count = _count(count)
-        rdp, plain, slack = self._cost(event, count)
+        cost = self._cost(event, count)
         with self._turn:
-            events, before, before_plain, before_slack = self._total
+            events = self._total.events
             if events and events[-1][0] == event:
                 if events[-1][1] + count > MAX_COUNT:
                     raise DPError(f"got more than {MAX_COUNT} of one event")
@@ -154,7 +164,7 @@ class RDPAccountant:
                 raise DPError(f"got more than {MAX_EVENTS} changes of event; start a new accountant")
             else:
                 events = (*events, (event, count))
-            self._total = _Total(events, before + rdp, before_plain + plain, before_slack + slack)
+            self._total = _sum(self._total, cost)._replace(events=events)
         return self
 
     def copy(self) -> Self:
@@ -165,23 +175,19 @@ class RDPAccountant:
 
     def get_epsilon(self, delta: float | None = None, *, amplified: bool = True) -> float:
         """ε at ``delta``; ``amplified=False`` against whoever drew the samples. ``inf`` if there is none."""
-        total = self._total
-        return self._epsilon(total.curve(amplified), total.clamped, self._delta if delta is None else delta)
+        return self._epsilon(self._total, amplified, delta)
 
     def get_delta(self, epsilon: float, *, amplified: bool = True) -> float:
         """δ at ``epsilon`` (0 or more), at most 1."""
         total = self._total
         delta = delta_of(self._orders, total.curve(amplified), epsilon)
-        return min(1.0, delta + _both_ways(epsilon, total.clamped))
+        return min(1.0, min(delta, delta_at(total.loss, epsilon)) + _both_ways(epsilon, total.clamped))
 
     def epsilon_after(
         self, event: Event, count: int = 1, *, delta: float | None = None, amplified: bool = True
     ) -> float:
         """What :meth:`get_epsilon` would be after :meth:`compose`; nothing changes."""
-        rdp, plain, slack = self._cost(event, count)
-        total = self._total
-        after = total.curve(amplified) + (rdp if amplified else plain)
-        return self._epsilon(after, total.clamped + slack, self._delta if delta is None else delta)
+        return self._epsilon(_sum(self._total, self._cost(event, count)), amplified, delta)
 
     def would_exceed(
         self,
@@ -229,28 +235,54 @@ class RDPAccountant:
         """What :meth:`to_bytes` wrote; :class:`DPError` on any other bytes."""
         return cls.from_state_dict(unseal(data))
 
-    def _cost(self, event: Event, count: int) -> tuple[Curve, Curve, float]:
+    def _cost(self, event: Event, count: int) -> _Total:
         if not isinstance(event, Event):
             raise DPError(f"got a {type(event).__name__}; expected an event of dp.events")
         count = _count(count)
         to_plain(event)  # or it could not be saved
-        rdp = count * curve(event, self._orders, self._neighbours)
-        plain = count * curve(unamplified(event), self._orders, self._neighbours)
-        return rdp, plain, count * clamped(event)
+        plain = unamplified(event)
+        return _Total(
+            (),
+            count * curve(event, self._orders, self._neighbours),
+            count * curve(plain, self._orders, self._neighbours),
+            count * clamped(event),
+            added(NOTHING, loss(plain, self._neighbours), count),
+        )
 
-    def _epsilon(self, rdp: Curve, slack: float, delta: float) -> float:
-        _check_delta(delta)
-        epsilon = epsilon_of(self._orders, rdp, delta)
+    def _epsilon(self, total: _Total, amplified: bool, delta: float | None) -> float:
+        if delta is None and self._delta is None:
+            raise DPError("got no delta, and an accountant made without one; expected get_epsilon(1e-5), say")
+        wanted = check_delta(self._delta if delta is None else delta)
+        rdp, slack = total.curve(amplified), total.clamped
+
+        def at(delta: float) -> float:
+            renyi = epsilon_of(self._orders, rdp, delta)
+            if math.isfinite(renyi) and delta_at(total.loss, renyi) > delta:  # the other figure would be above
+                return renyi
+            return min(renyi, epsilon_at(total.loss, delta))
+
+        epsilon = at(wanted)
         # Clamping moves each of two neighbours by at most ``slack`` in total variation. ε only rises here.
         while slack and math.isfinite(epsilon):
-            left = delta - _both_ways(epsilon, slack)
+            left = wanted - _both_ways(epsilon, slack)
             if left <= 0:
                 return math.inf
-            after = epsilon_of(self._orders, rdp, left)
+            after = at(left)
             if after <= epsilon * (1 + _SETTLED):
                 return after * (1 + _SETTLED)
             epsilon = after
         return epsilon
+
+
+def _sum(one: _Total, other: _Total) -> _Total:
+    """What both cost together; the events are those of the first."""
+    return _Total(
+        one.events,
+        one.rdp + other.rdp,
+        one.unamplified + other.unamplified,
+        one.clamped + other.clamped,
+        added(one.loss, other.loss),
+    )
 
 
 def _both_ways(epsilon: float, variation: float) -> float:
@@ -263,11 +295,6 @@ def _count(count: object) -> int:
     if found is None or not 1 <= found <= MAX_COUNT:
         raise DPError(f"got count={count!r}; expected an int from 1 to {MAX_COUNT}")
     return found
-
-
-def _check_delta(delta: object) -> None:
-    if not 0 < real(delta) < 1:
-        raise DPError(f"got delta={delta!r}; expected a number above 0 and below 1, such as 1e-5")
 
 
 def check_epsilon(name: str, epsilon: object) -> None:

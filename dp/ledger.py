@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Self
 
+from dp._encoding import check_delta
 from dp._sealed import MAX_BYTES, fields_of, seal, unseal
 from dp.accounting import DEFAULT_ORDERS, Neighbours, RDPAccountant, check_epsilon
 from dp.errors import DPError
@@ -75,6 +76,7 @@ class PrivacyLedger:
         self.epsilon = float(epsilon)
         self.unit: Unit = unit
         self.trust: Trust = trust
+        self._delta = check_delta(delta)
         self._accountant = RDPAccountant(delta, neighbours=neighbours, orders=orders)
         self._paid: tuple[bytes, ...] = ()  # hashes of what was charged once and is not charged again
         self._path: Path | None = None
@@ -128,7 +130,7 @@ class PrivacyLedger:
     @property
     def delta(self) -> float:
         """The budget's δ."""
-        return self._accountant.delta
+        return self._delta
 
     @property
     def neighbours(self) -> Neighbours:
@@ -201,7 +203,7 @@ class PrivacyLedger:
         """What :meth:`to_bytes` wrote, in memory; :class:`DPError` on any other bytes."""
         fields = fields_of(unseal(data), _FORMAT, _FIELDS)
         accountant = RDPAccountant.from_state_dict(fields["accountant"])
-        ledger = cls(fields["epsilon"], accountant.delta, unit=fields["unit"], trust=fields["trust"])
+        ledger = cls(fields["epsilon"], check_delta(accountant.delta), unit=fields["unit"], trust=fields["trust"])
         ledger._accountant, ledger._paid = accountant, _names(fields["paid"])
         return ledger
 

@@ -20,6 +20,7 @@ from typing import Any, overload
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from dp._gaussian import SPARE, hockey_stick
 from dp._numbers import whole
 from dp.errors import DPError
 from dp.events import DiscreteGaussianEvent, PureEvent, Release, Trust, Unit
@@ -32,8 +33,6 @@ _LEAST_EPSILON = 2.0**-20
 _MOST_EPSILON = 1e6
 _LEAST_DELTA = 1e-200
 _LEAST_SENSITIVITY, _MOST_SENSITIVITY = 1e-100, 1e100
-_SPARE = 2.0**-36  # of delta: 2^6 times what the floats of the calibration can be off
-_NODES, _WEIGHTS = np.polynomial.legendre.leggauss(32)
 
 
 def gaussian_delta(epsilon: float, sigma: float, sensitivity: float = 1.0) -> float:
@@ -46,7 +45,7 @@ def gaussian_delta(epsilon: float, sigma: float, sensitivity: float = 1.0) -> fl
     """
     epsilon = _number(epsilon, "epsilon", 0.0, _MOST_EPSILON)
     ratio = _number(sigma, "sigma", _LEAST_SENSITIVITY, _MOST_SENSITIVITY) / _sensitivity(sensitivity)
-    return _delta(epsilon, ratio)
+    return hockey_stick(epsilon, ratio)
 
 
 def gaussian_sigma(epsilon: float, delta: float, sensitivity: float = 1.0) -> float:
@@ -203,37 +202,24 @@ class GaussianMechanism(_OnGrid):
     def cost(self, *, unit: Unit, trust: Trust) -> Release:
         """As :meth:`LaplaceMechanism.cost`: of the noise itself, of which many releases add up for less.
 
-        For one alone, at ``delta``, a ledger's bound on it is somewhat above ``epsilon``.
+        For one alone, at ``delta``, a ledger finds ``epsilon`` to be enough.
         """
         # To floats, away from what would cost less.
         sigma = math.nextafter(float(self.noise_sigma), 0.0)
         return Release(DiscreteGaussianEvent(sigma, math.nextafter(float(self._widened), math.inf)), unit, trust)
 
 
-def _delta(epsilon: float, ratio: float) -> float:
-    """:func:`gaussian_delta` for noise of ``ratio`` times the sensitivity."""
-    centre = 0.5 / ratio - epsilon * ratio
-    begin = max(0.0, centre - 12)
-    # Beyond the end the integrand is below e^-50 of what it is at its beginning or its peak.
-    end = centre + math.hypot(centre, 10) if centre < 0 else centre + 12
-    edges = begin + (end - begin) * np.concatenate([[0.0], 2.0 ** np.arange(-14, 1)])
-    half = np.diff(edges)[:, None] / 2
-    t = edges[:-1, None] + half * (1 + _NODES)
-    density = np.exp(-((t - centre) ** 2) / 2) / math.sqrt(2 * math.pi)
-    return float((half * _WEIGHTS * density * -np.expm1(-t / ratio)).sum())
-
-
 def _ratio(epsilon: float, delta: float) -> float:
     """:func:`gaussian_sigma` for a sensitivity of 1, by bisection: delta falls as sigma grows."""
-    delta *= 1 - _SPARE
+    delta *= 1 - SPARE
     low = high = 1.0
-    while _delta(epsilon, high) > delta:
+    while hockey_stick(epsilon, high) > delta:
         high *= 2
-    while _delta(epsilon, low) <= delta:
+    while hockey_stick(epsilon, low) <= delta:
         low /= 2
     while high - low > low * 2.0**-45:
         middle = (low + high) / 2
-        low, high = (middle, high) if _delta(epsilon, middle) > delta else (low, middle)
+        low, high = (middle, high) if hockey_stick(epsilon, middle) > delta else (low, middle)
     return high
 
 

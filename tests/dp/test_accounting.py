@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from dp import _curves
-from dp.accounting import DEFAULT_ORDERS, RDPAccountant
+from dp.accounting import DEFAULT_ORDERS, RDPAccountant, epsilon_of
 from dp.errors import DPError
 from dp.events import (
     MAX_COUNT,
@@ -60,7 +60,10 @@ def test_divergences_are_those_of_dp_accounting(kind: str) -> None:
             expected = np.minimum(expected, plain.rdp)
         np.testing.assert_allclose(ours.rdp, expected, rtol=1e-9, atol=0)
         if "epsilon" in row:
-            assert ours.get_epsilon() == pytest.approx(row["epsilon"], rel=1e-9)
+            renyi = epsilon_of(ours.orders, ours.rdp, DELTA)
+            assert renyi == pytest.approx(row["epsilon"], rel=1e-9)
+            assert ours.get_epsilon() <= renyi
+            assert kind != "full" or ours.get_epsilon() < renyi, "of Gaussians in full less is known to do"
 
 
 @pytest.mark.stacks
@@ -72,7 +75,10 @@ def test_loss_distributions_are_dp_accountings_and_tighter(row: dict) -> None:
     ours = accountant(event, row["steps"], neighbours=row["neighbours"])
     found = pld_epsilon(ours.events, DELTA, neighbours=row["neighbours"])
     assert found == pytest.approx(row["epsilon"], rel=1e-9)
-    assert 0.7 * ours.get_epsilon() < found < ours.get_epsilon()
+    if row["rate"] == 1:  # theirs is discretised, upwards
+        assert ours.get_epsilon() <= found == pytest.approx(ours.get_epsilon(), rel=1e-3)
+    else:
+        assert 0.7 * ours.get_epsilon() < found < ours.get_epsilon()
 
 
 @pytest.mark.stacks
@@ -450,7 +456,7 @@ def test_would_exceed_looks_without_touching() -> None:
             found.would_exceed(event, bad)
 
 
-@pytest.mark.parametrize("delta", [0.0, 1.0, -1e-5, math.nan, "1e-5", True, None])
+@pytest.mark.parametrize("delta", [0.0, 1.0, -1e-5, math.nan, "1e-5", True])
 def test_deltas_outside_are_refused(delta: object) -> None:
     with pytest.raises(DPError, match="delta"):
         RDPAccountant(delta)  # type: ignore[arg-type]

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 from dp import distributed
 from dp._grid import norms
-from dp.accounting import RDPAccountant
+from dp.accounting import DEFAULT_ORDERS, RDPAccountant, epsilon_of
 from dp.distributed import (
     DistributedGaussian,
     DistributedSkellam,
@@ -65,15 +65,31 @@ def receive(code: Any, sums: np.ndarray, size: int, survivors: int) -> Any:
     return code.decode([sums], layout=Flat(size), survivors=survivors, max_weight=None)
 
 
+def renyi(code: Any, dimension: int, orders: tuple[int, ...] = DEFAULT_ORDERS) -> float:
+    """ε by the published bounds on divergences alone."""
+    book = RDPAccountant(orders=orders).compose(code.event(dimension))
+    return epsilon_of(book.orders, book.rdp, code.delta)
+
+
 @pytest.mark.parametrize("bits", TABLE)
 def test_the_oracle_table(bits: int) -> None:
     plan: dict[str, Any] = {"bits": bits, "clients": 100, "dimension": 2**17, "noise_multiplier": 1.0}
     for beta, printed in zip((0.0, HALF), TABLE[bits], strict=True):
-        found = distributed_gaussian_epsilon(**plan, k_stddevs=4.0, delta=1e-5, beta=beta)
+        code = DistributedGaussian(1.0, 1.0, bits, clients=100, honest=100, corrupt=0, beta=beta)
+        found = renyi(code, 2**17)
         decimals = len(printed.partition(".")[2])
         assert abs(found - float(printed)) <= 0.5000001 * 10**-decimals
         skellam = distributed_skellam_epsilon(**plan, k_stddevs=4.0, delta=1e-5, beta=beta)
         assert abs(skellam - found) < 0.02
+        nearly = distributed_gaussian_epsilon(**plan, k_stddevs=4.0, delta=1e-5, beta=beta)
+        assert 0.91 < nearly / found < 0.95, "as Gaussian noise, which it nearly is, it costs less"
+
+
+def test_published_figures_of_the_nearly_gaussian() -> None:
+    """Worked out apart from this code: n = 100 and 2^20, z = 1, δ = 1e-5."""
+    plan: dict[str, Any] = {"clients": 100, "dimension": 2**17, "bits": 20}
+    assert f"{distributed_gaussian_epsilon(**plan, noise_multiplier=1.0):.2f}" == "4.38"
+    assert distributed_gaussian_epsilon(**plan, noise_multiplier=0.932) == pytest.approx(4.75, abs=0.005)
 
 
 @pytest.mark.parametrize("kind", ["gaussian", "skellam"])
@@ -101,10 +117,10 @@ def test_figures_at_sizes_not_in_the_table(kind: str, n: int, levels: int, z: fl
         code = {"gaussian": DistributedGaussian, "skellam": DistributedSkellam}[kind](
             1.0, z, bits, clients=n, honest=n, corrupt=0, beta=beta, delta=1e-6
         )
-        same_orders = RDPAccountant(1e-6, orders=twin.ORDERS).compose(code.event(1 << levels))
+        assert renyi(code, 1 << levels, twin.ORDERS) == pytest.approx(expected, rel=1e-6)
+        least = 0.8 if kind == "gaussian" else 0.97
         if expected < 20:  # beyond that clamping, 2^-60 of δ, shows
-            assert same_orders.get_epsilon() == pytest.approx(expected, rel=1e-6)
-        assert 0.97 * expected <= found <= same_orders.get_epsilon(), "two more orders help where ε is small"
+            assert least * expected <= found <= expected * (1 + 1e-6), "two more orders help where ε is small"
 
 
 @kinds
@@ -494,4 +510,4 @@ def test_the_deviation_that_is_printed_is_that_of_the_mean(kind: Any, honest: in
     grid = coarse.grid(size)
     assert grid.sigma < 3, "rounding is seen beside the noise"
     printed = float(coarse.describe(Flat(size), None)[-1].rpartition(" ")[2])
-    assert printed == pytest.approx(grid.step * math.sqrt((grid.sigma**2 + 0.25) / 100), rel=2e-3)
+    assert printed == pytest.approx(grid.step * math.sqrt((grid.sigma**2 + 0.25) / 100), rel=5e-3)

@@ -169,11 +169,11 @@ def test_the_guaranteed_epsilon_is_charged_when_the_input_leaves() -> None:
 
 
 def test_past_the_budget_nothing_leaves() -> None:
-    budget = dp.PrivacyLedger(6.0, 1e-5, unit="client", trust="local")
+    budget = dp.PrivacyLedger(5.0, 1e-5, unit="client", trust="local")
     first, second = Session(budget, b"1"), Session(budget, b"2")
     first.client.receive(first.request)
     before, spent = second.client.to_bytes(), budget.spent
-    with pytest.raises(LocalProtocolError, match=r"this input does not leave: .* the budget is 6"):
+    with pytest.raises(LocalProtocolError, match=r"this input does not leave: .* the budget is 5"):
         second.client.receive(second.request)
     assert second.client.to_bytes() == before
     assert budget.spent == spent
