@@ -181,3 +181,4 @@ def test_only_what_is_all_gaussian_amounts_to_one() -> None:
     for event, _, _ in MIXED:
         assert _curves._as_gaussian(event) is None
     assert _curves._as_gaussian(Composed(())) is None
+    assert _curves._as_gaussian(Composed((PureEvent(0.25), GaussianEvent(2.0)))) is None
