@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any, ClassVar
 
+from he.errors import INSTALL
 from secagg import wire
 from secagg.errors import ConfigError, FaultKind, shown
 from secagg.identity import Party, PartyRole, Roster
@@ -180,7 +181,7 @@ class Encrypted(ABC):
         check_mask_bits(task)
         for package in self._packages:
             if importlib.util.find_spec(package) is None:
-                reason = f"got no {package}, which {self.name} needs: pip install 'secagg[he]'"
+                reason = f"got no {package}, which {self.name} needs: {INSTALL}"
                 raise ConfigError(reason) from ModuleNotFoundError(reason, name=package)
         self.scheme(task)
         check_floor(task, self.corrupt(task.min_survivors))
