@@ -229,7 +229,7 @@ def enrol_for(
 def _key_pairs(
     protocol: AggregationProtocol, roles: tuple[tuple[str, PartyRole], ...]
 ) -> dict[str, tuple[bytes, bytes]]:
-    """Kept from one simulation to the next, as in a run: to find a Paillier key takes a second."""
+    """Kept from one simulation to the next, as in a run: to find a Paillier key takes a tenth of a second."""
     return key_pairs(protocol, dict(roles))
 
 

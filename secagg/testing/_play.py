@@ -169,7 +169,7 @@ class Casting:
 def _key_pairs(
     protocol: AggregationProtocol, roles: tuple[tuple[str, PartyRole], ...]
 ) -> dict[str, tuple[bytes, bytes]]:
-    """A Paillier key takes a second to find; the same parties get the same one."""
+    """A Paillier key takes a tenth of a second to find; the same parties get the same one."""
     return key_pairs(protocol, dict(roles), lambda party: rng_for_tests(b"key of " + party.encode()))
 
 
