@@ -463,6 +463,11 @@ class Client(Member[AnyClientState]):
             ) from clash
         self._commit(draft)
 
+    @property
+    def contributed(self) -> bool:
+        """Whether an update was given for this session and is still in use."""
+        return bool(self._state.contributed)
+
     def contribution(self, draft: ClientState) -> list[NDArray[Any]]:
         """The encoded update, one read-only array a segment; ``LocalProtocolError`` if there is none."""
         if not draft.contributed:

@@ -190,6 +190,8 @@ class _Node:
             try:
                 return client.receive(stated.data) or b""
             except LocalProtocolError:
+                if client.contributed:  # it is the input that may not leave: to train again changes nothing
+                    raise
                 return None
 
     def check_request(self, stated: Stated, message: Any) -> dict[str, Any]:

@@ -220,8 +220,10 @@ def test_below_the_floor_no_ciphertext_has_left() -> None:
 def test_no_update_is_taken_after_the_commitment() -> None:
     stage = Stage(SIMPLE)
     stage.exchange(stage.to(Round.COMMIT))
+    client = stage.members["c1"]
     with pytest.raises(LocalProtocolError, match="sent or committed to"):
-        stage.members["c1"].contribute(stage.update("c1"))
+        client.contribute(stage.update("c1"))
+    assert client.contributed, "so a caller that is refused later need not train again"
 
 
 @committed
