@@ -187,7 +187,7 @@ class CentralGaussian:
         grid = self._grid(layout.size)
         return [
             f"each update is shortened to length {self.l2_clip:g}; {self.bits} bits a coordinate, grid step "
-            f"{grid.step:.3g}; rounded, it has a length of at most {self.l2_sensitivity(layout.size):.4g}",
+            f"{grid.step:.3g}; rounded, it has a length of at most {self.l2_sensitivity(layout.size):.6g}",
             f"epsilon {self.epsilon(layout.size):.4g} at delta {self.delta:g} a round, client-level, central "
             "trust: the server sees the exact sum, one update against zero in its place",
             f"a coordinate of the sum has noise of standard deviation {grid.sigma * grid.step:.3g}",
