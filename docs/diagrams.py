@@ -1,10 +1,9 @@
 """Draws the protocols' tables into docs/protocols.md: ``python -m docs.diagrams``.
 
-The message tables and state diagrams between the markers come from ``protocol.phases``, which is what the
-roles run; a test holds the document to them.
+The message tables between the markers, and one state diagram for each family of protocols, come from
+``protocol.phases``, which the roles run. A test compares the document with them.
 """
 
-import re
 from itertools import product
 from pathlib import Path
 
@@ -26,6 +25,9 @@ PROTOCOLS: dict[str, AggregationProtocol] = {
     "additive-shares": AdditiveShares(),
     "encrypted": BFV(),
 }
+#: The protocols with a state diagram: of each family the one with the most rounds.
+DIAGRAMS = ("secagg-malicious", "secaggplus-malicious", "additive-shares", "encrypted")
+ABORTED = "Each state but the last ends in `Aborted` if the server gives the session up, or says what doesn't hold."
 #: What follows the fields of a message.
 PAYLOADS = {
     "Input": "packed vectors",
@@ -60,38 +62,30 @@ def table(protocol: AggregationProtocol) -> str:
 def diagrams(protocol: AggregationProtocol) -> str:
     """The states of each role that answers the server."""
     roles = [role for role in PartyRole if role in {phase.role for phase in protocol.phases}]
-    if len(roles) == 1:
-        return diagram(protocol, roles[0])
-    return "\n\n".join(f"{role.capitalize()}:\n\n{diagram(protocol, role)}" for role in roles)
+    pictures = [f"{role.capitalize()}:\n\n{diagram(protocol, role)}" for role in roles]
+    return "\n\n".join([*pictures, ABORTED])
 
 
 def diagram(protocol: AggregationProtocol, role: PartyRole) -> str:
-    """A role's states: what moves it on, and what it answers."""
-    lines = ["```mermaid", "stateDiagram-v2", "    [*] --> waiting0", "    waiting0: made"]
+    """A role's states, each named by the round that it waits for, with the request and the answer between them."""
     phases = [phase for phase in protocol.phases if phase.role is role]
-    relayed = {phase.reply.__name__: phase for phase in protocol.phases if phase.relay is role}
-    last = len(phases)
-    for number, phase in enumerate(phases, 1):
-        arrow = f"{phase.request.__name__} / {phase.reply.__name__}"
-        target = "finished" if number == last else f"waiting{number}"
-        lines.append(f"    waiting{number - 1} --> {target}: {arrow}")
-        if number != last:
-            lines.append(f"    {target}: answered {phase.round}")
-        lines.append(f"    waiting{number - 1} --> aborted: Abort, or a story that doesn't hold")
-        position = protocol.phases.index(phase)
-        for name, handed_on in relayed.items():
-            if protocol.phases.index(handed_on) == position + 1:
-                lines.append(f"    {target} --> {target}: {name} of each client")
-    return "\n".join([*lines, "    finished --> [*]", "    aborted --> [*]", "```"])
+    names = [str(phase.round) for phase in phases] + ["finished"]
+    lines = ["```mermaid", "stateDiagram-v2", f"    [*] --> {names[0]}"]
+    for phase, state, following in zip(phases, names, names[1:], strict=False):
+        relayed = protocol.phases[protocol.phases.index(phase) - 1]
+        if relayed.relay is role:
+            lines.append(f"    {state} --> {state}: {relayed.reply.__name__} of each {relayed.role}")
+        lines.append(f"    {state} --> {following}: {phase.request.__name__} / {phase.reply.__name__}")
+    return "\n".join([*lines, "    finished --> [*]", "```"])
 
 
 def parameters() -> str:
-    """What carries sums of so many bits and clients: ring, primes by bits, bytes a value in full ciphertexts."""
+    """Which parameters carry sums of so many bits and clients: ring, primes by bits, bytes a value when full."""
     rows = ["| bits × clients | CKKS seeded | CKKS | BFV seeded | BFV | Paillier |", "|---|---|---|---|---|---|"]
     for bits, clients in product((8, 16, 24, 32), (16, 256, 4096)):
         bound = 2**bits - 2
-        kinds = product((ckks.Scheme, bfv.Scheme), (True, False))
-        rlwe = [_rlwe(scheme, bound, clients, seeded) for scheme, seeded in kinds]
+        schemes: tuple[type[ckks.Scheme] | type[bfv.Scheme], ...] = (ckks.Scheme, bfv.Scheme)
+        rlwe = [_rlwe(scheme, bound, clients, seeded) for scheme, seeded in product(schemes, (True, False))]
         slots = paillier.Scheme(bound=bound, max_clients=clients)
         full = slots.slots.count
         packed = f"{(slots.size(2 * full) - slots.size(full)) / full:.1f}"
@@ -101,22 +95,24 @@ def parameters() -> str:
 
 def _rlwe(scheme: type[ckks.Scheme] | type[bfv.Scheme], bound: int, clients: int, seeded: bool) -> str:
     try:
-        found = scheme(bound, clients, seeded)
+        fitted = scheme(bound, clients, seeded)
     except HEError:
         return "refused"
-    chosen = found.parameters
-    size = (found.size(2 * found.slots) - found.size(found.slots)) / found.slots
-    return f"{chosen.degree}, {len(chosen.primes)} × {chosen.bits}: {size:.1f}"
+    ring = fitted.parameters
+    size = (fitted.size(2 * fitted.slots) - fitted.size(fitted.slots)) / fitted.slots
+    return f"{ring.degree}, {len(ring.primes)} × {ring.bits}: {size:.1f}"
 
 
 def drawn(text: str) -> str:
     """``text`` with everything between the markers drawn anew."""
-    blocks = {name: f"{table(protocol)}\n\n{diagrams(protocol)}" for name, protocol in PROTOCOLS.items()}
+    blocks = {name: table(protocol) for name, protocol in PROTOCOLS.items()}
+    blocks |= {name: f"{blocks[name]}\n\n{diagrams(PROTOCOLS[name])}" for name in DIAGRAMS}
     for name, inside in (blocks | {"parameters": parameters()}).items():
-        block = f"<!-- {name} -->\n{inside}\n<!-- end -->"
-        text, count = re.subn(rf"<!-- {name} -->.*?<!-- end -->", lambda _, b=block: b, text, flags=re.DOTALL)
-        if count != 1:
+        if (count := text.count(f"<!-- {name} -->\n")) != 1:
             raise SystemExit(f"docs/protocols.md has {count} places for {name}; expected 1")
+        before, marker, rest = text.partition(f"<!-- {name} -->\n")
+        after = rest[rest.index("<!-- end -->") :]
+        text = f"{before}{marker}{inside}\n{after}"
     return text
 
 
