@@ -170,7 +170,11 @@ async def run_client(folder: Path, me: str, hold: str | None) -> None:
             asked += 1
             if hold == "asked" and asked == INPUT_REQUEST:
                 wait_to_be_killed(me, "is asked for its input")
-            reply = client.receive(request)  # saved before it returns
+            try:
+                reply = client.receive(request)  # saved before it returns
+            except secagg.Aborted as aborted:
+                log(me, f"leaves: {aborted}")
+                return
             if hold == "saved" and asked == INPUT_REQUEST:
                 wait_to_be_killed(me, "has saved its input and not sent it")
             if reply is not None:
@@ -206,6 +210,7 @@ class AggregationServer:
             self.server = self.task.server(CLIENTS, roster=roster, session=SESSION, save=store)
         self.folder, self.deadline, self.hold = folder, deadline, hold
         self.outbox = self.server.start()
+        self.last_words: dict[str, bytes] = {}  # to each who was dropped, for when it is back
         self.connected: dict[str, StreamWriter] = {}
         self.news = asyncio.Condition()
 
@@ -223,8 +228,10 @@ class AggregationServer:
             except secagg.Aborted as aborted:
                 await self.end(aborted.outbox)
                 raise
-            for party, request in self.outbox.items():
-                self.send(party, request)
+            for party, message in self.outbox.items():
+                self.send(party, message)
+                if party not in self.server.pending:
+                    self.last_words[party] = message
         await self.end(dict.fromkeys(self.connected, b""))
         listener.close()
         outcome = self.server.outcome
@@ -238,6 +245,8 @@ class AggregationServer:
         try:
             if party in self.server.pending:
                 self.send(party, self.outbox[party])
+            elif party in self.last_words:
+                self.send(party, self.last_words[party])
             await self.tell()
             async for message in frames(reader, self.task.protocol.largest_message(self.task, None)):
                 for other, passed_on in self.server.receive(party, message).items():

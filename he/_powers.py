@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 from he import _montgomery, _paillier_kernels
 from he._kernels import Words
 from he._montgomery import LANES, LIMB_BITS, STRIP
+from he._workers import run_all
 
 T = TypeVar("T")
 
@@ -51,8 +52,8 @@ def spread(
         return list(function(things, *whole))
     pieces = min(steps, 2 * (os.cpu_count() or 1))
     cuts = [steps * i // pieces * step for i in range(pieces)] + [len(things)]
-    parts = [executor.submit(function, things[a:b], *whole) for a, b in pairwise(cuts)]
-    return [item for part in parts for item in part.result()]
+    parts = run_all(executor, function, [(things[a:b], *whole) for a, b in pairwise(cuts)])
+    return [item for part in parts for item in part]
 
 
 class Ring:

@@ -25,6 +25,7 @@ from numpy.typing import NDArray
 
 from he import _kernels, _ring, _seal
 from he._numbers import whole
+from he._workers import run_all
 from he.errors import CiphertextError, HEError, OpenError
 from he.params import MAX_LENGTH, SECURITY_BITS, Parameters
 
@@ -442,8 +443,7 @@ def _encrypt(scheme: Scheme, key: bytes, values: NDArray[Any], executor: Executo
     if executor is None:
         parts = _ciphertexts(scheme, key, rows)
     else:
-        tasks = [executor.submit(encrypt_block, scheme, key, block) for _, block in _blocks(rows)]
-        parts = (task.result() for task in tasks)
+        parts = run_all(executor, encrypt_block, [(scheme, key, block) for _, block in _blocks(rows)])
     return b"".join([scheme._tag(b""), *parts])
 
 

@@ -5,8 +5,11 @@ Two rules. A role answers the rows of the table that address it, in their order 
 the draft was saved; bytes that are refused leave no trace.
 
 The same bytes again get the same answer again: all randomness comes from one seed, and the last
-answer is part of the state. Other bytes in the same place are refused, by the state and, for a role
-that was restored, by the ledger.
+answer is part of the state. An older request again gets nothing and is no fault. Other bytes in the
+same place are refused, by the state and, for a role that was restored, by the ledger.
+
+Every public call is atomic, by :mod:`secagg._turn`; methods that protocols call or replace run inside of
+one and take no turn of their own.
 """
 
 from __future__ import annotations
@@ -25,7 +28,9 @@ from numpy.typing import NDArray
 
 from mpc.keys import derive, encode_parts, seeded_rng
 from secagg import wire
+from secagg._faults import FaultRecord
 from secagg._state import pack_segments, pack_state, unpack_segments, unpack_state
+from secagg._turn import Turn, atomic
 from secagg.errors import (
     Aborted,
     ConfigError,
@@ -58,11 +63,11 @@ if TYPE_CHECKING:
 log = logging.getLogger("secagg")
 
 SEED_BYTES = 32
-_FOREIGN_TASK = (
+_GIVE_LEDGER = "give it save= a store that has one, such as secagg.store.FileStore(path, ledger=FileLedger(other))"
+FOREIGN_TASK = (
     "got a message of another protocol or task; give both sides the same task.to_bytes(), or ask for the other "
     "side's: task.diff(Task.from_bytes(theirs)) says which field differs"
 )
-MOST_FAULTS = 4096
 
 
 class MemberState(msgspec.Struct, forbid_unknown_fields=True):
@@ -74,9 +79,10 @@ class MemberState(msgspec.Struct, forbid_unknown_fields=True):
     step: int = 0  # requests answered
     session: bytes | None = None  # what the caller named it, or what the server proposed
     session_id: bytes = b""  # in force; empty until a proposal was accepted
+    opening_id: bytes = b""  # the one that follows from the proposal alone
     cohort: list[str] = []
     nonce: bytes = b""
-    last_request: bytes = b""  # digest of the last request answered
+    requests: list[bytes] = []  # digests of those answered
     last_reply: bytes = b""
     finished: bool = False
     aborted: str = ""
@@ -110,6 +116,9 @@ Listener = Callable[[Any, Any, Envelope, Any, memoryview], None]
 
 class Member(Generic[AnyState]):
     """A role that answers the server. Made by the task; bytes in, bytes out; no I/O and no clock.
+
+    Any thread may call anything at any time: each call, and each look at a property, has the role to itself, and
+    waits for the one before.
 
     ``answers`` maps each round that addresses the role to the method that answers it;
     ``overhears`` each round whose messages are relayed to it to the method that takes them. Both
@@ -152,6 +161,7 @@ class Member(Generic[AnyState]):
         clock: Callable[[], float],
         budget: Budget | None,
     ) -> None:
+        self._turn = Turn()
         check_enrolled(state.id, self.role, identity, roster)
         task.protocol.validate_roster(task, roster)
         if save is not None and not callable(save):
@@ -166,6 +176,13 @@ class Member(Generic[AnyState]):
             )
         self._clock, self._budget = clock, budget
         self._ledger: Ledger | None = None if save is None else getattr(save, "ledger", None)
+        if save is not None and self._ledger is None and getattr(task.protocol, "threat_model", "") == "malicious":
+            log.warning(
+                "%s has a store without a ledger under a malicious server: who rolls the state back, or has it "
+                "made anew, makes it tell two stories; %s",
+                state.id,
+                _GIVE_LEDGER,
+            )
         self._state: AnyState = state  # type: ignore[assignment]
         self._phases = tuple(phase for phase in task.protocol.phases if phase.role is self.role)
         self._limit = task.protocol.largest_message(task, self.role)
@@ -177,8 +194,13 @@ class Member(Generic[AnyState]):
         return self._state.id
 
     @property
+    @atomic
     def session(self) -> bytes | None:
         """What this aggregation is called: the caller's word, else what the server proposed."""
+        return self._session
+
+    @property
+    def _session(self) -> bytes | None:
         return self._proposed if self._state.session is None else self._state.session
 
     @property
@@ -187,22 +209,32 @@ class Member(Generic[AnyState]):
         return self._ledger
 
     @property
+    @atomic
     def finished(self) -> bool:
         """Whether nothing more is expected of this role, be it done or aborted."""
+        return self._ended
+
+    @property
+    def _ended(self) -> bool:
         return self._state.finished or bool(self._state.aborted)
 
+    @atomic
     def receive(self, data: bytes) -> bytes | None:
         """Take a message from the server; returns the answer to send, if there is one.
 
-        Raises ``RemoteProtocolError`` for bytes that break the protocol (nothing changed),
-        ``Aborted`` when the session is given up, ``LocalProtocolError`` when the caller has
-        something to do first (nothing changed).
+        The last request again gets the same answer again; an older one changes nothing and gets None. Raises
+        ``RemoteProtocolError`` for bytes that break the protocol (nothing changed),
+        ``Aborted`` when the session is given up or goes on without this party, ``LocalProtocolError`` when the
+        caller has something to do first (nothing changed).
         """
+        return self._receive(data)
+
+    def _receive(self, data: bytes) -> bytes | None:
         try:
             envelope = Envelope.parse(data, self._limit)
             self._check_address(envelope)
-            if envelope.digest == self._state.last_request:
-                return self._state.last_reply
+            if envelope.digest in self._state.requests:
+                return self._state.last_reply if envelope.digest == self._state.requests[-1] else None
             if envelope.sender != wire.SERVER:
                 self._overhear(envelope)
                 return None
@@ -216,17 +248,16 @@ class Member(Generic[AnyState]):
     def _check_address(self, envelope: Envelope) -> None:
         task = self._task
         if envelope.protocol != task.protocol.ID or envelope.task != task.digest:
-            raise Reject(FaultKind.FOREIGN_TASK, _FOREIGN_TASK)
+            raise Reject(FaultKind.FOREIGN_TASK, FOREIGN_TASK)
         if envelope.sender == wire.SERVER:
             envelope.verify(None)
 
-    def _answer(self, envelope: Envelope) -> bytes:
+    def _answer(self, envelope: Envelope) -> bytes | None:
         state = self._state
-        begun = bool(state.session_id) and not self.finished  # else there is nothing to give up
-        if envelope.kind == wire.Abort.TYPE and begun and envelope.session == state.session_id:
-            envelope.open(wire.Abort)
-            raise Aborted("the server gave the session up")
-        if self.finished:
+        if envelope.kind == wire.Abort.TYPE:
+            self._end(envelope)
+            return None
+        if self._ended:
             raise Reject(FaultKind.OUT_OF_TURN, "got a request after the end of the session")
         phase = self._phases[state.step]
         if envelope.kind != phase.request.TYPE:
@@ -237,6 +268,7 @@ class Member(Generic[AnyState]):
         draft = msgspec.structs.replace(state)
         if isinstance(message, Proposal):
             self._accept_proposal(draft, message)
+            self._warn_of_no_ledger(draft)
             self._proposed = message.session
         asked_under = draft.session_id  # an answer may move the session on to the next id
         reply, vectors = self.answers[phase.round](self, draft, message, payload)
@@ -248,7 +280,7 @@ class Member(Generic[AnyState]):
             if isinstance(draft, ClientState):
                 self._spend(draft, envelope.digest)
                 draft.contribution = []  # the answer holds it, and is kept
-        draft.last_request = envelope.digest
+        draft.requests = [*draft.requests, envelope.digest]
         draft.last_reply = wire.seal_envelope(
             reply,
             protocol=self._task.protocol.ID,
@@ -262,6 +294,21 @@ class Member(Generic[AnyState]):
             self.erase(draft)
         self._commit(draft)
         return draft.last_reply
+
+    def _end(self, envelope: Envelope) -> None:
+        """The server gives the session up, or goes on without this party. After the end it changes nothing."""
+        state = self._state
+        if not state.opening_id:
+            detail = (
+                "got word that a session is over that this party never joined; leave it, or wait for a proposal"
+            )
+            raise Reject(FaultKind.OUT_OF_TURN, detail)
+        if envelope.session not in (state.opening_id, state.session_id):
+            raise Reject(FaultKind.FOREIGN_SESSION, "got word that another session is over")
+        _, rest = envelope.open(wire.Abort)
+        wire.no_vectors(rest)
+        if not self._ended:
+            raise Aborted("the server gave the session up, or goes on without this party")
 
     def _spend(self, draft: ClientState, request: bytes) -> None:
         """Charge what this input costs before it leaves; past the budget, ``LocalProtocolError``.
@@ -281,21 +328,44 @@ class Member(Generic[AnyState]):
     def _overhear(self, envelope: Envelope) -> None:
         """Take another party's message that the server relayed."""
         for phase in self._task.protocol.phases:
-            if phase.relay is self.role and envelope.kind == phase.reply.TYPE and not self.finished:
+            if phase.relay is self.role and envelope.kind == phase.reply.TYPE:
                 break
         else:
             raise Reject(FaultKind.OUT_OF_TURN, "got another party's message where none is relayed")
         if not self._state.session_id or envelope.session != self._state.session_id:
             raise Reject(FaultKind.FOREIGN_SESSION, "got a relayed message of another session")
         self.check_signature(envelope, phase.role)
+        if self.heard(envelope):
+            return
+        if self._ended:
+            raise Reject(FaultKind.OUT_OF_TURN, "got another party's message after the end of the session")
         message, payload = envelope.open(phase.reply)
         draft = msgspec.structs.replace(self._state)
         self.overhears[phase.round](self, draft, envelope, message, payload)
         self._commit(draft)
 
+    def _warn_of_no_ledger(self, draft: AnyState) -> None:
+        # Where the server reads each input by itself, a second one of the same client tells it nothing new.
+        if self._ledger is None and not (self.role is PartyRole.CLIENT and self._task.shows_terms):
+            log.warning(
+                "%s has no ledger: made anew, it would %s session %s; %s",
+                self.id,
+                "upload again in" if self.role is PartyRole.CLIENT else "take part in a second sum of",
+                draft.session_id.hex()[:12],
+                _GIVE_LEDGER,
+            )
+
+    def heard(self, envelope: Envelope) -> bool:
+        """Whether this very message of another party was taken before; it then changes nothing."""
+        return False
+
     def _accept_proposal(self, draft: AnyState, proposal: Proposal) -> None:
         if draft.session is not None and proposal.session != draft.session:
-            raise Reject(FaultKind.FOREIGN_SESSION, "got a proposal for another session than the caller named")
+            raise Reject(
+                FaultKind.FOREIGN_SESSION,
+                f"got a proposal for session {proposal.session!r:.80}, and this role was made for "
+                f"{draft.session!r:.80}; if the server is right, make one with session= what it proposes",
+            )
         if len(proposal.nonce) != NONCE_BYTES or len(proposal.session) > MAX_SESSION_BYTES:
             raise Reject(FaultKind.INVALID, "got a nonce or a session of the wrong length")
         try:
@@ -307,7 +377,7 @@ class Member(Generic[AnyState]):
         draft.session = proposal.session
         draft.cohort = proposal.cohort
         draft.nonce = proposal.nonce
-        draft.session_id = session_id(
+        draft.opening_id = draft.session_id = session_id(
             task=self._task.digest,
             roster=roster_digest(self._roster),
             session=proposal.session,
@@ -363,6 +433,7 @@ class Member(Generic[AnyState]):
         log.warning("%s refused a message: %s", self.id, fault)
         return fault
 
+    @atomic
     def to_bytes(self) -> bytes:
         """The state, secrets included: it never leaves its node."""
         return self._encode(self._state)
@@ -420,48 +491,77 @@ class Client(Member[AnyClientState]):
         ``weight`` is an integer from 1 to the task's ``max_weight``, where it has one. The vector is
         entered in the ledger: under the same task and session no other will be taken. Raises
         ``EncodingError`` for an update that doesn't fit, ``LocalProtocolError`` out of order.
+
+        May run in a thread of its own: ``receive`` and all else go on while the update is encoded. What was
+        encoded is then taken as if this call had begun only now: after a round that was answered meanwhile; not
+        at all, with ``LocalProtocolError``, if the session has ended, its input has left, the server has
+        proposed another session, or another thread's different update was faster. The same update again changes
+        nothing.
         """
-        state, task = self._state, self._task
-        if self.finished or state.step > self._input_step:
-            raise LocalProtocolError(
-                "got an update after the input was sent or committed to; the next one needs a new session"
-            )
-        session = self.session
+        seed, session = self._open_for_input()
+        vectors = pack_segments(self._encoded(update, weight, seed, session))
+        hashed = hashlib.sha256()
+        for segment in vectors:
+            hashed.update(segment)
+        self._keep(vectors, hashed.digest(), session)
+
+    @atomic
+    def _open_for_input(self) -> tuple[bytes, bytes]:
+        """This role's seed and what the session is called, if an update may come now."""
+        return self._state.seed, self._check_open_for_input()
+
+    def _check_open_for_input(self, expected: bytes | None = None) -> bytes:
+        if self._ended or self._state.step > self._input_step:
+            how = "was given up" if self._state.aborted else "has this client's input, or a commitment to it"
+            raise LocalProtocolError(f"got an update after the session {how}; the next one needs a new session")
+        session = self._session
         if session is None:
             raise LocalProtocolError(
                 "got an update before the session is known: pass session= when the client is made, or "
                 "contribute after its first receive() and a look at client.session"
             )
-        draft = msgspec.structs.replace(state, session=session)
+        if expected is not None and session != expected:
+            raise LocalProtocolError(
+                f"got an update for session {expected!r:.80}, and the server has proposed {session!r:.80} "
+                "meanwhile; look at client.session, then contribute again"
+            )
+        return session
+
+    def _encoded(self, update: Any, weight: int | None, seed: bytes, session: bytes) -> list[NDArray[Any]]:
+        """The update's segments; runs without the lock, so it reads nothing that changes."""
+        task = self._task
         flat = task.layout.flatten(update)
         try:
-            vectors = task.encoder_for(session).encode(
+            return task.encoder_for(session).encode(
                 flat,
                 layout=task.layout,
                 weight=weight,
                 max_weight=task.max_weight,
                 # The session id may not stand yet, so the session's name separates what is drawn here.
-                rng=seeded_rng(draft.seed, salt=task.digest, info=encode_parts("secagg/v1/rounding", session)),
+                rng=seeded_rng(seed, salt=task.digest, info=encode_parts("secagg/v1/rounding", session)),
             )
         except SecAggError:
             raise
         except Exception as error:  # another package's encoding says it in its own error
             raise EncodingError(str(error) or kind_of(error)) from error
-        draft.contribution = pack_segments(vectors)
-        hashed = hashlib.sha256()
-        for segment in draft.contribution:
-            hashed.update(segment)
-        draft.contributed = hashed.digest()
-        if state.contributed and state.contributed != draft.contributed:
+
+    @atomic
+    def _keep(self, vectors: list[bytes], hashed: bytes, session: bytes) -> None:
+        """Take the encoded update onto the newest state."""
+        self._check_open_for_input(session)
+        state = self._state
+        if state.contributed == hashed:
+            return
+        if state.contributed:
             raise LocalProtocolError("got a second update for one session; the first one stands")
         try:
-            self.claim(draft.contributed, "contribution", task.digest, session)
+            self.claim(hashed, "contribution", self._task.digest, session)
         except Aborted as clash:
             raise LocalProtocolError(
                 f"got another update than the ledger has for session {session!r}; "
                 "restore the state saved after contribute, or leave this session out"
             ) from clash
-        self._commit(draft)
+        self._commit(msgspec.structs.replace(state, session=session, contribution=vectors, contributed=hashed))
 
     @property
     def contributed(self) -> bool:
@@ -489,7 +589,7 @@ class Client(Member[AnyClientState]):
                 "got the state of a client whose input a budget pays for, and no budget; pass budget= the ledger "
                 "that it was made with, such as dp.PrivacyLedger.open(path, ...)"
             )
-        if self.finished or self._ledger is not None:
+        if self._ended or self._ledger is not None:
             return
         if self._state.step:
             raise LocalProtocolError(
@@ -505,17 +605,18 @@ class Watchful(Member[AnyState]):
 
     def _setup(self, *arguments: Any) -> None:
         super()._setup(*arguments)
-        self._faults: list[Fault] = []
+        self._faults = FaultRecord(lambda party: party == "server" or party in (self._roster or ()))
 
     @property
+    @atomic
     def faults(self) -> tuple[Fault, ...]:
         """What was wrong with the messages that were not taken."""
-        return tuple(self._faults)
+        return tuple(self._faults.kept)
 
-    def receive(self, data: bytes) -> bytes | None:
-        """Take a message; returns the answer if there is one. Bytes that are wrong become a fault."""
+    def _receive(self, data: bytes) -> bytes | None:
+        """Bytes that are wrong become a fault."""
         try:
-            return super().receive(data)
+            return super()._receive(data)
         except RemoteProtocolError as error:
             self.note(error.fault)
         except Aborted as aborted:
@@ -524,8 +625,7 @@ class Watchful(Member[AnyState]):
 
     def note(self, fault: Fault) -> None:
         """Keep a fault, unless there are too many: a flood of bad messages must not become one of memory."""
-        if len(self._faults) < MOST_FAULTS:
-            self._faults.append(fault)
+        self._faults.add(fault)
 
 
 class Decryptor(Watchful[AnyState]):

@@ -11,7 +11,6 @@ import html
 import logging
 import os
 import time
-from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import Executor
 from dataclasses import dataclass, fields
@@ -21,9 +20,11 @@ import msgspec
 from numpy.typing import NDArray
 
 from secagg import wire
-from secagg._machine import Reply
+from secagg._faults import FaultRecord
+from secagg._machine import FOREIGN_TASK, Reply
 from secagg._reading import same
 from secagg._state import pack_segments, pack_state, unpack_segments, unpack_state
+from secagg._turn import Turn, atomic
 from secagg.beacon import Fetch
 from secagg.errors import Aborted, ConfigError, Fault, FaultKind, LocalProtocolError, shown
 from secagg.identity import Roster, check_party_ids
@@ -43,8 +44,7 @@ Outbox = dict[str, bytes]
 KEY_BYTES = 32
 _NAMED = 5  # of parties in a repr
 _CLIPPED = 0.01  # the share of coordinates above which the server warns
-
-FAULTS_KEPT = 256  # by one party, beside the first of each kind in each round
+_TAG = 16  # bytes of a message's digest by which it is known again
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -124,7 +124,9 @@ class ServerState(msgspec.Struct, forbid_unknown_fields=True):
     position: int = -1  # the row of the table that is open; -1 before start
     asked: list[str] = []
     answered: list[str] = []
+    taken: dict[str, bytes] = {}  # by sender, one tag after the other: the messages taken from it so far
     dropped: dict[str, str] = {}
+    parted: list[str] = []  # who was dropped when the last round was closed, and is told so
     faults: list[Fault] = []
     sums: list[bytes] = []  # filled when written
     noise_key: bytes = b""  # of an encoding whose noise the server adds: with it, an exact sum decodes to one noise
@@ -150,7 +152,12 @@ class Server(Generic[AnyState]):
 
     ``start()`` opens the first round; ``receive`` takes what arrives and never raises on bytes;
     ``close_round`` ends a round when nobody is ``pending`` or the caller's clock says so, until there
-    is an ``outcome``.
+    is an ``outcome``. Any thread may call anything at any time: each call, and each look at a property, has the
+    server to itself, and waits for the one before.
+
+    A step changes the state in place, since a copy for each answer would make a round quadratic in the cohort. So
+    ``take`` checks everything before it changes anything, and ``settle`` changes nothing before the last thing
+    that the caller's executor may fail.
     """
 
     state_type: ClassVar[type[ServerState]]
@@ -195,6 +202,7 @@ class Server(Generic[AnyState]):
         beacon: Fetch | None,
         rng: Callable[[int], bytes],
     ) -> None:
+        self._turn = Turn()
         self._rng = rng
         self._task, self._roster, self._save, self._executor, self._beacon = task, roster, save, executor, beacon
         self._state: AnyState = state  # type: ignore[assignment]
@@ -203,11 +211,10 @@ class Server(Generic[AnyState]):
         written = unpack_segments(state.sums, task) if state.sums else []
         self._sums: list[NDArray[Any]] = [total.copy() for total in written]
         state.sums = []
+        self._members, self._asked = frozenset(state.cohort), frozenset(state.asked)
         self._pending = set(state.asked) - set(state.answered)
-        state.faults = list(state.faults)
-        self._kept: Counter[object] = Counter()
-        for fault in state.faults:
-            self._kept.update((_owner(fault), (_owner(fault), fault.round, fault.kind)))
+        self._faults = FaultRecord(self._knows, state.faults)
+        state.faults = []
         self._received, self._opened = 0, time.monotonic()  # of the open round, for the log
         self._outcome = self._decode() if state.finished else None
 
@@ -217,23 +224,31 @@ class Server(Generic[AnyState]):
         return self._state.session
 
     @property
+    @atomic
     def outcome(self) -> Outcome | None:
         """The result, once the last round was closed."""
         return self._outcome
 
     @property
+    @atomic
     def pending(self) -> frozenset[str]:
         """The ids whose answer is still awaited in the open round; none after the end."""
         return frozenset(self._pending) if self._open else frozenset()
 
     @property
+    @atomic
     def faults(self) -> tuple[Fault, ...]:
         """Who did what wrong so far."""
-        return tuple(self._state.faults)
+        return tuple(self._faults.kept)
 
     @property
+    @atomic
     def round(self) -> str | None:
         """The open round's name; None before start and after the end."""
+        return self._round
+
+    @property
+    def _round(self) -> str | None:
         return self._phases[self._state.position].round if self._open else None
 
     @property
@@ -241,103 +256,160 @@ class Server(Generic[AnyState]):
         state = self._state
         return state.position >= 0 and not state.finished and not state.aborted
 
+    def _knows(self, party: str) -> bool:
+        return party in self._members or (self._roster is not None and party in self._roster)
+
+    @atomic
     def start(self) -> Outbox:
         """Open the session: what to send to whom. On a restored server: what to send again."""
-        if self._state.aborted:
+        state = self._state
+        if state.aborted:
             raise LocalProtocolError("got start() after the session was aborted; make a new server")
-        if self._state.finished:
-            return {}
-        if self._state.position < 0:
+        if state.position < 0:
             self._next_round()
             self._store()
-        outbox = self._seal_all(self._requests())
-        return {party: outbox[party] for party in sorted(self._pending)}
+        outbox = self._dismissal(state.parted)
+        if not state.finished:
+            asked = self._seal_all(self._requests())
+            outbox |= {party: asked[party] for party in sorted(self._pending)}
+        return outbox
 
     def receive(self, sender: str, data: bytes) -> Outbox:
         """Take what ``sender`` sent; returns what to pass on at once, mostly nothing.
 
-        Bytes that are wrong change nothing but ``faults``.
+        Bytes that are wrong change nothing but ``faults``. The very bytes that were taken before change nothing at
+        all, so that a transport may try again whenever it likes. While ``close_round`` runs, this waits; a message
+        that was not taken by then is too late.
         """
-        if self._state.position < 0:
-            raise LocalProtocolError("got a message before start()")
         sender = str.__str__(sender) if isinstance(sender, str) else shown(sender)  # NumPy's text is a subclass
+        return self._take(sender, self._read(sender, data))
+
+    def _read(self, sender: str, data: bytes) -> Envelope | Reject:
+        """The frame of a message and its signature, checked outside the lock: none of this ever changes."""
+        if not self._knows(sender):
+            return Reject(FaultKind.UNKNOWN_SENDER, f"got a message of {sender!s:.64}, who is not of this session")
         try:
-            if not self._open:
-                raise Reject(FaultKind.OUT_OF_TURN, "got a message after the session's end")
-            return self._take(sender, data)
+            envelope = Envelope.parse(data, self._limit)
+            if envelope.sender != sender:
+                detail = f"got a message of {envelope.sender or 'the server'} from {sender}"
+                raise Reject(FaultKind.UNAUTHENTIC, detail)
+            if envelope.protocol != self._task.protocol.ID or envelope.task != self._task.digest:
+                raise Reject(FaultKind.FOREIGN_TASK, FOREIGN_TASK)
+            envelope.verify(None if self._roster is None else self._roster[sender].signing_key)
+        except Reject as refused:
+            return refused
+        return envelope
+
+    @atomic
+    def _take(self, sender: str, read: Envelope | Reject) -> Outbox:
+        """Take a message that was read, or record why not."""
+        state = self._state
+        if state.position < 0:
+            raise LocalProtocolError("got a message before start()")
+        try:
+            refusal = self._refusal(sender, read)
+            if isinstance(read, Reject):
+                raise refusal or read
+            if refusal is not None:
+                if self._took(read):
+                    return {}
+                raise refusal
+            phase = self._phases[state.position]
+            message, payload = read.open(phase.reply)
+            self.steps[phase.round].take(self, read, message, payload)
         except Reject as refused:
             self.blame(refused.blame or sender, refused.kind, refused.detail)
             return {}
-
-    def _take(self, sender: str, data: bytes) -> Outbox:
-        state, task = self._state, self._task
-        phase = self._phases[state.position]
-        if sender not in self._pending and sender not in state.answered:
-            known = sender in state.cohort or (self._roster is not None and sender in self._roster)
-            kind = FaultKind.OUT_OF_TURN if known else FaultKind.UNKNOWN_SENDER
-            raise Reject(kind, f"got a message of {sender!s:.64}, who was not asked in {phase.round}")
-        envelope = Envelope.parse(data, self._limit)
-        if envelope.sender != sender:
-            raise Reject(FaultKind.UNAUTHENTIC, f"got a message of {envelope.sender or 'the server'} from {sender}")
-        if envelope.protocol != task.protocol.ID or envelope.task != task.digest:
-            raise Reject(FaultKind.FOREIGN_TASK, "got a message of another protocol or task")
-        envelope.verify(None if self._roster is None else self._roster[sender].signing_key)
-        if envelope.session != state.session_id:
-            raise Reject(FaultKind.FOREIGN_SESSION, "got a message of another session")
-        if envelope.kind != phase.reply.TYPE:
-            raise Reject(FaultKind.OUT_OF_TURN, f"got message type {envelope.kind}; this is {phase.round}")
-        if sender in state.answered:
-            raise Reject(FaultKind.DUPLICATE, "got a second message in one round")
-        message, payload = envelope.open(phase.reply)
-        self.steps[phase.round].take(self, envelope, message, payload)
         self._pending.discard(sender)
-        self._received += len(data)
-        state.answered = [*state.answered, sender]
+        self._received += len(read.raw)
+        state.answered.append(sender)
+        state.taken[sender] = state.taken.get(sender, b"") + read.digest[:_TAG]
         if phase.relay is None or self._roster is None:
             return {}
-        return dict.fromkeys(self._roster.ids(phase.relay), envelope.raw)
+        return dict.fromkeys(self._roster.ids(phase.relay), read.raw)
 
-    def close_round(self) -> Outbox:
+    def _refusal(self, sender: str, read: Envelope | Reject) -> Reject | None:
+        """Why nothing of this kind is taken from ``sender`` now, if so."""
+        if isinstance(read, Reject) and read.kind is FaultKind.UNKNOWN_SENDER:
+            return read
+        if not self._open:
+            return Reject(FaultKind.OUT_OF_TURN, "got a message after the session's end")
+        phase = self._phases[self._state.position]
+        if sender not in self._asked:
+            return Reject(FaultKind.OUT_OF_TURN, f"got a message of {sender}, who was not asked in {phase.round}")
+        if isinstance(read, Reject):
+            return read
+        if read.session != self._state.session_id:
+            detail = "got a message of another session; its sender answered another server, or an earlier session"
+            return Reject(FaultKind.FOREIGN_SESSION, detail)
+        if read.kind != phase.reply.TYPE:
+            return Reject(FaultKind.OUT_OF_TURN, f"got message type {read.kind}; this is {phase.round}")
+        if sender not in self._pending:
+            return Reject(FaultKind.DUPLICATE, "got another message than the one taken in this round")
+        return None
+
+    def _took(self, envelope: Envelope) -> bool:
+        """Whether these bytes were taken before. What could be taken now is never asked: two rounds' answers
+        may be alike.
+        """
+        tags, tag = self._state.taken.get(envelope.sender, b""), envelope.digest[:_TAG]
+        return any(tags[at : at + _TAG] == tag for at in range(0, len(tags), _TAG))
+
+    @atomic
+    def close_round(self, name: str | None = None) -> Outbox:
         """End the open round: who is still pending is dropped. Returns what to send next.
 
+        That is the next round's requests, and to each who was dropped one message that the session goes on without
+        it, so that it need not wait. A timer passes the ``name`` of the round that it was set for: where another
+        round is open by now, nothing changes and nothing is returned.
+
         Raises ``Aborted`` if too few remain, and its ``outbox`` tells the others; no outcome is given then.
-        After the last round there is an ``outcome`` and nothing to send. What the ``executor`` raises comes
-        out, with nothing changed: call it again.
+        After the last round there is an ``outcome``. What the ``executor`` raises comes
+        out, with nothing changed: call it again. What ``save`` raises comes out with the round closed: ``start()``
+        gives the requests.
         """
+        if name is not None and name not in (known := [phase.round for phase in self._phases]):
+            raise ConfigError(f"got round {name!r}; {self._task.protocol.name} has {', '.join(known)}")
+        if name is not None and self._round != name:
+            return {}
         if not self._open:
             raise LocalProtocolError("got close_round() while no round is open; start() opens the first")
         state = self._state
         phase = self._phases[state.position]
         self.before_close(phase)
+        silent = sorted(self._pending)
         try:
-            self._drop_and_settle(phase)
+            self._drop_and_settle(phase, silent)
             self._log_round(phase)
             if state.position + 1 < len(self._phases):
                 requests = self._next_round()
+                state.parted = [party for party in silent if party not in requests]
                 self._store()
-                return self._seal_all(requests)
+                return {**self._dismissal(state.parted), **self._seal_all(requests)}
             self._outcome = self._decode()
         except Aborted as aborted:
-            raise self._abort(aborted.reason) from aborted
-        state.finished = True
+            raise self._abort(aborted.reason, silent) from aborted
+        state.finished, state.parted = True, silent
         self._store()
-        return {}
+        return self._dismissal(silent)
 
-    def _drop_and_settle(self, phase: Phase) -> None:
-        """Drop who is pending, and go through with the round."""
-        state = self._state
-        dropped, faults, kept = state.dropped, len(state.faults), self._kept.copy()
-        for party in sorted(self._pending):
-            state.dropped = {**state.dropped, party: state.dropped.get(party, phase.round)}
+    def _drop_and_settle(self, phase: Phase, silent: Sequence[str]) -> None:
+        """Drop who is silent, and go through with the round."""
+        state, faults = self._state, len(self._faults.kept)
+        fresh = [party for party in silent if party not in state.dropped]
+        state.dropped.update(dict.fromkeys(fresh, phase.round))
+        for party in silent:
             self.blame(party, FaultKind.SILENT, "")
-        state.asked_under = state.session_id
+        asked_under, state.asked_under = state.asked_under, state.session_id
         try:
             self.steps[phase.round].settle(self)
         except Aborted:
             raise
         except Exception:  # of the caller's executor: the round is as open as it was
-            state.dropped, self._kept = dropped, kept
-            del state.faults[faults:]
+            for party in fresh:
+                del state.dropped[party]
+            self._faults.forget(faults)
+            state.asked_under = asked_under
             raise
 
     def before_close(self, phase: Phase) -> None:
@@ -362,7 +434,7 @@ class Server(Generic[AnyState]):
         state.answered = []
         requests = self._requests()
         state.asked = sorted(requests)
-        self._pending = set(state.asked)
+        self._asked, self._pending = frozenset(requests), set(requests)
         return requests
 
     def _requests(self) -> Mapping[str, Reply]:
@@ -376,26 +448,22 @@ class Server(Generic[AnyState]):
                 sealed[id(message), id(payload)] = self._seal(message, payload)
         return {party: sealed[id(message), id(payload)] for party, (message, payload) in requests.items()}
 
-    def _seal(self, message: wire.Message, payload: bytes = b"") -> bytes:
+    def _seal(self, message: wire.Message, payload: bytes = b"", *, session: bytes | None = None) -> bytes:
+        # A proposal states what a session id is computed from, so it can't carry one.
+        stated = b"" if isinstance(message, Proposal) else self._state.asked_under
         return wire.seal_envelope(
             message,
             protocol=self._task.protocol.ID,
             task=self._task.digest,
-            # A proposal states what a session id is computed from, so it can't carry one.
-            session=b"" if isinstance(message, Proposal) else self._state.asked_under,
+            session=stated if session is None else session,
             sender=wire.SERVER,
             payload=payload,
         )
 
     def blame(self, party: str, kind: FaultKind, detail: str) -> None:
         """Record that ``party`` did something wrong in the open round."""
-        fault = Fault(str(party)[:64], self.round or "after the end", kind, detail)
-        # A flood must not become memory, nor push out what another party did: each party has room of its
-        # own, all strangers share one, and the first fault of a kind in a round is always kept.
-        owner = _owner(fault)
-        self._kept.update((owner, (owner, fault.round, kind)))
-        if self._kept[owner] <= FAULTS_KEPT or self._kept[owner, fault.round, kind] == 1:
-            self._state.faults.append(fault)
+        fault = Fault(str(party)[:64], self._round or "after the end", kind, detail)
+        if self._faults.add(fault):
             log.warning("session %s: %s", self._state.session_id.hex()[:12], fault)
 
     def need(self, present: int, floor: int, what: str) -> None:
@@ -403,12 +471,30 @@ class Server(Generic[AnyState]):
         if present < floor:
             raise Aborted(f"got {present} {what}; {floor} are needed, so nothing is opened")
 
-    def _abort(self, reason: str) -> Aborted:
+    def _dismissal(self, parties: Iterable[str]) -> Outbox:
+        """What tells ``parties`` not to wait any more, under the id that everyone knows since the proposal.
+
+        It says neither why nor who else. It carries no more weight than silence: who believes it erases its
+        secrets and answers nothing more, and a server that lies could have had that by not writing.
+        """
         state = self._state
-        told = [*state.cohort]
+        opening = session_id(
+            task=self._task.digest,
+            roster=roster_digest(self._roster),
+            session=state.session,
+            nonce=state.nonce,
+            cohort=state.cohort,
+        )
+        return dict.fromkeys(parties, self._seal(wire.Abort(), session=opening))
+
+    def _abort(self, reason: str, silent: Sequence[str]) -> Aborted:
+        """Give up; everyone is told who was not told before, when it was dropped."""
+        state = self._state
+        everyone = [*state.cohort]
         if self._roster is not None:
-            told += [party for role in self._task.protocol.others for party in self._roster.ids(role)]
-        outbox = {party: self._seal(wire.Abort()) for party in told if party not in state.dropped}
+            everyone += [party for role in self._task.protocol.others for party in self._roster.ids(role)]
+        told = state.dropped.keys() - set(silent)
+        outbox = self._dismissal(party for party in everyone if party not in told)
         log.warning("session %s aborted: %s", state.session_id.hex()[:12], reason)
         state.aborted = reason
         self._sums = []
@@ -443,7 +529,7 @@ class Server(Generic[AnyState]):
             total_weight=decoded.total_weight,
             survivors=tuple(state.survivors),
             dropped=dict(state.dropped),
-            faults=tuple(state.faults),
+            faults=tuple(self._faults.kept),
             clipped=decoded.clipped,
             epsilon_guaranteed=decoded.epsilon_guaranteed,
             epsilon_realised=decoded.epsilon_realised,
@@ -457,15 +543,19 @@ class Server(Generic[AnyState]):
     def _store(self) -> None:
         self._state.number += 1
         if self._save is not None:
-            self._save(self._state.number, self.to_bytes())
+            self._save(self._state.number, self._pack())
 
+    @atomic
     def to_bytes(self) -> bytes:
         """The state, inputs accepted so far included: it never leaves the server."""
-        written = msgspec.structs.replace(
-            self._state,
-            sums=pack_segments(self._sums),
-        )
-        return pack_state(written, self._task, "server", self._roster)
+        return self._pack()
+
+    def _pack(self) -> bytes:
+        return pack_state(self.written(), self._task, "server", self._roster)
+
+    def written(self) -> AnyState:
+        """The state as it is saved: a copy, with what the server keeps elsewhere filled in."""
+        return msgspec.structs.replace(self._state, sums=pack_segments(self._sums), faults=self._faults.kept)
 
     @classmethod
     def from_bytes(
@@ -499,8 +589,3 @@ def _some(texts: Sequence[str]) -> str:
     """The first few, and how many more."""
     more = f", and {len(texts) - _NAMED:,} more" if len(texts) > _NAMED else ""
     return ", ".join(text[:64] for text in texts[:_NAMED]) + more
-
-
-def _owner(fault: Fault) -> str:
-    """Whose room a fault takes up; strangers' names are anyone's to invent."""
-    return "" if fault.kind is FaultKind.UNKNOWN_SENDER else fault.sender

@@ -18,6 +18,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from enum import StrEnum
+from typing import Self
 
 import numpy as np
 
@@ -86,6 +87,9 @@ class RemoteProtocolError(ProtocolError):
         super().__init__(str(fault))
         self.fault = fault
 
+    def __reduce__(self) -> tuple[type[Self], tuple[Fault]]:
+        return type(self), (self.fault,)
+
 
 @dataclass(eq=False)
 class Aborted(SecAggError):  # noqa: N818 - a state of the session rather than a defect
@@ -101,6 +105,9 @@ class Aborted(SecAggError):  # noqa: N818 - a state of the session rather than a
 
     def __str__(self) -> str:
         return self.reason
+
+    def __reduce__(self) -> tuple[type[Self], tuple[str, dict[str, bytes]]]:
+        return type(self), (self.reason, dict(self.outbox))
 
 
 _SHOWN = 80  # characters of a value in a message

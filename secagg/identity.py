@@ -109,7 +109,7 @@ class Roster(Mapping[str, Party]):
     ``digest`` is in every session id, so parties with different rosters can't meet.
     """
 
-    __slots__ = ("_digest", "_parties")
+    __slots__ = ("_digest", "_ids", "_parties")
 
     def __init__(self, parties: Iterable[Party]) -> None:
         listed = sorted(parties, key=lambda party: party.id)
@@ -119,6 +119,7 @@ class Roster(Mapping[str, Party]):
         keys = {party.signing_key for party in listed}
         if len(keys) != len(listed):
             raise ConfigError("got a roster in which two ids share a signing key; one party, one key")
+        self._ids = {role: tuple(party.id for party in listed if party.role is role) for role in PartyRole}
         self._digest = hashlib.sha256(b"secagg/v1/roster" + _canonical.encode(tuple(listed))).digest()
 
     def __getitem__(self, party_id: str) -> Party:
@@ -137,7 +138,7 @@ class Roster(Mapping[str, Party]):
 
     def ids(self, role: PartyRole) -> tuple[str, ...]:
         """The ids of everyone with this role, sorted."""
-        return tuple(party.id for party in self._parties.values() if party.role == role)
+        return self._ids[role]
 
     def to_json(self) -> str:
         """The roster as JSON text; keys are base64."""
@@ -355,4 +356,7 @@ def check_enrolled(
     if party is None or party.role is not role:
         raise ConfigError(f"got {member_id}, which the roster doesn't list as a {role}; enrol it first")
     if party.signing_key != identity.public_key().public_bytes_raw():
-        raise ConfigError(f"got an identity that is not the one the roster lists for {member_id}")
+        raise ConfigError(
+            f"got an identity that is not the one the roster lists for {member_id}; load the one that was made "
+            f"with this roster's entry ({member_id}.pem), or enrol the new one and give everyone the new roster"
+        )

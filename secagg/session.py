@@ -145,7 +145,10 @@ def check_cohort(task: Task, cohort: list[str], roster: Roster | None) -> None:
         if member <= before:
             raise ConfigError(f"got a cohort with {member} twice or out of order; every id stands in it once")
         if roster is not None and ((party := roster.get(member)) is None or party.role is not PartyRole.CLIENT):
-            raise ConfigError(f"got {member} in the cohort, which the roster doesn't list as a client")
+            raise ConfigError(
+                f"got {member} in the cohort, which the roster doesn't list as a client; leave it out, or enrol it "
+                "and give everyone the new roster (secagg keygen, secagg roster merge)"
+            )
     task.protocol.validate_cohort(task, cohort, roster)
     task.check_honest(len(cohort), roster)
 

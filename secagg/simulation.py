@@ -16,7 +16,7 @@ from typing import Any
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from secagg import identity
-from secagg._machine import Aggregator, Budget, Client, Member
+from secagg._machine import Budget, Client, Member
 from secagg._reading import is_labelled
 from secagg._server import Outbox, Outcome, Server
 from secagg.beacon import Fetch
@@ -140,9 +140,9 @@ class _Run:
             for party, role in roles.items()
         }
         for member in self.members.values():
-            if isinstance(member, Aggregator):
-                member._ledger = MemoryLedger()  # nothing of a simulation outlives it, so it needs no store
+            member._ledger = MemoryLedger()  # nothing of a simulation outlives it, so it needs no store
         self.task, self.silent, self.progress = task, silent, progress
+        self.gone: set[str] = set()
         everyone = [*self.members, "server"]
         self.up: dict[str, ByRound] = {party: {} for party in everyone}
         self.down: dict[str, ByRound] = {party: {} for party in everyone}
@@ -157,7 +157,7 @@ class _Run:
                 self.progress(name)
             if name == wanted:
                 for party in outbox:
-                    if party in updates and self.silent.get(party) != name:
+                    if party in updates and party not in self.gone and self.silent.get(party) != name:
                         weight = None if weights is None else weights[party]
                         self._contribute(party, name, updates[party], weight)
             self._deliver(outbox, name)
@@ -176,11 +176,14 @@ class _Run:
 
     def _deliver(self, outbox: Outbox, name: str) -> None:
         for party, request in outbox.items():
+            if party in self.gone:
+                continue  # a message that it need not wait, which nobody is there to hear
             if party not in self.members:
                 raise ConfigError(f"got a message for {party}, whom simulate doesn't play")
             self._count("server", party, name, len(request))
             if self.silent.get(party) == name:
                 del self.members[party]
+                self.gone.add(party)
                 continue
             try:
                 reply = self._timed(party, name, self.members[party].receive, request)

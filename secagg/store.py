@@ -8,10 +8,13 @@ import errno
 import hashlib
 import os
 import threading
+import weakref
 from pathlib import Path
 from typing import Protocol, Self
 
 from secagg.errors import ConfigError, LocalProtocolError
+
+_OPEN: "weakref.WeakSet[FileLedger]" = weakref.WeakSet()  # those that this process holds the lock of
 
 _ENTRY = 32
 _ROW = 3 * _ENTRY
@@ -154,7 +157,14 @@ class FileLedger:
         try:
             fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError as error:
-            raise ConfigError(f"got ledger {path}, which is open already; stop the other process") from error
+            here = os.fstat(self._file.fileno())
+            open_here = (ledger._file for ledger in list(_OPEN) if not ledger._file.closed)
+            if any(os.path.samestat(here, os.fstat(file.fileno())) for file in open_here):
+                where = "in this process; pass that FileLedger to all roles of the party, or close() it first"
+            else:
+                where = "in another process; stop that one, or let it play this party"
+            raise ConfigError(f"got ledger {path}, which is open already {where}") from error
+        _OPEN.add(self)
 
 
 class FileStore:

@@ -259,7 +259,8 @@ class SecureGrid(Grid):  # type: ignore[misc]
     def _play(self, session: _Session, outbox: Outbox, carriers: Mapping[int, Any], seconds: float) -> None:
         """One round of the protocol: until nobody is pending, nobody is left to wait for, or the time is up."""
         server = session.server
-        self._deliver(session, outbox, carriers)
+        pending = server.pending  # a node that was dropped waits for nothing, so it is told nothing
+        self._deliver(session, {party: outbox[party] for party in outbox if party in pending}, carriers)
         for node, reply in self._exchange(session.queue, seconds, lambda: not server.pending):
             party = self._ids[node]
             try:

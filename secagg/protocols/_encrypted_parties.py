@@ -163,10 +163,13 @@ class EncryptedDecryptor(Decryptor[DecryptorState]):
                 "leave it out, or take Paillier(key='run') where one key is to serve all sessions"
             )
         if self._protocol.pinned and pin(self._public_half()) != roster[self.id].encryption_key:
-            raise ConfigError(f"got a key whose digest is not the one that the roster pins for {self.id}")
+            raise ConfigError(
+                f"got a key whose digest is not the one that the roster pins for {self.id}; load the one that was "
+                "made with this roster's entry, or enrol the new one and give everyone the new roster"
+            )
 
     def _check_restored(self) -> None:
-        if self._state.step and not self.finished and self._ledger is None:
+        if self._state.step and not self._ended and self._ledger is None:
             raise LocalProtocolError(
                 "got a decryptor past its first answer without a ledger, which alone holds it to one sum; pass "
                 "save= a store that has one, or leave this session out"

@@ -166,10 +166,8 @@ class EncryptedServer(Server[EncryptedServerState]):
         Round.OPENING: Step(_ask_opening, _take_opened, _settle_opened),
     }
 
-    def to_bytes(self) -> bytes:
-        """The state, inputs accepted so far included: it never leaves the server."""
-        self._state.total = b"" if self._adder is None else self._adder.to_bytes()
-        try:
-            return super().to_bytes()
-        finally:
-            self._state.total = b""
+    def written(self) -> EncryptedServerState:
+        """See :meth:`Server.written`."""
+        written = super().written()
+        written.total = b"" if self._adder is None else self._adder.to_bytes()
+        return written

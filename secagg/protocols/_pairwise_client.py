@@ -60,7 +60,6 @@ from secagg.wire import Envelope, Reject
 class PairwiseClientState(ClientState):
     """What a client keeps between its rounds."""
 
-    opening_id: bytes = b""  # the session id before any keys, from which this client's own are drawn
     corrupt: int = 0
     frozen: tuple[bytes, bytes] = (b"", b"")  # who is in U1, and the root over their adverts
     advert: bytes = b""  # this client's, once other answers followed it
@@ -93,7 +92,6 @@ class PairwiseClient(Client[PairwiseClientState]):
     def _advertise_keys(self, draft: PairwiseClientState, message: Proposal, payload: memoryview) -> Reply:
         """Round 0: fresh keys for this session."""
         wire.no_vectors(payload)
-        draft.opening_id = draft.session_id
         draft.corrupt = self._protocol.corrupt(len(draft.cohort), self._roster)
         sealing, masking = self._private_keys(draft)
         return Advert(keys.public_key(sealing), keys.public_key(masking)), b""

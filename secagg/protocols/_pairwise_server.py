@@ -117,8 +117,8 @@ class PairwiseServer(Server[PairwiseServerState]):
         fresh = {advert.sealing_key, advert.masking_key}
         if self._advertised & fresh:
             raise Reject(FaultKind.INVALID, "got a key that another client advertised")
-        state.adverts = state.adverts | {envelope.sender: envelope.raw}
-        state.public_keys = state.public_keys | {envelope.sender: (advert.sealing_key, advert.masking_key)}
+        state.adverts[envelope.sender] = envelope.raw
+        state.public_keys[envelope.sender] = advert.sealing_key, advert.masking_key
         self._advertised.update(fresh)
 
     def _settle_adverts(self) -> None:
@@ -157,7 +157,7 @@ class PairwiseServer(Server[PairwiseServerState]):
         wire.no_vectors(payload)
         if not 0 < told.number <= LATEST_ROUND:
             raise Reject(FaultKind.INVALID, f"got round {told.number} of a beacon")
-        self._state.next_rounds = self._state.next_rounds | {envelope.sender: told.number}
+        self._state.next_rounds[envelope.sender] = told.number
 
     def _drawn_from(self) -> int:
         """The earliest round that nobody knew when it saw the keys frozen, but for c whose clocks are ahead.
@@ -215,9 +215,9 @@ class PairwiseServer(Server[PairwiseServerState]):
             raise Reject(FaultKind.INVALID, "got a commitment that is not 32 bytes")
         pieces(dealt.commitments, COMMITMENT_BYTES, len(self._graph.holders(envelope.sender)))
         pieces(dealt.sealed, SEALED_BYTES, self._shape.degree)
-        state.seed_commitments = state.seed_commitments | {envelope.sender: dealt.self_mask_commitment}
-        state.commitments = state.commitments | {envelope.sender: dealt.commitments}
-        state.sealed = state.sealed | {envelope.sender: dealt.sealed}
+        state.seed_commitments[envelope.sender] = dealt.self_mask_commitment
+        state.commitments[envelope.sender] = dealt.commitments
+        state.sealed[envelope.sender] = dealt.sealed
 
     def _settle_dealt(self) -> None:
         self._state.u2 = sorted(self._state.sealed)
@@ -244,12 +244,11 @@ class PairwiseServer(Server[PairwiseServerState]):
         return HeldShares(told, b"".join(committed), b"".join(sealed))
 
     def _take_input(self, envelope: Envelope, message: MaskedInput | VouchedInput, payload: memoryview) -> None:
-        vouchers = {}
         if isinstance(message, VouchedInput):
             pieces(message.vouchers, VOUCHER_BYTES, len(self._near_dealers(envelope.sender)))
-            vouchers = {envelope.sender: message.vouchers}
         fold_lanes(self._task, payload, self._sums)
-        self._state.vouchers = self._state.vouchers | vouchers
+        if isinstance(message, VouchedInput):
+            self._state.vouchers[envelope.sender] = message.vouchers
 
     def _near_dealers(self, client: str) -> list[str]:
         """The neighbours of ``client`` that dealt shares: with whom it shares masks."""
@@ -282,7 +281,7 @@ class PairwiseServer(Server[PairwiseServerState]):
         state = self._state
         if told != SignedSurvivors(to_bitmap(state.u2, state.u1), to_bitmap(state.survivors, state.u1)):
             raise Reject(FaultKind.INVALID, "got a signature under another survivor list")
-        state.signed = state.signed | {envelope.sender: envelope.raw}
+        state.signed[envelope.sender] = envelope.raw
 
     def _settle_signed(self) -> None:
         self.need(len(self._state.signed), self._shape.quorum, "signatures under the survivor list")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Mapping
 from typing import Any, ClassVar
 
@@ -35,8 +34,6 @@ from secagg.protocols.shares import (
 )
 from secagg.wire import Envelope, Reject
 
-log = logging.getLogger("secagg")
-
 _TAKES_REPORTS = 1  # answers given so far: between Preparation and Recount
 
 
@@ -68,11 +65,14 @@ class ShareAggregator(Aggregator[ShareAggregatorState]):
         except MPCError as error:
             raise ConfigError(str(error)) from error
         if self._sealing.public != roster[self.id].encryption_key:
-            raise ConfigError(f"got a key that is not the private half of what the roster lists for {self.id}")
+            raise ConfigError(
+                f"got a key that is not the private half of what the roster lists for {self.id}; load the one that "
+                "was made with this roster's entry, or enrol the new one and give everyone the new roster"
+            )
         self._aggregators = roster.ids(PartyRole.AGGREGATOR)
 
     def _check_restored(self) -> None:
-        if self._state.step and not self.finished and self._ledger is None:
+        if self._state.step and not self._ended and self._ledger is None:
             raise LocalProtocolError(
                 "got an aggregator past its first answer without a ledger, which alone holds it to one set of "
                 "reports; pass save= a store that has one, or leave this session out"
@@ -85,16 +85,14 @@ class ShareAggregator(Aggregator[ShareAggregatorState]):
     def _ready(self, draft: ShareAggregatorState, message: Proposal, payload: memoryview) -> Reply:
         """Preparation: take note of who may report."""
         wire.no_vectors(payload)
-        if self._ledger is None:
-            log.warning(
-                "%s has no ledger: started anew, it would take part in a second sum of session %s; give it save= a "
-                "store that has one",
-                self.id,
-                draft.session_id.hex()[:12],
-            )
         if self._leads:
             draft.share = [lane.tobytes() for lane in zero_lanes(self._task)]
         return Ready(), b""
+
+    def heard(self, envelope: Envelope) -> bool:
+        """See :meth:`Member.heard`."""
+        state, client = self._state, envelope.sender
+        return envelope.digest == state.reports.get(client) or envelope.raw == state.unopened.get(client)
 
     def _take_report(
         self, draft: ShareAggregatorState, envelope: Envelope, message: Report, payload: memoryview
@@ -107,8 +105,6 @@ class ShareAggregator(Aggregator[ShareAggregatorState]):
             raise Reject(FaultKind.UNKNOWN_SENDER, f"got a report of {client}, who is not in the cohort")
         check_report(self._task, message, payload)
         if client in draft.reports or client in draft.unopened:
-            if envelope.digest == draft.reports.get(client) or envelope.raw == draft.unopened.get(client):
-                return
             raise Reject(FaultKind.DUPLICATE, f"got a second report of {client}", blame=client)
         sealed = bytes(payload) if self._leads else message.seeds[self._aggregators.index(self.id) - 1]
         try:

@@ -85,19 +85,20 @@ class Collector(Server[CollectorState]):
                 raise Reject(FaultKind.INVALID, f"got a report of {report.sender} handed back, who sent none")
             report.verify(party.signing_key)
             handed_back[report.sender] = report.raw
-        state.held = {**state.held, envelope.sender: held}
-        state.unopened = {**state.unopened, **handed_back}
+        state.held[envelope.sender] = held
+        state.unopened.update(handed_back)
 
     def _settle_held(self) -> None:
         """The survivors are those whose report every aggregator holds."""
         self._need_all()
         state = self._state
+        holders = {aggregator: set(state.held[aggregator]) for aggregator in self._aggregators}
         for client in state.survivors:
-            if without := [aggregator for aggregator in self._aggregators if client not in state.held[aggregator]]:
+            if without := [aggregator for aggregator, held in holders.items() if client not in held]:
                 detail = f"{', '.join(without)} could not open its report, or didn't get it"
                 self.blame(client, FaultKind.UNOPENED_SHARE, detail)
-        state.survivors = [c for c in state.survivors if all(c in held for held in state.held.values())]
-        state.unopened = {c: raw for c, raw in state.unopened.items() if c in state.held[self._aggregators[0]]}
+        state.survivors = [c for c in state.survivors if all(c in held for held in holders.values())]
+        state.unopened = {c: raw for c, raw in state.unopened.items() if c in holders[self._aggregators[0]]}
         self._check_taken_off()
         state.held = {}
         self.need(len(state.survivors), self._task.min_survivors, "reports that every aggregator holds")
@@ -105,7 +106,8 @@ class Collector(Server[CollectorState]):
     def _check_taken_off(self) -> None:
         """``Aborted`` if the leader added reports that are not in the sum and that nobody handed back."""
         state, leader = self._state, self._aggregators[0]
-        stuck = [c for c in state.held[leader] if c not in state.survivors and c not in state.unopened]
+        survivors = set(state.survivors)
+        stuck = [c for c in state.held[leader] if c not in survivors and c not in state.unopened]
         if stuck:
             named = ", ".join(stuck[:MOST_NAMED]) + (", ..." if len(stuck) > MOST_NAMED else "")
             raise Aborted(
@@ -131,7 +133,7 @@ class Collector(Server[CollectorState]):
         if message.digest != (state.digest or message.digest):
             raise Reject(FaultKind.INVALID, "got an agreement to other reports than another aggregator holds")
         state.digest = message.digest
-        state.agreed = {**state.agreed, envelope.sender: envelope.raw}
+        state.agreed[envelope.sender] = envelope.raw
 
     def _settle_agreed(self) -> None:
         self._need_all()

@@ -90,7 +90,8 @@ def mask_all(lanes: Sequence[NDArray[Any]], keyed: Sequence[tuple[bytes, int]], 
     """Add the mask streams of many keys, each times its sign, in place.
 
     Large sums are split by coordinate range and key over ``executor``, by default threads of this
-    process; the result is the same to the bit however they are split. What the executor raises comes out, and
+    process; the result is the same to the bit however they are split. The caller, which may be a worker of
+    ``executor`` itself, does what no worker has begun rather than wait. What the executor raises comes out, and
     leaves ``lanes`` with some of the masks: whoever wants to try again gives lanes that it can throw away.
     """
     from mpc.masks import add_masks, mask_sum
@@ -100,21 +101,36 @@ def mask_all(lanes: Sequence[NDArray[Any]], keyed: Sequence[tuple[bytes, int]], 
             mask_lanes(lanes, key, sign=sign)
         return
     workers = executor or threads()
-    waiting: deque[tuple[NDArray[Any], int, Sequence[tuple[bytes, int]], Future[Any]]] = deque()
+    waiting: deque[tuple[Future[Any], NDArray[Any], int, Sequence[tuple[bytes, int]]]] = deque()
 
     def settle() -> None:
-        part, first, some, result = waiting.pop() if executor is None else waiting.popleft()
-        if executor is None and result.cancel():  # no thread has begun it: this one would only wait
-            add_masks(part, some, offset=first)
-        else:
-            part += result.result()
+        """Take in a result that is there; else do a task that no worker has begun; else wait for the oldest."""
+        for place, (result, part, _, _) in enumerate(waiting):
+            if result.done():
+                del waiting[place]
+                part += result.result()
+                return
+        # Workers begin with the oldest. Some executors (Dask's) let what is running be cancelled too.
+        for place in reversed(range(len(waiting))):
+            result, part, first, some = waiting[place]
+            if result.cancel():
+                del waiting[place]
+                add_masks(part, some, offset=first)
+                return
+        result, part, _, _ = waiting.popleft()
+        part += result.result()
 
-    for part, first, some in _tasks(lanes, keyed):
-        if len(waiting) == _IN_FLIGHT:
+    try:
+        for part, first, some in _tasks(lanes, keyed):
+            if len(waiting) == _IN_FLIGHT:
+                settle()
+            result = workers.submit(mask_sum, some, first, part.size, part.dtype.str)
+            waiting.append((result, part, first, some))
+        while waiting:
             settle()
-        waiting.append((part, first, some, workers.submit(mask_sum, some, first, part.size, part.dtype.str)))
-    while waiting:
-        settle()
+    finally:
+        for result, *_ in waiting:
+            result.cancel()
 
 
 def _tasks(

@@ -114,7 +114,7 @@ def _stays_aborted(play: Play, aborted: Aborted, when: str) -> None:
                 raise Broken(f"{party} to leave when it is told {when}", "a client that goes on")
         require(member.finished, f"{party} finished {when}", "one that still waits")
     for (party, _), data in play.answers.items():
-        play.refused_by_server(party, data, "a message after the abort")
+        play.ignored_by_server(party, data, "a repeated message after the abort")
     try:
         server.close_round()
     except LocalProtocolError:
@@ -165,29 +165,31 @@ def _replayed_messages(casting: Casting) -> None:
     play = Play(casting)
 
     def after_request(party: str, request: bytes) -> None:
-        answer, again = play.answers.get((party, play.round)), None
-        before = play.members[party].to_bytes()
-        try:
-            again = play.members[party].receive(request)
-        except RemoteProtocolError:
-            again = answer
-        require(again == answer, f"{party} to answer a repeated request as before, or not", "another answer")
-        require(
-            play.members[party].to_bytes() == before, f"{party} unchanged by a repeated request", "another state"
-        )
+        member, answer = play.members[party], play.answers.get((party, play.round))
+        before, faults = member.to_bytes(), getattr(member, "faults", ())
         for (receiver, name), data in play.requests.items():
-            if receiver == party and name != play.round:
-                play.refused_by(party, data, f"the request of {name}")
+            if receiver != party:
+                continue
+            try:
+                again = member.receive(data)
+            except RemoteProtocolError as error:
+                raise Broken(f"{party} not to mind a repeated request of {name}", str(error)) from error
+            expected = answer if name == play.round else None
+            require(
+                again == expected, f"{party} to answer the last request as before, others not", "another answer"
+            )
+        require(member.to_bytes() == before, f"{party} unchanged by a repeated request", "another state")
+        require(getattr(member, "faults", ()) == faults, f"no fault of {party} for a repeated request", "a fault")
 
     def after_answer(party: str, answer: bytes) -> None:
         for (sender, name), data in play.answers.items():
             if sender == party:
-                play.refused_by_server(party, data, f"a replay of {name}")
+                play.ignored_by_server(party, data, f"a replay of {name}")
 
     play.after_request, play.after_answer = after_request, after_answer
     play.require_completes("with every message replayed")
     for (party, name), data in play.answers.items():
-        play.refused_by_server(party, data, f"a replay of {name} after the end")
+        play.ignored_by_server(party, data, f"a replay of {name} after the end")
 
 
 def _early_messages(casting: Casting) -> None:

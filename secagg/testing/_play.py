@@ -358,6 +358,15 @@ class Play:
         require(not outbox, f"nothing to hand on for {where}", sorted(outbox))
         require(server.pending == pending, f"pending as it was after {where}", sorted(server.pending))
 
+    def ignored_by_server(self, sender: str, data: bytes, what: str) -> None:
+        """Require that nothing comes of ``data``, which the server took before: no fault either."""
+        server, where = self.server, f"{what} of {sender} in {self.round or 'no round'}"
+        before, faults = server.to_bytes(), server.faults
+        outbox = server.receive(sender, data)
+        require(not outbox, f"nothing to hand on for {where}", sorted(outbox))
+        require(server.faults == faults, f"no fault for {where}", server.faults[len(faults) :])
+        require(server.to_bytes() == before, f"a server unchanged by {where}", "another state")
+
     def expected_survivors(self) -> tuple[str, ...]:
         """Who had sent its input when it fell silent, if it did."""
         named = [phase.round for phase in self.casting.protocol.phases]

@@ -182,14 +182,11 @@ class Chokes(PairwiseClient):
             raise
 
 
-class Reopens(PairwiseServer):
-    """Takes messages of earlier rounds for news."""
+class BlamesRetries(PairwiseServer):
+    """Does not know again what it took."""
 
-    def receive(self, sender: str, data: bytes) -> Any:
-        outbox, faults = super().receive(sender, data), self._state.faults
-        if faults and faults[-1].kind == FaultKind.FOREIGN_SESSION:
-            self._state.faults = faults[:-1]
-        return outbox
+    def _took(self, envelope: wire.Envelope) -> bool:
+        return not self._open and super()._took(envelope)
 
 
 @dataclass(frozen=True)
@@ -247,7 +244,7 @@ SEEN = {
     SendsNothingAsZero: "missing_contribution",
     FirstCountsLast: "reordered_answers",
     CountsTwice: "replayed_messages",
-    Reopens: "replayed_messages",
+    BlamesRetries: "replayed_messages",
     Chokes: "early_messages",
     Reads: "truncated_messages",
     ChangesOnFault: "flipped_bits",

@@ -272,7 +272,8 @@ class Stage:
         return np.full(5, int(party[1:]) / 10)
 
     def exchange(self, outbox: dict[str, bytes]) -> None:
-        for party, request in outbox.items():
+        for party in sorted(self.server.pending & outbox.keys()):
+            request = outbox[party]
             if party in self.ids and self.server.round == contribution_round(self.task.protocol):
                 self.members[party].contribute(self.update(party))
             reply = self.members[party].receive(request)

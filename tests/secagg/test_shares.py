@@ -228,7 +228,7 @@ def test_check_protocol(protocol: secagg.AdditiveShares) -> None:
 def test_a_silent_aggregator_costs_the_session(silent: str, name: str) -> None:
     with pytest.raises(Aborted, match="got 1 aggregators; 2 are needed") as aborted:
         Case().play(silent={silent: name})
-    assert set(aborted.value.outbox) == {*IDS, "aggregator1", "aggregator2"} - {silent}
+    assert set(aborted.value.outbox) == {*IDS, "aggregator1", "aggregator2"}
 
 
 def test_an_aggregator_that_is_told_of_the_abort_releases_nothing_after_it() -> None:
@@ -237,16 +237,8 @@ def test_an_aggregator_that_is_told_of_the_abort_releases_nothing_after_it() -> 
     release = case.outbox["aggregator2"]
     with pytest.raises(Aborted) as aborted:
         case.play(silent={"aggregator1": Round.AGGREGATE_SHARE, "aggregator2": Round.AGGREGATE_SHARE})
-    assert "aggregator2" not in aborted.value.outbox
-    told = wire.seal_envelope(
-        wire.Abort(),
-        protocol=case.task.protocol.ID,
-        task=case.task.digest,
-        session=case.server._state.session_id,
-        sender=wire.SERVER,
-    )
     helper = case.members["aggregator2"]
-    assert helper.receive(told) is None
+    assert helper.receive(aborted.value.outbox["aggregator2"]) is None
     assert helper.finished
     assert helper.receive(release) is None
     assert [fault.kind for fault in helper.faults] == [FaultKind.INVALID, FaultKind.OUT_OF_TURN]

@@ -438,7 +438,8 @@ def play(
             except Aborted as aborted:
                 played.refusals.setdefault(party, aborted.reason)
                 continue
-            assert reply is not None
+            if reply is None:  # it has left, and is told that nobody waits for it
+                continue
             instead = (tamper or {}).get((party, server.round or ""), lambda honest: [honest])
             for message in instead(reply):
                 server.receive(party, message)

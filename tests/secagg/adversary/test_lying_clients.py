@@ -197,16 +197,16 @@ def changed_input(world: World, reply: bytes, values: int, weight: int = 0) -> b
 class ForgetfulServer(PairwiseServer):
     """Forgets who has answered."""
 
-    def _take(self, sender: str, data: bytes) -> Any:
+    def _refusal(self, sender: str, read: Any) -> Any:
         self._state.answered = [party for party in self._state.answered if party != sender]
         self._pending.add(sender)
-        return super()._take(sender, data)
+        return super()._refusal(sender, read)
 
 
 @attack(
     title="A second upload in one session",
     attacker="one client, to count twice",
-    defence="one message of each client and round (`Server._take`)",
+    defence="one message of each client and round (`Server._refusal`)",
     control="with a server that forgets who answered: a wrong sum is accepted as right",
     source="own",
 )

@@ -150,9 +150,9 @@ def _secagg(made: dict[str, Vector]) -> None:
     to_server("foreign-session", FaultKind.FOREIGN_SESSION, other_session.answers[SENDER, masked], masked)
     to_client("client-foreign-session", FaultKind.FOREIGN_SESSION, asked(keys, _set(1, b"other")), keys)
     to_server("unknown-sender", FaultKind.UNKNOWN_SENDER, advert, keys, "nobody")
-    to_server("out-of-turn-round-before", FaultKind.OUT_OF_TURN, true.answers[SENDER, deal], masked)
+    to_server("out-of-turn-round-before", FaultKind.OUT_OF_TURN, told(deal, _set(0, bytes(32))), masked)
     to_client("client-out-of-turn-unmasking", FaultKind.OUT_OF_TURN, true.requests[SENDER, unmasking], masked)
-    to_server("duplicate", FaultKind.DUPLICATE, true.answers["c1", keys], keys, "c1")
+    to_server("duplicate", FaultKind.DUPLICATE, told(keys, _set(0, bytes(range(32))), "c1"), keys, "c1")
 
     kind = FaultKind.INVALID
     to_server("invalid-one-key-for-both-uses", kind, told(keys, lambda f: _set(1, f[0])(f)), keys)
