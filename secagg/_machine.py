@@ -564,6 +564,7 @@ class Client(Member[AnyClientState]):
         self._commit(msgspec.structs.replace(state, session=session, contribution=vectors, contributed=hashed))
 
     @property
+    @atomic
     def contributed(self) -> bool:
         """Whether an update was given for this session and is still in use."""
         return bool(self._state.contributed)

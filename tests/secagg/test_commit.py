@@ -10,7 +10,7 @@ import pytest
 import dp
 import secagg
 from mpc.keys import encode_parts
-from secagg import Round
+from secagg import Round, wire
 from secagg.errors import Aborted, ConfigError, FaultKind, LocalProtocolError, RemoteProtocolError
 from secagg.protocols._encrypted_base import Encrypted
 from secagg.protocols._encrypted_messages import Ciphertexts, Commitment, Committed, SessionKey, commitment
@@ -160,6 +160,8 @@ def test_who_commits_late_or_sends_early_is_not_heard() -> None:
     early = stage.members["c3"]
     stage.server.receive("c4", stage.seal(Ciphertexts(), early._state.ciphertexts, "c4"))
     outbox = stage.server.close_round()
+    assert stage.server.pending == {"c1", "c2", "c3"}
+    assert Envelope.parse(outbox.pop("c4"), LIMIT).open(wire.Abort)[0] == wire.Abort()
     assert set(outbox) == {"c1", "c2", "c3"}
     stage.members["c4"].contribute(stage.update("c4"))
     stage.server.receive("c4", stage.members["c4"].receive(late))
@@ -221,7 +223,7 @@ def test_no_update_is_taken_after_the_commitment() -> None:
     stage = Stage(SIMPLE)
     stage.exchange(stage.to(Round.COMMIT))
     client = stage.members["c1"]
-    with pytest.raises(LocalProtocolError, match="sent or committed to"):
+    with pytest.raises(LocalProtocolError, match="has this client's input, or a commitment to it"):
         client.contribute(stage.update("c1"))
     assert client.contributed, "so a caller that is refused later need not train again"
 
@@ -296,13 +298,13 @@ def test_cost_is_exact_to_the_byte(protocol: Encrypted) -> None:
 
 
 def test_what_a_commitment_costs_the_server() -> None:
-    """Its state grows by the digest and the name of each client."""
+    """Its state grows by the digest of each client, what its message is known by, and its name three times."""
     stage = Stage(SIMPLE)
     outbox, sizes = stage.to(Round.COMMIT), []
     for party in stage.ids:
         sizes.append(len(stage.server.to_bytes()))
         stage.exchange({party: outbox[party]})
-    assert max(np.diff(sizes)) <= 32 + 2 * len("c1") + 8
+    assert max(np.diff(sizes)) <= 32 + 16 + 3 * len("c1") + 8
 
 
 # Keys.

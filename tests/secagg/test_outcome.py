@@ -144,11 +144,13 @@ def test_an_empty_session_name_is_a_name(protocol: Any) -> None:
     assert secagg.simulate(task, [UPDATE] * 3, session=b"").survivors == ("c1", "c2", "c3")
     cohort = ["c1", "c2", "c3"]
     nameless, other = (task.server(cohort, session=name).start()["c1"] for name in (b"", b"x"))
-    for name, fits, refused in ((b"", nameless, other), (b"x", other, nameless)):
+    for name, fits, refused, its in ((b"", nameless, other, b"x"), (b"x", other, nameless, b"")):
         client = task.client("c1", session=name)
         assert client.session == name
-        with pytest.raises(secagg.RemoteProtocolError, match="another session than the caller named"):
+        named = f"a proposal for session {its!r}, and this role was made for {name!r}"
+        with pytest.raises(secagg.RemoteProtocolError, match=named) as foreign:
             client.receive(refused)
+        assert foreign.value.fault.kind is FaultKind.FOREIGN_SESSION
         client.contribute(UPDATE)
         assert client.receive(fits)
     unnamed = task.client("c1")

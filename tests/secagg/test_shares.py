@@ -90,6 +90,7 @@ class Case:
         self.members |= {party: self.aggregator(party) for party in self.aggregators}
         self.changed: dict[str, Callable[[bytes], bytes]] = {}  # what becomes of an answer, by party
         self.lost: set[tuple[str, str]] = set()  # reports of whom that don't reach whom
+        self.gone: set[str] = set()  # who fell silent, and hears nothing any more
 
     def client(self, party: str) -> Any:
         client = self.task.client(
@@ -126,6 +127,8 @@ class Case:
             name = self.server.round
             for party, request in self.outbox.items():
                 if (silent or {}).get(party) == name:
+                    self.gone.add(party)
+                if party in self.gone:
                     continue
                 answer = self.members[party].receive(request)
                 if answer is not None:

@@ -24,7 +24,7 @@ IDS = ["c1", "c2", "c3", "c4"]
 
 #: What a caller of a role may use, and what never changes, so that it needs no lock.
 SERVER_CALLS = {"start", "receive", "close_round", "to_bytes", "outcome", "pending", "faults", "round"}
-MEMBER_CALLS = {"receive", "contribute", "to_bytes", "session", "finished", "faults"}
+MEMBER_CALLS = {"receive", "contribute", "contributed", "to_bytes", "session", "finished", "faults"}
 CONSTANT = {"id", "ledger", "from_bytes", "state_type", "role", "answers", "overhears", "steps"}
 #: What protocols use and replace. It runs inside of a call.
 INNER = {
