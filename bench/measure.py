@@ -20,7 +20,8 @@ from numpy.typing import NDArray
 from bench.workloads import Expected, Workload
 from secagg import simulation
 from secagg.errors import ConfigError
-from secagg.protocols.base import AggregationProtocol, rounds
+from secagg.protocols.base import AggregationProtocol
+from secagg.table import rounds
 from secagg.task import Task
 
 FLOAT32_BYTES = 4

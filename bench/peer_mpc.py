@@ -229,7 +229,7 @@ def fate_mix() -> Pair:
     from fate_utils.secure_aggregation_helper import DiffieHellman, MixAggregate, RandomMix
 
     import secagg
-    from secagg.protocols import lanes
+    from secagg import lanes
 
     values = update()[:MIXED]
     floats = values.astype(np.float64)

@@ -17,9 +17,11 @@ from bench.report import Grid
 from bench.workloads import Workload
 from secagg import wire
 from secagg.errors import ConfigError
-from secagg.protocols.base import AggregationProtocol, Round
-from secagg.protocols.lanes import vectors_size
-from secagg.session import NONCE_BYTES, path_length
+from secagg.lanes import vectors_size
+from secagg.merkle import path_length
+from secagg.protocols.base import AggregationProtocol
+from secagg.session import NONCE_BYTES
+from secagg.table import Round
 from secagg.task import Task
 
 TOLERANCE = 0.25
@@ -135,7 +137,7 @@ def traffic(protocol: AggregationProtocol, task: Task) -> tuple[int, int]:
 
 
 def _pairwise_traffic(protocol: AggregationProtocol, task: Task) -> tuple[int, int]:
-    from secagg.protocols import _pairwise_messages as messages
+    from secagg.protocols.pairwise import messages as messages
 
     n = task.max_clients
     ids = Lengths.of(n)

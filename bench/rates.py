@@ -20,8 +20,9 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from bench.measure import Bench
 from bench.workloads import Workload
 from secagg.errors import ConfigError
-from secagg.protocols.base import AggregationProtocol, input_round
-from secagg.protocols.lanes import widths
+from secagg.lanes import widths
+from secagg.protocols.base import AggregationProtocol
+from secagg.table import input_round
 
 _SMALL = 4096
 _LARGE = 1 << 20

@@ -8,7 +8,7 @@ import pytest
 from cryptography.hazmat.primitives.ciphers import Cipher, algorithms, modes
 
 from mpc import masks
-from secagg.encoding import FixedPoint
+from secagg.fixed_point import FixedPoint
 from secagg.layout import Layout
 from secagg.packing import lane_dtype, pack, unpack_add
 

@@ -15,10 +15,11 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from secagg.encoding import FixedPoint
 from secagg.errors import ConfigError
+from secagg.fixed_point import FixedPoint
 from secagg.layout import Layout
-from secagg.protocols.base import AggregationProtocol, input_round
+from secagg.protocols.base import AggregationProtocol
+from secagg.table import input_round
 from secagg.task import Task
 
 LEAST_CLIENTS, MOST_CLIENTS, MOST_PLAYED = 4, 1 << 24, 1 << 14

@@ -158,7 +158,7 @@ async def run_client(folder: Path, me: str, hold: str | None) -> None:
     store = FileStore(folder / f"{me}.state", ledger=FileLedger(folder / f"{me}.ledger"))
     client: secagg.Client[Any]
     if saved := store.load():
-        client = secagg.Client.from_bytes(saved, task, identity=key, roster=roster, save=store)
+        client = task.restore_client(saved, identity=key, roster=roster, save=store)
         log(me, "starts again from its saved state")
     else:
         client = task.client(me, identity=key, roster=roster, session=SESSION, save=store)
@@ -204,7 +204,7 @@ class AggregationServer:
         store = FileStore(folder / "server.state")
         self.server: secagg.Server[Any]
         if saved := store.load():
-            self.server = secagg.Server.from_bytes(saved, self.task, roster=roster, save=store)
+            self.server = self.task.restore_server(saved, roster=roster, save=store)
             log("server", f"starts again from its saved state, in {self.server.round}")
         else:
             self.server = self.task.server(CLIENTS, roster=roster, session=SESSION, save=store)

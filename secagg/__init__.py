@@ -22,35 +22,37 @@ from secagg.errors import (
 )
 
 if TYPE_CHECKING:
-    from secagg._machine import Aggregator, Client, Decryptor
-    from secagg._server import Outcome, Server
-    from secagg.encoding import FixedPoint
+    from secagg.fixed_point import FixedPoint
     from secagg.identity import load_roster
     from secagg.layout import Layout
-    from secagg.protocols.base import Round
     from secagg.protocols.clear import Clear
     from secagg.protocols.encrypted import BFV, CKKS, Paillier
     from secagg.protocols.pairwise import SecAgg, SecAggPlus
     from secagg.protocols.shares import AdditiveShares
+    from secagg.roles.client import Client
+    from secagg.roles.listener import Aggregator, Decryptor
+    from secagg.roles.outcome import Outcome
+    from secagg.roles.server import Server
     from secagg.simulation import Simulation, simulate
+    from secagg.table import Round
     from secagg.task import Task
 
 _HOMES = {
     "AdditiveShares": "secagg.protocols.shares",
-    "Aggregator": "secagg._machine",
+    "Aggregator": "secagg.roles",
     "BFV": "secagg.protocols.encrypted",
     "CKKS": "secagg.protocols.encrypted",
     "Clear": "secagg.protocols.clear",
-    "Client": "secagg._machine",
-    "Decryptor": "secagg._machine",
-    "FixedPoint": "secagg.encoding",
+    "Client": "secagg.roles",
+    "Decryptor": "secagg.roles",
+    "FixedPoint": "secagg.fixed_point",
     "Layout": "secagg.layout",
-    "Outcome": "secagg._server",
+    "Outcome": "secagg.roles",
     "Paillier": "secagg.protocols.encrypted",
-    "Round": "secagg.protocols.base",
+    "Round": "secagg.table",
     "SecAgg": "secagg.protocols.pairwise",
     "SecAggPlus": "secagg.protocols.pairwise",
-    "Server": "secagg._server",
+    "Server": "secagg.roles",
     "Simulation": "secagg.simulation",
     "Task": "secagg.task",
     "load_roster": "secagg.identity",

@@ -9,7 +9,8 @@ from pathlib import Path
 
 from mpc.hpke import Kem
 from secagg.errors import ConfigError
-from secagg.identity import Party, PartyRole, Roster, load_roster, write_identities
+from secagg.identity import Party, PartyRole, Roster, load_roster
+from secagg.keygen import write_identities
 
 _MOST_BYTES = 1 << 26  # of a file that is read whole
 _SHOWN_DIGITS = 32  # of a fingerprint in the table: 128 bits

@@ -17,14 +17,10 @@ from pathlib import Path
 from cryptography.exceptions import InternalError, UnsupportedAlgorithm
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from cryptography.hazmat.primitives.serialization import (
-    Encoding,
-    NoEncryption,
-    PrivateFormat,
     load_pem_private_key,
 )
 
-from mpc.errors import MPCError
-from mpc.hpke import PRIVATE_BYTES, Kem, PrivateKey
+from mpc.hpke import PRIVATE_BYTES, Kem
 from secagg import _canonical
 from secagg._numbers import whole
 from secagg.errors import ConfigError, blaming, shown
@@ -256,88 +252,6 @@ def enrol(
         Party(party_id, role, key.public_key().public_bytes_raw(), public.get(party_id))
         for party_id, key in keys.items()
     )
-
-
-def write_identities(
-    ids: Iterable[str],
-    folder: str | os.PathLike[str],
-    role: PartyRole = PartyRole.CLIENT,
-    *,
-    kem: Kem = Kem.MLKEM768_X25519,
-    paillier: int = 0,
-    shared_he: bool = False,
-) -> Path:
-    """Write ``ID.pem`` (mode 0600) for each id and add them to ``roster.json``; returns its path.
-
-    An aggregator gets a sealing key of ``kem`` too, in ``ID.sealing.json``; a decryptor a Paillier key of
-    ``paillier`` bits, in ``ID.he.json``, or with ``shared_he`` the key that clients share with it, in
-    ``shared.he.json`` (all mode 0600). Raises ``ConfigError`` before anything is written if an id is enrolled or a
-    key file exists: a key is never overwritten.
-    """
-    wanted = check_party_ids(ids)
-    if len(set(wanted)) != len(wanted):
-        raise ConfigError("got an id twice; every party is enrolled once")
-    where = Path(folder)
-    roster_path = where / "roster.json"
-    enrolled = list(load_roster(roster_path).values()) if roster_path.exists() else []
-    files = {
-        name: (where / f"{name}.pem", where / f"{name}.sealing.json", where / f"{name}.he.json") for name in wanted
-    }
-    if shared_he and (where / _SHARED).exists():
-        raise ConfigError(f"got --shared-he, and {where / _SHARED} exists; choose another folder")
-    taken = {party.id for party in enrolled} | {name for name in wanted if any(p.exists() for p in files[name])}
-    if clash := sorted(taken.intersection(wanted)):
-        raise ConfigError(f"got ids that {where} has already: {', '.join(clash)}; choose others or another folder")
-    sealing = {name: os.urandom(PRIVATE_BYTES) for name in wanted if role is PartyRole.AGGREGATOR}
-    try:
-        public = {name: PrivateKey(kem, key).public for name, key in sealing.items()}
-    except MPCError as error:
-        raise ConfigError(str(error)) from error
-    homomorphic = _homomorphic_keys(wanted, role, paillier, shared_he)
-    public |= {name: pinned for name, (_, pinned) in homomorphic.items()}
-    keys, roster = enrol(wanted, role, encryption_keys=public)
-    extended = Roster([*enrolled, *roster.values()])
-    where.mkdir(parents=True, exist_ok=True)
-    for name, key in keys.items():
-        _write_secret(files[name][0], key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption()))
-    for name, private in sealing.items():
-        written = {"version": 1, "kem": str(kem), "key": base64.b64encode(private).decode()}
-        _write_secret(files[name][1], json.dumps(written).encode() + b"\n")
-    for name, (private, _) in homomorphic.items():
-        written = {
-            "version": 1,
-            "scheme": "shared" if shared_he else "paillier",
-            "key": base64.b64encode(private).decode(),
-        }
-        _write_secret(where / _SHARED if shared_he else files[name][2], json.dumps(written).encode() + b"\n")
-    fresh = roster_path.with_suffix(".json.new")
-    fresh.write_text(extended.to_json(), encoding="utf-8")
-    fresh.replace(roster_path)
-    return roster_path
-
-
-def _homomorphic_keys(
-    ids: list[str], role: PartyRole, paillier: int, shared: bool
-) -> dict[str, tuple[bytes, bytes]]:
-    """The key that each decryptor holds for a run, and what the roster pins of it."""
-    if not paillier and not shared:
-        return {}
-    if role is not PartyRole.DECRYPTOR or (paillier and shared) or (shared and len(ids) != 1):
-        raise ConfigError(
-            "got --paillier or --shared-he that don't fit; they are for --role decryptor, one or the other, and "
-            "--shared-he for one ID"
-        )
-    from secagg.protocols._encrypted_base import Encrypted
-    from secagg.protocols.encrypted import BFV, Paillier
-
-    protocol: Encrypted = BFV(holder="clients") if shared else Paillier(bits=paillier, key="run")
-    pairs = {name: protocol.key_pair(role, os.urandom) for name in ids}
-    return {name: pair for name, pair in pairs.items() if pair is not None}
-
-
-def _write_secret(path: Path, secret: bytes) -> None:
-    with os.fdopen(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "wb") as file:
-        file.write(secret)
 
 
 def check_enrolled(

@@ -10,20 +10,24 @@ from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Executor
 from dataclasses import dataclass, field, fields
-from functools import lru_cache, partial
+from functools import lru_cache
 from typing import Any
 
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from secagg import identity
-from secagg._machine import Budget, Client, Member
 from secagg._reading import is_labelled
-from secagg._server import Outbox, Outcome, Server
 from secagg.beacon import Fetch
 from secagg.errors import ConfigError, EncodingError, LocalProtocolError, blaming, shown
 from secagg.identity import PartyRole, Roster, check_party_id
-from secagg.protocols.base import AggregationProtocol, contribution_round, key_pairs, rounds
+from secagg.protocols.base import AggregationProtocol, key_pairs
+from secagg.roles.client import Client
+from secagg.roles.environment import Budget, Environment
+from secagg.roles.member import Member
+from secagg.roles.outcome import Outcome
+from secagg.roles.server import Outbox, Server
 from secagg.store import MemoryLedger
+from secagg.table import contribution_round, rounds
 from secagg.task import Task
 
 ByRound = dict[str, int]
@@ -116,31 +120,28 @@ class _Run:
         beacon: Fetch | None = None,
     ) -> None:
         identities, self.roster, keys = enrol_for(task, cohort)
-        own: dict[str, dict[str, Any]] = {party: {"budget": budget} for party, budget in (budgets or {}).items()}
-        for party, key in keys.items():
-            own[party] = own.get(party, {}) | {"key": key}
         self.server: Server[Any] = task.server(
             cohort, roster=self.roster, session=session, executor=executor, beacon=beacon
         )
         now = time.time()
-        make: dict[PartyRole, Callable[..., Member[Any]]] = {
-            PartyRole.CLIENT: partial(task.client, executor=executor, clock=lambda: now),
-            PartyRole.DECRYPTOR: task.decryptor,
-            PartyRole.AGGREGATOR: partial(task.aggregator, executor=executor),
-        }
         roles = dict.fromkeys(cohort, PartyRole.CLIENT) | {p.id: p.role for p in (self.roster or {}).values()}
         self.members: dict[str, Member[Any]] = {
-            party: make[role](
+            party: task.protocol.members[role](
+                task,
                 party,
-                identity=identities.get(party),
-                roster=self.roster,
+                Environment(
+                    identity=identities.get(party),
+                    roster=self.roster,
+                    key=keys.get(party),
+                    executor=executor,
+                    clock=lambda: now,
+                    budget=(budgets or {}).get(party),
+                    ledger=MemoryLedger(),  # nothing of a simulation outlives it, so its ledger needs no store
+                ),
                 session=session,
-                **own.get(party, {}),
             )
             for party, role in roles.items()
         }
-        for member in self.members.values():
-            member._ledger = MemoryLedger()  # nothing of a simulation outlives it, so it needs no store
         self.task, self.silent, self.progress = task, silent, progress
         self.gone: set[str] = set()
         everyone = [*self.members, "server"]

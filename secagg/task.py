@@ -12,23 +12,28 @@ from collections.abc import Callable, Iterable, Mapping
 from concurrent.futures import Executor
 from dataclasses import dataclass
 from functools import cached_property
-from typing import TYPE_CHECKING, Any, TypedDict, Unpack, cast
+from itertools import pairwise
+from typing import TYPE_CHECKING, Any, Unpack, cast
 
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from secagg import _canonical, wire
 from secagg._numbers import whole
 from secagg.beacon import Fetch
+from secagg.corruption import corrupt_among, corrupt_count
 from secagg.encoding import Encoding, SegmentLike
 from secagg.errors import ConfigError, blaming, kind_of, shown
-from secagg.identity import PartyRole, Roster
+from secagg.identity import PartyRole, Roster, check_party_id
 from secagg.layout import Layout
-from secagg.protocols.base import AggregationProtocol, client_class, corrupt_among, corrupt_count, rounds
+from secagg.protocols.base import AggregationProtocol, client_class
+from secagg.roles.environment import Budget, Environment, Lent
 from secagg.store import Store
+from secagg.table import rounds
 
 if TYPE_CHECKING:
-    from secagg._machine import Budget, Client, Member
-    from secagg._server import Server
+    from secagg.roles.client import Client
+    from secagg.roles.listener import Aggregator, Decryptor
+    from secagg.roles.server import Server
 
 MAX_CONTEXT_BYTES = 1024
 MAX_CLIENTS = 1 << 24
@@ -38,7 +43,7 @@ _KNOWN = {
     "Layout": "secagg.layout",
     "Leaf": "secagg.layout",
     "Branch": "secagg.layout",
-    "FixedPoint": "secagg.encoding",
+    "FixedPoint": "secagg.fixed_point",
     "AdditiveShares": "secagg.protocols.shares",
     "BFV": "secagg.protocols.encrypted",
     "CKKS": "secagg.protocols.encrypted",
@@ -51,19 +56,6 @@ _KNOWN = {
     "SecAgg": "secagg.protocols.pairwise",
     "SecAggPlus": "secagg.protocols.pairwise",
 }
-
-
-class MemberArguments(TypedDict, total=False):
-    """What a role beside the server is made with; see :meth:`Task.client`."""
-
-    identity: Ed25519PrivateKey | None
-    roster: Roster | None
-    session: bytes | None
-    save: Store | None
-    key: bytes | None  # private half of what the roster lists beside the identity, where the role has such a key
-    rng: Callable[[int], bytes]
-    executor: Executor | None
-    clock: Callable[[], float]
 
 
 @dataclass(frozen=True, repr=False)
@@ -223,9 +215,8 @@ class Task:
         ``executor`` runs what is heavy: any of ``concurrent.futures``, or Dask's; by default threads.
         ``beacon`` gets what the protocol's beacon, if it has one, published in a round; None while it hasn't.
         """
-        return self.protocol.server(
-            self, cohort, roster=roster, session=session, save=save, rng=rng, executor=executor, beacon=beacon
-        )
+        lent = Environment(roster=roster, save=save, rng=rng, executor=executor, beacon=beacon)
+        return self.protocol.server(self, cohort, lent, session=session)
 
     def client(
         self,
@@ -250,13 +241,9 @@ class Task:
         ``budget`` (a :class:`dp.PrivacyLedger`, say) is charged just before an input under a noising encoding
         leaves, for a retry again; past it the input stays, with ``LocalProtocolError``.
         """
-        made = client_class(self.protocol)
-        return made(
-            self,
-            client_id,
+        lent = Environment(
             identity=identity,
             roster=roster,
-            session=session,
             save=save,
             key=key,
             rng=rng,
@@ -264,23 +251,78 @@ class Task:
             clock=clock,
             budget=budget,
         )
+        return client_class(self.protocol)(self, client_id, lent, session=session)
 
-    def decryptor(self, party_id: str, **given: Unpack[MemberArguments]) -> Member[Any]:
+    def decryptor(self, party_id: str, *, session: bytes | None = None, **lent: Unpack[Lent]) -> Decryptor[Any]:
         """A decryptor of one session, with a client's arguments; ``ConfigError`` where the protocol has none."""
-        return self._member_class(PartyRole.DECRYPTOR)(self, party_id, **given)
+        made: Decryptor[Any] = self._class(PartyRole.DECRYPTOR)(
+            self, party_id, Environment(**lent), session=session
+        )
+        return made
 
-    def aggregator(self, party_id: str, **given: Unpack[MemberArguments]) -> Member[Any]:
+    def aggregator(self, party_id: str, *, session: bytes | None = None, **lent: Unpack[Lent]) -> Aggregator[Any]:
         """An aggregator of one session, with a client's arguments and ``key``, its private sealing key.
 
         ``ConfigError`` where the protocol has no aggregators, or the roster lists another key.
         """
-        return self._member_class(PartyRole.AGGREGATOR)(self, party_id, **given)
+        made: Aggregator[Any] = self._class(PartyRole.AGGREGATOR)(
+            self, party_id, Environment(**lent), session=session
+        )
+        return made
 
-    def _member_class(self, role: PartyRole) -> type[Member[Any]]:
+    def restore_server(self, data: bytes, **lent: Unpack[Lent]) -> Server[Any]:
+        """The server that was saved as ``data``, with the arguments that it was made with.
+
+        Its ``start()`` asks again each party that is still pending. ``ConfigError`` if the bytes are of another
+        task or roster, or are damaged.
+        """
+        return self.protocol.server.from_bytes(data, self, Environment(**lent))
+
+    def restore_client(self, data: bytes, **lent: Unpack[Lent]) -> Client[Any]:
+        """The client that was saved as ``data``, with the arguments that it was made with.
+
+        ``ConfigError`` if the bytes are of another task, role or roster, are damaged, or are of a client that had
+        a ``budget`` and is given none. A client that has answered anything needs a ``save`` with a ledger, or
+        ``LocalProtocolError`` is raised: without a ledger nothing holds it to one story.
+        """
+        return client_class(self.protocol).from_bytes(data, self, Environment(**lent))
+
+    def restore_decryptor(self, data: bytes, **lent: Unpack[Lent]) -> Decryptor[Any]:
+        """The decryptor that was saved as ``data``; see :meth:`restore_client`."""
+        made: Decryptor[Any] = self._class(PartyRole.DECRYPTOR).from_bytes(data, self, Environment(**lent))
+        return made
+
+    def restore_aggregator(self, data: bytes, **lent: Unpack[Lent]) -> Aggregator[Any]:
+        """The aggregator that was saved as ``data``; see :meth:`restore_client`."""
+        made: Aggregator[Any] = self._class(PartyRole.AGGREGATOR).from_bytes(data, self, Environment(**lent))
+        return made
+
+    def _class(self, role: PartyRole) -> Any:
+        """The class of a role other than client and server."""
         made = self.protocol.members.get(role)
         if made is None:
             raise ConfigError(f"got {self.protocol.name}, which has no {role}")
         return made
+
+    def check_cohort(self, cohort: list[str], roster: Roster | None) -> None:
+        """``ConfigError`` for a cohort that this task and ``roster`` don't allow."""
+
+        if not self.min_survivors <= len(cohort) <= self.max_clients:
+            raise ConfigError(
+                f"got a cohort of {len(cohort)}; expected {self.min_survivors} (min_survivors) to "
+                f"{self.max_clients} (max_clients)"
+            )
+        for before, member in pairwise(["", *cohort]):
+            check_party_id(member)
+            if member <= before:
+                raise ConfigError(f"got a cohort with {member} twice or out of order; every id stands in it once")
+            if roster is not None and ((party := roster.get(member)) is None or party.role is not PartyRole.CLIENT):
+                raise ConfigError(
+                    f"got {member} in the cohort, which the roster doesn't list as a client; leave it out, or "
+                    "enrol it and give everyone the new roster (secagg keygen, secagg roster merge)"
+                )
+        self.protocol.validate_cohort(self, cohort, roster)
+        self.check_honest(len(cohort), roster)
 
     def diff(self, other: Task) -> tuple[str, ...]:
         """Which fields differ from those of ``other``, a line each: the field, its value here, its value there.

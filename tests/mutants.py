@@ -39,13 +39,13 @@ CONCERNED: dict[str, tuple[str, ...]] = {
     "mpc/masks.py": ("tests/mpc/test_masks.py",),
     "secagg/packing.py": ("tests/secagg/test_packing.py",),
     "secagg/wire.py": ("tests/secagg/test_wire.py", "tests/secagg/test_check_protocol.py"),
-    "secagg/encoding.py": ("tests/secagg/test_encoding.py",),
+    "secagg/fixed_point.py": ("tests/secagg/test_encoding.py",),
     "secagg/layout.py": ("tests/secagg/test_layout.py",),
     "secagg/store.py": ("tests/secagg/test_store.py",),
     "secagg/identity.py": ("tests/secagg/test_identity.py", "tests/secagg/test_cli.py"),
     "dp/_curves.py": ("tests/dp/test_accounting.py",),
     "dp/ledger.py": ("tests/dp/test_ledger.py",),
-    "secagg/protocols/_shares_collector.py": (
+    "secagg/protocols/shares/collector.py": (
         "tests/secagg/test_shares.py",
         "tests/secagg/adversary/test_aggregators.py",
     ),

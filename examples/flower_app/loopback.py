@@ -29,7 +29,7 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat, PublicFormat
 from cryptography.x509.oid import NameOID
 
-from secagg.identity import write_identities
+from secagg.keygen import write_identities
 
 APP = Path(__file__).parent
 BIN = Path(sys.executable).parent

@@ -5,7 +5,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from secagg.protocols.base import AggregationProtocol, input_round, rounds
+from secagg.protocols.base import AggregationProtocol
+from secagg.table import input_round, rounds
 
 #: Whether each silence in turn comes after the input: the proportion of SecAgg's rounds.
 _COUNTED = (False, False, False, True, True)

@@ -12,8 +12,8 @@ import numpy as np
 from secagg.demo import baseline, model
 from secagg.demo.dropouts import Plan, left_out, plan, silent_rounds
 from secagg.demo.hospitals import MOST_HOSPITALS, Study, hospital_ids, load
-from secagg.encoding import FixedPoint
 from secagg.errors import ConfigError
+from secagg.fixed_point import FixedPoint
 from secagg.layout import Layout
 from secagg.protocols.base import AggregationProtocol
 from secagg.simulation import enrol_for, simulate

@@ -18,7 +18,6 @@ from flwr.clientapp import ClientApp
 
 from dp import PrivacyLedger
 from mpc.keys import encode_parts
-from secagg._machine import Client
 from secagg.errors import Aborted, ConfigError, EncodingError, LocalProtocolError, RemoteProtocolError
 from secagg.identity import load_he_key, load_identity, load_roster
 from secagg.integrations._flower_budget import check_unbudgeted, count_charges, is_budgeted, open_budget
@@ -39,6 +38,7 @@ from secagg.integrations._flower_records import (
     without_detail,
     write,
 )
+from secagg.roles.client import Client
 from secagg.session import roster_digest
 from secagg.store import FileLedger, FileStore, Ledger
 from secagg.task import Task
@@ -167,7 +167,7 @@ class _Node:
                 found: Client[Any] = self.task.client(self.party, session=session, save=store, **self.known)
                 self._check_budget(budget)
             else:
-                found = Client.from_bytes(saved, self.task, save=store, **self.known)
+                found = self.task.restore_client(saved, save=store, **self.known)
             if found.id != self.party:
                 raise ConfigError(f"got secagg-id={self.party}, and a session in which this node is {found.id}")
             yield found, store.ledger

@@ -22,8 +22,8 @@ from numpy.typing import NDArray
 
 from mpc.keys import encode_parts
 from secagg import wire
-from secagg.encoding import FixedPoint
 from secagg.errors import ConfigError, EncodingError
+from secagg.fixed_point import FixedPoint
 from secagg.layout import Layout, Leaf
 from secagg.task import Task
 

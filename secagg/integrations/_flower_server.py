@@ -16,7 +16,6 @@ import numpy as np
 from flwr.app import Array, ArrayRecord, Message, MetricRecord, RecordDict
 from flwr.serverapp import Grid
 
-from secagg._server import Outbox, Outcome, Server
 from secagg.beacon import Fetch
 from secagg.errors import Aborted, ConfigError, EncodingError, LocalProtocolError
 from secagg.identity import PartyRole, Roster, check_party_id, load_roster
@@ -35,8 +34,10 @@ from secagg.integrations._flower_records import (
 )
 from secagg.integrations._flower_strategies import check_strategy, running_strategy
 from secagg.integrations._hosted import Party
-from secagg.protocols.base import contribution_round
+from secagg.roles.outcome import Outcome
+from secagg.roles.server import Outbox, Server
 from secagg.session import roster_digest
+from secagg.table import contribution_round
 from secagg.task import Task
 
 log = logging.getLogger("flwr.secagg")

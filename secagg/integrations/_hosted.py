@@ -7,10 +7,10 @@ from collections.abc import Callable
 from typing import Any
 
 from secagg import wire
-from secagg._machine import Member
 from secagg.errors import ConfigError
-from secagg.protocols.base import Proposal
+from secagg.roles.member import Member
 from secagg.session import MAX_SESSION_BYTES
+from secagg.table import Proposal
 from secagg.wire import Envelope, Reject
 
 Party = Callable[[bytes], bytes | None]

@@ -14,9 +14,9 @@ if TYPE_CHECKING:
 def named() -> dict[str, AggregationProtocol]:
     """This library's protocols at their defaults, by the name that the command line knows."""
     from secagg.protocols.clear import Clear
-    from secagg.protocols.encrypted import BFV, CKKS, Paillier
-    from secagg.protocols.pairwise import SecAgg, SecAggPlus
-    from secagg.protocols.shares import AdditiveShares
+    from secagg.protocols.encrypted.protocol import BFV, CKKS, Paillier
+    from secagg.protocols.pairwise.protocol import SecAgg, SecAggPlus
+    from secagg.protocols.shares.protocol import AdditiveShares
 
     protocols = (
         Clear(),
@@ -33,7 +33,7 @@ def named() -> dict[str, AggregationProtocol]:
 
 def weaker() -> dict[str, AggregationProtocol]:
     """Variants by the names that the command line knows, which run only if they are asked for."""
-    from secagg.protocols.encrypted import BFV, CKKS, Paillier
+    from secagg.protocols.encrypted.protocol import BFV, CKKS, Paillier
 
     protocols = (Paillier(key="run"), Paillier(commit=False), BFV(commit=False), CKKS(commit=False))
     return {protocol.name: protocol for protocol in protocols}

@@ -7,11 +7,14 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from secagg import wire
-from secagg._machine import Client, ClientState, Handler, Member, Reply
-from secagg._server import Server, ServerState, Step
 from secagg.identity import PartyRole, Roster
-from secagg.protocols.base import Cost, Phase, Proposal, Round, largest_proposal
-from secagg.protocols.lanes import check_mask_bits, fold_lanes, pack_lanes, to_lanes, vectors_size, zero_lanes
+from secagg.lanes import check_mask_bits, fold_lanes, pack_lanes, to_lanes, vectors_size, zero_lanes
+from secagg.protocols.base import Cost, largest_proposal
+from secagg.roles.client import Client
+from secagg.roles.member import Handler, Member, Reply
+from secagg.roles.server import Server, Step
+from secagg.roles.state import ClientState, ServerState
+from secagg.table import Phase, Proposal, Round
 
 if TYPE_CHECKING:
     from secagg.task import Task
@@ -29,8 +32,7 @@ class ClearClient(Client[ClientState]):
     state_type = ClientState
 
     def _input(self, draft: ClientState, message: Proposal, payload: memoryview) -> Reply:
-        wire.no_vectors(payload)
-        return Input(), pack_lanes(self._task, to_lanes(self._task, self.contribution(draft)))
+        return Input(), pack_lanes(self.context.task, to_lanes(self.context.task, self.context.contribution(draft)))
 
     answers: ClassVar[Mapping[str, Handler]] = {Round.INPUT: _input}
 
@@ -41,16 +43,16 @@ class ClearServer(Server[ServerState]):
     state_type = ServerState
 
     def _propose(self) -> Mapping[str, Reply]:
-        return dict.fromkeys(self._state.cohort, (self.proposal(), b""))
+        return dict.fromkeys(self.context.state.cohort, (self.context.proposal(), b""))
 
     def _take_input(self, envelope: wire.Envelope, message: Input, payload: memoryview) -> None:
-        if not self._sums:
-            self._sums = zero_lanes(self._task)
-        fold_lanes(self._task, payload, self._sums)
+        if not self.context.sums:
+            self.context.sums = zero_lanes(self.context.task)
+        fold_lanes(self.context.task, payload, self.context.sums)
 
     def _settle(self) -> None:
-        self._state.survivors = sorted(self._state.answered)
-        self.need(len(self._state.survivors), self._task.min_survivors, "inputs")
+        self.context.state.survivors = sorted(self.context.state.answered)
+        self.context.need(len(self.context.state.survivors), self.context.task.min_survivors, "inputs")
 
     steps: ClassVar[Mapping[str, Step]] = {Round.INPUT: Step(_propose, _take_input, _settle)}
 
@@ -65,7 +67,9 @@ class Clear:
     ID: ClassVar[int] = 1
     name: ClassVar[str] = "Clear"
     shows_terms: ClassVar[bool] = True
-    phases: ClassVar[tuple[Phase, ...]] = (Phase(Round.INPUT, PartyRole.CLIENT, Proposal, Input, takes_input=True),)
+    phases: ClassVar[tuple[Phase, ...]] = (
+        Phase(Round.INPUT, PartyRole.CLIENT, Proposal, Input, takes_input=True, reply_vectors=True),
+    )
     others: ClassVar[Mapping[PartyRole, int]] = {}
     members: ClassVar[Mapping[PartyRole, type[Member[Any]]]] = {PartyRole.CLIENT: ClearClient}
     server: ClassVar[type[Server[Any]]] = ClearServer

@@ -9,12 +9,12 @@ from dataclasses import replace
 import numpy as np
 
 from secagg import wire
-from secagg.encoding import FixedPoint
 from secagg.errors import Aborted, ConfigError, LocalProtocolError, RemoteProtocolError
+from secagg.fixed_point import FixedPoint
 from secagg.identity import PartyRole
 from secagg.layout import Layout
-from secagg.protocols.base import contribution_round, input_round, rounds
-from secagg.testing._play import Broken, Casting, Integers, Play, require
+from secagg.table import contribution_round, input_round, rounds
+from secagg.testing._session import Broken, Casting, Integers, Play, require
 
 COST_TOLERANCE = 0.01  # of the stated bytes; and 16 bytes, for lengths that are written shorter
 

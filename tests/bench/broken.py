@@ -4,8 +4,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import ClassVar
 
-from secagg._server import Step
 from secagg.protocols.clear import Clear, ClearServer, Round
+from secagg.roles.server import Step
 
 
 class OffByOne(ClearServer):
@@ -13,7 +13,7 @@ class OffByOne(ClearServer):
 
     def _settle(self) -> None:
         super()._settle()
-        self._sums[0][7] += 1
+        self.context.sums[0][7] += 1
 
     steps: ClassVar[Mapping[str, Step]] = {
         Round.INPUT: Step(ClearServer._propose, ClearServer._take_input, _settle),
@@ -29,7 +29,7 @@ class Forgetful(ClearServer):
 
     def _settle(self) -> None:
         super()._settle()
-        self._state.survivors = [party for party in self._state.survivors if not party.endswith("2")]
+        self.context.state.survivors = [party for party in self.context.state.survivors if not party.endswith("2")]
 
     steps: ClassVar[Mapping[str, Step]] = {
         Round.INPUT: Step(ClearServer._propose, _take_input, _settle),

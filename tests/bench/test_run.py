@@ -13,7 +13,7 @@ from bench.measure import Bench, WrongSum, most_dropouts
 from bench.workloads import Workload
 from secagg import Clear, Round
 from secagg.protocols import chosen, named
-from secagg.protocols.base import rounds
+from secagg.table import rounds
 from tests.bench.broken import ClearForgetful, ClearOffByOne, ClearRounding
 
 SMALL = ["--clients", "6", "--coordinates", "200", "--dropout", "0.15", "--repeats", "1"]

@@ -15,9 +15,9 @@ from secagg.errors import Aborted, ConfigError, LocalProtocolError
 
 pytest.importorskip("flwr", reason="needs Flower: pip install 'secagg[flower]'")
 
-from secagg.protocols.base import Proposal
 from secagg.session import roster_digest, session_id
 from secagg.store import FileLedger, FileStore
+from secagg.table import Proposal
 from secagg.wire import Envelope
 from tests.integrations.apps import (
     CLIENTS,
@@ -85,7 +85,7 @@ class Replay:
         self.reports = {found.sender: data for found, data in envelopes if found.sender.startswith("c")}
         said, _ = envelopes[0][0].open(Proposal)
         self.server: Any = TASK.server(said.cohort, roster=roster, session=said.session)
-        state = self.server._state
+        state = self.server.context.state
         state.nonce = said.nonce
         state.session_id = state.asked_under = session_id(
             task=TASK.digest,

@@ -15,8 +15,8 @@ import numpy as np
 import pytest
 
 import secagg
+from secagg.lanes import to_lanes, widths
 from secagg.packing import pack
-from secagg.protocols.lanes import to_lanes, widths
 
 pytest.importorskip("flwr", reason="needs Flower: pip install 'secagg[flower]'")
 

@@ -13,19 +13,16 @@ from typing import Any, ClassVar
 import numpy as np
 
 from secagg import wire
-from secagg._machine import Aggregator, Client, ClientState, Decryptor, Handler, Listener, MemberState, Reply
-from secagg._server import Server, ServerState, Step
 from secagg.errors import FaultKind
 from secagg.identity import PartyRole
-from secagg.protocols.base import Cost, Phase, Proposal, rounds
-from secagg.protocols.lanes import (
-    fold_lanes,
-    pack_lanes,
-    reduce_lanes,
-    to_lanes,
-    vectors_size,
-    zero_lanes,
-)
+from secagg.lanes import fold_lanes, pack_lanes, reduce_lanes, to_lanes, vectors_size, zero_lanes
+from secagg.protocols.base import Cost
+from secagg.roles.client import Client
+from secagg.roles.listener import Aggregator, Decryptor
+from secagg.roles.member import Handler, Listener, Reply
+from secagg.roles.server import Server, Step
+from secagg.roles.state import ClientState, MemberState, ServerState
+from secagg.table import Phase, Proposal, rounds
 from secagg.wire import Envelope, Reject
 
 CLIENT, DECRYPTOR, AGGREGATOR = PartyRole.CLIENT, PartyRole.DECRYPTOR, PartyRole.AGGREGATOR
@@ -97,17 +94,17 @@ class KeyHolder(Decryptor[KeyHolderState]):
     state_type = KeyHolderState
 
     def _make_key(self, draft: KeyHolderState, message: Proposal, payload: memoryview) -> Reply:
-        draft.key = self.derive(draft, "key")
+        draft.key = self.context.derive(draft, "key")
         return SessionKey(draft.key), b""
 
     def _open(self, draft: KeyHolderState, message: Encrypted, payload: memoryview) -> Reply:
-        total = zero_lanes(self._task)
-        fold_lanes(self._task, payload, total)
-        if len(message.senders) < self._task.min_survivors:
+        total = zero_lanes(self.context.task)
+        fold_lanes(self.context.task, payload, total)
+        if len(message.senders) < self.context.task.min_survivors:
             raise Reject(FaultKind.INVALID, "got a sum of too few")
         for _ in message.senders:
-            total = take_off(self._task, total, draft.key)
-        return Opened(), pack_lanes(self._task, total)
+            total = take_off(self.context.task, total, draft.key)
+        return Opened(), pack_lanes(self.context.task, total)
 
     answers: ClassVar[Mapping[str, Handler]] = {"SessionKey": _make_key, "Opening": _open}
 
@@ -116,13 +113,13 @@ class Encryptor(Client[ClientState]):
     state_type = ClientState
 
     def _encrypt(self, draft: ClientState, message: KeyedProposal, payload: memoryview) -> Reply:
-        lanes = to_lanes(self._task, self.contribution(draft))
+        lanes = to_lanes(self.context.task, self.context.contribution(draft))
         for relayed in message.keys:
-            envelope = Envelope.parse(relayed, self._limit)
-            self.check_signature(envelope, DECRYPTOR)
+            envelope = Envelope.parse(relayed, self.context.limit)
+            self.context.check_signature(envelope, DECRYPTOR)
             key, _ = envelope.open(SessionKey)
-            lanes = [v + r for v, r in zip(lanes, noise(key.key, self._task), strict=True)]
-        return Ciphertext(), pack_lanes(self._task, lanes)
+            lanes = [v + r for v, r in zip(lanes, noise(key.key, self.context.task), strict=True)]
+        return Ciphertext(), pack_lanes(self.context.task, lanes)
 
     answers: ClassVar[Mapping[str, Handler]] = {"Input": _encrypt}
 
@@ -135,40 +132,40 @@ class SummingServer(Server[SummingState]):
     state_type = SummingState
 
     def _propose(self) -> Mapping[str, Reply]:
-        return dict.fromkeys(self._roster.ids(DECRYPTOR), (self.proposal(), b""))
+        return dict.fromkeys(self.context.roster.ids(DECRYPTOR), (self.context.proposal(), b""))
 
     def _take_key(self, envelope: Envelope, message: SessionKey, payload: memoryview) -> None:
-        self._state.keys = self._state.keys | {envelope.sender: envelope.raw}
+        self.context.state.keys = self.context.state.keys | {envelope.sender: envelope.raw}
 
     def _settle_key(self) -> None:
-        self.need(len(self._state.keys), 1, "session keys")
-        self._sums = zero_lanes(self._task)
+        self.context.need(len(self.context.state.keys), 1, "session keys")
+        self.context.sums = zero_lanes(self.context.task)
 
     def _send_keys(self) -> Mapping[str, Reply]:
-        p, keys = self.proposal(), list(self._state.keys.values())
+        p, keys = self.context.proposal(), list(self.context.state.keys.values())
         return dict.fromkeys(
-            self._state.cohort,
+            self.context.state.cohort,
             (KeyedProposal(cohort=p.cohort, session=p.session, nonce=p.nonce, keys=keys), b""),
         )
 
     def _take_ciphertext(self, envelope: Envelope, message: Ciphertext, payload: memoryview) -> None:
-        fold_lanes(self._task, payload, self._sums)
+        fold_lanes(self.context.task, payload, self.context.sums)
 
     def _settle_input(self) -> None:
-        self._state.survivors = sorted(self._state.answered)
-        self.need(len(self._state.survivors), self._task.min_survivors, "ciphertexts")
+        self.context.state.survivors = sorted(self.context.state.answered)
+        self.context.need(len(self.context.state.survivors), self.context.task.min_survivors, "ciphertexts")
 
     def _send_sum(self) -> Mapping[str, Reply]:
-        request = Encrypted(self._state.survivors), pack_lanes(self._task, self._sums)
-        return dict.fromkeys(self._roster.ids(DECRYPTOR), request)
+        request = Encrypted(self.context.state.survivors), pack_lanes(self.context.task, self.context.sums)
+        return dict.fromkeys(self.context.roster.ids(DECRYPTOR), request)
 
     def _take_opened(self, envelope: Envelope, message: Opened, payload: memoryview) -> None:
-        total = zero_lanes(self._task)
-        fold_lanes(self._task, payload, total)
-        self._sums = total
+        total = zero_lanes(self.context.task)
+        fold_lanes(self.context.task, payload, total)
+        self.context.sums = total
 
     def _settle_opened(self) -> None:
-        self.need(len(self._state.answered), 1, "answers of the decryptor")
+        self.context.need(len(self.context.state.answered), 1, "answers of the decryptor")
 
     steps: ClassVar[Mapping[str, Step]] = {
         "SessionKey": Step(_propose, _take_key, _settle_key),
@@ -188,8 +185,8 @@ class DecryptorShape(Shape):
     server: ClassVar[type] = SummingServer
     phases: ClassVar[tuple[Phase, ...]] = (
         Phase("SessionKey", DECRYPTOR, Proposal, SessionKey),
-        Phase("Input", CLIENT, KeyedProposal, Ciphertext, takes_input=True),
-        Phase("Opening", DECRYPTOR, Encrypted, Opened),
+        Phase("Input", CLIENT, KeyedProposal, Ciphertext, takes_input=True, reply_vectors=True),
+        Phase("Opening", DECRYPTOR, Encrypted, Opened, request_vectors=True, reply_vectors=True),
     )
 
 
@@ -234,7 +231,7 @@ class ShareHolder(Aggregator[ShareHolderState]):
     state_type = ShareHolderState
 
     def _ready(self, draft: ShareHolderState, message: Proposal, payload: memoryview) -> Reply:
-        draft.share = [v.tobytes() for v in zero_lanes(self._task)]
+        draft.share = [v.tobytes() for v in zero_lanes(self.context.task)]
         return Ready(), b""
 
     def _take_report(
@@ -243,16 +240,16 @@ class ShareHolder(Aggregator[ShareHolderState]):
         sender = envelope.sender
         if sender in draft.reporters or draft.agreed:
             raise Reject(FaultKind.DUPLICATE, "got a report twice or too late")
-        first = self.id == self._roster.ids(AGGREGATOR)[0]
-        share = noise(report.seed, self._task)
+        first = self.id == self.context.roster.ids(AGGREGATOR)[0]
+        share = noise(report.seed, self.context.task)
         if not first:
-            share = zero_lanes(self._task)
-            fold_lanes(self._task, payload, share)
+            share = zero_lanes(self.context.task)
+            fold_lanes(self.context.task, payload, share)
         draft.share = [(v + s).tobytes() for v, s in zip(self._share(draft), share, strict=True)]
         draft.reporters = sorted([*draft.reporters, sender])
 
     def _share(self, draft: ShareHolderState) -> list[Any]:
-        pairs = zip(draft.share, zero_lanes(self._task), strict=True)
+        pairs = zip(draft.share, zero_lanes(self.context.task), strict=True)
         return [np.frombuffer(data, v.dtype) for data, v in pairs]
 
     def _agree(self, draft: ShareHolderState, message: Collect, payload: memoryview) -> Reply:
@@ -263,11 +260,11 @@ class ShareHolder(Aggregator[ShareHolderState]):
 
     def _release(self, draft: ShareHolderState, message: Release, payload: memoryview) -> Reply:
         for relayed in message.agreed:
-            envelope = Envelope.parse(relayed, self._limit)
-            self.check_signature(envelope, AGGREGATOR)
+            envelope = Envelope.parse(relayed, self.context.limit)
+            self.context.check_signature(envelope, AGGREGATOR)
             if envelope.open(Agreed)[0].reporters != draft.agreed:
                 raise Reject(FaultKind.INVALID, "got an aggregator that agreed to another set")
-        return AggregateShare(), pack_lanes(self._task, self._share(draft))
+        return AggregateShare(), pack_lanes(self.context.task, self._share(draft))
 
     answers: ClassVar[Mapping[str, Handler]] = {
         "Preparation": _ready,
@@ -281,9 +278,9 @@ class Reporter(Client[ClientState]):
     state_type = ClientState
 
     def _report(self, draft: ClientState, message: Proposal, payload: memoryview) -> Reply:
-        lanes = to_lanes(self._task, self.contribution(draft))
-        seed = self.derive(draft, "seed")
-        return Report(seed), pack_lanes(self._task, take_off(self._task, lanes, seed))
+        lanes = to_lanes(self.context.task, self.context.contribution(draft))
+        seed = self.context.derive(draft, "seed")
+        return Report(seed), pack_lanes(self.context.task, take_off(self.context.task, lanes, seed))
 
     answers: ClassVar[Mapping[str, Handler]] = {"Report": _report}
 
@@ -296,37 +293,37 @@ class Collector(Server[CollectorState]):
     state_type = CollectorState
 
     def _prepare(self) -> Mapping[str, Reply]:
-        return dict.fromkeys(self._roster.ids(AGGREGATOR), (self.proposal(), b""))
+        return dict.fromkeys(self.context.roster.ids(AGGREGATOR), (self.context.proposal(), b""))
 
     def _take_nothing(self, envelope: Envelope, message: wire.Message, payload: memoryview) -> None:
         pass
 
     def _settle_ready(self) -> None:
-        self.need(len(self._state.answered), 2, "aggregators")
+        self.context.need(len(self.context.state.answered), 2, "aggregators")
 
     def _ask_reports(self) -> Mapping[str, Reply]:
-        return dict.fromkeys(self._state.cohort, (self.proposal(), b""))
+        return dict.fromkeys(self.context.state.cohort, (self.context.proposal(), b""))
 
     def _settle_reports(self) -> None:
-        self._state.survivors = sorted(self._state.answered)
-        self.need(len(self._state.survivors), self._task.min_survivors, "reports")
-        self._sums = zero_lanes(self._task)
+        self.context.state.survivors = sorted(self.context.state.answered)
+        self.context.need(len(self.context.state.survivors), self.context.task.min_survivors, "reports")
+        self.context.sums = zero_lanes(self.context.task)
 
     def _collect(self) -> Mapping[str, Reply]:
-        return dict.fromkeys(self._roster.ids(AGGREGATOR), (Collect(self._state.survivors), b""))
+        return dict.fromkeys(self.context.roster.ids(AGGREGATOR), (Collect(self.context.state.survivors), b""))
 
     def _take_agreed(self, envelope: Envelope, message: Agreed, payload: memoryview) -> None:
-        self._state.agreed = [*self._state.agreed, envelope.raw]
+        self.context.state.agreed = [*self.context.state.agreed, envelope.raw]
 
     def _ask_shares(self) -> Mapping[str, Reply]:
-        return dict.fromkeys(self._roster.ids(AGGREGATOR), (Release(self._state.agreed), b""))
+        return dict.fromkeys(self.context.roster.ids(AGGREGATOR), (Release(self.context.state.agreed), b""))
 
     def _unshard(self, envelope: Envelope, message: AggregateShare, payload: memoryview) -> None:
-        fold_lanes(self._task, payload, self._sums)
+        fold_lanes(self.context.task, payload, self.context.sums)
 
     def _settle_shares(self) -> None:
         self._settle_ready()
-        reduce_lanes(self._task, self._sums)
+        reduce_lanes(self.context.task, self.context.sums)
 
     steps: ClassVar[Mapping[str, Step]] = {
         "Preparation": Step(_prepare, _take_nothing, _settle_ready),
@@ -347,9 +344,9 @@ class AggregatorsShape(Shape):
     server: ClassVar[type] = Collector
     phases: ClassVar[tuple[Phase, ...]] = (
         Phase("Preparation", AGGREGATOR, Proposal, Ready),
-        Phase("Report", CLIENT, Proposal, Report, takes_input=True, relay=AGGREGATOR),
+        Phase("Report", CLIENT, Proposal, Report, takes_input=True, reply_vectors=True, relay=AGGREGATOR),
         Phase("Agreement", AGGREGATOR, Collect, Agreed),
-        Phase("AggregateShare", AGGREGATOR, Release, AggregateShare),
+        Phase("AggregateShare", AGGREGATOR, Release, AggregateShare, reply_vectors=True),
     )
 
 
@@ -373,12 +370,12 @@ class PartialOpening(wire.Message, frozen=True):
 class CommitteeMember(KeyHolder):
     def _open_keys(self, draft: KeyHolderState, message: SumOfKeys, payload: memoryview) -> Reply:
         """This member's part of the sum of keys: the committee's parts, added up, are the sum."""
-        members = self._roster.ids(DECRYPTOR)
+        members = self.context.roster.ids(DECRYPTOR)
         mine = [s for i, s in enumerate(message.seeds) if members[i % len(members)] == self.id]
-        total = zero_lanes(self._task)
+        total = zero_lanes(self.context.task)
         for seed in mine:
-            total = [v + r for v, r in zip(total, noise(seed, self._task), strict=True)]
-        return PartialOpening(), pack_lanes(self._task, total)
+            total = [v + r for v, r in zip(total, noise(seed, self.context.task), strict=True)]
+        return PartialOpening(), pack_lanes(self.context.task, total)
 
     answers: ClassVar[Mapping[str, Handler]] = {
         "CommitteeKeys": KeyHolder._make_key,
@@ -390,10 +387,10 @@ class OneShotClient(Client[ClientState]):
     state_type = ClientState
 
     def _input(self, draft: ClientState, message: KeyedProposal, payload: memoryview) -> Reply:
-        seed = self.derive(draft, "seed")
-        lanes = to_lanes(self._task, self.contribution(draft))
-        masked = [v + r for v, r in zip(lanes, noise(seed, self._task), strict=True)]
-        return KeyedInput(seed), pack_lanes(self._task, masked)
+        seed = self.context.derive(draft, "seed")
+        lanes = to_lanes(self.context.task, self.context.contribution(draft))
+        masked = [v + r for v, r in zip(lanes, noise(seed, self.context.task), strict=True)]
+        return KeyedInput(seed), pack_lanes(self.context.task, masked)
 
     answers: ClassVar[Mapping[str, Handler]] = {"Input": _input}
 
@@ -406,20 +403,22 @@ class OneShotServer(SummingServer):
     state_type = OneShotState
 
     def _take_input(self, envelope: Envelope, message: KeyedInput, payload: memoryview) -> None:
-        fold_lanes(self._task, payload, self._sums)
-        self._state.seeds = [*self._state.seeds, message.seed]
+        fold_lanes(self.context.task, payload, self.context.sums)
+        self.context.state.seeds = [*self.context.state.seeds, message.seed]
 
     def _ask_sum(self) -> Mapping[str, Reply]:
-        return dict.fromkeys(self._roster.ids(DECRYPTOR), (SumOfKeys(self._state.seeds), b""))
+        return dict.fromkeys(self.context.roster.ids(DECRYPTOR), (SumOfKeys(self.context.state.seeds), b""))
 
     def _take_partial(self, envelope: Envelope, message: PartialOpening, payload: memoryview) -> None:
-        part = zero_lanes(self._task)
-        fold_lanes(self._task, payload, part)
-        self._sums = [v - p for v, p in zip(self._sums, part, strict=True)]
+        part = zero_lanes(self.context.task)
+        fold_lanes(self.context.task, payload, part)
+        self.context.sums = [v - p for v, p in zip(self.context.sums, part, strict=True)]
 
     def _settle_partials(self) -> None:
-        self.need(len(self._state.answered), len(self._roster.ids(DECRYPTOR)), "members of the committee")
-        reduce_lanes(self._task, self._sums)
+        self.context.need(
+            len(self.context.state.answered), len(self.context.roster.ids(DECRYPTOR)), "members of the committee"
+        )
+        reduce_lanes(self.context.task, self.context.sums)
 
     steps: ClassVar[Mapping[str, Step]] = {
         "CommitteeKeys": Step(SummingServer._propose, SummingServer._take_key, SummingServer._settle_key),
@@ -439,6 +438,6 @@ class CommitteeShape(Shape):
     server: ClassVar[type] = OneShotServer
     phases: ClassVar[tuple[Phase, ...]] = (
         Phase("CommitteeKeys", DECRYPTOR, Proposal, SessionKey),
-        Phase("Input", CLIENT, KeyedProposal, KeyedInput, takes_input=True),
-        Phase("SumOfKeys", DECRYPTOR, SumOfKeys, PartialOpening),
+        Phase("Input", CLIENT, KeyedProposal, KeyedInput, takes_input=True, reply_vectors=True),
+        Phase("SumOfKeys", DECRYPTOR, SumOfKeys, PartialOpening, reply_vectors=True),
     )

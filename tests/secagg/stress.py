@@ -22,11 +22,11 @@ from typing import Any
 import numpy as np
 
 import secagg
-from secagg import _turn
 from secagg.errors import Aborted, LocalProtocolError, SecAggError
 from secagg.identity import PartyRole
-from secagg.protocols.base import input_round
-from secagg.testing._play import Casting, cast
+from secagg.roles import turn as _turn
+from secagg.table import input_round
+from secagg.testing._session import Casting, cast
 
 CLIENTS = 12
 WAIT = 60.0  # seconds after which a thread that has heard nothing gives up
@@ -243,9 +243,10 @@ def main() -> int:
     parser.add_argument("--without-locks", action="store_true")
     chosen = parser.parse_args()
     if chosen.without_locks:
-        from secagg import _machine, _server
+        from secagg.roles import member
+        from secagg.roles import server as _server
 
-        _machine.Turn = _server.Turn = NoTurn  # type: ignore[misc]
+        member.Turn = _server.Turn = NoTurn  # type: ignore[misc]
         globals()["WAIT"] = 10.0  # some threads then wait for what never comes
     failed = False
     for name in chosen.name:

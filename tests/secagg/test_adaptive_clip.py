@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 import dp
 import secagg
-from secagg.protocols.base import input_round
+from secagg.table import input_round
 
 CLIENTS, SIZE, ROUNDS, RUNS = 12, 10, 30, 100
 IDS = [f"c{i:02}" for i in range(CLIENTS)]

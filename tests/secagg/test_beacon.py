@@ -12,7 +12,7 @@ import secagg
 from secagg import wire
 from secagg.beacon import SignedBeacon
 from secagg.errors import FaultKind, LocalProtocolError
-from secagg.protocols._pairwise_messages import NextRound
+from secagg.protocols.pairwise.messages import NextRound
 from secagg.wire import Envelope
 
 OPERATOR = Ed25519PrivateKey.generate()
@@ -108,7 +108,7 @@ def test_the_server_waits_until_the_value_is_published() -> None:
 def test_the_latest_round_counts_but_not_that_of_a_clock_far_ahead(late: int, drawn: int) -> None:
     session = Session(lambda number: BEACON.publish(OPERATOR, number), {"c3": late * 30.0, "c5": 1e6})
     outbox = session.server.close_round()
-    assert session.server._state.drawn[0] == drawn
+    assert session.server.context.state.drawn[0] == drawn
     with pytest.raises(secagg.Aborted, match=f"draws the graph from round {drawn} of the beacon"):
         session.clients["c5"].receive(outbox.pop("c5"))
     outcome = session.finish(outbox)
@@ -119,7 +119,7 @@ def test_clocks_that_tell_many_rounds_lose_at_most_c_clients() -> None:
     """Of eight clients one may be corrupt: the latest of the others counts, however far it is from most."""
     session = Session(lambda number: BEACON.publish(OPERATOR, number), {"c3": 20 * 30.0, "c5": 40 * 30.0})
     outbox = session.server.close_round()
-    assert session.server._state.drawn[0] == 22
+    assert session.server.context.state.drawn[0] == 22
     with pytest.raises(secagg.Aborted, match="draws the graph from round 22 of the beacon"):
         session.clients["c5"].receive(outbox.pop("c5"))
     assert len(session.finish(outbox).survivors) == 7
@@ -136,14 +136,14 @@ def test_rounds_that_no_beacon_has_are_faults(number: int) -> None:
     session = Session(lambda number: BEACON.publish(OPERATOR, number))
     server: Any = session.server
     server._pending.add("c0")
-    server._state.answered = [party for party in server._state.answered if party != "c0"]
+    server.context.state.answered = [party for party in server.context.state.answered if party != "c0"]
     data = wire.seal_envelope(
         NextRound(number),
         protocol=session.task.protocol.ID,
         task=session.task.digest,
-        session=server._state.session_id,
+        session=server.context.state.session_id,
         sender="c0",
-        identity=session.clients["c0"]._identity,
+        identity=session.clients["c0"].context.environment.identity,
     )
     assert Envelope.parse(data, 4096).sender == "c0"
     server.receive("c0", data)

@@ -8,9 +8,9 @@ import pytest
 import dp
 import secagg
 from secagg.errors import ConfigError, LocalProtocolError
-from secagg.protocols.base import input_round, rounds
 from secagg.simulation import enrol_for
 from secagg.store import MemoryLedger
+from secagg.table import input_round, rounds
 from tests.secagg.test_noise import CLIENTS, SIZE, make_task, make_updates
 from tests.secagg.test_restore import Crash, Shelf
 
@@ -51,9 +51,6 @@ class Played:
         for party in IDS[1:]:
             self.members[party] = self.make(self.task.client, party)
         self.members[VICTIM] = self.make(self.task.client, VICTIM, save=self.shelf, budget=self.budget())
-        for member in self.members.values():
-            if isinstance(member, secagg.Aggregator):
-                member._ledger = MemoryLedger()
         for party, update in zip(IDS, make_updates(), strict=True):
             self.members[party].contribute(update)
         self.server = self.task.server(IDS, roster=self.roster, session=b"1")
@@ -63,6 +60,8 @@ class Played:
 
     def make(self, maker: Any, party: str, **more: Any) -> Any:
         identity = self.identities.get(party)
+        if maker == self.task.aggregator:
+            more = {"ledger": MemoryLedger()} | more
         return maker(party, identity=identity, roster=self.roster, session=b"1", **self.keys.get(party, {}), **more)
 
     def run(self) -> Any:
@@ -89,9 +88,8 @@ class Played:
             self.deaths += 1
             assert self.budget().spent > 0, "what may have left is charged"
             again = Shelf(self.shelf.ledger)
-            self.members[VICTIM] = secagg.Client.from_bytes(
+            self.members[VICTIM] = self.task.restore_client(
                 self.shelf.states[-1],
-                self.task,
                 identity=self.identities.get(VICTIM),
                 roster=self.roster,
                 save=again,
@@ -166,8 +164,8 @@ def test_a_state_with_a_budget_is_not_restored_without(tmp_path: Path) -> None:
     for state in (setting.made, setting.client.to_bytes()):
         shelf = Shelf(MemoryLedger())
         with pytest.raises(ConfigError, match=r"and no budget; pass budget= .*PrivacyLedger\.open"):
-            secagg.Client.from_bytes(state, setting.task, save=shelf)
-        again: Any = secagg.Client.from_bytes(state, setting.task, save=shelf, budget=budget)
+            setting.task.restore_client(state, save=shelf)
+        again: Any = setting.task.restore_client(state, save=shelf, budget=budget)
         again.contribute(make_updates()[0])
         assert again.receive(setting.request())
     assert budget.report().releases == 2
@@ -176,11 +174,11 @@ def test_a_state_with_a_budget_is_not_restored_without(tmp_path: Path) -> None:
 def test_a_state_without_a_budget_may_be_given_one(tmp_path: Path) -> None:
     """From then on it needs it."""
     setting, shelf = Clear(None), Shelf(MemoryLedger())
-    secagg.Client.from_bytes(setting.client.to_bytes(), setting.task, save=shelf)
+    setting.task.restore_client(setting.client.to_bytes(), save=shelf)
     budget = budget_in(tmp_path / "budget")
-    given: Any = secagg.Client.from_bytes(setting.client.to_bytes(), setting.task, save=shelf, budget=budget)
+    given: Any = setting.task.restore_client(setting.client.to_bytes(), save=shelf, budget=budget)
     with pytest.raises(ConfigError, match="and no budget"):
-        secagg.Client.from_bytes(given.to_bytes(), setting.task, save=shelf)
+        setting.task.restore_client(given.to_bytes(), save=shelf)
 
 
 def budgets(epsilon: float = 20.0) -> dict[str, dp.PrivacyLedger]:

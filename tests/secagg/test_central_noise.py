@@ -53,7 +53,7 @@ def server_after(received: list[str], encoding: Any = NOISED) -> tuple[secagg.Se
 
 
 def restored(server: secagg.Server[Any]) -> secagg.Server[Any]:
-    return secagg.Server.from_bytes(server.to_bytes(), server._task)
+    return server.context.task.restore_server(server.to_bytes())
 
 
 def test_a_server_that_is_restored_shows_the_same_noise() -> None:
@@ -86,9 +86,10 @@ def test_two_ends_of_one_session_differ_by_more_than_the_last_update() -> None:
 def test_no_key_is_drawn_where_clients_add_the_noise_or_nobody() -> None:
     for encoding in (secagg.FixedPoint(1.0), dp.DistributedGaussian(1.0, 1.0, 18)):
         task = make_task(protocol=secagg.Clear(), encoding=encoding)
-        assert task.server(IDS, session=b"1")._state.noise_key == b""
+        assert task.server(IDS, session=b"1").context.state.noise_key == b""
     keys = {
-        make_task(encoding=NOISED, protocol=secagg.Clear()).server(IDS, session=b"1")._state.noise_key for _ in "ab"
+        make_task(encoding=NOISED, protocol=secagg.Clear()).server(IDS, session=b"1").context.state.noise_key
+        for _ in "ab"
     }
     assert len(keys) == 2
     assert {len(key) for key in keys} == {32}

@@ -12,12 +12,12 @@ import secagg
 from mpc.keys import encode_parts
 from secagg import Round, wire
 from secagg.errors import Aborted, ConfigError, FaultKind, LocalProtocolError, RemoteProtocolError
-from secagg.protocols._encrypted_base import Encrypted
-from secagg.protocols._encrypted_messages import Ciphertexts, Commitment, Committed, SessionKey, commitment
-from secagg.protocols.base import rounds
-from secagg.protocols.encrypted import BFV, CKKS, Paillier
+from secagg.protocols.encrypted.messages import Ciphertexts, Commitment, Committed, SessionKey, commitment
+from secagg.protocols.encrypted.parameters import Encrypted
+from secagg.protocols.encrypted.protocol import BFV, CKKS, Paillier
 from secagg.store import MemoryLedger
-from secagg.testing._play import Play, cast
+from secagg.table import rounds
+from secagg.testing._session import Play, cast
 from secagg.wire import Envelope
 from tests.secagg.test_encrypted import COMMITTED, LIMIT, PROTOCOLS, Stage, make_task
 
@@ -58,7 +58,7 @@ def test_ciphertexts_leave_when_commit_is_closed_and_not_before(protocol: Encryp
         said, rest = envelope.open(Commitment)
         assert (len(rest), member.finished) == (0, False)
         assert said.digest == commitment(envelope.session, party, member._state.ciphertexts)
-        assert stage.server._state.commitments[party] == said.digest
+        assert stage.server.context.state.commitments[party] == said.digest
         assert len(envelope.raw) < 256
     outbox = stage.server.close_round()
     assert set(outbox) == set(stage.ids)
@@ -83,7 +83,9 @@ def test_what_does_not_fit_the_commitment_is_not_added_up(protocol: Encrypted, l
     stage.exchange(stage.to(Round.COMMIT))
     stage.exchange({party: data for party, data in stage.server.close_round().items() if party != "c4"})
     ciphertexts = {
-        "another encryption": lambda: stage.members["c4"]._encrypted(again(stage), stage.server._state.signed_key),
+        "another encryption": lambda: stage.members["c4"]._encrypted(
+            again(stage), stage.server.context.state.signed_key
+        ),
         "another's": lambda: bytes(
             Envelope.parse(stage.members["c1"]._state.last_reply, LIMIT).open(Ciphertexts)[1]
         ),
@@ -149,7 +151,7 @@ def test_a_commitment_of_another_length_is_refused(length: int) -> None:
     stage.server.receive("c3", stage.seal(Commitment(bytes(32)), b"\0", "c3"))
     kinds = [(fault.sender, fault.kind) for fault in stage.server.faults]
     assert kinds == [("c4", FaultKind.MALFORMED), ("c3", FaultKind.MALFORMED)]
-    assert stage.server._state.commitments == {}
+    assert stage.server.context.state.commitments == {}
 
 
 def test_who_commits_late_or_sends_early_is_not_heard() -> None:
@@ -234,17 +236,16 @@ def test_a_client_restored_between_the_rounds_sends_what_it_committed_to(protoco
     stage = Stage(protocol)
     stage.exchange(stage.to(Round.COMMIT))
     outbox = stage.server.close_round()
-    server = type(stage.server).from_bytes(stage.server.to_bytes(), stage.task, roster=stage.roster)
+    server = stage.task.restore_server(stage.server.to_bytes(), roster=stage.roster)
     stage.server = server
     assert server.start() == outbox
     for party in stage.ids:
         client = stage.members[party]
-        stage.members[party] = type(client).from_bytes(
+        stage.members[party] = stage.task.restore_client(
             client.to_bytes(),
-            stage.task,
             identity=stage.identities[party],
             roster=stage.roster,
-            save=client._save,
+            save=client.context.environment.save,
             key=stage.keys.get(party) if protocol.shared_key else None,
         )
     stage.exchange(outbox)
@@ -318,7 +319,7 @@ def test_paillier_has_a_key_of_its_own_in_every_session() -> None:
         stage.to(Round.COMMIT)
         secret = stage.members[stage.dec]._state.secret
         assert secret, "it is saved until it is used"
-        shown.add(Envelope.parse(stage.server._state.signed_key, LIMIT).open(SessionKey)[0].key)
+        shown.add(Envelope.parse(stage.server.context.state.signed_key, LIMIT).open(SessionKey)[0].key)
         assert len(shown) == number + 1
 
 
@@ -326,12 +327,11 @@ def test_a_decryptor_restored_between_its_rounds_still_has_the_sessions_key() ->
     stage = Stage(PROTOCOLS["Paillier"])
     outbox = stage.to_opening()
     decryptor = stage.members[stage.dec]
-    stage.members[stage.dec] = type(decryptor).from_bytes(
+    stage.members[stage.dec] = stage.task.restore_decryptor(
         decryptor.to_bytes(),
-        stage.task,
         identity=stage.identities[stage.dec],
         roster=stage.roster,
-        save=decryptor._save,
+        save=decryptor.context.environment.save,
     )
     stage.exchange(outbox)
     stage.server.close_round()

@@ -17,7 +17,7 @@ from secagg.demo.plot import draw
 from secagg.demo.table import to_json, to_table
 from secagg.demo.training import ENCODING, FEATURES, Demo, Settings, run
 from secagg.protocols import named
-from secagg.protocols.base import input_round, rounds
+from secagg.table import input_round, rounds
 
 SETTINGS = Settings(rounds=6)
 _BUDGET = training._budget

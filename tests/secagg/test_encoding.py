@@ -13,9 +13,10 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from mpc import _aes, masks
-from secagg import _kernels, encoding
-from secagg.encoding import Encoding, FixedPoint, Segment
+from secagg import _kernels, fixed_point
+from secagg.encoding import Encoding, Segment
 from secagg.errors import ConfigError, EncodingError
+from secagg.fixed_point import FixedPoint
 from secagg.layout import Layout
 from tests.reference import encoding as naive
 
@@ -112,7 +113,7 @@ def test_the_half_step_is_reached() -> None:
     CLIPS,
     BITS,
     st.floats(1e-4, 1),
-    st.sampled_from(encoding.ROUNDINGS),
+    st.sampled_from(fixed_point.ROUNDINGS),
     st.sampled_from([np.float32, np.float64]),
 )
 def test_equals_the_naive_twin(
@@ -142,7 +143,7 @@ def test_decoding_equals_the_naive_twin(
     assert got.mean.tolist() == [value / (survivors * max_weight) for value in expected]
 
 
-@pytest.mark.parametrize("rounding", encoding.ROUNDINGS)
+@pytest.mark.parametrize("rounding", fixed_point.ROUNDINGS)
 @pytest.mark.parametrize("bits", [2, 3, 8, 16, 32])
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
 def test_zero_and_both_extremes_are_exact(rounding: str, bits: int, dtype: Any) -> None:
@@ -160,7 +161,7 @@ def test_zero_and_both_extremes_are_exact(rounding: str, bits: int, dtype: Any) 
 
 
 @settings(deadline=None)
-@given(st.lists(VALUES, min_size=1, max_size=40), st.sampled_from(encoding.ROUNDINGS))
+@given(st.lists(VALUES, min_size=1, max_size=40), st.sampled_from(fixed_point.ROUNDINGS))
 def test_float32_and_float64_agree(vector: list[float], rounding: str) -> None:
     grid = FixedPoint(1.0, 16, rounding)
     single, double = encode(grid, np.array(vector, np.float32)), encode(grid, np.array(vector))
@@ -227,7 +228,7 @@ def test_rounding_up_is_decided_exactly(x: float, random: int, up: bool) -> None
     assert int(values[0]) - 1 == math.floor(x) + up
 
 
-@pytest.mark.parametrize("rounding", encoding.ROUNDINGS)
+@pytest.mark.parametrize("rounding", fixed_point.ROUNDINGS)
 @pytest.mark.parametrize("clip", [0.3, 1 / 3, 0.5, 1e-45, 1e-50, 3e38, 1e50])
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
 def test_the_edge_of_the_clip_is_exact(clip: float, rounding: str, dtype: Any) -> None:
@@ -252,7 +253,7 @@ def layered() -> tuple[Layout, FixedPoint, Any]:
 
 @pytest.mark.parametrize("piece", [7, 64, 1 << 16])
 def test_pieces_and_leaves_may_fall_anywhere(piece: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(encoding, "_PIECE", piece)
+    monkeypatch.setattr(fixed_point, "_PIECE", piece)
     layout, grid, vector = layered()
     values, clipped = encode(grid, vector, layout=layout)
     clips = [0.5] * 5 + [2.0] * 130 + [1.5] * 66
@@ -350,7 +351,7 @@ def test_a_weight_that_leaves_few_bits_warns(weight: int, warns: bool, caplog: A
 
 
 @pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf])
-@pytest.mark.parametrize("rounding", encoding.ROUNDINGS)
+@pytest.mark.parametrize("rounding", fixed_point.ROUNDINGS)
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
 def test_what_is_not_finite_is_refused(value: float, rounding: str, dtype: Any) -> None:
     update = {"a": np.zeros(3, dtype), "b": np.zeros(4, dtype), "c": np.zeros(2, dtype)}

@@ -18,8 +18,9 @@ from he import paillier
 from secagg import wire
 from secagg.errors import Aborted, ConfigError, EncodingError, FaultKind, LocalProtocolError, RemoteProtocolError
 from secagg.identity import PartyRole, Roster, enrol
-from secagg.protocols._encrypted_base import Encrypted
-from secagg.protocols._encrypted_messages import (
+from secagg.protocols.base import key_pairs
+from secagg.protocols.encrypted.digits import Digits
+from secagg.protocols.encrypted.messages import (
     Ciphertexts,
     Commitment,
     EncryptedSum,
@@ -27,13 +28,13 @@ from secagg.protocols._encrypted_messages import (
     SessionKey,
     commitment,
 )
-from secagg.protocols.base import contribution_round, key_pairs, rounds
-from secagg.protocols.digits import Digits
-from secagg.protocols.encrypted import BFV, CKKS, Paillier
+from secagg.protocols.encrypted.parameters import Encrypted
+from secagg.protocols.encrypted.protocol import BFV, CKKS, Paillier
 from secagg.simulation import enrol_for
 from secagg.store import MemoryLedger
+from secagg.table import contribution_round, rounds
 from secagg.testing import CHECKS, check_protocol
-from secagg.testing._play import Integers
+from secagg.testing._session import Integers
 from secagg.wire import Envelope
 
 PROTOCOLS: dict[str, Encrypted] = {
@@ -296,7 +297,7 @@ class Stage:
             message,
             protocol=self.task.protocol.ID,
             task=self.task.digest,
-            session=self.server._state.session_id,
+            session=self.server.context.state.session_id,
             sender=sender,
             payload=payload,
             identity=self.identities.get(sender),
@@ -331,7 +332,7 @@ def test_a_hostile_ciphertext_costs_its_sender_only(protocol: Encrypted, damage:
         "ones": honest[:32] + b"\xff" * (len(honest) - 32),
     }[damage]
     if protocol.commit:
-        digest = commitment(stage.server._state.session_id, "c4", payload)
+        digest = commitment(stage.server.context.state.session_id, "c4", payload)
         stage.server.receive("c4", stage.seal(Commitment(digest), b"", "c4"))
         outbox = stage.server.close_round()
         stage.exchange({party: outbox[party] for party in stage.ids[:3]})
@@ -375,8 +376,8 @@ def test_a_decryptor_without_a_ledger_is_not_restored_past_its_first_answer(prot
         "key": stage.keys.get(stage.dec),
     }
     with pytest.raises(LocalProtocolError, match="without a ledger"):
-        type(decryptor).from_bytes(decryptor.to_bytes(), stage.task, **given)
-    again = type(decryptor).from_bytes(decryptor.to_bytes(), stage.task, save=decryptor._save, **given)
+        stage.task.restore_decryptor(decryptor.to_bytes(), **given)
+    again = stage.task.restore_decryptor(decryptor.to_bytes(), save=decryptor.context.environment.save, **given)
     assert not again.finished
 
 
@@ -455,16 +456,16 @@ def test_a_servers_state_without_a_key_or_sum_is_refused(protocol: Encrypted, wh
     stage = Stage(protocol)
     stage.to_opening()
     server = stage.server
-    again = type(server).from_bytes(server.to_bytes(), stage.task, roster=stage.roster)
+    again = stage.task.restore_server(server.to_bytes(), roster=stage.roster)
     assert again._adder.to_bytes() == server._adder.to_bytes()
     if what == "sum":
         server._adder.to_bytes = lambda: bytes(64)
     elif protocol.shared_key:
-        server._state.signed_key = b"none"
+        server.context.state.signed_key = b"none"
     else:
-        server._state.signed_key = stage.seal(SessionKey(bytes(256)), sender=stage.dec)
+        server.context.state.signed_key = stage.seal(SessionKey(bytes(256)), sender=stage.dec)
     with pytest.raises(ConfigError, match="whose session key or sum is none"):
-        type(server).from_bytes(server.to_bytes(), stage.task, roster=stage.roster)
+        stage.task.restore_server(server.to_bytes(), roster=stage.roster)
 
 
 @every
@@ -482,7 +483,7 @@ def test_clients_take_the_decryptors_key_only(protocol: Encrypted, lie: str) -> 
     stage.exchange(stage.server.start())
     proposal, _ = Envelope.parse(stage.server.close_round()["c1"], LIMIT).open(KeyedProposal)
     shown, _ = Envelope.parse(proposal.key, LIMIT).open(SessionKey)
-    sender, session, kind = stage.dec, stage.server._state.session_id, SessionKey(shown.key)
+    sender, session, kind = stage.dec, stage.server.context.state.session_id, SessionKey(shown.key)
     signer: Any = stage.identities[stage.dec]
     if lie == "unsigned":
         signer = enrol(["x"])[0]["x"]
@@ -589,7 +590,7 @@ def test_a_client_needs_the_shared_key() -> None:
 
 
 def test_the_shared_key_gives_every_session_its_own() -> None:
-    from secagg.protocols._encrypted_parties import session_secret
+    from secagg.protocols.encrypted.client import session_secret
 
     scheme = BFV(holder="clients").scheme(make_task(BFV(holder="clients")))
     one, other = (session_secret(scheme, bytes(32), session).to_bytes() for session in (b"a", b"b"))

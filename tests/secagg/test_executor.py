@@ -13,11 +13,11 @@ import pytest
 
 import secagg
 from mpc.masks import mask_sum
-from secagg.protocols import lanes as lanes_module
-from secagg.protocols.lanes import mask_all, mask_lanes, to_lanes
+from secagg import lanes as lanes_module
+from secagg.lanes import mask_all, mask_lanes, to_lanes
 from secagg.simulation import enrol_for
 from secagg.store import MemoryLedger
-from secagg.testing._play import Integers, MemoryStore
+from secagg.testing._session import Integers, MemoryStore
 
 
 class Counting(Executor):
@@ -147,7 +147,7 @@ def test_server_and_clients_use_what_they_are_given_restored_or_not() -> None:
         client.contribute(np.zeros(2000), 1)
     outbox = server.start()
     while server.outcome is None:
-        server = secagg.Server.from_bytes(server.to_bytes(), task, executor=of_server)
+        server = task.restore_server(server.to_bytes(), executor=of_server)
         for party, request in outbox.items():
             server.receive(party, clients[party].receive(request))
         outbox = server.close_round()
@@ -242,7 +242,7 @@ def test_an_aggregator_whose_worker_is_lost_releases_the_same_share_after_it() -
 FORKS = """
 import os, signal
 import numpy as np
-from secagg.protocols.lanes import mask_all
+from secagg.lanes import mask_all
 keyed = [(bytes([number]) * 32, 1) for number in range(10)]
 lanes, again = ([np.zeros(1 << 20, np.uint32)] for _ in range(2))
 mask_all(lanes, keyed, None)

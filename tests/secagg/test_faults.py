@@ -9,12 +9,12 @@ import pytest
 
 import secagg
 from secagg import wire
-from secagg._faults import FAULTS_KEPT
 from secagg.encoding import Segment
 from secagg.errors import Aborted, ConfigError, FaultKind, RemoteProtocolError
 from secagg.identity import PartyRole
+from secagg.roles.faults import FAULTS_KEPT
 from secagg.simulation import enrol_for
-from secagg.testing._play import Play
+from secagg.testing._session import Play
 from secagg.wire import Envelope
 from tests.secagg.fuzz.mutate import take_apart
 from tests.secagg.fuzz.vectors import stage

@@ -11,10 +11,10 @@ import pytest
 
 import secagg
 from secagg.identity import PartyRole
-from secagg.protocols._shares_aggregator import ShareAggregator
-from secagg.protocols._shares_collector import Collector
-from secagg.protocols.shares import Collect, Held
-from secagg.testing._play import cast
+from secagg.protocols.shares.aggregator import ShareAggregator
+from secagg.protocols.shares.collector import Collector
+from secagg.protocols.shares.messages import Collect, Held
+from secagg.testing._session import cast
 from secagg.wire import Envelope
 from tests.secagg.fuzz.__main__ import Campaign
 from tests.secagg.fuzz.roles import CLIENTS, Scene, Session, scenes

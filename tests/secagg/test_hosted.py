@@ -15,8 +15,8 @@ import secagg
 from secagg import wire
 from secagg.errors import Aborted, ConfigError
 from secagg.integrations._hosted import hosted
-from secagg.protocols.base import Proposal
 from secagg.session import MAX_SESSION_BYTES, NONCE_BYTES
+from secagg.table import Proposal
 from tests.secagg.test_shares import IDS, Case, Disk, make_task
 
 Host = Callable[[Callable[[bytes], Any]], Callable[[bytes], bytes | None]]

@@ -29,8 +29,8 @@ from secagg.identity import (
     load_identity,
     load_roster,
     load_sealing_key,
-    write_identities,
 )
+from secagg.keygen import write_identities
 
 CLIENT, DECRYPTOR = PartyRole.CLIENT, PartyRole.DECRYPTOR
 
@@ -317,7 +317,7 @@ def test_ids_from_numpy_are_text_everywhere() -> None:
         client = task.client(party, session=np.bytes_(b"1"))
         client.contribute(update)
         server.receive(party, client.receive(outbox[party]) or b"")
-    assert type(secagg.Server.from_bytes(server.to_bytes(), task).session) is bytes
+    assert type(task.restore_server(server.to_bytes()).session) is bytes
     assert not server.pending
     keys, roster = enrol(ids)
     assert {type(party) for party in [*keys, *roster]} == {str}

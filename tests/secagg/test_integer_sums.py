@@ -19,8 +19,8 @@ from numpy.typing import NDArray
 
 import dp
 import secagg
-from secagg.protocols._encrypted_base import Encrypted
-from secagg.protocols.digits import Digits
+from secagg.protocols.encrypted.digits import Digits
+from secagg.protocols.encrypted.parameters import Encrypted
 from secagg.testing import rng_for_tests
 from tests.dp.test_audit import hockey_stick, noise
 from tests.dp.test_distributed import Flat

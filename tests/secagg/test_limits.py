@@ -13,18 +13,18 @@ from mpc.additive import SEED_BYTES
 from mpc.hpke import Kem
 from secagg import wire
 from secagg.beacon import LATEST_ROUND, VALUE_BYTES, SignedBeacon
+from secagg.bitmap import from_bitmap, to_bitmap
 from secagg.errors import FaultKind
 from secagg.identity import PartyRole
-from secagg.protocols import _encrypted_messages as encrypted
-from secagg.protocols import _pairwise_messages as pairwise
-from secagg.protocols import shares
-from secagg.protocols._encrypted_base import Encrypted
-from secagg.protocols._pairwise_messages import from_bitmap, to_bitmap
-from secagg.protocols.base import Proposal
+from secagg.lanes import vectors_size
 from secagg.protocols.clear import Input
-from secagg.protocols.digits import Digits
-from secagg.protocols.lanes import vectors_size
+from secagg.protocols.encrypted import messages as encrypted
+from secagg.protocols.encrypted.digits import Digits
+from secagg.protocols.encrypted.parameters import Encrypted
+from secagg.protocols.pairwise import messages as pairwise
+from secagg.protocols.shares import messages as shares
 from secagg.session import MAX_SESSION_BYTES
+from secagg.table import Proposal
 from secagg.wire import Envelope, Reject
 
 KEY = Ed25519PrivateKey.from_private_bytes(bytes(32))

@@ -7,7 +7,7 @@ import pytest
 
 import secagg
 from secagg.identity import enrol
-from secagg.protocols.base import rounds
+from secagg.table import rounds
 
 CLIENTS = [f"c{i}" for i in range(6)]
 SECRET = 0.123456789

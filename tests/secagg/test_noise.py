@@ -9,7 +9,7 @@ import pytest
 import dp
 import secagg
 from secagg.errors import ConfigError, EncodingError, LocalProtocolError
-from secagg.protocols.base import input_round
+from secagg.table import input_round
 from secagg.testing import rng_for_tests
 
 SIZE, CLIENTS = 300, 12
@@ -82,7 +82,7 @@ def rotation(task: secagg.Task, session: bytes, seed: bytes) -> Any:
     client: Any = task.client("c00", session=session, rng=rng_for_tests(seed))
     client.contribute(make_updates()[0])
     server.receive("c00", client.receive(server.start()["c00"]))
-    return server._sums[0].astype(np.int64)
+    return server.context.sums[0].astype(np.int64)
 
 
 def test_every_session_has_a_rotation_of_its_own() -> None:

@@ -13,8 +13,8 @@ from numpy.typing import NDArray
 
 import secagg
 from secagg import Aborted, ConfigError, LocalProtocolError, RemoteProtocolError, Round, identity, wire
-from secagg.protocols._pairwise_messages import MaskedInput
-from secagg.protocols.lanes import fold_lanes, reduce_lanes, widths, zero_lanes
+from secagg.lanes import fold_lanes, reduce_lanes, widths, zero_lanes
+from secagg.protocols.pairwise.messages import MaskedInput
 from secagg.store import FileLedger, FileStore, Ledger, MemoryLedger
 from secagg.task import Task
 from secagg.wire import Envelope
@@ -87,10 +87,10 @@ class Case:
 
     def restore(self, party: str, state: bytes, save: Any = None) -> Any:
         identities: dict[str, Any] = {"identity": self.keys.get(party), "roster": self.roster}
-        return secagg.Client.from_bytes(state, self.task, save=save, **identities)
+        return self.task.restore_client(state, save=save, **identities)
 
     def restore_server(self, state: bytes, save: Any = None) -> Any:
-        return secagg.Server.from_bytes(state, self.task, roster=self.roster, save=save)
+        return self.task.restore_server(state, roster=self.roster, save=save)
 
 
 def task_of(protocol: Any, clients: int, floor: int, *, weighted: bool = False, rounding: str = "nearest") -> Task:
@@ -398,7 +398,7 @@ def test_a_foreign_state_is_a_config_error(
     with pytest.raises(ConfigError, match="another task, role"):
         restore_server(client)
     with pytest.raises(ConfigError, match="not the one the roster lists"):
-        secagg.Client.from_bytes(client, case.task, identity=case.keys["c2"], roster=case.roster)
+        case.task.restore_client(client, identity=case.keys["c2"], roster=case.roster)
 
     def elsewhere(**changed: Any) -> tuple[Callable[[bytes], Any], Callable[[bytes], Any]]:
         other = copy.copy(case)
@@ -478,7 +478,7 @@ def test_a_role_that_is_done_keeps_no_secret(threat_model: str, aborted: bool) -
         "seed": state.seed,
         "sealing key": last._private_keys(state)[0],
         "masking key": last._private_keys(state)[1],
-        "self-mask seed": last.derive(state, "self-mask-seed"),
+        "self-mask seed": last.context.derive(state, "self-mask-seed"),
         "digest of the update": state.contributed,
         "update": contributed[0],  # what follows it is a count of clipped coordinates: four zeros
     }
@@ -528,7 +528,7 @@ def test_a_server_that_is_done_keeps_no_shares() -> None:
     middle = case.restore_server(shelf.states[-2])
     for party in case.cohort:
         middle.receive(party, played.replies[party][-1])
-    shares = [share for of_dealer in middle._state.shares.values() for share in of_dealer.values()]
+    shares = [share for of_dealer in middle.context.state.shares.values() for share in of_dealer.values()]
     assert len(shares) == 36
     assert all(share in middle.to_bytes() for share in shares)
     assert not any(share in shelf.states[-1] for share in shares)

@@ -18,11 +18,12 @@ from hypothesis.stateful import (
 )
 
 import secagg
-from secagg._faults import FAULTS_KEPT
 from secagg.errors import Aborted, RemoteProtocolError
-from secagg.protocols.base import AggregationProtocol, input_round
-from secagg.testing import _play as play
-from secagg.testing._play import Casting, Play, cast
+from secagg.protocols.base import AggregationProtocol
+from secagg.roles.faults import FAULTS_KEPT
+from secagg.table import input_round
+from secagg.testing import _session as play
+from secagg.testing._session import Casting, Play, cast
 from secagg.wire import Envelope
 from tests.secagg.test_check_protocol import AnySession, ChangesOnFault, CountsTwice, NoFloor, OffByOne, broken
 

@@ -14,12 +14,13 @@ import secagg
 from mpc import graph
 from secagg.beacon import SignedBeacon
 from secagg.errors import Aborted, ConfigError, FaultKind, RemoteProtocolError
-from secagg.protocols._pairwise_client import PairwiseClient
-from secagg.protocols._pairwise_messages import NearAdverts
-from secagg.protocols.base import input_round, rounds
-from secagg.protocols.neighbours import Graph
-from secagg.protocols.pairwise import Pairwise
-from secagg.session import merkle_levels, merkle_path, merkle_root, root_of_path, session_id
+from secagg.merkle import merkle_levels, merkle_path, merkle_root, root_of_path
+from secagg.protocols.pairwise.client import PairwiseClient
+from secagg.protocols.pairwise.messages import NearAdverts
+from secagg.protocols.pairwise.neighbours import Graph
+from secagg.protocols.pairwise.protocol import Pairwise
+from secagg.session import session_id
+from secagg.table import input_round, rounds
 from secagg.testing import CHECKS, check_protocol
 from secagg.wire import Envelope
 from tests.reference import graph as reference
@@ -162,7 +163,7 @@ def shared_keys(
     keys, roster = secagg.identity.enrol(ids)
     server: Any = task.server(ids, roster=roster, session=b"s", beacon=fetch)
     if not floors:
-        server.need = lambda *_: None
+        server.context.need = lambda *_: None
     clients = {c: task.client(c, identity=keys[c], roster=roster, session=b"s") for c in ids}
     outbox = server.start()
     while server.round != secagg.Round.SHARE_KEYS:
@@ -196,7 +197,7 @@ def test_the_graph_hangs_on_bytes_drawn_once_u1_stands(threat_model: str) -> Non
     assert len(drawn) == 2
     shown = {near_adverts(server, outbox, party).graph_nonce for party in ids}
     assert shown == {drawn[1]} != {first}
-    again = secagg.Server.from_bytes(server.to_bytes(), task, roster=roster)
+    again = task.restore_server(server.to_bytes(), roster=roster)
     assert again.start() == outbox
 
 
@@ -209,7 +210,7 @@ def test_a_client_sees_only_its_neighbours_keys() -> None:
         assert len(shown.adverts) == len(shown.paths) == shape.degree + 1 < 40
         client.receive(outbox[party])
         assert set(client._state.adverts) == {party, *server._graph.neighbours(party)}
-        assert client._state.session_id == server._state.session_id
+        assert client._state.session_id == server.context.state.session_id
 
 
 @pytest.mark.parametrize("threat_model", MODELS)

@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import secagg
-from secagg.protocols.base import input_round, rounds
+from secagg.table import input_round, rounds
 
 CLIENTS = [f"c{i}" for i in range(6)]
 MODELS = [secagg.SecAgg(), secagg.SecAgg(threat_model="semi-honest")]
@@ -105,7 +105,7 @@ def test_masked_inputs_look_uniform_and_differ_from_the_encoding() -> None:
     """The upload of an all-zero update has as many ones as zeros, within six standard deviations."""
     task = make_task(secagg.SecAgg(threat_model="semi-honest"), 4096)
     sent: list[bytes] = []
-    from secagg._server import Server
+    from secagg.roles.server import Server
 
     original = Server.receive
 

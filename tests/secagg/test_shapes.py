@@ -4,8 +4,9 @@ import numpy as np
 import pytest
 
 import secagg
-from secagg.protocols.base import AggregationProtocol, input_round
+from secagg.protocols.base import AggregationProtocol
 from secagg.simulation import enrol_for
+from secagg.table import input_round
 from tests.secagg.shapes import AggregatorsShape, CommitteeShape, DecryptorShape
 
 SHAPES = [

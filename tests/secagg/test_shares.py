@@ -17,16 +17,15 @@ import secagg
 from mpc.additive import SEED_BYTES
 from mpc.errors import MPCError
 from mpc.hpke import Kem, PrivateKey
-from secagg import identity, wire
+from secagg import identity, lanes, wire
 from secagg.errors import Aborted, FaultKind
 from secagg.identity import PartyRole, Roster
-from secagg.protocols import lanes
-from secagg.protocols._shares_aggregator import ShareAggregator
-from secagg.protocols.base import Round
-from secagg.protocols.shares import MAX_UNOPENED, AggregateShare, Agreed, Held, Report, share_info
+from secagg.protocols.shares.aggregator import ShareAggregator
+from secagg.protocols.shares.messages import MAX_UNOPENED, AggregateShare, Agreed, Held, Report, share_info
 from secagg.session import session_id
 from secagg.simulation import enrol_for
 from secagg.store import MemoryLedger
+from secagg.table import Round
 from secagg.testing import check_protocol
 from secagg.wire import Envelope
 from tests.secagg.fuzz.mutate import Mutator
@@ -116,8 +115,8 @@ class Case:
             "key": self.sealing.get(party),
             "save": self.disks[party],
         }
-        kind = secagg.Client if party in IDS else secagg.Aggregator
-        restored = self.members[party] = kind.from_bytes(state, self.task, **arguments | changes)
+        restore = self.task.restore_client if party in IDS else self.task.restore_aggregator
+        restored = self.members[party] = restore(state, **arguments | changes)
         return restored
 
     def play(self, until: str | None = None, *, silent: Mapping[str, str] | None = None) -> secagg.Outcome | None:
@@ -277,9 +276,9 @@ def test_a_share_with_spare_bits_is_left_out() -> None:
 
     def change(sealed: list[bytes]) -> list[bytes]:
         from mpc.hpke import seal
-        from secagg.protocols.shares import share_info
+        from secagg.protocols.shares.messages import share_info
 
-        session = case.server._state.session_id
+        session = case.server.context.state.session_id
         size = len(sealed[-1]) - Kem.MLKEM768_X25519.overhead
         info = share_info(case.task, session, "c5", "aggregator1")
         return [*sealed[:-1], seal(Kem.MLKEM768_X25519, public, (wrong * 9)[:size], info=info)]
@@ -352,7 +351,7 @@ def test_an_input_share_opens_for_what_it_was_sealed_for_and_for_nothing_else(ch
     key = PrivateKey(Kem.MLKEM768_X25519, case.sealing["aggregator2"])
     right = {
         "task": case.task,
-        "session": case.server._state.session_id,
+        "session": case.server.context.state.session_id,
         "client": "c1",
         "aggregator": "aggregator2",
     }
@@ -418,7 +417,7 @@ def test_only_reports_of_the_cohort_and_only_in_their_round() -> None:
     helper.receive(server.start()["aggregator2"])
     outsider = task.client("c7", identity=case.keys["c7"], roster=case.roster, session=b"round 1")
     outsider.contribute(UPDATES["c7"])
-    session = server._state.session_id
+    session = server.context.state.session_id
     report = wire.seal_envelope(
         Report([bytes(32 + Kem.MLKEM768_X25519.overhead)]),
         protocol=task.protocol.ID,
@@ -468,7 +467,7 @@ def test_a_server_restored_after_it_passed_reports_on_ends_with_the_same_sum() -
     case.play(Round.REPORT)
     for party in IDS[:5]:
         case.deliver(party, relayed_report(case, party))
-    case.server = secagg.Server.from_bytes(case.server_disk.states[-1], case.task, roster=case.roster)
+    case.server = case.task.restore_server(case.server_disk.states[-1], roster=case.roster)
     case.outbox = case.server.start()
     assert set(case.outbox) == set(IDS)
     case.require_sum_of(case.play(), IDS)
@@ -605,7 +604,7 @@ def test_a_sealing_key_of_the_roster_that_is_none_is_the_callers_to_mend() -> No
     client.contribute(UPDATES["c1"])
     before = client.to_bytes()
     with pytest.raises(secagg.LocalProtocolError, match="sealing key of a2 can't be used"):
-        client.receive(server._seal(server.proposal()))
+        client.receive(server._seal(server.context.proposal()))
     assert client.to_bytes() == before
 
 

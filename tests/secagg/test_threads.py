@@ -11,12 +11,13 @@ import numpy as np
 import pytest
 
 import secagg
-from secagg import _machine, _server
-from secagg._turn import Turn
+from secagg import lanes as lanes_module
 from secagg.errors import Fault, FaultKind, LocalProtocolError
-from secagg.protocols import lanes as lanes_module
+from secagg.roles import member
+from secagg.roles import server as server_module
+from secagg.roles.turn import Turn
 from secagg.store import MemoryLedger
-from secagg.testing._play import Play, cast
+from secagg.testing._session import Play, cast
 from tests.secagg.stress import PROTOCOLS, NoTurn, cast_for, problems
 
 UPDATE = {"w": np.full(4, 0.5, np.float32)}
@@ -28,7 +29,7 @@ MEMBER_CALLS = {"receive", "contribute", "contributed", "to_bytes", "session", "
 CONSTANT = {"id", "ledger", "from_bytes", "state_type", "role", "answers", "overhears", "steps"}
 #: What protocols use and replace. It runs inside of a call.
 INNER = {
-    *("claim", "derive", "rng", "erase", "check_signature", "heard", "contribution", "note"),
+    *("erase", "heard", "note", "prepare", "check_restored", "context"),
     *("blame", "need", "proposal", "before_close", "written"),
 }
 
@@ -118,8 +119,8 @@ def meeting(monkeypatch: pytest.MonkeyPatch, owner: Any, method: str) -> Iterato
 def locked(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> bool:
     """Whether roles have their locks."""
     if not request.param:
-        monkeypatch.setattr(_server, "Turn", NoTurn)
-        monkeypatch.setattr(_machine, "Turn", NoTurn)
+        monkeypatch.setattr(server_module, "Turn", NoTurn)
+        monkeypatch.setattr(member, "Turn", NoTurn)
     return bool(request.param)
 
 
@@ -127,7 +128,7 @@ def test_a_retry_during_the_first_try_is_not_folded_twice(locked: bool, monkeypa
     task = make_task()
     server = task.server(IDS, session=b"s")
     sent = uploads(task, server.start())
-    with meeting(pytest.MonkeyPatch(), _server.Server, "_refusal"):
+    with meeting(pytest.MonkeyPatch(), server_module.Server, "_refusal"):
         assert at_once(*[lambda: server.receive("c1", sent["c1"])] * 2) == [{}, {}]
     server.receive("c2", sent["c2"])
     server.close_round()
@@ -151,7 +152,7 @@ def test_a_timer_drops_nobody_whose_input_is_in_the_sum(locked: bool) -> None:
         folded.set()
         go_on.wait(0.3)
 
-    server.steps = {"Input": _server.Step(server.steps["Input"].ask, slow, server.steps["Input"].settle)}
+    server.steps = {"Input": server_module.Step(server.steps["Input"].ask, slow, server.steps["Input"].settle)}
     upload = threading.Thread(target=lambda: server.receive("c3", sent["c3"]))
     upload.start()
     folded.wait(10)

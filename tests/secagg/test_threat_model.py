@@ -3,10 +3,10 @@
 import numpy as np
 import pytest
 
-from secagg.protocols._encrypted_base import Encrypted
-from secagg.protocols._encrypted_messages import Ciphertexts, EncryptedSum, OpenedSum
-from secagg.protocols.digits import Digits
-from secagg.protocols.lanes import fold_lanes, zero_lanes
+from secagg.lanes import fold_lanes, zero_lanes
+from secagg.protocols.encrypted.digits import Digits
+from secagg.protocols.encrypted.messages import Ciphertexts, EncryptedSum, OpenedSum
+from secagg.protocols.encrypted.parameters import Encrypted
 from secagg.wire import Envelope
 from tests.secagg.test_encrypted import LIMIT, PROTOCOLS, Stage
 
@@ -17,7 +17,9 @@ def test_a_server_that_lies_to_the_decryptor_reads_one_update(protocol: Encrypte
     stage = Stage(protocol)
     stage.to_opening()
     digits = Digits(stage.task)
-    adder = protocol.scheme(stage.task).adder(digits.length, stage.server._public(stage.server._state.signed_key))
+    adder = protocol.scheme(stage.task).adder(
+        digits.length, stage.server._public(stage.server.context.state.signed_key)
+    )
     adder.fold(bytes(Envelope.parse(stage.members["c1"]._state.last_reply, LIMIT).open(Ciphertexts)[1]))
     opened = stage.members[stage.dec].receive(stage.seal(EncryptedSum(b"\x0f"), adder.total()))
     assert opened is not None

@@ -10,7 +10,8 @@ from hypothesis import strategies as st
 
 from secagg import wire
 from secagg.errors import FaultKind
-from secagg.session import merkle_root, session_id
+from secagg.merkle import merkle_root
+from secagg.session import session_id
 
 KEY = Ed25519PrivateKey.from_private_bytes(bytes(range(32)))
 PUBLIC = KEY.public_key().public_bytes_raw()

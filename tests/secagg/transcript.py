@@ -16,11 +16,12 @@ import numpy as np
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 import secagg
-from secagg._machine import Member
-from secagg._server import Server
 from secagg.identity import Party, PartyRole, Roster
-from secagg.protocols.base import AggregationProtocol, Round, key_pairs
-from secagg.protocols.lanes import widths
+from secagg.lanes import widths
+from secagg.protocols.base import AggregationProtocol, key_pairs
+from secagg.roles.member import Member
+from secagg.roles.server import Server
+from secagg.table import Round
 from secagg.testing import rng_for_tests
 from secagg.wire import stand_in_ids
 from tests.secagg.fuzz.mutate import take_apart
@@ -144,7 +145,7 @@ class Stage:
     def encoded(self, client: str) -> list[list[int]]:
         """The integers of a client's contribution, by segment."""
         member: Any = self.members[client]
-        return [[int(number) for number in segment] for segment in member.contribution(member._state)]
+        return [[int(number) for number in segment] for segment in member.context.contribution(member._state)]
 
     def spoil(self, report: bytes) -> bytes:
         """A report whose last sealed seed has one bit flipped, signed again by its client."""

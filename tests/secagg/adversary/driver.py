@@ -23,11 +23,11 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 import secagg
 from mpc import keys, shamir
 from secagg import wire
-from secagg._machine import Client
-from secagg._server import Outcome, Server
+from secagg.bitmap import from_bitmap, to_bitmap
 from secagg.errors import Aborted, FaultKind, RemoteProtocolError
 from secagg.identity import Roster, enrol
-from secagg.protocols._pairwise_messages import (
+from secagg.lanes import fold_lanes, mask_lanes, reduce_lanes, widths, zero_lanes
+from secagg.protocols.pairwise.messages import (
     COMMITMENT_BYTES,
     KEY,
     SEALED_BYTES,
@@ -42,17 +42,18 @@ from secagg.protocols._pairwise_messages import (
     SignedSurvivors,
     Survivors,
     Unmask,
-    from_bitmap,
     mask_info,
     pieces,
     self_mask_info,
-    to_bitmap,
 )
-from secagg.protocols._pairwise_server import PairwiseServer
-from secagg.protocols.base import Proposal
-from secagg.protocols.lanes import fold_lanes, mask_lanes, reduce_lanes, widths, zero_lanes
+from secagg.protocols.pairwise.server import PairwiseServer
+from secagg.roles import Environment
+from secagg.roles.client import Client
+from secagg.roles.outcome import Outcome
+from secagg.roles.server import Server
 from secagg.session import session_id
 from secagg.store import MemoryLedger
+from secagg.table import Proposal
 from secagg.wire import Envelope
 
 CLIENTS = ("c1", "c2", "c3", "c4", "c5", "c6", "c7")
@@ -116,6 +117,11 @@ def unpin(monkeypatch: pytest.MonkeyPatch, *left_out: str) -> None:
         return hashlib.sha256(replace(task, **pinned).to_bytes()).digest()
 
     monkeypatch.setattr(secagg.Task, "digest", property(digest))
+
+
+def lend(role: Any, **changed: Any) -> None:
+    """Lend a role something else than it was made with."""
+    role.context.environment = replace(role.context.environment, **changed)
 
 
 class Disk:
@@ -425,7 +431,7 @@ def play(
     server_class: type[PairwiseServer] = PairwiseServer,
 ) -> Played:
     """A session with an honest server. ``tamper`` maps a client's reply of a round to what is sent instead."""
-    server = server_class(told or world.task, clients, roster=roster or world.roster, session=session, save=None)
+    server = server_class(told or world.task, clients, Environment(roster=roster or world.roster), session=session)
     played = Played(server)
     outbox = server.start()
     while server.outcome is None:

@@ -15,16 +15,19 @@ from mpc import additive
 from mpc.hpke import Kem, PrivateKey, seal
 from secagg import session as session_module
 from secagg import wire
-from secagg._machine import Member
+from secagg.bitmap import to_bitmap
 from secagg.errors import Aborted, FaultKind
 from secagg.identity import PartyRole, Roster, enrol
-from secagg.protocols import _shares_aggregator, _shares_client, shares
-from secagg.protocols._pairwise_messages import to_bitmap
-from secagg.protocols._shares_aggregator import ShareAggregator
-from secagg.protocols.base import Proposal, key_pairs
-from secagg.protocols.lanes import fold_lanes, pack_lanes, reduce_lanes, stream_offsets, to_lanes, zero_lanes
-from secagg.protocols.shares import AggregateShare, Agreed, Collect, Recount, Release, Report
-from secagg.testing._play import Integers
+from secagg.lanes import fold_lanes, pack_lanes, reduce_lanes, stream_offsets, to_lanes, zero_lanes
+from secagg.protocols.base import key_pairs
+from secagg.protocols.shares import aggregator as aggregator_module
+from secagg.protocols.shares import client as client_module
+from secagg.protocols.shares import messages as shares
+from secagg.protocols.shares.aggregator import ShareAggregator
+from secagg.protocols.shares.messages import AggregateShare, Agreed, Collect, Recount, Release, Report
+from secagg.roles import MemberContext
+from secagg.table import Proposal
+from secagg.testing._session import Integers
 from secagg.wire import Envelope
 from tests.secagg.adversary.driver import (
     CLIENTS,
@@ -222,7 +225,8 @@ def less(total: Vector | None, parties: Iterable[str], updates: Mapping[str, Vec
 @attack(
     title="Invented reports: the victim's is padded with reports that the collector makes in the others' names",
     attacker="lying collector alone",
-    defence="each aggregator checks a report's signature against its pinned roster (`Member.check_signature`)",
+    defence="each aggregator checks a report's signature against its pinned roster "
+    "(`MemberContext.check_signature`)",
     control="without the check of signatures: the victim's update",
     source="own; the Sybils of Bonawitz et al. 2017, section 6.2, in DAP's setting",
 )
@@ -244,7 +248,7 @@ class TestInventedReports:
         assert all(list(member._state.reports) == [VICTIM] for member in server.aggregators.values())
 
     def test_control_succeeds(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        monkeypatch.setattr(Member, "check_signature", lambda *_: None)
+        monkeypatch.setattr(MemberContext, "check_signature", lambda *_: None)
         assert has(less(self.attack().collect(CLIENTS), OTHERS, self.updates), WANTED, TASK)
 
 
@@ -349,7 +353,7 @@ class TestAggregatorsAskedTwice:
     title="Aggregators restored from an older state and told another set of reports",
     attacker="lying collector, and aggregators that crash and are restored from an old state",
     defence="the ledger's entries for each round and for the aggregate share, kept apart from the state "
-    "(`Member.claim`)",
+    "(`MemberContext.claim`)",
     control="with the ledger rolled back together with the state: the victim's update",
     source="own; see `limitations.md`",
 )
@@ -365,9 +369,8 @@ class TestAggregatorsRestored:
         for party, (state, entries) in snapshot.items():
             if ledger_too:
                 disks[party].ledger._entries = entries
-            server.aggregators[party] = secagg.Aggregator.from_bytes(
+            server.aggregators[party] = world.task.restore_aggregator(
                 state,
-                world.task,
                 identity=world.keys[party],
                 roster=world.roster,
                 key=world.sealing[party],
@@ -413,13 +416,13 @@ class TestSameSessionTwice:
             assert f"the ledger of {party} holds another aggregate share" in aggregator.faults[0].detail
 
     def test_control_succeeds(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        claim = Member.claim
+        claim = MemberContext.claim
 
         def without(member: Any, value: bytes, *entry: Any) -> None:
             if entry[0] != "aggregate share":
                 claim(member, value, *entry)
 
-        monkeypatch.setattr(Member, "claim", without)
+        monkeypatch.setattr(MemberContext, "claim", without)
         assert has(self.attack()[1], WANTED, TASK)
 
 
@@ -456,7 +459,7 @@ class TestCopiedReport:
         def unbound(task: secagg.Task, session: bytes, client: str, aggregator: str) -> bytes:
             return bound(task, session, "", aggregator)
 
-        for module in (shares, _shares_client, _shares_aggregator):
+        for module in (shares, client_module, aggregator_module):
             monkeypatch.setattr(module, "share_info", unbound)
         server, found = self.attack()
         assert has(found, WANTED, TASK)

@@ -10,19 +10,16 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from mpc import graph
 from secagg import FixedPoint, Layout, SecAggPlus, Task
 from secagg.beacon import SLACK_BITS, SignedBeacon
+from secagg.bitmap import to_bitmap
 from secagg.errors import FaultKind
-from secagg.protocols._pairwise_client import PairwiseClient
-from secagg.protocols._pairwise_messages import (
-    DealtShares,
-    DrawnAdverts,
-    Frozen,
-    NextRound,
-    to_bitmap,
-)
-from secagg.protocols._pairwise_server import PairwiseServer
-from secagg.session import merkle_levels, merkle_path, session_id
+from secagg.merkle import merkle_levels, merkle_path
+from secagg.protocols.pairwise.client import PairwiseClient
+from secagg.protocols.pairwise.messages import DealtShares, DrawnAdverts, Frozen, NextRound
+from secagg.protocols.pairwise.server import PairwiseServer
+from secagg.roles import Environment
+from secagg.session import session_id
 from secagg.wire import stand_in_ids
-from tests.secagg.adversary.driver import SESSION, World, has, remove
+from tests.secagg.adversary.driver import SESSION, World, has, lend, remove
 from tests.secagg.adversary.registry import attack, refusal
 from tests.secagg.adversary.test_graph import SIZE, RingServer, make_updates_of, wanted
 
@@ -51,7 +48,7 @@ class GrindingServer(RingServer):
         world = World(task, ids, colluders=ids[-6:])
         clients = world.join(updates=make_updates_of(ids))
         for client in clients.values():
-            client._clock = lambda: NOW
+            lend(client, clock=lambda: NOW)
         server = cls(world, clients)
         server.propose()
         server.choose = choose
@@ -233,7 +230,7 @@ class LateServer(PairwiseServer):
     """Of the rounds told it takes the latest that is less than 32 after the median."""
 
     def _drawn_from(self) -> int:
-        told = sorted(self._state.next_rounds.values())
+        told = sorted(self.context.state.next_rounds.values())
         return max(number for number in told if number <= told[(len(told) - 1) // 2] + 32)
 
 
@@ -261,22 +258,20 @@ class TestClockAhead:
         clients = world.join(updates=make_updates_of(ids))
         for party, client in clients.items():
             ahead = 32 * BEACON.period if party in world.colluders else 0
-            client._clock = lambda ahead=ahead: NOW + ahead
+            lend(client, clock=lambda ahead=ahead: NOW + ahead)
         server = server_class(
             task,
             clients,
-            roster=world.roster,
+            Environment(roster=world.roster, beacon=lambda number: BEACON.publish(OPERATOR, number)),
             session=SESSION,
-            save=None,
-            beacon=lambda number: BEACON.publish(OPERATOR, number),
         )
         outbox = server.start()
         while server.round != "ShareKeys":
             for party, request in outbox.items():
                 server.receive(party, clients[party].receive(request) or b"")
             outbox = server.close_round()
-        assert server._state.drawn is not None
-        return server._state.drawn[0]
+        assert server.context.state.drawn is not None
+        return server.context.state.drawn[0]
 
     def test_refused(self) -> None:
         assert self.attack(PairwiseServer) == NEXT

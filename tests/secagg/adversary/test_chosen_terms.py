@@ -11,11 +11,11 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 import secagg
 from mpc import keys
 from secagg import FixedPoint
-from secagg._machine import Member
 from secagg.errors import FaultKind
 from secagg.identity import Roster, enrol
-from secagg.protocols._pairwise_client import PairwiseClient
-from secagg.protocols._pairwise_messages import (
+from secagg.lanes import mask_bits
+from secagg.protocols.pairwise.client import PairwiseClient
+from secagg.protocols.pairwise.messages import (
     COMMITMENT_BYTES,
     SEALED_BYTES,
     SELF,
@@ -25,7 +25,7 @@ from secagg.protocols._pairwise_messages import (
     seal_info,
     share_context,
 )
-from secagg.protocols.lanes import mask_bits
+from secagg.roles import MemberContext
 from secagg.session import session_id
 from secagg.wire import Envelope
 from tests.secagg.adversary.driver import (
@@ -181,7 +181,7 @@ class TestShrunkModulus:
 @attack(
     title="Swapped keys: the victim is shown adverts that the server made in the others' names",
     attacker="lying server alone",
-    defence="adverts are signed by identities of the pinned roster (`Member.check_signature`)",
+    defence="adverts are signed by identities of the pinned roster (`MemberContext.check_signature`)",
     control="without the check of signatures: the victim's update",
     source="Bonawitz et al. 2017, section 6.2; Flower's keys are unauthenticated",
 )
@@ -217,7 +217,7 @@ class TestSwappedKeys:
         assert server.recover() is None
 
     def test_control_succeeds(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        monkeypatch.setattr(Member, "check_signature", lambda *_: None)
+        monkeypatch.setattr(MemberContext, "check_signature", lambda *_: None)
         assert has(self.attack().recover(), WANTED, TASK)
 
 

@@ -15,13 +15,13 @@ import dp
 import secagg
 from he import _rlwe
 from secagg import Round
-from secagg._server import Outcome
 from secagg.errors import Aborted, FaultKind
-from secagg.protocols._encrypted_base import Encrypted
-from secagg.protocols._encrypted_messages import Ciphertexts, Commitment, commitment
-from secagg.protocols.base import contribution_round
-from secagg.protocols.digits import Digits
-from secagg.protocols.encrypted import BFV, CKKS, Paillier
+from secagg.protocols.encrypted.digits import Digits
+from secagg.protocols.encrypted.messages import Ciphertexts, Commitment, commitment
+from secagg.protocols.encrypted.parameters import Encrypted
+from secagg.protocols.encrypted.protocol import BFV, CKKS, Paillier
+from secagg.roles.outcome import Outcome
+from secagg.table import contribution_round
 from secagg.wire import Envelope
 from tests.secagg.adversary.registry import attack
 from tests.secagg.test_encrypted import LIMIT, Stage
@@ -52,7 +52,7 @@ def zero(stage: Stage) -> Vector:
 def combined(stage: Stage, plus: list[bytes], minus: list[bytes]) -> bytes:
     """An upload that encrypts the sum of the vectors in ``plus`` less those in ``minus``."""
     scheme, length = stage.task.protocol.scheme(stage.task), Digits(stage.task).length  # type: ignore[attr-defined]
-    public = stage.server._public(stage.server._state.signed_key)
+    public = stage.server._public(stage.server.context.state.signed_key)
     if isinstance(stage.task.protocol, Paillier):
         square = public.key.n**2
         product = [gmpy2.mpz(1)] * scheme.ciphertexts(length)
@@ -76,9 +76,9 @@ def cancelled(stage: Stage) -> tuple[Stage, Outcome]:
     *others, corrupt = stage.ids
     outbox = stage.to(Round.INPUT)
     if stage.task.protocol.commit:  # type: ignore[attr-defined]
-        assert stage.server._state.commitments[corrupt], "to something else: it had seen no ciphertext yet"
+        assert stage.server.context.state.commitments[corrupt], "to something else: it had seen no ciphertext yet"
     stage.exchange({party: outbox[party] for party in others})
-    public = stage.server._public(stage.server._state.signed_key)
+    public = stage.server._public(stage.server.context.state.signed_key)
     fresh = [public.encrypt(zero(stage)) for _ in others]
     upload = combined(stage, fresh, [sent(stage, party) for party in others if party != VICTIM])
     stage.server.receive(corrupt, stage.seal(Ciphertexts(), upload, corrupt))
@@ -193,13 +193,13 @@ class TestRecorded:
         upload = b""
         if recorded is not None:
             upload = self.renewed(stage, recorded)
-            digest = commitment(stage.server._state.session_id, corrupt, upload)
+            digest = commitment(stage.server.context.state.session_id, corrupt, upload)
             stage.server.receive(corrupt, stage.seal(Commitment(digest), b"", corrupt))
         outbox = stage.server.close_round()
         stage.exchange({party: data for party, data in outbox.items() if party != corrupt or recorded is None})
         if recorded is not None:
             stage.server.receive(corrupt, stage.seal(Ciphertexts(), upload, corrupt))
-        assert stage.server._state.answered == [*honest, corrupt]
+        assert stage.server.context.state.answered == [*honest, corrupt]
         stage.exchange(stage.server.close_round())
         try:
             stage.server.close_round()
@@ -211,7 +211,7 @@ class TestRecorded:
     def renewed(self, stage: Stage, recorded: bytes) -> bytes:
         """The recorded vector under this session's name for its key, and so that it looks like no copy."""
         scheme = stage.task.protocol.scheme(stage.task)  # type: ignore[attr-defined]
-        public = stage.server._public(stage.server._state.signed_key)
+        public = stage.server._public(stage.server.context.state.signed_key)
         size = 2 * scheme.bits // 8
         numbers = [int.from_bytes(recorded[at : at + size], "big") for at in range(32, len(recorded), size)]
         renamed = scheme._write([number % public.key.n**2 for number in numbers], public.key)

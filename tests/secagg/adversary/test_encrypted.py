@@ -13,9 +13,11 @@ import pytest
 from he import _rlwe, bfv
 from he.errors import OpenError
 from secagg import wire
+from secagg.bitmap import to_bitmap
 from secagg.errors import RemoteProtocolError
-from secagg.protocols._encrypted_base import Encrypted
-from secagg.protocols._encrypted_messages import (
+from secagg.lanes import fold_lanes, zero_lanes
+from secagg.protocols.encrypted.digits import Digits
+from secagg.protocols.encrypted.messages import (
     Ciphertexts,
     Committed,
     EncryptedSum,
@@ -23,11 +25,9 @@ from secagg.protocols._encrypted_messages import (
     OpenedSum,
     SessionKey,
 )
-from secagg.protocols._encrypted_parties import EncryptedClient, EncryptedDecryptor
-from secagg.protocols._pairwise_messages import to_bitmap
-from secagg.protocols.digits import Digits
-from secagg.protocols.encrypted import BFV
-from secagg.protocols.lanes import fold_lanes, zero_lanes
+from secagg.protocols.encrypted.parameters import Encrypted
+from secagg.protocols.encrypted.protocol import BFV
+from secagg.roles import MemberContext
 from secagg.wire import Envelope
 from tests.he.test_malformed_rlwe import HONEST, attacked, digits_of_slots, honest, read_with, slots_of_the_key
 from tests.secagg.adversary.registry import attack
@@ -88,7 +88,7 @@ class TestKeyInTheSum:
     title="Another key: the server hands the victim a session key of its own making",
     attacker="lying server",
     defence="the session key is signed by the decryptor that the roster lists, for this session "
-    "(`EncryptedClient.check_signature`)",
+    "(`MemberContext.check_signature`)",
     control="with signatures not checked: the victim's update",
     source="FL stacks that take the HE context from the server",
 )
@@ -102,7 +102,7 @@ class TestOwnKey:
             SessionKey(made.public.to_bytes()),
             protocol=stage.task.protocol.ID,
             task=stage.task.digest,
-            session=stage.server._state.session_id,
+            session=stage.server.context.state.session_id,
             sender=stage.dec,
             identity=stage.identities["c2"],
         )
@@ -136,7 +136,7 @@ class TestOwnKey:
         assert self.read(*self.attack()) is None
 
     def test_control_succeeds(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        monkeypatch.setattr(EncryptedClient, "check_signature", lambda *_: None)
+        monkeypatch.setattr(MemberContext, "check_signature", lambda *_: None)
         stage, made, answer = self.attack()
         assert has(self.read(stage, made, answer), stage.update(VICTIM))
 
@@ -158,7 +158,7 @@ class TestTwoSums:
         everyone = stage.members[stage.dec].receive(outbox[stage.dec])
         scheme = protocol.scheme(stage.task)
         digits = Digits(stage.task)
-        adder = scheme.adder(digits.length, stage.server._public(stage.server._state.signed_key))
+        adder = scheme.adder(digits.length, stage.server._public(stage.server.context.state.signed_key))
         for party in stage.ids:
             if party != VICTIM:
                 adder.fold(
@@ -169,9 +169,8 @@ class TestTwoSums:
             pass
 
         save.ledger = stage.ledgers[stage.dec]  # type: ignore[attr-defined]
-        again: Any = type(stage.members[stage.dec]).from_bytes(
+        again: Any = stage.task.restore_decryptor(
             state,
-            stage.task,
             identity=stage.identities[stage.dec],
             roster=stage.roster,
             save=save,
@@ -187,6 +186,6 @@ class TestTwoSums:
         assert self.attack(protocol)[1] is None
 
     def test_control_succeeds(self, protocol: Encrypted, monkeypatch: pytest.MonkeyPatch) -> None:
-        monkeypatch.setattr(EncryptedDecryptor, "claim", lambda *_: None)
+        monkeypatch.setattr(MemberContext, "claim", lambda *_: None)
         stage, found = self.attack(protocol)
         assert has(found, stage.update(VICTIM))

@@ -11,9 +11,12 @@ import pytest
 from mpc import shamir
 from secagg import FixedPoint, Layout, SecAggPlus, Task
 from secagg import session as naming
+from secagg.bitmap import from_bitmap, to_bitmap
 from secagg.errors import FaultKind
-from secagg.protocols._pairwise_client import PairwiseClient
-from secagg.protocols._pairwise_messages import (
+from secagg.lanes import fold_lanes, reduce_lanes, zero_lanes
+from secagg.merkle import merkle_levels, merkle_path
+from secagg.protocols.pairwise.client import PairwiseClient
+from secagg.protocols.pairwise.messages import (
     COMMITMENT_BYTES,
     KEY,
     SEALED_BYTES,
@@ -27,14 +30,11 @@ from secagg.protocols._pairwise_messages import (
     Unmask,
     VouchedInput,
     VouchedSurvivors,
-    from_bitmap,
     pieces,
-    to_bitmap,
     voucher_info,
 )
-from secagg.protocols.lanes import fold_lanes, reduce_lanes, zero_lanes
-from secagg.protocols.neighbours import Graph, Shape
-from secagg.session import NONCE_BYTES, merkle_levels, merkle_path
+from secagg.protocols.pairwise.neighbours import Graph, Shape
+from secagg.session import NONCE_BYTES
 from secagg.wire import stand_in_ids
 from tests.secagg.adversary.driver import LyingServer, Vector, World, has, make_updates, remove
 from tests.secagg.adversary.registry import attack, refusal

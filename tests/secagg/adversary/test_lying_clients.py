@@ -9,15 +9,16 @@ import pytest
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from mpc import keys
-from secagg import Layout, SecAgg, _kernels, encoding, identity
+from secagg import Layout, SecAgg, _kernels, fixed_point, identity
 from secagg.errors import Aborted, ConfigError, FaultKind
 from secagg.identity import Party, Roster
-from secagg.protocols import _pairwise_server
-from secagg.protocols._pairwise_client import PairwiseClient
-from secagg.protocols._pairwise_messages import SEALED_BYTES, SHARE_BYTES, Advert, DealtShares, Revealed, mask_info
-from secagg.protocols._pairwise_server import PairwiseServer
-from secagg.protocols.base import Round
-from secagg.protocols.lanes import fold_lanes, mask_lanes, pack_lanes, reduce_lanes, zero_lanes
+from secagg.lanes import fold_lanes, mask_lanes, pack_lanes, reduce_lanes, zero_lanes
+from secagg.protocols.pairwise import server as pairwise_server
+from secagg.protocols.pairwise.client import PairwiseClient
+from secagg.protocols.pairwise.messages import SEALED_BYTES, SHARE_BYTES, Advert, DealtShares, Revealed, mask_info
+from secagg.protocols.pairwise.server import PairwiseServer
+from secagg.roles import Environment
+from secagg.table import Round
 from secagg.wire import Envelope, seal_envelope
 from tests.secagg.adversary.driver import (
     CLIENTS,
@@ -28,6 +29,7 @@ from tests.secagg.adversary.driver import (
     World,
     encoded_sum,
     is_right,
+    lend,
     make_task,
     play,
     resign,
@@ -77,7 +79,7 @@ class TestWrongShare:
         assert played.outcome.survivors == CLIENTS
 
     def test_control_succeeds(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        monkeypatch.setattr(_pairwise_server, "commit_share", lambda *_: Anything())
+        monkeypatch.setattr(pairwise_server, "commit_share", lambda *_: Anything())
         played = self.attack()
         assert played.outcome is None
         assert played.faults == {("c1", FaultKind.WRONG_DEALING)}
@@ -93,13 +95,13 @@ class WrongDealer(PairwiseClient):
     def other_key(self, draft: Any, masking: bytes) -> bytes:
         while True:
             other = os.urandom(32)
-            left = zero_lanes(self._task)  # of the masks, when the server takes off the wrong ones
+            left = zero_lanes(self.context.task)  # of the masks, when the server takes off the wrong ones
             for party in draft.u1:
                 for key, sign in ((masking, 1), (other, -1)) if party != self.id else ():
                     salt, info = draft.session_id, mask_info(party, self.id)
                     mask = keys.agree(key, draft.adverts[party][1], salt=salt, info=info)
                     mask_lanes(left, mask, sign=sign if party < self.id else -sign)
-            reduce_lanes(self._task, left)
+            reduce_lanes(self.context.task, left)
             if ((left[0] + np.uint32(60_000)) % 2**19 < 120_000).all() and left[1][0] <= 6:
                 return other
 
@@ -119,7 +121,7 @@ class TestWrongDealing:
         world = World(self.task)
         clients = world.join(updates=self.updates)
         clients[LIAR] = WrongDealer(
-            self.task, LIAR, identity=world.keys[LIAR], roster=world.roster, session=SESSION, save=None
+            self.task, LIAR, Environment(identity=world.keys[LIAR], roster=world.roster), session=SESSION
         )
         clients[LIAR].contribute(self.updates[LIAR])
         return play(world, clients, tamper={(LIAR, Round.MASKED_INPUT): lambda reply: []})
@@ -132,7 +134,7 @@ class TestWrongDealing:
 
     def test_control_succeeds(self, monkeypatch: pytest.MonkeyPatch) -> None:
         unchecked = SimpleNamespace(**{**vars(keys), "public_key": lambda _: Anything()})
-        monkeypatch.setattr(_pairwise_server, "keys", unchecked)
+        monkeypatch.setattr(pairwise_server, "keys", unchecked)
         played = self.attack()
         assert not played.faults
         assert played.outcome.survivors == OTHERS
@@ -198,7 +200,7 @@ class ForgetfulServer(PairwiseServer):
     """Forgets who has answered."""
 
     def _refusal(self, sender: str, read: Any) -> Any:
-        self._state.answered = [party for party in self._state.answered if party != sender]
+        self.context.state.answered = [party for party in self.context.state.answered if party != sender]
         self._pending.add(sender)
         return super()._refusal(sender, read)
 
@@ -247,7 +249,7 @@ class TestImpersonation:
     def attack(self) -> Played:
         world = World()
         clients = world.join(updates=UPDATES | self.forged)
-        clients["c1"]._identity = world.keys[LIAR]
+        lend(clients["c1"], identity=world.keys[LIAR])
         return play(world, clients)
 
     def test_refused(self) -> None:
@@ -319,7 +321,7 @@ class TestWeightOutOfRange:
         assert "6 total weight; honest clients sum to 7 to 350" in played.aborted
 
     def test_control_succeeds(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        monkeypatch.setattr(encoding, "_within", lambda value, *_: value)
+        monkeypatch.setattr(fixed_point, "_within", lambda value, *_: value)
         outcome = self.attack().outcome
         assert outcome.survivors == CLIENTS
         assert outcome.total_weight == 6
@@ -366,7 +368,7 @@ class TestANameThatAnyoneSigns:
             Advert(*(keys.public_key(os.urandom(32)) for _ in range(2))),
             protocol=world.task.protocol.ID,
             task=world.task.digest,
-            session=server._state.session_id,
+            session=server.context.state.session_id,
             sender=LIAR,
             identity=Ed25519PrivateKey.generate(),
         )[:-64]

@@ -8,8 +8,9 @@ import pytest
 
 from mpc import keys
 from secagg import wire
+from secagg.bitmap import to_bitmap
 from secagg.errors import FaultKind
-from secagg.protocols._pairwise_messages import (
+from secagg.protocols.pairwise.messages import (
     COMMITMENT_BYTES,
     SEALED_BYTES,
     Advert,
@@ -17,9 +18,8 @@ from secagg.protocols._pairwise_messages import (
     SignedSurvivors,
     commit_seed,
     open_advert,
-    to_bitmap,
 )
-from secagg.protocols.base import Round
+from secagg.table import Round
 from secagg.wire import Envelope
 from tests.secagg.adversary.driver import (
     CLIENTS,

@@ -9,18 +9,11 @@ import pytest
 
 from mpc.masks import keystream
 from secagg import SecAgg
+from secagg.bitmap import from_bitmap
 from secagg.errors import FaultKind
-from secagg.protocols._pairwise_client import PairwiseClient
-from secagg.protocols._pairwise_messages import (
-    KEY,
-    SELF,
-    SHARE_BYTES,
-    commit_share,
-    from_bitmap,
-    seal_info,
-    share_context,
-)
-from secagg.protocols.lanes import mask_lanes, reduce_lanes
+from secagg.lanes import mask_lanes, reduce_lanes
+from secagg.protocols.pairwise.client import PairwiseClient
+from secagg.protocols.pairwise.messages import KEY, SELF, SHARE_BYTES, commit_share, seal_info, share_context
 from secagg.session import session_id
 from secagg.wire import Envelope
 from tests.secagg.adversary.driver import (

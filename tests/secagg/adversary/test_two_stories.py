@@ -5,12 +5,14 @@ from typing import Any, ClassVar
 import pytest
 
 from secagg import Client, wire
+from secagg.bitmap import from_bitmap, to_bitmap
 from secagg.errors import FaultKind, LocalProtocolError
-from secagg.protocols import pairwise
-from secagg.protocols._pairwise_client import PairwiseClient
-from secagg.protocols._pairwise_messages import KEY, SELF, SHARE_BYTES, Revealed, Unmask, from_bitmap, to_bitmap
-from secagg.protocols._pairwise_server import PairwiseServer
-from secagg.protocols.base import Round
+from secagg.protocols.pairwise import protocol as pairwise
+from secagg.protocols.pairwise.client import PairwiseClient
+from secagg.protocols.pairwise.messages import KEY, SELF, SHARE_BYTES, Revealed, Unmask
+from secagg.protocols.pairwise.server import PairwiseServer
+from secagg.roles import MemberContext
+from secagg.table import Round
 from tests.secagg.adversary.driver import (
     CLIENTS,
     HONEST,
@@ -216,7 +218,7 @@ class TestUnmaskingTwice:
 @attack(
     title="Clients restored from an older state and told another story",
     attacker="lying server, c colluders, and clients that crash and are restored from an old state",
-    defence="the ledger's entry for each round, kept apart from the state (`Member.claim`)",
+    defence="the ledger's entry for each round, kept apart from the state (`MemberContext.claim`)",
     control="with the ledger rolled back together with the state: the victim's update",
     source="own; see `limitations.md`",
 )
@@ -232,8 +234,8 @@ class TestRestoredAndToldAnotherStory:
         for party, (state, entries) in snapshot.items():
             if ledger_too:
                 disks[party].ledger._entries = entries
-            server.clients[party] = Client.from_bytes(
-                state, world.task, identity=world.keys[party], roster=world.roster, save=disks[party]
+            server.clients[party] = world.task.restore_client(
+                state, identity=world.keys[party], roster=world.roster, save=disks[party]
             )
         server.unmask(OTHERS, OTHERS, server.sign(OTHERS, OTHERS))
         return server
@@ -253,8 +255,9 @@ class TestRestoredAndToldAnotherStory:
     title="Clients restored from before ShareKeys, and the rest of the session run again: the victim, dropped "
     "the first time, uploads the second time",
     attacker="lying server, and enough clients that are restored from an old state",
-    defence="the ledger's entry for each round (`Member.claim`), without which no client that has answered is "
-    "restored (`Client._check_restored`)",
+    defence="the ledger's entry for each round (`MemberContext.claim`), without which no client that has "
+    "answered is "
+    "restored (`Client.check_restored`)",
     control="with clients that are restored without a ledger: the victim's update",
     source="own; see `limitations.md`",
 )
@@ -272,8 +275,8 @@ class TestRestoredFromBeforeShareKeys:
         server.learn_key(VICTIM)
         server.ids = opening
         for party in HONEST:
-            server.clients[party] = Client.from_bytes(
-                states[party], world.task, identity=world.keys[party], roster=world.roster, save=disks.get(party)
+            server.clients[party] = world.task.restore_client(
+                states[party], identity=world.keys[party], roster=world.roster, save=disks.get(party)
             )
         server.deal(HONEST, server.adverts)
         server.collect(HONEST, dealers=CLIENTS)
@@ -292,7 +295,7 @@ class TestRestoredFromBeforeShareKeys:
             self.attack(ledger=False)
 
     def test_control_succeeds(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        monkeypatch.setattr(Client, "_check_restored", lambda client: None)
+        monkeypatch.setattr(Client, "check_restored", lambda client: None)
         server = self.attack(ledger=False)
         assert not server.refusals
         assert has(server.recover(), WANTED, server.task)
@@ -320,8 +323,8 @@ class TestRestoredAndTrainedAgain:
         first = server.inputs[VICTIM][0]
         if ledger_too:
             disk.ledger._entries = entries
-        server.clients[VICTIM] = Client.from_bytes(
-            state, world.task, identity=world.keys[VICTIM], roster=world.roster, save=disk
+        server.clients[VICTIM] = world.task.restore_client(
+            state, identity=world.keys[VICTIM], roster=world.roster, save=disk
         )
         server.clients[VICTIM].contribute(self.second)
         server.collect([VICTIM])
@@ -339,7 +342,8 @@ class TestRestoredAndTrainedAgain:
 @attack(
     title="The same session opened a second time without one client: the sums differ by its update",
     attacker="lying server alone",
-    defence="the ledger's entry for the upload: one for each identity under one (task, session) (`Member.claim`)",
+    defence="the ledger's entry for the upload: one for each identity under one (task, session) "
+    "(`MemberContext.claim`)",
     control="without the upload's entry: the victim's update",
     source="Multi-RoundSecAgg; Gradient Disaggregation",
 )
@@ -358,13 +362,13 @@ class TestSameSessionAgain:
         assert all("another upload" in reason for reason in second.refusals.values())
 
     def test_control_succeeds(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        claim = PairwiseClient.claim
+        claim = MemberContext.claim
 
         def without_upload(client: Any, value: bytes, *entry: Any) -> None:
             if entry[0] != "upload":
                 claim(client, value, *entry)
 
-        monkeypatch.setattr(PairwiseClient, "claim", without_upload)
+        monkeypatch.setattr(MemberContext, "claim", without_upload)
         first, second = self.attack()
         assert has(first.outcome.sum - second.outcome.sum, WANTED, make_task())
 
@@ -394,7 +398,7 @@ class TestLateInput:
         assert not has(as_update(server.peel(VICTIM, bytes(32)), server.task), WANTED, server.task)
 
     def test_control_succeeds(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        monkeypatch.setattr(PairwiseClient, "derive", lambda *_: bytes(32))
+        monkeypatch.setattr(MemberContext, "derive", lambda *_: bytes(32))
         server = self.attack()
         assert has(as_update(server.peel(VICTIM, bytes(32)), server.task), WANTED, server.task)
 

@@ -30,13 +30,14 @@ from mpc import hpke
 from mpc.errors import MPCError
 from mpc.keys import TAG_BYTES
 from secagg import packing, wire
-from secagg._state import _state_checksum
+from secagg.bitmap import from_bitmap, to_bitmap
 from secagg.errors import ConfigError, EncodingError, LocalProtocolError
 from secagg.identity import Roster, load_identity, load_roster
-from secagg.protocols._pairwise_messages import from_bitmap, to_bitmap
-from secagg.session import merkle_levels, merkle_path, root_of_path
+from secagg.merkle import merkle_levels, merkle_path, root_of_path
+from secagg.roles import Environment
+from secagg.roles.state import _state_checksum
 from secagg.store import FileLedger, FileStore, MemoryLedger
-from secagg.testing._play import MemoryStore, Play
+from secagg.testing._session import MemoryStore, Play
 from tests.secagg.fuzz.mutate import Mutator
 from tests.secagg.fuzz.roles import Scene
 from tests.secagg.fuzz.tally import Tally
@@ -324,10 +325,12 @@ def _states(scene: Scene) -> list[Decoder]:
     def member(party: str) -> Callable[[bytes], object]:
         arguments: dict[str, Any] = {"identity": casting.identities.get(party), **casting.key(party)}
         kind = type(play.members[party])
-        return lambda data: kind.from_bytes(data, casting.task, roster=casting.roster, save=store(), **arguments)
+        return lambda data: kind.from_bytes(
+            data, casting.task, Environment(roster=casting.roster, save=store(), **arguments)
+        )
 
     def server(data: bytes) -> None:
-        secagg.Server.from_bytes(data, casting.task, roster=casting.roster, save=store())
+        casting.task.restore_server(data, roster=casting.roster, save=store())
 
     return [
         *(

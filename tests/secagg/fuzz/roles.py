@@ -12,14 +12,14 @@ from typing import Any
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 import secagg
-from secagg._machine import Watchful
-from secagg._server import Outcome
 from secagg.beacon import SignedBeacon
+from secagg.corruption import ThreatModel
 from secagg.errors import Aborted, FaultKind, LocalProtocolError, RemoteProtocolError
 from secagg.identity import PartyRole
-from secagg.protocols.base import contribution_round, rounds
-from secagg.protocols.pairwise import ThreatModel
-from secagg.testing._play import Broken, Casting, MemoryStore, Play, cast, require, rng_for_tests
+from secagg.roles.listener import Watchful
+from secagg.roles.outcome import Outcome
+from secagg.table import contribution_round, rounds
+from secagg.testing._session import Broken, Casting, MemoryStore, Play, cast, require, rng_for_tests
 from tests.secagg.fuzz.mutate import Mutator, take_apart
 from tests.secagg.fuzz.tally import Tally
 

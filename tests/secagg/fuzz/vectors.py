@@ -17,8 +17,8 @@ from typing import Any
 import msgspec
 
 from secagg.errors import FaultKind, RemoteProtocolError
-from secagg.protocols._pairwise_messages import NearAdverts
-from secagg.testing._play import Play
+from secagg.protocols.pairwise.messages import NearAdverts
+from secagg.testing._session import Play
 from tests.secagg.fuzz.decoders import decoders
 from tests.secagg.fuzz.mutate import Frame, take_apart
 from tests.secagg.fuzz.roles import STRANGER, Scene, fetch, scenes

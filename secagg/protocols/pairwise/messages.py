@@ -7,10 +7,7 @@ bitmap over U1 sorted by id.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable, Sequence
 from typing import ClassVar
-
-import numpy as np
 
 from mpc.errors import MPCError
 from mpc.keys import check_public_key, encode_parts
@@ -166,24 +163,6 @@ class Revealed(wire.Message, frozen=True):
     TYPE: ClassVar[int] = 10
     unopened: bytes
     shares: bytes
-
-
-def to_bitmap(members: Iterable[str], u1: Sequence[str]) -> bytes:
-    """A subset of U1 as a bitmap: bit i of byte j is member 8j + i."""
-    marks, inside = bytearray((len(u1) + 7) // 8), set(members)
-    for position, party in enumerate(u1):
-        marks[position >> 3] |= (party in inside) << (position & 7)
-    return bytes(marks)
-
-
-def from_bitmap(bitmap: bytes, u1: Sequence[str]) -> list[str]:
-    """The subset of U1 that a bitmap marks, sorted; ``Reject`` for one of another length or with spare bits."""
-    marked: list[int] = []
-    if whole := len(bitmap) == (len(u1) + 7) // 8:
-        marked = np.flatnonzero(np.unpackbits(np.frombuffer(bitmap, np.uint8), bitorder="little")).tolist()
-    if not whole or (marked and marked[-1] >= len(u1)):
-        raise Reject(FaultKind.INVALID, f"got a set of {len(bitmap)} bytes for {len(u1)} clients")
-    return [u1[position] for position in marked]
 
 
 def pieces(joined: bytes, size: int, count: int) -> list[bytes]:

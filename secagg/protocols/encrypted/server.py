@@ -5,13 +5,12 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, ClassVar
 
-from secagg import wire
-from secagg._machine import Reply
-from secagg._server import Server, ServerState, Step
+from secagg.bitmap import to_bitmap
 from secagg.errors import ConfigError, FaultKind
 from secagg.identity import PartyRole
-from secagg.protocols._encrypted_base import Encrypted
-from secagg.protocols._encrypted_messages import (
+from secagg.lanes import fold_lanes, zero_lanes
+from secagg.protocols.encrypted.digits import Digits
+from secagg.protocols.encrypted.messages import (
     HASH_BYTES,
     Ciphertexts,
     Commitment,
@@ -22,10 +21,11 @@ from secagg.protocols._encrypted_messages import (
     SessionKey,
     commitment,
 )
-from secagg.protocols._pairwise_messages import to_bitmap
-from secagg.protocols.base import Round
-from secagg.protocols.digits import Digits
-from secagg.protocols.lanes import fold_lanes, zero_lanes
+from secagg.protocols.encrypted.parameters import Encrypted
+from secagg.roles.member import Reply
+from secagg.roles.server import Server, Step
+from secagg.roles.state import ServerState
+from secagg.table import Round
 from secagg.wire import Envelope, Reject
 
 
@@ -42,14 +42,14 @@ class EncryptedServer(Server[EncryptedServerState]):
 
     state_type = EncryptedServerState
 
-    def _setup(self, *arguments: Any) -> None:
-        super()._setup(*arguments)
-        state = self._state
+    def prepare(self) -> None:
+        """See :meth:`secagg.roles.Server.prepare`."""
+        state = self.context.state
         self._adder: Any = None
         if state.total:
             try:
                 public = self._public(state.signed_key)
-                self._adder = self._scheme.load_adder(state.total, Digits(self._task).length, public)
+                self._adder = self._scheme.load_adder(state.total, Digits(self.context.task).length, public)
             except (Reject, ValueError) as damaged:
                 raise ConfigError(
                     f"got a state whose session key or sum is none: {damaged}; leave this session out"
@@ -58,67 +58,67 @@ class EncryptedServer(Server[EncryptedServerState]):
 
     @property
     def _protocol(self) -> Encrypted:
-        protocol = self._task.protocol
+        protocol = self.context.task.protocol
         assert isinstance(protocol, Encrypted)
         return protocol
 
     @property
     def _scheme(self) -> Any:
-        return self._protocol.scheme(self._task)
+        return self._protocol.scheme(self.context.task)
 
     def _public(self, signed_key: bytes) -> Any:
         """The public key in the decryptor's signed message; None where sums are added up without one."""
-        shown, _ = Envelope.parse(signed_key, self._limit).open(SessionKey)
+        shown, _ = Envelope.parse(signed_key, self.context.limit).open(SessionKey)
         return None if self._protocol.shared_key else self._scheme.load_public(shown.key)
 
     # SessionKey
 
     def _propose(self) -> Mapping[str, Reply]:
-        return {party: (self.proposal(), b"") for party in self._decryptors}
+        return {party: (self.context.proposal(), b"") for party in self._decryptors}
 
     @property
     def _decryptors(self) -> tuple[str, ...]:
-        assert self._roster is not None
-        return tuple(self._roster.ids(PartyRole.DECRYPTOR))
+        assert self.context.roster is not None
+        return tuple(self.context.roster.ids(PartyRole.DECRYPTOR))
 
     def _take_key(self, envelope: Envelope, message: SessionKey, payload: memoryview) -> None:
-        wire.no_vectors(payload)
-        assert self._roster is not None
-        self._protocol.check_pinned(message.key, self._roster[envelope.sender])
+        assert self.context.roster is not None
+        self._protocol.check_pinned(message.key, self.context.roster[envelope.sender])
         try:
             public = self._public(envelope.raw)
         except ValueError as error:
             raise Reject(FaultKind.INVALID, f"got a session key that can't be used: {error}") from error
-        self._adder = self._scheme.adder(Digits(self._task).length, public)
-        self._state.signed_key = envelope.raw
+        self._adder = self._scheme.adder(Digits(self.context.task).length, public)
+        self.context.state.signed_key = envelope.raw
 
     def _settle_key(self) -> None:
-        self.need(len(self._state.answered), 1, "session keys of the decryptor")
+        self.context.need(len(self.context.state.answered), 1, "session keys of the decryptor")
 
     # Commit
 
     def _ask_keyed(self) -> Mapping[str, Reply]:
-        p = self.proposal()
-        keyed = KeyedProposal(p.cohort, p.session, p.nonce, self._state.signed_key)
-        return dict.fromkeys(self._state.cohort, (keyed, b""))
+        p = self.context.proposal()
+        keyed = KeyedProposal(p.cohort, p.session, p.nonce, self.context.state.signed_key)
+        return dict.fromkeys(self.context.state.cohort, (keyed, b""))
 
     def _take_commitment(self, envelope: Envelope, message: Commitment, payload: memoryview) -> None:
-        wire.no_vectors(payload)
         if len(message.digest) != HASH_BYTES:
             raise Reject(
                 FaultKind.MALFORMED, f"got a commitment of {len(message.digest)} bytes; expected {HASH_BYTES}"
             )
-        self._state.commitments[envelope.sender] = message.digest
+        self.context.state.commitments[envelope.sender] = message.digest
 
     def _settle_commit(self) -> None:
-        self.need(len(self._state.commitments), self._task.min_survivors, "commitments to encrypted inputs")
+        self.context.need(
+            len(self.context.state.commitments), self.context.task.min_survivors, "commitments to encrypted inputs"
+        )
 
     # Input
 
     def _ask_input(self) -> Mapping[str, Reply]:
         if not self._protocol.commit:
             return self._ask_keyed()
-        return dict.fromkeys(self._state.commitments, (Committed(), b""))
+        return dict.fromkeys(self.context.state.commitments, (Committed(), b""))
 
     def _take_ciphertexts(self, envelope: Envelope, message: Ciphertexts, payload: memoryview) -> None:
         """Fold one client's ciphertexts in; nothing of them is touched before all of them were checked.
@@ -133,7 +133,7 @@ class EncryptedServer(Server[EncryptedServerState]):
             raise Reject(FaultKind.MALFORMED, f"got ciphertexts that can't be added up: {error}") from error
 
     def _check_commitment(self, sender: str, ciphertexts: memoryview) -> None:
-        if commitment(self._state.session_id, sender, ciphertexts) != self._state.commitments[sender]:
+        if commitment(self.context.state.session_id, sender, ciphertexts) != self.context.state.commitments[sender]:
             raise Reject(
                 FaultKind.INVALID,
                 "got other ciphertexts than this client committed to; they are not added to the sum, for they may "
@@ -141,22 +141,24 @@ class EncryptedServer(Server[EncryptedServerState]):
             )
 
     def _settle_input(self) -> None:
-        self._state.survivors = sorted(self._state.answered)
-        self.need(len(self._state.survivors), self._task.min_survivors, "encrypted inputs")
+        self.context.state.survivors = sorted(self.context.state.answered)
+        self.context.need(len(self.context.state.survivors), self.context.task.min_survivors, "encrypted inputs")
 
     # Opening
 
     def _ask_opening(self) -> Mapping[str, Reply]:
-        survivors = to_bitmap(self._state.survivors, self._state.cohort)
+        survivors = to_bitmap(self.context.state.survivors, self.context.state.cohort)
         return dict.fromkeys(self._decryptors, (EncryptedSum(survivors), self._adder.total()))
 
     def _take_opened(self, envelope: Envelope, message: OpenedSum, payload: memoryview) -> None:
-        sums = zero_lanes(self._task)
-        fold_lanes(self._task, payload, sums)
-        self._sums = sums
+        sums = zero_lanes(self.context.task)
+        fold_lanes(self.context.task, payload, sums)
+        self.context.sums = sums
 
     def _settle_opened(self) -> None:
-        self.need(len(self._state.answered), 1, "answers of the decryptor, which may have refused the sum")
+        self.context.need(
+            len(self.context.state.answered), 1, "answers of the decryptor, which may have refused the sum"
+        )
         self._adder = None
 
     steps: ClassVar[Mapping[str, Step]] = {

@@ -7,7 +7,7 @@ from typing import ClassVar
 
 from mpc.keys import encode_parts
 from secagg import wire
-from secagg.protocols.base import Proposal
+from secagg.table import Proposal
 
 KEY_BYTES = 32
 HASH_BYTES = 32

@@ -1,4 +1,4 @@
-"""A role's state as bytes: whose it is, a checksum, and the fields."""
+"""A role's state as bytes: whose state it is, a checksum, and the fields."""
 
 from __future__ import annotations
 
@@ -14,17 +14,17 @@ from numpy.typing import NDArray
 from mpc.keys import TAG_BYTES, encode_parts
 from secagg import wire
 from secagg._canonical import plain_bytes
-from secagg.errors import ConfigError
+from secagg.errors import ConfigError, Fault
 from secagg.identity import Roster
 from secagg.session import roster_digest
 
 if TYPE_CHECKING:
     from secagg.task import Task
 
+
 _STATE_MAGIC = b"secagg/v1/state"
 _NONCE = bytes(12)
 _AT_ONCE = 1 << 30  # OpenSSL takes no 2 GiB in a call
-
 AnyStruct = TypeVar("AnyStruct", bound=msgspec.Struct)
 
 
@@ -82,3 +82,52 @@ def _state_checksum(header: bytes, fields: bytes | memoryview) -> bytes:
         mac.authenticate_additional_data(memoryview(fields)[at : at + _AT_ONCE])
     mac.finalize()
     return mac.tag
+
+
+class MemberState(msgspec.Struct, forbid_unknown_fields=True):
+    """All that a role remembers; what :meth:`Member.to_bytes` writes."""
+
+    id: str
+    seed: bytes  # erased when the role is done
+    number: int = 0  # of states saved
+    step: int = 0  # requests answered
+    session: bytes | None = None  # what the caller named it, or what the server proposed
+    session_id: bytes = b""  # in force; empty until a proposal was accepted
+    opening_id: bytes = b""  # the one that follows from the proposal alone
+    cohort: list[str] = []
+    nonce: bytes = b""
+    requests: list[bytes] = []  # digests of those answered
+    last_reply: bytes = b""
+    finished: bool = False
+    aborted: str = ""
+
+
+class ClientState(MemberState):
+    """A client's state: its encoded update too, until it has left."""
+
+    budgeted: bool = False  # a budget pays for the input, and has to be given again with a saved state
+    contribution: list[bytes] = []  # a segment's integers, little-endian; never the update itself
+    contributed: bytes = b""  # SHA-256 of them
+
+
+class ServerState(msgspec.Struct, forbid_unknown_fields=True):
+    """All that a server remembers; what :meth:`Server.to_bytes` writes."""
+
+    cohort: list[str]
+    session: bytes
+    nonce: bytes
+    session_id: bytes  # that answers carry
+    asked_under: bytes  # the session id that the open round's requests carry
+    number: int = 0  # of states saved
+    position: int = -1  # the row of the table that is open; -1 before start
+    asked: list[str] = []
+    answered: list[str] = []
+    taken: dict[str, bytes] = {}  # by sender, one tag after the other: the messages taken from it so far
+    dropped: dict[str, str] = {}
+    parted: list[str] = []  # who was dropped when the last round was closed, and is told so
+    faults: list[Fault] = []
+    sums: list[bytes] = []  # filled when written
+    noise_key: bytes = b""  # of an encoding whose noise the server adds: with it, an exact sum decodes to one noise
+    survivors: list[str] = []
+    finished: bool = False
+    aborted: str = ""

@@ -11,8 +11,8 @@ its own could send the inverse of all but one, and the opened sum would be that 
 every client first commits to its ciphertexts (``Commit``), and the server asks for them when no more
 commitments are taken. ``commit=False`` leaves that round out, and is weaker: see :class:`Encrypted`.
 
-The protocols are here, what they share in ``_encrypted_base``, their messages in ``_encrypted_messages``, the
-parties in ``_encrypted_parties`` and ``_encrypted_server``; the schemes themselves are in ``he``.
+The protocols are here, what they share in ``parameters``, their messages in ``messages``, the
+parties in ``client``, ``decryptor`` and ``server``; the schemes themselves are in ``he``.
 """
 
 from __future__ import annotations
@@ -25,8 +25,8 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal
 from secagg._numbers import whole
 from secagg.errors import ConfigError, shown
 from secagg.identity import PartyRole
-from secagg.protocols._encrypted_base import Encrypted, make_scheme
-from secagg.protocols._encrypted_messages import HASH_BYTES, KEY_BYTES, pin
+from secagg.protocols.encrypted.messages import HASH_BYTES, KEY_BYTES, pin
+from secagg.protocols.encrypted.parameters import Encrypted, make_scheme
 
 if TYPE_CHECKING:
     from secagg.task import Task
@@ -102,7 +102,7 @@ class Paillier(Encrypted):
 
     def workers(self, executor: Executor | None) -> Executor | None:
         """Threads, for GMP and the kernels release the interpreter's lock."""
-        from secagg.protocols.lanes import threads
+        from secagg.lanes import threads
 
         return executor or threads()
 

@@ -7,7 +7,11 @@ from typing import TYPE_CHECKING
 
 from secagg import wire
 from secagg.beacon import LATEST_ROUND, VALUE_BYTES
-from secagg.protocols._pairwise_messages import (
+from secagg.bitmap import bitmap_bytes
+from secagg.lanes import vectors_size
+from secagg.merkle import path_length
+from secagg.protocols.base import Cost, largest_proposal
+from secagg.protocols.pairwise.messages import (
     COMMITMENT_BYTES,
     HASH_BYTES,
     KEY_BYTES,
@@ -30,10 +34,9 @@ from secagg.protocols._pairwise_messages import (
     VouchedInput,
     VouchedSurvivors,
 )
-from secagg.protocols.base import Cost, Proposal, Round, bitmap_bytes, largest_proposal
-from secagg.protocols.lanes import vectors_size
-from secagg.protocols.pairwise import Pairwise
-from secagg.session import NONCE_BYTES, path_length
+from secagg.protocols.pairwise.protocol import Pairwise
+from secagg.session import NONCE_BYTES
+from secagg.table import Proposal, Round
 
 if TYPE_CHECKING:
     from secagg.identity import PartyRole

@@ -8,12 +8,12 @@ from typing import ClassVar
 
 from mpc import keys, shamir
 from mpc.errors import MPCError
-from secagg import wire
-from secagg._machine import Reply
-from secagg._server import Server, ServerState, Step
 from secagg.beacon import CLOCK_ROUNDS, LATEST_ROUND
+from secagg.bitmap import from_bitmap, to_bitmap
 from secagg.errors import Aborted, FaultKind, LocalProtocolError
-from secagg.protocols._pairwise_messages import (
+from secagg.lanes import fold_lanes, mask_all, reduce_lanes, zero_lanes
+from secagg.merkle import merkle_levels, merkle_path, merkle_root
+from secagg.protocols.pairwise.messages import (
     COMMITMENT_BYTES,
     HASH_BYTES,
     KEY,
@@ -39,17 +39,17 @@ from secagg.protocols._pairwise_messages import (
     check_advert,
     commit_seed,
     commit_share,
-    from_bitmap,
     mask_info,
     pieces,
     self_mask_info,
-    to_bitmap,
 )
-from secagg.protocols.base import Phase, Round
-from secagg.protocols.lanes import fold_lanes, mask_all, reduce_lanes, zero_lanes
-from secagg.protocols.neighbours import Graph, Shape
-from secagg.protocols.pairwise import Pairwise, SecAggPlus
-from secagg.session import NONCE_BYTES, draw, merkle_levels, merkle_path, merkle_root, roster_digest, session_id
+from secagg.protocols.pairwise.neighbours import Graph, Shape
+from secagg.protocols.pairwise.protocol import Pairwise, SecAggPlus
+from secagg.roles.member import Reply
+from secagg.roles.server import Server, Step
+from secagg.roles.state import ServerState
+from secagg.session import NONCE_BYTES, roster_digest, session_id
+from secagg.table import Phase, Round
 from secagg.wire import Envelope, Reject
 
 
@@ -78,42 +78,41 @@ class PairwiseServer(Server[PairwiseServerState]):
 
     @property
     def _protocol(self) -> Pairwise:
-        protocol = self._task.protocol
+        protocol = self.context.task.protocol
         assert isinstance(protocol, Pairwise)
         return protocol
 
     @property
     def _corrupt(self) -> int:
-        return self._protocol.corrupt(len(self._state.cohort), self._roster)
+        return self._protocol.corrupt(len(self.context.state.cohort), self.context.roster)
 
     @property
     def _floor(self) -> int:
-        return self._protocol.floor(self._task, len(self._state.u1), self._corrupt)
+        return self._protocol.floor(self.context.task, len(self.context.state.u1), self._corrupt)
 
     @cached_property
     def _shape(self) -> Shape:
         """Of the graph, once U1 stands."""
-        return self._protocol.shape(self._task, len(self._state.u1), self._corrupt)
+        return self._protocol.shape(self.context.task, len(self.context.state.u1), self._corrupt)
 
     @cached_property
     def _graph(self) -> Graph:
         """Who is whose neighbour, once U1 stands."""
-        return Graph(self._state.u1, self._shape, self._state.session_id)
+        return Graph(self.context.state.u1, self._shape, self.context.state.session_id)
 
     # AdvertiseKeys
 
     @cached_property
     def _advertised(self) -> set[bytes]:
         """Every key in ``public_keys``."""
-        return {key for pair in self._state.public_keys.values() for key in pair}
+        return {key for pair in self.context.state.public_keys.values() for key in pair}
 
     def _propose(self) -> Mapping[str, Reply]:
-        return dict.fromkeys(self._state.cohort, (self.proposal(), b""))
+        return dict.fromkeys(self.context.state.cohort, (self.context.proposal(), b""))
 
     def _take_advert(self, envelope: Envelope, advert: Advert, payload: memoryview) -> None:
-        wire.no_vectors(payload)
         check_advert(advert)
-        state = self._state
+        state = self.context.state
         fresh = {advert.sealing_key, advert.masking_key}
         if self._advertised & fresh:
             raise Reject(FaultKind.INVALID, "got a key that another client advertised")
@@ -122,21 +121,21 @@ class PairwiseServer(Server[PairwiseServerState]):
         self._advertised.update(fresh)
 
     def _settle_adverts(self) -> None:
-        state = self._state
+        state = self.context.state
         state.u1 = sorted(state.adverts)
-        self.need(len(state.u1), self._floor, "clients that advertised keys")
+        self.context.need(len(state.u1), self._floor, "clients that advertised keys")
         if self._protocol.sparse and not self._protocol.drawn:
             # Not before: who advertises last could try keys until the graph that follows suits it.
-            state.graph_nonce = draw(self._rng, NONCE_BYTES)
+            state.graph_nonce = self.context.draw(NONCE_BYTES)
         if not self._protocol.drawn:
             self._enter()
 
     def _enter(self) -> None:
         """Everything stands that the graph hangs on."""
-        state = self._state
+        state = self.context.state
         state.session_id = session_id(
-            task=self._task.digest,
-            roster=roster_digest(self._roster),
+            task=self.context.task.digest,
+            roster=roster_digest(self.context.roster),
             session=state.session,
             nonce=state.nonce,
             cohort=state.cohort,
@@ -149,15 +148,14 @@ class PairwiseServer(Server[PairwiseServerState]):
     # FreezeKeys
 
     def _freeze(self) -> Mapping[str, Reply]:
-        state = self._state
+        state = self.context.state
         root = merkle_root([state.adverts[party] for party in state.u1])
         return dict.fromkeys(state.u1, (Frozen(to_bitmap(state.u1, state.cohort), root), b""))
 
     def _take_next_round(self, envelope: Envelope, told: NextRound, payload: memoryview) -> None:
-        wire.no_vectors(payload)
         if not 0 < told.number <= LATEST_ROUND:
             raise Reject(FaultKind.INVALID, f"got round {told.number} of a beacon")
-        self._state.next_rounds[envelope.sender] = told.number
+        self.context.state.next_rounds[envelope.sender] = told.number
 
     def _drawn_from(self) -> int:
         """The earliest round that nobody knew when it saw the keys frozen, but for c whose clocks are ahead.
@@ -165,18 +163,18 @@ class PairwiseServer(Server[PairwiseServerState]):
         At most c of the clients lie, so the (n - c)-th smallest number is no later than an honest client's. Honest
         clocks differ by a period or two, and no client may be lost for that.
         """
-        told = sorted(self._state.next_rounds.values())
+        told = sorted(self.context.state.next_rounds.values())
         most = told[max(0, len(told) - self._corrupt - 1)] + CLOCK_ROUNDS
         return max(number for number in told if number <= most)
 
     def before_close(self, phase: Phase) -> None:
         """``LocalProtocolError`` while the beacon hasn't published the value that the graph hangs on."""
-        if phase.round != Round.FREEZE_KEYS or not self._state.next_rounds:
+        if phase.round != Round.FREEZE_KEYS or not self.context.state.next_rounds:
             return
-        if self._beacon is None:
+        if self.context.environment.beacon is None:
             raise LocalProtocolError("got no beacon=; pass what gets a round's value from the task's beacon")
         number = self._drawn_from()
-        value = self._beacon(number)
+        value = self.context.environment.beacon(number)
         if value is None:
             raise LocalProtocolError(
                 f"round {number} of the beacon is not published; wait, then close_round() again"
@@ -184,16 +182,16 @@ class PairwiseServer(Server[PairwiseServerState]):
         assert isinstance(self._protocol, SecAggPlus)
         if not self._protocol.beacon or not self._protocol.beacon.verify(number, value):
             raise LocalProtocolError(f"got a value for round {number} that is not the beacon's; look at beacon=")
-        self._state.drawn = number, value
+        self.context.state.drawn = number, value
 
     def _settle_frozen(self) -> None:
-        self.need(len(self._state.next_rounds), self._floor, "clients that saw the keys frozen")
+        self.context.need(len(self.context.state.next_rounds), self._floor, "clients that saw the keys frozen")
         self._enter()
 
     # ShareKeys
 
     def _send_adverts(self) -> Mapping[str, Reply]:
-        state = self._state
+        state = self.context.state
         adverts = [state.adverts[party] for party in state.u1]
         if not self._protocol.sparse:
             return dict.fromkeys(state.u1, (Adverts(adverts), b""))
@@ -209,8 +207,7 @@ class PairwiseServer(Server[PairwiseServerState]):
         return requests
 
     def _take_dealt(self, envelope: Envelope, dealt: DealtShares, payload: memoryview) -> None:
-        wire.no_vectors(payload)
-        state = self._state
+        state = self.context.state
         if len(dealt.self_mask_commitment) != HASH_BYTES:
             raise Reject(FaultKind.INVALID, "got a commitment that is not 32 bytes")
         pieces(dealt.commitments, COMMITMENT_BYTES, len(self._graph.holders(envelope.sender)))
@@ -220,18 +217,18 @@ class PairwiseServer(Server[PairwiseServerState]):
         state.sealed[envelope.sender] = dealt.sealed
 
     def _settle_dealt(self) -> None:
-        self._state.u2 = sorted(self._state.sealed)
-        self.need(len(self._state.u2), self._floor, "clients that dealt shares")
-        self._sums = zero_lanes(self._task)
+        self.context.state.u2 = sorted(self.context.state.sealed)
+        self.context.need(len(self.context.state.u2), self._floor, "clients that dealt shares")
+        self.context.sums = zero_lanes(self.context.task)
 
     # MaskedInput
 
     def _send_shares(self) -> Mapping[str, Reply]:
-        u2, told = set(self._state.u2), to_bitmap(self._state.u2, self._state.u1)
-        return {holder: (self._shares_for(holder, u2, told), b"") for holder in self._state.u2}
+        u2, told = set(self.context.state.u2), to_bitmap(self.context.state.u2, self.context.state.u1)
+        return {holder: (self._shares_for(holder, u2, told), b"") for holder in self.context.state.u2}
 
     def _shares_for(self, holder: str, u2: set[str], told: bytes) -> HeldShares:
-        state = self._state
+        state = self.context.state
         committed, sealed = [], []
         for dealer in self._graph.neighbours(holder):
             if dealer not in u2:
@@ -246,25 +243,25 @@ class PairwiseServer(Server[PairwiseServerState]):
     def _take_input(self, envelope: Envelope, message: MaskedInput | VouchedInput, payload: memoryview) -> None:
         if isinstance(message, VouchedInput):
             pieces(message.vouchers, VOUCHER_BYTES, len(self._near_dealers(envelope.sender)))
-        fold_lanes(self._task, payload, self._sums)
+        fold_lanes(self.context.task, payload, self.context.sums)
         if isinstance(message, VouchedInput):
-            self._state.vouchers[envelope.sender] = message.vouchers
+            self.context.state.vouchers[envelope.sender] = message.vouchers
 
     def _near_dealers(self, client: str) -> list[str]:
         """The neighbours of ``client`` that dealt shares: with whom it shares masks."""
-        return [party for party in self._graph.neighbours(client) if party in self._state.seed_commitments]
+        return [party for party in self._graph.neighbours(client) if party in self.context.state.seed_commitments]
 
     def _settle_input(self) -> None:
-        state = self._state
+        state = self.context.state
         state.survivors = sorted(state.answered)
-        self.need(len(state.survivors), self._floor, "masked inputs")
+        self.context.need(len(state.survivors), self._floor, "masked inputs")
         state.sealed = {}
         state.shares = {dealer: {} for dealer in state.u2}
 
     # ConsistencyCheck
 
     def _send_survivors(self) -> Mapping[str, Reply]:
-        state = self._state
+        state = self.context.state
         told = to_bitmap(state.survivors, state.u1)
         if not self._protocol.sparse:
             return dict.fromkeys(state.survivors, (Survivors(told), b""))
@@ -277,19 +274,18 @@ class PairwiseServer(Server[PairwiseServerState]):
         return {party: (VouchedSurvivors(told, b"".join(vouchers)), b"") for party, vouchers in shown.items()}
 
     def _take_signed(self, envelope: Envelope, told: SignedSurvivors, payload: memoryview) -> None:
-        wire.no_vectors(payload)
-        state = self._state
+        state = self.context.state
         if told != SignedSurvivors(to_bitmap(state.u2, state.u1), to_bitmap(state.survivors, state.u1)):
             raise Reject(FaultKind.INVALID, "got a signature under another survivor list")
         state.signed[envelope.sender] = envelope.raw
 
     def _settle_signed(self) -> None:
-        self.need(len(self._state.signed), self._shape.quorum, "signatures under the survivor list")
+        self.context.need(len(self.context.state.signed), self._shape.quorum, "signatures under the survivor list")
 
     # Unmasking
 
     def _send_unmask(self) -> Mapping[str, Reply]:
-        state = self._state
+        state = self.context.state
         signers = sorted(state.signed)
         # More than the quorum say no more, and every client checks each of them.
         lists = [state.signed[party] for party in signers[: self._shape.quorum]]
@@ -298,8 +294,7 @@ class PairwiseServer(Server[PairwiseServerState]):
 
     def _take_revealed(self, envelope: Envelope, revealed: Revealed, payload: memoryview) -> None:
         """Sort a holder's shares to their dealers; a share that misses its hash is its holder's fault."""
-        wire.no_vectors(payload)
-        state, holder = self._state, envelope.sender
+        state, holder = self.context.state, envelope.sender
         unopened = set(from_bitmap(revealed.unopened, state.u1))
         dealt = [party for party in self._graph.holders(holder) if party in state.seed_commitments]
         if holder in unopened or not unopened <= set(dealt):
@@ -308,7 +303,7 @@ class PairwiseServer(Server[PairwiseServerState]):
         shares = pieces(revealed.shares, SHARE_BYTES, len(dealers))
         told = "didn't open, or it vouched for another U2" if state.vouchers else "didn't open"
         for dealer in sorted(unopened):
-            self.blame(dealer, FaultKind.UNOPENED_SHARE, f"{holder} says that the share {told}")
+            self.context.blame(dealer, FaultKind.UNOPENED_SHARE, f"{holder} says that the share {told}")
         survivors = set(state.survivors)
         for dealer, share in zip(dealers, shares, strict=True):
             kind = SELF if dealer in survivors else KEY
@@ -316,15 +311,15 @@ class PairwiseServer(Server[PairwiseServerState]):
             start = (point - 1) * COMMITMENT_BYTES + (HASH_BYTES if kind == KEY else 0)
             expected = state.commitments[dealer][start : start + HASH_BYTES]
             if commit_share(state.session_id, dealer, holder, kind, share) != expected:
-                self.blame(holder, FaultKind.WRONG_SHARE, f"its share of {dealer} is not the one dealt")
+                self.context.blame(holder, FaultKind.WRONG_SHARE, f"its share of {dealer} is not the one dealt")
                 continue
             state.shares[dealer][point] = share
 
     def _settle_revealed(self) -> None:
         """Rebuild one secret of each client of U2, then take the masks off the sum."""
-        state, survivors = self._state, set(self._state.survivors)
+        state, survivors = self.context.state, set(self.context.state.survivors)
         for dealer in state.u2:
-            self.need(len(state.shares[dealer]), self._shape.threshold, f"good shares of {dealer}'s secret")
+            self.context.need(len(state.shares[dealer]), self._shape.threshold, f"good shares of {dealer}'s secret")
         secret = {dealer: self._rebuild(dealer, SELF if dealer in survivors else KEY) for dealer in state.u2}
         masks = []
         for client in state.survivors:
@@ -338,16 +333,16 @@ class PairwiseServer(Server[PairwiseServerState]):
                     key = keys.derive(shared, salt=state.session_id, info=mask_info(gone, client))
                     masks.append((key, -1 if client < gone else 1))
         # A worker may be lost on the way: the sum is not touched until all of the masks are there.
-        taken_off = zero_lanes(self._task)
-        mask_all(taken_off, masks, self._executor)
-        for total, mask in zip(self._sums, taken_off, strict=True):
+        taken_off = zero_lanes(self.context.task)
+        mask_all(taken_off, masks, self.context.executor)
+        for total, mask in zip(self.context.sums, taken_off, strict=True):
             total += mask
-        reduce_lanes(self._task, self._sums)
+        reduce_lanes(self.context.task, self.context.sums)
         state.shares = {}
 
     def _rebuild(self, dealer: str, kind: str) -> bytes:
         """A dealer's secret, held to what it committed to; shares that match and rebuild another are its fault."""
-        state = self._state
+        state = self.context.state
         shares = dict(sorted(state.shares[dealer].items())[: self._shape.threshold])
         try:
             secret = shamir.reconstruct(list(shares), list(shares.values()))
@@ -358,7 +353,9 @@ class PairwiseServer(Server[PairwiseServerState]):
         except MPCError:
             right = False
         if not right:
-            self.blame(dealer, FaultKind.WRONG_DEALING, "its shares rebuild another secret than it committed to")
+            self.context.blame(
+                dealer, FaultKind.WRONG_DEALING, "its shares rebuild another secret than it committed to"
+            )
             raise Aborted(f"{dealer} dealt shares of a wrong secret; leave it out of the next session")
         return secret
 

@@ -13,9 +13,14 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 from he.errors import INSTALL
 from secagg import wire
+from secagg.bitmap import bitmap_bytes
+from secagg.corruption import check_corruption, check_floor, corrupt_count
 from secagg.errors import ConfigError, FaultKind, shown
 from secagg.identity import Party, PartyRole, Roster
-from secagg.protocols._encrypted_messages import (
+from secagg.lanes import check_mask_bits, vectors_size
+from secagg.protocols.base import Cost, largest_proposal
+from secagg.protocols.encrypted.digits import Digits
+from secagg.protocols.encrypted.messages import (
     HASH_BYTES,
     Ciphertexts,
     Commitment,
@@ -26,24 +31,12 @@ from secagg.protocols._encrypted_messages import (
     SessionKey,
     pin,
 )
-from secagg.protocols.base import (
-    Cost,
-    Phase,
-    Proposal,
-    Round,
-    bitmap_bytes,
-    check_corruption,
-    check_floor,
-    corrupt_count,
-    largest_proposal,
-)
-from secagg.protocols.digits import Digits
-from secagg.protocols.lanes import check_mask_bits, vectors_size
+from secagg.table import Phase, Proposal, Round
 from secagg.wire import Reject
 
 if TYPE_CHECKING:
-    from secagg._machine import Member
-    from secagg._server import Server
+    from secagg.roles.member import Member
+    from secagg.roles.server import Server
     from secagg.task import Task
 
 
@@ -95,15 +88,15 @@ class Encrypted(ABC):
         proposed = (
             (
                 Phase(Round.COMMIT, client, KeyedProposal, Commitment, commits_input=True),
-                Phase(Round.INPUT, client, Committed, Ciphertexts, takes_input=True),
+                Phase(Round.INPUT, client, Committed, Ciphertexts, takes_input=True, reply_vectors=True),
             )
             if self.commit
-            else (Phase(Round.INPUT, client, KeyedProposal, Ciphertexts, takes_input=True),)
+            else (Phase(Round.INPUT, client, KeyedProposal, Ciphertexts, takes_input=True, reply_vectors=True),)
         )
         return (
             Phase(Round.SESSION_KEY, decryptor, Proposal, SessionKey),
             *proposed,
-            Phase(Round.OPENING, decryptor, EncryptedSum, OpenedSum),
+            Phase(Round.OPENING, decryptor, EncryptedSum, OpenedSum, request_vectors=True, reply_vectors=True),
         )
 
     @property
@@ -149,14 +142,15 @@ class Encrypted(ABC):
     @property
     def members(self) -> Mapping[PartyRole, type[Member[Any]]]:
         """Clients and the decryptor answer the server."""
-        from secagg.protocols._encrypted_parties import EncryptedClient, EncryptedDecryptor
+        from secagg.protocols.encrypted.client import EncryptedClient
+        from secagg.protocols.encrypted.decryptor import EncryptedDecryptor
 
         return {PartyRole.CLIENT: EncryptedClient, PartyRole.DECRYPTOR: EncryptedDecryptor}
 
     @property
     def server(self) -> type[Server[Any]]:
         """The server's class."""
-        from secagg.protocols._encrypted_server import EncryptedServer
+        from secagg.protocols.encrypted.server import EncryptedServer
 
         return EncryptedServer
 

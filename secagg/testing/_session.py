@@ -15,16 +15,20 @@ from numpy.typing import NDArray
 
 from mpc.keys import seeded_rng
 from secagg import wire
-from secagg._machine import Member
-from secagg._server import Outbox, Outcome, Server
 from secagg.beacon import Fetch
-from secagg.encoding import Decoded, FixedPoint, Rng, Segment
+from secagg.encoding import Decoded, Rng, Segment
 from secagg.errors import Aborted, ConfigError, RemoteProtocolError
+from secagg.fixed_point import FixedPoint
 from secagg.identity import Party, PartyRole, Roster
 from secagg.layout import AnyFloat, Layout
 from secagg.packing import Lanes
-from secagg.protocols.base import AggregationProtocol, input_round, key_pairs
+from secagg.protocols.base import AggregationProtocol, key_pairs
+from secagg.roles.environment import Environment
+from secagg.roles.member import Member
+from secagg.roles.outcome import Outcome
+from secagg.roles.server import Outbox, Server
 from secagg.store import Ledger, MemoryLedger
+from secagg.table import input_round
 from secagg.task import Task
 
 SESSION = bytes(range(32))
@@ -305,11 +309,13 @@ class Play:
         self.members[party] = type(self.members[party]).from_bytes(
             state,
             self.task,
-            identity=self.casting.identities.get(party),
-            roster=self.casting.roster,
-            save=self.stores[party],
-            clock=clock_for_tests,
-            **self.casting.key(party),
+            Environment(
+                identity=self.casting.identities.get(party),
+                roster=self.casting.roster,
+                save=self.stores[party],
+                clock=clock_for_tests,
+                **self.casting.key(party),
+            ),
         )
 
     def _take_up_again(self, party: str, state: bytes) -> None:
@@ -319,9 +325,8 @@ class Play:
 
     def restore_server(self, state: bytes) -> None:
         """The same for the server."""
-        self.server = type(self.server).from_bytes(
+        self.server = self.task.restore_server(
             state,
-            self.task,
             roster=self.casting.roster,
             save=self.stores[wire.SERVER],
             beacon=self.casting.beacon,

@@ -7,13 +7,15 @@ from typing import ClassVar
 
 from mpc import additive, hpke
 from mpc.errors import MPCError
-from secagg import wire
-from secagg._machine import Client, ClientState, Handler, Reply
 from secagg.errors import LocalProtocolError
 from secagg.identity import PartyRole
-from secagg.protocols.base import Proposal, Round
-from secagg.protocols.lanes import pack_lanes, stream_offsets, to_lanes
-from secagg.protocols.shares import AdditiveShares, Report, share_info
+from secagg.lanes import pack_lanes, stream_offsets, to_lanes
+from secagg.protocols.shares.messages import Report, share_info
+from secagg.protocols.shares.protocol import AdditiveShares
+from secagg.roles.client import Client
+from secagg.roles.member import Handler, Reply
+from secagg.roles.state import ClientState
+from secagg.table import Proposal, Round
 
 
 class ShareClient(Client[ClientState]):
@@ -28,28 +30,29 @@ class ShareClient(Client[ClientState]):
         randomness can't be seeded, doesn't. Other ciphertexts of the same shares tell nothing more, and
         aggregators take the first report only.
         """
-        wire.no_vectors(payload)
-        protocol, roster = self._task.protocol, self._roster
+        protocol, roster = self.context.task.protocol, self.context.roster
         assert isinstance(protocol, AdditiveShares)
         assert roster is not None
-        lanes = to_lanes(self._task, self.contribution(draft))
+        lanes = to_lanes(self.context.task, self.context.contribution(draft))
         leader, *helpers = roster.ids(PartyRole.AGGREGATOR)
-        rng = self.rng(draft, "input-shares")
+        rng = self.context.rng(draft, "input-shares")
         seeds = [rng(additive.SEED_BYTES) for _ in helpers]
         for lane, offset in stream_offsets(lanes):
             additive.shard(lane, seeds, offset=offset)
         sealed = {
             aggregator: self._seal(draft, aggregator, share)
-            for aggregator, share in zip([*helpers, leader], [*seeds, pack_lanes(self._task, lanes)], strict=True)
+            for aggregator, share in zip(
+                [*helpers, leader], [*seeds, pack_lanes(self.context.task, lanes)], strict=True
+            )
         }
         return Report([sealed[helper] for helper in helpers]), sealed[leader]
 
     def _seal(self, draft: ClientState, aggregator: str, share: bytes) -> bytes:
-        protocol, roster = self._task.protocol, self._roster
+        protocol, roster = self.context.task.protocol, self.context.roster
         assert isinstance(protocol, AdditiveShares)
         assert roster is not None
         public = roster[aggregator].encryption_key or b""
-        info = share_info(self._task, draft.session_id, draft.id, aggregator)
+        info = share_info(self.context.task, draft.session_id, draft.id, aggregator)
         try:
             return hpke.seal(hpke.Kem(protocol.kem), public, share, info=info)
         except MPCError as error:

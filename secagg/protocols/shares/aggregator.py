@@ -11,15 +11,12 @@ from numpy.typing import NDArray
 from mpc.errors import MPCError
 from mpc.hpke import Kem, PrivateKey
 from secagg import wire
-from secagg._machine import Aggregator, Handler, Listener, MemberState, Reply
+from secagg.bitmap import from_bitmap, to_bitmap
 from secagg.errors import Aborted, ConfigError, Fault, FaultKind, LocalProtocolError
 from secagg.identity import PartyRole
-from secagg.protocols._pairwise_messages import from_bitmap, to_bitmap
-from secagg.protocols.base import Proposal, Round, relayed
-from secagg.protocols.lanes import fold_lanes, mask_all, pack_lanes, zero_lanes
-from secagg.protocols.shares import (
+from secagg.lanes import fold_lanes, mask_all, pack_lanes, zero_lanes
+from secagg.protocols.shares.messages import (
     MAX_UNOPENED,
-    AdditiveShares,
     AggregateShare,
     Agreed,
     Collect,
@@ -28,10 +25,15 @@ from secagg.protocols.shares import (
     Recount,
     Release,
     Report,
-    check_report,
     reports_digest,
     share_info,
 )
+from secagg.protocols.shares.protocol import AdditiveShares, check_report
+from secagg.relay import relayed
+from secagg.roles.listener import Aggregator
+from secagg.roles.member import Handler, Listener, Reply
+from secagg.roles.state import MemberState
+from secagg.table import Proposal, Round
 from secagg.wire import Envelope, Reject
 
 _TAKES_REPORTS = 1  # answers given so far: between Preparation and Recount
@@ -52,16 +54,17 @@ class ShareAggregator(Aggregator[ShareAggregatorState]):
 
     state_type = ShareAggregatorState
 
-    def _setup(self, *arguments: Any) -> None:
-        super()._setup(*arguments)
-        protocol, roster = self._task.protocol, self._roster
+    def prepare(self) -> None:
+        """See :meth:`secagg.roles.Member.prepare`."""
+        super().prepare()
+        protocol, roster = self.context.task.protocol, self.context.roster
         assert isinstance(protocol, AdditiveShares)
-        if roster is None or self._key is None:
+        if roster is None or self.context.key is None:
             raise ConfigError(
                 f"got no roster or no key for {self.id}; an aggregator needs roster=, identity= and key="
             )
         try:
-            self._sealing = PrivateKey(Kem(protocol.kem), self._key)
+            self._sealing = PrivateKey(Kem(protocol.kem), self.context.key)
         except MPCError as error:
             raise ConfigError(str(error)) from error
         if self._sealing.public != roster[self.id].encryption_key:
@@ -71,8 +74,9 @@ class ShareAggregator(Aggregator[ShareAggregatorState]):
             )
         self._aggregators = roster.ids(PartyRole.AGGREGATOR)
 
-    def _check_restored(self) -> None:
-        if self._state.step and not self._ended and self._ledger is None:
+    def check_restored(self) -> None:
+        """See :meth:`secagg.roles.Member.check_restored`."""
+        if self._state.step and not self._ended and self.context.environment.ledger is None:
             raise LocalProtocolError(
                 "got an aggregator past its first answer without a ledger, which alone holds it to one set of "
                 "reports; pass save= a store that has one, or leave this session out"
@@ -84,9 +88,8 @@ class ShareAggregator(Aggregator[ShareAggregatorState]):
 
     def _ready(self, draft: ShareAggregatorState, message: Proposal, payload: memoryview) -> Reply:
         """Preparation: take note of who may report."""
-        wire.no_vectors(payload)
         if self._leads:
-            draft.share = [lane.tobytes() for lane in zero_lanes(self._task)]
+            draft.share = [lane.tobytes() for lane in zero_lanes(self.context.task)]
         return Ready(), b""
 
     def heard(self, envelope: Envelope) -> bool:
@@ -103,7 +106,7 @@ class ShareAggregator(Aggregator[ShareAggregatorState]):
             raise Reject(FaultKind.OUT_OF_TURN, "got a report before Preparation or after Recount")
         if client not in draft.cohort:
             raise Reject(FaultKind.UNKNOWN_SENDER, f"got a report of {client}, who is not in the cohort")
-        check_report(self._task, message, payload)
+        check_report(self.context.task, message, payload)
         if client in draft.reports or client in draft.unopened:
             raise Reject(FaultKind.DUPLICATE, f"got a second report of {client}", blame=client)
         sealed = bytes(payload) if self._leads else message.seeds[self._aggregators.index(self.id) - 1]
@@ -119,7 +122,7 @@ class ShareAggregator(Aggregator[ShareAggregatorState]):
         if self._leads:
             lanes = self._lanes(draft)
             try:
-                fold_lanes(self._task, memoryview(opened), lanes)
+                fold_lanes(self.context.task, memoryview(opened), lanes)
             except Reject as refused:  # sealed by the client, so that nobody else can have spoilt it
                 raise Reject(refused.kind, refused.detail, blame=client) from refused
             draft.share = [lane.tobytes() for lane in lanes]
@@ -129,12 +132,10 @@ class ShareAggregator(Aggregator[ShareAggregatorState]):
 
     def _recount(self, draft: ShareAggregatorState, message: Recount, payload: memoryview) -> Reply:
         """Recount: say which reports are here."""
-        wire.no_vectors(payload)
         return Held(to_bitmap(self._holds(draft), draft.cohort), list(draft.unopened.values())), b""
 
     def _agree(self, draft: ShareAggregatorState, message: Collect, payload: memoryview) -> Reply:
         """Agreement: sign one set of reports, all of them here and enough; take the others off."""
-        wire.no_vectors(payload)
         chosen, held = from_bitmap(message.reports, draft.cohort), self._holds(draft)
         if missing := sorted(set(chosen) - set(held)):
             raise Reject(FaultKind.INVALID, f"got a set with {missing[0]}, whose report is not here")
@@ -152,16 +153,15 @@ class ShareAggregator(Aggregator[ShareAggregatorState]):
 
         Once ever where there is a ledger; without one, once for this object.
         """
-        wire.no_vectors(payload)
         digest = reports_digest(draft.session_id, draft.reports)
         self._check_agreement(draft, message.agreed, digest)
         # Before the share leaves. A report is of one session, so with the session it counts once ever.
-        self.claim(digest, "aggregate share", self._task.digest, draft.session or b"")
+        self.context.claim(digest, "aggregate share", self.context.task.digest, draft.session or b"")
         if self._leads:
-            return AggregateShare(), pack_lanes(self._task, self._lanes(draft))
-        total = zero_lanes(self._task)
-        mask_all(total, [(seed, 1) for seed in draft.seeds.values()], self._executor)
-        return AggregateShare(), pack_lanes(self._task, total)
+            return AggregateShare(), pack_lanes(self.context.task, self._lanes(draft))
+        total = zero_lanes(self.context.task)
+        mask_all(total, [(seed, 1) for seed in draft.seeds.values()], self.context.executor)
+        return AggregateShare(), pack_lanes(self.context.task, total)
 
     answers: ClassVar[Mapping[str, Handler]] = {
         Round.PREPARATION: _ready,
@@ -177,11 +177,11 @@ class ShareAggregator(Aggregator[ShareAggregatorState]):
         draft.seeds, draft.share, draft.unopened = {}, [], {}
 
     def _open(self, draft: ShareAggregatorState, client: str, sealed: bytes) -> bytes:
-        return self._sealing.open(sealed, info=share_info(self._task, draft.session_id, client, draft.id))
+        return self._sealing.open(sealed, info=share_info(self.context.task, draft.session_id, client, draft.id))
 
     def _lanes(self, draft: ShareAggregatorState) -> list[NDArray[Any]]:
         """The leader's sum so far, in arrays of its own."""
-        pairs = zip(draft.share, zero_lanes(self._task), strict=True)
+        pairs = zip(draft.share, zero_lanes(self.context.task), strict=True)
         return [np.frombuffer(data, lane.dtype).copy() for data, lane in pairs]
 
     def _holds(self, draft: ShareAggregatorState) -> Mapping[str, bytes]:
@@ -190,22 +190,22 @@ class ShareAggregator(Aggregator[ShareAggregatorState]):
 
     def _check_floor(self, count: int) -> None:
         """Each report counted is of another client, for they are kept by client."""
-        if count < self._task.min_survivors:
-            raise Aborted(f"got a set of {count} reports; {self._task.min_survivors} are needed")
+        if count < self.context.task.min_survivors:
+            raise Aborted(f"got a set of {count} reports; {self.context.task.min_survivors} are needed")
 
     def _take_off(self, draft: ShareAggregatorState, left_out: list[str], handed_back: list[bytes]) -> list[bytes]:
         """The leader's sum without the reports of ``left_out``, each handed back as it was folded in."""
-        lanes, surplus = self._lanes(draft), zero_lanes(self._task)
+        lanes, surplus = self._lanes(draft), zero_lanes(self.context.task)
         envelopes = {}
         for data in handed_back:
-            envelope = relayed(data, self._task, draft.session_id, Report, self._limit)
+            envelope = relayed(data, self.context.task, draft.session_id, Report, self.context.limit)
             envelopes[envelope.sender] = envelope
         for client in left_out:
             found = envelopes.get(client)
             if found is None or found.digest != draft.reports[client]:
                 raise Reject(FaultKind.INVALID, f"got a set without {client}, whose report didn't come back")
             _, payload = found.open(Report)
-            fold_lanes(self._task, memoryview(self._open(draft, client, bytes(payload))), surplus)
+            fold_lanes(self.context.task, memoryview(self._open(draft, client, bytes(payload))), surplus)
         return [(lane - extra).tobytes() for lane, extra in zip(lanes, surplus, strict=True)]
 
     def _check_agreement(self, draft: ShareAggregatorState, agreed: list[bytes], digest: bytes) -> None:
@@ -214,8 +214,8 @@ class ShareAggregator(Aggregator[ShareAggregatorState]):
             raise Reject(FaultKind.INVALID, f"got {len(agreed)} agreements of {len(self._aggregators)} aggregators")
         signers = []
         for data in agreed:
-            envelope = relayed(data, self._task, draft.session_id, Agreed, self._limit)
-            self.check_signature(envelope, PartyRole.AGGREGATOR)
+            envelope = relayed(data, self.context.task, draft.session_id, Agreed, self.context.limit)
+            self.context.check_signature(envelope, PartyRole.AGGREGATOR)
             told, rest = envelope.open(Agreed)
             wire.no_vectors(rest)
             if (told.reports, told.digest) != (draft.agreed, digest):

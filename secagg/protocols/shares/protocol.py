@@ -12,13 +12,12 @@ by it. What the leader can't open it doesn't take, and the helpers drop the seed
 keeps as it was signed, and hands back in the recount, so that the leader can take off what it added. Memory
 is O(vector), for no helper keeps more than ``MAX_UNOPENED`` such reports.
 
-The classes here are the messages and the protocol's parameters; the roles are in ``_shares_client``,
-``_shares_aggregator`` and ``_shares_collector``. Sets of reports travel as bitmaps over the cohort.
+The protocol's parameters are here, its messages in ``messages``, the roles in ``client``, ``aggregator`` and
+``collector``. Sets of reports travel as bitmaps over the cohort.
 """
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar
@@ -26,98 +25,34 @@ from typing import TYPE_CHECKING, Any, ClassVar
 from mpc.additive import SEED_BYTES
 from mpc.errors import MPCError
 from mpc.hpke import PRIVATE_BYTES, Kem, PrivateKey, check_public_key
-from mpc.keys import encode_parts
 from secagg import wire
 from secagg._numbers import whole
+from secagg.bitmap import bitmap_bytes
+from secagg.corruption import ThreatModel, check_corruption, check_floor, corrupt_among, corrupt_count
 from secagg.errors import ConfigError, FaultKind, shown
 from secagg.identity import PartyRole, Roster
-from secagg.protocols.base import (
-    Cost,
-    Phase,
-    Proposal,
-    Round,
-    bitmap_bytes,
-    check_corruption,
-    check_floor,
-    corrupt_among,
-    corrupt_count,
-    largest_proposal,
+from secagg.lanes import check_mask_bits, vectors_size
+from secagg.protocols.base import Cost, largest_proposal
+from secagg.protocols.shares.messages import (
+    HASH_BYTES,
+    MAX_AGGREGATORS,
+    MAX_UNOPENED,
+    AggregateShare,
+    Agreed,
+    Collect,
+    Held,
+    Ready,
+    Recount,
+    Release,
+    Report,
 )
-from secagg.protocols.lanes import check_mask_bits, vectors_size
-from secagg.protocols.pairwise import ThreatModel
+from secagg.table import Phase, Proposal, Round
 from secagg.wire import Reject
 
 if TYPE_CHECKING:
-    from secagg._machine import Member
-    from secagg._server import Server
+    from secagg.roles.member import Member
+    from secagg.roles.server import Server
     from secagg.task import Task
-
-HASH_BYTES = 32
-MAX_AGGREGATORS = 16
-MAX_UNOPENED = 4
-"""Reports that a helper keeps because it can't open them; with more the session can't end."""
-
-
-class Ready(wire.Message, frozen=True):
-    """Preparation, aggregator to collector: it will take reports of this session."""
-
-    TYPE: ClassVar[int] = 2
-
-
-class Report(wire.Message, frozen=True):
-    """Report, client to all aggregators: its input shares, each sealed to one of them.
-
-    ``seeds`` are the helpers', by id; the leader's, sealed, follows.
-    """
-
-    TYPE: ClassVar[int] = 3
-    seeds: list[bytes]
-
-
-class Recount(wire.Message, frozen=True):
-    """Recount, collector to aggregators: there will be no more reports; which ones are there?"""
-
-    TYPE: ClassVar[int] = 4
-
-
-class Held(wire.Message, frozen=True):
-    """Recount, aggregator to collector: whose reports it holds, and those that it couldn't open, as received."""
-
-    TYPE: ClassVar[int] = 5
-    reports: bytes
-    unopened: list[bytes]
-
-
-class Collect(wire.Message, frozen=True):
-    """Agreement, collector to aggregators: the reports that all of them hold.
-
-    ``unopened`` are reports that a helper couldn't open, for the leader to take off its sum.
-    """
-
-    TYPE: ClassVar[int] = 6
-    reports: bytes
-    unopened: list[bytes]
-
-
-class Agreed(wire.Message, frozen=True):
-    """Agreement, aggregator to all: the set that it was told, and the digest of the reports that it holds of it."""
-
-    TYPE: ClassVar[int] = 7
-    reports: bytes
-    digest: bytes
-
-
-class Release(wire.Message, frozen=True):
-    """AggregateShare, collector to aggregators: what all of them signed, as received."""
-
-    TYPE: ClassVar[int] = 8
-    agreed: list[bytes]
-
-
-class AggregateShare(wire.Message, frozen=True):
-    """AggregateShare, aggregator to collector: its share of the sum follows."""
-
-    TYPE: ClassVar[int] = 9
 
 
 @dataclass(frozen=True)
@@ -151,10 +86,18 @@ class AdditiveShares:
     unseeded: ClassVar[tuple[str, ...]] = (Round.REPORT, Round.AGREEMENT, Round.AGGREGATE_SHARE)
     phases: ClassVar[tuple[Phase, ...]] = (
         Phase(Round.PREPARATION, PartyRole.AGGREGATOR, Proposal, Ready),
-        Phase(Round.REPORT, PartyRole.CLIENT, Proposal, Report, takes_input=True, relay=PartyRole.AGGREGATOR),
+        Phase(
+            Round.REPORT,
+            PartyRole.CLIENT,
+            Proposal,
+            Report,
+            takes_input=True,
+            reply_vectors=True,
+            relay=PartyRole.AGGREGATOR,
+        ),
         Phase(Round.RECOUNT, PartyRole.AGGREGATOR, Recount, Held),
         Phase(Round.AGREEMENT, PartyRole.AGGREGATOR, Collect, Agreed),
-        Phase(Round.AGGREGATE_SHARE, PartyRole.AGGREGATOR, Release, AggregateShare),
+        Phase(Round.AGGREGATE_SHARE, PartyRole.AGGREGATOR, Release, AggregateShare, reply_vectors=True),
     )
 
     def __post_init__(self) -> None:
@@ -179,15 +122,15 @@ class AdditiveShares:
     @property
     def members(self) -> Mapping[PartyRole, type[Member[Any]]]:
         """Clients and aggregators answer the collector."""
-        from secagg.protocols._shares_aggregator import ShareAggregator
-        from secagg.protocols._shares_client import ShareClient
+        from secagg.protocols.shares.aggregator import ShareAggregator
+        from secagg.protocols.shares.client import ShareClient
 
         return {PartyRole.CLIENT: ShareClient, PartyRole.AGGREGATOR: ShareAggregator}
 
     @property
     def server(self) -> type[Server[Any]]:
         """The collector's class."""
-        from secagg.protocols._shares_collector import Collector
+        from secagg.protocols.shares.collector import Collector
 
         return Collector
 
@@ -286,11 +229,6 @@ class AdditiveShares:
         return max(largest_proposal(task), collect, wire.largest((self.aggregators, agreed), signed=False))
 
 
-def share_info(task: Task, session: bytes, client: str, aggregator: str) -> bytes:
-    """What a sealed input share is bound to."""
-    return encode_parts("secagg/v1/input-share", task.digest, session, client, aggregator)
-
-
 def check_report(task: Task, message: Report, payload: memoryview) -> None:
     """``Reject`` a report whose sealed shares are not as many and as long as they have to be."""
     protocol = task.protocol
@@ -300,9 +238,3 @@ def check_report(task: Task, message: Report, payload: memoryview) -> None:
     expected = [SEED_BYTES + overhead] * (protocol.aggregators - 1) + [vectors_size(task) + overhead]
     if lengths != expected:
         raise Reject(FaultKind.MALFORMED, f"got sealed shares of {lengths} bytes; expected {expected}")
-
-
-def reports_digest(session: bytes, reports: Mapping[str, bytes]) -> bytes:
-    """The digest of a set of reports: each client with the digest of what it signed."""
-    parts = [part for client in sorted(reports) for part in (client, reports[client])]
-    return hashlib.sha256(encode_parts("secagg/v1/reports", session, *parts)).digest()

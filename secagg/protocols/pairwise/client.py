@@ -9,11 +9,13 @@ from typing import Any, ClassVar
 from mpc import keys, shamir
 from mpc.errors import MPCError
 from secagg import wire
-from secagg._machine import Client, ClientState, Handler, Reply
 from secagg.beacon import SLACK_BITS, Beacon
+from secagg.bitmap import from_bitmap, to_bitmap
 from secagg.errors import Aborted, FaultKind
 from secagg.identity import PartyRole
-from secagg.protocols._pairwise_messages import (
+from secagg.lanes import mask_all, pack_lanes, to_lanes
+from secagg.merkle import root_of_path
+from secagg.protocols.pairwise.messages import (
     COMMITMENT_BYTES,
     HASH_BYTES,
     KEY,
@@ -39,21 +41,22 @@ from secagg.protocols._pairwise_messages import (
     VouchedSurvivors,
     commit_seed,
     commit_share,
-    from_bitmap,
     mask_info,
     open_advert,
     pieces,
     seal_info,
     self_mask_info,
     share_context,
-    to_bitmap,
     voucher_info,
 )
-from secagg.protocols.base import Proposal, Round, relayed
-from secagg.protocols.lanes import mask_all, pack_lanes, to_lanes
-from secagg.protocols.neighbours import Graph, Shape
-from secagg.protocols.pairwise import Pairwise, SecAggPlus
-from secagg.session import NONCE_BYTES, root_of_path, roster_digest, session_id
+from secagg.protocols.pairwise.neighbours import Graph, Shape
+from secagg.protocols.pairwise.protocol import Pairwise, SecAggPlus
+from secagg.relay import relayed
+from secagg.roles.client import Client
+from secagg.roles.member import Handler, Reply
+from secagg.roles.state import ClientState
+from secagg.session import NONCE_BYTES, roster_digest, session_id
+from secagg.table import Proposal, Round
 from secagg.wire import Envelope, Reject
 
 
@@ -79,32 +82,30 @@ class PairwiseClient(Client[PairwiseClientState]):
 
     @property
     def _protocol(self) -> Pairwise:
-        protocol = self._task.protocol
+        protocol = self.context.task.protocol
         assert isinstance(protocol, Pairwise)
         return protocol
 
     def _shape(self, draft: PairwiseClientState) -> Shape:
-        return self._protocol.shape(self._task, len(draft.u1), draft.corrupt)
+        return self._protocol.shape(self.context.task, len(draft.u1), draft.corrupt)
 
     def _graph(self, draft: PairwiseClientState) -> Graph:
         return Graph(draft.u1, self._shape(draft), draft.session_id)
 
     def _advertise_keys(self, draft: PairwiseClientState, message: Proposal, payload: memoryview) -> Reply:
         """Round 0: fresh keys for this session."""
-        wire.no_vectors(payload)
-        draft.corrupt = self._protocol.corrupt(len(draft.cohort), self._roster)
+        draft.corrupt = self._protocol.corrupt(len(draft.cohort), self.context.roster)
         sealing, masking = self._private_keys(draft)
         return Advert(keys.public_key(sealing), keys.public_key(masking)), b""
 
     def _freeze_keys(self, draft: PairwiseClientState, message: Frozen, payload: memoryview) -> Reply:
         """Between the two, where a beacon draws the graph: what is still unknown now that U1 stands."""
-        wire.no_vectors(payload)
         present = from_bitmap(message.present, draft.cohort)
         self._require(draft, len(present), "clients that advertised keys", among=len(present))
         if draft.id not in present or len(message.root) != HASH_BYTES:
             raise Reject(FaultKind.INVALID, "got frozen keys without this client's own, or a root that is no hash")
         draft.frozen, draft.advert = (message.present, message.root), draft.last_reply
-        draft.next_round = self._beacon.next_round(self._clock())
+        draft.next_round = self._beacon.next_round(self.context.environment.clock())
         return NextRound(draft.next_round), b""
 
     @property
@@ -134,7 +135,6 @@ class PairwiseClient(Client[PairwiseClientState]):
         self, draft: PairwiseClientState, message: Adverts | ShownAdverts, payload: memoryview
     ) -> Reply:
         """Round 1: check who is there, then deal the self-mask seed and the masking key to all who hold shares."""
-        wire.no_vectors(payload)
         adverts = self._open_adverts(draft, message.adverts)
         draft.adverts = {party: (a.sealing_key, a.masking_key) for party, a in adverts.items()}
         if isinstance(message, ShownAdverts):
@@ -145,10 +145,14 @@ class PairwiseClient(Client[PairwiseClientState]):
         holders = graph.holders(draft.id)
         sealing, masking = self._private_keys(draft)
         sealing_key = keys.PrivateKey(sealing)
-        seed = self.derive(draft, "self-mask-seed")
+        seed = self.context.derive(draft, "self-mask-seed")
         points = range(1, len(holders) + 1)
-        of_seed = shamir.share_values(seed, shape.threshold, points, self.rng(draft, "self-mask-polynomial"))
-        of_key = shamir.share_values(masking, shape.threshold, points, self.rng(draft, "masking-key-polynomial"))
+        of_seed = shamir.share_values(
+            seed, shape.threshold, points, self.context.rng(draft, "self-mask-polynomial")
+        )
+        of_key = shamir.share_values(
+            masking, shape.threshold, points, self.context.rng(draft, "masking-key-polynomial")
+        )
         sealed, commitments = [], []
         for point, holder, *shares in zip(points, holders, of_seed, of_key, strict=True):
             for kind, share in zip((SELF, KEY), shares, strict=True):
@@ -165,8 +169,8 @@ class PairwiseClient(Client[PairwiseClientState]):
     def _enter(self, draft: PairwiseClientState, **standing: Any) -> None:
         """Go over to the id that ``standing`` gives: what U1 is known by, and what the graph is drawn from."""
         draft.session_id = session_id(
-            task=self._task.digest,
-            roster=roster_digest(self._roster),
+            task=self.context.task.digest,
+            roster=roster_digest(self.context.roster),
             session=draft.session or b"",
             nonce=draft.nonce,
             cohort=draft.cohort,
@@ -210,7 +214,6 @@ class PairwiseClient(Client[PairwiseClientState]):
 
     def _masked_input(self, draft: PairwiseClientState, message: HeldShares, payload: memoryview) -> Reply:
         """Round 2: keep the shares that the others dealt; upload the input under all masks."""
-        wire.no_vectors(payload)
         u2 = set(from_bitmap(message.dealers, draft.u1))
         if draft.id not in u2:
             raise Reject(FaultKind.INVALID, "got a set of dealers without this client")
@@ -220,7 +223,7 @@ class PairwiseClient(Client[PairwiseClientState]):
         sealing, masking = map(keys.PrivateKey, self._private_keys(draft))
         sealed = pieces(message.sealed, SEALED_BYTES, len(others))
         commitments = pieces(message.commitments, COMMITMENT_BYTES, len(others))
-        lanes = to_lanes(self._task, self.contribution(draft))
+        lanes = to_lanes(self.context.task, self.context.contribution(draft))
         draft.dealers = message.dealers
         held, vouchers, expected = dict(draft.held), [], {}
         for dealer, box, committed in zip(others, sealed, commitments, strict=True):
@@ -232,15 +235,15 @@ class PairwiseClient(Client[PairwiseClientState]):
             expected[dealer] = self._voucher(draft, secret, dealer, draft.id)
         draft.held = held
         self_key = keys.derive(
-            self.derive(draft, "self-mask-seed"), salt=draft.session_id, info=self_mask_info(draft.id)
+            self.context.derive(draft, "self-mask-seed"), salt=draft.session_id, info=self_mask_info(draft.id)
         )
         masks = [(self_key, 1)]
         for other in others:
             secret = self._exchange(masking, draft.adverts[other][1])
             shared = keys.derive(secret, salt=draft.session_id, info=mask_info(draft.id, other))
             masks.append((shared, 1 if draft.id < other else -1))
-        mask_all(lanes, masks, self._executor)
-        packed = pack_lanes(self._task, lanes)
+        mask_all(lanes, masks, self.context.executor)
+        packed = pack_lanes(self.context.task, lanes)
         if not self._vouched:
             return MaskedInput(), packed
         draft.vouchers = expected
@@ -259,7 +262,6 @@ class PairwiseClient(Client[PairwiseClientState]):
         self, draft: PairwiseClientState, message: Survivors | VouchedSurvivors, payload: memoryview
     ) -> Reply:
         """Round 3: sign the one story about who survived that this client will act on."""
-        wire.no_vectors(payload)
         self._accept_survivors(draft, message.survivors)
         if isinstance(message, VouchedSurvivors):
             self._check_vouchers(draft, message.vouchers)
@@ -267,7 +269,6 @@ class PairwiseClient(Client[PairwiseClientState]):
 
     def _unmask(self, draft: PairwiseClientState, message: Unmask, payload: memoryview) -> Reply:
         """Round 4: reveal one share for each client of U2: of its seed if it survived, else of its key."""
-        wire.no_vectors(payload)
         if self._protocol.checked:
             self._check_quorum(draft, message)
         else:
@@ -318,8 +319,8 @@ class PairwiseClient(Client[PairwiseClientState]):
 
     def _relayed(self, data: bytes, kind: type[wire.Message], session: bytes) -> Envelope:
         """Another client's message that came through the server, with its signature checked."""
-        envelope = relayed(data, self._task, session, kind, self._limit)
-        self.check_signature(envelope, PartyRole.CLIENT)
+        envelope = relayed(data, self.context.task, session, kind, self.context.limit)
+        self.context.check_signature(envelope, PartyRole.CLIENT)
         return envelope
 
     def _open_shares(
@@ -386,7 +387,7 @@ class PairwiseClient(Client[PairwiseClientState]):
             raise Aborted(f"got {len(signers)} signatures under the survivor list; {quorum} are needed")
 
     def _require(self, draft: PairwiseClientState, present: int, what: str, *, among: int = 0) -> None:
-        floor = self._protocol.floor(self._task, among or len(draft.u1), draft.corrupt)
+        floor = self._protocol.floor(self.context.task, among or len(draft.u1), draft.corrupt)
         if present < floor:
             raise Aborted(f"got {present} {what}; {floor} are needed, so this client reveals nothing more")
 

@@ -8,20 +8,23 @@ input. A set travels as a bitmap over U1 sorted by id; a client's evaluation poi
 position among the holders of a dealer's shares, plus one.
 
 u, v are neighbours on a graph over U1: the complete one in SecAgg, a sparse random one in SecAggPlus.
-The protocols' parameters are here, the messages in ``_pairwise_messages``, the roles in
-``_pairwise_client`` and ``_pairwise_server``, what a session costs in ``_pairwise_cost``.
+The protocols' parameters are here, the messages in ``messages``, the roles in
+``client`` and ``server``, what a session costs in ``cost``.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, ClassVar, Literal
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from secagg.beacon import SLACK_BITS, Beacon
+from secagg.corruption import ThreatModel, check_corruption, corrupt_among, corrupt_count
 from secagg.errors import ConfigError
 from secagg.identity import PartyRole, Roster
-from secagg.protocols._pairwise_messages import (
+from secagg.lanes import check_mask_bits
+from secagg.protocols.base import Cost
+from secagg.protocols.pairwise.messages import (
     Advert,
     Adverts,
     DealtShares,
@@ -38,18 +41,15 @@ from secagg.protocols._pairwise_messages import (
     VouchedInput,
     VouchedSurvivors,
 )
-from secagg.protocols.base import Cost, Phase, Proposal, Round, check_corruption, corrupt_among, corrupt_count
-from secagg.protocols.lanes import check_mask_bits
-from secagg.protocols.neighbours import Shape
+from secagg.protocols.pairwise.neighbours import Shape
+from secagg.table import Phase, Proposal, Round
 
 if TYPE_CHECKING:
-    from secagg._machine import Member
-    from secagg._server import Server
+    from secagg.roles.member import Member
+    from secagg.roles.server import Server
     from secagg.task import Task
 
 MAX_POINT = (1 << 16) - 1
-
-ThreatModel = Literal["malicious", "semi-malicious", "semi-honest"]
 
 
 @dataclass(frozen=True)
@@ -94,7 +94,7 @@ class Pairwise:
             Phase(Round.ADVERTISE_KEYS, client, Proposal, Advert),
             *(frozen if self.drawn else ()),
             Phase(Round.SHARE_KEYS, client, near if self.sparse else Adverts, DealtShares),
-            Phase(Round.MASKED_INPUT, client, HeldShares, masked, takes_input=True),
+            Phase(Round.MASKED_INPUT, client, HeldShares, masked, takes_input=True, reply_vectors=True),
             *(checked if self.checked else ()),
             Phase(Round.UNMASKING, client, Unmask, Revealed),
         )
@@ -102,14 +102,14 @@ class Pairwise:
     @property
     def members(self) -> Mapping[PartyRole, type[Member[Any]]]:
         """Clients alone answer the server."""
-        from secagg.protocols._pairwise_client import PairwiseClient
+        from secagg.protocols.pairwise.client import PairwiseClient
 
         return {PartyRole.CLIENT: PairwiseClient}
 
     @property
     def server(self) -> type[Server[Any]]:
         """The server's class."""
-        from secagg.protocols._pairwise_server import PairwiseServer
+        from secagg.protocols.pairwise.server import PairwiseServer
 
         return PairwiseServer
 
@@ -183,7 +183,7 @@ class Pairwise:
 
     def cost(self, task: Task, cohort: Sequence[str] | None = None, *, signed: bool | None = None) -> Cost:
         """Bytes by round with nobody dropping out; see :class:`~secagg.protocols.base.Cost`."""
-        from secagg.protocols._pairwise_cost import cost
+        from secagg.protocols.pairwise.cost import cost
 
         return cost(self, task, cohort, signed)
 
@@ -213,7 +213,7 @@ class Pairwise:
 
     def largest_message(self, task: Task, receiver: PartyRole | None) -> int:
         """Bytes; of the largest message that any cohort makes, with ids of the greatest length."""
-        from secagg.protocols._pairwise_cost import largest
+        from secagg.protocols.pairwise.cost import largest
 
         return largest(self, task, receiver)
 

@@ -16,8 +16,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from secagg.errors import EncodingError
+from secagg.lanes import widths
 from secagg.packing import lane_dtype
-from secagg.protocols.lanes import widths
 
 if TYPE_CHECKING:
     from secagg.encoding import SegmentLike

@@ -1,0 +1,329 @@
+"""Fixed-point encoding: clip, quantize, and count what was clipped."""
+
+from __future__ import annotations
+
+import logging
+import math
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Self, cast
+
+import numpy as np
+from numpy.typing import NDArray
+
+from secagg import _clips
+from secagg._numbers import whole
+from secagg.encoding import MAX_WEIGHT, Decoded, Rng, Segment
+from secagg.errors import ConfigError, EncodingError, blaming, shown
+from secagg.layout import AnyFloat, Layout
+from secagg.packing import Lanes, lane_dtype
+
+ROUNDINGS = ("stochastic", "nearest")
+_KEY_BYTES = 32
+_PIECE = 1 << 16  # coordinates rounded at a time by OpenSSL's bits, which so stay in the cache
+_MAX_SUM = 1 << 62
+_LEAST_BITS = 8
+_UP = 1 + 2.0**-40  # far more than floats are off by
+_log = logging.getLogger("secagg")
+
+
+@dataclass(frozen=True, slots=True)
+class FixedPoint:
+    """A grid of 2^``bits`` − 1 points from −``clip`` to ``clip``, zero among them.
+
+    With L = 2^(bits−1) − 1 and the step Δ = clip/L, a client of weight w sends clip(x)·w/max_weight
+    divided by Δ, rounded, plus L: an integer from 0 to 2L. The server subtracts survivors·L.
+
+    - ``clip``: a positive number from 1e-100 to 1e100, or a mapping from leaf names
+      (:attr:`secagg.layout.Leaf.name`) and patterns to one; kept as a tuple of sorted pairs. In a pattern ``*``
+      stands for any characters, dots too: ``{"*": 0.2, "*.num_batches_tracked": 1e4}``. A leaf's own name comes
+      first, then the pattern with the most characters beside its ``*``; two as long as each other are refused.
+    - ``bits``: 2 to 32.
+    - ``rounding``: ``"stochastic"`` rounds up with the probability of the fraction, to 2^-32, from 32
+      bits of AES-256-CTR a coordinate, so that errors average out over clients; ``"nearest"`` rounds
+      ties to even, and its |sum − Σ wᵢ·clip(xᵢ)| is at most max_weight·survivors·Δ/2, besides the
+      rounding of float64. Stochastic rounding errs by less than twice that.
+
+    Weights are integers from 1 to ``max_weight`` (at most 2^53) and travel exactly, in a segment of
+    their own; so does the number of clipped coordinates. ``ConfigError`` if a field is out of range.
+    """
+
+    clip: float | Mapping[str, float] | tuple[tuple[str, float], ...]
+    bits: int = 16
+    rounding: str = "stochastic"
+
+    def __post_init__(self) -> None:
+        clip: object = self.clip
+        if isinstance(self.clip, Mapping | tuple):
+            with blaming(ConfigError, "got clips that can't be read; expected a dict of leaf names and numbers"):
+                pairs = self.clip if isinstance(self.clip, tuple) else self.clip.items()
+            clip = _clips.checked_pairs(pairs)
+        else:
+            clip = _clips.checked(self.clip)
+        object.__setattr__(self, "clip", clip)
+        bits = whole(self.bits)
+        if bits is None or not 2 <= bits <= 32:
+            raise ConfigError(f"got bits={shown(self.bits)}; expected an integer from 2 to 32")
+        object.__setattr__(self, "bits", bits)
+        if not isinstance(self.rounding, str) or self.rounding not in ROUNDINGS:
+            raise ConfigError(f"got rounding={shown(self.rounding)}; expected one of {', '.join(ROUNDINGS)}")
+        object.__setattr__(self, "rounding", str.__str__(self.rounding))
+
+    @classmethod
+    def suggest(
+        cls,
+        updates: Mapping[str, object] | Iterable[object],
+        *,
+        quantile: float = 0.999,
+        headroom: float = 2.0,
+        bits: int = 16,
+    ) -> Self:
+        """An encoding for updates like these, with a clip of its own for each leaf.
+
+        It is ``headroom`` (1 to 1e6) times the ``quantile`` (above 0, at most 1) of |x| over all coordinates
+        that the leaf has in ``updates`` (by client, or listed; at most 4096, all of one layout). A leaf of zeros
+        gets the largest of the other clips, or 1. This reads updates in the clear: it is for experiments, and for
+        public data. A clip that was chosen from clients' updates tells of them, which no epsilon covers.
+
+        ``EncodingError`` for updates that don't fit one layout or are not finite, ``ConfigError`` for the rest.
+        """
+        return cls(_clips.suggested(updates, quantile, headroom), bits)
+
+    def segments(self, layout: Layout, max_weight: int | None) -> tuple[Segment, ...]:
+        """The values (bound 2L), the weight if there are weights, the number of clipped coordinates.
+
+        ``ConfigError`` if ``clip`` doesn't name every leaf once or ``max_weight`` is out of range.
+        """
+        self.steps(layout)
+        _check_max_weight(max_weight)
+        weight = () if max_weight is None else (Segment(1, max_weight),)
+        return Segment(layout.size, 2 * self._top), *weight, Segment(1, layout.size)
+
+    def steps(self, layout: Layout) -> dict[str, float]:
+        """Leaf name → Δ, the step of its grid for the weight ``max_weight``.
+
+        For a weight w the values of an update lie Δ·max_weight/w apart. The error of a mean is that of
+        the sum (see the class) divided by the total weight. ``ConfigError`` as :meth:`segments`.
+        """
+        clips = self._clips(layout)
+        return {leaf.name: clip / self._top for leaf, clip in zip(layout.leaves, clips, strict=True)}
+
+    def l2_sensitivity(self, layout: Layout, l2_clip: float, max_weight: int | None = None) -> float:
+        """How far, in L2, ``Outcome.sum`` moves at most where one update becomes zero; rounding included.
+
+        The update's own norm is at most ``l2_clip`` (above 0), which its client sees to (:func:`dp.clip_l2`). Where
+        it becomes another such update, the sum moves by at most twice this. It is what noise on the sum has to be
+        made for: a coordinate of half a step may become a whole one, or with stochastic rounding any that is not
+        zero. It is for ``Outcome.sum`` alone: ``total_weight`` and ``clipped`` are exact beside it, and move by
+        up to ``max_weight`` and the size of the layout.
+
+        A coordinate has k steps after rounding if it had more than k - 1 before, or k - 1/2 under ``"nearest"``.
+        The square of the norm grows fastest by taking all coordinates from one such k to the next, coordinates
+        of all leaves alike, which is what is added up. ``ConfigError`` as :meth:`segments`.
+        """
+        _check_max_weight(max_weight)
+        norm = _clips.checked(l2_clip)
+        steps = self.steps(layout)
+        whole = math.fsum(leaf.size * steps[leaf.name] ** 2 for leaf in layout.leaves)  # all, one step each
+        cost = (norm * _UP) ** 2 / whole
+        lost = 0.5 if self.rounding == "nearest" else 1.0
+        # With k whole steps everywhere the square is k², of (k - lost)² before; in between it is linear.
+        root = math.sqrt(cost) + lost
+        k = min(math.floor(root), self._top)
+        below, above = max(k - lost, 0.0) ** 2, (k + 1 - lost) ** 2
+        part = 0.0 if k == self._top else (cost - below) / (above - below)
+        squares = k * k + min(max(part, 0.0), 1.0) * (2 * k + 1)
+        return (max_weight or 1) * math.sqrt(squares * whole) * _UP
+
+    def encode(
+        self, vector: AnyFloat, *, layout: Layout, weight: int | None, max_weight: int | None, rng: Rng
+    ) -> list[Lanes]:
+        """The integers of one client, one array per segment: uint32 lanes for the values.
+
+        ``vector`` is what :meth:`Layout.flatten` gives, float32 or float64; ``rng(32)`` is asked for
+        one key if rounding is stochastic: the same key and vector give the same integers.
+
+        Raises ``EncodingError`` for a vector of another size or type, for one that is not finite (with
+        the first leaf that isn't, and how many coordinates), and for a weight that is not an integer
+        from 1 to ``max_weight``, or is given though the task has none. A weight that leaves the update
+        fewer than 8 bits is a WARNING in the log, and so is a leaf of which every coordinate was clipped.
+        """
+        _check_max_weight(max_weight)
+        share, own = 1.0, []
+        if max_weight is not None:
+            own = [_check_weight(weight, max_weight)]
+            share = own[0] / max_weight
+        elif weight is not None:
+            raise EncodingError("got a weight, but the task is unweighted; give none, or set max_weight")
+        if vector.shape != (layout.size,) or vector.dtype not in (np.float32, np.float64):
+            raise EncodingError(
+                f"got a vector of shape {vector.shape} and dtype {vector.dtype}; "
+                f"expected float32 or float64, shape ({layout.size},)"
+            )
+        if own and share * 2**self.bits < 2**_LEAST_BITS:
+            _log.warning(
+                "a weight leaves this update fewer than %d of its %d bits; raise bits or lower max_weight",
+                _LEAST_BITS,
+                self.bits,
+            )
+        values, clipped = self._quantize(vector, layout, share, rng)
+        counts = zip([*own, clipped], self.segments(layout, max_weight)[1:], strict=True)
+        return [values, *(_single(number, segment.bound) for number, segment in counts)]
+
+    def decode(self, sums: Sequence[Lanes], *, layout: Layout, survivors: int, max_weight: int | None) -> Decoded:
+        """Sum and mean of ``survivors`` clients, from one array of sums per segment.
+
+        sum = max_weight·Δ·(S − survivors·L), the difference exact; mean = sum / total weight. Besides
+        these two vectors nothing of their size is allocated. ``sums`` are uint32 or uint64, not
+        reduced. ``EncodingError`` where their number, shapes or values are not what ``survivors``
+        honest clients can sum to; ``ConfigError`` if survivors·2L exceeds 2^62.
+        """
+        from secagg import _kernels
+
+        segments = self.segments(layout, max_weight)
+        if survivors < 1 or survivors * 2 * self._top > _MAX_SUM:
+            raise ConfigError(f"got {survivors} survivors; expected 1 to {_MAX_SUM // (2 * self._top)}")
+        if len(sums) != len(segments):
+            raise EncodingError(f"got sums of {len(sums)} segments; expected {len(segments)}")
+        for got, segment in zip(sums, segments, strict=True):
+            if got.shape != (segment.length,) or got.dtype not in (np.uint32, np.uint64):
+                raise EncodingError(
+                    f"got sums of shape {got.shape} and dtype {got.dtype}; "
+                    f"expected uint32 or uint64, shape ({segment.length},)"
+                )
+        clipped = _within(int(sums[-1][0]), 0, survivors * layout.size, "clipped coordinates")
+        total_weight = survivors
+        if max_weight is not None:
+            total_weight = _within(int(sums[1][0]), survivors, survivors * max_weight, "total weight")
+        values = sums[0] if sums[0].flags.c_contiguous else sums[0].copy()
+        total, mean = np.empty(layout.size), np.empty(layout.size)
+        impossible = 0
+        for part, clip in self._runs(layout):
+            step = (max_weight or 1) * (clip / self._top)
+            impossible += _kernels.dequantize(
+                values[part], survivors * self._top, step, float(total_weight), total[part], mean[part]
+            )
+        if impossible:
+            raise EncodingError(
+                f"got {impossible} sums beyond {survivors}·{2 * self._top}, which {survivors} honest clients "
+                "can't reach: a client sent values out of range"
+            )
+        return Decoded(total, mean, total_weight, clipped)
+
+    def describe(self, layout: Layout, max_weight: int | None) -> list[str]:
+        """The grid and the error of the mean, in lines for :meth:`secagg.Task.describe`."""
+        steps = sorted(set(self.steps(layout).values()))
+        spread = f"{steps[0]:.3g}" if len(steps) == 1 else f"{steps[0]:.3g} to {steps[-1]:.3g}"
+        most = 0.5 if self.rounding == "nearest" else 1.0
+        error = f"{most * steps[-1]:.3g}"
+        share = "" if max_weight is None else f" x {max_weight} / (mean weight of the survivors)"
+        norm = self._top * steps[-1]
+        moved = self.l2_sensitivity(layout, norm, max_weight)
+        return [
+            f"{self.bits} bits a value, grid step {spread}, {self.rounding} rounding",
+            f"a coordinate of the mean is off by at most {error}{share}, beside clipping",
+            f"an update of L2 norm {norm:g} moves the sum by up to {moved:.4g} once rounded: noise that the server "
+            "adds has to be made for that (l2_sensitivity), or take dp.CentralGaussian",
+        ]
+
+    @property
+    def _top(self) -> int:
+        return (1 << (self.bits - 1)) - 1
+
+    def _clips(self, layout: Layout) -> list[float]:
+        """The clip of every leaf, in the layout's order."""
+        return _clips.resolved(cast(float | _clips.Clips, self.clip), layout)
+
+    def _runs(self, layout: Layout) -> Iterator[tuple[slice, float]]:
+        """The vector in as few parts as have one clip each."""
+        start = stop = 0
+        current = 0.0
+        for leaf, clip in zip(layout.leaves, self._clips(layout), strict=True):
+            if clip != current and stop > start:
+                yield slice(start, stop), current
+                start = stop
+            current = clip
+            stop += leaf.size
+        yield slice(start, stop), current
+
+    def _quantize(self, vector: AnyFloat, layout: Layout, share: float, rng: Rng) -> tuple[NDArray[np.uint32], int]:
+        """The integers of ``vector``, and how many coordinates were clipped."""
+        from secagg import _kernels
+
+        vector = vector if vector.flags.c_contiguous else vector.copy()
+        top = float(self._top)
+        values = np.empty(vector.size, np.uint32)
+        key = _key(rng) if self.rounding == "stochastic" else None
+        clipped = bad = 0
+        with np.errstate(over="ignore"):  # with the JIT off, a clip beyond float32 becomes its infinity
+            for run, clip in self._runs(layout):
+                grid = clip, top / clip, share, top
+                if key is None:
+                    found = _kernels.quantize_nearest(vector[run], *grid, values[run])
+                else:
+                    found = _round(vector[run], key, run.start, grid, values[run])
+                clipped += found[0]
+                bad += found[1]
+        if clipped and not bad:
+            _clips.warn_of_lost_leaves(vector, layout, self._clips(layout))
+        if bad:
+            raise EncodingError(
+                f"got {bad} coordinates that are not finite, the first in leaf "
+                f"{_not_finite(vector, layout)!r}; leave this update out"
+            )
+        return values, clipped
+
+
+def _round(
+    vector: AnyFloat, key: bytes, first: int, grid: tuple[float, float, float, float], out: NDArray[np.uint32]
+) -> tuple[int, int]:
+    """Stochastic rounding with the mask stream of ``key`` from lane ``first`` on, as the kernel's."""
+    from mpc import masks
+    from secagg import _kernels
+
+    if masks.compiled():
+        return _kernels.quantize_with_key(vector, np.frombuffer(key, np.uint32), first, *grid, out)
+    clipped = bad = 0
+    random = np.empty(min(_PIECE, vector.size), np.uint32)
+    for start in range(0, vector.size, _PIECE):
+        part = slice(start, start + _PIECE)
+        bits = random[: vector.size - start]
+        masks.keystream(key, bits, offset=first + start)
+        found = _kernels.quantize_stochastic(vector[part], bits, *grid, out[part])
+        clipped += found[0]
+        bad += found[1]
+    return clipped, bad
+
+
+def _not_finite(vector: AnyFloat, layout: Layout) -> str:
+    """The first leaf that holds a coordinate that is not finite."""
+    return next(name for name, part in layout.slices.items() if not np.isfinite(vector[part]).all())
+
+
+def _single(number: int, bound: int) -> Lanes:
+    return cast(Lanes, np.array([number], lane_dtype(bound.bit_length())))
+
+
+def _key(rng: Rng) -> bytes:
+    key = rng(_KEY_BYTES)
+    if len(key) != _KEY_BYTES:
+        raise ConfigError(f"got {len(key)} bytes from rng; expected {_KEY_BYTES}")
+    return key
+
+
+def _check_max_weight(max_weight: int | None) -> None:
+    if max_weight is not None and not 1 <= (whole(max_weight) or 0) <= MAX_WEIGHT:
+        raise ConfigError(f"got max_weight={shown(max_weight)}; expected None or an int from 1 to {MAX_WEIGHT}")
+
+
+def _check_weight(weight: object, max_weight: int) -> int:
+    number = whole(weight)
+    if number is None or not 1 <= number <= max_weight:
+        raise EncodingError(f"got the weight {shown(weight)}; expected an integer from 1 to {max_weight}")
+    return number
+
+
+def _within(value: int, least: int, most: int, what: str) -> int:
+    if not least <= value <= most:
+        raise EncodingError(f"got {value} {what}; honest clients sum to {least} to {most}")
+    return value

@@ -1,0 +1,63 @@
+"""The Merkle tree over the key adverts of a session (RFC 9162, section 2.1)."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+
+_HASH_BYTES = 32
+
+
+def merkle_root(leaves: Sequence[bytes]) -> bytes:
+    """The Merkle tree hash of ``leaves`` (RFC 9162, section 2.1.1)."""
+    return hashlib.sha256(b"").digest() if not leaves else merkle_levels(leaves)[-1][0]
+
+
+def merkle_levels(leaves: Sequence[bytes]) -> list[list[bytes]]:
+    """All nodes of the Merkle tree over at least one leaf, level by level, from the leaves' hashes to the root."""
+    level = [hashlib.sha256(b"\x00" + leaf).digest() for leaf in leaves]
+    levels = [level]
+    # Pairing neighbours and carrying an odd one up gives the RFC's tree, which splits at the
+    # largest power of two below the number of leaves.
+    while len(level) > 1:
+        paired = [hashlib.sha256(b"\x01" + level[i] + level[i + 1]).digest() for i in range(0, len(level) - 1, 2)]
+        level = paired + level[2 * len(paired) :]
+        levels.append(level)
+    return levels
+
+
+def merkle_path(levels: Sequence[Sequence[bytes]], index: int) -> bytes:
+    """The inclusion proof of leaf ``index``: the hashes beside its way up (RFC 9162, section 2.1.3), joined."""
+    path = []
+    for level in levels[:-1]:
+        if (beside := index ^ 1) < len(level):
+            path.append(level[beside])
+        index >>= 1
+    return b"".join(path)
+
+
+def path_length(index: int, size: int) -> int:
+    """Hashes in the inclusion proof of leaf ``index`` of ``size``."""
+    length, last = 0, size - 1
+    while last:
+        length += index ^ 1 <= last
+        index, last = index >> 1, last >> 1
+    return length
+
+
+def root_of_path(leaf: bytes, index: int, size: int, path: bytes) -> bytes | None:
+    """The root of the tree of ``size`` leaves to which ``path`` leads from leaf ``index`` (RFC 9162, section
+    2.1.3.2); None for a path of another length or an index out of range.
+    """
+    if not 0 <= index < size:
+        return None
+    node, at, last = hashlib.sha256(b"\x00" + leaf).digest(), 0, size - 1
+    while last:
+        if index ^ 1 <= last:
+            beside = path[at : at + _HASH_BYTES]
+            if len(beside) != _HASH_BYTES:
+                return None
+            left, right = (beside, node) if index & 1 else (node, beside)
+            node, at = hashlib.sha256(b"\x01" + left + right).digest(), at + _HASH_BYTES
+        index, last = index >> 1, last >> 1
+    return node if at == len(path) else None

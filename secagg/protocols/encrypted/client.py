@@ -1,0 +1,143 @@
+"""The client of Paillier, CKKS and BFV."""
+
+from __future__ import annotations
+
+import hmac
+from collections.abc import Mapping
+from functools import lru_cache
+from typing import Any, ClassVar
+
+from mpc.keys import derive, encode_parts
+from secagg import wire
+from secagg.errors import ConfigError, FaultKind, LocalProtocolError
+from secagg.identity import PartyRole
+from secagg.protocols.encrypted.digits import Digits
+from secagg.protocols.encrypted.messages import (
+    KEY_BYTES,
+    Ciphertexts,
+    Commitment,
+    Committed,
+    KeyedProposal,
+    SessionKey,
+    commitment,
+    pin,
+)
+from secagg.protocols.encrypted.parameters import Encrypted
+from secagg.relay import relayed
+from secagg.roles.client import Client
+from secagg.roles.member import Handler, Reply
+from secagg.roles.state import ClientState
+from secagg.table import Round
+from secagg.wire import Reject
+
+
+def session_secret(scheme: Any, shared: bytes, session: bytes) -> Any:
+    """The secret key of one session, from the key that clients and decryptor share for the run."""
+    seed = derive(shared, salt=session, info=encode_parts("secagg/v1/he-session-key"))
+    return scheme.secret_from_seed(seed)
+
+
+@lru_cache(maxsize=4)
+def _run_key(scheme: Any, shown: bytes) -> Any:
+    """A public key that serves a whole run, with what was computed for it."""
+    return scheme.load_public(shown)
+
+
+class EncryptedClientState(ClientState):
+    """What a client keeps between Commit and Input: what it committed to, and no longer its update."""
+
+    ciphertexts: bytes = b""
+
+
+class EncryptedClient(Client[EncryptedClientState]):
+    """A client; see :class:`secagg.Paillier`, :class:`secagg.CKKS` and :class:`secagg.BFV`."""
+
+    state_type = EncryptedClientState
+
+    @property
+    def _protocol(self) -> Encrypted:
+        protocol = self.context.task.protocol
+        assert isinstance(protocol, Encrypted)
+        return protocol
+
+    def prepare(self) -> None:
+        """See :meth:`secagg.roles.Member.prepare`."""
+        super().prepare()
+        _check_key(self._protocol, self.context.key, self.id)
+        if self.context.key is not None and not self._protocol.shared_key:
+            raise ConfigError(
+                f"got key= for client {self.id}; only clients that share a key have one: leave it out, or take a "
+                "protocol with holder='clients'"
+            )
+
+    def _commit_to(self, draft: EncryptedClientState, message: KeyedProposal, payload: memoryview) -> Reply:
+        """Commit: encrypt, keep the ciphertexts, and say which they will be.
+
+        The update is not needed any more. Its hash stays, for the ledger and for what a budget is charged.
+        """
+        draft.ciphertexts = self._encrypted(draft, message.key)
+        draft.contribution = []
+        return Commitment(commitment(draft.session_id, draft.id, draft.ciphertexts)), b""
+
+    def _reveal(self, draft: EncryptedClientState, message: Committed, payload: memoryview) -> Reply:
+        """Input: send what was committed to."""
+        return Ciphertexts(), draft.ciphertexts
+
+    def _send_at_once(self, draft: EncryptedClientState, message: KeyedProposal, payload: memoryview) -> Reply:
+        """Input without Commit: encrypt, and send it."""
+        return Ciphertexts(), self._encrypted(draft, message.key)
+
+    def _encrypted(self, draft: EncryptedClientState, signed: bytes) -> bytes:
+        """The contribution under the key that the decryptor signed for this session.
+
+        The ciphertexts' randomness is governed by no seed; they are part of the saved state before anything that
+        depends on them leaves.
+        """
+        slots = Digits(self.context.task).split(self.context.contribution(draft))
+        key, workers = self._encryption_key(draft, signed), self._protocol.workers(self.context.executor)
+        encrypted: bytes = key.encrypt(slots, workers)
+        return encrypted
+
+    def _encryption_key(self, draft: EncryptedClientState, signed: bytes) -> Any:
+        scheme, shown = self._protocol.scheme(self.context.task), self._shown_key(draft, signed)
+        if self.context.key is not None:
+            if not hmac.compare_digest(shown, pin(self.context.key)):
+                raise LocalProtocolError("got another key= than the decryptor's; all must be given the same one")
+            return session_secret(scheme, self.context.key, draft.session_id)
+        try:
+            return _run_key(scheme, shown) if self._protocol.pinned else scheme.load_public(shown)
+        except ValueError as error:
+            raise Reject(FaultKind.INVALID, f"got a session key that can't be used: {error}") from error
+
+    def _shown_key(self, draft: EncryptedClientState, signed: bytes) -> bytes:
+        """What the decryptor says of its key, its signature checked, and held to the roster."""
+        envelope, roster = (
+            relayed(signed, self.context.task, draft.session_id, SessionKey, self.context.limit),
+            self.context.roster,
+        )
+        assert roster is not None
+        self.context.check_signature(envelope, PartyRole.DECRYPTOR)
+        shown, rest = envelope.open(SessionKey)
+        wire.no_vectors(rest)
+        self._protocol.check_pinned(shown.key, roster[envelope.sender])
+        return shown.key
+
+    def _input(self, draft: EncryptedClientState, message: Any, payload: memoryview) -> Reply:
+        answer = self._reveal if self._protocol.commit else self._send_at_once
+        return answer(draft, message, payload)
+
+    answers: ClassVar[Mapping[str, Handler]] = {Round.COMMIT: _commit_to, Round.INPUT: _input}
+
+    def erase(self, draft: EncryptedClientState) -> None:
+        """Forget the ciphertexts too: the answer that holds them is kept by itself."""
+        super().erase(draft)
+        draft.ciphertexts = b""
+
+
+def _check_key(protocol: Encrypted, key: bytes | None, party: str) -> None:
+    if protocol.shared_key and (key is None or len(key) != KEY_BYTES):
+        found = "no key" if key is None else f"a key of {len(key)} bytes"
+        raise ConfigError(
+            f"got {found} for {party}; with holder='clients' every client and the decryptor are given the same "
+            f"{KEY_BYTES} bytes as key=: write them with secagg keygen --shared-he"
+        )

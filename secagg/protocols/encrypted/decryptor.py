@@ -1,0 +1,131 @@
+"""The decryptor of Paillier, CKKS and BFV."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping
+from functools import cached_property
+from typing import Any, ClassVar
+
+from mpc.keys import encode_parts
+from secagg.bitmap import from_bitmap
+from secagg.errors import Aborted, ConfigError, EncodingError, FaultKind, LocalProtocolError
+from secagg.lanes import pack_lanes
+from secagg.protocols.encrypted.client import _check_key, session_secret
+from secagg.protocols.encrypted.digits import Digits
+from secagg.protocols.encrypted.messages import EncryptedSum, OpenedSum, SessionKey, pin
+from secagg.protocols.encrypted.parameters import Encrypted
+from secagg.roles.listener import Decryptor
+from secagg.roles.member import Handler, Reply
+from secagg.roles.state import MemberState
+from secagg.table import Proposal, Round
+from secagg.wire import Reject
+
+
+class DecryptorState(MemberState):
+    """What a decryptor keeps: the secret key of this session, until it is done."""
+
+    secret: bytes = b""
+
+
+class EncryptedDecryptor(Decryptor[DecryptorState]):
+    """Holds the key and opens one sum a session; see :class:`secagg.Paillier`."""
+
+    state_type = DecryptorState
+
+    @property
+    def _protocol(self) -> Encrypted:
+        protocol = self.context.task.protocol
+        assert isinstance(protocol, Encrypted)
+        return protocol
+
+    def prepare(self) -> None:
+        """See :meth:`secagg.roles.Member.prepare`."""
+        super().prepare()
+        roster = self.context.roster
+        assert roster is not None
+        _check_key(self._protocol, self.context.key, self.id)
+        if self.context.key is not None and not self._protocol.pinned:
+            raise ConfigError(
+                f"got key= for {self.id}; a decryptor of {self._protocol.name} makes a key for every session: "
+                "leave it out, or take Paillier(key='run') where one key is to serve all sessions"
+            )
+        if self._protocol.pinned and pin(self._public_half()) != roster[self.id].encryption_key:
+            raise ConfigError(
+                f"got a key whose digest is not the one that the roster pins for {self.id}; load the one that was "
+                "made with this roster's entry, or enrol the new one and give everyone the new roster"
+            )
+
+    def check_restored(self) -> None:
+        """See :meth:`secagg.roles.Member.check_restored`."""
+        if self._state.step and not self._ended and self.context.environment.ledger is None:
+            raise LocalProtocolError(
+                "got a decryptor past its first answer without a ledger, which alone holds it to one sum; pass "
+                "save= a store that has one, or leave this session out"
+            )
+
+    def _public_half(self) -> bytes:
+        """What the roster pins of a key that outlives the session."""
+        if self.context.key is None:
+            raise ConfigError(f"got no key for {self.id}; a decryptor of {self._protocol.name} needs key=")
+        if self._protocol.shared_key:
+            return self.context.key
+        try:
+            public: bytes = self._run_secret.public.to_bytes()
+        except ValueError as error:
+            raise ConfigError(f"got a key of {self.id} that can't be used: {error}") from error
+        return public
+
+    @cached_property
+    def _run_secret(self) -> Any:
+        """The key that serves a whole run."""
+        return self._protocol.scheme(self.context.task).load_secret(self.context.key)
+
+    def _show_key(self, draft: DecryptorState, message: Proposal, payload: memoryview) -> Reply:
+        """SessionKey: make this session's key, or show which one the run has."""
+        if self._protocol.shared_key:
+            return SessionKey(pin(self._public_half())), b""
+        if self._protocol.pinned:
+            return SessionKey(self._public_half()), b""
+        made = self._protocol.scheme(self.context.task).generate()
+        draft.secret = made.to_bytes()
+        return SessionKey(made.public.to_bytes()), b""
+
+    def _open(self, draft: DecryptorState, message: EncryptedSum, payload: memoryview) -> Reply:
+        """Opening: open one sum, once, if it is stated to hold enough and every slot is a possible sum."""
+        from he.errors import HEError, OpenError
+
+        count, digits = len(from_bitmap(message.survivors, draft.cohort)), Digits(self.context.task)
+        if count < self.context.task.min_survivors:
+            raise Aborted(f"got a sum over {count} clients; {self.context.task.min_survivors} are needed")
+        total, expected = bytes(payload), self._protocol.scheme(self.context.task).total_size(digits.length)
+        if len(total) != expected:
+            raise Reject(FaultKind.MALFORMED, f"got an encrypted sum of {len(total)} bytes; expected {expected}")
+        asked = hashlib.sha256(encode_parts(message.survivors, total)).digest()
+        try:
+            secret = self._secret(draft)
+            sums = self._protocol.open_sum(secret, total, digits.length, count, self.context.executor)
+            segments = digits.join(sums, count)
+        except (OpenError, EncodingError) as error:
+            # A sum that differs from this one by a little is what an attack would come with next.
+            self.context.claim(asked, "opening", self.context.task.digest, draft.session or b"")
+            raise Aborted(f"the sum is none that honest clients have: {error}") from error
+        except HEError as error:
+            raise Reject(FaultKind.MALFORMED, f"got bytes that are no encrypted sum: {error}") from error
+        # Before the sum leaves; and whatever becomes of the session, there is no second one of this name.
+        self.context.claim(asked, "opening", self.context.task.digest, draft.session or b"")
+        return OpenedSum(), pack_lanes(self.context.task, segments)
+
+    def _secret(self, draft: DecryptorState) -> Any:
+        scheme = self._protocol.scheme(self.context.task)
+        if self._protocol.shared_key:
+            assert self.context.key is not None
+            return session_secret(scheme, self.context.key, draft.session_id)
+        return scheme.load_secret(draft.secret) if draft.secret else self._run_secret
+
+    answers: ClassVar[Mapping[str, Handler]] = {Round.SESSION_KEY: _show_key, Round.OPENING: _open}
+
+    def erase(self, draft: DecryptorState) -> None:
+        """Forget the session's key."""
+        super().erase(draft)
+        draft.secret = b""

@@ -1,0 +1,5 @@
+"""AdditiveShares: clients split their updates between several servers."""
+
+from secagg.protocols.shares.protocol import AdditiveShares
+
+__all__ = ["AdditiveShares"]

@@ -1,0 +1,37 @@
+"""The roles of a session: what a user drives, and what the author of a protocol extends.
+
+Each role is a state machine without I/O: bytes in, bytes out. ``Client``, ``Decryptor`` and ``Aggregator`` answer
+the server; ``Server`` asks. A protocol subclasses them and fills in one table; see ``docs/extending.md``.
+"""
+
+from secagg.roles.client import Client
+from secagg.roles.context import MemberContext, ServerContext
+from secagg.roles.environment import Budget, Environment
+from secagg.roles.listener import Aggregator, Decryptor, Watchful
+from secagg.roles.member import SEED_BYTES, Handler, Listener, Member, Reply
+from secagg.roles.outcome import Outcome
+from secagg.roles.server import Outbox, Server, Step
+from secagg.roles.state import ClientState, MemberState, ServerState
+
+__all__ = [
+    "SEED_BYTES",
+    "Aggregator",
+    "Budget",
+    "Client",
+    "ClientState",
+    "Decryptor",
+    "Environment",
+    "Handler",
+    "Listener",
+    "Member",
+    "MemberContext",
+    "MemberState",
+    "Outbox",
+    "Outcome",
+    "Reply",
+    "Server",
+    "ServerContext",
+    "ServerState",
+    "Step",
+    "Watchful",
+]

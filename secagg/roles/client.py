@@ -1,0 +1,143 @@
+"""The client's side of a session."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from typing import Any, TypeVar
+
+import msgspec
+from numpy.typing import NDArray
+
+from mpc.keys import encode_parts, seeded_rng
+from secagg.errors import Aborted, ConfigError, EncodingError, LocalProtocolError, SecAggError, kind_of
+from secagg.identity import PartyRole
+from secagg.roles.member import SEED_BYTES, Member
+from secagg.roles.state import ClientState, pack_segments
+from secagg.roles.turn import atomic
+
+AnyClientState = TypeVar("AnyClientState", bound=ClientState)
+
+
+class Client(Member[AnyClientState]):
+    """A client: contributes one update and learns nothing but when to stop.
+
+    ``receive`` until ``finished``, ``contribute`` at any time before the input is asked for.
+    """
+
+    role = PartyRole.CLIENT
+
+    def prepare(self) -> None:
+        """See :meth:`Member.prepare`."""
+        if self.context.environment.budget is not None:
+            self._state = msgspec.structs.replace(self._state, budgeted=True)
+
+    def contribute(self, update: Any, weight: int | None = None) -> None:
+        """Encode ``update`` (a structure of the task's layout) and keep its integers only.
+
+        ``weight`` is an integer from 1 to the task's ``max_weight``, where it has one. The vector is
+        entered in the ledger: under the same task and session no other will be taken. Raises
+        ``EncodingError`` for an update that doesn't fit, ``LocalProtocolError`` out of order.
+
+        May run in a thread of its own: ``receive`` and all else go on while the update is encoded. What was
+        encoded is then taken as if this call had begun only now: after a round that was answered meanwhile; not
+        at all, with ``LocalProtocolError``, if the session has ended, its input has left, the server has
+        proposed another session, or another thread's different update was faster. The same update again changes
+        nothing.
+        """
+        seed, session = self._open_for_input()
+        vectors = pack_segments(self._encoded(update, weight, seed, session))
+        hashed = hashlib.sha256()
+        for segment in vectors:
+            hashed.update(segment)
+        self._keep(vectors, hashed.digest(), session)
+
+    @atomic
+    def _open_for_input(self) -> tuple[bytes, bytes]:
+        """This role's seed and what the session is called, if an update may come now."""
+        return self._state.seed, self._check_open_for_input()
+
+    def _check_open_for_input(self, expected: bytes | None = None) -> bytes:
+        if self._ended or self._state.step > self._input_step:
+            how = "was given up" if self._state.aborted else "has this client's input, or a commitment to it"
+            raise LocalProtocolError(f"got an update after the session {how}; the next one needs a new session")
+        session = self._session
+        if session is None:
+            raise LocalProtocolError(
+                "got an update before the session is known: pass session= when the client is made, or "
+                "contribute after its first receive() and a look at client.session"
+            )
+        if expected is not None and session != expected:
+            raise LocalProtocolError(
+                f"got an update for session {expected!r:.80}, and the server has proposed {session!r:.80} "
+                "meanwhile; look at client.session, then contribute again"
+            )
+        return session
+
+    def _encoded(self, update: Any, weight: int | None, seed: bytes, session: bytes) -> list[NDArray[Any]]:
+        """The update's segments; runs without the lock, so it reads nothing that changes."""
+        task = self.context.task
+        flat = task.layout.flatten(update)
+        try:
+            return task.encoder_for(session).encode(
+                flat,
+                layout=task.layout,
+                weight=weight,
+                max_weight=task.max_weight,
+                # The session id may not stand yet, so the session's name separates what is drawn here.
+                rng=seeded_rng(seed, salt=task.digest, info=encode_parts("secagg/v1/rounding", session)),
+            )
+        except SecAggError:
+            raise
+        except Exception as error:  # another package's encoding says it in its own error
+            raise EncodingError(str(error) or kind_of(error)) from error
+
+    @atomic
+    def _keep(self, vectors: list[bytes], hashed: bytes, session: bytes) -> None:
+        """Take the encoded update onto the newest state."""
+        self._check_open_for_input(session)
+        state = self._state
+        if state.contributed == hashed:
+            return
+        if state.contributed:
+            raise LocalProtocolError("got a second update for one session; the first one stands")
+        try:
+            self.context.claim(hashed, "contribution", self.context.task.digest, session)
+        except Aborted as clash:
+            raise LocalProtocolError(
+                f"got another update than the ledger has for session {session!r}; "
+                "restore the state saved after contribute, or leave this session out"
+            ) from clash
+        self._commit(msgspec.structs.replace(state, session=session, contribution=vectors, contributed=hashed))
+
+    @property
+    @atomic
+    def contributed(self) -> bool:
+        """Whether an update was given for this session and is still in use."""
+        return bool(self._state.contributed)
+
+    @property
+    def _input_step(self) -> int:
+        return next(i for i, phase in enumerate(self._phases) if phase.commits_input or phase.takes_input)
+
+    def erase(self, draft: AnyClientState) -> None:
+        """Forget the seed and the update."""
+        super().erase(draft)
+        draft.contribution, draft.contributed = [], b""
+
+    def check_restored(self) -> None:
+        """See :meth:`Member.check_restored`."""
+        if self._state.budgeted and self.context.environment.budget is None:
+            raise ConfigError(
+                "got the state of a client whose input a budget pays for, and no budget; pass budget= the ledger "
+                "that it was made with, such as dp.PrivacyLedger.open(path, ...)"
+            )
+        if self._ended or self.context.environment.ledger is not None:
+            return
+        if self._state.step:
+            raise LocalProtocolError(
+                "got a client past its first answer without a ledger, which alone holds it to one story; "
+                "pass save= a store that has one, or leave this session out"
+            )
+        # The state may be older than what the client has said since. With other keys it is another party.
+        self._state = msgspec.structs.replace(self._state, seed=os.urandom(SEED_BYTES))

@@ -1,0 +1,155 @@
+"""What the author of a protocol works with inside a role: one object, ``self.context``."""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+from collections.abc import Callable, Mapping
+from concurrent.futures import Executor
+from typing import TYPE_CHECKING, Any, Generic, TypeVar
+
+from numpy.typing import NDArray
+
+from mpc.keys import derive, encode_parts, seeded_rng
+from secagg import wire
+from secagg.errors import Aborted, Fault, FaultKind, LocalProtocolError
+from secagg.identity import PartyRole, Roster
+from secagg.relay import relayed
+from secagg.roles.environment import Environment
+from secagg.roles.faults import FaultRecord
+from secagg.roles.state import ClientState, MemberState, ServerState, unpack_segments
+from secagg.session import draw
+from secagg.table import Proposal
+from secagg.wire import Envelope, Reject
+
+if TYPE_CHECKING:
+    from secagg.task import Task
+
+log = logging.getLogger("secagg")
+
+AnyServerState = TypeVar("AnyServerState", bound=ServerState)
+
+
+class Context:
+    """The task, what the caller lent, and the largest message that this role reads (``limit``, bytes)."""
+
+    def __init__(self, task: Task, environment: Environment, receiver: PartyRole | None) -> None:
+        self.task, self.environment = task, environment
+        self.limit = task.protocol.largest_message(task, receiver)
+
+    @property
+    def roster(self) -> Roster | None:
+        """Everyone enrolled; None where nobody is."""
+        return self.environment.roster
+
+    @property
+    def executor(self) -> Executor | None:
+        """What the caller wants heavy work to run on; None for threads of this process."""
+        return self.environment.executor
+
+    def relayed(self, data: bytes, kind: type[wire.Message], session: bytes, sender: PartyRole) -> Envelope:
+        """Another party's message that came through the server, checked as that of an enrolled ``sender``.
+
+        ``Reject`` unless it is a ``kind`` of the session ``session``, with a good signature.
+        """
+        envelope = relayed(data, self.task, session, kind, self.limit)
+        self.check_signature(envelope, sender)
+        return envelope
+
+    def check_signature(self, envelope: Envelope, role: PartyRole) -> None:
+        """``Reject`` a relayed envelope unless its sender is enrolled as ``role`` and signed it."""
+        if self.roster is None:
+            envelope.verify(None)
+            return
+        party = self.roster.get(envelope.sender)
+        if party is None or party.role is not role:
+            raise Reject(FaultKind.UNKNOWN_SENDER, f"got a message of {envelope.sender}, who is not enrolled")
+        envelope.verify(party.signing_key)
+
+
+class MemberContext(Context):
+    """What a client, a decryptor or an aggregator works with."""
+
+    def __init__(self, task: Task, environment: Environment, role: PartyRole, party: str) -> None:
+        super().__init__(task, environment, role)
+        self._party = party
+
+    @property
+    def key(self) -> bytes | None:
+        """The private half of what the roster lists beside the identity, where the role has such a key."""
+        return self.environment.key
+
+    def claim(self, value: bytes, *entry: bytes | str) -> None:
+        """Write ``value`` under ``entry`` in the ledger, once ever; ``Aborted`` if another stands there."""
+        ledger = self.environment.ledger
+        if ledger is None:
+            return
+        name = hashlib.sha256(encode_parts(b"secagg/v1/ledger", self._party, *entry)).digest()
+        if ledger.claim(name, value) != value:
+            raise Aborted(f"the ledger of {self._party} holds another {entry[0]!s} under this session")
+
+    def derive(self, draft: MemberState, what: str) -> bytes:
+        """32 secret bytes of this role, of this session and for this one use."""
+        return derive(draft.seed, salt=draft.session_id, info=encode_parts("secagg/v1/role", what))
+
+    def rng(self, draft: MemberState, what: str) -> Callable[[int], bytes]:
+        """A generator of secret bytes of this role, of this session and for this one use."""
+        return seeded_rng(draft.seed, salt=draft.session_id, info=encode_parts("secagg/v1/role", what))
+
+    def contribution(self, draft: ClientState) -> list[NDArray[Any]]:
+        """The encoded update, one read-only array a segment; ``LocalProtocolError`` if there is none."""
+        if not draft.contributed:
+            raise LocalProtocolError("the input is asked for: contribute(update) first, then receive this again")
+        return unpack_segments(draft.contribution, self.task)
+
+
+class ServerContext(Context, Generic[AnyServerState]):
+    """What the server works with: its state, which steps change in place, and the sums so far.
+
+    ``sums`` has one array a segment, from the round on in which there are any.
+    """
+
+    def __init__(self, task: Task, environment: Environment, state: AnyServerState) -> None:
+        super().__init__(task, environment, None)
+        self.state = state
+        self.sums: list[NDArray[Any]] = []
+        self._cohort = frozenset(state.cohort)
+        self.faults = FaultRecord(self.knows, state.faults)
+
+    @property
+    def open(self) -> bool:
+        """Whether a round is open."""
+        return self.state.position >= 0 and not self.state.finished and not self.state.aborted
+
+    @property
+    def round(self) -> str | None:
+        """The open round's name; None before start and after the end."""
+        return self.task.protocol.phases[self.state.position].round if self.open else None
+
+    def knows(self, party: str) -> bool:
+        """Whether ``party`` is in the cohort or enrolled; other names are anyone's to invent."""
+        return party in self._cohort or (self.roster is not None and party in self.roster)
+
+    def draw(self, count: int) -> bytes:
+        """``count`` fresh random bytes; keep them in the state, since a restored server draws others."""
+        return draw(self.environment.rng, count)
+
+    def proposal(self) -> Proposal:
+        """The first message of this session to any party."""
+        state = self.state
+        return Proposal(cohort=state.cohort, session=state.session, nonce=state.nonce)
+
+    def need(self, present: int, floor: int, what: str) -> None:
+        """``Aborted`` unless at least ``floor`` are ``present``."""
+        if present < floor:
+            raise Aborted(f"got {present} {what}; {floor} are needed, so nothing is opened")
+
+    def blame(self, party: str, kind: FaultKind, detail: str) -> None:
+        """Record that ``party`` did something wrong in the open round."""
+        fault = Fault(str(party)[:64], self.round or "after the end", kind, detail)
+        if self.faults.add(fault):
+            log.warning("session %s: %s", self.state.session_id.hex()[:12], fault)
+
+
+Requests = Mapping[str, tuple[wire.Message, bytes]]
+"""Who is asked what: a message and the vectors behind it, by party."""

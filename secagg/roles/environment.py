@@ -1,0 +1,74 @@
+"""What the caller lends a role: one frozen argument, and never a part of what the role saves."""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Callable
+from concurrent.futures import Executor
+from dataclasses import dataclass
+from typing import Any, Protocol, TypedDict
+
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+
+from secagg.beacon import Fetch
+from secagg.errors import ConfigError, shown
+from secagg.identity import Roster
+from secagg.store import Ledger, Store
+
+
+class Budget(Protocol):
+    """What a client's privacy may cost in all: a :class:`dp.PrivacyLedger`, in a file where it has to last."""
+
+    def charge(self, release: Any, count: int = 1, *, once: bytes | None = None) -> float:
+        """Charge one release durably, or raise a ``ValueError`` and charge nothing.
+
+        The same release is not charged again under a name ``once`` (32 bytes) that it was charged under before.
+        """
+        ...
+
+
+class Lent(TypedDict, total=False):
+    """The keywords of an :class:`Environment`, for calls that pass them on."""
+
+    identity: Ed25519PrivateKey | None
+    roster: Roster | None
+    save: Store | None
+    key: bytes | None
+    executor: Executor | None
+    clock: Callable[[], float]
+    budget: Budget | None
+    beacon: Fetch | None
+    rng: Callable[[int], bytes]
+    ledger: Ledger | None
+
+
+@dataclass(frozen=True, repr=False)
+class Environment:
+    """What a role is lent each time it is made or restored.
+
+    ``identity`` is its Ed25519 key, ``roster`` everyone enrolled, ``save`` the store of its state (which may have a
+    ledger), ``key`` the private half of what the roster lists beside the identity, ``executor`` what runs heavy
+    work (by default threads), ``clock`` the time in seconds since 1970, ``budget`` what pays for a noised input,
+    ``beacon`` what gets a beacon's value, and ``rng`` the source of every seed.
+    ``ledger`` holds the role to one story when it is made anew or restored; by default it is the store's.
+    """
+
+    identity: Ed25519PrivateKey | None = None
+    roster: Roster | None = None
+    save: Store | None = None
+    key: bytes | None = None
+    executor: Executor | None = None
+    clock: Callable[[], float] = time.time
+    budget: Budget | None = None
+    beacon: Fetch | None = None
+    rng: Callable[[int], bytes] = os.urandom
+    ledger: Ledger | None = None
+
+    def __post_init__(self) -> None:
+        if self.save is not None and not callable(self.save):
+            raise ConfigError(
+                f"got save={shown(self.save)}; expected a store, such as secagg.store.FileStore(path)"
+            )
+        if self.ledger is None:
+            object.__setattr__(self, "ledger", getattr(self.save, "ledger", None))

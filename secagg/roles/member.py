@@ -1,0 +1,362 @@
+"""Runs a protocol's table on the side that answers: clients, decryptors, aggregators.
+
+Two rules. A role answers the rows of the table that address it, in their order and each once. And
+``receive`` is a transaction: it works on a draft of the state, which replaces the state only after
+the draft was saved; bytes that are refused leave no trace.
+
+The same bytes again get the same answer again: all randomness comes from one seed, and the last
+answer is part of the state. An older request again gets nothing and is no fault. Other bytes in the
+same place are refused, by the state and, for a role that was restored, by the ledger.
+
+Every public call is atomic, by :mod:`secagg.roles.turn`; methods that protocols call or replace run inside of
+one and take no turn of their own.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+from collections.abc import Callable, Mapping
+from typing import TYPE_CHECKING, Any, ClassVar, Generic, Self, TypeVar
+
+import msgspec
+
+from mpc.keys import encode_parts
+from secagg import wire
+from secagg.errors import Aborted, ConfigError, Fault, FaultKind, LocalProtocolError, RemoteProtocolError
+from secagg.identity import PartyRole, check_enrolled, check_party_id
+from secagg.roles.context import MemberContext
+from secagg.roles.environment import Environment
+from secagg.roles.state import ClientState, MemberState, pack_state, unpack_state
+from secagg.roles.turn import Turn, atomic
+from secagg.session import (
+    MAX_SESSION_BYTES,
+    NONCE_BYTES,
+    check_session,
+    draw,
+    roster_digest,
+    session_id,
+)
+from secagg.store import Ledger
+from secagg.table import Proposal
+from secagg.wire import Envelope, Reject
+
+if TYPE_CHECKING:
+    from secagg.task import Task
+
+
+log = logging.getLogger("secagg")
+SEED_BYTES = 32
+_GIVE_LEDGER = "give it save= a store that has one, such as secagg.store.FileStore(path, ledger=FileLedger(other))"
+FOREIGN_TASK = (
+    "got a message of another protocol or task; give both sides the same task.to_bytes(), or ask for the other "
+    "side's: task.diff(Task.from_bytes(theirs)) says which field differs"
+)
+
+
+AnyState = TypeVar("AnyState", bound=MemberState)
+Reply = tuple[wire.Message, bytes]
+Handler = Callable[[Any, Any, Any, memoryview], Reply]
+Listener = Callable[[Any, Any, Envelope, Any, memoryview], None]
+
+
+class Member(Generic[AnyState]):
+    """A role that answers the server. Made by the task; bytes in, bytes out; no I/O and no clock.
+
+    Any thread may call anything at any time: each call, and each look at a property, has the role to itself, and
+    waits for the one before.
+
+    ``answers`` maps each round that addresses the role to the method that answers it;
+    ``overhears`` each round whose messages are relayed to it to the method that takes them. Both
+    get a draft of the state, whose fields they replace and never change in place.
+    """
+
+    role: ClassVar[PartyRole]
+    state_type: ClassVar[type[MemberState]]
+    answers: ClassVar[Mapping[str, Handler]]
+    overhears: ClassVar[Mapping[str, Listener]] = {}
+
+    def __init__(
+        self, task: Task, member_id: str, environment: Environment | None = None, *, session: bytes | None = None
+    ) -> None:
+        lent = environment or Environment()
+        name = None if session is None else check_session(session)
+        seed = draw(lent.rng, SEED_BYTES)
+        self._take_up(task, self.state_type(id=check_party_id(member_id), seed=seed, session=name), lent)
+
+    def _take_up(self, task: Task, state: MemberState, environment: Environment) -> None:
+        """Take up ``state``, be it new or restored."""
+        self._turn = Turn()
+        check_enrolled(state.id, self.role, environment.identity, environment.roster)
+        task.protocol.validate_roster(task, environment.roster)
+        if environment.budget is not None and getattr(task.encoder, "release", None) is None:
+            raise ConfigError(
+                "got a budget for an encoding without noise, whose inputs no budget can pay for; take one such as "
+                "dp.DistributedGaussian, or pass no budget"
+            )
+        if (
+            environment.save is not None
+            and environment.ledger is None
+            and getattr(task.protocol, "threat_model", "") == "malicious"
+        ):
+            log.warning(
+                "%s has a store without a ledger under a malicious server: who rolls the state back, or has it "
+                "made anew, makes it tell two stories; %s",
+                state.id,
+                _GIVE_LEDGER,
+            )
+        self.context = MemberContext(task, environment, self.role, state.id)
+        self._state: AnyState = state  # type: ignore[assignment]
+        self._phases = tuple(phase for phase in task.protocol.phases if phase.role is self.role)
+        self._proposed: bytes | None = None  # by a proposal that was accepted but not answered yet
+        self.prepare()
+
+    def prepare(self) -> None:
+        """Check what the caller lent, and make what no saved state holds; ``ConfigError`` where it doesn't fit."""
+
+    @property
+    def id(self) -> str:
+        """The party's id."""
+        return self._state.id
+
+    @property
+    @atomic
+    def session(self) -> bytes | None:
+        """What this aggregation is called: the caller's word, else what the server proposed."""
+        return self._session
+
+    @property
+    def _session(self) -> bytes | None:
+        return self._proposed if self._state.session is None else self._state.session
+
+    @property
+    def ledger(self) -> Ledger | None:
+        """What holds this role to one story when it is restored or made anew, if it was given one."""
+        return self.context.environment.ledger
+
+    @property
+    @atomic
+    def finished(self) -> bool:
+        """Whether nothing more is expected of this role, be it done or aborted."""
+        return self._ended
+
+    @property
+    def _ended(self) -> bool:
+        return self._state.finished or bool(self._state.aborted)
+
+    @atomic
+    def receive(self, data: bytes) -> bytes | None:
+        """Take a message from the server; returns the answer to send, if there is one.
+
+        The last request again gets the same answer again; an older one changes nothing and gets None. Raises
+        ``RemoteProtocolError`` for bytes that break the protocol (nothing changed),
+        ``Aborted`` when the session is given up or goes on without this party, ``LocalProtocolError`` when the
+        caller has something to do first (nothing changed).
+        """
+        return self._receive(data)
+
+    def _receive(self, data: bytes) -> bytes | None:
+        try:
+            envelope = Envelope.parse(data, self.context.limit)
+            self._check_address(envelope)
+            if envelope.digest in self._state.requests:
+                return self._state.last_reply if envelope.digest == self._state.requests[-1] else None
+            if envelope.sender != wire.SERVER:
+                self._overhear(envelope)
+                return None
+            return self._answer(envelope)
+        except Reject as refused:
+            raise RemoteProtocolError(self._fault(refused)) from refused
+        except Aborted as aborted:
+            self._give_up(aborted)
+            raise
+
+    def _check_address(self, envelope: Envelope) -> None:
+        task = self.context.task
+        if envelope.protocol != task.protocol.ID or envelope.task != task.digest:
+            raise Reject(FaultKind.FOREIGN_TASK, FOREIGN_TASK)
+        if envelope.sender == wire.SERVER:
+            envelope.verify(None)
+
+    def _answer(self, envelope: Envelope) -> bytes | None:
+        state = self._state
+        if envelope.kind == wire.Abort.TYPE:
+            self._end(envelope)
+            return None
+        if self._ended:
+            raise Reject(FaultKind.OUT_OF_TURN, "got a request after the end of the session")
+        phase = self._phases[state.step]
+        if envelope.kind != phase.request.TYPE:
+            raise Reject(FaultKind.OUT_OF_TURN, f"got message type {envelope.kind}; this is {phase.round}")
+        if envelope.session != (b"" if issubclass(phase.request, Proposal) else state.session_id):
+            raise Reject(FaultKind.FOREIGN_SESSION, "got a request of another session")
+        message, payload = envelope.open(phase.request)
+        if not phase.request_vectors:
+            wire.no_vectors(payload)
+        draft = msgspec.structs.replace(state)
+        if isinstance(message, Proposal):
+            self._accept_proposal(draft, message)
+            self._warn_of_no_ledger(draft)
+            self._proposed = message.session
+        asked_under = draft.session_id  # an answer may move the session on to the next id
+        reply, vectors = self.answers[phase.round](self, draft, message, payload)
+        draft.step += 1
+        draft.finished = draft.step == len(self._phases)
+        self.context.claim(envelope.digest, "round", asked_under, phase.round)
+        if phase.takes_input:
+            self.context.claim(draft.session_id, "upload", self.context.task.digest, draft.session or b"")
+            if isinstance(draft, ClientState):
+                self._spend(draft, envelope.digest)
+                draft.contribution = []  # the answer holds it, and is kept
+        draft.requests = [*draft.requests, envelope.digest]
+        draft.last_reply = wire.seal_envelope(
+            reply,
+            protocol=self.context.task.protocol.ID,
+            task=self.context.task.digest,
+            session=draft.session_id,
+            sender=draft.id,
+            payload=vectors,
+            identity=self.context.environment.identity,
+        )
+        if draft.finished:
+            self.erase(draft)
+        self._commit(draft)
+        return draft.last_reply
+
+    def _end(self, envelope: Envelope) -> None:
+        """The server gives the session up, or goes on without this party. After the end it changes nothing."""
+        state = self._state
+        if not state.opening_id:
+            detail = (
+                "got word that a session is over that this party never joined; leave it, or wait for a proposal"
+            )
+            raise Reject(FaultKind.OUT_OF_TURN, detail)
+        if envelope.session not in (state.opening_id, state.session_id):
+            raise Reject(FaultKind.FOREIGN_SESSION, "got word that another session is over")
+        _, rest = envelope.open(wire.Abort)
+        wire.no_vectors(rest)
+        if not self._ended:
+            raise Aborted("the server gave the session up, or goes on without this party")
+
+    def _spend(self, draft: ClientState, request: bytes) -> None:
+        """Charge what this input costs before it leaves; past the budget, ``LocalProtocolError``.
+
+        This vector as the answer to this request is charged once: a client that died after the charge and is
+        restored repeats it. Any other answer is another release.
+        """
+        if self.context.environment.budget is None:
+            return
+        encoder: Any = self.context.task.encoder  # of noise: no budget was taken beside another
+        answer = encode_parts("secagg/v1/charge", draft.id, draft.session_id, request, draft.contributed)
+        try:
+            self.context.environment.budget.charge(
+                encoder.release(self.context.task.layout.size), once=hashlib.sha256(answer).digest()
+            )
+        except ValueError as error:  # dp's own errors are
+            raise LocalProtocolError(f"this input does not leave: {error}") from error
+
+    def _overhear(self, envelope: Envelope) -> None:
+        """Take another party's message that the server relayed."""
+        for phase in self.context.task.protocol.phases:
+            if phase.relay is self.role and envelope.kind == phase.reply.TYPE:
+                break
+        else:
+            raise Reject(FaultKind.OUT_OF_TURN, "got another party's message where none is relayed")
+        if not self._state.session_id or envelope.session != self._state.session_id:
+            raise Reject(FaultKind.FOREIGN_SESSION, "got a relayed message of another session")
+        self.context.check_signature(envelope, phase.role)
+        if self.heard(envelope):
+            return
+        if self._ended:
+            raise Reject(FaultKind.OUT_OF_TURN, "got another party's message after the end of the session")
+        message, payload = envelope.open(phase.reply)
+        if not phase.reply_vectors:
+            wire.no_vectors(payload)
+        draft = msgspec.structs.replace(self._state)
+        self.overhears[phase.round](self, draft, envelope, message, payload)
+        self._commit(draft)
+
+    def _warn_of_no_ledger(self, draft: AnyState) -> None:
+        # Where the server reads each input by itself, a second one of the same client tells it nothing new.
+        if self.context.environment.ledger is None and not (
+            self.role is PartyRole.CLIENT and self.context.task.shows_terms
+        ):
+            log.warning(
+                "%s has no ledger: made anew, it would %s session %s; %s",
+                self.id,
+                "upload again in" if self.role is PartyRole.CLIENT else "take part in a second sum of",
+                draft.session_id.hex()[:12],
+                _GIVE_LEDGER,
+            )
+
+    def heard(self, envelope: Envelope) -> bool:
+        """Whether this very message of another party was taken before; it then changes nothing."""
+        return False
+
+    def _accept_proposal(self, draft: AnyState, proposal: Proposal) -> None:
+        if draft.session is not None and proposal.session != draft.session:
+            raise Reject(
+                FaultKind.FOREIGN_SESSION,
+                f"got a proposal for session {proposal.session!r:.80}, and this role was made for "
+                f"{draft.session!r:.80}; if the server is right, make one with session= what it proposes",
+            )
+        if len(proposal.nonce) != NONCE_BYTES or len(proposal.session) > MAX_SESSION_BYTES:
+            raise Reject(FaultKind.INVALID, "got a nonce or a session of the wrong length")
+        try:
+            self.context.task.check_cohort(proposal.cohort, self.context.roster)
+        except ConfigError as error:
+            raise Reject(FaultKind.INVALID, str(error)) from error
+        if self.role is PartyRole.CLIENT and draft.id not in proposal.cohort:
+            raise Reject(FaultKind.INVALID, "got a cohort without this client")
+        draft.session = proposal.session
+        draft.cohort = proposal.cohort
+        draft.nonce = proposal.nonce
+        draft.opening_id = draft.session_id = session_id(
+            task=self.context.task.digest,
+            roster=roster_digest(self.context.roster),
+            session=proposal.session,
+            nonce=proposal.nonce,
+            cohort=proposal.cohort,
+        )
+
+    def erase(self, draft: AnyState) -> None:
+        """Forget every secret; a role that is done keeps only what it signed."""
+        draft.seed = b""
+
+    def _give_up(self, aborted: Aborted) -> None:
+        log.warning("%s leaves session %s: %s", self.id, self._state.session_id.hex()[:12], aborted)
+        draft = msgspec.structs.replace(self._state, aborted=aborted.reason or "aborted")
+        self.erase(draft)
+        self._commit(draft)
+
+    def _commit(self, draft: AnyState) -> None:
+        draft.number += 1
+        if self.context.environment.save is not None:
+            self.context.environment.save(draft.number, self._encode(draft))
+        self._state = draft
+
+    def _fault(self, refused: Reject) -> Fault:
+        current = self._phases[min(self._state.step, len(self._phases) - 1)].round
+        fault = Fault(refused.blame or "server", current, refused.kind, refused.detail)
+        log.warning("%s refused a message: %s", self.id, fault)
+        return fault
+
+    @atomic
+    def to_bytes(self) -> bytes:
+        """The state, secrets included: it never leaves its node."""
+        return self._encode(self._state)
+
+    def _encode(self, state: MemberState) -> bytes:
+        return pack_state(state, self.context.task, self.role, self.context.roster)
+
+    @classmethod
+    def from_bytes(cls, data: bytes, task: Task, environment: Environment | None = None) -> Self:
+        """The role that was saved as ``data``; see :meth:`secagg.Task.restore_client`."""
+        lent = environment or Environment()
+        role = cls.__new__(cls)
+        role._take_up(task, unpack_state(data, cls.state_type, task, cls.role, lent.roster), lent)
+        role.check_restored()
+        return role
+
+    def check_restored(self) -> None:
+        """Refuse a state that can't be resumed safely."""

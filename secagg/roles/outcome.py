@@ -1,0 +1,87 @@
+"""What the server knows when a session has ended well."""
+
+from __future__ import annotations
+
+import html
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, fields
+from typing import Any
+
+from secagg._reading import same
+from secagg.errors import Fault
+from secagg.layout import Layout
+
+_NAMED = 5  # of parties in a repr
+_CLIPPED = 0.01  # the share of coordinates above which the server warns
+_TAG = 16  # bytes of a message's digest by which it is known again
+
+
+@dataclass(frozen=True, eq=False, repr=False)
+class Outcome:
+    """What the server can know when a session has ended well.
+
+    ``mean`` and ``sum`` have the structure of the task's layout (``sum`` is Σ wᵢxᵢ in float64);
+    ``survivors`` are those whose input is in the sum, and what ``min_survivors`` counts; ``dropped``
+    names for each who fell silent the round of its silence, so one that did so after being counted is
+    in both. ``clipped`` counts clipped coordinates over all survivors (None under DP).
+
+    Two are equal if all of this is, arrays coordinate by coordinate.
+    """
+
+    mean: Any
+    sum: Any
+    total_weight: int
+    survivors: tuple[str, ...]
+    dropped: Mapping[str, str]
+    faults: tuple[Fault, ...]
+    clipped: int | None
+    epsilon_guaranteed: float | None = None
+    epsilon_realised: float | None = None
+
+    def mean_like(self, update: Any) -> Any:
+        """``mean`` as the kind of thing that ``update`` is: a model's state, for ``load_state_dict``.
+
+        ``update`` is any update of the task's layout. Its containers, its kinds of array (Torch's on their devices)
+        and its dtypes are those of the answer; integers and bools are rounded to the nearest that their dtype
+        has, Python's numbers keep their type. Raises ``ConfigError`` or ``EncodingError`` for another structure.
+        """
+        layout = Layout.of(update)
+        return layout.restore(layout.flatten(self.mean, dtype="float64"), like=update, dtype="like")
+
+    def __eq__(self, other: object) -> bool:
+        if type(other) is not type(self):
+            return NotImplemented
+        compared = [field.name for field in fields(self) if field.compare]
+        return all(same(getattr(self, name), getattr(other, name)) for name in compared)
+
+    __hash__ = None  # type: ignore[assignment]
+
+    def __repr__(self) -> str:
+        return f"<{type(self).__name__}: {'; '.join(f'{name} {text}' for name, text in self._told())}>"
+
+    def _repr_html_(self) -> str:
+        """What :func:`repr` says as a table, for notebooks."""
+        rows = "".join(
+            f"<tr><th>{html.escape(name)}</th><td>{html.escape(text)}</td></tr>" for name, text in self._told()
+        )
+        return f"<table>{rows}</table>"
+
+    def _told(self) -> list[tuple[str, str]]:
+        """What a person wants to know first, each a name and a short text."""
+        told = [
+            ("sum of", f"{len(self.survivors)} clients ({_some(self.survivors)})"),
+            ("total weight", f"{self.total_weight:,}"),
+            ("dropped", _some([f"{party} in {name}" for party, name in self.dropped.items()]) or "nobody"),
+            ("faults", str(len(self.faults))),
+        ]
+        if self.clipped is not None:
+            told.append(("clipped", f"{self.clipped:,} coordinates"))
+        if self.epsilon_guaranteed is not None:
+            told.append(("epsilon", f"{self.epsilon_guaranteed:.4g}"))
+        return told
+
+
+def _some(texts: Sequence[str]) -> str:
+    """The first few, and how many more."""
+    more = f", and {len(texts) - _NAMED:,} more" if len(texts) > _NAMED else ""
+    return ", ".join(text[:64] for text in texts[:_NAMED]) + more
