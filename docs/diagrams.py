@@ -28,32 +28,18 @@ PROTOCOLS: dict[str, AggregationProtocol] = {
 #: The protocols with a state diagram: of each family the one with the most rounds.
 DIAGRAMS = ("secagg-malicious", "secaggplus-malicious", "additive-shares", "encrypted")
 ABORTED = "Each state but the last ends in `Aborted` if the server gives the session up, or says what doesn't hold."
-#: What follows the fields of a message.
-PAYLOADS = {
-    "Input": "packed vectors",
-    "MaskedInput": "packed vectors",
-    "Report": "the first aggregator's share, packed and sealed",
-    "AggregateShare": "packed vectors",
-    "Ciphertexts": "encrypted vector",
-    "EncryptedSum": "encrypted sum",
-    "OpenedSum": "packed vectors",
-}
 
 
 def table(protocol: AggregationProtocol) -> str:
     """The message table: who sends what to whom, and when."""
     rows = ["| round | from | to | message | fields |", "|---|---|---|---|---|"]
     for phase in protocol.phases:
-        for sender, receiver, message in (
-            ("server", phase.role, phase.request),
-            (phase.role, "server", phase.reply),
+        for sender, receiver, message, vectors in (
+            ("server", phase.role, phase.request, phase.request_vectors),
+            (phase.role, "server", phase.reply, phase.reply_vectors),
         ):
-            fields = [*message.__struct_fields__]
-            if payload := PAYLOADS.get(message.__name__):
-                fields.append(payload)
-            rows.append(
-                f"| {phase.round} | {sender} | {receiver} | {message.__name__} | {', '.join(fields) or 'none'} |"
-            )
+            fields = ", ".join([*message.__struct_fields__, *["vectors"] * vectors]) or "none"
+            rows.append(f"| {phase.round} | {sender} | {receiver} | {message.__name__} | {fields} |")
         if phase.relay is not None:
             rows.append(f"| {phase.round} | server | {phase.relay} | {phase.reply.__name__} | as it is, at once |")
     return "\n".join(rows)
