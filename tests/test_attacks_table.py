@@ -17,7 +17,7 @@ def test_the_document_is_up_to_date() -> None:
 def test_every_test_of_an_adversary_is_in_the_document() -> None:
     """Each test class is a row; loose tests are refusals or stand beside a row."""
     written = table.document()
-    found = 0
+    rows = 0
     for module in table.modules():
         loaded = importlib.import_module(module)
         for name, cls in inspect.getmembers(loaded, inspect.isclass):
@@ -25,8 +25,8 @@ def test_every_test_of_an_adversary_is_in_the_document() -> None:
                 path = f"{loaded.__name__.replace('.', '/')}.py::{name}"
                 assert path in registry.ATTACKS
                 assert f"[{name}](../{path.split('::')[0]})" in written
-                found += 1
-    assert found == len(registry.ATTACKS) > 20
+                rows += 1
+    assert rows == len(registry.ATTACKS) > 20
 
 
 def test_every_group_is_written() -> None:
@@ -41,14 +41,14 @@ def test_every_group_is_written() -> None:
 @pytest.mark.parametrize("half", registry.HALVES)
 def test_a_row_without_a_half_does_not_build(half: str) -> None:
     halves = {name: lambda self: None for name in registry.HALVES if name != half}
-    with pytest.raises(TypeError, match=f"no row of attacks: it has no {half}"):
+    with pytest.raises(TypeError, match=f"not a row of the attacks' table: it lacks {half}"):
         registry.attack(**WORDS)(type("TestHalf", (), halves))
 
 
 @pytest.mark.parametrize("word", WORDS)
 def test_a_row_without_a_word_does_not_build(word: str) -> None:
     halves = {name: lambda self: None for name in registry.HALVES}
-    with pytest.raises(TypeError, match=f"it has no {word}"):
+    with pytest.raises(TypeError, match=f"it lacks {word}"):
         registry.attack(**{**WORDS, word: " "})(type("TestWordless", (), halves))
 
 

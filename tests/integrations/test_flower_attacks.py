@@ -1,6 +1,6 @@
-"""A server uses what Flower gives it: messages of no session, requests to single nodes, endpoints of parties.
+"""A server misuses Flower: messages outside of sessions, requests to single nodes, endpoints of parties.
 
-Five clients are enrolled. What Flower leaves visible beside this is in [its own document](flower.md).
+Five clients are enrolled. [Flower](flower.md) says what else stays visible.
 """
 
 from __future__ import annotations
@@ -24,13 +24,18 @@ def _flower() -> None:
 
 
 @attack(
-    title="Evaluations that steer: all nodes but the victim's are asked to evaluate a model, their app keeps in "
-    "its context that the model is good, and stands still in the train round that follows, the same for all",
+    title=(
+        "Steering by evaluations: the server asks all nodes but the victim's to evaluate a model. Their "
+        "app notes in its context that the model is good, and sends a zero update in the next training "
+        "round, whose request is the same for all"
+    ),
     attacker="lying server alone",
-    defence="messages of no session run on a copy of the node's context, and what they change there is dropped "
-    "(`client_mod`)",
+    defence=(
+        "a message outside of a session runs on a copy of the node's context, and its changes are dropped "
+        "(`client_mod`)"
+    ),
     control="with the context itself: the victim's update",
-    source="own; Pasquini, Francati, Ateniese, CCS 2022: others' updates made to vanish",
+    source="own; Pasquini, Francati, Ateniese, CCS 2022: the other updates vanish",
 )
 @pytest.mark.parametrize("place", ["a new record", "a record that was there", "node config"])
 @pytest.mark.parametrize("kind", ["evaluate", "query"])
@@ -52,13 +57,18 @@ class TestEvaluationsThatSteer:
 
 
 @attack(
-    title="Requests that steer: all nodes but the victim's are told to stand still, by a learning rate of 0 in a "
-    "record, by a record's name, by the message's type, or by another run config",
+    title=(
+        "Steering by requests: all nodes but the victim's get a request that makes their update zero, by "
+        "a learning rate of 0 in a record, by a record's name, by the message's type, or by another run "
+        "config"
+    ),
     attacker="lying server alone",
-    defence="the session's name holds a digest of all that a training gets, which each node compares "
-    "(`request_digest`)",
-    control="with the model bound alone: the victim's update",
-    source="own; Pasquini, Francati, Ateniese, CCS 2022: others' updates made to vanish",
+    defence=(
+        "the session's name includes a digest of everything that a training gets, which each node "
+        "compares (`request_digest`)"
+    ),
+    control="with a digest of the model alone: the victim's update",
+    source="own; Pasquini, Francati, Ateniese, CCS 2022: the other updates vanish",
 )
 @pytest.mark.parametrize("lie", LIES)
 class TestRequestsThatSteer:
@@ -84,10 +94,12 @@ class TestRequestsThatSteer:
 
 
 @attack(
-    title="A finished session played again with hosted aggregators, with one client's report left out, after "
-    "another session was proposed in between",
+    title=(
+        "The server plays a finished session again with hosted aggregators and without one client's "
+        "report, after it proposed another session in between"
+    ),
     attacker="lying server alone",
-    defence="the ledger that all roles of a hosted party have in common, without which there is no role (`hosted`)",
+    defence="all roles of a hosted party share one ledger, and no role is made without it (`hosted`)",
     control="with a ledger for each role: the victim's update",
     source="Multi-RoundSecAgg; Gradient Disaggregation",
 )
@@ -114,10 +126,12 @@ class TestHostedSessionPlayedAgain:
 
 
 @attack(
-    title="An update in the answer to an evaluation or a query, spelled in the names of empty records",
-    attacker="a mistaken app, or one that its server wrote",
-    defence="such an answer holds 64 single values, names and records in all (`client_mod`); no more than a guard "
-    "against accidents, see [Flower](flower.md)",
+    title=("An update in the answer to an evaluation or a query, encoded in the names of empty records"),
+    attacker="a faulty app, or an app that the server wrote",
+    defence=(
+        "such an answer holds at most 64 single values, names and records (`client_mod`); this protects "
+        "against accidents only, see [Flower](flower.md)"
+    ),
     control="with every answer let through: the update",
     source="own",
 )

@@ -38,7 +38,7 @@ def attack(*, title: str, attacker: str, defence: str, control: str, source: str
         missing = [half for half in HALVES if not callable(vars(cls).get(half))]
         missing += [name for name, words in row.items() if not words.strip()]
         if missing:
-            raise TypeError(f"{cls.__name__} is no row of attacks: it has no {', no '.join(missing)}")
+            raise TypeError(f"{cls.__name__} is not a row of the attacks' table: it lacks {', '.join(missing)}")
         ATTACKS[_path(cls)] = Attack(**row, test=_path(cls))
         return cls
 

@@ -15,47 +15,52 @@ FLOWER = "tests.integrations.test_flower_attacks"  # needs Flower to run, and no
 INTRODUCTION = """\
 # Attacks
 
-Written by `python -m tests.secagg.adversary.table` from the tests under `tests/secagg/adversary/`, and those of
-Flower; don't edit it.
+`python -m tests.secagg.adversary.table` writes this page from the tests under
+`tests/secagg/adversary/` and those of Flower; don't edit it.
 
-Each row is a test with two halves. In the first the attacker plays against the library and gets nothing. In the
-second, the *control*, one defence is removed, and the same attack gives the attacker what it wanted: the victim's
-update (or the difference of two) to within a grid step, or a wrong sum accepted as right. Where a client only wants
-to spoil or to steer a session, the row says so. A row without a control doesn't build.
+Each row is a test with two halves. In the first, the attacker plays against the library and gets
+nothing. In the second, the *control*, one defence is removed, and the same attack gives the
+attacker what it wanted: the victim's update (or the difference of two) to within a grid step, or a
+wrong sum that is accepted as right. If a client only wants to spoil or to steer a session, the row
+says so. A row without a control doesn't build.
 
-Seven clients are enrolled and c = 2 of them may collude with the server; secrets rebuild from 5 shares, and
-survivor lists need 5 signatures; a sum of AdditiveShares needs 5 reports. Where it is otherwise, the test says so.
-A sparse graph runs the same code; what only such a graph makes possible has a group of its own.
+Seven clients are enrolled, and c = 2 of them may collude with the server. Secrets rebuild from 5
+shares, survivor lists need 5 signatures, and a sum of AdditiveShares needs 5 reports. Where this is
+different, the test says so. A sparse graph runs the same code; attacks that only such a graph makes
+possible have a group of their own.
 """
 
 REFUSED = """\
-## Refused, though nothing is known to follow
+## Refused, though no attack is known
 
-No control makes an attack of these: with the check removed the attacker has no more than before. They are tested,
-and claimed as no more than depth.
+These have no control: without the check the attacker has no more than before. They are tested as
+additional depth.
 
 | Refused | Why it leads nowhere | Test |
 |---|---|---|
 """
 
 UNNOTICED = """\
-## What can't be noticed, and what is no attack
+## What can't be noticed, and what is not an attack
 
-- **A wrong update.** A client may send any vector, or any weight, that keeps the sums in the range of honest ones.
-  SecAgg protects privacy, not the integrity of a model.
-- **A smaller modulus** gains a server nothing: a mask is uniform modulo any 2^k, so a small group hides as well as
-  a large one. What a modulus that is too small breaks is the sum; that has a row.
-- **A lowered `min_survivors` alone** doesn't single a client out: every cohort keeps at least two clients above c.
-- **Sparse coordinates, crafted models sent to everyone, differences over many rounds** are in the sum itself: see
-  the [threat model](threat-model.md).
-- **Denial.** A server can always stop. One client can end a session by dealing shares of a wrong secret, or by
-  sealing garbage to so many that its own secret can't be rebuilt: `server.faults` names it, leave it out next time.
-  It can also send a vector that no honest client has, so that the sum is outside of what honest inputs add up to:
-  the session ends, and *nobody* is named. Fresh sessions over halves of the cohort are left: see the
+- **A wrong update.** A client may send any vector or weight that keeps the sums in the range of
+  honest sums. SecAgg protects privacy, not the integrity of a model.
+- **A smaller modulus** gives a server no advantage: a mask is uniform modulo any 2^k, so a small
+  group hides as well as a large one. A modulus that is too small makes the sum wrong; that has a
+  row.
+- **A lower `min_survivors` alone** doesn't single a client out: every cohort has at least two
+  clients more than c.
+- **Sparse coordinates, crafted models that everyone gets, differences over many rounds** are in the
+  sum itself: see the [threat model](threat-model.md).
+- **Denial.** A server can always stop. One client can end a session by dealing shares of a wrong
+  secret, or by sealing garbage to so many clients that its own secret can't be rebuilt:
+  `server.faults` names it, so leave it out next time. A client can also send a vector that no
+  honest client could send, so that the sum is outside the range of honest sums: the session ends,
+  and *nobody* is named. The remedy is fresh sessions over halves of the cohort: see the
   [limitations](limitations.md).
-- **State and ledger rolled back together, or no ledger at all.** Three of the controls above are exactly that. A
-  client without a ledger must not be restored from any state that is not its newest, one from before ShareKeys
-  included: see the [limitations](limitations.md).
+- **State and ledger that are rolled back together, or no ledger at all.** Three of the controls
+  above are exactly this. A client without a ledger must not be restored from any state but its
+  newest, not even from one before ShareKeys: see the [limitations](limitations.md).
 """
 
 
@@ -79,15 +84,15 @@ def document() -> str:
 
 def _groups() -> Iterator[str]:
     for title, inside in (
-        ("Two stories", "test_two_stories"),
-        ("Chosen terms", "test_chosen_terms"),
+        ("Two accounts of one session", "test_two_stories"),
+        ("Terms that the server chooses", "test_chosen_terms"),
         ("Replays, reflections, masks", "test_replays"),
         ("Lying clients", "test_lying_clients"),
         ("The sparse graph", "test_graph"),
-        ("The draw of the graph", "test_beacon"),
+        ("How the graph is drawn", "test_beacon"),
         ("Aggregators", "test_aggregators"),
         ("Ciphertexts and their keys", "test_encrypted"),
-        ("Ciphertexts made from others", "test_dependent_ciphertexts"),
+        ("Ciphertexts that depend on others", "test_dependent_ciphertexts"),
         ("Flower", "test_flower_attacks"),
     ):
         about = next(

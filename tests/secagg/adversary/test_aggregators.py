@@ -1,4 +1,4 @@
-"""AdditiveShares: a collector that lies to honest aggregators, alone, with clients, or in the network."""
+"""AdditiveShares: a collector lies to honest aggregators, alone, with clients, or in the network."""
 
 from __future__ import annotations
 
@@ -223,11 +223,11 @@ def less(total: Vector | None, parties: Iterable[str], updates: Mapping[str, Vec
 
 
 @attack(
-    title="Invented reports: the victim's is padded with reports that the collector makes in the others' names",
+    title=("Invented reports: the collector adds reports to the victim's that it makes in the names of others"),
     attacker="lying collector alone",
     defence="each aggregator checks a report's signature against its pinned roster "
     "(`MemberContext.check_signature`)",
-    control="without the check of signatures: the victim's update",
+    control="without the signature check: the victim's update",
     source="own; the Sybils of Bonawitz et al. 2017, section 6.2, in DAP's setting",
 )
 class TestInventedReports:
@@ -253,11 +253,15 @@ class TestInventedReports:
 
 
 @attack(
-    title="A small set: aggregators hold everyone's reports, the colluders' handed on many times, and the "
-    "collector names the victim's and the colluders' alone",
+    title=(
+        "A small set: aggregators hold everyone's reports, and the colluders' many times; the collector "
+        "names only those of the victim and the colluders"
+    ),
     attacker="lying collector, c colluders",
-    defence="each aggregator counts the distinct clients of the set against `min_survivors` "
-    "(`ShareAggregator._check_floor`)",
+    defence=(
+        "each aggregator counts the distinct clients of the set, which must reach `min_survivors` "
+        "(`ShareAggregator._check_floor`)"
+    ),
     control="without the floor: the victim's update",
     source="own; the batch size of DAP",
 )
@@ -281,10 +285,12 @@ class TestSmallSet:
 
 
 @attack(
-    title="Replayed reports: the victim's report of a second session is padded with the others' of the first, "
-    "whose sum is known",
+    title=(
+        "Replayed reports: the collector adds the others' reports of a first session, whose sum is known, "
+        "to the victim's report of a second"
+    ),
     attacker="lying collector alone",
-    defence="a report is of one session, whose id is under its signature and in its seals (`session_id`)",
+    defence=("a report belongs to one session, whose id is under its signature and in its seals (`session_id`)"),
     control="with a session id that is always the same: the victim's update",
     source="own; replay protection of DAP, by report id",
 )
@@ -314,10 +320,10 @@ class TestReplayedReports:
 
 
 @attack(
-    title="Aggregators asked twice: for the sum with the victim, then for the sum without it",
+    title=("The collector asks the aggregators twice: for the sum with the victim, then for the sum without it"),
     attacker="lying collector alone; the aggregators keep no ledger",
     defence="each row of the table is answered once (`Member._answer`)",
-    control="with aggregators whose last answers leave their state as it was: the victim's update",
+    control="with aggregators whose last answer doesn't change their state: the victim's update",
     source="own; Willow's decryptor has no one-use check",
 )
 class TestAggregatorsAskedTwice:
@@ -350,10 +356,12 @@ class TestAggregatorsAskedTwice:
 
 
 @attack(
-    title="Aggregators restored from an older state and told another set of reports",
+    title=("Aggregators are restored from an older state, and the collector names another set of reports"),
     attacker="lying collector, and aggregators that crash and are restored from an old state",
-    defence="the ledger's entries for each round and for the aggregate share, kept apart from the state "
-    "(`MemberContext.claim`)",
+    defence=(
+        "the ledger's entries for each round and for the aggregate share; the ledger is kept apart from "
+        "the state (`MemberContext.claim`)"
+    ),
     control="with the ledger rolled back together with the state: the victim's update",
     source="own; see `limitations.md`",
 )
@@ -390,11 +398,15 @@ class TestAggregatorsRestored:
 
 
 @attack(
-    title="The same session opened a second time without one client, whose reports are asked for anew: the sums "
-    "differ by its update",
+    title=(
+        "The collector runs the same session a second time without one client and asks for reports again: "
+        "the sums differ by that client's update"
+    ),
     attacker="lying collector alone; the clients keep no ledger",
-    defence="the ledger's entry for the aggregate share: one for each aggregator under one (task, session) "
-    "(`ShareAggregator._release`)",
+    defence=(
+        "the ledger's entry for the aggregate share: each aggregator has one for a (task, session) "
+        "(`ShareAggregator._release`)"
+    ),
     control="without that entry: the victim's update",
     source="Multi-RoundSecAgg; Gradient Disaggregation",
 )
@@ -427,11 +439,13 @@ class TestSameSessionTwice:
 
 
 @attack(
-    title="A copied report: a colluder sends the victim's sealed shares as its own, and the sum counts the "
-    "victim's update once more",
+    title=(
+        "A copied report: a colluder sends the victim's sealed shares as its own, so the sum counts the "
+        "victim's update twice"
+    ),
     attacker="a lying client that sees the victim's report",
     defence="a sealed share is bound to its client (`share_info`)",
-    control="without the client in what is sealed: a wrong sum is accepted as right",
+    control="with seals that leave the client out: a wrong sum is accepted as right",
     source="own; input independence, as in Prio and DAP",
 )
 class TestCopiedReport:
@@ -467,11 +481,14 @@ class TestCopiedReport:
 
 
 @attack(
-    title="Aggregators of the server's making: clients are shown a roster with sealing keys that the collector "
-    "has the private halves of",
+    title=(
+        "Invented aggregators: the collector shows clients a roster with sealing keys whose private halves it has"
+    ),
     attacker="lying collector alone",
-    defence="the roster is pinned; its digest is in the session id, and sealing keys come from nowhere else "
-    "(`ShareClient._seal`)",
+    defence=(
+        "the roster is pinned: its digest is in the session id, and sealing keys come from the roster "
+        "only (`ShareClient._seal`)"
+    ),
     control="with a client that takes the roster from the collector: the victim's update",
     source="own; see `threat-model.md`",
 )
@@ -505,11 +522,15 @@ class TestRosterOfTheServer:
 
 
 @attack(
-    title="Different sets: a report is kept from the helper, and the leader has added it",
-    attacker="whoever carries reports from an honest collector to the aggregators",
-    defence="an aggregator speaks of the reports that it holds, in the recount and under its signature "
-    "(`ShareAggregator._holds`)",
-    control="with aggregators that claim to hold what the cohort could have sent: a wrong sum is accepted as right",
+    title="Different sets: the leader has added a report that the helper never received",
+    attacker="the network between an honest collector and the aggregators",
+    defence=(
+        "an aggregator names, in the recount and under its signature, only reports that it holds "
+        "(`ShareAggregator._holds`)"
+    ),
+    control=(
+        "with aggregators that claim to hold a report of everyone in the cohort: a wrong sum is accepted as right"
+    ),
     source="own; the report count and checksum of DAP",
 )
 class TestDifferentSets:
@@ -549,7 +570,7 @@ class TestDifferentSets:
 
 @refusal(
     title="Two reports of one colluder, one for each aggregator",
-    why="the sum is then spoiled by as much as one bad report could spoil it",
+    why="the sum is then wrong by no more than what one bad report could add",
 )
 def test_two_reports_of_one_client() -> None:
     server = LyingCollector(Enrolled())
@@ -565,8 +586,11 @@ def test_two_reports_of_one_client() -> None:
 
 
 @refusal(
-    title="Different sets named to the aggregators, each long enough",
-    why="what either has and the other hasn't stays under shares that nobody releases; each keeps to its own floor",
+    title="The collector names different sets to the aggregators, each of which is long enough",
+    why=(
+        "a report that only one of them counts stays hidden by shares that nobody releases; each "
+        "aggregator checks its own floor"
+    ),
 )
 def test_different_sets_named() -> None:
     server = LyingCollector(Enrolled())
@@ -580,8 +604,11 @@ def test_different_sets_named() -> None:
 
 
 @refusal(
-    title="An agreement counted twice, one of another session, or one that the collector signed in another's name",
-    why="it lets an aggregator go on over a set of its own, which keeps to the floor",
+    title=(
+        "An agreement that is counted twice, belongs to another session, or is signed by the collector in "
+        "another's name"
+    ),
+    why="an aggregator would then go on with its own set, which reaches the floor",
 )
 def test_agreements_that_are_not_one_of_each() -> None:
     server = LyingCollector(Enrolled())
@@ -617,8 +644,8 @@ def test_agreements_that_are_not_one_of_each() -> None:
 
 
 @refusal(
-    title="Another report handed back to the leader than the one that it added",
-    why="the sum is then spoiled by the difference of two updates of one colluder, who can send any update",
+    title="The collector returns another report to the leader than the one that the leader added",
+    why=("the sum is then wrong by the difference of two updates of one colluder, who can send any update"),
 )
 def test_another_report_handed_back() -> None:
     server = LyingCollector(Enrolled())
@@ -637,8 +664,8 @@ def test_another_report_handed_back() -> None:
 
 
 @refusal(
-    title="Seed shares swapped between two helpers",
-    why="what is sealed to one key opens under no other, whatever it is bound to",
+    title="Seed shares are swapped between two helpers",
+    why="a share that is sealed to one key opens under no other key",
 )
 def test_seeds_swapped_between_helpers() -> None:
     world = Enrolled(replace(TASK, protocol=secagg.AdditiveShares(aggregators=3, corruption=0.33)))
@@ -657,8 +684,8 @@ def test_seeds_swapped_between_helpers() -> None:
 
 
 @refusal(
-    title="An aggregator with a key of its own making in the place of the enrolled one",
-    why="what is sealed to the roster's key doesn't open under it",
+    title="An aggregator uses another key than the enrolled one",
+    why="a share that is sealed to the roster's key doesn't open under another key",
 )
 def test_a_key_that_the_roster_does_not_list() -> None:
     world = Enrolled()

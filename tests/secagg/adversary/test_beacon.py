@@ -1,4 +1,4 @@
-"""A server that lies from the start: it chooses the graph, if it can know what the graph will be drawn from."""
+"""A server lies from the start: it could choose the graph if it knew the value that the graph is drawn from."""
 
 from collections.abc import Callable, Iterable
 from typing import Any
@@ -104,11 +104,16 @@ def weak(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @attack(
-    title="Grinding: the server names a round of the beacon whose value it knew, and of all those one in which "
-    "its colluders surround the victim",
+    title=(
+        "Grinding: among the beacon's rounds whose values it knows, the server names one in which its "
+        "colluders surround the victim"
+    ),
     attacker="lying server and c colluding clients",
-    defence="no round published before this client saw the keys frozen (`PairwiseClient._check_unknown`)",
-    control="without that check, and with graphs so weak that 10^5 rounds suffice: the victim's update",
+    defence=(
+        "a client accepts no round that was published before it saw the frozen keys "
+        "(`PairwiseClient._check_unknown`)"
+    ),
+    control=("without that check, and with graphs so weak that 10^5 rounds are enough: the victim's update"),
     source="Bell et al. 2020 let the server be honest until the graph stands",
 )
 @pytest.mark.usefixtures("weak")
@@ -136,10 +141,12 @@ class TestGrinding:
 
 
 @attack(
-    title="A made-up value: the server names a round to come, and grinds what it says was published in it",
+    title=(
+        "An invented value: the server names a future round, and tries values that it claims were published in it"
+    ),
     attacker="lying server and c colluding clients",
     defence="the value must be the beacon's own (`SignedBeacon.verify`)",
-    control="with a beacon that verifies anything: the victim's update",
+    control="with a beacon that accepts every value: the victim's update",
     source="this library",
 )
 @pytest.mark.usefixtures("weak")
@@ -193,12 +200,16 @@ class RedrawingServer(RingServer):
 
 
 @attack(
-    title="Redrawn keys: the last colluder to advertise draws its keys anew until the graph that will follow puts "
-    "colluders all around one client",
+    title=(
+        "Redrawn keys: the last colluder to advertise draws keys again and again, until colluders "
+        "surround one client in the graph that follows"
+    ),
     attacker="server that only listens and c colluding clients",
-    defence="the graph also hangs on 32 bytes that the server draws when U1 stands (`session_id`)",
-    control="with an id that leaves them out, and graphs made for 2^-8: after some hundred tries, that client's "
-    "update",
+    defence="the graph also depends on 32 bytes that the server draws when U1 stands (`session_id`)",
+    control=(
+        "with an id that leaves these bytes out, and graphs for a risk of 2^-8: after some hundred tries, "
+        "that client's update"
+    ),
     source="this library; Bell et al. 2020 take the graph to be random",
 )
 class TestRedrawnKeys:
@@ -235,12 +246,18 @@ class LateServer(PairwiseServer):
 
 
 @attack(
-    title="A clock that is ahead: one client says that it knows the beacon's values for 32 rounds to come, so that "
-    "every session waits for a round that much later",
+    title=(
+        "A fast clock: one client claims to know the beacon's values of the next 32 rounds, so every "
+        "session waits for a round that is so much later"
+    ),
     attacker="one client, which only delays",
-    defence="the latest round counts that is at most 2 after the (n - c)-th smallest "
-    "(`PairwiseServer._drawn_from`)",
-    control="with a limit of 32 after the median: the graph hangs on a round that is published 16 minutes later",
+    defence=(
+        "the server takes the latest round that is at most 2 after the (n - c)-th smallest "
+        "(`PairwiseServer._drawn_from`)"
+    ),
+    control=(
+        "with a limit of 32 after the median: the graph depends on a round that is published 16 minutes later"
+    ),
     source="this library",
 )
 class TestClockAhead:
@@ -281,9 +298,11 @@ class TestClockAhead:
 
 
 @refusal(
-    title="Adverts drawn from the round before the first unknown one, from the 64th after it, or from a round and "
-    "the value of the next",
-    why="of every other round the server may have known the value, or may wait for one that suits it",
+    title=(
+        "A graph that is drawn from the round before the first unknown one, from the 64th after it, or "
+        "from one round with the value of the next"
+    ),
+    why=("the server may have known the value of any other round, or may wait for a value that suits it"),
 )
 @pytest.mark.parametrize(("number", "value"), [(NEXT - 1, 0), (NEXT + 64, 0), (NEXT, 1)])
 def test_wrong_rounds(number: int, value: int) -> None:
@@ -293,8 +312,8 @@ def test_wrong_rounds(number: int, value: int) -> None:
 
 
 @refusal(
-    title="Adverts under another root than the one that was frozen",
-    why="a server that may change U1 once it knows the value can grind U1 instead",
+    title="Adverts under another root than the frozen one",
+    why="a server that may change U1 after it knows the value can try variants of U1 instead",
 )
 def test_thawed() -> None:
     class Thawing(GrindingServer):

@@ -1,4 +1,4 @@
-"""A lying server chooses what clients take as given: parameters, keys, who is there, which model they train."""
+"""A lying server chooses what clients don't choose themselves: parameters, keys, participants, the model."""
 
 import hashlib
 import os
@@ -122,7 +122,7 @@ class TestLoweredFloor:
 
 
 @attack(
-    title="Another clip for everyone but the victim: their updates round to nothing",
+    title="Another clip for everyone but the victim, so that all other updates round to zero",
     attacker="lying server alone",
     defence=DIGEST,
     control="with a digest that leaves `encoding` out, and clients that take the server's: the victim's update",
@@ -147,8 +147,8 @@ class TestAnotherClip:
 
 
 @attack(
-    title="Shrunk modulus: a group in which the sum of all clients at the edge of the range does not fit",
-    attacker="whoever sets the group: a server, or a mistake",
+    title="A small modulus: the sum of all clients at the edge of their range does not fit",
+    attacker="the party that sets the group: a server, or a mistake",
     defence="k is computed from `max_clients` and the encoding's bound, both pinned (`mask_bits`)",
     control="with k one bit short: a sum that wrapped is accepted as right",
     source="Flower: `num_shares > modulus / quantization_range` only warns; FedML: sums beyond ±0.97 wrap",
@@ -179,10 +179,10 @@ class TestShrunkModulus:
 
 
 @attack(
-    title="Swapped keys: the victim is shown adverts that the server made in the others' names",
+    title="Swapped keys: the server shows the victim adverts that it made in the others' names",
     attacker="lying server alone",
-    defence="adverts are signed by identities of the pinned roster (`MemberContext.check_signature`)",
-    control="without the check of signatures: the victim's update",
+    defence=("adverts must be signed by identities of the pinned roster (`MemberContext.check_signature`)"),
+    control="without the signature check: the victim's update",
     source="Bonawitz et al. 2017, section 6.2; Flower's keys are unauthenticated",
 )
 class TestSwappedKeys:
@@ -222,7 +222,7 @@ class TestSwappedKeys:
 
 
 @attack(
-    title="Sybils: a cohort of the victim and six clients of the server's making",
+    title="Sybils: a cohort of the victim and six clients that the server invented",
     attacker="lying server alone",
     defence="the roster is pinned and does not come from the server (`check_cohort`)",
     control="with a client that takes the roster from the server: the victim's update",
@@ -254,9 +254,9 @@ class TestSybils:
 
 
 @attack(
-    title="U1 shrunk to the victim and the colluders: the others are said to have advertised no keys",
+    title="A small U1: the server says that only the victim and the colluders advertised keys",
     attacker=SERVER,
-    defence="U1, U2 and U3 are each held to `min_survivors` and to the threshold (`PairwiseClient._require`)",
+    defence=("U1, U2 and U3 must each reach `min_survivors` and the threshold (`PairwiseClient._require`)"),
     control="without these floors: the victim's update",
     source="Bonawitz et al. 2017, section 6.2; Flower has no floor on its clients",
 )
@@ -314,9 +314,9 @@ class ModelsServer(LyingServer):
 
 
 @attack(
-    title="Another model for one client, under another name: the others are sent one that they can't train",
+    title=("Another model for one client, under another name: the others get a model that they can't train"),
     attacker="lying server alone",
-    defence="`session=` names the model, and every session id, key and mask holds it (`session_id`)",
+    defence=("`session=` names the model, and every session id, key and mask depends on it (`session_id`)"),
     control="with a session id that leaves `session` out: the victim's update",
     source="Pasquini, Francati, Ateniese, CCS 2022: model inconsistency",
 )
@@ -339,10 +339,12 @@ class TestAnotherModel:
 
 
 @attack(
-    title="Another model for one client, under the name of the model that the others are sent",
+    title="Another model for one client, under the name of the model that the others get",
     attacker="lying server alone",
-    defence="a client given `session=` takes part in that one only (`Member._accept_proposal`)",
-    control="with a victim that is not given `session=`, and whose caller doesn't look: the victim's update",
+    defence="a client with `session=` takes part in that session only (`Member._accept_proposal`)",
+    control=(
+        "with a victim without `session=`, whose caller doesn't compare the session's name: the victim's update"
+    ),
     source="Pasquini, Francati, Ateniese, CCS 2022: model inconsistency",
 )
 class TestAnotherModelUnderOneName:

@@ -1,4 +1,4 @@
-"""A client makes its ciphertexts from those of others, which it sees on the wire or is shown by the server.
+"""A client makes its ciphertexts from others' ciphertexts, which it sees on the wire or gets from the server.
 
 Server and decryptor follow the protocol. The client's ciphertexts are well-formed and look fresh, and every slot
 of the opened sum is in range.
@@ -92,11 +92,15 @@ def has(found: Vector | None, wanted: Vector) -> bool:
 
 
 @attack(
-    title="Cancelled ciphertexts: a client uploads the inverse of all but the victim's, so that the opened sum is "
-    "the victim's update",
-    attacker="a client that sees the others' ciphertexts, beside a server that follows the protocol",
-    defence="every client commits to its ciphertexts before any is sent, and only what fits its commitment is "
-    "added up (`EncryptedServer._check_commitment`)",
+    title=(
+        "Cancelled ciphertexts: a client uploads the inverse of all ciphertexts but the victim's, so the "
+        "opened sum is the victim's update"
+    ),
+    attacker="a client that sees the others' ciphertexts; the server follows the protocol",
+    defence=(
+        "every client commits to its ciphertexts before any is sent, and only ciphertexts that match are "
+        "added (`EncryptedServer._check_commitment`)"
+    ),
     control="without the round Commit (`commit=False`): the victim's update, no fault, for all three schemes",
     source="own; malleability, Dolev, Dwork, Naor, STOC 1991; commit before reveal, Blum 1981",
 )
@@ -123,12 +127,20 @@ NOISE = dp.DistributedGaussian(l2_clip=1.0, noise_multiplier=1.0, bits=20)
 
 
 @attack(
-    title="Cancelled noise: the same under differential privacy, where the others' noise goes with their updates",
-    attacker="a client that sees the others' ciphertexts, beside a server that follows the protocol",
-    defence="where ciphertexts are not committed to, noise is made for one honest update, not for all the honest "
-    "ones in the sum (`Encrypted.shows_terms`); where they are, the row above holds",
-    control="without the round Commit, and with noise made for the six honest updates that every sum should hold: "
-    "the victim's update in 1/√6 of the noise that `epsilon_guaranteed` stands for, and no fault",
+    title=(
+        "Cancelled noise: the same under differential privacy, where the others' noise is cancelled with "
+        "their updates"
+    ),
+    attacker="a client that sees the others' ciphertexts; the server follows the protocol",
+    defence=(
+        "without commitments, noise is made for one honest update, not for all honest updates in the sum "
+        "(`Encrypted.shows_terms`); with commitments, see the row above"
+    ),
+    control=(
+        "without the round Commit, and with noise made for the six honest updates that every sum should "
+        "hold: the victim's update under 1/√6 of the noise that `epsilon_guaranteed` assumes, and no "
+        "fault"
+    ),
     source="own",
 )
 @pytest.mark.parametrize("scheme", SCHEMES)
@@ -162,12 +174,16 @@ class TestCancelledNoise:
 
 
 @attack(
-    title="A recorded ciphertext: a client uploads what the victim sent in an earlier session, whose sum was never "
-    "opened; the victim is in no other cohort",
-    attacker="a client that recorded an earlier session's ciphertexts, beside a server that follows the protocol",
-    defence="every session has a key of its own (`Paillier.key`; CKKS and BFV have no other way)",
-    control='with one key for the run (`key="run"`): the victim\'s update, as the difference of the sum with the '
-    "recorded ciphertext and one of a retry without it",
+    title=(
+        "A recorded ciphertext: a client uploads a ciphertext of the victim from an earlier session, "
+        "whose sum was never opened; the victim is in no other cohort"
+    ),
+    attacker=("a client that recorded an earlier session's ciphertexts; the server follows the protocol"),
+    defence="every session has a key of its own (`Paillier.key`; CKKS and BFV always do this)",
+    control=(
+        'with one key for the run (`key="run"`): the victim\'s update, as the difference of the sum with '
+        "the recorded ciphertext and the sum of a retry without it"
+    ),
     source="own",
 )
 class TestRecorded:

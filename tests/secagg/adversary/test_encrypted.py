@@ -1,4 +1,4 @@
-"""Ciphertexts that hold the key, keys that aren't the decryptor's, sums that are opened twice.
+"""Ciphertexts that contain the key, keys that aren't the decryptor's, sums that are opened twice.
 
 The homomorphic protocols take a server that follows the protocol and doesn't collude with the decryptor. These
 are what holds against a client, or against a server that steps out of line and has the decryptor's honesty
@@ -52,13 +52,20 @@ def has(found: Vector | None, wanted: Vector) -> bool:
 
 
 @attack(
-    title="The key in the sum: a client adds (0, K) to its ciphertext, so that K times the session's key lies on "
-    "top of the sum that is opened",
-    attacker="a client, and whoever recorded the uploads",
-    defence="every slot must be a possible sum, unused ones too, with a plaintext modulus 2^8 times the largest "
-    "one (`he._rlwe.Scheme._require_possible`)",
-    control="without that look: the key, and with it another client's vector. `tests/he/test_malformed_rlwe.py` "
-    "has the same for CKKS, for both trust models, and for coefficients and moduli without the margin",
+    title=(
+        "The key in the sum: a client adds (0, K) to its ciphertext, so K times the session's key is "
+        "added to the opened sum"
+    ),
+    attacker="a client, and someone who recorded the uploads",
+    defence=(
+        "every slot, unused ones too, must be a possible sum, and the plaintext modulus is 2^8 times the "
+        "largest sum (`he._rlwe.Scheme._require_possible`)"
+    ),
+    control=(
+        "without that check: the key, and with it another client's vector. "
+        "`tests/he/test_malformed_rlwe.py` has the same for CKKS, for both trust models, and for "
+        "coefficients and moduli without the margin"
+    ),
     source="reference implementations open coefficients; measured there and here",
 )
 class TestKeyInTheSum:
@@ -85,11 +92,13 @@ class TestKeyInTheSum:
 
 
 @attack(
-    title="Another key: the server hands the victim a session key of its own making",
+    title="Another key: the server gives the victim a session key that the server made",
     attacker="lying server",
-    defence="the session key is signed by the decryptor that the roster lists, for this session "
-    "(`MemberContext.check_signature`)",
-    control="with signatures not checked: the victim's update",
+    defence=(
+        "the decryptor that the roster lists signs the session key, for this session "
+        "(`MemberContext.check_signature`)"
+    ),
+    control="without the signature check: the victim's update",
     source="FL stacks that take the HE context from the server",
 )
 class TestOwnKey:
@@ -142,10 +151,12 @@ class TestOwnKey:
 
 
 @attack(
-    title="Two sums of one session: the decryptor is asked again, for the same clients without the victim",
+    title=("Two sums of one session: the server asks the decryptor again, for the same clients without the victim"),
     attacker="lying server",
-    defence="one sum is opened for a task and session, ever: the ledger's entry is written before the sum leaves "
-    "(`EncryptedDecryptor.claim`)",
+    defence=(
+        "a decryptor opens one sum for a task and session: the ledger's entry is written before the sum "
+        "leaves (`EncryptedDecryptor.claim`)"
+    ),
     control="without the ledger's entry: the victim's update, as the difference of two sums",
     source="set differencing; threshold-HE libraries warn of repeated openings",
 )

@@ -1,4 +1,4 @@
-"""A lying server uses the sparse graph: it cuts the ring, or tells stories that only a neighbourhood sees."""
+"""A lying server uses the sparse graph: it cuts the ring, or lies to one neighbourhood only."""
 
 import os
 from collections.abc import Callable, Collection, Iterable, Mapping
@@ -247,14 +247,21 @@ def weaken(monkeypatch: pytest.MonkeyPatch, change: Callable[[Shape], Mapping[st
 
 
 @attack(
-    title="The two-run cut: two runs of k/2 ring neighbours are called dropped, and the sum of the few clients "
-    "between them opens on its own",
+    title=(
+        "The two-run cut: the server calls two runs of k/2 ring neighbours dropped, and opens the sum of "
+        "the few clients between them"
+    ),
     attacker="lying server alone",
-    defence="two, each of which suffices here: every k/2 consecutive places must hold more survivors than there "
-    "can be corrupt ones (`Graph.is_cut`), and a threshold above half of a neighbourhood (`SecAggPlus.shape`)",
-    control='with `"semi-honest"`, which has neither of them, nor quorum and vouchers: the sum of t + 1 clients, '
-    "where min_survivors is 294",
-    source="Bell et al. 2020 assume that who drops out does not depend on the graph",
+    defence=(
+        "two defences, either of which is enough here: every k/2 consecutive places must hold more "
+        "survivors than there can be corrupt clients (`Graph.is_cut`), and a threshold above half of a "
+        "neighbourhood (`SecAggPlus.shape`)"
+    ),
+    control=(
+        'with `"semi-honest"`, which has neither, and no quorum or vouchers: the sum of t + 1 clients, '
+        "where min_survivors is 294"
+    ),
+    source="Bell et al. 2020 assume that dropouts do not depend on the graph",
 )
 class TestTwoRunCut:
     def attack(self, threat_model: str) -> tuple[RingServer, list[str]]:
@@ -289,12 +296,15 @@ class TestTwoRunCut:
 
 
 @attack(
-    title="The two-run cut in four stories: each calls all but w + 1 clients of either run dropped, so that every "
-    "window holds; a client in a run is called dropped by three stories, and a quarter of all others believe each",
+    title=(
+        "The two-run cut with four survivor lists: each calls all but w + 1 clients of either run "
+        "dropped, so every window passes; three lists call a client in a run dropped, and each list goes "
+        "to a quarter of all others"
+    ),
     attacker="lying server alone",
     defence="signatures of more than (n + c)/2 of U1 under one list (`PairwiseClient._check_quorum`)",
-    control="with a quorum of t signatures, and all else as it is: the sum of the k/2 + 1 clients between the runs",
-    source="this library; the windows are checked in each story alone",
+    control=("with a quorum of t signatures and no other change: the sum of the k/2 + 1 clients between the runs"),
+    source="this library; windows are checked in each list by itself",
 )
 class TestCutInStories:
     stories = 4
@@ -331,13 +341,17 @@ class TestCutInStories:
 
 
 @attack(
-    title="A client whose neighbours are all gone: it alone is told of a U2 that leaves out many of its "
-    "neighbours, everyone else of a U3 that leaves out the rest, so that no mask but its self mask hides its input",
+    title=(
+        "A client without neighbours: it alone gets a U2 that leaves out many of its neighbours, and "
+        "everyone else gets a U3 that leaves out the rest, so only its self mask hides its input"
+    ),
     attacker="lying server alone",
-    defence="no share of a survivor's self mask for one that vouches for another U2 "
-    "(`PairwiseClient._check_vouchers`)",
-    control="without vouchers: the victim's update, though every list is signed and every window holds",
-    source="this library; signatures under U2 and U3 are the signers' own, and the victim need not sign",
+    defence=(
+        "a client reveals no share of the self mask of a survivor that vouches for another U2 "
+        "(`PairwiseClient._check_vouchers`)"
+    ),
+    control=("without vouchers: the victim's update, though every list is signed and every window passes"),
+    source=("this library; signers sign their own U2 and U3, and the victim's signature is not needed"),
 )
 class TestNeighboursGone:
     def attack(self, made: type[RingServer] = RingServer) -> RingServer:
@@ -371,10 +385,13 @@ class TestNeighboursGone:
 
 
 @attack(
-    title="Reflected vouchers: the same, and each holder is shown its own voucher for the victim as the victim's",
+    title=(
+        "Reflected vouchers: the same, and the server returns each holder's own voucher for the victim as "
+        "if it were the victim's"
+    ),
     attacker="lying server alone",
-    defence="a voucher names who vouches, then to whom (`voucher_info`)",
-    control="with vouchers that are alike in both directions: the victim's update",
+    defence="a voucher is bound to its sender and its receiver, in this order (`voucher_info`)",
+    control="with vouchers that are equal in both directions: the victim's update",
     source="this library; reflection, as in authentication by a shared key",
 )
 class TestReflectedVouchers:
@@ -398,13 +415,17 @@ class TestReflectedVouchers:
 
 
 @attack(
-    title="Disjoint survivor stories: half of a neighbourhood is told that the client between survived, the other "
-    "half that it dropped out",
+    title=(
+        "Two survivor lists: one half of a neighbourhood learns that the client between the halves "
+        "survived, the other half that it dropped out"
+    ),
     attacker="lying server alone",
-    defence="two, each of which suffices here: signatures of more than (n + c)/2 of U1, not of half a "
-    "neighbourhood, under one list (`PairwiseClient._check_quorum`), and a threshold above half of a neighbourhood "
-    "(`SecAggPlus.shape`)",
-    control="with k/2 for both, and all else as it is: the victim's update",
+    defence=(
+        "two defences, either of which is enough here: signatures of more than (n + c)/2 of U1, not of "
+        "half a neighbourhood, under one list (`PairwiseClient._check_quorum`), and a threshold above "
+        "half of a neighbourhood (`SecAggPlus.shape`)"
+    ),
+    control="with k/2 for both and no other change: the victim's update",
     source="Bell et al. 2020, section 4: the malicious variant",
 )
 class TestDisjointStories:
@@ -437,10 +458,12 @@ class TestDisjointStories:
 
 
 @refusal(
-    title="Adverts on a sparse graph with one path of another length, two swapped, a neighbour's advert missing, "
-    "a stranger's added, a U1 without a stranger or without a neighbour whose advert is shown, or no second nonce, "
-    "or the first one again",
-    why="the session id that follows is another one, so that nothing fits that others say",
+    title=(
+        "Wrong adverts on a sparse graph: a path of another length, two swapped paths, a neighbour's "
+        "advert missing, a stranger's added, a U1 without a stranger or without a neighbour whose advert "
+        "is shown, no second nonce, or the first nonce again"
+    ),
+    why="the session id is then another one, so no message of others matches it",
 )
 @pytest.mark.parametrize(
     "lie", ["short", "swapped", "missing", "stranger", "fewer", "outside", "none", "the first"]

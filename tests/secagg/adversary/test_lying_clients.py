@@ -1,4 +1,4 @@
-"""Clients lie to an honest server: to have a wrong sum accepted as right, or to spoil the session for the rest."""
+"""Clients lie to an honest server, to have a wrong sum accepted as right or to spoil the session for the others."""
 
 import os
 from types import SimpleNamespace
@@ -57,9 +57,9 @@ class Anything(bytes):
 @attack(
     title="A holder reveals a wrong share of an honest dealer's secret",
     attacker="one client, to end the session and have the dealer blamed",
-    defence="hashes of all shares in the signed ShareKeys message (`PairwiseServer._take_revealed`)",
-    control="with shares taken unchecked: nothing is opened, and the blame is on the honest dealer",
-    source="Bonawitz et al. 2017 promise privacy, not that the sum is right",
+    defence="the signed ShareKeys message has hashes of all shares (`PairwiseServer._take_revealed`)",
+    control="without the check of shares: nothing is opened, and the honest dealer is blamed",
+    source="Bonawitz et al. 2017 promise privacy, not a correct sum",
 )
 class TestWrongShare:
     def attack(self) -> Played:
@@ -109,9 +109,9 @@ class WrongDealer(PairwiseClient):
 @attack(
     title="A dealer deals shares of another masking key than it advertised, then drops out: masks stay on the sum",
     attacker="one client, to have a wrong sum accepted as right",
-    defence="the rebuilt key must be the advertised one, else nothing is opened (`PairwiseServer._rebuild`)",
-    control="with the rebuilt key taken unchecked: a wrong sum is accepted as right, and nobody is blamed",
-    source="Bonawitz et al. 2017 promise privacy, not that the sum is right",
+    defence=("the rebuilt key must be the advertised key, or nothing is opened (`PairwiseServer._rebuild`)"),
+    control=("without the check of the rebuilt key: a wrong sum is accepted as right, and nobody is blamed"),
+    source="Bonawitz et al. 2017 promise privacy, not a correct sum",
 )
 class TestWrongDealing:
     task = make_task(layout=Layout.of(np.zeros(2)))
@@ -143,8 +143,10 @@ class TestWrongDealing:
 
 @attack(
     title="A dealer seals garbage to two honest clients, to push them out of the session",
-    attacker="one client, to choose who is in the sum",
-    defence="a share that doesn't open is reported later, never a reason to leave (`PairwiseClient._open_shares`)",
+    attacker="one client, to choose the clients in the sum",
+    defence=(
+        "a client reports a share that doesn't open later, and stays in the session (`PairwiseClient._open_shares`)"
+    ),
     control="with clients that leave when a share doesn't open: the two are not in the sum, and nobody is blamed",
     source="Bonawitz et al. 2017, whose clients abort when an operation fails",
 )
@@ -208,8 +210,8 @@ class ForgetfulServer(PairwiseServer):
 @attack(
     title="A second upload in one session",
     attacker="one client, to count twice",
-    defence="one message of each client and round (`Server._refusal`)",
-    control="with a server that forgets who answered: a wrong sum is accepted as right",
+    defence="the server takes one message of each client in a round (`Server._refusal`)",
+    control="with a server that forgets which clients answered: a wrong sum is accepted as right",
     source="own",
 )
 class TestSecondUpload:
@@ -237,10 +239,10 @@ class TestSecondUpload:
 
 
 @attack(
-    title="One client plays another, which is silent, as well as itself",
+    title="A client takes part twice: as itself, and in the name of a silent client",
     attacker="one client, to have an update of its own counted under another's name",
     defence="every message is signed by its sender's enrolled identity (`Envelope.verify`)",
-    control="with signatures unchecked: a sum that holds the forged update is accepted as right",
+    control="without the signature check: a sum with the forged update is accepted as right",
     source="Bonawitz et al. 2017, section 6.2",
 )
 class TestImpersonation:
@@ -267,11 +269,11 @@ class TestImpersonation:
 
 
 @attack(
-    title="A value out of range: the sum is beyond what honest clients can reach",
+    title="A value out of range: the sum is larger than honest clients can make it",
     attacker="one client, to move the mean beyond the clip",
-    defence="the decoder holds every coordinate to survivors·2L (`FixedPoint.decode`)",
-    control="with the range unchecked: a wrong sum is accepted as right",
-    source="own; within the range nothing can be noticed",
+    defence="the decoder refuses a coordinate above survivors·2L (`FixedPoint.decode`)",
+    control="without the range check: a wrong sum is accepted as right",
+    source="own; a wrong value within the range can't be noticed",
 )
 class TestValueOutOfRange:
     updates = {party: np.zeros(update.size) for party, update in UPDATES.items()}
@@ -301,11 +303,13 @@ class TestValueOutOfRange:
 
 
 @attack(
-    title="A weight of zero: a client adds to the sum and not to the weight that the sum is divided by",
-    attacker="one client, to move the mean for nothing",
-    defence="the decoder holds the total weight to survivors..survivors·max_weight (`FixedPoint.decode`)",
-    control="with the total weight unchecked: a wrong mean is accepted as right",
-    source="own; while the total is possible nothing can be noticed",
+    title=("A weight of zero: a client adds to the sum, but not to the total weight by which the sum is divided"),
+    attacker="one client, to move the mean without any weight",
+    defence=(
+        "the decoder refuses a total weight outside of survivors to survivors·max_weight (`FixedPoint.decode`)"
+    ),
+    control="without the check of the total weight: a wrong mean is accepted as right",
+    source="own; a wrong weight can't be noticed while the total is possible",
 )
 class TestWeightOutOfRange:
     task = make_task(max_weight=50)
@@ -329,9 +333,11 @@ class TestWeightOutOfRange:
 
 
 @refusal(
-    title="A masked vector that no honest client has",
-    why="the sum is outside of what honest inputs add up to, and is not given out. It ends the session and names "
-    "nobody: masks hide whose vector it was",
+    title="A masked vector that no honest client could send",
+    why=(
+        "the sum is outside the range of honest sums, and is not returned. The session ends and nobody is "
+        "named, because masks hide whose vector it was"
+    ),
 )
 @pytest.mark.parametrize("threat_model", ["malicious", "semi-honest"])
 def test_a_vector_that_no_honest_client_has(threat_model: Any) -> None:
@@ -349,11 +355,13 @@ def test_a_vector_that_no_honest_client_has(threat_model: Any) -> None:
 
 
 @attack(
-    title="A name that anyone signs: a client is enrolled with an Ed25519 key of small order, whose private half "
-    "is nobody's and whose signatures are everyone's",
-    attacker="whoever can send to the server",
-    defence="no roster lists such a key (`check_signing_key`)",
-    control="with a roster that does: the server takes an advert that was signed with no key at all",
+    title=(
+        "A name that anyone can sign for: a client is enrolled with an Ed25519 key of small order, which "
+        "has no private half and for which everyone can make signatures"
+    ),
+    attacker="anyone who can send to the server",
+    defence="a roster refuses such a key (`check_signing_key`)",
+    control=("with a roster that lists it: the server takes an advert that was signed without any private key"),
     source="Chalkias et al. 2020, Taming the many EdDSAs",
 )
 class TestANameThatAnyoneSigns:

@@ -1,4 +1,4 @@
-"""What is refused although nothing is known to follow from it. No control, so none of these is called an attack."""
+"""What is refused although no attack is known to follow. Without a control, none of these is called an attack."""
 
 import os
 from collections.abc import Callable
@@ -75,8 +75,10 @@ def bad_adverts() -> dict[str, Callable[[Advert, Advert], Advert]]:
 @refusal(
     title="Keys of small order, keys that another client advertised, one key for both uses, as they are or in "
     "another encoding of the same point",
-    why="who advertises such a key gives up its own masks; every derived key holds both ids, and shares are of the "
-    "colluder's own secret",
+    why=(
+        "a client that advertises such a key gives up its own masks; every derived key depends on both "
+        "ids, and the shares are of the colluder's own secret"
+    ),
 )
 @pytest.mark.parametrize("name", bad_adverts())
 def test_bad_keys(name: str) -> None:
@@ -108,9 +110,11 @@ def test_bad_keys(name: str) -> None:
 
 
 @refusal(
-    title="A survivor list without the client that is asked to sign it, though it sent its input",
-    why="under one story its self mask stays on, whoever signs; two stories are what the quorum is for. The client "
-    "leaves, signs nothing and reveals nothing",
+    title=("A survivor list without the client that has to sign it, though that client sent its input"),
+    why=(
+        "under one list its self mask is never removed, and the quorum excludes two lists. The client "
+        "leaves, signs nothing and reveals nothing"
+    ),
 )
 def test_a_client_left_out_leaves() -> None:
     server = LyingServer(World())
@@ -127,8 +131,8 @@ def test_a_client_left_out_leaves() -> None:
 
 
 @refusal(
-    title="A survivor list padded with clients that dealt no shares",
-    why="they can't sign a U2 that they are not in, so the quorum is missed",
+    title="A survivor list with additional clients that dealt no shares",
+    why="they can't sign a U2 without themselves, so the quorum is not reached",
 )
 def test_survivors_outside_the_dealers() -> None:
     server = LyingServer(World())
@@ -141,7 +145,7 @@ def test_survivors_outside_the_dealers() -> None:
 
 
 @refusal(
-    title="A message taken for one of another type: an advert shown as a signed survivor list, and the reverse",
+    title="A message shown as another type: an advert as a signed survivor list, and the reverse",
     why="the type is under the signature, and the two carry different session ids as well",
 )
 def test_messages_of_another_type() -> None:
@@ -164,7 +168,7 @@ def test_messages_of_another_type() -> None:
 
 @refusal(
     title="Survivor lists signed twice by one client, or by clients that didn't survive",
-    why="signers are counted as a set, and no honest client signs a list that it is not on",
+    why="signers are counted as a set, and no honest client signs a list without itself",
 )
 def test_a_list_signed_twice() -> None:
     server = LyingServer(World())
@@ -177,8 +181,8 @@ def test_a_list_signed_twice() -> None:
 
 
 @refusal(
-    title="Shares of another self-mask seed than the one committed to",
-    why="it comes to the same as another input, which a client may send anyway; the dealer is blamed",
+    title="Shares of another self-mask seed than the committed one",
+    why=("the effect is that of another input, which a client may send anyway; the dealer is blamed"),
 )
 def test_a_wrong_seed_is_blamed_on_its_dealer() -> None:
     world = World()
@@ -260,8 +264,8 @@ def test_bad_uploads(name: str) -> None:
 
 
 @refusal(
-    title="An upload of an earlier session, brought back by a client or on its way",
-    why="its masks are of another session: the sum would be noise",
+    title="An upload of an earlier session, sent again by a client or by the network",
+    why="its masks belong to another session, so the sum would be noise",
 )
 def test_an_old_upload() -> None:
     world, old = World(), []

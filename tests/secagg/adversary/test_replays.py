@@ -1,4 +1,4 @@
-"""A server brings old messages back, turns messages round, or hopes that masks repeat or can be guessed."""
+"""A server replays old messages, reflects messages, or relies on masks that repeat or can be guessed."""
 
 from collections.abc import Callable
 from itertools import product
@@ -43,10 +43,12 @@ TASK = make_task()
 
 
 @attack(
-    title="Survivor lists signed in earlier sessions, honest ones, shown as the quorum of a split",
+    title=("Survivor lists that were honestly signed in earlier sessions, shown as the quorum of split views"),
     attacker=SERVER,
-    defence="a relayed message counts only in its own session, whose id is under the signature "
-    "(`PairwiseClient._relayed`)",
+    defence=(
+        "a relayed message is valid only in its own session, whose id is under the signature "
+        "(`PairwiseClient._relayed`)"
+    ),
     control="with relayed messages of any session accepted: the victim's update",
     source="FCP: clients never recompute the session id",
 )
@@ -97,12 +99,17 @@ class TestReplayedLists:
 
 
 @attack(
-    title="Reflection: what the victim sealed to a dropped client comes back as if sealed by that client, and the "
-    "victim reveals a share of its own key",
-    attacker="lying server, c colluders; under `semi-honest`, for the threshold of `malicious` would hold even so",
+    title=(
+        "Reflection: the server returns the shares that the victim sealed to a dropped client as if that "
+        "client had sealed them, and the victim reveals a share of its own key"
+    ),
+    attacker=(
+        "lying server, c colluders; under `semi-honest`, because the threshold of `malicious` would be "
+        "enough by itself"
+    ),
     defence="a share is bound to dealer, holder and point in its sealing key, its associated data and its "
     "commitment (`seal_info`, `share_context`, `commit_share`)",
-    control="with dealer, holder and point left out of these three: the victim's update",
+    control="with these three leaving out dealer, holder and point: the victim's update",
     source="FCP: AES-GCM without associated data or ids",
 )
 class TestReflectedShare:
@@ -154,7 +161,7 @@ class TestReflectedShare:
 @attack(
     title="Mask reuse: clients with the same randomness in two sessions (a cloned machine)",
     attacker="server that only listens",
-    defence="every key is derived under the session's id, which holds name, nonce and adverts (`session_id`)",
+    defence=("every key is derived with the session id, which depends on name, nonce and adverts (`session_id`)"),
     control="with a session id that is always the same: the difference of the victim's two updates",
     source="MicroSecAgg; OpenFL: masks fixed for a whole experiment",
 )
@@ -191,10 +198,13 @@ TRIED = 2**12
 
 
 @attack(
-    title="Guessed masks: with all masks known but the one that two honest clients share, try every seed",
-    attacker="server that only listens, c colluders",
-    defence="a mask is AES-256 under all 32 bytes of the key that was agreed on (`mask_lanes`)",
-    control="with keys folded to 12 bits (peers: 16, 28 and 32 bits): the victim's update",
+    title=(
+        "Guessed masks: all masks are known but the one that two honest clients share, and the server "
+        "tries every seed"
+    ),
+    attacker="a server that only listens, c colluders",
+    defence="a mask is AES-256 under all 32 bytes of the agreed key (`mask_lanes`)",
+    control="with keys reduced to 12 bits (peers: 16, 28 and 32 bits): the victim's update",
     source="Flower: 2^28 masks, its issue 7522; Flamingo: 16 bits; OpenFL: one float",
 )
 class TestGuessedMasks:

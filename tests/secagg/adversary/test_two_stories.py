@@ -1,4 +1,4 @@
-"""A lying server tells different stories about who is in the sum, to different clients or at different times."""
+"""A lying server gives different accounts of who is in the sum, to different clients or at different times."""
 
 from typing import Any, ClassVar
 
@@ -47,8 +47,10 @@ WANTED = UPDATES[VICTIM]
 
 
 @attack(
-    title="Split views of U2 and U3: each client is told a list that is long enough, and together they call gone "
-    "everyone with whom the victim shares a mask",
+    title=(
+        "Split views of U2 and U3: each client gets a list that is long enough, and together the lists "
+        "call everyone dropped who shares a mask with the victim"
+    ),
     attacker=SERVER,
     defence="signatures of more than (n + c)/2 of U1 under one list (`PairwiseClient._check_quorum`)",
     control="without the quorum check: the victim's update",
@@ -84,9 +86,9 @@ class TestSplitViews:
 
 
 @attack(
-    title="Split views of U3: one honest client is told that the victim survived, another that it is gone",
+    title=("Split views of U3: one honest client learns that the victim survived, another that it dropped out"),
     attacker=SERVER,
-    defence='`threat_model="malicious"`: its threshold, above (n + c)/2, and its quorum',
+    defence='`threat_model="malicious"`: a threshold above (n + c)/2, and the quorum',
     control='with `"semi-honest"`, which promises nothing against a server that lies: the victim\'s update',
     source="Bonawitz et al. 2017, section 6.2",
 )
@@ -134,9 +136,9 @@ class TwoListsServer(LyingServer):
 
 
 @attack(
-    title="One client listed both alive and dead in one request",
+    title="One request lists a client both as alive and as dead",
     attacker=SERVER,
-    defence="the request has one set, the reply one share for each dealer (`Unmask`, `Revealed`)",
+    defence="the request has one set, and the reply one share for each dealer (`Unmask`, `Revealed`)",
     control="with two lists in the request and a client that answers both, as in Flower: the victim's update",
     source="Flower, `secaggplus_mod.py:_unmask`",
 )
@@ -173,11 +175,13 @@ class TestAliveAndDead:
 
 
 @attack(
-    title="Unmasking asked twice: first with the victim among the survivors, then without it",
+    title=("The server asks for Unmasking twice: first with the victim among the survivors, then without it"),
     attacker="lying server alone",
-    defence="each row of the table is answered once (`Member._answer`); shown under `semi-honest`, whose "
-    "survivor lists nobody signs, so that nothing else stands in the way",
-    control="with a client whose answer leaves its state as it was: the victim's update",
+    defence=(
+        "each row of the table is answered once (`Member._answer`); shown under `semi-honest`, where "
+        "nobody signs survivor lists, so that this is the only defence"
+    ),
+    control="with a client whose answer doesn't change its state: the victim's update",
     source="Bonawitz et al. 2017, section 6.2; Willow's decryptor has no one-use check",
 )
 class TestUnmaskingTwice:
@@ -216,9 +220,9 @@ class TestUnmaskingTwice:
 
 
 @attack(
-    title="Clients restored from an older state and told another story",
+    title="Clients are restored from an older state and get another survivor list",
     attacker="lying server, c colluders, and clients that crash and are restored from an old state",
-    defence="the ledger's entry for each round, kept apart from the state (`MemberContext.claim`)",
+    defence=("the ledger's entry for each round; the ledger is kept apart from the state (`MemberContext.claim`)"),
     control="with the ledger rolled back together with the state: the victim's update",
     source="own; see `limitations.md`",
 )
@@ -252,12 +256,15 @@ class TestRestoredAndToldAnotherStory:
 
 
 @attack(
-    title="Clients restored from before ShareKeys, and the rest of the session run again: the victim, dropped "
-    "the first time, uploads the second time",
+    title=(
+        "Clients are restored from before ShareKeys, and the rest of the session runs again: the victim, "
+        "which dropped out the first time, uploads the second time"
+    ),
     attacker="lying server, and enough clients that are restored from an old state",
-    defence="the ledger's entry for each round (`MemberContext.claim`), without which no client that has "
-    "answered is "
-    "restored (`Client.check_restored`)",
+    defence=(
+        "the ledger's entry for each round (`MemberContext.claim`); without a ledger, no client that has "
+        "answered can be restored (`Client.check_restored`)"
+    ),
     control="with clients that are restored without a ledger: the victim's update",
     source="own; see `limitations.md`",
 )
@@ -303,7 +310,7 @@ class TestRestoredFromBeforeShareKeys:
 
 @attack(
     title="A client restored from before `contribute` uploads a second update under the same masks",
-    attacker="server that only listens, and a client that crashes, is restored and trains again",
+    attacker="a server that only listens, and a client that crashes, is restored and trains again",
     defence="the ledger's entry for the contribution (`Client.contribute`)",
     control="with the ledger rolled back together with the state: the difference of the two updates",
     source="MicroSecAgg: one masked upload a session, written down before it is sent",
@@ -340,11 +347,14 @@ class TestRestoredAndTrainedAgain:
 
 
 @attack(
-    title="The same session opened a second time without one client: the sums differ by its update",
+    title=(
+        "The server runs the same session a second time without one client: the sums differ by that client's update"
+    ),
     attacker="lying server alone",
-    defence="the ledger's entry for the upload: one for each identity under one (task, session) "
-    "(`MemberContext.claim`)",
-    control="without the upload's entry: the victim's update",
+    defence=(
+        "the ledger's entry for the upload: each identity has one for a (task, session) (`MemberContext.claim`)"
+    ),
+    control="without that entry: the victim's update",
     source="Multi-RoundSecAgg; Gradient Disaggregation",
 )
 class TestSameSessionAgain:
@@ -374,10 +384,12 @@ class TestSameSessionAgain:
 
 
 @attack(
-    title="A client is called dropped, though its masked input came a moment too late: the server holds both "
-    "the input and the key to its pairwise masks",
+    title=(
+        "A late input: the server calls a client dropped whose masked input came a moment too late, and "
+        "then has both the input and the key to its pairwise masks"
+    ),
     attacker="lying server alone",
-    defence="the self mask, whose seed nobody reveals for a client called dropped",
+    defence="the self mask: nobody reveals its seed for a client that is called dropped",
     control="with a self mask whose seed is public: the victim's update",
     source="Bonawitz et al. 2017, section 4: double masking",
 )
