@@ -56,14 +56,18 @@ class FileLedger:
     """A ledger in one file (mode 0600), appended and flushed to the disk (``fsync``) before a claim returns.
 
     One for each party and for as long as it is enrolled: its roles in all sessions share the object. A row is
-    32 bytes of entry, 32 of value and 32 that chain it to the rows before. A last row cut short by a crash
-    was never answered for and is dropped; any other damage is a ``ConfigError``, and so is a ledger that
-    is open already: the file is locked. One that is deleted or replaced while it is open takes no more claims, for
-    a second ledger may be in its place.
+    32 bytes of entry, 32 of value and 32 that chain it to the rows before. A last row that a crash cut short or
+    left as zeros was never answered for and is dropped; any other damage is a ``ConfigError``, and so is a ledger
+    that is open already: the file is locked. One that is deleted or replaced while it is open takes no more claims,
+    for a second ledger may be in its place.
+
+    Threads may share the object, processes may not: after a fork each would have a copy of the entries, and
+    would know nothing of what the others claim. The copy in a child takes no claim.
     """
 
     def __init__(self, path: str | os.PathLike[str]) -> None:
         self._path = Path(path).resolve()
+        self._process = os.getpid()
         try:
             self._file = os.fdopen(os.open(path, os.O_RDWR | os.O_CREAT, 0o600), "r+b", buffering=0)
         except OSError as error:
@@ -72,8 +76,8 @@ class FileLedger:
             self._lock_file(path)
             self._entries: dict[bytes, bytes] = {}
             self._chain = bytes(_ENTRY)
-            self._file.truncate(self._read_rows(path))
-            self._file.seek(0, os.SEEK_END)
+            self._end = self._read_rows(path)
+            self._file.truncate(self._end)
             _sync_folder(self._path.parent)
             if not self._is_in_place():
                 raise ConfigError(f"got ledger {path}, which was replaced while it was opened; open it again")
@@ -84,8 +88,9 @@ class FileLedger:
 
     def claim(self, entry: bytes, value: bytes) -> bytes:
         """See :meth:`Ledger.claim`. Nothing is claimed where it raises: ``OSError`` if it can't be written, and
-        ``LocalProtocolError`` if the file was deleted or replaced, or others wrote to it.
+        ``LocalProtocolError`` if the file was deleted or replaced, if others wrote to it, or in a forked child.
         """
+        self._check_process()
         if len(entry) != _ENTRY or len(value) != _ENTRY:
             raise LocalProtocolError("got a ledger entry or value that is not 32 bytes; hash it first")
         with self._turn:
@@ -100,11 +105,16 @@ class FileLedger:
 
     def __contains__(self, entry: bytes) -> bool:
         """Whether something was claimed under ``entry``; nothing is written."""
+        self._check_process()
         with self._turn:
             return entry in self._entries
 
     def close(self) -> None:
         """Let go of the file and its lock; so does the end of a ``with`` block."""
+        if not self._file.closed and os.getpid() == self._process:
+            import fcntl
+
+            fcntl.flock(self._file, fcntl.LOCK_UN)  # a child that was forked meanwhile has it open still
         self._file.close()
 
     def __enter__(self) -> Self:
@@ -113,43 +123,52 @@ class FileLedger:
     def __exit__(self, *_: object) -> None:
         self.close()
 
+    def _check_process(self) -> None:
+        # Before the turn is taken: a thread of the parent may have held it when this process was forked.
+        if os.getpid() != self._process:
+            raise LocalProtocolError(
+                f"got ledger {self._path}, which process {self._process} opened, in process {os.getpid()}; open "
+                "the ledger in the process that uses it, after the fork"
+            )
+
     def _is_in_place(self) -> bool:
         """Whether the path still names this file, which ends where this object's rows do."""
         here = os.fstat(self._file.fileno())
         try:
-            return os.path.samestat(here, self._path.stat()) and here.st_size == self._file.tell()
+            return os.path.samestat(here, self._path.stat()) and here.st_size == self._end
         except FileNotFoundError:
             return False
 
     def _append(self, entry: bytes, value: bytes) -> None:
         row = entry + value + _link(self._chain, entry, value)
-        end = self._file.tell()
         try:
+            self._file.seek(self._end)
             if self._file.write(row) != _ROW:
                 raise OSError(errno.ENOSPC, "the ledger took only a part of a row", str(self._file.name))
             os.fsync(self._file.fileno())
         except OSError:
             # Nobody knows what of the row is on the disk; the next one takes its place.
-            self._file.seek(end)
-            self._file.truncate(end)
+            self._file.truncate(self._end)
             raise
+        self._end += _ROW
         self._chain = row[-_ENTRY:]
         self._entries[entry] = value
 
     def _read_rows(self, path: str | os.PathLike[str]) -> int:
         """Take in all rows; returns where the last good one ends."""
         data = self._file.read()
-        for at in range(0, len(data), _ROW):
+        end = len(data) - len(data) % _ROW
+        if end == len(data) > 0 and _is_unwritten(data[-_ROW:]):
+            end -= _ROW
+        for at in range(0, end, _ROW):
             entry, value, link = (data[at + part : at + part + _ENTRY] for part in (0, _ENTRY, 2 * _ENTRY))
             if link != _link(self._chain, entry, value):
-                if at + _ROW < len(data):
-                    raise ConfigError(
-                        f"got ledger {path}, damaged at byte {at}; what this party sent is not known any more: "
-                        "enrol it anew, with a new key and an empty ledger"
-                    )
-                return at
+                raise ConfigError(
+                    f"got ledger {path}, damaged at byte {at}; what this party sent is not known any more: "
+                    "enrol it anew, with a new key and an empty ledger"
+                )
             self._entries[entry], self._chain = value, link
-        return len(data)
+        return end
 
     def _lock_file(self, path: str | os.PathLike[str]) -> None:
         import fcntl  # only POSIX has it
@@ -225,6 +244,14 @@ class FileStore:
         if checksum != _link(head, state):
             raise ConfigError(f"got a damaged state in {self._path}; leave this session out")
         return int.from_bytes(head, "big"), state
+
+
+def _is_unwritten(row: bytes) -> bool:
+    """Whether a crash may have left this row: its place was made in the file, and nothing written there.
+
+    A whole row of anything else was answered for, and damage to it must not free its entry.
+    """
+    return not any(row)
 
 
 def _link(*parts: bytes) -> bytes:
