@@ -27,7 +27,7 @@ from numba.extending import intrinsic
 from numpy.typing import NDArray
 
 from he._compiling import kernel
-from he._kernels import Words
+from he._ring_kernels import Words
 
 LANES = 8
 """Numbers in a batch."""

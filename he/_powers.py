@@ -15,9 +15,9 @@ import numpy as np
 from gmpy2 import mpz
 from numpy.typing import NDArray
 
-from he import _montgomery, _paillier_kernels
-from he._kernels import Words
+from he import _montgomery, _slot_kernels
 from he._montgomery import LANES, LIMB_BITS, STRIP
+from he._ring_kernels import Words
 from he._workers import run_all
 
 T = TypeVar("T")
@@ -74,7 +74,7 @@ class Ring:
         data = b"".join([number.to_bytes(size, "little") for number in numbers])
         words = np.frombuffer(data, "<u8").astype(np.uint64, copy=False).reshape(len(numbers), -1)
         out = np.empty(len(numbers) * self.limbs, np.uint64)
-        _paillier_kernels.unpack(words, self.limbs, LIMB_BITS, out)
+        _slot_kernels.unpack(words, self.limbs, LIMB_BITS, out)
         return out.reshape(len(numbers), self.limbs)
 
     def enter(self, numbers: Sequence[mpz]) -> Words:
@@ -88,7 +88,7 @@ class Ring:
         plain = np.empty_like(limbs)
         _montgomery.multiply(limbs, self._unit, plain, self.words, self.inverse)
         words = np.zeros((len(limbs), -(-self.limbs * LIMB_BITS // 64)), np.uint64)
-        _paillier_kernels.pack(plain.ravel(), self.limbs, LIMB_BITS, words)
+        _slot_kernels.pack(plain.ravel(), self.limbs, LIMB_BITS, words)
         return [mpz.from_bytes(row.tobytes(), "little") % self.modulus for row in words.astype("<u8", copy=False)]
 
     def raise_all(self, bases: Sequence[mpz], exponent: mpz, executor: Executor | None = None) -> list[mpz]:
@@ -126,7 +126,7 @@ class FixedBase:
         windows = -(-self.bits // width)
         digits = np.empty(count * windows, np.uint64)
         padded = np.pad(exponents, ((0, 0), (0, 1)))
-        _paillier_kernels.unpack(padded, windows, width, digits)
+        _slot_kernels.unpack(padded, windows, width, digits)
         cut = digits.astype(np.uint16).reshape(count, windows)
         return spread(executor, _by_table, cut, self._table, self.ring, step=LANES)
 

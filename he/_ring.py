@@ -12,7 +12,7 @@ from itertools import count as count_from
 import numpy as np
 from numpy.typing import NDArray
 
-from he import _kernels
+from he import _ring_kernels
 
 Words = NDArray[np.uint64]
 
@@ -31,7 +31,7 @@ class Factor:
     def __init__(self, values: Words | list[int], prime: int) -> None:
         self.values = np.array(values, dtype=np.uint64)
         self.quotients = np.empty_like(self.values)
-        _kernels.quotients(self.values, np.uint64(prime), self.quotients)
+        _ring_kernels.quotients(self.values, np.uint64(prime), self.quotients)
 
 
 class Field:
@@ -49,37 +49,37 @@ class Field:
 
     def forward(self, rows: Words) -> None:
         """Coefficients (k, N) to values, in place."""
-        _kernels.forward(rows, self._roots.values, self._roots.quotients, self.prime)
+        _ring_kernels.forward(rows, self._roots.values, self._roots.quotients, self.prime)
 
     def backward(self, rows: Words, factor: int = 1) -> None:
         """Values (k, N) to coefficients times ``factor``, in place."""
         last = self._last if factor == 1 else self._pair(factor * pow(self.degree, -1, int(self.prime)))
-        _kernels.backward(rows, self._inverse_roots.values, self._inverse_roots.quotients, last, self.prime)
+        _ring_kernels.backward(rows, self._inverse_roots.values, self._inverse_roots.quotients, last, self.prime)
 
     def add(self, a: Words, b: Words) -> None:
         """Add ``b`` to ``a``, both contiguous, in place."""
-        _kernels.add(a.reshape(-1), b.reshape(-1), self.prime)
+        _ring_kernels.add(a.reshape(-1), b.reshape(-1), self.prime)
 
     def scale(self, a: Words, factor: int) -> None:
         """Multiply ``a``, any 64-bit words, contiguous, by one number, in place."""
         pair = self._pair(factor)
-        _kernels.scale(a.reshape(-1), pair, self.prime)
+        _ring_kernels.scale(a.reshape(-1), pair, self.prime)
 
     def divide(self, values: Words, modulus: int) -> Words:
         """-r / ``modulus``, r being ``values`` modulo the odd ``modulus``, taken about zero."""
         out = np.empty_like(values)
         factor = self._pair(-pow(modulus, -1, int(self.prime)))
-        _kernels.divide(values.reshape(-1), np.uint64(modulus // 2), factor, self.prime, out.reshape(-1))
+        _ring_kernels.divide(values.reshape(-1), np.uint64(modulus // 2), factor, self.prime, out.reshape(-1))
         return out
 
     def reduce(self, a: Words) -> None:
         """Bring ``a``, any 64-bit words, contiguous, below the prime, in place."""
-        _kernels.scale(a.reshape(-1), self._one, self.prime)
+        _ring_kernels.scale(a.reshape(-1), self._one, self.prime)
 
     def multiply(self, rows: Words, factor: Factor) -> None:
         """Multiply each row of ``rows`` (k, N) by ``factor`` (N), place by place, in place."""
         for row in rows:
-            _kernels.multiply(row, factor.values, factor.quotients, self.prime)
+            _ring_kernels.multiply(row, factor.values, factor.quotients, self.prime)
 
     def _pair(self, factor: int) -> Words:
         prime = int(self.prime)
@@ -116,6 +116,26 @@ def expand(seeds: Words, degree: int, primes: tuple[int, ...]) -> Words:
     return out.transpose(1, 0, 2)
 
 
+def mixed_radix(rows: list[Words], degree: int, primes: tuple[int, ...]) -> tuple[list[Words], NDArray[np.bool_]]:
+    """The digits of the numbers below q with residues ``rows``, and which of them lie above q/2.
+
+    q is the product of ``primes``, two at most. A number is digit 0 + prime 0 * (digit 1 + ...)
+    (H. L. Garner, 1959).
+    """
+    if len(rows) == 1:
+        return rows, rows[0] > np.uint64(primes[0] // 2)
+    low, high = rows
+    first, second = primes
+    other = field(degree, second)
+    inverse = pow(first, -1, second)
+    digit, part = high.copy(), low.copy()
+    other.scale(digit, inverse)
+    other.scale(part, -inverse)
+    other.add(digit, part)
+    middle = np.uint64(second // 2)
+    return [low, digit], (digit > middle) | ((digit == middle) & (low > np.uint64(first // 2)))
+
+
 def stream(seed: Words, first: int, count: int) -> Words:
     """``count`` buffers, from number ``first`` on, of what SEAL's generator makes of ``seed`` (8 words)."""
     key = seed.tobytes()
@@ -124,7 +144,7 @@ def stream(seed: Words, first: int, count: int) -> Words:
         for number in range(first, first + count)
     )
     out = np.empty((count, BUFFER // 64, 8), dtype=np.uint64)
-    _kernels.tree_nodes(np.frombuffer(roots, dtype=np.uint64).reshape(count, 8), BUFFER, out)
+    _ring_kernels.tree_nodes(np.frombuffer(roots, dtype=np.uint64).reshape(count, 8), BUFFER, out)
     return out.reshape(-1)
 
 

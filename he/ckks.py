@@ -1,15 +1,16 @@
 """CKKS for sums of integer vectors (J. H. Cheon, A. Kim, M. Kim and Y. Song, ASIACRYPT 2017).
 
-What is encrypted is integers. The decryptor rounds each slot of a sum to the grid of integers before anything
-leaves it, so that what leaves is the exact sum and says nothing of the noise, nor through that of the key: the
-attack of B. Li and D. Micciancio (EUROCRYPT 2021) needs the noise. There is no release without rounding,
-and so no flooding: this is safe only because the noise of what is decrypted never leaves the decryptor.
-:mod:`he.params` derives step, tolerance and ring; :mod:`he._rlwe` has the formats.
+The plaintexts are integers. The decryptor rounds each slot of a sum to an integer before anything
+leaves it. The result is the exact sum, which says nothing about the noise and so nothing about the
+key: the attack of B. Li and D. Micciancio (EUROCRYPT 2021) needs the noise. Nothing is released
+without rounding, so no noise is added to flood it. This is safe only because the noise of a decrypted
+sum never leaves the decryptor. :mod:`he.params` derives step, tolerance and ring;
+:mod:`he._rlwe_format` has the byte formats.
 
-A ring of degree N has N/2 complex slots, and real and imaginary parts hold a value each: slot j is the
-polynomial's value at zeta^(4j + 1), zeta = exp(pi sqrt(-1) / N), which is one root of each conjugate pair. As
-zeta^(N/2) is sqrt(-1) at all of them, coefficients k and k + N/2 are the parts of one complex number, and the way
-to slots and back is one Fourier transform of N/2 points.
+A ring of degree N has N/2 complex slots; the real and the imaginary part of a slot hold one value
+each. Slot j is the polynomial's value at zeta^(4j + 1), where zeta = exp(pi sqrt(-1) / N): one root of
+each conjugate pair. Since zeta^(N/2) is sqrt(-1) at all of them, coefficients k and k + N/2 are the
+parts of one complex number, and one Fourier transform of N/2 points leads to the slots or back.
 """
 
 from dataclasses import dataclass
@@ -20,27 +21,23 @@ from typing import Any, ClassVar
 import numpy as np
 from numpy.typing import NDArray
 
-from he import _kernels, _rlwe, params
-from he._rlwe import Adder, PublicKey, SecretKey
+from he import _ring, _ring_kernels, _rlwe, params
+from he._rlwe_format import Integers, Words
+from he._rlwe_keys import Adder, PublicKey, SecretKey
 from he.params import CKKSParameters
 
 __all__ = ["Adder", "PublicKey", "Scheme", "SecretKey"]
 
-Words = NDArray[np.uint64]
-Integers = NDArray[np.int64]
 Reals = NDArray[np.float64]
 
 
 @dataclass(frozen=True)
 class Scheme(_rlwe.Scheme):
-    """Sums of up to ``max_clients`` vectors with integers in 0..``bound``, exact, in both parts of complex slots.
+    """CKKS for sums of up to ``max_clients`` vectors with integers in 0..``bound``, exact.
 
-    ``seeded=False``: clients encrypt with a public key, whose secret another party holds.
-    ``seeded=True``: clients share the secret key, for half the bytes: one client that colludes with the server
-    reads every client's vector.
-
-    Raises :class:`he.errors.HEError` where no ring of 128 bits of security, classical and
-    quantum, carries the sums.
+    Both parts of a complex slot hold a value: the real parts come first, then the imaginary ones.
+    :class:`he._rlwe.Scheme` says what ``seeded`` chooses. Raises :class:`he.errors.HEError` if no
+    ring of 128 bits of security carries the sums.
     """
 
     name: ClassVar[str] = "ckks"
@@ -51,18 +48,13 @@ class Scheme(_rlwe.Scheme):
         """Derived in :func:`he.params.ckks`."""
         return params.ckks(self.bound, self.max_clients, self.seeded)
 
-    @property
-    def slots(self) -> int:
-        """N: the real parts, then the imaginary ones."""
-        return self.parameters.degree
-
     def _encode(self, values: Words) -> list[Words]:
         coefficients = coefficients_of(values.astype(np.float64))
         rows = []
         for field in self._fields:
             part = np.empty(coefficients.shape, dtype=np.uint64)
             above = np.uint64(_multiple_above(int(field.prime)))
-            _kernels.round_up(coefficients.reshape(-1), float(self.parameters.step), above, part.reshape(-1))
+            _ring_kernels.round_up(coefficients.reshape(-1), float(self.parameters.step), above, part.reshape(-1))
             field.reduce(part)
             field.forward(part)
             rows.append(part)
@@ -73,7 +65,7 @@ class Scheme(_rlwe.Scheme):
         middle = count * self.bound // 2
         for field, part in zip(self._fields, rows, strict=True):
             prime = int(field.prime)
-            for constant in (0, p.degree // 2):  # of the real parts, and of the imaginary ones
+            for constant in (0, p.degree // 2):  # of the real parts, of the imaginary parts
                 part[:, constant] += np.uint64(-p.step * middle % prime)
             field.reduce(part)
         slots = slots_of(_centred(rows, p))
@@ -88,7 +80,7 @@ def _multiple_above(prime: int) -> int:
 
 
 def coefficients_of(slots: Reals) -> Reals:
-    """The coefficients (k, N) of real polynomials with ``slots`` (k, N): real parts, then imaginary ones."""
+    """The coefficients (k, N) of real polynomials with ``slots`` (k, N): real parts, then imaginary parts."""
     half = slots.shape[1] // 2
     joined = np.empty((len(slots), half), dtype=np.complex128)
     joined.real, joined.imag = slots[:, :half], slots[:, half:]
@@ -114,7 +106,7 @@ def _twists(half: int) -> NDArray[np.complex128]:
 
 def _centred(rows: list[Words], p: CKKSParameters) -> Reals:
     """The numbers in (-q/2, q/2) with the residues ``rows``, one array for each prime, to double precision."""
-    digits, negative = _rlwe.digits(rows, p)
+    digits, negative = _ring.mixed_radix(rows, p.degree, p.primes)
     value: NDArray[Any] = np.zeros(rows[0].shape)
     weight = 1
     for digit, prime in zip(digits, p.primes, strict=True):

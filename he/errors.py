@@ -1,11 +1,11 @@
-"""What goes wrong in this package, under one root."""
+"""The errors of this package, under one root."""
 
 INSTALL = "pip install 'secagg[he]', or pip install tenseal zstandard phe gmpy2"
-"""What errors tell those to do who lack a package."""
+"""How to install the packages that this one needs; for the errors that name a missing package."""
 
 
 class HEError(ValueError):
-    """A key, plaintext or ciphertext that this package can't work with."""
+    """A key, parameter, plaintext or ciphertext that this package can't use. The message says what was expected."""
 
 
 class CiphertextError(HEError):
@@ -13,4 +13,4 @@ class CiphertextError(HEError):
 
 
 class OpenError(HEError):
-    """A sum that must not be opened, or whose opening is not shown: some slot is no possible sum."""
+    """A sum that is not opened, because its form is wrong or some slot is not a possible sum."""

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from he import _paillier_kernels
+from he import _slot_kernels
 from he._numbers import whole
 from he.errors import HEError
 
@@ -49,7 +49,7 @@ class Slots:
         if over.size:
             raise HEError(f"value {over[0]} has more bits than the {self.width} of a slot")
         words = np.zeros((self.integers(values.size), self._words()), np.uint64)
-        _paillier_kernels.pack(np.ascontiguousarray(values), self.count, self.width, words)
+        _slot_kernels.pack(np.ascontiguousarray(values), self.count, self.width, words)
         return [int.from_bytes(row, "little") for row in words.astype("<u8", copy=False)]
 
     def unpack(self, integers: Sequence[int]) -> NDArray[np.uint64]:
@@ -64,7 +64,7 @@ class Slots:
         data = b"".join(int(integer).to_bytes(size, "little") for integer in integers)
         words = np.frombuffer(data, "<u8").reshape(len(integers), -1).astype(np.uint64, copy=False)
         values = np.empty(len(integers) * self.count, np.uint64)
-        _paillier_kernels.unpack(words, self.count, self.width, values)
+        _slot_kernels.unpack(words, self.count, self.width, values)
         return values
 
     def _words(self) -> int:

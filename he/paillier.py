@@ -1,24 +1,26 @@
 """Paillier's scheme for sums of vectors: many small values to a ciphertext, opened only as possible sums.
 
-Clients encrypt under a public key, a server that holds no key multiplies ciphertexts, and whoever holds the private
-key opens one sum. Values are integers in 0..bound; a slot is wide enough for ``max_clients`` of them, so that slots
-never carry into each other (:mod:`he.packing`).
+Clients encrypt under a public key. A server that holds no key multiplies their ciphertexts. The
+holder of the private key opens one sum. Values are integers in 0..bound; a slot is wide enough for
+``max_clients`` of them, so that slots never carry into each other (:mod:`he.packing`).
 
-**The assumption.** An encryption is (1 + m n) h^α mod n², with α of |n| / 2 fresh bits: Damgård, Jurik and
-Nielsen, "A generalization of Paillier's public-key system with applications to electronic voting" (International
-Journal of Information Security 9, 2010), with s = 1. Beside the decisional composite residuosity assumption, on
-which Paillier's scheme rests, it takes that h^α can't be told from a uniform power of h: a *short-exponent*
-assumption. h is no one's choice: h = x^(2n) mod n² for x = SHAKE-256("secagg/v1/paillier-base" ‖ n) mod n, which
-everybody computes from n, so that any modulus will do, phe's too; :func:`generate`'s keys also meet the paper's
-conditions. (Under other moduli the powers of h may be fewer than all squares of n-th powers; the assumption then
-covers that, too.) ``textbook=True`` takes r^n with a uniform r instead, assumes nothing more than Paillier did, and
-takes several times as long.
+**The assumption.** An encryption is (1 + m n) h^α mod n², with α of |n| / 2 fresh bits: Damgård,
+Jurik and Nielsen, "A generalization of Paillier's public-key system with applications to electronic
+voting" (International Journal of Information Security 9, 2010), with s = 1. Paillier's scheme rests
+on the decisional composite residuosity assumption. This one also assumes that h^α cannot be told from
+a uniform power of h: a *short-exponent* assumption. Nobody chooses h: h = x^(2n) mod n² for
+x = SHAKE-256("secagg/v1/paillier-base" ‖ n) mod n, which everybody computes from n. So any modulus
+can be used, also one of phe's; the keys of :func:`generate` meet the paper's conditions, too. (Under
+other moduli the powers of h may be fewer than all squares of n-th powers; the assumption then covers
+that as well.) ``textbook=True`` takes r^n with a uniform r instead. It assumes nothing more than
+Paillier did, and takes several times as long.
 
-**What it does not give.** Ciphertexts are malleable: who can change one can add to it. That a client encrypted
-values within the bound, and that the count is honest, is for others to see to: a slot that overflows carries into
-the next one, and where all slots stay in range nobody can tell. A modulus that others made may be no product of two
-primes. Neither GMP's integers nor the table look-ups of short exponents (where one encrypts) and of p - 1 and q - 1
-(where one opens) are constant time: share no processor with an adversary.
+**What it does not give.** Ciphertexts are malleable: whoever can change a ciphertext can add to its
+plaintext. The caller has to make sure that clients encrypted values within the bound, and that the
+count is honest: a slot that overflows carries into the next one, and nobody can tell if all slots
+stay in range. A modulus from others may not be a product of two primes. GMP's integers are not
+constant time, and neither are the table look-ups of short exponents (when encrypting) and of p - 1
+and q - 1 (when opening): share no processor with an adversary.
 """
 
 import hashlib
@@ -28,12 +30,14 @@ from collections.abc import Sequence
 from concurrent.futures import Executor
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 from numpy.typing import NDArray
 
+from he import scheme as types
 from he._numbers import whole
+from he._paillier_encryption import Random
 from he.errors import CiphertextError, HEError, OpenError
 from he.packing import MAX_WIDTH, Slots
 from he.paillier_keys import (
@@ -42,7 +46,6 @@ from he.paillier_keys import (
     MIN_BITS,
     PrivateKey,
     PublicKey,
-    Random,
     check_ciphertexts,
     generate,
 )
@@ -50,7 +53,7 @@ from he.paillier_keys import (
 __all__ = ["Adder", "PrivateKey", "PublicKey", "Scheme", "VectorPrivateKey", "VectorPublicKey", "generate"]
 
 _LABEL = b"secagg/v1/paillier-scheme"
-_MARK = 16  # bytes of a digest in an encrypted vector
+_MARK = 16  # bytes of each digest in an encrypted vector
 _HASH = 32
 
 Integers = NDArray[np.integer[Any]]
@@ -58,20 +61,24 @@ Integers = NDArray[np.integer[Any]]
 
 @dataclass(frozen=True)
 class Scheme:
-    """How vectors are packed and encrypted; the same for all parties of a sum.
+    """How vectors are packed and encrypted. All parties of a sum have an equal one.
 
-    ``bound``: every value of one client's vector is an integer in 0..bound. ``max_clients``: how many vectors a sum
-    may hold. ``bits`` of the modulus: 2048 at least, a multiple of 16. ``textbook``: see :mod:`he.paillier`. Raises
-    :class:`HEError` where a number is out of range, or a sum would not fit 63 bits.
+    ``bound``: every value of one client's vector is an integer in 0..bound. ``max_clients``: how many
+    vectors a sum may hold. ``bits`` of the modulus: a multiple of 16, at least 2048. ``textbook``:
+    see :mod:`he.paillier`. Raises :class:`HEError` if a number is out of range, or if a sum would not
+    fit 63 bits.
 
-    An encrypted vector is 16 bytes of :attr:`digest`, 16 of the public key's, and ciphertexts of 2 * bits / 8 bytes
-    each, big-endian; a sum of such vectors is laid out in the same way.
+    An encrypted vector is 16 bytes of :attr:`digest`, 16 bytes of the public key's digest, and
+    ciphertexts of 2 * bits / 8 bytes each, big-endian. A sum of such vectors is laid out in the same
+    way.
     """
 
     bound: int
     max_clients: int
     bits: int = DEFAULT_BITS
     textbook: bool = False
+
+    encrypts_on_threads: ClassVar[bool] = True  # GMP and the kernels release the interpreter's lock
 
     def __post_init__(self) -> None:
         for name in ("bound", "max_clients", "bits"):
@@ -110,7 +117,7 @@ class Scheme:
         return hashlib.sha256(_LABEL + parameters).digest()
 
     def describe(self) -> str:
-        """The parameters in a line, for people."""
+        """The parameters in one line, for people."""
         obfuscators = "r^n" if self.textbook else "h^α, short exponents"
         return (
             f"Paillier, {self.bits}-bit modulus, {obfuscators}; {self.slots.count} slots of {self.width} bits, "
@@ -118,7 +125,7 @@ class Scheme:
         )
 
     def ciphertexts(self, length: int) -> int:
-        """How many ciphertexts hold a vector of ``length`` values: what to ``prepare`` for."""
+        """How many ciphertexts hold a vector of ``length`` values: the count for ``prepare``."""
         if length < 1:
             raise HEError(f"got a vector of {length} values; expected at least 1")
         return self.slots.integers(length)
@@ -131,24 +138,29 @@ class Scheme:
         """Bytes of an encrypted sum of vectors of ``length`` values."""
         return self.size(length)
 
+    @property
+    def public_size(self) -> int:
+        """Bytes of a public key."""
+        return self.bits // 8
+
     def generate(self, rng: Random = os.urandom) -> "VectorPrivateKey":
         """A fresh key for this scheme; see :func:`generate`."""
         return VectorPrivateKey(self, generate(self.bits, textbook=self.textbook, rng=rng))
 
     def load_public(self, data: bytes) -> "VectorPublicKey":
-        """The public key whose ``to_bytes`` were ``data``, anybody's bytes; else :class:`HEError`."""
+        """The key that :meth:`VectorPublicKey.to_bytes` wrote, anybody's bytes; else :class:`HEError`."""
         return VectorPublicKey(self, PublicKey.from_bytes(data, self.bits, textbook=self.textbook))
 
     def load_secret(self, data: bytes) -> "VectorPrivateKey":
-        """The private key whose ``to_bytes`` were ``data``; else :class:`HEError`."""
+        """The key that :meth:`VectorPrivateKey.to_bytes` wrote; else :class:`HEError`."""
         return VectorPrivateKey(self, PrivateKey.from_bytes(data, self.bits, textbook=self.textbook))
 
-    def adder(self, length: int, public: "VectorPublicKey") -> "Adder":
-        """An empty sum of vectors of ``length`` values under ``public``."""
+    def adder(self, length: int, public: types.PublicKey | None = None) -> "Adder":
+        """An empty sum of vectors of ``length`` values under ``public``, which must be a key of this scheme."""
         return Adder(self, length, public)
 
-    def load_adder(self, data: bytes, length: int, public: "VectorPublicKey") -> "Adder":
-        """The sum whose ``to_bytes`` were ``data``; :class:`HEError` if they are damaged or of another sum."""
+    def load_adder(self, data: bytes, length: int, public: types.PublicKey | None = None) -> "Adder":
+        """The sum that :meth:`Adder.to_bytes` wrote; else :class:`HEError`, also for a sum of another key."""
         adder = Adder(self, length, public)
         adder._restore(data)
         return adder
@@ -167,7 +179,7 @@ class Scheme:
         """The ciphertexts of an encrypted vector or sum, all of them valid; else :class:`CiphertextError`."""
         expected = self.size(length)
         if not isinstance(data, bytes):
-            raise CiphertextError(f"got an encrypted vector of {type(data).__name__}; expected bytes")
+            raise CiphertextError(f"got an encrypted vector of type {type(data).__name__}; expected bytes")
         if len(data) != expected:
             raise CiphertextError(f"got {len(data)} bytes; expected {expected} for {length} encrypted values")
         if data[:_MARK] != self.digest[:_MARK]:
@@ -207,7 +219,7 @@ def _check_key(scheme: Scheme, key: PublicKey) -> None:
 
 @dataclass(frozen=True)
 class VectorPublicKey:
-    """A public key under a scheme: what a client needs. :class:`HEError` if the two do not fit."""
+    """A public key under a scheme, for a client. Raises :class:`HEError` if the two do not fit."""
 
     scheme: Scheme
     key: PublicKey
@@ -221,7 +233,7 @@ class VectorPublicKey:
         return self.key.digest
 
     def to_bytes(self) -> bytes:
-        """The modulus; :meth:`Scheme.load_public` undoes it."""
+        """The modulus, for :meth:`Scheme.load_public`."""
         return self.key.to_bytes()
 
     def prepare(self, count: int, executor: Executor | None = None, rng: Random = os.urandom) -> None:
@@ -231,15 +243,16 @@ class VectorPublicKey:
     def encrypt(self, values: Integers, executor: Executor | None = None, rng: Random = os.urandom) -> bytes:
         """``values``, (length,), integers in 0..bound, as :meth:`Scheme.size` bytes.
 
-        Runs on ``executor``, where threads pay; the result does not depend on it. ``rng`` is replaced only in
-        tests. Raises :class:`HEError`, naming the first index, if a value is out of range.
+        The work is split over ``executor``, where threads save time; the default is this thread. Only
+        tests replace ``rng``. Raises :class:`HEError`, naming the first index, if a value is out of
+        range.
         """
         return _encrypt(self.scheme, self.key, values, executor, rng)
 
 
 @dataclass(frozen=True)
 class VectorPrivateKey:
-    """A private key under a scheme: what the decryptor holds. :class:`HEError` if the two do not fit."""
+    """A private key under a scheme, for the decryptor. Raises :class:`HEError` if the two do not fit."""
 
     scheme: Scheme
     key: PrivateKey
@@ -249,11 +262,11 @@ class VectorPrivateKey:
 
     @cached_property
     def public(self) -> VectorPublicKey:
-        """The key that clients get."""
+        """The key for clients."""
         return VectorPublicKey(self.scheme, self.key.public)
 
     def to_bytes(self) -> bytes:
-        """Secret; :meth:`Scheme.load_secret` undoes it."""
+        """The key, secret, for :meth:`Scheme.load_secret`."""
         return self.key.to_bytes()
 
     def prepare(self, count: int, executor: Executor | None = None, rng: Random = os.urandom) -> None:
@@ -267,29 +280,30 @@ class VectorPrivateKey:
     def open(self, total: bytes, length: int, count: int, executor: Executor | None = None) -> NDArray[np.int64]:
         """The sum, (length,), of ``count`` vectors, from the server's bytes ``total``.
 
-        Raises :class:`CiphertextError` if ``total`` is no encrypted vector under this key and scheme, and
-        :class:`OpenError`, with nothing returned, if ``count`` is not 1 to ``max_clients``, a slot holds more than
-        ``count`` times the bound, or anything but zero stands in unused slots or above. It can't see that the
-        server stated a larger count than it summed, nor overflow that leaves every slot in range: the adder's
-        own count rules that out.
+        The work is split over ``executor``, where threads save time; the default is this thread. Raises
+        :class:`CiphertextError` if ``total`` is not an encrypted sum under this key and scheme. Raises
+        :class:`OpenError`, and returns nothing, if ``count`` is not 1 to ``max_clients``, if a slot
+        holds more than ``count`` times the bound, or if an unused slot or a bit above the slots is not
+        zero. It can't detect a ``count`` that is larger than the number of vectors in the sum, or an
+        overflow that leaves every slot in range: the adder's own count rules these out.
         """
         scheme = self.scheme
-        summed = whole(count)
-        if summed is None or not 1 <= summed <= scheme.max_clients:
+        vectors = whole(count)
+        if vectors is None or not 1 <= vectors <= scheme.max_clients:
             raise OpenError(f"got a sum of {count!r} vectors; expected 1 to {scheme.max_clients}")
         numbers = scheme._read(total, length, self.key.public)
         plain = self.key.decrypt_integers(numbers, executor)
-        return _checked(scheme, plain, length, summed)
+        return _checked(scheme, plain, length, vectors)
 
 
 def _checked(scheme: Scheme, plain: Sequence[int], length: int, count: int) -> NDArray[np.int64]:
-    """The slots of ``plain``, every one of which must be a possible sum of ``count`` terms."""
+    """The slots of ``plain``, once every slot is a possible sum of ``count`` terms."""
     try:
         slots = scheme.slots.unpack(plain)
     except HEError as error:
-        raise OpenError("bits above the slots are set: the sum overflowed, or is of another key") from error
+        raise OpenError("bits above the slots are set: the sum overflowed, or belongs to another key") from error
     if slots[length:].any():
-        raise OpenError("an unused slot is not zero: no sum of vectors of this length looks so")
+        raise OpenError("an unused slot is not zero; in every sum of vectors of this length it is")
     over = np.flatnonzero(slots > np.uint64(count * scheme.bound))
     if over.size:
         raise OpenError(f"slot {over[0]} is above the largest sum of {count} values up to {scheme.bound}")
@@ -297,17 +311,19 @@ def _checked(scheme: Scheme, plain: Sequence[int], length: int, count: int) -> N
 
 
 def _checksum(body: bytes) -> bytes:
-    """Against accident only: who can write a saved state can write any."""
+    """A check against accidents only: whoever can write the saved state can also write its checksum."""
     return hashlib.sha256(body).digest()[:_MARK]
 
 
 class Adder:
-    """A server's running sum: one encrypted vector, and 32 bytes for each that went into it.
+    """A server's running sum: one encrypted sum, and 32 bytes for each vector in it.
 
-    Made by :meth:`Scheme.adder`. A vector that was folded in once, byte for byte, is refused the second time.
+    :meth:`Scheme.adder` makes one. It refuses a vector that is in the sum already, byte for byte.
     """
 
-    def __init__(self, scheme: Scheme, length: int, public: VectorPublicKey) -> None:
+    def __init__(self, scheme: Scheme, length: int, public: types.PublicKey | None) -> None:
+        if not isinstance(public, VectorPublicKey):
+            raise HEError(f"got a public key of type {type(public).__name__}; expected one of he.paillier")
         if public.scheme != scheme:
             raise HEError("the public key belongs to another scheme; load it by this scheme's load_public")
         self._scheme, self._length, self._key = scheme, length, public.key
@@ -322,16 +338,14 @@ class Adder:
         return len(self._seen)
 
     def fold(self, data: bytes) -> None:
-        """Add the encrypted vector ``data``, a client's bytes, to the sum.
+        """Add the encrypted vector ``data``, anybody's bytes, to the sum.
 
-        Raises :class:`CiphertextError` and leaves the sum as it was if they are of the wrong length, parameters or
-        key, if a ciphertext is outside (1, n²) or shares a factor with n, if they were added before, or if the sum
-        is full.
+        Raises :class:`CiphertextError`, and leaves the sum as it was, if the length, the parameters or
+        the key are wrong, if a ciphertext is outside (1, n²) or shares a factor with n, if the vector is
+        in the sum already, and if the sum is full.
         """
         if self.count >= self._scheme.max_clients:
-            raise CiphertextError(
-                f"the sum holds {self.count} vectors already, which is the most that fits its slots"
-            )
+            raise CiphertextError(f"the sum holds {self.count} vectors, as many as its slots allow; begin another")
         numbers = self._scheme._read(data, self._length, self._key)
         name = hashlib.sha256(data).digest()
         if name in self._seen:
@@ -348,7 +362,7 @@ class Adder:
         return self._scheme._write([int(number) for number in self._sum], self._key)
 
     def to_bytes(self) -> bytes:
-        """The whole state, no secret: :meth:`Scheme.load_adder` undoes it."""
+        """The state, for :meth:`Scheme.load_adder`. It holds ciphertexts only."""
         total = self.total() if self._sum else self._scheme._mark(self._key)
         body = struct.pack(">I", self.count) + b"".join(self._seen) + total
         return _checksum(body) + body
@@ -356,16 +370,18 @@ class Adder:
     def _restore(self, state: bytes) -> None:
         start = _MARK + 4
         if not isinstance(state, bytes) or len(state) < start or _checksum(state[_MARK:]) != state[:_MARK]:
-            raise HEError("the saved sum is damaged; start the sum anew")
+            raise HEError("the saved sum is damaged; begin the sum again")
         (count,) = struct.unpack(">I", state[_MARK:start])
         size = self._scheme.size(self._length) if count else 2 * _MARK
         if count > self._scheme.max_clients or len(state) != start + count * _HASH + size:
-            raise HEError(f"got a saved sum of {count} vectors in {len(state)} bytes, which do not go together")
+            raise HEError(
+                f"got a saved sum of {count} vectors in {len(state)} bytes, which is damaged; begin the sum again"
+            )
         total = state[start + count * _HASH :]
         if count:
             self._sum = self._scheme._read(total, self._length, self._key)
         elif total != self._scheme._mark(self._key):
-            raise HEError("the saved sum is of other parameters or of another key")
+            raise HEError("the saved sum belongs to other parameters or to another key")
         self._seen = {state[at : at + _HASH]: None for at in range(start, start + count * _HASH, _HASH)}
         if len(self._seen) != count:
-            raise HEError("the saved sum names a vector twice; start the sum anew")
+            raise HEError("the saved sum names a vector twice; begin the sum again")

@@ -1,16 +1,11 @@
-"""Paillier's keys, and integers encrypted one by one. Vectors of small values are :mod:`he.paillier`'s."""
+"""Paillier's keys, which encrypt and open single integers. :mod:`he.paillier` has vectors of small values."""
 
 import hashlib
 import os
-import threading
-from abc import ABC, abstractmethod
-from collections import deque
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from concurrent.futures import Executor, ThreadPoolExecutor
 from functools import cache, cached_property
 from typing import TYPE_CHECKING, Any
-
-import numpy as np
 
 from he.errors import INSTALL, CiphertextError, HEError
 
@@ -18,6 +13,7 @@ try:
     import gmpy2  # type: ignore[import-untyped]
     from gmpy2 import mpz
 
+    from he._paillier_encryption import Encryptor, Random, exponent_bits
     from he._powers import FixedBase, Ring
     from he._primes import SMALL, draw_prime
 except ImportError as missing:
@@ -27,117 +23,31 @@ except ImportError as missing:
 if TYPE_CHECKING:
     import phe  # type: ignore[import-untyped]
 
-Random = Callable[[int], bytes]
-
 DEFAULT_BITS = 3072
 """Bits of a modulus by default: 128 bits of security (NIST SP 800-57, part 1, table 2)."""
 
 MIN_BITS = 2048
-"""The least bits of a modulus that is accepted: 112 bits of security."""
+"""The shortest modulus that is accepted: 112 bits of security."""
 
 MAX_BITS = 16384
-"""The most: nobody gets to make us compute with more."""
+"""The longest modulus that is accepted, so that nobody can make this process compute with a longer one."""
 
 _BASE_LABEL = b"secagg/v1/paillier-base"
 _KEY_LABEL = b"secagg/v1/paillier-key"
-_ROUNDS = 40  # of the test of a factor that comes from outside: anybody may have chosen it
+_ROUNDS = 40  # of the test of a factor from outside, which anybody may have chosen
 _MOST_THREADS = 8
 
 
-class _Encryptor(ABC):
-    """What encrypts under ``n``: a public key, or a private one, which does it modulo the squares of p and q."""
-
-    n: int
-    textbook: bool
-
-    def _start(self) -> None:
-        self._lock = threading.Lock()
-        self._ready: deque[mpz] = deque()
-        self._owner = os.getpid()
-
-    @property
-    def prepared(self) -> int:
-        """How many obfuscators wait for a plaintext."""
-        return len(self._ready) if self._owner == os.getpid() else 0
-
-    def prepare(self, count: int, executor: Executor | None = None, rng: Random = os.urandom) -> None:
-        """Make obfuscators for ``count`` more ciphertexts now, so that encrypting costs two multiplications each.
-
-        Each is used once. They stay with this object: a copy, a pickle or a forked process has none, for two
-        ciphertexts under one obfuscator give away the difference of their plaintexts.
-        """
-        if count < 0:
-            raise HEError(f"got {count} obfuscators to prepare; expected 0 or more")
-        fresh = self._obfuscators(count, executor, rng) if count else []
-        with self._lock:
-            if self._owner != os.getpid():
-                self._ready, self._owner = deque(), os.getpid()
-            self._ready.extend(fresh)
-
-    def encrypt_integers(
-        self, integers: Iterable[int], executor: Executor | None = None, rng: Random = os.urandom
-    ) -> list[int]:
-        """One ciphertext, an integer in (1, n²), for each of ``integers``, which are in [0, n).
-
-        Prepared obfuscators are used first, the rest are made on ``executor`` (threads pay: the lock is
-        released) from ``rng``, which returns so many random bytes and is only ever replaced in tests. Raises
-        :class:`HEError`, naming the index, on anything that is not an integer in range.
-        """
-        plain = []
-        for i, integer in enumerate(integers):
-            if isinstance(integer, bool) or not isinstance(integer, (int, np.integer, type(mpz()))):
-                raise HEError(f"plaintext {i} is of {type(integer).__name__}; expected an integer")
-            number = mpz(int(integer))
-            if not 0 <= number < self.n:
-                raise HEError(
-                    f"plaintext {i} is out of range; expected 0 to n - 1, n of {self.n.bit_length()} bits"
-                )
-            plain.append(number)
-        n, square = mpz(self.n), mpz(self.n) ** 2
-        factors = self._take(len(plain), executor, rng)
-        return [int((1 + m * n) * factor % square) for m, factor in zip(plain, factors, strict=True)]
-
-    def _take(self, count: int, executor: Executor | None, rng: Random) -> list[mpz]:
-        with self._lock:
-            if self._owner != os.getpid():
-                self._ready, self._owner = deque(), os.getpid()
-            taken = [self._ready.popleft() for _ in range(min(count, len(self._ready)))]
-        if len(taken) < count:
-            taken += self._obfuscators(count - len(taken), executor, rng)
-        return taken
-
-    @abstractmethod
-    def _obfuscators(self, count: int, executor: Executor | None, rng: Random) -> list[mpz]:
-        """``count`` fresh units modulo n², each the n-th power of another."""
-
-    def _exponents(self, count: int, rng: Random) -> Any:
-        """``count`` uniform exponents of |n| / 2 bits, as little-endian words."""
-        bits = exponent_bits(self.n)
-        words = -(-bits // 64)
-        exponents = np.frombuffer(rng(8 * words * count), "<u8").astype(np.uint64).reshape(count, words)
-        exponents[:, -1] &= np.uint64((1 << 64 - (64 * words - bits)) - 1)
-        return exponents
-
-    def _units(self, count: int, rng: Random) -> list[mpz]:
-        """``count`` uniform units modulo n, for the textbook's r."""
-        units: list[mpz] = []
-        n = mpz(self.n)
-        while len(units) < count:
-            number = mpz.from_bytes(rng(-(-n.bit_length() // 8)), "little") % (mpz(1) << n.bit_length())
-            if 0 < number < n and gmpy2.gcd(number, n) == 1:
-                units.append(number)
-        return units
-
-
-class PublicKey(_Encryptor):
+class PublicKey(Encryptor):
     """The modulus ``n``, with which anybody encrypts and adds.
 
-    A ciphertext is (1 + m n) h^α mod n² with a fresh α of |n| / 2 uniform bits, or, if ``textbook``,
-    (1 + m n) r^n mod n² with r uniform (Paillier, EUROCRYPT 1999). See :mod:`he.paillier` for h, and for what the
-    first of them assumes. Both kinds add up with each other and with phe's.
+    A ciphertext is (1 + m n) h^α mod n² with a fresh α of |n| / 2 uniform bits. If ``textbook``, it is
+    (1 + m n) r^n mod n² with r uniform (Paillier, EUROCRYPT 1999). See :mod:`he.paillier` for h, and
+    for the assumption behind short exponents. Ciphertexts of both kinds, and of phe, can be added.
 
-    Raises :class:`HEError` unless ``n`` has 2048 to 16384 bits, is odd, no prime, no power, without factors below
-    2^16. That does not prove that n is a product of two primes, or that its owner knows them.
+    Raises :class:`HEError` unless ``n`` has 2048 to 16384 bits, is neither a prime nor a power, and
+    has no factor below 2^16. That does not prove that n is a product of two primes, or that its owner
+    knows them.
     """
 
     def __init__(self, n: int, *, textbook: bool = False) -> None:
@@ -167,12 +77,12 @@ class PublicKey(_Encryptor):
 
     @cached_property
     def digest(self) -> bytes:
-        """32 bytes that stand for the modulus: what a roster pins."""
+        """32 bytes that stand for the modulus, for whoever pins the key."""
         return hashlib.sha256(_KEY_LABEL + self.to_bytes()).digest()
 
     @classmethod
     def from_phe(cls, key: "phe.PaillierPublicKey", *, textbook: bool = False) -> "PublicKey":
-        """Our key with the modulus of phe's; raises :class:`HEError` as the constructor does."""
+        """This package's key with the modulus of phe's. Raises :class:`HEError` as the constructor does."""
         return cls(key.n, textbook=textbook)
 
     def to_phe(self) -> "phe.PaillierPublicKey":
@@ -182,12 +92,12 @@ class PublicKey(_Encryptor):
         return PaillierPublicKey(self.n)
 
     def to_bytes(self) -> bytes:
-        """The modulus, big-endian, in as few bytes as hold it."""
+        """The modulus, big-endian, in as few bytes as possible."""
         return self.n.to_bytes(-(-self.bits // 8), "big")
 
     @classmethod
     def from_bytes(cls, data: bytes, bits: int = DEFAULT_BITS, *, textbook: bool = False) -> "PublicKey":
-        """Undo :meth:`to_bytes` on anybody's bytes; :class:`HEError` unless a key of ``bits`` bits comes out."""
+        """The key of ``bits`` bits that :meth:`to_bytes` wrote, anybody's bytes; else :class:`HEError`."""
         return cls(_integers(data, bits, [bits])[0], textbook=textbook)
 
     @cached_property
@@ -208,11 +118,12 @@ class PublicKey(_Encryptor):
             return base.raise_base(exponents, executor)
 
 
-class PrivateKey(_Encryptor):
-    """The primes ``p`` and ``q``, with which sums are opened; and ciphertexts made at about half the cost.
+class PrivateKey(Encryptor):
+    """The primes ``p`` and ``q``. They open ciphertexts, and make them at about half the cost.
 
-    Raises :class:`HEError` unless p and q are distinct primes of equally many bits that do not share most of their
-    leading bits, and p q is a modulus that :class:`PublicKey` takes. phe's keys pass; :func:`generate`'s have more.
+    Raises :class:`HEError` unless p and q are primes of equally many bits that do not share most of
+    their leading bits, and p q is a modulus that :class:`PublicKey` accepts. phe's keys are accepted;
+    the keys of :func:`generate` meet further conditions.
     """
 
     def __init__(self, p: int, q: int, *, textbook: bool = False) -> None:
@@ -220,18 +131,18 @@ class PrivateKey(_Encryptor):
         half = p.bit_length()
         if min(p, q) < 3 or half != q.bit_length() or not MIN_BITS <= (p * q).bit_length() <= MAX_BITS:
             raise HEError(
-                f"got primes of {half} and {q.bit_length()} bits; expected as many bits each, "
-                f"and {MIN_BITS} to {MAX_BITS} in their product"
+                f"got primes of {half} and {q.bit_length()} bits; expected primes of equal length "
+                f"whose product has {MIN_BITS} to {MAX_BITS} bits"
             )
         if p == q or abs(p - q).bit_length() <= half - 100:  # FIPS 186-5, A.1.3
             raise HEError("the primes are too close to each other; generate another key")
         if not (gmpy2.is_prime(mpz(p), _ROUNDS) and gmpy2.is_prime(mpz(q), _ROUNDS)):
-            raise HEError("a factor of the modulus is not prime; the key is damaged, or never was one")
+            raise HEError("a factor of the modulus is not prime; the key is damaged or was never valid")
         self._hold(p, q, PublicKey(p * q, textbook=textbook))
 
     @classmethod
     def _of_new_primes(cls, p: int, q: int, textbook: bool) -> "PrivateKey":
-        """The key of primes that :func:`generate` drew, and that need no second test."""
+        """The key of two primes from :func:`generate`, which need no second test."""
         public = PublicKey.__new__(PublicKey)
         public._hold(p * q, textbook)
         key = cls.__new__(cls)
@@ -261,7 +172,7 @@ class PrivateKey(_Encryptor):
 
     @classmethod
     def from_phe(cls, key: "phe.PaillierPrivateKey", *, textbook: bool = False) -> "PrivateKey":
-        """Our key with the primes of phe's; raises :class:`HEError` as the constructor does."""
+        """This package's key with the primes of phe's. Raises :class:`HEError` as the constructor does."""
         return cls(key.p, key.q, textbook=textbook)
 
     def to_phe(self) -> "phe.PaillierPrivateKey":
@@ -271,22 +182,24 @@ class PrivateKey(_Encryptor):
         return PaillierPrivateKey(self.public.to_phe(), self.p, self.q)
 
     def to_bytes(self) -> bytes:
-        """Secret: n, p and q, big-endian, each in as few bytes as hold it."""
+        """The key, secret: n, p and q, big-endian, each in as few bytes as possible."""
         half = -(-self.p.bit_length() // 8)
         return self.public.to_bytes() + self.p.to_bytes(half, "big") + self.q.to_bytes(half, "big")
 
     @classmethod
     def from_bytes(cls, data: bytes, bits: int = DEFAULT_BITS, *, textbook: bool = False) -> "PrivateKey":
-        """Undo :meth:`to_bytes`; :class:`HEError` unless an undamaged key of ``bits`` bits comes out."""
+        """The key of ``bits`` bits that :meth:`to_bytes` wrote; else :class:`HEError`."""
         n, p, q = _integers(data, bits, [bits, -(-bits // 2), -(-bits // 2)])
         if p * q != n:
             raise HEError("the modulus is not the product of the primes; the key is damaged")
         return cls(p, q, textbook=textbook)
 
     def decrypt_integers(self, ciphertexts: Iterable[int], executor: Executor | None = None) -> list[int]:
-        """The plaintext in [0, n) of each of ``ciphertexts``, on ``executor`` (threads pay).
+        """The plaintext in [0, n) of each of ``ciphertexts``.
 
-        Raises :class:`CiphertextError`, and opens none, if one is outside (1, n²) or shares a factor with n.
+        The work is split over ``executor``, where threads save time; the default is this thread.
+        Raises :class:`CiphertextError`, and opens none, if one is outside (1, n²) or shares a factor
+        with n.
         """
         numbers = check_ciphertexts(ciphertexts, self.n)
         p, q = mpz(self.p), mpz(self.q)
@@ -331,32 +244,28 @@ class PrivateKey(_Encryptor):
 
 
 def generate(bits: int = DEFAULT_BITS, *, textbook: bool = False, rng: Random = os.urandom) -> PrivateKey:
-    """A fresh key with a modulus of ``bits`` bits, that meets the conditions of Damgård, Jurik and Nielsen.
+    """A fresh key with a modulus of ``bits`` bits that meets the conditions of Damgård, Jurik and Nielsen.
 
-    For the decryptor, who can afford one for each session. p ≡ q ≡ 3 mod 4 and gcd(p - 1, q - 1) = 2: the squares
-    modulo n are a cyclic group, and h generates, but for a negligible chance, all that it can. p is a random
-    prime, q a random one of those that go with it, and either is no prime with probability below 2^-128
-    (:mod:`he._primes`). Takes all cores, by threads of its own. ``rng`` returns so many random bytes; it is
-    replaced only in tests. Raises :class:`HEError` unless ``bits`` is an even number from 2048 to 16384.
+    The decryptor runs it, as often as once a session. p ≡ q ≡ 3 mod 4 and gcd(p - 1, q - 1) = 2. So the
+    squares of n-th powers modulo n² form a cyclic group, and h generates it except with negligible
+    probability. p is a random prime, q a random prime among those that fit p. Each is composite with
+    probability below 2^-128 (:mod:`he._primes`). It uses all cores, by threads of its own. ``rng(k)``
+    returns k random bytes; only tests replace it. Raises :class:`HEError` unless ``bits`` is an even
+    number from 2048 to 16384.
     """
     if bits % 2 or not MIN_BITS <= bits <= MAX_BITS:
         raise HEError(f"got {bits} bits of modulus; expected an even number from {MIN_BITS} to {MAX_BITS}")
     half, threads = bits // 2, min(os.cpu_count() or 1, _MOST_THREADS)
     with ThreadPoolExecutor(threads, "paillier-primes") as executor:
         p = draw_prime(half, rng, executor, threads)
-        q = draw_prime(half, rng, executor, threads, lambda q: _go_together(p, q))
+        q = draw_prime(half, rng, executor, threads, lambda q: _fit(p, q))
     return PrivateKey._of_new_primes(int(p), int(q), textbook)
 
 
-def exponent_bits(n: int) -> int:
-    """Bits of a short exponent under ``n``: half its own."""
-    return -(-n.bit_length() // 2)
-
-
 def check_ciphertexts(ciphertexts: Iterable[int], n: int) -> list[mpz]:
-    """``ciphertexts`` as GMP's integers, if every one is an integer in (1, n²) that shares no factor with ``n``.
+    """``ciphertexts`` as GMP's integers, once each is an integer in (1, n²) that shares no factor with ``n``.
 
-    Raises :class:`CiphertextError` naming the first one that is not.
+    Raises :class:`CiphertextError`, naming the first that is not.
     """
     modulus = mpz(n)
     square = modulus * modulus
@@ -378,13 +287,13 @@ def check_ciphertexts(ciphertexts: Iterable[int], n: int) -> list[mpz]:
     return numbers
 
 
-def _go_together(p: mpz, q: mpz) -> bool:
-    """Whether p and q are far apart (FIPS 186-5, A.1.3), and p - 1 and q - 1 share the factor 2 alone."""
+def _fit(p: mpz, q: mpz) -> bool:
+    """Whether p and q are far apart (FIPS 186-5, A.1.3), and p - 1 and q - 1 share only the factor 2."""
     return bool(abs(p - q).bit_length() > p.bit_length() - 100 and gmpy2.gcd(p - 1, q - 1) == 2)
 
 
 def _seed(n: int) -> mpz:
-    """x = SHAKE-256(label ‖ n) modulo n, read big-endian from 128 bits more than n has, so that it is uniform."""
+    """x = SHAKE-256(label ‖ n) modulo n, read big-endian. 128 bits more than n has make it uniform."""
     size = -(-n.bit_length() // 8)
     x = mpz.from_bytes(hashlib.shake_256(_BASE_LABEL + n.to_bytes(size, "big")).digest(size + 16), "big") % n
     if gmpy2.gcd(x, n) != 1:
@@ -400,9 +309,9 @@ def _check_modulus(n: int) -> None:
         raise HEError(f"got a modulus of {bits} bits; expected {MIN_BITS} to {MAX_BITS}, positive")
     number = mpz(n)
     if gmpy2.gcd(number, _primorial()) != 1:
-        raise HEError(f"the modulus has a factor below {SMALL}; it is no product of two large primes")
+        raise HEError(f"the modulus has a factor below {SMALL}; expected a product of two large primes")
     if gmpy2.is_prime(number) or gmpy2.is_power(number):
-        raise HEError("the modulus is a prime or a power; it is no product of two distinct primes")
+        raise HEError("the modulus is a prime or a power; expected a product of two distinct primes")
 
 
 @cache
@@ -411,7 +320,7 @@ def _primorial() -> mpz:
 
 
 def _integers(data: bytes, bits: int, widths: Sequence[int]) -> list[int]:
-    """Big-endian integers of exactly ``widths`` bits each, one after the other, that are all of ``data``."""
+    """The big-endian integers of exactly ``widths`` bits each that make up ``data``, one after the other."""
     if not MIN_BITS <= bits <= MAX_BITS:
         raise HEError(f"got {bits} bits of modulus; expected {MIN_BITS} to {MAX_BITS}")
     sizes = [-(-width // 8) for width in widths]

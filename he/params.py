@@ -205,12 +205,6 @@ def error_bound(place: str, degree: int, clients: int, seeded: bool) -> float:
     return bound(_least(bound, 1 / sqrt(product)))
 
 
-def standard_deviation(place: str, degree: int, clients: int, seeded: bool) -> float:
-    """That of the encryptions' error in a sum, in its own units: of a coefficient, or of one part of a slot."""
-    one = ERROR_VARIANCE * (1 if seeded else 4 * degree / 3 + 1)
-    return sqrt(clients * one * (degree / 2 if place == "slot" else 1))
-
-
 def ntt_primes(degree: int, bits: int, count: int) -> tuple[int, ...]:
     """The ``count`` largest primes of ``bits`` bits that are 1 modulo 2 * ``degree``; fewer if there aren't any."""
     found: list[int] = []

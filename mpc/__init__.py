@@ -1,11 +1,11 @@
-"""Multi-party computation: secret sharing, mask streams and the keys that they come from.
+"""Multi-party computation: secret sharing, mask streams and keys.
 
-This package knows nothing of federated learning. Import the module that is wanted
-(``from mpc import shamir``); nothing heavy is loaded before that.
+This package knows nothing of federated learning. Import the module that you need
+(``from mpc import shamir``). Compiled code is loaded when it first runs.
 """
 
 from mpc.errors import MPCError
 
-__distribution__ = "secagg/mpc"  # by which secagg knows its own: others install a package 'mpc' too
+__distribution__ = "secagg/mpc"  # secagg checks it, since other distributions also install a package 'mpc'
 
 __all__ = ["MPCError"]

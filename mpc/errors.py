@@ -2,4 +2,4 @@
 
 
 class MPCError(ValueError):
-    """An argument, share, key or ciphertext that can't be used; the message says what would be."""
+    """An argument, share, key or ciphertext that can't be used. The message says what was expected."""

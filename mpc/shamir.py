@@ -1,16 +1,15 @@
 """Shamir's secret sharing of 32-byte secrets (A. Shamir, *How to share a secret*, CACM 1979).
 
-The field is that of the least prime above 2^256, so that any 32-byte secret fits; a share is 33
+The field is that of the least prime above 2^256, so that any 32-byte secret fits; a share has 33
 bytes. Secrets and shares are big-endian numbers. Any ``threshold`` shares rebuild the secret; fewer
-say nothing about it, as long as the coefficients come from a cryptographic generator. Shares carry
-no authentication: whoever must know *which* share was tampered with has to bind them to their
-dealer.
+say nothing about it, if the coefficients come from a cryptographic generator. Shares carry no
+authentication: to find out *which* share was tampered with, bind each share to its dealer.
 
-Arithmetic on secrets and shares neither branches nor addresses memory by their bits. Points,
-thresholds and the weights that follow from them are public.
+No branch and no memory address depends on the bits of secrets or shares. Points, thresholds and the
+weights that follow from them are public.
 
-:func:`split` and :func:`combine` are for those who keep or send shares; protocols that fix the
-points themselves use :func:`share_values` and :func:`reconstruct`.
+:func:`split` and :func:`combine` are for keeping or sending shares. Protocols that fix the points
+themselves use :func:`share_values` and :func:`reconstruct`.
 """
 
 import os
@@ -23,7 +22,7 @@ from math import prod
 import numpy as np
 from numpy.typing import NDArray
 
-from mpc import _kernels
+from mpc._limbs import DIGIT_BITS, DIGITS, LIMBS, Limbs
 from mpc._numbers import whole
 from mpc.errors import MPCError
 
@@ -44,9 +43,9 @@ _COEFFICIENT_BYTES = 48  # 127 bits more than p has: the reduced number is withi
 class Share:
     """One share of a secret.
 
-    ``point``, 1 to 65535, is where the polynomial was evaluated and ``value`` its value there (33
-    bytes, never shown by ``repr``). ``threshold`` shares rebuild the secret. ``dealing`` (8 random
-    bytes) is the same in all shares of one split, and tells them from those of another.
+    ``point``, 1 to 65535, is where the polynomial was evaluated, and ``value`` is its value there
+    (33 bytes, never shown by ``repr``). ``threshold`` shares rebuild the secret. ``dealing`` (8 random
+    bytes) is the same in all shares of one split, and differs between splits.
     """
 
     point: int
@@ -58,7 +57,7 @@ class Share:
 def split(secret: bytes, threshold: int, shares: int, rng: Callable[[int], bytes] = os.urandom) -> list[Share]:
     """``shares`` shares of ``secret`` (32 bytes), at the points 1, 2, ..., ``shares``.
 
-    Any ``threshold`` of them (at least 2, at most ``shares``) rebuild it. ``rng(n)`` gives n bytes
+    Any ``threshold`` of them (at least 2, at most ``shares``) rebuild it. ``rng(n)`` returns n bytes
     of a cryptographic generator. Raises :class:`MPCError` on arguments out of range.
     """
     threshold, shares = _integer("a threshold", threshold), _integer("a number of shares", shares)
@@ -71,9 +70,9 @@ def split(secret: bytes, threshold: int, shares: int, rng: Callable[[int], bytes
 def combine(shares: Sequence[Share]) -> bytes:
     """The secret (32 bytes) that ``shares`` rebuild; shares beyond the threshold are checked.
 
-    Raises :class:`MPCError` on too few shares, on two with one point, on shares of different splits,
-    on a value that is no reduced field element, on a share that doesn't lie on the polynomial
-    through the first ``threshold`` ones, and on shares that rebuild no 32-byte number.
+    Raises :class:`MPCError` on too few shares, on two shares at one point, on shares of different
+    splits, on a value that is not a reduced field element, on a share that does not lie on the
+    polynomial through the first ``threshold`` shares, and on shares that rebuild a number above 2^256.
     """
     if not shares:
         raise MPCError("got no shares; expected as many as the threshold of their split")
@@ -82,7 +81,7 @@ def combine(shares: Sequence[Share]) -> bytes:
         if (share.dealing, share.threshold) != (first.dealing, first.threshold):
             raise MPCError(
                 f"the share at point {share.point} (threshold {share.threshold}, dealing "
-                f"{share.dealing.hex()}) is of another split than the one at point {first.point} (threshold "
+                f"{share.dealing.hex()}) belongs to another split than the share at point {first.point} (threshold "
                 f"{first.threshold}, dealing {first.dealing.hex()}); combine shares of one split"
             )
     threshold = first.threshold
@@ -96,7 +95,7 @@ def combine(shares: Sequence[Share]) -> bytes:
         if np.bitwise_or.reduce(_interpolate(base, known, at=point) ^ value, axis=None):
             raise MPCError(
                 f"the share at point {point} does not lie on the polynomial through the first {threshold} "
-                "shares: it or one of those is wrong; combine shares that are known to be right"
+                "shares: it or one of them is wrong; combine only shares that you know to be right"
             )
     return _secret_bytes(_interpolate(base, known, at=0))
 
@@ -106,11 +105,13 @@ def share_values(
 ) -> list[bytes]:
     """The values (33 bytes each) at ``points`` of a random polynomial that is ``secret`` at zero.
 
-    ``secret`` is 32 bytes. The polynomial has ``threshold`` coefficients (at least 2, at most as
-    many as there are points); ``points`` are distinct, 1 to 65535. All randomness is one call,
-    ``rng(48 * (threshold - 1))``: a big-endian number of 48 bytes, reduced modulo the prime, for
-    each coefficient from the linear one up. Raises :class:`MPCError` on arguments out of range.
+    ``secret`` has 32 bytes. The polynomial has ``threshold`` coefficients (at least 2, at most as
+    many as there are points); ``points`` are distinct, 1 to 65535. All randomness comes from one call
+    of ``rng(48 * (threshold - 1))``: a big-endian number of 48 bytes, reduced modulo the prime, for
+    each coefficient, the linear one first. Raises :class:`MPCError` on arguments out of range.
     """
+    from mpc import _kernels
+
     if not isinstance(secret, bytes) or len(secret) != SECRET_BYTES:
         raise MPCError(f"got a secret of {_size(secret)}; expected {SECRET_BYTES} bytes: share a key or a seed")
     threshold = _integer("a threshold", threshold)
@@ -121,25 +122,25 @@ def share_values(
             f"got a threshold of {threshold} for {len(points)} shares: they could never rebuild the secret; "
             "lower the threshold or deal more shares"
         )
-    drawn = _words(_draw(rng, _COEFFICIENT_BYTES * (threshold - 1))).reshape(threshold - 1, -1)
-    drawn = drawn[:, ::-1].astype(np.int64)
-    coefficients = np.empty((threshold, _kernels.LIMBS), dtype=np.int64)
+    random = _words(_draw(rng, _COEFFICIENT_BYTES * (threshold - 1))).reshape(threshold - 1, -1)
+    random = random[:, ::-1].astype(np.int64)
+    coefficients = np.empty((threshold, LIMBS), dtype=np.int64)
     coefficients[0] = _words(secret)[::-1]
-    coefficients[1:] = drawn[:, : _kernels.LIMBS]
-    high = drawn[:, _kernels.LIMBS :]
+    coefficients[1:] = random[:, :LIMBS]
+    high = random[:, LIMBS:]
     coefficients[1:, : high.shape[1]] -= (PRIME - 2**256) * high  # 2^256 = -297 modulo the prime
-    limbs = np.empty((len(points), _kernels.LIMBS), dtype=np.int64)
+    limbs = np.empty((len(points), LIMBS), dtype=np.int64)
     _kernels.evaluate(coefficients, np.array(points, dtype=np.int64), limbs)
     return _value_bytes(limbs)
 
 
 def reconstruct(points: Sequence[int], values: Sequence[bytes]) -> bytes:
-    """The secret (32 bytes): the value at zero of the polynomial through all the given shares.
+    """The secret (32 bytes): the value at zero of the polynomial through all the shares.
 
-    ``values[i]`` is the share at ``points[i]``; give exactly as many as the threshold, since every
-    one given is used and none is checked against the others. Raises :class:`MPCError` on points out
-    of range or given twice, on a value that is no reduced field element, and on shares that rebuild
-    no 32-byte number.
+    ``values[i]`` is the share at ``points[i]``. Pass exactly as many as the threshold: every share is
+    used, and none is checked against the others. Raises :class:`MPCError` on points that are out of
+    range or not distinct, on a value that is not a reduced field element, and on shares that rebuild a
+    number above 2^256.
     """
     points = _checked_points(points)
     if len(points) != len(values):
@@ -176,27 +177,31 @@ def _checked_points(points: Sequence[int]) -> tuple[int, ...]:
     return checked
 
 
-def _checked_limbs(points: tuple[int, ...], values: Sequence[bytes]) -> _kernels.Limbs:
-    """The limbs (t, 8) of ``values``, once each is 33 bytes and below the prime."""
+def _checked_limbs(points: tuple[int, ...], values: Sequence[bytes]) -> Limbs:
+    """The limbs (t, 8) of ``values``, once each has 33 bytes and is below the prime."""
+    from mpc import _kernels
+
     for point, value in zip(points, values, strict=True):
         if not isinstance(value, bytes) or len(value) != SHARE_BYTES:
             raise MPCError(f"the share at point {point} is {_size(value)}; expected {SHARE_BYTES} bytes")
     octets = np.frombuffer(b"".join(values), dtype=np.uint8).reshape(-1, SHARE_BYTES)
-    limbs = _words(octets[:, 1:].tobytes()).reshape(-1, _kernels.LIMBS)[:, ::-1].astype(np.int64)
+    limbs = _words(octets[:, 1:].tobytes()).reshape(-1, LIMBS)[:, ::-1].astype(np.int64)
     limbs[:, -1] += octets[:, 0].astype(np.int64) << 32
     reduced = np.empty(len(points), dtype=np.bool_)
     _kernels.is_reduced(limbs, reduced)
     if not reduced.all():
         raise MPCError(
-            f"the share at point {points[int(reduced.argmin())]} is not below 2^256 + 297, so no dealer made "
-            "it; ask its holder again"
+            f"the share at point {points[int(reduced.argmin())]} is not below 2^256 + 297, so it is not a "
+            "share; ask its holder again"
         )
     return limbs
 
 
-def _interpolate(points: tuple[int, ...], limbs: _kernels.Limbs, *, at: int) -> _kernels.Limbs:
-    """The limbs (1, 8) of the value at ``at`` of the polynomial through the given shares."""
-    out = np.empty((1, _kernels.LIMBS), dtype=np.int64)
+def _interpolate(points: tuple[int, ...], limbs: Limbs, *, at: int) -> Limbs:
+    """The limbs (1, 8) of the value at ``at`` of the polynomial through the shares."""
+    from mpc import _kernels
+
+    out = np.empty((1, LIMBS), dtype=np.int64)
     _kernels.combine(_weights(points, at), limbs, out)
     return out
 
@@ -205,16 +210,16 @@ def _interpolate(points: tuple[int, ...], limbs: _kernels.Limbs, *, at: int) -> 
 def _weights(points: tuple[int, ...], at: int) -> NDArray[np.uint16]:
     """Lagrange's weights for the value at ``at``: (t, 20), in base 2^13, least digit first.
 
-    The weight of point i is the product of all offsets over its own offset times its spread.
+    The weight of point i is the product of all offsets, divided by its own offset and by its spread.
     """
     offsets = [point - at for point in points]
     numerator = prod(offsets) % PRIME
     inverses = _inverses([a * b % PRIME for a, b in zip(offsets, _spreads(points), strict=True)])
     weights = b"".join((numerator * inverse % PRIME).to_bytes(SHARE_BYTES, "little") for inverse in inverses)
     octets = np.frombuffer(weights, dtype=np.uint8).reshape(-1, SHARE_BYTES)
-    bits = np.unpackbits(octets, axis=1, count=_kernels.DIGITS * _kernels.DIGIT_BITS, bitorder="little")
-    places = 1 << np.arange(_kernels.DIGIT_BITS, dtype=np.uint16)
-    digits = bits.reshape(-1, _kernels.DIGITS, _kernels.DIGIT_BITS) @ places
+    bits = np.unpackbits(octets, axis=1, count=DIGITS * DIGIT_BITS, bitorder="little")
+    places = 1 << np.arange(DIGIT_BITS, dtype=np.uint16)
+    digits = bits.reshape(-1, DIGITS, DIGIT_BITS) @ places
     digits.flags.writeable = False  # the cache hands the same array to every caller
     return digits
 
@@ -241,7 +246,7 @@ def _words(octets: bytes) -> NDArray[np.uint32]:
     return np.frombuffer(octets, dtype=">u4")
 
 
-def _value_bytes(limbs: _kernels.Limbs) -> list[bytes]:
+def _value_bytes(limbs: Limbs) -> list[bytes]:
     """The big-endian bytes, 33 each, of fully reduced ``limbs`` (n, 8)."""
     octets = np.empty((len(limbs), SHARE_BYTES), dtype=np.uint8)
     octets[:, 0] = limbs[:, -1] >> 32
@@ -250,21 +255,21 @@ def _value_bytes(limbs: _kernels.Limbs) -> list[bytes]:
     return [row.tobytes() for row in octets]
 
 
-def _secret_bytes(limbs: _kernels.Limbs) -> bytes:
+def _secret_bytes(limbs: Limbs) -> bytes:
     (value,) = _value_bytes(limbs)
     if value[0]:
         raise MPCError(
-            "the shares rebuild a number above 2^256, which is no 32-byte secret: a share is wrong, or fewer "
-            "were given than the threshold"
+            "the shares rebuild a number above 2^256, which is not a 32-byte secret: a share is wrong, or there "
+            "are fewer shares than the threshold"
         )
     return value[1:]
 
 
 def _draw(rng: Callable[[int], bytes], count: int) -> bytes:
-    drawn = rng(count)
-    if not isinstance(drawn, bytes) or len(drawn) != count:
-        raise MPCError(f"asked rng for {count} bytes and got {_size(drawn)}; give it os.urandom or its like")
-    return drawn
+    octets = rng(count)
+    if not isinstance(octets, bytes) or len(octets) != count:
+        raise MPCError(f"got {_size(octets)} from rng; expected {count} bytes: pass os.urandom or its like")
+    return octets
 
 
 def _size(value: object) -> str:

@@ -15,7 +15,7 @@ import secagg
 from dp.events import GaussianEvent, PoissonSampled, SelfComposed
 from he import bfv, ckks, paillier
 from he.packing import Slots
-from mpc import additive, graph, masks, shamir
+from mpc import graph, masks, shamir
 from mpc.keys import encode_parts, seeded_rng
 from secagg._numbers import real, whole
 from secagg.beacon import SignedBeacon
@@ -101,7 +101,6 @@ SAME: dict[str, tuple[Callable[..., Any], tuple[Any, ...], tuple[Any, ...]]] = {
         lambda n, c, s: graph.harary_parameters(n, corruption=c, dropout=0.1, security=s), (1000, 0.05, 40),
         (np.int16(1000), F(0.05), np.int8(40)),
     ),
-    "unshard": (lambda bits: additive.unshard([np.ones(3, np.uint64)], bits).tolist(), (64,), (np.int8(64),)),
     "mask": (
         lambda lane: keystream(lane), (5,), (np.int8(5),),
     ),

@@ -243,8 +243,8 @@ HOSTILE: dict[str, tuple[Any, str]] = {
     "one ciphertext less": (GOOD[:-SIZE], "got 544 bytes"),
     "one ciphertext more": (GOOD + GOOD[-SIZE:], "got 1568 bytes"),
     "another length": (PUBLIC.encrypt(np.arange(10)), "got 544 bytes"),
-    "text": (GOOD.hex(), "of str; expected bytes"),
-    "none": (None, "of NoneType; expected bytes"),
+    "text": (GOOD.hex(), "of type str; expected bytes"),
+    "none": (None, "of type NoneType; expected bytes"),
     "other parameters": (under(replace(SCHEME, bound=65533)).encrypt(np.arange(LENGTH)), "under other parameters"),
     "foreign modulus": (VectorPrivateKey(SCHEME, OTHER).encrypt(np.arange(LENGTH)), "under another public key"),
     "zero": (with_second(0), "ciphertext 1 is out of range"),
@@ -505,11 +505,11 @@ def test_saved_sums_that_contradict_themselves() -> None:
     count, name, total = body[:4], body[4:36], body[36:]
     names = b"".join(i.to_bytes(32, "big") for i in range(257))
     for wrong, reason in (
-        ((2).to_bytes(4, "big") + name + total, "do not go together"),
+        ((2).to_bytes(4, "big") + name + total, "which is damaged"),
         ((2).to_bytes(4, "big") + name + name + total, "names a vector twice"),
         (
             (257).to_bytes(4, "big") + names + total,
-            "do not go together",
+            "which is damaged",
         ),
         (count + name + with_second(0), "out of range"),
     ):

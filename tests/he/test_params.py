@@ -5,8 +5,9 @@ import math
 import numpy as np
 import pytest
 
-from he import _kernels, _seal, bfv, ckks, params
+from he import _ring_kernels, _seal, bfv, ckks, params
 from he.errors import HEError
+from tests.reference import rlwe as twin
 
 SCHEMES = {"ckks": ckks.Scheme, "bfv": bfv.Scheme}
 CASES = [(2**bits - 2, clients) for bits in (8, 16, 24, 32) for clients in (16, 256, 4096)]
@@ -86,7 +87,7 @@ def test_ckks_opens_right_and_shows_what_is_malformed(bound: int, clients: int, 
     assert p.step * bound <= 2**62
     assert math.sqrt(2) * p.step * (clients * bound + 2) < math.prod(p.primes)
     # 9.4 standard deviations, as a normal error at 10^6 slots might be given, are well inside.
-    assert p.tolerance > 9.4 * params.standard_deviation("slot", p.degree, clients, seeded)
+    assert p.tolerance > 9.4 * twin.standard_deviation("slot", p.degree, clients, seeded)
 
 
 @seeded
@@ -130,7 +131,7 @@ def test_the_longest_encodings_are_exact() -> None:
     largest = math.sqrt(2) * 2**62 / p.step
     values = np.array([largest, -largest, largest / 3, -largest / 3, 0.0, -scheme.bound, scheme.bound])
     out = np.empty(len(values), np.uint64)
-    _kernels.round_up(values, float(p.step), np.uint64(ckks._multiple_above(prime)), out)
+    _ring_kernels.round_up(values, float(p.step), np.uint64(ckks._multiple_above(prime)), out)
     assert [int(word) % prime for word in out] == [round(value * float(p.step)) % prime for value in values]
     slots = np.full((1, scheme.slots), scheme.bound, np.uint64)
     (row, *_) = scheme._encode(slots)
@@ -147,7 +148,7 @@ def test_what_no_encoding_holds_is_refused() -> None:
 
 def test_public_key_slots_have_an_exponential_tail() -> None:
     """The bound is right against the exact tail, and not loose; the normal one is wrong."""
-    deviation = params.standard_deviation("slot", 4096, 256, False)
+    deviation = twin.standard_deviation("slot", 4096, 256, False)
     ours = params.error_bound("slot", 4096, 256, False) / deviation
     assert slot_tail(ours, 4096) < TAIL
     assert slot_tail(0.85 * ours, 4096) > TAIL
@@ -156,7 +157,7 @@ def test_public_key_slots_have_an_exponential_tail() -> None:
 
 @pytest.mark.parametrize("place", ["slot", "coefficient"])
 def test_seeded_errors_are_bounded_as_normal_ones(place: str) -> None:
-    ours = params.error_bound(place, 2048, 1, True) / params.standard_deviation(place, 2048, 1, True)
+    ours = params.error_bound(place, 2048, 1, True) / twin.standard_deviation(place, 2048, 1, True)
     assert normal_quantile(TAIL) < ours < 1.05 * normal_quantile(TAIL)
 
 
@@ -168,7 +169,7 @@ def test_clients_with_equal_values_round_alike() -> None:
 
 def test_public_key_coefficients_are_close_to_normal() -> None:
     ours = params.error_bound("coefficient", 2048, 256, False)
-    ours /= params.standard_deviation("coefficient", 2048, 256, False)
+    ours /= twin.standard_deviation("coefficient", 2048, 256, False)
     assert normal_quantile(TAIL) < ours < 1.05 * normal_quantile(TAIL)
 
 

@@ -1,7 +1,6 @@
 """Ring arithmetic against its definition; also without the compiler."""
 
 import hashlib
-import inspect
 from collections.abc import Iterator
 
 import numpy as np
@@ -9,9 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-import dp._kernels
-import mpc._kernels
-from he import _kernels, _ring, ckks, params
+from he import _ring, _ring_kernels, ckks, params
 from tests.reference import rlwe as twin
 
 DEGREE = 64
@@ -23,10 +20,6 @@ def wrapping() -> Iterator[None]:
     """Products wrap on purpose, which NumPy says when the kernels are not compiled."""
     with np.errstate(over="ignore"):
         yield
-
-
-def test_decorator_is_that_of_the_other_cores() -> None:
-    assert len({inspect.getsource(module.kernel) for module in (_kernels, mpc._kernels, dp._kernels)}) == 1
 
 
 def residues(prime: int, seed: int = 0) -> np.ndarray:
@@ -95,10 +88,10 @@ def test_packing(bits: int, seed: int) -> None:
     numbers = np.random.default_rng(seed).integers(0, 2**bits, 128, dtype=np.uint64)
     numbers[:3] = 2**bits - 1, 0, 2**bits - 1
     words = np.empty(2 * bits, dtype=np.uint64)
-    _kernels.pack(numbers, bits, words)
+    _ring_kernels.pack(numbers, bits, words)
     assert words.tobytes() == twin.packed(numbers.tolist(), bits)
     back = np.empty_like(numbers)
-    _kernels.unpack(words, bits, back)
+    _ring_kernels.unpack(words, bits, back)
     assert (back == numbers).all()
 
 
@@ -111,20 +104,20 @@ def test_check_and_fold_of_ciphertexts(seed_words: int) -> None:
     width = DEGREE * bits // 64
     words = rng.integers(0, 2**64, (3, rows * width + seed_words), dtype=np.uint64)
     for c in range(3):
-        _kernels.pack(numbers[c].reshape(-1), bits, words[c, : rows * width])
+        _ring_kernels.pack(numbers[c].reshape(-1), bits, words[c, : rows * width])
     flat, stride = words.reshape(-1), words.shape[1]
-    assert _kernels.first_unreduced(flat, bits, stride, limits, DEGREE, rows) == -1
+    assert _ring_kernels.first_unreduced(flat, bits, stride, limits, DEGREE, rows) == -1
     total = np.zeros_like(numbers)
     for k in (1, 2):
-        _kernels.fold(flat, bits, stride, limits, rows, total)
+        _ring_kernels.fold(flat, bits, stride, limits, rows, total)
         assert (total == k * numbers % np.resize(limits, rows)[:, None]).all()
     for place in ((0, 0, 0), (1, 2, 5), (2, 3, DEGREE - 1)):
         wrong = numbers.copy()
         wrong[place] = primes[place[1] % 2]
-        _kernels.pack(wrong[place[0]].reshape(-1), bits, words[place[0], : rows * width])
-        at = _kernels.first_unreduced(flat, bits, stride, limits, DEGREE, rows)
+        _ring_kernels.pack(wrong[place[0]].reshape(-1), bits, words[place[0], : rows * width])
+        at = _ring_kernels.first_unreduced(flat, bits, stride, limits, DEGREE, rows)
         assert np.unravel_index(at, numbers.shape) == place
-        _kernels.pack(numbers[place[0]].reshape(-1), bits, words[place[0], : rows * width])
+        _ring_kernels.pack(numbers[place[0]].reshape(-1), bits, words[place[0], : rows * width])
 
 
 def test_generator_is_blake2xb() -> None:
@@ -171,6 +164,6 @@ def test_sum_and_pack_at_once() -> None:
     prime, bits = PRIMES[2], 53
     a, b = residues(prime, 11)[2], residues(prime, 12)[2]
     words = np.empty(DEGREE * bits // 64, dtype=np.uint64)
-    _kernels.add_and_pack(a, b, np.uint64(prime), bits, words)
+    _ring_kernels.add_and_pack(a, b, np.uint64(prime), bits, words)
     expected = [(x + y) % prime for x, y in zip(a.tolist(), b.tolist(), strict=True)]
     assert words.tobytes() == twin.packed(expected, bits)

@@ -15,6 +15,7 @@ import pytest
 from he import _ring, _seal, bfv, ckks, params
 from he.ckks import SecretKey
 from he.errors import HEError
+from tests.reference import rlwe as twin
 
 SCHEMES = {
     "ckks-one-prime": ckks.Scheme(254, 16, False),
@@ -232,7 +233,7 @@ def test_errors_are_those_that_the_parameters_are_derived_for(scheme: Scheme) ->
             first = key._phases(rows[None], scheme.transformed)[0][0].astype(np.int64)
             errors.append(first - p.primes[0] * (first > p.primes[0] // 2))
     error = np.concatenate(errors)
-    expected = params.standard_deviation("coefficient", p.degree, 1, scheme.seeded)
+    expected = twin.standard_deviation("coefficient", p.degree, 1, scheme.seeded)
     assert math.isclose(expected, 3.24 * (1 if scheme.seeded else math.sqrt(4 * p.degree / 3 + 1)), rel_tol=1e-3)
     assert abs(error.std() / expected - 1) < 0.12
     assert abs(error.mean()) < 0.1 * expected

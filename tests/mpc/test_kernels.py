@@ -31,5 +31,5 @@ def test_sharing_works_without_the_compiler() -> None:
 
 
 def test_cores_load_numba_only_when_it_is_wanted() -> None:
-    code = "import sys, mpc, mpc.keys, mpc.masks; assert 'numba' not in sys.modules"
+    code = "import sys, mpc, mpc.keys, mpc.masks, mpc.shamir; assert 'numba' not in sys.modules"
     subprocess.run([sys.executable, "-c", code], check=True)

@@ -299,7 +299,7 @@ def test_a_point_given_twice(shares: list[Share]) -> None:
 
 def test_shares_of_two_splits(shares: list[Share]) -> None:
     other = shamir.split(b"k" * 32, 3, 5)
-    with pytest.raises(MPCError, match=r"at point 3 .* is of another split than the one at point 1"):
+    with pytest.raises(MPCError, match=r"at point 3 .* belongs to another split than the share at point 1"):
         shamir.combine([*shares[:2], other[2]])
     with pytest.raises(MPCError, match=r"at point 3 \(threshold 2"):
         shamir.combine([*shares[:2], replace(shares[2], threshold=2)])
@@ -329,9 +329,9 @@ def test_an_inconsistent_extra_share(shares: list[Share]) -> None:
 def test_a_result_above_2_to_256(secret: int) -> None:
     values = [(secret + 5 * x) % PRIME for x in (1, 2)]
     given_shares = [Share(x, 2, v.to_bytes(33, "big"), b"d") for x, v in zip((1, 2), values, strict=True)]
-    with pytest.raises(MPCError, match=r"a number above 2\^256, which is no 32-byte secret"):
+    with pytest.raises(MPCError, match=r"a number above 2\^256, which is not a 32-byte secret"):
         shamir.combine(given_shares)
-    with pytest.raises(MPCError, match=r"a number above 2\^256, which is no 32-byte secret"):
+    with pytest.raises(MPCError, match=r"a number above 2\^256, which is not a 32-byte secret"):
         shamir.reconstruct([1, 2], [share.value for share in given_shares])
 
 
@@ -379,5 +379,5 @@ def test_as_many_values_as_points() -> None:
 
 
 def test_an_rng_that_gives_too_little() -> None:
-    with pytest.raises(MPCError, match="asked rng for 48 bytes and got 47 bytes"):
+    with pytest.raises(MPCError, match="got 47 bytes from rng; expected 48 bytes"):
         shamir.split(bytes(32), 2, 3, lambda count: bytes(count - 1))

@@ -137,3 +137,9 @@ def scaled(coefficients: list[int], q: int, t: int) -> list[int]:
 
 def _right(word: int, by: int) -> int:
     return (word >> by | word << (64 - by)) & MASK
+
+
+def standard_deviation(place: str, degree: int, clients: int, seeded: bool) -> float:
+    """Of the encryptions' error in a sum, in its own units: of a coefficient, or of one part of a slot."""
+    one = 21 / 2 * (1 if seeded else 4 * degree / 3 + 1)
+    return math.sqrt(clients * one * (degree / 2 if place == "slot" else 1))

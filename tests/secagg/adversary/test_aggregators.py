@@ -13,6 +13,7 @@ import pytest
 import secagg
 from mpc import additive
 from mpc.hpke import Kem, PrivateKey, seal
+from mpc.masks import add_mask
 from secagg import session as session_module
 from secagg import wire
 from secagg.bitmap import to_bitmap
@@ -705,7 +706,7 @@ def test_one_honest_aggregator_keeps_the_victims_share() -> None:
     assert len(seed) == 32
     lanes = zero_lanes(TASK)
     for lane, offset in stream_offsets(lanes):
-        additive.add_share(lane, seed, offset=offset)
+        add_mask(lane, seed, offset=offset)
     reduce_lanes(TASK, lanes)
     top = 2**15 - 1
     assert not has((lanes[0].astype(np.int64) - top) / top, WANTED, TASK)

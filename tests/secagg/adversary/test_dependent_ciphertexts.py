@@ -13,7 +13,7 @@ import pytest
 
 import dp
 import secagg
-from he import _rlwe
+from he import _rlwe_format
 from secagg import Round
 from secagg.errors import Aborted, FaultKind
 from secagg.protocols.encrypted.digits import Digits
@@ -68,7 +68,8 @@ def combined(stage: Stage, plus: list[bytes], minus: list[bytes]) -> bytes:
             adder.fold(data)
         sums.append(adder._sums)
     primes = np.tile(scheme._primes, 2)[None, :, None]
-    return bytes(scheme._tag(b"") + _rlwe._packed((sums[0] + primes - sums[1]) % primes, scheme._bits).tobytes())
+    difference = (sums[0] + primes - sums[1]) % primes
+    return bytes(scheme._tag(b"") + _rlwe_format.packed(difference, scheme._bits).tobytes())
 
 
 def cancelled(stage: Stage) -> tuple[Stage, Outcome]:

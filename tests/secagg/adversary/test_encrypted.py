@@ -78,7 +78,7 @@ class TestKeyInTheSum:
 
     def test_refused(self) -> None:
         _, key, _, total, _, length = self.attack()
-        with pytest.raises(OpenError, match="no possible sum"):
+        with pytest.raises(OpenError, match="not a possible sum"):
             key.open(total, length, HONEST + 1)
 
     def test_control_succeeds(self, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -7,7 +7,7 @@ and byte j its bits 8j to 8j + 8. Numbers of any size are also cut into limbs, a
 import numpy as np
 
 from he._compiling import kernel
-from he._kernels import Words
+from he._ring_kernels import Words
 
 
 @kernel
