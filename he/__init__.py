@@ -1,12 +1,12 @@
 """Homomorphic encryption for sums of integer vectors: Paillier, CKKS and BFV.
 
-This package knows nothing of federated learning. Import the module that is wanted (``from he import bfv``);
-nothing heavy is loaded before that. All three have the same interface, ``Scheme``: keys that encrypt vectors
-and open sums, and an adder that needs no secret.
+This package knows nothing of federated learning. Import the module that you need
+(``from he import bfv``); nothing heavy is loaded before that. All three schemes have the same
+interface, :mod:`he.scheme`: keys that encrypt vectors and open sums, and a sum that needs no secret.
 """
 
 from he.errors import HEError
 
-__distribution__ = "secagg/he"  # by which secagg knows its own: others install a package 'he' too
+__distribution__ = "secagg/he"  # secagg checks it, since other distributions also install a package 'he'
 
 __all__ = ["HEError"]

@@ -1,18 +1,19 @@
-"""Montgomery multiplication of eight numbers at once, by the processor's 52-bit multiply-and-add: for kernels.
+"""Montgomery multiplication of eight numbers at once, by the processor's 52-bit multiply-and-add.
 
-A number modulo N is ``limbs`` limbs of 52 bits, least significant first, and stands for itself times R
-modulo N, R = 2^(52 * limbs) > 4N. Limb i of eight numbers is one vector, so that a *batch* is an array of
-(limbs + 4) * 8 words: four rows of zeros follow, which the loop below reads. Values are below 2N and not
-N: then (2N * 2N + RN) / R < 2N again, and nothing is ever subtracted (Walter, "Montgomery exponentiation
-needs no final subtractions", 1999).
+A number modulo N is ``limbs`` limbs of 52 bits, least significant first. The limbs hold the number
+times R modulo N, where R = 2^(52 * limbs) > 4N. Limb i of eight numbers is one vector, so that a
+*batch* is an array of (limbs + 4) * 8 words: four rows of zeros follow, which the loop below reads.
+Values are kept below 2N, not N: then (2N * 2N + RN) / R < 2N again, and no final subtraction is needed
+(Walter, "Montgomery exponentiation needs no final subtractions", 1999).
 
-The loop takes four limbs of one factor at a time. A column gets at most 16 products' halves of 52 bits
-from each of these strips, in limbs / 4 strips: below 2^63 up to 8,000 limbs, so carries wait for the end.
-Call no kernel here unless :func:`available`; :mod:`he._powers` gives the same numbers everywhere.
+The loop takes a *strip* of four limbs of one factor at a time. Each of the limbs / 4 strips adds at
+most 16 half products of 52 bits to a column. A column stays below 2^63 up to 8,000 limbs, so that
+carries wait for the end. Call a kernel here only if :func:`available` is true; :mod:`he._powers`
+returns the same numbers on every machine.
 
-No branch depends on a number. Which table rows are read does, in :func:`raise_fixed` on secret exponents.
-The source of *this* file is not part of the key of a kernel elsewhere that calls it: when developing, empty
-the cache after a change here.
+No branch depends on a number. In :func:`raise_fixed` the table rows that are read depend on secret
+exponents. Numba's cache does not notice a change of *this* file in a kernel elsewhere that calls it:
+when developing, empty the cache after a change here.
 """
 
 from collections.abc import Callable
@@ -36,7 +37,7 @@ LIMB_BITS = 52
 """Bits of a limb."""
 
 STRIP = 4
-"""Limbs of one factor that are taken at a time; the number of limbs is a multiple of it."""
+"""Limbs of one factor that the loop takes at a time; the number of limbs is a multiple of it."""
 
 _i64 = ir.IntType(64)
 _vector = ir.VectorType(_i64, LANES)
@@ -83,7 +84,7 @@ def _vector_at(builder: Any, pointer: Any, limb: Any) -> Any:
 
 @_primitive
 def _strip(typing: Any, total: Any, a: Any, b: Any, at: Any, modulus: Any, inverse: Any) -> Any:
-    """Add ``a`` times the limbs ``b[at : at + 4]`` to ``total``, add what makes 4 limbs zero, and drop those."""
+    """Add ``a`` times the limbs ``b[at : at + 4]`` to ``total``; drop 4 limbs that a multiple of N clears."""
 
     def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
         low = _function(builder, "llvm.x86.avx512.vpmadd52l.uq.512")
@@ -178,8 +179,8 @@ def _settle(typing: Any, total: Any, out: Any, limbs: Any) -> Any:
 def _multiply(out: Words, a: Words, b: Words, modulus: Words, inverse: np.uint64, total: Words) -> None:
     """Write ``a * b / R`` to the batch ``out``, which may be ``a`` or ``b``.
 
-    ``total`` is a batch of zeros, and stays so; ``modulus`` is N's limbs and four zeros; ``inverse`` is
-    -1/N modulo 2^52.
+    ``total`` is a batch of zeros before and after; ``modulus`` is N's limbs and four zeros;
+    ``inverse`` is -1/N modulo 2^52.
     """
     limbs = modulus.size - STRIP
     for at in range(0, limbs, STRIP):
@@ -201,7 +202,7 @@ def _scatter(batch: Words, lane: int, number: Words) -> None:
 
 @kernel
 def multiply(a: Words, b: Words, out: Words, modulus: Words, inverse: np.uint64) -> None:
-    """Write ``a[i] * b[i] / R`` to ``out[i]``; ``b`` of one row is the factor of all. Arrays are (count, limbs)."""
+    """Write ``a[i] * b[i] / R`` to ``out[i]``; one row of ``b`` multiplies all. Arrays are (count, limbs)."""
     left, right, total = np.zeros((3, modulus.size * LANES), np.uint64)
     for start in range(0, a.shape[0], LANES):
         lanes = min(LANES, a.shape[0] - start)
@@ -248,7 +249,7 @@ def raise_fixed(table: Words, digits: NDArray[np.uint16], out: Words, modulus: W
 def raise_all(
     bases: Words, one: Words, digits: NDArray[np.uint16], width: int, out: Words, modulus: Words, inverse: np.uint64
 ) -> None:
-    """Write every one of ``bases``, (count, limbs), to the power of one exponent to ``out``.
+    """Raise each of ``bases``, (count, limbs), to one exponent, and write the powers to ``out``.
 
     ``digits`` is the exponent in base 2^``width``, *most* significant first; ``one`` is R modulo N.
     """

@@ -1,7 +1,7 @@
 """Many powers modulo one odd number: of one base by tables, or of many bases to one exponent.
 
-Where the CPU multiplies eight numbers at once (:mod:`he._montgomery`), that does it, else GMP; the numbers are the
-same. GMP's integers and the tables are not constant time: see :mod:`he.paillier`.
+:mod:`he._montgomery` computes them where the CPU multiplies eight numbers at once, GMP elsewhere. The
+results are the same. GMP's integers and the tables are not constant time: see :mod:`he.paillier`.
 """
 
 import os
@@ -28,11 +28,11 @@ MAX_WIDTH = 8
 POWER_WIDTH = 5
 """Bits of a window of an exponent that all bases are raised to."""
 
-# What things cost, in GMP's multiplications and reductions modulo 6144 bits (8.7 us; measured).
+# Costs in GMP's multiplications and reductions modulo 6144 bits (8.7 us, measured).
 _SQUARING = 0.9
 _POWER = 1.1  # for each bit of an exponent
 _BATCH = 2.2  # one multiplication of eight numbers
-_STORE = 0.2  # one entry of a table, in memory that the system must find first
+_STORE = 0.2  # one entry of a table, in memory that the system must map first
 
 
 def compiled() -> bool:
@@ -41,23 +41,23 @@ def compiled() -> bool:
 
 
 def spread(
-    executor: Executor | None, function: Callable[..., Sequence[T]], things: Any, *whole: Any, step: int = 1
+    executor: Executor | None, function: Callable[..., Sequence[T]], items: Any, *whole: Any, step: int = 1
 ) -> list[T]:
-    """``function(slice of things, *whole)`` in pieces that ``executor`` runs, put together.
+    """``function(items, *whole)``, computed in slices of ``items`` on ``executor``, and joined.
 
-    A piece is a multiple of ``step`` things but for the last one; without an executor there is one piece.
+    Each slice except the last has a multiple of ``step`` items. Without an executor there is one slice.
     """
-    steps = -(-len(things) // step)
+    steps = -(-len(items) // step)
     if executor is None or steps == 1:
-        return list(function(things, *whole))
+        return list(function(items, *whole))
     pieces = min(steps, 2 * (os.cpu_count() or 1))
-    cuts = [steps * i // pieces * step for i in range(pieces)] + [len(things)]
-    parts = run_all(executor, function, [(things[a:b], *whole) for a, b in pairwise(cuts)])
+    cuts = [steps * i // pieces * step for i in range(pieces)] + [len(items)]
+    parts = run_all(executor, function, [(items[a:b], *whole) for a, b in pairwise(cuts)])
     return [item for part in parts for item in part]
 
 
 class Ring:
-    """Arithmetic modulo the odd ``modulus``, as both paths need it."""
+    """Arithmetic modulo the odd ``modulus``, for both GMP and the kernels."""
 
     def __init__(self, modulus: int) -> None:
         self.modulus = mpz(modulus)
@@ -78,13 +78,13 @@ class Ring:
         return out.reshape(len(numbers), self.limbs)
 
     def enter(self, numbers: Sequence[mpz]) -> Words:
-        """``numbers``, below the modulus, in Montgomery's form."""
+        """``numbers``, which are below the modulus, in Montgomery's form."""
         limbs = self.cut(numbers)
         _montgomery.multiply(limbs, self.radix_squared[None], limbs, self.words, self.inverse)
         return limbs
 
     def leave(self, limbs: Words) -> list[mpz]:
-        """The numbers below the modulus that ``limbs``, in Montgomery's form, stand for."""
+        """The numbers, below the modulus, whose Montgomery form is ``limbs``."""
         plain = np.empty_like(limbs)
         _montgomery.multiply(limbs, self._unit, plain, self.words, self.inverse)
         words = np.zeros((len(limbs), -(-self.limbs * LIMB_BITS // 64)), np.uint64)
@@ -92,15 +92,15 @@ class Ring:
         return [mpz.from_bytes(row.tobytes(), "little") % self.modulus for row in words.astype("<u8", copy=False)]
 
     def raise_all(self, bases: Sequence[mpz], exponent: mpz, executor: Executor | None = None) -> list[mpz]:
-        """Every one of ``bases``, below the modulus, to the power ``exponent``, which is positive."""
+        """Each of ``bases``, which are below the modulus, to the power ``exponent``, which is positive."""
         return spread(executor, _raise_all, bases, self, exponent, step=LANES)
 
 
 class FixedBase:
-    """Powers of ``base`` modulo ``ring`` to exponents of ``bits`` bits, by tables where these pay.
+    """Powers of ``base`` modulo ``ring`` to exponents of ``bits`` bits, by tables where these save time.
 
-    Window j has a table of base^(d * 2^(j * width)) for all digits d. The tables last made are kept, and made anew
-    where another width pays for that. Pickling leaves them out.
+    Window j has a table of base^(d * 2^(j * width)) for all digits d. The last tables are kept; they
+    are replaced when another width costs less in all. A pickle does not hold them.
     """
 
     def __init__(self, ring: Ring, base: mpz, bits: int) -> None:
@@ -113,7 +113,7 @@ class FixedBase:
         return self.__dict__ | {"width": 0, "_table": None}
 
     def raise_base(self, exponents: Words, executor: Executor | None = None) -> list[mpz]:
-        """The base to every one of ``exponents``, (count, words), little-endian words."""
+        """The base to each of ``exponents``, (count, words), little-endian words."""
         if self._kernel != compiled():
             self.width, self._table, self._kernel = 0, None, compiled()
         count = len(exponents)
@@ -131,7 +131,7 @@ class FixedBase:
         return spread(executor, _by_table, cut, self._table, self.ring, step=LANES)
 
     def _choose(self, count: int) -> int:
-        """The width with which ``count`` powers cost least, or 0 if they do without a table."""
+        """The width at which ``count`` powers cost least, or 0 if they cost least without a table."""
         costs = {0: _POWER * self.bits * count}
         for width in range(1, MAX_WIDTH + 1):
             windows = -(-self.bits // width)
@@ -153,7 +153,7 @@ class FixedBase:
         table = np.empty((len(bases), 1 << width, self.ring.limbs), np.uint64)
         table[:, 0] = self.ring.one
         table[:, 1] = self.ring.enter(bases)
-        # Threads fill their windows in place; from elsewhere come copies.
+        # Threads fill their windows in place; other processes return copies.
         rows: list[Words] = spread(executor, _fill, table, self.ring, step=LANES)
         for window, filled in zip(table, rows, strict=True):
             if not np.may_share_memory(window, filled):
@@ -162,7 +162,7 @@ class FixedBase:
 
 
 def released() -> Any:
-    """A context in which GMP works without the interpreter lock, in this thread."""
+    """A context in which this thread's GMP calls release the interpreter's lock."""
     return gmpy2.context(gmpy2.get_context(), allow_release_gil=True)
 
 

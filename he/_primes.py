@@ -1,22 +1,23 @@
 """Primes for Paillier's keys: random candidates from sieved windows, tested on all cores.
 
-A candidate has the two highest of its bits set and is 3 modulo 4. :func:`draw_prime` draws where a window of
-2^14 candidates starts, strikes out the multiples of all primes below 2^16, and tests what is left in a random
-order. The first candidate that passes is the prime.
+A candidate has its two highest bits set and is 3 modulo 4. :func:`draw_prime` chooses at random where a
+window of 2^14 candidates starts, removes the multiples of all primes below 2^16, and tests the others
+in a random order. The first candidate that passes is the prime.
 
-**How uniform it is.** A prime can come only from the 2^14 windows that contain it, so that none is likelier than
-2^14 times a uniform candidate: a prime of k bits has at least k - 18 bits of min-entropy.
+**How uniform it is.** A prime can come only from the 2^14 windows that contain it. So its probability
+is at most 2^14 times that of a uniform candidate: a prime of k bits has at least k - 18 bits of
+min-entropy.
 
-**How sure it is.** Each candidate, taken by itself, is uniform, and nobody but this process chooses it, so that
-the average case counts and not the worst: Damgård, Landrock and Pomerance, "Average case error estimates for the
-strong probable prime test" (Mathematics of Computation 61, 1993; also fact 4.48 of the *Handbook of Applied
-Cryptography*). :func:`rounds` takes so many tests, all with fresh random bases, that their bound is below 2^-128,
-also after what our candidates add to it: they are a quarter of the odd numbers of their length (2 bits), and a
-window offers up to 2^14 of them, less than 2^7 times as many as one prime takes on average (7 bits). The test of
-base 2 that comes first is not counted.
+**How certain it is.** Each candidate, taken by itself, is uniform, and only this process chooses it.
+So the average case counts, not the worst: Damgård, Landrock and Pomerance, "Average case error
+estimates for the strong probable prime test" (Mathematics of Computation 61, 1993; also fact 4.48 of
+the *Handbook of Applied Cryptography*). :func:`rounds` says how many tests with fresh random bases
+bring their bound below 2^-128, including what the choice of candidates adds to it: candidates are a
+quarter of the odd numbers of their length (2 bits), and a window offers up to 2^14 of them, less than
+2^7 times as many as one prime takes on average (7 bits). The first test, of base 2, is not counted.
 
-The only heavy step is GMP's modular power, for which gmpy2 gives up the interpreter lock if it is asked to
-(it does not for its own primality tests): threads pay.
+The only heavy step is GMP's modular power. gmpy2 can release the interpreter's lock for it (but not
+for its own primality tests), so that threads save time.
 """
 
 import threading
@@ -40,19 +41,19 @@ WINDOW = 1 << 14
 """Candidates in a window."""
 
 ERROR_BITS = 128
-"""A number that is no prime comes out with probability below 2^-128."""
+"""A composite number is returned with probability below 2^-128."""
 
-_OURS = 2 + 7  # bits of error that the restriction of candidates and their number add
+_CHOICE_BITS = 2 + 7  # of error, added by the restriction of candidates and their number
 
 
 def rounds(bits: int) -> int:
-    """Tests with random bases after which a random candidate of ``bits`` bits is prime but for 2^-128.
+    """How many tests with random bases leave a random candidate of ``bits`` bits composite below 2^-128.
 
     The bound for t tests of k bits is k^(3/2) 2^t t^(-1/2) 4^(2 - sqrt(t k)), for 3 <= t <= k / 9.
     """
     for tests in range(3, bits // 9):
         error = 1.5 * log2(bits) + tests - log2(tests) / 2 + 2 * (2 - sqrt(tests * bits))
-        if error + _OURS <= -ERROR_BITS:
+        if error + _CHOICE_BITS <= -ERROR_BITS:
             return tests
     raise ValueError(f"got {bits} bits of a prime; expected at least 256")
 
@@ -64,10 +65,10 @@ def draw_prime(
     threads: int,
     fits: Callable[[mpz], bool] = lambda number: True,
 ) -> mpz:
-    """A random prime of ``bits`` bits, 3 modulo 4 and with its two highest bits set, that ``fits`` takes.
+    """A random prime of ``bits`` bits, 3 modulo 4 and with its two highest bits set, that ``fits`` accepts.
 
-    ``rng`` returns so many random bytes. The result depends on it alone, and on nothing that threads do:
-    ``executor`` runs ``threads`` of them.
+    ``rng(k)`` returns k random bytes. The result depends on them alone. ``executor`` runs ``threads``
+    threads, whose timing changes nothing.
     """
     while True:
         candidates = _window(bits, rng)
@@ -80,10 +81,10 @@ def draw_prime(
 
 def _window(bits: int, rng: Callable[[int], bytes]) -> list[mpz]:
     """The candidates of a random window that have no factor below ``SMALL``, in random order."""
-    drawn = mpz.from_bytes(rng(-(-bits // 8)), "little") % (mpz(1) << bits)
-    start = drawn | mpz(3) << bits - 2 | 3
+    number = mpz.from_bytes(rng(-(-bits // 8)), "little") % (mpz(1) << bits)
+    start = number | mpz(3) << bits - 2 | 3
     primes = _small_primes()
-    # Candidate i is start + 4 i: prime r divides that with i = -start / 4 modulo r, and every r-th after it.
+    # Candidate i is start + 4 i. Prime r divides candidate -start / 4 modulo r, and every r-th after it.
     first = (primes - _residues(start, primes)) * _quarters() % primes
     divided = np.zeros(WINDOW, np.bool_)
     often = int(np.searchsorted(primes, WINDOW))
@@ -100,47 +101,47 @@ def _window(bits: int, rng: Callable[[int], bytes]) -> list[mpz]:
 def _first(
     candidates: Sequence[mpz], start: int, fits: Callable[[mpz], bool], executor: Executor, threads: int
 ) -> int:
-    """The index of the first candidate from ``start`` on that fits and passes base 2, or how many there are."""
+    """The index of the first candidate from ``start`` on that fits and passes base 2; else their number."""
     lock = threading.Lock()
-    following, found = start, len(candidates)
+    following, first = start, len(candidates)
 
     def work() -> None:
-        nonlocal following, found
+        nonlocal following, first
         with released():
             while True:
                 with lock:
                     at, following = following, following + 1
-                    if at >= found:  # what comes before is with some thread, which finishes it
+                    if at >= first:  # some thread has each earlier candidate, and finishes it
                         return
                 if fits(candidates[at]) and _passes(candidates[at], mpz(2)):
                     with lock:
-                        found = min(found, at)
+                        first = min(first, at)
 
     for task in [executor.submit(work) for _ in range(threads)]:
         task.result()
-    return found
+    return first
 
 
 def _confirmed(number: mpz, rng: Callable[[int], bytes], executor: Executor) -> bool:
-    """Whether ``number`` passes as many tests with random bases as :func:`rounds` says."""
-    size = number.bit_length() // 8 + 8  # 64 bits more than the number has: uniform but for 2^-64
+    """Whether ``number`` passes :func:`rounds` tests with random bases."""
+    size = number.bit_length() // 8 + 8  # 64 bits more than the number has: within 2^-64 of uniform
 
     def test(base: mpz) -> bool:
         with released():
             return _passes(number, base)
 
-    drawn = [mpz.from_bytes(rng(size), "little") for _ in range(rounds(number.bit_length()))]
-    return all(executor.map(test, [2 + draw % (number - 3) for draw in drawn]))
+    numbers = [mpz.from_bytes(rng(size), "little") for _ in range(rounds(number.bit_length()))]
+    return all(executor.map(test, [2 + random % (number - 3) for random in numbers]))
 
 
 def _passes(number: mpz, base: mpz) -> bool:
-    """The strong test: ``number`` is 3 modulo 4, so that half of ``number - 1`` is odd and nothing is squared."""
+    """The strong test. It needs no squaring: ``number`` is 3 modulo 4, so half of ``number - 1`` is odd."""
     power = gmpy2.powmod(base, number >> 1, number)
     return bool(power == 1 or power == number - 1)
 
 
 def _residues(number: mpz, primes: NDArray[np.uint64]) -> NDArray[np.uint64]:
-    """``number`` modulo every one of ``primes``, which are below 2^16: by Horner's rule, 32 bits at a time."""
+    """``number`` modulo each of ``primes``, which are below 2^16: by Horner's rule, 32 bits at a time."""
     size = -(-number.bit_length() // 32)
     residues = np.zeros_like(primes)
     for word in np.frombuffer(number.to_bytes(4 * size, "big"), ">u4").tolist():

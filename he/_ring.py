@@ -1,7 +1,7 @@
-"""Arithmetic on polynomials modulo x^N + 1 and a prime, on the kernels of this package.
+"""Arithmetic on polynomials modulo x^N + 1 and a prime, by the kernels of this package.
 
-The order of a transform's result, and the root behind it, are SEAL's, so that its keys and ciphertexts can
-be taken as they come: the least primitive 2N-th root of unity, bit-reversed.
+A transform uses SEAL's root, the least primitive 2N-th root of unity, and SEAL's order of values,
+bit-reversed. So SEAL's keys and ciphertexts need no conversion.
 """
 
 import hashlib
@@ -20,11 +20,11 @@ SEED_WORDS = 8
 """A seed of SEAL's generator, in 64-bit words."""
 
 BUFFER = 4096
-"""Bytes that SEAL's generator makes at once."""
+"""Bytes in one buffer of SEAL's generator."""
 
 
 class Factor:
-    """Numbers below a prime, with their quotients, to multiply residues by."""
+    """Numbers below a prime, with the quotients that multiplication by them needs."""
 
     __slots__ = ("quotients", "values")
 
@@ -35,7 +35,7 @@ class Factor:
 
 
 class Field:
-    """Polynomials of ``degree`` N modulo ``prime``, which is 1 modulo 2N. Get one from :func:`field`."""
+    """Polynomials of ``degree`` N modulo ``prime``, which is 1 modulo 2N. :func:`field` makes one."""
 
     def __init__(self, degree: int, prime: int) -> None:
         self.degree, self.prime = degree, np.uint64(prime)
@@ -48,11 +48,11 @@ class Field:
         self._one = self._pair(1)
 
     def forward(self, rows: Words) -> None:
-        """Coefficients (k, N) to values, in place."""
+        """Replace coefficients (k, N) by values, in place."""
         _ring_kernels.forward(rows, self._roots.values, self._roots.quotients, self.prime)
 
     def backward(self, rows: Words, factor: int = 1) -> None:
-        """Values (k, N) to coefficients times ``factor``, in place."""
+        """Replace values (k, N) by coefficients times ``factor``, in place."""
         last = self._last if factor == 1 else self._pair(factor * pow(self.degree, -1, int(self.prime)))
         _ring_kernels.backward(rows, self._inverse_roots.values, self._inverse_roots.quotients, last, self.prime)
 
@@ -66,7 +66,7 @@ class Field:
         _ring_kernels.scale(a.reshape(-1), pair, self.prime)
 
     def divide(self, values: Words, modulus: int) -> Words:
-        """-r / ``modulus``, r being ``values`` modulo the odd ``modulus``, taken about zero."""
+        """-r / ``modulus``, where r is ``values`` modulo the odd ``modulus``, between -modulus/2 and modulus/2."""
         out = np.empty_like(values)
         factor = self._pair(-pow(modulus, -1, int(self.prime)))
         _ring_kernels.divide(values.reshape(-1), np.uint64(modulus // 2), factor, self.prime, out.reshape(-1))
@@ -89,28 +89,28 @@ class Field:
 
 @lru_cache(maxsize=32)
 def field(degree: int, prime: int) -> Field:
-    """The field's tables, made once a process."""
+    """The field with its tables, computed once a process."""
     return Field(degree, prime)
 
 
 def expand(seeds: Words, degree: int, primes: tuple[int, ...]) -> Words:
     """The polynomials (k, primes, N) that SEAL draws from ``seeds`` (k, 8).
 
-    Its generator is BLAKE2Xb (J.-P. Aumasson et al., *BLAKE2X*, 2016) of a counter, keyed with the seed, 4096
-    bytes at a time. A word is reduced modulo the prime or, where it lies above the last whole multiple, drawn
-    anew from what comes after all the others.
+    Its generator is BLAKE2Xb (J.-P. Aumasson et al., *BLAKE2X*, 2016) of a counter, keyed with the
+    seed, 4096 bytes at a time. A word is reduced modulo the prime. A word above the prime's last whole
+    multiple is replaced by the next such word that follows all others.
     """
     out = np.empty((len(primes), len(seeds), degree), dtype=np.uint64)
     buffers = len(primes) * degree * 8 // BUFFER
     limits = np.array([_limit(prime) for prime in primes], dtype=np.uint64)
     for k, seed in enumerate(seeds):
-        drawn = stream(seed, 0, buffers).reshape(len(primes), degree)
-        refused = np.argwhere(drawn >= limits[:, None])
-        if len(refused):
+        words = stream(seed, 0, buffers).reshape(len(primes), degree)
+        too_large = np.argwhere(words >= limits[:, None])
+        if len(too_large):
             later = _words_from(seed, buffers)
-            for j, i in refused:
-                drawn[j, i] = next(word for word in later if word < limits[j])
-        out[:, k] = drawn
+            for j, i in too_large:
+                words[j, i] = next(word for word in later if word < limits[j])
+        out[:, k] = words
     for j, prime in enumerate(primes):
         field(degree, prime).reduce(out[j])
     return out.transpose(1, 0, 2)
@@ -137,7 +137,7 @@ def mixed_radix(rows: list[Words], degree: int, primes: tuple[int, ...]) -> tupl
 
 
 def stream(seed: Words, first: int, count: int) -> Words:
-    """``count`` buffers, from number ``first`` on, of what SEAL's generator makes of ``seed`` (8 words)."""
+    """``count`` buffers, from number ``first`` on, of SEAL's generator with ``seed`` (8 words)."""
     key = seed.tobytes()
     roots = b"".join(
         hashlib.blake2b(number.to_bytes(8, "little"), key=key, node_offset=BUFFER << 32).digest()
@@ -154,7 +154,7 @@ def _words_from(seed: Words, first: int) -> Iterator[np.uint64]:
 
 
 def _limit(prime: int) -> int:
-    """Words from here on are drawn anew."""
+    """The least word that is replaced."""
     return 2**64 - 2 - (2**64 - 1) % prime
 
 

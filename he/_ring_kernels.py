@@ -1,10 +1,10 @@
-"""The compiled loops of this package.
+"""The compiled loops of ring arithmetic, for CKKS and BFV.
 
-Residues are 64-bit words below a prime p < 2^60. Products are with numbers that are known
-beforehand, each w kept beside its quotient floor(w * 2^64 / p): the product then costs two
-multiplications and no division (V. Shoup's method, in D. Harvey, *Faster arithmetic for
-number-theoretic transforms*, 2014). The low halves of products wrap, and are meant to. No branch and no
-address depends on a residue, but where residues of a *ciphertext* are refused.
+Residues are 64-bit words below a prime p < 2^60. Every factor w is known beforehand and comes with
+its quotient floor(w * 2^64 / p): the product then costs two multiplications and no division
+(V. Shoup's method, in D. Harvey, *Faster arithmetic for number-theoretic transforms*, 2014). The low
+halves of products wrap, on purpose. No branch and no memory address depends on a residue, except when
+residues of a *ciphertext* are refused.
 """
 
 import numpy as np
@@ -16,7 +16,7 @@ Words = NDArray[np.uint64]
 Reals = NDArray[np.float64]
 
 LANES = 8
-"""Nodes of the generator's tree that are hashed side by side."""
+"""Nodes of the generator's tree that are hashed in parallel lanes."""
 
 _0, _1, _32, _64 = (np.uint64(n) for n in (0, 1, 32, 64))
 _LOW = np.uint64(0xFFFFFFFF)
@@ -79,7 +79,7 @@ def _high(a: np.uint64, b: np.uint64) -> np.uint64:
 
 @kernel
 def _below(a: np.uint64, p: np.uint64) -> np.uint64:
-    """``a`` in [0, 2p), brought below p: the lesser of two numbers, as the difference wraps below zero."""
+    """``a`` in [0, 2p), reduced below p. The difference wraps where it is negative, so the minimum is right."""
     return min(a, a - p)
 
 
@@ -98,14 +98,14 @@ def quotients(values: Words, p: np.uint64, out: Words) -> None:
 
 @kernel
 def multiply(a: Words, factors: Words, of: Words, p: np.uint64) -> None:
-    """Multiply ``a``, words below 2^64, by ``factors`` with their quotients ``of``: below p, in place."""
+    """Multiply ``a``, words below 2^64, by ``factors`` with their quotients ``of``; results below p, in place."""
     for i in range(a.size):
         a[i] = _below(factors[i] * a[i] - _high(of[i], a[i]) * p, p)
 
 
 @kernel
 def scale(a: Words, factor: Words, p: np.uint64) -> None:
-    """Multiply ``a``, words below 2^64, by ``factor`` (a number, its quotient): below p, in place."""
+    """Multiply ``a``, words below 2^64, by ``factor`` (a number, its quotient); results below p, in place."""
     for i in range(a.size):
         a[i] = _below(factor[0] * a[i] - _high(factor[1], a[i]) * p, p)
 
@@ -121,8 +121,8 @@ def add(a: Words, b: Words, p: np.uint64) -> None:
 def round_up(values: Reals, step: float, above: np.uint64, out: Words) -> None:
     """Write ``values`` times ``step``, rounded to even, plus ``above`` to ``out``.
 
-    The products are below 2^63 in size. ``above`` is more than any of them and makes them positive: the sums are
-    taken modulo 2^64, as unsigned words, and below it.
+    The products are below 2^63 in size. ``above`` is larger than each of them, so that the sums, taken
+    modulo 2^64 as unsigned words, are positive and do not wrap.
     """
     for i in range(values.size):
         out[i] = np.uint64(np.int64(np.rint(values[i] * step))) + above
@@ -130,9 +130,10 @@ def round_up(values: Reals, step: float, above: np.uint64, out: Words) -> None:
 
 @kernel
 def divide(values: Words, half: np.uint64, factor: Words, p: np.uint64, out: Words) -> None:
-    """Write ``values``, less 2 * ``half`` + 1 where they are above ``half``, over minus that number, to ``out``.
+    """Write -r / m modulo p to ``out``, where m = 2 * ``half`` + 1.
 
-    ``factor`` is its negative inverse modulo p, and the quotient.
+    r is each of ``values``, minus m if it is above ``half``. ``factor`` is the inverse of -m modulo p,
+    and its quotient.
     """
     for i in range(values.size):
         scaled = _below(factor[0] * values[i] - _high(factor[1], values[i]) * p, p)
@@ -173,7 +174,7 @@ def forward(rows: Words, roots: Words, of: Words, p: np.uint64) -> None:
                     left[j], right[j] = _spread(left[j], right[j], w, wq, p)
             half >>= 1
             groups <<= 1
-        # The last two, without a loop in the loop.
+        # The last two steps have no inner loop.
         for g in range(groups):
             w, wq, b = roots[groups + g], of[groups + g], a[4 * g : 4 * g + 4]
             b[0], b[2] = _spread(b[0], b[2], w, wq, p)
@@ -188,10 +189,10 @@ def forward(rows: Words, roots: Words, of: Words, p: np.uint64) -> None:
 
 @kernel
 def backward(rows: Words, roots: Words, of: Words, last: Words, p: np.uint64) -> None:
-    """Undo :func:`forward` in each row, in place, but for what ``last`` leaves in or puts on top.
+    """Undo :func:`forward` in each row, in place, and multiply by n times ``last``.
 
-    ``roots`` and ``of`` hold the inverse powers, bit-reversed; ``last`` is a factor, its quotient:
-    1/n undoes exactly.
+    ``roots`` and ``of`` hold the inverse powers, bit-reversed; ``last`` is a factor and its quotient.
+    The factor 1/n undoes :func:`forward` exactly.
     """
     for k in range(rows.shape[0]):
         a = rows[k]
@@ -220,7 +221,7 @@ def backward(rows: Words, roots: Words, of: Words, last: Words, p: np.uint64) ->
 
 @kernel
 def pack(values: Words, bits: int, words: Words) -> None:
-    """Write the low ``bits`` bits of each value, first value lowest, to ``words``, filling them exactly."""
+    """Write the low ``bits`` bits of each value, first value lowest, to ``words``, which they fill exactly."""
     filled, at, word = 0, 0, _0
     for i in range(values.size):
         word |= values[i] << np.uint64(filled)
@@ -234,7 +235,7 @@ def pack(values: Words, bits: int, words: Words) -> None:
 
 @kernel
 def add_and_pack(values: Words, others: Words, p: np.uint64, bits: int, words: Words) -> None:
-    """Write the sums of two rows below p to ``words``, as :func:`pack` does."""
+    """Write the sums, modulo p, of two rows to ``words``, as :func:`pack` does."""
     filled, at, word = 0, 0, _0
     for i in range(others.size):
         total = _below(values[i] + others[i], p)
@@ -270,7 +271,7 @@ def first_unreduced(words: Words, bits: int, stride: int, primes: Words, degree:
     """The index of the first residue that isn't below its prime, or -1.
 
     ``words`` holds one ciphertext every ``stride`` words: ``rows`` rows of ``degree`` residues, each
-    of ``bits`` bits, then perhaps a seed. Rows go through the primes in turn.
+    of ``bits`` bits, and in some formats a seed. Rows take the primes in turn.
     """
     row_words = degree * bits // 64
     row = np.empty(degree, dtype=np.uint64)
@@ -311,10 +312,10 @@ def _rotate(a: np.uint64, by: int) -> np.uint64:
 
 @kernel
 def tree_nodes(roots: Words, length: int, out: Words) -> None:
-    """Write the leaves of BLAKE2Xb, each 64 bytes, that ``roots`` (n, 8) grow to ``out`` (n, leaves, 8).
+    """Write the leaves of BLAKE2Xb, each 64 bytes, of ``roots`` (n, 8) to ``out`` (n, leaves, 8).
 
-    ``length`` is the output's length in bytes, as the parameter block has it. ``leaves`` is a
-    multiple of eight: as many are hashed side by side.
+    ``length`` is the output's length in bytes for the parameter block. ``leaves`` is a multiple of
+    eight, because eight leaves are hashed in parallel lanes.
     """
     v = np.empty((16, LANES), dtype=np.uint64)
     message = np.zeros(16, dtype=np.uint64)
@@ -326,7 +327,7 @@ def tree_nodes(roots: Words, length: int, out: Words) -> None:
                     v[k, lane] = _IV[k]
                     v[k + 8, lane] = _IV[k]
             for lane in range(LANES):
-                # Digest 64 bytes, no key, no fan-out, no depth, leaves of 64; then where, and of how many.
+                # Digest of 64 bytes, no key, no fan-out, no depth, leaves of 64; then place and length.
                 v[0, lane] ^= np.uint64(64 | (64 << 32))
                 v[1, lane] ^= np.uint64((first + lane) | (length << 32))
                 v[2, lane] ^= np.uint64(64 << 8)

@@ -1,7 +1,8 @@
-"""The bits of slots: Paillier's compiled loops.
+"""Compiled loops that pack values into slots of large integers, and unpack them.
 
-Bits are laid out least significant first: slot i of a plaintext is its bits i * width to (i + 1) * width,
-and byte j its bits 8j to 8j + 8. Numbers of any size are also cut into limbs, and put together, in this way.
+Bits are laid out least significant first: slot i of a plaintext is its bits i * width to
+(i + 1) * width, and byte j its bits 8j to 8j + 8. :mod:`he._powers` also cuts integers into limbs, and
+joins limbs to integers, in this way.
 """
 
 import numpy as np
@@ -30,7 +31,7 @@ def pack(values: Words, slots: int, width: int, out: Words) -> None:
                 out[row, word] = held
                 word += 1
                 filled -= 64
-                # By less than 64: all bits of the value are in the full word when none is left over.
+                # A shift by 64 would be undefined: if nothing is left over, all bits are in the full word.
                 held = value >> np.uint64(width - filled) if filled else np.uint64(0)
         if filled:
             out[row, word] = held
@@ -38,7 +39,7 @@ def pack(values: Words, slots: int, width: int, out: Words) -> None:
 
 @kernel
 def unpack(words: Words, slots: int, width: int, out: Words) -> None:
-    """Undo :func:`pack`: read every slot of every row; ``out`` is (rows * slots,)."""
+    """Undo :func:`pack`: write every slot of every row to ``out``, (rows * slots,)."""
     mask = (np.uint64(1) << np.uint64(width)) - np.uint64(1)
     for row in range(words.shape[0]):
         for i in range(slots):

@@ -1,7 +1,7 @@
-"""Many small non-negative integers in one large one, such that sums stay apart.
+"""Many small non-negative integers in one large integer, so that sums stay separate.
 
-A slot is as wide as the largest sum that may come to stand in it; no slot carries into the next while
-that holds. Slot 0 is the least significant.
+A slot is as wide as the largest sum that it may have to hold; then no slot carries into the next.
+Slot 0 is the least significant.
 """
 
 from collections.abc import Sequence
@@ -15,7 +15,7 @@ from he._numbers import whole
 from he.errors import HEError
 
 MAX_WIDTH = 63
-"""Bits of the widest slot: a sum is handed out as int64."""
+"""Bits of the widest slot: sums are returned as int64."""
 
 
 @dataclass(frozen=True)
@@ -41,7 +41,7 @@ class Slots:
         return -(-length // self.count)
 
     def pack(self, values: NDArray[np.uint64]) -> list[int]:
-        """The integers that hold ``values``, (length,), each below 2^``width``; the last one's free slots are 0.
+        """The integers that hold ``values``, (length,), each below 2^``width``; unused slots of the last one are 0.
 
         Raises :class:`HEError`, naming the first index, if a value does not fit.
         """
@@ -60,7 +60,7 @@ class Slots:
         size = 8 * self._words()
         for i, integer in enumerate(integers):
             if integer < 0 or integer.bit_length() > self.count * self.width:
-                raise HEError(f"integer {i} does not end with its {self.count} slots of {self.width} bits")
+                raise HEError(f"integer {i} has bits outside its {self.count} slots of {self.width} bits")
         data = b"".join(int(integer).to_bytes(size, "little") for integer in integers)
         words = np.frombuffer(data, "<u8").reshape(len(integers), -1).astype(np.uint64, copy=False)
         values = np.empty(len(integers) * self.count, np.uint64)

@@ -60,5 +60,5 @@ def test_a_value_that_does_not_fit_is_named() -> None:
 
 @pytest.mark.parametrize("integer", [-1, 1 << 32])
 def test_an_integer_that_is_no_slots_is_named(integer: int) -> None:
-    with pytest.raises(HEError, match="integer 1 does not end"):
+    with pytest.raises(HEError, match="integer 1 has bits outside"):
         Slots(8, 4).unpack([0, integer])
