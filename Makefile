@@ -7,10 +7,11 @@ KERNELS := tests/mpc tests/he/test_ring.py tests/he/test_packing.py tests/he/tes
   tests/secagg/test_encoding.py tests/secagg/test_packing.py tests/dp/test_sampling_kernels.py tests/dp/test_rotation.py
 MINUTES ?= 30
 NUMBER ?= 40
+ROUNDS ?= 20
 SEED ?= 1
 MUTANTS := $(VENV)/mutants
 
-.PHONY: demo bench test test-stacks lint format fuzz mutants bench-first docs lock clean
+.PHONY: demo bench test test-stacks lint format fuzz stress mutants bench-first docs lock clean
 
 demo: $(INSTALLED)  ## ten hospitals train one classifier; ARGS="--rounds 5 --json" to change it
 	$(BIN)/secagg demo $(ARGS)
@@ -39,6 +40,9 @@ format: $(INSTALLED)
 
 fuzz: $(INSTALLED)  ## hostile bytes for MINUTES=30
 	$(BIN)/python -m tests.secagg.fuzz --minutes $(MINUTES)
+
+stress: $(INSTALLED)  ## every call of every role in threads of its own, for ROUNDS=20 sessions of each protocol
+	$(BIN)/python -m tests.secagg.stress $(ROUNDS) $(ARGS)
 
 mutants: $(INSTALLED) $(MUTANTS)/.installed  ## NUMBER=40 single changes drawn by SEED=1: which do the tests notice?
 	$(MUTANTS)/bin/python tests/mutants.py --python $(BIN)/python --seed $(SEED) --number $(NUMBER) $(ARGS)

@@ -1,13 +1,16 @@
 """What is logged: a line a round, a line a fault, and nothing that anyone should keep."""
 
 import logging
+from typing import Any
 
 import numpy as np
 import pytest
 
 import secagg
-from secagg.identity import enrol
+from secagg.identity import PartyRole, enrol
+from secagg.store import Ledger, MemoryLedger
 from secagg.table import rounds
+from secagg.testing._session import Casting, cast
 
 CLIENTS = [f"c{i}" for i in range(6)]
 SECRET = 0.123456789
@@ -46,3 +49,94 @@ def test_rounds_and_faults_are_logged_and_secrets_are_not(caplog: pytest.LogCapt
         assert secret.hex() not in everything
         assert repr(secret) not in everything
     assert repr(clients["c1"]).count("0x") <= 1  # no state in a repr
+
+
+class Kept:
+    """A store, with a ledger or without."""
+
+    def __init__(self, ledger: Ledger | None = None) -> None:
+        self.ledger = ledger
+        self.last = b""
+
+    def __call__(self, number: int, state: bytes) -> None:
+        self.last = state
+
+
+def made(casting: Casting, task: secagg.Task, party: str, save: Kept | None) -> Any:
+    """A role of a session, with an update if it is a client."""
+    roster, identity = casting.roster, casting.identities.get(party)
+    make = task.client if casting.roles[party] is PartyRole.CLIENT else task.aggregator
+    role = make(party, identity=identity, roster=roster, session=b"s", save=save, **casting.key(party))
+    if isinstance(role, secagg.Client):
+        role.contribute(np.zeros(3), weight=1)
+    return role
+
+
+def warnings(caplog: pytest.LogCaptureFixture) -> list[str]:
+    found = [record.getMessage() for record in caplog.records if record.levelno == logging.WARNING]
+    caplog.clear()
+    return found
+
+
+@pytest.mark.parametrize(
+    ("protocol", "warned"),
+    [(secagg.Clear(), False), (secagg.SecAgg(threat_model="semi-honest"), True), (secagg.SecAgg(), True)],
+    ids=["Clear", "SecAgg/semi-honest", "SecAgg"],
+)
+def test_a_client_without_a_ledger_warns_when_it_joins_and_then_no_more(
+    protocol: Any, warned: bool, caplog: pytest.LogCaptureFixture
+) -> None:
+    """But not where the server reads each input by itself: there, a second one tells it nothing new."""
+    casting = cast(protocol, 5)
+    task = casting.make_task(layout=secagg.Layout.of(np.zeros(3)))
+    server = task.server(casting.cohort, roster=casting.roster, session=b"s")
+    clients = {party: made(casting, task, party, None) for party in casting.cohort[:-1]}
+    last = casting.cohort[-1]
+    clients[last] = made(casting, task, last, Kept(MemoryLedger()))
+    assert warnings(caplog) == []
+    outbox, told = server.start(), list[str]()
+    while server.outcome is None:
+        for party, request in outbox.items():
+            server.receive(party, clients[party].receive(request))
+        told += warnings(caplog)
+        outbox = server.close_round()
+    assert len(told) == (len(casting.cohort) - 1 if warned else 0)
+    for party, line in zip(casting.cohort, told, strict=False):
+        assert line.startswith(f"{party} has no ledger: made anew, it would upload again in session ")
+        assert "save= a store that has one" in line
+
+
+@pytest.mark.parametrize(
+    ("protocol", "party", "warned"),
+    [
+        (secagg.SecAgg(threat_model="semi-honest"), "c1", False),
+        (secagg.SecAgg(), "c1", True),
+        (secagg.AdditiveShares(), "c1", True),
+        (secagg.AdditiveShares(), "aggregator-1", True),
+    ],
+    ids=["SecAgg/semi-honest", "SecAgg", "AdditiveShares", "its aggregator"],
+)
+def test_a_store_without_a_ledger_is_warned_of_under_a_server_that_may_lie(
+    protocol: Any, party: str, warned: bool, caplog: pytest.LogCaptureFixture
+) -> None:
+    casting = cast(protocol, 5)
+    task = casting.make_task(layout=secagg.Layout.of(np.zeros(3)))
+    for save in (None, Kept(MemoryLedger())):
+        made(casting, task, party, save)
+        assert warnings(caplog) == []
+    store = Kept()
+    role = made(casting, task, party, store)
+    told = warnings(caplog)
+    assert len(told) == warned
+    restore = task.restore_client if isinstance(role, secagg.Client) else task.restore_aggregator
+    restore(
+        role.to_bytes(),
+        identity=casting.identities.get(party),
+        roster=casting.roster,
+        save=store,
+        **casting.key(party),
+    )
+    assert warnings(caplog) == told, "a restored one says so again"
+    for line in told:
+        assert line.startswith(f"{party} has a store without a ledger under a malicious server")
+        assert "save= a store that has one" in line
