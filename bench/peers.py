@@ -144,7 +144,8 @@ def selected(comparisons: Sequence[Comparison], names: Sequence[str]) -> list[Co
     """The comparisons with peers of these names; all for none. ``ConfigError`` for a name of nobody's."""
     known = sorted({comparison.peer.name for comparison in comparisons})
     if unknown := sorted(set(names) - set(known)):
-        raise ConfigError(f"got --peer {', '.join(unknown)}; expected any of {', '.join(known)}")
+        several = "; for several, repeat --peer" if any("," in name for name in unknown) else ""
+        raise ConfigError(f"got --peer {', '.join(unknown)}; expected any of {', '.join(known)}{several}")
     return [comparison for comparison in comparisons if not names or comparison.peer.name in names]
 
 

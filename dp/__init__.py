@@ -74,3 +74,7 @@ def __getattr__(name: str) -> object:
     found = getattr(importlib.import_module(_HOMES[name]), name)
     globals()[name] = found
     return found
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)

@@ -131,8 +131,10 @@ def suggested(
     with blaming(ConfigError, "got updates that can't be read; expected a dict by client id, or a list"):
         items = updates.values() if isinstance(updates, Mapping) else updates
         sample = [update for _, update in zip(range(_MOST_SAMPLES + 1), items, strict=False)]
-    if not 1 <= len(sample) <= _MOST_SAMPLES:
-        raise ConfigError(f"got {len(sample)} updates or more; expected 1 to {_MOST_SAMPLES}: a sample will do")
+    if not sample:
+        raise ConfigError("got no updates; expected at least one, by client id or in a list")
+    if len(sample) > _MOST_SAMPLES:
+        raise ConfigError(f"got more than {_MOST_SAMPLES} updates; expected at most so many: a sample is enough")
     layout = Layout.of(sample[0])
     vectors = [layout.flatten(update) for update in sample]
     clips: dict[str, float] = {}
@@ -145,4 +147,14 @@ def suggested(
         # A size that was seen, not a mean of two: the largest of a leaf of one counter is kept whole.
         clips[name] = factor * float(np.quantile(sizes, share, method="higher")) if sizes.size else 0.0
     largest = max(clips.values()) or 1.0
+    if zeros := [leaf.name for leaf in layout.leaves if leaf.size and not clips[leaf.name]]:
+        _log.warning(
+            "no clip follows for %d of %d leaves, such as %s: they are zero in every update. They get %g, %s; "
+            "suggest from updates of trained models, or set these clips yourself",
+            len(zeros),
+            len(clips),
+            shown(zeros[0]),
+            largest,
+            "the largest of the other clips" if any(clips.values()) else "which is a guess",
+        )
     return {name: max(clip, _MIN) if clip else largest for name, clip in clips.items()}

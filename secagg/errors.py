@@ -14,7 +14,7 @@ A client raises; a server, decryptor or aggregator never raises on bytes but rec
 :class:`Fault`. Peers are told that a session was aborted, never why.
 """
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from enum import StrEnum
@@ -129,6 +129,14 @@ def shown(value: object) -> str:
     except ValueError:  # an int of thousands of digits
         return f"a huge {kind_of(value)}"
     return text if len(text) <= _SHOWN else f"{text[:_SHOWN]}..."
+
+
+def chosen(value: object, known: Iterable[str]) -> str | None:
+    """``value`` as plain text if it is one of ``known``, else None. No method of the caller's is run."""
+    if not issubclass(type(value), str):
+        return None
+    plain = str.__str__(value)  # NumPy's text is a subclass
+    return plain if plain in known else None
 
 
 @contextmanager

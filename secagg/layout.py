@@ -17,12 +17,13 @@ from numpy.typing import NDArray
 
 from secagg import _reading
 from secagg._reading import EXPECTED_DTYPES, FLOATS, INTEGERS, MAX_DEPTH, NUMBERS, SINGLE, Path, order, where
-from secagg.errors import ConfigError, EncodingError, blaming, shown
+from secagg.errors import ConfigError, EncodingError, blaming, chosen, shown
 
 AnyFloat = NDArray[np.float32] | NDArray[np.float64]
 
 MAX_SIZE = 1 << 40  # coordinates
 
+_TARGETS = ("float16", "float32", "float64")
 _KINDS = ("dict", "list", "tuple", "none")
 _EXACT = FLOATS | {"float", "bool", "int8", "uint8", "int16", "uint16"}  # leaves that never widen the vector
 
@@ -121,7 +122,8 @@ class Layout:
 
         Tied weights, one tensor under two names, are two leaves: they are sent twice, and come back equal
         only to the grid step. Packed leaves, such as two 4-bit weights in a byte, are summed byte by byte,
-        which means nothing: unpack them first.
+        which means nothing: unpack them first. Units (of Astropy or Pint) are dropped, as ``np.asarray``
+        drops them: bring all clients' arrays to one unit first.
 
         ``ConfigError`` names the path of what can't be aggregated: complex numbers, objects, text, arrays
         with labels, and arrays whose data can't be had.
@@ -167,7 +169,7 @@ class Layout:
         Raises ``EncodingError`` that names the first path that differs or can't be read.
         """
         arrays = self._matched(update)
-        if dtype not in (None, "float64"):
+        if dtype is not None and chosen(dtype, ("float64",)) is None:
             raise ConfigError(f"got dtype {shown(dtype)}; expected float64 or None")
         vector = self._filled(arrays, np.dtype(dtype or self.dtype))
         if vector is None:
@@ -189,11 +191,13 @@ class Layout:
         Raises ``EncodingError`` if ``vector`` is not 1-D with :attr:`size` real coordinates or
         ``like`` has another structure, ``ConfigError`` for an unknown ``dtype``.
         """
-        if dtype not in (None, "float16", "float32", "float64") and (dtype != "like" or like is None):
+        named = None if dtype is None else chosen(dtype, _TARGETS if like is None else (*_TARGETS, "like"))
+        if named is None and dtype is not None:
             raise ConfigError(
                 f"got dtype {shown(dtype)}; expected float16, float32, float64 or None, or 'like' beside a like="
             )
-        vector = np.asarray(vector)
+        with blaming(EncodingError, f"got a vector that can't be read; expected {self.size} real coordinates"):
+            vector = np.asarray(vector)
         if vector.shape != (self.size,) or vector.dtype.kind not in "fiu":
             raise EncodingError(
                 f"got a vector of shape {vector.shape} and dtype {vector.dtype}; "
@@ -203,15 +207,15 @@ class Layout:
         arrays: dict[Path, Any] = {}
         for leaf, part in self._parts():
             piece, model = vector[part].reshape(leaf.shape), models.get(leaf.path)
-            target = dtype or (leaf.dtype if leaf.dtype in FLOATS else "float64")
+            target = named or (leaf.dtype if leaf.dtype in FLOATS else "float64")
             if leaf.path in models:
                 found = _reading.read(model, leaf.path, EncodingError)
                 if found.shape != leaf.shape:
                     raise _differs(leaf.path, _array(found.shape), _array(leaf.shape))
                 own = str(found.array.dtype).removeprefix("torch.")
-                if dtype == "like":
+                if named == "like":
                     target, piece = own, _reading.rounded(piece, own)
-                elif leaf.dtype == "float" and dtype is None and own in FLOATS:
+                elif leaf.dtype == "float" and named is None and own in FLOATS:
                     target = own  # of a NumPy scalar
             with blaming(EncodingError, f"{where(leaf.path)} can't be made like the update's"):
                 made = _reading.as_kind(piece, target, model)

@@ -5,21 +5,20 @@ import logging
 import subprocess
 import sys
 from pathlib import Path
+from types import ModuleType
 
 import pytest
 
+import dp
 import secagg
 
 
-@pytest.mark.parametrize("name", secagg.__all__)
-def test_every_export_is_there_and_documented(name: str) -> None:
-    assert getattr(secagg, name).__doc__
-
-
-def test_exports_are_sorted_and_no_others_are_offered() -> None:
-    assert sorted(set(secagg.__all__)) == sorted(secagg.__all__) == dir(secagg)
+@pytest.mark.parametrize("package", [secagg, dp], ids=lambda package: package.__name__)
+def test_exports_are_sorted_and_no_others_are_offered(package: ModuleType) -> None:
+    assert sorted(set(package.__all__)) == sorted(package.__all__) == dir(package)
+    assert all(getattr(package, name).__doc__ for name in package.__all__)
     with pytest.raises(AttributeError, match="no attribute 'Nothing'"):
-        _ = secagg.Nothing
+        _ = package.Nothing
 
 
 @pytest.mark.parametrize("package", ["secagg", "he", "mpc", "dp"])

@@ -47,7 +47,7 @@ def _notes(demo: Demo) -> list[str]:
     clipped = {run.protocol: _clipped(run) for run in demo.runs if run.epsilon is None}
     return [
         f"Rounds of training: {settings.rounds}, over {settings.clients} hospitals of {min(sizes)} to {max(sizes)} "
-        f"patients, {min(sick)} to {max(sick)} % of them malignant; {_silent(settings.dropouts)} in each round. "
+        f"patients, {min(sick)} to {max(sick)} % of them malignant; {_silent(settings.dropouts)}. "
         f"{tested} other patients are the test.",
         f"FedAvg in float64 over the same hospitals, without secagg: {100 * exact / tested:.1f} %. Off by: the "
         "largest difference of a final weight from it.",
@@ -64,8 +64,8 @@ def _notes(demo: Demo) -> list[str]:
 
 def _silent(dropouts: int) -> str:
     if dropouts == 0:
-        return "none falls silent"
-    return "1 hospital falls silent" if dropouts == 1 else f"{dropouts} hospitals fall silent"
+        return "no hospital falls silent in any round"
+    return f"{'1 hospital falls' if dropouts == 1 else f'{dropouts} hospitals fall'} silent in each round"
 
 
 def _privacy(demo: Demo) -> list[str]:

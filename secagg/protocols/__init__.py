@@ -50,5 +50,6 @@ def chosen(names: Sequence[str]) -> dict[str, AggregationProtocol]:
     known = named() | weaker()
     by_name = {name.casefold(): name for name in known}
     if unknown := [name for name in names if name.casefold() not in by_name]:
-        raise ConfigError(f"got --protocol {', '.join(unknown)}; expected any of {', '.join(known)}")
+        several = "; for several, repeat --protocol" if any("," in name for name in unknown) else ""
+        raise ConfigError(f"got --protocol {', '.join(unknown)}; expected any of {', '.join(known)}{several}")
     return {by_name[name.casefold()]: known[by_name[name.casefold()]] for name in names}

@@ -98,6 +98,8 @@ def test_control_a_wrong_answer_fails_the_run():
 
 
 def test_an_unknown_peer_is_refused_with_the_known_ones():
+    with pytest.raises(ConfigError, match=r"got --peer phe,tenseal; .*; for several, repeat --peer"):
+        selected(COMPARISONS, ["phe,tenseal"])
     with pytest.raises(ConfigError, match=r"got --peer somebody; expected any of .*phe.*tenseal"):
         selected(COMPARISONS, ["somebody"])
 

@@ -153,6 +153,12 @@ def test_version(command):
     assert command("--version") == (0, "secagg 0.1.0\n", "")
 
 
+def test_the_package_runs_as_the_command_does(command):
+    run = [sys.executable, "-m", "secagg", "--version"]
+    done = subprocess.run(run, capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stdout, done.stderr) == command("--version")
+
+
 def test_help_names_every_command(command):
     code, out, _ = command("--help")
     assert code == 0

@@ -154,6 +154,19 @@ def test_dtype_forces_all_leaves() -> None:
         assert {array.dtype.name for array in restored.values()} == {dtype}
     with pytest.raises(ConfigError, match="expected float16, float32, float64 or None"):
         layout.restore(np.ones(4), dtype="int8")
+    for odd in (np.array(["float16", "float32"]), ["float16"], 7, "like"):
+        with pytest.raises(ConfigError, match="got dtype"):
+            layout.restore(np.ones(4), dtype=odd)  # type: ignore[arg-type]
+        with pytest.raises(ConfigError, match="got dtype"):
+            layout.flatten(update, dtype=odd)  # type: ignore[arg-type]
+    restored = layout.restore(np.ones(4), dtype=np.str_("float16"))
+    assert {array.dtype.name for array in restored.values()} == {"float16"}
+
+
+@pytest.mark.parametrize("vector", [[[1], [2, 3]], [object()] * 4, None, "text", {}, iter([1.0])])
+def test_a_vector_that_cannot_be_read_is_named(vector: Any) -> None:
+    with pytest.raises(EncodingError, match=r"got a vector .*; expected 4 real coordinates"):
+        Layout.of(np.ones(4)).restore(vector)
 
 
 def test_a_bfloat16_leaf_comes_back_as_float32() -> None:

@@ -1,0 +1,6 @@
+"""``python -m secagg``: the console script, where it is not on the path."""
+
+from secagg.cli import main
+
+if __name__ == "__main__":
+    main()
