@@ -27,7 +27,7 @@ PROTOCOLS: dict[str, AggregationProtocol] = {
 }
 #: The protocols with a state diagram: of each family the one with the most rounds.
 DIAGRAMS = ("secagg-malicious", "secaggplus-malicious", "additive-shares", "encrypted")
-ABORTED = "Each state but the last ends in `Aborted` if the server gives the session up, or says what doesn't hold."
+ABORTED = "Every other state ends in `Aborted` if the server gives the session up or contradicts itself."
 
 
 def table(protocol: AggregationProtocol) -> str:

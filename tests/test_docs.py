@@ -28,3 +28,19 @@ def test_links_lead_to_files_that_exist(document: Path) -> None:
     targets = re.findall(r"\]\((?!https?:)([^)#]+)", text)
     missing = [target for target in targets if not (document.parent / target).exists()]
     assert not missing
+
+
+def too_wide(text: str) -> list[str]:
+    """Lines of prose of more than 100 characters; tables and code may be wider."""
+    prose = re.sub(r"^ *```.*?^ *```", "", text, flags=re.DOTALL | re.MULTILINE)
+    return [line for line in prose.splitlines() if len(line) > 100 and not line.startswith(("|", "#"))]
+
+
+@pytest.mark.parametrize("document", [d for d in DOCUMENTS if d.name != "privacy.md"], ids=lambda path: path.name)
+def test_prose_wraps_at_100_columns(document: Path) -> None:
+    assert not too_wide(document.read_text(encoding="utf-8"))
+
+
+def test_control_a_wide_line_is_noticed() -> None:
+    assert too_wide("word " * 30)
+    assert not too_wide("| " + "cell " * 30 + "|")

@@ -2,6 +2,7 @@
 
 import importlib
 import pkgutil
+import textwrap
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -29,6 +30,8 @@ shares, survivor lists need 5 signatures, and a sum of AdditiveShares needs 5 re
 different, the test says so. A sparse graph runs the same code; attacks that only such a graph makes
 possible have a group of their own.
 """
+
+HEADING = "| Attack | Defence | Control | Test |\n|---|---|---|---|\n"
 
 REFUSED = """\
 ## Refused, though no attack is known
@@ -104,7 +107,8 @@ def _groups() -> Iterator[str]:
             for row in ATTACKS.values()
             if f"/{inside}.py" in row.test
         ]
-        yield f"## {title}\n\n{about}\n\n| Attack | Defence | Control | Test |\n|---|---|---|---|\n{''.join(rows)}"
+        paragraphs = "\n\n".join(textwrap.fill(paragraph, 100) for paragraph in about.split("\n\n"))
+        yield f"## {title}\n\n{paragraphs}\n\n{HEADING}{''.join(rows)}"
 
 
 def _refusals() -> Iterator[str]:

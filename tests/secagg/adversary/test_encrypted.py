@@ -1,8 +1,8 @@
 """Ciphertexts that contain the key, keys that aren't the decryptor's, sums that are opened twice.
 
-The homomorphic protocols take a server that follows the protocol and doesn't collude with the decryptor. These
-are what holds against a client, or against a server that steps out of line and has the decryptor's honesty
-against it; what a server that lies to the decryptor always can is in the threat model, with a test of its own.
+The homomorphic protocols assume a server that follows the protocol and doesn't collude with the decryptor. These
+attacks are by a client, or by a server that departs from the protocol while the decryptor is honest. What a server
+that lies to the decryptor can always do is in the threat model, with a test of its own.
 """
 
 from typing import Any
