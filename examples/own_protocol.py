@@ -116,7 +116,10 @@ class MaskingServer(Server[MaskingServerState]):
 
 @dataclass(frozen=True)
 class PairwiseMasks:
-    """The server learns the sum over the whole cohort, or nothing, though up to c enrolled clients may help it."""
+    """The server learns the sum over the whole cohort, or nothing, though up to c enrolled clients may help it.
+
+    Inputs are independent: a masked input is uniform to everyone but the clients that share its masks.
+    """
 
     corruption: float = 0.33
     ID: ClassVar[int] = 0x8101  # 0x8000 and above are for protocols outside of this library
