@@ -148,6 +148,7 @@ def is_labelled(leaf: Any) -> bool:
 def fill(target: NDArray[Any], source: Any) -> None:
     """Copy an array or a tensor of the same shape into ``target``, converting it."""
     if is_tensor(source):
+        check_storage(source)
         # Torch converts and moves between devices in its own copy, bfloat16 too.
         sys.modules["torch"].from_numpy(target).copy_(source)
     else:
@@ -155,9 +156,31 @@ def fill(target: NDArray[Any], source: Any) -> None:
             target[...] = source
 
 
+def check_storage(tensor: Any) -> None:
+    """``ValueError`` unless the memory of a Torch tensor holds all its coordinates.
+
+    Torch itself reads past the end of memory that was freed (``untyped_storage().resize_(0)``, as sharded training
+    does with parameters that it does not need at the moment), and the process dies.
+    """
+    try:
+        held = tensor.untyped_storage().nbytes()
+    except NotImplementedError:  # of a device that keeps no storage, so there is none to free
+        return
+    steps = zip(tensor.shape, tensor.stride(), strict=True)
+    last = int(tensor.storage_offset()) + sum((size - 1) * stride for size, stride in steps)
+    needed = (last + 1) * tensor.element_size() if tensor.numel() else 0
+    if held < needed:
+        raise ValueError(
+            f"its storage holds {held} bytes of {needed}, so it was freed; gather or load the tensor first"
+        )
+
+
 def holds(target: NDArray[Any], source: Any) -> bool:
     """Whether ``target`` has every number of ``source``, an array or a tensor of integers, unrounded."""
-    numbers = source.cpu().numpy() if is_tensor(source) else source
+    numbers = source
+    if is_tensor(source):
+        check_storage(source)
+        numbers = source.cpu().numpy()
     return bool(np.array_equal(target, numbers))
 
 

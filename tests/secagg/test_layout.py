@@ -524,3 +524,48 @@ def test_pandas_is_refused() -> None:
         with pytest.raises(ConfigError, match=r"to_numpy\(\)"):
             Layout.of({"w": labelled})
     assert Layout.of({"w": series.to_numpy()}).size == 2
+
+
+FREED = """
+import torch, secagg
+kinds = {
+    "all": lambda base: base,
+    "parameter": torch.nn.Parameter,
+    "view": lambda base: base[1:],
+    "transposed": lambda base: base.reshape(4, -1).T,
+    "repeated": lambda base: base[-1].expand(7),
+}
+for kind, make in kinds.items():
+    for dtype in (torch.float32, torch.int64):
+        if kind == "parameter" and dtype == torch.int64:
+            continue
+        for everything in (True, False):
+            base = torch.zeros(1 << 20, dtype=dtype)
+            update = {"w": make(base), "x": torch.zeros(1)}
+            layout, held = secagg.Layout.of(update), base.untyped_storage().nbytes()
+            base.untyped_storage().resize_(0 if everything else held - 1)
+            assert secagg.Layout.of(update) == layout
+            try:
+                layout.flatten(update)
+            except secagg.EncodingError as error:
+                print(error)
+"""
+
+
+@pytest.mark.stacks
+def test_a_tensor_whose_memory_was_freed_is_our_error() -> None:
+    """In a process of its own, since Torch reads what is not there, and the process dies."""
+    pytest.importorskip("torch")
+    done = subprocess.run([sys.executable, "-c", FREED], check=True, timeout=60, stdout=subprocess.PIPE, text=True)
+    told = done.stdout.splitlines()
+    assert len(told) == 18
+    assert all(line.startswith("['w'] can't be read") for line in told)
+    assert all("it was freed; gather or load the tensor first" in line for line in told)
+
+
+@pytest.mark.stacks
+def test_a_tensor_of_no_coordinates_needs_no_memory() -> None:
+    torch = pytest.importorskip("torch")
+    update = {"w": torch.zeros(0, 3), "x": torch.zeros(1)}
+    update["w"].untyped_storage().resize_(0)
+    assert Layout.of(update).flatten(update).shape == (1,)
