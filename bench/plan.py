@@ -7,22 +7,16 @@ session of a size that fits.
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from bench.measure import Bench
 from bench.plots import duration, size
-from bench.rates import Counts, Rates, pairwise
+from bench.rates import Counts, Rates
 from bench.report import Grid
 from bench.workloads import Workload
-from secagg import wire
 from secagg.errors import ConfigError
-from secagg.lanes import vectors_size
-from secagg.merkle import path_length
 from secagg.protocols.base import AggregationProtocol
-from secagg.session import NONCE_BYTES
-from secagg.table import Round
-from secagg.task import Task
 
 TOLERANCE = 0.25
 CHECKED = (
@@ -98,14 +92,10 @@ def plan(
 
 def _planned(name: str, protocol: AggregationProtocol, rates: Rates, workload: Workload, link: Link) -> Planned:
     task, counts = workload.task(protocol), Counts.of(protocol, workload)
-    up, down = traffic(protocol, task)
+    cost = protocol.cost(task)
+    up, down = sum(cost.up.values()), sum(cost.down.values())
     seconds = {role: formula.seconds(counts) for role, formula in rates.formulas.items()}
     formulas = {role: str(formula) for role, formula in rates.formulas.items()}
-    if pairwise(protocol):
-        collusion, post_quantum = protocol.collusion(task, None), False  # type: ignore[attr-defined]
-    else:
-        cost = protocol.cost(task)
-        collusion, post_quantum = cost.collusion, cost.post_quantum
     return Planned(
         protocol=name,
         client_seconds=seconds["client"],
@@ -119,104 +109,10 @@ def _planned(name: str, protocol: AggregationProtocol, rates: Rates, workload: W
         client_formula=formulas["client"],
         server_formula=formulas["server"],
         other_formula=formulas.get("other", ""),
-        collusion=collusion,
-        post_quantum=post_quantum,
+        collusion=cost.collusion,
+        post_quantum=cost.post_quantum,
         others=sum(protocol.others.values()),
     )
-
-
-def traffic(protocol: AggregationProtocol, task: Task) -> tuple[int, int]:
-    """Bytes up and down a client and session, with the whole cohort there: what ``protocol.cost(task)`` says.
-
-    For SecAgg and SecAggPlus without building their longest lists, which at a million clients no memory holds.
-    """
-    if not pairwise(protocol) or getattr(protocol, "drawn", False):
-        cost = protocol.cost(task)
-        return sum(cost.up.values()), sum(cost.down.values())
-    return _pairwise_traffic(protocol, task)
-
-
-def _pairwise_traffic(protocol: AggregationProtocol, task: Task) -> tuple[int, int]:
-    from secagg.protocols.pairwise import messages as messages
-
-    n = task.max_clients
-    ids = Lengths.of(n)
-    shape = protocol.shape(task, n, protocol.corrupt(n, None))  # type: ignore[attr-defined]
-    checked, sparse = protocol.checked, protocol.sparse  # type: ignore[attr-defined]
-    k, bits = shape.degree, (n + 7) // 8
-    holders = n if shape.complete else k
-    bare = wire.overhead("", signed=checked)
-    frame, asked = bare + ids.first, wire.overhead(wire.SERVER, signed=False)
-    advert = _array(2) + 2 * _bytes(messages.KEY_BYTES)
-    told = _array(2) + 2 * _bytes(bits)
-    adverts = _array(k + 1) + ids.longest(k + 1, lambda length: _bytes(bare + length + advert))
-    signed = _array(0)
-    if checked:
-        signed = _array(shape.quorum) + ids.longest(shape.quorum, lambda length: _bytes(bare + length + told))
-    vouched = _bytes(messages.VOUCHER_BYTES * k) if sparse and checked else 0
-    paths = 0
-    if sparse:
-        # At least half of the tree's leaves are as deep as any.
-        few = [path_length(0, n)] * (k + 1) if 2 * (k + 1) <= n else [path_length(place, n) for place in range(n)]
-        deepest = sorted(few, reverse=True)[: k + 1]
-        paths = _bytes(bits) + _array(k + 1) + sum(_bytes(messages.HASH_BYTES * step) for step in deepest)
-        paths += _bytes(NONCE_BYTES)
-    up = {
-        Round.ADVERTISE_KEYS: advert,
-        Round.SHARE_KEYS: _array(3)
-        + _bytes(messages.HASH_BYTES)
-        + _bytes(messages.COMMITMENT_BYTES * holders)
-        + _bytes(messages.SEALED_BYTES * k),
-        Round.MASKED_INPUT: _array(1 if vouched else 0) + vouched + vectors_size(task),
-        Round.UNMASKING: _array(2) + _bytes(bits) + _bytes(messages.SHARE_BYTES * holders),
-    }
-    proposal = _array(3) + _array(n) + ids.longest(n, lambda length: 1 + length) + 2 * _bytes(32)
-    down = {
-        Round.ADVERTISE_KEYS: proposal - wire.DIGEST_BYTES,
-        Round.SHARE_KEYS: _array(4 if sparse else 1) + adverts + paths,
-        Round.MASKED_INPUT: _array(3)
-        + _bytes(bits)
-        + _bytes(messages.COMMITMENT_BYTES * k)
-        + _bytes(messages.SEALED_BYTES * k),
-        Round.UNMASKING: _array(2) + _bytes(bits) + signed,
-    }
-    if checked:
-        up[Round.CONSISTENCY_CHECK] = told
-        down[Round.CONSISTENCY_CHECK] = _array(2 if vouched else 1) + _bytes(bits) + vouched
-    return sum(up.values()) + frame * len(up), sum(down.values()) + asked * len(down)
-
-
-def _bytes(length: int) -> int:
-    """Bytes in MessagePack, with their length."""
-    return length + (2 if length < 1 << 8 else 3 if length < 1 << 16 else 5)
-
-
-def _array(count: int) -> int:
-    """The head of an array."""
-    return 1 if count < 16 else 3 if count < 1 << 16 else 5
-
-
-@dataclass(frozen=True)
-class Lengths:
-    """How long the ids of a cohort of strangers are, c1, c2 and so on: lengths and how many, the longest first."""
-
-    counts: tuple[tuple[int, int], ...]
-    first: int = 2  # of c1
-
-    @classmethod
-    def of(cls, n: int) -> Lengths:
-        """Of ``n`` of them."""
-        digits = range(len(str(n)), 0, -1)
-        return cls(tuple((1 + d, min(n, 10**d - 1) - (10 ** (d - 1) - 1)) for d in digits))
-
-    def longest(self, count: int, each: Callable[[int], int]) -> int:
-        """The sum of ``each`` over the lengths of the ``count`` longest ids."""
-        total = 0
-        for length, there in self.counts:
-            taken = min(there, count)
-            total += taken * each(length)
-            count -= taken
-        return total
 
 
 def recommended(planned: Sequence[Planned]) -> list[str]:

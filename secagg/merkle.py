@@ -36,13 +36,17 @@ def merkle_path(levels: Sequence[Sequence[bytes]], index: int) -> bytes:
     return b"".join(path)
 
 
-def path_length(index: int, size: int) -> int:
-    """Hashes in the inclusion proof of leaf ``index`` of ``size``."""
-    length, last = 0, size - 1
-    while last:
-        length += index ^ 1 <= last
-        index, last = index >> 1, last >> 1
-    return length
+def path_lengths(size: int) -> dict[int, int]:
+    """How many of the ``size`` leaves of a tree have an inclusion proof of each length, in hashes."""
+    lengths: dict[int, int] = {}
+    above = 0
+    while size:
+        depth = max(0, (size - 1).bit_length() - 1)
+        left = 1 << depth  # leaves of the left subtree: the largest power of two below ``size``
+        length = above + depth + (left < size)
+        lengths[length] = lengths.get(length, 0) + left
+        above, size = above + 1, size - left
+    return lengths
 
 
 def root_of_path(leaf: bytes, index: int, size: int, path: bytes) -> bytes | None:

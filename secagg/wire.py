@@ -14,6 +14,7 @@ for nothing that it says is believed.
 
 import hashlib
 import struct
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, ClassVar, Self, TypeVar
 
@@ -186,9 +187,19 @@ def _size_of_list(count: int, length: int) -> int:
     return _FIELD_HEADER + count * (_FIELD_HEADER + length)
 
 
-def structure_size(message: Message) -> int:
-    """Bytes of a message's structured part."""
-    return len(_ENCODER.encode(message))
+def structure_size(message: Message, *lists: Mapping[bytes | str, int]) -> int:
+    """Bytes of a message's structured part.
+
+    ``lists`` take the places of as many empty lists in ``message``. Each maps an item to how often it stands in
+    the list, so that a list too long for the memory can be counted.
+    """
+    return len(_ENCODER.encode(message)) + sum(_list_bytes(items) - 1 for items in lists)
+
+
+def _list_bytes(items: Mapping[bytes | str, int]) -> int:
+    count = sum(items.values())
+    header = 1 if count < 1 << 4 else 3 if count < 1 << 16 else 5
+    return header + sum(times * len(_ENCODER.encode(item)) for item, times in items.items())
 
 
 def no_vectors(payload: memoryview) -> None:
@@ -200,6 +211,12 @@ def no_vectors(payload: memoryview) -> None:
 def stand_in_ids(count: int) -> list[str]:
     """Ids of ``count`` strangers, to reckon sizes with: c1, c2, …, sorted."""
     return sorted(f"c{number}" for number in range(1, count + 1))
+
+
+def stand_in_lengths(count: int) -> dict[int, int]:
+    """How many of ``stand_in_ids(count)`` have each length, without building them."""
+    digits = range(1, len(str(count)) + 1)
+    return {1 + many: min(count, 10**many - 1) - 10 ** (many - 1) + 1 for many in digits}
 
 
 _ENCODER = msgspec.msgpack.Encoder()

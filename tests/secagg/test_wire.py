@@ -1,6 +1,7 @@
 """The envelope: its bytes by hand, what it refuses, and the ids that are computed beside it."""
 
 import hashlib
+from collections import Counter
 from typing import ClassVar
 
 import pytest
@@ -10,7 +11,7 @@ from hypothesis import strategies as st
 
 from secagg import wire
 from secagg.errors import FaultKind
-from secagg.merkle import merkle_root
+from secagg.merkle import merkle_levels, merkle_path, merkle_root, path_lengths
 from secagg.session import session_id
 
 KEY = Ed25519PrivateKey.from_private_bytes(bytes(range(32)))
@@ -228,3 +229,17 @@ def test_everything_is_in_the_session_id(changed: str) -> None:
 def test_strangers_ids_are_as_many_as_asked_for_and_sorted():
     assert wire.stand_in_ids(2) == ["c1", "c2"]
     assert wire.stand_in_ids(10) == ["c1", "c10", *(f"c{number}" for number in range(2, 10))]
+    for count in (1, 9, 10, 11, 1000):
+        assert Counter(map(len, wire.stand_in_ids(count))) == Counter(wire.stand_in_lengths(count))
+
+
+@pytest.mark.parametrize("count", [0, 1, 15, 16, (1 << 16) - 1, 1 << 16])
+def test_a_list_that_is_counted_is_as_long_as_one_that_is_built(count: int):
+    built = Note(["c"] * count + ["x" * 40] * 3, b"\1")
+    assert wire.structure_size(Note([], b"\1"), {"c": count, "x" * 40: 3}) == wire.structure_size(built)
+
+
+@pytest.mark.parametrize("size", [1, 2, 3, 7, 8, 9, 33])
+def test_lengths_of_inclusion_proofs_are_those_of_the_tree(size: int):
+    levels = merkle_levels([bytes([at]) for at in range(size)])
+    assert Counter(len(merkle_path(levels, at)) // 32 for at in range(size)) == Counter(path_lengths(size))

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
 from secagg import wire
 from secagg.beacon import LATEST_ROUND, VALUE_BYTES
 from secagg.bitmap import bitmap_bytes
 from secagg.lanes import vectors_size
-from secagg.merkle import path_length
+from secagg.merkle import path_lengths
 from secagg.protocols.base import Cost, largest_proposal
 from secagg.protocols.pairwise.messages import (
     COMMITMENT_BYTES,
@@ -34,6 +35,7 @@ from secagg.protocols.pairwise.messages import (
     VouchedInput,
     VouchedSurvivors,
 )
+from secagg.protocols.pairwise.neighbours import Shape
 from secagg.protocols.pairwise.protocol import Pairwise
 from secagg.session import NONCE_BYTES
 from secagg.table import Proposal, Round
@@ -46,51 +48,72 @@ _NUMBER_BYTES = 9  # of MessagePack's longest integer
 
 
 def cost(protocol: Pairwise, task: Task, cohort: Sequence[str] | None, signed: bool | None) -> Cost:
-    """Bytes by round with nobody dropping out, for clients with the longest ids and the longest proofs."""
+    """Bytes by round with nobody dropping out, for clients with the longest ids and the longest proofs.
+
+    Lists are counted, not built: the signed lists of a million clients fit no memory.
+    """
     signed = protocol.checked if signed is None else signed
-    ids = list(cohort or wire.stand_in_ids(task.max_clients))
-    n, bits = len(ids), bitmap_bytes(len(ids))
-    c = protocol.corrupt(n, None)
-    shape = protocol.shape(task, n, c)
-    holders = n if shape.complete else shape.degree
-    frame = wire.overhead(ids[0], signed=signed)
+    ids = Counter(map(len, cohort)) if cohort else wire.stand_in_lengths(task.max_clients)
+    n = sum(ids.values())
+    shape = protocol.shape(task, n, protocol.corrupt(n, None))
+    sizes = _sizes(n, shape, ids, signed)
+    frame = wire.overhead(cohort[0] if cohort else "c1", signed=signed)
     asked = wire.overhead(wire.SERVER, signed=False)
-    size = wire.structure_size
-    advert = Advert(bytes(KEY_BYTES), bytes(KEY_BYTES))
-    longest = sorted(ids, key=len, reverse=True)
-    adverts = [bytes(wire.overhead(party, signed=signed) + size(advert)) for party in longest[: shape.degree + 1]]
-    told = SignedSurvivors(bytes(bits), bytes(bits))
-    lists = [bytes(wire.overhead(party, signed=signed) + size(told)) for party in longest[: shape.quorum]]
-    vouchers = bytes(VOUCHER_BYTES * shape.degree)
-    paths = sorted((bytes(HASH_BYTES * path_length(place, n)) for place in range(n)), key=len, reverse=True)
-    messages: dict[type[wire.Message], wire.Message] = {
-        type(message): message
-        for message in (
-            advert,
-            Proposal(ids, bytes(32), bytes(32)),
-            Adverts(adverts),
-            Frozen(bytes(bits), bytes(HASH_BYTES)),
-            NextRound(LATEST_ROUND),
-            NearAdverts(bytes(bits), adverts, paths[: len(adverts)], bytes(NONCE_BYTES)),
-            DrawnAdverts(bytes(bits), adverts, paths[: len(adverts)], LATEST_ROUND, bytes(VALUE_BYTES)),
-            DealtShares(bytes(HASH_BYTES), bytes(COMMITMENT_BYTES * holders), bytes(SEALED_BYTES * shape.degree)),
-            HeldShares(bytes(bits), bytes(COMMITMENT_BYTES * shape.degree), bytes(SEALED_BYTES * shape.degree)),
-            MaskedInput(),
-            VouchedInput(vouchers),
-            Survivors(bytes(bits)),
-            VouchedSurvivors(bytes(bits), vouchers),
-            told,
-            Unmask(bytes(bits), lists),
-            Revealed(bytes(bits), bytes(SHARE_BYTES * holders)),
-        )
-    }
     up, down = {}, {}
     for phase in protocol.phases:
-        up[phase.round] = size(messages[phase.reply]) + frame + phase.takes_input * vectors_size(task)
-        down[phase.round] = size(messages[phase.request]) + asked
+        up[phase.round] = sizes[phase.reply] + frame + phase.takes_input * vectors_size(task)
+        down[phase.round] = sizes[phase.request] + asked
     down[Round.ADVERTISE_KEYS] -= wire.DIGEST_BYTES  # a proposal carries no session id
     collusion = protocol.collusion(task, None if cohort is None else n)
     return Cost(up=up, down=down, collusion=collusion, post_quantum=False)
+
+
+def _sizes(n: int, shape: Shape, ids: Mapping[int, int], signed: bool) -> dict[type[wire.Message], int]:
+    """Bytes of the structured part of each message, for ``n`` clients with so many ``ids`` of each length."""
+    bits, degree, size = bitmap_bytes(n), shape.degree, wire.structure_size
+    holders = n if shape.complete else degree
+    advert, survivors = Advert(bytes(KEY_BYTES), bytes(KEY_BYTES)), SignedSurvivors(bytes(bits), bytes(bits))
+
+    def relayed(message: wire.Message, count: int) -> dict[bytes | str, int]:
+        longest = _longest(ids, count).items()
+        return {
+            bytes(wire.overhead("x" * length, signed=signed) + size(message)): times for length, times in longest
+        }
+
+    adverts, lists = relayed(advert, degree + 1), relayed(survivors, shape.quorum)
+    paths: dict[bytes | str, int] = {
+        bytes(HASH_BYTES * length): times for length, times in _longest(path_lengths(n), degree + 1).items()
+    }
+    vouchers = bytes(VOUCHER_BYTES * degree)
+    return {
+        Proposal: size(Proposal([], bytes(32), bytes(32)), {"x" * length: times for length, times in ids.items()}),
+        Advert: size(advert),
+        Adverts: size(Adverts([]), adverts),
+        Frozen: size(Frozen(bytes(bits), bytes(HASH_BYTES))),
+        NextRound: size(NextRound(LATEST_ROUND)),
+        NearAdverts: size(NearAdverts(bytes(bits), [], [], bytes(NONCE_BYTES)), adverts, paths),
+        DrawnAdverts: size(DrawnAdverts(bytes(bits), [], [], LATEST_ROUND, bytes(VALUE_BYTES)), adverts, paths),
+        DealtShares: size(
+            DealtShares(bytes(HASH_BYTES), bytes(COMMITMENT_BYTES * holders), bytes(SEALED_BYTES * degree))
+        ),
+        HeldShares: size(HeldShares(bytes(bits), bytes(COMMITMENT_BYTES * degree), bytes(SEALED_BYTES * degree))),
+        MaskedInput: size(MaskedInput()),
+        VouchedInput: size(VouchedInput(vouchers)),
+        Survivors: size(Survivors(bytes(bits))),
+        VouchedSurvivors: size(VouchedSurvivors(bytes(bits), vouchers)),
+        SignedSurvivors: size(survivors),
+        Unmask: size(Unmask(bytes(bits), []), lists),
+        Revealed: size(Revealed(bytes(bits), bytes(SHARE_BYTES * holders))),
+    }
+
+
+def _longest(lengths: Mapping[int, int], count: int) -> dict[int, int]:
+    """The ``count`` greatest of ``lengths``, which says how many there are of each."""
+    longest: dict[int, int] = {}
+    for length in sorted(lengths, reverse=True):
+        longest[length] = min(lengths[length], count)
+        count -= longest[length]
+    return {length: times for length, times in longest.items() if times}
 
 
 def largest(protocol: Pairwise, task: Task, receiver: PartyRole | None) -> int:
