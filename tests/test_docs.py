@@ -1,7 +1,10 @@
-"""The documents say what the code does: drawn tables, and links that lead somewhere."""
+"""The documents agree with the code: drawn tables, names that exist, and links to files that exist."""
 
+import importlib
+import importlib.util
 import re
 from pathlib import Path
+from types import ModuleType
 
 import pytest
 
@@ -44,3 +47,32 @@ def test_prose_wraps_at_100_columns(document: Path) -> None:
 def test_control_a_wide_line_is_noticed() -> None:
     assert too_wide("word " * 30)
     assert not too_wide("| " + "cell " * 30 + "|")
+
+
+def resolves(dotted: str) -> bool:
+    """Whether ``dotted`` names a module, or something in one. Flower's module needs Flower to be imported."""
+    if dotted.startswith("secagg.integrations."):
+        return importlib.util.find_spec("secagg.integrations.flower") is not None
+    module, *names = dotted.split(".")
+    thing: object = importlib.import_module(module)
+    for name in names:
+        if not hasattr(thing, name):
+            module = f"{module}.{name}"
+            if not isinstance(thing, ModuleType) or importlib.util.find_spec(module) is None:
+                return False
+            thing = importlib.import_module(module)
+        else:
+            thing, module = getattr(thing, name), f"{module}.{name}"
+    return True
+
+
+@pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: path.name)
+def test_names_in_the_documents_exist(document: Path) -> None:
+    text = document.read_text(encoding="utf-8")
+    names = set(re.findall(r"`((?:secagg|he|mpc|dp)(?:\.\w+)+)", text))
+    assert not [name for name in names if not resolves(name)]
+
+
+def test_control_a_name_that_was_moved_is_noticed() -> None:
+    assert resolves("secagg.roles.Client.contribute")
+    assert not resolves("secagg._machine.Client")
