@@ -45,6 +45,7 @@ from numpy.typing import NDArray
 import secagg
 from secagg import identity
 from secagg.identity import PartyRole
+from secagg.keygen import write_identities
 from secagg.store import FileLedger, FileStore
 
 CLIENTS = ["c1", "c2", "c3", "c4", "c5"]
@@ -78,7 +79,7 @@ def make_task() -> secagg.Task:
 
 def write_agreement(folder: Path) -> None:
     (folder / "task").write_bytes(make_task().to_bytes())
-    identity.write_identities(CLIENTS, folder)
+    write_identities(CLIENTS, folder)
     write_certificates(folder)
 
 

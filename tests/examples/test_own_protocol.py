@@ -2,6 +2,7 @@
 
 import ast
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -48,7 +49,7 @@ def opened_by_a_server_that_swaps_adverts() -> tuple[np.ndarray, np.ndarray]:
     advert = victim.receive(task.server(CLIENTS, roster=roster, session=b"s").start()["c1"])
     assert advert is not None
     session = wire.Envelope.parse(advert, 10_000).session
-    frame = {"protocol": PairwiseMasks.ID, "task": task.digest, "session": session}
+    frame: dict[str, Any] = {"protocol": PairwiseMasks.ID, "task": task.digest, "session": session}
     forged = [
         wire.seal_envelope(Advert(public_key(SECRET)), **frame, sender=client, identity=identities["c1"])
         for client in CLIENTS[1:]
