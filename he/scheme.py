@@ -81,6 +81,9 @@ class Adder(Protocol):
 class Scheme(Protocol):
     """How vectors are packed and encrypted. All parties of a sum have an equal one."""
 
+    def __hash__(self) -> int:
+        """Equal schemes have equal hashes."""
+
     @property
     def bound(self) -> int:
         """The largest value in one client's vector."""

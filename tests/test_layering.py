@@ -19,6 +19,13 @@ def test_face_loads_nothing_heavy() -> None:
     assert not heavy & loaded_by("secagg.task")
 
 
+def test_protocols_and_their_roles_load_nothing_heavy() -> None:
+    """Protocols import their roles at the top of the module: no role loads what computes."""
+    modules = ("pairwise.client", "pairwise.server", "shares.client", "shares.collector", "encrypted.protocol")
+    for module in modules:
+        assert not {"numba", "tenseal", "gmpy2", "phe"} & loaded_by(f"secagg.protocols.{module}")
+
+
 def test_control_numba_is_seen_when_it_is_loaded() -> None:
     assert "numba" in loaded_by("secagg._kernels")
 

@@ -96,7 +96,7 @@ def test_what_does_not_fit_the_commitment_is_not_added_up(protocol: Encrypted, l
     assert stage.server._adder.to_bytes() == before
     (fault,) = stage.server.faults
     assert (fault.sender, fault.kind, fault.round) == ("c4", FaultKind.INVALID, Round.INPUT)
-    assert "than this client committed to" in fault.detail
+    assert "differ from this client's commitment" in fault.detail
     assert stage.server.pending == {"c4"}
     stage.server.receive("c4", stage.members["c4"].receive(stage.server.start()["c4"]))
     np.testing.assert_allclose(finish(stage).mean, mean_of(stage, *stage.ids), atol=1e-4)

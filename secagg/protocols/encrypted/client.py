@@ -7,10 +7,12 @@ from collections.abc import Mapping
 from functools import lru_cache
 from typing import Any, ClassVar
 
+from he.scheme import PublicKey, Scheme, SecretKey, SeededScheme
 from mpc.keys import derive, encode_parts
 from secagg import wire
 from secagg.errors import ConfigError, FaultKind, LocalProtocolError
 from secagg.identity import PartyRole
+from secagg.lanes import threads
 from secagg.protocols.encrypted.digits import Digits
 from secagg.protocols.encrypted.messages import (
     KEY_BYTES,
@@ -31,15 +33,16 @@ from secagg.table import Round
 from secagg.wire import Reject
 
 
-def session_secret(scheme: Any, shared: bytes, session: bytes) -> Any:
+def session_secret(scheme: Scheme, shared: bytes, session: bytes) -> SecretKey:
     """The secret key of one session, from the key that clients and decryptor share for the run."""
+    assert isinstance(scheme, SeededScheme)
     seed = derive(shared, salt=session, info=encode_parts("secagg/v1/he-session-key"))
     return scheme.secret_from_seed(seed)
 
 
 @lru_cache(maxsize=4)
-def _run_key(scheme: Any, shown: bytes) -> Any:
-    """A public key that serves a whole run, with what was computed for it."""
+def _run_key(scheme: Scheme, shown: bytes) -> PublicKey:
+    """A public key that serves a whole run, with the tables that were computed for it."""
     return scheme.load_public(shown)
 
 
@@ -63,7 +66,7 @@ class EncryptedClient(Client[EncryptedClientState]):
     def prepare(self) -> None:
         """See :meth:`secagg.roles.Member.prepare`."""
         super().prepare()
-        _check_key(self._protocol, self.context.key, self.id)
+        check_key(self._protocol, self.context.key, self.id)
         if self.context.key is not None and not self._protocol.shared_key:
             raise ConfigError(
                 f"got key= for client {self.id}; only clients that share a key have one: leave it out, or take a "
@@ -94,15 +97,17 @@ class EncryptedClient(Client[EncryptedClientState]):
         depends on them leaves.
         """
         slots = Digits(self.context.task).split(self.context.contribution(draft))
-        key, workers = self._encryption_key(draft, signed), self._protocol.workers(self.context.executor)
-        encrypted: bytes = key.encrypt(slots, workers)
-        return encrypted
+        on_threads = self._protocol.scheme(self.context.task).encrypts_on_threads
+        executor = self.context.executor or (threads() if on_threads else None)
+        return self._encryption_key(draft, signed).encrypt(slots, executor)
 
-    def _encryption_key(self, draft: EncryptedClientState, signed: bytes) -> Any:
+    def _encryption_key(self, draft: EncryptedClientState, signed: bytes) -> PublicKey | SecretKey:
         scheme, shown = self._protocol.scheme(self.context.task), self._shown_key(draft, signed)
         if self.context.key is not None:
             if not hmac.compare_digest(shown, pin(self.context.key)):
-                raise LocalProtocolError("got another key= than the decryptor's; all must be given the same one")
+                raise LocalProtocolError(
+                    "got a key= that differs from the decryptor's; pass the same bytes to all of them"
+                )
             return session_secret(scheme, self.context.key, draft.session_id)
         try:
             return _run_key(scheme, shown) if self._protocol.pinned else scheme.load_public(shown)
@@ -134,10 +139,11 @@ class EncryptedClient(Client[EncryptedClientState]):
         draft.ciphertexts = b""
 
 
-def _check_key(protocol: Encrypted, key: bytes | None, party: str) -> None:
+def check_key(protocol: Encrypted, key: bytes | None, party: str) -> None:
+    """Raise ``ConfigError`` if clients and decryptor share a key and ``key`` is not one."""
     if protocol.shared_key and (key is None or len(key) != KEY_BYTES):
-        found = "no key" if key is None else f"a key of {len(key)} bytes"
+        passed = "no key" if key is None else f"a key of {len(key)} bytes"
         raise ConfigError(
-            f"got {found} for {party}; with holder='clients' every client and the decryptor are given the same "
-            f"{KEY_BYTES} bytes as key=: write them with secagg keygen --shared-he"
+            f"got {passed} for {party}; expected key= of {KEY_BYTES} bytes, the same for every client and the "
+            "decryptor with holder='clients': write them with secagg keygen --shared-he"
         )

@@ -5,13 +5,15 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Mapping
 from functools import cached_property
-from typing import Any, ClassVar
+from typing import ClassVar
 
+from he.errors import HEError, OpenError
+from he.scheme import SecretKey
 from mpc.keys import encode_parts
 from secagg.bitmap import from_bitmap
 from secagg.errors import Aborted, ConfigError, EncodingError, FaultKind, LocalProtocolError
-from secagg.lanes import pack_lanes
-from secagg.protocols.encrypted.client import _check_key, session_secret
+from secagg.lanes import pack_lanes, threads
+from secagg.protocols.encrypted.client import check_key, session_secret
 from secagg.protocols.encrypted.digits import Digits
 from secagg.protocols.encrypted.messages import EncryptedSum, OpenedSum, SessionKey, pin
 from secagg.protocols.encrypted.parameters import Encrypted
@@ -44,7 +46,7 @@ class EncryptedDecryptor(Decryptor[DecryptorState]):
         super().prepare()
         roster = self.context.roster
         assert roster is not None
-        _check_key(self._protocol, self.context.key, self.id)
+        check_key(self._protocol, self.context.key, self.id)
         if self.context.key is not None and not self._protocol.pinned:
             raise ConfigError(
                 f"got key= for {self.id}; a decryptor of {self._protocol.name} makes a key for every session: "
@@ -71,14 +73,14 @@ class EncryptedDecryptor(Decryptor[DecryptorState]):
         if self._protocol.shared_key:
             return self.context.key
         try:
-            public: bytes = self._run_secret.public.to_bytes()
+            return _public_bytes(self._run_secret)
         except ValueError as error:
             raise ConfigError(f"got a key of {self.id} that can't be used: {error}") from error
-        return public
 
     @cached_property
-    def _run_secret(self) -> Any:
+    def _run_secret(self) -> SecretKey:
         """The key that serves a whole run."""
+        assert self.context.key is not None
         return self._protocol.scheme(self.context.task).load_secret(self.context.key)
 
     def _show_key(self, draft: DecryptorState, message: Proposal, payload: memoryview) -> Reply:
@@ -87,14 +89,12 @@ class EncryptedDecryptor(Decryptor[DecryptorState]):
             return SessionKey(pin(self._public_half())), b""
         if self._protocol.pinned:
             return SessionKey(self._public_half()), b""
-        made = self._protocol.scheme(self.context.task).generate()
-        draft.secret = made.to_bytes()
-        return SessionKey(made.public.to_bytes()), b""
+        secret = self._protocol.scheme(self.context.task).generate()
+        draft.secret = secret.to_bytes()
+        return SessionKey(_public_bytes(secret)), b""
 
     def _open(self, draft: DecryptorState, message: EncryptedSum, payload: memoryview) -> Reply:
         """Opening: open one sum, once, if it is stated to hold enough and every slot is a possible sum."""
-        from he.errors import HEError, OpenError
-
         count, digits = len(from_bitmap(message.survivors, draft.cohort)), Digits(self.context.task)
         if count < self.context.task.min_survivors:
             raise Aborted(f"got a sum over {count} clients; {self.context.task.min_survivors} are needed")
@@ -103,20 +103,19 @@ class EncryptedDecryptor(Decryptor[DecryptorState]):
             raise Reject(FaultKind.MALFORMED, f"got an encrypted sum of {len(total)} bytes; expected {expected}")
         asked = hashlib.sha256(encode_parts(message.survivors, total)).digest()
         try:
-            secret = self._secret(draft)
-            sums = self._protocol.open_sum(secret, total, digits.length, count, self.context.executor)
+            sums = self._secret(draft).open(total, digits.length, count, self.context.executor or threads())
             segments = digits.join(sums, count)
         except (OpenError, EncodingError) as error:
             # A sum that differs from this one by a little is what an attack would come with next.
             self.context.claim(asked, "opening", self.context.task.digest, draft.session or b"")
-            raise Aborted(f"the sum is none that honest clients have: {error}") from error
+            raise Aborted(f"honest clients cannot have this sum: {error}") from error
         except HEError as error:
-            raise Reject(FaultKind.MALFORMED, f"got bytes that are no encrypted sum: {error}") from error
+            raise Reject(FaultKind.MALFORMED, f"got bytes that are not an encrypted sum: {error}") from error
         # Before the sum leaves; and whatever becomes of the session, there is no second one of this name.
         self.context.claim(asked, "opening", self.context.task.digest, draft.session or b"")
         return OpenedSum(), pack_lanes(self.context.task, segments)
 
-    def _secret(self, draft: DecryptorState) -> Any:
+    def _secret(self, draft: DecryptorState) -> SecretKey:
         scheme = self._protocol.scheme(self.context.task)
         if self._protocol.shared_key:
             assert self.context.key is not None
@@ -129,3 +128,8 @@ class EncryptedDecryptor(Decryptor[DecryptorState]):
         """Forget the session's key."""
         super().erase(draft)
         draft.secret = b""
+
+
+def _public_bytes(secret: SecretKey) -> bytes:
+    assert secret.public is not None
+    return secret.public.to_bytes()

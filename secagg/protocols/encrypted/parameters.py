@@ -1,4 +1,8 @@
-"""What Paillier, CKKS and BFV have in common as protocols: the table, what it costs, and who has to be trusted."""
+"""The parameters that Paillier, CKKS and BFV have in common: rounds, costs, and who has to be trusted.
+
+The roles in ``client``, ``decryptor`` and ``server`` read these parameters; ``protocol`` stands above
+both and names the roles.
+"""
 
 from __future__ import annotations
 
@@ -6,12 +10,12 @@ import importlib
 import importlib.util
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
-from concurrent.futures import Executor
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from he.errors import INSTALL
+from he.scheme import Scheme
 from secagg import wire
 from secagg.bitmap import bitmap_bytes
 from secagg.corruption import check_corruption, check_floor, corrupt_count
@@ -35,8 +39,6 @@ from secagg.table import Phase, Proposal, Round
 from secagg.wire import Reject
 
 if TYPE_CHECKING:
-    from secagg.roles.member import Member
-    from secagg.roles.server import Server
     from secagg.task import Task
 
 
@@ -123,8 +125,8 @@ class Encrypted(ABC):
         if self.pinned and decryptor.encryption_key != (shown if self.shared_key else pin(shown)):
             raise Reject(FaultKind.INVALID, f"got another key of {decryptor.id} than the roster pins")
 
-    def scheme(self, task: Task) -> Any:
-        """The scheme of :mod:`he` that carries the task; ``ConfigError`` with the reason where none does."""
+    def scheme(self, task: Task) -> Scheme:
+        """The scheme of :mod:`he` that carries the task; ``ConfigError`` with the reason if none does."""
         digits = Digits(task)
         try:
             return make_scheme(self._module, digits.bound, task.max_clients, self._options)
@@ -139,32 +141,9 @@ class Encrypted(ABC):
     def _options(self) -> tuple[tuple[str, Any], ...]:
         """What the scheme is told beside bound and number of clients."""
 
-    @property
-    def members(self) -> Mapping[PartyRole, type[Member[Any]]]:
-        """Clients and the decryptor answer the server."""
-        from secagg.protocols.encrypted.client import EncryptedClient
-        from secagg.protocols.encrypted.decryptor import EncryptedDecryptor
-
-        return {PartyRole.CLIENT: EncryptedClient, PartyRole.DECRYPTOR: EncryptedDecryptor}
-
-    @property
-    def server(self) -> type[Server[Any]]:
-        """The server's class."""
-        from secagg.protocols.encrypted.server import EncryptedServer
-
-        return EncryptedServer
-
     @abstractmethod
     def key_pair(self, role: PartyRole, rng: Callable[[int], bytes]) -> tuple[bytes, bytes] | None:
         """The long-lived key that ``role`` holds, and what the roster pins of it; None where there is none."""
-
-    def workers(self, executor: Executor | None) -> Executor | None:
-        """What encryption runs on: the caller's executor, or what pays by default; None is this thread."""
-        return executor
-
-    def open_sum(self, secret: Any, total: bytes, length: int, count: int, executor: Executor | None) -> Any:
-        """The sum of ``count`` vectors of ``length`` slots in ``total``; see ``open`` of the keys in :mod:`he`."""
-        return secret.open(total, length, count)
 
     def corrupt(self, cohort: int) -> int:
         """c: how many clients of the cohort may collude with the server."""
@@ -241,12 +220,11 @@ class Encrypted(ABC):
         """Who breaks it beside so many clients that the rest can be told."""
 
     def key_size(self, task: Task) -> int:
-        """Bytes that the decryptor shows of its key."""
-        return HASH_BYTES
+        """Bytes that the decryptor shows of its key: the public key, or the digest of a shared one."""
+        return HASH_BYTES if self.shared_key else self.scheme(task).public_size
 
     def _vector_size(self, task: Task) -> int:
-        size: int = self.scheme(task).size(Digits(task).length)
-        return size
+        return self.scheme(task).size(Digits(task).length)
 
     def describe(self, task: Task) -> list[str]:
         """Parameters, threat model and floor, in lines for :meth:`secagg.Task.describe`."""
@@ -272,7 +250,7 @@ class Encrypted(ABC):
         if receiver is PartyRole.CLIENT:
             return largest_proposal(task, key)
         if receiver is PartyRole.DECRYPTOR:
-            total: int = self.scheme(task).total_size(Digits(task).length)
+            total = self.scheme(task).total_size(Digits(task).length)
             opening = wire.largest(bitmap_bytes(task.max_clients), signed=False) + total
             return max(largest_proposal(task), opening)
         vectors = wire.largest(signed=True) + max(self._vector_size(task), vectors_size(task))
@@ -280,6 +258,7 @@ class Encrypted(ABC):
 
 
 @lru_cache(maxsize=32)
-def make_scheme(module: str, bound: int, max_clients: int, options: tuple[tuple[str, Any], ...]) -> Any:
-    """The scheme of a module of :mod:`he`; the same for the same arguments."""
-    return importlib.import_module(module).Scheme(bound=bound, max_clients=max_clients, **dict(options))
+def make_scheme(module: str, bound: int, max_clients: int, options: tuple[tuple[str, Any], ...]) -> Scheme:
+    """The scheme of a module of :mod:`he`; the same object for the same arguments."""
+    scheme: Scheme = importlib.import_module(module).Scheme(bound=bound, max_clients=max_clients, **dict(options))
+    return scheme

@@ -17,26 +17,37 @@ parties in ``client``, ``decryptor`` and ``server``; the schemes themselves are 
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from concurrent.futures import Executor
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, ClassVar, Literal
+from typing import Any, ClassVar, Literal
 
 from secagg._numbers import whole
 from secagg.errors import ConfigError, shown
 from secagg.identity import PartyRole
-from secagg.protocols.encrypted.messages import HASH_BYTES, KEY_BYTES, pin
-from secagg.protocols.encrypted.parameters import Encrypted, make_scheme
-
-if TYPE_CHECKING:
-    from secagg.task import Task
+from secagg.protocols.encrypted.client import EncryptedClient
+from secagg.protocols.encrypted.decryptor import EncryptedDecryptor
+from secagg.protocols.encrypted.messages import KEY_BYTES, pin
+from secagg.protocols.encrypted.parameters import Encrypted
+from secagg.protocols.encrypted.server import EncryptedServer
+from secagg.roles.member import Member
+from secagg.roles.server import Server
 
 Holder = Literal["decryptor", "clients"]
 Lifetime = Literal["session", "run"]
 
 
+class EncryptedProtocol(Encrypted):
+    """The parameters with the roles that run them: clients and the decryptor answer the server."""
+
+    members: ClassVar[Mapping[PartyRole, type[Member[Any]]]] = {
+        PartyRole.CLIENT: EncryptedClient,
+        PartyRole.DECRYPTOR: EncryptedDecryptor,
+    }
+    server: ClassVar[type[Server[Any]]] = EncryptedServer
+
+
 @dataclass(frozen=True)
-class Paillier(Encrypted):
+class Paillier(EncryptedProtocol):
     """Paillier's scheme (EUROCRYPT 1999), packed, with the encryption of Damgård, Jurik and Nielsen.
 
     ``bits`` of the modulus: 3072 is 128-bit security, 2048 (the least) 112. ``textbook=True`` does without
@@ -94,25 +105,13 @@ class Paillier(Encrypted):
         """The decryptor's private key of the run, and the digest of its public one; None for session keys."""
         if role is not PartyRole.DECRYPTOR or not self.pinned:
             return None
+        from he import paillier
+
         try:
-            made = make_scheme(self._module, 1, 2, self._options).generate(rng)
+            secret = paillier.Scheme(1, 2, bits=self.bits, textbook=self.textbook).generate(rng)
         except ValueError as error:
             raise ConfigError(str(error)) from error
-        return made.to_bytes(), pin(made.public.to_bytes())
-
-    def workers(self, executor: Executor | None) -> Executor | None:
-        """Threads, for GMP and the kernels release the interpreter's lock."""
-        from secagg.lanes import threads
-
-        return executor or threads()
-
-    def open_sum(self, secret: Any, total: bytes, length: int, count: int, executor: Executor | None) -> Any:
-        """On threads, too."""
-        return secret.open(total, length, count, self.workers(executor))
-
-    def key_size(self, task: Task) -> int:
-        """The modulus."""
-        return self.bits // 8
+        return secret.to_bytes(), pin(secret.public.to_bytes())
 
     @property
     def _broken_by(self) -> list[str]:
@@ -128,7 +127,7 @@ class Paillier(Encrypted):
 
 
 @dataclass(frozen=True)
-class RingLWE(Encrypted):
+class RingLWE(EncryptedProtocol):
     """CKKS and BFV: one ring, two ways to write integers into it."""
 
     holder: Holder = "decryptor"
@@ -165,13 +164,6 @@ class RingLWE(Encrypted):
             return None
         key = rng(KEY_BYTES)
         return key, pin(key)
-
-    def key_size(self, task: Task) -> int:
-        """The session's public key, or the digest of the shared one."""
-        if self.holder == "clients":
-            return HASH_BYTES
-        size: int = self.scheme(task).public_size
-        return size
 
     def collusion(self, others: int, among: str) -> str:
         """Where clients share the key, any one of them is enough."""

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any, ClassVar
+from typing import ClassVar
 
+from he.scheme import Adder, PublicKey, Scheme
 from secagg.bitmap import to_bitmap
 from secagg.errors import ConfigError, FaultKind
 from secagg.identity import PartyRole
@@ -45,14 +46,14 @@ class EncryptedServer(Server[EncryptedServerState]):
     def prepare(self) -> None:
         """See :meth:`secagg.roles.Server.prepare`."""
         state = self.context.state
-        self._adder: Any = None
+        self._adder: Adder | None = None
         if state.total:
             try:
                 public = self._public(state.signed_key)
                 self._adder = self._scheme.load_adder(state.total, Digits(self.context.task).length, public)
             except (Reject, ValueError) as damaged:
                 raise ConfigError(
-                    f"got a state whose session key or sum is none: {damaged}; leave this session out"
+                    f"got a state with a damaged session key or sum: {damaged}; leave this session out"
                 ) from damaged
             state.total = b""
 
@@ -63,10 +64,10 @@ class EncryptedServer(Server[EncryptedServerState]):
         return protocol
 
     @property
-    def _scheme(self) -> Any:
+    def _scheme(self) -> Scheme:
         return self._protocol.scheme(self.context.task)
 
-    def _public(self, signed_key: bytes) -> Any:
+    def _public(self, signed_key: bytes) -> PublicKey | None:
         """The public key in the decryptor's signed message; None where sums are added up without one."""
         shown, _ = Envelope.parse(signed_key, self.context.limit).open(SessionKey)
         return None if self._protocol.shared_key else self._scheme.load_public(shown.key)
@@ -127,6 +128,7 @@ class EncryptedServer(Server[EncryptedServerState]):
         """
         if self._protocol.commit:
             self._check_commitment(envelope.sender, payload)
+        assert self._adder is not None
         try:
             self._adder.fold(bytes(payload))
         except ValueError as error:
@@ -136,8 +138,8 @@ class EncryptedServer(Server[EncryptedServerState]):
         if commitment(self.context.state.session_id, sender, ciphertexts) != self.context.state.commitments[sender]:
             raise Reject(
                 FaultKind.INVALID,
-                "got other ciphertexts than this client committed to; they are not added to the sum, for they may "
-                "be made from the ciphertexts of others",
+                "got ciphertexts that differ from this client's commitment; they are not added to the sum, because "
+                "they may depend on the ciphertexts of others",
             )
 
     def _settle_input(self) -> None:
@@ -147,6 +149,7 @@ class EncryptedServer(Server[EncryptedServerState]):
     # Opening
 
     def _ask_opening(self) -> Mapping[str, Reply]:
+        assert self._adder is not None
         survivors = to_bitmap(self.context.state.survivors, self.context.state.cohort)
         return dict.fromkeys(self._decryptors, (EncryptedSum(survivors), self._adder.total()))
 
