@@ -15,7 +15,7 @@ from secagg import lanes, wire
 from secagg.corruption import check_floor, corrupt_among
 from secagg.errors import ConfigError, FaultKind
 from secagg.identity import PartyRole, Roster
-from secagg.protocols.base import Cost, largest_proposal
+from secagg.protocols.base import AggregationProtocol, Cost, largest_proposal
 from secagg.roles import Client, ClientState, Handler, Member, Reply, Server, ServerState, Step
 from secagg.table import Phase, Proposal
 from secagg.task import Task
@@ -115,7 +115,7 @@ class MaskingServer(Server[MaskingServerState]):
 
 
 @dataclass(frozen=True)
-class PairwiseMasks:
+class PairwiseMasks(AggregationProtocol):
     """The server learns the sum over the whole cohort, or nothing, though up to c enrolled clients may help it.
 
     Inputs are independent: a masked input is uniform to everyone but the clients that share its masks.
