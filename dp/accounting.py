@@ -7,7 +7,6 @@ that draws the cohort gets none against itself: every figure exists with it and 
 """
 
 import math
-import threading
 from collections.abc import Iterable
 from typing import Any, Literal, NamedTuple, Self, get_args
 
@@ -16,6 +15,7 @@ import numpy as np
 from dp._curves import Curve, Orders, clamped, curve
 from dp._encoding import check_delta
 from dp._gaussian import NOTHING, Loss, added, delta_at, epsilon_at, loss
+from dp._locks import Turn
 from dp._numbers import real, whole
 from dp._sealed import fields_of, seal, unseal
 from dp.errors import DPError
@@ -114,7 +114,7 @@ class RDPAccountant:
             raise DPError("got orders that repeat or don't ascend")
         zeros = np.zeros(len(self._orders))
         self._total = _Total((), zeros, zeros, 0.0, NOTHING)
-        self._turn = threading.Lock()
+        self._turn = Turn()
 
     @property
     def delta(self) -> float | None:

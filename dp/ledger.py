@@ -6,7 +6,8 @@ Whoever is bound by the budget runs this: a client for what leaves it, a server 
 import hashlib
 import json
 import os
-import threading
+import secrets
+import stat
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -14,6 +15,7 @@ from pathlib import Path
 from typing import Self
 
 from dp._encoding import check_delta
+from dp._locks import Turn
 from dp._sealed import MAX_BYTES, fields_of, seal, unseal
 from dp.accounting import DEFAULT_ORDERS, Neighbours, RDPAccountant, check_epsilon
 from dp.errors import DPError
@@ -57,7 +59,8 @@ class PrivacyLedger:
 
     Charge a release when the masked input leaves, and again for a retry. What is made here lives in memory,
     and its caller saves :meth:`to_bytes`; :meth:`open` keeps it in a file, in which a charge stands before
-    anything can leave. Threads may share either. Raises :class:`DPError` if a field is out of range.
+    anything can leave. Threads may share either; processes may share a file, and what is in memory refuses charges
+    in a forked child, which would have a budget of its own. Raises :class:`DPError` if a field is out of range.
     """
 
     def __init__(
@@ -81,7 +84,8 @@ class PrivacyLedger:
         self._paid: tuple[bytes, ...] = ()  # hashes of what was charged once and is not charged again
         self._path: Path | None = None
         self._seen: bytes | None = None  # what the file held last
-        self._turn = threading.Lock()
+        self._turn = Turn()
+        self._process = os.getpid()
 
     @classmethod
     def open(
@@ -99,8 +103,9 @@ class PrivacyLedger:
         """The ledger in the file at ``path`` (mode 0600), or a new one there; several processes may have it open.
 
         A charge is on the disk before :meth:`charge` returns: written to a file beside it, flushed, and renamed
-        over the old one, by one process at a time, under a lock on ``path``.lock. What others charged counts in
-        the next charge; :attr:`spent` is as of the last one here.
+        over the old one, by one process at a time, under a lock on ``path``.lock. A new file never takes the place
+        of one that another process made first; the file system must have hard links for that. What others charged
+        counts in the next charge; :attr:`spent` is as of the last one here.
 
         ``path`` may be a symbolic link, which is followed once. A file with a second name (a hard link) is refused,
         and so is one that lacks what this ledger has seen charged: an older copy was put in its place.
@@ -124,7 +129,7 @@ class PrivacyLedger:
                     "or take no further part with these data"
                 )
             else:
-                ledger._seen = ledger._write(ledger._accountant, ())
+                ledger._begin()
         return ledger
 
     @property
@@ -169,11 +174,17 @@ class PrivacyLedger:
         charged again.
 
         Raises :class:`BudgetExceeded` where that would be more than the budget, and :class:`DPError` for
-        a release of another unit or trust; nothing is charged then. With a file, also ``OSError`` if it can't be
-        written: it then holds the charge, or not, and what it was for must not leave.
+        a release of another unit or trust, or for what is in memory in a forked child; nothing is charged then.
+        With a file, also ``OSError`` if it can't be written: it then holds the charge, or not, and what it was for
+        must not leave.
         """
         if once is not None and (type(once) is not bytes or len(once) != _NAME_BYTES):
             raise DPError(f"got once={once!r:.40}; expected {_NAME_BYTES} bytes, such as a SHA-256")
+        if self._path is None and os.getpid() != self._process:
+            raise DPError(
+                f"got a charge in process {os.getpid()} to a ledger in the memory of process {self._process}; each "
+                "would spend the whole budget: PrivacyLedger.open makes one in a file, which processes may share"
+            )
         with self._alone():
             if self._path is not None:
                 self._reload()
@@ -243,12 +254,22 @@ class PrivacyLedger:
                 return
             # A charge replaces the file, so others wait at the .lock. Whoever deletes that admits a second one, so
             # the file itself is locked too, under which nobody else replaces it.
-            with _locked(Path(f"{self._path}.lock"), os.O_CREAT):
+            with _locked(Path(f"{self._path}.lock"), os.O_CREAT | os.O_NOFOLLOW):
                 if not self._path.exists():
+                    # Another may begin it meanwhile, under a .lock that was made anew: see _begin.
                     yield
                     return
                 with _locked(self._path):
                     yield
+
+    def _begin(self) -> None:
+        """Make the file, or take in the one that another made meanwhile."""
+        try:
+            self._seen = self._write(self._accountant, ())
+        except FileExistsError:
+            self._reload()
+        except OSError as error:
+            raise DPError(f"got ledger {self._path}, which can't be made: {error}") from error
 
     def _reload(self) -> None:
         """Take in what the file holds, which other processes may have charged to."""
@@ -256,6 +277,9 @@ class PrivacyLedger:
         try:
             with self._path.open("rb") as file:
                 names = _names_of(file.fileno())
+                if names > 1:
+                    self._drop_unfinished(file.fileno())
+                    names = _names_of(file.fileno())
                 data = file.read(MAX_BYTES + 1)
             if names > 1:
                 raise DPError(
@@ -296,25 +320,40 @@ class PrivacyLedger:
         self._seen = seen  # last: whatever interrupts this, the file is read again
 
     def _write(self, accountant: RDPAccountant, paid: tuple[bytes, ...]) -> bytes:
+        """Put these in the file; ``FileExistsError`` if there is one that this ledger has not seen."""
         assert self._path is not None
         data = self._bytes(accountant, paid)
         if len(data) > MAX_BYTES:
             raise DPError(
                 f"got {len(data)} bytes for ledger {self._path}; expected at most {MAX_BYTES}: fewer events"
             )
-        fresh = self._path.with_name(self._path.name + ".new")
-        fresh.unlink(missing_ok=True)
-        with os.fdopen(os.open(fresh, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "wb") as file:
-            file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
-        fresh.replace(self._path)
+        # A name of its own: another process may be writing too, if the .lock was deleted.
+        fresh = self._path.with_name(f"{self._path.name}.{secrets.token_hex(8)}.new")
+        try:
+            with os.fdopen(os.open(fresh, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "wb") as file:
+                file.write(data)
+                file.flush()
+                os.fsync(file.fileno())
+            if self._seen is None:
+                os.link(fresh, self._path)
+            else:
+                fresh.replace(self._path)
+        finally:
+            fresh.unlink(missing_ok=True)
         folder = os.open(self._path.parent, os.O_RDONLY)
         try:
             os.fsync(folder)
         finally:
             os.close(folder)
         return data
+
+    def _drop_unfinished(self, descriptor: int) -> None:
+        """Remove the second name that a file has until its making is done, and keeps after a crash in between."""
+        assert self._path is not None
+        for other in self._path.parent.iterdir():
+            ours = other.name.startswith(f"{self._path.name}.") and other.suffix == ".new"
+            if ours and _is_at(descriptor, other):
+                other.unlink(missing_ok=True)
 
 
 @contextmanager
@@ -328,6 +367,11 @@ def _locked(path: Path, flags: int = 0) -> Iterator[None]:
         except OSError as error:
             raise DPError(f"got ledger file {path}, which can't be locked: {error}") from error
         try:
+            if flags and not _is_lock(lock):
+                raise DPError(
+                    f"got {path}, which is another file as well (a hard link) or no file; to wait for that could "
+                    "take for ever: remove it while nobody has the ledger open"
+                )
             fcntl.flock(lock, fcntl.LOCK_EX)
             if _is_at(lock, path):
                 try:
@@ -345,6 +389,11 @@ def _is_at(descriptor: int, path: Path) -> bool:
         return os.path.samestat(os.fstat(descriptor), path.stat())
     except FileNotFoundError:
         return False
+
+
+def _is_lock(descriptor: int) -> bool:
+    """Whether an open file is only a lock: were it the ledger too, its second lock would wait for the first."""
+    return stat.S_ISREG(os.fstat(descriptor).st_mode) and _names_of(descriptor) <= 1
 
 
 def _names_of(descriptor: int) -> int:

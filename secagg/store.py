@@ -7,6 +7,7 @@ state, because whoever rolls both back can make a client tell two stories.
 import errno
 import hashlib
 import os
+import secrets
 import threading
 import weakref
 from pathlib import Path
@@ -209,15 +210,18 @@ class FileStore:
                 f"got state number {number} after {newest}; a role restored from an older state "
                 "must not overwrite a newer one, and each session has a file of its own"
             )
-        fresh = self._path.with_name(self._path.name + ".new")
-        fresh.unlink(missing_ok=True)
-        with os.fdopen(os.open(fresh, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "wb") as file:
-            head = number.to_bytes(8, "big")
-            file.write(head + _link(head, state))
-            file.write(state)
-            file.flush()
-            os.fsync(file.fileno())
-        fresh.replace(self._path)
+        # A name of its own: what another process is writing must not take the place of a whole state.
+        fresh = self._path.with_name(f"{self._path.name}.{secrets.token_hex(8)}.new")
+        try:
+            with os.fdopen(os.open(fresh, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "wb") as file:
+                head = number.to_bytes(8, "big")
+                file.write(head + _link(head, state))
+                file.write(state)
+                file.flush()
+                os.fsync(file.fileno())
+            fresh.replace(self._path)
+        finally:
+            fresh.unlink(missing_ok=True)
         _sync_folder(self._path.parent)
         self._number = number
 

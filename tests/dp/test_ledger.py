@@ -130,14 +130,23 @@ def test_a_charge_is_on_the_disk_before_it_takes_its_name(tmp_path: Path, monkey
     assert happened == ["file", "rename", "folder"]
 
 
-def test_a_left_over_file_lends_neither_its_mode_nor_its_target(tmp_path: Path) -> None:
-    elsewhere = tmp_path / "elsewhere"
-    elsewhere.write_bytes(b"untouched")
-    elsewhere.chmod(0o644)
-    (tmp_path / "budget.new").symlink_to(elsewhere)
-    opened(tmp_path / "budget").charge(RELEASE)
-    assert stat.S_IMODE((tmp_path / "budget").stat().st_mode) == 0o600
-    assert elsewhere.read_bytes() == b"untouched"
+@pytest.mark.parametrize("charged", [False, True], ids=["when made", "when charged"])
+def test_what_could_not_be_written_leaves_no_file(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, charged: bool
+) -> None:
+    def full(_: int) -> None:
+        raise OSError("no room")
+
+    book = opened(tmp_path / "budget") if charged else None
+    monkeypatch.setattr(os, "fsync", full)
+    if book is None:
+        with pytest.raises(DPError, match=r"budget, which can't be made: no room"):
+            opened(tmp_path / "budget")
+    else:
+        with pytest.raises(OSError, match="no room"):
+            book.charge(RELEASE)
+    expected = ["budget"] * charged + ["budget.lock"]
+    assert sorted(path.name for path in tmp_path.iterdir()) == expected
 
 
 @pytest.mark.parametrize("late", [False, True], ids=["when opened", "when charged"])
@@ -362,6 +371,112 @@ def test_control_where_the_lock_is_all_a_charge_is_lost(tmp_path: Path, monkeypa
     assert charged_while_the_lock_is_deleted(tmp_path / "budget", monkeypatch, 60) == 1
 
 
+def begun_by_two(path: Path, monkeypatch: pytest.MonkeyPatch) -> int:
+    """How many charges stand: one sees no file, the .lock is deleted, another charges, the first goes on."""
+    inside, on, write = threading.Event(), threading.Event(), PrivacyLedger._write
+    found = list[PrivacyLedger]()
+
+    def slow(self: PrivacyLedger, *state: Any) -> bytes:
+        if threading.current_thread() is first:
+            inside.set()
+            on.wait(60)
+        return write(self, *state)
+
+    monkeypatch.setattr(PrivacyLedger, "_write", slow)
+    first = threading.Thread(target=lambda: found.append(opened(path)))
+    first.start()
+    assert inside.wait(60)
+    path.with_name("budget.lock").unlink()
+    opened(path).charge(RELEASE)
+    on.set()
+    first.join(60)
+    assert found[0].report() == opened(path).report(), "and the first has taken it in"
+    return opened(path).report().releases
+
+
+def test_a_ledger_that_is_begun_twice_keeps_the_first_charge(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert begun_by_two(tmp_path / "budget", monkeypatch) == 1
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["budget", "budget.lock"]
+
+
+def test_control_a_first_write_that_replaces_erases_a_charge(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(os, "link", os.replace)
+    assert begun_by_two(tmp_path / "budget", monkeypatch) == 0
+
+
+def test_many_who_begin_at_once_without_a_lock_have_one_account(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(PrivacyLedger, "_alone", nothing_held)
+    for at in range(20):
+        start, found = threading.Barrier(4), list[PrivacyLedger]()
+
+        def begin(path: Path = tmp_path / str(at), start: threading.Barrier = start) -> None:
+            start.wait(60)
+            found.append(opened(path))  # noqa: B023 - the threads end in this turn of the loop
+
+        threads = [threading.Thread(target=begin) for _ in range(4)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join(60)
+        assert len(found) == 4, "and none raised"
+    assert len(list(tmp_path.iterdir())) == 20
+
+
+def test_a_ledger_whose_making_was_cut_short_is_opened(tmp_path: Path) -> None:
+    """A crash between the two names: the one that is left over is removed."""
+    path = tmp_path / "budget"
+    opened(path)
+    for left_over in ("budget.0123456789abcdef.new", "another"):
+        os.link(path, tmp_path / left_over)
+    with pytest.raises(DPError, match="a file with 2 names"):
+        opened(path)
+    assert sorted(name.name for name in tmp_path.iterdir()) == ["another", "budget", "budget.lock"]
+    (tmp_path / "another").unlink()
+    opened(path).charge(RELEASE)
+
+
+def symlink(path: Path, lock: Path) -> None:
+    lock.symlink_to(path)
+
+
+def folder(_: Path, lock: Path) -> None:
+    lock.mkdir()
+
+
+def pipe(_: Path, lock: Path) -> None:
+    os.mkfifo(lock)
+
+
+@pytest.mark.parametrize("alias", [symlink, os.link, folder, pipe])
+def test_a_lock_that_is_something_else_is_an_error_and_no_wait(tmp_path: Path, alias: Callable[..., None]) -> None:
+    path, lock = tmp_path / "budget", tmp_path / "budget.lock"
+    book = opened(path)
+    lock.unlink()
+    alias(path, lock)
+    for use in (lambda: opened(path), lambda: book.charge(RELEASE)):
+        told = list[Exception]()
+
+        def run(use: Callable[[], object] = use, told: list[Exception] = told) -> None:
+            try:
+                use()
+            except DPError as error:
+                told.append(error)
+
+        thread = threading.Thread(target=run, daemon=True)
+        thread.start()
+        thread.join(60)
+        assert not thread.is_alive()
+        assert "budget.lock" in str(told[0])
+    lock.rmdir() if lock.is_dir() else lock.unlink()
+    assert book.charge(RELEASE) == pytest.approx(ONE)
+
+
 @pytest.mark.parametrize("compared", [True, False], ids=["compared", "control: not compared"])
 def test_a_lock_on_a_file_that_was_replaced_is_taken_anew(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, compared: bool
@@ -557,6 +672,59 @@ def test_of_two_processes_one_gets_the_last(tmp_path: Path, locked: str) -> None
         assert opened(tmp_path / "budget", FOR_ONE).spent == pytest.approx(ONE)
     else:
         assert codes == [0, 0]
+
+
+FORKED = """
+import os, sys, threading
+from dp.errors import DPError
+from tests.dp.test_ledger import FOR_ONE, RELEASE, in_memory, opened
+
+book = opened(sys.argv[1], FOR_ONE) if sys.argv[1] else in_memory(FOR_ONE)
+if sys.argv[2] == "not checked":
+    os.getpid = lambda me=os.getpid(): me
+held, forked = threading.Event(), threading.Event()
+
+def hold():
+    with book._turn, book._accountant._turn:
+        held.set()
+        forked.wait(60)
+
+if sys.argv[2] != "not checked":
+    threading.Thread(target=hold).start()
+    held.wait(60)
+child = os.fork()
+forked.set()
+code = 0
+try:
+    book.to_bytes()
+    book._accountant.copy()
+    book.charge(RELEASE)
+except DPError as error:
+    code = 17 if "exceed" in type(error).__name__.lower() else 18
+if not child:
+    os._exit(code)
+print(code, os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))
+"""
+
+
+def forked(path: str, how: str) -> list[int]:
+    """How the parent's charge and the child's end: 0, 17 for more than the budget, 18 for a refusal."""
+    command = [sys.executable, "-W", "ignore", "-c", FORKED, path, how]
+    done = subprocess.run(command, check=True, timeout=90, stdout=subprocess.PIPE, text=True)
+    return [int(code) for code in done.stdout.split()]
+
+
+def test_after_a_fork_a_file_is_one_account(tmp_path: Path) -> None:
+    """And the child does not wait for a lock that a thread of its parent held."""
+    assert sorted(forked(str(tmp_path / "budget"), "checked")) == [0, 17]
+
+
+def test_after_a_fork_what_is_in_memory_serves_the_process_that_made_it() -> None:
+    assert forked("", "checked")[1] == 18
+
+
+def test_control_a_budget_in_memory_that_a_fork_copies_is_spent_twice() -> None:
+    assert forked("", "not checked") == [0, 0]
 
 
 def test_threads_lose_no_event_of_an_accountant() -> None:

@@ -74,15 +74,27 @@ def test_files_are_for_their_owner_alone(tmp_path: Path) -> None:
     assert mode(tmp_path / "ledger") == 0o600
 
 
-def test_a_left_over_file_lends_neither_its_mode_nor_its_target(tmp_path: Path) -> None:
-    elsewhere = tmp_path / "elsewhere"
-    elsewhere.write_bytes(b"untouched")
-    elsewhere.chmod(0o644)
-    (tmp_path / "state.new").symlink_to(elsewhere)
-    FileStore(tmp_path / "state")(1, b"secret")
-    assert mode(tmp_path / "state") == 0o600
-    assert not (tmp_path / "state").is_symlink()
-    assert elsewhere.read_bytes() == b"untouched"
+def test_a_state_that_could_not_be_written_leaves_no_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    store = FileStore(tmp_path / "state")
+    monkeypatch.setattr(os, "fsync", fail)
+    with pytest.raises(OSError, match="no room"):
+        store(1, b"secret")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_two_who_write_at_once_leave_a_whole_state(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    first, second, fsync, inside = FileStore(tmp_path / "state"), FileStore(tmp_path / "state"), os.fsync, []
+
+    def meanwhile(descriptor: int) -> None:
+        if not inside:
+            inside.append(True)
+            second(1, b"the other's" * 1000)
+        fsync(descriptor)
+
+    monkeypatch.setattr(os, "fsync", meanwhile)
+    first(1, b"one's" * 1000)
+    assert FileStore(tmp_path / "state").load() == b"one's" * 1000
+    assert [path.name for path in tmp_path.iterdir()] == ["state"]
 
 
 @pytest.mark.parametrize("where", ["write", "fsync", "replace"])
