@@ -243,7 +243,7 @@ def compare(
 
     before, after = report.read_json(old), report.read_json(new)
     changes = compared(before, after, tolerance)
-    show_grid(changes_grid(changes, tuple(one["machine"]["processor"] for one in (before, after))))  # type: ignore
+    show_grid(changes_grid(changes, before["machine"]["processor"], after["machine"]["processor"]))
     if any(change.worse for change in changes):
         raise typer.Exit(1)
 

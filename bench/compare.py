@@ -106,10 +106,12 @@ def _ratios(old: list[dict[str, Any]], new: list[dict[str, Any]], tolerance: flo
     for one in old:
         later = now.get((one["peer"], one["work"]))
         what = f"{one['peer']}: {one['work']}"
-        ratio = later and later["ratio"]["median"]
+        ratio = later["ratio"]["median"] if later else None
         yield Change(what, "times as fast", one["ratio"]["median"], ratio, tolerance, higher=True)
         if one["our_bytes"]:
-            yield Change(what, "bytes ours", one["our_bytes"], later and later["our_bytes"], _BYTES_TOLERANCE)
+            yield Change(
+                what, "bytes ours", one["our_bytes"], later["our_bytes"] if later else None, _BYTES_TOLERANCE
+            )
 
 
 def _figures(
@@ -127,7 +129,7 @@ def _figures(
                 yield Change(what, figure, value, later.get(figure), _BYTES_TOLERANCE)
 
 
-def changes_grid(changes: list[Change], machines: tuple[Any, Any]) -> Grid:
+def changes_grid(changes: list[Change], before: str, after: str) -> Grid:
     """The figures that got worse, or all if none did."""
     shown = [change for change in changes if change.worse] or changes
     rows = [
@@ -143,10 +145,8 @@ def changes_grid(changes: list[Change], machines: tuple[Any, Any]) -> Grid:
     ]
     worse = sum(change.worse for change in changes)
     notes = [f"{worse} of {len(changes)} figures got worse past the tolerance, or are gone."]
-    if machines[0] != machines[1]:
-        notes.append(
-            f"Taken on different machines: {machines[0]}, and {machines[1]}. Seconds tell little across them."
-        )
+    if before != after:
+        notes.append(f"Taken on different machines: {before}, and {after}. Do not compare their seconds.")
     return Grid("New against old", ("what", "figure", "old", "new", "new / old", ""), rows, notes)
 
 

@@ -16,9 +16,9 @@ from flwr.clientapp import ClientApp
 from flwr.serverapp.strategy import FedAvg
 
 import secagg
+from bench.loopback import RUN, LoopbackGrid
 from bench.peers import Absent
 from secagg.integrations.flower import SecureGrid, client_mod, layout_of
-from tests.integrations.loopback import RUN, LoopbackGrid
 
 CLIENTS, SIZE, BITS, CLIP, MAX_WEIGHT = 16, 10**6, 22, 8.0, 1000
 THRESHOLD = 11  # for both, though Flower calls it a number of shares and we one of survivors

@@ -86,17 +86,17 @@ class Row:
     repeats: int
 
 
-class _Metered(simulation._Run):
-    """The simulation's parties, with the processor's seconds beside the clock's."""
+class _Metered(simulation.Session):
+    """A simulated session that also counts the seconds of the processor, by party."""
 
     def __init__(self, *arguments: Any, **named: Any) -> None:
         super().__init__(*arguments, **named)
         self.cpu: dict[str, float] = defaultdict(float)
 
-    def _timed(self, party: str, name: str, call: Callable[..., Any], *arguments: Any) -> Any:
+    def timed(self, party: str, name: str, call: Callable[..., Any], *arguments: Any) -> Any:
         began = time.process_time()
         try:
-            return super()._timed(party, name, call, *arguments)
+            return super().timed(party, name, call, *arguments)
         finally:
             self.cpu[party] += time.process_time() - began
 

@@ -13,14 +13,14 @@ import os
 import subprocess
 import sys
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from multiprocessing.connection import Connection, Pipe
 from pathlib import Path
 from typing import Any
 
 from bench.measure import WARM, WrongSum, play
 from bench.workloads import Expected, Workload
-from secagg import simulation
+from secagg import Outcome, simulation
 from secagg.errors import SecAggError
 from secagg.protocols import chosen
 from secagg.protocols.base import AggregationProtocol
@@ -107,8 +107,8 @@ def _serve(pipe: Connection, party: Any, warm: Callable[[], None]) -> None:
                 answer = found if arguments is None else found(*arguments)
             except Exception as error:
                 answer = error
-            if isinstance(answer, simulation.Outcome):
-                answer = simulation.Outcome(**{key: getattr(answer, key) for key in answer.__dataclass_fields__})
+            if isinstance(answer, Outcome):
+                answer = Outcome(**{field.name: getattr(answer, field.name) for field in fields(Outcome)})
             pipe.send(answer)
             found = answer = arguments = None
     finally:
@@ -122,7 +122,7 @@ def _status(field: str) -> int:
     raise KeyError(field)
 
 
-class _Apart(simulation._Run):
+class _Apart(simulation.Session):
     """A simulation whose server, first surviving client and first of each other role are away."""
 
     def part(self, workload: Workload, warm: Callable[[], None]) -> dict[str, _Away]:
@@ -138,9 +138,6 @@ class _Apart(simulation._Run):
         for one in away.values():
             one.warm()
         return away
-
-    def _contribute(self, party: str, name: str, update: Any, weight: int | None) -> None:
-        self._timed(party, name, self.members[party].contribute, update, weight)  # type: ignore[attr-defined]
 
 
 def session(protocol: AggregationProtocol, workload: Workload) -> Peaks:

@@ -118,9 +118,7 @@ def unmask(clients: int = 40, gone: int = 4, threshold: int = 27, size: int = 10
         server.close_round()
         return server.outcome
 
-    import secagg
-
-    restored = partial(secagg.Server.from_bytes, state, task, roster=roster)
+    restored = partial(task.restore_server, state, roster=roster)
     require(np.abs(ours(restored()).mean - 0.5).max() < 1e-4, "SecAgg's unmasking")
     return Pair(Call(theirs), Call(ours, restored))
 

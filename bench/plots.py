@@ -216,7 +216,7 @@ def save(figure: Figure, path: Path) -> list[Path]:
     """Write ``figure`` as :func:`pictures` names them; the paths."""
     for target in pictures(path):
         kind = target.suffix[1:].lower()
-        figure.savefig(target, format=kind, dpi=130, **({"metadata": {"Date": None}} if kind == "svg" else {}))
+        figure.savefig(target, format=kind, dpi=130, metadata={"Date": None} if kind == "svg" else None)
     return pictures(path)
 
 

@@ -139,7 +139,13 @@ def number(at: float) -> str:
 
 def workload_at(over: Over, held: Workload, at: float) -> Workload:
     """``held`` with the varied quantity at ``at``; ``ConfigError`` where that is out of range."""
-    return replace(held, **{str(over): at if over is Over.DROPOUT else int(at)})
+    match over:
+        case Over.CLIENTS:
+            return replace(held, clients=int(at))
+        case Over.COORDINATES:
+            return replace(held, coordinates=int(at))
+        case Over.DROPOUT:
+            return replace(held, dropout=at)
 
 
 def points_of(over: Over, given: str | None) -> list[float]:

@@ -5,9 +5,10 @@ silent in each round, and makes the noise; it is the same for all points. What i
 protocol would send, summed here in the clear, since all of them return the same sums.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from functools import cache
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from matplotlib.backends.backend_agg import FigureCanvasAgg
@@ -67,11 +68,12 @@ def accuracy(seed: int, encoding: DistributedGaussian | None) -> float:
 
 
 def mean(
-    updates: list[NDArray[np.float64]], encoding: DistributedGaussian | None, drawn: np.random.Generator
+    updates: Sequence[NDArray[np.floating[Any]]], encoding: DistributedGaussian | None, drawn: np.random.Generator
 ) -> NDArray[np.float64]:
     """What a server makes of what these clients send it in sum."""
     if encoding is None:
-        return np.mean([clip_l2(update, L2_CLIP) for update in updates], axis=0)
+        clipped: NDArray[np.float64] = np.mean([clip_l2(update, L2_CLIP) for update in updates], axis=0)
+        return clipped
     session = encoding.for_session(drawn.bytes(16))
     terms = [
         session.encode(update, layout=LAYOUT, weight=None, max_weight=None, rng=drawn.bytes)[0].astype(np.uint64)

@@ -11,7 +11,7 @@ from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Executor
 from dataclasses import dataclass, field, fields
 from functools import lru_cache
-from typing import Any
+from typing import Any, cast
 
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
@@ -99,13 +99,19 @@ def simulate(
             f"got {'no ' if weighted is None else ''}weights for a task with max_weight={task.max_weight}; "
             "pass weights exactly where the task has a max_weight"
         )
-    return _Run(
+    return Session(
         task, sorted(plain), silent, session, budgets=charged, progress=progress, executor=executor, beacon=beacon
     ).run(plain, weighted)
 
 
-class _Run:
-    """The parties of one simulated session, and what is counted at the wires between them."""
+class Session:
+    """The parties of one simulated session, and what is counted at the wires between them.
+
+    :func:`simulate` makes one and runs it; the benchmarks make their own. ``members`` are the parties by id and
+    ``server`` the server: before :meth:`run`, each may be replaced by an object with the same methods. Every call
+    of a party goes through :meth:`timed`. ``silent`` maps a client to the round in which it falls silent; the
+    other arguments are those of :func:`simulate`.
+    """
 
     def __init__(
         self,
@@ -150,8 +156,9 @@ class _Run:
         self.seconds: dict[str, dict[str, float]] = {party: defaultdict(float) for party in everyone}
 
     def run(self, updates: Mapping[str, Any], weights: Mapping[str, int] | None) -> Simulation:
+        """Play the session to its end, over ``updates`` and ``weights`` by client; see :func:`simulate`."""
         wanted = contribution_round(self.task.protocol)
-        outbox = self._timed("server", "start", self.server.start)
+        outbox = self.timed("server", "start", self.server.start)
         while self.server.outcome is None:
             name = self.server.round or ""
             if self.progress is not None:
@@ -162,16 +169,15 @@ class _Run:
                         weight = None if weights is None else weights[party]
                         self._contribute(party, name, updates[party], weight)
             self._deliver(outbox, name)
-            outbox = self._timed("server", name, self.server.close_round)
+            outbox = self.timed("server", name, self.server.close_round)
         found = {field.name: getattr(self.server.outcome, field.name) for field in fields(Outcome)}
         seconds = {party: dict(by_round) for party, by_round in self.seconds.items()}
         return Simulation(**found, bytes_up=self.up, bytes_down=self.down, seconds=seconds)
 
     def _contribute(self, party: str, name: str, update: Any, weight: int | None) -> None:
-        client = self.members[party]
-        assert isinstance(client, Client)
+        client = cast("Client[Any]", self.members[party])
         try:
-            self._timed(party, name, client.contribute, update, weight)
+            self.timed(party, name, client.contribute, update, weight)
         except EncodingError as error:
             raise EncodingError(f"{party}: {error}") from error
 
@@ -187,18 +193,19 @@ class _Run:
                 self.gone.add(party)
                 continue
             try:
-                reply = self._timed(party, name, self.members[party].receive, request)
+                reply = self.timed(party, name, self.members[party].receive, request)
             except LocalProtocolError as error:
                 raise LocalProtocolError(f"{party}: {error}") from error
             if reply is not None:
                 self._count(party, "server", name, len(reply))
-                self._deliver(self._timed("server", name, self.server.receive, party, reply), name)
+                self._deliver(self.timed("server", name, self.server.receive, party, reply), name)
 
     def _count(self, sender: str, receiver: str, name: str, size: int) -> None:
         for party, counts in ((sender, self.up), (receiver, self.down)):
             counts[party][name] = counts[party].get(name, 0) + size
 
-    def _timed(self, party: str, name: str, call: Callable[..., Any], *arguments: Any) -> Any:
+    def timed(self, party: str, name: str, call: Callable[..., Any], *arguments: Any) -> Any:
+        """Call ``call`` of ``party`` in the round ``name``, and count its seconds; a subclass may measure more."""
         began = time.perf_counter()
         try:
             return call(*arguments)

@@ -11,18 +11,18 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
 from flwr.app import Array, ArrayRecord, ConfigRecord, Message, MetricRecord, RecordDict
 from flwr.clientapp import ClientApp
 from flwr.serverapp.strategy import FedAvg
 
 import secagg
-from secagg import identity
+from bench import loopback
+from bench.loopback import LoopbackGrid
 from secagg.integrations import _flower_records
 from secagg.integrations.flower import SecureGrid, client_mod, hosted, layout_of
 from secagg.simulation import enrol_for
 from secagg.store import MemoryLedger
-from tests.integrations import loopback
-from tests.integrations.loopback import LoopbackGrid
 
 Mods = list[Any]
 CLIENTS = 5
@@ -146,9 +146,7 @@ def enrolled(
     (folder / "roster.json").write_text(roster.to_json())
     configs = []
     for party in cohort:
-        pem = keys[party].private_bytes(
-            identity.Encoding.PEM, identity.PrivateFormat.PKCS8, identity.NoEncryption()
-        )
+        pem = keys[party].private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption())
         (folder / f"{party}.pem").write_bytes(pem)
         paths = {"secagg-key": str(folder / f"{party}.pem"), "secagg-roster": str(folder / "roster.json")}
         if getattr(task.protocol, "shared_key", False):

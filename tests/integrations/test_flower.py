@@ -22,6 +22,7 @@ from flwr.common.serde import context_from_proto, context_to_proto
 from flwr.serverapp import strategy as strategies
 from flwr.serverapp.strategy import FedAdagrad, FedAdam, FedAvg, FedAvgM, FedProx, FedYogi
 
+from bench.loopback import RUN, LoopbackGrid, through_bytes
 from secagg.integrations import _flower_records
 from secagg.integrations.flower import SecureGrid, client_mod, layout_of
 from tests.integrations.apps import (
@@ -46,7 +47,6 @@ from tests.integrations.apps import (
     told,
     train_messages,
 )
-from tests.integrations.loopback import RUN, LoopbackGrid, through_bytes
 
 ENROLLED = secagg.SecAgg(corruption=0.1)
 

@@ -17,11 +17,11 @@ pytest.importorskip("flwr", reason="needs Flower: pip install 'secagg[flower]'")
 from flwr.app import Array, ArrayRecord, Message, MetricRecord, RecordDict
 from flwr.serverapp.strategy import FedAvg
 
+from bench.loopback import LoopbackGrid, through_bytes
 from secagg.integrations import _flower_budget, _flower_client
 from secagg.integrations.flower import client_mod, layout_of
 from secagg.store import FileLedger
 from tests.integrations.apps import CLIENTS, TASK, make_app, make_task, secure, start, the_error
-from tests.integrations.loopback import LoopbackGrid, through_bytes
 
 SIZE, DELTA = 64, 1e-5
 MODEL = ArrayRecord({"w": Array(np.zeros(SIZE))})

@@ -14,9 +14,9 @@ pytest.importorskip("flwr", reason="needs Flower: pip install 'secagg[flower]'")
 from flwr.app import Array, ArrayRecord, Message, MetricRecord, RecordDict
 from flwr.clientapp import ClientApp
 
+from bench.loopback import LoopbackGrid
 from secagg.integrations.flower import client_mod, layout_of
 from tests.integrations.apps import make_task, secure, start
-from tests.integrations.loopback import LoopbackGrid
 
 SIZE, BITS, COHORT = 100_000, 22, 16
 SUM_BITS = BITS + 4  # of 16 updates of 22 bits

@@ -17,9 +17,9 @@ from flwr.app import ConfigRecord, Message, MetricRecord, RecordDict
 from flwr.clientapp import ClientApp
 from flwr.serverapp.strategy import FedAvg
 
+from bench.loopback import LoopbackGrid
 from secagg.integrations.flower import client_mod
 from tests.integrations.apps import CLIENTS, MODEL, enrolled, make_task, record, secure, step
-from tests.integrations.loopback import LoopbackGrid
 
 TASK = make_task(secagg.SecAgg(corruption=0.1), min_survivors=4)
 VICTIM = 3

@@ -18,6 +18,7 @@ pytest.importorskip("flwr", reason="needs Flower: pip install 'secagg[flower]'")
 from flwr.app import Array, ArrayRecord, Message, MetricRecord, RecordDict
 from flwr.clientapp import ClientApp
 
+from bench.loopback import LoopbackGrid
 from secagg.integrations.flower import SecureGrid, client_mod, layout_of, with_metrics
 from tests.integrations.apps import (
     CLIENTS,
@@ -32,7 +33,6 @@ from tests.integrations.apps import (
     start,
     the_error,
 )
-from tests.integrations.loopback import LoopbackGrid
 
 OPERATOR = Ed25519PrivateKey.generate()
 BEACON = SignedBeacon(OPERATOR.public_key().public_bytes_raw(), genesis=1_700_000_000, period=30)

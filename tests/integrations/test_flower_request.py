@@ -17,6 +17,7 @@ from flwr.app import ArrayRecord, ConfigRecord, Message, MetricRecord, RecordDic
 from flwr.clientapp import ClientApp
 from flwr.serverapp.strategy import FedAvg
 
+from bench.loopback import LoopbackGrid, through_bytes
 from secagg.integrations import _flower_records
 from secagg.integrations.flower import client_mod
 from tests.integrations.apps import (
@@ -32,7 +33,6 @@ from tests.integrations.apps import (
     the_error,
     train_messages,
 )
-from tests.integrations.loopback import LoopbackGrid, through_bytes
 
 TASK = make_task(secagg.SecAgg(corruption=0.1), min_survivors=4)
 VICTIM = 3

@@ -23,6 +23,7 @@ pytest.importorskip("flwr", reason="needs Flower: pip install 'secagg[flower]'")
 from flwr.app import Array, ArrayRecord, MetricRecord, RecordDict
 from flwr.serverapp.strategy import FedAvg
 
+from bench.loopback import LoopbackGrid, on_the_wire
 from secagg.integrations import _flower_client, _flower_records
 from secagg.integrations.flower import client_mod, with_metrics
 from secagg.session import roster_digest
@@ -43,7 +44,6 @@ from tests.integrations.apps import (
     start,
     train_messages,
 )
-from tests.integrations.loopback import LoopbackGrid, on_the_wire
 
 FLOATS, INTEGERS = [">f4", "<f4", ">f8", "<f8"], [">u4", "<u4", ">u8", "<u8"]
 VALUES = 4  # so many in a row are a find: no four of them stand anywhere by chance
