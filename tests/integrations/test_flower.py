@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
 
 import secagg
 from secagg import identity, wire
@@ -881,7 +882,7 @@ def test_signatures_settle_whose_an_id_is(tmp_path: Path) -> None:
     task = make_task(ENROLLED, min_survivors=4)
     roster, configs, _ = enrolled(task, tmp_path)
     keys, made_up = identity.enrol(roster)
-    pem = keys["c2"].private_bytes(identity.Encoding.PEM, identity.PrivateFormat.PKCS8, identity.NoEncryption())
+    pem = keys["c2"].private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption())
     (tmp_path / "impostor.pem").write_bytes(pem)
     (tmp_path / "impostor.json").write_text(made_up.to_json())
     paths = {"secagg-key": str(tmp_path / "impostor.pem"), "secagg-roster": str(tmp_path / "impostor.json")}
