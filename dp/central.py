@@ -171,6 +171,24 @@ class CentralGaussian:
             "secret bytes that the server keeps"
         )
 
+    def for_task(
+        self, *, max_clients: int, honest: int, corrupt: int, shows_terms: bool = False
+    ) -> "CentralGaussian":
+        """Itself: the server's noise does not depend on how many clients are honest."""
+        return self
+
+    def check(self, max_clients: int, honest: int, corrupt: int | None = None) -> None:
+        """Nothing to refuse: any number of colluding clients leaves the server's noise whole."""
+
+    def for_session(self, session: bytes) -> "CentralGaussian":
+        """Itself: all sessions are alike."""
+        return self
+
+    @property
+    def server_noise(self) -> bool:
+        """The server adds the noise, in :meth:`for_server`'s ``decode``."""
+        return True
+
     def for_server(self, key: bytes) -> "_Opening":
         """What decodes with noise from ``key``: 32 secret bytes that a server draws and keeps beside its sums.
 

@@ -178,6 +178,15 @@ class _Distributed(ABC):
         grid = self.grid(dimension)
         return self._event(grid, self.honest if honest is None else honest)
 
+    @property
+    def server_noise(self) -> bool:
+        """The clients add the noise, not the server."""
+        return False
+
+    def for_server(self, key: bytes) -> Self:
+        """Itself: the server adds no noise."""
+        return self
+
     def release(self, dimension: int) -> Release:
         """What a :class:`dp.PrivacyLedger` is to charge when the masked input leaves."""
         return Release(self.event(dimension), "client", self.trust)

@@ -129,7 +129,6 @@ class PairwiseMasks(AggregationProtocol):
         Phase("AdvertiseKeys", PartyRole.CLIENT, Proposal, Advert),
         Phase("MaskedInput", PartyRole.CLIENT, Adverts, MaskedInput, takes_input=True, reply_vectors=True),
     )
-    others: ClassVar[Mapping[PartyRole, int]] = {}
     members: ClassVar[Mapping[PartyRole, type[Member[Any]]]] = {PartyRole.CLIENT: MaskingClient}
     server: ClassVar[type[Server[Any]]] = MaskingServer
 

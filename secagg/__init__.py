@@ -10,94 +10,70 @@ from typing import TYPE_CHECKING
 
 from secagg import _cores
 from secagg.errors import (
-    Aborted,
-    ConfigError,
-    EncodingError,
-    Fault,
-    FaultKind,
-    LocalProtocolError,
-    ProtocolError,
-    RemoteProtocolError,
-    SecAggError,
+    Aborted as Aborted,
 )
+from secagg.errors import (
+    ConfigError as ConfigError,
+)
+from secagg.errors import (
+    EncodingError as EncodingError,
+)
+from secagg.errors import (
+    Fault as Fault,
+)
+from secagg.errors import (
+    FaultKind as FaultKind,
+)
+from secagg.errors import (
+    LocalProtocolError as LocalProtocolError,
+)
+from secagg.errors import (
+    ProtocolError as ProtocolError,
+)
+from secagg.errors import (
+    RemoteProtocolError as RemoteProtocolError,
+)
+from secagg.errors import (
+    SecAggError as SecAggError,
+)
+from secagg.registry import PUBLIC
 
 if TYPE_CHECKING:
-    from secagg.fixed_point import FixedPoint
-    from secagg.identity import load_roster
-    from secagg.layout import Layout
-    from secagg.protocols.clear import Clear
-    from secagg.protocols.encrypted import BFV, CKKS, Paillier
-    from secagg.protocols.pairwise import SecAgg, SecAggPlus
-    from secagg.protocols.shares import AdditiveShares
-    from secagg.roles.client import Client
-    from secagg.roles.listener import Aggregator, Decryptor
-    from secagg.roles.outcome import Outcome
-    from secagg.roles.server import Server
-    from secagg.simulation import Simulation, simulate
-    from secagg.table import Round
-    from secagg.task import Task
+    from secagg.fixed_point import FixedPoint as FixedPoint
+    from secagg.identity import load_roster as load_roster
+    from secagg.layout import Layout as Layout
+    from secagg.protocols.clear import Clear as Clear
+    from secagg.protocols.encrypted import BFV as BFV
+    from secagg.protocols.encrypted import CKKS as CKKS
+    from secagg.protocols.encrypted import Paillier as Paillier
+    from secagg.protocols.pairwise import SecAgg as SecAgg
+    from secagg.protocols.pairwise import SecAggPlus as SecAggPlus
+    from secagg.protocols.shares import AdditiveShares as AdditiveShares
+    from secagg.roles.client import Client as Client
+    from secagg.roles.listener import Aggregator as Aggregator
+    from secagg.roles.listener import Decryptor as Decryptor
+    from secagg.roles.outcome import Outcome as Outcome
+    from secagg.roles.server import Server as Server
+    from secagg.simulation import Simulation as Simulation
+    from secagg.simulation import simulate as simulate
+    from secagg.table import Round as Round
+    from secagg.task import Task as Task
 
-_HOMES = {
-    "AdditiveShares": "secagg.protocols.shares",
-    "Aggregator": "secagg.roles",
-    "BFV": "secagg.protocols.encrypted",
-    "CKKS": "secagg.protocols.encrypted",
-    "Clear": "secagg.protocols.clear",
-    "Client": "secagg.roles",
-    "Decryptor": "secagg.roles",
-    "FixedPoint": "secagg.fixed_point",
-    "Layout": "secagg.layout",
-    "Outcome": "secagg.roles",
-    "Paillier": "secagg.protocols.encrypted",
-    "Round": "secagg.table",
-    "SecAgg": "secagg.protocols.pairwise",
-    "SecAggPlus": "secagg.protocols.pairwise",
-    "Server": "secagg.roles",
-    "Simulation": "secagg.simulation",
-    "Task": "secagg.task",
-    "load_roster": "secagg.identity",
-    "simulate": "secagg.simulation",
-}
+_ERRORS = (
+    *("Aborted", "ConfigError", "EncodingError", "Fault", "FaultKind", "LocalProtocolError"),
+    *("ProtocolError", "RemoteProtocolError", "SecAggError"),
+)
 
-__all__ = [
-    "BFV",
-    "CKKS",
-    "Aborted",
-    "AdditiveShares",
-    "Aggregator",
-    "Clear",
-    "Client",
-    "ConfigError",
-    "Decryptor",
-    "EncodingError",
-    "Fault",
-    "FaultKind",
-    "FixedPoint",
-    "Layout",
-    "LocalProtocolError",
-    "Outcome",
-    "Paillier",
-    "ProtocolError",
-    "RemoteProtocolError",
-    "Round",
-    "SecAgg",
-    "SecAggError",
-    "SecAggPlus",
-    "Server",
-    "Simulation",
-    "Task",
-    "load_roster",
-    "simulate",
-]
+__all__ = sorted([*_ERRORS, *PUBLIC])
 
 logging.getLogger("secagg").addHandler(logging.NullHandler())
 _cores.check(__file__)
 
 
 def __getattr__(name: str) -> object:
-    if name not in _HOMES:
+    if name not in PUBLIC:
         raise AttributeError(f"module 'secagg' has no attribute {name!r}")
-    found = getattr(importlib.import_module(_HOMES[name]), name)
+    found = getattr(importlib.import_module(PUBLIC[name]), name)
     globals()[name] = found
     return found
 

@@ -17,7 +17,7 @@ class Collusive(Protocol):
     """What the number of corrupt clients follows from."""
 
     @property
-    def corruption(self) -> float:
+    def corruption(self) -> float | None:
         """The fraction of clients that may collude with the server."""
         ...
 
@@ -33,7 +33,12 @@ def corrupt_count(corruption: float, among: int) -> int:
 
 
 def corrupt_among(protocol: Collusive, cohort: int, roster: Roster | None) -> int:
-    """c of a session: counted over all enrolled clients against a malicious server, else over the cohort."""
+    """c of a session: counted over all enrolled clients against a malicious server, else over the cohort.
+
+    0 under a protocol that states no ``corruption``.
+    """
+    if protocol.corruption is None:
+        return 0
     enrolled = cohort if roster is None else len(roster.ids(PartyRole.CLIENT))
     return corrupt_count(protocol.corruption, enrolled if protocol.threat_model == "malicious" else cohort)
 

@@ -1,18 +1,13 @@
 """From a vector of floats to bounded integers that can be summed in secret, and back.
 
-An :class:`Encoding` is structural: whatever has its three methods will do, so that a package that
-knows nothing of this one can supply one. A client encodes; the server decodes the sums.
-
-One with noise may have more. ``for_task(max_clients=, honest=, corrupt=, shows_terms=)`` gives the encoding that a
-task runs with, and ``check(max_clients, honest, corrupt)`` refuses a roster that it is not made for;
-``for_session(name)`` gives that of one session; ``release(dimension)`` what a client's budget is charged.
-``for_server(key)``, of an encoding whose noise the server adds, gives what decodes: ``key`` is 32 secret bytes that
-the server keeps in its state, so that one sum has one noise however often it is decoded.
+An :class:`Encoding` is structural: a package that knows nothing of this one can supply one with all its
+members. One that adds no noise subclasses :class:`PlainEncoding` and writes three methods. A client encodes; the
+server decodes the sums.
 """
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol, Self
 
 import numpy as np
 from numpy.typing import NDArray
@@ -114,3 +109,64 @@ class Encoding(Protocol):
 
         ``EncodingError`` for sums that no honest clients can have.
         """
+
+    def for_task(self, *, max_clients: int, honest: int, corrupt: int, shows_terms: bool) -> "Encoding":
+        """The encoding that a task runs with; noise is calibrated to ``honest`` updates in every opened sum.
+
+        ``corrupt`` of ``max_clients`` clients may collude; under a protocol that ``shows_terms``, each client's own
+        noise has to be enough.
+        """
+
+    def check(self, max_clients: int, honest: int, corrupt: int) -> None:
+        """Raise a ``ValueError`` where fewer than the ``honest`` updates that noise was calibrated to remain."""
+
+    def for_session(self, session: bytes) -> "Encoding":
+        """The encoding of one session, for what is public and new in each, such as a rotation."""
+
+    @property
+    def server_noise(self) -> bool:
+        """Whether the server adds noise when it decodes, and needs :meth:`for_server`."""
+
+    def for_server(self, key: bytes) -> "Encoding":
+        """What the server decodes with; ``key`` is 32 secret bytes that it keeps in its state.
+
+        One sum then has one noise, however often it is decoded.
+        """
+
+    def release(self, dimension: int) -> Any:
+        """What a client's budget is charged for one update of ``dimension`` coordinates; None without noise."""
+
+    def describe(self, layout: Layout, max_weight: int | None) -> list[str]:
+        """Precision and privacy, in lines for :meth:`secagg.Task.describe`."""
+
+
+class PlainEncoding:
+    """The members of an :class:`Encoding` that only noise needs, for encodings without noise."""
+
+    def for_task(self, *, max_clients: int, honest: int, corrupt: int, shows_terms: bool) -> Self:
+        """Itself: there is no noise to calibrate."""
+        return self
+
+    def check(self, max_clients: int, honest: int, corrupt: int) -> None:
+        """Nothing to refuse: there is no noise."""
+
+    def for_session(self, session: bytes) -> Self:
+        """Itself: all sessions are alike."""
+        return self
+
+    @property
+    def server_noise(self) -> bool:
+        """The server adds no noise."""
+        return False
+
+    def for_server(self, key: bytes) -> Self:
+        """Itself: the server adds no noise."""
+        return self
+
+    def release(self, dimension: int) -> Any:
+        """None: no budget can pay for an update without noise."""
+        return None
+
+    def describe(self, layout: Layout, max_weight: int | None) -> list[str]:
+        """Nothing to say."""
+        return []

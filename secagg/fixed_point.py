@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from secagg import _clips
 from secagg._numbers import whole
-from secagg.encoding import MAX_WEIGHT, Decoded, Rng, Segment
+from secagg.encoding import MAX_WEIGHT, Decoded, PlainEncoding, Rng, Segment
 from secagg.errors import ConfigError, EncodingError, blaming, shown
 from secagg.layout import AnyFloat, Layout
 from secagg.packing import Lanes, lane_dtype
@@ -28,7 +28,7 @@ _log = logging.getLogger("secagg")
 
 
 @dataclass(frozen=True, slots=True)
-class FixedPoint:
+class FixedPoint(PlainEncoding):
     """A grid of 2^``bits`` − 1 points from −``clip`` to ``clip``, zero among them.
 
     With L = 2^(bits−1) − 1 and the step Δ = clip/L, a client of weight w sends clip(x)·w/max_weight

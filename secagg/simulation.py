@@ -222,11 +222,11 @@ def enrol_for(
     called by their role and a number: ``aggregator1``.
     """
     others = task.protocol.others
-    if getattr(task.protocol, "threat_model", "semi-honest") == "semi-honest" and not others:
+    if task.protocol.threat_model == "semi-honest" and not others:
         return {}, None, {}
     roles = dict.fromkeys(cohort, PartyRole.CLIENT)
     roles |= {f"{role}{number}": role for role, count in others.items() for number in range(1, count + 1)}
-    pairs = _key_pairs(task.protocol, tuple(roles.items()))  # type: ignore[arg-type]
+    pairs = _key_pairs(task.protocol, tuple(roles.items()))
     identities, roster = identity.enrol(cohort)
     for role in others:
         ids = [party for party in roles if roles[party] is role]

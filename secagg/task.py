@@ -13,7 +13,7 @@ from concurrent.futures import Executor
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import pairwise
-from typing import TYPE_CHECKING, Any, Unpack, cast
+from typing import TYPE_CHECKING, Any, Unpack
 
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
@@ -21,11 +21,12 @@ from secagg import _canonical, wire
 from secagg._numbers import whole
 from secagg.beacon import Fetch
 from secagg.corruption import corrupt_among, corrupt_count
-from secagg.encoding import Encoding, SegmentLike
+from secagg.encoding import Encoding, PlainEncoding, SegmentLike
 from secagg.errors import ConfigError, blaming, kind_of, shown
 from secagg.identity import PartyRole, Roster, check_party_id
 from secagg.layout import Layout
 from secagg.protocols.base import AggregationProtocol, client_class
+from secagg.registry import TASK_CLASSES
 from secagg.roles.environment import Budget, Environment, Lent
 from secagg.store import Store
 from secagg.table import rounds
@@ -37,25 +38,6 @@ if TYPE_CHECKING:
 
 MAX_CONTEXT_BYTES = 1024
 MAX_CLIENTS = 1 << 24
-
-#: Where the classes that a written task may name are found. Nothing else is ever imported for it.
-_KNOWN = {
-    "Layout": "secagg.layout",
-    "Leaf": "secagg.layout",
-    "Branch": "secagg.layout",
-    "FixedPoint": "secagg.fixed_point",
-    "AdditiveShares": "secagg.protocols.shares",
-    "BFV": "secagg.protocols.encrypted",
-    "CKKS": "secagg.protocols.encrypted",
-    "Paillier": "secagg.protocols.encrypted",
-    "Clear": "secagg.protocols.clear",
-    "CentralGaussian": "dp.central",
-    "DistributedGaussian": "dp.distributed",
-    "DistributedSkellam": "dp.distributed",
-    "SignedBeacon": "secagg.beacon",
-    "SecAgg": "secagg.protocols.pairwise",
-    "SecAggPlus": "secagg.protocols.pairwise",
-}
 
 
 @dataclass(frozen=True, repr=False)
@@ -85,8 +67,19 @@ class Task:
             raise ConfigError(f"got protocol {shown(self.protocol)}; expected an object such as secagg.SecAgg()")
         if not isinstance(self.layout, Layout):
             raise ConfigError(f"got {shown(self.layout)} as layout; expected secagg.Layout.of(update)")
-        if isinstance(self.encoding, str | type) or not hasattr(self.encoding, "segments"):
+        if isinstance(self.encoding, str | type) or (lacking := _lacking(self.encoding)) == ENCODING_MEMBERS:
             raise ConfigError(f"got encoding {shown(self.encoding)}; expected one such as FixedPoint(clip=1.0)")
+        kind: Any = type(self.encoding)
+        if not lacking and kind.for_task is not PlainEncoding.for_task and kind.check is PlainEncoding.check:
+            raise ConfigError(
+                f"got a {kind_of(self.encoding)}, which has for_task and no check of its own; expected both, so "
+                "that it can refuse a roster with more colluders than its noise was made for"
+            )
+        if lacking:
+            raise ConfigError(
+                f"got encoding {kind_of(self.encoding)} without {', '.join(lacking)}; expected all members of "
+                "secagg.encoding.Encoding: subclass secagg.encoding.PlainEncoding if it adds no noise"
+            )
         self._set("max_clients", _integer("max_clients", self.max_clients, 1, MAX_CLIENTS))
         self._set("min_survivors", _integer("min_survivors", self.min_survivors, 1, self.max_clients))
         if self.max_weight is not None:
@@ -113,17 +106,9 @@ class Task:
 
     @cached_property
     def encoder(self) -> Encoding:
-        """The encoding, told what noise has to be calibrated to, if it wants to know."""
-        bind = getattr(self.encoding, "for_task", None)
-        if bind is None:
-            return self.encoding
-        if not hasattr(self.encoding, "check"):
-            raise ConfigError(
-                f"got a {type(self.encoding).__name__}, which has for_task and no check; expected both, so that it "
-                "can refuse a roster with more colluders than its noise was made for"
-            )
+        """The encoding with its noise, if it has any, calibrated to this task."""
         try:
-            bound: Encoding = bind(
+            return self.encoding.for_task(
                 max_clients=self.max_clients,
                 honest=self.honest,
                 corrupt=self._assumed,
@@ -131,12 +116,10 @@ class Task:
             )
         except ValueError as error:  # dp's own errors are
             raise ConfigError(str(error)) from error
-        return bound
 
     def encoder_for(self, session: bytes) -> Encoding:
-        """The encoding of one session, told its name if it wants to know: for a public rotation of its own, say."""
-        bind = getattr(self.encoder, "for_session", None)
-        return self.encoder if bind is None else cast(Encoding, bind(session))
+        """The encoding of one session: one may have a public rotation of its own, say."""
+        return self.encoder.for_session(session)
 
     @property
     def honest(self) -> int:
@@ -152,22 +135,21 @@ class Task:
 
         So it is in the clear, where all clients share one key, and under a protocol that states no ``corruption``.
         """
-        return bool(getattr(self.protocol, "shows_terms", not hasattr(self.protocol, "corruption")))
+        return self.protocol.shows_terms
 
     @property
     def _assumed(self) -> int:
         """c in the largest cohort; with more enrolled than that, a malicious server has more to choose from."""
-        return 0 if self.shows_terms else corrupt_count(cast(Any, self.protocol).corruption, self.max_clients)
+        corruption = self.protocol.corruption
+        return 0 if self.shows_terms or corruption is None else corrupt_count(corruption, self.max_clients)
 
     def check_honest(self, cohort: int, roster: Roster | None) -> None:
         """``ConfigError`` where more may be corrupt than noise was calibrated to."""
-        encoder: Any = self.encoder
-        protocol: Any = self.protocol
-        if not hasattr(encoder, "for_task") or self.shows_terms:
+        if self.shows_terms:
             return
-        corrupt = corrupt_among(protocol, cohort, roster)
+        corrupt = corrupt_among(self.protocol, cohort, roster)
         try:
-            encoder.check(self.max_clients, self.min_survivors - corrupt, corrupt)
+            self.encoder.check(self.max_clients, self.min_survivors - corrupt, corrupt)
         except ValueError as error:
             enrolled = cohort if roster is None else len(roster.ids(PartyRole.CLIENT))
             raise ConfigError(
@@ -354,8 +336,8 @@ class Task:
             f"  task      {self.digest.hex()}",
             f"  rounds    {', '.join(rounds(self.protocol))}",
             f"  vector    {self.layout.size:,} coordinates in {len(self.layout.leaves)} leaves, {weighted}",
-            *(f"  encoding  {line}" for line in _lines(self.encoder, self.layout, self.max_weight)),
-            *(f"  trust     {line}" for line in _lines(self.protocol, self)),
+            *(f"  encoding  {line}" for line in self.encoder.describe(self.layout, self.max_weight)),
+            *(f"  trust     {line}" for line in self.protocol.describe(self)),
             f"  bytes     {sum(cost.up.values()):,} up and {sum(cost.down.values()):,} down a client and session,"
             f" at {self.max_clients} clients",
             f"  trust     to learn one client's update would take {cost.collusion}",
@@ -364,10 +346,16 @@ class Task:
         return "\n".join(lines)
 
 
-def _lines(part: object, *arguments: object) -> list[str]:
-    """What a protocol or an encoding says of itself, where it says anything."""
-    describe = getattr(part, "describe", None)
-    return [] if describe is None else list(describe(*arguments))
+#: What the library reads of an encoding; see :class:`secagg.encoding.Encoding`.
+ENCODING_MEMBERS = (
+    *("segments", "encode", "decode", "for_task", "check", "for_session"),
+    *("server_noise", "for_server", "release", "describe"),
+)
+
+
+def _lacking(encoding: object) -> tuple[str, ...]:
+    """The members that ``encoding`` lacks."""
+    return tuple(name for name in ENCODING_MEMBERS if not hasattr(type(encoding), name))
 
 
 def _integer(name: str, value: object, least: int, most: int) -> int:
@@ -381,7 +369,7 @@ class _Classes(dict[str, type]):
     """Classes by name; ours are imported when a task names them."""
 
     def get(self, name: str, default: type | None = None) -> type | None:  # type: ignore[override]
-        if name not in self and name in _KNOWN:
-            self[name] = getattr(importlib.import_module(_KNOWN[name]), name)
+        if name not in self and name in TASK_CLASSES:
+            self[name] = getattr(importlib.import_module(TASK_CLASSES[name]), name)
         found = super().get(name, default)
         return found if found is None or dataclasses.is_dataclass(found) else None

@@ -176,7 +176,7 @@ class _Node:
 
     def _check_budget(self, budget: PrivacyLedger | None) -> None:
         """``RefusalError`` where this session's input would not leave, so that nobody waits or trains for it."""
-        encoder: Any = self.task.encoder
+        encoder = self.task.encoder
         if budget is not None and budget.would_exceed(encoder.release(self.task.layout.size)):
             log.error("secagg: of epsilon %.4g, %.4g is left, less than a round costs", budget.epsilon, budget.left)
             raise RefusalError(
@@ -265,7 +265,7 @@ class _Node:
 
         Flower gives each process a copy of the context: of two at once, neither knows what the other says.
         """
-        model = getattr(self.task.protocol, "threat_model", "semi-honest")
+        model = self.task.protocol.threat_model
         if model != "semi-honest" and "secagg-dir" not in self.context.node_config:
             raise ConfigError(
                 f"got a task to hold against a {model} server, and a node without secagg-dir in its config: "

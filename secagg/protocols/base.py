@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import os
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, ClassVar, Protocol, runtime_checkable
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from secagg import wire
 from secagg.errors import ConfigError
@@ -36,62 +37,87 @@ class Cost:
     post_quantum: bool
 
 
-@runtime_checkable
-class AggregationProtocol(Protocol):
-    """A protocol: a frozen dataclass of parameters that makes its roles.
+class AggregationProtocol(ABC):
+    """A protocol: subclasses are frozen dataclasses of parameters, and make the protocol's roles.
 
-    ``ID`` goes into every envelope (below 0x8000 is this library's); ``name`` is what people read. A
-    protocol may also have ``key_pair`` (see :func:`key_pairs`), and ``unseeded``: the rounds whose messages
-    depend on randomness that a primitive draws for itself, so that two sessions from the same seeds differ there.
-    One with a ``corruption`` hides terms from a server that so many clients help, unless ``shows_terms`` is true.
+    ``ID`` goes into every envelope (below 0x8000 is this library's); ``name`` is what people read.
     """
 
     ID: ClassVar[int]
 
+    #: The fraction of clients that may collude with the server; None where the server reads each term anyway.
+    corruption: float | None = None
+    #: ``"malicious"``, ``"semi-malicious"`` or ``"semi-honest"``: what the server may do.
+    threat_model: str = "semi-honest"
+    #: Rounds whose messages depend on randomness that a primitive draws for itself: two sessions from the same
+    #: seeds differ there.
+    unseeded: ClassVar[tuple[str, ...]] = ()
+
     @property
+    @abstractmethod
     def name(self) -> str:
         """The protocol's name, as its paper writes it."""
-        ...
 
     @property
+    @abstractmethod
     def phases(self) -> tuple[Phase, ...]:
         """The table: who is asked what, in which order."""
-        ...
 
+    @property
+    @abstractmethod
+    def members(self) -> Mapping[PartyRole, type[Member[Any]]]:
+        """The class of each role that answers the server."""
+
+    @property
+    @abstractmethod
+    def server(self) -> type[Server[Any]]:
+        """The class of the server."""
+
+    @abstractmethod
     def validate(self, task: Task) -> None:
         """Raise ``ConfigError`` for a task that this protocol can't carry."""
-        ...
 
-    def validate_roster(self, task: Task, roster: Roster | None) -> None:
-        """Raise ``ConfigError`` for a roster with which no cohort would do; run when a role is made."""
-        ...
-
-    def validate_cohort(self, task: Task, cohort: Sequence[str], roster: Roster | None) -> None:
-        """Raise ``ConfigError`` for a cohort or a roster with which it would be unsafe or can't end."""
-        ...
-
+    @abstractmethod
     def cost(self, task: Task, cohort: Sequence[str] | None = None) -> Cost:
         """Bytes by round and who must collude, for ``cohort`` (by default ``max_clients`` strangers)."""
-        ...
 
+    @abstractmethod
     def largest_message(self, task: Task, receiver: PartyRole | None) -> int:
         """Bytes; a ``receiver`` (None: the server) reads nothing longer, and nothing honest is."""
-        ...
 
     @property
     def others(self) -> Mapping[PartyRole, int]:
         """How many parties beside server and clients a session has, by role."""
-        ...
+        return {}
 
     @property
-    def members(self) -> Mapping[PartyRole, type[Member[Any]]]:
-        """The class of each role that answers the server."""
-        ...
+    def shows_terms(self) -> bool:
+        """Whether the server reads each client's term by itself, alone or with the help of any one client."""
+        return self.corruption is None
 
     @property
-    def server(self) -> type[Server[Any]]:
-        """The class of the server."""
-        ...
+    def shared_key(self) -> bool:
+        """Whether all parties hold one and the same long-lived key."""
+        return False
+
+    def key_pair(self, role: PartyRole, rng: Callable[[int], bytes]) -> tuple[bytes, bytes] | None:
+        """The long-lived key of ``role`` beside its identity: private half, then what the roster lists of it.
+
+        None where the role has no such key. ``rng`` gives random bytes.
+        """
+        return None
+
+    def validate_roster(self, task: Task, roster: Roster | None) -> None:  # noqa: B027 - may be left out
+        """Raise ``ConfigError`` for a roster with which no cohort could be safe; run when a role is made."""
+
+    def validate_cohort(  # noqa: B027 - may be left out
+        self, task: Task, cohort: Sequence[str], roster: Roster | None
+    ) -> None:
+        """Raise ``ConfigError`` for a cohort or a roster with which it would be unsafe or can't end."""
+
+    def describe(self, task: Task) -> list[str]:
+        """Threat model, thresholds and floor, in lines for :meth:`secagg.Task.describe`."""
+        return []
 
 
 def largest_proposal(task: Task, *more: int) -> int:
@@ -116,15 +142,12 @@ def key_pairs(
 ) -> dict[str, tuple[bytes, bytes]]:
     """The long-lived keys that parties need beside their identities: private half, then what the roster lists.
 
-    By id; parties that need none are left out. ``rng`` gives each its generator. A protocol whose parties have
-    such keys has a method ``key_pair(role, rng)`` that makes one, or returns None; and where its attribute
-    ``shared_key`` is true, one pair is made for all.
+    By id; parties that need none are left out. ``rng`` gives each its generator. Where the protocol has a
+    ``shared_key``, one pair is made for all.
     """
-    make = getattr(protocol, "key_pair", None)
-    if make is None:
-        return {}
-    if getattr(protocol, "shared_key", False):
+    if protocol.shared_key:
         first = min(roles)
-        return dict.fromkeys(roles, make(roles[first], rng(first)))
-    pairs = {party: make(role, rng(party)) for party, role in roles.items()}
+        pair = protocol.key_pair(roles[first], rng(first))
+        return {} if pair is None else dict.fromkeys(roles, pair)
+    pairs = {party: protocol.key_pair(role, rng(party)) for party, role in roles.items()}
     return {party: pair for party, pair in pairs.items() if pair is not None}

@@ -7,9 +7,9 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from secagg import wire
-from secagg.identity import PartyRole, Roster
+from secagg.identity import PartyRole
 from secagg.lanes import check_mask_bits, fold_lanes, pack_lanes, to_lanes, vectors_size, zero_lanes
-from secagg.protocols.base import Cost, largest_proposal
+from secagg.protocols.base import AggregationProtocol, Cost, largest_proposal
 from secagg.roles.client import Client
 from secagg.roles.member import Handler, Member, Reply
 from secagg.roles.server import Server, Step
@@ -58,7 +58,7 @@ class ClearServer(Server[ServerState]):
 
 
 @dataclass(frozen=True)
-class Clear:
+class Clear(AggregationProtocol):
     """No protection at all: the server reads every update. For comparison, and for tests of the rest.
 
     Ideal functionality: none; every party that sees the traffic learns every update.
@@ -66,23 +66,15 @@ class Clear:
 
     ID: ClassVar[int] = 1
     name: ClassVar[str] = "Clear"
-    shows_terms: ClassVar[bool] = True
     phases: ClassVar[tuple[Phase, ...]] = (
         Phase(Round.INPUT, PartyRole.CLIENT, Proposal, Input, takes_input=True, reply_vectors=True),
     )
-    others: ClassVar[Mapping[PartyRole, int]] = {}
     members: ClassVar[Mapping[PartyRole, type[Member[Any]]]] = {PartyRole.CLIENT: ClearClient}
     server: ClassVar[type[Server[Any]]] = ClearServer
 
     def validate(self, task: Task) -> None:
         """Raise ``ConfigError`` if the sum would not fit."""
         check_mask_bits(task)
-
-    def validate_roster(self, task: Task, roster: Roster | None) -> None:
-        """With or without one: there is nothing to protect."""
-
-    def validate_cohort(self, task: Task, cohort: Sequence[str], roster: Roster | None) -> None:
-        """Any cohort will do: there is nothing to protect."""
 
     def cost(self, task: Task, cohort: Sequence[str] | None = None, *, signed: bool = True) -> Cost:
         """One message a client; see :class:`~secagg.protocols.base.Cost`."""

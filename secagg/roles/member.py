@@ -89,7 +89,7 @@ class Member(Generic[AnyState]):
         self._turn = Turn()
         check_enrolled(state.id, self.role, environment.identity, environment.roster)
         task.protocol.validate_roster(task, environment.roster)
-        if environment.budget is not None and getattr(task.encoder, "release", None) is None:
+        if environment.budget is not None and task.encoder.release(task.layout.size) is None:
             raise ConfigError(
                 "got a budget for an encoding without noise, whose inputs no budget can pay for; take one such as "
                 "dp.DistributedGaussian, or pass no budget"
@@ -97,7 +97,7 @@ class Member(Generic[AnyState]):
         if (
             environment.save is not None
             and environment.ledger is None
-            and getattr(task.protocol, "threat_model", "") == "malicious"
+            and task.protocol.threat_model == "malicious"
         ):
             log.warning(
                 "%s has a store without a ledger under a malicious server: who rolls the state back, or has it "
@@ -246,7 +246,7 @@ class Member(Generic[AnyState]):
         """
         if self.context.environment.budget is None:
             return
-        encoder: Any = self.context.task.encoder  # of noise: no budget was taken beside another
+        encoder = self.context.task.encoder  # of noise: no budget was taken beside another
         answer = encode_parts("secagg/v1/charge", draft.id, draft.session_id, request, draft.contributed)
         try:
             self.context.environment.budget.charge(

@@ -83,7 +83,7 @@ class Server(Generic[AnyState]):
             nonce=nonce,
             session_id=opening,
             asked_under=opening,
-            noise_key=draw(lent.rng, KEY_BYTES) if hasattr(task.encoder, "for_server") else b"",
+            noise_key=draw(lent.rng, KEY_BYTES) if task.encoder.server_noise else b"",
         )
         self._take_up(task, state, lent)
 
@@ -370,9 +370,9 @@ class Server(Generic[AnyState]):
 
     def _decode(self) -> Outcome:
         task, state = self.context.task, self.context.state
-        encoder: Any = task.encoder_for(state.session)
+        encoder = task.encoder_for(state.session)
         try:
-            noisy = state.noise_key and hasattr(encoder, "for_server")
+            noisy = state.noise_key and encoder.server_noise
             decoded = (encoder.for_server(state.noise_key) if noisy else encoder).decode(
                 self.context.sums, layout=task.layout, survivors=len(state.survivors), max_weight=task.max_weight
             )

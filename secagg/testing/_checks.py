@@ -327,7 +327,7 @@ def _restored_bit_for_bit(casting: Casting) -> None:
     Left out are the rounds that a protocol names in ``unseeded``, whose messages depend on randomness that a
     primitive draws for itself; a role restored after its answer repeats that one too (the next check).
     """
-    unseeded = getattr(casting.protocol, "unseeded", ())
+    unseeded = casting.protocol.unseeded
     steady, play = Play(casting), Play(casting)
     steady.require_completes("undisturbed")
 

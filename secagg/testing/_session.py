@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from mpc.keys import seeded_rng
 from secagg import wire
 from secagg.beacon import Fetch
-from secagg.encoding import Decoded, Rng, Segment
+from secagg.encoding import Decoded, PlainEncoding, Rng, Segment
 from secagg.errors import Aborted, ConfigError, RemoteProtocolError
 from secagg.fixed_point import FixedPoint
 from secagg.identity import Party, PartyRole, Roster
@@ -61,7 +61,7 @@ def require(holds: object, expected: str, got: object) -> None:
 
 
 @dataclass(frozen=True)
-class Integers:
+class Integers(PlainEncoding):
     """An encoding whose sums can be read to the last bit, over segments of any kind.
 
     ``shapes`` has (length, bound, modulus) of each segment. An update is one float64 vector: the upper
@@ -151,7 +151,7 @@ class Casting:
     def enrolled(self) -> Casting:
         """The same with identities and a roster of everyone."""
         keys = {p: Ed25519PrivateKey.from_private_bytes(rng_for_tests(p.encode())(32)) for p in self.roles}
-        pairs = _key_pairs(self.protocol, tuple(self.roles.items()))  # type: ignore[arg-type]
+        pairs = _key_pairs(self.protocol, tuple(self.roles.items()))
         public = {party: pair[1] for party, pair in pairs.items() if self.roles[party] is not PartyRole.CLIENT}
         parties = (
             Party(p, self.roles[p], key.public_key().public_bytes_raw(), public.get(p)) for p, key in keys.items()

@@ -16,7 +16,7 @@ from secagg import wire
 from secagg.errors import FaultKind
 from secagg.identity import PartyRole
 from secagg.lanes import fold_lanes, pack_lanes, reduce_lanes, to_lanes, vectors_size, zero_lanes
-from secagg.protocols.base import Cost
+from secagg.protocols.base import AggregationProtocol, Cost
 from secagg.roles.client import Client
 from secagg.roles.listener import Aggregator, Decryptor
 from secagg.roles.member import Handler, Listener, Reply
@@ -28,7 +28,7 @@ from secagg.wire import Envelope, Reject
 CLIENT, DECRYPTOR, AGGREGATOR = PartyRole.CLIENT, PartyRole.DECRYPTOR, PartyRole.AGGREGATOR
 
 
-class Shape:
+class Shape(AggregationProtocol):
     """What the stand-ins share: no demands, no honest cost."""
 
     phases: ClassVar[tuple[Phase, ...]]
@@ -36,15 +36,9 @@ class Shape:
     def validate(self, task: Any) -> None:
         pass
 
-    def validate_cohort(self, task: Any, cohort: Any, roster: Any) -> None:
-        pass
-
     def cost(self, task: Any, cohort: Any = None) -> Cost:
         zero = dict.fromkeys(rounds(self), 0)
         return Cost(up=zero, down=zero, collusion="nobody", post_quantum=False)
-
-    def validate_roster(self, task: Any, roster: Any) -> None:
-        pass
 
     def largest_message(self, task: Any, receiver: Any) -> int:
         return 65536 + 2 * vectors_size(task)

@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 
 import dp
 import secagg
+from secagg.encoding import PlainEncoding
 from secagg.protocols.encrypted.digits import Digits
 from secagg.protocols.encrypted.parameters import Encrypted
 from secagg.testing import rng_for_tests
@@ -46,7 +47,7 @@ MODULUS = 1 << CODE.bits
 
 
 @dataclass(frozen=True)
-class Columns:
+class Columns(PlainEncoding):
     """Each coordinate by itself: a vector is the updates of all runs, then their noises in whole steps.
 
     ``reduced`` is the control: terms are sent modulo 2^bits, as a sum modulo 2^bits would allow.

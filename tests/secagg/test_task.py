@@ -271,5 +271,5 @@ class Unchecking(secagg.FixedPoint):
 
 
 def test_an_encoding_that_can_not_refuse_a_roster_is_refused():
-    with pytest.raises(ConfigError, match="for_task and no check"):
+    with pytest.raises(ConfigError, match="for_task and no check of its own"):
         make(encoding=Unchecking(1.0))

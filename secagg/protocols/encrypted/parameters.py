@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import importlib
 import importlib.util
-from abc import ABC, abstractmethod
+from abc import abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
@@ -22,7 +22,7 @@ from secagg.corruption import check_corruption, check_floor, corrupt_count
 from secagg.errors import ConfigError, FaultKind, shown
 from secagg.identity import Party, PartyRole, Roster
 from secagg.lanes import check_mask_bits, vectors_size
-from secagg.protocols.base import Cost, largest_proposal
+from secagg.protocols.base import AggregationProtocol, Cost, largest_proposal
 from secagg.protocols.encrypted.digits import Digits
 from secagg.protocols.encrypted.messages import (
     HASH_BYTES,
@@ -43,7 +43,7 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True)
-class Encrypted(ABC):
+class Encrypted(AggregationProtocol):
     """What the homomorphic protocols have in common: all but the scheme and who holds its key.
 
     ``corruption`` is the fraction of clients that may collude with the server, and depart from the protocol.

@@ -23,7 +23,7 @@ from secagg.corruption import ThreatModel, check_corruption, corrupt_among, corr
 from secagg.errors import ConfigError
 from secagg.identity import PartyRole, Roster
 from secagg.lanes import check_mask_bits
-from secagg.protocols.base import Cost
+from secagg.protocols.base import AggregationProtocol, Cost
 from secagg.protocols.pairwise.messages import (
     Advert,
     Adverts,
@@ -53,7 +53,7 @@ MAX_POINT = (1 << 16) - 1
 
 
 @dataclass(frozen=True)
-class Pairwise:
+class Pairwise(AggregationProtocol):
     """What SecAgg and SecAggPlus have in common: all but the graph."""
 
     corruption: float

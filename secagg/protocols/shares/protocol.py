@@ -32,7 +32,7 @@ from secagg.corruption import ThreatModel, check_corruption, check_floor, corrup
 from secagg.errors import ConfigError, FaultKind, shown
 from secagg.identity import PartyRole, Roster
 from secagg.lanes import check_mask_bits, vectors_size
-from secagg.protocols.base import Cost, largest_proposal
+from secagg.protocols.base import AggregationProtocol, Cost, largest_proposal
 from secagg.protocols.shares.messages import (
     HASH_BYTES,
     MAX_AGGREGATORS,
@@ -56,7 +56,7 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True)
-class AdditiveShares:
+class AdditiveShares(AggregationProtocol):
     """Additive shares between ``aggregators`` servers, of which one honest one suffices; one message a client.
 
     ``corruption`` is the fraction of clients that may collude with the collector and with all aggregators
