@@ -7,11 +7,11 @@ A role of this library has no sockets and no clock. This file is one way to give
 which each side knows the other, frames with a length in front, one deadline a round, and a folder that
 survives the process. Each scene kills a process with SIGKILL in the middle of a session:
 
-1. a client dies as it is asked for its input; the others' sum comes out without it;
-2. a client dies when its input is saved but not sent; it starts again, and is in the sum;
-3. the server dies with three of five inputs in; it starts again, asks again, and the sum is the same.
+1. a client dies when it is asked for its input; the sum of the others is opened without it;
+2. a client dies after its input was saved and before it was sent; it starts again, and is in the sum;
+3. the server dies after three of five inputs; it starts again, asks again, and the sum is the same.
 
-The parts: what everyone agrees on, the transport, the client, the server, the play.
+The parts: what everyone agrees on, the transport, the client, the server, the scenes.
 """
 
 import argparse
@@ -54,12 +54,12 @@ INPUT_REQUEST = 3  # after AdvertiseKeys and ShareKeys
 BOOT_SECONDS = 30  # for everyone to connect, before a server's clock starts
 SCENE_SECONDS = 90  # no scene outlives this
 
-# What everyone agrees on. The parent plays the operator here: it writes the task, the roster and the keys,
-# and every process reads the first two and, of the keys, its own.
+# What everyone agrees on. The parent process is the operator: it writes the task, the roster and the keys. Every
+# process reads the task, the roster and its own key.
 
 
 def local_update(client: str) -> dict[str, NDArray[np.float64]]:
-    """What a client has learnt: whole numbers, so that the sum can be checked to the last bit."""
+    """A client's update: whole numbers, so that the sum can be checked to the last bit."""
     rng = np.random.default_rng(CLIENTS.index(client))
     return {
         name: rng.integers(-1000, 1000, size).astype(np.float64) for name, size in (("bias", 4), ("weights", 60))
@@ -150,7 +150,7 @@ async def frames(reader: StreamReader, limit: int) -> AsyncIterator[bytes]:
 
 
 # The client. Its state and its ledger are on the disk before an answer leaves, so it may die at any
-# point, start again, and say the same again.
+# point, start again, and repeat its answer.
 
 
 async def run_client(folder: Path, me: str, hold: str | None) -> None:
@@ -177,7 +177,7 @@ async def run_client(folder: Path, me: str, hold: str | None) -> None:
                 log(me, f"leaves: {aborted}")
                 return
             if hold == "saved" and asked == INPUT_REQUEST:
-                wait_to_be_killed(me, "has saved its input and not sent it")
+                wait_to_be_killed(me, "has saved its input but not sent it")
             if reply is not None:
                 writer.write(frame(reply))
                 await writer.drain()
@@ -190,13 +190,13 @@ async def run_client(folder: Path, me: str, hold: str | None) -> None:
             pause = 0.05
             with contextlib.closing(writer):
                 return await talk(reader, writer)
-        except (OSError, EOFError):  # no server, or one that went away: it will be back and ask again
+        except (OSError, EOFError):  # there is no server now; it will come back and ask again
             await asyncio.sleep(pause * random.uniform(0.5, 1))
             pause = min(2 * pause, 1.0)
 
 
-# The server. It saves at the end of each round; what it took since then it asks for again after a crash,
-# and gets in the same bytes. Whoever connects is sent what it still owes an answer to.
+# The server. It saves its state at the end of each round. After a crash it asks again for what it received since
+# then, and gets the same bytes. A client that connects gets the request that it has not answered.
 
 
 class AggregationServer:
@@ -211,7 +211,7 @@ class AggregationServer:
             self.server = self.task.server(CLIENTS, roster=roster, session=SESSION, save=store)
         self.folder, self.deadline, self.hold = folder, deadline, hold
         self.outbox = self.server.start()
-        self.last_words: dict[str, bytes] = {}  # to each who was dropped, for when it is back
+        self.last_words: dict[str, bytes] = {}  # for each client that was dropped, for when it is back
         self.connected: dict[str, StreamWriter] = {}
         self.news = asyncio.Condition()
 
@@ -256,7 +256,7 @@ class AggregationServer:
                     wait_to_be_killed("server", "has taken three inputs of five")
                 await self.tell()
         except (OSError, EOFError):
-            pass  # it may come back; until the deadline it is waited for
+            pass  # it may come back: the server waits until the deadline
         finally:
             if self.connected.get(party) is writer:
                 del self.connected[party]
@@ -269,7 +269,7 @@ class AggregationServer:
         await self.until(lambda: not self.connected, self.deadline)  # they hang up when they have read it
 
     def send(self, party: str, message: bytes) -> None:
-        # Without drain: a slow reader must not hold up the others, and is owed one message at a time.
+        # No drain: a slow reader must not delay the others, and has one message to read at a time.
         if party in self.connected:
             self.connected[party].write(frame(message))
 
@@ -289,7 +289,7 @@ def announce(folder: Path, port: int) -> None:
     (folder / "port.new").replace(folder / "port")
 
 
-# The play: starts the processes, kills one when it says that it is there, and checks the sum.
+# The scenes: start the processes, kill one when it reports that it reached its point, and check the sum.
 
 
 class Scene(NamedTuple):
@@ -297,7 +297,7 @@ class Scene(NamedTuple):
     victim: str
     hold: str  # where the victim waits to be killed
     restarted: bool
-    deadline: float  # seconds a round; one that starts again needs time to do so
+    deadline: float  # seconds a round; a process needs time to start again
     survivors: list[str]
 
 
@@ -325,7 +325,7 @@ async def play(scene: Scene, folder: Path) -> dict[str, Any]:
             playing = {p: await start(p, scene.hold if p == scene.victim else "") for p in ["server", *CLIENTS]}
             victim = playing.pop(scene.victim)
             if await output(victim).readline() != b"held\n":
-                raise RuntimeError(f"{scene.victim} did not get to where it should be killed")
+                raise RuntimeError(f"{scene.victim} did not reach the point where it should be killed")
             os.kill(victim.pid, signal.SIGKILL)
             killed = await victim.wait()
             log(scene.victim, f"is dead: exit code {killed}")
@@ -391,7 +391,7 @@ def main() -> None:
     for name in ("--party", "--folder", "--hold", "--deadline"):  # how this script starts the others
         parser.add_argument(name, help=argparse.SUPPRESS)
     asked = parser.parse_args()
-    # What is compiled on first use is compiled here, where no deadline runs.
+    # Compile here, where no deadline runs, what would be compiled on first use.
     secagg.simulate(make_task(), {party: local_update(party) for party in CLIENTS}, dropouts={"c1": "MaskedInput"})
     if asked.party is None:
         sys.exit(0 if asyncio.run(play_all(asked.json)) else 1)

@@ -1,9 +1,9 @@
 """The whole deployment on this machine: ``python examples/flower_app/loopback.py [--rounds N] [--spare]``.
 
 Starts a SuperLink and four SuperNodes, each a process, with TLS and node authentication; submits the app; and
-kills the fourth SuperNode when it is asked for its update, unless ``--spare``. The round goes on without it.
+kills the fourth SuperNode when it is asked for its update, unless ``--spare`` is set. The round goes on without it.
 Nothing leaves the machine: Flower's telemetry, its update check and its installation of dependencies are off.
-However it ends, an interrupt or a SIGTERM included, it ends all processes that it started.
+At its end, also by an interrupt or a SIGTERM, it ends all processes that it started.
 """
 
 import argparse
@@ -37,7 +37,7 @@ HOSPITALS = ["hospital-1", "hospital-2", "hospital-3", "hospital-4"]
 VICTIM = HOSPITALS[-1]
 INPUT_REQUEST = 4  # after Introduction, AdvertiseKeys and ShareKeys
 PORTS = range(20_000, 32_000)  # below those that Linux gives to outgoing connections
-# What a machine that is busy with other things may need. Nobody waits longer than the step takes.
+# Enough for a busy machine. A step that ends earlier is not waited for.
 BOOT_SECONDS, ROUND_SECONDS = 300, 300
 
 
@@ -59,7 +59,7 @@ def write_certificate(folder: Path) -> None:
 
 
 def write_node_key(folder: Path, hospital: str) -> Path:
-    """What a SuperNode proves to the SuperLink who it is with; the server of the protocol trusts none of it."""
+    """The key with which a SuperNode proves its identity to the SuperLink; the protocol doesn't rely on it."""
     key = ec.generate_private_key(ec.SECP384R1())
     private = key.private_bytes(Encoding.PEM, PrivateFormat.OpenSSH, NoEncryption())
     write_private(folder / f"{hospital}.flower", private)
@@ -84,7 +84,7 @@ def free_port() -> int:
 
 @contextmanager
 def interrupted_by_sigterm() -> Iterator[None]:
-    """A SIGTERM is an interrupt meanwhile, so that what is to be done at the end is done."""
+    """Meanwhile a SIGTERM raises KeyboardInterrupt, so that the clean-up runs."""
     if threading.current_thread() is not threading.main_thread():
         yield
         return
@@ -149,7 +149,7 @@ class Deployment:
                 other for other, process in self.running.items() if other != "run" and process.poll() is not None
             ]
             if over or dead:
-                raise RuntimeError(f"{name} said no {words!r}; ended: {dead or 'nobody'}\n{self.logs()}")
+                raise RuntimeError(f"{name} never said {words!r}; ended: {dead or 'nobody'}\n{self.logs()}")
             time.sleep(0.1)
 
     def logs(self) -> str:
@@ -179,14 +179,14 @@ class Deployment:
         ]
 
     def kill(self, name: str) -> None:
-        """A SuperNode and whatever it started, at once."""
+        """Kill a SuperNode and everything that it started, at once."""
         process = self.running.pop(name)
         with suppress(ProcessLookupError):
             os.killpg(process.pid, signal.SIGKILL)
         process.wait()
 
     def end(self) -> None:
-        """Kill all that was started, also what has left its group, as Flower's SuperExec and ServerApp do."""
+        """Kill every process of this deployment, also those that left its group, as Flower's SuperExec does."""
         for name in [*self.running]:
             self.kill(name)
         while left := self.left():
