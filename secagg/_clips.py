@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 
+from secagg import _warnings
 from secagg._numbers import real
 from secagg._reading import MAX_NODES
 from secagg.errors import ConfigError, EncodingError, blaming, shown
@@ -108,14 +109,10 @@ def warn_of_lost_leaves(vector: AnyFloat, layout: Layout, clips: Sequence[float]
         if part.start < part.stop and np.abs(vector[part.start]) > limit and (np.abs(vector[part]) > limit).all():
             lost.append(name)
     if lost:
-        _log.warning(
-            "every coordinate was clipped in %d of %d leaves: %s%s; of those only the signs are left. Give them a "
-            "larger clip: clip={'*': ..., %s: ...}",
-            len(lost),
-            len(layout.leaves),
-            ", ".join(map(shown, lost[:3])),
-            ", ..." if len(lost) > 3 else "",
-            shown(lost[0]),
+        _warnings.warn(
+            f"every coordinate was clipped in {len(lost)} of {len(layout.leaves)} leaves: "
+            f"{', '.join(map(shown, lost[:3]))}{', ...' if len(lost) > 3 else ''}; of those only the signs are "
+            f"left. Give them a larger clip: clip={{'*': ..., {shown(lost[0])}: ...}}"
         )
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -11,7 +10,7 @@ from typing import Self, cast
 import numpy as np
 from numpy.typing import NDArray
 
-from secagg import _clips
+from secagg import _clips, _warnings
 from secagg._numbers import whole
 from secagg.encoding import MAX_WEIGHT, Decoded, PlainEncoding, Rng, Segment
 from secagg.errors import ConfigError, EncodingError, blaming, shown
@@ -24,7 +23,6 @@ _PIECE = 1 << 16  # coordinates rounded at a time by OpenSSL's bits, which so st
 _MAX_SUM = 1 << 62
 _LEAST_BITS = 8
 _UP = 1 + 2.0**-40  # far more than floats are off by
-_log = logging.getLogger("secagg")
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,8 +80,9 @@ class FixedPoint(PlainEncoding):
 
         It is ``headroom`` (1 to 1e6) times the ``quantile`` (above 0, at most 1) of |x| over all coordinates
         that the leaf has in ``updates`` (by client, or listed; at most 4096, all of one layout). A leaf of zeros
-        gets the largest of the other clips, or 1. This reads updates in the clear: it is for experiments, and for
-        public data. A clip that was chosen from clients' updates tells of them, which no epsilon covers.
+        gets the largest of the other clips, or 1, with a WARNING. This reads updates in the clear: it is for
+        experiments, and for public data. A clip that was chosen from clients' updates tells of them, which no
+        epsilon covers.
 
         ``EncodingError`` for updates that don't fit one layout or are not finite, ``ConfigError`` for the rest.
         """
@@ -161,10 +160,9 @@ class FixedPoint(PlainEncoding):
                 f"expected float32 or float64, shape ({layout.size},)"
             )
         if own and share * 2**self.bits < 2**_LEAST_BITS:
-            _log.warning(
-                "a weight leaves this update fewer than %d of its %d bits; raise bits or lower max_weight",
-                _LEAST_BITS,
-                self.bits,
+            _warnings.warn(
+                f"a weight leaves this update fewer than {_LEAST_BITS} of its {self.bits} bits; raise bits or "
+                "lower max_weight"
             )
         values, clipped = self._quantize(vector, layout, share, rng)
         counts = zip([*own, clipped], self.segments(layout, max_weight)[1:], strict=True)
@@ -217,13 +215,17 @@ class FixedPoint(PlainEncoding):
         most = 0.5 if self.rounding == "nearest" else 1.0
         error = f"{most * steps[-1]:.3g}"
         share = "" if max_weight is None else f" x {max_weight} / (mean weight of the survivors)"
-        norm = self._top * steps[-1]
-        moved = self.l2_sensitivity(layout, norm, max_weight)
+        norm = self._top * steps[0]  # of the least clip: the shorter an update, the more rounding adds to it
+        longer = self.l2_sensitivity(layout, norm) / norm
+        least = "" if len(steps) == 1 else " (the least clip)"
+        weight = "" if max_weight is None else f"with the weight {max_weight} "
+        other = ", or take dp.CentralGaussian" if max_weight is None else ""
         return [
             f"{self.bits} bits a value, grid step {spread}, {self.rounding} rounding",
             f"a coordinate of the mean is off by at most {error}{share}, beside clipping",
-            f"an update of L2 norm {norm:g} moves the sum by up to {moved:.4g} once rounded: noise that the server "
-            "adds has to be made for that (l2_sensitivity), or take dp.CentralGaussian",
+            f"rounding makes an update of L2 norm {norm:.6g}{least} up to {longer:.6g} times as long: {weight}it "
+            f"moves the sum by up to {longer * norm * (max_weight or 1):.6g}. Noise that the server adds has to be "
+            f"made for that (l2_sensitivity){other}",
         ]
 
     @property

@@ -15,7 +15,7 @@ from typing import Any, cast
 
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
-from secagg import identity
+from secagg import _warnings, identity
 from secagg._reading import is_labelled
 from secagg.beacon import Fetch
 from secagg.errors import ConfigError, EncodingError, LocalProtocolError, blaming, shown
@@ -164,10 +164,11 @@ class Session:
             if self.progress is not None:
                 self.progress(name)
             if name == wanted:
-                for party in outbox:
-                    if party in updates and party not in self.gone and self.silent.get(party) != name:
-                        weight = None if weights is None else weights[party]
-                        self._contribute(party, name, updates[party], weight)
+                with _warnings.together():
+                    for party in outbox:
+                        if party in updates and party not in self.gone and self.silent.get(party) != name:
+                            weight = None if weights is None else weights[party]
+                            self._contribute(party, name, updates[party], weight)
             self._deliver(outbox, name)
             outbox = self.timed("server", name, self.server.close_round)
         found = {field.name: getattr(self.server.outcome, field.name) for field in fields(Outcome)}

@@ -10,6 +10,7 @@ import msgspec
 from numpy.typing import NDArray
 
 from mpc.keys import encode_parts, seeded_rng
+from secagg import _warnings
 from secagg.errors import Aborted, ConfigError, EncodingError, LocalProtocolError, SecAggError, kind_of
 from secagg.identity import PartyRole
 from secagg.roles.member import SEED_BYTES, Member
@@ -79,14 +80,15 @@ class Client(Member[AnyClientState]):
         task = self.context.task
         flat = task.layout.flatten(update)
         try:
-            return task.encoder_for(session).encode(
-                flat,
-                layout=task.layout,
-                weight=weight,
-                max_weight=task.max_weight,
-                # The session id may not stand yet, so the session's name separates what is drawn here.
-                rng=seeded_rng(seed, salt=task.digest, info=encode_parts("secagg/v1/rounding", session)),
-            )
+            with _warnings.about(self.id):
+                return task.encoder_for(session).encode(
+                    flat,
+                    layout=task.layout,
+                    weight=weight,
+                    max_weight=task.max_weight,
+                    # The session id may not stand yet, so the session's name separates what is drawn here.
+                    rng=seeded_rng(seed, salt=task.digest, info=encode_parts("secagg/v1/rounding", session)),
+                )
         except SecAggError:
             raise
         except Exception as error:  # another package's encoding says it in its own error

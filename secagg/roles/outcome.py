@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import html
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, fields
 from typing import Any
 
 from secagg._reading import same
-from secagg.errors import Fault
+from secagg.errors import Fault, SecAggError
 from secagg.layout import Layout
 
 _NAMED = 5  # of parties in a repr
@@ -75,7 +76,9 @@ class Outcome:
             ("faults", str(len(self.faults))),
         ]
         if self.clipped is not None:
-            told.append(("clipped", f"{self.clipped:,} coordinates"))
+            with suppress(SecAggError):  # who replaced the mean by something else still gets a line
+                size = len(self.survivors) * Layout.of(self.mean).size
+                told.append(("clipped", f"{self.clipped:,} of {size:,} coordinates"))
         if self.epsilon_guaranteed is not None:
             told.append(("epsilon", f"{self.epsilon_guaranteed:.4g}"))
         return told

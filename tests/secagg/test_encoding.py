@@ -1,6 +1,7 @@
 import itertools
 import logging
 import math
+import re
 import tracemalloc
 from collections.abc import Callable, Iterator
 from dataclasses import FrozenInstanceError
@@ -507,10 +508,44 @@ def test_rounding_doubles_what_an_update_of_halves_moves() -> None:
     assert 1.99 < moved < grid.l2_sensitivity(layout, 1.0) < 2.0001
     assert grid.l2_sensitivity(layout, 1.0, 50) == pytest.approx(100)
     assert FixedPoint(1.0, 8).l2_sensitivity(layout, 1.0) == pytest.approx(math.sqrt(10**6 / 127**2 + 3))
-    assert any("moves the sum by up to 2 once rounded" in line for line in grid.describe(layout, None))
+    said = grid.describe(layout, None)[-1]
+    assert "L2 norm 1 up to 2 times as long: it moves the sum by up to 2. " in said
     for bad in (0.0, -1.0, math.nan, "1"):
         with pytest.raises(ConfigError):
             grid.l2_sensitivity(layout, bad)  # type: ignore[arg-type]
+
+
+LENGTHENS = re.compile(
+    r"L2 norm (\S+)( .the least clip.)? up to (\S+) times as long: (.*)it moves the sum by up to (\S+)\. "
+)
+
+
+@pytest.mark.parametrize("max_weight", [None, 1, 5000])
+@pytest.mark.parametrize(
+    ("clip", "bits", "size"),
+    [(1.0, 16, 10**6), ({"*": 0.2, "*.n": 1e4}, 8, 10**6), ({"*": 3.0, "*.n": 0.5}, 12, 1), (1e-3, 24, 5)],
+)
+def test_what_rounding_adds_is_stated_where_it_adds_the_most_and_apart_from_the_weight(
+    clip: Any, bits: int, size: int, max_weight: int | None
+) -> None:
+    layout, grid = Layout.of({"a": {"w": np.broadcast_to(0.0, size), "n": np.zeros(1)}}), FixedPoint(clip, bits)
+    found = LENGTHENS.search(grid.describe(layout, max_weight)[-1])
+    assert found is not None
+    clips = [clip] if isinstance(clip, float) else list(clip.values())
+    norm, least, factor, weight, moved = found.groups()
+    assert float(norm) == min(clips)
+    assert (least is not None) == (len(clips) > 1)
+    assert float(factor) == pytest.approx(grid.l2_sensitivity(layout, min(clips)) / min(clips), rel=1e-5)
+    assert float(moved) == pytest.approx(grid.l2_sensitivity(layout, min(clips), max_weight), rel=1e-5)
+    assert weight == ("" if max_weight is None else f"with the weight {max_weight} ")
+    larger = [grid.l2_sensitivity(layout, other) / other for other in clips]
+    assert float(factor) >= max(larger) * (1 - 1e-5), "nothing larger is hidden"
+
+
+def test_a_large_clip_hides_nothing_of_what_rounding_adds() -> None:
+    layout = Layout.of({"a": {"w": np.broadcast_to(0.0, 10**6), "n": np.zeros(1)}})
+    said = FixedPoint({"*": 0.2, "*.n": 1e4}, 8).describe(layout, None)[-1]
+    assert "L2 norm 0.2 (the least clip) up to 393.783 times as long: it moves the sum by up to 78.7567. " in said
 
 
 def test_clips_by_pattern_the_longest_first_and_a_name_before_all() -> None:

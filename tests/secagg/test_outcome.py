@@ -42,7 +42,7 @@ def test_equal_runs_are_equal_and_others_are_not() -> None:
 def test_texts_are_short_and_say_who_is_in_the_sum() -> None:
     text = repr(run(dropouts={"c3": "Input"}))
     assert text.startswith("<Simulation: sum of 7 clients (c1, c2, c4, c5, c6, and 2 more); total weight 7;")
-    assert "; dropped c3 in Input; faults 1; clipped 0 coordinates; bytes up " in text
+    assert "; dropped c3 in Input; faults 1; clipped 0 of 3,507 coordinates; bytes up " in text
     assert "0.5" not in text
     assert len(text) < 300
     page = replace(run(), survivors=("<script>",), dropped={"<b>": "<i>"})._repr_html_()
@@ -95,6 +95,22 @@ def test_a_clip_that_is_too_small_is_a_warning(clipped: int, warns: bool, caplog
     if warns:
         assert f"{100 * clipped / 501:.1f} % of all coordinates" in said[0]
         assert "FixedPoint.suggest" in said[0]
+
+
+def test_a_simulation_says_once_what_happened_to_many_clients(caplog: pytest.LogCaptureFixture) -> None:
+    task = replace(TASK, max_clients=5, max_weight=1000)
+    lost = UPDATE | {"n": 10**6}
+    updates = {f"c{number}": lost if number < 5 else UPDATE for number in range(1, 6)}
+    secagg.simulate(task, updates, weights=[1000, 1000, 1, 1000, 1])
+    said = [line for line in caplog.messages if "every coordinate" in line or "a weight" in line]
+    assert len(said) == 2
+    assert said[0].startswith("c1, c2, c3 and 1 more: every coordinate was clipped in 1 of 2 leaves: 'n'")
+    assert said[1].startswith("c3, c5: a weight leaves this update fewer than 8 of its 16 bits")
+
+
+def test_a_clients_own_warning_names_it(caplog: pytest.LogCaptureFixture) -> None:
+    TASK.client("c7", session=b"s").contribute(UPDATE | {"n": 10**6})
+    assert caplog.messages[-1].startswith("c7: every coordinate was clipped in 1 of 2 leaves: 'n'")
 
 
 def test_a_difference_of_tasks_names_the_field() -> None:
