@@ -122,9 +122,9 @@ class PairwiseMasks(AggregationProtocol):
     """
 
     corruption: float = 0.33
+    threat_model = "malicious"  # not a field: nobody can set it
     ID: ClassVar[int] = 0x8101  # 0x8000 and above are for protocols outside of this library
     name: ClassVar[str] = "PairwiseMasks"
-    threat_model: ClassVar[str] = "malicious"
     phases: ClassVar[tuple[Phase, ...]] = (
         Phase("AdvertiseKeys", PartyRole.CLIENT, Proposal, Advert),
         Phase("MaskedInput", PartyRole.CLIENT, Adverts, MaskedInput, takes_input=True, reply_vectors=True),
