@@ -16,6 +16,9 @@ Clips = tuple[tuple[str, float], ...]
 
 _MIN, _MAX = 1e-100, 1e100  # no step, scale or sum leaves float64's range
 _WILD = "*"
+_MOST_PATTERNS = 256
+_MOST_WILD = 16  # in a pattern
+_RECENT = 4  # layouts whose clips are kept
 _MOST_SAMPLES = 4096  # of updates that a clip is suggested from
 
 _log = logging.getLogger("secagg")
@@ -41,38 +44,60 @@ def checked_pairs(pairs: Iterable[Any]) -> Clips:
             if name in found:
                 raise ConfigError(f"got two clips for {shown(name)}; expected one")
             found[name] = checked(pair[1], name)
+    patterns = [name for name in found if _WILD in name]
+    wildest = max((name.count(_WILD) for name in patterns), default=0)
+    if len(patterns) > _MOST_PATTERNS or wildest > _MOST_WILD:
+        raise ConfigError(
+            f"got {len(patterns)} patterns in clip, with up to {wildest} '*' in one; expected at most "
+            f"{_MOST_PATTERNS} patterns of at most {_MOST_WILD} '*': name the other leaves"
+        )
     return tuple(sorted(found.items()))
 
 
-def resolved(clip: float | Clips, layout: Layout) -> list[float]:
+def resolved(clip: float | Clips, layout: Layout) -> tuple[float, ...]:
     """The clip of every leaf, in the layout's order.
 
     A leaf's own name comes first, then the pattern with the most characters beside its ``*``. ``ConfigError`` for a
     leaf that nothing matches, one that two such patterns match, and a name or pattern that matches no leaf.
     """
     if isinstance(clip, float):
-        return [clip] * len(layout.leaves)
+        return (clip,) * len(layout.leaves)
+    # One task asks again and again. By identity, since to compare two layouts takes as long as this.
+    for known_clip, known_layout, known in tuple(_known):
+        if known_clip is clip and known_layout is layout:
+            return known
+    found = _resolve(clip, layout)
+    _known[:] = [(clip, layout, found), *_known[: _RECENT - 1]]
+    return found
+
+
+_known: list[tuple[Clips, Layout, tuple[float, ...]]] = []  # the newest first
+
+
+def _resolve(clip: Clips, layout: Layout) -> tuple[float, ...]:
     clips = dict(clip)
-    patterns = [(name, name.split(_WILD)) for name in clips if _WILD in name]
+    patterns = _Patterns(name for name in clips if _WILD in name)
     chosen: list[float] = []
     missing: list[str] = []
     used: set[str] = {_WILD}
     for leaf in layout.leaves:
-        matching = [(len("".join(parts)), name) for name, parts in patterns if _matches(parts, leaf.name)]
-        used.update(name for _, name in matching)
-        best = [name for length, name in matching if length == max(matching)[0]]
-        if leaf.name in clips:
-            best = [leaf.name]
-            used.add(leaf.name)
+        name = leaf.name
+        matching = patterns.matching(name)
+        used.update(pattern for _, pattern in matching)
+        longest = max(matching, default=(0, ""))[0]
+        best = [pattern for length, pattern in matching if length == longest]
+        if name in clips:
+            best = [name]
+            used.add(name)
         if len(best) > 1:
             raise ConfigError(
                 f"got the patterns {shown(best[0])} and {shown(best[1])}, as long as each other, for leaf "
-                f"{shown(leaf.name)}; expected one that is longer, or the leaf's own name"
+                f"{shown(name)}; expected one that is longer, or the leaf's own name"
             )
         if best:
             chosen.append(clips[best[0]])
         else:
-            missing.append(leaf.name)
+            missing.append(name)
     for problem, names in (
         ("no clip for the leaves", missing),
         ("a clip for what the layout lacks,", sorted(set(clips) - used)),
@@ -83,16 +108,36 @@ def resolved(clip: float | Clips, layout: Layout) -> list[float]:
                 f"got {problem} {', '.join(map(shown, names[:5]))}{more}; expected one for each leaf of the "
                 "layout: by its name, by a pattern such as '*.bias', or by '*' for all others"
             )
-    return chosen
+    return tuple(chosen)
 
 
-def _matches(parts: list[str], name: str) -> bool:
-    """Whether ``name`` is these parts with anything between them."""
-    first, *middle, last = parts
-    if len(name) < len(first) + len(last) or not name.startswith(first) or not name.endswith(last):
-        return False
-    at, end = len(first), len(name) - len(last)
-    for part in middle:  # the first place that fits leaves the most room for the others
+class _Patterns:
+    """Patterns by what stands before their first ``*`` and after their last, so that a name meets few of them."""
+
+    def __init__(self, patterns: Iterable[str]) -> None:
+        self._by_ends: dict[tuple[int, int], dict[tuple[str, str], list[tuple[int, str, list[str]]]]] = {}
+        for pattern in patterns:
+            first, *middle, last = pattern.split(_WILD)
+            parts = [part for part in middle if part]
+            entry = len(pattern) - pattern.count(_WILD), pattern, parts
+            ends = self._by_ends.setdefault((len(first), len(last)), {})
+            ends.setdefault((first, last), []).append(entry)
+
+    def matching(self, name: str) -> list[tuple[int, str]]:
+        """The patterns that ``name`` fits, each after the number of its characters beside ``*``; sorted."""
+        found = []
+        for (before, after), patterns in self._by_ends.items():
+            end = len(name) - after
+            if before <= end:
+                for length, pattern, parts in patterns.get((name[:before], name[end:]), ()):
+                    if _holds_in_order(parts, name, before, end):
+                        found.append((length, pattern))
+        return sorted(found)
+
+
+def _holds_in_order(parts: list[str], name: str, at: int, end: int) -> bool:
+    """Whether ``name`` holds these parts one after the other, from ``at`` to ``end``, with anything between."""
+    for part in parts:  # the first place that fits leaves the most room for the others
         at = name.find(part, at, end)
         if at < 0:
             return False

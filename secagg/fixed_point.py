@@ -36,6 +36,7 @@ class FixedPoint(PlainEncoding):
       (:attr:`secagg.layout.Leaf.name`) and patterns to one; kept as a tuple of sorted pairs. In a pattern ``*``
       stands for any characters, dots too: ``{"*": 0.2, "*.num_batches_tracked": 1e4}``. A leaf's own name comes
       first, then the pattern with the most characters beside its ``*``; two as long as each other are refused.
+      At most 256 patterns, of at most 16 ``*`` each.
     - ``bits``: 2 to 32.
     - ``rounding``: ``"stochastic"`` rounds up with the probability of the fraction, to 2^-32, from 32
       bits of AES-256-CTR a coordinate, so that errors average out over clients; ``"nearest"`` rounds
@@ -232,7 +233,7 @@ class FixedPoint(PlainEncoding):
     def _top(self) -> int:
         return (1 << (self.bits - 1)) - 1
 
-    def _clips(self, layout: Layout) -> list[float]:
+    def _clips(self, layout: Layout) -> tuple[float, ...]:
         """The clip of every leaf, in the layout's order."""
         return _clips.resolved(cast(float | _clips.Clips, self.clip), layout)
 

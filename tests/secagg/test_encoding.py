@@ -1,3 +1,4 @@
+import fnmatch
 import itertools
 import logging
 import math
@@ -13,8 +14,9 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
+import secagg
 from mpc import _aes, masks
-from secagg import _kernels, fixed_point
+from secagg import _clips, _kernels, fixed_point
 from secagg.encoding import Encoding, Segment
 from secagg.errors import ConfigError, EncodingError
 from secagg.fixed_point import FixedPoint
@@ -574,12 +576,62 @@ def test_clips_that_leave_a_leaf_in_doubt(clip: Any, message: str) -> None:
         FixedPoint(clip).segments(Layout.of({"a": {"w": np.zeros(1)}}), None)
 
 
-def test_a_pattern_is_matched_without_going_back() -> None:
-    name = "a" * 20_000
-    layout = Layout.of({name: np.zeros(1)})
-    with pytest.raises(ConfigError, match="no clip for"):
-        FixedPoint({"*a" * 5_000 + "*b": 1.0}).segments(layout, None)
-    assert FixedPoint({"*a" * 5_000 + "*": 1.0}).segments(layout, None)
+PATTERNS = st.lists(st.text("ab*", min_size=1, max_size=6), min_size=1, max_size=6, unique=True)
+
+
+@given(PATTERNS, st.lists(st.text("ab", min_size=1, max_size=7), min_size=1, max_size=5, unique=True))
+def test_patterns_match_as_the_shell_has_them(patterns: list[str], names: list[str]) -> None:
+    wild = [pattern for pattern in patterns if "*" in pattern]
+    found = _clips._Patterns(wild)
+    for name in names:
+        expected = {pattern for pattern in wild if fnmatch.fnmatchcase(name, pattern)}
+        assert {pattern for _, pattern in found.matching(name)} == expected
+        assert found.matching(name) == sorted((len(pattern.replace("*", "")), pattern) for pattern in expected)
+
+
+@pytest.mark.parametrize("clip", [{f"{n}*": 1.0 for n in range(257)}, {"*a" * 17: 1.0, "*": 1.0}])
+def test_patterns_are_few_and_short(clip: dict[str, float]) -> None:
+    with pytest.raises(ConfigError, match=r"expected at most 256 patterns of at most 16 '\*'"):
+        FixedPoint(clip)
+
+
+def test_a_name_meets_few_patterns_and_a_task_resolves_them_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    update = {f"block{n}.weight": np.zeros(1, np.float32) for n in range(2000)}
+    clip = {f"block{n}*": 1.0 for n in range(500, 756)} | dict.fromkeys(update, 2.0)
+    compared, resolved = [], []
+    compare, resolve = _clips._holds_in_order, _clips._resolve
+
+    def counted(*arguments: Any) -> bool:
+        compared.append(arguments)
+        return compare(*arguments)
+
+    def counted_resolve(*arguments: Any) -> tuple[float, ...]:
+        resolved.append(arguments)
+        return resolve(*arguments)
+
+    monkeypatch.setattr(_clips, "_holds_in_order", counted)
+    monkeypatch.setattr(_clips, "_resolve", counted_resolve)
+    task = secagg.Task(
+        protocol=secagg.Clear(),
+        layout=Layout.of(update),
+        encoding=FixedPoint(clip),
+        max_clients=3,
+        min_survivors=2,
+    )
+    secagg.simulate(task, [update] * 3)
+    assert task.describe()
+    assert len(resolved) == 1
+    assert len(compared) == 256, "not 256 for each of 2000 names"
+
+
+def test_clips_of_some_layouts_are_kept_and_never_mistaken() -> None:
+    layouts = [Layout.of({name: np.zeros(1)}) for name in "abcdefg"]
+    encodings = [FixedPoint({"*": float(n + 1)}, bits=2) for n in range(3)]
+    for _ in range(2):
+        for layout in layouts:
+            for n, encoding in enumerate(encodings):
+                assert encoding.steps(layout) == {layout.leaves[0].name: n + 1}
+    assert len(_clips._known) <= 4
 
 
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
