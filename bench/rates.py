@@ -1,8 +1,8 @@
-"""Unit rates of this machine: what a protocol's parts cost, fitted to small real sessions.
+"""Unit rates of this machine: what the parts of a protocol cost, fitted to small real sessions.
 
-A role's time is a sum of terms, each a count that follows from the protocol (masks of d coordinates, neighbours,
-ciphertexts) times a rate. The rates are the non-negative ones that fit the sessions best in relative error;
-what small sessions can't tell apart, signatures and hashing, is measured by itself.
+The time of a role is a sum of terms. Each term is a count that follows from the protocol (words of masks,
+neighbours, bytes of ciphertexts) times a rate. The rates are the non-negative ones that fit the sessions best in
+relative error. Masks, signatures and hashes are measured by themselves: small sessions cannot separate them.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ import hashlib
 import math
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass, field
 from statistics import median
 
 import numpy as np
@@ -22,90 +22,96 @@ from bench.workloads import Workload
 from secagg.errors import ConfigError
 from secagg.lanes import widths
 from secagg.protocols.base import AggregationProtocol
+from secagg.protocols.encrypted.parameters import Encrypted
+from secagg.protocols.pairwise.protocol import Pairwise
 from secagg.table import input_round
 
 _SMALL = 4096
 _LARGE = 1 << 20
-_WIDE_BITS = 30  # of which eight make 33
-_AIM_SECONDS = 1.5  # of all cores, in the longest of a protocol's sessions
+_WIDE_BITS = 30  # a sum of eight values of 30 bits has 33 bits, which needs a lane of 64
+_AIM_SECONDS = 1.5  # core-seconds of the longest session of a protocol
 
 
 @dataclass(frozen=True)
 class Counts:
-    """What costs depend on: n clients, g of them silent, d coordinates; k neighbours, q signatures on a list."""
+    """The numbers that costs depend on."""
 
-    n: int
-    g: int
-    d: int
-    k: int
-    q: int
+    n: int  # clients
+    g: int  # silent clients
+    d: int  # coordinates
+    k: int  # neighbours of a client; 0 where clients do not mask in pairs
+    q: int  # signatures that a client checks; 0 where nobody signs
     v: int  # bytes of an encrypted vector; the coordinates where nothing is encrypted
     w: int = 1  # words of 32 bits that a masked coordinate takes in memory
 
     @classmethod
     def of(cls, protocol: AggregationProtocol, workload: Workload) -> Counts:
-        """Of ``workload`` under ``protocol``; raises its ``ConfigError`` if it can't carry it."""
+        """The counts of ``workload`` under ``protocol``. ``ConfigError`` if the protocol cannot run it."""
         task = workload.task(protocol)
         n, d = workload.clients, workload.coordinates
         k = q = 0
         v, w = d, 1
-        if pairwise(protocol):
-            shape = protocol.shape(task, n, protocol.corrupt(n, None))  # type: ignore[attr-defined]
+        if isinstance(protocol, Pairwise):
+            shape = protocol.shape(task, n, protocol.corrupt(n, None))
             k, q = shape.degree, shape.quorum
             w = 1 if widths(task)[0] <= 32 else 2
-        elif hasattr(protocol, "scheme"):
+        elif isinstance(protocol, Encrypted):
             v = protocol.cost(task, ["c1"] * 2).up[input_round(protocol)]
         return cls(n, workload.gone, d, k, q, v, w)
 
 
 @dataclass(frozen=True)
 class Term:
-    """A part of a role's time: how often it is done, in the symbols of :class:`Counts`; ``1`` for what is fixed."""
+    """A part of the time of a role: how often it is done.
 
-    expression: str
+    ``symbols`` says it to a reader, in the symbols of :class:`Counts`; ``count`` computes it. A test compares them.
+    """
 
-    def count(self, counts: Counts) -> float:
-        """How often at these counts."""
-        return float(eval(self.expression, {"sqrt": math.sqrt}, asdict(counts)))
+    symbols: str
+    count: Callable[[Counts], float] = field(compare=False)
 
     def __str__(self) -> str:
-        return self.expression.replace("*", "·").replace("-", "−")
+        """The symbols."""
+        return self.symbols
 
 
-FIXED = Term("1")
-SIGNATURE = Term("q")
-HASHED = Term("q*(n/4+300)")  # bytes of signed lists
-
-OWN_MASKS = Term("(k+1)*d*w")
-ALL_MASKS = Term("(n-g+g*k*(1-g/n))*d*w")
+FIXED = Term("1", lambda c: 1)
+SIGNATURE = Term("q", lambda c: c.q)
+HASHED = Term("q·(n/4+300)", lambda c: c.q * (c.n / 4 + 300))  # bytes of signed lists
+OWN_MASKS = Term("(k+1)·d·w", lambda c: (c.k + 1) * c.d * c.w)
+ALL_MASKS = Term("(n−g+g·k·(1−g/n))·d·w", lambda c: (c.n - c.g + c.g * c.k * (1 - c.g / c.n)) * c.d * c.w)
+COORDINATES = Term("d", lambda c: c.d)
+CLIENTS = Term("n", lambda c: c.n)
+VECTOR = Term("v", lambda c: c.v)
+VECTORS = Term("(n−g)·v", lambda c: (c.n - c.g) * c.v)
 
 #: By role, for SecAgg and SecAggPlus.
 PAIRWISE: Mapping[str, Sequence[Term]] = {
-    "client": (FIXED, Term("d"), Term("k"), Term("k*k")),
-    "server": (FIXED, Term("n*d"), Term("n"), Term("n*k")),
+    "client": (FIXED, COORDINATES, Term("k", lambda c: c.k), Term("k·k", lambda c: c.k**2)),
+    "server": (FIXED, Term("n·d", lambda c: c.n * c.d), CLIENTS, Term("n·k", lambda c: c.n * c.k)),
 }
-#: By role, for everything else; v is the bytes of a ciphertext, or d where there is none.
+#: By role, for all other protocols.
 PLAIN: Mapping[str, Sequence[Term]] = {
-    # Tables that serve many ciphertexts are the larger the more there are.
-    "client": (FIXED, Term("sqrt(v)"), Term("v")),
-    "server": (FIXED, Term("v"), Term("n"), Term("(n-g)*v")),
-    "other": (FIXED, Term("v"), Term("n"), Term("(n-g)*v")),
+    # A table that serves many ciphertexts grows with their number.
+    "client": (FIXED, Term("sqrt(v)", lambda c: math.sqrt(c.v)), VECTOR),
+    "server": (FIXED, VECTOR, CLIENTS, VECTORS),
+    "other": (FIXED, VECTOR, CLIENTS, VECTORS),
 }
 
 
 @dataclass(frozen=True)
 class Formula:
-    """A role's core-seconds: terms with their rates, in seconds each."""
+    """The core-seconds of a role: terms, and the rate of each in seconds."""
 
     terms: tuple[Term, ...]
     rates: tuple[float, ...]
 
     def seconds(self, counts: Counts) -> float:
-        """At these counts."""
+        """Core-seconds at ``counts``."""
         return sum(rate * term.count(counts) for term, rate in zip(self.terms, self.rates, strict=True))
 
     def __str__(self) -> str:
-        """With the rates in words: ``1.2 ms + 0.18 ns·(k+1)·d·w``."""
+        """The formula with its rates in units: ``1.2 ms + 0.18 ns·(k+1)·d·w``."""
         parts = [
             _rate(rate) if term == FIXED else f"{_rate(rate)}·{term}"
             for term, rate in zip(self.terms, self.rates, strict=True)
@@ -116,50 +122,44 @@ class Formula:
 
 @dataclass(frozen=True)
 class Rates:
-    """The formulas of one protocol, by role: ``client``, ``server`` and, where there are any, ``other``."""
+    """The formulas of one protocol, by role: ``client``, ``server`` and, if it has other parties, ``other``."""
 
     formulas: Mapping[str, Formula]
-    bits: int  # a value
+    bits: int  # of a value in the sessions that were measured
 
 
 def bits_like(protocol: AggregationProtocol, workload: Workload) -> int:
-    """The bits at which eight clients' sums take lanes as wide as those of ``workload``; its own, if they do.
+    """The bits of a value with which eight clients fill lanes as wide as those of ``workload``.
 
-    Ciphertexts have no lanes.
+    These are the bits of ``workload``, unless its sums need lanes of 64 bits. Ciphertexts have no lanes.
     """
     try:
-        wide = not hasattr(protocol, "scheme") and max(widths(workload.task(protocol))) > 32
+        wide = not isinstance(protocol, Encrypted) and max(widths(workload.task(protocol))) > 32
     except ConfigError:
         wide = False
     return max(workload.bits, _WIDE_BITS) if wide else workload.bits
 
 
-def pairwise(protocol: AggregationProtocol) -> bool:
-    """Whether clients mask in pairs."""
-    return hasattr(protocol, "sparse")
-
-
 def calibrate(name: str, protocol: AggregationProtocol, bits: int, step: Callable[[str, str], None]) -> Rates:
-    """Play small sessions of ``protocol``, every sum checked, and fit its formulas. Raises ``WrongSum``."""
+    """Play small sessions of ``protocol`` and fit its formulas. ``WrongSum`` if a sum is not exact."""
     observed: list[tuple[Counts, dict[str, float]]] = []
 
     def play(workload: Workload) -> float:
         bench = Bench(workload, {name: protocol})
         if not observed:
             bench.warm(name)
-        # The first builds what this size of cohort needs for the first time, as no later session will.
-        bench.measure(name)
+        bench.measure(name)  # the first session of a size builds tables that later ones reuse
         sessions = [bench.measure(name) for _ in range(2)]
         silent, clients = set(workload.silent), workload.survivors
         everyone = set(workload.ids) | {"server"}
-        found = {
+        seconds = {
             "client": median(median(s.cpu[client] for client in clients) for s in sessions),
             "server": median(s.cpu["server"] for s in sessions),
         }
         others = [party for party in sessions[0].cpu if party not in everyone and party not in silent]
         if others:
-            found["other"] = median(max(s.cpu[party] for party in others) for s in sessions)
-        observed.append((Counts.of(protocol, workload), found))
+            seconds["other"] = median(max(s.cpu[party] for party in others) for s in sessions)
+        observed.append((Counts.of(protocol, workload), seconds))
         return sum(sessions[-1].cpu.values())
 
     small = Workload(8, _SMALL, 0.0, bits)
@@ -175,15 +175,14 @@ def calibrate(name: str, protocol: AggregationProtocol, bits: int, step: Callabl
         (24, most // 6, 0.25),
         (32, _SMALL, 0.0),
         (64, _SMALL // 2, 0.0),
-        *([(96, 512, 0.0), (160, 512, 0.1)] if pairwise(protocol) else [(128, _SMALL // 2, 0.1)]),
+        *([(96, 512, 0.0), (160, 512, 0.1)] if isinstance(protocol, Pairwise) else [(128, _SMALL // 2, 0.1)]),
     ):
         step(name, f"{clients} clients, {coordinates:,} coordinates")
         play(Workload(clients, coordinates, dropout, bits))
-    shapes = PAIRWISE if pairwise(protocol) else PLAIN
     formulas = {
-        role: fit(terms, [(counts, found[role]) for counts, found in observed], _known(protocol, role))
-        for role, terms in shapes.items()
-        if all(role in found for _, found in observed)
+        role: fit(terms, [(counts, seconds[role]) for counts, seconds in observed], _measured(protocol, role))
+        for role, terms in (PAIRWISE if isinstance(protocol, Pairwise) else PLAIN).items()
+        if all(role in seconds for _, seconds in observed)
     }
     return Rates(formulas, bits)
 
@@ -191,7 +190,10 @@ def calibrate(name: str, protocol: AggregationProtocol, bits: int, step: Callabl
 def fit(
     terms: Sequence[Term], observed: Sequence[tuple[Counts, float]], known: Sequence[tuple[Term, float]] = ()
 ) -> Formula:
-    """The non-negative rates that fit best in relative error; ``known`` ones are taken as they are."""
+    """Fit non-negative rates of ``terms`` to the ``observed`` seconds, with the least relative error.
+
+    The formula has the ``known`` terms too, with the rates that stand with them.
+    """
     from scipy.optimize import nnls
 
     rest = [max(s - sum(r * t.count(c) for t, r in known), 0.1 * s) for c, s in observed]
@@ -203,18 +205,21 @@ def fit(
     return Formula((*terms, *(term for term, _ in known)), (*map(float, rates), *(rate for _, rate in known)))
 
 
-def _known(protocol: AggregationProtocol, role: str) -> list[tuple[Term, float]]:
-    """What small sessions can't tell apart: masks are cheap in them, and neighbours as many as signers."""
-    if not pairwise(protocol):
+def _measured(protocol: AggregationProtocol, role: str) -> list[tuple[Term, float]]:
+    """Terms whose rates are measured by themselves.
+
+    In small sessions masks are cheap, and a client has as many neighbours as signatures to check.
+    """
+    if not isinstance(protocol, Pairwise):
         return []
     if role == "server":
         return [(ALL_MASKS, mask_seconds())]
     checked = [(SIGNATURE, signature_seconds()), (HASHED, hash_seconds())]
-    return [(OWN_MASKS, mask_seconds()), *(checked if protocol.checked else ())]  # type: ignore[attr-defined]
+    return [(OWN_MASKS, mask_seconds()), *(checked if protocol.checked else ())]
 
 
 def mask_seconds() -> float:
-    """To make and add one word of a mask of a million."""
+    """Seconds to generate and add one word of a mask of a million words."""
     from mpc.masks import add_mask
 
     vector = np.zeros(1 << 20, np.uint32)
@@ -223,7 +228,7 @@ def mask_seconds() -> float:
 
 
 def signature_seconds() -> float:
-    """To verify one Ed25519 signature of 32 bytes, its key read first."""
+    """Seconds to read an Ed25519 key and verify one signature of 32 bytes under it."""
     from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
 
     key = Ed25519PrivateKey.generate()
@@ -232,19 +237,19 @@ def signature_seconds() -> float:
 
 
 def hash_seconds() -> float:
-    """To hash one byte by SHA-256."""
+    """Seconds to hash one byte by SHA-256."""
     data = bytes(1 << 20)
     return _each(lambda: hashlib.sha256(data).digest(), 20) / len(data)
 
 
 def _each(call: Callable[[], object], times: int) -> float:
-    found = []
+    seconds = []
     for _ in range(5):
         began = time.process_time()
         for _ in range(times):
             call()
-        found.append((time.process_time() - began) / times)
-    return median(found)
+        seconds.append((time.process_time() - began) / times)
+    return median(seconds)
 
 
 def _rate(seconds: float) -> str:

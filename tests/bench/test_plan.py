@@ -9,7 +9,20 @@ from bench import plan as planning
 from bench import rates
 from bench.commands import app
 from bench.plan import Checked, Link, Planned, bandwidth, plan, plan_grid, recommended
-from bench.rates import ALL_MASKS, FIXED, HASHED, OWN_MASKS, PAIRWISE, PLAIN, Counts, Formula, Rates, Term, fit
+from bench.rates import (
+    ALL_MASKS,
+    COORDINATES,
+    FIXED,
+    HASHED,
+    OWN_MASKS,
+    PAIRWISE,
+    PLAIN,
+    SIGNATURE,
+    Counts,
+    Formula,
+    Rates,
+    fit,
+)
 from bench.workloads import Workload
 from secagg import CKKS, Clear, ConfigError, Paillier, SecAgg, SecAggPlus
 from secagg.protocols import chosen, named
@@ -28,7 +41,7 @@ def test_bytes_of_a_million_clients_are_counted_without_building_their_lists():
 @pytest.mark.parametrize(
     "terms", [PAIRWISE["server"], PLAIN["client"], PLAIN["other"]], ids=["masks", "client", "other"]
 )
-def test_rates_are_found_again(terms):
+def test_a_fit_recovers_the_rates(terms):
     rng = np.random.default_rng(1)
     true = rng.uniform(1e-6, 1e-3, len(terms))
     counts = [Counts(n, n // 5, d, k, k // 2, d) for n, d, k in rng.integers(5, 500, (30, 3)).tolist()]
@@ -37,16 +50,15 @@ def test_rates_are_found_again(terms):
     np.testing.assert_allclose(found.rates, true, rtol=1e-6)
 
 
-def test_known_rates_are_taken_as_they_are():
-    known, own = Term("q"), Term("d")
+def test_a_fit_keeps_the_rates_that_were_measured_apart():
     counts = [Counts(n, 0, d, 0, n // 2, d) for n, d in ((10, 100), (20, 50), (40, 400))]
-    found = fit([FIXED, own], [(c, 3e-6 * c.d + 1e-4 * c.q) for c in counts], [(known, 1e-4)])
+    found = fit([FIXED, COORDINATES], [(c, 3e-6 * c.d + 1e-4 * c.q) for c in counts], [(SIGNATURE, 1e-4)])
     assert found.rates[1] == pytest.approx(3e-6)
     assert found.seconds(counts[2]) == pytest.approx(3e-6 * 400 + 1e-4 * 20)
 
 
 def test_a_formula_says_its_rates_in_units():
-    formula = Formula((FIXED, Term("d"), Term("k")), (1.2e-3, 1.8e-10, 0.0))
+    formula = Formula((FIXED, COORDINATES, SIGNATURE), (1.2e-3, 1.8e-10, 0.0))
     assert str(formula) == "1.2 ms + 180 ps·d"
     assert formula.seconds(Counts(1, 0, 10**7, 0, 0, 0)) == pytest.approx(3e-3)
 
@@ -55,10 +67,11 @@ UNITS = {"s": 1.0, "ms": 1e-3, "µs": 1e-6, "ns": 1e-9, "ps": 1e-12}
 
 
 @pytest.mark.parametrize(
-    "terms", [PAIRWISE["server"], [OWN_MASKS, ALL_MASKS, HASHED], PLAIN["client"], PLAIN["other"]]
+    "terms",
+    [PAIRWISE["client"], PAIRWISE["server"], [OWN_MASKS, ALL_MASKS, HASHED], PLAIN["client"], PLAIN["other"]],
 )
-def test_a_formula_gives_its_figure_to_whoever_reads_it(terms):
-    """The text, with its symbols as the plan prints them, worked out by hand."""
+def test_the_text_of_a_formula_gives_the_seconds_that_it_computes(terms):
+    """The printed text is evaluated with the symbols that the plan prints."""
     counts = Counts(n=1000, g=100, d=5000, k=60, q=40, v=7000, w=2)
     formula = Formula(tuple(terms), tuple(1.5 * 10.0**-i for i in range(3, 3 + len(terms))))
     total = 0.0
