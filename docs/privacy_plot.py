@@ -1,8 +1,8 @@
 """Draws docs/privacy.png, accuracy against epsilon on the demo's hospitals: ``python -m docs.privacy_plot``.
 
-Each point is the mean of 48 trainings of 20 rounds. A seed deals the patients, says which two of ten hospitals fall
-silent in each round, and makes the noise; it is the same for all points. What is summed is what the clients of any
-protocol would send, summed here in the clear, since all of them return the same sums.
+Each point is the mean of 48 trainings of 20 rounds. A seed deals the patients, chooses the two of ten
+hospitals that fall silent in each round, and makes the noise; it is the same for all points. The script sums in the
+clear what the clients of any protocol would send, because all protocols return the same sums.
 """
 
 from collections.abc import Iterator, Sequence
@@ -26,7 +26,7 @@ CLIENTS, SURVIVORS, ROUNDS, SEEDS = 10, 8, 20, 48
 LAYOUT = secagg.Layout.of(model.initial(FEATURES))
 EPSILONS = (1, 2, 4, 8, 16, 32, 64)
 
-#: h: of how many survivors' noise the sum has to have enough. A server's own, added once, is that of them all.
+#: h: the number of survivors whose noise is enough. A server's own noise, added once, counts as that of all.
 TRUST = {
     "central: the server adds the noise\nand is trusted with every update": (SURVIVORS, "o"),
     "distributed: SecAgg, 3 of 10 may collude": (SURVIVORS - 3, "s"),
@@ -36,13 +36,13 @@ TRUST = {
 
 @cache
 def study(seed: int) -> Study:
-    """The hospitals of one seed, their features scaled by constants: nothing else of them would be in epsilon."""
+    """The hospitals of one seed. Constants scale their features, so that epsilon covers all that is used."""
     return load(CLIENTS, np.random.default_rng([seed, 0]), plausible=True)
 
 
 @cache
 def noise(honest: int, epsilon: float) -> DistributedGaussian:
-    """The least that keeps all rounds within ``epsilon``, if ``honest`` add it."""
+    """The least noise that keeps all rounds within ``epsilon``, if ``honest`` clients add it."""
     encoding = DistributedGaussian(
         L2_CLIP, 1.0, 22, clients=CLIENTS, honest=honest, corrupt=CLIENTS - SURVIVORS, k_stddevs=5.0, delta=DELTA
     )
@@ -50,51 +50,53 @@ def noise(honest: int, epsilon: float) -> DistributedGaussian:
 
 
 def survivors(seed: int) -> Iterator[list[int]]:
-    """Who stays, round by round."""
+    """The hospitals that stay, round by round."""
     silent = np.random.default_rng([seed, 1])
     for _ in range(ROUNDS):
         yield sorted(silent.choice(CLIENTS, SURVIVORS, replace=False))
 
 
 def accuracy(seed: int, encoding: DistributedGaussian | None) -> float:
-    """Of a whole training, in per cent; without an encoding updates are shortened all the same, and not noised."""
-    drawn = np.random.default_rng([seed, 2])
+    """Of a whole training, in per cent. Without an encoding, updates are clipped too, but get no noise."""
+    rng = np.random.default_rng([seed, 2])
     current = model.initial(FEATURES)
     for stay in survivors(seed):
         updates = [LAYOUT.flatten(model.update(current, study(seed).hospitals[i])) for i in stay]
-        current = model.moved(current, LAYOUT.restore(mean(updates, encoding, drawn)))
+        current = model.moved(current, LAYOUT.restore(mean(updates, encoding, rng)))
     tested = study(seed).test
     return 100 * model.correct(current, tested) / tested.patients
 
 
 def mean(
-    updates: Sequence[NDArray[np.floating[Any]]], encoding: DistributedGaussian | None, drawn: np.random.Generator
+    updates: Sequence[NDArray[np.floating[Any]]], encoding: DistributedGaussian | None, rng: np.random.Generator
 ) -> NDArray[np.float64]:
-    """What a server makes of what these clients send it in sum."""
+    """The mean that a server computes from the sum of what these clients send."""
     if encoding is None:
         clipped: NDArray[np.float64] = np.mean([clip_l2(update, L2_CLIP) for update in updates], axis=0)
         return clipped
-    session = encoding.for_session(drawn.bytes(16))
+    session = encoding.for_session(rng.bytes(16))
     terms = [
-        session.encode(update, layout=LAYOUT, weight=None, max_weight=None, rng=drawn.bytes)[0].astype(np.uint64)
+        session.encode(update, layout=LAYOUT, weight=None, max_weight=None, rng=rng.bytes)[0].astype(np.uint64)
         for update in updates
     ]
     return session.decode([np.sum(terms, axis=0)], layout=LAYOUT, survivors=len(terms), max_weight=None).mean
 
 
 def main() -> None:
-    """Train, and draw the means with what eight in ten trainings lie between."""
+    """Train, and draw the means, each with the range of eight in ten trainings."""
     figure = Figure(figsize=(8, 4.6), layout="constrained")
     FigureCanvasAgg(figure)
     axes = figure.subplots()
     exact = float(np.mean([accuracy(seed, None) for seed in range(SEEDS)]))
     print(f"without noise: {exact:.1f} %")
     for (label, (honest, marker)), shade in zip(TRUST.items(), ("#1f4e79", "#5b8db8", "#9a9a9a"), strict=True):
-        found = np.array(
+        accuracies = np.array(
             [[accuracy(seed, noise(honest, epsilon)) for seed in range(SEEDS)] for epsilon in EPSILONS]
         )
-        middle, (low, high) = found.mean(axis=1), np.quantile(found, (0.1, 0.9), axis=1)
-        beside = np.array(EPSILONS) * 1.04 ** (len(axes.containers) - 1)  # or one's bars would cover another's
+        middle, (low, high) = accuracies.mean(axis=1), np.quantile(accuracies, (0.1, 0.9), axis=1)
+        beside = np.array(EPSILONS) * 1.04 ** (
+            len(axes.containers) - 1
+        )  # else the bars of one would cover another's
         reach = np.maximum(0, [middle - low, high - middle])
         axes.errorbar(
             beside, middle, reach, marker=marker, color=shade, linewidth=1.8, elinewidth=0.9, capsize=2, label=label
