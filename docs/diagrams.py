@@ -89,8 +89,8 @@ def _rlwe(scheme: type[ckks.Scheme] | type[bfv.Scheme], bound: int, clients: int
     return f"{ring.degree}, {len(ring.primes)} × {ring.bits}: {size:.1f}"
 
 
-def drawn(text: str) -> str:
-    """``text`` with everything between the markers drawn anew."""
+def redraw(text: str) -> str:
+    """``text`` with everything between the markers redrawn."""
     blocks = {name: table(protocol) for name, protocol in PROTOCOLS.items()}
     blocks |= {name: f"{blocks[name]}\n\n{diagrams(PROTOCOLS[name])}" for name in DIAGRAMS}
     for name, inside in (blocks | {"parameters": parameters()}).items():
@@ -103,4 +103,4 @@ def drawn(text: str) -> str:
 
 
 if __name__ == "__main__":
-    DOCUMENT.write_text(drawn(DOCUMENT.read_text(encoding="utf-8")), encoding="utf-8")
+    DOCUMENT.write_text(redraw(DOCUMENT.read_text(encoding="utf-8")), encoding="utf-8")

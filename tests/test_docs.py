@@ -16,13 +16,13 @@ DOCUMENTS = sorted([*ROOT.glob("*.md"), *(ROOT / "docs").glob("*.md")])
 
 def test_protocol_tables_are_drawn_from_the_code() -> None:
     text = diagrams.DOCUMENT.read_text(encoding="utf-8")
-    assert diagrams.drawn(text) == text, "run make docs"
+    assert diagrams.redraw(text) == text, "run make docs"
     assert "SignedSurvivors" in text
 
 
 def test_control_a_stale_table_is_noticed() -> None:
     text = diagrams.DOCUMENT.read_text(encoding="utf-8").replace("SignedSurvivors", "Sworn", 1)
-    assert diagrams.drawn(text) != text
+    assert diagrams.redraw(text) != text
 
 
 @pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: path.name)
