@@ -28,7 +28,7 @@ from secagg.protocols.shares.messages import (
     reports_digest,
     share_info,
 )
-from secagg.protocols.shares.protocol import AdditiveShares, check_report
+from secagg.protocols.shares.parameters import ShareParameters, check_report
 from secagg.relay import relayed
 from secagg.roles.listener import Aggregator
 from secagg.roles.member import Handler, Listener, Reply
@@ -58,7 +58,7 @@ class ShareAggregator(Aggregator[ShareAggregatorState]):
         """See :meth:`secagg.roles.Member.prepare`."""
         super().prepare()
         protocol, roster = self.context.task.protocol, self.context.roster
-        assert isinstance(protocol, AdditiveShares)
+        assert isinstance(protocol, ShareParameters)
         if roster is None or self.context.key is None:
             raise ConfigError(
                 f"got no roster or no key for {self.id}; an aggregator needs roster=, identity= and key="

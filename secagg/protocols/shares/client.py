@@ -11,7 +11,7 @@ from secagg.errors import LocalProtocolError
 from secagg.identity import PartyRole
 from secagg.lanes import pack_lanes, stream_offsets, to_lanes
 from secagg.protocols.shares.messages import Report, share_info
-from secagg.protocols.shares.protocol import AdditiveShares
+from secagg.protocols.shares.parameters import ShareParameters
 from secagg.roles.client import Client
 from secagg.roles.member import Handler, Reply
 from secagg.roles.state import ClientState
@@ -31,7 +31,7 @@ class ShareClient(Client[ClientState]):
         aggregators take the first report only.
         """
         protocol, roster = self.context.task.protocol, self.context.roster
-        assert isinstance(protocol, AdditiveShares)
+        assert isinstance(protocol, ShareParameters)
         assert roster is not None
         lanes = to_lanes(self.context.task, self.context.contribution(draft))
         leader, *helpers = roster.ids(PartyRole.AGGREGATOR)
@@ -49,7 +49,7 @@ class ShareClient(Client[ClientState]):
 
     def _seal(self, draft: ClientState, aggregator: str, share: bytes) -> bytes:
         protocol, roster = self.context.task.protocol, self.context.roster
-        assert isinstance(protocol, AdditiveShares)
+        assert isinstance(protocol, ShareParameters)
         assert roster is not None
         public = roster[aggregator].encryption_key or b""
         info = share_info(self.context.task, draft.session_id, draft.id, aggregator)

@@ -20,7 +20,7 @@ from secagg.protocols.shares.messages import (
     Release,
     Report,
 )
-from secagg.protocols.shares.protocol import check_report
+from secagg.protocols.shares.parameters import check_report
 from secagg.relay import relayed
 from secagg.roles.member import Reply
 from secagg.roles.server import Server, Step

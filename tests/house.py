@@ -1,0 +1,126 @@
+"""Measure the house: long modules, long functions, wide signatures, and circles of imports.
+
+``python -m tests.house`` prints each, and exits with 1 if one is not in the list of exceptions below; ``make lint``
+runs it. An import counts wherever it stands in a module, inside functions and for types alone too.
+"""
+
+from __future__ import annotations
+
+import ast
+import sys
+from collections.abc import Iterable, Iterator, Mapping
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parent.parent
+PACKAGES = ("secagg", "he", "mpc", "dp", "bench")
+MOST_LINES, MOST_FUNCTION_LINES, MOST_PARAMETERS = 400, 60, 7
+
+#: What may be larger, and why.
+EXCEPTIONS = {
+    "he._montgomery._strip": "writes out the instructions of a kernel",
+    "he._montgomery.generate": "writes out the instructions of a kernel",
+    "secagg._kernels.quantize_with_key": "a kernel takes arrays, not objects",
+    "dp._kernels.place": "a kernel takes arrays, not objects",
+    "secagg.task.Task.client": "each keyword is one thing that a user lends a client",
+}
+
+#: The one circle of names: a task makes roles, roles read their task, and the base class of protocols names both.
+CIRCLE = {
+    *("secagg.task", "secagg.corruption", "secagg.relay", "secagg.protocols.base"),
+    *(f"secagg.roles.{name}" for name in ("client", "context", "listener", "member", "server", "state")),
+}
+
+
+def modules() -> dict[str, Path]:
+    """Every module of the product, by its dotted name."""
+    return {
+        ".".join(path.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__"): path
+        for package in PACKAGES
+        for path in sorted((ROOT / package).rglob("*.py"))
+        if not path.name.startswith("test_")
+    }
+
+
+def imported(tree: ast.Module, known: Iterable[str]) -> Iterator[str]:
+    """The modules of the product that a module imports."""
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names if alias.name in known)
+        elif isinstance(node, ast.ImportFrom) and node.module is not None:
+            for alias in node.names:
+                full = f"{node.module}.{alias.name}"
+                if full in known or node.module in known:
+                    yield full if full in known else node.module
+
+
+def circles(graph: Mapping[str, set[str]]) -> list[set[str]]:
+    """Sets of modules each of which imports, in some steps, every other."""
+
+    def reach(start: str) -> set[str]:
+        seen: set[str] = set()
+        todo = [start]
+        while todo:
+            for after in graph[todo.pop()] - seen:
+                seen.add(after)
+                todo.append(after)
+        return seen
+
+    reached = {name: reach(name) for name in graph}
+    groups = {
+        frozenset(other for other in reached[name] if name in reached[other])
+        for name in graph
+        if name in reached[name]
+    }
+    return [set(group) for group in sorted(groups, key=sorted)]
+
+
+def functions(tree: ast.Module, name: str) -> Iterator[tuple[str, ast.FunctionDef | ast.AsyncFunctionDef]]:
+    """Functions and methods with their dotted names."""
+    for node in tree.body:
+        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
+            yield f"{name}.{node.name}", node
+        elif isinstance(node, ast.ClassDef):
+            yield from (
+                (f"{name}.{node.name}.{method.name}", method)
+                for method in node.body
+                if isinstance(method, ast.FunctionDef | ast.AsyncFunctionDef)
+            )
+
+
+def findings() -> Iterator[tuple[str, str]]:
+    """What is too large or goes in a circle: its name, and what was counted."""
+    known = modules()
+    graph: dict[str, set[str]] = {}
+    for name, path in known.items():
+        text = path.read_text(encoding="utf-8")
+        tree = ast.parse(text)
+        graph[name] = set(imported(tree, known)) - {name}
+        if (lines := len(text.splitlines())) > MOST_LINES:
+            yield name, f"{lines} lines; at most {MOST_LINES}: split it"
+        for full, function in functions(tree, name):
+            lines = (function.end_lineno or 0) - function.lineno + 1
+            if lines > MOST_FUNCTION_LINES:
+                yield full, f"{lines} lines; at most {MOST_FUNCTION_LINES}: split it"
+            arguments = function.args
+            names = [*arguments.posonlyargs, *arguments.args, *arguments.kwonlyargs]
+            count = sum(argument.arg not in ("self", "cls") for argument in names)
+            if count > MOST_PARAMETERS:
+                yield full, f"{count} parameters; at most {MOST_PARAMETERS}: group what belongs together"
+    # A package's own __init__ opens its door; that its rooms name the package is no circle of rooms.
+    rooms = {name: graph[name] for name in graph if not known[name].name == "__init__.py"}
+    inner = {name: {other for other in others if other in rooms} for name, others in rooms.items()}
+    for circle in circles(inner):
+        if not circle <= CIRCLE:
+            yield sorted(circle)[0], f"a circle of imports: {', '.join(sorted(circle))}"
+
+
+def main() -> int:
+    """Print what is not an exception; 1 if there is any."""
+    left = [(name, what) for name, what in findings() if name not in EXCEPTIONS]
+    for name, what in left:
+        print(f"{name}: {what}")
+    return 1 if left else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
