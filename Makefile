@@ -28,11 +28,12 @@ test-stacks: $(VENV)/.stacks $(FLOWER)/.installed  ## real processes over TLS, f
 	$(FLOWER)/bin/pytest -p no:benchmark -n 2 --dist worksteal tests/integrations tests/bench/test_peers.py
 	bash tests/pythons.sh $(BIN)/python
 
-lint: $(INSTALLED)  ## ruff, mypy --strict, import contracts
+lint: $(INSTALLED)  ## ruff, mypy --strict, import contracts, sizes
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
+	$(BIN)/python -m tests.house
 
 format: $(INSTALLED)
 	$(BIN)/ruff check --fix .

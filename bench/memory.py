@@ -142,8 +142,7 @@ class _Apart(simulation.Session):
 
 def session(protocol: AggregationProtocol, workload: Workload) -> Peaks:
     """Play it in this process, which must be a fresh one without threads."""
-    import mpc._aes  # noqa: F401
-    import secagg._kernels  # noqa: F401 - before the forks, so that it is read once; neither starts a thread
+    import mpc.kernels  # noqa: F401 - before the forks, so that it is read once; it starts no thread
 
     task, updates = workload.task(protocol), workload.updates()
     expected = Expected.of(workload, updates)

@@ -9,8 +9,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from mpc import _aes
-from mpc._compiling import kernel
+from mpc.kernels import aes as _aes
+from mpc.kernels import kernel
 
 Lanes = NDArray[np.uint32] | NDArray[np.uint64]
 Floats = NDArray[np.float32] | NDArray[np.float64]

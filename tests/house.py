@@ -95,6 +95,10 @@ def findings() -> Iterator[tuple[str, str]]:
         text = path.read_text(encoding="utf-8")
         tree = ast.parse(text)
         graph[name] = set(imported(tree, known)) - {name}
+        for other in sorted(graph[name]):
+            package, *inside = other.split(".")
+            if package != name.split(".")[0] and any(room.startswith("_") for room in inside):
+                yield name, f"imports {other}, a private room of another package: use what its door offers"
         if (lines := len(text.splitlines())) > MOST_LINES:
             yield name, f"{lines} lines; at most {MOST_LINES}: split it"
         for full, function in functions(tree, name):
@@ -106,8 +110,8 @@ def findings() -> Iterator[tuple[str, str]]:
             count = sum(argument.arg not in ("self", "cls") for argument in names)
             if count > MOST_PARAMETERS:
                 yield full, f"{count} parameters; at most {MOST_PARAMETERS}: group what belongs together"
-    # A package's own __init__ opens its door; that its rooms name the package is no circle of rooms.
-    rooms = {name: graph[name] for name in graph if not known[name].name == "__init__.py"}
+    # A package's own __init__ opens its door; that its rooms name the package is not a circle of rooms.
+    rooms = {name: graph[name] for name in graph if known[name].name != "__init__.py"}
     inner = {name: {other for other in others if other in rooms} for name, others in rooms.items()}
     for circle in circles(inner):
         if not circle <= CIRCLE:
