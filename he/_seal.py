@@ -1,11 +1,12 @@
-"""SEAL through ``tenseal.sealapi``: keys, encryptions of zero, and its bytes in both directions.
+"""SEAL through ``tenseal.sealapi``: keys, encryptions of zero, and SEAL's bytes in both directions.
 
-SEAL draws all that is secret; what it makes is fetched through files, as its bindings take and give nothing
-else. They are pipes and files in memory or, where there are none, in a private directory, gone as soon as they
-were read. What SEAL writes it compresses; that is undone here, on bytes that this process made itself. Bytes from
-others come no nearer to SEAL than the residues of a public key, checked and laid out anew.
+SEAL draws all secrets. Its bindings read and write only files, so everything passes through files: pipes
+and files in memory or, on systems without these, files in a private directory that are emptied as soon
+as they are read. SEAL compresses what it writes. Only bytes that SEAL wrote in this process are
+decompressed. Of the bytes of others, only the residues of a public key reach SEAL, after they were
+checked and laid out again.
 
-SEAL's generator is never given a seed: it would start anew at every encryption, and two ciphertexts of one
+SEAL's generator is never seeded: it would restart at every encryption, and two ciphertexts of one
 upload would share their randomness.
 """
 
@@ -30,48 +31,48 @@ from he.params import BFVParameters, Parameters
 
 Words = NDArray[np.uint64]
 
-_HEADER = struct.Struct("<HBBBBHQ")  # magic, its own size, version, compression, nothing, size of all
+_HEADER = struct.Struct("<HBBBBHQ")  # magic, header size, version, compression, reserved, total size
 _PLAIN = struct.Struct("<32sQd")  # parameters, coefficients, scale
 _CIPHERTEXT = struct.Struct("<32sBQQQdQ")  # parameters, transformed, polynomials, degree, primes, scale, correction
 _COUNT = struct.Struct("<Q")
 _MAGIC, _PLAINLY, _ZSTD, _BLAKE2XB = 0xA15E, 0, 2, 1
-_FRONT = _CIPHERTEXT.size + _HEADER.size + _COUNT.size  # where a ciphertext's residues begin
+_FRONT = _CIPHERTEXT.size + _HEADER.size + _COUNT.size  # the offset of a ciphertext's residues
 _SEED_BYTES = _ring.SEED_WORDS * 8
 _SEED_TAIL = _HEADER.size + 1 + _SEED_BYTES  # a header, the kind of generator, its seed
-_LARGEST = 1 << 20  # bytes, of anything that SEAL writes here
+_LARGEST = 1 << 20  # bytes; SEAL writes nothing larger here
 _WHICH = "install a version of TenSEAL that this package was tested with"
 _LOCAL = threading.local()
 
 
 @dataclass(frozen=True, eq=False)
 class Context:
-    """What SEAL knows of one set of parameters; made once a process, by :func:`context`."""
+    """SEAL's context for one set of parameters. :func:`context` makes one a process."""
 
     api: Any
     seal: Any
     parameters: Parameters
-    identifier: list[int]  # of the parameters, with all primes: there are no others to set aside
+    identifier: list[int]  # of the parameters with all primes; no prime is reserved for key switching
     version: tuple[int, int]
 
     @property
     def transformed(self) -> bool:
-        """Whether its ciphertexts are values rather than coefficients."""
+        """Whether ciphertexts are values rather than coefficients."""
         return not isinstance(self.parameters, BFVParameters)
 
     @cached_property
     def identifier_bytes(self) -> bytes:
-        """``identifier`` as it stands in SEAL's layout."""
+        """``identifier`` in SEAL's layout."""
         return struct.pack("<4Q", *self.identifier)
 
 
 @lru_cache(maxsize=16)
 def context(parameters: Parameters) -> Context:
-    """SEAL's context for ``parameters``. Raises :class:`HEError` where TenSEAL is missing or SEAL refuses them."""
+    """SEAL's context for ``parameters``. Raises :class:`HEError` if TenSEAL is missing or SEAL refuses them."""
     try:
         import tenseal.sealapi as api
-        import zstandard  # noqa: F401  (to miss it here, rather than at the first ciphertext)
+        import zstandard  # noqa: F401  (a missing package is noticed here, not at the first ciphertext)
     except ImportError as error:
-        raise HEError(f"got no {error.name}, which CKKS and BFV need: {INSTALL}") from error
+        raise HEError(f"the package {error.name} is missing; CKKS and BFV need it: {INSTALL}") from error
     exact = isinstance(parameters, BFVParameters)
     wanted = api.EncryptionParameters(api.SCHEME_TYPE.BFV if exact else api.SCHEME_TYPE.CKKS)
     wanted.set_poly_modulus_degree(parameters.degree)
@@ -86,7 +87,7 @@ def context(parameters: Parameters) -> Context:
 
 
 class Scratch:
-    """A private file that SEAL can open by ``path``, for the length of a ``with``: in memory where that exists."""
+    """A private file that SEAL can open by ``path``, in a ``with`` statement. It is in memory where possible."""
 
     path: str
 
@@ -108,14 +109,14 @@ class Scratch:
             shutil.rmtree(self._directory)
 
     def read(self) -> bytes:
-        """What SEAL wrote last; nothing of it stays behind."""
+        """Return what SEAL wrote last, and empty the file."""
         data = os.pread(self._descriptor, os.fstat(self._descriptor).st_size, 0)
         if self._directory is not None:
             os.ftruncate(self._descriptor, 0)
         return data
 
     def write(self, data: bytes) -> None:
-        """Leave ``data`` for SEAL to read."""
+        """Write ``data``, for SEAL to read."""
         os.ftruncate(self._descriptor, 0)
         os.pwrite(self._descriptor, data, 0)
 
@@ -125,16 +126,16 @@ class Scratch:
 
 
 def _in_memory() -> int:
-    """A descriptor of a file in memory, or -1."""
+    """The descriptor of a file in memory, or -1 if there is no such file here."""
     with suppress(AttributeError, OSError):
         return os.memfd_create("he")
     return -1
 
 
 class Channel(Scratch):
-    """A private file that SEAL only writes, at most ``most`` bytes at a time, each read before the next.
+    """A private file for SEAL's output, at most ``most`` bytes at a time; each output is read before the next.
 
-    A pipe, which is faster than a file in memory and keeps nothing, where one takes so much at once.
+    It is a pipe if a pipe can hold that much: faster than a file in memory, and empty once it is read.
     """
 
     def __init__(self, most: int) -> None:
@@ -158,16 +159,16 @@ class Channel(Scratch):
         return None
 
     def read(self) -> bytes:
-        """What SEAL wrote last; nothing of it stays behind."""
+        """Return what SEAL wrote last, and keep nothing of it."""
         return super().read() if self._ends is None else os.read(self._ends[0], self._most)
 
 
 def _pipe(capacity: int) -> tuple[int, int] | None:
-    """The ends of a pipe that takes ``capacity`` bytes before anybody reads, or None."""
+    """The two ends of a pipe that holds ``capacity`` bytes, or None if there is no such pipe here."""
     if not hasattr(fcntl, "F_SETPIPE_SZ") or not hasattr(os, "memfd_create") or not os.path.exists("/proc/self/fd"):
         return None
     ends = os.pipe()
-    with suppress(OSError):  # more than a user may have
+    with suppress(OSError):  # more than the system allows a user
         if fcntl.fcntl(ends[1], fcntl.F_SETPIPE_SZ, capacity) >= capacity:
             return ends
     for end in ends:
@@ -176,7 +177,7 @@ def _pipe(capacity: int) -> tuple[int, int] | None:
 
 
 def generate(parameters: Parameters, public: bool) -> tuple[NDArray[np.int8], Words | None]:
-    """A fresh secret (N coefficients in -1, 0, 1) and, if asked for, its public key (2 * primes, N) as values."""
+    """A fresh secret (N coefficients in -1, 0, 1) and, if ``public``, its public key (2 * primes, N) as values."""
     at = context(parameters)
     maker = at.api.KeyGenerator(at.seal)
     with Scratch() as scratch:
@@ -184,9 +185,9 @@ def generate(parameters: Parameters, public: bool) -> tuple[NDArray[np.int8], Wo
         values = _plain_rows(scratch.read(), at)
         key = None
         if public:
-            made = at.api.PublicKey()
-            maker.create_public_key(made)
-            made.save(scratch.path)
+            created = at.api.PublicKey()
+            maker.create_public_key(created)
+            created.save(scratch.path)
             key = ciphertext_rows(scratch.read(), at, transformed=True, seeded=False)[0].copy()
     first = values[:1].copy()
     _ring.field(parameters.degree, parameters.primes[0]).backward(first)
@@ -196,15 +197,15 @@ def generate(parameters: Parameters, public: bool) -> tuple[NDArray[np.int8], Wo
 
 
 class Zeros:
-    """Encryptions of zero under one key, as many as asked for, one at a time. Use it in a ``with``.
+    """Encryptions of zero under one key, one at a time. Use it in a ``with`` statement.
 
-    ``secret`` (primes, N) as values makes them symmetric, with a seed for the second polynomial;
-    ``public`` (2 * primes, N) makes them with both.
+    With ``secret`` (primes, N), as values, encryptions are symmetric, with a seed in place of the second
+    polynomial. With ``public`` (2 * primes, N) they have both polynomials.
     """
 
     def __init__(self, parameters: Parameters, *, secret: Words | None = None, public: Words | None = None) -> None:
         self._at = context(parameters)
-        # Both polynomials and what stands around them; what zstd can't make shorter it makes longer by less.
+        # Both polynomials, SEAL's headers, and the few bytes by which zstd may lengthen random data.
         self._channel = Channel(16 * len(parameters.primes) * parameters.degree + 4096)
         self._secret, self._public = secret, public
 
@@ -230,7 +231,7 @@ class Zeros:
         self._channel.__exit__(kind, error, at)
 
     def next(self) -> tuple[Words, Words | None]:
-        """One: rows (primes, N) and a seed (8 words), or rows (2 * primes, N) and none. Read only."""
+        """One encryption: rows (primes, N) and a seed (8 words), or rows (2 * primes, N) and None. Read only."""
         seeded = self._secret is not None
         if seeded:
             self._encryptor.encrypt_zero_symmetric(self._at.identifier).save(self._channel.path)
@@ -241,10 +242,11 @@ class Zeros:
 
 
 def ciphertext_rows(data: bytes, at: Context, transformed: bool, seeded: bool) -> tuple[Words, Words | None]:
-    """The residues of a ciphertext or public key as SEAL saved it, and the seed of what it left out, if ``seeded``.
+    """The residues of a ciphertext or public key as SEAL saved it and, if ``seeded``, the second polynomial's seed.
 
-    Rows are (primes, N) with a seed and (2 * primes, N) without; read only, at an odd address, as SEAL lays them
-    out. Trusted bytes: whatever isn't exactly as expected is another SEAL, and an :class:`HEError`.
+    Rows are (primes, N) with a seed and (2 * primes, N) without. They are read only, and not aligned to
+    words, as in SEAL's layout. The bytes are trusted: any other layout means another version of SEAL,
+    and raises :class:`HEError`.
     """
     degree = at.parameters.degree
     words = len(at.parameters.primes) * degree * (1 if seeded else 2)
@@ -262,14 +264,14 @@ def ciphertext_rows(data: bytes, at: Context, transformed: bool, seeded: bool) -
 
 @lru_cache(maxsize=64)
 def _front(at: Context, transformed: bool, words: int) -> bytes:
-    """What stands before the words of a ciphertext in SEAL's layout."""
+    """The bytes before the words of a ciphertext in SEAL's layout."""
     p = at.parameters
     array = _header(at, _HEADER.size + _COUNT.size + 8 * words) + _COUNT.pack(words)
     return _CIPHERTEXT.pack(at.identifier_bytes, transformed, 2, p.degree, len(p.primes), 1.0, 1) + array
 
 
 def ciphertext_bytes(at: Context, rows: Words, transformed: bool) -> bytes:
-    """The bytes of a ciphertext or public key with ``rows`` (2 * primes, N), as SEAL loads them."""
+    """A ciphertext or public key with ``rows`` (2 * primes, N), in the bytes that SEAL loads."""
     return _framed(at, _front(at, transformed, rows.size) + np.ascontiguousarray(rows).tobytes())
 
 
@@ -285,7 +287,7 @@ def _plain_rows(data: bytes, at: Context) -> Words:
 
 
 def _plain_bytes(at: Context, rows: Words) -> bytes:
-    """The bytes of a secret key, as SEAL loads them."""
+    """A secret key in the bytes that SEAL loads."""
     return _framed(at, _plain_front(at, rows.size) + rows.tobytes())
 
 
@@ -295,7 +297,7 @@ def _plain_front(at: Context, words: int) -> bytes:
 
 
 def _members(data: bytes) -> bytes:
-    """What SEAL wrote after its header, decompressed."""
+    """The bytes after SEAL's header, decompressed."""
     magic, own, major, _, compression, _, size = _HEADER.unpack_from(data)
     if (magic, own, major, size) != (_MAGIC, _HEADER.size, 4, len(data)) or compression not in (_PLAINLY, _ZSTD):
         raise HEError(
@@ -307,7 +309,7 @@ def _members(data: bytes) -> bytes:
 
 
 def _decompress(body: memoryview) -> bytes:
-    """By this thread's decompressor: making one costs as much as using it. Trusted bytes only."""
+    """Decompress trusted bytes. Each thread keeps its decompressor, since making one costs as much as using it."""
     try:
         decompress = _LOCAL.decompress
     except AttributeError:

@@ -1,55 +1,60 @@
-"""Rings for sums: the least that are secure, exact and safe to open.
+"""Rings for sums: the smallest that are secure, exact and safe to open.
 
-**Security.** :data:`RING_BITS` is how many bits the ciphertext modulus q may have, all its primes counted,
-for :data:`SECURITY_BITS` with a ternary secret, both classical and quantum. Two tables are published:
+**Security.** :data:`RING_BITS` is how many bits the ciphertext modulus q may have, all its primes
+counted, for :data:`SECURITY_BITS` with a ternary secret, both classical and quantum. Two tables are
+published:
 
-- The *Homomorphic Encryption Standard* (M. Albrecht et al., 2018, version 1.1), which SEAL enforces: classical 54
-  bits at N = 2048 and 109 at 4096; quantum 51 and 101.
-- *Security guidelines for implementing homomorphic encryption* (J.-P. Bossuat et al., eprint 2024/463):
-  classical 53 and 106 (table 5.2); quantum 50 and 101 (first version; later ones print classical figures only).
+- The *Homomorphic Encryption Standard* (M. Albrecht et al., 2018, version 1.1), which SEAL enforces:
+  classical 54 bits at N = 2048 and 109 at 4096; quantum 51 and 101.
+- *Security guidelines for implementing homomorphic encryption* (J.-P. Bossuat et al., eprint
+  2024/463): classical 53 and 106 (table 5.2); quantum 50 and 101 (first version; later versions print
+  classical figures only).
 
-Rings keep to the least of all of these, which is the quantum row of the second. Both quantum rows take quantum
-sieving to cost 2^(0.265 b) for blocks of b (T. Laarhoven, M. Mosca and J. van de Pol, 2015), times the polynomial
-factors that the classical rows have too. A later algorithm needs 2^(0.257 b) (A. Chailloux and J. Loyer,
-ASIACRYPT 2021). If the polynomial factors are left out as well, the script of the guidelines allows but 40 and 80
-bits, and the largest q here stands, by our estimate of the primal attack, for some 95 bits: that is the least
-figure that anybody may hold against these rings.
+Rings keep to the least of all these figures, the quantum row of the second table. Both quantum rows
+assume that quantum sieving costs 2^(0.265 b) for blocks of b (T. Laarhoven, M. Mosca and J. van de Pol,
+2015), times the polynomial factors of the classical rows. A later algorithm needs 2^(0.257 b)
+(A. Chailloux and J. Loyer, ASIACRYPT 2021). If the polynomial factors are left out as well, the script
+of the guidelines allows only 40 and 80 bits. By our estimate of the primal attack, the largest q here
+then has about 95 bits of security. That is the least figure that anybody may claim for these rings.
 
-Sums need no key switching: there are neither relinearization nor Galois keys, and no prime for them.
+Sums need no key switching. So there are no relinearization or Galois keys, and no prime for them.
 
 **The error of a sum.** SEAL's errors are centred binomials, the difference of two sums of 21 coins:
-variance 21/2, standard deviation 3.24. A symmetric encryption carries one of them. An encryption
-with a public key (b = -(a s + e), a) is (b u + e', a u + e''), with u and the secret s ternary, and opens with
-the error e' - e u + e'' s, whose coefficients have the variance
+variance 21/2, standard deviation 3.24. A symmetric encryption has one such error. An encryption with a
+public key (b = -(a s + e), a) is (b u + e', a u + e''), where u and the secret s are ternary. It opens
+with the error e' - e u + e'' s, whose coefficients have the variance
 
     (21/2) (1 + N * 2/3 + N * 2/3) = (21/2) (4 N / 3 + 1).
 
-The errors of n ciphertexts add up, so that the standard deviation of a sum's is sqrt(n) * 3.24 seeded, and
-sqrt(n) * 3.24 * sqrt(4 N / 3 + 1) with a public key: ``z`` times that would bound all coefficients, if they were
-normal. They are not: e and s are the same in all n terms, and given them the variance is as the
-squares of their norms happen to be. What is used instead is Chernoff's bound, which needs no normality. A centred
-binomial and a ternary coefficient are strictly sub-Gaussian (E exp(h x) <= exp(h^2 var / 2)), and so are
-sums of them with fixed weights; and for such an x, E exp(h x^2) <= (1 - 2 h var)^(-1/2). Hence, with
-A = n 21/2 the variance of the fresh errors and B = 2/3 A,
+The errors of n ciphertexts add up, so the standard deviation of a sum's error is sqrt(n) * 3.24 if
+seeded, and sqrt(n) * 3.24 * sqrt(4 N / 3 + 1) with a public key. If coefficients were normal, a multiple
+of it would bound them all. They are not: e and s are the same in all n terms, and given e and s, the
+variance depends on the squares of their norms. Chernoff's bound needs no normality, and is used
+instead. A centred binomial and a ternary coefficient are strictly sub-Gaussian
+(E exp(h x) <= exp(h^2 var / 2)), and so are their sums with fixed weights. For such an x,
+E exp(h x^2) <= (1 - 2 h var)^(-1/2). Hence, with A = n 21/2 the variance of the fresh errors and
+B = 2/3 A,
 
     coefficient (BFV):  E exp(h x) <= exp(h^2 A / 2) * (1 - h^2 B)^(-N),
 
-as N squares of e and as many of s appear, while a *slot* (CKKS), whose error is the value of the polynomial at a
-root of unity, has the product of two such values in it, e(root) u(root), and not their average:
+because N squares of e and N squares of s appear. The error of a *slot* (CKKS) is the value of the error
+polynomial at a root of unity. It contains the product of two such values, e(root) u(root), not an
+average of products:
 
-    slot, real part:    E exp(h x) <= exp(h^2 (A N / 2 + n^2 N / 24) / 2) * (1 - h^2 B N^2 / 4)^(-2),
+    slot, real part:    E exp(h x) <= exp(h^2 (A N / 2 + n^2 N / 24) / 2) * (1 - h^2 B N^2 / 4)^(-2).
 
-whose second summand is the rounding of CKKS's encodings, uniform in each coefficient: clients with equal values
-round alike, so that it grows with n and not with its root.
+The summand n^2 N / 24 is the rounding of CKKS's encodings, uniform in each coefficient. Clients with
+equal values round alike, so it grows with n and not with the root of n.
 
-A slot has an exponential tail: its bound lies at 37 standard deviations where a normal one would lie
-at 11. :func:`error_bound` is the least t such that P(|x| > t) stays below 2^-64 for all values of the longest
-vector together (2^30, and as many again in its last ciphertext).
+A slot has an exponential tail: its bound is 37 standard deviations, where a normal variable would have
+11. :func:`error_bound` is the least t such that P(|x| > t) stays below 2^-64 for all values of the
+longest vector together (2^30, and as many again in its last ciphertext).
 
-**Safe to open.** A client may add to its ciphertext what puts the key into the sum; then slots hold what no
-sum could be. For most of them to show it, one value in 2^8 at most may pass by chance: BFV's
-plaintext modulus is at least 2^8 times the largest sum, half of CKKS's grid step 2^8 times the error's bound.
-It holds only because the noise of what is decrypted never leaves the decryptor: that noise would tell of the key.
+**Safe to open.** A client may add something to its ciphertext that puts the key into the sum. Then
+slots hold numbers that no sum can be. At most one value in 2^8 may pass by chance, so that most slots
+show it: BFV's plaintext modulus is at least 2^8 times the largest sum, and half of CKKS's grid step is
+2^8 times the error's bound. This holds only because the noise of a decrypted sum never leaves the
+decryptor: the noise would reveal the key.
 """
 
 from collections.abc import Callable
@@ -61,7 +66,7 @@ from he._numbers import whole
 from he.errors import HEError
 
 SECURITY_BITS = 128
-"""Bits of security of every ring, classical and quantum; the docstring of the module says by which tables."""
+"""Bits of security of every ring, classical and quantum; the module's docstring names the tables."""
 
 CLASSICAL_ROW = {2048: 53, 4096: 106}
 """Ring degree N -> bits of q at 128 bits of classical security."""
@@ -70,39 +75,40 @@ QUANTUM_ROW = {2048: 50, 4096: 101}
 """The same at 128 bits of quantum security."""
 
 RING_BITS = {degree: min(CLASSICAL_ROW[degree], QUANTUM_ROW[degree]) for degree in CLASSICAL_ROW}
-"""What rings keep to. Larger ones carry nothing that these don't."""
+"""Ring degree N -> the most bits of q that are used here. Larger rings would carry no more sums."""
 
 FAILURE_BITS = 64
 """A sum's errors leave their bound, in any of a vector's slots, with probability below 2^-64."""
 
 MARGIN_BITS = 8
-"""A slot that holds no honest sum passes for one with probability about 2^-8."""
+"""A slot that holds anything but an honest sum passes for one with probability about 2^-8."""
 
 MAX_LENGTH = 2**30
-"""The longest vector of which that holds."""
+"""The longest vector for which :data:`FAILURE_BITS` holds."""
 
 ERROR_VARIANCE = 21 / 2
-"""Of a coefficient of SEAL's fresh error."""
+"""The variance of a coefficient of SEAL's fresh error."""
 
 MAX_PRIME_BITS = 60
-"""The longest prime that SEAL takes."""
+"""The longest prime that SEAL accepts."""
 
 MAX_COEFFICIENT = 3 << 61
-"""No coefficient of CKKS's encodings is larger than this, in size.
+"""The size of the largest coefficient of CKKS's encodings, at most.
 
-A slot has two parts of at most bound * step <= 2^62 each, so that it is at most sqrt(2) * 2^62 in size, and
-coefficients are averages of slots turned by roots of unity. This is 1.5 * 2^62: there is room for rounding.
+Each part of a slot is at most bound * step <= 2^62, so a slot is at most sqrt(2) * 2^62 in size.
+Coefficients are averages of slots turned by roots of unity. This is 1.5 * 2^62, with room for rounding.
 """
 
-_ENCODING_BITS = 62  # of an encoding's slots at most, for coefficients that are 64-bit integers
+_ENCODING_BITS = 62  # of an encoding's slots at most, so that coefficients fit 64-bit integers
 
 
 @dataclass(frozen=True, slots=True)
 class CKKSParameters:
     """A ring for complex slots.
 
-    ``degree`` N (parts of slots: N), ``primes`` of the ciphertext modulus, each ``bits`` long. A value v
-    is encoded as ``step`` * v. Each part of a slot of a sum lies within ``tolerance`` of a multiple of ``step``.
+    ``degree`` is N (slots have N parts in all). ``primes`` are those of the ciphertext modulus, each
+    ``bits`` long. A value v is encoded as ``step`` * v. Each part of a sum's slot is within ``tolerance``
+    of a multiple of ``step``.
     """
 
     degree: int
@@ -129,19 +135,18 @@ Parameters = CKKSParameters | BFVParameters
 def ckks(bound: int, max_clients: int, seeded: bool) -> CKKSParameters:
     """The least ring for sums of ``max_clients`` vectors of integers in 0..``bound``, two in a complex slot.
 
-    The slots of a sum, taken about the middle, are at most step * sum / sqrt(2) in size, and so are their
-    averages, which coefficients are; they must stay below q/2. What room is left makes the step longer than it
-    need be.
+    The slots of a sum, minus their middle value, are at most step * sum / sqrt(2) in size. So are the
+    coefficients, which are averages of slots; they must stay below q/2. The step is as long as q allows.
 
-    Raises :class:`HEError` where none will do.
+    Raises :class:`HEError` if no ring is large enough.
     """
     largest = _checked(bound, max_clients)
     for degree, allowed in RING_BITS.items():
         rounding = _rounding(degree, bound, max_clients)
         if rounding > 2.0 ** -(MARGIN_BITS + 2):
             raise HEError(
-                f"got {max_clients} clients with values up to {bound}: in double precision their sum is off by up "
-                f"to {rounding:.1g} steps, and may be by {2.0 ** -(MARGIN_BITS + 2):.1g}; take he.bfv"
+                f"got {max_clients} clients with values up to {bound}: double precision moves their sum by up "
+                f"to {rounding:.1g} steps; at most {2.0 ** -(MARGIN_BITS + 2):.1g} are allowed: take he.bfv"
             )
         error = error_bound("slot", degree, max_clients, seeded)
         least = int(error / (2.0 ** -(MARGIN_BITS + 1) - rounding)) + 1
@@ -151,11 +156,11 @@ def ckks(bound: int, max_clients: int, seeded: bool) -> CKKSParameters:
                 f"got {max_clients} clients with values up to {bound}: with a step above the noise, an encoding "
                 f"takes more than {_ENCODING_BITS} bits; take he.bfv"
             )
-        span = largest * 3 // 2 + 4  # a little more than the root of two
-        found = _primes_for(degree, least * span, allowed)
-        if found is None:
+        span = largest * 3 // 2 + 4  # 3/2 is a little more than the root of two
+        modulus = _primes_for(degree, least * span, allowed)
+        if modulus is None:
             continue
-        primes, bits = found
+        primes, bits = modulus
         step = (prod(primes) - 1) // span
         step = min(step, longest)
         return CKKSParameters(degree, primes, bits, step, int(error + rounding * step) + 1)
@@ -167,10 +172,10 @@ def bfv(bound: int, max_clients: int, seeded: bool) -> BFVParameters:
     """The least ring for sums of ``max_clients`` vectors of integers in 0..``bound``, in slots modulo a prime.
 
     The plaintext modulus t is a prime that is 1 modulo 2N, so that polynomials have N slots. A
-    plaintext m is encrypted as q m / t, rounded, which adds half a unit a client; a sum opens right as long
-    as its error stays below q / 2t.
+    plaintext m is encrypted as q m / t, rounded, which adds half a unit a client. A sum opens correctly
+    if its error is below q / 2t.
 
-    Raises :class:`HEError` where none will do.
+    Raises :class:`HEError` if no ring is large enough.
     """
     largest = _checked(bound, max_clients)
     for degree, allowed in RING_BITS.items():
@@ -178,18 +183,18 @@ def bfv(bound: int, max_clients: int, seeded: bool) -> BFVParameters:
         if plain_modulus.bit_length() > MAX_PRIME_BITS:
             break
         error = int(error_bound("coefficient", degree, max_clients, seeded)) + 1
-        found = _primes_for(degree, plain_modulus * (2 * error + max_clients), allowed)
-        if found is not None:
-            return BFVParameters(degree, *found, plain_modulus)
+        modulus = _primes_for(degree, plain_modulus * (2 * error + max_clients), allowed)
+        if modulus is not None:
+            return BFVParameters(degree, *modulus, plain_modulus)
     raise HEError(_too_much(bound, max_clients))
 
 
 @lru_cache(maxsize=256)
 def error_bound(place: str, degree: int, clients: int, seeded: bool) -> float:
-    """What the error of a sum of ``clients`` ciphertexts stays below, in units of the ciphertext.
+    """An upper bound of the error of a sum of ``clients`` ciphertexts, in units of the ciphertext.
 
-    ``place`` is ``"slot"`` or ``"coefficient"``. With probability 1 - 2^-64 it holds everywhere at once, for
-    2^30 values and as many imaginary parts. The docstring of the module derives it.
+    ``place`` is ``"slot"`` or ``"coefficient"``. With probability 1 - 2^-64 the bound holds everywhere at
+    once, for 2^30 values and as many imaginary parts. The module's docstring derives it.
     """
     fresh, product = clients * ERROR_VARIANCE, clients * ERROR_VARIANCE * 2 / 3
     factors = degree
@@ -206,18 +211,18 @@ def error_bound(place: str, degree: int, clients: int, seeded: bool) -> float:
 
 
 def ntt_primes(degree: int, bits: int, count: int) -> tuple[int, ...]:
-    """The ``count`` largest primes of ``bits`` bits that are 1 modulo 2 * ``degree``; fewer if there aren't any."""
-    found: list[int] = []
+    """The ``count`` largest primes of ``bits`` bits that are 1 modulo 2 * ``degree``; fewer if there are fewer."""
+    primes: list[int] = []
     candidate = (1 << bits) - 2 * degree + 1
-    while len(found) < count and candidate >> (bits - 1):
+    while len(primes) < count and candidate >> (bits - 1):
         if is_prime(candidate):
-            found.append(candidate)
+            primes.append(candidate)
         candidate -= 2 * degree
-    return tuple(found)
+    return tuple(primes)
 
 
 def is_prime(number: int) -> bool:
-    """Whether ``number``, below 2^64, is prime: Miller and Rabin's test with the bases that suffice there."""
+    """Whether ``number``, below 2^64, is prime: Miller and Rabin's test with enough bases for that range."""
     bases = (2, 3, 5, 7, 11, 13, 17, 19, 23, 29, 31, 37)
     if number < 2 or any(number % base == 0 for base in bases):
         return number in bases
@@ -238,28 +243,28 @@ def is_prime(number: int) -> bool:
 
 
 def _checked(bound: int, max_clients: int) -> int:
-    """The largest sum, once the arguments are integers of at least 1."""
-    found = []
+    """The largest sum, once both arguments are integers of at least 1."""
+    numbers = []
     for name, value in (("bound", bound), ("max_clients", max_clients)):
         number = whole(value)
         if number is None or number < 1:
             raise HEError(f"got {name}={value!r}; expected an integer of at least 1")
-        found.append(number)
-    return found[0] * found[1]  # NumPy's integers would wrap
+        numbers.append(number)
+    return numbers[0] * numbers[1]  # NumPy's integers would wrap
 
 
 def _rounding(degree: int, bound: int, clients: int) -> float:
-    """How far double precision takes a slot of a sum from the grid, in steps.
+    """How far rounding in double precision moves a slot of a sum from the grid, in steps.
 
-    The transforms to and from slots take log2 N levels, each of them with a relative error of 2^-53 or so: four
-    such units a level are many times what is measured. Clients with equal values err alike, so that
-    their errors are added, not averaged.
+    The transforms to and from slots have log2 N levels, each with a relative error of about 2^-53. Four
+    such units a level are many times the measured error. Clients with equal values have equal errors,
+    so that errors add up and do not average out.
     """
     return bound * clients * 4 * (degree.bit_length() - 1) * 2.0**-53
 
 
 def _primes_for(degree: int, least: int, allowed: int) -> tuple[tuple[int, ...], int] | None:
-    """The primes, as few and as short as they can be, whose product is at least ``least``; and their bits."""
+    """As few and as short primes as possible whose product is at least ``least``, and their bits; or None."""
     count = -(-least.bit_length() // MAX_PRIME_BITS)
     for bits in range(max(least.bit_length() // count, degree.bit_length() + 2), allowed // count + 1):
         primes = ntt_primes(degree, bits, count) if bits <= MAX_PRIME_BITS else ()
@@ -269,7 +274,7 @@ def _primes_for(degree: int, least: int, allowed: int) -> tuple[tuple[int, ...],
 
 
 def _prime_from(least: int, modulus: int) -> int:
-    """The least prime above ``least`` that is 1 modulo ``modulus``, or a number above 2^60."""
+    """The least prime above ``least`` that is 1 modulo ``modulus``; a number above 2^60 if there is none below."""
     candidate = least - least % modulus + modulus + 1
     while not candidate >> MAX_PRIME_BITS and not is_prime(candidate):
         candidate += modulus
@@ -277,7 +282,7 @@ def _prime_from(least: int, modulus: int) -> int:
 
 
 def _least(function: Callable[[float], float], top: float) -> float:
-    """Where in (0, ``top``) a function that falls, then rises, is least."""
+    """The place in (0, ``top``) at which a function that first falls and then rises is least."""
     low, high = 0.0, top
     for _ in range(200):
         left, right = low + (high - low) / 3, high - (high - low) / 3

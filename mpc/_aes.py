@@ -1,14 +1,14 @@
-"""AES-256 in counter mode by the processor's own instructions: for kernels, and for masks.
+"""AES-256 in counter mode by the processor's own instructions, for masks and for other kernels.
 
 The stream is that of OpenSSL's AES-256-CTR with a zero initial counter block. A round is one
-instruction, on one, two or four blocks at once: no table, no branch and no address depends on the key
-or the stream. Call no kernel here unless :func:`available`; :mod:`mpc.masks` gives the same bits
-everywhere.
+instruction, on one, two or four blocks at once. There is no table, and no branch and no memory address
+depends on the key or the stream. Call a kernel here only if :func:`available` is true;
+:mod:`mpc.masks` returns the same bits on every machine.
 
-The CPU's name and features are part of the key of Numba's cache, and nothing else decides the
-instructions that are used: a cached kernel is never run on a CPU that it wasn't made for. The source
-of *this* file is not part of the key of a kernel elsewhere that calls it: when developing, empty the
-cache after a change here.
+The CPU's name and features are part of the key of Numba's cache, and nothing else decides which
+instructions are used. So a cached kernel never runs on a CPU that it was not compiled for. Numba's
+cache does not notice a change of *this* file in a kernel elsewhere that calls it: when developing,
+empty the cache after a change here.
 """
 
 from collections.abc import Callable
@@ -27,10 +27,10 @@ Lanes = NDArray[np.unsignedinteger[Any]]
 Words = NDArray[np.uint64]
 
 STRIDE = 64
-"""Keystream is written by so many 64-bit words: 32 blocks."""
+"""How many 64-bit words of keystream are written at a time: 32 blocks."""
 
 BUFFER = 32 * STRIDE
-"""The words of a buffer of keystream: 16 KiB, half of a small first-level cache."""
+"""Words in a buffer of keystream: 16 KiB, half of a small first-level cache."""
 
 _ROUNDS = 14
 _IN_FLIGHT = 8  # vectors, to hide the latency of a round
@@ -46,7 +46,7 @@ def available() -> bool:
 
 
 def blocks_in_vector(codegen: Any = None) -> int:
-    """Blocks of the widest vector that the CPU compiled for, or that of ``codegen``, encrypts at once; or 0."""
+    """How many blocks the target CPU, or that of ``codegen``, encrypts at once; 0 without AES instructions."""
     codegen = codegen or cpu_target.target_context.codegen()
     triple, _, features = codegen.magic_tuple()
     has = {feature[1:] for feature in features.split(",") if feature.startswith("+")}
@@ -92,7 +92,7 @@ def _write_stride(typing: Any, out: Any, at: Any, schedule: Any, block: Any) -> 
             spread(builder.load(vector_at(pointers[1], ir.Constant(_i64, 2 * i), _block), align=8))
             for i in range(_ROUNDS + 1)
         ]
-        # A counter is two words, big-endian, of which the first one stays zero.
+        # A counter is two big-endian words; the first stays zero.
         first = spread(builder.insert_element(_constant(_block, [0, 0]), arguments[3], ir.Constant(_i32, 1)))
         vectors = STRIDE // (2 * blocks)
         for start in range(0, vectors, _IN_FLIGHT):
@@ -116,7 +116,7 @@ def _substitute(typing: Any, word: Any) -> Any:
     """SubWord of FIPS 197: the S-box on each byte of a uint32."""
 
     def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
-        # The last round of four equal columns, whose rows it shifts in vain, under a key of zeros.
+        # The last round under a key of zeros; shifting the rows of four equal columns changes nothing.
         columns = ir.VectorType(_i32, 4)
         column = builder.insert_element(_constant(columns, [0] * 4), arguments[0], ir.Constant(_i32, 0))
         state = builder.bitcast(builder.shuffle_vector(column, column, _constant(columns, [0] * 4)), _block)
@@ -154,7 +154,7 @@ def fill(buffer: Words, schedule: Words, block: int) -> None:
 def add(vector: Lanes, keys: NDArray[np.uint32], flips: NDArray[np.int64], block: int, skipped: int) -> None:
     """Add the streams of ``keys``, a row of words each, from lane ``skipped`` of ``block`` on, to ``vector``.
 
-    A flip is 0; or -1, to subtract instead: all bits of a lane flipped, plus 1, are its negative.
+    A flip is 0, or -1 to subtract the stream: a lane with all bits flipped, plus 1, is its negative.
     """
     schedules = np.empty((keys.shape[0], 2 * (_ROUNDS + 1)), np.uint64)
     for k in range(keys.shape[0]):
@@ -162,7 +162,7 @@ def add(vector: Lanes, keys: NDArray[np.uint32], flips: NDArray[np.int64], block
     buffer = np.empty(BUFFER, np.uint64)
     lanes = buffer.view(vector.dtype)
     done = 0
-    while done < vector.size:  # all streams over a part of the vector that stays in the cache
+    while done < vector.size:  # add all streams to one part of the vector, which stays in the cache
         count = min(lanes.size - skipped, vector.size - done)
         strides = -(-(skipped + count) * vector.itemsize // (8 * STRIDE))
         part, mask = vector[done : done + count], lanes[skipped : skipped + count]

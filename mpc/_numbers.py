@@ -1,6 +1,7 @@
-"""Numbers that callers pass, from Python or NumPy, as Python's own.
+"""Convert numbers that callers pass, from Python or NumPy, to Python's own.
 
-The packages dp, he, mpc and secagg each hold this module in the same words, for none imports another's.
+The packages dp, he, mpc and secagg each have this module, word for word, because none imports another's
+private modules.
 """
 
 import math
@@ -10,17 +11,17 @@ from typing import SupportsIndex
 
 
 def whole(value: object) -> int | None:
-    """``value`` as an int; None unless it is an integer, such as ``7`` or ``np.int64(7)``. Bools are no numbers."""
+    """``value`` as an int; None unless it is an integer, such as ``7`` or ``np.int64(7)``. Bools are refused."""
     if isinstance(value, bool) or not isinstance(value, SupportsIndex):
         return None
     try:
         return index(value)
-    except Exception:  # an array of several, or an object that only claims to be an integer
+    except Exception:  # an array of several values, or an object that only claims to be an integer
         return None
 
 
 def real(value: object) -> float:
-    """``value`` as a float; NaN unless it is a real number, such as ``np.float32(2)``. Bools are no numbers."""
+    """``value`` as a float; NaN unless it is a real number, such as ``np.float32(2)``. Bools are refused."""
     if isinstance(value, bool) or not isinstance(value, Real):
         return math.nan
     try:

@@ -1,12 +1,12 @@
-"""Sparse neighbour graphs for masks and shares: how dense they must be, and who is next to whom.
+"""Sparse neighbour graphs for masks and shares: the degree they need, and each client's neighbours.
 
 Bell et al., *Secure Single-Server Aggregation with (Poly)Logarithmic Overhead* (CCS 2020): n clients
-sit on a ring in random order, and each is the neighbour of the k/2 on either side of it (a Harary
-graph). How large k has to be, and how many shares may rebuild a secret, follows from how many
+sit on a ring in random order. The neighbours of a client are the k/2 clients on either side of it (a
+Harary graph). The least k, and the number of shares that rebuild a secret, follow from how many
 clients may be corrupt and how many may drop out.
 
-Every probability here is the tail of a hypergeometric distribution and is compared with a limit.
-Parties must come to the same parameters on different machines, so a comparison too close for
+Every probability here is the tail of a hypergeometric distribution, and is compared with a limit.
+Parties on different machines must compute the same parameters. So a comparison that is too close for
 floating point is decided in integers.
 """
 
@@ -27,10 +27,10 @@ from mpc.keys import encode_parts, seeded_rng
 Server = Literal["curious", "semi-malicious"]
 
 SECURITY = 40
-"""Bits: one draw of the graph is bad with probability at most 2^-40."""
+"""Bits: one random graph is bad with probability at most 2^-40."""
 
 CORRECTNESS = 20
-"""Bits: with the dropouts that it was made for, an honest session fails with probability at most 2^-20."""
+"""Bits: with the expected dropouts, an honest session fails with probability at most 2^-20."""
 
 _LN2 = log(2)
 _CLOSE = 1e-6  # in logarithms; the error of lgamma stays below 1e-7 up to 10^7 clients
@@ -47,34 +47,39 @@ def harary_parameters(
     security: int = SECURITY,
     correctness: int = CORRECTNESS,
 ) -> tuple[int, int]:
-    """The least even degree, and the threshold that goes with it, for ``n`` clients.
+    """The least even degree for ``n`` clients, and its threshold.
 
-    At most ⌊corruption·n⌋ are corrupt and at most ⌊dropout·n⌋ drop out, whoever they are but before
-    the graph is known. ``server="curious"`` follows the protocol; ``"semi-malicious"`` may tell its
-    clients different stories, so that no two disjoint halves of a neighbourhood may both reach the
-    threshold. ``security`` (bits) is split evenly over two bad events: the honest survivors fall apart;
-    a client has as many corrupt neighbours as the threshold. ``correctness`` (bits) bounds that a
-    client has fewer surviving neighbours than the threshold, except that a threshold is never under 2
-    (which matters only where nobody is corrupt). The parameters are those of Google's finder
-    (``fcp/secagg/server/graph_parameter_finder.cc``), except that the finder draws a client's neighbours
-    from all n, the client included: for that client the odds may then be half a bit above the limit. Here
-    they are drawn from the n - 1 others. Raises :class:`MPCError` where no graph sparser
-    than the complete one will do.
+    At most ⌊corruption·n⌋ clients are corrupt and at most ⌊dropout·n⌋ drop out. An adversary may choose
+    which, but before the graph is known. A server that is ``"curious"`` follows the protocol. A
+    ``"semi-malicious"`` one may tell its clients different stories, so that no two disjoint halves of a
+    neighbourhood may both reach the threshold.
+
+    ``security`` (bits) is split evenly over two bad events: the graph of the honest survivors is not
+    connected; a client has as many corrupt neighbours as the threshold. ``correctness`` (bits) bounds
+    the probability that a client has fewer surviving neighbours than the threshold. A threshold is
+    never less than 2, which matters only if nobody is corrupt.
+
+    The parameters are those of Google's finder (``fcp/secagg/server/graph_parameter_finder.cc``), with
+    one difference: the finder draws a client's neighbours from all n clients, including the client
+    itself, so that its probability may be half a bit above the limit. Here they are drawn from the
+    n - 1 others.
+
+    Raises :class:`MPCError` if only the complete graph is dense enough.
     """
     nodes = _integer("n", n)
     security, correctness = _integer("security", security), _integer("correctness", correctness)
     shares = [_fraction(name, value) for name, value in (("corruption", corruption), ("dropout", dropout))]
     corrupt, dropping = (floor(share * nodes) for share in shares)
-    found = sparse_parameters(
+    parameters = sparse_parameters(
         nodes, corrupt=corrupt, dropping=dropping, server=server, security=security, correctness=correctness
     )
-    if found is None:
+    if parameters is None:
         raise MPCError(
             f"got {nodes} clients of which {corrupt} may be corrupt and {dropping} may drop out; against a "
             f"{server} server no degree below n - 1 keeps the honest survivors connected and leaves room for a "
-            "threshold: take the complete graph, or let fewer collude or drop out"
+            "threshold: take the complete graph, or lower corruption or dropout"
         )
-    return found
+    return parameters
 
 
 @lru_cache(maxsize=64)
@@ -88,9 +93,9 @@ def sparse_parameters(
     correctness: int = CORRECTNESS,
     windows: bool = False,
 ) -> tuple[int, int] | None:
-    """Degree and threshold as :func:`harary_parameters` finds them, from numbers instead of fractions.
+    """Degree and threshold as in :func:`harary_parameters`, from numbers instead of fractions.
 
-    None where only the complete graph is left. With ``windows``, an honest session must also pass
+    None if only the complete graph is dense enough. With ``windows``, an honest session must also pass
     the check that every k/2 consecutive places on the ring hold more survivors than
     :func:`window_floor`, except with probability 2^-correctness.
     """
@@ -117,9 +122,9 @@ def sparse_parameters(
 
 
 def window_floor(n: int, *, corrupt: int, window: int, security: int = SECURITY) -> int:
-    """The least w such that ``window`` places on the ring hold more than w corrupt ones in no case that counts.
+    """The least w such that ``window`` consecutive places on the ring hold at most w corrupt clients.
 
-    That is, except with probability 2^-(security + 1)/n for each of the n windows.
+    The probability of an exception is at most 2^-(security + 1)/n for each of the n windows.
     """
     return most_marked(n, corrupt, window, security + 1)
 
@@ -127,53 +132,54 @@ def window_floor(n: int, *, corrupt: int, window: int, security: int = SECURITY)
 def most_neighbours(n: int, marked: int, degree: int, bits: int) -> int:
     """The least x such that a client has more than x marked neighbours with probability at most 2^-bits/n.
 
-    The client itself is not marked: its ``degree`` neighbours are drawn from the ``n`` - 1 others, of whom
-    ``marked`` are.
+    The client itself is not marked. Its ``degree`` neighbours are a random sample of the ``n`` - 1
+    others, of whom ``marked`` are marked.
     """
     return most_marked(n - 1, min(marked, n - 1), degree, bits, among=n)
 
 
-def most_marked(n: int, marked: int, drawn: int, bits: int, *, among: int | None = None) -> int:
-    """The least x with Pr[X > x] ≤ 2^-bits/``among`` (or /n), X being hypergeometric.
+def most_marked(n: int, marked: int, sample: int, bits: int, *, among: int | None = None) -> int:
+    """The least x with Pr[X > x] ≤ 2^-bits/``among`` (by default /n), where X is hypergeometric.
 
-    Of ``n``, ``marked`` are marked and ``drawn`` are drawn; X of those drawn are marked.
+    X is the number of marked items in a random sample of ``sample`` out of ``n``, ``marked`` of which
+    are marked.
     """
-    low, high = max(0, drawn + marked - n), min(marked, drawn)
+    low, high = max(0, sample + marked - n), min(marked, sample)
     while low < high:
         middle = (low + high) // 2
-        if _is_rare(n, marked, drawn, middle, bits, among or n):
+        if _is_rare(n, marked, sample, middle, bits, among or n):
             high = middle
         else:
             low = middle + 1
     return low
 
 
-def _is_rare(n: int, marked: int, drawn: int, x: int, bits: int, among: int) -> bool:
+def _is_rare(n: int, marked: int, sample: int, x: int, bits: int, among: int) -> bool:
     """Whether Pr[X > x] ≤ 2^-bits/among."""
     limit = -bits * _LN2 - log(among)
-    at, last = x + 1, min(marked, drawn)
+    at, last = x + 1, min(marked, sample)
     # The likeliest value alone has more than 1/(n + 1).
-    if at <= (drawn + 1) * (marked + 1) // (n + 2):
+    if at <= (sample + 1) * (marked + 1) // (n + 2):
         return False
-    first = _log_comb(marked, at) + _log_comb(n - marked, drawn - at) - _log_comb(n, drawn)
+    first = _log_comb(marked, at) + _log_comb(n - marked, sample - at) - _log_comb(n, sample)
     if first > limit + _CLOSE:
         return False
     total = term = 1.0
     for j in range(at, last):
-        term *= (marked - j) * (drawn - j) / ((j + 1) * (n - marked - drawn + j + 1))
+        term *= (marked - j) * (sample - j) / ((j + 1) * (n - marked - sample + j + 1))
         total += term
         if term < _NEGLIGIBLE * total:
             break
 
     def exactly() -> bool:
-        ways = sum(comb(marked, j) * comb(n - marked, drawn - j) for j in range(at, last + 1))
-        return (ways * among << bits) <= comb(n, drawn)
+        ways = sum(comb(marked, j) * comb(n - marked, sample - j) for j in range(at, last + 1))
+        return (ways * among << bits) <= comb(n, sample)
 
     return _below(first + log(total), limit, exactly)
 
 
 def _least_connected(n: int, removed: int, security: int) -> int:
-    """The least even degree at which two runs of k/2 neighbours are hardly ever all among ``removed``."""
+    """The least even degree at which two runs of k/2 neighbours are all ``removed`` only with negligible chance."""
     low, high = 1, max(1, (n - 1) // 2)
     while low < high:
         middle = (low + high) // 2
@@ -208,7 +214,7 @@ def _log_comb(n: int, k: int) -> float:
 
 def _fraction(name: str, value: float) -> Fraction:
     try:
-        exact = Fraction(str(value))  # 0.05 is meant as 1/20, not as the nearest binary fraction
+        exact = Fraction(str(value))  # 0.05 means 1/20, not the nearest binary fraction
     except ValueError as error:
         raise MPCError(f"got {name}={value!r}; expected a fraction such as 0.05") from error
     if not 0 <= exact < 1:
@@ -217,7 +223,7 @@ def _fraction(name: str, value: float) -> Fraction:
 
 
 def _integer(name: str, value: object) -> int:
-    # NumPy's integers are hashed like Python's, but overflow.
+    # NumPy's integers have the hashes of Python's, but they overflow.
     number = whole(value)
     if number is None:
         raise MPCError(f"got {name}={value!r}; expected an integer")
@@ -246,7 +252,7 @@ class Ring:
     places: NDArray[np.int64]
 
     def neighbours(self, node: int, degree: int) -> list[int]:
-        """The ``degree``/2 nodes on either side of ``node``, sorted; ``degree`` is even and below n - 1."""
+        """The ``degree``/2 nodes on each side of ``node``, sorted; ``degree`` is even and below n - 1."""
         half = degree // 2
         steps = np.concatenate([np.arange(-half, 0), np.arange(1, half + 1)])
         around: list[int] = np.sort(self.order[(self.places[node] + steps) % self.order.size]).tolist()
@@ -261,13 +267,14 @@ class Ring:
 
 @lru_cache(maxsize=4)
 def draw_ring(n: int, seed: bytes) -> Ring:
-    """The ring of ``n`` nodes that ``seed`` (32 bytes) gives: the same for all who know it.
+    """The ring of ``n`` nodes for ``seed`` (32 bytes): the same for all who know the seed.
 
-    Node i gets the i-th 16 bytes of AES-256-CTR under HKDF-SHA256 of the seed, read as two little-endian
-    64-bit numbers, and nodes sit in the order of these: uniform, short of a tie of 128 bits.
+    Node i has the i-th 16 bytes of AES-256-CTR under HKDF-SHA256 of the seed, read as two little-endian
+    64-bit numbers. Nodes sit in the order of these numbers. The order is uniform unless two nodes have
+    the same 128 bits.
     """
-    drawn = seeded_rng(seed, salt=b"", info=encode_parts("mpc/v1/ring"))(_KEY_BYTES * n)
-    words = np.frombuffer(drawn, dtype="<u8").reshape(n, 2)
+    octets = seeded_rng(seed, salt=b"", info=encode_parts("mpc/v1/ring"))(_KEY_BYTES * n)
+    words = np.frombuffer(octets, dtype="<u8").reshape(n, 2)
     order = np.lexsort((words[:, 1], words[:, 0])).astype(np.int64)
     places = np.empty_like(order)
     places[order] = np.arange(n)

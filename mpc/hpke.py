@@ -1,9 +1,9 @@
 """One-way sealing: HPKE in base mode (RFC 9180), single-shot, by ``cryptography``.
 
-Anyone can seal to a public key; who sealed is not known, so what is sealed has to be signed where that
-matters. The suite is a KEM with HKDF-SHA256 and AES-256-GCM. A private key is 32 random bytes for
-either KEM. Every call of :func:`seal` draws fresh randomness from the system, which can't be seeded: the same
-text sealed twice gives two texts that have nothing in common.
+Anyone can seal to a public key, and the receiver can't tell who did: where that matters, sign the
+plaintext. The suite is a KEM with HKDF-SHA256 and AES-256-GCM. A private key is 32 random bytes for
+either KEM. Every call of :func:`seal` takes fresh randomness from the system, which can't be seeded:
+the same plaintext sealed twice gives two unrelated texts.
 """
 
 import hashlib
@@ -30,9 +30,9 @@ _LATTICE_KEY_BYTES = 1184  # ML-KEM-768, FIPS 203, table 3
 class Kem(StrEnum):
     """How a key is encapsulated.
 
-    ``MLKEM768-X25519`` is X-Wing (draft-connolly-cfrg-xwing-kem, KEM 0x647A of draft-ietf-hpke-pq): it holds as
-    long as ML-KEM-768 or X25519 does, so what is sealed today stays sealed against a quantum computer. ``X25519``
-    is DHKEM(X25519, HKDF-SHA256) of RFC 9180: short, and not post-quantum.
+    ``MLKEM768-X25519`` is X-Wing (draft-connolly-cfrg-xwing-kem, KEM 0x647A of draft-ietf-hpke-pq). It is
+    secure as long as ML-KEM-768 or X25519 is, so that sealed texts stay confidential against a later
+    quantum computer. ``X25519`` is DHKEM(X25519, HKDF-SHA256) of RFC 9180: short, and not post-quantum.
     """
 
     MLKEM768_X25519 = "MLKEM768-X25519"
@@ -40,7 +40,7 @@ class Kem(StrEnum):
 
     @property
     def post_quantum(self) -> bool:
-        """Whether what is sealed stays so against a quantum computer: ML-KEM-768 is of NIST's category 3."""
+        """Whether sealed texts stay confidential against a quantum computer: ML-KEM-768 is in NIST's category 3."""
         return self is Kem.MLKEM768_X25519
 
     @property
@@ -55,7 +55,7 @@ class Kem(StrEnum):
 
     @property
     def available(self) -> bool:
-        """Whether the installed ``cryptography`` has it."""
+        """Whether the installed ``cryptography`` has this KEM."""
         try:
             _ = PrivateKey(self, bytes(PRIVATE_BYTES)).public
         except MPCError:
@@ -64,10 +64,10 @@ class Kem(StrEnum):
 
 
 class PrivateKey:
-    """What opens texts sealed to ``public``: a ``kem`` and 32 random bytes.
+    """A private key for texts that are sealed to ``public``: a ``kem`` and 32 random bytes.
 
-    For X-Wing the bytes are its seed (section 5.2 of the draft), for X25519 the private key itself. Raises
-    :class:`MPCError` on another length, and where ``cryptography`` lacks the KEM.
+    For X-Wing the bytes are its seed (section 5.2 of the draft), for X25519 the private key itself.
+    Raises :class:`MPCError` on any other length, and if ``cryptography`` lacks the KEM.
     """
 
     def __init__(self, kem: Kem, private: bytes) -> None:
@@ -88,7 +88,7 @@ class PrivateKey:
 
     @cached_property
     def public(self) -> bytes:
-        """The public key, ``kem.public_bytes`` long."""
+        """The public key, of ``kem.public_bytes`` bytes."""
         lattice = b"" if self._lattice is None else self._lattice.public_key().public_bytes_raw()
         return bytes(lattice) + self._curve.public_key().public_bytes_raw()
 
@@ -99,25 +99,26 @@ class PrivateKey:
         return self._curve if self._lattice is None else hpke.MLKEM768X25519PrivateKey(self._lattice, self._curve)
 
     def open(self, sealed: bytes, *, info: bytes) -> bytes:
-        """The plaintext that :func:`seal` was given with this key's public half and the same ``info``.
+        """The plaintext that :func:`seal` sealed to this key's public half with the same ``info``.
 
-        Raises :class:`MPCError` if any bit of ``sealed``, key or ``info`` is not what it was.
+        Raises :class:`MPCError` if any bit of ``sealed``, the key or ``info`` has changed.
         """
         _check_bytes(sealed=sealed, info=info)
         try:
             return self._suite.decrypt(sealed, self._key, info)
         except (InvalidTag, ValueError) as error:
             raise MPCError(
-                f"got {len(sealed)} sealed bytes that do not open; expected what seal made for this key with "
-                "this info: treat them as tampered with"
+                f"got {len(sealed)} sealed bytes that do not open; expected the result of seal for this key "
+                "and this info: treat them as tampered with"
             ) from error
 
 
 def seal(kem: Kem, public: bytes, plaintext: bytes, *, info: bytes) -> bytes:
-    """``plaintext`` for the holder of ``public`` alone: encapsulation, ciphertext, tag.
+    """``plaintext`` sealed for the holder of ``public``: encapsulation, ciphertext, tag.
 
-    ``info`` is not sent, but must be the same when opening: say in it who seals what to whom, and when. Raises
-    :class:`MPCError` on a ``public`` that is no key of ``kem``, and where ``cryptography`` lacks the KEM.
+    ``info`` is not sent, but must be the same when opening. It should name the session, the sender, the
+    receiver and the kind of plaintext. Raises :class:`MPCError` on a ``public`` that is not a key of
+    ``kem``, and if ``cryptography`` lacks the KEM.
     """
     _check_bytes(plaintext=plaintext, info=info)
     suite = _suite(kem)
@@ -125,13 +126,14 @@ def seal(kem: Kem, public: bytes, plaintext: bytes, *, info: bytes) -> bytes:
     try:
         return suite.encrypt(plaintext, _public(public), info)
     except (ValueError, UnsupportedAlgorithm) as error:
-        raise MPCError(f"got a public key of {kem} that is none: {error}; refuse its holder") from error
+        raise MPCError(f"got an invalid public key of {kem}: {error}; refuse its holder") from error
 
 
 def check_public_key(kem: Kem, public: bytes) -> None:
-    """Raise :class:`MPCError` on a ``public`` of another length than ``kem``'s, or whose X25519 part is none.
+    """Raise :class:`MPCError` if ``public`` does not have ``kem``'s length, or if its X25519 part is invalid.
 
-    That part is held to :func:`mpc.keys.check_public_key`: one encoding a point, and none of small order.
+    :func:`mpc.keys.check_public_key` checks that part: it accepts one encoding a point, and no point of
+    small order.
     """
     if not isinstance(public, bytes) or len(public) != kem.public_bytes:
         got = f"{len(public)} bytes" if isinstance(public, bytes) else type(public).__name__
@@ -139,8 +141,8 @@ def check_public_key(kem: Kem, public: bytes) -> None:
     keys.check_public_key(public[-32:])
 
 
-def _check_bytes(**given: object) -> None:
-    for name, value in given.items():
+def _check_bytes(**arguments: object) -> None:
+    for name, value in arguments.items():
         if not isinstance(value, bytes):
             raise MPCError(f"got {name} of type {type(value).__name__}; expected bytes")
 
@@ -168,6 +170,6 @@ def _missing(kem: Kem) -> MPCError:
     import cryptography
 
     return MPCError(
-        f"got {kem}, which cryptography {cryptography.__version__} doesn't have here; install cryptography 47 or "
+        f"got {kem}, which cryptography {cryptography.__version__} does not have here; install cryptography 47 or "
         "later as a wheel, or, for ML-KEM alone, choose Kem.X25519, which is not post-quantum"
     )

@@ -1,8 +1,8 @@
 """Keys: agreement, derivation, sealing and seeded randomness, all by ``cryptography``.
 
 X25519 (RFC 7748), HKDF-SHA256 (RFC 5869), AES-256-GCM (NIST SP 800-38D) and AES-256-CTR (NIST SP
-800-38A). Every key serves one purpose, named by the ``info`` that it is derived with; build that
-with :func:`encode_parts`.
+800-38A). Every key serves one purpose. The ``info`` of its derivation names the purpose; build it with
+:func:`encode_parts`.
 """
 
 from collections.abc import Callable
@@ -25,7 +25,7 @@ TAG_BYTES = 16
 
 _MAX_DERIVED_BYTES = 255 * 32  # RFC 5869, section 2.3
 _CURVE_PRIME = 2**255 - 19
-_SMALL_ORDER = frozenset(  # curve and twist have no others below the prime
+_SMALL_ORDER = frozenset(  # the curve and its twist have no other such points below the prime
     bytes.fromhex(point)
     for point in (
         "00" * 32,
@@ -40,11 +40,11 @@ _ZERO_COUNTER = bytes(16)
 
 
 def encode_parts(*parts: bytes | str | int) -> bytes:
-    """``parts`` as one byte string from which each can be told: the input of a KDF or a hash.
+    """``parts`` as one byte string, for a KDF or a hash. Different parts give different strings.
 
-    Each part is preceded by its length in 4 bytes, big-endian. A ``str`` is written in UTF-8, a
-    non-negative ``int`` in 8 bytes, big-endian. Only the bytes are encoded, not the type: fix the
-    types by the label that comes first. Raises :class:`MPCError` on any other part.
+    Each part follows its length in 4 bytes, big-endian. A ``str`` is written in UTF-8, a non-negative
+    ``int`` in 8 bytes, big-endian. Types are not encoded: let the label, which comes first, fix the
+    types of the parts. Raises :class:`MPCError` on any other part.
     """
     encoded: list[bytes] = []
     for part in parts:
@@ -56,8 +56,8 @@ def encode_parts(*parts: bytes | str | int) -> bytes:
 def derive(secret: bytes, *, salt: bytes, info: bytes, length: int = 32) -> bytes:
     """``length`` bytes (1 to 8160) from ``secret`` by HKDF-SHA256.
 
-    ``secret`` must have the entropy of a key; ``salt`` is public, such as a session id; ``info``
-    names the purpose. Raises :class:`MPCError` on another length.
+    ``secret`` must have the entropy of a key. ``salt`` is public, such as a session id. ``info``
+    names the purpose. Raises :class:`MPCError` on any other length.
     """
     if not 1 <= length <= _MAX_DERIVED_BYTES:
         raise MPCError(f"got a length of {length} bytes to derive; expected 1 to {_MAX_DERIVED_BYTES}")
@@ -65,29 +65,29 @@ def derive(secret: bytes, *, salt: bytes, info: bytes, length: int = 32) -> byte
 
 
 def check_public_key(key: bytes) -> bytes:
-    """``key``, if it is an X25519 public key as :func:`public_key` writes one; else :class:`MPCError`.
+    """``key``, if it is an X25519 public key in the form of :func:`public_key`; else :class:`MPCError`.
 
-    X25519 (RFC 7748) itself takes any 32 bytes, ignores the top bit and reduces the rest, so that one point
-    has several encodings: two keys that differ as bytes could be one. Those with the top bit set or a value
-    of 2^255 - 19 or more are refused, and so are points of small order, with which every private key agrees
-    on zero.
+    X25519 (RFC 7748) itself accepts any 32 bytes: it ignores the top bit and reduces the rest. So one
+    point has several encodings, and two keys that differ as bytes could be the same key. This function
+    refuses keys with the top bit set or a value of 2^255 - 19 or more. It also refuses points of small
+    order, with which every private key agrees on zero.
     """
     _check_key(key, "an X25519 public key")
     if int.from_bytes(key, "little") >= _CURVE_PRIME:
         raise MPCError(
-            f"got the X25519 public key {key.hex()}, another encoding of a key; expected one made by public_key, "
-            "below 2^255 - 19: refuse its sender"
+            f"got the X25519 public key {key.hex()}, another encoding of a key; expected the one that public_key "
+            "returns, below 2^255 - 19: refuse its sender"
         )
     if key in _SMALL_ORDER:
         raise MPCError(
-            f"got the X25519 public key {key.hex()}, a point of small order; expected one made by "
-            "public_key: refuse its sender"
+            f"got the X25519 public key {key.hex()}, a point of small order; expected one that "
+            "public_key returns: refuse its sender"
         )
     return key
 
 
 class PrivateKey:
-    """An X25519 private key, from 32 random bytes: made once, for any number of agreements."""
+    """An X25519 private key, from 32 random bytes, for any number of agreements."""
 
     __slots__ = ("_key",)
 
@@ -101,7 +101,7 @@ class PrivateKey:
         return self._key.public_key().public_bytes_raw()
 
     def exchange(self, peer: bytes) -> bytes:
-        """The 32-byte secret shared with the holder of the public key ``peer``: only ever to :func:`derive` from.
+        """The 32-byte secret shared with the holder of the public key ``peer``: use it only in :func:`derive`.
 
         Raises :class:`MPCError` on a ``peer`` that :func:`check_public_key` refuses.
         """
@@ -116,8 +116,9 @@ def public_key(private: bytes) -> bytes:
 def agree(private: bytes, peer: bytes, *, salt: bytes, info: bytes) -> bytes:
     """The 32-byte key that ``private`` shares with the holder of the public key ``peer``.
 
-    X25519, then HKDF-SHA256 with ``salt`` and ``info``; both sides must give the same ones. Raises
-    :class:`MPCError` on keys that are not 32 bytes and on a ``peer`` that :func:`check_public_key` refuses.
+    X25519, then HKDF-SHA256 with ``salt`` and ``info``; both sides must pass the same ones. Raises
+    :class:`MPCError` on a key that does not have 32 bytes, and on a ``peer`` that
+    :func:`check_public_key` refuses.
     """
     return derive(PrivateKey(private).exchange(peer), salt=salt, info=info)
 
@@ -125,39 +126,38 @@ def agree(private: bytes, peer: bytes, *, salt: bytes, info: bytes) -> bytes:
 def seal(key: bytes, plaintext: bytes, *, associated_data: bytes) -> bytes:
     """``plaintext`` under AES-256-GCM: ciphertext, then a tag of 16 bytes.
 
-    **Seal one plaintext only under each key.** The nonce is always zero: two different plaintexts
+    **Seal only one plaintext under each key.** The nonce is always zero: two different plaintexts
     under one key reveal their difference and let anyone forge. Derive a fresh key for every message
-    (session, sender and receiver in the ``info``) and never seal a changed plaintext again under
-    it. ``associated_data`` is not sent, but must be the same when opening. Raises :class:`MPCError`
-    if ``key`` is not 32 bytes.
+    (session, sender and receiver in the ``info``), and never seal another plaintext under it.
+    ``associated_data`` is not sent, but must be the same when opening. Raises :class:`MPCError` if
+    ``key`` does not have 32 bytes.
     """
     _check_key(key, "a sealing key")
     return AESGCM(key).encrypt(_ZERO_NONCE, plaintext, associated_data)
 
 
 def open_sealed(key: bytes, sealed: bytes, *, associated_data: bytes) -> bytes:
-    """The plaintext that :func:`seal` was given with the same key and associated data.
+    """The plaintext that :func:`seal` sealed with the same key and associated data.
 
-    Raises :class:`MPCError` if ``key`` is not 32 bytes, and if any bit of key, ``sealed`` or
-    associated data is not what it was.
+    Raises :class:`MPCError` if ``key`` does not have 32 bytes, and if any bit of key, ``sealed`` or
+    associated data has changed.
     """
     _check_key(key, "a sealing key")
     try:
         return AESGCM(key).decrypt(_ZERO_NONCE, sealed, associated_data)
     except InvalidTag as error:
         raise MPCError(
-            f"got {len(sealed)} sealed bytes that do not open; expected what seal made with this key and "
-            "this associated data: treat them as tampered with"
+            f"got {len(sealed)} sealed bytes that do not open; expected the result of seal with this key "
+            "and this associated data: treat them as tampered with"
         ) from error
 
 
 def seeded_rng(seed: bytes, *, salt: bytes, info: bytes) -> Callable[[int], bytes]:
-    """A generator in the shape of ``os.urandom`` that repeats itself: rng(n) is the next n bytes.
+    """A generator that is called like ``os.urandom``, and repeats itself: rng(n) returns the next n bytes.
 
-    The bytes are those of AES-256-CTR from a zero counter block, under the key that
-    :func:`derive` gives for ``seed`` (32 bytes), ``salt`` and ``info``; how they are cut into calls
-    does not matter. Not for use by two threads at once. Raises :class:`MPCError` if ``seed`` is not
-    32 bytes or n is negative.
+    The bytes are those of AES-256-CTR from a zero counter block. Its key is :func:`derive` of ``seed``
+    (32 bytes), ``salt`` and ``info``. The sizes of the calls do not matter. Two threads must not use
+    one generator at once. Raises :class:`MPCError` if ``seed`` does not have 32 bytes or n is negative.
     """
     _check_key(seed, "a seed")
     key = derive(seed, salt=salt, info=info)
@@ -165,7 +165,7 @@ def seeded_rng(seed: bytes, *, salt: bytes, info: bytes) -> Callable[[int], byte
 
     def rng(count: int) -> bytes:
         if count < 0:
-            raise MPCError(f"asked for {count} random bytes; expected 0 or more")
+            raise MPCError(f"got a request for {count} random bytes; expected 0 or more")
         return stream.update(bytes(count))
 
     return rng

@@ -2,10 +2,10 @@
 
 The stream of a key is AES-256-CTR (NIST SP 800-38A) from an all-zero counter block, read as
 little-endian lanes of 32 or 64 bits. Any AES library reproduces it, and any slice of it can be
-computed alone. One key gives one stream: never use it for a second vector.
+computed alone. A key has only one stream: never use it for a second vector.
 
-A kernel makes the stream where the processor has AES instructions, OpenSSL elsewhere: the bits are
-the same.
+A kernel computes the stream if the processor has AES instructions, otherwise OpenSSL. The bits are the
+same.
 """
 
 from collections.abc import Iterator, Sequence
@@ -24,8 +24,8 @@ Lanes = NDArray[np.unsignedinteger[Any]]
 KEY_BYTES = 32
 
 _BLOCK_BYTES = 16
-_PIECE_BYTES = 64 * 1024  # with the zeros that it is made from, still in the cache of a core
-_SLACK_BYTES = _BLOCK_BYTES - 1  # what update_into may ask for beyond its output
+_PIECE_BYTES = 64 * 1024  # fits the cache of a core, with the zeros that are encrypted
+_SLACK_BYTES = _BLOCK_BYTES - 1  # the extra room that update_into may ask for
 _ZEROS = bytes(_PIECE_BYTES)
 _DTYPES = (np.dtype("<u4"), np.dtype("<u8"))
 _MAX_LANES = 2**64
@@ -35,15 +35,15 @@ def add_mask(vector: Lanes, key: bytes, *, sign: int = 1, offset: int = 0) -> No
     """Add the stream of ``key`` to ``vector``, in place, modulo 2^32 or 2^64.
 
     ``vector`` is one-dimensional, C-contiguous and writable, of little-endian uint32 or uint64;
-    ``key`` is 32 bytes. ``sign=-1`` subtracts instead. ``offset``, at least 0, is the lane of the
-    stream that meets ``vector[0]``: a vector may be masked slice by slice, in any order and by any
-    number of threads, with the same result. Raises :class:`MPCError` on anything else.
+    ``key`` has 32 bytes. ``sign=-1`` subtracts instead. ``offset``, at least 0, is the lane of the
+    stream that is added to ``vector[0]``. So a vector may be masked slice by slice, in any order and by
+    any number of threads, with the same result. Raises :class:`MPCError` on anything else.
     """
     add_masks(vector, [(key, sign)], offset=offset)
 
 
 def add_masks(vector: Lanes, keyed: Sequence[tuple[bytes, int]], *, offset: int = 0) -> None:
-    """Add the streams of many keys, each times its sign, as :func:`add_mask` does one by one, and faster."""
+    """Add the streams of many keys, each times its sign: faster than :func:`add_mask` for each of them."""
     starts = [_start(vector, key, sign, offset) for key, sign in keyed]
     if not starts:
         return
@@ -64,18 +64,18 @@ def add_masks(vector: Lanes, keyed: Sequence[tuple[bytes, int]], *, offset: int 
 def keystream(key: bytes, out: Lanes, *, offset: int = 0) -> None:
     """Fill ``out`` with the stream of ``key`` from lane ``offset`` on.
 
-    Arguments and errors are those of :func:`add_mask`; the two give the same stream.
+    The stream, the arguments and the errors are those of :func:`add_mask`.
     """
-    _start(out, key, 1, offset)  # or refuse, with ``out`` untouched
+    _start(out, key, 1, offset)  # refuses bad arguments before ``out`` changes
     out[:] = 0
     add_mask(out, key, offset=offset)
 
 
 def mask_sum(keyed: Sequence[tuple[bytes, int]], first: int, length: int, dtype: str) -> Lanes:
-    """The sum of many masks over ``length`` lanes from lane ``first`` on, as a fresh vector of ``dtype``.
+    """The sum of many masks over ``length`` lanes from lane ``first`` on, as a new vector of ``dtype``.
 
-    ``keyed`` are keys with their signs, 1 or -1; ``dtype`` is ``"<u4"`` or ``"<u8"``. Nothing is shared
-    with the caller, so that any process or machine that holds the keys can compute it.
+    ``keyed`` are keys with their signs, 1 or -1; ``dtype`` is ``"<u4"`` or ``"<u8"``. It shares no
+    memory with the caller, so that any process or machine with the keys can compute it.
     """
     total: Lanes = np.zeros(length, np.dtype(dtype))
     add_masks(total, keyed, offset=first)
@@ -84,14 +84,14 @@ def mask_sum(keyed: Sequence[tuple[bytes, int]], first: int, length: int, dtype:
 
 @cache
 def compiled() -> bool:
-    """Whether a kernel makes the stream in this process. If not, OpenSSL does."""
+    """Whether a kernel computes the stream in this process; otherwise OpenSSL does."""
     from mpc import _aes
 
     return _aes.available()
 
 
 def _pieces(vector: Lanes, key: bytes, block: int, skipped: int) -> Iterator[tuple[Lanes, Lanes]]:
-    """Each part of ``vector`` with its lanes of OpenSSL's stream, in a buffer that the next one reuses."""
+    """Each part of ``vector`` with its lanes of OpenSSL's stream, in a buffer that the next part reuses."""
     counter = block.to_bytes(_BLOCK_BYTES, "big")
     stream = Cipher(algorithms.AES(key), modes.CTR(counter)).encryptor()
     stream.update(_ZEROS[: skipped * vector.itemsize])
@@ -104,9 +104,9 @@ def _pieces(vector: Lanes, key: bytes, block: int, skipped: int) -> Iterator[tup
 
 
 def _start(vector: Lanes, key: bytes, sign: int, offset: int) -> tuple[int, int]:
-    """The block in which lane ``offset`` lies, and how many of its lanes come before; all arguments checked."""
+    """Check all arguments; return the block of lane ``offset``, and how many of its lanes come before."""
     if sign not in (1, -1):
-        raise MPCError(f"got sign {sign!r}; expected 1 to add the mask or -1 to take it away")
+        raise MPCError(f"got sign {sign!r}; expected 1 to add the mask or -1 to subtract it")
     if not isinstance(key, bytes) or len(key) != KEY_BYTES:
         got = f"{len(key)} bytes" if isinstance(key, bytes) else type(key).__name__
         raise MPCError(f"got a mask key of {got}; expected {KEY_BYTES} bytes: derive it with keys.derive")

@@ -130,7 +130,7 @@ def test_where_cryptography_has_no_hpke(monkeypatch: pytest.MonkeyPatch) -> None
     public = PrivateKey(Kem.X25519, PRIVATE).public
     monkeypatch.delattr(theirs, "Suite")
     assert not any(kem.available for kem in Kem)
-    with pytest.raises(MPCError, match=r"got X25519, which cryptography .* doesn't have here"):
+    with pytest.raises(MPCError, match=r"got X25519, which cryptography .* does not have here"):
         seal(Kem.X25519, public, b"secret", info=INFO)
 
 

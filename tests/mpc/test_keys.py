@@ -214,5 +214,5 @@ def test_seed_salt_and_info_each_give_another_stream() -> None:
 
 
 def test_a_negative_count_is_refused() -> None:
-    with pytest.raises(MPCError, match="asked for -1 random bytes"):
+    with pytest.raises(MPCError, match="a request for -1 random bytes"):
         keys.seeded_rng(bytes(32), salt=b"", info=b"")(-1)
