@@ -19,7 +19,9 @@ import math
 import struct
 from collections.abc import Iterator, Mapping
 from enum import StrEnum
+from typing import Any
 
+from secagg._numbers import is_a
 from secagg.errors import ConfigError, SecAggError, blaming, kind_of, shown
 
 MAX_BYTES = 1 << 24
@@ -139,15 +141,15 @@ def _by_path(items: tuple[object, ...]) -> dict[str, object]:
     found = {}
     for position, item in enumerate(items):
         path = getattr(item, "path", None)
-        named = isinstance(item, tuple) and len(item) == 2 and isinstance(item[0], str)
+        named = is_a(item, tuple) and len(item) == 2 and is_a(item[0], str)
         key = ".".join(map(str, path)) if path is not None else item[0] if named else position  # type: ignore[index]
         found[str(key)] = item
     return found
 
 
-def plain_bytes(data: object, what: str) -> bytes:
+def plain_bytes(data: Any, what: str) -> bytes:
     """``data`` as bytes; ``ConfigError`` unless it is bytes, a bytearray or a memoryview."""
-    if not isinstance(data, bytes | bytearray | memoryview):
+    if not is_a(data, bytes | bytearray | memoryview):
         raise ConfigError(f"got {shown(data)} as {what}; expected the bytes that to_bytes() gave")
     with blaming(ConfigError, f"got no readable bytes as {what}"):
         return data if type(data) is bytes else bytes(memoryview(data))

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 from secagg import _warnings
-from secagg._numbers import real
+from secagg._numbers import is_a, real
 from secagg._reading import MAX_NODES
 from secagg.errors import ConfigError, EncodingError, blaming, shown
 from secagg.layout import AnyFloat, Layout
@@ -38,7 +38,7 @@ def checked_pairs(pairs: Iterable[Any]) -> Clips:
     found: dict[str, float] = {}
     with blaming(ConfigError, "got clips that can't be read; expected a dict of leaf names and numbers"):
         for _, pair in zip(range(MAX_NODES), pairs, strict=False):
-            if not isinstance(pair, tuple) or len(pair) != 2 or not isinstance(pair[0], str):
+            if not is_a(pair, tuple) or len(pair) != 2 or not is_a(pair[0], str):
                 raise ConfigError(f"got {shown(pair)} in clip; expected a leaf's name, or a pattern, and a number")
             name = str.__str__(pair[0])
             if name in found:
@@ -171,7 +171,8 @@ def suggested(
             f"got quantile={shown(quantile)} and headroom={shown(headroom)}; expected above 0 to 1, and 1 to 1e6"
         )
     with blaming(ConfigError, "got updates that can't be read; expected a dict by client id, or a list"):
-        items = updates.values() if isinstance(updates, Mapping) else updates
+        given: Any = updates
+        items = given.values() if is_a(given, (Mapping,)) else given
         sample = [update for _, update in zip(range(_MOST_SAMPLES + 1), items, strict=False)]
     if not sample:
         raise ConfigError("got no updates; expected at least one, by client id or in a list")

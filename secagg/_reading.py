@@ -13,6 +13,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from secagg._numbers import is_a
 from secagg.errors import SecAggError, blaming, kind_of, shown
 
 Path = tuple[str | int, ...]
@@ -42,15 +43,12 @@ def where(path: Path) -> str:
 
 def order(path: Path) -> tuple[tuple[bool, str | int], ...]:
     """What paths are sorted by."""
-    return tuple((isinstance(key, str), key) for key in path)
+    return tuple((is_a(key, str), key) for key in path)
 
 
 def check_keys(keys: list[Any], path: Path, error: type[SecAggError]) -> None:
     """``error`` unless all keys of one dict are text, or all are integers."""
-    if not (
-        all(isinstance(key, str) for key in keys)
-        or all(isinstance(key, int) and not isinstance(key, bool) for key in keys)
-    ):
+    if not (all(is_a(key, str) for key in keys) or all(is_a(key, int) and not is_a(key, bool) for key in keys)):
         kinds = ", ".join(sorted({kind_of(key) for key in keys}))
         raise error(f"{where(path)} has keys of type {kinds}; expected all str or all int")
 
@@ -67,11 +65,11 @@ def walk(update: object, error: type[SecAggError]) -> tuple[dict[Path, str], dic
         with blaming(error, f"{where(path)} can't be read"):
             if node is None:
                 branches[path] = "none"
-            elif issubclass(type(node), Mapping):
+            elif is_a(node, (Mapping,)):
                 branches[path] = "dict"
                 pending += [((*path, key), child) for key, child in _items(node, path, error)]
-            elif issubclass(type(node), list | tuple):
-                branches[path] = "list" if issubclass(type(node), list) else "tuple"
+            elif is_a(node, list | tuple):
+                branches[path] = "list" if is_a(node, list) else "tuple"
                 pending += [((*path, position), child) for position, child in enumerate(_some(node))]
             else:
                 leaves[path] = node
@@ -89,7 +87,7 @@ def _items(node: Mapping[Any, Any], path: Path, error: type[SecAggError]) -> lis
     items = _some(node.items())
     check_keys([key for key, _ in items], path, error)
     found = {plain(key): child for key, child in items}
-    if any(isinstance(key, int) and not -(2**63) <= key < 2**63 for key in found):
+    if any(is_a(key, int) and not -(2**63) <= key < 2**63 for key in found):
         raise error(f"{where(path)} has an int of more than 64 bits as a key; expected at most 64 bits")
     if len(found) != len(items):
         raise error(f"{where(path)} has a key twice; expected each key once")
@@ -99,7 +97,7 @@ def _items(node: Mapping[Any, Any], path: Path, error: type[SecAggError]) -> lis
 def plain(key: str | int) -> str | int:
     """A dict's key as Python's own str or int."""
     # np.str_, StrEnum and IntEnum are equal to these but are not what the layout is read back as.
-    return str.__str__(key) if isinstance(key, str) else index(key)
+    return str.__str__(key) if is_a(key, str) else index(key)
 
 
 def is_tensor(array: object) -> bool:
@@ -118,10 +116,10 @@ def read(leaf: Any, path: Path, error: type[SecAggError]) -> Found:
             shape, dtype = tuple(map(int, array.shape)), str(array.dtype).removeprefix("torch.")
             labelled, number = any(name is not None for name in getattr(array, "names", ())), False
         else:
-            number = issubclass(type(leaf), bool | int | float | complex | np.generic)
+            number = is_a(leaf, bool | int | float | complex | np.generic)
             if not number and not hasattr(leaf, "__array__"):
                 raise error(f"{where(path)} is a {kind_of(leaf)}; expected an array, a number or a container")
-            if isinstance(leaf, np.ma.MaskedArray):
+            if is_a(leaf, np.ma.MaskedArray):
                 raise error(f"{where(path)} is a masked array, whose mask would be lost; expected filled()")
             labelled = not number and is_labelled(leaf)
             array = np.asarray(leaf)
@@ -196,9 +194,9 @@ def as_kind(piece: NDArray[Any], dtype: str, model: Any) -> Any:
             array = piece.astype(model.dtype)
         else:
             array = piece.astype(np.float32, copy=False)
-    if isinstance(model, np.generic):
+    if is_a(model, (np.generic,)):
         return array[()]
-    return array.item() if isinstance(model, bool | int | float) else array
+    return array.item() if is_a(model, bool | int | float) else array
 
 
 def rounded(piece: NDArray[Any], dtype: str) -> NDArray[Any]:
@@ -214,7 +212,7 @@ def rounded(piece: NDArray[Any], dtype: str) -> NDArray[Any]:
 def container(kind: str, children: dict[str | int, Any], model: Any) -> Any:
     """The container of this kind with these children; of the type of ``model`` unless that is None."""
     if kind == "dict":
-        if isinstance(model, MutableMapping):
+        if is_a(model, (MutableMapping,)):
             filled = copy(model)
             filled.update(children)
             return filled
@@ -227,10 +225,10 @@ def same(one: Any, other: Any) -> bool:
     """Whether two restored structures are equal, arrays in dtype and each coordinate too; NaN equals NaN."""
     if type(one) is not type(other):
         return False
-    if isinstance(one, dict):
+    if is_a(one, dict):
         return one.keys() == other.keys() and all(same(value, other[key]) for key, value in one.items())
-    if isinstance(one, list | tuple):
+    if is_a(one, list | tuple):
         return len(one) == len(other) and all(map(same, one, other))
-    if isinstance(one, np.ndarray):
+    if is_a(one, np.ndarray):
         return one.dtype == other.dtype and np.array_equal(one, other, equal_nan=one.dtype.kind == "f")
     return bool(one == other or (one != one and other != other))

@@ -17,7 +17,7 @@ from cryptography.exceptions import InvalidSignature
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey
 
 from mpc.keys import encode_parts
-from secagg._numbers import whole
+from secagg._numbers import is_a, whole
 from secagg.errors import ConfigError, shown
 from secagg.identity import check_signing_key
 
@@ -63,7 +63,7 @@ class SignedBeacon:
     period: int
 
     def __post_init__(self) -> None:
-        if not isinstance(self.public_key, bytes) or len(self.public_key) != KEY_BYTES:
+        if not is_a(self.public_key, bytes) or len(self.public_key) != KEY_BYTES:
             raise ConfigError(
                 f"got public_key={self.public_key!r:.80}; expected the {KEY_BYTES} bytes of an Ed25519 key"
             )

@@ -5,13 +5,13 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Self, cast
+from typing import Any, Self, cast
 
 import numpy as np
 from numpy.typing import NDArray
 
 from secagg import _clips, _warnings
-from secagg._numbers import whole
+from secagg._numbers import is_a, whole
 from secagg.encoding import MAX_WEIGHT, Decoded, PlainEncoding, Rng, Segment
 from secagg.errors import ConfigError, EncodingError, blaming, shown
 from secagg.layout import AnyFloat, Layout
@@ -52,19 +52,19 @@ class FixedPoint(PlainEncoding):
     rounding: str = "stochastic"
 
     def __post_init__(self) -> None:
-        clip: object = self.clip
-        if isinstance(self.clip, Mapping | tuple):
+        clip: Any = self.clip
+        if is_a(clip, (Mapping, tuple)):
             with blaming(ConfigError, "got clips that can't be read; expected a dict of leaf names and numbers"):
-                pairs = self.clip if isinstance(self.clip, tuple) else self.clip.items()
+                pairs = clip if is_a(clip, tuple) else clip.items()
             clip = _clips.checked_pairs(pairs)
         else:
-            clip = _clips.checked(self.clip)
+            clip = _clips.checked(clip)
         object.__setattr__(self, "clip", clip)
         bits = whole(self.bits)
         if bits is None or not 2 <= bits <= 32:
             raise ConfigError(f"got bits={shown(self.bits)}; expected an integer from 2 to 32")
         object.__setattr__(self, "bits", bits)
-        if not isinstance(self.rounding, str) or self.rounding not in ROUNDINGS:
+        if not is_a(self.rounding, str) or self.rounding not in ROUNDINGS:
             raise ConfigError(f"got rounding={shown(self.rounding)}; expected one of {', '.join(ROUNDINGS)}")
         object.__setattr__(self, "rounding", str.__str__(self.rounding))
 

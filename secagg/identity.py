@@ -13,6 +13,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
+from typing import Any
 
 from cryptography.exceptions import InternalError, UnsupportedAlgorithm
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
@@ -22,7 +23,7 @@ from cryptography.hazmat.primitives.serialization import (
 
 from mpc.hpke import PRIVATE_BYTES, Kem
 from secagg import _canonical
-from secagg._numbers import whole
+from secagg._numbers import is_a, whole
 from secagg.errors import ConfigError, blaming, shown
 
 _PARTY_ID = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.:@+-]{0,63}\Z")
@@ -59,7 +60,7 @@ class PartyRole(StrEnum):
 
 def check_party_id(party_id: object) -> str:
     """``party_id`` as a str (NumPy's text too), or ``ConfigError``: 1 to 64 letters, digits and ``_ . : @ + -``."""
-    plain = str.__str__(party_id) if isinstance(party_id, str) else ""
+    plain = str.__str__(party_id) if is_a(party_id, str) else ""
     if not _PARTY_ID.match(plain) or plain == "server":
         hint = "; write a number as str(node_id)" if whole(party_id) is not None else ""
         raise ConfigError(
@@ -69,9 +70,9 @@ def check_party_id(party_id: object) -> str:
     return plain
 
 
-def check_party_ids(ids: object) -> list[str]:
+def check_party_ids(ids: Any) -> list[str]:
     """The ids of a cohort, in their order; ``ConfigError`` for one id that stands for a list of them."""
-    if isinstance(ids, str | bytes) or not isinstance(ids, Iterable):
+    if is_a(ids, str | bytes) or not is_a(ids, (Iterable,)):
         raise ConfigError(
             f"got {shown(ids)} where ids are listed; expected a list, such as ['c1', 'c2'], also for a single id"
         )
@@ -94,7 +95,7 @@ class Party:
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "id", check_party_id(self.id))
-        if not isinstance(self.signing_key, bytes) or len(self.signing_key) != 32:
+        if not is_a(self.signing_key, bytes) or len(self.signing_key) != 32:
             raise ConfigError(f"got a signing key of {self.id} that is not 32 bytes of Ed25519 public key")
         check_signing_key(self.signing_key, f"the signing key of {self.id}")
 
@@ -258,9 +259,9 @@ def check_enrolled(
     member_id: str, role: PartyRole, identity: Ed25519PrivateKey | None, roster: Roster | None
 ) -> None:
     """``ConfigError`` unless identity and roster are both there and agree, or both absent."""
-    if identity is not None and not isinstance(identity, Ed25519PrivateKey):
+    if identity is not None and not is_a(identity, (Ed25519PrivateKey,)):
         raise ConfigError(f"got a {type(identity).__name__} as identity; expected what load_identity(path) gives")
-    if roster is not None and not isinstance(roster, Roster):
+    if roster is not None and not is_a(roster, Roster):
         raise ConfigError(f"got a {type(roster).__name__} as roster; expected what load_roster(path) gives")
     if (identity is None) != (roster is None):
         raise ConfigError("got an identity without a roster or a roster without an identity; pass both or none")

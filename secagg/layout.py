@@ -16,6 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from secagg import _reading
+from secagg._numbers import is_a
 from secagg._reading import EXPECTED_DTYPES, FLOATS, INTEGERS, MAX_DEPTH, NUMBERS, SINGLE, Path, order, where
 from secagg.errors import ConfigError, EncodingError, blaming, chosen, shown
 
@@ -44,7 +45,7 @@ class Leaf:
 
     def __post_init__(self) -> None:
         _check_path(self.path)
-        if not isinstance(self.shape, tuple) or not all(type(n) is int and n >= 0 for n in self.shape):
+        if not is_a(self.shape, tuple) or not all(type(n) is int and n >= 0 for n in self.shape):
             raise ConfigError(f"{where(self.path)} has no tuple of ints >= 0 as shape")
         if len(self.shape) > MAX_DEPTH or math.prod(n or 1 for n in self.shape) > MAX_SIZE:
             raise ConfigError(
@@ -309,7 +310,7 @@ def _check_path(path: Path) -> None:
 
 
 def _check_all(items: object, kind: type, what: str) -> None:
-    if not isinstance(items, tuple) or not all(isinstance(item, kind) for item in items):
+    if not is_a(items, tuple) or not all(is_a(item, kind) for item in items):
         raise ConfigError(f"got {what} that are no tuple of {kind.__name__}")
 
 

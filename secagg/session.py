@@ -7,6 +7,7 @@ from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
 from mpc.keys import encode_parts
+from secagg._numbers import is_a
 from secagg.errors import ConfigError, blaming, shown
 from secagg.identity import Roster
 from secagg.merkle import merkle_root
@@ -63,9 +64,10 @@ def check_session(session: object) -> bytes:
 
     ``b""`` is a name like any other, and not the same as None.
     """
-    if not isinstance(session, bytes):
+    if not is_a(session, bytes):
         raise ConfigError(f"got session={shown(session)}; expected bytes, such as b'round 3'")
-    plain = bytes(memoryview(session))  # NumPy's bytes are a subclass
+    with blaming(ConfigError, "got a session whose bytes can't be read"):
+        plain = bytes(memoryview(session))  # NumPy's bytes are a subclass
     if len(plain) > MAX_SESSION_BYTES:
         raise ConfigError(f"got a session of {len(plain)} bytes; at most {MAX_SESSION_BYTES}: hash it")
     return plain
@@ -80,6 +82,6 @@ def draw(rng: Callable[[int], bytes], count: int) -> bytes:
     """``count`` bytes from ``rng``; ``ConfigError`` if it gives anything else."""
     with blaming(ConfigError, f"got no {count} bytes from rng; expected os.urandom, or rng_for_tests in tests"):
         drawn = rng(count)
-    if not isinstance(drawn, bytes) or len(drawn) != count:
+    if not is_a(drawn, bytes) or len(drawn) != count:
         raise ConfigError(f"got no {count} bytes from rng; expected os.urandom, or rng_for_tests in tests")
     return drawn

@@ -16,6 +16,7 @@ from typing import Any, cast
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from secagg import _warnings, identity
+from secagg._numbers import is_a
 from secagg._reading import is_labelled
 from secagg.beacon import Fetch
 from secagg.errors import ConfigError, EncodingError, LocalProtocolError, blaming, shown
@@ -77,8 +78,8 @@ def simulate(
     for ids, weights, budgets or rounds that don't fit, ``LocalProtocolError`` where a client's budget has no
     room for its input, and ``Aborted`` as a server would.
     """
-    if not issubclass(type(task), Task):
-        swapped = "; the arguments are swapped: simulate(task, updates)" if isinstance(updates, Task) else ""
+    if not is_a(task, (Task,)):
+        swapped = "; the arguments are swapped: simulate(task, updates)" if is_a(updates, (Task,)) else ""
         raise ConfigError(f"got {shown(task)} as task; expected a secagg.Task{swapped}")
     most = task.max_clients + 1  # one too many: more would be read for nothing
     plain = _by_id(updates, "updates", most)
@@ -248,19 +249,19 @@ def _key_pairs(
 def _by_id(given: Any, what: str, most: int) -> dict[str, Any]:
     expected = "expected a dict by client id, or a list in the clients' order"
     with blaming(ConfigError, f"got {what} that can't be read; {expected}"):
-        if isinstance(given, Mapping):
+        if is_a(given, (Mapping,)):
             items = [item for _, item in zip(range(most), given.items(), strict=False)]
             ids = {check_party_id(party): item for party, item in items}
             if len(ids) != len(items):
                 raise ConfigError(f"got {what} that name a client twice; {expected}")
             return ids
-        if isinstance(given, str | bytes) or is_labelled(given):
+        if is_a(given, str | bytes) or is_labelled(given):
             raise ConfigError(f"got {shown(given)} as {what}; {expected}")
         return {f"c{number}": item for number, item in zip(range(1, most + 1), given, strict=False)}
 
 
 def _round(task: Task, name: object) -> str:
     known = rounds(task.protocol)
-    if not isinstance(name, str) or str.__str__(name) not in known:
+    if not is_a(name, str) or str.__str__(name) not in known:
         raise ConfigError(f"got a dropout in {shown(name)}; {task.protocol.name} has {', '.join(known)}")
     return str.__str__(name)

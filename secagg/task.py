@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any, Unpack
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from secagg import _canonical, wire
-from secagg._numbers import whole
+from secagg._numbers import is_a, whole
 from secagg.beacon import Fetch
 from secagg.corruption import corrupt_among, corrupt_count
 from secagg.encoding import Encoding, PlainEncoding, SegmentLike
@@ -63,11 +63,11 @@ class Task:
             self._check()
 
     def _check(self) -> None:
-        if isinstance(self.protocol, str | type) or not isinstance(self.protocol, AggregationProtocol):
+        if is_a(self.protocol, str | type) or not is_a(self.protocol, (AggregationProtocol,)):
             raise ConfigError(f"got protocol {shown(self.protocol)}; expected an object such as secagg.SecAgg()")
-        if not isinstance(self.layout, Layout):
+        if not is_a(self.layout, Layout):
             raise ConfigError(f"got {shown(self.layout)} as layout; expected secagg.Layout.of(update)")
-        if isinstance(self.encoding, str | type) or (lacking := _lacking(self.encoding)) == ENCODING_MEMBERS:
+        if is_a(self.encoding, str | type) or (lacking := _lacking(self.encoding)) == ENCODING_MEMBERS:
             raise ConfigError(f"got encoding {shown(self.encoding)}; expected one such as FixedPoint(clip=1.0)")
         kind: Any = type(self.encoding)
         if not lacking and kind.for_task is not PlainEncoding.for_task and kind.check is PlainEncoding.check:
@@ -84,7 +84,7 @@ class Task:
         self._set("min_survivors", _integer("min_survivors", self.min_survivors, 1, self.max_clients))
         if self.max_weight is not None:
             self._set("max_weight", _integer("max_weight", self.max_weight, 1, 1 << 32))
-        if not isinstance(self.context, bytes) or bytes.__len__(self.context) > MAX_CONTEXT_BYTES:
+        if not is_a(self.context, bytes) or bytes.__len__(self.context) > MAX_CONTEXT_BYTES:
             raise ConfigError(
                 f"got context={shown(self.context)}; expected bytes, at most {MAX_CONTEXT_BYTES} bytes of them"
             )

@@ -22,7 +22,8 @@ import msgspec
 from cryptography.exceptions import InvalidSignature
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey
 
-from secagg.errors import ConfigError, FaultKind
+from secagg._numbers import is_a
+from secagg.errors import ConfigError, FaultKind, kind_of
 from secagg.identity import check_party_id
 
 VERSION = 2
@@ -79,11 +80,15 @@ class Envelope:
     @classmethod
     def parse(cls, data: bytes, limit: int) -> Self:
         """Read the frame of at most ``limit`` bytes; ``Reject`` for what no honest party sends."""
-        if not isinstance(data, bytes | bytearray | memoryview):
-            raise Reject(FaultKind.MALFORMED, f"got a {type(data).__name__}; expected bytes")
-        if len(data) > limit:
-            raise Reject(FaultKind.OVERSIZED, f"got {len(data)} bytes; nothing honest is over {limit}")
-        raw = bytes(data)
+        if not is_a(data, bytes | bytearray | memoryview):
+            raise Reject(FaultKind.MALFORMED, f"got a {kind_of(data)}; expected bytes")
+        try:
+            view = memoryview(data)  # a subclass may answer len() and bytes() as it likes
+        except Exception as error:
+            raise Reject(FaultKind.MALFORMED, "got bytes that can't be read any more") from error
+        if view.nbytes > limit:
+            raise Reject(FaultKind.OVERSIZED, f"got {view.nbytes} bytes; nothing honest is over {limit}")
+        raw = data if type(data) is bytes else bytes(view)
         if len(raw) < _FIXED.size or raw[:6] != MAGIC:
             raise Reject(FaultKind.MALFORMED, "got bytes that don't begin like a message")
         _, version, protocol, kind, task = _FIXED.unpack_from(raw)

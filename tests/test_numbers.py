@@ -1,9 +1,10 @@
 """Numbers of NumPy are taken wherever Python's are, and bools nowhere."""
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 import numpy as np
 import pytest
@@ -17,7 +18,7 @@ from he import bfv, ckks, paillier
 from he.packing import Slots
 from mpc import graph, masks, shamir
 from mpc.keys import encode_parts, seeded_rng
-from secagg._numbers import real, whole
+from secagg._numbers import is_a, real, whole
 from secagg.beacon import SignedBeacon
 
 
@@ -42,6 +43,18 @@ def test_reals(number: Any) -> None:
 def test_what_is_no_number(odd: Any) -> None:
     assert math.isnan(real(odd))
     assert type(odd) is int or whole(odd) is None
+
+
+def test_a_class_is_what_it_is_and_not_what_it_says() -> None:
+    class Says:
+        __class__ = str  # type: ignore[assignment]
+
+    assert isinstance(Says(), str), "the control"
+    assert not is_a(Says(), str)
+    assert not is_a(mock.MagicMock(spec=int), int | str)
+    assert is_a(np.str_("a"), str)
+    assert is_a({}, (Mapping,))
+    assert is_a(True, int)
 
 
 N, F = np.int64, np.float32

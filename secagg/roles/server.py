@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Generic, Self, TypeVar
 import msgspec
 
 from secagg import wire
+from secagg._numbers import is_a
 from secagg.errors import Aborted, ConfigError, Fault, FaultKind, LocalProtocolError, shown
 from secagg.identity import check_party_ids
 from secagg.roles.context import ServerContext
@@ -155,7 +156,7 @@ class Server(Generic[AnyState]):
         all, so that a transport may try again whenever it likes. While ``close_round`` runs, this waits; a message
         that was not taken by then is too late.
         """
-        sender = str.__str__(sender) if isinstance(sender, str) else shown(sender)  # NumPy's text is a subclass
+        sender = str.__str__(sender) if is_a(sender, str) else shown(sender)  # NumPy's text is a subclass
         return self._take(sender, self._read(sender, data))
 
     def _read(self, sender: str, data: bytes) -> Envelope | Reject:

@@ -1,8 +1,10 @@
 """Whatever is passed, nothing leaves the library but its own errors, and no message runs an object's own text."""
 
+import weakref
 from collections.abc import Callable, Iterator, Mapping
 from functools import partial
 from typing import Any
+from unittest import mock
 
 import numpy as np
 import pytest
@@ -99,6 +101,52 @@ def cyclic() -> Any:
     return update
 
 
+class Referred:
+    pass
+
+
+class FailingMeta(type):
+    """A class that can't be asked what it is below."""
+
+    @property
+    def __mro__(cls) -> Any:
+        raise KeyError("its bases")
+
+
+class OfFailingMeta(metaclass=FailingMeta):
+    pass
+
+
+class NoClass:
+    """Fails where ``isinstance`` asks it."""
+
+    @property
+    def __class__(self) -> Any:
+        raise KeyError("its class")
+
+
+class OddBytes(bytes):
+    """Answers for itself, and never with bytes."""
+
+    def __len__(self) -> int:
+        raise KeyError("its length")
+
+    def __bytes__(self) -> bytes:
+        raise KeyError("its bytes")
+
+
+def released() -> memoryview:
+    view = memoryview(b"gone")
+    view.release()
+    return view
+
+
+PRETENDERS: list[Any] = [
+    weakref.proxy(Referred()), NoClass(), OfFailingMeta(), OddBytes(b"123"), released(), memoryview(b"1234")[::2],
+    *(mock.MagicMock(spec=kind) for kind in (str, bytes, int, dict, list, np.ndarray, secagg.Task, secagg.Clear)),
+]  # fmt: skip
+
+
 ODD: list[Any] = [
     None, "c0", b"c0", "", 7, -1, True, 2.5, float("nan"), float("inf"), 10**5000, 1j, object(), int, Ellipsis,
     np.bool_(True), np.int64(2), np.float32(0.5), np.str_("c1"), np.bytes_(b"s"), np.datetime64("2020-01-01"),
@@ -110,6 +158,7 @@ ODD: list[Any] = [
     {1: 1.0, "1": 1.0}, {"\ud800": 1.0}, {10**5000: 1.0}, {"a": {"b": 1.0}, "a.b": 1.0}, {"c1": UPDATE},
     [UPDATE] * 2,
     {"c1": 3, "c2": 10**400}, [1, 2], ["c1", "c1"], ["c1", None], range(3), memoryview(b"123"), bytearray(b"1"),
+    *PRETENDERS,
 ]  # fmt: skip
 OBJECTS = st.one_of(
     st.sampled_from(range(len(ODD))).map(lambda at: partial(ODD.__getitem__, at)),
@@ -145,6 +194,12 @@ def client() -> Any:
     return TASK.client("c1", session=b"s")
 
 
+def open_server() -> Any:
+    server = TASK.server(["c1", "c2"], session=b"s")
+    server.start()
+    return server
+
+
 CALLS: dict[str, Callable[[Any, Any], object]] = {
     "Layout.of": lambda it, _: secagg.Layout.of(it),
     "flatten": lambda it, _: TASK.layout.flatten(it),
@@ -163,6 +218,9 @@ CALLS: dict[str, Callable[[Any, Any], object]] = {
     "Server.from_bytes": lambda it, _: TASK.restore_server(it),
     "client": lambda it, other: TASK.client(it, session=other),
     "server": lambda it, other: TASK.server(it, session=other),
+    "receive": lambda it, _: client().receive(it),
+    "receive from": lambda it, other: open_server().receive(it, other),
+    "receive bytes": lambda it, _: open_server().receive("c1", it),
     "Party": lambda it, _: Roster([Party(it, PartyRole.CLIENT, bytes(32))]).to_json(),
     "clip": lambda it, other: secagg.FixedPoint(clip=it, bits=other),
     "clips": lambda it, other: secagg.FixedPoint(clip={"w": it, "*": other}),
@@ -210,7 +268,10 @@ def test_nothing_but_our_errors_comes_out(first: Any, second: Any, name: str) ->
 @pytest.mark.parametrize("name", sorted(CALLS))
 def test_each_odd_object_in_each_place(name: str) -> None:
     refused = [refusal(name, odd, 1) for odd in ODD]
-    assert any(refused) or name == "repr"
+    assert any(refused) or name in TAKES_ALL
+
+
+TAKES_ALL = {"repr", "receive from", "receive bytes"}  # a server records a fault
 
 
 def test_no_message_runs_an_objects_own_text() -> None:
@@ -223,7 +284,12 @@ def test_no_message_runs_an_objects_own_text() -> None:
 
         __str__ = __repr__
 
-    said = [refusal(name, Spy(), Spy()) for name in sorted(set(CALLS) - {"repr"})]
+    said = [refusal(name, Spy(), Spy()) for name in sorted(set(CALLS) - TAKES_ALL)]
     assert all(said)
+    server = open_server()
+    for sender, data in ((Spy(), b""), ("c1", Spy()), *((odd, odd) for odd in ODD)):
+        assert server.receive(sender, data) == {}
+    assert server.faults
+    said += [str(fault) for fault in server.faults]
     assert "secret" not in "".join(said)
     assert not called
