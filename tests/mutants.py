@@ -2,11 +2,11 @@
 
     make mutants NUMBER=40 SEED=1 ARGS="mpc/shamir.py secagg/wire.py"
 
-The changes are cosmic-ray's own operators. A point is a place in a module that one kind of operator can change;
+The changes are cosmic-ray's own operators, and one more: ``remove-statement`` takes out a ``raise``, an ``if`` that
+does nothing but raise, or a bare call. A point is a place in a module that one kind of operator can change;
 ``SEED`` draws the points, each as likely as any other, and one change of each. A change that leaves the program the
 same, such as one of an annotation, is drawn anew. Only a temporary copy of the source tree is changed. Printed are
-the diff of each change that no test noticed, and how many were noticed, with Wilson's 95 % interval. The operators
-change conditions, numbers and operators; none removes a statement.
+the diff of each change that no test noticed, and how many were noticed, with Wilson's 95 % interval.
 """
 
 from __future__ import annotations
@@ -32,10 +32,25 @@ from statistics import NormalDist
 
 ROOT = Path(__file__).parent.parent
 
+_ROLES = ("tests/secagg/test_check_protocol.py", "tests/secagg/test_schedules.py", "tests/secagg/test_commit.py")
+_ADVERSARY = "tests/secagg/adversary"
+_ENCRYPTED = (
+    "tests/secagg/test_encrypted.py",
+    f"{_ADVERSARY}/test_encrypted.py",
+    f"{_ADVERSARY}/test_dependent_ciphertexts.py",
+)
+_PAIRWISE = (
+    "tests/secagg/test_secagg_sums.py",
+    "tests/secagg/test_secagg_plus.py",
+    *(f"{_ADVERSARY}/test_{name}.py" for name in ("refusals", "two_stories", "lying_clients", "beacon", "graph")),
+)
+
 #: Which tests are to notice a change of which module.
 CONCERNED: dict[str, tuple[str, ...]] = {
     "mpc/shamir.py": ("tests/mpc/test_shamir.py",),
     "mpc/graph.py": ("tests/mpc/test_graph.py",),
+    "he/paillier.py": ("tests/he/test_paillier.py", "tests/he/test_paillier_keys.py"),
+    "he/_rlwe.py": ("tests/he/test_malformed_rlwe.py", "tests/he/test_ckks_and_bfv.py"),
     "mpc/masks.py": ("tests/mpc/test_masks.py",),
     "secagg/packing.py": ("tests/secagg/test_packing.py",),
     "secagg/wire.py": ("tests/secagg/test_wire.py", "tests/secagg/test_check_protocol.py"),
@@ -45,10 +60,22 @@ CONCERNED: dict[str, tuple[str, ...]] = {
     "secagg/identity.py": ("tests/secagg/test_identity.py", "tests/secagg/test_cli.py"),
     "dp/_curves.py": ("tests/dp/test_accounting.py",),
     "dp/ledger.py": ("tests/dp/test_ledger.py",),
+    "dp/distributed.py": ("tests/dp/test_distributed.py", "tests/secagg/test_noise.py"),
+    "dp/accounting.py": ("tests/dp/test_accounting.py", "tests/dp/test_accounting_state.py"),
+    "secagg/roles/member.py": (*_ROLES, "tests/secagg/test_budget.py", "tests/secagg/test_restore.py"),
+    "secagg/roles/server.py": (*_ROLES, "tests/secagg/test_faults.py"),
     "secagg/protocols/shares/collector.py": (
         "tests/secagg/test_shares.py",
         "tests/secagg/adversary/test_aggregators.py",
     ),
+    **{
+        f"secagg/protocols/encrypted/{name}.py": _ENCRYPTED
+        for name in ("client", "decryptor", "messages", "parameters", "server")
+    },
+    **{
+        f"secagg/protocols/pairwise/{name}.py": _PAIRWISE
+        for name in ("client", "messages", "neighbours", "protocol", "server")
+    },
 }
 
 
@@ -59,6 +86,41 @@ class Mutant:
     module: str
     operator: str
     occurrence: int
+
+
+_REMOVES = "remove-statement"
+
+
+def removable(source: str) -> list[ast.stmt]:
+    """Statements that a program may lose and still run: raises, an ``if`` around nothing else, and bare calls.
+
+    An ``elif`` is not one by itself; the ``raise`` under it is.
+    """
+    lines, found, inside = source.splitlines(), [], set()
+    for node in ast.walk(ast.parse(source)):
+        if isinstance(node, ast.If) and [type(part) for part in node.body] == [ast.Raise] and not node.orelse:
+            if not _text(lines, node).startswith("elif"):
+                found.append(node)
+                inside.add(node.body[0])
+            continue
+        bare = isinstance(node, ast.Expr) and isinstance(node.value, ast.Call)
+        if bare or (isinstance(node, ast.Raise) and node not in inside):
+            found.append(node)
+    return sorted(found, key=lambda node: (node.lineno, node.col_offset))
+
+
+def _text(lines: list[str], node: ast.stmt) -> str:
+    return lines[node.lineno - 1].encode()[node.col_offset :].decode()
+
+
+def without(source: str, node: ast.stmt) -> str:
+    """``source`` with ``pass`` in the place of a statement."""
+    lines = [line.encode() for line in source.splitlines(keepends=True)]  # the columns are those of UTF-8
+    first, last = node.lineno - 1, (node.end_lineno or node.lineno) - 1
+    lines[first : last + 1] = [
+        lines[first][: node.col_offset] + b"pass" + lines[last][node.end_col_offset :],
+    ]
+    return b"".join(lines).decode()
 
 
 def points(module: str, source: str) -> list[list[Mutant]]:
@@ -76,11 +138,14 @@ def points(module: str, source: str) -> list[list[Mutant]]:
         places = (place for node in nodes for place in operator().mutation_positions(node))
         for occurrence, place in enumerate(places):
             found[kind, place[:2]].append(Mutant(module, name, occurrence))
-    return list(found.values())
+    removed = [[Mutant(module, _REMOVES, occurrence)] for occurrence in range(len(removable(source)))]
+    return [*found.values(), *removed]
 
 
 def mutate(source: str, mutant: Mutant) -> str | None:
     """The changed source; None where the program stays the same, or is none."""
+    if mutant.operator == _REMOVES:
+        return without(source, removable(source)[mutant.occurrence])
     from cosmic_ray.mutating import mutate_code
     from cosmic_ray.plugins import get_operator
 
@@ -164,20 +229,21 @@ def main() -> None:
     with tempfile.TemporaryDirectory(prefix="mutants-") as folder:
         tree = Path(folder) / "tree"
         shutil.copytree(ROOT, tree, ignore=shutil.ignore_patterns(".git", ".venv*", ".mypy_cache", ".hypothesis"))
-        limits = {}
-        for module in options.modules:
-            began = time.monotonic()
-            if run_tests(python, tree, CONCERNED[module], options.seconds) != "survived":
-                raise SystemExit(f"the tests of {module} fail, or take too long, without any change")
-            limits[module] = min(options.seconds, 20 + 4 * (time.monotonic() - began))
+        limits: dict[tuple[str, ...], float] = {}
         for mutant, changed in drawn(options.modules, options.seed, options.number):
+            tests = CONCERNED[mutant.module]
+            if tests not in limits:
+                began = time.monotonic()
+                if run_tests(python, tree, tests, options.seconds) != "survived":
+                    raise SystemExit(f"the tests of {mutant.module} fail, or take too long, without any change")
+                limits[tests] = min(options.seconds, 20 + 4 * (time.monotonic() - began))
             path = tree / mutant.module
             original = path.read_text(encoding="utf-8")
             for stale in (path.parent / "__pycache__").glob(f"{path.stem}.*.pyc"):
                 stale.unlink()  # a change of the same length in the same second would not be seen
             path.write_text(changed, encoding="utf-8")
             try:
-                end = run_tests(python, tree, CONCERNED[mutant.module], limits[mutant.module])
+                end = run_tests(python, tree, tests, limits[tests])
             finally:
                 path.write_text(original, encoding="utf-8")
             counts[end] += 1

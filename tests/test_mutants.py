@@ -6,12 +6,63 @@ from pathlib import Path
 import pytest
 from scipy.stats import binomtest
 
-from tests.mutants import CONCERNED, ROOT, run_tests, wilson
+from tests.mutants import CONCERNED, ROOT, Mutant, drawn, removable, run_tests, wilson, without
 
 
 def test_every_module_and_test_of_the_table_is_there():
     for module, tests in CONCERNED.items():
         assert all((ROOT / path).exists() for path in (module, *tests))
+
+
+SOURCE = """\
+def f(é, n):
+    \"\"\"Documented.\"\"\"
+    if n > 1:
+        raise ValueError(
+            "é"
+        )
+    if n == 1:
+        check(é); g(é)
+    elif n == 0:
+        raise KeyError
+    else:
+        é = g(é)
+    return é
+"""
+
+
+def test_a_statement_that_is_removed_leaves_a_program_without_it():
+    left = [without(SOURCE, node) for node in removable(SOURCE)]
+    assert left == [
+        SOURCE.replace('if n > 1:\n        raise ValueError(\n            "é"\n        )', "pass"),
+        SOURCE.replace("check(é)", "pass"),
+        SOURCE.replace("; g(é)", "; pass"),
+        SOURCE.replace("raise KeyError", "pass"),
+    ]
+    assert all(compile(text, "left", "exec") for text in left)
+
+
+def test_the_same_seed_draws_the_same_changes_and_another_seed_others():
+    pytest.importorskip("cosmic_ray", reason="make mutants installs it in an environment of its own")
+    modules = ["secagg/packing.py", "mpc/graph.py"]
+    first = [*drawn(modules, 1, 12)]
+    assert first == [*drawn(modules, 1, 12)] == [*drawn(modules, 1, 20)][:12]
+    assert len(first) == 12
+    assert first != [*drawn(modules, 2, 12)]
+    assert all(text != (ROOT / mutant.module).read_text(encoding="utf-8") for mutant, text in first)
+
+
+def test_points_are_drawn_by_the_seed_alone(monkeypatch):
+    """Without the tool: of removed statements only."""
+    monkeypatch.setattr(
+        "tests.mutants.points",
+        lambda module, source: [[Mutant(module, "remove-statement", n)] for n in range(len(removable(source)))],
+    )
+    modules = ["secagg/packing.py", "secagg/wire.py"]
+    first = [*drawn(modules, 1, 5)]
+    assert len(first) == 5
+    assert first == [*drawn(modules, 1, 5)] == [*drawn(modules, 1, 9)][:5]
+    assert {mutant for mutant, _ in first} != {mutant for mutant, _ in drawn(modules, 2, 5)}
 
 
 @pytest.mark.parametrize(("noticed", "of"), [(140, 151), (0, 10), (7, 7), (1, 2)])
