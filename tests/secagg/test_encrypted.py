@@ -177,7 +177,7 @@ def test_digits_join_to_nothing_that_so_many_terms_cant_be(sums: list[int]) -> N
     )
     digits = Digits(task)
     assert [part.tolist() for part in digits.join(np.array([20, 0, 2, 18]), 2)] == [[20, 0], [200]]
-    with pytest.raises(EncodingError, match="got a sum of 2 terms over 2 x"):
+    with pytest.raises(EncodingError, match="got a sum of 2 terms above 2 x"):
         digits.join(np.array(sums), 2)
 
 
@@ -193,8 +193,8 @@ def test_a_long_count_widens_no_slot() -> None:
 @pytest.mark.parametrize(
     ("make", "match"),
     [
-        (lambda: CKKS(threat_model="malicious"), "a lying one can have a single client's ciphertext opened"),
-        (lambda: BFV(threat_model="malicious"), "SecAgg\\(\\) withstands it"),
+        (lambda: CKKS(threat_model="malicious"), "a lying server can have a single client's ciphertext"),
+        (lambda: BFV(threat_model="malicious"), "use SecAgg\\(\\) against it"),
         (lambda: Paillier(threat_model="semi-malicious"), "expected 'semi-honest'"),
         (lambda: BFV(holder="server"), "expected 'decryptor' or 'clients'"),
         (lambda: Paillier(bits=[3072]), "expected an integer, and True or False"),  # type: ignore[arg-type]
@@ -230,7 +230,7 @@ def test_a_missing_package_shows_when_the_task_is_made(
     protocol: Encrypted, package: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setitem(sys.modules, package, None)
-    said = rf"got no {package}, which .* needs: pip install 'secagg\[he\]', or pip install .*{package}"
+    said = rf"the package {package} is missing; .* needs it: pip install 'secagg\[he\]', or pip install .*{package}"
     with pytest.raises(ConfigError, match=said) as refused:
         make_task(protocol)
     assert isinstance(refused.value.__cause__, ImportError)  # what makes the demo leave it out
@@ -535,7 +535,7 @@ def test_a_key_that_is_signed_and_not_pinned_is_refused_by_server_and_clients(na
     stage.server.receive(stage.dec, forged)
     (fault,) = stage.server.faults
     assert (fault.sender, fault.kind) == (stage.dec, FaultKind.INVALID)
-    assert "than the roster pins" in fault.detail
+    assert "that differs from the key in the roster" in fault.detail
     stage.exchange(requests)
     told, _ = Envelope.parse(stage.server.close_round()["c1"], LIMIT).open(KeyedProposal)
     asked = wire.seal_envelope(
@@ -546,7 +546,7 @@ def test_a_key_that_is_signed_and_not_pinned_is_refused_by_server_and_clients(na
         sender=wire.SERVER,
     )
     stage.members["c1"].contribute(stage.update("c1"))
-    with pytest.raises(RemoteProtocolError, match="than the roster pins"):
+    with pytest.raises(RemoteProtocolError, match="that differs from the key in the roster"):
         stage.members["c1"].receive(asked)
 
 
@@ -609,12 +609,14 @@ def test_what_it_says_of_itself(protocol: Encrypted) -> None:
     text = make_task(protocol).describe()
     assert "semi-honest server" in text
     if protocol.shared_key:
-        assert "the server and any one client, for all hold the key" in text
+        assert "the server and any one client, because every client holds the key" in text
     else:
         assert "the server and the decryptor" in text
     assert ("malformed ciphertext" in text) == (protocol.post_quantum and not protocol.shared_key)
     assert ("not post-quantum" in text) == isinstance(protocol, Paillier)
     assert ("no round Commit: one client" in text) == (not protocol.commit)
-    assert ("shows what arrived to one client that departs from the protocol" in text) == (not protocol.commit)
+    assert ("shows received ciphertexts to one client that departs from the protocol" in text) == (
+        not protocol.commit
+    )
     assert ("uploads in one session what it recorded in another" in text) == (protocol.name == "Paillier/run-key")
     assert protocol.shows_terms == (protocol.name not in ("Paillier", "BFV", "CKKS"))

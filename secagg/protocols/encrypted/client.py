@@ -47,13 +47,19 @@ def _run_key(scheme: Scheme, shown: bytes) -> PublicKey:
 
 
 class EncryptedClientState(ClientState):
-    """What a client keeps between Commit and Input: what it committed to, and no longer its update."""
+    """A client's state. Between Commit and Input it holds ciphertexts, and no longer the update."""
 
     ciphertexts: bytes = b""
 
 
 class EncryptedClient(Client[EncryptedClientState]):
-    """A client; see :class:`secagg.Paillier`, :class:`secagg.CKKS` and :class:`secagg.BFV`."""
+    """A client of :class:`secagg.Paillier`, :class:`secagg.CKKS` or :class:`secagg.BFV`.
+
+    In Commit it checks the decryptor's signed key, encrypts its update and sends a commitment to the
+    ciphertexts. In Input it sends the ciphertexts themselves. With ``commit=False`` it does both in
+    Input. It leaves the session (``RemoteProtocolError``) if the key is not signed by the decryptor of
+    its roster for this session.
+    """
 
     state_type = EncryptedClientState
 
@@ -74,27 +80,27 @@ class EncryptedClient(Client[EncryptedClientState]):
             )
 
     def _commit_to(self, draft: EncryptedClientState, message: KeyedProposal, payload: memoryview) -> Reply:
-        """Commit: encrypt, keep the ciphertexts, and say which they will be.
+        """Commit: encrypt, keep the ciphertexts, and commit to them.
 
-        The update is not needed any more. Its hash stays, for the ledger and for what a budget is charged.
+        The update is forgotten. Its hash stays, for the ledger and for the charge to a privacy budget.
         """
         draft.ciphertexts = self._encrypted(draft, message.key)
         draft.contribution = []
         return Commitment(commitment(draft.session_id, draft.id, draft.ciphertexts)), b""
 
     def _reveal(self, draft: EncryptedClientState, message: Committed, payload: memoryview) -> Reply:
-        """Input: send what was committed to."""
+        """Input: send the ciphertexts of the commitment."""
         return Ciphertexts(), draft.ciphertexts
 
     def _send_at_once(self, draft: EncryptedClientState, message: KeyedProposal, payload: memoryview) -> Reply:
-        """Input without Commit: encrypt, and send it."""
+        """Input without Commit: encrypt, and send the ciphertexts."""
         return Ciphertexts(), self._encrypted(draft, message.key)
 
     def _encrypted(self, draft: EncryptedClientState, signed: bytes) -> bytes:
         """The contribution under the key that the decryptor signed for this session.
 
-        The ciphertexts' randomness is governed by no seed; they are part of the saved state before anything that
-        depends on them leaves.
+        No seed determines the randomness of ciphertexts. So they are in the saved state before anything
+        that depends on them leaves.
         """
         slots = Digits(self.context.task).split(self.context.contribution(draft))
         on_threads = self._protocol.scheme(self.context.task).encrypts_on_threads
@@ -115,7 +121,7 @@ class EncryptedClient(Client[EncryptedClientState]):
             raise Reject(FaultKind.INVALID, f"got a session key that can't be used: {error}") from error
 
     def _shown_key(self, draft: EncryptedClientState, signed: bytes) -> bytes:
-        """What the decryptor says of its key, its signature checked, and held to the roster."""
+        """The decryptor's key or its digest, once the signature is checked and, if pinned, the roster."""
         envelope, roster = (
             relayed(signed, self.context.task, draft.session_id, SessionKey, self.context.limit),
             self.context.roster,
@@ -134,7 +140,7 @@ class EncryptedClient(Client[EncryptedClientState]):
     answers: ClassVar[Mapping[str, Handler]] = {Round.COMMIT: _commit_to, Round.INPUT: _input}
 
     def erase(self, draft: EncryptedClientState) -> None:
-        """Forget the ciphertexts too: the answer that holds them is kept by itself."""
+        """Forget the ciphertexts too. The answer that holds them is kept separately."""
         super().erase(draft)
         draft.ciphertexts = b""
 

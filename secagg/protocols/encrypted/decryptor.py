@@ -25,13 +25,19 @@ from secagg.wire import Reject
 
 
 class DecryptorState(MemberState):
-    """What a decryptor keeps: the secret key of this session, until it is done."""
+    """A decryptor's state: the secret key of this session, until the session ends."""
 
     secret: bytes = b""
 
 
 class EncryptedDecryptor(Decryptor[DecryptorState]):
-    """Holds the key and opens one sum a session; see :class:`secagg.Paillier`."""
+    """The decryptor of :class:`secagg.Paillier`, :class:`secagg.CKKS` or :class:`secagg.BFV`.
+
+    In SessionKey it makes a key pair for the session, or uses the run's, and sends the public half,
+    signed. In Opening it opens one sum and returns it to the server. It refuses a sum of fewer than
+    ``min_survivors`` clients, a sum in which any slot is impossible for honest clients, and every
+    second sum of a session; then the session aborts.
+    """
 
     state_type = DecryptorState
 
@@ -67,7 +73,7 @@ class EncryptedDecryptor(Decryptor[DecryptorState]):
             )
 
     def _public_half(self) -> bytes:
-        """What the roster pins of a key that outlives the session."""
+        """The key, or its public half, whose digest the roster lists."""
         if self.context.key is None:
             raise ConfigError(f"got no key for {self.id}; a decryptor of {self._protocol.name} needs key=")
         if self._protocol.shared_key:
@@ -84,7 +90,7 @@ class EncryptedDecryptor(Decryptor[DecryptorState]):
         return self._protocol.scheme(self.context.task).load_secret(self.context.key)
 
     def _show_key(self, draft: DecryptorState, message: Proposal, payload: memoryview) -> Reply:
-        """SessionKey: make this session's key, or show which one the run has."""
+        """SessionKey: make this session's key, or show the run's."""
         if self._protocol.shared_key:
             return SessionKey(pin(self._public_half())), b""
         if self._protocol.pinned:
@@ -94,7 +100,7 @@ class EncryptedDecryptor(Decryptor[DecryptorState]):
         return SessionKey(_public_bytes(secret)), b""
 
     def _open(self, draft: DecryptorState, message: EncryptedSum, payload: memoryview) -> Reply:
-        """Opening: open one sum, once, if it is stated to hold enough and every slot is a possible sum."""
+        """Opening: open one sum, once, if enough clients are in it and every slot is a possible sum."""
         count, digits = len(from_bitmap(message.survivors, draft.cohort)), Digits(self.context.task)
         if count < self.context.task.min_survivors:
             raise Aborted(f"got a sum over {count} clients; {self.context.task.min_survivors} are needed")
@@ -106,12 +112,12 @@ class EncryptedDecryptor(Decryptor[DecryptorState]):
             sums = self._secret(draft).open(total, digits.length, count, self.context.executor or threads())
             segments = digits.join(sums, count)
         except (OpenError, EncodingError) as error:
-            # A sum that differs from this one by a little is what an attack would come with next.
+            # An attacker would next ask for a sum that differs slightly from this one.
             self.context.claim(asked, "opening", self.context.task.digest, draft.session or b"")
             raise Aborted(f"honest clients cannot have this sum: {error}") from error
         except HEError as error:
             raise Reject(FaultKind.MALFORMED, f"got bytes that are not an encrypted sum: {error}") from error
-        # Before the sum leaves; and whatever becomes of the session, there is no second one of this name.
+        # Claim before the sum leaves: whatever happens to the session, no second sum of it is opened.
         self.context.claim(asked, "opening", self.context.task.digest, draft.session or b"")
         return OpenedSum(), pack_lanes(self.context.task, segments)
 

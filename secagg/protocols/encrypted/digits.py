@@ -1,8 +1,9 @@
 """How a homomorphic scheme carries a vector: one stream of integers, all under one bound.
 
-Every slot of a ciphertext is as wide as the sum of ``max_clients`` terms of the widest segment needs. So that
-one long count does not widen a million coordinates, a segment whose terms exceed the bound of the longest
-segment is written in *digits*, lowest first: digit sums are sums of digits, and are put together after opening.
+Every slot of a ciphertext must hold the sum of ``max_clients`` terms of the longest segment. One wide
+count should not widen the slots of a million coordinates. So a segment whose terms exceed the bound of
+the longest segment is written in *digits*, lowest first. The sum's digits add up separately, and are
+joined after opening.
 """
 
 from __future__ import annotations
@@ -51,7 +52,7 @@ class Digits:
         return places
 
     def split(self, encoded: Sequence[NDArray[Any]]) -> Slots:
-        """One client's encoded segments as slots: of each segment all lowest digits first."""
+        """One client's encoded segments as slots: for each segment, all lowest digits first."""
         base, slots = np.uint64(self.bound + 1), []
         for segment, values in zip(self.task.segments, encoded, strict=True):
             rest = values.astype(np.uint64)
@@ -64,25 +65,29 @@ class Digits:
     def join(self, sums: Slots, count: int) -> list[NDArray[Any]]:
         """The segments' sums from the sums of ``count`` clients' slots, each 0 to ``count`` x ``bound``.
 
-        A segment that only matters modulo something leaves reduced. ``EncodingError`` for what no
-        ``count`` terms add up to.
+        A segment with a modulus is returned reduced. Raises ``EncodingError`` for sums that ``count`` terms
+        cannot have.
         """
-        found, at = [], 0
+        joined, at = [], 0
         for segment, bits in zip(self.task.segments, widths(self.task), strict=True):
             places = self._places(segment)
             parts = sums[at : at + segment.length * places].astype(np.uint64).reshape(places, segment.length)
             at += parts.size
             base = np.uint64(self.bound + 1)
-            # The highest digit is bounded first: with it, nothing below can pass 64 bits.
+            # The highest digit is checked first: then no lower digit can take the total above 64 bits.
             highest = count * (segment.bound // (self.bound + 1) ** (places - 1))
             if (parts[-1] > highest).any():
-                raise EncodingError(f"got a sum of {count} terms over {count} x {segment.bound}")
+                raise EncodingError(
+                    f"got a sum of {count} terms above {count} x {segment.bound}, the largest possible"
+                )
             total = parts[-1].copy()
             for part in parts[-2::-1]:
                 total = total * base + part
             if (total > count * segment.bound).any():
-                raise EncodingError(f"got a sum of {count} terms over {count} x {segment.bound}")
+                raise EncodingError(
+                    f"got a sum of {count} terms above {count} x {segment.bound}, the largest possible"
+                )
             if segment.modulus is not None:
                 total %= np.uint64(segment.modulus)
-            found.append(total.astype(lane_dtype(bits)))
-        return found
+            joined.append(total.astype(lane_dtype(bits)))
+        return joined

@@ -1,4 +1,4 @@
-"""What the parties of Paillier, CKKS and BFV say to each other, and what a client commits to."""
+"""The messages of Paillier, CKKS and BFV, and the commitment of a client."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ class SessionKey(wire.Message, frozen=True):
 class KeyedProposal(Proposal, frozen=True):
     """Commit, server to clients: the proposal, with the decryptor's signed session key as received.
 
-    It is the request of Input where there is no Commit.
+    Without the round Commit, it is the request of Input.
     """
 
     TYPE: ClassVar[int] = 3
@@ -37,7 +37,7 @@ class Ciphertexts(wire.Message, frozen=True):
 
 
 class EncryptedSum(wire.Message, frozen=True):
-    """Opening, server to decryptor: whose vectors are in the encrypted sum that follows."""
+    """Opening, server to decryptor: the clients in the encrypted sum; the sum follows."""
 
     TYPE: ClassVar[int] = 5
     survivors: bytes
@@ -57,7 +57,7 @@ class Commitment(wire.Message, frozen=True):
 
 
 class Committed(wire.Message, frozen=True):
-    """Input, server to clients: no more commitments are taken, so the ciphertexts may be sent."""
+    """Input, server to clients: no more commitments are accepted, so the ciphertexts may be sent."""
 
     TYPE: ClassVar[int] = 8
 
@@ -65,8 +65,9 @@ class Committed(wire.Message, frozen=True):
 def commitment(session: bytes, client: str, ciphertexts: bytes | memoryview) -> bytes:
     """SHA-256 over label, session id, client id and ciphertexts, each after its length (32 bytes).
 
-    It hides the ciphertexts, because each is encrypted with at least 128 bits of fresh randomness, and it binds
-    to them. The client's id is in it, so that a copied commitment fits nobody else's message.
+    It binds the client to its ciphertexts. It also hides them, because each is encrypted with at least
+    128 bits of fresh randomness. It contains the client's id, so that a copied commitment fits no other
+    client's message.
     """
     hashed = hashlib.sha256(encode_parts("secagg/v1/he-commitment", session, client))
     hashed.update(len(ciphertexts).to_bytes(4, "big"))  # as encode_parts does, without a copy of a long vector
@@ -75,5 +76,5 @@ def commitment(session: bytes, client: str, ciphertexts: bytes | memoryview) -> 
 
 
 def pin(key: bytes) -> bytes:
-    """What the roster lists of a key that outlives a session."""
+    """The digest by which the roster lists a key that outlives a session."""
     return hashlib.sha256(encode_parts("secagg/v1/he-key", key)).digest()

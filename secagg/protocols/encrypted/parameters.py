@@ -44,12 +44,12 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Encrypted(AggregationProtocol):
-    """What the homomorphic protocols have in common: all but the scheme and who holds its key.
+    """What the homomorphic protocols have in common: everything but the scheme and the holder of its key.
 
-    ``corruption`` is the fraction of clients that may collude with the server, and depart from the protocol.
-    ``commit=False`` leaves the round Commit out and saves 286 bytes a client. It is weaker: one client that
-    departs from the protocol, and that is shown what the others sent, reads any one update in the opened sum, and
-    nobody notices. Noise (``dp``) is then made for one honest update, as in the clear.
+    ``corruption`` is the fraction of clients that may collude with the server and depart from the protocol.
+    ``commit=False`` leaves the round Commit out and saves 286 bytes a client. It is weaker: one client
+    that departs from the protocol, and that sees the others' ciphertexts, reads any one update in the
+    opened sum, and nobody notices. Noise (``dp``) is then sized for one honest update, as in the clear.
     """
 
     corruption: float = 0.05
@@ -65,27 +65,27 @@ class Encrypted(AggregationProtocol):
             raise ConfigError(f"got commit={shown(self.commit)}; expected True, or False for no round Commit")
         if self.threat_model != "semi-honest":
             raise ConfigError(
-                f"got threat_model={self.threat_model!r}; {self.name} holds against a server that follows the "
-                "protocol, expected 'semi-honest': a lying one can have a single client's ciphertext opened; "
-                "SecAgg() withstands it"
+                f"got threat_model={self.threat_model!r}; expected 'semi-honest': {self.name} is safe only with a "
+                "server that follows the protocol, since a lying server can have a single client's ciphertext "
+                "opened; use SecAgg() against it"
             )
         object.__setattr__(self, "corruption", check_corruption(self.corruption))
 
     @property
     def name(self) -> str:
-        """The scheme's name, and in what it differs from the default."""
+        """The scheme's name, and how it differs from the default."""
         return "/".join([self._name, *self._weaker])
 
     _name: ClassVar[str]
 
     @property
     def _weaker(self) -> list[str]:
-        """What makes it weaker than the default, a word each."""
+        """How it is weaker than the default, in one word each."""
         return [] if self.commit else ["uncommitted"]
 
     @property
     def phases(self) -> tuple[Phase, ...]:
-        """The table; without ``commit`` the round Commit is not in it."""
+        """The table of rounds; without ``commit`` it has no round Commit."""
         client, decryptor = PartyRole.CLIENT, PartyRole.DECRYPTOR
         proposed = (
             (
@@ -104,7 +104,7 @@ class Encrypted(AggregationProtocol):
     @property
     @abstractmethod
     def pinned(self) -> bool:
-        """Whether the key outlives the session, so that the roster pins the digest of what is shown of it."""
+        """Whether the key outlives the session, so that the roster pins its digest."""
 
     @property
     def shared_key(self) -> bool:
@@ -115,35 +115,35 @@ class Encrypted(AggregationProtocol):
     def shows_terms(self) -> bool:
         """Whether a server that one client helps may read a term apart from the noise of the others.
 
-        It may where that client has the key of all, where it can cancel the others' ciphertexts, and where a
-        ciphertext that it recorded in one session opens in another.
+        It may if that client has the key of all clients, if that client can cancel the others' ciphertexts,
+        and if a ciphertext that it recorded in one session opens in another.
         """
         return not self.commit or self.pinned
 
     def check_pinned(self, shown: bytes, decryptor: Party) -> None:
-        """``Reject`` what is shown of a key that outlives the session, if it isn't what the roster pins."""
+        """Raise ``Reject`` if the key outlives the session, and the decryptor shows another than the roster's."""
         if self.pinned and decryptor.encryption_key != (shown if self.shared_key else pin(shown)):
-            raise Reject(FaultKind.INVALID, f"got another key of {decryptor.id} than the roster pins")
+            raise Reject(FaultKind.INVALID, f"got a key of {decryptor.id} that differs from the key in the roster")
 
     def scheme(self, task: Task) -> Scheme:
         """The scheme of :mod:`he` that carries the task; ``ConfigError`` with the reason if none does."""
         digits = Digits(task)
         try:
             return make_scheme(self._module, digits.bound, task.max_clients, self._options)
-        except ValueError as error:  # he's own errors are
+        except ValueError as error:  # the errors of he are ValueErrors
             raise ConfigError(f"{self.name} can't carry this task: {error}") from error
 
     _module: ClassVar[str]
-    _packages: ClassVar[tuple[str, ...]]  # of the extra; looked for when a task is made, loaded when they are used
+    _packages: ClassVar[tuple[str, ...]]  # of the extra; checked when a task is made, loaded when first used
 
     @property
     @abstractmethod
     def _options(self) -> tuple[tuple[str, Any], ...]:
-        """What the scheme is told beside bound and number of clients."""
+        """The scheme's arguments besides bound and number of clients."""
 
     @abstractmethod
     def key_pair(self, role: PartyRole, rng: Callable[[int], bytes]) -> tuple[bytes, bytes] | None:
-        """The long-lived key that ``role`` holds, and what the roster pins of it; None where there is none."""
+        """The long-lived key that ``role`` holds, and its value in the roster; None if it has none."""
 
     def corrupt(self, cohort: int) -> int:
         """c: how many clients of the cohort may collude with the server."""
@@ -154,30 +154,30 @@ class Encrypted(AggregationProtocol):
         check_mask_bits(task)
         for package in self._packages:
             if importlib.util.find_spec(package) is None:
-                reason = f"got no {package}, which {self.name} needs: {INSTALL}"
+                reason = f"the package {package} is missing; {self.name} needs it: {INSTALL}"
                 raise ConfigError(reason) from ModuleNotFoundError(reason, name=package)
         self.scheme(task)
         check_floor(task, self.corrupt(task.min_survivors))
 
     def validate_roster(self, task: Task, roster: Roster | None) -> None:
-        """Raise ``ConfigError`` unless the roster lists exactly one decryptor, with what it has to pin."""
+        """Raise ``ConfigError`` unless the roster lists exactly one decryptor, with its key if that is pinned."""
         if roster is None:
             raise ConfigError(
                 f"got no roster; {self.name} needs one with clients and a decryptor: pass roster= and identity="
             )
         decryptors = roster.ids(PartyRole.DECRYPTOR)
         if len(decryptors) != 1:
-            raise ConfigError(f"got a roster of {len(decryptors)} decryptors; {self.name} has one")
+            raise ConfigError(f"got a roster of {len(decryptors)} decryptors; expected 1 for {self.name}")
         pinned = roster[decryptors[0]].encryption_key
         if self.pinned and (pinned is None or len(pinned) != HASH_BYTES):
-            found = "none" if pinned is None else f"{len(pinned)} bytes"
+            listed = "none" if pinned is None else f"{len(pinned)} bytes"
             raise ConfigError(
-                f"got {found} for the key of {decryptors[0]} in the roster; expected its digest of {HASH_BYTES}: "
+                f"got {listed} for the key of {decryptors[0]} in the roster; expected its digest of {HASH_BYTES}: "
                 f"write both with secagg keygen {decryptors[0]} --role decryptor"
             )
 
     def validate_cohort(self, task: Task, cohort: Sequence[str], roster: Roster | None) -> None:
-        """Raise ``ConfigError`` where floor and cohort don't fit each other."""
+        """Raise ``ConfigError`` if the cohort is too large for ``min_survivors``, or the roster does not fit."""
         self.validate_roster(task, roster)
         check_floor(task, self.corrupt(len(cohort)))
 
@@ -208,16 +208,16 @@ class Encrypted(AggregationProtocol):
     post_quantum: ClassVar[bool]
 
     def collusion(self, others: int, among: str) -> str:
-        """Who breaks it: any one of these."""
+        """Who has to collude to learn an update, as alternatives."""
         who = [*self._broken_by, f"the server and {others} of {among}"]
         if not self.commit:
-            who.insert(0, "a server that shows what arrived to one client that departs from the protocol")
+            who.insert(0, "a server that shows received ciphertexts to one client that departs from the protocol")
         return "; or ".join(who)
 
     @property
     @abstractmethod
     def _broken_by(self) -> list[str]:
-        """Who breaks it beside so many clients that the rest can be told."""
+        """Who breaks it, apart from the server with all other clients."""
 
     def key_size(self, task: Task) -> int:
         """Bytes that the decryptor shows of its key: the public key, or the digest of a shared one."""
@@ -231,7 +231,7 @@ class Encrypted(AggregationProtocol):
         return [
             self.scheme(task).describe(),
             f"{self.threat_model} server, which up to {self.corruption:.0%} of the clients in the cohort may help",
-            "each client commits to its ciphertexts before it sends them, so that none depend on another's"
+            "each client commits to its ciphertexts before it sends them, so that none depends on another client's"
             if self.commit
             else "no round Commit: one client that sees the others' ciphertexts can cancel them, and the opened "
             "sum is then one update",
@@ -241,11 +241,11 @@ class Encrypted(AggregationProtocol):
 
     @property
     def _key_lines(self) -> list[str]:
-        """What there is to say of the key."""
+        """Lines about the key."""
         return []
 
     def largest_message(self, task: Task, receiver: PartyRole | None) -> int:
-        """Bytes; a vector to the server, the sum to the decryptor, to a client the cohort and a key."""
+        """Bytes: a vector for the server, the sum for the decryptor, the cohort and a key for a client."""
         key = wire.largest(self.key_size(task), signed=True)
         if receiver is PartyRole.CLIENT:
             return largest_proposal(task, key)

@@ -1,18 +1,19 @@
 """Paillier, CKKS and BFV: clients encrypt, the server adds up ciphertexts, a decryptor opens one sum.
 
-A client encrypts its encoded update, packed into slots (``digits``), and sends it once. The server folds each
-ciphertext into one running sum as it arrives and hands the sum to the *decryptor*, who holds the key and opens
-it once a session. The server and the decryptor follow the protocol and do not collude: a server that
-lies can have one client's ciphertext opened as if it were a sum, and no check of the decryptor's can tell. Who
-needs more takes masks or shares.
+A client encrypts its encoded update, packed into slots (``digits``), and sends it once. The server adds
+each vector of ciphertexts to one running sum as it arrives. At the end it sends the sum to the
+*decryptor*, which holds the key and opens one sum a session. The server and the decryptor follow the
+protocol and do not collude: a lying server can have one client's ciphertext opened as if it were a sum,
+and the decryptor cannot detect it. Against a lying server, use masks or shares.
 
-*Inputs are independent.* Anyone can compute with these ciphertexts. A client that sees the others' before it sends
-its own could send the inverse of all but one, and the opened sum would be that one client's update. Therefore
-every client first commits to its ciphertexts (``Commit``), and the server asks for them when no more
-commitments are taken. ``commit=False`` leaves that round out, and is weaker: see :class:`Encrypted`.
+*Inputs are independent.* Anyone can compute with these ciphertexts. A client that sees the others'
+ciphertexts before it sends its own could cancel all but one of them, and the opened sum would be that
+one client's update. So every client first commits to its ciphertexts (``Commit``), and the server asks
+for them when it accepts no more commitments. ``commit=False`` leaves that round out, and is weaker: see
+:class:`Encrypted`.
 
-The protocols are here, what they share in ``parameters``, their messages in ``messages``, the
-parties in ``client``, ``decryptor`` and ``server``; the schemes themselves are in ``he``.
+The protocols are here, their parameters in ``parameters``, their messages in ``messages``, the roles in
+``client``, ``decryptor`` and ``server``; the schemes themselves are in ``he``.
 """
 
 from __future__ import annotations
@@ -50,20 +51,21 @@ class EncryptedProtocol(Encrypted):
 class Paillier(EncryptedProtocol):
     """Paillier's scheme (EUROCRYPT 1999), packed, with the encryption of Damgård, Jurik and Nielsen.
 
-    ``bits`` of the modulus: 3072 is 128-bit security, 2048 (the least) 112. ``textbook=True`` does without
+    ``bits`` of the modulus: 3072 gives 128-bit security, 2048 (the least) 112. ``textbook=True`` avoids
     the short-exponent assumption that :mod:`he.paillier` names, and is many times slower.
 
-    ``key="session"``: the decryptor makes a key for every session, signs its public half and forgets it afterwards.
-    ``key="run"`` is one key for all sessions (``secagg keygen --paillier``; ``task.decryptor("dec", key=...)``),
-    whose digest the roster pins. It saves the time to find the primes, and it is weaker: a client can upload
-    what it recorded in an earlier session, so that an update is opened whose owner is not in the cohort. Noise
-    (``dp``) is then made for one honest update.
+    ``key="session"``: the decryptor makes a key for every session, signs its public half and forgets it
+    afterwards. ``key="run"`` is one key for all sessions (``secagg keygen --paillier``;
+    ``task.decryptor("dec", key=...)``); the roster pins its digest. It saves the time to generate primes,
+    and it is weaker: a client can upload ciphertexts that it recorded in an earlier session, so that an
+    update is opened whose owner is not in the cohort. Noise (``dp``) is then sized for one honest update.
 
-    Ideal functionality, where server and decryptor follow the protocol: they learn the sum over the
-    survivors, at least ``min_survivors`` of them, and who they are; with at most c clients that collude with the
-    server, and may depart from the protocol, no sum holds fewer than ``min_survivors - c`` honest updates.
-    Clients learn the cohort. An abort reveals nothing before Opening. A server that colludes with the decryptor, or
-    lies to it, reads every update. Not post-quantum: recorded ciphertexts open to a later quantum computer.
+    Ideal functionality, if server and decryptor follow the protocol: they learn the sum over the
+    survivors, at least ``min_survivors`` of them, and who the survivors are. At most c clients may
+    collude with the server and depart from the protocol; then no sum holds fewer than
+    ``min_survivors - c`` honest updates. Clients learn the cohort. An abort before Opening reveals
+    nothing. A server that colludes with the decryptor, or lies to it, reads every update. Paillier is not
+    post-quantum: a later quantum computer opens recorded ciphertexts.
     """
 
     bits: int = 3072
@@ -94,7 +96,7 @@ class Paillier(EncryptedProtocol):
 
     @property
     def pinned(self) -> bool:
-        """A key of the run is."""
+        """Whether the roster pins the key: it does for a key of the run."""
         return self.key == "run"
 
     @property
@@ -102,7 +104,7 @@ class Paillier(EncryptedProtocol):
         return ("bits", self.bits), ("textbook", self.textbook)
 
     def key_pair(self, role: PartyRole, rng: Callable[[int], bytes]) -> tuple[bytes, bytes] | None:
-        """The decryptor's private key of the run, and the digest of its public one; None for session keys."""
+        """The decryptor's private key of the run, and the digest of its public half; None for session keys."""
         if role is not PartyRole.DECRYPTOR or not self.pinned:
             return None
         from he import paillier
@@ -115,7 +117,7 @@ class Paillier(EncryptedProtocol):
 
     @property
     def _broken_by(self) -> list[str]:
-        """The decryptor holds the key."""
+        """The decryptor, which holds the key, and a client that replays ciphertexts of a run key."""
         recorded = "the server and one client that uploads in one session what it recorded in another"
         return ["the server and the decryptor", *([recorded] if self.pinned else [])]
 
@@ -123,12 +125,12 @@ class Paillier(EncryptedProtocol):
     def _key_lines(self) -> list[str]:
         if not self.pinned:
             return ["the decryptor makes a key for every session"]
-        return ["one key for the whole run: a ciphertext that was recorded in one session opens in another"]
+        return ["one key for the whole run: ciphertexts recorded in one session can be opened in another"]
 
 
 @dataclass(frozen=True)
 class RingLWE(EncryptedProtocol):
-    """CKKS and BFV: one ring, two ways to write integers into it."""
+    """CKKS and BFV: the same ring, and two ways to encode integers in it."""
 
     holder: Holder = "decryptor"
 
@@ -146,7 +148,7 @@ class RingLWE(EncryptedProtocol):
 
     @property
     def pinned(self) -> bool:
-        """A key that clients share is given out once; a decryptor's own is fresh every session."""
+        """Whether the roster pins the key: a shared one is; a decryptor's own is fresh every session."""
         return self.holder == "clients"
 
     @property
@@ -166,14 +168,14 @@ class RingLWE(EncryptedProtocol):
         return key, pin(key)
 
     def collusion(self, others: int, among: str) -> str:
-        """Where clients share the key, any one of them is enough."""
+        """If clients share the key, any one of them is enough."""
         if self.holder == "clients":
-            return "the server and any one client, for all hold the key"
+            return "the server and any one client, because every client holds the key"
         return super().collusion(others, among)
 
     @property
     def _broken_by(self) -> list[str]:
-        """The decryptor; and a client that smuggles the key into the sum, if nobody looked."""
+        """The decryptor, and a client that puts the key into the sum, if the decryptor did not check."""
         malformed = "one client with a malformed ciphertext, which is detected but which no proof excludes"
         return ["the server and the decryptor", f"the server and {malformed}"]
 
@@ -182,18 +184,20 @@ class RingLWE(EncryptedProtocol):
 class CKKS(RingLWE):
     """CKKS (Cheon, Kim, Kim and Song, ASIACRYPT 2017) on TenSEAL, opened only as exact integers.
 
-    What is encrypted is the encoding's integers, and the decryptor rounds: the sum is exact, and none of the noise
-    leaves that would tell of the key (Li and Micciancio, EUROCRYPT 2021). ``holder="decryptor"``: a decryptor apart
-    from the server makes a key pair for every session, and clients encrypt under its public half.
-    ``holder="clients"`` is the trust model of NVFlare's default: one secret key on every client, half the
-    bytes, and *one client that colludes with the server sees every update*. The key of the run is 32 bytes
-    given out of band (``secagg keygen --shared-he``; ``key=`` of every role); the keys of its sessions are
-    derived from it. One of its holders is enrolled as the decryptor too, and opens.
+    Clients encrypt the encoding's integers, and the decryptor rounds. So the sum is exact, and the noise,
+    which would reveal the key (Li and Micciancio, EUROCRYPT 2021), never leaves the decryptor.
 
-    Ideal functionality: as :class:`Paillier`'s with ``key="session"``, but for one thing. A client that departs
-    from the protocol and colludes with the server can try to smuggle the session's key into the sum with a
-    malformed ciphertext. The decryptor opens nothing unless every slot is a possible sum, which detects it; no
-    proof excludes it, and a key of one session bounds it.
+    ``holder="decryptor"``: a decryptor apart from the server makes a key pair for every session, and
+    clients encrypt under its public half. ``holder="clients"`` is the trust model of NVFlare's default:
+    one secret key on every client, half the bytes, and *one client that colludes with the server sees
+    every update*. The key of the run is 32 bytes that all holders receive out of band
+    (``secagg keygen --shared-he``; ``key=`` of every role). The keys of its sessions are derived from it.
+    One of its holders is also enrolled as the decryptor, and opens sums.
+
+    Ideal functionality: that of :class:`Paillier` with ``key="session"``, with one exception. A client that
+    departs from the protocol and colludes with the server can try to put the session's key into the sum
+    with a malformed ciphertext. The decryptor opens nothing unless every slot is a possible sum, which
+    detects the attempt. No proof excludes it; it can reveal the key of one session only.
     """
 
     ID: ClassVar[int] = 6
@@ -203,9 +207,10 @@ class CKKS(RingLWE):
 
 @dataclass(frozen=True)
 class BFV(RingLWE):
-    """BFV (Fan and Vercauteren, 2012) on TenSEAL's SEAL: exact integers, at fewer bytes than CKKS.
+    """BFV (Fan and Vercauteren, 2012) on TenSEAL's SEAL: exact integers, in fewer bytes than CKKS.
 
-    The homomorphic scheme to take for sums. Trust models and ideal functionality are :class:`CKKS`'s.
+    Choose it for sums among the homomorphic schemes. Trust models and ideal functionality are those of
+    :class:`CKKS`.
     """
 
     ID: ClassVar[int] = 7
