@@ -1,4 +1,4 @@
-"""``python -m bench``: needs the extra ``secagg[demo]``, and ``secagg[he]`` for the homomorphic protocols."""
+"""``python -m bench``. It needs the extra ``secagg[demo]``, and ``secagg[he]`` for the homomorphic protocols."""
 
 import sys
 
@@ -7,7 +7,7 @@ _INSTALL = "pip install 'secagg[demo]', or pip install scikit-learn matplotlib t
 
 
 def main(arguments: list[str] | None = None) -> None:
-    """Run one command and exit: 0, 1 if the run failed, 2 if what was asked can't be done, 130 if interrupted."""
+    """Run one command and exit: 0, 1 if the run failed, 2 if the request is not possible, 130 if interrupted."""
     try:
         _run(arguments)
     except KeyboardInterrupt:
@@ -16,7 +16,7 @@ def main(arguments: list[str] | None = None) -> None:
         package = (missing.name or "").partition(".")[0]
         if package not in _EXTRA:
             raise
-        _fail(f"got no {package}, which this command needs: {_INSTALL}", 1)
+        _fail(f"the package {package}, which this command needs, is not installed: {_INSTALL}", 1)
 
 
 def _run(arguments: list[str] | None) -> None:

@@ -1,4 +1,7 @@
-"""The commands: what they take, and what they print and write."""
+"""The commands: their options, and what they print and write.
+
+Typer reads each option from a parameter, so a command has as many parameters as options.
+"""
 
 from __future__ import annotations
 
@@ -24,25 +27,28 @@ app = typer.Typer(
     no_args_is_help=True,
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
-    help="What secure aggregation costs: protocols beside each other, beside their peers, and at your scale.",
+    help="What secure aggregation costs: protocols compared with each other, with peers, and at your scale.",
 )
 
 Names = Annotated[
-    list[str] | None, typer.Option("--protocol", help="This protocol only; repeat for more. By default all.")
+    list[str] | None,
+    typer.Option("--protocol", help="Measure only this protocol. Repeat the option for more. Default: all."),
 ]
-Json = Annotated[Path | None, typer.Option("--json", help="Write the result here, for compare and for machines.")]
-Html = Annotated[Path | None, typer.Option("--html", help="Write one page that needs nothing beside itself.")]
-Clients = Annotated[int, typer.Option("--clients", help="How many take part.")]
-Coordinates = Annotated[int, typer.Option("--coordinates", help="Numbers in an update.")]
-Dropout = Annotated[float, typer.Option(help="The share that falls silent just before its input.")]
-Bits = Annotated[int, typer.Option(help="Bits a value is quantized to.")]
-Seed = Annotated[int, typer.Option(help="Draws the updates; never a key or a mask.")]
+Json = Annotated[Path | None, typer.Option("--json", help="Write the result to this file, which compare reads.")]
+Html = Annotated[Path | None, typer.Option("--html", help="Write one self-contained page to this file.")]
+Clients = Annotated[int, typer.Option("--clients", help="Number of clients.")]
+Coordinates = Annotated[int, typer.Option("--coordinates", help="Number of values in an update.")]
+Dropout = Annotated[
+    float, typer.Option(help="Share of the clients that stop answering just before their input, 0 to 1.")
+]
+Bits = Annotated[int, typer.Option(help="Bits of a quantized value.")]
+Seed = Annotated[int, typer.Option(help="Seed of the updates. Keys and masks never depend on it.")]
 
 INTERRUPTED = 130
 
 
 def command_line() -> str:
-    """What was typed, as it can be typed again."""
+    """The command line, quoted so that it can be pasted."""
     return shlex.join(["python", "-m", "bench", *sys.argv[1:]])
 
 
@@ -54,12 +60,16 @@ def run(
     dropout: Dropout = 0.1,
     bits: Bits = 16,
     seed: Seed = 0,
-    repeats: Annotated[int, typer.Option(min=1, max=100, help="Sessions of each protocol, in turn.")] = 3,
-    seconds: Annotated[float, typer.Option(min=1, help="Begin no pass that would end later.")] = 150.0,
+    repeats: Annotated[
+        int, typer.Option(min=1, max=100, help="Sessions of each protocol. The protocols take turns.")
+    ] = 3,
+    seconds: Annotated[
+        float, typer.Option(min=1, help="Start no pass that would end after this many seconds.")
+    ] = 150.0,
     as_json: Json = None,
     as_html: Html = None,
 ) -> None:
-    """A table: a row per protocol, over the same updates, cohort and dropouts. A wrong sum fails the run."""
+    """Compare protocols over the same updates, cohort and dropouts, one row each. A wrong sum fails the run."""
     from bench.plots import trade
 
     protocols = chosen(protocol or [])
@@ -74,14 +84,14 @@ def run(
         grid = report.run_grid(rows, workload)
         if rows:
             show_grid(grid)
-        found = report.document(
+        document = report.document(
             report.Kind.RUN,
             command_line(),
             finished=finished,
             workload=workload,
-            rows=[*map(report.as_plain_row, rows)],
+            rows=rows,
         )
-        _write(as_json, as_html, found, [grid], lambda: [trade(rows)] if rows else [])
+        _write(as_json, as_html, document, [grid], lambda: [trade(rows)] if rows else [])
 
     with _shown(show), progress("bench", len(protocols) * (repeats + 1)) as step:
         in_turn(bench, repeats, seconds, step)
@@ -89,27 +99,39 @@ def run(
 
 @app.command()
 def sweep(
-    over: Annotated[Over, typer.Option(help="What is varied.")],
+    over: Annotated[Over, typer.Option(help="The quantity to vary.")],
     protocol: Names = None,
-    points: Annotated[str | None, typer.Option(help="Where: numbers with commas between, as 8,16,32.")] = None,
-    clients: Annotated[int | None, typer.Option(help="Held, where something else is varied.")] = None,
-    coordinates: Annotated[int | None, typer.Option(help="Held, where something else is varied.")] = None,
-    dropout: Annotated[float | None, typer.Option(help="Held, where something else is varied.")] = None,
-    repeats: Annotated[int, typer.Option(min=1, max=100, help="Sessions at each point, in turn.")] = 1,
-    most_seconds: Annotated[float, typer.Option(min=0.1, help="Leave a point out that would take longer.")] = 40.0,
+    points: Annotated[
+        str | None, typer.Option(help="Values of the varied quantity, separated by commas, such as 8,16,32.")
+    ] = None,
+    clients: Annotated[
+        int | None, typer.Option(help="Number of clients, while another quantity is varied.")
+    ] = None,
+    coordinates: Annotated[
+        int | None, typer.Option(help="Values in an update, while another quantity is varied.")
+    ] = None,
+    dropout: Annotated[float | None, typer.Option(help="Dropout, while another quantity is varied.")] = None,
+    repeats: Annotated[
+        int, typer.Option(min=1, max=100, help="Sessions at each point. The protocols take turns.")
+    ] = 1,
+    most_seconds: Annotated[
+        float, typer.Option(min=0.1, help="Leave out a session that would take longer.")
+    ] = 40.0,
     out: Annotated[
-        Path, typer.Option(help="The picture: a name in .png, .svg or .pdf; without one, a .png and a .svg.")
+        Path,
+        typer.Option(
+            help="The picture: a name that ends in .png, .svg or .pdf. Any other name makes a .png and a .svg."
+        ),
     ] = Path("sweep"),
     as_json: Json = None,
     as_html: Html = None,
 ) -> None:
-    """Growth curves with fitted powers and peak memory by party, as pictures."""
+    """Draw how costs grow with one quantity: curves with fitted powers, and peak memory by party."""
     from bench.plots import growth, pictures, save
 
     protocols = chosen(protocol or [])
     held = HELD[over]
-    given = {"clients": clients, "coordinates": coordinates, "dropout": dropout}
-    for name, value in given.items():
+    for name, value in {"clients": clients, "coordinates": coordinates, "dropout": dropout}.items():
         if value is not None and name != over:
             held = workload_at(Over(name), held, value)
     _check_outputs(as_json, as_html)
@@ -120,7 +142,7 @@ def sweep(
     def show(finished: bool) -> None:
         result = sweeping.result()
         grid = report.sweep_grid(result)
-        found = report.document(
+        document = report.document(
             report.Kind.SWEEP,
             command_line(),
             finished=finished,
@@ -134,7 +156,7 @@ def sweep(
             show_grid(grid)
             for path in save(growth(result), out):
                 typer.echo(f"Picture: {path}")
-        _write(as_json, as_html, found, [grid], lambda: [growth(result)] if result.points else [])
+        _write(as_json, as_html, document, [grid], lambda: [growth(result)] if result.points else [])
 
     with _shown(show), progress("bench", len(sweeping.workloads) * len(protocols) * (repeats + 2)) as step:
         sweeping.run(repeats, most_seconds, step)
@@ -143,15 +165,18 @@ def sweep(
 @app.command()
 def peers(
     peer: Annotated[
-        list[str] | None, typer.Option("--peer", help="This peer only; repeat for more. By default all.")
+        list[str] | None,
+        typer.Option("--peer", help="Compare with only this peer. Repeat the option for more. Default: all."),
     ] = None,
     repeats: Annotated[int, typer.Option(min=3, max=100, help="Turns of each comparison.")] = 7,
-    seconds: Annotated[float, typer.Option(min=1, help="Fewer turns, at least 3, where they take longer.")] = 15.0,
-    require: Annotated[bool, typer.Option("--require", help="Fail where a peer is missing.")] = False,
+    seconds: Annotated[
+        float, typer.Option(min=1, help="Take fewer turns, at least 3, if a comparison would take longer.")
+    ] = 15.0,
+    require: Annotated[bool, typer.Option("--require", help="Fail if a peer is missing.")] = False,
     as_json: Json = None,
     as_html: Html = None,
 ) -> None:
-    """The same work through each peer that is installed, and through ours. A wrong answer fails the run."""
+    """Do the same work with each installed peer and with this library. A wrong answer fails the run."""
     from bench.peer_calls import COMPARISONS
     from bench.peers import Comparing, peers_grid, selected
 
@@ -161,19 +186,19 @@ def peers(
     def show(finished: bool) -> None:
         grid = peers_grid(comparing.compared, comparing.absent)
         show_grid(grid)
-        found = report.document(
+        document = report.document(
             report.Kind.PEERS,
             command_line(),
             finished=finished,
             compared=comparing.compared,
             absent=comparing.absent,
         )
-        _write(as_json, as_html, found, [grid])
+        _write(as_json, as_html, document, [grid])
 
     with _shown(show), progress("bench", len(comparing.comparisons)) as step:
         comparing.run(repeats, seconds, step)
     if require and comparing.absent:
-        typer.echo("bench: FAILED: not all peers could be compared with", err=True)
+        typer.echo("bench: FAILED: some peers were not compared; see the notes under the table", err=True)
         raise typer.Exit(1)
 
 
@@ -181,16 +206,16 @@ def peers(
 def plan(
     clients: Clients,
     coordinates: Coordinates,
-    uplink: Annotated[str, typer.Option(help="A client's line, as 10Mbit.")] = "10Mbit",
-    downlink: Annotated[str, typer.Option(help="The same, the other way.")] = "50Mbit",
+    uplink: Annotated[str, typer.Option(help="Upload bandwidth of a client, such as 10Mbit.")] = "10Mbit",
+    downlink: Annotated[str, typer.Option(help="Download bandwidth of a client.")] = "50Mbit",
     protocol: Names = None,
     dropout: Dropout = 0.1,
     bits: Bits = 16,
-    check: Annotated[bool, typer.Option("--check", help="Hold the plan against real sessions too.")] = False,
+    check: Annotated[bool, typer.Option("--check", help="Compare the plan with real sessions too.")] = False,
     as_json: Json = None,
     as_html: Html = None,
 ) -> None:
-    """What each protocol would cost at your scale, by rates measured now, and which to take."""
+    """Predict what each protocol costs at your scale, by rates measured now, and recommend one."""
     from bench import plan as planning
     from bench.rates import Rates, bits_like, calibrate
 
@@ -199,15 +224,15 @@ def plan(
     link = planning.Link(planning.bandwidth("--uplink", uplink), planning.bandwidth("--downlink", downlink))
     _check_outputs(as_json, as_html)
     rates: dict[str, Rates] = {}
-    found: list[planning.Checked] = []
+    checks: list[planning.Checked] = []
 
     def show(finished: bool) -> None:
         planned = planning.plan({name: protocols[name] for name in rates}, rates, workload, link)
         grids = [planning.plan_grid(planned, workload, link)]
-        grids += [planning.checked_grid(found)] if found else []
+        grids += [planning.checked_grid(checks)] if checks else []
         for grid in grids:
             show_grid(grid)
-        result = report.document(
+        document = report.document(
             report.Kind.PLAN,
             command_line(),
             finished=finished,
@@ -215,30 +240,28 @@ def plan(
             link=link,
             planned=planned,
             recommended=planning.recommended(planned),
-            checked=[{**report.plain(one), "ratio": one.ratio, "holds": one.holds} for one in found],
+            checked=[{**report.plain(one), "ratio": one.ratio, "holds": one.holds} for one in checks],
         )
-        _write(as_json, as_html, result, grids)
+        _write(as_json, as_html, document, grids)
 
     with _shown(show), progress("bench", len(protocols) * (10 + check)) as step:
         for name, one in protocols.items():
             rates[name] = calibrate(name, one, bits_like(one, workload), step)
         for name, one in protocols.items() if check else ():
             step(name, "real sessions")
-            found.extend(planning.checked(name, one, rates[name]))
-    if any(not one.holds for one in found):
+            checks.extend(planning.checked(name, one, rates[name]))
+    if any(not one.holds for one in checks):
         typer.echo("bench: FAILED: the plan is off by more than a quarter", err=True)
         raise typer.Exit(1)
 
 
 @app.command()
 def compare(
-    old: Annotated[Path, typer.Argument(help="What --json wrote before.")],
-    new: Annotated[Path, typer.Argument(help="What --json wrote after.")],
-    tolerance: Annotated[
-        float, typer.Option(min=0.0, help="How much slower is still the same: 0.25 is a quarter.")
-    ] = 0.25,
+    old: Annotated[Path, typer.Argument(help="The older result, as --json wrote it.")],
+    new: Annotated[Path, typer.Argument(help="The newer result, as --json wrote it.")],
+    tolerance: Annotated[float, typer.Option(min=0.0, help="Slowdown that is accepted: 0.25 is a quarter.")] = 0.25,
 ) -> None:
-    """Hold a result against an older one of the same command; exits 1 if a figure got worse past the tolerance."""
+    """Compare two results of the same command. Exits with 1 if a figure got worse by more than the tolerance."""
     from bench.compare import changes_grid, compared
 
     before, after = report.read_json(old), report.read_json(new)
@@ -249,19 +272,19 @@ def compare(
 
 
 def show_grid(grid: report.Grid) -> None:
-    """Print to stdout; as wide as the table where neither a terminal nor COLUMNS says how wide it is."""
+    """Print to stdout, as wide as the terminal or COLUMNS says, else as wide as the table."""
     console = tables(report.WIDTH)
     console.print(report.to_table(grid, console.width))
 
 
 @contextmanager
 def _shown(show: Callable[[bool], None]) -> Iterator[None]:
-    """Show what there is at the end, and so too after Ctrl-C, a wrong sum or whatever else."""
+    """Show the results at the end, and also after Ctrl-C, a wrong sum or any other error."""
     try:
         yield
     except KeyboardInterrupt:
         show(False)
-        typer.echo("bench: interrupted; the above is what was measured by then", err=True)
+        typer.echo("bench: interrupted; the results so far are above", err=True)
         raise typer.Exit(INTERRUPTED) from None
     except Exception:
         show(False)
@@ -272,21 +295,21 @@ def _shown(show: Callable[[bool], None]) -> Iterator[None]:
 def _write(
     as_json: Path | None,
     as_html: Path | None,
-    found: Mapping[str, Any],
+    document: Mapping[str, Any],
     grids: Sequence[report.Grid],
     draw: Callable[[], Sequence[Any]] = tuple,
 ) -> None:
-    """Write what was asked for; ``draw`` makes the page's pictures."""
+    """Write the files that the options name. ``draw`` makes the pictures of the page."""
     if as_json:
-        report.write_json(as_json, found)
+        report.write_json(as_json, document)
     if as_html:
         from bench.plots import to_svg
 
-        report.write(as_html, report.to_page(found, grids, [to_svg(figure) for figure in draw()]))
+        report.write(as_html, report.to_page(document, grids, [to_svg(figure) for figure in draw()]))
 
 
 def _check_outputs(as_json: Path | None, as_html: Path | None) -> None:
     report.check_writable("--json", as_json)
     report.check_writable("--html", as_html)
     if as_json and as_html and as_json.resolve() == as_html.resolve():
-        raise ConfigError(f"got {as_json} for both of --json and --html; expected two files")
+        raise ConfigError(f"got {as_json} for both --json and --html; expected two files")

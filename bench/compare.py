@@ -1,4 +1,4 @@
-"""Two results of the same command, held against each other: which figures got worse past a tolerance."""
+"""Compares two results of the same command: which figures got worse by more than a tolerance."""
 
 from __future__ import annotations
 
@@ -12,9 +12,9 @@ from bench.report import Grid, Kind
 from bench.sweep import number
 from secagg.errors import ConfigError
 
-_LEAST_SECONDS = 5e-4  # a difference of less is the clock's
+_LEAST_SECONDS = 5e-4  # a smaller difference is noise of the clock
 _BYTES_TOLERANCE = 0.01
-_LEAST_MEMORY = 1 << 20  # bytes; a difference of less is the allocator's
+_LEAST_MEMORY = 1 << 20  # bytes; a smaller difference is noise of the allocator
 _SAME = {
     Kind.RUN: ("workload",),
     Kind.PEERS: (),
@@ -25,7 +25,7 @@ _SAME = {
 
 @dataclass(frozen=True)
 class Change:
-    """One figure in both results; for ``higher`` ones, such as a ratio over a peer, more is better."""
+    """One figure in both results; None: it is missing. ``higher``: more is better, as in a ratio over a peer."""
 
     what: str
     figure: str
@@ -36,18 +36,18 @@ class Change:
 
     @property
     def ratio(self) -> float:
-        """New over old."""
+        """The new figure divided by the old one."""
         new = self.new or 0.0
         return new / self.old if self.old else math.inf if new else 1.0
 
     @property
     def noise(self) -> float:
-        """A difference that says nothing."""
+        """The least difference that counts."""
         return _LEAST_SECONDS if "seconds" in self.figure else _LEAST_MEMORY if "memory" in self.figure else 0.0
 
     @property
     def worse(self) -> bool:
-        """Whether it is past the tolerance, or gone."""
+        """Whether the figure is missing, or worse by more than the tolerance."""
         if self.new is None or not math.isfinite(self.new):
             return True
         if self.old is None:
@@ -58,23 +58,25 @@ class Change:
 
 
 def compared(old: Mapping[str, Any], new: Mapping[str, Any], tolerance: float) -> list[Change]:
-    """Every figure of ``old`` beside that of ``new``. ``ConfigError`` for results that don't compare."""
+    """Every figure of ``old`` with that of ``new``. ``ConfigError`` for results that cannot be compared."""
     if old["kind"] != new["kind"]:
-        raise ConfigError(f"got a result of {old['kind']} and one of {new['kind']}; expected two of one command")
+        raise ConfigError(
+            f"got a result of {old['kind']} and one of {new['kind']}; expected two results of one command"
+        )
     if not new["finished"] or not old["finished"]:
         raise ConfigError("got a result that was interrupted; run the command to its end")
     try:
         return _changes(old, new, tolerance)
     except (KeyError, TypeError, AttributeError) as error:
         raise ConfigError(
-            f"got a result of {old['kind']} with parts missing or of another kind: {error!r}"
+            f"got a result of {old['kind']} with parts missing or of the wrong type ({error!r}); run it again"
         ) from error
 
 
 def _changes(old: Mapping[str, Any], new: Mapping[str, Any], tolerance: float) -> list[Change]:
     for same in _SAME[old["kind"]]:
         if old[same] != new[same]:
-            raise ConfigError(f"got results of {same} {old[same]} and {new[same]}; expected the same for both")
+            raise ConfigError(f"got results for {same} {old[same]} and {new[same]}; expected the same for both")
     match old["kind"]:
         case Kind.RUN:
             return list(_rows(old["rows"], new["rows"], tolerance))
@@ -92,8 +94,8 @@ def _rows(old: list[dict[str, Any]], new: list[dict[str, Any]], tolerance: float
         name, later = row["protocol"], now.get(row["protocol"])
         for figure in ("client_seconds", "server_seconds", "other_seconds"):
             if row[figure] is not None:
-                found = (later or {}).get(figure)
-                yield Change(name, figure, row[figure]["median"], found and found["median"], tolerance)
+                spread = (later or {}).get(figure)
+                yield Change(name, figure, row[figure]["median"], spread and spread["median"], tolerance)
         for figure in ("bytes_up", "bytes_down", "largest_error"):
             yield Change(name, figure, row[figure], (later or {}).get(figure), _BYTES_TOLERANCE)
         yield Change(
@@ -117,7 +119,7 @@ def _ratios(old: list[dict[str, Any]], new: list[dict[str, Any]], tolerance: flo
 def _figures(
     old: list[dict[str, Any]], new: list[dict[str, Any]], keys: tuple[str, ...], tolerance: float
 ) -> Iterator[Change]:
-    """Of points of a sweep, or of protocols at one scale: whatever is a number of seconds or bytes."""
+    """Seconds and bytes of entries that are matched by ``keys``: points of a sweep, or planned protocols."""
     now = {tuple(one[key] for key in keys): one for one in new}
     for one in old:
         later = now.get(tuple(one[key] for key in keys), {})
@@ -130,7 +132,7 @@ def _figures(
 
 
 def changes_grid(changes: list[Change], before: str, after: str) -> Grid:
-    """The figures that got worse, or all if none did."""
+    """A table of the figures that got worse, or of all if none did."""
     shown = [change for change in changes if change.worse] or changes
     rows = [
         (
@@ -144,15 +146,15 @@ def changes_grid(changes: list[Change], before: str, after: str) -> Grid:
         for change in shown
     ]
     worse = sum(change.worse for change in changes)
-    notes = [f"{worse} of {len(changes)} figures got worse past the tolerance, or are gone."]
+    notes = [f"{worse} of {len(changes)} figures got worse by more than the tolerance, or are missing."]
     if before != after:
         notes.append(f"Taken on different machines: {before}, and {after}. Do not compare their seconds.")
-    return Grid("New against old", ("what", "figure", "old", "new", "new / old", ""), rows, notes)
+    return Grid("New and old", ("what", "figure", "old", "new", "new / old", ""), rows, notes)
 
 
 def _words(change: Change, value: float | None) -> str:
     if value is None:
-        return "gone"
+        return "missing"
     if "seconds" in change.figure:
         return duration(value)
     return size(value) if "bytes" in change.figure or "memory" in change.figure else f"{value:.3g}"

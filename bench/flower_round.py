@@ -1,9 +1,9 @@
 """One SecAgg+ round in Flower, by its own workflow and mod, and by ours.
 
-Sixteen clients, 10^6 coordinates of float32, 22 bits, weights, everyone everyone's neighbour, nobody drops out.
-Both go over the same loopback grid, from the strategy's broadcast to the aggregated model; training is a look-up.
-With ``true_bytes`` each message takes Flower's bytes, which are counted; without, messages are handed over as they
-are, so that Flower's hashing of objects, and its copies of each node's context, are not on the clock.
+There are sixteen clients with weights, 10^6 coordinates of float32 at 22 bits, a complete graph, and no dropouts.
+Both sides use the same loopback grid and run from the broadcast of the strategy to the aggregated model. Training
+is a look-up. With ``true_bytes`` each message is serialised by Flower, and its bytes are counted. Without it,
+messages are handed over as they are, so that Flower's hashing of objects and its copies of contexts are not timed.
 """
 
 from __future__ import annotations
@@ -21,30 +21,30 @@ from bench.peers import Absent
 from secagg.integrations.flower import SecureGrid, client_mod, layout_of
 
 CLIENTS, SIZE, BITS, CLIP, MAX_WEIGHT = 16, 10**6, 22, 8.0, 1000
-THRESHOLD = 11  # for both, though Flower calls it a number of shares and we one of survivors
+THRESHOLD = 11  # Flower counts shares, we count survivors
 MODEL = np.zeros(SIZE, np.float32)
 TOLERANCE = MAX_WEIGHT / 10 * CLIP / 2**BITS
 
 
 def trained(client: int) -> Any:
-    """What a client's training yields."""
+    """The vector that a client trains."""
     return np.linspace(-1, 1, SIZE, dtype=np.float32) * np.float32(client / CLIENTS)
 
 
 def weight(client: int) -> int:
-    """How many examples it says it has."""
+    """The number of examples of a client."""
     return 10 * client
 
 
 def is_right(model: Any) -> bool:
-    """Whether ``model`` is the weighted mean, as far as quantization allows."""
+    """Whether ``model`` is the weighted mean, within the error of quantization."""
     everyone = range(1, CLIENTS + 1)
     exact = sum(trained(client) * weight(client) for client in everyone) / sum(map(weight, everyone))
     return bool(np.allclose(model, exact, rtol=0, atol=TOLERANCE))
 
 
 def ours(*, true_bytes: bool) -> tuple[Any, LoopbackGrid]:
-    """A round to be run, giving the model, and the grid that it goes over."""
+    """Our round: a function that runs it and returns the model, and the grid that it uses."""
     record = ArrayRecord({"w": Array(MODEL)})
     task = secagg.Task(
         protocol=secagg.SecAggPlus(threat_model="semi-honest", corruption=0.33),
@@ -73,7 +73,7 @@ def ours(*, true_bytes: bool) -> tuple[Any, LoopbackGrid]:
 
 
 def flowers(*, true_bytes: bool) -> tuple[Any, LoopbackGrid]:
-    """The same by Flower's legacy workflow, which is the only one that has SecAgg+."""
+    """The round by Flower's legacy workflow, the only one with SecAgg+; see :func:`ours`."""
     from flwr.client import NumPyClient
     from flwr.client.mod import secaggplus_mod
     from flwr.common import ndarrays_to_parameters, parameters_to_ndarrays
@@ -87,9 +87,9 @@ def flowers(*, true_bytes: bool) -> tuple[Any, LoopbackGrid]:
     try:
         from flwr.compat.common import recorddict_compat
     except ImportError as error:
-        raise Absent(f"this version of Flower has moved what its workflow needs: {error}") from error
+        raise Absent(f"this version of Flower lacks a module that its SecAgg+ workflow needs: {error}") from error
 
-    class Looks(NumPyClient):  # type: ignore[misc]
+    class LookUp(NumPyClient):  # type: ignore[misc]
         def __init__(self, client: int) -> None:
             self.client, self.vector = client, trained(client)
 
@@ -97,10 +97,10 @@ def flowers(*, true_bytes: bool) -> tuple[Any, LoopbackGrid]:
             return [self.vector], weight(self.client), {}
 
     def make(client: int) -> ClientApp:
-        looks = Looks(client).to_client()
+        look_up = LookUp(client).to_client()
 
         def client_fn(context: Context) -> Any:
-            return looks
+            return look_up
 
         return ClientApp(client_fn=client_fn, mods=[secaggplus_mod])
 
@@ -117,9 +117,9 @@ def flowers(*, true_bytes: bool) -> tuple[Any, LoopbackGrid]:
 
     def round_() -> Any:
         workflow(grid, context)
-        found = recorddict_compat.arrayrecord_to_parameters(
+        parameters = recorddict_compat.arrayrecord_to_parameters(
             context.state.array_records[MAIN_PARAMS_RECORD], keep_input=True
         )
-        return parameters_to_ndarrays(found)[0]
+        return parameters_to_ndarrays(parameters)[0]
 
     return round_, grid

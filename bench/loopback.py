@@ -1,7 +1,7 @@
-"""Flower without processes: a grid whose nodes are ClientApps in this one.
+"""Runs Flower in one process, for benchmarks and tests: a grid whose nodes are ClientApps.
 
-As in a deployment, each message and each context goes through Flower's own bytes and back, so that nothing survives
-a message but what the context holds. Bytes are counted as Flower's objects, each once a message. With
+As in a deployment, each message and each context is serialised by Flower and read again, so that a node keeps
+nothing between messages but its context. The bytes of a message are those of its objects, each counted once. With
 ``true_bytes=False`` messages and contexts are handed over as they are, and nothing is counted.
 """
 
@@ -21,25 +21,25 @@ from flwr.supercore.inflatable.inflatable_utils import inflate_object_from_conte
 from flwr.supercore.task_identity import TaskIdentity
 
 RUN = 7
-# As a runtime does before an app starts.
+# A runtime of Flower sets these before an app starts.
 TaskIdentity.task_id, TaskIdentity.run_id, TaskIdentity.node_id = 1, RUN, 1
 
 Handler = Callable[[Any, Any], Any]
 
 
 def on_the_wire(message: Any) -> dict[str, bytes]:
-    """All bytes of a message, as Flower sends them: its objects by their names, each once."""
+    """The objects of a message as Flower sends them, by name, each once."""
     with no_object_id_recompute():
-        return {found: nested.deflate() for found, nested in get_all_nested_objects(message).items()}
+        return {name: nested.deflate() for name, nested in get_all_nested_objects(message).items()}
 
 
 def through_bytes(message: Any) -> tuple[Any, int]:
-    """``message`` as it arrives, and how many bytes that took."""
+    """``message`` as it arrives, and the number of bytes that were sent."""
     contents = on_the_wire(message)
     size = sum(map(len, contents.values()))
     with no_object_id_recompute():
         name = message.object_id
-    arrived = inflate_object_from_contents(name, contents)  # which empties them
+    arrived = inflate_object_from_contents(name, contents)  # this empties ``contents``
     arrived.metadata.__dict__["_message_id"] = name
     return arrived, size
 
@@ -51,7 +51,7 @@ class Node:
     app: Handler
     context: Any
     true_bytes: bool
-    heard: list[dict[str, Any]] = field(default_factory=list)  # requests' records, as they arrived
+    heard: list[dict[str, Any]] = field(default_factory=list)  # the records of its requests
 
     def answer(self, message: Any) -> Any:
         self.heard.append(dict(message.content))
@@ -67,7 +67,8 @@ class Node:
 class LoopbackGrid(Grid):  # type: ignore[misc]
     """Nodes 1, 2, … in this process.
 
-    ``spoil(node, request)`` may change what a node hears, ``tamper(node, reply)`` what it says; None drops it.
+    ``spoil(node, request)`` may change a request before a node gets it, and ``tamper(node, reply)`` its reply. A
+    message is dropped if they return None.
     """
 
     def __init__(

@@ -1,7 +1,7 @@
-"""How it is measured: parties timed apart, protocols in turn, medians, every sum checked.
+"""Measures sessions: each party apart, protocols in turn, medians over repeats, every sum checked.
 
-A session is played by the library's own simulation, which times each party's calls; here the processor's
-seconds are taken too, since a server's cores are what one pays for.
+The library's simulation plays a session and times the calls of each party. The benchmarks count the seconds of the
+processor too, because an operator pays for cores.
 """
 
 from __future__ import annotations
@@ -25,17 +25,17 @@ from secagg.table import rounds
 from secagg.task import Task
 
 FLOAT32_BYTES = 4
-_FLOAT32 = 2.0**-23  # what is lost of a number up to 1 in the layout's type
+_FLOAT32 = 2.0**-23  # rounding error of a float32 up to 1
 WARM = Workload(clients=5, coordinates=3000, dropout=0.0)
 
 
-class WrongSum(Exception):  # noqa: N818 - a finding, not a mistake of the caller's
-    """A protocol gave another sum than the exact one, or other survivors: the run has failed."""
+class WrongSum(Exception):  # noqa: N818 - a finding, not a mistake of the caller
+    """A protocol or a peer gave a wrong sum, wrong survivors or another wrong answer. It fails the run."""
 
 
 @dataclass(frozen=True)
-class Session:
-    """One checked session: seconds of the wall clock and of all cores, and bytes, by party."""
+class Measured:
+    """One session: seconds of the wall clock, seconds of all cores, and bytes sent and received, by party."""
 
     outcome: simulation.Simulation
     seconds: Mapping[str, float]
@@ -46,7 +46,7 @@ class Session:
 
 @dataclass(frozen=True)
 class Spread:
-    """A median of some repeats, with the least and the most of them."""
+    """The median, the least and the greatest of some repeats."""
 
     median: float
     least: float
@@ -54,19 +54,19 @@ class Spread:
 
     @classmethod
     def of(cls, values: Iterable[float]) -> Spread:
-        """Of at least one value."""
-        found = sorted(values)
-        return cls(median(found), found[0], found[-1])
+        """The spread of at least one value."""
+        ordered = sorted(values)
+        return cls(median(ordered), ordered[0], ordered[-1])
 
 
 @dataclass(frozen=True)
 class Row:
-    """What one protocol costs under a workload. Bytes and seconds of a client are the median survivor's."""
+    """What one protocol costs under a workload. Bytes and seconds of a client are medians over the survivors."""
 
     protocol: str
     client_seconds: Spread
     server_seconds: Spread
-    other_seconds: Spread | None  # the slowest of the parties beside server and clients; None: there are none
+    other_seconds: Spread | None  # the slowest party other than server and clients; None: there is none
     client_cpu: float
     server_cpu: float
     other_cpu: float | None
@@ -80,7 +80,7 @@ class Row:
     all_rounds: int
     largest_error: float  # of the mean, against float64
     dropouts: int  # in this run
-    most_dropouts: int  # that the protocol could be set to survive, at this cohort
+    most_dropouts: int  # that the protocol survives in this cohort, with the least min_survivors it accepts
     collusion: str
     post_quantum: bool
     repeats: int
@@ -106,41 +106,39 @@ def play(
     updates: Mapping[str, NDArray[np.float32]],
     dropouts: Mapping[str, str],
     executor: Executor | None = None,
-) -> Session:
-    """One session of ``task``, unchecked."""
+) -> Measured:
+    """Play one session of ``task``. The sum is not checked."""
     run = _Metered(task, sorted(updates), dropouts, b"bench", executor=executor)
-    found = run.run(updates, None)
-    return Session(
-        outcome=found,
-        seconds={party: sum(by_round.values()) for party, by_round in found.seconds.items()},
+    outcome = run.run(updates, None)
+    return Measured(
+        outcome=outcome,
+        seconds={party: sum(by_round.values()) for party, by_round in outcome.seconds.items()},
         cpu=dict(run.cpu),
-        up={party: sum(by_round.values()) for party, by_round in found.bytes_up.items()},
-        down={party: sum(by_round.values()) for party, by_round in found.bytes_down.items()},
+        up={party: sum(by_round.values()) for party, by_round in outcome.bytes_up.items()},
+        down={party: sum(by_round.values()) for party, by_round in outcome.bytes_down.items()},
     )
 
 
-def check(protocol: AggregationProtocol, workload: Workload, expected: Expected, session: Session) -> None:
-    """Raise :class:`WrongSum` unless the survivors are the right ones, the sum exact and the mean that sum's."""
+def check(protocol: AggregationProtocol, workload: Workload, expected: Expected, session: Measured) -> None:
+    """Raise :class:`WrongSum` unless the survivors, the sum to the last bit, and the mean are right."""
     survivors = sorted(session.outcome.survivors)
     if survivors != workload.survivors:
-        odd = ", ".join(sorted(set(survivors) ^ set(workload.survivors)))
-        raise WrongSum(f"{protocol.name}: the survivors are not those of the workload; these differ: {odd}")
+        differing = ", ".join(sorted(set(survivors) ^ set(workload.survivors)))
+        raise WrongSum(f"{protocol.name}: the survivors are not those of the workload; these differ: {differing}")
     wrong = expected.differs(session.outcome.sum)
     if wrong:
-        raise WrongSum(
-            f"{protocol.name}: {wrong:,} of {workload.coordinates:,} coordinates of the sum are not the exact ones"
-        )
+        raise WrongSum(f"{protocol.name}: {wrong:,} of {workload.coordinates:,} coordinates of the sum are wrong")
     mean = np.asarray(session.outcome.mean)
     exact = expected.steps / (expected.scale * len(survivors))
     if mean.shape != exact.shape or np.abs(mean - exact).max() > _FLOAT32:
-        raise WrongSum(f"{protocol.name}: the mean is not the sum over the {len(survivors)} survivors")
+        raise WrongSum(f"{protocol.name}: the mean is not the sum divided by the {len(survivors)} survivors")
 
 
 class Bench:
-    """One workload, and what has been measured of each protocol so far.
+    """One workload, and the sessions of each protocol so far.
 
-    The updates are made once. :meth:`measure` plays one checked session; :meth:`rows` are the protocols with at
-    least one, which is what an interrupted run has to show.
+    The updates are generated once. :meth:`measure` plays one session and checks it. :meth:`rows` covers the
+    protocols with at least one session, which an interrupted run prints.
     """
 
     def __init__(self, workload: Workload, protocols: Mapping[str, AggregationProtocol]) -> None:
@@ -148,45 +146,45 @@ class Bench:
         self.tasks = {name: workload.task(protocol) for name, protocol in protocols.items()}
         self.updates = workload.updates()
         self.expected = Expected.of(workload, self.updates)
-        self._sessions: dict[str, list[Session]] = defaultdict(list)
+        self._sessions: dict[str, list[Measured]] = defaultdict(list)
 
     def warm(self, name: str) -> None:
-        """Compile what ``name`` needs, find its keys: a small session, checked and thrown away."""
+        """Compile kernels and generate keys for ``name``: play a small session, check it, and discard it."""
         protocol = self.protocols[name]
         task, updates = WARM.task(protocol), WARM.updates()
         check(protocol, WARM, Expected.of(WARM, updates), play(task, updates, {}))
 
-    def measure(self, name: str) -> Session:
-        """One more session of ``name``. Raises :class:`WrongSum`."""
+    def measure(self, name: str) -> Measured:
+        """Play one more session of ``name``. Raises :class:`WrongSum`."""
         protocol = self.protocols[name]
         session = play(self.tasks[name], self.updates, self.workload.dropouts(protocol))
         try:
             check(protocol, self.workload, self.expected, session)
         except WrongSum:
-            self.forget(name)  # one that is right only sometimes has no row
+            self.forget(name)  # a protocol that is right only sometimes has no row
             raise
         self._sessions[name].append(session)
         return session
 
     def forget(self, name: str) -> None:
-        """What was measured of ``name`` so far doesn't count."""
+        """Discard the sessions of ``name`` so far."""
         self._sessions[name].clear()
 
     def rows(self) -> list[Row]:
-        """The protocols that were measured at least once, in their order."""
+        """A row for each protocol with at least one session, in the order of the protocols."""
         return [self.row(name) for name in self.protocols if self._sessions[name]]
 
     def row(self, name: str) -> Row:
-        """What is known of ``name``."""
+        """The medians over the sessions of ``name``."""
         protocol, workload, sessions = self.protocols[name], self.workload, self._sessions[name]
         cost = protocol.cost(self.tasks[name], workload.ids)
         others = [party for party in sessions[0].seconds if party not in {*workload.ids, "server"}]
         last = sessions[-1]
 
-        def of_client(what: Callable[[Session], Mapping[str, float]]) -> list[float]:
+        def of_client(what: Callable[[Measured], Mapping[str, float]]) -> list[float]:
             return [median(what(session)[client] for client in workload.survivors) for session in sessions]
 
-        def of_others(what: Callable[[Session], Mapping[str, float]]) -> list[float]:
+        def of_others(what: Callable[[Measured], Mapping[str, float]]) -> list[float]:
             return [max(what(session)[party] for party in others) for session in sessions] if others else []
 
         up = int(median(last.up[client] for client in workload.survivors))
@@ -220,10 +218,10 @@ class Bench:
 def in_turn(
     bench: Bench, repeats: int, seconds: float, step: Callable[[str, str], None] = lambda name, doing: None
 ) -> bool:
-    """Warm all protocols up, then measure each once, then each once more, and so on: A B C A B C.
+    """Warm up all protocols, then measure them in turn, A B C A B C, ``repeats`` passes.
 
-    No new pass begins that, by the time the last one took, would end after ``seconds``. ``step`` is called with a
-    protocol's name and what will be done with it next. Returns whether all ``repeats`` passes were made.
+    A pass is not started if, at the speed of the last one, it would end after ``seconds``. ``step`` is called with
+    the name of a protocol and with what happens next to it. Returns whether all passes were completed.
     """
     began = time.perf_counter()
     for name in bench.protocols:
@@ -242,11 +240,11 @@ def in_turn(
 
 
 def most_dropouts(workload: Workload, protocol: AggregationProtocol) -> int:
-    """How many of the cohort may fall silent before their input under the least floor that ``protocol`` accepts."""
+    """How many clients may fall silent before their input, with the least ``min_survivors`` that is accepted."""
     task = workload.task(protocol)
     cohort = workload.ids
     roster = simulation.enrol_for(task, cohort)[1]
-    low, high = 1, workload.floor  # the workload's own floor is accepted
+    low, high = 1, workload.floor  # the floor of the workload is accepted
     while low < high:
         middle = (low + high) // 2
         try:
@@ -259,13 +257,13 @@ def most_dropouts(workload: Workload, protocol: AggregationProtocol) -> int:
 
 @dataclass(frozen=True)
 class Call:
-    """Something to be timed: ``run`` of what ``setup`` gave, which is off the clock; or of nothing."""
+    """A call to be timed. ``setup``, if there is one, is not timed; ``run`` gets its result."""
 
     run: Callable[..., Any]
     setup: Callable[[], Any] | None = None
 
     def seconds(self, times: int = 1) -> float:
-        """Of one run, on average over ``times``."""
+        """Seconds of one run, the average over ``times`` runs."""
         took = 0.0
         if self.setup is None:
             began = time.perf_counter()
@@ -273,30 +271,30 @@ class Call:
                 self.run()
             return (time.perf_counter() - began) / times
         for _ in range(times):
-            given = self.setup()
+            prepared = self.setup()
             began = time.perf_counter()
-            self.run(given)
+            self.run(prepared)
             took += time.perf_counter() - began
         return took / times
 
 
 @dataclass
 class Turns:
-    """Calls measured in turn, A B A B, in one process: seconds by name, in the order of the turns."""
+    """Calls that were timed in turn, A B A B, in one process: seconds of each turn, by name."""
 
     seconds: dict[str, list[float]] = field(default_factory=lambda: defaultdict(list))
 
     @classmethod
     def of(cls, calls: Mapping[str, Call], repeats: int, most_seconds: float) -> Turns:
-        """Make all of ``calls`` once to warm up (twice where that is quick), then ``repeats`` times in turn.
+        """Warm up all of ``calls``, then time them in turn, ``repeats`` times.
 
-        Fewer times, though at least three, where that would take longer than ``most_seconds``; a call under a
-        millisecond is made so often in a turn that it lasts one, and counted as one.
+        There are fewer turns, but at least three, if ``repeats`` would take longer than ``most_seconds``. A call
+        shorter than a millisecond is repeated within a turn until it lasts one; the turn counts the average.
         """
         turns, times = cls(), {}
         for name, call in calls.items():
             took = call.seconds()
-            if took < 1.0:  # or else the first may have compiled
+            if took < 1.0:  # a quick first call may have spent its time on compiling
                 took = call.seconds()
             times[name] = max(1, int(1e-3 / max(took, 1e-9)))
         began = time.perf_counter()
@@ -308,5 +306,5 @@ class Turns:
         return turns
 
     def ratio(self, slow: str, fast: str) -> Spread:
-        """How many times as long ``slow`` takes as ``fast``: turn by turn, so that a noisy minute spoils both."""
+        """How many times as long ``slow`` takes as ``fast``, turn by turn, so that noise affects both alike."""
         return Spread.of(a / b for a, b in zip(self.seconds[slow], self.seconds[fast], strict=True))

@@ -1,9 +1,9 @@
-"""Peak memory by party: each party that is watched lives in a process of its own.
+"""Measures peak memory by party: each measured party runs in a process of its own.
 
-``python -m bench.memory PROTOCOL CLIENTS COORDINATES DROPOUT BITS`` plays one session in a fresh interpreter. The
-server, one client and two others at most are forked off from it before anything is sent, run a small session of
-their own to load and compile, and then take their messages through a pipe: what they answer is the session's.
-What counts is the most resident memory since then, less what was resident at that moment.
+``python -m bench.memory PROTOCOL CLIENTS COORDINATES DROPOUT BITS`` plays one session in a fresh interpreter.
+Before the first message it forks a process for the server, for one client and for at most two other parties. Each
+plays a small session of its own, to load libraries and compile kernels, and then gets its messages of the real
+session through a pipe. Its peak is the most resident memory from then on, less the resident memory at that moment.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ _WRONG = 3  # the exit code of a session with a wrong sum
 
 @dataclass(frozen=True)
 class Peaks:
-    """Bytes by kind of party; ``other`` is None for a protocol of clients and a server alone."""
+    """Peak bytes of each kind of party. ``other`` is None for a protocol with only clients and a server."""
 
     client: int
     server: int
@@ -39,24 +39,26 @@ class Peaks:
 
 
 def peaks(protocol: str, workload: Workload) -> Peaks:
-    """Peak memory of each kind of party in one session. Raises :class:`WrongSum`; ``SecAggError`` for none."""
+    """Peak memory of each kind of party in one session. Raises :class:`WrongSum`; ``SecAggError`` if it failed."""
     arguments = [protocol, *map(str, (workload.clients, workload.coordinates, workload.dropout, workload.bits))]
     try:
         run = subprocess.run(
             [sys.executable, "-m", "bench.memory", *arguments], capture_output=True, text=True, timeout=_SECONDS
         )
     except subprocess.TimeoutExpired:
-        raise SecAggError(f"{protocol}: peaks took over {_SECONDS} s; sweep over smaller sizes") from None
-    said = (run.stderr.strip().splitlines() or ["it said nothing"])[-1]
+        raise SecAggError(
+            f"{protocol}: measuring peak memory took over {_SECONDS} s; sweep over smaller sizes"
+        ) from None
+    last_line = (run.stderr.strip().splitlines() or ["it printed no error"])[-1]
     if run.returncode == _WRONG:
-        raise WrongSum(f"{protocol}: {said}")
+        raise WrongSum(f"{protocol}: {last_line}")
     if run.returncode:
-        raise SecAggError(f"{protocol}: the process that measures peaks ended with {run.returncode}: {said}")
+        raise SecAggError(f"{protocol}: the process that measures memory exited with {run.returncode}: {last_line}")
     return Peaks(**json.loads(run.stdout.splitlines()[-1]))
 
 
 class _Away:
-    """A party in a process of its own, with the methods and the attributes that a session asks of it."""
+    """A party in a process of its own. It has the methods and attributes that a session uses."""
 
     def __init__(self, party: Any, warm: Callable[[], None]) -> None:
         here, there = Pipe()
@@ -73,11 +75,11 @@ class _Away:
         return self._ask(name, None)
 
     def warm(self) -> None:
-        """Wait until it is."""
+        """Wait until the party has loaded and compiled everything."""
         self._pipe.recv()
 
     def end(self) -> int:
-        """Its peak in bytes; the process is gone."""
+        """End the process, and return its peak in bytes."""
         peak: int = self._ask("end", ())
         os.waitpid(self._pid, 0)
         return peak
@@ -91,11 +93,11 @@ class _Away:
 
 
 def _serve(pipe: Connection, party: Any, warm: Callable[[], None]) -> None:
-    """What a forked process does until it is told to end."""
+    """Run a party in a forked process until it is asked to end."""
     try:
         warm()
         before = _status("VmRSS")
-        Path("/proc/self/clear_refs").write_text("5")  # the high-water mark begins anew
+        Path("/proc/self/clear_refs").write_text("5")  # resets the peak, VmHWM
         pipe.send("warm")
         while True:
             name, arguments = pipe.recv()
@@ -103,14 +105,14 @@ def _serve(pipe: Connection, party: Any, warm: Callable[[], None]) -> None:
                 pipe.send(_status("VmHWM") - before)
                 break
             try:
-                found = getattr(party, name)
-                answer = found if arguments is None else found(*arguments)
+                attribute = getattr(party, name)
+                answer = attribute if arguments is None else attribute(*arguments)
             except Exception as error:
                 answer = error
             if isinstance(answer, Outcome):
                 answer = Outcome(**{field.name: getattr(answer, field.name) for field in fields(Outcome)})
             pipe.send(answer)
-            found = answer = arguments = None
+            attribute = answer = arguments = None  # held until the next message, they would count
     finally:
         os._exit(0)
 
@@ -123,10 +125,10 @@ def _status(field: str) -> int:
 
 
 class _Apart(simulation.Session):
-    """A simulation whose server, first surviving client and first of each other role are away."""
+    """A session whose server, first surviving client and first two other parties run in their own processes."""
 
     def part(self, workload: Workload, warm: Callable[[], None]) -> dict[str, _Away]:
-        """Send them away: by ``client``, ``server``, and the ids of the others."""
+        """Start their processes: by ``client``, ``server``, and the ids of the others."""
         client = workload.survivors[0]
         others = [party for party in self.members if party not in workload.ids]
         away = {"server": _Away(self.server, warm)}
@@ -141,8 +143,8 @@ class _Apart(simulation.Session):
 
 
 def session(protocol: AggregationProtocol, workload: Workload) -> Peaks:
-    """Play it in this process, which must be a fresh one without threads."""
-    import mpc.kernels  # noqa: F401 - before the forks, so that it is read once; it starts no thread
+    """Play one session, and measure it. The process forks, so it must not have started a thread."""
+    import mpc.kernels  # noqa: F401 - loaded once, before the forks; it starts no thread
 
     task, updates = workload.task(protocol), workload.updates()
     expected = Expected.of(workload, updates)
@@ -154,14 +156,14 @@ def session(protocol: AggregationProtocol, workload: Workload) -> Peaks:
     away = run.part(workload, warm)
     outcome = run.run(updates, None)
     if expected.differs(outcome.sum) or sorted(outcome.survivors) != workload.survivors:
-        raise WrongSum(f"{protocol.name}: the sum is not the exact one")
-    found = {name: party.end() for name, party in away.items()}
-    client, server = found.pop("client"), found.pop("server")
-    return Peaks(client, server, max(found.values(), default=None))
+        raise WrongSum(f"{protocol.name}: the sum or the survivors are wrong")
+    bytes_of = {name: party.end() for name, party in away.items()}
+    client, server = bytes_of.pop("client"), bytes_of.pop("server")
+    return Peaks(client, server, max(bytes_of.values(), default=None))
 
 
 def main(arguments: list[str]) -> None:
-    """The subprocess: prints the peaks as one line of JSON."""
+    """Run the subprocess: print the peaks as one line of JSON."""
     name, clients, coordinates, dropout, bits = arguments
     workload = Workload(int(clients), int(coordinates), float(dropout), int(bits))
     try:

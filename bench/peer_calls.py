@@ -1,6 +1,7 @@
-"""Which work is compared with whom, and how many times as fast we say that ours is.
+"""The comparisons with peers: the work, the peer, and how many times as fast we claim to be.
 
-How each peer is called is in ``peer_mpc``, ``peer_he``, ``peer_dp``; what is left out, in ``docs/benchmarks.md``.
+``peer_mpc``, ``peer_he`` and ``peer_dp`` call the peers; ``docs/benchmarks.md`` says what each comparison leaves
+out.
 """
 
 from __future__ import annotations

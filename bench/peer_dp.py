@@ -1,4 +1,4 @@
-"""Noise and accounts: OpenDP's sampler and dp-accounting's accountant, beside ours."""
+"""Noise and privacy accounting: OpenDP's sampler and dp-accounting's accountant, compared with ours."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ RATE, MULTIPLIER, STEPS, DELTA = 0.01, 1.1, 1000, 1e-5
 
 
 def opendp_sampler(sigma: float) -> Any:
-    """OpenDP's discrete Gaussian, as ``make_gaussian`` on as many integers as are asked for: count → list."""
+    """OpenDP's discrete Gaussian: a function from a count to as many integers, through ``make_gaussian``."""
     import opendp.prelude as dp
 
     dp.enable_features("contrib")
@@ -25,16 +25,16 @@ def opendp_sampler(sigma: float) -> Any:
 
 
 def gaussian(sigma: float) -> Pair:
-    """Integers of a discrete Gaussian, from a CSPRNG on both sides; ours data-independent at small sigma."""
+    """Integers of a discrete Gaussian, from a CSPRNG on both sides. Ours runs in constant time at small sigma."""
     from dp import sampling
 
     theirs, ours = opendp_sampler(sigma), partial(sampling.sample_discrete_gaussian, sigma)
     for name, noise in (("opendp", theirs(THEIR_NOISE)), ("dp.sampling", ours(NOISE))):
-        found = np.asarray(noise, np.float64)
+        values = np.asarray(noise, np.float64)
         # Six standard deviations of the mean, and of the variance over sigma^2.
-        spread = 6 * (2 / len(found)) ** 0.5
-        right = abs(found.mean()) < 6 * sigma / len(found) ** 0.5 and abs(found.var() / sigma**2 - 1) < spread
-        require(right and (found == np.rint(found)).all(), f"{name}'s discrete Gaussian")
+        spread = 6 * (2 / len(values)) ** 0.5
+        right = abs(values.mean()) < 6 * sigma / len(values) ** 0.5 and abs(values.var() / sigma**2 - 1) < spread
+        require(right and (values == np.rint(values)).all(), f"{name}'s discrete Gaussian")
     return Pair(
         Call(lambda: theirs(THEIR_NOISE)),
         Call(lambda: ours(NOISE)),
@@ -44,7 +44,7 @@ def gaussian(sigma: float) -> Pair:
 
 
 def accounts() -> Pair:
-    """ε of a thousand Poisson-sampled Gaussian steps by Rényi divergences at the same orders, nothing kept."""
+    """ε of 1000 Poisson-sampled Gaussian steps, by Rényi divergences at the same orders, without our caches."""
     import dp_accounting
     from dp_accounting.rdp import RdpAccountant
 
@@ -58,8 +58,8 @@ def accounts() -> Pair:
         return float(RdpAccountant(DEFAULT_ORDERS).compose(event, STEPS).get_epsilon(DELTA))
 
     def forget() -> None:
-        for kept in (_curves._curve, _curves._log_central_moments, _curves._log_factorials):
-            kept.cache_clear()
+        for cached in (_curves._curve, _curves._log_central_moments, _curves._log_factorials):
+            cached.cache_clear()
 
     def ours(_: None) -> float:
         return RDPAccountant(DELTA).compose(PoissonSampled(RATE, GaussianEvent(MULTIPLIER)), STEPS).get_epsilon()

@@ -1,7 +1,7 @@
-"""Ciphertexts: phe, pypaillier, TenSEAL as NVFlare calls it and FATE's Paillier, beside ours.
+"""Encryption: phe, pypaillier, TenSEAL as NVFlare calls it, and FATE's Paillier, compared with ours.
 
-Every function here imports its peer itself, for none of them need be installed, and checks both answers before it
-returns what is to be timed.
+No peer has to be installed, so each function imports its own. It checks both answers before it returns the calls
+that are timed.
 """
 
 from __future__ import annotations
@@ -31,14 +31,14 @@ def _threads() -> ThreadPoolExecutor:
 
 @cache
 def _paillier() -> tuple[Any, Any]:
-    """Our scheme for 16 bits and 256 clients, and a key, to which phe is given the same primes."""
+    """Our scheme for 16 bits and 256 clients, and a key. phe gets a key with the same primes."""
     from he import paillier
 
     return paillier.Scheme(bound=65534, max_clients=256, bits=PAILLIER_BITS), paillier.generate(PAILLIER_BITS)
 
 
 def phe_encrypt() -> Pair:
-    """``public_key.encrypt`` a value; ours a packed vector, from a bare modulus."""
+    """phe encrypts single values by ``public_key.encrypt``; ours a packed vector, starting from a bare modulus."""
     from he import paillier
 
     scheme, key = _paillier()
@@ -63,7 +63,7 @@ def phe_encrypt() -> Pair:
 
 
 def phe_decrypt() -> Pair:
-    """``private_key.decrypt`` a value; ours opens a packed sum."""
+    """phe decrypts single values by ``private_key.decrypt``; ours opens a packed sum."""
     from he import paillier
 
     scheme, key = _paillier()
@@ -84,7 +84,7 @@ def phe_decrypt() -> Pair:
 
 
 def pypaillier_encrypt() -> Pair:
-    """One call for the batch, which uses all cores, on integers as long as our full slots less 128 bits."""
+    """One call of pypaillier for a batch, on all cores. Its integers are 128 bits shorter than our full slots."""
     import paillier as module
 
     from he import paillier
@@ -122,7 +122,7 @@ def _nvflare() -> tuple[Any, list[Any]]:
 
 
 def _nvflare_upload() -> list[tuple[bytes, bytes]]:
-    """What its decomposer sends of each tensor: the vector, and the vector's context."""
+    """What NVFlare's decomposer sends for each tensor: the vector, and the context of the vector."""
     import tenseal
 
     context, model = _nvflare()
@@ -133,7 +133,7 @@ def _nvflare_upload() -> list[tuple[bytes, bytes]]:
 
 @cache
 def _shared() -> tuple[Any, Any, Any]:
-    """Our CKKS in the same model of trust, clients sharing the key: scheme, key, and the model as integers."""
+    """Our CKKS with a key that clients share, as in NVFlare: the scheme, the key, and the model as integers."""
     from he import ckks
 
     scheme = ckks.Scheme(65534, 256, seeded=True)
@@ -141,7 +141,7 @@ def _shared() -> tuple[Any, Any, Any]:
 
 
 def nvflare_encrypt() -> Pair:
-    """A client's upload of ten tensors of 10,000 values: encrypted, and serialised with a context each."""
+    """The upload of a client: ten tensors of 10,000 values, encrypted, each serialised with a context."""
     scheme, key, values = _shared()
     upload, ours, count = _nvflare_upload(), key.encrypt(values), TENSORS * TENSOR
     require(_is_model(_read(upload)), "tenseal's upload")
@@ -157,7 +157,7 @@ def nvflare_encrypt() -> Pair:
 
 
 def nvflare_add() -> Pair:
-    """The server's part for one more client: from bytes to the running sum."""
+    """The work of a server for one more client: from bytes to the running sum."""
     import tenseal
 
     scheme, key, values = _shared()
@@ -172,7 +172,7 @@ def nvflare_add() -> Pair:
             sums[at] += vector
 
     def running() -> Any:
-        adder._seen.clear()  # or it would refuse the same vector a second time
+        adder._seen.clear()  # otherwise it refuses the same vector the second time
         return adder
 
     theirs()
@@ -184,7 +184,7 @@ def nvflare_add() -> Pair:
 
 
 def nvflare_decrypt() -> Pair:
-    """Opening a sum."""
+    """Decrypting a sum."""
     import tenseal
 
     scheme, key, values = _shared()
@@ -205,17 +205,17 @@ def nvflare_decrypt() -> Pair:
 
 
 def _read(upload: list[tuple[bytes, bytes]]) -> Iterator[Any]:
-    """The vectors of an upload, each in the context that came with it."""
+    """The vectors of an upload, each read in the context that came with it."""
     import tenseal
 
     return (tenseal.ckks_vector_from(tenseal.context_from(context), vector) for vector, context in upload)
 
 
 def _is_model(vectors: Iterable[Any]) -> bool:
-    """Whether they are the model's tensors, as far as CKKS allows."""
+    """Whether ``vectors`` decrypt to the tensors of the model, within the precision of CKKS."""
     context, model = _nvflare()
-    found = [np.array(vector.decrypt(context.secret_key())) for vector in vectors]
-    return len(found) == len(model) and np.allclose(found, model, rtol=0, atol=1e-4)
+    tensors = [np.array(vector.decrypt(context.secret_key())) for vector in vectors]
+    return len(tensors) == len(model) and np.allclose(tensors, model, rtol=0, atol=1e-4)
 
 
 def _sum_of(scheme: Any, data: bytes, count: int) -> bytes:
@@ -227,7 +227,7 @@ def _sum_of(scheme: Any, data: bytes, count: int) -> bytes:
 
 @contextmanager
 def _quiet() -> Iterator[None]:
-    """TenSEAL's library writes a warning to stdout for each vector of more than one ciphertext."""
+    """Silence stdout: TenSEAL writes a warning there for each vector of more than one ciphertext."""
     kept, nowhere = os.dup(1), os.open(os.devnull, os.O_WRONLY)
     os.dup2(nowhere, 1)
     try:
@@ -239,9 +239,9 @@ def _quiet() -> Iterator[None]:
 
 
 def fate_encrypt() -> Pair:
-    """FATE's arch: ``encode_f64_vec``, then ``encrypt_encoded`` with obfuscation, a ciphertext a value.
+    """FATE encodes by ``encode_f64_vec`` and encrypts by ``encrypt_encoded``, with obfuscation, a value at a time.
 
-    At 3072 bits, for the same security; FATE's own default of 1024 is within an attacker's reach.
+    Both use 3072 bits, for the same security. FATE's default of 1024 bits can be broken.
     """
     from fate_utils.paillier import keygen
 

@@ -1,7 +1,7 @@
-"""Masks, shares and whole rounds: Flower's SecAgg+ and FATE's RandomMix, beside ours.
+"""Masks, shares and whole rounds: Flower's SecAgg+ and FATE's RandomMix, compared with ours.
 
-Every function here imports its peer itself, for none of them need be installed, and checks both answers before it
-returns what is to be timed.
+No peer has to be installed, so each function imports its own. It checks both answers before it returns the calls
+that are timed.
 """
 
 from __future__ import annotations
@@ -24,12 +24,12 @@ MIXED, MIXERS, BITS = 10**5, 20, 16
 
 @cache
 def update() -> Any:
-    """Values from -1 to 1."""
+    """An update with values from -1 to 1."""
     return (2 * np.random.default_rng(0).random(VALUES, np.float32) - 1).astype(np.float32)
 
 
 def quantize() -> Pair:
-    """Flower's client quantizes with ``quantize`` at its workflow's defaults: clip 8.0, 2^22 steps."""
+    """Quantization. Flower's client calls ``quantize`` with the defaults of its workflow: clip 8.0, 2^22 steps."""
     from flwr.common.secure_aggregation.quantization import quantize
 
     import secagg
@@ -44,7 +44,7 @@ def quantize() -> Pair:
 
 
 def split() -> Pair:
-    """Flower's client deals two such secrets; ``create_shares`` is one of them."""
+    """Sharing one secret. A client of Flower shares two, each by a call of ``create_shares``."""
     from flwr.common.secure_aggregation.crypto import shamir as theirs
 
     from mpc import shamir
@@ -58,7 +58,7 @@ def split() -> Pair:
 
 
 def combine() -> Pair:
-    """From t shares, at points not seen before: what we keep between secrets is forgotten before each call."""
+    """Combining t shares at new points: our caches, which serve several secrets, are cleared before each call."""
     from flwr.common.secure_aggregation.crypto import shamir as theirs
 
     from mpc import shamir
@@ -76,7 +76,7 @@ def combine() -> Pair:
 
 
 def mask() -> Pair:
-    """One pairwise mask, made and added: ``pseudo_rand_gen``, then ``parameters_addition``."""
+    """Generating and adding one pairwise mask: ``pseudo_rand_gen``, then ``parameters_addition``."""
     from flwr.common.secure_aggregation import ndarrays_arithmetic as arithmetic
     from flwr.common.secure_aggregation.secaggplus_utils import pseudo_rand_gen
 
@@ -99,14 +99,14 @@ def mask() -> Pair:
 
 
 def is_hidden(masked: Any, values: Any) -> bool:
-    """Whether hardly a value shows through, and the masks reach over all 32 bits."""
+    """Whether almost no value shows through, and the masks use all 32 bits."""
     return bool(np.count_nonzero(masked == values) < 10 and np.ptp(masked.astype(np.int64) - values) > 1 << 31)
 
 
 def unmask(clients: int = 40, gone: int = 4, threshold: int = 27, size: int = 10**5) -> Pair:
-    """A server's last round: Flower's from the collected shares to the integers, as its workflow calls it.
+    """The last round of a server. Flower's runs from the collected shares to the integers, as in its workflow.
 
-    Ours from the first reveal that arrives to the decoded sum, signatures and commitments included.
+    Ours runs from the first answer that arrives to the decoded sum, with signatures and commitments.
     """
     theirs = _flowers_unmasking(clients, gone, threshold, size)
     require((theirs()[0] == clients - gone).all(), "flwr's unmasking")
@@ -149,7 +149,7 @@ def _flowers_unmasking(clients: int, gone: int, threshold: int, size: int) -> An
         )
         return key
 
-    # What the server has added up: a one from every survivor under its masks, pairs of survivors cancelling.
+    # The masked sum: a one from every survivor, under its masks. Masks between two survivors cancel.
     masked = [np.full(size, clients - gone, dtype=np.int64)]
     for node in range(gone, clients):
         masked = remove(masked, seeds[node], 1)
@@ -172,7 +172,7 @@ def _flowers_unmasking(clients: int, gone: int, threshold: int, size: int) -> An
 
 
 def _recorded(clients: int, gone: int, size: int) -> tuple[Any, Any, bytes, dict[str, bytes]]:
-    """A server's state as Unmasking opens, and what the survivors then answer."""
+    """A server saved as Unmasking opens: task, roster, state, and the answers of the survivors."""
     import secagg
 
     ids = [f"c{number:02}" for number in range(clients)]
@@ -199,7 +199,7 @@ def _recorded(clients: int, gone: int, size: int) -> tuple[Any, Any, bytes, dict
 
 
 def whole_round() -> Pair:
-    """A SecAgg+ round of sixteen clients through Flower's own workflow and mod, and through ours; see there."""
+    """A SecAgg+ round of sixteen clients in Flower, by its workflow and mod and by ours; see ``flower_round``."""
     from bench import flower_round
 
     logging.getLogger("flwr").setLevel(logging.ERROR)
@@ -220,9 +220,9 @@ def whole_round() -> Pair:
 
 
 def fate_mix() -> Pair:
-    """A client's masked update among twenty: ``RandomMix.mix``, which masks floats and sends them as two float64.
+    """The masked update of one of twenty clients. ``RandomMix.mix`` masks floats and sends each as two float64.
 
-    Ours quantizes, adds as many pairwise masks and one of its own, and packs.
+    Ours quantizes, adds as many pairwise masks and one mask of its own, and packs.
     """
     from fate_utils.secure_aggregation_helper import DiffieHellman, MixAggregate, RandomMix
 
@@ -255,7 +255,7 @@ def fate_mix() -> Pair:
         return lanes.pack_lanes(task, vector)
 
     def mean(sent: list[bytes], keyed: list[tuple[bytes, int]]) -> Any:
-        """Of updates from their bytes, once the masks of ``keyed`` are added too."""
+        """The mean of updates from their bytes, after the masks of ``keyed`` are added."""
         total = lanes.zero_lanes(task)
         for data in sent:
             lanes.fold_lanes(task, memoryview(data), total)

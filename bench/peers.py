@@ -1,7 +1,7 @@
-"""The same work through other people's code and ours: A B A B in one process, medians with their spread.
+"""Compares other people's code with ours on the same work: A B A B in one process, medians with their spread.
 
-How each peer is called is in ``peer_calls``; what is left out of a comparison is said in ``docs/benchmarks.md``. A
-ratio supports a claim only if its whole spread does.
+``peer_calls`` lists the comparisons; ``docs/benchmarks.md`` says what each leaves out. A ratio supports a claim
+only if its whole spread does.
 """
 
 from __future__ import annotations
@@ -19,19 +19,19 @@ from secagg.errors import ConfigError
 
 
 class Absent(Exception):  # noqa: N818 - a finding that is reported
-    """A comparison that can't be made here, with the reason."""
+    """A comparison that is not possible here, with the reason."""
 
 
 @dataclass(frozen=True)
 class Peer:
-    """Somebody else's package: its name in the index, and what proves that it is there."""
+    """Another package: its name in the index, and the module that shows that it is installed."""
 
     name: str
     module: str
 
     @property
     def version(self) -> str | None:
-        """The installed version; None if the package isn't there."""
+        """The installed version, or None if the package is not installed."""
         if find_spec(self.module.partition(".")[0]) is None:
             return None
         try:
@@ -42,10 +42,10 @@ class Peer:
 
 @dataclass(frozen=True)
 class Pair:
-    """Both sides of a comparison, ready to be called: each does its ``units`` of work in a call.
+    """Both sides of a comparison, ready to be called. A call of ``theirs`` does ``their_units`` units of work.
 
-    ``bytes`` are of one unit, theirs and ours, where the work makes something that travels. ``ours`` and ``theirs``
-    have been checked to give the right answer.
+    ``their_bytes`` and ``our_bytes`` are of one unit, if the work produces a message. Both sides have been checked
+    to give the right answer.
     """
 
     theirs: Call
@@ -58,7 +58,7 @@ class Pair:
 
 @dataclass(frozen=True)
 class Comparison:
-    """One piece of work that a peer does too. ``claim``: how many times as fast we say that ours is, at least."""
+    """Work that a peer does too. ``claim``: our documents say that ours is at least so many times as fast."""
 
     work: str
     unit: str
@@ -69,7 +69,7 @@ class Comparison:
 
 @dataclass(frozen=True)
 class Compared:
-    """What came of it: seconds a unit, and how many times as long theirs took."""
+    """The result of a comparison: seconds per unit, and how many times as long theirs took."""
 
     work: str
     unit: str
@@ -86,7 +86,7 @@ class Compared:
 
 
 def verdict(ratio: Spread, claim: float | None) -> str:
-    """What a ratio says of the claim that it is at least so large."""
+    """Whether ``ratio`` supports the claim that it is at least ``claim``; empty without a claim."""
     if claim is None:
         return ""
     if ratio.least >= claim:
@@ -95,10 +95,10 @@ def verdict(ratio: Spread, claim: float | None) -> str:
 
 
 def compare(comparison: Comparison, repeats: int, seconds: float) -> Compared:
-    """Make one comparison. Raises :class:`Absent`, or :class:`WrongSum` where a side answers wrongly."""
-    found = comparison.peer.version
-    if found is None:
-        raise Absent(f"{comparison.peer.name} isn't installed: pip install {comparison.peer.name}")
+    """Make one comparison. Raises :class:`Absent`, or :class:`WrongSum` if a side gives a wrong answer."""
+    installed = comparison.peer.version
+    if installed is None:
+        raise Absent(f"{comparison.peer.name} is not installed: pip install {comparison.peer.name}")
     pair = comparison.build()
     units = {"theirs": pair.their_units, "ours": pair.our_units}
     taken = Turns.of({"theirs": pair.theirs, "ours": pair.ours}, repeats, seconds).seconds
@@ -108,7 +108,7 @@ def compare(comparison: Comparison, repeats: int, seconds: float) -> Compared:
         work=comparison.work,
         unit=comparison.unit,
         peer=comparison.peer.name,
-        peer_version=found,
+        peer_version=installed,
         theirs=Spread.of(turns.seconds["theirs"]),
         ours=Spread.of(turns.seconds["ours"]),
         ratio=ratio,
@@ -121,7 +121,7 @@ def compare(comparison: Comparison, repeats: int, seconds: float) -> Compared:
 
 
 class Comparing:
-    """All comparisons, one after the other; what there is so far is in ``compared`` and ``absent``."""
+    """All comparisons, one after the other. The results so far are in ``compared`` and ``absent``."""
 
     def __init__(self, comparisons: Sequence[Comparison]) -> None:
         self.comparisons = comparisons
@@ -129,7 +129,7 @@ class Comparing:
         self.absent: dict[str, str] = {}
 
     def run(self, repeats: int, seconds: float, step: Callable[[str, str], None]) -> None:
-        """Make them; what can't be made is named in ``absent``."""
+        """Make the comparisons. ``absent`` gets the reason for each that is not possible."""
         for comparison in self.comparisons:
             step(comparison.peer.name, comparison.work)
             try:
@@ -141,20 +141,20 @@ class Comparing:
 
 
 def selected(comparisons: Sequence[Comparison], names: Sequence[str]) -> list[Comparison]:
-    """The comparisons with peers of these names; all for none. ``ConfigError`` for a name of nobody's."""
+    """The comparisons with the named peers; without names, all. ``ConfigError`` for an unknown name."""
     known = sorted({comparison.peer.name for comparison in comparisons})
     if unknown := sorted(set(names) - set(known)):
         several = "; for several, repeat --peer" if any("," in name for name in unknown) else ""
-        raise ConfigError(f"got --peer {', '.join(unknown)}; expected any of {', '.join(known)}{several}")
+        raise ConfigError(f"got --peer {', '.join(unknown)}; expected one of {', '.join(known)}{several}")
     return [comparison for comparison in comparisons if not names or comparison.peer.name in names]
 
 
 def peers_grid(compared: Sequence[Compared], absent: Mapping[str, str]) -> Grid:
-    """A row per comparison, with what is missing below."""
+    """The table of ``bench peers``: a row per comparison, and the missing ones below."""
     columns = ("work", "peer", "theirs", "ours", "times as fast", "from – to", "bytes theirs", "ours", "claim", "")
     rows = [
         (
-            f"{one.work}, a {one.unit}",
+            f"{one.work}, per {one.unit}",
             f"{one.peer} {one.peer_version}",
             duration(one.theirs.median),
             duration(one.ours.median),
@@ -169,25 +169,25 @@ def peers_grid(compared: Sequence[Compared], absent: Mapping[str, str]) -> Grid:
     ]
     turns = sorted({one.turns for one in compared})
     notes = [
-        "Seconds and bytes are of one unit of the work. Theirs and ours in turn, "
-        f"{' or '.join(map(str, turns))} times after a warm-up, in one process; medians, and the least and the "
-        "most ratio of any turn. A claim holds only if every turn supports it.",
+        "Seconds and bytes are of one unit of the work. Theirs and ours ran in turn in one process, "
+        f"{' or '.join(map(str, turns))} times after a warm-up. The figures are medians, with the least and the "
+        "greatest ratio of any turn. A claim holds only if every turn supports it.",
         *(f"Not compared: {work}: {reason}." for work, reason in absent.items()),
     ]
-    return Grid("Beside the peers' own code", columns, rows, notes)
+    return Grid("Compared with peers", columns, rows, notes)
 
 
 def times(ratio: float) -> str:
-    """A ratio in words."""
+    """A ratio as text."""
     return f"{ratio:,.0f}" if ratio >= 20 else f"{ratio:.1f}" if ratio >= 1 else f"{ratio:.2f}"
 
 
 def size_of(value: float) -> str:
-    """Bytes of a unit, which may be a fraction of one."""
+    """Bytes of a unit as text; they may be a fraction of a byte."""
     return f"{value:.3g} B" if value < 1000 else size(value)
 
 
 def require(right: Any, what: str) -> None:
-    """Raise :class:`WrongSum` unless ``right``: no figure is printed of a wrong answer."""
+    """Raise :class:`WrongSum` unless ``right``, so that no figure of a wrong answer is printed."""
     if not right:
         raise WrongSum(f"{what} gave a wrong answer")

@@ -1,7 +1,7 @@
-"""What a protocol would cost at a scale that fits no machine: rates of a minute ago, times exact counts.
+"""Predicts what a protocol costs at a scale that fits no machine: rates measured now, times exact counts.
 
-Bytes are exact; seconds are those of one core like this machine's. :func:`checked` holds a plan against a real
-session of a size that fits.
+Bytes are exact. Seconds are those of one core of this machine. :func:`checked` compares predictions with real
+sessions of sizes that fit.
 """
 
 from __future__ import annotations
@@ -23,26 +23,26 @@ CHECKED = (
     Workload(clients=20, coordinates=100_000, dropout=0.1),
     Workload(clients=200, coordinates=4000, dropout=0.1),  # where neighbours and signatures weigh more
 )
-_LEAST_SECONDS = 5e-3  # less is not checked: a scheduler's tick is as long
+_LEAST_SECONDS = 5e-3  # shorter times are not checked: a tick of the scheduler is as long
 
 _UNITS = {"bit": 1, "kbit": 10**3, "Mbit": 10**6, "Gbit": 10**9}
 
 
 @dataclass(frozen=True)
 class Link:
-    """What a client's line carries, bits a second each way."""
+    """The bandwidth of a client, in bits a second each way."""
 
     up: float
     down: float
 
     def seconds(self, up: int, down: int) -> float:
-        """To send and to get so many bytes, one after the other."""
+        """Seconds to send ``up`` bytes and then receive ``down`` bytes."""
         return 8 * up / self.up + 8 * down / self.down
 
 
 @dataclass(frozen=True)
 class Planned:
-    """One protocol at one scale. Seconds are core-seconds; ``refused`` says why it can't run."""
+    """One protocol at one scale. Seconds are core-seconds. ``refused`` says why it cannot run; empty if it can."""
 
     protocol: str
     client_seconds: float = 0.0
@@ -52,7 +52,7 @@ class Planned:
     bytes_down: int = 0
     wire_seconds: float = 0.0
     server_bytes: int = 0
-    symbols: str = ""  # the values of those that depend on the protocol
+    symbols: str = ""  # values of the symbols that depend on the protocol
     client_formula: str = ""
     server_formula: str = ""
     other_formula: str = ""
@@ -63,16 +63,16 @@ class Planned:
 
     @property
     def waiting(self) -> float:
-        """What a client takes: its computing, and its line."""
+        """Seconds that a session occupies a client: computing, and transfer."""
         return self.client_seconds + self.wire_seconds
 
 
 def bandwidth(option: str, text: str) -> float:
-    """Bits a second from ``10Mbit``; ``ConfigError`` for anything but a number above 0 and a unit."""
+    """Bits a second of a text such as ``10Mbit``. ``ConfigError`` unless it is a number above 0 and a unit."""
     match = re.fullmatch(r"(\d+(?:\.\d+)?)\s*([kMG]?bit)(?:/s)?", text.strip())
     if match is None or float(match[1]) <= 0:
         raise ConfigError(
-            f"got {option} {text}; expected a number above 0 and any of {', '.join(_UNITS)}, as 10Mbit"
+            f"got {option} {text}; expected a number above 0 and one of {', '.join(_UNITS)}, such as 10Mbit"
         )
     return float(match[1]) * _UNITS[match[2]]
 
@@ -80,14 +80,14 @@ def bandwidth(option: str, text: str) -> float:
 def plan(
     protocols: Mapping[str, AggregationProtocol], rates: Mapping[str, Rates], workload: Workload, link: Link
 ) -> list[Planned]:
-    """Every protocol at ``workload``; one that can't carry it is there with the reason."""
-    found = []
+    """Plan every protocol at ``workload``. For a protocol that cannot run it, the plan holds the reason."""
+    planned = []
     for name, protocol in protocols.items():
         try:
-            found.append(_planned(name, protocol, rates[name], workload, link))
+            planned.append(_planned(name, protocol, rates[name], workload, link))
         except ConfigError as reason:
-            found.append(Planned(name, refused=str(reason)))
-    return found
+            planned.append(Planned(name, refused=str(reason)))
+    return planned
 
 
 def _planned(name: str, protocol: AggregationProtocol, rates: Rates, workload: Workload, link: Link) -> Planned:
@@ -116,50 +116,53 @@ def _planned(name: str, protocol: AggregationProtocol, rates: Rates, workload: W
 
 
 def recommended(planned: Sequence[Planned]) -> list[str]:
-    """Which protocol to take, and why: the one that keeps a client the shortest, by whom there is to trust."""
+    """Sentences that recommend a protocol: the one that occupies a client for the shortest time.
+
+    The first sentence is about all protocols; there is one for each kind of trust.
+    """
     able = sorted(
         (one for one in planned if not one.refused and one.protocol != "Clear"), key=lambda one: one.waiting
     )
     if not able:
-        return ["No protocol that hides anything carries this: see the reasons above."]
+        return ["No protocol that hides updates can run this: see the reasons in the table."]
     lines = []
     for what, group in (
-        ("With a second party that doesn't collude with the server", [one for one in able if one.others]),
+        ("With a second party that does not collude with the server", [one for one in able if one.others]),
         ("With one server and nobody else", [one for one in able if not one.others]),
     ):
         if not group:
-            lines.append(f"{what}: none of the protocols carries this.")
+            lines.append(f"{what}: no protocol can run this.")
             continue
         best, *rest = group
         reason = (
-            f"a client is done in {duration(best.waiting)}, {duration(best.wire_seconds)} of it on the wire, and "
-            f"the server in {duration(best.server_seconds)} of one core"
+            f"a client is busy for {duration(best.waiting)}, of which {duration(best.wire_seconds)} are transfer, "
+            f"and the server for {duration(best.server_seconds)} of one core"
         )
         if best.other_seconds is not None:
             reason += f", the other party in {duration(best.other_seconds)}"
-        then = f"; next is {rest[0].protocol} with {duration(rest[0].waiting)}" if rest else ""
-        trust = f". To learn one client's update would take {best.collusion}"
-        lines.append(f"{what}: {best.protocol}, for {reason}{then}{trust}.")
-    return [f"Take {able[0].protocol}. {lines[0]}", *lines[1:]] if lines else lines
+        then = f". The next best is {rest[0].protocol}, with {duration(rest[0].waiting)}" if rest else ""
+        trust = f". Who could learn one client's update together: {best.collusion}"
+        lines.append(f"{what}: {best.protocol}. There {reason}{then}{trust}.")
+    return [f"Take {able[0].protocol}. {lines[0]}", *lines[1:]]
 
 
 def plan_grid(planned: Sequence[Planned], workload: Workload, link: Link) -> Grid:
-    """A row per protocol, and the formulas below it."""
+    """A table with a row per protocol, its formulas, and the recommendation below."""
     columns = (
         "protocol",
         "client",
         "client\nsends",
-        "client\ngets",
-        "on its\nline",
+        "client\nreceives",
+        "transfer",
         "server,\none core",
         "other party,\none core",
-        "server's line,\nall clients",
+        "all clients'\nbytes",
         "formula, of a client and of the server",
     )
     rows = []
     for one in planned:
         if one.refused:
-            rows.append((one.protocol, *[""] * 7, f"can't: {one.refused}"))
+            rows.append((one.protocol, *[""] * 7, f"cannot run: {one.refused}"))
             continue
         formulas = [f"client {one.client_formula}", f"server {one.server_formula}"]
         formulas += [f"other {one.other_formula}"] if one.other_formula else []
@@ -179,19 +182,19 @@ def plan_grid(planned: Sequence[Planned], workload: Workload, link: Link) -> Gri
         )
     notes = [
         f"n = {workload.clients:,} clients, d = {workload.coordinates:,} coordinates at {workload.bits} bits, "
-        f"g = {workload.gone:,} silent; lines of {link.up / 1e6:g} Mbit/s up and {link.down / 1e6:g} down. "
-        "v: bytes of an encrypted vector, d where nothing is encrypted; k: neighbours; q: signatures that a client "
-        "checks; w: words of 32 bits that a masked coordinate takes. Bytes are exact, with "
-        "everyone there; line = 8·bytes/bandwidth; seconds are those of one core of this machine, by rates "
-        "measured just now.",
+        f"g = {workload.gone:,} silent clients; {link.up / 1e6:g} Mbit/s up and {link.down / 1e6:g} Mbit/s down. "
+        "v: bytes of an encrypted vector, or d if nothing is encrypted; k: neighbours of a client; q: signatures "
+        "that a client checks; w: words of 32 bits in a masked coordinate. Bytes are exact, for a session in which "
+        "nobody is silent. Transfer = 8·bytes/bandwidth. Seconds are for one core of this machine, by rates that "
+        "were measured just now.",
         *recommended(planned),
     ]
-    return Grid("What it would cost", columns, rows, notes, words=(8,))
+    return Grid("Predicted cost", columns, rows, notes, words=(8,))
 
 
 @dataclass(frozen=True)
 class Checked:
-    """A planned figure against the measured one: ``ratio`` is planned over measured."""
+    """A planned figure and the measured one, in core-seconds."""
 
     protocol: str
     at: str
@@ -201,45 +204,45 @@ class Checked:
 
     @property
     def ratio(self) -> float:
-        """1 is a plan that came true."""
+        """Planned divided by measured."""
         return self.planned / self.measured
 
     @property
     def holds(self) -> bool:
-        """Whether the two are within a quarter, or too short to tell."""
+        """Whether the plan is within a quarter of the measurement, or both are too short to tell."""
         return max(self.planned, self.measured) < _LEAST_SECONDS or 1 - TOLERANCE <= self.ratio <= 1 + TOLERANCE
 
 
 def checked(name: str, protocol: AggregationProtocol, rates: Rates, repeats: int = 2) -> list[Checked]:
-    """Play sizes to which no rate was fitted, and hold the formulas against them."""
-    found = []
+    """Play sessions of sizes to which no rate was fitted, and compare the formulas with them."""
+    checks = []
     for workload in (replace(one, bits=rates.bits) for one in CHECKED):
         counts = Counts.of(protocol, workload)
         bench = Bench(workload, {name: protocol})
-        bench.measure(name)  # the first of a size also builds what the size needs
+        bench.measure(name)  # the first session of a size builds tables that later ones reuse
         bench.forget(name)
         for _ in range(repeats):
             bench.measure(name)
         row = bench.row(name)
         measured = {"client": row.client_cpu, "server": row.server_cpu, "other": row.other_cpu}
         at = f"{workload.clients} x {workload.coordinates:,} at {workload.bits} bits"
-        found += [
+        checks += [
             Checked(name, at, role, formula.seconds(counts), measured[role] or 0.0)
             for role, formula in rates.formulas.items()
         ]
-    return found
+    return checks
 
 
-def checked_grid(found: Sequence[Checked]) -> Grid:
-    """Planned beside measured."""
+def checked_grid(checks: Sequence[Checked]) -> Grid:
+    """A table of planned and measured figures."""
     rows = [
         (one.protocol, one.at, one.role, duration(one.planned), duration(one.measured), f"{one.ratio:.2f}",
          "holds" if one.holds else "off")
-        for one in found
+        for one in checks
     ]  # fmt: skip
     note = (
-        "Core-seconds of sessions of sizes to which no rate was fitted, clients by coordinates. Within "
-        f"{TOLERANCE:.0%} holds; what is under five milliseconds isn't told apart."
+        "Core-seconds of sessions of sizes to which no rate was fitted, clients by coordinates. A plan holds "
+        f"within {TOLERANCE:.0%}; figures under five milliseconds are not checked."
     )
     columns = ("protocol", "at", "role", "planned", "measured", "ratio", "")
-    return Grid("The plan against real sessions", columns, rows, [note])
+    return Grid("The plan and real sessions", columns, rows, [note])

@@ -1,4 +1,4 @@
-"""Pictures, readable without colour: every curve has its marker, its shade and its name beside it."""
+"""Pictures. They are readable without colour: every curve has a marker, a shade and its name at its end."""
 
 from __future__ import annotations
 
@@ -18,8 +18,8 @@ from bench.sweep import QUANTITIES, Over, Sweep, is_memory
 _MARKERS = "osD^vP*Xph<>"
 _SHADES = ("#000000", "#1f4e79", "#5a5a5a", "#3f7fb5", "#8a8a8a")
 _LINES = ("-", "--", "-.", ":")
-MEMORY_FLOOR = 500_000  # bytes: less is the allocator's, not the protocol's
-_APART = 0.062  # of a panel's height between two names
+MEMORY_FLOOR = 500_000  # bytes: less comes from the allocator, not from the protocol
+_APART = 0.062  # least distance between two names, in heights of a panel
 
 _AXES = {
     Over.CLIENTS: "clients",
@@ -29,7 +29,7 @@ _AXES = {
 
 
 def style(index: int) -> dict[str, Any]:
-    """How the curve of the ``index``-th protocol looks."""
+    """The style of the curve of the ``index``-th protocol."""
     return {
         "color": _SHADES[index % len(_SHADES)],
         "linestyle": _LINES[index % len(_LINES)],
@@ -41,7 +41,7 @@ def style(index: int) -> dict[str, Any]:
 
 
 def growth(sweep: Sweep) -> Figure:
-    """A panel for each quantity of a sweep, log-log, each curve named at its end with its exponent."""
+    """A log-log panel for each quantity of a sweep. Each curve has its name and its power at its end."""
     shown = [name for name in QUANTITIES if any(sweep.curve(protocol, name) for protocol in sweep.protocols)]
     rows = -(-len(shown) // 2)
     figure = Figure(figsize=(15, 5.1 * rows), layout="constrained")
@@ -51,7 +51,7 @@ def growth(sweep: Sweep) -> Figure:
         axes.set_visible(False)
     for axes, quantity in zip(panels, shown, strict=False):
         _panel(axes, sweep, quantity)
-    figure.suptitle(f"What grows with {_AXES[sweep.over]}, and how fast: {_held(sweep)}", fontsize=15)
+    figure.suptitle(f"Growth of costs with {_AXES[sweep.over]}: {_held(sweep)}", fontsize=15)
     return figure
 
 
@@ -77,7 +77,7 @@ def _panel(axes: Any, sweep: Sweep, quantity: str) -> None:
         axes.plot(*zip(*curve, strict=True), **style(index))
         power = sweep.power(protocol, quantity)
         text = protocol + ("" if power is None else "  (noise)" if power.noise else f"  ~ x$^{{{power}}}$")
-        if curve[-1][0] < furthest:  # the rest was left out
+        if curve[-1][0] < furthest:  # later points were left out
             near = {"xytext": (0, 9), "textcoords": "offset points", "ha": "center", "fontsize": 10.5}
             white = {"facecolor": "white", "edgecolor": "none", "alpha": 0.85, "pad": 0.8}
             axes.annotate(text, curve[-1], color=style(index)["color"], bbox=white, **near)
@@ -85,13 +85,13 @@ def _panel(axes: Any, sweep: Sweep, quantity: str) -> None:
             ends.append((*curve[-1], text, index))
     axes.set_xscale("log")
     axes.set_yscale("log")
-    drawn = [max(value, MEMORY_FLOOR if is_memory(quantity) else 0) for _, value in _all(sweep, quantity)]
-    low, high = min(drawn), max(drawn)
+    heights = [max(value, MEMORY_FLOOR if is_memory(quantity) else 0) for _, value in _all(sweep, quantity)]
+    low, high = min(heights), max(heights)
     axes.set_ylim(low / 1.6, max(high, low * 12) * 1.6)
     title = QUANTITIES[quantity].replace(", bytes", "")
     if is_memory(quantity):
         axes.set_ylim(bottom=MEMORY_FLOOR / 1.15)
-        title += f" ({size(MEMORY_FLOOR)} or less drawn as that)"
+        title += f" (at least {size(MEMORY_FLOOR)} is drawn)"
     values = sorted({at * factor for at, _ in _all(sweep, quantity)})
     axes.set_xlim(values[0] / 1.15, values[-1] * 1.15)
     axes.set_xticks(values, [f"{value:,.0f}" for value in values])
@@ -113,7 +113,7 @@ def _all(sweep: Sweep, quantity: str) -> list[tuple[float, float]]:
 
 
 def _name(axes: Any, ends: Sequence[tuple[float, float, str, int]]) -> None:
-    """Write each curve's name to the right of the panel, pushed apart, with a thin line to where the curve ends."""
+    """Write the name of each curve to the right of the panel, with a thin line to the end of the curve."""
     low, high = map(math.log, axes.get_ylim())
     wanted = sorted(((math.log(y) - low) / (high - low), x, y, text, index) for x, y, text, index in ends)
     places = spread([place for place, *_ in wanted], _APART)
@@ -132,8 +132,8 @@ def _name(axes: Any, ends: Sequence[tuple[float, float, str, int]]) -> None:
 
 
 def spread(places: Sequence[float], apart: float) -> list[float]:
-    """``places``, sorted, moved as little as it takes to be ``apart`` and, where there is room, from 0 to 1."""
-    groups: list[tuple[list[float], float]] = []  # wanted places, and where the first of them goes
+    """Move sorted ``places`` as little as possible until they are ``apart``, from 0 to 1 if there is room."""
+    groups: list[tuple[list[float], float]] = []  # wanted places, and the place of the first of them
     for place in places:
         members, start = [place], place
         while groups and groups[-1][1] + apart * len(groups[-1][0]) > start:
@@ -151,7 +151,7 @@ def _amount(value: float, quantity: str) -> str:
 
 
 def duration(value: float) -> str:
-    """Seconds in words: ``1.2 ms``, ``5.9 h``."""
+    """Seconds as text: ``1.2 ms``, ``5.9 h``."""
     if value == 0:
         return "0 s"
     for unit, least, long in (("days", 86_400.0, 2.0), ("h", 3600.0, 2.0)):
@@ -165,7 +165,7 @@ def duration(value: float) -> str:
 
 
 def size(value: float) -> str:
-    """Bytes in words: ``1.2 MB``; a kB is 1000 bytes."""
+    """Bytes as text: ``1.2 MB``. A kB is 1000 bytes."""
     for unit, least in (("PB", 1e15), ("TB", 1e12), ("GB", 1e9), ("MB", 1e6), ("kB", 1e3)):
         if value >= least * 0.9995:
             scaled = value / least
@@ -174,7 +174,7 @@ def size(value: float) -> str:
 
 
 def trade(rows: Sequence[Row]) -> Figure:
-    """Each protocol as a point: what a client computes against what it sends, both on logarithmic axes."""
+    """Each protocol as a point, on logarithmic axes: seconds that a client computes, and bytes that it sends."""
     figure = Figure(figsize=(9, 5.4), layout="constrained")
     FigureCanvasAgg(figure)
     axes = figure.subplots()
@@ -206,14 +206,14 @@ def trade(rows: Sequence[Row]) -> Figure:
     axes.yaxis.set_minor_formatter(NullFormatter())
     axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: duration(value)))
     axes.set_xlabel("a client computes")
-    axes.set_ylabel("a client sends, bytes a coordinate")
+    axes.set_ylabel("a client sends, bytes per coordinate")
     axes.set_title("What a client pays", fontsize=13, loc="left")
     axes.spines[["top", "right"]].set_visible(False)
     return figure
 
 
 def save(figure: Figure, path: Path) -> list[Path]:
-    """Write ``figure`` as :func:`pictures` names them; the paths."""
+    """Write ``figure`` to the files of :func:`pictures`, and return their paths."""
     for target in pictures(path):
         kind = target.suffix[1:].lower()
         figure.savefig(target, format=kind, dpi=130, metadata={"Date": None} if kind == "svg" else None)
@@ -221,14 +221,14 @@ def save(figure: Figure, path: Path) -> list[Path]:
 
 
 def pictures(path: Path) -> list[Path]:
-    """The files that ``path`` asks for: itself where it ends in .png, .svg or .pdf, else a .png and a .svg."""
+    """The files to write for ``path``: itself if it ends in .png, .svg or .pdf, else a .png and a .svg."""
     if path.suffix.lower() in (".png", ".svg", ".pdf"):
         return [path]
     return [path.with_name(f"{path.name}.{kind}") for kind in ("png", "svg")]
 
 
 def to_svg(figure: Figure) -> str:
-    """``figure`` as the text of an ``svg`` element, to stand inside a page."""
+    """``figure`` as the text of an ``svg`` element, to be put inside a page."""
     buffer = io.StringIO()
     figure.savefig(buffer, format="svg", metadata={"Date": None})
     text = buffer.getvalue()

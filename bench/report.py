@@ -1,4 +1,4 @@
-"""What was found: tables for people, JSON for machines, and one page that needs nothing beside itself."""
+"""Writes results: tables for people, JSON for machines, and one self-contained page."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import os
 import platform
 import re
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from enum import StrEnum
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -20,7 +20,7 @@ from rich.console import Console, Group
 from rich.table import Table
 from rich.text import Text
 
-from bench.measure import Row, Spread
+from bench.measure import Row
 from bench.plots import MEMORY_FLOOR, duration, size
 from bench.sweep import QUANTITIES, Power, Sweep, is_memory, number
 from bench.workloads import Workload
@@ -36,7 +36,7 @@ PACKAGES = (
 
 
 class Kind(StrEnum):
-    """What a document reports."""
+    """The command whose result a document holds."""
 
     RUN = "run"
     SWEEP = "sweep"
@@ -46,17 +46,17 @@ class Kind(StrEnum):
 
 @dataclass(frozen=True)
 class Grid:
-    """A table as text: a heading, the names of its columns, its rows, and what one needs to know to read it."""
+    """A table as text: a title, the names of its columns, its rows, and notes that explain it."""
 
     title: str
     columns: Sequence[str]
     rows: Sequence[Sequence[str]]
     notes: Sequence[str] = ()
-    words: Sequence[int] = ()  # columns of words, which may be broken over lines
+    words: Sequence[int] = ()  # indices of the columns with sentences, which may be broken over lines
 
 
 def machine() -> dict[str, Any]:
-    """What the figures were taken on."""
+    """The machine on which the figures were measured."""
     model, flags = platform.processor() or platform.machine(), set[str]()
     try:
         for line in Path("/proc/cpuinfo").read_text().splitlines():
@@ -80,23 +80,27 @@ def machine() -> dict[str, Any]:
 
 def versions(names: Iterable[str] = PACKAGES) -> dict[str, str]:
     """Python's version, and those of the packages that are installed."""
-    found = {"python": platform.python_version()}
+    installed = {"python": platform.python_version()}
     for name in names:
         try:
-            found[name] = version(name)
+            installed[name] = version(name)
         except PackageNotFoundError:
             continue
-    return found
+    return installed
 
 
-def document(kind: Kind, command: str, *, finished: bool, **found: Any) -> dict[str, Any]:
-    """What ``--json`` writes, in plain types."""
+def document(kind: Kind, command: str, *, finished: bool, **results: Any) -> dict[str, Any]:
+    """The document that ``--json`` writes: machine, versions and ``results``, in plain types."""
     head = {"schema": SCHEMA, "kind": str(kind), "command": command, "finished": finished}
-    return head | {"machine": machine(), "versions": versions()} | {key: plain(found[key]) for key in found}
+    return (
+        head
+        | {"machine": machine(), "versions": versions()}
+        | {key: plain(result) for key, result in results.items()}
+    )
 
 
 def plain(value: Any) -> Any:
-    """Dataclasses, mappings and sequences as dicts and lists."""
+    """``value`` with dataclasses and mappings as dicts, and sequences as lists."""
     if hasattr(value, "__dataclass_fields__"):
         return {key: plain(getattr(value, key)) for key in value.__dataclass_fields__}
     if isinstance(value, Mapping):
@@ -107,7 +111,7 @@ def plain(value: Any) -> Any:
 
 
 def write(path: Path, text: str) -> None:
-    """Write ``text`` to ``path``, or to where that links, in one go: never half a file, whatever interrupts."""
+    """Write ``text`` to ``path``, or to the file that it links to. An interrupted write leaves the old file."""
     path = path.resolve()
     draft = _draft(path)
     draft.write_text(text, encoding="utf-8")
@@ -118,46 +122,48 @@ def _draft(path: Path) -> Path:
     return path.with_name(f".{path.name}.part")
 
 
-def write_json(path: Path, found: Mapping[str, Any]) -> None:
-    """Write a document, for people to read too."""
-    write(path, json.dumps(found, indent=1) + "\n")
+def write_json(path: Path, document: Mapping[str, Any]) -> None:
+    """Write a document as indented JSON."""
+    write(path, json.dumps(document, indent=1) + "\n")
 
 
 def read_json(path: Path) -> dict[str, Any]:
-    """A document that ``--json`` wrote; ``ConfigError`` for any other file."""
+    """Read a document that ``--json`` wrote. ``ConfigError`` for any other file."""
     try:
-        found = json.loads(path.read_text(encoding="utf-8"))
+        document = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
-        raise ConfigError(f"got {path}, which can't be read as JSON: {error}") from error
-    if not isinstance(found, dict) or found.get("schema") != SCHEMA or found.get("kind") not in list(Kind):
-        raise ConfigError(f"got {path}, which is no result of schema {SCHEMA}; write one with --json")
-    return found
+        raise ConfigError(
+            f"got {path}, which cannot be read as JSON ({error}); name a file that --json wrote"
+        ) from error
+    if not isinstance(document, dict) or document.get("schema") != SCHEMA or document.get("kind") not in list(Kind):
+        raise ConfigError(f"{path} is not a result of schema {SCHEMA}; write one with --json")
+    return document
 
 
 def check_writable(option: str, path: Path | None) -> None:
-    """``ConfigError`` before an hour is spent, if ``path`` can't be written or is no plain file."""
+    """``ConfigError`` if ``path`` cannot be written or is not a plain file, before anything is measured."""
     if path is None:
         return
     path = path.resolve()
     try:
         if path.exists() and not path.is_file():
-            raise OSError("it is no plain file")
+            raise OSError("it is not a plain file")
         _draft(path).touch()
         _draft(path).unlink()
     except OSError as error:
         raise ConfigError(
-            f"got {option} {path}, which can't be written ({error.strerror or error}); name a file in a folder "
-            "that exists"
+            f"got {option} {path}, which cannot be written ({error.strerror or error}); name a file in an "
+            "existing folder"
         ) from error
 
 
 def run_grid(rows: Sequence[Row], workload: Workload) -> Grid:
-    """A row per protocol."""
+    """The table of ``bench run``: a row per protocol."""
     columns = (
-        "protocol", "client", "server", "other\nparty", "client sends\n/ a coordinate",
-        "client gets\n/ a coordinate",
+        "protocol", "client", "server", "other\nparty", "client sends\n/ coordinate",
+        "client receives\n/ coordinate",
         "times\nfloat32", "rounds", "largest\nerror", "may\ndrop out",
-        "to learn one client's update would take", "post-\nquantum",
+        "who could learn one client's update together", "post-\nquantum",
     )  # fmt: skip
     cells = [
         (
@@ -178,20 +184,21 @@ def run_grid(rows: Sequence[Row], workload: Workload) -> Grid:
     ]
     repeats = sorted({row.repeats for row in rows})
     sessions = "one session" if repeats == [1] else f"{' or '.join(map(str, repeats))} sessions in turn"
-    noisy = [
+    spreads = [
         f"{row.protocol} {duration(row.client_seconds.least)} to {duration(row.client_seconds.most)}"
         for row in rows
     ]
     others = [f"{row.protocol}: {_others(row)}" for row in rows if row.others]
     notes = [
         f"{workload.clients} clients of {workload.coordinates:,} coordinates at {workload.bits} bits, "
-        f"{workload.gone} silent just before their input; sums of fewer than {workload.floor} stay closed. "
-        "Every sum was the exact one, to the last bit.",
-        f"Seconds: of the clock, in all of one session, on {os.cpu_count()} cores; medians of "
-        f"{sessions}. Clients: {'; '.join(noisy)}.",
-        "Rounds: those in which a client is asked, of all. Largest error: of the mean, against float64, which is "
-        "the grid's. May drop out: under the least floor that the protocol accepts here.",
-        *([f"Other party: the slowest. {'; '.join(others)}."] if others else []),
+        f"{workload.gone} of them silent just before their input. No sum of fewer than {workload.floor} is opened. "
+        "Every sum was exact, to the last bit.",
+        f"Seconds are of the wall clock, over all rounds of one session, on {os.cpu_count()} cores: medians of "
+        f"{sessions}. Least and greatest of a client: {'; '.join(spreads)}.",
+        "Rounds: those with a message to the client, of all rounds. Largest error: of the mean, compared with the "
+        "mean in float64; it comes from quantization. May drop out: clients that may fall silent before their "
+        "input, with the least min_survivors that the protocol accepts here.",
+        *([f"Other party: the slowest one. {'; '.join(others)}."] if others else []),
     ]
     return Grid("What secure aggregation costs", columns, cells, notes, words=(10,))
 
@@ -201,7 +208,7 @@ def _others(row: Row) -> str:
 
 
 def sweep_grid(sweep: Sweep) -> Grid:
-    """The fitted exponents, and what was measured last."""
+    """The table of ``bench sweep``: the figures at the last point, and the fitted powers."""
     shown = [name for name in QUANTITIES if any(sweep.curve(protocol, name) for protocol in sweep.protocols)]
     rows = []
     for protocol in sweep.protocols:
@@ -212,11 +219,10 @@ def sweep_grid(sweep: Sweep) -> Grid:
             cells.append(last if power is None else f"{last}\n{grows(power)}")
         rows.append((protocol, number(max(at for at, _ in sweep.curve(protocol, "bytes_up"))), *cells))
     notes = [
-        "What was measured at the last point, and the power of x fitted to the last three points, where fixed "
-        "costs weigh least; ± is how far the growth from one of them to the next is from it. Where that is more "
-        "than a quarter, three points say nothing of the growth, and it is marked as noise. Memory: the most that "
-        "was resident, beyond an idle process; each kind of party in a "
-        "process of its own.",
+        "Each cell has the figure at the last point, and the power of x that fits the last three points, where "
+        "fixed costs weigh least. ± is the greatest difference between this power and the growth from one of the "
+        "points to the next. If it is more than a quarter, the power is marked as noise. Memory: peak resident "
+        "bytes, less those of an idle process; each kind of party ran in a process of its own.",
         *(f"Left out: {text}." for text in sweep.left_out),
     ]
     columns = ("protocol", f"at {sweep.over}", *(QUANTITIES[name].replace(", bytes", "") for name in shown))
@@ -230,19 +236,20 @@ def _amount(value: float, quantity: str) -> str:
 
 
 def grows(power: Power) -> str:
-    """In words: ``x^1.02 ± 0.04``, or that it is noise."""
+    """``x^1.02 ± 0.04``, or ``noise``."""
     return "noise" if power.noise else f"x^{power}"
 
 
 def powers(sweep: Sweep) -> dict[str, dict[str, Power | None]]:
-    """The fitted powers, by protocol and quantity; a margin above a quarter is noise."""
+    """The fitted powers, by protocol and quantity. A power with a margin above a quarter is noise."""
     return {protocol: {name: sweep.power(protocol, name) for name in QUANTITIES} for protocol in sweep.protocols}
 
 
 def to_table(grid: Grid, width: int = WIDTH) -> Group:
-    """For a terminal so wide; where there is no room for columns of words they stand below the table.
+    """The table for a terminal of ``width`` columns.
 
-    Where there is none for the numbers either, each row becomes a paragraph.
+    If it is too narrow, the columns with sentences are written below the table. If the numbers do not fit either,
+    each row becomes a paragraph.
     """
     narrow = bool(grid.words) and width < WIDTH
     kept = [at for at in range(len(grid.columns)) if not (narrow and at in grid.words)]
@@ -289,23 +296,25 @@ svg { max-width: 100%; height: auto; }
 """
 
 
-def to_page(found: Mapping[str, Any], grids: Sequence[Grid], pictures: Sequence[str] = ()) -> str:
-    """A page with tables, pictures (``svg`` elements), machine, versions and the command line."""
-    where, stack = found["machine"], found["versions"]
+def to_page(document: Mapping[str, Any], grids: Sequence[Grid], pictures: Sequence[str] = ()) -> str:
+    """A page with tables, pictures (``svg`` elements), the machine, the versions and the command line."""
+    where, stack = document["machine"], document["versions"]
     facts = [
         f"{where['processor']}, {where['cores']} cores, {where['memory'] / 1e9:.0f} GB, {where['system']}; load "
         f"{where['load']} at the end; instructions: {', '.join(where['instructions']) or 'none of note'}",
         ", ".join(f"{name} {number}" for name, number in stack.items()),
     ]
     title = html.escape(grids[0].title if grids else "Benchmarks")
-    unfinished = "" if found["finished"] else "<p><strong>Interrupted: what had been measured by then.</strong></p>"
+    unfinished = (
+        "" if document["finished"] else "<p><strong>Interrupted: these are the results so far.</strong></p>"
+    )
     return "\n".join(
         [
             "<!doctype html>",
             f'<html lang="en"><head><meta charset="utf-8"><title>{title}</title>',
             f"<style>{_STYLE}</style></head><body>",
             f"<h1>{title}</h1>{unfinished}",
-            f"<p>Made by <code>{html.escape(found['command'])}</code></p>",
+            f"<p>Made by <code>{html.escape(document['command'])}</code></p>",
             *(_section(grid, heading=at > 0) for at, grid in enumerate(grids)),
             *pictures,
             "<h2>Machine and versions</h2>",
@@ -316,7 +325,7 @@ def to_page(found: Mapping[str, Any], grids: Sequence[Grid], pictures: Sequence[
 
 
 def typeset(text: str) -> str:
-    """``text`` for a page: exponents above the line, and no break between a number and its unit."""
+    """``text`` in HTML: exponents as superscripts, and no line break between a number and its unit."""
     text = html.escape(text).replace("k·k", "k²")
     text = re.sub(r"\b(x|10)\^([−-]?\d[\d.]*(?: ± [\d.]+)?)", r"\1<sup>\2</sup>", text)
     text = re.sub(r"\b(\d(?:\.\d+)?)e([+-]?)0*(\d+)\b", _scientific, text)
@@ -342,14 +351,3 @@ def _section(grid: Grid, heading: bool) -> str:
         f'{title}<div class="scroll"><table><thead><tr>{cells("th", grid.columns)}</tr>'
         f"</thead><tbody>{rows}</tbody></table></div>{notes}"
     )
-
-
-def row_of(found: Mapping[str, Any]) -> Row:
-    """A :class:`Row` as it was written."""
-    spreads = {key: value and Spread(**value) for key, value in found.items() if key.endswith("_seconds")}
-    return Row(**{**found, **spreads})
-
-
-def as_plain_row(row: Row) -> dict[str, Any]:
-    """What :func:`row_of` reads."""
-    return asdict(row)

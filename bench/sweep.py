@@ -1,4 +1,4 @@
-"""How costs grow: one quantity of a workload varied, the others held, and a power of it fitted."""
+"""Measures how costs grow: one quantity of a workload varies, the others are fixed, and a power is fitted."""
 
 from __future__ import annotations
 
@@ -16,14 +16,14 @@ from secagg.protocols.base import AggregationProtocol
 
 
 class Over(StrEnum):
-    """What is varied."""
+    """The quantity that varies."""
 
     CLIENTS = "clients"
     COORDINATES = "coordinates"
     DROPOUT = "dropout"
 
 
-#: What is held while another quantity is varied.
+#: The workload whose other quantities stay fixed.
 HELD = {
     Over.CLIENTS: Workload(clients=8, coordinates=10_000, dropout=0.0),
     Over.COORDINATES: Workload(clients=8, coordinates=1000, dropout=0.0),
@@ -35,7 +35,7 @@ POINTS: Mapping[Over, Sequence[float]] = {
     Over.DROPOUT: (1 / 48, 2 / 48, 4 / 48, 8 / 48, 15 / 48),
 }
 
-#: What is drawn and fitted: the name of a field of :class:`Point`, and what it says.
+#: The quantities with a curve: the name of a field of :class:`Point`, and its title.
 QUANTITIES = {
     "client_seconds": "seconds of a client",
     "server_seconds": "seconds of the server",
@@ -46,10 +46,10 @@ QUANTITIES = {
     "other_memory": "peak memory of a decryptor or aggregator, bytes",
 }
 _FITTED = 3  # a power is fitted to the last three points, where fixed costs weigh least
-_NOISE = 0.25  # a margin past which nobody can say how a quantity grows
+_NOISE = 0.25  # a greater margin says nothing about growth
 _STEEPEST = {Over.CLIENTS: 2.0, Over.COORDINATES: 1.1, Over.DROPOUT: 1.0}  # powers of a session's time
-_QUICK = 2.0  # seconds: a session that may be played twice
-_LEAST_MEMORY = 1 << 20  # a page here or there is no growth
+_QUICK = 2.0  # seconds: a shorter session is played twice
+_LEAST_MEMORY = 1 << 20  # smaller peaks are noise of the allocator
 
 
 @dataclass(frozen=True)
@@ -70,24 +70,24 @@ class Point:
 
 @dataclass(frozen=True)
 class Power:
-    """A quantity grows as x to the ``value``; between two neighbouring points, to that give or take ``margin``."""
+    """A quantity grows as x^``value``. Between neighbouring points the power differs by at most ``margin``."""
 
     value: float
     margin: float
 
     @property
     def noise(self) -> bool:
-        """Whether the points are too far from any one power for the value to mean something."""
+        """Whether the points are too far from one power for the value to mean anything."""
         return self.margin > _NOISE
 
     def __str__(self) -> str:
-        """The exponent alone, to two digits."""
+        """Value and margin, to two digits."""
         return f"{self.value:.2f} ± {self.margin:.2f}".replace("-0.00", "0.00").replace("-", "−")
 
 
 @dataclass(frozen=True)
 class Sweep:
-    """All points of a sweep, and what was left out and why."""
+    """All points of a sweep, and which points were left out, with the reason."""
 
     over: Over
     held: Workload
@@ -95,32 +95,32 @@ class Sweep:
     left_out: tuple[str, ...]
 
     def curve(self, protocol: str, quantity: str) -> list[tuple[float, float]]:
-        """Where ``quantity`` of ``protocol`` was measured, and what it was; memory is at least a byte."""
-        found = [(point.at, getattr(point, quantity)) for point in self.points if point.protocol == protocol]
+        """The measured values of ``quantity``, as (x, value), sorted. Memory is at least a byte, for logarithms."""
+        values = [(point.at, getattr(point, quantity)) for point in self.points if point.protocol == protocol]
         return sorted(
-            (at, max(value, 1) if is_memory(quantity) else value) for at, value in found if value is not None
+            (at, max(value, 1) if is_memory(quantity) else value) for at, value in values if value is not None
         )
 
     def power(self, protocol: str, quantity: str) -> Power | None:
-        """How ``quantity`` grows at the end of its curve; None for fewer than three points."""
+        """The growth of ``quantity`` at the end of its curve. None for fewer than three points."""
         least = _LEAST_MEMORY if is_memory(quantity) else 0
         return slope([(at, value) for at, value in self.curve(protocol, quantity) if value >= least][-_FITTED:])
 
     @property
     def protocols(self) -> list[str]:
-        """Those with a point, in the order of the run."""
+        """The protocols with a point, in the order of the run."""
         return list(dict.fromkeys(point.protocol for point in self.points))
 
 
 def is_memory(quantity: str) -> bool:
-    """Whether it is one of the peaks, of which the smallest are the allocator's."""
+    """Whether ``quantity`` is a peak of memory."""
     return quantity.endswith("memory")
 
 
 def slope(curve: Sequence[tuple[float, float]]) -> Power | None:
-    """The power that fits ``curve`` best in logarithms; None for fewer than three points.
+    """The power that fits ``curve`` best, in logarithms. None for fewer than three points.
 
-    Its margin is how far the slope between any two neighbours is from it: what three points can say of themselves.
+    Its margin is the greatest difference between this power and the slope between two neighbouring points.
     """
     if len(curve) < _FITTED:
         return None
@@ -133,12 +133,12 @@ def slope(curve: Sequence[tuple[float, float]]) -> Power | None:
 
 
 def number(at: float) -> str:
-    """A point in words."""
+    """A value of the varied quantity as text."""
     return f"{at:,.0f}" if at == int(at) else f"{at:.3g}"
 
 
 def workload_at(over: Over, held: Workload, at: float) -> Workload:
-    """``held`` with the varied quantity at ``at``; ``ConfigError`` where that is out of range."""
+    """``held`` with the varied quantity at ``at``. ``ConfigError`` if that is out of range."""
     match over:
         case Over.CLIENTS:
             return replace(held, clients=int(at))
@@ -148,21 +148,21 @@ def workload_at(over: Over, held: Workload, at: float) -> Workload:
             return replace(held, dropout=at)
 
 
-def points_of(over: Over, given: str | None) -> list[float]:
-    """The points that a command line names, as ``8,16,32``; the usual ones for none."""
+def points_of(over: Over, text: str | None) -> list[float]:
+    """The points that a command line names, such as ``8,16,32``, sorted. None: the default points."""
     try:
-        found = POINTS[over] if given is None else [float(part) for part in given.split(",")]
+        points = POINTS[over] if text is None else [float(part) for part in text.split(",")]
     except ValueError as error:
-        raise ConfigError(f"got --points {given}; expected numbers with commas between, such as 8,16,32") from error
-    if not all(0 < at < math.inf for at in found):  # not a number is neither
-        raise ConfigError(f"got --points {given}; expected numbers above 0, for the axes are logarithmic")
-    if over is not Over.DROPOUT and any(at != int(at) for at in found):
-        raise ConfigError(f"got --points {given}; expected whole numbers of {over}")
-    return sorted(set(found))
+        raise ConfigError(f"got --points {text}; expected numbers separated by commas, such as 8,16,32") from error
+    if not all(0 < at < math.inf for at in points):  # refuses NaN too
+        raise ConfigError(f"got --points {text}; expected numbers above 0, because the axes are logarithmic")
+    if over is not Over.DROPOUT and any(at != int(at) for at in points):
+        raise ConfigError(f"got --points {text}; expected whole numbers of {over}")
+    return sorted(set(points))
 
 
 class Sweeping:
-    """A sweep under way; :meth:`result` has what there is so far."""
+    """A sweep in progress. :meth:`result` returns the points so far."""
 
     def __init__(
         self, over: Over, held: Workload, points: Sequence[float], protocols: Mapping[str, AggregationProtocol]
@@ -170,19 +170,19 @@ class Sweeping:
         self.over, self.held, self.protocols = over, held, protocols
         self.workloads = [(at, workload_at(over, held, at)) for at in points]
         for _, workload in self.workloads:
-            check_memory(workload, protocols, memory_free() // 2)  # peaks are measured in a process beside this
+            check_memory(workload, protocols, memory_free() // 2)  # a second process measures memory
         self._points: list[Point] = []
         self._left_out: list[str] = []
         self._took: dict[str, list[tuple[float, float]]] = {name: [] for name in protocols}
 
     def result(self) -> Sweep:
-        """What has been measured."""
+        """The points so far."""
         return Sweep(self.over, self.held, tuple(self._points), tuple(self._left_out))
 
     def run(self, repeats: int, seconds: float, step: Callable[[str, str], None]) -> None:
-        """Measure every protocol at every point, in turn at each point.
+        """Measure every protocol at every point. At each point the protocols take turns.
 
-        A point that, as the last ones went, would take a protocol longer than ``seconds`` is left out, and named.
+        A session that is expected to take longer than ``seconds`` is left out and named in the result.
         """
         for at, workload in self.workloads:
             names = [name for name in self.protocols if self._affordable(name, at, seconds)]
@@ -193,10 +193,10 @@ class Sweeping:
                     if not turn:
                         bench.warm(name)
                         continue
-                    # Of the parties' own seconds: to find a long-lived key for a new cohort is once a run.
+                    # Seconds of the parties alone: long-lived keys are generated once a run.
                     took = sum(bench.measure(name).seconds.values())
                     if turn == 1 and took < _QUICK:
-                        # It also built what this size of cohort needs for the first time.
+                        # The first session of a size also built tables that later ones reuse.
                         bench.forget(name)
                         took = sum(bench.measure(name).seconds.values())
                     self._took[name] = [*self._took[name], (at, took)]
@@ -209,11 +209,11 @@ class Sweeping:
         if not took:
             return True
         growth = (at / took[-1][0]) ** _STEEPEST[self.over]
-        reckoned = took[-1][1] * growth
-        if self.over is Over.DROPOUT or reckoned <= seconds:
+        expected = took[-1][1] * growth
+        if self.over is Over.DROPOUT or expected <= seconds:
             return True
         self._left_out.append(
-            f"{name} at {self.over} {number(at)}, which would take some {reckoned:,.0f} s a session "
+            f"{name} at {self.over} {number(at)}, because a session would take about {expected:,.0f} s "
             f"(--most-seconds {seconds:g})"
         )
         return False

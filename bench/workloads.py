@@ -1,7 +1,7 @@
-"""What is run: the same updates, the same cohort and the same silent clients for every protocol.
+"""Workloads: the same updates, the same cohort and the same silent clients for every protocol.
 
-Updates are rounded to the nearest point of the grid, so that the exact sum is known beforehand, to the last
-bit, from a few lines of NumPy that share nothing with the library.
+Updates are rounded to the nearest point of the grid. A few lines of NumPy that share no code with the library
+therefore compute the exact sum beforehand, to the last bit.
 """
 
 from __future__ import annotations
@@ -27,15 +27,16 @@ MOST_COORDINATES = 1 << 31
 CLIP = 1.0
 
 _CORRUPT = 0.33
-_USABLE = 0.7  # of the memory that is free: the rest is for the interpreter, the compiler and the neighbours
+_USABLE = 0.7  # share of the free memory: the rest is for the interpreter, the compiler and other processes
 
 
 @dataclass(frozen=True)
 class Workload:
-    """One aggregation: ``clients`` updates of ``coordinates`` float32; a share of ``dropout`` sends no input.
+    """One aggregation: ``clients`` updates of ``coordinates`` float32 values, quantized to ``bits`` bits.
 
-    ``bits`` a value; ``seed`` draws the updates, never a key or a mask. ``ConfigError``, with the valid range, for
-    numbers that no protocol could run under; what memory holds is asked separately (:func:`check_memory`).
+    A share of ``dropout`` of the clients sends no input. ``seed`` decides the updates, never a key or a mask.
+    ``ConfigError``, with the valid range, for numbers that no protocol can run. :func:`check_memory` checks the
+    memory.
     """
 
     clients: int = 20
@@ -52,59 +53,59 @@ class Workload:
         most = (self.clients - self.floor) / self.clients
         if not 0 <= self.dropout <= 1 or self.gone > self.clients - self.floor:
             raise ConfigError(
-                f"got --dropout {self.dropout} of {self.clients} clients; no sum of under {self.floor} is opened: "
-                f"expected 0 to {math.floor(1000 * most) / 1000}"
+                f"got --dropout {self.dropout} of {self.clients} clients, and no sum of fewer than {self.floor} is "
+                f"opened; expected 0 to {math.floor(1000 * most) / 1000}"
             )
 
     @property
     def floor(self) -> int:
-        """The least survivors whose sum is opened: what SecAgg needs with a third of the clients corrupt."""
+        """The least survivors whose sum is opened: what SecAgg needs if a third of the clients is corrupt."""
         return (self.clients + max(1, int(_CORRUPT * self.clients))) // 2 + 1
 
     @property
     def gone(self) -> int:
-        """How many clients fall silent just before they would send their input."""
+        """How many clients fall silent just before their input."""
         return round(self.dropout * self.clients)
 
     @cached_property
     def ids(self) -> list[str]:
-        """The cohort; all ids are of one length, so that all clients send the same number of bytes."""
+        """The ids of the cohort. All have the same length, so that all clients send the same number of bytes."""
         width = len(str(self.clients))
         return [f"c{number:0{width}}" for number in range(1, self.clients + 1)]
 
     @cached_property
     def silent(self) -> list[str]:
-        """Who falls silent: spread over the cohort."""
+        """The clients that fall silent, spread over the cohort."""
         return [self.ids[at * self.clients // self.gone] for at in range(self.gone)]
 
     @property
     def survivors(self) -> list[str]:
-        """Who is in the sum."""
+        """The clients in the sum, sorted."""
         return sorted(set(self.ids) - set(self.silent))
 
     @property
     def encoding(self) -> FixedPoint:
-        """Nearest rounding, for a sum that is known beforehand."""
+        """Rounding to the nearest point, for a sum that is known beforehand."""
         return FixedPoint(clip=CLIP, bits=self.bits, rounding="nearest")
 
     def task(self, protocol: AggregationProtocol) -> Task:
-        """The task of this workload under ``protocol``; ``ConfigError`` if it can't carry it."""
+        """The task of this workload under ``protocol``. ``ConfigError`` if the protocol cannot run it."""
         layout = Layout.of(np.broadcast_to(np.float32(0), self.coordinates))
         return Task(protocol, layout, self.encoding, self.clients, self.floor, context=b"bench")
 
     def updates(self) -> dict[str, NDArray[np.float32]]:
-        """Uniform from -1 to 1, by client."""
+        """Updates by client, uniform from -1 to 1."""
         rng = np.random.default_rng(self.seed)
         return {client: 2 * rng.random(self.coordinates, np.float32) - 1 for client in self.ids}
 
     def dropouts(self, protocol: AggregationProtocol) -> dict[str, str]:
-        """The silent clients with the round of ``protocol`` that carries inputs."""
+        """The silent clients, each with the round of ``protocol`` that carries inputs."""
         return dict.fromkeys(self.silent, input_round(protocol))
 
 
 @dataclass(frozen=True, eq=False)
 class Expected:
-    """What the sum of a workload is: in steps of the grid, to the last bit, and as the mean of the floats."""
+    """The exact result of a workload: the sum in steps of the grid, and the mean of the unquantized updates."""
 
     steps: NDArray[np.int64]
     mean: NDArray[np.float64]
@@ -112,7 +113,7 @@ class Expected:
 
     @classmethod
     def of(cls, workload: Workload, updates: Mapping[str, NDArray[np.float32]]) -> Expected:
-        """Added up in plain NumPy."""
+        """Add up the survivors' ``updates`` in NumPy."""
         scale = ((1 << (workload.bits - 1)) - 1) / CLIP
         steps = np.zeros(workload.coordinates, np.int64)
         total = np.zeros(workload.coordinates)
@@ -123,17 +124,17 @@ class Expected:
         return cls(steps, total / len(workload.survivors), scale)
 
     def differs(self, total: NDArray[np.float64]) -> int:
-        """In how many coordinates ``total``, a sum of floats, is not the exact one."""
-        found = np.rint(np.asarray(total) * self.scale)
-        near = np.abs(np.asarray(total) * self.scale - found) < 1e-3
-        return int(np.count_nonzero((found != self.steps) | ~near))
+        """The number of coordinates in which ``total``, a sum of floats, is wrong."""
+        scaled = np.asarray(total) * self.scale
+        steps = np.rint(scaled)
+        return int(np.count_nonzero((steps != self.steps) | (np.abs(scaled - steps) >= 1e-3)))
 
 
 def memory_needed(workload: Workload, protocol: AggregationProtocol) -> int:
-    """Bytes that a run with all parties in one process takes, reckoned from the sizes of its messages.
+    """Estimated bytes of a run with all parties in one process, from the sizes of its messages.
 
-    Each client's update, its encoding, and its upload twice: in its saved state and on its way. What the server
-    sends in the rounds of keys and shares is what the clients sent it.
+    A client holds its update, the encoding, and its upload twice: in its saved state and in the message. In the
+    rounds of keys and shares the server sends on what the clients sent.
     """
     cost = protocol.cost(workload.task(protocol), workload.ids)
     upload = cost.up[input_round(protocol)]
@@ -143,16 +144,16 @@ def memory_needed(workload: Workload, protocol: AggregationProtocol) -> int:
 
 
 def check_played(clients: int) -> None:
-    """``ConfigError`` for more clients than one process plays, or too few."""
+    """``ConfigError`` for more clients than one process can run, or too few."""
     _check("clients", clients, LEAST_CLIENTS, MOST_PLAYED)
 
 
 def check_memory(workload: Workload, protocols: Mapping[str, AggregationProtocol], free: int | None = None) -> None:
-    """``ConfigError``, with what would fit, for a workload beyond the memory that is free."""
+    """``ConfigError`` for a workload that needs more than the free memory. It says what would fit."""
     check_played(workload.clients)
     usable = int(_USABLE * (memory_free() if free is None else free))
     for name, protocol in protocols.items():
-        # Signed lists of survivors alone are quadratic; nothing is allocated to find that out.
+        # The estimate builds messages, so updates that are too large are refused before it.
         least = workload.clients * 8 * workload.coordinates
         needed = least if least > usable else memory_needed(workload, protocol)
         if needed > usable:
@@ -161,18 +162,17 @@ def check_memory(workload: Workload, protocols: Mapping[str, AggregationProtocol
             most = int((usable - small) / each)
             fitting = f"--coordinates of at most {most:,}, or fewer --clients" if most > 0 else "fewer --clients"
             raise ConfigError(
-                f"got {workload.clients} clients of {workload.coordinates:,} coordinates, which would take "
-                f"{needed / 1e9:.1f} GB under {name}, and {usable / 1e9:.1f} GB are to be had: expected "
-                f"{fitting}"
+                f"got {workload.clients} clients of {workload.coordinates:,} coordinates, which need "
+                f"{needed / 1e9:.1f} GB under {name}, with {usable / 1e9:.1f} GB available; expected {fitting}"
             )
 
 
 def memory_free() -> int:
-    """Bytes that can be had without swapping."""
+    """Bytes that are available without swapping."""
     for line in Path("/proc/meminfo").read_text().splitlines():
         if line.startswith("MemAvailable:"):
             return 1024 * int(line.split()[1])
-    raise ConfigError("got no MemAvailable in /proc/meminfo; the benchmarks run on Linux")
+    raise ConfigError("MemAvailable is missing from /proc/meminfo; run the benchmarks on Linux")
 
 
 def _check(name: str, value: object, least: int, most: int) -> None:

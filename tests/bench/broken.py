@@ -1,4 +1,4 @@
-"""Protocols that are wrong on purpose, each in one thing; the benchmarks must not print a row of theirs."""
+"""Protocols with one deliberate error each. The benchmarks must not print a row for them."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
@@ -21,7 +21,7 @@ class OffByOne(ClearServer):
 
 
 class Forgetful(ClearServer):
-    """Leaves one survivor out, sum and list alike."""
+    """Leaves one survivor out of the sum and of the list."""
 
     def _take_input(self, envelope, message, payload) -> None:
         if not envelope.sender.endswith("2"):
@@ -37,7 +37,7 @@ class Forgetful(ClearServer):
 
 
 class Rounding(ClearServer):
-    """Gives the exact sum, and a mean that is not its mean."""
+    """Returns the exact sum, and a mean that does not belong to it."""
 
     def _decode(self):
         outcome = super()._decode()

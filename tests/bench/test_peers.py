@@ -33,19 +33,19 @@ def test_a_claim_holds_only_with_its_whole_spread(least, most, said):
     assert verdict(Spread(25, least, most), 20) == said
 
 
-def test_no_claim_no_verdict():
+def test_a_ratio_without_a_claim_has_no_verdict():
     assert verdict(Spread(25, 1, 30), None) == ""
 
 
-def test_calls_take_turns_and_setup_is_off_the_clock():
+def test_calls_take_turns_and_setup_is_not_timed():
     order = []
 
     def call(name):
-        return Call(lambda given: order.append((name, given)), lambda: order.append(("setup", name)) or "made")
+        return Call(lambda ready: order.append((name, ready)), lambda: order.append(("setup", name)) or "ready")
 
     turns = Turns.of({"a": call("a"), "b": call("b")}, repeats=4, most_seconds=600.0)
-    made = [name for name, given in order if given == "made"]
-    per_turn = [name for at, name in enumerate(made) if at == 0 or made[at - 1] != name]
+    runs = [name for name, ready in order if ready == "ready"]
+    per_turn = [name for at, name in enumerate(runs) if at == 0 or runs[at - 1] != name]
     assert per_turn == ["a", "b"] * 5  # the warm-up, and four turns
     assert len(turns.seconds["a"]) == len(turns.seconds["b"]) == 4
 
@@ -55,14 +55,14 @@ def test_ratios_are_taken_turn_by_turn():
     assert turns.ratio("slow", "fast") == Spread(4.0, 2.0, 6.0)
 
 
-def test_long_calls_get_three_turns_and_no_more():
+def test_long_calls_take_three_turns():
     import time
 
     turns = Turns.of({"a": Call(lambda: time.sleep(0.02))}, repeats=50, most_seconds=0.05)
     assert len(turns.seconds["a"]) == 3
 
 
-def test_a_comparison_is_of_a_unit_of_the_work():
+def test_a_comparison_is_made_per_unit_of_the_work():
     found = compare(Comparison("sum", "value", HERE, pair, claim=2), 3, 5.0)
     assert found.verdict == "holds"
     assert found.peer_version == np.__version__
@@ -72,18 +72,18 @@ def test_a_comparison_is_of_a_unit_of_the_work():
     )
 
 
-def test_a_missing_peer_is_named_with_what_to_install():
+def test_a_missing_peer_is_named_with_its_package():
     comparing = Comparing([Comparison("sum", "value", NOWHERE, pair), Comparison("sum", "value", HERE, pair)])
     comparing.run(3, 1.0, lambda name, work: None)
     assert [one.peer for one in comparing.compared] == ["numpy"]
-    assert comparing.absent == {"nobody, sum": "nobody isn't installed: pip install nobody"}
+    assert comparing.absent == {"nobody, sum": "nobody is not installed: pip install nobody"}
     assert any(
         "Not compared: nobody, sum" in note for note in peers_grid(comparing.compared, comparing.absent).notes
     )
 
 
 @pytest.mark.parametrize(("require", "code"), [([], 0), (["--require"], 1)])
-def test_missing_peers_fail_where_all_are_required(monkeypatch, require, code):
+def test_a_missing_peer_fails_a_run_that_requires_all(monkeypatch, require, code):
     monkeypatch.setattr("bench.peer_calls.COMPARISONS", (Comparison("sum", "value", NOWHERE, pair),))
     assert CliRunner().invoke(app, ["peers", *require]).exit_code == code
 
@@ -100,7 +100,7 @@ def test_control_a_wrong_answer_fails_the_run():
 def test_an_unknown_peer_is_refused_with_the_known_ones():
     with pytest.raises(ConfigError, match=r"got --peer phe,tenseal; .*; for several, repeat --peer"):
         selected(COMPARISONS, ["phe,tenseal"])
-    with pytest.raises(ConfigError, match=r"got --peer somebody; expected any of .*phe.*tenseal"):
+    with pytest.raises(ConfigError, match=r"got --peer somebody; expected one of .*phe.*tenseal"):
         selected(COMPARISONS, ["somebody"])
 
 
@@ -132,8 +132,8 @@ def test_a_real_peer_on_the_command_line(tmp_path):
     assert upload["ratio"]["least"] <= upload["ratio"]["median"] <= upload["ratio"]["most"]
 
 
-def there(comparison):
-    """Built, with both answers checked; or skipped, where its peer isn't installed."""
+def built_or_skipped(comparison):
+    """Build the comparison, which checks both answers; skip the test if the peer is not installed."""
     if comparison.peer.version is None:
         pytest.skip(f"needs {comparison.peer.name}")
     return comparison.build()
@@ -142,7 +142,7 @@ def there(comparison):
 @pytest.mark.stacks
 @pytest.mark.parametrize("comparison", COMPARISONS, ids=lambda one: f"{one.peer.name}: {one.work}")
 def test_both_answers_of_every_comparison_are_right(comparison):
-    built = there(comparison)
+    built = built_or_skipped(comparison)
     for call in (built.theirs, built.ours):
         assert call.seconds() > 0
 
@@ -152,8 +152,8 @@ MASKING = [one for one in COMPARISONS if one.build in (peer_mpc.mask, peer_mpc.f
 
 @pytest.mark.stacks
 @pytest.mark.parametrize("comparison", MASKING, ids=lambda one: one.peer.name)
-def test_control_masks_that_hide_nothing_are_seen(comparison, monkeypatch):
-    there(comparison)
+def test_control_masks_that_hide_nothing_are_noticed(comparison, monkeypatch):
+    built_or_skipped(comparison)
     monkeypatch.setattr("mpc.masks.add_mask", lambda *arguments, **named: None)
     monkeypatch.setattr("secagg.lanes.mask_all", lambda *arguments: None)
     with pytest.raises(WrongSum, match=r"add_mask|masks"):
@@ -161,7 +161,7 @@ def test_control_masks_that_hide_nothing_are_seen(comparison, monkeypatch):
 
 
 @pytest.mark.stacks
-def test_control_a_wrong_flower_is_seen(monkeypatch):
+def test_control_a_wrong_answer_of_flower_is_noticed(monkeypatch):
     pytest.importorskip("flwr")
     from flwr.common.secure_aggregation.crypto import shamir
 
@@ -178,7 +178,7 @@ def test_a_whole_round_takes_two_fifths_of_flowers_bytes():
     assert built.our_bytes <= 0.42 * built.their_bytes
 
 
-def test_a_peer_whose_names_have_moved_is_named():
+def test_a_peer_with_another_interface_is_named():
     def moved():
         from numpy import nothing_of_this_name  # noqa: F401
 
@@ -192,8 +192,8 @@ NVFLARE = [peer_he.nvflare_encrypt, peer_he.nvflare_add, peer_he.nvflare_decrypt
 
 
 @pytest.mark.parametrize("build", NVFLARE)
-def test_control_a_peers_wrong_answer_is_seen(build, monkeypatch):
-    """Every tensor is encrypted as another."""
+def test_control_a_wrong_answer_of_a_peer_is_noticed(build, monkeypatch):
+    """Every tensor is changed before it is encrypted."""
     tenseal = pytest.importorskip("tenseal")
     encrypt = tenseal.ckks_vector
     build()
@@ -203,8 +203,8 @@ def test_control_a_peers_wrong_answer_is_seen(build, monkeypatch):
 
 
 @pytest.mark.parametrize("build", NVFLARE)
-def test_control_our_own_wrong_answer_is_seen(build, monkeypatch):
-    """A sum whose coordinates come out one place further."""
+def test_control_a_wrong_answer_of_ours_is_noticed(build, monkeypatch):
+    """The coordinates of the opened sum are rotated by one place."""
     pytest.importorskip("tenseal")
     key = type(peer_he._shared()[1])
     opened = key.open
@@ -214,7 +214,7 @@ def test_control_our_own_wrong_answer_is_seen(build, monkeypatch):
 
 
 @pytest.mark.parametrize(("shown", "hidden"), [(1000, False), (1, True)])
-def test_a_mask_that_lets_values_through_is_none(shown, hidden):
+def test_a_mask_that_lets_values_through_hides_nothing(shown, hidden):
     values = np.arange(10_000)
     masked = values + np.random.default_rng(1).integers(0, 1 << 32, values.size)
     masked[:shown] = values[:shown]

@@ -83,15 +83,15 @@ def test_the_text_of_a_formula_gives_the_seconds_that_it_computes(terms):
     assert total == pytest.approx(formula.seconds(counts), rel=0.01)
 
 
-def test_rates_are_of_lanes_as_wide_as_the_plans():
+def test_rates_are_measured_in_lanes_as_wide_as_those_of_the_plan():
     assert rates.bits_like(Clear(), Workload(1000, 10, 0.0)) == 16
     assert rates.bits_like(Clear(), Workload(1 << 18, 10, 0.0)) == 30
     assert rates.bits_like(CKKS(), Workload(1 << 18, 10, 0.0)) == 16
     assert Counts.of(SecAgg(), Workload(8, 10, 0.0, bits=30)).w == 2
-    assert rates.bits_like(SecAgg(), Workload(1 << 18, 10, 0.0)) == 16  # it can't carry so many
+    assert rates.bits_like(SecAgg(), Workload(1 << 18, 10, 0.0)) == 16  # it cannot run so many clients
 
 
-def test_the_plan_prints_every_symbol_that_is_not_the_callers():
+def test_the_plan_prints_every_symbol_that_is_not_an_option():
     protocols = {"SecAggPlus": SecAggPlus(), "Paillier": Paillier()}
     grid = plan_grid(
         plan(protocols, flat(protocols), Workload(1 << 18, 10, 0.0), LINK), Workload(1 << 18, 10, 0.0), LINK
@@ -100,19 +100,19 @@ def test_the_plan_prints_every_symbol_that_is_not_the_callers():
     assert "v = " in grid.rows[1][-1]
 
 
-def test_a_plan_is_held_against_real_sessions_and_control_doubled_rates_fail(monkeypatch):
+def test_a_plan_is_compared_with_real_sessions_and_control_fourfold_rates_fail(monkeypatch):
     monkeypatch.setattr(planning, "CHECKED", (Workload(20, 400_000, 0.1),))
     measured = rates.calibrate("Clear", Clear(), 16, lambda name, doing: None)
     found = planning.checked("Clear", Clear(), measured)
     assert {one.role for one in found} == {"client", "server"}
-    doubled = Rates(
+    fourfold = Rates(
         {
             role: Formula(formula.terms, tuple(4 * rate for rate in formula.rates))
             for role, formula in measured.formulas.items()
         },
         measured.bits,
     )
-    monkeypatch.setattr(rates, "calibrate", lambda name, protocol, bits, step: doubled)
+    monkeypatch.setattr(rates, "calibrate", lambda name, protocol, bits, step: fourfold)
     arguments = ["--clients", "1000", "--coordinates", "10", "--protocol", "Clear", "--check"]
     result = CliRunner().invoke(app, ["plan", *arguments])
     assert result.exit_code == 1
@@ -127,13 +127,13 @@ def test_bandwidths(text, bits):
 
 
 @pytest.mark.parametrize("text", ["10", "0Mbit", "-1Mbit", "10MB", "fast", ""])
-def test_what_is_no_bandwidth_is_refused(text):
-    with pytest.raises(ConfigError, match=r"got --uplink .*expected a number above 0 and any of bit, kbit"):
+def test_a_text_that_is_not_a_bandwidth_is_refused(text):
+    with pytest.raises(ConfigError, match=r"got --uplink .*expected a number above 0 and one of bit, kbit"):
         bandwidth("--uplink", text)
 
 
 def flat(protocols, seconds=1e-3):
-    """Rates of a machine that does every part in no time but a fixed one."""
+    """Rates of a machine on which every role takes the same time."""
     formula = Formula((FIXED,), (seconds,))
     roles = {name: ("client", "server", *(["other"] if one.others else [])) for name, one in protocols.items()}
     return {name: Rates(dict.fromkeys(roles[name], formula), 16) for name in protocols}
@@ -150,7 +150,7 @@ def test_wire_time_and_bytes_of_a_plan():
     assert found.server_bytes == 1000 * (up + down)
 
 
-def test_what_a_protocol_can_not_carry_is_there_with_the_reason():
+def test_a_protocol_that_cannot_run_the_workload_is_listed_with_the_reason():
     protocols = chosen(["SecAgg", "Clear"])
     found = plan(protocols, flat(protocols), Workload(10**5, 1000, 0.0), LINK)
     assert "complete graph ends at 65,535" in found[0].refused
@@ -159,7 +159,7 @@ def test_what_a_protocol_can_not_carry_is_there_with_the_reason():
     assert "65,535" in grid.rows[0][-1]
 
 
-def test_recommended_is_the_shortest_wait_by_whom_there_is_to_trust():
+def test_the_shortest_time_of_a_client_is_recommended_for_each_kind_of_trust():
     able = [
         Planned("Clear", 0.1),
         Planned("Shares", 1.0, wire_seconds=9.0, other_seconds=1.0, others=2, collusion="both"),
@@ -169,11 +169,11 @@ def test_recommended_is_the_shortest_wait_by_whom_there_is_to_trust():
     ]
     first, second = recommended(able)
     assert first.startswith("Take Cipher.")
-    assert "next is Shares with 10 s" in first
-    assert "With one server and nobody else: Masks, for a client is done in 39 s" in second
+    assert "next best is Shares, with 10 s" in first
+    assert "With one server and nobody else: Masks. There a client is busy for 39 s" in second
 
 
-def test_nothing_is_recommended_where_nothing_can_run():
+def test_no_protocol_is_recommended_if_none_can_run():
     assert "No protocol" in recommended([Planned("Clear", 0.1), Planned("A", refused="no")])[0]
 
 

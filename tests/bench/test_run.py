@@ -29,13 +29,13 @@ def only(*names):
 
 
 def failed(capsys, *arguments):
-    """The exit code and the last words of the program."""
+    """The exit code of the program, and what it wrote to stderr."""
     with pytest.raises(SystemExit) as ended:
         main(["run", *SMALL, *arguments])
     return ended.value.code, capsys.readouterr().err.strip()
 
 
-def test_a_row_per_protocol_with_what_its_cost_says(tmp_path):
+def test_each_protocol_has_a_row_that_agrees_with_its_cost(tmp_path):
     result = run("--json", str(tmp_path / "run.json"), "--html", str(tmp_path / "run.html"), *only(*QUICK))
     assert result.exit_code == 0, result.output
     found = json.loads((tmp_path / "run.json").read_text())
@@ -46,7 +46,7 @@ def test_a_row_per_protocol_with_what_its_cost_says(tmp_path):
     for row in found["rows"]:
         protocol = named()[row["protocol"]]
         cost = protocol.cost(workload.task(protocol), workload.ids)
-        # With one client silent, a survivor hears and says a little less than with nobody silent.
+        # With one client silent, a survivor receives and sends a little less than with nobody silent.
         assert 0.8 * sum(cost.up.values()) < row["bytes_up"] <= sum(cost.up.values())
         assert row["expansion"] == row["bytes_up"] / (4 * workload.coordinates)
         assert (row["client_rounds"], row["all_rounds"]) == (len(rounds(protocol)), len(protocol.phases))
@@ -57,7 +57,7 @@ def test_a_row_per_protocol_with_what_its_cost_says(tmp_path):
         assert row["protocol"] in result.output
 
 
-def test_the_page_stands_alone_and_says_what_it_was_made_by(tmp_path):
+def test_the_page_is_self_contained_and_names_its_command(tmp_path):
     page = tmp_path / "run.html"
     assert run("--html", str(page), *only("Clear", "SecAgg")).exit_code == 0
     text = page.read_text()
@@ -84,11 +84,11 @@ def test_the_page_stands_alone_and_says_what_it_was_made_by(tmp_path):
         ("c1e5f is a name", "c1e5f is a name"),
     ],
 )
-def test_a_page_has_exponents_and_keeps_units_beside_their_numbers(text, page):
+def test_a_page_has_superscripts_and_no_break_before_a_unit(text, page):
     assert report.typeset(text) == page
 
 
-def test_later_protocols_are_taken_up_by_themselves(monkeypatch):
+def test_a_new_protocol_is_measured_by_default(monkeypatch):
     class Later(Clear):
         name = "Later"
 
@@ -99,18 +99,18 @@ def test_later_protocols_are_taken_up_by_themselves(monkeypatch):
 
 
 @pytest.mark.parametrize(
-    ("broken", "said"),
+    ("broken", "message"),
     [
-        (ClearOffByOne(), "1 of 3,000 coordinates of the sum are not the exact ones"),
+        (ClearOffByOne(), "1 of 3,000 coordinates of the sum are wrong"),
         (ClearForgetful(), "the survivors are not those of the workload; these differ: c2"),
-        (ClearRounding(), "the mean is not the sum over the 5 survivors"),
+        (ClearRounding(), "the mean is not the sum divided by the 5 survivors"),
     ],
 )
-def test_control_a_broken_protocol_fails_the_run(monkeypatch, capsys, tmp_path, broken, said):
+def test_control_a_broken_protocol_fails_the_run(monkeypatch, capsys, tmp_path, broken, message):
     monkeypatch.setattr(secagg.protocols, "named", lambda: {"Clear": Clear(), broken.name: broken})
     code, words = failed(capsys, "--json", str(tmp_path / "run.json"))
     assert code == 1
-    assert re.search(said, words), words
+    assert re.search(message, words), words
     found = json.loads((tmp_path / "run.json").read_text())
     assert not found["finished"]
     assert broken.name not in [row["protocol"] for row in found["rows"]]
@@ -146,26 +146,26 @@ def test_interrupt_leaves_the_finished_rows_and_the_json(tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize(
-    ("arguments", "said"),
+    ("arguments", "message"),
     [
         (["--protocol", "Nobody"], "expected any of Clear"),
         (["--clients", "0"], "expected 4 to 16,384"),
-        (["--json", "/dev/full"], "no plain file"),
-        (["--json", "/tmp/" + 252 * "x"], "can't be written"),
+        (["--json", "/dev/full"], "not a plain file"),
+        (["--json", "/tmp/" + 252 * "x"], "cannot be written"),
         (["--json", "/tmp/x.out", "--html", "/tmp/x.out"], "expected two files"),
-        (["--dropout", "0.5"], "is opened: expected 0 to 0.333"),
+        (["--dropout", "0.5"], "is opened; expected 0 to 0.333"),
         (["--coordinates", "2000000000"], "expected --coordinates of at most"),
-        (["--json", "/nowhere/at/all.json"], "can't be written"),
+        (["--json", "/nowhere/at/all.json"], "cannot be written"),
     ],
 )
-def test_what_can_not_be_done_is_refused_in_one_line(capsys, arguments, said):
+def test_a_request_that_is_not_possible_is_refused_in_one_line(capsys, arguments, message):
     code, words = failed(capsys, *arguments)
     assert code == 2
-    assert said in words
+    assert message in words
     assert "\n" not in words
 
 
-def test_most_dropouts_is_the_last_that_is_accepted():
+def test_most_dropouts_is_the_greatest_number_that_is_accepted():
     workload, secagg = Workload(clients=10, coordinates=1, dropout=0.0), chosen(["SecAgg"])["SecAgg"]
     assert most_dropouts(workload, secagg) == 3  # t = (10 + 3) // 2 + 1 = 7
     assert most_dropouts(workload, Clear()) == 9
@@ -175,14 +175,6 @@ def test_dropouts_fall_silent_in_the_round_that_carries_inputs():
     workload = Workload(clients=10, coordinates=1, dropout=0.2)
     assert set(workload.dropouts(chosen(["SecAgg"])["SecAgg"]).values()) == {Round.MASKED_INPUT}
     assert set(workload.dropouts(Clear())) == set(workload.silent)
-
-
-def test_rows_are_read_back_as_they_were_written():
-    workload = Workload(clients=4, coordinates=20, dropout=0.0)
-    measured = Bench(workload, chosen(["Clear"]))
-    measured.measure("Clear")
-    row = measured.rows()[0]
-    assert report.row_of(json.loads(json.dumps(report.as_plain_row(row)))) == row
 
 
 @pytest.mark.parametrize("width", [40, 80, 120, 160])
@@ -216,7 +208,7 @@ def test_a_protocol_that_is_right_only_the_first_time_has_no_row(monkeypatch):
     assert not measured.rows()
 
 
-def test_a_link_is_followed_and_stays_one(tmp_path):
+def test_a_symbolic_link_is_followed_and_stays(tmp_path):
     target, link = tmp_path / "target.json", tmp_path / "link.json"
     target.write_text("old")
     link.symlink_to(target)

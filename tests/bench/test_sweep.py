@@ -30,7 +30,7 @@ def test_slope_needs_three_points():
     assert slope([(1, 1), (2, 2)]) is None
 
 
-def test_the_margin_is_how_far_the_growth_between_two_points_is_from_the_power():
+def test_the_margin_is_the_greatest_difference_from_the_growth_between_neighbours():
     """From 1 to 2 the power is log2(1.1) = 0.1375, from 2 to 4 it is log2(0.95/1.1) = -0.2115."""
     found = slope([(1, 1.0), (2, 1.1), (4, 0.95)])
     assert (found.value, found.margin) == (pytest.approx(-0.037, abs=1e-3), pytest.approx(0.1745, abs=1e-3))
@@ -48,7 +48,7 @@ def test_three_noisy_points_are_marked_as_noise():
     assert "1.1 s\nnoise" in report.sweep_grid(sweep).rows[0]
 
 
-def test_exponent_is_of_the_end_of_the_curve():
+def test_the_power_is_fitted_to_the_end_of_the_curve():
     """A fixed cost hides growth at the beginning."""
     points = tuple(point("A", x, max(1e-2, 1e-3 * x)) for x in (1, 2, 4, 8, 100, 1000, 10_000))
     assert Sweep(Over.CLIENTS, HELD[Over.CLIENTS], points, ()).power("A", "client_seconds").value == pytest.approx(
@@ -56,7 +56,7 @@ def test_exponent_is_of_the_end_of_the_curve():
     )
 
 
-def test_no_power_is_fitted_to_memory_that_is_the_allocators():
+def test_no_power_is_fitted_to_noise_of_the_allocator():
     points = tuple(point("A", x, x, memory=0 if x == 1 else 10**6 * x) for x in (1, 10, 100))
     assert Sweep(Over.CLIENTS, HELD[Over.CLIENTS], points, ()).power("A", "client_memory") is None
     large = (*points, point("A", 1000, 1000, memory=10**9), point("A", 10_000, 1, memory=0))
@@ -102,10 +102,10 @@ def test_sizes_in_words():
     ]
 
 
-@pytest.mark.parametrize("given", ["8,x", "8,-1", "0,8", "8.5", "nan", "8,inf", "8,,9"])
-def test_points_that_are_none_are_refused(given):
+@pytest.mark.parametrize("text", ["8,x", "8,-1", "0,8", "8.5", "nan", "8,inf", "8,,9"])
+def test_texts_that_are_not_points_are_refused(text):
     with pytest.raises(ConfigError, match=r"got --points .*expected"):
-        points_of(Over.CLIENTS, given)
+        points_of(Over.CLIENTS, text)
 
 
 def test_points_are_sorted_and_each_once():
@@ -122,14 +122,14 @@ def test_dropout_is_varied_over_the_held_cohort():
     assert workload_at(Over.DROPOUT, HELD[Over.DROPOUT], 15 / 48).gone == 15
 
 
-def test_what_would_take_too_long_is_left_out_by_name():
+def test_a_session_that_would_take_too_long_is_left_out_and_named():
     sweeping = Sweeping(Over.COORDINATES, HELD[Over.COORDINATES], [10, 1000, 10**6], chosen(["Clear", "SecAgg"]))
     sweeping._took["SecAgg"] = [(10, 0.5)]
     assert sweeping._affordable("SecAgg", 500, 40.0)
     assert not sweeping._affordable("SecAgg", 10**6, 40.0)
-    assert sweeping._affordable("Clear", 10**6, 40.0)  # nothing is known of it
+    assert sweeping._affordable("Clear", 10**6, 40.0)  # it was not measured yet
     (left_out,) = sweeping.result().left_out
-    assert left_out.startswith("SecAgg at coordinates 1,000,000, which would take some 158,114 s")
+    assert left_out.startswith("SecAgg at coordinates 1,000,000, because a session would take about 158,114 s")
 
 
 def test_sweep_draws_and_writes(tmp_path):
@@ -155,7 +155,7 @@ def test_sweep_draws_and_writes(tmp_path):
 
 
 @pytest.mark.parametrize("name", ["grown.svg", "grown.PNG", "grown.pdf"])
-def test_sweep_draws_the_picture_that_is_asked_for(tmp_path, name):
+def test_sweep_draws_the_picture_that_out_names(tmp_path, name):
     arguments = ["--over", "coordinates", "--points", "100", "--protocol", "Clear", "--clients", "4"]
     result = CliRunner().invoke(app, ["sweep", *arguments, "--out", str(tmp_path / name)])
     assert result.exit_code == 0, result.output
@@ -164,7 +164,7 @@ def test_sweep_draws_the_picture_that_is_asked_for(tmp_path, name):
     assert (picture.name, picture.read_bytes().startswith(kind)) == (name, True)
 
 
-def test_memory_below_what_is_drawn_leaves_the_axis_the_right_way_up():
+def test_memory_below_the_floor_does_not_invert_the_axis():
     points = tuple(point("A", x, x, memory=x) for x in (1, 10, 100))
     for axes in growth(Sweep(Over.CLIENTS, HELD[Over.CLIENTS], points, ())).axes:
         bottom, top = axes.get_ylim()
@@ -172,13 +172,13 @@ def test_memory_below_what_is_drawn_leaves_the_axis_the_right_way_up():
         assert all(bottom <= y <= top for line in axes.lines for y in line.get_ydata())
 
 
-def test_every_curve_is_named_beside_its_end():
+def test_every_curve_is_named_at_its_end():
     points = tuple(point(f"P{i}", x, (1 + i / 100) * x) for i in range(8) for x in (1, 10, 100))
     figure = growth(Sweep(Over.CLIENTS, HELD[Over.CLIENTS], points, ()))
     texts = [text.get_text() for text in figure.axes[0].texts]
     assert sorted(text.split(" ")[0] for text in texts) == [f"P{i}" for i in range(8)]
     markers = {line.get_marker() for line in figure.axes[0].lines}
-    assert len(markers) == 8  # told apart without colour
+    assert len(markers) == 8  # readable without colour
     assert figure.axes[0].get_xscale() == figure.axes[0].get_yscale() == "log"
 
 
@@ -200,12 +200,14 @@ def test_peaks_are_of_each_kind_of_party():
     assert 4 * size > MEMORY_FLOOR
 
 
-def test_control_peaks_of_a_broken_protocol_are_none():
+def test_control_a_broken_protocol_has_no_peaks():
     with pytest.raises(WrongSum, match="ClearOffByOne"):
         memory.session(ClearOffByOne(), Workload(clients=4, coordinates=20, dropout=0.0))
 
 
-def test_a_process_that_dies_is_no_wrong_sum(monkeypatch):
+def test_a_process_that_dies_is_not_a_wrong_sum(monkeypatch):
     monkeypatch.setattr(memory.sys, "executable", "/bin/false")
-    with pytest.raises(SecAggError, match="Clear: the process that measures peaks ended with 1: it said nothing"):
+    with pytest.raises(
+        SecAggError, match="Clear: the process that measures memory exited with 1: it printed no error"
+    ):
         memory.peaks("Clear", Workload(clients=4, coordinates=20, dropout=0.0))

@@ -14,7 +14,7 @@ def test_every_protocol_accepts_the_floor(clients):
 
 
 @pytest.mark.parametrize(
-    ("given", "range_"),
+    ("numbers", "range_"),
     [
         ({"clients": 0}, "expected 4 to"),
         ({"clients": 3}, "expected 4 to"),
@@ -25,9 +25,9 @@ def test_every_protocol_accepts_the_floor(clients):
         ({"clients": 20, "dropout": float("nan")}, "expected 0 to 0.3"),
     ],
 )
-def test_bad_numbers_are_refused_with_the_valid_range(given, range_):
+def test_bad_numbers_are_refused_with_the_valid_range(numbers, range_):
     with pytest.raises(ConfigError, match=range_):
-        Workload(**given)
+        Workload(**numbers)
 
 
 def test_the_largest_dropout_of_the_refusal_is_accepted():
@@ -39,13 +39,13 @@ def test_unknown_protocol_is_refused_with_the_known_ones():
         chosen(["Sekagg"])
 
 
-def test_protocols_are_found_in_any_case_and_all_by_default():
+def test_names_of_protocols_ignore_case_and_default_to_all():
     assert list(chosen(["secaggplus"])) == ["SecAggPlus"]
     assert list(chosen([])) == list(named())
     assert list(chosen(["paillier/RUN-KEY"])) == ["Paillier/run-key"]
 
 
-def test_sizes_beyond_memory_are_refused_before_anything_is_made():
+def test_sizes_beyond_the_memory_are_refused_before_anything_is_allocated():
     workload = Workload(clients=1000, coordinates=1 << 30)  # 8 TB
     with pytest.raises(ConfigError, match=r"GB under Clear.*expected --coordinates of at most [\d,]+"):
         check_memory(workload, named())
@@ -61,7 +61,7 @@ def test_the_size_that_the_refusal_names_fits():
         check_memory(Workload(coordinates=int(most * 1.02)), clear, free=10**9)
 
 
-def test_more_clients_than_one_process_plays_are_refused():
+def test_more_clients_than_one_process_can_run_are_refused():
     with pytest.raises(ConfigError, match="expected 4 to 16,384"):
         check_memory(Workload(clients=10**6, coordinates=1), chosen(["SecAggPlus"]))
 
@@ -72,13 +72,13 @@ def test_encryption_needs_more_memory_than_masks():
     assert needed["CKKS"] > needed["BFV"] > 1.5 * needed["SecAgg"] > 1.5 * needed["Clear"]
 
 
-def test_silent_clients_are_spread_and_as_many_as_the_rate_says():
+def test_silent_clients_are_spread_over_the_cohort():
     workload = Workload(clients=20, dropout=0.2)
     assert workload.silent == ["c01", "c06", "c11", "c16"]
     assert len(workload.survivors) == 16
 
 
-def test_expected_sum_is_the_simulations_and_one_step_is_seen():
+def test_the_expected_sum_is_that_of_the_simulation_and_one_step_more_is_noticed():
     workload = Workload(clients=5, coordinates=50, dropout=0.2)
     updates = workload.updates()
     protocol = chosen(["Clear"])["Clear"]
