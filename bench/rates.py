@@ -23,7 +23,7 @@ from secagg.errors import ConfigError
 from secagg.lanes import widths
 from secagg.protocols.base import AggregationProtocol
 from secagg.protocols.encrypted.parameters import Encrypted
-from secagg.protocols.pairwise.protocol import Pairwise
+from secagg.protocols.pairwise.parameters import Pairwise
 from secagg.table import input_round
 
 _SMALL = 4096

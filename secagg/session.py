@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING
+from dataclasses import dataclass
 
 from mpc.keys import encode_parts
 from secagg._numbers import is_a
@@ -12,11 +12,39 @@ from secagg.errors import ConfigError, blaming, shown
 from secagg.identity import Roster
 from secagg.merkle import merkle_root
 
-if TYPE_CHECKING:
-    pass
-
 NONCE_BYTES = 32
 MAX_SESSION_BYTES = 1024
+
+
+@dataclass(frozen=True)
+class Advertised:
+    """U1, the clients that advertised keys, as the session id holds it, with what their graph is drawn from.
+
+    ``count`` is |U1|, and ``root`` the Merkle root over their signed adverts, as received, sorted by id. A sparse
+    graph is drawn from the session id, and a client there sees the adverts of its neighbours only. So the id also
+    holds ``present``, a bitmap of U1 over the cohort, because an advert that isn't shown doesn't name its sender;
+    and something that nobody knew before U1 stood: ``graph_nonce``, 32 bytes that the server draws only then, or
+    ``drawn``, a round of a public beacon and its value.
+    """
+
+    count: int
+    root: bytes
+    present: bytes = b""
+    graph_nonce: bytes = b""
+    drawn: tuple[int, bytes] | None = None
+
+    @classmethod
+    def of(cls, adverts: Sequence[bytes]) -> Advertised:
+        """U1 where everyone sees all ``adverts``: signed, as received, sorted by id."""
+        return cls(len(adverts), merkle_root(adverts))
+
+    def parts(self) -> list[bytes]:
+        """What of it goes into the session id, in order."""
+        parts = [self.count.to_bytes(8, "big"), self.root]
+        parts += [extra for extra in (self.present, self.graph_nonce) if extra]
+        if self.drawn is not None:
+            parts += [self.drawn[0].to_bytes(8, "big"), self.drawn[1]]
+        return parts
 
 
 def session_id(
@@ -26,36 +54,18 @@ def session_id(
     session: bytes,
     nonce: bytes,
     cohort: Sequence[str],
-    adverts: Sequence[bytes] | None = None,
-    tree: tuple[int, bytes] | None = None,
-    present: bytes = b"",
-    graph_nonce: bytes = b"",
-    drawn: tuple[int, bytes] | None = None,
+    advertised: Advertised | None = None,
 ) -> bytes:
-    """The 32-byte id that every party computes and none takes from a message.
+    """The 32-byte id that every party computes for itself and takes from no message.
 
-    ``task`` and ``roster`` are digests, ``session`` is what the caller named this aggregation
-    (the round number, the hash of the model that was sent), ``nonce`` the server's 32 random bytes,
-    ``cohort`` the sorted ids that it chose, on whose number thresholds may depend.
-    From the round on in which there are any, ``adverts`` are the signed key adverts of U1, sorted by
-    id, as received: the id then holds each client's own fresh keys, so that nothing of
-    another session fits. Who doesn't see all of them gives ``tree`` instead, |U1| and their Merkle
-    root, and with it who of the cohort is ``present``, as a bitmap: adverts that are seen name their
-    senders, those that aren't do not. The graph of a sparse session is drawn from the id, so the id also
-    holds what nobody knew before U1 stood: ``graph_nonce``, 32 bytes that the server draws only then, or
-    ``drawn``, a round of a public beacon and its value.
+    ``task`` and ``roster`` are digests. ``session`` is the caller's name for this aggregation (the round number,
+    the hash of the model that was sent), ``nonce`` the server's 32 random bytes, and ``cohort`` the sorted ids that
+    the server chose; thresholds may depend on their number. ``advertised`` is None until clients have advertised
+    keys. From then on the id holds each client's own fresh keys, so nothing of another session fits.
     """
     parts = [b"secagg/v1/session", task, roster, session, nonce, encode_parts(*cohort)]
-    if adverts is not None:
-        tree = len(adverts), merkle_root(adverts)
-    if tree is not None:
-        parts += [tree[0].to_bytes(8, "big"), tree[1]]
-    if present:
-        parts.append(present)
-    if graph_nonce:
-        parts.append(graph_nonce)
-    if drawn is not None:
-        parts += [drawn[0].to_bytes(8, "big"), drawn[1]]
+    if advertised is not None:
+        parts += advertised.parts()
     return hashlib.sha256(encode_parts(*parts)).digest()
 
 

@@ -60,6 +60,18 @@ Handler = Callable[[Any, Any, Any, memoryview], Reply]
 Listener = Callable[[Any, Any, Envelope, Any, memoryview], None]
 
 
+def method(name: str) -> Callable[..., Any]:
+    """The method ``name`` of the role that runs it, so that a table can stand above the methods it lists.
+
+    A subclass that replaces the method needs no table of its own.
+    """
+
+    def call(role: Any, *arguments: Any) -> Any:
+        return getattr(role, name)(*arguments)
+
+    return call
+
+
 class Member(Generic[AnyState]):
     """A role that answers the server. Made by the task; bytes in, bytes out; no I/O and no clock.
 

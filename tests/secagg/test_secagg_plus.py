@@ -15,11 +15,11 @@ from mpc import graph
 from secagg.beacon import SignedBeacon
 from secagg.errors import Aborted, ConfigError, FaultKind, RemoteProtocolError
 from secagg.merkle import merkle_levels, merkle_path, merkle_root, root_of_path
-from secagg.protocols.pairwise.client import PairwiseClient
 from secagg.protocols.pairwise.messages import NearAdverts
 from secagg.protocols.pairwise.neighbours import Graph
-from secagg.protocols.pairwise.protocol import Pairwise
-from secagg.session import session_id
+from secagg.protocols.pairwise.parameters import Pairwise
+from secagg.protocols.pairwise.sparse_client import SparseClient
+from secagg.session import Advertised, session_id
 from secagg.table import input_round, rounds
 from secagg.testing import CHECKS, check_protocol
 from secagg.wire import Envelope
@@ -289,16 +289,14 @@ def test_windows_must_hold_more_than_the_twin_allows_to_be_corrupt(
 
 def test_names_of_u1_are_in_the_session_id() -> None:
     """Leaves that a client isn't shown name nobody; the id does."""
-    common = {"task": b"t", "roster": b"r", "session": b"s", "nonce": b"n", "tree": (2, b"root")}
+    common: Any = {"task": b"t", "roster": b"r", "session": b"s", "nonce": b"n"}
     ids = {
-        session_id(**common, cohort=cohort, present=present)
+        session_id(**common, cohort=cohort, advertised=Advertised(2, b"root", present))
         for cohort in (["a", "b", "c"], ["a", "b", "d"], ["a", "bc"])
         for present in (b"\x03", b"\x05")
     }
     assert len(ids) == 6
-    common |= {"cohort": ["a", "b", "c"], "present": b"\x03"}
-    by_tree = session_id(**common | {"tree": (2, merkle_root([b"x", b"y"]))})
-    assert session_id(**common | {"tree": None}, adverts=[b"x", b"y"]) == by_tree
+    assert Advertised.of([b"x", b"y"]) == Advertised(2, merkle_root([b"x", b"y"]))
 
 
 @pytest.mark.parametrize("size", [1, 2, 3, 5, 8, 13, 64, 100])
@@ -350,13 +348,13 @@ def test_all_neighbours_of_a_client_gone_is_an_abort_not_a_crash() -> None:
 
 
 def test_who_vouches_for_nothing_that_holds_ends_the_session_and_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
-    voucher = PairwiseClient._voucher
+    voucher = SparseClient._voucher
 
     def lie(client: Any, draft: Any, secret: bytes, by: str, to: str) -> bytes:
         true = voucher(client, draft, secret, by, to)
         return bytes(len(true)) if client.id == by == "c05" else true
 
-    monkeypatch.setattr(PairwiseClient, "_voucher", lie)
+    monkeypatch.setattr(SparseClient, "_voucher", lie)
     task = make_task(24, 21)
     server, clients, outbox = shared_keys(task, set())
     for client in clients.values():

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from secagg import wire
 from secagg.errors import FaultKind
 from secagg.merkle import merkle_levels, merkle_path, merkle_root, path_lengths
-from secagg.session import session_id
+from secagg.session import Advertised, session_id
 
 KEY = Ed25519PrivateKey.from_private_bytes(bytes(range(32)))
 PUBLIC = KEY.public_key().public_bytes_raw()
@@ -214,14 +214,14 @@ def test_session_id_by_hand() -> None:
     assert session_id(**names) == hashlib.sha256(opening).digest()
     adverts = [b"one", b"two"]
     keyed = opening + joined((2).to_bytes(8, "big"), merkle_root(adverts))
-    assert session_id(**names, adverts=adverts) == hashlib.sha256(keyed).digest()
-    assert session_id(**names, adverts=[]) != session_id(**names)
+    assert session_id(**names, advertised=Advertised.of(adverts)) == hashlib.sha256(keyed).digest()
+    assert session_id(**names, advertised=Advertised.of([])) != session_id(**names)
 
 
-@pytest.mark.parametrize("changed", ["task", "roster", "session", "nonce", "cohort", "adverts"])
+@pytest.mark.parametrize("changed", ["task", "roster", "session", "nonce", "cohort", "advertised"])
 def test_everything_is_in_the_session_id(changed: str) -> None:
     names = {name: bytes(32) for name in ("task", "roster", "session", "nonce")} | {"cohort": ["c1"]}
-    others = {"adverts": [b"x"], "cohort": ["c1", "c2"]}
+    others = {"advertised": Advertised.of([b"x"]), "cohort": ["c1", "c2"]}
     other = {changed: others.get(changed, bytes(31) + b"\1")}
     assert session_id(**(names | other)) != session_id(**names)  # type: ignore[arg-type]
 

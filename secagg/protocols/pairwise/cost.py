@@ -36,7 +36,7 @@ from secagg.protocols.pairwise.messages import (
     VouchedSurvivors,
 )
 from secagg.protocols.pairwise.neighbours import Shape
-from secagg.protocols.pairwise.protocol import Pairwise
+from secagg.protocols.pairwise.parameters import Pairwise
 from secagg.session import NONCE_BYTES
 from secagg.table import Proposal, Round
 

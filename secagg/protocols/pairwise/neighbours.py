@@ -1,4 +1,4 @@
-"""Who shares masks and shares with whom: the graph of one session, and the numbers that it needs."""
+"""The graph of one session: which clients share masks and hold each other's shares, and its numbers."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from mpc import graph
 
 @dataclass(frozen=True)
 class Shape:
-    """What every party computes for itself for ``nodes`` clients, and takes from no message.
+    """The numbers of a graph over ``nodes`` clients; each party computes them and takes them from no message.
 
     ``degree`` neighbours for each client, ``threshold`` shares to rebuild a secret, ``quorum``
     signatures under a survivor list (0: nobody signs). Of each ``window`` consecutive places on the
@@ -49,7 +49,7 @@ class Graph:
         return graph.draw_ring(self.shape.nodes, self._seed)
 
     def holders(self, party: str) -> Sequence[str]:
-        """Who holds the shares that ``party`` deals, and deals to it; sorted."""
+        """The clients that hold the shares of ``party``, and whose shares it holds; sorted."""
         if self.shape.complete:
             return self._u1
         if party not in self._near:
@@ -58,15 +58,19 @@ class Graph:
         return self._near[party]
 
     def neighbours(self, party: str) -> list[str]:
-        """With whom ``party`` shares a mask; sorted."""
+        """The clients that share a mask with ``party``; sorted."""
         return [other for other in self.holders(party) if other != party]
 
     def point(self, dealer: str, holder: str) -> int:
-        """Where polynomials of ``dealer`` are evaluated for ``holder``: its place among the holders, plus one."""
+        """The point at which ``dealer`` evaluates its polynomials for ``holder``: its place there, plus one."""
         return bisect_left(self.holders(dealer), holder) + 1
 
+    def box(self, dealer: str, holder: str) -> int:
+        """The place of the box for ``holder`` among those that ``dealer`` seals, which seals nothing to itself."""
+        return self.point(dealer, holder) - 1 - (self.shape.complete and dealer < holder)
+
     def is_cut(self, survivors: Collection[str]) -> bool:
-        """Whether some window of the ring holds too few survivors for one of them to be honest for sure."""
+        """Whether some window of the ring has so few survivors that all of them may be corrupt."""
         if not self.shape.window:
             return False
         inside = set(survivors)

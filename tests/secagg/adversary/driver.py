@@ -51,7 +51,7 @@ from secagg.roles import Environment
 from secagg.roles.client import Client
 from secagg.roles.outcome import Outcome
 from secagg.roles.server import Server
-from secagg.session import session_id
+from secagg.session import Advertised, session_id
 from secagg.store import MemoryLedger
 from secagg.table import Proposal
 from secagg.wire import Envelope
@@ -249,7 +249,7 @@ class LyingServer:
             session=self.names[party],
             nonce=self.nonce,
             cohort=self.cohort,
-            adverts=adverts,
+            advertised=None if adverts is None else Advertised.of(adverts),
         )
 
     def propose(self, parties: Iterable[str] | None = None, *, session: bytes | None = None) -> None:

@@ -15,7 +15,6 @@ from secagg.bitmap import from_bitmap, to_bitmap
 from secagg.errors import FaultKind
 from secagg.lanes import fold_lanes, reduce_lanes, zero_lanes
 from secagg.merkle import merkle_levels, merkle_path
-from secagg.protocols.pairwise.client import PairwiseClient
 from secagg.protocols.pairwise.messages import (
     COMMITMENT_BYTES,
     KEY,
@@ -34,6 +33,7 @@ from secagg.protocols.pairwise.messages import (
     voucher_info,
 )
 from secagg.protocols.pairwise.neighbours import Graph, Shape
+from secagg.protocols.pairwise.sparse_client import SparseClient
 from secagg.session import NONCE_BYTES
 from secagg.wire import stand_in_ids
 from tests.secagg.adversary.driver import LyingServer, Vector, World, has, make_updates, remove
@@ -98,15 +98,14 @@ class RingServer(LyingServer):
 
     def story(self, **drawn: Any) -> bytes:
         """The session id once all of the cohort advertised keys."""
+        advertised = naming.Advertised.of([self.adverts[party] for party in self.cohort])
         return naming.session_id(
             task=self.task.digest,
             roster=self.world.roster.digest,
             session=self.session,
             nonce=self.nonce,
-            adverts=[self.adverts[party] for party in self.cohort],
             cohort=self.cohort,
-            present=to_bitmap(self.cohort, self.cohort),
-            **drawn,
+            advertised=replace(advertised, present=to_bitmap(self.cohort, self.cohort), **drawn),
         )
 
     def graph_of(self, session: bytes) -> Graph:
@@ -348,7 +347,7 @@ class TestCutInStories:
     attacker="lying server alone",
     defence=(
         "a client reveals no share of the self mask of a survivor that vouches for another U2 "
-        "(`PairwiseClient._check_vouchers`)"
+        "(`SparseClient._check_vouchers`)"
     ),
     control=("without vouchers: the victim's update, though every list is signed and every window passes"),
     source=("this library; signers sign their own U2 and U3, and the victim's signature is not needed"),
@@ -379,7 +378,7 @@ class TestNeighboursGone:
         assert not server.shares[server.victim, SELF]
 
     def test_control_succeeds(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        monkeypatch.setattr(PairwiseClient, "_check_vouchers", lambda *_: None)
+        monkeypatch.setattr(SparseClient, "_check_vouchers", lambda *_: None)
         server = self.attack()
         assert has(server.recover(server.victim), wanted(server, [server.victim]), server.task)
 

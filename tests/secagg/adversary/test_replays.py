@@ -12,8 +12,8 @@ from secagg import SecAgg
 from secagg.bitmap import from_bitmap
 from secagg.errors import FaultKind
 from secagg.lanes import mask_lanes, reduce_lanes
-from secagg.protocols.pairwise.client import PairwiseClient
 from secagg.protocols.pairwise.messages import KEY, SELF, SHARE_BYTES, commit_share, seal_info, share_context
+from secagg.roles import MemberContext
 from secagg.session import session_id
 from secagg.wire import Envelope
 from tests.secagg.adversary.driver import (
@@ -46,8 +46,7 @@ TASK = make_task()
     title=("Survivor lists that were honestly signed in earlier sessions, shown as the quorum of split views"),
     attacker=SERVER,
     defence=(
-        "a relayed message is valid only in its own session, whose id is under the signature "
-        "(`PairwiseClient._relayed`)"
+        "a relayed message is valid only in its own session, whose id is under the signature (`Context.relayed`)"
     ),
     control="with relayed messages of any session accepted: the victim's update",
     source="FCP: clients never recompute the session id",
@@ -87,12 +86,12 @@ class TestReplayedLists:
         assert server.recover() is None
 
     def test_control_succeeds(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        check = PairwiseClient._relayed
+        check = MemberContext.relayed
 
-        def of_any_session(client: Any, data: bytes, kind: Any, session: bytes) -> Envelope:
-            return check(client, data, kind, Envelope.parse(data, LIMIT).session)
+        def of_any_session(context: Any, data: bytes, kind: Any, session: bytes, sender: Any) -> Envelope:
+            return check(context, data, kind, Envelope.parse(data, LIMIT).session, sender)
 
-        monkeypatch.setattr(PairwiseClient, "_relayed", of_any_session)
+        monkeypatch.setattr(MemberContext, "relayed", of_any_session)
         server = self.attack(World())
         assert not server.refusals
         assert has(server.recover(), WANTED, TASK)
