@@ -2,8 +2,8 @@
 
 import hashlib
 import json
-import os
 from collections.abc import Sequence
+from dataclasses import replace
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
@@ -38,13 +38,14 @@ def demo(
 ) -> None:
     """Train one classifier over hospitals that share no patient, under each protocol."""
     from secagg.demo.show import show
+    from secagg.demo.training import Settings, usual_dropouts
     from secagg.protocols import chosen
 
-    show(
-        chosen(protocol or []),
-        clients=clients, rounds=rounds, dropouts=dropouts, seed=seed, epsilon=epsilon,
-        as_json=json, plot=None if no_plot else plot,
-    )  # fmt: skip
+    settings = Settings(clients, rounds, dropouts or 0, seed, epsilon)
+    named = chosen(protocol or [])
+    if dropouts is None:
+        settings = replace(settings, dropouts=usual_dropouts(clients, named.values()))
+    show(named, settings, as_json=json, plot=None if no_plot else plot)
 
 
 def keygen(ids: Sequence[str], out: Path, role: str, kem: str, paillier: int, shared_he: bool) -> None:
@@ -177,10 +178,3 @@ def _kind(data: bytes) -> str:
 
 def _print_json(found: object) -> None:
     print(json.dumps(found, indent=2))
-
-
-def check_writable(option: str, path: Path) -> None:
-    """``ConfigError`` before minutes are spent, if ``path`` can't be written."""
-    where = path if path.exists() else path.absolute().parent
-    if path.is_dir() or not where.exists() or not os.access(where, os.W_OK):
-        raise ConfigError(f"got {option} {path}, which can't be written; name a file in a folder that exists")

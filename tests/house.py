@@ -22,12 +22,19 @@ EXCEPTIONS = {
     "secagg._kernels.quantize_with_key": "a kernel takes arrays, not objects",
     "dp._kernels.place": "a kernel takes arrays, not objects",
     "secagg.task.Task.client": "each keyword is one thing that a user lends a client",
+    "secagg.simulation.simulate": "each keyword is one thing that a user says of a simulation",
+    "secagg.simulation.Session.__init__": "takes what simulate takes",
+    "secagg.integrations._flower_server.SecureGrid.__init__": "each keyword is one thing that a user sets",
+    "secagg._commands.demo": "each parameter is an option of a command",
+    "bench.commands.run": "each parameter is an option of a command",
+    "bench.commands.sweep": "each parameter is an option of a command",
+    "bench.commands.plan": "each parameter is an option of a command",
 }
 
 #: The one circle of names: a task makes roles, roles read their task, and the base class of protocols names both.
 CIRCLE = {
     *("secagg.task", "secagg.corruption", "secagg.relay", "secagg.protocols.base"),
-    *(f"secagg.roles.{name}" for name in ("client", "context", "listener", "member", "server", "state")),
+    *(f"secagg.roles.{name}" for name in ("client", "context", "listener", "member", "outcome", "server", "state")),
 }
 
 

@@ -5,22 +5,20 @@ from __future__ import annotations
 import copy
 import hashlib
 import logging
-import sys
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from types import FrameType
 from typing import Any
 
 import numpy as np
 from flwr.app import ConfigRecord, Message, RecordDict
-from flwr.clientapp import ClientApp
 
 from dp import PrivacyLedger
 from mpc.keys import encode_parts
 from secagg.errors import Aborted, ConfigError, EncodingError, LocalProtocolError, RemoteProtocolError
 from secagg.identity import load_he_key, load_identity, load_roster
 from secagg.integrations._flower_budget import check_unbudgeted, count_charges, is_budgeted, open_budget
+from secagg.integrations._flower_frames import check_outermost
 from secagg.integrations._flower_records import (
     UPLOADS_OF_A_MODEL,
     Stated,
@@ -81,7 +79,7 @@ def client_mod(
     riding = metrics_of(own)
 
     def secagg_mod(message: Any, context: Any, call_next: Callable[[Any, Any], Any]) -> Any:
-        _check_outermost()
+        check_outermost()
         if message.metadata.message_type.split(".")[0] != "train":
             check_unbudgeted(context.node_config)
             return _let_pass(_without_trace(message, context, call_next))
@@ -383,22 +381,3 @@ def _let_pass(reply: Any) -> Any:
                 f"{MAX_VALUES} single values and records and texts of {MAX_TEXT} characters through, nothing else"
             )
     return reply
-
-
-def _check_outermost() -> None:
-    """``ConfigError`` if a mod outside of this one gets the ciphertext: it can't noise or clip what is in it."""
-    frame: FrameType | None = sys._getframe(2)
-    # A mod's caller is always Flower's wrapper, so any other module up to the app is another mod's.
-    wrapper = "" if frame is None else str(frame.f_globals.get("__name__"))
-    while frame is not None and frame.f_code is not ClientApp.__call__.__code__:
-        name = str(frame.f_globals.get("__name__"))
-        if not name.startswith("flwr.") or name not in (wrapper, ClientApp.__module__):
-            raise ConfigError(
-                f"got a mod of {name} outside of secagg's, which would meet ciphertext only; put client_mod(task) "
-                "first in mods=[...]"
-            )
-        frame = frame.f_back
-    if frame is None:
-        raise ConfigError(
-            "got a call from outside of a ClientApp; pass the mod to ClientApp(mods=[client_mod(task)])"
-        )

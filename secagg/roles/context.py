@@ -139,6 +139,27 @@ class ServerContext(Context, Generic[AnyServerState]):
         state = self.state
         return Proposal(cohort=state.cohort, session=state.session, nonce=state.nonce)
 
+    def seal_all(self, requests: Mapping[str, tuple[wire.Message, bytes]]) -> dict[str, bytes]:
+        """What is said to many alike is written once."""
+        sealed: dict[tuple[int, int], bytes] = {}
+        for message, payload in requests.values():
+            if (id(message), id(payload)) not in sealed:
+                sealed[id(message), id(payload)] = self.seal(message, payload)
+        return {party: sealed[id(message), id(payload)] for party, (message, payload) in requests.items()}
+
+    def seal(self, message: wire.Message, payload: bytes = b"", *, session: bytes | None = None) -> bytes:
+        """A message of the server's; ``session`` is the id that it carries, by default the open round's."""
+        # A proposal states what a session id is computed from, so it can't carry one.
+        stated = b"" if isinstance(message, Proposal) else self.state.asked_under
+        return wire.seal_envelope(
+            message,
+            protocol=self.task.protocol.ID,
+            task=self.task.digest,
+            session=stated if session is None else session,
+            sender=wire.SERVER,
+            payload=payload,
+        )
+
     def need(self, present: int, floor: int, what: str) -> None:
         """``Aborted`` unless at least ``floor`` are ``present``."""
         if present < floor:
@@ -149,7 +170,3 @@ class ServerContext(Context, Generic[AnyServerState]):
         fault = Fault(str(party)[:64], self.round or "after the end", kind, detail)
         if self.faults.add(fault):
             log.warning("session %s: %s", self.state.session_id.hex()[:12], fault)
-
-
-Requests = Mapping[str, tuple[wire.Message, bytes]]
-"""Who is asked what: a message and the vectors behind it, by party."""

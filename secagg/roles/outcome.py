@@ -3,18 +3,23 @@
 from __future__ import annotations
 
 import html
+import logging
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, fields
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from secagg._reading import same
-from secagg.errors import Fault, SecAggError
+from secagg.errors import Aborted, Fault, SecAggError
 from secagg.layout import Layout
+
+if TYPE_CHECKING:
+    from secagg.roles.context import ServerContext
+
+log = logging.getLogger("secagg")
 
 _NAMED = 5  # of parties in a repr
 _CLIPPED = 0.01  # the share of coordinates above which the server warns
-_TAG = 16  # bytes of a message's digest by which it is known again
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -88,3 +93,39 @@ def _some(texts: Sequence[str]) -> str:
     """The first few, and how many more."""
     more = f", and {len(texts) - _NAMED:,} more" if len(texts) > _NAMED else ""
     return ", ".join(text[:64] for text in texts[:_NAMED]) + more
+
+
+def open_outcome(context: ServerContext[Any]) -> Outcome:
+    """What the server's sums say after the last round; ``Aborted`` if no honest inputs have such sums."""
+    task, state = context.task, context.state
+    encoder = task.encoder_for(state.session)
+    try:
+        noisy = state.noise_key and encoder.server_noise
+        decoded = (encoder.for_server(state.noise_key) if noisy else encoder).decode(
+            context.sums, layout=task.layout, survivors=len(state.survivors), max_weight=task.max_weight
+        )
+    except ValueError as error:  # an EncodingError, or what another package's encoding raises
+        raise Aborted(
+            f"the sum is one that no honest inputs have: {error}. One client is enough for that, and nothing "
+            "says which: open a new session for each half of the cohort, and go on with a half whose sum "
+            "opens"
+        ) from error
+    coordinates = len(state.survivors) * task.layout.size
+    if decoded.clipped is not None and decoded.clipped > _CLIPPED * coordinates:
+        log.warning(
+            "session %s: %.1f %% of all coordinates were clipped, so the mean is off by more than rounding: "
+            "raise clip; FixedPoint.suggest(updates) finds one from updates in the clear",
+            state.session_id.hex()[:12],
+            100 * decoded.clipped / coordinates,
+        )
+    return Outcome(
+        mean=task.layout.restore(decoded.mean),
+        sum=task.layout.restore(decoded.sum, dtype="float64"),
+        total_weight=decoded.total_weight,
+        survivors=tuple(state.survivors),
+        dropped=dict(state.dropped),
+        faults=tuple(context.faults.kept),
+        clipped=decoded.clipped,
+        epsilon_guaranteed=decoded.epsilon_guaranteed,
+        epsilon_realised=decoded.epsilon_realised,
+    )

@@ -22,11 +22,11 @@ from secagg.identity import check_party_ids
 from secagg.roles.context import ServerContext
 from secagg.roles.environment import Environment
 from secagg.roles.member import FOREIGN_TASK, Reply
-from secagg.roles.outcome import _CLIPPED, _TAG, Outcome
+from secagg.roles.outcome import Outcome, open_outcome
 from secagg.roles.state import ServerState, pack_segments, pack_state, unpack_segments, unpack_state
 from secagg.roles.turn import Turn, atomic
 from secagg.session import NONCE_BYTES, check_session, draw, roster_digest, session_id
-from secagg.table import Phase, Proposal
+from secagg.table import Phase
 from secagg.wire import Envelope, Reject
 
 if TYPE_CHECKING:
@@ -37,6 +37,7 @@ log = logging.getLogger("secagg")
 Outbox = dict[str, bytes]
 
 KEY_BYTES = 32
+_TAG = 16  # bytes of a message's digest by which it is known again
 
 
 AnyState = TypeVar("AnyState", bound=ServerState)
@@ -145,7 +146,7 @@ class Server(Generic[AnyState]):
             self._store()
         outbox = self._dismissal(state.parted)
         if not state.finished:
-            asked = self._seal_all(self._requests())
+            asked = self.context.seal_all(self._requests())
             outbox |= {party: asked[party] for party in sorted(self._pending)}
         return outbox
 
@@ -262,7 +263,7 @@ class Server(Generic[AnyState]):
                 requests = self._next_round()
                 state.parted = [party for party in silent if party not in requests]
                 self._store()
-                return {**self._dismissal(state.parted), **self._seal_all(requests)}
+                return {**self._dismissal(state.parted), **self.context.seal_all(requests)}
             self._outcome = self._decode()
         except Aborted as aborted:
             raise self._abort(aborted.reason, silent) from aborted
@@ -317,26 +318,6 @@ class Server(Generic[AnyState]):
     def _requests(self) -> Mapping[str, Reply]:
         return self.steps[self._phases[self.context.state.position].round].ask(self)
 
-    def _seal_all(self, requests: Mapping[str, Reply]) -> Outbox:
-        """What is said to many alike is written once."""
-        sealed: dict[tuple[int, int], bytes] = {}
-        for message, payload in requests.values():
-            if (id(message), id(payload)) not in sealed:
-                sealed[id(message), id(payload)] = self._seal(message, payload)
-        return {party: sealed[id(message), id(payload)] for party, (message, payload) in requests.items()}
-
-    def _seal(self, message: wire.Message, payload: bytes = b"", *, session: bytes | None = None) -> bytes:
-        # A proposal states what a session id is computed from, so it can't carry one.
-        stated = b"" if isinstance(message, Proposal) else self.context.state.asked_under
-        return wire.seal_envelope(
-            message,
-            protocol=self.context.task.protocol.ID,
-            task=self.context.task.digest,
-            session=stated if session is None else session,
-            sender=wire.SERVER,
-            payload=payload,
-        )
-
     def _dismissal(self, parties: Iterable[str]) -> Outbox:
         """What tells ``parties`` not to wait any more, under the id that everyone knows since the proposal.
 
@@ -351,7 +332,7 @@ class Server(Generic[AnyState]):
             nonce=state.nonce,
             cohort=state.cohort,
         )
-        return dict.fromkeys(parties, self._seal(wire.Abort(), session=opening))
+        return dict.fromkeys(parties, self.context.seal(wire.Abort(), session=opening))
 
     def _abort(self, reason: str, silent: Sequence[str]) -> Aborted:
         """Give up; everyone is told who was not told before, when it was dropped."""
@@ -370,38 +351,8 @@ class Server(Generic[AnyState]):
         return Aborted(reason, outbox)
 
     def _decode(self) -> Outcome:
-        task, state = self.context.task, self.context.state
-        encoder = task.encoder_for(state.session)
-        try:
-            noisy = state.noise_key and encoder.server_noise
-            decoded = (encoder.for_server(state.noise_key) if noisy else encoder).decode(
-                self.context.sums, layout=task.layout, survivors=len(state.survivors), max_weight=task.max_weight
-            )
-        except ValueError as error:  # an EncodingError, or what another package's encoding raises
-            raise Aborted(
-                f"the sum is one that no honest inputs have: {error}. One client is enough for that, and nothing "
-                "says which: open a new session for each half of the cohort, and go on with a half whose sum "
-                "opens"
-            ) from error
-        coordinates = len(state.survivors) * task.layout.size
-        if decoded.clipped is not None and decoded.clipped > _CLIPPED * coordinates:
-            log.warning(
-                "session %s: %.1f %% of all coordinates were clipped, so the mean is off by more than rounding: "
-                "raise clip; FixedPoint.suggest(updates) finds one from updates in the clear",
-                state.session_id.hex()[:12],
-                100 * decoded.clipped / coordinates,
-            )
-        return Outcome(
-            mean=task.layout.restore(decoded.mean),
-            sum=task.layout.restore(decoded.sum, dtype="float64"),
-            total_weight=decoded.total_weight,
-            survivors=tuple(state.survivors),
-            dropped=dict(state.dropped),
-            faults=tuple(self.context.faults.kept),
-            clipped=decoded.clipped,
-            epsilon_guaranteed=decoded.epsilon_guaranteed,
-            epsilon_realised=decoded.epsilon_realised,
-        )
+        """The outcome of the sums; ``Aborted`` for sums that no honest inputs have."""
+        return open_outcome(self.context)
 
     def _store(self) -> None:
         self.context.state.number += 1

@@ -11,7 +11,8 @@ from secagg.beacon import Fetch
 from secagg.errors import ConfigError
 from secagg.protocols.base import AggregationProtocol
 from secagg.testing._checks import CHECKS
-from secagg.testing._session import Broken, cast, rng_for_tests
+from secagg.testing._material import Broken, rng_for_tests
+from secagg.testing._session import cast
 
 __all__ = ["CHECKS", "ProtocolCheckError", "check_protocol", "rng_for_tests"]
 

@@ -34,7 +34,7 @@ from secagg.simulation import enrol_for
 from secagg.store import MemoryLedger
 from secagg.table import contribution_round, rounds
 from secagg.testing import CHECKS, check_protocol
-from secagg.testing._session import Integers
+from secagg.testing._material import Integers
 from secagg.wire import Envelope
 
 PROTOCOLS: dict[str, Encrypted] = {

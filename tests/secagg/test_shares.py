@@ -604,7 +604,7 @@ def test_a_sealing_key_of_the_roster_that_is_none_is_the_callers_to_mend() -> No
     client.contribute(UPDATES["c1"])
     before = client.to_bytes()
     with pytest.raises(secagg.LocalProtocolError, match="sealing key of a2 can't be used"):
-        client.receive(server._seal(server.context.proposal()))
+        client.receive(server.context.seal(server.context.proposal()))
     assert client.to_bytes() == before
 
 

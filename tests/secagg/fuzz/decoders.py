@@ -37,7 +37,8 @@ from secagg.merkle import merkle_levels, merkle_path, root_of_path
 from secagg.roles import Environment
 from secagg.roles.state import _state_checksum
 from secagg.store import FileLedger, FileStore, MemoryLedger
-from secagg.testing._session import MemoryStore, Play
+from secagg.testing._material import MemoryStore
+from secagg.testing._session import Play
 from tests.secagg.fuzz.mutate import Mutator
 from tests.secagg.fuzz.roles import Scene
 from tests.secagg.fuzz.tally import Tally

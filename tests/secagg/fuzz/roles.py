@@ -19,7 +19,8 @@ from secagg.identity import PartyRole
 from secagg.roles.listener import Watchful
 from secagg.roles.outcome import Outcome
 from secagg.table import contribution_round, rounds
-from secagg.testing._session import Broken, Casting, MemoryStore, Play, cast, require, rng_for_tests
+from secagg.testing._material import Broken, MemoryStore, require, rng_for_tests
+from secagg.testing._session import Casting, Play, cast
 from tests.secagg.fuzz.mutate import Mutator, take_apart
 from tests.secagg.fuzz.tally import Tally
 
