@@ -82,4 +82,13 @@ def _is_private(folder: Path) -> bool:
         open_to_others = outer.st_mode & 0o022 and not outer.st_mode & stat.S_ISVTX
         if open_to_others or outer.st_uid not in (0, os.geteuid()):
             return False
-    return True
+    # The folder may have been open to others before, and what they put there would be loaded as code.
+    return all(map(_is_own, folder.rglob("*")))
+
+
+def _is_own(entry: Path) -> bool:
+    """Whether this user or the superuser made this file or folder, or it is gone."""
+    try:
+        return entry.lstat().st_uid in (0, os.geteuid())
+    except FileNotFoundError:  # another process has put a newer file in its place
+        return True

@@ -178,6 +178,28 @@ def test_folders_of_other_users_are_refused(tmp_path: Path, monkeypatch: pytest.
     assert private(tmp_path, monkeypatch) is None
 
 
+@pytest.mark.skipif(os.geteuid() != 0, reason="only the superuser gives files away")
+@pytest.mark.parametrize("kind", ["file", "deep file", "folder", "link"])
+def test_a_folder_of_ours_that_holds_what_others_made_is_refused(
+    kind: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It may have been open to them before. Control: without a look at the entries it is taken."""
+    folder = Path(str(private(tmp_path, monkeypatch)))
+    planted = folder / "module_1" / "kernel.nbi" if kind == "deep file" else folder / "planted"
+    planted.parent.mkdir(exist_ok=True)
+    if kind == "folder":
+        planted.mkdir()
+    elif kind == "link":
+        planted.symlink_to("/nowhere")
+    else:
+        planted.touch()
+    assert private(tmp_path, monkeypatch) is not None
+    os.chown(planted, 65534, 65534, follow_symlinks=False)
+    assert private(tmp_path, monkeypatch) is None
+    monkeypatch.setattr(he._compiling, "_is_own", lambda _: True)
+    assert private(tmp_path, monkeypatch) is not None
+
+
 def test_a_system_without_a_place_for_temporary_files_is_no_error(monkeypatch: pytest.MonkeyPatch) -> None:
     assert private(Path("/nowhere/at/all"), monkeypatch) is None
 
