@@ -21,10 +21,10 @@ from secagg import _canonical, wire
 from secagg._numbers import is_a, whole
 from secagg.beacon import Fetch
 from secagg.corruption import corrupt_among, corrupt_count
-from secagg.encoding import Encoding, PlainEncoding, SegmentLike
-from secagg.errors import ConfigError, blaming, kind_of, shown
+from secagg.encoding import Encoding, PlainEncoding, Segment, SegmentLike
+from secagg.errors import ConfigError, SecAggError, blaming, kind_of, shown
 from secagg.identity import PartyRole, Roster, check_party_id
-from secagg.layout import Layout
+from secagg.layout import MAX_SIZE, Layout
 from secagg.protocols.base import AggregationProtocol, client_class
 from secagg.registry import TASK_CLASSES
 from secagg.roles.environment import Budget, Environment, Lent
@@ -38,6 +38,7 @@ if TYPE_CHECKING:
 
 MAX_CONTEXT_BYTES = 1024
 MAX_CLIENTS = 1 << 24
+_MOST_SEGMENTS = 256  # of an encoding; ours have two or three
 
 
 @dataclass(frozen=True, repr=False)
@@ -95,14 +96,19 @@ class Task:
         object.__setattr__(self, name, value)
 
     @cached_property
-    def segments(self) -> tuple[SegmentLike, ...]:
+    def segments(self) -> tuple[Segment, ...]:
         """What the encoding sends, segment by segment."""
-        try:
-            return tuple(self.encoder.segments(self.layout, self.max_weight))
-        except ConfigError:
-            raise
-        except ValueError as error:  # dp's own errors are
-            raise ConfigError(str(error)) from error
+        with blaming(ConfigError, "got an encoding whose segments can't be read"):
+            try:
+                found = self.encoder.segments(self.layout, self.max_weight)
+            except SecAggError:
+                raise
+            except ValueError as error:  # dp's own errors are
+                raise ConfigError(str(error)) from error
+            segments = tuple(_segment(item) for _, item in zip(range(_MOST_SEGMENTS + 1), found, strict=False))
+        if not 1 <= len(segments) <= _MOST_SEGMENTS:
+            raise ConfigError(f"got an encoding of no segments or too many; expected 1 to {_MOST_SEGMENTS}")
+        return segments
 
     @cached_property
     def encoder(self) -> Encoding:
@@ -356,6 +362,24 @@ ENCODING_MEMBERS = (
 def _lacking(encoding: object) -> tuple[str, ...]:
     """The members that ``encoding`` lacks."""
     return tuple(name for name in ENCODING_MEMBERS if not hasattr(type(encoding), name))
+
+
+def _segment(found: SegmentLike) -> Segment:
+    """What an encoding gives as a segment, as plain integers."""
+    length, bound = whole(found.length), whole(found.bound)
+    modulus = None if found.modulus is None else whole(found.modulus) or 0
+    if (
+        length is None
+        or bound is None
+        or not 0 <= length <= MAX_SIZE
+        or bound < 0
+        or (modulus is not None and modulus < 1)
+    ):
+        raise ConfigError(
+            f"got a segment of length={shown(found.length)}, bound={shown(found.bound)} and "
+            f"modulus={shown(found.modulus)}; expected integers of 0 or more, and a modulus above 0 or None"
+        )
+    return Segment(length, bound, modulus)
 
 
 def _integer(name: str, value: object, least: int, most: int) -> int:

@@ -1,11 +1,14 @@
 """The task: what is accepted, what it says, and that its bytes are the same everywhere."""
 
+import itertools
 from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 import pytest
 
 import secagg
+from secagg.encoding import Segment
 from secagg.errors import ConfigError
 from secagg.identity import enrol
 
@@ -77,6 +80,53 @@ def test_every_field_is_in_the_digest(change: dict[str, object]) -> None:
 def test_what_cannot_work_is_refused_when_the_task_is_made(change: dict[str, object], says: str) -> None:
     with pytest.raises(secagg.ConfigError, match=says.replace(".", r"\.")):
         make(**change)
+
+
+@dataclass(frozen=True)
+class Segmented(secagg.FixedPoint):
+    """Gives whatever it was made with as its segments."""
+
+    clip: float = 1.0
+    given: Any = ()
+
+    def segments(self, layout: Any, max_weight: Any) -> Any:
+        return self.given() if callable(self.given) else self.given
+
+
+class Failing:
+    @property
+    def length(self) -> int:
+        raise KeyError("its length")
+
+    bound = modulus = 1
+
+
+@pytest.mark.parametrize(
+    "given",
+    [
+        (), None, 7, [None], [Segment("3", 1)], [Segment(-1, 1)], [Segment(3, -1)], [Segment(3, None)],
+        [Segment(3, 1, 0)], [Segment(3, 1, "x")], [Segment(3, 10**5000, 10**5000)], [Segment(1 << 41, 1)],
+        [Segment(True, 1)], [(3, 1)], [Failing()], lambda: itertools.repeat(Segment(1, 1)), lambda: 1 / 0,
+    ],
+)  # fmt: skip
+def test_an_encoding_of_bad_segments_is_refused(given: Any) -> None:
+    with pytest.raises(ConfigError):
+        make(encoding=Segmented(given=given))
+
+
+def test_segments_come_as_plain_integers() -> None:
+    task = make(
+        encoding=Segmented(given=[Segment(np.int64(14), np.uint8(2)), Segment(np.int8(1), 100, np.int64(128))])
+    )
+    assert task.segments == (Segment(14, 2), Segment(1, 100, 128))
+    assert {type(number) for segment in task.segments for number in segment} == {int, type(None)}
+
+
+@pytest.mark.parametrize("protocol", [secagg.BFV(), secagg.CKKS()])
+def test_a_vector_that_a_scheme_cannot_hold_is_refused_when_the_task_is_made(protocol: Any) -> None:
+    layout = secagg.Layout.of(np.broadcast_to(np.float32(0), ((1 << 30) + 1,)))
+    with pytest.raises(ConfigError, match=r"can't carry this task: got a length of 10737418\d\d; expected"):
+        make(protocol=protocol, layout=layout)
 
 
 def test_sums_beyond_62_bits_are_refused() -> None:

@@ -129,7 +129,9 @@ class Encrypted(AggregationProtocol):
         """The scheme of :mod:`he` that carries the task; ``ConfigError`` with the reason if none does."""
         digits = Digits(task)
         try:
-            return make_scheme(self._module, digits.bound, task.max_clients, self._options)
+            scheme = make_scheme(self._module, digits.bound, task.max_clients, self._options)
+            scheme.size(digits.length)  # the scheme refuses a vector that is too long for it
+            return scheme
         except ValueError as error:  # the errors of he are ValueErrors
             raise ConfigError(f"{self.name} can't carry this task: {error}") from error
 
