@@ -1,1 +1,1 @@
-"""What the protocols and their parts cost, beside each other and beside their peers."""
+"""Benchmarks: what the protocols and their parts cost, compared with each other and with peers."""

@@ -43,6 +43,12 @@ Dropout = Annotated[
 ]
 Bits = Annotated[int, typer.Option(help="Bits of a quantized value.")]
 Seed = Annotated[int, typer.Option(help="Seed of the updates. Keys and masks never depend on it.")]
+Points = Annotated[
+    str | None, typer.Option(help="Values of the varied quantity, separated by commas, such as 8,16,32.")
+]
+Picture = Annotated[
+    Path, typer.Option(help="The picture: a name in .png, .svg or .pdf. Any other name makes a .png and a .svg.")
+]
 
 INTERRUPTED = 130
 
@@ -101,9 +107,7 @@ def run(
 def sweep(
     over: Annotated[Over, typer.Option(help="The quantity to vary.")],
     protocol: Names = None,
-    points: Annotated[
-        str | None, typer.Option(help="Values of the varied quantity, separated by commas, such as 8,16,32.")
-    ] = None,
+    points: Points = None,
     clients: Annotated[
         int | None, typer.Option(help="Number of clients, while another quantity is varied.")
     ] = None,
@@ -117,12 +121,7 @@ def sweep(
     most_seconds: Annotated[
         float, typer.Option(min=0.1, help="Leave out a session that would take longer.")
     ] = 40.0,
-    out: Annotated[
-        Path,
-        typer.Option(
-            help="The picture: a name that ends in .png, .svg or .pdf. Any other name makes a .png and a .svg."
-        ),
-    ] = Path("sweep"),
+    out: Picture = Path("sweep"),
     as_json: Json = None,
     as_html: Html = None,
 ) -> None:

@@ -1,7 +1,7 @@
-"""Exact noise beside OpenDP's integer samplers and the random bytes alone: ``pytest bench/test_dp_sampling.py``.
+"""Exact noise compared with OpenDP's integer samplers and with random bytes: ``pytest bench/test_dp_sampling.py``.
 
 Rates are in ``extra_info``, since calls of different sizes are compared. OpenDP draws as many integers
-in one call as it is given zeros.
+in one call as its input has zeros.
 """
 
 import time

@@ -1,4 +1,4 @@
-"""Shamir beside Flower's, mask streams beside the memory copy and raw AES: ``pytest bench``."""
+"""Shamir compared with Flower's, mask streams with a memory copy and raw AES: ``pytest bench``."""
 
 import os
 from collections.abc import Callable

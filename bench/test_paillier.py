@@ -1,7 +1,7 @@
-"""Paillier at 3072 bits beside phe and pypaillier, two threads: ``pytest bench/test_paillier.py``.
+"""Paillier at 3072 bits compared with phe and pypaillier, two threads: ``pytest bench/test_paillier.py``.
 
-Every round of ours starts from a bare modulus: h, tables and obfuscators are made inside of what is timed. Rates
-are in ``extra_info``, since calls of different sizes are compared.
+Each of our rounds starts from a bare modulus: computing h, tables and obfuscators is timed too. Rates are in
+``extra_info``, because calls of different sizes are compared.
 """
 
 import secrets

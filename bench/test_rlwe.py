@@ -1,7 +1,7 @@
-"""CKKS and BFV beside NVFlare's defaults, and their addition beside SEAL's own: ``pytest bench``.
+"""CKKS and BFV compared with NVFlare's defaults, and their addition with SEAL's: ``pytest bench``.
 
-All are for 16 bits and 256 clients, and a model of 2^18 values (2^20 in parallel). Compare the medians of a group
-and divide by the number of values: ``values`` stands with each.
+All are for 16 bits and 256 clients, and a model of 2^18 values (2^20 in parallel). Divide the medians of a group
+by the number of values, ``values``, before you compare them.
 """
 
 from collections.abc import Callable, Iterator

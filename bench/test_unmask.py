@@ -1,4 +1,4 @@
-"""A server's last round on the complete graph, beside Flower's: ``pytest bench/test_unmask.py``.
+"""The last round of a server on the complete graph, compared with Flower's: ``pytest bench/test_unmask.py``.
 
 A hundred clients, 10^6 coordinates, ten of the clients gone after they dealt their shares: the comparison of
 ``python -m bench peers`` at a larger size, which takes Flower two minutes.

@@ -63,12 +63,13 @@ def test_long_calls_take_three_turns():
 
 
 def test_a_comparison_is_made_per_unit_of_the_work():
-    found = compare(Comparison("sum", "value", HERE, pair, claim=2), 3, 5.0)
-    assert found.verdict == "holds"
-    assert found.peer_version == np.__version__
+    compared = compare(Comparison("sum", "value", HERE, pair, claim=2), 3, 5.0)
+    assert compared.verdict == "holds"
+    assert compared.peer_version == np.__version__
     doubled = Pair(**{**pair().__dict__, "their_units": 1000})
     assert (
-        compare(Comparison("sum", "value", HERE, lambda: doubled), 3, 5.0).theirs.median < found.theirs.median / 50
+        compare(Comparison("sum", "value", HERE, lambda: doubled), 3, 5.0).theirs.median
+        < compared.theirs.median / 50
     )
 
 
@@ -125,9 +126,9 @@ def test_a_real_peer_on_the_command_line(tmp_path):
         ["peers", "--peer", "tenseal", "--repeats", "3", "--seconds", "1", "--json", str(tmp_path / "peers.json")],
     )
     assert result.exit_code == 0, result.output
-    found = json.loads((tmp_path / "peers.json").read_text())
-    assert [one["peer"] for one in found["compared"]] == ["tenseal"] * 3
-    upload = found["compared"][0]
+    document = json.loads((tmp_path / "peers.json").read_text())
+    assert [one["peer"] for one in document["compared"]] == ["tenseal"] * 3
+    upload = document["compared"][0]
     assert upload["their_bytes"] > 2 * upload["our_bytes"]
     assert upload["ratio"]["least"] <= upload["ratio"]["median"] <= upload["ratio"]["most"]
 

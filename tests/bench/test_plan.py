@@ -46,15 +46,15 @@ def test_a_fit_recovers_the_rates(terms):
     true = rng.uniform(1e-6, 1e-3, len(terms))
     counts = [Counts(n, n // 5, d, k, k // 2, d) for n, d, k in rng.integers(5, 500, (30, 3)).tolist()]
     truth = Formula(tuple(terms), tuple(true))
-    found = fit(terms, [(c, truth.seconds(c)) for c in counts])
-    np.testing.assert_allclose(found.rates, true, rtol=1e-6)
+    fitted = fit(terms, [(c, truth.seconds(c)) for c in counts])
+    np.testing.assert_allclose(fitted.rates, true, rtol=1e-6)
 
 
 def test_a_fit_keeps_the_rates_that_were_measured_apart():
     counts = [Counts(n, 0, d, 0, n // 2, d) for n, d in ((10, 100), (20, 50), (40, 400))]
-    found = fit([FIXED, COORDINATES], [(c, 3e-6 * c.d + 1e-4 * c.q) for c in counts], [(SIGNATURE, 1e-4)])
-    assert found.rates[1] == pytest.approx(3e-6)
-    assert found.seconds(counts[2]) == pytest.approx(3e-6 * 400 + 1e-4 * 20)
+    fitted = fit([FIXED, COORDINATES], [(c, 3e-6 * c.d + 1e-4 * c.q) for c in counts], [(SIGNATURE, 1e-4)])
+    assert fitted.rates[1] == pytest.approx(3e-6)
+    assert fitted.seconds(counts[2]) == pytest.approx(3e-6 * 400 + 1e-4 * 20)
 
 
 def test_a_formula_says_its_rates_in_units():
@@ -103,8 +103,8 @@ def test_the_plan_prints_every_symbol_that_is_not_an_option():
 def test_a_plan_is_compared_with_real_sessions_and_control_fourfold_rates_fail(monkeypatch):
     monkeypatch.setattr(planning, "CHECKED", (Workload(20, 400_000, 0.1),))
     measured = rates.calibrate("Clear", Clear(), 16, lambda name, doing: None)
-    found = planning.checked("Clear", Clear(), measured)
-    assert {one.role for one in found} == {"client", "server"}
+    checks = planning.checked("Clear", Clear(), measured)
+    assert {one.role for one in checks} == {"client", "server"}
     fourfold = Rates(
         {
             role: Formula(formula.terms, tuple(4 * rate for rate in formula.rates))
@@ -142,20 +142,20 @@ def flat(protocols, seconds=1e-3):
 def test_wire_time_and_bytes_of_a_plan():
     protocols = {"Paillier": Paillier()}
     workload = Workload(1000, 10_000, 0.1)
-    found = plan(protocols, flat(protocols), workload, LINK)[0]
+    planned = plan(protocols, flat(protocols), workload, LINK)[0]
     cost = Paillier().cost(workload.task(Paillier()))
     up, down = sum(cost.up.values()), sum(cost.down.values())
-    assert (found.bytes_up, found.bytes_down) == (up, down)
-    assert found.wire_seconds == pytest.approx(8 * up / 10e6 + 8 * down / 50e6)
-    assert found.server_bytes == 1000 * (up + down)
+    assert (planned.bytes_up, planned.bytes_down) == (up, down)
+    assert planned.wire_seconds == pytest.approx(8 * up / 10e6 + 8 * down / 50e6)
+    assert planned.server_bytes == 1000 * (up + down)
 
 
 def test_a_protocol_that_cannot_run_the_workload_is_listed_with_the_reason():
     protocols = chosen(["SecAgg", "Clear"])
-    found = plan(protocols, flat(protocols), Workload(10**5, 1000, 0.0), LINK)
-    assert "complete graph ends at 65,535" in found[0].refused
-    assert not found[1].refused
-    grid = plan_grid(found, Workload(10**5, 1000, 0.0), LINK)
+    planned = plan(protocols, flat(protocols), Workload(10**5, 1000, 0.0), LINK)
+    assert "complete graph ends at 65,535" in planned[0].refused
+    assert not planned[1].refused
+    grid = plan_grid(planned, Workload(10**5, 1000, 0.0), LINK)
     assert "65,535" in grid.rows[0][-1]
 
 
@@ -197,10 +197,10 @@ def test_plan_measures_and_says_what_to_take(tmp_path):
     arguments = ["--clients", "100000", "--coordinates", "100000", "--protocol", "Clear", "--json"]
     result = CliRunner().invoke(app, ["plan", *arguments, str(tmp_path / "plan.json")])
     assert result.exit_code == 0, result.output
-    found = json.loads((tmp_path / "plan.json").read_text())
-    assert found["planned"][0]["client_formula"]
-    assert found["link"] == {"up": 10e6, "down": 50e6}
-    assert found["workload"]["dropout"] == 0.1
+    document = json.loads((tmp_path / "plan.json").read_text())
+    assert document["planned"][0]["client_formula"]
+    assert document["link"] == {"up": 10e6, "down": 50e6}
+    assert document["workload"]["dropout"] == 0.1
 
 
 def test_plan_refuses_before_it_measures():
@@ -211,6 +211,6 @@ def test_plan_refuses_before_it_measures():
 
 def test_every_protocol_can_be_planned():
     protocols = named()
-    found = plan(protocols, flat(protocols), planning.CHECKED[0], LINK)
-    assert [one.protocol for one in found if not one.refused] == list(protocols)
-    assert all((one.other_seconds is None) == (not protocols[one.protocol].others) for one in found)
+    planned = plan(protocols, flat(protocols), planning.CHECKED[0], LINK)
+    assert [one.protocol for one in planned if not one.refused] == list(protocols)
+    assert all((one.other_seconds is None) == (not protocols[one.protocol].others) for one in planned)

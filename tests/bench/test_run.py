@@ -38,12 +38,12 @@ def failed(capsys, *arguments):
 def test_each_protocol_has_a_row_that_agrees_with_its_cost(tmp_path):
     result = run("--json", str(tmp_path / "run.json"), "--html", str(tmp_path / "run.html"), *only(*QUICK))
     assert result.exit_code == 0, result.output
-    found = json.loads((tmp_path / "run.json").read_text())
-    assert found["finished"]
-    assert [row["protocol"] for row in found["rows"]] == QUICK
-    workload = Workload(**found["workload"])
+    document = json.loads((tmp_path / "run.json").read_text())
+    assert document["finished"]
+    assert [row["protocol"] for row in document["rows"]] == QUICK
+    workload = Workload(**document["workload"])
     assert workload.gone == 1
-    for row in found["rows"]:
+    for row in document["rows"]:
         protocol = named()[row["protocol"]]
         cost = protocol.cost(workload.task(protocol), workload.ids)
         # With one client silent, a survivor receives and sends a little less than with nobody silent.
@@ -111,9 +111,9 @@ def test_control_a_broken_protocol_fails_the_run(monkeypatch, capsys, tmp_path, 
     code, words = failed(capsys, "--json", str(tmp_path / "run.json"))
     assert code == 1
     assert re.search(message, words), words
-    found = json.loads((tmp_path / "run.json").read_text())
-    assert not found["finished"]
-    assert broken.name not in [row["protocol"] for row in found["rows"]]
+    document = json.loads((tmp_path / "run.json").read_text())
+    assert not document["finished"]
+    assert broken.name not in [row["protocol"] for row in document["rows"]]
 
 
 def test_a_protocol_that_breaks_after_the_warm_up_leaves_the_finished_rows(tmp_path, monkeypatch):
@@ -123,8 +123,8 @@ def test_a_protocol_that_breaks_after_the_warm_up_leaves_the_finished_rows(tmp_p
     monkeypatch.setattr(Bench, "warm", lambda self, name: None)
     result = run("--json", str(tmp_path / "run.json"))
     assert isinstance(result.exception, WrongSum)
-    found = json.loads((tmp_path / "run.json").read_text())
-    assert [row["protocol"] for row in found["rows"]] == ["Clear"]
+    document = json.loads((tmp_path / "run.json").read_text())
+    assert [row["protocol"] for row in document["rows"]] == ["Clear"]
     assert "Clear" in result.output
 
 
@@ -139,9 +139,9 @@ def test_interrupt_leaves_the_finished_rows_and_the_json(tmp_path, monkeypatch):
     monkeypatch.setattr(Bench, "measure", interrupted)
     result = run("--json", str(tmp_path / "run.json"), *only("Clear", "SecAgg", "AdditiveShares"))
     assert result.exit_code == 130
-    found = json.loads((tmp_path / "run.json").read_text())
-    assert not found["finished"]
-    assert [row["protocol"] for row in found["rows"]] == ["Clear", "SecAgg"]
+    document = json.loads((tmp_path / "run.json").read_text())
+    assert not document["finished"]
+    assert [row["protocol"] for row in document["rows"]] == ["Clear", "SecAgg"]
     assert "SecAgg" in result.output
 
 

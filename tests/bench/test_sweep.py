@@ -22,8 +22,8 @@ def point(protocol, at, seconds, memory=10**7):
 
 @pytest.mark.parametrize("power", [0.0, 1.0, 1.5, 2.0])
 def test_slope_is_the_exponent_of_a_power(power):
-    found = slope([(x, 3 * x**power) for x in (2, 4, 16, 100)])
-    assert (found.value, found.margin, found.noise) == (pytest.approx(power), pytest.approx(0, abs=1e-9), False)
+    fitted = slope([(x, 3 * x**power) for x in (2, 4, 16, 100)])
+    assert (fitted.value, fitted.margin, fitted.noise) == (pytest.approx(power), pytest.approx(0, abs=1e-9), False)
 
 
 def test_slope_needs_three_points():
@@ -32,16 +32,16 @@ def test_slope_needs_three_points():
 
 def test_the_margin_is_the_greatest_difference_from_the_growth_between_neighbours():
     """From 1 to 2 the power is log2(1.1) = 0.1375, from 2 to 4 it is log2(0.95/1.1) = -0.2115."""
-    found = slope([(1, 1.0), (2, 1.1), (4, 0.95)])
-    assert (found.value, found.margin) == (pytest.approx(-0.037, abs=1e-3), pytest.approx(0.1745, abs=1e-3))
-    assert not found.noise
-    assert str(found) == "−0.04 ± 0.17"
+    fitted = slope([(1, 1.0), (2, 1.1), (4, 0.95)])
+    assert (fitted.value, fitted.margin) == (pytest.approx(-0.037, abs=1e-3), pytest.approx(0.1745, abs=1e-3))
+    assert not fitted.noise
+    assert str(fitted) == "−0.04 ± 0.17"
 
 
 def test_three_noisy_points_are_marked_as_noise():
-    found = slope([(1, 1.0), (2, 2.5), (4, 1.1)])
-    assert found.noise
-    assert report.grows(found) == "noise"
+    fitted = slope([(1, 1.0), (2, 2.5), (4, 1.1)])
+    assert fitted.noise
+    assert report.grows(fitted) == "noise"
     points = tuple(point("A", x, y) for x, y in ((1, 1.0), (2, 2.5), (4, 1.1)))
     sweep = Sweep(Over.CLIENTS, HELD[Over.CLIENTS], points, ())
     assert "(noise)" in growth(sweep).axes[0].texts[0].get_text()
@@ -147,11 +147,11 @@ def test_sweep_draws_and_writes(tmp_path):
     assert (tmp_path / "grown.png").read_bytes().startswith(b"\x89PNG")
     assert "<svg" in (tmp_path / "grown.svg").read_text()
     assert "<svg" in (tmp_path / "s.html").read_text()
-    found = json.loads((tmp_path / "s.json").read_text())
-    assert [point["at"] for point in found["points"]] == [100, 10000]
-    assert found["held"]["clients"] == 4
-    assert found["points"][1]["bytes_up"] > 10 * found["points"][0]["bytes_up"]
-    assert found["powers"]["Clear"]["bytes_up"] is None  # two points make no power
+    document = json.loads((tmp_path / "s.json").read_text())
+    assert [point["at"] for point in document["points"]] == [100, 10000]
+    assert document["held"]["clients"] == 4
+    assert document["points"][1]["bytes_up"] > 10 * document["points"][0]["bytes_up"]
+    assert document["powers"]["Clear"]["bytes_up"] is None  # two points make no power
 
 
 @pytest.mark.parametrize("name", ["grown.svg", "grown.PNG", "grown.pdf"])
@@ -192,11 +192,11 @@ def test_a_curve_that_ends_early_is_named_where_it_ends():
 def test_peaks_are_of_each_kind_of_party():
     """A server holds at least one sum, an aggregator its own; a client at least its integers."""
     size = 10**6
-    found = memory.peaks("AdditiveShares", Workload(clients=4, coordinates=size, dropout=0.0))
-    assert 4 * size <= found.client < 200 * size
-    assert 4 * size <= found.server < 200 * size
-    assert found.other is not None
-    assert 4 * size <= found.other < 200 * size
+    peaks = memory.peaks("AdditiveShares", Workload(clients=4, coordinates=size, dropout=0.0))
+    assert 4 * size <= peaks.client < 200 * size
+    assert 4 * size <= peaks.server < 200 * size
+    assert peaks.other is not None
+    assert 4 * size <= peaks.other < 200 * size
     assert 4 * size > MEMORY_FLOOR
 
 

@@ -83,11 +83,11 @@ def test_the_expected_sum_is_that_of_the_simulation_and_one_step_more_is_noticed
     updates = workload.updates()
     protocol = chosen(["Clear"])["Clear"]
     expected = Expected.of(workload, updates)
-    found = simulate(workload.task(protocol), updates, dropouts=workload.dropouts(protocol))
-    assert expected.differs(found.sum) == 0
-    assert expected.differs(found.sum + np.eye(50)[3] / expected.scale) == 1
-    assert expected.differs(found.sum + 0.4 / expected.scale) == 50
-    np.testing.assert_allclose(found.mean, expected.mean, atol=0.6 / expected.scale)
+    outcome = simulate(workload.task(protocol), updates, dropouts=workload.dropouts(protocol))
+    assert expected.differs(outcome.sum) == 0
+    assert expected.differs(outcome.sum + np.eye(50)[3] / expected.scale) == 1
+    assert expected.differs(outcome.sum + 0.4 / expected.scale) == 50
+    np.testing.assert_allclose(outcome.mean, expected.mean, atol=0.6 / expected.scale)
 
 
 def test_updates_depend_on_the_seed_and_differ_between_clients():
