@@ -40,7 +40,7 @@ class PublicKey:
 
     @property
     def digest(self) -> bytes:
-        """SHA-256 of :meth:`to_bytes` (32 bytes), for whoever pins the key."""
+        """SHA-256 of :meth:`to_bytes` (32 bytes), by which to pin the key."""
         return hashlib.sha256(self.to_bytes()).digest()
 
     def encrypt(self, values: NDArray[Any], executor: Executor | None = None) -> bytes:

@@ -15,7 +15,7 @@ other moduli the powers of h may be fewer than all squares of n-th powers; the a
 that as well.) ``textbook=True`` takes r^n with a uniform r instead. It assumes nothing more than
 Paillier did, and takes several times as long.
 
-**What it does not give.** Ciphertexts are malleable: whoever can change a ciphertext can add to its
+**What it does not give.** Ciphertexts are malleable: anybody who can change a ciphertext can add to its
 plaintext. The caller has to make sure that clients encrypted values within the bound, and that the
 count is honest: a slot that overflows carries into the next one, and nobody can tell if all slots
 stay in range. A modulus from others may not be a product of two primes. GMP's integers are not
@@ -311,7 +311,7 @@ def _checked(scheme: Scheme, plain: Sequence[int], length: int, count: int) -> N
 
 
 def _checksum(body: bytes) -> bytes:
-    """A check against accidents only: whoever can write the saved state can also write its checksum."""
+    """A check against accidents only: anybody who can write the state can also write its checksum."""
     return hashlib.sha256(body).digest()[:_MARK]
 
 

@@ -77,7 +77,7 @@ class PublicKey(Encryptor):
 
     @cached_property
     def digest(self) -> bytes:
-        """32 bytes that stand for the modulus, for whoever pins the key."""
+        """32 bytes that stand for the modulus, by which to pin the key."""
         return hashlib.sha256(_KEY_LABEL + self.to_bytes()).digest()
 
     @classmethod

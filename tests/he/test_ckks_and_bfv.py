@@ -1,4 +1,4 @@
-"""Sums of encrypted vectors: exact, whatever the cohort; keys, states and formats; what is no sum isn't opened."""
+"""Sums of encrypted vectors are exact; keys, states and formats; only a possible sum is opened."""
 
 import hashlib
 import pickle
@@ -406,7 +406,7 @@ def test_no_two_ciphertexts_share_their_randomness(scheme: Scheme) -> None:
 def test_control_a_seeded_generator_gives_differences_in_the_clear(
     name: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """SEAL's seeded factory restarts its stream at every encryption: whoever sees an upload reads differences."""
+    """SEAL's seeded factory restarts its stream at every encryption: an observer of an upload reads differences."""
     scheme = SCHEMES[name]
     at = _seal.context(scheme.parameters)
     key = key_of(scheme)

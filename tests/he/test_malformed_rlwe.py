@@ -63,7 +63,7 @@ def attacked(
 
 
 def read_with(scheme: Scheme, secret: np.ndarray, upload: bytes, length: int) -> np.ndarray:
-    """What whoever recovered ``secret`` reads in one client's upload."""
+    """The values in one client's upload, for an attacker that recovered ``secret``."""
     adder = scheme.adder(length)
     adder.fold(upload)
     return SecretKey(scheme, secret.astype(np.int8), None).open(adder.total(), length, 1)

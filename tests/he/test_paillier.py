@@ -301,7 +301,7 @@ def test_bytes_changed_anywhere_are_refused_or_open_to_nothing_possible() -> Non
 
 @pytest.mark.parametrize("name", ["zero", "n", "multiple of q"])
 def test_control_without_validation_one_upload_spoils_the_sum(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A ciphertext that is no unit takes everyone's values with it: what is left can't be opened by anybody."""
+    """A ciphertext that is not a unit destroys all clients' values: nobody can open the sum."""
     monkeypatch.setattr(paillier, "check_ciphertexts", lambda numbers, n: list(numbers))
     adder = SCHEME.adder(LENGTH, PUBLIC)
     adder.fold(GOOD)
@@ -422,7 +422,7 @@ def test_another_key_opens_nothing() -> None:
     other = VectorPrivateKey(SCHEME, OTHER)
     with pytest.raises(CiphertextError, match="another public key"):
         other.open(GOOD, LENGTH, 1)
-    # With the mark of its own key forged on top, what comes out is no sum.
+    # With the mark of its own key forged on top, it does not open to a possible sum.
     with pytest.raises((OpenError, CiphertextError)):
         other.open(other.encrypt(np.arange(LENGTH))[:32] + GOOD[32:], LENGTH, 1)
 

@@ -327,7 +327,7 @@ def test_windows_hold_in_honest_rounds() -> None:
 
 
 def test_a_ring_is_frozen() -> None:
-    """Clients share one; whoever could move a node would choose their neighbours."""
+    """Clients share one ring: a client that could move a node would choose their neighbours."""
     ring = graph.Ring(np.arange(3), np.arange(3))
     with pytest.raises(FrozenInstanceError):
         ring.order = np.arange(3)[::-1]  # type: ignore[misc]
