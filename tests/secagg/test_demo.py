@@ -275,7 +275,7 @@ def test_the_baseline_loads_nothing_that_aggregates():
     code = "import sys, secagg.demo.baseline; print(*sorted(m for m in sys.modules if m.startswith('secagg')))"
     loaded = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.split()
     own = ["secagg.demo", "secagg.demo.baseline", "secagg.demo.hospitals", "secagg.demo.model"]
-    assert loaded == ["secagg", "secagg._cores", *own, "secagg.errors"]
+    assert loaded == ["secagg", "secagg._cores", *own, "secagg.errors", "secagg.registry"]
 
 
 # --- who falls silent
