@@ -186,15 +186,17 @@ def _recorded(clients: int, gone: int, size: int) -> tuple[Any, Any, bytes, dict
     outbox = server.start()
     while server.round != secagg.Round.UNMASKING:
         for party, request in outbox.items():
+            if party not in members:
+                continue  # the server dismisses the clients that fell silent
             if server.round == secagg.Round.MASKED_INPUT:
-                if party in ids[:gone]:
-                    continue
                 members[party].contribute(values)
             reply = members[party].receive(request)
             assert reply is not None
             server.receive(party, reply)
         outbox = server.close_round()
-    answers = {party: members[party].receive(request) for party, request in outbox.items()}
+        if server.round == secagg.Round.MASKED_INPUT:
+            members = {party: members[party] for party in ids[gone:]}
+    answers = {party: members[party].receive(request) for party, request in outbox.items() if party in members}
     return task, roster, server.to_bytes(), {party: answer for party, answer in answers.items() if answer}
 
 
