@@ -91,6 +91,18 @@ class Task:
             )
         self._set("context", bytes(memoryview(self.context)))  # NumPy's bytes are a subclass
         self.protocol.validate(self)
+        self._check_sizes()
+
+    def _check_sizes(self) -> None:
+        """``ConfigError`` if a message of this task could be larger than an envelope carries."""
+        for receiver in (None, PartyRole.CLIENT, *self.protocol.others):
+            size = self.protocol.largest_message(self, receiver)
+            if size > wire.LARGEST_BODY:
+                raise ConfigError(
+                    f"got a task whose largest message to the {receiver or 'server'} has {size:,} bytes; expected "
+                    f"at most {wire.LARGEST_BODY:,}: lower max_clients, or use a layout with fewer coordinates or an "
+                    "encoding with fewer bits"
+                )
 
     def _set(self, name: str, value: object) -> None:
         object.__setattr__(self, name, value)

@@ -32,6 +32,7 @@ SIGNATURE_LABEL = b"secagg/v1/envelope"
 SIGNATURE_BYTES = 64
 CHECKSUM_BYTES = 16
 DIGEST_BYTES = 32
+LARGEST_BODY = (1 << 32) - 1  # in bytes: an envelope states the length of its body in 4 bytes
 LONGEST_ID = 64  # of a party, in bytes
 SERVER = ""  # the sender of the server's messages; no party can be enrolled under it
 

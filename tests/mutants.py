@@ -74,7 +74,10 @@ CONCERNED: dict[str, tuple[str, ...]] = {
     },
     **{
         f"secagg/protocols/pairwise/{name}.py": _PAIRWISE
-        for name in ("client", "messages", "neighbours", "protocol", "server")
+        for name in (
+            *("client", "messages", "neighbours", "parameters", "server"),
+            *("sparse_client", "sparse_parameters", "sparse_server"),
+        )
     },
 }
 

@@ -30,12 +30,12 @@ from secagg.protocols import chosen, named
 LINK = Link(10e6, 50e6)
 
 
-def test_bytes_of_a_million_clients_are_counted_without_building_their_lists():
-    """Each client gets half a million signed lists of a quarter of a million bytes."""
+def test_bytes_of_a_very_large_cohort_are_counted_without_building_their_lists():
+    """Each client gets 78,751 signed lists of 37,500 bytes."""
     protocols = {"SecAggPlus": SecAggPlus()}
-    planned = plan(protocols, flat(protocols), Workload(10**6, 10**7, 0.1), LINK)[0]
-    assert planned.bytes_down == pytest.approx(525_001 * 250_000, rel=0.01)
-    assert planned.bytes_up == pytest.approx(45e6, rel=0.02)
+    planned = plan(protocols, flat(protocols), Workload(150_000, 10**7, 0.1), LINK)[0]
+    assert planned.bytes_down == pytest.approx(78_751 * 37_500, rel=0.01)
+    assert planned.bytes_up == pytest.approx(10**7 * 34 / 8, rel=0.02)
 
 
 @pytest.mark.parametrize(
@@ -93,9 +93,8 @@ def test_rates_are_measured_in_lanes_as_wide_as_those_of_the_plan():
 
 def test_the_plan_prints_every_symbol_that_is_not_an_option():
     protocols = {"SecAggPlus": SecAggPlus(), "Paillier": Paillier()}
-    grid = plan_grid(
-        plan(protocols, flat(protocols), Workload(1 << 18, 10, 0.0), LINK), Workload(1 << 18, 10, 0.0), LINK
-    )
+    workload = Workload(150_000, 10, 0.0)
+    grid = plan_grid(plan(protocols, flat(protocols), workload, LINK), workload, LINK)
     assert all(symbol in grid.rows[0][-1] for symbol in ("k = ", "q = ", "w = 2"))
     assert "v = " in grid.rows[1][-1]
 
@@ -188,7 +187,7 @@ def test_counts_of_masks_and_of_ciphertexts():
     workload = Workload(10, 1000, 0.2)
     masked = Counts.of(SecAgg(), workload)
     assert (masked.n, masked.g, masked.k, masked.q, masked.w) == (10, 2, 9, 7, 1)
-    assert Counts.of(SecAggPlus(), Workload(1 << 18, 10, 0.0)).w == 2  # sums of 34 bits
+    assert Counts.of(SecAggPlus(), Workload(150_000, 10, 0.0)).w == 2  # sums of 34 bits
     assert Counts.of(CKKS(), workload).v > 10 * workload.coordinates
     assert Counts.of(Clear(), workload).v == workload.coordinates
 

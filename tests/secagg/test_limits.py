@@ -14,9 +14,10 @@ from mpc.hpke import Kem
 from secagg import wire
 from secagg.beacon import LATEST_ROUND, VALUE_BYTES, SignedBeacon
 from secagg.bitmap import from_bitmap, to_bitmap
-from secagg.errors import FaultKind
+from secagg.errors import ConfigError, FaultKind
 from secagg.identity import PartyRole
 from secagg.lanes import vectors_size
+from secagg.layout import Layout, Leaf
 from secagg.protocols.clear import Input
 from secagg.protocols.encrypted import messages as encrypted
 from secagg.protocols.encrypted.digits import Digits
@@ -202,6 +203,35 @@ def test_on_a_complete_graph_the_caps_are_not_far_above(clients: int, threat_mod
     # Any number may be enrolled, and c and the quorum with it: up to all of the cohort.
     assert down <= protocol.largest_message(task, PartyRole.CLIENT) <= 1.6 * down
     assert up <= protocol.largest_message(task, None) <= 1.05 * up + 100
+
+
+@pytest.mark.parametrize(
+    ("protocol", "clients", "coordinates", "who"),
+    [
+        (secagg.Clear(), 4, 3 << 30, "server"),
+        (secagg.SecAgg(threat_model="semi-honest"), 4, 3 << 30, "server"),
+        (secagg.AdditiveShares(), 4, 3 << 30, "server"),
+        (secagg.SecAggPlus(), 200_000, 3, "client"),
+        (secagg.SecAggPlus(), 150_000, 3, None),
+    ],
+    ids=lambda value: getattr(value, "name", str(value)),
+)
+def test_a_task_whose_messages_no_envelope_carries_is_refused(
+    protocol: Any, clients: int, coordinates: int, who: str | None
+) -> None:
+    layout = Layout((Leaf((), (coordinates,), "float32"),), ())
+    encoding, least = secagg.FixedPoint(clip=1.0, bits=16), math.ceil(0.85 * clients)
+
+    def make() -> secagg.Task:
+        return secagg.Task(protocol, layout, encoding, max_clients=clients, min_survivors=least)
+
+    if who is None:
+        assert make().protocol.largest_message(make(), PartyRole.CLIENT) <= wire.LARGEST_BODY
+        return
+    with pytest.raises(
+        ConfigError, match=f"largest message to the {who} has .* at most 4,294,967,295: lower"
+    ):
+        make()
 
 
 class Counted(list[str]):

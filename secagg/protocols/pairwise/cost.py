@@ -123,6 +123,8 @@ def largest(protocol: Pairwise, task: Task, receiver: PartyRole | None) -> int:
     at most everyone, which a small cohort needs on a sparse graph too.
     """
     n, bits = task.max_clients, bitmap_bytes(task.max_clients)
+    # Against a malicious server c, and with it the quorum, grows with the number of enrolled clients.
+    signers = n if protocol.threat_model == "malicious" else protocol.quorum(n, protocol.corrupt(n, None))
     vectors = vectors_size(task)
     advert = wire.largest(KEY_BYTES, KEY_BYTES, signed=True)
     signed = wire.largest(bits, bits, signed=True)
@@ -136,7 +138,7 @@ def largest(protocol: Pairwise, task: Task, receiver: PartyRole | None) -> int:
         HeldShares: wire.largest(bits, COMMITMENT_BYTES * n, SEALED_BYTES * n, signed=False),
         Survivors: wire.largest(bits, signed=False),
         VouchedSurvivors: wire.largest(bits, VOUCHER_BYTES * n, signed=False),
-        Unmask: wire.largest(bits, (n if protocol.checked else 0, signed), signed=False),
+        Unmask: wire.largest(bits, (signers, signed), signed=False),
     }
     to_server: dict[type[wire.Message], int] = {
         Advert: advert,
