@@ -100,8 +100,8 @@ class Task:
             if size > wire.LARGEST_BODY:
                 raise ConfigError(
                     f"got a task whose largest message to the {receiver or 'server'} has {size:,} bytes; expected "
-                    f"at most {wire.LARGEST_BODY:,}: lower max_clients, or use a layout with fewer coordinates or an "
-                    "encoding with fewer bits"
+                    f"at most {wire.LARGEST_BODY:,}: lower max_clients, or use a layout with fewer coordinates or "
+                    "an encoding with fewer bits"
                 )
 
     def _set(self, name: str, value: object) -> None:

@@ -27,7 +27,7 @@ from secagg.errors import Aborted, ConfigError, Fault, FaultKind, LocalProtocolE
 from secagg.identity import PartyRole, check_enrolled, check_party_id
 from secagg.roles.context import MemberContext
 from secagg.roles.environment import Environment
-from secagg.roles.state import ClientState, MemberState, pack_state, unpack_state
+from secagg.roles.state import ClientState, MemberState, check_member, pack_state, unpack_state
 from secagg.roles.turn import Turn, atomic
 from secagg.session import (
     MAX_SESSION_BYTES,
@@ -365,8 +365,12 @@ class Member(Generic[AnyState]):
     def from_bytes(cls, data: bytes, task: Task, environment: Environment | None = None) -> Self:
         """The role that was saved as ``data``; see :meth:`secagg.Task.restore_client`."""
         lent = environment or Environment()
+        state = unpack_state(data, cls.state_type, task, cls.role, lent.roster)
+        check_party_id(state.id)
+        phases = [phase for phase in task.protocol.phases if phase.role is cls.role]
+        check_member(state, phases, task, lent.roster)
         role = cls.__new__(cls)
-        role._take_up(task, unpack_state(data, cls.state_type, task, cls.role, lent.roster), lent)
+        role._take_up(task, state, lent)
         role.check_restored()
         return role
 

@@ -23,7 +23,7 @@ from secagg.roles.context import ServerContext
 from secagg.roles.environment import Environment
 from secagg.roles.member import FOREIGN_TASK, Reply
 from secagg.roles.outcome import Outcome, open_outcome
-from secagg.roles.state import ServerState, pack_segments, pack_state, unpack_segments, unpack_state
+from secagg.roles.state import ServerState, check_server, pack_segments, pack_state, unpack_segments, unpack_state
 from secagg.roles.turn import Turn, atomic
 from secagg.session import NONCE_BYTES, check_session, draw, roster_digest, session_id
 from secagg.table import Phase
@@ -378,11 +378,17 @@ class Server(Generic[AnyState]):
         """The server that was saved as ``data``; see :meth:`secagg.Task.restore_server`."""
         lent = environment or Environment()
         state = unpack_state(data, cls.state_type, task, "server", lent.roster)
+        check_server(state, len(task.protocol.phases), task, lent.roster)
         server = cls.__new__(cls)
         try:
             server._take_up(task, state, lent)
-        except (Aborted, ValueError) as error:
+            asked = server._requests() if server.context.open else {}
+        except ConfigError:
+            raise
+        except (Aborted, Reject, ValueError, LookupError, TypeError, AttributeError) as error:
             raise ConfigError(
-                f"got a state whose sums are not of this task: {error}; abandon this session"
+                f"got a state whose parts contradict each other: {error!s:.200}; leave this session out"
             ) from error
+        if server.context.open and sorted(asked) != state.asked:
+            raise ConfigError("got a state that asks other parties than its round does; leave this session out")
         return server

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import msgspec
@@ -17,6 +17,7 @@ from secagg._canonical import plain_bytes
 from secagg.errors import ConfigError, Fault
 from secagg.identity import Roster
 from secagg.session import roster_digest
+from secagg.table import Phase
 
 if TYPE_CHECKING:
     from secagg.task import Task
@@ -82,6 +83,61 @@ def _state_checksum(header: bytes, fields: bytes | memoryview) -> bytes:
         mac.authenticate_additional_data(memoryview(fields)[at : at + _AT_ONCE])
     mac.finalize()
     return mac.tag
+
+
+def hold(fine: bool, what: str) -> None:
+    """``ConfigError`` unless a saved state is ``fine``; ``what`` names the part that no role saves like this."""
+    if not fine:
+        raise ConfigError(f"got a saved state with impossible {what}; leave this session out")
+
+
+def among(parties: Collection[str], known: Collection[str]) -> bool:
+    """Whether ``parties`` are all ``known``, each once."""
+    return len(parties) == len(set(parties)) and set(parties) <= set(known)
+
+
+def check_member(state: MemberState, phases: Sequence[Phase], task: Task, roster: Roster | None) -> None:
+    """``ConfigError`` for a restored state that no member under ``task`` saves; ``phases`` are its role's."""
+    steps = len(phases)
+    hold(0 <= state.step <= steps and state.finished == (state.step == steps), "rounds")
+    hold(len(state.requests) == state.step and all(len(one) == 32 for one in state.requests), "requests")
+    if state.step:
+        hold(len(state.session_id) == len(state.opening_id) == len(state.nonce) == 32, "session ids")
+        hold(state.session is not None and bool(state.last_reply), "session or answer")
+        task.check_cohort(state.cohort, roster)
+    ended = state.finished or bool(state.aborted)
+    hold(len(state.seed) == 32 or (ended and not state.seed), "seed")
+    if isinstance(state, ClientState):
+        hold(len(state.contributed) in (0, 32), "contribution")
+        # An answer that carries the input, or fixes it, may hold all that is needed of it.
+        waits = not ended and not any(phase.takes_input or phase.commits_input for phase in phases[: state.step])
+        needed = bool(state.contribution) or (waits and bool(state.contributed))
+        hold(not needed or _fits(state.contribution, task), "contribution")
+
+
+def check_server(state: ServerState, rounds: int, task: Task, roster: Roster | None) -> None:
+    """``ConfigError`` for a restored state that no server under ``task`` with ``rounds`` rounds has saved."""
+    task.check_cohort(state.cohort, roster)
+    known = {*state.cohort, *(() if roster is None else roster)}
+    hold(-1 <= state.position < rounds, "rounds")
+    hold(not state.finished or state.position == rounds - 1, "rounds")
+    hold(len(state.session_id) == len(state.asked_under) == len(state.nonce) == 32, "session ids")
+    hold(len(state.noise_key) in (0, 32), "noise key")
+    hold(among(state.asked, known) and among(state.answered, state.asked), "parties that were asked or answered")
+    hold(among(state.parted, known) and among(state.dropped, known), "parties that were dropped")
+    hold(among(state.taken, known) and all(len(tags) % 16 == 0 for tags in state.taken.values()), "tags")
+    hold(among(state.survivors, state.cohort) and state.survivors == sorted(state.survivors), "survivors")
+    hold(not state.finished or bool(state.survivors and state.sums), "sums")
+    hold(not state.sums or _fits(state.sums, task), "sums")
+
+
+def _fits(vectors: Sequence[bytes], task: Task) -> bool:
+    """Whether there is a vector for each segment, with a lane of 4 or 8 bytes for each coordinate."""
+    segments = task.segments
+    return len(vectors) == len(segments) and all(
+        len(vector) in (4 * segment.length, 8 * segment.length)
+        for vector, segment in zip(vectors, segments, strict=True)
+    )
 
 
 class MemberState(msgspec.Struct, forbid_unknown_fields=True):

@@ -228,9 +228,7 @@ def test_a_task_whose_messages_no_envelope_carries_is_refused(
     if who is None:
         assert make().protocol.largest_message(make(), PartyRole.CLIENT) <= wire.LARGEST_BODY
         return
-    with pytest.raises(
-        ConfigError, match=f"largest message to the {who} has .* at most 4,294,967,295: lower"
-    ):
+    with pytest.raises(ConfigError, match=f"largest message to the {who} has .* at most 4,294,967,295: lower"):
         make()
 
 

@@ -39,9 +39,10 @@ from secagg.protocols.pairwise.messages import (
 )
 from secagg.protocols.pairwise.neighbours import Graph, Shape
 from secagg.protocols.pairwise.parameters import Pairwise
-from secagg.protocols.pairwise.states import PairwiseClientState
+from secagg.protocols.pairwise.states import PairwiseClientState, check_client_graph, check_client_state
 from secagg.roles.client import Client
 from secagg.roles.member import Handler, Reply, method
+from secagg.roles.state import hold
 from secagg.session import Advertised, roster_digest, session_id
 from secagg.table import Proposal, Round
 from secagg.wire import Reject
@@ -75,6 +76,21 @@ class PairwiseClient(Client[PairwiseClientState]):
         Round.CONSISTENCY_CHECK: method("_consistency_check"),
         Round.UNMASKING: method("_unmask"),
     }
+
+    def prepare(self) -> None:
+        """Hold a restored state to what a client can have saved; ``ConfigError`` where it differs."""
+        super().prepare()
+        state = self._state
+        check_client_state(state)
+        if self._ended or not state.step:
+            return
+        answered = [phase.round for phase in self._phases[: state.step]]
+        hold(state.corrupt == self._protocol.corrupt(len(state.cohort), self.context.roster), "number of corrupt")
+        hold(bool(state.u1) == (Round.SHARE_KEYS in answered), "U1")
+        hold(bool(state.dealers) == (Round.MASKED_INPUT in answered), "U2")
+        hold(bool(state.survivors) == (Round.CONSISTENCY_CHECK in answered), "U3")
+        if state.u1:
+            check_client_graph(state, self._graph(state))
 
     # Round 0
 

@@ -35,9 +35,10 @@ from secagg.protocols.pairwise.messages import (
 )
 from secagg.protocols.pairwise.neighbours import Graph, Shape
 from secagg.protocols.pairwise.parameters import Pairwise
-from secagg.protocols.pairwise.states import PairwiseServerState
+from secagg.protocols.pairwise.states import PairwiseServerState, check_server_graph, check_server_state
 from secagg.roles.member import Reply, method
 from secagg.roles.server import Server, Step
+from secagg.roles.state import hold
 from secagg.session import Advertised, roster_digest, session_id
 from secagg.table import Round
 from secagg.wire import Envelope, Reject
@@ -69,6 +70,21 @@ class PairwiseServer(Server[PairwiseServerState]):
         Round.CONSISTENCY_CHECK: Step(method("_send_survivors"), method("_take_signed"), method("_settle_signed")),
         Round.UNMASKING: Step(method("_send_unmask"), method("_take_revealed"), method("_settle_revealed")),
     }
+
+    def prepare(self) -> None:
+        """Hold a restored state to what a server can have saved; ``ConfigError`` where it differs."""
+        state = self.context.state
+        check_server_state(state)
+        if state.position < 0 or state.finished or state.aborted:
+            return
+        closed = [phase.round for phase in self._phases[: state.position]]
+        hold(bool(state.u1) == (Round.ADVERTISE_KEYS in closed), "U1")
+        hold(bool(state.u2) == (Round.SHARE_KEYS in closed), "U2")
+        hold(bool(state.survivors) == (Round.MASKED_INPUT in closed), "U3")
+        hold(bool(state.shares) == (Round.MASKED_INPUT in closed), "revealed shares")
+        hold(bool(self.context.sums) == (Round.SHARE_KEYS in closed), "sums")
+        if (state.u1 and state.asked_under != state.session_id) or Round.SHARE_KEYS in closed:
+            check_server_graph(state, self._graph)
 
     # Round 0
 

@@ -23,6 +23,7 @@ from secagg.protocols.pairwise.server import PairwiseServer
 from secagg.protocols.pairwise.sparse_parameters import Sparse
 from secagg.roles.member import Reply, method
 from secagg.roles.server import Step
+from secagg.roles.state import hold
 from secagg.session import NONCE_BYTES, Advertised
 from secagg.table import Phase, Round
 from secagg.wire import Envelope, Reject
@@ -43,6 +44,14 @@ class SparseServer(PairwiseServer):
         **PairwiseServer.steps,
         Round.FREEZE_KEYS: Step(method("_freeze"), method("_take_next_round"), method("_settle_frozen")),
     }
+
+    def prepare(self) -> None:
+        """See :meth:`PairwiseServer.prepare`; each client whose input was taken also sent vouchers."""
+        super().prepare()
+        state = self.context.state
+        if self._protocol.checked and self.context.open:
+            taken = state.answered if self.context.round == Round.MASKED_INPUT else state.survivors
+            hold(state.vouchers.keys() == set(taken), "vouchers")
 
     # Round 0
 

@@ -1,0 +1,122 @@
+"""Saved states with a right checksum and impossible content: restoring refuses them, or what follows says so."""
+
+import logging
+import random
+from typing import Any
+
+import msgspec
+import numpy as np
+import pytest
+
+import secagg
+from secagg import simulation
+from secagg.errors import ConfigError, SecAggError
+from secagg.roles.state import _state_checksum, _state_header
+from secagg.testing._session import MemoryStore
+
+IDS = ["c1", "c2", "c3", "c4", "c5"]
+PROTOCOLS = (
+    secagg.Clear(),
+    secagg.SecAgg(threat_model="semi-honest"),
+    secagg.SecAgg(corruption=0.1),
+    secagg.SecAggPlus(threat_model="semi-honest"),
+    secagg.SecAggPlus(),
+)
+Saved = tuple[str, str, bytes, bytes]  # role, party, state, the message that comes next
+
+
+def task_of(protocol: Any) -> secagg.Task:
+    return secagg.Task(protocol, secagg.Layout.of(np.zeros(3)), secagg.FixedPoint(1.0), 5, 4)
+
+
+class Session:
+    """A session with all its parties, and every state that one of them saved."""
+
+    def __init__(self, protocol: Any) -> None:
+        self.task = task_of(protocol)
+        self.identities, self.roster, self.keys = simulation.enrol_for(self.task, IDS)
+        self.saved: list[Saved] = []
+        server = self.task.server(IDS, roster=self.roster, session=b"s")
+        clients = {party: self.task.client(party, session=b"s", **self.lent(party)) for party in IDS}
+        for client in clients.values():
+            client.contribute(np.zeros(3))
+        outbox = server.start()
+        while server.outcome is None:
+            for party, request in outbox.items():
+                self.saved.append(("client", party, clients[party].to_bytes(), request))
+                reply = clients[party].receive(request) or b""
+                self.saved.append(("server", party, server.to_bytes(), reply))
+                server.receive(party, reply)
+            self.saved.append(("server", "c1", server.to_bytes(), b""))
+            outbox = server.close_round()
+
+    def lent(self, party: str) -> dict[str, Any]:
+        return {"identity": self.identities.get(party), "roster": self.roster, "save": MemoryStore()}
+
+    def forge(self, saved: Saved, rng: random.Random) -> tuple[str, bytes]:
+        """Another value in one field, under a checksum that holds; also the field's name."""
+        role, _, state, _ = saved
+        header = _state_header(self.task, role, self.roster)
+        fields = msgspec.msgpack.decode(state[len(header) + 16 :])
+        name = rng.choice(sorted(fields))
+        fields[name] = hostile(fields[name], rng)
+        written = msgspec.msgpack.encode(fields)
+        return name, header + _state_checksum(header, written) + written
+
+    def use(self, saved: Saved, state: bytes) -> None:
+        """Restore the role and go on with it."""
+        role, party, _, message = saved
+        if role == "client":
+            client = self.task.restore_client(state, **self.lent(party))
+            client.receive(message)
+            client.to_bytes()
+            return
+        server = self.task.restore_server(state, roster=self.roster)
+        server.start()
+        server.receive(party, message)
+        server.close_round()
+
+
+def hostile(value: Any, rng: random.Random) -> Any:
+    """Something else of the same type."""
+    if isinstance(value, dict | list) and value and rng.random() < 0.6:
+        places: list[Any] = list(value) if isinstance(value, dict) else list(range(len(value)))
+        changed, place = value.copy(), rng.choice(places)
+        if rng.random() < 0.4:
+            del changed[place]
+        else:
+            changed[place] = hostile(value[place], rng)
+        return changed
+    if isinstance(value, bool):
+        return not value
+    if isinstance(value, int):
+        return rng.choice([-1, 0, 1, 2, 5, 99, 2**40, 2**63 - 1, value + 1])
+    if isinstance(value, bytes):
+        return rng.choice([b"", value[:-1], value + b"\0", bytes(len(value)), rng.randbytes(len(value))])
+    if isinstance(value, str):
+        return rng.choice(["", "c1", "c9", "x" * 70, "a b"])
+    if isinstance(value, list):
+        return rng.choice([[], ["c1"], [b""], [b"x" * 12], [b"x" * 12] * 3])
+    if isinstance(value, dict):
+        return rng.choice([{}, {"c1": b"x"}, {"c9": b""}])
+    return rng.choice([b"x", {}, [], 5])
+
+
+@pytest.mark.parametrize("protocol", PROTOCOLS, ids=lambda protocol: f"{protocol.name}-{protocol.threat_model}")
+def test_a_forged_state_never_ends_in_an_error_that_is_not_ours(
+    protocol: Any, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.CRITICAL)
+    session, rng, refused = Session(protocol), random.Random(protocol.name), 0
+    for _ in range(400):
+        saved = rng.choice(session.saved)
+        name, state = session.forge(saved, rng)
+        try:
+            session.use(saved, state)
+        except ConfigError:
+            refused += 1
+        except SecAggError:
+            pass
+        except Exception as error:
+            raise AssertionError(f"a {saved[0]} with another {name} ends in {error!r}") from error
+    assert refused > 50
