@@ -10,6 +10,8 @@ import pytest
 
 import secagg
 from secagg.cli import main, parser
+from secagg.identity import PartyRole, load_identity, load_roster, load_sealing_key
+from secagg.testing._session import Casting, Play
 
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text(encoding="utf-8")
@@ -17,12 +19,25 @@ BLOCKS = re.findall(r"^```(\w*)\n(.*?)^```", README, re.DOTALL | re.MULTILINE)
 COMMANDS = [line for kind, block in BLOCKS if not kind for line in block.splitlines()]
 
 
+def command(*arguments: str) -> None:
+    """Run ``secagg`` in this folder."""
+    with pytest.raises(SystemExit) as left:
+        main(arguments)
+    assert left.value.code == 0
+
+
 @pytest.fixture(scope="module")
-def pasted(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Where ``pasted`` runs."""
+    return tmp_path_factory.mktemp("readme")
+
+
+@pytest.fixture(scope="module")
+def pasted(folder: Path) -> dict[str, Any]:
     """The names of an interpreter into which every block was pasted, the commands run before."""
     names: dict[str, Any] = {"__name__": "pasted"}
     with pytest.MonkeyPatch.context() as patch:
-        patch.chdir(tmp_path_factory.mktemp("readme"))
+        patch.chdir(folder)
         for kind, block in BLOCKS:
             if kind == "python":
                 exec(compile(block, "README.md", "exec"), names)
@@ -30,9 +45,7 @@ def pasted(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
             for line in block.splitlines():
                 program, *arguments = shlex.split(line, comments=True)
                 if program == "secagg":
-                    with pytest.raises(SystemExit) as left:
-                        main(arguments)
-                    assert left.value.code == 0
+                    command(*arguments)
     return names
 
 
@@ -61,6 +74,59 @@ def test_server_and_clients_over_ones_own_transport(pasted: dict[str, Any]) -> N
     assert [client.result() for client in pasted["running"]] == [None] * 4
     step = 5_000 * len(outcome.survivors) * 2**-14 / outcome.total_weight
     np.testing.assert_allclose(outcome.mean["w"], mean(pasted, outcome.survivors), atol=step)
+
+
+@pytest.fixture(scope="module")
+def apart(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The parties of README's ``keygen`` lines, each enrolled on a machine, and so in a folder, of its own."""
+    machines = tmp_path_factory.mktemp("apart")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(machines)
+        for line in COMMANDS:
+            if line.startswith("secagg keygen"):
+                asked = parser().parse_args(shlex.split(line, comments=True)[1:])
+                for party in asked.ids:
+                    command("keygen", party, "--role", asked.role, "--out", party)
+        command("roster", "merge", *map(str, Path().glob("*/roster.json")), "--out", "roster.json")
+    return machines
+
+
+def test_the_digest_that_everyone_compares_is_one(
+    apart: Path, pasted: dict[str, Any], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Whatever the order of the merge, and for whoever asks; other keys of the same parties have another."""
+    monkeypatch.chdir(apart)
+    digest = load_roster("roster.json").digest.hex()
+    backwards = sorted((str(path) for path in Path().glob("*/roster.json")), reverse=True)
+    command("roster", "merge", *backwards, "--out", "again.json")
+    command("roster", "list", "roster.json")
+    merged, *_, listed = capsys.readouterr().out.splitlines()
+    assert merged.startswith(f"again.json: {len(backwards)} parties. ")
+    assert merged.endswith(digest)
+    assert listed.endswith(digest)
+    other = pasted["roster"]
+    assert list(other) == list(load_roster("roster.json"))
+    assert other.digest.hex() != digest
+
+
+@pytest.mark.parametrize("protocol", [secagg.SecAgg(), secagg.AdditiveShares(), secagg.BFV()], ids=lambda p: p.name)
+@pytest.mark.parametrize("layout", ["as written", "one folder a party"])
+def test_what_was_enrolled_runs_a_session(
+    protocol: Any, layout: str, apart: Path, folder: Path, pasted: dict[str, Any]
+) -> None:
+    """Of each kind of protocol, with the keys in the files and the merged roster."""
+    machines = apart if layout == "one folder a party" else folder
+    roster, cohort = load_roster(machines / "roster.json"), pasted["cohort"]
+    needed = PartyRole.CLIENT, *protocol.others
+    roles = {party.id: party.role for party in roster.values() if party.role in needed}
+    identities = {party: load_identity(*machines.glob(f"*/{party}.pem")) for party in roles}
+    sealing = {
+        party: load_sealing_key(*machines.glob(f"*/{party}.sealing.json"))
+        for party, role in roles.items()
+        if role is PartyRole.AGGREGATOR
+    }
+    casting = Casting(protocol, tuple(cohort), roles, identities, roster, len(cohort) - 1, sealing)
+    Play(casting).require_completes(f"with the roster {layout}")
 
 
 def test_commands_exist() -> None:

@@ -213,8 +213,9 @@ def test_below_the_floor_no_ciphertext_has_left() -> None:
     stage = Stage(SIMPLE)
     outbox = stage.to(Round.COMMIT)
     stage.exchange({party: outbox[party] for party in ("c1", "c2")})
-    with pytest.raises(Aborted) as aborted:
+    with pytest.raises(Aborted, match="got 2 commitments to encrypted inputs; 3 are needed") as aborted:
         stage.server.close_round()
+    assert (stage.server.round, stage.server.outcome) == (None, None)
     for party in ("c1", "c2"):
         with pytest.raises(Aborted):
             stage.members[party].receive(aborted.value.outbox[party])

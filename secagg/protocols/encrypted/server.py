@@ -39,7 +39,22 @@ class EncryptedServerState(ServerState):
 
 
 class EncryptedServer(Server[EncryptedServerState]):
-    """A server; see :class:`secagg.Paillier`, :class:`secagg.CKKS` and :class:`secagg.BFV`."""
+    """A server; see :class:`secagg.Paillier`, :class:`secagg.CKKS` and :class:`secagg.BFV`.
+
+    Its rounds, in order, each with what ends the session there:
+
+    1. SessionKey: the decryptor answers the proposal with its signed public key, or with the digest of the
+       key that it shares with the clients. A key that cannot be used, or that differs from the one that the
+       roster pins, is a fault. ``Aborted`` if no key was taken.
+    2. Commit (not with ``commit=False``): each client receives that signed message and answers with a hash of
+       its ciphertexts. ``Aborted`` if fewer than ``min_survivors`` commit; then no ciphertext was sent.
+    3. Input: the clients that committed send their ciphertexts, which are added to one running sum.
+       Ciphertexts that differ from the commitment are a fault and are not added. The clients whose
+       ciphertexts were added are the survivors. ``Aborted`` if they are fewer than ``min_survivors``.
+    4. Opening: the decryptor receives the encrypted sum and the set of survivors, and answers with the
+       sum. ``Aborted`` if it does not answer, because it refused the sum or is gone. Otherwise the session
+       ends with an ``Outcome``.
+    """
 
     state_type = EncryptedServerState
 

@@ -147,8 +147,9 @@ class SecAggPlus(Sparse):
 
     Ideal functionality: as SecAgg's, but that clients learn U1, U2, U3 and the keys of their
     neighbours only, and that it fails with probability 2^-40 for each graph that is drawn. No
-    client can draw twice in a session. The server can: an attempt that it gives up before
-    MaskedInput costs it nothing and draws a new graph, so m attempts fail with m times that probability.
+    party can draw twice in one session, but a retry of the session draws a new graph. The server can
+    cause a retry, and so can corrupt clients that stay silent until too few remain. Before MaskedInput
+    this costs them nothing, so m attempts fail with at most m times that probability: limit the retries.
     """
 
     corruption: float = 0.05
