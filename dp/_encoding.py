@@ -169,30 +169,6 @@ def least_multiplier(cost: Callable[[float], float], epsilon: object, hopeless: 
     return enough
 
 
-def number(name: str, value: object, least: float, most: float) -> float:
-    """``value`` as a float; :class:`DPError` unless it is a number from ``least`` to ``most``."""
-    found = real(value)
-    if not least <= found <= most:
-        raise DPError(f"got {name}={value!r}; expected a number from {least:g} to {most:g}")
-    return found
-
-
-def integer(name: str, value: object, least: int, most: int, meaning: str) -> int:
-    """``value`` as an int; :class:`DPError` unless it is an integer from ``least`` to ``most``."""
-    found = whole(value)
-    if found is None or not least <= found <= most:
-        raise DPError(f"got {name}={value!r}; expected an int from {least} to {most}, {meaning}")
-    return found
-
-
-def check_delta(delta: object) -> float:
-    """``delta`` as a float; :class:`DPError` unless it is a number above 0 and below 1."""
-    found = real(delta)
-    if not 0 < found < 1:
-        raise DPError(f"got delta={delta!r}; expected a number above 0 and below 1, such as 1e-5")
-    return found
-
-
 def _attempts(beta: float) -> int:
     """How often a rounding is drawn at most; without ``beta`` the first one fits but for float's error."""
     return math.ceil(_PATIENCE / -math.log(beta)) if beta else 8

@@ -25,8 +25,8 @@ _RARE, _LESS_RARE = 2.0**-60, 2.0**-20  # of δ: how likely a term is clamped, i
 _WIDER = 1.05
 
 
-class Plan(Protocol):
-    """What is read of an encoding."""
+class NoiseParameters(Protocol):
+    """The members of an encoding that decide its grid."""
 
     @property
     def l2_clip(self) -> float: ...
@@ -71,7 +71,7 @@ class Grid(NamedTuple):
 
 
 @lru_cache(maxsize=256)
-def find_grid(encoding: Plan, dimension: int) -> Grid:
+def find_grid(encoding: NoiseParameters, dimension: int) -> Grid:
     """The grid of ``encoding`` for ``dimension``, a power of two; :class:`DPError` if there is none."""
     found = _fitting(encoding, dimension, encoding.k_stddevs)
     if found is not None:
@@ -98,7 +98,7 @@ def find_grid(encoding: Plan, dimension: int) -> Grid:
     )
 
 
-def _fitting(encoding: Plan, dimension: int, k: float) -> Grid | None:
+def _fitting(encoding: NoiseParameters, dimension: int, k: float) -> Grid | None:
     """The grid; None if one client's term has no room in the modulus."""
     n = encoding.clients
     sigma = encoding.noise_multiplier / math.sqrt(encoding.honest)  # in clips

@@ -12,12 +12,12 @@ from typing import Any, Literal, NamedTuple, Self, get_args
 
 import numpy as np
 
+from dp._checks import check_delta
 from dp._curves import Curve, Orders, clamped, curve
-from dp._encoding import check_delta
 from dp._gaussian import NOTHING, Loss, added, delta_at, epsilon_at, loss
 from dp._locks import Turn
 from dp._numbers import real, whole
-from dp._sealed import fields_of, seal, unseal
+from dp._saved import decode_state, encode_state, fields_of
 from dp.errors import DPError
 from dp.events import (
     MAX_COUNT,
@@ -228,12 +228,12 @@ class RDPAccountant:
 
     def to_bytes(self) -> bytes:
         """The state as JSON, with a SHA-256 against accident (whoever can write it can lower it)."""
-        return seal(self.state_dict())
+        return encode_state(self.state_dict())
 
     @classmethod
     def from_bytes(cls, data: bytes) -> Self:
         """What :meth:`to_bytes` wrote; :class:`DPError` on any other bytes."""
-        return cls.from_state_dict(unseal(data))
+        return cls.from_state_dict(decode_state(data))
 
     def _cost(self, event: Event, count: int) -> _Total:
         if not isinstance(event, Event):

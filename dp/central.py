@@ -20,6 +20,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dp import sampling
+from dp._checks import check_delta, integer, number
 from dp._encoding import (
     KEY_BYTES,
     MAX_BETA,
@@ -31,13 +32,10 @@ from dp._encoding import (
     LayoutLike,
     Rng,
     Segment,
-    check_delta,
     check_sums,
     check_vector,
-    integer,
     least_multiplier,
     most_squares,
-    number,
     refuse_weights,
     round_within,
     shorten,

@@ -7,12 +7,12 @@ up to rounding: norms are computed from above.
 import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
-from numbers import Real
 from typing import Any, Self
 
 import numpy as np
 from numpy.typing import NDArray
 
+from dp._checks import number
 from dp._numbers import whole
 from dp.errors import DPError
 
@@ -47,7 +47,7 @@ def clip_layers(
 
     ``slices`` follow one another from the first coordinate to the last, as those of a layout do
     (``layout.slices.values()``); ``bounds`` is one for all or one for each; ``norm`` is ``"l2"`` or
-    ``"linf"``. The L2 norm of the whole is then at most :func:`layers_bound` under ``"l2"``. Raises
+    ``"linf"``. The L2 norm of the whole is then at most that of the vector of ``bounds`` under ``"l2"``. Raises
     :class:`DPError` on slices that leave a gap, overlap or step, and on what :func:`clip_l2` refuses.
     """
     if norm not in ("l2", "linf"):
@@ -65,11 +65,6 @@ def clip_layers(
     for part, limit in zip(parts, limits, strict=True):
         flat[part] = _scaled(flat[part], limit) if norm == "l2" else np.clip(flat[part], -limit, limit)
     return flat
-
-
-def layers_bound(bounds: Sequence[float]) -> float:
-    """The L2 norm, rounded up, that layers of L2 norms up to ``bounds`` have together."""
-    return math.hypot(*_bounds(bounds, len(bounds))) * _UP
 
 
 @dataclass(frozen=True)
@@ -99,10 +94,10 @@ class AdaptiveClip:
 
     def __post_init__(self) -> None:
         _bound(self.clip)
-        _inside(self.noise_multiplier, "noise_multiplier", 2.0**-20, 2.0**20)
-        _inside(self.bit_noise, "bit_noise", 2.0**-20, 2.0**40)
-        _inside(self.quantile, "quantile", 2.0**-20, 1 - 2.0**-20)
-        _inside(self.learning_rate, "learning_rate", 2.0**-20, 10)
+        number("noise_multiplier", self.noise_multiplier, 2.0**-20, 2.0**20)
+        number("bit_noise", self.bit_noise, 2.0**-20, 2.0**40)
+        number("quantile", self.quantile, 2.0**-20, 1 - 2.0**-20)
+        number("learning_rate", self.learning_rate, 2.0**-20, 10)
         if not 2 * self.bit_noise > self.noise_multiplier * _UP:
             raise DPError(
                 f"got bit_noise {self.bit_noise:g} with noise_multiplier {self.noise_multiplier:g}; expected more "
@@ -188,7 +183,7 @@ def _vector(vector: Any) -> Vector:
 
 
 def _bound(bound: Any) -> float:
-    return _inside(bound, "clip", _LEAST_BOUND, _MOST_BOUND)
+    return number("clip", bound, _LEAST_BOUND, _MOST_BOUND)
 
 
 def _bounds(bounds: float | Sequence[float], count: int) -> list[float]:
@@ -199,13 +194,3 @@ def _bounds(bounds: float | Sequence[float], count: int) -> list[float]:
     if len(limits) != count:
         raise DPError(f"got {len(limits)} bounds for {count} layers; expected one for each, or one number for all")
     return limits
-
-
-def _inside(value: Any, name: str, least: float, most: float) -> float:
-    if isinstance(value, bool) or not isinstance(value, Real):
-        raise DPError(f"got {value!r} for {name}; expected a number from {least:g} to {most:g}")
-    exact = whole(value)
-    number = float(value) if exact is None or abs(exact) < 2**1000 else math.inf
-    if not least <= number <= most:
-        raise DPError(f"got {name} {number:g}; expected {least:g} to {most:g}")
-    return number

@@ -14,329 +14,32 @@ rounding); Agarwal, Kairouz and Liu 2021 (Skellam). Privacy rests on integers al
 checked on them before noise is added, and a rounding error of the rotation costs accuracy only.
 """
 
-import hashlib
 import math
-from abc import ABC, abstractmethod
-from collections.abc import Sequence
-from dataclasses import KW_ONLY, dataclass, replace
-from functools import lru_cache
-from typing import Any, Self, cast
+from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
 from dp import sampling
 from dp._curves import NARROWEST_TERM
-from dp._encoding import (
-    MAX_BETA,
-    MAX_CLIP,
-    MAX_DIMENSION,
-    MIN_CLIP,
-    Decoded,
-    Floats,
-    Lanes,
-    LayoutLike,
-    Rng,
-    Segment,
-    check_delta,
-    check_sums,
-    check_vector,
-    integer,
-    least_multiplier,
-    number,
-    refuse_weights,
-    round_within,
-    shorten,
-    tame,
-)
-from dp._grid import MAX_STDDEVS, Grid, TooNarrow, find_grid, norms
-from dp.accounting import RDPAccountant
-from dp.errors import DPError
-from dp.events import DistributedGaussianEvent, Event, Release, SkellamEvent, Trust, check_name
-from dp.rotation import rotate, unrotate
+from dp._distributed import MAX_CLIENTS, Distributed
+from dp._encoding import Rng
+from dp._grid import Grid, norms
+from dp.events import DistributedGaussianEvent, Event, SkellamEvent
 
-MAX_CLIENTS = 1 << 20
+__all__ = [
+    "MAX_CLIENTS",
+    "DistributedGaussian",
+    "DistributedSkellam",
+    "distributed_gaussian_epsilon",
+    "distributed_skellam_epsilon",
+]
 
-_SESSION_LABEL = b"secagg/v1/dp-session"
-_MAX_BITS = 32
 _LEAST_WIDTH = 2.0**-30  # of noise, in steps of the grid
-_TRUSTS = ("distributed", "local")
 
 
 @dataclass(frozen=True, slots=True)
-class _Distributed(ABC):
-    """Fields and methods of both encodings; see :class:`DistributedGaussian`."""
-
-    l2_clip: float
-    noise_multiplier: float
-    bits: int
-    _: KW_ONLY
-    clients: int = 0
-    honest: int = 0
-    corrupt: int = 0
-    k_stddevs: float = 4.0
-    beta: float = math.exp(-0.5)
-    delta: float = 1e-5
-    seed: bytes = b""
-    trust: Trust = "distributed"
-
-    def __post_init__(self) -> None:
-        for name, least, most in (
-            ("l2_clip", MIN_CLIP, MAX_CLIP),
-            ("noise_multiplier", 1e-6, 1e6),
-            ("k_stddevs", 0.1, MAX_STDDEVS),
-            ("beta", 0.0, MAX_BETA),
-        ):
-            object.__setattr__(self, name, number(name, getattr(self, name), least, most))
-        object.__setattr__(self, "delta", check_delta(self.delta))
-        self._whole("bits", 2, _MAX_BITS, "the width of the modulus")
-        if (self.clients, self.honest, self.corrupt) != (0, 0, 0):
-            self._whole("clients", 1, MAX_CLIENTS, "the most that a sum may have: the task's max_clients")
-            self._whole("corrupt", 0, self.clients - 1, "how many of them may collude with the server")
-            most = self.clients - self.corrupt
-            self._whole("honest", 1, most, "the survivors that are guaranteed and collude with nobody")
-        if type(self.seed) is not bytes or len(self.seed) > 64:
-            raise DPError("got a seed that is no bytes or too long; expected at most 64, public, one for all")
-        check_name("trust", self.trust, _TRUSTS)
-        if self.trust == "local" and self.honest > 1:
-            raise DPError(
-                f"got honest={self.honest} under local trust, where each term is seen by itself; expected honest=1"
-            )
-        if self.clients and 4**self.bits <= self.clients * self.k_stddevs**2:
-            raise DPError(
-                f"got {self.bits} bits for {self.clients} clients at {self.k_stddevs:g} standard deviations: "
-                f"rounding alone wraps; expected bits of at least "
-                f"{math.floor(math.log2(self.clients * self.k_stddevs**2) / 2) + 1}"
-            )
-
-    def _whole(self, name: str, least: int, most: int, meaning: str) -> None:
-        object.__setattr__(self, name, integer(name, getattr(self, name), least, most, meaning))
-
-    def for_task(self, *, max_clients: int, honest: int, corrupt: int, shows_terms: bool = False) -> Self:
-        """The encoding made for a task of ``max_clients``, whose sums hold ``honest`` honest updates at least.
-
-        ``corrupt`` is how many may collude; with ``shows_terms`` the server may read each term by itself, and
-        ``honest`` is 1. One that states its ``clients`` is held to the task instead; ``trust`` is the task's in any
-        case. Raises :class:`DPError` where they don't fit, or fewer than one honest update is sure.
-        """
-        trust: Trust = "local" if shows_terms else "distributed"
-        if self.clients:
-            self.check(max_clients, honest, corrupt)
-            return self if self.trust == trust else replace(self, trust=trust)
-        if honest < 1:
-            raise DPError(
-                f"got {honest} honest survivors guaranteed, with {corrupt} clients possibly colluding; expected at "
-                "least 1: raise min_survivors, or lower corruption if fewer can collude"
-            )
-        return replace(self, clients=max_clients, honest=honest, corrupt=corrupt, trust=trust)
-
-    def for_session(self, session: bytes) -> Self:
-        """The encoding with the rotation of one session, whose name is ``session``: public, like ``seed``.
-
-        A vector that is spread badly by one rotation, and so wraps or is cut, is spread anew by the next.
-        """
-        hashed = hashlib.sha256(_SESSION_LABEL + len(self.seed).to_bytes(1, "big") + self.seed + session)
-        return replace(self, seed=hashed.digest())
-
-    def check(self, max_clients: int, guaranteed_honest: int, corrupt: int | None = None) -> None:
-        """Refuse a task that this encoding was not made for; run where the task is made.
-
-        ``max_clients`` and ``guaranteed_honest`` (the fewest survivors, less the colluders) are the task's,
-        as is ``corrupt``, if given. Raises :class:`DPError` if ``clients`` is another number than
-        ``max_clients``, ``honest`` more than is guaranteed, or ``corrupt`` less than the task allows for.
-        """
-        if self.clients != max_clients:
-            raise DPError(f"got clients={self.clients} for a task of {max_clients}; expected clients={max_clients}")
-        if self.honest > guaranteed_honest:
-            raise DPError(
-                f"got honest={self.honest}, but the task guarantees {max(guaranteed_honest, 0)} honest survivors; "
-                + (
-                    f"expected honest={guaranteed_honest} or fewer"
-                    if guaranteed_honest > 0
-                    else "raise min_survivors above the number of colluders"
-                )
-            )
-        if corrupt is not None and self.corrupt < corrupt:
-            raise DPError(
-                f"got corrupt={self.corrupt} for a task with {corrupt} colluders; expected corrupt={corrupt}"
-            )
-
-    def grid(self, dimension: int) -> Grid:
-        """Step, noise and bounds for updates of ``dimension`` coordinates (1 to 2^30), before padding.
-
-        Raises :class:`DPError` if the noise is too wide for the modulus, the numbers for int64, or one client's
-        noise so narrow in steps of the grid that nothing is known of the sum (discrete Gaussians below 1/2).
-        """
-        if not self.clients:
-            raise DPError(
-                "got an encoding that knows no clients yet; give clients=, honest= and corrupt=, or a task"
-            )
-        return find_grid(self._unrotated, _padded(dimension))
-
-    def event(self, dimension: int, honest: int | None = None) -> Event:
-        """One round over updates of ``dimension`` coordinates as an event, for ``honest`` survivors."""
-        grid = self.grid(dimension)
-        return self._event(grid, self.honest if honest is None else honest)
-
-    @property
-    def server_noise(self) -> bool:
-        """The clients add the noise, not the server."""
-        return False
-
-    def for_server(self, key: bytes) -> Self:
-        """Itself: the server adds no noise."""
-        return self
-
-    def release(self, dimension: int) -> Release:
-        """What a :class:`dp.PrivacyLedger` is to charge when the masked input leaves."""
-        return Release(self.event(dimension), "client", self.trust)
-
-    def epsilon(self, dimension: int, *, honest: int | None = None, rounds: int = 1) -> float:
-        """ε at ``delta`` after ``rounds``, if ``honest`` (by default, those guaranteed) add their noise.
-
-        More noise is never worse: for more than are guaranteed it is the least ε of both numbers. It is
-        infinite for fewer than one.
-        """
-        if honest is not None and honest < 1:
-            return math.inf
-        counts = {self.honest} if honest is None else {honest, min(honest, self.honest)}
-        return min(_epsilon(self._unrotated, _padded(dimension), count, rounds) for count in counts)
-
-    def with_epsilon(self, epsilon: float, dimension: int, *, rounds: int = 1) -> Self:
-        """The same with the least noise multiplier, to a billionth, that keeps ``rounds`` within ``epsilon``.
-
-        By bisection between 2^-13 and 2^13. Raises :class:`DPError` if no noise there is enough: rounding
-        to as few ``bits`` has a cost of its own, which no noise multiplier lowers.
-        """
-
-        def at(multiplier: float) -> float:
-            try:
-                return replace(self, noise_multiplier=multiplier).epsilon(dimension, rounds=rounds)
-            except TooNarrow:
-                return math.inf
-
-        hopeless = f"expected more than {self.bits} bits, fewer than {rounds} rounds, or a larger epsilon"
-        return replace(self, noise_multiplier=least_multiplier(at, epsilon, hopeless))
-
-    def segments(self, layout: LayoutLike, max_weight: int | None) -> tuple[Segment, ...]:
-        """One segment: the padded coordinates, each from 0 to 2^bits - 1, modulo 2^bits.
-
-        Raises :class:`DPError` for a task with weights (a weight would raise the sensitivity) and as
-        :meth:`grid` does.
-        """
-        refuse_weights(None, max_weight)
-        modulus = 1 << self.bits
-        return (Segment(self.grid(layout.size).dimension, modulus - 1, modulus),)
-
-    def encode(
-        self,
-        vector: NDArray[Any],
-        *,
-        layout: LayoutLike,
-        weight: int | None,
-        max_weight: int | None,
-        rng: Rng,
-    ) -> list[Lanes]:
-        """The noised integers of one client, as one array of 2^m lanes; run by a client.
-
-        ``vector`` is float32 or float64 of ``layout.size``; longer ones than ``l2_clip`` are shortened to
-        it. ``rng`` gives the key of the rounding, then that of the noise: the same bytes and vector give
-        the same integers. What is sent is v + 2^(bits-1), never reduced, with \\|v\\| clamped below
-        2^(bits-1): a protocol that adds over the integers would show how often terms wrapped.
-
-        How often the rounding is redrawn depends on the update, a little; no more of the time does that
-        the noise doesn't (:mod:`dp.sampling`). Raises :class:`DPError` for a weight and for a vector of
-        another shape or type, or that is not finite.
-        """
-        refuse_weights(weight, max_weight)
-        check_vector(vector, layout.size)
-        grid = self.grid(layout.size)
-        rotated = np.zeros(grid.dimension)
-        rotated[: layout.size] = vector
-        terms = self._round(rotated, grid, rng)
-        terms += self._noise(grid, rng)
-        half = 1 << (self.bits - 1)
-        np.clip(terms, 1 - half, half - 1, out=terms)
-        terms += half
-        return [cast(Lanes, terms.astype(np.uint32))]
-
-    def decode(
-        self, sums: Sequence[NDArray[Any]], *, layout: LayoutLike, survivors: int, max_weight: int | None
-    ) -> Decoded:
-        """Sum and mean over ``survivors`` clients, from one array of sums, reduced mod 2^bits or not.
-
-        ``sums`` are uint32 or uint64. Run by the server. Raises :class:`DPError` where number, shape or
-        values are not what ``survivors`` clients can sum to.
-        """
-        (segment,) = self.segments(layout, max_weight)
-        check_sums(sums, segment, survivors, self.clients)
-        grid, half = self.grid(layout.size), 1 << (self.bits - 1)
-        lifted = sums[0].astype(np.int64)
-        # Every survivor's term was raised by half; so is the sum once more, to lift it to [-half, half).
-        lifted += half * ((survivors + 1) % 2)
-        lifted &= (1 << self.bits) - 1
-        lifted -= half
-        total: Floats = lifted * np.float64(grid.step)
-        unrotate(total, self.seed)
-        total = total[: layout.size].copy()
-        alone = self.trust == "local"  # nobody else's noise hides a term that is seen by itself
-        return Decoded(
-            sum=total,
-            mean=total / survivors,
-            total_weight=survivors,
-            clipped=None,
-            epsilon_guaranteed=self.epsilon(layout.size),
-            epsilon_realised=self.epsilon(layout.size, honest=None if alone else survivors - self.corrupt),
-        )
-
-    def describe(self, layout: LayoutLike, max_weight: int | None) -> list[str]:
-        """Privacy and accuracy of one round, in lines."""
-        grid = self.grid(layout.size)
-        deviation = grid.step * math.sqrt(self.clients * (grid.sigma**2 + 0.25)) / self.clients
-        enough = "each client's own noise" if self.trust == "local" else f"{self.honest} honest survivors' noise"
-        return [
-            f"each update is shortened to length {self.l2_clip:g}; {self.bits} bits a coordinate, "
-            f"{grid.dimension} coordinates, grid step {grid.step:.3g}",
-            f"epsilon {self.epsilon(layout.size):.4g} at delta {self.delta:g} a round, client-level, {self.trust} "
-            f"trust: {enough} is enough, one update against zero in its place",
-            f"a coordinate of the mean over {self.clients} has noise of standard deviation {deviation:.3g}",
-        ]
-
-    def _round(self, vector: Floats, grid: Grid, rng: Rng) -> NDArray[np.int64]:
-        """``vector``, which is rotated in place, as integers of at most the grid's norm."""
-        tamed = tame(vector)
-        rotate(vector, self.seed)
-        scale = shorten(vector, self.l2_clip, tamed) / grid.step
-        return round_within(vector, scale, limit=grid.limit, squares=grid.squares, beta=self.beta, rng=rng)
-
-    @property
-    def _unrotated(self) -> Self:
-        """What neither grid nor ε depends on left out, so that both are found once for all sessions."""
-        return replace(self, seed=b"") if self.seed else self
-
-    @abstractmethod
-    def _noise(self, grid: Grid, rng: Rng) -> NDArray[np.int64]:
-        """One client's noise."""
-
-    @abstractmethod
-    def _event(self, grid: Grid, honest: int) -> Event:
-        """See :meth:`event`."""
-
-    @abstractmethod
-    def widest(self) -> float:
-        """The largest standard deviation that can be drawn."""
-
-    @abstractmethod
-    def narrowest(self) -> float:
-        """The least standard deviation of one client's noise for which a bound on the sum is known."""
-
-    @abstractmethod
-    def log_tail(self, sigma: float, reach: float) -> float:
-        """A bound on log P(noise >= ``reach``) of one client's noise of standard deviation ``sigma``."""
-
-
-@dataclass(frozen=True, slots=True)
-class DistributedGaussian(_Distributed):
+class DistributedGaussian(Distributed):
     """Discrete Gaussian noise from each client, for sums that are private (DDG).
 
     - ``l2_clip`` c (1e-100 to 1e100): longer updates are shortened to it. ``noise_multiplier`` z (1e-6 to
@@ -363,20 +66,20 @@ class DistributedGaussian(_Distributed):
         return DistributedGaussianEvent(honest, grid.sigma, l2, l1, grid.dimension, grid.clamped)
 
     def widest(self) -> float:
-        """See :class:`dp._grid.Plan`."""
+        """See :class:`dp._grid.NoiseParameters`."""
         return float(sampling.MAX_WIDTH)
 
     def narrowest(self) -> float:
-        """See :class:`dp._grid.Plan`; what is by itself is no sum."""
+        """See :class:`dp._grid.NoiseParameters`; what is by itself is no sum."""
         return NARROWEST_TERM if self.honest > 1 else _LEAST_WIDTH
 
     def log_tail(self, sigma: float, reach: float) -> float:
-        """See :class:`dp._grid.Plan`."""
+        """See :class:`dp._grid.NoiseParameters`."""
         return -(reach / sigma * reach / sigma) / 2  # Canonne, Kamath and Steinke: it is subgaussian with σ
 
 
 @dataclass(frozen=True, slots=True)
-class DistributedSkellam(_Distributed):
+class DistributedSkellam(Distributed):
     """Skellam noise from each client, of which sums are Skellam again: no error term for the sum.
 
     Fields, neighbours and errors are those of :class:`DistributedGaussian`.
@@ -389,15 +92,15 @@ class DistributedSkellam(_Distributed):
         return SkellamEvent(honest * grid.sigma**2, *norms(grid), grid.clamped)
 
     def widest(self) -> float:
-        """See :class:`dp._grid.Plan`."""
+        """See :class:`dp._grid.NoiseParameters`."""
         return math.sqrt(sampling.MAX_SKELLAM_VARIANCE)
 
     def narrowest(self) -> float:
-        """See :class:`dp._grid.Plan`; sums of Skellam noise are Skellam noise, whatever its variance."""
+        """See :class:`dp._grid.NoiseParameters`; sums of Skellam noise are Skellam noise, whatever its variance."""
         return _LEAST_WIDTH
 
     def log_tail(self, sigma: float, reach: float) -> float:
-        """See :class:`dp._grid.Plan`."""
+        """See :class:`dp._grid.NoiseParameters`."""
         variance = sigma**2  # Chernoff: E exp(tX) = exp(variance·(cosh t - 1))
         return reach**2 / (math.hypot(reach, variance) + variance) - reach * math.asinh(reach / variance)
 
@@ -419,8 +122,11 @@ def distributed_gaussian_epsilon(
     All ``clients`` are honest and survive, unless ``honest`` says how many are sure to. ε doesn't depend
     on the clip. Raises :class:`DPError` for what the encoding would refuse.
     """
-    plan = _plan(DistributedGaussian, noise_multiplier, bits, clients, honest, k_stddevs, beta, delta)
-    return plan.epsilon(dimension, rounds=rounds)
+    sure = clients if honest is None else honest
+    encoding = DistributedGaussian(
+        1.0, noise_multiplier, bits, clients=clients, honest=sure, k_stddevs=k_stddevs, beta=beta, delta=delta
+    )
+    return encoding.epsilon(dimension, rounds=rounds)
 
 
 def distributed_skellam_epsilon(
@@ -436,39 +142,8 @@ def distributed_skellam_epsilon(
     rounds: int = 1,
 ) -> float:
     """:func:`distributed_gaussian_epsilon` for :class:`DistributedSkellam`."""
-    plan = _plan(DistributedSkellam, noise_multiplier, bits, clients, honest, k_stddevs, beta, delta)
-    return plan.epsilon(dimension, rounds=rounds)
-
-
-def _plan(
-    kind: type[DistributedGaussian] | type[DistributedSkellam],
-    noise_multiplier: float,
-    bits: int,
-    clients: int,
-    honest: int | None,
-    k_stddevs: float,
-    beta: float,
-    delta: float,
-) -> _Distributed:
-    return kind(
-        1.0,
-        noise_multiplier,
-        bits,
-        clients=clients,
-        honest=clients if honest is None else honest,
-        corrupt=0,
-        k_stddevs=k_stddevs,
-        beta=beta,
-        delta=delta,
+    sure = clients if honest is None else honest
+    encoding = DistributedSkellam(
+        1.0, noise_multiplier, bits, clients=clients, honest=sure, k_stddevs=k_stddevs, beta=beta, delta=delta
     )
-
-
-@lru_cache(maxsize=256)
-def _epsilon(encoding: _Distributed, dimension: int, honest: int, rounds: int) -> float:
-    accountant = RDPAccountant(encoding.delta)
-    return accountant.epsilon_after(encoding.event(dimension, honest), rounds)
-
-
-def _padded(dimension: int) -> int:
-    dimension = integer("dimension", dimension, 1, MAX_DIMENSION, "the coordinates of an update")
-    return 1 << (dimension - 1).bit_length()
+    return encoding.epsilon(dimension, rounds=rounds)

@@ -7,16 +7,16 @@ import hashlib
 import json
 import os
 import secrets
-import stat
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Self
 
-from dp._encoding import check_delta
+from dp._checks import check_delta
+from dp._files import is_at, locked, names_of
 from dp._locks import Turn
-from dp._sealed import MAX_BYTES, fields_of, seal, unseal
+from dp._saved import MAX_BYTES, decode_state, encode_state, fields_of
 from dp.accounting import DEFAULT_ORDERS, Neighbours, RDPAccountant, check_epsilon
 from dp.errors import DPError
 from dp.events import TRUSTS, UNITS, Event, Release, Trust, Unit, check_name, to_plain
@@ -212,7 +212,7 @@ class PrivacyLedger:
     @classmethod
     def from_bytes(cls, data: bytes) -> Self:
         """What :meth:`to_bytes` wrote, in memory; :class:`DPError` on any other bytes."""
-        fields = fields_of(unseal(data), _FORMAT, _FIELDS)
+        fields = fields_of(decode_state(data), _FORMAT, _FIELDS)
         accountant = RDPAccountant.from_state_dict(fields["accountant"])
         ledger = cls(fields["epsilon"], check_delta(accountant.delta), unit=fields["unit"], trust=fields["trust"])
         ledger._accountant, ledger._paid = accountant, _names(fields["paid"])
@@ -234,7 +234,7 @@ class PrivacyLedger:
         return self._accountant.epsilon_after(release.event, count, amplified=self._amplified)
 
     def _bytes(self, accountant: RDPAccountant, paid: tuple[bytes, ...]) -> bytes:
-        return seal(
+        return encode_state(
             {
                 "format": _FORMAT,
                 "epsilon": self.epsilon,
@@ -254,12 +254,12 @@ class PrivacyLedger:
                 return
             # A charge replaces the file, so others wait at the .lock. Whoever deletes that admits a second one, so
             # the file itself is locked too, under which nobody else replaces it.
-            with _locked(Path(f"{self._path}.lock"), os.O_CREAT | os.O_NOFOLLOW):
+            with locked(Path(f"{self._path}.lock"), os.O_CREAT | os.O_NOFOLLOW):
                 if not self._path.exists():
                     # Another may begin it meanwhile, under a .lock that was made anew: see _begin.
                     yield
                     return
-                with _locked(self._path):
+                with locked(self._path):
                     yield
 
     def _begin(self) -> None:
@@ -276,10 +276,10 @@ class PrivacyLedger:
         assert self._path is not None
         try:
             with self._path.open("rb") as file:
-                names = _names_of(file.fileno())
+                names = names_of(file.fileno())
                 if names > 1:
                     self._drop_unfinished(file.fileno())
-                    names = _names_of(file.fileno())
+                    names = names_of(file.fileno())
                 data = file.read(MAX_BYTES + 1)
             if names > 1:
                 raise DPError(
@@ -352,53 +352,8 @@ class PrivacyLedger:
         assert self._path is not None
         for other in self._path.parent.iterdir():
             ours = other.name.startswith(f"{self._path.name}.") and other.suffix == ".new"
-            if ours and _is_at(descriptor, other):
+            if ours and is_at(descriptor, other):
                 other.unlink(missing_ok=True)
-
-
-@contextmanager
-def _locked(path: Path, flags: int = 0) -> Iterator[None]:
-    """Nobody else has ``path`` locked meanwhile: the file of that name, not one that was deleted or replaced."""
-    import fcntl  # only POSIX has it
-
-    while True:
-        try:
-            lock = os.open(path, os.O_RDWR | flags, 0o600)
-        except OSError as error:
-            raise DPError(f"got ledger file {path}, which can't be locked: {error}") from error
-        try:
-            if flags and not _is_lock(lock):
-                raise DPError(
-                    f"got {path}, which is another file as well (a hard link) or no file; to wait for that could "
-                    "take for ever: remove it while nobody has the ledger open"
-                )
-            fcntl.flock(lock, fcntl.LOCK_EX)
-            if _is_at(lock, path):
-                try:
-                    yield
-                finally:
-                    fcntl.flock(lock, fcntl.LOCK_UN)  # a child that was forked meanwhile has it open still
-                return
-        finally:
-            os.close(lock)
-
-
-def _is_at(descriptor: int, path: Path) -> bool:
-    """Whether ``path`` still names the file that is open as ``descriptor``."""
-    try:
-        return os.path.samestat(os.fstat(descriptor), path.stat())
-    except FileNotFoundError:
-        return False
-
-
-def _is_lock(descriptor: int) -> bool:
-    """Whether an open file is only a lock: were it the ledger too, its second lock would wait for the first."""
-    return stat.S_ISREG(os.fstat(descriptor).st_mode) and _names_of(descriptor) <= 1
-
-
-def _names_of(descriptor: int) -> int:
-    """How many names (hard links) an open file has."""
-    return os.fstat(descriptor).st_nlink
 
 
 def _extends(events: Events, known: Events) -> bool:

@@ -14,12 +14,12 @@ from abc import ABC, abstractmethod
 from dataclasses import dataclass
 from fractions import Fraction
 from functools import cached_property
-from numbers import Real
 from typing import Any, overload
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from dp._checks import number
 from dp._gaussian import SPARE, hockey_stick
 from dp._numbers import whole
 from dp.errors import DPError
@@ -43,8 +43,8 @@ def gaussian_delta(epsilon: float, sigma: float, sensitivity: float = 1.0) -> fl
     ``epsilon`` is 0 to 10^6. Raises :class:`DPError` on another one, and unless ``sigma`` and ``sensitivity`` are
     finite and above zero.
     """
-    epsilon = _number(epsilon, "epsilon", 0.0, _MOST_EPSILON)
-    ratio = _number(sigma, "sigma", _LEAST_SENSITIVITY, _MOST_SENSITIVITY) / _sensitivity(sensitivity)
+    epsilon = number("epsilon", epsilon, 0.0, _MOST_EPSILON)
+    ratio = number("sigma", sigma, _LEAST_SENSITIVITY, _MOST_SENSITIVITY) / _sensitivity(sensitivity)
     return hockey_stick(epsilon, ratio)
 
 
@@ -253,18 +253,6 @@ def _off_grid(rounded: Integers, noise: Integers, grid: float, value: ArrayLike)
     return released.reshape(np.shape(value)) if isinstance(value, np.ndarray | list | tuple) else float(released[0])
 
 
-def _number(value: Any, name: str, least: float, most: float) -> float:
-    if isinstance(value, bool) or not isinstance(value, Real):
-        raise DPError(f"got {value!r} for {name}; expected a number from {least:g} to {most:g}")
-    try:
-        number = float(value)
-    except OverflowError:
-        number = math.inf
-    if not least <= number <= most:  # neither is NaN
-        raise DPError(f"got {name} {number:g}; expected {least:g} to {most:g}")
-    return number
-
-
 def _plain(owner: object, *names: str) -> None:
     """NumPy's numbers as Python's, which are exact as fractions."""
     for name in names:
@@ -275,18 +263,18 @@ def _plain(owner: object, *names: str) -> None:
 
 
 def _epsilon(epsilon: Any) -> float:
-    return _number(epsilon, "epsilon", _LEAST_EPSILON, _MOST_EPSILON)
+    return number("epsilon", epsilon, _LEAST_EPSILON, _MOST_EPSILON)
 
 
 def _delta_parameter(delta: Any) -> float:
-    number = _number(delta, "delta", _LEAST_DELTA, 1.0)
-    if number == 1.0:
+    checked = number("delta", delta, _LEAST_DELTA, 1.0)
+    if checked == 1.0:
         raise DPError("got delta 1, which promises nothing; expected less, such as 1e-5")
-    return number
+    return checked
 
 
 def _sensitivity(sensitivity: Any) -> float:
-    return _number(sensitivity, "sensitivity", _LEAST_SENSITIVITY, _MOST_SENSITIVITY)
+    return number("sensitivity", sensitivity, _LEAST_SENSITIVITY, _MOST_SENSITIVITY)
 
 
 def _checked_size(size: Any) -> int:

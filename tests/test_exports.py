@@ -1,5 +1,6 @@
 """The surface: every promised name is there, documented, and nothing else is promised."""
 
+import ast
 import importlib
 import logging
 import subprocess
@@ -44,3 +45,13 @@ def test_a_function_is_never_hidden_by_a_module_of_its_name() -> None:
     assert run.stdout == "ok\n"
     modules = {path.stem for path in (Path(secagg.__file__).parent).glob("*.py")}
     assert not modules & set(secagg.__all__)
+
+
+def test_what_dp_loads_at_run_time_is_what_type_checkers_read() -> None:
+    tree = ast.parse(Path(dp.__file__).read_text())
+    (typed,) = (node for node in tree.body if isinstance(node, ast.If))
+    declared = {
+        alias.name: node.module for node in typed.body if isinstance(node, ast.ImportFrom) for alias in node.names
+    }
+    assert declared == dp._HOMES
+    assert {*declared, "DPError"} == set(dp.__all__)

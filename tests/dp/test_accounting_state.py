@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from dp._sealed import seal, unseal
+from dp._saved import decode_state, encode_state
 from dp.accounting import RDPAccountant
 from dp.errors import DPError
 from dp.events import (
@@ -246,8 +246,8 @@ def test_names_and_budgets_are_checked() -> None:
     ],
 )
 def test_a_saved_ledger_with_other_names_is_refused(paid: object, match: str) -> None:
-    state = cast(dict[str, Any], unseal(ledger().to_bytes()))
+    state = cast(dict[str, Any], decode_state(ledger().to_bytes()))
     with pytest.raises(DPError, match=match):
-        PrivacyLedger.from_bytes(seal(state | {"paid": paid}))
-    full = PrivacyLedger.from_bytes(seal(state | {"paid": ["00" * 32] * 256}))
+        PrivacyLedger.from_bytes(encode_state(state | {"paid": paid}))
+    full = PrivacyLedger.from_bytes(encode_state(state | {"paid": ["00" * 32] * 256}))
     assert PrivacyLedger.from_bytes(full.to_bytes()).to_bytes() == full.to_bytes()

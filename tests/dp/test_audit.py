@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from dp import distributed
+from dp import _distributed
 from dp.accounting import RDPAccountant
 from dp.distributed import DistributedGaussian
 from tests.dp.test_distributed import Flat, drawn, encoding, kinds
@@ -183,7 +183,7 @@ def pair(kind: Any, **changes: Any) -> Any:
 def beyond(code: Any, update: float, first: int) -> int:
     """How many of the runs end two standard deviations of the noise or more towards the update."""
     towards = np.ones(1)
-    distributed.rotate(towards, code.seed)
+    _distributed.rotate(towards, code.seed)
     edge, middle, hits = 2 * code.grid(1).sigma, 1 << (code.bits - 1), 0
     for run in range(first, first + RUNS):
         vector = np.array([update])

@@ -12,7 +12,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from dp import distributed
+from dp import _distributed
 from dp._grid import norms
 from dp.accounting import DEFAULT_ORDERS, RDPAccountant, epsilon_of
 from dp.distributed import (
@@ -219,7 +219,7 @@ def test_rounding_is_right_on_average() -> None:
     update = np.array([0.3, -0.2, 0.1, 0.05])
     mean = np.mean([code._round(update.copy(), grid, drawn(seed)) for seed in range(4000)], axis=0)
     exact = update.copy()
-    distributed.rotate(exact, code.seed)
+    _distributed.rotate(exact, code.seed)
     assert np.abs(mean - exact / grid.step).max() < 5 * 0.5 / math.sqrt(4000)
 
 
@@ -229,7 +229,7 @@ def test_control_a_bound_without_the_redraw_is_broken() -> None:
     update = np.random.default_rng(1).normal(size=1024)
     from dp import _encoding, _rotation
 
-    distributed.rotate(update, code.seed)
+    _distributed.rotate(update, code.seed)
     scale = 1 / np.linalg.norm(update) / grid.step
     out = np.empty(1024, np.int64)
     squares = []
@@ -281,7 +281,7 @@ def test_no_term_is_ever_reduced(kind: Any, monkeypatch: pytest.MonkeyPatch) -> 
     code, update = encoding(kind, bits=12, k_stddevs=6.0), np.full(1 << 12, 1.0) / 64
     grid = code.grid(update.size)
     wide = grid._replace(sigma=1500.0)
-    monkeypatch.setattr(distributed, "find_grid", lambda *_: wide)
+    monkeypatch.setattr(_distributed, "find_grid", lambda *_: wide)
     terms = send(code, update).astype(np.int64) - 2**11
     assert np.count_nonzero(np.abs(terms) == 2**11 - 1) > 100
     assert np.abs(terms).max() == 2**11 - 1

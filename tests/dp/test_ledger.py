@@ -15,7 +15,7 @@ from typing import Any
 
 import pytest
 
-from dp import ledger
+from dp import _files, ledger
 from dp.accounting import RDPAccountant
 from dp.errors import DPError
 from dp.events import GaussianEvent, Release, SelfComposed
@@ -328,7 +328,7 @@ def test_a_hard_link_is_refused(tmp_path: Path) -> None:
 
 
 def test_control_a_hard_link_that_is_taken_has_two_budgets(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(ledger, "_names_of", lambda _: 1)
+    monkeypatch.setattr(ledger, "names_of", lambda _: 1)
     path, link = tmp_path / "budget", tmp_path / "link"
     opened(path, FOR_ONE)
     os.link(path, link)
@@ -366,8 +366,8 @@ def test_a_deleted_lock_loses_no_charge(tmp_path: Path, monkeypatch: pytest.Monk
 
 
 def test_control_where_the_lock_is_all_a_charge_is_lost(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    real = ledger._locked
-    monkeypatch.setattr(ledger, "_locked", lambda path, *flags: real(path, *flags) if flags else nullcontext())
+    real = ledger.locked
+    monkeypatch.setattr(ledger, "locked", lambda path, *flags: real(path, *flags) if flags else nullcontext())
     assert charged_while_the_lock_is_deleted(tmp_path / "budget", monkeypatch, 60) == 1
 
 
@@ -485,16 +485,16 @@ def test_a_lock_on_a_file_that_was_replaced_is_taken_anew(
     path, waiting, held, done = tmp_path / "file", threading.Event(), threading.Event(), threading.Event()
     path.touch()
     if not compared:
-        monkeypatch.setattr(ledger, "_is_at", lambda *_: True)
+        monkeypatch.setattr(_files, "is_at", lambda *_: True)
 
     def wait() -> None:
         waiting.set()
-        with ledger._locked(path):
+        with _files.locked(path):
             held.set()
             done.wait(60)
 
     thread = threading.Thread(target=wait)
-    with ledger._locked(path):
+    with _files.locked(path):
         thread.start()
         waiting.wait(60)
         time.sleep(0.1)  # it has the old file open

@@ -10,14 +10,14 @@ from dp.errors import DPError
 MAX_BYTES = 1 << 22
 
 
-def seal(state: Mapping[str, Any]) -> bytes:
+def encode_state(state: Mapping[str, Any]) -> bytes:
     """``state`` as JSON in its one form, after its SHA-256."""
     body = json.dumps(state, sort_keys=True, separators=(",", ":"), allow_nan=False).encode()
     return hashlib.sha256(body).hexdigest().encode() + b"\n" + body
 
 
-def unseal(data: bytes) -> object:
-    """What :func:`seal` was given; :class:`DPError` for any other bytes."""
+def decode_state(data: bytes) -> object:
+    """What :func:`encode_state` was given; :class:`DPError` for any other bytes."""
     if not isinstance(data, bytes) or len(data) > MAX_BYTES:
         raise DPError(f"got a state that is no bytes, or more than {MAX_BYTES} of them")
     digest, _, body = data.partition(b"\n")
