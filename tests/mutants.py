@@ -60,6 +60,7 @@ CONCERNED: dict[str, tuple[str, ...]] = {
     "secagg/identity.py": ("tests/secagg/test_identity.py", "tests/secagg/test_cli.py"),
     "dp/_curves.py": ("tests/dp/test_accounting.py",),
     "dp/ledger.py": ("tests/dp/test_ledger.py",),
+    "dp/_distributed.py": ("tests/dp/test_distributed.py", "tests/secagg/test_noise.py"),
     "dp/distributed.py": ("tests/dp/test_distributed.py", "tests/secagg/test_noise.py"),
     "dp/accounting.py": ("tests/dp/test_accounting.py", "tests/dp/test_accounting_state.py"),
     "secagg/roles/member.py": (*_ROLES, "tests/secagg/test_budget.py", "tests/secagg/test_restore.py"),
