@@ -76,8 +76,9 @@ def test_broken_roles_are_found(role: type, fault: str) -> None:
 class Trusting(ShareAggregator):
     """Takes reports for whose they say they are."""
 
-    def check_signature(self, envelope: Any, role: Any) -> None:
-        pass
+    def prepare(self) -> None:
+        super().prepare()
+        self.context.check_signature = lambda *_: None
 
 
 class Chokes(ShareAggregator):
