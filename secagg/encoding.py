@@ -170,3 +170,15 @@ class PlainEncoding:
     def describe(self, layout: Layout, max_weight: int | None) -> list[str]:
         """Nothing to say."""
         return []
+
+
+#: What the library reads of an encoding; see :class:`secagg.encoding.Encoding`.
+ENCODING_MEMBERS = (
+    *("segments", "encode", "decode", "for_task", "check", "for_session"),
+    *("server_noise", "for_server", "release", "describe"),
+)
+
+
+def lacking_members(encoding: object) -> tuple[str, ...]:
+    """The members that ``encoding`` lacks."""
+    return tuple(name for name in ENCODING_MEMBERS if not hasattr(type(encoding), name))

@@ -21,7 +21,7 @@ from secagg import _canonical, wire
 from secagg._numbers import is_a, whole
 from secagg.beacon import Fetch
 from secagg.corruption import corrupt_among, corrupt_count
-from secagg.encoding import Encoding, PlainEncoding, Segment, SegmentLike
+from secagg.encoding import ENCODING_MEMBERS, Encoding, PlainEncoding, Segment, SegmentLike, lacking_members
 from secagg.errors import ConfigError, SecAggError, blaming, kind_of, shown
 from secagg.identity import PartyRole, Roster, check_party_id
 from secagg.layout import MAX_SIZE, Layout
@@ -68,7 +68,7 @@ class Task:
             raise ConfigError(f"got protocol {shown(self.protocol)}; expected an object such as secagg.SecAgg()")
         if not is_a(self.layout, Layout):
             raise ConfigError(f"got {shown(self.layout)} as layout; expected secagg.Layout.of(update)")
-        if is_a(self.encoding, str | type) or (lacking := _lacking(self.encoding)) == ENCODING_MEMBERS:
+        if is_a(self.encoding, str | type) or (lacking := lacking_members(self.encoding)) == ENCODING_MEMBERS:
             raise ConfigError(f"got encoding {shown(self.encoding)}; expected one such as FixedPoint(clip=1.0)")
         kind: Any = type(self.encoding)
         if not lacking and kind.for_task is not PlainEncoding.for_task and kind.check is PlainEncoding.check:
@@ -362,18 +362,6 @@ class Task:
             f"            {'post-quantum confidentiality' if cost.post_quantum else 'not post-quantum'}",
         ]
         return "\n".join(lines)
-
-
-#: What the library reads of an encoding; see :class:`secagg.encoding.Encoding`.
-ENCODING_MEMBERS = (
-    *("segments", "encode", "decode", "for_task", "check", "for_session"),
-    *("server_noise", "for_server", "release", "describe"),
-)
-
-
-def _lacking(encoding: object) -> tuple[str, ...]:
-    """The members that ``encoding`` lacks."""
-    return tuple(name for name in ENCODING_MEMBERS if not hasattr(type(encoding), name))
 
 
 def _segment(found: SegmentLike) -> Segment:
