@@ -385,7 +385,7 @@ class Server(Generic[AnyState]):
             asked = server._requests() if server.context.open else {}
         except ConfigError:
             raise
-        except (Aborted, Reject, ValueError, LookupError, TypeError, AttributeError) as error:
+        except (Aborted, Reject, ValueError, LookupError, TypeError, AttributeError, AssertionError) as error:
             raise ConfigError(
                 f"got a state whose parts contradict each other: {error!s:.200}; leave this session out"
             ) from error

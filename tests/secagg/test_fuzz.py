@@ -74,7 +74,7 @@ def test_broken_roles_are_found(role: type, fault: str) -> None:
 
 
 class Trusting(ShareAggregator):
-    """Takes reports for whose they say they are."""
+    """Believes the sender that a report names."""
 
     def prepare(self) -> None:
         super().prepare()
