@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Iterator
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -26,7 +27,10 @@ from secagg.protocols.pairwise import messages as pairwise
 from secagg.protocols.shares import messages as shares
 from secagg.session import MAX_SESSION_BYTES
 from secagg.table import Proposal
+from secagg.testing._material import clock_for_tests
+from secagg.testing._session import Casting, Play
 from secagg.wire import Envelope, Reject
+from tests.secagg.test_encrypted import keys_found_once
 
 KEY = Ed25519PrivateKey.from_private_bytes(bytes(32))
 BEACON = SignedBeacon(KEY.public_key().public_bytes_raw(), genesis=0, period=30)
@@ -46,19 +50,31 @@ def make_task(protocol: Any, clients: int) -> secagg.Task:
     return secagg.Task(
         protocol=protocol,
         layout=secagg.Layout.of(np.zeros(3)),
-        encoding=secagg.FixedPoint(clip=1.0, bits=8),
+        encoding=secagg.FixedPoint(clip=1.0, bits=8, rounding="nearest"),
         max_clients=clients,
         min_survivors=least,
     )
 
 
 class Largest:
-    """Each message of a session in which everyone takes part, nobody drops out and every id is ``length`` long."""
+    """Each message of a session in which everyone takes part, nobody drops out and every id is ``length`` long.
 
-    def __init__(self, task: secagg.Task, clients: int, length: int) -> None:
+    Each helper of AdditiveShares could not open ``unopened`` reports, and the graph is drawn from round ``drawn``
+    of the beacon.
+    """
+
+    def __init__(
+        self,
+        task: secagg.Task,
+        clients: int,
+        length: int,
+        unopened: int = shares.MAX_UNOPENED,
+        drawn: int = LATEST_ROUND,
+    ) -> None:
         self.task, self.ids = task, ids_of(clients, length)
+        self.unopened, self.drawn = unopened, drawn
         self.bits = bytes((clients + 7) // 8)
-        self.aggregators = [f"{number:x}".rjust(length, "a") for number in range(16)]
+        self.aggregators = [letter.rjust(length, "a") for letter in "abcdefghijklmnop"]
 
     def seal(self, message: wire.Message, payload: bytes = b"", sender: str = "", session: int = 32) -> bytes:
         return wire.seal_envelope(
@@ -102,9 +118,9 @@ class Largest:
             advert,
             pairwise.Adverts(adverts),
             pairwise.NearAdverts(*shown, bytes(32)),
-            pairwise.DrawnAdverts(*shown, LATEST_ROUND, bytes(VALUE_BYTES)),
+            pairwise.DrawnAdverts(*shown, self.drawn, bytes(VALUE_BYTES)),
             pairwise.Frozen(bits, bytes(32)),
-            pairwise.NextRound(LATEST_ROUND),
+            pairwise.NextRound(self.drawn),
             pairwise.DealtShares(bytes(32), bytes(64 * holders), bytes(82 * near)),
             pairwise.HeldShares(bits, bytes(64 * near), bytes(82 * near)),
             pairwise.Survivors(bits),
@@ -128,8 +144,8 @@ class Largest:
         for message in (
             shares.Ready(),
             shares.Recount(),
-            shares.Held(self.bits, [raw] * shares.MAX_UNOPENED),
-            shares.Collect(self.bits, [raw] * shares.MAX_UNOPENED * helpers),
+            shares.Held(self.bits, [raw] * self.unopened),
+            shares.Collect(self.bits, [raw] * self.unopened * helpers),
             agreed,
             shares.Release(all_agreed),
         ):
@@ -189,6 +205,46 @@ def test_every_honest_message_is_read(protocol: Any, clients: int) -> None:
                 with pytest.raises(Reject) as refused:
                     Envelope.parse(bytes(limit + 1), limit)
                 assert refused.value.kind is FaultKind.OVERSIZED
+
+
+@pytest.mark.parametrize("length", SIZES)
+@pytest.mark.parametrize(
+    "protocol",
+    [*PROTOCOLS, secagg.BFV(commit=False), secagg.Paillier(key="run")],
+    ids=lambda p: f"{p.name} {getattr(p, 'threat_model', '')}",
+)
+def test_the_messages_above_are_as_long_as_those_that_roles_send(protocol: Any, length: int) -> None:
+    """In a real session of four, in every phase and for every party; and each is within its receiver's cap."""
+    task = replace(make_task(protocol, 4), layout=secagg.Layout.of({"w": np.zeros(3, np.float32)}))
+    drawn = BEACON.next_round(clock_for_tests())
+    largest = Largest(task, 4, length, unopened=0, drawn=drawn)
+    roles = dict.fromkeys(largest.ids, PartyRole.CLIENT)
+    for role, count in protocol.others.items():
+        roles |= dict.fromkeys(largest.aggregators[:count], role)
+    casting = Casting(
+        protocol, tuple(largest.ids), roles, {}, None, 3, beacon=lambda number: BEACON.publish(KEY, number)
+    )
+    with keys_found_once():
+        play = Play(casting.enrolled(), task=task, session=bytes(MAX_SESSION_BYTES))
+        relayed: list[tuple[PartyRole, int]] = []
+        play.before_relay = lambda party, data: relayed.append((roles[party], len(data)))
+        play.require_completes(f"with ids of {length} characters")
+    messages = largest.messages()
+    for phase in protocol.phases:
+        asked = [party for party, role in roles.items() if role is phase.role]
+        session = 0 if issubclass(phase.request, Proposal) else 32
+        down = len(largest.seal(*messages[phase.request], session=session))
+        up = len(largest.seal(*messages[phase.reply], sender=asked[0]))
+        requests = {len(play.requests[party, phase.round]) for party in asked}
+        assert (phase.round, requests) == (phase.round, {down})
+        assert (phase.round, {len(play.answers[party, phase.round]) for party in asked}) == (phase.round, {up})
+        relays = [phase.relay] * (len(asked) * protocol.others.get(phase.relay, 0))
+        assert relayed[: len(relays)] == [(role, up) for role in relays]
+        del relayed[: len(relays)]
+        assert down <= protocol.largest_message(task, phase.role)
+        for receiver in (None, *relays[:1]):
+            assert up <= protocol.largest_message(task, receiver)
+    assert not relayed
 
 
 @pytest.mark.parametrize("clients", [100, 1409])
