@@ -60,6 +60,8 @@ def resolved(clip: float | Clips, layout: Layout) -> tuple[float, ...]:
     A leaf's own name comes first, then the pattern with the most characters beside its ``*``. ``ConfigError`` for a
     leaf that nothing matches, one that two such patterns match, and a name or pattern that matches no leaf.
     """
+    if not is_a(layout, Layout):
+        raise ConfigError(f"got {shown(layout)} as layout; expected secagg.Layout.of(update)")
     if isinstance(clip, float):
         return (clip,) * len(layout.leaves)
     # One task asks again and again. By identity, since to compare two layouts takes as long as this.

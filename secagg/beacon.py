@@ -63,10 +63,11 @@ class SignedBeacon:
     period: int
 
     def __post_init__(self) -> None:
-        if not is_a(self.public_key, bytes) or len(self.public_key) != KEY_BYTES:
+        if not is_a(self.public_key, bytes) or bytes.__len__(self.public_key) != KEY_BYTES:
             raise ConfigError(
-                f"got public_key={self.public_key!r:.80}; expected the {KEY_BYTES} bytes of an Ed25519 key"
+                f"got public_key={shown(self.public_key)}; expected the {KEY_BYTES} bytes of an Ed25519 key"
             )
+        object.__setattr__(self, "public_key", bytes(memoryview(self.public_key)))  # NumPy's bytes are a subclass
         check_signing_key(self.public_key, "public_key")
         for name, value, least in (("genesis", self.genesis, 0), ("period", self.period, 1)):
             number = whole(value)

@@ -139,6 +139,22 @@ def chosen(value: object, known: Iterable[str]) -> str | None:
     return plain if plain in known else None
 
 
+def choice(name: str, value: object, known: Iterable[str]) -> str:
+    """``value`` as plain text; ``ConfigError`` that names the parameter unless it is one of ``known``."""
+    plain = chosen(value, known := tuple(known))
+    if plain is None:
+        raise ConfigError(f"got {name}={shown(value)}; expected {' or '.join(map(repr, known))}")
+    return plain
+
+
+def words(error: BaseException) -> str:
+    """What ``error`` says, or its class where that is nothing, or where its own text fails."""
+    try:
+        return str(error)[:1000] or kind_of(error)
+    except Exception:
+        return kind_of(error)
+
+
 @contextmanager
 def blaming(error: type[SecAggError], what: str) -> Iterator[None]:
     """Raise ``error``, which begins with ``what``, in place of whatever a caller's object raised."""

@@ -153,6 +153,7 @@ class Roster(Mapping[str, Party]):
     @classmethod
     def from_json(cls, text: str) -> "Roster":
         """The roster that :meth:`to_json` wrote; ``ConfigError`` for anything else."""
+        text = str.__str__(text) if is_a(text, str) else shown(text)
         try:
             document = json.loads(text, object_pairs_hook=_no_duplicates)
             if document["version"] != 1 or set(document) != {"version", "parties"}:
@@ -182,11 +183,17 @@ def _no_duplicates(pairs: list[tuple[str, object]]) -> dict[str, object]:
     return dict(pairs)
 
 
+def _path(path: object) -> Path:
+    with blaming(ConfigError, f"got {shown(path)} as the path of a file"):
+        return Path(path)  # type: ignore[arg-type]
+
+
 def load_roster(path: str | os.PathLike[str]) -> Roster:
     """Read the roster file that ``secagg keygen`` wrote; ``ConfigError`` says what is wrong with it."""
+    path = _path(path)
     try:
-        text = Path(path).read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
+        text = path.read_text(encoding="utf-8")
+    except (OSError, ValueError) as error:
         raise ConfigError(f"got no roster at {path}: {error}; make one with secagg keygen") from error
     try:
         return Roster.from_json(text)
@@ -196,8 +203,9 @@ def load_roster(path: str | os.PathLike[str]) -> Roster:
 
 def load_identity(path: str | os.PathLike[str]) -> Ed25519PrivateKey:
     """Read a party's own private key (PEM, PKCS #8, unencrypted, as ``secagg keygen`` writes it)."""
+    path = _path(path)
     try:
-        key = load_pem_private_key(Path(path).read_bytes(), password=None)
+        key = load_pem_private_key(path.read_bytes(), password=None)
     except (OSError, ValueError, TypeError, UnsupportedAlgorithm, InternalError) as error:
         raise ConfigError(f"got no private key at {path}: {error}; make one with secagg keygen") from error
     if not isinstance(key, Ed25519PrivateKey):
@@ -207,8 +215,9 @@ def load_identity(path: str | os.PathLike[str]) -> Ed25519PrivateKey:
 
 def load_sealing_key(path: str | os.PathLike[str]) -> bytes:
     """Read an aggregator's own private sealing key (JSON, as ``secagg keygen --role aggregator`` writes it)."""
+    path = _path(path)
     try:
-        document = json.loads(Path(path).read_text(encoding="utf-8"))
+        document = json.loads(path.read_text(encoding="utf-8"))
         if set(document) != {"version", "kem", "key"} or document["version"] != 1:
             raise ValueError("not a sealing key of version 1")
         key = base64.b64decode(document["key"], validate=True)
@@ -226,8 +235,9 @@ def load_he_key(path: str | os.PathLike[str]) -> bytes:
 
     It is JSON, as ``secagg keygen --paillier`` and ``--shared-he`` write it; ``ConfigError`` for anything else.
     """
+    path = _path(path)
     try:
-        document = json.loads(Path(path).read_text(encoding="utf-8"))
+        document = json.loads(path.read_text(encoding="utf-8"))
         if set(document) != {"version", "scheme", "key"} or document["version"] != 1:
             raise ValueError("not a homomorphic key of version 1")
         if document["scheme"] not in ("paillier", "shared"):
@@ -259,10 +269,6 @@ def check_enrolled(
     member_id: str, role: PartyRole, identity: Ed25519PrivateKey | None, roster: Roster | None
 ) -> None:
     """``ConfigError`` unless identity and roster are both there and agree, or both absent."""
-    if identity is not None and not is_a(identity, (Ed25519PrivateKey,)):
-        raise ConfigError(f"got a {type(identity).__name__} as identity; expected what load_identity(path) gives")
-    if roster is not None and not is_a(roster, Roster):
-        raise ConfigError(f"got a {type(roster).__name__} as roster; expected what load_roster(path) gives")
     if (identity is None) != (roster is None):
         raise ConfigError("got an identity without a roster or a roster without an identity; pass both or none")
     if identity is None or roster is None:

@@ -198,6 +198,9 @@ class Layout:
                 f"got dtype {shown(dtype)}; expected float16, float32, float64 or None, or 'like' beside a like="
             )
         with blaming(EncodingError, f"got a vector that can't be read; expected {self.size} real coordinates"):
+            # NumPy reads what only iterates to its end, which a stranger's object need not have.
+            if not is_a(vector, list | tuple) and not hasattr(type(vector), "__array__"):
+                raise EncodingError(f"got a vector that is {shown(vector)}; expected {self.size} real coordinates")
             vector = np.asarray(vector)
         if vector.shape != (self.size,) or vector.dtype.kind not in "fiu":
             raise EncodingError(

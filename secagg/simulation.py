@@ -81,6 +81,8 @@ def simulate(
     if not is_a(task, (Task,)):
         swapped = "; the arguments are swapped: simulate(task, updates)" if is_a(updates, (Task,)) else ""
         raise ConfigError(f"got {shown(task)} as task; expected a secagg.Task{swapped}")
+    if progress is not None and not callable(progress):
+        raise ConfigError(f"got progress={shown(progress)}; expected a function that takes a round's name")
     most = task.max_clients + 1  # one too many: more would be read for nothing
     plain = _by_id(updates, "updates", most)
     weighted = None if weights is None else _by_id(weights, "weights", most)

@@ -22,7 +22,7 @@ from secagg._numbers import is_a, whole
 from secagg.beacon import Fetch
 from secagg.corruption import corrupt_among, corrupt_count
 from secagg.encoding import ENCODING_MEMBERS, Encoding, PlainEncoding, Segment, SegmentLike, lacking_members
-from secagg.errors import ConfigError, SecAggError, blaming, kind_of, shown
+from secagg.errors import ConfigError, SecAggError, blaming, kind_of, shown, words
 from secagg.identity import PartyRole, Roster, check_party_id
 from secagg.layout import MAX_SIZE, Layout
 from secagg.protocols.base import AggregationProtocol, client_class
@@ -116,7 +116,7 @@ class Task:
             except SecAggError:
                 raise
             except ValueError as error:  # dp's own errors are
-                raise ConfigError(str(error)) from error
+                raise ConfigError(words(error)) from error
             segments = tuple(_segment(item) for _, item in zip(range(_MOST_SEGMENTS + 1), found, strict=False))
         if not 1 <= len(segments) <= _MOST_SEGMENTS:
             raise ConfigError(f"got an encoding of no segments or too many; expected 1 to {_MOST_SEGMENTS}")
@@ -132,8 +132,8 @@ class Task:
                 corrupt=self._assumed,
                 shows_terms=self.shows_terms,
             )
-        except ValueError as error:  # dp's own errors are
-            raise ConfigError(str(error)) from error
+        except Exception as error:  # dp's own errors, and what another package's encoding raises
+            raise ConfigError(words(error)) from error
 
     def encoder_for(self, session: bytes) -> Encoding:
         """The encoding of one session: one may have a public rotation of its own, say."""
@@ -168,11 +168,11 @@ class Task:
         corrupt = corrupt_among(self.protocol, cohort, roster)
         try:
             self.encoder.check(self.max_clients, self.min_survivors - corrupt, corrupt)
-        except ValueError as error:
+        except Exception as error:
             enrolled = cohort if roster is None else len(roster.ids(PartyRole.CLIENT))
             raise ConfigError(
                 f"got {enrolled} clients enrolled, {corrupt} of them possibly corrupt, more than the noise is made "
-                f"for: enrol fewer, raise max_clients, or lower corruption if fewer can collude ({error})"
+                f"for: enrol fewer, raise max_clients, or lower corruption if fewer can collude ({words(error)})"
             ) from error
 
     @cached_property
@@ -345,6 +345,7 @@ class Task:
         """What :meth:`describe` says, for notebooks."""
         return f"<pre>{html.escape(self.describe())}</pre>"
 
+    @blaming(ConfigError, "got a protocol or an encoding that can't describe itself")
     def describe(self) -> str:
         """What the task means, in words: rounds, bytes, precision, thresholds, who must collude."""
         cost = self.protocol.cost(self)

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from mpc.keys import encode_parts, seeded_rng
 from secagg import _warnings
-from secagg.errors import Aborted, ConfigError, EncodingError, LocalProtocolError, SecAggError, kind_of
+from secagg.errors import Aborted, ConfigError, EncodingError, LocalProtocolError, SecAggError, words
 from secagg.identity import PartyRole
 from secagg.roles.member import SEED_BYTES, Member
 from secagg.roles.state import ClientState, pack_segments
@@ -92,7 +92,7 @@ class Client(Member[AnyClientState]):
         except SecAggError:
             raise
         except Exception as error:  # another package's encoding says it in its own error
-            raise EncodingError(str(error) or kind_of(error)) from error
+            raise EncodingError(words(error)) from error
 
     @atomic
     def _keep(self, vectors: list[bytes], hashed: bytes, session: bytes) -> None:

@@ -11,8 +11,9 @@ from typing import Any, Protocol, TypedDict
 
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
+from secagg._numbers import is_a
 from secagg.beacon import Fetch
-from secagg.errors import ConfigError, shown
+from secagg.errors import ConfigError, blaming, kind_of
 from secagg.identity import Roster
 from secagg.store import Ledger, Store
 
@@ -66,9 +67,29 @@ class Environment:
     ledger: Ledger | None = None
 
     def __post_init__(self) -> None:
-        if self.save is not None and not callable(self.save):
-            raise ConfigError(
-                f"got save={shown(self.save)}; expected a store, such as secagg.store.FileStore(path)"
-            )
+        with blaming(ConfigError, "got arguments of a role that can't be read"):
+            self._check()
+
+    def _check(self) -> None:
+        """``ConfigError`` for an argument of the wrong kind, even one that this role doesn't use."""
         if self.ledger is None:
             object.__setattr__(self, "ledger", getattr(self.save, "ledger", None))
+        for name, fits, expected in (
+            ("identity", is_a(self.identity, (Ed25519PrivateKey,)), "what load_identity(path) gives"),
+            ("roster", is_a(self.roster, Roster), "what load_roster(path) gives"),
+            ("save", callable(self.save), "a store, such as secagg.store.FileStore(path)"),
+            (
+                "key",
+                is_a(self.key, bytes),
+                "the bytes of a private key, as load_he_key(path) gives",
+            ),
+            ("executor", callable(getattr(self.executor, "submit", None)), "an executor of concurrent.futures"),
+            ("clock", callable(self.clock), "a function that gives seconds since 1970, such as time.time"),
+            ("budget", callable(getattr(self.budget, "charge", None)), "a budget, such as dp.PrivacyLedger"),
+            ("beacon", callable(self.beacon), "a function that gives the value of a beacon's round"),
+            ("rng", callable(self.rng), "a function that gives so many random bytes, such as os.urandom"),
+            ("ledger", callable(getattr(self.ledger, "claim", None)), "a ledger, such as secagg.store.FileLedger"),
+        ):
+            lent = getattr(self, name)
+            if not fits and (lent is not None or name in ("clock", "rng")):
+                raise ConfigError(f"got a {kind_of(lent)} as {name}; expected {expected}")  # it may be a secret

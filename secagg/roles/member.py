@@ -365,6 +365,8 @@ class Member(Generic[AnyState]):
     def from_bytes(cls, data: bytes, task: Task, environment: Environment | None = None) -> Self:
         """The role that was saved as ``data``; see :meth:`secagg.Task.restore_client`."""
         lent = environment or Environment()
+        if not hasattr(cls, "state_type"):
+            raise ConfigError(f"got {cls.__name__}.from_bytes(); call task.restore_client(data), or the like")
         state = unpack_state(data, cls.state_type, task, cls.role, lent.roster)
         check_party_id(state.id)
         phases = [phase for phase in task.protocol.phases if phase.role is cls.role]

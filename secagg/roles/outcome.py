@@ -10,7 +10,7 @@ from dataclasses import dataclass, fields
 from typing import TYPE_CHECKING, Any
 
 from secagg._reading import same
-from secagg.errors import Aborted, Fault, SecAggError
+from secagg.errors import Aborted, Fault, SecAggError, blaming, words
 from secagg.layout import Layout
 
 if TYPE_CHECKING:
@@ -97,6 +97,11 @@ def _some(texts: Sequence[str]) -> str:
 
 def open_outcome(context: ServerContext[Any]) -> Outcome:
     """What the server's sums say after the last round; ``Aborted`` if no honest inputs have such sums."""
+    with blaming(Aborted, "the encoding failed on the sums; mend it, then open a new session"):
+        return _open(context)
+
+
+def _open(context: ServerContext[Any]) -> Outcome:
     task, state = context.task, context.state
     encoder = task.encoder_for(state.session)
     try:
@@ -106,8 +111,8 @@ def open_outcome(context: ServerContext[Any]) -> Outcome:
         )
     except ValueError as error:  # an EncodingError, or what another package's encoding raises
         raise Aborted(
-            f"the sum is one that no honest inputs have: {error}. One client is enough for that, and nothing "
-            "says which: open a new session for each half of the cohort, and go on with a half whose sum "
+            f"the sum is one that no honest inputs have: {words(error)}. One client is enough for that, and "
+            "nothing says which: open a new session for each half of the cohort, and go on with a half whose sum "
             "opens"
         ) from error
     coordinates = len(state.survivors) * task.layout.size

@@ -377,6 +377,8 @@ class Server(Generic[AnyState]):
     def from_bytes(cls, data: bytes, task: Task, environment: Environment | None = None) -> Self:
         """The server that was saved as ``data``; see :meth:`secagg.Task.restore_server`."""
         lent = environment or Environment()
+        if not hasattr(cls, "state_type"):
+            raise ConfigError(f"got {cls.__name__}.from_bytes(); call task.restore_server(data)")
         state = unpack_state(data, cls.state_type, task, "server", lent.roster)
         check_server(state, len(task.protocol.phases), task, lent.roster)
         server = cls.__new__(cls)

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from mpc.keys import TAG_BYTES, encode_parts
 from secagg import wire
 from secagg._canonical import plain_bytes
-from secagg.errors import ConfigError, Fault
+from secagg.errors import ConfigError, Fault, blaming, shown
 from secagg.identity import Roster
 from secagg.session import roster_digest
 from secagg.table import Phase
@@ -38,7 +38,8 @@ def pack_state(state: msgspec.Struct, task: Task, role: str, roster: Roster | No
 def unpack_state(data: bytes, kind: type[AnyStruct], task: Task, role: str, roster: Roster | None) -> AnyStruct:
     """The state in ``data``; ``ConfigError`` if it is damaged, or of another task, role or roster."""
     data = plain_bytes(data, "a saved state")
-    header = _state_header(task, role, roster)
+    with blaming(ConfigError, f"got {shown(task)} as task; expected a secagg.Task"):
+        header = _state_header(task, role, roster)
     if not data.startswith(header):
         raise ConfigError(
             "got a saved state of another task, role, roster or version; restore it with what it was made with"

@@ -1,5 +1,7 @@
 """Whatever is passed, nothing leaves the library but its own errors, and no message runs an object's own text."""
 
+import dataclasses
+import inspect
 import weakref
 from collections.abc import Callable, Iterator, Mapping
 from functools import partial
@@ -12,8 +14,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import secagg
+from secagg.beacon import SignedBeacon
 from secagg.errors import SecAggError, shown
-from secagg.identity import Party, PartyRole, Roster
+from secagg.identity import Party, PartyRole, Roster, load_he_key, load_identity, load_sealing_key
+from secagg.roles.environment import Environment
 
 UPDATE = {"w": np.zeros(3, np.float32), "b": [np.zeros(()), 1.0]}
 TASK = secagg.Task(
@@ -228,10 +232,75 @@ CALLS: dict[str, Callable[[Any, Any], object]] = {
     "corruption": lambda it, _: secagg.SecAgg(corruption=it),
     "diff": lambda it, _: TASK.diff(it),
     "repr": lambda it, _: len(shown(it)) < 100 or 1 / 0,
+    "Layout.restore": lambda it, _: TASK.layout.restore(it),
+    "restore a dtype": lambda it, _: TASK.layout.restore(np.zeros(5), dtype=it),
+    "Client.from_bytes of a task": lambda it, _: secagg.Client.from_bytes(CLIENT, it),
+    "Server.from_bytes of a task": lambda it, _: secagg.Server.from_bytes(SERVER, it),
+    "decryptor": lambda it, _: TASK.decryptor(it),
+    "restore_aggregator": lambda it, _: TASK.restore_aggregator(it),
+    "segments": lambda it, _: TASK.encoding.segments(it, None),
+    "segments of weights": lambda it, _: TASK.encoding.segments(TASK.layout, it),
+    "l2_sensitivity": lambda it, other: secagg.FixedPoint(1.0).l2_sensitivity(it, other),
+    "load_roster": lambda it, _: secagg.load_roster(it),
+    "load_identity": lambda it, _: load_identity(it),
+    "load_sealing_key": lambda it, _: load_sealing_key(it),
+    "load_he_key": lambda it, _: load_he_key(it),
+    "Roster.from_json": lambda it, _: Roster.from_json(it),
 } | {
     name: lambda it, _, name=name: make(**{name: it})  # type: ignore[misc]
     for name in ("protocol", "layout", "encoding", "max_clients", "min_survivors", "max_weight", "context")
 }
+
+
+def _client(**named: Any) -> Any:
+    return TASK.client("c1", **{"session": b"s"} | named)
+
+
+def _server(**named: Any) -> Any:
+    return TASK.server(["c1", "c2"], **{"session": b"s"} | named)
+
+
+def _simulate(progress: Any = None, **named: Any) -> Any:
+    if callable(progress):  # what the caller's own function raises is the caller's
+        progress = None
+    return secagg.simulate(TASK, [UPDATE] * 2, progress=progress, **{"weights": [1, 1]} | named)
+
+
+CLIENT, SERVER = _client().to_bytes(), _server().to_bytes()
+LENT = ("identity", "roster", "save", "key", "executor", "clock", "budget", "beacon", "rng", "ledger")
+KEYWORDS: dict[Callable[..., Any], tuple[str, ...]] = {
+    **{
+        protocol: tuple(field.name for field in dataclasses.fields(protocol))
+        for protocol in (
+            secagg.SecAgg, secagg.SecAggPlus, secagg.AdditiveShares, secagg.Paillier, secagg.BFV, secagg.CKKS,
+        )
+    },
+    partial(SignedBeacon, public_key=b"\1" * 32, genesis=0, period=1): ("public_key", "genesis", "period"),
+    _client: ("session", *(name for name in LENT if name not in ("beacon", "ledger"))),
+    _server: ("session", "roster", "save", "rng", "executor", "beacon"),
+    partial(secagg.Task.restore_client, TASK, CLIENT): LENT,
+    partial(secagg.Task.restore_server, TASK, SERVER): LENT,
+    _simulate: ("weights", "dropouts", "budgets", "session", "progress", "executor", "beacon"),
+}  # fmt: skip
+
+
+def _called(call: Callable[..., Any]) -> str:
+    found = call.func if isinstance(call, partial) else call
+    return getattr(found, "__name__", "")
+
+
+CALLS |= {
+    f"{_called(call)} {name}": lambda it, _, call=call, name=name: call(**{name: it})  # type: ignore[misc]
+    for call, names in KEYWORDS.items()
+    for name in names
+}
+
+
+def test_every_keyword_of_what_makes_roles_is_tried() -> None:
+    for call, named in ((TASK.client, _client), (TASK.server, _server), (secagg.simulate, _simulate)):
+        parameters = inspect.signature(call).parameters.values()
+        assert set(KEYWORDS[named]) == {p.name for p in parameters if p.kind is p.KEYWORD_ONLY}
+    assert set(LENT) == {field.name for field in dataclasses.fields(Environment)}
 
 
 def make(**changed: Any) -> secagg.Task:
@@ -272,6 +341,27 @@ def test_each_odd_object_in_each_place(name: str) -> None:
 
 
 TAKES_ALL = {"repr", "receive from", "receive bytes"}  # a server records a fault
+
+
+@pytest.mark.parametrize("error", [TypeError, KeyError, AttributeError, RuntimeError, OwnTextFails])
+@pytest.mark.parametrize("method", ["segments", "encode", "decode", "describe"])
+def test_an_encoding_that_breaks_its_promise_is_named(method: str, error: type[Exception]) -> None:
+    class Broken(secagg.FixedPoint):
+        __slots__ = ()
+
+    def fail(*arguments: Any, **named: Any) -> Any:
+        raise error("broken")
+
+    setattr(Broken, method, fail)
+
+    def run() -> None:
+        task = make(encoding=Broken(1.0))
+        task.describe()
+        secagg.simulate(task, [UPDATE] * 2, weights=[1, 1])
+
+    with pytest.raises(SecAggError) as raised:
+        run()
+    assert error is OwnTextFails or error.__name__ in str(raised.value) or "broken" in str(raised.value)
 
 
 def test_no_message_runs_an_objects_own_text() -> None:

@@ -19,7 +19,7 @@ from he.scheme import Scheme
 from secagg import wire
 from secagg.bitmap import bitmap_bytes
 from secagg.corruption import check_corruption, check_floor, corrupt_count
-from secagg.errors import ConfigError, FaultKind, shown
+from secagg.errors import ConfigError, FaultKind, chosen, shown
 from secagg.identity import Party, PartyRole, Roster
 from secagg.lanes import check_mask_bits, vectors_size
 from secagg.protocols.base import AggregationProtocol, Cost, largest_proposal
@@ -63,11 +63,11 @@ class Encrypted(AggregationProtocol):
     def __post_init__(self) -> None:
         if type(self.commit) is not bool:
             raise ConfigError(f"got commit={shown(self.commit)}; expected True, or False for no round Commit")
-        if self.threat_model != "semi-honest":
+        if chosen(self.threat_model, ("semi-honest",)) is None:
             raise ConfigError(
-                f"got threat_model={self.threat_model!r}; expected 'semi-honest': {self.name} is safe only with a "
-                "server that follows the protocol, since a lying server can have a single client's ciphertext "
-                "opened; use SecAgg() against it"
+                f"got threat_model={shown(self.threat_model)}; expected 'semi-honest': {self.name} is safe only "
+                "with a server that follows the protocol, since a lying server can have a single client's "
+                "ciphertext opened; use SecAgg() against it"
             )
         object.__setattr__(self, "corruption", check_corruption(self.corruption))
 

@@ -23,7 +23,7 @@ from dataclasses import dataclass
 from typing import Any, ClassVar, Literal
 
 from secagg._numbers import whole
-from secagg.errors import ConfigError, shown
+from secagg.errors import ConfigError, choice, shown
 from secagg.identity import PartyRole
 from secagg.protocols.encrypted.client import EncryptedClient
 from secagg.protocols.encrypted.decryptor import EncryptedDecryptor
@@ -87,8 +87,7 @@ class Paillier(EncryptedProtocol):
                 "expected an integer, and True or False"
             )
         object.__setattr__(self, "bits", bits)
-        if not isinstance(self.key, str) or self.key not in ("session", "run"):
-            raise ConfigError(f"got key={shown(self.key)}; expected 'session' or 'run'")
+        object.__setattr__(self, "key", choice("key", self.key, ("session", "run")))
 
     @property
     def _weaker(self) -> list[str]:
@@ -139,8 +138,7 @@ class RingLWE(EncryptedProtocol):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if self.holder not in ("decryptor", "clients"):
-            raise ConfigError(f"got holder={self.holder!r}; expected 'decryptor' or 'clients'")
+        object.__setattr__(self, "holder", choice("holder", self.holder, ("decryptor", "clients")))
 
     @property
     def _weaker(self) -> list[str]:

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar
 
 from secagg.corruption import ThreatModel, check_corruption, corrupt_among, corrupt_count
-from secagg.errors import ConfigError
+from secagg.errors import ConfigError, choice
 from secagg.identity import Roster
 from secagg.lanes import check_mask_bits
 from secagg.protocols.base import AggregationProtocol
@@ -31,9 +31,7 @@ class Pairwise(AggregationProtocol):
     threat_models: ClassVar[tuple[str, ...]]
 
     def __post_init__(self) -> None:
-        if self.threat_model not in self.threat_models:
-            known = " or ".join(map(repr, self.threat_models))
-            raise ConfigError(f"got threat_model={self.threat_model!r}; expected {known}")
+        object.__setattr__(self, "threat_model", choice("threat_model", self.threat_model, self.threat_models))
         object.__setattr__(self, "corruption", check_corruption(self.corruption))
 
     @property

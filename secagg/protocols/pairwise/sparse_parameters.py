@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 from mpc import graph
 from secagg.beacon import SLACK_BITS, Beacon
 from secagg.corruption import corrupt_count
-from secagg.errors import ConfigError
+from secagg.errors import ConfigError, blaming, shown
 from secagg.protocols.pairwise.neighbours import Shape
 from secagg.protocols.pairwise.parameters import Pairwise
 
@@ -42,10 +42,11 @@ class Sparse(Pairwise):
             raise ConfigError(
                 f'got beacon= with threat_model="{self.threat_model}"; only "malicious" draws from one'
             )
-        if self.beacon is not None and not isinstance(self.beacon, Beacon):
-            raise ConfigError(
-                f"got beacon={self.beacon!r:.80}; expected one such as secagg.beacon.SignedBeacon(...)"
-            )
+        with blaming(ConfigError, "got beacon= that can't be read; expected a secagg.beacon.SignedBeacon(...)"):
+            if self.beacon is not None and not isinstance(self.beacon, Beacon):
+                raise ConfigError(
+                    f"got beacon={shown(self.beacon)}; expected one such as secagg.beacon.SignedBeacon(...)"
+                )
 
     @property
     def drawn(self) -> bool:

@@ -13,7 +13,7 @@ from secagg import wire
 from secagg._numbers import whole
 from secagg.bitmap import bitmap_bytes
 from secagg.corruption import ThreatModel, check_corruption, check_floor, corrupt_among, corrupt_count
-from secagg.errors import ConfigError, FaultKind, shown
+from secagg.errors import ConfigError, FaultKind, choice, chosen, shown
 from secagg.identity import PartyRole, Roster
 from secagg.lanes import check_mask_bits, vectors_size
 from secagg.protocols.base import AggregationProtocol, Cost, largest_proposal
@@ -48,12 +48,13 @@ class ShareParameters(AggregationProtocol):
                 f"got aggregators={shown(self.aggregators)}; expected a number of servers, 2 to {MAX_AGGREGATORS}"
             )
         object.__setattr__(self, "aggregators", aggregators)
-        if self.threat_model not in ("malicious", "semi-honest"):
-            raise ConfigError(f"got threat_model={self.threat_model!r}; expected 'malicious' or 'semi-honest'")
-        if self.kem not in list(Kem):
-            raise ConfigError(f"got kem={self.kem!r}; expected any of {', '.join(Kem)}")
+        known = ("malicious", "semi-honest")
+        object.__setattr__(self, "threat_model", choice("threat_model", self.threat_model, known))
+        kem = chosen(self.kem, map(str, Kem))
+        if kem is None:
+            raise ConfigError(f"got kem={shown(self.kem)}; expected any of {', '.join(Kem)}")
         object.__setattr__(self, "corruption", check_corruption(self.corruption))
-        object.__setattr__(self, "kem", Kem(self.kem))
+        object.__setattr__(self, "kem", Kem(kem))
 
     @property
     def others(self) -> Mapping[PartyRole, int]:
