@@ -25,7 +25,6 @@ from secagg.protocols.encrypted.messages import (
     pin,
 )
 from secagg.protocols.encrypted.parameters import Encrypted
-from secagg.relay import relayed
 from secagg.roles.client import Client
 from secagg.roles.member import Handler, Reply
 from secagg.roles.state import ClientState
@@ -122,12 +121,9 @@ class EncryptedClient(Client[EncryptedClientState]):
 
     def _shown_key(self, draft: EncryptedClientState, signed: bytes) -> bytes:
         """The decryptor's key or its digest, once the signature is checked and, if pinned, the roster."""
-        envelope, roster = (
-            relayed(signed, self.context.task, draft.session_id, SessionKey, self.context.limit),
-            self.context.roster,
-        )
+        roster = self.context.roster
         assert roster is not None
-        self.context.check_signature(envelope, PartyRole.DECRYPTOR)
+        envelope = self.context.relayed(signed, SessionKey, draft.session_id, PartyRole.DECRYPTOR)
         shown, rest = envelope.open(SessionKey)
         wire.no_vectors(rest)
         self._protocol.check_pinned(shown.key, roster[envelope.sender])

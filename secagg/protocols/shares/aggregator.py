@@ -214,8 +214,7 @@ class ShareAggregator(Aggregator[ShareAggregatorState]):
             raise Reject(FaultKind.INVALID, f"got {len(agreed)} agreements of {len(self._aggregators)} aggregators")
         signers = []
         for data in agreed:
-            envelope = relayed(data, self.context.task, draft.session_id, Agreed, self.context.limit)
-            self.context.check_signature(envelope, PartyRole.AGGREGATOR)
+            envelope = self.context.relayed(data, Agreed, draft.session_id, PartyRole.AGGREGATOR)
             told, rest = envelope.open(Agreed)
             wire.no_vectors(rest)
             if (told.reports, told.digest) != (draft.agreed, digest):
