@@ -1,0 +1,7 @@
+"""Federated learning around the secure sum: what a server and its clients do before and after it.
+
+This package stands above the protocols: nothing below imports it, and ``import secagg`` does not load it. It needs
+NumPy and no framework. A *model* or an *update* is anything that :meth:`secagg.Layout.of` takes.
+"""
+
+__all__: list[str] = []
