@@ -62,7 +62,7 @@ def accuracy(seed: int, encoding: DistributedGaussian | None) -> float:
     current = model.initial(FEATURES)
     for stay in survivors(seed):
         updates = [LAYOUT.flatten(model.update(current, study(seed).hospitals[i])) for i in stay]
-        current = model.moved(current, LAYOUT.restore(mean(updates, encoding, rng)))
+        current = model.add(current, LAYOUT.restore(mean(updates, encoding, rng)))
     tested = study(seed).test
     return 100 * model.correct(current, tested) / tested.patients
 

@@ -1,4 +1,4 @@
-"""Hospitals that train one classifier on patients they don't share; what ``secagg demo`` runs.
+"""What ``secagg demo`` runs: hospitals train one classifier without sharing their patients.
 
-Private to the command line: nothing here is part of the library's surface.
+This package serves the command line only. It is not part of the library's public interface.
 """

@@ -1,4 +1,4 @@
-"""FedAvg in float64, with nothing between the hospitals and their mean: what the protocols are held to."""
+"""FedAvg in float64 without secure aggregation: the baseline that every protocol is compared with."""
 
 from collections.abc import Sequence
 
@@ -9,10 +9,10 @@ from secagg.demo.hospitals import Hospital
 
 
 def step(before: model.Model, hospitals: Sequence[Hospital]) -> model.Model:
-    """One round: every hospital trains, and the mean of their updates, weighted by patients, is added."""
+    """One round: every hospital trains, and the model moves by the mean of the updates, weighted by patients."""
     changes = [model.update(before, hospital) for hospital in hospitals]
     patients = [hospital.patients for hospital in hospitals]
-    return model.moved(
+    return model.add(
         before,
         {name: np.average([change[name] for change in changes], axis=0, weights=patients) for name in before},
     )

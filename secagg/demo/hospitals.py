@@ -1,7 +1,7 @@
 """The data: real patients, split into a test set and one shard per hospital.
 
-They are the 569 patients of the Breast Cancer Wisconsin (Diagnostic) data, 30 features each, that
-scikit-learn carries with it.
+The patients are the 569 of the Breast Cancer Wisconsin (Diagnostic) data set, with 30 features each. scikit-learn
+contains it.
 """
 
 from dataclasses import dataclass
@@ -15,9 +15,9 @@ LEAST_PATIENTS = 5  # of a hospital
 MOST_HOSPITALS = 50
 SKEW = 0.5  # the Dirichlet's concentration: the smaller, the more hospitals differ
 
-#: What may be expected of cell nuclei: of each of ten measures its mean over a slide, that mean's standard
-#: error, and its largest values. Radii are in µm, perimeters and areas about those of circles; the rest are round
-#: numbers. Written down by hand and not computed from these patients, so that scaling by them tells nothing of any.
+#: Plausible ranges for cell nuclei. Each of ten measures has three: for its mean over a slide, for the standard
+#: error of that mean, and for its largest values. Radii are in µm, perimeters and areas are about those of circles,
+#: the rest are round numbers. They were not computed from these patients, so scaling by them reveals nothing.
 PLAUSIBLE = {
     "radius": ((5, 25), (0, 1.5), (5, 35)),
     "texture": ((5, 35), (0, 3.5), (5, 50)),
@@ -30,12 +30,12 @@ PLAUSIBLE = {
     "symmetry": ((0.1, 0.3), (0, 0.05), (0.1, 0.5)),
     "fractal dimension": ((0.04, 0.1), (0, 0.01), (0.04, 0.2)),
 }
-FARTHEST = 3.0  # where the ends of such a range are scaled to, and what lies beyond them is cut to
+FARTHEST = 3.0  # the ends of a range are scaled to -3 and 3; values beyond are cut to these
 
 
 @dataclass(frozen=True, eq=False)
 class Hospital:
-    """Some patients: ``features`` (patients × 30) and ``labels`` (1.0 malignant, 0.0 benign)."""
+    """One hospital's patients: ``features`` (patients × 30) and ``labels`` (1.0 malignant, 0.0 benign)."""
 
     id: str
     features: Floats
@@ -43,37 +43,38 @@ class Hospital:
 
     @property
     def patients(self) -> int:
-        """How many patients; the weight of this hospital's update."""
+        """The number of patients, which is the weight of this hospital's update."""
         return len(self.labels)
 
     @property
     def malignant(self) -> int:
-        """How many of them have a malignant tumour."""
+        """The number of patients with a malignant tumour."""
         return int(self.labels.sum())
 
 
 @dataclass(frozen=True, eq=False)
 class Study:
-    """The hospitals, whose shards are disjoint, and the patients of none of them for testing."""
+    """The hospitals, which share no patient, and a test set of other patients."""
 
     hospitals: tuple[Hospital, ...]
     test: Hospital
 
 
 def hospital_ids(count: int) -> list[str]:
-    """The ids of so many hospitals."""
+    """The ids of ``count`` hospitals."""
     return [f"hospital-{number:02}" for number in range(1, count + 1)]
 
 
 def load(hospitals: int, rng: np.random.Generator, *, plausible: bool = False) -> Study:
-    """Deal the patients to 1 to 50 hospitals.
+    """Divide the patients among 1 to 50 hospitals.
 
-    A fifth of each class is the test set. Of the rest every hospital gets five patients drawn at random,
-    and then, of each class, a part drawn from a Dirichlet distribution: sizes and the fraction
-    of malignant tumours differ. Features are scaled by the mean and the standard deviation over all
-    training patients, computed here in the clear; hospitals would add up n, Σx and Σx² under the
-    same protocol. Those are exact sums, which no ε of a noised training covers: with ``plausible``, features
-    are scaled by :data:`PLAUSIBLE` instead, which no patient has changed.
+    A fifth of each class is the test set. Every hospital gets five of the other patients at random, and then a part
+    of each class. The parts follow a Dirichlet distribution, so sizes and fractions of malignant tumours differ.
+
+    Features are scaled by the mean and the standard deviation over all training patients. They are computed here
+    in the clear; real hospitals would add up n, Σx and Σx² under the same protocol. These are exact sums, which the
+    ε of a noised training does not cover. With ``plausible``, features are scaled by :data:`PLAUSIBLE` instead,
+    which does not depend on any patient.
     """
     from sklearn.datasets import load_breast_cancer
 
@@ -86,7 +87,7 @@ def load(hospitals: int, rng: np.random.Generator, *, plausible: bool = False) -
         training.append(patients[len(patients) // 5 :])
     everyone = np.concatenate(training)
     features = (
-        scaled(data.data)
+        scale(data.data)
         if plausible
         else (data.data - data.data[everyone].mean(axis=0)) / data.data[everyone].std(axis=0)
     )
@@ -108,16 +109,16 @@ def load(hospitals: int, rng: np.random.Generator, *, plausible: bool = False) -
     )
 
 
-def scaled(features: Floats) -> Floats:
-    """``features`` (patients × 30) with the :data:`PLAUSIBLE` ranges moved to -3 to 3; a row by itself alone."""
+def scale(features: Floats) -> Floats:
+    """``features`` (patients × 30) with each :data:`PLAUSIBLE` range mapped to -3 to 3, row by row."""
     # The data have all means first, then the errors, then the largest.
     least, most = np.array([ranges[at] for at in range(3) for ranges in PLAUSIBLE.values()]).T
-    found: Floats = np.clip(FARTHEST * (2 * features - most - least) / (most - least), -FARTHEST, FARTHEST)
-    return found
+    cut: Floats = np.clip(FARTHEST * (2 * features - most - least) / (most - least), -FARTHEST, FARTHEST)
+    return cut
 
 
 def _first_patients(
     everyone: NDArray[np.int64], hospitals: int, rng: np.random.Generator
 ) -> list[NDArray[np.int64]]:
-    drawn = rng.permutation(everyone)[: LEAST_PATIENTS * hospitals]
-    return np.split(drawn, hospitals)
+    first = rng.permutation(everyone)[: LEAST_PATIENTS * hospitals]
+    return np.split(first, hospitals)

@@ -1,4 +1,4 @@
-"""The demo's picture: accuracy by round, bytes by protocol."""
+"""The demo's picture: accuracy by round of training, and bytes by protocol."""
 
 from collections.abc import Sequence
 from itertools import pairwise
@@ -11,13 +11,13 @@ from matplotlib.ticker import FuncFormatter, MaxNLocator
 
 from secagg.demo.training import Demo
 
-_LABELLED = 3  # curves that have room for their names beside them; more get a legend
+_LABELLED = 3  # up to so many curves carry their names; more get a legend
 _MARKERS = "osD^vP*Xph<>"
 _DARK, _LIGHT, _BASE = "#1f4e79", "#9dc3e6", "#cccccc"
 
 
 def draw(demo: Demo, path: Path) -> None:
-    """Write the picture to ``path``, as PNG, SVG or PDF by its ending; ``OSError`` if that can't be written."""
+    """Write the picture to ``path``: PNG, SVG or PDF, by its ending. ``OSError`` if it can't be written."""
     figure = Figure(figsize=(12, 5), layout="constrained")
     FigureCanvasAgg(figure)
     left, right = figure.subplots(1, 2, width_ratios=[1.15, 1])
@@ -27,7 +27,7 @@ def draw(demo: Demo, path: Path) -> None:
 
 
 def _draw_accuracy(axes: Any, demo: Demo) -> None:
-    """One curve over another: the markers of each protocol sit on rounds of their own."""
+    """The protocols' curves lie on each other, so each protocol has its markers on other rounds."""
     patients = demo.study.test.patients
     numbers = list(range(1, demo.settings.rounds + 1))
     exact = [100 * correct / patients for correct in demo.float64_correct]
@@ -62,7 +62,7 @@ def _draw_accuracy(axes: Any, demo: Demo) -> None:
         axes.legend(loc="lower right", frameon=False)
     axes.set_title("Test accuracy by round of training", fontsize=13)
     axes.set_xlabel("round of training")
-    axes.set_ylabel(f"test patients classified rightly (% of {patients})")
+    axes.set_ylabel(f"test patients classified correctly (% of {patients})")
     axes.xaxis.set_major_locator(MaxNLocator(integer=True, steps=[1, 2, 5, 10]))
     _strip(axes)
 
@@ -74,7 +74,7 @@ def _between(values: Sequence[float]) -> list[float]:
 def _label(
     axes: Any, name: str, numbers: Sequence[float], curve: Sequence[float], along: float, offset: tuple[int, int]
 ) -> None:
-    """Name the curve at the point so far ``along`` it; a rising one leaves its upper left and lower right free."""
+    """Name the curve at the fraction ``along`` of it. A rising curve has room at its upper left and lower right."""
     at = min(int(along * len(numbers)), len(numbers) - 1)
     leftwards = offset[0] < 0
     axes.annotate(
@@ -94,7 +94,7 @@ def _label(
 
 
 def _draw_bytes(axes: Any, demo: Demo) -> None:
-    """A pair of bars for each protocol, the first on top."""
+    """Two bars for each protocol; the first protocol is on top."""
     height = 0.36
     most = max(max(run.bytes_up, run.bytes_down) for run in demo.runs)
     for row, run in enumerate(demo.runs):

@@ -1,7 +1,4 @@
-"""What a long command shows: how far it is, on stderr, and its tables, on stdout.
-
-The benchmarks show theirs by it too.
-"""
+"""What a long command shows: its progress on stderr, and its tables on stdout. The benchmarks use it too."""
 
 import os
 import sys
@@ -11,25 +8,25 @@ from time import monotonic
 
 from rich.console import Console
 
-_SILENT_SECONDS = 10.0  # without a terminal, the least between two lines about one thing
+_SILENT_SECONDS = 10.0  # without a terminal, the least time between two lines with the same name
 
 
 def tables(width: int) -> Console:
-    """Where to print tables: as wide as the terminal or COLUMNS says, else of ``width``."""
+    """A console for tables, as wide as the terminal or COLUMNS says, else ``width`` characters."""
     columns = os.environ.get("COLUMNS", "")
-    asked = int(columns) if columns.isdecimal() else 0
-    if asked > 0 or sys.stdout.isatty():
-        return Console(width=asked or None)
+    wish = int(columns) if columns.isdecimal() else 0
+    if wish > 0 or sys.stdout.isatty():
+        return Console(width=wish or None)
     return Console(width=width)
 
 
 @contextmanager
 def progress(program: str, total: int) -> Iterator[Callable[[str, str], None]]:
-    """Show that ``program`` does ``total`` things; yields what is called with the name of each as it begins.
+    """Show how far ``program`` is with its ``total`` steps.
 
-    The second argument says what is done with it, and may be empty. On a terminal the bar moves from the start,
-    while libraries and kernels load. Elsewhere there is a line as each name comes up for the first time, and one
-    every ten seconds after that.
+    Yields a function to call as each step begins, with the step's name and what it does (may be empty). On a
+    terminal a bar moves from the start, while libraries and kernels load. Elsewhere a line is printed when a name
+    first comes up, and then every ten seconds.
     """
     if sys.stderr.isatty() and os.environ.get("TERM") != "dumb":
         with _bar(total) as begin:

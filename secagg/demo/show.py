@@ -18,9 +18,9 @@ WIDTH = 80
 def show(
     protocols: Mapping[str, AggregationProtocol], settings: Settings, *, as_json: bool, plot: Path | None
 ) -> None:
-    """Train under each of ``protocols``; print a table, or JSON, and draw to ``plot`` unless it is None.
+    """Train under each of ``protocols``, print a table or JSON, and draw to ``plot`` unless it is None.
 
-    Raises ``ConfigError``, before anything is trained, for what can't be done.
+    Raises ``ConfigError`` before any training if the settings or the file can't work.
     """
     from secagg.demo.table import to_json, to_table
 
@@ -31,7 +31,7 @@ def show(
     trainings = len(protocols) + (settings.epsilon is not None)
     with progress("secagg demo", trainings * settings.rounds) as begin:
         if plot is not None:
-            from secagg.demo.plot import draw  # here, since it takes long
+            from secagg.demo.plot import draw  # slow to import, so under the progress bar
         result = run(settings, protocols, lambda name: begin(f"training under {name}", ""))
     if as_json:
         print(json.dumps(to_json(result), indent=2))
@@ -43,7 +43,7 @@ def show(
 
 
 def check_writable(option: str, path: Path) -> None:
-    """``ConfigError`` before minutes are spent, if ``path`` can't be written."""
+    """``ConfigError`` if ``path`` can't be written; for a check before minutes of work."""
     where = path if path.exists() else path.absolute().parent
     if path.is_dir() or not where.exists() or not os.access(where, os.W_OK):
         raise ConfigError(f"got {option} {path}, which can't be written; name a file in a folder that exists")

@@ -1,4 +1,4 @@
-"""What the demo found: a table for people, JSON for machines."""
+"""The demo's results: a table for people, JSON for machines."""
 
 import platform
 from importlib.metadata import version
@@ -15,7 +15,7 @@ _PACKAGES = ("secagg", "numpy", "numba", "cryptography", "scikit-learn", "matplo
 
 
 def to_table(demo: Demo) -> RenderableType:
-    """A row per protocol, and what one needs to know to read it."""
+    """A row per protocol, and notes that explain the columns."""
     title = "One classifier from many hospitals"
     table = Table(title=title, box=box.SIMPLE_HEAD, title_style="bold", pad_edge=False, collapse_padding=True)
     table.add_column("protocol", no_wrap=True)
@@ -50,14 +50,14 @@ def _notes(demo: Demo) -> list[str]:
         f"patients, {min(sick)} to {max(sick)} % of them malignant; {_silent(settings.dropouts)}. "
         f"{tested} other patients are the test.",
         f"FedAvg in float64 over the same hospitals, without secagg: {100 * exact / tested:.1f} %. Off by: the "
-        "largest difference of a final weight from it.",
+        "largest difference between a final weight and FedAvg's.",
         *(
             ["Coordinates clipped: " + ", ".join(f"{count} ({name})" for name, count in clipped.items()) + "."]
             if any(clipped.values())
             else []
         ),
         *_privacy(demo),
-        "Bytes: of a hospital that stays to the end, per round of training.",
+        "Bytes: per hospital and round of training, for hospitals that stay to the end.",
         *(f"Left out: {name}, {reason}" for name, reason in demo.left_out.items()),
     ]
 
@@ -69,17 +69,17 @@ def _silent(dropouts: int) -> str:
 
 
 def _privacy(demo: Demo) -> list[str]:
-    found = next((run for run in demo.runs if run.epsilon is not None), None)
-    if found is None:
+    noised = next((run for run in demo.runs if run.epsilon is not None), None)
+    if noised is None:
         return []
-    price = 100 * (demo.float64_correct[-1] - found.correct) / demo.study.test.patients
+    price = 100 * (demo.float64_correct[-1] - noised.correct) / demo.study.test.patients
     return [
-        f"Epsilon: what the hospital that sent most was charged over {demo.settings.rounds} rounds, at delta "
-        f"{DELTA:g}, for all its patients, whoever colludes within the task's limit. Every hospital counts the "
-        f"same, shortens its update to length {L2_CLIP} and adds its share of the noise. So few hospitals pay for "
-        f"it: {price:.1f} points of accuracy. Under --epsilon all trainings scale features by public constants, "
-        "since means and deviations of patients, which scale them otherwise, would have to be paid for too; the "
-        "accuracies are exact and not in epsilon."
+        f"Epsilon: the most that any hospital was charged over {demo.settings.rounds} rounds, at delta {DELTA:g}. "
+        "It covers all patients of a hospital, and holds as long as no more clients collude than the task allows. "
+        f"Every hospital has the same weight, shortens its update to length {L2_CLIP} and adds its share of the "
+        f"noise. With so few hospitals the noise costs {price:.1f} points of accuracy. Under --epsilon all "
+        "trainings scale features by public constants, because epsilon does not cover the patients' means and "
+        "deviations, which scale them otherwise. It does not cover the accuracies either: they are exact."
     ]
 
 
@@ -89,7 +89,7 @@ def _clipped(run: Run) -> int | None:
 
 
 def to_json(demo: Demo) -> dict[str, Any]:
-    """All of it in plain types; accuracies are fractions, bytes per hospital and round."""
+    """The results in plain types. Accuracies are fractions; bytes are per hospital and round."""
     patients = demo.study.test.patients
     settings = demo.settings
     return {

@@ -1,4 +1,4 @@
-"""The same training under one protocol after another, and without any."""
+"""The same training under one protocol after another, and without a protocol."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, cast
 import numpy as np
 
 from secagg.demo import baseline, model
-from secagg.demo.dropouts import Plan, left_out, plan, silent_rounds
+from secagg.demo.dropouts import Plan, absentees, plan, silent_rounds
 from secagg.demo.hospitals import MOST_HOSPITALS, Study, hospital_ids, load
 from secagg.errors import ConfigError
 from secagg.fixed_point import FixedPoint
@@ -27,7 +27,7 @@ FEATURES = 30
 MOST_ROUNDS = 1000
 USUAL_DROPOUTS = 2
 
-#: The δ of a noised training, and the length to which it shortens updates.
+#: The δ of a noised training, and the largest L2 norm of its updates.
 DELTA = 1e-5
 L2_CLIP = 0.1
 
@@ -37,12 +37,12 @@ ENCODING = FixedPoint(clip=0.5, bits=16, rounding="nearest")
 
 @dataclass(frozen=True)
 class Settings:
-    """What is trained: so many hospitals and rounds, and in each round so many that fall silent.
+    """How many hospitals train, for how many rounds, and how many fall silent in each round.
 
-    ``seed`` draws the shards and who falls silent; keys, masks and noise come from the system's generator. With
-    ``epsilon``, one more training adds noise for that much privacy, and all of them scale features by public
-    constants, for what is computed of the patients without noise would be outside of it. ``ConfigError`` for a
-    number out of range.
+    ``seed`` decides the shards and which hospitals fall silent; keys, masks and noise come from the system's
+    generator. With ``epsilon``, one more training adds noise for that ε. All trainings then scale features by
+    public constants, because ε does not cover exact statistics of the patients. ``ConfigError`` for a number out of
+    range.
     """
 
     clients: int = 10
@@ -58,17 +58,17 @@ class Settings:
             ("dropouts", 0, self.clients - 1),
             ("seed", 0, None),
         ):
-            got = getattr(self, name)
-            if got < least or (most is not None and got > most):
+            value = getattr(self, name)
+            if value < least or (most is not None and value > most):
                 expected = f"{least} or more" if most is None else f"{least} to {most}"
-                raise ConfigError(f"got --{name} {got}; expected {expected}")
+                raise ConfigError(f"got --{name} {value}; expected {expected}")
         if self.epsilon is not None and not 0 < self.epsilon < float("inf"):
             raise ConfigError(f"got --epsilon {self.epsilon}; expected a number above 0, such as 8")
 
 
 @dataclass(frozen=True)
 class Aggregation:
-    """One round of training: who was in the sum, who fell silent where, how the model then did."""
+    """One round of training: the survivors, the dropouts by protocol round, and the number of correct labels."""
 
     survivors: tuple[str, ...]
     dropped: Mapping[str, str]
@@ -80,7 +80,7 @@ class Aggregation:
 class Run:
     """One whole training under a protocol.
 
-    ``bytes_up`` and ``bytes_down`` are the mean over rounds and those hospitals that stayed to the end.
+    ``bytes_up`` and ``bytes_down`` are means over the rounds and the hospitals that stayed to the end of each.
     """
 
     protocol: str
@@ -91,17 +91,17 @@ class Run:
     bytes_down: float
     collusion: str
     epsilon: float | None = None
-    """What the hospital that sent most was charged for the whole training, at :data:`DELTA`; None without noise."""
+    """The most that a hospital was charged for the whole training, at :data:`DELTA`; None without noise."""
 
     @property
     def correct(self) -> int:
-        """Test patients that the final model classifies rightly."""
+        """The number of test patients that the final model classifies correctly."""
         return self.aggregations[-1].correct
 
 
 @dataclass(frozen=True, eq=False)
 class Demo:
-    """All that was run; ``left_out`` says of protocols that can't run here what they lack."""
+    """All results. ``left_out`` says why a protocol can't run here, by its name."""
 
     settings: Settings
     study: Study
@@ -118,12 +118,12 @@ def run(
 ) -> Demo:
     """Train under each protocol; ``progress`` is called with its name as each round of training begins.
 
-    Raises ``ConfigError``, before anything is trained, if a protocol can't do with so few survivors,
-    and if none of them can run here for want of a package.
+    Raises ``ConfigError`` before any training if a protocol needs more survivors, or if packages are missing for
+    all of them.
     """
     missing: dict[str, str] = {}
     for protocol in protocols.values():
-        with _noting(protocol, missing):
+        with _record_missing(protocol, missing):
             _check(protocol, settings)
     shards, silences = (np.random.default_rng([settings.seed, purpose]) for purpose in (0, 1))
     study = load(settings.clients, shards, plausible=settings.epsilon is not None)
@@ -132,22 +132,22 @@ def run(
     runs = []
     for protocol in protocols.values():
         if protocol.name not in missing:
-            with _noting(protocol, missing):
+            with _record_missing(protocol, missing):
                 runs.append(_train(protocol, settings, study, silent, models[-1], progress))
     if settings.epsilon is not None and runs:
-        ran = [protocol for protocol in protocols.values() if protocol.name not in missing]
-        first = next((protocol for protocol in ran if protocol.name == "SecAgg"), ran[0])
+        available = [protocol for protocol in protocols.values() if protocol.name not in missing]
+        first = next((protocol for protocol in available if protocol.name == "SecAgg"), available[0])
         runs.append(_train(first, settings, study, silent, models[-1], progress, settings.epsilon))
     if not runs:
         reasons = "; ".join(f"{name}: {reason}" for name, reason in missing.items())
         raise ConfigError(f"got no protocol that can run here; {reasons}")
-    correct = tuple(model.correct(reached, study.test) for reached in models)
+    correct = tuple(model.correct(one, study.test) for one in models)
     return Demo(settings, study, correct, models[-1], tuple(runs), missing)
 
 
 @contextmanager
-def _noting(protocol: AggregationProtocol, missing: dict[str, str]) -> Iterator[None]:
-    """Note a package that the protocol lacks, whether or not the library has put it in its own words."""
+def _record_missing(protocol: AggregationProtocol, missing: dict[str, str]) -> Iterator[None]:
+    """Record a missing package in ``missing``, shown by an ``ImportError`` or by a ``ConfigError`` from one."""
     try:
         yield
     except (ImportError, ConfigError) as error:
@@ -157,7 +157,7 @@ def _noting(protocol: AggregationProtocol, missing: dict[str, str]) -> Iterator[
 
 
 def make_task(protocol: AggregationProtocol, clients: int, dropouts: int, max_weight: int) -> Task:
-    """The task of a whole training: a sum is opened over no fewer hospitals than should remain."""
+    """The task of a whole training. ``min_survivors`` is the number of hospitals that remain after the dropouts."""
     return Task(
         protocol=protocol,
         layout=Layout.of(model.initial(FEATURES)),
@@ -172,30 +172,30 @@ def make_task(protocol: AggregationProtocol, clients: int, dropouts: int, max_we
 def make_private_task(
     protocol: AggregationProtocol, clients: int, dropouts: int, epsilon: float, rounds: int
 ) -> Task:
-    """The same without weights, and with the least noise that keeps ``rounds`` sums within ``epsilon``."""
+    """As :func:`make_task`, without weights; with the least noise that keeps ``rounds`` sums within ``epsilon``."""
     from dp.distributed import DistributedGaussian
 
     task = make_task(protocol, clients, dropouts, max_weight=1)
     noised = replace(task, max_weight=None, encoding=DistributedGaussian(L2_CLIP, 1.0, 20, delta=DELTA))
     try:
-        enough = cast(DistributedGaussian, noised.encoder).with_epsilon(epsilon, task.layout.size, rounds=rounds)
+        encoding = cast(DistributedGaussian, noised.encoder).with_epsilon(epsilon, task.layout.size, rounds=rounds)
     except ValueError as error:
         raise ConfigError(f"got --epsilon {epsilon:g}: {error}") from error
-    return replace(noised, encoding=enough)
+    return replace(noised, encoding=encoding)
 
 
 def _budget(epsilon: float, trust: Trust) -> PrivacyLedger:
-    """A hospital's, which lasts for the training."""
+    """The privacy budget of one hospital for the whole training."""
     from dp.ledger import PrivacyLedger
 
     return PrivacyLedger(epsilon, DELTA, unit="client", trust=trust)
 
 
 def _train_in_float64(study: Study, silent: Plan) -> list[model.Model]:
-    """The model after each round, over the hospitals that the plan leaves in the sum."""
+    """The model after each round, trained by the hospitals that the plan leaves in the sum."""
     models = [model.initial(FEATURES)]
     for silences in silent:
-        absent = left_out(silences)
+        absent = absentees(silences)
         models.append(baseline.step(models[-1], [h for h in study.hospitals if h.id not in absent]))
     return models[1:]
 
@@ -230,12 +230,12 @@ def _train(
             budgets=budgets,
             session=b"round %d " % number + model.fingerprint(current),
         )
-        current = model.moved(current, result.mean)
+        current = model.add(current, result.mean)
         for stayed in patients.keys() - {silence.hospital for silence in silences}:
             up.append(sum(result.bytes_up[stayed].values()))
             down.append(sum(result.bytes_down[stayed].values()))
-        right = model.correct(current, study.test)
-        aggregations.append(Aggregation(result.survivors, dict(result.dropped), right, result.clipped))
+        correct = model.correct(current, study.test)
+        aggregations.append(Aggregation(result.survivors, dict(result.dropped), correct, result.clipped))
     return Run(
         protocol=name,
         aggregations=tuple(aggregations),
@@ -249,31 +249,31 @@ def _train(
 
 
 def _check(protocol: AggregationProtocol, settings: Settings) -> None:
-    """``ConfigError`` if the protocol can't do with these clients and dropouts, naming what it can do with."""
+    """``ConfigError`` if the protocol can't work with these clients and dropouts; it names numbers that work."""
     clients, dropouts = settings.clients, settings.dropouts
-    refused = _refusal(protocol, clients, dropouts)
-    if refused is None:
+    refusal = _refusal(protocol, clients, dropouts)
+    if refusal is None:
         return
-    if isinstance(refused.__cause__, ImportError):
-        raise refused
+    if isinstance(refusal.__cause__, ImportError):
+        raise refusal
     fewer = [few for few in range(dropouts) if _refusal(protocol, clients, few) is None]
     more = [
         count
         for count in range(max(2, dropouts + 1), MOST_HOSPITALS + 1)
         if not _refusal(protocol, count, dropouts)
     ]
-    works = [f"--{name} {_span(found)}" for name, found in (("dropouts", fewer), ("clients", more)) if found]
+    works = [f"--{name} {_span(numbers)}" for name, numbers in (("dropouts", fewer), ("clients", more)) if numbers]
     if not works:
-        raise refused
-    asked = f"--clients {clients} --dropouts {dropouts}" if dropouts else f"--clients {clients}"
+        raise refusal
+    options = f"--clients {clients} --dropouts {dropouts}" if dropouts else f"--clients {clients}"
     raise ConfigError(
-        f"got {asked}, and {protocol.name} opens no sum over "
+        f"got {options}, and {protocol.name} opens no sum over "
         f"{clients - dropouts} of {clients}; expected {', or '.join(works)}"
     )
 
 
 def usual_dropouts(clients: int, protocols: Iterable[AggregationProtocol]) -> int:
-    """Two of ``clients`` hospitals, or the most that all of ``protocols`` can do without."""
+    """Two of ``clients`` hospitals, or fewer if one of ``protocols`` can't lose two."""
     return next(
         (
             dropouts
@@ -285,12 +285,12 @@ def usual_dropouts(clients: int, protocols: Iterable[AggregationProtocol]) -> in
 
 
 def _can_run(protocol: AggregationProtocol, clients: int, dropouts: int) -> bool:
-    """Also where a package is missing: that is said later, whatever falls silent."""
+    """Whether the protocol works with these numbers. True if a package is missing: that is reported later."""
     try:
-        refused = _refusal(protocol, clients, dropouts)
+        refusal = _refusal(protocol, clients, dropouts)
     except ImportError:
         return True
-    return refused is None or isinstance(refused.__cause__, ImportError)
+    return refusal is None or isinstance(refusal.__cause__, ImportError)
 
 
 def _refusal(protocol: AggregationProtocol, clients: int, dropouts: int) -> ConfigError | None:
@@ -303,5 +303,5 @@ def _refusal(protocol: AggregationProtocol, clients: int, dropouts: int) -> Conf
     return None
 
 
-def _span(found: Sequence[int]) -> str:
-    return str(found[0]) if len(found) == 1 else f"{found[0]} to {found[-1]}"
+def _span(numbers: Sequence[int]) -> str:
+    return str(numbers[0]) if len(numbers) == 1 else f"{numbers[0]} to {numbers[-1]}"

@@ -11,7 +11,7 @@ from rich.console import Console
 
 from secagg import Clear, ConfigError, SecAgg, SecAggError, Server
 from secagg.demo import baseline, model, training
-from secagg.demo.dropouts import Silence, left_out, plan, silent_rounds
+from secagg.demo.dropouts import Silence, absentees, plan, silent_rounds
 from secagg.demo.hospitals import FARTHEST, LEAST_PATIENTS, Hospital, load
 from secagg.demo.plot import draw
 from secagg.demo.table import to_json, to_table
@@ -246,7 +246,7 @@ def test_an_update_descends_the_loss():
 
     start = model.initial(FEATURES)
     assert loss(start) == pytest.approx(math.log(2))
-    assert loss(model.moved(start, model.update(start, hospital))) < 0.5
+    assert loss(model.add(start, model.update(start, hospital))) < 0.5
 
 
 def test_a_gradient_step_is_the_textbooks(monkeypatch):
@@ -294,7 +294,7 @@ def test_a_protocol_without_a_later_round_has_nobody_silent_in_one():
     assert silent_rounds(Clear(), silences) == {"a": "Input"}
     assert silent_rounds(SecAgg(), silences) == {"a": "MaskedInput", "b": "ConsistencyCheck"}
     assert silent_rounds(SecAgg(threat_model="semi-honest"), silences)["b"] == "Unmasking"
-    assert left_out(silences) == {"a"}
+    assert absentees(silences) == {"a"}
 
 
 def test_without_dropouts_everyone_is_in_every_sum():
