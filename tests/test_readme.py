@@ -11,7 +11,7 @@ import pytest
 import secagg
 from secagg.cli import main, parser
 from secagg.identity import PartyRole, load_identity, load_roster, load_sealing_key
-from secagg.testing._session import Casting, Play
+from secagg.testing import Parties, Session
 
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text(encoding="utf-8")
@@ -125,8 +125,8 @@ def test_what_was_enrolled_runs_a_session(
         for party, role in roles.items()
         if role is PartyRole.AGGREGATOR
     }
-    casting = Casting(protocol, tuple(cohort), roles, identities, roster, len(cohort) - 1, sealing)
-    Play(casting).require_completes(f"with the roster {layout}")
+    parties = Parties(protocol, tuple(cohort), roles, identities, roster, len(cohort) - 1, sealing)
+    Session(parties).require_completes(f"with the roster {layout}")
 
 
 def test_commands_exist() -> None:

@@ -1,8 +1,13 @@
-"""For the tests of protocols, ours and anyone's: :func:`check_protocol`, in the manner of check_estimator.
+"""For the tests of protocols, ours and anyone's.
 
-It plays whole sessions with every party of the roster in this process and knows nothing of a
-protocol but its table, its cost and the bytes between the parties. It needs neither pytest nor
-hypothesis. All that is drawn here is drawn from seeds: nothing of this belongs into a deployment.
+:func:`check_protocol` holds a protocol to what every protocol promises, as scikit-learn's ``check_estimator`` does
+for estimators. It runs whole sessions with every party of the roster in this process. All that it knows of a
+protocol is its table, its cost and the bytes between the parties.
+
+:class:`Session` is one such session, to write further tests with: every message passes hooks, parties fall
+silent and are restored. :func:`parties_for` enrols the parties.
+
+Nothing here needs pytest or hypothesis. All randomness comes from seeds, so nothing here belongs in a deployment.
 """
 
 from collections.abc import Mapping
@@ -11,10 +16,31 @@ from secagg.beacon import Fetch
 from secagg.errors import ConfigError
 from secagg.protocols.base import AggregationProtocol
 from secagg.testing._checks import CHECKS
-from secagg.testing._material import Broken, rng_for_tests
-from secagg.testing._session import cast
+from secagg.testing._material import (
+    Integers,
+    MemoryStore,
+    RequirementError,
+    clock_for_tests,
+    require,
+    rng_for_tests,
+)
+from secagg.testing._parties import Parties, parties_for
+from secagg.testing._session import Session
 
-__all__ = ["CHECKS", "ProtocolCheckError", "check_protocol", "rng_for_tests"]
+__all__ = [
+    "CHECKS",
+    "Integers",
+    "MemoryStore",
+    "Parties",
+    "ProtocolCheckError",
+    "RequirementError",
+    "Session",
+    "check_protocol",
+    "clock_for_tests",
+    "parties_for",
+    "require",
+    "rng_for_tests",
+]
 
 
 class ProtocolCheckError(AssertionError):
@@ -44,11 +70,11 @@ def check_protocol(
     expected = dict(expected_failed_checks or {})
     if unknown := sorted(set(expected) - set(CHECKS)):
         raise ConfigError(f"got unknown checks {', '.join(unknown)}; there are {', '.join(CHECKS)}")
-    casting = cast(protocol, clients, beacon)
+    parties = parties_for(protocol, clients, beacon)
     for name, check in CHECKS.items():
         try:
-            check(casting)
-        except Broken as broken:
+            check(parties)
+        except RequirementError as broken:
             failure = ProtocolCheckError(name, *broken.args)
         except Exception as error:
             failure = ProtocolCheckError(name, "no exception to escape", f"{type(error).__name__}: {error}")

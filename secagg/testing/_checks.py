@@ -14,14 +14,15 @@ from secagg.fixed_point import FixedPoint
 from secagg.identity import PartyRole
 from secagg.layout import Layout
 from secagg.table import contribution_round, input_round, rounds
-from secagg.testing._material import Broken, Integers, require
+from secagg.testing._material import Integers, RequirementError, require
+from secagg.testing._parties import Parties
 from secagg.testing._restoring import _restored_after_crash, _restored_bit_for_bit
-from secagg.testing._session import Casting, Play
+from secagg.testing._session import Session
 
 COST_TOLERANCE = 0.01  # of the stated bytes; and 16 bytes, for lengths that are written shorter
 
 
-def _exact_sums(casting: Casting) -> None:
+def _exact_sums(parties: Parties) -> None:
     """Weighted and unweighted, over leaves of several dtypes and shapes."""
     layouts = (
         {"w": np.zeros(1, np.float64)},
@@ -31,11 +32,11 @@ def _exact_sums(casting: Casting) -> None:
     for layout in map(Layout.of, layouts):
         for bits, max_weight in ((2, None), (16, None), (16, 5000)):
             encoding = FixedPoint(clip=1.0, bits=bits, rounding="nearest")
-            task = casting.make_task(layout=layout, encoding=encoding, max_weight=max_weight)
-            Play(casting, task=task).require_completes(f"with {bits} bits and max_weight={max_weight}")
+            task = parties.make_task(layout=layout, encoding=encoding, max_weight=max_weight)
+            Session(parties, task=task).require_completes(f"with {bits} bits and max_weight={max_weight}")
 
 
-def _exact_segments(casting: Casting) -> None:
+def _exact_segments(parties: Parties) -> None:
     """Short, long, wide and modular segments, each of which a protocol may refuse by ConfigError."""
     accepted = 0
     for shapes in (
@@ -47,65 +48,65 @@ def _exact_segments(casting: Casting) -> None:
     ):
         encoding = Integers(shapes)
         try:
-            task = casting.make_task(layout=encoding.layout, encoding=encoding, max_weight=None)
+            task = parties.make_task(layout=encoding.layout, encoding=encoding, max_weight=None)
         except ConfigError:
             continue
         accepted += 1
-        Play(casting, task=task).require_completes(f"with segments {shapes}")
+        Session(parties, task=task).require_completes(f"with segments {shapes}")
     require(accepted, "one of the kinds of segments to be accepted", "ConfigError for each")
 
 
-def _silence_of_one(casting: Casting) -> None:
+def _silence_of_one(parties: Parties) -> None:
     """One client at a time, before its message of each round; of other roles at least no wrong sum."""
-    spare = len(casting.cohort) > casting.min_survivors
-    for name, asked in casting.silences:
-        for party, role in casting.roles.items():
+    spare = len(parties.cohort) > parties.min_survivors
+    for name, asked in parties.silences:
+        for party, role in parties.roles.items():
             if role is not asked:
                 continue
-            play = Play(casting, silent={party: name})
+            session = Session(parties, silent={party: name})
             if role is PartyRole.CLIENT and spare:
-                play.require_completes(f"with {party} silent in {name}")
+                session.require_completes(f"with {party} silent in {name}")
             else:
-                _exact_or_aborted(play, f"with {party} silent in {name}")
+                _exact_or_aborted(session, f"with {party} silent in {name}")
 
 
-def _silence_of_many(casting: Casting) -> None:
+def _silence_of_many(parties: Parties) -> None:
     """As many clients as min_survivors allows: all in one round, or spread over the rounds."""
-    most, names = len(casting.cohort) - casting.min_survivors, rounds(casting.protocol)
+    most, names = len(parties.cohort) - parties.min_survivors, rounds(parties.protocol)
     for name in names:
-        for gone in (casting.cohort[:most], casting.cohort[len(casting.cohort) - most :]):
-            play = Play(casting, silent=dict.fromkeys(gone, name))
-            play.require_completes(f"with {most} silent in {name}")
-    spread = {party: names[place % len(names)] for place, party in enumerate(casting.cohort[:most])}
-    Play(casting, silent=spread).require_completes(f"with {spread} silent")
+        for gone in (parties.cohort[:most], parties.cohort[len(parties.cohort) - most :]):
+            session = Session(parties, silent=dict.fromkeys(gone, name))
+            session.require_completes(f"with {most} silent in {name}")
+    spread = {party: names[place % len(names)] for place, party in enumerate(parties.cohort[:most])}
+    Session(parties, silent=spread).require_completes(f"with {spread} silent")
 
 
-def _abort_below_floor(casting: Casting) -> None:
+def _abort_below_floor(parties: Parties) -> None:
     """Too few inputs are never opened; everyone is told, and nothing goes on afterwards."""
-    too_many = len(casting.cohort) - casting.min_survivors + 1
+    too_many = len(parties.cohort) - parties.min_survivors + 1
     late = False
-    for name in rounds(casting.protocol):
-        for count in {too_many, len(casting.cohort)}:
-            play = Play(casting, silent=dict.fromkeys(casting.cohort[:count], name))
+    for name in rounds(parties.protocol):
+        for count in {too_many, len(parties.cohort)}:
+            session = Session(parties, silent=dict.fromkeys(parties.cohort[:count], name))
             when = f"with {count} silent in {name}"
-            if late and count < len(casting.cohort):
-                _exact_or_aborted(play, when)
+            if late and count < len(parties.cohort):
+                _exact_or_aborted(session, when)
                 continue
             try:
-                play.run()
+                session.run()
             except Aborted as aborted:
-                _stays_aborted(play, aborted, when)
+                _stays_aborted(session, aborted, when)
             else:
-                raise Broken(f"Aborted {when}", "an outcome")
-        late |= name == input_round(casting.protocol)
+                raise RequirementError(f"Aborted {when}", "an outcome")
+        late |= name == input_round(parties.protocol)
 
 
-def _stays_aborted(play: Play, aborted: Aborted, when: str) -> None:
-    server = play.server
+def _stays_aborted(session: Session, aborted: Aborted, when: str) -> None:
+    server = session.server
     require(server.outcome is None and server.round is None, f"no outcome and no open round {when}", server.round)
     for party, data in aborted.outbox.items():
-        member = play.members[party]
-        if party in play.gone or play.casting.roles[party] is not PartyRole.CLIENT:
+        member = session.members[party]
+        if party in session.gone or session.parties.roles[party] is not PartyRole.CLIENT:
             continue
         if not member.finished:
             try:
@@ -113,70 +114,70 @@ def _stays_aborted(play: Play, aborted: Aborted, when: str) -> None:
             except Aborted:
                 pass
             else:
-                raise Broken(f"{party} to leave when it is told {when}", "a client that goes on")
+                raise RequirementError(f"{party} to leave when it is told {when}", "a client that goes on")
         require(member.finished, f"{party} finished {when}", "one that still waits")
-    for (party, _), data in play.answers.items():
-        play.ignored_by_server(party, data, "a repeated message after the abort")
+    for (party, _), data in session.answers.items():
+        session.ignored_by_server(party, data, "a repeated message after the abort")
     try:
         server.close_round()
     except LocalProtocolError:
         return
-    raise Broken(f"LocalProtocolError for close_round() after the abort {when}", "none")
+    raise RequirementError(f"LocalProtocolError for close_round() after the abort {when}", "none")
 
 
-def _exact_or_aborted(play: Play, when: str) -> None:
+def _exact_or_aborted(session: Session, when: str) -> None:
     try:
-        outcome = play.run()
+        outcome = session.run()
     except Aborted:
-        require(play.server.outcome is None, f"no outcome of an aborted session {when}", play.server.outcome)
+        require(session.server.outcome is None, f"no outcome of an aborted session {when}", session.server.outcome)
     else:
-        play.require_exact(outcome, when)
+        session.require_exact(outcome, when)
 
 
-def _missing_contribution(casting: Casting) -> None:
+def _missing_contribution(parties: Parties) -> None:
     """Asked for its input without one, a client raises LocalProtocolError and is as it was."""
-    play, wanted = Play(casting, contribute=False), contribution_round(casting.protocol)
+    session, wanted = Session(parties, contribute=False), contribution_round(parties.protocol)
 
     def before_request(party: str, request: bytes) -> None:
-        if play.round != wanted or casting.roles[party] is not PartyRole.CLIENT:
+        if session.round != wanted or parties.roles[party] is not PartyRole.CLIENT:
             return
-        before = play.members[party].to_bytes()
+        before = session.members[party].to_bytes()
         try:
-            play.members[party].receive(request)
+            session.members[party].receive(request)
         except LocalProtocolError:
-            same = play.members[party].to_bytes() == before
+            same = session.members[party].to_bytes() == before
             require(same, f"{party} unchanged when asked without a contribution", "another state")
         else:
-            raise Broken(f"LocalProtocolError from {party} without a contribution", "none")
-        play.contribute(party)
+            raise RequirementError(f"LocalProtocolError from {party} without a contribution", "none")
+        session.contribute(party)
 
-    play.before_request = before_request
-    play.require_completes("once the updates are there")
+    session.before_request = before_request
+    session.require_completes("once the updates are there")
 
 
-def _reordered_answers(casting: Casting) -> None:
+def _reordered_answers(parties: Parties) -> None:
     """Answers in another order, to the same sum."""
     for order in (lambda ids: ids[::-1], lambda ids: ids[1::2] + ids[::2]):
-        play = Play(casting)
-        play.order = order
-        play.require_completes("with answers in another order")
+        session = Session(parties)
+        session.order = order
+        session.require_completes("with answers in another order")
 
 
-def _replayed_messages(casting: Casting) -> None:
+def _replayed_messages(parties: Parties) -> None:
     """Each message again: at once, in every later round, after the end."""
-    play = Play(casting)
+    session = Session(parties)
 
     def after_request(party: str, request: bytes) -> None:
-        member, answer = play.members[party], play.answers.get((party, play.round))
+        member, answer = session.members[party], session.answers.get((party, session.round))
         before, faults = member.to_bytes(), getattr(member, "faults", ())
-        for (receiver, name), data in play.requests.items():
+        for (receiver, name), data in session.requests.items():
             if receiver != party:
                 continue
             try:
                 again = member.receive(data)
             except RemoteProtocolError as error:
-                raise Broken(f"{party} not to mind a repeated request of {name}", str(error)) from error
-            expected = answer if name == play.round else None
+                raise RequirementError(f"{party} not to mind a repeated request of {name}", str(error)) from error
+            expected = answer if name == session.round else None
             require(
                 again == expected, f"{party} to answer the last request as before, others not", "another answer"
             )
@@ -184,63 +185,63 @@ def _replayed_messages(casting: Casting) -> None:
         require(getattr(member, "faults", ()) == faults, f"no fault of {party} for a repeated request", "a fault")
 
     def after_answer(party: str, answer: bytes) -> None:
-        for (sender, name), data in play.answers.items():
+        for (sender, name), data in session.answers.items():
             if sender == party:
-                play.ignored_by_server(party, data, f"a replay of {name}")
+                session.ignored_by_server(party, data, f"a replay of {name}")
 
-    play.after_request, play.after_answer = after_request, after_answer
-    play.require_completes("with every message replayed")
-    for (party, name), data in play.answers.items():
-        play.ignored_by_server(party, data, f"a replay of {name} after the end")
+    session.after_request, session.after_answer = after_request, after_answer
+    session.require_completes("with every message replayed")
+    for (party, name), data in session.answers.items():
+        session.ignored_by_server(party, data, f"a replay of {name} after the end")
 
 
-def _early_messages(casting: Casting) -> None:
+def _early_messages(parties: Parties) -> None:
     """The messages of later rounds, as an equal session recorded them, before their turn."""
-    recorded, play = Play(casting), Play(casting)
+    recorded, session = Session(parties), Session(parties)
     recorded.run()
-    names = [phase.round for phase in casting.protocol.phases]
+    names = [phase.round for phase in parties.protocol.phases]
 
     def later(messages: Mapping[tuple[str, str], bytes], party: str) -> Iterator[tuple[str, bytes]]:
-        for name in names[names.index(play.round) + 1 :]:
+        for name in names[names.index(session.round) + 1 :]:
             if (party, name) in messages:
                 yield name, messages[party, name]
 
     def before_request(party: str, request: bytes) -> None:
         for name, data in later(recorded.requests, party):
-            play.refused_by(party, data, f"the request of {name}")
+            session.refused_by(party, data, f"the request of {name}")
 
     def before_answer(party: str, answer: bytes) -> None:
         for name, data in later(recorded.answers, party):
-            play.refused_by_server(party, data, f"the message of {name}")
+            session.refused_by_server(party, data, f"the message of {name}")
 
-    play.before_request, play.before_answer = before_request, before_answer
-    play.require_completes("with messages before their turn")
+    session.before_request, session.before_answer = before_request, before_answer
+    session.require_completes("with messages before their turn")
 
 
-def _tampered(casting: Casting, damage: Callable[[bytes], Iterable[bytes]], what: str) -> None:
+def _tampered(parties: Parties, damage: Callable[[bytes], Iterable[bytes]], what: str) -> None:
     """Damaged copies before each true message, both ways.
 
     One party's to a session, so that none is lost beyond the faults that a server keeps.
     """
-    for victim in casting.roles:
-        play = Play(casting)
+    for victim in parties.roles:
+        session = Session(parties)
 
-        def before_request(party: str, request: bytes, play: Play = play, victim: str = victim) -> None:
+        def before_request(party: str, request: bytes, session: Session = session, victim: str = victim) -> None:
             if party == victim:
                 for data in damage(request):
-                    play.refused_by(party, data, what)
+                    session.refused_by(party, data, what)
 
-        def before_answer(party: str, answer: bytes, play: Play = play, victim: str = victim) -> None:
+        def before_answer(party: str, answer: bytes, session: Session = session, victim: str = victim) -> None:
             if party == victim:
                 for data in damage(answer):
-                    play.refused_by_server(party, data, what)
+                    session.refused_by_server(party, data, what)
 
-        play.before_request = play.before_relay = before_request
-        play.before_answer = before_answer
-        play.require_completes(f"after {what}")
+        session.before_request = session.before_relay = before_request
+        session.before_answer = before_answer
+        session.require_completes(f"after {what}")
 
 
-def _truncated_messages(casting: Casting) -> None:
+def _truncated_messages(parties: Parties) -> None:
     """Every message cut short at every class of length, and made longer."""
 
     def cut(message: bytes) -> Iterator[bytes]:
@@ -249,10 +250,10 @@ def _truncated_messages(casting: Casting) -> None:
         yield from (message[:end] for end in sorted(ends) if 0 <= end < len(message))
         yield from (message + b"\0", message + message, bytes(len(message)))
 
-    _tampered(casting, cut, "a truncated or extended message")
+    _tampered(parties, cut, "a truncated or extended message")
 
 
-def _flipped_bits(casting: Casting) -> None:
+def _flipped_bits(parties: Parties) -> None:
     """One bit of each message, in its frame, its body and its trailer."""
 
     def flip(message: bytes) -> Iterator[bytes]:
@@ -262,15 +263,15 @@ def _flipped_bits(casting: Casting) -> None:
             damaged[place] ^= 1 << (place // step + place) % 8
             yield bytes(damaged)
 
-    _tampered(casting, flip, "a flipped bit")
+    _tampered(parties, flip, "a flipped bit")
 
 
-def _resealed_bodies(casting: Casting) -> None:
+def _resealed_bodies(parties: Parties) -> None:
     """Bodies with bytes missing or left over under a trailer that holds: the liar is the sender itself."""
 
     def reseal(message: bytes) -> Iterator[bytes]:
         frame = wire.Envelope.parse(message, len(message))
-        identity, body = casting.identities.get(frame.sender), bytes(frame.body)
+        identity, body = parties.identities.get(frame.sender), bytes(frame.body)
         head = message[: len(message) - len(frame.trailer) - len(body) - 4]
         for changed in (b"", body[:3], body[: len(body) // 2], body[:-1], body + b"\0", bytes(len(body))):
             told = head + len(changed).to_bytes(4, "big") + changed
@@ -278,67 +279,67 @@ def _resealed_bodies(casting: Casting) -> None:
             signature = identity.sign(wire.SIGNATURE_LABEL + digest) if identity else None
             yield told + (signature or digest[: wire.CHECKSUM_BYTES])
 
-    _tampered(casting, reseal, "a body of the wrong length under a valid trailer")
+    _tampered(parties, reseal, "a body of the wrong length under a valid trailer")
 
 
-def _misattributed_messages(casting: Casting) -> None:
+def _misattributed_messages(parties: Parties) -> None:
     """One party's message in another's name, or in a stranger's."""
-    play = Play(casting)
+    session = Session(parties)
 
     def before_answer(party: str, answer: bytes) -> None:
-        for other in sorted({"nobody", *casting.cohort} - {party}):
-            play.refused_by_server(other, answer, f"a message of {party}")
+        for other in sorted({"nobody", *parties.cohort} - {party}):
+            session.refused_by_server(other, answer, f"a message of {party}")
 
-    play.before_answer = before_answer
-    play.require_completes("with messages in others' names")
+    session.before_answer = before_answer
+    session.require_completes("with messages in others' names")
 
 
-def _foreign_task(casting: Casting) -> None:
+def _foreign_task(parties: Parties) -> None:
     """Every message of the same session under another task."""
     _foreign(
-        casting, Play(casting, task=replace(casting.task, context=b"another run")), "another task", opening=True
+        parties, Session(parties, task=replace(parties.task, context=b"another run")), "another task", opening=True
     )
 
 
-def _foreign_session(casting: Casting) -> None:
+def _foreign_session(parties: Parties) -> None:
     """Every message of another session, and of a second one under the same name."""
-    _foreign(casting, Play(casting, session=b"another", seed=b"another"), "another session", opening=True)
-    _foreign(casting, Play(casting, seed=b"again"), "a second session of the same name", opening=False)
+    _foreign(parties, Session(parties, session=b"another", seed=b"another"), "another session", opening=True)
+    _foreign(parties, Session(parties, seed=b"again"), "a second session of the same name", opening=False)
 
 
-def _foreign(casting: Casting, other: Play, what: str, *, opening: bool) -> None:
+def _foreign(parties: Parties, other: Session, what: str, *, opening: bool) -> None:
     """``opening``: whether the very first request is foreign already."""
     other.run()
-    play, opened = Play(casting), set[str]()
+    session, opened = Session(parties), set[str]()
 
     def before_request(party: str, request: bytes) -> None:
         if opening or party in opened:
-            play.refused_by(party, other.requests[party, play.round], f"the request of {what}")
+            session.refused_by(party, other.requests[party, session.round], f"the request of {what}")
         opened.add(party)
 
     def before_answer(party: str, answer: bytes) -> None:
-        play.refused_by_server(party, other.answers[party, play.round], f"the message of {what}")
+        session.refused_by_server(party, other.answers[party, session.round], f"the message of {what}")
 
-    play.before_request, play.before_answer = before_request, before_answer
-    play.require_completes(f"with messages of {what}")
+    session.before_request, session.before_answer = before_request, before_answer
+    session.require_completes(f"with messages of {what}")
 
 
-def _bytes_as_stated(casting: Casting) -> None:
+def _bytes_as_stated(parties: Parties) -> None:
     """What a client sends and receives is what ``cost`` says, with identities or without.
 
     Equal within ``COST_TOLERANCE`` and 16 bytes, in at least one of the two ways in which a protocol
     can be run.
     """
-    names = rounds(casting.protocol)
-    ways = [casting] if casting.roster is not None else [casting, casting.enrolled()]
+    names = rounds(parties.protocol)
+    ways = [parties] if parties.roster is not None else [parties, parties.enrolled()]
     differing: dict[str, str] = {}
     for way in ways:
         task = way.make_task(layout=Layout.of({"w": np.zeros(1000, np.float32)}))
-        play = Play(way, task=task)
-        play.run()
+        session = Session(way, task=task)
+        session.run()
         cost = way.protocol.cost(task, list(way.cohort))
         stated = {"up": cost.up, "down": cost.down}
-        found = {"up": play.answers, "down": play.requests}
+        found = {"up": session.answers, "down": session.requests}
         differing = {}
         for direction, messages in found.items():
             odd = set(stated[direction]) ^ set(names)
@@ -350,10 +351,10 @@ def _bytes_as_stated(casting: Casting) -> None:
                     differing[f"{direction} in {name}"] = f"{most} bytes, stated were {said}"
         if not differing:
             return
-    raise Broken("the bytes that cost() states", str(differing))
+    raise RequirementError("the bytes that cost() states", str(differing))
 
 
-CHECKS: dict[str, Callable[[Casting], None]] = {
+CHECKS: dict[str, Callable[[Parties], None]] = {
     "exact_sums": _exact_sums,
     "exact_segments": _exact_segments,
     "silence_of_one": _silence_of_one,

@@ -17,10 +17,10 @@ from secagg.store import Ledger, MemoryLedger
 
 
 def rng_for_tests(seed: bytes) -> Callable[[int], bytes]:
-    """A generator in the place of ``os.urandom`` that repeats itself, so that sessions can be replayed.
+    """Return a generator in the place of ``os.urandom`` that repeats itself, so that sessions can be replayed.
 
-    For tests and published transcripts: whoever knows ``seed`` (any bytes) knows all that a role
-    draws. The stream is AES-256-CTR under HKDF-SHA256 of SHA-256(``seed``); see ``mpc.keys.seeded_rng``.
+    For tests and published transcripts: anyone who knows ``seed`` (any bytes) knows everything that a
+    role draws. The stream is AES-256-CTR under HKDF-SHA256 of SHA-256(``seed``); see ``mpc.keys.seeded_rng``.
     """
     return seeded_rng(hashlib.sha256(seed).digest(), salt=b"", info=b"secagg/v1/rng-for-tests")
 
@@ -30,13 +30,14 @@ def clock_for_tests() -> float:
     return 1_800_000_000.0
 
 
-class Broken(Exception):  # noqa: N818 - becomes a ProtocolCheckError with the check's name
-    """What was expected, and what happened."""
+class RequirementError(AssertionError):
+    """A requirement that does not hold: its arguments are what was expected, and what happened."""
 
 
 def require(holds: object, expected: str, got: object) -> None:
+    """Raise :class:`RequirementError` with ``expected`` and ``got`` unless ``holds``."""
     if not holds:
-        raise Broken(expected, f"{got!s:.500}")
+        raise RequirementError(expected, f"{got!s:.500}")
 
 
 @dataclass(frozen=True)
@@ -51,7 +52,7 @@ class Integers(PlainEncoding):
 
     @property
     def layout(self) -> Layout:
-        """The layout that goes with it."""
+        """The layout of the updates that this encoding takes."""
         return Layout.of({"halves": np.zeros(2 * sum(length for length, *_ in self.shapes))})
 
     def segments(self, layout: Layout, max_weight: int | None) -> tuple[Segment, ...]:
@@ -85,7 +86,10 @@ class Integers(PlainEncoding):
 
 
 class MemoryStore:
-    """Keeps the newest state, and holds the role to rising numbers."""
+    """A ``save`` in memory: it keeps the newest state, and requires that the numbers of states rise.
+
+    Raises :class:`RequirementError` where they don't.
+    """
 
     def __init__(self) -> None:
         self.ledger: Ledger | None = MemoryLedger()

@@ -1,6 +1,7 @@
 """The example of a protocol of one's own: its checks, its size, and the attack that it refuses."""
 
 import ast
+import re
 from pathlib import Path
 from typing import Any
 
@@ -33,6 +34,14 @@ def test_it_is_short_and_takes_public_names_only() -> None:
     names = [f"{node.module}.{alias.name}" for node in imported for alias in node.names]
     assert names
     assert not [name for name in names if "._" in name]
+
+
+def test_the_session_of_the_guide_runs_as_written() -> None:
+    guide = Path(own_protocol.__file__).parent.parent / "docs" / "extending.md"
+    (code,) = [c for c in re.findall(r"```python\n(.*?)```", guide.read_text(), re.DOTALL) if "Session(" in c]
+    names: dict[str, Any] = {"PairwiseMasks": PairwiseMasks}
+    exec(code, names)
+    assert {fault.sender for fault in names["session"].server.faults} == {"c9"}
 
 
 def opened_by_a_server_that_swaps_adverts() -> tuple[np.ndarray, np.ndarray]:

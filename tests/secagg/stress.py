@@ -26,7 +26,7 @@ from secagg.errors import Aborted, LocalProtocolError, SecAggError
 from secagg.identity import PartyRole
 from secagg.roles import turn as _turn
 from secagg.table import input_round
-from secagg.testing._session import Casting, cast
+from secagg.testing import Parties, parties_for
 
 CLIENTS = 12
 WAIT = 60.0  # seconds after which a thread that has heard nothing gives up
@@ -55,42 +55,42 @@ class NoTurn(_turn.Turn):
 
 
 @dataclass
-class Session:
+class ThreadedSession:
     """One session. Each message reaches the server twice at the same time, and two timers close each round."""
 
-    casting: Casting
+    parties: Parties
     size: int
     name: bytes
     closes_early: bool = False  # a timer closes the input's round while inputs arrive
     problems: list[str] = field(default_factory=list)
 
-    def play(self) -> list[str]:
+    def run(self) -> list[str]:
         """What went wrong; nothing, if all is right."""
-        task = self.casting.make_task(
+        task = self.parties.make_task(
             layout=secagg.Layout.of({"w": np.zeros(self.size, np.float32)}),
             encoding=secagg.FixedPoint(clip=1.0, bits=12, rounding="nearest"),
             max_weight=None,
         )
-        roster = self.casting.roster
-        self.server = task.server(self.casting.cohort, roster=roster, session=self.name)
+        roster = self.parties.roster
+        self.server = task.server(self.parties.cohort, roster=roster, session=self.name)
         make = {PartyRole.CLIENT: task.client, PartyRole.DECRYPTOR: task.decryptor}
         make[PartyRole.AGGREGATOR] = task.aggregator
         self.members: dict[str, Any] = {
             party: make[role](
                 party,
-                identity=self.casting.identities.get(party),
+                identity=self.parties.identities.get(party),
                 roster=roster,
                 session=self.name,
-                **self.casting.key(party),
+                **self.parties.key(party),
             )
-            for party, role in self.casting.roles.items()
+            for party, role in self.parties.roles.items()
         }
         self.inboxes: dict[str, queue.Queue[bytes | None]] = {party: queue.Queue() for party in self.members}
         self.news = threading.Event()
-        with ThreadPoolExecutor(len(self.members) + 2 * len(self.casting.cohort) + 4) as threads:
+        with ThreadPoolExecutor(len(self.members) + 2 * len(self.parties.cohort) + 4) as threads:
             self.handlers = ThreadPoolExecutor(CLIENTS)
             self.jobs = [
-                threads.submit(self.train, place, party) for place, party in enumerate(self.casting.cohort)
+                threads.submit(self.train, place, party) for place, party in enumerate(self.parties.cohort)
             ]
             self.jobs += [threads.submit(self.answer, party) for party in self.members]
             self.jobs += [threads.submit(self.drive, input_round(task.protocol))]
@@ -212,7 +212,7 @@ class Session:
         late = {"silent", "out of turn"} if self.closes_early else set()
         if kinds - late:
             self.problems.append(f"faults where nobody did anything wrong: {sorted(kinds - late)}")
-        cohort = self.casting.cohort
+        cohort = self.parties.cohort
         if not self.closes_early and outcome.survivors != cohort:
             self.problems.append(f"{outcome.survivors} survived of {cohort}")
         expected = sum(self.value(cohort.index(party)) for party in outcome.survivors)
@@ -221,17 +221,17 @@ class Session:
             self.problems.append(f"{wrong} of {self.size} coordinates are wrong")
 
 
-def cast_for(name: str) -> Casting:
+def parties_of(name: str) -> Parties:
     """The parties of a protocol; keys are made once."""
-    return cast(PROTOCOLS[name](), CLIENTS)
+    return parties_for(PROTOCOLS[name](), CLIENTS)
 
 
 def problems(name: str, rounds: int, size: int) -> Iterable[list[str]]:
     """What went wrong in each of so many rounds, every third of them closed early."""
-    casting = cast_for(name)
+    parties = parties_of(name)
     for number in range(rounds):
         label = number.to_bytes(4, "big")
-        yield Session(casting, min(size, SIZES.get(name, size)), label, closes_early=number % 3 == 2).play()
+        yield ThreadedSession(parties, min(size, SIZES.get(name, size)), label, closes_early=number % 3 == 2).run()
 
 
 def main() -> int:

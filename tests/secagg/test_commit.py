@@ -17,7 +17,7 @@ from secagg.protocols.encrypted.parameters import Encrypted
 from secagg.protocols.encrypted.protocol import BFV, CKKS, Paillier
 from secagg.store import MemoryLedger
 from secagg.table import rounds
-from secagg.testing._session import Play, cast
+from secagg.testing import Session, parties_for
 from secagg.wire import Envelope
 from tests.secagg.test_encrypted import COMMITTED, LIMIT, PROTOCOLS, Stage, make_task
 
@@ -287,14 +287,17 @@ def test_a_budget_is_charged_when_the_input_leaves() -> None:
 
 @pytest.mark.parametrize("protocol", PROTOCOLS.values(), ids=PROTOCOLS)
 def test_cost_is_exact_to_the_byte(protocol: Encrypted) -> None:
-    play = Play(cast(protocol, 4))
-    play.run()
-    cost = protocol.cost(play.task, list(play.casting.cohort))
+    session = Session(parties_for(protocol, 4))
+    session.run()
+    cost = protocol.cost(session.task, list(session.parties.cohort))
     assert list(cost.up) == list(cost.down) == list(rounds(protocol))
     for name in rounds(protocol):
-        assert (cost.up[name], cost.down[name]) == (len(play.answers["c1", name]), len(play.requests["c1", name]))
+        assert (cost.up[name], cost.down[name]) == (
+            len(session.answers["c1", name]),
+            len(session.requests["c1", name]),
+        )
     if protocol.commit:
-        once = replace(protocol, commit=False).cost(play.task, list(play.casting.cohort))
+        once = replace(protocol, commit=False).cost(session.task, list(session.parties.cohort))
         more = sum(cost.up.values()) + sum(cost.down.values()) - sum(once.up.values()) - sum(once.down.values())
         assert more <= 350
 

@@ -33,8 +33,7 @@ from secagg.protocols.encrypted.protocol import BFV, CKKS, Paillier
 from secagg.simulation import enrol_for
 from secagg.store import MemoryLedger
 from secagg.table import contribution_round, rounds
-from secagg.testing import CHECKS, check_protocol
-from secagg.testing._material import Integers
+from secagg.testing import CHECKS, Integers, check_protocol
 from secagg.wire import Envelope
 
 PROTOCOLS: dict[str, Encrypted] = {

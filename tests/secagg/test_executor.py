@@ -17,7 +17,7 @@ from secagg import lanes as lanes_module
 from secagg.lanes import mask_all, mask_lanes, to_lanes
 from secagg.simulation import enrol_for
 from secagg.store import MemoryLedger
-from secagg.testing._material import Integers, MemoryStore
+from secagg.testing import Integers, MemoryStore
 
 
 class Counting(Executor):

@@ -14,10 +14,10 @@ from secagg.errors import Aborted, ConfigError, FaultKind, RemoteProtocolError
 from secagg.identity import PartyRole
 from secagg.roles.faults import FAULTS_KEPT
 from secagg.simulation import enrol_for
-from secagg.testing._session import Play
+from secagg.testing import Session
 from secagg.wire import Envelope
 from tests.secagg.fuzz.mutate import take_apart
-from tests.secagg.fuzz.vectors import stage
+from tests.secagg.fuzz.vectors import cases_by_name
 
 IDS = ("c1", "c2", "c3", "c4", "c5", "c6")
 PROTOCOLS = {
@@ -89,20 +89,20 @@ def test_the_first_fault_of_a_kind_is_kept_behind_a_flood_of_another() -> None:
     assert behind == [("c1", FaultKind.FOREIGN_TASK), ("c2", FaultKind.MALFORMED)]
 
 
-@pytest.mark.parametrize("name", sorted(stage()))
+@pytest.mark.parametrize("name", sorted(cases_by_name()))
 def test_no_bytes_stand_behind_a_message_without_vectors(name: str) -> None:
     """One byte is added to each message of a session that carries none, under its sender's own seal."""
-    play, tried = Play(stage()[name].casting), set[tuple[str, str]]()
+    session, tried = Session(cases_by_name()[name].parties), set[tuple[str, str]]()
 
     def longer(data: bytes, party: str) -> bytes | None:
         frame = take_apart(data)
-        identity = stage()[name].casting.identities.get(party)
+        identity = cases_by_name()[name].parties.identities.get(party)
         return None if frame.payload else replace(frame, payload=b"\0").seal(identity)
 
     def before_request(party: str, request: bytes) -> None:
         if (changed := longer(request, wire.SERVER)) is None:
             return
-        member: Any = play.members[party]
+        member: Any = session.members[party]
         step = member._state.step
         try:
             assert member.receive(changed) is None
@@ -112,18 +112,18 @@ def test_no_bytes_stand_behind_a_message_without_vectors(name: str) -> None:
         assert fault.kind is FaultKind.MALFORMED
         assert "behind the end of a message" in fault.detail
         assert member._state.step == step
-        tried.add((play.round, "request"))
+        tried.add((session.round, "request"))
 
     def before_answer(party: str, answer: bytes) -> None:
         if (changed := longer(answer, party)) is None:
             return
-        play.refused_by_server(party, changed, "a byte behind a message")
-        assert play.server.faults[-1].kind is FaultKind.MALFORMED
-        tried.add((play.round, "answer"))
+        session.refused_by_server(party, changed, "a byte behind a message")
+        assert session.server.faults[-1].kind is FaultKind.MALFORMED
+        tried.add((session.round, "answer"))
 
-    play.before_request, play.before_answer = before_request, before_answer
-    play.require_completes("with a byte behind each message")
-    for phase in play.task.protocol.phases:
+    session.before_request, session.before_answer = before_request, before_answer
+    session.require_completes("with a byte behind each message")
+    for phase in session.task.protocol.phases:
         if not phase.takes_input and phase.request.__name__ != "EncryptedSum":
             assert (phase.round, "request") in tried
 

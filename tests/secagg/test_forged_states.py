@@ -12,7 +12,7 @@ import secagg
 from secagg import simulation
 from secagg.errors import ConfigError, SecAggError
 from secagg.roles.state import _state_checksum, _state_header
-from secagg.testing._session import MemoryStore
+from secagg.testing import MemoryStore
 
 IDS = ["c1", "c2", "c3", "c4", "c5"]
 PROTOCOLS = (

@@ -14,10 +14,10 @@ from secagg.identity import PartyRole
 from secagg.protocols.shares.aggregator import ShareAggregator
 from secagg.protocols.shares.collector import Collector
 from secagg.protocols.shares.messages import Collect, Held
-from secagg.testing._session import cast
+from secagg.testing import parties_for
 from secagg.wire import Envelope
 from tests.secagg.fuzz.__main__ import Campaign
-from tests.secagg.fuzz.roles import CLIENTS, Scene, Session, scenes
+from tests.secagg.fuzz.roles import CLIENTS, Case, FuzzedSession, cases
 from tests.secagg.fuzz.tally import VECTORS, Tally, Vector
 from tests.secagg.fuzz.vectors import replay, vectors
 from tests.secagg.test_check_protocol import AnySession, ChangesOnFault, OffByOne, Reads, broken
@@ -31,11 +31,11 @@ def test_nothing_is_found() -> None:
     assert campaign.findings == []
     assert campaign.total >= 50_000
     tried = {target for target, _ in campaign.counts}
-    for scene in scenes():
-        for phase in scene.casting.protocol.phases:
-            assert {f"server {scene.name} {phase.round}", f"{phase.role} {scene.name} {phase.round}"} <= tried
-            assert phase.relay is None or f"{phase.relay} {scene.name} {phase.round}" in tried
-        assert campaign.counts[f"session {scene.name}", "exact"] > 0
+    for case in cases():
+        for phase in case.parties.protocol.phases:
+            assert {f"server {case.name} {phase.round}", f"{phase.role} {case.name} {phase.round}"} <= tried
+            assert phase.relay is None or f"{phase.relay} {case.name} {phase.round}" in tried
+        assert campaign.counts[f"session {case.name}", "exact"] > 0
     refused = {outcome for target, outcome in campaign.counts if target.startswith("server SecAgg malicious")}
     assert {"malformed", "unauthentic", "invalid", "duplicate", "out of turn", "lie taken"} <= refused
 
@@ -67,9 +67,9 @@ def test_every_fault_of_one_message_has_a_vector() -> None:
     ids=lambda value: getattr(value, "__name__", value),
 )
 def test_broken_roles_are_found(role: type, fault: str) -> None:
-    scene, tally = Scene(role.__name__, cast(broken(role), CLIENTS)), Tally()
+    case, tally = Case(role.__name__, parties_for(broken(role), CLIENTS)), Tally()
     for seed in range(20):
-        Session(scene, Random(seed), tally).run()
+        FuzzedSession(case, Random(seed), tally).run()
     assert fault in {vector.fault for vector in tally.findings}
 
 
@@ -122,34 +122,34 @@ def test_broken_aggregators_and_collectors_are_found(role: type, fault: str) -> 
     members = secagg.AdditiveShares().members | {PartyRole.AGGREGATOR: role}
     changed = {"server": role} if issubclass(role, Collector) else {"members": members}
     protocol = type(role.__name__, (secagg.AdditiveShares,), changed)(kem="X25519")
-    scene, tally = Scene(role.__name__, cast(protocol, CLIENTS)), Tally()
+    case, tally = Case(role.__name__, parties_for(protocol, CLIENTS)), Tally()
     for seed in range(60):
-        Session(scene, Random(seed), tally).run()
+        FuzzedSession(case, Random(seed), tally).run()
         if fault in {vector.fault for vector in tally.findings}:
             return
     pytest.fail(f"{fault} was not found; found {tally.findings}")
 
 
 def test_the_graphs_of_secagg_plus_are_sparse() -> None:
-    sparse = [scene for scene in scenes() if isinstance(scene.casting.protocol, secagg.SecAggPlus)]
-    assert {scene.casting.protocol.threat_model for scene in sparse} == {
+    sparse = [case for case in cases() if isinstance(case.parties.protocol, secagg.SecAggPlus)]
+    assert {case.parties.protocol.threat_model for case in sparse} == {
         "semi-honest",
         "semi-malicious",
         "malicious",
     }
-    for scene in sparse:
-        task, size = scene.casting.task, len(scene.casting.cohort)
+    for case in sparse:
+        task, size = case.parties.task, len(case.parties.cohort)
         for present in (size, size - 1):  # with a client silent too
-            corrupt = task.protocol.corrupt(size, scene.casting.roster)
+            corrupt = task.protocol.corrupt(size, case.parties.roster)
             assert not task.protocol.shape(task, present, corrupt).complete
 
 
 def test_reports_that_came_back_are_in_the_pool() -> None:
-    shares = [scene for scene in scenes() if isinstance(scene.casting.protocol, secagg.AdditiveShares)]
-    assert {scene.casting.protocol.aggregators for scene in shares} == {2, 3}
-    for scene in shares:
+    shares = [case for case in cases() if isinstance(case.parties.protocol, secagg.AdditiveShares)]
+    assert {case.parties.protocol.aggregators for case in shares} == {2, 3}
+    for case in shares:
         for kind in (Held, Collect):
-            read = [Envelope.parse(data, len(data)) for data in scene.pool]
+            read = [Envelope.parse(data, len(data)) for data in case.pool]
             assert any(one.open(kind)[0].unopened for one in read if one.kind == kind.TYPE)
 
 

@@ -27,8 +27,7 @@ from secagg.protocols.pairwise import messages as pairwise
 from secagg.protocols.shares import messages as shares
 from secagg.session import MAX_SESSION_BYTES
 from secagg.table import Proposal
-from secagg.testing._material import clock_for_tests
-from secagg.testing._session import Casting, Play
+from secagg.testing import Parties, Session, clock_for_tests
 from secagg.wire import Envelope, Reject
 from tests.secagg.test_encrypted import keys_found_once
 
@@ -221,23 +220,23 @@ def test_the_messages_above_are_as_long_as_those_that_roles_send(protocol: Any, 
     roles = dict.fromkeys(largest.ids, PartyRole.CLIENT)
     for role, count in protocol.others.items():
         roles |= dict.fromkeys(largest.aggregators[:count], role)
-    casting = Casting(
+    parties = Parties(
         protocol, tuple(largest.ids), roles, {}, None, 3, beacon=lambda number: BEACON.publish(KEY, number)
     )
     with keys_found_once():
-        play = Play(casting.enrolled(), task=task, session=bytes(MAX_SESSION_BYTES))
+        session = Session(parties.enrolled(), task=task, session=bytes(MAX_SESSION_BYTES))
         relayed: list[tuple[PartyRole, int]] = []
-        play.before_relay = lambda party, data: relayed.append((roles[party], len(data)))
-        play.require_completes(f"with ids of {length} characters")
+        session.before_relay = lambda party, data: relayed.append((roles[party], len(data)))
+        session.require_completes(f"with ids of {length} characters")
     messages = largest.messages()
     for phase in protocol.phases:
         asked = [party for party, role in roles.items() if role is phase.role]
-        session = 0 if issubclass(phase.request, Proposal) else 32
-        down = len(largest.seal(*messages[phase.request], session=session))
+        id_bytes = 0 if issubclass(phase.request, Proposal) else 32
+        down = len(largest.seal(*messages[phase.request], session=id_bytes))
         up = len(largest.seal(*messages[phase.reply], sender=asked[0]))
-        requests = {len(play.requests[party, phase.round]) for party in asked}
+        requests = {len(session.requests[party, phase.round]) for party in asked}
         assert (phase.round, requests) == (phase.round, {down})
-        assert (phase.round, {len(play.answers[party, phase.round]) for party in asked}) == (phase.round, {up})
+        assert (phase.round, {len(session.answers[party, phase.round]) for party in asked}) == (phase.round, {up})
         relays = [phase.relay] * (len(asked) * protocol.others.get(phase.relay, 0))
         assert relayed[: len(relays)] == [(role, up) for role in relays]
         del relayed[: len(relays)]

@@ -10,7 +10,7 @@ import secagg
 from secagg.identity import PartyRole, enrol
 from secagg.store import Ledger, MemoryLedger
 from secagg.table import rounds
-from secagg.testing._session import Casting, cast
+from secagg.testing import Parties, parties_for
 
 CLIENTS = [f"c{i}" for i in range(6)]
 SECRET = 0.123456789
@@ -62,11 +62,11 @@ class Kept:
         self.last = state
 
 
-def made(casting: Casting, task: secagg.Task, party: str, save: Kept | None) -> Any:
+def made(parties: Parties, task: secagg.Task, party: str, save: Kept | None) -> Any:
     """A role of a session, with an update if it is a client."""
-    roster, identity = casting.roster, casting.identities.get(party)
-    make = task.client if casting.roles[party] is PartyRole.CLIENT else task.aggregator
-    role = make(party, identity=identity, roster=roster, session=b"s", save=save, **casting.key(party))
+    roster, identity = parties.roster, parties.identities.get(party)
+    make = task.client if parties.roles[party] is PartyRole.CLIENT else task.aggregator
+    role = make(party, identity=identity, roster=roster, session=b"s", save=save, **parties.key(party))
     if isinstance(role, secagg.Client):
         role.contribute(np.zeros(3), weight=1)
     return role
@@ -87,12 +87,12 @@ def test_a_client_without_a_ledger_warns_when_it_joins_and_then_no_more(
     protocol: Any, warned: bool, caplog: pytest.LogCaptureFixture
 ) -> None:
     """But not where the server reads each input by itself: there, a second one tells it nothing new."""
-    casting = cast(protocol, 5)
-    task = casting.make_task(layout=secagg.Layout.of(np.zeros(3)))
-    server = task.server(casting.cohort, roster=casting.roster, session=b"s")
-    clients = {party: made(casting, task, party, None) for party in casting.cohort[:-1]}
-    last = casting.cohort[-1]
-    clients[last] = made(casting, task, last, Kept(MemoryLedger()))
+    parties = parties_for(protocol, 5)
+    task = parties.make_task(layout=secagg.Layout.of(np.zeros(3)))
+    server = task.server(parties.cohort, roster=parties.roster, session=b"s")
+    clients = {party: made(parties, task, party, None) for party in parties.cohort[:-1]}
+    last = parties.cohort[-1]
+    clients[last] = made(parties, task, last, Kept(MemoryLedger()))
     assert warnings(caplog) == []
     outbox, told = server.start(), list[str]()
     while server.outcome is None:
@@ -100,8 +100,8 @@ def test_a_client_without_a_ledger_warns_when_it_joins_and_then_no_more(
             server.receive(party, clients[party].receive(request))
         told += warnings(caplog)
         outbox = server.close_round()
-    assert len(told) == (len(casting.cohort) - 1 if warned else 0)
-    for party, line in zip(casting.cohort, told, strict=False):
+    assert len(told) == (len(parties.cohort) - 1 if warned else 0)
+    for party, line in zip(parties.cohort, told, strict=False):
         assert line.startswith(f"{party} has no ledger: made anew, it would upload again in session ")
         assert "save= a store that has one" in line
 
@@ -119,22 +119,22 @@ def test_a_client_without_a_ledger_warns_when_it_joins_and_then_no_more(
 def test_a_store_without_a_ledger_is_warned_of_under_a_server_that_may_lie(
     protocol: Any, party: str, warned: bool, caplog: pytest.LogCaptureFixture
 ) -> None:
-    casting = cast(protocol, 5)
-    task = casting.make_task(layout=secagg.Layout.of(np.zeros(3)))
+    parties = parties_for(protocol, 5)
+    task = parties.make_task(layout=secagg.Layout.of(np.zeros(3)))
     for save in (None, Kept(MemoryLedger())):
-        made(casting, task, party, save)
+        made(parties, task, party, save)
         assert warnings(caplog) == []
     store = Kept()
-    role = made(casting, task, party, store)
+    role = made(parties, task, party, store)
     told = warnings(caplog)
     assert len(told) == warned
     restore = task.restore_client if isinstance(role, secagg.Client) else task.restore_aggregator
     restore(
         role.to_bytes(),
-        identity=casting.identities.get(party),
-        roster=casting.roster,
+        identity=parties.identities.get(party),
+        roster=parties.roster,
         save=store,
-        **casting.key(party),
+        **parties.key(party),
     )
     assert warnings(caplog) == told, "a restored one says so again"
     for line in told:

@@ -22,8 +22,7 @@ from secagg.errors import Aborted, RemoteProtocolError
 from secagg.protocols.base import AggregationProtocol
 from secagg.roles.faults import FAULTS_KEPT
 from secagg.table import input_round
-from secagg.testing import _session as play
-from secagg.testing._session import Casting, Play, cast
+from secagg.testing import Parties, RequirementError, Session, parties_for
 from secagg.wire import Envelope
 from tests.secagg.test_check_protocol import AnySession, ChangesOnFault, CountsTwice, NoFloor, OffByOne, broken
 
@@ -32,16 +31,16 @@ WHO = st.integers(0, CLIENTS - 1)
 
 
 @cache
-def casting(protocol: AggregationProtocol) -> Casting:
-    return cast(protocol, CLIENTS)
+def parties(protocol: AggregationProtocol) -> Parties:
+    return parties_for(protocol, CLIENTS)
 
 
 @cache
 def foreign(protocol: AggregationProtocol) -> tuple[bytes, ...]:
     """The answers of another session of the same name."""
-    play = Play(casting(protocol), seed=b"another")
-    play.run()
-    return tuple(play.answers.values())
+    session = Session(parties(protocol), seed=b"another")
+    session.run()
+    return tuple(session.answers.values())
 
 
 def flip(message: bytes, bit: int) -> bytes:
@@ -69,9 +68,9 @@ class Schedule(RuleBasedStateMachine):
 
     def begin(self, protocol: AggregationProtocol, mortal: int) -> None:
         self.protocol = protocol
-        self.cohort, self.input_round = casting(self.protocol).cohort, input_round(self.protocol)
-        self.play = Play(casting(self.protocol))
-        self.requests: list[tuple[str, bytes]] = list(self.play.server.start().items())
+        self.cohort, self.input_round = parties(self.protocol).cohort, input_round(self.protocol)
+        self.session = Session(parties(self.protocol))
+        self.requests: list[tuple[str, bytes]] = list(self.session.server.start().items())
         self.answers: list[tuple[str, bytes]] = []
         self.said: dict[tuple[str, bytes], bytes] = {}  # the answer to a request is always the same
         self.aborted = False
@@ -81,7 +80,7 @@ class Schedule(RuleBasedStateMachine):
 
     @property
     def over(self) -> bool:
-        return self.aborted or self.play.server.outcome is not None
+        return self.aborted or self.session.server.outcome is not None
 
     @precondition(lambda self: self.requests)
     @rule(data=st.data())
@@ -105,14 +104,14 @@ class Schedule(RuleBasedStateMachine):
         party, request = data.draw(st.sampled_from(self.requests))
         self.deliver(party, flip(request, bit))
         party, answer = data.draw(st.sampled_from(self.answers))
-        pending = self.play.server.pending
-        self.play.server.receive(party, flip(answer, bit))
-        assert self.play.server.pending == pending
+        pending = self.session.server.pending
+        self.session.server.receive(party, flip(answer, bit))
+        assert self.session.server.pending == pending
 
     def deliver(self, party: str, request: bytes) -> None:
         if party in self.dead:
             return
-        member = self.play.members[party]
+        member = self.session.members[party]
         before = member.to_bytes()
         try:
             answer = member.receive(request)
@@ -142,14 +141,14 @@ class Schedule(RuleBasedStateMachine):
         self.foreign_answer(self.cohort[party], data.draw(st.sampled_from(foreign(self.protocol))))
 
     def foreign_answer(self, party: str, answer: bytes) -> None:
-        faults, pending = len(self.play.server.faults), self.play.server.pending
-        self.play.server.receive(party, answer)
-        assert self.play.server.pending == pending
-        kept = Counter(fault.sender for fault in self.play.server.faults)
-        assert len(self.play.server.faults) > faults or kept[party] >= FAULTS_KEPT
+        faults, pending = len(self.session.server.faults), self.session.server.pending
+        self.session.server.receive(party, answer)
+        assert self.session.server.pending == pending
+        kept = Counter(fault.sender for fault in self.session.server.faults)
+        assert len(self.session.server.faults) > faults or kept[party] >= FAULTS_KEPT
 
     def take(self, party: str, answer: bytes) -> None:
-        server = self.play.server
+        server = self.session.server
         name, pending = server.round, server.pending
         server.receive(party, answer)
         if name == self.input_round:
@@ -158,15 +157,15 @@ class Schedule(RuleBasedStateMachine):
 
     @rule(party=WHO)
     def client_restarts(self, party: int) -> None:
-        play, name = self.play, self.cohort[party]
-        play.restore(name, play.members[name].to_bytes())
+        session, name = self.session, self.cohort[party]
+        session.restore(name, session.members[name].to_bytes())
 
     @rule()
     def server_restarts(self) -> None:
-        self.play.restore_server(self.play.server.to_bytes())
+        self.session.restore_server(self.session.server.to_bytes())
         if not self.over:
-            again = self.play.server.start()
-            assert set(again) >= self.play.server.pending  # and who was dropped last
+            again = self.session.server.start()
+            assert set(again) >= self.session.server.pending  # and who was dropped last
             assert set(again.items()) <= set(self.requests)
 
     @precondition(lambda self: not self.over)
@@ -177,25 +176,25 @@ class Schedule(RuleBasedStateMachine):
             self.all_requests_arrive()
             self.all_answers_arrive(backwards=patience == 1)
         try:
-            self.requests += self.play.server.close_round().items()
+            self.requests += self.session.server.close_round().items()
         except Aborted as aborted:
             self.aborted = True
             self.requests += aborted.outbox.items()
 
     @invariant()
     def exact_or_aborted(self) -> None:
-        outcome: Any = getattr(self, "play", None) and self.play.server.outcome
+        outcome: Any = getattr(self, "session", None) and self.session.server.outcome
         if not outcome:
             return
         assert not self.aborted
         assert set(outcome.survivors) == self.counted
-        assert len(outcome.survivors) >= casting(self.protocol).min_survivors
-        self.play.gone = {party: outcome.dropped[party] for party in set(self.cohort) - self.counted}
-        self.play.require_exact(outcome, "after any schedule")
+        assert len(outcome.survivors) >= parties(self.protocol).min_survivors
+        self.session.gone = {party: outcome.dropped[party] for party in set(self.cohort) - self.counted}
+        self.session.require_exact(outcome, "after any schedule")
 
     def teardown(self) -> None:
         """Left alone, the session ends."""
-        while hasattr(self, "play") and not self.over:
+        while hasattr(self, "session") and not self.over:
             self.clock_strikes(2)
             self.exact_or_aborted()
 
@@ -220,7 +219,7 @@ def test_a_schedule_can_end_with_all_clients_with_some_or_aborted(
     schedule.teardown()
     assert (None if schedule.aborted else len(schedule.counted)) == counted
     assert schedule.dead.isdisjoint(schedule.counted)
-    assert (schedule.play.server.outcome is None) == (counted is None)
+    assert (schedule.session.server.outcome is None) == (counted is None)
 
 
 def as_is(schedule: Schedule) -> None:
@@ -259,10 +258,10 @@ SHOWN_BY: dict[type, Moves] = {
 }
 
 
-def follow(protocol: AggregationProtocol, play: Moves) -> None:
+def follow(protocol: AggregationProtocol, moves: Moves) -> None:
     schedule = Schedule()
     schedule.begin(protocol, mortal=CLIENTS)
-    play(schedule)
+    moves(schedule)
     schedule.teardown()
     schedule.exact_or_aborted()
 
@@ -270,7 +269,7 @@ def follow(protocol: AggregationProtocol, play: Moves) -> None:
 @pytest.mark.parametrize("role", SHOWN_BY)
 def test_a_fixed_schedule_sees_what_is_broken(role: type) -> None:
     """Fixed ones: what Hypothesis draws depends on the modules that are loaded, so a random one may miss it."""
-    with pytest.raises((AssertionError, play.Broken)):
+    with pytest.raises((AssertionError, RequirementError)):
         follow(broken(role), SHOWN_BY[role])
 
 

@@ -17,8 +17,8 @@ from secagg.roles import member
 from secagg.roles import server as server_module
 from secagg.roles.turn import Turn
 from secagg.store import MemoryLedger
-from secagg.testing._session import Play, cast
-from tests.secagg.stress import PROTOCOLS, NoTurn, cast_for, problems
+from secagg.testing import Session, parties_for
+from tests.secagg.stress import PROTOCOLS, NoTurn, parties_of, problems
 
 UPDATE = {"w": np.full(4, 0.5, np.float32)}
 IDS = ["c1", "c2", "c3", "c4"]
@@ -81,15 +81,15 @@ class Recorder(Turn):
 
 @pytest.mark.parametrize("name", PROTOCOLS)
 def test_every_public_name_of_every_role_takes_the_lock_or_is_constant(name: str) -> None:
-    play = Play(cast(PROTOCOLS[name](), 6 if name != "SecAggPlus" else 12))
-    for role in (play.server, *play.members.values()):
-        calls = SERVER_CALLS if role is play.server else MEMBER_CALLS
-        constant = CONSTANT | ({"session"} if role is play.server else set())
+    session = Session(parties_for(PROTOCOLS[name](), 6 if name != "SecAggPlus" else 12))
+    for role in (session.server, *session.members.values()):
+        calls = SERVER_CALLS if role is session.server else MEMBER_CALLS
+        constant = CONSTANT | ({"session"} if role is session.server else set())
         public = {call for call in dir(role) if not call.startswith("_")}
         assert public <= calls | constant | INNER
         for call in sorted(public & calls):
             role._turn = recorder = Recorder()
-            given = {"receive": [b""] if role is not play.server else ["c1", b""], "contribute": [UPDATE]}
+            given = {"receive": [b""] if role is not session.server else ["c1", b""], "contribute": [UPDATE]}
             with contextlib.suppress(secagg.SecAggError):
                 use(role, call, *given.get(call, []))
             assert recorder.taken, f"{type(role).__name__}.{call}"
@@ -345,18 +345,18 @@ def test_uploads_of_three_million_coordinates_at_once() -> None:
 
 @pytest.mark.parametrize("name", ["Clear", "SecAgg malicious", "AdditiveShares", "BFV"])
 def test_who_is_dropped_is_told_once_and_the_same_bytes_are_no_fault(name: str) -> None:
-    casting = cast_for(name)
-    phases = [phase.round for phase in casting.protocol.phases if phase.role is secagg.identity.PartyRole.CLIENT]
+    parties = parties_of(name)
+    phases = [phase.round for phase in parties.protocol.phases if phase.role is secagg.identity.PartyRole.CLIENT]
     for silent in phases:
-        play, told = Play(casting, silent={"c2": silent}), list[bytes]()
-        outbox = play.server.start()
-        while play.server.outcome is None:
-            play.exchange(outbox)
-            outbox = play.server.close_round()
-            told += [data for party, data in outbox.items() if party in play.gone]
-            assert play.server.start().keys() >= {party for party in outbox if party in play.gone}
+        session, told = Session(parties, silent={"c2": silent}), list[bytes]()
+        outbox = session.server.start()
+        while session.server.outcome is None:
+            session.exchange(outbox)
+            outbox = session.server.close_round()
+            told += [data for party, data in outbox.items() if party in session.gone]
+            assert session.server.start().keys() >= {party for party in outbox if party in session.gone}
         assert len(told) == 1
-        client = play.members["c2"]
+        client = session.members["c2"]
         began = client._state.opening_id
         with pytest.raises(secagg.Aborted if began else secagg.RemoteProtocolError):
             client.receive(told[0])

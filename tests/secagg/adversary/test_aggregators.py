@@ -28,7 +28,7 @@ from secagg.protocols.shares.aggregator import ShareAggregator
 from secagg.protocols.shares.messages import AggregateShare, Agreed, Collect, Recount, Release, Report
 from secagg.roles import MemberContext
 from secagg.table import Proposal
-from secagg.testing._material import Integers
+from secagg.testing import Integers
 from secagg.wire import Envelope
 from tests.secagg.adversary.driver import (
     CLIENTS,

@@ -37,10 +37,9 @@ from secagg.merkle import merkle_levels, merkle_path, root_of_path
 from secagg.roles import Environment
 from secagg.roles.state import _state_checksum
 from secagg.store import FileLedger, FileStore, MemoryLedger
-from secagg.testing._material import MemoryStore
-from secagg.testing._session import Play
+from secagg.testing import MemoryStore, Session
 from tests.secagg.fuzz.mutate import Mutator
-from tests.secagg.fuzz.roles import Scene
+from tests.secagg.fuzz.roles import Case
 from tests.secagg.fuzz.tally import Tally
 
 ANY_LIMIT = 1 << 20
@@ -84,14 +83,14 @@ class Decoder:
         return outcome
 
 
-def decoders(scenes: Sequence[Scene], folder: Path) -> list[Decoder]:
+def decoders(cases: Sequence[Case], folder: Path) -> list[Decoder]:
     """All of them; ``folder`` is for those that read files."""
-    messages = [message for scene in scenes for message in scene.pool]
+    messages = [message for case in cases for message in case.pool]
     found = [
         Decoder("envelope", _envelope, messages, (wire.Reject,), _message),
-        *_schemas(scenes),
-        Decoder("task", secagg.Task.from_bytes, _tasks(scenes), (ConfigError,), _canonical),
-        Decoder("roster", _roster(folder / "roster.json"), _rosters(scenes), (ConfigError,), _json),
+        *_schemas(cases),
+        Decoder("task", secagg.Task.from_bytes, _tasks(cases), (ConfigError,), _canonical),
+        Decoder("roster", _roster(folder / "roster.json"), _rosters(cases), (ConfigError,), _json),
         Decoder("identity", _identity(folder / "key.pem"), _keys(), (ConfigError,), _pem),
         _packed(),
         *_sealed(),
@@ -99,8 +98,8 @@ def decoders(scenes: Sequence[Scene], folder: Path) -> list[Decoder]:
         _path(),
         Decoder("store", _store(folder), [bytes(8) + hashlib.sha256(b"state").digest() + b"state"], (ConfigError,)),
     ]
-    for scene in scenes:
-        found += _states(scene)
+    for case in cases:
+        found += _states(case)
     return found
 
 
@@ -114,13 +113,13 @@ def _message(mutator: Mutator, data: bytes) -> bytes:
     return mutator.message(data)
 
 
-def _schemas(scenes: Sequence[Scene]) -> list[Decoder]:
+def _schemas(cases: Sequence[Case]) -> list[Decoder]:
     """The structured part of every type of message, each fed with all of them."""
     found: dict[str, type[wire.Message]] = {"Abort": wire.Abort}
-    for scene in scenes:
-        for phase in scene.casting.protocol.phases:
+    for case in cases:
+        for phase in case.parties.protocol.phases:
             found |= {kind.__name__: kind for kind in (phase.request, phase.reply)}
-    messages = [message for scene in scenes for message in scene.pool]
+    messages = [message for case in cases for message in case.pool]
 
     def opener(kind: type[wire.Message]) -> Callable[[bytes], object]:
         return lambda data: wire.Envelope.parse(data, ANY_LIMIT).open(kind)
@@ -130,12 +129,12 @@ def _schemas(scenes: Sequence[Scene]) -> list[Decoder]:
     ]
 
 
-def _tasks(scenes: Sequence[Scene]) -> list[bytes]:
-    tasks = [scene.casting.task for scene in scenes]
+def _tasks(cases: Sequence[Case]) -> list[bytes]:
+    tasks = [case.parties.task for case in cases]
     nested = {"layers": [{"w": np.zeros((2, 3), np.float16)}, {"w": np.zeros(4)}], 7: np.zeros((), np.int32)}
     layout = secagg.Layout.of({"a": (nested["layers"], {}), "b": np.zeros(3, np.float32)})
     clips = {leaf.name: 0.5 for leaf in layout.leaves}
-    tasks.append(scenes[0].casting.make_task(layout=layout, encoding=secagg.FixedPoint(clip=clips)))
+    tasks.append(cases[0].parties.make_task(layout=layout, encoding=secagg.FixedPoint(clip=clips)))
     return [task.to_bytes() for task in tasks]
 
 
@@ -183,8 +182,8 @@ def _canonical(mutator: Mutator, data: bytes) -> bytes:
     return write(tree)
 
 
-def _rosters(scenes: Sequence[Scene]) -> list[bytes]:
-    rosters = [scene.casting.roster.to_json().encode() for scene in scenes if scene.casting.roster is not None]
+def _rosters(cases: Sequence[Case]) -> list[bytes]:
+    rosters = [case.parties.roster.to_json().encode() for case in cases if case.parties.roster is not None]
     document = json.loads(rosters[0])
     document["parties"]["c1"]["encryption_key"] = base64.b64encode(bytes(32)).decode()
     return [*rosters, json.dumps(document).encode()]
@@ -299,24 +298,24 @@ def _store(folder: Path) -> Callable[[bytes], object]:
     return read
 
 
-def _states(scene: Scene) -> list[Decoder]:
+def _states(case: Case) -> list[Decoder]:
     """The saved states of the server, a client and everyone else, one of each round."""
-    casting, states = scene.casting, defaultdict[str, list[bytes]](list)
-    play = Play(casting)
-    others = [party for party in casting.roles if party == "c1" or party not in casting.cohort]
+    parties, states = case.parties, defaultdict[str, list[bytes]](list)
+    session = Session(parties)
+    others = [party for party in parties.roles if party == "c1" or party not in parties.cohort]
 
     def before_answer(party: str, answer: bytes) -> None:
-        states["server"].append(play.server.to_bytes())
+        states["server"].append(session.server.to_bytes())
 
     def before_request(party: str, request: bytes) -> None:
-        states[party].append(play.members[party].to_bytes())
+        states[party].append(session.members[party].to_bytes())
 
-    play.before_request = play.before_relay = before_request
-    play.before_answer = before_answer
-    play.run()
-    states["server"].append(play.server.to_bytes())
+    session.before_request = session.before_relay = before_request
+    session.before_answer = before_answer
+    session.run()
+    states["server"].append(session.server.to_bytes())
     for party in others:
-        states[party].append(play.members[party].to_bytes())
+        states[party].append(session.members[party].to_bytes())
 
     def store() -> MemoryStore:
         made = MemoryStore()
@@ -324,19 +323,19 @@ def _states(scene: Scene) -> list[Decoder]:
         return made
 
     def member(party: str) -> Callable[[bytes], object]:
-        arguments: dict[str, Any] = {"identity": casting.identities.get(party), **casting.key(party)}
-        kind = type(play.members[party])
+        arguments: dict[str, Any] = {"identity": parties.identities.get(party), **parties.key(party)}
+        kind = type(session.members[party])
         return lambda data: kind.from_bytes(
-            data, casting.task, Environment(roster=casting.roster, save=store(), **arguments)
+            data, parties.task, Environment(roster=parties.roster, save=store(), **arguments)
         )
 
     def server(data: bytes) -> None:
-        casting.task.restore_server(data, roster=casting.roster, save=store())
+        parties.task.restore_server(data, roster=parties.roster, save=store())
 
     return [
         *(
             Decoder(
-                f"{party} state {scene.name}",
+                f"{party} state {case.name}",
                 member(party),
                 states[party],
                 (ConfigError, LocalProtocolError),
@@ -344,7 +343,7 @@ def _states(scene: Scene) -> list[Decoder]:
             )
             for party in others
         ),
-        Decoder(f"server state {scene.name}", server, states["server"], (ConfigError,), _state),
+        Decoder(f"server state {case.name}", server, states["server"], (ConfigError,), _state),
     ]
 
 

@@ -19,8 +19,7 @@ from secagg.identity import PartyRole
 from secagg.roles.listener import Watchful
 from secagg.roles.outcome import Outcome
 from secagg.table import contribution_round, rounds
-from secagg.testing._material import Broken, MemoryStore, require, rng_for_tests
-from secagg.testing._session import Casting, Play, cast
+from secagg.testing import MemoryStore, Parties, RequirementError, Session, parties_for, require, rng_for_tests
 from tests.secagg.fuzz.mutate import Mutator, take_apart
 from tests.secagg.fuzz.tally import Tally
 
@@ -50,57 +49,57 @@ class Pool(list[bytes]):
 
 
 @dataclass(frozen=True)
-class Scene:
+class Case:
     """A protocol with its parties, and all messages that three sessions of it consist of."""
 
     name: str
-    casting: Casting
+    parties: Parties
 
     @cached_property
     def foreign(self) -> Pool:
         """Valid messages of other sessions and of another task: no key of the fuzzed session is in them."""
-        other_task = self.casting.make_task(context=b"another run")
+        other_task = self.parties.make_task(context=b"another run")
         return _messages(
-            Play(self.casting, session=b"another", seed=b"another"),
-            Play(self.casting, seed=b"again"),
-            Play(self.casting, task=other_task),
+            Session(self.parties, session=b"another", seed=b"another"),
+            Session(self.parties, seed=b"again"),
+            Session(self.parties, task=other_task),
         )
 
     @cached_property
     def pool(self) -> Pool:
         """These, and all messages of the fuzzed session itself."""
-        fewer = Play(self.casting, silent={"c2": rounds(self.casting.protocol)[0]})
-        plays = [Play(self.casting), fewer]
-        if any(phase.relay for phase in self.casting.protocol.phases):
-            plays.append(self._unopened())
-        return Pool([*self.foreign, *_messages(*plays)])
+        fewer = Session(self.parties, silent={"c2": rounds(self.parties.protocol)[0]})
+        sessions = [Session(self.parties), fewer]
+        if any(phase.relay for phase in self.parties.protocol.phases):
+            sessions.append(self._unopened())
+        return Pool([*self.foreign, *_messages(*sessions)])
 
-    def _unopened(self) -> Play:
+    def _unopened(self) -> Session:
         """A session with a report of c1 that an aggregator can't open, and that therefore comes back."""
-        play = Play(self.casting)
+        session = Session(self.parties)
 
         def before_answer(party: str, answer: bytes) -> None:
             if party == "c1":
                 frame = take_apart(answer)
                 spoilt = frame.structure[:-1] + bytes([frame.structure[-1] ^ 1])
-                sealed = replace(frame, structure=spoilt).seal(self.casting.identities[party])
-                play.pass_on(play.server.receive(party, sealed))
+                sealed = replace(frame, structure=spoilt).seal(self.parties.identities[party])
+                session.pass_on(session.server.receive(party, sealed))
 
-        play.before_answer = before_answer
-        return play
+        session.before_answer = before_answer
+        return session
 
 
-def _messages(*plays: Play) -> Pool:
-    for play in plays:
+def _messages(*sessions: Session) -> Pool:
+    for session in sessions:
         with suppress(Aborted):  # of a protocol that is broken for a test
-            play.run()
-    return Pool(data for play in plays for data in (*play.requests.values(), *play.answers.values()))
+            session.run()
+    return Pool(data for session in sessions for data in (*session.requests.values(), *session.answers.values()))
 
 
-def scenes() -> list[Scene]:
+def cases() -> list[Case]:
     """Every protocol, with checksums and with signatures."""
-    clear = cast(secagg.Clear(), CLIENTS)
-    lenient = cast(secagg.SecAgg(threat_model="semi-honest"), CLIENTS)
+    clear = parties_for(secagg.Clear(), CLIENTS)
+    lenient = parties_for(secagg.SecAgg(threat_model="semi-honest"), CLIENTS)
     sparse, ring = _sparse("semi-honest"), _sparse("semi-malicious")
     shares = (
         ("AdditiveShares malicious", secagg.AdditiveShares()),
@@ -111,26 +110,26 @@ def scenes() -> list[Scene]:
     # To find a key of Paillier's takes longer than a session; BFV shows one of each session.
     encrypted = (secagg.Paillier(bits=2048, key="run"), secagg.BFV(), secagg.CKKS(holder="clients"))
     return [
-        Scene("Clear", clear),
-        Scene("Clear signed", clear.enrolled()),
-        Scene("SecAgg semi-honest", lenient),
-        Scene("SecAgg semi-honest signed", lenient.enrolled()),
-        Scene("SecAgg malicious", cast(secagg.SecAgg(), CLIENTS)),
-        Scene("SecAggPlus semi-honest", sparse),
-        Scene("SecAggPlus semi-honest signed", sparse.enrolled()),
-        Scene("SecAggPlus semi-malicious", ring),
-        Scene("SecAggPlus malicious", _sparse("malicious")),
-        *(Scene(name, cast(protocol, CLIENTS)) for name, protocol in shares),
-        *(Scene(protocol.name, cast(protocol, CLIENTS)) for protocol in encrypted),
+        Case("Clear", clear),
+        Case("Clear signed", clear.enrolled()),
+        Case("SecAgg semi-honest", lenient),
+        Case("SecAgg semi-honest signed", lenient.enrolled()),
+        Case("SecAgg malicious", parties_for(secagg.SecAgg(), CLIENTS)),
+        Case("SecAggPlus semi-honest", sparse),
+        Case("SecAggPlus semi-honest signed", sparse.enrolled()),
+        Case("SecAggPlus semi-malicious", ring),
+        Case("SecAggPlus malicious", _sparse("malicious")),
+        *(Case(name, parties_for(protocol, CLIENTS)) for name, protocol in shares),
+        *(Case(protocol.name, parties_for(protocol, CLIENTS)) for protocol in encrypted),
     ]
 
 
-def _sparse(threat_model: ThreatModel) -> Casting:
+def _sparse(threat_model: ThreatModel) -> Parties:
     protocol = secagg.SecAggPlus(threat_model=threat_model, beacon=BEACON if threat_model == "malicious" else None)
-    return replace(cast(protocol, AROUND_A_RING, beacon=fetch), min_survivors=AROUND_A_RING - 1)
+    return replace(parties_for(protocol, AROUND_A_RING, beacon=fetch), min_survivors=AROUND_A_RING - 1)
 
 
-class Session:
+class FuzzedSession:
     """One fuzzed session.
 
     ``corrupt``, if there is one, is a client or an aggregator that lies under its own valid seal. A client, once
@@ -138,37 +137,37 @@ class Session:
     sealed and are never taken.
     """
 
-    def __init__(self, scene: Scene, rng: Random, tally: Tally) -> None:
-        self.scene, self.rng, self.tally = scene, rng, tally
-        casting, phases = scene.casting, scene.casting.protocol.phases
-        self.roles, self.opening = casting.roles, phases[0].round
+    def __init__(self, case: Case, rng: Random, tally: Tally) -> None:
+        self.case, self.rng, self.tally = case, rng, tally
+        parties, phases = case.parties, case.parties.protocol.phases
+        self.roles, self.opening = parties.roles, phases[0].round
         self.input = next(phase for phase in phases if phase.takes_input)
-        self.needs_update = contribution_round(casting.protocol)
-        parties = tuple(self.roles)
-        self.corrupt = rng.choice(parties) if rng.random() < 0.5 else None
-        self.mutator = Mutator(rng, scene.pool, casting.identities.get(self.corrupt or "c5"))
+        self.needs_update = contribution_round(parties.protocol)
+        everyone = tuple(self.roles)
+        self.corrupt = rng.choice(everyone) if rng.random() < 0.5 else None
+        self.mutator = Mutator(rng, case.pool, parties.identities.get(self.corrupt or "c5"))
         # Before it has heard of anyone's keys, a corrupt client can't copy them: whoever sees an advert
         # on its way can, and shuts out the client that it is of.
-        self.newcomer = Mutator(rng, scene.foreign, self.mutator.relayed)
+        self.newcomer = Mutator(rng, case.foreign, self.mutator.relayed)
         self.silent: dict[str, str] = {}
         if self.corrupt is None and rng.random() < 0.3:
-            gone = casting.cohort if rng.random() < 0.1 else (rng.choice(parties),)
+            gone = parties.cohort if rng.random() < 0.1 else (rng.choice(everyone),)
             asked = [phase.round for phase in phases if phase.role is self.roles[gone[0]]]
             self.silent = dict.fromkeys(gone, rng.choice(asked))
         self.late = rng.random() < 0.3  # contributions come when they are asked for
-        self.contributed = set[str]() if self.late else set(casting.cohort)
+        self.contributed = set[str]() if self.late else set(parties.cohort)
         self.lied: str | None = None  # the first round in which a lie was taken for true
-        self.play = Play(casting, contribute=not self.late)
-        self.play.silent = self.silent
-        self.play.before_request = self.before_request
-        self.play.before_answer = self.before_answer
-        self.play.before_relay = self.before_relay
+        self.session = Session(parties, contribute=not self.late)
+        self.session.silent = self.silent
+        self.session.before_request = self.before_request
+        self.session.before_answer = self.before_answer
+        self.session.before_relay = self.before_relay
 
     def run(self) -> None:
         """Play it; what should not happen becomes a finding."""
-        play, target = self.play, f"session {self.scene.name}"
+        session, target = self.session, f"session {self.case.name}"
         try:
-            outcome = play.run()
+            outcome = session.run()
             self.after_the_end()
             self.check(outcome)
             self.tally.count(target, "exact" if self.lied is None else "over after a lie")
@@ -181,7 +180,7 @@ class Session:
             self.tally.count(target, "aborted")
         except RemoteProtocolError as error:
             self.tally.finding(target, "true bytes refused", b"", error)
-        except Broken as broken:
+        except RequirementError as broken:
             self.tally.finding(target, "wrong sum", b"", broken.args)
 
     def needed(self, parties: Iterable[str]) -> bool:
@@ -191,48 +190,48 @@ class Session:
     def check(self, outcome: Outcome) -> None:
         """Require the sum that was meant; what nobody can check, a client's input or a share of the sum, apart."""
         if self.lied is None or (self.lied != self.input.round and not self.needed([self.corrupt or ""])):
-            self.play.require_exact(outcome, "beside the fuzzing")
+            self.session.require_exact(outcome, "beside the fuzzing")
         elif self.lied == self.input.round and self.input.relay is not None:
             # A sealed input that was changed doesn't open. It is left out, and nobody else's is.
-            honest = set(self.scene.casting.cohort) - {self.corrupt}
+            honest = set(self.case.parties.cohort) - {self.corrupt}
             require(honest <= set(outcome.survivors), f"all of {sorted(honest)} to survive", outcome.survivors)
-            self.play.require_sum(outcome, "beside a client's lies")
-        elif self.lied not in (self.input.round, self.scene.casting.protocol.phases[-1].round):
-            self.play.require_sum(outcome, "beside an aggregator's lies")
+            self.session.require_sum(outcome, "beside a client's lies")
+        elif self.lied not in (self.input.round, self.case.parties.protocol.phases[-1].round):
+            self.session.require_sum(outcome, "beside an aggregator's lies")
 
     def after_the_end(self) -> None:
         """Lies to whoever is done."""
         for _ in range(10):
-            self.feed_server(self.rng.choice(tuple(self.roles)), self.lie(self.rng.choice(self.scene.pool)))
-        for party in self.play.members:
-            if party not in self.play.gone:
-                self.feed_member(party, self.request(self.rng.choice(self.scene.pool)))
+            self.feed_server(self.rng.choice(tuple(self.roles)), self.lie(self.rng.choice(self.case.pool)))
+        for party in self.session.members:
+            if party not in self.session.gone:
+                self.feed_member(party, self.request(self.rng.choice(self.case.pool)))
 
     def before_request(self, party: str, request: bytes) -> None:
-        before = self.play.members[party].to_bytes()
+        before = self.session.members[party].to_bytes()
         for _ in range(FOR_MEMBER):
             data = self.request(request)
             if self.feed_member(party, data) not in ("refused", "no contribution"):
                 self.take_back(party, before)
-            elif self.rng.random() < 0.1 and self.play.members[party].to_bytes() != before:
+            elif self.rng.random() < 0.1 and self.session.members[party].to_bytes() != before:
                 self.tally.finding(self.at(party), "changed by refused bytes", data)
-        if self.play.members[party].to_bytes() != before:
+        if self.session.members[party].to_bytes() != before:
             self.tally.finding(self.at(party), "changed by refused bytes", b"")
-        if self.play.round == self.needs_update and party not in self.contributed:
+        if self.session.round == self.needs_update and party not in self.contributed:
             self.contributed.add(party)
-            self.play.contribute(party)
+            self.session.contribute(party)
 
     def before_answer(self, party: str, answer: bytes) -> None:
         for _ in range(FOR_SERVER):
             if party == self.corrupt and self.rng.random() < 0.7:
-                mutator = self.newcomer if self.play.round == self.opening else self.mutator
-                self.feed_server(party, mutator.message(answer, self.scene.casting.identities.get(party)))
+                mutator = self.newcomer if self.session.round == self.opening else self.mutator
+                self.feed_server(party, mutator.message(answer, self.case.parties.identities.get(party)))
             else:
                 self.feed_server(self.rng.choice((party, party, *self.senders)), self.lie(answer))
 
     def before_relay(self, party: str, message: bytes) -> None:
         """What a lying server hands on to an aggregator: the corrupt client's lies too, never anyone else's."""
-        before = self.play.members[party].to_bytes()
+        before = self.session.members[party].to_bytes()
         for _ in range(FOR_RELAYED):
             data = self.relayed(message)
             told = self.feed_member(party, data)
@@ -240,13 +239,13 @@ class Session:
                 self.tally.finding(self.at(party), "accepted", data)
             if told != "refused":
                 self.take_back(party, before)
-        if self.play.members[party].to_bytes() != before:
+        if self.session.members[party].to_bytes() != before:
             self.tally.finding(self.at(party), "changed by refused bytes", b"")
 
     def take_back(self, party: str, state: bytes) -> None:
         """Restore ``party`` as it was before it took a lie, with a ledger that has not heard it."""
-        self.play.stores[party] = MemoryStore()
-        self.play.restore(party, state)
+        self.session.stores[party] = MemoryStore()
+        self.session.restore(party, state)
 
     @property
     def senders(self) -> Iterator[str]:
@@ -255,7 +254,7 @@ class Session:
 
     @property
     def where(self) -> str:
-        return f"{self.scene.name} {self.play.round or 'after the end'}"
+        return f"{self.case.name} {self.session.round or 'after the end'}"
 
     def at(self, party: str) -> str:
         """The target that ``party`` is."""
@@ -269,8 +268,8 @@ class Session:
         """What a lying server may hand on: as before, and what the corrupt client seals."""
         if self.corrupt is None or self.rng.random() < 0.6:
             return self.request(message)
-        identity = self.scene.casting.identities[self.corrupt]
-        true = self.play.answers.get((self.corrupt, self.play.round), message)
+        identity = self.case.parties.identities[self.corrupt]
+        true = self.session.answers.get((self.corrupt, self.session.round), message)
         own = replace(take_apart(true), sender=self.corrupt.encode()).seal(identity)
         return self.mutator.message(own, identity)
 
@@ -278,14 +277,14 @@ class Session:
         """What anyone on the way may send: nothing here has a valid seal of an honest party."""
         chance = self.rng.random()
         if chance < 0.2:
-            return self.rng.choice(self.scene.pool)
-        if chance < 0.3 and self.scene.casting.identities:
+            return self.rng.choice(self.case.pool)
+        if chance < 0.3 and self.case.parties.identities:
             return self.mutator.message(message, STRANGER)
-        return self.mutator.octets(message if chance < 0.9 else self.rng.choice(self.scene.pool))
+        return self.mutator.octets(message if chance < 0.9 else self.rng.choice(self.case.pool))
 
     def feed_member(self, party: str, data: bytes) -> str:
         """Give ``data`` to a member; what came of it."""
-        target, member = self.at(party), self.play.members[party]
+        target, member = self.at(party), self.session.members[party]
         watchful = isinstance(member, Watchful)
         known, ended = len(member.faults) if watchful else 0, member.finished
         before = member.to_bytes() if watchful else b""
@@ -299,7 +298,7 @@ class Session:
             self.tally.count(target, "aborted")
             return "aborted"
         except LocalProtocolError as error:
-            if party in self.contributed or self.play.round not in (self.needs_update, ""):
+            if party in self.contributed or self.session.round not in (self.needs_update, ""):
                 self.tally.finding(target, "LocalProtocolError", data, error)
             self.tally.count(target, "no contribution")
             return "no contribution"
@@ -326,7 +325,7 @@ class Session:
 
     def feed_server(self, sender: str, data: bytes) -> None:
         """Give ``data`` to the server as from ``sender``."""
-        target, server = f"server {self.where}", self.play.server
+        target, server = f"server {self.where}", self.session.server
         if self._is_true(sender, data):
             return
         pending, faults = server.pending, len(server.faults)
@@ -344,32 +343,32 @@ class Session:
         elif sender == self.corrupt and pending - server.pending == {sender}:
             self.tally.count(target, "lie taken")
             self._took(sender)
-            self.play.pass_on(outbox)
+            self.session.pass_on(outbox)
         else:
             self.tally.finding(target, "accepted", data, sender=sender)
 
     def _is_true(self, sender: str, data: bytes) -> bool:
         """Whether ``data`` is what ``sender`` itself says in this round, or would if it were not silent."""
-        if data == self.play.answers.get((sender, self.play.round)):
+        if data == self.session.answers.get((sender, self.session.round)):
             return True  # a change that changed nothing
-        if sender not in self.play.server.pending or data not in self.scene.pool:
+        if sender not in self.session.server.pending or data not in self.case.pool:
             return False
-        asked = next((a for (_, name), a in self.play.answers.items() if name == self.play.round), None)
+        asked = next((a for (_, name), a in self.session.answers.items() if name == self.session.round), None)
         return asked is not None and _alike(data, asked)
 
     def _is_sealed(self, data: bytes, message: bytes) -> bool:
         """Whether the corrupt client sealed ``data``, or an honest one did as an answer beside ``message``."""
         if self.corrupt is not None and take_apart(data).sender == self.corrupt.encode():
             return True
-        own = data in self.play.answers.values() or data in self.scene.pool
+        own = data in self.session.answers.values() or data in self.case.pool
         return own and _alike(data, message)
 
     def _took(self, party: str) -> None:
         """A lie of ``party`` was taken for true."""
-        self.lied = self.lied or self.play.round
+        self.lied = self.lied or self.session.round
         if not self.needed([party]):
-            names = rounds(self.scene.casting.protocol)
-            later = names[names.index(self.play.round) + 1 :]
+            names = rounds(self.case.parties.protocol)
+            later = names[names.index(self.session.round) + 1 :]
             if later:
                 self.silent[party] = later[0]
 

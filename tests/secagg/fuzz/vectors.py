@@ -18,10 +18,10 @@ import msgspec
 
 from secagg.errors import FaultKind, RemoteProtocolError
 from secagg.protocols.pairwise.messages import NearAdverts
-from secagg.testing._session import Play
+from secagg.testing import Session
 from tests.secagg.fuzz.decoders import decoders
 from tests.secagg.fuzz.mutate import Frame, take_apart
-from tests.secagg.fuzz.roles import STRANGER, Scene, fetch, scenes
+from tests.secagg.fuzz.roles import STRANGER, Case, cases, fetch
 from tests.secagg.fuzz.tally import VECTORS, Tally, Vector
 
 SENDERS = {"client": "c5", "aggregator": "aggregator-2"}  # c1 and the first aggregator have answered before
@@ -30,33 +30,35 @@ SENDER = SENDERS["client"]
 
 
 @cache
-def stage() -> dict[str, Scene]:
-    """The scenes by name."""
-    return {scene.name: scene for scene in scenes()}
+def cases_by_name() -> dict[str, Case]:
+    """The cases by name."""
+    return {case.name: case for case in cases()}
 
 
 @cache
-def honest(name: str, **changes: Any) -> Play:
-    """A whole session, in its scene or under another task, session or seed."""
-    play = Play(stage()[name].casting, **changes)
-    play.run()
-    return play
+def honest(name: str, **changes: Any) -> Session:
+    """A whole session, in its case or under another task, session or seed."""
+    session = Session(cases_by_name()[name].parties, **changes)
+    session.run()
+    return session
 
 
 def replay(vector: Vector) -> str:
     """What its target makes of a vector in an honest session, which has to end well: the fault's kind."""
     role, _, rest = vector.target.partition(" ")
-    name = next((name for name in sorted(stage(), key=len, reverse=True) if rest.startswith(f"{name} ")), "")
+    name = next(
+        (name for name in sorted(cases_by_name(), key=len, reverse=True) if rest.startswith(f"{name} ")), ""
+    )
     if role not in ("server", *RECEIVERS) or not name:
         with tempfile.TemporaryDirectory() as folder:
-            found = {decoder.name: decoder for decoder in decoders(list(stage().values()), Path(folder))}
+            found = {decoder.name: decoder for decoder in decoders(list(cases_by_name().values()), Path(folder))}
             return found[vector.target].feed(vector.data, Tally())
-    play, outcomes = Play(stage()[name].casting), list[str]()
+    session, outcomes = Session(cases_by_name()[name].parties), list[str]()
 
     def before_request(party: str, request: bytes) -> None:
-        if party != RECEIVERS.get(role) or vector.target != f"{role} {name} {play.round}":
+        if party != RECEIVERS.get(role) or vector.target != f"{role} {name} {session.round}":
             return
-        member = play.members[party]
+        member = session.members[party]
         known = len(getattr(member, "faults", ()))
         try:
             member.receive(vector.data)
@@ -69,23 +71,27 @@ def replay(vector: Vector) -> str:
             before_request(party, message)
 
     def before_answer(party: str, answer: bytes) -> None:
-        if party in SENDERS.values() and vector.target == f"server {name} {play.round}":
-            known = len(play.server.faults)
-            play.server.receive(vector.sender, vector.data)
-            outcomes.extend(fault.kind for fault in play.server.faults[known:])
+        if party in SENDERS.values() and vector.target == f"server {name} {session.round}":
+            known = len(session.server.faults)
+            session.server.receive(vector.sender, vector.data)
+            outcomes.extend(fault.kind for fault in session.server.faults[known:])
 
-    play.before_request, play.before_answer, play.before_relay = before_request, before_answer, before_relay
-    play.require_exact(play.run(), "beside the vector")
+    session.before_request, session.before_answer, session.before_relay = (
+        before_request,
+        before_answer,
+        before_relay,
+    )
+    session.require_exact(session.run(), "beside the vector")
     return ", ".join(outcomes)
 
 
 class Forger:
-    """A whole honest session in a scene, and the vectors that are made of its messages."""
+    """A whole honest session in a case, and the vectors that are made of its messages."""
 
     def __init__(self, name: str, made: dict[str, Vector]) -> None:
         self.name, self.made, self.true = name, made, honest(name)
-        self.identities = stage()[name].casting.identities
-        self.rounds = [phase.round for phase in stage()[name].casting.protocol.phases]
+        self.identities = cases_by_name()[name].parties.identities
+        self.rounds = [phase.round for phase in cases_by_name()[name].parties.protocol.phases]
 
     def to_server(self, file: str, kind: FaultKind, message: bytes, at: str, sender: str = SENDER) -> None:
         self.made[file] = Vector(f"server {self.name} {at}", kind, message.hex(), sender)
@@ -118,7 +124,9 @@ def _secagg(made: dict[str, Vector]) -> None:
     forger = Forger(name, made)
     true, identity = forger.true, forger.identities[SENDER]
     to_server, to_client, told, asked = forger.to_server, forger.to_member, forger.told, forger.asked
-    other_task = Play(stage()[name].casting, task=stage()[name].casting.make_task(context=b"another run"))
+    other_task = Session(
+        cases_by_name()[name].parties, task=cases_by_name()[name].parties.make_task(context=b"another run")
+    )
     other_task.run()
     other_session = honest(name, seed=b"again")
 
@@ -182,7 +190,7 @@ def _secagg_plus(made: dict[str, Vector]) -> None:
     _, adverts, paths, _ = msgspec.msgpack.decode(take_apart(forger.true.requests[SENDER, deal]).structure)
     shown = [take_apart(advert).sender.decode() for advert in adverts]
     place = next(place for place, party in enumerate(shown) if party != SENDER)
-    everyone = stage()[forger.name].casting.cohort
+    everyone = cases_by_name()[forger.name].parties.cohort
     stranger = next(bit for bit, party in enumerate(everyone) if party not in shown)
 
     def without(fields: list[Any]) -> None:
@@ -211,7 +219,7 @@ def _secagg_plus_drawn(made: dict[str, Vector]) -> None:
     to_server, to_client, told, asked = forger.to_server, forger.to_member, forger.told, forger.asked
     _, freeze, deal, *_ = forger.rounds
     number = msgspec.msgpack.decode(take_apart(forger.true.requests[SENDER, deal]).structure)[3]
-    left_out = bytes([0xFF & ~(1 << stage()[forger.name].casting.cohort.index(SENDER))])
+    left_out = bytes([0xFF & ~(1 << cases_by_name()[forger.name].parties.cohort.index(SENDER))])
     to_client("client-invalid-frozen-without-it", kind, asked(freeze, _set(0, left_out)), freeze)
     to_client("client-invalid-frozen-spare-byte", kind, asked(freeze, _set(0, b"\xff\0")), freeze)
     to_client("client-invalid-frozen-root-short", kind, asked(freeze, lambda f: _set(1, f[1][:-1])(f)), freeze)

@@ -20,7 +20,7 @@ from pathlib import Path
 from random import Random
 
 from tests.secagg.fuzz.decoders import decoders
-from tests.secagg.fuzz.roles import Scene, Session, scenes
+from tests.secagg.fuzz.roles import Case, FuzzedSession, cases
 from tests.secagg.fuzz.tally import Tally
 
 HEADROOM = 96 << 20  # bytes beyond what a warm process holds
@@ -33,15 +33,15 @@ Batch = Callable[[Random, Tally], None]
 
 def targets(folder: Path) -> list[Batch]:
     """All that is fuzzed, each as a function that tries some dozens to hundreds of messages."""
-    played = scenes()
-    found: list[Batch] = [partial(decoder.run, DECODER_BATCH) for decoder in decoders(played, folder)]
+    all_cases = cases()
+    found: list[Batch] = [partial(decoder.run, DECODER_BATCH) for decoder in decoders(all_cases, folder)]
     # Roles have more states than decoders have: half of all messages go to them.
-    return found + 3 * [partial(fuzz_session, scene) for scene in played]
+    return found + 3 * [partial(fuzz_session, case) for case in all_cases]
 
 
-def fuzz_session(scene: Scene, rng: Random, tally: Tally) -> None:
-    """One session of ``scene``."""
-    Session(scene, rng, tally).run()
+def fuzz_session(case: Case, rng: Random, tally: Tally) -> None:
+    """One session of ``case``."""
+    FuzzedSession(case, rng, tally).run()
 
 
 def limit_memory(headroom: int = HEADROOM) -> int:
