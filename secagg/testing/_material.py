@@ -86,15 +86,23 @@ class Integers(PlainEncoding):
 
 
 class MemoryStore:
-    """A ``save`` in memory: it keeps the newest state, and requires that the numbers of states rise.
+    """A ``save`` in memory, with a ledger: it keeps all states, and requires that their numbers rise.
 
     Raises :class:`RequirementError` where they don't.
     """
 
-    def __init__(self) -> None:
-        self.ledger: Ledger | None = MemoryLedger()
-        self.number, self.state = -1, b""
+    def __init__(self, ledger: Ledger | None = None) -> None:
+        self.ledger: Ledger | None = MemoryLedger() if ledger is None else ledger
+        self.number = -1
+        self.states: list[bytes] = []
+
+    @property
+    def state(self) -> bytes:
+        """The newest state."""
+        return self.states[-1] if self.states else b""
 
     def __call__(self, number: int, state: bytes) -> None:
+        """Keep ``state``."""
         require(number > self.number, "rising numbers of saved states", f"{number} after {self.number}")
-        self.number, self.state = number, state
+        self.number = number
+        self.states.append(state)

@@ -70,9 +70,9 @@ class Parties:
         private = {party: pair[0] for party, pair in pairs.items()}
         return replace(self, identities=keys, roster=Roster(enrolled), long_lived=private)
 
-    def key(self, party: str) -> dict[str, Any]:
-        """The keyword ``key`` for a party that has a long-lived key."""
-        return {"key": self.long_lived[party]} if party in self.long_lived else {}
+    def ids(self, role: PartyRole) -> list[str]:
+        """The parties of a role."""
+        return [party for party, its in self.roles.items() if its is role]
 
     @property
     def silences(self) -> Iterator[tuple[str, PartyRole]]:

@@ -3,39 +3,47 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Callable, Mapping
-from typing import Any
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import suppress
+from typing import Any, Unpack
 
 import numpy as np
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from secagg import wire
-from secagg.errors import Aborted, RemoteProtocolError
-from secagg.identity import PartyRole
-from secagg.roles.environment import Environment
-from secagg.roles.member import Member
+from secagg.errors import Aborted, FaultKind, RemoteProtocolError
+from secagg.roles.environment import Environment, Lent
 from secagg.roles.outcome import Outcome
 from secagg.roles.server import Outbox, Server
+from secagg.store import Ledger
 from secagg.table import input_round
 from secagg.task import Task
 from secagg.testing._expected import expected_outcome, updates_for, weight_for
 from secagg.testing._material import MemoryStore, RequirementError, clock_for_tests, require, rng_for_tests
 from secagg.testing._parties import SESSION, Parties
 
-Tamper = Callable[[str, bytes], None]
+Hook = Callable[[str, bytes], bytes | Sequence[bytes] | None]
+Change = Callable[[Any, bytes], tuple[wire.Message, bytes]]
 
 
 class Session:
     """One session with all its parties, message by message.
 
     ``silent`` maps a party to the round before whose message it falls silent. ``contribute=False`` leaves the
-    clients without their updates: call :meth:`contribute` for each. ``seed`` determines all randomness.
+    clients without their updates: call :meth:`contribute` for each, after a change of ``updates`` if others are
+    wanted. ``seed`` determines all randomness. ``ledgers`` are those of an earlier session, by party.
 
     Each hook is called with a party and the message that it gets (a request, a message handed on) or gives (an
-    answer): ``before_request``, ``after_request``, ``before_answer``, ``after_answer`` and ``before_relay``. A hook
-    does what it needs to ``members`` and ``server`` itself. ``order`` sorts the senders of the answers of a round.
+    answer): ``before_request``, ``before_answer`` and ``before_relay`` before the message is delivered,
+    ``after_request`` and ``after_answer`` when it was taken. A hook does what it needs to ``members`` and
+    ``server`` itself. What a ``before_`` hook returns is delivered in the message's place: None for the message as
+    it is, one message, several, or an empty list. ``order`` sorts the senders of the answers of a round.
 
-    Afterwards ``requests`` and ``answers`` have every message by party and round, ``gone`` the parties that fell
-    silent, and ``stores`` the states that each role saved.
+    What a member raises is raised to the caller, unless ``refusals`` is a dict: then it is kept there by party, and
+    the session goes on without an answer.
+
+    ``outbox`` has the requests of the open round. Afterwards ``requests`` and ``answers`` have every message by
+    party and round, ``gone`` the parties that fell silent, and ``stores`` the states that each role saved.
     """
 
     def __init__(
@@ -47,9 +55,13 @@ class Session:
         seed: bytes = b"",
         silent: Mapping[str, str] | None = None,
         contribute: bool = True,
+        ledgers: Mapping[str, Ledger] | None = None,
     ) -> None:
         self.parties, self.task, self.silent = parties, task or parties.task, silent or {}
+        self.name, self.seed = session, seed
         self.stores = defaultdict[str, MemoryStore](MemoryStore)
+        for party, ledger in (ledgers or {}).items():
+            self.stores[party].ledger = ledger
         self._server_rng = rng_for_tests(seed)  # a restored server goes on with it
         self.server: Server[Any] = self.task.server(
             parties.cohort,
@@ -59,37 +71,22 @@ class Session:
             rng=self._server_rng,
             beacon=parties.beacon,
         )
-        makers: dict[PartyRole, Callable[..., Member[Any]]] = {
-            PartyRole.CLIENT: self.task.client,
-            PartyRole.DECRYPTOR: self.task.decryptor,
-            PartyRole.AGGREGATOR: self.task.aggregator,
-        }
-        self.members: dict[str, Member[Any]] = {
-            party: makers[role](
-                party,
-                identity=parties.identities.get(party),
-                roster=parties.roster,
-                session=session,
-                save=self.stores[party],
-                rng=rng_for_tests(seed + party.encode()),
-                clock=clock_for_tests,
-                **parties.key(party),
-            )
-            for party, role in parties.roles.items()
-        }
+        self.members: dict[str, Any] = {party: self.make(party) for party in parties.roles}
         self.updates = updates_for(self.task, parties.cohort)
         if contribute:
             for party in parties.cohort:
                 self.contribute(party)
+        self.outbox: Outbox | None = None
         self.requests: dict[tuple[str, str], bytes] = {}  # by party and round
         self.answers: dict[tuple[str, str], bytes] = {}
         self.gone: dict[str, str] = {}  # the parties that fell silent, with the round
+        self.refusals: dict[str, RemoteProtocolError | Aborted] | None = None
         self._passed_on: set[tuple[str, bytes]] = set()
-        self.before_request: Tamper = _nothing
-        self.after_request: Tamper = _nothing
-        self.before_answer: Tamper = _nothing
-        self.after_answer: Tamper = _nothing
-        self.before_relay: Tamper = _nothing
+        self.before_request: Hook = _nothing
+        self.after_request: Hook = _nothing
+        self.before_answer: Hook = _nothing
+        self.after_answer: Hook = _nothing
+        self.before_relay: Hook = _nothing
         self.order: Callable[[list[str]], list[str]] = list
 
     @property
@@ -97,59 +94,148 @@ class Session:
         """The open round."""
         return self.server.round or ""
 
+    @property
+    def ledgers(self) -> dict[str, Ledger]:
+        """The ledgers of all members, for a later session of the same parties."""
+        return {party: ledger for party in self.members if (ledger := self.stores[party].ledger) is not None}
+
+    @property
+    def faults(self) -> list[tuple[str, str, FaultKind]]:
+        """Sender, round and kind of each fault that the server recorded, silence apart."""
+        kept = self.server.faults
+        return [(fault.sender, fault.round, fault.kind) for fault in kept if fault.kind is not FaultKind.SILENT]
+
+    def lent(self, party: str) -> Lent:
+        """What the caller of ``party`` lends its role; the source of randomness is lent to a new role only."""
+        return {
+            "identity": self.parties.identities.get(party),
+            "roster": self.parties.roster,
+            "save": self.stores[party],
+            "clock": clock_for_tests,
+            "key": self.parties.long_lived.get(party),
+        }
+
+    def make(self, party: str, **changes: Unpack[Lent]) -> Any:
+        """Return a new role of ``party``, with some of what it is lent changed; ``members`` stays as it is."""
+        lent: Lent = {**self.lent(party), "rng": rng_for_tests(self.seed + party.encode()), **changes}
+        role = self.parties.roles[party]
+        return self.task.protocol.members[role](self.task, party, Environment(**lent), session=self.name)
+
     def contribute(self, party: str) -> None:
         """Give a client its update, and its weight if the task has weights."""
         weight = None if self.task.max_weight is None else weight_for(self.task, party)
-        self.members[party].contribute(self.updates[party], weight)  # type: ignore[attr-defined]
+        self.members[party].contribute(self.updates[party], weight)
 
     def run(self) -> Outcome:
-        """Run the session to its end. Raises ``Aborted`` as the server does."""
-        outbox = self.server.start()
-        while self.server.outcome is None:
-            self.exchange(outbox)
-            outbox = self.server.close_round()
+        """Run the session to its end, from where it stands. Raises ``Aborted`` as the server does."""
+        self.until(None)
+        assert self.server.outcome is not None
         return self.server.outcome
 
+    def until(self, name: str | None) -> Outbox:
+        """Run the session until the round ``name`` opens, and return its requests."""
+        if self.outbox is None:
+            self.outbox = self.server.start()
+        while self.server.outcome is None and self.server.round != name:
+            self.exchange(self.outbox)
+            self.close()
+        return self.outbox
+
+    def close(self) -> Outbox:
+        """Close the open round, and return the requests of the next one."""
+        self.outbox = self.server.close_round()
+        return self.outbox
+
     def exchange(self, outbox: Outbox) -> None:
-        """Deliver the requests of one round, then the answers to them."""
+        """Deliver the requests of one round, then the answers to them.
+
+        A party that the server no longer waits for is told so, and its answer does not count.
+        """
         name, answers = self.round, dict[str, bytes]()
         for party, request in outbox.items():
             if self.silent.get(party) == name and party not in self.gone:
                 self.gone[party] = name
             if party in self.gone:
                 continue
-            self.before_request(party, request)
-            answer = self.members[party].receive(request)
-            self.requests[party, name] = request
-            if answer is not None:
-                self.answers[party, name] = answers[party] = answer
+            if party not in self.server.pending:
+                with suppress(Aborted, RemoteProtocolError):
+                    self.members[party].receive(request)
+                continue
+            for data in _instead(self.before_request, party, request):
+                self.requests[party, name] = data
+                if (answer := self._received(party, data)) is not None:
+                    self.answers[party, name] = answers[party] = answer
             self.after_request(party, request)
         for party in self.order(list(answers)):
-            self.before_answer(party, answers[party])
-            self.pass_on(self.server.receive(party, answers[party]))
-            self.after_answer(party, answers[party])
+            self.deliver(party, answers[party])
+
+    def _received(self, party: str, data: bytes) -> bytes | None:
+        try:
+            answer: bytes | None = self.members[party].receive(data)
+        except (Aborted, RemoteProtocolError) as refusal:
+            if self.refusals is None:
+                raise
+            self.refusals.setdefault(party, refusal)
+            return None
+        return answer
+
+    def ask(self, party: str) -> bytes:
+        """Return the answer of ``party`` to its request in the open round, without delivering it."""
+        assert self.outbox is not None
+        answer: bytes | None = self.members[party].receive(self.outbox[party])
+        assert answer is not None, f"{party} said nothing in {self.round}"
+        return answer
+
+    def deliver(self, party: str, answer: bytes) -> None:
+        """Give the server an answer of ``party``, and others what the server hands on."""
+        for data in _instead(self.before_answer, party, answer):
+            self.pass_on(self.server.receive(party, data))
+        self.after_answer(party, answer)
 
     def pass_on(self, outbox: Outbox) -> None:
         """Deliver the messages that the server hands on, each one once."""
-        for party, data in outbox.items():
-            if party not in self.gone and (party, data) not in self._passed_on:
-                self._passed_on.add((party, data))
-                self.before_relay(party, data)
-                self.members[party].receive(data)
+        for party, message in outbox.items():
+            if party not in self.gone and (party, message) not in self._passed_on:
+                self._passed_on.add((party, message))
+                for data in _instead(self.before_relay, party, message):
+                    self._received(party, data)
 
-    def restore(self, party: str, state: bytes) -> None:
-        """Replace the role of ``party`` by one restored from ``state``."""
-        self.members[party] = type(self.members[party]).from_bytes(
-            state,
-            self.task,
-            Environment(
-                identity=self.parties.identities.get(party),
-                roster=self.parties.roster,
-                save=self.stores[party],
-                clock=clock_for_tests,
-                **self.parties.key(party),
-            ),
+    def seal(
+        self,
+        message: wire.Message,
+        payload: bytes = b"",
+        sender: str = wire.SERVER,
+        *,
+        session: bytes | None = None,
+        identity: Ed25519PrivateKey | None = None,
+    ) -> bytes:
+        """Seal a message of this session in the name of ``sender``, by its own key or by ``identity``."""
+        return wire.seal_envelope(
+            message,
+            protocol=self.task.protocol.ID,
+            task=self.task.digest,
+            session=self.server.context.state.session_id if session is None else session,
+            sender=sender,
+            payload=payload,
+            identity=identity or self.parties.identities.get(sender),
         )
+
+    def changed(self, answer: bytes, change: Change) -> bytes:
+        """Return ``answer`` with its content changed, sealed by its own sender.
+
+        ``change`` maps the message and the bytes behind it to others.
+        """
+        envelope = wire.Envelope.parse(answer, len(answer))
+        kind = next(phase.reply for phase in self.task.protocol.phases if envelope.kind == phase.reply.TYPE)
+        message, payload = envelope.open(kind)
+        return self.seal(*change(message, bytes(payload)), envelope.sender, session=envelope.session)
+
+    def restore(self, party: str, state: bytes, **changes: Unpack[Lent]) -> Any:
+        """Replace the role of ``party`` by one restored from ``state``, and return it."""
+        lent: Lent = {**self.lent(party), **changes}
+        kind = self.task.protocol.members[self.parties.roles[party]]
+        self.members[party] = kind.from_bytes(state, self.task, Environment(**lent))
+        return self.members[party]
 
     def _take_up_again(self, party: str, state: bytes) -> None:
         """Restore a role to ``state`` although it gave the session up later and saved that."""
@@ -216,14 +302,18 @@ class Session:
 
     def require_exact(self, outcome: Outcome, when: str) -> None:
         """Require the exact sum over exactly the survivors."""
-        survivors = self.expected_survivors()
-        require(outcome.survivors == survivors, f"the survivors {survivors} {when}", outcome.survivors)
+        self.require_sum_of(outcome, self.expected_survivors(), when)
         dropped = {party: outcome.dropped.get(party) for party in self.gone if party in self.parties.cohort}
         gone = {party: name for party, name in self.gone.items() if party in self.parties.cohort}
         require(dropped == gone, f"{gone} as dropped {when}", dict(outcome.dropped))
+
+    def require_sum_of(self, outcome: Outcome, survivors: Iterable[str], when: str = "at the end") -> None:
+        """Require the exact sum over ``survivors``."""
+        expected = tuple(sorted(survivors))
+        require(outcome.survivors == expected, f"the survivors {expected} {when}", outcome.survivors)
         self.require_sum(outcome, when)
 
-    def require_sum(self, outcome: Outcome, when: str) -> None:
+    def require_sum(self, outcome: Outcome, when: str = "at the end") -> None:
         """Require the exact sum over the survivors that ``outcome`` names, whichever they are."""
         summed, mean, weight = expected_outcome(self.task, self.server.session, self.updates, outcome.survivors)
         for name, expected, got in (
@@ -246,3 +336,11 @@ class Session:
 
 def _nothing(party: str, data: bytes) -> None:
     """The hook that does nothing."""
+
+
+def _instead(hook: Hook, party: str, data: bytes) -> Sequence[bytes]:
+    """What is delivered in the place of ``data``."""
+    instead = hook(party, data)
+    if instead is None:
+        return [data]
+    return [instead] if isinstance(instead, bytes) else instead

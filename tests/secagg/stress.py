@@ -81,7 +81,7 @@ class ThreadedSession:
                 identity=self.parties.identities.get(party),
                 roster=roster,
                 session=self.name,
-                **self.parties.key(party),
+                key=self.parties.long_lived.get(party),
             )
             for party, role in self.parties.roles.items()
         }

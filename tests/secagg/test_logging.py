@@ -66,7 +66,7 @@ def made(parties: Parties, task: secagg.Task, party: str, save: Kept | None) -> 
     """A role of a session, with an update if it is a client."""
     roster, identity = parties.roster, parties.identities.get(party)
     make = task.client if parties.roles[party] is PartyRole.CLIENT else task.aggregator
-    role = make(party, identity=identity, roster=roster, session=b"s", save=save, **parties.key(party))
+    role = make(party, identity=identity, roster=roster, session=b"s", save=save, key=parties.long_lived.get(party))
     if isinstance(role, secagg.Client):
         role.contribute(np.zeros(3), weight=1)
     return role
@@ -134,7 +134,7 @@ def test_a_store_without_a_ledger_is_warned_of_under_a_server_that_may_lie(
         identity=parties.identities.get(party),
         roster=parties.roster,
         save=store,
-        **parties.key(party),
+        key=parties.long_lived.get(party),
     )
     assert warnings(caplog) == told, "a restored one says so again"
     for line in told:

@@ -323,7 +323,10 @@ def _states(case: Case) -> list[Decoder]:
         return made
 
     def member(party: str) -> Callable[[bytes], object]:
-        arguments: dict[str, Any] = {"identity": parties.identities.get(party), **parties.key(party)}
+        arguments: dict[str, Any] = {
+            "identity": parties.identities.get(party),
+            "key": parties.long_lived.get(party),
+        }
         kind = type(session.members[party])
         return lambda data: kind.from_bytes(
             data, parties.task, Environment(roster=parties.roster, save=store(), **arguments)
