@@ -12,6 +12,7 @@ import pytest
 
 import dp
 import secagg
+import secagg.federated
 
 
 @pytest.mark.parametrize("package", [secagg, dp], ids=lambda package: package.__name__)
@@ -36,6 +37,12 @@ def test_each_package_has_one_root_of_errors(package: str) -> None:
 
 def test_library_logs_nothing_unless_asked() -> None:
     assert any(isinstance(handler, logging.NullHandler) for handler in logging.getLogger("secagg").handlers)
+
+
+def test_what_federated_offers_is_sorted_and_documented() -> None:
+    names = secagg.federated.__all__
+    assert names == sorted(set(names))
+    assert all(getattr(secagg.federated, name).__doc__ for name in names)
 
 
 def test_a_function_is_never_hidden_by_a_module_of_its_name() -> None:

@@ -26,6 +26,12 @@ def test_protocols_and_their_roles_load_nothing_heavy() -> None:
         assert not {"numba", "tenseal", "gmpy2", "phe"} & loaded_by(f"secagg.protocols.{module}")
 
 
+def test_the_face_does_not_load_federated_learning() -> None:
+    code = "import sys, secagg; secagg.simulate, secagg.Task; print('secagg.federated' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True).stdout == "False\n"
+    assert not {"numba", "tenseal", "sklearn", "torch"} & loaded_by("secagg.federated")
+
+
 def test_control_numba_is_seen_when_it_is_loaded() -> None:
     assert "numba" in loaded_by("secagg._kernels")
 

@@ -4,4 +4,26 @@ This package stands above the protocols: nothing below imports it, and ``import 
 NumPy and no framework. A *model* or an *update* is anything that :meth:`secagg.Layout.of` takes.
 """
 
-__all__: list[str] = []
+from secagg.federated.noise import mean_noise_std
+from secagg.federated.optimizers import (
+    FedAdagrad,
+    FedAdam,
+    FedAvg,
+    FedAvgM,
+    FedSGD,
+    FedYogi,
+    OptimizerState,
+    ServerOptimizer,
+)
+
+__all__ = [
+    "FedAdagrad",
+    "FedAdam",
+    "FedAvg",
+    "FedAvgM",
+    "FedSGD",
+    "FedYogi",
+    "OptimizerState",
+    "ServerOptimizer",
+    "mean_noise_std",
+]

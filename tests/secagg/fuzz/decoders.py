@@ -32,6 +32,7 @@ from mpc.keys import TAG_BYTES
 from secagg import packing, wire
 from secagg.bitmap import from_bitmap, to_bitmap
 from secagg.errors import ConfigError, EncodingError, LocalProtocolError
+from secagg.federated import FedAdam
 from secagg.identity import Roster, load_identity, load_roster
 from secagg.merkle import merkle_levels, merkle_path, root_of_path
 from secagg.roles import Environment
@@ -96,6 +97,7 @@ def decoders(cases: Sequence[Case], folder: Path) -> list[Decoder]:
         *_sealed(),
         _bitmap(),
         _path(),
+        _optimizer(),
         Decoder("store", _store(folder), [bytes(8) + hashlib.sha256(b"state").digest() + b"state"], (ConfigError,)),
     ]
     for case in cases:
@@ -284,6 +286,28 @@ def _path() -> Decoder:
                 raise AssertionError("another leaf, place or path led to the root")
 
     return Decoder("inclusion path", read, [bytes([i]) + merkle_path(levels, i) for i in range(11)], ())
+
+
+def _optimizer() -> Decoder:
+    """The state of a server optimizer; what is read is written alike."""
+    model, optimizer = {"b": np.zeros(3), "w": np.ones((2, 2), np.float32)}, FedAdam(0.1)
+    state = optimizer.start(model)
+    samples = [state.to_bytes()]
+    for _ in range(2):
+        model, state = optimizer.step(model, model, state, noise_std=0.1)
+        samples.append(state.to_bytes())
+
+    def read(data: bytes) -> None:
+        if optimizer.restore(data, model).to_bytes() != data:
+            raise AssertionError("one state in two ways")
+
+    def change(mutator: Mutator, data: bytes) -> bytes:
+        """One with a checksum that holds."""
+        label = b"secagg/v1/optimizer"
+        body = mutator.octets(data[len(label) + 32 :])
+        return label + hashlib.sha256(body).digest() + body
+
+    return Decoder("optimizer state", read, samples, (ConfigError,), change)
 
 
 def _store(folder: Path) -> Callable[[bytes], object]:
