@@ -203,10 +203,14 @@ def _amplified(rest: Callable[[int], float], orders: Orders) -> Curve:
 
 
 def _as_gaussian(event: Event) -> float | None:
-    """The noise multiplier of the one Gaussian that ``event`` amounts to, if it does."""
+    """The noise multiplier of the one Gaussian whose moments ``event`` has, if it has those of one."""
     match event:
         case GaussianEvent():
             return event.noise_multiplier
+        case DiscreteGaussianEvent():
+            # For a shift by integers d, E[(P/Q)^k] is exactly exp(k(k - 1)|d|²/2σ²), as if x were continuous, and
+            # x -> d - x swaps P and Q: all that the theorems on samples of Gaussians use.
+            return event.sigma / event.l2
         case SelfComposed():
             found = _as_gaussian(event.event)
             return None if found is None else found / math.sqrt(event.count)

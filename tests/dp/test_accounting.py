@@ -299,7 +299,6 @@ def test_sampling_needs_the_relation_it_is_proved_for() -> None:
 
 
 ANYTHING: list[tuple[Event, Callable[[int], float]]] = [
-    (DiscreteGaussianEvent(3.0, 2.0), lambda alpha: alpha * 2.0**2 / (2 * 3.0**2)),
     (SkellamEvent(9.0, 2.0, 3.0), lambda alpha: twin.skellam(alpha, 1, 3.0, 2.0, 3.0, 1)),
     (DistributedGaussianEvent(6, 0.7, 1.5, 4.0, 8), lambda alpha: twin.gaussian(alpha, 6, 0.7, 1.5, 4.0, 8)),
 ]
