@@ -4,6 +4,8 @@ This package stands above the protocols: nothing below imports it, and ``import 
 NumPy and no framework. A *model* or an *update* is anything that :meth:`secagg.Layout.of` takes.
 """
 
+from secagg.federated.compression import Compression, CountSketch, RandomK
+from secagg.federated.masks import Pruned, PublicMask, union_density
 from secagg.federated.noise import mean_noise_std
 from secagg.federated.optimizers import (
     FedAdagrad,
@@ -15,8 +17,11 @@ from secagg.federated.optimizers import (
     OptimizerState,
     ServerOptimizer,
 )
+from secagg.federated.residual import Residual
 
 __all__ = [
+    "Compression",
+    "CountSketch",
     "FedAdagrad",
     "FedAdam",
     "FedAvg",
@@ -24,6 +29,11 @@ __all__ = [
     "FedSGD",
     "FedYogi",
     "OptimizerState",
+    "Pruned",
+    "PublicMask",
+    "RandomK",
+    "Residual",
     "ServerOptimizer",
     "mean_noise_std",
+    "union_density",
 ]

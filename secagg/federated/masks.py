@@ -1,0 +1,219 @@
+"""Masks that follow from public data: the coordinates that changed most, and those of a pruned model.
+
+A mask has to be one for all clients. It may follow from what everybody knows already, such as the aggregate of the
+round before, or the global model. Then it reveals nothing new. Under DP the aggregate is noised, and a mask that
+follows from it costs no further privacy.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, field, replace
+from fractions import Fraction
+from typing import Any, ClassVar
+
+import numpy as np
+
+from secagg._numbers import real
+from secagg._reading import INTEGERS
+from secagg.errors import ConfigError, shown
+from secagg.federated.compression import (
+    Chosen,
+    Compression,
+    Coordinates,
+    CountSketch,
+    RandomK,
+    Vector,
+    check_count,
+    finite,
+    smallest,
+    words,
+)
+from secagg.layout import Layout
+
+_LARGEST_THRESHOLD = 1e100
+
+
+@dataclass(frozen=True, eq=False)
+class PublicMask(Chosen):
+    """``k`` coordinates: those that changed by more than ``threshold`` in the last aggregate, and some at random.
+
+    :meth:`after` makes the mask of the next round from this round's expanded mean: of its coordinates above
+    ``threshold`` in absolute value the largest, at most (1 - ``explore``)·``k`` of them; the others are drawn
+    at random from the rest, anew in each session. In the first round all are. The mean is not scaled, so a
+    coordinate moves only in rounds that send it: each client keeps what it did not send in a
+    :class:`~secagg.federated.Residual`, and adds it the next time.
+
+    ``explore`` (above 0, at most 1) is needed: the aggregate is zero wherever nothing was sent, so without an
+    exploring share no new coordinate would ever be sent.
+
+    Every client sends the same ``k`` coordinates. The mask reveals nothing but the last aggregate, which is public.
+    The session holds its digest (:meth:`session`): a client to which the server told another aggregate, or that
+    chose its own coordinates, takes part in no session with the others.
+    """
+
+    k: int
+    explore: float = 0.5
+    threshold: float = 0.0
+    _changes: Vector | None = field(default=None, repr=False)
+
+    label: ClassVar[str] = "public-mask"
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        object.__setattr__(self, "k", check_count("k", self.k, self.layout.size))
+        explore, threshold = real(self.explore), real(self.threshold)
+        if not 0 < explore <= 1:
+            raise ConfigError(
+                f"got explore={shown(self.explore)}; expected a share above 0, at most 1: the aggregate is zero "
+                "where nothing was sent, so a mask without an exploring share never sends a coordinate that it "
+                "left out once"
+            )
+        if not 0 <= threshold <= _LARGEST_THRESHOLD:
+            raise ConfigError(
+                f"got threshold={shown(self.threshold)}; expected a number from 0 to {_LARGEST_THRESHOLD}"
+            )
+        object.__setattr__(self, "explore", explore)
+        object.__setattr__(self, "threshold", threshold)
+
+    @property
+    def size(self) -> int:
+        """``k``."""
+        return self.k
+
+    @property
+    def exploring(self) -> int:
+        """How many coordinates are drawn at random at least."""
+        return math.ceil(Fraction(str(self.explore)) * self.k)
+
+    def after(self, aggregate: object) -> PublicMask:
+        """The mask of the next round; ``aggregate`` is the expanded mean of this one, the same for everyone.
+
+        ``EncodingError`` for another layout, or values that are not finite; ``ConfigError`` for positions or flags:
+        a client's own choice of coordinates.
+        """
+        if all(leaf.dtype in _POSITIONS for leaf in Layout.of(aggregate).leaves):
+            raise ConfigError(
+                f"got integers or flags as the aggregate; expected the expanded mean. {OWN_COORDINATES}"
+            )
+        return replace(self, _changes=np.abs(finite(self.layout, aggregate)))
+
+    def coordinates(self, session: bytes) -> Coordinates:
+        """The largest changes above ``threshold``, then the coordinates with the smallest words of the stream."""
+        drawn = words(self.layout.size, self.label, self._checked(session))
+        top = self._top()
+        rest = np.ones(self.layout.size, np.bool_)
+        rest[top] = False
+        others = np.flatnonzero(rest)
+        return np.sort(np.concatenate([top, others[smallest(drawn[others], self.k - top.size)]]))
+
+    def _top(self) -> Coordinates:
+        if self._changes is None:
+            return np.empty(0, np.intp)
+        large = np.flatnonzero(self._changes > self.threshold)
+        most = min(self.k - self.exploring, large.size)
+        return large[smallest(-self._changes[large], most)]
+
+    def _parts(self) -> tuple[bytes | int | str, ...]:
+        changes = b"" if self._changes is None else self._changes.astype("<f8").tobytes()
+        return self.k, self.explore.hex(), self.threshold.hex(), changes
+
+    def _says(self) -> list[str]:
+        return [
+            f"at least {self.exploring:,} coordinates are drawn at random in each session; the others are those "
+            f"of the last aggregate that changed most, by more than {self.threshold:g}",
+            "a coordinate that is not sent waits in each client's residual, in the clear, on that client",
+            "the mask follows from the last aggregate: it reveals nothing beyond that aggregate",
+        ]
+
+
+@dataclass(frozen=True, eq=False, init=False)
+class Pruned(Chosen):
+    """The ``keep`` coordinates in which the global ``model`` is largest in absolute value; the others stay zero.
+
+    Magnitude pruning, over all leaves together; of equal magnitudes the first coordinates are kept. The mask stays
+    the same until the operator makes another one. The pruned model is :meth:`prune` of the model: begin
+    the run with it, since coordinates that are never sent keep their value.
+
+    The mask reveals nothing but the global model. The session holds its digest (:meth:`session`), so a server that
+    gives two clients different models has them in no session together.
+    """
+
+    keep: int
+    _kept: Coordinates = field(repr=False)
+
+    label: ClassVar[str] = "pruned"
+
+    def __init__(self, layout: Layout, model: object, keep: int) -> None:
+        object.__setattr__(self, "layout", layout)
+        super().__post_init__()
+        object.__setattr__(self, "keep", check_count("keep", keep, layout.size))
+        object.__setattr__(self, "_kept", smallest(-np.abs(finite(layout, model)), self.keep))
+
+    @property
+    def size(self) -> int:
+        """``keep``."""
+        return self.keep
+
+    def coordinates(self, session: bytes) -> Coordinates:
+        """The kept coordinates, the same in every session."""
+        self._checked(session)
+        return self._kept
+
+    def prune(self, model: object) -> Any:
+        """``model`` with zeros wherever nothing is sent. ``EncodingError`` for another layout."""
+        vector = finite(self.layout, model)
+        pruned = np.zeros_like(vector)
+        pruned[self._kept] = vector[self._kept]
+        return self.layout.restore(pruned, like=model, dtype="like")
+
+    def _parts(self) -> tuple[bytes | int | str, ...]:
+        return (self._kept.astype("<i8").tobytes(),)
+
+    def _says(self) -> list[str]:
+        return [
+            "the coordinates are those in which the global model is largest; the others stay zero",
+            "the mask follows from the global model: it reveals nothing beyond that model",
+        ]
+
+
+_POSITIONS = INTEGERS | {"int"}
+
+OWN_COORDINATES = (
+    "A client's own choice of coordinates is refused: which ones it sends tells of its update, in the clear, "
+    "and the server can add only what stands at the same place. A sum over the union of all choices would be "
+    f"dense anyway: of 1 % each, 100 clients fill {1 - 0.99**100:.0%}. Use PublicMask, which chooses alike for "
+    "everyone, or RandomK"
+)
+
+_REFUSED = ("top-k", "threshold", "gradient-dropping", "deep-gradient-compression")
+
+
+def union_density(share: float, clients: int) -> float:
+    """The share of coordinates that at least one of ``clients`` sends if each picks ``share`` of them by itself.
+
+    1 - (1 - ``share``)^``clients``, for choices that are independent: what a sum over per-client masks would hold.
+    """
+    return -math.expm1(clients * math.log1p(-share)) if share < 1 else 1.0
+
+
+def named(name: str, model: object, k: int) -> Compression:
+    """The compression that a command line names, for updates like ``model``, with ``k`` coordinates sent.
+
+    ``random-k``, ``count-sketch``, ``public-mask`` or ``pruned``. ``ConfigError`` for any other name; for maps
+    that each client chooses by itself (``top-k``, ``threshold``), with the reason.
+    """
+    layout = Layout.of(model)
+    match name:
+        case RandomK.label:
+            return RandomK(layout, k)
+        case CountSketch.label:
+            return CountSketch(layout, k)
+        case PublicMask.label:
+            return PublicMask(layout, k)
+        case Pruned.label:
+            return Pruned(layout, model, k)
+    if name in _REFUSED:
+        raise ConfigError(f"got compression {name!r}. {OWN_COORDINATES}")
+    known = ", ".join(kind.label for kind in (RandomK, CountSketch, PublicMask, Pruned))
+    raise ConfigError(f"got compression {shown(name)}; expected one of {known}")
