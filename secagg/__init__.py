@@ -73,9 +73,9 @@ _cores.check(__file__)
 def __getattr__(name: str) -> object:
     if name not in PUBLIC:
         raise AttributeError(f"module 'secagg' has no attribute {name!r}")
-    found = getattr(importlib.import_module(PUBLIC[name]), name)
-    globals()[name] = found
-    return found
+    value = getattr(importlib.import_module(PUBLIC[name]), name)
+    globals()[name] = value
+    return value
 
 
 def __dir__() -> list[str]:

@@ -1,4 +1,4 @@
-"""``python -m secagg``: the console script, where it is not on the path."""
+"""``python -m secagg`` runs the console script where it is not on the path."""
 
 from secagg.cli import main
 

@@ -1,6 +1,6 @@
-"""One way to write a frozen dataclass as bytes, so that its digest means the same everywhere.
+"""Canonical bytes of frozen dataclasses: equal values have equal bytes, and so equal digests, everywhere.
 
-A value is a tag, a 4-byte big-endian length and that many bytes::
+A value is written as a tag, a 4-byte big-endian length and that many bytes::
 
     N  None           (empty)
     b  bool           1 byte, 0 or 1
@@ -11,7 +11,7 @@ A value is a tag, a 4-byte big-endian length and that many bytes::
     t  tuple          its items, one after the other
     d  dataclass      its class's name (an ``s``), then its fields in declared order
 
-Whatever decodes encodes to the same bytes again: there is no second spelling.
+There is one encoding only: bytes that decode to a value are the bytes that the value encodes to.
 """
 
 import dataclasses
@@ -67,16 +67,18 @@ def _int_length(value: int) -> int:
 
 
 def decode(data: bytes, classes: Mapping[str, type]) -> object:
-    """The value that :func:`encode` wrote; ``classes`` are the dataclasses that may occur.
+    """The value that :func:`encode` wrote; ``classes`` are the dataclasses that may occur, by name.
 
-    Raises ``ConfigError`` where a byte is left over, missing, or not as :func:`encode` writes it.
+    Raises ``ConfigError`` if a byte is missing, left over, or not as :func:`encode` writes it.
     """
     data = plain_bytes(data, "a task")
     if len(data) > MAX_BYTES:
         raise ConfigError(f"got a task of {len(data)} bytes; expected at most {MAX_BYTES}")
     value, end = _decode(data, 0, len(data), classes, 0)
     if end != len(data) or encode(value) != data:
-        raise ConfigError(f"got a task with bytes left over or not in canonical form at {end} of {len(data)}")
+        raise ConfigError(
+            f"got a task with bytes left over, or not in canonical form, at byte {end} of {len(data)}"
+        )
     return value
 
 
@@ -86,7 +88,7 @@ def _decode(data: bytes, at: int, limit: int, classes: Mapping[str, type], depth
     tag, start = data[at : at + 1], at + 5
     end = start + int.from_bytes(data[at + 1 : start], "big")
     if end > limit:
-        raise ConfigError(f"got a task that is cut short at byte {at}: {end} bytes were announced")
+        raise ConfigError(f"got a task that is cut short: the value at byte {at} should end at byte {end}")
     body = data[start:end]
     match tag:
         case b"N" if not body:
@@ -112,13 +114,15 @@ def _decode(data: bytes, at: int, limit: int, classes: Mapping[str, type], depth
                 items.append(item)
             return (tuple(items) if tag == b"t" else _build(items, classes)), end
         case _:
-            raise ConfigError(f"got tag {tag!r} with {len(body)} bytes at byte {at} of a task; no value has it")
+            raise ConfigError(
+                f"got tag {tag!r} with {len(body)} bytes at byte {at} of a task; expected what to_bytes() writes"
+            )
 
 
 def differences(one: object, other: object, name: str) -> Iterator[str]:
-    """Where two values differ, a line for each field or item; nothing where they are written alike.
+    """Say where two values differ, one line per field or item; equal values give no line.
 
-    Items of a tuple that have a ``path`` are compared with the ones of the same path.
+    Items of a tuple that have a ``path`` are compared with the items of the same path.
     """
     fields = [field.name for field in dataclasses.fields(one)] if dataclasses.is_dataclass(one) else []
     if type(one) is type(other) and fields:
@@ -137,35 +141,35 @@ def differences(one: object, other: object, name: str) -> Iterator[str]:
 
 
 def _by_path(items: tuple[object, ...]) -> dict[str, object]:
-    """Items by their path as text, by their name where they are pairs, else by position."""
-    found = {}
+    """Items by their path as text; pairs by their first item; others by position."""
+    by_path = {}
     for position, item in enumerate(items):
         path = getattr(item, "path", None)
-        named = is_a(item, tuple) and len(item) == 2 and is_a(item[0], str)
-        key = ".".join(map(str, path)) if path is not None else item[0] if named else position  # type: ignore[index]
-        found[str(key)] = item
-    return found
+        is_pair = is_a(item, tuple) and len(item) == 2 and is_a(item[0], str)
+        key = ".".join(map(str, path)) if path is not None else item[0] if is_pair else position  # type: ignore[index]
+        by_path[str(key)] = item
+    return by_path
 
 
 def plain_bytes(data: Any, what: str) -> bytes:
     """``data`` as bytes; ``ConfigError`` unless it is bytes, a bytearray or a memoryview."""
     if not is_a(data, bytes | bytearray | memoryview):
-        raise ConfigError(f"got {shown(data)} as {what}; expected the bytes that to_bytes() gave")
-    with blaming(ConfigError, f"got no readable bytes as {what}"):
+        raise ConfigError(f"got {shown(data)} as {what}; expected the bytes of to_bytes()")
+    with blaming(ConfigError, f"got {what} whose bytes can't be read"):
         return data if type(data) is bytes else bytes(memoryview(data))
 
 
 def _build(items: list[object], classes: Mapping[str, type]) -> object:
     name, *values = items or [None]
-    found = classes.get(name) if isinstance(name, str) else None
-    if found is None:
+    kind = classes.get(name) if isinstance(name, str) else None
+    if kind is None:
         raise ConfigError(f"got an unknown class {shown(name)} in a task; known are {', '.join(sorted(classes))}")
-    fields = dataclasses.fields(found)
+    fields = dataclasses.fields(kind)
     if len(values) != len(fields):
         raise ConfigError(f"got {len(values)} fields of {name}; this version has {len(fields)}")
     try:
-        return found(**{field.name: value for field, value in zip(fields, values, strict=True)})
+        return kind(**{field.name: value for field, value in zip(fields, values, strict=True)})
     except SecAggError:
         raise
     except Exception as error:  # of another package, or of a class that is not ours
-        raise ConfigError(f"got fields of {name} that it can't hold: {kind_of(error)}: {error}") from error
+        raise ConfigError(f"got fields that {name} does not accept: {kind_of(error)}: {error}") from error

@@ -1,4 +1,4 @@
-"""What the commands of the console script do. Heavy imports are inside the command that needs them."""
+"""The commands of the console script. Heavy imports are inside the commands that need them."""
 
 import hashlib
 import json
@@ -12,17 +12,17 @@ from secagg.errors import ConfigError
 from secagg.identity import Party, PartyRole, Roster, load_roster
 from secagg.keygen import write_identities
 
-_MOST_BYTES = 1 << 26  # of a file that is read whole
-_SHOWN_DIGITS = 32  # of a fingerprint in the table: 128 bits
+_MOST_BYTES = 1 << 26  # the largest file that is read
+_SHOWN_DIGITS = 32  # hexadecimal digits of a fingerprint in the table: 128 bits
 
 
 def show_version() -> None:
     """Print the installed version."""
     try:
-        found = f"secagg {version('secagg')}"
+        text = f"secagg {version('secagg')}"
     except PackageNotFoundError:
-        found = "secagg, of a source tree that is not installed"
-    print(found, flush=True)
+        text = "secagg, from a source tree that is not installed"
+    print(text, flush=True)
 
 
 def demo(
@@ -36,38 +36,40 @@ def demo(
     plot: Path,
     no_plot: bool,
 ) -> None:
-    """Train one classifier over hospitals that share no patient, under each protocol."""
+    """Train one classifier over several hospitals under each protocol, without sharing patients."""
     from secagg.demo.show import show
     from secagg.demo.training import Settings, usual_dropouts
     from secagg.protocols import chosen
 
     settings = Settings(clients, rounds, dropouts or 0, seed, epsilon)
-    named = chosen(protocol or [])
+    protocols = chosen(protocol or [])
     if dropouts is None:
-        settings = replace(settings, dropouts=usual_dropouts(clients, named.values()))
-    show(named, settings, as_json=json, plot=None if no_plot else plot)
+        settings = replace(settings, dropouts=usual_dropouts(clients, protocols.values()))
+    show(protocols, settings, as_json=json, plot=None if no_plot else plot)
 
 
 def keygen(ids: Sequence[str], out: Path, role: str, kem: str, paillier: int, shared_he: bool) -> None:
     """Write a private key for each ID, and add them all to the roster in the same folder."""
-    wanted = PartyRole(role)
+    party_role = PartyRole(role)
     try:
-        roster = write_identities(ids, out, wanted, kem=Kem(kem), paillier=paillier, shared_he=shared_he)
+        roster = write_identities(ids, out, party_role, kem=Kem(kem), paillier=paillier, shared_he=shared_he)
     except OSError as error:
         raise ConfigError(f"got --out {out}: {error.strerror}; choose a folder that can be written") from error
     for party in ids:
         print(f"{out / party}.pem: private key of {party}; it stays with its owner")
-        if wanted is PartyRole.AGGREGATOR:
+        if party_role is PartyRole.AGGREGATOR:
             print(f"{out / party}.sealing.json: private sealing key of {party}; it stays with its owner")
         if paillier:
             print(f"{out / party}.he.json: private Paillier key of {party}; it stays with its owner")
     if shared_he:
         print(f"{out / 'shared.he.json'}: secret key for {ids[0]} and every client, and for nobody else")
-    print(f"{roster}: public keys of everyone enrolled; this file, and no other, is for all parties")
+    print(
+        f"{roster}: public keys of all enrolled parties; of these files, give this one to all parties, and no other"
+    )
 
 
 def roster_list(roster: Path, json: bool) -> None:
-    """Print everyone whom a roster lists, the fingerprints of their keys, and the digest of it all."""
+    """Print the parties of a roster, the fingerprints of their keys, and the roster's digest."""
     listed = _read_roster(roster)
     if json:
         _print_json(
@@ -101,7 +103,7 @@ def _fingerprint(key: bytes | None) -> str:
 
 
 def roster_merge(rosters: Sequence[Path], out: Path) -> None:
-    """Write one roster of everyone whom any of ``rosters`` lists; an id with two different entries is refused."""
+    """Write one roster of all parties in ``rosters``; ``ConfigError`` for an id with two different entries."""
     parties: dict[str, tuple[Party, Path]] = {}
     for path in rosters:
         for party in _read_roster(path).values():
@@ -126,17 +128,17 @@ def roster_merge(rosters: Sequence[Path], out: Path) -> None:
 
 
 def describe(task: Path) -> None:
-    """Say in words what a task means: rounds, bytes, precision, who would have to collude."""
+    """Describe a task in words: rounds, bytes, precision, and who would have to collude."""
     from secagg.task import Task
 
     data = _read(task, "task")
     try:
-        found = Task.from_bytes(data)
+        decoded = Task.from_bytes(data)
     except ConfigError as error:
         if kind := _kind(data):
-            raise ConfigError(f"got {kind} at {task}; expected what task.to_bytes() gives") from error
+            raise ConfigError(f"got {kind} at {task}; expected the bytes of task.to_bytes()") from error
         raise ConfigError(f"got no task at {task}: {error}") from error
-    print(found.describe())
+    print(decoded.describe())
 
 
 def _read_roster(path: Path) -> Roster:
@@ -159,22 +161,22 @@ def _read(path: Path, what: str) -> bytes:
 
 
 def _kind(data: bytes) -> str:
-    """Which of this library's files ``data`` is, by what it begins with or names; empty for any other."""
+    """The kind of file that ``data`` is, by its beginning or its fields; empty if it is not one of ours."""
     if data.startswith(b"-----BEGIN "):
         return "a key in PEM"
     try:
         fields = set(json.loads(data))
     except (ValueError, TypeError, RecursionError):
         return ""
-    for named, kind in (
+    for expected, kind in (
         ({"version", "parties"}, "a roster (secagg roster list shows it)"),
         ({"version", "kem", "key"}, "a private sealing key"),
         ({"version", "scheme", "key"}, "a private homomorphic key"),
     ):
-        if fields == named:
+        if fields == expected:
             return kind
     return "JSON of another kind"
 
 
-def _print_json(found: object) -> None:
-    print(json.dumps(found, indent=2))
+def _print_json(value: object) -> None:
+    print(json.dumps(value, indent=2))

@@ -1,7 +1,7 @@
 """Whether ``he``, ``mpc`` and ``dp`` are ours: other distributions install packages of these names too.
 
 Each of the three has a line ``__distribution__ = "secagg/..."``, which no other package has, and lies beside
-``secagg``. Both are looked up without running a line of what is found, and again only at the next start.
+``secagg``. The check runs no code of the packages that it finds, and happens once in a process.
 """
 
 import os
@@ -18,11 +18,11 @@ _AGAIN = (
 
 
 def check(home: str) -> None:
-    """Raise :class:`ImportError`, with what to do, unless all three are those that lie beside ``home``.
+    """Raise :class:`ImportError`, with what to do, unless all three lie beside ``home`` and are marked.
 
     ``home`` is the path of secagg's own ``__init__`` file. Called by ``import secagg``.
     """
-    if getattr(sys, "frozen", False):  # an executable: its builder put in what there is
+    if getattr(sys, "frozen", False):  # a frozen executable contains what its builder put in
         return
     folder = os.path.dirname(os.path.dirname(os.path.realpath(home)))
     for name in CORES:
@@ -41,7 +41,7 @@ def check(home: str) -> None:
 def _find(name: str) -> ModuleSpec | None:
     try:
         return find_spec(name)
-    except ValueError:  # a module of that name is loaded, and does not say where from
+    except ValueError:  # a loaded module of that name has no spec
         return None
 
 
@@ -55,17 +55,17 @@ def _is_marked(spec: ModuleSpec | None, origin: str, name: str) -> bool:
 
 def _stranger(name: str, origin: str) -> str:
     owner = _owner(name, origin)
-    found = f"secagg needs its own package {name!r}, but Python finds another one, {origin}"
+    problem = f"secagg needs its own package {name!r}, but Python finds another one, {origin}"
     if owner is None:
         return (
-            f"{found}, which no installed distribution lists. If it is a file or folder of yours, rename it or "
+            f"{problem}, which no installed distribution lists. If it is a file or folder of yours, rename it or "
             f"start Python elsewhere; else {_AGAIN}"
         )
-    return f"{found}, of the distribution {owner!r}. Remove that (pip uninstall {owner}), then {_AGAIN}"
+    return f"{problem}, of the distribution {owner!r}. Remove that (pip uninstall {owner}), then {_AGAIN}"
 
 
 def _owner(name: str, origin: str) -> str | None:
-    """The distribution, other than secagg, whose list of files has ``origin``."""
+    """The name of the distribution, other than secagg, that installed the file ``origin``; None if none did."""
     from importlib.metadata import distributions
 
     for distribution in distributions():

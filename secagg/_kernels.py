@@ -1,7 +1,7 @@
 """The hot loops of packing and encoding. They validate nothing: their callers do.
 
-With the JIT off they run as plain Python on NumPy's scalars, whose additions may then warn of the
-wrapping that is meant here.
+With the JIT off they run as plain Python on NumPy's scalars. Their additions may then warn of overflow,
+which is intended here.
 """
 
 from typing import Any
@@ -23,7 +23,7 @@ _2_TO_32 = 4294967296.0
 
 @kernel
 def pack(lanes: Lanes, bits: int, words: NDArray[np.uint64]) -> np.uint64:
-    """Writes the low ``bits`` bits of every lane to ``words``; returns the last, unfinished word."""
+    """Writes the low ``bits`` bits of every lane to ``words``; returns the last word, which is not full."""
     width = np.uint64(bits)
     mask = _ONES >> (_64 - width)
     word, filled, at = np.uint64(0), np.uint64(0), 0
@@ -35,14 +35,14 @@ def pack(lanes: Lanes, bits: int, words: NDArray[np.uint64]) -> np.uint64:
             words[at] = word
             at += 1
             filled -= _64
-            # What didn't fit; in two shifts, for one by all 64 bits is undefined.
+            # The bits that did not fit. Two shifts, because one shift by 64 bits is undefined.
             word = (value >> _ONE) >> (width - filled - _ONE)
     return word
 
 
 @kernel
 def unpack_add(words: NDArray[np.uint64], last: np.uint64, bits: int, into: Lanes) -> None:
-    """Adds the ``into.size`` coordinates in ``words``, then ``last``, an unfinished word, to ``into``, wrapping."""
+    """Adds the coordinates in ``words``, and in ``last``, a word that is not full, to ``into``; sums wrap."""
     width = np.uint64(bits)
     mask = _ONES >> (_64 - width)
     word, left, at = np.uint64(0), np.uint64(0), 0  # ``left`` bits of the word read last are still to come
@@ -55,7 +55,7 @@ def unpack_add(words: NDArray[np.uint64], last: np.uint64, bits: int, into: Lane
             further = words[at] if at < words.size else last
             at += 1
             value = word | (further << left)
-            # What this coordinate leaves of it; in two shifts, for one by all 64 bits is undefined.
+            # The bits that remain. Two shifts, because one shift by 64 bits is undefined.
             word = (further >> _ONE) >> (width - left - _ONE)
             left = _64 - (width - left)
         into[i] += into.dtype.type(value & mask)
@@ -63,7 +63,7 @@ def unpack_add(words: NDArray[np.uint64], last: np.uint64, bits: int, into: Lane
 
 @kernel
 def _edges(vector: Floats, clip: float) -> tuple[Any, Any]:
-    """``clip`` in the vector's type, once not above it and once not below it."""
+    """``clip`` in the vector's type, rounded down and rounded up."""
     kind = vector.dtype.type
     near = kind(clip)
     lower = near if np.float64(near) <= clip else np.nextafter(near, kind(0.0))
@@ -87,8 +87,8 @@ def quantize_stochastic(
     finite.
     """
     # Let c be the fraction in units of 2^-32, rounded up. An integer r is under it if and only if
-    # c + (2^32 - 1 - r) reaches 2^32: the carry decides. What is written needs no bounds, for
-    # x·scale can't exceed top where |x| < clip, by at least the last of 53 bits.
+    # c + (2^32 - 1 - r) reaches 2^32: the carry decides. The result needs no bounds check, because
+    # x·scale stays below top where |x| < clip, by at least the last of 53 bits.
     clipped, bad = 0, 0
     lower, upper = _edges(vector, clip)
     fine, offset = share * _2_TO_32, np.int64(top)
@@ -123,9 +123,9 @@ def quantize_with_key(
         strides = -(-(skipped + count) // (2 * _aes.STRIDE))
         _aes.fill(buffer[: strides * _aes.STRIDE], schedule, block)
         part, random = slice(done, done + count), lanes[skipped : skipped + count]
-        found = quantize_stochastic(vector[part], random, clip, scale, share, top, out[part])
-        clipped += found[0]
-        bad += found[1]
+        counts = quantize_stochastic(vector[part], random, clip, scale, share, top, out[part])
+        clipped += counts[0]
+        bad += counts[1]
         done += count
         skipped = 0
         block += _aes.BUFFER // 2

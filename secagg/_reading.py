@@ -1,7 +1,7 @@
-"""Reads what a caller passes as an update, and takes nothing on its word.
+"""Reads the updates that callers pass, without trusting their objects.
 
-Arrays come from many libraries. What an object says of itself may be wrong, and its data may be gone: every read of
-it happens under :func:`secagg.errors.blaming`, so that what it raises becomes an error of ours with its path.
+Arrays come from many libraries. An object's claims about itself may be wrong, and its data may be gone. So every
+read happens under :func:`secagg.errors.blaming`, which turns exceptions into errors of ours that name the path.
 """
 
 import sys
@@ -19,17 +19,17 @@ from secagg.errors import SecAggError, blaming, kind_of, shown
 Path = tuple[str | int, ...]
 
 MAX_DEPTH = 64  # nested containers, and dimensions of an array
-MAX_NODES = 1 << 18  # arrays and containers; a task of more could not be written
+MAX_NODES = 1 << 18  # arrays and containers; a task with more could not be written
 
-SINGLE = frozenset({"float16", "bfloat16", "float32"})  # what float32 holds without loss
+SINGLE = frozenset({"float16", "bfloat16", "float32"})  # float32 holds these without loss
 FLOATS = SINGLE | {"float64"}
 INTEGERS = frozenset({f"{sign}int{bits}" for sign in ("", "u") for bits in (8, 16, 32, 64)} | {"bool"})
 NUMBERS = frozenset({"float", "int"})
 EXPECTED_DTYPES = "expected a real number: float16, bfloat16, float32, float64, (u)int8 to (u)int64 or bool"
 
 
-class Found(NamedTuple):
-    """What a leaf turned out to be."""
+class LeafArray(NamedTuple):
+    """The array of a leaf, and the shape and dtype that its layout has."""
 
     shape: tuple[int, ...]
     dtype: str
@@ -42,7 +42,7 @@ def where(path: Path) -> str:
 
 
 def order(path: Path) -> tuple[tuple[bool, str | int], ...]:
-    """What paths are sorted by."""
+    """The sort key of a path."""
     return tuple((is_a(key, str), key) for key in path)
 
 
@@ -79,35 +79,35 @@ def walk(update: object, error: type[SecAggError]) -> tuple[dict[Path, str], dic
 
 
 def _some(items: Any) -> list[Any]:
-    """The items, or so many that they are too many: an iterator need not end."""
+    """The items, or the first :data:`MAX_NODES` + 1, because an iterator may be endless."""
     return [item for _, item in zip(range(MAX_NODES + 1), items, strict=False)]
 
 
 def _items(node: Mapping[Any, Any], path: Path, error: type[SecAggError]) -> list[tuple[str | int, Any]]:
     items = _some(node.items())
     check_keys([key for key, _ in items], path, error)
-    found = {plain(key): child for key, child in items}
-    if any(is_a(key, int) and not -(2**63) <= key < 2**63 for key in found):
+    children = {plain(key): child for key, child in items}
+    if any(is_a(key, int) and not -(2**63) <= key < 2**63 for key in children):
         raise error(f"{where(path)} has an int of more than 64 bits as a key; expected at most 64 bits")
-    if len(found) != len(items):
+    if len(children) != len(items):
         raise error(f"{where(path)} has a key twice; expected each key once")
-    return list(found.items())
+    return list(children.items())
 
 
 def plain(key: str | int) -> str | int:
     """A dict's key as Python's own str or int."""
-    # np.str_, StrEnum and IntEnum are equal to these but are not what the layout is read back as.
+    # np.str_, StrEnum and IntEnum compare equal, but a decoded layout has plain keys.
     return str.__str__(key) if is_a(key, str) else index(key)
 
 
 def is_tensor(array: object) -> bool:
-    """Whether this is a Torch tensor; Torch is never imported for it."""
+    """Whether ``array`` is a Torch tensor. This never imports Torch."""
     tensor = getattr(sys.modules.get("torch"), "Tensor", None)
     return tensor is not None and issubclass(type(array), tensor)
 
 
-def read(leaf: Any, path: Path, error: type[SecAggError]) -> Found:
-    """The array that ``leaf`` is; ``error`` with its path if it is none, or its data can't be had."""
+def read(leaf: Any, path: Path, error: type[SecAggError]) -> LeafArray:
+    """The array of a leaf; ``error`` with its path if it is not an array or its data is not available."""
     with blaming(error, f"{where(path)} can't be read; expected an array whose data is there"):
         if is_tensor(leaf):
             if str(leaf.layout) != "torch.strided":
@@ -126,18 +126,18 @@ def read(leaf: Any, path: Path, error: type[SecAggError]) -> Found:
             shape, dtype = array.shape, array.dtype.name
     if labelled:
         raise error(
-            f"{where(path)} is a {kind_of(leaf)}, whose labels would be lost: two clients may hold them in another "
-            "order. Put them in an order that all clients share, then pass to_numpy()"
+            f"{where(path)} is a {kind_of(leaf)}, whose labels would be lost: two clients may have them in other "
+            "orders. Put them in the order that all clients use, then pass to_numpy()"
         )
     if dtype not in FLOATS | INTEGERS:
         raise error(f"{where(path)} has dtype {dtype}; {EXPECTED_DTYPES}")
-    return Found(shape, ("float" if dtype in FLOATS else "int") if number else dtype, array)
+    return LeafArray(shape, ("float" if dtype in FLOATS else "int") if number else dtype, array)
 
 
 def is_labelled(leaf: Any) -> bool:
-    """Whether positions have names: pandas, Polars, xarray and what is made like them.
+    """Whether positions have names, as in pandas, Polars, xarray and libraries like them.
 
-    The ``index`` of a list or a str is a method.
+    An ``index`` that is a method, as that of a list or a str, does not count.
     """
     named = any(hasattr(leaf, name) for name in ("columns", "column_names", "coords"))
     return named or not callable(getattr(leaf, "index", callable))
@@ -147,7 +147,7 @@ def fill(target: NDArray[Any], source: Any) -> None:
     """Copy an array or a tensor of the same shape into ``target``, converting it."""
     if is_tensor(source):
         check_storage(source)
-        # Torch converts and moves between devices in its own copy, bfloat16 too.
+        # Torch's own copy converts dtypes, bfloat16 too, and moves data between devices.
         sys.modules["torch"].from_numpy(target).copy_(source)
     else:
         with np.errstate(over="ignore"):
@@ -157,24 +157,24 @@ def fill(target: NDArray[Any], source: Any) -> None:
 def check_storage(tensor: Any) -> None:
     """``ValueError`` unless the memory of a Torch tensor holds all its coordinates.
 
-    Torch itself reads past the end of memory that was freed (``untyped_storage().resize_(0)``, as sharded training
-    does with parameters that it does not need at the moment), and the process dies.
+    Torch itself would read past the end of freed memory and crash the process. Sharded training frees parameters
+    that it does not need at the moment (``untyped_storage().resize_(0)``).
     """
     try:
-        held = tensor.untyped_storage().nbytes()
-    except NotImplementedError:  # of a device that keeps no storage, so there is none to free
+        size = tensor.untyped_storage().nbytes()
+    except NotImplementedError:  # a device without storage, so nothing can be freed
         return
     steps = zip(tensor.shape, tensor.stride(), strict=True)
-    last = int(tensor.storage_offset()) + sum((size - 1) * stride for size, stride in steps)
+    last = int(tensor.storage_offset()) + sum((length - 1) * stride for length, stride in steps)
     needed = (last + 1) * tensor.element_size() if tensor.numel() else 0
-    if held < needed:
+    if size < needed:
         raise ValueError(
-            f"its storage holds {held} bytes of {needed}, so it was freed; gather or load the tensor first"
+            f"its storage has {size} of {needed} bytes, so it was freed; gather or load the tensor first"
         )
 
 
 def holds(target: NDArray[Any], source: Any) -> bool:
-    """Whether ``target`` has every number of ``source``, an array or a tensor of integers, unrounded."""
+    """Whether ``target`` holds every number of ``source``, an array or a tensor of integers, without rounding."""
     numbers = source
     if is_tensor(source):
         check_storage(source)
@@ -183,7 +183,7 @@ def holds(target: NDArray[Any], source: Any) -> bool:
 
 
 def as_kind(piece: NDArray[Any], dtype: str, model: Any) -> Any:
-    """``piece`` in ``dtype`` as the kind of array that ``model`` is; NumPy's if that is None."""
+    """``piece`` in ``dtype``, as the same kind of array as ``model``; a NumPy array if ``model`` is None."""
     if is_tensor(model):
         torch = sys.modules["torch"]
         return torch.tensor(piece, dtype=getattr(torch, dtype), device=model.device)
@@ -199,8 +199,8 @@ def as_kind(piece: NDArray[Any], dtype: str, model: Any) -> Any:
     return array.item() if is_a(model, bool | int | float) else array
 
 
-def rounded(piece: NDArray[Any], dtype: str) -> NDArray[Any]:
-    """``piece`` as ``dtype`` can hold it: to the nearest integer, within the range, for an integer or a bool."""
+def round_to(piece: NDArray[Any], dtype: str) -> NDArray[Any]:
+    """``piece`` rounded for ``dtype``: for an integer or a bool, to the nearest integer in its range."""
     if dtype not in INTEGERS:
         return piece
     least, most = (0, 1) if dtype == "bool" else (np.iinfo(dtype).min, np.iinfo(dtype).max)
@@ -210,7 +210,7 @@ def rounded(piece: NDArray[Any], dtype: str) -> NDArray[Any]:
 
 
 def container(kind: str, children: dict[str | int, Any], model: Any) -> Any:
-    """The container of this kind with these children; of the type of ``model`` unless that is None."""
+    """A container of this kind with these children, of the same type as ``model`` unless that is None."""
     if kind == "dict":
         if is_a(model, (MutableMapping,)):
             filled = copy(model)
@@ -222,7 +222,7 @@ def container(kind: str, children: dict[str | int, Any], model: Any) -> Any:
 
 
 def same(one: Any, other: Any) -> bool:
-    """Whether two restored structures are equal, arrays in dtype and each coordinate too; NaN equals NaN."""
+    """Whether two restored structures are equal, with the dtypes and all coordinates of arrays; NaN equals NaN."""
     if type(one) is not type(other):
         return False
     if is_a(one, dict):

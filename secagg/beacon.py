@@ -1,9 +1,9 @@
 """A public beacon: a value that everyone can check and nobody, the server included, knows before its time.
 
-A server that knows how the neighbour graph will be drawn can try keys and cohorts until a victim's
-neighbours are its own. Against that, the graph hangs on a value that is published only after
-the keys were frozen. A :class:`Beacon` is public data and a part of the task, so that every client pins the same
-one; it knows no clock and fetches nothing: the caller gives the time, the server's caller the values.
+A server that can predict the neighbour graph can try keys and cohorts until all neighbours of a victim collude
+with it. So the graph depends on a value that is published only after the keys were frozen. A :class:`Beacon` is
+public data and a part of the task, so every client pins the same one. It has no clock and fetches nothing: the
+caller passes the time, and the server's caller passes the values.
 """
 
 from __future__ import annotations
@@ -32,12 +32,12 @@ CLOCK_ROUNDS = 2
 """Rounds by which the clocks of honest clients may differ without one of them being left out."""
 
 Fetch = Callable[[int], bytes | None]
-"""What the beacon published in a round; None while it hasn't. The server's caller supplies it."""
+"""The beacon's value of a round; None if it is not published yet. The server's caller supplies the function."""
 
 
 @runtime_checkable
 class Beacon(Protocol):
-    """What :class:`secagg.SecAggPlus` needs of a beacon: a frozen dataclass of public data."""
+    """What :class:`secagg.SecAggPlus` needs from a beacon, which is a frozen dataclass of public data."""
 
     def next_round(self, now: float) -> int:
         """The first round whose value is published after ``now`` (seconds since 1970)."""
@@ -50,12 +50,12 @@ class Beacon(Protocol):
 
 @dataclass(frozen=True)
 class SignedBeacon:
-    """A beacon run by someone who doesn't collude with the server: a signature every ``period`` seconds.
+    """A beacon whose operator does not collude with the server: a signature every ``period`` seconds.
 
     ``public_key`` (32 bytes, Ed25519) is the operator's; the first round is published at ``genesis``
-    (seconds since 1970). Its operator, or whoever takes its key, can tell a server values before their
-    time. Where a threshold of independent parties signs (drand), write a class with the same two methods
-    over its verification, and pass it to ``Task.from_bytes`` as ``known``.
+    (seconds since 1970). The operator, or a thief of its key, can give a server future values. For a
+    beacon that a threshold of independent parties signs (such as drand), write a class with the same two methods
+    that verifies its signatures, and pass the class to ``Task.from_bytes`` in ``known``.
     """
 
     public_key: bytes
@@ -88,7 +88,7 @@ class SignedBeacon:
         return True
 
     def publish(self, private_key: Ed25519PrivateKey, number: int) -> bytes:
-        """The value of round ``number``, for the operator, who gives it to nobody before its time."""
+        """The value of round ``number``. Run by the operator, which gives it to nobody before its time."""
         return private_key.sign(_signed(self, number))
 
 

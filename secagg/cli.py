@@ -1,7 +1,7 @@
 # PYTHON_ARGCOMPLETE_OK
 """The console script: ``secagg demo``, ``secagg keygen``, ``secagg roster``, ``secagg describe``.
 
-All but the demo run on the library's own dependencies.
+All commands but the demo need the library's own dependencies only.
 """
 
 from __future__ import annotations
@@ -24,14 +24,14 @@ _INTERRUPTED = 130  # as shells have it: 128 and the number of the signal
 
 
 class _Parser(argparse.ArgumentParser):
-    """Says in one line what is wrong with the arguments."""
+    """Reports an error in the arguments in one line."""
 
     def error(self, message: str) -> NoReturn:
         self.exit(2, f"secagg: {message}; see {self.prog} --help\n")
 
 
 class _Version(argparse.Action):
-    """Looks the version up when it is asked for."""
+    """Prints the version, which is looked up only for this option."""
 
     def __call__(self, parser: argparse.ArgumentParser, *_: object) -> NoReturn:
         _commands.show_version()
@@ -39,7 +39,7 @@ class _Version(argparse.Action):
 
 
 def parser() -> argparse.ArgumentParser:
-    """Everything that the command line takes."""
+    """The parser of the whole command line."""
     top = _Parser(
         prog="secagg",
         description="Secure aggregation for federated learning: the server sums what it cannot read.",
@@ -51,16 +51,16 @@ def parser() -> argparse.ArgumentParser:
         nargs=0,
         dest=argparse.SUPPRESS,
         default=argparse.SUPPRESS,
-        help="print the version and leave",
+        help="print the version and exit",
     )
     commands = top.add_subparsers(metavar="COMMAND", required=True)
-    _demo(_command(commands, "demo", "train one classifier over hospitals that share no patient"))
+    _demo(_command(commands, "demo", "train one classifier over hospitals that do not share patients"))
     _keygen(_command(commands, "keygen", "write a private key for each ID and add them all to the folder's roster"))
     roster = _command(commands, "roster", "list or merge rosters: the files that say who is enrolled")
     actions = roster.add_subparsers(metavar="ACTION", required=True)
     _roster_list(_command(actions, "list", "print the parties, fingerprints of their keys, and the digest"))
-    _roster_merge(_command(actions, "merge", "enrol everyone whom any of the files lists"))
-    described = _command(commands, "describe", "say in words what a task means: rounds, bytes, collusion")
+    _roster_merge(_command(actions, "merge", "write one roster of all parties in several rosters"))
+    described = _command(commands, "describe", "describe a task in words: rounds, bytes, collusion")
     described.add_argument("task", type=Path, metavar="TASKFILE", help="a file with the bytes of task.to_bytes()")
     described.set_defaults(run=_commands.describe)
     return top
@@ -76,9 +76,14 @@ def _demo(command: _Parser) -> None:
     add("--clients", type=int, default=10, metavar="N", help="hospitals (default: 10)")
     add("--rounds", type=int, default=20, metavar="N", help="rounds of training (default: 20)")
     add("--dropouts", type=int, metavar="N", help="hospitals that fall silent in each round (default: 2, or fewer "
-        "where the protocols can't do without so many)")  # fmt: skip
-    add("--seed", type=int, default=0, help="draws the shards and who falls silent, never a key or a mask")
-    add("--epsilon", type=float, help="train once more, under distributed differential privacy of so much")
+        "if the protocols can't lose two)")  # fmt: skip
+    add(
+        "--seed",
+        type=int,
+        default=0,
+        help="decides the shards and which hospitals fall silent, never a key or a mask",
+    )
+    add("--epsilon", type=float, help="train once more, with distributed differential privacy of this epsilon")
     add("--json", action="store_true", help="print JSON, and nothing else, to stdout")
     add("--plot", type=Path, default=Path("demo.png"), metavar="FILE",
         help="where the picture goes: a name in .png, .svg or .pdf (default: demo.png)")  # fmt: skip
@@ -115,22 +120,22 @@ def _roster_merge(command: _Parser) -> None:
 
 
 def main(arguments: Sequence[str] | None = None) -> NoReturn:
-    """Run one command (by default the one of ``sys.argv``), and exit.
+    """Run one command (by default that of ``sys.argv``), and exit.
 
-    The exit code is 0, 1 if the command failed, 2 if what was asked can't be done, 130 if it was interrupted. An
-    error is one line on stderr.
+    The exit code is 0 on success, 1 if the command failed, 2 if its arguments can't work, and 130 if it was
+    interrupted. An error is one line on stderr.
     """
-    known = parser()
+    top = parser()
     if "_ARGCOMPLETE" in os.environ:
-        _complete(known)
-    given = sys.argv[1:] if arguments is None else list(arguments)
-    if not given:
-        known.print_help(sys.stderr)
+        _complete(top)
+    words = sys.argv[1:] if arguments is None else list(arguments)
+    if not words:
+        top.print_help(sys.stderr)
         raise SystemExit(2)
     try:
-        options = vars(known.parse_args(given))
+        options = vars(top.parse_args(words))
         options.pop("run")(**options)
-        sys.stdout.flush()  # so that a full disk is found while it can be said
+        sys.stdout.flush()  # so that a full disk is noticed while it can be reported
     except ModuleNotFoundError as missing:
         package = (missing.name or "").partition(".")[0]
         if package not in _EXTRA:
@@ -139,21 +144,21 @@ def main(arguments: Sequence[str] | None = None) -> NoReturn:
     except SecAggError as error:
         _fail(str(error), 2 if isinstance(error, ConfigError) else 1)
     except BrokenPipeError:
-        # Whatever read the output has left. Python would complain once more as it closes stdout.
+        # The reader has closed our output. Without this, Python would report it again as it closes stdout.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         raise SystemExit(1) from None
     except OSError as error:
-        _fail(f"got an error of the system: {error}", 1)
+        _fail(f"got a system error: {error}", 1)
     except KeyboardInterrupt:
         _fail("interrupted", _INTERRUPTED)
     raise SystemExit(0)
 
 
-def _complete(known: argparse.ArgumentParser) -> None:
-    """Answer the shell that asks what could come next, and exit; without argcomplete nobody can be asking."""
+def _complete(top: argparse.ArgumentParser) -> None:
+    """Answer a shell that asks for completions, and exit. The shell asks only where argcomplete is installed."""
     import argcomplete
 
-    argcomplete.autocomplete(known)
+    argcomplete.autocomplete(top)
 
 
 def _fail(message: str, code: int) -> NoReturn:

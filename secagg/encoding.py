@@ -1,8 +1,8 @@
-"""From a vector of floats to bounded integers that can be summed in secret, and back.
+"""Encodings: from a vector of floats to bounded integers that can be summed in secret, and back.
 
-An :class:`Encoding` is structural: a package that knows nothing of this one can supply one with all its
-members. One that adds no noise subclasses :class:`PlainEncoding` and writes three methods. A client encodes; the
-server decodes the sums.
+:class:`Encoding` is a structural type: an object that has all its members is one, and need not import this package.
+An encoding without noise subclasses :class:`PlainEncoding` and writes three methods. The client encodes its vector;
+the server decodes the sums.
 """
 
 from collections.abc import Callable, Sequence
@@ -16,25 +16,25 @@ from secagg.layout import AnyFloat, Layout
 from secagg.packing import Lanes
 
 Rng = Callable[[int], bytes]
-"""Gives so many bytes of key material. A role's own repeats itself when the role is restored."""
+"""Returns a given number of bytes of key material. That of a restored role returns the same bytes again."""
 
 MAX_WEIGHT = 1 << 53  # weights are exact in float64
 
 
 class SegmentLike(Protocol):
-    """What a protocol reads of a segment: a run of non-negative integers that are summed alike."""
+    """What a protocol reads of a segment: a run of non-negative integers with one bound and one modulus."""
 
     @property
     def length(self) -> int:
-        """How many integers."""
+        """The number of integers."""
 
     @property
     def bound(self) -> int:
-        """The largest value of one client's term."""
+        """The largest integer that one client contributes."""
 
     @property
     def modulus(self) -> int | None:
-        """M if only the sum mod M is wanted; None if it is the sum itself, which then never wraps."""
+        """M if the sum is taken mod M; None if the sum itself is needed, which then never wraps."""
 
 
 class Segment(NamedTuple):
@@ -62,7 +62,7 @@ class DecodedLike(Protocol):
 
     @property
     def clipped(self) -> int | None:
-        """How many coordinates were clipped, over all survivors; None if nobody counts them."""
+        """The number of clipped coordinates over all survivors; None if they are not counted."""
 
     @property
     def epsilon_guaranteed(self) -> float | None:
@@ -70,7 +70,7 @@ class DecodedLike(Protocol):
 
     @property
     def epsilon_realised(self) -> float | None:
-        """The ε of those who did survive; None without DP."""
+        """The ε that holds with the clients that did survive; None without DP."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -89,69 +89,69 @@ class Encoding(Protocol):
     """How a flat vector becomes segments of bounded integers, and how their sums become floats."""
 
     def segments(self, layout: Layout, max_weight: int | None) -> tuple[SegmentLike, ...]:
-        """What :meth:`encode` yields under this layout; ``max_weight`` None means unweighted.
+        """The segments that :meth:`encode` returns for this layout; ``max_weight`` is None without weights.
 
-        ``ConfigError`` where encoding and layout, or encoding and weights, don't go together.
+        ``ConfigError`` if the encoding does not fit the layout or the weights.
         """
 
     def encode(
         self, vector: AnyFloat, *, layout: Layout, weight: int | None, max_weight: int | None, rng: Rng
     ) -> list[Lanes]:
-        """One array of integers per segment, each within its bound; run by a client.
+        """One array of integers per segment, each within its bound. Run by a client.
 
-        ``EncodingError`` for a vector or weight that doesn't fit.
+        ``EncodingError`` for a vector or a weight that doesn't fit.
         """
 
     def decode(
         self, sums: Sequence[Lanes], *, layout: Layout, survivors: int, max_weight: int | None
     ) -> DecodedLike:
-        """What the sums over ``survivors`` clients say, one array per segment; run by the server.
+        """The floats of the sums over ``survivors`` clients, one array per segment. Run by the server.
 
-        ``EncodingError`` for sums that no honest clients can have.
+        ``EncodingError`` for sums that honest clients can't have.
         """
 
     def for_task(self, *, max_clients: int, honest: int, corrupt: int, shows_terms: bool) -> "Encoding":
-        """The encoding that a task runs with; noise is calibrated to ``honest`` updates in every opened sum.
+        """The encoding that a task uses, with noise for at least ``honest`` updates in every opened sum.
 
-        ``corrupt`` of ``max_clients`` clients may collude; under a protocol that ``shows_terms``, each client's own
-        noise has to be enough.
+        ``corrupt`` of ``max_clients`` clients may collude. Under a protocol that ``shows_terms``, the noise of each
+        client must be enough by itself.
         """
 
     def check(self, max_clients: int, honest: int, corrupt: int) -> None:
-        """Raise a ``ValueError`` where fewer than the ``honest`` updates that noise was calibrated to remain."""
+        """Raise ``ValueError`` if the noise was calibrated for more than ``honest`` updates in a sum."""
 
     def for_session(self, session: bytes) -> "Encoding":
-        """The encoding of one session, for what is public and new in each, such as a rotation."""
+        """The encoding of one session, for values that are public and new in each, such as a rotation."""
 
     @property
     def server_noise(self) -> bool:
         """Whether the server adds noise when it decodes, and needs :meth:`for_server`."""
 
     def for_server(self, key: bytes) -> "Encoding":
-        """What the server decodes with; ``key`` is 32 secret bytes that it keeps in its state.
+        """The encoding that the server decodes with; ``key`` is 32 secret bytes in its state.
 
-        One sum then has one noise, however often it is decoded.
+        A sum gets the same noise each time it is decoded with the same key.
         """
 
     def release(self, dimension: int) -> Any:
-        """What a client's budget is charged for one update of ``dimension`` coordinates; None without noise."""
+        """What a client's budget is charged for an update of ``dimension`` coordinates; None without noise."""
 
     def describe(self, layout: Layout, max_weight: int | None) -> list[str]:
-        """Precision and privacy, in lines for :meth:`secagg.Task.describe`."""
+        """Lines about precision and privacy, for :meth:`secagg.Task.describe`."""
 
 
 class PlainEncoding:
     """The members of an :class:`Encoding` that only noise needs, for encodings without noise."""
 
     def for_task(self, *, max_clients: int, honest: int, corrupt: int, shows_terms: bool) -> Self:
-        """Itself: there is no noise to calibrate."""
+        """Return the encoding itself: it has no noise to calibrate."""
         return self
 
     def check(self, max_clients: int, honest: int, corrupt: int) -> None:
-        """Nothing to refuse: there is no noise."""
+        """Refuse nothing: the encoding has no noise."""
 
     def for_session(self, session: bytes) -> Self:
-        """Itself: all sessions are alike."""
+        """Return the encoding itself: it is the same in every session."""
         return self
 
     @property
@@ -160,7 +160,7 @@ class PlainEncoding:
         return False
 
     def for_server(self, key: bytes) -> Self:
-        """Itself: the server adds no noise."""
+        """Return the encoding itself: the server adds no noise."""
         return self
 
     def release(self, dimension: int) -> Any:
@@ -168,7 +168,7 @@ class PlainEncoding:
         return None
 
     def describe(self, layout: Layout, max_weight: int | None) -> list[str]:
-        """Nothing to say."""
+        """Return no lines."""
         return []
 
 

@@ -11,7 +11,7 @@
     └── Aborted                      the session is given up; there is no outcome
 
 A client raises; a server, decryptor or aggregator never raises on bytes but records a
-:class:`Fault`. Peers are told that a session was aborted, never why.
+:class:`Fault`. Peers learn that a session was aborted, but never why.
 """
 
 from collections.abc import Iterable, Iterator, Mapping
@@ -48,23 +48,23 @@ class FaultKind(StrEnum):
 
     MALFORMED = "malformed"  # not an envelope, or a body that doesn't parse to its last byte
     VERSION = "version"  # an envelope of another wire version
-    OVERSIZED = "oversized"  # longer than anything honest can be
+    OVERSIZED = "oversized"  # longer than any honest message
     FOREIGN_TASK = "foreign task"  # the digest of another task or another protocol
     FOREIGN_SESSION = "foreign session"
     UNKNOWN_SENDER = "unknown sender"  # not asked in this session, or not enrolled
-    UNAUTHENTIC = "unauthentic"  # the signature or the digest doesn't hold
-    OUT_OF_TURN = "out of turn"  # a message of another round, or one nobody asked for
-    DUPLICATE = "duplicate"  # a second message where one was taken
-    INVALID = "invalid"  # parses, but says what can't be true
+    UNAUTHENTIC = "unauthentic"  # the signature or the checksum is wrong
+    OUT_OF_TURN = "out of turn"  # a message of another round, or one that nobody asked for
+    DUPLICATE = "duplicate"  # a second message after one was accepted
+    INVALID = "invalid"  # parses, but its content is impossible
     WRONG_SHARE = "wrong share"  # a holder revealed a share that the dealer didn't deal
     WRONG_DEALING = "wrong dealing"  # a dealer's shares are right and rebuild a wrong secret
     UNOPENED_SHARE = "unopened share"  # a holder says that the dealer's share didn't open
-    SILENT = "silent"  # asked, and didn't answer in time
+    SILENT = "silent"  # asked, but did not answer in time
 
 
 @dataclass(frozen=True)
 class Fault:
-    """Who did what wrong, and in which round.
+    """What a party did wrong, and in which round.
 
     ``sender`` is the party to blame as far as this party can know; ``detail`` is for the local
     log and holds no secret.
@@ -76,12 +76,12 @@ class Fault:
     detail: str = ""
 
     def __str__(self) -> str:
-        told = f": {self.detail}" if self.detail else ""
-        return f"{self.sender} in {self.round}: {self.kind}{told}"
+        detail = f": {self.detail}" if self.detail else ""
+        return f"{self.sender} in {self.round}: {self.kind}{detail}"
 
 
 class RemoteProtocolError(ProtocolError):
-    """The peer's bytes break the protocol; the role is unchanged and waits for right ones."""
+    """The peer's bytes break the protocol. The role is unchanged and waits for correct ones."""
 
     def __init__(self, fault: Fault) -> None:
         super().__init__(str(fault))
@@ -93,11 +93,12 @@ class RemoteProtocolError(ProtocolError):
 
 @dataclass(eq=False)
 class Aborted(SecAggError):  # noqa: N818 - a state of the session rather than a defect
-    """The session is given up: no outcome, and before Unmasking nothing that could be opened.
+    """The session has ended without an outcome.
 
-    From Unmasking on, a server may hold the sum over the survivors, and nothing more, whatever it says.
+    Before Unmasking the server has nothing that it could open. From Unmasking on, it may hold the sum over the
+    survivors, even if it says that it aborted; it never holds more.
 
-    ``outbox`` (on a server) holds the message that tells every peer so, without the reason.
+    ``outbox`` (on a server) holds the message that tells every peer of the abort, without the reason.
     """
 
     reason: str
@@ -112,7 +113,7 @@ class Aborted(SecAggError):  # noqa: N818 - a state of the session rather than a
 
 _SHOWN = 80  # characters of a value in a message
 _PLAIN = {bool, int, float, complex, str, bytes, type(None), *np.sctypeDict.values()} - {np.void, np.object_}
-_NAME = type.__dict__["__name__"]  # read past a metaclass that answers for itself
+_NAME = type.__dict__["__name__"]  # read directly, since a metaclass may override it
 
 
 def kind_of(value: object) -> str:
@@ -121,7 +122,7 @@ def kind_of(value: object) -> str:
 
 
 def shown(value: object) -> str:
-    """A value as a message may show it: a short literal, else its class. No method of the caller's is run."""
+    """``value`` as text for a message: a short literal, or its class. Runs no method of a caller's object."""
     if type(value) not in _PLAIN:
         return f"a {kind_of(value)}"
     try:
@@ -132,7 +133,7 @@ def shown(value: object) -> str:
 
 
 def chosen(value: object, known: Iterable[str]) -> str | None:
-    """``value`` as plain text if it is one of ``known``, else None. No method of the caller's is run."""
+    """``value`` as plain text if it is one of ``known``, else None. Runs no method of a caller's object."""
     if not issubclass(type(value), str):
         return None
     plain = str.__str__(value)  # NumPy's text is a subclass
@@ -148,7 +149,7 @@ def choice(name: str, value: object, known: Iterable[str]) -> str:
 
 
 def words(error: BaseException) -> str:
-    """What ``error`` says, or its class where that is nothing, or where its own text fails."""
+    """The text of ``error``, or its class if the text is empty or raises in turn."""
     try:
         return str(error)[:1000] or kind_of(error)
     except Exception:
@@ -157,16 +158,16 @@ def words(error: BaseException) -> str:
 
 @contextmanager
 def blaming(error: type[SecAggError], what: str) -> Iterator[None]:
-    """Raise ``error``, which begins with ``what``, in place of whatever a caller's object raised."""
+    """Replace any exception of a caller's object by an ``error`` whose text begins with ``what``."""
     try:
         yield
     except SecAggError:
         raise
-    except Exception as found:
+    except Exception as cause:
         try:
-            said = f": {found}"[:200]
+            text = f": {cause}"[:200]
         except Exception:  # its own text fails too
-            said = ""
-        if isinstance(found, ImportError) and said.startswith(": got no "):
-            raise error(said[2:]) from found  # ours: it says by itself what to install
-        raise error(f"{what} ({kind_of(found)}{said})") from found
+            text = ""
+        if isinstance(cause, ImportError) and text.startswith(": got no "):
+            raise error(text[2:]) from cause  # raised by us, and says what to install
+        raise error(f"{what} ({kind_of(cause)}{text})") from cause

@@ -1,4 +1,4 @@
-"""Fixed-point encoding: clip, quantize, and count what was clipped."""
+"""Fixed-point encoding: clip, quantize, and count the clipped coordinates."""
 
 from __future__ import annotations
 
@@ -19,29 +19,29 @@ from secagg.packing import Lanes, lane_dtype
 
 ROUNDINGS = ("stochastic", "nearest")
 _KEY_BYTES = 32
-_PIECE = 1 << 16  # coordinates rounded at a time by OpenSSL's bits, which so stay in the cache
+_PIECE = 1 << 16  # coordinates per call of OpenSSL, so that its random bits stay in the cache
 _MAX_SUM = 1 << 62
 _LEAST_BITS = 8
-_UP = 1 + 2.0**-40  # far more than floats are off by
+_UP = 1 + 2.0**-40  # a margin far above the error of float64
 
 
 @dataclass(frozen=True, slots=True)
 class FixedPoint(PlainEncoding):
-    """A grid of 2^``bits`` − 1 points from −``clip`` to ``clip``, zero among them.
+    """An encoding on a grid of 2^``bits`` − 1 points from −``clip`` to ``clip``, zero among them.
 
     With L = 2^(bits−1) − 1 and the step Δ = clip/L, a client of weight w sends clip(x)·w/max_weight
     divided by Δ, rounded, plus L: an integer from 0 to 2L. The server subtracts survivors·L.
 
     - ``clip``: a positive number from 1e-100 to 1e100, or a mapping from leaf names
       (:attr:`secagg.layout.Leaf.name`) and patterns to one; kept as a tuple of sorted pairs. In a pattern ``*``
-      stands for any characters, dots too: ``{"*": 0.2, "*.num_batches_tracked": 1e4}``. A leaf's own name comes
-      first, then the pattern with the most characters beside its ``*``; two as long as each other are refused.
-      At most 256 patterns, of at most 16 ``*`` each.
+      stands for any characters, dots too: ``{"*": 0.2, "*.num_batches_tracked": 1e4}``. A leaf's own name takes
+      precedence, then the pattern with the most characters other than ``*``; two of one length are refused.
+      At most 256 patterns, with at most 16 ``*`` each.
     - ``bits``: 2 to 32.
     - ``rounding``: ``"stochastic"`` rounds up with the probability of the fraction, to 2^-32, from 32
-      bits of AES-256-CTR a coordinate, so that errors average out over clients; ``"nearest"`` rounds
-      ties to even, and its |sum − Σ wᵢ·clip(xᵢ)| is at most max_weight·survivors·Δ/2, besides the
-      rounding of float64. Stochastic rounding errs by less than twice that.
+      bits of AES-256-CTR a coordinate, so that errors average out over clients. ``"nearest"`` rounds
+      ties to even; |sum − Σ wᵢ·clip(xᵢ)| is then at most max_weight·survivors·Δ/2, plus the rounding of
+      float64. With stochastic rounding the error is less than twice that.
 
     Weights are integers from 1 to ``max_weight`` (at most 2^53) and travel exactly, in a segment of
     their own; so does the number of clipped coordinates. ``ConfigError`` if a field is out of range.
@@ -56,9 +56,9 @@ class FixedPoint(PlainEncoding):
         if is_a(clip, (Mapping, tuple)):
             with blaming(ConfigError, "got clips that can't be read; expected a dict of leaf names and numbers"):
                 pairs = clip if is_a(clip, tuple) else clip.items()
-            clip = _clips.checked_pairs(pairs)
+            clip = _clips.check_pairs(pairs)
         else:
-            clip = _clips.checked(clip)
+            clip = _clips.check_clip(clip)
         object.__setattr__(self, "clip", clip)
         bits = whole(self.bits)
         if bits is None or not 2 <= bits <= 32:
@@ -77,17 +77,17 @@ class FixedPoint(PlainEncoding):
         headroom: float = 2.0,
         bits: int = 16,
     ) -> Self:
-        """An encoding for updates like these, with a clip of its own for each leaf.
+        """An encoding for updates like these, with one clip for each leaf.
 
-        It is ``headroom`` (1 to 1e6) times the ``quantile`` (above 0, at most 1) of |x| over all coordinates
-        that the leaf has in ``updates`` (by client, or listed; at most 4096, all of one layout). A leaf of zeros
-        gets the largest of the other clips, or 1, with a WARNING. This reads updates in the clear: it is for
-        experiments, and for public data. A clip that was chosen from clients' updates tells of them, which no
-        epsilon covers.
+        The clip is ``headroom`` (1 to 1e6) times the ``quantile`` (above 0, at most 1) of |x| over all coordinates
+        of the leaf in ``updates`` (by client, or a list; at most 4096, all of one layout). A leaf of zeros gets the
+        largest of the other clips, or 1, with a WARNING. This method reads updates in the clear: use it for
+        experiments and public data. A clip that was chosen from clients' updates reveals something about them,
+        and no epsilon covers that.
 
         ``EncodingError`` for updates that don't fit one layout or are not finite, ``ConfigError`` for the rest.
         """
-        return cls(_clips.suggested(updates, quantile, headroom), bits)
+        return cls(_clips.suggest(updates, quantile, headroom), bits)
 
     def segments(self, layout: Layout, max_weight: int | None) -> tuple[Segment, ...]:
         """The values (bound 2L), the weight if there are weights, the number of clipped coordinates.
@@ -102,30 +102,30 @@ class FixedPoint(PlainEncoding):
     def steps(self, layout: Layout) -> dict[str, float]:
         """Leaf name → Δ, the step of its grid for the weight ``max_weight``.
 
-        For a weight w the values of an update lie Δ·max_weight/w apart. The error of a mean is that of
-        the sum (see the class) divided by the total weight. ``ConfigError`` as :meth:`segments`.
+        The values of an update of weight w lie Δ·max_weight/w apart. The error of a mean is that of the
+        sum (see the class) divided by the total weight. ``ConfigError`` as :meth:`segments`.
         """
         clips = self._clips(layout)
         return {leaf.name: clip / self._top for leaf, clip in zip(layout.leaves, clips, strict=True)}
 
     def l2_sensitivity(self, layout: Layout, l2_clip: float, max_weight: int | None = None) -> float:
-        """How far, in L2, ``Outcome.sum`` moves at most where one update becomes zero; rounding included.
+        """The most that ``Outcome.sum`` moves, in L2 norm, if one update becomes zero; rounding included.
 
-        The update's own norm is at most ``l2_clip`` (above 0), which its client sees to (:func:`dp.clip_l2`). Where
-        it becomes another such update, the sum moves by at most twice this. It is what noise on the sum has to be
-        made for: a coordinate of half a step may become a whole one, or with stochastic rounding any that is not
-        zero. It is for ``Outcome.sum`` alone: ``total_weight`` and ``clipped`` are exact beside it, and move by
-        up to ``max_weight`` and the size of the layout.
+        The norm of the update is at most ``l2_clip`` (above 0), which its client ensures (:func:`dp.clip_l2`). If
+        it becomes another such update, the sum moves by at most twice this value. Noise on the sum must be
+        calibrated to this value, because rounding lengthens an update: it can turn half a step into a whole one,
+        or, if it is stochastic, any part of a step. The value holds for ``Outcome.sum`` alone. ``total_weight``
+        and ``clipped`` are exact, and move by up to ``max_weight`` and the size of the layout.
 
-        A coordinate has k steps after rounding if it had more than k - 1 before, or k - 1/2 under ``"nearest"``.
-        The square of the norm grows fastest by taking all coordinates from one such k to the next, coordinates
-        of all leaves alike, which is what is added up. ``ConfigError`` as :meth:`segments`.
+        How it is computed: a coordinate has k steps after rounding if it had more than k - 1 before, or k - 1/2
+        under ``"nearest"``. The norm grows fastest if all coordinates of all leaves go from one such k to the
+        next, so that is what is added up. ``ConfigError`` as :meth:`segments`.
         """
         _check_max_weight(max_weight)
-        norm = _clips.checked(l2_clip)
+        norm = _clips.check_clip(l2_clip)
         steps = self.steps(layout)
-        whole = math.fsum(leaf.size * steps[leaf.name] ** 2 for leaf in layout.leaves)  # all, one step each
-        cost = (norm * _UP) ** 2 / whole
+        unit = math.fsum(leaf.size * steps[leaf.name] ** 2 for leaf in layout.leaves)  # one step in each coordinate
+        cost = (norm * _UP) ** 2 / unit
         lost = 0.5 if self.rounding == "nearest" else 1.0
         # With k whole steps everywhere the square is k², of (k - lost)² before; in between it is linear.
         root = math.sqrt(cost) + lost
@@ -133,20 +133,20 @@ class FixedPoint(PlainEncoding):
         below, above = max(k - lost, 0.0) ** 2, (k + 1 - lost) ** 2
         part = 0.0 if k == self._top else (cost - below) / (above - below)
         squares = k * k + min(max(part, 0.0), 1.0) * (2 * k + 1)
-        return (max_weight or 1) * math.sqrt(squares * whole) * _UP
+        return (max_weight or 1) * math.sqrt(squares * unit) * _UP
 
     def encode(
         self, vector: AnyFloat, *, layout: Layout, weight: int | None, max_weight: int | None, rng: Rng
     ) -> list[Lanes]:
         """The integers of one client, one array per segment: uint32 lanes for the values.
 
-        ``vector`` is what :meth:`Layout.flatten` gives, float32 or float64; ``rng(32)`` is asked for
-        one key if rounding is stochastic: the same key and vector give the same integers.
+        ``vector`` comes from :meth:`Layout.flatten`, float32 or float64. Stochastic rounding takes one key from
+        ``rng(32)``: the same key and vector give the same integers.
 
         Raises ``EncodingError`` for a vector of another size or type, for one that is not finite (with
         the first leaf that isn't, and how many coordinates), and for a weight that is not an integer
-        from 1 to ``max_weight``, or is given though the task has none. A weight that leaves the update
-        fewer than 8 bits is a WARNING in the log, and so is a leaf of which every coordinate was clipped.
+        from 1 to ``max_weight``, or that comes with a task without weights. The log has a WARNING if the weight
+        leaves the update fewer than 8 bits, and if every coordinate of a leaf was clipped.
         """
         _check_max_weight(max_weight)
         share, own = 1.0, []
@@ -154,7 +154,7 @@ class FixedPoint(PlainEncoding):
             own = [_check_weight(weight, max_weight)]
             share = own[0] / max_weight
         elif weight is not None:
-            raise EncodingError("got a weight, but the task is unweighted; give none, or set max_weight")
+            raise EncodingError("got a weight, but the task is unweighted; pass none, or set max_weight")
         if vector.shape != (layout.size,) or vector.dtype not in (np.float32, np.float64):
             raise EncodingError(
                 f"got a vector of shape {vector.shape} and dtype {vector.dtype}; "
@@ -174,8 +174,8 @@ class FixedPoint(PlainEncoding):
 
         sum = max_weight·Δ·(S − survivors·L), the difference exact; mean = sum / total weight. Besides
         these two vectors nothing of their size is allocated. ``sums`` are uint32 or uint64, not
-        reduced. ``EncodingError`` where their number, shapes or values are not what ``survivors``
-        honest clients can sum to; ``ConfigError`` if survivors·2L exceeds 2^62.
+        reduced. ``EncodingError`` if their number, shapes or values are impossible for ``survivors``
+        honest clients; ``ConfigError`` if survivors·2L exceeds 2^62.
         """
         from secagg import _kernels
 
@@ -184,10 +184,10 @@ class FixedPoint(PlainEncoding):
             raise ConfigError(f"got {survivors} survivors; expected 1 to {_MAX_SUM // (2 * self._top)}")
         if len(sums) != len(segments):
             raise EncodingError(f"got sums of {len(sums)} segments; expected {len(segments)}")
-        for got, segment in zip(sums, segments, strict=True):
-            if got.shape != (segment.length,) or got.dtype not in (np.uint32, np.uint64):
+        for array, segment in zip(sums, segments, strict=True):
+            if array.shape != (segment.length,) or array.dtype not in (np.uint32, np.uint64):
                 raise EncodingError(
-                    f"got sums of shape {got.shape} and dtype {got.dtype}; "
+                    f"got sums of shape {array.shape} and dtype {array.dtype}; "
                     f"expected uint32 or uint64, shape ({segment.length},)"
                 )
         clipped = _within(int(sums[-1][0]), 0, survivors * layout.size, "clipped coordinates")
@@ -216,17 +216,17 @@ class FixedPoint(PlainEncoding):
         most = 0.5 if self.rounding == "nearest" else 1.0
         error = f"{most * steps[-1]:.3g}"
         share = "" if max_weight is None else f" x {max_weight} / (mean weight of the survivors)"
-        norm = self._top * steps[0]  # of the least clip: the shorter an update, the more rounding adds to it
+        norm = self._top * steps[0]  # with the least clip, since rounding adds more to shorter updates
         longer = self.l2_sensitivity(layout, norm) / norm
         least = "" if len(steps) == 1 else " (the least clip)"
         weight = "" if max_weight is None else f"with the weight {max_weight} "
         other = ", or take dp.CentralGaussian" if max_weight is None else ""
         return [
             f"{self.bits} bits a value, grid step {spread}, {self.rounding} rounding",
-            f"a coordinate of the mean is off by at most {error}{share}, beside clipping",
+            f"a coordinate of the mean is off by at most {error}{share}, not counting clipping",
             f"rounding makes an update of L2 norm {norm:.6g}{least} up to {longer:.6g} times as long: {weight}it "
-            f"moves the sum by up to {longer * norm * (max_weight or 1):.6g}. Noise that the server adds has to be "
-            f"made for that (l2_sensitivity){other}",
+            f"moves the sum by up to {longer * norm * (max_weight or 1):.6g}. Noise that the server adds must be "
+            f"calibrated to that (l2_sensitivity){other}",
         ]
 
     @property
@@ -235,10 +235,10 @@ class FixedPoint(PlainEncoding):
 
     def _clips(self, layout: Layout) -> tuple[float, ...]:
         """The clip of every leaf, in the layout's order."""
-        return _clips.resolved(cast(float | _clips.Clips, self.clip), layout)
+        return _clips.resolve(cast(float | _clips.Clips, self.clip), layout)
 
     def _runs(self, layout: Layout) -> Iterator[tuple[slice, float]]:
-        """The vector in as few parts as have one clip each."""
+        """The parts of the vector that have one clip each, as few as possible, with their clips."""
         start = stop = 0
         current = 0.0
         for leaf, clip in zip(layout.leaves, self._clips(layout), strict=True):
@@ -258,15 +258,15 @@ class FixedPoint(PlainEncoding):
         values = np.empty(vector.size, np.uint32)
         key = _key(rng) if self.rounding == "stochastic" else None
         clipped = bad = 0
-        with np.errstate(over="ignore"):  # with the JIT off, a clip beyond float32 becomes its infinity
+        with np.errstate(over="ignore"):  # with the JIT off, a clip beyond float32 becomes infinite
             for run, clip in self._runs(layout):
                 grid = clip, top / clip, share, top
                 if key is None:
-                    found = _kernels.quantize_nearest(vector[run], *grid, values[run])
+                    counts = _kernels.quantize_nearest(vector[run], *grid, values[run])
                 else:
-                    found = _round(vector[run], key, run.start, grid, values[run])
-                clipped += found[0]
-                bad += found[1]
+                    counts = _round(vector[run], key, run.start, grid, values[run])
+                clipped += counts[0]
+                bad += counts[1]
         if clipped and not bad:
             _clips.warn_of_lost_leaves(vector, layout, self._clips(layout))
         if bad:
@@ -280,7 +280,7 @@ class FixedPoint(PlainEncoding):
 def _round(
     vector: AnyFloat, key: bytes, first: int, grid: tuple[float, float, float, float], out: NDArray[np.uint32]
 ) -> tuple[int, int]:
-    """Stochastic rounding with the mask stream of ``key`` from lane ``first`` on, as the kernel's."""
+    """Round stochastically, with the mask stream of ``key`` from lane ``first`` on."""
     from mpc import masks
     from secagg import _kernels
 
@@ -292,9 +292,9 @@ def _round(
         part = slice(start, start + _PIECE)
         bits = random[: vector.size - start]
         masks.keystream(key, bits, offset=first + start)
-        found = _kernels.quantize_stochastic(vector[part], bits, *grid, out[part])
-        clipped += found[0]
-        bad += found[1]
+        counts = _kernels.quantize_stochastic(vector[part], bits, *grid, out[part])
+        clipped += counts[0]
+        bad += counts[1]
     return clipped, bad
 
 
@@ -328,5 +328,5 @@ def _check_weight(weight: object, max_weight: int) -> int:
 
 def _within(value: int, least: int, most: int, what: str) -> int:
     if not least <= value <= most:
-        raise EncodingError(f"got {value} {what}; honest clients sum to {least} to {most}")
+        raise EncodingError(f"got {value} {what}; expected {least} to {most}, as from honest clients")
     return value

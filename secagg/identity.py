@@ -1,4 +1,4 @@
-"""Who is enrolled: identities, their roles, and the roster that every party pins.
+"""Enrolment: identities, their roles, and the roster that every party pins.
 
 The roster comes from a file, from configuration or from an operator, never from the server that
 it defends against.
@@ -17,9 +17,7 @@ from typing import Any
 
 from cryptography.exceptions import InternalError, UnsupportedAlgorithm
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
-from cryptography.hazmat.primitives.serialization import (
-    load_pem_private_key,
-)
+from cryptography.hazmat.primitives.serialization import load_pem_private_key
 
 from mpc.hpke import PRIVATE_BYTES, Kem
 from secagg import _canonical
@@ -27,7 +25,6 @@ from secagg._numbers import is_a, whole
 from secagg.errors import ConfigError, blaming, shown
 
 _PARTY_ID = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.:@+-]{0,63}\Z")
-
 
 _SHARED = "shared.he.json"
 _MOST_IDS = (1 << 24) + 1  # one more than any task allows
@@ -37,14 +34,14 @@ _SMALL_ORDER = frozenset({0, 1, _FIELD_PRIME - 1, _EIGHTH, _FIELD_PRIME - _EIGHT
 
 
 def check_signing_key(key: bytes, what: str) -> None:
-    """``ConfigError`` for 32 bytes that are the Ed25519 key of nobody; ``what`` names them in it.
+    """``ConfigError`` for 32 bytes that can't be an Ed25519 key of one party; ``what`` names the key in the error.
 
-    Under a key of small order (RFC 8032's cofactor is 8) anyone can make a signature that holds; a y of 2^255 - 19
-    or more is a second encoding of another key.
+    Anyone can sign under a key of small order (RFC 8032's cofactor is 8). A y of 2^255 - 19 or more is a second
+    encoding of another key.
     """
     y = int.from_bytes(key, "little") & ((1 << 255) - 1)
     if y >= _FIELD_PRIME or y in _SMALL_ORDER:
-        kind = "of small order" if y in _SMALL_ORDER else "in another encoding than its own"
+        kind = "of small order" if y in _SMALL_ORDER else "in a second encoding"
         raise ConfigError(
             f"got a key {kind} as {what}; expected an Ed25519 public key, such as secagg keygen writes"
         )
@@ -84,8 +81,8 @@ def check_party_ids(ids: Any) -> list[str]:
 class Party:
     """One enrolled party.
 
-    ``signing_key`` is its Ed25519 public key (32 bytes). ``encryption_key`` is what others seal or
-    encrypt to, where its role has one: a sealing key, or the digest of a homomorphic public key.
+    ``signing_key`` is its Ed25519 public key (32 bytes). ``encryption_key``, where its role has one, is
+    a public sealing key or the digest of a homomorphic public key.
     """
 
     id: str
@@ -103,7 +100,7 @@ class Party:
 class Roster(Mapping[str, Party]):
     """A frozen, read-only mapping id → :class:`Party` of everyone enrolled.
 
-    ``digest`` is in every session id, so parties with different rosters can't meet.
+    ``digest`` is in every session id, so parties with different rosters can't share a session.
     """
 
     __slots__ = ("_digest", "_ids", "_parties")
@@ -115,7 +112,7 @@ class Roster(Mapping[str, Party]):
             raise ConfigError("got a roster that lists an id twice; every party has one entry")
         keys = {party.signing_key for party in listed}
         if len(keys) != len(listed):
-            raise ConfigError("got a roster in which two ids share a signing key; one party, one key")
+            raise ConfigError("got a roster in which two ids share a signing key; expected one key for each party")
         self._ids = {role: tuple(party.id for party in listed if party.role is role) for role in PartyRole}
         self._digest = hashlib.sha256(b"secagg/v1/roster" + _canonical.encode(tuple(listed))).digest()
 
@@ -130,7 +127,7 @@ class Roster(Mapping[str, Party]):
 
     @property
     def digest(self) -> bytes:
-        """SHA-256 of everyone's entry."""
+        """SHA-256 over all entries."""
         return self._digest
 
     def ids(self, role: PartyRole) -> tuple[str, ...]:
@@ -168,12 +165,12 @@ class Roster(Mapping[str, Party]):
 def _party(party_id: str, row: dict[str, str]) -> Party:
     if not {"role", "signing_key"} <= set(row) <= {"role", "signing_key", "encryption_key"}:
         raise ConfigError(f"got fields {sorted(row)} for {party_id}; expected role, signing_key, encryption_key")
-    sealing = row.get("encryption_key")
+    encryption_key = row.get("encryption_key")
     return Party(
         id=party_id,
         role=PartyRole(row["role"]),
         signing_key=base64.b64decode(row["signing_key"], validate=True),
-        encryption_key=None if sealing is None else base64.b64decode(sealing, validate=True),
+        encryption_key=None if encryption_key is None else base64.b64decode(encryption_key, validate=True),
     )
 
 
@@ -252,10 +249,10 @@ def load_he_key(path: str | os.PathLike[str]) -> bytes:
 def enrol(
     ids: Iterable[str], role: PartyRole = PartyRole.CLIENT, *, encryption_keys: Mapping[str, bytes] | None = None
 ) -> tuple[dict[str, Ed25519PrivateKey], Roster]:
-    """Draw an identity for each id; returns the private keys and the roster of their public halves.
+    """Generate an identity for each id; returns the private keys and the roster of the public keys.
 
-    ``encryption_keys`` are the public halves of what else a party has, by id: an aggregator's sealing key. For
-    simulations and for whoever enrols parties; in a deployment each party keeps its own keys.
+    ``encryption_keys`` are other public keys by id, such as an aggregator's sealing key. For simulations and
+    operators; in a deployment each party keeps its own private keys.
     """
     keys = {party_id: Ed25519PrivateKey.generate() for party_id in check_party_ids(ids)}
     public = encryption_keys or {}

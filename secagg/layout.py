@@ -1,8 +1,8 @@
-"""Between a nested update and the one flat vector that is aggregated.
+"""Layouts: from a nested update to the flat vector that is aggregated, and back.
 
-An *update* is what a model's training yields: arrays in dicts, lists and tuples, nested as they
-come. A :class:`Layout` is its shape without its numbers, and is part of the task, so every client
-flattens alike and the server can give the mean back in the caller's own structure.
+An *update* is the result of training a model: arrays in nested dicts, lists and tuples. A
+:class:`Layout` is its structure without its numbers. It is part of the task, so every client
+flattens its update in the same way, and the server returns the mean in the caller's structure.
 """
 
 import html
@@ -26,7 +26,7 @@ MAX_SIZE = 1 << 40  # coordinates
 
 _TARGETS = ("float16", "float32", "float64")
 _KINDS = ("dict", "list", "tuple", "none")
-_EXACT = FLOATS | {"float", "bool", "int8", "uint8", "int16", "uint16"}  # leaves that never widen the vector
+_EXACT = FLOATS | {"float", "bool", "int8", "uint8", "int16", "uint16"}  # never make the vector float64
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,8 +35,8 @@ class Leaf:
 
     ``path`` holds the dict keys (str, or int from -2^63 to 2^63 - 1) and the positions that lead to
     it, ``()`` for an update that is a single array. ``dtype`` is one of float16, bfloat16, float32,
-    float64, (u)int8 to (u)int64 and bool; or ``float`` or ``int``, for a number rather than an array,
-    Python's or NumPy's, which is restored as a Python float. ``ConfigError`` if a field is anything else.
+    float64, (u)int8 to (u)int64 and bool; or ``float`` or ``int`` for a single number,
+    of Python or NumPy, which is restored as a Python float. ``ConfigError`` if a field is anything else.
     """
 
     path: Path
@@ -46,7 +46,7 @@ class Leaf:
     def __post_init__(self) -> None:
         _check_path(self.path)
         if not is_a(self.shape, tuple) or not all(type(n) is int and n >= 0 for n in self.shape):
-            raise ConfigError(f"{where(self.path)} has no tuple of ints >= 0 as shape")
+            raise ConfigError(f"the shape of {where(self.path)} is not a tuple of ints >= 0")
         if len(self.shape) > MAX_DEPTH or math.prod(n or 1 for n in self.shape) > MAX_SIZE:
             raise ConfigError(
                 f"{where(self.path)} has a shape of {len(self.shape)} dimensions that is too large; "
@@ -72,7 +72,7 @@ class Leaf:
 class Branch:
     """One container of an update: where it is, and whether it is a ``dict``, ``list`` or ``tuple``.
 
-    ``None`` in an update is a container of kind ``none``, which holds nothing.
+    ``None`` in an update counts as a container of kind ``none``, which is empty.
     """
 
     path: Path
@@ -88,11 +88,11 @@ class Branch:
 class Layout:
     """The structure of an update: its leaves by sorted path, and the containers that hold them.
 
-    Usually made by :meth:`of`. The flat vector holds the leaves in this order, each in C order,
-    whatever order the caller's dicts have. Containers without a leaf and ``None`` are kept. Within one dict the
-    keys are all str or all int, since ``1`` and ``"1"`` would have no order and share a name; two
-    leaves with the same dotted :attr:`Leaf.name` are refused. ``ConfigError`` where leaves and
-    branches don't make one tree, or hold no coordinate or more than 2^40.
+    Usually made by :meth:`of`. The flat vector holds the leaves in this order, each in C order; the order of the
+    caller's dicts does not matter. Empty containers and ``None`` are kept. The keys of one dict are all str or all
+    int, because ``1`` and ``"1"`` can't be sorted and have the same name. Two leaves with the same dotted
+    :attr:`Leaf.name` are refused. ``ConfigError`` if leaves and branches don't form one tree, or if there are no
+    coordinates or more than 2^40.
     """
 
     leaves: tuple[Leaf, ...]
@@ -116,26 +116,26 @@ class Layout:
     def of(cls, update: object) -> Self:
         """The layout of ``update``: nested dicts, lists and tuples of arrays, or a single array.
 
-        Arrays are NumPy's, Torch's on any device, Python's numbers and NumPy's scalars (0-d), and
-        anything with ``__array__``. Any ``Mapping`` counts as a dict and a named tuple as a tuple; ``None``
-        is structure, as JAX and Optax have it. Arrays whose positions have names (pandas, xarray) are
-        refused, for another client may hold them in another order.
+        An array is a NumPy array, a Torch tensor on any device, a number of Python or NumPy (0-d), or an object
+        with ``__array__``. Any ``Mapping`` counts as a dict, and a named tuple as a tuple. ``None`` is part of the
+        structure, as in JAX and Optax. Arrays whose positions have names (pandas, xarray) are refused, because
+        another client may have them in another order.
 
         Tied weights, one tensor under two names, are two leaves: they are sent twice, and come back equal
-        only to the grid step. Packed leaves, such as two 4-bit weights in a byte, are summed byte by byte,
-        which means nothing: unpack them first. Units (of Astropy or Pint) are dropped, as ``np.asarray``
-        drops them: bring all clients' arrays to one unit first.
+        only to the grid step. Unpack packed leaves first, such as two 4-bit weights in a byte: their bytes would
+        be summed, which is meaningless. Convert all clients' arrays to the same unit first, because units (of
+        Astropy or Pint) are dropped, as by ``np.asarray``.
 
-        ``ConfigError`` names the path of what can't be aggregated: complex numbers, objects, text, arrays
-        with labels, and arrays whose data can't be had.
+        ``ConfigError`` names the path of anything that can't be aggregated: complex numbers, objects, text,
+        arrays with labels, and arrays whose data is not available.
         """
         branches, leaves = _reading.walk(update, ConfigError)
-        found = []
+        described = []
         for path, leaf in leaves.items():
             shape, dtype, _ = _reading.read(leaf, path, ConfigError)
-            found.append(Leaf(path, shape, dtype))
+            described.append(Leaf(path, shape, dtype))
         return cls(
-            tuple(sorted(found, key=lambda leaf: order(leaf.path))),
+            tuple(sorted(described, key=lambda leaf: order(leaf.path))),
             tuple(sorted((Branch(p, k) for p, k in branches.items()), key=lambda branch: order(branch.path))),
         )
 
@@ -151,9 +151,10 @@ class Layout:
 
     @property
     def dtype(self) -> np.dtype[Any]:
-        """The flat vector's: float32 if the layout has arrays of floats, all of at most 32 bits; else float64.
+        """The flat vector's dtype: float32 if the layout has arrays of floats, none above 32 bits; else float64.
 
-        Numbers and integers beside them don't widen it, unless an update has an integer that float32 can't hold.
+        Numbers and integers next to such arrays don't change that, but a vector becomes float64 if the update has
+        an integer that float32 can't hold.
         """
         floats = {leaf.dtype for leaf in self.leaves} & FLOATS
         return np.dtype(np.float32 if floats and floats <= SINGLE else np.float64)
@@ -161,11 +162,10 @@ class Layout:
     def flatten(self, update: object, *, dtype: str | None = None) -> AnyFloat:
         """``update`` as one new vector of :attr:`size` coordinates of :attr:`dtype`; run by a client.
 
-        Structure and shapes must be the layout's. A leaf's dtype needn't be: any real number is
-        converted to the vector's, as assignment to a NumPy array does. Integers are rounded to the
-        nearest float64 beyond 2^53: where an integer leaf has one that float32 can't hold, the vector is
-        float64. A float64 too large for a float32 vector becomes infinite, which an encoding refuses.
-        ``dtype="float64"`` asks for a float64 vector.
+        Structure and shapes must match the layout. Dtypes need not: real numbers are converted to the vector's
+        dtype, as by assignment to a NumPy array. If an integer leaf has a value that float32 can't hold, the
+        vector is float64; integers beyond 2^53 are rounded to the nearest float64. A float64 that is too large for
+        a float32 vector becomes infinite, which encodings refuse. ``dtype="float64"`` forces a float64 vector.
 
         Raises ``EncodingError`` that names the first path that differs or can't be read.
         """
@@ -182,11 +182,11 @@ class Layout:
         """The nested structure whose flat vector is ``vector``.
 
         Floats come back in their leaf's dtype, integers and bools as float64, bfloat16 as float32
-        (NumPy has none), numbers as Python floats. ``dtype`` ("float16", "float32" or "float64") forces
-        one for all leaves. ``like``, an update of this layout, lends its containers (order and type of
-        its dicts, named tuples) and its kinds of array: Torch tensors on the device of its tensors,
-        bfloat16 where they are, Python and NumPy scalars; other kinds of array come back as NumPy's.
-        With ``dtype="like"`` its dtypes too: integers are then rounded to the nearest and kept in range.
+        (NumPy has no bfloat16), numbers as Python floats. ``dtype`` ("float16", "float32" or "float64") forces
+        one for all leaves. The result takes its containers (order and type of dicts, named tuples) and its
+        kinds of array from ``like``, an update of this layout: Torch tensors on the same devices, bfloat16, and
+        Python and NumPy scalars. Other kinds of array come back as NumPy's. With ``dtype="like"`` it takes the
+        dtypes too: integers are then rounded to the nearest and kept in range.
         A NumPy leaf whose dtype is the vector's is a view of the vector.
 
         Raises ``EncodingError`` if ``vector`` is not 1-D with :attr:`size` real coordinates or
@@ -195,10 +195,10 @@ class Layout:
         named = None if dtype is None else chosen(dtype, _TARGETS if like is None else (*_TARGETS, "like"))
         if named is None and dtype is not None:
             raise ConfigError(
-                f"got dtype {shown(dtype)}; expected float16, float32, float64 or None, or 'like' beside a like="
+                f"got dtype {shown(dtype)}; expected float16, float32, float64 or None, or 'like' with like="
             )
         with blaming(EncodingError, f"got a vector that can't be read; expected {self.size} real coordinates"):
-            # NumPy reads what only iterates to its end, which a stranger's object need not have.
+            # NumPy would read an iterable to its end, and a foreign object's may be endless.
             if not is_a(vector, list | tuple) and not hasattr(type(vector), "__array__"):
                 raise EncodingError(f"got a vector that is {shown(vector)}; expected {self.size} real coordinates")
             vector = np.asarray(vector)
@@ -213,18 +213,18 @@ class Layout:
             piece, model = vector[part].reshape(leaf.shape), models.get(leaf.path)
             target = named or (leaf.dtype if leaf.dtype in FLOATS else "float64")
             if leaf.path in models:
-                found = _reading.read(model, leaf.path, EncodingError)
-                if found.shape != leaf.shape:
-                    raise _differs(leaf.path, _array(found.shape), _array(leaf.shape))
-                own = str(found.array.dtype).removeprefix("torch.")
+                sample = _reading.read(model, leaf.path, EncodingError)
+                if sample.shape != leaf.shape:
+                    raise _differs(leaf.path, _array(sample.shape), _array(leaf.shape))
+                own = str(sample.array.dtype).removeprefix("torch.")
                 if named == "like":
-                    target, piece = own, _reading.rounded(piece, own)
+                    target, piece = own, _reading.round_to(piece, own)
                 elif leaf.dtype == "float" and named is None and own in FLOATS:
                     target = own  # of a NumPy scalar
-            with blaming(EncodingError, f"{where(leaf.path)} can't be made like the update's"):
-                made = _reading.as_kind(piece, target, model)
-                arrays[leaf.path] = float(made) if leaf.dtype in NUMBERS and model is None else made
-        with blaming(EncodingError, "got an update whose containers can't be made anew"):
+            with blaming(EncodingError, f"{where(leaf.path)} can't be built like the update's"):
+                array = _reading.as_kind(piece, target, model)
+                arrays[leaf.path] = float(array) if leaf.dtype in NUMBERS and model is None else array
+        with blaming(EncodingError, "got an update whose containers can't be rebuilt"):
             return _rebuild(self, arrays, like)
 
     def __repr__(self) -> str:
@@ -248,15 +248,15 @@ class Layout:
         with blaming(EncodingError, f"got no memory for {self.size:,} coordinates"):
             vector: AnyFloat = np.empty(self.size, dtype)
         for leaf, part in self._parts():
-            # Read once: what an object gives the second time may have another shape.
-            found = _reading.read(arrays[leaf.path], leaf.path, EncodingError)
-            if found.shape != leaf.shape:
-                raise _differs(leaf.path, _array(found.shape), _array(leaf.shape))
+            # Read once, because an object may return another shape the next time.
+            source = _reading.read(arrays[leaf.path], leaf.path, EncodingError)
+            if source.shape != leaf.shape:
+                raise _differs(leaf.path, _array(source.shape), _array(leaf.shape))
             target = vector[part].reshape(leaf.shape)
             with blaming(EncodingError, f"{where(leaf.path)} can't be read; expected an array whose data is there"):
-                _reading.fill(target, found.array)
-                rounds = dtype == np.float32 and leaf.dtype not in _EXACT and found.dtype not in FLOATS
-                if rounds and not _reading.holds(target, found.array):
+                _reading.fill(target, source.array)
+                rounds = dtype == np.float32 and leaf.dtype not in _EXACT and source.dtype not in FLOATS
+                if rounds and not _reading.holds(target, source.array):
                     return None
         return vector
 
@@ -267,24 +267,24 @@ class Layout:
             start += leaf.size
 
     def _matched(self, update: object) -> dict[Path, Any]:
-        """What ``update`` has by path, unread; ``EncodingError`` unless the structure is the same."""
+        """The leaves of ``update`` by path, not yet read; ``EncodingError`` unless its structure matches."""
         branches, leaves = _reading.walk(update, EncodingError)
         expected: dict[Path, str] = {branch.path: _container(branch.kind) for branch in self.branches}
-        got = {path: _container(kind) for path, kind in branches.items()}
+        actual = {path: _container(kind) for path, kind in branches.items()}
         shapes = {leaf.path: leaf.shape for leaf in self.leaves}
-        for path in sorted(expected.keys() | got.keys() | shapes.keys() | leaves.keys(), key=order):
-            if (path in leaves) != (path in shapes) or got.get(path) != expected.get(path):
+        for path in sorted(expected.keys() | actual.keys() | shapes.keys() | leaves.keys(), key=order):
+            if (path in leaves) != (path in shapes) or actual.get(path) != expected.get(path):
                 raise _differs(
                     path,
                     _array(_reading.read(leaves[path], path, EncodingError).shape)
                     if path in leaves
-                    else got.get(path, "nothing"),
+                    else actual.get(path, "nothing"),
                     _array(shapes[path]) if path in shapes else expected.get(path, "nothing"),
                 )
         return leaves
 
 
-_ROWS = 50  # of leaves in a notebook
+_ROWS = 50  # leaves that a notebook shows
 
 
 def _container(kind: str) -> str:
@@ -301,7 +301,7 @@ def _differs(path: Path, got: str, expected: str) -> EncodingError:
 
 def _check_path(path: Path) -> None:
     if type(path) is not tuple or len(path) > MAX_DEPTH:
-        raise ConfigError(f"got a path that is no tuple or longer than {MAX_DEPTH} keys")
+        raise ConfigError(f"got a path that is not a tuple, or is longer than {MAX_DEPTH} keys")
     for key in path:
         if type(key) is str:
             try:
@@ -314,11 +314,11 @@ def _check_path(path: Path) -> None:
 
 def _check_all(items: object, kind: type, what: str) -> None:
     if not is_a(items, tuple) or not all(is_a(item, kind) for item in items):
-        raise ConfigError(f"got {what} that are no tuple of {kind.__name__}")
+        raise ConfigError(f"got {what} that are not a tuple of {kind.__name__}")
 
 
 def _check_tree(leaves: list[Path], branches: tuple[Branch, ...]) -> None:
-    """``ConfigError`` unless the paths are sorted, unique, and make one tree."""
+    """``ConfigError`` unless the paths are sorted and unique, and form one tree."""
     for paths in (leaves, [branch.path for branch in branches]):
         orders = [order(path) for path in paths]
         if any(first >= second for first, second in pairwise(orders)):
@@ -333,13 +333,13 @@ def _check_tree(leaves: list[Path], branches: tuple[Branch, ...]) -> None:
                 raise ConfigError(f"{where(path)} has no container in the layout")
             keys[path[:-1]].append(path[-1])
     for branch in branches:
-        found = keys[branch.path]
+        children = keys[branch.path]
         if branch.kind == "dict":
-            _reading.check_keys(found, branch.path, ConfigError)
+            _reading.check_keys(children, branch.path, ConfigError)
         elif branch.kind == "none":
-            if found:
-                raise ConfigError(f"{where(branch.path)} is None, which holds nothing; got {len(found)} entries")
-        elif sorted(found, key=lambda key: order((key,))) != list(range(len(found))):
+            if children:
+                raise ConfigError(f"{where(branch.path)} is None, which is empty; got {len(children)} entries")
+        elif sorted(children, key=lambda key: order((key,))) != list(range(len(children))):
             raise ConfigError(f"{where(branch.path)} is a {branch.kind} whose positions are not 0, 1, 2, …")
 
 
@@ -355,8 +355,10 @@ def _rebuild(layout: Layout, arrays: dict[Path, Any], like: Any) -> Any:
         kind = kinds[path]
         if kind == "none":
             return None
-        mine = model if kind == "dict" and model is not None else keys[path]
-        children = {key: build((*path, _reading.plain(key)), None if model is None else model[key]) for key in mine}
+        names = model if kind == "dict" and model is not None else keys[path]
+        children = {
+            key: build((*path, _reading.plain(key)), None if model is None else model[key]) for key in names
+        }
         return _reading.container(kind, children, model)
 
     return build((), like)

@@ -35,7 +35,7 @@ def pack(lanes: Lanes, bits: int) -> bytes:
     """The low ``bits`` bits of every lane, packed: the lanes reduced mod 2^bits.
 
     ``lanes`` is a 1-D array of uint32 or uint64 with at least ``bits`` bits; ``ConfigError`` if not.
-    Nothing but the bytes that are returned is allocated.
+    Allocates nothing but the returned bytes.
     """
     from secagg import _kernels
 
@@ -60,8 +60,8 @@ def unpack_add(data: bytes | memoryview, bits: int, into: Lanes) -> None:
 
     ``into`` is a writable, contiguous 1-D array of uint32 or uint64 with at least ``bits`` bits;
     ``ConfigError`` if not. ``EncodingError`` if ``data`` is not exactly as long as ``into.size``
-    coordinates are, or an unused bit is set; ``into`` is then as it was. No temporary grows with
-    the vector.
+    coordinates are, or an unused bit is set; ``into`` is then unchanged. No temporary grows with the
+    vector.
     """
     from secagg import _kernels
 
@@ -71,7 +71,7 @@ def unpack_add(data: bytes | memoryview, bits: int, into: Lanes) -> None:
     check_packed(data, bits, into.size)
     whole = len(data) - len(data) % 8
     words = np.frombuffer(memoryview(data)[:whole], np.uint64)  # aligned or not
-    words.flags.writeable = False  # one kernel for all that bytes may be in
+    words.flags.writeable = False  # as bytes are, so that one compiled kernel serves all buffers
     with np.errstate(over="ignore"):  # with the JIT off, lanes wrap as NumPy's scalars
         _kernels.unpack_add(words, np.uint64(int.from_bytes(data[whole:], "little")), bits, into)
 

@@ -1,4 +1,4 @@
-"""What names one aggregation: its cohort, the session id, and the tree over the keys advertised in it."""
+"""The session id, which names one aggregation, and what it is computed from."""
 
 from __future__ import annotations
 
@@ -18,13 +18,13 @@ MAX_SESSION_BYTES = 1024
 
 @dataclass(frozen=True)
 class Advertised:
-    """U1, the clients that advertised keys, as the session id holds it, with what their graph is drawn from.
+    """The part of the session id about U1, the clients that advertised keys.
 
-    ``count`` is |U1|, and ``root`` the Merkle root over their signed adverts, as received, sorted by id. A sparse
-    graph is drawn from the session id, and a client there sees the adverts of its neighbours only. So the id also
-    holds ``present``, a bitmap of U1 over the cohort, because an advert that isn't shown doesn't name its sender;
-    and something that nobody knew before U1 stood: ``graph_nonce``, 32 bytes that the server draws only then, or
-    ``drawn``, a round of a public beacon and its value.
+    ``count`` is |U1|. ``root`` is the Merkle root over their signed adverts, as received, sorted by id. The other
+    fields are for sparse graphs, which are drawn from the session id, and in which a client sees the adverts of its
+    neighbours only. ``present`` is a bitmap of U1 over the cohort, because the adverts that a client does not see
+    can't tell it who sent them. One more value must be unknown until U1 is fixed: ``graph_nonce``, 32 bytes that
+    the server draws only then, or ``drawn``, a round of a public beacon and its value.
     """
 
     count: int
@@ -35,11 +35,11 @@ class Advertised:
 
     @classmethod
     def of(cls, adverts: Sequence[bytes]) -> Advertised:
-        """U1 where everyone sees all ``adverts``: signed, as received, sorted by id."""
+        """For a protocol in which every client sees all ``adverts``: signed, as received, sorted by id."""
         return cls(len(adverts), merkle_root(adverts))
 
     def parts(self) -> list[bytes]:
-        """What of it goes into the session id, in order."""
+        """The byte strings that enter the session id, in order."""
         parts = [self.count.to_bytes(8, "big"), self.root]
         parts += [extra for extra in (self.present, self.graph_nonce) if extra]
         if self.drawn is not None:
@@ -56,12 +56,12 @@ def session_id(
     cohort: Sequence[str],
     advertised: Advertised | None = None,
 ) -> bytes:
-    """The 32-byte id that every party computes for itself and takes from no message.
+    """The 32-byte session id. Every party computes it itself, and never takes it from a message.
 
     ``task`` and ``roster`` are digests. ``session`` is the caller's name for this aggregation (the round number,
     the hash of the model that was sent), ``nonce`` the server's 32 random bytes, and ``cohort`` the sorted ids that
     the server chose; thresholds may depend on their number. ``advertised`` is None until clients have advertised
-    keys. From then on the id holds each client's own fresh keys, so nothing of another session fits.
+    keys. From then on the id depends on each client's own fresh keys, so no message of another session is valid.
     """
     parts = [b"secagg/v1/session", task, roster, session, nonce, encode_parts(*cohort)]
     if advertised is not None:
@@ -70,9 +70,9 @@ def session_id(
 
 
 def check_session(session: object) -> bytes:
-    """``session`` as bytes; ``ConfigError`` unless it is, and no more than :data:`MAX_SESSION_BYTES` of them.
+    """``session`` as bytes; ``ConfigError`` unless it is bytes, at most :data:`MAX_SESSION_BYTES`.
 
-    ``b""`` is a name like any other, and not the same as None.
+    ``b""`` is a valid name, and differs from None.
     """
     if not is_a(session, bytes):
         raise ConfigError(f"got session={shown(session)}; expected bytes, such as b'round 3'")
@@ -84,14 +84,14 @@ def check_session(session: object) -> bytes:
 
 
 def roster_digest(roster: Roster | None) -> bytes:
-    """The roster's digest; zeros where nobody is enrolled."""
+    """The roster's digest; zeros if there is no roster."""
     return bytes(hashlib.sha256().digest_size) if roster is None else roster.digest
 
 
 def draw(rng: Callable[[int], bytes], count: int) -> bytes:
-    """``count`` bytes from ``rng``; ``ConfigError`` if it gives anything else."""
-    with blaming(ConfigError, f"got no {count} bytes from rng; expected os.urandom, or rng_for_tests in tests"):
-        drawn = rng(count)
-    if not is_a(drawn, bytes) or len(drawn) != count:
-        raise ConfigError(f"got no {count} bytes from rng; expected os.urandom, or rng_for_tests in tests")
-    return drawn
+    """``count`` bytes from ``rng``; ``ConfigError`` if it returns anything else."""
+    with blaming(ConfigError, f"rng did not return {count} bytes; expected os.urandom, or rng_for_tests in tests"):
+        data = rng(count)
+    if not is_a(data, bytes) or len(data) != count:
+        raise ConfigError(f"rng did not return {count} bytes; expected os.urandom, or rng_for_tests in tests")
+    return data

@@ -1,6 +1,6 @@
 """All parties of a session in one process, for experiments, tests and plans.
 
-Code that holds every client's plaintext is called simulate, so that nobody takes it for a deployment.
+This code holds every client's plaintext. It is named simulate so that nobody deploys it.
 """
 
 from __future__ import annotations
@@ -36,24 +36,24 @@ ByRound = dict[str, int]
 
 @dataclass(frozen=True, eq=False, repr=False)
 class Simulation(Outcome):
-    """An :class:`~secagg.Outcome` with what only a bystander sees.
+    """An :class:`~secagg.Outcome` with the bytes and the seconds of all parties.
 
-    ``bytes_up``, ``bytes_down`` and ``seconds`` are by party, then by round; the server is ``"server"``, and
-    what it does at the end of a round counts for the round that ends. Two are compared without ``seconds``.
+    ``bytes_up``, ``bytes_down`` and ``seconds`` are by party, then by round. The server is ``"server"``; its work
+    at the end of a round counts for that round. A comparison of two simulations ignores ``seconds``.
     """
 
     bytes_up: Mapping[str, Mapping[str, int]] = None  # type: ignore[assignment]
     bytes_down: Mapping[str, Mapping[str, int]] = None  # type: ignore[assignment]
     seconds: Mapping[str, Mapping[str, float]] = field(default=None, compare=False)  # type: ignore[arg-type]
 
-    def _told(self) -> list[tuple[str, str]]:
-        """And the bytes of all clients and other parties."""
-        told = super()._told()
-        for what, counted in (("bytes up", self.bytes_up), ("bytes down", self.bytes_down)):
-            parties = [party for party in counted or {} if party != "server"]
-            total = sum(sum(counted[party].values()) for party in parties)
-            told.append((what, f"{total:,} of {len(parties)} parties"))
-        return told
+    def _summary(self) -> list[tuple[str, str]]:
+        """As in ``Outcome``, with the bytes of all parties but the server."""
+        lines = super()._summary()
+        for name, by_party in (("bytes up", self.bytes_up), ("bytes down", self.bytes_down)):
+            parties = [party for party in by_party or {} if party != "server"]
+            total = sum(sum(by_party[party].values()) for party in parties)
+            lines.append((name, f"{total:,} of {len(parties)} parties"))
+        return lines
 
 
 def simulate(
@@ -70,50 +70,58 @@ def simulate(
 ) -> Simulation:
     """Run one session over ``updates`` (by client id; a sequence is c1, c2, …) and return its outcome.
 
-    ``weights`` are integers in the same order or by the same ids, and ``budgets`` the clients' own, as
-    :meth:`secagg.Task.client` takes them. ``dropouts`` names clients that fall silent just before they would
-    send their message of a round; before their input, they are not charged. ``progress`` is called with each
-    round's name as it opens; ``executor`` runs what is heavy, by default threads. ``beacon`` gives the value of a
-    round of the task's beacon, where it has one; all clocks then stand still. Raises ``ConfigError``
-    for ids, weights, budgets or rounds that don't fit, ``LocalProtocolError`` where a client's budget has no
-    room for its input, and ``Aborted`` as a server would.
+    ``weights`` are integers, and ``budgets`` are the clients' own (see :meth:`secagg.Task.client`), both by the
+    same ids or in the same order. ``dropouts`` maps a client to the round in which it falls silent, just before it
+    would send its message; a client that does so before its input is not charged. ``progress`` is called with the
+    name of each round as it opens. ``executor`` runs heavy work, by default in threads. ``beacon`` returns the
+    value of a round of the task's beacon, if it has one; all parties' clocks then stand still.
+
+    Raises ``ConfigError`` for ids, weights, budgets or rounds that don't fit, ``LocalProtocolError`` if a client's
+    budget can't pay for its input, and ``Aborted`` as a server would.
     """
     if not is_a(task, (Task,)):
         swapped = "; the arguments are swapped: simulate(task, updates)" if is_a(updates, (Task,)) else ""
         raise ConfigError(f"got {shown(task)} as task; expected a secagg.Task{swapped}")
     if progress is not None and not callable(progress):
         raise ConfigError(f"got progress={shown(progress)}; expected a function that takes a round's name")
-    most = task.max_clients + 1  # one too many: more would be read for nothing
-    plain = _by_id(updates, "updates", most)
-    weighted = None if weights is None else _by_id(weights, "weights", most)
-    falling = _by_id({} if dropouts is None else dropouts, "dropouts", most)
-    silent = {client: _round(task, name) for client, name in falling.items()}
-    charged = None if budgets is None else _by_id(budgets, "budgets", most)
-    for what, given in (
-        ("weights", plain if weighted is None else weighted),
-        ("dropouts", {**plain, **silent}),
-        ("budgets", plain if charged is None else charged),
+    most = task.max_clients + 1  # one more than allowed, which is enough to refuse it
+    by_id = _by_id(updates, "updates", most)
+    weights_by_id = None if weights is None else _by_id(weights, "weights", most)
+    dropouts_by_id = _by_id({} if dropouts is None else dropouts, "dropouts", most)
+    silent = {client: _round(task, name) for client, name in dropouts_by_id.items()}
+    budgets_by_id = None if budgets is None else _by_id(budgets, "budgets", most)
+    for name, clients in (
+        ("weights", by_id if weights_by_id is None else weights_by_id),
+        ("dropouts", {**by_id, **silent}),
+        ("budgets", by_id if budgets_by_id is None else budgets_by_id),
     ):
-        if set(given) != set(plain):
-            odd = ", ".join(sorted(set(given) ^ set(plain)))
-            raise ConfigError(f"got {what} that don't fit the clients of updates; these differ: {odd}")
-    if (weighted is None) != (task.max_weight is None):
+        if set(clients) != set(by_id):
+            differing = ", ".join(sorted(set(clients) ^ set(by_id)))
+            raise ConfigError(f"got {name} that don't fit the clients of updates; these differ: {differing}")
+    if (weights_by_id is None) != (task.max_weight is None):
         raise ConfigError(
-            f"got {'no ' if weighted is None else ''}weights for a task with max_weight={task.max_weight}; "
+            f"got {'no ' if weights_by_id is None else ''}weights for a task with max_weight={task.max_weight}; "
             "pass weights exactly where the task has a max_weight"
         )
     return Session(
-        task, sorted(plain), silent, session, budgets=charged, progress=progress, executor=executor, beacon=beacon
-    ).run(plain, weighted)
+        task,
+        sorted(by_id),
+        silent,
+        session,
+        budgets=budgets_by_id,
+        progress=progress,
+        executor=executor,
+        beacon=beacon,
+    ).run(by_id, weights_by_id)
 
 
 class Session:
-    """The parties of one simulated session, and what is counted at the wires between them.
+    """The parties of one simulated session, with counts of the bytes between them.
 
-    :func:`simulate` makes one and runs it; the benchmarks make their own. ``members`` are the parties by id and
-    ``server`` the server: before :meth:`run`, each may be replaced by an object with the same methods. Every call
-    of a party goes through :meth:`timed`. ``silent`` maps a client to the round in which it falls silent; the
-    other arguments are those of :func:`simulate`.
+    :func:`simulate` makes a session and runs it; the benchmarks make their own. ``server`` is the server, and
+    ``members`` are the other parties by id. Before :meth:`run`, each may be replaced by an object with the same
+    methods. Every call of a party goes through :meth:`timed`. ``silent`` maps a client to the round in which it
+    falls silent; the other arguments are those of :func:`simulate`.
     """
 
     def __init__(
@@ -145,7 +153,7 @@ class Session:
                     executor=executor,
                     clock=lambda: now,
                     budget=(budgets or {}).get(party),
-                    ledger=MemoryLedger(),  # nothing of a simulation outlives it, so its ledger needs no store
+                    ledger=MemoryLedger(),  # a simulation ends with its process, so its ledger needs no file
                 ),
                 session=session,
             )
@@ -160,13 +168,13 @@ class Session:
 
     def run(self, updates: Mapping[str, Any], weights: Mapping[str, int] | None) -> Simulation:
         """Play the session to its end, over ``updates`` and ``weights`` by client; see :func:`simulate`."""
-        wanted = contribution_round(self.task.protocol)
+        asks_input = contribution_round(self.task.protocol)
         outbox = self.timed("server", "start", self.server.start)
         while self.server.outcome is None:
             name = self.server.round or ""
             if self.progress is not None:
                 self.progress(name)
-            if name == wanted:
+            if name == asks_input:
                 with _warnings.together():
                     for party in outbox:
                         if party in updates and party not in self.gone and self.silent.get(party) != name:
@@ -174,9 +182,9 @@ class Session:
                             self._contribute(party, name, updates[party], weight)
             self._deliver(outbox, name)
             outbox = self.timed("server", name, self.server.close_round)
-        found = {field.name: getattr(self.server.outcome, field.name) for field in fields(Outcome)}
+        values = {field.name: getattr(self.server.outcome, field.name) for field in fields(Outcome)}
         seconds = {party: dict(by_round) for party, by_round in self.seconds.items()}
-        return Simulation(**found, bytes_up=self.up, bytes_down=self.down, seconds=seconds)
+        return Simulation(**values, bytes_up=self.up, bytes_down=self.down, seconds=seconds)
 
     def _contribute(self, party: str, name: str, update: Any, weight: int | None) -> None:
         client = cast("Client[Any]", self.members[party])
@@ -188,9 +196,9 @@ class Session:
     def _deliver(self, outbox: Outbox, name: str) -> None:
         for party, request in outbox.items():
             if party in self.gone:
-                continue  # a message that it need not wait, which nobody is there to hear
+                continue  # the message that it was dropped, which a silent party does not read
             if party not in self.members:
-                raise ConfigError(f"got a message for {party}, whom simulate doesn't play")
+                raise ConfigError(f"got a message for {party}, which is not a party of this simulation")
             self._count("server", party, name, len(request))
             if self.silent.get(party) == name:
                 del self.members[party]
@@ -209,7 +217,7 @@ class Session:
             counts[party][name] = counts[party].get(name, 0) + size
 
     def timed(self, party: str, name: str, call: Callable[..., Any], *arguments: Any) -> Any:
-        """Call ``call`` of ``party`` in the round ``name``, and count its seconds; a subclass may measure more."""
+        """Call ``call`` of ``party`` in the round ``name``, and add up its seconds. A subclass may measure more."""
         began = time.perf_counter()
         try:
             return call(*arguments)
@@ -220,10 +228,10 @@ class Session:
 def enrol_for(
     task: Task, cohort: Sequence[str]
 ) -> tuple[dict[str, Ed25519PrivateKey], Roster | None, dict[str, bytes]]:
-    """Everyone in a simulated session, where the protocol authenticates them.
+    """Enrol all parties of a simulated session, if the protocol authenticates them.
 
-    Returns identities, the roster, and the private halves of other long-lived keys. Parties other than clients are
-    called by their role and a number: ``aggregator1``.
+    Returns their identities, the roster, and their other long-lived private keys. Parties other than clients are
+    named by role and number, such as ``aggregator1``.
     """
     others = task.protocol.others
     if task.protocol.threat_model == "semi-honest" and not others:
@@ -244,22 +252,22 @@ def enrol_for(
 def _key_pairs(
     protocol: AggregationProtocol, roles: tuple[tuple[str, PartyRole], ...]
 ) -> dict[str, tuple[bytes, bytes]]:
-    """Kept from one simulation to the next, as in a run: to find a Paillier key takes a tenth of a second."""
+    """Long-lived keys by party. Kept for the next simulation, because a Paillier key takes a tenth of a second."""
     return key_pairs(protocol, dict(roles))
 
 
-def _by_id(given: Any, what: str, most: int) -> dict[str, Any]:
+def _by_id(values: Any, what: str, most: int) -> dict[str, Any]:
     expected = "expected a dict by client id, or a list in the clients' order"
     with blaming(ConfigError, f"got {what} that can't be read; {expected}"):
-        if is_a(given, (Mapping,)):
-            items = [item for _, item in zip(range(most), given.items(), strict=False)]
+        if is_a(values, (Mapping,)):
+            items = [item for _, item in zip(range(most), values.items(), strict=False)]
             ids = {check_party_id(party): item for party, item in items}
             if len(ids) != len(items):
                 raise ConfigError(f"got {what} that name a client twice; {expected}")
             return ids
-        if is_a(given, str | bytes) or is_labelled(given):
-            raise ConfigError(f"got {shown(given)} as {what}; {expected}")
-        return {f"c{number}": item for number, item in zip(range(1, most + 1), given, strict=False)}
+        if is_a(values, str | bytes) or is_labelled(values):
+            raise ConfigError(f"got {shown(values)} as {what}; {expected}")
+        return {f"c{number}": item for number, item in zip(range(1, most + 1), values, strict=False)}
 
 
 def _round(task: Task, name: object) -> str:

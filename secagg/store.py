@@ -1,7 +1,7 @@
-"""Where a role keeps its state, and the ledger of what it may say only once.
+"""Stores for a role's state, and ledgers of what the role may say only once.
 
-A state may be lost or be old; the ledger must not. It is append-only and kept apart from the
-state, because whoever rolls both back can make a client tell two stories.
+A state may be lost or old; a ledger must not. It is append-only and kept apart from the state,
+because rolling back both lets a client contradict what it sent.
 """
 
 import errno
@@ -15,7 +15,7 @@ from typing import Protocol, Self
 
 from secagg.errors import ConfigError, LocalProtocolError
 
-_OPEN: "weakref.WeakSet[FileLedger]" = weakref.WeakSet()  # those that this process holds the lock of
+_OPEN: "weakref.WeakSet[FileLedger]" = weakref.WeakSet()  # the ledgers that this process has locked
 
 _ENTRY = 32
 _ROW = 3 * _ENTRY
@@ -27,13 +27,13 @@ class Ledger(Protocol):
     def claim(self, entry: bytes, value: bytes) -> bytes:
         """Write ``value`` (32 bytes) under ``entry`` (32 bytes) durably, unless it is taken.
 
-        Returns what stands there now: ``value``, or what was claimed earlier.
+        Returns what is written there now: ``value``, or an earlier claim's value.
         """
         ...
 
 
 class Store(Protocol):
-    """What ``save=`` takes: keeps a role's newest state, and has its ledger if there is one."""
+    """What ``save=`` takes: a store for a role's newest state, with the role's ledger if it has one."""
 
     ledger: Ledger | None
 
@@ -43,7 +43,7 @@ class Store(Protocol):
 
 
 class MemoryLedger:
-    """A ledger in memory, for simulations and tests: it dies with the process."""
+    """A ledger in memory, for simulations and tests: it is lost when the process ends."""
 
     def __init__(self) -> None:
         self._entries: dict[bytes, bytes] = {}
@@ -56,14 +56,14 @@ class MemoryLedger:
 class FileLedger:
     """A ledger in one file (mode 0600), appended and flushed to the disk (``fsync``) before a claim returns.
 
-    One for each party and for as long as it is enrolled: its roles in all sessions share the object. A row is
-    32 bytes of entry, 32 of value and 32 that chain it to the rows before. A last row that a crash cut short or
-    left as zeros was never answered for and is dropped; any other damage is a ``ConfigError``, and so is a ledger
-    that is open already: the file is locked. One that is deleted or replaced while it is open takes no more claims,
-    for a second ledger may be in its place.
+    A party has one for as long as it is enrolled: its roles in all sessions share the object. A row is 32 bytes of
+    entry, 32 of value and 32 that chain it to the rows before. A last row that a crash cut short or left as zeros
+    is dropped, because its claim never returned. Any other damage is a ``ConfigError``. The file is locked:
+    opening it twice is a ``ConfigError`` too. If the file is deleted or replaced while it is open, the ledger
+    takes no more claims, because there may be another ledger in its place.
 
-    Threads may share the object, processes may not: after a fork each would have a copy of the entries, and
-    would know nothing of what the others claim. The copy in a child takes no claim.
+    Threads may share the object, but processes may not: after a fork each would have a copy of the entries, and
+    would not see the claims of the others. So the copy in a child process takes no claims.
     """
 
     def __init__(self, path: str | os.PathLike[str]) -> None:
@@ -85,16 +85,18 @@ class FileLedger:
         except BaseException:
             self._file.close()
             raise
-        self._turn = threading.Lock()
+        self._lock = threading.Lock()
 
     def claim(self, entry: bytes, value: bytes) -> bytes:
-        """See :meth:`Ledger.claim`. Nothing is claimed where it raises: ``OSError`` if it can't be written, and
-        ``LocalProtocolError`` if the file was deleted or replaced, if others wrote to it, or in a forked child.
+        """See :meth:`Ledger.claim`. Where it raises, nothing was claimed.
+
+        ``OSError`` if the file can't be written; ``LocalProtocolError`` if it was deleted or replaced, if others
+        wrote to it, or in a forked child.
         """
         self._check_process()
         if len(entry) != _ENTRY or len(value) != _ENTRY:
             raise LocalProtocolError("got a ledger entry or value that is not 32 bytes; hash it first")
-        with self._turn:
+        with self._lock:
             if entry not in self._entries:
                 if not self._is_in_place():
                     raise LocalProtocolError(
@@ -107,15 +109,15 @@ class FileLedger:
     def __contains__(self, entry: bytes) -> bool:
         """Whether something was claimed under ``entry``; nothing is written."""
         self._check_process()
-        with self._turn:
+        with self._lock:
             return entry in self._entries
 
     def close(self) -> None:
-        """Let go of the file and its lock; so does the end of a ``with`` block."""
+        """Release the file and its lock, as the end of a ``with`` block does."""
         if not self._file.closed and os.getpid() == self._process:
             import fcntl
 
-            fcntl.flock(self._file, fcntl.LOCK_UN)  # a child that was forked meanwhile has it open still
+            fcntl.flock(self._file, fcntl.LOCK_UN)  # a forked child may still have the file open
         self._file.close()
 
     def __enter__(self) -> Self:
@@ -125,7 +127,7 @@ class FileLedger:
         self.close()
 
     def _check_process(self) -> None:
-        # Before the turn is taken: a thread of the parent may have held it when this process was forked.
+        # Before taking the lock: a thread of the parent may have held it at the fork.
         if os.getpid() != self._process:
             raise LocalProtocolError(
                 f"got ledger {self._path}, which process {self._process} opened, in process {os.getpid()}; open "
@@ -148,7 +150,7 @@ class FileLedger:
                 raise OSError(errno.ENOSPC, "the ledger took only a part of a row", str(self._file.name))
             os.fsync(self._file.fileno())
         except OSError:
-            # Nobody knows what of the row is on the disk; the next one takes its place.
+            # It is unknown how much of the row is on the disk; the next row takes its place.
             self._file.truncate(self._end)
             raise
         self._end += _ROW
@@ -156,7 +158,7 @@ class FileLedger:
         self._entries[entry] = value
 
     def _read_rows(self, path: str | os.PathLike[str]) -> int:
-        """Take in all rows; returns where the last good one ends."""
+        """Read all rows; returns the offset at which the last good one ends."""
         data = self._file.read()
         end = len(data) - len(data) % _ROW
         if end == len(data) > 0 and _is_unwritten(data[-_ROW:]):
@@ -165,8 +167,8 @@ class FileLedger:
             entry, value, link = (data[at + part : at + part + _ENTRY] for part in (0, _ENTRY, 2 * _ENTRY))
             if link != _link(self._chain, entry, value):
                 raise ConfigError(
-                    f"got ledger {path}, damaged at byte {at}; what this party sent is not known any more: "
-                    "enrol it anew, with a new key and an empty ledger"
+                    f"got ledger {path}, damaged at byte {at}; what this party sent is no longer known: "
+                    "enrol it again, with a new key and an empty ledger"
                 )
             self._entries[entry], self._chain = value, link
         return end
@@ -196,21 +198,23 @@ class FileStore:
     """
 
     def __init__(self, path: str | os.PathLike[str], *, ledger: Ledger | None = None) -> None:
-        self._path = Path(path).resolve()  # or a save would replace a symbolic link, and not what it points to
+        self._path = Path(path).resolve()  # a save must replace the target of a symbolic link, not the link
         self.ledger = ledger
         if not self._path.parent.is_dir():
-            raise ConfigError(f"got state {path} in a folder that is not there; make it first, for its owner alone")
+            raise ConfigError(
+                f"got state {path} in a folder that does not exist; make it first, for its owner alone"
+            )
         self._number, _ = self._read()
 
     def __call__(self, number: int, state: bytes) -> None:
-        """See :meth:`Store.__call__`. ``OSError`` if it can't be written; the old state stands then."""
+        """See :meth:`Store.__call__`. ``OSError`` if it can't be written; the old state then remains."""
         newest = max(self._number, self._written())
         if number <= newest:
             raise LocalProtocolError(
                 f"got state number {number} after {newest}; a role restored from an older state "
                 "must not overwrite a newer one, and each session has a file of its own"
             )
-        # A name of its own: what another process is writing must not take the place of a whole state.
+        # A unique name: another process may be writing too, and its unfinished file must not become the state.
         fresh = self._path.with_name(f"{self._path.name}.{secrets.token_hex(8)}.new")
         try:
             with os.fdopen(os.open(fresh, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "wb") as file:
@@ -226,11 +230,11 @@ class FileStore:
         self._number = number
 
     def load(self) -> bytes | None:
-        """The newest state, or None where nothing was saved; ``ConfigError`` if it is damaged."""
+        """The newest state, or None if nothing was saved; ``ConfigError`` if it is damaged."""
         return self._read()[1]
 
     def _written(self) -> int:
-        """The number of the state in the file, which another process may have written; -1 where there is none."""
+        """The number of the state in the file, which another process may have written; -1 if there is no file."""
         try:
             with self._path.open("rb") as file:
                 return int.from_bytes(file.read(8), "big")
@@ -251,9 +255,9 @@ class FileStore:
 
 
 def _is_unwritten(row: bytes) -> bool:
-    """Whether a crash may have left this row: its place was made in the file, and nothing written there.
+    """Whether a crash may have left this row: the file was extended, but nothing was written.
 
-    A whole row of anything else was answered for, and damage to it must not free its entry.
+    Any other complete row may belong to a claim that returned, so damage to it must not free its entry.
     """
     return not any(row)
 

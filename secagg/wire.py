@@ -1,15 +1,14 @@
-"""The one envelope that every message travels in.
+"""The envelope that carries every message.
 
 ::
 
     magic "SECAGG" | version 1 | protocol 2 | type 1 | task digest 32
     | length 1, session id 0 or 32 | length 1, sender | length 4, body | trailer
 
-Numbers are big-endian. A body is a small structured part (MessagePack of a typed schema, length
-first) and, for messages that carry vectors, their bit-packed bytes. With an identity the trailer is an
-Ed25519 signature over the label and SHA-256 of all that stands before it; without, the first 16
-bytes of that digest: against accident only. The server's messages have no sender and are not signed,
-for nothing that it says is believed.
+Numbers are big-endian. A body is a small structured part (its length, then MessagePack of a typed schema) and, for
+messages that carry vectors, their bit-packed bytes. With an identity, the trailer is an Ed25519 signature over a
+label and the SHA-256 of everything before it. Without one, it is the first 16 bytes of that digest, which detects
+accidents only. The server's messages have no sender and are not signed, because parties do not trust the server.
 """
 
 import hashlib
@@ -34,15 +33,15 @@ CHECKSUM_BYTES = 16
 DIGEST_BYTES = 32
 LARGEST_BODY = (1 << 32) - 1  # in bytes: an envelope states the length of its body in 4 bytes
 LONGEST_ID = 64  # of a party, in bytes
-SERVER = ""  # the sender of the server's messages; no party can be enrolled under it
+SERVER = ""  # the sender in the server's messages; no party can have this id
 
 _FIXED = struct.Struct(">6sBHB32s")
 _BODY_LENGTH = struct.Struct(">I")
-_FIELD_HEADER = 5  # the most that MessagePack writes before an array, a text or a byte string
+_FIELD_HEADER = 5  # the most bytes that MessagePack writes before an array, a text or a byte string
 
 
 class Reject(Exception):  # noqa: N818 - never leaves the library
-    """Why a message was not taken. A server turns it into a Fault, a client into an error."""
+    """Why a message was refused. A server turns it into a Fault, a client into an error."""
 
     def __init__(self, kind: FaultKind, detail: str, *, blame: str | None = None) -> None:
         super().__init__(detail)
@@ -56,7 +55,7 @@ class Message(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_field
 
 
 class Abort(Message, frozen=True):
-    """The server gives the session up; it doesn't say why."""
+    """The server ends the session without an outcome; it doesn't say why."""
 
     TYPE: ClassVar[int] = 255
 
@@ -66,7 +65,7 @@ AnyMessage = TypeVar("AnyMessage", bound=Message)
 
 @dataclass(frozen=True, slots=True)
 class Envelope:
-    """A message whose frame has been read; nothing in it has been believed yet."""
+    """A message whose frame has been parsed. Nothing in it has been verified yet."""
 
     protocol: int
     kind: int  # the message's TYPE
@@ -86,12 +85,12 @@ class Envelope:
         try:
             view = memoryview(data)  # a subclass may answer len() and bytes() as it likes
         except Exception as error:
-            raise Reject(FaultKind.MALFORMED, "got bytes that can't be read any more") from error
+            raise Reject(FaultKind.MALFORMED, "got bytes that can no longer be read") from error
         if view.nbytes > limit:
-            raise Reject(FaultKind.OVERSIZED, f"got {view.nbytes} bytes; nothing honest is over {limit}")
+            raise Reject(FaultKind.OVERSIZED, f"got {view.nbytes} bytes; expected at most {limit}")
         raw = data if type(data) is bytes else bytes(view)
         if len(raw) < _FIXED.size or raw[:6] != MAGIC:
-            raise Reject(FaultKind.MALFORMED, "got bytes that don't begin like a message")
+            raise Reject(FaultKind.MALFORMED, "got bytes that don't begin as an envelope does")
         _, version, protocol, kind, task = _FIXED.unpack_from(raw)
         if version != VERSION:
             raise Reject(FaultKind.VERSION, f"got wire version {version}; this library speaks {VERSION}")
@@ -117,18 +116,20 @@ class Envelope:
         )
 
     def verify(self, key: bytes | None) -> None:
-        """Check the trailer: the signature under Ed25519 public ``key``, or without one the checksum."""
+        """Check the trailer: the signature under the Ed25519 public ``key``, or the checksum if there is no key."""
         if key is None:
             if self.trailer != self.digest[:CHECKSUM_BYTES]:
-                raise Reject(FaultKind.UNAUTHENTIC, "got a checksum that doesn't fit the message")
+                raise Reject(FaultKind.UNAUTHENTIC, "got a checksum that doesn't match the message")
             return
         try:
             Ed25519PublicKey.from_public_bytes(key).verify(self.trailer, SIGNATURE_LABEL + self.digest)
         except (InvalidSignature, ValueError) as error:
-            raise Reject(FaultKind.UNAUTHENTIC, "got a signature that doesn't hold") from error
+            raise Reject(
+                FaultKind.UNAUTHENTIC, "got a signature that isn't valid under the sender's key"
+            ) from error
 
     def open(self, kind: type[AnyMessage]) -> tuple[AnyMessage, memoryview]:
-        """The structured part as a ``kind``, and the bytes behind it."""
+        """Decode the structured part as a ``kind``; returns it and the bytes after it."""
         if len(self.body) < _BODY_LENGTH.size:
             raise Reject(FaultKind.MALFORMED, "got a body cut short")
         end = _BODY_LENGTH.size + _BODY_LENGTH.unpack_from(self.body)[0]
@@ -137,7 +138,7 @@ class Envelope:
         try:
             message = _decoder(kind).decode(self.body[_BODY_LENGTH.size : end])
         except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
-            raise Reject(FaultKind.MALFORMED, f"got a body that is no {kind.__name__}: {error}") from error
+            raise Reject(FaultKind.MALFORMED, f"the body is not a {kind.__name__}: {error}") from error
         return message, self.body[end:]
 
 
@@ -174,16 +175,16 @@ def seal_envelope(
 
 
 def overhead(sender: str, *, session: bool = True, signed: bool) -> int:
-    """Bytes of an envelope beside its structured part and its vectors."""
+    """The bytes of an envelope without its structured part and its vectors."""
     lengths = _FIXED.size + 2 + 2 * _BODY_LENGTH.size + DIGEST_BYTES * session + len(sender.encode())
     return lengths + (SIGNATURE_BYTES if signed else CHECKSUM_BYTES)
 
 
 def largest(*fields: int | tuple[int, int], signed: bool) -> int:
-    """Bytes of the largest envelope of a message with such ``fields``, beside its vectors.
+    """The bytes of the largest envelope of a message with these ``fields``, without its vectors.
 
-    A field is the length of a number, a text or a byte string, or (count, length) of a list of them; who
-    sends a message that is ``signed`` has an id of the greatest length.
+    A field is the length of a number, a text or a byte string, or (count, length) for a list of them. The sender's
+    id is assumed to be as long as ids can be.
     """
     sizes = (_FIELD_HEADER + field if isinstance(field, int) else _size_of_list(*field) for field in fields)
     return overhead("x" * LONGEST_ID, signed=signed) + _FIELD_HEADER + sum(sizes)
@@ -194,10 +195,10 @@ def _size_of_list(count: int, length: int) -> int:
 
 
 def structure_size(message: Message, *lists: Mapping[bytes | str, int]) -> int:
-    """Bytes of a message's structured part.
+    """The bytes of a message's structured part.
 
-    ``lists`` take the places of as many empty lists in ``message``. Each maps an item to how often it stands in
-    the list, so that a list too long for the memory can be counted.
+    Each of ``lists`` replaces one empty list in ``message``, and maps an item to its number of copies. So even a
+    list that is too long for memory can be counted.
     """
     return len(_ENCODER.encode(message)) + sum(_list_bytes(items) - 1 for items in lists)
 
@@ -209,18 +210,18 @@ def _list_bytes(items: Mapping[bytes | str, int]) -> int:
 
 
 def no_vectors(payload: memoryview) -> None:
-    """``Reject`` bytes behind a structured part that should stand alone."""
+    """``Reject`` if bytes follow the structured part of a message without vectors."""
     if len(payload):
-        raise Reject(FaultKind.MALFORMED, f"got {len(payload)} bytes behind the end of a message")
+        raise Reject(FaultKind.MALFORMED, f"got {len(payload)} bytes after the end of a message")
 
 
 def stand_in_ids(count: int) -> list[str]:
-    """Ids of ``count`` strangers, to reckon sizes with: c1, c2, …, sorted."""
+    """Example ids of ``count`` clients, to compute sizes with: c1, c2, …, sorted."""
     return sorted(f"c{number}" for number in range(1, count + 1))
 
 
 def stand_in_lengths(count: int) -> dict[int, int]:
-    """How many of ``stand_in_ids(count)`` have each length, without building them."""
+    """Length → how many of ``stand_in_ids(count)`` have it, computed without building the ids."""
     digits = range(1, len(str(count)) + 1)
     return {1 + many: min(count, 10**many - 1) - 10 ** (many - 1) + 1 for many in digits}
 
@@ -248,4 +249,4 @@ def _sender(name: bytes) -> str:
     try:
         return check_party_id(name.decode("ascii"))
     except (UnicodeDecodeError, ConfigError) as error:
-        raise Reject(FaultKind.MALFORMED, "got a sender that is no party id") from error
+        raise Reject(FaultKind.MALFORMED, "the sender is not a party id") from error

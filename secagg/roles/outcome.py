@@ -63,18 +63,18 @@ class Outcome:
     __hash__ = None  # type: ignore[assignment]
 
     def __repr__(self) -> str:
-        return f"<{type(self).__name__}: {'; '.join(f'{name} {text}' for name, text in self._told())}>"
+        return f"<{type(self).__name__}: {'; '.join(f'{name} {text}' for name, text in self._summary())}>"
 
     def _repr_html_(self) -> str:
         """What :func:`repr` says as a table, for notebooks."""
         rows = "".join(
-            f"<tr><th>{html.escape(name)}</th><td>{html.escape(text)}</td></tr>" for name, text in self._told()
+            f"<tr><th>{html.escape(name)}</th><td>{html.escape(text)}</td></tr>" for name, text in self._summary()
         )
         return f"<table>{rows}</table>"
 
-    def _told(self) -> list[tuple[str, str]]:
+    def _summary(self) -> list[tuple[str, str]]:
         """What a person wants to know first, each a name and a short text."""
-        told = [
+        lines = [
             ("sum of", f"{len(self.survivors)} clients ({_some(self.survivors)})"),
             ("total weight", f"{self.total_weight:,}"),
             ("dropped", _some([f"{party} in {name}" for party, name in self.dropped.items()]) or "nobody"),
@@ -83,10 +83,10 @@ class Outcome:
         if self.clipped is not None:
             with suppress(SecAggError):  # who replaced the mean by something else still gets a line
                 size = len(self.survivors) * Layout.of(self.mean).size
-                told.append(("clipped", f"{self.clipped:,} of {size:,} coordinates"))
+                lines.append(("clipped", f"{self.clipped:,} of {size:,} coordinates"))
         if self.epsilon_guaranteed is not None:
-            told.append(("epsilon", f"{self.epsilon_guaranteed:.4g}"))
-        return told
+            lines.append(("epsilon", f"{self.epsilon_guaranteed:.4g}"))
+        return lines
 
 
 def _some(texts: Sequence[str]) -> str:

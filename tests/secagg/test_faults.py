@@ -110,7 +110,7 @@ def test_no_bytes_stand_behind_a_message_without_vectors(name: str) -> None:
         except RemoteProtocolError as refused:
             fault = refused.fault
         assert fault.kind is FaultKind.MALFORMED
-        assert "behind the end of a message" in fault.detail
+        assert "after the end of a message" in fault.detail
         assert member._state.step == step
         tried.add((session.round, "request"))
 

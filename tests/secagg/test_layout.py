@@ -382,7 +382,7 @@ def test_restored_like_an_update_with_its_dtypes_too() -> None:
     }
     assert type(got["count"]) is int
     assert type(got["scalar"]) is np.int32
-    with pytest.raises(ConfigError, match="'like' beside a like="):
+    with pytest.raises(ConfigError, match="'like' with like="):
         layout.restore(vector, dtype="like")
 
 
@@ -400,7 +400,7 @@ def test_none_is_structure() -> None:
         Layout.of([np.ones(1)]).flatten([None])
     with pytest.raises(EncodingError, match=r"\[0\]: got an array of shape \(1,\); expected None"):
         Layout.of([None, np.ones(1)]).flatten([np.ones(1), np.ones(1)])
-    with pytest.raises(ConfigError, match="None, which holds nothing"):
+    with pytest.raises(ConfigError, match="None, which is empty"):
         Layout((Leaf(("a",), (1,), "float32"),), (Branch((), "none"),))
 
 

@@ -333,7 +333,7 @@ ledger._is_in_place = both_look
 held, forked = threading.Event(), threading.Event()
 
 def hold():  # a lock that another thread of the parent holds at the fork
-    with ledger._turn:
+    with ledger._lock:
         held.set()
         forked.wait(60)
 

@@ -184,7 +184,7 @@ def test_wrong_kinds_of_arguments_are_refused_by_name() -> None:
         ({"identity": "c1.pem", "roster": roster}, "got a str as identity"),
         ({"identity": keys["c1"], "roster": "roster.json"}, "got a str as roster"),
         ({"identity": keys["c1"], "roster": roster, "save": "c1.state"}, "got a str as save"),
-        ({"identity": keys["c1"], "roster": roster, "rng": lambda count: b""}, "got no 32 bytes from rng"),
+        ({"identity": keys["c1"], "roster": roster, "rng": lambda count: b""}, "rng did not return 32 bytes"),
     ):
         with pytest.raises(secagg.ConfigError, match=says):
             make().client("c1", **given)

@@ -187,7 +187,7 @@ def test_a_body_that_is_no_such_message_is_refused(body: bytes) -> None:
 
 def test_no_vectors() -> None:
     wire.no_vectors(memoryview(b""))
-    with pytest.raises(wire.Reject, match="got 3 bytes behind the end"):
+    with pytest.raises(wire.Reject, match="got 3 bytes after the end"):
         wire.no_vectors(memoryview(b"abc"))
 
 

@@ -322,7 +322,7 @@ class TestWeightOutOfRange:
     def test_refused(self) -> None:
         played = self.attack()
         assert played.outcome is None
-        assert "6 total weight; honest clients sum to 7 to 350" in played.aborted
+        assert "6 total weight; expected 7 to 350" in played.aborted
 
     def test_control_succeeds(self, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr(fixed_point, "_within", lambda value, *_: value)
