@@ -9,7 +9,7 @@ from secagg.demo.hospitals import Hospital
 
 Model = dict[str, NDArray[np.float64]]
 
-STEPS = 5  # gradient steps of a hospital between two aggregations
+STEPS = 5  # gradient steps of a hospital between two aggregations, each over all its patients: local epochs
 RATE = 0.1  # the learning rate
 
 
@@ -24,10 +24,10 @@ def probabilities(model: Model, features: NDArray[np.float64]) -> NDArray[np.flo
     return 0.5 + 0.5 * np.tanh((features @ model["weights"] + model["bias"]) / 2)
 
 
-def update(model: Model, hospital: Hospital) -> Model:
-    """Train on the hospital's patients, and return the trained model minus ``model``."""
+def update(model: Model, hospital: Hospital, steps: int = STEPS) -> Model:
+    """Train on the hospital's patients for ``steps`` steps, and return the trained model minus ``model``."""
     own = model
-    for _ in range(STEPS):
+    for _ in range(steps):
         error = probabilities(own, hospital.features) - hospital.labels
         slope = {"bias": error.mean(keepdims=True), "weights": hospital.features.T @ error / hospital.patients}
         own = {name: own[name] - RATE * slope[name] for name in own}
