@@ -249,8 +249,7 @@ def test_an_update_descends_the_loss():
     assert loss(model.add(start, model.update(start, hospital))) < 0.5
 
 
-def test_a_gradient_step_is_the_textbooks(monkeypatch):
-    monkeypatch.setattr(model, "STEPS", 1)
+def test_a_gradient_step_is_the_textbooks():
     hospital = Hospital("h", np.array([[1.0, -2.0], [0.5, 3.0], [0.0, 1.0]]), np.array([1.0, 0.0, 1.0]))
     before = {"bias": np.array([0.25]), "weights": np.array([-0.5, 0.75])}
     bias, weights = 0.0, [0.0, 0.0]
@@ -258,7 +257,7 @@ def test_a_gradient_step_is_the_textbooks(monkeypatch):
         error = 1 / (1 + math.exp(-(0.25 - 0.5 * row[0] + 0.75 * row[1]))) - label
         bias -= 0.1 * error / 3
         weights = [weight - 0.1 * error * x / 3 for weight, x in zip(weights, row, strict=True)]
-    found = model.update(before, hospital)
+    found = model.update(before, hospital, steps=1)
     np.testing.assert_allclose(found["bias"], [bias], rtol=1e-12)
     np.testing.assert_allclose(found["weights"], weights, rtol=1e-12)
 
