@@ -5,6 +5,15 @@ NumPy and no framework. A *model* or an *update* is anything that :meth:`secagg.
 """
 
 from secagg.federated.compression import Compression, CountSketch, RandomK
+from secagg.federated.groups import (
+    draw_groups,
+    from_beacon,
+    group_roster,
+    group_task,
+    likelihood,
+    simulate_groups,
+)
+from secagg.federated.guarantee import Guarantee
 from secagg.federated.masks import Pruned, PublicMask, union_density
 from secagg.federated.noise import mean_noise_std
 from secagg.federated.optimizers import (
@@ -18,9 +27,11 @@ from secagg.federated.optimizers import (
     ServerOptimizer,
 )
 from secagg.federated.residual import Residual
+from secagg.federated.robust import CoordinateMedian, GeometricMedian, GroupRule, NormClippedMean, TrimmedMean
 
 __all__ = [
     "Compression",
+    "CoordinateMedian",
     "CountSketch",
     "FedAdagrad",
     "FedAdam",
@@ -28,12 +39,23 @@ __all__ = [
     "FedAvgM",
     "FedSGD",
     "FedYogi",
+    "GeometricMedian",
+    "GroupRule",
+    "Guarantee",
+    "NormClippedMean",
     "OptimizerState",
     "Pruned",
     "PublicMask",
     "RandomK",
     "Residual",
     "ServerOptimizer",
+    "TrimmedMean",
+    "draw_groups",
+    "from_beacon",
+    "group_roster",
+    "group_task",
+    "likelihood",
     "mean_noise_std",
+    "simulate_groups",
     "union_density",
 ]

@@ -1,0 +1,228 @@
+"""Groups of a cohort, each with a secure sum of its own: what a robust rule combines.
+
+A rule against clients that lie needs several values to compare, and single updates are hidden. So the cohort is
+split into groups, drawn anew in each round. Each group runs its own session of one task, and the server sees one
+mean a group.
+
+**Who draws.** ``draw_groups`` follows from public randomness; everyone can check the draw.
+
+- 32 random bytes that the server draws once the cohort is fixed, or the id of a session that is over: they stand
+  against clients that lie and would choose their group. The server has to be honest about the draw: one that
+  draws again until it likes the groups (it grinds) is not noticed.
+- What a beacon publishes in the first round after the cohort was told to every client (:func:`from_beacon`): it
+  stands against a server that grinds too.
+
+Privacy depends on neither: a group's floor counts all colluders as if they were in this one group. By
+grinding, a lying server can only help liars to a majority of the groups, and it can ruin a model more simply.
+
+**Over many rounds** the sums of groups tell more than sums of all clients. If a client's updates hardly change from
+round to round, then the sums of ever new groups are equations from which a server can solve for each client's
+lasting part, after about as many sums as there are clients. Noise is the answer, or groups that are drawn once,
+which is weaker against liars.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from fractions import Fraction
+from typing import Any
+
+from mpc.keys import encode_parts
+from secagg._numbers import is_a, whole
+from secagg.beacon import Beacon
+from secagg.corruption import corrupt_among
+from secagg.errors import Aborted, ConfigError, blaming, shown
+from secagg.identity import PartyRole, Roster, check_party_id
+from secagg.protocols.base import AggregationProtocol
+from secagg.roles.environment import Budget
+from secagg.simulation import Simulation, simulate
+from secagg.task import MAX_CLIENTS, Task
+
+Groups = tuple[tuple[str, ...], ...]
+
+RANDOM_BYTES = 32
+_MOST_BYTES = 1024
+_NEARLY = Fraction(999, 1000)
+
+
+def draw_groups(cohort: Iterable[str], count: int, randomness: bytes) -> Groups:
+    """``cohort`` split at random into ``count`` groups, whose sizes differ by at most one; each is sorted.
+
+    The ids are ordered by SHA-256 of the label, ``randomness`` and the id, each after its length
+    (:func:`mpc.keys.encode_parts`), and dealt in turn. ``randomness`` is 32 to 1024 bytes that nobody could
+    choose or know before the cohort stood; the module says whence. ``ConfigError`` for fewer bytes, such as a
+    round's number, for an id twice, and for more groups than clients.
+    """
+    if not is_a(randomness, bytes) or not RANDOM_BYTES <= len(randomness) <= _MOST_BYTES:
+        raise ConfigError(
+            f"got randomness={shown(randomness)}; expected {RANDOM_BYTES} to {_MOST_BYTES} bytes that nobody could "
+            "foresee, such as os.urandom(32) of an honest server or a beacon's value: liars that foresee their "
+            "group gather where they do most harm"
+        )
+    ids = [check_party_id(party) for _, party in zip(range(MAX_CLIENTS + 1), cohort, strict=False)]
+    if len(set(ids)) != len(ids):
+        raise ConfigError("got a cohort that lists an id twice; every client is in one group")
+    groups = check_groups(count, len(ids))
+    plain = bytes(memoryview(randomness))
+    drawn = sorted(ids, key=lambda party: hashlib.sha256(encode_parts(_LABEL, plain, party)).digest())
+    return tuple(tuple(sorted(drawn[first::groups])) for first in range(groups))
+
+
+_LABEL = "secagg/v1/groups"
+
+
+def from_beacon(beacon: Beacon, number: int, value: bytes) -> bytes:
+    """Randomness for :func:`draw_groups` from the ``value`` that ``beacon`` published in round ``number``.
+
+    Client and server each call it. The client notes by its own clock, when it learns the cohort, which round comes
+    next (``beacon.next_round(now)``), and takes no other ``number``: one published before would let the server
+    choose the cohort by it. ``ConfigError`` for a value that the beacon did not publish.
+    """
+    expected = whole(number)
+    if (
+        expected is None
+        or not 0 < expected < 1 << 63
+        or not is_a(value, bytes)
+        or not beacon.verify(expected, value)
+    ):
+        raise ConfigError(f"got a value that the beacon did not publish in round {shown(number)}; ask it again")
+    return hashlib.sha256(encode_parts("secagg/v1/groups-beacon", expected, value)).digest()
+
+
+def group_task(task: Task, count: int, *, min_survivors: int | None = None, roster: Roster | None = None) -> Task:
+    """The task that each of ``count`` groups runs, for a ``task`` over all clients.
+
+    ``max_clients`` is the size of the largest group. ``min_survivors`` is by default the task's share of the
+    smallest group, rounded up. ``corruption`` is raised so that c stays what it is for all clients: the draw may
+    put every colluder into one group. c is counted over ``roster`` if the threat model is ``"malicious"`` and
+    there is one, otherwise over the task's ``max_clients``. Noise is calibrated to the group alone.
+
+    Each group's roles need :func:`group_roster`. ``ConfigError`` for groups whose floor is below c + 2 or that
+    can't reach it, and for whatever the protocol refuses in a task of this size.
+    """
+    groups = check_groups(count, task.max_clients)
+    smallest, largest = task.max_clients // groups, -(-task.max_clients // groups)
+    corrupt = corrupt_among(task.protocol, task.max_clients, roster)
+    share = Fraction(smallest * task.min_survivors, task.max_clients)
+    floor = math.ceil(share) if min_survivors is None else whole(min_survivors)
+    if floor is None or floor < corrupt + 2:
+        raise ConfigError(
+            f"got min_survivors={shown(min_survivors) if floor is None else floor} for groups of {smallest} to "
+            f"{largest}, with {corrupt} clients possibly corrupt, all of them perhaps in one group; expected at "
+            f"least {corrupt + 2}, so that no group opens for one honest client: make fewer groups, raise "
+            "min_survivors, or lower corruption if fewer can collude"
+        )
+    if floor > smallest:
+        raise ConfigError(
+            f"got min_survivors={floor} for groups of {smallest} to {largest}; expected at most {smallest}: make "
+            "fewer groups"
+        )
+    protocol = _with_corrupt(task.protocol, corrupt, largest)
+    return dataclasses.replace(task, protocol=protocol, max_clients=largest, min_survivors=floor)
+
+
+def group_roster(roster: Roster, group: Sequence[str]) -> Roster:
+    """``roster`` with the clients of ``group`` alone, and everyone who is no client.
+
+    Every client makes its own, from the roster that it pins and the groups that it drew: so a server can't
+    bring others into the group. ``ConfigError`` for an id that ``roster`` doesn't list as a client.
+    """
+    strangers = set(group) - set(roster.ids(PartyRole.CLIENT))
+    if strangers:
+        raise ConfigError(
+            f"got {min(strangers)} in a group, whom the roster doesn't list as a client; enrol it first"
+        )
+    members = set(group)
+    return Roster([party for party in roster.values() if party.role is not PartyRole.CLIENT or party.id in members])
+
+
+def likelihood(clients: int, count: int, liars: int, bad: int) -> float:
+    """The probability that ``liars`` of ``clients``, drawn into ``count`` groups, are in at most ``bad`` of them.
+
+    Exact: the draws that leave all but ``bad`` groups free of liars are counted, by inclusion and exclusion, over
+    groups of the two sizes of :func:`draw_groups`. It holds for liars that are enrolled before anybody knows the
+    randomness. ``ConfigError`` for numbers that don't fit.
+    """
+    groups = check_groups(count, clients)
+    if not 0 <= liars <= clients or bad < 0:
+        raise ConfigError(
+            f"got {liars} liars of {clients} and {bad} bad groups; expected at most all, and 0 or more"
+        )
+    if bad >= min(groups, liars):
+        return 1.0
+    size, larger = divmod(clients, groups)
+    ways = 0
+    for first in range(min(bad, larger) + 1):  # groups of size + 1
+        for second in range(min(bad - first, groups - larger) + 1):  # groups of size
+            left, others = bad - first - second, groups - first - second
+            inside = math.comb((size + 1) * first + size * second, liars)
+            placed = math.comb(larger, first) * math.comb(groups - larger, second) * inside
+            ways += (-1) ** left * math.comb(others - 1, left) * placed
+    return float(Fraction(ways, math.comb(clients, liars)))
+
+
+def simulate_groups(
+    task: Task,
+    updates: Mapping[str, Any],
+    groups: Groups,
+    *,
+    weights: Mapping[str, int] | None = None,
+    dropouts: Mapping[str, str] | None = None,
+    budgets: Mapping[str, Budget] | None = None,
+    session: bytes = b"simulation",
+) -> list[Simulation | Aborted]:
+    """Run one session a group, all in this process: for each group its outcome, or why it was aborted.
+
+    ``task`` is the group's (:func:`group_task`); the other arguments are those of :func:`secagg.simulate`, by id,
+    and every id of ``updates`` is in one of ``groups``. A deployment has one server object a group instead, on
+    one transport.
+    """
+    members = [party for group in groups for party in group]
+    if sorted(members) != sorted(updates):
+        raise ConfigError("got groups that are not the clients of updates; expected draw_groups(updates, ...)")
+    found: list[Simulation | Aborted] = []
+    for group in groups:
+        try:
+            found.append(
+                simulate(
+                    task,
+                    _of(group, updates),
+                    weights=None if weights is None else _of(group, weights),
+                    dropouts=_of(group, dropouts or {}),
+                    budgets=None if budgets is None else _of(group, budgets),
+                    session=session,
+                )
+            )
+        except Aborted as aborted:
+            found.append(aborted)
+    return found
+
+
+def _of(group: Sequence[str], values: Mapping[str, Any]) -> dict[str, Any]:
+    """What ``values`` has for the members of ``group``."""
+    return {party: values[party] for party in group if party in values}
+
+
+def check_groups(count: object, clients: int) -> int:
+    """``count`` as an int; ``ConfigError`` unless it is a number of groups for so many clients."""
+    groups = whole(count)
+    if groups is None or not 1 <= groups <= clients:
+        raise ConfigError(
+            f"got {shown(count)} groups of {clients} clients; expected an integer from 1 to {clients}"
+        )
+    return groups
+
+
+def _with_corrupt(protocol: AggregationProtocol, corrupt: int, clients: int) -> AggregationProtocol:
+    """``protocol`` with the corruption that comes to ``corrupt`` in groups of ``clients``, and of one fewer."""
+    if protocol.corruption is None:
+        return protocol
+    parameters: Any = protocol  # a frozen dataclass, as every protocol is
+    with blaming(ConfigError, f"got {protocol.name}, whose corruption can't be set for groups"):
+        changed: AggregationProtocol = dataclasses.replace(
+            parameters, corruption=float((corrupt + _NEARLY) / clients)
+        )
+    return changed
