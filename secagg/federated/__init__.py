@@ -4,6 +4,7 @@ This package stands above the protocols: nothing below imports it, and ``import 
 NumPy and no framework. A *model* or an *update* is anything that :meth:`secagg.Layout.of` takes.
 """
 
+from secagg.federated.clients import DPSGD, PoissonBatch, PoissonBatches, clip_per_example, fedprox_gradient
 from secagg.federated.compression import Compression, CountSketch, RandomK
 from secagg.federated.groups import (
     draw_groups,
@@ -30,6 +31,7 @@ from secagg.federated.residual import Residual
 from secagg.federated.robust import CoordinateMedian, GeometricMedian, GroupRule, NormClippedMean, TrimmedMean
 
 __all__ = [
+    "DPSGD",
     "Compression",
     "CoordinateMedian",
     "CountSketch",
@@ -44,13 +46,17 @@ __all__ = [
     "Guarantee",
     "NormClippedMean",
     "OptimizerState",
+    "PoissonBatch",
+    "PoissonBatches",
     "Pruned",
     "PublicMask",
     "RandomK",
     "Residual",
     "ServerOptimizer",
     "TrimmedMean",
+    "clip_per_example",
     "draw_groups",
+    "fedprox_gradient",
     "from_beacon",
     "group_roster",
     "group_task",
