@@ -1,7 +1,7 @@
-"""Draws docs/privacy.png, accuracy against epsilon on the demo's hospitals: ``python -m docs.privacy_plot``.
+"""Draw docs/privacy.png, accuracy against epsilon on the demo's hospitals: ``python -m docs.privacy_plot``.
 
-Each point is the mean of 48 trainings of 20 rounds. A seed deals the patients, chooses the two of ten
-hospitals that fall silent in each round, and makes the noise; it is the same for all points. The script sums in the
+Each point is the mean of 48 trainings of 20 rounds, with the same 48 seeds at every point. A seed determines how
+the patients are dealt, which two of ten hospitals fall silent in each round, and the noise. The script sums in the
 clear what the clients of any protocol would send, because all protocols return the same sums.
 """
 
@@ -26,7 +26,7 @@ CLIENTS, SURVIVORS, ROUNDS, SEEDS = 10, 8, 20, 48
 LAYOUT = secagg.Layout.of(model.initial(FEATURES))
 EPSILONS = (1, 2, 4, 8, 16, 32, 64)
 
-#: h: the number of survivors whose noise is enough. A server's own noise, added once, counts as that of all.
+#: h: the number of honest survivors whose noise is enough. A server's own noise, added once, counts as that of all.
 TRUST = {
     "central: the server adds the noise\nand is trusted with every update": (SURVIVORS, "o"),
     "distributed: SecAgg, 3 of 10 may collude": (SURVIVORS - 3, "s"),
@@ -36,7 +36,7 @@ TRUST = {
 
 @cache
 def study(seed: int) -> Study:
-    """The hospitals of one seed. Constants scale their features, so that epsilon covers all that is used."""
+    """The hospitals of one seed. Constants scale their features, so epsilon covers all that training uses."""
     return load(CLIENTS, np.random.default_rng([seed, 0]), plausible=True)
 
 
@@ -50,14 +50,14 @@ def noise(honest: int, epsilon: float) -> DistributedGaussian:
 
 
 def survivors(seed: int) -> Iterator[list[int]]:
-    """The hospitals that stay, round by round."""
+    """The hospitals that survive, round by round."""
     silent = np.random.default_rng([seed, 1])
     for _ in range(ROUNDS):
         yield sorted(silent.choice(CLIENTS, SURVIVORS, replace=False))
 
 
 def accuracy(seed: int, encoding: DistributedGaussian | None) -> float:
-    """Of a whole training, in per cent. Without an encoding, updates are clipped too, but get no noise."""
+    """The accuracy after a whole training, in per cent. Without an encoding, clipped updates get no noise."""
     rng = np.random.default_rng([seed, 2])
     current = model.initial(FEATURES)
     for stay in survivors(seed):
@@ -94,13 +94,10 @@ def main() -> None:
             [[accuracy(seed, noise(honest, epsilon)) for seed in range(SEEDS)] for epsilon in EPSILONS]
         )
         middle, (low, high) = accuracies.mean(axis=1), np.quantile(accuracies, (0.1, 0.9), axis=1)
-        beside = np.array(EPSILONS) * 1.04 ** (
-            len(axes.containers) - 1
-        )  # else the bars of one would cover another's
+        shifted = np.array(EPSILONS) * 1.04 ** (len(axes.containers) - 1)  # no bar covers another
         reach = np.maximum(0, [middle - low, high - middle])
-        axes.errorbar(
-            beside, middle, reach, marker=marker, color=shade, linewidth=1.8, elinewidth=0.9, capsize=2, label=label
-        )
+        style: dict[str, Any] = {"color": shade, "linewidth": 1.8, "elinewidth": 0.9, "capsize": 2}
+        axes.errorbar(shifted, middle, reach, marker=marker, label=label, **style)
         print(
             label.replace("\n", " "),
             *(f"{epsilon}: {value:.1f} %" for epsilon, value in zip(EPSILONS, middle, strict=True)),

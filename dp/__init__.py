@@ -1,7 +1,7 @@
 """Differential privacy on integers: exact noise, mechanisms, clipping, distributed noise and accounting.
 
-This package knows nothing of federated learning or of cryptography's protocols. What users need is here by
-name and loaded when it is first used; nothing heavy is loaded before that.
+This package knows nothing of federated learning or of cryptographic protocols. Each public name is loaded when
+it is first used, so ``import dp`` loads nothing heavy.
 """
 
 import importlib
@@ -44,7 +44,7 @@ _HOMES = {
     "sample_skellam": "dp.sampling",
 }
 
-__distribution__ = "secagg/dp"  # by which secagg knows its own: others install a package 'dp' too
+__distribution__ = "secagg/dp"  # secagg checks this name, because other distributions install a package 'dp' too
 
 __all__ = [
     "AdaptiveClip",
@@ -71,9 +71,9 @@ __all__ = [
 def __getattr__(name: str) -> object:
     if name not in _HOMES:
         raise AttributeError(f"module 'dp' has no attribute {name!r}")
-    found = getattr(importlib.import_module(_HOMES[name]), name)
-    globals()[name] = found
-    return found
+    value = getattr(importlib.import_module(_HOMES[name]), name)
+    globals()[name] = value
+    return value
 
 
 def __dir__() -> list[str]:

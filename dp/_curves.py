@@ -1,12 +1,12 @@
-"""Rényi divergences of events: one bound for each integer order.
+"""Bounds on the Rényi divergence of an event, one for each integer order.
 
-Sources: Mironov 2017 (Gaussian); Bun and Steinke 2016 (anything of pure ε); Mironov, Talwar and Zhang 2019
-(Poisson-sampled Gaussian); Zhu and Wang 2019 (Poisson sampling of anything); Wang, Balle and Kasiviswanathan
-2019 (fixed-size samples); Canonne, Kamath and Steinke 2020 (discrete Gaussian); Kairouz, Liu and Steinke 2021
-(their sums); Agarwal, Kairouz and Liu 2021 (Skellam).
+Sources: Mironov 2017 (Gaussian); Bun and Steinke 2016 (pure ε); Mironov, Talwar and Zhang 2019 (Poisson-sampled
+Gaussian); Zhu and Wang 2019 (Poisson sampling of any event); Wang, Balle and Kasiviswanathan 2019 (fixed-size
+samples); Canonne, Kamath and Steinke 2020 (discrete Gaussian); Kairouz, Liu and Steinke 2021 (sums of discrete
+Gaussians); Agarwal, Kairouz and Liu 2021 (Skellam).
 
-Sampling is amplified by log(1 + Σ ...): the terms of order 0 and 1 sum to one exactly, so the small rest
-is kept apart and no digit of it is lost to the one.
+The formulas for sampling have the form log(Σ ...), in which the terms of order 0 and 1 sum to exactly 1. The code
+computes log(1 + rest), so that the small rest keeps its digits.
 """
 
 import math
@@ -35,26 +35,25 @@ from dp.events import (
 Curve = NDArray[np.float64]
 Orders = tuple[int, ...]
 
-_EXACT_ORDERS = 256  # above, forward differences cost more than they give
-_LEAST_MULTIPLIER, _MOST_MULTIPLIER = 0.05, 200.0  # beyond these, forward differences take too many digits
+_EXACT_ORDERS = 256  # above this order, forward differences cost more than they gain
+_LEAST_MULTIPLIER, _MOST_MULTIPLIER = 0.05, 200.0  # outside these, forward differences need too many digits
 _GUARD_DIGITS = 25
-_OVERFLOW = 700.0  # of which exp is still a float
-_MOST_TERMS = 1 << 20  # of the sum in τ; the rest is bounded by the last
+_OVERFLOW = 700.0  # float64 holds exp of this
+_MOST_TERMS = 1 << 20  # of the sum in τ; the last of these bounds each later one
 NARROWEST_TERM = 0.5  # Kairouz, Liu and Steinke state their bound on sums for a σ of each term of at least this
 
 
 def curve(event: Event, orders: Orders, neighbours: str) -> Curve:
-    """The Rényi divergence of ``event`` at integer ``orders`` (2 and above), at most.
+    """Upper bounds on the Rényi divergence of ``event`` at integer ``orders`` (2 and above).
 
-    ``neighbours`` is ``"zero-out"``, where sensitivities are as the event has them, or
-    ``"replace-one"``, where they are twice that. Raises :class:`DPError` for an event of which no
-    bound is known under that relation.
+    ``neighbours`` is ``"zero-out"``, with the sensitivities that the event states, or ``"replace-one"``, with twice
+    those. Raises :class:`DPError` for an event without a known bound under that relation.
     """
     return _curve(event, orders, neighbours).copy()
 
 
 def clamped(event: Event) -> float:
-    """The probability that anything in ``event`` is not as its curve assumes."""
+    """A bound on the probability that ``event`` deviates from what its curve assumes."""
     match event:
         case DistributedGaussianEvent() | SkellamEvent():
             return event.clamped
@@ -99,7 +98,7 @@ def _curve(event: Event, orders: Orders, neighbours: str) -> Curve:
                 if neighbours != "replace-one":
                     raise DPError(
                         f"got a fixed-size sample under {neighbours!r}; its amplification is proved for "
-                        "'replace-one', since whoever is not drawn makes room for another: use that, or "
+                        "'replace-one', since a client that leaves the sample makes room for another: use that, or "
                         "PoissonSampled"
                     )
                 return _fixed_size(event, orders, neighbours)
@@ -108,18 +107,18 @@ def _curve(event: Event, orders: Orders, neighbours: str) -> Curve:
 
 
 def _pure(epsilon: float, alpha: Curve) -> Curve:
-    """What randomised response costs, than which nothing of the same ``epsilon`` costs more."""
-    held = alpha * epsilon < _OVERFLOW
-    e = np.where(held, epsilon, 1.0)
-    # (e^(αε) + e^((1-α)ε)) / (1 + e^ε), less one, as a product that cancels nothing.
+    """The curve of randomised response, which costs most among all releases of the same ``epsilon``."""
+    finite = alpha * epsilon < _OVERFLOW
+    e = np.where(finite, epsilon, 1.0)
+    # (e^(αε) + e^((1-α)ε)) / (1 + e^ε), less one, as a product in which no digits cancel.
     more = -np.expm1(alpha * e) * np.expm1((1 - alpha) * e) / (1 + np.exp(e))
-    found: Curve = np.where(held, np.minimum(np.log1p(more) / (alpha - 1), epsilon), epsilon)
-    return found
+    bounds: Curve = np.where(finite, np.minimum(np.log1p(more) / (alpha - 1), epsilon), epsilon)
+    return bounds
 
 
 def mismatch(count: int, sigma: float) -> float:
-    """τ: how far a sum of ``count`` discrete Gaussians is from one of their summed variance."""
-    # Every term is at most exp(-π²σ²), and they decrease towards exp(-2π²σ²): summed as they are.
+    """τ: the distance of a sum of ``count`` discrete Gaussians from one discrete Gaussian of the same variance."""
+    # The terms decrease from exp(-π²σ²) towards exp(-2π²σ²).
     terms = np.arange(1, min(count, _MOST_TERMS), dtype=np.float64)
     exponents = -2 * math.pi**2 * sigma**2 * (terms / (terms + 1))
     rest = max(count - _MOST_TERMS, 0) * (math.exp(exponents[-1]) if exponents.size else 0.0)
@@ -128,7 +127,7 @@ def mismatch(count: int, sigma: float) -> float:
 
 def _distributed_gaussian(event: DistributedGaussianEvent, alpha: Curve, factor: float) -> Curve:
     if event.honest > 1 and event.sigma < NARROWEST_TERM:
-        # Such sums are hardly noise: at σ = 0.07 five of them at what τ gives, ε = 88, have a δ of 0.99999.
+        # Such sums are hardly noise: for five terms with σ = 0.07, τ yields ε = 88, where δ is in truth 0.99999.
         return np.full(alpha.shape, np.inf)
     l2, l1 = factor * event.l2, factor * event.l1
     width = math.sqrt(event.honest) * event.sigma
@@ -138,8 +137,8 @@ def _distributed_gaussian(event: DistributedGaussianEvent, alpha: Curve, factor:
         alpha / 2 * ((l2 / width) ** 2 + 2 * l1 * tau / width + tau**2 * event.dimension),
         alpha / 2 * (l2 / width + math.sqrt(event.dimension) * tau) ** 2,
     )
-    found: Curve = np.minimum.reduce(shifts)
-    return found
+    bounds: Curve = np.minimum.reduce(shifts)
+    return bounds
 
 
 def _skellam(event: SkellamEvent, alpha: Curve, factor: float) -> Curve:
@@ -153,7 +152,7 @@ def _poisson(event: PoissonSampled, orders: Orders, neighbours: str) -> Curve:
     if event.rate == 1:
         return inner
     lower = _below(event.event, orders, neighbours)
-    # What the terms of order 3 and above are multiplied with; a Gaussian's moments are exact.
+    # The terms of order 3 and above get a factor of 3, except for a Gaussian, whose moments are exact.
     gaussian = _as_gaussian(event.event) is not None
     rate = math.log(event.rate), math.log1p(-event.rate)
 
@@ -176,7 +175,7 @@ def _fixed_size(event: FixedSizeSampled, orders: Orders, neighbours: str) -> Cur
     multiplier = _as_gaussian(event.event)
     moments = None
     if multiplier is not None and multiplier / 2 >= _LEAST_MULTIPLIER:
-        # Moments fall with the noise, so that those of less noise bound them.
+        # Moments decrease as the noise grows, so the moments for less noise bound them.
         moments = _log_central_moments(min(multiplier / 2, _MOST_MULTIPLIER), max(orders))
 
     def rest(alpha: int) -> float:
@@ -193,7 +192,7 @@ def _fixed_size(event: FixedSizeSampled, orders: Orders, neighbours: str) -> Cur
 
 
 def _below(event: Event, orders: Orders, neighbours: str) -> Curve:
-    """The curve at every order from 2 to the highest of ``orders``."""
+    """The curve at each order from 2 to the highest of ``orders``."""
     return _curve(event, tuple(range(2, max(orders) + 1)), neighbours)
 
 
@@ -203,17 +202,17 @@ def _amplified(rest: Callable[[int], float], orders: Orders) -> Curve:
 
 
 def _as_gaussian(event: Event) -> float | None:
-    """The noise multiplier of the one Gaussian whose moments ``event`` has, if it has those of one."""
+    """The noise multiplier of the Gaussian that has the same moments as ``event``; None if no Gaussian has."""
     match event:
         case GaussianEvent():
             return event.noise_multiplier
         case DiscreteGaussianEvent():
-            # For a shift by integers d, E[(P/Q)^k] is exactly exp(k(k - 1)|d|²/2σ²), as if x were continuous, and
-            # x -> d - x swaps P and Q: all that the theorems on samples of Gaussians use.
+            # For a shift by integers d, E[(P/Q)^k] is exactly exp(k(k - 1)|d|²/2σ²), as for continuous noise, and
+            # x -> d - x swaps P and Q. The theorems on samples of Gaussians use nothing else.
             return event.sigma / event.l2
         case SelfComposed():
-            found = _as_gaussian(event.event)
-            return None if found is None else found / math.sqrt(event.count)
+            multiplier = _as_gaussian(event.event)
+            return None if multiplier is None else multiplier / math.sqrt(event.count)
         case Composed():
             parts = [_as_gaussian(part) for part in event.events]
             if not parts or None in parts:
@@ -225,17 +224,17 @@ def _as_gaussian(event: Event) -> float | None:
 
 @lru_cache(maxsize=64)
 def _log_central_moments(multiplier: float, highest: int) -> Curve:
-    """log E[(P/Q - 1)^2j] at index j, for Gaussians P and Q that lie 1/``multiplier`` apart, under Q.
+    """log E[(P/Q - 1)^2j] at index j under Q, for Gaussians P and Q whose means are 1/``multiplier`` apart.
 
-    The 2j-th forward difference at 0 of exp(x(x - 1) / (2·multiplier²)), in as many digits as it takes
-    for its alternating sum to leave 25 of them.
+    This is the 2j-th forward difference at 0 of exp(x(x - 1) / (2·multiplier²)), computed with so many digits that
+    25 of them remain in its alternating sum.
     """
     top = min(highest, _EXACT_ORDERS) + 1
     digits = 64
     while True:
-        found = _differences(multiplier, top - top % 2, digits)
-        if found is not None:
-            return found
+        moments = _differences(multiplier, top - top % 2, digits)
+        if moments is not None:
+            return moments
         digits *= 2
 
 
@@ -248,7 +247,7 @@ def _differences(multiplier: float, top: int, digits: int) -> Curve | None:
     for level in range(1, top + 1):
         row = [context.subtract(after, before) for before, after in pairwise(row)]
         if level % 2 == 0:
-            # The first of the row is a sum over values[: level + 1] with 2^level signs in all.
+            # The first entry of the row is an alternating sum of values[: level + 1], whose factors sum to 2^level.
             lost = digits - _GUARD_DIGITS - math.ceil(level * math.log10(2))
             if row[0] <= 0 or row[0].adjusted() < values[level].adjusted() - lost:
                 return None
@@ -258,8 +257,8 @@ def _differences(multiplier: float, top: int, digits: int) -> Curve | None:
 
 def _log_binomial(n: int, k: NDArray[np.int64]) -> Curve:
     factorials = _log_factorials(1 << n.bit_length())
-    found: Curve = factorials[n] - factorials[k] - factorials[n - k]
-    return found
+    logs: Curve = factorials[n] - factorials[k] - factorials[n - k]
+    return logs
 
 
 @lru_cache(maxsize=16)

@@ -1,7 +1,7 @@
 """What the two encodings with distributed noise share: their fields, their contract and their cost.
 
-An encoding rotates and clips an update, rounds it to integers, and adds one client's noise. The sum of these
-integers modulo 2^bits is turned back into an update. :mod:`dp.distributed` has the two kinds of noise.
+An encoding rotates and clips an update, rounds it to integers, and adds the noise of one client. The sum of these
+integers modulo 2^bits is converted back into an update. :mod:`dp.distributed` has the two kinds of noise.
 
 **The contract.** ``secagg.Task(encoding=...)`` takes any object that has the members below. :class:`Distributed`
 and :class:`dp.CentralGaussian` define all of them, and inherit from no class of another package.
@@ -94,28 +94,29 @@ class Distributed(ABC):
             most = self.clients - self.corrupt
             self._whole("honest", 1, most, "the survivors that are guaranteed and collude with nobody")
         if type(self.seed) is not bytes or len(self.seed) > 64:
-            raise DPError("got a seed that is no bytes or too long; expected at most 64, public, one for all")
+            raise DPError("the seed is not bytes, or is too long; expected at most 64 public bytes, one for all")
         check_name("trust", self.trust, _TRUSTS)
         if self.trust == "local" and self.honest > 1:
             raise DPError(
-                f"got honest={self.honest} under local trust, where each term is seen by itself; expected honest=1"
+                f"got honest={self.honest} under local trust, where others see each term alone; expected honest=1"
             )
         if self.clients and 4**self.bits <= self.clients * self.k_stddevs**2:
             raise DPError(
-                f"got {self.bits} bits for {self.clients} clients at {self.k_stddevs:g} standard deviations: "
-                f"rounding alone wraps; expected bits of at least "
-                f"{math.floor(math.log2(self.clients * self.k_stddevs**2) / 2) + 1}"
+                f"got {self.bits} bits for {self.clients} clients at {self.k_stddevs:g} standard deviations, which "
+                "rounding alone exceeds; expected at least "
+                f"{math.floor(math.log2(self.clients * self.k_stddevs**2) / 2) + 1} bits"
             )
 
     def _whole(self, name: str, least: int, most: int, meaning: str) -> None:
         object.__setattr__(self, name, integer(name, getattr(self, name), least, most, meaning))
 
     def for_task(self, *, max_clients: int, honest: int, corrupt: int, shows_terms: bool = False) -> Self:
-        """The encoding made for a task of ``max_clients``, whose sums hold ``honest`` honest updates at least.
+        """The encoding for a task of ``max_clients``, whose sums hold at least ``honest`` honest updates.
 
-        ``corrupt`` is how many may collude; with ``shows_terms`` the server may read each term by itself, and
-        ``honest`` is 1. One that states its ``clients`` is held to the task instead; ``trust`` is the task's in any
-        case. Raises :class:`DPError` where they don't fit, or fewer than one honest update is sure.
+        ``corrupt`` is how many clients may collude. With ``shows_terms`` the server may read each term by itself,
+        and ``honest`` is 1. If this encoding states its ``clients``, it is checked against the task; in any case it
+        gets the task's ``trust``. Raises :class:`DPError` if it does not fit the task, or if the task guarantees
+        no honest update.
         """
         trust: Trust = "local" if shows_terms else "distributed"
         if self.clients:
@@ -123,25 +124,25 @@ class Distributed(ABC):
             return self if self.trust == trust else replace(self, trust=trust)
         if honest < 1:
             raise DPError(
-                f"got {honest} honest survivors guaranteed, with {corrupt} clients possibly colluding; expected at "
-                "least 1: raise min_survivors, or lower corruption if fewer can collude"
+                f"the task guarantees {honest} honest survivors, since {corrupt} clients may collude; expected at "
+                "least 1: raise min_survivors, or lower corruption if fewer clients can collude"
             )
         return replace(self, clients=max_clients, honest=honest, corrupt=corrupt, trust=trust)
 
     def for_session(self, session: bytes) -> Self:
-        """The encoding with the rotation of one session, whose name is ``session``: public, like ``seed``.
+        """The encoding with the rotation of one session, which has the public name ``session``.
 
-        A vector that is spread badly by one rotation, and so wraps or is cut, is spread anew by the next.
+        A rotation may spread some vector badly, so that it wraps or is cut. The next session spreads it anew.
         """
         hashed = hashlib.sha256(_SESSION_LABEL + len(self.seed).to_bytes(1, "big") + self.seed + session)
         return replace(self, seed=hashed.digest())
 
     def check(self, max_clients: int, honest: int, corrupt: int | None = None) -> None:
-        """Refuse a task that this encoding was not made for; run where the task is made.
+        """Refuse a task that this encoding does not fit; a task calls this when it is constructed.
 
-        ``max_clients`` and ``honest`` (the fewest survivors, less the colluders) are the task's,
-        as is ``corrupt``, if given. Raises :class:`DPError` if ``clients`` is another number than
-        ``max_clients``, ``honest`` more than is guaranteed, or ``corrupt`` less than the task allows for.
+        ``max_clients``, ``honest`` (the fewest survivors, less the colluders) and ``corrupt``, unless it is None,
+        are the task's. Raises :class:`DPError` if ``clients`` differs from ``max_clients``, if this encoding's
+        ``honest`` is more than the task guarantees, or if its ``corrupt`` is less than the task's.
         """
         if self.clients != max_clients:
             raise DPError(f"got clients={self.clients} for a task of {max_clients}; expected clients={max_clients}")
@@ -162,38 +163,38 @@ class Distributed(ABC):
     def grid(self, dimension: int) -> Grid:
         """Step, noise and bounds for updates of ``dimension`` coordinates (1 to 2^30), before padding.
 
-        Raises :class:`DPError` if the noise is too wide for the modulus, the numbers for int64, or one client's
-        noise so narrow in steps of the grid that nothing is known of the sum (discrete Gaussians below 1/2).
+        Raises :class:`DPError` if the noise is too wide for the modulus, if the numbers are too large for int64, or
+        if the noise of one client is too narrow on the grid for a bound on the sum (discrete Gaussians below 1/2).
         """
         if not self.clients:
             raise DPError(
-                "got an encoding that knows no clients yet; give clients=, honest= and corrupt=, or a task"
+                "the encoding has no clients yet; expected clients=, honest= and corrupt=, or use in a task"
             )
         return find_grid(self._unrotated, _padded(dimension))
 
     def event(self, dimension: int, honest: int | None = None) -> Event:
-        """One round over updates of ``dimension`` coordinates as an event, for ``honest`` survivors."""
+        """The event of one round over updates of ``dimension`` coordinates, with ``honest`` honest survivors."""
         grid = self.grid(dimension)
         return self._event(grid, self.honest if honest is None else honest)
 
     @property
     def server_noise(self) -> bool:
-        """The clients add the noise, not the server."""
+        """False: the clients add the noise."""
         return False
 
     def for_server(self, key: bytes) -> Self:
-        """Itself: the server adds no noise."""
+        """The encoding itself: the server adds no noise."""
         return self
 
     def release(self, dimension: int) -> Release:
-        """What a :class:`dp.PrivacyLedger` is to charge when the masked input leaves."""
+        """What a :class:`dp.PrivacyLedger` charges before the input of a client leaves."""
         return Release(self.event(dimension), "client", self.trust)
 
     def epsilon(self, dimension: int, *, honest: int | None = None, rounds: int = 1) -> float:
-        """ε at ``delta`` after ``rounds``, if ``honest`` (by default, those guaranteed) add their noise.
+        """ε at ``delta`` after ``rounds``, if ``honest`` clients (by default, the guaranteed number) add noise.
 
-        More noise is never worse: for more than are guaranteed it is the least ε of both numbers. It is
-        infinite for fewer than one.
+        More noise never costs privacy, but a bound may state a larger ε for it. Therefore ε is the smaller of the
+        figures for ``honest`` and for the guaranteed number. It is infinite if ``honest`` is below 1.
         """
         if honest is not None and honest < 1:
             return math.inf
@@ -201,10 +202,10 @@ class Distributed(ABC):
         return min(_epsilon(self._unrotated, _padded(dimension), count, rounds) for count in counts)
 
     def with_epsilon(self, epsilon: float, dimension: int, *, rounds: int = 1) -> Self:
-        """The same with the least noise multiplier, to a billionth, that keeps ``rounds`` within ``epsilon``.
+        """A copy with the least noise multiplier, to a billionth, that keeps ``rounds`` within ``epsilon``.
 
-        By bisection between 2^-13 and 2^13. Raises :class:`DPError` if no noise there is enough: rounding
-        to as few ``bits`` has a cost of its own, which no noise multiplier lowers.
+        Found by bisection between 2^-13 and 2^13. Raises :class:`DPError` if no multiplier there is enough:
+        rounding to few ``bits`` has a cost of its own, which no noise multiplier lowers.
         """
 
         def at(multiplier: float) -> float:
@@ -219,8 +220,8 @@ class Distributed(ABC):
     def segments(self, layout: LayoutLike, max_weight: int | None) -> tuple[Segment, ...]:
         """One segment: the padded coordinates, each from 0 to 2^bits - 1, modulo 2^bits.
 
-        Raises :class:`DPError` for a task with weights (a weight would raise the sensitivity) and as
-        :meth:`grid` does.
+        Raises :class:`DPError` for a task with weights, because a weight raises the sensitivity, and for what
+        :meth:`grid` refuses.
         """
         refuse_weights(None, max_weight)
         modulus = 1 << self.bits
@@ -235,16 +236,16 @@ class Distributed(ABC):
         max_weight: int | None,
         rng: Rng,
     ) -> list[Lanes]:
-        """The noised integers of one client, as one array of 2^m lanes; run by a client.
+        """The noised integers of one client, as one array of 2^m lanes. A client runs this.
 
-        ``vector`` is float32 or float64 of ``layout.size``; longer ones than ``l2_clip`` are shortened to
-        it. ``rng`` gives the key of the rounding, then that of the noise: the same bytes and vector give
-        the same integers. What is sent is v + 2^(bits-1), never reduced, with \\|v\\| clamped below
-        2^(bits-1): a protocol that adds over the integers would show how often terms wrapped.
+        ``vector`` is float32 or float64 of ``layout.size``. ``rng`` returns the key of the rounding, then the key
+        of the noise: the same keys and vector produce the same integers. An integer v is sent as v + 2^(bits-1),
+        with \\|v\\| clamped below 2^(bits-1). It is never reduced, because a protocol that adds over the integers
+        would show how often terms wrapped.
 
-        How often the rounding is redrawn depends on the update, a little; no more of the time does that
-        the noise doesn't (:mod:`dp.sampling`). Raises :class:`DPError` for a weight and for a vector of
-        another shape or type, or that is not finite.
+        The number of rounding attempts depends slightly on the update. Apart from that, only the noise affects the
+        running time (:mod:`dp.sampling`). Raises :class:`DPError` for a weight, and for a vector of another shape
+        or type or with coordinates that are not finite.
         """
         refuse_weights(weight, max_weight)
         check_vector(vector, layout.size)
@@ -261,23 +262,23 @@ class Distributed(ABC):
     def decode(
         self, sums: Sequence[NDArray[Any]], *, layout: LayoutLike, survivors: int, max_weight: int | None
     ) -> Decoded:
-        """Sum and mean over ``survivors`` clients, from one array of sums, reduced mod 2^bits or not.
+        """The sum and mean over ``survivors`` clients. The server runs this.
 
-        ``sums`` are uint32 or uint64. Run by the server. Raises :class:`DPError` where number, shape or
-        values are not what ``survivors`` clients can sum to.
+        ``sums`` is one array of sums, uint32 or uint64, reduced mod 2^bits or not. Raises :class:`DPError` if its
+        shape, its values or the number of arrays cannot come from ``survivors`` clients.
         """
         (segment,) = self.segments(layout, max_weight)
         check_sums(sums, segment, survivors, self.clients)
         grid, half = self.grid(layout.size), 1 << (self.bits - 1)
         lifted = sums[0].astype(np.int64)
-        # Every survivor's term was raised by half; so is the sum once more, to lift it to [-half, half).
+        # Every survivor's term was raised by half. The sum is raised once more, to bring it to [-half, half).
         lifted += half * ((survivors + 1) % 2)
         lifted &= (1 << self.bits) - 1
         lifted -= half
         total: Floats = lifted * np.float64(grid.step)
         unrotate(total, self.seed)
         total = total[: layout.size].copy()
-        alone = self.trust == "local"  # nobody else's noise hides a term that is seen by itself
+        alone = self.trust == "local"  # others see a term by itself, and no other noise hides it
         return Decoded(
             sum=total,
             mean=total / survivors,
@@ -288,7 +289,7 @@ class Distributed(ABC):
         )
 
     def describe(self, layout: LayoutLike, max_weight: int | None) -> list[str]:
-        """Privacy and accuracy of one round, in lines."""
+        """Privacy and accuracy of one round, as lines of text."""
         grid = self.grid(layout.size)
         deviation = grid.step * math.sqrt(self.clients * (grid.sigma**2 + 0.25)) / self.clients
         enough = "each client's own noise" if self.trust == "local" else f"{self.honest} honest survivors' noise"
@@ -301,7 +302,7 @@ class Distributed(ABC):
         ]
 
     def _round(self, vector: Floats, grid: Grid, rng: Rng) -> NDArray[np.int64]:
-        """``vector``, which is rotated in place, as integers of at most the grid's norm."""
+        """``vector`` as integers whose norm is within the grid's bound. Rotates ``vector`` in place."""
         tamed = tame(vector)
         rotate(vector, self.seed)
         scale = shorten(vector, self.l2_clip, tamed) / grid.step
@@ -309,12 +310,12 @@ class Distributed(ABC):
 
     @property
     def _unrotated(self) -> Self:
-        """What neither grid nor ε depends on left out, so that both are found once for all sessions."""
+        """The encoding without its seed. Grid and ε don't depend on the seed, so one result serves all sessions."""
         return replace(self, seed=b"") if self.seed else self
 
     @abstractmethod
     def _noise(self, grid: Grid, rng: Rng) -> NDArray[np.int64]:
-        """One client's noise."""
+        """The noise of one client."""
 
     @abstractmethod
     def _event(self, grid: Grid, honest: int) -> Event:
@@ -322,15 +323,15 @@ class Distributed(ABC):
 
     @abstractmethod
     def widest(self) -> float:
-        """The largest standard deviation that can be drawn."""
+        """See :class:`dp._grid.NoiseParameters`."""
 
     @abstractmethod
     def narrowest(self) -> float:
-        """The least standard deviation of one client's noise for which a bound on the sum is known."""
+        """See :class:`dp._grid.NoiseParameters`."""
 
     @abstractmethod
     def log_tail(self, sigma: float, reach: float) -> float:
-        """A bound on log P(noise >= ``reach``) of one client's noise of standard deviation ``sigma``."""
+        """See :class:`dp._grid.NoiseParameters`."""
 
 
 @lru_cache(maxsize=256)

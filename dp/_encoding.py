@@ -1,4 +1,4 @@
-"""What the encodings with noise have in common: what they send, what they return, and how they round.
+"""What the encodings with noise share: the form of inputs and results, checks of them, and the rounding.
 
 Source of conditional rounding: Kairouz, Liu and Steinke 2021.
 """
@@ -24,23 +24,23 @@ MIN_CLIP, MAX_CLIP = 1e-100, 1e100
 MAX_BETA = 0.9
 MAX_DIMENSION = 1 << 30
 
-_PATIENCE = 90.0  # roundings are redrawn until that e^-90 of all updates would still be outside
+_PATIENCE = 90.0  # a rounding is repeated until the probability that all failed would be e^-90
 _LEAST_LOG = -13
 _CLOSE = 1e-9
 
 
 class LayoutLike(Protocol):
-    """What an encoding here reads of a layout."""
+    """The part of a layout that these encodings read."""
 
     @property
     def size(self) -> int:
-        """How many coordinates an update has."""
+        """The number of coordinates of an update."""
 
 
 class Segment(NamedTuple):
-    """A run of ``length`` integers from 0 to ``bound``, of whose sum only the remainder by ``modulus`` counts.
+    """``length`` integers from 0 to ``bound``, whose sum is needed modulo ``modulus`` only.
 
-    A ``modulus`` of None wants the sum itself.
+    If ``modulus`` is None, the sum itself is needed.
     """
 
     length: int
@@ -50,11 +50,12 @@ class Segment(NamedTuple):
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Decoded:
-    """What the sums say: two flat vectors, and what they cost.
+    """The decoded sum and mean, as flat vectors, and the privacy that they cost.
 
-    ``epsilon_guaranteed`` holds whoever survived and colluded, within what the task allows;
-    ``epsilon_realised`` follows from how many did survive, on the server's word; where others' noise hides
-    nothing (local and central trust) it is the same. Both are for this one round, at the encoding's δ.
+    ``epsilon_guaranteed`` holds for every set of survivors and colluders that the task allows.
+    ``epsilon_realised`` follows from the number of survivors, which only the server states. Under local and central
+    trust, where the noise of other clients hides nothing, the two are equal. Both are for this one round, at the
+    encoding's δ.
     """
 
     sum: Floats
@@ -66,14 +67,14 @@ class Decoded:
 
 
 def refuse_weights(weight: object, max_weight: object) -> None:
-    """:class:`DPError` if there are weights: one would raise the sensitivity, and its exact sum tell of it."""
+    """:class:`DPError` if there are weights: a weight raises the sensitivity, and the exact total shows weights."""
     if max_weight is not None:
         raise DPError(
-            f"got max_weight={max_weight!r}; this noise is made for updates that all count the same: "
+            f"got max_weight={max_weight!r}; an encoding with noise needs updates that all count the same: "
             "expected max_weight=None"
         )
     if weight is not None:
-        raise DPError("got a weight, but this noise is made for updates that all count the same; give none")
+        raise DPError("got a weight; an encoding with noise needs updates that all count the same: pass none")
 
 
 def check_vector(vector: NDArray[Any], size: int) -> None:
@@ -89,21 +90,21 @@ def check_vector(vector: NDArray[Any], size: int) -> None:
 
 
 def check_sums(sums: Sequence[NDArray[Any]], segment: Segment, survivors: object, most: int) -> None:
-    """:class:`DPError` unless ``sums`` is one array of what 1 to ``most`` ``survivors`` can sum to."""
+    """:class:`DPError` unless ``sums`` is one array of possible sums of 1 to ``most`` ``survivors``."""
     count = whole(survivors)
     if count is None or not 1 <= count <= most:
         raise DPError(f"got {survivors!r} survivors; expected 1 to {most}")
     if len(sums) != 1 or sums[0].shape != (segment.length,) or sums[0].dtype not in (np.uint32, np.uint64):
-        raise DPError(f"got other sums than one array of uint32 or uint64, shape ({segment.length},)")
+        raise DPError(f"the sums are not one array of uint32 or uint64 of shape ({segment.length},)")
     if int(sums[0].max()) > count * segment.bound:
         raise DPError(f"got sums beyond {survivors}·{segment.bound}, which {survivors} clients can't reach")
 
 
 def most_squares(reach: float, dimension: int, beta: float) -> float:
-    """Δ₂²: the largest square of the norm of an accepted rounding, of a vector whose norm is ``reach``.
+    """Δ₂²: the largest squared norm of an accepted rounding of a vector whose norm is ``reach``.
 
-    Lengths are in steps of the grid. With ``beta`` above 0 the bound is one that a rounding exceeds with at most
-    that probability; with 0 it is one that none exceeds.
+    Lengths are in steps of the grid. A rounding exceeds the bound with probability at most ``beta``; if ``beta`` is
+    0, no rounding exceeds it.
     """
     bound = (reach + math.sqrt(dimension)) ** 2
     if beta:
@@ -115,16 +116,16 @@ def most_squares(reach: float, dimension: int, beta: float) -> float:
 def round_within(
     vector: Floats, scale: float, *, limit: int, squares: int, beta: float, rng: Rng
 ) -> NDArray[np.int64]:
-    """``vector``·``scale`` rounded at random, again until its squares sum to ``squares`` at most.
+    """``vector``·``scale`` rounded at random, repeatedly until the squares sum to ``squares`` at most.
 
-    A coordinate beyond ±``limit`` is cut to it. ``rng`` gives one key of 32 bytes. The conditioning shifts what
-    is expected of a rounding by at most √D·β/(1 - β) steps in norm; with ``beta`` 0 there is none.
+    A coordinate beyond ±``limit`` is cut to it. ``rng`` returns one key of 32 bytes. The repetition shifts the
+    expected rounding by at most √D·β/(1 - β) steps in norm; with a ``beta`` of 0 it shifts nothing.
     """
     from dp import _rotation
 
     key = rng(KEY_BYTES)
     if not isinstance(key, bytes | bytearray) or len(key) != KEY_BYTES:
-        raise DPError(f"got something else than {KEY_BYTES} bytes from rng({KEY_BYTES})")
+        raise DPError(f"rng({KEY_BYTES}) did not return {KEY_BYTES} bytes; pass os.urandom or its like")
     stream = Cipher(algorithms.AES(bytes(key)), modes.CTR(bytes(16))).encryptor()
     rounded = np.empty(vector.size, np.int64)
     zeros = bytes(4 * vector.size)
@@ -132,11 +133,11 @@ def round_within(
         random = np.frombuffer(stream.update(zeros), "<u4")
         if _rotation.round_stochastic(vector, scale, random, limit, rounded) <= squares:
             return rounded
-    raise DPError("got no rounding within the norm, which has a chance below e^-80; report this")
+    raise DPError("no rounding was within the norm, which has a probability below e^-80; report this")
 
 
 def tame(vector: Floats) -> bool:
-    """Divide ``vector`` in place by its largest coordinate if squares would be beyond floats; whether it was."""
+    """Divide ``vector`` in place by its largest coordinate if its squares would overflow; return whether it did."""
     largest = float(np.abs(vector).max())
     if largest > MAX_CLIP:
         vector /= largest
@@ -144,15 +145,15 @@ def tame(vector: Floats) -> bool:
 
 
 def shorten(vector: Floats, l2_clip: float, tamed: bool) -> float:
-    """What brings ``vector`` to the length ``l2_clip``, or 1 where it is no longer; one that was tamed is."""
+    """The factor that shortens ``vector`` to the norm ``l2_clip``, or 1. A tamed vector counts as longer."""
     norm = math.sqrt(float(vector @ vector))
     return l2_clip / norm if tamed or norm > l2_clip else 1.0
 
 
 def least_multiplier(cost: Callable[[float], float], epsilon: object, hopeless: str) -> float:
-    """The least noise multiplier from 2^-13 to 2^13, to a billionth, of which ``cost`` is within ``epsilon``.
+    """The least noise multiplier from 2^-13 to 2^13, to a billionth, whose ``cost`` is at most ``epsilon``.
 
-    :class:`DPError`, ending in ``hopeless``, if there is none; ``cost`` falls as the multiplier grows.
+    ``cost`` decreases as the multiplier grows. Raises :class:`DPError`, ending in ``hopeless``, if there is none.
     """
     target = real(epsilon)
     if not 0 < target < math.inf:
@@ -160,7 +161,7 @@ def least_multiplier(cost: Callable[[float], float], epsilon: object, hopeless: 
     enough = 2.0**_LEAST_LOG
     while (least := cost(enough)) > target:
         if enough >= 2.0**-_LEAST_LOG:
-            raise DPError(f"got epsilon={target:g}, but however much noise is added, it is {least:.4g}: {hopeless}")
+            raise DPError(f"got epsilon={target:g}, but with any noise it is at least {least:.4g}: {hopeless}")
         enough *= 2
     less = enough / 2
     while enough > less * (1 + _CLOSE):
@@ -170,5 +171,5 @@ def least_multiplier(cost: Callable[[float], float], epsilon: object, hopeless: 
 
 
 def _attempts(beta: float) -> int:
-    """How often a rounding is drawn at most; without ``beta`` the first one fits but for float's error."""
+    """The most attempts at a rounding. If ``beta`` is 0 the first one fits, apart from errors of floats."""
     return math.ceil(_PATIENCE / -math.log(beta)) if beta else 8

@@ -1,13 +1,13 @@
-"""From clip, noise, bits and clients to the grid on which updates are rounded.
+"""Choose the grid on which updates are rounded, from the clip, the noise, the bits and the number of clients.
 
-Let γ be the step, D the dimension, n the most clients and σ one client's noise. The sum of n aligned
-updates, spread evenly by the rotation, has a variance of n²c²/D + n(σ² + γ²/4) a coordinate; γ is chosen so
-that k standard deviations are half the modulus.
+Let γ be the step, D the dimension, n the largest number of clients, c the clip and σ the noise of one client. The
+sum of n aligned updates, spread evenly by the rotation, has a variance of n²c²/D + n(σ² + γ²/4) in each
+coordinate. γ is chosen so that k standard deviations are half the modulus.
 
-One client's term must fit too, since it is never reduced. Its noise gets so much room that any of the
-n·D noises reaches further only with a probability that is charged to δ; a coordinate of the rounded
-update is cut to what is left, which is no less than k standard deviations of it. The cut lowers a
-norm, never raises it, and the probability depends on no update.
+The term of one client must fit too, because it is never reduced. Part of the modulus is kept for its noise: so
+much that the probability that any of the n·D noises exceeds it is small, and is charged to δ. That probability
+depends on no update. A coordinate of the rounded update is cut to the rest of the modulus, which is no less than k
+standard deviations of the coordinate. A cut can only lower a norm.
 """
 
 import bisect
@@ -21,12 +21,12 @@ from dp.errors import DPError
 MAX_STDDEVS = 1e3
 
 _MAX_SQUARES = 1 << 62
-_RARE, _LESS_RARE = 2.0**-60, 2.0**-20  # of δ: how likely a term is clamped, if there is room; at most
+_RARE, _LESS_RARE = 2.0**-60, 2.0**-20  # parts of δ that clamping may take: if there is room, and at most
 _WIDER = 1.05
 
 
 class NoiseParameters(Protocol):
-    """The members of an encoding that decide its grid."""
+    """The members of an encoding that determine its grid."""
 
     @property
     def l2_clip(self) -> float: ...
@@ -46,36 +46,36 @@ class NoiseParameters(Protocol):
     def delta(self) -> float: ...
 
     def widest(self) -> float:
-        """The largest standard deviation that can be drawn."""
+        """The largest standard deviation that the sampler can draw."""
 
     def narrowest(self) -> float:
         """The least standard deviation of one client's noise for which a bound on the sum is known."""
 
     def log_tail(self, sigma: float, reach: float) -> float:
-        """A bound on log P(noise >= ``reach``) of one client's noise of standard deviation ``sigma``."""
+        """A bound on log P(noise >= ``reach``), for one client's noise of standard deviation ``sigma``."""
 
 
-class TooNarrow(DPError):  # noqa: N818 - what it is, as in BudgetExceeded
-    """One client's noise is so narrow on the integers that nothing is proved of the sum."""
+class TooNarrow(DPError):  # noqa: N818 - a condition, as in BudgetExceeded
+    """The noise of one client is so narrow on the integers that no bound on the sum is proved."""
 
 
 class Grid(NamedTuple):
-    """What an encoding comes to for one padded dimension; lengths in steps of the grid."""
+    """The numbers that follow from an encoding and one padded dimension. Lengths are in steps of the grid."""
 
     dimension: int  # D, a power of two
     step: float  # γ, in units of the update
     sigma: float  # standard deviation of one client's noise
     squares: int  # the largest ‖q‖² of a rounded update
     limit: int  # the largest |q| of one coordinate
-    clamped: float  # probability that any term of a round is clamped, at most
+    clamped: float  # a bound on the probability that any term of a round is clamped
 
 
 @lru_cache(maxsize=256)
 def find_grid(encoding: NoiseParameters, dimension: int) -> Grid:
     """The grid of ``encoding`` for ``dimension``, a power of two; :class:`DPError` if there is none."""
-    found = _fitting(encoding, dimension, encoding.k_stddevs)
-    if found is not None:
-        return found
+    grid = _fitting(encoding, dimension, encoding.k_stddevs)
+    if grid is not None:
+        return grid
     k_stddevs = encoding.k_stddevs
     while k_stddevs * _WIDER <= MAX_STDDEVS:
         k_stddevs = math.ceil(k_stddevs * _WIDER * 100) / 100
@@ -87,19 +87,19 @@ def find_grid(encoding: NoiseParameters, dimension: int) -> Grid:
             break
         if fits:
             raise DPError(
-                f"got noise too wide for the modulus: one client's, where {encoding.honest} honest of "
-                f"{encoding.clients} must suffice, doesn't fit into {encoding.k_stddevs:g} standard deviations of "
-                f"the sum; expected k_stddevs of at least {k_stddevs:g} (about "
+                f"got noise too wide for the modulus: that of one client, if {encoding.honest} honest of "
+                f"{encoding.clients} must be enough, doesn't fit into {encoding.k_stddevs:g} standard deviations "
+                f"of the sum; expected k_stddevs of at least {k_stddevs:g} (about "
                 f"{math.log2(k_stddevs / encoding.k_stddevs):.1f} bits more for the same grid)"
             )
     raise DPError(
         f"got noise too wide for {encoding.bits} bits with {encoding.honest} honest of {encoding.clients} clients; "
-        "expected more bits, or more clients that are sure to be honest"
+        "expected more bits, or a larger guaranteed number of honest clients"
     )
 
 
 def _fitting(encoding: NoiseParameters, dimension: int, k: float) -> Grid | None:
-    """The grid; None if one client's term has no room in the modulus."""
+    """The grid; None if the modulus has no room for the term of one client."""
     n = encoding.clients
     sigma = encoding.noise_multiplier / math.sqrt(encoding.honest)  # in clips
     spread = math.sqrt(n * (n / dimension + sigma**2))
@@ -108,14 +108,14 @@ def _fitting(encoding: NoiseParameters, dimension: int, k: float) -> Grid | None
     if sigma * reach < (narrowest := encoding.narrowest()):
         missing = narrowest / (sigma * reach)
         raise TooNarrow(
-            f"got {encoding.bits} bits, of whose integers one client's noise has a standard deviation of "
-            f"{sigma * reach:.3g}; nothing is proved of sums of noise below {narrowest:g}: expected about "
-            f"{math.ceil(math.log2(missing))} more bits, or a noise multiplier some {missing:.3g} times as large"
+            f"got {encoding.bits} bits, with which the noise of one client has a standard deviation of "
+            f"{sigma * reach:.3g} on the integers; no bound on sums is proved below {narrowest:g}: expected about "
+            f"{math.ceil(math.log2(missing))} more bits, or a noise multiplier about {missing:.3g} times as large"
         )
     if bound >= _MAX_SQUARES or sigma * reach > encoding.widest():
         raise DPError(
             f"got {encoding.bits} bits for {dimension} coordinates and the noise multiplier "
-            f"{encoding.noise_multiplier:g}: beyond the integers that are exact here; expected fewer bits"
+            f"{encoding.noise_multiplier:g}: the integers become too large to be exact; expected fewer bits"
         )
     squares = max(1, math.floor(bound))
     limit = math.isqrt(squares)
@@ -125,7 +125,7 @@ def _fitting(encoding: NoiseParameters, dimension: int, k: float) -> Grid | None
         return None
 
     def clamped(far: int) -> float:
-        """How likely any of all noises reaches so far."""
+        """A bound on the probability that any of the noises reaches as far as ``far``."""
         return min(1.0, 2.0 * dimension * n * math.exp(encoding.log_tail(sigma * reach, far)))
 
     if clamped(room) > encoding.delta * _LESS_RARE:
@@ -143,6 +143,6 @@ def _fitting(encoding: NoiseParameters, dimension: int, k: float) -> Grid | None
 
 
 def norms(grid: Grid) -> tuple[float, float]:
-    """Sensitivities: the largest norms of an update's integers. No integer is above its square."""
+    """The sensitivities: the largest L2 and L1 norm of an update's integers. No integer is above its square."""
     l2 = math.sqrt(grid.squares)
     return l2, l2 * min(math.sqrt(grid.dimension), l2)

@@ -1,8 +1,9 @@
 """The compiled loops of the samplers.
 
-A word is 64 random bits, read as a fraction of one. Thresholds are those of ``dp._tables``: a word
-below a threshold is surely below the probability that was rounded down to it, a word above surely
-above. A word that equals one, which a threshold in 2^64 does, is left undecided.
+A word is 64 random bits, read as a fraction between 0 and 1. The thresholds of ``dp._tables`` are probabilities,
+rounded down: a word below a threshold is below the probability, and a word above the threshold is above the
+probability. A word that equals a threshold is left undecided; this happens for each threshold with probability
+2^-64.
 """
 
 import numpy as np
@@ -14,23 +15,23 @@ Words = NDArray[np.uint64]
 Integers = NDArray[np.int64]
 
 UNDECIDED = -1
-"""Stands where more bits are needed to decide."""
+"""The result for a word that needs more bits to decide."""
 
 KEPT, REFUSED, OPEN = 0, 1, 2
-"""What became of a proposal; one that is open needs more bits to decide."""
+"""The status of a proposal; an open one needs more bits to decide."""
 
 MARGIN = 2.0**-40
-"""How far from a probability, relative to it, floats may decide: 2^8 times their error."""
+"""The relative distance from a probability beyond which floats decide: 2^8 times their error."""
 
-_STEEPEST = 2.0**-4  # beyond this the series of exp(-x) is too short; blocks are chosen to stay below
+_STEEPEST = 2.0**-4  # beyond this x the series of exp(-x) is too short; the blocks are chosen to stay below
 
 
 @kernel
 def invert(words: Words, table: Words, guide: Integers, shift: int, out: Integers) -> int:
-    """Write to ``out`` how many thresholds lie below each word; return how many are undecided.
+    """Write the number of thresholds below each word to ``out``; return the number of undecided words.
 
-    ``table`` is ascending; its last threshold is no less than any word. ``guide`` says where to
-    begin, by a word's bits from ``shift`` on. Which entries are read depends on the words.
+    ``table`` is ascending; its last threshold is at least as large as any word. ``guide`` says where to begin, by
+    the bits of a word from ``shift`` on. Which entries are read depends on the words.
     """
     undecided = 0
     by = np.uint64(shift)
@@ -48,9 +49,9 @@ def invert(words: Words, table: Words, guide: Integers, shift: int, out: Integer
 
 @kernel
 def invert_evenly(words: Integers, table: Integers, out: Integers) -> int:
-    """As :func:`invert`, by comparing each word with every threshold: no branch, no address depends on a word.
+    """As :func:`invert`, but compare each word with every threshold: no branch or address depends on a word.
 
-    Words and thresholds come less 2^63, as signed integers, which vector instructions compare.
+    2^63 is subtracted from words and thresholds, because vector instructions compare signed integers.
     """
     undecided = 0
     for i in range(words.shape[0]):
@@ -84,12 +85,12 @@ def place(
     out: Integers,
     status: NDArray[np.uint8],
 ) -> int:
-    """Place each proposal in its block, and keep it or refuse it; return how many are undecided.
+    """Place each proposal in its block, and keep or refuse it; return the number of undecided proposals.
 
-    Of a word the lowest ``width`` bits say where in its block of length 2^width, the highest the
-    sign. A coin refuses place u of the block that begins at m with the probability
-    1 - exp(-(slope u + curve u (2m + u))); minus zero is always refused. ``status`` is :data:`KEPT`,
-    :data:`REFUSED` or :data:`OPEN`: a coin within ``margin`` of the probability, relative to it.
+    The lowest ``width`` bits of a word are the place in its block of length 2^width; the highest bit is the sign. A
+    coin refuses place u of the block that begins at m with the probability
+    1 - exp(-(slope u + curve u (2m + u))); minus zero is always refused. ``status`` becomes :data:`KEPT`,
+    :data:`REFUSED` or, if the coin is within ``margin`` of the probability, relative to it, :data:`OPEN`.
     """
     undecided = 0
     low = (np.uint64(1) << np.uint64(width)) - np.uint64(1)
@@ -98,7 +99,7 @@ def place(
         negative = np.int64(words[i] >> np.uint64(63))
         start = blocks[i] << width
         x = slope * np.float64(u) + curve * np.float64(u) * np.float64(2 * start + u)
-        # 1 - exp(-x) by its series: only operations that IEEE 754 rounds correctly
+        # the series of 1 - exp(-x), with only operations that IEEE 754 rounds correctly
         p = x * (1 - x / 2 * (1 - x / 3 * (1 - x / 4 * (1 - x / 5 * (1 - x / 6 * (1 - x / 7 * (1 - x / 8)))))))
         coin = np.float64(coins[i]) * 2.0**-64
         out[i] = ((start + u) ^ -negative) + negative

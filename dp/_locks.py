@@ -1,4 +1,4 @@
-"""A lock that outlives a fork: what no thread of this process holds, a thread of this process can take."""
+"""A lock that survives a fork: a child process can take it if no thread of the child holds it."""
 
 import os
 import threading
@@ -8,10 +8,11 @@ _ALL: "weakref.WeakSet[Turn]" = weakref.WeakSet()
 
 
 class Turn:
-    """A lock for a ``with`` block, which is free in a forked child whatever thread of the parent held it.
+    """A lock for a ``with`` block. In a forked child it is free, even if a thread of the parent held it.
 
-    That thread is not in the child, so that a plain lock would stay taken for ever. What the lock guards must be
-    right at any moment, since the thread may have been anywhere: one assignment, or read anew.
+    That thread does not exist in the child, so a plain lock would never be released there. The fork can happen at
+    any line of the block. Therefore the state that the lock guards must be valid at every moment: it is replaced
+    by one assignment, or read anew from a file.
     """
 
     def __init__(self) -> None:

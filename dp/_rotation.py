@@ -1,9 +1,9 @@
-"""The compiled loops of rotation and rounding. They validate nothing: their callers do.
+"""The compiled loops of rotation and rounding. They validate nothing; their callers do.
 
-A vector of 2^m doubles is transformed in place, level by level: level l pairs coordinates that lie 2^l
-apart and writes their sum and difference. The lower levels run on blocks that stay in a core's cache;
-the upper ones take two levels in one pass over memory. Each coordinate sees the same additions in the
-same order as in the plain double loop, so the result is that loop's to the last bit.
+A vector of 2^m doubles is transformed in place, level by level: level l pairs coordinates that are 2^l apart,
+and writes their sum and their difference. The lower levels run on blocks that stay in a core's cache. The upper
+levels run in pairs, each pair in one pass over memory. Each coordinate undergoes the same additions in the same
+order as in the plain double loop, so both give the same bits.
 """
 
 import numpy as np
@@ -14,7 +14,7 @@ from dp._compiling import kernel
 Floats = NDArray[np.float64]
 
 BLOCK = 1 << 12
-"""Coordinates of a block: 32 KiB, what a first-level cache holds."""
+"""Coordinates of a block: 32 KiB, which a first-level cache holds."""
 
 
 @kernel
@@ -78,7 +78,7 @@ def _levels(x: Floats, first: int, last: int) -> None:
 
 @kernel
 def hadamard(x: Floats) -> None:
-    """Replace ``x``, of 2^m coordinates, by H·x: the entries of H are 1 and -1, in Sylvester's order."""
+    """Replace ``x``, of 2^m coordinates, by H·x, where H has the entries 1 and -1 in Sylvester's order."""
     size = x.size
     block = min(size, BLOCK)
     for start in range(0, size, block):
@@ -95,9 +95,10 @@ def hadamard(x: Floats) -> None:
 def round_stochastic(
     x: Floats, scale: float, random: NDArray[np.uint32], limit: int, out: NDArray[np.int64]
 ) -> int:
-    """Write ``x``·``scale``, rounded up with the probability of its fraction to 2^-32, to ``out``.
+    """Round ``x``·``scale`` at random, and write the integers to ``out``.
 
-    What lies beyond ``limit`` becomes ±``limit``. Returns Σ ``out``², which must stay below 2^63.
+    A number is rounded up with the probability of its fraction, to 2^-32. An integer beyond ±``limit`` becomes
+    ±``limit``. Returns Σ ``out``², which must stay below 2^63.
     """
     squares = 0
     for i in range(x.size):

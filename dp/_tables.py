@@ -1,9 +1,9 @@
-"""Cumulative probabilities of integer laws, exact to any number of bits: what the samplers invert.
+"""Tables of cumulative probabilities of integer laws, exact to any number of bits. The samplers invert them.
 
-A law here falls from zero outwards and is symmetric, or is one-sided on 0, 1, 2, ... Its thresholds
-at ``bits`` are floor(2^bits P(|X| <= k)) for k = 0, 1, ... until 2^bits - 1 is reached. Everything is
-computed in Python's integers with a bound on the error; where that bound leaves a floor undecided,
-the computation is repeated with more bits, so that no threshold is ever off by one.
+A law here is symmetric or one-sided (on 0, 1, 2, ...), and its weights decrease away from zero. Its thresholds at
+``bits`` are floor(2^bits P(|X| <= k)) for k = 0, 1, ... until 2^bits - 1 is reached. Everything is computed in
+Python's integers with a bound on the error. If the bound leaves a floor undecided, the computation is repeated
+with more bits, so no threshold is ever off by one.
 """
 
 import math
@@ -16,11 +16,11 @@ from typing import Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-_GUARD_BITS = 64  # a floor is undecided with a probability of about 2^-60
+_GUARD_BITS = 64  # with so many, a floor is undecided with a probability of about 2^-60
 
 
 class Law(Hashable, Protocol):
-    """A distribution on the integers, known by its weights to within a bound."""
+    """A distribution on the integers, described by weights with a bound on their error."""
 
     @property
     def one_sided(self) -> bool:
@@ -28,11 +28,11 @@ class Law(Hashable, Protocol):
         ...
 
     def weights(self, bits: int) -> tuple[list[int], int]:
-        """Weights of 0, 1, ..., and the slack: all on one scale, whatever it is.
+        """The weights of 0, 1, ... and the slack, all on the same arbitrary scale.
 
-        No partial sum (symmetric laws count every weight but the first twice) differs from the true
-        one by more than the slack, nor does the sum of all from the true total, what lies beyond
-        the last weight included. The slack is below 2^(2 - bits) of the total.
+        The slack bounds two errors: that of each partial sum (in which a symmetric law counts each weight twice,
+        except the first), and the difference between the sum of these weights and the true total, which includes
+        all weights beyond the last. The slack is below 2^(2 - bits) of the total.
         """
         ...
 
@@ -54,8 +54,9 @@ class Gaussian:
         for _ in range(count):
             weights.append(weights[-1] * ratio >> places)
             ratio = ratio * fall >> places
-        # All is rounded down. The k-th ratio lacks at most 3 + 4k units, so the k-th weight at most
-        # 2k² + 2k, and twice their sum at most 2 (count + 2)³. Ratios fall: the rest is geometric.
+        # Everything is rounded down. The k-th ratio is too small by at most 3 + 4k units, so the k-th weight by at
+        # most 2k² + 2k, and twice their sum by at most 2 (count + 2)³. The ratios decrease, so a geometric series
+        # bounds the weights beyond the last.
         last = weights[-1] + 2 * (count + 1) ** 2
         rest = (last << places) // ((1 << places) - ratio - 4 * (count + 2)) + 1
         return weights, 2 * (count + 2) ** 3 + 2 * rest
@@ -103,34 +104,34 @@ class Skellam:
             weights.append(here)
         weights.reverse()
         least = min(weights)
-        # Rounding down: one unit lost at j grows to at most weight_k / weight_j at k, hence
-        # relatively at most count / least. The start: it mixes in the second solution, whose
-        # quotient by the first changes by 1 / (w_k w_(k-1)) a step (their Casoratian is constant),
-        # hence at most 2 count² last weights in all, doubled for the scale. Beyond the last one
-        # ratios are below sqrt(1 + y²) - y (Amos 1974), so the rest is below 1 + 1/y of it.
+        # Rounding down: a unit lost at j grows to at most weight_k / weight_j at k, so the relative error is at
+        # most count / least. The start mixes in the second solution of the recurrence. Its quotient by the first
+        # solution changes by 1 / (w_k w_(k-1)) a step (their Casoratian is constant), so the error is at most
+        # 2 count² last weights in all, doubled for the scale. Beyond the last weight, ratios are below
+        # sqrt(1 + y²) - y (Amos 1974), so the remaining weights sum to less than 1 + 1/y of the last.
         rounding = 2 * sum(weights) * (count + 1) // least + 1
-        falling = weights == sorted(weights, reverse=True)  # as that argument wants them, and they are
+        falling = weights == sorted(weights, reverse=True)  # the argument needs this; it always holds
         start = 8 * (count + 1) ** 2 << places if falling else sum(weights)
         rest = 4 * (2 + math.ceil(self.variance / count)) << places
         return weights, rounding + start + rest
 
 
 def thresholds(law: Law, bits: int) -> list[int]:
-    """floor(2^bits P(|X| <= k)) for k = 0, 1, ... until that is 2^bits - 1: no entry is off."""
+    """floor(2^bits P(|X| <= k)) for k = 0, 1, ... until that is 2^bits - 1. Every entry is exact."""
     guard = _GUARD_BITS
     while True:
-        found = list(_thresholds(law, bits, guard))
-        if found[-1] >= 0:
-            return found
+        entries = list(_thresholds(law, bits, guard))
+        if entries[-1] >= 0:
+            return entries
         guard *= 2
 
 
 def _thresholds(law: Law, bits: int, guard: int) -> Iterator[int]:
-    """As :func:`thresholds`, ended early by -1 where ``guard`` more bits don't decide an entry."""
+    """As :func:`thresholds`, but end with -1 at an entry that ``guard`` more bits don't decide."""
     weights, slack = law.weights(bits + guard)
     fold = 1 if law.one_sided else 2
     total = fold * sum(weights) - (fold - 1) * weights[0]
-    if 3 * slack >= total:  # the precision asked for was too low for the bound to hold
+    if 3 * slack >= total:  # the bound needs a higher precision
         yield -1
         return
     places = total.bit_length() + bits + guard
@@ -154,17 +155,17 @@ def _thresholds(law: Law, bits: int, guard: int) -> Iterator[int]:
 
 @lru_cache(maxsize=8)
 def table(law: Law, bits: int) -> NDArray[np.uint64]:
-    """The :func:`thresholds` of at most 64 bits, read-only."""
-    found = np.array(thresholds(law, bits), dtype=np.uint64)
-    found.flags.writeable = False
-    return found
+    """The :func:`thresholds` of at most 64 bits, as a read-only array."""
+    entries = np.array(thresholds(law, bits), dtype=np.uint64)
+    entries.flags.writeable = False
+    return entries
 
 
 @lru_cache(maxsize=8)
 def guide(law: Law, bits: int) -> tuple[NDArray[np.int64], int]:
-    """Where to begin in the :func:`table` for a word's top bits, and how far to shift it for them.
+    """Where a search in the :func:`table` begins, by the top bits of a word; and the shift that yields these bits.
 
-    Entry j is how many thresholds lie below j << shift. There are about twice as many as thresholds.
+    Entry j is the number of thresholds below j << shift. There are about twice as many entries as thresholds.
     """
     entries = table(law, bits)
     shift = bits - min(bits, entries.size.bit_length() + 1)
@@ -175,7 +176,7 @@ def guide(law: Law, bits: int) -> tuple[NDArray[np.int64], int]:
 
 
 def exp_below(x: Fraction, bits: int) -> int:
-    """An integer at most 2^bits exp(-x), ``x`` >= 0, and at most 3 less than it."""
+    """An integer from 2^bits exp(-x) - 3 to 2^bits exp(-x), for ``x`` >= 0."""
     if x > bits:
         return 0
     halvings = max(0, math.floor(x).bit_length() + 8)
@@ -189,12 +190,12 @@ def exp_below(x: Fraction, bits: int) -> int:
         value += term if n % 2 == 0 else -term
     for _ in range(halvings):
         value = value * value >> places
-    # Each term is off by at most 3 units, each squaring doubles that: below half a unit of 2^-bits.
+    # Each term is off by at most 3 units, and each squaring doubles the error: it stays below half of 2^-bits.
     return max(0, (value >> (places - bits)) - 1)
 
 
 def _skellam_reach(variance: float, bits: int) -> int:
-    """A k where I_k is surely below 2^-bits / k³ of I_0, by Chernoff's bound on the tail."""
+    """A k for which I_k is surely below 2^-bits / k³ of I_0, by Chernoff's bound on the tail."""
 
     def nats(k: int) -> float:
         y = k / variance

@@ -1,9 +1,9 @@
-"""What releases have cost: an accountant of Rényi divergences.
+"""Add up what releases cost: an accountant of Rényi divergences.
 
-The orders are integers, since that is where the bounds on integer noise and on sampling hold.
+The orders are integers, because the bounds on integer noise and on sampling hold at integer orders.
 
-**Sampling.** Amplification by sampling counts only against those who don't know who was drawn. A server
-that draws the cohort gets none against itself: every figure exists with it and without.
+**Sampling.** Sampling amplifies privacy only against parties that do not know who was sampled. A server that
+samples the cohort knows it. Therefore each figure exists both with amplification and without.
 """
 
 import math
@@ -32,9 +32,10 @@ from dp.events import (
 Neighbours = Literal["zero-out", "replace-one"]
 """Which two inputs must be hard to tell apart.
 
-- ``"zero-out"``: one update against zero in its place. Where someone else adds the noise that is the same as
-  adding or removing it; a client that adds a share takes it along, and so its presence is public instead.
-- ``"replace-one"``: one update against any other; sensitivities are twice those of zero-out.
+- ``"zero-out"``: one update, and zero in its place. If a server adds the noise, this is the same as adding or
+  removing the update. A client that adds a share of the noise takes the share along when it stays away, so who
+  takes part is public instead.
+- ``"replace-one"``: one update, and any other update in its place. Sensitivities are twice those of zero-out.
 """
 
 NEIGHBOURS: tuple[str, ...] = get_args(Neighbours)
@@ -46,21 +47,22 @@ _SETTLED = 1e-12
 
 
 def epsilon_of(orders: Orders, rdp: Curve, delta: float) -> float:
-    """The least ε at ``delta`` that Rényi divergences ``rdp`` at ``orders`` allow.
+    """The least ε at ``delta`` that follows from the Rényi divergences ``rdp`` at ``orders``.
 
-    Canonne, Kamath and Steinke (2020), Proposition 12; zero where the Kullback-Leibler divergence, which
-    is at most that of any order, already keeps the total variation below ``delta`` (Bretagnolle and Huber).
+    Canonne, Kamath and Steinke (2020), Proposition 12. The result is zero if the Kullback-Leibler divergence,
+    which is at most the divergence of any order, already keeps the total variation below ``delta`` (Bretagnolle
+    and Huber).
     """
     check_delta(delta)
     if np.any(delta**2 + np.expm1(-rdp) > 0):
         return 0.0
     alpha = np.array(orders, np.float64)
-    found = rdp + np.log1p(-1 / alpha) - (math.log(delta) + np.log(alpha)) / (alpha - 1)
-    return max(0.0, float(found.min()))
+    epsilons = rdp + np.log1p(-1 / alpha) - (math.log(delta) + np.log(alpha)) / (alpha - 1)
+    return max(0.0, float(epsilons.min()))
 
 
 def delta_of(orders: Orders, rdp: Curve, epsilon: float) -> float:
-    """The least δ at ``epsilon`` (0 or more) that ``rdp`` at ``orders`` allows: :func:`epsilon_of` turned round."""
+    """The least δ at ``epsilon`` (0 or more) that follows from ``rdp``: the inverse of :func:`epsilon_of`."""
     if not epsilon >= 0:
         raise DPError(f"got epsilon={epsilon!r}; expected 0 or more")
     alpha = np.array(orders, np.float64)
@@ -71,26 +73,26 @@ def delta_of(orders: Orders, rdp: Curve, epsilon: float) -> float:
 
 
 class _Total(NamedTuple):
-    """What was composed; replaced as a whole, so that nobody reads half of it."""
+    """The composed events and their cost. It is replaced as a whole, so that no thread reads half of a change."""
 
     events: tuple[tuple[Event, int], ...]
     rdp: Curve
     unamplified: Curve
     clamped: float
-    loss: Loss | None  # without sampling, if all of it is nearly Gaussian: sampled, it costs no more
+    loss: Loss | None  # without sampling, which costs at least as much; None if an event is not nearly Gaussian
 
     def curve(self, amplified: bool) -> Curve:
         return self.rdp if amplified else self.unamplified
 
 
 class RDPAccountant:
-    """Adds up the Rényi divergences of events, and says which (ε, δ) follow.
+    """Adds up the Rényi divergences of events, and converts the sum to (ε, δ).
 
-    Where all events are Gaussian, or discrete Gaussian and sums of such, what follows from their loss without the
-    detour over divergences is less, and it is the lesser figure that is given (:mod:`dp._gaussian`).
+    If all events are Gaussian, discrete Gaussian or sums of discrete Gaussians, ε also follows directly from their
+    privacy loss (:mod:`dp._gaussian`), and is usually smaller. The accountant returns the smaller figure.
 
-    - ``delta``: the δ in (0, 1) that :meth:`get_epsilon` and :meth:`would_exceed` take if none is given; without
-      it each call has to say which.
+    - ``delta``: the δ in (0, 1) for calls of :meth:`get_epsilon`, :meth:`epsilon_after` and :meth:`would_exceed`
+      that state none. Without it, every such call has to state its own.
     - ``neighbours``: ``"zero-out"`` or ``"replace-one"``.
     - ``orders``: ascending integers from 2 to 4096.
 
@@ -109,16 +111,16 @@ class RDPAccountant:
         self._neighbours: Neighbours = neighbours
         self._orders = tuple(whole(order) or 0 for order in orders)
         if not self._orders or any(not 2 <= order <= _MAX_ORDER for order in self._orders):
-            raise DPError(f"got orders that are not integers from 2 to {_MAX_ORDER}")
+            raise DPError(f"got no orders, or some that are not integers; expected integers from 2 to {_MAX_ORDER}")
         if list(self._orders) != sorted(set(self._orders)):
-            raise DPError("got orders that repeat or don't ascend")
+            raise DPError("got orders that repeat or are not ascending; expected each once, the smallest first")
         zeros = np.zeros(len(self._orders))
         self._total = _Total((), zeros, zeros, 0.0, NOTHING)
         self._turn = Turn()
 
     @property
     def delta(self) -> float | None:
-        """The δ that figures are given at by default, if there is one."""
+        """The δ for calls that state none; None if every call has to state its own."""
         return self._delta
 
     @property
@@ -128,29 +130,29 @@ class RDPAccountant:
 
     @property
     def orders(self) -> Orders:
-        """The orders of :attr:`rdp`."""
+        """The orders at which :attr:`rdp` states divergences."""
         return self._orders
 
     @property
     def rdp(self) -> Curve:
-        """The divergence so far at each order, sampling amplified; a copy."""
+        """The divergence so far at each order, with amplification by sampling; a copy."""
         return self._total.rdp.copy()
 
     @property
     def events(self) -> tuple[tuple[Event, int], ...]:
-        """What was composed, each with its count, in order; equal neighbours are one."""
+        """The composed events in order, each with its count. Equal events in a row are one entry."""
         return self._total.events
 
     @property
     def num_releases(self) -> int:
-        """How many events were composed, counts included."""
+        """The number of composed events, counts included."""
         return sum(count for _, count in self._total.events)
 
     def compose(self, event: Event, count: int = 1) -> Self:
-        """Add ``event``, ``count`` (1 or more) times. Checked as a whole first: an error changes nothing.
+        """Add ``event``, ``count`` (1 or more) times. An error changes nothing.
 
-        Threads may share an accountant: none sees half of an event, and none gets lost. Raises
-        :class:`DPError` for an event without a known bound under these neighbours.
+        Threads may share an accountant: each event is added as a whole, and none is lost. Raises
+        :class:`DPError` for an event whose cost has no known bound under these neighbours.
         """
         count = _count(count)
         cost = self._cost(event, count)
@@ -158,23 +160,26 @@ class RDPAccountant:
             events = self._total.events
             if events and events[-1][0] == event:
                 if events[-1][1] + count > MAX_COUNT:
-                    raise DPError(f"got more than {MAX_COUNT} of one event")
+                    raise DPError(f"got one event more than {MAX_COUNT} times; start a new accountant")
                 events = (*events[:-1], (event, events[-1][1] + count))
             elif len(events) == MAX_EVENTS:
-                raise DPError(f"got more than {MAX_EVENTS} changes of event; start a new accountant")
+                raise DPError(f"got more than {MAX_EVENTS} entries of events; start a new accountant")
             else:
                 events = (*events, (event, count))
             self._total = _sum(self._total, cost)._replace(events=events)
         return self
 
     def copy(self) -> Self:
-        """An accountant that has composed the same, and goes on by itself."""
-        made = type(self)(self._delta, neighbours=self._neighbours, orders=self._orders)
-        made._total = self._total
-        return made
+        """An independent accountant that has composed the same events."""
+        copied = type(self)(self._delta, neighbours=self._neighbours, orders=self._orders)
+        copied._total = self._total
+        return copied
 
     def get_epsilon(self, delta: float | None = None, *, amplified: bool = True) -> float:
-        """ε at ``delta``; ``amplified=False`` against whoever drew the samples. ``inf`` if there is none."""
+        """ε at ``delta``, or ``inf`` if no finite ε is known.
+
+        ``amplified=False`` returns ε against a party that knows who was sampled.
+        """
         return self._epsilon(self._total, amplified, delta)
 
     def get_delta(self, epsilon: float, *, amplified: bool = True) -> float:
@@ -186,7 +191,7 @@ class RDPAccountant:
     def epsilon_after(
         self, event: Event, count: int = 1, *, delta: float | None = None, amplified: bool = True
     ) -> float:
-        """What :meth:`get_epsilon` would be after :meth:`compose`; nothing changes."""
+        """The ε that :meth:`get_epsilon` would return after :meth:`compose`; nothing changes."""
         return self._epsilon(_sum(self._total, self._cost(event, count)), amplified, delta)
 
     def would_exceed(
@@ -198,12 +203,12 @@ class RDPAccountant:
         delta: float | None = None,
         amplified: bool = True,
     ) -> bool:
-        """Whether composing ``event`` would take ε beyond ``max_epsilon``; nothing changes."""
+        """Whether ε would be above ``max_epsilon`` after composing ``event``; nothing changes."""
         check_epsilon("max_epsilon", max_epsilon)
         return not self.epsilon_after(event, count, delta=delta, amplified=amplified) <= max_epsilon
 
     def state_dict(self) -> dict[str, Any]:
-        """All that :meth:`from_state_dict` needs, as JSON can hold it."""
+        """The state, in types that JSON can hold. :meth:`from_state_dict` reads it."""
         return {
             "format": _FORMAT,
             "delta": self._delta,
@@ -214,32 +219,38 @@ class RDPAccountant:
 
     @classmethod
     def from_state_dict(cls, state: object) -> Self:
-        """The accountant that :meth:`state_dict` described: every event is checked and composed again."""
+        """The accountant with this :meth:`state_dict`: each event is checked and composed again.
+
+        Raises :class:`DPError` for any other object.
+        """
         fields = fields_of(state, _FORMAT, {"delta", "neighbours", "orders", "events"})
         events = fields["events"]
         if not isinstance(fields["orders"], list) or not isinstance(events, list) or len(events) > MAX_EVENTS:
-            raise DPError(f"got orders or events that are no lists, or more than {MAX_EVENTS} events")
+            raise DPError(f"the orders or events are not lists, or there are more than {MAX_EVENTS} events")
         accountant = cls(fields["delta"], neighbours=fields["neighbours"], orders=fields["orders"])
         for entry in events:
             if not isinstance(entry, list) or len(entry) != 2:
-                raise DPError("got a composed event that is no pair of event and count")
+                raise DPError("a composed event is not a pair of an event and its count")
             accountant.compose(from_plain(entry[0]), entry[1])
         return accountant
 
     def to_bytes(self) -> bytes:
-        """The state as JSON, with a SHA-256 against accident (whoever can write it can lower it)."""
+        """The state as JSON, after its SHA-256.
+
+        The hash reveals accidents only: anyone who can write these bytes can lower what was spent.
+        """
         return encode_state(self.state_dict())
 
     @classmethod
     def from_bytes(cls, data: bytes) -> Self:
-        """What :meth:`to_bytes` wrote; :class:`DPError` on any other bytes."""
+        """The accountant that :meth:`to_bytes` wrote; :class:`DPError` for any other bytes."""
         return cls.from_state_dict(decode_state(data))
 
     def _cost(self, event: Event, count: int) -> _Total:
         if not isinstance(event, Event):
             raise DPError(f"got a {type(event).__name__}; expected an event of dp.events")
         count = _count(count)
-        to_plain(event)  # or it could not be saved
+        to_plain(event)  # refuses an event that could not be saved
         plain = unamplified(event)
         return _Total(
             (),
@@ -251,18 +262,18 @@ class RDPAccountant:
 
     def _epsilon(self, total: _Total, amplified: bool, delta: float | None) -> float:
         if delta is None and self._delta is None:
-            raise DPError("got no delta, and an accountant made without one; expected get_epsilon(1e-5), say")
+            raise DPError("got no delta, here or for the accountant; expected one, such as get_epsilon(1e-5)")
         wanted = check_delta(self._delta if delta is None else delta)
         rdp, slack = total.curve(amplified), total.clamped
 
         def at(delta: float) -> float:
             renyi = epsilon_of(self._orders, rdp, delta)
-            if math.isfinite(renyi) and delta_at(total.loss, renyi) > delta:  # the other figure would be above
+            if math.isfinite(renyi) and delta_at(total.loss, renyi) > delta:  # the ε of the loss would be larger
                 return renyi
             return min(renyi, epsilon_at(total.loss, delta))
 
         epsilon = at(wanted)
-        # Clamping moves each of two neighbours by at most ``slack`` in total variation. ε only rises here.
+        # Clamping moves each of the two distributions by at most ``slack`` in total variation. ε only rises here.
         while slack and math.isfinite(epsilon):
             left = wanted - _both_ways(epsilon, slack)
             if left <= 0:
@@ -275,7 +286,7 @@ class RDPAccountant:
 
 
 def _sum(one: _Total, other: _Total) -> _Total:
-    """What both cost together; the events are those of the first."""
+    """The cost of both together, with the events of ``one``."""
     return _Total(
         one.events,
         one.rdp + other.rdp,
@@ -286,15 +297,15 @@ def _sum(one: _Total, other: _Total) -> _Total:
 
 
 def _both_ways(epsilon: float, variation: float) -> float:
-    """What δ grows by when each of two neighbours moves by ``variation``."""
+    """How much δ grows if each of the two distributions moves by ``variation``."""
     return (1 + math.exp(min(epsilon, 700.0))) * variation if variation else 0.0
 
 
 def _count(count: object) -> int:
-    found = whole(count)
-    if found is None or not 1 <= found <= MAX_COUNT:
+    checked = whole(count)
+    if checked is None or not 1 <= checked <= MAX_COUNT:
         raise DPError(f"got count={count!r}; expected an int from 1 to {MAX_COUNT}")
-    return found
+    return checked
 
 
 def check_epsilon(name: str, epsilon: object) -> None:

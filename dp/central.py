@@ -1,11 +1,12 @@
-"""Central differential privacy: clients clip and round, and the server adds one noise to the sum it opens.
+"""Central differential privacy: clients clip and round, and the server adds noise once to the sum that it opens.
 
-The server is trusted: it sees the exact sum before it adds the noise, as does each decryptor of a protocol that
-has them. Protected are the clients from whoever sees what the server publishes. For the same ε this takes the
-least noise; :mod:`dp.distributed` trusts the server with no exact sum.
+The server is trusted: it sees the exact sum before it adds the noise. So does each decryptor, in a protocol that
+has decryptors. Clients are protected from everyone who sees only what the server publishes. Of the three kinds
+of trust this one needs the least noise for the same ε. With :mod:`dp.distributed` no server sees an exact sum.
 
 Sources: Canonne, Kamath and Steinke 2020 (the discrete Gaussian); Kairouz, Liu and Steinke 2021 (conditional
-rounding). The noise is of integers, and the norm that it is made for is checked on integers, after rounding.
+rounding). The noise consists of integers. The norm that it is calibrated for is checked on integers, after
+rounding.
 """
 
 import hashlib
@@ -50,7 +51,7 @@ _MOST_SUM = 1 << 62
 
 
 class _Grid(NamedTuple):
-    """What an encoding comes to for one dimension; lengths in steps of the grid."""
+    """The numbers that follow from an encoding and one dimension. Lengths are in steps of the grid."""
 
     step: float  # in units of the update
     sigma: float  # parameter of the noise on the sum
@@ -59,19 +60,20 @@ class _Grid(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class CentralGaussian:
-    """Discrete Gaussian noise that the server adds once to the sum, for a server that is trusted.
+    """Discrete Gaussian noise that a trusted server adds once to the sum.
 
-    - ``l2_clip`` c (1e-100 to 1e100): a client shortens a longer update to it. ``noise_multiplier`` z (1e-6 to
-      1e6): the standard deviation of the noise on the sum, in clips.
-    - ``bits`` (2 to 31): of one coordinate, whose grid goes from -c to c. A rounded update is longer than it was;
-      ε is that of the longer one (:meth:`l2_sensitivity`), so that more bits cost less of it.
-    - ``beta`` (0 to 0.9): the probability at most that a rounding is redrawn, which allows for a shorter one. It
-      biases a rounding by at most √D·β/(1 - β) steps in norm; 0 is unbiased, and costs more ε.
+    - ``l2_clip`` c (1e-100 to 1e100): a client shortens a longer update to this norm. ``noise_multiplier`` z (1e-6
+      to 1e6): the standard deviation of the noise on the sum, in clips.
+    - ``bits`` (2 to 31): the width of one coordinate, on a grid from -c to c. Rounding can lengthen an update. ε
+      allows for the longest rounded update (:meth:`l2_sensitivity`), so more bits lower ε.
+    - ``beta`` (0 to 0.9): a bound on the probability that a rounding is rejected and repeated. Rejection keeps
+      rounded updates shorter, and so lowers ε. It biases a rounding by at most √D·β/(1 - β) steps in norm; with 0
+      there is no bias.
     - ``delta``: the δ at which ε is stated.
 
-    Neighbours are one update and zero in its place; who took part is public. Dropouts and clients that collude
-    change nothing about the noise. No weights. The server decodes with :meth:`for_server`, whose key a
-    ``secagg`` server draws and keeps by itself. Raises :class:`DPError` if a field is out of range.
+    Neighbours are one update and zero in its place; who took part is public. Dropouts and colluding clients do not
+    change the noise. There are no weights. The server decodes with :meth:`for_server`; a ``secagg`` server draws
+    the key and keeps it. Raises :class:`DPError` if a field is out of range.
     """
 
     l2_clip: float
@@ -97,17 +99,17 @@ class CentralGaussian:
         return "central"
 
     def l2_sensitivity(self, dimension: int) -> float:
-        """How far, in L2, one update of ``dimension`` coordinates moves the sum at most, rounding included."""
+        """The largest L2 distance by which one update of ``dimension`` coordinates moves the sum, once rounded."""
         grid = self._grid(dimension)
         return math.sqrt(grid.squares) * grid.step
 
     def event(self, dimension: int) -> Event:
-        """One round over updates of ``dimension`` coordinates as an event."""
+        """The event of one round over updates of ``dimension`` coordinates."""
         grid = self._grid(dimension)
         return DiscreteGaussianEvent(grid.sigma, math.sqrt(grid.squares))
 
     def release(self, dimension: int) -> Release:
-        """What a :class:`dp.PrivacyLedger` is to charge: the server's before it publishes, or each client's."""
+        """What a :class:`dp.PrivacyLedger` charges: the server's before it publishes, or that of each client."""
         return Release(self.event(dimension), "client", self.trust)
 
     def epsilon(self, dimension: int, *, rounds: int = 1) -> float:
@@ -115,9 +117,9 @@ class CentralGaussian:
         return _epsilon(self, dimension, rounds)
 
     def with_epsilon(self, epsilon: float, dimension: int, *, rounds: int = 1) -> Self:
-        """The same with the least noise multiplier, to a billionth, that keeps ``rounds`` within ``epsilon``.
+        """A copy with the least noise multiplier, to a billionth, that keeps ``rounds`` within ``epsilon``.
 
-        Raises :class:`DPError` if no multiplier from 2^-13 to 2^13 does.
+        Raises :class:`DPError` if no multiplier from 2^-13 to 2^13 is enough.
         """
         hopeless = f"expected fewer than {rounds} rounds, or a larger epsilon"
 
@@ -127,9 +129,9 @@ class CentralGaussian:
         return replace(self, noise_multiplier=least_multiplier(cost, epsilon, hopeless))
 
     def segments(self, layout: LayoutLike, max_weight: int | None) -> tuple[Segment, ...]:
-        """One segment: every coordinate from 0 to 2^bits - 2, of which the sum itself is wanted.
+        """One segment: each coordinate is from 0 to 2^bits - 2, and the protocol opens the sum itself.
 
-        Raises :class:`DPError` for a task with weights: one would raise the sensitivity.
+        Raises :class:`DPError` for a task with weights, because a weight raises the sensitivity.
         """
         refuse_weights(None, max_weight)
         self._grid(layout.size)
@@ -144,11 +146,11 @@ class CentralGaussian:
         max_weight: int | None,
         rng: Rng,
     ) -> list[Lanes]:
-        """The integers of one client, shortened and rounded, without noise; run by a client.
+        """The integers of one client: its update, shortened and rounded, without noise. A client runs this.
 
-        ``vector`` is float32 or float64 of ``layout.size``. ``rng`` gives the key of the rounding: the same bytes
-        and vector give the same integers. Raises :class:`DPError` for a weight and for a vector of another shape
-        or type, or that is not finite.
+        ``vector`` is float32 or float64 of ``layout.size``. ``rng`` returns the key of the rounding: the same key
+        and vector produce the same integers. Raises :class:`DPError` for a weight, and for a vector of another
+        shape or type or with coordinates that are not finite.
         """
         refuse_weights(weight, max_weight)
         check_vector(vector, layout.size)
@@ -163,43 +165,46 @@ class CentralGaussian:
     def decode(
         self, sums: Sequence[NDArray[Any]], *, layout: LayoutLike, survivors: int, max_weight: int | None
     ) -> Decoded:
-        """Refused: without a key nothing holds two decodings of one sum to one noise; see :meth:`for_server`."""
+        """Raises :class:`DPError`. Without a key, two decodings of one sum would differ; see :meth:`for_server`."""
         raise DPError(
-            "got an exact sum to decode and no key for its noise; expected for_server(key).decode(...), with 32 "
-            "secret bytes that the server keeps"
+            "got an exact sum to decode and no key for its noise; expected for_server(key).decode(...), where the "
+            "key is 32 secret bytes that the server keeps"
         )
 
     def for_task(
         self, *, max_clients: int, honest: int, corrupt: int, shows_terms: bool = False
     ) -> "CentralGaussian":
-        """Itself: the server's noise does not depend on how many clients are honest."""
+        """The encoding itself: the server's noise does not depend on how many clients are honest."""
         return self
 
     def check(self, max_clients: int, honest: int, corrupt: int | None = None) -> None:
-        """Nothing to refuse: any number of colluding clients leaves the server's noise whole."""
+        """Accepts every task: colluding clients cannot reduce the server's noise."""
 
     def for_session(self, session: bytes) -> "CentralGaussian":
-        """Itself: all sessions are alike."""
+        """The encoding itself: it encodes alike in all sessions."""
         return self
 
     @property
     def server_noise(self) -> bool:
-        """The server adds the noise, in :meth:`for_server`'s ``decode``."""
+        """True: the server adds the noise, in the ``decode`` of :meth:`for_server`."""
         return True
 
     def for_server(self, key: bytes) -> "_Opening":
-        """What decodes with noise from ``key``: 32 secret bytes that a server draws and keeps beside its sums.
+        """The object that decodes with noise derived from ``key``: 32 secret bytes that a server draws and keeps.
 
-        The noise follows from the key and the sums. The same sums, decoded again by a restored server, have the
-        same noise: no average of several shows more than one. Other sums under the same key have another noise,
-        so that no difference of two is exact; that is a second release. Who knows the key can take the noise off.
+        The noise follows from the key and the sums. If a restored server decodes the same sums again, it adds the
+        same noise, so an average over several decodings shows no more than one of them. Other sums under the same
+        key get other noise, so the difference of two results is not exact; the second result is a second release.
+        Anyone who knows the key can subtract the noise.
         """
         if not isinstance(key, bytes) or len(key) != KEY_BYTES:
-            raise DPError(f"got a key that is not {KEY_BYTES} bytes; expected secret ones, as of os.urandom")
+            raise DPError(
+                f"got a key that is not {KEY_BYTES} bytes; expected {KEY_BYTES} secret bytes of os.urandom"
+            )
         return _Opening(self, key)
 
     def describe(self, layout: LayoutLike, max_weight: int | None) -> list[str]:
-        """Privacy and accuracy of one round, in lines."""
+        """Privacy and accuracy of one round, as lines of text."""
         grid = self._grid(layout.size)
         return [
             f"each update is shortened to length {self.l2_clip:g}; {self.bits} bits a coordinate, grid step "
@@ -218,15 +223,15 @@ class CentralGaussian:
         sigma = self.noise_multiplier * self._top
         if sigma > float(sampling.MAX_WIDTH):
             raise DPError(
-                f"got {self.bits} bits and the noise multiplier {self.noise_multiplier:g}: noise wider than can be "
-                "drawn; expected fewer bits"
+                f"got {self.bits} bits and the noise multiplier {self.noise_multiplier:g}: the sampler cannot draw "
+                "noise so wide; expected fewer bits"
             )
         squares = max(1, math.floor(most_squares(self._top, dimension, self.beta)))
         return _Grid(self.l2_clip / self._top, sigma, squares)
 
 
 class _Opening(NamedTuple):
-    """A :class:`CentralGaussian` as its server decodes with it."""
+    """A :class:`CentralGaussian` with the key that its server decodes with."""
 
     encoding: CentralGaussian
     key: bytes
@@ -237,19 +242,19 @@ class _Opening(NamedTuple):
     def decode(
         self, sums: Sequence[NDArray[Any]], *, layout: LayoutLike, survivors: int, max_weight: int | None
     ) -> Decoded:
-        """Sum and mean over ``survivors`` clients with noise, from one array of exact sums; run by the server.
+        """The sum and mean over ``survivors`` clients, with noise. The server runs this.
 
-        ``sums`` are uint32 or uint64, not reduced. Raises :class:`DPError` where number, shape or values are not
-        what ``survivors`` clients can sum to.
+        ``sums`` is one array of exact sums, uint32 or uint64, not reduced. Raises :class:`DPError` if its shape,
+        its values or the number of arrays cannot come from ``survivors`` clients.
         """
         code = self.encoding
         (segment,) = code.segments(layout, max_weight)
         check_sums(sums, segment, survivors, _MOST_SUM // segment.bound)
         grid = code._grid(layout.size)
         exact = sums[0].astype(np.uint64)
-        named = hmac.new(self.key, _NOISE_LABEL + survivors.to_bytes(8, "big"), hashlib.sha256)
-        named.update(exact.astype("<u8").tobytes())
-        noised = sampling.sample_discrete_gaussian(grid.sigma, layout.size, rng=lambda _: named.digest())
+        seed = hmac.new(self.key, _NOISE_LABEL + survivors.to_bytes(8, "big"), hashlib.sha256)
+        seed.update(exact.astype("<u8").tobytes())
+        noised = sampling.sample_discrete_gaussian(grid.sigma, layout.size, rng=lambda _: seed.digest())
         noised += exact.astype(np.int64) - survivors * code._top
         total = noised * np.float64(grid.step)
         epsilon = code.epsilon(layout.size)

@@ -1,17 +1,16 @@
 """Distributed differential privacy: each client adds a share of the noise, and only the sum is private.
 
-A client rotates its update at random, clips it, rounds it to integers at random and adds integer
-noise; the server sees the sum modulo 2^bits, and turns it back. Both classes here are encodings for
-``secagg.Task(encoding=...)``, with any protocol, without knowing that package: all protocols
-return exact sums.
+A client rotates its update at random, clips it, rounds it to integers at random and adds integer noise. The
+server sees the sum modulo 2^bits and undoes the rotation. Both classes here are encodings for
+``secagg.Task(encoding=...)`` with any protocol, because all protocols return exact sums.
 
-Two counts of clients matter. ``clients``, the most that may be in a sum, sets the grid, so that the sum
-wraps as seldom as ``k_stddevs`` says. ``honest``, the fewest that are in it and collude with nobody, sets
-the noise, and every ε that is guaranteed.
+Two numbers of clients matter. ``clients`` is the most that a sum may hold. It decides the grid, so that the sum
+wraps as rarely as ``k_stddevs`` says. ``honest`` is the fewest clients in a sum that collude with nobody. It
+decides the noise, and every guaranteed ε.
 
-Sources: Kairouz, Liu and Steinke 2021 (the distributed discrete Gaussian, rotation, conditional
-rounding); Agarwal, Kairouz and Liu 2021 (Skellam). Privacy rests on integers alone: the norm is
-checked on them before noise is added, and a rounding error of the rotation costs accuracy only.
+Sources: Kairouz, Liu and Steinke 2021 (the distributed discrete Gaussian, rotation, conditional rounding);
+Agarwal, Kairouz and Liu 2021 (Skellam). Privacy depends on integers alone: the norm is checked on the integers
+before noise is added, so a floating-point error in the rotation costs accuracy only.
 """
 
 import math
@@ -35,26 +34,26 @@ __all__ = [
     "distributed_skellam_epsilon",
 ]
 
-_LEAST_WIDTH = 2.0**-30  # of noise, in steps of the grid
+_LEAST_WIDTH = 2.0**-30  # least standard deviation of noise, in steps of the grid
 
 
 @dataclass(frozen=True, slots=True)
 class DistributedGaussian(Distributed):
-    """Discrete Gaussian noise from each client, for sums that are private (DDG).
+    """The distributed discrete Gaussian: each client adds a share of discrete Gaussian noise.
 
-    - ``l2_clip`` c (1e-100 to 1e100): longer updates are shortened to it. ``noise_multiplier`` z (1e-6 to
-      1e6): the guaranteed noise of the sum, in clips; each client's has σ = z·c/√``honest``.
-    - ``bits`` (2 to 32): the width of the modulus, in which the sum of all clients is to fit.
-    - ``clients``: the task's max_clients. ``honest``: the survivors that it guarantees to be honest.
-      ``corrupt``: how many of those who survive may collude with the server. Leave all three out and the
-      task gives them (:meth:`for_task`); those that are given are held to the task (:meth:`check`).
-    - ``k_stddevs``: standard deviations of the sum that fit into half the modulus. ``beta`` (0 to 0.9): the
-      probability at most that a rounding is redrawn; 0 allows for any rounding, and costs more privacy.
-    - ``delta``: the δ at which ε is stated. ``seed``: of the rotation, public, at most 64 bytes; a task
-      has each session rotate in its own way (:meth:`for_session`). ``trust``: ``"distributed"``, or ``"local"``
-      where each term is seen by itself and so ``honest`` is 1; a task states it.
+    - ``l2_clip`` c (1e-100 to 1e100): a client shortens a longer update to this norm. ``noise_multiplier`` z (1e-6
+      to 1e6): the guaranteed noise of the sum, in clips; the noise of each client has σ = z·c/√``honest``.
+    - ``bits`` (2 to 32): the width of the modulus, which has room for the sum of all clients.
+    - ``clients``: the task's max_clients. ``honest``: the number of honest survivors that the task guarantees.
+      ``corrupt``: how many survivors may collude with the server. If all three are left out, the task fills them
+      in (:meth:`for_task`); otherwise they are checked against the task (:meth:`check`).
+    - ``k_stddevs`` (0.1 to 1000): standard deviations of the sum that fit into half the modulus. ``beta`` (0 to
+      0.9): a bound on the probability that a rounding is rejected and repeated; 0 rejects none, and raises ε.
+    - ``delta``: the δ at which ε is stated. ``seed``: the public seed of the rotation, at most 64 bytes; a task
+      derives another one for each session (:meth:`for_session`). ``trust``: ``"distributed"``, or ``"local"`` if
+      others can see each term by itself, so that ``honest`` is 1; a task sets it.
 
-    Neighbours are one update and zero in its place; who took part is public. No weights. Raises
+    Neighbours are one update and zero in its place; who took part is public. There are no weights. Raises
     :class:`DPError` if a field is out of range.
     """
 
@@ -70,17 +69,17 @@ class DistributedGaussian(Distributed):
         return float(sampling.MAX_WIDTH)
 
     def narrowest(self) -> float:
-        """See :class:`dp._grid.NoiseParameters`; what is by itself is no sum."""
+        """See :class:`dp._grid.NoiseParameters`. The bound on sums doesn't matter for the noise of one client."""
         return NARROWEST_TERM if self.honest > 1 else _LEAST_WIDTH
 
     def log_tail(self, sigma: float, reach: float) -> float:
         """See :class:`dp._grid.NoiseParameters`."""
-        return -(reach / sigma * reach / sigma) / 2  # Canonne, Kamath and Steinke: it is subgaussian with σ
+        return -(reach / sigma * reach / sigma) / 2  # it is subgaussian with σ (Canonne, Kamath and Steinke)
 
 
 @dataclass(frozen=True, slots=True)
 class DistributedSkellam(Distributed):
-    """Skellam noise from each client, of which sums are Skellam again: no error term for the sum.
+    """Skellam noise from each client. A sum of Skellam noises is Skellam noise, so the sum needs no error term.
 
     Fields, neighbours and errors are those of :class:`DistributedGaussian`.
     """
@@ -117,10 +116,10 @@ def distributed_gaussian_epsilon(
     honest: int | None = None,
     rounds: int = 1,
 ) -> float:
-    """ε at ``delta`` of ``rounds`` of :class:`DistributedGaussian`, before anything runs.
+    """ε at ``delta`` of ``rounds`` with :class:`DistributedGaussian`, for planning.
 
-    All ``clients`` are honest and survive, unless ``honest`` says how many are sure to. ε doesn't depend
-    on the clip. Raises :class:`DPError` for what the encoding would refuse.
+    ``honest`` is the guaranteed number of honest survivors; by default all ``clients`` are. ε does not depend on
+    the clip. Raises :class:`DPError` for what the encoding refuses.
     """
     sure = clients if honest is None else honest
     encoding = DistributedGaussian(

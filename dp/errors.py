@@ -1,5 +1,5 @@
-"""What goes wrong in this package, under one root."""
+"""The base class of this package's errors."""
 
 
 class DPError(ValueError):
-    """A parameter, vector or budget that this package can't work with."""
+    """A parameter, vector or budget that this package can't use. The message says what was expected."""

@@ -1,8 +1,8 @@
-"""What was released, in words that an accountant can count: immutable events.
+"""Events: immutable descriptions of what was released, which an accountant can count.
 
-An event describes one use of a mechanism and nothing else; :mod:`dp.accounting` interprets it. An
-event that an accountant doesn't know is refused, never guessed at. Events are never taken away, and
-what one means never changes, since saved ledgers hold them by name.
+An event describes one use of a mechanism and nothing else; :mod:`dp.accounting` interprets it. An accountant
+refuses an event that it does not know, and never guesses. No event is ever removed, and the meaning of an event
+never changes, because saved ledgers hold events by name.
 """
 
 from collections.abc import Mapping
@@ -13,15 +13,15 @@ from dp._numbers import real, whole
 from dp.errors import DPError
 
 Unit = Literal["record", "client"]
-"""Whose data one unit of privacy protects: one record inside a silo, or all that one client has."""
+"""What one unit of privacy protects: one record inside a silo, or all data of one client."""
 
 Trust = Literal["local", "distributed", "central"]
 """Who adds the noise, and so who must be trusted with what.
 
-- ``"local"``: each client adds enough for itself; nobody else is trusted.
-- ``"distributed"``: each adds a share, and only the sum is private; that others do so, and that
-  nobody sees less than the sum, is what secure aggregation and the count of the honest stand for.
-- ``"central"``: the server adds it and is trusted with every update.
+- ``"local"``: each client adds enough noise for itself; it trusts nobody.
+- ``"distributed"``: each client adds a share of the noise, and only the sum is private. This needs a number of
+  clients that honestly add their shares, and secure aggregation, so that nobody sees less than the sum.
+- ``"central"``: the server adds the noise, and is trusted with every update.
 """
 
 UNITS: tuple[str, ...] = get_args(Unit)
@@ -30,12 +30,12 @@ TRUSTS: tuple[str, ...] = get_args(Trust)
 MAX_DEPTH = 8
 MAX_EVENTS = 1 << 12
 MAX_COUNT = 1 << 40
-MIN_NORM, MAX_NORM = 1e-75, 1e75  # squares of their ratios are floats
+MIN_NORM, MAX_NORM = 1e-75, 1e75  # float64 holds the squares of their ratios
 
 
 @dataclass(frozen=True, slots=True)
 class Event:
-    """The root of all events. One that is not among those below is unsupported everywhere."""
+    """The base class of all events. Accountants support only the classes in :data:`EVENTS`."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,7 +50,7 @@ class GaussianEvent(Event):
 
 @dataclass(frozen=True, slots=True)
 class PureEvent(Event):
-    """Anything that is (``epsilon``, 0)-differentially private (zero-out), such as Laplace noise; above 0."""
+    """Any release that is (``epsilon``, 0)-differentially private (zero-out), such as Laplace noise; above 0."""
 
     epsilon: float
 
@@ -60,9 +60,9 @@ class PureEvent(Event):
 
 @dataclass(frozen=True, slots=True)
 class DiscreteGaussianEvent(Event):
-    """Discrete Gaussian noise of parameter ``sigma`` on integers of the l2 sensitivity ``l2`` (zero-out).
+    """Discrete Gaussian noise of parameter ``sigma`` on integers with l2 sensitivity ``l2`` (zero-out).
 
-    The noise is added once, by one party; a sum of such noises is a :class:`DistributedGaussianEvent`.
+    One party adds the noise once. A sum of several such noises is a :class:`DistributedGaussianEvent`.
     """
 
     sigma: float
@@ -76,9 +76,9 @@ class DiscreteGaussianEvent(Event):
 class DistributedGaussianEvent(Event):
     """The sum of ``honest`` discrete Gaussians of parameter ``sigma`` each, on ``dimension`` integers.
 
-    ``l2`` and ``l1`` are the sensitivities (zero-out) in the same integers. ``clamped`` is the
-    probability that any term of the round was clamped and so is not what the analysis assumes.
-    Of a sum of several with a ``sigma`` below 1/2 no bound is known, and its cost is infinite.
+    ``l2`` and ``l1`` are the sensitivities (zero-out) of the same integers. ``clamped`` is the probability that
+    any term of the round was clamped, and so deviates from the analysis. If ``sigma`` is below 1/2, no bound on a
+    sum of several terms is known, and the cost is infinite.
     """
 
     honest: int
@@ -96,7 +96,7 @@ class DistributedGaussianEvent(Event):
 
 @dataclass(frozen=True, slots=True)
 class SkellamEvent(Event):
-    """Skellam noise of the total ``variance`` on integers; the sum over several parties is one of these.
+    """Skellam noise of the total ``variance`` on integers. A sum of Skellam noises is Skellam noise.
 
     ``l2``, ``l1`` and ``clamped`` are as in :class:`DistributedGaussianEvent`.
     """
@@ -113,7 +113,7 @@ class SkellamEvent(Event):
 
 @dataclass(frozen=True, slots=True)
 class PoissonSampled(Event):
-    """``event`` over a cohort in which everyone is with the probability ``rate``, independently, unseen."""
+    """``event`` over a secret cohort that includes each client independently with probability ``rate``."""
 
     rate: float
     event: Event
@@ -125,7 +125,7 @@ class PoissonSampled(Event):
 
 @dataclass(frozen=True, slots=True)
 class FixedSizeSampled(Event):
-    """``event`` over a uniformly random subset of ``size`` out of ``population``, unseen."""
+    """``event`` over a secret, uniformly random subset of ``size`` clients out of ``population``."""
 
     population: int
     size: int
@@ -134,13 +134,15 @@ class FixedSizeSampled(Event):
     def __post_init__(self) -> None:
         _count(self, "population", "size")
         if self.size > self.population:
-            raise DPError(f"got a sample of {self.size} out of {self.population}; expected at most all of them")
+            raise DPError(
+                f"got a sample of {self.size} out of {self.population}; expected at most {self.population}"
+            )
         _events(self, (self.event,))
 
 
 @dataclass(frozen=True, slots=True)
 class SelfComposed(Event):
-    """``event``, ``count`` times over."""
+    """``event``, ``count`` times."""
 
     event: Event
     count: int
@@ -152,19 +154,19 @@ class SelfComposed(Event):
 
 @dataclass(frozen=True, slots=True)
 class Composed(Event):
-    """All of ``events``, in any order; each may depend on what the others released."""
+    """All of ``events``, in any order. Each may depend on what the others released."""
 
     events: tuple[Event, ...]
 
     def __post_init__(self) -> None:
         if type(self.events) is not tuple or len(self.events) > MAX_EVENTS:
-            raise DPError(f"got composed events that are no tuple of at most {MAX_EVENTS}")
+            raise DPError(f"the composed events are not a tuple of at most {MAX_EVENTS}")
         _events(self, self.events)
 
 
 @dataclass(frozen=True, slots=True)
 class Release:
-    """An event with whose data it is about, and under which trust it was released."""
+    """An event, with the unit that it protects and the trust under which it was released."""
 
     event: Event
     unit: Unit
@@ -193,7 +195,7 @@ EVENTS: dict[str, type[Event]] = {
 
 
 def unamplified(event: Event) -> Event:
-    """The event as whoever drew the sample sees it: without the sampling."""
+    """The event without sampling, as a party sees it that knows who was sampled."""
     match event:
         case PoissonSampled() | FixedSizeSampled():
             return unamplified(event.event)
@@ -206,7 +208,7 @@ def unamplified(event: Event) -> Event:
 
 
 def to_plain(event: Event) -> dict[str, Any]:
-    """The event as JSON can hold it; :func:`from_plain` reads it."""
+    """The event in types that JSON can hold; :func:`from_plain` reads it."""
     if EVENTS.get(type(event).__name__) is not type(event):
         raise DPError(f"got a {type(event).__name__}, which is unsupported; expected one of {', '.join(EVENTS)}")
     plain: dict[str, Any] = {"kind": type(event).__name__}
@@ -222,23 +224,24 @@ def to_plain(event: Event) -> dict[str, Any]:
 
 
 def from_plain(plain: object, depth: int = 0) -> Event:
-    """The event that :func:`to_plain` wrote; :class:`DPError` on anything else, however it is nested."""
+    """The event that :func:`to_plain` wrote; :class:`DPError` for any other object, however deeply nested."""
     if not isinstance(plain, Mapping) or depth > MAX_DEPTH:
-        raise DPError(f"got an event that is no JSON object, or nested deeper than {MAX_DEPTH}")
+        raise DPError(f"an event is not a JSON object, or is nested deeper than {MAX_DEPTH}")
     name = plain.get("kind")
     kind = EVENTS.get(name) if isinstance(name, str) else None
     if kind is None:
         raise DPError(f"got the event {name!r:.60}, which is unsupported; expected one of {', '.join(EVENTS)}")
-    given = {key: value for key, value in plain.items() if key != "kind"}
-    if set(given) != {field.name for field in fields(kind)}:
-        raise DPError(f"got the fields {sorted(given)!r:.200} of {name}; expected exactly its own")
-    for field in fields(kind):
-        value = given[field.name]
+    values = {key: value for key, value in plain.items() if key != "kind"}
+    expected = [field.name for field in fields(kind)]
+    if set(values) != set(expected):
+        raise DPError(f"got the fields {sorted(values)!r:.200} of {name}; expected exactly {', '.join(expected)}")
+    for field in expected:
+        value = values[field]
         if isinstance(value, Mapping):
-            given[field.name] = from_plain(value, depth + 1)
+            values[field] = from_plain(value, depth + 1)
         elif isinstance(value, list):
-            given[field.name] = tuple(from_plain(item, depth + 1) for item in value)
-    return kind(**given)
+            values[field] = tuple(from_plain(item, depth + 1) for item in value)
+    return kind(**values)
 
 
 def check_name(what: str, value: object, known: tuple[str, ...]) -> None:
@@ -247,8 +250,8 @@ def check_name(what: str, value: object, known: tuple[str, ...]) -> None:
         raise DPError(f"got {what}={value!r}; expected one of {', '.join(known)}")
 
 
-def _events(owner: object, found: tuple[object, ...]) -> None:
-    for event in found:
+def _events(owner: object, events: tuple[object, ...]) -> None:
+    for event in events:
         if not isinstance(event, Event):
             raise DPError(f"got a {type(event).__name__} in {type(owner).__name__}; expected an event of dp.events")
 

@@ -1,7 +1,7 @@
-"""A tighter ε for Gaussian noise, from the whole privacy loss distribution; by Google's dp-accounting.
+"""A tighter ε for Gaussian noise, from its whole privacy loss distribution, computed by Google's dp-accounting.
 
-Needs ``pip install 'secagg[pld]'``, or ``pip install dp-accounting``, which is imported when used. Integer noise
-has no entry there: of sums and vectors of it only the bounds of :mod:`dp.accounting` are known.
+This needs ``pip install 'secagg[pld]'`` or ``pip install dp-accounting``, which is imported at the first call.
+dp-accounting has no sums or vectors of integer noise: for these, use the bounds of :mod:`dp.accounting`.
 """
 
 from collections.abc import Iterable
@@ -20,18 +20,18 @@ def pld_epsilon(
     neighbours: Neighbours = "zero-out",
     amplified: bool = True,
 ) -> float:
-    """ε at ``delta`` (in (0, 1)) of events and their counts: those of :attr:`dp.accounting.RDPAccountant.events`.
+    """ε at ``delta`` (in (0, 1)) of events with their counts, as in :attr:`dp.RDPAccountant.events`.
 
-    Gaussian events, Poisson-sampled (under ``"zero-out"``) or not, and compositions of these. With
-    ``amplified=False``, against whoever drew the samples. Raises :class:`DPError` for any other event,
-    and if dp-accounting is not installed.
+    The events are Gaussian, Poisson-sampled Gaussian (under ``"zero-out"``), or compositions of these.
+    ``amplified=False`` returns ε against a party that knows who was sampled. Raises :class:`DPError` for any other
+    event, and if dp-accounting is not installed.
     """
     try:
         import dp_accounting
         from dp_accounting.pld import PLDAccountant
     except ImportError as error:
         raise DPError(
-            "got no dp-accounting, which this needs: pip install 'secagg[pld]', or pip install dp-accounting"
+            "the package dp-accounting is missing: pip install 'secagg[pld]', or pip install dp-accounting"
         ) from error
     check_name("neighbours", neighbours, NEIGHBOURS)
     if not 0 < real(delta) < 1:
@@ -39,22 +39,23 @@ def pld_epsilon(
     relation = dp_accounting.NeighboringRelation
     accountant = PLDAccountant(relation.ADD_OR_REMOVE_ONE if neighbours == "zero-out" else relation.REPLACE_ONE)
     for event, count in events:
-        accountant.compose(_theirs(event if amplified else unamplified(event), dp_accounting, neighbours), count)
+        accountant.compose(_dp_event(event if amplified else unamplified(event), dp_accounting, neighbours), count)
     return float(accountant.get_epsilon(real(delta)))
 
 
-def _theirs(event: Event, library: Any, neighbours: Neighbours) -> Any:
+def _dp_event(event: Event, library: Any, neighbours: Neighbours) -> Any:
+    """The event in the classes of dp-accounting."""
     match event:
         case GaussianEvent():
             return library.GaussianDpEvent(event.noise_multiplier)
         case PoissonSampled(rate, GaussianEvent() as inner) if neighbours == "zero-out":
-            return library.PoissonSampledDpEvent(rate, _theirs(inner, library, neighbours))
+            return library.PoissonSampledDpEvent(rate, _dp_event(inner, library, neighbours))
         case SelfComposed():
-            return library.SelfComposedDpEvent(_theirs(event.event, library, neighbours), event.count)
+            return library.SelfComposedDpEvent(_dp_event(event.event, library, neighbours), event.count)
         case Composed():
-            return library.ComposedDpEvent([_theirs(part, library, neighbours) for part in event.events])
+            return library.ComposedDpEvent([_dp_event(part, library, neighbours) for part in event.events])
         case _:
             raise DPError(
-                f"got {event!r:.200} under {neighbours!r}, of which no loss distribution is known here; "
-                "expected Gaussian events, Poisson-sampled under 'zero-out' or not: use RDPAccountant"
+                f"got {event!r:.200} under {neighbours!r}, whose loss distribution is not known here; expected "
+                "Gaussian events, or Poisson-sampled ones under 'zero-out': use RDPAccountant"
             )

@@ -1,4 +1,4 @@
-"""A random rotation that whoever knows the public seed can undo: signs, then Hadamard's matrix."""
+"""A random rotation from a public seed: random signs, then Hadamard's matrix. Anyone with the seed can undo it."""
 
 import hashlib
 
@@ -16,9 +16,9 @@ _SEED_LABEL = b"secagg/v1/dp-rotation"
 def rotate(vector: Floats, seed: bytes) -> None:
     """Replace ``vector``, of 2^m float64 coordinates, by H·diag(±1)·``vector``/√(2^m), in place.
 
-    H is Sylvester's Hadamard matrix; the signs are bits of AES-256-CTR under SHA-256 of a label and the
-    public ``seed``, a set one for -1. Norms are kept, and what was in few coordinates is spread over
-    all. Raises :class:`DPError` on any other vector.
+    H is Sylvester's Hadamard matrix. The signs are bits of AES-256-CTR, whose key is the SHA-256 of a label and
+    the public ``seed``; a set bit stands for -1. The rotation keeps norms, and spreads the weight of single
+    coordinates over all. Raises :class:`DPError` for any other vector.
     """
     from dp import _rotation
 
@@ -39,7 +39,10 @@ def unrotate(vector: Floats, seed: bytes) -> None:
 def _signs(vector: Floats, seed: bytes) -> NDArray[np.uint8]:
     size = vector.size
     if vector.dtype != np.float64 or vector.shape != (size,) or not vector.flags.c_contiguous:
-        raise DPError("got a vector to rotate that is not float64, one-dimensional and contiguous")
+        raise DPError(
+            f"got a vector of dtype {vector.dtype} and shape {vector.shape} to rotate; expected float64, "
+            "one-dimensional and contiguous"
+        )
     if not size or size & (size - 1):
         raise DPError(f"got {size} coordinates to rotate; expected a power of two: pad with zeros")
     key = hashlib.sha256(_SEED_LABEL + seed).digest()

@@ -1,18 +1,18 @@
-"""Noise on the integers, exact: discrete Gaussian, discrete Laplace and Skellam.
+"""Exact noise on the integers: discrete Gaussian, discrete Laplace and Skellam.
 
-Whoever holds the value that is to be protected draws here, from the system's generator. A parameter
-is taken exactly (a float as the fraction that it is), and every integer comes with exactly its
-probability: no float is rounded on the way to an outcome. 64 random bits are inverted through a
-table of the cumulative probabilities, rounded down; the one word in 2^64 that equals an entry is
-extended by further bits, and the table with it, until they differ (lazy refinement).
+The party that protects a value draws the noise, from the system's generator. Parameters are exact (a float stands
+for the fraction that it is), and each integer has exactly its probability, because no float is rounded on the way
+to a result. A word of 64 random bits is looked up in a table of cumulative probabilities, rounded down to 64 bits.
+If the word equals an entry, which happens for one word in 2^64, both get further bits until they differ (lazy
+refinement).
 
-- **Narrow noise** takes time and memory that depend on the parameters only: each word is compared with
-  every entry of the table. ``constant_time`` asks for that, or forbids it.
-- **Wider noise** looks a word up in the table, which an attacker who measures the cache may see.
-- **Noise too wide for a table** is drawn as a block from a table and a place within it, kept with the
-  ratio of their weights (rejection, as Canonne, Kamath and Steinke 2020 do): a float with a margin of
-  2^8 times its error tells nearly all, integers the rest. Very wide Skellam noise is the sum of
-  narrower draws, since Skellam laws are closed under sums.
+- **Narrow noise**: each word is compared with every entry of the table, so time and memory depend on the
+  parameters only. ``constant_time`` demands or forbids this.
+- **Wider noise**: each word is looked up in the table, which an attacker who measures the cache may observe.
+- **Noise too wide for a table**: a block is drawn from a table, then a place within the block, and both are kept
+  with a probability that is the ratio of their weights (rejection; Canonne, Kamath and Steinke 2020). A float with
+  a margin of 2^8 times its error decides nearly always; otherwise integers decide. Very wide Skellam noise is a
+  sum of narrower draws, because a sum of Skellam variables is a Skellam variable.
 """
 
 import bisect
@@ -32,22 +32,22 @@ from dp.errors import DPError
 
 Integers = NDArray[np.int64]
 Rng = Callable[[int], bytes]
-"""A source of random bytes in the shape of ``os.urandom``."""
+"""A function that returns as many random bytes as it is asked for, like ``os.urandom``."""
 
 MAX_SIZE = 2**30
-"""Integers that one call draws at most: 8 GiB of them."""
+"""The most integers that one call draws: 8 GiB."""
 
 MAX_WIDTH = 2**52
-"""The widest standard deviation or scale: 2^10 of them still fit into int64."""
+"""The largest standard deviation or scale. int64 holds 2^10 times as much."""
 
 MAX_SKELLAM_VARIANCE = 2**43
-"""The largest variance of Skellam noise, a standard deviation of 2.9 million: above, its tables cost too much."""
+"""The largest variance of Skellam noise, a standard deviation of 2.9 million. Beyond it tables cost too much."""
 
 _LEAST = Fraction(1, 2**64)
 _SEED_BYTES = 32
-_PIECE = 2**14  # words and integers of a piece stay in the cache of a core
-_EVEN_ENTRIES = 256  # thresholds up to which comparing with all of them keeps 20 million integers a second
-_GAUSSIAN_LEVELS = 11  # bits of the standard deviation in blocks: the tables have at most 20 000 entries
+_PIECE = 2**14  # words and integers of one piece stay in the cache of a core
+_EVEN_ENTRIES = 256  # with so many thresholds, comparing with all of them still draws 20 million integers a second
+_GAUSSIAN_LEVELS = 11  # bits of the standard deviation, in blocks: the tables have at most 20 000 entries
 _LAPLACE_LEVELS = 10
 _SKELLAM_TABLE_VARIANCE = 2**33
 _WORD_BITS = 64
@@ -58,13 +58,14 @@ def sample_discrete_gaussian(
 ) -> Integers:
     """``size`` integers, each k with probability proportional to exp(-k² / (2 ``sigma``²)).
 
-    ``sigma`` (2^-64 to 2^52) is a Fraction, an int or a float, taken exactly; ``size`` is 0 to 2^30.
-    ``rng`` is asked once, for the 32 bytes of an AES-256-CTR key that all randomness comes from: the
-    same bytes give the same noise. ``constant_time``: True compares every word with all thresholds
-    (about 10 ``sigma`` of them) and is refused for ``sigma`` >= 2048; False looks words up; None, as
-    it stands, compares where that is fast, to a ``sigma`` of about 27.
+    - ``sigma`` (2^-64 to 2^52): a Fraction, an int or a float, taken as exact. ``size``: 0 to 2^30.
+    - ``rng``: called once, for the 32 bytes of an AES-256-CTR key from which all randomness is expanded. The same
+      key produces the same noise.
+    - ``constant_time``: True compares every word with all thresholds (about 10 ``sigma`` of them), and is refused
+      for ``sigma`` >= 2048. False looks words up. None compares as long as that is fast, up to a ``sigma`` of
+      about 27.
 
-    The law is that of Canonne, Kamath and Steinke (2020). Raises :class:`DPError` on anything else.
+    The law is that of Canonne, Kamath and Steinke (2020). Raises :class:`DPError` for any other argument.
     """
     sigma = _parameter(sigma, "sigma", MAX_WIDTH)
     width = math.floor(sigma).bit_length() - _GAUSSIAN_LEVELS
@@ -80,8 +81,8 @@ def sample_discrete_laplace(
 ) -> Integers:
     """``size`` integers, each k with probability proportional to exp(-\\|k\\| / ``scale``).
 
-    ``scale`` is 2^-64 to 2^52, ``constant_time`` refused from 1024 on and by itself taken to a scale of
-    about 5. All else is as in :func:`sample_discrete_gaussian`.
+    ``scale`` is 2^-64 to 2^52. ``constant_time=True`` is refused for a ``scale`` >= 1024; None compares up to a
+    ``scale`` of about 5. Everything else is as in :func:`sample_discrete_gaussian`.
     """
     scale = _parameter(scale, "scale", MAX_WIDTH)
     width = math.floor(scale).bit_length() - _LAPLACE_LEVELS
@@ -97,10 +98,10 @@ def sample_skellam(
 ) -> Integers:
     """``size`` integers, each the difference of two Poisson variables of mean ``variance`` / 2.
 
-    ``variance`` is 2^-64 to 2^43; k has probability exp(-variance) I_k(variance), and sums of such
-    integers are Skellam again. From 2^33 on each is a sum of draws of at most that variance, and the
-    time grows with their number. ``constant_time`` is never refused (but slow: see the number of
-    thresholds). All else is as in :func:`sample_discrete_gaussian`.
+    ``variance`` is 2^-64 to 2^43. The probability of k is exp(-variance) I_k(variance), and a sum of such integers
+    has a Skellam law again. Above a variance of 2^33 each integer is a sum of draws of at most that variance, and
+    the time grows with their number. ``constant_time=True`` is never refused, but is slow for many thresholds.
+    Everything else is as in :func:`sample_discrete_gaussian`.
     """
     variance = _parameter(variance, "variance", MAX_SKELLAM_VARIANCE)
     parts = math.ceil(variance / _SKELLAM_TABLE_VARIANCE)
@@ -114,13 +115,13 @@ def sample_skellam(
 
 
 class _Stream:
-    """Random words and bits: AES-256-CTR under a key of 32 bytes that ``rng`` gives."""
+    """Random words and bits: the AES-256-CTR stream of a 32-byte key that ``rng`` returns."""
 
     def __init__(self, rng: Rng) -> None:
         key = rng(_SEED_BYTES)
         if not isinstance(key, bytes | bytearray) or len(key) != _SEED_BYTES:
             got = f"{len(key)} bytes" if isinstance(key, bytes | bytearray) else type(key).__name__
-            raise DPError(f"got {got} from rng({_SEED_BYTES}); expected {_SEED_BYTES} bytes, as of os.urandom")
+            raise DPError(f"got {got} from rng({_SEED_BYTES}); expected {_SEED_BYTES} bytes: pass os.urandom")
         self._cipher = Cipher(algorithms.AES(bytes(key)), modes.CTR(bytes(16))).encryptor()
 
     def words(self, count: int) -> NDArray[np.uint64]:
@@ -140,7 +141,7 @@ def _draw(law: _tables.Law, size: int, rng: Rng, constant_time: bool | None) -> 
 def _invert(
     law: _tables.Law, count: int, stream: _Stream, constant_time: bool | None, bits: int = _WORD_BITS
 ) -> Integers:
-    """``count`` integers of ``law``; of each word the highest ``bits`` are compared before any refinement."""
+    """``count`` integers of ``law``. The highest ``bits`` of each word are compared before any refinement."""
     from dp import _kernels
 
     out = np.empty(count, dtype=np.int64)
@@ -167,7 +168,7 @@ def _invert(
 
 
 def _refine(law: _tables.Law, word: int, bits: int, stream: _Stream) -> int:
-    """Invert a word of ``bits`` that equals a threshold: as many bits again, until it equals none."""
+    """Invert a word of ``bits`` that equals a threshold: double its bits until it equals none."""
     while True:
         word = word << bits | stream.bits(bits)
         bits *= 2
@@ -180,8 +181,8 @@ def _refine(law: _tables.Law, word: int, bits: int, stream: _Stream) -> int:
 def _draw_wide(blocks: _tables.Law, width: int, slope: Fraction, curve: Fraction, size: int, rng: Rng) -> Integers:
     """``size`` integers m + u with a sign, of weight exp(-(slope (m + u) + curve (m + u)²)).
 
-    ``blocks`` is the law of m / 2^``width``; u < 2^``width`` is uniform, and kept with the ratio of the
-    weights of m + u and m. All but about one proposal in a thousand are.
+    ``blocks`` is the law of m / 2^``width``. A proposal u < 2^``width`` is uniform, and is kept with a probability
+    that is the ratio of the weights of m + u and m. About one proposal in a thousand is refused.
     """
     from dp import _kernels
 
@@ -189,9 +190,9 @@ def _draw_wide(blocks: _tables.Law, width: int, slope: Fraction, curve: Fraction
     stream = _Stream(rng)
     filled = 0
     while filled < out.size:
-        drawn = _place(blocks, width, slope, curve, min(_PIECE, out.size - filled), stream, _kernels.MARGIN)
-        out[filled : filled + drawn.size] = drawn
-        filled += drawn.size
+        piece = _place(blocks, width, slope, curve, min(_PIECE, out.size - filled), stream, _kernels.MARGIN)
+        out[filled : filled + piece.size] = piece
+        filled += piece.size
     return out
 
 
@@ -204,7 +205,7 @@ def _place(
     stream: _Stream,
     margin: float,
 ) -> Integers:
-    """What is kept of ``count`` proposals, in order."""
+    """Make ``count`` proposals, and return those that are kept, in order."""
     from dp import _kernels
 
     begins = _invert(blocks, count, stream, constant_time=False)
@@ -222,7 +223,7 @@ def _place(
 
 
 def _keeps(x: Fraction, coin: int, stream: _Stream) -> bool:
-    """Whether a coin, its first 64 bits given, is at least 1 - exp(-``x``), decided in integers."""
+    """Whether a random fraction is at least 1 - exp(-``x``), decided in integers. ``coin`` is its first 64 bits."""
     bits = _WORD_BITS
     while True:
         least = (1 << bits) - _tables.exp_below(x, bits)
@@ -235,7 +236,7 @@ def _keeps(x: Fraction, coin: int, stream: _Stream) -> bool:
 
 
 def _parameter(value: Any, name: str, most: int) -> Fraction:
-    """``value`` as the fraction that it is, if it can be drawn with."""
+    """``value`` as an exact fraction; :class:`DPError` unless it is a number in range."""
     try:
         if isinstance(value, bool | str):
             raise TypeError
@@ -248,8 +249,8 @@ def _parameter(value: Any, name: str, most: int) -> Fraction:
     if not _LEAST <= exact <= most:
         got = f"{float(exact):g}" if abs(exact) < 2**1000 else "a number of more than 1000 bits"
         raise DPError(
-            f"got {got} for {name}; expected 2^-64 to 2^{most.bit_length() - 1}: above zero, and no wider than "
-            "that; scale what the noise is added to"
+            f"got {got} for {name}; expected 2^-64 to 2^{most.bit_length() - 1}: scale the values to which the "
+            "noise is added"
         )
     return exact
 
@@ -260,7 +261,7 @@ def _size(size: SupportsIndex) -> int:
             raise TypeError
         count = operator.index(size)
     except TypeError:
-        raise DPError(f"got {size!r} for size; expected an int, how many integers to draw") from None
+        raise DPError(f"got {size!r} for size; expected an int, the number of integers to draw") from None
     if not 0 <= count <= MAX_SIZE:
         got = count if abs(count) < 2**63 else "of more than 63 bits"
         raise DPError(f"got size {got}; expected 0 to {MAX_SIZE}: draw more in several calls")
@@ -271,5 +272,5 @@ def _refuse_constant_time(constant_time: bool | None, name: str, value: Fraction
     if constant_time:
         raise DPError(
             f"got constant_time=True with {name} {float(value):g}; expected {name} below {below}, or "
-            "constant_time=None: noise this wide is drawn by rejection"
+            "constant_time=None: the sampler draws wider noise by rejection"
         )

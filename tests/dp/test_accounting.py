@@ -376,7 +376,7 @@ def test_composing_beyond_the_most_changes_nothing() -> None:
     found = accountant(event, MAX_COUNT)
     before = found.to_bytes(), found.rdp.tolist(), found.num_releases, found.get_epsilon(amplified=False)
     for count in (1, MAX_COUNT):
-        with pytest.raises(DPError, match=f"more than {MAX_COUNT} of one event"):
+        with pytest.raises(DPError, match=f"one event more than {MAX_COUNT} times"):
             found.compose(event, count)
     after = found.to_bytes(), found.rdp.tolist(), found.num_releases, found.get_epsilon(amplified=False)
     assert after == before
@@ -388,7 +388,7 @@ def test_more_changes_of_event_than_there_is_room_for_change_nothing(monkeypatch
     monkeypatch.setattr("dp.accounting.MAX_EVENTS", 3)
     found = accountant(GaussianEvent(1.0)).compose(GaussianEvent(2.0)).compose(GaussianEvent(1.0))
     before = found.to_bytes(), found.rdp.tolist()
-    with pytest.raises(DPError, match="more than 3 changes of event"):
+    with pytest.raises(DPError, match="more than 3 entries of events"):
         found.compose(GaussianEvent(3.0))
     assert (found.to_bytes(), found.rdp.tolist()) == before
     assert found.compose(GaussianEvent(1.0), 4).num_releases == 7, "the last event has room still"

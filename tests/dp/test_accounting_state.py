@@ -89,7 +89,7 @@ def test_a_flipped_bit_is_seen() -> None:
     for bad in (b"", data[:-1], data + b"\n", b"\n", data * 2, bytes(1 << 23)):
         with pytest.raises(DPError):
             RDPAccountant.from_bytes(bad)
-    with pytest.raises(DPError, match="no bytes"):
+    with pytest.raises(DPError, match="not bytes"):
         RDPAccountant.from_bytes("state")  # type: ignore[arg-type]
 
 
@@ -236,13 +236,13 @@ def test_names_and_budgets_are_checked() -> None:
 @pytest.mark.parametrize(
     ("paid", "match"),
     [
-        (["00" * 32] * 257, "names that are no list of at most 256"),
-        ({"00" * 32: 1}, "names that are no list"),
-        ("00" * 32, "names that are no list"),
-        (None, "names that are no list"),
-        (["00" * 31], "not of 32 bytes"),
-        (["zz" * 32], "no hex"),
-        ([7], "no hex"),
+        (["00" * 32] * 257, "names are not a list of at most 256"),
+        ({"00" * 32: 1}, "names are not a list"),
+        ("00" * 32, "names are not a list"),
+        (None, "names are not a list"),
+        (["00" * 31], "does not have 32 bytes"),
+        (["zz" * 32], "not hexadecimal"),
+        ([7], "not hexadecimal"),
     ],
 )
 def test_a_saved_ledger_with_other_names_is_refused(paid: object, match: str) -> None:

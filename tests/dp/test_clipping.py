@@ -91,13 +91,13 @@ def test_every_layer_is_clipped_by_itself(vector: Floats, cuts: list[int], norm:
     [
         ([slice(0, 3), slice(4, 6)], 1.0, r"slice\(4, 6, None\) after coordinate 3"),
         ([slice(0, 3), slice(2, 6)], 1.0, "after coordinate 3"),
-        ([slice(0, 3)], 1.0, "slices of 3 coordinates in all; expected those of the vector, 6"),
+        ([slice(0, 3)], 1.0, "slices of 3 coordinates in all; expected 6, the size of the vector"),
         ([slice(0, 7)], 1.0, "slices of 7"),
-        ([slice(0, 6, 2)], 1.0, "follow one another"),
-        ([slice(0, -1)], 1.0, "follow one another"),
-        ([slice(None, 6)], 1.0, "follow one another"),
-        ([slice(0, None)], 1.0, "follow one another"),
-        ([slice(0, 6)], [1.0, 2.0], "2 bounds for 1 layers"),
+        ([slice(0, 6, 2)], 1.0, "without a gap or overlap"),
+        ([slice(0, -1)], 1.0, "without a gap or overlap"),
+        ([slice(None, 6)], 1.0, "without a gap or overlap"),
+        ([slice(0, None)], 1.0, "without a gap or overlap"),
+        ([slice(0, 6)], [1.0, 2.0], "2 bounds for 1 slices"),
         ([slice(0, 6)], [0.0], "clip=0.0; expected"),
         ([], 1.0, "slices of 0"),
     ],
@@ -219,7 +219,7 @@ def test_parameters_out_of_range_are_refused(change: dict[str, Any], reason: str
 
 @pytest.mark.parametrize("clients", [0, -1, 1.0, None, True, 2**41])
 def test_a_number_of_clients_that_is_none_is_refused(clients: Any) -> None:
-    with pytest.raises(DPError, match="expected an int, 1 to 2\\^40"):
+    with pytest.raises(DPError, match="an int from 1 to 2\\^40"):
         AdaptiveClip(1.0, 5.0).decode(np.zeros(3), clients)
 
 

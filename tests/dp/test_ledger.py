@@ -140,7 +140,7 @@ def test_what_could_not_be_written_leaves_no_file(
     book = opened(tmp_path / "budget") if charged else None
     monkeypatch.setattr(os, "fsync", full)
     if book is None:
-        with pytest.raises(DPError, match=r"budget, which can't be made: no room"):
+        with pytest.raises(DPError, match=r"budget can't be created: no room"):
             opened(tmp_path / "budget")
     else:
         with pytest.raises(OSError, match="no room"):
@@ -170,23 +170,58 @@ def test_a_damaged_file_is_refused_and_never_begun_anew(tmp_path: Path, late: bo
 
 def test_a_budget_that_was_deleted_is_begun_anew_only_where_it_may_be(tmp_path: Path) -> None:
     path = tmp_path / "budget"
-    with pytest.raises(DPError, match=r"got no ledger .*budget and create=False; what was spent is not known"):
-        opened(path, create=False)
-    assert not path.exists()
+    calls: list[Callable[[], PrivacyLedger]] = [
+        lambda: opened(path, create=False),
+        lambda: PrivacyLedger.open(path),
+    ]
+    for call in calls:
+        with pytest.raises(DPError, match=r"no ledger at .*budget, and .* what was spent is not known"):
+            call()
+        assert not path.exists()
     opened(path).charge(RELEASE)
-    assert opened(path, create=False).spent == pytest.approx(ONE)
+    assert [call().spent for call in calls] == pytest.approx([ONE, ONE])
     path.unlink()
-    with pytest.raises(DPError, match="got no ledger"):
-        opened(path, create=False)
-    assert not path.exists()
-    assert opened(path).spent == 0, "the control, and why it is there"
+    for call in calls:
+        with pytest.raises(DPError, match="no ledger at"):
+            call()
+        assert not path.exists()
+    assert opened(path).spent == 0, "the control: a call with a whole budget begins anew"
+
+
+@pytest.mark.parametrize(
+    "fields", [{}, {"unit": "record", "trust": "central", "neighbours": "replace-one", "orders": (2, 3, 64)}]
+)
+def test_a_path_alone_opens_the_budget_in_the_file(tmp_path: Path, fields: dict[str, Any]) -> None:
+    path = tmp_path / "budget"
+    release = Release(RELEASE.event, fields.get("unit", "client"), fields.get("trust", "distributed"))
+    first = opened(path, 20.0, **fields)
+    first.charge(release, once=bytes(32))
+    again = PrivacyLedger.open(path)
+    assert again.to_bytes() == first.to_bytes() == path.read_bytes()
+    assert again.charge(release, once=bytes(32)) == first.spent, "names come back too"
+    assert again.charge(release) == opened(path, 20.0, **fields).spent > first.spent
+
+
+def test_a_path_alone_is_checked_as_any_other(tmp_path: Path) -> None:
+    path, link = tmp_path / "budget", tmp_path / "link"
+    opened(path)
+    for part in ({"epsilon": 8.0}, {"epsilon": 8.0, "delta": 1e-5}, {"unit": "client"}):
+        with pytest.raises(DPError, match="got a part of a budget"):
+            PrivacyLedger.open(path, **part)
+    os.link(path, link)
+    with pytest.raises(DPError, match="a file with 2 names"):
+        PrivacyLedger.open(path)
+    link.unlink()
+    path.write_bytes(b"")
+    with pytest.raises(DPError, match="is damaged"):
+        PrivacyLedger.open(path)
 
 
 @pytest.mark.parametrize(
     ("change", "told"),
     [
-        ({"epsilon": 80.0}, "got epsilon=80.0 for ledger .*made with 8.0"),
-        ({"delta": 1e-6}, "got delta=1e-06 for ledger"),
+        ({"epsilon": 80.0}, "got epsilon=80.0 for the ledger .*created with 8.0"),
+        ({"delta": 1e-6}, "got delta=1e-06 for the ledger"),
         ({"unit": "record"}, "got unit='record'"),
         ({"trust": "central"}, "got trust='central'"),
         ({"neighbours": "replace-one"}, "got neighbours='replace-one'"),

@@ -243,7 +243,7 @@ def test_sizes_out_of_range_are_refused(size: Any) -> None:
 
 
 def test_noise_too_wide_for_the_grid_is_refused_when_it_is_asked_for() -> None:
-    with pytest.raises(DPError, match="expected a greater epsilon, or fewer coordinates"):
+    with pytest.raises(DPError, match="expected a larger epsilon, or fewer coordinates"):
         LaplaceMechanism(1e-6, 1.0, 2**25)
     assert GaussianMechanism(2.0**-20, 1e-6, 1.0).noise_sigma > 2**16
     with pytest.raises(DPError, match="sigma=0; expected"):
