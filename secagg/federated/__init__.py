@@ -9,7 +9,6 @@ from secagg.federated.compression import Compression, CountSketch, RandomK
 from secagg.federated.groups import (
     draw_groups,
     from_beacon,
-    group_roster,
     group_task,
     likelihood,
     simulate_groups,
@@ -58,7 +57,6 @@ __all__ = [
     "draw_groups",
     "fedprox_gradient",
     "from_beacon",
-    "group_roster",
     "group_task",
     "likelihood",
     "mean_noise_std",

@@ -35,7 +35,7 @@ from secagg._numbers import is_a, whole
 from secagg.beacon import Beacon
 from secagg.corruption import corrupt_among
 from secagg.errors import Aborted, ConfigError, blaming, shown
-from secagg.identity import PartyRole, Roster, check_party_id
+from secagg.identity import Roster, check_party_id
 from secagg.protocols.base import AggregationProtocol
 from secagg.roles.environment import Budget
 from secagg.simulation import Simulation, simulate
@@ -96,12 +96,15 @@ def group_task(task: Task, count: int, *, min_survivors: int | None = None, rost
     """The task that each of ``count`` groups runs, for a ``task`` over all clients.
 
     ``max_clients`` is the size of the largest group. ``min_survivors`` is by default the task's share of the
-    smallest group, rounded up. ``corruption`` is raised so that c stays what it is for all clients: the draw may
-    put every colluder into one group. c is counted over ``roster`` if the threat model is ``"malicious"`` and
-    there is one, otherwise over the task's ``max_clients``. Noise is calibrated to the group alone.
+    smallest group, rounded up. c stays what it is for all clients, because the draw may put every colluder into
+    one group: ``corruption`` is raised accordingly, and noise is calibrated to the honest rest of a single group.
 
-    Each group's roles need :func:`group_roster`. ``ConfigError`` for groups whose floor is below c + 2 or that
-    can't reach it, and for whatever the protocol refuses in a task of this size.
+    If the threat model is ``"malicious"``, c is counted over all enrolled: pass the ``roster``. ``corruption`` then
+    stays as it is, and every group's roles get this same roster. Where it lists more colluders than was
+    allowed for here, they refuse the group.
+
+    ``ConfigError`` for groups whose floor is below c + 2 or that can't reach it, and for whatever the protocol or
+    the encoding refuses in a task of this size.
     """
     groups = check_groups(count, task.max_clients)
     smallest, largest = task.max_clients // groups, -(-task.max_clients // groups)
@@ -120,23 +123,13 @@ def group_task(task: Task, count: int, *, min_survivors: int | None = None, rost
             f"got min_survivors={floor} for groups of {smallest} to {largest}; expected at most {smallest}: make "
             "fewer groups"
         )
-    protocol = _with_corrupt(task.protocol, corrupt, largest)
-    return dataclasses.replace(task, protocol=protocol, max_clients=largest, min_survivors=floor)
-
-
-def group_roster(roster: Roster, group: Sequence[str]) -> Roster:
-    """``roster`` with the clients of ``group`` alone, and everyone who is no client.
-
-    Every client makes its own, from the roster that it pins and the groups that it drew: so a server can't
-    bring others into the group. ``ConfigError`` for an id that ``roster`` doesn't list as a client.
-    """
-    strangers = set(group) - set(roster.ids(PartyRole.CLIENT))
-    if strangers:
-        raise ConfigError(
-            f"got {min(strangers)} in a group, whom the roster doesn't list as a client; enrol it first"
+    honest = 1 if task.shows_terms else floor - corrupt
+    with blaming(ConfigError, "got an encoding that can't be made for groups"):
+        encoding = task.encoding.for_task(
+            max_clients=largest, honest=honest, corrupt=corrupt, shows_terms=task.shows_terms
         )
-    members = set(group)
-    return Roster([party for party in roster.values() if party.role is not PartyRole.CLIENT or party.id in members])
+    protocol = _with_corrupt(task.protocol, corrupt, largest)
+    return dataclasses.replace(task, protocol=protocol, encoding=encoding, max_clients=largest, min_survivors=floor)
 
 
 def likelihood(clients: int, count: int, liars: int, bad: int) -> float:
@@ -218,7 +211,7 @@ def check_groups(count: object, clients: int) -> int:
 
 def _with_corrupt(protocol: AggregationProtocol, corrupt: int, clients: int) -> AggregationProtocol:
     """``protocol`` with the corruption that comes to ``corrupt`` in groups of ``clients``, and of one fewer."""
-    if protocol.corruption is None:
+    if protocol.corruption is None or protocol.threat_model == "malicious":
         return protocol
     parameters: Any = protocol  # a frozen dataclass, as every protocol is
     with blaming(ConfigError, f"got {protocol.name}, whose corruption can't be set for groups"):

@@ -8,9 +8,10 @@ from typing import Any
 
 import dp
 from secagg._numbers import is_a
-from secagg.corruption import corrupt_count
+from secagg.corruption import corrupt_among
 from secagg.federated.groups import group_task, likelihood
 from secagg.federated.noise import mean_noise_std
+from secagg.identity import Roster
 from secagg.task import Task
 
 
@@ -79,12 +80,18 @@ class Guarantee:
 
 
 def guarantee_of(
-    task: Task, groups: int, *, rule: str, bad: int, promise: str, liars: int | None = None
+    task: Task,
+    groups: int,
+    *,
+    rule: str,
+    bad: int,
+    promise: str,
+    liars: int | None = None,
+    roster: Roster | None = None,
 ) -> Guarantee:
     """The guarantee of a rule over ``groups`` groups of ``task``, a task over all clients."""
-    group = group_task(task, groups)
-    protocol = group.protocol
-    colluders = 0 if protocol.corruption is None else corrupt_count(protocol.corruption, group.max_clients)
+    group = group_task(task, groups, roster=roster)
+    colluders = corrupt_among(task.protocol, task.max_clients, roster)
     epsilon, delta = _epsilon(group)
     noise, growth = None, None
     if epsilon is not None:

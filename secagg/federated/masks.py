@@ -55,7 +55,7 @@ class PublicMask(Chosen):
     k: int
     explore: float = 0.5
     threshold: float = 0.0
-    _changes: Vector | None = field(default=None, repr=False)
+    _changes: Vector | None = field(default=None, init=False, repr=False)
 
     label: ClassVar[str] = "public-mask"
 
@@ -96,7 +96,9 @@ class PublicMask(Chosen):
             raise ConfigError(
                 f"got integers or flags as the aggregate; expected the expanded mean. {OWN_COORDINATES}"
             )
-        return replace(self, _changes=np.abs(finite(self.layout, aggregate)))
+        following = replace(self)
+        object.__setattr__(following, "_changes", np.abs(finite(self.layout, aggregate)))
+        return following
 
     def coordinates(self, session: bytes) -> Coordinates:
         """The largest changes above ``threshold``, then the coordinates with the smallest words of the stream."""

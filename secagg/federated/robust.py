@@ -17,7 +17,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
 import numpy as np
@@ -27,6 +27,7 @@ from secagg._numbers import real, whole
 from secagg.errors import Aborted, ConfigError, EncodingError, shown
 from secagg.federated.compression import Vector, finite
 from secagg.federated.guarantee import Guarantee, guarantee_of
+from secagg.identity import Roster
 from secagg.layout import Layout
 from secagg.task import Task
 
@@ -41,7 +42,7 @@ _STEPS = 10_000
 class GroupRule(ABC):
     """A rule for groups of which at most ``bad`` hold a liar; it needs at least 2·``bad`` + 1 groups."""
 
-    bad: int = 1
+    bad: int = field(default=1, kw_only=True)
 
     label: ClassVar[str]
 
@@ -76,10 +77,13 @@ class GroupRule(ABC):
             raise EncodingError(f"got a mean with coordinates beyond {_LARGEST:g}; no encoding yields one")
         return layout.restore(self._combined(stacked))
 
-    def guarantee(self, task: Task, count: int, *, liars: int | None = None) -> Guarantee:
+    def guarantee(
+        self, task: Task, count: int, *, liars: int | None = None, roster: Roster | None = None
+    ) -> Guarantee:
         """What this rule promises for ``task``, over all clients, split into ``count`` groups.
 
         With ``liars``, how many clients lie, the probability that the draw leaves at most ``bad`` groups with one.
+        ``roster`` is everyone enrolled, for a ``"malicious"`` threat model.
         ``ConfigError`` for fewer groups than :attr:`needed`, and as :func:`~secagg.federated.group_task` says.
         """
         groups = whole(count)
@@ -88,7 +92,9 @@ class GroupRule(ABC):
                 f"got {shown(count)} groups for the {self.label}; expected at least {self.needed} if {self.bad} "
                 "may be bad: with fewer, the bad ones are as many as the good"
             )
-        return guarantee_of(task, groups, rule=self.label, bad=self.bad, promise=self.promise, liars=liars)
+        return guarantee_of(
+            task, groups, rule=self.label, bad=self.bad, promise=self.promise, liars=liars, roster=roster
+        )
 
     @property
     @abstractmethod
@@ -126,7 +132,7 @@ class TrimmedMean(GroupRule):
     the least and the greatest of the good groups' means. With 2·``trim`` + 1 groups it is the median.
     """
 
-    trim: int = 1
+    trim: int
 
     label: ClassVar[str] = "trimmed mean"
 
@@ -190,7 +196,7 @@ class NormClippedMean(GroupRule):
     group's mean; that has to be known from elsewhere. Noise lengthens a mean: by √d times its standard deviation.
     """
 
-    clip: float = 1.0
+    clip: float
 
     label: ClassVar[str] = "norm-clipped mean"
 
@@ -247,13 +253,13 @@ def named(name: str, *, bad: int = 1, clip: float = 1.0) -> GroupRule:
     """
     match name:
         case "median":
-            return CoordinateMedian(bad)
+            return CoordinateMedian(bad=bad)
         case "trimmed-mean":
-            return TrimmedMean(bad, trim=bad)
+            return TrimmedMean(bad, bad=bad)
         case "geometric-median":
-            return GeometricMedian(bad)
+            return GeometricMedian(bad=bad)
         case "norm-clipped-mean":
-            return NormClippedMean(bad, clip=clip)
+            return NormClippedMean(clip, bad=bad)
     known = "median, trimmed-mean, geometric-median or norm-clipped-mean"
     if isinstance(name, str) and name.lower() in _REFUSED:
         raise ConfigError(

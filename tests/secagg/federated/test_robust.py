@@ -2,6 +2,7 @@
 
 import math
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -25,11 +26,11 @@ from secagg.federated import (
 from secagg.federated.robust import named
 
 RULES = [
-    CoordinateMedian(2),
-    TrimmedMean(2, trim=2),
-    TrimmedMean(1, trim=2),
-    GeometricMedian(2),
-    NormClippedMean(2, clip=3.0),
+    CoordinateMedian(bad=2),
+    TrimmedMean(2, bad=2),
+    TrimmedMean(2, bad=1),
+    GeometricMedian(bad=2),
+    NormClippedMean(3.0, bad=2),
 ]
 TASK = secagg.Task(
     protocol=secagg.SecAgg(corruption=0.05),
@@ -70,15 +71,15 @@ def test_liars_in_a_minority_of_groups_move_nothing_beyond_the_honest_spread(
     bad, good, lies = drawn
     means, spread = [*lies, *good], np.stack(good)
     slack = 1e-9 * (1 + np.abs(spread).max())
-    for rule in (CoordinateMedian(bad), TrimmedMean(bad, trim=bad)):
+    for rule in (CoordinateMedian(bad=bad), TrimmedMean(bad, bad=bad)):
         combined = rule.combine(means)
         assert np.all(spread.min(axis=0) - slack <= combined)
         assert np.all(combined <= spread.max(axis=0) + slack)
     middle = spread.mean(axis=0)
     farthest = np.linalg.norm(spread - middle, axis=1).max()
-    distance = np.linalg.norm(GeometricMedian(bad).combine(means) - middle)
+    distance = np.linalg.norm(GeometricMedian(bad=bad).combine(means) - middle)
     assert distance <= 2 * (len(means) - bad) / (len(means) - 2 * bad) * farthest + slack
-    clipped = NormClippedMean(bad, clip=3.0)
+    clipped = NormClippedMean(3.0, bad=bad)
     truthful = (
         clipped.combine([*good, *good][: len(means)]) if bad == 0 else clipped.combine([*[middle] * bad, *good])
     )
@@ -89,18 +90,18 @@ def test_control_a_plain_mean_is_moved_as_far_as_the_liar_likes() -> None:
     good = [np.full(7, 0.1)] * 4
     lie = np.full(7, -1e6)
     assert np.mean([*good, lie], axis=0).max() < -1e5
-    assert TrimmedMean(0, trim=0).combine([*good, lie]).max() < -1e5  # a rule that expects no liar
-    for rule in (CoordinateMedian(1), TrimmedMean(1, trim=1), GeometricMedian(1)):
+    assert TrimmedMean(0, bad=0).combine([*good, lie]).max() < -1e5  # a rule that expects no liar
+    for rule in (CoordinateMedian(bad=1), TrimmedMean(1, bad=1), GeometricMedian(bad=1)):
         assert rule.combine([*good, lie]) == pytest.approx(good[0])
 
 
 def test_control_liars_in_a_majority_of_groups_decide() -> None:
     means = [np.zeros(3)] * 2 + [np.full(3, 1e6)] * 3
-    for rule in (CoordinateMedian(1), TrimmedMean(1, trim=1), GeometricMedian(1)):
+    for rule in (CoordinateMedian(bad=1), TrimmedMean(1, bad=1), GeometricMedian(bad=1)):
         assert rule.combine(means).min() > 1e5
 
 
-@pytest.mark.parametrize("rule", [CoordinateMedian(2), TrimmedMean(2, trim=2), GeometricMedian(2)], ids=ids)
+@pytest.mark.parametrize("rule", [CoordinateMedian(bad=2), TrimmedMean(2, bad=2), GeometricMedian(bad=2)], ids=ids)
 def test_two_clients_that_send_ten_times_the_opposite_are_outvoted(rule: GroupRule) -> None:
     """Whole sessions of SecAgg: the liars keep to the encoding, whose clip has room for their lies."""
     rng = np.random.default_rng(3)
@@ -121,11 +122,11 @@ def test_groups_whose_session_ends_badly_are_left_out_while_enough_remain() -> N
     results = simulate_groups(group_task(TASK, 5), updates, groups, dropouts=silent)
     means = [result.mean for result in results if isinstance(result, secagg.Simulation)]
     assert [type(result) for result in results[:2]] == [Aborted, Aborted]
-    assert CoordinateMedian(1).combine(means) == pytest.approx(np.ones(6), abs=1e-3)
+    assert CoordinateMedian(bad=1).combine(means) == pytest.approx(np.ones(6), abs=1e-3)
     with pytest.raises(Aborted, match="3 groups have a sum, and the coordinate median needs 5 if 2 of them"):
-        CoordinateMedian(2).combine(means)
+        CoordinateMedian(bad=2).combine(means)
     with pytest.raises(Aborted, match="the trimmed mean needs 5"):
-        TrimmedMean(1, trim=2).combine(means)
+        TrimmedMean(2, bad=1).combine(means)
 
 
 @pytest.mark.parametrize("rule", RULES, ids=ids)
@@ -164,7 +165,7 @@ def test_no_other_point_is_nearer_than_the_geometric_median(seed: int, count: in
     points = rng.standard_normal((count, size))
     if far and count > 2:
         points[0] *= 1e6
-    median = GeometricMedian((count - 1) // 2).combine(points.copy())
+    median = GeometricMedian(bad=(count - 1) // 2).combine(points.copy())
     scale = np.median(np.linalg.norm(points - np.median(points, axis=0), axis=1))
 
     def total(place: Plain) -> float:
@@ -179,21 +180,21 @@ def test_no_other_point_is_nearer_than_the_geometric_median(seed: int, count: in
 
 def test_the_geometric_median_of_equal_points_is_that_point() -> None:
     for points in ([np.ones(3)] * 3, [np.ones(3)] * 3 + [np.full(3, 1e9)] * 2, [np.zeros(2)]):
-        assert GeometricMedian((len(points) - 1) // 2).combine(points) == pytest.approx(points[0])
+        assert GeometricMedian(bad=(len(points) - 1) // 2).combine(points) == pytest.approx(points[0])
 
 
 def test_what_a_rule_promises_is_said_in_numbers() -> None:
-    found = CoordinateMedian(2).guarantee(TASK, 5, liars=2)
+    found = CoordinateMedian(bad=2).guarantee(TASK, 5, liars=2)
     assert (found.groups, found.bad, found.group_size, found.min_survivors) == (5, 2, 4, 3)
     assert (found.colluders, found.anonymity, found.epsilon, found.noise_std) == (1, 2, None, None)
     assert found.likelihood == 1.0
-    alone = CoordinateMedian(1).guarantee(TASK, 5, liars=2)
+    alone = CoordinateMedian(bad=1).guarantee(TASK, 5, liars=2)
     assert alone.likelihood == pytest.approx(30 / 190)  # both in one group: 5·C(4, 2) of C(20, 2)
     text = alone.describe()
     for said in ("with probability 0.1579", "2 honest updates are in any sum", "binds honest clients only"):
         assert said in text
-    assert "probability" not in CoordinateMedian(1).guarantee(TASK, 5).describe()
-    assert CoordinateMedian(1).guarantee(replace(TASK, protocol=secagg.Clear()), 5).anonymity == 1
+    assert "probability" not in CoordinateMedian(bad=1).guarantee(TASK, 5).describe()
+    assert CoordinateMedian(bad=1).guarantee(replace(TASK, protocol=secagg.Clear()), 5).anonymity == 1
     for rule in RULES:
         assert rule.promise in rule.guarantee(TASK, 5).describe()
 
@@ -202,7 +203,7 @@ def test_a_group_has_the_noise_of_a_whole_cohort_to_itself() -> None:
     """Each group's sum reaches the full ε, and so a mean over groups has √G times as much noise, or more."""
     noise = dp.DistributedGaussian(l2_clip=1.0, noise_multiplier=1.1, bits=20, k_stddevs=5.0)
     task = replace(TASK, encoding=noise, protocol=secagg.SecAgg(corruption=0.0), min_survivors=20)
-    found = CoordinateMedian(2).guarantee(task, 5)
+    found = CoordinateMedian(bad=2).guarantee(task, 5)
     whole, group = task.encoder, group_task(task, 5).encoder
     assert isinstance(whole, dp.DistributedGaussian)
     assert isinstance(group, dp.DistributedGaussian)
@@ -223,31 +224,32 @@ def test_a_group_has_the_noise_of_a_whole_cohort_to_itself() -> None:
     ]
     assert np.std(measured) == pytest.approx(found.noise_std, rel=0.25)  # of 360 values
     central = replace(TASK, encoding=dp.CentralGaussian(l2_clip=1.0, noise_multiplier=1.1))
-    assert CoordinateMedian(1).guarantee(central, 5).noise_growth == pytest.approx(5.0, rel=1e-3)
+    assert CoordinateMedian(bad=1).guarantee(central, 5).noise_growth == pytest.approx(5.0, rel=1e-3)
 
 
 def test_rules_that_cant_hold_are_refused() -> None:
-    for kind in (CoordinateMedian, TrimmedMean, GeometricMedian, NormClippedMean):
-        for bad in (-1, 1.5, None, True, 10**9):
+    for bad in (-1, 1.5, None, True, 10**9):
+        for make in (CoordinateMedian, GeometricMedian, partial(TrimmedMean, 3), partial(NormClippedMean, 1.0)):
             with pytest.raises(ConfigError, match="bad="):
-                kind(bad)  # type: ignore[arg-type]
-        with pytest.raises(ConfigError, match="expected at least 5 if 2 may be bad"):
-            (TrimmedMean(2, trim=2) if kind is TrimmedMean else kind(2)).guarantee(TASK, 4)
+                make(bad=bad)
+    for rule in RULES:
+        with pytest.raises(ConfigError, match=f"expected at least 5 if {rule.bad} may be bad"):
+            rule.guarantee(TASK, 4)
     for trim in (0, 1, -1, 2.5, None):
         with pytest.raises(ConfigError, match="one that is not cut off"):
-            TrimmedMean(2, trim=trim)  # type: ignore[arg-type]
+            TrimmedMean(trim, bad=2)  # type: ignore[arg-type]
     for clip in (0.0, -1.0, math.nan, math.inf, "1"):
         with pytest.raises(ConfigError, match="clip"):
-            NormClippedMean(1, clip=clip)  # type: ignore[arg-type]
+            NormClippedMean(clip, bad=1)  # type: ignore[arg-type]
     with pytest.raises(ConfigError, match="updates that all count the same"):
         replace(TASK, encoding=dp.DistributedGaussian(1.0, 1.1, 20), max_weight=10)
 
 
 def test_a_command_line_names_rules_and_hears_why_others_are_refused() -> None:
-    assert named("median", bad=2) == CoordinateMedian(2)
-    assert named("trimmed-mean", bad=2) == TrimmedMean(2, trim=2)
-    assert named("geometric-median") == GeometricMedian(1)
-    assert named("norm-clipped-mean", clip=0.5) == NormClippedMean(1, clip=0.5)
+    assert named("median", bad=2) == CoordinateMedian(bad=2)
+    assert named("trimmed-mean", bad=2) == TrimmedMean(2, bad=2)
+    assert named("geometric-median") == GeometricMedian(bad=1)
+    assert named("norm-clipped-mean", clip=0.5) == NormClippedMean(0.5, bad=1)
     for name in ("krum", "multi-krum", "bulyan", "fltrust", "Krum"):
         with pytest.raises(ConfigError, match="it needs single updates, and secure aggregation is there"):
             named(name)

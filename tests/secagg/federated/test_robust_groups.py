@@ -18,9 +18,9 @@ from hypothesis import strategies as st
 import dp
 import secagg
 from secagg.beacon import SignedBeacon
-from secagg.corruption import corrupt_count
+from secagg.corruption import corrupt_among
 from secagg.errors import ConfigError
-from secagg.federated import draw_groups, from_beacon, group_roster, group_task, likelihood, simulate_groups
+from secagg.federated import draw_groups, from_beacon, group_task, likelihood, simulate_groups
 from secagg.identity import enrol
 from tests.reference.compression import parts
 
@@ -111,30 +111,48 @@ def test_a_server_that_grinds_chooses_the_groups_and_the_floor_holds_all_the_sam
 
 @pytest.mark.parametrize("model", ["semi-honest", "malicious"])
 @pytest.mark.parametrize("clients", [20, 22, 23])
-def test_a_group_counts_every_colluder(model: Any, clients: int) -> None:
-    protocol = secagg.SecAgg(corruption=0.1, threat_model=model)
-    task = replace(TASK, protocol=protocol, max_clients=clients, min_survivors=clients - 2)
-    group = group_task(task, 4)
-    assert (group.max_clients, group.min_survivors) == (-(-clients // 4), 5)
-    assert group.honest == 3
-    for size in {clients // 4, -(-clients // 4)}:
-        assert corrupt_count(group.protocol.corruption or 0.0, size) == 2
+@pytest.mark.parametrize("noised", [False, True])
+def test_a_group_counts_every_colluder(model: Any, clients: int, noised: bool) -> None:
+    task = replace(
+        TASK,
+        protocol=secagg.SecAgg(corruption=0.1, threat_model=model),
+        max_clients=clients,
+        min_survivors=clients - 2,
+    )
+    if noised:
+        task = replace(task, encoding=dp.DistributedGaussian(1.0, 1.1, 20, k_stddevs=5.0))
     cohort = [f"c{number}" for number in range(clients)]
     _, roster = enrol(cohort)
+    group = group_task(task, 4, roster=roster)
+    assert (group.max_clients, group.min_survivors) == (-(-clients // 4), 5)
     for members in draw_groups(cohort, 4, DRAWN):
-        group.check_cohort(list(members), group_roster(roster, members))
-        if model == "malicious":  # over everyone, c would be counted a second time
-            with pytest.raises(ConfigError):
-                group.check_cohort(list(members), roster)
-    with pytest.raises(ConfigError, match="whom the roster doesn't list"):
-        group_roster(roster, ["c1", "stranger"])
+        group.check_cohort(list(members), roster)
+        assert corrupt_among(group.protocol, len(members), roster) == 2
+    if isinstance(group.encoder, dp.DistributedGaussian):
+        assert (group.encoder.honest, group.encoder.corrupt) == (3, 2)
+
+
+@pytest.mark.parametrize("noised", [False, True])
+def test_groups_are_refused_where_more_are_enrolled_than_was_allowed_for(noised: bool) -> None:
+    """Who leaves the roster out under a malicious server hears of it before a client answers."""
+    task = replace(TASK, encoding=dp.DistributedGaussian(1.0, 1.1, 20, k_stddevs=5.0)) if noised else TASK
+    identities, roster = enrol([f"c{number}" for number in range(60)])
+    group = group_task(task, 5)
+    members = ["c0", "c1", "c2", "c3"]
+    with pytest.raises(ConfigError):
+        group.server(members, roster=roster, session=b"1")
+    with pytest.raises(ConfigError):
+        group.client("c0", identity=identities["c0"], roster=roster, session=b"1")
 
 
 def test_c_is_counted_over_all_enrolled_where_the_server_is_malicious() -> None:
     _, roster = enrol([f"c{number}" for number in range(60)])
     with pytest.raises(ConfigError, match="3 clients possibly corrupt, all of them perhaps in one group"):
         group_task(TASK, 5, roster=roster)
-    assert group_task(replace(TASK, min_survivors=20), 4, roster=roster).honest == 2
+    noised = replace(TASK, encoding=dp.DistributedGaussian(1.0, 1.1, 20, k_stddevs=5.0), min_survivors=20)
+    encoder = group_task(noised, 4, roster=roster).encoder
+    assert isinstance(encoder, dp.DistributedGaussian)
+    assert (encoder.honest, encoder.corrupt) == (2, 3)
     honest = replace(TASK, protocol=secagg.SecAgg(corruption=0.05, threat_model="semi-honest"))
     assert group_task(honest, 5, roster=roster).honest == 2
 
