@@ -1,4 +1,4 @@
-"""Paillier's encryption of integers: the random units that hide plaintexts, made ahead or on demand."""
+"""Paillier's encryption of integers: the random units that hide plaintexts, prepared in advance or on demand."""
 
 import os
 import threading
@@ -37,7 +37,7 @@ class Encryptor(ABC):
         return len(self._ready) if self._owner == os.getpid() else 0
 
     def prepare(self, count: int, executor: Executor | None = None, rng: Random = os.urandom) -> None:
-        """Make obfuscators for ``count`` more ciphertexts now, so that encrypting costs two multiplications each.
+        """Make obfuscators for ``count`` more ciphertexts now; encrypting then costs two multiplications each.
 
         Each is used once. They stay with this object: a copy, a pickle or a forked process has none,
         because two ciphertexts under one obfuscator reveal the difference of their plaintexts.
@@ -57,7 +57,7 @@ class Encryptor(ABC):
 
         Prepared obfuscators are used first. The others are made on ``executor``, where threads save
         time, because the interpreter's lock is released. ``rng(k)`` returns k random bytes; only
-        tests replace it. Raises :class:`HEError`, naming the index, on anything but an integer in
+        tests replace it. Raises :class:`HEError`, naming the index, for anything but an integer in
         range.
         """
         plain = []

@@ -89,7 +89,7 @@ class Field:
 
 @lru_cache(maxsize=32)
 def field(degree: int, prime: int) -> Field:
-    """The field with its tables, computed once a process."""
+    """The field with its tables, computed once in each process."""
     return Field(degree, prime)
 
 

@@ -54,11 +54,11 @@ class Scheme(Format):
         return SecretKey(self, kept.astype(np.int8) - 1, None)
 
     def load_secret(self, data: bytes) -> SecretKey:
-        """The key that :meth:`SecretKey.to_bytes` wrote. Raises :class:`HEError` on any other bytes."""
+        """The key that :meth:`SecretKey.to_bytes` wrote. Raises :class:`HEError` for any other bytes."""
         return _rlwe_keys.load_secret(self, data)
 
     def load_public(self, data: bytes) -> PublicKey:
-        """The key that :meth:`PublicKey.to_bytes` wrote, anybody's bytes. Raises :class:`HEError` on any other."""
+        """The public key in ``data``, from any sender. Raises :class:`HEError` if it is not a key."""
         return _rlwe_keys.load_public(self, data)
 
     def adder(self, length: int, public: scheme.PublicKey | None = None) -> Adder:
@@ -66,7 +66,7 @@ class Scheme(Format):
         return Adder(self, length, np.zeros(self._shape(length), dtype=np.uint64), set())
 
     def load_adder(self, data: bytes, length: int, public: scheme.PublicKey | None = None) -> Adder:
-        """The sum that :meth:`Adder.to_bytes` wrote. Raises :class:`HEError` on any other bytes."""
+        """The sum that :meth:`Adder.to_bytes` wrote. Raises :class:`HEError` for any other bytes."""
         # The count comes first, and says how long the rest is.
         count = (
             int.from_bytes(data[DIGEST_BYTES + 8 : DIGEST_BYTES + 16], "little") if isinstance(data, bytes) else 0

@@ -83,7 +83,7 @@ class SecretKey:
         return _encrypt(self.scheme, self.to_bytes(), values, executor)
 
     def open(self, total: bytes, length: int, count: int, executor: Executor | None = None) -> Integers:
-        """The sum (``length`` integers) of ``count`` vectors, from an adder's ``total``, anybody's bytes.
+        """The sum (``length`` integers) of ``count`` vectors, from an adder's ``total``, from any sender.
 
         The work is split over ``executor``, where threads save time; the default is this thread.
         Raises :class:`OpenError`, and returns nothing, unless ``total`` is a sum and every slot of
@@ -167,7 +167,7 @@ class Adder:
         return len(self._seen)
 
     def fold(self, data: bytes) -> None:
-        """Add an encrypted vector, anybody's bytes.
+        """Add an encrypted vector, from any sender.
 
         Raises :class:`CiphertextError`, and leaves the sum as it was, on bytes that no encryption
         produces, on a vector that is in the sum already, and if the sum is full. (A well-formed
@@ -211,7 +211,7 @@ class Adder:
 
 
 def load_secret(scheme: Format, data: bytes) -> SecretKey:
-    """The key that :meth:`SecretKey.to_bytes` wrote. Raises :class:`HEError` on any other bytes."""
+    """The key that :meth:`SecretKey.to_bytes` wrote. Raises :class:`HEError` for any other bytes."""
     degree = scheme.parameters.degree
     expected = DIGEST_BYTES + degree // 4 + (0 if scheme.seeded else 16 * scheme._half)
     body = scheme._body(data, b"secret key", expected, HEError)
@@ -231,7 +231,7 @@ def load_secret(scheme: Format, data: bytes) -> SecretKey:
 
 
 def load_public(scheme: Format, data: bytes) -> PublicKey:
-    """The key that :meth:`PublicKey.to_bytes` wrote, anybody's bytes. Raises :class:`HEError` on any other."""
+    """The public key in ``data``, from any sender. Raises :class:`HEError` if it is not a key."""
     if scheme.seeded:
         raise HEError("got a public key for a seeded scheme, which has none: its secret key encrypts")
     body = scheme._body(data, b"public key", scheme.public_size, HEError)

@@ -40,13 +40,13 @@ _FRONT = _CIPHERTEXT.size + _HEADER.size + _COUNT.size  # the offset of a cipher
 _SEED_BYTES = _ring.SEED_WORDS * 8
 _SEED_TAIL = _HEADER.size + 1 + _SEED_BYTES  # a header, the kind of generator, its seed
 _LARGEST = 1 << 20  # bytes; SEAL writes nothing larger here
-_WHICH = "install a version of TenSEAL that this package was tested with"
+_INSTALL_TESTED = "install a version of TenSEAL that this package was tested with"
 _LOCAL = threading.local()
 
 
 @dataclass(frozen=True, eq=False)
 class Context:
-    """SEAL's context for one set of parameters. :func:`context` makes one a process."""
+    """SEAL's context for one set of parameters. :func:`context` makes one in each process."""
 
     api: Any
     seal: Any
@@ -74,12 +74,12 @@ def context(parameters: Parameters) -> Context:
     except ImportError as error:
         raise HEError(f"the package {error.name} is missing; CKKS and BFV need it: {INSTALL}") from error
     exact = isinstance(parameters, BFVParameters)
-    wanted = api.EncryptionParameters(api.SCHEME_TYPE.BFV if exact else api.SCHEME_TYPE.CKKS)
-    wanted.set_poly_modulus_degree(parameters.degree)
-    wanted.set_coeff_modulus([api.Modulus(prime) for prime in parameters.primes])
+    settings = api.EncryptionParameters(api.SCHEME_TYPE.BFV if exact else api.SCHEME_TYPE.CKKS)
+    settings.set_poly_modulus_degree(parameters.degree)
+    settings.set_coeff_modulus([api.Modulus(prime) for prime in parameters.primes])
     if isinstance(parameters, BFVParameters):
-        wanted.set_plain_modulus(parameters.plain_modulus)
-    seal = api.SEALContext(wanted, False, api.SEC_LEVEL_TYPE.TC128)
+        settings.set_plain_modulus(parameters.plain_modulus)
+    seal = api.SEALContext(settings, False, api.SEC_LEVEL_TYPE.TC128)
     if not seal.parameters_set():
         raise HEError(f"SEAL refuses the parameters {parameters}: {seal.parameters_error_message()}")
     header = api.Serialization.SEALHeader()
@@ -253,12 +253,14 @@ def ciphertext_rows(data: bytes, at: Context, transformed: bool, seeded: bool) -
     end = _FRONT + 8 * words
     members = _members(data)
     if len(members) != end + seeded * _SEED_TAIL or not members.startswith(_front(at, transformed, words)):
-        raise HEError(f"SEAL wrote a ciphertext of {len(members)} bytes that isn't laid out as expected: {_WHICH}")
+        raise HEError(
+            f"SEAL wrote a ciphertext of {len(members)} bytes that isn't laid out as expected: {_INSTALL_TESTED}"
+        )
     rows = np.frombuffer(members, dtype=np.uint64, count=words, offset=_FRONT).reshape(-1, degree)
     if not seeded:
         return rows, None
     if members[-_SEED_BYTES - 1] != _BLAKE2XB:
-        raise HEError(f"SEAL drew a polynomial from a generator other than BLAKE2Xb: {_WHICH}")
+        raise HEError(f"SEAL drew a polynomial from a generator other than BLAKE2Xb: {_INSTALL_TESTED}")
     return rows, np.frombuffer(members, dtype=np.uint64, offset=len(members) - _SEED_BYTES)
 
 
@@ -282,7 +284,9 @@ def _plain_rows(data: bytes, at: Context) -> Words:
     front = _plain_front(at, words)
     members = _members(data)
     if not members.startswith(front) or len(members) != len(front) + 8 * words:
-        raise HEError(f"SEAL wrote a secret key of {len(members)} bytes that isn't laid out as expected: {_WHICH}")
+        raise HEError(
+            f"SEAL wrote a secret key of {len(members)} bytes that isn't laid out as expected: {_INSTALL_TESTED}"
+        )
     return np.frombuffer(members, dtype=np.uint64, offset=len(front)).reshape(-1, parameters.degree)
 
 
@@ -302,7 +306,7 @@ def _members(data: bytes) -> bytes:
     if (magic, own, major, size) != (_MAGIC, _HEADER.size, 4, len(data)) or compression not in (_PLAINLY, _ZSTD):
         raise HEError(
             f"SEAL wrote a header of version {major}, compression {compression}, for {size} of {len(data)} bytes: "
-            + _WHICH
+            + _INSTALL_TESTED
         )
     body = memoryview(data)[_HEADER.size :]
     return bytes(body) if compression == _PLAINLY else _decompress(body)

@@ -8,8 +8,8 @@ holder of the private key opens one sum. Values are integers in 0..bound; a slot
 Jurik and Nielsen, "A generalization of Paillier's public-key system with applications to electronic
 voting" (International Journal of Information Security 9, 2010), with s = 1. Paillier's scheme rests
 on the decisional composite residuosity assumption. This one also assumes that h^α cannot be told from
-a uniform power of h: a *short-exponent* assumption. Nobody chooses h: h = x^(2n) mod n² for
-x = SHAKE-256("secagg/v1/paillier-base" ‖ n) mod n, which everybody computes from n. So any modulus
+a uniform power of h: a *short-exponent* assumption. No party chooses h: h = x^(2n) mod n² for
+x = SHAKE-256("secagg/v1/paillier-base" ‖ n) mod n, which each party computes from n. So any modulus
 can be used, also one of phe's; the keys of :func:`generate` meet the paper's conditions, too. (Under
 other moduli the powers of h may be fewer than all squares of n-th powers; the assumption then covers
 that as well.) ``textbook=True`` takes r^n with a uniform r instead. It assumes nothing more than
@@ -17,8 +17,8 @@ Paillier did, and takes several times as long.
 
 **What it does not give.** Ciphertexts are malleable: anybody who can change a ciphertext can add to its
 plaintext. The caller has to make sure that clients encrypted values within the bound, and that the
-count is honest: a slot that overflows carries into the next one, and nobody can tell if all slots
-stay in range. A modulus from others may not be a product of two primes. GMP's integers are not
+count is honest: a slot that overflows carries into the next one, and no check shows it if all
+slots stay in range. A modulus from others may not be a product of two primes. GMP's integers are not
 constant time, and neither are the table look-ups of short exponents (when encrypting) and of p - 1
 and q - 1 (when opening): share no processor with an adversary.
 """
@@ -148,11 +148,11 @@ class Scheme:
         return VectorPrivateKey(self, generate(self.bits, textbook=self.textbook, rng=rng))
 
     def load_public(self, data: bytes) -> "VectorPublicKey":
-        """The key that :meth:`VectorPublicKey.to_bytes` wrote, anybody's bytes; else :class:`HEError`."""
+        """The public key in ``data``, from any sender. Raises :class:`HEError` if it is not a key."""
         return VectorPublicKey(self, PublicKey.from_bytes(data, self.bits, textbook=self.textbook))
 
     def load_secret(self, data: bytes) -> "VectorPrivateKey":
-        """The key that :meth:`VectorPrivateKey.to_bytes` wrote; else :class:`HEError`."""
+        """The key that :meth:`VectorPrivateKey.to_bytes` wrote. Raises :class:`HEError` for other bytes."""
         return VectorPrivateKey(self, PrivateKey.from_bytes(data, self.bits, textbook=self.textbook))
 
     def adder(self, length: int, public: types.PublicKey | None = None) -> "Adder":
@@ -160,7 +160,7 @@ class Scheme:
         return Adder(self, length, public)
 
     def load_adder(self, data: bytes, length: int, public: types.PublicKey | None = None) -> "Adder":
-        """The sum that :meth:`Adder.to_bytes` wrote; else :class:`HEError`, also for a sum of another key."""
+        """The sum that :meth:`Adder.to_bytes` wrote. Raises :class:`HEError` for other bytes, or another key."""
         adder = Adder(self, length, public)
         adder._restore(data)
         return adder
@@ -176,7 +176,7 @@ class Scheme:
         return self._mark(key) + b"".join(number.to_bytes(self._ciphertext, "big") for number in ciphertexts)
 
     def _read(self, data: bytes, length: int, key: PublicKey) -> list[Any]:
-        """The ciphertexts of an encrypted vector or sum, all of them valid; else :class:`CiphertextError`."""
+        """The ciphertexts of an encrypted vector or sum. Raises :class:`CiphertextError` unless all are valid."""
         expected = self.size(length)
         if not isinstance(data, bytes):
             raise CiphertextError(f"got an encrypted vector of type {type(data).__name__}; expected bytes")
@@ -237,7 +237,7 @@ class VectorPublicKey:
         return self.key.to_bytes()
 
     def prepare(self, count: int, executor: Executor | None = None, rng: Random = os.urandom) -> None:
-        """Make obfuscators for ``count`` ciphertexts (:meth:`Scheme.ciphertexts`) ahead of the update."""
+        """Prepare obfuscators for ``count`` ciphertexts (:meth:`Scheme.ciphertexts`) before the update exists."""
         self.key.prepare(count, executor, rng)
 
     def encrypt(self, values: Integers, executor: Executor | None = None, rng: Random = os.urandom) -> bytes:
@@ -338,7 +338,7 @@ class Adder:
         return len(self._seen)
 
     def fold(self, data: bytes) -> None:
-        """Add the encrypted vector ``data``, anybody's bytes, to the sum.
+        """Add the encrypted vector ``data``, from any sender, to the sum.
 
         Raises :class:`CiphertextError`, and leaves the sum as it was, if the length, the parameters or
         the key are wrong, if a ciphertext is outside (1, n²) or shares a factor with n, if the vector is

@@ -30,7 +30,7 @@ MIN_BITS = 2048
 """The shortest modulus that is accepted: 112 bits of security."""
 
 MAX_BITS = 16384
-"""The longest modulus that is accepted, so that nobody can make this process compute with a longer one."""
+"""The longest modulus that is accepted. It limits the work that another party's key can cause."""
 
 _BASE_LABEL = b"secagg/v1/paillier-base"
 _KEY_LABEL = b"secagg/v1/paillier-key"
@@ -97,7 +97,7 @@ class PublicKey(Encryptor):
 
     @classmethod
     def from_bytes(cls, data: bytes, bits: int = DEFAULT_BITS, *, textbook: bool = False) -> "PublicKey":
-        """The key of ``bits`` bits that :meth:`to_bytes` wrote, anybody's bytes; else :class:`HEError`."""
+        """The key of ``bits`` bits in ``data``, from any sender. Raises :class:`HEError` if it is not one."""
         return cls(_integers(data, bits, [bits])[0], textbook=textbook)
 
     @cached_property
@@ -188,7 +188,7 @@ class PrivateKey(Encryptor):
 
     @classmethod
     def from_bytes(cls, data: bytes, bits: int = DEFAULT_BITS, *, textbook: bool = False) -> "PrivateKey":
-        """The key of ``bits`` bits that :meth:`to_bytes` wrote; else :class:`HEError`."""
+        """The key of ``bits`` bits that :meth:`to_bytes` wrote. Raises :class:`HEError` for other bytes."""
         n, p, q = _integers(data, bits, [bits, -(-bits // 2), -(-bits // 2)])
         if p * q != n:
             raise HEError("the modulus is not the product of the primes; the key is damaged")

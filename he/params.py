@@ -15,7 +15,7 @@ assume that quantum sieving costs 2^(0.265 b) for blocks of b (T. Laarhoven, M. 
 2015), times the polynomial factors of the classical rows. A later algorithm needs 2^(0.257 b)
 (A. Chailloux and J. Loyer, ASIACRYPT 2021). If the polynomial factors are left out as well, the script
 of the guidelines allows only 40 and 80 bits. By our estimate of the primal attack, the largest q here
-then has about 95 bits of security. That is the least figure that anybody may claim for these rings.
+then has about 95 bits of security. This is the lowest figure that any of these assumptions leads to.
 
 Sums need no key switching. So there are no relinearization or Galois keys, and no prime for them.
 

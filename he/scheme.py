@@ -9,8 +9,8 @@ the three. A party's part in a sum:
 - the server calls ``adder``, then ``fold`` for each client's bytes and ``total`` at the end;
 - the holder of the key calls ``open``.
 
-Whoever gets bytes of others loads them by ``load_public``, ``fold`` and ``open``, which refuse
-malformed ones with a :class:`he.errors.HEError`.
+Bytes that come from other parties go into ``load_public``, ``fold`` and ``open``. These refuse malformed
+bytes with a :class:`he.errors.HEError`.
 """
 
 from concurrent.futures import Executor
@@ -40,7 +40,7 @@ class PublicKey(Protocol):
 
 
 class SecretKey(Protocol):
-    """Opens sums. Secret: with it, anybody reads each single client's vector, too."""
+    """Opens sums. Keep it secret: its holder can also read the vector of each single client."""
 
     @property
     def public(self) -> PublicKey | None:
@@ -69,7 +69,7 @@ class Adder(Protocol):
         """How many vectors are in the sum."""
 
     def fold(self, data: bytes) -> None:
-        """Add one encrypted vector; else :class:`he.errors.CiphertextError`, and the sum stays as it was."""
+        """Add one encrypted vector. Other bytes raise :class:`he.errors.CiphertextError` and leave the sum."""
 
     def total(self) -> bytes:
         """The sum, for :meth:`SecretKey.open`: :meth:`Scheme.total_size` bytes."""
@@ -117,16 +117,16 @@ class Scheme(Protocol):
         """A fresh key."""
 
     def load_public(self, data: bytes) -> PublicKey:
-        """The key that :meth:`PublicKey.to_bytes` wrote, anybody's bytes; else :class:`he.errors.HEError`."""
+        """The public key in ``data``, from any sender. Raises :class:`he.errors.HEError` if it is not a key."""
 
     def load_secret(self, data: bytes) -> SecretKey:
-        """The key that :meth:`SecretKey.to_bytes` wrote; else :class:`he.errors.HEError`."""
+        """The key that :meth:`SecretKey.to_bytes` wrote. Raises :class:`he.errors.HEError` for other bytes."""
 
     def adder(self, length: int, public: PublicKey | None = None) -> Adder:
         """An empty sum of vectors of ``length`` values. Paillier's sums need ``public``; the others ignore it."""
 
     def load_adder(self, data: bytes, length: int, public: PublicKey | None = None) -> Adder:
-        """The sum that :meth:`Adder.to_bytes` wrote; else :class:`he.errors.HEError`."""
+        """The sum that :meth:`Adder.to_bytes` wrote. Raises :class:`he.errors.HEError` for other bytes."""
 
 
 @runtime_checkable

@@ -29,7 +29,7 @@ def shard(vector: Lanes, seeds: Sequence[bytes], *, offset: int = 0) -> None:
     ``vector`` is one-dimensional, C-contiguous and writable, of uint32 or uint64; it is shared modulo
     any 2^k that its lanes hold. ``seeds`` are fresh and distinct, of 32 random bytes each, and never
     used for another vector. ``offset`` is the lane of their streams that is subtracted from
-    ``vector[0]``. Raises :class:`MPCError` on anything else, and leaves ``vector`` as it was.
+    ``vector[0]``. Raises :class:`MPCError` for any other argument, and then leaves ``vector`` unchanged.
     """
     if not seeds or len(set(seeds)) != len(seeds):
         raise MPCError(

@@ -51,13 +51,13 @@ def harary_parameters(
 
     At most ⌊corruption·n⌋ clients are corrupt and at most ⌊dropout·n⌋ drop out. An adversary may choose
     which, but before the graph is known. A server that is ``"curious"`` follows the protocol. A
-    ``"semi-malicious"`` one may tell its clients different stories, so that no two disjoint halves of a
-    neighbourhood may both reach the threshold.
+    ``"semi-malicious"`` one may send different lists of survivors to its clients. Against it, two disjoint
+    halves of a neighbourhood must not both reach the threshold.
 
     ``security`` (bits) is split evenly over two bad events: the graph of the honest survivors is not
     connected; a client has as many corrupt neighbours as the threshold. ``correctness`` (bits) bounds
     the probability that a client has fewer surviving neighbours than the threshold. A threshold is
-    never less than 2, which matters only if nobody is corrupt.
+    never less than 2, which matters only if no client is corrupt.
 
     The parameters are those of Google's finder (``fcp/secagg/server/graph_parameter_finder.cc``), with
     one difference: the finder draws a client's neighbours from all n clients, including the client

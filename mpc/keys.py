@@ -44,7 +44,7 @@ def encode_parts(*parts: bytes | str | int) -> bytes:
 
     Each part follows its length in 4 bytes, big-endian. A ``str`` is written in UTF-8, a non-negative
     ``int`` in 8 bytes, big-endian. Types are not encoded: let the label, which comes first, fix the
-    types of the parts. Raises :class:`MPCError` on any other part.
+    types of the parts. Raises :class:`MPCError` for any other part.
     """
     encoded: list[bytes] = []
     for part in parts:
@@ -57,7 +57,7 @@ def derive(secret: bytes, *, salt: bytes, info: bytes, length: int = 32) -> byte
     """``length`` bytes (1 to 8160) from ``secret`` by HKDF-SHA256.
 
     ``secret`` must have the entropy of a key. ``salt`` is public, such as a session id. ``info``
-    names the purpose. Raises :class:`MPCError` on any other length.
+    names the purpose. Raises :class:`MPCError` for any other length.
     """
     if not 1 <= length <= _MAX_DERIVED_BYTES:
         raise MPCError(f"got a length of {length} bytes to derive; expected 1 to {_MAX_DERIVED_BYTES}")
@@ -65,7 +65,7 @@ def derive(secret: bytes, *, salt: bytes, info: bytes, length: int = 32) -> byte
 
 
 def check_public_key(key: bytes) -> bytes:
-    """``key``, if it is an X25519 public key in the form of :func:`public_key`; else :class:`MPCError`.
+    """``key``; raises :class:`MPCError` unless it is an X25519 public key in the form of :func:`public_key`.
 
     X25519 (RFC 7748) itself accepts any 32 bytes: it ignores the top bit and reduces the rest. So one
     point has several encodings, and two keys that differ as bytes could be the same key. This function

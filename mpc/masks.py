@@ -37,7 +37,7 @@ def add_mask(vector: Lanes, key: bytes, *, sign: int = 1, offset: int = 0) -> No
     ``vector`` is one-dimensional, C-contiguous and writable, of little-endian uint32 or uint64;
     ``key`` has 32 bytes. ``sign=-1`` subtracts instead. ``offset``, at least 0, is the lane of the
     stream that is added to ``vector[0]``. So a vector may be masked slice by slice, in any order and by
-    any number of threads, with the same result. Raises :class:`MPCError` on anything else.
+    any number of threads, with the same result. Raises :class:`MPCError` for any other argument.
     """
     add_masks(vector, [(key, sign)], offset=offset)
 

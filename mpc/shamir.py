@@ -58,7 +58,7 @@ def split(secret: bytes, threshold: int, shares: int, rng: Callable[[int], bytes
     """``shares`` shares of ``secret`` (32 bytes), at the points 1, 2, ..., ``shares``.
 
     Any ``threshold`` of them (at least 2, at most ``shares``) rebuild it. ``rng(n)`` returns n bytes
-    of a cryptographic generator. Raises :class:`MPCError` on arguments out of range.
+    of a cryptographic generator. Raises :class:`MPCError` for arguments out of range.
     """
     threshold, shares = _integer("a threshold", threshold), _integer("a number of shares", shares)
     points = range(1, shares + 1)
@@ -108,7 +108,7 @@ def share_values(
     ``secret`` has 32 bytes. The polynomial has ``threshold`` coefficients (at least 2, at most as
     many as there are points); ``points`` are distinct, 1 to 65535. All randomness comes from one call
     of ``rng(48 * (threshold - 1))``: a big-endian number of 48 bytes, reduced modulo the prime, for
-    each coefficient, the linear one first. Raises :class:`MPCError` on arguments out of range.
+    each coefficient, the linear one first. Raises :class:`MPCError` for arguments out of range.
     """
     from mpc import _kernels
 
