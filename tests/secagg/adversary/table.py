@@ -96,6 +96,7 @@ def _groups() -> Iterator[str]:
         ("Aggregators", "test_aggregators"),
         ("Ciphertexts and their keys", "test_encrypted"),
         ("Ciphertexts that depend on others", "test_dependent_ciphertexts"),
+        ("Around the sum", "test_federated"),
         ("Flower", "test_flower_attacks"),
     ):
         about = next(

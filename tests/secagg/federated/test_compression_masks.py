@@ -6,10 +6,9 @@ import numpy as np
 import pytest
 
 import secagg
-from secagg.errors import ConfigError, EncodingError, LocalProtocolError, RemoteProtocolError
+from secagg.errors import ConfigError, EncodingError
 from secagg.federated import CountSketch, Pruned, PublicMask, RandomK, Residual
 from secagg.federated.compression import Compression
-from secagg.session import check_session
 
 LAYOUT = secagg.Layout.of(np.zeros(40))
 RNG = np.random.default_rng(5)
@@ -66,41 +65,6 @@ def test_a_clients_own_coordinates_are_refused_with_the_reason() -> None:
         PublicMask(LAYOUT, 10).after(np.zeros(39))
     with pytest.raises(EncodingError, match="not finite"):
         PublicMask(LAYOUT, 10).after(np.full(40, np.nan))
-
-
-class TestTwoMasks:
-    """A server tells the victim the true aggregate, and the others one that is large where their updates are zero.
-
-    The others' sum is then zero, and the opened sum the victim's update.
-    """
-
-    update = RNG.uniform(-1, 1, 40) * (np.arange(40) < 20)  # 20 to 39 are dead: every client's update is zero there
-
-    def masks(self) -> tuple[PublicMask, PublicMask]:
-        start = PublicMask(LAYOUT, 8, explore=0.1)
-        return start.after(1.0 * (np.arange(40) < 10)), start.after(1.0 * (np.arange(40) >= 30))
-
-    def test_refused(self) -> None:
-        true, false = self.masks()
-        task = a_task(true)
-        server = task.server(CLIENTS, session=false.session(b"round 2"))
-        victim = task.client("c1", session=true.session(b"round 2"))
-        with pytest.raises((RemoteProtocolError, LocalProtocolError)):
-            victim.receive(server.start()["c1"])
-        with pytest.raises(ConfigError, match="does not name this public-mask"):
-            true.compress(self.update, false.session(b"round 2"))
-
-    def test_control_succeeds(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        """Without the mask in the session's name, the server reads seven of the victim's coordinates."""
-        monkeypatch.setattr(Compression, "_checked", lambda self, session: check_session(session))
-        true, false = self.masks()
-        sent = {party: false.compress(self.update, b"round 2") for party in CLIENTS[1:]}
-        sent["c1"] = true.compress(self.update, b"round 2")
-        outcome = secagg.simulate(a_task(true), sent, session=b"round 2")
-        explored = np.isin(false.coordinates(b"round 2"), np.arange(20))
-        assert np.count_nonzero(~explored) >= 7
-        assert outcome.sum[~explored] == pytest.approx(sent["c1"][~explored], abs=1e-5)
-        assert np.abs(sent["c1"]).max() > 0.1
 
 
 def test_pruned_maps_follow_the_global_model() -> None:

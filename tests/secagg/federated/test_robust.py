@@ -101,7 +101,7 @@ def test_control_liars_in_a_majority_of_groups_decide() -> None:
         assert rule.combine(means).min() > 1e5
 
 
-@pytest.mark.parametrize("rule", [CoordinateMedian(bad=2), TrimmedMean(2, bad=2), GeometricMedian(bad=2)], ids=ids)
+@pytest.mark.parametrize("rule", [TrimmedMean(2, bad=2), GeometricMedian(bad=2)], ids=ids)
 def test_two_clients_that_send_ten_times_the_opposite_are_outvoted(rule: GroupRule) -> None:
     """Whole sessions of SecAgg: the liars keep to the encoding, whose clip has room for their lies."""
     rng = np.random.default_rng(3)

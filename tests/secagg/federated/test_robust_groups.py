@@ -91,24 +91,6 @@ def test_a_beacon_draws_what_no_server_chose() -> None:
             from_beacon(beacon, *other)  # type: ignore[arg-type]
 
 
-def test_a_server_that_grinds_chooses_the_groups_and_the_floor_holds_all_the_same() -> None:
-    """Why the floor counts all colluders in one group: a server draws again until they are all with the victim."""
-    victim, colluders = "c0", {"c1", "c2"}
-    for attempt in range(10_000):
-        groups = draw_groups(COHORT, 4, attempt.to_bytes(32, "big"))
-        (with_victim,) = (group for group in groups if victim in group)
-        if colluders <= set(with_victim):
-            break
-    else:
-        raise AssertionError("no draw put the colluders with the victim")
-    assert attempt < 200  # it takes no time
-    task = replace(TASK, protocol=secagg.SecAgg(corruption=0.1), min_survivors=16)
-    group = group_task(task, 4)
-    assert group.min_survivors - len(colluders) >= 2
-    with pytest.raises(ConfigError, match="no group opens for one honest client"):
-        group_task(task, 4, min_survivors=3)
-
-
 @pytest.mark.parametrize("model", ["semi-honest", "malicious"])
 @pytest.mark.parametrize("clients", [20, 22, 23])
 @pytest.mark.parametrize("noised", [False, True])
