@@ -24,7 +24,8 @@ def _restored_bit_for_bit(parties: Parties) -> None:
     def before_answer(party: str, answer: bytes) -> None:
         session.restore_server(session.server.to_bytes())
 
-    session.before_request, session.before_answer = before_request, before_answer
+    session.before_request = session.before_relay = before_request
+    session.before_answer = before_answer
     session.require_completes("with every role restored before every message")
     for what, first, second in (
         ("request", steady.requests, session.requests),

@@ -15,25 +15,20 @@ from secagg.errors import Aborted, ConfigError, FaultKind, LocalProtocolError, R
 from secagg.protocols.encrypted.messages import Ciphertexts, Commitment, Committed, SessionKey, commitment
 from secagg.protocols.encrypted.parameters import Encrypted
 from secagg.protocols.encrypted.protocol import BFV, CKKS, Paillier
-from secagg.store import MemoryLedger
 from secagg.table import rounds
 from secagg.testing import Session, parties_for
 from secagg.wire import Envelope
-from tests.secagg.test_encrypted import COMMITTED, LIMIT, PROTOCOLS, Stage, make_task
+from tests.secagg.test_encrypted import COMMITTED, DEC, LIMIT, PROTOCOLS, begin, make_task
 
 committed = pytest.mark.parametrize("protocol", COMMITTED.values(), ids=COMMITTED)
 SIMPLE = BFV()
+IDS = ("c1", "c2", "c3", "c4")
 
 
-def mean_of(stage: Stage, *parties: str) -> Any:
-    return np.mean([stage.update(party) for party in parties], axis=0)
-
-
-def finish(stage: Stage) -> Any:
-    """From Input on: the outcome."""
-    stage.exchange(stage.server.close_round())
-    stage.server.close_round()
-    return stage.server.outcome
+def finish(session: Session) -> secagg.Outcome:
+    """The outcome, if nobody sends an input any more."""
+    session.close()
+    return session.run()
 
 
 def test_what_a_commitment_is() -> None:
@@ -50,28 +45,27 @@ def test_what_a_commitment_is() -> None:
 
 @committed
 def test_ciphertexts_leave_when_commit_is_closed_and_not_before(protocol: Encrypted) -> None:
-    stage = Stage(protocol)
-    stage.exchange(stage.to(Round.COMMIT))
-    for party in stage.ids:
-        member = stage.members[party]
+    session = begin(protocol)
+    session.exchange(session.until(Round.COMMIT))
+    for party in IDS:
+        member = session.members[party]
         envelope = Envelope.parse(member._state.last_reply, LIMIT)
         said, rest = envelope.open(Commitment)
         assert (len(rest), member.finished) == (0, False)
         assert said.digest == commitment(envelope.session, party, member._state.ciphertexts)
-        assert stage.server.context.state.commitments[party] == said.digest
+        assert session.server.context.state.commitments[party] == said.digest
         assert len(envelope.raw) < 256
-    outbox = stage.server.close_round()
-    assert set(outbox) == set(stage.ids)
-    stage.exchange(outbox)
-    np.testing.assert_allclose(finish(stage).mean, mean_of(stage, *stage.ids), atol=1e-4)
+    outbox = session.close()
+    assert set(outbox) == set(IDS)
+    session.exchange(outbox)
+    session.require_sum_of(finish(session), IDS)
 
 
 def test_a_client_sends_no_ciphertexts_to_who_has_asked_for_no_commitment() -> None:
-    stage = Stage(SIMPLE)
-    stage.to(Round.COMMIT)
-    stage.members["c1"].contribute(stage.update("c1"))
+    session = begin(SIMPLE)
+    session.until(Round.COMMIT)
     with pytest.raises(RemoteProtocolError) as refused:
-        stage.members["c1"].receive(stage.seal(Committed()))
+        session.members["c1"].receive(session.seal(Committed()))
     assert refused.value.fault.kind is FaultKind.OUT_OF_TURN
 
 
@@ -79,35 +73,33 @@ def test_a_client_sends_no_ciphertexts_to_who_has_asked_for_no_commitment() -> N
 @pytest.mark.parametrize("lie", ["another encryption", "another's", "a flipped bit"])
 def test_what_does_not_fit_the_commitment_is_not_added_up(protocol: Encrypted, lie: str) -> None:
     """The sender is blamed; and as it is still awaited, what it did commit to is taken after that."""
-    stage = Stage(protocol)
-    stage.exchange(stage.to(Round.COMMIT))
-    stage.exchange({party: data for party, data in stage.server.close_round().items() if party != "c4"})
+    session = begin(protocol)
+    session.exchange(session.until(Round.COMMIT))
+    session.exchange({party: data for party, data in session.close().items() if party != "c4"})
     ciphertexts = {
-        "another encryption": lambda: stage.members["c4"]._encrypted(
-            again(stage), stage.server.context.state.signed_key
+        "another encryption": lambda: session.members["c4"]._encrypted(
+            again(session), session.server.context.state.signed_key
         ),
         "another's": lambda: bytes(
-            Envelope.parse(stage.members["c1"]._state.last_reply, LIMIT).open(Ciphertexts)[1]
+            Envelope.parse(session.members["c1"]._state.last_reply, LIMIT).open(Ciphertexts)[1]
         ),
-        "a flipped bit": lambda: flipped(stage.members["c4"]._state.ciphertexts),
+        "a flipped bit": lambda: flipped(session.members["c4"]._state.ciphertexts),
     }[lie]()
-    before = stage.server._adder.to_bytes()
-    stage.server.receive("c4", stage.seal(Ciphertexts(), ciphertexts, "c4"))
-    assert stage.server._adder.to_bytes() == before
-    (fault,) = stage.server.faults
+    before = session.server._adder.to_bytes()
+    session.server.receive("c4", session.seal(Ciphertexts(), ciphertexts, "c4"))
+    assert session.server._adder.to_bytes() == before
+    (fault,) = session.server.faults
     assert (fault.sender, fault.kind, fault.round) == ("c4", FaultKind.INVALID, Round.INPUT)
     assert "differ from this client's commitment" in fault.detail
-    assert stage.server.pending == {"c4"}
-    stage.server.receive("c4", stage.members["c4"].receive(stage.server.start()["c4"]))
-    np.testing.assert_allclose(finish(stage).mean, mean_of(stage, *stage.ids), atol=1e-4)
+    assert session.server.pending == {"c4"}
+    session.server.receive("c4", session.members["c4"].receive(session.server.start()["c4"]))
+    session.require_sum_of(finish(session), IDS)
 
 
-def again(stage: Stage) -> Any:
+def again(session: Session) -> Any:
     """c4's state before it committed, with its update."""
-    fresh = Stage(stage.task.protocol)  # only for an update in integers
-    client: Any = fresh.members["c4"]
-    client.contribute(stage.update("c4"))
-    draft = stage.members["c4"]._state
+    client = begin(session.task.protocol).members["c4"]  # only for an update in integers
+    draft = session.members["c4"]._state
     return type(draft)(
         id="c4",
         seed=bytes(32),
@@ -124,59 +116,55 @@ def flipped(data: bytes) -> bytes:
 @committed
 def test_a_copied_commitment_fits_nobody_else(protocol: Encrypted) -> None:
     """Two equal ones are both taken, or the copier would shut out the one whose it is."""
-    stage = Stage(protocol)
-    outbox = stage.to(Round.COMMIT)
-    stage.exchange({party: outbox[party] for party in stage.ids[1:3]})
-    victim = stage.members["c1"]
-    victim.contribute(stage.update("c1"))
+    session = begin(protocol)
+    outbox = session.until(Round.COMMIT)
+    session.exchange({party: outbox[party] for party in IDS[1:3]})
+    victim = session.members["c1"]
     said = Envelope.parse(victim.receive(outbox["c1"]), LIMIT)
-    stage.server.receive("c4", stage.seal(said.open(Commitment)[0], b"", "c4"))
-    stage.server.receive("c1", said.raw)
-    assert not stage.server.faults
-    outbox = stage.server.close_round()
-    stage.exchange({party: outbox[party] for party in stage.ids[:3]})
+    session.server.receive("c4", session.seal(said.open(Commitment)[0], b"", "c4"))
+    session.server.receive("c1", said.raw)
+    assert not session.server.faults
+    outbox = session.close()
+    session.exchange({party: outbox[party] for party in IDS[:3]})
     copied = bytes(Envelope.parse(victim._state.last_reply, LIMIT).open(Ciphertexts)[1])
-    stage.server.receive("c4", stage.seal(Ciphertexts(), copied, "c4"))
-    assert [(fault.sender, fault.kind) for fault in stage.server.faults] == [("c4", FaultKind.INVALID)]
-    outcome = finish(stage)
-    assert outcome.survivors == ("c1", "c2", "c3")
-    np.testing.assert_allclose(outcome.mean, mean_of(stage, "c1", "c2", "c3"), atol=1e-4)
+    session.server.receive("c4", session.seal(Ciphertexts(), copied, "c4"))
+    assert [(fault.sender, fault.kind) for fault in session.server.faults] == [("c4", FaultKind.INVALID)]
+    session.require_sum_of(finish(session), IDS[:3])
 
 
 @pytest.mark.parametrize("length", [0, 31, 33])
 def test_a_commitment_of_another_length_is_refused(length: int) -> None:
-    stage = Stage(SIMPLE)
-    stage.to(Round.COMMIT)
-    stage.server.receive("c4", stage.seal(Commitment(bytes(length)), b"", "c4"))
-    stage.server.receive("c3", stage.seal(Commitment(bytes(32)), b"\0", "c3"))
-    kinds = [(fault.sender, fault.kind) for fault in stage.server.faults]
+    session = begin(SIMPLE)
+    session.until(Round.COMMIT)
+    session.server.receive("c4", session.seal(Commitment(bytes(length)), b"", "c4"))
+    session.server.receive("c3", session.seal(Commitment(bytes(32)), b"\0", "c3"))
+    kinds = [(fault.sender, fault.kind) for fault in session.server.faults]
     assert kinds == [("c4", FaultKind.MALFORMED), ("c3", FaultKind.MALFORMED)]
-    assert stage.server.context.state.commitments == {}
+    assert session.server.context.state.commitments == {}
 
 
 def test_who_commits_late_or_sends_early_is_not_heard() -> None:
-    stage = Stage(SIMPLE)
-    outbox = stage.to(Round.COMMIT)
+    session = begin(SIMPLE)
+    outbox = session.until(Round.COMMIT)
     late = outbox.pop("c4")
-    stage.exchange(outbox)
-    early = stage.members["c3"]
-    stage.server.receive("c4", stage.seal(Ciphertexts(), early._state.ciphertexts, "c4"))
-    outbox = stage.server.close_round()
-    assert stage.server.pending == {"c1", "c2", "c3"}
+    session.exchange(outbox)
+    early = session.members["c3"]
+    session.server.receive("c4", session.seal(Ciphertexts(), early._state.ciphertexts, "c4"))
+    outbox = session.close()
+    assert session.server.pending == {"c1", "c2", "c3"}
     assert Envelope.parse(outbox.pop("c4"), LIMIT).open(wire.Abort)[0] == wire.Abort()
     assert set(outbox) == {"c1", "c2", "c3"}
-    stage.members["c4"].contribute(stage.update("c4"))
-    stage.server.receive("c4", stage.members["c4"].receive(late))
-    stage.server.receive("c4", stage.seal(Ciphertexts(), stage.members["c4"]._state.ciphertexts, "c4"))
-    kinds = [(fault.round, fault.kind) for fault in stage.server.faults if fault.sender == "c4"]
+    session.server.receive("c4", session.members["c4"].receive(late))
+    session.server.receive("c4", session.seal(Ciphertexts(), session.members["c4"]._state.ciphertexts, "c4"))
+    kinds = [(fault.round, fault.kind) for fault in session.server.faults if fault.sender == "c4"]
     assert kinds == [
         (Round.COMMIT, FaultKind.OUT_OF_TURN),
         (Round.COMMIT, FaultKind.SILENT),
         (Round.INPUT, FaultKind.OUT_OF_TURN),
         (Round.INPUT, FaultKind.OUT_OF_TURN),
     ]
-    stage.exchange(outbox)
-    outcome = finish(stage)
+    session.exchange(outbox)
+    outcome = finish(session)
     assert (outcome.survivors, dict(outcome.dropped)) == (("c1", "c2", "c3"), {"c4": Round.COMMIT})
 
 
@@ -204,69 +192,57 @@ def test_weighted_sums_beside_silence_in_both_rounds(protocol: Encrypted, silent
 
 @pytest.mark.parametrize(("silent", "what"), [(Round.COMMIT, "commitments to"), (Round.INPUT, "encrypted inputs")])
 def test_too_few_commitments_or_inputs_open_nothing(silent: str, what: str) -> None:
-    updates = {f"c{number}": np.full(5, 0.5) for number in range(1, 5)}
+    updates = {f"c{number}": {"w": np.full(5, 0.5)} for number in range(1, 5)}
     with pytest.raises(Aborted, match=f"got 2 {what}"):
         secagg.simulate(make_task(SIMPLE), updates, dropouts={"c1": silent, "c2": silent})
 
 
 def test_below_the_floor_no_ciphertext_has_left() -> None:
-    stage = Stage(SIMPLE)
-    outbox = stage.to(Round.COMMIT)
-    stage.exchange({party: outbox[party] for party in ("c1", "c2")})
+    session = begin(SIMPLE)
+    outbox = session.until(Round.COMMIT)
+    session.exchange({party: outbox[party] for party in ("c1", "c2")})
     with pytest.raises(Aborted, match="got 2 commitments to encrypted inputs; 3 are needed") as aborted:
-        stage.server.close_round()
-    assert (stage.server.round, stage.server.outcome) == (None, None)
+        session.close()
+    assert (session.server.round, session.server.outcome) == (None, None)
     for party in ("c1", "c2"):
         with pytest.raises(Aborted):
-            stage.members[party].receive(aborted.value.outbox[party])
-        assert stage.members[party]._state.ciphertexts == b""
+            session.members[party].receive(aborted.value.outbox[party])
+        assert session.members[party]._state.ciphertexts == b""
 
 
 def test_no_update_is_taken_after_the_commitment() -> None:
-    stage = Stage(SIMPLE)
-    stage.exchange(stage.to(Round.COMMIT))
-    client = stage.members["c1"]
+    session = begin(SIMPLE)
+    session.exchange(session.until(Round.COMMIT))
+    client = session.members["c1"]
     with pytest.raises(LocalProtocolError, match="has this client's input, or a commitment to it"):
-        client.contribute(stage.update("c1"))
+        session.contribute("c1")
     assert client.contributed, "so a caller that is refused later need not train again"
 
 
 @committed
 def test_a_client_restored_between_the_rounds_sends_what_it_committed_to(protocol: Encrypted) -> None:
     """And the server, restored there, holds it to that."""
-    stage = Stage(protocol)
-    stage.exchange(stage.to(Round.COMMIT))
-    outbox = stage.server.close_round()
-    server = stage.task.restore_server(stage.server.to_bytes(), roster=stage.roster)
-    stage.server = server
-    assert server.start() == outbox
-    for party in stage.ids:
-        client = stage.members[party]
-        stage.members[party] = stage.task.restore_client(
-            client.to_bytes(),
-            identity=stage.identities[party],
-            roster=stage.roster,
-            save=client.context.environment.save,
-            key=stage.keys.get(party) if protocol.shared_key else None,
-        )
-    stage.exchange(outbox)
-    assert not server.faults
-    np.testing.assert_allclose(finish(stage).mean, mean_of(stage, *stage.ids), atol=1e-4)
+    session = begin(protocol)
+    session.exchange(session.until(Round.COMMIT))
+    outbox = session.close()
+    session.restore_server(session.server.to_bytes())
+    assert session.server.start() == outbox
+    for party in IDS:
+        session.restore(party, session.members[party].to_bytes())
+    session.exchange(outbox)
+    assert not session.server.faults
+    session.require_sum_of(finish(session), IDS)
 
 
 def test_a_client_commits_in_many_sessions_of_a_name_and_sends_in_one() -> None:
     """A commitment tells nothing, so a session that did not get beyond it costs no upload."""
-    stage = Stage(SIMPLE)
-    stage.exchange(stage.to(Round.COMMIT))
-    first = dict(stage.members), stage.server
-    stage.begin()
-    outbox = stage.to(Round.INPUT)
-    stage.exchange(outbox)
-    assert finish(stage).survivors == tuple(stage.ids)
-    stage.members, stage.server = first
-    outbox = stage.server.close_round()
+    session = begin(SIMPLE)
+    session.exchange(session.until(Round.COMMIT))
+    second = begin(SIMPLE, seed=b"again", ledgers=session.ledgers)
+    second.require_exact(second.run(), "after a session of the name that got no further")
+    outbox = session.close()
     with pytest.raises(Aborted, match="holds another upload"):
-        stage.members["c1"].receive(outbox["c1"])
+        session.members["c1"].receive(outbox["c1"])
 
 
 def test_a_budget_is_charged_when_the_input_leaves() -> None:
@@ -297,18 +273,18 @@ def test_cost_is_exact_to_the_byte(protocol: Encrypted) -> None:
             len(session.requests["c1", name]),
         )
     if protocol.commit:
-        once = replace(protocol, commit=False).cost(session.task, list(session.parties.cohort))
+        once = replace(protocol, commit=False).cost(session.task, list(IDS))
         more = sum(cost.up.values()) + sum(cost.down.values()) - sum(once.up.values()) - sum(once.down.values())
         assert more <= 350
 
 
 def test_what_a_commitment_costs_the_server() -> None:
     """Its state grows by the digest of each client, what its message is known by, and its name three times."""
-    stage = Stage(SIMPLE)
-    outbox, sizes = stage.to(Round.COMMIT), []
-    for party in stage.ids:
-        sizes.append(len(stage.server.to_bytes()))
-        stage.exchange({party: outbox[party]})
+    session = begin(SIMPLE)
+    outbox, sizes = session.until(Round.COMMIT), []
+    for party in IDS:
+        sizes.append(len(session.server.to_bytes()))
+        session.exchange({party: outbox[party]})
     assert max(np.diff(sizes)) <= 32 + 16 + 3 * len("c1") + 8
 
 
@@ -316,39 +292,29 @@ def test_what_a_commitment_costs_the_server() -> None:
 
 
 def test_paillier_has_a_key_of_its_own_in_every_session() -> None:
-    stage, shown = Stage(PROTOCOLS["Paillier"]), set()
+    shown = set()
     for number in range(2):
-        stage.ledgers = {party: MemoryLedger() for party in stage.ledgers}
-        stage.begin()
-        stage.to(Round.COMMIT)
-        secret = stage.members[stage.dec]._state.secret
-        assert secret, "it is saved until it is used"
-        shown.add(Envelope.parse(stage.server.context.state.signed_key, LIMIT).open(SessionKey)[0].key)
-        assert len(shown) == number + 1
+        session = begin(PROTOCOLS["Paillier"], seed=bytes(number))
+        session.until(Round.COMMIT)
+        assert session.members[DEC]._state.secret, "it is saved until it is used"
+        shown.add(Envelope.parse(session.server.context.state.signed_key, LIMIT).open(SessionKey)[0].key)
+    assert len(shown) == 2
 
 
 def test_a_decryptor_restored_between_its_rounds_still_has_the_sessions_key() -> None:
-    stage = Stage(PROTOCOLS["Paillier"])
-    outbox = stage.to_opening()
-    decryptor = stage.members[stage.dec]
-    stage.members[stage.dec] = stage.task.restore_decryptor(
-        decryptor.to_bytes(),
-        identity=stage.identities[stage.dec],
-        roster=stage.roster,
-        save=decryptor.context.environment.save,
-    )
-    stage.exchange(outbox)
-    stage.server.close_round()
-    np.testing.assert_allclose(stage.server.outcome.mean, mean_of(stage, *stage.ids), atol=1e-4)
-    assert stage.members[stage.dec]._state.secret == b"", "and then it is gone"
+    session = begin(PROTOCOLS["Paillier"])
+    session.until(Round.OPENING)
+    session.restore(DEC, session.members[DEC].to_bytes())
+    session.require_exact(session.run(), "with a decryptor restored")
+    assert session.members[DEC]._state.secret == b"", "and then it is gone"
 
 
 def test_a_key_that_a_protocol_does_not_use_is_refused() -> None:
     """Whoever passes one expects it to be used."""
-    stage = Stage(PROTOCOLS["Paillier"])
-    for make, party in ((stage.task.decryptor, stage.dec), (stage.task.client, "c1")):
+    session = begin(PROTOCOLS["Paillier"])
+    for party in (DEC, "c1"):
         with pytest.raises(ConfigError, match=f"got key= for .*{party}"):
-            make(party, identity=stage.identities[party], roster=stage.roster, key=bytes(32))
+            session.make(party, key=bytes(32))
 
 
 # What it is called.

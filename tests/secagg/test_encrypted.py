@@ -1,11 +1,11 @@
 """Paillier, CKKS and BFV as protocols: exact sums, refusals with reasons, and what the decryptor does once."""
 
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping
 from concurrent.futures import Executor
 from contextlib import contextmanager
 from dataclasses import replace
-from functools import lru_cache
+from functools import cache, lru_cache
 from typing import Any
 
 import numpy as np
@@ -31,9 +31,8 @@ from secagg.protocols.encrypted.messages import (
 from secagg.protocols.encrypted.parameters import Encrypted
 from secagg.protocols.encrypted.protocol import BFV, CKKS, Paillier
 from secagg.simulation import enrol_for
-from secagg.store import MemoryLedger
 from secagg.table import contribution_round, rounds
-from secagg.testing import CHECKS, Integers, check_protocol
+from secagg.testing import CHECKS, Integers, Parties, Session, check_protocol, parties_for
 from secagg.wire import Envelope
 
 PROTOCOLS: dict[str, Encrypted] = {
@@ -55,7 +54,7 @@ LIMIT = 1 << 24
 def make_task(protocol: Any, **changes: Any) -> secagg.Task:
     fields: dict[str, Any] = {
         "protocol": protocol,
-        "layout": secagg.Layout.of(np.zeros(5)),
+        "layout": secagg.Layout.of({"w": np.zeros(5)}),
         "encoding": secagg.FixedPoint(clip=1.0, bits=16, rounding="nearest"),
         "max_clients": 4,
         "min_survivors": 3,
@@ -235,94 +234,43 @@ def test_a_missing_package_shows_when_the_task_is_made(
     assert isinstance(refused.value.__cause__, ImportError)  # what makes the demo leave it out
 
 
-class Stage:
-    """Clients, by default four, and a decryptor, with the messages between them in the test's hands."""
+DEC = "decryptor-1"
 
-    def __init__(self, protocol: Encrypted, **changes: Any) -> None:
-        self.task = make_task(protocol, **changes)
-        self.ids = wire.stand_in_ids(self.task.max_clients)
-        self.identities, self.roster, self.keys = enrol_for(self.task, self.ids)
-        assert self.roster is not None
-        self.dec = self.roster.ids(PartyRole.DECRYPTOR)[0]
-        self.ledgers = {party: MemoryLedger() for party in [*self.ids, self.dec]}
-        self.begin()
 
-    def begin(self, session: bytes = b"s", cohort: Sequence[str] | None = None) -> None:
-        """A session of that name; ledgers stay."""
-        self.server: Any = self.task.server(cohort or self.ids, roster=self.roster, session=session)
-        self.members: dict[str, Any] = {}
-        for party in [*self.ids, self.dec]:
-            make = self.task.decryptor if party == self.dec else self.task.client
-            ledger = self.ledgers[party]
+@cache
+def parties(protocol: Encrypted, clients: int) -> Parties:
+    return parties_for(protocol, clients)
 
-            def save(number: int, state: bytes) -> None:
-                pass
 
-            save.ledger = ledger  # type: ignore[attr-defined]
-            self.members[party] = make(
-                party,
-                identity=self.identities[party],
-                roster=self.roster,
-                session=session,
-                save=save,
-                key=self.keys.get(party),
-            )
-
-    def update(self, party: str) -> Any:
-        return np.full(5, int(party[1:]) / 10)
-
-    def exchange(self, outbox: dict[str, bytes]) -> None:
-        for party in sorted(self.server.pending & outbox.keys()):
-            request = outbox[party]
-            if party in self.ids and self.server.round == contribution_round(self.task.protocol):
-                self.members[party].contribute(self.update(party))
-            reply = self.members[party].receive(request)
-            if reply is not None:
-                self.server.receive(party, reply)
-
-    def to(self, name: str) -> dict[str, bytes]:
-        """Play up to the round ``name``; what is sent to whom then."""
-        outbox: dict[str, bytes] = self.server.start()
-        while self.server.round != name:
-            self.exchange(outbox)
-            outbox = self.server.close_round()
-        return outbox
-
-    def to_opening(self) -> dict[str, bytes]:
-        return self.to(secagg.Round.OPENING)
-
-    def seal(self, message: wire.Message, payload: bytes = b"", sender: str = wire.SERVER) -> bytes:
-        return wire.seal_envelope(
-            message,
-            protocol=self.task.protocol.ID,
-            task=self.task.digest,
-            session=self.server.context.state.session_id,
-            sender=sender,
-            payload=payload,
-            identity=self.identities.get(sender),
-        )
+def begin(
+    protocol: Encrypted, *, updates: Mapping[str, Any] | None = None, task: secagg.Task | None = None, **how: Any
+) -> Session:
+    """A session of all clients of the task, by default four, and a decryptor."""
+    task = task or make_task(protocol)
+    session = Session(parties(protocol, task.max_clients), task=task, contribute=updates is None, **how)
+    for party, update in (updates or {}).items():
+        session.updates[party] = {"w": update}
+        session.contribute(party)
+    return session
 
 
 @every
-def test_a_session_by_hand(protocol: Encrypted) -> None:
-    stage = Stage(protocol)
-    stage.exchange(stage.to_opening())
-    assert stage.server.close_round() == {}
-    np.testing.assert_allclose(stage.server.outcome.mean, np.full(5, 0.25), atol=1e-4)
-    assert all(member.finished for member in stage.members.values())
-    assert stage.members[stage.dec]._state.secret == b""
+def test_when_a_session_is_over_the_decryptor_has_no_secret(protocol: Encrypted) -> None:
+    session = begin(protocol)
+    session.run()
+    assert all(member.finished for member in session.members.values())
+    assert session.members[DEC]._state.secret == b""
 
 
 @every
 @pytest.mark.parametrize("damage", ["short", "long", "empty", "digest", "ones"])
 def test_a_hostile_ciphertext_costs_its_sender_only(protocol: Encrypted, damage: str) -> None:
     """Whether it committed to those very bytes or not."""
-    stage = Stage(protocol)
-    outbox = stage.to(contribution_round(protocol))
-    stage.exchange({party: outbox[party] for party in stage.ids[:3]})
-    stage.members["c4"].contribute(stage.update("c4"))
-    answer = Envelope.parse(stage.members["c4"].receive(outbox["c4"]), LIMIT)
-    honest = stage.members["c4"]._state.ciphertexts if protocol.commit else bytes(answer.open(Ciphertexts)[1])
+    session = begin(protocol)
+    outbox = session.until(contribution_round(protocol))
+    session.exchange({party: outbox[party] for party in session.parties.cohort[:3]})
+    answer = Envelope.parse(session.members["c4"].receive(outbox["c4"]), LIMIT)
+    honest = session.members["c4"]._state.ciphertexts if protocol.commit else bytes(answer.open(Ciphertexts)[1])
     payload = {
         "short": honest[:-1],
         "long": honest + b"\0",
@@ -331,100 +279,89 @@ def test_a_hostile_ciphertext_costs_its_sender_only(protocol: Encrypted, damage:
         "ones": honest[:32] + b"\xff" * (len(honest) - 32),
     }[damage]
     if protocol.commit:
-        digest = commitment(stage.server.context.state.session_id, "c4", payload)
-        stage.server.receive("c4", stage.seal(Commitment(digest), b"", "c4"))
-        outbox = stage.server.close_round()
-        stage.exchange({party: outbox[party] for party in stage.ids[:3]})
-    before = stage.server._adder.to_bytes()
-    stage.server.receive("c4", stage.seal(Ciphertexts(), payload, "c4"))
-    assert stage.server._adder.to_bytes() == before
-    assert [(fault.sender, fault.kind) for fault in stage.server.faults] == [("c4", FaultKind.MALFORMED)]
-    stage.exchange(stage.server.close_round())
-    stage.server.close_round()
-    assert stage.server.outcome.survivors == ("c1", "c2", "c3")
-    np.testing.assert_allclose(stage.server.outcome.mean, np.full(5, 0.2), atol=1e-4)
+        digest = commitment(session.server.context.state.session_id, "c4", payload)
+        session.server.receive("c4", session.seal(Commitment(digest), b"", "c4"))
+        outbox = session.close()
+        session.exchange({party: outbox[party] for party in session.parties.cohort[:3]})
+    before = session.server._adder.to_bytes()
+    session.server.receive("c4", session.seal(Ciphertexts(), payload, "c4"))
+    assert session.server._adder.to_bytes() == before
+    assert [(fault.sender, fault.kind) for fault in session.server.faults] == [("c4", FaultKind.MALFORMED)]
+    session.close()
+    session.require_sum_of(session.run(), ("c1", "c2", "c3"))
+
+
+def opens_nothing_again(session: Session) -> None:
+    """The same decryptor in a second session of the name, whose clients forgot the first."""
+    second = begin(session.task.protocol, seed=b"again", ledgers={DEC: session.ledgers[DEC]})
+    assert second.members[DEC].receive(second.until(secagg.Round.OPENING)[DEC]) is None
+    assert "holds another" in second.members[DEC].faults[-1].detail
 
 
 @every
 def test_the_decryptor_opens_once(protocol: Encrypted) -> None:
     """A second sum of a session of the same name is refused, by another role of the same party too."""
-    stage = Stage(protocol)
-    outbox = stage.to_opening()
-    assert stage.members[stage.dec].receive(outbox[stage.dec]) is not None
-    sealed, payload = Envelope.parse(outbox[stage.dec], LIMIT).open(EncryptedSum)
-    again = stage.members[stage.dec].receive(stage.seal(EncryptedSum(b"\x07"), bytes(payload)))
+    session = begin(protocol)
+    outbox = session.until(secagg.Round.OPENING)
+    assert session.members[DEC].receive(outbox[DEC]) is not None
+    sealed, payload = Envelope.parse(outbox[DEC], LIMIT).open(EncryptedSum)
+    again = session.members[DEC].receive(session.seal(EncryptedSum(b"\x07"), bytes(payload)))
     assert again is None
-    for party in stage.ids:
-        stage.ledgers[party] = MemoryLedger()  # the clients forget that they took part
-    stage.begin()
-    outbox = stage.to_opening()
-    assert stage.members[stage.dec].receive(outbox[stage.dec]) is None
-    assert "holds another" in stage.members[stage.dec].faults[-1].detail
     assert sealed.survivors == b"\x0f"
+    opens_nothing_again(session)
 
 
 @every
 def test_a_decryptor_without_a_ledger_is_not_restored_past_its_first_answer(protocol: Encrypted) -> None:
     """Nothing would hold it to one sum."""
-    stage = Stage(protocol)
-    stage.to_opening()
-    decryptor = stage.members[stage.dec]
-    given: dict[str, Any] = {
-        "identity": stage.identities[stage.dec],
-        "roster": stage.roster,
-        "key": stage.keys.get(stage.dec),
-    }
+    session = begin(protocol)
+    session.until(secagg.Round.OPENING)
+    state = session.members[DEC].to_bytes()
     with pytest.raises(LocalProtocolError, match="without a ledger"):
-        stage.task.restore_decryptor(decryptor.to_bytes(), **given)
-    again = stage.task.restore_decryptor(decryptor.to_bytes(), save=decryptor.context.environment.save, **given)
+        session.restore(DEC, state, save=None)
+    again = session.restore(DEC, state)
     assert not again.finished
 
 
 @every
 def test_a_client_that_has_sent_its_ciphertexts_keeps_no_update(protocol: Encrypted) -> None:
     """Nor does one that has committed to them."""
-    stage = Stage(protocol)
-    outbox = stage.to(contribution_round(protocol))
-    client = stage.members["c1"]
-    client.contribute(stage.update("c1"))
+    session = begin(protocol)
+    outbox = session.until(contribution_round(protocol))
+    client = session.members["c1"]
     assert client._state.contribution
     if protocol.commit:
-        stage.exchange(outbox)
+        session.exchange(outbox)
         assert client._state.ciphertexts
         assert (client._state.contribution, client.finished) == ([], False)
-        outbox = stage.server.close_round()
+        outbox = session.close()
     client.receive(outbox["c1"])
     assert (client._state.contribution, client._state.seed, client._state.ciphertexts) == ([], b"", b"")
 
 
 @every
 def test_the_decryptor_refuses_too_few(protocol: Encrypted) -> None:
-    stage = Stage(protocol)
-    _, payload = Envelope.parse(stage.to_opening()[stage.dec], LIMIT).open(EncryptedSum)
-    assert stage.members[stage.dec].receive(stage.seal(EncryptedSum(b"\x03"), bytes(payload))) is None
-    assert "over 2 clients; 3 are needed" in stage.members[stage.dec].faults[-1].detail
-    assert stage.members[stage.dec].finished
+    session = begin(protocol)
+    _, payload = Envelope.parse(session.until(secagg.Round.OPENING)[DEC], LIMIT).open(EncryptedSum)
+    assert session.members[DEC].receive(session.seal(EncryptedSum(b"\x03"), bytes(payload))) is None
+    assert "over 2 clients; 3 are needed" in session.members[DEC].faults[-1].detail
+    assert session.members[DEC].finished
 
 
 @every
 def test_the_decryptor_opens_no_impossible_sum(protocol: Encrypted) -> None:
     """More clients in the sum than are stated; nothing of it is shown, and the session is over for it."""
-    stage = Stage(protocol)
-    stage.update = lambda party: np.full(5, 1.0)  # type: ignore[method-assign]
-    _, payload = Envelope.parse(stage.to_opening()[stage.dec], LIMIT).open(EncryptedSum)
-    assert stage.members[stage.dec].receive(stage.seal(EncryptedSum(b"\x07"), bytes(payload))) is None
-    assert "honest clients cannot have this sum" in stage.members[stage.dec].faults[-1].detail
-    assert stage.members[stage.dec].finished
-    for party in stage.ids:
-        stage.ledgers[party] = MemoryLedger()
-    stage.begin()  # nor is another sum of this name, by another role of the same party
-    assert stage.members[stage.dec].receive(stage.to_opening()[stage.dec]) is None
-    assert "holds another" in stage.members[stage.dec].faults[-1].detail
+    session = begin(protocol, updates={f"c{number}": np.full(5, 1.0) for number in range(1, 5)})
+    _, payload = Envelope.parse(session.until(secagg.Round.OPENING)[DEC], LIMIT).open(EncryptedSum)
+    assert session.members[DEC].receive(session.seal(EncryptedSum(b"\x07"), bytes(payload))) is None
+    assert "honest clients cannot have this sum" in session.members[DEC].faults[-1].detail
+    assert session.members[DEC].finished
+    opens_nothing_again(session)
 
 
 def test_the_decryptor_of_paillier_uses_several_cores(monkeypatch: pytest.MonkeyPatch) -> None:
-    stage = Stage(Paillier(bits=2048))
-    outbox = stage.to_opening()
+    session = begin(Paillier(bits=2048))
+    outbox = session.until(secagg.Round.OPENING)
     given: list[Any] = []
     opened = paillier.VectorPrivateKey.open
 
@@ -433,127 +370,99 @@ def test_the_decryptor_of_paillier_uses_several_cores(monkeypatch: pytest.Monkey
         return opened(*arguments)
 
     monkeypatch.setattr(paillier.VectorPrivateKey, "open", watched)
-    stage.exchange(outbox)
+    session.exchange(outbox)
     assert isinstance(given[0], Executor)
 
 
 @every
 def test_a_malformed_sum_is_refused_and_the_right_one_still_opens(protocol: Encrypted) -> None:
-    stage = Stage(protocol)
-    outbox = stage.to_opening()
-    _, payload = Envelope.parse(outbox[stage.dec], LIMIT).open(EncryptedSum)
-    assert stage.members[stage.dec].receive(stage.seal(EncryptedSum(b"\x0f"), bytes(payload)[:-1])) is None
-    stage.exchange(outbox)
-    stage.server.close_round()
-    assert stage.server.outcome is not None
+    session = begin(protocol)
+    outbox = session.until(secagg.Round.OPENING)
+    _, payload = Envelope.parse(outbox[DEC], LIMIT).open(EncryptedSum)
+    assert session.members[DEC].receive(session.seal(EncryptedSum(b"\x0f"), bytes(payload)[:-1])) is None
+    session.require_exact(session.run(), "after a malformed sum")
 
 
 @every
 @pytest.mark.parametrize("what", ["sum", "key"])
 def test_a_servers_state_without_a_key_or_sum_is_refused(protocol: Encrypted, what: str) -> None:
     """Such as another version wrote: its checksum is right."""
-    stage = Stage(protocol)
-    stage.to_opening()
-    server = stage.server
-    again = stage.task.restore_server(server.to_bytes(), roster=stage.roster)
+    session = begin(protocol)
+    session.until(secagg.Round.OPENING)
+    server = session.server
+    again = session.task.restore_server(server.to_bytes(), roster=session.parties.roster)
     assert again._adder.to_bytes() == server._adder.to_bytes()
     if what == "sum":
         server._adder.to_bytes = lambda: bytes(64)
     elif protocol.shared_key:
         server.context.state.signed_key = b"none"
     else:
-        server.context.state.signed_key = stage.seal(SessionKey(bytes(256)), sender=stage.dec)
+        server.context.state.signed_key = session.seal(SessionKey(bytes(256)), sender=DEC)
     with pytest.raises(ConfigError, match="with a damaged session key or sum"):
-        stage.task.restore_server(server.to_bytes(), roster=stage.roster)
+        session.task.restore_server(server.to_bytes(), roster=session.parties.roster)
 
 
 @every
 def test_a_silent_decryptor_is_an_abort(protocol: Encrypted) -> None:
-    stage = Stage(protocol)
-    stage.to_opening()
+    session = begin(protocol)
+    session.until(secagg.Round.OPENING)
     with pytest.raises(Aborted, match="answers of the decryptor"):
-        stage.server.close_round()
+        session.close()
 
 
 @every
 @pytest.mark.parametrize("lie", ["unsigned", "session", "client", "kind"])
 def test_clients_take_the_decryptors_key_only(protocol: Encrypted, lie: str) -> None:
-    stage = Stage(protocol)
-    stage.exchange(stage.server.start())
-    proposal, _ = Envelope.parse(stage.server.close_round()["c1"], LIMIT).open(KeyedProposal)
+    session = begin(protocol)
+    proposal, _ = Envelope.parse(session.until(protocol.phases[1].round)["c1"], LIMIT).open(KeyedProposal)
     shown, _ = Envelope.parse(proposal.key, LIMIT).open(SessionKey)
-    sender, session, kind = stage.dec, stage.server.context.state.session_id, SessionKey(shown.key)
-    signer: Any = stage.identities[stage.dec]
-    if lie == "unsigned":
-        signer = enrol(["x"])[0]["x"]
-    elif lie == "session":
-        session = bytes(32)
-    elif lie == "client":
-        sender, signer = "c2", stage.identities["c2"]
-    message: wire.Message = Ciphertexts() if lie == "kind" else kind
-    forged = wire.seal_envelope(
-        message,
-        protocol=stage.task.protocol.ID,
-        task=stage.task.digest,
-        session=session,
-        sender=sender,
-        identity=signer,
-    )
-    stage.members["c1"].contribute(stage.update("c1"))
-    told = wire.seal_envelope(
-        KeyedProposal(proposal.cohort, proposal.session, proposal.nonce, forged),
-        protocol=stage.task.protocol.ID,
-        task=stage.task.digest,
-        session=b"",
-        sender=wire.SERVER,
-    )
+    message: wire.Message = Ciphertexts() if lie == "kind" else SessionKey(shown.key)
+    stranger = enrol(["x"])[0]["x"] if lie == "unsigned" else None
+    session_id = bytes(32) if lie == "session" else None
+    forged = session.seal(message, b"", "c2" if lie == "client" else DEC, session=session_id, identity=stranger)
+    told = session.seal(replaced_key(proposal, forged), session=b"")
     with pytest.raises(RemoteProtocolError):
-        stage.members["c1"].receive(told)
+        session.members["c1"].receive(told)
+
+
+def replaced_key(proposal: KeyedProposal, key: bytes) -> KeyedProposal:
+    return KeyedProposal(proposal.cohort, proposal.session, proposal.nonce, key)
 
 
 def test_a_key_that_the_roster_doesnt_pin_is_refused() -> None:
-    stage = Stage(PROTOCOLS["Paillier/run-key"])
+    session = begin(PROTOCOLS["Paillier/run-key"])
     pairs = key_pairs(PROTOCOLS["Paillier/run-key"], {"x": PartyRole.DECRYPTOR})
     with pytest.raises(ConfigError, match="not the one that the roster pins"):
-        stage.task.decryptor(
-            stage.dec, identity=stage.identities[stage.dec], roster=stage.roster, key=pairs["x"][0]
-        )
+        session.make(DEC, key=pairs["x"][0])
     with pytest.raises(ConfigError, match="needs key="):
-        stage.task.decryptor(stage.dec, identity=stage.identities[stage.dec], roster=stage.roster)
+        session.make(DEC, key=None)
 
 
 @pytest.mark.parametrize("name", ["Paillier/run-key", "BFV/clients"])
 def test_a_key_that_is_signed_and_not_pinned_is_refused_by_server_and_clients(name: str) -> None:
     """Whoever has the decryptor's identity, and not its key of the run, can't bring in another."""
     protocol = PROTOCOLS[name]
-    stage = Stage(protocol)
-    requests = stage.server.start()
+    session = begin(protocol)
+    requests = session.server.start()
     private, pinned = key_pairs(protocol, {"x": PartyRole.DECRYPTOR})["x"]
-    other = pinned if protocol.shared_key else protocol.scheme(stage.task).load_secret(private).public.to_bytes()
-    forged = stage.seal(SessionKey(other), sender=stage.dec)
-    stage.server.receive(stage.dec, forged)
-    (fault,) = stage.server.faults
-    assert (fault.sender, fault.kind) == (stage.dec, FaultKind.INVALID)
+    other = pinned if protocol.shared_key else protocol.scheme(session.task).load_secret(private).public.to_bytes()
+    forged = session.seal(SessionKey(other), sender=DEC)
+    session.server.receive(DEC, forged)
+    (fault,) = session.server.faults
+    assert (fault.sender, fault.kind) == (DEC, FaultKind.INVALID)
     assert "that differs from the key in the roster" in fault.detail
-    stage.exchange(requests)
-    told, _ = Envelope.parse(stage.server.close_round()["c1"], LIMIT).open(KeyedProposal)
-    asked = wire.seal_envelope(
-        KeyedProposal(told.cohort, told.session, told.nonce, forged),
-        protocol=protocol.ID,
-        task=stage.task.digest,
-        session=b"",
-        sender=wire.SERVER,
-    )
-    stage.members["c1"].contribute(stage.update("c1"))
+    session.exchange(requests)
+    told, _ = Envelope.parse(session.close()["c1"], LIMIT).open(KeyedProposal)
+    asked = session.seal(replaced_key(told, forged), session=b"")
     with pytest.raises(RemoteProtocolError, match="that differs from the key in the roster"):
-        stage.members["c1"].receive(asked)
+        session.members["c1"].receive(asked)
 
 
 def test_rosters_that_will_not_do() -> None:
-    stage = Stage(PROTOCOLS["Paillier/run-key"])
-    assert stage.roster is not None
-    listed = stage.roster[stage.dec]
-    others = [party for party in stage.roster.values() if party.id != stage.dec]
+    session = begin(PROTOCOLS["Paillier/run-key"])
+    assert session.parties.roster is not None
+    listed = session.parties.roster[DEC]
+    others = [party for party in session.parties.roster.values() if party.id != DEC]
     more = enrol(["d2"], PartyRole.DECRYPTOR, encryption_keys={"d2": bytes(32)})[1].values()
     for parties, reason in (
         ([], "a roster of 0 decryptors"),
@@ -562,7 +471,7 @@ def test_rosters_that_will_not_do() -> None:
         ([replace(listed, encryption_key=bytes(31))], "got 31 bytes for the key of"),
     ):
         with pytest.raises(ConfigError, match=reason):
-            stage.task.server(stage.ids, roster=Roster([*others, *parties]), session=b"s")
+            session.task.server(session.parties.cohort, roster=Roster([*others, *parties]), session=b"s")
 
 
 def test_a_floor_that_a_cohort_is_too_large_for() -> None:
@@ -576,16 +485,14 @@ def test_a_floor_that_a_cohort_is_too_large_for() -> None:
 
 
 def test_a_client_needs_the_shared_key() -> None:
-    stage = Stage(BFV(holder="clients"))
+    session = begin(BFV(holder="clients"))
     with pytest.raises(ConfigError, match="got no key for c1; expected key= of 32 bytes"):
-        stage.task.client("c1", identity=stage.identities["c1"], roster=stage.roster)
-    other = stage.task.client(
-        "c1", identity=stage.identities["c1"], roster=stage.roster, session=b"s", key=bytes(32)
-    )
-    stage.exchange(stage.server.start())
-    other.contribute(stage.update("c1"))
+        session.make("c1", key=None)
+    session.until(secagg.Round.COMMIT)
+    session.members["c1"] = session.make("c1", key=bytes(32), save=None)
+    session.contribute("c1")
     with pytest.raises(LocalProtocolError, match="got a key= that differs from the decryptor's"):
-        other.receive(stage.server.close_round()["c1"])
+        session.ask("c1")
 
 
 def test_the_shared_key_gives_every_session_its_own() -> None:

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
-from random import Random
+from functools import cache
 from typing import Any
 
 import numpy as np
@@ -16,28 +16,29 @@ from hypothesis import strategies as st
 import secagg
 from mpc.additive import SEED_BYTES
 from mpc.errors import MPCError
-from mpc.hpke import Kem, PrivateKey
+from mpc.hpke import Kem, PrivateKey, seal
 from secagg import identity, lanes, wire
 from secagg.errors import Aborted, FaultKind
 from secagg.identity import PartyRole, Roster
 from secagg.protocols.shares.aggregator import ShareAggregator
-from secagg.protocols.shares.messages import MAX_UNOPENED, AggregateShare, Agreed, Held, Report, share_info
+from secagg.protocols.shares.messages import MAX_UNOPENED, Agreed, Held, Report, share_info
 from secagg.session import session_id
 from secagg.simulation import enrol_for
-from secagg.store import MemoryLedger
 from secagg.table import Round
-from secagg.testing import check_protocol
+from secagg.testing import MemoryStore, Parties, Session, check_protocol, parties_for
+from secagg.testing._session import Change
 from secagg.wire import Envelope
-from tests.secagg.fuzz.mutate import Mutator
 
-LIMIT = 1 << 22
 IDS = tuple(f"c{number}" for number in range(1, 9))
+AGGREGATORS = ("aggregator-1", "aggregator-2")
+TWO = secagg.AdditiveShares()
+THREE = secagg.AdditiveShares(aggregators=3)
 
 
 def make_task(**changes: Any) -> secagg.Task:
     task = secagg.Task(
-        protocol=secagg.AdditiveShares(),
-        layout=secagg.Layout.of(np.zeros(9)),
+        protocol=TWO,
+        layout=secagg.Layout.of({"w": np.zeros(9)}),
         encoding=secagg.FixedPoint(clip=1.0, bits=16, rounding="nearest"),
         max_clients=len(IDS),
         min_survivors=3,
@@ -45,18 +46,59 @@ def make_task(**changes: Any) -> secagg.Task:
     return replace(task, **changes)
 
 
-UPDATES = {party: np.random.default_rng(number).uniform(-1, 1, 9) for number, party in enumerate(IDS)}
+@cache
+def parties(protocol: secagg.AdditiveShares) -> Parties:
+    return parties_for(protocol, len(IDS))
 
 
-class Disk:
-    """Keeps every state, and a ledger."""
+def begin(protocol: secagg.AdditiveShares = TWO, *, task: secagg.Task | None = None, **how: Any) -> Session:
+    """A session of eight clients and the aggregators."""
+    task = replace(task or make_task(), protocol=protocol)
+    return Session(parties(protocol), task=task, **{"session": b"round 1", **how})
 
-    def __init__(self) -> None:
-        self.ledger: MemoryLedger | None = MemoryLedger()
-        self.states: list[bytes] = []
 
-    def __call__(self, number: int, state: bytes) -> None:
-        self.states.append(state)
+def restored(session: Session, party: str, number: int) -> Any:
+    """The party as it was after so many messages, with the ledger of today."""
+    store = session.stores[party]
+    return session.restore(party, store.states[number], save=MemoryStore(store.ledger))
+
+
+Shares = Callable[[list[bytes]], list[bytes]]
+
+
+def spoil(session: Session, **changes: Shares) -> None:
+    """Let clients change their sealed shares, helpers' first and the leader's last, and sign them."""
+
+    def before_answer(party: str, answer: bytes) -> bytes | None:
+        def change(report: Report, payload: bytes) -> tuple[Report, bytes]:
+            *seeds, leaders = changes[party]([*report.seeds, payload])
+            return Report(seeds), leaders
+
+        return session.changed(answer, change) if party in changes else None
+
+    session.before_answer = before_answer
+
+
+def lie(session: Session, name: str, change: Change) -> None:
+    """Let the second aggregator change its answer of the round ``name``, and sign it."""
+    session.before_answer = lambda party, answer: (
+        session.changed(answer, change) if (party, session.round) == ("aggregator-2", name) else None
+    )
+
+
+def sender_of(data: bytes) -> str:
+    return Envelope.parse(data, len(data)).sender
+
+
+def flip(place: int) -> Shares:
+    """Flip a bit in the sealed share at ``place``."""
+
+    def change(sealed: list[bytes]) -> list[bytes]:
+        broken = bytearray(sealed[place])
+        broken[-1] ^= 1
+        return [bytes(broken) if number == place % len(sealed) else s for number, s in enumerate(sealed)]
+
+    return change
 
 
 class Counting(ThreadPoolExecutor):
@@ -67,115 +109,6 @@ class Counting(ThreadPoolExecutor):
     def submit(self, *arguments: Any, **named: Any) -> Any:
         self.submitted += 1
         return super().submit(*arguments, **named)
-
-
-class Case:
-    """One session with all its parties, whose reports can be changed on their way to the collector."""
-
-    def __init__(
-        self, task: secagg.Task | None = None, session: bytes = b"round 1", like: Case | None = None
-    ) -> None:
-        self.task = task or make_task()
-        self.keys, self.roster, self.sealing = (
-            enrol_for(self.task, IDS) if like is None else (like.keys, like.roster, like.sealing)
-        )
-        assert self.roster is not None
-        self.session = session
-        self.aggregators = self.roster.ids(PartyRole.AGGREGATOR)
-        self.disks = {party: Disk() for party in self.roster} if like is None else like.disks
-        self.server_disk = Disk()
-        self.server = self.task.server(IDS, roster=self.roster, session=session, save=self.server_disk)
-        self.members: dict[str, Any] = {party: self.client(party) for party in IDS}
-        self.members |= {party: self.aggregator(party) for party in self.aggregators}
-        self.changed: dict[str, Callable[[bytes], bytes]] = {}  # what becomes of an answer, by party
-        self.lost: set[tuple[str, str]] = set()  # reports of whom that don't reach whom
-        self.gone: set[str] = set()  # who fell silent, and hears nothing any more
-
-    def client(self, party: str) -> Any:
-        client = self.task.client(
-            party, identity=self.keys[party], roster=self.roster, session=self.session, save=self.disks[party]
-        )
-        client.contribute(UPDATES[party])
-        return client
-
-    def aggregator(self, party: str, **changes: Any) -> Any:
-        arguments: dict[str, Any] = {
-            "identity": self.keys[party],
-            "roster": self.roster,
-            "session": self.session,
-            "key": self.sealing[party],
-            "save": self.disks[party],
-        }
-        return self.task.aggregator(party, **arguments | changes)
-
-    def restore(self, party: str, state: bytes, **changes: Any) -> Any:
-        arguments: dict[str, Any] = {
-            "identity": self.keys[party],
-            "roster": self.roster,
-            "key": self.sealing.get(party),
-            "save": self.disks[party],
-        }
-        restore = self.task.restore_client if party in IDS else self.task.restore_aggregator
-        restored = self.members[party] = restore(state, **arguments | changes)
-        return restored
-
-    def play(self, until: str | None = None, *, silent: Mapping[str, str] | None = None) -> secagg.Outcome | None:
-        """To the end, or to the opening of round ``until``, whose requests are in ``self.outbox``."""
-        self.outbox = self.server.start() if self.server.round is None else self.outbox
-        while self.server.outcome is None and self.server.round != until:
-            name = self.server.round
-            for party, request in self.outbox.items():
-                if (silent or {}).get(party) == name:
-                    self.gone.add(party)
-                if party in self.gone:
-                    continue
-                answer = self.members[party].receive(request)
-                if answer is not None:
-                    self.deliver(party, self.changed.get(party, bytes)(answer))
-            self.outbox = self.server.close_round()
-        return self.server.outcome
-
-    def deliver(self, party: str, answer: bytes) -> None:
-        for aggregator, report in self.server.receive(party, answer).items():
-            if (party, aggregator) not in self.lost:
-                assert self.members[aggregator].receive(report) is None
-
-    def resealed(self, party: str, change: Callable[[list[bytes]], list[bytes]]) -> None:
-        """The party's sealed shares changed by itself, helpers' first and the leader's last; signed anew."""
-
-        def forge(honest: bytes) -> bytes:
-            envelope = Envelope.parse(honest, LIMIT)
-            message, payload = envelope.open(Report)
-            *seeds, leaders = change([*message.seeds, bytes(payload)])
-            return wire.seal_envelope(
-                Report(seeds),
-                protocol=envelope.protocol,
-                task=envelope.task,
-                session=envelope.session,
-                sender=party,
-                payload=leaders,
-                identity=self.keys[party],
-            )
-
-        self.changed[party] = forge
-
-    def require_sum_of(self, outcome: secagg.Outcome | None, parties: Any) -> None:
-        assert outcome is not None
-        assert outcome.survivors == tuple(sorted(parties))
-        step = 1 / (2**15 - 1)
-        expected = sum(np.rint(UPDATES[party] / step) for party in parties) * step
-        np.testing.assert_allclose(outcome.sum, expected, rtol=0, atol=1e-9)
-
-
-def flip(place: int) -> Callable[[list[bytes]], list[bytes]]:
-    """Flip a bit in the sealed share at ``place``."""
-
-    def change(sealed: list[bytes]) -> list[bytes]:
-        broken = bytearray(sealed[place])
-        broken[-1] ^= 1
-        return [bytes(broken) if number == place % len(sealed) else s for number, s in enumerate(sealed)]
-
-    return change
 
 
 # --- sums
@@ -225,22 +158,22 @@ def test_check_protocol(protocol: secagg.AdditiveShares) -> None:
     check_protocol(protocol)
 
 
-@pytest.mark.parametrize("silent", ["aggregator1", "aggregator2"])
+@pytest.mark.parametrize("silent", ["aggregator-1", "aggregator-2"])
 @pytest.mark.parametrize("name", [phase.round for phase in secagg.AdditiveShares.phases if phase.relay is None])
 def test_a_silent_aggregator_costs_the_session(silent: str, name: str) -> None:
     with pytest.raises(Aborted, match="got 1 aggregators; 2 are needed") as aborted:
-        Case().play(silent={silent: name})
-    assert set(aborted.value.outbox) == {*IDS, "aggregator1", "aggregator2"}
+        begin(silent={silent: name}).run()
+    assert set(aborted.value.outbox) == {*IDS, "aggregator-1", "aggregator-2"}
 
 
 def test_an_aggregator_that_is_told_of_the_abort_releases_nothing_after_it() -> None:
-    case = Case()
-    case.play(Round.AGGREGATE_SHARE)
-    release = case.outbox["aggregator2"]
+    session = begin()
+    session.until(Round.AGGREGATE_SHARE)
+    release = session.outbox["aggregator-2"]
     with pytest.raises(Aborted) as aborted:
-        case.play(silent={"aggregator1": Round.AGGREGATE_SHARE, "aggregator2": Round.AGGREGATE_SHARE})
-    helper = case.members["aggregator2"]
-    assert helper.receive(aborted.value.outbox["aggregator2"]) is None
+        session.close()
+    helper = session.members["aggregator-2"]
+    assert helper.receive(aborted.value.outbox["aggregator-2"]) is None
     assert helper.finished
     assert helper.receive(release) is None
     assert [fault.kind for fault in helper.faults] == [FaultKind.INVALID, FaultKind.OUT_OF_TURN]
@@ -252,114 +185,89 @@ def test_an_aggregator_that_is_told_of_the_abort_releases_nothing_after_it() -> 
 
 @pytest.mark.parametrize("place", [0, 1, -1], ids=["first helper", "second helper", "leader"])
 def test_a_report_that_one_aggregator_can_not_open_is_left_out_alone(place: int) -> None:
-    case = Case(make_task(protocol=secagg.AdditiveShares(aggregators=3)))
-    case.resealed("c5", flip(place))
-    case.require_sum_of(case.play(), set(IDS) - {"c5"})
-    assert [(f.sender, f.round, f.kind) for f in case.server.faults] == [
-        ("c5", Round.RECOUNT, FaultKind.UNOPENED_SHARE)
-    ]
-    blind = case.members[case.aggregators[(place + 1) % 3]]
+    session = begin(THREE)
+    spoil(session, c5=flip(place))
+    session.require_sum_of(session.run(), set(IDS) - {"c5"})
+    assert session.faults == [("c5", Round.RECOUNT, FaultKind.UNOPENED_SHARE)]
+    blind = session.members[session.parties.ids(PartyRole.AGGREGATOR)[(place + 1) % 3]]
     assert [(f.sender, f.kind) for f in blind.faults] == [("c5", FaultKind.UNOPENED_SHARE)]
 
 
 def test_reports_that_different_aggregators_can_not_open_are_all_left_out() -> None:
-    case = Case(make_task(protocol=secagg.AdditiveShares(aggregators=3)))
-    for party, place in (("c1", 0), ("c2", 1), ("c3", -1), ("c4", 0)):
-        case.resealed(party, flip(place))
-    case.require_sum_of(case.play(), set(IDS) - {"c1", "c2", "c3", "c4"})
+    session = begin(THREE)
+    spoil(session, c1=flip(0), c2=flip(1), c3=flip(-1), c4=flip(0))
+    session.require_sum_of(session.run(), set(IDS) - {"c1", "c2", "c3", "c4"})
 
 
 def test_a_share_with_spare_bits_is_left_out() -> None:
-    case = Case()
-    public = case.roster["aggregator1"].encryption_key
+    session = begin()
+    public = session.parties.roster["aggregator-1"].encryption_key
     wrong = b"\xff" * 22
 
     def change(sealed: list[bytes]) -> list[bytes]:
-        from mpc.hpke import seal
-        from secagg.protocols.shares.messages import share_info
-
-        session = case.server.context.state.session_id
         size = len(sealed[-1]) - Kem.MLKEM768_X25519.overhead
-        info = share_info(case.task, session, "c5", "aggregator1")
+        info = share_info(session.task, session.server.context.state.session_id, "c5", "aggregator-1")
         return [*sealed[:-1], seal(Kem.MLKEM768_X25519, public, (wrong * 9)[:size], info=info)]
 
-    case.resealed("c5", change)
-    case.require_sum_of(case.play(), set(IDS) - {"c5"})
-    assert [(f.sender, f.kind) for f in case.members["aggregator1"].faults] == [("c5", FaultKind.MALFORMED)]
+    spoil(session, c5=change)
+    session.require_sum_of(session.run(), set(IDS) - {"c5"})
+    assert [(f.sender, f.kind) for f in session.members["aggregator-1"].faults] == [("c5", FaultKind.MALFORMED)]
 
 
 def test_more_reports_than_a_helper_keeps_abort_and_open_nothing() -> None:
-    case = Case()
-    for party in IDS[: MAX_UNOPENED + 1]:
-        case.resealed(party, flip(0))
+    session = begin()
+    spoil(session, **dict.fromkeys(IDS[: MAX_UNOPENED + 1], flip(0)))
     with pytest.raises(Aborted, match=r"so that they can't be taken off again: of c5\. .* leave these clients out"):
-        case.play()
-    assert case.server.round is None
-    assert len(case.members["aggregator2"]._state.unopened) <= MAX_UNOPENED
-    assert {f.sender for f in case.server.faults} == set(IDS[: MAX_UNOPENED + 1])
-    assert not case.members["aggregator1"].faults
+        session.run()
+    assert session.server.round is None
+    assert len(session.members["aggregator-2"]._state.unopened) <= MAX_UNOPENED
+    assert {f.sender for f in session.server.faults} == set(IDS[: MAX_UNOPENED + 1])
+    assert not session.members["aggregator-1"].faults
 
 
 def test_too_few_that_open_abort() -> None:
-    case = Case(make_task(min_survivors=5))
-    for party in IDS[:4]:
-        case.resealed(party, flip(0))
+    session = begin(task=make_task(min_survivors=5))
+    spoil(session, **dict.fromkeys(IDS[:4], flip(0)))
     with pytest.raises(Aborted, match="got 4 reports that every aggregator holds; 5 are needed"):
-        case.play()
+        session.run()
 
 
 def test_a_report_that_the_leader_missed_is_left_out_and_one_that_a_helper_missed_aborts() -> None:
-    case = Case()
-    case.lost = {("c3", "aggregator1")}
-    case.require_sum_of(case.play(), set(IDS) - {"c3"})
-    case = Case()
-    case.lost = {("c3", "aggregator2")}
+    session = begin()
+    session.before_relay = lambda party, data: [] if (party, sender_of(data)) == ("aggregator-1", "c3") else None
+    session.require_sum_of(session.run(), set(IDS) - {"c3"})
+    session = begin()
+    session.before_relay = lambda party, data: [] if (party, sender_of(data)) == ("aggregator-2", "c3") else None
     with pytest.raises(Aborted, match=r"of c3\. If they didn't reach it, open a new session and hand on all"):
-        case.play()
+        session.run()
 
 
 def test_an_agreement_to_other_reports_is_the_aggregators_fault_in_its_own_round() -> None:
-    case = Case()
-
-    def lie(honest: bytes) -> bytes:
-        envelope = Envelope.parse(honest, LIMIT)
-        if envelope.kind != Agreed.TYPE:
-            return honest
-        told, _ = envelope.open(Agreed)
-        return wire.seal_envelope(
-            Agreed(told.reports, bytes(32)),
-            protocol=envelope.protocol,
-            task=envelope.task,
-            session=envelope.session,
-            sender="aggregator2",
-            identity=case.keys["aggregator2"],
-        )
-
-    case.changed["aggregator2"] = lie
+    session = begin()
+    lie(session, Round.AGREEMENT, lambda agreed, _: (Agreed(agreed.reports, bytes(32)), b""))
     with pytest.raises(Aborted, match="got 1 aggregators; 2 are needed"):
-        case.play()
-    found = case.server.faults[0]
-    assert (found.sender, found.round, found.kind) == ("aggregator2", Round.AGREEMENT, FaultKind.INVALID)
-    assert "other reports than another aggregator holds" in found.detail
+        session.run()
+    assert session.faults == [("aggregator-2", Round.AGREEMENT, FaultKind.INVALID)]
+    assert "other reports than another aggregator holds" in session.server.faults[0].detail
 
 
 @pytest.mark.parametrize("changed", ["task", "session", "client", "aggregator"])
 def test_an_input_share_opens_for_what_it_was_sealed_for_and_for_nothing_else(changed: str) -> None:
-    case = Case()
-    case.play(Round.REPORT)
-    message, _ = Envelope.parse(relayed_report(case, "c1"), LIMIT).open(Report)
-    key = PrivateKey(Kem.MLKEM768_X25519, case.sealing["aggregator2"])
+    session = begin()
+    session.until(Round.REPORT)
+    message, _ = Envelope.parse(session.ask("c1"), 1 << 22).open(Report)
+    key = PrivateKey(Kem.MLKEM768_X25519, session.parties.long_lived["aggregator-2"])
     right = {
-        "task": case.task,
-        "session": case.server.context.state.session_id,
+        "task": session.task,
+        "session": session.server.context.state.session_id,
         "client": "c1",
-        "aggregator": "aggregator2",
+        "aggregator": "aggregator-2",
     }
     wrong: dict[str, Any] = {
-        "task": replace(case.task, context=b"another run"),
+        "task": replace(session.task, context=b"another run"),
         "session": bytes(32),
         "client": "c2",
-        "aggregator": "aggregator1",
+        "aggregator": "aggregator-1",
     }
     assert len(key.open(message.seeds[0], info=share_info(**right))) == SEED_BYTES  # type: ignore[arg-type]
     with pytest.raises(MPCError, match="do not open"):
@@ -367,15 +275,14 @@ def test_an_input_share_opens_for_what_it_was_sealed_for_and_for_nothing_else(ch
 
 
 def test_an_aggregator_without_a_ledger_warns_once_when_it_takes_part(caplog: pytest.LogCaptureFixture) -> None:
-    case = Case()
-    for party in case.aggregators:
-        case.members[party] = case.aggregator(party, save=None if party == "aggregator2" else case.disks[party])
-    case.require_sum_of(case.play(), IDS)
+    session = begin()
+    session.members["aggregator-2"] = session.make("aggregator-2", save=None)
+    session.require_sum_of(session.run(), IDS)
     told = [record.getMessage() for record in caplog.records if "no ledger" in record.getMessage()]
     assert len(told) == 1
-    assert told[0].startswith("aggregator2 has no ledger")
+    assert told[0].startswith("aggregator-2 has no ledger")
     caplog.clear()
-    secagg.simulate(case.task, UPDATES)
+    secagg.simulate(session.task, [{"w": np.zeros(9)}] * 3)
     assert not caplog.records
 
 
@@ -390,61 +297,41 @@ def test_an_aggregator_without_a_ledger_warns_once_when_it_takes_part(caplog: py
     ],
 )
 def test_the_collector_refuses_a_report_of_the_wrong_size(change: Any) -> None:
-    case = Case()
-    case.resealed("c5", lambda sealed: change(sealed) or [b""])
-    case.require_sum_of(case.play(), set(IDS) - {"c5"})
-    assert {(f.sender, f.kind) for f in case.server.faults} == {
-        ("c5", FaultKind.MALFORMED),
-        ("c5", FaultKind.SILENT),
-    }
+    session = begin()
+    spoil(session, c5=lambda sealed: change(sealed) or [b""])
+    session.require_sum_of(session.run(), set(IDS) - {"c5"})
+    assert session.faults == [("c5", Round.REPORT, FaultKind.MALFORMED)]
+    assert session.server.faults[-1].kind is FaultKind.SILENT
 
 
 # --- what an aggregator refuses
 
 
-def relayed_report(case: Case, party: str) -> bytes:
-    """An honest report as it is relayed."""
-    report = case.members[party].receive(case.outbox[party])
-    assert report is not None
-    return bytes(report)
-
-
 def test_only_reports_of_the_cohort_and_only_in_their_round() -> None:
-    case = Case()
-    task = make_task(protocol=case.task.protocol)
-    server = task.server(IDS[:6], roster=case.roster, session=b"round 1")
-    helper = case.aggregator("aggregator2")
-    helper.receive(server.start()["aggregator2"])
-    outsider = task.client("c7", identity=case.keys["c7"], roster=case.roster, session=b"round 1")
-    outsider.contribute(UPDATES["c7"])
-    session = server.context.state.session_id
-    report = wire.seal_envelope(
-        Report([bytes(32 + Kem.MLKEM768_X25519.overhead)]),
-        protocol=task.protocol.ID,
-        task=task.digest,
-        session=session,
-        sender="c7",
-        identity=case.keys["c7"],
-        payload=bytes(22 + Kem.MLKEM768_X25519.overhead),
-    )
+    session = begin()
+    session.server = session.task.server(IDS[:6], roster=session.parties.roster, session=b"round 1")
+    helper = session.make("aggregator-2")
+    helper.receive(session.server.start()["aggregator-2"])
+    overhead = Kem.MLKEM768_X25519.overhead
+    report = session.seal(Report([bytes(32 + overhead)]), bytes(22 + overhead), "c7")
     before = helper.to_bytes()
     assert helper.receive(report) is None
     assert (helper.faults[-1].kind, helper.to_bytes()) == (FaultKind.UNKNOWN_SENDER, before)
 
 
 def test_reports_come_once_and_the_same_bytes_change_nothing() -> None:
-    case = Case()
-    case.play(Round.REPORT)
-    report = relayed_report(case, "c1")
-    for aggregator in case.aggregators:
-        member = case.members[aggregator]
+    session = begin()
+    session.until(Round.REPORT)
+    report = session.ask("c1")
+    for aggregator in AGGREGATORS:
+        member = session.members[aggregator]
         for _ in range(2):
             assert member.receive(report) is None
             assert (list(member._state.reports), member.faults) == (["c1"], ())
-    other = case.restore("c1", case.disks["c1"].states[0]).receive(case.outbox["c1"])
+    other = restored(session, "c1", 0).receive(session.outbox["c1"])
     assert other != report
-    for aggregator in case.aggregators:
-        member = case.members[aggregator]
+    for aggregator in AGGREGATORS:
+        member = session.members[aggregator]
         share, seeds = member._state.share, member._state.seeds
         assert member.receive(other) is None
         assert (member._state.share, member._state.seeds) == (share, seeds)
@@ -452,55 +339,45 @@ def test_reports_come_once_and_the_same_bytes_change_nothing() -> None:
 
 
 def test_a_report_after_the_recount_is_refused() -> None:
-    case = Case()
-    case.play(Round.REPORT)
-    late = relayed_report(case, "c1")
-    case.play(Round.AGREEMENT, silent={"c1": Round.REPORT})
-    helper = case.members["aggregator2"]
+    session = begin()
+    session.until(Round.REPORT)
+    late = session.ask("c1")
+    session.silent = {"c1": Round.REPORT}
+    session.until(Round.AGREEMENT)
+    helper = session.members["aggregator-2"]
     assert helper.receive(late) is None
     assert helper.faults[-1].kind is FaultKind.OUT_OF_TURN
-    case.require_sum_of(case.play(), set(IDS) - {"c1"})
+    session.require_sum_of(session.run(), set(IDS) - {"c1"})
 
 
 def test_a_server_restored_after_it_passed_reports_on_ends_with_the_same_sum() -> None:
-    case = Case()
-    case.play(Round.REPORT)
+    session = begin()
+    session.until(Round.REPORT)
     for party in IDS[:5]:
-        case.deliver(party, relayed_report(case, party))
-    case.server = case.task.restore_server(case.server_disk.states[-1], roster=case.roster)
-    case.outbox = case.server.start()
-    assert set(case.outbox) == set(IDS)
-    case.require_sum_of(case.play(), IDS)
-    assert not any(case.members[aggregator].faults for aggregator in case.aggregators)
-
-
-def test_every_role_restored_before_every_message_ends_with_the_sum() -> None:
-    case = Case()
-
-    class Restoring(dict[str, Any]):
-        def __getitem__(self, party: str) -> Any:
-            case.restore(party, dict.__getitem__(self, party).to_bytes())
-            return dict.__getitem__(self, party)
-
-    case.members = Restoring(case.members)
-    case.require_sum_of(case.play(), IDS)
+        session.deliver(party, session.ask(party))
+    session.restore_server(session.stores[wire.SERVER].state)
+    session.outbox = session.server.start()
+    assert set(session.outbox) == set(IDS)
+    session.require_sum_of(session.run(), IDS)
+    assert not any(session.members[aggregator].faults for aggregator in AGGREGATORS)
 
 
 # --- keys and states
 
 
 def test_the_sealing_key_is_never_part_of_a_state() -> None:
-    case = Case()
-    case.play()
-    for aggregator in case.aggregators:
-        assert case.disks[aggregator].states
-        assert not any(case.sealing[aggregator] in state for state in case.disks[aggregator].states)
+    session = begin()
+    session.run()
+    for aggregator in AGGREGATORS:
+        key, states = session.parties.long_lived[aggregator], session.stores[aggregator].states
+        assert states
+        assert not any(key in state for state in states)
 
 
 def test_what_a_finished_party_keeps() -> None:
-    case = Case()
-    case.play()
-    leader, helper, client = (case.members[party] for party in ("aggregator1", "aggregator2", "c1"))
+    session = begin()
+    session.run()
+    leader, helper, client = (session.members[party] for party in ("aggregator-1", "aggregator-2", "c1"))
     for member in (leader, helper, client):
         assert member.finished
         assert member._state.seed == b""
@@ -509,81 +386,61 @@ def test_what_a_finished_party_keeps() -> None:
 
 def test_the_collector_holds_no_report_and_aggregators_one_vector() -> None:
     size = 20_000
-    case = Case(make_task(layout=secagg.Layout.of(np.zeros(9)), encoding=secagg.FixedPoint(clip=1.0, bits=16)))
-    big = make_task(layout=secagg.Layout.of(np.zeros(size)))
-    reports = []
-    secagg_server = big.server(IDS, roster=case.roster, session=b"s")
-    outbox = secagg_server.start()
-    members = {}
-    for aggregator in case.aggregators:
-        members[aggregator] = big.aggregator(
-            aggregator, identity=case.keys[aggregator], roster=case.roster, key=case.sealing[aggregator]
-        )
-        secagg_server.receive(aggregator, members[aggregator].receive(outbox[aggregator]))
-    outbox = secagg_server.close_round()
-    for party in IDS:
-        client = big.client(party, identity=case.keys[party], roster=case.roster, session=b"s")
-        client.contribute(np.zeros(size))
-        reports.append(client.receive(outbox[party]))
-        for aggregator, report in secagg_server.receive(party, reports[-1]).items():
-            members[aggregator].receive(report)
-    assert len(secagg_server.to_bytes()) < 5_000
-    assert len(members["aggregator1"].to_bytes()) < 4 * size + 5_000
-    assert len(members["aggregator2"].to_bytes()) < 5_000
-    assert min(map(len, reports)) > 2 * size
+    session = begin(task=make_task(layout=secagg.Layout.of({"w": np.zeros(size)})))
+    session.until(Round.REPORT)
+    session.exchange(session.outbox)
+    assert len(session.server.to_bytes()) < 5_000
+    assert len(session.members["aggregator-1"].to_bytes()) < 4 * size + 5_000
+    assert len(session.members["aggregator-2"].to_bytes()) < 5_000
+    assert min(len(session.answers[party, Round.REPORT]) for party in IDS) > 2 * size
 
 
 @pytest.mark.parametrize("wrong", [None, b"", bytes(32), bytes(31)])
 def test_an_aggregator_needs_its_own_sealing_key(wrong: bytes | None) -> None:
     with pytest.raises(secagg.ConfigError, match="key"):
-        Case().aggregator("aggregator1", key=wrong)
+        begin().make("aggregator-1", key=wrong)
 
 
 def test_an_aggregator_needs_a_roster() -> None:
     with pytest.raises(secagg.ConfigError, match="roster"):
-        Case().aggregator("aggregator1", roster=None, identity=None)
+        begin().make("aggregator-1", roster=None, identity=None)
 
 
 def test_an_aggregator_is_not_restored_without_a_ledger() -> None:
-    case = Case()
-    case.play(Round.AGREEMENT)
-    state = case.disks["aggregator1"].states[-1]
+    session = begin()
+    session.until(Round.AGREEMENT)
+    state = session.stores["aggregator-1"].states[-1]
     with pytest.raises(secagg.LocalProtocolError, match="past its first answer without a ledger"):
-        case.restore("aggregator1", state, save=None)
+        session.restore("aggregator-1", state, save=None)
 
 
 def test_an_aggregator_takes_part_in_one_sum_under_one_session_name() -> None:
     """A second session of the name: its clients may have other keys or no ledger; the aggregator has one."""
-    first = Case()
-    first.play()
-    second = Case(like=first)
-    for party in IDS:
-        first.disks[party].ledger = MemoryLedger()
-        second.members[party] = second.client(party)
+    first = begin()
+    first.run()
+    second = begin(seed=b"again", ledgers={party: first.ledgers[party] for party in AGGREGATORS})
     with pytest.raises(Aborted, match="got 0 aggregators"):
-        second.play()
-    for aggregator in second.aggregators:
+        second.run()
+    for aggregator in AGGREGATORS:
         assert "holds another aggregate share" in second.members[aggregator].faults[-1].detail
-    third = Case(session=b"round 2", like=first)
-    third.require_sum_of(third.play(), IDS)
+    third = begin(session=b"round 2", ledgers=first.ledgers)
+    third.require_sum_of(third.run(), IDS)
 
 
 def test_a_client_restored_from_before_its_report_seals_the_same_shares_again() -> None:
-    case = Case()
-    case.play(Round.REPORT)
-    reports = [relayed_report(case, "c1")]
-    case.restore("c1", case.disks["c1"].states[0])
-    reports.append(relayed_report(case, "c1"))
-    assert case.members["c1"].receive(case.outbox["c1"]) == reports[1], "once it was saved, it repeats itself"
+    session = begin()
+    session.until(Round.REPORT)
+    reports = [session.ask("c1")]
+    restored(session, "c1", 0)
+    reports.append(session.ask("c1"))
+    assert session.members["c1"].receive(session.outbox["c1"]) == reports[1], "once it was saved, it repeats itself"
     assert reports[0] != reports[1]
     opened = []
     for report in reports:
-        envelope = Envelope.parse(report, LIMIT)
-        message, payload = envelope.open(Report)
-        leader, helper = (case.members[party] for party in case.aggregators)
-        opened.append(
-            (leader._open(leader._state, "c1", bytes(payload)), helper._open(helper._state, "c1", message.seeds[0]))
-        )
+        message, payload = Envelope.parse(report, len(report)).open(Report)
+        shares = zip(AGGREGATORS, (bytes(payload), message.seeds[0]), strict=True)
+        members = [(session.members[party], share) for party, share in shares]
+        opened.append([member._open(member._state, "c1", share) for member, share in members])
     assert opened[0] == opened[1]
 
 
@@ -601,68 +458,11 @@ def test_a_sealing_key_of_the_roster_that_is_none_is_the_callers_to_mend() -> No
     roster = listing(b"\xff" * 1184 + bytes(range(32)))  # a lattice key that no reduced numbers make
     server = task.server(IDS, roster=roster, session=b"s")
     client = task.client("c1", identity=keys["c1"], roster=roster, session=b"s")
-    client.contribute(UPDATES["c1"])
+    client.contribute({"w": np.zeros(9)})
     before = client.to_bytes()
     with pytest.raises(secagg.LocalProtocolError, match="sealing key of a2 can't be used"):
         client.receive(server.context.seal(server.context.proposal()))
     assert client.to_bytes() == before
-
-
-@pytest.mark.parametrize("seed", range(3))
-def test_no_bytes_make_an_aggregator_raise_or_change_by_a_lie(seed: int) -> None:
-    """Before each true message some dozens of changed ones, resealed by the party that they are of."""
-    case, rng = Case(), Random(seed)
-    recorded = Case(like=case, session=b"round 0")
-    pool: list[bytes] = []
-
-    class Recording(dict[str, Any]):
-        def __getitem__(self, party: str) -> Any:
-            member = dict.__getitem__(self, party)
-
-            class Tap:
-                def receive(self, data: bytes) -> bytes | None:
-                    pool.append(data)
-                    return member.receive(data)
-
-            return Tap()
-
-    recorded.members = Recording(recorded.members)
-    recorded.play()
-    tried = 0
-
-    class Lied(dict[str, Any]):
-        def __getitem__(self, party: str) -> Any:
-            member = dict.__getitem__(self, party)
-            if party in IDS:
-                return member
-
-            class Tap:
-                def receive(self, data: bytes) -> bytes | None:
-                    nonlocal member, tried
-                    sender = Envelope.parse(data, LIMIT).sender
-                    mutator = Mutator(rng, pool, case.keys.get(sender))
-                    for _ in range(25):
-                        before, faults = member.to_bytes(), len(member.faults)
-                        lie = (
-                            mutator.message(data, case.keys.get(sender)) if rng.random() < 0.7 else rng.choice(pool)
-                        )
-                        if lie == data:
-                            continue
-                        answer = member.receive(lie)
-                        tried += 1
-                        if answer is None and member.to_bytes() == before:
-                            assert len(member.faults) > faults
-                            continue
-                        # It was taken: from a corrupt client, or as another request of the server's.
-                        case.disks[party] = Disk()
-                        member = case.restore(party, before)
-                    return member.receive(data)
-
-            return Tap()
-
-    case.members = Lied(case.members)
-    case.require_sum_of(case.play(), IDS)
-    assert tried > 400
 
 
 # --- tasks and rosters
@@ -745,25 +545,10 @@ def test_a_task_is_written_and_read() -> None:
 
 
 def test_an_aggregate_share_of_another_size_is_refused() -> None:
-    case = Case()
-
-    def cut(honest: bytes) -> bytes:
-        envelope = Envelope.parse(honest, LIMIT)
-        if envelope.kind != AggregateShare.TYPE:
-            return honest
-        return wire.seal_envelope(
-            AggregateShare(),
-            protocol=envelope.protocol,
-            task=envelope.task,
-            session=envelope.session,
-            sender="aggregator2",
-            payload=bytes(envelope.open(AggregateShare)[1])[:-1],
-            identity=case.keys["aggregator2"],
-        )
-
-    case.changed["aggregator2"] = cut
+    session = begin()
+    lie(session, Round.AGGREGATE_SHARE, lambda share, payload: (share, payload[:-1]))
     with pytest.raises(Aborted, match="got 1 aggregators"):
-        case.play()
+        session.run()
 
 
 HANDED_BACK = {
@@ -778,102 +563,73 @@ HANDED_BACK = {
 
 @pytest.mark.parametrize("handed_back", HANDED_BACK)
 def test_the_collector_checks_what_is_handed_back(handed_back: str) -> None:
-    """Every report but one is signed by whom it names, so that only what it is called for is wrong with it."""
-    case = Case()
-    case.resealed("c5", flip(0))
+    """Every report but the last is signed by the party that it names: nothing else is wrong with it."""
+    session = begin(silent={"c8": Round.REPORT})
+    spoil(session, c5=flip(0))
+    spoilt = session.before_answer
+    other = session_id(task=bytes(32), roster=bytes(32), session=b"", nonce=bytes(32), cohort=IDS)
+    identities = session.parties.identities
 
-    def lie(honest: bytes) -> bytes:
-        envelope = Envelope.parse(honest, LIMIT)
-        if envelope.kind != Held.TYPE:
-            return honest
-        told, _ = envelope.open(Held)
-        report = Envelope.parse(told.unopened[0], LIMIT)
+    def change(held: Held, _: bytes) -> tuple[Held, bytes]:
+        report = Envelope.parse(held.unopened[0], 1 << 22)
         message, payload = report.open(Report)
 
-        def forge(sender: str, session: bytes, signer: str) -> bytes:
-            return wire.seal_envelope(
-                message,
-                protocol=report.protocol,
-                task=report.task,
-                session=session,
-                sender=sender,
-                payload=bytes(payload),
-                identity=case.keys[signer],
-            )
+        def forge(sender: str, signer: str, session_id: bytes | None = None) -> bytes:
+            return session.seal(message, bytes(payload), sender, session=session_id, identity=identities[signer])
 
-        other = session_id(task=bytes(32), roster=bytes(32), session=b"", nonce=bytes(32), cohort=IDS)
         unopened = {
-            "too many": [told.unopened[0][:60]] * (MAX_UNOPENED + 1),
-            "of nobody enrolled": [forge("c99", report.session, "c5")],
-            "of an aggregator": [forge("aggregator1", report.session, "aggregator1")],
-            "of a member who sent none": [forge("c8", report.session, "c8")],
-            "of another session": [forge("c5", other, "c5")],
-            "unsigned": [forge("c5", report.session, "aggregator2")],
+            "too many": [held.unopened[0][:60]] * (MAX_UNOPENED + 1),
+            "of nobody enrolled": [forge("c99", "c5")],
+            "of an aggregator": [forge("aggregator-1", "aggregator-1")],
+            "of a member who sent none": [forge("c8", "c8")],
+            "of another session": [forge("c5", "c5", other)],
+            "unsigned": [forge("c5", "aggregator-2")],
         }[handed_back]
-        return wire.seal_envelope(
-            Held(told.reports, unopened),
-            protocol=envelope.protocol,
-            task=envelope.task,
-            session=envelope.session,
-            sender="aggregator2",
-            identity=case.keys["aggregator2"],
-        )
+        return Held(held.reports, unopened), b""
 
-    case.changed["aggregator2"] = lie
+    lie(session, Round.RECOUNT, change)
+    lied = session.before_answer
+    session.before_answer = lambda party, answer: (spoilt if party in IDS else lied)(party, answer)
     with pytest.raises(Aborted, match="got 1 aggregators"):
-        case.play(silent={"c8": Round.REPORT})
-    (found,) = [fault for fault in case.server.faults if fault.kind is not FaultKind.SILENT]
-    assert (found.sender, found.round, found.kind) == ("aggregator2", Round.RECOUNT, HANDED_BACK[handed_back])
+        session.run()
+    assert session.faults == [("aggregator-2", Round.RECOUNT, HANDED_BACK[handed_back])]
 
 
 def test_an_agreement_to_another_set_is_refused_and_its_aggregator_still_awaited() -> None:
     """The digest is the right one: nothing but the set is wrong."""
-    case = Case()
-    case.play(until=Round.AGREEMENT)
-    honest = {party: case.members[party].receive(case.outbox[party]) for party in case.aggregators}
-    liar = case.aggregators[1]
-    envelope = Envelope.parse(honest[liar], LIMIT)
-    told, _ = envelope.open(Agreed)
-    lie = wire.seal_envelope(
-        Agreed(b"\x7f", told.digest),
-        protocol=envelope.protocol,
-        task=envelope.task,
-        session=envelope.session,
-        sender=liar,
-        identity=case.keys[liar],
-    )
-    assert told.reports == b"\xff"
-    for first in (False, True):  # before another aggregator agreed, and after
-        assert case.server.receive(liar, lie) == {}
-        found = case.server.faults[-1]
-        assert (found.sender, found.round, found.kind) == (liar, Round.AGREEMENT, FaultKind.INVALID)
-        assert "to another set than was named" in found.detail
-        assert case.server.pending == frozenset(case.aggregators[first:])
-        if not first:
-            case.server.receive(case.aggregators[0], honest[case.aggregators[0]])
-    case.server.receive(liar, honest[liar])
-    assert case.server.pending == frozenset()
-    case.outbox = case.server.close_round()
-    case.require_sum_of(case.play(), IDS)
+    session = begin()
+    session.until(Round.AGREEMENT)
+    leader, liar = AGGREGATORS
+    honest = {party: session.ask(party) for party in AGGREGATORS}
+    lied = session.changed(honest[liar], lambda agreed, _: (Agreed(b"\x7f", agreed.digest), b""))
+    for pending in ({leader, liar}, {liar}):  # before another aggregator agreed, and after
+        session.refused_by_server(liar, lied, "an agreement to another set")
+        assert session.faults[-1] == (liar, Round.AGREEMENT, FaultKind.INVALID)
+        assert "to another set than was named" in session.server.faults[-1].detail
+        assert session.server.pending == pending
+        session.deliver(leader, honest[leader])
+    session.deliver(liar, honest[liar])
+    session.close()
+    session.require_sum_of(session.run(), IDS)
 
 
 def test_one_vector_that_no_honest_client_has_ends_the_session_and_names_nobody() -> None:
-    case = Case()
-    state = case.members["c3"]._state
+    session = begin(silent=dict.fromkeys(IDS[4:], Round.REPORT))
+    state = session.members["c3"]._state
     whole = np.frombuffer(state.contribution[0], np.uint32)
     # The group ends at 524,288 for the sum of eight; with c5 to c8 silent, honest sums end at 262,136.
     state.contribution = [np.full_like(whole, 400_000).tobytes(), *state.contribution[1:]]
     with pytest.raises(
         Aborted, match=r"One client is enough .*nothing says which: open a new session for each half"
     ):
-        case.play(silent=dict.fromkeys(IDS[4:], Round.REPORT))
-    assert {fault.kind for fault in case.server.faults} == {FaultKind.SILENT}
+        session.run()
+    assert not session.faults
 
 
 def test_the_class_of_the_role_is_the_protocols() -> None:
-    assert isinstance(Case().members["aggregator1"], ShareAggregator)
+    assert isinstance(begin().members["aggregator-1"], ShareAggregator)
     with pytest.raises(secagg.ConfigError, match="has no aggregator"):
-        replace(make_task(), protocol=secagg.Clear()).aggregator("aggregator1")
+        replace(make_task(), protocol=secagg.Clear()).aggregator("aggregator-1")
 
 
 def test_the_sum_is_the_same_whatever_executor_a_helper_has(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -881,8 +637,8 @@ def test_the_sum_is_the_same_whatever_executor_a_helper_has(monkeypatch: pytest.
     monkeypatch.setattr(lanes, "_INLINE_LANES", 0)
     monkeypatch.setattr(lanes, "_RANGE_LANES", 3)
     monkeypatch.setattr(lanes, "_KEYS_IN_TASK", 1)
-    case = Case()
+    session = begin()
     with Counting(2) as executor:
-        case.members["aggregator2"] = case.aggregator("aggregator2", executor=executor)
-        case.require_sum_of(case.play(), IDS)
+        session.members["aggregator-2"] = session.make("aggregator-2", executor=executor)
+        session.require_sum_of(session.run(), IDS)
         assert executor.submitted >= 3 * len(IDS)

@@ -22,9 +22,11 @@ from secagg.protocols.encrypted.parameters import Encrypted
 from secagg.protocols.encrypted.protocol import BFV, CKKS, Paillier
 from secagg.roles.outcome import Outcome
 from secagg.table import contribution_round
+from secagg.testing import Session
 from secagg.wire import Envelope
 from tests.secagg.adversary.registry import attack
-from tests.secagg.test_encrypted import LIMIT, Stage
+from tests.secagg.adversary.test_encrypted import has
+from tests.secagg.test_encrypted import LIMIT, begin, make_task, parties
 
 VICTIM = "c1"
 SCHEMES: dict[str, Encrypted] = {"Paillier": Paillier(bits=2048), "BFV": BFV(), "CKKS": CKKS()}
@@ -32,14 +34,14 @@ SCHEMES: dict[str, Encrypted] = {"Paillier": Paillier(bits=2048), "BFV": BFV(), 
 Vector = np.ndarray[Any, Any]
 
 
-def sent(stage: Stage, party: str) -> bytes:
+def sent(session: Session, party: str) -> bytes:
     """The ciphertexts that a client has uploaded."""
-    return bytes(Envelope.parse(stage.members[party]._state.last_reply, LIMIT).open(Ciphertexts)[1])
+    return bytes(Envelope.parse(session.members[party]._state.last_reply, LIMIT).open(Ciphertexts)[1])
 
 
-def zero(stage: Stage) -> Vector:
+def zero(session: Session) -> Vector:
     """The slots of an update of zeros without noise."""
-    task, digits = stage.task, Digits(stage.task)
+    task, digits = session.task, Digits(session.task)
     if isinstance(task.encoding, dp.DistributedGaussian):
         return np.full(digits.length, 1 << (task.encoding.bits - 1))
     flat = np.zeros(task.layout.size)
@@ -49,11 +51,11 @@ def zero(stage: Stage) -> Vector:
     return digits.split(terms)
 
 
-def combined(stage: Stage, plus: list[bytes], minus: list[bytes]) -> bytes:
+def combined(session: Session, plus: list[bytes], minus: list[bytes]) -> bytes:
     """An upload that encrypts the sum of the vectors in ``plus`` less those in ``minus``."""
-    scheme, length = stage.task.protocol.scheme(stage.task), Digits(stage.task).length  # type: ignore[attr-defined]
-    public = stage.server._public(stage.server.context.state.signed_key)
-    if isinstance(stage.task.protocol, Paillier):
+    scheme, length = session.task.protocol.scheme(session.task), Digits(session.task).length  # type: ignore[attr-defined]
+    public = session.server._public(session.server.context.state.signed_key)
+    if isinstance(session.task.protocol, Paillier):
         square = public.key.n**2
         product = [gmpy2.mpz(1)] * scheme.ciphertexts(length)
         for data, power in [*((data, 1) for data in plus), *((data, -1) for data in minus)]:
@@ -72,24 +74,19 @@ def combined(stage: Stage, plus: list[bytes], minus: list[bytes]) -> bytes:
     return bytes(scheme._tag(b"") + _rlwe_format.packed(difference, scheme._bits).tobytes())
 
 
-def cancelled(stage: Stage) -> tuple[Stage, Outcome]:
+def cancelled(session: Session) -> tuple[Session, Outcome]:
     """The last client waits for the others' ciphertexts and uploads the inverse of all but the victim's."""
-    *others, corrupt = stage.ids
-    outbox = stage.to(Round.INPUT)
-    if stage.task.protocol.commit:  # type: ignore[attr-defined]
-        assert stage.server.context.state.commitments[corrupt], "to something else: it had seen no ciphertext yet"
-    stage.exchange({party: outbox[party] for party in others})
-    public = stage.server._public(stage.server.context.state.signed_key)
-    fresh = [public.encrypt(zero(stage)) for _ in others]
-    upload = combined(stage, fresh, [sent(stage, party) for party in others if party != VICTIM])
-    stage.server.receive(corrupt, stage.seal(Ciphertexts(), upload, corrupt))
-    stage.exchange(stage.server.close_round())
-    stage.server.close_round()
-    return stage, stage.server.outcome
-
-
-def has(found: Vector | None, wanted: Vector) -> bool:
-    return found is not None and bool((np.abs(found - wanted) <= 1 / 32767).all())
+    *others, corrupt = session.parties.cohort
+    outbox = session.until(Round.INPUT)
+    if session.task.protocol.commit:  # type: ignore[attr-defined]
+        assert session.server.context.state.commitments[corrupt], "to something else: it had seen no ciphertext yet"
+    session.exchange({party: outbox[party] for party in others})
+    public = session.server._public(session.server.context.state.signed_key)
+    fresh = [public.encrypt(zero(session)) for _ in others]
+    upload = combined(session, fresh, [sent(session, party) for party in others if party != VICTIM])
+    session.server.receive(corrupt, session.seal(Ciphertexts(), upload, corrupt))
+    session.close()
+    return session, session.run()
 
 
 @attack(
@@ -108,19 +105,19 @@ def has(found: Vector | None, wanted: Vector) -> bool:
 @pytest.mark.parametrize("protocol", SCHEMES.values(), ids=SCHEMES)
 class TestCancelled:
     def test_refused(self, protocol: Encrypted) -> None:
-        stage, outcome = cancelled(Stage(protocol))
+        session, outcome = cancelled(begin(protocol))
         assert [(fault.sender, fault.kind) for fault in outcome.faults] == [
             ("c4", FaultKind.INVALID),
             ("c4", FaultKind.SILENT),
         ]
         assert outcome.survivors == ("c1", "c2", "c3")
-        assert has(outcome.sum, sum(stage.update(party) for party in outcome.survivors))
-        assert not has(outcome.sum, stage.update(VICTIM))
+        session.require_sum(outcome)
+        assert not has(outcome.sum["w"], session.updates[VICTIM]["w"])
 
     def test_control_succeeds(self, protocol: Encrypted) -> None:
-        stage, outcome = cancelled(Stage(replace(protocol, commit=False)))
-        assert has(outcome.sum, stage.update(VICTIM))
-        assert (outcome.survivors, outcome.faults) == (tuple(stage.ids), ())
+        session, outcome = cancelled(begin(replace(protocol, commit=False)))
+        assert has(outcome.sum["w"], session.updates[VICTIM]["w"])
+        assert (outcome.survivors, outcome.faults) == (tuple(session.parties.cohort), ())
 
 
 CLIENTS, SIZE = 8, 4096
@@ -148,14 +145,14 @@ NOISE = dp.DistributedGaussian(l2_clip=1.0, noise_multiplier=1.0, bits=20)
 class TestCancelledNoise:
     def attack(self, protocol: Encrypted) -> tuple[secagg.Task, Outcome, float]:
         """The outcome, and the standard deviation of the noise in the opened sum about what is in it."""
-        layout = secagg.Layout.of(np.zeros(SIZE))
-        stage = Stage(
+        layout = secagg.Layout.of({"w": np.zeros(SIZE)})
+        task = make_task(
             protocol, encoding=NOISE, layout=layout, max_clients=CLIENTS, min_survivors=CLIENTS - 1, max_weight=None
         )
-        stage.update = lambda party: np.full(SIZE, 0.9 / 64)  # type: ignore[method-assign]
-        stage, outcome = cancelled(stage)
+        updates = {f"c{number}": np.full(SIZE, 0.9 / 64) for number in range(1, CLIENTS + 1)}
+        session, outcome = cancelled(begin(protocol, task=task, updates=updates))
         inside = 1 if not outcome.faults else len(outcome.survivors)
-        return stage.task, outcome, float((outcome.sum - inside * stage.update(VICTIM)).std())
+        return session.task, outcome, float((outcome.sum["w"] - inside * updates[VICTIM]).std())
 
     def test_refused(self, scheme: str) -> None:
         for commit in (True, False):
@@ -188,55 +185,53 @@ class TestCancelledNoise:
     source="own",
 )
 class TestRecorded:
-    def attack(self, protocol: Encrypted) -> tuple[Stage, Vector | None]:
-        stage = Stage(protocol, max_clients=5)
-        *honest, corrupt = stage.ids[1:]
-        stage.exchange(stage.to(Round.INPUT))
-        recorded, update = sent(stage, VICTIM), stage.update(VICTIM)  # and then the server gives the session up
-        with_it = self.session(stage, b"2", honest, corrupt, recorded)
-        stage.update = lambda party: np.full(5, 0.0 if party == corrupt else int(party[1:]) / 10)  # type: ignore[method-assign]
-        without = self.session(stage, b"3", honest, corrupt, None)
+    def attack(self, protocol: Encrypted) -> tuple[Vector, Vector | None]:
+        """The victim's update, and the difference of the two sums."""
+        first = begin(protocol, task=make_task(protocol, max_clients=5))
+        first.exchange(first.until(Round.INPUT))  # and then the server gives the session up
+        with_it = self.opened(protocol, b"2", sent(first, VICTIM))
+        without = self.opened(protocol, b"3", None)
         assert without is not None
-        stage.update = lambda party: update  # type: ignore[method-assign]
-        return stage, None if with_it is None else with_it - without
+        return first.updates[VICTIM]["w"], None if with_it is None else with_it - without
 
-    def session(
-        self, stage: Stage, name: bytes, honest: list[str], corrupt: str, recorded: bytes | None
-    ) -> Vector | None:
-        """The opened sum of a session of ``honest`` clients and one with the ``recorded`` ciphertexts."""
-        stage.begin(name, [*honest, corrupt])
-        outbox = stage.to(contribution_round(stage.task.protocol))
-        stage.exchange({party: data for party, data in outbox.items() if party != corrupt or recorded is None})
-        upload = b""
+    def opened(self, protocol: Encrypted, name: bytes, recorded: bytes | None) -> Vector | None:
+        """The sum without the victim, where the last client sends the ``recorded`` ciphertexts or zeros."""
+        everyone = parties(protocol, 5)
+        cohort, task = everyone.cohort[1:], make_task(protocol, max_clients=5)
+        corrupt = cohort[-1]
+        session = Session(replace(everyone, cohort=cohort), task=task, session=name, seed=name, contribute=False)
+        session.updates[corrupt] = {"w": np.zeros(5)}
+        for party in cohort:
+            session.contribute(party)
+        session.until(contribution_round(protocol))
         if recorded is not None:
-            upload = self.renewed(stage, recorded)
-            digest = commitment(stage.server.context.state.session_id, corrupt, upload)
-            stage.server.receive(corrupt, stage.seal(Commitment(digest), b"", corrupt))
-        outbox = stage.server.close_round()
-        stage.exchange({party: data for party, data in outbox.items() if party != corrupt or recorded is None})
-        if recorded is not None:
-            stage.server.receive(corrupt, stage.seal(Ciphertexts(), upload, corrupt))
-        assert stage.server.context.state.answered == [*honest, corrupt]
-        stage.exchange(stage.server.close_round())
+            upload = self.renewed(session, recorded)
+            digest = commitment(session.server.context.state.session_id, corrupt, upload)
+            lies = {
+                Round.COMMIT: session.seal(Commitment(digest), b"", corrupt),
+                Round.INPUT: session.seal(Ciphertexts(), upload, corrupt),
+            }
+            session.before_answer = lambda party, answer: lies[session.round] if party == corrupt else None
         try:
-            stage.server.close_round()
+            outcome = session.run()
         except Aborted:
             return None
-        found: Vector = stage.server.outcome.sum
-        return found
+        assert outcome.survivors == cohort
+        summed: Vector = outcome.sum["w"]
+        return summed
 
-    def renewed(self, stage: Stage, recorded: bytes) -> bytes:
+    def renewed(self, session: Session, recorded: bytes) -> bytes:
         """The recorded vector under this session's name for its key, and so that it looks like no copy."""
-        scheme = stage.task.protocol.scheme(stage.task)  # type: ignore[attr-defined]
-        public = stage.server._public(stage.server.context.state.signed_key)
+        scheme = session.task.protocol.scheme(session.task)  # type: ignore[attr-defined]
+        public = session.server._public(session.server.context.state.signed_key)
         size = 2 * scheme.bits // 8
         numbers = [int.from_bytes(recorded[at : at + size], "big") for at in range(32, len(recorded), size)]
         renamed = scheme._write([number % public.key.n**2 for number in numbers], public.key)
-        return combined(stage, [renamed, public.encrypt(np.zeros(Digits(stage.task).length, np.int64))], [])
+        return combined(session, [renamed, public.encrypt(np.zeros(Digits(session.task).length, np.int64))], [])
 
     def test_refused(self) -> None:
         assert self.attack(Paillier(bits=2048))[1] is None
 
     def test_control_succeeds(self) -> None:
-        stage, found = self.attack(Paillier(bits=2048, key="run"))
-        assert has(found, stage.update(VICTIM))
+        update, difference = self.attack(Paillier(bits=2048, key="run"))
+        assert has(difference, update)
