@@ -1,1 +1,1 @@
-"""Adapters to the stacks in which people already train: containers, deadlines and polling; no cryptography."""
+"""Adapters for frameworks in which people already train: containers, deadlines and polling, but no cryptography."""

@@ -1,4 +1,4 @@
-"""A node's privacy budget: its account on the disk, and the count of charges that no lost account can undo."""
+"""A node's privacy budget: an account on disk, and a count of its charges that survives losing the account."""
 
 from __future__ import annotations
 
@@ -15,56 +15,57 @@ from secagg.errors import ConfigError
 from secagg.store import FileLedger
 from secagg.task import Task
 
-_COUNTED = bytes(32)  # what stands under an entry of the count: that it is there is all it says
+_CLAIM = bytes(32)  # the value of each entry of the count; only the entry's presence matters
 
 
 def is_budgeted(config: Mapping[str, Any]) -> bool:
-    """Whether the node's operator has set a budget, be it in part."""
+    """Whether the node's operator has set a budget, or a part of one."""
     return "secagg-epsilon" in config or "secagg-delta" in config
 
 
 def open_budget(config: Mapping[str, Any], task: Task, ledger: FileLedger | None) -> PrivacyLedger:
-    """The node's own, which no app sets: that comes through the server whom it binds.
+    """Open the node's own budget.
 
-    The file can be lost, or replaced by an older copy; ``ledger`` lies beside it and counts what was charged.
-    ``ConfigError`` for an account that holds fewer charges than were counted.
+    It is read from the node's config and never from an app, because apps come from the server, which the budget
+    binds. The account's file can be lost or replaced by an older copy, so ``ledger`` counts the charges too.
+    ``ConfigError`` if the account holds fewer charges than the ledger counts.
     """
     missing = {"secagg-epsilon", "secagg-delta", "secagg-dir"} - config.keys()
     if ledger is None or missing:
         raise ConfigError(
             f"got a privacy budget without {', '.join(sorted(missing))}; expected both of secagg-epsilon and "
-            "secagg-delta, and secagg-dir to keep its account in"
+            "secagg-delta, and of secagg-dir, the folder for its account"
         )
     trust: Trust = getattr(task.encoder, "trust", "distributed")  # without noise no client takes a budget
     if trust == "central":
         raise ConfigError(
-            "got a task whose noise the server adds, and a privacy budget that is to bind the server; expected an "
-            "encoding of the clients' own noise, such as dp.DistributedGaussian"
+            "got a task in which the server adds the noise, and a privacy budget that must bind the server; "
+            "expected an encoding in which clients add noise, such as dp.DistributedGaussian"
         )
     epsilon, delta, path = config["secagg-epsilon"], config["secagg-delta"], Path(config["secagg-dir"])
-    counted = _counted(ledger)
+    charges = _count(ledger)
     try:
         budget = PrivacyLedger.open(
-            path / "privacy.json", epsilon, delta, unit="client", trust=trust, create=not counted
+            path / "privacy.json", epsilon, delta, unit="client", trust=trust, create=not charges
         )
-    except ValueError as error:  # dp's own errors are
+    except ValueError as error:  # dp's errors are ValueErrors
         raise ConfigError(str(error)) from error
-    if (found := budget.report().releases) < counted:
+    if (releases := budget.report().releases) < charges:
         raise ConfigError(
-            f"got an account {path / 'privacy.json'} of {found} charges, and a ledger that counts {counted}: it is "
-            "an older copy or a new file; restore the newest one, or take no further part with these data"
+            f"got an account {path / 'privacy.json'} of {releases} charges, and a ledger that counts {charges}: "
+            "the account is an older copy or a new file; restore the newest one, or stop using these data"
         )
     return budget
 
 
 def count_charges(budget: PrivacyLedger, ledger: FileLedger) -> None:
-    """Write into ``ledger`` how many charges the account holds; run before what they paid for leaves."""
-    for number in range(_counted(ledger) + 1, budget.report().releases + 1):
-        ledger.claim(_entry(number), _COUNTED)
+    """Count the account's charges in ``ledger``. Run before the update that they paid for is sent."""
+    for number in range(_count(ledger) + 1, budget.report().releases + 1):
+        ledger.claim(_entry(number), _CLAIM)
 
 
 def check_unbudgeted(config: Mapping[str, Any]) -> None:
-    """``ConfigError`` if a budget is to cover what leaves: what an evaluation tells of the data has no noise."""
+    """``ConfigError`` if the node has a budget, because answers to evaluations and queries have no noise."""
     if is_budgeted(config) and config.get("secagg-evaluate") is not True:
         raise ConfigError(
             "got an evaluation or a query at a node with a privacy budget, which does not cover the answer; go on "
@@ -72,7 +73,7 @@ def check_unbudgeted(config: Mapping[str, Any]) -> None:
         )
 
 
-def _counted(ledger: FileLedger) -> int:
+def _count(ledger: FileLedger) -> int:
     return next(number for number in count() if _entry(number + 1) not in ledger)
 
 

@@ -1,7 +1,7 @@
-"""What the two sides of the Flower adapter say to each other, in Flower's containers.
+"""The messages between the two sides of the Flower adapter, in Flower's containers.
 
-A request or an answer is a ``ConfigRecord`` of a few fields and, in an ``ArrayRecord`` of its own, the protocol's
-message: Flower sends arrays in chunks, and a message is passed on without a copy.
+A request or an answer is a ``ConfigRecord`` of a few fields, and an ``ArrayRecord`` with the protocol's message:
+Flower sends arrays in chunks, and does not copy them.
 """
 
 from __future__ import annotations
@@ -27,17 +27,17 @@ from secagg.fixed_point import FixedPoint
 from secagg.layout import Layout, Leaf
 from secagg.task import Task
 
-VERSION = (1 << 16) + wire.VERSION  # of these records, and of the messages in them
+VERSION = (1 << 16) + wire.VERSION  # the version of these records, and that of the messages in them
 
 FIELDS = "secagg"
 MESSAGE = "secagg.message"
 
-UPLOADS_OF_A_MODEL = 2  # what a node gives, and so what a grid asks for
+UPLOADS_OF_A_MODEL = 2  # the most that a node sends, and so the most that a grid requests
 
-_STYPE = "secagg.envelope"  # anything else that meets this array must not take it for numbers
+_STYPE = "secagg.envelope"  # tells other code that this array does not hold numbers
 _METRIC = "metric:"
 _DIGEST_BYTES = 32
-_OF_THE_APP = (2, 6)  # Flower's codes for an exception in a ClientApp, and for a mod of its own that refuses
+_APP_ERRORS = (2, 6)  # Flower's codes for an exception in a ClientApp, and for a refusal by one of Flower's mods
 _KINDS = {"arrays": ArrayRecord, "metrics": MetricRecord, "config": ConfigRecord}
 _HEADERS = {
     (1, 0): np.lib.format.read_array_header_1_0,
@@ -45,8 +45,8 @@ _HEADERS = {
 }
 
 
-class Stated(NamedTuple):
-    """What a record says, its types checked; ``session`` and ``data`` are empty in an introduction."""
+class Statement(NamedTuple):
+    """The content of a message, with checked types; ``session`` and ``data`` are empty in an introduction."""
 
     task: bytes
     party: str
@@ -59,16 +59,15 @@ class Stated(NamedTuple):
 
 def write(task: Task, data: bytes = b"", **fields: Any) -> dict[str, Any]:
     """The records of one message, for a ``RecordDict``."""
-    stated = {"version": VERSION, "task": task.digest} | fields
-    records: dict[str, Any] = {FIELDS: ConfigRecord(stated)}
+    records: dict[str, Any] = {FIELDS: ConfigRecord({"version": VERSION, "task": task.digest} | fields)}
     if data:
         array = Array(dtype="uint8", shape=(len(data),), stype=_STYPE, data=data)
         records[MESSAGE] = ArrayRecord({"message": array})
     return records
 
 
-def read(content: Any, task: Task) -> Stated:
-    """What the other side wrote; ``ConfigError`` where it is not of this version and this task."""
+def read(content: Any, task: Task) -> Statement:
+    """The other side's message; ``ConfigError`` unless it is of this version and this task."""
     fields = content.get(FIELDS)
     if not isinstance(fields, ConfigRecord):
         raise ConfigError("got a message without secagg's records; both sides need secagg.integrations.flower")
@@ -77,38 +76,40 @@ def read(content: Any, task: Task) -> Stated:
             f"got version {_version(version)}; this side speaks {_version(VERSION)}: install one secagg everywhere"
         )
     if fields.get("task") != task.digest:
-        raise ConfigError("got another task; give server and clients the same task, metrics included")
+        raise ConfigError("got another task; give the server and all clients the same task, with the same metrics")
     record = content.get(MESSAGE)
     array = record.get("message") if isinstance(record, ArrayRecord) else None
     data = array.data if array is not None and array.stype == _STYPE else b""
     values: dict[str, Any] = {"party": "", "roster": b"", "session": b"", "number": 0, "attempt": 0} | dict(fields)
-    surplus = values.keys() - {"version", *Stated._fields} or "data" in values or len(record or ()) > 1
-    found = Stated(*((values | {"data": data})[name] for name in Stated._fields))
-    if surplus or tuple(map(type, found)) != (bytes, str, bytes, bytes, int, int, bytes):
+    surplus = values.keys() - {"version", *Statement._fields} or "data" in values or len(record or ()) > 1
+    statement = Statement(*((values | {"data": data})[name] for name in Statement._fields))
+    if surplus or tuple(map(type, statement)) != (bytes, str, bytes, bytes, int, int, bytes):
         raise ConfigError(
-            "got secagg's records with other fields than they have, which another release or a mod let out; "
-            "install one secagg on all sides"
+            "got secagg's records with unexpected fields, from another release or a mod; install the same secagg "
+            "on all sides"
         )
-    return found
+    return statement
 
 
-def reply_of(reply: Any, task: Task, party: str | None = None) -> Stated:
-    """What a node says, to its introduction or as ``party``; ``ConfigError`` if there is anything else in it.
+def reply_of(reply: Any, task: Task, party: str | None = None) -> Statement:
+    """A node's introduction, or its answer as ``party``; ``ConfigError`` if there is anything else in the reply.
 
-    An update that a node's own mods or app let out is known to the server by then, but it shall be heard of.
+    If a node's mods or app sent an update in the clear, the server has it by then, but the error reports it.
     """
     content = _content(reply, introducing=party is None)
-    stated = read(content, task)
-    answer = Stated(task.digest, party or stated.party, b"" if party else stated.roster, b"", 0, 0, stated.data)
-    if stated != answer or content.keys() - {FIELDS, MESSAGE}:
-        raise ConfigError("got more than secagg's own records: its node let out what nobody protects; look there")
-    return stated
+    said = read(content, task)
+    allowed = Statement(task.digest, party or said.party, b"" if party else said.roster, b"", 0, 0, said.data)
+    if said != allowed or content.keys() - {FIELDS, MESSAGE}:
+        raise ConfigError(
+            "got a reply with records that secagg does not protect; check the mods and the app of that node"
+        )
+    return said
 
 
 def _content(reply: Any, *, introducing: bool) -> Any:
-    """The reply's records; ``ConfigError`` with the first line of what Flower says went wrong.
+    """The reply's records; ``ConfigError`` with the first line of Flower's error if there is one.
 
-    Only an app that raises at an introduction may lack the mod: a node that is gone says nothing about its app.
+    The error mentions the mod only if an app raised at its introduction: a node that is gone may well have the mod.
     """
     if not reply.has_error():
         return reply.content
@@ -117,7 +118,7 @@ def _content(reply: Any, *, introducing: bool) -> Any:
     if own:
         raise ConfigError(own[1])
     hint = ""
-    if introducing and reply.error.code in _OF_THE_APP:
+    if introducing and reply.error.code in _APP_ERRORS:
         hint = "; does its ClientApp have client_mod(task) first in mods?"
     raise ConfigError(f"error {reply.error.code}: {reason}{hint}")
 
@@ -127,14 +128,27 @@ def _version(version: object) -> str:
 
 
 def strip(content: Any) -> None:
-    """Take secagg's records out, so that the app finds what its strategy sent."""
+    """Remove secagg's records, so that the app gets what its strategy sent."""
     for name in (FIELDS, MESSAGE):
         if name in content:
             del content[name]
 
 
+def is_train(message: Any) -> bool:
+    """Whether this message asks a node to train."""
+    return bool(message.metadata.message_type.split(".")[0] == "train")
+
+
+def round_of(message: Any, count: int) -> int:
+    """The strategy's round; ``count``, the number of train broadcasts, if the message does not say."""
+    numbers = [
+        record["server-round"] for record in message.content.config_records.values() if "server-round" in record
+    ]
+    return int(numbers[0]) if numbers else count
+
+
 def session_name(run: int, number: int, attempt: int, model: bytes, request: bytes) -> bytes:
-    """What one aggregation is called: run, strategy's round, attempt, and the digests of all that training gets."""
+    """The name of a session: run, strategy's round, attempt, and digests of everything that the training gets."""
     return b"flower/%d/%d/%d/" % (run, number, attempt) + model + request
 
 
@@ -144,7 +158,7 @@ def model_of(session: bytes) -> bytes:
 
 
 def model_digest(record: Any) -> bytes:
-    """SHA-256 over names, types and bytes of a model, in its order."""
+    """SHA-256 over the names, types and bytes of a model's arrays, in their order."""
     hashed = hashlib.sha256(b"secagg/v1/flower-model")
     for name, array in record.items():
         head = encode_parts(name, array.dtype, str(tuple(array.shape)), array.stype, str(len(array.data)))
@@ -154,10 +168,11 @@ def model_digest(record: Any) -> bytes:
 
 
 def request_digest(message_type: str, content: Any, run_config: Mapping[str, Any]) -> bytes:
-    """SHA-256 over what a train request holds beside the model, whose digest is its own, and over the run's config.
+    """SHA-256 over a train request without its model, and over the run's config.
 
-    That is the message's type and all records, in their order, of values with their types. Whoever can tell one
-    node to learn and the others to do nothing, be it by a learning rate of 0, reads that node's update off the sum.
+    It covers the message's type and all records, in their order, with the types of their values. A server that can
+    make one node train and the others not, for example by a learning rate of 0, reads that node's update off the
+    sum.
     """
     parts: list[bytes | str] = ["secagg/v1/flower-request", message_type]
     records: list[tuple[str, str, Mapping[str, Any]]] = [("run", "config", dict(sorted(run_config.items())))]
@@ -172,7 +187,7 @@ def request_digest(message_type: str, content: Any, run_config: Mapping[str, Any
 
 
 def _typed(value: Any) -> Iterator[bytes | str]:
-    """A value of a record from which type and value can be told; types as they are after the wire."""
+    """A value of a record as parts that determine its value and type, which is its type after the wire."""
     if isinstance(value, list):
         yield from ("list", str(len(value)))
         for item in value:
@@ -185,18 +200,20 @@ def _typed(value: Any) -> Iterator[bytes | str]:
     elif isinstance(value, bytes):
         yield from ("bytes", value)
     else:
-        raise ConfigError(f"got a {type(value).__name__} in a train request; expected what Flower's records take")
+        raise ConfigError(
+            f"got a {type(value).__name__} in a train request; expected a type that Flower's records hold"
+        )
 
 
 def only_record(records: Mapping[str, Any], what: str) -> Any:
-    """The one record of a kind; ``ConfigError`` where there are none or more."""
+    """The only record of a kind; ``ConfigError`` if there are none or several."""
     if len(records) != 1:
         raise ConfigError(f"got {len(records)} {what}; expected one")
     return next(iter(records.values()))
 
 
 def arrays_of(record: Any) -> dict[str, NDArray[Any]]:
-    """The arrays of an ``ArrayRecord`` by name: read-only, no copies. ``EncodingError`` for other than NumPy's."""
+    """The arrays of an ``ArrayRecord`` by name, read-only, without copies; ``EncodingError`` if not NumPy's."""
     return {name: _view(name, array) for name, array in record.items()}
 
 
@@ -213,17 +230,17 @@ def _view(name: str, array: Any) -> NDArray[Any]:
 
 
 def layout_of(record: Any) -> Layout:
-    """The layout of a model in an ``ArrayRecord``, for the task."""
+    """The layout, for the task, of a model in an ``ArrayRecord``."""
     return Layout.of(arrays_of(record))
 
 
 def metric_key(name: str) -> str:
-    """Under which key of the update a metric rides."""
+    """The key of a metric in the update."""
     return _METRIC + name
 
 
 def metrics_of(task: Task) -> list[str]:
-    """The metrics that ride in the task's sum."""
+    """The names of the metrics in the task's sum."""
     keys = [leaf.path[0] for leaf in task.layout.leaves if len(leaf.path) == 1]
     return [key.removeprefix(_METRIC) for key in keys if isinstance(key, str) and key.startswith(_METRIC)]
 
@@ -231,16 +248,16 @@ def metrics_of(task: Task) -> list[str]:
 def with_metrics(task: Task, metrics: Mapping[str, float] | None) -> Task:
     """``task`` with ``metrics`` (name → bound of its absolute value) in the same sum.
 
-    Server, clients and aggregators all need the task that comes out. ``ConfigError`` under an encoding that adds
-    noise: an exact sum beside a noised one is outside every ε.
+    Server, clients and aggregators all need the task that this returns. ``ConfigError`` under an encoding that adds
+    noise, because no ε covers an exact sum.
     """
     if not metrics:
         return task
     encoding, layout = task.encoding, task.layout
     if not isinstance(encoding, FixedPoint):
         raise ConfigError(
-            f"got metrics beside {type(encoding).__name__}; an exact sum beside a noised one is outside every "
-            "epsilon: drop metrics, or have the app evaluate the aggregated model"
+            f"got metrics with {type(encoding).__name__}; metrics would be exact, and every epsilon covers noised "
+            "sums only: drop metrics, or evaluate the aggregated model in the app"
         )
     if any(len(leaf.path) != 1 for leaf in layout.leaves):
         raise ConfigError("got a layout that is not a model's in Flower; expected layout_of(arrays)")
@@ -256,7 +273,7 @@ def with_metrics(task: Task, metrics: Mapping[str, float] | None) -> Task:
 
 @contextmanager
 def without_detail(log: Any) -> Iterator[None]:
-    """What was wrong with an update stays in this node's log: Flower sends a raised error's text to the server."""
+    """Keep errors about an update in this node's log, because Flower sends the text of an error to the server."""
     try:
         yield
     except EncodingError as error:

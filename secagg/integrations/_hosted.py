@@ -1,4 +1,4 @@
-"""A role of another party than a client behind a function from bytes to bytes; needs no Flower."""
+"""An aggregator's or a decryptor's role behind a function from bytes to bytes; needs no Flower."""
 
 from __future__ import annotations
 
@@ -17,43 +17,43 @@ Party = Callable[[bytes], bytes | None]
 
 
 def hosted(make: Callable[[bytes], Member[Any]]) -> Party:
-    """A party for ``parties=`` that lives in this process, or behind an endpoint of yours: bytes to bytes or None.
+    """A party for ``parties=``, in this process or behind your endpoint: a function from bytes to bytes or None.
 
-    ``make(session)`` makes its role for the session of this name, when the server proposes it: such as
-    ``lambda session: task.aggregator("a1", session=session, identity=..., roster=..., key=..., save=...)``, with
-    the task that :func:`with_metrics` gives if there are metrics. All stores that are given as ``save`` have one
-    ledger, or a server that plays a session again opens a second sum: ``ConfigError`` where there is none. A
-    :class:`secagg.store.FileStore` holds one session, so its path has the session in it.
+    ``make(session)`` makes the party's role when the server proposes the session of this name, for example by
+    ``lambda session: task.aggregator("a1", session=session, identity=..., roster=..., key=..., save=...)``. If
+    there are metrics, use the task that :func:`with_metrics` returns. The stores in ``save`` must share one
+    ledger, or a server could play a session again and open a second sum; ``ConfigError`` if there is no ledger. A
+    :class:`secagg.store.FileStore` holds one session, so include the session in its path.
 
-    The role of the running session stays until another role has accepted its own proposal: bytes that only look
-    like one end no session. Threads may share the function; it answers one message at a time.
+    The role of the running session stays until the role of another session has accepted its proposal, so forged
+    bytes end no session. Threads may share the function; it answers one message at a time.
     """
-    turn = threading.Lock()
+    lock = threading.Lock()
     role: Member[Any] | None = None
     session: bytes | None = None
 
     def answer(data: bytes) -> bytes | None:
         nonlocal role, session
-        with turn:
-            proposed = _proposed(data)
-            if proposed is None or proposed == session:
+        with lock:
+            proposal = _proposal(data)
+            if proposal is None or proposal == session:
                 return None if role is None else role.receive(data)
-            fresh = make(proposed)
+            fresh = make(proposal)
             if fresh.ledger is None:
                 raise ConfigError(
                     f"got a role for {fresh.id} without a ledger; pass save= a store that has one, the same for "
                     "all sessions: secagg.store.FileStore(path, ledger=FileLedger(other))"
                 )
             reply = fresh.receive(data)
-            if reply is not None:  # else it was refused, and the role has logged why
-                role, session = fresh, proposed
+            if reply is not None:  # otherwise the role refused the proposal, and has logged why
+                role, session = fresh, proposal
             return reply
 
     return answer
 
 
-def _proposed(data: bytes) -> bytes | None:
-    """The name of the session that the server proposes here, or None if this is another message."""
+def _proposal(data: bytes) -> bytes | None:
+    """The name of the session that the server proposes in ``data``; None for any other message."""
     try:
         envelope = Envelope.parse(data, len(data))
         if envelope.sender != wire.SERVER or envelope.kind != Proposal.TYPE:

@@ -1,8 +1,8 @@
 """Secure aggregation in Flower, without changing the strategy.
 
-In the ClientApp ``ClientApp(mods=[client_mod(task)])``, in the ServerApp
-``strategy.start(grid=SecureGrid(grid, task), ...)``: a train broadcast becomes a session of the task's protocol,
-and the strategy is given one reply that holds the weighted mean. ``docs/flower.md`` says what stays visible.
+Write ``ClientApp(mods=[client_mod(task)])`` in the ClientApp, and ``strategy.start(grid=SecureGrid(grid, task),
+...)`` in the ServerApp. A train broadcast then becomes a session of the task's protocol, and the strategy gets one
+reply, which holds the weighted mean. ``docs/flower.md`` says what stays visible.
 """
 
 from secagg.errors import ConfigError
@@ -11,7 +11,8 @@ try:
     import flwr  # noqa: F401
 except ImportError as error:
     raise ConfigError(
-        f"got no {error.name}, which this needs: pip install 'secagg[flower]', or pip install flwr"
+        f"the package {error.name}, which this module needs, is not installed: "
+        "pip install 'secagg[flower]', or pip install flwr"
     ) from error
 
 from secagg.integrations._flower_client import client_mod

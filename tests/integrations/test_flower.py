@@ -370,8 +370,8 @@ def test_another_version_on_one_side(side: str, caplog: Any) -> None:
 @pytest.mark.parametrize(
     ("fields", "why"),
     [
-        ({"party": 7}, "got secagg's records with other fields than they have"),
-        ({"session": "text"}, "got secagg's records with other fields than they have"),
+        ({"party": 7}, "got secagg's records with unexpected fields"),
+        ({"session": "text"}, "got secagg's records with unexpected fields"),
         ({"party": "no id"}, "got party id 'no id'; expected 1 to 64 letters"),
         ({"version": "1"}, "got version '1'; this side speaks 1.2"),
     ],
@@ -612,7 +612,7 @@ def test_an_evaluation_that_is_held_back_leaves_the_others(caplog: Any) -> None:
     grid.nodes[4].app = make_app(4, [client_mod(TASK)], carried={"arrays": record()})
     found = start(secure(grid), FedAvg())
     assert found.evaluate_metrics_clientapp[1]["loss"] == pytest.approx((1 + 2 + 3 + 5) / 4)
-    assert "for what is in 'arrays'" in caplog.text
+    assert "because of the contents of 'arrays'" in caplog.text
 
 
 def test_what_an_update_is_made_of_stays_on_its_node(caplog: Any) -> None:

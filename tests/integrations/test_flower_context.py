@@ -106,7 +106,7 @@ def test_what_an_evaluation_or_a_query_leaves_is_dropped_with_a_word(kind: str, 
     context = answered(make_app(1, place), state, kind)
     assert context.state == RecordDict({"seen": MetricRecord({"scores": [0.0]})})
     assert not context.node_config
-    assert f"dropped what the app changed in its context during {kind}" in caplog.text
+    assert f"dropped the app's changes to its context during {kind}" in caplog.text
 
 
 def test_an_evaluation_sees_what_trainings_left_and_is_no_news_if_it_changes_nothing(caplog: Any) -> None:

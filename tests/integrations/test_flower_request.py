@@ -135,7 +135,7 @@ def test_a_broadcast_of_different_requests_is_not_sent(what: str, caplog: Any) -
     messages[1] = Message(RecordDict(content), 2, "train.rest" if what == "type" else "train")
     kept = secure(grid, strategies=[None])
     assert kept.send_and_receive(messages) == []
-    reason = "different models" if what == "model" else "differ in type or records; one session has one request"
+    reason = "different models" if what == "model" else "differ in type or records; a session has one request"
     assert reason in the_error(caplog)
     assert grid.pushes == 0
 
