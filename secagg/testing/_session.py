@@ -115,11 +115,13 @@ class Session:
             "key": self.parties.long_lived.get(party),
         }
 
-    def make(self, party: str, **changes: Unpack[Lent]) -> Any:
-        """Return a new role of ``party``, with some of what it is lent changed; ``members`` stays as it is."""
+    def make(self, party: str, *, session: bytes | None = None, **changes: Unpack[Lent]) -> Any:
+        """Return a new role of ``party``, with some of its arguments changed; ``members`` stays as it is."""
         lent: Lent = {**self.lent(party), "rng": rng_for_tests(self.seed + party.encode()), **changes}
         role = self.parties.roles[party]
-        return self.task.protocol.members[role](self.task, party, Environment(**lent), session=self.name)
+        return self.task.protocol.members[role](
+            self.task, party, Environment(**lent), session=self.name if session is None else session
+        )
 
     def contribute(self, party: str) -> None:
         """Give a client its update, and its weight if the task has weights."""

@@ -17,7 +17,8 @@ from secagg.errors import Aborted, ConfigError
 from secagg.integrations._hosted import hosted
 from secagg.session import MAX_SESSION_BYTES, NONCE_BYTES
 from secagg.table import Proposal
-from tests.secagg.test_shares import IDS, Case, Disk, make_task
+from secagg.testing import MemoryStore, Session
+from tests.secagg.test_shares import AGGREGATORS, IDS, begin, make_task
 
 Host = Callable[[Callable[[bytes], Any]], Callable[[bytes], bytes | None]]
 
@@ -29,19 +30,16 @@ class Behind:
         self.receive = answer
 
 
-def with_hosted(host: Host = hosted) -> Case:
-    """A session whose aggregators are hosted; each has one disk, and so one ledger, for all sessions."""
-    case = Case()
-    for party in case.aggregators:
-        case.members[party] = Behind(host(lambda session, p=party: case.aggregator(p, session=session)))  # type: ignore[misc]
-    return case
+def with_hosted(host: Host = hosted) -> Session:
+    """A session whose aggregators are hosted; each has one ledger for all sessions."""
+    session = begin()
+    for party in AGGREGATORS:
+        session.members[party] = Behind(host(lambda name, party=party: made(session, party, name)))
+    return session
 
 
-def next_session(case: Case, session: bytes) -> Case:
-    """Another session of the same parties; the hosted ones are the very same functions."""
-    following = Case(session=session, like=case)
-    following.members |= {party: case.members[party] for party in case.aggregators}
-    return following
+def made(session: Session, party: str, name: bytes) -> Any:
+    return session.make(party, session=name, save=MemoryStore(session.stores[party].ledger))
 
 
 def hasty(make: Callable[[bytes], Any]) -> Callable[[bytes], bytes | None]:
@@ -76,54 +74,55 @@ BOGUS: dict[str, Callable[[secagg.Task], bytes]] = {
 
 
 def test_two_sessions_through_the_same_functions() -> None:
-    case = with_hosted()
-    case.require_sum_of(case.play(), IDS)
-    following = next_session(case, b"round 2")
-    following.require_sum_of(following.play(), IDS)
+    first = with_hosted()
+    first.require_sum_of(first.run(), IDS)
+    second = begin(session=b"round 2", ledgers=first.ledgers)
+    second.members |= {party: first.members[party] for party in AGGREGATORS}
+    second.require_sum_of(second.run(), IDS)
 
 
 @pytest.mark.parametrize("what", BOGUS)
 def test_what_only_looks_like_a_proposal_ends_no_session(what: str) -> None:
-    case = with_hosted()
-    case.play("Report")
-    for party in case.aggregators:
-        assert case.members[party].receive(BOGUS[what](case.task)) is None
-    case.require_sum_of(case.play(), IDS)
+    session = with_hosted()
+    session.until("Report")
+    for party in AGGREGATORS:
+        assert session.members[party].receive(BOGUS[what](session.task)) is None
+    session.require_sum_of(session.run(), IDS)
 
 
 def test_control_it_ends_one_where_nobody_looks_first() -> None:
-    case = with_hosted(hasty)
-    case.play("Report")
-    for party in case.aggregators:
-        case.members[party].receive(BOGUS["of strangers"](case.task))
+    session = with_hosted(hasty)
+    session.until("Report")
+    for party in AGGREGATORS:
+        session.members[party].receive(BOGUS["of strangers"](session.task))
     with pytest.raises(Aborted):
-        case.play()
+        session.run()
 
 
 @pytest.mark.parametrize("saves", [False, True], ids=["no store", "a store without a ledger"])
 def test_a_role_without_a_ledger_answers_nothing(saves: bool) -> None:
-    case = with_hosted()
-    party = case.aggregators[0]
-    bare = Disk() if saves else None
+    session = with_hosted()
+    party = AGGREGATORS[0]
+    bare = MemoryStore() if saves else None
     if bare is not None:
         bare.ledger = None
-    answer = hosted(lambda session: case.aggregator(party, session=session, save=bare))
-    request = case.server.start()[party]
+    answer = hosted(lambda name: session.make(party, session=name, save=bare))
+    request = session.server.start()[party]
     with pytest.raises(ConfigError, match=f"a role for {party} without a ledger"):
         answer(request)
     assert bare is None or not bare.states
-    assert case.members[party].receive(request), "the control: with a ledger it answers"
+    assert session.members[party].receive(request), "the control: with a ledger it answers"
 
 
 def test_one_without_a_ledger_does_not_take_the_place_of_one_with_it() -> None:
-    case = with_hosted()
-    party = case.aggregators[0]
-    saves = [case.disks[party], None]
-    case.members[party] = Behind(hosted(lambda session: case.aggregator(party, session=session, save=saves.pop(0))))
-    case.play("Report")
+    session = with_hosted()
+    party = AGGREGATORS[0]
+    saves = [session.stores[party], None]
+    session.members[party] = Behind(hosted(lambda name: session.make(party, session=name, save=saves.pop(0))))
+    session.until("Report")
     with pytest.raises(ConfigError, match="without a ledger"):
-        case.members[party].receive(proposal(case.task))
-    case.require_sum_of(case.play(), IDS)
+        session.members[party].receive(proposal(session.task))
+    session.require_sum_of(session.run(), IDS)
 
 
 def test_what_is_no_proposal_makes_no_role() -> None:
@@ -138,19 +137,19 @@ def test_what_is_no_proposal_makes_no_role() -> None:
 
 
 def test_one_proposal_from_two_threads_makes_one_role() -> None:
-    case = with_hosted()
-    party = case.aggregators[0]
-    started, made = Event(), []
+    session = with_hosted()
+    party = AGGREGATORS[0]
+    started, roles = Event(), []
 
-    def make(session: bytes) -> Any:
+    def make(name: bytes) -> Any:
         started.wait(10)
         time.sleep(0.05)  # the other thread is in by now, if there is no lock
-        made.append(case.aggregator(party, session=session))
-        return made[-1]
+        roles.append(made(session, party, name))
+        return roles[-1]
 
-    answer, request = hosted(make), case.server.start()[party]
+    answer, request = hosted(make), session.server.start()[party]
     with ThreadPoolExecutor(2) as pool:
         first, second = pool.submit(answer, request), pool.submit(answer, request)
         started.set()
         assert first.result() == second.result()
-    assert len(made) == 1
+    assert len(roles) == 1
