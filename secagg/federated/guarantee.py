@@ -60,9 +60,8 @@ class Guarantee:
             )
         lines += [
             "             a clip binds honest clients only: a liar sends any value that the encoding can hold",
-            f"  colluders  {self.colluders} clients may tell the server what they know, all of them perhaps in one "
-            f"group: {self.anonymity} honest updates are in any sum that is opened ({self.min_survivors} at least "
-            "in all)",
+            f"  colluders  c = {self.colluders} may tell the server what they know, perhaps all in one group: "
+            f"{self.anonymity} honest updates are in any sum that is opened, of {self.min_survivors} at least",
             "             over many rounds, sums of ever new groups tell more of a client than sums of everyone",
         ]
         if self.epsilon is not None:
@@ -73,8 +72,8 @@ class Guarantee:
         if self.noise_std is not None:
             lines.append(
                 f"  noise      standard deviation {self.noise_std:.3g} in a coordinate of one group's mean, "
-                f"{self.noise_growth:.3g} times that of one mean over all clients; a mean of the groups' means has "
-                f"1/{math.sqrt(self.groups):.3g} of it, a median about 1.25 times as much"
+                f"{self.noise_growth:.3g} times that of one mean over all clients; the mean of all groups' means "
+                f"has 1/{math.sqrt(self.groups):.3g} of it, their median about 1.25/{math.sqrt(self.groups):.3g}"
             )
         return "\n".join(lines)
 

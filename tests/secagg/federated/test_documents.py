@@ -1,0 +1,67 @@
+"""The Python of docs/federated.md on compression and robustness runs as it stands, in its order."""
+
+import re
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+import secagg
+from secagg.federated import RandomK, likelihood
+
+TEXT = (Path(__file__).parents[3] / "docs" / "federated.md").read_text(encoding="utf-8")
+
+
+@pytest.fixture(scope="module")
+def pasted() -> dict[str, Any]:
+    """The names of an interpreter into which the blocks were pasted."""
+    names: dict[str, Any] = {"__name__": "pasted"}
+    for section in ("Compression", "Robustness"):
+        body = TEXT.partition(f"\n## {section}\n")[2].partition("\n## ")[0]
+        blocks = re.findall(r"^```python\n(.*?)^```", body, re.DOTALL | re.MULTILINE)
+        assert blocks
+        for block in blocks:
+            exec(compile(block, "federated.md", "exec"), names)
+    return names
+
+
+def test_the_documents_compress_and_expand(pasted: dict[str, Any]) -> None:
+    truth = np.mean([pasted["layout"].flatten(update) for update in pasted["updates"].values()], axis=0)
+    sent = pasted["outcome"].mean
+    chosen = pasted["compression"].coordinates(pasted["compression"].session(b"round 3"))
+    assert sent == pytest.approx(truth[chosen], abs=1e-4)
+    assert not pasted["residual"].vector.any()  # erased
+    assert len(pasted["vector"]) == 256
+
+
+def test_the_documents_combine_groups(pasted: dict[str, Any]) -> None:
+    assert len(pasted["means"]) == 3
+    flat = [secagg.Layout.of(mean).flatten(mean) for mean in pasted["means"]]
+    assert pasted["layout"].flatten(pasted["mean"]) == pytest.approx(np.median(flat, axis=0))
+
+
+def test_the_table_of_bytes_is_what_protocols_cost() -> None:
+    protocols = [
+        secagg.SecAgg(corruption=0.05),
+        secagg.SecAggPlus(),
+        secagg.AdditiveShares(),
+        secagg.Paillier(),
+        secagg.CKKS(),
+        secagg.BFV(),
+    ]
+    for protocol in protocols:
+        cells = []
+        for size, bits in ((10**3, 16), (10**4, 16), (10**5, 16), (10**5, 8)):
+            layout = secagg.Layout.of(np.zeros(size))
+            for sent in (layout, RandomK(layout, size // 10).compressed):
+                task = secagg.Task(protocol, sent, secagg.FixedPoint(1.0, bits), max_clients=20, min_survivors=15)
+                cells.append(f"{sum(protocol.cost(task).up.values()):,}")
+        assert f"| {protocol.name} | {' | '.join(cells)} |\n" in TEXT
+
+
+def test_the_table_of_likelihoods_is_what_draws_give() -> None:
+    for clients, groups, bad in ((20, 5, 2), (100, 11, 5), (100, 21, 10)):
+        found = [likelihood(clients, groups, liars, bad) for liars in (2, 3, 4, 6, 8, 10, 15)]
+        cells = ["1" if p == 1 else f"{p:.3f}" if p >= 0.0005 else "< 0.001" for p in found]
+        assert f"| {clients} | {groups} | {bad} | {' | '.join(cells)} |\n" in TEXT
