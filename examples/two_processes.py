@@ -87,7 +87,7 @@ def read_agreement(folder: Path) -> tuple[secagg.Task, identity.Roster]:
     return secagg.Task.from_bytes((folder / "task").read_bytes()), secagg.load_roster(folder / "roster.json")
 
 
-def write_certificates(folder: Path) -> None:
+def write_certificates(folder: Path, clients: Sequence[str] = CLIENTS) -> None:
     """A small certificate authority: a certificate for each party; its own key is not kept."""
     ca_name, ca_key = common_name("two processes CA"), ec.generate_private_key(ec.SECP256R1())
     signs_certificates = x509.KeyUsage(False, False, False, False, False, True, True, False, False)
@@ -95,7 +95,7 @@ def write_certificates(folder: Path) -> None:
     ca = certify(ca_name, ca_key.public_key(), ca_name, ca_key, extensions)
     (folder / "ca.crt").write_bytes(ca.public_bytes(Encoding.PEM))
     here = [x509.DNSName("localhost"), x509.IPAddress(ipaddress.ip_address("127.0.0.1"))]
-    for party in ["server", *CLIENTS]:
+    for party in ["server", *clients]:
         use = ExtendedKeyUsageOID.SERVER_AUTH if party == "server" else ExtendedKeyUsageOID.CLIENT_AUTH
         names = x509.SubjectAlternativeName(here if party == "server" else [x509.DNSName(party)])
         key = ec.generate_private_key(ec.SECP256R1())

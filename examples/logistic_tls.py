@@ -1,0 +1,120 @@
+"""Logistic regression over ten hospitals: scikit-learn's ``coef_``, TLS on every wire, differential privacy.
+
+    pip install scikit-learn
+    python examples/logistic_tls.py
+
+The 569 patients come with scikit-learn. Each hospital has a certificate, a connection, a share of the noise, and a
+ledger that holds the whole run to ε = 8. The transport is that of ``two_processes.py``, which also shows each party
+in a process of its own, and what happens when one dies. The same training in the clear is printed beside it.
+"""
+
+import asyncio
+import hashlib
+import ssl
+import tempfile
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+from sklearn.linear_model import SGDClassifier
+from two_processes import frame, frames, tls, write_certificates
+
+import dp
+import secagg
+from secagg.demo.hospitals import Hospital, load
+from secagg.identity import load_identity
+from secagg.keygen import write_identities
+
+ROUNDS, CLIP, EPSILON, LIMIT = 20, 0.1, 8.0, 1 << 20
+STUDY = load(10, np.random.default_rng(1), plausible=True)  # features are scaled by public constants
+CLIENTS = [hospital.id for hospital in STUDY.hospitals]
+
+
+def make_task() -> secagg.Task:
+    layout, noise = secagg.Layout.of(np.zeros(31)), dp.DistributedGaussian(CLIP, noise_multiplier=1.0, bits=20)
+    task = secagg.Task(secagg.SecAgg(), layout, noise, max_clients=10, min_survivors=10, context=b"hospitals")
+    return replace(task, encoding=task.encoder.with_epsilon(EPSILON, 31, rounds=ROUNDS))
+
+
+def local_change(weights: np.ndarray, hospital: Hospital) -> np.ndarray:
+    """What five epochs change in ``coef_`` and ``intercept_``, cut to the clip; this runs at the hospital."""
+    model = SGDClassifier("log_loss", alpha=1e-4, learning_rate="constant", eta0=0.005, random_state=1)
+    model.partial_fit(hospital.features[:1], hospital.labels[:1], classes=[0.0, 1.0])  # makes coef_
+    model.coef_[:], model.intercept_[:] = weights[None, :30], weights[30:]
+    for _ in range(5):
+        model.partial_fit(hospital.features, hospital.labels)
+    return dp.clip_l2(np.concatenate([model.coef_[0], model.intercept_]) - weights, CLIP)
+
+
+async def run_hospital(folder: Path, port: int, task: secagg.Task, hospital: Hospital) -> float:
+    """All rounds of one hospital; the ε that they cost it."""
+    budget = dp.PrivacyLedger(EPSILON, task.encoder.delta, unit="client", trust="distributed")
+    roster = secagg.load_roster(folder / "roster.json")
+    own = {"identity": load_identity(folder / f"{hospital.id}.pem"), "roster": roster, "budget": budget}
+    context = tls(folder, hospital.id, ssl.Purpose.SERVER_AUTH)
+    reader, writer = await asyncio.open_connection("127.0.0.1", port, ssl=context)
+    received = frames(reader, LIMIT)
+    for _ in range(ROUNDS):
+        model = await anext(received)  # its hash names the session: hospitals with other models get no sum
+        client = task.client(hospital.id, session=hashlib.sha256(model).digest(), **own)
+        client.contribute(local_change(np.frombuffer(model), hospital))
+        while not client.finished:
+            if (reply := client.receive(await anext(received))) is not None:
+                writer.write(frame(reply))
+    writer.close()
+    return budget.spent
+
+
+async def train(folder: Path) -> tuple[np.ndarray, float]:
+    """The server: the weights after all rounds, and the most that a hospital spent."""
+    write_identities(CLIENTS, folder)
+    write_certificates(folder, CLIENTS)
+    task, wires, everyone = make_task(), {}, asyncio.Event()
+
+    async def welcome(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        party = dict(name for (name,) in writer.get_extra_info("peercert")["subject"])["commonName"]
+        wires[party] = frames(reader, LIMIT), writer
+        if len(wires) == len(CLIENTS):
+            everyone.set()
+
+    def send(outbox: dict[str, bytes]) -> None:
+        for party, message in outbox.items():
+            wires[party][1].write(frame(message))
+
+    async def take(server: secagg.Server, party: str) -> None:
+        send(server.receive(party, await anext(wires[party][0])))
+
+    context = tls(folder, "server", ssl.Purpose.CLIENT_AUTH)
+    listener = await asyncio.start_server(welcome, "127.0.0.1", 0, ssl=context)
+    port = listener.sockets[0].getsockname()[1]
+    hospitals = asyncio.gather(*(run_hospital(folder, port, task, hospital) for hospital in STUDY.hospitals))
+    await everyone.wait()
+    weights, roster = np.zeros(31), secagg.load_roster(folder / "roster.json")
+    for _ in range(ROUNDS):
+        send(dict.fromkeys(CLIENTS, weights.tobytes()))
+        server = task.server(CLIENTS, roster=roster, session=hashlib.sha256(weights.tobytes()).digest())
+        outbox = server.start()
+        while server.outcome is None:
+            send(outbox)
+            await asyncio.gather(*(take(server, party) for party in server.pending))
+            outbox = server.close_round()
+        weights = weights + server.outcome.mean
+    spent = await hospitals
+    listener.close()
+    return weights, max(spent)
+
+
+def main() -> None:
+    weights = np.zeros(31)
+    for _ in range(ROUNDS):
+        weights = weights + np.mean([local_change(weights, hospital) for hospital in STUDY.hospitals], axis=0)
+    with tempfile.TemporaryDirectory() as folder:
+        noised, spent = asyncio.run(train(Path(folder)))
+    for name, found in (("in the clear:        ", weights), ("of noised sums, TLS: ", noised)):
+        guessed = STUDY.test.features @ found[:30] + found[30] > 0
+        print(f"accuracy {name} {np.mean(guessed == STUDY.test.labels):.1%}")
+    print(f"epsilon {spent:.2f} for each hospital, at delta {make_task().encoder.delta:g}")
+
+
+if __name__ == "__main__":
+    main()

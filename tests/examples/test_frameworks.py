@@ -1,0 +1,59 @@
+"""The examples on Keras, PyTorch, scikit-learn and Opacus: real data, real sums, and the accuracy of both runs."""
+
+import importlib.util
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+EXAMPLES = Path(__file__).parents[2] / "examples"
+SIZES = ["dpsgd_opacus", "images_keras", "logistic_tls", "speech_torch"]
+
+
+def printed(name: str, *packages: str) -> list[float]:
+    """The numbers that the example prints, in order."""
+    if missing := [package for package in packages if importlib.util.find_spec(package) is None]:
+        pytest.skip(f"make test-stacks installs {', '.join(missing)}")
+    done = subprocess.run([sys.executable, EXAMPLES / f"{name}.py"], capture_output=True, text=True, timeout=240)
+    assert done.returncode == 0, done.stderr
+    return [float(number) for number in re.findall(r"\d+\.\d+", done.stdout)]
+
+
+@pytest.mark.parametrize("name", SIZES)
+def test_an_example_is_short(name: str) -> None:
+    lines = (EXAMPLES / f"{name}.py").read_text(encoding="utf-8").splitlines()
+    assert sum(bool(line.strip()) for line in lines) < 100
+
+
+@pytest.mark.stacks
+def test_images_are_learned_under_secure_sums_as_in_the_clear() -> None:
+    clear, secure = printed("images_keras", "keras", "torch", "mlxtend")
+    assert clear > 86
+    assert abs(secure - clear) < 1
+
+
+@pytest.mark.stacks
+def test_speech_is_learned_under_secure_sums_as_in_the_clear() -> None:
+    clear, secure = printed("speech_torch", "torch", "sktime")
+    assert clear > 86
+    assert abs(secure - clear) < 1.5  # an utterance is 0.27 points
+
+
+@pytest.mark.stacks
+def test_hospitals_learn_over_tls_within_their_budget() -> None:
+    clear, noised, epsilon = printed("logistic_tls", "sklearn")[:3]
+    assert clear > 93
+    assert noised > 85  # noise moves it by some points from run to run
+    assert 7.9 < epsilon <= 8
+
+
+@pytest.mark.stacks
+def test_opacus_is_paid_for_by_a_ledger_of_records() -> None:
+    accuracy, *epsilons = printed("dpsgd_opacus", "opacus", "torch", "sklearn")
+    assert accuracy > 70
+    assert len(epsilons) == 6
+    for ours, theirs in zip(epsilons[::2], epsilons[1::2], strict=True):
+        assert 0.97 * theirs < ours < 8
+        assert ours < 1.03 * theirs  # Opacus asks other orders of the same divergence
