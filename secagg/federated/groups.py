@@ -62,7 +62,8 @@ def draw_groups(cohort: Iterable[str], count: int, randomness: bytes) -> Groups:
             "foresee, such as os.urandom(32) of an honest server or a beacon's value: liars that foresee their "
             "group gather where they do most harm"
         )
-    ids = [check_party_id(party) for _, party in zip(range(MAX_CLIENTS + 1), cohort, strict=False)]
+    with blaming(ConfigError, "got a cohort that can't be read; expected the clients' ids"):
+        ids = [check_party_id(party) for _, party in zip(range(MAX_CLIENTS + 1), cohort, strict=False)]
     if len(set(ids)) != len(ids):
         raise ConfigError("got a cohort that lists an id twice; every client is in one group")
     groups = check_groups(count, len(ids))
@@ -106,6 +107,8 @@ def group_task(task: Task, count: int, *, min_survivors: int | None = None, rost
     ``ConfigError`` for groups whose floor is below c + 2 or that can't reach it, and for whatever the protocol or
     the encoding refuses in a task of this size.
     """
+    if not is_a(task, Task):
+        raise ConfigError(f"got {shown(task)} as task; expected a secagg.Task over all clients")
     groups = check_groups(count, task.max_clients)
     smallest, largest = task.max_clients // groups, -(-task.max_clients // groups)
     corrupt = corrupt_among(task.protocol, task.max_clients, roster)
@@ -139,22 +142,24 @@ def likelihood(clients: int, count: int, liars: int, bad: int) -> float:
     groups of the two sizes of :func:`draw_groups`. It holds for liars that are enrolled before anybody knows the
     randomness. ``ConfigError`` for numbers that don't fit.
     """
-    groups = check_groups(count, clients)
-    if not 0 <= liars <= clients or bad < 0:
+    numbers = [whole(number) for number in (clients, count, liars, bad)]
+    everyone, groups, lying, most = (-1 if number is None else number for number in numbers)
+    if not 1 <= groups <= everyone <= MAX_CLIENTS or not 0 <= lying <= everyone or most < 0:
         raise ConfigError(
-            f"got {liars} liars of {clients} and {bad} bad groups; expected at most all, and 0 or more"
+            f"got {shown(liars)} liars of {shown(clients)} clients in {shown(count)} groups, {shown(bad)} of "
+            "them bad; expected no more groups, and no more liars, than clients"
         )
-    if bad >= min(groups, liars):
+    if most >= min(groups, lying):
         return 1.0
-    size, larger = divmod(clients, groups)
+    size, larger = divmod(everyone, groups)
     ways = 0
-    for first in range(min(bad, larger) + 1):  # groups of size + 1
-        for second in range(min(bad - first, groups - larger) + 1):  # groups of size
-            left, others = bad - first - second, groups - first - second
-            inside = math.comb((size + 1) * first + size * second, liars)
+    for first in range(min(most, larger) + 1):  # groups of size + 1
+        for second in range(min(most - first, groups - larger) + 1):  # groups of size
+            left, others = most - first - second, groups - first - second
+            inside = math.comb((size + 1) * first + size * second, lying)
             placed = math.comb(larger, first) * math.comb(groups - larger, second) * inside
             ways += (-1) ** left * math.comb(others - 1, left) * placed
-    return float(Fraction(ways, math.comb(clients, liars)))
+    return float(Fraction(ways, math.comb(everyone, lying)))
 
 
 def simulate_groups(
@@ -171,11 +176,18 @@ def simulate_groups(
 
     ``task`` is the group's (:func:`group_task`); the other arguments are those of :func:`secagg.simulate`, by id,
     and every id of ``updates`` is in one of ``groups``. A deployment has one server object a group instead, on
-    one transport.
+    one transport. ``ConfigError`` for ids that don't fit, and as :func:`secagg.simulate` raises, but for
+    ``Aborted``.
     """
-    members = [party for group in groups for party in group]
-    if sorted(members) != sorted(updates):
-        raise ConfigError("got groups that are not the clients of updates; expected draw_groups(updates, ...)")
+    with blaming(ConfigError, "got arguments that can't be read; expected groups, and dicts by client id"):
+        members = sorted(party for group in groups for party in group)
+        clients = sorted(updates)
+        strangers = {*(weights or ()), *(dropouts or ()), *(budgets or ())} - set(clients)
+    if members != clients or strangers:
+        raise ConfigError(
+            "got groups, weights, dropouts or budgets that are not of the clients of updates; expected "
+            "draw_groups(updates, ...), and ids of updates"
+        )
     found: list[Simulation | Aborted] = []
     for group in groups:
         try:

@@ -8,15 +8,16 @@ follows from it costs no further privacy.
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from fractions import Fraction
 from typing import Any, ClassVar
 
 import numpy as np
 
-from secagg._numbers import real
+from secagg._numbers import real, whole
 from secagg._reading import INTEGERS
-from secagg.errors import ConfigError, shown
+from secagg.errors import ConfigError, chosen, shown
 from secagg.federated.compression import (
     Chosen,
     Compression,
@@ -195,8 +196,16 @@ def union_density(share: float, clients: int) -> float:
     """The share of coordinates that at least one of ``clients`` sends if each picks ``share`` of them by itself.
 
     1 - (1 - ``share``)^``clients``, for choices that are independent: what a sum over per-client masks would hold.
+    ``ConfigError`` for a share that is not from 0 to 1, or fewer than 0 clients.
     """
-    return -math.expm1(clients * math.log1p(-share)) if share < 1 else 1.0
+    share, count = real(share), whole(clients)
+    if not 0 <= share <= 1 or count is None or count < 0:
+        raise ConfigError(
+            f"got a share of {shown(share)} and {shown(clients)} clients; expected 0 to 1, and 0 or more"
+        )
+    if count == 0:
+        return 0.0
+    return -math.expm1(count * math.log1p(-share)) if share < 1 else 1.0
 
 
 def named(name: str, model: object, k: int) -> Compression:
@@ -206,16 +215,15 @@ def named(name: str, model: object, k: int) -> Compression:
     that each client chooses by itself (``top-k``, ``threshold``), with the reason.
     """
     layout = Layout.of(model)
-    match name:
-        case RandomK.label:
-            return RandomK(layout, k)
-        case CountSketch.label:
-            return CountSketch(layout, k)
-        case PublicMask.label:
-            return PublicMask(layout, k)
-        case Pruned.label:
-            return Pruned(layout, model, k)
-    if name in _REFUSED:
-        raise ConfigError(f"got compression {name!r}. {OWN_COORDINATES}")
-    known = ", ".join(kind.label for kind in (RandomK, CountSketch, PublicMask, Pruned))
-    raise ConfigError(f"got compression {shown(name)}; expected one of {known}")
+    maps: dict[str, Callable[[], Compression]] = {
+        RandomK.label: lambda: RandomK(layout, k),
+        CountSketch.label: lambda: CountSketch(layout, k),
+        PublicMask.label: lambda: PublicMask(layout, k),
+        Pruned.label: lambda: Pruned(layout, model, k),
+    }
+    plain = chosen(name, maps)
+    if plain is not None:
+        return maps[plain]()
+    if chosen(name, _REFUSED) is not None:
+        raise ConfigError(f"got compression {shown(name)}. {OWN_COORDINATES}")
+    raise ConfigError(f"got compression {shown(name)}; expected one of {', '.join(maps)}")

@@ -19,7 +19,7 @@ _MAGIC = b"secagg/v1/residual"
 class Residual:
     """What a client held back under a :class:`~secagg.federated.PublicMask`; kept by the client alone.
 
-    ::
+    At first it is zero::
 
         vector, kept = residual.compress(mask, update, session)
         client.contribute(vector)
@@ -33,6 +33,8 @@ class Residual:
     """
 
     def __init__(self, layout: Layout) -> None:
+        if not is_a(layout, Layout):
+            raise ConfigError(f"got {shown(layout)} as layout; expected secagg.Layout.of(model)")
         self.layout = layout
         self._vector: Vector = np.zeros(layout.size)
 
@@ -73,13 +75,13 @@ class Residual:
     @classmethod
     def from_bytes(cls, data: bytes, layout: Layout) -> Residual:
         """What :meth:`to_bytes` wrote; ``ConfigError`` for another layout, another length, or values not finite."""
+        restored = cls(layout)
         plain, header = _canonical.plain_bytes(data, "a residual"), _header(layout)
         if len(plain) != len(header) + 8 * layout.size or not plain.startswith(header):
             raise ConfigError("got bytes that are not the residual of this layout; expected what to_bytes() gave")
         vector = np.frombuffer(plain, "<f8", offset=len(header)).astype(np.float64)
         if not np.isfinite(vector).all():
             raise ConfigError("got a residual that is not finite; start a new one")
-        restored = cls(layout)
         restored._vector = vector
         return restored
 

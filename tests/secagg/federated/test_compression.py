@@ -227,8 +227,9 @@ def test_a_command_line_names_maps_and_hears_why_others_are_refused() -> None:
         assert f"{found.label}: 7 of 50 coordinates" in "\n".join(found.describe())
     with pytest.raises(ConfigError, match="which ones it sends tells of its update"):
         named("top-k", MODEL, 7)
-    with pytest.raises(ConfigError, match="expected one of random-k, count-sketch, public-mask, pruned"):
-        named("zip", MODEL, 7)
+    for name in ("zip", None, 7):
+        with pytest.raises(ConfigError, match="expected one of random-k, count-sketch, public-mask, pruned"):
+            named(name, MODEL, 7)  # type: ignore[arg-type]
 
 
 def test_the_union_of_own_choices_is_dense() -> None:
@@ -238,4 +239,7 @@ def test_the_union_of_own_choices_is_dense() -> None:
         union[rng.choice(union.size, 1000, replace=False)] = True
     assert union.mean() == pytest.approx(union_density(0.01, 100), abs=0.01)
     assert union_density(0.01, 100) == pytest.approx(0.634, abs=1e-3)
-    assert union_density(1.0, 3) == 1.0
+    assert (union_density(1.0, 3), union_density(0.5, 0), union_density(0.0, 9)) == (1.0, 0.0, 0.0)
+    for share, clients in ((1.1, 3), (-0.1, 3), (math.nan, 3), (0.5, -1), (0.5, 1.5)):
+        with pytest.raises(ConfigError, match="got a share"):
+            union_density(share, clients)  # type: ignore[arg-type]

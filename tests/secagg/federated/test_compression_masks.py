@@ -129,6 +129,8 @@ def test_a_residual_is_saved_and_erased() -> None:
             Residual.from_bytes(bad, LAYOUT)  # type: ignore[arg-type]
     with pytest.raises(ConfigError, match="not the residual of this layout"):
         Residual.from_bytes(data, secagg.Layout.of({"a": np.zeros(40)}))
+    with pytest.raises(ConfigError, match=r"expected secagg\.Layout\.of"):
+        Residual(np.zeros(40))  # type: ignore[arg-type]
     memory = residual._vector
     residual.erase()
     assert not memory.any()

@@ -145,6 +145,9 @@ def test_rules_keep_structure_and_refuse_what_does_not_fit(rule: GroupRule) -> N
     for few in range(5):
         with pytest.raises(Aborted):
             rule.combine([np.zeros(3)] * few)
+    for strange in (7, None, [None] * 5, ["a"] * 5):
+        with pytest.raises((EncodingError, ConfigError)):
+            rule.combine(strange)  # type: ignore[arg-type]
     with pytest.raises(ConfigError, match="more than 4096 means"):
         rule.combine(np.zeros(1) for _ in range(10_000))
 

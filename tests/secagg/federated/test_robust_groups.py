@@ -20,7 +20,15 @@ import secagg
 from secagg.beacon import SignedBeacon
 from secagg.corruption import corrupt_among
 from secagg.errors import ConfigError
-from secagg.federated import draw_groups, from_beacon, group_task, likelihood, simulate_groups
+from secagg.federated import (
+    CoordinateMedian,
+    PublicMask,
+    draw_groups,
+    from_beacon,
+    group_task,
+    likelihood,
+    simulate_groups,
+)
 from secagg.identity import enrol
 from tests.reference.compression import parts
 
@@ -75,6 +83,11 @@ def test_draws_that_can_be_foreseen_and_odd_cohorts_are_refused() -> None:
             draw_groups(COHORT, count, DRAWN)  # type: ignore[arg-type]
     with pytest.raises(ConfigError, match="lists an id twice"):
         draw_groups([*COHORT, "c1"], 5, DRAWN)
+    for cohort in (7, None, [7], [""], object()):
+        with pytest.raises(ConfigError):
+            draw_groups(cohort, 1, DRAWN)  # type: ignore[arg-type]
+    with pytest.raises(ConfigError, match=r"expected a secagg\.Task"):
+        group_task(COHORT, 5)  # type: ignore[arg-type]
 
 
 def test_a_beacon_draws_what_no_server_chose() -> None:
@@ -169,8 +182,34 @@ def test_groups_add_up_to_the_cohort(protocol: Any, weighted: bool) -> None:
     assert sorted(itertools.chain(*(result.survivors for result in found))) == sorted(COHORT)
     expected = sum((weights or dict.fromkeys(COHORT, 1))[party] * update for party, update in updates.items())
     assert sum(result.sum for result in found) == pytest.approx(expected, abs=1e-2)
-    with pytest.raises(ConfigError, match="not the clients of updates"):
-        simulate_groups(group_task(task, 4), updates, draw_groups(COHORT[1:], 4, DRAWN), weights=weights)
+
+
+@pytest.mark.parametrize("noised", [False, True])
+def test_groups_of_compressed_updates_are_combined_and_then_expanded(noised: bool) -> None:
+    layout = secagg.Layout.of(np.zeros(64))
+    mask = PublicMask(layout, 16).after(np.arange(64.0))
+    session = mask.session(b"round 2")
+    encoding = dp.DistributedGaussian(8.0, 0.01, 24, k_stddevs=6.0) if noised else TASK.encoding
+    task = group_task(replace(TASK, layout=mask.compressed, encoding=encoding), 5)
+    updates = {party: np.ones(64) + 0.01 * number for number, party in enumerate(COHORT)} | {
+        "c3": np.full(64, -2.0)
+    }
+    sent = {party: mask.compress(update, session) for party, update in updates.items()}
+    results = simulate_groups(task, sent, draw_groups(COHORT, 5, DRAWN), session=session)
+    means = [result.mean for result in results if isinstance(result, secagg.Simulation)]
+    mean = mask.expand(CoordinateMedian(bad=1).combine(means), session)
+    assert np.array_equal(np.flatnonzero(mean), mask.coordinates(session))
+    assert mean[mean != 0] == pytest.approx(np.full(16, 1.1), abs=0.15)
+
+
+def test_simulated_groups_are_those_of_the_updates() -> None:
+    updates, task, groups = dict.fromkeys(COHORT, np.zeros(6)), group_task(TASK, 4), draw_groups(COHORT, 4, DRAWN)
+    for odd in (draw_groups(COHORT[1:], 4, DRAWN), (*groups, ("c1",)), groups[1:], 7, [None]):
+        with pytest.raises(ConfigError, match="expected"):
+            simulate_groups(task, updates, odd)  # type: ignore[arg-type]
+    for more in ({"dropouts": {"c77": "MaskedInput"}}, {"weights": {"c1": 1}}, {"budgets": {"c77": None}}):
+        with pytest.raises(ConfigError):
+            simulate_groups(task, updates, groups, **more)  # type: ignore[arg-type]
 
 
 def test_a_budget_is_charged_once_a_round_whatever_the_number_of_groups() -> None:
@@ -201,9 +240,10 @@ def test_likelihoods_of_large_cohorts_are_exact_and_quick() -> None:
     assert likelihood(20, 5, 2, 1) == float(Fraction(30, 190))
     assert likelihood(20, 5, 2, 2) == 1.0
     assert 0 < likelihood(1000, 101, 100, 50) < likelihood(1000, 101, 100, 60) < 1
-    for clients, count, liars, bad in ((20, 5, 21, 2), (20, 5, -1, 2), (20, 5, 2, -1), (20, 0, 2, 1)):
-        with pytest.raises(ConfigError):
-            likelihood(clients, count, liars, bad)
+    odd: Any
+    for odd in ((20, 5, 21, 2), (20, 5, -1, 2), (20, 5, 2, -1), (20, 0, 2, 1), (20, 21, 2, 1), (20, 5, 2.0, "1")):
+        with pytest.raises(ConfigError, match="no more liars, than clients"):
+            likelihood(*odd)
 
 
 def test_sums_of_ever_new_groups_show_what_lasts_in_a_clients_updates() -> None:
