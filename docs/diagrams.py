@@ -41,7 +41,11 @@ def table(protocol: AggregationProtocol) -> str:
             fields = ", ".join([*message.__struct_fields__, *["vectors"] * vectors]) or "none"
             rows.append(f"| {phase.round} | {sender} | {receiver} | {message.__name__} | {fields} |")
         if phase.relay is not None:
-            rows.append(f"| {phase.round} | server | {phase.relay} | {phase.reply.__name__} | as it is, at once |")
+            what = "as it is, at once" if phase.relayed is None else "at once"
+            rows.append(f"| {phase.round} | server | {phase.relay} | {phase.handed_on.__name__} | {what} |")
+        if phase.word is not None:
+            fields = ", ".join(phase.word.__struct_fields__)
+            rows.append(f"| {phase.round} | {phase.relay} | server | {phase.word.__name__} | {fields} |")
     return "\n".join(rows)
 
 
@@ -60,7 +64,8 @@ def diagram(protocol: AggregationProtocol, role: PartyRole) -> str:
     for phase, state, following in zip(phases, names, names[1:], strict=False):
         relayed = protocol.phases[protocol.phases.index(phase) - 1]
         if relayed.relay is role:
-            lines.append(f"    {state} --> {state}: {relayed.reply.__name__} of each {relayed.role}")
+            word = "" if relayed.word is None else f" / {relayed.word.__name__}"
+            lines.append(f"    {state} --> {state}: {relayed.handed_on.__name__} of each {relayed.role}{word}")
         lines.append(f"    {state} --> {following}: {phase.request.__name__} / {phase.reply.__name__}")
     return "\n".join([*lines, "    finished --> [*]", "```"])
 

@@ -9,14 +9,13 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
-from mpc.errors import MPCError
 from mpc.keys import agree, check_public_key, encode_parts, public_key
 from secagg import lanes, wire
 from secagg.corruption import check_floor, corrupt_among
 from secagg.errors import ConfigError, FaultKind
 from secagg.identity import PartyRole, Roster
 from secagg.protocols.base import AggregationProtocol, Cost, largest_proposal
-from secagg.roles import Client, ClientState, Handler, Member, Reply, Server, ServerState, Step
+from secagg.roles import Client, ClientState, Handler, Member, Reply, Server, ServerState, Step, method
 from secagg.table import Phase, Proposal
 from secagg.task import Task
 from secagg.testing import check_protocol
@@ -43,17 +42,14 @@ class MaskedInput(wire.Message, frozen=True):
     TYPE: ClassVar[int] = 4
 
 
-def advertised_key(envelope: Envelope) -> bytes:
-    try:
-        return check_public_key(envelope.open(Advert)[0].key)
-    except MPCError as error:
-        raise Reject(FaultKind.INVALID, str(error)) from error
-
-
 class MaskingClient(Client[ClientState]):
     """Advertises a key, then masks its input with one mask for each other client."""
 
     state_type = ClientState
+    answers: ClassVar[Mapping[str, Handler]] = {
+        "AdvertiseKeys": method("_advertise"),
+        "MaskedInput": method("_mask"),
+    }
 
     def _advertise(self, draft: ClientState, message: Proposal, payload: memoryview) -> Reply:
         return Advert(public_key(self.context.derive(draft, "masking key"))), b""
@@ -67,13 +63,11 @@ class MaskingClient(Client[ClientState]):
             lower, higher = sorted((draft.id, envelope.sender))
             info = encode_parts("own-protocol/v1/mask", lower, higher)
             if lower != higher:
-                key = agree(private, advertised_key(envelope), salt=draft.session_id, info=info)
+                key = agree(private, envelope.open(Advert)[0].key, salt=draft.session_id, info=info)
                 keys.append((key, 1 if draft.id == lower else -1))
         vectors = lanes.to_lanes(self.context.task, self.context.contribution(draft))
         lanes.mask_all(vectors, keys, self.context.executor)
         return MaskedInput(), lanes.pack_lanes(self.context.task, vectors)
-
-    answers: ClassVar[Mapping[str, Handler]] = {"AdvertiseKeys": _advertise, "MaskedInput": _mask}
 
 
 class MaskingServerState(ServerState):
@@ -84,12 +78,16 @@ class MaskingServer(Server[MaskingServerState]):
     """Passes the adverts to all clients, and adds the masked inputs as they arrive."""
 
     state_type = MaskingServerState
+    steps: ClassVar[Mapping[str, Step]] = {
+        "AdvertiseKeys": Step(method("_propose"), method("_take_advert"), method("_settle_adverts")),
+        "MaskedInput": Step(method("_send_adverts"), method("_take_input"), method("_settle_inputs")),
+    }
 
     def _propose(self) -> Mapping[str, Reply]:
         return dict.fromkeys(self.context.state.cohort, (self.context.proposal(), b""))
 
     def _take_advert(self, envelope: Envelope, message: Advert, payload: memoryview) -> None:
-        advertised_key(envelope)
+        check_public_key(message.key)  # the MPCError of a bad key becomes a fault of its sender
         self.context.state.adverts[envelope.sender] = envelope.raw
 
     def _settle_adverts(self) -> None:
@@ -104,14 +102,8 @@ class MaskingServer(Server[MaskingServerState]):
         lanes.fold_lanes(self.context.task, payload, self.context.sums)
 
     def _settle_inputs(self) -> None:
-        self.context.state.survivors = sorted(self.context.state.answered)
         self.context.need(len(self.context.state.survivors), self.context.task.min_survivors, "masked inputs")
         lanes.reduce_lanes(self.context.task, self.context.sums)
-
-    steps: ClassVar[Mapping[str, Step]] = {
-        "AdvertiseKeys": Step(_propose, _take_advert, _settle_adverts),
-        "MaskedInput": Step(_send_adverts, _take_input, _settle_inputs),
-    }
 
 
 @dataclass(frozen=True)

@@ -1,4 +1,4 @@
-"""A party's message that reaches another party through the server."""
+"""Messages from one party to another that pass through the server."""
 
 from __future__ import annotations
 
@@ -13,15 +13,20 @@ if TYPE_CHECKING:
 
 
 def relayed(data: bytes, task: Task, session: bytes, kind: type[wire.Message], limit: int) -> Envelope:
-    """A party's message that came through the server; ``Reject`` unless it is a ``kind`` of this session.
+    """Read a message that the server passed on; ``Reject`` unless it is a ``kind`` of this session.
 
-    Its signature is for the caller to check.
+    ``limit`` is the number of bytes above which nothing is read. The caller checks the signature.
     """
     envelope = Envelope.parse(data, limit)
+    check_relayed(envelope, task, session, kind)
+    return envelope
+
+
+def check_relayed(envelope: Envelope, task: Task, session: bytes, kind: type[wire.Message]) -> None:
+    """``Reject`` a message that the server passed on unless it is a ``kind`` of this task and session."""
     if envelope.protocol != task.protocol.ID or envelope.task != task.digest:
         raise Reject(FaultKind.FOREIGN_TASK, "got a relayed message of another protocol or task")
     if envelope.session != session:
         raise Reject(FaultKind.FOREIGN_SESSION, "got a relayed message of another session")
     if envelope.kind != kind.TYPE:
         raise Reject(FaultKind.INVALID, f"got message type {envelope.kind} where a {kind.__name__} is relayed")
-    return envelope

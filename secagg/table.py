@@ -7,6 +7,7 @@ from enum import StrEnum
 from typing import ClassVar, Protocol
 
 from secagg import wire
+from secagg.errors import ConfigError
 from secagg.identity import PartyRole
 
 
@@ -31,9 +32,9 @@ class Round(StrEnum):
 
 
 class Proposal(wire.Message, frozen=True):
-    """The server opens a session: who takes part, what it is called, 32 fresh random bytes.
+    """The first message to each party. The server opens a session: its cohort, its name, 32 fresh random bytes.
 
-    It is what each party is sent first; a protocol that has more to say then extends it.
+    A protocol whose first message carries more than that extends this class.
     """
 
     TYPE: ClassVar[int] = 1
@@ -42,9 +43,23 @@ class Proposal(wire.Message, frozen=True):
     nonce: bytes
 
 
+class Word(wire.Message, frozen=True):
+    """What a listener answers to a message that the server handed on to it: its word about one client's answer."""
+
+    client: str
+
+
 @dataclass(frozen=True)
 class Phase:
-    """A row of a protocol's table: the server asks parties of one role, and each answers once."""
+    """A row of a protocol's table: the server asks parties of one role, and each answers once.
+
+    While the round is open, the server hands answers on to the role ``relay``, whose parties are the *listeners*.
+    By default each gets the whole answer. With ``relayed`` they get a message of that type in its place:
+    :attr:`secagg.roles.Step.hand_on` says which message goes to which party.
+
+    With ``word`` a listener answers what it gets, and the server takes no answer of a client before every listener
+    has given its word about it. Until then the answer is kept in memory: at most ``awaiting`` of them at a time.
+    """
 
     round: str
     role: PartyRole
@@ -54,15 +69,42 @@ class Phase:
     commits_input: bool = False  # the answer fixes the contribution, which a later one carries
     request_vectors: bool = False  # vectors follow the request; elsewhere bytes behind a message are refused
     reply_vectors: bool = False
-    relay: PartyRole | None = None  # answers are handed on, as they are and at once, to all of this role
+    relay: PartyRole | None = None
+    relayed: type[wire.Message] | None = None
+    relayed_vectors: bool = False  # vectors follow a message of type ``relayed``
+    word: type[Word] | None = None
+    awaiting: int = 0
+
+    def __post_init__(self) -> None:
+        if self.relay is None and (self.relayed is not None or self.word is not None):
+            raise ConfigError(f"{self.round} has messages for listeners but no listeners; state relay=")
+        if (self.word is not None) != (self.awaiting > 0):
+            raise ConfigError(
+                f"{self.round} has word={self.word} and awaiting={self.awaiting}; a listener's word is about an "
+                "answer that awaits it, so state both or neither"
+            )
+        if self.word is not None and (self.role is not PartyRole.CLIENT or self.role is self.relay):
+            raise ConfigError(
+                f"{self.round} has a word about answers that are not clients'; only these can await it"
+            )
+
+    @property
+    def handed_on(self) -> type[wire.Message]:
+        """The type of message that a listener gets for an answer."""
+        return self.relayed or self.reply
+
+    @property
+    def handed_on_vectors(self) -> bool:
+        """Whether vectors follow that message."""
+        return self.reply_vectors if self.relayed is None else self.relayed_vectors
 
 
 class Tabled(Protocol):
-    """What has a table of phases: every protocol."""
+    """Anything with a table of phases: every protocol."""
 
     @property
     def phases(self) -> tuple[Phase, ...]:
-        """The table: who is asked what, in which order."""
+        """The table: the rounds in order, each with the role that is asked."""
         ...
 
 
@@ -72,13 +114,13 @@ def rounds(protocol: Tabled) -> tuple[str, ...]:
 
 
 def input_round(protocol: Tabled) -> str:
-    """The round whose message carries a client's contribution: who sends it is in the sum."""
+    """The round whose message carries a client's contribution: a client that sends it is in the sum."""
     return next(phase.round for phase in protocol.phases if phase.takes_input)
 
 
 def contribution_round(protocol: Tabled) -> str:
-    """The first round whose message depends on a client's contribution: by then it must have been given one.
+    """The first round whose message depends on a client's contribution, so ``contribute`` comes before it.
 
-    It is the input round, or an earlier one in which clients commit to their inputs.
+    It is the input round, or an earlier round in which clients commit to their inputs.
     """
     return next(phase.round for phase in protocol.phases if phase.commits_input or phase.takes_input)

@@ -37,7 +37,8 @@ EXCEPTIONS = {
 #: The one circle of names: a task makes roles, roles read their task, and the base class of protocols names both.
 CIRCLE = {
     *("secagg.task", "secagg.corruption", "secagg.relay", "secagg.protocols.base"),
-    *(f"secagg.roles.{name}" for name in ("client", "context", "listener", "member", "outcome", "server", "state")),
+    *(f"secagg.roles.{name}" for name in ("client", "context", "handing_on", "hooks", "listener", "member")),
+    *(f"secagg.roles.{name}" for name in ("outcome", "receiving", "server", "state")),
 }
 
 

@@ -51,7 +51,6 @@ class ClearServer(Server[ServerState]):
         fold_lanes(self.context.task, payload, self.context.sums)
 
     def _settle(self) -> None:
-        self.context.state.survivors = sorted(self.context.state.answered)
         self.context.need(len(self.context.state.survivors), self.context.task.min_survivors, "inputs")
 
     steps: ClassVar[Mapping[str, Step]] = {Round.INPUT: Step(_propose, _take_input, _settle)}

@@ -7,11 +7,13 @@ the server; ``Server`` asks. A protocol subclasses them and fills in one table; 
 from secagg.roles.client import Client
 from secagg.roles.context import MemberContext, ServerContext
 from secagg.roles.environment import Budget, Environment
+from secagg.roles.handing_on import Waiting
+from secagg.roles.hooks import Handler, Listener, MemberHooks, Reply, ServerHooks, Step, method
 from secagg.roles.listener import Aggregator, Decryptor, Watchful
-from secagg.roles.member import SEED_BYTES, Handler, Listener, Member, Reply
+from secagg.roles.member import SEED_BYTES, Member
 from secagg.roles.outcome import Outcome
-from secagg.roles.server import Outbox, Server, Step
-from secagg.roles.state import ClientState, MemberState, ServerState
+from secagg.roles.server import Outbox, Server
+from secagg.roles.state import ClientState, ListenerState, MemberState, ServerState
 
 __all__ = [
     "SEED_BYTES",
@@ -23,15 +25,20 @@ __all__ = [
     "Environment",
     "Handler",
     "Listener",
+    "ListenerState",
     "Member",
     "MemberContext",
+    "MemberHooks",
     "MemberState",
     "Outbox",
     "Outcome",
     "Reply",
     "Server",
     "ServerContext",
+    "ServerHooks",
     "ServerState",
     "Step",
+    "Waiting",
     "Watchful",
+    "method",
 ]

@@ -79,6 +79,18 @@ class MemberContext(Context):
         """The private half of what the roster lists beside the identity, where the role has such a key."""
         return self.environment.key
 
+    def seal(self, draft: MemberState, message: wire.Message, payload: bytes = b"") -> bytes:
+        """A signed message of this role and session: its answer, or a part of it for another party."""
+        return wire.seal_envelope(
+            message,
+            protocol=self.task.protocol.ID,
+            task=self.task.digest,
+            session=draft.session_id,
+            sender=draft.id,
+            payload=payload,
+            identity=self.environment.identity,
+        )
+
     def claim(self, value: bytes, *entry: bytes | str) -> None:
         """Write ``value`` under ``entry`` in the ledger, once ever; ``Aborted`` if another stands there."""
         ledger = self.environment.ledger
@@ -114,6 +126,7 @@ class ServerContext(Context, Generic[AnyServerState]):
         self.state = state
         self.sums: list[NDArray[Any]] = []
         self._cohort = frozenset(state.cohort)
+        self._limits: dict[PartyRole, int] = {}
         self.faults = FaultRecord(self.knows, state.faults)
 
     @property
@@ -129,6 +142,13 @@ class ServerContext(Context, Generic[AnyServerState]):
     def knows(self, party: str) -> bool:
         """Whether ``party`` is in the cohort or enrolled; other names are anyone's to invent."""
         return party in self._cohort or (self.roster is not None and party in self.roster)
+
+    def limit_of(self, party: str) -> int:
+        """The largest message that ``party`` reads, in bytes."""
+        role = PartyRole.CLIENT if party in self._cohort or self.roster is None else self.roster[party].role
+        if role not in self._limits:
+            self._limits[role] = self.task.protocol.largest_message(self.task, role)
+        return self._limits[role]
 
     def draw(self, count: int) -> bytes:
         """``count`` fresh random bytes; keep them in the state, since a restored server draws others."""

@@ -16,18 +16,19 @@ from __future__ import annotations
 
 import hashlib
 import logging
-from collections.abc import Callable, Mapping
-from typing import TYPE_CHECKING, Any, ClassVar, Generic, Self, TypeVar
+from typing import TYPE_CHECKING, Self
 
 import msgspec
 
+from mpc.errors import MPCError
 from mpc.keys import encode_parts
 from secagg import wire
 from secagg.errors import Aborted, ConfigError, Fault, FaultKind, LocalProtocolError, RemoteProtocolError
 from secagg.identity import PartyRole, check_enrolled, check_party_id
 from secagg.roles.context import MemberContext
 from secagg.roles.environment import Environment
-from secagg.roles.state import ClientState, MemberState, check_member, pack_state, unpack_state
+from secagg.roles.hooks import AnyState, Handler, Listener, MemberHooks, Reply, method
+from secagg.roles.state import ClientState, ListenerState, MemberState, check_member, pack_state, unpack_state
 from secagg.roles.turn import Turn, atomic
 from secagg.session import (
     MAX_SESSION_BYTES,
@@ -38,12 +39,13 @@ from secagg.session import (
     session_id,
 )
 from secagg.store import Ledger
-from secagg.table import Proposal
+from secagg.table import Phase, Proposal
 from secagg.wire import Envelope, Reject
 
 if TYPE_CHECKING:
     from secagg.task import Task
 
+__all__ = ["SEED_BYTES", "AnyState", "Handler", "Listener", "Member", "Reply", "method"]
 
 log = logging.getLogger("secagg")
 SEED_BYTES = 32
@@ -54,39 +56,12 @@ FOREIGN_TASK = (
 )
 
 
-AnyState = TypeVar("AnyState", bound=MemberState)
-Reply = tuple[wire.Message, bytes]
-Handler = Callable[[Any, Any, Any, memoryview], Reply]
-Listener = Callable[[Any, Any, Envelope, Any, memoryview], None]
-
-
-def method(name: str) -> Callable[..., Any]:
-    """The method ``name`` of the role that runs it, so that a table can stand above the methods it lists.
-
-    A subclass that replaces the method needs no table of its own.
-    """
-
-    def call(role: Any, *arguments: Any) -> Any:
-        return getattr(role, name)(*arguments)
-
-    return call
-
-
-class Member(Generic[AnyState]):
+class Member(MemberHooks[AnyState]):
     """A role that answers the server. Made by the task; bytes in, bytes out; no I/O and no clock.
 
     Any thread may call anything at any time: each call, and each look at a property, has the role to itself, and
-    waits for the one before.
-
-    ``answers`` maps each round that addresses the role to the method that answers it;
-    ``overhears`` each round whose messages are relayed to it to the method that takes them. Both
-    get a draft of the state, whose fields they replace and never change in place.
+    waits for the one before. :class:`secagg.roles.MemberHooks` says what a protocol fills in.
     """
-
-    role: ClassVar[PartyRole]
-    state_type: ClassVar[type[MemberState]]
-    answers: ClassVar[Mapping[str, Handler]]
-    overhears: ClassVar[Mapping[str, Listener]] = {}
 
     def __init__(
         self, task: Task, member_id: str, environment: Environment | None = None, *, session: bytes | None = None
@@ -118,13 +93,23 @@ class Member(Generic[AnyState]):
                 _GIVE_LEDGER,
             )
         self.context = MemberContext(task, environment, self.role, state.id)
-        self._state: AnyState = state  # type: ignore[assignment]
+        self._state = state  # type: ignore[assignment]
         self._phases = tuple(phase for phase in task.protocol.phases if phase.role is self.role)
+        self._check_table()
         self._proposed: bytes | None = None  # by a proposal that was accepted but not answered yet
         self.prepare()
 
-    def prepare(self) -> None:
-        """Check what the caller lent, and make what no saved state holds; ``ConfigError`` where it doesn't fit."""
+    def _check_table(self) -> None:
+        """``ConfigError`` for a class that lacks a method or a state for what the protocol's table asks of it."""
+        heard = [phase for phase in self.context.task.protocol.phases if phase.relay is self.role]
+        lacking = [f"answers[{phase.round!s}]" for phase in self._phases if phase.round not in self.answers]
+        lacking += [f"overhears[{phase.round!s}]" for phase in heard if phase.round not in self.overhears]
+        if any(phase.word for phase in heard) and not isinstance(self._state, ListenerState):
+            lacking += ["a state_type that is a ListenerState"]
+        if lacking:
+            raise ConfigError(
+                f"{type(self).__name__} has no {', '.join(lacking)}, which its protocol's table needs"
+            )
 
     @property
     def id(self) -> str:
@@ -173,12 +158,16 @@ class Member(Generic[AnyState]):
             self._check_address(envelope)
             if envelope.digest in self._state.requests:
                 return self._state.last_reply if envelope.digest == self._state.requests[-1] else None
+            phase = self._listens_in(envelope)
+            if phase is not None:
+                return self._overhear(envelope, phase)
             if envelope.sender != wire.SERVER:
-                self._overhear(envelope)
-                return None
+                raise Reject(FaultKind.OUT_OF_TURN, "got another party's message where none is relayed")
             return self._answer(envelope)
         except Reject as refused:
             raise RemoteProtocolError(self._fault(refused)) from refused
+        except MPCError as error:  # of a key or a share in the message, unless the method saw to it
+            raise RemoteProtocolError(self._fault(Reject(FaultKind.INVALID, str(error)))) from error
         except Aborted as aborted:
             self._give_up(aborted)
             raise
@@ -212,6 +201,7 @@ class Member(Generic[AnyState]):
             self._proposed = message.session
         asked_under = draft.session_id  # an answer may move the session on to the next id
         reply, vectors = self.answers[phase.round](self, draft, message, payload)
+        self._check_type(reply, phase.reply, phase.round)
         draft.step += 1
         draft.finished = draft.step == len(self._phases)
         self.context.claim(envelope.digest, "round", asked_under, phase.round)
@@ -221,15 +211,7 @@ class Member(Generic[AnyState]):
                 self._spend(draft, envelope.digest)
                 draft.contribution = []  # the answer holds it, and is kept
         draft.requests = [*draft.requests, envelope.digest]
-        draft.last_reply = wire.seal_envelope(
-            reply,
-            protocol=self.context.task.protocol.ID,
-            task=self.context.task.digest,
-            session=draft.session_id,
-            sender=draft.id,
-            payload=vectors,
-            identity=self.context.environment.identity,
-        )
+        draft.last_reply = self.context.seal(draft, reply, vectors)
         if draft.finished:
             self.erase(draft)
         self._commit(draft)
@@ -267,26 +249,57 @@ class Member(Generic[AnyState]):
         except ValueError as error:  # dp's own errors are
             raise LocalProtocolError(f"this input does not leave: {error}") from error
 
-    def _overhear(self, envelope: Envelope) -> None:
-        """Take another party's message that the server relayed."""
+    def _check_type(self, message: object, expected: type[wire.Message] | None, name: str) -> None:
+        if expected is None or not isinstance(message, expected):
+            stated = "no answer" if expected is None else expected.__name__
+            raise ConfigError(
+                f"{type(self).__name__} answered {type(message).__name__} in {name}; the protocol's table has "
+                f"{stated} there: correct one of them"
+            )
+
+    def _listens_in(self, envelope: Envelope) -> Phase | None:
+        """The row of the table by which the server hands such a message on to this role; None if there is none."""
         for phase in self.context.task.protocol.phases:
-            if phase.relay is self.role and envelope.kind == phase.reply.TYPE:
-                break
-        else:
-            raise Reject(FaultKind.OUT_OF_TURN, "got another party's message where none is relayed")
-        if not self._state.session_id or envelope.session != self._state.session_id:
+            if phase.relay is not self.role:
+                continue
+            if envelope.kind == phase.handed_on.TYPE and (envelope.sender != wire.SERVER or phase.relayed):
+                return phase
+            if phase.word is not None and envelope.kind == phase.word.TYPE and envelope.sender != wire.SERVER:
+                return phase
+        return None
+
+    def _overhear(self, envelope: Envelope, phase: Phase) -> bytes | None:
+        """Take a message that the server handed on; returns this role's word on it, if the protocol has words.
+
+        It is signed by the party that was asked or, if it is a word itself, by another listener; or it is the
+        server's own, which is believed as little as a request.
+        """
+        state, kind, signer = self._state, phase.handed_on, phase.role
+        if phase.word is not None and envelope.kind == phase.word.TYPE:
+            kind, signer = phase.word, self.role
+        if not state.session_id or envelope.session != state.session_id:
             raise Reject(FaultKind.FOREIGN_SESSION, "got a relayed message of another session")
-        self.context.check_signature(envelope, phase.role)
+        if envelope.sender != wire.SERVER:
+            self.context.check_signature(envelope, signer)
+        if isinstance(state, ListenerState) and envelope.digest in state.words:
+            return state.words[envelope.digest]
         if self.heard(envelope):
-            return
+            return None
         if self._ended:
             raise Reject(FaultKind.OUT_OF_TURN, "got another party's message after the end of the session")
-        message, payload = envelope.open(phase.reply)
-        if not phase.reply_vectors:
+        message, payload = envelope.open(kind)
+        if kind is phase.word or not phase.handed_on_vectors:
             wire.no_vectors(payload)
-        draft = msgspec.structs.replace(self._state)
-        self.overhears[phase.round](self, draft, envelope, message, payload)
+        draft = msgspec.structs.replace(state)
+        word = self.overhears[phase.round](self, draft, envelope, message, payload)
+        said = None
+        if word is not None:
+            self._check_type(word, phase.word, phase.round)
+            said = self.context.seal(draft, word)
+            assert isinstance(draft, ListenerState)  # held to it when the role was made
+            draft.words = {**draft.words, envelope.digest: said}
         self._commit(draft)
+        return said
 
     def _warn_of_no_ledger(self, draft: AnyState) -> None:
         # Where the server reads each input by itself, a second one of the same client tells it nothing new.
@@ -300,10 +313,6 @@ class Member(Generic[AnyState]):
                 draft.session_id.hex()[:12],
                 _GIVE_LEDGER,
             )
-
-    def heard(self, envelope: Envelope) -> bool:
-        """Whether this very message of another party was taken before; it then changes nothing."""
-        return False
 
     def _accept_proposal(self, draft: AnyState, proposal: Proposal) -> None:
         if draft.session is not None and proposal.session != draft.session:
@@ -330,10 +339,6 @@ class Member(Generic[AnyState]):
             nonce=proposal.nonce,
             cohort=proposal.cohort,
         )
-
-    def erase(self, draft: AnyState) -> None:
-        """Forget every secret; a role that is done keeps only what it signed."""
-        draft.seed = b""
 
     def _give_up(self, aborted: Aborted) -> None:
         log.warning("%s leaves session %s: %s", self.id, self._state.session_id.hex()[:12], aborted)
@@ -375,6 +380,3 @@ class Member(Generic[AnyState]):
         role._take_up(task, state, lent)
         role.check_restored()
         return role
-
-    def check_restored(self) -> None:
-        """Refuse a state that can't be resumed safely."""

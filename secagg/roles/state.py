@@ -108,6 +108,8 @@ def check_member(state: MemberState, phases: Sequence[Phase], task: Task, roster
         task.check_cohort(state.cohort, roster)
     ended = state.finished or bool(state.aborted)
     hold(len(state.seed) == 32 or (ended and not state.seed), "seed")
+    if isinstance(state, ListenerState):
+        hold(all(len(digest) == 32 and word for digest, word in state.words.items()), "words")
     if isinstance(state, ClientState):
         hold(len(state.contributed) in (0, 32), "contribution")
         # An answer that carries the input, or fixes it, may hold all that is needed of it.
@@ -157,6 +159,12 @@ class MemberState(msgspec.Struct, forbid_unknown_fields=True):
     last_reply: bytes = b""
     finished: bool = False
     aborted: str = ""
+
+
+class ListenerState(MemberState):
+    """The state of a role that answers what the server hands on to it: its word on each such message."""
+
+    words: dict[bytes, bytes] = {}  # by the digest of the message that it answers, as it was sent
 
 
 class ClientState(MemberState):

@@ -237,7 +237,7 @@ def _tampered(parties: Parties, damage: Callable[[bytes], Iterable[bytes]], what
                     session.refused_by_server(party, data, what)
 
         session.before_request = session.before_relay = before_request
-        session.before_answer = before_answer
+        session.before_answer = session.before_word = before_answer
         session.require_completes(f"after {what}")
 
 

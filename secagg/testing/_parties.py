@@ -76,8 +76,11 @@ class Parties:
 
     @property
     def silences(self) -> Iterator[tuple[str, PartyRole]]:
-        """The rounds of the protocol's table, each with the role that it asks."""
-        return ((phase.round, phase.role) for phase in self.protocol.phases)
+        """The rounds of the protocol's table, each with a role that answers there, to a request or by a word."""
+        for phase in self.protocol.phases:
+            yield phase.round, phase.role
+            if phase.word is not None and phase.relay is not None:
+                yield phase.round, phase.relay
 
 
 @lru_cache(maxsize=8)

@@ -34,7 +34,8 @@ class Session:
     wanted. ``seed`` determines all randomness. ``ledgers`` are those of an earlier session, by party.
 
     Each hook is called with a party and the message that it gets (a request, a message handed on) or gives (an
-    answer): ``before_request``, ``before_answer`` and ``before_relay`` before the message is delivered,
+    answer, a word on a message handed on): ``before_request``, ``before_answer``, ``before_relay`` and
+    ``before_word`` before the message is delivered,
     ``after_request`` and ``after_answer`` when it was taken. A hook does what it needs to ``members`` and
     ``server`` itself. What a ``before_`` hook returns is delivered in the message's place: None for the message as
     it is, one message, several, or an empty list. ``order`` sorts the senders of the answers of a round.
@@ -81,12 +82,12 @@ class Session:
         self.answers: dict[tuple[str, str], bytes] = {}
         self.gone: dict[str, str] = {}  # the parties that fell silent, with the round
         self.refusals: dict[str, RemoteProtocolError | Aborted] | None = None
-        self._passed_on: set[tuple[str, bytes]] = set()
         self.before_request: Hook = _nothing
         self.after_request: Hook = _nothing
         self.before_answer: Hook = _nothing
         self.after_answer: Hook = _nothing
         self.before_relay: Hook = _nothing
+        self.before_word: Hook = _nothing
         self.order: Callable[[list[str]], list[str]] = list
 
     @property
@@ -195,12 +196,16 @@ class Session:
         self.after_answer(party, answer)
 
     def pass_on(self, outbox: Outbox) -> None:
-        """Deliver the messages that the server hands on, each one once."""
+        """Deliver the messages that the server hands on, and to the server what their receivers answer."""
         for party, message in outbox.items():
-            if party not in self.gone and (party, message) not in self._passed_on:
-                self._passed_on.add((party, message))
-                for data in _instead(self.before_relay, party, message):
-                    self._received(party, data)
+            if self.silent.get(party) == self.round and party not in self.gone:
+                self.gone[party] = self.round
+            if party in self.gone:
+                continue
+            for data in _instead(self.before_relay, party, message):
+                if (word := self._received(party, data)) is not None:
+                    for said in _instead(self.before_word, party, word):
+                        self.pass_on(self.server.receive(party, said))
 
     def seal(
         self,

@@ -158,7 +158,6 @@ class EncryptedServer(Server[EncryptedServerState]):
             )
 
     def _settle_input(self) -> None:
-        self.context.state.survivors = sorted(self.context.state.answered)
         self.context.need(len(self.context.state.survivors), self.context.task.min_survivors, "encrypted inputs")
 
     # Opening

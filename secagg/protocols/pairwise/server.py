@@ -170,7 +170,6 @@ class PairwiseServer(Server[PairwiseServerState]):
 
     def _settle_input(self) -> None:
         state = self.context.state
-        state.survivors = sorted(state.answered)
         self.context.need(len(state.survivors), self._floor, "masked inputs")
         state.sealed = {}
         state.shares = {dealer: {} for dealer in state.u2}

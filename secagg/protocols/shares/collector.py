@@ -66,7 +66,6 @@ class Collector(Server[CollectorState]):
         check_report(self.context.task, message, payload)
 
     def _settle_reports(self) -> None:
-        self.context.state.survivors = sorted(self.context.state.answered)
         self.context.need(len(self.context.state.survivors), self.context.task.min_survivors, "reports")
 
     def _recount(self) -> Mapping[str, Reply]:

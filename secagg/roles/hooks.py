@@ -1,0 +1,128 @@
+"""What the author of a protocol fills in and replaces in a role; who only drives a role needs none of it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any, ClassVar, Generic, TypeVar
+
+import msgspec
+
+from secagg import wire
+from secagg.identity import PartyRole
+from secagg.roles.context import MemberContext, ServerContext
+from secagg.roles.handing_on import Waiting
+from secagg.roles.state import MemberState, ServerState, pack_segments
+from secagg.table import Phase, Word
+from secagg.wire import Envelope
+
+AnyState = TypeVar("AnyState", bound=MemberState)
+AnyServerState = TypeVar("AnyServerState", bound=ServerState)
+Reply = tuple[wire.Message, bytes]
+Handler = Callable[[Any, Any, Any, memoryview], Reply]
+Listener = Callable[[Any, Any, Envelope, Any, memoryview], Word | None]
+
+
+def method(name: str) -> Callable[..., Any]:
+    """The method ``name`` of the role that runs it, so that a table can stand above the methods it lists.
+
+    A subclass that replaces the method needs no table of its own.
+    """
+
+    def call(role: Any, *arguments: Any) -> Any:
+        return getattr(role, name)(*arguments)
+
+    return call
+
+
+@dataclass(frozen=True)
+class Step:
+    """How the server goes through one row of the table; each part is a method of the server.
+
+    ``ask(self)`` returns the request for each party, and changes nothing.
+    ``take(self, envelope, message, payload)`` checks one answer, then adds it to the state or to the sum.
+    ``settle(self)`` closes the round, with ``Aborted`` if too few answered.
+
+    ``hand_on(self, envelope, message, payload)`` returns which message goes to which party at once; without it the
+    whole answer goes to all parties of ``Phase.relay``. ``hear(self, envelope, word, waiting)`` checks a listener's
+    word about the answer ``waiting``, and returns what goes to whom next. Both change nothing, because an answer or
+    a word may come again. ``Reject`` refuses what came; in ``hear``, ``Reject(..., blame=word.client)`` accepts the
+    word, and refuses the answer that it is about.
+    """
+
+    ask: Callable[[Any], Mapping[str, Reply]]
+    take: Callable[[Any, Envelope, Any, memoryview], None]
+    settle: Callable[[Any], None]
+    hand_on: Callable[[Any, Envelope, Any, memoryview], Mapping[str, bytes]] | None = None
+    hear: Callable[[Any, Envelope, Any, Waiting], Mapping[str, bytes]] | None = None
+
+
+class MemberHooks(Generic[AnyState]):
+    """What the author of a client, a decryptor or an aggregator fills in, replaces and works with.
+
+    ``answers`` maps each round that addresses the role to the method that answers it. ``overhears`` maps each round
+    in which the server hands messages on to this role to the method that takes them. Both kinds of method get a
+    draft of the state, whose fields they replace and never change in place. What else they need is in ``context``.
+    """
+
+    role: ClassVar[PartyRole]
+    state_type: ClassVar[type[MemberState]]
+    answers: ClassVar[Mapping[str, Handler]]
+    overhears: ClassVar[Mapping[str, Listener]] = {}
+    context: MemberContext
+    _state: AnyState
+
+    def prepare(self) -> None:
+        """Check what the caller lent, and make what no saved state holds; ``ConfigError`` where it doesn't fit."""
+
+    def heard(self, envelope: Envelope) -> bool:
+        """Whether this very message of another party was taken before; it then changes nothing.
+
+        A message that the role gave its word on is known without this.
+        """
+        return False
+
+    def erase(self, draft: AnyState) -> None:
+        """Forget every secret. A role that has finished keeps only what it signed."""
+        draft.seed = b""
+
+    def check_restored(self) -> None:
+        """Refuse a state that can't be resumed safely."""
+
+    def __dir__(self) -> Iterable[str]:
+        """The names for whoever drives the role; those of this class are for the protocol's author."""
+        return _without(super().__dir__(), MemberHooks)
+
+
+class ServerHooks(Generic[AnyServerState]):
+    """What the author of a server fills in, replaces and works with.
+
+    ``steps`` maps each round to its :class:`Step`. A step changes ``context.state`` in place, since a copy for each
+    answer would make a round quadratic in the cohort. So ``take`` checks everything before it changes anything, and
+    ``settle`` changes nothing before the last thing that the caller's executor may fail.
+    """
+
+    state_type: ClassVar[type[ServerState]]
+    steps: ClassVar[Mapping[str, Step]]
+    context: ServerContext[AnyServerState]
+
+    def prepare(self) -> None:
+        """Make what no saved state holds; ``ConfigError`` for a state from which it can't be made."""
+
+    def before_close(self, phase: Phase) -> None:
+        """Raise ``LocalProtocolError`` while the caller has something to wait for first; changes nothing."""
+
+    def written(self) -> AnyServerState:
+        """The state as it is saved: a copy, with what the server keeps elsewhere filled in."""
+        return msgspec.structs.replace(
+            self.context.state, sums=pack_segments(self.context.sums), faults=self.context.faults.kept
+        )
+
+    def __dir__(self) -> Iterable[str]:
+        """The names for whoever drives the server; those of this class are for the protocol's author."""
+        return _without(super().__dir__(), ServerHooks)
+
+
+def _without(names: Iterable[str], hooks: type) -> list[str]:
+    theirs = {name for name in (*vars(hooks), *hooks.__annotations__) if not name.startswith("_")}
+    return sorted(set(names) - theirs)

@@ -1,0 +1,228 @@
+"""How the server takes what arrives while a round is open.
+
+An answer is checked whole before anything of it is kept. What other parties get of it is handed on at once: the
+whole answer, or the parts that the protocol's ``hand_on`` names. Where the table has a ``word``, an answer waits
+until every listener has given its word about it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+from mpc.errors import MPCError
+from secagg import wire
+from secagg._numbers import is_a
+from secagg.errors import FaultKind, LocalProtocolError, shown
+from secagg.roles.handing_on import Waiting, WaitingAnswers, check_parts, check_told
+from secagg.roles.hooks import AnyServerState, Reply, ServerHooks
+from secagg.roles.member import FOREIGN_TASK
+from secagg.roles.turn import Turn, atomic
+from secagg.table import Phase
+from secagg.wire import Envelope, Reject
+
+Outbox = dict[str, bytes]
+
+_TAG = 16  # bytes of a message's digest by which it is known again
+
+
+class Receiving(ServerHooks[AnyServerState]):
+    """The part of a server that takes what arrives; :class:`secagg.roles.Server` opens and closes the rounds."""
+
+    _turn: Turn
+    _phases: Sequence[Phase]
+    _asked: frozenset[str]
+    _pending: set[str]
+    _waiting: WaitingAnswers
+    _asks: Mapping[str, Reply] | None  # the open round's requests, where they were built already
+    _received: int  # bytes, in the open round
+
+    def receive(self, sender: str, data: bytes) -> Outbox:
+        """Take what ``sender`` sent; returns what to pass on at once, mostly nothing.
+
+        Bytes that are wrong change nothing but ``faults``. The very bytes that were taken before change nothing at
+        all, so that a transport may try again whenever it likes. While ``close_round`` runs, this waits; a message
+        that was not taken by then is too late.
+        """
+        sender = str.__str__(sender) if is_a(sender, str) else shown(sender)  # NumPy's text is a subclass
+        return self._take(sender, self._read(sender, data))
+
+    def _read(self, sender: str, data: bytes) -> Envelope | Reject:
+        """The frame of a message and its signature, checked outside the lock: none of this ever changes."""
+        if not self.context.knows(sender):
+            return Reject(FaultKind.UNKNOWN_SENDER, f"got a message of {sender!s:.64}, who is not of this session")
+        try:
+            envelope = Envelope.parse(data, self.context.limit)
+            if envelope.sender != sender:
+                detail = f"got a message of {envelope.sender or 'the server'} from {sender}"
+                raise Reject(FaultKind.UNAUTHENTIC, detail)
+            if envelope.protocol != self.context.task.protocol.ID or envelope.task != self.context.task.digest:
+                raise Reject(FaultKind.FOREIGN_TASK, FOREIGN_TASK)
+            envelope.verify(None if self.context.roster is None else self.context.roster[sender].signing_key)
+        except Reject as refused:
+            return refused
+        return envelope
+
+    @atomic
+    def _take(self, sender: str, read: Envelope | Reject) -> Outbox:
+        """Take a message that was read, or record why not."""
+        state = self.context.state
+        if state.position < 0:
+            raise LocalProtocolError("got a message before start()")
+        try:
+            if isinstance(read, Envelope) and self._is_word(sender, read):
+                return self._take_word(read)
+            refusal = self._refusal(sender, read)
+            if isinstance(read, Reject):
+                raise refusal or read
+            if refusal is not None:
+                if self._took(read):
+                    return {}
+                raise refusal
+            return self._take_answer(self._phases[state.position], read)
+        except Reject as refused:
+            self.context.blame(refused.blame or sender, refused.kind, refused.detail)
+        except MPCError as error:  # of a key or a share in the message, unless the method saw to it
+            self.context.blame(sender, FaultKind.INVALID, str(error))
+        return {}
+
+    def _take_answer(self, phase: Phase, read: Envelope) -> Outbox:
+        """Take an answer, or let it await the listeners' words; returns what to hand on."""
+        message, payload = read.open(phase.reply)
+        if not phase.reply_vectors:
+            wire.no_vectors(payload)
+        step, parts = self.steps[phase.round], dict.fromkeys(self._listeners(phase), read.raw)
+        if step.hand_on is not None:
+            parts = check_parts(self.context, phase, read.sender, step.hand_on(self, read, message, payload))
+        if phase.word is not None:
+            return parts if self._waiting.add(Waiting(read, message, payload, shown=frozenset(parts))) else {}
+        step.take(self, read, message, payload)
+        self._accept(read)
+        return parts
+
+    def _accept(self, read: Envelope) -> None:
+        self._pending.discard(read.sender)
+        self.context.state.answered.append(read.sender)
+        self._remember(read)
+
+    def _remember(self, read: Envelope) -> None:
+        taken = self.context.state.taken
+        self._received += len(read.raw)
+        taken[read.sender] = taken.get(read.sender, b"") + read.digest[:_TAG]
+
+    def _listeners(self, phase: Phase) -> tuple[str, ...]:
+        roster = self.context.roster
+        return () if phase.relay is None or roster is None else roster.ids(phase.relay)
+
+    def _is_word(self, sender: str, read: Envelope) -> bool:
+        """Whether this is of the type of a listener's word in the open round, and its sender is a listener."""
+        if not self.context.open:
+            return False
+        phase = self._phases[self.context.state.position]
+        return self._has_word(phase, sender) and phase.word is not None and read.kind == phase.word.TYPE
+
+    def _has_word(self, phase: Phase, sender: str) -> bool:
+        return phase.word is not None and sender in self._listeners(phase)
+
+    def _take_word(self, read: Envelope) -> Outbox:
+        """Take a listener's word about an answer; with the last one the answer is taken too, or refused.
+
+        The same word again, while the answer waits, gives the same messages to hand on again: one of them may be
+        lost.
+        """
+        phase, state = self._phases[self.context.state.position], self.context.state
+        if read.session != state.session_id:
+            raise Reject(FaultKind.FOREIGN_SESSION, "got a word of another session")
+        assert phase.word is not None
+        word, rest = read.open(phase.word)
+        wire.no_vectors(rest)
+        waiting = self._waiting.get(word.client)
+        if waiting is None:
+            # An answer that was lost in a crash, or found no room, is asked for again, and every word after it.
+            if word.client in self._pending or self._took(read):
+                return {}
+            detail = f"got a word about {word.client:.64}, of whom no answer awaits one"
+            raise Reject(FaultKind.OUT_OF_TURN, detail)
+        known, waiting = read.sender in waiting.words, waiting.with_word(read)
+        step, told = self.steps[phase.round], dict[str, bytes]()
+        try:
+            if step.hear is not None:
+                told = check_told(self.context, step.hear(self, read, word, waiting))
+            if not known:
+                self._remember(read)
+            self._waiting.update(waiting.shown_to(told))
+        except Reject as refused:
+            if refused.blame != word.client:
+                raise
+            if not known:
+                self._remember(read)
+            return self._refuse(word.client, refused)
+        if not waiting.words.keys() >= set(self._listeners(phase)):
+            return told
+        try:
+            step.take(self, waiting.envelope, waiting.message, waiting.payload)
+        except Reject as refused:
+            return self._refuse(word.client, refused)
+        except MPCError as error:
+            return self._refuse(word.client, Reject(FaultKind.INVALID, str(error)))
+        self._accept(waiting.envelope)
+        return told | self._make_room(word.client)
+
+    def _refuse(self, client: str, refused: Reject) -> Outbox:
+        """Refuse the waiting answer of ``client``, which stays pending as after any answer that was refused."""
+        self.context.blame(refused.blame or client, refused.kind, refused.detail)
+        return self._make_room(client)
+
+    def _make_room(self, client: str) -> Outbox:
+        """The answer of ``client`` waits no more; returns the request of a client whose answer now has room."""
+        following = self._waiting.remove(client)
+        if following is None:
+            return {}
+        self._asks = self._asks or self._requests()
+        message, payload = self._asks[following]
+        return {following: self.context.seal(message, payload)}
+
+    def _refusal(self, sender: str, read: Envelope | Reject) -> Reject | None:
+        """Why nothing of this kind is taken from ``sender`` now, if so."""
+        if isinstance(read, Reject) and read.kind is FaultKind.UNKNOWN_SENDER:
+            return read
+        if not self.context.open:
+            return Reject(FaultKind.OUT_OF_TURN, "got a message after the session's end")
+        phase = self._phases[self.context.state.position]
+        if sender not in self._asked and not (isinstance(read, Reject) and self._has_word(phase, sender)):
+            return Reject(FaultKind.OUT_OF_TURN, f"got a message of {sender}, who was not asked in {phase.round}")
+        if isinstance(read, Reject):
+            return read
+        if read.session != self.context.state.session_id:
+            detail = "got a message of another session; its sender answered another server, or an earlier session"
+            return Reject(FaultKind.FOREIGN_SESSION, detail)
+        if read.kind != phase.reply.TYPE:
+            return Reject(FaultKind.OUT_OF_TURN, f"got message type {read.kind}; this is {phase.round}")
+        if sender not in self._pending:
+            return Reject(FaultKind.DUPLICATE, "got another message than the one taken in this round")
+        return None
+
+    def _took(self, envelope: Envelope) -> bool:
+        """Whether these bytes were taken before. What could be taken now is never asked: two rounds' answers
+        may be alike.
+        """
+        tags, tag = self.context.state.taken.get(envelope.sender, b""), envelope.digest[:_TAG]
+        return any(tags[at : at + _TAG] == tag for at in range(0, len(tags), _TAG))
+
+    def _blame_silent(self, phase: Phase, silent: Sequence[str]) -> None:
+        """Record who said nothing: who was asked, or the listeners for whose word its answer waited."""
+        owing: dict[str, str] = {}
+        for party in silent:
+            listeners = self._waiting.awaited_by(party, self._listeners(phase))
+            if listeners is None:
+                self.context.blame(party, FaultKind.SILENT, "")
+            for listener in listeners or ():
+                owing.setdefault(listener, party)
+        for listener, client in sorted(owing.items()):
+            detail = f"gave no word about the answer of {client}, so that it was not taken"
+            self.context.blame(listener, FaultKind.SILENT, detail)
+
+    def _nothing_waits(self) -> WaitingAnswers:
+        return WaitingAnswers(self._phases[max(0, self.context.state.position)].awaiting)
+
+    def _requests(self) -> Mapping[str, Reply]:
+        return self.steps[self._phases[self.context.state.position].round].ask(self)
