@@ -3,21 +3,21 @@
     python examples/two_processes.py            # three scenes; a few seconds each
     python examples/two_processes.py --json     # the results for machines; the log goes to stderr
 
-A role of this library has no sockets and no clock. This file is one way to give it both: TLS in
-which each side knows the other, frames with a length in front, one deadline a round, and a folder that
-survives the process. Each scene kills a process with SIGKILL in the middle of a session:
+A role of this library has no sockets and no clock. This file is one way to provide both: TLS that
+authenticates both sides, messages with a length in front, one deadline for each round, and a folder
+that outlives the process. Each scene kills a process with SIGKILL in the middle of a session:
 
-1. a client dies when it is asked for its input; the sum of the others is opened without it;
-2. a client dies after its input was saved and before it was sent; it starts again, and is in the sum;
-3. the server dies after three of five inputs; it starts again, asks again, and the sum is the same.
+1. a client dies when it is asked for its input, and stays away: the sum is opened without it;
+2. a client dies after its input was saved and before it was sent: it restarts, and is in the sum;
+3. the server dies after three of five inputs: it restarts and asks again, and the sum is the same.
 
-The parts: what everyone agrees on, the transport, the client, the server, the scenes.
+The file has five parts: the agreement, the transport, the client, the server, the scenes.
 """
 
 import argparse
 import asyncio
 import contextlib
-import datetime
+import datetime as dt
 import ipaddress
 import json
 import os
@@ -27,7 +27,6 @@ import ssl
 import sys
 import tempfile
 import threading
-import time
 from asyncio import StreamReader, StreamWriter
 from asyncio.subprocess import PIPE, Process, create_subprocess_exec
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
@@ -50,25 +49,23 @@ from secagg.store import FileLedger, FileStore
 
 CLIENTS = ["c1", "c2", "c3", "c4", "c5"]
 SESSION = b"round 1"
-INPUT_REQUEST = 3  # after AdvertiseKeys and ShareKeys
-BOOT_SECONDS = 30  # for everyone to connect, before a server's clock starts
-SCENE_SECONDS = 90  # no scene outlives this
+INPUT_REQUEST = 3  # the number of the request for the input, after AdvertiseKeys and ShareKeys
+BOOT_SECONDS = 30  # for all parties to connect, before the first round's deadline counts
+SCENE_SECONDS = 90  # the limit for a whole scene
 
-# What everyone agrees on. The parent process is the operator: it writes the task, the roster and the keys. Every
-# process reads the task, the roster and its own key.
+# 1. The agreement. The parent process is the operator: it writes the task, the roster and the keys. Every other
+# process reads the task, the roster and its own keys.
 
 
 def local_update(client: str) -> dict[str, NDArray[np.float64]]:
     """A client's update: whole numbers, so that the sum can be checked to the last bit."""
-    rng = np.random.default_rng(CLIENTS.index(client))
-    return {
-        name: rng.integers(-1000, 1000, size).astype(np.float64) for name, size in (("bias", 4), ("weights", 60))
-    }
+    rng, sizes = np.random.default_rng(CLIENTS.index(client)), {"bias": 4, "weights": 60}
+    return {name: rng.integers(-1000, 1000, size).astype(np.float64) for name, size in sizes.items()}
 
 
 def make_task() -> secagg.Task:
     return secagg.Task(
-        protocol=secagg.SecAgg(corruption=0.33),  # one of five may collude with the server
+        protocol=secagg.SecAgg(corruption=0.33),  # one of the five clients may collude with the server
         layout=secagg.Layout.of(local_update("c1")),
         encoding=secagg.FixedPoint(clip=32767.0, bits=16, rounding="nearest"),  # a grid of whole numbers
         max_clients=len(CLIENTS),
@@ -88,51 +85,45 @@ def read_agreement(folder: Path) -> tuple[secagg.Task, identity.Roster]:
 
 
 def write_certificates(folder: Path, clients: Sequence[str] = CLIENTS) -> None:
-    """A small certificate authority: a certificate for each party; its own key is not kept."""
+    """Make a certificate authority and a certificate for each party. The authority's key is not kept."""
     ca_name, ca_key = common_name("two processes CA"), ec.generate_private_key(ec.SECP256R1())
-    signs_certificates = x509.KeyUsage(False, False, False, False, False, True, True, False, False)
-    extensions = [x509.BasicConstraints(ca=True, path_length=0), signs_certificates]
-    ca = certify(ca_name, ca_key.public_key(), ca_name, ca_key, extensions)
-    (folder / "ca.crt").write_bytes(ca.public_bytes(Encoding.PEM))
-    here = [x509.DNSName("localhost"), x509.IPAddress(ipaddress.ip_address("127.0.0.1"))]
+    signer = x509.AuthorityKeyIdentifier.from_issuer_public_key(ca_key.public_key())
+    now, day = dt.datetime.now(dt.UTC), dt.timedelta(days=1)
+
+    def certify(subject: x509.Name, public: ec.EllipticCurvePublicKey, *extensions: x509.ExtensionType) -> bytes:
+        serial = x509.random_serial_number()
+        builder = x509.CertificateBuilder(ca_name, subject, public, serial, now - day, now + day)
+        for extension in [*extensions, x509.SubjectKeyIdentifier.from_public_key(public), signer]:
+            critical = isinstance(extension, x509.BasicConstraints | x509.KeyUsage)
+            builder = builder.add_extension(extension, critical)
+        return builder.sign(ca_key, hashes.SHA256()).public_bytes(Encoding.PEM)
+
+    sign_certificates = x509.KeyUsage(False, False, False, False, False, True, True, False, False)
+    authority = x509.BasicConstraints(ca=True, path_length=0), sign_certificates
+    (folder / "ca.crt").write_bytes(certify(ca_name, ca_key.public_key(), *authority))
+    localhost = [x509.DNSName("localhost"), x509.IPAddress(ipaddress.ip_address("127.0.0.1"))]
     for party in ["server", *clients]:
+        names = localhost if party == "server" else [x509.DNSName(party)]
         use = ExtendedKeyUsageOID.SERVER_AUTH if party == "server" else ExtendedKeyUsageOID.CLIENT_AUTH
-        names = x509.SubjectAlternativeName(here if party == "server" else [x509.DNSName(party)])
+        leaf = x509.BasicConstraints(ca=False, path_length=None), x509.ExtendedKeyUsage([use])
         key = ec.generate_private_key(ec.SECP256R1())
-        extensions = [x509.BasicConstraints(ca=False, path_length=None), x509.ExtendedKeyUsage([use]), names]
-        made = certify(common_name(party), key.public_key(), ca_name, ca_key, extensions)
+        certificate = certify(common_name(party), key.public_key(), *leaf, x509.SubjectAlternativeName(names))
         with os.fdopen(os.open(folder / f"{party}.tls", os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "wb") as file:
-            file.write(key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption()))
-            file.write(made.public_bytes(Encoding.PEM))
-
-
-def certify(
-    subject: x509.Name,
-    public: ec.EllipticCurvePublicKey,
-    issuer: x509.Name,
-    issuer_key: ec.EllipticCurvePrivateKey,
-    extensions: Sequence[x509.ExtensionType],
-) -> x509.Certificate:
-    now, day = datetime.datetime.now(datetime.UTC), datetime.timedelta(days=1)
-    made = x509.CertificateBuilder(issuer, subject, public, x509.random_serial_number(), now - day, now + day)
-    by_key = x509.AuthorityKeyIdentifier.from_issuer_public_key(issuer_key.public_key())
-    for extension in [*extensions, x509.SubjectKeyIdentifier.from_public_key(public), by_key]:
-        made = made.add_extension(extension, critical=isinstance(extension, x509.BasicConstraints | x509.KeyUsage))
-    return made.sign(issuer_key, hashes.SHA256())
+            file.write(key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption()) + certificate)
 
 
 def common_name(text: str) -> x509.Name:
     return x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, text)])
 
 
-# The transport: TLS 1.3 with a certificate on both sides; a frame is four bytes of length, then a message.
-# An empty frame says that the session is over.
+# 2. The transport: TLS 1.3 with a certificate on both sides. A frame is four bytes of length, then a message. An
+# empty frame says that the session is over.
 
 
 def tls(folder: Path, party: str, purpose: ssl.Purpose) -> ssl.SSLContext:
     context = ssl.create_default_context(purpose, cafile=str(folder / "ca.crt"))
     context.minimum_version = ssl.TLSVersion.TLSv1_3
-    context.verify_mode = ssl.CERT_REQUIRED  # a server too asks who is there
+    context.verify_mode = ssl.CERT_REQUIRED  # the server, too, demands a certificate
     context.load_cert_chain(folder / f"{party}.tls")
     return context
 
@@ -142,15 +133,15 @@ def frame(message: bytes) -> bytes:
 
 
 async def frames(reader: StreamReader, limit: int) -> AsyncIterator[bytes]:
-    """The messages that arrive until the session is over; none is longer than ``limit``."""
+    """Yield messages of at most ``limit`` bytes until the session is over."""
     while size := int.from_bytes(await reader.readexactly(4), "big"):
         if size > limit:
-            raise ConnectionError(f"got a frame of {size} bytes; nothing honest is over {limit}")
+            raise ConnectionError(f"got a frame of {size} bytes; expected at most {limit}")
         yield await reader.readexactly(size)
 
 
-# The client. Its state and its ledger are on the disk before an answer leaves, so it may die at any
-# point, start again, and repeat its answer.
+# 3. The client. Its state and its ledger are on disk before an answer leaves, so it may die at any point, restart,
+# and repeat its answer.
 
 
 async def run_client(folder: Path, me: str, hold: str | None) -> None:
@@ -160,23 +151,23 @@ async def run_client(folder: Path, me: str, hold: str | None) -> None:
     client: secagg.Client[Any]
     if saved := store.load():
         client = task.restore_client(saved, identity=key, roster=roster, save=store)
-        log(me, "starts again from its saved state")
+        log(me, "restarts from its saved state")
     else:
         client = task.client(me, identity=key, roster=roster, session=SESSION, save=store)
         client.contribute(local_update(me))
 
     async def talk(reader: StreamReader, writer: StreamWriter) -> None:
-        asked = 0
+        requests = 0
         async for request in frames(reader, task.protocol.largest_message(task, PartyRole.CLIENT)):
-            asked += 1
-            if hold == "asked" and asked == INPUT_REQUEST:
+            requests += 1
+            if hold == "asked" and requests == INPUT_REQUEST:
                 wait_to_be_killed(me, "is asked for its input")
             try:
                 reply = client.receive(request)  # saved before it returns
             except secagg.Aborted as aborted:
                 log(me, f"leaves: {aborted}")
                 return
-            if hold == "saved" and asked == INPUT_REQUEST:
+            if hold == "saved" and requests == INPUT_REQUEST:
                 wait_to_be_killed(me, "has saved its input but not sent it")
             if reply is not None:
                 writer.write(frame(reply))
@@ -190,13 +181,13 @@ async def run_client(folder: Path, me: str, hold: str | None) -> None:
             pause = 0.05
             with contextlib.closing(writer):
                 return await talk(reader, writer)
-        except (OSError, EOFError):  # there is no server now; it will come back and ask again
+        except (OSError, EOFError):  # the server is down; it will restart and ask again
             await asyncio.sleep(pause * random.uniform(0.5, 1))
             pause = min(2 * pause, 1.0)
 
 
-# The server. It saves its state at the end of each round. After a crash it asks again for what it received since
-# then, and gets the same bytes. A client that connects gets the request that it has not answered.
+# 4. The server. It saves its state at the end of each round. After a crash it asks again for the messages that it
+# received since then, and gets the same bytes. A client that connects gets the request that it has not answered.
 
 
 class AggregationServer:
@@ -206,19 +197,21 @@ class AggregationServer:
         self.server: secagg.Server[Any]
         if saved := store.load():
             self.server = self.task.restore_server(saved, roster=roster, save=store)
-            log("server", f"starts again from its saved state, in {self.server.round}")
+            log("server", f"restarts from its saved state, in {self.server.round}")
         else:
             self.server = self.task.server(CLIENTS, roster=roster, session=SESSION, save=store)
         self.folder, self.deadline, self.hold = folder, deadline, hold
         self.outbox = self.server.start()
-        self.last_words: dict[str, bytes] = {}  # for each client that was dropped, for when it is back
+        self.farewells: dict[str, bytes] = {}  # the last message to each client that was dropped
         self.connected: dict[str, StreamWriter] = {}
-        self.news = asyncio.Condition()
+        self.change = asyncio.Condition()
 
     async def run(self) -> None:
         context = tls(self.folder, "server", ssl.Purpose.CLIENT_AUTH)
         listener = await asyncio.start_server(self.welcome, "127.0.0.1", 0, ssl=context)
-        announce(self.folder, listener.sockets[0].getsockname()[1])
+        # The system chooses the port, and another one after a restart.
+        (self.folder / "port.new").write_text(str(listener.sockets[0].getsockname()[1]))
+        (self.folder / "port.new").replace(self.folder / "port")
         await self.until(lambda: self.server.pending <= self.connected.keys(), BOOT_SECONDS)
         while self.server.outcome is None:
             await self.until(lambda: not self.server.pending, self.deadline)
@@ -232,7 +225,7 @@ class AggregationServer:
             for party, message in self.outbox.items():
                 self.send(party, message)
                 if party not in self.server.pending:
-                    self.last_words[party] = message
+                    self.farewells[party] = message
         await self.end(dict.fromkeys(self.connected, b""))
         listener.close()
         outcome = self.server.outcome
@@ -240,64 +233,58 @@ class AggregationServer:
         print(json.dumps({"survivors": outcome.survivors, "dropped": dict(outcome.dropped), "sum": total}))
 
     async def welcome(self, reader: StreamReader, writer: StreamWriter) -> None:
-        """One connection, from its beginning to its end. Its certificate says whose it is."""
+        """Serve one connection. Its certificate says which party it is."""
         party = dict(name for (name,) in writer.get_extra_info("peercert")["subject"])["commonName"]
         self.connected[party] = writer
         try:
             if party in self.server.pending:
                 self.send(party, self.outbox[party])
-            elif party in self.last_words:
-                self.send(party, self.last_words[party])
-            await self.tell()
+            elif party in self.farewells:
+                self.send(party, self.farewells[party])
+            await self.notify()
             async for message in frames(reader, self.task.protocol.largest_message(self.task, None)):
-                for other, passed_on in self.server.receive(party, message).items():
-                    self.send(other, passed_on)
+                for other, forward in self.server.receive(party, message).items():
+                    self.send(other, forward)
                 if self.hold and self.server.round == secagg.Round.MASKED_INPUT and len(self.server.pending) == 2:
-                    wait_to_be_killed("server", "has taken three inputs of five")
-                await self.tell()
+                    wait_to_be_killed("server", "has received three inputs of five")
+                await self.notify()
         except (OSError, EOFError):
-            pass  # it may come back: the server waits until the deadline
+            pass  # the client may come back: the server waits until the deadline
         finally:
             if self.connected.get(party) is writer:
                 del self.connected[party]
             writer.close()
-            await self.tell()
+            await self.notify()
 
-    async def end(self, last_words: Mapping[str, bytes]) -> None:
-        for party, message in last_words.items():
+    async def end(self, messages: Mapping[str, bytes]) -> None:
+        for party, message in messages.items():
             self.send(party, message)
-        await self.until(lambda: not self.connected, self.deadline)  # they hang up when they have read it
+        await self.until(lambda: not self.connected, self.deadline)  # clients hang up when they have read it
 
     def send(self, party: str, message: bytes) -> None:
-        # No drain: a slow reader must not delay the others, and has one message to read at a time.
+        # No drain: a slow client must not delay the others, and it has one message to read at a time.
         if party in self.connected:
             self.connected[party].write(frame(message))
 
-    async def tell(self) -> None:
-        async with self.news:
-            self.news.notify_all()
+    async def notify(self) -> None:
+        async with self.change:
+            self.change.notify_all()
 
     async def until(self, condition: Callable[[], bool], seconds: float) -> None:
         with contextlib.suppress(TimeoutError):
-            async with asyncio.timeout(seconds), self.news:
-                await self.news.wait_for(condition)
+            async with asyncio.timeout(seconds), self.change:
+                await self.change.wait_for(condition)
 
 
-def announce(folder: Path, port: int) -> None:
-    """The port is the system's choice, and another one when the server starts again."""
-    (folder / "port.new").write_text(str(port))
-    (folder / "port.new").replace(folder / "port")
-
-
-# The scenes: start the processes, kill one when it reports that it reached its point, and check the sum.
+# 5. The scenes: start the processes, kill one when it has reached its point, and check the sum.
 
 
 class Scene(NamedTuple):
     title: str
     victim: str
-    hold: str  # where the victim waits to be killed
-    restarted: bool
-    deadline: float  # seconds a round; a process needs time to start again
+    hold: str  # the point where the victim waits to be killed
+    restarts: bool
+    deadline: float  # seconds for a round, in which a process may restart
     survivors: list[str]
 
 
@@ -310,40 +297,39 @@ SCENES = [
 
 async def play(scene: Scene, folder: Path) -> dict[str, Any]:
     write_agreement(folder)
-    started: list[Process] = []
+    processes: list[Process] = []
 
     async def start(party: str, hold: str = "") -> Process:
         command = [sys.executable, __file__, "--party", party, "--folder", str(folder), "--hold", hold]
         command += ["--deadline", str(scene.deadline)]
-        # A session of its own: Ctrl-C reaches this process only, which then ends the others.
-        started.append(await create_subprocess_exec(*command, stdin=PIPE, stdout=PIPE, start_new_session=True))
-        return started[-1]
+        # In a new session, so that Ctrl-C reaches the parent only, which then ends the others.
+        processes.append(await create_subprocess_exec(*command, stdin=PIPE, stdout=PIPE, start_new_session=True))
+        return processes[-1]
 
-    began = time.monotonic()
     try:
         async with asyncio.timeout(SCENE_SECONDS):
-            playing = {p: await start(p, scene.hold if p == scene.victim else "") for p in ["server", *CLIENTS]}
-            victim = playing.pop(scene.victim)
+            running = {p: await start(p, scene.hold if p == scene.victim else "") for p in ["server", *CLIENTS]}
+            victim = running.pop(scene.victim)
             if await output(victim).readline() != b"held\n":
-                raise RuntimeError(f"{scene.victim} did not reach the point where it should be killed")
+                raise RuntimeError(f"{scene.victim} ended before the point where it is killed")
             os.kill(victim.pid, signal.SIGKILL)
             killed = await victim.wait()
             log(scene.victim, f"is dead: exit code {killed}")
-            if scene.restarted:
-                playing[scene.victim] = await start(scene.victim)
-            result = json.loads(await output(playing["server"]).read())
-            exits = {party: await process.wait() for party, process in sorted(playing.items())}
+            if scene.restarts:
+                running[scene.victim] = await start(scene.victim)
+            result = json.loads(await output(running["server"]).read())
+            exits = {party: await process.wait() for party, process in sorted(running.items())}
     finally:
-        for process in started:
+        for process in processes:
             if process.returncode is None:
                 process.kill()
                 await process.wait()
     updates = [local_update(party) for party in scene.survivors]
     expected = {name: np.sum([update[name] for update in updates], axis=0).tolist() for name in updates[0]}
-    died = killed == -signal.SIGKILL and not any(exits.values())
-    right = died and (result["survivors"], result["sum"]) == (scene.survivors, expected)
-    about = {"scene": scene.title, "victim": scene.victim, "killed": killed, "exit_codes": exits}
-    return {**about, **result, "expected": expected, "right": right, "seconds": round(time.monotonic() - began, 1)}
+    ended_well = killed == -signal.SIGKILL and not any(exits.values())
+    right = ended_well and (result["survivors"], result["sum"]) == (scene.survivors, expected)
+    facts = {"scene": scene.title, "victim": scene.victim, "killed": killed, "exit_codes": exits, "right": right}
+    return {**facts, **result}
 
 
 def output(process: Process) -> StreamReader:
@@ -357,14 +343,13 @@ async def play_all(as_json: bool) -> bool:
         log(f"Scene {number}", scene.title)
         with tempfile.TemporaryDirectory(prefix="two-processes-") as folder:
             results.append(await play(scene, Path(folder)))
-        found = results[-1]
+        result = results[-1]
         if not as_json:
-            verdict = "is exact" if found["right"] else f"is WRONG: {found}"
-            who, seconds = ", ".join(found["survivors"]), found["seconds"]
-            print(f"Scene {number}: the sum over {who} {verdict} ({seconds} s)", flush=True)
+            verdict = "is exact" if result["right"] else f"is WRONG: {result}"
+            print(f"Scene {number}: the sum over {', '.join(result['survivors'])} {verdict}", flush=True)
     if as_json:
         print(json.dumps(results))
-    return all(found["right"] for found in results)
+    return all(result["right"] for result in results)
 
 
 def log(who: str, what: str) -> None:
@@ -379,7 +364,7 @@ def wait_to_be_killed(who: str, why: str) -> NoReturn:
 
 
 def end_with_parent() -> None:
-    """Wait for the end of stdin, which the parent holds open as long as it lives."""
+    """End this process when stdin ends, which the parent keeps open as long as it lives."""
     while os.read(0, 1):
         pass
     os._exit(1)
@@ -388,22 +373,22 @@ def end_with_parent() -> None:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--json", action="store_true", help="print the results as JSON")
-    for name in ("--party", "--folder", "--hold", "--deadline"):  # how this script starts the others
+    for name in ("--party", "--folder", "--hold", "--deadline"):  # for the processes that this script starts
         parser.add_argument(name, help=argparse.SUPPRESS)
-    asked = parser.parse_args()
-    # Compile here, where no deadline runs, what would be compiled on first use.
+    options = parser.parse_args()
+    # Compile the kernels now, before a deadline counts.
     secagg.simulate(make_task(), {party: local_update(party) for party in CLIENTS}, dropouts={"c1": "MaskedInput"})
-    if asked.party is None:
-        sys.exit(0 if asyncio.run(play_all(asked.json)) else 1)
+    if options.party is None:
+        sys.exit(0 if asyncio.run(play_all(options.json)) else 1)
     threading.Thread(target=end_with_parent, daemon=True).start()
-    folder = Path(asked.folder)
+    folder = Path(options.folder)
     try:
-        if asked.party == "server":
-            asyncio.run(AggregationServer(folder, float(asked.deadline), asked.hold).run())
+        if options.party == "server":
+            asyncio.run(AggregationServer(folder, float(options.deadline), options.hold).run())
         else:
-            asyncio.run(run_client(folder, asked.party, asked.hold))
+            asyncio.run(run_client(folder, options.party, options.hold))
     except secagg.SecAggError as error:
-        sys.exit(f"  {asked.party} leaves the session: {error}")
+        sys.exit(f"  {options.party} leaves the session: {error}")
 
 
 if __name__ == "__main__":

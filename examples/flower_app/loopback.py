@@ -1,9 +1,9 @@
 """The whole deployment on this machine: ``python examples/flower_app/loopback.py [--rounds N] [--spare]``.
 
-Starts a SuperLink and four SuperNodes, each a process, with TLS and node authentication; submits the app; and
-kills the fourth SuperNode when it is asked for its update, unless ``--spare`` is set. The round goes on without it.
-Nothing leaves the machine: Flower's telemetry, its update check and its installation of dependencies are off.
-At its end, also by an interrupt or a SIGTERM, it ends all processes that it started.
+Starts a SuperLink and four SuperNodes, each a process, with TLS and node authentication, and submits the app. It
+kills the fourth SuperNode when that is asked for its update, unless ``--spare`` is set. The round goes on without
+it. Nothing leaves the machine: Flower's telemetry, its update check and its installation of dependencies are off.
+At the end, and after an interrupt or a SIGTERM, all processes that were started are ended.
 """
 
 import argparse
@@ -36,8 +36,8 @@ BIN = Path(sys.executable).parent
 HOSPITALS = ["hospital-1", "hospital-2", "hospital-3", "hospital-4"]
 VICTIM = HOSPITALS[-1]
 INPUT_REQUEST = 4  # after Introduction, AdvertiseKeys and ShareKeys
-PORTS = range(20_000, 32_000)  # below those that Linux gives to outgoing connections
-# Enough for a busy machine. A step that ends earlier is not waited for.
+PORTS = range(20_000, 32_000)  # below the ports that Linux uses for outgoing connections
+# Enough for a busy machine; a step ends as soon as it is done.
 BOOT_SECONDS, ROUND_SECONDS = 300, 300
 
 
@@ -53,9 +53,9 @@ def write_certificate(folder: Path) -> None:
         name, name, key.public_key(), x509.random_serial_number(), now - day, now + day
     )
     builder = builder.add_extension(x509.BasicConstraints(ca=True, path_length=0), critical=True)
-    made = builder.add_extension(names, critical=False).sign(key, hashes.SHA256())
+    certificate = builder.add_extension(names, critical=False).sign(key, hashes.SHA256())
     write_private(folder / "tls.key", key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption()))
-    (folder / "tls.pem").write_bytes(made.public_bytes(Encoding.PEM))
+    (folder / "tls.pem").write_bytes(certificate.public_bytes(Encoding.PEM))
 
 
 def write_node_key(folder: Path, hospital: str) -> Path:
@@ -74,17 +74,17 @@ def write_private(path: Path, secret: bytes) -> None:
 
 
 def free_port() -> int:
-    """A port that nobody uses, drawn at random so that two deployments don't take the same."""
+    """An unused port, chosen at random so that two deployments are unlikely to take the same one."""
     for port in random.sample(PORTS, len(PORTS)):
-        with socket.socket() as tried, suppress(OSError):
-            tried.bind(("127.0.0.1", port))
+        with socket.socket() as probe, suppress(OSError):
+            probe.bind(("127.0.0.1", port))
             return port
     raise RuntimeError("no port is free")
 
 
 @contextmanager
 def interrupted_by_sigterm() -> Iterator[None]:
-    """Meanwhile a SIGTERM raises KeyboardInterrupt, so that the clean-up runs."""
+    """Inside the block, a SIGTERM raises KeyboardInterrupt, so that the clean-up runs."""
     if threading.current_thread() is not threading.main_thread():
         yield
         return
@@ -100,12 +100,12 @@ def interrupted_by_sigterm() -> Iterator[None]:
 
 
 def answers(port: int) -> bool:
-    with socket.socket() as tried:
-        return tried.connect_ex(("127.0.0.1", port)) == 0
+    with socket.socket() as probe:
+        return probe.connect_ex(("127.0.0.1", port)) == 0
 
 
 class Deployment:
-    """Processes, their logs, and their end."""
+    """The processes of the deployment: their logs, and how they are ended."""
 
     def __init__(self, folder: Path) -> None:
         self.folder, self.port = folder, free_port()
@@ -118,7 +118,7 @@ class Deployment:
             "NO_COLOR": "1",
             "PATH": f"{BIN}:{os.environ['PATH']}",
         }
-        self.mark = f"FLWR_HOME={folder / 'flwr'}".encode()  # all that is started here has this in its environment
+        self.mark = f"FLWR_HOME={folder / 'flwr'}".encode()  # in the environment of every process started here
         (folder / "flwr").mkdir()
         (folder / "flwr/config.toml").write_text(
             f'[superlink]\ndefault = "loop"\n\n[superlink.loop]\naddress = "127.0.0.1:{self.port}"\n'
@@ -142,14 +142,16 @@ class Deployment:
     def wait_for(self, name: str, words: str, times: int = 1, seconds: float = BOOT_SECONDS) -> None:
         end = time.monotonic() + seconds
         while True:
-            over = time.monotonic() > end or self.running[name].poll() is not None  # before its log is read
+            late = time.monotonic() > end or self.running[name].poll() is not None  # before its log is read
             if self.log(name).read_text(errors="replace").count(words) >= times:
                 return
             dead = [
                 other for other, process in self.running.items() if other != "run" and process.poll() is not None
             ]
-            if over or dead:
-                raise RuntimeError(f"{name} never said {words!r}; ended: {dead or 'nobody'}\n{self.logs()}")
+            if late or dead:
+                raise RuntimeError(
+                    f"{name} did not log {words!r}; processes that ended: {dead or 'none'}\n{self.logs()}"
+                )
             time.sleep(0.1)
 
     def logs(self) -> str:
@@ -186,29 +188,29 @@ class Deployment:
         process.wait()
 
     def end(self) -> None:
-        """Kill every process of this deployment, also those that left its group, as Flower's SuperExec does."""
+        """Kill every process of this deployment, even one that left its group, as Flower's SuperExec does."""
         for name in [*self.running]:
             self.kill(name)
-        while left := self.left():
-            for pid in left:
+        while pids := self.remaining():
+            for pid in pids:
                 with suppress(ProcessLookupError):
                     os.kill(pid, signal.SIGKILL)
             time.sleep(0.05)
 
-    def left(self) -> list[int]:
+    def remaining(self) -> list[int]:
         """The processes of this deployment that still run."""
-        found = []
-        for path in Path("/proc").glob("[0-9]*/environ"):  # nothing where there is no /proc
+        pids = []
+        for path in Path("/proc").glob("[0-9]*/environ"):  # finds nothing on systems without /proc
             with suppress(OSError):
                 if self.mark in path.read_bytes().split(b"\0"):
-                    found.append(int(path.parent.name))
-        return found
+                    pids.append(int(path.parent.name))
+        return pids
 
 
 def deploy(deployment: Deployment) -> None:
     folder = deployment.folder
     write_certificate(folder)
-    write_identities(HOSPITALS, folder)  # who is enrolled, for the protocol; an operator's task
+    write_identities(HOSPITALS, folder)  # the operator enrols the hospitals
     listen = ["--host", "127.0.0.1", "--port", str(deployment.port)]
     quiet = ["--disable-runtime-dependency-installation", "--enable-supernode-auth"]
     deployment.start("superlink", "flower-superlink", *listen, *deployment.tls(), *quiet)
@@ -265,13 +267,13 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=1)
     parser.add_argument("--spare", action="store_true", help="kill nobody")
     parser.add_argument("--folder", type=Path, help="keep keys and logs in this new folder")
-    asked = parser.parse_args()
-    if asked.folder:
-        asked.folder.mkdir(mode=0o700)
-        print(play(asked.folder.resolve(), asked.rounds, asked.spare))
+    options = parser.parse_args()
+    if options.folder:
+        options.folder.mkdir(mode=0o700)
+        print(play(options.folder.resolve(), options.rounds, options.spare))
         return
     with tempfile.TemporaryDirectory(prefix="flower-app-") as folder:
-        print(play(Path(folder), asked.rounds, asked.spare))
+        print(play(Path(folder), options.rounds, options.spare))
 
 
 if __name__ == "__main__":

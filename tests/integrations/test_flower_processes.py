@@ -52,11 +52,11 @@ def wait_for(there: Any) -> Any:
 def test_the_example_ends_what_has_left_its_group(tmp_path: Path) -> None:
     deployment = load().Deployment(tmp_path)
     deployment.start("superlink", "python", "-c", STARTS)
-    wait_for(lambda: len(deployment.left()) == 2)
+    wait_for(lambda: len(deployment.remaining()) == 2)
     group = os.getpgid(deployment.running["superlink"].pid)
-    assert [os.getpgid(pid) == group for pid in sorted(deployment.left())].count(False) == 1, "the control"
+    assert [os.getpgid(pid) == group for pid in sorted(deployment.remaining())].count(False) == 1, "the control"
     deployment.end()
-    assert not deployment.left()
+    assert not deployment.remaining()
 
 
 def test_the_example_cleans_up_when_it_is_terminated(tmp_path: Path) -> None:
@@ -66,10 +66,10 @@ def test_the_example_cleans_up_when_it_is_terminated(tmp_path: Path) -> None:
     (tmp_path / "other").mkdir()
     seen = load().Deployment(tmp_path / "other")
     seen.mark = f"FLWR_HOME={folder / 'flwr'}".encode()
-    wait_for(lambda: len(seen.left()) == 2)
+    wait_for(lambda: len(seen.remaining()) == 2)
     process.send_signal(signal.SIGTERM)
     assert process.wait(60) != 0
-    assert not seen.left()
+    assert not seen.remaining()
 
 
 @pytest.mark.stacks

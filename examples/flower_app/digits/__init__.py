@@ -1,1 +1,1 @@
-"""A Flower app whose updates are aggregated in secret."""
+"""A Flower app whose updates are aggregated securely."""

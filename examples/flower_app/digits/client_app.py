@@ -20,7 +20,7 @@ def train(message: Message, context: Context) -> Message:
     pictures, labels = pictures[part::parts] / 16, labels[part::parts]
     model = message.content["arrays"]
     learner = SGDClassifier(loss="log_loss", learning_rate="constant", eta0=0.05, random_state=0)
-    learner.partial_fit(pictures[:1], labels[:1], classes=np.arange(10))  # allocates
+    learner.partial_fit(pictures[:1], labels[:1], classes=np.arange(10))  # creates coef_ and intercept_
     learner.coef_, learner.intercept_ = model["weights"].numpy().copy(), model["bias"].numpy().copy()
     for _ in range(5):
         learner.partial_fit(pictures, labels)

@@ -1,4 +1,4 @@
-"""The server: FedAvg as it is, over a grid that aggregates in secret."""
+"""The server: Flower's FedAvg, unchanged, over a grid that aggregates securely."""
 
 import numpy as np
 from flwr.app import Context
@@ -30,13 +30,12 @@ def main(grid: Grid, context: Context) -> None:
         num_rounds=int(config["rounds"]),
         timeout=float(config["training-seconds"]),
     )
-    if not secure.outcomes:  # then there is no model in the result
-        raise SystemExit(f"no round ended well; the last one: {secure.failures[-1]}")
+    if not secure.outcomes:  # the result then holds no model
+        raise SystemExit(f"no round succeeded; the last failure: {secure.failures[-1]}")
     pictures, labels = load_digits(return_X_y=True)
     scores = pictures / 16 @ result.arrays["weights"].numpy().T + result.arrays["bias"].numpy()
     for outcome in secure.outcomes:
         silent = ", ".join(f"{party} in {name}" for party, name in outcome.dropped.items()) or "nobody"
         print(f"in the sum: {', '.join(outcome.survivors)}; fell silent: {silent}")
-    print(
-        f"accuracy {np.mean(scores.argmax(axis=1) == labels):.3f} after {len(secure.outcomes)} rounds", flush=True
-    )
+    rounds = "1 round" if len(secure.outcomes) == 1 else f"{len(secure.outcomes)} rounds"
+    print(f"accuracy {np.mean(scores.argmax(axis=1) == labels):.3f} after {rounds}", flush=True)

@@ -1,4 +1,4 @@
-"""What server and clients agree on: the model's shapes, the protocol, and how an update is encoded."""
+"""What the server and the clients agree on: the model's shapes, the protocol, and the encoding."""
 
 import numpy as np
 from flwr.app import Array, ArrayRecord
@@ -7,7 +7,7 @@ import secagg
 from secagg.integrations.flower import layout_of
 
 CLIENTS = 4
-METRICS = {"train_loss": 10.0}  # rides in the sum, bounded
+METRICS = {"train_loss": 10.0}  # name → bound; averaged in the same sum as the updates
 
 
 def first_model() -> ArrayRecord:
@@ -19,7 +19,7 @@ TASK = secagg.Task(
     layout=layout_of(first_model()),
     encoding=secagg.FixedPoint(clip=4.0, bits=20),  # no coordinate moves by more than 4 in a round
     max_clients=CLIENTS,
-    min_survivors=3,  # nothing is opened for fewer
+    min_survivors=3,  # a sum of fewer updates is never opened
     max_weight=2000,  # examples
     context=b"digits",
 )
