@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from secagg import wire
+from secagg.table import rounds
 from secagg.testing._material import require
 from secagg.testing._parties import Parties
 from secagg.testing._session import Session
@@ -11,11 +12,15 @@ from secagg.testing._session import Session
 def _restored_bit_for_bit(parties: Parties) -> None:
     """Every role restored before every message that it gets says the same bytes as one that never was.
 
+    As many clients fall silent as may, in one round after the other.
+
     Left out are the rounds that a protocol names in ``unseeded``, whose messages depend on randomness that a
     primitive draws for itself; a role restored after its answer repeats that one too (the next check).
     """
-    unseeded = parties.protocol.unseeded
-    steady, session = Session(parties), Session(parties)
+    unseeded, names = parties.protocol.unseeded, rounds(parties.protocol)
+    spare = parties.cohort[parties.min_survivors :]
+    silent = {party: names[place % len(names)] for place, party in enumerate(spare)}
+    steady, session = Session(parties, silent=silent), Session(parties, silent=silent)
     steady.require_completes("undisturbed")
 
     def before_request(party: str, request: bytes) -> None:

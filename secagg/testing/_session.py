@@ -126,8 +126,11 @@ class Session:
 
     def contribute(self, party: str) -> None:
         """Give a client its update, and its weight if the task has weights."""
-        weight = None if self.task.max_weight is None else weight_for(self.task, party)
-        self.members[party].contribute(self.updates[party], weight)
+        self.members[party].contribute(self.updates[party], self.weight(party))
+
+    def weight(self, party: str) -> int | None:
+        """The weight of a client's update; None where the task has no weights."""
+        return None if self.task.max_weight is None else weight_for(self.task, party)
 
     def run(self) -> Outcome:
         """Run the session to its end, from where it stands. Raises ``Aborted`` as the server does."""

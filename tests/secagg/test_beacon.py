@@ -1,19 +1,18 @@
 """The beacon: which round comes next, whose values hold, and how a server waits for one."""
 
+from dataclasses import replace
 from typing import Any
 
-import numpy as np
 import pytest
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from hypothesis import given
 from hypothesis import strategies as st
 
 import secagg
-from secagg import wire
 from secagg.beacon import SignedBeacon
 from secagg.errors import FaultKind, LocalProtocolError
 from secagg.protocols.pairwise.messages import NextRound
-from secagg.wire import Envelope
+from secagg.testing import Session, parties_for
 
 OPERATOR = Ed25519PrivateKey.generate()
 BEACON = SignedBeacon(OPERATOR.public_key().public_bytes_raw(), genesis=1_700_000_000, period=30)
@@ -39,46 +38,18 @@ def test_only_the_operators_own_values_hold() -> None:
     assert not BEACON.verify(-1, value)
 
 
-class Session:
-    """Eight clients with clocks of their own, up to the end of FreezeKeys."""
+PARTIES = replace(parties_for(secagg.SecAggPlus(threat_model="malicious", beacon=BEACON), 8), min_survivors=7)
 
-    def __init__(self, fetch: Any, ahead: dict[str, float] | None = None) -> None:
-        self.task = secagg.Task(
-            protocol=secagg.SecAggPlus(threat_model="malicious", beacon=BEACON),
-            layout=secagg.Layout.of(np.zeros(3)),
-            encoding=secagg.FixedPoint(clip=1.0, bits=16, rounding="nearest"),
-            max_clients=8,
-            min_survivors=7,
-        )
-        ids = [f"c{i}" for i in range(8)]
-        keys, self.roster = secagg.identity.enrol(ids)
-        self.server = self.task.server(ids, roster=self.roster, session=b"s", beacon=fetch)
-        self.clients: dict[str, Any] = {
-            c: self.task.client(
-                c,
-                identity=keys[c],
-                roster=self.roster,
-                session=b"s",
-                clock=lambda c=c: 1_700_000_000.0 + (ahead or {}).get(c, 0.0),
-            )
-            for c in ids
-        }
-        for client in self.clients.values():
-            client.contribute(np.full(3, 0.25))
-        self.exchange(self.server.start())
-        self.exchange(self.server.close_round())
-        assert self.server.round == secagg.Round.FREEZE_KEYS
 
-    def exchange(self, outbox: dict[str, bytes]) -> None:
-        for party, request in outbox.items():
-            if not self.clients[party].finished:
-                self.server.receive(party, self.clients[party].receive(request))
-
-    def finish(self, outbox: dict[str, bytes]) -> secagg.Outcome:
-        while self.server.outcome is None:
-            self.exchange(outbox)
-            outbox = self.server.close_round()
-        return self.server.outcome
+def frozen(fetch: Any, ahead: dict[str, float] | None = None) -> Session:
+    """A session at the end of FreezeKeys, of clients some of whose clocks are so many seconds ahead."""
+    session = Session(replace(PARTIES, beacon=fetch))
+    for party in PARTIES.cohort:
+        now = BEACON.genesis + (ahead or {}).get(party, 0.0)
+        session.members[party] = session.make(party, save=None, clock=lambda now=now: now)
+        session.contribute(party)
+    session.exchange(session.until(secagg.Round.FREEZE_KEYS))
+    return session
 
 
 def test_the_server_waits_until_the_value_is_published() -> None:
@@ -89,67 +60,51 @@ def test_the_server_waits_until_the_value_is_published() -> None:
         asked.append(number)
         return published.get(number)
 
-    session = Session(fetch)
+    session = frozen(fetch)
     before = session.server.to_bytes()
     with pytest.raises(LocalProtocolError, match="round 2 of the beacon is not published"):
-        session.server.close_round()
+        session.close()
     assert session.server.to_bytes() == before
     published[2] = bytes(64)
     with pytest.raises(LocalProtocolError, match="is not the beacon's"):
-        session.server.close_round()
+        session.close()
     assert session.server.to_bytes() == before
     published[2] = BEACON.publish(OPERATOR, 2)
-    outcome = session.finish(session.server.close_round())
+    session.close()
+    session.require_exact(session.run(), "once the value was published")
     assert set(asked) == {2}
-    np.testing.assert_allclose(outcome.mean, np.full(3, 0.25), atol=1e-4)
 
 
-@pytest.mark.parametrize(("late", "drawn"), [(0, 2), (1, 3), (2, 4)])
-def test_the_latest_round_counts_but_not_that_of_a_clock_far_ahead(late: int, drawn: int) -> None:
-    session = Session(lambda number: BEACON.publish(OPERATOR, number), {"c3": late * 30.0, "c5": 1e6})
-    outbox = session.server.close_round()
+@pytest.mark.parametrize(("late", "furthest", "drawn"), [(0, 1e6, 2), (30, 1e6, 3), (60, 1e6, 4), (600, 1200, 22)])
+def test_the_latest_round_counts_but_not_that_of_a_clock_far_ahead(
+    late: float, furthest: float, drawn: int
+) -> None:
+    """Of eight clients one may be corrupt: the latest of the others counts, however far it is from most."""
+    session = frozen(lambda number: BEACON.publish(OPERATOR, number), {"c3": late, "c5": furthest})
+    session.close()
     assert session.server.context.state.drawn[0] == drawn
     with pytest.raises(secagg.Aborted, match=f"draws the graph from round {drawn} of the beacon"):
-        session.clients["c5"].receive(outbox.pop("c5"))
-    outcome = session.finish(outbox)
-    assert outcome.survivors == ("c0", "c1", "c2", "c3", "c4", "c6", "c7")
-
-
-def test_clocks_that_tell_many_rounds_lose_at_most_c_clients() -> None:
-    """Of eight clients one may be corrupt: the latest of the others counts, however far it is from most."""
-    session = Session(lambda number: BEACON.publish(OPERATOR, number), {"c3": 20 * 30.0, "c5": 40 * 30.0})
-    outbox = session.server.close_round()
-    assert session.server.context.state.drawn[0] == 22
-    with pytest.raises(secagg.Aborted, match="draws the graph from round 22 of the beacon"):
-        session.clients["c5"].receive(outbox.pop("c5"))
-    assert len(session.finish(outbox).survivors) == 7
+        session.ask("c5")
+    session.silent = {"c5": session.round}
+    session.require_sum_of(session.run(), set(PARTIES.cohort) - {"c5"})
 
 
 def test_a_server_without_the_beacons_values_says_so() -> None:
-    session = Session(None)
+    session = frozen(None)
     with pytest.raises(LocalProtocolError, match="got no beacon="):
-        session.server.close_round()
+        session.close()
 
 
 @pytest.mark.parametrize("number", [0, -1, 1 << 63])
 def test_rounds_that_no_beacon_has_are_faults(number: int) -> None:
-    session = Session(lambda number: BEACON.publish(OPERATOR, number))
+    session = frozen(lambda number: BEACON.publish(OPERATOR, number))
     server: Any = session.server
-    server._pending.add("c0")
-    server.context.state.answered = [party for party in server.context.state.answered if party != "c0"]
-    data = wire.seal_envelope(
-        NextRound(number),
-        protocol=session.task.protocol.ID,
-        task=session.task.digest,
-        session=server.context.state.session_id,
-        sender="c0",
-        identity=session.clients["c0"].context.environment.identity,
-    )
-    assert Envelope.parse(data, 4096).sender == "c0"
-    server.receive("c0", data)
-    assert [(fault.sender, fault.kind) for fault in server.faults] == [("c0", FaultKind.INVALID)]
+    server._pending.add("c1")
+    server.context.state.answered = [party for party in server.context.state.answered if party != "c1"]
+    data = session.seal(NextRound(number), b"", "c1")
+    server.receive("c1", data)
+    assert [(fault.sender, fault.kind) for fault in server.faults] == [("c1", FaultKind.INVALID)]
 
 
 def test_pinned_by_the_task() -> None:
-    session = Session(lambda number: None)
-    assert secagg.Task.from_bytes(session.task.to_bytes()) == session.task
+    assert secagg.Task.from_bytes(PARTIES.task.to_bytes()) == PARTIES.task

@@ -3,16 +3,17 @@
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 import dp
 import secagg
 from secagg.errors import ConfigError, LocalProtocolError
-from secagg.simulation import enrol_for
 from secagg.store import MemoryLedger
 from secagg.table import input_round, rounds
+from secagg.testing import MemoryStore, Session, parties_for
 from tests.secagg.test_noise import CLIENTS, SIZE, make_task, make_updates
-from tests.secagg.test_restore import Crash, Shelf
+from tests.secagg.test_restore import Crash, storing
 
 IDS = [f"c{i:02}" for i in range(CLIENTS)]
 VICTIM = IDS[0]
@@ -32,87 +33,45 @@ class Forgetful(dp.PrivacyLedger):
         return super().charge(release, count)
 
 
-class Played:
-    """A session in which the victim's process dies when its input was charged, before anything was saved or sent.
+def play(
+    protocol: Any, path: Path, *, dies: bool, kind: Any = dp.PrivacyLedger
+) -> tuple[Session, dp.PrivacyLedger]:
+    """A session in which the victim's process may die when its input was charged, before it was saved or sent.
 
-    It comes back from its last state, with its budget as it stands on the disk, and is asked again.
+    It comes back from its last state, with its budget as it stands on the disk, and is asked again. Returns the
+    budget too.
     """
-
-    def __init__(self, protocol: Any, path: Path, *, dies: bool, kind: Any = dp.PrivacyLedger) -> None:
-        self.kind, self.path, self.dies = kind, path, dies
-        self.task = make_task(protocol=protocol)
-        self.identities, self.roster, keys = enrol_for(self.task, IDS)
-        self.keys = {party: {"key": key} for party, key in keys.items()}
-        self.shelf = Shelf(MemoryLedger())
-        self.deaths = 0
-        others = [party for party in self.roster or {} if party not in IDS]
-        make = {"aggregator": self.task.aggregator, "decryptor": self.task.decryptor}
-        self.members: dict[str, Any] = {p: self.make(make[self.roster[p].role], p) for p in others}  # type: ignore[index]
-        for party in IDS[1:]:
-            self.members[party] = self.make(self.task.client, party)
-        self.members[VICTIM] = self.make(self.task.client, VICTIM, save=self.shelf, budget=self.budget())
-        for party, update in zip(IDS, make_updates(), strict=True):
-            self.members[party].contribute(update)
-        self.server = self.task.server(IDS, roster=self.roster, session=b"1")
-
-    def budget(self) -> dp.PrivacyLedger:
-        return budget_in(self.path, self.task, self.kind)
-
-    def make(self, maker: Any, party: str, **more: Any) -> Any:
-        identity = self.identities.get(party)
-        if maker == self.task.aggregator:
-            more = {"ledger": MemoryLedger()} | more
-        return maker(party, identity=identity, roster=self.roster, session=b"1", **self.keys.get(party, {}), **more)
-
-    def run(self) -> Any:
-        outbox = self.server.start()
-        while self.server.outcome is None:
-            self.deliver(outbox)
-            outbox = self.server.close_round()
-        return self.server.outcome
-
-    def deliver(self, outbox: Any) -> None:
-        for party, request in outbox.items():
-            asked = self.server.round == input_round(self.task.protocol)
-            reply = (
-                self.die_and_answer(request) if asked and party == VICTIM else self.members[party].receive(request)
-            )
-            if reply is not None:
-                self.deliver(self.server.receive(party, reply))
-
-    def die_and_answer(self, request: bytes) -> Any:
-        if self.dies:
-            self.shelf.crash_at = self.shelf.number + 1
-            with pytest.raises(Crash):
-                self.members[VICTIM].receive(request)
-            self.deaths += 1
-            assert self.budget().spent > 0, "what may have left is charged"
-            again = Shelf(self.shelf.ledger)
-            self.members[VICTIM] = self.task.restore_client(
-                self.shelf.states[-1],
-                identity=self.identities.get(VICTIM),
-                roster=self.roster,
-                save=again,
-                budget=self.budget(),
-                **self.keys.get(VICTIM, {}),
-            )
-        return self.members[VICTIM].receive(request)
+    parties = parties_for(protocol, CLIENTS)
+    victim = parties.cohort[0]
+    task = make_task(protocol=protocol, layout=secagg.Layout.of({"w": np.zeros(SIZE)}))
+    session = Session(parties, task=task, contribute=False)
+    store = session.stores[victim] = storing(MemoryLedger())
+    session.members[victim] = session.make(victim, budget=budget_in(path, task, kind))
+    for party, update in zip(parties.cohort, make_updates(), strict=True):
+        session.members[party].contribute({"w": update})
+    session.until(input_round(protocol))
+    if dies:
+        store.crash_at = store.number + 1
+        with pytest.raises(Crash):
+            session.ask(victim)
+        assert budget_in(path, task, kind).spent > 0, "what may have left is charged"
+        budget = budget_in(path, task, kind)
+        session.restore(victim, store.state, save=storing(store.ledger), budget=budget)
+    assert victim in session.run().survivors
+    return session, budget_in(path, task, kind)
 
 
 @pytest.mark.parametrize("dies", [False, True], ids=["lives", "dies"])
 @pytest.mark.parametrize("protocol", PROTOCOLS, ids=lambda protocol: protocol.name)
 def test_an_input_is_charged_once_whatever_dies(protocol: Any, dies: bool, tmp_path: Path) -> None:
-    played = Played(protocol, tmp_path / "budget", dies=dies)
-    assert VICTIM in played.run().survivors
-    assert played.deaths == dies
-    assert played.budget().report().releases == 1
-    assert played.budget().spent == pytest.approx(played.task.encoder.epsilon(SIZE))  # type: ignore[attr-defined]
+    session, budget = play(protocol, tmp_path / "budget", dies=dies)
+    assert budget.report().releases == 1
+    assert budget.spent == pytest.approx(session.task.encoder.epsilon(SIZE))
 
 
 def test_control_a_budget_that_forgets_what_for_charges_twice(tmp_path: Path) -> None:
-    played = Played(secagg.SecAgg(corruption=0.1), tmp_path / "budget", dies=True, kind=Forgetful)
-    played.run()
-    assert played.budget().report().releases == 2
+    _, budget = play(secagg.SecAgg(corruption=0.1), tmp_path / "budget", dies=True, kind=Forgetful)
+    assert budget.report().releases == 2
 
 
 class Clear:
@@ -162,7 +121,7 @@ def test_a_state_with_a_budget_is_not_restored_without(tmp_path: Path) -> None:
     budget = budget_in(tmp_path / "budget")
     setting = Clear(budget)
     for state in (setting.made, setting.client.to_bytes()):
-        shelf = Shelf(MemoryLedger())
+        shelf = MemoryStore()
         with pytest.raises(ConfigError, match=r"and no budget; pass budget= .*PrivacyLedger\.open"):
             setting.task.restore_client(state, save=shelf)
         again: Any = setting.task.restore_client(state, save=shelf, budget=budget)
@@ -173,7 +132,7 @@ def test_a_state_with_a_budget_is_not_restored_without(tmp_path: Path) -> None:
 
 def test_a_state_without_a_budget_may_be_given_one(tmp_path: Path) -> None:
     """From then on it needs it."""
-    setting, shelf = Clear(None), Shelf(MemoryLedger())
+    setting, shelf = Clear(None), MemoryStore()
     setting.task.restore_client(setting.client.to_bytes(), save=shelf)
     budget = budget_in(tmp_path / "budget")
     given: Any = setting.task.restore_client(setting.client.to_bytes(), save=shelf, budget=budget)
