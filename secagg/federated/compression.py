@@ -3,7 +3,7 @@
 A secure sum adds what clients send coordinate by coordinate. So every client of a session has to apply one and the
 same linear map, and everybody has to know which: then the sum of what was sent is the map of the sum. Maps that
 differ from client to client, such as each client's own largest coordinates, don't commute with the sum, and the
-choice of coordinates would tell of the update. They are refused.
+choice of coordinates would reveal something of the update. They are refused.
 
 ::
 
@@ -269,10 +269,10 @@ class CountSketch(Compression):
 
     def _hashes(self, part: slice, row: int, session: bytes) -> tuple[Coordinates, Vector]:
         """Bucket and sign of each coordinate: ⌊word·width/2^64⌋, and the word's lowest bit."""
-        found = words(part.stop - part.start, self.label, session, row, offset=part.start)
-        high, low, width = found >> np.uint64(32), found & np.uint64(0xFFFFFFFF), np.uint64(self.width)
+        stream = words(part.stop - part.start, self.label, session, row, offset=part.start)
+        high, low, width = stream >> np.uint64(32), stream & np.uint64(0xFFFFFFFF), np.uint64(self.width)
         buckets = (high * width + ((low * width) >> np.uint64(32))) >> np.uint64(32)
-        signs = 1.0 - 2.0 * (found & np.uint64(1)).astype(np.float64)
+        signs = 1.0 - 2.0 * (stream & np.uint64(1)).astype(np.float64)
         return buckets.astype(np.intp), signs
 
     def _parts(self) -> tuple[bytes | int | str, ...]:
@@ -310,9 +310,9 @@ def check_count(name: str, value: object, most: int) -> int:
 def words(count: int, label: str, session: bytes, *more: int, offset: int = 0) -> NDArray[np.uint64]:
     """``count`` words of the public stream of ``label`` in ``session``, from word ``offset`` on."""
     key = hashlib.sha256(encode_parts(f"secagg/v1/{label}", session, *more)).digest()
-    found = np.empty(count, "<u8")
-    keystream(key, found, offset=offset)
-    return found
+    stream = np.empty(count, "<u8")
+    keystream(key, stream, offset=offset)
+    return stream
 
 
 def smallest(values: NDArray[Any], count: int) -> Coordinates:

@@ -2,7 +2,7 @@
 
 A rule against clients that lie needs several values to compare, and single updates are hidden. So the cohort is
 split into groups, drawn anew in each round. Each group runs its own session of one task, and the server sees one
-mean a group.
+mean for each group.
 
 **Who draws.** ``draw_groups`` follows from public randomness; everyone can check the draw.
 
@@ -17,8 +17,8 @@ grinding, a lying server can only help liars to a majority of the groups, and it
 
 **Over many rounds** the sums of groups tell more than sums of all clients. If a client's updates hardly change from
 round to round, then the sums of ever new groups are equations from which a server can solve for each client's
-lasting part, after about as many sums as there are clients. Noise is the answer, or groups that are drawn once,
-which is weaker against liars.
+lasting part, after about as many sums as there are clients. Noise prevents that. So do groups that are drawn once
+for all rounds, but they are weaker against liars.
 """
 
 from __future__ import annotations
@@ -53,8 +53,8 @@ def draw_groups(cohort: Iterable[str], count: int, randomness: bytes) -> Groups:
 
     The ids are ordered by SHA-256 of the label, ``randomness`` and the id, each after its length
     (:func:`mpc.keys.encode_parts`), and dealt in turn. ``randomness`` is 32 to 1024 bytes that nobody could
-    choose or know before the cohort stood; the module says whence. ``ConfigError`` for fewer bytes, such as a
-    round's number, for an id twice, and for more groups than clients.
+    choose or know before the cohort stood; the module says where they come from. ``ConfigError`` for fewer bytes,
+    such as a round's number, for an id twice, and for more groups than clients.
     """
     if not is_a(randomness, bytes) or not RANDOM_BYTES <= len(randomness) <= _MOST_BYTES:
         raise ConfigError(
@@ -68,8 +68,8 @@ def draw_groups(cohort: Iterable[str], count: int, randomness: bytes) -> Groups:
         raise ConfigError("got a cohort that lists an id twice; every client is in one group")
     groups = check_groups(count, len(ids))
     plain = bytes(memoryview(randomness))
-    drawn = sorted(ids, key=lambda party: hashlib.sha256(encode_parts(_LABEL, plain, party)).digest())
-    return tuple(tuple(sorted(drawn[first::groups])) for first in range(groups))
+    order = sorted(ids, key=lambda party: hashlib.sha256(encode_parts(_LABEL, plain, party)).digest())
+    return tuple(tuple(sorted(order[first::groups])) for first in range(groups))
 
 
 _LABEL = "secagg/v1/groups"
@@ -188,10 +188,10 @@ def simulate_groups(
             "got groups, weights, dropouts or budgets that are not of the clients of updates; expected "
             "draw_groups(updates, ...), and ids of updates"
         )
-    found: list[Simulation | Aborted] = []
+    outcomes: list[Simulation | Aborted] = []
     for group in groups:
         try:
-            found.append(
+            outcomes.append(
                 simulate(
                     task,
                     _of(group, updates),
@@ -202,8 +202,8 @@ def simulate_groups(
                 )
             )
         except Aborted as aborted:
-            found.append(aborted)
-    return found
+            outcomes.append(aborted)
+    return outcomes
 
 
 def _of(group: Sequence[str], values: Mapping[str, Any]) -> dict[str, Any]:

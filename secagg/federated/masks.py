@@ -103,12 +103,12 @@ class PublicMask(Chosen):
 
     def coordinates(self, session: bytes) -> Coordinates:
         """The largest changes above ``threshold``, then the coordinates with the smallest words of the stream."""
-        drawn = words(self.layout.size, self.label, self._checked(session))
+        stream = words(self.layout.size, self.label, self._checked(session))
         top = self._top()
         rest = np.ones(self.layout.size, np.bool_)
         rest[top] = False
         others = np.flatnonzero(rest)
-        return np.sort(np.concatenate([top, others[smallest(drawn[others], self.k - top.size)]]))
+        return np.sort(np.concatenate([top, others[smallest(stream[others], self.k - top.size)]]))
 
     def _top(self) -> Coordinates:
         if self._changes is None:
@@ -183,10 +183,10 @@ class Pruned(Chosen):
 _POSITIONS = INTEGERS | {"int"}
 
 OWN_COORDINATES = (
-    "A client's own choice of coordinates is refused: which ones it sends tells of its update, in the clear, "
-    "and the server can add only what stands at the same place. A sum over the union of all choices would be "
-    f"dense anyway: of 1 % each, 100 clients fill {1 - 0.99**100:.0%}. Use PublicMask, which chooses alike for "
-    "everyone, or RandomK"
+    "A client's own choice of coordinates is refused: which ones it sends reveals something of its update, in "
+    "the clear, and the server can add only what stands at the same place. A sum over the union of all choices "
+    f"would be dense anyway: of 1 % each, 100 clients fill {1 - 0.99**100:.0%}. Use PublicMask, which chooses "
+    "alike for everyone, or RandomK"
 )
 
 _REFUSED = ("top-k", "threshold", "gradient-dropping", "deep-gradient-compression")

@@ -15,10 +15,10 @@ RNG = np.random.default_rng(5)
 CLIENTS = ("c1", "c2", "c3", "c4")
 
 
-def a_task(found: Compression) -> secagg.Task:
+def a_task(public_map: Compression) -> secagg.Task:
     return secagg.Task(
         protocol=secagg.SecAgg(threat_model="semi-honest", corruption=0.05),
-        layout=found.compressed,
+        layout=public_map.compressed,
         encoding=secagg.FixedPoint(clip=1.0, bits=20),
         max_clients=4,
         min_survivors=4,
@@ -31,7 +31,7 @@ def test_the_largest_changes_are_sent_and_the_others_explored() -> None:
     aggregate[[3, 17, 30]] = [-2.0, 1.0, 0.5]  # the last is not above the threshold
     after = mask.after(aggregate)
     sent = [set(after.coordinates(after.session(b"%d" % number)).tolist()) for number in range(200)]
-    assert all(len(found) == 10 and {3, 17} <= found for found in sent)
+    assert all(len(coordinates) == 10 and {3, 17} <= coordinates for coordinates in sent)
     assert set.union(*sent) == set(range(40))  # exploring reaches every coordinate
     many = mask.after(np.arange(40.0))
     top = set.intersection(*(set(many.coordinates(many.session(b"%d" % n)).tolist()) for n in range(200)))
@@ -58,7 +58,7 @@ def test_control_without_exploring_nothing_new_is_ever_sent(monkeypatch: pytest.
 
 def test_a_clients_own_coordinates_are_refused_with_the_reason() -> None:
     for own in (np.arange(40), np.arange(10), np.ones(40, np.bool_), [1, 2, 3]):
-        with pytest.raises(ConfigError, match="which ones it sends tells of its update") as refused:
+        with pytest.raises(ConfigError, match="which ones it sends reveals something of its update") as refused:
             PublicMask(LAYOUT, 10).after(own)
         assert "100 clients fill 63%" in str(refused.value)
     with pytest.raises(EncodingError):
@@ -85,7 +85,7 @@ def test_pruned_maps_follow_the_global_model() -> None:
 def test_maps_that_differ_have_other_sessions() -> None:
     model, other = RNG.standard_normal(40), RNG.standard_normal(40)
     mask = PublicMask(LAYOUT, 10)
-    found = [
+    maps = [
         RandomK(LAYOUT, 10),
         RandomK(LAYOUT, 11),
         RandomK(secagg.Layout.of({"a": np.zeros(40)}), 10),
@@ -99,7 +99,7 @@ def test_maps_that_differ_have_other_sessions() -> None:
         Pruned(LAYOUT, model, 10),
         Pruned(LAYOUT, other, 10),
     ]
-    assert len({one.session(b"r") for one in found}) == len(found)
+    assert len({one.session(b"r") for one in maps}) == len(maps)
     assert mask.after(model).session(b"r") == mask.after(-model).session(b"r")  # only sizes matter
 
 
@@ -139,9 +139,9 @@ def test_a_residual_is_saved_and_erased() -> None:
 
 
 def test_a_residual_needs_a_public_mask() -> None:
-    for found in (RandomK(LAYOUT, 8), CountSketch(LAYOUT, 8), Pruned(LAYOUT, np.ones(40), 8)):
+    for public_map in (RandomK(LAYOUT, 8), CountSketch(LAYOUT, 8), Pruned(LAYOUT, np.ones(40), 8)):
         with pytest.raises(ConfigError, match="expected a PublicMask"):
-            Residual(LAYOUT).compress(found, np.zeros(40), found.session(b"1"))  # type: ignore[arg-type]
+            Residual(LAYOUT).compress(public_map, np.zeros(40), public_map.session(b"1"))  # type: ignore[arg-type]
     mask = PublicMask(secagg.Layout.of([np.zeros(40)]), 8)
     with pytest.raises(ConfigError, match="another layout"):
         Residual(LAYOUT).compress(mask, np.zeros(40), mask.session(b"1"))

@@ -62,6 +62,6 @@ def test_the_table_of_bytes_is_what_protocols_cost() -> None:
 
 def test_the_table_of_likelihoods_is_what_draws_give() -> None:
     for clients, groups, bad in ((20, 5, 2), (100, 11, 5), (100, 21, 10)):
-        found = [likelihood(clients, groups, liars, bad) for liars in (2, 3, 4, 6, 8, 10, 15)]
-        cells = ["1" if p == 1 else f"{p:.3f}" if p >= 0.0005 else "< 0.001" for p in found]
+        chances = [likelihood(clients, groups, liars, bad) for liars in (2, 3, 4, 6, 8, 10, 15)]
+        cells = ["1" if p == 1 else f"{p:.3f}" if p >= 0.0005 else "< 0.001" for p in chances]
         assert f"| {clients} | {groups} | {bad} | {' | '.join(cells)} |\n" in TEXT

@@ -187,10 +187,10 @@ def test_the_geometric_median_of_equal_points_is_that_point() -> None:
 
 
 def test_what_a_rule_promises_is_said_in_numbers() -> None:
-    found = CoordinateMedian(bad=2).guarantee(TASK, 5, liars=2)
-    assert (found.groups, found.bad, found.group_size, found.min_survivors) == (5, 2, 4, 3)
-    assert (found.colluders, found.anonymity, found.epsilon, found.noise_std) == (1, 2, None, None)
-    assert found.likelihood == 1.0
+    promised = CoordinateMedian(bad=2).guarantee(TASK, 5, liars=2)
+    assert (promised.groups, promised.bad, promised.group_size, promised.min_survivors) == (5, 2, 4, 3)
+    assert (promised.colluders, promised.anonymity, promised.epsilon, promised.noise_std) == (1, 2, None, None)
+    assert promised.likelihood == 1.0
     alone = CoordinateMedian(bad=1).guarantee(TASK, 5, liars=2)
     assert alone.likelihood == pytest.approx(30 / 190)  # both in one group: 5·C(4, 2) of C(20, 2)
     text = alone.describe()
@@ -206,17 +206,17 @@ def test_a_group_has_the_noise_of_a_whole_cohort_to_itself() -> None:
     """Each group's sum reaches the full ε, and so a mean over groups has √G times as much noise, or more."""
     noise = dp.DistributedGaussian(l2_clip=1.0, noise_multiplier=1.1, bits=20, k_stddevs=5.0)
     task = replace(TASK, encoding=noise, protocol=secagg.SecAgg(corruption=0.0), min_survivors=20)
-    found = CoordinateMedian(bad=2).guarantee(task, 5)
+    promised = CoordinateMedian(bad=2).guarantee(task, 5)
     whole, group = task.encoder, group_task(task, 5).encoder
     assert isinstance(whole, dp.DistributedGaussian)
     assert isinstance(group, dp.DistributedGaussian)
     assert (whole.honest, group.honest) == (19, 3)
-    assert found.epsilon == group.epsilon(6)
-    assert found.epsilon == pytest.approx(whole.epsilon(6), rel=0.02)
-    assert found.noise_std == pytest.approx(1.1 * math.sqrt(4 / 3) / 4, rel=1e-3)
-    assert found.noise_growth == pytest.approx(5 * math.sqrt((4 / 3) / (20 / 19)), rel=1e-3)
-    assert found.noise_growth / math.sqrt(5) > math.sqrt(5)
-    assert f"epsilon {found.epsilon:.4g} at delta 1e-05 a round" in found.describe()
+    assert promised.epsilon == group.epsilon(6)
+    assert promised.epsilon == pytest.approx(whole.epsilon(6), rel=0.02)
+    assert promised.noise_std == pytest.approx(1.1 * math.sqrt(4 / 3) / 4, rel=1e-3)
+    assert promised.noise_growth == pytest.approx(5 * math.sqrt((4 / 3) / (20 / 19)), rel=1e-3)
+    assert promised.noise_growth / math.sqrt(5) > math.sqrt(5)
+    assert f"epsilon {promised.epsilon:.4g} at delta 1e-05 a round" in promised.describe()
     updates = dict.fromkeys(COHORT, np.zeros(6))
     groups = draw_groups(COHORT, 5, DRAWN)
     measured = [
@@ -225,7 +225,7 @@ def test_a_group_has_the_noise_of_a_whole_cohort_to_itself() -> None:
         for result in simulate_groups(group_task(task, 5), updates, groups, session=b"%d" % number)
         if isinstance(result, secagg.Simulation)
     ]
-    assert np.std(measured) == pytest.approx(found.noise_std, rel=0.25)  # of 360 values
+    assert np.std(measured) == pytest.approx(promised.noise_std, rel=0.25)  # of 360 values
     central = replace(TASK, encoding=dp.CentralGaussian(l2_clip=1.0, noise_multiplier=1.1))
     assert CoordinateMedian(bad=1).guarantee(central, 5).noise_growth == pytest.approx(5.0, rel=1e-3)
 

@@ -178,10 +178,10 @@ def test_groups_add_up_to_the_cohort(protocol: Any, weighted: bool) -> None:
     updates = {party: np.full(6, number / 20) for number, party in enumerate(COHORT)}
     weights = {party: number + 1 for number, party in enumerate(COHORT)} if weighted else None
     results = simulate_groups(group_task(task, 4), updates, draw_groups(COHORT, 4, DRAWN), weights=weights)
-    found = [result for result in results if isinstance(result, secagg.Simulation)]
-    assert sorted(itertools.chain(*(result.survivors for result in found))) == sorted(COHORT)
+    outcomes = [result for result in results if isinstance(result, secagg.Simulation)]
+    assert sorted(itertools.chain(*(result.survivors for result in outcomes))) == sorted(COHORT)
     expected = sum((weights or dict.fromkeys(COHORT, 1))[party] * update for party, update in updates.items())
-    assert sum(result.sum for result in found) == pytest.approx(expected, abs=1e-2)
+    assert sum(result.sum for result in outcomes) == pytest.approx(expected, abs=1e-2)
 
 
 @pytest.mark.parametrize("noised", [False, True])
