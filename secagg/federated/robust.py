@@ -226,11 +226,11 @@ def _median(rows: Vector) -> Vector:
 
 
 def _weiszfeld(points: NDArray[np.float64]) -> Vector:
-    """The weights of the rows of ``points`` in their geometric median; the rows' coordinate median is near zero."""
+    """The weights of the rows of ``points`` in their geometric median; the rows' coordinate median is zero."""
     lengths = np.linalg.norm(points, axis=1)
     typical = float(np.median(lengths))
     if typical == 0.0:  # more than half of them are at zero, and so is the median
-        return np.asarray(lengths == 0.0, np.float64) / np.count_nonzero(lengths == 0.0)
+        return np.zeros(len(points))
     place, weights = np.zeros(points.shape[1]), np.empty(len(points))
     for _ in range(_STEPS):
         weights = 1.0 / np.maximum(np.linalg.norm(points - place, axis=1), _SMOOTHING * typical)
