@@ -1,4 +1,4 @@
-"""The Python of docs/federated.md on compression and robustness runs as it stands, in its order."""
+"""The Python of docs/federated.md runs as it stands, in its order."""
 
 import re
 from pathlib import Path
@@ -17,13 +17,19 @@ TEXT = (Path(__file__).parents[3] / "docs" / "federated.md").read_text(encoding=
 def pasted() -> dict[str, Any]:
     """The names of an interpreter into which the blocks were pasted."""
     names: dict[str, Any] = {"__name__": "pasted"}
-    for section in ("Compression", "Robustness"):
+    for section in ("Algorithms", "Clients and DP-SGD", "Compression", "Robustness"):
         body = TEXT.partition(f"\n## {section}\n")[2].partition("\n## ")[0]
         blocks = re.findall(r"^```python\n(.*?)^```", body, re.DOTALL | re.MULTILINE)
         assert blocks
         for block in blocks:
             exec(compile(block, "federated.md", "exec"), names)
     return names
+
+
+def test_the_documents_train(pasted: dict[str, Any]) -> None:
+    assert pasted["state"].rounds == 3
+    assert pasted["model"]["b"] == pytest.approx(0.117, abs=1e-3)  # as far as stochastic rounding has it
+    assert 3.99 < pasted["ledger"].spent <= 4
 
 
 def test_the_documents_compress_and_expand(pasted: dict[str, Any]) -> None:
