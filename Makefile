@@ -51,9 +51,10 @@ mutants: $(INSTALLED) $(MUTANTS)/.installed  ## NUMBER=40 single changes drawn b
 bench-first: $(INSTALLED)  ## kernels against memory copy, raw AES and, where installed, peers
 	$(BIN)/pytest bench
 
-docs: $(INSTALLED)  ## write what is generated: the attacks' table, the state diagrams
+docs: $(INSTALLED)  ## write what is generated: the attacks' table, the state diagrams, the figures of federated.md
 	$(BIN)/python -m tests.secagg.adversary.table
 	$(BIN)/python -m docs.diagrams
+	$(BIN)/python -m docs.figures
 
 lock: $(INSTALLED)  ## pin names, versions and hashes anew
 	$(BIN)/pip install --quiet pip-tools

@@ -255,6 +255,51 @@ def plan(
 
 
 @app.command()
+def federated(
+    seeds: Annotated[
+        int, typer.Option(min=1, max=5, help="Data sets and first models. The reference figures have 5.")
+    ] = 5,
+    out: Picture = Path("federated.png"),
+    as_json: Json = None,
+    as_html: Html = None,
+) -> None:
+    """Train on digits under secure sums: optimizers, compression, attackers. Says which bounds are missed."""
+    from bench.curves import curves
+    from bench.federated import Federated, grids
+    from bench.plots import pictures, save
+
+    _check_outputs(as_json, as_html)
+    for picture in pictures(out):
+        report.check_writable("--out", picture)
+    workload = Federated(seeds)
+
+    def show(finished: bool) -> None:
+        made = grids(workload)
+        for grid in made:
+            show_grid(grid)
+        bounds = workload.bounds()
+        document = report.document(
+            report.Kind.FEDERATED,
+            command_line(),
+            finished=finished,
+            seeds=seeds,
+            figures=[{**report.plain(one), "mean": one.mean, "spread": one.spread} for one in workload.figures],
+            bytes_up=workload.bytes_up,
+            bounds=[{**report.plain(one), "holds": one.holds} for one in bounds],
+        )
+        if finished:
+            for path in save(curves(workload), out):
+                typer.echo(f"Picture: {path}")
+        _write(as_json, as_html, document, made, lambda: [curves(workload)] if finished else [])
+
+    with _shown(show), progress("bench", workload.steps) as step:
+        workload.run(step)
+    missed = sum(not one.holds for one in workload.bounds())
+    if missed:
+        typer.echo(f"bench: {missed} of {len(workload.bounds())} bounds are missed; see the last table", err=True)
+
+
+@app.command()
 def compare(
     old: Annotated[Path, typer.Argument(help="The older result, as --json wrote it.")],
     new: Annotated[Path, typer.Argument(help="The newer result, as --json wrote it.")],

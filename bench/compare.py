@@ -14,12 +14,14 @@ from secagg.errors import ConfigError
 
 _LEAST_SECONDS = 5e-4  # a smaller difference is noise of the clock
 _BYTES_TOLERANCE = 0.01
+_ACCURACY_TOLERANCE = 0.01
 _LEAST_MEMORY = 1 << 20  # bytes; a smaller difference is noise of the allocator
 _SAME = {
     Kind.RUN: ("workload",),
     Kind.PEERS: (),
     Kind.SWEEP: ("over", "held"),
     Kind.PLAN: ("workload", "link"),
+    Kind.FEDERATED: ("seeds",),
 }
 
 
@@ -84,6 +86,8 @@ def _changes(old: Mapping[str, Any], new: Mapping[str, Any], tolerance: float) -
             return list(_ratios(old["compared"], new["compared"], tolerance))
         case Kind.SWEEP:
             return list(_figures(old["points"], new["points"], ("protocol", "at"), tolerance))
+        case Kind.FEDERATED:
+            return list(_accuracies(old["figures"], new["figures"]))
         case _:
             return list(_figures(old["planned"], new["planned"], ("protocol",), tolerance))
 
@@ -129,6 +133,15 @@ def _figures(
                 yield Change(what, figure, value, later.get(figure), tolerance)
             elif value is not None and figure.startswith("bytes_"):
                 yield Change(what, figure, value, later.get(figure), _BYTES_TOLERANCE)
+
+
+def _accuracies(old: list[dict[str, Any]], new: list[dict[str, Any]]) -> Iterator[Change]:
+    """Accuracies of seeded trainings: a point of a hundred is tolerated, since processors round differently."""
+    now = {(one["section"], one["name"]): one["mean"] for one in new}
+    for one in old:
+        what = f"{one['section']}: {one['name']}"
+        later = now.get((one["section"], one["name"]))
+        yield Change(what, "accuracy", one["mean"], later, _ACCURACY_TOLERANCE, higher=True)
 
 
 def changes_grid(changes: list[Change], before: str, after: str) -> Grid:

@@ -42,6 +42,7 @@ class Kind(StrEnum):
     SWEEP = "sweep"
     PEERS = "peers"
     PLAN = "plan"
+    FEDERATED = "federated"
 
 
 @dataclass(frozen=True)

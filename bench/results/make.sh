@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
-# Makes the reference results again: JSON and the pictures of the sweeps, which are committed, and a page for each
-# command, which is not. PYTHON is the Python of an environment with secagg[demo,peers]. It takes a quarter of an hour
-# on a machine that does nothing else.
+# Makes the reference results again: JSON and pictures, which are committed, and a page for each command, which is
+# not. PYTHON is the Python of an environment with secagg[demo,peers]. It takes twenty minutes on a machine that does
+# nothing else.
 set -euo pipefail
 cd "$(dirname "$0")/../.."
 : "${PYTHON:?set it to the Python of an environment with secagg[demo,peers]}"
@@ -14,3 +14,4 @@ for over in clients coordinates dropout; do
 done
 "$PYTHON" -m bench plan --clients 1000000 --coordinates 10000000 --uplink 10Mbit --check \
   --json "$OUT/plan.json" --html "$OUT/plan.html"
+"$PYTHON" -m bench federated --out "$OUT/federated.png" --json "$OUT/federated.json"
