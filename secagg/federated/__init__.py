@@ -9,6 +9,7 @@ from secagg.federated.compression import Compression, CountSketch, RandomK
 from secagg.federated.groups import (
     draw_groups,
     from_beacon,
+    from_session,
     group_task,
     likelihood,
     simulate_groups,
@@ -57,6 +58,7 @@ __all__ = [
     "draw_groups",
     "fedprox_gradient",
     "from_beacon",
+    "from_session",
     "group_task",
     "likelihood",
     "mean_noise_std",

@@ -6,7 +6,7 @@ mean for each group.
 
 **Who draws.** ``draw_groups`` follows from public randomness; everyone can check the draw.
 
-- 32 random bytes that the server draws once the cohort is fixed, or the id of a session that is over: they stand
+- 32 random bytes that the server draws once roster and cohort are fixed (:func:`from_session`): they stand
   against clients that lie and would choose their group. The server has to be honest about the draw: one that
   draws again until it likes the groups (it grinds) is not noticed.
 - What a beacon publishes in the first round after the cohort was told to every client (:func:`from_beacon`): it
@@ -38,6 +38,7 @@ from secagg.errors import Aborted, ConfigError, blaming, shown
 from secagg.identity import Roster, check_party_id
 from secagg.protocols.base import AggregationProtocol
 from secagg.roles.environment import Budget
+from secagg.session import NONCE_BYTES, check_session, roster_digest, session_id
 from secagg.simulation import Simulation, simulate
 from secagg.task import MAX_CLIENTS, Task
 
@@ -62,10 +63,7 @@ def draw_groups(cohort: Iterable[str], count: int, randomness: bytes) -> Groups:
             "foresee, such as os.urandom(32) of an honest server or a beacon's value: liars that foresee their "
             "group gather where they do most harm"
         )
-    with blaming(ConfigError, "got a cohort that can't be read; expected the clients' ids"):
-        ids = [check_party_id(party) for _, party in zip(range(MAX_CLIENTS + 1), cohort, strict=False)]
-    if len(set(ids)) != len(ids):
-        raise ConfigError("got a cohort that lists an id twice; every client is in one group")
+    ids = _ids(cohort)
     groups = check_groups(count, len(ids))
     plain = bytes(memoryview(randomness))
     order = sorted(ids, key=lambda party: hashlib.sha256(encode_parts(_LABEL, plain, party)).digest())
@@ -91,6 +89,29 @@ def from_beacon(beacon: Beacon, number: int, value: bytes) -> bytes:
     ):
         raise ConfigError(f"got a value that the beacon did not publish in round {shown(number)}; ask it again")
     return hashlib.sha256(encode_parts("secagg/v1/groups-beacon", expected, value)).digest()
+
+
+def from_session(
+    task: Task, cohort: Iterable[str], *, roster: Roster | None, session: bytes, nonce: bytes
+) -> bytes:
+    """Randomness for :func:`draw_groups`: the session id of a round over the whole ``cohort``, before any keys.
+
+    ``task`` is the one over all clients, ``session`` names the round, and ``nonce`` is 32 random bytes that the
+    server draws once roster and cohort stand. The server tells clients cohort and nonce, and each computes the
+    draw for itself; it holds the roster and the round, so bytes of another round give other groups.
+    ``ConfigError`` for a nonce of another length, and for what is no session, cohort or task.
+    """
+    if not is_a(task, Task):
+        raise ConfigError(f"got {shown(task)} as task; expected a secagg.Task over all clients")
+    if not is_a(nonce, bytes) or len(nonce) != NONCE_BYTES:
+        raise ConfigError(f"got nonce={shown(nonce)}; expected {NONCE_BYTES} random bytes, as of os.urandom")
+    return session_id(
+        task=task.digest,
+        roster=roster_digest(roster),
+        session=check_session(session),
+        nonce=bytes(memoryview(nonce)),
+        cohort=sorted(_ids(cohort)),
+    )
 
 
 def group_task(task: Task, count: int, *, min_survivors: int | None = None, roster: Roster | None = None) -> Task:
@@ -204,6 +225,15 @@ def simulate_groups(
         except Aborted as aborted:
             outcomes.append(aborted)
     return outcomes
+
+
+def _ids(cohort: Iterable[str]) -> list[str]:
+    """The ids of a cohort; ``ConfigError`` unless they are ids, each once."""
+    with blaming(ConfigError, "got a cohort that can't be read; expected the clients' ids"):
+        ids = [check_party_id(party) for _, party in zip(range(MAX_CLIENTS + 1), cohort, strict=False)]
+    if len(set(ids)) != len(ids):
+        raise ConfigError("got a cohort that lists an id twice; every client is in one group")
+    return ids
 
 
 def _of(group: Sequence[str], values: Mapping[str, Any]) -> dict[str, Any]:

@@ -226,7 +226,7 @@ def _median(rows: Vector) -> Vector:
 
 
 def _weiszfeld(points: NDArray[np.float64]) -> Vector:
-    """The weights of the rows of ``points`` in their geometric median; the rows' coordinate median is zero."""
+    """The weights of ``points``, which are centered, in their geometric median; zeros where that is the center."""
     lengths = np.linalg.norm(points, axis=1)
     typical = float(np.median(lengths))
     if typical == 0.0:  # more than half of them are at zero, and so is the median

@@ -253,6 +253,7 @@ def test_a_command_line_names_rules_and_hears_why_others_are_refused() -> None:
     assert named("trimmed-mean", bad=2) == TrimmedMean(2, bad=2)
     assert named("geometric-median") == GeometricMedian(bad=1)
     assert named("norm-clipped-mean", clip=0.5) == NormClippedMean(0.5, bad=1)
+    assert named("norm-clipped-mean") == NormClippedMean(1.0, bad=1)
     for name in ("krum", "multi-krum", "bulyan", "fltrust", "Krum"):
         with pytest.raises(ConfigError, match="it needs single updates, and secure aggregation is there"):
             named(name)

@@ -25,6 +25,7 @@ from secagg.federated import (
     PublicMask,
     draw_groups,
     from_beacon,
+    from_session,
     group_task,
     likelihood,
     simulate_groups,
@@ -88,6 +89,27 @@ def test_draws_that_can_be_foreseen_and_odd_cohorts_are_refused() -> None:
             draw_groups(cohort, 1, DRAWN)  # type: ignore[arg-type]
     with pytest.raises(ConfigError, match=r"expected a secagg\.Task"):
         group_task(COHORT, 5)  # type: ignore[arg-type]
+
+
+def test_a_session_draws_for_one_roster_cohort_and_round() -> None:
+    _, roster = enrol(COHORT)
+    nonce = os.urandom(32)
+    drawn = from_session(TASK, COHORT, roster=roster, session=b"round 3", nonce=nonce)
+    assert drawn == from_session(TASK, reversed(COHORT), roster=roster, session=b"round 3", nonce=nonce)
+    assert sum(map(len, draw_groups(COHORT, 5, drawn))) == 20
+    others = [
+        from_session(replace(TASK, context=b"x"), COHORT, roster=roster, session=b"round 3", nonce=nonce),
+        from_session(TASK, COHORT[1:], roster=roster, session=b"round 3", nonce=nonce),
+        from_session(TASK, COHORT, roster=None, session=b"round 3", nonce=nonce),
+        from_session(TASK, COHORT, roster=roster, session=b"round 4", nonce=nonce),
+        from_session(TASK, COHORT, roster=roster, session=b"round 3", nonce=os.urandom(32)),
+    ]
+    assert len({drawn, *others}) == 6
+    odd: Any
+    for odd in ({"session": "r"}, {"nonce": b"short"}, {"nonce": None}, {"cohort": ["c1", "c1"]}, {"task": 7}):
+        parts_of = {"task": TASK, "cohort": COHORT, "roster": roster, "session": b"r", "nonce": nonce} | odd
+        with pytest.raises(ConfigError):
+            from_session(**parts_of)
 
 
 def test_a_beacon_draws_what_no_server_chose() -> None:
