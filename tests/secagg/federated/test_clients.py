@@ -14,10 +14,10 @@ from hypothesis import strategies as st
 
 import dp
 import secagg
-from dp.events import DiscreteGaussianEvent, PoissonSampled, SelfComposed
+from dp.events import DiscreteGaussianEvent, PoissonSampled
 from dp.ledger import BudgetExceeded
 from secagg.errors import ConfigError, EncodingError, LocalProtocolError
-from secagg.federated import DPSGD, PoissonBatch, PoissonBatches, clients, clip_per_example, fedprox_gradient
+from secagg.federated import DPSGD, PoissonBatch, PoissonBatches, clip_per_example, fedprox_gradient
 
 DELTA = 1e-5
 MODEL = {"w": np.zeros((3, 2)), "b": np.zeros(2, np.float32)}
@@ -251,7 +251,7 @@ def test_a_client_does_not_pay_for_its_update_with_a_ledger_of_records() -> None
         secagg.simulate(noised_task(), updates, budgets=budgets)
 
 
-# A shuffled loader, and a batch that is used twice: refused, and what either would reveal.
+# A shuffled loader, and a batch that is used twice: tests/secagg/adversary/test_records.py has what either reveals.
 
 
 @pytest.mark.parametrize(
@@ -272,63 +272,6 @@ def test_a_batch_is_good_for_one_release() -> None:
         with pytest.raises(ConfigError, match="got a batch whose gradient was released before"):
             DPSGD(1.0, 1.0).gradient(MODEL, gradients, again, account)
     assert account.spent == spent
-
-
-def told_apart(batches: Callable[[int], Any], trials: int = 1000) -> float:
-    """A lower bound, four deviations strong, on the ε of one step that an attacker measures at its own choice.
-
-    It wants to know whether record 0 is in the data, has seen all gradients, and looks at one. All others' are 0.
-    """
-    private, found, keys = DPSGD(1.0, 1.0), [], iter_keys()
-    for value in (1.0, 0.0):
-        account = ledger(1e6)
-        hits = 0
-
-        def per_example(rows: Any, value: float = value) -> Any:
-            return value * (rows == 0)[:, None]
-
-        for trial in range(trials):
-            batch = batches(trial)
-            hits += private.gradient(np.zeros(1), per_example, batch, account, rng=keys)[0] > 1.5
-        share = float(hits) / trials
-        found.append((share, 4 * math.sqrt(share * (1 - share) / trials)))
-    (hit, off), (miss, more) = found
-    return math.log(max(hit - off, 1e-9) / (miss + more))
-
-
-def test_control_a_loader_in_a_known_order_reveals_more_than_the_account_says(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    """1000 records in batches of one: the account of a whole epoch of Poisson samples is ε = 0.68."""
-    claimed = DPSGD(1.0, 1.0).epsilon(DELTA, rate=0.001, steps=1000)
-    assert claimed == pytest.approx(0.678, abs=1e-3)
-    sampled = PoissonBatches(1000, 1, rng=iter_keys())
-    assert told_apart(lambda _: sampled.draw()) < claimed
-
-    monkeypatch.setattr(clients, "_check_batch", lambda batch: None)
-
-    class Loaded(SimpleNamespace):
-        """The batch of a step in which it is known that record 0 has its turn."""
-
-        indices, rate, records = np.zeros(1, np.int64), 0.001, 1000
-
-        def _claim(self) -> None:
-            """Nothing."""
-
-        def __len__(self) -> int:
-            return 1
-
-    assert told_apart(lambda _: Loaded()) > claimed + 0.1
-
-
-def test_control_a_batch_that_is_used_again_costs_more_than_is_charged(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Fifty gradients of one batch: the noise averages out, and one sample stands behind all of them."""
-    monkeypatch.setattr(PoissonBatch, "_claim", lambda batch: None)
-    private, account, batch = DPSGD(1.0, 2.0), ledger(), of([0], 0.01, 100)
-    found = [private.gradient(np.zeros(1), lambda r: np.ones((1, 1)), batch, account)[0] for _ in range(50)]
-    once = PoissonSampled(0.01, SelfComposed(private.event(1), 50))
-    assert dp.RDPAccountant(DELTA).epsilon_after(once) > 8 * account.spent
-    assert np.mean(found) == pytest.approx(1.0, abs=5 * 2 / math.sqrt(50)), "and the attacker has the record"
 
 
 # The account beside TensorFlow Privacy's, which is dp-accounting.
