@@ -24,7 +24,7 @@ from secagg.testing._material import (
     require,
     rng_for_tests,
 )
-from secagg.testing._parties import Parties, parties_for
+from secagg.testing._parties import Parties, parties_for, roles_of
 from secagg.testing._session import Session
 
 __all__ = [
@@ -40,6 +40,7 @@ __all__ = [
     "parties_for",
     "require",
     "rng_for_tests",
+    "roles_of",
 ]
 
 

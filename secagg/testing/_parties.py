@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from functools import cached_property, lru_cache
 from typing import Any
@@ -59,10 +59,10 @@ class Parties:
         }
         return Task(**(plain | changes))
 
-    def enrolled(self) -> Parties:
-        """The same parties with identities and a roster of everyone."""
-        keys = {p: Ed25519PrivateKey.from_private_bytes(rng_for_tests(p.encode())(32)) for p in self.roles}
-        pairs = _key_pairs(self.protocol, tuple(self.roles.items()))
+    def enrolled(self, seed: bytes = b"") -> Parties:
+        """The same parties with identities and a roster of everyone; another ``seed`` gives other keys."""
+        keys = {p: Ed25519PrivateKey.from_private_bytes(rng_for_tests(seed + p.encode())(32)) for p in self.roles}
+        pairs = _key_pairs(self.protocol, tuple(self.roles.items()), seed)
         public = {party: pair[1] for party, pair in pairs.items() if self.roles[party] is not PartyRole.CLIENT}
         enrolled = (
             Party(p, self.roles[p], key.public_key().public_bytes_raw(), public.get(p)) for p, key in keys.items()
@@ -83,12 +83,19 @@ class Parties:
                 yield phase.round, phase.relay
 
 
-@lru_cache(maxsize=8)
+def roles_of(protocol: AggregationProtocol, cohort: Iterable[str]) -> dict[str, PartyRole]:
+    """The roles of ``cohort`` and of all other parties of a protocol, which are named role-1, role-2, …"""
+    roles = dict.fromkeys(cohort, PartyRole.CLIENT)
+    others = protocol.others
+    return roles | {f"{role}-{number}": role for role in sorted(others) for number in range(1, others[role] + 1)}
+
+
+@lru_cache(maxsize=16)
 def _key_pairs(
-    protocol: AggregationProtocol, roles: tuple[tuple[str, PartyRole], ...]
+    protocol: AggregationProtocol, roles: tuple[tuple[str, PartyRole], ...], seed: bytes
 ) -> dict[str, tuple[bytes, bytes]]:
     """A Paillier key takes a tenth of a second to find; the same parties get the same one."""
-    return key_pairs(protocol, dict(roles), lambda party: rng_for_tests(b"key of " + party.encode()))
+    return key_pairs(protocol, dict(roles), lambda party: rng_for_tests(b"key of " + seed + party.encode()))
 
 
 def parties_for(protocol: AggregationProtocol, clients: int, beacon: Fetch | None = None) -> Parties:
@@ -99,8 +106,7 @@ def parties_for(protocol: AggregationProtocol, clients: int, beacon: Fetch | Non
     """
     cohort = tuple(wire.stand_in_ids(clients))
     others = protocol.others
-    roles = dict.fromkeys(cohort, PartyRole.CLIENT)
-    roles |= {f"{role}-{number}": role for role in sorted(others) for number in range(1, others[role] + 1)}
+    roles = roles_of(protocol, cohort)
     refusal: ConfigError | None = None
     for enrolled in (True,) if others else (False, True):
         for least in range(min(2, clients), clients + 1):  # at 1, no floor could be missed

@@ -1,9 +1,9 @@
-"""The stage on which the attacks are played: seven enrolled clients, a server that lies, one that doesn't.
+"""What the attacks share: seven enrolled clients, a server that lies, and one that doesn't.
 
 ``LyingServer`` speaks to real clients in well-formed messages and may say anything to anyone. It keeps all
-that it hears, and it knows every secret of ``world.colluders``, who are c of the enrolled. What a
-client refuses is written down in ``refusals`` and the attack goes on with what it has, so that the
-same attack code runs against the library and against the library without one defence.
+that it hears, and it knows every secret of ``world.colluders``, who are c of the enrolled clients. If a client
+refuses a message, the reason is kept in ``refusals`` and the attack goes on with what it has. So the same attack
+code runs against the library, and against the library without one defence.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from mpc import keys, shamir
 from secagg import wire
 from secagg.bitmap import from_bitmap, to_bitmap
 from secagg.errors import Aborted, FaultKind, RemoteProtocolError
-from secagg.identity import Roster, enrol
+from secagg.identity import PartyRole, Roster
 from secagg.lanes import fold_lanes, mask_lanes, reduce_lanes, widths, zero_lanes
 from secagg.protocols.pairwise.messages import (
     COMMITMENT_BYTES,
@@ -52,8 +52,9 @@ from secagg.roles.client import Client
 from secagg.roles.outcome import Outcome
 from secagg.roles.server import Server
 from secagg.session import Advertised, session_id
-from secagg.store import MemoryLedger
+from secagg.store import Ledger
 from secagg.table import Proposal
+from secagg.testing import MemoryStore, Parties, Session, roles_of
 from secagg.wire import Envelope
 
 CLIENTS = ("c1", "c2", "c3", "c4", "c5", "c6", "c7")
@@ -124,40 +125,45 @@ def lend(role: Any, **changed: Any) -> None:
     role.context.environment = replace(role.context.environment, **changed)
 
 
-class Disk:
-    """What a client keeps: its states, each of which can be gone back to, and its ledger."""
-
-    def __init__(self) -> None:
-        self.ledger = MemoryLedger()
-        self.states: list[bytes] = []
-
-    def __call__(self, number: int, state: bytes) -> None:
-        self.states.append(state)
-
-
 class World:
-    """Who is enrolled, what they hold, and how they join a session."""
+    """Everyone enrolled, their keys, and how they join a session."""
 
     def __init__(
-        self, task: secagg.Task | None = None, ids: Iterable[str] = CLIENTS, colluders: Iterable[str] = COLLUDERS
+        self,
+        task: secagg.Task | None = None,
+        ids: Iterable[str] = CLIENTS,
+        colluders: Iterable[str] = COLLUDERS,
+        *,
+        seed: bytes = b"",
     ) -> None:
         self.task = task or make_task()
         self.ids, self.colluders = tuple(ids), tuple(colluders)
-        self.keys, self.roster = enrol(self.ids)
+        protocol, floor = self.task.protocol, self.task.min_survivors
+        parties = Parties(protocol, self.ids, roles_of(protocol, self.ids), {}, None, floor)
+        self.parties = parties.enrolled(seed)
+        self.keys, self.sealing = dict(self.parties.identities), self.parties.long_lived
+        self.aggregators = tuple(self.parties.ids(PartyRole.AGGREGATOR))
+        assert self.parties.roster is not None
+        self.roster: Roster = self.parties.roster
 
-    def client(
-        self,
-        party: str,
-        *,
-        session: bytes | None = SESSION,
-        task: secagg.Task | None = None,
-        disk: Disk | None = None,
-        rng: Callable[[int], bytes] = os.urandom,
-    ) -> Client[Any]:
-        """A client that has not trained yet; without ``session``, it takes any that is proposed."""
-        identity, roster = self.keys[party], self.roster
-        made = task or self.task
-        return made.client(party, identity=identity, roster=roster, session=session, save=disk, rng=rng)
+    def lent(self, party: str, **changes: Any) -> Environment:
+        own = {"identity": self.keys[party], "roster": self.roster, "key": self.sealing.get(party)}
+        return Environment(**own | changes)
+
+    def role(
+        self, party: str, *, session: bytes | None = SESSION, task: secagg.Task | None = None, **changes: Any
+    ) -> Any:
+        """A role of a party; a client has not trained yet. Without ``session``, it takes any that is proposed."""
+        task = task or self.task
+        return task.protocol.members[self.parties.roles[party]](
+            task, party, self.lent(party, **changes), session=session
+        )
+
+    def restore(self, party: str, state: bytes, ledger: Ledger | None) -> Any:
+        """The role that was saved as ``state``."""
+        save = None if ledger is None else MemoryStore(ledger)
+        kind = self.task.protocol.members[self.parties.roles[party]]
+        return kind.from_bytes(state, self.task, self.lent(party, save=save))
 
     def join(
         self,
@@ -167,7 +173,8 @@ class World:
         updates: Mapping[str, Vector] = UPDATES,
         weights: Mapping[str, int] | None = None,
         told: secagg.Task | None = None,
-        disks: Mapping[str, Disk] | None = None,
+        stores: Mapping[str, MemoryStore] | None = None,
+        **changes: Any,
     ) -> dict[str, Client[Any]]:
         """Clients of one session with their updates.
 
@@ -176,7 +183,8 @@ class World:
         task = told if told is not None and told.digest == self.task.digest else self.task
         clients = {}
         for party in parties or self.ids:
-            clients[party] = self.client(party, session=session, task=task, disk=(disks or {}).get(party))
+            save = (stores or {}).get(party)
+            clients[party] = self.role(party, session=session, task=task, save=save, **changes)
             clients[party].contribute(updates[party], None if weights is None else weights[party])
         return clients
 
@@ -431,31 +439,26 @@ def play(
     server_class: type[PairwiseServer] = PairwiseServer,
 ) -> Played:
     """A session with an honest server. ``tamper`` maps a client's reply of a round to what is sent instead."""
-    server = server_class(told or world.task, clients, Environment(roster=roster or world.roster), session=session)
-    played = Played(server)
-    outbox = server.start()
-    while server.outcome is None:
-        for party, data in outbox.items():
-            try:
-                reply = clients[party].receive(data)
-            except RemoteProtocolError as error:
-                played.refusals.setdefault(party, error.fault.kind)
-                continue
-            except Aborted as aborted:
-                played.refusals.setdefault(party, aborted.reason)
-                continue
-            if reply is None:  # it has left, and is told that nobody waits for it
-                continue
-            instead = (tamper or {}).get((party, server.round or ""), lambda honest: [honest])
-            for message in instead(reply):
-                server.receive(party, message)
-        try:
-            outbox = server.close_round()
-        except Aborted as aborted:
-            played.aborted = aborted.reason
-            return played
-    played.outcome = server.outcome
-    return played
+    task = told or world.task
+    parties = replace(world.parties, cohort=tuple(clients), roles={}, roster=roster or world.roster)
+    run = Session(parties, task=task, session=session, contribute=False)
+    run.server = server_class(task, clients, Environment(roster=parties.roster), session=session)
+    run.members, run.refusals = dict(clients), {}
+
+    def before_answer(party: str, answer: bytes) -> list[bytes] | None:
+        instead = (tamper or {}).get((party, run.round))
+        return None if instead is None else list(instead(answer))
+
+    run.before_answer = before_answer
+    try:
+        aborted, _ = "", run.run()
+    except Aborted as reason:
+        aborted = reason.reason
+    refusals: dict[str, FaultKind | str] = {
+        party: refusal.reason if isinstance(refusal, Aborted) else refusal.fault.kind
+        for party, refusal in run.refusals.items()
+    }
+    return Played(run.server, run.server.outcome, aborted, refusals)
 
 
 def resign(world: World, honest: bytes, change: Callable[[Any, bytes], tuple[wire.Message, bytes]]) -> bytes:

@@ -18,9 +18,8 @@ from secagg import session as session_module
 from secagg import wire
 from secagg.bitmap import to_bitmap
 from secagg.errors import Aborted, FaultKind
-from secagg.identity import PartyRole, Roster, enrol
+from secagg.identity import Roster, enrol
 from secagg.lanes import fold_lanes, pack_lanes, reduce_lanes, stream_offsets, to_lanes, zero_lanes
-from secagg.protocols.base import key_pairs
 from secagg.protocols.shares import aggregator as aggregator_module
 from secagg.protocols.shares import client as client_module
 from secagg.protocols.shares import messages as shares
@@ -28,7 +27,7 @@ from secagg.protocols.shares.aggregator import ShareAggregator
 from secagg.protocols.shares.messages import AggregateShare, Agreed, Collect, Recount, Release, Report
 from secagg.roles import MemberContext
 from secagg.table import Proposal
-from secagg.testing import Integers
+from secagg.testing import Integers, MemoryStore, Session
 from secagg.wire import Envelope
 from tests.secagg.adversary.driver import (
     CLIENTS,
@@ -37,8 +36,8 @@ from tests.secagg.adversary.driver import (
     SESSION,
     UPDATES,
     VICTIM,
-    Disk,
     Vector,
+    World,
     encoded_sum,
     has,
     make_task,
@@ -47,45 +46,11 @@ from tests.secagg.adversary.driver import (
 )
 from tests.secagg.adversary.registry import attack, refusal
 
-LEADER, HELPER = "a1", "a2"
+LEADER, HELPER = "aggregator-1", "aggregator-2"
 OTHERS = CLIENTS[1:]
 LIMIT = 1 << 20
 TASK = make_task(protocol=secagg.AdditiveShares(corruption=0.33))
 WANTED = UPDATES[VICTIM]
-
-
-class Enrolled:
-    """Seven clients, two of which collude, and two aggregators."""
-
-    def __init__(self, task: secagg.Task = TASK) -> None:
-        self.task = task
-        self.keys, clients = enrol(CLIENTS)
-        protocol: Any = task.protocol
-        ids = [f"a{number}" for number in range(1, protocol.aggregators + 1)]
-        pairs = key_pairs(protocol, dict.fromkeys(ids, PartyRole.AGGREGATOR))
-        self.sealing = {party: private for party, (private, _) in pairs.items()}
-        public = {party: key for party, (_, key) in pairs.items()}
-        more, aggregators = enrol(ids, PartyRole.AGGREGATOR, encryption_keys=public)
-        self.keys |= more
-        self.roster = Roster([*clients.values(), *aggregators.values()])
-        self.aggregators = tuple(ids)
-
-    def client(
-        self, party: str, *, session: bytes = SESSION, update: Vector | None = None, roster: Roster | None = None
-    ) -> Any:
-        client = self.task.client(party, identity=self.keys[party], roster=roster or self.roster, session=session)
-        client.contribute(UPDATES[party] if update is None else update)
-        return client
-
-    def aggregator(self, party: str, *, session: bytes = SESSION, disk: Disk | None = None) -> Any:
-        return self.task.aggregator(
-            party,
-            identity=self.keys[party],
-            roster=self.roster,
-            session=session,
-            key=self.sealing[party],
-            save=disk,
-        )
 
 
 class LyingCollector:
@@ -93,10 +58,10 @@ class LyingCollector:
 
     def __init__(
         self,
-        world: Enrolled,
+        world: World,
         *,
         session: bytes = SESSION,
-        disks: Mapping[str, Disk] | None = None,
+        stores: Mapping[str, MemoryStore] | None = None,
         honest: Collection[str] | None = None,
     ) -> None:
         self.world, self.task, self.session = world, world.task, session
@@ -109,7 +74,7 @@ class LyingCollector:
             cohort=self.cohort,
         )
         self.aggregators = {
-            party: world.aggregator(party, session=session, disk=(disks or {}).get(party))
+            party: world.role(party, session=session, save=(stores or {}).get(party))
             for party in honest or world.aggregators
         }
         self.reports: dict[str, bytes] = {}
@@ -134,7 +99,7 @@ class LyingCollector:
     def gather(self, parties: Iterable[str], **arguments: Any) -> None:
         """Ask honest clients for their reports."""
         for party in parties:
-            client = self.world.client(party, session=self.session, **arguments)
+            client = self.world.join([party], session=self.session, **arguments)[party]
             self.reports[party] = client.receive(self.seal(Proposal(self.cohort, self.session, self.nonce)))
 
     def relay(self, parties: Iterable[str], to: Iterable[str] | None = None) -> None:
@@ -235,7 +200,7 @@ class TestInventedReports:
     updates = make_updates(OTHERS, seed=1)
 
     def attack(self) -> LyingCollector:
-        server = LyingCollector(Enrolled())
+        server = LyingCollector(World(TASK))
         server.gather([VICTIM])
         strangers, _ = enrol(OTHERS)
         server.reports |= {party: server.forge(party, self.updates[party], strangers[party]) for party in OTHERS}
@@ -270,7 +235,7 @@ class TestSmallSet:
     few = (VICTIM, *COLLUDERS)
 
     def attack(self) -> Vector | None:
-        self.server = LyingCollector(Enrolled())
+        self.server = LyingCollector(World(TASK))
         self.server.gather(CLIENTS)
         self.server.relay([*CLIENTS, *COLLUDERS * 3])
         return less(self.server.collect(self.few), COLLUDERS)
@@ -297,7 +262,7 @@ class TestSmallSet:
 )
 class TestReplayedReports:
     def attack(self) -> tuple[LyingCollector, Vector | None]:
-        world = Enrolled()
+        world = World(TASK)
         first = LyingCollector(world)
         first.gather(OTHERS)
         first.relay(OTHERS)
@@ -329,7 +294,7 @@ class TestReplayedReports:
 )
 class TestAggregatorsAskedTwice:
     def attack(self) -> tuple[LyingCollector, Vector | None]:
-        server = LyingCollector(Enrolled())
+        server = LyingCollector(World(TASK))
         server.gather(CLIENTS)
         server.relay(CLIENTS)
         whole, rest = (server.collect(chosen) for chosen in (CLIENTS, OTHERS))
@@ -368,23 +333,17 @@ class TestAggregatorsAskedTwice:
 )
 class TestAggregatorsRestored:
     def attack(self, *, ledger_too: bool) -> tuple[LyingCollector, Vector | None]:
-        world, disks = Enrolled(), {party: Disk() for party in (LEADER, HELPER)}
-        server = LyingCollector(world, disks=disks)
+        world, stores = World(TASK), {party: MemoryStore() for party in (LEADER, HELPER)}
+        server = LyingCollector(world, stores=stores)
         server.gather(CLIENTS)
         server.relay(CLIENTS)
-        snapshot = {party: (disk.states[-1], dict(disk.ledger._entries)) for party, disk in disks.items()}
+        snapshot = {party: (store.states[-1], dict(store.ledger._entries)) for party, store in stores.items()}
         whole = server.collect(CLIENTS)
         assert whole is not None
         for party, (state, entries) in snapshot.items():
             if ledger_too:
-                disks[party].ledger._entries = entries
-            server.aggregators[party] = world.task.restore_aggregator(
-                state,
-                identity=world.keys[party],
-                roster=world.roster,
-                key=world.sealing[party],
-                save=disks[party],
-            )
+                stores[party].ledger._entries = entries
+            server.aggregators[party] = world.restore(party, state, stores[party].ledger)
         rest = server.collect(OTHERS)
         return server, None if rest is None else whole - rest
 
@@ -413,10 +372,11 @@ class TestAggregatorsRestored:
 )
 class TestSameSessionTwice:
     def attack(self) -> tuple[LyingCollector, Vector | None]:
-        world, disks = Enrolled(), {party: Disk() for party in (LEADER, HELPER)}
+        world, stores = World(TASK), {party: MemoryStore() for party in (LEADER, HELPER)}
         sums = []
         for parties in (CLIENTS, OTHERS):
-            server = LyingCollector(world, disks=disks)
+            stores = {party: MemoryStore(store.ledger) for party, store in stores.items()}
+            server = LyingCollector(world, stores=stores)
             server.gather(parties)
             server.relay(parties)
             sums.append(server.collect(parties))
@@ -453,7 +413,7 @@ class TestCopiedReport:
     thief = COLLUDERS[0]
 
     def attack(self) -> tuple[LyingCollector, Vector | None]:
-        server = LyingCollector(Enrolled())
+        server = LyingCollector(World(TASK))
         server.gather(CLIENTS)
         message, payload = Envelope.parse(server.reports[VICTIM], LIMIT).open(Report)
         server.reports[self.thief] = server.sign(
@@ -495,8 +455,7 @@ class TestCopiedReport:
 )
 class TestRosterOfTheServer:
     def attack(self, *, roster_from_server: bool) -> Vector | None:
-        world = Enrolled()
-        evil = Enrolled()
+        world, evil = World(TASK), World(TASK, seed=b"evil")
         evil.keys |= {party: world.keys[party] for party in CLIENTS}
         evil.roster = Roster(
             [
@@ -539,20 +498,15 @@ class TestDifferentSets:
 
     def attack(self) -> secagg.Outcome | None:
         encoding = Integers(self.shapes)
-        world = Enrolled(replace(TASK, encoding=encoding, layout=encoding.layout))
+        world = World(replace(TASK, encoding=encoding, layout=encoding.layout))
         update = {"halves": encoding.halves([1, 2, 3, 4, 5])}
-        server = world.task.server(CLIENTS, roster=world.roster, session=SESSION)
-        members = {party: world.client(party, update=update) for party in CLIENTS}  # type: ignore[arg-type]
-        members |= {party: world.aggregator(party) for party in world.aggregators}
-        outbox = server.start()
-        while server.outcome is None:
-            for party, request in outbox.items():
-                answer = members[party].receive(request)
-                for receiver, report in server.receive(party, answer).items() if answer else ():
-                    if (party, receiver) != (VICTIM, HELPER):
-                        members[receiver].receive(report)
-            outbox = server.close_round()
-        return server.outcome
+        session = Session(world.parties, task=world.task, session=SESSION, contribute=False)
+        for party in CLIENTS:
+            session.members[party].contribute(update)
+        session.before_relay = lambda party, report: (
+            [] if (party, Envelope.parse(report, LIMIT).sender) == (HELPER, VICTIM) else None
+        )
+        return session.run()
 
     def test_refused(self) -> None:
         with pytest.raises(Aborted, match=f"can't be taken off again: of {VICTIM}"):
@@ -574,7 +528,7 @@ class TestDifferentSets:
     why="the sum is then wrong by no more than what one bad report could add",
 )
 def test_two_reports_of_one_client() -> None:
-    server = LyingCollector(Enrolled())
+    server = LyingCollector(World(TASK))
     server.gather(CLIENTS)
     colluder = COLLUDERS[0]
     server.relay([party for party in CLIENTS if party != colluder])
@@ -594,7 +548,7 @@ def test_two_reports_of_one_client() -> None:
     ),
 )
 def test_different_sets_named() -> None:
-    server = LyingCollector(Enrolled())
+    server = LyingCollector(World(TASK))
     server.gather(CLIENTS)
     server.relay(CLIENTS)
     signed = server.agree({LEADER: CLIENTS, HELPER: OTHERS})
@@ -612,7 +566,7 @@ def test_different_sets_named() -> None:
     why="an aggregator would then go on with its own set, which reaches the floor",
 )
 def test_agreements_that_are_not_one_of_each() -> None:
-    server = LyingCollector(Enrolled())
+    server = LyingCollector(World(TASK))
     server.gather(CLIENTS)
     server.relay(CLIENTS)
     signed = server.agree(dict.fromkeys(server.aggregators, CLIENTS))
@@ -649,7 +603,7 @@ def test_agreements_that_are_not_one_of_each() -> None:
     why=("the sum is then wrong by the difference of two updates of one colluder, who can send any update"),
 )
 def test_another_report_handed_back() -> None:
-    server = LyingCollector(Enrolled())
+    server = LyingCollector(World(TASK))
     server.gather(CLIENTS)
     server.relay(CLIENTS)
     colluder = COLLUDERS[0]
@@ -669,7 +623,7 @@ def test_another_report_handed_back() -> None:
     why="a share that is sealed to one key opens under no other key",
 )
 def test_seeds_swapped_between_helpers() -> None:
-    world = Enrolled(replace(TASK, protocol=secagg.AdditiveShares(aggregators=3, corruption=0.33)))
+    world = World(replace(TASK, protocol=secagg.AdditiveShares(aggregators=3, corruption=0.33)))
     server = LyingCollector(world)
     server.gather(CLIENTS)
     message, payload = Envelope.parse(server.reports[COLLUDERS[0]], LIMIT).open(Report)
@@ -678,7 +632,7 @@ def test_seeds_swapped_between_helpers() -> None:
     )
     server.relay(CLIENTS)
     assert COLLUDERS[0] in server.aggregators[LEADER]._state.reports
-    for helper in ("a2", "a3"):
+    for helper in ("aggregator-2", "aggregator-3"):
         assert COLLUDERS[0] not in server.aggregators[helper]._state.reports
     rest = [party for party in CLIENTS if party != COLLUDERS[0]]
     assert has(less(server.collect(rest), rest), np.zeros(WANTED.size), TASK)
@@ -689,16 +643,16 @@ def test_seeds_swapped_between_helpers() -> None:
     why="a share that is sealed to the roster's key doesn't open under another key",
 )
 def test_a_key_that_the_roster_does_not_list() -> None:
-    world = Enrolled()
+    world = World(TASK)
     world.sealing[LEADER] = os.urandom(32)
     assert PrivateKey(Kem.MLKEM768_X25519, world.sealing[LEADER]).public != world.roster[LEADER].encryption_key
     with pytest.raises(secagg.ConfigError, match="not the private half"):
-        world.aggregator(LEADER)
+        world.role(LEADER)
 
 
 def test_one_honest_aggregator_keeps_the_victims_share() -> None:
     """The attacker holds the other aggregator's key and all colluders': what it can open isn't the update."""
-    server = LyingCollector(Enrolled(), honest=[LEADER])
+    server = LyingCollector(World(TASK), honest=[LEADER])
     server.gather(HONEST)
     message, _ = Envelope.parse(server.reports[VICTIM], LIMIT).open(Report)
     key = PrivateKey(Kem.MLKEM768_X25519, server.world.sealing[HELPER])

@@ -183,7 +183,7 @@ class RedrawingServer(RingServer):
         super().propose(parties, session=session)
         last = self.world.colluders[-1]
         for _ in range(MOST_TRIES):
-            self.clients[last] = self.world.client(last)
+            self.clients[last] = self.world.role(last)
             self.clients[last].contribute(make_updates_of([last])[last])
             super().propose([last])
             # All that the colluder can know: the id without what the server has not drawn yet.

@@ -324,7 +324,7 @@ class TestAnotherModel:
     def attack(self) -> tuple[LyingServer, np.ndarray | None]:
         world = World(colluders=())
         names = {party: name_of(model) for party, model in ModelsServer.models.items()}
-        server = ModelsServer(world, {party: world.client(party, session=names[party]) for party in CLIENTS})
+        server = ModelsServer(world, {party: world.role(party, session=names[party]) for party in CLIENTS})
         return server, server.run(names)
 
     def test_refused(self) -> None:
@@ -350,9 +350,9 @@ class TestAnotherModel:
 class TestAnotherModelUnderOneName:
     def attack(self, *, pinned: bool) -> tuple[LyingServer, np.ndarray | None]:
         world = World(colluders=())
-        clients = {party: world.client(party, session=None) for party in CLIENTS}
+        clients = {party: world.role(party, session=None) for party in CLIENTS}
         if pinned:
-            clients[VICTIM] = world.client(VICTIM, session=name_of(LIVE))
+            clients[VICTIM] = world.role(VICTIM, session=name_of(LIVE))
         server = ModelsServer(world, clients)
         return server, server.run(dict.fromkeys(CLIENTS, name_of(DEAD)))
 

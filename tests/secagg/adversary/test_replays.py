@@ -171,7 +171,7 @@ class TestMaskReuse:
         world, inputs = World(), []
         for session, updates in ((b"round 1", UPDATES), (b"round 2", self.updates)):
             clients = {
-                party: world.client(
+                party: world.role(
                     party, session=session, rng=lambda count, party=party: party.encode() * (count // 2)
                 )
                 for party in CLIENTS

@@ -13,12 +13,12 @@ from secagg.protocols.pairwise.messages import KEY, SELF, SHARE_BYTES, Revealed,
 from secagg.protocols.pairwise.server import PairwiseServer
 from secagg.roles import MemberContext
 from secagg.table import Round
+from secagg.testing import MemoryStore
 from tests.secagg.adversary.driver import (
     CLIENTS,
     HONEST,
     UPDATES,
     VICTIM,
-    Disk,
     LyingServer,
     SemiHonest,
     World,
@@ -228,19 +228,17 @@ class TestUnmaskingTwice:
 )
 class TestRestoredAndToldAnotherStory:
     def attack(self, *, ledger_too: bool) -> LyingServer:
-        world, disks = World(), {party: Disk() for party in CLIENTS}
-        server = LyingServer(world, world.join(disks=disks))
+        world, stores = World(), {party: MemoryStore() for party in CLIENTS}
+        server = LyingServer(world, world.join(stores=stores))
         server.propose()
         server.deal()
         server.collect()
-        snapshot = {party: (disks[party].states[-1], dict(disks[party].ledger._entries)) for party in OTHERS}
+        snapshot = {party: (stores[party].states[-1], dict(stores[party].ledger._entries)) for party in OTHERS}
         server.unmask(HONEST, CLIENTS, server.sign(CLIENTS, CLIENTS))
         for party, (state, entries) in snapshot.items():
             if ledger_too:
-                disks[party].ledger._entries = entries
-            server.clients[party] = world.task.restore_client(
-                state, identity=world.keys[party], roster=world.roster, save=disks[party]
-            )
+                stores[party].ledger._entries = entries
+            server.clients[party] = world.restore(party, state, stores[party].ledger)
         server.unmask(OTHERS, OTHERS, server.sign(OTHERS, OTHERS))
         return server
 
@@ -271,8 +269,8 @@ class TestRestoredAndToldAnotherStory:
 class TestRestoredFromBeforeShareKeys:
     def attack(self, *, ledger: bool) -> LyingServer:
         world = World()
-        disks = {party: Disk() for party in CLIENTS} if ledger else {}
-        server = LyingServer(world, world.join(disks=disks))
+        stores = {party: MemoryStore() for party in CLIENTS} if ledger else {}
+        server = LyingServer(world, world.join(stores=stores))
         server.propose()
         states = {party: client.to_bytes() for party, client in server.clients.items()}
         opening = dict(server.ids)
@@ -282,9 +280,7 @@ class TestRestoredFromBeforeShareKeys:
         server.learn_key(VICTIM)
         server.ids = opening
         for party in HONEST:
-            server.clients[party] = world.task.restore_client(
-                states[party], identity=world.keys[party], roster=world.roster, save=disks.get(party)
-            )
+            server.clients[party] = world.restore(party, states[party], stores[party].ledger if ledger else None)
         server.deal(HONEST, server.adverts)
         server.collect(HONEST, dealers=CLIENTS)
         server.unmask(HONEST, CLIENTS, server.sign(HONEST, CLIENTS))
@@ -319,20 +315,18 @@ class TestRestoredAndTrainedAgain:
     second = make_updates([VICTIM], seed=1)[VICTIM]
 
     def attack(self, *, ledger_too: bool) -> Any:
-        world, disk = World(), Disk()
-        clients = world.join(OTHERS) | {VICTIM: world.client(VICTIM, disk=disk)}
+        world, store = World(), MemoryStore()
+        clients = world.join(OTHERS) | {VICTIM: world.role(VICTIM, save=store)}
         server = LyingServer(world, clients)
         server.propose()
         server.deal()
-        state, entries = disk.states[-1], dict(disk.ledger._entries)
+        state, entries = store.states[-1], dict(store.ledger._entries)
         clients[VICTIM].contribute(WANTED)
         server.collect([VICTIM])
         first = server.inputs[VICTIM][0]
         if ledger_too:
-            disk.ledger._entries = entries
-        server.clients[VICTIM] = world.task.restore_client(
-            state, identity=world.keys[VICTIM], roster=world.roster, save=disk
-        )
+            store.ledger._entries = entries
+        server.clients[VICTIM] = world.restore(VICTIM, state, store.ledger)
         server.clients[VICTIM].contribute(self.second)
         server.collect([VICTIM])
         return difference(server.inputs[VICTIM][0], first, world.task)
@@ -359,9 +353,10 @@ class TestRestoredAndTrainedAgain:
 )
 class TestSameSessionAgain:
     def attack(self) -> tuple[Any, Any]:
-        world, disks = World(), {party: Disk() for party in CLIENTS}
-        first = play(world, world.join(disks=disks))
-        return first, play(world, world.join(OTHERS, disks=disks))
+        world, stores = World(), {party: MemoryStore() for party in CLIENTS}
+        first = play(world, world.join(stores=stores))
+        stores = {party: MemoryStore(store.ledger) for party, store in stores.items()}
+        return first, play(world, world.join(OTHERS, stores=stores))
 
     def test_refused(self) -> None:
         first, second = self.attack()
