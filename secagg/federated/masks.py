@@ -90,6 +90,9 @@ class PublicMask(Chosen):
     def after(self, aggregate: object) -> PublicMask:
         """The mask of the next round; ``aggregate`` is the expanded mean of this one, the same for everyone.
 
+        The same to the last bit: the digest holds it. So send clients ``outcome.mean``, which each expands, rather
+        than have them subtract two models.
+
         ``EncodingError`` for another layout, or values that are not finite; ``ConfigError`` for positions or flags:
         a client's own choice of coordinates.
         """

@@ -103,6 +103,19 @@ def test_maps_that_differ_have_other_sessions() -> None:
     assert mask.after(model).session(b"r") == mask.after(-model).session(b"r")  # only sizes matter
 
 
+def test_server_and_clients_expand_the_mean_to_one_mask() -> None:
+    """With leaves of float32, too; a difference of two models is another aggregate, with another digest."""
+    layout = secagg.Layout.of({"w": np.zeros(40, np.float32)})
+    mask = PublicMask(layout, 10)
+    session = mask.session(b"1")
+    mean = RNG.standard_normal(10)
+    server, client = mask.after(mask.expand(mean, session)), mask.after(mask.expand(mean.copy(), session))
+    assert server.session(b"2") == client.session(b"2")
+    model = RNG.standard_normal(40).astype(np.float32)
+    moved = {"w": (model + mask.expand(mean, session)["w"]) - model}
+    assert mask.after(moved).session(b"2") != server.session(b"2")
+
+
 def test_a_residual_loses_nothing_but_what_is_clipped() -> None:
     """Over many rounds, what was sent and what is left is all that the client had."""
     mask, residual, had, sent = PublicMask(LAYOUT, 8), Residual(LAYOUT), np.zeros(40), np.zeros(40)

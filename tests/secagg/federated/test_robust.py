@@ -162,10 +162,14 @@ def test_a_rule_changes_nothing_that_it_is_given() -> None:
 
 
 @settings(max_examples=60, deadline=None)
-@given(st.integers(0, 2**32), st.integers(1, 9), st.integers(1, 6), st.booleans())
-def test_no_other_point_is_nearer_than_the_geometric_median(seed: int, count: int, size: int, far: bool) -> None:
+@given(
+    st.integers(0, 2**32), st.integers(1, 9), st.integers(1, 6), st.booleans(), st.sampled_from([1e-9, 1.0, 1e9])
+)
+def test_no_other_point_is_nearer_than_the_geometric_median(
+    seed: int, count: int, size: int, far: bool, unit: float
+) -> None:
     rng = np.random.default_rng(seed)
-    points = rng.standard_normal((count, size))
+    points = unit * rng.standard_normal((count, size))
     if far and count > 2:
         points[0] *= 1e6
     median = GeometricMedian(bad=(count - 1) // 2).combine(points.copy())
