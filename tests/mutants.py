@@ -49,8 +49,8 @@ _PAIRWISE = (
 CONCERNED: dict[str, tuple[str, ...]] = {
     "mpc/shamir.py": ("tests/mpc/test_shamir.py",),
     "mpc/graph.py": ("tests/mpc/test_graph.py",),
-    "he/paillier.py": ("tests/he/test_paillier.py", "tests/he/test_paillier_keys.py"),
-    "he/_rlwe.py": ("tests/he/test_malformed_rlwe.py", "tests/he/test_ckks_and_bfv.py"),
+    "he/paillier.py": ("tests/he/test_paillier.py", "tests/he/test_paillier_keys.py", "tests/he/test_scheme.py"),
+    "he/_rlwe.py": ("tests/he/test_malformed_rlwe.py", "tests/he/test_ckks_and_bfv.py", "tests/he/test_scheme.py"),
     "mpc/masks.py": ("tests/mpc/test_masks.py",),
     "secagg/packing.py": ("tests/secagg/test_packing.py",),
     "secagg/wire.py": ("tests/secagg/test_wire.py", "tests/secagg/test_check_protocol.py"),

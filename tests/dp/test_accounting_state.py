@@ -70,16 +70,6 @@ def test_every_kind_of_event_is_saved_and_restored() -> None:
         assert again.get_epsilon() == first.get_epsilon()
 
 
-def test_a_ledger_comes_back_with_what_was_spent() -> None:
-    first = ledger()
-    first.charge(release())
-    again = PrivacyLedger.from_bytes(first.to_bytes())
-    assert again.report() == first.report()
-    assert (again.epsilon, again.delta, again.unit, again.trust) == (8.0, 1e-5, "client", "distributed")
-    assert again.to_bytes() == first.to_bytes()
-    assert again.charge(release()) == first.charge(release())
-
-
 def test_a_flipped_bit_is_seen() -> None:
     data = RDPAccountant(1e-5).compose(GAUSSIAN).to_bytes()
     for position in range(0, len(data), 7):

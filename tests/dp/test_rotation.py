@@ -50,21 +50,6 @@ def test_rotation_keeps_norms_and_is_undone(levels: int, seed: bytes, draw: int)
     assert np.allclose(turned, x, rtol=0, atol=1e-12)
 
 
-def test_hadamard_twice_is_the_size_times_the_vector() -> None:
-    x = np.random.default_rng(0).integers(-100, 100, 4096).astype(np.float64)
-    twice = x.copy()
-    _rotation.hadamard(twice)
-    _rotation.hadamard(twice)
-    assert (twice == 4096 * x).all()
-
-
-def test_what_was_in_one_coordinate_is_spread_over_all() -> None:
-    x = np.zeros(1024)
-    x[7] = 1.0
-    rotate(x, SEED)
-    assert np.allclose(np.abs(x), 1 / 32)
-
-
 def test_another_seed_doesnt_undo_it() -> None:
     x = vector(1024)
     turned = x.copy()

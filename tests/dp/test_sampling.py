@@ -137,22 +137,16 @@ def test_control_a_rounded_float_gaussian_is_told_from_the_discrete_one() -> Non
     assert fits(sample_discrete_gaussian(0.5, COUNT, rng=seeded(1)), gaussian(0.5))
 
 
-@pytest.mark.parametrize("sigma", [3e5, 1e9, 2.0**52])
-def test_very_wide_gaussians_follow_the_law(sigma: float) -> None:
+@pytest.mark.parametrize("width", [3e5, 1e9, 2.0**52])
+@pytest.mark.parametrize(
+    ("sampler", "law"), [(sample_discrete_gaussian, stats.norm), (sample_discrete_laplace, stats.laplace)], ids=kind
+)
+def test_very_wide_noise_follows_the_law(sampler: Any, law: Any, width: float) -> None:
     """By 500 equally likely ranges: at this width the continuous law is the same to 10^-11."""
-    sample = sample_discrete_gaussian(sigma, COUNT, rng=seeded(4))
-    cells = np.bincount((stats.norm.cdf((sample + 0.5) / sigma) * 500).astype(int), minlength=500)
+    sample = sampler(width, COUNT, rng=seeded(4))
+    cells = np.bincount((law.cdf((sample + 0.5) / width) * 500).astype(int), minlength=500)
     assert stats.chisquare(cells).pvalue > LEAST_P
-    assert np.unique(sample % 64).size == 64
-    assert stats.chisquare(np.bincount(sample % 64)).pvalue > LEAST_P
-
-
-@pytest.mark.parametrize("scale", [3e5, 1e9, 2.0**52])
-def test_very_wide_laplace_noise_follows_the_law(scale: float) -> None:
-    sample = sample_discrete_laplace(scale, COUNT, rng=seeded(4))
-    cells = np.bincount((stats.laplace.cdf((sample + 0.5) / scale) * 500).astype(int), minlength=500)
-    assert stats.chisquare(cells).pvalue > LEAST_P
-    assert stats.chisquare(np.bincount(sample % 64)).pvalue > LEAST_P
+    assert stats.chisquare(np.bincount(sample % 64, minlength=64)).pvalue > LEAST_P
 
 
 def test_sums_of_skellam_parts_follow_the_law(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -340,18 +334,14 @@ def test_parameters_are_taken_exactly(sampler: Any) -> None:
 @samplers
 @pytest.mark.parametrize(
     "value",
-    [0, -1, -0.5, math.nan, math.inf, 1e-30, 2.0**53, 10**5000, Fraction(1, 10**5000)],
+    [
+        *(0, -1, -0.5, math.nan, math.inf, 1e-30, 2.0**53, 10**5000, Fraction(1, 10**5000)),
+        *("4", None, True, 1j, [4.0], b"4"),
+    ],
     ids=kind,
 )
 def test_parameters_out_of_range_are_refused(sampler: Any, value: Any) -> None:
-    with pytest.raises(DPError, match="expected"):
-        sampler(value, 1)
-
-
-@samplers
-@pytest.mark.parametrize("value", ["4", None, True, 1j, [4.0], b"4"])
-def test_what_is_no_number_is_refused(sampler: Any, value: Any) -> None:
-    with pytest.raises(DPError, match="expected a finite number"):
+    with pytest.raises(DPError, match=r"expected (2\^-64 to 2|a finite number)"):
         sampler(value, 1)
 
 
@@ -377,10 +367,11 @@ def test_constant_time_is_refused_where_there_is_no_table() -> None:
     assert sample_discrete_gaussian(2047.9, 10, constant_time=True).size == 10
 
 
-def test_numba_is_loaded_by_the_first_draw_only() -> None:
+def test_numba_is_loaded_by_the_first_draw_only_and_not_for_planning() -> None:
     code = (
         "import sys, dp, dp.sampling, dp.mechanisms, dp.clipping\n"
-        "assert not {'numba', 'scipy', 'mpmath', 'secagg', 'mpc', 'he'} & set(sys.modules)\n"
+        "dp.distributed_gaussian_epsilon(bits=16, clients=9, dimension=99, noise_multiplier=1.0)\n"
+        "assert not {'numba', 'scipy', 'mpmath', 'dp_accounting', 'secagg', 'mpc', 'he'} & set(sys.modules)\n"
         "dp.sampling.sample_skellam(4, 1)\n"
         "assert 'numba' in sys.modules\n"
     )

@@ -8,6 +8,7 @@ import pytest
 from he import _ring, _rlwe_format, _rlwe_keys, ckks, params
 from he.ckks import SecretKey
 from he.errors import OpenError
+from tests.he.test_ckks_and_bfv import total
 from tests.reference import rlwe as twin
 
 SCHEMES = {
@@ -19,28 +20,17 @@ SCHEMES = {
 every = pytest.mark.parametrize("scheme", SCHEMES.values(), ids=SCHEMES)
 
 
-def raw_slots(scheme: ckks.Scheme, key: SecretKey, total: bytes) -> np.ndarray:
+def raw_slots(scheme: ckks.Scheme, key: SecretKey, data: bytes) -> np.ndarray:
     """What the decryptor has before it rounds: slots in units of the ciphertext."""
-    return ckks.slots_of(ckks._centred(phases(scheme, key, total), scheme.parameters))
+    return ckks.slots_of(ckks._centred(key._phases(residues(scheme, data), True), scheme.parameters))
 
 
-def phases(scheme: ckks.Scheme, key: SecretKey, total: bytes) -> list[np.ndarray]:
-    return key._phases(residues(scheme, total), True)
-
-
-def residues(scheme: ckks.Scheme, total: bytes) -> np.ndarray:
+def residues(scheme: ckks.Scheme, data: bytes) -> np.ndarray:
     p = scheme.parameters
-    words = np.frombuffer(total[16:], dtype=np.uint64)
+    words = np.frombuffer(data[16:], dtype=np.uint64)
     out = np.empty((len(words) // (2 * scheme._half), 2 * len(p.primes), p.degree), dtype=np.uint64)
     ckks._ring_kernels.unpack(words, p.bits, out.reshape(-1))
     return out
-
-
-def total_of(scheme: ckks.Scheme, key: SecretKey, vectors: list[np.ndarray]) -> bytes:
-    adder = scheme.adder(len(vectors[0]))
-    for vector in vectors:
-        adder.fold(key.encrypt(vector))
-    return adder.total()
 
 
 def moved(scheme: ckks.Scheme, data: bytes, slot: int, by: float) -> bytes:
@@ -63,7 +53,7 @@ def test_errors_of_slots_are_those_that_were_derived(scheme: ckks.Scheme) -> Non
     for _ in range(4):  # the key is the same in all terms, so that one key's errors are not those of all
         key = scheme.generate()
         terms = [np.random.default_rng(c).integers(0, scheme.bound, 2 * scheme.slots) for c in range(clients)]
-        slots = raw_slots(scheme, key, total_of(scheme, key, terms))
+        slots = raw_slots(scheme, key, total(scheme, key, terms))
         exact = sum(terms).reshape(slots.shape)
         measured.append((slots - exact * float(p.step)).reshape(-1))
     errors = np.concatenate(measured)
@@ -113,10 +103,10 @@ class Unrounded(ckks.Scheme):
         return np.zeros((len(slots), self.slots), dtype=np.int64), True
 
 
-def solved(scheme: ckks.Scheme, total: bytes, coefficients: np.ndarray) -> np.ndarray:
+def solved(scheme: ckks.Scheme, data: bytes, coefficients: np.ndarray) -> np.ndarray:
     """The s with c0 + c1 s = ``coefficients``: a linear equation, in values place by place."""
     field, prime = scheme._fields[0], scheme.parameters.primes[0]
-    first, second = residues(scheme, total)[0]
+    first, second = residues(scheme, data)[0]
     right = (coefficients % prime).astype(np.uint64)[None]
     field.forward(right)
     right = (right + (np.uint64(prime) - first)) % np.uint64(prime)
@@ -132,7 +122,7 @@ def test_rounding_keeps_the_key_in() -> None:
     equation has an error in it, and what comes out is nothing like a key."""
     scheme = ckks.Scheme(254, 16, seeded=True)
     key, values = scheme.generate(), np.arange(2048) % 255
-    data = total_of(scheme, key, [values])
+    data = total(scheme, key, [values])
     opened = key.open(data, 2048, 1)
     encoded = np.rint(ckks.coefficients_of(opened[None].astype(float))[0] * scheme.parameters.step).astype(np.int64)
     guess = solved(scheme, data, encoded)
@@ -142,7 +132,7 @@ def test_rounding_keeps_the_key_in() -> None:
 def test_control_without_rounding_the_key_is_out() -> None:
     scheme = Unrounded(254, 16, True)
     key, values = scheme.generate(), np.arange(2048) % 255
-    data = total_of(scheme, key, [values])
+    data = total(scheme, key, [values])
     key.open(data, 2048, 1)
     guess = solved(scheme, data, np.rint(ckks.coefficients_of(scheme.leaked)[0]).astype(np.int64))
     assert (guess == key._secret).all()
@@ -156,7 +146,7 @@ def test_control_without_rounding_equal_inputs_open_unequal(seeded: bool) -> Non
     secret = rounded.generate()
     raw, out = [], []
     for _ in range(2):
-        data = total_of(rounded, secret, [values])
+        data = total(rounded, secret, [values])
         out.append(secret.open(data, 300, 1))
         raw.append(raw_slots(scheme, secret, data)[0, :300] / scheme.parameters.step)
     assert (out[0] == out[1]).all()
@@ -174,7 +164,7 @@ def test_every_part_of_every_slot_is_looked_at(slot: int, by: float) -> None:
     scheme = ckks.Scheme(254, 16, seeded=True)
     length = 900 if slot < 1024 else 1500
     key = scheme.generate()
-    data = total_of(scheme, key, [np.full(length, 7)])
+    data = total(scheme, key, [np.full(length, 7)])
     assert key.open(data, length, 1).tolist() == [7] * length
     wrong = moved(scheme, data, slot, by)
     honest = slot < length and by in (1.0, -1.0)  # another sum that a client might have asked for
@@ -190,7 +180,7 @@ def test_the_first_ciphertext_is_looked_at_whatever_follows(ciphertexts: int) ->
     """Off the grid by less than half a step, a slot rounds to what it was: only the grid shows it."""
     scheme = ckks.Scheme(254, 16, seeded=True)
     key, length = scheme.generate(), ciphertexts * scheme.slots
-    data = total_of(scheme, key, [np.full(length, 7)])
+    data = total(scheme, key, [np.full(length, 7)])
     assert (key.open(data, length, 1) == 7).all()
     with pytest.raises(OpenError, match="not a possible sum"):
         key.open(moved(scheme, data, 3, 0.25), length, 1)
@@ -199,7 +189,7 @@ def test_the_first_ciphertext_is_looked_at_whatever_follows(ciphertexts: int) ->
 def test_nothing_below_zero_is_opened() -> None:
     scheme = ckks.Scheme(254, 16, seeded=True)
     key = scheme.generate()
-    data = total_of(scheme, key, [np.arange(5)])
+    data = total(scheme, key, [np.arange(5)])
     assert key.open(moved(scheme, data, 1, -1.0), 5, 1).tolist() == [0, 0, 2, 3, 4]
     with pytest.raises(OpenError, match="not a possible sum"):
         key.open(moved(scheme, data, 0, -1.0), 5, 1)

@@ -2,8 +2,8 @@
 
 import math
 import random
-from collections.abc import Callable, Iterator
-from concurrent.futures import Executor, ThreadPoolExecutor
+from collections.abc import Callable
+from concurrent.futures import Executor
 
 import gmpy2
 import pytest
@@ -15,12 +15,6 @@ from he.paillier import generate
 
 MERSENNE = mpz(2) ** 1031 - 1
 """Composite, and still it passes the strong test of base 2, as all 2^p - 1 do whose p is prime."""
-
-
-@pytest.fixture(scope="module")
-def threads() -> Iterator[Executor]:
-    with ThreadPoolExecutor(3) as executor:
-        yield executor
 
 
 def repeatable(seed: int) -> Callable[[int], bytes]:

@@ -1,8 +1,7 @@
 """Vectors under Paillier: exact sums, what is not added, what is not opened, and the controls of these."""
 
 import random
-from collections.abc import Iterator
-from concurrent.futures import Executor, ThreadPoolExecutor
+from concurrent.futures import Executor
 from dataclasses import FrozenInstanceError, replace
 from typing import Any
 
@@ -24,12 +23,6 @@ SECRET = VectorPrivateKey(SCHEME, KEY)
 PUBLIC = SECRET.public
 LENGTH = 100  # two ciphertexts, of 85 slots
 SIZE = 512
-
-
-@pytest.fixture(scope="module")
-def threads() -> Iterator[Executor]:
-    with ThreadPoolExecutor(2) as executor:
-        yield executor
 
 
 def under(scheme: Scheme) -> VectorPrivateKey:
@@ -89,12 +82,6 @@ def test_sums_of_62_bits() -> None:
     vectors = [np.array([(1 << 55) - 1, 0, 12345], dtype=np.uint64)] * 3
     opened = secret.open(encrypted(vectors, secret), 3, 3)
     assert opened.tolist() == [3 * ((1 << 55) - 1), 0, 3 * 12345]
-
-
-@pytest.mark.parametrize("dtype", ["u1", "i1", "u2", "i4", "u4", "i8", "u8", ">i4"])
-def test_any_integers(dtype: str) -> None:
-    values = np.array([0, 1, 127], dtype=dtype)
-    assert SECRET.open(PUBLIC.encrypt(values), 3, 1).tolist() == [0, 1, 127]
 
 
 def test_textbook_sums_are_exact_too() -> None:
@@ -263,7 +250,7 @@ HOSTILE: dict[str, tuple[Any, str]] = {
 
 
 @pytest.mark.parametrize("name", HOSTILE)
-def test_hostile_uploads_leave_the_sum_alone(name: str) -> None:
+def test_hostile_uploads_leave_the_sum_alone_and_are_not_opened(name: str) -> None:
     data, reason = HOSTILE[name]
     adder = SCHEME.adder(LENGTH, PUBLIC)
     with pytest.raises(CiphertextError, match=reason):
@@ -275,11 +262,6 @@ def test_hostile_uploads_leave_the_sum_alone(name: str) -> None:
         adder.fold(data)
     assert adder.to_bytes() == before
     assert SECRET.open(adder.total(), LENGTH, 1).tolist() == list(range(LENGTH))
-
-
-@pytest.mark.parametrize("name", HOSTILE)
-def test_hostile_totals_are_not_opened(name: str) -> None:
-    data, reason = HOSTILE[name]
     with pytest.raises(CiphertextError, match=reason):
         SECRET.open(data, LENGTH, 1)
 
@@ -309,27 +291,6 @@ def test_control_without_validation_one_upload_spoils_the_sum(name: str, monkeyp
     monkeypatch.undo()
     with pytest.raises(CiphertextError, match="ciphertext 1 "):
         SECRET.open(adder.total(), LENGTH, 2)
-
-
-def test_the_same_bytes_twice() -> None:
-    adder = SCHEME.adder(LENGTH, PUBLIC)
-    adder.fold(GOOD)
-    with pytest.raises(CiphertextError, match="in the sum already"):
-        adder.fold(GOOD)
-    with pytest.raises(CiphertextError, match="in the sum already"):
-        SCHEME.load_adder(adder.to_bytes(), LENGTH, PUBLIC).fold(GOOD)
-    assert adder.count == 1
-
-
-def test_a_sum_takes_no_more_vectors_than_its_slots() -> None:
-    scheme = Scheme(bound=1, max_clients=3, bits=2048)
-    secret = under(scheme)
-    adder = scheme.adder(1, secret.public)
-    for _ in range(3):
-        adder.fold(secret.encrypt(np.array([1])))
-    with pytest.raises(CiphertextError, match="holds 3 vectors"):
-        adder.fold(secret.encrypt(np.array([1])))
-    assert secret.open(adder.total(), 1, 3).tolist() == [3]
 
 
 # What is not opened.
@@ -376,12 +337,6 @@ def test_control_without_the_check_an_impossible_sum_is_shown(monkeypatch: pytes
     )
     opened = SECRET.open(add(IMPOSSIBLE["a slot above the largest sum"][0], GOOD), LENGTH, 2)
     assert opened[3] == 2 * BOUND + 1 + 3 > 2 * BOUND
-
-
-@pytest.mark.parametrize("count", [0, -1, CLIENTS + 1, 1.0, True, None, "1"])
-def test_counts_that_are_refused(count: Any) -> None:
-    with pytest.raises(OpenError, match="expected 1 to 256"):
-        SECRET.open(GOOD, LENGTH, count)
 
 
 def test_a_count_below_the_number_of_vectors() -> None:

@@ -5,8 +5,8 @@ import math
 import os
 import pickle
 import random
-from collections.abc import Callable, Iterator
-from concurrent.futures import Executor, ThreadPoolExecutor
+from collections.abc import Callable
+from concurrent.futures import Executor
 from typing import Any
 
 import gmpy2
@@ -27,12 +27,6 @@ PLAIN = [0, 1, 2**24, N // 3, N - 1]
 
 encryptors = pytest.mark.parametrize("private", [False, True], ids=["public", "private"])
 kinds = pytest.mark.parametrize("textbook", [False, True], ids=["short", "textbook"])
-
-
-@pytest.fixture(scope="module")
-def threads() -> Iterator[Executor]:
-    with ThreadPoolExecutor(2) as executor:
-        yield executor
 
 
 def fresh(private: bool, textbook: bool = False) -> PublicKey | PrivateKey:

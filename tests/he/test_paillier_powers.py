@@ -3,8 +3,7 @@
 import os
 import subprocess
 import sys
-from collections.abc import Iterator
-from concurrent.futures import Executor, ProcessPoolExecutor, ThreadPoolExecutor
+from concurrent.futures import Executor, ProcessPoolExecutor
 from multiprocessing import get_context
 
 import gmpy2
@@ -28,12 +27,6 @@ def path(kernel: bool, monkeypatch: pytest.MonkeyPatch) -> None:
     if kernel and not _montgomery.available():
         pytest.skip("no compiler, or no AVX-512 IFMA")
     monkeypatch.setattr(_powers, "compiled", lambda: kernel)
-
-
-@pytest.fixture(scope="module")
-def threads() -> Iterator[Executor]:
-    with ThreadPoolExecutor(2) as executor:
-        yield executor
 
 
 def words(numbers: list[int], bits: int) -> np.ndarray:

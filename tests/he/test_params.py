@@ -155,9 +155,11 @@ def test_public_key_slots_have_an_exponential_tail() -> None:
     assert slot_tail(normal_quantile(TAIL), 4096) > 2**20 * TAIL
 
 
-@pytest.mark.parametrize("place", ["slot", "coefficient"])
-def test_seeded_errors_are_bounded_as_normal_ones(place: str) -> None:
-    ours = params.error_bound(place, 2048, 1, True) / twin.standard_deviation(place, 2048, 1, True)
+@pytest.mark.parametrize(
+    "error", [("slot", 2048, 1, True), ("coefficient", 2048, 1, True), ("coefficient", 2048, 256, False)]
+)
+def test_errors_without_an_exponential_tail_are_bounded_as_normal_ones(error: tuple[str, int, int, bool]) -> None:
+    ours = params.error_bound(*error) / twin.standard_deviation(*error)
     assert normal_quantile(TAIL) < ours < 1.05 * normal_quantile(TAIL)
 
 
@@ -165,12 +167,6 @@ def test_clients_with_equal_values_round_alike() -> None:
     """So that the rounding of seeded encodings grows with their number: its root would not do."""
     few, many = (params.error_bound("slot", 2048, clients, True) for clients in (1, 4096))
     assert many > 4 * 64 * few
-
-
-def test_public_key_coefficients_are_close_to_normal() -> None:
-    ours = params.error_bound("coefficient", 2048, 256, False)
-    ours /= twin.standard_deviation("coefficient", 2048, 256, False)
-    assert normal_quantile(TAIL) < ours < 1.05 * normal_quantile(TAIL)
 
 
 def test_least_rings_of_sixteen_bits_and_256_clients() -> None:

@@ -52,16 +52,6 @@ def test_the_explicit_share_is_the_vector_less_the_streams(seeds: list[bytes], d
     assert explicit.tolist() == expected
 
 
-@pytest.mark.parametrize("dtype", [np.uint32, np.uint64])
-def test_a_part_is_shared_like_the_whole(dtype: Any) -> None:
-    whole = np.arange(100, dtype=dtype)
-    parts = whole.copy()
-    additive.shard(whole, [SEED])
-    for start in range(0, 100, 30):
-        additive.shard(parts[start : start + 30], [SEED], offset=start)
-    assert whole.tolist() == parts.tolist()
-
-
 def test_shares_of_a_sum_are_sums_of_shares() -> None:
     rng = np.random.default_rng(1)
     vectors = rng.integers(0, 1 << 20, (5, 50), np.uint32)

@@ -209,18 +209,17 @@ def test_another_shape_is_refused() -> None:
         assert np.array_equal(vector, before)
 
 
-@pytest.mark.parametrize("key", [bytes(16), bytes(31), bytes(33), "k" * 32, bytearray(32)])
-def test_another_key_is_refused(key: Any) -> None:
-    with pytest.raises(MPCError, match=r"got a mask key of .*; expected 32 bytes"):
-        masks.add_mask(np.zeros(4, dtype=np.uint32), key)
-
-
-@pytest.mark.parametrize("sign", [0, 2, -2, None])
-def test_another_sign_is_refused(sign: Any) -> None:
-    with pytest.raises(MPCError, match="expected 1 to add the mask or -1"):
-        masks.add_mask(np.zeros(4, dtype=np.uint32), bytes(32), sign=sign)
-
-
-def test_a_negative_offset_is_refused() -> None:
-    with pytest.raises(MPCError, match="got offset -1 for 4 lanes"):
-        masks.add_mask(np.zeros(4, dtype=np.uint32), bytes(32), offset=-1)
+@pytest.mark.parametrize(
+    ("change", "reason"),
+    [
+        *(
+            ({"key": key}, "got a mask key of .*; expected 32 bytes")
+            for key in (bytes(16), bytes(31), bytes(33), "k" * 32, bytearray(32))
+        ),
+        *(({"sign": sign}, "expected 1 to add the mask or -1") for sign in (0, 2, -2, None)),
+        ({"offset": -1}, "got offset -1 for 4 lanes"),
+    ],
+)
+def test_another_argument_is_refused(change: dict[str, Any], reason: str) -> None:
+    with pytest.raises(MPCError, match=reason):
+        masks.add_mask(**{"vector": np.zeros(4, dtype=np.uint32), "key": bytes(32)} | change)

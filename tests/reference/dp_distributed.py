@@ -2,6 +2,8 @@
 
 import math
 
+import numpy as np
+
 ORDERS = [*range(2, 129), 256]
 
 
@@ -50,6 +52,21 @@ def gaussian_pmf(sigma: float, reach: int) -> list[float]:
     weights = [math.exp(-(k * k) / (2 * sigma * sigma)) for k in range(-reach, reach + 1)]
     total = math.fsum(weights)
     return [weight / total for weight in weights]
+
+
+def sum_of(pmf: np.ndarray, count: int) -> np.ndarray:
+    """The distribution of the sum of ``count`` independent draws from ``pmf``."""
+    total = pmf
+    for _ in range(count - 1):
+        total = np.convolve(total, pmf)
+    return total
+
+
+def moved_delta(pmf: np.ndarray, shift: int, epsilon: float) -> float:
+    """δ at ``epsilon`` between a symmetric ``pmf`` and the same moved by ``shift``: the hockey-stick divergence."""
+    gap = np.zeros(shift)
+    moved, still = np.concatenate([gap, pmf]), np.concatenate([pmf, gap])
+    return float(np.maximum(0, moved - math.exp(min(epsilon, 700.0)) * still).sum())
 
 
 def skellam_pmf(variance: float, reach: int) -> list[float]:
