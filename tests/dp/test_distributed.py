@@ -325,9 +325,17 @@ def test_with_epsilon_is_the_least_noise(kind: Any) -> None:
         assert replace(found, noise_multiplier=1.0) == code
 
 
-def test_the_table_of_noise_in_the_document() -> None:
-    """docs/privacy.md: z by rounds and total ε, for 100 clients of which 80 are honest survivors."""
+def test_the_figures_in_the_document() -> None:
+    """docs/privacy.md: z by rounds and total ε, for 100 clients of which 80 are honest survivors; and ε by bits."""
     text = (Path(__file__).parents[2] / "docs" / "privacy.md").read_text(encoding="utf-8")
+    plan: dict[str, Any] = {"clients": 100, "dimension": 2**17, "noise_multiplier": 1.0}
+    coarse, fine = (
+        [f"{distributed_gaussian_epsilon(bits=bits, beta=beta, **plan):.2f}" for beta in (HALF, 0.0)]
+        for bits in (12, 20)
+    )
+    words = " ".join(text.split())
+    assert f"{coarse[0]} at 12 bits and {fine[0]} at 20" in words
+    assert f"from {coarse[0]} to {coarse[1]}; at 20 bits from {fine[0]} to {fine[1]}" in words
     rows = re.findall(r"^\| (\d+) \| ([\d.]+) \| ([\d.]+) \| ([\d.]+) \|$", text, re.MULTILINE)
     assert [int(row[0]) for row in rows] == [5, 10, 20, 40]
     code = encoding(clients=100, honest=80, corrupt=10, bits=20)
