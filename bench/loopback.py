@@ -51,10 +51,10 @@ class Node:
     app: Handler
     context: Any
     true_bytes: bool
-    heard: list[dict[str, Any]] = field(default_factory=list)  # the records of its requests
+    requests: list[dict[str, Any]] = field(default_factory=list)  # the records of each
 
     def answer(self, message: Any) -> Any:
-        self.heard.append(dict(message.content))
+        self.requests.append(dict(message.content))
         context = context_from_proto(context_to_proto(self.context)) if self.true_bytes else self.context
         try:
             reply = self.app(message, context)
@@ -113,10 +113,10 @@ class LoopbackGrid(Grid):  # type: ignore[misc]
             arrived, size = self._carry(message)
             self.down += size
             ids.append(arrived.metadata.message_id)
-            heard = self.spoil(message.metadata.dst_node_id, arrived)
-            if heard is None:
+            request = self.spoil(message.metadata.dst_node_id, arrived)
+            if request is None:
                 continue
-            reply = self.tamper(message.metadata.dst_node_id, node.answer(heard))
+            reply = self.tamper(message.metadata.dst_node_id, node.answer(request))
             if reply is not None:
                 self.replies[ids[-1]], size = self._carry(reply)
                 self.up += size

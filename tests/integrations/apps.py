@@ -55,33 +55,38 @@ def step(client: int, number: int, name: str, array: Any) -> Any:
     return rng.uniform(-0.2, 0.2, array.shape)
 
 
+def training_reply(message: Any, client: int, rate: float = 1.0, *, number: int = 1, **metrics: Any) -> Any:
+    """The answer of a client that trains: the model moved by ``rate`` steps, and metrics that are not None."""
+    model = {name: array.numpy() for name, array in message.content["arrays"].items()}
+    fresh = {name: (a + rate * step(client, number, name, a)).astype(a.dtype) for name, a in model.items()}
+    metrics = {name: value for name, value in ({"num-examples": 10} | metrics).items() if value is not None}
+    return Message(RecordDict({"arrays": record(fresh), "metrics": MetricRecord(metrics)}), reply_to=message)
+
+
 def make_app(
     client: int,
     mods: Mods | None = None,
     own: Mods | None = None,
     *,
-    carried: Mapping[str, Any] | None = None,
-    **replaced: Any,
+    extra: Mapping[str, Any] | None = None,
+    **metrics: Any,
 ) -> ClientApp:
     """A client that trains, in the clear unless a mod is among ``mods``.
 
-    ``replaced`` changes what training returns, ``carried`` are further records of evaluations.
+    ``metrics`` change those that training returns; ``extra`` has more records for evaluations.
     """
     app = ClientApp(mods=mods or [])
 
     @app.train(mods=own)
     def train(message: Any, context: Any) -> Any:
         number = message.content["config"]["server-round"]
-        model = {name: array.numpy() for name, array in message.content["arrays"].items()}
-        fresh = {name: (a + step(client, number, name, a)).astype(a.dtype) for name, a in model.items()}
-        metrics = {"num-examples": 10 * client, "train_loss": client / number, "accuracy": 0.5} | replaced
-        metrics = {name: value for name, value in metrics.items() if value is not None}
-        return Message(RecordDict({"arrays": record(fresh), "metrics": MetricRecord(metrics)}), reply_to=message)
+        usual = {"num-examples": 10 * client, "train_loss": client / number, "accuracy": 0.5}
+        return training_reply(message, client, number=number, **usual | metrics)
 
     @app.evaluate()
     def evaluate(message: Any, context: Any) -> Any:
         own = {"metrics": MetricRecord({"num-examples": 1, "loss": float(client)})}
-        return Message(RecordDict(own | dict(carried or {})), reply_to=message)
+        return Message(RecordDict(own | dict(extra or {})), reply_to=message)
 
     return app
 
@@ -95,8 +100,8 @@ def plain_grid() -> LoopbackGrid:
 
 
 def start(grid: Any, strategy: Any = None, rounds: int = 1, model: Any = None) -> Any:
-    used = strategy or FedAvg(fraction_evaluate=0.0)
-    return used.start(grid=grid, initial_arrays=model or record(), num_rounds=rounds, timeout=0.0)
+    chosen = strategy or FedAvg(fraction_evaluate=0.0)
+    return chosen.start(grid=grid, initial_arrays=model or record(), num_rounds=rounds, timeout=0.0)
 
 
 def secure(grid: LoopbackGrid, task: secagg.Task = TASK, deadlines: float = 0.0, **named: Any) -> SecureGrid:
@@ -107,19 +112,19 @@ def secure(grid: LoopbackGrid, task: secagg.Task = TASK, deadlines: float = 0.0,
 def silent_in(number: int, node: int) -> Callable[[int, Any], Any]:
     """Drops a node's trained answer of one round."""
 
-    def spoil(heard_by: int, request: Any) -> Any:
+    def spoil(receiver: int, request: Any) -> Any:
         config = request.content.get("config")
-        return None if config and config["server-round"] == number and heard_by == node else request
+        return None if config and config["server-round"] == number and receiver == node else request
 
     return spoil
 
 
-def close_to(found: Any, expected: Any, atol: float = 1e-6) -> None:
-    assert list(found) == list(expected)
+def close_to(result: Any, expected: Any, atol: float = 1e-6) -> None:
+    assert list(result) == list(expected)
     for name in expected:
-        got, wanted = found[name].numpy(), expected[name].numpy()
-        assert got.dtype == wanted.dtype
-        np.testing.assert_allclose(got, wanted, rtol=0, atol=atol)
+        actual, wanted = result[name].numpy(), expected[name].numpy()
+        assert actual.dtype == wanted.dtype
+        np.testing.assert_allclose(actual, wanted, rtol=0, atol=atol)
 
 
 def the_error(caplog: Any) -> str:
@@ -131,11 +136,11 @@ def the_error(caplog: Any) -> str:
     return str(line)
 
 
-def arrays_heard(grid: LoopbackGrid) -> list[int]:
-    return [number for number, node in grid.nodes.items() if any("arrays" in content for content in node.heard)]
+def nodes_with_the_model(grid: LoopbackGrid) -> list[int]:
+    return [number for number, node in grid.nodes.items() if any("arrays" in content for content in node.requests)]
 
 
-def enrolled(
+def enrol(
     task: secagg.Task, folder: Path, make_party: Any = None
 ) -> tuple[Any, list[dict[str, str]], dict[str, Any]]:
     """A roster, a config with a folder for each node, and parties that live in this process."""
@@ -158,8 +163,8 @@ def enrolled(
     make_party, parties = make_party or lasting_party, {}
     for party in set(roster) - set(cohort):
         make = {"aggregator": task.aggregator, "decryptor": task.decryptor}[roster[party].role]
-        given = {"identity": keys[party], "roster": roster, "key": others.get(party)}
-        parties[party] = hosted(make_party(party, partial(make_role, make, party, given)))
+        arguments = {"identity": keys[party], "roster": roster, "key": others.get(party)}
+        parties[party] = hosted(make_party(party, partial(make_role, make, party, arguments)))
     return roster, configs, parties
 
 
@@ -173,8 +178,8 @@ class OnlyLedger:
         pass
 
 
-def make_role(make: Any, party: str, given: Mapping[str, Any], session: bytes, store: Any) -> Any:
-    return make(party, session=session, save=store, **given)
+def make_role(make: Any, party: str, arguments: Mapping[str, Any], session: bytes, store: Any) -> Any:
+    return make(party, session=session, save=store, **arguments)
 
 
 def lasting_party(party: str, role: Callable[[bytes, Any], Any]) -> Callable[[bytes], Any]:
@@ -194,7 +199,7 @@ def in_run(monkeypatch: Any, run: int) -> None:
     monkeypatch.setattr(loopback.TaskIdentity, "_run_id", run)
 
 
-def restated(**fields: Any) -> Callable[[int, Any], Any]:
+def change_fields(**fields: Any) -> Callable[[int, Any], Any]:
     def change(node: int, message: Any) -> Any:
         if message.has_content() and _flower_records.FIELDS in message.content:
             message.content[_flower_records.FIELDS].update(fields)
@@ -206,7 +211,7 @@ def restated(**fields: Any) -> Callable[[int, Any], Any]:
 logging.getLogger("flwr").propagate = True
 
 
-def told(grid: Any) -> list[str]:
+def error_texts(grid: Any) -> list[str]:
     """The errors that the server hears from now on, as Flower sends them."""
     reasons: list[str] = []
 

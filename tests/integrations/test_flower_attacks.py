@@ -43,7 +43,7 @@ class TestEvaluationsThatSteer:
     def test_refused(self, kind: str, place: str, tmp_path: Path) -> None:
         from tests.integrations import test_flower_context as scene
 
-        assert not scene.has_the_victims_update(scene.steered(tmp_path, kind, place))
+        assert not scene.has_the_victims_update(scene.steer(tmp_path, kind, place))
 
     def test_control_succeeds(self, kind: str, place: str, tmp_path: Path, monkeypatch: Any) -> None:
         from secagg.integrations import _flower_client
@@ -53,7 +53,7 @@ class TestEvaluationsThatSteer:
             return call_next(message, context)
 
         monkeypatch.setattr(_flower_client, "_without_trace", itself)
-        assert scene.has_the_victims_update(scene.steered(tmp_path, kind, place))
+        assert scene.has_the_victims_update(scene.steer(tmp_path, kind, place))
 
 
 @attack(
@@ -76,8 +76,8 @@ class TestRequestsThatSteer:
         from tests.integrations import test_flower_request as scene
         from tests.integrations.apps import the_error
 
-        kept = scene.attacked(getattr(scene, lie), tmp_path)
-        assert not kept.outcomes
+        secure_grid = scene.play_attack(getattr(scene, lie), tmp_path)
+        assert not secure_grid.outcomes
         assert "c1, c2, c4, c5: got another model, round, run, type, record or run config" in the_error(caplog)
 
     def test_control_succeeds(self, lie: str, tmp_path: Path, monkeypatch: Any) -> None:
@@ -87,7 +87,7 @@ class TestRequestsThatSteer:
 
         for side in (_flower_client, _flower_server):
             monkeypatch.setattr(side, "request_digest", lambda *_: bytes(32))
-        (outcome,) = scene.attacked(getattr(scene, lie), tmp_path).outcomes
+        (outcome,) = scene.play_attack(getattr(scene, lie), tmp_path).outcomes
         for name, array in MODEL.items():
             got = CLIENTS * outcome.mean[name]
             np.testing.assert_allclose(got, step(scene.VICTIM, 1, name, array), rtol=0, atol=1e-5)

@@ -42,9 +42,9 @@ def bytes_up(protocol: Any) -> float:
         return Message(RecordDict({"a": arrays, "m": MetricRecord({"num-examples": 1})}), reply_to=message)
 
     grid = LoopbackGrid([app] * COHORT)
-    found = start(kept := secure(grid, task), model=model).arrays["w"].numpy()
-    assert len(kept.outcomes[0].survivors) == COHORT
-    np.testing.assert_allclose(found, 0.5, rtol=0, atol=1e-5)
+    result = start(secure_grid := secure(grid, task), model=model).arrays["w"].numpy()
+    assert len(secure_grid.outcomes[0].survivors) == COHORT
+    np.testing.assert_allclose(result, 0.5, rtol=0, atol=1e-5)
     return grid.up / COHORT
 
 

@@ -19,7 +19,7 @@ from flwr.serverapp.strategy import FedAvg
 
 from bench.loopback import LoopbackGrid
 from secagg.integrations.flower import client_mod
-from tests.integrations.apps import CLIENTS, MODEL, enrolled, make_task, record, secure, step
+from tests.integrations.apps import CLIENTS, MODEL, enrol, make_task, record, secure, step, training_reply
 
 TASK = make_task(secagg.SecAgg(corruption=0.1), min_survivors=4)
 VICTIM = 3
@@ -43,7 +43,7 @@ def best(context: Any) -> float:
 
 
 def make_app(client: int, place: str) -> ClientApp:
-    """It trains until an evaluation has told it that the model is good enough."""
+    """It trains until an evaluation has content it that the model is good enough."""
     app = ClientApp(mods=[client_mod(TASK)])
 
     def look(message: Any, context: Any) -> Any:
@@ -55,29 +55,25 @@ def make_app(client: int, place: str) -> ClientApp:
 
     @app.train()
     def train(message: Any, context: Any) -> Any:
-        model = {name: array.numpy() for name, array in message.content["arrays"].items()}
-        rate = 0.0 if best(context) > 0.9 else 1.0
-        fresh = {name: (a + rate * step(client, 1, name, a)).astype(a.dtype) for name, a in model.items()}
-        trained = {"arrays": record(fresh), "metrics": MetricRecord({"num-examples": 10})}
-        return Message(RecordDict(trained), reply_to=message)
+        return training_reply(message, client, 0.0 if best(context) > 0.9 else 1.0)
 
     return app
 
 
-def steered(folder: Path, kind: str, place: str) -> Any:
-    """All but the victim are told that the model is good, outside of sessions; a train round for all follows."""
-    roster, configs, _ = enrolled(TASK, folder)
+def steer(folder: Path, kind: str, place: str) -> Any:
+    """All but the victim are content that the model is good, outside of sessions; a train round for all follows."""
+    roster, configs, _ = enrol(TASK, folder)
     grid = LoopbackGrid([make_app(client, place) for client in range(1, CLIENTS + 1)], configs)
     for node in grid.nodes.values():
         node.context.state["seen"] = MetricRecord({"scores": [0.0]})
-    told = RecordDict({"config": ConfigRecord({"score": 1.0})})
-    kept = secure(grid, TASK, roster=roster)
-    replies = kept.send_and_receive(
-        [Message(told, node, kind) for node in grid.nodes if node != VICTIM], timeout=0.0
+    content = RecordDict({"config": ConfigRecord({"score": 1.0})})
+    secure_grid = secure(grid, TASK, roster=roster)
+    replies = secure_grid.send_and_receive(
+        [Message(content, node, kind) for node in grid.nodes if node != VICTIM], timeout=0.0
     )
     assert not any(reply.has_error() for reply in replies)
-    FedAvg(fraction_evaluate=0.0).start(grid=kept, initial_arrays=record(), num_rounds=1, timeout=0.0)
-    (outcome,) = kept.outcomes
+    FedAvg(fraction_evaluate=0.0).start(grid=secure_grid, initial_arrays=record(), num_rounds=1, timeout=0.0)
+    (outcome,) = secure_grid.outcomes
     assert len(outcome.survivors) == CLIENTS
     return outcome
 
@@ -90,7 +86,7 @@ def has_the_victims_update(outcome: Any) -> bool:
     )
 
 
-def answered(app: ClientApp, state: RecordDict, kind: str) -> Any:
+def context_after(app: ClientApp, state: RecordDict, kind: str) -> Any:
     """One node's context after a message of ``kind``."""
     grid = LoopbackGrid([app])
     grid.nodes[1].context.state = state
@@ -103,7 +99,7 @@ def answered(app: ClientApp, state: RecordDict, kind: str) -> Any:
 @pytest.mark.parametrize("kind", KINDS)
 def test_what_an_evaluation_or_a_query_leaves_is_dropped_with_a_word(kind: str, place: str, caplog: Any) -> None:
     state = RecordDict({"seen": MetricRecord({"scores": [0.0]})})
-    context = answered(make_app(1, place), state, kind)
+    context = context_after(make_app(1, place), state, kind)
     assert context.state == RecordDict({"seen": MetricRecord({"scores": [0.0]})})
     assert not context.node_config
     assert f"dropped the app's changes to its context during {kind}" in caplog.text
@@ -117,7 +113,7 @@ def test_an_evaluation_sees_what_trainings_left_and_is_no_news_if_it_changes_not
         seen.append(context.state["weights"])
         return Message(RecordDict(), reply_to=message)
 
-    answered(app, RecordDict({"weights": record()}), "evaluate")
+    context_after(app, RecordDict({"weights": record()}), "evaluate")
     assert seen == [record()]
     assert "dropped" not in caplog.text
 
@@ -128,15 +124,15 @@ def test_what_a_training_leaves_is_kept(protocol: Any) -> None:
     counted: Callable[[Any], Any] = lambda context: context.state.get("count", {}).get("rounds", 0)  # noqa: E731
 
     def app(client: int) -> ClientApp:
-        made = ClientApp(mods=[client_mod(task)])
+        app_ = ClientApp(mods=[client_mod(task)])
 
-        @made.train()
+        @app_.train()
         def train(message: Any, context: Any) -> Any:
             context.state["count"] = ConfigRecord({"rounds": counted(context) + 1})
             reply = {"arrays": message.content["arrays"], "metrics": MetricRecord({"num-examples": 1})}
             return Message(RecordDict(reply), reply_to=message)
 
-        return made
+        return app_
 
     grid = LoopbackGrid([app(client) for client in range(1, CLIENTS + 1)])
     for number in (1, 2):

@@ -15,10 +15,10 @@ pytest.importorskip("flwr", reason="needs Flower: pip install 'secagg[flower]'")
 
 from secagg.store import FileLedger, FileStore
 from tests.integrations import test_flower_budget as budgets
-from tests.integrations.apps import CLIENTS, MODEL, enrolled, make_grid, make_task, record, secure, start, told
+from tests.integrations.apps import CLIENTS, MODEL, enrol, error_texts, make_grid, make_task, record, secure, start
 
-ENROLLED = make_task(secagg.SecAgg(corruption=0.1), min_survivors=4)
-TOLD = (
+WITH_ROSTER = make_task(secagg.SecAgg(corruption=0.1), min_survivors=4)
+REFUSAL = (
     "<class 'secagg.integrations._flower_client.RefusalError'>:"
     "<'got a node that can't take part with its config and files; its log says why'>"
 )
@@ -69,18 +69,18 @@ def full_disk(config: dict[str, Any], monkeypatch: Any) -> None:
         (full_disk, "No space left"),
     ],
 )
-def test_of_its_config_and_files_a_node_tells_that_they_do_not_do(
+def test_the_server_learns_that_a_nodes_files_do_not_work_and_no_more(
     spoils: Spoils, why: str, tmp_path: Path, monkeypatch: Any, caplog: Any
 ) -> None:
-    roster, configs, _ = enrolled(ENROLLED, tmp_path)
+    roster, configs, _ = enrol(WITH_ROSTER, tmp_path)
     held = spoils(configs[0], monkeypatch)
-    grid = make_grid(ENROLLED, configs)
-    reasons = told(grid)
-    start(kept := secure(grid, ENROLLED, roster=roster))
+    grid = make_grid(WITH_ROSTER, configs)
+    reasons = error_texts(grid)
+    start(secure_grid := secure(grid, WITH_ROSTER, roster=roster))
     if held is not None:
         held.close()
-    assert kept.outcomes[0].survivors == ("c2", "c3", "c4", "c5")
-    assert reasons == [TOLD]
+    assert secure_grid.outcomes[0].survivors == ("c2", "c3", "c4", "c5")
+    assert reasons == [REFUSAL]
     (line,) = [text for text in caplog.messages if "this node can't take part" in text]
     assert why in line
 
@@ -88,45 +88,50 @@ def test_of_its_config_and_files_a_node_tells_that_they_do_not_do(
 def test_a_folder_that_is_not_there_is_made_for_its_owner_alone(tmp_path: Path, caplog: Any) -> None:
     folder = tmp_path / "fresh"
     grid = make_grid(configs=[{"secagg-dir": str(folder)}, *({} for _ in range(1, CLIENTS))])
-    start(kept := secure(grid))
-    assert len(kept.outcomes[0].survivors) == CLIENTS
+    start(secure_grid := secure(grid))
+    assert len(secure_grid.outcomes[0].survivors) == CLIENTS
     assert folder.stat().st_mode & 0o777 == 0o700
     assert f"made {folder}" in caplog.text
 
 
 @pytest.mark.parametrize("where", ["no parent", "a file"])
-def test_of_a_folder_that_can_not_be_made_the_server_hears(where: str, tmp_path: Path, caplog: Any) -> None:
+def test_the_server_learns_that_a_folder_can_not_be_made_and_not_its_path(
+    where: str, tmp_path: Path, caplog: Any
+) -> None:
     folder = tmp_path / "fresh"
     if where == "a file":
         folder.touch()
     else:
         folder /= "below"
     grid = make_grid(configs=[{"secagg-dir": str(folder)}, *({} for _ in range(1, CLIENTS))])
-    reasons = told(grid)
-    start(kept := secure(grid))
-    assert len(kept.outcomes[0].survivors) == CLIENTS - 1
+    reasons = error_texts(grid)
+    start(secure_grid := secure(grid))
+    assert len(secure_grid.outcomes[0].survivors) == CLIENTS - 1
     (reason,) = reasons
     assert "secagg-dir is not there and can't be made; its operator makes it" in reason
     assert str(folder) not in reason
     assert str(folder) in caplog.text
 
 
-def test_of_its_budget_a_node_tells_no_number(tmp_path: Path, caplog: Any) -> None:
+def test_another_budget_than_the_folders_keeps_its_node_out_and_stays_in_its_log(
+    tmp_path: Path, caplog: Any
+) -> None:
     start(secure(budgets.make_grid(budgets.settings(tmp_path)), budgets.NOISED), model=budgets.MODEL)
     grid = budgets.make_grid(budgets.settings(tmp_path, **{"secagg-epsilon": 2 * budgets.FOR_TWO}))
-    reasons = told(grid)
-    start(secure(grid, budgets.NOISED), model=budgets.MODEL)
-    assert reasons == [TOLD]
+    reasons = error_texts(grid)
+    start(secure_grid := secure(grid, budgets.NOISED), model=budgets.MODEL)
+    assert (budgets.survivors(secure_grid), budgets.trainings(grid)) == ([CLIENTS - 1], 0)
+    assert reasons == [REFUSAL]
     assert "agree on another budget" in caplog.text
 
 
-def test_what_a_crash_in_a_save_leaves_is_gone_with_the_next_session(tmp_path: Path, monkeypatch: Any) -> None:
+def test_the_file_that_a_crash_leaves_is_deleted_in_the_next_session(tmp_path: Path, monkeypatch: Any) -> None:
     """It may hold an update, as any state does."""
     grid = make_grid(configs=[{"secagg-dir": str(tmp_path)}, *({} for _ in range(1, CLIENTS))])
     node, replace, left = grid.nodes[1], Path.replace, []
 
     def crashes(path: Path, target: Any) -> Any:
-        if path.parent == tmp_path and "arrays" in node.heard[-1] and not left:
+        if path.parent == tmp_path and "arrays" in node.requests[-1] and not left:
             # A node that is killed here removes nothing: what it wrote stays under a name of this kind.
             left.append(path.with_name(path.name.replace(path.suffixes[-2], ".0123456789abcdef")))
             left[0].write_bytes(path.read_bytes())
@@ -134,12 +139,12 @@ def test_what_a_crash_in_a_save_leaves_is_gone_with_the_next_session(tmp_path: P
         return replace(path, target)
 
     monkeypatch.setattr(Path, "replace", crashes)
-    kept = secure(grid)
-    start(kept)
+    secure_grid = secure(grid)
+    start(secure_grid)
     assert left[0].exists()
     assert left[0].stat().st_size > 1000
-    start(kept, rounds=1, model=record({name: array + 1 for name, array in MODEL.items()}))
-    assert [len(outcome.survivors) for outcome in kept.outcomes] == [CLIENTS - 1, CLIENTS]
+    start(secure_grid, rounds=1, model=record({name: array + 1 for name, array in MODEL.items()}))
+    assert [len(outcome.survivors) for outcome in secure_grid.outcomes] == [CLIENTS - 1, CLIENTS]
     (state,) = [path.name for path in tmp_path.iterdir() if path.name != "ledger"]
     assert state.endswith(".state")
     assert not left[0].name.startswith(state)

@@ -43,10 +43,10 @@ def load() -> Any:
 
 def wait_for(there: Any) -> Any:
     end = time.monotonic() + 60
-    while not (found := there()) and time.monotonic() < end:
+    while not (result := there()) and time.monotonic() < end:
         time.sleep(0.05)
-    assert found
-    return found
+    assert result
+    return result
 
 
 def test_the_example_ends_what_has_left_its_group(tmp_path: Path) -> None:
@@ -76,9 +76,9 @@ def test_the_example_cleans_up_when_it_is_terminated(tmp_path: Path) -> None:
 def test_a_round_outlives_a_killed_node(tmp_path: Path) -> None:
     """TLS, node authentication, a new process for each message; the fourth node is killed as it should train."""
     loopback = load()
-    told = loopback.play(tmp_path, rounds=1, spare=False)
-    assert "in the sum: hospital-1, hospital-2, hospital-3; fell silent: hospital-4 in MaskedInput" in told
-    accuracy = float(told.rsplit("accuracy ", 1)[1].split()[0])
+    log = loopback.play(tmp_path, rounds=1, spare=False)
+    assert "in the sum: hospital-1, hospital-2, hospital-3; fell silent: hospital-4 in MaskedInput" in log
+    accuracy = float(log.rsplit("accuracy ", 1)[1].split()[0])
     assert accuracy > 0.8
     for hospital in loopback.HOSPITALS:
         assert (tmp_path / hospital / "ledger").exists()

@@ -24,7 +24,7 @@ from tests.integrations.apps import (
     CLIENTS,
     METRICS,
     close_to,
-    enrolled,
+    enrol,
     make_grid,
     make_task,
     plain_grid,
@@ -66,19 +66,19 @@ class Operator:
 def equals_the_plain_run(protocol: Any, folder: Path, **named: Any) -> SecureGrid:
     """Two rounds with metrics, one client silent in the second."""
     task = with_metrics(make_task(protocol, min_survivors=4), METRICS)
-    roster, configs, parties = enrolled(task, folder)
+    roster, configs, parties = enrol(task, folder)
     plain, grid = plain_grid(), make_grid(task, configs)
     plain.spoil = grid.spoil = silent_in(2, 5)
-    kept = secure(grid, task, roster=roster, parties=parties, **named)
-    found, expected = start(kept, rounds=2), start(plain, rounds=2)
-    close_to(found.arrays, expected.arrays)
+    secure_grid = secure(grid, task, roster=roster, parties=parties, **named)
+    result, expected = start(secure_grid, rounds=2), start(plain, rounds=2)
+    close_to(result.arrays, expected.arrays)
     for number, metrics in expected.train_metrics_clientapp.items():
-        assert dict(found.train_metrics_clientapp[number])["train_loss"] == pytest.approx(
+        assert dict(result.train_metrics_clientapp[number])["train_loss"] == pytest.approx(
             metrics["train_loss"], abs=1e-6
         )
-    assert [len(outcome.survivors) for outcome in kept.outcomes] == [5, 4]
-    assert not kept.outcomes[0].faults
-    return kept
+    assert [len(outcome.survivors) for outcome in secure_grid.outcomes] == [5, 4]
+    assert not secure_grid.outcomes[0].faults
+    return secure_grid
 
 
 @pytest.mark.parametrize("name", PROTOCOLS)
@@ -99,18 +99,18 @@ def test_every_encrypted_protocol(name: str, tmp_path: Path) -> None:
 def test_a_node_without_the_shared_key_is_left_out(scheme: str, tmp_path: Path, caplog: Any) -> None:
     pytest.importorskip("tenseal", reason="needs homomorphic encryption: pip install 'secagg[he]'")
     task = make_task(ENCRYPTED[f"{scheme}/clients"]())
-    roster, configs, parties = enrolled(task, tmp_path)
+    roster, configs, parties = enrol(task, tmp_path)
     del configs[3]["secagg-he-key"]
-    start(kept := secure(make_grid(task, configs), task, roster=roster, parties=parties))
-    assert kept.outcomes[0].survivors == ("c1", "c2", "c3", "c5")
+    start(secure_grid := secure(make_grid(task, configs), task, roster=roster, parties=parties))
+    assert secure_grid.outcomes[0].survivors == ("c1", "c2", "c3", "c5")
 
 
 def test_without_its_beacon_a_round_ends_in_one_line(tmp_path: Path, caplog: Any) -> None:
     task = make_task(PROTOCOLS["SecAggPlus with a beacon"], min_survivors=4)
-    roster, configs, _ = enrolled(task, tmp_path)
-    start(kept := secure(make_grid(task, configs), task, roster=roster, beacon=lambda number: None))
+    roster, configs, _ = enrol(task, tmp_path)
+    start(secure_grid := secure(make_grid(task, configs), task, roster=roster, beacon=lambda number: None))
     assert "of the beacon is not published" in the_error(caplog)
-    assert not kept.outcomes
+    assert not secure_grid.outcomes
 
 
 # Noise.
@@ -144,17 +144,17 @@ def noised_run(encoding: Any) -> tuple[secagg.Task, SecureGrid, Any]:
         return app
 
     grid = LoopbackGrid(make(update) for update in directions())
-    kept = secure(grid, task)
-    return task, kept, start(kept, model=model).arrays["w"].numpy()
+    secure_grid = secure(grid, task)
+    return task, secure_grid, start(secure_grid, model=model).arrays["w"].numpy()
 
 
 @pytest.mark.parametrize("name", NOISED)
 def test_a_noised_run_has_the_noise_and_says_what_it_guarantees(name: str) -> None:
     """Five clients' shares of noise that h of them would make 1.1 wide: sqrt(5/h) as wide, within six sigma."""
-    task, kept, found = noised_run(NOISED[name])
-    (outcome,) = kept.outcomes
+    task, secure_grid, result = noised_run(NOISED[name])
+    (outcome,) = secure_grid.outcomes
     width = 1.1 * np.sqrt(CLIENTS / task.honest)
-    seen = np.std(found * CLIENTS - directions().sum(axis=0))
+    seen = np.std(result * CLIENTS - directions().sum(axis=0))
     assert abs(seen / width - 1) < 6 / np.sqrt(2 * SIZE)
     assert outcome.epsilon_guaranteed == task.encoder.epsilon(SIZE)  # type: ignore[attr-defined]
     assert outcome.epsilon_realised is not None
@@ -163,8 +163,8 @@ def test_a_noised_run_has_the_noise_and_says_what_it_guarantees(name: str) -> No
 
 
 def test_control_with_next_to_no_noise_the_mean_is_right() -> None:
-    _, _, found = noised_run(dp.DistributedGaussian(l2_clip=1.0, noise_multiplier=1e-4, bits=24))
-    np.testing.assert_allclose(found, directions().mean(axis=0), rtol=0, atol=0.01)
+    _, _, result = noised_run(dp.DistributedGaussian(l2_clip=1.0, noise_multiplier=1e-4, bits=24))
+    np.testing.assert_allclose(result, directions().mean(axis=0), rtol=0, atol=0.01)
 
 
 @pytest.mark.parametrize("name", NOISED)

@@ -23,15 +23,15 @@ from secagg.integrations.flower import client_mod
 from tests.integrations.apps import (
     CLIENTS,
     MODEL,
-    enrolled,
+    enrol,
     make_grid,
     make_task,
     record,
     secure,
     start,
-    step,
     the_error,
     train_messages,
+    training_reply,
 )
 
 TASK = make_task(secagg.SecAgg(corruption=0.1), min_survivors=4)
@@ -41,8 +41,8 @@ RUN_CONFIG = {"lr": 1.0, "local-epochs": 1, "nesterov": False, "data": "x"}
 
 def rate_of(message: Any, context: Any) -> float:
     """What steers an app's training: all of what its request and its context can."""
-    records = [found for name, found in message.content.items() if not isinstance(found, ArrayRecord)]
-    rates = [float(found["lr"]) for found in records if "lr" in found] + [float(context.run_config["lr"])]
+    records = [entry for entry in message.content.values() if not isinstance(entry, ArrayRecord)]
+    rates = [float(entry["lr"]) for entry in records if "lr" in entry] + [float(context.run_config["lr"])]
     return min([*rates, 0.0 if "paused" in message.content else 1.0])
 
 
@@ -50,20 +50,8 @@ def make_nodes(configs: Any) -> LoopbackGrid:
     def make(client: int) -> ClientApp:
         app = ClientApp(mods=[client_mod(TASK)])
 
-        def trained(message: Any, context: Any, rate: float) -> Any:
-            model = {name: array.numpy() for name, array in message.content["arrays"].items()}
-            fresh = {name: (a + rate * step(client, 1, name, a)).astype(a.dtype) for name, a in model.items()}
-            metrics = MetricRecord({"num-examples": 10})
-            return Message(RecordDict({"arrays": record(fresh), "metrics": metrics}), reply_to=message)
-
-        @app.train()
-        def train(message: Any, context: Any) -> Any:
-            return trained(message, context, rate_of(message, context))
-
-        @app.train("rest")
-        def rest(message: Any, context: Any) -> Any:
-            return trained(message, context, 0.0)
-
+        app.train()(lambda message, context: training_reply(message, client, rate_of(message, context)))
+        app.train("rest")(lambda message, context: training_reply(message, client, 0.0))
         return app
 
     grid = LoopbackGrid([make(c) for c in range(1, CLIENTS + 1)], configs)
@@ -95,9 +83,9 @@ def in_the_run_config(grid: LoopbackGrid, node: int, request: Any) -> None:
 Steers = Callable[[LoopbackGrid, int, Any], None]
 
 
-def attacked(lie: Steers, folder: Path) -> Any:
+def play_attack(lie: Steers, folder: Path) -> Any:
     """One round, in which all but the victim are told to stand still."""
-    roster, configs, _ = enrolled(TASK, folder)
+    roster, configs, _ = enrol(TASK, folder)
     grid = make_nodes(configs)
 
     def spoil(node: int, request: Any) -> Any:
@@ -106,20 +94,24 @@ def attacked(lie: Steers, folder: Path) -> Any:
         return request
 
     grid.spoil = spoil
-    kept = secure(grid, TASK, roster=roster, run_config=RUN_CONFIG)
+    secure_grid = secure(grid, TASK, roster=roster, run_config=RUN_CONFIG)
     strategy = FedAvg(fraction_evaluate=0.0)
     config = ConfigRecord({"lr": 1.0})
-    strategy.start(grid=kept, initial_arrays=record(), num_rounds=1, timeout=0.0, train_config=config)
-    return kept
+    strategy.start(grid=secure_grid, initial_arrays=record(), num_rounds=1, timeout=0.0, train_config=config)
+    return secure_grid
 
 
 def test_the_run_config_of_both_sides_has_to_be_given(tmp_path: Path, caplog: Any) -> None:
-    roster, configs, _ = enrolled(TASK, tmp_path)
-    start(kept := secure(make_nodes(configs), TASK, roster=roster, run_config=dict(reversed(RUN_CONFIG.items()))))
-    assert len(kept.outcomes) == 1
-    start(kept := secure(make_nodes(configs), TASK, roster=roster))
+    roster, configs, _ = enrol(TASK, tmp_path)
+    start(
+        secure_grid := secure(
+            make_nodes(configs), TASK, roster=roster, run_config=dict(reversed(RUN_CONFIG.items()))
+        )
+    )
+    assert len(secure_grid.outcomes) == 1
+    start(secure_grid := secure(make_nodes(configs), TASK, roster=roster))
     assert "run_config=context.run_config" in the_error(caplog)
-    assert not kept.outcomes
+    assert not secure_grid.outcomes
 
 
 @pytest.mark.parametrize("what", ["config", "type", "model"])
@@ -133,8 +125,8 @@ def test_a_broadcast_of_different_requests_is_not_sent(what: str, caplog: Any) -
     if what == "model":
         content["arrays"] = record({**MODEL, "bias": MODEL["bias"] + 1})
     messages[1] = Message(RecordDict(content), 2, "train.rest" if what == "type" else "train")
-    kept = secure(grid, strategies=[None])
-    assert kept.send_and_receive(messages) == []
+    secure_grid = secure(grid, strategies=[None])
+    assert secure_grid.send_and_receive(messages) == []
     reason = "different models" if what == "model" else "differ in type or records; a session has one request"
     assert reason in the_error(caplog)
     assert grid.pushes == 0
@@ -145,10 +137,10 @@ VALUES: list[Any] = [True, 1, 1.0, "1", b"1", -1, 0.0, -0.0, [1], [1.0], [True],
 
 def digest_of(value: Any) -> bytes:
     message = Message(RecordDict({"config": ConfigRecord({"a": value, "b": "x"})}), 1, "train")
-    found = _flower_records.request_digest("train", message.content, {})
+    result = _flower_records.request_digest("train", message.content, {})
     arrived = through_bytes(message)[0].content
-    assert found == _flower_records.request_digest("train", arrived, {})
-    return found
+    assert result == _flower_records.request_digest("train", arrived, {})
+    return result
 
 
 def test_values_and_types_can_be_told_apart_and_stay_on_the_wire() -> None:

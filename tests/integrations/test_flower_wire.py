@@ -33,7 +33,7 @@ from tests.integrations.apps import (
     METRICS,
     TASK,
     close_to,
-    enrolled,
+    enrol,
     make_app,
     make_grid,
     make_task,
@@ -62,7 +62,7 @@ class Run:
 
     task: secagg.Task
     grid: Any
-    kept: Any
+    secure_grid: Any
     ids: list[str]
     up: list[tuple[int, Any]] = field(default_factory=list)
     hidden: dict[int, Secrets] = field(default_factory=dict)  # by node
@@ -74,7 +74,7 @@ class Run:
 
     def play(self, rounds: int = 3) -> Any:
         self.grid.tamper = self.listen
-        return start(self.kept, FedAvg(), rounds=rounds)
+        return start(self.secure_grid, FedAvg(), rounds=rounds)
 
     def beside(self, message: Any, context: Any, call_next: Any) -> Any:
         """A mod on the inside of ours: it notes what ours has to hide."""
@@ -82,9 +82,9 @@ class Run:
         if message.metadata.message_type == "train":
             node = context.node_id
             self.trained[self.ids[node - 1]] = reply.content
-            found = self.hidden.setdefault(node, {})
+            result = self.hidden.setdefault(node, {})
             for what, secret in secrets(self.task, message.content["arrays"], reply.content):
-                found.setdefault(what, []).append(secret)
+                result.setdefault(what, []).append(secret)
         return reply
 
 
@@ -125,7 +125,7 @@ def windows(data: bytes, size: int) -> Iterator[bytes]:
 
 def leaks(run: Run) -> set[str]:
     """What is wrong with the messages up of a run."""
-    return {found for node, reply in run.up for found in (*misfits(run, node, reply), *finds(run, reply))}
+    return {result for node, reply in run.up for result in (*misfits(run, node, reply), *finds(run, reply))}
 
 
 def finds(run: Run, reply: Any) -> Iterator[str]:
@@ -151,7 +151,7 @@ def misfits(run: Run, node: int, reply: Any) -> Iterator[str]:
         "task": run.task.digest,
         "party": run.ids[node - 1],
     }
-    introduction = expected | {"roster": roster_digest(run.kept.roster)}
+    introduction = expected | {"roster": roster_digest(run.secure_grid.roster)}
     message = content.pop(_flower_records.MESSAGE, None)
     if dict(fields) != (introduction if message is None else expected):
         yield "fields"
@@ -173,13 +173,13 @@ def misfits(run: Run, node: int, reply: Any) -> Iterator[str]:
 
 def make_run(protocol: Any = None, folder: Path | None = None, **changes: Any) -> Run:
     task = with_metrics(make_task(protocol, **changes), METRICS)
-    roster, configs, parties = (None, None, {}) if folder is None else enrolled(task, folder)
+    roster, configs, parties = (None, None, {}) if folder is None else enrol(task, folder)
     ids = [f"{'node-' if roster is None else 'c'}{number}" for number in range(1, CLIENTS + 1)]
     run = Run(task, None, None, ids)
     losses = {number: 0.123456789 * number for number in range(1, CLIENTS + 1)}
     apps = [make_app(c, [client_mod(task), run.beside], train_loss=losses[c]) for c in range(1, CLIENTS + 1)]
     run.grid = LoopbackGrid(apps, configs)
-    run.kept = secure(run.grid, task, roster=roster, parties=parties)
+    run.secure_grid = secure(run.grid, task, roster=roster, parties=parties)
     return run
 
 
@@ -189,11 +189,11 @@ def test_nothing_leaves_but_the_protocols_messages(name: str, tmp_path: Path) ->
     run = make_run(PROTOCOLS[name], tmp_path, min_survivors=4)
     run.grid.spoil = silent_in(2, 3)
     run.play()
-    assert [len(outcome.survivors) for outcome in run.kept.outcomes] == [5, 4, 5]
+    assert [len(outcome.survivors) for outcome in run.secure_grid.outcomes] == [5, 4, 5]
     assert leaks(run) == set()
     # The search had what to look for, and where: a message for each node, round and row of the protocol's table.
     assert set(run.hidden) == set(range(1, CLIENTS + 1))
-    assert all(set(found) == {"update", "model", "metric", "integers"} for found in run.hidden.values())
+    assert all(set(result) == {"update", "model", "metric", "integers"} for result in run.hidden.values())
     kinds = [reply.metadata.message_type for _, reply in run.up]
     assert kinds.count("evaluate") == 3 * CLIENTS - 1
     assert kinds.count("train") > 3 * CLIENTS
@@ -202,7 +202,7 @@ def test_nothing_leaves_but_the_protocols_messages(name: str, tmp_path: Path) ->
 def test_control_in_the_clear_the_integers_are_found() -> None:
     run = make_run(secagg.Clear())
     run.play()
-    assert len(run.kept.outcomes) == 3
+    assert len(run.secure_grid.outcomes) == 3
     assert leaks(run) == {"integers"}
 
 
@@ -213,7 +213,7 @@ def test_control_without_the_mod_everything_is_found() -> None:
     run.grid.tamper = run.listen
     start(run.grid, FedAvg(fraction_evaluate=0.0))
     assert len(run.up) == CLIENTS
-    assert {found for _, reply in run.up for found in finds(run, reply)} == {"update", "model", "metric"}
+    assert {result for _, reply in run.up for result in finds(run, reply)} == {"update", "model", "metric"}
 
 
 def difference(trained: Any, form: Any = np.float64) -> bytes:
@@ -285,7 +285,7 @@ SURPLUS: dict[str, Leak] = {name: leak for name, (leak, _) in LEAKS.items() if n
 
 
 @pytest.mark.parametrize("name", SURPLUS)
-def test_what_lets_more_out_than_the_format_has_is_left_out_by_name(name: str, caplog: Any) -> None:
+def test_a_node_that_sends_more_than_the_format_has_is_left_out_by_name(name: str, caplog: Any) -> None:
     """Its update is on the server by then; that somebody hears of it is what is left to do."""
     grid, plain = make_grid(metrics=METRICS), plain_grid()
     plain.spoil = silent_in(1, 2)
@@ -297,9 +297,9 @@ def test_what_lets_more_out_than_the_format_has_is_left_out_by_name(name: str, c
         return reply
 
     grid.tamper = tamper
-    found = start(kept := secure(grid, metrics=METRICS))
-    assert kept.outcomes[0].survivors == ("node-1", "node-3", "node-4", "node-5")
-    close_to(found.arrays, start(plain).arrays)
+    result = start(secure_grid := secure(grid, metrics=METRICS))
+    assert secure_grid.outcomes[0].survivors == ("node-1", "node-3", "node-4", "node-5")
+    close_to(result.arrays, start(plain).arrays)
     inside = name in ("an array beside the message", "a field")
     why = (
         "secagg's records with unexpected fields" if inside else "a reply with records that secagg does not protect"
