@@ -5,20 +5,23 @@ An encoding without noise subclasses :class:`PlainEncoding` and writes three met
 the server decodes the sums.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple, Protocol, Self
 
 import numpy as np
 from numpy.typing import NDArray
 
-from secagg.layout import AnyFloat, Layout
+from secagg._numbers import whole
+from secagg.errors import ConfigError, shown
+from secagg.layout import MAX_SIZE, AnyFloat, Layout
 from secagg.packing import Lanes
 
 Rng = Callable[[int], bytes]
 """Returns a given number of bytes of key material. That of a restored role returns the same bytes again."""
 
 MAX_WEIGHT = 1 << 53  # weights are exact in float64
+_MOST_SEGMENTS = 256  # of an encoding; ours have two or three
 
 
 class SegmentLike(Protocol):
@@ -43,6 +46,31 @@ class Segment(NamedTuple):
     length: int
     bound: int
     modulus: int | None = None
+
+
+def read_segments(segments: Iterable[SegmentLike]) -> tuple[Segment, ...]:
+    """The segments that an encoding states, as plain integers; ``ConfigError`` for none or too many."""
+    plain = tuple(_read_segment(segment) for _, segment in zip(range(_MOST_SEGMENTS + 1), segments, strict=False))
+    if not 1 <= len(plain) <= _MOST_SEGMENTS:
+        raise ConfigError(f"got an encoding of no segments or too many; expected 1 to {_MOST_SEGMENTS}")
+    return plain
+
+
+def _read_segment(segment: SegmentLike) -> Segment:
+    length, bound = whole(segment.length), whole(segment.bound)
+    modulus = None if segment.modulus is None else whole(segment.modulus) or 0
+    if (
+        length is None
+        or bound is None
+        or not 0 <= length <= MAX_SIZE
+        or bound < 0
+        or (modulus is not None and modulus < 1)
+    ):
+        raise ConfigError(
+            f"got a segment of length={shown(segment.length)}, bound={shown(segment.bound)} and "
+            f"modulus={shown(segment.modulus)}; expected integers of 0 or more, and a modulus above 0 or None"
+        )
+    return Segment(length, bound, modulus)
 
 
 class DecodedLike(Protocol):

@@ -67,14 +67,14 @@ def check_party_id(party_id: object) -> str:
     return plain
 
 
-def check_party_ids(ids: Any) -> list[str]:
-    """The ids of a cohort, in their order; ``ConfigError`` for one id that stands for a list of them."""
+def check_party_ids(ids: Any, most: int = _MOST_IDS) -> list[str]:
+    """The first ``most`` of a list of ids, in order; ``ConfigError`` for a single id in the place of a list."""
     if is_a(ids, str | bytes) or not is_a(ids, (Iterable,)):
         raise ConfigError(
             f"got {shown(ids)} where ids are listed; expected a list, such as ['c1', 'c2'], also for a single id"
         )
     with blaming(ConfigError, "got ids that can't be listed; expected a list, such as ['c1', 'c2']"):
-        return [check_party_id(party_id) for _, party_id in zip(range(_MOST_IDS), ids, strict=False)]
+        return [check_party_id(party_id) for _, party_id in zip(range(most), ids, strict=False)]
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,9 +1,12 @@
-"""Where each public name lives: one list for ``import secagg``, and one for what a written task may name.
+"""Where each public name lives: one list for ``import secagg``, one for the classes that a written task may name.
 
-Modules are imported when a name is first used, so that ``import secagg`` stays light.
+A module is imported when one of its names is first used, so that ``import secagg`` stays light.
 """
 
-#: Public names that ``import secagg`` offers, beside the errors.
+import dataclasses
+import importlib
+
+#: Public names that ``import secagg`` offers, besides the errors.
 PUBLIC = {
     "AdditiveShares": "secagg.protocols.shares",
     "Aggregator": "secagg.roles",
@@ -28,7 +31,7 @@ PUBLIC = {
 
 _IN_TASKS = ("AdditiveShares", "BFV", "CKKS", "Clear", "FixedPoint", "Layout", "Paillier", "SecAgg", "SecAggPlus")
 
-#: Classes that a written task may name. Nothing else is ever imported for one.
+#: Classes that a written task may name. Reading a task imports nothing else.
 TASK_CLASSES = {name: PUBLIC[name] for name in _IN_TASKS} | {
     "Branch": "secagg.layout",
     "CentralGaussian": "dp.central",
@@ -37,3 +40,14 @@ TASK_CLASSES = {name: PUBLIC[name] for name in _IN_TASKS} | {
     "Leaf": "secagg.layout",
     "SignedBeacon": "secagg.beacon",
 }
+
+
+class TaskClasses(dict[str, type]):
+    """Classes by the names that a written task uses for them; the library's own are imported when named."""
+
+    def get(self, name: str, default: type | None = None) -> type | None:  # type: ignore[override]
+        """The class of this name; ``default`` for an unknown name, None for a class that is not a dataclass."""
+        if name not in self and name in TASK_CLASSES:
+            self[name] = getattr(importlib.import_module(TASK_CLASSES[name]), name)
+        kind = super().get(name, default)
+        return kind if kind is None or dataclasses.is_dataclass(kind) else None

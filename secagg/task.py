@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import dataclasses
 import hashlib
 import html
-import importlib
 import os
 import time
 from collections.abc import Callable, Iterable, Mapping
@@ -21,12 +19,12 @@ from secagg import _canonical, wire
 from secagg._numbers import is_a, whole
 from secagg.beacon import Fetch
 from secagg.corruption import corrupt_among, corrupt_count
-from secagg.encoding import ENCODING_MEMBERS, Encoding, PlainEncoding, Segment, SegmentLike, lacking_members
+from secagg.encoding import ENCODING_MEMBERS, Encoding, PlainEncoding, Segment, lacking_members, read_segments
 from secagg.errors import ConfigError, SecAggError, blaming, kind_of, shown, words
 from secagg.identity import PartyRole, Roster, check_party_id
-from secagg.layout import MAX_SIZE, Layout
+from secagg.layout import Layout
 from secagg.protocols.base import AggregationProtocol, client_class
-from secagg.registry import TASK_CLASSES
+from secagg.registry import TaskClasses
 from secagg.roles.environment import Budget, Environment, Lent
 from secagg.store import Store
 from secagg.table import rounds
@@ -38,7 +36,7 @@ if TYPE_CHECKING:
 
 MAX_CONTEXT_BYTES = 1024
 MAX_CLIENTS = 1 << 24
-_MOST_SEGMENTS = 256  # of an encoding; ours have two or three
+_MOST_CLASSES = 1024  # that a caller of from_bytes knows
 
 
 @dataclass(frozen=True, repr=False)
@@ -48,7 +46,7 @@ class Task:
     ``protocol`` and ``encoding`` are objects such as ``SecAgg()`` and ``FixedPoint(clip=1.0)``;
     ``max_clients`` bounds a cohort and with it every sum; fewer than ``min_survivors`` inputs are never
     opened; ``max_weight`` is the largest weight of a client (None: unweighted); ``context`` is bytes
-    that name the run. ``ConfigError`` says what does not fit together, and what would.
+    that name the run. Raises ``ConfigError`` if fields do not fit together; its text says what would fit.
     """
 
     protocol: AggregationProtocol
@@ -74,7 +72,7 @@ class Task:
         if not lacking and kind.for_task is not PlainEncoding.for_task and kind.check is PlainEncoding.check:
             raise ConfigError(
                 f"got a {kind_of(self.encoding)}, which has for_task and no check of its own; expected both, so "
-                "that it can refuse a roster with more colluders than its noise was made for"
+                "that it can refuse a roster with more colluders than its noise allows for"
             )
         if lacking:
             raise ConfigError(
@@ -112,15 +110,12 @@ class Task:
         """What the encoding sends, segment by segment."""
         with blaming(ConfigError, "got an encoding whose segments can't be read"):
             try:
-                found = self.encoder.segments(self.layout, self.max_weight)
+                segments = self.encoder.segments(self.layout, self.max_weight)
             except SecAggError:
                 raise
-            except ValueError as error:  # dp's own errors are
+            except ValueError as error:  # dp's own errors are ValueErrors
                 raise ConfigError(words(error)) from error
-            segments = tuple(_segment(item) for _, item in zip(range(_MOST_SEGMENTS + 1), found, strict=False))
-        if not 1 <= len(segments) <= _MOST_SEGMENTS:
-            raise ConfigError(f"got an encoding of no segments or too many; expected 1 to {_MOST_SEGMENTS}")
-        return segments
+            return read_segments(segments)
 
     @cached_property
     def encoder(self) -> Encoding:
@@ -136,14 +131,14 @@ class Task:
             raise ConfigError(words(error)) from error
 
     def encoder_for(self, session: bytes) -> Encoding:
-        """The encoding of one session: one may have a public rotation of its own, say."""
+        """The encoding of one session, which may have, for example, a public rotation of its own."""
         return self.encoder.for_session(session)
 
     @property
     def honest(self) -> int:
-        """h: how many honest updates every opened sum holds, if as many clients as assumed are corrupt.
+        """h: the number of honest updates in every opened sum, if as many clients as assumed are corrupt.
 
-        One, under a protocol that :attr:`shows_terms`: there every client's own noise has to do.
+        It is 1 where the protocol :attr:`shows_terms`: there, each client's own noise alone must be enough.
         """
         return 1 if self.shows_terms else self.min_survivors - self._assumed
 
@@ -151,18 +146,19 @@ class Task:
     def shows_terms(self) -> bool:
         """Whether the server reads each client's term by itself, alone or with the help of any one client.
 
-        So it is in the clear, where all clients share one key, and under a protocol that states no ``corruption``.
+        It does so in the clear, where all clients share one key, and under a protocol that states no
+        ``corruption``.
         """
         return self.protocol.shows_terms
 
     @property
     def _assumed(self) -> int:
-        """c in the largest cohort; with more enrolled than that, a malicious server has more to choose from."""
+        """c in the largest cohort; with more clients enrolled, a malicious server can choose more corrupt ones."""
         corruption = self.protocol.corruption
         return 0 if self.shows_terms or corruption is None else corrupt_count(corruption, self.max_clients)
 
     def check_honest(self, cohort: int, roster: Roster | None) -> None:
-        """``ConfigError`` where more may be corrupt than noise was calibrated to."""
+        """``ConfigError`` if more clients may be corrupt than the noise was calibrated for."""
         if self.shows_terms:
             return
         corrupt = corrupt_among(self.protocol, cohort, roster)
@@ -171,7 +167,7 @@ class Task:
         except Exception as error:
             enrolled = cohort if roster is None else len(roster.ids(PartyRole.CLIENT))
             raise ConfigError(
-                f"got {enrolled} clients enrolled, {corrupt} of them possibly corrupt, more than the noise is made "
+                f"got {enrolled} clients enrolled, {corrupt} of them possibly corrupt, more than the noise allows "
                 f"for: enrol fewer, raise max_clients, or lower corruption if fewer can collude ({words(error)})"
             ) from error
 
@@ -186,18 +182,19 @@ class Task:
 
     @classmethod
     def from_bytes(cls, data: bytes, *, known: Iterable[type] = ()) -> Task:
-        """The task that :meth:`to_bytes` wrote; ``known`` are further protocols or encodings.
+        """The task that :meth:`to_bytes` wrote; ``known`` are the classes of further protocols or encodings.
 
-        ``ConfigError`` for bytes of another wire version, an unknown class, or no task at all.
+        Raises ``ConfigError`` for bytes that are not a task, are of another wire version, or name an unknown class.
         """
-        with blaming(ConfigError, "got known= that are no classes; expected those of your protocols and encodings"):
-            classes: Mapping[str, type] = _Classes({found.__name__: found for found in known} | {"Task": cls})
+        with blaming(ConfigError, "known= are not classes; expected those of your protocols and encodings"):
+            yours = {kind.__name__: kind for _, kind in zip(range(_MOST_CLASSES), known, strict=False)}
+            classes: Mapping[str, type] = TaskClasses(yours | {"Task": cls})
         match _canonical.decode(data, classes):
             case ("secagg/v1/task", wire.VERSION, Task() as task):
                 return task
             case ("secagg/v1/task", version, _):
                 raise ConfigError(f"got a task of wire version {version}; this library speaks {wire.VERSION}")
-        raise ConfigError("got bytes that are no task; write one with task.to_bytes()")
+        raise ConfigError("these bytes are not a task; write one with task.to_bytes()")
 
     def server(
         self,
@@ -212,8 +209,9 @@ class Task:
     ) -> Server[Any]:
         """The server of one session over ``cohort``; ``session`` names it (round number, model hash).
 
-        ``executor`` runs what is heavy: any of ``concurrent.futures``, or Dask's; by default threads.
-        ``beacon`` gets what the protocol's beacon, if it has one, published in a round; None while it hasn't.
+        ``executor`` runs heavy work: an executor of ``concurrent.futures``, or Dask's; by default threads.
+        ``beacon`` is needed where the protocol has a beacon: a function that takes the number of a round and
+        returns the value that the beacon published in it, or None before that.
         """
         lent = Environment(roster=roster, save=save, rng=rng, executor=executor, beacon=beacon)
         return self.protocol.server(self, cohort, lent, session=session)
@@ -232,14 +230,14 @@ class Task:
         clock: Callable[[], float] = time.time,
         budget: Budget | None = None,
     ) -> Client[Any]:
-        """A client of one session: the one named ``session``, or whichever the server proposes.
+        """A client of one session: the session named ``session``, or without a name any that the server proposes.
 
-        ``save`` keeps its state and its ledger; ``key`` is the key that all clients share, where the protocol
-        has such a one; ``rng`` is drawn from once, for the 32-byte seed.
-        ``executor`` runs what is heavy, by default threads; it gets the keys of this client's masks.
-        ``clock`` gives the time (seconds since 1970) to a protocol that asks for it: only one with a beacon does.
-        ``budget`` (a :class:`dp.PrivacyLedger`, say) is charged just before an input under a noising encoding
-        leaves, for a retry again; past it the input stays, with ``LocalProtocolError``.
+        ``save`` keeps its state, and may have a ledger. ``key`` is the key that all clients share, if the protocol
+        has one. ``rng`` gives random bytes; it is called once, for the 32-byte seed. ``executor`` runs heavy work,
+        by default threads; it gets the keys of this client's masks. ``clock`` returns the time (seconds since
+        1970). Only a protocol with a beacon reads it. ``budget``, such as a :class:`dp.PrivacyLedger`, is charged
+        just before an input with noise leaves, and again for a retry. If it has no room, the input stays and
+        ``LocalProtocolError`` is raised.
         """
         lent = Environment(
             identity=identity,
@@ -254,68 +252,63 @@ class Task:
         return client_class(self.protocol)(self, client_id, lent, session=session)
 
     def decryptor(self, party_id: str, *, session: bytes | None = None, **lent: Unpack[Lent]) -> Decryptor[Any]:
-        """A decryptor of one session, with a client's arguments; ``ConfigError`` where the protocol has none."""
-        made: Decryptor[Any] = self._class(PartyRole.DECRYPTOR)(
-            self, party_id, Environment(**lent), session=session
-        )
-        return made
+        """A decryptor of one session, with a client's arguments; ``ConfigError`` if the protocol has none."""
+        kind: type[Decryptor[Any]] = self._class(PartyRole.DECRYPTOR)
+        return kind(self, party_id, Environment(**lent), session=session)
 
     def aggregator(self, party_id: str, *, session: bytes | None = None, **lent: Unpack[Lent]) -> Aggregator[Any]:
         """An aggregator of one session, with a client's arguments and ``key``, its private sealing key.
 
-        ``ConfigError`` where the protocol has no aggregators, or the roster lists another key.
+        Raises ``ConfigError`` if the protocol has no aggregators, or if the roster lists another key.
         """
-        made: Aggregator[Any] = self._class(PartyRole.AGGREGATOR)(
-            self, party_id, Environment(**lent), session=session
-        )
-        return made
+        kind: type[Aggregator[Any]] = self._class(PartyRole.AGGREGATOR)
+        return kind(self, party_id, Environment(**lent), session=session)
 
     def restore_server(self, data: bytes, **lent: Unpack[Lent]) -> Server[Any]:
-        """The server that was saved as ``data``, with the arguments that it was made with.
+        """The server that was saved as ``data``. Pass the arguments that it was made with.
 
-        Its ``start()`` asks again each party that is still pending. ``ConfigError`` if the bytes are of another
-        task or roster, or are damaged.
+        Its ``start()`` asks each party again that is still pending. Raises ``ConfigError`` if the bytes are
+        damaged, or are of another task or roster.
         """
         return self.protocol.server.from_bytes(data, self, Environment(**lent))
 
     def restore_client(self, data: bytes, **lent: Unpack[Lent]) -> Client[Any]:
-        """The client that was saved as ``data``, with the arguments that it was made with.
+        """The client that was saved as ``data``. Pass the arguments that it was made with.
 
-        ``ConfigError`` if the bytes are of another task, role or roster, are damaged, or are of a client that had
-        a ``budget`` and is given none. A client that has answered anything needs a ``save`` with a ledger, or
-        ``LocalProtocolError`` is raised: without a ledger nothing holds it to one story.
+        Raises ``ConfigError`` if the bytes are damaged, are of another task, role or roster, or are of a client
+        with a ``budget`` and none is passed. Raises ``LocalProtocolError`` if the client has answered anything and
+        ``save`` has no ledger: without one, nothing keeps it from giving a second, different answer.
         """
         return client_class(self.protocol).from_bytes(data, self, Environment(**lent))
 
     def restore_decryptor(self, data: bytes, **lent: Unpack[Lent]) -> Decryptor[Any]:
         """The decryptor that was saved as ``data``; see :meth:`restore_client`."""
-        made: Decryptor[Any] = self._class(PartyRole.DECRYPTOR).from_bytes(data, self, Environment(**lent))
-        return made
+        kind: type[Decryptor[Any]] = self._class(PartyRole.DECRYPTOR)
+        return kind.from_bytes(data, self, Environment(**lent))
 
     def restore_aggregator(self, data: bytes, **lent: Unpack[Lent]) -> Aggregator[Any]:
         """The aggregator that was saved as ``data``; see :meth:`restore_client`."""
-        made: Aggregator[Any] = self._class(PartyRole.AGGREGATOR).from_bytes(data, self, Environment(**lent))
-        return made
+        kind: type[Aggregator[Any]] = self._class(PartyRole.AGGREGATOR)
+        return kind.from_bytes(data, self, Environment(**lent))
 
     def _class(self, role: PartyRole) -> Any:
         """The class of a role other than client and server."""
-        made = self.protocol.members.get(role)
-        if made is None:
+        kind = self.protocol.members.get(role)
+        if kind is None:
             raise ConfigError(f"got {self.protocol.name}, which has no {role}")
-        return made
+        return kind
 
     def check_cohort(self, cohort: list[str], roster: Roster | None) -> None:
         """``ConfigError`` for a cohort that this task and ``roster`` don't allow."""
-
         if not self.min_survivors <= len(cohort) <= self.max_clients:
             raise ConfigError(
-                f"got a cohort of {len(cohort)}; expected {self.min_survivors} (min_survivors) to "
-                f"{self.max_clients} (max_clients)"
+                f"got a cohort of {len(cohort)}{' or more' * (len(cohort) > self.max_clients)}; expected "
+                f"{self.min_survivors} (min_survivors) to {self.max_clients} (max_clients)"
             )
         for before, member in pairwise(["", *cohort]):
             check_party_id(member)
             if member <= before:
-                raise ConfigError(f"got a cohort with {member} twice or out of order; every id stands in it once")
+                raise ConfigError(f"got a cohort with {member} twice or out of order; list every id once, sorted")
             if roster is not None and ((party := roster.get(member)) is None or party.role is not PartyRole.CLIENT):
                 raise ConfigError(
                     f"got {member} in the cohort, which the roster doesn't list as a client; leave it out, or "
@@ -325,9 +318,10 @@ class Task:
         self.check_honest(len(cohort), roster)
 
     def diff(self, other: Task) -> tuple[str, ...]:
-        """Which fields differ from those of ``other``, a line each: the field, its value here, its value there.
+        """The fields that differ from those of ``other``, one line each: field, value here, value there.
 
-        For two sides whose digests differ; empty where both tasks are the same. ``ConfigError`` if it is no task.
+        It helps two sides whose digests differ, and is empty if both tasks are the same. Raises ``ConfigError`` if
+        ``other`` is not a task.
         """
         if not issubclass(type(other), Task):
             raise ConfigError(f"got {shown(other)}; expected a task: secagg.Task.from_bytes(theirs)")
@@ -365,36 +359,8 @@ class Task:
         return "\n".join(lines)
 
 
-def _segment(found: SegmentLike) -> Segment:
-    """What an encoding gives as a segment, as plain integers."""
-    length, bound = whole(found.length), whole(found.bound)
-    modulus = None if found.modulus is None else whole(found.modulus) or 0
-    if (
-        length is None
-        or bound is None
-        or not 0 <= length <= MAX_SIZE
-        or bound < 0
-        or (modulus is not None and modulus < 1)
-    ):
-        raise ConfigError(
-            f"got a segment of length={shown(found.length)}, bound={shown(found.bound)} and "
-            f"modulus={shown(found.modulus)}; expected integers of 0 or more, and a modulus above 0 or None"
-        )
-    return Segment(length, bound, modulus)
-
-
 def _integer(name: str, value: object, least: int, most: int) -> int:
     number = whole(value)
     if number is None or not least <= number <= most:
         raise ConfigError(f"got {name}={shown(value)}; expected an integer from {least} to {most}")
     return number
-
-
-class _Classes(dict[str, type]):
-    """Classes by name; ours are imported when a task names them."""
-
-    def get(self, name: str, default: type | None = None) -> type | None:  # type: ignore[override]
-        if name not in self and name in TASK_CLASSES:
-            self[name] = getattr(importlib.import_module(TASK_CLASSES[name]), name)
-        found = super().get(name, default)
-        return found if found is None or dataclasses.is_dataclass(found) else None

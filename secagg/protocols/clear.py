@@ -11,7 +11,7 @@ from secagg.identity import PartyRole
 from secagg.lanes import check_mask_bits, fold_lanes, pack_lanes, to_lanes, vectors_size, zero_lanes
 from secagg.protocols.base import AggregationProtocol, Cost, largest_proposal
 from secagg.roles.client import Client
-from secagg.roles.member import Handler, Member, Reply
+from secagg.roles.member import Handler, Member, Reply, method
 from secagg.roles.server import Server, Step
 from secagg.roles.state import ClientState, ServerState
 from secagg.table import Phase, Proposal, Round
@@ -27,20 +27,30 @@ class Input(wire.Message, frozen=True):
 
 
 class ClearClient(Client[ClientState]):
-    """Sends its encoding when it is asked."""
+    """A client of :class:`secagg.Clear`.
+
+    Input: the server proposes the session, and the client answers with its encoded update, in the clear. Then it
+    has finished. It refuses a proposal that does not fit its task.
+    """
 
     state_type = ClientState
+    answers: ClassVar[Mapping[str, Handler]] = {Round.INPUT: method("_input")}
 
     def _input(self, draft: ClientState, message: Proposal, payload: memoryview) -> Reply:
         return Input(), pack_lanes(self.context.task, to_lanes(self.context.task, self.context.contribution(draft)))
 
-    answers: ClassVar[Mapping[str, Handler]] = {Round.INPUT: _input}
-
 
 class ClearServer(Server[ServerState]):
-    """Adds up what it can read."""
+    """The server of :class:`secagg.Clear`.
+
+    Input: it proposes the session to the cohort, and adds each encoded update to one sum. ``Aborted`` if fewer than
+    ``min_survivors`` clients answer. Otherwise the session ends with an ``Outcome``.
+    """
 
     state_type = ServerState
+    steps: ClassVar[Mapping[str, Step]] = {
+        Round.INPUT: Step(method("_propose"), method("_take_input"), method("_settle"))
+    }
 
     def _propose(self) -> Mapping[str, Reply]:
         return dict.fromkeys(self.context.state.cohort, (self.context.proposal(), b""))
@@ -53,14 +63,12 @@ class ClearServer(Server[ServerState]):
     def _settle(self) -> None:
         self.context.need(len(self.context.state.survivors), self.context.task.min_survivors, "inputs")
 
-    steps: ClassVar[Mapping[str, Step]] = {Round.INPUT: Step(_propose, _take_input, _settle)}
-
 
 @dataclass(frozen=True)
 class Clear(AggregationProtocol):
-    """No protection at all: the server reads every update. For comparison, and for tests of the rest.
+    """No protection: the server reads every update. Use it to compare other protocols with, and to test with.
 
-    Ideal functionality: none; every party that sees the traffic learns every update.
+    Ideal functionality: none. Every party that sees the traffic learns every update.
     """
 
     ID: ClassVar[int] = 1

@@ -21,9 +21,10 @@ AnyClientState = TypeVar("AnyClientState", bound=ClientState)
 
 
 class Client(Member[AnyClientState]):
-    """A client: contributes one update and learns nothing but when to stop.
+    """A client: contributes one update, and gets no result.
 
-    ``receive`` until ``finished``, ``contribute`` at any time before the input is asked for.
+    Call ``receive`` for each message until the client is ``finished``, and ``contribute`` at any time before the
+    input is asked for.
     """
 
     role = PartyRole.CLIENT
@@ -34,17 +35,16 @@ class Client(Member[AnyClientState]):
             self._state = msgspec.structs.replace(self._state, budgeted=True)
 
     def contribute(self, update: Any, weight: int | None = None) -> None:
-        """Encode ``update`` (a structure of the task's layout) and keep its integers only.
+        """Encode ``update`` (a structure of the task's layout), and keep only the integers.
 
-        ``weight`` is an integer from 1 to the task's ``max_weight``, where it has one. The vector is
-        entered in the ledger: under the same task and session no other will be taken. Raises
-        ``EncodingError`` for an update that doesn't fit, ``LocalProtocolError`` out of order.
+        ``weight`` is an integer from 1 to the task's ``max_weight``, if it has one. The ledger gets a hash of the
+        vector: no other vector is accepted under the same task and session. Raises ``EncodingError`` for an update
+        that does not fit the task, and ``LocalProtocolError`` at the wrong time.
 
-        May run in a thread of its own: ``receive`` and all else go on while the update is encoded. What was
-        encoded is then taken as if this call had begun only now: after a round that was answered meanwhile; not
-        at all, with ``LocalProtocolError``, if the session has ended, its input has left, the server has
-        proposed another session, or another thread's different update was faster. The same update again changes
-        nothing.
+        This method may run in a thread of its own: ``receive`` and all other calls go on while the update is
+        encoded. The encoded update is then taken as if the call had begun at that moment. ``LocalProtocolError`` is
+        raised if by then the session has ended, the input has left, the server has proposed another session, or
+        another thread has contributed a different update. The same update again changes nothing.
         """
         seed, session = self._open_for_input()
         vectors = pack_segments(self._encoded(update, weight, seed, session))
@@ -55,7 +55,7 @@ class Client(Member[AnyClientState]):
 
     @atomic
     def _open_for_input(self) -> tuple[bytes, bytes]:
-        """This role's seed and what the session is called, if an update may come now."""
+        """This role's seed and the session's name, if an update may come now."""
         return self._state.seed, self._check_open_for_input()
 
     def _check_open_for_input(self, expected: bytes | None = None) -> bytes:
@@ -71,12 +71,12 @@ class Client(Member[AnyClientState]):
         if expected is not None and session != expected:
             raise LocalProtocolError(
                 f"got an update for session {expected!r:.80}, and the server has proposed {session!r:.80} "
-                "meanwhile; look at client.session, then contribute again"
+                "in the meantime; look at client.session, then contribute again"
             )
         return session
 
     def _encoded(self, update: Any, weight: int | None, seed: bytes, session: bytes) -> list[NDArray[Any]]:
-        """The update's segments; runs without the lock, so it reads nothing that changes."""
+        """The update's segments. It runs without the lock, so it reads nothing that changes."""
         task = self.context.task
         flat = task.layout.flatten(update)
         try:
@@ -86,17 +86,17 @@ class Client(Member[AnyClientState]):
                     layout=task.layout,
                     weight=weight,
                     max_weight=task.max_weight,
-                    # The session id may not stand yet, so the session's name separates what is drawn here.
+                    # The session id may not be known yet, so the session's name keeps the streams apart.
                     rng=seeded_rng(seed, salt=task.digest, info=encode_parts("secagg/v1/rounding", session)),
                 )
         except SecAggError:
             raise
-        except Exception as error:  # another package's encoding says it in its own error
+        except Exception as error:  # another package's encoding raises its own errors
             raise EncodingError(words(error)) from error
 
     @atomic
     def _keep(self, vectors: list[bytes], hashed: bytes, session: bytes) -> None:
-        """Take the encoded update onto the newest state."""
+        """Add the encoded update to the newest state."""
         self._check_open_for_input(session)
         state = self._state
         if state.contributed == hashed:
@@ -115,7 +115,7 @@ class Client(Member[AnyClientState]):
     @property
     @atomic
     def contributed(self) -> bool:
-        """Whether an update was given for this session and is still in use."""
+        """Whether this client has an update for this session that is still needed."""
         return bool(self._state.contributed)
 
     @property
@@ -131,15 +131,15 @@ class Client(Member[AnyClientState]):
         """See :meth:`Member.check_restored`."""
         if self._state.budgeted and self.context.environment.budget is None:
             raise ConfigError(
-                "got the state of a client whose input a budget pays for, and no budget; pass budget= the ledger "
-                "that it was made with, such as dp.PrivacyLedger.open(path, ...)"
+                "got the state of a client with a budget, and no budget; pass budget= the ledger that it was made "
+                "with, such as dp.PrivacyLedger.open(path, ...)"
             )
         if self._ended or self.context.environment.ledger is not None:
             return
         if self._state.step:
             raise LocalProtocolError(
-                "got a client past its first answer without a ledger, which alone holds it to one story; "
-                "pass save= a store that has one, or leave this session out"
+                "got a client past its first answer without a ledger, so nothing keeps it from a second, different "
+                "answer; pass save= a store that has a ledger, or leave this session out"
             )
-        # The state may be older than what the client has said since. With other keys it is another party.
+        # The state may be older than answers that the client has sent since. With other keys it is another party.
         self._state = msgspec.structs.replace(self._state, seed=os.urandom(SEED_BYTES))

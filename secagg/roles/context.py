@@ -1,4 +1,4 @@
-"""What the author of a protocol works with inside a role: one object, ``self.context``."""
+"""The object that the author of a protocol works with inside a role: ``self.context``."""
 
 from __future__ import annotations
 
@@ -44,13 +44,14 @@ class Context:
 
     @property
     def executor(self) -> Executor | None:
-        """What the caller wants heavy work to run on; None for threads of this process."""
+        """The executor on which the caller wants heavy work to run; None for threads of this process."""
         return self.environment.executor
 
     def relayed(self, data: bytes, kind: type[wire.Message], session: bytes, sender: PartyRole) -> Envelope:
-        """Another party's message that came through the server, checked as that of an enrolled ``sender``.
+        """Read another party's message that came through the server, and check it.
 
-        ``Reject`` unless it is a ``kind`` of the session ``session``, with a good signature.
+        ``Reject`` unless it is a ``kind`` of the session ``session``, signed by a party that is enrolled as
+        ``sender``.
         """
         envelope = relayed(data, self.task, session, kind, self.limit)
         self.check_signature(envelope, sender)
@@ -68,7 +69,7 @@ class Context:
 
 
 class MemberContext(Context):
-    """What a client, a decryptor or an aggregator works with."""
+    """The context of a client, a decryptor or an aggregator."""
 
     def __init__(self, task: Task, environment: Environment, role: PartyRole, party: str) -> None:
         super().__init__(task, environment, role)
@@ -76,7 +77,7 @@ class MemberContext(Context):
 
     @property
     def key(self) -> bytes | None:
-        """The private half of what the roster lists beside the identity, where the role has such a key."""
+        """The private half of the key that the roster lists besides the identity, if the role has such a key."""
         return self.environment.key
 
     def seal(self, draft: MemberState, message: wire.Message, payload: bytes = b"") -> bytes:
@@ -92,7 +93,7 @@ class MemberContext(Context):
         )
 
     def claim(self, value: bytes, *entry: bytes | str) -> None:
-        """Write ``value`` under ``entry`` in the ledger, once ever; ``Aborted`` if another stands there."""
+        """Write ``value`` under ``entry`` in the ledger, once ever; ``Aborted`` if it holds another value there."""
         ledger = self.environment.ledger
         if ledger is None:
             return
@@ -101,24 +102,24 @@ class MemberContext(Context):
             raise Aborted(f"the ledger of {self._party} holds another {entry[0]!s} under this session")
 
     def derive(self, draft: MemberState, what: str) -> bytes:
-        """32 secret bytes of this role, of this session and for this one use."""
+        """32 secret bytes of this role and session, for the one purpose that ``what`` names."""
         return derive(draft.seed, salt=draft.session_id, info=encode_parts("secagg/v1/role", what))
 
     def rng(self, draft: MemberState, what: str) -> Callable[[int], bytes]:
-        """A generator of secret bytes of this role, of this session and for this one use."""
+        """A generator of secret bytes of this role and session, for the one purpose that ``what`` names."""
         return seeded_rng(draft.seed, salt=draft.session_id, info=encode_parts("secagg/v1/role", what))
 
     def contribution(self, draft: ClientState) -> list[NDArray[Any]]:
-        """The encoded update, one read-only array a segment; ``LocalProtocolError`` if there is none."""
+        """The encoded update, one read-only array for each segment; ``LocalProtocolError`` if there is none."""
         if not draft.contributed:
             raise LocalProtocolError("the input is asked for: contribute(update) first, then receive this again")
         return unpack_segments(draft.contribution, self.task)
 
 
 class ServerContext(Context, Generic[AnyServerState]):
-    """What the server works with: its state, which steps change in place, and the sums so far.
+    """The context of a server: its state, which steps change in place, and the sums so far.
 
-    ``sums`` has one array a segment, from the round on in which there are any.
+    ``sums`` has one array for each segment. It is empty until the protocol's steps fill it.
     """
 
     def __init__(self, task: Task, environment: Environment, state: AnyServerState) -> None:
@@ -140,7 +141,7 @@ class ServerContext(Context, Generic[AnyServerState]):
         return self.task.protocol.phases[self.state.position].round if self.open else None
 
     def knows(self, party: str) -> bool:
-        """Whether ``party`` is in the cohort or enrolled; other names are anyone's to invent."""
+        """Whether ``party`` is in the cohort or enrolled; anyone can invent other names."""
         return party in self._cohort or (self.roster is not None and party in self.roster)
 
     def limit_of(self, party: str) -> int:
@@ -151,7 +152,7 @@ class ServerContext(Context, Generic[AnyServerState]):
         return self._limits[role]
 
     def draw(self, count: int) -> bytes:
-        """``count`` fresh random bytes; keep them in the state, since a restored server draws others."""
+        """``count`` fresh random bytes. Keep them in the state: a restored server gets different ones."""
         return draw(self.environment.rng, count)
 
     def proposal(self) -> Proposal:
@@ -160,7 +161,7 @@ class ServerContext(Context, Generic[AnyServerState]):
         return Proposal(cohort=state.cohort, session=state.session, nonce=state.nonce)
 
     def seal_all(self, requests: Mapping[str, tuple[wire.Message, bytes]]) -> dict[str, bytes]:
-        """What is said to many alike is written once."""
+        """The sealed message for each party; a message that goes to many parties is sealed once."""
         sealed: dict[tuple[int, int], bytes] = {}
         for message, payload in requests.values():
             if (id(message), id(payload)) not in sealed:
@@ -168,8 +169,8 @@ class ServerContext(Context, Generic[AnyServerState]):
         return {party: sealed[id(message), id(payload)] for party, (message, payload) in requests.items()}
 
     def seal(self, message: wire.Message, payload: bytes = b"", *, session: bytes | None = None) -> bytes:
-        """A message of the server's; ``session`` is the id that it carries, by default the open round's."""
-        # A proposal states what a session id is computed from, so it can't carry one.
+        """A message of the server; ``session`` is the id that it carries, by default the open round's."""
+        # The session id is computed from the proposal, so a proposal can't carry it.
         stated = b"" if isinstance(message, Proposal) else self.state.asked_under
         return wire.seal_envelope(
             message,

@@ -1,4 +1,4 @@
-"""What the caller lends a role: one frozen argument, and never a part of what the role saves."""
+"""What the caller lends a role: one frozen argument, which is never part of the role's saved state."""
 
 from __future__ import annotations
 
@@ -13,18 +13,19 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from secagg._numbers import is_a
 from secagg.beacon import Fetch
-from secagg.errors import ConfigError, blaming, kind_of
+from secagg.errors import ConfigError, blaming, kind_of, shown
 from secagg.identity import Roster
 from secagg.store import Ledger, Store
 
 
 class Budget(Protocol):
-    """What a client's privacy may cost in all: a :class:`dp.PrivacyLedger`, in a file where it has to last."""
+    """The total privacy cost that a client allows: a :class:`dp.PrivacyLedger`, in a file if it has to last."""
 
     def charge(self, release: Any, count: int = 1, *, once: bytes | None = None) -> float:
         """Charge one release durably, or raise a ``ValueError`` and charge nothing.
 
-        The same release is not charged again under a name ``once`` (32 bytes) that it was charged under before.
+        ``once`` (32 bytes) names the charge. A release that was charged under this name before is not charged
+        again.
         """
         ...
 
@@ -48,11 +49,12 @@ class Lent(TypedDict, total=False):
 class Environment:
     """What a role is lent each time it is made or restored.
 
-    ``identity`` is its Ed25519 key, ``roster`` everyone enrolled, ``save`` the store of its state (which may have a
-    ledger), ``key`` the private half of what the roster lists beside the identity, ``executor`` what runs heavy
-    work (by default threads), ``clock`` the time in seconds since 1970, ``budget`` what pays for a noised input,
-    ``beacon`` what gets a beacon's value, and ``rng`` the source of every seed.
-    ``ledger`` holds the role to one story when it is made anew or restored; by default it is the store's.
+    ``identity`` is its Ed25519 key. ``roster`` lists everyone enrolled. ``save`` is the store of its state, which
+    may have a ledger. ``key`` is the private half of the key that the roster lists besides the identity.
+    ``executor`` runs heavy work, by default on threads. ``clock`` returns the time in seconds since 1970.
+    ``budget`` is charged for an input with noise. ``beacon`` returns the value of a beacon's round. ``rng`` is the
+    source of every seed. ``ledger`` keeps the role from a second, different answer when it is made anew or
+    restored; by default it is the store's.
     """
 
     identity: Ed25519PrivateKey | None = None
@@ -69,6 +71,15 @@ class Environment:
     def __post_init__(self) -> None:
         with blaming(ConfigError, "got arguments of a role that can't be read"):
             self._check()
+
+    @classmethod
+    def of(cls, lent: object) -> Environment:
+        """``lent`` as an environment, an empty one for None; ``ConfigError`` for anything else."""
+        if lent is None:
+            return cls()
+        if not isinstance(lent, cls):
+            raise ConfigError(f"got {shown(lent)} as the environment; expected a secagg.roles.Environment")
+        return lent
 
     def _check(self) -> None:
         """``ConfigError`` for an argument of the wrong kind, even one that this role doesn't use."""

@@ -1,4 +1,4 @@
-"""What a role remembers of what others did wrong, within bounds whatever they send."""
+"""The faults that a role keeps; their number is bounded, whatever others send."""
 
 from __future__ import annotations
 
@@ -7,16 +7,16 @@ from collections.abc import Callable
 
 from secagg.errors import Fault
 
-FAULTS_KEPT = 256  # by one party, beside the first of each kind
-MOST_FAULTS = 4096  # by all parties together, beside the first of each kind by each
+FAULTS_KEPT = 256  # of one party, besides the first of each kind
+MOST_FAULTS = 4096  # of all parties together, besides the first of each kind of each party
 
 
 class FaultRecord:
     """The faults that are kept, oldest first.
 
-    A flood must not become memory, nor push out what another party did. So the first fault of a kind by each party
-    is always kept, and of all others at most ``FAULTS_KEPT`` a party and ``MOST_FAULTS`` in all. Names that
-    ``knows`` doesn't know are anyone's to invent, and count as one party.
+    A flood of faults must neither fill the memory nor displace the faults of another party. So the first fault of
+    each kind of each party is always kept. Of the others, at most ``FAULTS_KEPT`` of one party are kept, and at
+    most ``MOST_FAULTS`` in all. Anyone can invent names, so all parties that ``knows`` doesn't know count as one.
     """
 
     def __init__(self, knows: Callable[[str], bool], kept: list[Fault] | None = None) -> None:

@@ -10,7 +10,7 @@ from secagg.roles.turn import atomic
 
 
 class Watchful(Member[AnyState]):
-    """A party other than a client: it never raises on bytes but records faults and goes on."""
+    """A party other than a client. It never raises on bytes: it records a fault and goes on."""
 
     def prepare(self) -> None:
         """See :meth:`Member.prepare`."""
@@ -19,11 +19,11 @@ class Watchful(Member[AnyState]):
     @property
     @atomic
     def faults(self) -> tuple[Fault, ...]:
-        """What was wrong with the messages that were not taken."""
+        """The faults of the messages that were refused, oldest first."""
         return tuple(self._faults.kept)
 
     def _receive(self, data: bytes) -> bytes | None:
-        """Bytes that are wrong become a fault."""
+        """Turn wrong bytes into a fault."""
         try:
             return super()._receive(data)
         except RemoteProtocolError as error:
@@ -33,12 +33,12 @@ class Watchful(Member[AnyState]):
         return None
 
     def note(self, fault: Fault) -> None:
-        """Keep a fault, unless there are too many: a flood of bad messages must not become one of memory."""
+        """Keep a fault, unless there are too many: a flood of bad messages must not fill the memory."""
         self._faults.add(fault)
 
 
 class Decryptor(Watchful[AnyState]):
-    """Holds a homomorphic key, or a share of one, apart from the server; sees only sums."""
+    """A party that holds a homomorphic key, or a share of one, apart from the server. It sees only sums."""
 
     role = PartyRole.DECRYPTOR
 

@@ -1,15 +1,15 @@
 """Runs a protocol's table on the side that answers: clients, decryptors, aggregators.
 
-Two rules. A role answers the rows of the table that address it, in their order and each once. And
-``receive`` is a transaction: it works on a draft of the state, which replaces the state only after
-the draft was saved; bytes that are refused leave no trace.
+There are two rules. A role answers the rows of the table that address it, each row once and in order. And
+``receive`` is a transaction: it works on a draft of the state, which replaces the state only after the draft was
+saved. Bytes that are refused change nothing.
 
-The same bytes again get the same answer again: all randomness comes from one seed, and the last
-answer is part of the state. An older request again gets nothing and is no fault. Other bytes in the
-same place are refused, by the state and, for a role that was restored, by the ledger.
+The same bytes again get the same answer again, because all randomness comes from one seed and the last answer is
+part of the state. An older request again gets no answer, and is not a fault. Different bytes in the place of a
+request are refused: by the state or, if the role was restored from an older state, by the ledger.
 
-Every public call is atomic, by :mod:`secagg.roles.turn`; methods that protocols call or replace run inside of
-one and take no turn of their own.
+Every public call is atomic (:mod:`secagg.roles.turn`). The methods that a protocol calls or replaces run inside
+such a call, and take no lock of their own.
 """
 
 from __future__ import annotations
@@ -57,29 +57,29 @@ FOREIGN_TASK = (
 
 
 class Member(MemberHooks[AnyState]):
-    """A role that answers the server. Made by the task; bytes in, bytes out; no I/O and no clock.
+    """A role that answers the server. The task makes it. It takes bytes and returns bytes, without I/O or a clock.
 
-    Any thread may call anything at any time: each call, and each look at a property, has the role to itself, and
-    waits for the one before. :class:`secagg.roles.MemberHooks` says what a protocol fills in.
+    Any thread may call any method or property at any time. Each call has the role to itself, and waits until the
+    one before has ended. :class:`secagg.roles.MemberHooks` describes what a protocol fills in.
     """
 
     def __init__(
         self, task: Task, member_id: str, environment: Environment | None = None, *, session: bytes | None = None
     ) -> None:
-        lent = environment or Environment()
+        lent = Environment.of(environment)
         name = None if session is None else check_session(session)
         seed = draw(lent.rng, SEED_BYTES)
         self._take_up(task, self.state_type(id=check_party_id(member_id), seed=seed, session=name), lent)
 
     def _take_up(self, task: Task, state: MemberState, environment: Environment) -> None:
-        """Take up ``state``, be it new or restored."""
+        """Start from ``state``, new or restored."""
         self._turn = Turn()
         check_enrolled(state.id, self.role, environment.identity, environment.roster)
         task.protocol.validate_roster(task, environment.roster)
         if environment.budget is not None and task.encoder.release(task.layout.size) is None:
             raise ConfigError(
-                "got a budget for an encoding without noise, whose inputs no budget can pay for; take one such as "
-                "dp.DistributedGaussian, or pass no budget"
+                "got a budget for an encoding without noise, for which there is nothing to charge; use an encoding "
+                "such as dp.DistributedGaussian, or pass no budget"
             )
         if (
             environment.save is not None
@@ -87,8 +87,8 @@ class Member(MemberHooks[AnyState]):
             and task.protocol.threat_model == "malicious"
         ):
             log.warning(
-                "%s has a store without a ledger under a malicious server: who rolls the state back, or has it "
-                "made anew, makes it tell two stories; %s",
+                "%s has a store without a ledger under a malicious server: anyone who rolls its state back, or has "
+                "it made anew, can get a second and different answer; %s",
                 state.id,
                 _GIVE_LEDGER,
             )
@@ -119,7 +119,7 @@ class Member(MemberHooks[AnyState]):
     @property
     @atomic
     def session(self) -> bytes | None:
-        """What this aggregation is called: the caller's word, else what the server proposed."""
+        """The name of this aggregation: the one that the caller gave, else the one that the server proposed."""
         return self._session
 
     @property
@@ -128,13 +128,13 @@ class Member(MemberHooks[AnyState]):
 
     @property
     def ledger(self) -> Ledger | None:
-        """What holds this role to one story when it is restored or made anew, if it was given one."""
+        """The ledger, if there is one: it keeps a role that is restored or made anew from a different answer."""
         return self.context.environment.ledger
 
     @property
     @atomic
     def finished(self) -> bool:
-        """Whether nothing more is expected of this role, be it done or aborted."""
+        """Whether the session is over for this role: it gave its last answer, or it aborted."""
         return self._ended
 
     @property
@@ -143,12 +143,12 @@ class Member(MemberHooks[AnyState]):
 
     @atomic
     def receive(self, data: bytes) -> bytes | None:
-        """Take a message from the server; returns the answer to send, if there is one.
+        """Take a message that came from the server; returns the answer to send, or None.
 
-        The last request again gets the same answer again; an older one changes nothing and gets None. Raises
-        ``RemoteProtocolError`` for bytes that break the protocol (nothing changed),
-        ``Aborted`` when the session is given up or goes on without this party, ``LocalProtocolError`` when the
-        caller has something to do first (nothing changed).
+        The message may be a request, or another party's that the server handed on. The last request again gets the
+        same answer again; an older request changes nothing and gets None. Raises ``RemoteProtocolError`` for bytes
+        that break the protocol (nothing has changed), ``Aborted`` if the session is given up or goes on without
+        this party, and ``LocalProtocolError`` if the caller must do something first (nothing has changed).
         """
         return self._receive(data)
 
@@ -218,29 +218,27 @@ class Member(MemberHooks[AnyState]):
         return draft.last_reply
 
     def _end(self, envelope: Envelope) -> None:
-        """The server gives the session up, or goes on without this party. After the end it changes nothing."""
+        """Leave: the server gives the session up, or goes on without this party. After the end, change nothing."""
         state = self._state
         if not state.opening_id:
-            detail = (
-                "got word that a session is over that this party never joined; leave it, or wait for a proposal"
-            )
+            detail = "got an abort of a session that this party has not joined; ignore it, and wait for a proposal"
             raise Reject(FaultKind.OUT_OF_TURN, detail)
         if envelope.session not in (state.opening_id, state.session_id):
-            raise Reject(FaultKind.FOREIGN_SESSION, "got word that another session is over")
+            raise Reject(FaultKind.FOREIGN_SESSION, "got an abort of another session")
         _, rest = envelope.open(wire.Abort)
         wire.no_vectors(rest)
         if not self._ended:
             raise Aborted("the server gave the session up, or goes on without this party")
 
     def _spend(self, draft: ClientState, request: bytes) -> None:
-        """Charge what this input costs before it leaves; past the budget, ``LocalProtocolError``.
+        """Charge the cost of this input before it leaves; ``LocalProtocolError`` if the budget has no room.
 
-        This vector as the answer to this request is charged once: a client that died after the charge and is
-        restored repeats it. Any other answer is another release.
+        The same vector in answer to the same request is charged once, because a client that crashed after the
+        charge and was restored repeats its answer. Any other answer is another release.
         """
         if self.context.environment.budget is None:
             return
-        encoder = self.context.task.encoder  # of noise: no budget was taken beside another
+        encoder = self.context.task.encoder  # it adds noise: without noise, a budget was refused
         answer = encode_parts("secagg/v1/charge", draft.id, draft.session_id, request, draft.contributed)
         try:
             self.context.environment.budget.charge(
@@ -302,12 +300,12 @@ class Member(MemberHooks[AnyState]):
         return said
 
     def _warn_of_no_ledger(self, draft: AnyState) -> None:
-        # Where the server reads each input by itself, a second one of the same client tells it nothing new.
+        # If the server reads each input anyway, a second upload of the same client reveals nothing new.
         if self.context.environment.ledger is None and not (
             self.role is PartyRole.CLIENT and self.context.task.shows_terms
         ):
             log.warning(
-                "%s has no ledger: made anew, it would %s session %s; %s",
+                "%s has no ledger: if it is made anew, it would %s session %s; %s",
                 self.id,
                 "upload again in" if self.role is PartyRole.CLIENT else "take part in a second sum of",
                 draft.session_id.hex()[:12],
@@ -319,7 +317,7 @@ class Member(MemberHooks[AnyState]):
             raise Reject(
                 FaultKind.FOREIGN_SESSION,
                 f"got a proposal for session {proposal.session!r:.80}, and this role was made for "
-                f"{draft.session!r:.80}; if the server is right, make one with session= what it proposes",
+                f"{draft.session!r:.80}; if the server is right, make a role with session= what it proposes",
             )
         if len(proposal.nonce) != NONCE_BYTES or len(proposal.session) > MAX_SESSION_BYTES:
             raise Reject(FaultKind.INVALID, "got a nonce or a session of the wrong length")
@@ -360,7 +358,7 @@ class Member(MemberHooks[AnyState]):
 
     @atomic
     def to_bytes(self) -> bytes:
-        """The state, secrets included: it never leaves its node."""
+        """The state, with its secrets: store it on this node only."""
         return self._encode(self._state)
 
     def _encode(self, state: MemberState) -> bytes:
@@ -369,7 +367,7 @@ class Member(MemberHooks[AnyState]):
     @classmethod
     def from_bytes(cls, data: bytes, task: Task, environment: Environment | None = None) -> Self:
         """The role that was saved as ``data``; see :meth:`secagg.Task.restore_client`."""
-        lent = environment or Environment()
+        lent = Environment.of(environment)
         if not hasattr(cls, "state_type"):
             raise ConfigError(f"got {cls.__name__}.from_bytes(); call task.restore_client(data), or the like")
         state = unpack_state(data, cls.state_type, task, cls.role, lent.roster)

@@ -1,4 +1,4 @@
-"""What the server knows when a session has ended well."""
+"""What the server knows at the end of a session that was not aborted."""
 
 from __future__ import annotations
 
@@ -24,14 +24,14 @@ _CLIPPED = 0.01  # the share of coordinates above which the server warns
 
 @dataclass(frozen=True, eq=False, repr=False)
 class Outcome:
-    """What the server can know when a session has ended well.
+    """What the server can know at the end of a session that was not aborted.
 
-    ``mean`` and ``sum`` have the structure of the task's layout (``sum`` is Σ wᵢxᵢ in float64);
-    ``survivors`` are those whose input is in the sum, and what ``min_survivors`` counts; ``dropped``
-    names for each who fell silent the round of its silence, so one that did so after being counted is
-    in both. ``clipped`` counts clipped coordinates over all survivors (None under DP).
+    ``mean`` and ``sum`` have the structure of the task's layout (``sum`` is Σ wᵢxᵢ in float64). ``survivors`` are
+    the clients whose input is in the sum, which ``min_survivors`` counts. ``dropped`` maps each party that fell
+    silent to the round of its silence; a client that fell silent after its input was counted is in both.
+    ``clipped`` counts the clipped coordinates over all survivors (None under DP).
 
-    Two are equal if all of this is, arrays coordinate by coordinate.
+    Two outcomes are equal if all their fields are equal, arrays coordinate by coordinate.
     """
 
     mean: Any
@@ -45,11 +45,11 @@ class Outcome:
     epsilon_realised: float | None = None
 
     def mean_like(self, update: Any) -> Any:
-        """``mean`` as the kind of thing that ``update`` is: a model's state, for ``load_state_dict``.
+        """``mean`` in the form of ``update``: for example a model's state, for ``load_state_dict``.
 
-        ``update`` is any update of the task's layout. Its containers, its kinds of array (Torch's on their devices)
-        and its dtypes are those of the answer; integers and bools are rounded to the nearest that their dtype
-        has, Python's numbers keep their type. Raises ``ConfigError`` or ``EncodingError`` for another structure.
+        ``update`` is any update of the task's layout. The result has its containers, its kinds of array (Torch's on
+        their devices) and its dtypes. Integers and bools are rounded to the nearest value of their dtype; Python's
+        numbers keep their type. Raises ``ConfigError`` or ``EncodingError`` for another structure.
         """
         layout = Layout.of(update)
         return layout.restore(layout.flatten(self.mean, dtype="float64"), like=update, dtype="like")
@@ -66,14 +66,14 @@ class Outcome:
         return f"<{type(self).__name__}: {'; '.join(f'{name} {text}' for name, text in self._summary())}>"
 
     def _repr_html_(self) -> str:
-        """What :func:`repr` says as a table, for notebooks."""
+        """The text of :func:`repr` as a table, for notebooks."""
         rows = "".join(
             f"<tr><th>{html.escape(name)}</th><td>{html.escape(text)}</td></tr>" for name, text in self._summary()
         )
         return f"<table>{rows}</table>"
 
     def _summary(self) -> list[tuple[str, str]]:
-        """What a person wants to know first, each a name and a short text."""
+        """What a person wants to know first: pairs of a name and a short text."""
         lines = [
             ("sum of", f"{len(self.survivors)} clients ({_some(self.survivors)})"),
             ("total weight", f"{self.total_weight:,}"),
@@ -81,7 +81,7 @@ class Outcome:
             ("faults", str(len(self.faults))),
         ]
         if self.clipped is not None:
-            with suppress(SecAggError):  # who replaced the mean by something else still gets a line
+            with suppress(SecAggError):  # with another object in the place of the mean, this line is left out
                 size = len(self.survivors) * Layout.of(self.mean).size
                 lines.append(("clipped", f"{self.clipped:,} of {size:,} coordinates"))
         if self.epsilon_guaranteed is not None:
@@ -96,7 +96,7 @@ def _some(texts: Sequence[str]) -> str:
 
 
 def open_outcome(context: ServerContext[Any]) -> Outcome:
-    """What the server's sums say after the last round; ``Aborted`` if no honest inputs have such sums."""
+    """The outcome of the server's sums after the last round; ``Aborted`` if no honest inputs have such sums."""
     with blaming(Aborted, "the encoding failed on the sums; mend it, then open a new session"):
         return _open(context)
 
@@ -111,9 +111,8 @@ def _open(context: ServerContext[Any]) -> Outcome:
         )
     except ValueError as error:  # an EncodingError, or what another package's encoding raises
         raise Aborted(
-            f"the sum is one that no honest inputs have: {words(error)}. One client is enough for that, and "
-            "nothing says which: open a new session for each half of the cohort, and go on with a half whose sum "
-            "opens"
+            f"no honest inputs have this sum: {words(error)}. One client is enough for that, and nothing says "
+            "which: open a new session for each half of the cohort, and go on with a half whose sum opens"
         ) from error
     coordinates = len(state.survivors) * task.layout.size
     if decoded.clipped is not None and decoded.clipped > _CLIPPED * coordinates:

@@ -37,17 +37,17 @@ class Receiving(ServerHooks[AnyServerState]):
     _received: int  # bytes, in the open round
 
     def receive(self, sender: str, data: bytes) -> Outbox:
-        """Take what ``sender`` sent; returns what to pass on at once, mostly nothing.
+        """Take a message of ``sender``; returns the messages to hand on at once, by party. Often there are none.
 
-        Bytes that are wrong change nothing but ``faults``. The very bytes that were taken before change nothing at
-        all, so that a transport may try again whenever it likes. While ``close_round`` runs, this waits; a message
-        that was not taken by then is too late.
+        Wrong bytes change nothing but ``faults``. Bytes that were taken before change nothing at all, so a
+        transport may send them again at any time. This call waits while ``close_round`` runs; a message that was
+        not taken before is then too late.
         """
         sender = str.__str__(sender) if is_a(sender, str) else shown(sender)  # NumPy's text is a subclass
         return self._take(sender, self._read(sender, data))
 
     def _read(self, sender: str, data: bytes) -> Envelope | Reject:
-        """The frame of a message and its signature, checked outside the lock: none of this ever changes."""
+        """Read the frame of a message and check its signature; it needs no lock, because it reads no state."""
         if not self.context.knows(sender):
             return Reject(FaultKind.UNKNOWN_SENDER, f"got a message of {sender!s:.64}, who is not of this session")
         try:
@@ -64,7 +64,7 @@ class Receiving(ServerHooks[AnyServerState]):
 
     @atomic
     def _take(self, sender: str, read: Envelope | Reject) -> Outbox:
-        """Take a message that was read, or record why not."""
+        """Take a message, or record why it is refused."""
         state = self.context.state
         if state.position < 0:
             raise LocalProtocolError("got a message before start()")
@@ -137,10 +137,10 @@ class Receiving(ServerHooks[AnyServerState]):
         wire.no_vectors(rest)
         waiting = self._waiting.get(word.client)
         if waiting is None:
-            # An answer that was lost in a crash, or found no room, is asked for again, and every word after it.
+            # The answer was lost in a crash or found no room. It comes again, and then so do the words about it.
             if word.client in self._pending or self._took(read):
                 return {}
-            detail = f"got a word about {word.client:.64}, of whom no answer awaits one"
+            detail = f"got a word about {word.client:.64}, of whom no answer waits"
             raise Reject(FaultKind.OUT_OF_TURN, detail)
         known, waiting = read.sender in waiting.words, waiting.with_word(read)
         step, told = self.steps[phase.round], dict[str, bytes]()
@@ -182,7 +182,7 @@ class Receiving(ServerHooks[AnyServerState]):
         return {following: self.context.seal(message, payload)}
 
     def _refusal(self, sender: str, read: Envelope | Reject) -> Reject | None:
-        """Why nothing of this kind is taken from ``sender`` now, if so."""
+        """Why a message of this kind is not taken from ``sender`` now; None if it may be taken."""
         if isinstance(read, Reject) and read.kind is FaultKind.UNKNOWN_SENDER:
             return read
         if not self.context.open:
@@ -202,14 +202,16 @@ class Receiving(ServerHooks[AnyServerState]):
         return None
 
     def _took(self, envelope: Envelope) -> bool:
-        """Whether these bytes were taken before. What could be taken now is never asked: two rounds' answers
-        may be alike.
+        """Whether these bytes were taken before.
+
+        This is asked only of bytes that can't be taken now, because the answers of two rounds may be the same
+        bytes.
         """
         tags, tag = self.context.state.taken.get(envelope.sender, b""), envelope.digest[:_TAG]
         return any(tags[at : at + _TAG] == tag for at in range(0, len(tags), _TAG))
 
     def _blame_silent(self, phase: Phase, silent: Sequence[str]) -> None:
-        """Record who said nothing: who was asked, or the listeners for whose word its answer waited."""
+        """Record each silent party: one that did not answer, or the listeners for whose word its answer waited."""
         owing: dict[str, str] = {}
         for party in silent:
             listeners = self._waiting.awaited_by(party, self._listeners(phase))

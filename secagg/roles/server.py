@@ -37,19 +37,19 @@ __all__ = ["Outbox", "Server", "Step"]
 
 
 class Server(Receiving[AnyServerState]):
-    """The server of one session: sums what it can't read. Made by ``task.server``.
+    """The server of one session. It adds up inputs that it can't read. ``task.server`` makes it.
 
-    ``start()`` opens the first round; ``receive`` takes what arrives and never raises on bytes;
-    ``close_round`` ends a round when nobody is ``pending`` or the caller's clock says so, until there
-    is an ``outcome``. Any thread may call anything at any time: each call, and each look at a property, has the
-    server to itself, and waits for the one before. :class:`secagg.roles.ServerHooks` says what a protocol fills in.
+    ``start()`` opens the first round. ``receive`` takes a message, and never raises on bytes. ``close_round`` ends
+    a round; call it when nobody is ``pending`` or your deadline has passed, until there is an ``outcome``. Any
+    thread may call any method or property at any time. Each call has the server to itself, and waits until the one
+    before has ended. :class:`secagg.roles.ServerHooks` describes what a protocol fills in.
     """
 
     def __init__(
         self, task: Task, cohort: Iterable[str], environment: Environment | None = None, *, session: bytes
     ) -> None:
-        lent = environment or Environment()
-        members = sorted(check_party_ids(cohort))
+        lent = Environment.of(environment)
+        members = sorted(check_party_ids(cohort, task.max_clients + 1))  # one too many is refused
         session = check_session(session)
         task.check_cohort(members, lent.roster)
         nonce = draw(lent.rng, NONCE_BYTES)
@@ -67,7 +67,7 @@ class Server(Receiving[AnyServerState]):
         self._take_up(task, state, lent)
 
     def _take_up(self, task: Task, state: ServerState, environment: Environment) -> None:
-        """Take up ``state``, be it new or restored."""
+        """Start from ``state``, new or restored."""
         self._turn = Turn()
         self.context = ServerContext(task, environment, state)  # type: ignore[arg-type]
         self._phases = task.protocol.phases
@@ -84,25 +84,25 @@ class Server(Receiving[AnyServerState]):
 
     @property
     def session(self) -> bytes:
-        """What the caller named this aggregation."""
+        """The caller's name for this aggregation."""
         return self.context.state.session
 
     @property
     @atomic
     def outcome(self) -> Outcome | None:
-        """The result, once the last round was closed."""
+        """The result, after the last round was closed; None before."""
         return self._outcome
 
     @property
     @atomic
     def pending(self) -> frozenset[str]:
-        """The ids whose answer is still awaited in the open round; none after the end."""
+        """The ids of the parties whose answer is still awaited in the open round; none after the end."""
         return frozenset(self._pending) if self.context.open else frozenset()
 
     @property
     @atomic
     def faults(self) -> tuple[Fault, ...]:
-        """Who did what wrong so far."""
+        """The faults recorded so far, oldest first."""
         return tuple(self.context.faults.kept)
 
     @property
@@ -113,7 +113,7 @@ class Server(Receiving[AnyServerState]):
 
     @atomic
     def start(self) -> Outbox:
-        """Open the session: what to send to whom. On a restored server: what to send again."""
+        """Open the session; returns the message for each party. On a restored server: what to send again."""
         state = self.context.state
         if state.aborted:
             raise LocalProtocolError("got start() after the session was aborted; make a new server")
@@ -128,16 +128,16 @@ class Server(Receiving[AnyServerState]):
 
     @atomic
     def close_round(self, name: str | None = None) -> Outbox:
-        """End the open round: who is still pending is dropped. Returns what to send next.
+        """End the open round, and drop the parties that are still pending. Returns the messages to send next.
 
-        That is the next round's requests, and to each who was dropped one message that the session goes on without
-        it, so that it need not wait. A timer passes the ``name`` of the round that it was set for: where another
-        round is open by now, nothing changes and nothing is returned.
+        These are the requests of the next round, and one message to each party that was dropped: it says that the
+        session goes on without it, so that it need not wait. A timer passes the ``name`` of the round that it was
+        set for. If another round is open by then, nothing changes and nothing is returned.
 
-        Raises ``Aborted`` if too few remain, and its ``outbox`` tells the others; no outcome is given then.
-        After the last round there is an ``outcome``. What the ``executor`` raises comes
-        out, with nothing changed: call it again. What ``save`` raises comes out with the round closed: ``start()``
-        gives the requests.
+        After the last round there is an ``outcome``. Raises ``Aborted`` if too few parties remain; then there is no
+        outcome, and ``outbox`` of the exception has the messages that tell the others. An exception of the
+        ``executor`` is raised with nothing changed: call again. An exception of ``save`` is raised with the round
+        closed: ``start()`` returns the requests.
         """
         if name is not None and name not in (known := [phase.round for phase in self._phases]):
             raise ConfigError(f"got round {name!r}; {self.context.task.protocol.name} has {', '.join(known)}")
@@ -166,7 +166,7 @@ class Server(Receiving[AnyServerState]):
         return self._dismissal(silent)
 
     def _drop_and_settle(self, phase: Phase, silent: Sequence[str]) -> None:
-        """Drop who is silent, and go through with the round."""
+        """Drop the silent parties, then settle the round."""
         state, faults = self.context.state, len(self.context.faults.kept)
         fresh = [party for party in silent if party not in state.dropped]
         state.dropped.update(dict.fromkeys(fresh, phase.round))
@@ -178,7 +178,7 @@ class Server(Receiving[AnyServerState]):
             self.steps[phase.round].settle(self)
         except Aborted:
             raise
-        except Exception:  # of the caller's executor: the round is as open as it was
+        except Exception:  # from the caller's executor: the round stays open
             for party in fresh:
                 del state.dropped[party]
             self.context.faults.forget(faults)
@@ -211,10 +211,10 @@ class Server(Receiving[AnyServerState]):
         return requests
 
     def _dismissal(self, parties: Iterable[str]) -> Outbox:
-        """What tells ``parties`` not to wait any more, under the id that everyone knows since the proposal.
+        """The messages that tell ``parties`` to stop waiting, under the id that everyone knows since the proposal.
 
-        It says neither why nor who else. It carries no more weight than silence: who believes it erases its
-        secrets and answers nothing more, and a server that lies could have had that by not writing.
+        They say neither why nor who else was told. They carry no more weight than silence: a party that believes
+        one erases its secrets and answers nothing more, and a lying server gets the same by sending nothing.
         """
         state = self.context.state
         opening = session_id(
@@ -227,7 +227,7 @@ class Server(Receiving[AnyServerState]):
         return dict.fromkeys(parties, self.context.seal(wire.Abort(), session=opening))
 
     def _abort(self, reason: str, silent: Sequence[str]) -> Aborted:
-        """Give up; everyone is told who was not told before, when it was dropped."""
+        """Give up, and tell everyone who was not told already when it was dropped."""
         state = self.context.state
         everyone = [*state.cohort]
         if self.context.roster is not None:
@@ -244,7 +244,7 @@ class Server(Receiving[AnyServerState]):
         return Aborted(reason, outbox)
 
     def _decode(self) -> Outcome:
-        """The outcome of the sums; ``Aborted`` for sums that no honest inputs have."""
+        """The outcome of the sums; ``Aborted`` if no honest inputs have such sums."""
         return open_outcome(self.context)
 
     def _store(self) -> None:
@@ -254,7 +254,7 @@ class Server(Receiving[AnyServerState]):
 
     @atomic
     def to_bytes(self) -> bytes:
-        """The state, inputs accepted so far included: it never leaves the server."""
+        """The state, with the sum of the inputs accepted so far: store it on the server only."""
         return self._pack()
 
     def _pack(self) -> bytes:
@@ -263,7 +263,7 @@ class Server(Receiving[AnyServerState]):
     @classmethod
     def from_bytes(cls, data: bytes, task: Task, environment: Environment | None = None) -> Self:
         """The server that was saved as ``data``; see :meth:`secagg.Task.restore_server`."""
-        lent = environment or Environment()
+        lent = Environment.of(environment)
         if not hasattr(cls, "state_type"):
             raise ConfigError(f"got {cls.__name__}.from_bytes(); call task.restore_server(data)")
         state = unpack_state(data, cls.state_type, task, "server", lent.roster)

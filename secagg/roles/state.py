@@ -1,4 +1,4 @@
-"""A role's state as bytes: whose state it is, a checksum, and the fields."""
+"""A role's state as bytes: a header that says whose state it is, a checksum, and the fields."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ AnyStruct = TypeVar("AnyStruct", bound=msgspec.Struct)
 
 
 def pack_state(state: msgspec.Struct, task: Task, role: str, roster: Roster | None) -> bytes:
-    """What a role saves: whose state it is, a checksum, the fields."""
+    """The bytes that a role saves: a header that says whose state it is, a checksum, the fields."""
     header, fields = _state_header(task, role, roster), msgspec.msgpack.encode(state)
     return b"".join((header, _state_checksum(header, fields), fields))
 
@@ -68,16 +68,16 @@ def unpack_segments(written: Sequence[bytes], task: Task) -> list[NDArray[Any]]:
 
 
 def _state_header(task: Task, role: str, roster: Roster | None) -> bytes:
-    # Restored without its roster, a client would take unsigned messages for signed ones.
+    # The roster is in the header: a client restored without it would accept unsigned messages.
     return encode_parts(
         _STATE_MAGIC, str(wire.VERSION), task.protocol.name, task.digest, role, roster_digest(roster)
     )
 
 
 def _state_checksum(header: bytes, fields: bytes | memoryview) -> bytes:
-    """AES-GMAC under a key that anyone can tell: against damage and mix-ups, and ten times as fast as a hash.
+    """AES-GMAC under a key that anyone can compute. It detects damage and mix-ups, ten times as fast as a hash.
 
-    Against a forger neither would do, for whoever can write a state can write its checksum.
+    Neither stops a forger: anyone who can write a state can write its checksum.
     """
     mac = Cipher(algorithms.AES(hashlib.sha256(header).digest()), modes.GCM(_NONCE)).encryptor()
     for at in range(0, len(fields), _AT_ONCE):
@@ -87,7 +87,7 @@ def _state_checksum(header: bytes, fields: bytes | memoryview) -> bytes:
 
 
 def hold(fine: bool, what: str) -> None:
-    """``ConfigError`` unless a saved state is ``fine``; ``what`` names the part that no role saves like this."""
+    """``ConfigError`` unless a saved state is ``fine``; ``what`` names the part that no role would have saved."""
     if not fine:
         raise ConfigError(f"got a saved state with impossible {what}; leave this session out")
 
@@ -112,7 +112,7 @@ def check_member(state: MemberState, phases: Sequence[Phase], task: Task, roster
         hold(all(len(digest) == 32 and word for digest, word in state.words.items()), "words")
     if isinstance(state, ClientState):
         hold(len(state.contributed) in (0, 32), "contribution")
-        # An answer that carries the input, or fixes it, may hold all that is needed of it.
+        # After an answer that carries the input, or fixes it, the state may need nothing more of the input.
         waits = not ended and not any(phase.takes_input or phase.commits_input for phase in phases[: state.step])
         needed = bool(state.contribution) or (waits and bool(state.contributed))
         hold(not needed or _fits(state.contribution, task), "contribution")
@@ -189,7 +189,7 @@ class ServerState(msgspec.Struct, forbid_unknown_fields=True):
     answered: list[str] = []
     taken: dict[str, bytes] = {}  # by sender, one tag after the other: the messages taken from it so far
     dropped: dict[str, str] = {}
-    parted: list[str] = []  # who was dropped when the last round was closed, and is told so
+    parted: list[str] = []  # the parties that were dropped when the last round was closed, and are told so
     faults: list[Fault] = []
     sums: list[bytes] = []  # filled when written
     noise_key: bytes = b""  # of an encoding whose noise the server adds: with it, an exact sum decodes to one noise

@@ -102,7 +102,7 @@ def test_a_client_without_a_ledger_warns_when_it_joins_and_then_no_more(
         outbox = server.close_round()
     assert len(told) == (len(parties.cohort) - 1 if warned else 0)
     for party, line in zip(parties.cohort, told, strict=False):
-        assert line.startswith(f"{party} has no ledger: made anew, it would upload again in session ")
+        assert line.startswith(f"{party} has no ledger: if it is made anew, it would upload again in session ")
         assert "save= a store that has one" in line
 
 

@@ -26,7 +26,7 @@ from secagg.protocols.encrypted.messages import (
 )
 from secagg.protocols.encrypted.parameters import Encrypted
 from secagg.roles.client import Client
-from secagg.roles.member import Handler, Reply
+from secagg.roles.member import Handler, Reply, method
 from secagg.roles.state import ClientState
 from secagg.table import Round
 from secagg.wire import Reject
@@ -54,13 +54,16 @@ class EncryptedClientState(ClientState):
 class EncryptedClient(Client[EncryptedClientState]):
     """A client of :class:`secagg.Paillier`, :class:`secagg.CKKS` or :class:`secagg.BFV`.
 
-    In Commit it checks the decryptor's signed key, encrypts its update and sends a commitment to the
-    ciphertexts. In Input it sends the ciphertexts themselves. With ``commit=False`` it does both in
-    Input. It leaves the session (``RemoteProtocolError``) if the key is not signed by the decryptor of
-    its roster for this session.
+    1. Commit (not with ``commit=False``): it gets the decryptor's signed key, checks it, encrypts its update, and
+       answers with a hash of the ciphertexts.
+    2. Input: it sends these ciphertexts. With ``commit=False`` it gets the key only now, and encrypts.
+
+    It refuses a key that the decryptor of its roster did not sign for this session, or that differs from the key
+    that the roster pins. Bytes that break the protocol are refused and change nothing.
     """
 
     state_type = EncryptedClientState
+    answers: ClassVar[Mapping[str, Handler]] = {Round.COMMIT: method("_commit_to"), Round.INPUT: method("_input")}
 
     @property
     def _protocol(self) -> Encrypted:
@@ -132,8 +135,6 @@ class EncryptedClient(Client[EncryptedClientState]):
     def _input(self, draft: EncryptedClientState, message: Any, payload: memoryview) -> Reply:
         answer = self._reveal if self._protocol.commit else self._send_at_once
         return answer(draft, message, payload)
-
-    answers: ClassVar[Mapping[str, Handler]] = {Round.COMMIT: _commit_to, Round.INPUT: _input}
 
     def erase(self, draft: EncryptedClientState) -> None:
         """Forget the ciphertexts too. The answer that holds them is kept separately."""

@@ -18,7 +18,7 @@ from secagg.protocols.encrypted.digits import Digits
 from secagg.protocols.encrypted.messages import EncryptedSum, OpenedSum, SessionKey, pin
 from secagg.protocols.encrypted.parameters import Encrypted
 from secagg.roles.listener import Decryptor
-from secagg.roles.member import Handler, Reply
+from secagg.roles.member import Handler, Reply, method
 from secagg.roles.state import MemberState
 from secagg.table import Proposal, Round
 from secagg.wire import Reject
@@ -33,13 +33,20 @@ class DecryptorState(MemberState):
 class EncryptedDecryptor(Decryptor[DecryptorState]):
     """The decryptor of :class:`secagg.Paillier`, :class:`secagg.CKKS` or :class:`secagg.BFV`.
 
-    In SessionKey it makes a key pair for the session, or uses the run's, and sends the public half,
-    signed. In Opening it opens one sum and returns it to the server. It refuses a sum of fewer than
-    ``min_survivors`` clients, a sum in which any slot is impossible for honest clients, and every
-    second sum of a session; then the session aborts.
+    1. SessionKey: it makes a key pair for the session, or takes the run's, and sends the public half, signed. Where
+       clients share its key, it sends the key's digest.
+    2. Opening: it gets the encrypted sum and the set of clients in it, opens the sum, and returns it to the server.
+
+    It opens one sum of a session. It leaves, and opens nothing, when the sum is of fewer than ``min_survivors``
+    clients, when a slot holds a number that honest clients can't add up to, or when the ledger has another sum
+    of this session. Bytes that break the protocol become a fault and change nothing.
     """
 
     state_type = DecryptorState
+    answers: ClassVar[Mapping[str, Handler]] = {
+        Round.SESSION_KEY: method("_show_key"),
+        Round.OPENING: method("_open"),
+    }
 
     @property
     def _protocol(self) -> Encrypted:
@@ -127,8 +134,6 @@ class EncryptedDecryptor(Decryptor[DecryptorState]):
             assert self.context.key is not None
             return session_secret(scheme, self.context.key, draft.session_id)
         return scheme.load_secret(draft.secret) if draft.secret else self._run_secret
-
-    answers: ClassVar[Mapping[str, Handler]] = {Round.SESSION_KEY: _show_key, Round.OPENING: _open}
 
     def erase(self, draft: DecryptorState) -> None:
         """Forget the session's key."""

@@ -23,7 +23,7 @@ from secagg.protocols.encrypted.messages import (
     commitment,
 )
 from secagg.protocols.encrypted.parameters import Encrypted
-from secagg.roles.member import Reply
+from secagg.roles.member import Reply, method
 from secagg.roles.server import Server, Step
 from secagg.roles.state import ServerState
 from secagg.table import Round
@@ -39,9 +39,7 @@ class EncryptedServerState(ServerState):
 
 
 class EncryptedServer(Server[EncryptedServerState]):
-    """A server; see :class:`secagg.Paillier`, :class:`secagg.CKKS` and :class:`secagg.BFV`.
-
-    Its rounds, in order, each with what ends the session there:
+    """The server of :class:`secagg.Paillier`, :class:`secagg.CKKS` or :class:`secagg.BFV`.
 
     1. SessionKey: the decryptor answers the proposal with its signed public key, or with the digest of the
        key that it shares with the clients. A key that cannot be used, or that differs from the one that the
@@ -57,6 +55,12 @@ class EncryptedServer(Server[EncryptedServerState]):
     """
 
     state_type = EncryptedServerState
+    steps: ClassVar[Mapping[str, Step]] = {
+        Round.SESSION_KEY: Step(method("_propose"), method("_take_key"), method("_settle_key")),
+        Round.COMMIT: Step(method("_ask_keyed"), method("_take_commitment"), method("_settle_commit")),
+        Round.INPUT: Step(method("_ask_input"), method("_take_ciphertexts"), method("_settle_input")),
+        Round.OPENING: Step(method("_ask_opening"), method("_take_opened"), method("_settle_opened")),
+    }
 
     def prepare(self) -> None:
         """See :meth:`secagg.roles.Server.prepare`."""
@@ -177,13 +181,6 @@ class EncryptedServer(Server[EncryptedServerState]):
             len(self.context.state.answered), 1, "answers of the decryptor, which may have refused the sum"
         )
         self._adder = None
-
-    steps: ClassVar[Mapping[str, Step]] = {
-        Round.SESSION_KEY: Step(_propose, _take_key, _settle_key),
-        Round.COMMIT: Step(_ask_keyed, _take_commitment, _settle_commit),
-        Round.INPUT: Step(_ask_input, _take_ciphertexts, _settle_input),
-        Round.OPENING: Step(_ask_opening, _take_opened, _settle_opened),
-    }
 
     def written(self) -> EncryptedServerState:
         """See :meth:`Server.written`."""

@@ -12,6 +12,7 @@ from secagg.bitmap import from_bitmap, to_bitmap
 from secagg.errors import Aborted, FaultKind
 from secagg.identity import PartyRole
 from secagg.lanes import mask_all, pack_lanes, to_lanes
+from secagg.protocols.pairwise import messages
 from secagg.protocols.pairwise.messages import (
     COMMITMENT_BYTES,
     HASH_BYTES,
@@ -19,15 +20,6 @@ from secagg.protocols.pairwise.messages import (
     SEALED_BYTES,
     SELF,
     SHARE_BYTES,
-    Advert,
-    Adverts,
-    DealtShares,
-    HeldShares,
-    MaskedInput,
-    Revealed,
-    SignedSurvivors,
-    Survivors,
-    Unmask,
     commit_seed,
     commit_share,
     mask_info,
@@ -98,7 +90,7 @@ class PairwiseClient(Client[PairwiseClientState]):
         """Advertise fresh keys for this session."""
         draft.corrupt = self._protocol.corrupt(len(draft.cohort), self.context.roster)
         sealing, masking = self._private_keys(draft)
-        return Advert(keys.public_key(sealing), keys.public_key(masking)), b""
+        return messages.Advert(keys.public_key(sealing), keys.public_key(masking)), b""
 
     # Round 1
 
@@ -129,16 +121,18 @@ class PairwiseClient(Client[PairwiseClientState]):
             key = keys.derive(secret, salt=session, info=seal_info(draft.id, holder))
             context = share_context(session, draft.id, holder, point)
             sealed.append(keys.seal(key, b"".join(shares), associated_data=context))
-        return DealtShares(commit_seed(session, draft.id, seed), b"".join(commitments), b"".join(sealed)), b""
+        return messages.DealtShares(
+            commit_seed(session, draft.id, seed), b"".join(commitments), b"".join(sealed)
+        ), b""
 
-    def _open_adverts(self, draft: PairwiseClientState, raw: list[bytes]) -> dict[str, Advert]:
+    def _open_adverts(self, draft: PairwiseClientState, raw: list[bytes]) -> dict[str, messages.Advert]:
         """The adverts in ``raw``, each checked as its sender's own; this client's is among them, unchanged."""
         if len(raw) > len(draft.cohort):
             raise Reject(FaultKind.INVALID, f"got {len(raw)} adverts from a cohort of {len(draft.cohort)}")
-        adverts: dict[str, Advert] = {}
+        adverts: dict[str, messages.Advert] = {}
         previous, cohort = "", set(draft.cohort)
         for data in raw:
-            envelope = self.context.relayed(data, Advert, draft.opening_id, PartyRole.CLIENT)
+            envelope = self.context.relayed(data, messages.Advert, draft.opening_id, PartyRole.CLIENT)
             if envelope.sender not in cohort or envelope.sender <= previous:
                 raise Reject(FaultKind.INVALID, "got adverts out of order, twice, or from outside the cohort")
             previous = envelope.sender
@@ -150,7 +144,7 @@ class PairwiseClient(Client[PairwiseClientState]):
             raise Reject(FaultKind.INVALID, "got one key in two adverts")
         return adverts
 
-    def _enter(self, draft: PairwiseClientState, message: Adverts, senders: list[str]) -> Graph:
+    def _enter(self, draft: PairwiseClientState, message: messages.Adverts, senders: list[str]) -> Graph:
         """Take up U1 and the session id that follows from it; returns the graph over U1."""
         draft.u1 = senders
         shape = self._shape(draft)
@@ -170,7 +164,7 @@ class PairwiseClient(Client[PairwiseClientState]):
 
     # Round 2
 
-    def _masked_input(self, draft: PairwiseClientState, message: HeldShares, payload: memoryview) -> Reply:
+    def _masked_input(self, draft: PairwiseClientState, message: messages.HeldShares, payload: memoryview) -> Reply:
         """Keep the shares that the others dealt; upload the input under all masks."""
         # Bonawitz et al., round 2: |U2| >= t; store the ciphertexts. Here they are opened at once.
         u2 = set(from_bitmap(message.dealers, draft.u1))
@@ -225,7 +219,7 @@ class PairwiseClient(Client[PairwiseClientState]):
 
     def _message(self, draft: PairwiseClientState, secrets: Mapping[str, bytes]) -> wire.Message:
         """What goes with the input; ``secrets`` are those that this client shares with its neighbours in U2."""
-        return MaskedInput()
+        return messages.MaskedInput()
 
     # Round 3
 
@@ -233,7 +227,7 @@ class PairwiseClient(Client[PairwiseClientState]):
         """Sign the one U3 that this client will act on."""
         # Bonawitz et al., round 3: U3 ⊆ U2, |U3| >= t. U2 is signed too, for the masks depend on it.
         self._accept_survivors(draft, message, self._graph(draft))
-        return SignedSurvivors(draft.dealers, draft.survivors), b""
+        return messages.SignedSurvivors(draft.dealers, draft.survivors), b""
 
     def _accept_survivors(self, draft: PairwiseClientState, message: Any, graph: Graph) -> None:
         """Hold U3 to U2 and to the floor; ``Aborted`` if U3 leaves this client out."""
@@ -247,13 +241,17 @@ class PairwiseClient(Client[PairwiseClientState]):
         draft.survivors = message.survivors
 
     def _check_survivors(
-        self, draft: PairwiseClientState, message: Survivors | Unmask, survivors: set[str], graph: Graph
+        self,
+        draft: PairwiseClientState,
+        message: messages.Survivors | messages.Unmask,
+        survivors: set[str],
+        graph: Graph,
     ) -> None:
         """Check what else has to hold of U3; on the complete graph nothing."""
 
     # Round 4
 
-    def _unmask(self, draft: PairwiseClientState, message: Unmask, payload: memoryview) -> Reply:
+    def _unmask(self, draft: PairwiseClientState, message: messages.Unmask, payload: memoryview) -> Reply:
         """Reveal one share for each client of U2: of its seed if it survived, else of its masking key."""
         # Bonawitz et al., round 4: t signatures under this client's own U3.
         graph = self._graph(draft)
@@ -271,9 +269,9 @@ class PairwiseClient(Client[PairwiseClientState]):
             draft.held[dealer][0 if dealer in survivors else 1] for dealer in dealers if dealer in draft.held
         ]
         unopened = to_bitmap((dealer for dealer in dealers if dealer not in draft.held), draft.u1)
-        return Revealed(unopened, b"".join(revealed)), b""
+        return messages.Revealed(unopened, b"".join(revealed)), b""
 
-    def _check_quorum(self, draft: PairwiseClientState, message: Unmask, quorum: int) -> None:
+    def _check_quorum(self, draft: PairwiseClientState, message: messages.Unmask, quorum: int) -> None:
         """Go on only if at least ``quorum`` clients of U3 signed this client's own U2 and U3, byte for byte."""
         if message.survivors != draft.survivors:
             raise Aborted("the server tells this client two stories about who survived")
@@ -281,8 +279,8 @@ class PairwiseClient(Client[PairwiseClientState]):
             raise Reject(FaultKind.INVALID, f"got {len(message.signed)} signed lists of {len(draft.u1)} clients")
         survivors, signers = set(from_bitmap(draft.survivors, draft.u1)), set()
         for data in message.signed:
-            envelope = self.context.relayed(data, SignedSurvivors, draft.session_id, PartyRole.CLIENT)
-            signed, rest = envelope.open(SignedSurvivors)
+            envelope = self.context.relayed(data, messages.SignedSurvivors, draft.session_id, PartyRole.CLIENT)
+            signed, rest = envelope.open(messages.SignedSurvivors)
             wire.no_vectors(rest)
             if envelope.sender not in survivors or envelope.sender in signers:
                 raise Reject(FaultKind.INVALID, "got a list signed twice or by someone who did not survive")

@@ -12,6 +12,7 @@ from secagg.bitmap import bitmap_bytes
 from secagg.lanes import vectors_size
 from secagg.merkle import path_lengths
 from secagg.protocols.base import Cost, largest_proposal
+from secagg.protocols.pairwise import messages
 from secagg.protocols.pairwise.messages import (
     COMMITMENT_BYTES,
     HASH_BYTES,
@@ -19,21 +20,6 @@ from secagg.protocols.pairwise.messages import (
     SEALED_BYTES,
     SHARE_BYTES,
     VOUCHER_BYTES,
-    Advert,
-    Adverts,
-    DealtShares,
-    DrawnAdverts,
-    Frozen,
-    HeldShares,
-    MaskedInput,
-    NearAdverts,
-    NextRound,
-    Revealed,
-    SignedSurvivors,
-    Survivors,
-    Unmask,
-    VouchedInput,
-    VouchedSurvivors,
 )
 from secagg.protocols.pairwise.neighbours import Shape
 from secagg.protocols.pairwise.parameters import Pairwise
@@ -72,7 +58,10 @@ def _sizes(n: int, shape: Shape, ids: Mapping[int, int], signed: bool) -> dict[t
     """Bytes of the structured part of each message, for ``n`` clients with so many ``ids`` of each length."""
     bits, degree, size = bitmap_bytes(n), shape.degree, wire.structure_size
     holders = n if shape.complete else degree
-    advert, survivors = Advert(bytes(KEY_BYTES), bytes(KEY_BYTES)), SignedSurvivors(bytes(bits), bytes(bits))
+    advert, survivors = (
+        messages.Advert(bytes(KEY_BYTES), bytes(KEY_BYTES)),
+        messages.SignedSurvivors(bytes(bits), bytes(bits)),
+    )
 
     def relayed(message: wire.Message, count: int) -> dict[bytes | str, int]:
         longest = _longest(ids, count).items()
@@ -87,23 +76,27 @@ def _sizes(n: int, shape: Shape, ids: Mapping[int, int], signed: bool) -> dict[t
     vouchers = bytes(VOUCHER_BYTES * degree)
     return {
         Proposal: size(Proposal([], bytes(32), bytes(32)), {"x" * length: times for length, times in ids.items()}),
-        Advert: size(advert),
-        Adverts: size(Adverts([]), adverts),
-        Frozen: size(Frozen(bytes(bits), bytes(HASH_BYTES))),
-        NextRound: size(NextRound(LATEST_ROUND)),
-        NearAdverts: size(NearAdverts(bytes(bits), [], [], bytes(NONCE_BYTES)), adverts, paths),
-        DrawnAdverts: size(DrawnAdverts(bytes(bits), [], [], LATEST_ROUND, bytes(VALUE_BYTES)), adverts, paths),
-        DealtShares: size(
-            DealtShares(bytes(HASH_BYTES), bytes(COMMITMENT_BYTES * holders), bytes(SEALED_BYTES * degree))
+        messages.Advert: size(advert),
+        messages.Adverts: size(messages.Adverts([]), adverts),
+        messages.Frozen: size(messages.Frozen(bytes(bits), bytes(HASH_BYTES))),
+        messages.NextRound: size(messages.NextRound(LATEST_ROUND)),
+        messages.NearAdverts: size(messages.NearAdverts(bytes(bits), [], [], bytes(NONCE_BYTES)), adverts, paths),
+        messages.DrawnAdverts: size(
+            messages.DrawnAdverts(bytes(bits), [], [], LATEST_ROUND, bytes(VALUE_BYTES)), adverts, paths
         ),
-        HeldShares: size(HeldShares(bytes(bits), bytes(COMMITMENT_BYTES * degree), bytes(SEALED_BYTES * degree))),
-        MaskedInput: size(MaskedInput()),
-        VouchedInput: size(VouchedInput(vouchers)),
-        Survivors: size(Survivors(bytes(bits))),
-        VouchedSurvivors: size(VouchedSurvivors(bytes(bits), vouchers)),
-        SignedSurvivors: size(survivors),
-        Unmask: size(Unmask(bytes(bits), []), lists),
-        Revealed: size(Revealed(bytes(bits), bytes(SHARE_BYTES * holders))),
+        messages.DealtShares: size(
+            messages.DealtShares(bytes(HASH_BYTES), bytes(COMMITMENT_BYTES * holders), bytes(SEALED_BYTES * degree))
+        ),
+        messages.HeldShares: size(
+            messages.HeldShares(bytes(bits), bytes(COMMITMENT_BYTES * degree), bytes(SEALED_BYTES * degree))
+        ),
+        messages.MaskedInput: size(messages.MaskedInput()),
+        messages.VouchedInput: size(messages.VouchedInput(vouchers)),
+        messages.Survivors: size(messages.Survivors(bytes(bits))),
+        messages.VouchedSurvivors: size(messages.VouchedSurvivors(bytes(bits), vouchers)),
+        messages.SignedSurvivors: size(survivors),
+        messages.Unmask: size(messages.Unmask(bytes(bits), []), lists),
+        messages.Revealed: size(messages.Revealed(bytes(bits), bytes(SHARE_BYTES * holders))),
     }
 
 
@@ -131,23 +124,23 @@ def largest(protocol: Pairwise, task: Task, receiver: PartyRole | None) -> int:
     shown = bits, (n, advert), (n, HASH_BYTES * (n - 1).bit_length())
     to_client: dict[type[wire.Message], int] = {
         Proposal: largest_proposal(task),
-        Adverts: wire.largest((n, advert), signed=False),
-        Frozen: wire.largest(bits, HASH_BYTES, signed=False),
-        NearAdverts: wire.largest(*shown, NONCE_BYTES, signed=False),
-        DrawnAdverts: wire.largest(*shown, _NUMBER_BYTES, VALUE_BYTES, signed=False),
-        HeldShares: wire.largest(bits, COMMITMENT_BYTES * n, SEALED_BYTES * n, signed=False),
-        Survivors: wire.largest(bits, signed=False),
-        VouchedSurvivors: wire.largest(bits, VOUCHER_BYTES * n, signed=False),
-        Unmask: wire.largest(bits, (signers, signed), signed=False),
+        messages.Adverts: wire.largest((n, advert), signed=False),
+        messages.Frozen: wire.largest(bits, HASH_BYTES, signed=False),
+        messages.NearAdverts: wire.largest(*shown, NONCE_BYTES, signed=False),
+        messages.DrawnAdverts: wire.largest(*shown, _NUMBER_BYTES, VALUE_BYTES, signed=False),
+        messages.HeldShares: wire.largest(bits, COMMITMENT_BYTES * n, SEALED_BYTES * n, signed=False),
+        messages.Survivors: wire.largest(bits, signed=False),
+        messages.VouchedSurvivors: wire.largest(bits, VOUCHER_BYTES * n, signed=False),
+        messages.Unmask: wire.largest(bits, (signers, signed), signed=False),
     }
     to_server: dict[type[wire.Message], int] = {
-        Advert: advert,
-        NextRound: wire.largest(_NUMBER_BYTES, signed=True),
-        DealtShares: wire.largest(HASH_BYTES, COMMITMENT_BYTES * n, SEALED_BYTES * n, signed=True),
-        MaskedInput: wire.largest(signed=True) + vectors,
-        VouchedInput: wire.largest(VOUCHER_BYTES * n, signed=True) + vectors,
-        SignedSurvivors: signed,
-        Revealed: wire.largest(bits, SHARE_BYTES * n, signed=True),
+        messages.Advert: advert,
+        messages.NextRound: wire.largest(_NUMBER_BYTES, signed=True),
+        messages.DealtShares: wire.largest(HASH_BYTES, COMMITMENT_BYTES * n, SEALED_BYTES * n, signed=True),
+        messages.MaskedInput: wire.largest(signed=True) + vectors,
+        messages.VouchedInput: wire.largest(VOUCHER_BYTES * n, signed=True) + vectors,
+        messages.SignedSurvivors: signed,
+        messages.Revealed: wire.largest(bits, SHARE_BYTES * n, signed=True),
     }
     sizes = to_server if receiver is None else to_client
     used = [phase.reply if receiver is None else phase.request for phase in protocol.phases]

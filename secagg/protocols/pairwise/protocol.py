@@ -23,25 +23,9 @@ from secagg.corruption import ThreatModel
 from secagg.errors import ConfigError
 from secagg.identity import PartyRole
 from secagg.protocols.base import Cost
+from secagg.protocols.pairwise import messages
 from secagg.protocols.pairwise.client import PairwiseClient
 from secagg.protocols.pairwise.cost import cost, largest
-from secagg.protocols.pairwise.messages import (
-    Advert,
-    Adverts,
-    DealtShares,
-    DrawnAdverts,
-    Frozen,
-    HeldShares,
-    MaskedInput,
-    NearAdverts,
-    NextRound,
-    Revealed,
-    SignedSurvivors,
-    Survivors,
-    Unmask,
-    VouchedInput,
-    VouchedSurvivors,
-)
 from secagg.protocols.pairwise.parameters import Pairwise
 from secagg.protocols.pairwise.server import PairwiseServer
 from secagg.protocols.pairwise.sparse_client import SparseClient
@@ -89,13 +73,20 @@ class SecAgg(Pairwise):
     def phases(self) -> tuple[Phase, ...]:
         """The rounds of figure 4 of the paper."""
         client = PartyRole.CLIENT
-        checked = (Phase(Round.CONSISTENCY_CHECK, client, Survivors, SignedSurvivors),)
+        checked = (Phase(Round.CONSISTENCY_CHECK, client, messages.Survivors, messages.SignedSurvivors),)
         return (
-            Phase(Round.ADVERTISE_KEYS, client, Proposal, Advert),
-            Phase(Round.SHARE_KEYS, client, Adverts, DealtShares),
-            Phase(Round.MASKED_INPUT, client, HeldShares, MaskedInput, takes_input=True, reply_vectors=True),
+            Phase(Round.ADVERTISE_KEYS, client, Proposal, messages.Advert),
+            Phase(Round.SHARE_KEYS, client, messages.Adverts, messages.DealtShares),
+            Phase(
+                Round.MASKED_INPUT,
+                client,
+                messages.HeldShares,
+                messages.MaskedInput,
+                takes_input=True,
+                reply_vectors=True,
+            ),
             *(checked if self.checked else ()),
-            Phase(Round.UNMASKING, client, Unmask, Revealed),
+            Phase(Round.UNMASKING, client, messages.Unmask, messages.Revealed),
         )
 
     @property
@@ -163,17 +154,17 @@ class SecAggPlus(Sparse):
     def phases(self) -> tuple[Phase, ...]:
         """SecAgg's rounds on a sparse graph; FreezeKeys only where a beacon draws it."""
         client = PartyRole.CLIENT
-        frozen = (Phase(Round.FREEZE_KEYS, client, Frozen, NextRound),)
-        near = DrawnAdverts if self.drawn else NearAdverts
-        masked = VouchedInput if self.checked else MaskedInput
-        checked = (Phase(Round.CONSISTENCY_CHECK, client, VouchedSurvivors, SignedSurvivors),)
+        frozen = (Phase(Round.FREEZE_KEYS, client, messages.Frozen, messages.NextRound),)
+        near = messages.DrawnAdverts if self.drawn else messages.NearAdverts
+        masked = messages.VouchedInput if self.checked else messages.MaskedInput
+        checked = (Phase(Round.CONSISTENCY_CHECK, client, messages.VouchedSurvivors, messages.SignedSurvivors),)
         return (
-            Phase(Round.ADVERTISE_KEYS, client, Proposal, Advert),
+            Phase(Round.ADVERTISE_KEYS, client, Proposal, messages.Advert),
             *(frozen if self.drawn else ()),
-            Phase(Round.SHARE_KEYS, client, near, DealtShares),
-            Phase(Round.MASKED_INPUT, client, HeldShares, masked, takes_input=True, reply_vectors=True),
+            Phase(Round.SHARE_KEYS, client, near, messages.DealtShares),
+            Phase(Round.MASKED_INPUT, client, messages.HeldShares, masked, takes_input=True, reply_vectors=True),
             *(checked if self.checked else ()),
-            Phase(Round.UNMASKING, client, Unmask, Revealed),
+            Phase(Round.UNMASKING, client, messages.Unmask, messages.Revealed),
         )
 
     @property

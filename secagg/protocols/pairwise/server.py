@@ -11,6 +11,7 @@ from mpc.errors import MPCError
 from secagg.bitmap import from_bitmap, to_bitmap
 from secagg.errors import Aborted, FaultKind
 from secagg.lanes import fold_lanes, mask_all, reduce_lanes, zero_lanes
+from secagg.protocols.pairwise import messages
 from secagg.protocols.pairwise.messages import (
     COMMITMENT_BYTES,
     HASH_BYTES,
@@ -18,14 +19,6 @@ from secagg.protocols.pairwise.messages import (
     SEALED_BYTES,
     SELF,
     SHARE_BYTES,
-    Advert,
-    Adverts,
-    DealtShares,
-    HeldShares,
-    Revealed,
-    SignedSurvivors,
-    Survivors,
-    Unmask,
     check_advert,
     commit_seed,
     commit_share,
@@ -96,7 +89,7 @@ class PairwiseServer(Server[PairwiseServerState]):
     def _propose(self) -> Mapping[str, Reply]:
         return dict.fromkeys(self.context.state.cohort, (self.context.proposal(), b""))
 
-    def _take_advert(self, envelope: Envelope, advert: Advert, payload: memoryview) -> None:
+    def _take_advert(self, envelope: Envelope, advert: messages.Advert, payload: memoryview) -> None:
         check_advert(advert)
         state = self.context.state
         fresh = {advert.sealing_key, advert.masking_key}
@@ -131,9 +124,9 @@ class PairwiseServer(Server[PairwiseServerState]):
 
     def _send_adverts(self) -> Mapping[str, Reply]:
         state = self.context.state
-        return dict.fromkeys(state.u1, (Adverts([state.adverts[party] for party in state.u1]), b""))
+        return dict.fromkeys(state.u1, (messages.Adverts([state.adverts[party] for party in state.u1]), b""))
 
-    def _take_dealt(self, envelope: Envelope, dealt: DealtShares, payload: memoryview) -> None:
+    def _take_dealt(self, envelope: Envelope, dealt: messages.DealtShares, payload: memoryview) -> None:
         state = self.context.state
         if len(dealt.self_mask_commitment) != HASH_BYTES:
             raise Reject(FaultKind.INVALID, "got a commitment that is not 32 bytes")
@@ -154,7 +147,7 @@ class PairwiseServer(Server[PairwiseServerState]):
         u2, marked = set(self.context.state.u2), to_bitmap(self.context.state.u2, self.context.state.u1)
         return {holder: (self._shares_for(holder, u2, marked), b"") for holder in self.context.state.u2}
 
-    def _shares_for(self, holder: str, u2: set[str], marked: bytes) -> HeldShares:
+    def _shares_for(self, holder: str, u2: set[str], marked: bytes) -> messages.HeldShares:
         state = self.context.state
         committed, sealed = [], []
         for dealer in self._graph.neighbours(holder):
@@ -163,7 +156,7 @@ class PairwiseServer(Server[PairwiseServerState]):
             at, box = self._graph.point(dealer, holder) - 1, self._graph.box(dealer, holder)
             committed.append(state.commitments[dealer][at * COMMITMENT_BYTES : (at + 1) * COMMITMENT_BYTES])
             sealed.append(state.sealed[dealer][box * SEALED_BYTES : (box + 1) * SEALED_BYTES])
-        return HeldShares(marked, b"".join(committed), b"".join(sealed))
+        return messages.HeldShares(marked, b"".join(committed), b"".join(sealed))
 
     def _take_input(self, envelope: Envelope, message: Any, payload: memoryview) -> None:
         fold_lanes(self.context.task, payload, self.context.sums)
@@ -178,11 +171,11 @@ class PairwiseServer(Server[PairwiseServerState]):
 
     def _send_survivors(self) -> Mapping[str, Reply]:
         state = self.context.state
-        return dict.fromkeys(state.survivors, (Survivors(to_bitmap(state.survivors, state.u1)), b""))
+        return dict.fromkeys(state.survivors, (messages.Survivors(to_bitmap(state.survivors, state.u1)), b""))
 
-    def _take_signed(self, envelope: Envelope, signed: SignedSurvivors, payload: memoryview) -> None:
+    def _take_signed(self, envelope: Envelope, signed: messages.SignedSurvivors, payload: memoryview) -> None:
         state = self.context.state
-        if signed != SignedSurvivors(to_bitmap(state.u2, state.u1), to_bitmap(state.survivors, state.u1)):
+        if signed != messages.SignedSurvivors(to_bitmap(state.u2, state.u1), to_bitmap(state.survivors, state.u1)):
             raise Reject(FaultKind.INVALID, "got a signature under another survivor list")
         state.signed[envelope.sender] = envelope.raw
 
@@ -196,10 +189,10 @@ class PairwiseServer(Server[PairwiseServerState]):
         signers = sorted(state.signed)
         # More lists than the quorum prove nothing more, and every client checks each of them.
         lists = [state.signed[party] for party in signers[: self._shape.quorum]]
-        request = Unmask(to_bitmap(state.survivors, state.u1), lists)
+        request = messages.Unmask(to_bitmap(state.survivors, state.u1), lists)
         return dict.fromkeys(signers or state.survivors, (request, b""))
 
-    def _take_revealed(self, envelope: Envelope, revealed: Revealed, payload: memoryview) -> None:
+    def _take_revealed(self, envelope: Envelope, revealed: messages.Revealed, payload: memoryview) -> None:
         """Sort a holder's shares by dealer; a share that differs from its commitment is the holder's fault."""
         state, holder = self.context.state, envelope.sender
         unopened = set(from_bitmap(revealed.unopened, state.u1))

@@ -13,20 +13,9 @@ from secagg.beacon import SLACK_BITS, Beacon
 from secagg.bitmap import from_bitmap
 from secagg.errors import Aborted, FaultKind
 from secagg.merkle import root_of_path
+from secagg.protocols.pairwise import messages
 from secagg.protocols.pairwise.client import PairwiseClient
-from secagg.protocols.pairwise.messages import (
-    HASH_BYTES,
-    VOUCHER_BYTES,
-    DrawnAdverts,
-    Frozen,
-    NearAdverts,
-    NextRound,
-    ShownAdverts,
-    VouchedInput,
-    VouchedSurvivors,
-    pieces,
-    voucher_info,
-)
+from secagg.protocols.pairwise.messages import HASH_BYTES, VOUCHER_BYTES, pieces, voucher_info
 from secagg.protocols.pairwise.neighbours import Graph
 from secagg.protocols.pairwise.sparse_parameters import Sparse
 from secagg.protocols.pairwise.states import PairwiseClientState
@@ -57,7 +46,7 @@ class SparseClient(PairwiseClient):
 
     # FreezeKeys
 
-    def _freeze_keys(self, draft: PairwiseClientState, message: Frozen, payload: memoryview) -> Reply:
+    def _freeze_keys(self, draft: PairwiseClientState, message: messages.Frozen, payload: memoryview) -> Reply:
         """Keep U1 as it is frozen; answer the beacon's first round that is still unknown."""
         present = from_bitmap(message.present, draft.cohort)
         shape = self._protocol.shape(self.context.task, len(present), draft.corrupt)
@@ -66,7 +55,7 @@ class SparseClient(PairwiseClient):
             raise Reject(FaultKind.INVALID, "got frozen keys without this client's own, or a root that is no hash")
         draft.frozen, draft.advert = (message.present, message.root), draft.last_reply
         draft.next_round = self._beacon.next_round(self.context.environment.clock())
-        return NextRound(draft.next_round), b""
+        return messages.NextRound(draft.next_round), b""
 
     # Round 1
 
@@ -80,10 +69,10 @@ class SparseClient(PairwiseClient):
         self._require(shape, len(draft.u1), "clients that advertised keys")
         root = self._root(draft, message, senders)
         advertised = Advertised(len(draft.u1), root, message.present)
-        if isinstance(message, DrawnAdverts):
+        if isinstance(message, messages.DrawnAdverts):
             self._check_draw(draft, message, root)
             advertised = replace(advertised, drawn=(message.number, message.value))
-        elif isinstance(message, NearAdverts):
+        elif isinstance(message, messages.NearAdverts):
             if len(message.graph_nonce) != NONCE_BYTES or message.graph_nonce == draft.nonce:
                 raise Reject(FaultKind.INVALID, "got no 32 fresh bytes to draw the graph from")
             advertised = replace(advertised, graph_nonce=message.graph_nonce)
@@ -92,7 +81,7 @@ class SparseClient(PairwiseClient):
             raise Reject(FaultKind.INVALID, "got other adverts than this client's and its neighbours'")
         return graph
 
-    def _root(self, draft: PairwiseClientState, message: ShownAdverts, senders: list[str]) -> bytes:
+    def _root(self, draft: PairwiseClientState, message: messages.ShownAdverts, senders: list[str]) -> bytes:
         """The one root to which the paths of all adverts shown lead."""
         places = {party: place for place, party in enumerate(draft.u1)}
         if not places.keys() >= set(senders) or len(message.paths) != len(senders):
@@ -106,7 +95,7 @@ class SparseClient(PairwiseClient):
             raise Reject(FaultKind.INVALID, "got adverts whose paths don't lead to one root")
         return root
 
-    def _check_draw(self, draft: PairwiseClientState, message: DrawnAdverts, root: bytes) -> None:
+    def _check_draw(self, draft: PairwiseClientState, message: messages.DrawnAdverts, root: bytes) -> None:
         """Refuse a graph that the server could have known before this client saw U1 frozen."""
         if (message.present, root) != draft.frozen:
             raise Reject(FaultKind.INVALID, "got other adverts than were frozen")
@@ -129,7 +118,7 @@ class SparseClient(PairwiseClient):
         if not self._protocol.checked:
             return super()._message(draft, secrets)
         draft.vouchers = {other: self._voucher(draft, secret, other, draft.id) for other, secret in secrets.items()}
-        return VouchedInput(
+        return messages.VouchedInput(
             b"".join(self._voucher(draft, secret, draft.id, other) for other, secret in secrets.items())
         )
 
@@ -144,7 +133,7 @@ class SparseClient(PairwiseClient):
         """Check every window of the ring, then the vouchers."""
         if graph.is_cut(survivors):
             raise Aborted("the server says that nearly all of this ring's clients dropped out in one place")
-        if isinstance(message, VouchedSurvivors):
+        if isinstance(message, messages.VouchedSurvivors):
             self._check_vouchers(draft, message.vouchers, survivors)
 
     def _check_vouchers(self, draft: PairwiseClientState, joined: bytes, survivors: set[str]) -> None:

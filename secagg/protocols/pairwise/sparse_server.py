@@ -9,16 +9,8 @@ from secagg.beacon import CLOCK_ROUNDS, LATEST_ROUND
 from secagg.bitmap import to_bitmap
 from secagg.errors import FaultKind, LocalProtocolError
 from secagg.merkle import merkle_levels, merkle_path, merkle_root
-from secagg.protocols.pairwise.messages import (
-    VOUCHER_BYTES,
-    DrawnAdverts,
-    Frozen,
-    NearAdverts,
-    NextRound,
-    VouchedInput,
-    VouchedSurvivors,
-    pieces,
-)
+from secagg.protocols.pairwise import messages
+from secagg.protocols.pairwise.messages import VOUCHER_BYTES, pieces
 from secagg.protocols.pairwise.server import PairwiseServer
 from secagg.protocols.pairwise.sparse_parameters import Sparse
 from secagg.roles.member import Reply, method
@@ -74,9 +66,9 @@ class SparseServer(PairwiseServer):
 
     def _freeze(self) -> Mapping[str, Reply]:
         advertised = self._advertised_keys()
-        return dict.fromkeys(self.context.state.u1, (Frozen(advertised.present, advertised.root), b""))
+        return dict.fromkeys(self.context.state.u1, (messages.Frozen(advertised.present, advertised.root), b""))
 
-    def _take_next_round(self, envelope: Envelope, answer: NextRound, payload: memoryview) -> None:
+    def _take_next_round(self, envelope: Envelope, answer: messages.NextRound, payload: memoryview) -> None:
         if not 0 < answer.number <= LATEST_ROUND:
             raise Reject(FaultKind.INVALID, f"got round {answer.number} of a beacon; expected 1 to 2^63 - 1")
         self.context.state.next_rounds[envelope.sender] = answer.number
@@ -122,14 +114,14 @@ class SparseServer(PairwiseServer):
         for client in state.next_rounds if state.drawn else state.u1:
             shown = sorted([client, *self._graph.neighbours(client)])
             raw, proofs = [state.adverts[party] for party in shown], [paths[party] for party in shown]
-            drawn = DrawnAdverts(present, raw, proofs, *state.drawn) if state.drawn else None
-            requests[client] = drawn or NearAdverts(present, raw, proofs, state.graph_nonce), b""
+            drawn = messages.DrawnAdverts(present, raw, proofs, *state.drawn) if state.drawn else None
+            requests[client] = drawn or messages.NearAdverts(present, raw, proofs, state.graph_nonce), b""
         return requests
 
     # Round 2
 
     def _take_input(self, envelope: Envelope, message: Any, payload: memoryview) -> None:
-        if not isinstance(message, VouchedInput):
+        if not isinstance(message, messages.VouchedInput):
             super()._take_input(envelope, message, payload)
             return
         pieces(message.vouchers, VOUCHER_BYTES, len(self._near_dealers(envelope.sender)))
@@ -151,7 +143,9 @@ class SparseServer(PairwiseServer):
                 if other in shown:
                     shown[other].append(voucher)
         marked = to_bitmap(state.survivors, state.u1)
-        return {party: (VouchedSurvivors(marked, b"".join(vouchers)), b"") for party, vouchers in shown.items()}
+        return {
+            party: (messages.VouchedSurvivors(marked, b"".join(vouchers)), b"") for party, vouchers in shown.items()
+        }
 
     # In every round
 

@@ -1,4 +1,4 @@
-"""An aggregator of AdditiveShares: takes reports, agrees with the others on them, releases one share of the sum."""
+"""The aggregator of AdditiveShares: takes reports, agrees on a set of them, releases one share of the sum."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ from secagg.protocols.shares.messages import (
 from secagg.protocols.shares.parameters import ShareParameters, check_report
 from secagg.relay import relayed
 from secagg.roles.listener import Aggregator
-from secagg.roles.member import Handler, Listener, Reply
+from secagg.roles.member import Handler, Listener, Reply, method
 from secagg.roles.state import MemberState
 from secagg.table import Proposal, Round
 from secagg.wire import Envelope, Reject
@@ -50,9 +50,31 @@ class ShareAggregatorState(MemberState):
 
 
 class ShareAggregator(Aggregator[ShareAggregatorState]):
-    """One of the servers of :class:`secagg.AdditiveShares`."""
+    """An aggregator of :class:`secagg.AdditiveShares`: the leader, which is the first by id, or a helper.
+
+    1. Preparation: it answers the proposal, and takes reports from then on.
+    2. Report: it gets each client's signed report as it arrives, and opens its own share in it. The leader adds the
+       share to its sum. A helper keeps the seed. It keeps whole a report that it can't open, up to
+       ``MAX_UNOPENED`` of them.
+    3. Recount: it takes no more reports, and answers whose reports it holds; a helper hands back those that it
+       couldn't open.
+    4. Agreement: it gets the set of reports that all aggregators hold, drops the others, and signs the set with the
+       digest of these reports. The leader subtracts the shares that it had added from dropped reports.
+    5. AggregateShare: it gets the signed sets of all aggregators, and releases its share of the sum.
+
+    It leaves, and releases nothing, when the set is smaller than ``min_survivors``, when another aggregator signed
+    another set or other reports, or when the ledger has another set of this session. Bytes that break the protocol
+    become a fault and change nothing.
+    """
 
     state_type = ShareAggregatorState
+    answers: ClassVar[Mapping[str, Handler]] = {
+        Round.PREPARATION: method("_ready"),
+        Round.RECOUNT: method("_recount"),
+        Round.AGREEMENT: method("_agree"),
+        Round.AGGREGATE_SHARE: method("_release"),
+    }
+    overhears: ClassVar[Mapping[str, Listener]] = {Round.REPORT: method("_take_report")}
 
     def prepare(self) -> None:
         """See :meth:`secagg.roles.Member.prepare`."""
@@ -87,7 +109,7 @@ class ShareAggregator(Aggregator[ShareAggregatorState]):
         return self.id == self._aggregators[0]
 
     def _ready(self, draft: ShareAggregatorState, message: Proposal, payload: memoryview) -> Reply:
-        """Preparation: take note of who may report."""
+        """Preparation: take note of the cohort, whose clients may report."""
         if self._leads:
             draft.share = [lane.tobytes() for lane in zero_lanes(self.context.task)]
         return Ready(), b""
@@ -100,7 +122,7 @@ class ShareAggregator(Aggregator[ShareAggregatorState]):
     def _take_report(
         self, draft: ShareAggregatorState, envelope: Envelope, message: Report, payload: memoryview
     ) -> None:
-        """A client's report, its signature checked: once, and only of the cohort."""
+        """Report: take one report of each client of the cohort; the engine has checked its signature."""
         client = envelope.sender
         if draft.step != _TAKES_REPORTS:
             raise Reject(FaultKind.OUT_OF_TURN, "got a report before Preparation or after Recount")
@@ -123,7 +145,7 @@ class ShareAggregator(Aggregator[ShareAggregatorState]):
             lanes = self._lanes(draft)
             try:
                 fold_lanes(self.context.task, memoryview(opened), lanes)
-            except Reject as refused:  # sealed by the client, so that nobody else can have spoilt it
+            except Reject as refused:  # the client sealed it, so nobody else can have changed it
                 raise Reject(refused.kind, refused.detail, blame=client) from refused
             draft.share = [lane.tobytes() for lane in lanes]
         else:
@@ -131,14 +153,14 @@ class ShareAggregator(Aggregator[ShareAggregatorState]):
         draft.reports = draft.reports | {client: envelope.digest}
 
     def _recount(self, draft: ShareAggregatorState, message: Recount, payload: memoryview) -> Reply:
-        """Recount: say which reports are here."""
+        """Recount: answer which reports this aggregator holds."""
         return Held(to_bitmap(self._holds(draft), draft.cohort), list(draft.unopened.values())), b""
 
     def _agree(self, draft: ShareAggregatorState, message: Collect, payload: memoryview) -> Reply:
-        """Agreement: sign one set of reports, all of them here and enough; take the others off."""
+        """Agreement: sign one set of reports that are all held here, and drop the others."""
         chosen, held = from_bitmap(message.reports, draft.cohort), self._holds(draft)
         if missing := sorted(set(chosen) - set(held)):
-            raise Reject(FaultKind.INVALID, f"got a set with {missing[0]}, whose report is not here")
+            raise Reject(FaultKind.INVALID, f"got a set with {missing[0]}, whose report this aggregator lacks")
         self._check_floor(len(chosen))
         left_out = sorted(set(held) - set(chosen))
         if self._leads and left_out:
@@ -149,27 +171,19 @@ class ShareAggregator(Aggregator[ShareAggregatorState]):
         return Agreed(message.reports, reports_digest(draft.session_id, draft.reports)), b""
 
     def _release(self, draft: ShareAggregatorState, message: Release, payload: memoryview) -> Reply:
-        """AggregateShare: release a share of the sum, once, if all aggregators signed this very set.
+        """AggregateShare: release a share of the sum if all aggregators signed the same set of the same reports.
 
-        Once ever where there is a ledger; without one, once for this object.
+        With a ledger this happens once ever; without one, once for this object.
         """
         digest = reports_digest(draft.session_id, draft.reports)
         self._check_agreement(draft, message.agreed, digest)
-        # Before the share leaves. A report is of one session, so with the session it counts once ever.
+        # Claimed before the share leaves. A report belongs to one session, so it is in one sum only, ever.
         self.context.claim(digest, "aggregate share", self.context.task.digest, draft.session or b"")
         if self._leads:
             return AggregateShare(), pack_lanes(self.context.task, self._lanes(draft))
         total = zero_lanes(self.context.task)
         mask_all(total, [(seed, 1) for seed in draft.seeds.values()], self.context.executor)
         return AggregateShare(), pack_lanes(self.context.task, total)
-
-    answers: ClassVar[Mapping[str, Handler]] = {
-        Round.PREPARATION: _ready,
-        Round.RECOUNT: _recount,
-        Round.AGREEMENT: _agree,
-        Round.AGGREGATE_SHARE: _release,
-    }
-    overhears: ClassVar[Mapping[str, Listener]] = {Round.REPORT: _take_report}
 
     def erase(self, draft: ShareAggregatorState) -> None:
         """Forget all shares."""
@@ -185,26 +199,26 @@ class ShareAggregator(Aggregator[ShareAggregatorState]):
         return [np.frombuffer(data, lane.dtype).copy() for data, lane in pairs]
 
     def _holds(self, draft: ShareAggregatorState) -> Mapping[str, bytes]:
-        """The reports that are here: the digest of each, by client."""
+        """The reports that this aggregator holds: the digest of each, by client."""
         return draft.reports
 
     def _check_floor(self, count: int) -> None:
-        """Each report counted is of another client, for they are kept by client."""
+        """``Aborted`` for too few reports. They are kept by client, so ``count`` is a number of clients."""
         if count < self.context.task.min_survivors:
             raise Aborted(f"got a set of {count} reports; {self.context.task.min_survivors} are needed")
 
     def _take_off(self, draft: ShareAggregatorState, left_out: list[str], handed_back: list[bytes]) -> list[bytes]:
-        """The leader's sum without the reports of ``left_out``, each handed back as it was folded in."""
+        """The leader's sum without the reports of ``left_out``, each handed back as it was added."""
         lanes, surplus = self._lanes(draft), zero_lanes(self.context.task)
-        envelopes = {}
+        returned = {}
         for data in handed_back:
             envelope = relayed(data, self.context.task, draft.session_id, Report, self.context.limit)
-            envelopes[envelope.sender] = envelope
+            returned[envelope.sender] = envelope
         for client in left_out:
-            found = envelopes.get(client)
-            if found is None or found.digest != draft.reports[client]:
-                raise Reject(FaultKind.INVALID, f"got a set without {client}, whose report didn't come back")
-            _, payload = found.open(Report)
+            report = returned.get(client)
+            if report is None or report.digest != draft.reports[client]:
+                raise Reject(FaultKind.INVALID, f"got a set without {client}, whose report was not handed back")
+            _, payload = report.open(Report)
             fold_lanes(self.context.task, memoryview(self._open(draft, client, bytes(payload))), surplus)
         return [(lane - extra).tobytes() for lane, extra in zip(lanes, surplus, strict=True)]
 
@@ -215,9 +229,9 @@ class ShareAggregator(Aggregator[ShareAggregatorState]):
         signers = []
         for data in agreed:
             envelope = self.context.relayed(data, Agreed, draft.session_id, PartyRole.AGGREGATOR)
-            told, rest = envelope.open(Agreed)
+            signed, rest = envelope.open(Agreed)
             wire.no_vectors(rest)
-            if (told.reports, told.digest) != (draft.agreed, digest):
+            if (signed.reports, signed.digest) != (draft.agreed, digest):
                 raise Aborted(f"{envelope.sender} agreed to another set of reports")
             signers.append(envelope.sender)
         if sorted(signers) != list(self._aggregators):

@@ -13,22 +13,30 @@ from secagg.lanes import pack_lanes, stream_offsets, to_lanes
 from secagg.protocols.shares.messages import Report, share_info
 from secagg.protocols.shares.parameters import ShareParameters
 from secagg.roles.client import Client
-from secagg.roles.member import Handler, Reply
+from secagg.roles.member import Handler, Reply, method
 from secagg.roles.state import ClientState
 from secagg.table import Proposal, Round
 
 
 class ShareClient(Client[ClientState]):
-    """A client of AdditiveShares; see :class:`secagg.AdditiveShares`."""
+    """A client of :class:`secagg.AdditiveShares`.
+
+    Report: the server proposes the session. The client shards its encoded update into one input share for each
+    aggregator of its roster, seals each share to its aggregator, and answers with all of them in one signed report.
+    Then it has finished.
+
+    It refuses a proposal that does not fit its task or its roster, and sends nothing.
+    """
 
     state_type = ClientState
+    answers: ClassVar[Mapping[str, Handler]] = {Round.REPORT: method("_report")}
 
     def _report(self, draft: ClientState, message: Proposal, payload: memoryview) -> Reply:
-        """Shard the update, seal an input share to each aggregator, and forget it.
+        """Shard the update, seal an input share to each aggregator, and forget the update.
 
-        The shares repeat themselves for a client that is restored from before this answer; the sealing, whose
-        randomness can't be seeded, doesn't. Other ciphertexts of the same shares tell nothing more, and
-        aggregators take the first report only.
+        A client that is restored from before this answer makes the same shares again. It seals them differently,
+        because no seed determines the randomness of HPKE. Other ciphertexts of the same shares reveal nothing more,
+        and aggregators take the first report only.
         """
         protocol, roster = self.context.task.protocol, self.context.roster
         assert isinstance(protocol, ShareParameters)
@@ -57,5 +65,3 @@ class ShareClient(Client[ClientState]):
             return hpke.seal(hpke.Kem(protocol.kem), public, share, info=info)
         except MPCError as error:
             raise LocalProtocolError(f"the roster's sealing key of {aggregator} can't be used: {error}") from error
-
-    answers: ClassVar[Mapping[str, Handler]] = {Round.REPORT: _report}

@@ -509,7 +509,7 @@ class TestDifferentSets:
         return session.run()
 
     def test_refused(self) -> None:
-        with pytest.raises(Aborted, match=f"can't be taken off again: of {VICTIM}"):
+        with pytest.raises(Aborted, match=f"has added reports of {VICTIM}"):
             self.attack()
 
     def test_control_succeeds(self, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -612,7 +612,7 @@ def test_another_report_handed_back() -> None:
     assert server.agree({LEADER: rest}) == []
     assert (
         server.aggregators[LEADER].faults[-1].detail
-        == f"got a set without {colluder}, whose report didn't come back"
+        == f"got a set without {colluder}, whose report was not handed back"
     )
     server.reports[colluder] = true
     assert has(less(server.collect(rest), rest), np.zeros(WANTED.size), TASK), "and it changed nothing"

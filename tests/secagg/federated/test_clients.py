@@ -17,7 +17,7 @@ import secagg
 from dp.events import DiscreteGaussianEvent, PoissonSampled
 from dp.ledger import BudgetExceeded
 from secagg.errors import ConfigError, EncodingError, LocalProtocolError
-from secagg.federated import DPSGD, PoissonBatch, PoissonBatches, clients, clip_per_example, fedprox_gradient
+from secagg.federated import DPSGD, PoissonBatch, PoissonBatches, clip_per_example, fedprox_gradient
 
 DELTA = 1e-5
 MODEL = {"w": np.zeros((3, 2)), "b": np.zeros(2, np.float32)}
@@ -124,13 +124,6 @@ def test_draws_follow_the_key_and_everyone_is_drawn_at_rate_one() -> None:
     )
 
 
-def test_records_are_drawn_piece_by_piece_as_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
-    at_once = PoissonBatches(50, 10, rng=fixed(1)).draw().indices.tolist()
-    monkeypatch.setattr(clients, "_PIECE", 7)
-    assert PoissonBatches(50, 10, rng=fixed(1)).draw().indices.tolist() == at_once
-    assert max(at_once) > 7
-
-
 def test_a_batch_is_drawn_and_shows_nothing_of_its_records() -> None:
     batch = PoissonBatches(1000, 10).draw()
     assert repr(batch) == "<PoissonBatch at rate 0.01 of 1000 records>"
@@ -174,15 +167,6 @@ def test_one_record_moves_the_integers_by_at_most_the_clip(seed: int, kind: str,
     assert np.linalg.norm(np.rint(moved)) <= steps
     if kind in ("huge", "spike"):
         assert np.linalg.norm(moved) > 0.998 * steps, "and the clip is nearly reached"
-
-
-def test_a_gradient_that_was_not_clipped_is_noticed_on_the_integers(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A second line: with the first removed, nothing is released."""
-    monkeypatch.setattr(clients, "_scale", lambda row, bound, unit, number: unit)
-    account = ledger()
-    with pytest.raises(EncodingError, match="longer than the clip"):
-        DPSGD(1.0, 1.0).gradient(MODEL, gradients, of([1]), account)
-    assert account.spent == 0
 
 
 def test_the_noise_is_as_wide_as_the_multiplier_says_and_on_the_grid() -> None:

@@ -336,7 +336,6 @@ ENCODINGS = [
     dp.DistributedSkellam(l2_clip=1.0, noise_multiplier=0.8, bits=18),
     dp.CentralGaussian(l2_clip=1.0, noise_multiplier=0.8),
     dp.CentralGaussian(l2_clip=1.0, noise_multiplier=1e-6, bits=4),  # the rounding alone
-    dp.DistributedSkellam(l2_clip=1.0, noise_multiplier=0.004, bits=7),  # rounding and noise are about as wide
 ]
 
 
@@ -354,10 +353,7 @@ def test_the_noise_of_the_mean_is_as_wide_as_it_is_said_to_be(encoding: Any) -> 
     mean = secagg.simulate(task, updates, dropouts={"c0": contribution_round(task.protocol)}).mean
     measured = float(np.std(mean - 0.5 / math.sqrt(size)))
     said = mean_noise_std(task, 5)
-    if encoding.bits == 7:
-        assert measured == pytest.approx(said, rel=0.15)  # a bound: the rounding depends on the update
-        assert measured > 1.05 * 0.004 / math.sqrt(5), "and the noise alone is less"
-    elif encoding.bits == 4:
+    if encoding.noise_multiplier < 0.1:  # a bound: how often a rounding goes up depends on the update
         assert 0.1 * said < measured < said
     else:
         assert measured == pytest.approx(said, rel=0.06)
