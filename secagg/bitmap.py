@@ -11,7 +11,7 @@ from secagg.wire import Reject
 
 
 def to_bitmap(members: Iterable[str], u1: Sequence[str]) -> bytes:
-    """A subset of U1 as a bitmap: bit i of byte j is member 8j + i."""
+    """A subset of the sorted ids ``u1`` as a bitmap: bit i of byte j stands for id 8j + i."""
     marks, inside = bytearray((len(u1) + 7) // 8), set(members)
     for position, party in enumerate(u1):
         marks[position >> 3] |= (party in inside) << (position & 7)
@@ -19,7 +19,7 @@ def to_bitmap(members: Iterable[str], u1: Sequence[str]) -> bytes:
 
 
 def from_bitmap(bitmap: bytes, u1: Sequence[str]) -> list[str]:
-    """The subset of U1 that a bitmap marks, sorted; ``Reject`` for one of another length or with spare bits."""
+    """The ids in ``u1`` that a bitmap marks, sorted; ``Reject`` for a wrong length or a bit beyond the last id."""
     marked: list[int] = []
     if whole := len(bitmap) == (len(u1) + 7) // 8:
         marked = np.flatnonzero(np.unpackbits(np.frombuffer(bitmap, np.uint8), bitorder="little")).tolist()
@@ -29,5 +29,5 @@ def from_bitmap(bitmap: bytes, u1: Sequence[str]) -> list[str]:
 
 
 def bitmap_bytes(clients: int) -> int:
-    """Bytes of a set of some of ``clients``."""
+    """Bytes of a bitmap over so many ``clients``."""
     return (clients + 7) // 8

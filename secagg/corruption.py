@@ -1,4 +1,4 @@
-"""How many clients may collude, and the floors that follow from it."""
+"""The number of clients that may collude, and the floors that follow from it."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 
 class Collusive(Protocol):
-    """What the number of corrupt clients follows from."""
+    """What the number of corrupt clients depends on: every protocol has it."""
 
     @property
     def corruption(self) -> float | None:
@@ -28,7 +28,7 @@ class Collusive(Protocol):
 
 
 def corrupt_count(corruption: float, among: int) -> int:
-    """c, the number of clients that may collude with the server: at least one."""
+    """c, the number of clients that may collude with the server, ``among`` so many; at least 1."""
     return max(1, int(Fraction(str(corruption)) * among))
 
 
@@ -44,7 +44,7 @@ def corrupt_among(protocol: Collusive, cohort: int, roster: Roster | None) -> in
 
 
 def check_floor(task: Task, corrupt: int) -> None:
-    """``ConfigError`` unless every opened sum holds two honest updates, when ``corrupt`` clients may collude."""
+    """``ConfigError`` unless every opened sum holds at least two honest updates if ``corrupt`` clients collude."""
     if task.min_survivors < corrupt + 2:
         raise ConfigError(
             f"got min_survivors={task.min_survivors} with {corrupt} clients possibly corrupt; expected "

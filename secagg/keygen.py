@@ -27,10 +27,10 @@ def write_identities(
 ) -> Path:
     """Write ``ID.pem`` (mode 0600) for each id and add them to ``roster.json``; returns its path.
 
-    An aggregator gets a sealing key of ``kem`` too, in ``ID.sealing.json``; a decryptor a Paillier key of
+    An aggregator also gets a sealing key of ``kem``, in ``ID.sealing.json``. A decryptor gets a Paillier key of
     ``paillier`` bits, in ``ID.he.json``, or with ``shared_he`` the key that clients share with it, in
-    ``shared.he.json`` (all mode 0600). Raises ``ConfigError`` before anything is written if an id is enrolled or a
-    key file exists: a key is never overwritten.
+    ``shared.he.json``. All files have mode 0600. Raises ``ConfigError`` before anything is written if an id is
+    already enrolled or a key file exists: a key is never overwritten.
     """
     wanted = check_party_ids(ids)
     if len(set(wanted)) != len(wanted):
@@ -77,7 +77,7 @@ def write_identities(
 def _homomorphic_keys(
     ids: list[str], role: PartyRole, paillier: int, shared: bool
 ) -> dict[str, tuple[bytes, bytes]]:
-    """The key that each decryptor holds for a run, and what the roster pins of it."""
+    """The key that each decryptor holds for a run: private half, then what the roster pins of it."""
     if not paillier and not shared:
         return {}
     if role is not PartyRole.DECRYPTOR or (paillier and shared) or (shared and len(ids) != 1):

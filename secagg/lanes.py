@@ -1,8 +1,7 @@
-"""How masks and shares carry a vector: each segment in Z mod 2^k, bit-packed on the wire.
+"""Vectors under masks and in shares: each segment is in Z mod 2^k, and bit-packed on the wire.
 
-k is chosen so that the sum of ``max_clients`` terms fits: overflow is impossible by construction.
-In memory a coordinate has a lane of 32 or 64 bits, and sums are taken modulo the lane; only the low
-k bits travel.
+k is large enough for the sum of ``max_clients`` terms, so no sum can overflow. In memory a coordinate has a *lane*
+of 32 or 64 bits, and sums are taken modulo the size of the lane. Only the low k bits are sent.
 """
 
 from __future__ import annotations
@@ -27,7 +26,7 @@ if TYPE_CHECKING:
 
 MAX_MASK_BITS = 62
 
-_INLINE_LANES = 1 << 22  # less to do than this is done before a second thread has begun
+_INLINE_LANES = 1 << 22  # less work than this is done before a second thread has started
 _RANGE_LANES = 1 << 18
 _KEYS_IN_TASK = 64
 _IN_FLIGHT = 32  # tasks whose results are held at once
@@ -47,7 +46,7 @@ def mask_bits(segment: SegmentLike, max_clients: int) -> int:
 
 
 def check_mask_bits(task: Task) -> None:
-    """``ConfigError`` where a sum of ``max_clients`` terms would not fit 62 bits."""
+    """``ConfigError`` if a sum of ``max_clients`` terms does not fit into 62 bits."""
     for segment in task.segments:
         bits = mask_bits(segment, task.max_clients)
         if not 2 <= bits <= MAX_MASK_BITS:
@@ -58,7 +57,7 @@ def check_mask_bits(task: Task) -> None:
 
 
 def widths(task: Task) -> list[int]:
-    """Bits a coordinate, by segment."""
+    """Bits of a coordinate, for each segment."""
     return [mask_bits(segment, task.max_clients) for segment in task.segments]
 
 
@@ -68,7 +67,7 @@ def vectors_size(task: Task) -> int:
 
 
 def to_lanes(task: Task, encoded: Sequence[NDArray[Any]]) -> list[NDArray[Any]]:
-    """Fresh arrays of the encoded segments, in lanes that can be masked in place."""
+    """Copies of the encoded segments, in lanes that can be masked in place."""
     return [v.astype(lane_dtype(bits)) for v, bits in zip(encoded, widths(task), strict=True)]
 
 
@@ -79,7 +78,7 @@ def zero_lanes(task: Task) -> list[NDArray[Any]]:
 
 
 def mask_lanes(lanes: Sequence[NDArray[Any]], key: bytes, *, sign: int) -> None:
-    """Add or subtract one key's mask stream, in place; each segment begins at the next 16-byte block."""
+    """Add or subtract the mask stream of one key, in place; each segment starts at the next 16-byte block."""
     from mpc.masks import add_mask
 
     for lane, first in stream_offsets(lanes):
@@ -89,10 +88,10 @@ def mask_lanes(lanes: Sequence[NDArray[Any]], key: bytes, *, sign: int) -> None:
 def mask_all(lanes: Sequence[NDArray[Any]], keyed: Sequence[tuple[bytes, int]], executor: Executor | None) -> None:
     """Add the mask streams of many keys, each times its sign, in place.
 
-    Large sums are split by coordinate range and key over ``executor``, by default threads of this
-    process; the result is the same to the bit however they are split. The caller, which may be a worker of
-    ``executor`` itself, does what no worker has begun rather than wait. What the executor raises comes out, and
-    leaves ``lanes`` with some of the masks: whoever wants to try again gives lanes that it can throw away.
+    A large sum is split by ranges of coordinates and by keys over ``executor``, by default threads of this process.
+    However it is split, the result is the same bit for bit. The calling thread, which may be a worker of
+    ``executor`` itself, does tasks that no worker has started, instead of waiting. An exception of the executor is
+    raised, and leaves ``lanes`` with some of the masks: to be able to try again, pass a copy.
     """
     from mpc.masks import add_masks, mask_sum
 
@@ -104,13 +103,13 @@ def mask_all(lanes: Sequence[NDArray[Any]], keyed: Sequence[tuple[bytes, int]], 
     waiting: deque[tuple[Future[Any], NDArray[Any], int, Sequence[tuple[bytes, int]]]] = deque()
 
     def settle() -> None:
-        """Take in a result that is there; else do a task that no worker has begun; else wait for the oldest."""
+        """Add a result that is ready; else do a task that no worker has started; else wait for the oldest."""
         for place, (result, part, _, _) in enumerate(waiting):
             if result.done():
                 del waiting[place]
                 part += result.result()
                 return
-        # Workers begin with the oldest. Some executors (Dask's) let what is running be cancelled too.
+        # Workers start with the oldest task. Some executors (Dask's) also let a running task be cancelled.
         for place in reversed(range(len(waiting))):
             result, part, first, some = waiting[place]
             if result.cancel():
@@ -136,7 +135,7 @@ def mask_all(lanes: Sequence[NDArray[Any]], keyed: Sequence[tuple[bytes, int]], 
 def _tasks(
     lanes: Sequence[NDArray[Any]], keyed: Sequence[tuple[bytes, int]]
 ) -> Iterator[tuple[NDArray[Any], int, Sequence[tuple[bytes, int]]]]:
-    """A range of coordinates, its first lane in the stream, and some of the keys."""
+    """The tasks: a range of coordinates, the place of its first lane in the stream, and some of the keys."""
     for lane, offset in stream_offsets(lanes):
         for at in range(0, lane.size, _RANGE_LANES):
             for some in range(0, len(keyed), _KEYS_IN_TASK):
@@ -144,7 +143,7 @@ def _tasks(
 
 
 def stream_offsets(lanes: Sequence[NDArray[Any]]) -> Iterator[tuple[NDArray[Any], int]]:
-    """Each segment with the lane of the stream at which it begins."""
+    """Each segment, with the place in the stream at which it starts, in lanes."""
     start = 0
     for lane in lanes:
         yield lane, start // lane.itemsize
@@ -153,24 +152,24 @@ def stream_offsets(lanes: Sequence[NDArray[Any]]) -> Iterator[tuple[NDArray[Any]
 
 @cache
 def threads() -> ThreadPoolExecutor:
-    """The threads that everything heavy runs on where the caller names no executor."""
+    """The threads that do heavy work if the caller passes no executor."""
     return ThreadPoolExecutor(os.cpu_count(), thread_name_prefix="secagg-masks")
 
 
 if hasattr(os, "register_at_fork"):
-    # A forked child has the pool but none of its threads: what is submitted there would wait for ever.
+    # A forked child has the pool but none of its threads: a task submitted there would wait forever.
     os.register_at_fork(after_in_child=threads.cache_clear)
 
 
 def pack_lanes(task: Task, lanes: Sequence[NDArray[Any]]) -> bytes:
-    """The segments one after the other, each bit-packed to its k bits a coordinate."""
+    """The segments one after the other, bit-packed to k bits for each coordinate."""
     from secagg.packing import pack
 
     return b"".join(pack(v, bits) for v, bits in zip(lanes, widths(task), strict=True))
 
 
 def fold_lanes(task: Task, payload: memoryview, into: Sequence[NDArray[Any]]) -> None:
-    """Add packed segments to a sum; ``Reject``, with the sum untouched, if the bytes are wrong."""
+    """Add packed segments to a sum; ``Reject`` for wrong bytes, with the sum unchanged."""
     from secagg.packing import check_packed, unpack_add
 
     if len(payload) != vectors_size(task):
@@ -190,6 +189,6 @@ def fold_lanes(task: Task, payload: memoryview, into: Sequence[NDArray[Any]]) ->
 
 
 def reduce_lanes(task: Task, lanes: Sequence[NDArray[Any]]) -> None:
-    """Take the sums modulo 2^k, in place."""
+    """Reduce the sums modulo 2^k, in place."""
     for total, bits in zip(lanes, widths(task), strict=True):
         total &= total.dtype.type((1 << bits) - 1)

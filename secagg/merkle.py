@@ -17,8 +17,8 @@ def merkle_levels(leaves: Sequence[bytes]) -> list[list[bytes]]:
     """All nodes of the Merkle tree over at least one leaf, level by level, from the leaves' hashes to the root."""
     level = [hashlib.sha256(b"\x00" + leaf).digest() for leaf in leaves]
     levels = [level]
-    # Pairing neighbours and carrying an odd one up gives the RFC's tree, which splits at the
-    # largest power of two below the number of leaves.
+    # The RFC splits a tree at the largest power of two below the number of leaves. Pairing neighbours, and moving
+    # a last node without a neighbour up, gives the same tree.
     while len(level) > 1:
         paired = [hashlib.sha256(b"\x01" + level[i] + level[i + 1]).digest() for i in range(0, len(level) - 1, 2)]
         level = paired + level[2 * len(paired) :]
@@ -27,7 +27,7 @@ def merkle_levels(leaves: Sequence[bytes]) -> list[list[bytes]]:
 
 
 def merkle_path(levels: Sequence[Sequence[bytes]], index: int) -> bytes:
-    """The inclusion proof of leaf ``index``: the hashes beside its way up (RFC 9162, section 2.1.3), joined."""
+    """The inclusion proof of leaf ``index`` (RFC 9162, section 2.1.3): the hashes next to its path, joined."""
     path = []
     for level in levels[:-1]:
         if (beside := index ^ 1) < len(level):
@@ -37,7 +37,7 @@ def merkle_path(levels: Sequence[Sequence[bytes]], index: int) -> bytes:
 
 
 def path_lengths(size: int) -> dict[int, int]:
-    """How many of the ``size`` leaves of a tree have an inclusion proof of each length, in hashes."""
+    """How many leaves of a tree of ``size`` leaves have an inclusion proof of each length, in hashes."""
     lengths: dict[int, int] = {}
     above = 0
     while size:

@@ -40,7 +40,6 @@ _ENCRYPTED = (
     f"{_ADVERSARY}/test_dependent_ciphertexts.py",
 )
 _PAIRWISE = (
-    "tests/secagg/test_sums.py",
     "tests/secagg/test_secagg_sums.py",
     "tests/secagg/test_secagg_plus.py",
     *(f"{_ADVERSARY}/test_{name}.py" for name in ("refusals", "two_stories", "lying_clients", "beacon", "graph")),
@@ -66,9 +65,10 @@ CONCERNED: dict[str, tuple[str, ...]] = {
     "dp/accounting.py": ("tests/dp/test_accounting.py", "tests/dp/test_accounting_state.py"),
     "secagg/roles/member.py": (*_ROLES, "tests/secagg/test_budget.py", "tests/secagg/test_restore.py"),
     "secagg/roles/server.py": (*_ROLES, "tests/secagg/test_faults.py"),
+    "secagg/roles/receiving.py": ("tests/secagg/test_faults.py", "tests/secagg/test_parts.py", *_ROLES),
+    "secagg/roles/handing_on.py": ("tests/secagg/test_parts.py",),
     "secagg/protocols/shares/collector.py": (
         "tests/secagg/test_shares.py",
-        "tests/secagg/test_fuzz.py",
         "tests/secagg/adversary/test_aggregators.py",
     ),
     **{

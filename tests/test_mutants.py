@@ -1,4 +1,4 @@
-"""Tests that the output of ``make mutants`` is right. It is not run here, because it takes long."""
+"""That what ``make mutants`` prints can be believed; it is not run here, for it takes long."""
 
 import sys
 from pathlib import Path

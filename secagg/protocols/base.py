@@ -1,4 +1,4 @@
-"""What every protocol has: its rounds as a table, its cost, and the makers of its roles."""
+"""The base class of protocols: a table of rounds, the classes of the roles, the cost."""
 
 from __future__ import annotations
 
@@ -23,12 +23,12 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Cost:
-    """What one client sends and receives, and whom it has to trust.
+    """The bytes that one client sends and receives, and the parties that it has to trust.
 
-    ``up`` and ``down`` are bytes by round, with nobody dropping out. ``collusion`` says who would
-    have to collude to learn one client's update; ``post_quantum`` whether recorded traffic stays
-    confidential against a quantum computer: at 128 bits for ``CKKS`` and ``BFV`` (the tables are in
-    :mod:`he.params`), in NIST's category 3 for shares sealed by ML-KEM-768.
+    ``up`` and ``down`` are bytes by round if nobody drops out. ``collusion`` names the parties that must collude to
+    learn one client's update. ``post_quantum`` says whether recorded traffic stays confidential against a quantum
+    computer: with 128 bits of security for ``CKKS`` and ``BFV`` (the tables are in :mod:`he.params`), in NIST's
+    category 3 for shares sealed by ML-KEM-768.
     """
 
     up: Mapping[str, int]
@@ -45,12 +45,12 @@ class AggregationProtocol(ABC):
 
     ID: ClassVar[int]
 
-    #: The fraction of clients that may collude with the server; None where the server reads each term anyway.
+    #: The fraction of clients that may collude with the server; None if the server reads each term anyway.
     corruption: float | None = None
     #: ``"malicious"``, ``"semi-malicious"`` or ``"semi-honest"``: what the server may do.
     threat_model: str = "semi-honest"
-    #: Rounds whose messages depend on randomness that a primitive draws for itself: two sessions from the same
-    #: seeds differ there.
+    #: Rounds whose messages depend on randomness that no seed determines: two sessions from the same seeds differ
+    #: there.
     unseeded: ClassVar[tuple[str, ...]] = ()
 
     @property
@@ -61,7 +61,7 @@ class AggregationProtocol(ABC):
     @property
     @abstractmethod
     def phases(self) -> tuple[Phase, ...]:
-        """The table: who is asked what, in which order."""
+        """The table: the rounds in order, each with the role that is asked."""
 
     @property
     @abstractmethod
@@ -75,19 +75,19 @@ class AggregationProtocol(ABC):
 
     @abstractmethod
     def validate(self, task: Task) -> None:
-        """Raise ``ConfigError`` for a task that this protocol can't carry."""
+        """Raise ``ConfigError`` for a task that does not fit this protocol."""
 
     @abstractmethod
     def cost(self, task: Task, cohort: Sequence[str] | None = None) -> Cost:
-        """Bytes by round and who must collude, for ``cohort`` (by default ``max_clients`` strangers)."""
+        """Bytes by round, and who must collude, for ``cohort`` (by default ``max_clients`` clients c1, c2, …)."""
 
     @abstractmethod
     def largest_message(self, task: Task, receiver: PartyRole | None) -> int:
-        """Bytes; a ``receiver`` (None: the server) reads nothing longer, and nothing honest is."""
+        """The most bytes that ``receiver`` (None: the server) reads; no honest message to it is longer."""
 
     @property
     def others(self) -> Mapping[PartyRole, int]:
-        """How many parties beside server and clients a session has, by role."""
+        """The number of parties besides the server and the clients, by role."""
         return {}
 
     @property
@@ -101,19 +101,19 @@ class AggregationProtocol(ABC):
         return False
 
     def key_pair(self, role: PartyRole, rng: Callable[[int], bytes]) -> tuple[bytes, bytes] | None:
-        """The long-lived key of ``role`` beside its identity: private half, then what the roster lists of it.
+        """The long-lived key of ``role`` besides its identity: the private half, then what the roster lists of it.
 
-        None where the role has no such key. ``rng`` gives random bytes.
+        None if the role has no such key. ``rng`` returns random bytes.
         """
         return None
 
     def validate_roster(self, task: Task, roster: Roster | None) -> None:  # noqa: B027 - may be left out
-        """Raise ``ConfigError`` for a roster with which no cohort could be safe; run when a role is made."""
+        """Raise ``ConfigError`` for a roster under which no cohort is safe. It runs when a role is made."""
 
     def validate_cohort(  # noqa: B027 - may be left out
         self, task: Task, cohort: Sequence[str], roster: Roster | None
     ) -> None:
-        """Raise ``ConfigError`` for a cohort or a roster with which it would be unsafe or can't end."""
+        """Raise ``ConfigError`` for a cohort or a roster under which a session is unsafe or can't end."""
 
     def describe(self, task: Task) -> list[str]:
         """Threat model, thresholds and floor, in lines for :meth:`secagg.Task.describe`."""
@@ -121,7 +121,7 @@ class AggregationProtocol(ABC):
 
 
 def largest_proposal(task: Task, *more: int) -> int:
-    """Bytes of the largest proposal under ``task``; ``more`` are the lengths of what a protocol adds to it."""
+    """Bytes of the largest proposal under ``task``; ``more`` are the lengths of the fields that a protocol adds."""
     return wire.largest((task.max_clients, wire.LONGEST_ID), MAX_SESSION_BYTES, NONCE_BYTES, *more, signed=False)
 
 
@@ -129,10 +129,10 @@ def client_class(protocol: AggregationProtocol) -> type[Client[Any]]:
     """The class of the protocol's clients."""
     from secagg.roles.client import Client
 
-    found = protocol.members[PartyRole.CLIENT]
-    if not issubclass(found, Client):
-        raise ConfigError(f"got {found.__name__} as the client of {protocol.name}; it must be a Client")
-    return found
+    kind = protocol.members[PartyRole.CLIENT]
+    if not issubclass(kind, Client):
+        raise ConfigError(f"got {kind.__name__} as the client of {protocol.name}; it must be a Client")
+    return kind
 
 
 def key_pairs(
@@ -140,10 +140,10 @@ def key_pairs(
     roles: Mapping[str, PartyRole],
     rng: Callable[[str], Callable[[int], bytes]] = lambda party: os.urandom,
 ) -> dict[str, tuple[bytes, bytes]]:
-    """The long-lived keys that parties need beside their identities: private half, then what the roster lists.
+    """The long-lived keys that parties need besides their identities: private half, then what the roster lists.
 
-    By id; parties that need none are left out. ``rng`` gives each its generator. Where the protocol has a
-    ``shared_key``, one pair is made for all.
+    The result is by id, without the parties that need no key. ``rng`` returns the generator of each party. If the
+    protocol has a ``shared_key``, all parties get the same pair.
     """
     if protocol.shared_key:
         first = min(roles)

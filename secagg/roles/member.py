@@ -279,6 +279,8 @@ class Member(MemberHooks[AnyState]):
             raise Reject(FaultKind.FOREIGN_SESSION, "got a relayed message of another session")
         if envelope.sender != wire.SERVER:
             self.context.check_signature(envelope, signer)
+        if kind is phase.word and envelope.sender == self.id:
+            raise Reject(FaultKind.INVALID, "got this party's own word; expected another listener's")
         if isinstance(state, ListenerState) and envelope.digest in state.words:
             return state.words[envelope.digest]
         if self.heard(envelope):

@@ -419,6 +419,15 @@ def test_a_second_word_about_one_answer_is_refused() -> None:
     assert session.faults == [(HELPER, "Input", FaultKind.DUPLICATE)]
 
 
+def test_a_listener_refuses_its_own_word() -> None:
+    session = session_of(Vetting())
+    words: list[bytes] = []
+    session.before_word = lambda party, word: words.append(word)
+    session.until("Agreement")
+    leaders = [word for word in words if Envelope.parse(word, len(word)).sender == LEADER]
+    session.refused_by(LEADER, leaders[0], "its own word")
+
+
 def test_another_answer_is_refused_while_the_first_one_waits() -> None:
     session = waiting_session()
     other = session.make("c1", save=MemoryStore())

@@ -56,7 +56,7 @@ class PairwiseClient(Client[PairwiseClientState]):
     refused and change nothing. A share that doesn't open is no reason to leave: the client reports its dealer in
     round 4.
 
-    SecAggPlus replaces how a client enters U1 (``_enter``), what it sends with its input (``_message``), and what
+    SecAggPlus replaces how a client learns U1 (``_enter``), what it sends with its input (``_message``), and what
     it checks about the survivors (``_check_survivors``).
     """
 
@@ -70,7 +70,7 @@ class PairwiseClient(Client[PairwiseClientState]):
     }
 
     def prepare(self) -> None:
-        """Hold a restored state to what a client can have saved; ``ConfigError`` where it differs."""
+        """Check a restored state against all that a client can have saved; ``ConfigError`` if it differs."""
         super().prepare()
         state = self._state
         check_client_state(state)
@@ -145,7 +145,7 @@ class PairwiseClient(Client[PairwiseClientState]):
         return adverts
 
     def _enter(self, draft: PairwiseClientState, message: messages.Adverts, senders: list[str]) -> Graph:
-        """Take up U1 and the session id that follows from it; returns the graph over U1."""
+        """Learn U1, and the session id that follows from it; returns the graph over U1."""
         draft.u1 = senders
         shape = self._shape(draft)
         self._require(shape, len(senders), "clients that advertised keys")
@@ -201,7 +201,7 @@ class PairwiseClient(Client[PairwiseClientState]):
     def _open_shares(
         self, draft: PairwiseClientState, secret: bytes, dealer: str, point: int, sealed: bytes, committed: bytes
     ) -> tuple[bytes, bytes] | None:
-        """Both shares from ``dealer``; None if they don't open, or differ from what it committed to."""
+        """Both shares from ``dealer``; None if they don't open, or don't match its commitments."""
         key = keys.derive(secret, salt=draft.session_id, info=seal_info(dealer, draft.id))
         context = share_context(draft.session_id, dealer, draft.id, point)
         try:
@@ -218,7 +218,7 @@ class PairwiseClient(Client[PairwiseClientState]):
         return shares
 
     def _message(self, draft: PairwiseClientState, secrets: Mapping[str, bytes]) -> wire.Message:
-        """What goes with the input; ``secrets`` are those that this client shares with its neighbours in U2."""
+        """The message that carries the input; ``secrets`` are this client's with each of its neighbours in U2."""
         return messages.MaskedInput()
 
     # Round 3
@@ -247,7 +247,7 @@ class PairwiseClient(Client[PairwiseClientState]):
         survivors: set[str],
         graph: Graph,
     ) -> None:
-        """Check what else has to hold of U3; on the complete graph nothing."""
+        """Check U3 further; on the complete graph there is nothing more to check."""
 
     # Round 4
 

@@ -1,4 +1,4 @@
-"""What a session of SecAgg or SecAggPlus costs a client, in bytes by round, and the most that it may cost."""
+"""The bytes that a session of SecAgg or SecAggPlus costs a client, by round, and the largest messages allowed."""
 
 from __future__ import annotations
 
@@ -34,9 +34,9 @@ _NUMBER_BYTES = 9  # of MessagePack's longest integer
 
 
 def cost(protocol: Pairwise, task: Task, cohort: Sequence[str] | None, signed: bool | None) -> Cost:
-    """Bytes by round with nobody dropping out, for clients with the longest ids and the longest proofs.
+    """Bytes by round if nobody drops out, for the clients with the longest ids and the longest proofs.
 
-    Lists are counted, not built: the signed lists of a million clients fit no memory.
+    Lists are counted, not built: the signed lists of a million clients do not fit into memory.
     """
     signed = protocol.checked if signed is None else signed
     ids = Counter(map(len, cohort)) if cohort else wire.stand_in_lengths(task.max_clients)
@@ -55,7 +55,7 @@ def cost(protocol: Pairwise, task: Task, cohort: Sequence[str] | None, signed: b
 
 
 def _sizes(n: int, shape: Shape, ids: Mapping[int, int], signed: bool) -> dict[type[wire.Message], int]:
-    """Bytes of the structured part of each message, for ``n`` clients with so many ``ids`` of each length."""
+    """Bytes of the structured part of each message, for ``n`` clients; ``ids`` counts their ids by length."""
     bits, degree, size = bitmap_bytes(n), shape.degree, wire.structure_size
     holders = n if shape.complete else degree
     advert, survivors = (
@@ -101,7 +101,7 @@ def _sizes(n: int, shape: Shape, ids: Mapping[int, int], signed: bool) -> dict[t
 
 
 def _longest(lengths: Mapping[int, int], count: int) -> dict[int, int]:
-    """The ``count`` greatest of ``lengths``, which says how many there are of each."""
+    """The ``count`` greatest of ``lengths``, which maps each length to how many there are."""
     longest: dict[int, int] = {}
     for length in sorted(lengths, reverse=True):
         longest[length] = min(lengths[length], count)
@@ -110,10 +110,10 @@ def _longest(lengths: Mapping[int, int], count: int) -> dict[int, int]:
 
 
 def largest(protocol: Pairwise, task: Task, receiver: PartyRole | None) -> int:
-    """Bytes of the largest message to ``receiver`` (None: the server), whatever cohort the task allows.
+    """Bytes of the largest message to ``receiver`` (None: the server), over all cohorts that the task allows.
 
-    How many neighbours and signatures a session has follows from who comes, and from how many are enrolled. It is
-    at most everyone, which a small cohort needs on a sparse graph too.
+    The numbers of neighbours and signatures in a session depend on which clients advertise keys, and on how many
+    are enrolled. Both are at most the whole cohort, which a small cohort needs even on a sparse graph.
     """
     n, bits = task.max_clients, bitmap_bytes(task.max_clients)
     # Against a malicious server c, and with it the quorum, grows with the number of enrolled clients.

@@ -1,6 +1,6 @@
-"""What SecAgg and SecAggPlus say: the messages, and what keys, shares and commitments are bound to.
+"""The messages of SecAgg and SecAggPlus, and the data that keys, shares and commitments are bound to.
 
-U1 ⊇ U2 ⊇ U3 are the clients that advertised keys, dealt shares, sent their input. A set travels as a
+U1 ⊇ U2 ⊇ U3 are the clients that advertised keys, dealt shares, and sent their input. A set of clients travels as a
 bitmap over U1 sorted by id.
 """
 
@@ -26,7 +26,7 @@ SELF, KEY = "self-mask", "masking-key"  # the two secrets that a client deals
 
 
 class Advert(wire.Message, frozen=True):
-    """AdvertiseKeys, client to all: fresh X25519 public keys, one to seal and one to mask with."""
+    """AdvertiseKeys, client to all: two fresh X25519 public keys, one for sealing and one for masking."""
 
     TYPE: ClassVar[int] = 2
     sealing_key: bytes
@@ -41,10 +41,11 @@ class Adverts(wire.Message, frozen=True):
 
 
 class ShownAdverts(wire.Message, frozen=True):
-    """ShareKeys, server to U1 on a sparse graph: who U1 is, and the adverts of the client and its neighbours.
+    """ShareKeys, server to U1 on a sparse graph: U1, and the adverts of the client and its neighbours.
 
-    ``present`` is a bitmap over the cohort; ``adverts`` are as received, sorted by id; each of ``paths`` leads
-    from an advert to the root of the tree over all. A subclass adds what the graph is drawn from.
+    ``present`` is U1 as a bitmap over the cohort. ``adverts`` are as received, sorted by id. Each of ``paths``
+    leads from one of these adverts to the root of the tree over all adverts. A subclass adds the value from which
+    the graph is drawn.
     """
 
     present: bytes
@@ -53,14 +54,14 @@ class ShownAdverts(wire.Message, frozen=True):
 
 
 class NearAdverts(ShownAdverts, frozen=True):
-    """ShareKeys, server to U1: the same, and the 32 bytes that the server drew when U1 stood."""
+    """ShareKeys, server to U1: the same, and the 32 bytes that the server drew once U1 was fixed."""
 
     TYPE: ClassVar[int] = 11
     graph_nonce: bytes
 
 
 class Frozen(wire.Message, frozen=True):
-    """FreezeKeys, server to U1: who U1 is, as a bitmap over the cohort, and the root over all adverts."""
+    """FreezeKeys, server to U1: U1 as a bitmap over the cohort, and the Merkle root over all adverts."""
 
     TYPE: ClassVar[int] = 14
     present: bytes
@@ -68,7 +69,7 @@ class Frozen(wire.Message, frozen=True):
 
 
 class NextRound(wire.Message, frozen=True):
-    """FreezeKeys, client to server: the first round of the beacon whose value the client could not know."""
+    """FreezeKeys, client to server: the beacon's first round whose value nobody knows yet by the client's clock."""
 
     TYPE: ClassVar[int] = 15
     number: int
@@ -83,10 +84,10 @@ class DrawnAdverts(ShownAdverts, frozen=True):
 
 
 class DealtShares(wire.Message, frozen=True):
-    """ShareKeys, client to server: both secrets in shares, each sealed to its holder.
+    """ShareKeys, client to server: shares of both secrets, sealed to their holders.
 
-    ``sealed`` has 82 bytes for each holder but the dealer itself; ``commitments`` has the hashes of both
-    shares, 64 bytes for each holder. Holders are all of U1 on the complete graph, else the neighbours.
+    ``sealed`` has 82 bytes for each holder except the dealer itself. ``commitments`` has the hashes of both shares,
+    64 bytes for each holder. The holders are all of U1 on the complete graph, else the dealer's neighbours.
     """
 
     TYPE: ClassVar[int] = 4
@@ -96,7 +97,7 @@ class DealtShares(wire.Message, frozen=True):
 
 
 class HeldShares(wire.Message, frozen=True):
-    """MaskedInput, server to U2: what the others of U2 dealt to this client, with the commitments."""
+    """MaskedInput, server to U2: the sealed shares that the others of U2 dealt to this client, with commitments."""
 
     TYPE: ClassVar[int] = 5
     dealers: bytes
@@ -113,8 +114,8 @@ class MaskedInput(wire.Message, frozen=True):
 class VouchedInput(wire.Message, frozen=True):
     """MaskedInput, client to server: the masked vectors follow.
 
-    ``vouchers`` has 16 bytes for each neighbour in U2, by which that neighbour alone can tell under
-    which U2 this input was masked.
+    ``vouchers`` has 16 bytes for each neighbour in U2. That neighbour alone can tell from them under which U2 this
+    input was masked.
     """
 
     TYPE: ClassVar[int] = 12
@@ -122,7 +123,7 @@ class VouchedInput(wire.Message, frozen=True):
 
 
 class Survivors(wire.Message, frozen=True):
-    """ConsistencyCheck, server to U3: whose inputs it will open together."""
+    """ConsistencyCheck, server to U3: the clients whose inputs are in the sum that it will open."""
 
     TYPE: ClassVar[int] = 7
     survivors: bytes
@@ -137,7 +138,7 @@ class VouchedSurvivors(wire.Message, frozen=True):
 
 
 class SignedSurvivors(wire.Message, frozen=True):
-    """ConsistencyCheck, client to all: U2 and U3 as they were told to this client."""
+    """ConsistencyCheck, client to all: U2 and U3 as this client received them."""
 
     TYPE: ClassVar[int] = 8
     dealers: bytes
@@ -145,7 +146,7 @@ class SignedSurvivors(wire.Message, frozen=True):
 
 
 class Unmask(wire.Message, frozen=True):
-    """Unmasking, server to the survivors: U3 and, against a malicious server, who signed it."""
+    """Unmasking, server to the survivors: U3 and, against a malicious server, the signed lists of the others."""
 
     TYPE: ClassVar[int] = 9
     survivors: bytes
@@ -153,11 +154,11 @@ class Unmask(wire.Message, frozen=True):
 
 
 class Revealed(wire.Message, frozen=True):
-    """Unmasking, client to server: one share for each member of U2, in order.
+    """Unmasking, client to server: one share for each client of U2, in order.
 
-    Which of a dealer's two secrets a share belongs to is not the holder's to say: it follows from U3.
-    Both shares of one dealer don't fit into this message. ``unopened`` marks dealers whose
-    shares didn't open or didn't fit their commitments.
+    The holder does not say to which of a dealer's two secrets a share belongs: that follows from U3. This message
+    can't hold both shares of one dealer. ``unopened`` marks the dealers whose shares did not open, or did not match
+    their commitments.
     """
 
     TYPE: ClassVar[int] = 10
@@ -166,7 +167,7 @@ class Revealed(wire.Message, frozen=True):
 
 
 def pieces(joined: bytes, size: int, count: int) -> list[bytes]:
-    """``joined`` cut into ``count`` pieces; ``Reject`` if it isn't that long."""
+    """``joined`` cut into ``count`` pieces of ``size`` bytes; ``Reject`` if it has another length."""
     if len(joined) != size * count:
         raise Reject(FaultKind.INVALID, f"got {len(joined)} bytes for {count} pieces of {size}")
     return [joined[at : at + size] for at in range(0, len(joined), size)]
@@ -188,23 +189,23 @@ def self_mask_info(client: str) -> bytes:
 
 
 def voucher_info(client: str, neighbour: str, dealers: bytes) -> bytes:
-    """HKDF's info for what a client shows a neighbour to vouch for U2."""
+    """HKDF's info for the voucher by which a client shows a neighbour under which U2 it masked its input."""
     return encode_parts("secagg/v1/voucher", client, neighbour, dealers)
 
 
 def share_context(session: bytes, dealer: str, holder: str, point: int) -> bytes:
-    """What a sealed pair of shares is bound to."""
+    """The associated data of a sealed pair of shares."""
     return encode_parts("secagg/v1/share", session, DealtShares.TYPE, dealer, holder, point)
 
 
 def commit_share(session: bytes, dealer: str, holder: str, kind: str, share: bytes) -> bytes:
-    """The hash by which a revealed share is known as the one that was dealt."""
+    """The commitment to a share: a revealed share is checked against it."""
     parts = encode_parts("secagg/v1/share-commitment", session, dealer, holder, kind, share)
     return hashlib.sha256(parts).digest()
 
 
 def commit_seed(session: bytes, dealer: str, seed: bytes) -> bytes:
-    """The hash by which a rebuilt self-mask seed is known as the dealer's."""
+    """The commitment to a self-mask seed: a rebuilt seed is checked against it."""
     return hashlib.sha256(encode_parts("secagg/v1/self-mask-commitment", session, dealer, seed)).digest()
 
 
@@ -217,11 +218,11 @@ def open_advert(envelope: wire.Envelope) -> Advert:
 
 
 def check_advert(advert: Advert) -> None:
-    """``Reject`` keys that are no X25519 keys, or no key's one encoding, or one key for both uses."""
+    """``Reject`` keys that are not canonical X25519 public keys, and one key for both uses."""
     try:
         for key in (advert.sealing_key, advert.masking_key):
             check_public_key(key)
     except MPCError as error:
-        raise Reject(FaultKind.INVALID, f"got an advert with a key that is none: {error}") from error
+        raise Reject(FaultKind.INVALID, f"got an advert with a bad key: {error}") from error
     if advert.sealing_key == advert.masking_key:
         raise Reject(FaultKind.INVALID, "got an advert with one key for both uses")

@@ -40,7 +40,7 @@ class Pairwise(AggregationProtocol):
         return self.threat_model != "semi-honest"
 
     def corrupt(self, cohort: int, roster: Roster | None) -> int:
-        """c: how many clients may collude with the server, of the cohort or of all enrolled."""
+        """c: the number of clients that may collude with the server, of the cohort or of all enrolled."""
         return corrupt_among(self, cohort, roster)
 
     def threshold(self, present: int, corrupt: int) -> int:
@@ -53,7 +53,10 @@ class Pairwise(AggregationProtocol):
         return self.quorum(present, corrupt) or max(2, corrupt + 1)
 
     def quorum(self, present: int, corrupt: int) -> int:
-        """How many signatures a survivor list needs: more than (n + c)/2, which no two lists have. 0: none."""
+        """The number of signatures that a survivor list needs: more than (n + c)/2, so at most one list has them.
+
+        It is 0 where clients sign nothing.
+        """
         return (present + corrupt) // 2 + 1 if self.checked else 0
 
     def shape(self, task: Task, present: int, corrupt: int) -> Shape:
@@ -61,7 +64,7 @@ class Pairwise(AggregationProtocol):
         return Shape(present, present - 1, self.threshold(present, corrupt), self.quorum(present, corrupt))
 
     def floor(self, task: Task, shape: Shape) -> int:
-        """How many clients must be left in every round, or nothing is opened."""
+        """The number of clients that must remain in every round; with fewer, nothing is opened."""
         return max(task.min_survivors, shape.threshold, shape.quorum)
 
     def validate(self, task: Task) -> None:

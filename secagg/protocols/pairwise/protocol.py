@@ -43,17 +43,16 @@ if TYPE_CHECKING:
 class SecAgg(Pairwise):
     """Bonawitz et al., "Practical Secure Aggregation for Privacy-Preserving Machine Learning" (CCS 2017).
 
-    On the complete graph, with double masks and dropout in every round. ``corruption`` is the
-    fraction of clients that may collude with the server. ``threat_model="malicious"``: the server may lie
-    and tell different clients different things; identities and a roster are needed, c is counted
-    over all enrolled clients, and survivor lists are signed. ``"semi-honest"``: the server
-    follows the protocol, there is no ConsistencyCheck, c is counted over the cohort.
+    Every client shares masks with every other, and has a mask of its own. Clients may drop out in every round.
+    ``corruption`` is the fraction of clients that may collude with the server. Under ``threat_model="malicious"``
+    the server may lie, and tell different clients different things. Identities and a roster are then needed, c is
+    counted over all enrolled clients, and clients sign the survivor list. Under ``"semi-honest"`` the server
+    follows the protocol: there is no ConsistencyCheck, and c is counted over the cohort.
 
-    Ideal functionality: the server learns the sum over U3, with ``|U3| >= min_survivors``, and U3;
-    with at most c clients colluding, no opened sum holds fewer than ``min_survivors - c`` honest
-    updates. Clients learn U1, U2 and U3 and nothing of each other's updates. An abort before
-    Unmasking reveals nothing; from then on the server may hold the sum, whatever it says. A client
-    can spoil the sum, not read it.
+    Ideal functionality: the server learns U3, with ``|U3| >= min_survivors``, and the sum over it. If at most c
+    clients collude, every opened sum holds at least ``min_survivors - c`` honest updates. Clients learn U1, U2 and
+    U3, and nothing of each other's updates. An abort before Unmasking reveals nothing; after that, the server may
+    have the sum, whatever it claims. A client can spoil the sum, but can't read it.
     """
 
     corruption: float = 0.33
@@ -112,35 +111,34 @@ class SecAgg(Pairwise):
 class SecAggPlus(Sparse):
     """Bell et al., "Secure Single-Server Aggregation with (Poly)Logarithmic Overhead" (CCS 2020).
 
-    SecAgg on a sparse random graph: a client shares masks and shares with k neighbours, not with
-    everyone. Every client computes k, the threshold and all else that the graph needs for itself,
-    for the |U1| clients on which it stands, c of them corrupt, |U1| - ``min_survivors`` dropping out
-    (:func:`mpc.graph.sparse_parameters`); where no k below |U1| - 1 will do, the graph is
-    complete, with SecAgg's threshold. Who is whose neighbour follows from the session id, and so
-    from everyone's fresh keys and from 32 bytes that the server draws once it has them all.
+    SecAgg on a sparse random graph: a client has masks and shares in common with k neighbours, instead of with
+    everyone. Every client computes k, the threshold and the other numbers of the graph for itself
+    (:func:`mpc.graph.sparse_parameters`). They are for the |U1| clients of the graph, of which c are corrupt and
+    |U1| - ``min_survivors`` may drop out. If no k below |U1| - 1 is safe, the graph is complete, with SecAgg's
+    threshold. The neighbours follow from the session id, and therefore from everyone's fresh keys and from 32 bytes
+    that the server draws once it has all keys.
 
-    ``threat_model="semi-malicious"``: the server is honest until the graph stands, and then lies as it
-    likes. Identities and a roster are needed. Survivor lists are signed, and a client reveals nothing (i)
-    under a list without signatures of more than (n + c)/2 of the n in U1 over the same bytes, (ii) unless every
-    k/2 consecutive places on the ring hold more survivors than there can be corrupt ones, (iii) of
-    a survivor's self mask unless that survivor vouched for the same U2. c is counted over the cohort,
-    which is taken to be chosen honestly.
+    ``threat_model="semi-malicious"``: the server is honest until the graph is fixed, and may lie after that.
+    Identities and a roster are needed. Clients sign the survivor list. A client reveals nothing (i) unless more
+    than (n + c)/2 of the n clients in U1 signed the same list, (ii) unless every k/2 consecutive places on the ring
+    hold more survivors than there can be corrupt clients, and (iii) of a survivor's self mask, unless that survivor
+    vouched for the same U2. c is counted over the cohort, which the server is assumed to choose honestly.
 
-    ``"malicious"``: the server lies from the start. ``beacon`` (a :class:`secagg.beacon.Beacon`) is
-    needed, and c is counted over all enrolled. Before anyone's neighbours are known, the server
-    shows every client the frozen U1; the client notes by its own clock which round of the beacon comes next,
-    and takes no graph but one drawn from that round's value or one of the 63 after it.
+    ``"malicious"``: the server may lie from the start. ``beacon`` (a :class:`secagg.beacon.Beacon`) is needed, and
+    c is counted over all enrolled clients. Before anyone's neighbours are known, the server shows every client the
+    frozen U1. The client notes by its own clock which round of the beacon comes next, and accepts only a graph that
+    is drawn from the value of that round or of one of the 63 rounds after it.
 
-    ``"semi-honest"``: the server follows the protocol, and there are no such checks; one that lies
-    about who dropped out can open a small part of the sum, or one client's update. The graph is made to
-    lose |U1| - ``min_survivors`` clients: where as many as may drop out did so before they advertised
-    keys, one more that is silent in Unmasking can end the session, with nothing opened.
+    ``"semi-honest"``: the server follows the protocol, and there are no such checks. A server that lies about
+    dropouts can open a small part of the sum, or one client's update. The graph allows for the loss of |U1| -
+    ``min_survivors`` clients. If as many clients as may drop out did so before they advertised keys, one more that
+    is silent in Unmasking can end the session, with nothing opened.
 
-    Ideal functionality: as SecAgg's, but that clients learn U1, U2, U3 and the keys of their
-    neighbours only, and that it fails with probability 2^-40 for each graph that is drawn. No
-    party can draw twice in one session, but a retry of the session draws a new graph. The server can
-    cause a retry, and so can corrupt clients that stay silent until too few remain. Before MaskedInput
-    this costs them nothing, so m attempts fail with at most m times that probability: limit the retries.
+    Ideal functionality: that of SecAgg, with two differences. Clients learn U1, U2, U3, and the keys of their
+    neighbours only. And it fails with probability 2^-40 for each graph that is drawn. No party can draw twice in
+    one session, but a retry of the session draws a new graph. The server can cause a retry, and so can corrupt
+    clients that stay silent until too few remain. Before MaskedInput this costs them nothing, so m attempts fail
+    with at most m times that probability: limit the retries.
     """
 
     corruption: float = 0.05

@@ -40,19 +40,19 @@ from secagg.wire import Envelope, Reject
 class PairwiseServer(Server[PairwiseServerState]):
     """The server of :class:`secagg.SecAgg`. It knows no input, only the sum.
 
-    0. AdvertiseKeys: it asks the cohort for fresh keys; those who answer are U1.
-    1. ShareKeys: it shows all adverts to U1; those who deal shares are U2.
-    2. MaskedInput: it hands each client of U2 the shares dealt to it, and adds up the masked inputs; those who
-       send one are U3.
+    0. AdvertiseKeys: it asks the cohort for fresh keys. The clients that answer are U1.
+    1. ShareKeys: it shows all adverts to U1. The clients that deal shares are U2.
+    2. MaskedInput: it hands each client of U2 the shares dealt to it, and adds up the masked inputs. The clients
+       that send one are U3.
     3. ConsistencyCheck (not under ``"semi-honest"``): it shows U3 to U3, and collects the signed lists.
     4. Unmasking: it shows the lists to the signers, and gets shares: of the self mask's seed for each client of U3,
-       of the masking key for the others of U2. It rebuilds these secrets and takes the masks off the sum.
+       of the masking key for the others of U2. It rebuilds these secrets and subtracts the masks from the sum.
 
     It gives up, and opens nothing, when U1, U2 or U3 is smaller than the floor, when too few clients sign, when
     shares are missing, or when shares that match their commitments rebuild a wrong secret.
 
-    SecAggPlus replaces how U1 stands (``_enter``), what it takes with an input (``_take_input``), and what it shows
-    of the survivors (``_send_survivors``); its adverts go to neighbours only (``_send_adverts``).
+    SecAggPlus replaces how U1 is fixed (``_enter``), what comes with an input (``_take_input``), what is shown of
+    the survivors (``_send_survivors``), and which clients get which adverts (``_send_adverts``).
     """
 
     state_type = PairwiseServerState
@@ -65,7 +65,7 @@ class PairwiseServer(Server[PairwiseServerState]):
     }
 
     def prepare(self) -> None:
-        """Hold a restored state to what a server can have saved; ``ConfigError`` where it differs."""
+        """Check a restored state against all that a server can have saved; ``ConfigError`` if it differs."""
         state = self.context.state
         check_server_state(state)
         if state.position < 0 or state.finished or state.aborted:
@@ -106,7 +106,7 @@ class PairwiseServer(Server[PairwiseServerState]):
         self._enter()
 
     def _enter(self) -> None:
-        """Go over to the session id that follows from U1."""
+        """Change to the session id that follows from U1."""
         self._stand(Advertised.of([self.context.state.adverts[party] for party in self.context.state.u1]))
 
     def _stand(self, advertised: Advertised) -> None:
@@ -216,7 +216,7 @@ class PairwiseServer(Server[PairwiseServerState]):
             state.shares[dealer][point] = share
 
     def _settle_revealed(self) -> None:
-        """Rebuild one secret of each client of U2, then take the masks off the sum."""
+        """Rebuild one secret of each client of U2, then subtract the masks from the sum."""
         # Bonawitz et al., round 4: s_v^SK for v in U2 without U3, b_v for v in U3; then subtract all these masks.
         state, survivors = self.context.state, set(self.context.state.survivors)
         for dealer in state.u2:
@@ -233,16 +233,16 @@ class PairwiseServer(Server[PairwiseServerState]):
                     shared = private.exchange(state.public_keys[client][1])
                     key = keys.derive(shared, salt=state.session_id, info=mask_info(gone, client))
                     masks.append((key, -1 if client < gone else 1))
-        # The executor may lose a worker, so the sum stays untouched until all masks are there.
-        taken_off = zero_lanes(self.context.task)
-        mask_all(taken_off, masks, self.context.executor)
-        for total, mask in zip(self.context.sums, taken_off, strict=True):
+        # The executor may lose a worker, so the sum stays unchanged until all masks are computed.
+        negated = zero_lanes(self.context.task)
+        mask_all(negated, masks, self.context.executor)
+        for total, mask in zip(self.context.sums, negated, strict=True):
             total += mask
         reduce_lanes(self.context.task, self.context.sums)
         state.shares = {}
 
     def _rebuild(self, dealer: str, kind: str) -> bytes:
-        """A dealer's secret; if good shares rebuild another one than it committed to, that is its fault."""
+        """A dealer's secret. If good shares rebuild another secret than it committed to, the dealer is at fault."""
         state = self.context.state
         shares = dict(sorted(state.shares[dealer].items())[: self._shape.threshold])
         try:
@@ -278,7 +278,7 @@ class PairwiseServer(Server[PairwiseServerState]):
 
     @cached_property
     def _shape(self) -> Shape:
-        """The numbers of the graph, once U1 stands."""
+        """The numbers of the graph, once U1 is known."""
         return self._protocol.shape(self.context.task, len(self.context.state.u1), self._corrupt)
 
     @cached_property

@@ -1,4 +1,4 @@
-"""What clients and servers of SecAgg and SecAggPlus keep between rounds.
+"""The states of clients and servers of SecAgg and SecAggPlus between rounds.
 
 Both protocols write the same fields. Those that only the sparse graph needs stay empty in SecAgg.
 """
@@ -22,29 +22,29 @@ from secagg.wire import Reject
 
 
 class PairwiseClientState(ClientState):
-    """What a client keeps."""
+    """The state of a client."""
 
     corrupt: int = 0
-    frozen: tuple[bytes, bytes] = (b"", b"")  # sparse: who is in U1, and the root over their adverts
-    advert: bytes = b""  # sparse: this client's advert, once other answers followed it
+    frozen: tuple[bytes, bytes] = (b"", b"")  # sparse: U1 as a bitmap, and the root over its adverts
+    advert: bytes = b""  # sparse: this client's advert, once it has sent another answer
     next_round: int = 0  # sparse: the beacon's first unknown round when U1 was frozen
     u1: list[str] = []
     adverts: dict[str, tuple[bytes, bytes]] = {}  # its own and its neighbours': sealing key, masking key
     dealers: bytes = b""  # U2
     held: dict[str, tuple[bytes, bytes]] = {}  # the shares dealt to this client: of the seed, of the key
-    vouchers: dict[str, bytes] = {}  # sparse: what each neighbour has to show if it masked under the same U2
+    vouchers: dict[str, bytes] = {}  # sparse: by neighbour, its voucher if it masked under the same U2
     survivors: bytes = b""  # U3
 
 
 class PairwiseServerState(ServerState):
-    """What a server keeps, the sum apart."""
+    """The state of a server, except the sum."""
 
     adverts: dict[str, bytes] = {}  # U1: the signed envelopes, as received
     public_keys: dict[str, tuple[bytes, bytes]] = {}  # sealing key, masking key
     u1: list[str] = []
     next_rounds: dict[str, int] = {}  # sparse: the beacon's first unknown round by each client's clock
     drawn: tuple[int, bytes] | None = None  # sparse: the beacon's round that the graph is drawn from, and its value
-    graph_nonce: bytes = b""  # sparse: the server's 32 bytes that the graph is drawn from, where no beacon is
+    graph_nonce: bytes = b""  # sparse: without a beacon, the server's 32 bytes that the graph is drawn from
     u2: list[str] = []
     seed_commitments: dict[str, bytes] = {}
     commitments: dict[str, bytes] = {}  # by dealer, for its holders in order
@@ -55,7 +55,7 @@ class PairwiseServerState(ServerState):
 
 
 def check_client_state(state: PairwiseClientState) -> None:
-    """``ConfigError`` for a restored state whose parts have sizes or parties that no client has saved."""
+    """``ConfigError`` for a restored state with sizes or parties that no client saves."""
     hold(_sorted_among(state.u1, state.cohort), "U1")
     hold(not state.u1 or state.id in state.u1, "U1")
     hold(_sized(state.adverts, state.u1, KEY_BYTES), "adverts")
@@ -78,7 +78,7 @@ def check_client_graph(state: PairwiseClientState, graph: Graph) -> None:
 
 
 def check_server_state(state: PairwiseServerState) -> None:
-    """``ConfigError`` for a restored state whose parts have sizes or parties that no server has saved."""
+    """``ConfigError`` for a restored state with sizes or parties that no server saves."""
     hold(_sorted_among(state.u1, state.cohort), "U1")
     hold(_sorted_among(state.u2, state.u1) and _sorted_among(state.survivors, state.u2), "U2 or U3")
     hold(among(state.adverts, state.u1 or state.answered) and state.adverts.keys() >= set(state.u1), "adverts")

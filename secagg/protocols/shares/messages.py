@@ -20,15 +20,15 @@ MAX_UNOPENED = 4
 
 
 class Ready(wire.Message, frozen=True):
-    """Preparation, aggregator to collector: it will take reports of this session."""
+    """Preparation, aggregator to collector: it is ready for the reports of this session."""
 
     TYPE: ClassVar[int] = 2
 
 
 class Report(wire.Message, frozen=True):
-    """Report, client to all aggregators: its input shares, each sealed to one of them.
+    """Report, client to all aggregators: its input shares, each sealed to one aggregator.
 
-    ``seeds`` are the helpers', by id; the leader's, sealed, follows.
+    ``seeds`` are the sealed shares of the helpers, by id. The leader's sealed share follows the message.
     """
 
     TYPE: ClassVar[int] = 3
@@ -36,13 +36,13 @@ class Report(wire.Message, frozen=True):
 
 
 class Recount(wire.Message, frozen=True):
-    """Recount, collector to aggregators: there will be no more reports; which ones are there?"""
+    """Recount, collector to aggregators: no more reports will come. It asks which reports they hold."""
 
     TYPE: ClassVar[int] = 4
 
 
 class Held(wire.Message, frozen=True):
-    """Recount, aggregator to collector: whose reports it holds, and those that it couldn't open, as received."""
+    """Recount, aggregator to collector: the clients whose reports it holds, and the reports it couldn't open."""
 
     TYPE: ClassVar[int] = 5
     reports: bytes
@@ -50,9 +50,9 @@ class Held(wire.Message, frozen=True):
 
 
 class Collect(wire.Message, frozen=True):
-    """Agreement, collector to aggregators: the reports that all of them hold.
+    """Agreement, collector to aggregators: the set of reports that all of them hold.
 
-    ``unopened`` are reports that a helper couldn't open, for the leader to take off its sum.
+    ``unopened`` are the reports that a helper couldn't open. The leader subtracts its shares of them.
     """
 
     TYPE: ClassVar[int] = 6
@@ -61,7 +61,7 @@ class Collect(wire.Message, frozen=True):
 
 
 class Agreed(wire.Message, frozen=True):
-    """Agreement, aggregator to all: the set that it was told, and the digest of the reports that it holds of it."""
+    """Agreement, aggregator to all: the set that it received, and the digest of its reports of that set."""
 
     TYPE: ClassVar[int] = 7
     reports: bytes
@@ -69,7 +69,7 @@ class Agreed(wire.Message, frozen=True):
 
 
 class Release(wire.Message, frozen=True):
-    """AggregateShare, collector to aggregators: what all of them signed, as received."""
+    """AggregateShare, collector to aggregators: the signed agreements of all of them, as received."""
 
     TYPE: ClassVar[int] = 8
     agreed: list[bytes]
@@ -82,7 +82,7 @@ class AggregateShare(wire.Message, frozen=True):
 
 
 def share_info(task: Task, session: bytes, client: str, aggregator: str) -> bytes:
-    """What a sealed input share is bound to."""
+    """HPKE's info for a sealed input share: it binds the share to task, session, client and aggregator."""
     return encode_parts("secagg/v1/input-share", task.digest, session, client, aggregator)
 
 

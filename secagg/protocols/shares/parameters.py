@@ -72,7 +72,7 @@ class ShareParameters(AggregationProtocol):
             raise ConfigError(str(error)) from error
 
     def corrupt(self, cohort: int, roster: Roster | None) -> int:
-        """c: how many clients may collude, of the cohort or of all enrolled."""
+        """c: the number of clients that may collude, of the cohort or of all enrolled."""
         return corrupt_among(self, cohort, roster)
 
     def validate(self, task: Task) -> None:
@@ -97,19 +97,19 @@ class ShareParameters(AggregationProtocol):
         for party in enrolled:
             key = roster[party].encryption_key
             if key is None or len(key) != kem.public_bytes:
-                found = "no sealing key" if key is None else f"a sealing key of {len(key)} bytes"
+                listed = "no sealing key" if key is None else f"a sealing key of {len(key)} bytes"
                 raise ConfigError(
-                    f"got {found} for {party} in the roster; expected {kem.public_bytes} bytes for {kem}: make one "
+                    f"got {listed} for {party} in the roster; expected {kem.public_bytes} bytes for {kem}: make it "
                     "with secagg keygen --role aggregator"
                 )
             try:
                 check_public_key(kem, key)
             except MPCError as error:
-                raise ConfigError(f"got a sealing key for {party} in the roster that is none: {error}") from error
+                raise ConfigError(f"the sealing key of {party} in the roster is not a key: {error}") from error
         check_floor(task, self.corrupt(task.min_survivors, roster))
 
     def validate_cohort(self, task: Task, cohort: Sequence[str], roster: Roster | None) -> None:
-        """Raise ``ConfigError`` where floor and cohort don't fit each other."""
+        """Raise ``ConfigError`` if the floor is too low for the cohort."""
         self.validate_roster(task, roster)
         check_floor(task, self.corrupt(len(cohort), roster))
 
@@ -157,7 +157,7 @@ class ShareParameters(AggregationProtocol):
 
 
 def check_report(task: Task, message: Report, payload: memoryview) -> None:
-    """``Reject`` a report whose sealed shares are not as many and as long as they have to be."""
+    """``Reject`` a report with the wrong number of sealed shares, or with shares of the wrong length."""
     protocol = task.protocol
     assert isinstance(protocol, ShareParameters)
     overhead = Kem(protocol.kem).overhead

@@ -1,16 +1,17 @@
-"""AdditiveShares: clients split their updates between m servers, one honest one of which is enough.
+"""AdditiveShares: clients split their updates between m servers, of which one honest server is enough.
 
 Client u shards x_u into m *input shares* that add up to it modulo 2^k, and seals one to each *aggregator* in a
 single signed *report*. Each aggregator adds up the shares of the same reports and releases one *aggregate
 share*; the *collector*, this library's server, adds those (*unshard*). The words, and the shares written as
 seeds, are those of VDAF and DAP (draft-irtf-cfrg-vdaf, draft-ietf-ppm-dap) without their proofs.
 
-The first aggregator by id is the *leader*, whose share is written out; the others are *helpers*, whose shares
-are seeds. The leader adds up what it opens and keeps no report; a helper keeps 32 bytes a report and adds up at
-the end. A client can seal garbage to one of them, which only that one can see, and must not end the session
-by it. What the leader can't open it doesn't take, and the helpers drop the seed. What a helper can't open it
-keeps as it was signed, and hands back in the recount, so that the leader can take off what it added. Memory
-is O(vector), for no helper keeps more than ``MAX_UNOPENED`` such reports.
+The first aggregator by id is the *leader*, whose share is a whole vector. The others are *helpers*, whose shares
+are seeds. The leader adds up the shares as it opens them, and keeps no report. A helper keeps 32 bytes of each
+report, and adds up at the end. A client can seal garbage to one aggregator, which only that aggregator can see.
+This must not end the session. If the leader can't open its share, it does not take the report, and the helpers drop
+their seeds. If a helper can't open its share, it keeps the signed report and hands it back in the recount, so that
+the leader can subtract what it added. Memory is O(vector), because a helper keeps at most ``MAX_UNOPENED`` such
+reports.
 
 The parameters are in ``parameters``, the messages in ``messages``, the roles in ``client``, ``aggregator`` and
 ``collector``; this module puts them together. Sets of reports travel as bitmaps over the cohort.
@@ -37,7 +38,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class AdditiveShares(ShareParameters):
-    """Additive shares between ``aggregators`` servers, of which one honest one suffices; one message a client.
+    """Additive shares between ``aggregators`` servers, of which one must be honest; one message from each client.
 
     ``corruption`` is the fraction of clients that may collude with the collector and with all aggregators
     but one: of everyone enrolled (``threat_model="malicious"``) or of the cohort (``"semi-honest"``: the
@@ -45,14 +46,14 @@ class AdditiveShares(ShareParameters):
     which recorded reports stay confidential against a quantum computer, or "X25519". The roster lists exactly
     ``aggregators`` aggregators, each with a sealing key of that kind.
 
-    Ideal functionality: the collector learns the sum over the agreed reports, at least ``min_survivors`` of them
-    and each of another enrolled client of the cohort, and whose they are. The aggregators learn whose reports there
-    are, and nothing of any update as long as one of them is honest; with at most c clients colluding, no
-    opened sum holds fewer than ``min_survivors - c`` honest updates, and an honest aggregator that keeps a ledger
-    takes part in one sum only under one (task, session); without a ledger that holds until it is started anew.
-    Clients learn the cohort. An abort before AggregateShare reveals nothing; from then on the collector may hold
-    the sum, whatever it says. A client or an aggregator can spoil the sum, not read it; a silent client costs
-    nothing, a silent aggregator the session.
+    Ideal functionality: the collector learns which clients of the cohort reported, and the sum over the agreed
+    reports: at least ``min_survivors``, one from each of as many enrolled clients. The aggregators learn which
+    clients reported, and nothing of any update if one of the aggregators is honest. If at most c clients collude,
+    every opened sum holds at least ``min_survivors - c`` honest updates. An honest aggregator that keeps a ledger
+    takes part in only one sum under one (task, session); without a ledger, this holds until it is started anew.
+    Clients learn the cohort. An abort before AggregateShare reveals nothing; after that, the collector may have the
+    sum, whatever it claims. A client or an aggregator can spoil the sum, but can't read it. A silent client is left
+    out; a silent aggregator ends the session.
     """
 
     ID: ClassVar[int] = 4
@@ -76,12 +77,10 @@ class AdditiveShares(ShareParameters):
 
     @property
     def members(self) -> Mapping[PartyRole, type[Member[Any]]]:
-        """Clients and aggregators answer the collector."""
-
+        """The classes of the clients and the aggregators."""
         return {PartyRole.CLIENT: ShareClient, PartyRole.AGGREGATOR: ShareAggregator}
 
     @property
     def server(self) -> type[Server[Any]]:
-        """The collector's class."""
-
+        """The class of the collector."""
         return Collector
