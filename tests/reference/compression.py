@@ -1,6 +1,7 @@
 """What a session's name chooses, coordinate by coordinate, by the rule of :mod:`secagg.federated.compression`."""
 
 import hashlib
+from statistics import median
 
 from cryptography.hazmat.primitives.ciphers import Cipher, algorithms, modes
 
@@ -42,3 +43,15 @@ def count_sketch(vector: list[float], width: int, rows: int, session: bytes) -> 
         for value, word in zip(vector, words(len(vector), "count-sketch", session, row), strict=True):
             sketch[row * width + (word * width >> 64)] += -value if word & 1 else value
     return sketch
+
+
+def expanded_sketch(sketch: list[float], size: int, width: int, session: bytes) -> list[float]:
+    """The median over the rows of each coordinate's bucket times its sign."""
+    rows = [sketch[start : start + width] for start in range(0, len(sketch), width)]
+    streams = [words(size, "count-sketch", session, row) for row in range(len(rows))]
+
+    def estimate(row: int, j: int) -> float:
+        value = rows[row][streams[row][j] * width >> 64]
+        return -value if streams[row][j] & 1 else value
+
+    return [median(estimate(row, j) for row in range(len(rows))) for j in range(size)]

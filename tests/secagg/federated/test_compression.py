@@ -79,9 +79,10 @@ def test_maps_are_those_of_the_rule(size: int, data: st.DataObject, name: bytes)
     assert mask.coordinates(session).tolist() == naive.public_mask(values, k, math.ceil(0.3 * k), 1.0, session)
     sketch = CountSketch(layout, size // rows, rows)
     session = sketch.session(name)
-    assert sketch.compress(np.array(values), session).tolist() == naive.count_sketch(
-        values, size // rows, rows, session
-    )
+    sent = sketch.compress(np.array(values), session)
+    assert sent.tolist() == naive.count_sketch(values, size // rows, rows, session)
+    expanded = naive.expanded_sketch(sent.tolist(), size, size // rows, session)
+    assert sketch.expand(sent, session).tolist() == expanded
 
 
 def test_a_sketch_is_the_same_piece_by_piece(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -229,6 +230,8 @@ def test_a_command_line_names_maps_and_hears_why_others_are_refused() -> None:
     for public_map in (named(name, MODEL, 7) for name in ("random-k", "count-sketch", "public-mask", "pruned")):
         assert public_map.size == 7
         assert f"{public_map.label}: 7 of 50 coordinates" in "\n".join(public_map.describe())
+    assert "of which the median is taken" in "\n".join(CountSketch(LAYOUT, 8, rows=3).describe())
+    assert "median" not in "\n".join(CountSketch(LAYOUT, 8).describe())
     with pytest.raises(ConfigError, match="which ones it sends reveals something of its update"):
         named("top-k", MODEL, 7)
     for name in ("zip", None, 7):

@@ -46,6 +46,8 @@ def test_a_mask_without_an_exploring_share_is_refused() -> None:
         with pytest.raises(ConfigError, match="threshold"):
             PublicMask(LAYOUT, 10, threshold=threshold)  # type: ignore[arg-type]
     assert PublicMask(LAYOUT, 10, explore=1e-9).exploring == 1
+    assert PublicMask(LAYOUT, 10, explore=0.1).exploring == 1  # of floats, 0.1 times 10 may be more than 1
+    assert PublicMask(LAYOUT, 10, explore=1).exploring == 10
 
 
 def test_control_without_exploring_nothing_new_is_ever_sent(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -204,6 +204,7 @@ def test_what_a_rule_promises_is_said_in_numbers() -> None:
     assert CoordinateMedian(bad=1).guarantee(replace(TASK, protocol=secagg.Clear()), 5).anonymity == 1
     for rule in RULES:
         assert rule.promise in rule.guarantee(TASK, 5).describe()
+    assert NormClippedMean(0.25).promise == "a bad group moves the result by at most 0.5/G in L2 norm"
 
 
 def test_a_group_has_the_noise_of_a_whole_cohort_to_itself() -> None:

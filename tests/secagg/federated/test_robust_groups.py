@@ -149,6 +149,14 @@ def test_a_group_counts_every_colluder(model: Any, clients: int, noised: bool) -
         assert (group.encoder.honest, group.encoder.corrupt) == (3, 2)
 
 
+def test_a_term_that_is_seen_by_itself_has_noise_enough_in_groups_too() -> None:
+    noise = dp.DistributedGaussian(1.0, 1.1, 20, k_stddevs=9.0)
+    for protocol in (secagg.Clear(), secagg.BFV(commit=False)):
+        encoder = group_task(replace(TASK, protocol=protocol, encoding=noise), 5).encoder
+        assert isinstance(encoder, dp.DistributedGaussian)
+        assert (encoder.clients, encoder.honest, encoder.trust) == (4, 1, "local")
+
+
 @pytest.mark.parametrize("noised", [False, True])
 def test_groups_are_refused_where_more_are_enrolled_than_was_allowed_for(noised: bool) -> None:
     """Who leaves the roster out under a malicious server hears of it before a client answers."""
