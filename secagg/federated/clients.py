@@ -147,7 +147,7 @@ class PoissonBatches:
             raise ConfigError(f"got size={shown(size)}; expected above 0 and at most the {count} records")
         self.records = count
         self.rate = expected / count
-        self._least = math.floor(Fraction(self.rate) * _WORD)  # of 2^64 words: never more than the rate
+        self._below = math.floor(Fraction(self.rate) * _WORD)  # so many of 2^64 words: never above the rate
         self._rng = rng
 
     def draw(self) -> PoissonBatch:
@@ -155,12 +155,12 @@ class PoissonBatches:
         from cryptography.hazmat.primitives.ciphers import Cipher, algorithms, modes
 
         stream = Cipher(algorithms.AES(self._rng(32)), modes.CTR(bytes(16))).encryptor()
-        found = []
+        pieces = []
         for begin in range(0, self.records, _PIECE):
             words = np.frombuffer(stream.update(bytes(8 * min(_PIECE, self.records - begin))), "<u8")
-            drawn = words <= np.uint64(self._least - 1) if self._least < _WORD else np.ones(words.size, bool)
-            found.append(np.flatnonzero(drawn) + begin)
-        return PoissonBatch._drawn(np.concatenate(found).astype(np.int64), self.rate, self.records)
+            inside = words <= np.uint64(self._below - 1) if self._below < _WORD else np.ones(words.size, bool)
+            pieces.append(np.flatnonzero(inside) + begin)
+        return PoissonBatch._drawn(np.concatenate(pieces).astype(np.int64), self.rate, self.records)
 
     def __iter__(self) -> Iterator[PoissonBatch]:
         while True:

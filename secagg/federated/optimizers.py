@@ -14,7 +14,7 @@ import hashlib
 import struct
 from abc import ABC, abstractmethod
 from dataclasses import KW_ONLY, dataclass, fields
-from typing import ClassVar, NamedTuple, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -77,8 +77,6 @@ class ServerOptimizer(ABC):
 
     learning_rate: float
 
-    remembers: ClassVar[tuple[bool, bool]] = (False, False)  # whether there is an m, a v
-
     def __post_init__(self) -> None:
         for field in fields(self):
             _check(self, field.name)
@@ -86,10 +84,7 @@ class ServerOptimizer(ABC):
     def start(self, model: object) -> OptimizerState:
         """The state before the first round of a run that trains ``model``, anything that ``Layout.of`` takes."""
         layout = Layout.of(model)
-        has_m, has_v = self.remembers
-        m = np.zeros(layout.size) if has_m else None
-        v = np.full(layout.size, getattr(self, "tau", 0.0) ** 2) if has_v else None
-        return self._state(layout, 0, Moments(m, v))
+        return self._state(layout, 0, self._first(layout.size))
 
     def step(
         self, model: Model, mean: object, state: OptimizerState, *, noise_std: float = 0.0
@@ -130,22 +125,23 @@ class ServerOptimizer(ABC):
         with np.errstate(over="ignore", invalid="ignore"):
             moments = self._remember(state.moments, change, noise**2)
             weights += self.learning_rate * self._direction(moments, change)
-        for vector in (moments.m, moments.v, weights):
+        for vector in (moments.m, moments.v):
             if vector is not None:
                 _check_finite(vector, "a mean so large that it leads to a state")
         restored: Model = layout.restore(weights, like=model, dtype="like")
+        _check_finite(layout.flatten(restored, dtype="float64"), "a mean so large that it leads to a model")
         return restored, self._state(layout, state.rounds + 1, moments)
 
     def restore(self, data: bytes, model: object) -> OptimizerState:
         """The state that :meth:`OptimizerState.to_bytes` wrote, for the same rule and the same kind of ``model``.
 
         Raises ``ConfigError`` for the state of another rule, of other hyperparameters or of a model of another
-        layout, and for bytes that are damaged, cut short or too long. The checksum is against accident: whoever
-        can write the bytes can write any state.
+        layout, and for bytes that are damaged, cut short or too long. The checksum is against accident: a party
+        that can write the bytes can write any state.
         """
         layout = Layout.of(model)
-        has_m, has_v = self.remembers
-        count = has_m + has_v
+        first = self._first(layout.size)
+        count = sum(vector is not None for vector in (first.m, first.v))
         body = _checked_body(data, layout.size * count)
         length = int.from_bytes(body[:2], "big")
         rule, at = body[2 : 2 + length], 2 + length
@@ -159,11 +155,12 @@ class ServerOptimizer(ABC):
                 f"got {len(body)} bytes of state; expected {at + _COUNTS.size + 8 * layout.size * count}"
             )
         rounds, noise = _COUNTS.unpack_from(body, at)
-        found = np.frombuffer(body, ">f8", offset=at + _COUNTS.size).astype(np.float64)
-        m, v = (found[: layout.size].copy() if has_m else None), (found[-layout.size :].copy() if has_v else None)
+        numbers = np.frombuffer(body, ">f8", offset=at + _COUNTS.size).astype(np.float64)
+        m = None if first.m is None else numbers[: layout.size].copy()
+        v = None if first.v is None else numbers[-layout.size :].copy()
         moments = Moments(m, v, noise)
         least = 0.0 if v is None else float(v.min())
-        if not (np.isfinite(found).all() and least >= 0 and 0 <= noise <= _MOST**2):
+        if not (np.isfinite(numbers).all() and least >= 0 and 0 <= noise <= _MOST**2):
             raise ConfigError("got a state whose numbers no run reaches: not finite, or a v below 0")
         return self._state(layout, rounds, moments)
 
@@ -179,6 +176,10 @@ class ServerOptimizer(ABC):
             f"got noise_std for a {type(self).__name__}, which can't correct for noise; expected noise_std=0, or a "
             "FedAdam"
         )
+
+    def _first(self, size: int) -> Moments:
+        """The moments before the first round, of ``size`` coordinates; none here."""
+        return Moments()
 
     @abstractmethod
     def _remember(self, moments: Moments, change: Vector, variance: float) -> Moments:
@@ -226,7 +227,8 @@ class FedAvgM(ServerOptimizer):
     learning_rate: float = 1.0
     momentum: float = 0.9
 
-    remembers: ClassVar[tuple[bool, bool]] = (True, False)
+    def _first(self, size: int) -> Moments:
+        return Moments(np.zeros(size))
 
     def _remember(self, moments: Moments, change: Vector, variance: float) -> Moments:
         return Moments(self.momentum * _held(moments.m) + change)
@@ -243,7 +245,8 @@ class _Adaptive(ServerOptimizer):
     beta1: float = 0.9
     tau: float = 1e-3
 
-    remembers: ClassVar[tuple[bool, bool]] = (True, True)
+    def _first(self, size: int) -> Moments:
+        return Moments(np.zeros(size), np.full(size, self.tau**2))
 
     def _remember(self, moments: Moments, change: Vector, variance: float) -> Moments:
         m = self.beta1 * _held(moments.m) + (1 - self.beta1) * change
@@ -285,8 +288,8 @@ class FedAdam(_Adaptive):
     variance of the noise on top of that of the changes, which makes all steps alike. A ``noise_std`` that is
     passed to :meth:`step` is taken out of v again: x + ηm/(√max(v - b, γ) + τ), where
     b ← β₂b + (1 - β₂)·noise_std² is what the noise has put in (Tang et al. 2024, without their bias corrections as
-    v has none). ``noise_floor`` γ, a number above 0, is theirs to be tuned; by default it is b, so that no step is
-    longer than that of a coordinate of noise alone.
+    v has none). ``noise_floor`` γ is a number above 0 to be tuned, as theirs is. None stands for b, which makes no
+    step longer by more than a factor of √2.
     """
 
     _: KW_ONLY
@@ -346,7 +349,7 @@ def _held(vector: Vector | None) -> Vector:
     return vector
 
 
-def _check_finite(vector: Vector, what: str) -> None:
+def _check_finite(vector: NDArray[Any], what: str) -> None:
     bad = int(vector.size - np.count_nonzero(np.isfinite(vector)))
     if bad:
         raise EncodingError(f"got {what} with {bad} coordinates that are not finite; leave this round out")

@@ -137,6 +137,12 @@ def test_rounds_of_real_sums_are_those_of_plain_ones_to_the_last_bit() -> None:
     assert finals[0] == finals[1]
 
 
+def test_a_model_that_its_dtype_cannot_hold_is_refused() -> None:
+    model = np.full(3, 6e4, np.float16)
+    with pytest.raises(EncodingError, match="leads to a model with 3 coordinates that are not finite"):
+        FedAvg().step(model, np.full(3, 1e4), FedAvg().start(model))
+
+
 # States: saved, restored, and refused.
 
 
