@@ -22,7 +22,8 @@ from numpy.typing import NDArray
 import secagg
 from dp import DistributedGaussian, clip_l2
 from secagg.demo import digits, hospitals, model
-from secagg.demo.training import DELTA, FEATURES
+from secagg.demo.hospitals import FEATURES
+from secagg.demo.training import DELTA
 
 PICTURE = Path(__file__).parent / "frequency.png"
 EPSILON = 8.0

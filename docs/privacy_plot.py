@@ -18,11 +18,13 @@ from numpy.typing import NDArray
 import secagg
 from dp import DistributedGaussian, clip_l2
 from secagg.demo import model
-from secagg.demo.hospitals import Study, load
-from secagg.demo.training import DELTA, FEATURES, L2_CLIP
+from secagg.demo.hospitals import FEATURES, Study, load
+from secagg.demo.problems import Hospitals
+from secagg.demo.training import DELTA
 
 PICTURE = Path(__file__).parent / "privacy.png"
 CLIENTS, SURVIVORS, ROUNDS, SEEDS = 10, 8, 20, 48
+L2_CLIP = Hospitals.l2_clip
 LAYOUT = secagg.Layout.of(model.initial(FEATURES))
 EPSILONS = (1, 2, 4, 8, 16, 32, 64)
 

@@ -27,24 +27,43 @@ def show_version() -> None:
 
 def demo(
     protocol: Sequence[str] | None,
+    task: str,
     clients: int,
     rounds: int,
     dropouts: int | None,
     seed: int,
     epsilon: float | None,
+    optimizer: str,
+    compression: str | None,
+    robust: str | None,
+    local_epochs: int | None,
+    attack: str | None,
     json: bool,
     plot: Path,
     no_plot: bool,
 ) -> None:
-    """Train one classifier over several hospitals under each protocol, without sharing patients."""
+    """Train one classifier over several clients under each protocol, without sharing their data."""
+    from secagg.demo.settings import Settings
     from secagg.demo.show import show
-    from secagg.demo.training import Settings, usual_dropouts
+    from secagg.demo.training import usual_dropouts
     from secagg.protocols import chosen
 
-    settings = Settings(clients, rounds, dropouts or 0, seed, epsilon)
+    settings = Settings(
+        clients=clients,
+        rounds=rounds,
+        dropouts=dropouts or 0,
+        seed=seed,
+        epsilon=epsilon,
+        task=task,
+        optimizer=optimizer,
+        compression=compression,
+        robust=robust,
+        local_epochs=local_epochs,
+        attack=attack,
+    )
     protocols = chosen(protocol or [])
     if dropouts is None:
-        settings = replace(settings, dropouts=usual_dropouts(clients, protocols.values()))
+        settings = replace(settings, dropouts=usual_dropouts(settings, protocols.values()))
     show(protocols, settings, as_json=json, plot=None if no_plot else plot)
 
 

@@ -73,16 +73,24 @@ def _command(among: argparse._SubParsersAction[_Parser], name: str, does: str) -
 def _demo(command: _Parser) -> None:
     add = command.add_argument
     add("--protocol", action="append", metavar="NAME", help="this protocol only; repeat for more (default: all)")
-    add("--clients", type=int, default=10, metavar="N", help="hospitals (default: 10)")
+    add("--task", default="hospitals", metavar="NAME", help="what is trained: hospitals, a regression over "
+        "patients, or digits, a network for handwriting (default: hospitals)")  # fmt: skip
+    add("--clients", type=int, default=10, metavar="N", help="hospitals, or clients with digits (default: 10)")
     add("--rounds", type=int, default=20, metavar="N", help="rounds of training (default: 20)")
-    add("--dropouts", type=int, metavar="N", help="hospitals that fall silent in each round (default: 2, or fewer "
+    add("--local-epochs", type=int, metavar="N", help="passes of a client over its data in each round (default: 5 "
+        "over patients, 2 over digits)")  # fmt: skip
+    add("--dropouts", type=int, metavar="N", help="clients that fall silent in each round (default: 2, or fewer "
         "if the protocols can't lose two)")  # fmt: skip
-    add(
-        "--seed",
-        type=int,
-        default=0,
-        help="decides the shards and which hospitals fall silent, never a key or a mask",
-    )
+    add("--seed", type=int, default=0, help="decides the shards and which clients fall silent or attack, never a "
+        "key or a mask")  # fmt: skip
+    add("--optimizer", default="fedavg", metavar="NAME", help="fedavg, fedprox, fedavgm, fedadagrad, fedadam or "
+        "fedyogi (default: fedavg)")  # fmt: skip
+    add("--compression", metavar="NAME", help="send a tenth of the coordinates: random-k, count-sketch, "
+        "public-mask or pruned")  # fmt: skip
+    add("--attack", metavar="NAME", help="every tenth client attacks: sign-flip sends -1 times its update, scale "
+        "-10 times")  # fmt: skip
+    add("--robust", metavar="NAME", help="sum in groups and combine their means by median, trimmed-mean, "
+        "geometric-median or norm-clipped-mean")  # fmt: skip
     add("--epsilon", type=float, help="train once more, with distributed differential privacy of this epsilon")
     add("--json", action="store_true", help="print JSON, and nothing else, to stdout")
     add("--plot", type=Path, default=Path("demo.png"), metavar="FILE",

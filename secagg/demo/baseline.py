@@ -1,18 +1,17 @@
-"""FedAvg in float64 without secure aggregation: the baseline that every protocol is compared with."""
+"""The mean in float64 with NumPy alone. The protocols' results are compared with trainings that use this mean."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
-from secagg.demo import model
-from secagg.demo.hospitals import Hospital
+Floats = NDArray[np.float64]
 
 
-def step(before: model.Model, hospitals: Sequence[Hospital]) -> model.Model:
-    """One round: every hospital trains, and the model moves by the mean of the updates, weighted by patients."""
-    changes = [model.update(before, hospital) for hospital in hospitals]
-    patients = [hospital.patients for hospital in hospitals]
-    return model.add(
-        before,
-        {name: np.average([change[name] for change in changes], axis=0, weights=patients) for name in before},
-    )
+def mean(updates: Sequence[Any], weights: Sequence[int]) -> Any:
+    """The weighted mean of updates: of single arrays, or of dicts of arrays by name."""
+    if isinstance(updates[0], Mapping):
+        return {name: mean([update[name] for update in updates], weights) for name in updates[0]}
+    average: Floats = np.average(updates, axis=0, weights=weights)
+    return average

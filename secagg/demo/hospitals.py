@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 Floats = NDArray[np.float64]
 
+FEATURES = 30  # of a patient
 LEAST_PATIENTS = 5  # of a hospital
 MOST_HOSPITALS = 50
 SKEW = 0.5  # the Dirichlet's concentration: the smaller, the more hospitals differ

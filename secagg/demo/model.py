@@ -1,6 +1,7 @@
 """The model: logistic regression, trained by gradient steps over all patients of a hospital."""
 
 import hashlib
+from collections.abc import Callable
 
 import numpy as np
 from numpy.typing import NDArray
@@ -24,12 +25,21 @@ def probabilities(model: Model, features: NDArray[np.float64]) -> NDArray[np.flo
     return 0.5 + 0.5 * np.tanh((features @ model["weights"] + model["bias"]) / 2)
 
 
-def update(model: Model, hospital: Hospital, steps: int = STEPS) -> Model:
-    """Train on the hospital's patients for ``steps`` steps, and return the trained model minus ``model``."""
+def update(
+    model: Model,
+    hospital: Hospital,
+    steps: int = STEPS,
+    adjusted: Callable[[Model, Model], Model] = lambda slope, own: slope,
+) -> Model:
+    """Train on the hospital's patients for ``steps`` steps, and return the trained model minus ``model``.
+
+    ``adjusted(gradient, own)`` is what a step follows in the gradient's place, as FedProx has it.
+    """
     own = model
     for _ in range(steps):
         error = probabilities(own, hospital.features) - hospital.labels
         slope = {"bias": error.mean(keepdims=True), "weights": hospital.features.T @ error / hospital.patients}
+        slope = adjusted(slope, own)
         own = {name: own[name] - RATE * slope[name] for name in own}
     return {name: own[name] - model[name] for name in model}
 

@@ -1,119 +1,172 @@
-"""The demo's picture: accuracy by round of training, and bytes by protocol."""
+"""The demo's picture: what the server gets for one update, accuracy by round, and accuracy by megabyte."""
+
+from __future__ import annotations
 
 from collections.abc import Sequence
-from itertools import pairwise
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
+import numpy as np
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
-from matplotlib.ticker import FuncFormatter, MaxNLocator
+from matplotlib.ticker import FuncFormatter, MaxNLocator, NullFormatter
+from numpy.typing import NDArray
 
-from secagg.demo.training import Demo
+from secagg.demo.claim import Claim
+from secagg.demo.training import Demo, Run
 
-_LABELLED = 3  # up to so many curves carry their names; more get a legend
+_DARK, _BASE, _WARN = "#1f4e79", "#cccccc", "#b03a2e"
 _MARKERS = "osD^vP*Xph<>"
-_DARK, _LIGHT, _BASE = "#1f4e79", "#9dc3e6", "#cccccc"
+_STEMS = 256  # up to so many coordinates are drawn one by one; more as an image
+_ROWS = 32  # of an image of coordinates
+
+Values = NDArray[Any]
 
 
 def draw(demo: Demo, path: Path) -> None:
     """Write the picture to ``path``: PNG, SVG or PDF, by its ending. ``OSError`` if it can't be written."""
-    figure = Figure(figsize=(12, 5), layout="constrained")
+    figure = Figure(figsize=(13, 8.4), layout="constrained")
     FigureCanvasAgg(figure)
-    left, right = figure.subplots(1, 2, width_ratios=[1.15, 1])
-    _draw_accuracy(left, demo)
+    upper, lower = cast(Sequence[Any], figure.subfigures(2, 1, height_ratios=[1, 1.2]))
+    _draw_claim(upper, demo)
+    left, right = lower.subplots(1, 2, width_ratios=[1, 1.25])
+    _draw_rounds(left, demo)
     _draw_bytes(right, demo)
+    for axes in (left, right):
+        axes.spines[["top", "right"]].set_visible(False)
+        axes.grid(visible=True, axis="y", color="#e4e4e4", linewidth=0.8)
     figure.savefig(path, format=path.suffix[1:].lower(), dpi=150)
 
 
-def _draw_accuracy(axes: Any, demo: Demo) -> None:
-    """The protocols' curves lie on each other, so each protocol has its markers on other rounds."""
-    patients = demo.study.test.patients
-    numbers = list(range(1, demo.settings.rounds + 1))
-    exact = [100 * correct / patients for correct in demo.float64_correct]
-    curves = [[100 * a.correct / patients for a in run.aggregations] for run in demo.runs]
-    lowest, highest = (of(of(curve) for curve in [exact, *curves]) for of in (min, max))
-    span = max(highest - lowest, 2.0)
-    axes.set_ylim(lowest - 0.35 * span, min(100.5, highest + 0.25 * span))
-    axes.set_xlim(0.5 - 0.02 * len(numbers), len(numbers) + 0.5 + 0.02 * len(numbers))
-    axes.plot(numbers, exact, color=_BASE, linewidth=9, solid_capstyle="round")
-    # Between two rounds, where no protocol's marker is.
-    _label(axes, "float64, without secagg", _between(numbers), _between(exact), 0.5, (-14, 26))
-    for index, (run, curve) in enumerate(zip(demo.runs, curves, strict=True)):
-        own = slice(index, None, len(curves))
-        axes.plot(numbers, curve, color=_DARK, linewidth=1.2, linestyle="--")
-        axes.plot(
-            *(numbers[own], curve[own], _MARKERS[index % len(_MARKERS)]),
-            color=_DARK,
-            markerfacecolor="white" if index % 2 == 0 else _DARK,
-            markersize=7,
-            label=run.protocol,
-        )
-        if numbers[own] and len(curves) <= _LABELLED:
-            _label(
-                axes,
-                run.protocol,
-                numbers[own],
-                curve[own],
-                (index + 1) / (len(curves) + 1),
-                (14, -34 - 18 * (index % 2)),
-            )
-    if len(curves) > _LABELLED:
-        axes.legend(loc="lower right", frameon=False)
-    axes.set_title("Test accuracy by round of training", fontsize=13)
-    axes.set_xlabel("round of training")
-    axes.set_ylabel(f"test patients classified correctly (% of {patients})")
-    axes.xaxis.set_major_locator(MaxNLocator(integer=True, steps=[1, 2, 5, 10]))
-    _strip(axes)
-
-
-def _between(values: Sequence[float]) -> list[float]:
-    return [(one + other) / 2 for one, other in pairwise(values)] or list(values)
-
-
-def _label(
-    axes: Any, name: str, numbers: Sequence[float], curve: Sequence[float], along: float, offset: tuple[int, int]
-) -> None:
-    """Name the curve at the fraction ``along`` of it. A rising curve has room at its upper left and lower right."""
-    at = min(int(along * len(numbers)), len(numbers) - 1)
-    leftwards = offset[0] < 0
-    axes.annotate(
-        name,
-        xy=(numbers[at], curve[at]),
-        xytext=offset,
-        textcoords="offset points",
-        ha="right" if leftwards else "left",
-        fontsize=11,
-        arrowprops={
-            "arrowstyle": "-",
-            "color": "#777777",
-            "shrinkB": 5,
-            "relpos": (1.0, 0.3) if leftwards else (0.0, 0.7),
-        },
+def _draw_claim(figure: Any, demo: Demo) -> None:
+    """One update, what the server got for it, and the mean that it opened, coordinate by coordinate."""
+    claim = demo.claim
+    panels: Any = figure.subplots(1, 3)
+    client = demo.problem.client
+    titles = (
+        f"the {'compressed ' if demo.settings.compression else ''}update of {claim.client}",
+        f"what the server got for it ({claim.protocol})",
+        f"the mean of {claim.clients} {client}s that it opened",
     )
+    for axes, title in zip(panels, titles, strict=True):
+        axes.set_title(title, fontsize=12)
+        axes.spines[["top", "right"]].set_visible(False)
+    seen = "to the server it looks random" if claim.hides else "the server reads it"
+    _values(panels[0], claim.update)
+    panels[0].set_xlabel(f"stays with the {client}: {claim.update.size:,} coordinates")
+    _received(panels[1], claim)
+    found = claim.correlation
+    correlation = "" if found is None else f"; correlation with the update {round(found, 2) + 0.0:.2f}"  # no -0.00
+    panels[1].set_xlabel(f"{seen}{correlation}", fontsize=9.5)
+    _values(panels[2], claim.opened)
+    if claim.opened.size <= _STEMS:
+        at = np.arange(claim.exact.size)
+        panels[2].plot(at, claim.exact, "o", markersize=8, markerfacecolor="none", color="#777777")
+    panels[2].set_xlabel(f"off by at most {claim.error:.0e} from the exact mean" + (
+        " (circles)" if claim.opened.size <= _STEMS else ""))  # fmt: skip
+
+
+def _values(axes: Any, values: Values) -> None:
+    """Signed values: as stems, or in an image in which grey is zero."""
+    if values.size <= _STEMS:
+        at = np.arange(values.size)
+        axes.axhline(0, color="#999999", linewidth=0.8)
+        axes.vlines(at, 0, values, color=_DARK, linewidth=1.4)
+        axes.plot(at, values, "o", color=_DARK, markersize=3.5)
+        axes.set_xticks([])
+        return
+    most = float(np.quantile(np.abs(values), 0.99)) or 1.0
+    _image(axes, values, -most, most, "RdBu_r")
+
+
+def _received(axes: Any, claim: Claim) -> None:
+    """The integers or bytes of the message, from 0 to the modulus."""
+    if claim.received.size <= _STEMS:
+        axes.plot(np.arange(claim.received.size), claim.received, "o", color=_DARK, markersize=4.5)
+        axes.set_ylim(-0.05 * claim.modulus, 1.05 * claim.modulus)
+        axes.set_yticks([0, claim.modulus], ["0", f"{claim.modulus:,}"])
+        axes.set_xticks([])
+        return
+    if not claim.by_coordinate:
+        _image(axes, claim.received[: max(_ROWS * 80, claim.update.size)], 0, claim.modulus, "gray")
+        return
+    middle = claim.received.astype(np.float64)
+    low, high = (0.0, float(claim.modulus)) if claim.hides else tuple(np.quantile(middle, (0.01, 0.99)))
+    _image(axes, middle, low, high, "RdBu_r")
+
+
+def _image(axes: Any, values: Values, low: float, high: float, colours: str) -> None:
+    columns = -(-values.size // _ROWS)
+    padded = np.full(_ROWS * columns, np.nan)
+    padded[: values.size] = values
+    axes.imshow(padded.reshape(columns, _ROWS).T, cmap=colours, vmin=low, vmax=high, aspect="auto",
+                interpolation="nearest")  # fmt: skip
+    axes.set_xticks([])
+    axes.set_yticks([])
+
+
+def _draw_rounds(axes: Any, demo: Demo) -> None:
+    """Accuracy by round: in float64, and under protocols, which are one curve where they agree in every bit."""
+    numbers = list(range(1, demo.settings.rounds + 1))
+    exact = _percent(demo, demo.float64_correct)
+    axes.plot(numbers, exact, color=_BASE, linewidth=8, solid_capstyle="round", label="float64, without secagg")
+    if demo.unattacked_correct is not None:
+        calm = _percent(demo, demo.unattacked_correct)
+        axes.plot(numbers, calm, color="#555555", linestyle=":", linewidth=1.8, label="float64, without attack")
+    for index, (label, runs) in enumerate(_alike(demo).items()):
+        axes.plot(numbers, _curve(demo, runs[0]), **_style(runs[0], index), label=label)
+    axes.set_title("Test accuracy by round of training", fontsize=12)
+    axes.set_xlabel("round of training")
+    axes.set_ylabel(f"test {demo.problem.example}s classified correctly (% of {demo.problem.tested})")
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True, steps=[1, 2, 5, 10]))
+    axes.legend(loc="best", frameon=False, fontsize=10)
+
+
+def _style(run: Run, index: int) -> dict[str, Any]:
+    shade = _WARN if run.epsilon is not None else _DARK
+    return {
+        "color": shade,
+        "linewidth": 1.3,
+        "marker": _MARKERS[index % len(_MARKERS)],
+        "markersize": 6,
+        "markerfacecolor": "white" if index % 2 else shade,
+    }
+
+
+def _alike(demo: Demo) -> dict[str, list[Run]]:
+    """Runs by what to call them: those whose models agree in every bit are one curve."""
+    groups: dict[tuple[bytes, ...], list[Run]] = {}
+    for run in demo.runs:
+        groups.setdefault(tuple(array.tobytes() for array in run.model.values()), []).append(run)
+    return {
+        f"{len(runs)} protocols, one model to the last bit" if len(runs) > 1 else runs[0].protocol: runs
+        for runs in groups.values()
+    }
 
 
 def _draw_bytes(axes: Any, demo: Demo) -> None:
-    """Two bars for each protocol; the first protocol is on top."""
-    height = 0.36
-    most = max(max(run.bytes_up, run.bytes_down) for run in demo.runs)
-    for row, run in enumerate(demo.runs):
-        for name, size, at, style in (
-            ("up", run.bytes_up, row - height / 2, {"color": _DARK}),
-            ("down", run.bytes_down, row + height / 2, {"facecolor": _LIGHT, "edgecolor": _DARK, "hatch": "//"}),
-        ):
-            axes.barh(at, size, height=height * 0.92, **style)
-            axes.text(size + most * 0.015, at, f"{size:,.0f} {name}", va="center", fontsize=11)
-    axes.set_yticks(range(len(demo.runs)), [run.protocol for run in demo.runs], fontsize=12)
-    axes.set_ylim(max(len(demo.runs), 2) - 0.4, -0.6)
-    axes.set_xlim(0, most * 1.25)
-    axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:,.0f}"))
-    axes.xaxis.set_major_locator(MaxNLocator(5, steps=[1, 2, 5, 10]))
-    axes.set_title("Bytes of one hospital in one round of training", fontsize=13)
-    axes.set_xlabel("bytes")
-    axes.tick_params(axis="y", length=0)
-    _strip(axes)
+    """Accuracy by what one client has sent and received so far: the price of each protocol."""
+    for index, run in enumerate(demo.runs):
+        each = (run.bytes_up + run.bytes_down) / 1e6
+        megabytes = [number * each for number in range(1, demo.settings.rounds + 1)]
+        every = max(1, len(megabytes) // 5)
+        label = f"{run.protocol}: {_size(megabytes[-1])}"
+        axes.plot(megabytes, _curve(demo, run), **_style(run, index), markevery=(index % every, every), label=label)
+    axes.set_xscale("log")
+    axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: _size(value)))
+    axes.xaxis.set_minor_formatter(NullFormatter())
+    axes.set_title("Test accuracy by megabyte", fontsize=12)
+    axes.set_xlabel(f"one {demo.problem.client} has sent and received")
+    axes.legend(loc="center left", bbox_to_anchor=(1.0, 0.5), frameon=False, fontsize=10, title="in all")
 
 
-def _strip(axes: Any) -> None:
-    axes.spines[["top", "right"]].set_visible(False)
+def _curve(demo: Demo, run: Run) -> list[float]:
+    return _percent(demo, [aggregation.correct for aggregation in run.aggregations])
+
+
+def _percent(demo: Demo, correct: Sequence[int]) -> list[float]:
+    return [100 * number / demo.problem.tested for number in correct]
+
+
+def _size(megabytes: float) -> str:
+    return f"{megabytes * 1000:,.3g} kB" if megabytes < 1 else f"{megabytes:,.3g} MB"

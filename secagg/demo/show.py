@@ -7,7 +7,8 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from secagg.demo.screen import progress, tables
-from secagg.demo.training import Settings, run
+from secagg.demo.settings import Settings
+from secagg.demo.training import run
 from secagg.errors import ConfigError
 from secagg.protocols.base import AggregationProtocol
 

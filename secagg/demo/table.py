@@ -9,14 +9,16 @@ from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from secagg.demo.training import DELTA, L2_CLIP, Demo, Run
+from secagg.demo.learner import make_rule
+from secagg.demo.settings import ALGORITHMS, ATTACKS
+from secagg.demo.training import CORRUPTION, DELTA, Demo, Run
 
 _PACKAGES = ("secagg", "numpy", "numba", "cryptography", "scikit-learn", "matplotlib")
 
 
 def to_table(demo: Demo) -> RenderableType:
     """A row per protocol, and notes that explain the columns."""
-    title = "One classifier from many hospitals"
+    title = f"One classifier from many {demo.problem.client}s"
     table = Table(title=title, box=box.SIMPLE_HEAD, title_style="bold", pad_edge=False, collapse_padding=True)
     table.add_column("protocol", no_wrap=True)
     table.add_column("test\naccuracy", justify="right")
@@ -25,11 +27,11 @@ def to_table(demo: Demo) -> RenderableType:
         table.add_column("epsilon", justify="right")
     table.add_column("bytes\nup", justify="right")
     table.add_column("bytes\ndown", justify="right")
-    table.add_column("to learn one\nhospital's update\nwould take", min_width=16)
+    table.add_column(f"to learn one\n{demo.problem.client}'s update\nwould take", min_width=16)
     for run in demo.runs:
         table.add_row(
             run.protocol,
-            f"{100 * run.correct / demo.study.test.patients:.1f} %",
+            f"{100 * run.correct / demo.problem.tested:.1f} %",
             f"{run.difference:.1e}",
             *([] if demo.settings.epsilon is None else ["none" if run.epsilon is None else f"{run.epsilon:.2f}"]),
             f"{run.bytes_up:,.0f}",
@@ -40,46 +42,86 @@ def to_table(demo: Demo) -> RenderableType:
 
 
 def _notes(demo: Demo) -> list[str]:
-    settings, hospitals, exact = demo.settings, demo.study.hospitals, demo.float64_correct[-1]
-    tested = demo.study.test.patients
-    sizes = [hospital.patients for hospital in hospitals]
-    sick = [round(100 * hospital.malignant / hospital.patients) for hospital in hospitals]
+    settings, problem, exact = demo.settings, demo.problem, demo.float64_correct[-1]
     clipped = {run.protocol: _clipped(run) for run in demo.runs if run.epsilon is None}
     return [
-        f"Rounds of training: {settings.rounds}, over {settings.clients} hospitals of {min(sizes)} to {max(sizes)} "
-        f"patients, {min(sick)} to {max(sick)} % of them malignant; {_silent(settings.dropouts)}. "
-        f"{tested} other patients are the test.",
-        f"FedAvg in float64 over the same hospitals, without secagg: {100 * exact / tested:.1f} %. Off by: the "
-        "largest difference between a final weight and FedAvg's.",
+        f"Rounds of training: {settings.rounds}, over {settings.clients} {problem.client}s of "
+        f"{problem.describe()}; {_silent(settings.dropouts, problem.client)}. {problem.tested} other "
+        f"{problem.example}s are the test.",
+        f"{_recipe(demo)} in float64 over the same {problem.client}s, without secagg: "
+        f"{100 * exact / problem.tested:.1f} %. Off by: the largest difference from its final weights.",
+        *_around_the_sum(demo),
         *(
             ["Coordinates clipped: " + ", ".join(f"{count} ({name})" for name, count in clipped.items()) + "."]
             if any(clipped.values())
             else []
         ),
         *_privacy(demo),
-        "Bytes: per hospital and round of training, for hospitals that stay to the end.",
+        f"Bytes: per {problem.client} and round of training, for {problem.client}s that stay to the end.",
         *(f"Left out: {name}, {reason}" for name, reason in demo.left_out.items()),
     ]
 
 
-def _silent(dropouts: int) -> str:
+def _recipe(demo: Demo) -> str:
+    """What is trained, such as ``FedAdam with random-k and median of groups``."""
+    settings = demo.settings
+    title = ALGORITHMS[settings.optimizer].title
+    around = [text for text in (settings.compression, settings.robust and f"{settings.robust} of groups") if text]
+    return f"{title} with {' and '.join(around)}" if around else title
+
+
+def _around_the_sum(demo: Demo) -> list[str]:
+    """What the compression, the rule over groups and the attack mean, a note each."""
+    settings, problem, notes = demo.settings, demo.problem, []
+    if settings.compression is not None:
+        notes.append(
+            f"{settings.compression}: a tenth of the coordinates is sent. Keys and shares are sent as before; with "
+            "so few coordinates they are most of the bytes."
+        )
+        if settings.compression == "public-mask":
+            notes.append("The mask follows from the last mean, so trainings soon send different coordinates.")
+    rule = make_rule(problem, settings)
+    if rule is not None:
+        notes.append(
+            f"{settings.robust}: each of {settings.groups} groups, drawn anew each round, has a secure sum of its "
+            f"own; at most {rule.bad} may hold an attacker: then {rule.promise}. All {problem.client}s count the "
+            f"same. Protocols run with corruption={CORRUPTION}, so that all who may collude fit into one group."
+        )
+    if settings.attack is not None and demo.unattacked_correct is not None:
+        calm = 100 * demo.unattacked_correct[-1] / problem.tested
+        notes.append(
+            f"{settings.attack}: {settings.liars} of {settings.clients} {problem.client}s "
+            f"{'sends' if settings.liars == 1 else 'send'} {ATTACKS[settings.attack]:g} times "
+            f"{'its' if settings.liars == 1 else 'their'} update, clipped as all are. Without attack: {calm:.1f} %."
+        )
+    return notes
+
+
+def _silent(dropouts: int, client: str) -> str:
     if dropouts == 0:
-        return "no hospital falls silent in any round"
-    return f"{'1 hospital falls' if dropouts == 1 else f'{dropouts} hospitals fall'} silent in each round"
+        return f"no {client} falls silent in any round"
+    return f"{f'1 {client} falls' if dropouts == 1 else f'{dropouts} {client}s fall'} silent in each round"
 
 
 def _privacy(demo: Demo) -> list[str]:
     noised = next((run for run in demo.runs if run.epsilon is not None), None)
     if noised is None:
         return []
-    price = 100 * (demo.float64_correct[-1] - noised.correct) / demo.study.test.patients
+    problem = demo.problem
+    price = 100 * (demo.float64_correct[-1] - noised.correct) / problem.tested
+    scaled = (
+        "Under --epsilon all trainings scale features by public constants, because epsilon does not cover the "
+        "patients' means and deviations, which scale them otherwise. It does not cover the accuracies either: they "
+        "are exact."
+        if problem.example == "patient"
+        else "It does not cover the accuracies: they are exact."
+    )
     return [
-        f"Epsilon: the most that any hospital was charged over {demo.settings.rounds} rounds, at delta {DELTA:g}. "
-        "It covers all patients of a hospital, and holds as long as no more clients collude than the task allows. "
-        f"Every hospital has the same weight, shortens its update to length {L2_CLIP} and adds its share of the "
-        f"noise. With so few hospitals the noise costs {price:.1f} points of accuracy. Under --epsilon all "
-        "trainings scale features by public constants, because epsilon does not cover the patients' means and "
-        "deviations, which scale them otherwise. It does not cover the accuracies either: they are exact."
+        f"Epsilon: the most that any {problem.client} was charged over {demo.settings.rounds} rounds, at delta "
+        f"{DELTA:g}. It covers all {problem.example}s of a {problem.client}, and holds as long as no more clients "
+        f"collude than the task allows. Every {problem.client} has the same weight, shortens its update to length "
+        f"{problem.l2_clip} and adds its share of the noise. With so few {problem.client}s the noise costs "
+        f"{price:.1f} points of accuracy. {scaled}"
     ]
 
 
@@ -90,25 +132,31 @@ def _clipped(run: Run) -> int | None:
 
 def to_json(demo: Demo) -> dict[str, Any]:
     """The results in plain types. Accuracies are fractions; bytes are per hospital and round."""
-    patients = demo.study.test.patients
-    settings = demo.settings
+    tested, settings, claim = demo.problem.tested, demo.settings, demo.claim
     return {
         "seed": settings.seed,
         "clients": settings.clients,
         "rounds": settings.rounds,
         "dropouts": settings.dropouts,
+        "task": settings.task,
+        "local_epochs": settings.epochs,
+        "optimizer": settings.optimizer,
+        "compression": settings.compression,
+        "robust": settings.robust,
+        "groups": settings.groups if settings.robust is not None else 1,
+        "attack": settings.attack,
         "versions": {"python": platform.python_version()} | {name: version(name) for name in _PACKAGES},
-        "hospitals": {h.id: {"patients": h.patients, "malignant": h.malignant} for h in demo.study.hospitals},
-        "test_patients": patients,
+        "shards": demo.problem.shards(),
+        "tested": tested,
         "float64": {
-            "accuracy": demo.float64_correct[-1] / patients,
-            "accuracy_by_round": [correct / patients for correct in demo.float64_correct],
+            "accuracy": demo.float64_correct[-1] / tested,
+            "accuracy_by_round": [correct / tested for correct in demo.float64_correct],
             "model": _plain(demo.float64_model),
         },
         "protocols": [
             {
                 "name": run.protocol,
-                "accuracy": run.correct / patients,
+                "accuracy": run.correct / tested,
                 "difference_from_float64": run.difference,
                 "bytes_up": run.bytes_up,
                 "bytes_down": run.bytes_down,
@@ -120,7 +168,7 @@ def to_json(demo: Demo) -> dict[str, Any]:
                 "rounds": [
                     {
                         "round": number,
-                        "accuracy": aggregation.correct / patients,
+                        "accuracy": aggregation.correct / tested,
                         "survivors": list(aggregation.survivors),
                         "dropped": dict(aggregation.dropped),
                         "clipped": aggregation.clipped,
@@ -130,6 +178,16 @@ def to_json(demo: Demo) -> dict[str, Any]:
             }
             for run in demo.runs
         ],
+        "unattacked": None
+        if demo.unattacked_correct is None
+        else [correct / tested for correct in demo.unattacked_correct],
+        "claim": {
+            "protocol": claim.protocol,
+            "client": claim.client,
+            "clients": claim.clients,
+            "correlation": claim.correlation,
+            "error": claim.error,
+        },
         "left_out": dict(demo.left_out),
     }
 

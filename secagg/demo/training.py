@@ -10,60 +10,24 @@ from typing import TYPE_CHECKING, cast
 import numpy as np
 
 from secagg.demo import baseline, model
+from secagg.demo.claim import Claim, watch
 from secagg.demo.dropouts import Plan, absentees, plan, silent_rounds
-from secagg.demo.hospitals import MOST_HOSPITALS, Study, hospital_ids, load
-from secagg.errors import ConfigError
-from secagg.fixed_point import FixedPoint
+from secagg.demo.learner import ENCODING, Learner
+from secagg.demo.problems import Problem, client_ids, load
+from secagg.demo.settings import MOST_CLIENTS, USUAL_DROPOUTS, Settings
+from secagg.errors import Aborted, ConfigError
+from secagg.federated import group_task, mean_noise_std, simulate_groups
 from secagg.layout import Layout
 from secagg.protocols.base import AggregationProtocol
-from secagg.simulation import enrol_for, simulate
+from secagg.simulation import Simulation, enrol_for
 from secagg.task import Task
 
 if TYPE_CHECKING:
     from dp.events import Trust
     from dp.ledger import PrivacyLedger
 
-FEATURES = 30
-MOST_ROUNDS = 1000
-USUAL_DROPOUTS = 2
-
-#: The δ of a noised training, and the largest L2 norm of its updates.
-DELTA = 1e-5
-L2_CLIP = 0.1
-
-#: Nearest rounding draws no randomness, so all protocols give the same model to the last bit.
-ENCODING = FixedPoint(clip=0.5, bits=16, rounding="nearest")
-
-
-@dataclass(frozen=True)
-class Settings:
-    """How many hospitals train, for how many rounds, and how many fall silent in each round.
-
-    ``seed`` decides the shards and which hospitals fall silent; keys, masks and noise come from the system's
-    generator. With ``epsilon``, one more training adds noise for that ε. All trainings then scale features by
-    public constants, because ε does not cover exact statistics of the patients. ``ConfigError`` for a number out of
-    range.
-    """
-
-    clients: int = 10
-    rounds: int = 20
-    dropouts: int = USUAL_DROPOUTS
-    seed: int = 0
-    epsilon: float | None = None
-
-    def __post_init__(self) -> None:
-        for name, least, most in (
-            ("clients", 2, MOST_HOSPITALS),
-            ("rounds", 1, MOST_ROUNDS),
-            ("dropouts", 0, self.clients - 1),
-            ("seed", 0, None),
-        ):
-            value = getattr(self, name)
-            if value < least or (most is not None and value > most):
-                expected = f"{least} or more" if most is None else f"{least} to {most}"
-                raise ConfigError(f"got --{name} {value}; expected {expected}")
-        if self.epsilon is not None and not 0 < self.epsilon < float("inf"):
-            raise ConfigError(f"got --epsilon {self.epsilon}; expected a number above 0, such as 8")
+DELTA = 1e-5  # of a noised training
+CORRUPTION = 0.05  # of all clients, under a rule over groups: all that may be corrupt fit into one group
 
 
 @dataclass(frozen=True)
@@ -80,7 +44,7 @@ class Aggregation:
 class Run:
     """One whole training under a protocol.
 
-    ``bytes_up`` and ``bytes_down`` are means over the rounds and the hospitals that stayed to the end of each.
+    ``bytes_up`` and ``bytes_down`` are means over the rounds and the clients that stayed to the end of each.
     """
 
     protocol: str
@@ -91,24 +55,30 @@ class Run:
     bytes_down: float
     collusion: str
     epsilon: float | None = None
-    """The most that a hospital was charged for the whole training, at :data:`DELTA`; None without noise."""
+    """The most that a client was charged for the whole training, at :data:`DELTA`; None without noise."""
 
     @property
     def correct(self) -> int:
-        """The number of test patients that the final model classifies correctly."""
+        """The number of test examples that the final model classifies correctly."""
         return self.aggregations[-1].correct
 
 
 @dataclass(frozen=True, eq=False)
 class Demo:
-    """All results. ``left_out`` says why a protocol can't run here, by its name."""
+    """All results. ``left_out`` says why a protocol can't run here, by its name.
+
+    ``float64_correct`` is after each round of the same training without a protocol; ``unattacked_correct`` of that
+    without attackers, None if there are none.
+    """
 
     settings: Settings
-    study: Study
+    problem: Problem
     float64_correct: tuple[int, ...]
     float64_model: model.Model
+    unattacked_correct: tuple[int, ...] | None
     runs: tuple[Run, ...]
     left_out: Mapping[str, str]
+    claim: Claim
 
 
 def run(
@@ -125,24 +95,36 @@ def run(
     for protocol in protocols.values():
         with _record_missing(protocol, missing):
             _check(protocol, settings)
-    shards, silences = (np.random.default_rng([settings.seed, purpose]) for purpose in (0, 1))
-    study = load(settings.clients, shards, plausible=settings.epsilon is not None)
-    silent = plan([hospital.id for hospital in study.hospitals], settings.rounds, settings.dropouts, silences)
-    models = _train_in_float64(study, silent)
+    problem = load(settings.task, settings.clients, settings.seed, private=settings.epsilon is not None)
+    silences = np.random.default_rng([settings.seed, 1])
+    silent = plan(list(problem.weights), settings.rounds, settings.dropouts, silences)
+    models = _train_in_float64(problem, settings, silent)
     runs = []
     for protocol in protocols.values():
         if protocol.name not in missing:
             with _record_missing(protocol, missing):
-                runs.append(_train(protocol, settings, study, silent, models[-1], progress))
-    if settings.epsilon is not None and runs:
-        available = [protocol for protocol in protocols.values() if protocol.name not in missing]
-        first = next((protocol for protocol in available if protocol.name == "SecAgg"), available[0])
-        runs.append(_train(first, settings, study, silent, models[-1], progress, settings.epsilon))
+                runs.append(_train(protocol, settings, problem, silent, models[-1], progress))
     if not runs:
         reasons = "; ".join(f"{name}: {reason}" for name, reason in missing.items())
         raise ConfigError(f"got no protocol that can run here; {reasons}")
-    correct = tuple(model.correct(one, study.test) for one in models)
-    return Demo(settings, study, correct, models[-1], tuple(runs), missing)
+    available = [protocol for protocol in protocols.values() if protocol.name not in missing]
+    first = next((protocol for protocol in available if protocol.name == "SecAgg"), available[0])
+    if settings.epsilon is not None:
+        runs.append(_train(first, settings, problem, silent, models[-1], progress, settings.epsilon))
+    unattacked = None
+    if settings.attack is not None:
+        calm = _train_in_float64(problem, replace(settings, attack=None), silent)
+        unattacked = tuple(map(problem.correct, calm))
+    return Demo(
+        settings,
+        problem,
+        tuple(map(problem.correct, models)),
+        models[-1],
+        unattacked,
+        tuple(runs),
+        missing,
+        _watch(first, settings, problem),
+    )
 
 
 @contextmanager
@@ -156,27 +138,32 @@ def _record_missing(protocol: AggregationProtocol, missing: dict[str, str]) -> I
         missing[protocol.name] = str(error)
 
 
-def make_task(protocol: AggregationProtocol, clients: int, dropouts: int, max_weight: int) -> Task:
-    """The task of a whole training. ``min_survivors`` is the number of hospitals that remain after the dropouts."""
-    return Task(
+def make_task(protocol: AggregationProtocol, layout: Layout, settings: Settings, max_weight: int | None) -> Task:
+    """The task that a group runs for a whole training; all clients are one group without a rule over groups.
+
+    ``min_survivors`` is the number of clients that remain after the dropouts. Under a rule over groups there are no
+    weights, since a liar would claim a large one, and :data:`CORRUPTION` of the clients may be corrupt.
+    """
+    grouped = settings.robust is not None
+    if grouped and protocol.corruption is not None:
+        protocol = replace(protocol, corruption=CORRUPTION)  # type: ignore[type-var]
+    task = Task(
         protocol=protocol,
-        layout=Layout.of(model.initial(FEATURES)),
+        layout=layout,
         encoding=ENCODING,
-        max_clients=clients,
-        min_survivors=clients - dropouts,
-        max_weight=max_weight,
+        max_clients=settings.clients,
+        min_survivors=settings.clients - settings.dropouts,
+        max_weight=None if grouped else max_weight,
         context=b"secagg demo",
     )
+    return group_task(task, settings.groups) if grouped else task
 
 
-def make_private_task(
-    protocol: AggregationProtocol, clients: int, dropouts: int, epsilon: float, rounds: int
-) -> Task:
-    """As :func:`make_task`, without weights; with the least noise that keeps ``rounds`` sums within ``epsilon``."""
+def make_private_task(task: Task, l2_clip: float, epsilon: float, rounds: int) -> Task:
+    """``task`` without weights, with the least noise that keeps ``rounds`` sums within ``epsilon``."""
     from dp.distributed import DistributedGaussian
 
-    task = make_task(protocol, clients, dropouts, max_weight=1)
-    noised = replace(task, max_weight=None, encoding=DistributedGaussian(L2_CLIP, 1.0, 20, delta=DELTA))
+    noised = replace(task, max_weight=None, encoding=DistributedGaussian(l2_clip, 1.0, 20, delta=DELTA))
     try:
         encoding = cast(DistributedGaussian, noised.encoder).with_epsilon(epsilon, task.layout.size, rounds=rounds)
     except ValueError as error:
@@ -185,119 +172,166 @@ def make_private_task(
 
 
 def _budget(epsilon: float, trust: Trust) -> PrivacyLedger:
-    """The privacy budget of one hospital for the whole training."""
+    """The privacy budget of one client for the whole training."""
     from dp.ledger import PrivacyLedger
 
     return PrivacyLedger(epsilon, DELTA, unit="client", trust=trust)
 
 
-def _train_in_float64(study: Study, silent: Plan) -> list[model.Model]:
-    """The model after each round, trained by the hospitals that the plan leaves in the sum."""
-    models = [model.initial(FEATURES)]
-    for silences in silent:
-        absent = absentees(silences)
-        models.append(baseline.step(models[-1], [h for h in study.hospitals if h.id not in absent]))
-    return models[1:]
+def _train_in_float64(problem: Problem, settings: Settings, silent: Plan) -> list[model.Model]:
+    """The model after each round, trained by the clients that the plan leaves in the sum."""
+    learner, models = Learner(problem, settings), []
+    for number, silences in enumerate(silent, 1):
+        terms, absent = learner.offer(number), absentees(silences)
+        means = []
+        for group in learner.groups(number):
+            present = [client for client in group if client not in absent]
+            weights = [1 if settings.robust is not None else problem.weights[client] for client in present]
+            means.append(baseline.mean([terms[client] for client in present], weights))
+        learner.learn(number, means, problem.weights.keys() - absent)
+        models.append(learner.model)
+    return models
 
 
 def _train(
     protocol: AggregationProtocol,
     settings: Settings,
-    study: Study,
+    problem: Problem,
     silent: Plan,
     exact: model.Model,
     progress: Callable[[str], None],
     epsilon: float | None = None,
 ) -> Run:
-    patients = {hospital.id: hospital.patients for hospital in study.hospitals}
-    clients, dropouts = settings.clients, settings.dropouts
-    if epsilon is None:
-        task = make_task(protocol, clients, dropouts, max(patients.values()))
-    else:
-        task = make_private_task(protocol, clients, dropouts, epsilon, settings.rounds)
-    trust: Trust = "local" if task.shows_terms else "distributed"
-    budgets = None if epsilon is None else {party: _budget(epsilon, trust) for party in patients}
-    name = protocol.name if epsilon is None else f"{protocol.name}, noised"
-    current = model.initial(FEATURES)
+    learner = Learner(problem, settings)
+    task = make_task(protocol, learner.layout, settings, max(problem.weights.values()))
+    name, budgets, noise = protocol.name, None, 0.0
+    if epsilon is not None:
+        task = make_private_task(task, problem.l2_clip, epsilon, settings.rounds)
+        trust: Trust = "local" if task.shows_terms else "distributed"
+        name, budgets = f"{name}, noised", {client: _budget(epsilon, trust) for client in problem.weights}
     aggregations, up, down = [], [], []
     for number, silences in enumerate(silent, 1):
         progress(name)
-        result = simulate(
+        outcomes = simulate_groups(
             task,
-            {hospital.id: model.update(current, hospital) for hospital in study.hospitals},
-            weights=patients if epsilon is None else None,
+            learner.offer(number),
+            learner.groups(number),
+            weights=None if task.max_weight is None else problem.weights,
             dropouts=silent_rounds(protocol, silences),
             budgets=budgets,
-            session=b"round %d " % number + model.fingerprint(current),
+            session=learner.session(number),
         )
-        current = model.add(current, result.mean)
-        for stayed in patients.keys() - {silence.hospital for silence in silences}:
-            up.append(sum(result.bytes_up[stayed].values()))
-            down.append(sum(result.bytes_down[stayed].values()))
-        correct = model.correct(current, study.test)
-        aggregations.append(Aggregation(result.survivors, dict(result.dropped), correct, result.clipped))
+        opened = [_opened(outcome) for outcome in outcomes]
+        survivors = tuple(sorted(client for one in opened for client in one.survivors))
+        if epsilon is not None and learner.corrects_noise:
+            noise = mean_noise_std(task, len(survivors))
+        learner.learn(number, [one.mean for one in opened], survivors, noise)
+        silent_now = {silence.hospital for silence in silences}
+        for one in opened:
+            stayed = [client for client in one.bytes_up if client in problem.weights and client not in silent_now]
+            up += [sum(one.bytes_up[client].values()) for client in stayed]
+            down += [sum(one.bytes_down[client].values()) for client in stayed]
+        aggregations.append(
+            Aggregation(
+                survivors,
+                {client: at for one in opened for client, at in one.dropped.items()},
+                problem.correct(learner.model),
+                None if any(one.clipped is None for one in opened) else sum(one.clipped or 0 for one in opened),
+            )
+        )
     return Run(
         protocol=name,
         aggregations=tuple(aggregations),
-        model=current,
-        difference=model.difference(current, exact),
+        model=learner.model,
+        difference=model.difference(learner.model, exact),
         bytes_up=float(np.mean(up)),
         bytes_down=float(np.mean(down)),
-        collusion=task.protocol.cost(task, sorted(patients)).collusion,
+        collusion=task.protocol.cost(task, sorted(problem.weights)[: task.max_clients]).collusion,
         epsilon=None if budgets is None else max(budget.spent for budget in budgets.values()),
     )
 
 
+def _opened(outcome: Simulation | Aborted) -> Simulation:
+    """The outcome. Nothing in the demo aborts a session: its dropouts are within what the task allows."""
+    if isinstance(outcome, Aborted):
+        raise outcome
+    return outcome
+
+
+def _watch(protocol: AggregationProtocol, settings: Settings, problem: Problem) -> Claim:
+    """The first round of the training again, as the server sees it; in the victim's group, with nobody silent."""
+    learner = Learner(problem, replace(settings, attack=None))
+    task = make_task(protocol, learner.layout, settings, max(problem.weights.values()))
+    members = learner.groups(1)[0]
+    terms = learner.offer(1)
+    weights = None if task.max_weight is None else {client: problem.weights[client] for client in members}
+    return watch(task, {client: terms[client] for client in members}, weights, learner.session(1))
+
+
 def _check(protocol: AggregationProtocol, settings: Settings) -> None:
-    """``ConfigError`` if the protocol can't work with these clients and dropouts; it names numbers that work."""
+    """``ConfigError`` if the protocol can't work with these settings; it names numbers that work."""
     clients, dropouts = settings.clients, settings.dropouts
-    refusal = _refusal(protocol, clients, dropouts)
+    refusal = _refusal(protocol, settings)
     if refusal is None:
         return
     if isinstance(refusal.__cause__, ImportError):
         raise refusal
-    fewer = [few for few in range(dropouts) if _refusal(protocol, clients, few) is None]
+    fewer = [few for few in range(dropouts) if _works(protocol, settings, dropouts=few)]
     more = [
         count
-        for count in range(max(2, dropouts + 1), MOST_HOSPITALS + 1)
-        if not _refusal(protocol, count, dropouts)
+        for count in range(max(2, dropouts + 1), MOST_CLIENTS + 1)
+        if _works(protocol, settings, clients=count)
     ]
     works = [f"--{name} {_span(numbers)}" for name, numbers in (("dropouts", fewer), ("clients", more)) if numbers]
     if not works:
         raise refusal
     options = f"--clients {clients} --dropouts {dropouts}" if dropouts else f"--clients {clients}"
-    raise ConfigError(
-        f"got {options}, and {protocol.name} opens no sum over "
-        f"{clients - dropouts} of {clients}; expected {', or '.join(works)}"
-    )
+    reason = f"opens no sum over {clients - dropouts} of {clients}"
+    if settings.robust is not None:
+        options, reason = (
+            f"{options} --robust {settings.robust}",
+            f"opens no sums of {settings.groups} groups of them",
+        )
+    raise ConfigError(f"got {options}, and {protocol.name} {reason}; expected {', or '.join(works)}")
 
 
-def usual_dropouts(clients: int, protocols: Iterable[AggregationProtocol]) -> int:
-    """Two of ``clients`` hospitals, or fewer if one of ``protocols`` can't lose two."""
+def usual_dropouts(settings: Settings, protocols: Iterable[AggregationProtocol]) -> int:
+    """Two of the clients, or fewer if one of ``protocols`` can't lose two; none under a rule over groups."""
+    if settings.robust is not None:
+        return 0
     return next(
         (
             dropouts
-            for dropouts in range(min(USUAL_DROPOUTS, clients - 1), 0, -1)
-            if all(_can_run(protocol, clients, dropouts) for protocol in protocols)
+            for dropouts in range(min(USUAL_DROPOUTS, settings.clients - 1), 0, -1)
+            if all(_can_run(protocol, settings, dropouts) for protocol in protocols)
         ),
         0,
     )
 
 
-def _can_run(protocol: AggregationProtocol, clients: int, dropouts: int) -> bool:
+def _can_run(protocol: AggregationProtocol, settings: Settings, dropouts: int) -> bool:
     """Whether the protocol works with these numbers. True if a package is missing: that is reported later."""
     try:
-        refusal = _refusal(protocol, clients, dropouts)
+        refusal = _refusal(protocol, replace(settings, dropouts=dropouts))
     except ImportError:
         return True
     return refusal is None or isinstance(refusal.__cause__, ImportError)
 
 
-def _refusal(protocol: AggregationProtocol, clients: int, dropouts: int) -> ConfigError | None:
-    cohort = hospital_ids(clients)
+def _works(protocol: AggregationProtocol, settings: Settings, **changed: int) -> bool:
     try:
-        task = make_task(protocol, clients, dropouts, max_weight=1)
-        protocol.validate_cohort(task, cohort, enrol_for(task, cohort)[1])
+        other = replace(settings, **changed)  # type: ignore[arg-type]
+    except ConfigError:
+        return False
+    return _refusal(protocol, other) is None
+
+
+def _refusal(protocol: AggregationProtocol, settings: Settings) -> ConfigError | None:
+    cohort = client_ids(settings.task, settings.clients)
+    try:
+        task = make_task(protocol, Layout.of(np.zeros(1)), settings, max_weight=1)
+        group = cohort[: task.max_clients]
+        task.protocol.validate_cohort(task, group, enrol_for(task, group)[1])
     except ConfigError as error:
         return error
     return None

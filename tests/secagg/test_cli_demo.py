@@ -45,7 +45,7 @@ def test_demo_takes_all_its_options(command, tmp_path):
     assert code == 0
     assert {name: found[name] for name in given} == given
     assert [row["name"] for row in found["protocols"]] == ["SecAgg", "Clear"]
-    assert len(found["hospitals"]) == 6
+    assert len(found["shards"]) == 6
     assert all(len(row["dropped"]) == 1 for row in found["protocols"][0]["rounds"])
     assert [path.name for path in tmp_path.iterdir()] == ["my.png"]
 

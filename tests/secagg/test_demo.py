@@ -12,10 +12,12 @@ from rich.console import Console
 from secagg import Clear, ConfigError, SecAgg, SecAggError, Server
 from secagg.demo import baseline, model, training
 from secagg.demo.dropouts import Silence, absentees, plan, silent_rounds
-from secagg.demo.hospitals import FARTHEST, LEAST_PATIENTS, Hospital, load
+from secagg.demo.hospitals import FARTHEST, FEATURES, LEAST_PATIENTS, Hospital, load
+from secagg.demo.learner import ENCODING
 from secagg.demo.plot import draw
+from secagg.demo.settings import Settings
 from secagg.demo.table import to_json, to_table
-from secagg.demo.training import ENCODING, FEATURES, Demo, Settings, run
+from secagg.demo.training import Demo, run
 from secagg.protocols import named
 from secagg.table import input_round, rounds
 
@@ -55,7 +57,7 @@ def test_weights_differ_from_float64_by_no_more_than_quantization(demo):
     whose gradient is L-Lipschitz doesn't while the rate is at most 2/L, and the logistic loss has L = λ/4
     with λ the largest eigenvalue of XᵀX/n. Nor does a mean. So the distances of the rounds add up.
     """
-    hospitals = {hospital.id: hospital for hospital in demo.study.hospitals}
+    hospitals = {hospital.id: hospital for hospital in demo.problem.study.hospitals}
     for hospital in hospitals.values():
         with_bias = np.column_stack([hospital.features, np.ones(hospital.patients)])
         largest = np.linalg.eigvalsh(with_bias.T @ with_bias / hospital.patients)[-1]
@@ -77,7 +79,7 @@ def test_weights_differ_from_float64_by_no_more_than_quantization(demo):
 def test_accuracy_is_that_of_float64_to_within_one_patient(demo):
     for one in demo.runs:
         assert abs(one.correct - demo.float64_correct[-1]) <= 1
-    assert demo.float64_correct[-1] / demo.study.test.patients > 0.9
+    assert demo.float64_correct[-1] / demo.problem.tested > 0.9
 
 
 def test_hospitals_fall_silent_in_every_round_of_every_protocol(demo):
@@ -97,7 +99,7 @@ def test_two_hospitals_fall_silent_each_time_in_different_rounds(demo):
 def test_who_falls_silent_by_the_input_is_not_in_the_sum_and_who_does_later_is(demo):
     names = rounds(SecAgg())
     until = names.index(input_round(SecAgg())) + 1
-    everyone = {hospital.id for hospital in demo.study.hospitals}
+    everyone = {hospital.id for hospital in demo.problem.study.hospitals}
     for aggregation in by_name(demo, "SecAgg").aggregations:
         absent = {party for party, name in aggregation.dropped.items() if name in names[:until]}
         assert set(aggregation.survivors) == everyone - absent
@@ -167,7 +169,8 @@ def test_the_seed_draws_no_key_and_no_mask(monkeypatch):
     for _ in range(2):
         sent.append([])
         run(Settings(rounds=1, dropouts=0), {"SecAgg": SecAgg()})
-    assert len(sent[0]) == len(sent[1]) == 10 * len(rounds(SecAgg()))
+    # One session trains, one is drawn.
+    assert len(sent[0]) == len(sent[1]) == 2 * 10 * len(rounds(SecAgg()))
     assert not set(sent[0]) & set(sent[1])
 
 
@@ -209,7 +212,7 @@ def test_under_epsilon_scaling_tells_nothing_of_other_patients(monkeypatch):
 
 @pytest.mark.parametrize("epsilon", [None, 64.0])
 def test_only_a_training_with_epsilon_scales_by_constants(epsilon):
-    found = run(Settings(rounds=1, epsilon=epsilon), {"Clear": Clear()}).study
+    found = run(Settings(rounds=1, epsilon=epsilon), {"Clear": Clear()}).problem.study
     expected = load(10, np.random.default_rng([0, 0]), plausible=epsilon is not None)
     assert (found.test.features == expected.test.features).all()
     other = load(10, np.random.default_rng([0, 0]), plausible=epsilon is None)
@@ -224,7 +227,8 @@ def test_scaled_by_constants_the_model_still_learns():
         assert model.RATE * largest / 8 <= 1
     reached = model.initial(FEATURES)
     for _ in range(20):
-        reached = baseline.step(reached, study.hospitals)
+        changes = [model.update(reached, hospital) for hospital in study.hospitals]
+        reached = model.add(reached, baseline.mean(changes, [hospital.patients for hospital in study.hospitals]))
     assert model.correct(reached, study.test) / study.test.patients > 0.9
 
 
@@ -263,17 +267,19 @@ def test_a_gradient_step_is_the_textbooks():
 
 
 def test_the_baseline_is_the_mean_weighted_by_patients():
-    hospitals = load(3, np.random.default_rng(0)).hospitals
-    start = model.initial(FEATURES)
-    total = sum(hospital.patients for hospital in hospitals)
-    expected = sum(h.patients / total * model.update(start, h)["weights"] for h in hospitals)
-    np.testing.assert_allclose(baseline.step(start, hospitals)["weights"], expected, rtol=1e-12)
+    updates = [
+        {"a": np.array([1.0, 2.0]), "b": np.array([[4.0]])},
+        {"a": np.array([5.0, -2.0]), "b": np.zeros((1, 1))},
+    ]
+    found = baseline.mean(updates, [3, 1])
+    assert (found["a"].tolist(), found["b"].tolist()) == ([2.0, 1.0], [[3.0]])
+    assert baseline.mean([np.array([1.0]), np.array([2.0])], [1, 3]).tolist() == [1.75]
 
 
 def test_the_baseline_loads_nothing_that_aggregates():
     code = "import sys, secagg.demo.baseline; print(*sorted(m for m in sys.modules if m.startswith('secagg')))"
     loaded = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.split()
-    own = ["secagg.demo", "secagg.demo.baseline", "secagg.demo.hospitals", "secagg.demo.model"]
+    own = ["secagg.demo", "secagg.demo.baseline"]
     assert loaded == ["secagg", "secagg._cores", *own, "secagg.errors", "secagg.registry"]
 
 
@@ -392,7 +398,7 @@ def test_json_has_all_that_the_table_has_and_each_round(demo):
     assert [row["name"] for row in found["protocols"]] == [*named()]
     assert (found["seed"], found["clients"], found["rounds"], found["dropouts"]) == (0, 10, 6, 2)
     assert {"python", "secagg", "numpy", "numba", "cryptography"} <= set(found["versions"])
-    assert sum(row["patients"] for row in found["hospitals"].values()) + found["test_patients"] == 569
+    assert sum(row["patients"] for row in found["shards"].values()) + found["tested"] == 569
     assert len(found["float64"]["accuracy_by_round"]) == 6
     for row, one in zip(found["protocols"], demo.runs, strict=True):
         assert row["accuracy"] == one.correct / 113 == row["rounds"][-1]["accuracy"]
@@ -413,7 +419,7 @@ def test_clipping_that_nobody_counts_is_none(demo):
 
 
 @pytest.mark.parametrize("protocols", [1, 2, 7])
-def test_the_picture_is_a_png_with_both_panels_drawn(demo, tmp_path, protocols):
+def test_the_picture_is_a_png_with_all_panels_drawn(demo, tmp_path, protocols):
     from matplotlib.image import imread
 
     runs = tuple(replace(demo.runs[at % 2], protocol=f"Protocol {at}") for at in range(protocols))
@@ -421,9 +427,10 @@ def test_the_picture_is_a_png_with_both_panels_drawn(demo, tmp_path, protocols):
     draw(replace(demo, runs=runs), path)
     assert path.read_bytes()[:8] == b"\x89PNG\r\n\x1a\n"
     pixels = imread(path)
-    assert pixels.shape[:2] == (750, 1800)
-    for half in (pixels[100:650, 100:900, :3], pixels[100:650, 1000:1700, :3]):
-        assert 0.005 < np.mean(half.min(axis=2) < 0.9) < 0.6
+    assert pixels.shape[:2] == (1260, 1950)
+    panels = [(80, 500, 80 + 650 * at, 600 + 650 * at) for at in range(3)]
+    for top, bottom, left, right in [*panels, (640, 1150, 100, 700), (640, 1150, 900, 1500)]:
+        assert 0.003 < np.mean(pixels[top:bottom, left:right, :3].min(axis=2) < 0.9) < 0.6
 
 
 def test_a_picture_of_one_round_of_training_can_be_drawn(tmp_path):
