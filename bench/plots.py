@@ -115,9 +115,9 @@ def _all(sweep: Sweep, quantity: str) -> list[tuple[float, float]]:
 def _name(axes: Any, ends: Sequence[tuple[float, float, str, int]]) -> None:
     """Write the name of each curve to the right of the panel, with a thin line to the end of the curve."""
     low, high = map(math.log, axes.get_ylim())
-    wanted = sorted(((math.log(y) - low) / (high - low), x, y, text, index) for x, y, text, index in ends)
-    places = spread([place for place, *_ in wanted], _APART)
-    for place, (_, x, y, text, index) in zip(places, wanted, strict=True):
+    labels = sorted(((math.log(y) - low) / (high - low), x, y, text, index) for x, y, text, index in ends)
+    places = spread([place for place, *_ in labels], _APART)
+    for place, (_, x, y, text, index) in zip(places, labels, strict=True):
         axes.annotate(
             text,
             xy=(x, y),

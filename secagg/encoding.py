@@ -18,7 +18,7 @@ from secagg.layout import MAX_SIZE, AnyFloat, Layout
 from secagg.packing import Lanes
 
 Rng = Callable[[int], bytes]
-"""Returns a given number of bytes of key material. That of a restored role returns the same bytes again."""
+"""Returns the number of bytes that it is asked for. A restored role's returns the same bytes again."""
 
 MAX_WEIGHT = 1 << 53  # weights are exact in float64
 _MOST_SEGMENTS = 256  # of an encoding; ours have two or three

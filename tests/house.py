@@ -1,7 +1,7 @@
-"""Measure the house: long modules, long functions, wide signatures, and circles of imports.
+"""Check the source for long modules, long functions, wide signatures, private imports and import circles.
 
-``python -m tests.house`` prints each, and exits with 1 if one is not in the list of exceptions below; ``make lint``
-runs it. An import counts wherever it stands in a module, inside functions and for types alone too.
+``python -m tests.house`` prints each finding that is not in the list of exceptions below, and then exits with 1;
+``make lint`` runs it. Every import counts, also inside functions and for types alone.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ ROOT = Path(__file__).resolve().parent.parent
 PACKAGES = ("secagg", "he", "mpc", "dp", "bench")
 MOST_LINES, MOST_FUNCTION_LINES, MOST_PARAMETERS = 400, 60, 7
 
-#: What may be larger, and why.
+#: Functions that may be larger, and why.
 EXCEPTIONS = {
     "he._montgomery._strip": "writes out the instructions of a kernel",
     "he._montgomery.generate": "writes out the instructions of a kernel",
@@ -34,7 +34,7 @@ EXCEPTIONS = {
     "bench.commands.plan": "each parameter is an option of a command",
 }
 
-#: The one circle of names: a task makes roles, roles read their task, and the base class of protocols names both.
+#: The one circle that is accepted: a task makes roles, roles read their task, and protocols' base class names both.
 CIRCLE = {
     *("secagg.task", "secagg.corruption", "secagg.relay", "secagg.protocols.base"),
     *(f"secagg.roles.{name}" for name in ("client", "context", "handing_on", "hooks", "listener", "member")),
@@ -65,7 +65,7 @@ def imported(tree: ast.Module, known: Iterable[str]) -> Iterator[str]:
 
 
 def circles(graph: Mapping[str, set[str]]) -> list[set[str]]:
-    """Sets of modules each of which imports, in some steps, every other."""
+    """Sets of modules in which each imports every other, directly or through others."""
 
     def reach(start: str) -> set[str]:
         seen: set[str] = set()
@@ -99,7 +99,7 @@ def functions(tree: ast.Module, name: str) -> Iterator[tuple[str, ast.FunctionDe
 
 
 def findings() -> Iterator[tuple[str, str]]:
-    """What is too large or goes in a circle: its name, and what was counted."""
+    """Yield the name and the problem of everything that is too large, private or in a circle."""
     known = modules()
     graph: dict[str, set[str]] = {}
     for name, path in known.items():
@@ -109,7 +109,7 @@ def findings() -> Iterator[tuple[str, str]]:
         for other in sorted(graph[name]):
             package, *inside = other.split(".")
             if package != name.split(".")[0] and any(room.startswith("_") for room in inside):
-                yield name, f"imports {other}, a private room of another package: use what its door offers"
+                yield name, f"imports {other}, a private module of another package: use its public names"
         if (lines := len(text.splitlines())) > MOST_LINES:
             yield name, f"{lines} lines; at most {MOST_LINES}: split it"
         for full, function in functions(tree, name):
@@ -121,20 +121,20 @@ def findings() -> Iterator[tuple[str, str]]:
             count = sum(argument.arg not in ("self", "cls") for argument in names)
             if count > MOST_PARAMETERS:
                 yield full, f"{count} parameters; at most {MOST_PARAMETERS}: group what belongs together"
-    # A package's own __init__ opens its door; that its rooms name the package is not a circle of rooms.
-    rooms = {name: graph[name] for name in graph if known[name].name != "__init__.py"}
-    inner = {name: {other for other in others if other in rooms} for name, others in rooms.items()}
+    # A package's __init__ imports its modules, and they name the package: that is not a circle of modules.
+    plain = {name: graph[name] for name in graph if known[name].name != "__init__.py"}
+    inner = {name: {other for other in others if other in plain} for name, others in plain.items()}
     for circle in circles(inner):
         if not circle <= CIRCLE:
             yield sorted(circle)[0], f"a circle of imports: {', '.join(sorted(circle))}"
 
 
 def main() -> int:
-    """Print what is not an exception; 1 if there is any."""
-    left = [(name, what) for name, what in findings() if name not in EXCEPTIONS]
-    for name, what in left:
-        print(f"{name}: {what}")
-    return 1 if left else 0
+    """Print the findings that are not exceptions; returns 1 if there are any."""
+    problems = [(name, problem) for name, problem in findings() if name not in EXCEPTIONS]
+    for name, problem in problems:
+        print(f"{name}: {problem}")
+    return 1 if problems else 0
 
 
 if __name__ == "__main__":

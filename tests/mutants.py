@@ -40,6 +40,7 @@ _ENCRYPTED = (
     f"{_ADVERSARY}/test_dependent_ciphertexts.py",
 )
 _PAIRWISE = (
+    "tests/secagg/test_sums.py",
     "tests/secagg/test_secagg_sums.py",
     "tests/secagg/test_secagg_plus.py",
     *(f"{_ADVERSARY}/test_{name}.py" for name in ("refusals", "two_stories", "lying_clients", "beacon", "graph")),
@@ -69,6 +70,7 @@ CONCERNED: dict[str, tuple[str, ...]] = {
     "secagg/roles/handing_on.py": ("tests/secagg/test_parts.py",),
     "secagg/protocols/shares/collector.py": (
         "tests/secagg/test_shares.py",
+        "tests/secagg/test_fuzz.py",
         "tests/secagg/adversary/test_aggregators.py",
     ),
     **{

@@ -1,4 +1,4 @@
-"""docs/attacks.md says what the adversaries' tests do, and no attack is without its control."""
+"""docs/attacks.md agrees with the tests of attacks, and every attack has its control."""
 
 import importlib
 import inspect
@@ -15,7 +15,7 @@ def test_the_document_is_up_to_date() -> None:
 
 
 def test_every_test_of_an_adversary_is_in_the_document() -> None:
-    """Each test class is a row; loose tests are refusals or stand beside a row."""
+    """Each test class is a row; single tests are refusals or belong to a row."""
     written = table.document()
     rows = 0
     for module in table.modules():

@@ -1,4 +1,4 @@
-"""Where machine code is kept, and that none is loaded which somebody else can have written."""
+"""Where machine code is kept, and that no code is loaded that somebody else may have written."""
 
 import os
 import pickle
@@ -50,7 +50,7 @@ class Bomb:
 
 @pytest.fixture
 def place(tmp_path: Path) -> Path:
-    """Kernels where Numba finds no place of its own: files stand where it would make folders."""
+    """Kernels for which Numba has no place of its own: there are files where it would make folders."""
     for core in CORES:
         (tmp_path / f"kernels_{core}.py").write_text(KERNELS.format(core=core))
     for name in ("__pycache__", "home"):
@@ -60,7 +60,7 @@ def place(tmp_path: Path) -> Path:
 
 
 def play(place: Path, before: str = "") -> tuple[list[int], str]:
-    """How often each core's kernel came from the cache, and what was said, in a process of its own."""
+    """Run the kernels in a new process: how often each came from the cache, and what was logged."""
     environment = {
         "PATH": os.environ["PATH"],
         "HOME": str(place / "home"),
@@ -95,7 +95,7 @@ def test_a_second_process_compiles_nothing_where_numba_may_write_nowhere(place: 
 
 @needs_compiler
 def test_without_any_folder_one_warning_says_what_helps(place: Path) -> None:
-    (place / "tmp").chmod(0o777)  # others could put a folder of theirs in the place of ours
+    (place / "tmp").chmod(0o777)  # other users could replace our folder
     hits, said = play(place)
     assert hits == [0, 0, 0]
     assert said.count("WARNING") == 1
@@ -104,7 +104,7 @@ def test_without_any_folder_one_warning_says_what_helps(place: Path) -> None:
 
 @needs_compiler
 def test_code_that_others_may_have_written_is_never_loaded(place: Path) -> None:
-    """A cache is a pickle. Control: without the check of the folder, what was planted there runs."""
+    """A cache is a pickle. Control: without the check of the folder, the planted code runs."""
     play(place)
     (folder,) = (place / "tmp").iterdir()
     fired = place / "fired"
@@ -183,7 +183,7 @@ def test_folders_of_other_users_are_refused(tmp_path: Path, monkeypatch: pytest.
 def test_a_folder_of_ours_that_holds_what_others_made_is_refused(
     kind: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """It may have been open to them before. Control: without a look at the entries it is taken."""
+    """The folder may have been open to them before. Control: without the check of its entries it is used."""
     folder = Path(str(private(tmp_path, monkeypatch)))
     planted = folder / "module_1" / "kernel.nbi" if kind == "deep file" else folder / "planted"
     planted.parent.mkdir(exist_ok=True)

@@ -1,4 +1,4 @@
-"""The documents agree with the code: drawn tables, names that exist, and links to files that exist."""
+"""The documents agree with the code: generated tables, names that exist, and links to files that exist."""
 
 import importlib
 import importlib.util

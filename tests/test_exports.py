@@ -1,4 +1,4 @@
-"""The surface: every promised name is there, documented, and nothing else is promised."""
+"""The public names: each exists and is documented, and no other is offered."""
 
 import ast
 import importlib

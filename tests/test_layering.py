@@ -1,4 +1,4 @@
-"""Floors: what an import may load. The contracts in pyproject.toml hold the same for the source."""
+"""What importing a package may load. The contracts in pyproject.toml check the same in the source."""
 
 import subprocess
 import sys
@@ -13,20 +13,20 @@ def loaded_by(module: str) -> set[str]:
     return set(run.stdout.split())
 
 
-def test_face_loads_nothing_heavy() -> None:
+def test_secagg_loads_nothing_heavy() -> None:
     heavy = {"numba", "tenseal", "phe", "sklearn", "matplotlib", "torch", "typer", "rich"}
     assert not heavy & loaded_by("secagg")
     assert not heavy & loaded_by("secagg.task")
 
 
 def test_protocols_and_their_roles_load_nothing_heavy() -> None:
-    """Protocols import their roles at the top of the module: no role loads what computes."""
+    """Protocols import their roles at the top of the module, so no role may load a heavy package."""
     modules = ("pairwise.client", "pairwise.server", "shares.client", "shares.collector", "encrypted.protocol")
     for module in modules:
         assert not {"numba", "tenseal", "gmpy2", "phe"} & loaded_by(f"secagg.protocols.{module}")
 
 
-def test_the_face_does_not_load_federated_learning() -> None:
+def test_secagg_does_not_load_federated_learning() -> None:
     code = "import sys, secagg; secagg.simulate, secagg.Task; print('secagg.federated' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True).stdout == "False\n"
     assert not {"numba", "tenseal", "sklearn", "torch"} & loaded_by("secagg.federated")
@@ -37,5 +37,5 @@ def test_control_numba_is_seen_when_it_is_loaded() -> None:
 
 
 @pytest.mark.parametrize("core", ["he", "mpc", "dp"])
-def test_cores_know_neither_each_other_nor_the_face(core: str) -> None:
+def test_cores_load_neither_each_other_nor_secagg(core: str) -> None:
     assert loaded_by(core) & {"he", "mpc", "dp", "secagg"} == {core}

@@ -1,4 +1,4 @@
-"""That what ``make mutants`` prints can be believed; it is not run here, for it takes long."""
+"""Tests that the output of ``make mutants`` is right. It is not run here, because it takes long."""
 
 import sys
 from pathlib import Path

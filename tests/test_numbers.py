@@ -1,4 +1,4 @@
-"""Numbers of NumPy are taken wherever Python's are, and bools nowhere."""
+"""NumPy's numbers are accepted wherever Python's are, and bools nowhere."""
 
 import math
 from collections.abc import Callable, Mapping
@@ -133,7 +133,7 @@ def test_numbers_of_numpy_mean_the_same(name: str) -> None:
     expected = call(*plain)
     got = call(*of_numpy)
     assert got == expected
-    assert repr(got) == repr(expected)  # and not only equal: nothing of NumPy is kept
+    assert repr(got) == repr(expected)  # not only equal: no NumPy type is kept
 
 
 @pytest.mark.parametrize("name", sorted(set(SAME) - {"clip_l2", "mask", "sampled"}))

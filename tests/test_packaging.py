@@ -1,8 +1,6 @@
 """What the wheel holds: the four packages, typed, and nothing else."""
 
 import re
-import subprocess
-import sys
 import tomllib
 import zipfile
 from pathlib import Path
@@ -10,10 +8,7 @@ from pathlib import Path
 ROOT = Path(__file__).parent.parent
 
 
-def test_wheel_holds_the_packages_and_neither_bench_nor_tests(tmp_path: Path) -> None:
-    command = [sys.executable, "-m", "hatchling", "build", "-t", "wheel", "-d", str(tmp_path)]
-    subprocess.run(command, cwd=ROOT, check=True, capture_output=True)
-    (wheel,) = tmp_path.glob("*.whl")
+def test_wheel_holds_the_packages_and_neither_bench_nor_tests(wheel: Path) -> None:
     names = zipfile.ZipFile(wheel).namelist()
     tops = {name.split("/")[0] for name in names if ".dist-info/" not in name}
     assert tops == {"secagg", "he", "mpc", "dp"}
@@ -22,23 +17,23 @@ def test_wheel_holds_the_packages_and_neither_bench_nor_tests(tmp_path: Path) ->
     assert not [name for name in names if name.endswith((".pem", ".nbi", ".nbc"))]
 
 
-def told() -> list[tuple[str, str, str]]:
-    """Where the sources and the documents say to install an extra, which one, and what follows."""
+def extras_to_install() -> list[tuple[str, str, str]]:
+    """Where the sources and the documents say to install an extra: the file, the extra, and the text after it."""
     files = [ROOT / "README.md", *ROOT.glob("docs/*.md")]
     for package in ("secagg", "he", "mpc", "dp", "bench"):
         files += (ROOT / package).rglob("*.py")
-    found = []
+    places = []
     for path in files:
         text = path.read_text()
         matches = re.finditer(r"pip install '?secagg\[(\w+)\]'?", text)
-        found += [(str(path.relative_to(ROOT)), match[1], text[match.end() :]) for match in matches]
-    return found
+        places += [(str(path.relative_to(ROOT)), match[1], text[match.end() :]) for match in matches]
+    return places
 
 
-def test_who_is_told_to_install_an_extra_is_told_its_packages_too() -> None:
-    """The distribution may not be in an index. The skipped benchmarks talk to its developers."""
+def test_an_extra_is_never_named_without_its_packages() -> None:
+    """The distribution may not be in an index. The benchmarks that are skipped here address developers."""
     extras = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["optional-dependencies"]
-    places = [(path, *rest) for path, *rest in told() if not path.startswith("bench/test_")]
+    places = [(path, *rest) for path, *rest in extras_to_install() if not path.startswith("bench/test_")]
     assert {path for path, *_ in places} >= {"he/errors.py", "dp/pld.py", "secagg/cli.py", "docs/flower.md"}
     for path, extra, following in places:
         packages = {re.split(r"[<>=\[]", requirement)[0] for requirement in extras[extra]}

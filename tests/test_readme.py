@@ -1,4 +1,4 @@
-"""The README's blocks run as they are pasted: commands and Python, in their order, in an empty folder."""
+"""The README's commands and Python blocks run as they are pasted, in order, in an empty folder."""
 
 import re
 import shlex
@@ -34,7 +34,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def pasted(folder: Path) -> dict[str, Any]:
-    """The names of an interpreter into which every block was pasted, the commands run before."""
+    """The names of an interpreter into which every block was pasted, after the commands were run."""
     names: dict[str, Any] = {"__name__": "pasted"}
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(folder)
@@ -50,7 +50,7 @@ def pasted(folder: Path) -> dict[str, Any]:
 
 
 def mean(names: dict[str, Any], survivors: Any) -> np.ndarray:
-    """What the clear updates of ``survivors`` have as their weighted mean."""
+    """The weighted mean of the clear updates of ``survivors``."""
     weights = [names["weights"][client] for client in survivors]
     return np.average([names["updates"][client]["w"] for client in survivors], axis=0, weights=weights)
 
@@ -67,7 +67,7 @@ def test_other_protocol_and_noise(pasted: dict[str, Any]) -> None:
     assert pasted["noised"].encoding.noise_multiplier == 1.1
 
 
-def test_server_and_clients_over_ones_own_transport(pasted: dict[str, Any]) -> None:
+def test_server_and_clients_over_your_own_transport(pasted: dict[str, Any]) -> None:
     outcome = pasted["server"].outcome
     assert list(outcome.survivors) == pasted["cohort"]
     assert not pasted["server"].faults
@@ -94,7 +94,7 @@ def apart(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_the_digest_that_everyone_compares_is_one(
     apart: Path, pasted: dict[str, Any], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """Whatever the order of the merge, and for whoever asks; other keys of the same parties have another."""
+    """The digest does not depend on the order of the merge; other keys of the same parties have another one."""
     monkeypatch.chdir(apart)
     digest = load_roster("roster.json").digest.hex()
     backwards = sorted((str(path) for path in Path().glob("*/roster.json")), reverse=True)
@@ -114,7 +114,7 @@ def test_the_digest_that_everyone_compares_is_one(
 def test_what_was_enrolled_runs_a_session(
     protocol: Any, layout: str, apart: Path, folder: Path, pasted: dict[str, Any]
 ) -> None:
-    """Of each kind of protocol, with the keys in the files and the merged roster."""
+    """For each kind of protocol, with the keys in the files and the merged roster."""
     machines = apart if layout == "one folder a party" else folder
     roster, cohort = load_roster(machines / "roster.json"), pasted["cohort"]
     needed = PartyRole.CLIENT, *protocol.others

@@ -1,4 +1,4 @@
-"""Other distributions' packages ``he``, ``mpc`` and ``dp``: noticed when secagg is imported, and never run."""
+"""Packages ``he``, ``mpc`` and ``dp`` of other distributions are noticed when secagg is imported, and never run."""
 
 import os
 import shutil
@@ -15,25 +15,16 @@ from secagg import _cores
 ROOT = Path(__file__).parent.parent
 
 
-@pytest.fixture(scope="module")
-def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("wheel")
-    command = [sys.executable, "-m", "hatchling", "build", "-t", "wheel", "-d", str(folder)]
-    subprocess.run(command, cwd=ROOT, check=True, capture_output=True)
-    (wheel,) = folder.glob("*.whl")
-    return wheel
-
-
 @pytest.fixture
 def site(wheel: Path, tmp_path: Path) -> Path:
-    """A folder with secagg's wheel installed, as far as an installer unpacks it."""
+    """A folder into which secagg's wheel was unpacked, as by an installer."""
     with zipfile.ZipFile(wheel) as archive:
         archive.extractall(tmp_path / "site")
     return tmp_path / "site"
 
 
 def add_stranger(site: Path, name: str) -> list[Path]:
-    """Install a distribution ``other-NAME`` whose package NAME leaves a file when it runs; its files."""
+    """Install a distribution ``other-NAME`` whose package NAME writes a file when it runs; returns its files."""
     package, info = site / name, site / f"other_{name}-3.1.dist-info"
     package.mkdir(parents=True, exist_ok=True)
     info.mkdir(parents=True)
@@ -51,7 +42,7 @@ def add_stranger(site: Path, name: str) -> list[Path]:
 
 
 def importing(*places: Path, code: str = "import secagg, he, mpc, dp") -> str:
-    """The last line of what Python says when it imports secagg with ``places``, and no other copy, on its path."""
+    """The last line on stderr of a Python that imports secagg with ``places``, and no other copy, on its path."""
     alone = (
         f"import os, sys; places = {list(map(str, places))}; "
         "sys.path[:] = [p for p in sys.path if p in places or not os.path.exists(os.path.join(p, 'secagg'))]\n"
@@ -77,7 +68,7 @@ def test_an_installed_wheel_is_taken_for_ours(site: Path) -> None:
 
 
 def test_an_editable_install_is_taken_for_ours(tmp_path: Path) -> None:
-    """Its folder comes last on the path, by way of a .pth file."""
+    """A .pth file puts its folder at the end of the path."""
     (tmp_path / "site").mkdir()
     (tmp_path / "site" / "_editable_impl_secagg.pth").write_text(f"{ROOT}\n")
     code = f"import site; site.addsitedir({str(tmp_path / 'site')!r}); import secagg, he"
@@ -87,31 +78,31 @@ def test_an_editable_install_is_taken_for_ours(tmp_path: Path) -> None:
 @pytest.mark.parametrize("name", _cores.CORES)
 def test_a_package_that_another_distribution_wrote_over_ours_is_named(site: Path, name: str) -> None:
     add_stranger(site, name)
-    said = importing(site)
-    assert said.startswith("ImportError: secagg needs its own package")
-    assert f"'other-{name}'" in said
-    assert f"pip uninstall other-{name}" in said
-    assert "pip install --force-reinstall" in said
+    error = importing(site)
+    assert error.startswith("ImportError: secagg needs its own package")
+    assert f"'other-{name}'" in error
+    assert f"pip uninstall other-{name}" in error
+    assert "pip install --force-reinstall" in error
     assert not_run(site)
 
 
 def test_after_the_other_distribution_is_removed_the_hole_is_named(site: Path) -> None:
     for path in add_stranger(site, "dp"):
         path.unlink()
-    said = importing(site)
-    assert said.startswith("ImportError: secagg's package 'dp' is gone")
-    assert "pip install --force-reinstall" in said
+    error = importing(site)
+    assert error.startswith("ImportError: secagg's package 'dp' is gone")
+    assert "pip install --force-reinstall" in error
     shutil.rmtree(site / "mpc")
     shutil.rmtree(site / "dp")
     assert "'mpc' is gone" in importing(site)
 
 
 def test_a_distribution_earlier_on_the_path_is_named(tmp_path: Path) -> None:
-    """As beside an editable install, whose folder comes last."""
+    """As with an editable install, whose folder comes last."""
     add_stranger(tmp_path / "site", "mpc")
-    said = importing(tmp_path / "site", ROOT)
-    assert "'mpc'" in said
-    assert "of the distribution 'other-mpc'" in said
+    error = importing(tmp_path / "site", ROOT)
+    assert "'mpc'" in error
+    assert "of the distribution 'other-mpc'" in error
     assert not_run(tmp_path / "site")
 
 
@@ -120,9 +111,9 @@ def test_a_file_of_the_users_is_named(site: Path, file: str) -> None:
     own = site.parent / "project" / file
     own.parent.mkdir(parents=True)
     own.write_text(f"open({str(site.parent / 'ran')!r}, 'w').close()\n")
-    said = importing(site.parent / "project", site)
-    assert str(own) in said
-    assert "rename it" in said
+    error = importing(site.parent / "project", site)
+    assert str(own) in error
+    assert "rename it" in error
     assert not_run(site)
 
 

@@ -224,7 +224,7 @@ class DPSGD:
         layout = Layout.of(model)
         total = np.zeros(layout.size, np.int64)
         for begin in range(0, len(batch), most):
-            rows = batch.indices[begin : begin + most]
+            rows = batch.indices[begin : begin + most].copy()  # PyTorch warns of arrays that are read-only
             self._add(total, layout, per_example(rows), rows.size)
         batch._claim()
         ledger.charge(self.release(layout.size, batch.rate))

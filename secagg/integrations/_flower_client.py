@@ -334,10 +334,10 @@ def _make_folder(path: Path) -> None:
         log.warning("secagg: made %s; if this node had a ledger before, restore it", path)
     except OSError as error:
         if not path.is_dir():
-            log.error("secagg: secagg-dir is not there and can't be made: %s", error)
+            log.error("secagg: secagg-dir does not exist and can't be made: %s", error)
             raise RefusalError(
-                "got a node whose secagg-dir is not there and can't be made; its operator makes it, and its log "
-                "says more"
+                "got a node whose secagg-dir does not exist and can't be made; its operator has to make it, and "
+                "its log says more"
             ) from None
 
 

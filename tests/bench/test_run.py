@@ -148,7 +148,7 @@ def test_interrupt_leaves_the_finished_rows_and_the_json(tmp_path, monkeypatch):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["--protocol", "Nobody"], "expected any of Clear"),
+        (["--protocol", "Nobody"], "Nobody; expected any of Clear, SecAgg, SecAggPlus"),
         (["--clients", "0"], "expected 4 to 16,384"),
         (["--json", "/dev/full"], "not a plain file"),
         (["--json", "/tmp/" + 252 * "x"], "cannot be written"),

@@ -1,4 +1,4 @@
-"""The example of a protocol of one's own: its checks, its size, and the attack that it refuses."""
+"""The example of your own protocol: its checks, its size, and the attack that it refuses."""
 
 import ast
 import re
@@ -45,7 +45,7 @@ def test_the_session_of_the_guide_runs_as_written() -> None:
 
 
 def opened_by_a_server_that_swaps_adverts() -> tuple[np.ndarray, np.ndarray]:
-    """What the server reads of c1's input with adverts of its own for the other clients, and the update of c1."""
+    """The server advertises keys of its own for c1's peers: what it reads of c1's input, and c1's update."""
     identities = {client: Ed25519PrivateKey.generate() for client in CLIENTS}
     parties = (Party(c, PartyRole.CLIENT, k.public_key().public_bytes_raw()) for c, k in identities.items())
     roster, update = Roster(parties), {"w": np.linspace(-1, 1, 9)}

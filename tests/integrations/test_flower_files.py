@@ -108,7 +108,7 @@ def test_the_server_learns_that_a_folder_can_not_be_made_and_not_its_path(
     start(secure_grid := secure(grid))
     assert len(secure_grid.outcomes[0].survivors) == CLIENTS - 1
     (reason,) = reasons
-    assert "secagg-dir is not there and can't be made; its operator makes it" in reason
+    assert "secagg-dir does not exist and can't be made; its operator has to make it" in reason
     assert str(folder) not in reason
     assert str(folder) in caplog.text
 

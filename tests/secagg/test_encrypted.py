@@ -31,7 +31,7 @@ from secagg.protocols.encrypted.messages import (
 from secagg.protocols.encrypted.parameters import Encrypted
 from secagg.protocols.encrypted.protocol import BFV, CKKS, Paillier
 from secagg.simulation import enrol_for
-from secagg.table import contribution_round, rounds
+from secagg.table import contribution_round
 from secagg.testing import CHECKS, Integers, Parties, Session, check_protocol, parties_for
 from secagg.wire import Envelope
 
@@ -75,46 +75,6 @@ def keys_found_once() -> Iterator[None]:
 def test_check_protocol(protocol: Encrypted) -> None:
     with keys_found_once():
         assert check_protocol(protocol) == list(CHECKS)
-
-
-@timely
-@settings(max_examples=12)
-@given(data=st.data())
-def test_the_sum_is_exact(protocol: Encrypted, data: st.DataObject) -> None:
-    """Against Clear, which adds up in the open."""
-    size = data.draw(st.sampled_from([1, 2, 31, 127, 1023, 1025, 2047, 5000]), label="coordinates")
-    clients = data.draw(st.integers(3, 9), label="clients")
-    bits = data.draw(st.sampled_from([2, 8, 16, 20]), label="bits")
-    max_weight = data.draw(st.sampled_from([None, 1, 7, 1 << 20]), label="max_weight")
-    most = data.draw(st.sampled_from([clients, 256]), label="max_clients")
-    gone = data.draw(st.integers(0, min(1, clients - 3)), label="gone")
-    seed = data.draw(st.integers(0, 1000), label="seed")
-    rng = np.random.default_rng(seed)
-    extremes = np.array([-2.0, -1.0, 0.0, 1.0, 2.0, 1e-9])
-    updates = [rng.choice(np.r_[extremes, rng.uniform(-1, 1, 6)], size) for _ in range(clients)]
-    weights = (
-        None if max_weight is None else [max_weight, 1, *rng.integers(1, max_weight + 1, clients - 2).tolist()]
-    )
-    task = make_task(
-        protocol,
-        layout=secagg.Layout.of(np.zeros(size)),
-        encoding=secagg.FixedPoint(clip=1.0, bits=bits, rounding="nearest"),
-        max_clients=most,
-        min_survivors=max(clients - gone, task_floor(most)) if most == clients else clients - gone,
-        max_weight=max_weight,
-    )
-    silent = {f"c{i}": data.draw(st.sampled_from(rounds(protocol)), label="silent") for i in range(2, 2 + gone)}
-    with keys_found_once():
-        outcome = secagg.simulate(task, updates, weights=weights, dropouts=silent)
-    early = dict.fromkeys(silent, secagg.Round.INPUT)
-    clear = secagg.simulate(replace(task, protocol=secagg.Clear()), updates, weights=weights, dropouts=early)
-    np.testing.assert_array_equal(outcome.sum, clear.sum)
-    assert (outcome.total_weight, outcome.clipped) == (clear.total_weight, clear.clipped)
-    assert outcome.survivors == clear.survivors
-
-
-def task_floor(clients: int) -> int:
-    return max(3, int(0.05 * clients) + 2)
 
 
 @timely

@@ -14,10 +14,9 @@ import pytest
 import secagg
 from mpc.masks import mask_sum
 from secagg import lanes as lanes_module
+from secagg.identity import PartyRole
 from secagg.lanes import mask_all, mask_lanes, to_lanes
-from secagg.simulation import enrol_for
-from secagg.store import MemoryLedger
-from secagg.testing import Integers, MemoryStore
+from secagg.testing import Integers, Session, parties_for
 
 
 class Counting(Executor):
@@ -138,19 +137,18 @@ def test_sums_are_the_same_bits() -> None:
 
 @pytest.mark.usefixtures("split")
 def test_server_and_clients_use_what_they_are_given_restored_or_not() -> None:
-    task = make_task(2000)
-    ids = [f"c{i}" for i in range(4)]
     of_server, of_client = Counting(), Counting()
-    server = task.server(ids, session=b"s", executor=of_server)
-    clients = {c: task.client(c, session=b"s", executor=of_client if c == "c0" else Counting()) for c in ids}
-    for client in clients.values():
-        client.contribute(np.zeros(2000), 1)
-    outbox = server.start()
-    while server.outcome is None:
-        server = task.restore_server(server.to_bytes(), executor=of_server)
-        for party, request in outbox.items():
-            server.receive(party, clients[party].receive(request))
-        outbox = server.close_round()
+    session = Session(parties_for(secagg.SecAgg(threat_model="semi-honest"), 4), contribute=False)
+    session.server = session.task.server(session.parties.cohort, session=session.name, executor=of_server)
+    for party in session.parties.cohort:
+        session.members[party] = session.make(party, executor=of_client if party == "c1" else Counting())
+        session.contribute(party)
+
+    def before_answer(party: str, answer: bytes) -> None:
+        session.server = session.task.restore_server(session.server.to_bytes(), executor=of_server)
+
+    session.before_answer = before_answer
+    session.require_completes("with executors")
     assert of_client.tasks > 0
     assert of_server.tasks > 0
 
@@ -207,36 +205,20 @@ def test_a_lost_worker_costs_a_second_try_and_no_sum(at: str, lost: int, monkeyp
 
 @pytest.mark.usefixtures("split")
 def test_an_aggregator_whose_worker_is_lost_releases_the_same_share_after_it() -> None:
-    task = secagg.Task(
-        protocol=secagg.AdditiveShares(kem="X25519"),
-        layout=secagg.Layout.of(np.zeros(2500)),
-        encoding=secagg.FixedPoint(clip=1.0, bits=16, rounding="nearest"),
-        max_clients=5,
-        min_survivors=4,
-    )
-    ids = [f"c{i}" for i in range(5)]
-    keys, roster, sealing = enrol_for(task, ids)
-    flaky, failures = LosesAWorker(3), list[str]()
-    server = task.server(ids, roster=roster, session=b"s")
-    members: dict[str, Any] = {c: task.client(c, identity=keys[c], roster=roster, session=b"s") for c in ids}
-    for number, party in enumerate(ids):
-        members[party].contribute(np.full(2500, number / 8))
-    for party, key in sealing.items():
-        store = MemoryStore()
-        store.ledger = MemoryLedger()
-        members[party] = task.aggregator(
-            party, identity=keys[party], roster=roster, session=b"s", key=key, save=store, executor=flaky
-        )
-    outbox = server.start()
-    while server.outcome is None:
-        for party, request in outbox.items():
-            member = members[party]
-            answer = stubborn(partial(member.receive, request), failures, member.to_bytes)
-            for aggregator, report in server.receive(party, answer).items():
-                members[aggregator].receive(report)
-        outbox = server.close_round()
+    protocol = secagg.AdditiveShares(kem="X25519")
+    known = parties_for(protocol, 5)
+    task = known.make_task(layout=secagg.Layout.of({"w": np.zeros(2500)}), max_weight=None)
+    session, flaky, failures = Session(known, task=task), LosesAWorker(3), list[str]()
+    for party in known.ids(PartyRole.AGGREGATOR):
+        session.members[party] = session.make(party, executor=flaky)
+
+    def before_request(party: str, request: bytes) -> None:
+        member = session.members[party]
+        stubborn(partial(member.receive, request), failures, member.to_bytes)
+
+    session.before_request = before_request
+    session.require_completes("after a worker was lost")
     assert failures == ["worker lost"]
-    np.testing.assert_allclose(server.outcome.sum, np.full(2500, 10 / 8), atol=5 / 32767)
 
 
 FORKS = """

@@ -11,10 +11,9 @@ import secagg
 from secagg import wire
 from secagg.encoding import Segment
 from secagg.errors import Aborted, ConfigError, FaultKind, RemoteProtocolError
-from secagg.identity import PartyRole
 from secagg.roles.faults import FAULTS_KEPT
-from secagg.simulation import enrol_for
-from secagg.testing import Session
+from secagg.table import rounds
+from secagg.testing import Session, parties_for
 from secagg.wire import Envelope
 from tests.secagg.fuzz.mutate import take_apart
 from tests.secagg.fuzz.vectors import cases_by_name
@@ -42,27 +41,13 @@ def make_task(protocol: Any, **changes: Any) -> secagg.Task:
 @pytest.mark.parametrize("name", PROTOCOLS)
 def test_all_but_the_silent_are_told_of_an_abort(name: str) -> None:
     """Clients, and the decryptor or the aggregators too, though they are not of the cohort."""
-    task = make_task(PROTOCOLS[name])
-    keys, roster, sealing = enrol_for(task, IDS)
-    server = task.server(IDS, roster=roster, session=b"s")
-    members: dict[str, Any] = {}
-    for role, make in ((PartyRole.AGGREGATOR, task.aggregator), (PartyRole.DECRYPTOR, task.decryptor)):
-        for party in roster.ids(role) if roster else ():
-            key = {"key": sealing[party]} if party in sealing else {}
-            members[party] = make(party, identity=keys[party], roster=roster, session=b"s", **key)
-    outbox, silent = server.start(), {"c2", "c5"}
-    while not silent & set(outbox):
-        for party, request in outbox.items():
-            server.receive(party, members[party].receive(request))
-        outbox = server.close_round()
-    for party in IDS:
-        client = task.client(party, identity=keys.get(party), roster=roster, session=b"s")
-        client.contribute(np.zeros(3))
-        members[party] = client
-        if party not in silent:
-            server.receive(party, client.receive(outbox[party]))
+    session = Session(parties_for(PROTOCOLS[name], 6))
+    session.silent = dict.fromkeys(
+        session.parties.cohort[: 7 - session.task.min_survivors], rounds(PROTOCOLS[name])[0]
+    )
+    silent, members = set(session.silent), session.members
     with pytest.raises(Aborted) as aborted:
-        server.close_round()
+        session.run()
     assert set(aborted.value.outbox) == set(members)
     for party, told in aborted.value.outbox.items():
         assert Envelope.parse(told, 4096).open(wire.Abort)[0] == wire.Abort()

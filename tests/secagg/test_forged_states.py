@@ -5,16 +5,13 @@ import random
 from typing import Any
 
 import msgspec
-import numpy as np
 import pytest
 
 import secagg
-from secagg import simulation
 from secagg.errors import ConfigError, SecAggError
 from secagg.roles.state import _state_checksum, _state_header
-from secagg.testing import MemoryStore
+from secagg.testing import MemoryStore, Session, parties_for
 
-IDS = ["c1", "c2", "c3", "c4", "c5"]
 PROTOCOLS = (
     secagg.Clear(),
     secagg.SecAgg(threat_model="semi-honest"),
@@ -25,38 +22,27 @@ PROTOCOLS = (
 Saved = tuple[str, str, bytes, bytes]  # role, party, state, the message that comes next
 
 
-def task_of(protocol: Any) -> secagg.Task:
-    return secagg.Task(protocol, secagg.Layout.of(np.zeros(3)), secagg.FixedPoint(1.0), 5, 4)
-
-
-class Session:
-    """A session with all its parties, and every state that one of them saved."""
+class SavedStates:
+    """A session, and every state that one of its parties saved with the message that came next."""
 
     def __init__(self, protocol: Any) -> None:
-        self.task = task_of(protocol)
-        self.identities, self.roster, self.keys = simulation.enrol_for(self.task, IDS)
+        self.session = session = Session(parties_for(protocol, 5))
         self.saved: list[Saved] = []
-        server = self.task.server(IDS, roster=self.roster, session=b"s")
-        clients = {party: self.task.client(party, session=b"s", **self.lent(party)) for party in IDS}
-        for client in clients.values():
-            client.contribute(np.zeros(3))
-        outbox = server.start()
-        while server.outcome is None:
-            for party, request in outbox.items():
-                self.saved.append(("client", party, clients[party].to_bytes(), request))
-                reply = clients[party].receive(request) or b""
-                self.saved.append(("server", party, server.to_bytes(), reply))
-                server.receive(party, reply)
-            self.saved.append(("server", "c1", server.to_bytes(), b""))
-            outbox = server.close_round()
 
-    def lent(self, party: str) -> dict[str, Any]:
-        return {"identity": self.identities.get(party), "roster": self.roster, "save": MemoryStore()}
+        def before_request(party: str, request: bytes) -> None:
+            self.saved.append(("client", party, session.members[party].to_bytes(), request))
+
+        def before_answer(party: str, answer: bytes) -> None:
+            self.saved.append(("server", party, session.server.to_bytes(), answer))
+
+        session.before_request, session.before_answer = before_request, before_answer
+        session.after_answer = lambda party, answer: before_answer("c1", b"")
+        session.run()
 
     def forge(self, saved: Saved, rng: random.Random) -> tuple[str, bytes]:
         """Another value in one field, under a checksum that holds; also the field's name."""
         role, _, state, _ = saved
-        header = _state_header(self.task, role, self.roster)
+        header = _state_header(self.session.task, role, self.session.parties.roster)
         fields = msgspec.msgpack.decode(state[len(header) + 16 :])
         name = rng.choice(sorted(fields))
         fields[name] = hostile(fields[name], rng)
@@ -67,11 +53,11 @@ class Session:
         """Restore the role and go on with it."""
         role, party, _, message = saved
         if role == "client":
-            client = self.task.restore_client(state, **self.lent(party))
+            client = self.session.restore(party, state, save=MemoryStore())
             client.receive(message)
             client.to_bytes()
             return
-        server = self.task.restore_server(state, roster=self.roster)
+        server = self.session.task.restore_server(state, roster=self.session.parties.roster)
         server.start()
         server.receive(party, message)
         server.close_round()
@@ -107,12 +93,12 @@ def test_a_forged_state_never_ends_in_an_error_that_is_not_ours(
     protocol: Any, caplog: pytest.LogCaptureFixture
 ) -> None:
     caplog.set_level(logging.CRITICAL)
-    session, rng, refused = Session(protocol), random.Random(protocol.name), 0
+    states, rng, refused = SavedStates(protocol), random.Random(protocol.name), 0
     for _ in range(400):
-        saved = rng.choice(session.saved)
-        name, state = session.forge(saved, rng)
+        saved = rng.choice(states.saved)
+        name, state = states.forge(saved, rng)
         try:
-            session.use(saved, state)
+            states.use(saved, state)
         except ConfigError:
             refused += 1
         except SecAggError:

@@ -7,69 +7,39 @@ import numpy as np
 import pytest
 
 import secagg
-from secagg.identity import PartyRole, enrol
-from secagg.store import Ledger, MemoryLedger
 from secagg.table import rounds
-from secagg.testing import Parties, parties_for
+from secagg.testing import MemoryStore, Session, parties_for
 
-CLIENTS = [f"c{i}" for i in range(6)]
 SECRET = 0.123456789
 
 
 def test_rounds_and_faults_are_logged_and_secrets_are_not(caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level(logging.DEBUG, logger="secagg")
-    task = secagg.Task(
-        protocol=secagg.SecAgg(),
-        layout=secagg.Layout.of(np.zeros(3)),
-        encoding=secagg.FixedPoint(clip=1.0, bits=16, rounding="nearest"),
-        max_clients=6,
-        min_survivors=4,
-    )
-    keys, roster = enrol(CLIENTS)
-    server = task.server(CLIENTS, roster=roster, session=b"s")
-    clients = {c: task.client(c, identity=keys[c], roster=roster, session=b"s") for c in CLIENTS}
-    for client in clients.values():
-        client.contribute(np.full(3, SECRET))
+    session = Session(parties_for(secagg.SecAgg(), 6), contribute=False)
+    for party in session.parties.cohort:
+        session.updates[party] = {"w": np.full(5, SECRET)}
+        session.contribute(party)
+    task, clients = session.task, session.members
     seeds = [client._state.seed for client in clients.values()]
     encoded = [client._state.contribution[0] for client in clients.values()]
-    outbox = server.start()
-    while server.outcome is None:
-        server.receive("c0", b"SECAGG and then nonsense")
-        with pytest.raises(secagg.RemoteProtocolError):
-            clients["c1"].receive(b"nonsense")
-        for party, request in outbox.items():
-            server.receive(party, clients[party].receive(request))
-        outbox = server.close_round()
+
+    def after_request(party: str, request: bytes) -> None:
+        if party == "c1":
+            session.server.receive("c2", b"SECAGG and then nonsense")
+            with pytest.raises(secagg.RemoteProtocolError):
+                clients["c1"].receive(b"nonsense")
+
+    session.after_request = after_request
+    session.run()
     told = [record.getMessage() for record in caplog.records]
     assert sum(record.levelno == logging.INFO for record in caplog.records) == len(rounds(task.protocol))
-    assert sum("c0 in " in line and "malformed" in line for line in told) == len(rounds(task.protocol))
+    assert sum("c2 in " in line and "malformed" in line for line in told) == len(rounds(task.protocol))
     everything = "\n".join(told)
     assert str(SECRET) not in everything
     for secret in [*seeds, *encoded]:
         assert secret.hex() not in everything
         assert repr(secret) not in everything
     assert repr(clients["c1"]).count("0x") <= 1  # no state in a repr
-
-
-class Kept:
-    """A store, with a ledger or without."""
-
-    def __init__(self, ledger: Ledger | None = None) -> None:
-        self.ledger = ledger
-        self.last = b""
-
-    def __call__(self, number: int, state: bytes) -> None:
-        self.last = state
-
-
-def made(parties: Parties, task: secagg.Task, party: str, save: Kept | None) -> Any:
-    """A role of a session, with an update if it is a client."""
-    roster, identity = parties.roster, parties.identities.get(party)
-    make = task.client if parties.roles[party] is PartyRole.CLIENT else task.aggregator
-    role = make(party, identity=identity, roster=roster, session=b"s", save=save, key=parties.long_lived.get(party))
-    if isinstance(role, secagg.Client):
-        role.contribute(np.zeros(3), weight=1)
-    return role
 
 
 def warnings(caplog: pytest.LogCaptureFixture) -> list[str]:
@@ -87,21 +57,19 @@ def test_a_client_without_a_ledger_warns_when_it_joins_and_then_no_more(
     protocol: Any, warned: bool, caplog: pytest.LogCaptureFixture
 ) -> None:
     """But not where the server reads each input by itself: there, a second one tells it nothing new."""
-    parties = parties_for(protocol, 5)
-    task = parties.make_task(layout=secagg.Layout.of(np.zeros(3)))
-    server = task.server(parties.cohort, roster=parties.roster, session=b"s")
-    clients = {party: made(parties, task, party, None) for party in parties.cohort[:-1]}
-    last = parties.cohort[-1]
-    clients[last] = made(parties, task, last, Kept(MemoryLedger()))
+    session, told = Session(parties_for(protocol, 5)), list[str]()
+    *others, _ = session.parties.cohort
+    for party in others:
+        session.members[party] = session.make(party, save=None)
+        session.contribute(party)
     assert warnings(caplog) == []
-    outbox, told = server.start(), list[str]()
-    while server.outcome is None:
-        for party, request in outbox.items():
-            server.receive(party, clients[party].receive(request))
+    session.until(rounds(protocol)[0])
+    while session.server.outcome is None:
+        session.exchange(session.outbox)
         told += warnings(caplog)
-        outbox = server.close_round()
-    assert len(told) == (len(parties.cohort) - 1 if warned else 0)
-    for party, line in zip(parties.cohort, told, strict=False):
+        session.close()
+    assert len(told) == (len(others) if warned else 0)
+    for party, line in zip(others, told, strict=False):
         assert line.startswith(f"{party} has no ledger: if it is made anew, it would upload again in session ")
         assert "save= a store that has one" in line
 
@@ -119,23 +87,16 @@ def test_a_client_without_a_ledger_warns_when_it_joins_and_then_no_more(
 def test_a_store_without_a_ledger_is_warned_of_under_a_server_that_may_lie(
     protocol: Any, party: str, warned: bool, caplog: pytest.LogCaptureFixture
 ) -> None:
-    parties = parties_for(protocol, 5)
-    task = parties.make_task(layout=secagg.Layout.of(np.zeros(3)))
-    for save in (None, Kept(MemoryLedger())):
-        made(parties, task, party, save)
+    session = Session(parties_for(protocol, 5))
+    for save in (None, MemoryStore()):
+        session.make(party, save=save)
         assert warnings(caplog) == []
-    store = Kept()
-    role = made(parties, task, party, store)
+    store = MemoryStore()
+    store.ledger = None
+    role = session.make(party, save=store)
     told = warnings(caplog)
     assert len(told) == warned
-    restore = task.restore_client if isinstance(role, secagg.Client) else task.restore_aggregator
-    restore(
-        role.to_bytes(),
-        identity=parties.identities.get(party),
-        roster=parties.roster,
-        save=store,
-        key=parties.long_lived.get(party),
-    )
+    session.restore(party, role.to_bytes(), save=store)
     assert warnings(caplog) == told, "a restored one says so again"
     for line in told:
         assert line.startswith(f"{party} has a store without a ledger under a malicious server")

@@ -1,27 +1,25 @@
 """SecAggPlus: exact sums on sparse graphs, parameters that every client computes, and refusals with reasons."""
 
 import os
+from collections.abc import Collection
 from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 import pytest
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
-from hypothesis import given, settings
-from hypothesis import strategies as st
 
 import secagg
 from mpc import graph
 from secagg.beacon import SignedBeacon
-from secagg.errors import Aborted, ConfigError, FaultKind, RemoteProtocolError
+from secagg.errors import Aborted, ConfigError, FaultKind
 from secagg.merkle import merkle_levels, merkle_path, merkle_root, root_of_path
 from secagg.protocols.pairwise.messages import NearAdverts
 from secagg.protocols.pairwise.neighbours import Graph
 from secagg.protocols.pairwise.parameters import Pairwise
 from secagg.protocols.pairwise.sparse_client import SparseClient
 from secagg.session import Advertised, session_id
-from secagg.table import input_round, rounds
-from secagg.testing import CHECKS, check_protocol
+from secagg.testing import CHECKS, Session, check_protocol, parties_for
 from secagg.wire import Envelope
 from tests.reference import graph as reference
 
@@ -32,10 +30,6 @@ BEACON = SignedBeacon(OPERATOR.public_key().public_bytes_raw(), genesis=1_700_00
 
 def fetch(number: int) -> bytes:
     return BEACON.publish(OPERATOR, number)
-
-
-def simulate(task: secagg.Task, updates: Any, **given: Any) -> secagg.Simulation:
-    return secagg.simulate(task, updates, beacon=fetch, **given)
 
 
 def plus(threat_model: str, made: Any = secagg.SecAggPlus, **given: Any) -> secagg.SecAggPlus:
@@ -49,7 +43,7 @@ def make_task(
 ) -> secagg.Task:
     fields: dict[str, Any] = {
         "protocol": plus(threat_model),
-        "layout": secagg.Layout.of(np.zeros(5)),
+        "layout": secagg.Layout.of({"w": np.zeros(5)}),
         "encoding": secagg.FixedPoint(clip=1.0, bits=16, rounding="nearest"),
         "max_clients": clients,
         "min_survivors": min_survivors,
@@ -57,62 +51,9 @@ def make_task(
     return secagg.Task(**(fields | changes))
 
 
-def updates_of(task: secagg.Task, seed: int = 0) -> dict[str, np.ndarray]:
-    rng = np.random.default_rng(seed)
-    return {f"c{i:02}": rng.uniform(-1.2, 1.2, task.layout.size) for i in range(task.max_clients)}
-
-
-def grid_sum(updates: dict[str, np.ndarray], who: tuple[str, ...]) -> np.ndarray:
-    units = sum(np.rint(np.clip(updates[c], -1, 1) / (1.0 / 32767)).astype(np.int64) for c in who)
-    return units * (1.0 / 32767)
-
-
 def shape_of(task: secagg.Task) -> Any:
     protocol: Any = task.protocol
     return protocol.shape(task, task.max_clients, protocol.corrupt(task.max_clients, None))
-
-
-@pytest.mark.parametrize("threat_model", MODELS)
-@pytest.mark.parametrize(("clients", "gone"), [(8, 1), (24, 3), (40, 4)])
-def test_sums_are_exact_whenever_clients_drop_out(threat_model: str, clients: int, gone: int) -> None:
-    task = make_task(clients, clients - gone, threat_model)
-    assert not shape_of(task).complete
-    updates = updates_of(task)
-    names = rounds(task.protocol)
-    for number, name in enumerate(names):
-        silent = dict.fromkeys(list(updates)[number : number + gone], name)
-        result = simulate(task, updates, dropouts=silent)
-        early = names.index(name) <= names.index(input_round(task.protocol))
-        assert set(result.survivors) == set(updates) - (set(silent) if early else set())
-        np.testing.assert_array_equal(result.sum, grid_sum(updates, result.survivors))
-
-
-@settings(max_examples=25)
-@given(data=st.data())
-def test_sums_are_exact_for_any_dropouts(data: st.DataObject) -> None:
-    clients = data.draw(st.integers(6, 20), label="clients")
-    gone = data.draw(st.integers(0, 3 if clients > 9 else 1), label="gone")
-    threat_model = data.draw(st.sampled_from(MODELS), label="threat_model")
-    task = make_task(clients, clients - gone, threat_model)
-    updates = updates_of(task)
-    names = st.sampled_from(rounds(task.protocol))
-    silent = data.draw(st.dictionaries(st.sampled_from(list(updates)), names, max_size=gone), label="silent")
-    result = simulate(task, updates, dropouts=silent)
-    np.testing.assert_array_equal(result.sum, grid_sum(updates, result.survivors))
-    assert dict(result.dropped) == silent
-
-
-@pytest.mark.parametrize("threat_model", MODELS)
-def test_below_the_floor_nothing_is_opened(threat_model: str) -> None:
-    task = make_task(24, 21, threat_model)
-    for name in rounds(task.protocol):
-        updates = updates_of(task)
-        late = name == secagg.Round.UNMASKING
-        silent = dict.fromkeys(list(updates)[: 24 if late else 4], name)
-        if name == secagg.Round.CONSISTENCY_CHECK:
-            silent = dict.fromkeys(list(updates)[:12], name)
-        with pytest.raises(Aborted, match="nothing is opened"):
-            simulate(task, updates, dropouts=silent)
 
 
 @pytest.mark.parametrize(
@@ -126,10 +67,9 @@ def test_without_a_sparse_graph_it_is_secagg(sparse: str, plain: str) -> None:
     shape = shape_of(task)
     assert shape.complete
     assert shape == shape_of(complete)
-    updates = updates_of(task)
-    silent = {"c01": secagg.Round.MASKED_INPUT}
-    sums = [simulate(t, updates, dropouts=silent).sum for t in (task, complete)]
-    np.testing.assert_array_equal(*sums)
+    for each in (task, complete):
+        session = Session(parties_for(each.protocol, 5, beacon=fetch), task=each, silent={"c1": "MaskedInput"})
+        session.require_completes("on a complete graph")
 
 
 @dataclass(frozen=True)
@@ -148,30 +88,21 @@ def test_check_protocol(threat_model: str) -> None:
     assert check_protocol(plus(threat_model, Sparse), clients=8, beacon=fetch) == list(CHECKS)
 
 
-def near_adverts(server: Any, outbox: dict[str, bytes], party: str) -> NearAdverts:
-    return Envelope.parse(outbox[party], 1 << 20).open(NearAdverts)[0]
+def near_adverts(session: Session, party: str) -> NearAdverts:
+    return Envelope.parse(session.outbox[party], 1 << 20).open(NearAdverts)[0]
 
 
-def shared_keys(
-    task: secagg.Task, silent: set[str], floors: bool = True
-) -> tuple[Any, dict[str, Any], dict[str, bytes]]:
+def shared_keys(task: secagg.Task, silent: Collection[str] = (), *, floors: bool = True) -> Session:
     """A session up to the requests of ShareKeys; ``silent`` have advertised no keys.
 
     Without ``floors`` the server goes on however few there are.
     """
-    ids = [f"c{i:02}" for i in range(task.max_clients)]
-    keys, roster = secagg.identity.enrol(ids)
-    server: Any = task.server(ids, roster=roster, session=b"s", beacon=fetch)
+    known = parties_for(task.protocol, task.max_clients, beacon=fetch)
+    session = Session(known, task=task, silent=dict.fromkeys(silent, secagg.Round.ADVERTISE_KEYS))
     if not floors:
-        server.context.need = lambda *_: None
-    clients = {c: task.client(c, identity=keys[c], roster=roster, session=b"s") for c in ids}
-    outbox = server.start()
-    while server.round != secagg.Round.SHARE_KEYS:
-        for party, request in outbox.items():
-            if party not in silent:
-                server.receive(party, clients[party].receive(request))
-        outbox = server.close_round()
-    return server, clients, outbox
+        session.server.context.need = lambda *_: None
+    session.until(secagg.Round.SHARE_KEYS)
+    return session
 
 
 @pytest.mark.parametrize("threat_model", MODELS)
@@ -183,34 +114,29 @@ def test_the_graph_hangs_on_bytes_drawn_once_u1_stands(threat_model: str) -> Non
         drawn.append(os.urandom(count))
         return drawn[-1]
 
-    ids = [f"c{i}" for i in range(8)]
-    keys, roster = secagg.identity.enrol(ids)
-    server: Any = task.server(ids, roster=roster, session=b"s", beacon=fetch, rng=rng)
-    clients = {c: task.client(c, identity=keys[c], roster=roster, session=b"s") for c in ids}
-    for party, request in server.start().items():
-        server.receive(party, clients[party].receive(request))
+    session = Session(parties_for(task.protocol, 8, beacon=fetch), task=task)
+    roster = session.parties.roster
+    session.server = task.server(session.parties.cohort, roster=roster, session=session.name, beacon=fetch, rng=rng)
     (first,) = drawn
-    outbox = server.close_round()
+    outbox = session.until(secagg.Round.SHARE_KEYS)
     if threat_model == "malicious":
         assert drawn == [first]
         return
     assert len(drawn) == 2
-    shown = {near_adverts(server, outbox, party).graph_nonce for party in ids}
+    shown = {near_adverts(session, party).graph_nonce for party in session.parties.cohort}
     assert shown == {drawn[1]} != {first}
-    again = task.restore_server(server.to_bytes(), roster=roster)
-    assert again.start() == outbox
+    assert task.restore_server(session.server.to_bytes(), roster=roster).start() == outbox
 
 
 def test_a_client_sees_only_its_neighbours_keys() -> None:
     task = make_task(40, 36)
-    server, clients, outbox = shared_keys(task, set())
-    shape = shape_of(task)
-    for party, client in clients.items():
-        shown = near_adverts(server, outbox, party)
+    session, shape = shared_keys(task), shape_of(task)
+    for party in session.parties.cohort:
+        shown, client = near_adverts(session, party), session.members[party]
         assert len(shown.adverts) == len(shown.paths) == shape.degree + 1 < 40
-        client.receive(outbox[party])
-        assert set(client._state.adverts) == {party, *server._graph.neighbours(party)}
-        assert client._state.session_id == server.context.state.session_id
+        session.ask(party)
+        assert set(client._state.adverts) == {party, *session.server._graph.neighbours(party)}
+        assert client._state.session_id == session.server.context.state.session_id
 
 
 @pytest.mark.parametrize("threat_model", MODELS)
@@ -218,10 +144,10 @@ def test_a_shrunk_u1_gains_nothing(threat_model: str) -> None:
     """c stays what it was for the cohort, and the graph is made anew for those who are left."""
     task = make_task(100, 80, threat_model)
     protocol: Any = task.protocol
-    silent = {f"c{i:02}" for i in range(20)}
-    _, clients, outbox = shared_keys(task, silent)
-    client = clients["c50"]
-    client.receive(outbox["c50"])
+    ids = parties_for(protocol, 100, beacon=fetch).cohort
+    session = shared_keys(task, ids[:20])
+    session.ask(ids[50])
+    client = session.members[ids[50]]
     shape = client._shape(client._state)
     assert (shape.nodes, client._state.corrupt) == (80, 5)
     wanted = graph.sparse_parameters(
@@ -235,9 +161,8 @@ def test_a_shrunk_u1_gains_nothing(threat_model: str) -> None:
     assert (shape.degree, shape.threshold) == wanted
     assert shape.threshold > graph.most_neighbours(80, 5, shape.degree, graph.SECURITY + 1)
     assert shape.quorum == ((80 + 5) // 2 + 1 if protocol.checked else 0)
-    too_few = {f"c{i:02}" for i in range(21)}
     with pytest.raises(Aborted, match="79 clients that advertised keys; 80 are needed"):
-        shared_keys(task, too_few)
+        shared_keys(task, ids[:21])
 
 
 @pytest.mark.parametrize(
@@ -248,18 +173,15 @@ def test_a_shrunk_u1_gains_nothing(threat_model: str) -> None:
     ],
 )
 def test_the_client_itself_holds_u1_and_u2_to_the_floor(name: str, says: str) -> None:
-    task, silent = make_task(24, 21), {f"c{i:02}" for i in range(4)}
-    early = name == secagg.Round.ADVERTISE_KEYS
-    server, clients, outbox = shared_keys(task, silent if early else set(), floors=False)
-    for client in clients.values():
-        client.contribute(np.zeros(task.layout.size))
+    task, early = make_task(24, 21), name == secagg.Round.ADVERTISE_KEYS
+    gone = parties_for(task.protocol, 24).cohort[:4]
+    session = shared_keys(task, gone if early else (), floors=False)
     if not early:
-        for party in outbox.keys() - silent:
-            server.receive(party, clients[party].receive(outbox[party]))
-        outbox = server.close_round()
-    for party in server.pending:
+        session.silent = dict.fromkeys(gone, secagg.Round.SHARE_KEYS)
+        session.until(secagg.Round.MASKED_INPUT)
+    for party in session.server.pending:
         with pytest.raises(Aborted, match=f"{says}; 21 are needed, so this client reveals nothing more"):
-            clients[party].receive(outbox[party])
+            session.ask(party)
 
 
 @pytest.mark.parametrize(("clients", "gone"), [(100, 20), (100, 10), (160, 10), (300, 26)])
@@ -333,18 +255,12 @@ def test_being_a_neighbour_is_mutual(size: int) -> None:
 def test_all_neighbours_of_a_client_gone_is_an_abort_not_a_crash() -> None:
     """Nobody holds its seed any more."""
     task = make_task(100, 80, "semi-honest", protocol=secagg.SecAggPlus(0.01, threat_model="semi-honest"))
-    server, clients, outbox = semi_honest(task)
-    gone = server._graph.neighbours("c07")
+    session = shared_keys(task)
+    gone = session.server._graph.neighbours("c7")
     assert len(gone) <= 20
-    while server.round != secagg.Round.UNMASKING:
-        for party, request in outbox.items():
-            if party in server.pending and (server.round == secagg.Round.SHARE_KEYS or party not in gone):
-                server.receive(party, clients[party].receive(request))
-        outbox = server.close_round()
-    for party in server.pending:
-        server.receive(party, clients[party].receive(outbox[party]))
+    session.silent = dict.fromkeys(gone, secagg.Round.MASKED_INPUT)
     with pytest.raises(Aborted, match="secret; 2 are needed, so nothing is opened"):
-        server.close_round()
+        session.run()
 
 
 def test_who_vouches_for_nothing_that_holds_ends_the_session_and_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -352,34 +268,14 @@ def test_who_vouches_for_nothing_that_holds_ends_the_session_and_is_named(monkey
 
     def lie(client: Any, draft: Any, secret: bytes, by: str, to: str) -> bytes:
         true = voucher(client, draft, secret, by, to)
-        return bytes(len(true)) if client.id == by == "c05" else true
+        return bytes(len(true)) if client.id == by == "c5" else true
 
     monkeypatch.setattr(SparseClient, "_voucher", lie)
-    task = make_task(24, 21)
-    server, clients, outbox = shared_keys(task, set())
-    for client in clients.values():
-        client.contribute(np.zeros(task.layout.size))
-    while server.round != secagg.Round.UNMASKING:
-        for party, request in outbox.items():
-            server.receive(party, clients[party].receive(request))
-        outbox = server.close_round()
-    for party, request in outbox.items():
-        server.receive(party, clients[party].receive(request))
-    with pytest.raises(Aborted, match="got 0 good shares of c05's secret"):
-        server.close_round()
-    assert {(fault.sender, fault.kind) for fault in server.faults} == {("c05", FaultKind.UNOPENED_SHARE)}
-    assert all("didn't open, or it vouched for another U2" in fault.detail for fault in server.faults)
-
-
-def semi_honest(task: secagg.Task) -> tuple[Any, dict[str, Any], dict[str, bytes]]:
-    ids = [f"c{i:02}" for i in range(task.max_clients)]
-    server = task.server(ids, session=b"s")
-    clients = {c: task.client(c, session=b"s") for c in ids}
-    for client in clients.values():
-        client.contribute(np.zeros(task.layout.size))
-    for party, request in server.start().items():
-        server.receive(party, clients[party].receive(request))
-    return server, clients, server.close_round()
+    session = shared_keys(make_task(24, 21))
+    with pytest.raises(Aborted, match="got 0 good shares of c5's secret"):
+        session.run()
+    assert {(sender, kind) for sender, _, kind in session.faults} == {("c5", FaultKind.UNOPENED_SHARE)}
+    assert all("didn't open, or it vouched for another U2" in fault.detail for fault in session.server.faults)
 
 
 @pytest.mark.parametrize(
@@ -433,10 +329,8 @@ def test_written_and_read() -> None:
 
 
 def test_a_client_takes_no_adverts_as_on_the_complete_graph() -> None:
-    task = make_task(8, 7)
-    _, clients, outbox = shared_keys(task, set())
-    changed = bytearray(outbox["c00"])
+    session = shared_keys(make_task(8, 7))
+    changed = bytearray(session.outbox["c1"])
     changed[9] = 3  # the message's type: Adverts
-    with pytest.raises(RemoteProtocolError):
-        clients["c00"].receive(bytes(changed))
-    clients["c00"].receive(outbox["c00"])
+    session.refused_by("c1", bytes(changed), "adverts as on the complete graph")
+    session.ask("c1")

@@ -10,8 +10,6 @@ from typing import Any
 
 import numpy as np
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 
 import secagg
 from mpc.additive import SEED_BYTES
@@ -21,7 +19,7 @@ from secagg import identity, lanes, wire
 from secagg.errors import Aborted, FaultKind
 from secagg.identity import PartyRole, Roster
 from secagg.protocols.shares.aggregator import ShareAggregator
-from secagg.protocols.shares.messages import MAX_UNOPENED, Agreed, Held, Report, share_info
+from secagg.protocols.shares.messages import MAX_UNOPENED, Held, Report, share_info
 from secagg.session import session_id
 from secagg.simulation import enrol_for
 from secagg.table import Round
@@ -112,37 +110,6 @@ class Counting(ThreadPoolExecutor):
 
 
 # --- sums
-
-
-@given(
-    st.sampled_from([2, 3]),
-    st.sampled_from(list(Kem)),
-    st.integers(2, 32),
-    st.sampled_from([None, 1, 5000]),
-    st.sets(st.sampled_from(IDS), max_size=5),
-    st.integers(0, 1000),
-)
-def test_sums_are_those_of_clear(
-    aggregators: int, kem: Kem, bits: int, max_weight: int | None, silent: set[str], seed: int
-) -> None:
-    rng = np.random.default_rng(seed)
-    updates = {c: {"w": rng.normal(0, 1, (3, 2)), "b": rng.normal(0, 1, 5).astype("f4")} for c in IDS}
-    weights = None if max_weight is None else {c: int(rng.integers(1, max_weight + 1)) for c in IDS}
-    task = make_task(
-        protocol=secagg.AdditiveShares(aggregators=aggregators, kem=kem),
-        layout=secagg.Layout.of(updates["c1"]),
-        encoding=secagg.FixedPoint(clip=1.0, bits=bits, rounding="nearest"),
-        max_weight=max_weight,
-    )
-    found = secagg.simulate(task, updates, weights=weights, dropouts=dict.fromkeys(silent, Round.REPORT))
-    clear = secagg.simulate(
-        replace(task, protocol=secagg.Clear()), updates, weights=weights, dropouts=dict.fromkeys(silent, "Input")
-    )
-    assert found.survivors == clear.survivors == tuple(sorted(set(IDS) - silent))
-    assert (found.total_weight, found.clipped) == (clear.total_weight, clear.clipped)
-    for leaf in ("w", "b"):
-        np.testing.assert_array_equal(found.sum[leaf], clear.sum[leaf])
-        np.testing.assert_array_equal(found.mean[leaf], clear.mean[leaf])
 
 
 @pytest.mark.parametrize(
@@ -244,15 +211,6 @@ def test_a_report_that_the_leader_missed_is_left_out_and_one_that_a_helper_misse
         session.run()
 
 
-def test_an_agreement_to_other_reports_is_the_aggregators_fault_in_its_own_round() -> None:
-    session = begin()
-    lie(session, Round.AGREEMENT, lambda agreed, _: (Agreed(agreed.reports, bytes(32)), b""))
-    with pytest.raises(Aborted, match="got 1 aggregators; 2 are needed"):
-        session.run()
-    assert session.faults == [("aggregator-2", Round.AGREEMENT, FaultKind.INVALID)]
-    assert "other reports than another aggregator holds" in session.server.faults[0].detail
-
-
 @pytest.mark.parametrize("changed", ["task", "session", "client", "aggregator"])
 def test_an_input_share_opens_for_what_it_was_sealed_for_and_for_nothing_else(changed: str) -> None:
     session = begin()
@@ -338,18 +296,6 @@ def test_reports_come_once_and_the_same_bytes_change_nothing() -> None:
         assert member.receive(other) is None
         assert (member._state.share, member._state.seeds) == (share, seeds)
         assert [(f.sender, f.kind) for f in member.faults] == [("c1", FaultKind.DUPLICATE)]
-
-
-def test_a_report_after_the_recount_is_refused() -> None:
-    session = begin()
-    session.until(Round.REPORT)
-    late = session.ask("c1")
-    session.silent = {"c1": Round.REPORT}
-    session.until(Round.AGREEMENT)
-    helper = session.members["aggregator-2"]
-    assert helper.receive(late) is None
-    assert helper.faults[-1].kind is FaultKind.OUT_OF_TURN
-    session.require_sum_of(session.run(), set(IDS) - {"c1"})
 
 
 def test_a_server_restored_after_it_passed_reports_on_ends_with_the_same_sum() -> None:
@@ -546,13 +492,6 @@ def test_a_task_is_written_and_read() -> None:
     assert (again, again.digest) == (task, task.digest)
 
 
-def test_an_aggregate_share_of_another_size_is_refused() -> None:
-    session = begin()
-    lie(session, Round.AGGREGATE_SHARE, lambda share, payload: (share, payload[:-1]))
-    with pytest.raises(Aborted, match="got 1 aggregators"):
-        session.run()
-
-
 HANDED_BACK = {
     "too many": FaultKind.INVALID,
     "of nobody enrolled": FaultKind.INVALID,
@@ -595,24 +534,6 @@ def test_the_collector_checks_what_is_handed_back(handed_back: str) -> None:
     with pytest.raises(Aborted, match="got 1 aggregators"):
         session.run()
     assert session.faults == [("aggregator-2", Round.RECOUNT, HANDED_BACK[handed_back])]
-
-
-def test_an_agreement_to_another_set_is_refused_and_its_aggregator_still_awaited() -> None:
-    """The digest is the right one: nothing but the set is wrong."""
-    session = begin()
-    session.until(Round.AGREEMENT)
-    leader, liar = AGGREGATORS
-    honest = {party: session.ask(party) for party in AGGREGATORS}
-    lied = session.changed(honest[liar], lambda agreed, _: (Agreed(b"\x7f", agreed.digest), b""))
-    for pending in ({leader, liar}, {liar}):  # before another aggregator agreed, and after
-        session.refused_by_server(liar, lied, "an agreement to another set")
-        assert session.faults[-1] == (liar, Round.AGREEMENT, FaultKind.INVALID)
-        assert "to another set than the collector's" in session.server.faults[-1].detail
-        assert session.server.pending == pending
-        session.deliver(leader, honest[leader])
-    session.deliver(liar, honest[liar])
-    session.close()
-    session.require_sum_of(session.run(), IDS)
 
 
 def test_one_vector_that_no_honest_client_has_ends_the_session_and_names_nobody() -> None:

@@ -301,6 +301,42 @@ def test_the_account_is_that_of_dp_accounting_on_the_same_steps() -> None:
     assert 0.75 * account.spent < losses.get_epsilon(DELTA) < account.spent
 
 
+@pytest.mark.stacks
+def test_gradients_of_examples_come_from_torch_and_go_back_to_it() -> None:
+    torch = pytest.importorskip("torch")
+    torch.manual_seed(2)
+    model = torch.nn.Linear(4, 3)
+    weights = {name: tensor.detach() for name, tensor in model.named_parameters()}
+    x, y = torch.randn(30, 4), torch.randint(3, (30,))
+
+    def loss(weights: Any, features: Any, label: Any) -> Any:
+        scores = torch.func.functional_call(model, weights, (features,))
+        return torch.nn.functional.cross_entropy(scores, label)
+
+    each = torch.func.vmap(torch.func.grad(loss), in_dims=(None, 0, 0))
+    rows = [2, 3, 5, 7, 11]
+    found = DPSGD(1.0, 1e-6).gradient(
+        weights, lambda r: each(weights, x[r], y[r]), of(rows, 0.5, 30), ledger(1e20), chunk=2
+    )
+    expected = {name: torch.zeros_like(tensor) for name, tensor in weights.items()}
+    for row in rows:
+        one = dict(
+            zip(
+                weights,
+                torch.autograd.grad(
+                    torch.nn.functional.cross_entropy(model(x[row]), y[row]), list(model.parameters())
+                ),
+                strict=True,
+            )
+        )
+        norm = math.sqrt(sum(float((part**2).sum()) for part in one.values()))
+        for name, part in one.items():
+            expected[name] += part * min(1, 1 / norm) / 15
+    for name, part in found.items():
+        assert part.dtype == torch.float32
+        torch.testing.assert_close(part, expected[name], atol=1e-3, rtol=0)
+
+
 # Bad input.
 
 
