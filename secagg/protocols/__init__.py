@@ -1,4 +1,4 @@
-"""The protocols, each in a file to be read beside its paper."""
+"""The protocols, each in a module or a package of its own."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def named() -> dict[str, AggregationProtocol]:
 
 
 def weaker() -> dict[str, AggregationProtocol]:
-    """Variants by the names that the command line knows, which run only if they are asked for."""
+    """Weaker variants by the names that the command line knows; they run only if they are named."""
     from secagg.protocols.encrypted.protocol import BFV, CKKS, Paillier
 
     protocols = (Paillier(key="run"), Paillier(commit=False), BFV(commit=False), CKKS(commit=False))
@@ -40,10 +40,9 @@ def weaker() -> dict[str, AggregationProtocol]:
 
 
 def chosen(names: Sequence[str]) -> dict[str, AggregationProtocol]:
-    """Those of :func:`named` and :func:`weaker` with these names, in whatever case they are written.
+    """The protocols of :func:`named` and :func:`weaker` with these names, in upper or lower case.
 
-    Without names, all that are :func:`named`. ``ConfigError`` for a name that none has, in the words of the
-    command line.
+    Without names, all of :func:`named`. ``ConfigError`` for an unknown name, in the words of the command line.
     """
     if not names:
         return named()

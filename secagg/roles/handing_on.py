@@ -119,11 +119,11 @@ def check_parts(
     return dict(parts)
 
 
-def check_told(context: ServerContext[Any], told: Mapping[str, bytes]) -> dict[str, bytes]:
-    """What listeners are told after a word, by receiver; ``Reject`` if it is longer than its receiver reads."""
-    for receiver, data in told.items():
+def check_messages(context: ServerContext[Any], messages: Mapping[str, bytes]) -> dict[str, bytes]:
+    """The ``messages`` that follow a word, by receiver; ``Reject`` if one is longer than its receiver reads."""
+    for receiver, data in messages.items():
         _check_sent(context, receiver, data)
-    return dict(told)
+    return dict(messages)
 
 
 def _check_sent(context: ServerContext[Any], receiver: str, data: bytes) -> Envelope:

@@ -1,4 +1,4 @@
-"""What the author of a protocol fills in and replaces in a role; who only drives a role needs none of it."""
+"""What the author of a protocol fills in and replaces in a role; the user of a role needs none of it."""
 
 from __future__ import annotations
 
@@ -90,7 +90,7 @@ class MemberHooks(Generic[AnyState]):
         """Refuse a state that can't be resumed safely."""
 
     def __dir__(self) -> Iterable[str]:
-        """The names for whoever drives the role; those of this class are for the protocol's author."""
+        """The names that a user of the role needs, without those of this class, which are for the author."""
         return _without(super().__dir__(), MemberHooks)
 
 
@@ -119,7 +119,7 @@ class ServerHooks(Generic[AnyServerState]):
         )
 
     def __dir__(self) -> Iterable[str]:
-        """The names for whoever drives the server; those of this class are for the protocol's author."""
+        """The names that a user of the server needs, without those of this class, which are for the author."""
         return _without(super().__dir__(), ServerHooks)
 
 

@@ -106,6 +106,12 @@ class Member(MemberHooks[AnyState]):
         lacking += [f"overhears[{phase.round!s}]" for phase in heard if phase.round not in self.overhears]
         if any(phase.word for phase in heard) and not isinstance(self._state, ListenerState):
             lacking += ["a state_type that is a ListenerState"]
+        requests = {phase.request.TYPE for phase in self._phases}
+        if both := [phase.round for phase in heard if phase.relayed and phase.relayed.TYPE in requests]:
+            raise ConfigError(
+                f"{self.context.task.protocol.name} hands on in {both[0]} what it also sends as a request; give "
+                "the two messages different types"
+            )
         if lacking:
             raise ConfigError(
                 f"{type(self).__name__} has no {', '.join(lacking)}, which its protocol's table needs"

@@ -13,7 +13,7 @@ from mpc.errors import MPCError
 from secagg import wire
 from secagg._numbers import is_a
 from secagg.errors import FaultKind, LocalProtocolError, shown
-from secagg.roles.handing_on import Waiting, WaitingAnswers, check_parts, check_told
+from secagg.roles.handing_on import Waiting, WaitingAnswers, check_messages, check_parts
 from secagg.roles.hooks import AnyServerState, Reply, ServerHooks
 from secagg.roles.member import FOREIGN_TASK
 from secagg.roles.turn import Turn, atomic
@@ -143,13 +143,13 @@ class Receiving(ServerHooks[AnyServerState]):
             detail = f"got a word about {word.client:.64}, of whom no answer waits"
             raise Reject(FaultKind.OUT_OF_TURN, detail)
         known, waiting = read.sender in waiting.words, waiting.with_word(read)
-        step, told = self.steps[phase.round], dict[str, bytes]()
+        step, onward = self.steps[phase.round], dict[str, bytes]()
         try:
             if step.hear is not None:
-                told = check_told(self.context, step.hear(self, read, word, waiting))
+                onward = check_messages(self.context, step.hear(self, read, word, waiting))
             if not known:
                 self._remember(read)
-            self._waiting.update(waiting.shown_to(told))
+            self._waiting.update(waiting.shown_to(onward))
         except Reject as refused:
             if refused.blame != word.client:
                 raise
@@ -157,7 +157,7 @@ class Receiving(ServerHooks[AnyServerState]):
                 self._remember(read)
             return self._refuse(word.client, refused)
         if not waiting.words.keys() >= set(self._listeners(phase)):
-            return told
+            return onward
         try:
             step.take(self, waiting.envelope, waiting.message, waiting.payload)
         except Reject as refused:
@@ -165,7 +165,7 @@ class Receiving(ServerHooks[AnyServerState]):
         except MPCError as error:
             return self._refuse(word.client, Reject(FaultKind.INVALID, str(error)))
         self._accept(waiting.envelope)
-        return told | self._make_room(word.client)
+        return onward | self._make_room(word.client)
 
     def _refuse(self, client: str, refused: Reject) -> Outbox:
         """Refuse the waiting answer of ``client``, which stays pending as after any answer that was refused."""

@@ -20,7 +20,9 @@ from secagg.table import Phase, Proposal
 from secagg.testing import MemoryStore, Parties, Session, check_protocol, parties_for
 from secagg.wire import Envelope, Reject
 from tests.secagg.parts import (
+    Collect,
     HeadedClient,
+    Part,
     PartProtocol,
     ShareKeeper,
     Split,
@@ -280,13 +282,47 @@ class TestPartOfAnotherClient:
         assert "c2" not in session.server.context.state.dropped
 
 
+class UnsignedPart(Splitter):
+    """Seals a part with no signature, only the checksum."""
+
+    def part(self, draft: Any, receiver: str, share: list[Any]) -> bytes:
+        return wire.seal_envelope(
+            Part(receiver),
+            protocol=Splits.ID,
+            task=self.context.task.digest,
+            session=draft.session_id,
+            sender=draft.id,
+            payload=pack_lanes(self.context.task, share),
+        )
+
+
+class TestUnsignedPart:
+    """A client sends a part that its aggregator would refuse, and would be counted until the recount."""
+
+    def play(self) -> Session:
+        session = with_client("c3", Splits(), UnsignedPart)
+        session.exchange(session.until("Report"))
+        return session
+
+    def test_refused_by_the_server_in_its_own_round(self) -> None:
+        session = self.play()
+        assert session.faults == [("c3", "Report", FaultKind.UNAUTHENTIC)]
+        assert session.server.pending == {"c3"}
+        assert not session.members[LEADER].faults
+
+    def test_control_has_the_aggregator_refuse_it(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr(receiving, "check_parts", lambda context, phase, sender, parts: dict(parts))
+        session = self.play()
+        assert session.faults == []
+        assert [fault.kind for fault in session.members[LEADER].faults] == [FaultKind.UNAUTHENTIC]
+
+
 class OversizedPart(Splitter):
     """Sends a part that is longer than an aggregator reads."""
 
     def part(self, draft: Any, receiver: str, share: list[Any]) -> bytes:
         vectors = pack_lanes(self.context.task, share)
-        part = Splits.phases[1].handed_on
-        return self.context.seal(draft, part(receiver), vectors + bytes(400))  # type: ignore[call-arg]
+        return self.context.seal(draft, Part(receiver), vectors + bytes(400))
 
 
 def test_a_part_that_its_receiver_would_not_read_is_refused_by_the_server() -> None:
@@ -474,6 +510,13 @@ def test_a_role_that_lacks_what_the_table_needs_is_refused_when_it_is_made(
 ) -> None:
     protocol = with_classes(Vetting(), aggregator=type("Lacking", (Vetter,), attributes))
     with pytest.raises(ConfigError, match=lacking):
+        session_of(protocol)
+
+
+def test_a_message_that_is_handed_on_can_be_no_request_of_the_same_role() -> None:
+    protocol: Any = with_classes(Vetting())
+    type(protocol).phases = (Vetting.phases[0], phases_with(relayed=Collect), Vetting.phases[2])
+    with pytest.raises(ConfigError, match="hands on in Input what it also sends as a request"):
         session_of(protocol)
 
 

@@ -52,7 +52,9 @@ class SparseClient(PairwiseClient):
         shape = self._protocol.shape(self.context.task, len(present), draft.corrupt)
         self._require(shape, len(present), "clients that advertised keys")
         if draft.id not in present or len(message.root) != HASH_BYTES:
-            raise Reject(FaultKind.INVALID, "got frozen keys without this client's own, or a root that is no hash")
+            raise Reject(
+                FaultKind.INVALID, "got frozen keys without this client's own, or a root that is not a hash"
+            )
         draft.frozen, draft.advert = (message.present, message.root), draft.last_reply
         draft.next_round = self._beacon.next_round(self.context.environment.clock())
         return messages.NextRound(draft.next_round), b""
@@ -74,7 +76,7 @@ class SparseClient(PairwiseClient):
             advertised = replace(advertised, drawn=(message.number, message.value))
         elif isinstance(message, messages.NearAdverts):
             if len(message.graph_nonce) != NONCE_BYTES or message.graph_nonce == draft.nonce:
-                raise Reject(FaultKind.INVALID, "got no 32 fresh bytes to draw the graph from")
+                raise Reject(FaultKind.INVALID, "the value to draw the graph from is not 32 fresh bytes")
             advertised = replace(advertised, graph_nonce=message.graph_nonce)
         graph = self._stand(draft, advertised, shape)
         if sorted([draft.id, *graph.neighbours(draft.id)]) != senders:

@@ -88,7 +88,7 @@ class SparseServer(PairwiseServer):
         if phase.round != Round.FREEZE_KEYS or not self.context.state.next_rounds:
             return
         if self.context.environment.beacon is None:
-            raise LocalProtocolError("got no beacon=; pass what gets a round's value from the task's beacon")
+            raise LocalProtocolError("got no beacon=; pass a function that returns the value of a beacon's round")
         number = self._drawn_from()
         value = self.context.environment.beacon(number)
         if value is None:
