@@ -251,9 +251,9 @@ def main() -> int:
     failed = False
     for name in chosen.name:
         began, wrong, shown = time.monotonic(), 0, ""
-        for found in problems(name, chosen.rounds, chosen.size):
-            wrong += bool(found)
-            shown = shown or "; ".join(found[:2])
+        for wrong_now in problems(name, chosen.rounds, chosen.size):
+            wrong += bool(wrong_now)
+            shown = shown or "; ".join(wrong_now[:2])
         seconds = time.monotonic() - began
         print(f"{name:20} {wrong} of {chosen.rounds} rounds wrong in {seconds:.0f} s  {shown[:200]}", flush=True)
         failed |= bool(wrong)

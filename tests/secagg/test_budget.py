@@ -80,7 +80,7 @@ class Clear:
     def __init__(self, budget: Any, *, save: Any = None) -> None:
         self.task = make_task(protocol=secagg.Clear())
         self.client = self.task.client(VICTIM, session=b"1", budget=budget, save=save)
-        self.made = self.client.to_bytes()
+        self.unused = self.client.to_bytes()
         self.client.contribute(make_updates()[0])
 
     def request(self) -> bytes:
@@ -120,7 +120,7 @@ def test_another_upload_is_charged_again(tmp_path: Path) -> None:
 def test_a_state_with_a_budget_is_not_restored_without(tmp_path: Path) -> None:
     budget = budget_in(tmp_path / "budget")
     setting = Clear(budget)
-    for state in (setting.made, setting.client.to_bytes()):
+    for state in (setting.unused, setting.client.to_bytes()):
         shelf = MemoryStore()
         with pytest.raises(ConfigError, match=r"and no budget; pass budget= .*PrivacyLedger\.open"):
             setting.task.restore_client(state, save=shelf)
@@ -135,9 +135,9 @@ def test_a_state_without_a_budget_may_be_given_one(tmp_path: Path) -> None:
     setting, shelf = Clear(None), MemoryStore()
     setting.task.restore_client(setting.client.to_bytes(), save=shelf)
     budget = budget_in(tmp_path / "budget")
-    given: Any = setting.task.restore_client(setting.client.to_bytes(), save=shelf, budget=budget)
+    restored: Any = setting.task.restore_client(setting.client.to_bytes(), save=shelf, budget=budget)
     with pytest.raises(ConfigError, match="and no budget"):
-        setting.task.restore_client(given.to_bytes(), save=shelf)
+        setting.task.restore_client(restored.to_bytes(), save=shelf)
 
 
 def budgets(epsilon: float = 20.0) -> dict[str, dp.PrivacyLedger]:
@@ -154,9 +154,9 @@ def test_in_a_simulation_everyone_pays_who_sends() -> None:
     assert held[VICTIM].spent == pytest.approx(task.encoder.epsilon(SIZE, rounds=2))  # type: ignore[attr-defined]
     secagg.simulate(task, updates, budgets=held, session=b"3", dropouts={IDS[3]: late})
     assert held[IDS[3]].report().releases == 2, "who falls silent later has paid"
-    given = [dp.PrivacyLedger(20.0, 1e-5, unit="client", trust="distributed") for _ in IDS]
-    secagg.simulate(task, make_updates(), budgets=given)
-    assert [budget.report().releases for budget in given] == [1] * CLIENTS
+    ledgers = [dp.PrivacyLedger(20.0, 1e-5, unit="client", trust="distributed") for _ in IDS]
+    secagg.simulate(task, make_updates(), budgets=ledgers)
+    assert [budget.report().releases for budget in ledgers] == [1] * CLIENTS
 
 
 def test_a_simulation_stops_at_the_budget_and_says_whose() -> None:

@@ -64,8 +64,8 @@ def test_a_server_that_is_restored_shows_the_same_noise() -> None:
 
 
 def test_control_fresh_noise_at_every_decoding_averages_away(monkeypatch: pytest.MonkeyPatch) -> None:
-    real, drawn = dp.CentralGaussian.for_server, np.random.default_rng(0)
-    monkeypatch.setattr(dp.CentralGaussian, "for_server", lambda self, key: real(self, drawn.bytes(32)))
+    real, rng = dp.CentralGaussian.for_server, np.random.default_rng(0)
+    monkeypatch.setattr(dp.CentralGaussian, "for_server", lambda self, key: real(self, rng.bytes(32)))
     server, _ = server_after(IDS)
     server.close_round()
     mean = np.mean([restored(server).outcome.sum for _ in range(300)], axis=0)  # type: ignore[union-attr]

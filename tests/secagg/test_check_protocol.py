@@ -234,8 +234,8 @@ def broken(role: type) -> Any:
         return type(role.__name__, (secagg.Clear,), {"server": role})()
     base: type = BrokenClear if issubclass(role, ClearClient) else BrokenSecAgg
     attribute = "server_class" if issubclass(role, PairwiseServer) else "client_class"
-    made = type(role.__name__, (base,), {attribute: role})
-    return made() if base is BrokenClear else made(threat_model="semi-honest")
+    kind = type(role.__name__, (base,), {attribute: role})
+    return kind() if base is BrokenClear else kind(threat_model="semi-honest")
 
 
 SEEN = {

@@ -167,31 +167,31 @@ def test_help_names_every_command(command):
 
 
 def test_the_command_line_loads_nothing_heavy_until_it_is_needed():
-    found = python(
+    done = python(
         "import sys, secagg.cli, secagg._commands\n"
         "print([name for name in ('numba', 'sklearn', 'scipy', 'matplotlib', 'rich') if name in sys.modules])"
     )
-    assert (found.stdout, found.stderr) == ("[]\n", "")
+    assert (done.stdout, done.stderr) == ("[]\n", "")
 
 
 @pytest.mark.parametrize("missing", ["rich", "sklearn", "matplotlib"])
 def test_a_missing_package_is_one_line_that_says_what_to_install(missing):
-    found = python(
+    done = python(
         f"import sys; sys.modules['{missing}'] = None\n"
         "from secagg.cli import main; main(['demo', '--rounds', '1', '--protocol', 'Clear'])"
     )
-    told = f"secagg: got no {missing}, which this command needs: pip install 'secagg[demo]', or pip install "
-    assert (found.returncode, found.stdout) == (1, "")
-    assert found.stderr.startswith(told)
-    assert found.stderr.count("\n") == 1
+    message = f"secagg: got no {missing}, which this command needs: pip install 'secagg[demo]', or pip install "
+    assert (done.returncode, done.stdout) == (1, "")
+    assert done.stderr.startswith(message)
+    assert done.stderr.count("\n") == 1
 
 
 def test_a_missing_package_that_no_extra_brings_is_not_hidden():
-    found = python(
+    done = python(
         "import sys; sys.modules['cryptography'] = None\nfrom secagg.cli import main; main(['--version'])"
     )
-    assert found.returncode == 1
-    assert "ModuleNotFoundError" in found.stderr
+    assert done.returncode == 1
+    assert "ModuleNotFoundError" in done.stderr
 
 
 # --- keygen for decryptors

@@ -30,23 +30,23 @@ def test_json_is_all_that_reaches_stdout(tmp_path):
         check=True,
         cwd=tmp_path,
     )
-    found = json.loads(done.stdout)
-    assert [row["name"] for row in found["protocols"]] == [*named()]
+    printed = json.loads(done.stdout)
+    assert [row["name"] for row in printed["protocols"]] == [*named()]
     assert done.stderr.splitlines()[-1] == "Picture: demo.png"
 
 
 def test_demo_takes_all_its_options(command, tmp_path):
-    given = {"clients": 6, "rounds": 2, "dropouts": 1, "seed": 9}
-    options = [text for name, value in given.items() for text in (f"--{name}", value)]
+    settings = {"clients": 6, "rounds": 2, "dropouts": 1, "seed": 9}
+    options = [text for name, value in settings.items() for text in (f"--{name}", value)]
     code, out, _ = command(
         "demo", "--json", "--protocol", "secagg", "--protocol", "Clear", "--plot", "my.png", *options
     )
-    found = json.loads(out)
+    printed = json.loads(out)
     assert code == 0
-    assert {name: found[name] for name in given} == given
-    assert [row["name"] for row in found["protocols"]] == ["SecAgg", "Clear"]
-    assert len(found["shards"]) == 6
-    assert all(len(row["dropped"]) == 1 for row in found["protocols"][0]["rounds"])
+    assert {name: printed[name] for name in settings} == settings
+    assert [row["name"] for row in printed["protocols"]] == ["SecAgg", "Clear"]
+    assert len(printed["shards"]) == 6
+    assert all(len(row["dropped"]) == 1 for row in printed["protocols"][0]["rounds"])
     assert [path.name for path in tmp_path.iterdir()] == ["my.png"]
 
 

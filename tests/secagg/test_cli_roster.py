@@ -17,9 +17,11 @@ from secagg.identity import PartyRole, load_identity, load_roster
 
 def python(code, *, cwd, stdout=None, env=None):
     """A fresh interpreter in ``cwd``, which finds this source tree."""
-    found = os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)} | (env or {})
+    variables = os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)} | (env or {})
     run = [sys.executable, "-c", code]
-    return subprocess.run(run, cwd=cwd, env=found, stdout=stdout, stderr=subprocess.PIPE, text=True, check=False)
+    return subprocess.run(
+        run, cwd=cwd, env=variables, stdout=stdout, stderr=subprocess.PIPE, text=True, check=False
+    )
 
 
 @pytest.fixture
@@ -79,10 +81,10 @@ def test_list_shows_fingerprints_of_every_key_and_the_digest(command, enrolled):
         sealing = "-" if party.encryption_key is None else sha256(party.encryption_key).hexdigest()[:32]
         assert row.split() == [party.id, party.role, sha256(party.signing_key).hexdigest()[:32], sealing]
         assert last.endswith(roster.digest.hex())
-        found = json.loads(command("roster", "list", path, "--json")[1])
-        assert found["digest"] == roster.digest.hex()
-        assert found["parties"][party.id]["signing_key_sha256"] == sha256(party.signing_key).hexdigest()
-        assert (found["parties"][party.id]["encryption_key_sha256"] or "")[:32] == sealing.strip("-")
+        listed = json.loads(command("roster", "list", path, "--json")[1])
+        assert listed["digest"] == roster.digest.hex()
+        assert listed["parties"][party.id]["signing_key_sha256"] == sha256(party.signing_key).hexdigest()
+        assert (listed["parties"][party.id]["encryption_key_sha256"] or "")[:32] == sealing.strip("-")
 
 
 # --- without the extras

@@ -116,9 +116,9 @@ def test_digits_join_to_the_sum(data: st.DataObject) -> None:
         totals = terms if totals is None else [a + b for a, b in zip(totals, terms, strict=True)]
     joined = digits.join(sums, 5)
     assert totals is not None
-    for found, total, (_, _, modulus) in zip(joined, totals, shapes, strict=True):
+    for part, total, (_, _, modulus) in zip(joined, totals, shapes, strict=True):
         expected = total if modulus is None else total % np.uint64(modulus)
-        np.testing.assert_array_equal(found.astype(np.uint64), expected)
+        np.testing.assert_array_equal(part.astype(np.uint64), expected)
 
 
 @pytest.mark.parametrize(
@@ -380,9 +380,9 @@ def test_clients_take_the_decryptors_key_only(protocol: Encrypted, lie: str) -> 
     stranger = enrol(["x"])[0]["x"] if lie == "unsigned" else None
     session_id = bytes(32) if lie == "session" else None
     forged = session.seal(message, b"", "c2" if lie == "client" else DEC, session=session_id, identity=stranger)
-    told = session.seal(replaced_key(proposal, forged), session=b"")
+    asked = session.seal(replaced_key(proposal, forged), session=b"")
     with pytest.raises(RemoteProtocolError):
-        session.members["c1"].receive(told)
+        session.members["c1"].receive(asked)
 
 
 def replaced_key(proposal: KeyedProposal, key: bytes) -> KeyedProposal:
@@ -412,8 +412,8 @@ def test_a_key_that_is_signed_and_not_pinned_is_refused_by_server_and_clients(na
     assert (fault.sender, fault.kind) == (DEC, FaultKind.INVALID)
     assert "that differs from the key in the roster" in fault.detail
     session.exchange(requests)
-    told, _ = Envelope.parse(session.close()["c1"], LIMIT).open(KeyedProposal)
-    asked = session.seal(replaced_key(told, forged), session=b"")
+    proposal, _ = Envelope.parse(session.close()["c1"], LIMIT).open(KeyedProposal)
+    asked = session.seal(replaced_key(proposal, forged), session=b"")
     with pytest.raises(RemoteProtocolError, match="that differs from the key in the roster"):
         session.members["c1"].receive(asked)
 

@@ -81,14 +81,14 @@ KEYED = [(bytes([number]) * 32, 1 if number % 3 else -1) for number in range(10)
 @pytest.mark.parametrize("workers", [1, 2, 5])
 def test_equal_to_one_mask_after_the_other(workers: int) -> None:
     task = make_task()
-    wanted, found = drawn_lanes(task), drawn_lanes(task)
+    expected, masked = drawn_lanes(task), drawn_lanes(task)
     for key, sign in KEYED:
-        mask_lanes(wanted, key, sign=sign)
+        mask_lanes(expected, key, sign=sign)
     with ThreadPoolExecutor(workers) as executor:
-        mask_all(found, KEYED, executor)
-    for mine, theirs in zip(found, wanted, strict=True):
+        mask_all(masked, KEYED, executor)
+    for mine, theirs in zip(masked, expected, strict=True):
         np.testing.assert_array_equal(mine, theirs)
-    assert any((mine != theirs).any() for mine, theirs in zip(found, drawn_lanes(task), strict=True))
+    assert any((mine != theirs).any() for mine, theirs in zip(masked, drawn_lanes(task), strict=True))
 
 
 @pytest.mark.usefixtures("split")

@@ -49,11 +49,11 @@ def test_all_but_the_silent_are_told_of_an_abort(name: str) -> None:
     with pytest.raises(Aborted) as aborted:
         session.run()
     assert set(aborted.value.outbox) == set(members)
-    for party, told in aborted.value.outbox.items():
-        assert Envelope.parse(told, 4096).open(wire.Abort)[0] == wire.Abort()
+    for party, message in aborted.value.outbox.items():
+        assert Envelope.parse(message, 4096).open(wire.Abort)[0] == wire.Abort()
         if party not in silent and not members[party].finished:  # it waits for something, which will not come
             with suppress(Aborted):  # a client says so to its caller, the others to their log
-                members[party].receive(told)
+                members[party].receive(message)
             assert members[party].finished
 
 

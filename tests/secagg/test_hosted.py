@@ -126,14 +126,14 @@ def test_one_without_a_ledger_does_not_take_the_place_of_one_with_it() -> None:
 
 
 def test_what_is_no_proposal_makes_no_role() -> None:
-    made: list[bytes] = []
-    party = hosted(lambda session: made.append(session))  # type: ignore[arg-type, return-value]
+    names: list[bytes] = []
+    party = hosted(lambda session: names.append(session))  # type: ignore[arg-type, return-value]
     task = make_task()
     abort = wire.seal_envelope(
         wire.Abort(), protocol=task.protocol.ID, task=task.digest, session=b"", sender=wire.SERVER
     )
     assert [party(data) for data in (b"", bytes(100), abort, BOGUS["of too long a name"](task))] == [None] * 4
-    assert not made
+    assert not names
 
 
 def test_one_proposal_from_two_threads_makes_one_role() -> None:

@@ -53,12 +53,12 @@ def hostile(base: type, methods: set[str], properties: set[str], error: type[Exc
 
     members: dict[str, Any] = dict.fromkeys(methods, fail) | dict.fromkeys(properties, property(fail))
     kind = type("Hostile", (base,), members)
-    made: Any = base.__new__(kind, (2,)) if base is np.ndarray else base.__new__(kind)
+    thing: Any = base.__new__(kind, (2,)) if base is np.ndarray else base.__new__(kind)
     if base is list:
-        list.append(made, np.ones(1))
+        list.append(thing, np.ones(1))
     if base is dict:
-        dict.__setitem__(made, "w", np.ones(1))
-    return made
+        dict.__setitem__(thing, "w", np.ones(1))
+    return thing
 
 
 class Endless(Mapping[Any, Any]):
@@ -285,8 +285,8 @@ KEYWORDS: dict[Callable[..., Any], tuple[str, ...]] = {
 
 
 def _called(call: Callable[..., Any]) -> str:
-    found = call.func if isinstance(call, partial) else call
-    return getattr(found, "__name__", "")
+    function = call.func if isinstance(call, partial) else call
+    return getattr(function, "__name__", "")
 
 
 CALLS |= {

@@ -154,11 +154,11 @@ def test_dtype_forces_all_leaves() -> None:
         assert {array.dtype.name for array in restored.values()} == {dtype}
     with pytest.raises(ConfigError, match="expected float16, float32, float64 or None"):
         layout.restore(np.ones(4), dtype="int8")
-    for odd in (np.array(["float16", "float32"]), ["float16"], 7, "like"):
+    for wrong in (np.array(["float16", "float32"]), ["float16"], 7, "like"):
         with pytest.raises(ConfigError, match="got dtype"):
-            layout.restore(np.ones(4), dtype=odd)  # type: ignore[arg-type]
+            layout.restore(np.ones(4), dtype=wrong)  # type: ignore[arg-type]
         with pytest.raises(ConfigError, match="got dtype"):
-            layout.flatten(update, dtype=odd)  # type: ignore[arg-type]
+            layout.flatten(update, dtype=wrong)  # type: ignore[arg-type]
     restored = layout.restore(np.ones(4), dtype=np.str_("float16"))
     assert {array.dtype.name for array in restored.values()} == {"float16"}
 
@@ -557,10 +557,10 @@ def test_a_tensor_whose_memory_was_freed_is_our_error() -> None:
     """In a process of its own, since Torch reads what is not there, and the process dies."""
     pytest.importorskip("torch")
     done = subprocess.run([sys.executable, "-c", FREED], check=True, timeout=60, stdout=subprocess.PIPE, text=True)
-    told = done.stdout.splitlines()
-    assert len(told) == 18
-    assert all(line.startswith("['w'] can't be read") for line in told)
-    assert all("it was freed; gather or load the tensor first" in line for line in told)
+    lines = done.stdout.splitlines()
+    assert len(lines) == 18
+    assert all(line.startswith("['w'] can't be read") for line in lines)
+    assert all("it was freed; gather or load the tensor first" in line for line in lines)
 
 
 @pytest.mark.stacks

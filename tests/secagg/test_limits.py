@@ -94,23 +94,23 @@ class Largest:
         """By type; a type that is not here is one that this test has to be told of."""
         protocol: Any = self.task.protocol
         if isinstance(protocol, secagg.SecAgg | secagg.SecAggPlus):
-            found = self.pairwise(protocol)
+            messages = self.pairwise(protocol)
         elif isinstance(protocol, secagg.AdditiveShares):
-            found = self.shares(protocol)
+            messages = self.shares(protocol)
         elif isinstance(protocol, Encrypted):
-            found = self.encrypted(protocol)
+            messages = self.encrypted(protocol)
         else:
-            found = iter([(Input(), bytes(vectors_size(self.task)))])
-        return {type(self.proposal): (self.proposal, b"")} | {type(sent[0]): sent for sent in found}
+            messages = iter([(Input(), bytes(vectors_size(self.task)))])
+        return {type(self.proposal): (self.proposal, b"")} | {type(sent[0]): sent for sent in messages}
 
     def pairwise(self, protocol: Any) -> Iterator[Sent]:
         n, bits = len(self.ids), self.bits
         shape = protocol.shape(self.task, n, protocol.corrupt(n, None))
         holders, near = (n if shape.complete else shape.degree), shape.degree
         vectors = bytes(vectors_size(self.task))
-        advert, told = pairwise.Advert(bytes(32), bytes(32)), pairwise.SignedSurvivors(bits, bits)
+        advert, survivor_list = pairwise.Advert(bytes(32), bytes(32)), pairwise.SignedSurvivors(bits, bits)
         adverts = [self.seal(advert, sender=party) for party in self.ids[: near + 1]]
-        lists = [self.seal(told, sender=party) for party in self.ids[: shape.quorum]]
+        lists = [self.seal(survivor_list, sender=party) for party in self.ids[: shape.quorum]]
         shown = bits, adverts, [bytes(32 * (n - 1).bit_length())] * len(adverts)
         vouchers = bytes(16 * near)
         for message in (
@@ -124,7 +124,7 @@ class Largest:
             pairwise.HeldShares(bits, bytes(64 * near), bytes(82 * near)),
             pairwise.Survivors(bits),
             pairwise.VouchedSurvivors(bits, vouchers),
-            told,
+            survivor_list,
             pairwise.Unmask(bits, lists),
             pairwise.Revealed(bits, bytes(33 * holders)),
         ):

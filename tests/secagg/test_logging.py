@@ -31,10 +31,10 @@ def test_rounds_and_faults_are_logged_and_secrets_are_not(caplog: pytest.LogCapt
 
     session.after_request = after_request
     session.run()
-    told = [record.getMessage() for record in caplog.records]
+    lines = [record.getMessage() for record in caplog.records]
     assert sum(record.levelno == logging.INFO for record in caplog.records) == len(rounds(task.protocol))
-    assert sum("c2 in " in line and "malformed" in line for line in told) == len(rounds(task.protocol))
-    everything = "\n".join(told)
+    assert sum("c2 in " in line and "malformed" in line for line in lines) == len(rounds(task.protocol))
+    everything = "\n".join(lines)
     assert str(SECRET) not in everything
     for secret in [*seeds, *encoded]:
         assert secret.hex() not in everything
@@ -43,9 +43,9 @@ def test_rounds_and_faults_are_logged_and_secrets_are_not(caplog: pytest.LogCapt
 
 
 def warnings(caplog: pytest.LogCaptureFixture) -> list[str]:
-    found = [record.getMessage() for record in caplog.records if record.levelno == logging.WARNING]
+    lines = [record.getMessage() for record in caplog.records if record.levelno == logging.WARNING]
     caplog.clear()
-    return found
+    return lines
 
 
 @pytest.mark.parametrize(
@@ -57,7 +57,7 @@ def test_a_client_without_a_ledger_warns_when_it_joins_and_then_no_more(
     protocol: Any, warned: bool, caplog: pytest.LogCaptureFixture
 ) -> None:
     """But not where the server reads each input by itself: there, a second one tells it nothing new."""
-    session, told = Session(parties_for(protocol, 5)), list[str]()
+    session, lines = Session(parties_for(protocol, 5)), list[str]()
     *others, _ = session.parties.cohort
     for party in others:
         session.members[party] = session.make(party, save=None)
@@ -66,10 +66,10 @@ def test_a_client_without_a_ledger_warns_when_it_joins_and_then_no_more(
     session.until(rounds(protocol)[0])
     while session.server.outcome is None:
         session.exchange(session.outbox)
-        told += warnings(caplog)
+        lines += warnings(caplog)
         session.close()
-    assert len(told) == (len(others) if warned else 0)
-    for party, line in zip(others, told, strict=False):
+    assert len(lines) == (len(others) if warned else 0)
+    for party, line in zip(others, lines, strict=False):
         assert line.startswith(f"{party} has no ledger: if it is made anew, it would upload again in session ")
         assert "save= a store that has one" in line
 
@@ -94,10 +94,10 @@ def test_a_store_without_a_ledger_is_warned_of_under_a_server_that_may_lie(
     store = MemoryStore()
     store.ledger = None
     role = session.make(party, save=store)
-    told = warnings(caplog)
-    assert len(told) == warned
+    lines = warnings(caplog)
+    assert len(lines) == warned
     session.restore(party, role.to_bytes(), save=store)
-    assert warnings(caplog) == told, "a restored one says so again"
-    for line in told:
+    assert warnings(caplog) == lines, "a restored one says so again"
+    for line in lines:
         assert line.startswith(f"{party} has a store without a ledger under a malicious server")
         assert "save= a store that has one" in line

@@ -42,8 +42,8 @@ def make_task(**changes: Any) -> secagg.Task:
 
 
 def make_updates(norm: float = 0.9) -> list[Any]:
-    drawn = np.random.default_rng(5).normal(size=(CLIENTS, SIZE))
-    return [norm * update / np.linalg.norm(update) for update in drawn]
+    normal = np.random.default_rng(5).normal(size=(CLIENTS, SIZE))
+    return [norm * update / np.linalg.norm(update) for update in normal]
 
 
 @pytest.mark.parametrize("encoding", [GAUSSIAN, SKELLAM], ids=["gaussian", "skellam"])
@@ -53,8 +53,8 @@ def test_the_sum_has_the_noise_that_was_asked_for(protocol: Any, encoding: Any) 
     task, updates = make_task(protocol=protocol, encoding=encoding), make_updates()
     outcome = secagg.simulate(task, updates)
     width = 1.1 * np.sqrt(CLIENTS / task.honest)
-    found = np.std(outcome.sum - np.sum(updates, axis=0))
-    assert abs(found / width - 1) < 6 / np.sqrt(2 * SIZE)
+    measured = np.std(outcome.sum - np.sum(updates, axis=0))
+    assert abs(measured / width - 1) < 6 / np.sqrt(2 * SIZE)
     assert outcome.epsilon_guaranteed == task.encoder.epsilon(SIZE)  # type: ignore[attr-defined]
     assert outcome.epsilon_realised is not None
     assert outcome.epsilon_guaranteed is not None

@@ -141,9 +141,9 @@ def test_a_client_restored_from_any_state_since_contribute_repeats_itself(played
 def test_a_client_behind_contribute_takes_the_same_update_only(session: Session) -> None:
     ledger = MemoryLedger()
     client = session.make(VICTIM, save=storing(ledger))
-    made, update, weight = client.to_bytes(), session.updates[VICTIM], session.weight(VICTIM)
+    empty, update, weight = client.to_bytes(), session.updates[VICTIM], session.weight(VICTIM)
     client.contribute(update, weight)
-    again = restore(session, VICTIM, made, ledger)
+    again = restore(session, VICTIM, empty, ledger)
     before = again.to_bytes()
     for other, its_weight in ((session.updates["c2"], 1), ({"w": update["w"] + 9}, weight), (update, 10 - weight)):
         with pytest.raises(LocalProtocolError, match="another update than the ledger has"):

@@ -58,9 +58,9 @@ class CountedList(list[Any]):
         return super().__contains__(item)
 
     def __getitem__(self, place: Any) -> Any:
-        found = super().__getitem__(place)
-        self.count.add(len(found) if isinstance(place, slice) else 1)
-        return found
+        item = super().__getitem__(place)
+        self.count.add(len(item) if isinstance(place, slice) else 1)
+        return item
 
     def __add__(self, other: Any) -> Any:
         return [*self, *other]
@@ -204,10 +204,10 @@ def whole_session(kind: type[Any] = ClearServer) -> None:
     payload = bytes(vectors_size(server.context.task))
     for number in range(ANSWERS):
         hand_in(server, number, Input(), payload)
-    told = server.close_round()
+    dismissals = server.close_round()
     assert len(server.outcome.survivors) == ANSWERS
-    assert len(told) == len(server.outcome.dropped) == CLIENTS - ANSWERS
-    assert len({id(message) for message in told.values()}) == 1
+    assert len(dismissals) == len(server.outcome.dropped) == CLIENTS - ANSWERS
+    assert len({id(message) for message in dismissals.values()}) == 1
 
 
 def test_a_session_with_answers_and_silence_goes_through_each_client_a_few_times() -> None:

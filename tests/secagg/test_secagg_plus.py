@@ -32,9 +32,9 @@ def fetch(number: int) -> bytes:
     return BEACON.publish(OPERATOR, number)
 
 
-def plus(threat_model: str, made: Any = secagg.SecAggPlus, **given: Any) -> secagg.SecAggPlus:
+def plus(threat_model: str, kind: Any = secagg.SecAggPlus, **fields: Any) -> secagg.SecAggPlus:
     beacon = {"beacon": BEACON} if threat_model == "malicious" else {}
-    protocol: secagg.SecAggPlus = made(threat_model=threat_model, **beacon, **given)
+    protocol: secagg.SecAggPlus = kind(threat_model=threat_model, **beacon, **fields)
     return protocol
 
 
@@ -108,23 +108,23 @@ def shared_keys(task: secagg.Task, silent: Collection[str] = (), *, floors: bool
 @pytest.mark.parametrize("threat_model", MODELS)
 def test_the_graph_hangs_on_bytes_drawn_once_u1_stands(threat_model: str) -> None:
     """Not before; a server restored since then shows the same ones. Under a beacon nothing is drawn."""
-    task, drawn = make_task(8, 7, threat_model), []
+    task, draws = make_task(8, 7, threat_model), []
 
     def rng(count: int) -> bytes:
-        drawn.append(os.urandom(count))
-        return drawn[-1]
+        draws.append(os.urandom(count))
+        return draws[-1]
 
     session = Session(parties_for(task.protocol, 8, beacon=fetch), task=task)
     roster = session.parties.roster
     session.server = task.server(session.parties.cohort, roster=roster, session=session.name, beacon=fetch, rng=rng)
-    (first,) = drawn
+    (first,) = draws
     outbox = session.until(secagg.Round.SHARE_KEYS)
     if threat_model == "malicious":
-        assert drawn == [first]
+        assert draws == [first]
         return
-    assert len(drawn) == 2
+    assert len(draws) == 2
     shown = {near_adverts(session, party).graph_nonce for party in session.parties.cohort}
-    assert shown == {drawn[1]} != {first}
+    assert shown == {draws[1]} != {first}
     assert task.restore_server(session.server.to_bytes(), roster=roster).start() == outbox
 
 

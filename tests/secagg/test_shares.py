@@ -238,9 +238,9 @@ def test_an_aggregator_without_a_ledger_warns_once_when_it_takes_part(caplog: py
     session = begin()
     session.members["aggregator-2"] = session.make("aggregator-2", save=None)
     session.require_sum_of(session.run(), IDS)
-    told = [record.getMessage() for record in caplog.records if "no ledger" in record.getMessage()]
-    assert len(told) == 1
-    assert told[0].startswith("aggregator-2 has no ledger")
+    lines = [record.getMessage() for record in caplog.records if "no ledger" in record.getMessage()]
+    assert len(lines) == 1
+    assert lines[0].startswith("aggregator-2 has no ledger")
     caplog.clear()
     secagg.simulate(session.task, [{"w": np.zeros(9)}] * 3)
     assert not caplog.records

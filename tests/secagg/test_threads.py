@@ -57,9 +57,9 @@ def uploads(task: secagg.Task, outbox: Any, value: float = 0.5) -> dict[str, byt
 
 def use(role: Any, name: str, *arguments: Any) -> None:
     """Look at a property, or make a call."""
-    found = getattr(role, name)
-    if callable(found):
-        found(*arguments)
+    attribute = getattr(role, name)
+    if callable(attribute):
+        attribute(*arguments)
 
 
 def at_once(*calls: Any) -> list[Any]:
@@ -89,9 +89,9 @@ def test_every_public_name_of_every_role_takes_the_lock_or_is_constant(name: str
         assert public <= calls | constant | INNER
         for call in sorted(public & calls):
             role._turn = recorder = Recorder()
-            given = {"receive": [b""] if role is not session.server else ["c1", b""], "contribute": [UPDATE]}
+            arguments = {"receive": [b""] if role is not session.server else ["c1", b""], "contribute": [UPDATE]}
             with contextlib.suppress(secagg.SecAggError):
-                use(role, call, *given.get(call, []))
+                use(role, call, *arguments.get(call, []))
             assert recorder.taken, f"{type(role).__name__}.{call}"
 
 
@@ -265,10 +265,10 @@ def test_a_call_from_inside_of_a_call_is_refused_and_changes_nothing() -> None:
             if self.role is None:
                 return
             serves = isinstance(self.role, secagg.Server)
-            given = {"receive": ["c1", b""] if serves else [b""], "contribute": [UPDATE]}
+            arguments = {"receive": ["c1", b""] if serves else [b""], "contribute": [UPDATE]}
             for call in SERVER_CALLS if serves else MEMBER_CALLS - {"faults"}:
                 with pytest.raises(LocalProtocolError, match="from inside another call"):
-                    use(self.role, call, *given.get(call, []))
+                    use(self.role, call, *arguments.get(call, []))
                 seen.append(call)
 
     stores = Store(), Store()
@@ -333,11 +333,11 @@ def test_a_session_inside_of_a_worker_of_its_own_executor_ends(
 def test_everything_at_once_gives_the_exact_sum(name: str) -> None:
     """Uploads, retries, timers and training in threads, the third round closed too early."""
     rounds = 1 if name == "Paillier" else 3
-    assert [found for found in problems(name, rounds, 20_000) if found] == []
+    assert [wrong for wrong in problems(name, rounds, 20_000) if wrong] == []
 
 
 def test_uploads_of_three_million_coordinates_at_once() -> None:
-    assert [found for found in problems("Clear", 2, 3_000_000) if found] == []
+    assert [wrong for wrong in problems("Clear", 2, 3_000_000) if wrong] == []
 
 
 # --- retries, and the last word
@@ -348,22 +348,22 @@ def test_who_is_dropped_is_told_once_and_the_same_bytes_are_no_fault(name: str) 
     parties = parties_of(name)
     phases = [phase.round for phase in parties.protocol.phases if phase.role is secagg.identity.PartyRole.CLIENT]
     for silent in phases:
-        session, told = Session(parties, silent={"c2": silent}), list[bytes]()
+        session, messages = Session(parties, silent={"c2": silent}), list[bytes]()
         outbox = session.server.start()
         while session.server.outcome is None:
             session.exchange(outbox)
             outbox = session.server.close_round()
-            told += [data for party, data in outbox.items() if party in session.gone]
+            messages += [data for party, data in outbox.items() if party in session.gone]
             assert session.server.start().keys() >= {party for party in outbox if party in session.gone}
-        assert len(told) == 1
+        assert len(messages) == 1
         client = session.members["c2"]
         began = client._state.opening_id
         with pytest.raises(secagg.Aborted if began else secagg.RemoteProtocolError):
-            client.receive(told[0])
+            client.receive(messages[0])
         assert client.finished is bool(began)
         if began:
             assert client._state.seed == b""
-            assert client.receive(told[0]) is None
+            assert client.receive(messages[0]) is None
 
 
 # --- errors go through processes
@@ -375,18 +375,18 @@ def _errors() -> list[Exception]:
     import mpc.errors
     import secagg.errors
 
-    found: list[Exception] = []
+    errors: list[Exception] = []
     for module in (secagg.errors, he.errors, mpc.errors, dp.errors):
         for kind in vars(module).values():
             if not (isinstance(kind, type) and issubclass(kind, Exception)):
                 continue
             if kind is secagg.RemoteProtocolError:
-                found.append(kind(Fault("c1", "Input", FaultKind.INVALID, "why")))
+                errors.append(kind(Fault("c1", "Input", FaultKind.INVALID, "why")))
             elif kind is secagg.Aborted:
-                found.append(kind("too few", {"c1": b"over"}))
+                errors.append(kind("too few", {"c1": b"over"}))
             else:
-                found.append(kind("what went wrong"))
-    return found
+                errors.append(kind("what went wrong"))
+    return errors
 
 
 @pytest.mark.parametrize("error", _errors(), ids=lambda error: type(error).__name__)

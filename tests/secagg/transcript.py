@@ -16,13 +16,11 @@ import numpy as np
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 import secagg
-from secagg.identity import Party, PartyRole, Roster
+from secagg.identity import Party, Roster
 from secagg.lanes import widths
 from secagg.protocols.base import AggregationProtocol, key_pairs
-from secagg.roles.member import Member
-from secagg.roles.server import Server
 from secagg.table import Round
-from secagg.testing import rng_for_tests
+from secagg.testing import Parties, Session, rng_for_tests, roles_of
 from secagg.wire import stand_in_ids
 from tests.secagg.fuzz.mutate import take_apart
 
@@ -49,8 +47,8 @@ class Script:
     @cached_property
     def published(self) -> dict[str, Any]:
         """As it stands in ``tests/vectors``."""
-        found: dict[str, Any] = json.loads(self.path.read_text(encoding="utf-8"))
-        return found
+        published: dict[str, Any] = json.loads(self.path.read_text(encoding="utf-8"))
+        return published
 
 
 SECAGG = Script(
@@ -85,112 +83,98 @@ SHARES = Script(
 SCRIPTS = (SECAGG, SECAGG_PLUS, SHARES)
 
 
-class Stage:
-    """The parties of a script, all from fixed seeds."""
+def parties_of(script: Script) -> Parties:
+    """The parties of a script, with keys from fixed seeds."""
+    protocol: AggregationProtocol = script.protocol
+    clients = sorted(stand_in_ids(script.clients))
+    roles = roles_of(protocol, clients)
+    identities = {
+        party: Ed25519PrivateKey.from_private_bytes(hashlib.sha256(b"identity of " + party.encode()).digest())
+        for party in roles
+    }
+    pairs: dict[str, tuple[bytes, bytes]] = {}
+    for party, role in roles.items():
+        pairs |= key_pairs(protocol, {party: role}, lambda p: rng_for_tests(b"sealing key of " + p.encode()))
+    public = {party: key for party, (_, key) in pairs.items()}
+    roster = Roster(
+        Party(party, roles[party], key.public_key().public_bytes_raw(), public.get(party))
+        for party, key in identities.items()
+    )
+    sealing = {party: private for party, (private, _) in pairs.items()}
+    return Parties(protocol, tuple(clients), roles, identities, roster, script.min_survivors, sealing)
 
-    def __init__(self, script: Script) -> None:
-        protocol: AggregationProtocol = script.protocol
-        self.clients = sorted(stand_in_ids(script.clients))
-        roles = dict.fromkeys(self.clients, PartyRole.CLIENT)
-        for role, count in protocol.others.items():
-            roles |= {f"{role}-{number}": role for number in range(1, count + 1)}
-        self.identities = {
-            party: Ed25519PrivateKey.from_private_bytes(hashlib.sha256(b"identity of " + party.encode()).digest())
-            for party in roles
-        }
-        pairs: dict[str, tuple[bytes, bytes]] = {}
-        for party, role in roles.items():
-            pairs |= key_pairs(protocol, {party: role}, lambda p: rng_for_tests(b"sealing key of " + p.encode()))
-        self.sealing_keys = {party: private for party, (private, _) in pairs.items()}
-        self.roster = Roster(
-            Party(
-                party,
-                roles[party],
-                key.public_key().public_bytes_raw(),
-                pairs[party][1] if party in pairs else None,
-            )
-            for party, key in self.identities.items()
-        )
-        self.task = secagg.Task(
-            protocol=protocol,
-            layout=secagg.Layout.of({"w": np.zeros((2, 3), np.float32), "b": np.zeros(3)}),
-            encoding=secagg.FixedPoint(clip={"w": 1.0, "b": 0.5}, bits=31),
-            max_clients=script.clients,
-            min_survivors=script.min_survivors,
-            max_weight=5,
-            context=b"test vector",
-        )
-        self.server: Server[Any] = self.task.server(
-            self.clients, roster=self.roster, session=SESSION, rng=rng_for_tests(b"server")
-        )
-        self.members = {party: self._member(party, role) for party, role in roles.items()}
 
-    def _member(self, party: str, role: PartyRole) -> Member[Any]:
-        make = self.task.client if role is PartyRole.CLIENT else self.task.aggregator
-        key = {"key": self.sealing_keys[party]} if party in self.sealing_keys else {}
-        member: Any = make(
-            party,
-            identity=self.identities[party],
-            roster=self.roster,
-            session=SESSION,
-            rng=rng_for_tests(party.encode()),
-            **key,
-        )
-        if role is PartyRole.CLIENT:
-            number = self.clients.index(party) + 1
-            values = np.linspace(-0.7, 0.9, 9) * number / 5
-            member.contribute({"w": values[:6].reshape(2, 3), "b": values[6:]}, weight=(number - 1) % 5 + 1)
-        return member  # type: ignore[no-any-return]
+def session_of(script: Script) -> Session:
+    """The session of a script, all from fixed seeds."""
+    parties = parties_of(script)
+    task = parties.make_task(
+        layout=secagg.Layout.of({"w": np.zeros((2, 3), np.float32), "b": np.zeros(3)}),
+        encoding=secagg.FixedPoint(clip={"w": 1.0, "b": 0.5}, bits=31),
+        max_weight=5,
+        context=b"test vector",
+    )
+    session = Session(parties, task=task, session=SESSION, contribute=False)
+    session.server = task.server(
+        parties.cohort, roster=parties.roster, session=SESSION, rng=rng_for_tests(b"server")
+    )
+    for number, party in enumerate(parties.cohort, 1):
+        values = np.linspace(-0.7, 0.9, 9) * number / 5
+        update = {"w": values[:6].reshape(2, 3), "b": values[6:]}
+        session.members[party].contribute(update, weight=(number - 1) % 5 + 1)
+    return session
 
-    def encoded(self, client: str) -> list[list[int]]:
-        """The integers of a client's contribution, by segment."""
-        member: Any = self.members[client]
-        return [[int(number) for number in segment] for segment in member.context.contribution(member._state)]
 
-    def spoil(self, report: bytes) -> bytes:
-        """A report whose last sealed seed has one bit flipped, signed again by its client."""
-        frame = take_apart(report)
-        structure = frame.structure[:-1] + bytes([frame.structure[-1] ^ 1])
-        return replace(frame, structure=structure).seal(self.identities[frame.sender.decode()])
+def encoded(session: Session, client: str) -> list[list[int]]:
+    """The integers of a client's contribution, by segment."""
+    member = session.members[client]
+    return [[int(number) for number in segment] for segment in member.context.contribution(member._state)]
+
+
+def spoil(session: Session, report: bytes) -> bytes:
+    """A report whose last sealed seed has one bit flipped, signed again by its client."""
+    frame = take_apart(report)
+    structure = frame.structure[:-1] + bytes([frame.structure[-1] ^ 1])
+    return replace(frame, structure=structure).seal(session.parties.identities[frame.sender.decode()])
 
 
 def record(script: Script) -> dict[str, Any]:
     """Play ``script``; everything that the independent script needs to check it."""
-    stage = Stage(script)
-    server, task = stage.server, stage.task
+    session = session_of(script)
+    server, task, parties = session.server, session.task, session.parties
     messages: list[dict[str, str]] = []
 
     def send(sender: str, receiver: str, data: bytes) -> bytes:
         messages.append({"from": sender, "to": receiver, "data": data.hex()})
         return data
 
-    encoded, gone, outbox = {c: stage.encoded(c) for c in stage.clients}, set[str](), server.start()
+    contributions = {party: encoded(session, party) for party in parties.cohort}
+    gone, outbox = set[str](), server.start()
     while server.outcome is None:
         for party, request in outbox.items():
             if script.dropouts.get(party) == server.round:
                 gone.add(party)
             if party in gone:
                 continue
-            reply = stage.members[party].receive(send("server", party, request))
+            reply = session.members[party].receive(send("server", party, request))
             assert reply is not None
             if party in script.spoilt:
-                reply = stage.spoil(reply)
+                reply = spoil(session, reply)
             for receiver, data in server.receive(party, send(party, "server", reply)).items():
-                stage.members[receiver].receive(send(party, receiver, data))
+                session.members[receiver].receive(send(party, receiver, data))
         outbox = server.close_round()
     pairs = zip(task.segments, widths(task), strict=True)
-    secrets = {party: key.hex() for party, key in stage.sealing_keys.items()}
+    secrets = {party: key.hex() for party, key in parties.long_lived.items()}
     return {
         "about": script.about,
         "task": task.to_bytes().hex(),
         "session": SESSION.hex(),
-        "corrupt": script.protocol.corrupt(script.clients, stage.roster),
+        "corrupt": script.protocol.corrupt(script.clients, parties.roster),
         "segments": [[segment.length, bits] for segment, bits in pairs],
-        "identities": {party: key.private_bytes_raw().hex() for party, key in stage.identities.items()},
+        "identities": {party: key.private_bytes_raw().hex() for party, key in parties.identities.items()},
         **({"sealing_keys": secrets} if secrets else {}),
         **script.extra,
-        "seeds": {c: rng_for_tests(c.encode())(32).hex() for c in stage.clients},
-        "encoded": encoded,
+        "seeds": {c: rng_for_tests(c.encode())(32).hex() for c in parties.cohort},
+        "encoded": contributions,
         "messages": messages,
         "survivors": list(server.outcome.survivors),
     }
@@ -201,8 +185,8 @@ def replay(script: Script) -> Iterator[tuple[str, str, str]]:
 
     Left out are the answers of a round that a protocol calls ``unseeded`` because clients seal in it.
     """
-    stage, answers, handed_on = Stage(script), dict[str, bytes](), dict[str, bytes]()
-    server, outbox = stage.server, stage.server.start()
+    session, answers, handed_on = session_of(script), dict[str, bytes](), dict[str, bytes]()
+    server, outbox = session.server, session.server.start()
     for message in script.published["messages"]:
         sender, receiver, data = message["from"], message["to"], bytes.fromhex(message["data"])
         if sender == "server":
@@ -210,7 +194,7 @@ def replay(script: Script) -> Iterator[tuple[str, str, str]]:
                 outbox = server.close_round()
             said = outbox.pop(receiver)
         elif receiver == "server":
-            sealed = sender in stage.clients and server.round in getattr(script.protocol, "unseeded", ())
+            sealed = sender in session.parties.cohort and server.round in getattr(script.protocol, "unseeded", ())
             said = data if sealed else answers[sender]
             handed_on = server.receive(sender, data)
         else:
@@ -218,7 +202,7 @@ def replay(script: Script) -> Iterator[tuple[str, str, str]]:
         if said is not data:
             yield sender, data.hex(), said.hex()
         if receiver != "server":
-            answers[receiver] = stage.members[receiver].receive(data) or b""
+            answers[receiver] = session.members[receiver].receive(data) or b""
     server.close_round()
     assert server.outcome is not None
     yield "server", " ".join(script.published["survivors"]), " ".join(server.outcome.survivors)

@@ -96,9 +96,9 @@ def step(task: secagg.Task) -> float:
     return float(task.encoding.clip / (2 ** (task.encoding.bits - 1) - 1))  # type: ignore[attr-defined]
 
 
-def has(found: Vector | None, wanted: Vector, task: secagg.Task) -> bool:
+def has(recovered: Vector | None, wanted: Vector, task: secagg.Task) -> bool:
     """Whether the attacker has what it wanted, within one grid step."""
-    return found is not None and bool((np.abs(found - wanted) <= step(task)).all())
+    return recovered is not None and bool((np.abs(recovered - wanted) <= step(task)).all())
 
 
 def remove(monkeypatch: pytest.MonkeyPatch, defence: Any, instead: Any) -> None:
@@ -172,7 +172,7 @@ class World:
         session: bytes = SESSION,
         updates: Mapping[str, Vector] = UPDATES,
         weights: Mapping[str, int] | None = None,
-        told: secagg.Task | None = None,
+        offered: secagg.Task | None = None,
         stores: Mapping[str, MemoryStore] | None = None,
         **changes: Any,
     ) -> dict[str, Client[Any]]:
@@ -180,7 +180,7 @@ class World:
 
         They take a task from the server, ``told``, only where its digest is the pinned one.
         """
-        task = told if told is not None and told.digest == self.task.digest else self.task
+        task = offered if offered is not None and offered.digest == self.task.digest else self.task
         clients = {}
         for party in parties or self.ids:
             save = (stores or {}).get(party)
@@ -197,11 +197,11 @@ class LyingServer:
         world: World,
         clients: Mapping[str, Client[Any]] | None = None,
         *,
-        told: secagg.Task | None = None,
+        offered: secagg.Task | None = None,
         session: bytes = SESSION,
     ) -> None:
-        self.world, self.task = world, told or world.task
-        self.clients = world.join(told=told, session=session) if clients is None else dict(clients)
+        self.world, self.task = world, offered or world.task
+        self.clients = world.join(offered=offered, session=session) if clients is None else dict(clients)
         self.cohort = sorted(self.clients)
         self.session, self.nonce = session, os.urandom(32)
         self.ids: dict[str, bytes] = {}  # the session id that each client is at
@@ -395,15 +395,15 @@ def opened_sum(server: LyingServer, parties: Collection[str]) -> Vector | None:
     reduce_lanes(server.task, lanes)
     task = server.task
     decoded = task.encoding.decode(lanes, layout=task.layout, survivors=len(parties), max_weight=task.max_weight)
-    found: Vector = decoded.sum
-    return found
+    summed: Vector = decoded.sum
+    return summed
 
 
 def difference(one: Vector, other: Vector, task: secagg.Task) -> Vector:
     """The difference of two inputs' values, as floats: right where both carry the same masks."""
     width = widths(task)[0]
-    found = (one.astype(np.int64) - other.astype(np.int64)) % 2**width
-    return np.where(found >= 2 ** (width - 1), found - 2**width, found) * step(task)
+    gap = (one.astype(np.int64) - other.astype(np.int64)) % 2**width
+    return np.where(gap >= 2 ** (width - 1), gap - 2**width, gap) * step(task)
 
 
 def as_update(lanes: list[Vector] | None, task: secagg.Task) -> Vector | None:
@@ -432,14 +432,14 @@ def play(
     world: World,
     clients: Mapping[str, Client[Any]],
     *,
-    told: secagg.Task | None = None,
+    offered: secagg.Task | None = None,
     roster: Roster | None = None,
     session: bytes = SESSION,
     tamper: Mapping[tuple[str, str], Callable[[bytes], Iterable[bytes]]] | None = None,
     server_class: type[PairwiseServer] = PairwiseServer,
 ) -> Played:
     """A session with an honest server. ``tamper`` maps a client's reply of a round to what is sent instead."""
-    task = told or world.task
+    task = offered or world.task
     parties = replace(world.parties, cohort=tuple(clients), roles={}, roster=roster or world.roster)
     run = Session(parties, task=task, session=session, contribute=False)
     run.server = server_class(task, clients, Environment(roster=parties.roster), session=session)
@@ -494,5 +494,5 @@ def is_right(outcome: Outcome | None, task: secagg.Task, updates: Mapping[str, V
 
 def signed_by_colluders(server: LyingServer, dealers: Collection[str], survivors: Collection[str]) -> list[bytes]:
     """The colluders' signatures under any story at all."""
-    told = SignedSurvivors(to_bitmap(dealers, server.u1), to_bitmap(survivors, server.u1))
-    return [server.forge(colluder, told) for colluder in server.world.colluders]
+    survivor_list = SignedSurvivors(to_bitmap(dealers, server.u1), to_bitmap(survivors, server.u1))
+    return [server.forge(colluder, survivor_list) for colluder in server.world.colluders]

@@ -121,13 +121,13 @@ class LyingCollector:
 
     def release(self, signed: list[bytes], of: Iterable[str] | None = None) -> dict[str, list[Vector]]:
         """AggregateShare: the lanes that aggregators release."""
-        found = {}
+        released = {}
         for aggregator in of or self.aggregators:
             answer = self.ask(aggregator, Release(signed))
             if answer is not None:
-                found[aggregator] = zero_lanes(self.task)
-                fold_lanes(self.task, answer.open(AggregateShare)[1], found[aggregator])
-        return found
+                released[aggregator] = zero_lanes(self.task)
+                fold_lanes(self.task, answer.open(AggregateShare)[1], released[aggregator])
+        return released
 
     def collect(self, chosen: Collection[str]) -> Vector | None:
         """The sum over ``chosen``, if all aggregators release their share of it."""
@@ -139,8 +139,8 @@ class LyingCollector:
         total = [sum(parts) for parts in zip(*aggregate_shares.values(), strict=True)]
         reduce_lanes(self.task, total)
         task = self.task
-        found: Vector = task.encoding.decode(total, layout=task.layout, survivors=count, max_weight=None).sum
-        return found
+        summed: Vector = task.encoding.decode(total, layout=task.layout, survivors=count, max_weight=None).sum
+        return summed
 
     def forge(self, sender: str, update: Vector, signer: Any) -> bytes:
         """A report in a client's name, of an update that the collector knows."""
@@ -276,8 +276,8 @@ class TestReplayedReports:
         return second, None if total is None else total - known
 
     def test_refused(self) -> None:
-        server, found = self.attack()
-        assert found is None
+        server, recovered = self.attack()
+        assert recovered is None
         assert {FaultKind.FOREIGN_SESSION, FaultKind.INVALID} <= server.kinds()
 
     def test_control_succeeds(self, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -302,8 +302,8 @@ class TestAggregatorsAskedTwice:
         return server, None if rest is None else whole - rest
 
     def test_refused(self) -> None:
-        server, found = self.attack()
-        assert found is None
+        server, recovered = self.attack()
+        assert recovered is None
         assert server.kinds() == {FaultKind.OUT_OF_TURN}
 
     def test_control_succeeds(self, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -348,8 +348,8 @@ class TestAggregatorsRestored:
         return server, None if rest is None else whole - rest
 
     def test_refused(self) -> None:
-        server, found = self.attack(ledger_too=False)
-        assert found is None
+        server, recovered = self.attack(ledger_too=False)
+        assert recovered is None
         for aggregator in server.aggregators.values():
             assert "the ledger of" in aggregator.faults[0].detail
 
@@ -383,8 +383,8 @@ class TestSameSessionTwice:
         return server, None if sums[1] is None else sums[0] - sums[1]  # type: ignore[operator]
 
     def test_refused(self) -> None:
-        server, found = self.attack()
-        assert found is None
+        server, recovered = self.attack()
+        assert recovered is None
         for party, aggregator in server.aggregators.items():
             assert f"the ledger of {party} holds another aggregate share" in aggregator.faults[0].detail
 
@@ -424,8 +424,8 @@ class TestCopiedReport:
         return server, less(server.collect(held), [party for party in held if party != self.thief])
 
     def test_refused(self) -> None:
-        server, found = self.attack()
-        assert has(found, np.zeros(WANTED.size), TASK), "the sum without the thief is right"
+        server, recovered = self.attack()
+        assert has(recovered, np.zeros(WANTED.size), TASK), "the sum without the thief is right"
         assert server.kinds() == {FaultKind.UNOPENED_SHARE}
 
     def test_control_succeeds(self, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -436,8 +436,8 @@ class TestCopiedReport:
 
         for module in (shares, client_module, aggregator_module):
             monkeypatch.setattr(module, "share_info", unbound)
-        server, found = self.attack()
-        assert has(found, WANTED, TASK)
+        server, recovered = self.attack()
+        assert has(recovered, WANTED, TASK)
         assert not server.kinds()
 
 
@@ -574,12 +574,12 @@ def test_agreements_that_are_not_one_of_each() -> None:
     other.gather(CLIENTS)
     other.relay(CLIENTS)
     foreign = other.agree(dict.fromkeys(other.aggregators, CLIENTS))
-    told, _ = Envelope.parse(signed[1], LIMIT).open(Agreed)
+    agreed, _ = Envelope.parse(signed[1], LIMIT).open(Agreed)
     strangers, _ = enrol([HELPER])
 
     def forged(sender: str, signer: Any) -> bytes:
         return wire.seal_envelope(
-            told, protocol=TASK.protocol.ID, task=TASK.digest, session=server.id, sender=sender, identity=signer
+            agreed, protocol=TASK.protocol.ID, task=TASK.digest, session=server.id, sender=sender, identity=signer
         )
 
     of_a_client = forged(VICTIM, server.world.keys[VICTIM])

@@ -127,17 +127,17 @@ class TestGrinding:
     def test_control_succeeds(self, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr(SparseClient, "_check_unknown", lambda *_: None)
         server = GrindingServer.over_all(ground)
-        found = server.read(server.victim)
+        recovered = server.read(server.victim)
         assert not server.refusals
-        assert has(found, wanted(server, [server.victim]), server.task)
+        assert has(recovered, wanted(server, [server.victim]), server.task)
 
     def test_a_fair_draw_leaves_the_victim_unread(self) -> None:
         server = GrindingServer.over_all(lambda _: (NEXT, BEACON.publish(OPERATOR, NEXT)))
-        found = server.read(server.victim)
+        recovered = server.read(server.victim)
         assert not server.refusals
         assert set(server.next_rounds.values()) == {NEXT}
         if not server.surrounded(server.ids[server.victim]):  # once in thousands it is, with graphs so weak
-            assert found is None
+            assert recovered is None
 
 
 @attack(
@@ -223,11 +223,11 @@ class TestRedrawnKeys:
 
     def test_refused(self, monkeypatch: pytest.MonkeyPatch) -> None:
         server = self.attack(monkeypatch)
-        found = server.read(server.surrounded)
+        recovered = server.read(server.surrounded)
         assert not server.refusals
         assert server.surrounded in server.closed_in(server.story())
         if server.surrounded not in server.closed_in(server.ids[server.surrounded]):  # 1 in 10,000 is
-            assert found is None
+            assert recovered is None
 
     def test_control_succeeds(self, monkeypatch: pytest.MonkeyPatch) -> None:
         def old(**parts: Any) -> bytes:
@@ -237,17 +237,17 @@ class TestRedrawnKeys:
 
         remove(monkeypatch, session_id, old)
         server = self.attack(monkeypatch)
-        found = server.read(server.surrounded)
+        recovered = server.read(server.surrounded)
         assert not server.refusals
-        assert has(found, wanted(server, [server.surrounded]), server.task)
+        assert has(recovered, wanted(server, [server.surrounded]), server.task)
 
 
 class LateServer(SparseServer):
     """Of the rounds told it takes the latest that is less than 32 after the median."""
 
     def _drawn_from(self) -> int:
-        told = sorted(self.context.state.next_rounds.values())
-        return max(number for number in told if number <= told[(len(told) - 1) // 2] + 32)
+        numbers = sorted(self.context.state.next_rounds.values())
+        return max(number for number in numbers if number <= numbers[(len(numbers) - 1) // 2] + 32)
 
 
 @attack(

@@ -65,10 +65,10 @@ DIGEST = "the task is pinned; its digest, in every message and session id, cover
     source="Flower: clients obey the server's `threshold`",
 )
 class TestLoweredThreshold:
-    told = replace(TASK, protocol=SemiHonest)
+    offered = replace(TASK, protocol=SemiHonest)
 
     def attack(self) -> LyingServer:
-        server = LyingServer(World(), told=self.told)
+        server = LyingServer(World(), offered=self.offered)
         server.propose()
         if len(server.adverts) == len(CLIENTS):
             server.deal()
@@ -97,11 +97,11 @@ class TestLoweredThreshold:
     source="Flower: clients obey the server's configuration without a floor",
 )
 class TestLoweredFloor:
-    told = replace(TASK, protocol=secagg.SecAgg(corruption=0), min_survivors=3)
+    offered = replace(TASK, protocol=secagg.SecAgg(corruption=0), min_survivors=3)
 
     def attack(self) -> Played:
         world = World()
-        return play(world, world.join([VICTIM, *COLLUDERS], told=self.told), told=self.told)
+        return play(world, world.join([VICTIM, *COLLUDERS], offered=self.offered), offered=self.offered)
 
     def test_refused(self) -> None:
         played = self.attack()
@@ -129,11 +129,15 @@ class TestLoweredFloor:
     source="Flower: clip and quantization range come from the server's configuration",
 )
 class TestAnotherClip:
-    told = replace(TASK, encoding=FixedPoint(clip=1e9, bits=16, rounding="nearest"))
+    offered = replace(TASK, encoding=FixedPoint(clip=1e9, bits=16, rounding="nearest"))
 
     def attack(self) -> Played:
         world = World()
-        return play(world, world.join([VICTIM]) | world.join(OTHERS, told=self.told), told=self.told)
+        return play(
+            world,
+            world.join([VICTIM]) | world.join(OTHERS, offered=self.offered),
+            offered=self.offered,
+        )
 
     def test_refused(self) -> None:
         played = self.attack()
@@ -233,10 +237,10 @@ class TestSybils:
 
     def attack(self, *, roster_from_server: bool) -> Played:
         world = World()
-        made, invented = enrol(self.sybils)
+        keys, invented = enrol(self.sybils)
         server_roster = Roster([world.roster[VICTIM], *invented.values()])
         evil = World(ids=self.sybils)
-        evil.keys, evil.roster = made, server_roster
+        evil.keys, evil.roster = keys, server_roster
         updates = make_updates(self.sybils) | {VICTIM: WANTED}
         if roster_from_server:
             world.roster = server_roster
@@ -328,8 +332,8 @@ class TestAnotherModel:
         return server, server.run(names)
 
     def test_refused(self) -> None:
-        server, found = self.attack()
-        assert found is None
+        server, recovered = self.attack()
+        assert recovered is None
         assert server.refusals == dict.fromkeys(CLIENTS, FaultKind.FOREIGN_SESSION)
         assert all(server.sent[party] == ["Advert"] for party in CLIENTS)
 
@@ -357,8 +361,8 @@ class TestAnotherModelUnderOneName:
         return server, server.run(dict.fromkeys(CLIENTS, name_of(DEAD)))
 
     def test_refused(self) -> None:
-        server, found = self.attack(pinned=True)
-        assert not has(found, WANTED, TASK)
+        server, recovered = self.attack(pinned=True)
+        assert not has(recovered, WANTED, TASK)
         assert server.refusals[VICTIM] is FaultKind.FOREIGN_SESSION
         assert VICTIM not in server.sent
 

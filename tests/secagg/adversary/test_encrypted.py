@@ -43,14 +43,14 @@ def decoded(session: Session, opened: bytes, clients: int) -> Vector:
     """The sum in the decryptor's answer, as floats."""
     lanes = zero_lanes(session.task)
     fold_lanes(session.task, Envelope.parse(opened, LIMIT).open(OpenedSum)[1], lanes)
-    found = session.task.encoding.decode(lanes, layout=session.task.layout, survivors=clients, max_weight=None)
-    summed: Vector = found.sum
+    result = session.task.encoding.decode(lanes, layout=session.task.layout, survivors=clients, max_weight=None)
+    summed: Vector = result.sum
     return summed
 
 
-def has(found: Vector | None, wanted: Vector) -> bool:
+def has(recovered: Vector | None, wanted: Vector) -> bool:
     """Whether the attacker has the update ``wanted``, clipped as it was sent, within a grid step."""
-    return found is not None and bool((np.abs(found - np.clip(wanted, -1, 1)) <= 1 / 32767).all())
+    return recovered is not None and bool((np.abs(recovered - np.clip(wanted, -1, 1)) <= 1 / 32767).all())
 
 
 @attack(
@@ -86,9 +86,9 @@ class TestKeyInTheSum:
     def test_control_succeeds(self, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr(_rlwe.Scheme, "_require_possible", lambda *_: None)
         scheme, key, vectors, total, uploads, length = self.attack()
-        found = slots_of_the_key(scheme, key.open(total, length, HONEST + 1).reshape(5, -1))[None]
-        scheme._plain.backward(found)
-        secret = found[0].astype(np.int64)
+        slots = slots_of_the_key(scheme, key.open(total, length, HONEST + 1).reshape(5, -1))[None]
+        scheme._plain.backward(slots)
+        secret = slots[0].astype(np.int64)
         secret -= scheme.parameters.plain_modulus * (secret > 1)
         assert np.array_equal(read_with(scheme, secret, uploads[3], length), vectors[3])
 
@@ -106,25 +106,25 @@ class TestKeyInTheSum:
 class TestOwnKey:
     def attack(self) -> tuple[Session, Any, bytes | None]:
         session = begin(BFV())
-        told, _ = Envelope.parse(session.until(Round.COMMIT)[VICTIM], LIMIT).open(KeyedProposal)
-        made = BFV().scheme(session.task).generate()
+        proposal, _ = Envelope.parse(session.until(Round.COMMIT)[VICTIM], LIMIT).open(KeyedProposal)
+        own_key = BFV().scheme(session.task).generate()
         identity = session.parties.identities["c2"]
-        forged = session.seal(SessionKey(made.public.to_bytes()), sender=DEC, identity=identity)
-        asked = session.seal(replaced_key(told, forged), session=b"")
+        forged = session.seal(SessionKey(own_key.public.to_bytes()), sender=DEC, identity=identity)
+        asked = session.seal(replaced_key(proposal, forged), session=b"")
         victim = session.members[VICTIM]
         try:
             victim.receive(asked)
-            return session, made, victim.receive(session.seal(Committed()))
+            return session, own_key, victim.receive(session.seal(Committed()))
         except RemoteProtocolError:
-            return session, made, None
+            return session, own_key, None
 
-    def read(self, session: Session, made: Any, answer: bytes | None) -> Vector | None:
+    def read(self, session: Session, own_key: Any, answer: bytes | None) -> Vector | None:
         if answer is None:
             return None
         payload = bytes(Envelope.parse(answer, LIMIT).open(Ciphertexts)[1])
-        digits, adder = Digits(session.task), made.scheme.adder(Digits(session.task).length)
+        digits, adder = Digits(session.task), own_key.scheme.adder(Digits(session.task).length)
         adder.fold(payload)
-        lanes = digits.join(made.open(adder.total(), digits.length, 1), 1)
+        lanes = digits.join(own_key.open(adder.total(), digits.length, 1), 1)
         layout = session.task.layout
         summed: Vector = session.task.encoding.decode(lanes, layout=layout, survivors=1, max_weight=None).sum
         return summed
@@ -134,8 +134,8 @@ class TestOwnKey:
 
     def test_control_succeeds(self, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr(MemberContext, "check_signature", lambda *_: None)
-        session, made, answer = self.attack()
-        assert has(self.read(session, made, answer), session.updates[VICTIM]["w"])
+        session, own_key, answer = self.attack()
+        assert has(self.read(session, own_key, answer), session.updates[VICTIM]["w"])
 
 
 @attack(
@@ -176,5 +176,5 @@ class TestTwoSums:
 
     def test_control_succeeds(self, protocol: Encrypted, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr(MemberContext, "claim", lambda *_: None)
-        session, found = self.attack(protocol)
-        assert has(found, session.updates[VICTIM]["w"])
+        session, recovered = self.attack(protocol)
+        assert has(recovered, session.updates[VICTIM]["w"])

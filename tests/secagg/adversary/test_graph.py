@@ -225,8 +225,8 @@ def sum_between_runs(server: RingServer, arc: list[str]) -> Vector | None:
     reduce_lanes(server.task, lanes)
     layout = server.task.layout
     decoded = server.task.encoding.decode(lanes, layout=layout, survivors=len(arc), max_weight=None)
-    found: Vector = decoded.sum
-    return found
+    summed: Vector = decoded.sum
+    return summed
 
 
 def around(server: RingServer, parties: Iterable[str]) -> set[str]:

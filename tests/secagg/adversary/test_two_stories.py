@@ -336,8 +336,8 @@ class TestRestoredAndTrainedAgain:
             self.attack(ledger_too=False)
 
     def test_control_succeeds(self) -> None:
-        found = self.attack(ledger_too=True)
-        assert has(found, self.second - WANTED, make_task())
+        recovered = self.attack(ledger_too=True)
+        assert has(recovered, self.second - WANTED, make_task())
 
 
 @attack(

@@ -234,10 +234,10 @@ class FuzzedSession:
         before = self.session.members[party].to_bytes()
         for _ in range(FOR_RELAYED):
             data = self.relayed(message)
-            told = self.feed_member(party, data)
-            if told == "taken" and not self._is_sealed(data, message):
+            result = self.feed_member(party, data)
+            if result == "taken" and not self._is_sealed(data, message):
                 self.tally.finding(self.at(party), "accepted", data)
-            if told != "refused":
+            if result != "refused":
                 self.take_back(party, before)
         if self.session.members[party].to_bytes() != before:
             self.tally.finding(self.at(party), "changed by refused bytes", b"")
@@ -306,12 +306,12 @@ class FuzzedSession:
             self.tally.finding(target, f"escaped {type(error).__name__}", data, repr(error))
             return "escaped"
         if watchful and len(member.faults) > known:
-            return self._told(target, member, ended, member.to_bytes() != before)
-        told = "answered" if answer is not None else "taken"
-        self.tally.count(target, told)
-        return told
+            return self._result(target, member, ended, member.to_bytes() != before)
+        result = "answered" if answer is not None else "taken"
+        self.tally.count(target, result)
+        return result
 
-    def _told(self, target: str, member: Watchful[Any], ended: bool, changed: bool) -> str:
+    def _result(self, target: str, member: Watchful[Any], ended: bool, changed: bool) -> str:
         """What a party that never raises made of a message that it found fault with."""
         kind = member.faults[-1].kind
         if member.finished and not ended:
@@ -336,8 +336,8 @@ class FuzzedSession:
             self.tally.finding(target, f"escaped {type(error).__name__}", data, repr(error), sender)
             return
         if server.pending == pending:
-            told = server.faults
-            self.tally.count(target, str(told[-1].kind) if len(told) > faults else "fault not kept")
+            result = server.faults
+            self.tally.count(target, str(result[-1].kind) if len(result) > faults else "fault not kept")
             if outbox:
                 self.tally.finding(target, "handed on what it refused", data, sender=sender)
         elif sender == self.corrupt and pending - server.pending == {sender}:

@@ -51,8 +51,8 @@ def replay(vector: Vector) -> str:
     )
     if role not in ("server", *RECEIVERS) or not name:
         with tempfile.TemporaryDirectory() as folder:
-            found = {decoder.name: decoder for decoder in decoders(list(cases_by_name().values()), Path(folder))}
-            return found[vector.target].feed(vector.data, Tally())
+            by_name = {decoder.name: decoder for decoder in decoders(list(cases_by_name().values()), Path(folder))}
+            return by_name[vector.target].feed(vector.data, Tally())
     session, outcomes = Session(cases_by_name()[name].parties), list[str]()
 
     def before_request(party: str, request: bytes) -> None:
@@ -88,18 +88,18 @@ def replay(vector: Vector) -> str:
 class Forger:
     """A whole honest session in a case, and the vectors that are made of its messages."""
 
-    def __init__(self, name: str, made: dict[str, Vector]) -> None:
-        self.name, self.made, self.true = name, made, honest(name)
+    def __init__(self, name: str, by_file: dict[str, Vector]) -> None:
+        self.name, self.by_file, self.true = name, by_file, honest(name)
         self.identities = cases_by_name()[name].parties.identities
         self.rounds = [phase.round for phase in cases_by_name()[name].parties.protocol.phases]
 
     def to_server(self, file: str, kind: FaultKind, message: bytes, at: str, sender: str = SENDER) -> None:
-        self.made[file] = Vector(f"server {self.name} {at}", kind, message.hex(), sender)
+        self.by_file[file] = Vector(f"server {self.name} {at}", kind, message.hex(), sender)
 
     def to_member(self, file: str, kind: FaultKind, message: bytes, at: str, role: str = "client") -> None:
-        self.made[file] = Vector(f"{role} {self.name} {at}", kind, message.hex())
+        self.by_file[file] = Vector(f"{role} {self.name} {at}", kind, message.hex())
 
-    def told(self, at: str, change: Callable[[list[Any]], None], party: str = SENDER) -> bytes:
+    def reply(self, at: str, change: Callable[[list[Any]], None], party: str = SENDER) -> bytes:
         """A party's message of a round with its fields changed, signed by itself."""
         return _changed(take_apart(self.true.answers[party, at]), change).seal(self.identities[party])
 
@@ -110,20 +110,20 @@ class Forger:
 
 def vectors() -> dict[str, Vector]:
     """All of them, by the name of their file."""
-    made: dict[str, Vector] = {}
-    _secagg(made)
-    _secagg_plus(made)
-    _secagg_plus_drawn(made)
-    _shares_to_collector(made)
-    _shares_to_aggregator(made)
-    return made
+    by_file: dict[str, Vector] = {}
+    _secagg(by_file)
+    _secagg_plus(by_file)
+    _secagg_plus_drawn(by_file)
+    _shares_to_collector(by_file)
+    _shares_to_aggregator(by_file)
+    return by_file
 
 
-def _secagg(made: dict[str, Vector]) -> None:
+def _secagg(by_file: dict[str, Vector]) -> None:
     name = "SecAgg malicious"
-    forger = Forger(name, made)
+    forger = Forger(name, by_file)
     true, identity = forger.true, forger.identities[SENDER]
-    to_server, to_client, told, asked = forger.to_server, forger.to_member, forger.told, forger.asked
+    to_server, to_client, reply, asked = forger.to_server, forger.to_member, forger.reply, forger.asked
     other_task = Session(
         cases_by_name()[name].parties, task=cases_by_name()[name].parties.make_task(context=b"another run")
     )
@@ -140,9 +140,9 @@ def _secagg(made: dict[str, Vector]) -> None:
     to_server("malformed-cut-in-header", kind, advert[:60], keys)
     to_server("malformed-cut-in-trailer", kind, advert[:-1], keys)
     to_server("malformed-byte-left-over", kind, advert + b"\0", keys)
-    to_server("malformed-field-missing", kind, told(keys, lambda fields: fields.pop()), keys)
-    to_server("malformed-field-unknown", kind, told(keys, lambda fields: fields.append(b"")), keys)
-    to_server("malformed-field-of-another-type", kind, told(keys, _set(0, "text")), keys)
+    to_server("malformed-field-missing", kind, reply(keys, lambda fields: fields.pop()), keys)
+    to_server("malformed-field-unknown", kind, reply(keys, lambda fields: fields.append(b"")), keys)
+    to_server("malformed-field-of-another-type", kind, reply(keys, _set(0, "text")), keys)
     to_server("malformed-vector-short", kind, replace(upload, payload=upload.payload[:-1]).seal(identity), masked)
     to_server("malformed-vector-spare-bit", kind, replace(upload, payload=spare).seal(identity), masked)
 
@@ -158,18 +158,18 @@ def _secagg(made: dict[str, Vector]) -> None:
     to_server("foreign-session", FaultKind.FOREIGN_SESSION, other_session.answers[SENDER, masked], masked)
     to_client("client-foreign-session", FaultKind.FOREIGN_SESSION, asked(keys, _set(1, b"other")), keys)
     to_server("unknown-sender", FaultKind.UNKNOWN_SENDER, advert, keys, "nobody")
-    to_server("out-of-turn-round-before", FaultKind.OUT_OF_TURN, told(deal, _set(0, bytes(32))), masked)
+    to_server("out-of-turn-round-before", FaultKind.OUT_OF_TURN, reply(deal, _set(0, bytes(32))), masked)
     to_client("client-out-of-turn-unmasking", FaultKind.OUT_OF_TURN, true.requests[SENDER, unmasking], masked)
-    to_server("duplicate", FaultKind.DUPLICATE, told(keys, _set(0, bytes(range(32))), "c1"), keys, "c1")
+    to_server("duplicate", FaultKind.DUPLICATE, reply(keys, _set(0, bytes(range(32))), "c1"), keys, "c1")
 
     kind = FaultKind.INVALID
-    to_server("invalid-one-key-for-both-uses", kind, told(keys, lambda f: _set(1, f[0])(f)), keys)
-    to_server("invalid-key-of-small-order", kind, told(keys, _set(0, bytes(32))), keys)
-    to_server("invalid-key-of-another", kind, told(keys, _set(1, stolen)), keys)
-    to_server("invalid-commitments-short", kind, told(deal, lambda f: _set(1, f[1][:-64])(f)), deal)
-    to_server("invalid-other-survivors", kind, told(check, _set(1, b"\x0f")), check)
-    to_server("invalid-own-share-unopened", kind, told(unmasking, _set(0, b"\x10")), unmasking)
-    to_server("invalid-shares-short", kind, told(unmasking, lambda f: _set(1, f[1][:-1])(f)), unmasking)
+    to_server("invalid-one-key-for-both-uses", kind, reply(keys, lambda f: _set(1, f[0])(f)), keys)
+    to_server("invalid-key-of-small-order", kind, reply(keys, _set(0, bytes(32))), keys)
+    to_server("invalid-key-of-another", kind, reply(keys, _set(1, stolen)), keys)
+    to_server("invalid-commitments-short", kind, reply(deal, lambda f: _set(1, f[1][:-64])(f)), deal)
+    to_server("invalid-other-survivors", kind, reply(check, _set(1, b"\x0f")), check)
+    to_server("invalid-own-share-unopened", kind, reply(unmasking, _set(0, b"\x10")), unmasking)
+    to_server("invalid-shares-short", kind, reply(unmasking, lambda f: _set(1, f[1][:-1])(f)), unmasking)
     for file, cohort in (
         ("twice", ["c1", "c2", "c3", "c5", "c5"]),
         ("too-small", ["c1", "c5"]),
@@ -182,10 +182,10 @@ def _secagg(made: dict[str, Vector]) -> None:
     to_client("client-invalid-survivors-spare-bits", kind, asked(check, _set(0, b"\x3f")), check)
 
 
-def _secagg_plus(made: dict[str, Vector]) -> None:
+def _secagg_plus(by_file: dict[str, Vector]) -> None:
     """What the sparse graph adds: paths, and pieces for neighbours only."""
-    forger, kind = Forger("SecAggPlus semi-malicious", made), FaultKind.INVALID
-    to_server, to_client, told, asked = forger.to_server, forger.to_member, forger.told, forger.asked
+    forger, kind = Forger("SecAggPlus semi-malicious", by_file), FaultKind.INVALID
+    to_server, to_client, reply, asked = forger.to_server, forger.to_member, forger.reply, forger.asked
     _, deal, masked, check, unmasking = forger.rounds
     _, adverts, paths, _ = msgspec.msgpack.decode(take_apart(forger.true.requests[SENDER, deal]).structure)
     shown = [take_apart(advert).sender.decode() for advert in adverts]
@@ -208,15 +208,17 @@ def _secagg_plus(made: dict[str, Vector]) -> None:
     to_client("client-invalid-u1-spare-byte", kind, asked(deal, _set(0, b"\xff\0")), deal)
     to_client("client-invalid-graph-nonce-short", kind, asked(deal, lambda f: _set(3, f[3][:-1])(f)), deal)
     to_client("client-invalid-vouchers-short", kind, asked(check, lambda f: _set(1, f[1][:-16])(f)), check)
-    to_server("invalid-commitments-to-a-stranger", kind, told(deal, lambda f: _set(1, f[1] + bytes(64))(f)), deal)
-    to_server("invalid-vouchers-short", kind, told(masked, lambda f: _set(0, f[0][:-16])(f)), masked)
-    to_server("invalid-strangers-share-unopened", kind, told(unmasking, _set(0, bytes([1 << stranger]))), unmasking)
+    to_server("invalid-commitments-to-a-stranger", kind, reply(deal, lambda f: _set(1, f[1] + bytes(64))(f)), deal)
+    to_server("invalid-vouchers-short", kind, reply(masked, lambda f: _set(0, f[0][:-16])(f)), masked)
+    to_server(
+        "invalid-strangers-share-unopened", kind, reply(unmasking, _set(0, bytes([1 << stranger]))), unmasking
+    )
 
 
-def _secagg_plus_drawn(made: dict[str, Vector]) -> None:
+def _secagg_plus_drawn(by_file: dict[str, Vector]) -> None:
     """What the beacon adds: keys that are frozen, and a graph that nobody could choose."""
-    forger, kind = Forger("SecAggPlus malicious", made), FaultKind.INVALID
-    to_server, to_client, told, asked = forger.to_server, forger.to_member, forger.told, forger.asked
+    forger, kind = Forger("SecAggPlus malicious", by_file), FaultKind.INVALID
+    to_server, to_client, reply, asked = forger.to_server, forger.to_member, forger.reply, forger.asked
     _, freeze, deal, *_ = forger.rounds
     number = msgspec.msgpack.decode(take_apart(forger.true.requests[SENDER, deal]).structure)[3]
     left_out = bytes([0xFF & ~(1 << cases_by_name()[forger.name].parties.cohort.index(SENDER))])
@@ -228,9 +230,9 @@ def _secagg_plus_drawn(made: dict[str, Vector]) -> None:
     to_client("client-invalid-value-short", kind, asked(deal, lambda f: _set(4, f[4][:-1])(f)), deal)
     to_client("client-invalid-drawn-paths-one-missing", kind, asked(deal, lambda f: f[2].pop()), deal)
     to_client("client-out-of-turn-drawn-without-a-value", FaultKind.OUT_OF_TURN, _undrawn(forger, deal), deal)
-    to_server("invalid-round-no-beacon-has", kind, told(freeze, _set(0, 0)), freeze)
-    to_server("invalid-round-negative", kind, told(freeze, _set(0, -1)), freeze)
-    to_server("malformed-round-is-text", FaultKind.MALFORMED, told(freeze, _set(0, "2")), freeze)
+    to_server("invalid-round-no-beacon-has", kind, reply(freeze, _set(0, 0)), freeze)
+    to_server("invalid-round-negative", kind, reply(freeze, _set(0, -1)), freeze)
+    to_server("malformed-round-is-text", FaultKind.MALFORMED, reply(freeze, _set(0, "2")), freeze)
 
 
 def _undrawn(forger: Forger, deal: str) -> bytes:
@@ -249,17 +251,17 @@ def _report(forger: Forger, party: str = SENDER, *, short: int = 0, seeds: int =
     return frame.seal(forger.identities[party])
 
 
-def _shares_to_collector(made: dict[str, Vector]) -> None:
-    forger, (_, sender) = Forger("AdditiveShares malicious", made), SENDERS.values()
-    to_server, told = forger.to_server, forger.told
+def _shares_to_collector(by_file: dict[str, Vector]) -> None:
+    forger, (_, sender) = Forger("AdditiveShares malicious", by_file), SENDERS.values()
+    to_server, reply = forger.to_server, forger.reply
     _, report, recount, agreement, release = forger.rounds
     garbage, others = _report(forger), take_apart(_report(forger)).seal(STRANGER)
 
     def held(bitmap: bytes, *unopened: bytes) -> bytes:
-        return told(recount, lambda fields: fields.__setitem__(slice(None), [bitmap, list(unopened)]), sender)
+        return reply(recount, lambda fields: fields.__setitem__(slice(None), [bitmap, list(unopened)]), sender)
 
     def agreed(bitmap: bytes) -> bytes:
-        return told(agreement, lambda fields: fields.__setitem__(slice(None), [bitmap, bytes(32)]), sender)
+        return reply(agreement, lambda fields: fields.__setitem__(slice(None), [bitmap, bytes(32)]), sender)
 
     kind = FaultKind.MALFORMED
     share = take_apart(forger.true.answers[sender, release])
@@ -277,8 +279,8 @@ def _shares_to_collector(made: dict[str, Vector]) -> None:
     to_server("invalid-agreement-to-other-reports", kind, agreed(b"\x1f"), agreement, sender)
 
 
-def _shares_to_aggregator(made: dict[str, Vector]) -> None:
-    forger = Forger("AdditiveShares malicious", made)
+def _shares_to_aggregator(by_file: dict[str, Vector]) -> None:
+    forger = Forger("AdditiveShares malicious", by_file)
     ready, report, _, agreement, release = forger.rounds
     garbage = _report(forger)
 

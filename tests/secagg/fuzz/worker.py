@@ -34,9 +34,9 @@ Batch = Callable[[Random, Tally], None]
 def targets(folder: Path) -> list[Batch]:
     """All that is fuzzed, each as a function that tries some dozens to hundreds of messages."""
     all_cases = cases()
-    found: list[Batch] = [partial(decoder.run, DECODER_BATCH) for decoder in decoders(all_cases, folder)]
+    findings: list[Batch] = [partial(decoder.run, DECODER_BATCH) for decoder in decoders(all_cases, folder)]
     # Roles have more states than decoders have: half of all messages go to them.
-    return found + 3 * [partial(fuzz_session, case) for case in all_cases]
+    return findings + 3 * [partial(fuzz_session, case) for case in all_cases]
 
 
 def fuzz_session(case: Case, rng: Random, tally: Tally) -> None:
@@ -79,11 +79,11 @@ def main() -> None:
         for batch in batches:
             batch(rng, tally)
         limit_memory()
-        ends, tried, found = time.monotonic() + options.seconds, 0, 0
-        while tried < options.messages and time.monotonic() < ends and found < MOST_FINDINGS:
+        ends, tried, findings = time.monotonic() + options.seconds, 0, 0
+        while tried < options.messages and time.monotonic() < ends and findings < MOST_FINDINGS:
             for batch in batches:
                 batch(rng, tally)
-            tried, found = tried + tally.total, found + len(tally.findings)
+            tried, findings = tried + tally.total, findings + len(tally.findings)
             report(tally)
 
 
