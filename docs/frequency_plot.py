@@ -21,8 +21,8 @@ from numpy.typing import NDArray
 
 import secagg
 from dp import DistributedGaussian, clip_l2
-from secagg.demo import digits, hospitals, model
-from secagg.demo.hospitals import FEATURES
+from secagg.demo.model import add
+from secagg.demo.problems import Digits, Hospitals, Problem
 from secagg.demo.training import DELTA
 
 PICTURE = Path(__file__).parent / "frequency.png"
@@ -30,24 +30,29 @@ EPSILON = 8.0
 ROUNDS, EPOCHS = (5, 10, 20, 40), (1, 2, 5)
 
 Floats = NDArray[np.float64]
-Model = dict[str, Floats]
 Cells = dict[tuple[int, int], tuple[float, float]]
 """Mean and standard deviation of the accuracy, by rounds and epochs."""
 
 
 @dataclass(frozen=True)
-class Problem:
-    """What is trained: clients that are all in every sum, and the length that their updates are clipped to."""
+class Plan:
+    """What is trained over how many clients and seeds; every client is in every sum."""
 
     name: str
     clients: int
-    l2_clip: float
     seeds: int
     least: float  # of the axis of accuracies, in per cent
-    layout: secagg.Layout
-    first: Callable[[int], Model]
-    update: Callable[[int, Model, int, int, int], Model]  # seed, model, client, round, epochs
-    accuracy: Callable[[int, Model], float]
+    load: Callable[[int], Problem]  # from a seed
+
+    @property
+    def layout(self) -> secagg.Layout:
+        """That of the model, which is the same for every seed."""
+        return secagg.Layout.of(self.load(0).initial())
+
+    @property
+    def l2_clip(self) -> float:
+        """The length to which updates are clipped."""
+        return self.load(0).l2_clip
 
     def noise(self, rounds: int) -> DistributedGaussian:
         """The least noise that keeps ``rounds`` sums within epsilon, though a third of the clients colludes."""
@@ -64,16 +69,22 @@ class Problem:
 
     def train(self, seed: int, rounds: int, epochs: int, encoding: DistributedGaussian | None) -> float:
         """The accuracy of one training in per cent. Without an encoding, updates are clipped but get no noise."""
+        problem, layout = self.load(seed), self.layout
         rng = np.random.default_rng([seed, 9])
-        current = self.first(seed)
+        current = problem.initial()
         for number in range(1, rounds + 1):
             updates = [
-                self.layout.flatten(self.update(seed, current, client, number, epochs))
-                for client in range(self.clients)
+                layout.flatten(problem.update(current, client, number, epochs, 0.0)) for client in problem.weights
             ]
-            change = self.layout.restore(mean(updates, self.layout, self.l2_clip, encoding, rng))
-            current = {name: current[name] + change[name] for name in current}
-        return self.accuracy(seed, current)
+            current = add(current, layout.restore(mean(updates, layout, self.l2_clip, encoding, rng)))
+        return 100 * problem.correct(current) / problem.tested
+
+
+# Constants scale the hospitals' features, so that epsilon covers all that is used.
+PLANS = (
+    Plan("10 hospitals, 31 weights", 10, 24, 75.0, cache(lambda seed: Hospitals(10, seed, plausible=True))),
+    Plan("20 clients with digits, 2,410 weights", 20, 5, 10.0, cache(lambda seed: Digits(20, seed))),
+)
 
 
 def mean(
@@ -97,71 +108,29 @@ def mean(
     return session.decode([total], layout=layout, survivors=len(updates), max_weight=None).mean
 
 
-@cache
-def study(seed: int) -> hospitals.Study:
-    """The hospitals of one seed. Constants scale their features, so that epsilon covers all that is used."""
-    return hospitals.load(10, np.random.default_rng([seed, 0]), plausible=True)
-
-
-@cache
-def images(seed: int) -> digits.Digits:
-    """The digits of one seed."""
-    return digits.load(20, seed)
-
-
-def problems() -> tuple[Problem, Problem]:
-    """The logistic regression of ten hospitals, and the network of twenty clients with handwritten digits."""
-    return (
-        Problem(
-            name="10 hospitals, 31 weights",
-            clients=10,
-            l2_clip=0.1,
-            seeds=24,
-            least=75.0,
-            layout=secagg.Layout.of(model.initial(FEATURES)),
-            first=lambda seed: model.initial(FEATURES),
-            update=lambda seed, now, at, number, epochs: model.update(now, study(seed).hospitals[at], epochs),
-            accuracy=lambda seed, now: 100 * model.correct(now, study(seed).test) / study(seed).test.patients,
-        ),
-        Problem(
-            name="20 clients with digits, 2,410 weights",
-            clients=20,
-            l2_clip=0.5,
-            seeds=5,
-            least=10.0,
-            layout=secagg.Layout.of(digits.initial(0)),
-            first=digits.initial,
-            update=lambda seed, now, at, number, epochs: digits.train(
-                now, images(seed).clients[at], np.random.default_rng([seed, 2, number, at]), epochs=epochs
-            ),
-            accuracy=lambda seed, now: 100 * digits.correct(now, images(seed).test) / images(seed).test.images,
-        ),
-    )
-
-
 def main() -> None:
     """Train, print the tables, and draw them."""
     figure = Figure(figsize=(10, 4.4), layout="constrained")
     FigureCanvasAgg(figure)
-    for problem, axes in zip(problems(), figure.subplots(1, 2), strict=True):
-        print(f"\n{problem.name}; {problem.seeds} seeds; updates clipped to {problem.l2_clip}")
+    for plan, axes in zip(PLANS, figure.subplots(1, 2), strict=True):
+        print(f"\n{plan.name}; {plan.seeds} seeds; updates clipped to {plan.l2_clip}")
         noised: Cells = {}
         plain: Cells = {}
         for rounds in ROUNDS:
-            encoding = problem.noise(rounds)
+            encoding = plan.noise(rounds)
             for epochs in EPOCHS:
                 for into, one in ((noised, encoding), (plain, None)):
-                    found = [problem.train(seed, rounds, epochs, one) for seed in range(problem.seeds)]
+                    found = [plan.train(seed, rounds, epochs, one) for seed in range(plan.seeds)]
                     into[rounds, epochs] = (float(np.mean(found)), float(np.std(found, ddof=1)))
             pairs = [(*noised[rounds, epochs], plain[rounds, epochs][0]) for epochs in EPOCHS]
             cells = " | ".join(f"{middle:.1f} ± {spread:.1f} ({exact:.1f})" for middle, spread, exact in pairs)
             print(f"| {rounds} | {encoding.noise_multiplier:.2f} | {cells} |", flush=True)
-        draw(axes, problem, noised, plain)
+        draw(axes, plan, noised, plain)
     figure.suptitle(f"How often to aggregate: rounds against local epochs, epsilon = {EPSILON:g} in all")
     figure.savefig(PICTURE, dpi=130)
 
 
-def draw(axes: Any, problem: Problem, noised: Cells, plain: Cells) -> None:
+def draw(axes: Any, plan: Plan, noised: Cells, plain: Cells) -> None:
     """A curve over rounds for each number of epochs, with noise and, faint, without."""
     for index, (epochs, shade, marker) in enumerate(
         zip(EPOCHS, ("#9a9a9a", "#5b8db8", "#1f4e79"), "^so", strict=True)
@@ -176,11 +145,11 @@ def draw(axes: Any, problem: Problem, noised: Cells, plain: Cells) -> None:
     axes.plot([], [], color="#777777", linestyle=":", linewidth=1, label="without noise")
     axes.set_xscale("log", base=2)
     axes.set_xticks(ROUNDS, [str(rounds) for rounds in ROUNDS])
-    axes.set_ylim(problem.least, 100)
+    axes.set_ylim(plan.least, 100)
     axes.set_xlabel("rounds")
     axes.set_ylabel("test accuracy (%)")
-    axes.set_title(problem.name, fontsize=11)
-    axes.legend(frameon=False, fontsize=9, loc="best" if problem.least < 50 else "lower right")
+    axes.set_title(plan.name, fontsize=11)
+    axes.legend(frameon=False, fontsize=9, loc="best" if plan.least < 50 else "lower right")
     axes.spines[["top", "right"]].set_visible(False)
 
 

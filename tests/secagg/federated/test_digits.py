@@ -5,7 +5,7 @@ import pytest
 from sklearn.datasets import load_digits
 
 from docs import frequency_plot
-from secagg.demo import digits, model
+from secagg.demo import digits, hospitals, model
 
 
 @pytest.fixture(scope="module")
@@ -67,25 +67,33 @@ def test_an_update_is_the_change_of_the_weights_and_leaves_the_model_as_it_was(d
 
 
 def test_the_hospitals_take_as_many_steps_as_they_are_told():
-    hospital, start = frequency_plot.study(0).hospitals[0], model.initial(30)
+    hospital, start = hospitals.load(10, np.random.default_rng(0)).hospitals[0], model.initial(30)
     one = model.update(start, hospital, 1)
     two = model.update(model.add(start, one), hospital, 1)
     both = model.update(start, hospital, 2)
     assert np.allclose(both["weights"], one["weights"] + two["weights"], rtol=0, atol=1e-15)
 
 
-@pytest.mark.parametrize("problem", frequency_plot.problems(), ids=lambda problem: problem.name)
-def test_more_rounds_at_one_epsilon_mean_the_noise_of_their_square_root(problem):
-    few, many = problem.noise(10), problem.noise(40)
+@pytest.mark.parametrize("plan", frequency_plot.PLANS, ids=lambda plan: plan.name)
+def test_more_rounds_at_one_epsilon_mean_the_noise_of_their_square_root(plan):
+    few, many = plan.noise(10), plan.noise(40)
     assert many.noise_multiplier == pytest.approx(2 * few.noise_multiplier, rel=0.01)
 
 
 def test_the_mean_of_the_plot_has_the_noise_that_the_encoding_states():
     """Each of 20 clients adds its share of what 14 need: z·clip·√(20/14) in the sum."""
-    problem = frequency_plot.problems()[1]
-    encoding, rng = problem.noise(5), np.random.default_rng(3)
-    zeros = [np.zeros(problem.layout.size)] * problem.clients
-    noised = frequency_plot.mean(zeros, problem.layout, problem.l2_clip, encoding, rng)
-    expected = encoding.noise_multiplier * problem.l2_clip * (20 / 14) ** 0.5 / 20
+    plan = frequency_plot.PLANS[1]
+    encoding, rng = plan.noise(5), np.random.default_rng(3)
+    zeros = [np.zeros(plan.layout.size)] * plan.clients
+    noised = frequency_plot.mean(zeros, plan.layout, plan.l2_clip, encoding, rng)
+    expected = encoding.noise_multiplier * plan.l2_clip * (20 / 14) ** 0.5 / 20
     assert np.std(noised) == pytest.approx(expected, rel=0.06)
-    assert not frequency_plot.mean(zeros, problem.layout, problem.l2_clip, None, rng).any()
+    assert not frequency_plot.mean(zeros, plan.layout, plan.l2_clip, None, rng).any()
+
+
+def test_the_plot_trains_with_and_without_noise():
+    plan = frequency_plot.PLANS[0]
+    exact, noised = (plan.train(0, 5, 2, encoding) for encoding in (None, plan.noise(5)))
+    assert exact > 75
+    assert noised > 60
+    assert noised == plan.train(0, 5, 2, plan.noise(5))  # seeded
