@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import replace
 from typing import Any, ClassVar
 
+import msgspec
 import numpy as np
 import pytest
 
@@ -14,7 +15,7 @@ from secagg import wire
 from secagg.errors import Aborted, ConfigError, FaultKind
 from secagg.identity import PartyRole
 from secagg.lanes import pack_lanes
-from secagg.roles import Handler, MemberState, Reply, method, receiving
+from secagg.roles import Handler, MemberState, Reply, Waiting, method, receiving
 from secagg.roles.handing_on import WaitingAnswers
 from secagg.table import Phase, Proposal
 from secagg.testing import MemoryStore, Parties, Session, check_protocol, parties_for
@@ -24,6 +25,7 @@ from tests.secagg.parts import (
     HeadedClient,
     Part,
     PartProtocol,
+    Recount,
     ShareKeeper,
     Split,
     Splits,
@@ -33,6 +35,7 @@ from tests.secagg.parts import (
     Vetter,
     VetterState,
     Vetting,
+    VettingServer,
 )
 
 LEADER, HELPER = "aggregator-1", "aggregator-2"
@@ -258,26 +261,27 @@ class StealsPart(Splitter):
 class TestPartOfAnotherClient:
     """A client sends another's part as its own, which the aggregator would count for the other."""
 
-    def play(self) -> Session:
-        session = with_client("c2", Splits(), StealsPart)
+    def play(self, thief: str, victim: str) -> Session:
+        session = with_client(thief, Splits(), StealsPart)
         session.until("Report")
-        answer = session.ask("c1")
+        answer = session.ask(victim)
         StealsPart.stolen = Envelope.parse(answer, len(answer)).open(Split)[0].parts[0]
         session.exchange(session.outbox or {})
         session.close()
         return session
 
-    def test_the_client_is_named_and_nothing_is_handed_on(self) -> None:
-        session = self.play()
-        assert session.faults == [("c2", "Report", FaultKind.INVALID)]
-        session.gone["c2"] = "Report"
+    @pytest.mark.parametrize(("thief", "victim"), [("c1", "c2"), ("c2", "c1")])
+    def test_the_client_is_named_and_nothing_is_handed_on(self, thief: str, victim: str) -> None:
+        session = self.play(thief, victim)
+        assert session.faults == [(thief, "Report", FaultKind.INVALID)]
+        session.gone[thief] = "Report"
         session.require_completes("without the client that sent another's part")
         assert not session.members[LEADER].faults
 
     def test_control_counts_the_client_as_heard(self, monkeypatch: pytest.MonkeyPatch) -> None:
         """Control: unchecked, its input counts as received, and nobody is named."""
         monkeypatch.setattr(receiving, "check_parts", lambda context, phase, sender, parts: dict(parts))
-        session = self.play()
+        session = self.play("c2", "c1")
         assert session.faults == []
         assert "c2" not in session.server.context.state.dropped
 
@@ -420,12 +424,12 @@ class TestForgedWord:
         assert "c1" in session.server.context.state.answered
 
 
-def waiting_session() -> Session:
-    """A session in which the answer of c1 awaits both words."""
-    session = session_of(Vetting())
+def waiting_session(client: str = "c1", protocol: Any = None) -> Session:
+    """A session in which the answer of ``client`` awaits both words."""
+    session = session_of(protocol or Vetting())
     session.until("Input")
     session.before_relay = lambda party, data: []
-    session.deliver("c1", session.ask("c1"))
+    session.deliver(client, session.ask(client))
     return session
 
 
@@ -445,13 +449,14 @@ def test_a_word_about_an_answer_that_never_came_is_refused() -> None:
     assert session.faults == [(HELPER, "Input", FaultKind.OUT_OF_TURN)]
 
 
-def test_a_second_word_about_one_answer_is_refused() -> None:
-    session = waiting_session()
-    first = forge(session, HELPER, HELPER, "c1")
+@pytest.mark.parametrize("client", ["c1", "c2", "c3", "c4"])
+def test_a_second_word_about_one_answer_is_refused(client: str) -> None:
+    session = waiting_session(client)
+    first = forge(session, HELPER, HELPER, client)
     shown = session.server.receive(HELPER, first)
     assert set(shown) == {LEADER}
     assert session.server.receive(HELPER, first) == shown  # what was handed on may be lost
-    session.refused_by_server(HELPER, forge(session, HELPER, HELPER, "c1", accepted=False), "a second word")
+    session.refused_by_server(HELPER, forge(session, HELPER, HELPER, client, accepted=False), "a second word")
     assert session.faults == [(HELPER, "Input", FaultKind.DUPLICATE)]
 
 
@@ -481,6 +486,34 @@ def test_a_part_can_go_to_the_roster_alone() -> None:
     session = session_of(with_classes(Splits(), server=Strays))
     session.exchange(session.until("Report"))
     assert {kind for _, _, kind in session.faults} == {FaultKind.INVALID}
+
+
+def test_a_part_of_another_type_or_session_is_refused_by_the_server() -> None:
+    class OtherPart(Splitter):
+        session: ClassVar[bytes] = b""
+
+        def part(self, draft: Any, receiver: str, share: list[Any]) -> bytes:
+            if not self.session:
+                return self.context.seal(draft, Recount())
+            elsewhere = msgspec.structs.replace(draft, session_id=self.session)
+            return self.context.seal(elsewhere, Part(receiver), pack_lanes(self.context.task, share))
+
+    for OtherPart.session, kind in ((b"", FaultKind.INVALID), (bytes(32), FaultKind.FOREIGN_SESSION)):
+        session = with_client("c1", Splits(), OtherPart)
+        session.exchange(session.until("Report"))
+        assert session.faults == [("c1", "Report", kind)]
+        assert not session.members[LEADER].faults
+
+
+@pytest.mark.parametrize(("party", "length"), [("nobody", 10), (LEADER, 1 << 20)])
+def test_what_follows_a_word_goes_to_those_that_can_read_it(party: str, length: int) -> None:
+    class Strays(VettingServer):
+        def _hear(self, envelope: Envelope, word: Verdict, waiting: Waiting) -> Mapping[str, bytes]:
+            return {party: bytes(length)}
+
+    session = waiting_session("c1", with_classes(Vetting(), server=Strays))
+    assert session.server.receive(HELPER, forge(session, HELPER, HELPER, "c1")) == {}
+    assert [sender for sender, *_ in session.faults] == [HELPER]
 
 
 def phases_with(**changes: Any) -> Phase:
