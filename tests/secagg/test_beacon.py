@@ -104,7 +104,3 @@ def test_rounds_that_no_beacon_has_are_faults(number: int) -> None:
     data = session.seal(NextRound(number), b"", "c1")
     server.receive("c1", data)
     assert [(fault.sender, fault.kind) for fault in server.faults] == [("c1", FaultKind.INVALID)]
-
-
-def test_pinned_by_the_task() -> None:
-    assert secagg.Task.from_bytes(PARTIES.task.to_bytes()) == PARTIES.task

@@ -10,6 +10,7 @@ import secagg
 from mpc.hpke import Kem, PrivateKey
 from secagg.errors import SecAggError
 from secagg.identity import PartyRole, load_he_key, load_identity, load_roster, load_sealing_key
+from secagg.testing import Parties, Session
 
 
 def python(code, *flags):
@@ -53,13 +54,6 @@ def test_keygen_makes_sealing_keys_of_the_kem_that_was_asked_for(command, tmp_pa
     assert len(load_roster(tmp_path / "roster.json")["a1"].encryption_key) == 32
 
 
-def test_keygen_never_overwrites_a_sealing_key(command, tmp_path):
-    (tmp_path / "a1.sealing.json").write_text("precious")
-    assert command("keygen", "a1", "--role", "aggregator")[0] == 2
-    assert (tmp_path / "a1.sealing.json").read_text() == "precious"
-    assert not (tmp_path / "a1.pem").exists()
-
-
 def test_keygen_keys_are_private_whatever_the_umask(command, tmp_path):
     before = os.umask(0)
     try:
@@ -67,13 +61,6 @@ def test_keygen_keys_are_private_whatever_the_umask(command, tmp_path):
     finally:
         os.umask(before)
     assert mode(tmp_path / "h1.pem") == 0o600
-
-
-def test_keygen_refuses_an_id_that_is_given_twice(command, tmp_path):
-    code, _, err = command("keygen", "h1", "h1")
-    assert code == 2
-    assert "an id twice" in err
-    assert not list(tmp_path.iterdir())
 
 
 @pytest.mark.parametrize("role", list(PartyRole))
@@ -94,11 +81,20 @@ def test_keygen_adds_to_the_roster_and_never_overwrites(command, tmp_path):
     assert not (tmp_path / "h2.pem").exists()
 
 
-def test_keygen_never_overwrites_a_key_that_no_roster_lists(command, tmp_path):
-    (tmp_path / "h1.pem").write_text("precious")
-    assert command("keygen", "h1")[0] == 2
-    assert (tmp_path / "h1.pem").read_text() == "precious"
-    assert not (tmp_path / "roster.json").exists()
+@pytest.mark.parametrize(
+    ("file", "options"),
+    [
+        ("party.pem", []),
+        ("party.sealing.json", ["--role", "aggregator"]),
+        ("shared.he.json", ["--role", "decryptor", "--shared-he"]),
+    ],
+)
+def test_keygen_never_overwrites_a_key_that_no_roster_lists(command, tmp_path, file, options):
+    (tmp_path / file).write_text("precious")
+    code, _, err = command("keygen", "party", *options)
+    assert (code, "exists" in err or "already" in err) == (2, True)
+    assert [path.name for path in tmp_path.iterdir()] == [file]
+    assert (tmp_path / file).read_text() == "precious"
 
 
 def test_keygen_refuses_an_id_that_is_none(command, tmp_path):
@@ -107,13 +103,6 @@ def test_keygen_refuses_an_id_that_is_none(command, tmp_path):
     assert err.startswith("secagg: got party id '../h1'; expected")
     assert err.count("\n") == 1
     assert list(tmp_path.iterdir()) == []
-
-
-def test_keygen_says_where_it_cannot_write(command, tmp_path):
-    (tmp_path / "file").write_text("")
-    code, _, err = command("keygen", "h1", "--out", "file")
-    assert code == 2
-    assert err == "secagg: got --out file: File exists; choose a folder that can be written\n"
 
 
 @pytest.mark.parametrize(
@@ -197,33 +186,13 @@ def test_a_missing_package_that_no_extra_brings_is_not_hidden():
 # --- keygen for decryptors
 
 
-def session_with(protocol, folder, decryptor_key):
-    """One session over the identities and keys in ``folder``."""
-    roster = load_roster(folder / "roster.json")
-    task = secagg.Task(
-        protocol=protocol,
-        layout=secagg.Layout.of(np.zeros(3)),
-        encoding=secagg.FixedPoint(clip=1.0, bits=16, rounding="nearest"),
-        max_clients=3,
-        min_survivors=3,
-    )
-    shared = decryptor_key if protocol.shared_key else None
-    members = {
-        c: task.client(c, identity=load_identity(folder / f"{c}.pem"), roster=roster, session=b"s", key=shared)
-        for c in ("c1", "c2", "c3")
-    }
-    for member in members.values():
-        member.contribute(np.full(3, 0.5))
-    members["dec"] = task.decryptor(
-        "dec", identity=load_identity(folder / "dec.pem"), roster=roster, session=b"s", key=decryptor_key
-    )
-    server = task.server(["c1", "c2", "c3"], roster=roster, session=b"s")
-    outbox = server.start()
-    while server.outcome is None:
-        for party, request in outbox.items():
-            server.receive(party, members[party].receive(request))
-        outbox = server.close_round()
-    return server.outcome
+def parties_in(folder, protocol, key):
+    """The parties whose identities and keys are in ``folder``."""
+    roster, clients = load_roster(folder / "roster.json"), ("c1", "c2", "c3")
+    identities = {party: load_identity(folder / f"{party}.pem") for party in (*clients, "dec")}
+    roles = {party: roster[party].role for party in identities}
+    holders = () if key is None else identities if protocol.shared_key else ("dec",)
+    return Parties(protocol, clients, roles, identities, roster, 3, dict.fromkeys(holders, key))
 
 
 @pytest.mark.parametrize(
@@ -243,38 +212,25 @@ def test_keygen_writes_what_a_decryptor_needs(command, tmp_path, options, file, 
         assert file in out
         assert mode(tmp_path / file) == 0o600
         key = load_he_key(tmp_path / file)
-    outcome = session_with(protocol, tmp_path, key)
-    np.testing.assert_allclose(outcome.mean, np.full(3, 0.5), atol=1e-4)
+    Session(parties_in(tmp_path, protocol, key)).require_completes("with the keys that were written")
 
 
 @pytest.mark.parametrize(
-    "arguments",
+    ("arguments", "says"),
     [
-        ("c1", "--paillier", "3072"),
-        ("c1", "--shared-he"),
-        ("d1", "d2", "--role", "decryptor", "--shared-he"),
-        ("d1", "--role", "decryptor", "--shared-he", "--paillier", "3072"),
+        (("h1", "h1"), "an id twice"),
+        (("c1", "--paillier", "3072"), "--role decryptor"),
+        (("c1", "--shared-he"), "--role decryptor"),
+        (("d1", "d2", "--role", "decryptor", "--shared-he"), "--role decryptor"),
+        (("d1", "--role", "decryptor", "--shared-he", "--paillier", "3072"), "--role decryptor"),
+        (("d1", "--role", "decryptor", "--paillier", "1024"), "2048"),
     ],
 )
-def test_keygen_refuses_keys_that_dont_fit(command, tmp_path, arguments):
+def test_keygen_refuses_what_does_not_fit(command, tmp_path, arguments, says):
     code, _, err = command("keygen", *arguments)
     assert code == 2
-    assert "--role decryptor" in err
+    assert says in err
     assert not [*tmp_path.iterdir()]
-
-
-def test_keygen_refuses_a_short_modulus(command, tmp_path):
-    code, _, err = command("keygen", "d1", "--role", "decryptor", "--paillier", "1024")
-    assert (code, "2048" in err) == (2, True)
-    assert not [*tmp_path.iterdir()]
-
-
-def test_a_shared_key_is_never_overwritten(command, tmp_path):
-    assert command("keygen", "d1", "--role", "decryptor", "--shared-he")[0] == 0
-    before = (tmp_path / "shared.he.json").read_bytes()
-    code, _, err = command("keygen", "d2", "--role", "decryptor", "--shared-he")
-    assert (code, "exists" in err) == (2, True)
-    assert (tmp_path / "shared.he.json").read_bytes() == before
 
 
 @pytest.mark.parametrize("text", ["", "{}", '{"version": 1, "scheme": "elgamal", "key": "AA=="}', "[" * 10_000])

@@ -465,12 +465,6 @@ def test_the_shared_key_gives_every_session_its_own() -> None:
 
 
 @every
-def test_written_and_read(protocol: Encrypted) -> None:
-    task = make_task(protocol)
-    assert secagg.Task.from_bytes(task.to_bytes()) == task
-
-
-@every
 def test_what_it_says_of_itself(protocol: Encrypted) -> None:
     text = make_task(protocol).describe()
     assert "semi-honest server" in text

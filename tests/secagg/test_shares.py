@@ -486,12 +486,6 @@ def test_who_must_collude_and_whether_quantum_computers_matter() -> None:
     assert not replace(task, protocol=secagg.AdditiveShares(kem="X25519")).protocol.cost(task).post_quantum
 
 
-def test_a_task_is_written_and_read() -> None:
-    task = make_task(protocol=secagg.AdditiveShares(aggregators=3, kem="X25519"))
-    again = secagg.Task.from_bytes(task.to_bytes())
-    assert (again, again.digest) == (task, task.digest)
-
-
 HANDED_BACK = {
     "too many": FaultKind.INVALID,
     "of nobody enrolled": FaultKind.INVALID,

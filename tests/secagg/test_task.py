@@ -11,6 +11,7 @@ import secagg
 from secagg.encoding import Segment
 from secagg.errors import ConfigError
 from secagg.identity import enrol
+from tests.secagg.fuzz.roles import BEACON
 
 UPDATE = {"w": np.zeros((3, 4), np.float32), "b": [np.zeros(2)]}
 
@@ -28,8 +29,17 @@ def make(**changes: object) -> secagg.Task:
     return secagg.Task(**(fields | changes))
 
 
+PROTOCOLS = (
+    *(secagg.Clear(), secagg.SecAgg(), secagg.SecAgg(0.2, "semi-honest")),
+    *(secagg.SecAggPlus(), secagg.SecAggPlus(threat_model="malicious", beacon=BEACON)),
+    *(secagg.AdditiveShares(), secagg.AdditiveShares(aggregators=3, kem="X25519")),
+    *(secagg.Paillier(bits=2048), secagg.Paillier(bits=2048, key="run"), secagg.BFV(), secagg.BFV(commit=False)),
+    *(secagg.BFV(holder="clients"), secagg.CKKS(), secagg.CKKS(holder="clients")),
+)
+
+
 def test_bytes_round_trip_and_digest_is_of_them() -> None:
-    for protocol in (secagg.Clear(), secagg.SecAgg(), secagg.SecAgg(0.2, "semi-honest")):
+    for protocol in PROTOCOLS:
         task = make(protocol=protocol)
         again = secagg.Task.from_bytes(task.to_bytes())
         assert again == task
@@ -84,13 +94,13 @@ def test_what_cannot_work_is_refused_when_the_task_is_made(change: dict[str, obj
 
 @dataclass(frozen=True)
 class Segmented(secagg.FixedPoint):
-    """Gives whatever it was made with as its segments."""
+    """Gives its segments as they are listed, whatever they are."""
 
     clip: float = 1.0
-    given: Any = ()
+    listed: Any = ()
 
     def segments(self, layout: Any, max_weight: Any) -> Any:
-        return self.given() if callable(self.given) else self.given
+        return self.listed() if callable(self.listed) else self.listed
 
 
 class Failing:
@@ -102,21 +112,21 @@ class Failing:
 
 
 @pytest.mark.parametrize(
-    "given",
+    "segments",
     [
         (), None, 7, [None], [Segment("3", 1)], [Segment(-1, 1)], [Segment(3, -1)], [Segment(3, None)],
         [Segment(3, 1, 0)], [Segment(3, 1, "x")], [Segment(3, 10**5000, 10**5000)], [Segment(1 << 41, 1)],
         [Segment(True, 1)], [(3, 1)], [Failing()], lambda: itertools.repeat(Segment(1, 1)), lambda: 1 / 0,
     ],
 )  # fmt: skip
-def test_an_encoding_of_bad_segments_is_refused(given: Any) -> None:
+def test_an_encoding_of_bad_segments_is_refused(segments: Any) -> None:
     with pytest.raises(ConfigError):
-        make(encoding=Segmented(given=given))
+        make(encoding=Segmented(listed=segments))
 
 
 def test_segments_come_as_plain_integers() -> None:
     task = make(
-        encoding=Segmented(given=[Segment(np.int64(14), np.uint8(2)), Segment(np.int8(1), 100, np.int64(128))])
+        encoding=Segmented(listed=[Segment(np.int64(14), np.uint8(2)), Segment(np.int8(1), 100, np.int64(128))])
     )
     assert task.segments == (Segment(14, 2), Segment(1, 100, 128))
     assert {type(number) for segment in task.segments for number in segment} == {int, type(None)}
@@ -279,22 +289,22 @@ def test_foreign_bytes_are_no_task() -> None:
 class Counting(secagg.FixedPoint):
     """An encoding that wants to know how many are honest."""
 
-    told: tuple[int, int, int] = (0, 0, 0)
+    task: tuple[int, int, int] = (0, 0, 0)
 
     def for_task(self, *, max_clients: int, honest: int, corrupt: int, shows_terms: bool) -> "Counting":
         if honest < 5:
             raise ValueError(f"got {honest} honest; expected 5")
-        return replace(self, told=(max_clients, honest, corrupt))
+        return replace(self, task=(max_clients, honest, corrupt))
 
     def check(self, max_clients: int, honest: int, corrupt: int) -> None:
-        if honest < self.told[1]:
-            raise ValueError(f"got {honest} honest; expected {self.told[1]}")
+        if honest < self.task[1]:
+            raise ValueError(f"got {honest} honest; expected {self.task[1]}")
 
 
 def test_an_encoding_is_told_what_its_noise_has_to_hold_for():
     task = make(protocol=secagg.SecAgg(corruption=0.2), encoding=Counting(1.0), max_clients=20, min_survivors=15)
-    assert task.encoder.told == (20, 11, 4)
-    assert task.encoding.told == (0, 0, 0)
+    assert task.encoder.task == (20, 11, 4)
+    assert task.encoding.task == (0, 0, 0)
     assert task.honest == 11
     with pytest.raises(ConfigError, match="got 1 honest"):
         make(encoding=Counting(1.0), protocol=secagg.Clear(), max_clients=20, min_survivors=3)
