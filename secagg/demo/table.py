@@ -109,6 +109,11 @@ def _privacy(demo: Demo) -> list[str]:
         return []
     problem = demo.problem
     price = 100 * (demo.float64_correct[-1] - noised.correct) / problem.tested
+    costs = (
+        f"With so few {problem.client}s the noise costs {price:.1f} points of accuracy."
+        if demo.settings.attack is None
+        else "The length binds attackers too, as long as they run the library's client."
+    )
     scaled = (
         "Under --epsilon all trainings scale features by public constants, because epsilon does not cover the "
         "patients' means and deviations, which scale them otherwise. It does not cover the accuracies either: they "
@@ -120,8 +125,7 @@ def _privacy(demo: Demo) -> list[str]:
         f"Epsilon: the most that any {problem.client} was charged over {demo.settings.rounds} rounds, at delta "
         f"{DELTA:g}. It covers all {problem.example}s of a {problem.client}, and holds as long as no more clients "
         f"collude than the task allows. Every {problem.client} has the same weight, shortens its update to length "
-        f"{problem.l2_clip} and adds its share of the noise. With so few {problem.client}s the noise costs "
-        f"{price:.1f} points of accuracy. {scaled}"
+        f"{problem.l2_clip} and adds its share of the noise. {costs} {scaled}"
     ]
 
 

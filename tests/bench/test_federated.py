@@ -196,6 +196,27 @@ def test_the_command_prints_every_figure_and_says_which_bounds_it_missed(short, 
         assert CliRunner().invoke(app, ["compare", str(target), str(tmp_path / other)]).exit_code == code
 
 
+def test_an_interrupted_run_shows_what_it_has_and_no_bounds(short, monkeypatch, tmp_path):
+    done = []
+
+    def interrupted(training, seed):
+        if len(done) == 2:
+            raise KeyboardInterrupt
+        done.append(training)
+        return train(training, seed)
+
+    monkeypatch.setattr(federated, "train", interrupted)
+    monkeypatch.setattr(federated, "differing", lambda seed, rounds: 0)
+    target = tmp_path / "f.json"
+    arguments = ["federated", "--seeds", "1", "--json", str(target), "--out", str(tmp_path / "f.png")]
+    result = CliRunner().invoke(app, arguments)
+    assert result.exit_code == 130
+    document = json.loads(target.read_text())
+    assert (document["finished"], len(document["figures"]), document["bounds"]) == (False, 2, [])
+    assert "float64: FedProx" in result.output
+    assert not (tmp_path / "f.png").exists()
+
+
 def test_a_bound_holds_on_its_own_side_alone():
     assert Bound("", 1.5, most=1.5).holds
     assert not Bound("", 1.51, most=1.5).holds

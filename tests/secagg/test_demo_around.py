@@ -96,6 +96,14 @@ def test_an_attack_breaks_the_mean_and_not_the_median_of_groups():
     assert "each of 5 groups" in print_table(held)
 
 
+def test_under_attack_the_table_names_no_price_of_noise():
+    plain = Settings(rounds=2, epsilon=8.0)
+    assert "the noise costs" in print_table(run(plain, CLEAR))
+    attacked = print_table(run(replace(plain, attack="scale"), CLEAR))
+    assert "the noise costs" not in attacked
+    assert "The length binds attackers too" in attacked
+
+
 def test_attackers_are_a_tenth_and_the_same_in_every_training():
     problem = load("digits", 20, 0, private=False)
     found = attackers(problem, Settings(clients=20, task="digits", attack="sign-flip"))
