@@ -460,6 +460,16 @@ def test_a_second_word_about_one_answer_is_refused(client: str) -> None:
     assert session.faults == [(HELPER, "Input", FaultKind.DUPLICATE)]
 
 
+def test_a_word_that_refused_an_answer_may_come_again_after_its_round() -> None:
+    session = with_client("c1", Vetting(), Overstates)
+    said: list[tuple[str, bytes]] = []
+    session.before_word = lambda party, word: said.append((party, word))
+    session.until("Agreement")
+    assert session.faults == [("c1", "Input", FaultKind.INVALID)]
+    for party, word in said:
+        session.ignored_by_server(party, word, "a word said again")
+
+
 def test_a_listener_refuses_its_own_word() -> None:
     session = session_of(Vetting())
     words: list[bytes] = []
