@@ -274,8 +274,8 @@ def federated(
     workload = Federated(seeds)
 
     def show(finished: bool) -> None:
-        made = grids(workload)
-        for grid in made:
+        pages = grids(workload)
+        for grid in pages:
             show_grid(grid)
         bounds = workload.bounds()
         document = report.document(
@@ -290,7 +290,7 @@ def federated(
         if finished:
             for path in save(curves(workload), out):
                 typer.echo(f"Picture: {path}")
-        _write(as_json, as_html, document, made, lambda: [curves(workload)] if finished else [])
+        _write(as_json, as_html, document, pages, lambda: [curves(workload)] if finished else [])
 
     with _shown(show), progress("bench", workload.steps) as step:
         workload.run(step)

@@ -183,11 +183,11 @@ class Federated:
         self.differing = differing(seed=0, rounds=3)
         for section, named_trainings in trainings().items():
             for name, training in named_trainings.items():
-                found = []
+                trained = []
                 for seed in range(self.seeds):
                     step(section, name)
-                    found.append(train(training, seed))
-                self.figures.append(Figure.of(section, name, training, found))
+                    trained.append(train(training, seed))
+                self.figures.append(Figure.of(section, name, training, trained))
 
     def section(self, section: str) -> dict[str, Figure]:
         """The figures of one section, by name."""

@@ -120,8 +120,8 @@ def main() -> None:
             encoding = plan.noise(rounds)
             for epochs in EPOCHS:
                 for into, one in ((noised, encoding), (plain, None)):
-                    found = [plan.train(seed, rounds, epochs, one) for seed in range(plan.seeds)]
-                    into[rounds, epochs] = (float(np.mean(found)), float(np.std(found, ddof=1)))
+                    accuracies = [plan.train(seed, rounds, epochs, one) for seed in range(plan.seeds)]
+                    into[rounds, epochs] = (float(np.mean(accuracies)), float(np.std(accuracies, ddof=1)))
             pairs = [(*noised[rounds, epochs], plain[rounds, epochs][0]) for epochs in EPOCHS]
             cells = " | ".join(f"{middle:.1f} ± {spread:.1f} ({exact:.1f})" for middle, spread, exact in pairs)
             print(f"| {rounds} | {encoding.noise_multiplier:.2f} | {cells} |", flush=True)

@@ -78,7 +78,7 @@ def watch(
     watched.victim = min(terms) if victim is None else victim
     outcome = watched.run(terms, weights)
     layout = task.layout
-    heavy = [1 if weights is None else weights[client] for client in terms]
+    shares = [1 if weights is None else weights[client] for client in terms]
     received, modulus, by_coordinate = _read(task, watched.upload)
     return Claim(
         protocol=task.protocol.name,
@@ -90,7 +90,7 @@ def watch(
         by_coordinate=by_coordinate,
         hides=not task.shows_terms,
         opened=layout.flatten(outcome.mean, dtype="float64").astype(np.float64),
-        exact=layout.flatten(baseline.mean(list(terms.values()), heavy), dtype="float64").astype(np.float64),
+        exact=layout.flatten(baseline.mean(list(terms.values()), shares), dtype="float64").astype(np.float64),
     )
 
 

@@ -55,9 +55,9 @@ def _draw_claim(figure: Any, demo: Demo) -> None:
     _values(panels[0], claim.update)
     panels[0].set_xlabel(f"stays with the {client}: {claim.update.size:,} coordinates")
     _received(panels[1], claim)
-    found = claim.correlation
-    correlation = "" if found is None else f"; correlation with the update {round(found, 2) + 0.0:.2f}"  # no -0.00
-    panels[1].set_xlabel(f"{seen}{correlation}", fontsize=9.5)
+    if claim.correlation is not None:
+        seen += f"; correlation with the update {round(claim.correlation, 2) + 0.0:.2f}"  # + 0.0: no -0.00
+    panels[1].set_xlabel(seen, fontsize=9.5)
     _values(panels[2], claim.opened)
     if claim.opened.size <= _STEMS:
         at = np.arange(claim.exact.size)
@@ -111,8 +111,9 @@ def _draw_rounds(axes: Any, demo: Demo) -> None:
     exact = _percent(demo, demo.float64_correct)
     axes.plot(numbers, exact, color=_BASE, linewidth=8, solid_capstyle="round", label="float64, without secagg")
     if demo.unattacked_correct is not None:
-        calm = _percent(demo, demo.unattacked_correct)
-        axes.plot(numbers, calm, color="#555555", linestyle=":", linewidth=1.8, label="float64, without attack")
+        unattacked = _percent(demo, demo.unattacked_correct)
+        dotted = {"color": "#555555", "linestyle": ":", "linewidth": 1.8}
+        axes.plot(numbers, unattacked, **dotted, label="float64, without attack")
     for index, (label, runs) in enumerate(_alike(demo).items()):
         axes.plot(numbers, _curve(demo, runs[0]), **_style(runs[0], index), label=label)
     axes.set_title("Test accuracy by round of training", fontsize=12)

@@ -88,11 +88,12 @@ def _around_the_sum(demo: Demo) -> list[str]:
             f"same. Protocols run with corruption={CORRUPTION}, so that all who may collude fit into one group."
         )
     if settings.attack is not None and demo.unattacked_correct is not None:
-        calm = 100 * demo.unattacked_correct[-1] / problem.tested
+        unattacked = 100 * demo.unattacked_correct[-1] / problem.tested
         notes.append(
             f"{settings.attack}: {settings.liars} of {settings.clients} {problem.client}s "
             f"{'sends' if settings.liars == 1 else 'send'} {ATTACKS[settings.attack]:g} times "
-            f"{'its' if settings.liars == 1 else 'their'} update, clipped as all are. Without attack: {calm:.1f} %."
+            f"{'its' if settings.liars == 1 else 'their'} update, clipped as all are. Without attack: "
+            f"{unattacked:.1f} %."
         )
     return notes
 

@@ -113,8 +113,8 @@ def run(
         runs.append(_train(first, settings, problem, silent, models[-1], progress, settings.epsilon))
     unattacked = None
     if settings.attack is not None:
-        calm = _train_in_float64(problem, replace(settings, attack=None), silent)
-        unattacked = tuple(map(problem.correct, calm))
+        honest = _train_in_float64(problem, replace(settings, attack=None), silent)
+        unattacked = tuple(map(problem.correct, honest))
     return Demo(
         settings,
         problem,

@@ -68,9 +68,9 @@ def test_the_mean_is_that_of_float64_within_half_a_step_a_client(max_weight):
     exact = Sums(None, Layout.of(np.zeros(3)), max_weight, np.random.default_rng(0)).mean(terms, weights, {})
     shares = [weights[client] if max_weight else 1 for client in terms]
     assert np.allclose(exact, np.average(list(terms.values()), axis=0, weights=shares), atol=1e-15)
-    found = sums(max_weight=max_weight).mean(terms, weights, {})
+    mean = sums(max_weight=max_weight).mean(terms, weights, {})
     most = (max_weight or 1) * len(terms) * STEP / 2 / sum(shares)
-    assert 0 < np.abs(found - exact).max() <= most
+    assert 0 < np.abs(mean - exact).max() <= most
 
 
 # --- attackers
@@ -143,9 +143,9 @@ def test_control_random_k_of_a_few_coordinates_learns_little():
 
 
 def test_uploads_of_a_tenth_are_at_least_eight_and_a_half_times_smaller():
-    found = uploads()
-    assert set(found) == set(named())
-    assert min(whole / part for whole, part in found.values()) >= 8.5
+    sizes = uploads()
+    assert set(sizes) == set(named())
+    assert min(whole / part for whole, part in sizes.values()) >= 8.5
 
 
 def test_below_ten_thousand_coordinates_keys_outweigh_the_model():

@@ -77,10 +77,10 @@ def test_more_local_epochs_learn_more_in_a_round():
 
 
 def test_without_options_the_demo_trains_fedavg_over_hospitals():
-    found = to_json(run(Settings(rounds=1), CLEAR))
-    assert (found["task"], found["optimizer"], found["local_epochs"]) == ("hospitals", "fedavg", 5)
-    assert (found["compression"], found["robust"], found["attack"]) == (None, None, None)
-    assert (found["groups"], found["unattacked"]) == (1, None)
+    document = to_json(run(Settings(rounds=1), CLEAR))
+    assert (document["task"], document["optimizer"], document["local_epochs"]) == ("hospitals", "fedavg", 5)
+    assert (document["compression"], document["robust"], document["attack"]) == (None, None, None)
+    assert (document["groups"], document["unattacked"]) == (1, None)
 
 
 # --- attacks, and rules over groups
@@ -106,9 +106,9 @@ def test_under_attack_the_table_names_no_price_of_noise():
 
 def test_attackers_are_a_tenth_and_the_same_in_every_training():
     problem = load("digits", 20, 0, private=False)
-    found = attackers(problem, Settings(clients=20, task="digits", attack="sign-flip"))
-    assert len(found) == 2
-    assert found == attackers(
+    liars = attackers(problem, Settings(clients=20, task="digits", attack="sign-flip"))
+    assert len(liars) == 2
+    assert liars == attackers(
         problem, Settings(clients=20, task="digits", attack="scale", robust="median", dropouts=0)
     )
     assert not attackers(problem, Settings(clients=20, task="digits"))
@@ -231,8 +231,8 @@ def test_the_picture_can_be_drawn_for_every_kind_of_message(settings, protocol, 
     demo = run(settings, {protocol.name: protocol})
     draw(demo, tmp_path / "picture.png")
     assert (tmp_path / "picture.png").stat().st_size > 40_000
-    found = json.loads(json.dumps(to_json(demo), allow_nan=False))
-    assert found["claim"]["protocol"] == protocol.name
+    document = json.loads(json.dumps(to_json(demo), allow_nan=False))
+    assert document["claim"]["protocol"] == protocol.name
 
 
 def test_the_command_takes_every_option(tmp_path):
@@ -243,12 +243,16 @@ def test_the_command_takes_every_option(tmp_path):
         [sys.executable, "-m", "secagg", "demo", "--json", "--no-plot", "--protocol", "Clear", *options],
         capture_output=True, text=True, check=True, cwd=tmp_path,
     )  # fmt: skip
-    found = json.loads(done.stdout)
-    assert (found["task"], found["clients"], found["local_epochs"], found["optimizer"]) == (
+    document = json.loads(done.stdout)
+    assert (document["task"], document["clients"], document["local_epochs"], document["optimizer"]) == (
         "digits",
         9,
         1,
         "fedyogi",
     )
-    assert (found["compression"], found["robust"], found["attack"]) == ("random-k", "trimmed-mean", "sign-flip")
-    assert (found["groups"], found["dropouts"], len(found["shards"])) == (3, 0, 9)
+    assert (document["compression"], document["robust"], document["attack"]) == (
+        "random-k",
+        "trimmed-mean",
+        "sign-flip",
+    )
+    assert (document["groups"], document["dropouts"], len(document["shards"])) == (3, 0, 9)
