@@ -122,6 +122,14 @@ def test_control_without_the_scale_random_k_is_biased(monkeypatch: pytest.Monkey
         test_expanded_updates_have_no_bias(RandomK(LAYOUT, 10))
 
 
+def test_the_smallest_of_many_values_are_taken_and_of_equal_ones_the_first() -> None:
+    rng = np.random.default_rng(2)
+    for values in (rng.integers(0, 50, 3000), rng.standard_normal(3000)):
+        order = np.argsort(values, kind="stable")
+        for count in (0, 1, 2, 77, 1500, 2999, 3000):
+            assert compression.smallest(values, count).tolist() == sorted(order[:count].tolist())
+
+
 def test_every_coordinate_is_chosen_as_often() -> None:
     public_map = RandomK(LAYOUT, 10)
     counts = np.zeros(LAYOUT.size)
@@ -230,6 +238,7 @@ def test_a_command_line_names_maps_and_hears_why_others_are_refused() -> None:
     for public_map in (named(name, MODEL, 7) for name in ("random-k", "count-sketch", "public-mask", "pruned")):
         assert public_map.size == 7
         assert f"{public_map.label}: 7 of 50 coordinates" in "\n".join(public_map.describe())
+    assert "by 4 times the mean's squared norm" in "\n".join(RandomK(LAYOUT, 10).describe())
     assert "of which the median is taken" in "\n".join(CountSketch(LAYOUT, 8, rows=3).describe())
     assert "median" not in "\n".join(CountSketch(LAYOUT, 8).describe())
     with pytest.raises(ConfigError, match="which ones it sends reveals something of its update"):

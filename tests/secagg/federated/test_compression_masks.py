@@ -32,6 +32,7 @@ def test_the_largest_changes_are_sent_and_the_others_explored() -> None:
     after = mask.after(aggregate)
     sent = [set(after.coordinates(after.session(b"%d" % number)).tolist()) for number in range(200)]
     assert all(len(coordinates) == 10 and {3, 17} <= coordinates for coordinates in sent)
+    assert set.intersection(*sent) == {3, 17}
     assert set.union(*sent) == set(range(40))  # exploring reaches every coordinate
     many = mask.after(np.arange(40.0))
     top = set.intersection(*(set(many.coordinates(many.session(b"%d" % n)).tolist()) for n in range(200)))
