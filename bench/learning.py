@@ -132,8 +132,8 @@ class Sums:
         return (np.rint(values * (top / CLIP)).astype(np.int64) + top).astype(np.uint64)
 
 
-def train(training: Training, seed: int, step: Callable[[], None] = lambda: None) -> Trained:
-    """Run one training. ``step`` is called after each round."""
+def train(training: Training, seed: int) -> Trained:
+    """Run one training."""
     data, model = dealt(CLIENTS, seed), digits.initial(seed)
     ids = [shard.id for shard in data.clients]
     weights = {shard.id: shard.images for shard in data.clients}
@@ -167,7 +167,6 @@ def train(training: Training, seed: int, step: Callable[[], None] = lambda: None
             residuals = kept
             compression = None if compression is None else compression.after(whole)
         correct.append(digits.correct(model, data.test))
-        step()
     sent_in_all = training.rounds * CLIENTS * sent.size
     return Trained(tuple(correct), sums.clipped, sums.refused, sent_in_all, model)
 
