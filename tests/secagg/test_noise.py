@@ -142,7 +142,7 @@ def test_a_bad_update_is_an_encoding_error() -> None:
         secagg.simulate(make_task(), updates)
 
 
-class Session:
+class ClearSession:
     """One session of Clear, whose clients have a budget."""
 
     def __init__(self, budget: Any, session: bytes) -> None:
@@ -156,21 +156,21 @@ class Session:
 
 def test_the_guaranteed_epsilon_is_charged_when_the_input_leaves() -> None:
     budget = dp.PrivacyLedger(9.0, 1e-5, unit="client", trust="local")
-    first = Session(budget, b"1")
+    first = ClearSession(budget, b"1")
     assert budget.spent == 0
     reply = first.client.receive(first.request)
     once = budget.spent
     assert once == pytest.approx(first.task.encoder.epsilon(SIZE), rel=1e-6)  # type: ignore[attr-defined]
     assert first.client.receive(first.request) == reply
     assert budget.spent == once  # the same bytes again are no second release
-    second = Session(budget, b"2")
+    second = ClearSession(budget, b"2")
     second.client.receive(second.request)
     assert budget.spent > once
 
 
 def test_past_the_budget_nothing_leaves() -> None:
     budget = dp.PrivacyLedger(5.0, 1e-5, unit="client", trust="local")
-    first, second = Session(budget, b"1"), Session(budget, b"2")
+    first, second = ClearSession(budget, b"1"), ClearSession(budget, b"2")
     first.client.receive(first.request)
     before, spent = second.client.to_bytes(), budget.spent
     with pytest.raises(LocalProtocolError, match=r"this input does not leave: .* the budget is 5"):
@@ -183,7 +183,7 @@ def test_a_ledger_of_another_trust_model_is_refused() -> None:
     """Under Clear only local trust will do: nobody else's noise hides a term from the server."""
     for unit, trust in (("record", "central"), ("client", "distributed")):
         budget = dp.PrivacyLedger(100.0, 1e-5, unit=unit, trust=trust)  # type: ignore[arg-type]
-        session = Session(budget, b"1")
+        session = ClearSession(budget, b"1")
         with pytest.raises(LocalProtocolError, match="keep a ledger for each"):
             session.client.receive(session.request)
 

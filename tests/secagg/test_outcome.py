@@ -11,6 +11,7 @@ import pytest
 import secagg
 from secagg.errors import FaultKind
 from secagg.store import MemoryLedger
+from secagg.testing import MemoryStore
 
 UPDATE = {"w": np.full(500, 0.5, np.float32), "n": 7, "state": None}
 TASK = secagg.Task(
@@ -175,21 +176,10 @@ def test_an_empty_session_name_is_a_name(protocol: Any) -> None:
         unnamed.contribute(UPDATE)
 
 
-class Kept:
-    """A store that keeps a ledger only."""
-
-    def __init__(self) -> None:
-        self.ledger = MemoryLedger()
-
-    def __call__(self, number: int, state: bytes) -> None:
-        pass
-
-
 def test_one_upload_holds_under_an_empty_session_name_too() -> None:
-    store = Kept()
-    cohort = ["c1", "c2"]
+    ledger, cohort = MemoryLedger(), ["c1", "c2"]
     for attempt in range(2):
-        client = TASK.client("c1", session=b"", save=store)
+        client = TASK.client("c1", session=b"", save=MemoryStore(ledger))
         client.contribute(UPDATE)
         request = TASK.server(cohort, session=b"").start()["c1"]  # with a nonce of its own: another session
         if attempt:

@@ -153,11 +153,11 @@ class RingServer(LyingServer):
                 self.vouchers |= {(party, other): voucher for other, voucher in zip(near, shown, strict=True)}
 
     def sign(self, parties: Iterable[str], survivors: Collection[str]) -> list[bytes]:
-        told, signed = to_bitmap(survivors, self.u1), []
+        present, signed = to_bitmap(survivors, self.u1), []
         for party in parties:
             near = [other for other in self.told_dealers[party] if other in set(survivors)]
             vouchers = b"".join(self.voucher(other, party) for other in near)
-            answer = self.ask(party, VouchedSurvivors(told, vouchers))
+            answer = self.ask(party, VouchedSurvivors(present, vouchers))
             if answer is not None:
                 signed.append(answer.raw)
         return signed
@@ -189,9 +189,9 @@ class RingServer(LyingServer):
 
     def play_out(self, survivors: Collection[str], ask: Iterable[str] | None = None) -> None:
         """Tell everyone the same list; with signatures where the model has them; ask ``ask`` for shares."""
-        told = sorted(survivors)
-        signed = self.sign(told, survivors) if self.task.protocol.checked else []  # type: ignore[attr-defined]
-        self.unmask(told if ask is None else ask, survivors, signed[: self.graph.shape.quorum])
+        holders = sorted(survivors)
+        signed = self.sign(holders, survivors) if self.task.protocol.checked else []  # type: ignore[attr-defined]
+        self.unmask(holders if ask is None else ask, survivors, signed[: self.graph.shape.quorum])
 
 
 class ReflectingServer(RingServer):
@@ -315,14 +315,14 @@ class TestCutInStories:
         arc = ring[half : 2 * half + 1]
         runs = ring[:half], ring[2 * half + 1 : 3 * half + 1]
         outside = [party for party in ring if party not in (*runs[0], *runs[1])]
-        told: list[tuple[list[str], list[str]]] = []  # to whom, and who survived
+        lists: list[tuple[list[str], list[str]]] = []  # who gets it, and who survived
         for story in range(self.stories):
             kept = [party for run in runs for party in run[story * stay : (story + 1) * stay]]
-            told.append(([*kept, *outside[story :: self.stories]], sorted([*kept, *outside])))
-        assert all(len(survivors) >= server.task.min_survivors for _, survivors in told)
+            lists.append(([*kept, *outside[story :: self.stories]], sorted([*kept, *outside])))
+        assert all(len(survivors) >= server.task.min_survivors for _, survivors in lists)
         server.collect()
         near = around(server, [*arc, *runs[0], *runs[1]])
-        for parties, survivors in told:
+        for parties, survivors in lists:
             server.unmask(near.intersection(parties), survivors, server.sign(parties, survivors))
         return server, arc
 
@@ -353,8 +353,8 @@ class TestCutInStories:
     source=("this library; signers sign their own U2 and U3, and the victim's signature is not needed"),
 )
 class TestNeighboursGone:
-    def attack(self, made: type[RingServer] = RingServer) -> RingServer:
-        server = made.over("semi-malicious", 160, 10)
+    def attack(self, server_class: type[RingServer] = RingServer) -> RingServer:
+        server = server_class.over("semi-malicious", 160, 10)
         victim, near = server.victim, server.graph.neighbours(server.victim)
         # Ten of its 18 neighbours it never masks with; the other eight are called dropped.
         by_place = [party for party in server.ring if party in set(near)]

@@ -35,9 +35,8 @@ from secagg.errors import ConfigError, EncodingError, LocalProtocolError
 from secagg.federated import FedAdam
 from secagg.identity import Roster, load_identity, load_roster
 from secagg.merkle import merkle_levels, merkle_path, root_of_path
-from secagg.roles import Environment
 from secagg.roles.state import _state_checksum
-from secagg.store import FileLedger, FileStore, MemoryLedger
+from secagg.store import FileLedger, FileStore
 from secagg.testing import MemoryStore, Session
 from tests.secagg.fuzz.mutate import Mutator
 from tests.secagg.fuzz.roles import Case
@@ -341,34 +340,16 @@ def _states(case: Case) -> list[Decoder]:
     for party in others:
         states[party].append(session.members[party].to_bytes())
 
-    def store() -> MemoryStore:
-        made = MemoryStore()
-        made.ledger = MemoryLedger()
-        return made
-
     def member(party: str) -> Callable[[bytes], object]:
-        arguments: dict[str, Any] = {
-            "identity": parties.identities.get(party),
-            "key": parties.long_lived.get(party),
-        }
-        kind = type(session.members[party])
-        return lambda data: kind.from_bytes(
-            data, parties.task, Environment(roster=parties.roster, save=store(), **arguments)
-        )
+        return lambda data: session.restore(party, data, save=MemoryStore())
 
     def server(data: bytes) -> None:
-        parties.task.restore_server(data, roster=parties.roster, save=store())
+        parties.task.restore_server(data, roster=parties.roster, save=MemoryStore())
 
     return [
         *(
-            Decoder(
-                f"{party} state {case.name}",
-                member(party),
-                states[party],
-                (ConfigError, LocalProtocolError),
-                _state,
-            )
-            for party in others
+            Decoder(f"{p} state {case.name}", member(p), states[p], (ConfigError, LocalProtocolError), _state)
+            for p in others
         ),
         Decoder(f"server state {case.name}", server, states["server"], (ConfigError,), _state),
     ]
