@@ -66,8 +66,8 @@ def rate(benchmark: Benchmark, count: int) -> None:
 @pytest.mark.benchmark(group="paillier, keys made")
 def test_generate(benchmark: Benchmark) -> None:
     """What a decryptor spends on a session before anything arrives. How long luck takes varies twofold."""
-    made = benchmark.pedantic(paillier.generate, (BITS,), rounds=20)
-    assert made.public.bits == BITS
+    pair = benchmark.pedantic(paillier.generate, (BITS,), rounds=20)
+    assert pair.public.bits == BITS
 
 
 @pytest.mark.benchmark(group="paillier, keys made")

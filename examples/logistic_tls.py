@@ -110,8 +110,8 @@ def main() -> None:
         weights = weights + np.mean([local_change(weights, hospital) for hospital in STUDY.hospitals], axis=0)
     with tempfile.TemporaryDirectory() as folder:
         noised, spent = asyncio.run(train(Path(folder)))
-    for name, found in (("in the clear:        ", weights), ("of noised sums, TLS: ", noised)):
-        guessed = STUDY.test.features @ found[:30] + found[30] > 0
+    for name, trained in (("in the clear:        ", weights), ("of noised sums, TLS: ", noised)):
+        guessed = STUDY.test.features @ trained[:30] + trained[30] > 0
         print(f"accuracy {name} {np.mean(guessed == STUDY.test.labels):.1%}")
     print(f"epsilon {spent:.2f} for each hospital, at delta {make_task().encoder.delta:g}")
 

@@ -88,9 +88,9 @@ class Branch:
 class Layout:
     """The structure of an update: its leaves by sorted path, and the containers that hold them.
 
-    Usually made by :meth:`of`. The flat vector holds the leaves in this order, each in C order; the order of the
-    caller's dicts does not matter. Empty containers and ``None`` are kept. The keys of one dict are all str or all
-    int, because ``1`` and ``"1"`` can't be sorted and have the same name. Two leaves with the same dotted
+    :meth:`of` makes it from an update. The flat vector holds the leaves in this order, each in C order; the order
+    of the caller's dicts does not matter. Empty containers and ``None`` are kept. The keys of one dict are all str
+    or all int, because ``1`` and ``"1"`` can't be sorted and have the same name. Two leaves with the same dotted
     :attr:`Leaf.name` are refused. ``ConfigError`` if leaves and branches don't form one tree, or if there are no
     coordinates or more than 2^40.
     """

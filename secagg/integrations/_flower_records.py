@@ -97,13 +97,13 @@ def reply_of(reply: Any, task: Task, party: str | None = None) -> Statement:
     If a node's mods or app sent an update in the clear, the server has it by then, but the error reports it.
     """
     content = _content(reply, introducing=party is None)
-    said = read(content, task)
-    allowed = Statement(task.digest, party or said.party, b"" if party else said.roster, b"", 0, 0, said.data)
-    if said != allowed or content.keys() - {FIELDS, MESSAGE}:
+    stated = read(content, task)
+    allowed = Statement(task.digest, party or stated.party, b"" if party else stated.roster, b"", 0, 0, stated.data)
+    if stated != allowed or content.keys() - {FIELDS, MESSAGE}:
         raise ConfigError(
             "got a reply with records that secagg does not protect; check the mods and the app of that node"
         )
-    return said
+    return stated
 
 
 def _content(reply: Any, *, introducing: bool) -> Any:

@@ -298,14 +298,14 @@ class Member(MemberHooks[AnyState]):
             wire.no_vectors(payload)
         draft = msgspec.structs.replace(state)
         word = self.overhears[phase.round](self, draft, envelope, message, payload)
-        said = None
+        sealed = None
         if word is not None:
             self._check_type(word, phase.word, phase.round)
-            said = self.context.seal(draft, word)
+            sealed = self.context.seal(draft, word)
             assert isinstance(draft, ListenerState)  # held to it when the role was made
-            draft.words = {**draft.words, envelope.digest: said}
+            draft.words = {**draft.words, envelope.digest: sealed}
         self._commit(draft)
-        return said
+        return sealed
 
     def _warn_of_no_ledger(self, draft: AnyState) -> None:
         # If the server reads each input anyway, a second upload of the same client reveals nothing new.

@@ -213,7 +213,7 @@ class Server(Receiving[AnyServerState]):
     def _dismissal(self, parties: Iterable[str]) -> Outbox:
         """The messages that tell ``parties`` to stop waiting, under the id that everyone knows since the proposal.
 
-        They say neither why nor who else was told. They carry no more weight than silence: a party that believes
+        They say neither why nor who else was dropped. They carry no more weight than silence: a party that believes
         one erases its secrets and answers nothing more, and a lying server gets the same by sending nothing.
         """
         state = self.context.state
@@ -234,8 +234,8 @@ class Server(Receiving[AnyServerState]):
             everyone += [
                 party for role in self.context.task.protocol.others for party in self.context.roster.ids(role)
             ]
-        told = state.dropped.keys() - set(silent)
-        outbox = self._dismissal(party for party in everyone if party not in told)
+        dismissed = state.dropped.keys() - set(silent)
+        outbox = self._dismissal(party for party in everyone if party not in dismissed)
         log.warning("session %s aborted: %s", state.session_id.hex()[:12], reason)
         state.aborted = reason
         self._waiting, self._asks = self._nothing_waits(), None

@@ -274,10 +274,10 @@ def _resealed_bodies(parties: Parties) -> None:
         identity, body = parties.identities.get(frame.sender), bytes(frame.body)
         head = message[: len(message) - len(frame.trailer) - len(body) - 4]
         for changed in (b"", body[:3], body[: len(body) // 2], body[:-1], body + b"\0", bytes(len(body))):
-            told = head + len(changed).to_bytes(4, "big") + changed
-            digest = hashlib.sha256(told).digest()
+            content = head + len(changed).to_bytes(4, "big") + changed
+            digest = hashlib.sha256(content).digest()
             signature = identity.sign(wire.SIGNATURE_LABEL + digest) if identity else None
-            yield told + (signature or digest[: wire.CHECKSUM_BYTES])
+            yield content + (signature or digest[: wire.CHECKSUM_BYTES])
 
     _tampered(parties, reseal, "a body of the wrong length under a valid trailer")
 
@@ -339,16 +339,16 @@ def _bytes_as_stated(parties: Parties) -> None:
         session.run()
         cost = way.protocol.cost(task, list(way.cohort))
         stated = {"up": cost.up, "down": cost.down}
-        found = {"up": session.answers, "down": session.requests}
+        sent = {"up": session.answers, "down": session.requests}
         differing = {}
-        for direction, messages in found.items():
-            odd = set(stated[direction]) ^ set(names)
-            require(not odd, f"bytes {direction} stated for {', '.join(names)}", sorted(stated[direction]))
+        for direction, messages in sent.items():
+            unmatched = set(stated[direction]) ^ set(names)
+            require(not unmatched, f"bytes {direction} stated for {', '.join(names)}", sorted(stated[direction]))
             for name in names:
                 most = max(len(messages[p, r]) for p, r in messages if r == name and p in way.cohort)
-                said = stated[direction][name]
-                if abs(most - said) > 16 + COST_TOLERANCE * said:
-                    differing[f"{direction} in {name}"] = f"{most} bytes, stated were {said}"
+                expected = stated[direction][name]
+                if abs(most - expected) > 16 + COST_TOLERANCE * expected:
+                    differing[f"{direction} in {name}"] = f"{most} bytes, stated were {expected}"
         if not differing:
             return
     raise RequirementError("the bytes that cost() states", str(differing))

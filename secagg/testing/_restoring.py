@@ -41,7 +41,7 @@ def _restored_bit_for_bit(parties: Parties) -> None:
 
 
 def _restored_after_crash(parties: Parties) -> None:
-    """From what ``save`` was given: a member repeats its answer, a server asks again, a round goes on."""
+    """From the last saved state: a member repeats its answer, a server asks again, a round goes on."""
     session = Session(parties)
 
     def after_request(party: str, request: bytes) -> None:

@@ -207,8 +207,8 @@ class Session:
                 continue
             for data in _instead(self.before_relay, party, message):
                 if (word := self._received(party, data)) is not None:
-                    for said in _instead(self.before_word, party, word):
-                        self.pass_on(self.server.receive(party, said))
+                    for word_data in _instead(self.before_word, party, word):
+                        self.pass_on(self.server.receive(party, word_data))
 
     def seal(
         self,
