@@ -248,7 +248,7 @@ def most_dropouts(workload: Workload, protocol: AggregationProtocol) -> int:
     while low < high:
         middle = (low + high) // 2
         try:
-            protocol.validate_cohort(replace(task, min_survivors=middle), cohort, roster)
+            replace(task, min_survivors=middle).check_cohort(cohort, roster)
             high = middle
         except ConfigError:
             low = middle + 1

@@ -10,16 +10,14 @@ from dataclasses import dataclass
 from typing import Any, ClassVar
 
 from mpc.keys import agree, check_public_key, encode_parts, public_key
-from secagg import lanes, wire
+from secagg import ConfigError, Task, lanes, wire
 from secagg.corruption import check_floor, corrupt_among
-from secagg.errors import ConfigError, FaultKind
+from secagg.errors import FaultKind
 from secagg.identity import PartyRole, Roster
 from secagg.protocols.base import AggregationProtocol, Cost, largest_proposal
 from secagg.roles import Client, ClientState, Handler, Member, Reply, Server, ServerState, Step, method
 from secagg.table import Phase, Proposal
-from secagg.task import Task
 from secagg.testing import check_protocol
-from secagg.wire import Envelope, Reject
 
 
 class Advert(wire.Message, frozen=True):
@@ -46,18 +44,15 @@ class MaskingClient(Client[ClientState]):
     """Advertises a key, then masks its input with one mask for each other client."""
 
     state_type = ClientState
-    answers: ClassVar[Mapping[str, Handler]] = {
-        "AdvertiseKeys": method("_advertise"),
-        "MaskedInput": method("_mask"),
-    }
+    answers: ClassVar[Mapping[str, Handler]] = {"AdvertiseKeys": method("_advert"), "MaskedInput": method("_mask")}
 
-    def _advertise(self, draft: ClientState, message: Proposal, payload: memoryview) -> Reply:
+    def _advert(self, draft: ClientState, message: Proposal, payload: memoryview) -> Reply:
         return Advert(public_key(self.context.derive(draft, "masking key"))), b""
 
     def _mask(self, draft: ClientState, message: Adverts, payload: memoryview) -> Reply:
         adverts = [self.context.relayed(a, Advert, draft.session_id, PartyRole.CLIENT) for a in message.adverts]
         if [envelope.sender for envelope in adverts] != draft.cohort:
-            raise Reject(FaultKind.INVALID, "the adverts are not one of each client, in the order of the cohort")
+            raise wire.Reject(FaultKind.INVALID, "the adverts are not one of each client, in the cohort's order")
         private, keys = self.context.derive(draft, "masking key"), []
         for envelope in adverts:
             lower, higher = sorted((draft.id, envelope.sender))
@@ -79,14 +74,11 @@ class MaskingServer(Server[MaskingServerState]):
 
     state_type = MaskingServerState
     steps: ClassVar[Mapping[str, Step]] = {
-        "AdvertiseKeys": Step(method("_propose"), method("_take_advert"), method("_settle_adverts")),
+        "AdvertiseKeys": Step(method("propose"), method("_take_advert"), method("_settle_adverts")),
         "MaskedInput": Step(method("_send_adverts"), method("_take_input"), method("_settle_inputs")),
     }
 
-    def _propose(self) -> Mapping[str, Reply]:
-        return dict.fromkeys(self.context.state.cohort, (self.context.proposal(), b""))
-
-    def _take_advert(self, envelope: Envelope, message: Advert, payload: memoryview) -> None:
+    def _take_advert(self, envelope: wire.Envelope, message: Advert, payload: memoryview) -> None:
         check_public_key(message.key)  # the MPCError of a bad key becomes a fault of its sender
         self.context.state.adverts[envelope.sender] = envelope.raw
 
@@ -98,7 +90,7 @@ class MaskingServer(Server[MaskingServerState]):
         adverts = Adverts([self.context.state.adverts[client] for client in self.context.state.cohort])
         return dict.fromkeys(self.context.state.cohort, (adverts, b""))
 
-    def _take_input(self, envelope: Envelope, message: MaskedInput, payload: memoryview) -> None:
+    def _take_input(self, envelope: wire.Envelope, message: MaskedInput, payload: memoryview) -> None:
         lanes.fold_lanes(self.context.task, payload, self.context.sums)
 
     def _settle_inputs(self) -> None:
@@ -132,7 +124,6 @@ class PairwiseMasks(AggregationProtocol):
             raise ConfigError("there is no roster, so a server could invent clients; pass roster=")
 
     def validate_cohort(self, task: Task, cohort: Sequence[str], roster: Roster | None) -> None:
-        self.validate_roster(task, roster)
         check_floor(task, corrupt_among(self, len(cohort), roster))
         if task.min_survivors != len(cohort):
             raise ConfigError(f"nobody may drop out: min_survivors must be the cohort's size, {len(cohort)}")

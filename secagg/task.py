@@ -314,6 +314,7 @@ class Task:
                     f"got {member} in the cohort, which the roster doesn't list as a client; leave it out, or "
                     "enrol it and give everyone the new roster (secagg keygen, secagg roster merge)"
                 )
+        self.protocol.validate_roster(self, roster)
         self.protocol.validate_cohort(self, cohort, roster)
         self.check_honest(len(cohort), roster)
 

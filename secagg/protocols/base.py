@@ -108,12 +108,12 @@ class AggregationProtocol(ABC):
         return None
 
     def validate_roster(self, task: Task, roster: Roster | None) -> None:  # noqa: B027 - may be left out
-        """Raise ``ConfigError`` for a roster under which no cohort is safe. It runs when a role is made."""
+        """Raise ``ConfigError`` for a roster under which no cohort is safe. It runs when any role is made."""
 
     def validate_cohort(  # noqa: B027 - may be left out
         self, task: Task, cohort: Sequence[str], roster: Roster | None
     ) -> None:
-        """Raise ``ConfigError`` for a cohort or a roster under which a session is unsafe or can't end."""
+        """Raise ``ConfigError`` for a cohort under which a session is unsafe or can't end; ``roster`` is valid."""
 
     def describe(self, task: Task) -> list[str]:
         """Threat model, thresholds and floor, in lines for :meth:`secagg.Task.describe`."""

@@ -49,11 +49,8 @@ class ClearServer(Server[ServerState]):
 
     state_type = ServerState
     steps: ClassVar[Mapping[str, Step]] = {
-        Round.INPUT: Step(method("_propose"), method("_take_input"), method("_settle"))
+        Round.INPUT: Step(method("propose"), method("_take_input"), method("_settle"))
     }
-
-    def _propose(self) -> Mapping[str, Reply]:
-        return dict.fromkeys(self.context.state.cohort, (self.context.proposal(), b""))
 
     def _take_input(self, envelope: wire.Envelope, message: Input, payload: memoryview) -> None:
         if not self.context.sums:

@@ -109,6 +109,10 @@ class ServerHooks(Generic[AnyServerState]):
     def prepare(self) -> None:
         """Make what no saved state holds; ``ConfigError`` for a state from which it can't be made."""
 
+    def propose(self) -> Mapping[str, Reply]:
+        """Ask the whole cohort by the proposal: what a step asks in the first round that addresses clients."""
+        return dict.fromkeys(self.context.state.cohort, (self.context.proposal(), b""))
+
     def before_close(self, phase: Phase) -> None:
         """Raise ``LocalProtocolError`` while the caller has something to wait for first; changes nothing."""
 

@@ -16,7 +16,7 @@ class OffByOne(ClearServer):
         self.context.sums[0][7] += 1
 
     steps: ClassVar[Mapping[str, Step]] = {
-        Round.INPUT: Step(ClearServer._propose, ClearServer._take_input, _settle),
+        Round.INPUT: Step(ClearServer.propose, ClearServer._take_input, _settle),
     }
 
 
@@ -32,7 +32,7 @@ class Forgetful(ClearServer):
         self.context.state.survivors = [party for party in self.context.state.survivors if not party.endswith("2")]
 
     steps: ClassVar[Mapping[str, Step]] = {
-        Round.INPUT: Step(ClearServer._propose, _take_input, _settle),
+        Round.INPUT: Step(ClearServer.propose, _take_input, _settle),
     }
 
 

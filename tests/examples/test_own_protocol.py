@@ -29,7 +29,7 @@ def test_every_check_passes() -> None:
 
 def test_it_is_short_and_takes_public_names_only() -> None:
     source = Path(own_protocol.__file__).read_text(encoding="utf-8")
-    assert sum(bool(line.strip()) for line in source.splitlines()) < 150
+    assert len(source.splitlines()) < 150
     imported = [node for node in ast.walk(ast.parse(source)) if isinstance(node, ast.ImportFrom)]
     names = [f"{node.module}.{alias.name}" for node in imported for alias in node.names]
     assert names

@@ -179,8 +179,7 @@ class Encrypted(AggregationProtocol):
             )
 
     def validate_cohort(self, task: Task, cohort: Sequence[str], roster: Roster | None) -> None:
-        """Raise ``ConfigError`` if the cohort is too large for ``min_survivors``, or the roster does not fit."""
-        self.validate_roster(task, roster)
+        """Raise ``ConfigError`` if the cohort is too large for ``min_survivors``."""
         check_floor(task, self.corrupt(len(cohort)))
 
     def cost(self, task: Task, cohort: Sequence[str] | None = None) -> Cost:

@@ -57,7 +57,7 @@ class PairwiseServer(Server[PairwiseServerState]):
 
     state_type = PairwiseServerState
     steps: ClassVar[Mapping[str, Step]] = {
-        Round.ADVERTISE_KEYS: Step(method("_propose"), method("_take_advert"), method("_settle_adverts")),
+        Round.ADVERTISE_KEYS: Step(method("propose"), method("_take_advert"), method("_settle_adverts")),
         Round.SHARE_KEYS: Step(method("_send_adverts"), method("_take_dealt"), method("_settle_dealt")),
         Round.MASKED_INPUT: Step(method("_send_shares"), method("_take_input"), method("_settle_input")),
         Round.CONSISTENCY_CHECK: Step(method("_send_survivors"), method("_take_signed"), method("_settle_signed")),
@@ -85,9 +85,6 @@ class PairwiseServer(Server[PairwiseServerState]):
     def _advertised(self) -> set[bytes]:
         """Every key in ``public_keys``."""
         return {key for pair in self.context.state.public_keys.values() for key in pair}
-
-    def _propose(self) -> Mapping[str, Reply]:
-        return dict.fromkeys(self.context.state.cohort, (self.context.proposal(), b""))
 
     def _take_advert(self, envelope: Envelope, advert: messages.Advert, payload: memoryview) -> None:
         check_advert(advert)

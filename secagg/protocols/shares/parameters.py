@@ -110,7 +110,6 @@ class ShareParameters(AggregationProtocol):
 
     def validate_cohort(self, task: Task, cohort: Sequence[str], roster: Roster | None) -> None:
         """Raise ``ConfigError`` if the floor is too low for the cohort."""
-        self.validate_roster(task, roster)
         check_floor(task, self.corrupt(len(cohort), roster))
 
     def cost(self, task: Task, cohort: Sequence[str] | None = None) -> Cost:
