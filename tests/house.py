@@ -1,4 +1,4 @@
-"""Check the source for long modules, long functions, wide signatures, private imports and import circles.
+"""Check the source for long modules and functions, wide signatures, private imports, circles and rooms on no floor.
 
 ``python -m tests.house`` prints each finding that is not in the list of exceptions below, and then exits with 1;
 ``make lint`` runs it. Every import counts, also inside functions and for types alone.
@@ -7,7 +7,9 @@
 from __future__ import annotations
 
 import ast
+import re
 import sys
+import tomllib
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 
@@ -34,7 +36,7 @@ EXCEPTIONS = {
     "bench.commands.plan": "each parameter is an option of a command",
 }
 
-#: The one circle that is accepted: a task makes roles, roles read their task, and protocols' base class names both.
+#: The one circle, by types alone: a task makes roles, roles read their task, and protocols' base class names both.
 CIRCLE = {
     *("secagg.task", "secagg.corruption", "secagg.relay", "secagg.protocols.base"),
     *(f"secagg.roles.{name}" for name in ("client", "context", "handing_on", "hooks", "listener", "member")),
@@ -121,12 +123,20 @@ def findings() -> Iterator[tuple[str, str]]:
             count = sum(argument.arg not in ("self", "cls") for argument in names)
             if count > MOST_PARAMETERS:
                 yield full, f"{count} parameters; at most {MOST_PARAMETERS}: group what belongs together"
-    # A package's __init__ imports its modules, and they name the package: that is not a circle of modules.
-    plain = {name: graph[name] for name in graph if known[name].name != "__init__.py"}
-    inner = {name: {other for other in others if other in plain} for name, others in plain.items()}
-    for circle in circles(inner):
-        if not circle <= CIRCLE:
+    for circle in circles(graph):
+        if circle != CIRCLE:
             yield sorted(circle)[0], f"a circle of imports: {', '.join(sorted(circle))}"
+    rooms = {".".join(name.split(".")[: 3 if name.startswith("secagg.protocols.") else 2]) for name in known}
+    for room in sorted(room for room in rooms - floors() if room.startswith("secagg.")):
+        if room != "secagg.protocols":
+            yield room, "on no floor: add it to the contract on secagg's floors in pyproject.toml"
+
+
+def floors() -> set[str]:
+    """The modules and packages that the contract on secagg's floors lists."""
+    contracts = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["importlinter"]["contracts"]
+    (layers,) = [one["layers"] for one in contracts if one["name"].startswith("secagg's floors")]
+    return set(re.split(r" [|:] ", " | ".join(layers)))
 
 
 def main() -> int:
