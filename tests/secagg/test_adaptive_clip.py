@@ -69,9 +69,9 @@ def test_the_clip_finds_the_quantile_under_masks(quantile: float, start: float) 
 
 @pytest.mark.parametrize("start", [0.1, 20.0])
 def test_control_with_the_bits_turned_round_the_clip_runs_away(start: float) -> None:
-    found, median = play(clip_of(0.5, start), sign=-1), float(np.median(NORMS))
-    assert not median / 10 < found < median * 10
-    assert abs(np.log(found / median)) > abs(np.log(start / median)) + 1, "and farther than it began"
+    clip, median = play(clip_of(0.5, start), sign=-1), float(np.median(NORMS))
+    assert not median / 10 < clip < median * 10
+    assert abs(np.log(clip / median)) > abs(np.log(start / median)) + 1, "and farther than it began"
 
 
 def test_update_and_bit_are_charged_together() -> None:

@@ -99,7 +99,7 @@ VALUES = st.recursive(
 def test_what_is_written_is_read(value: Any) -> None:
     data = _canonical.encode(value)
     again = _canonical.decode(data, {"Pair": Pair})
-    assert repr(again) == repr(value)  # and not only equal: True is no 1, and 0.0 no -0.0
+    assert repr(again) == repr(value)  # and not only equal: True differs from 1, and 0.0 from -0.0
 
 
 @given(VALUES, VALUES)
@@ -143,7 +143,7 @@ BAD = {
     "float of 4 bytes": node(b"f", bytes(4)),
     "not a number": node(b"f", struct.pack(">d", float("nan"))),
     "infinity": node(b"f", struct.pack(">d", float("inf"))),
-    "text that is no UTF-8": node(b"s", b"\xff"),
+    "text that is not UTF-8": node(b"s", b"\xff"),
     "text of a surrogate": node(b"s", b"\xed\xa0\x80"),
     "item longer than its tuple": b"t\0\0\0\5s\0\0\0\1a",
     "nested too deeply": DEEP,

@@ -73,7 +73,7 @@ class NoFloor(ClearServer):
 
 
 class FirstCountsLast(ClearServer):
-    """Takes nothing from whoever is first by name but not first by arrival."""
+    """Takes nothing from the first client by name unless it is the first to answer."""
 
     def receive(self, sender: str, data: bytes) -> Any:
         if sender == "c1" and len(self.pending) < 5:

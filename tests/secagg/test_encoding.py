@@ -531,10 +531,10 @@ def test_what_rounding_adds_is_stated_where_it_adds_the_most_and_apart_from_the_
     clip: Any, bits: int, size: int, max_weight: int | None
 ) -> None:
     layout, grid = Layout.of({"a": {"w": np.broadcast_to(0.0, size), "n": np.zeros(1)}}), FixedPoint(clip, bits)
-    found = LENGTHENS.search(grid.describe(layout, max_weight)[-1])
-    assert found is not None
+    sentence = LENGTHENS.search(grid.describe(layout, max_weight)[-1])
+    assert sentence is not None
     clips = [clip] if isinstance(clip, float) else list(clip.values())
-    norm, least, factor, weight, moved = found.groups()
+    norm, least, factor, weight, moved = sentence.groups()
     assert float(norm) == min(clips)
     assert (least is not None) == (len(clips) > 1)
     assert float(factor) == pytest.approx(grid.l2_sensitivity(layout, min(clips)) / min(clips), rel=1e-5)
@@ -580,13 +580,13 @@ PATTERNS = st.lists(st.text("ab*", min_size=1, max_size=6), min_size=1, max_size
 
 
 @given(PATTERNS, st.lists(st.text("ab", min_size=1, max_size=7), min_size=1, max_size=5, unique=True))
-def test_patterns_match_as_the_shell_has_them(patterns: list[str], names: list[str]) -> None:
+def test_patterns_keptas_the_shell_has_them(patterns: list[str], names: list[str]) -> None:
     wild = [pattern for pattern in patterns if "*" in pattern]
-    found = _clips._Patterns(wild)
+    kept = _clips._Patterns(wild)
     for name in names:
         expected = {pattern for pattern in wild if fnmatch.fnmatchcase(name, pattern)}
-        assert {pattern for _, pattern in found.matching(name)} == expected
-        assert found.matching(name) == sorted((len(pattern.replace("*", "")), pattern) for pattern in expected)
+        assert {pattern for _, pattern in kept.matching(name)} == expected
+        assert kept.matching(name) == sorted((len(pattern.replace("*", "")), pattern) for pattern in expected)
 
 
 @pytest.mark.parametrize("clip", [{f"{n}*": 1.0 for n in range(257)}, {"*a" * 17: 1.0, "*": 1.0}])

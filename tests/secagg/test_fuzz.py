@@ -170,8 +170,8 @@ print(json.dumps(sorted(outcome for _, outcome in tally.counts.elements())))
 
 
 def test_the_limit_on_memory_holds() -> None:
-    told = subprocess.run([sys.executable, "-c", GREEDY], capture_output=True, text=True, check=True)
-    assert json.loads(told.stdout) == ["FINDING escaped MemoryError", "read", "read"]
+    done = subprocess.run([sys.executable, "-c", GREEDY], capture_output=True, text=True, check=True)
+    assert json.loads(done.stdout) == ["FINDING escaped MemoryError", "read", "read"]
 
 
 def test_a_dead_process_is_a_finding(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

@@ -56,11 +56,11 @@ class Columns(PlainEncoding):
     code: Scripted
     reduced: bool = False
 
-    def for_task(self, **told: int) -> "Columns":
-        return replace(self, code=self.code.for_task(**told))
+    def for_task(self, **arguments: int) -> "Columns":
+        return replace(self, code=self.code.for_task(**arguments))
 
-    def check(self, *told: int) -> None:
-        self.code.check(*told)
+    def check(self, *arguments: int) -> None:
+        self.code.check(*arguments)
 
     def segments(self, layout: Any, max_weight: int | None) -> tuple[Any, ...]:
         (segment,) = self.code.segments(Flat(1), max_weight)
@@ -80,8 +80,8 @@ class Columns(PlainEncoding):
 
     def decode(self, sums: Sequence[Any], *, layout: Any, survivors: int, max_weight: Any) -> Any:
         """The sums as the server has them."""
-        found = np.append(sums[0], np.zeros(layout.size // 2))
-        return secagg.encoding.Decoded(found, found, survivors, None)
+        padded = np.append(sums[0], np.zeros(layout.size // 2))
+        return secagg.encoding.Decoded(padded, padded, survivors, None)
 
 
 def largest(code: Any) -> int:
@@ -156,11 +156,11 @@ def delta_of(with_it: Integers, without: Integers, epsilon: float) -> float:
     one = noise(dp.DistributedGaussian, CODE_SIGMA)
     likely = np.prod(one[NOISES + len(one) // 2], axis=1)
     seen: tuple[defaultdict[int, float], defaultdict[int, float]] = (defaultdict(float), defaultdict(float))
-    for found, values in zip(seen, (with_it, without), strict=True):
+    for weights, values in zip(seen, (with_it, without), strict=True):
         for value, weight in zip(values.tolist(), likely.tolist(), strict=True):
-            found[value] += weight
+            weights[value] += weight
     values = sorted(set(seen[0]) | set(seen[1]))
-    p, q = (np.array([found[value] for value in values]) for found in seen)
+    p, q = (np.array([weights[value] for value in values]) for weights in seen)
     return hockey_stick(p, q, epsilon) + 1 - float(likely.sum())
 
 

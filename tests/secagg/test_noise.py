@@ -180,7 +180,7 @@ def test_past_the_budget_nothing_leaves() -> None:
 
 
 def test_a_ledger_of_another_trust_model_is_refused() -> None:
-    """Under Clear only local trust will do: nobody else's noise hides a term from the server."""
+    """Clear needs local trust: no other client's noise hides a term from the server."""
     for unit, trust in (("record", "central"), ("client", "distributed")):
         budget = dp.PrivacyLedger(100.0, 1e-5, unit=unit, trust=trust)  # type: ignore[arg-type]
         session = ClearSession(budget, b"1")

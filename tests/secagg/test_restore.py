@@ -1,4 +1,4 @@
-"""Saved state: what a restored role repeats, what it refuses, and what a rolled-back one would give away."""
+"""Saved state: what a restored role repeats, what it refuses, and what a role that is rolled back gives away."""
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
@@ -246,7 +246,7 @@ def test_an_aborted_server_stays_aborted(session: Session) -> None:
         again.start()
 
 
-# What is no state of this role
+# States that are not of this role
 
 
 Restorers = dict[bytes, Callable[[bytes], Any]]
@@ -569,7 +569,7 @@ def test_a_client_that_trained_again_uploads_nothing(threat_model: str) -> None:
 
 @both
 def test_control_trained_again_without_its_ledger_it_gives_the_difference(threat_model: str) -> None:
-    """One mask over two vectors; the second is one that the server knows, for it chose the model."""
+    """One mask over two vectors; the server knows the second, because it chose the model."""
     played = small(threat_model)
     before = lanes_of(played, said(played, VICTIM)[2][1])
     after = lanes_of(played, upload_again(played, MemoryLedger()))

@@ -169,7 +169,7 @@ BODIES = {
     "a field too few": b"\0\0\0\3\x91\x91\xa0",
     "a field too many": b"\0\0\0\5\x93\x90\xc4\0\xc0",
     "a field of another type": b"\0\0\0\3\x92\x90\x05",
-    "text that is no UTF-8": b"\0\0\0\6\x92\x91\xa1\xff\xc4\0",
+    "text that is not UTF-8": b"\0\0\0\6\x92\x91\xa1\xff\xc4\0",
     "bytes behind the structure": b"\0\0\0\x0c" + STRUCTURE + b"\0\0",
     "a list of four thousand million": b"\0\0\0\6\x92\xdd\xff\xff\xff\xff",
     "bytes of four thousand million": b"\0\0\0\7\x92\x90\xc6\xff\xff\xff\xff",

@@ -1,5 +1,6 @@
 """A lying server gives different accounts of who is in the sum, to different clients or at different times."""
 
+from types import SimpleNamespace
 from typing import Any, ClassVar
 
 import pytest
@@ -168,7 +169,8 @@ class TestAliveAndDead:
             more = [draft.held[dealer][1] for dealer in from_bitmap(message.dropped, draft.u1)]
             return Revealed(revealed.unopened, b"".join([revealed.shares, *more])), rest
 
-        monkeypatch.setattr(pairwise, "Unmask", UnmaskTwoLists)
+        both = SimpleNamespace(**{**vars(pairwise.messages), "Unmask": UnmaskTwoLists})
+        monkeypatch.setattr(pairwise, "messages", both)  # what the table of rounds names
         monkeypatch.setattr(PairwiseClient, "answers", {**PairwiseClient.answers, Round.UNMASKING: answer_both})
         server = self.attack(World())
         assert has(server.recover(), WANTED, server.task)

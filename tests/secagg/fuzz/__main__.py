@@ -64,24 +64,24 @@ class Campaign:
                 with self._lock:
                     self.findings.append(Vector("process", f"died {child.returncode}", last.hex()))
 
-    def _take(self, told: dict[str, list[list[str]]]) -> None:
+    def _take(self, batch: dict[str, list[list[str]]]) -> None:
         with self._lock:
-            for target, outcome, count in told["counts"]:
+            for target, outcome, count in batch["counts"]:
                 self.counts[target, outcome] += int(count)
-            self.findings += [Vector(**finding) for finding in told["findings"]]  # type: ignore[arg-type]
+            self.findings += [Vector(**finding) for finding in batch["findings"]]  # type: ignore[arg-type]
 
     def table(self) -> str:
         """A row a target: messages, then outcomes by frequency."""
         rows = []
         for target in sorted({target for target, _ in self.counts}):
             outcomes = Counter({outcome: n for (of, outcome), n in self.counts.items() if of == target})
-            told = ", ".join(f"{outcome} {n:,}" for outcome, n in outcomes.most_common())
-            rows.append(f"{target:<44} {outcomes.total():>10,}  {told}")
+            shares = ", ".join(f"{outcome} {n:,}" for outcome, n in outcomes.most_common())
+            rows.append(f"{target:<44} {outcomes.total():>10,}  {shares}")
         return "\n".join(rows)
 
 
 def main() -> int:
-    """Returns 1 if anything was found."""
+    """Fuzz, and print what came of it; 1 if there is a finding."""
     parser = argparse.ArgumentParser(prog="python -m tests.secagg.fuzz", description=__doc__)
     parser.add_argument("--minutes", type=float, default=1, help="stop after so long (default 1)")
     parser.add_argument("--messages", type=int, default=1 << 62, help="stop after so many")

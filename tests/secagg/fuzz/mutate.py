@@ -139,7 +139,7 @@ class Mutator:
         return rng.choice(({k: v for k, v in value.items() if k != drop}, value | odd, {}))
 
     def message(self, message: bytes, identity: Ed25519PrivateKey | None = None) -> bytes:
-        """A message with one or two parts changed, sealed again by whoever has ``identity``."""
+        """A message with one or two parts changed, sealed again by the holder of ``identity``."""
         frame = take_apart(message)
         for _ in range(self.rng.choice((1, 1, 1, 2))):
             frame = self._frame(frame)

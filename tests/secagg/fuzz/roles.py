@@ -146,8 +146,8 @@ class FuzzedSession:
         everyone = tuple(self.roles)
         self.corrupt = rng.choice(everyone) if rng.random() < 0.5 else None
         self.mutator = Mutator(rng, case.pool, parties.identities.get(self.corrupt or "c5"))
-        # Before it has heard of anyone's keys, a corrupt client can't copy them: whoever sees an advert
-        # on its way can, and shuts out the client that it is of.
+        # Before it has heard of anyone's keys, a corrupt client can't copy them. Someone who sees an
+        # advert on its way can, and shuts out its client.
         self.newcomer = Mutator(rng, case.foreign, self.mutator.relayed)
         self.silent: dict[str, str] = {}
         if self.corrupt is None and rng.random() < 0.3:
@@ -200,7 +200,7 @@ class FuzzedSession:
             self.session.require_sum(outcome, "beside an aggregator's lies")
 
     def after_the_end(self) -> None:
-        """Lies to whoever is done."""
+        """Lies to every party that is done."""
         for _ in range(10):
             self.feed_server(self.rng.choice(tuple(self.roles)), self.lie(self.rng.choice(self.case.pool)))
         for party in self.session.members:
