@@ -19,7 +19,7 @@ from secagg import identity, lanes, wire
 from secagg.errors import Aborted, FaultKind
 from secagg.identity import PartyRole, Roster
 from secagg.protocols.shares.aggregator import ShareAggregator
-from secagg.protocols.shares.messages import MAX_UNOPENED, Held, Report, share_info
+from secagg.protocols.shares.messages import MAX_UNOPENED, Agreed, Held, Report, share_info
 from secagg.session import session_id
 from secagg.simulation import enrol_for
 from secagg.table import Round
@@ -528,6 +528,24 @@ def test_the_collector_checks_what_is_handed_back(handed_back: str) -> None:
     with pytest.raises(Aborted, match="got 1 aggregators"):
         session.run()
     assert session.faults == [("aggregator-2", Round.RECOUNT, HANDED_BACK[handed_back])]
+
+
+def test_an_agreement_to_another_set_is_refused_and_its_aggregator_still_awaited() -> None:
+    """The digest is the right one: nothing but the set is wrong."""
+    session = begin()
+    session.until(Round.AGREEMENT)
+    leader, liar = AGGREGATORS
+    honest = {party: session.ask(party) for party in AGGREGATORS}
+    lied = session.changed(honest[liar], lambda agreed, _: (Agreed(b"\x7f", agreed.digest), b""))
+    for pending in ({leader, liar}, {liar}):  # before another aggregator agreed, and after
+        session.refused_by_server(liar, lied, "an agreement to another set")
+        assert session.faults[-1] == (liar, Round.AGREEMENT, FaultKind.INVALID)
+        assert "to another set than the collector's" in session.server.faults[-1].detail
+        assert session.server.pending == pending
+        session.deliver(leader, honest[leader])
+    session.deliver(liar, honest[liar])
+    session.close()
+    session.require_sum_of(session.run(), IDS)
 
 
 def test_one_vector_that_no_honest_client_has_ends_the_session_and_names_nobody() -> None:
