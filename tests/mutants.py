@@ -41,7 +41,6 @@ _ENCRYPTED = (
 )
 _PAIRWISE = (
     "tests/secagg/test_sums.py",
-    "tests/secagg/test_secagg_sums.py",
     "tests/secagg/test_secagg_plus.py",
     *(f"{_ADVERSARY}/test_{name}.py" for name in ("refusals", "two_stories", "lying_clients", "beacon", "graph")),
 )

@@ -150,6 +150,11 @@ def test_a_client_of_another_task_is_told_how_to_find_the_difference() -> None:
     assert refused.value.fault.kind is FaultKind.FOREIGN_TASK
 
 
+def test_a_dropout_in_a_round_of_another_protocol_is_refused() -> None:
+    with pytest.raises(secagg.ConfigError, match=r"got a dropout in 'MaskedInput'; Clear has Input"):
+        secagg.simulate(replace(TASK, protocol=secagg.Clear()), [UPDATE] * 3, dropouts={"c1": "MaskedInput"})
+
+
 def test_swapped_arguments_of_simulate_are_named() -> None:
     with pytest.raises(secagg.ConfigError, match=r"the arguments are swapped: simulate\(task, updates\)"):
         secagg.simulate([UPDATE] * 3, TASK)  # type: ignore[arg-type]

@@ -74,3 +74,20 @@ def test_the_sum_on_a_sparse_graph_is_exact_in_every_round(threat_model: str, cl
     for number, name in enumerate(rounds(protocol)):
         silent = dict.fromkeys(known.cohort[number : number + gone], name)
         Session(known, silent=silent).require_completes(f"with {gone} silent in {name}")
+
+
+@pytest.mark.parametrize("threat_model", ["malicious", "semi-honest"])
+def test_masked_inputs_look_uniform_and_have_k_bits_a_coordinate(threat_model: Any) -> None:
+    """An all-zero update is sent as as many ones as zeros, within six standard deviations, and under 1 % more."""
+    size, known = 100_000, parties_for(secagg.SecAgg(threat_model=threat_model), 6)
+    session = Session(known, task=known.make_task(layout=secagg.Layout.of({"w": np.zeros(size)})), contribute=False)
+    for party in known.cohort:
+        session.updates[party] = {"w": np.zeros(size)}
+        session.contribute(party)
+    session.run()
+    bits = (6 * session.task.segments[0].bound).bit_length()
+    for party in known.cohort:
+        uploads = [session.answers[party, name] for name in rounds(known.protocol)]
+        assert sum(map(len, uploads)) <= 1.01 * size * bits / 8
+        body = np.unpackbits(np.frombuffer(session.answers[party, "MaskedInput"][200:-200], np.uint8))
+        assert abs(int(body.sum()) - body.size / 2) < 6 * np.sqrt(body.size) / 2
