@@ -269,7 +269,10 @@ class Layout:
     def _matched(self, update: object) -> dict[Path, Any]:
         """The leaves of ``update`` by path, not yet read; ``EncodingError`` unless its structure matches."""
         branches, leaves = _reading.walk(update, EncodingError)
-        expected: dict[Path, str] = {branch.path: _container(branch.kind) for branch in self.branches}
+        kinds = {branch.path: branch.kind for branch in self.branches}
+        if branches == kinds and leaves.keys() == {leaf.path for leaf in self.leaves}:
+            return leaves
+        expected: dict[Path, str] = {path: _container(kind) for path, kind in kinds.items()}
         actual = {path: _container(kind) for path, kind in branches.items()}
         shapes = {leaf.path: leaf.shape for leaf in self.leaves}
         for path in sorted(expected.keys() | actual.keys() | shapes.keys() | leaves.keys(), key=order):

@@ -37,6 +37,7 @@ PerExample = Callable[[Indices], Any]
 
 MAX_RECORDS = 1 << 40
 
+_FLOATS = {np.dtype(np.float32), np.dtype(np.float64)}
 _FINENESS = 10  # rounding takes at most 2^-10 of the clip
 _UP = 1 + 2.0**-40  # far more than floats are off by
 _WORD = 1 << 64
@@ -55,11 +56,34 @@ def fedprox_gradient(gradient: Model, weights: object, anchor: object, mu: float
     factor = real(mu)
     if not 0 <= factor <= 1e100:
         raise ConfigError(f"got mu={shown(mu)}; expected a number from 0 to 1e100, such as 0.1")
+    usual: Model | None = _pulled(gradient, weights, anchor, factor)
+    if usual is not None:
+        return usual
     layout = Layout.of(gradient)
     vectors = [layout.flatten(part, dtype="float64") for part in (gradient, weights, anchor)]
     pulled = vectors[0] + factor * (vectors[1] - vectors[2])
     restored: Model = layout.restore(pulled, like=gradient, dtype="like")
     return restored
+
+
+def _pulled(gradient: Any, weights: Any, anchor: Any, factor: float) -> Any:
+    """The same for an array of NumPy, or a dict of them; None for all else, and for structures that differ.
+
+    It is called for every batch. On small models a layout takes longer than the gradient itself.
+    """
+    parts = (gradient, weights, anchor)
+    if all(type(part) is dict for part in parts):
+        if not gradient.keys() == weights.keys() == anchor.keys() or {*map(type, gradient)} != {str}:
+            return None
+        leaves = {name: _pulled(gradient[name], weights[name], anchor[name], factor) for name in gradient}
+        return leaves if all(type(leaf) is np.ndarray for leaf in leaves.values()) else None
+    if not all(type(part) is np.ndarray and part.dtype in _FLOATS and part.size for part in parts):
+        return None
+    if not gradient.shape == weights.shape == anchor.shape:
+        return None
+    own: NDArray[Any] = gradient + factor * (weights.astype(np.float64, copy=False) - anchor)
+    with np.errstate(over="ignore"):
+        return own.astype(gradient.dtype, copy=False)
 
 
 def clip_per_example(gradients: Model, l2_clip: float) -> Model:

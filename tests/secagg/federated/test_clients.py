@@ -21,6 +21,7 @@ from secagg.federated import DPSGD, PoissonBatch, PoissonBatches, clip_per_examp
 
 DELTA = 1e-5
 MODEL = {"w": np.zeros((3, 2)), "b": np.zeros(2, np.float32)}
+MODEL_SHAPES = [("w", (3, 2)), ("b", (2,))]
 RNG = np.random.default_rng(4)
 DATA = {"w": RNG.normal(size=(40, 3, 2)), "b": RNG.normal(size=(40, 2))}  # the gradients of 40 records
 
@@ -69,6 +70,33 @@ def test_fedprox_is_the_gradient_of_the_loss_with_the_squared_distance() -> None
     found = fedprox_gradient(np.cos(weights), weights, anchor, mu)
     np.testing.assert_allclose(found, slope(2), rtol=1e-6)
     assert np.abs(found - slope(1)).max() > 0.01
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64", "float16", ">f8"])
+def test_fedprox_gives_usual_models_the_bits_that_it_gives_any_other(dtype: str) -> None:
+    """Arrays and dicts of them take a short way, lists the general one."""
+    parts = [{name: RNG.normal(size=shape).astype(dtype) for name, shape in MODEL_SHAPES} for _ in "gwa"]
+    usual = fedprox_gradient(*parts, 0.3)
+    general = fedprox_gradient(*([part] for part in parts), 0.3)[0]
+    for name, _ in MODEL_SHAPES:
+        assert usual[name].dtype == general[name].dtype
+        np.testing.assert_array_equal(usual[name], general[name])
+        alone = fedprox_gradient(*(part[name] for part in parts), 0.3)
+        np.testing.assert_array_equal(alone, general[name])
+
+
+@pytest.mark.parametrize(
+    "other", [np.zeros((3, 1)), np.zeros(()), np.zeros((0, 2)), np.zeros((3, 2), complex), 0.0, None, {"w": 0}]
+)
+def test_fedprox_broadcasts_nothing(other: Any) -> None:
+    like = np.zeros((3, 2))
+    for gradient, weights, anchor in ((like, other, like), (like, like, other), (other, like, like)):
+        with pytest.raises((ConfigError, EncodingError)):
+            fedprox_gradient(gradient, weights, anchor, 0.1)
+        with pytest.raises((ConfigError, EncodingError)):
+            fedprox_gradient({"w": gradient}, {"w": weights}, {"w": anchor}, 0.1)
+    with pytest.raises(EncodingError):
+        fedprox_gradient({"w": like}, {"v": like}, {"w": like}, 0.1)
 
 
 def test_clipping_is_by_example_and_over_all_leaves() -> None:
