@@ -17,6 +17,7 @@ import threading
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from fractions import Fraction
+from functools import partial
 from typing import Any, Self, TypeVar
 
 import numpy as np
@@ -28,6 +29,7 @@ from dp.sampling import MAX_SIZE, sample_discrete_gaussian
 from secagg._numbers import is_a, real, whole
 from secagg.errors import ConfigError, EncodingError, shown
 from secagg.layout import Layout, Leaf
+from secagg.session import draw
 
 Rng = Callable[[int], bytes]
 Vector = NDArray[np.float64]
@@ -44,14 +46,15 @@ _WORD = 1 << 64
 _PIECE = 1 << 20  # records drawn at a time
 _LEAST, _MOST = 2.0**-13, 2.0**13  # of a noise multiplier that is looked for
 _CLOSE = 1e-9
+_KEY_BYTES = 32
 
 
 def fedprox_gradient(gradient: Model, weights: object, anchor: object, mu: float) -> Model:
     """``gradient`` + ``mu`` (``weights`` - ``anchor``): that of the loss plus μ/2 ‖w - wᵗ‖² (Li et al. 2020).
 
     A client adds this in each local step. ``anchor`` wᵗ is the model that the round began with, and all three have
-    one structure; the answer is of the kind and the dtypes of ``gradient``. ``mu`` is 0 to 1e100. Raises
-    ``ConfigError`` for another ``mu``, ``EncodingError`` for structures that differ.
+    one structure; the answer is of the kind and the dtypes of ``gradient``, and not finite where they are not.
+    ``mu`` is 0 to 1e100. Raises ``ConfigError`` for another ``mu``, ``EncodingError`` for structures that differ.
     """
     factor = real(mu)
     if not 0 <= factor <= 1e100:
@@ -61,7 +64,8 @@ def fedprox_gradient(gradient: Model, weights: object, anchor: object, mu: float
         return usual
     layout = Layout.of(gradient)
     vectors = [layout.flatten(part, dtype="float64") for part in (gradient, weights, anchor)]
-    pulled = vectors[0] + factor * (vectors[1] - vectors[2])
+    with np.errstate(over="ignore", invalid="ignore"):
+        pulled = vectors[0] + factor * (vectors[1] - vectors[2])
     restored: Model = layout.restore(pulled, like=gradient, dtype="like")
     return restored
 
@@ -160,7 +164,7 @@ class PoissonBatches:
     ``size`` is the expected size of a batch (above 0, at most ``records``), which the sum is divided by; a batch's
     own size varies. ``rng`` gives the key of each draw, as ``os.urandom`` does: who can predict it undoes the
     amplification, so another source is for tests alone. Iterating draws without end. Raises ``ConfigError`` if a
-    parameter is out of range.
+    parameter is out of range, and in a draw if ``rng`` does not return 32 bytes.
     """
 
     def __init__(self, records: int, size: float, *, rng: Rng = os.urandom) -> None:
@@ -178,7 +182,7 @@ class PoissonBatches:
         """A fresh batch."""
         from cryptography.hazmat.primitives.ciphers import Cipher, algorithms, modes
 
-        stream = Cipher(algorithms.AES(self._rng(32)), modes.CTR(bytes(16))).encryptor()
+        stream = Cipher(algorithms.AES(draw(self._rng, _KEY_BYTES)), modes.CTR(bytes(16))).encryptor()
         pieces = []
         for begin in range(0, self.records, _PIECE):
             words = np.frombuffer(stream.update(bytes(8 * min(_PIECE, self.records - begin))), "<u8")
@@ -238,7 +242,8 @@ class DPSGD:
 
         Raises ``ConfigError`` for a batch that is not a :class:`PoissonBatch` or was used before and for another
         ledger, ``EncodingError`` for gradients that don't fit or are not finite, and ``dp.DPError`` where the
-        ledger refuses, such as :class:`dp.ledger.BudgetExceeded`. Nothing is charged or released then.
+        ledger refuses, such as :class:`dp.ledger.BudgetExceeded`. Nothing is charged or released then. For an
+        ``rng`` that does not return as many bytes as it is asked for it raises ``ConfigError`` after the charge.
         """
         _check_batch(batch)
         _check_ledger(ledger)
@@ -253,7 +258,7 @@ class DPSGD:
         batch._claim()
         ledger.charge(self.release(layout.size, batch.rate))
         steps = self._steps(layout.size)
-        total += sample_discrete_gaussian(self.noise_multiplier * steps, layout.size, rng=rng)
+        total += sample_discrete_gaussian(self.noise_multiplier * steps, layout.size, rng=partial(draw, rng))
         mean = total * (self.l2_clip / steps / (batch.rate * batch.records))
         restored: Model = layout.restore(mean, like=model, dtype="like")
         return restored
@@ -283,8 +288,8 @@ class DPSGD:
 
         if not 0 < target < math.inf or not fits(_MOST):
             raise ConfigError(
-                f"got epsilon={shown(epsilon)} for {steps} steps at rate {rate:g}; expected a larger epsilon, or "
-                "fewer steps"
+                f"got epsilon={shown(epsilon)} for {shown(steps)} steps at rate {shown(rate)}; expected a "
+                "larger epsilon, or fewer steps"
             )
         less, enough = _LEAST, _MOST
         while enough > less * (1 + _CLOSE):

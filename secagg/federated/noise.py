@@ -17,6 +17,8 @@ def mean_noise_std(task: Task, survivors: int) -> float:
     survivors added their noise. Of a mean that a compression expanded, it says nothing. Raises ``ConfigError``
     for an encoding that is not the library's own, and for a number of survivors that the task doesn't allow.
     """
+    if not is_a(task, Task):
+        raise ConfigError(f"got {shown(task)} as task; expected a secagg.Task")
     count = whole(survivors)
     if count is None or not task.min_survivors <= count <= task.max_clients:
         raise ConfigError(

@@ -20,7 +20,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from secagg._numbers import is_a, real
-from secagg.errors import ConfigError, EncodingError, shown
+from secagg.errors import ConfigError, EncodingError, blaming, shown
 from secagg.layout import Layout
 
 Vector = NDArray[np.float64]
@@ -32,6 +32,7 @@ _DIGEST = 32
 _RULE_BYTES = 512
 _COUNTS = struct.Struct(">Qd")  # rounds, and the noise variance in v
 _MOST = 1e100  # of a hyperparameter or of noise: its square is a float
+_MOST_ROUNDS = 1 << 63  # of a state that is read: those after it can be written
 
 
 class Moments(NamedTuple):
@@ -160,8 +161,10 @@ class ServerOptimizer(ABC):
         v = None if first.v is None else numbers[-layout.size :].copy()
         moments = Moments(m, v, noise)
         least = 0.0 if v is None else float(v.min())
-        if not (np.isfinite(numbers).all() and least >= 0 and 0 <= noise <= _MOST**2):
-            raise ConfigError("got a state whose numbers no run reaches: not finite, or a v below 0")
+        if not (np.isfinite(numbers).all() and least >= 0 and 0 <= noise <= _MOST**2 and rounds <= _MOST_ROUNDS):
+            raise ConfigError(
+                "got a state whose numbers no run reaches: not finite, a v below 0, or more than 2^63 rounds"
+            )
         return self._state(layout, rounds, moments)
 
     def _state(self, layout: Layout, rounds: int, moments: Moments) -> OptimizerState:
@@ -341,7 +344,7 @@ def _check(owner: ServerOptimizer, name: str) -> None:
         held, expected = 0 < number <= _MOST, f"above 0, at most {_MOST:g}"
     if not held:
         raise ConfigError(f"got {name}={shown(value)}; expected a number {expected}")
-    object.__setattr__(owner, name, number)
+    object.__setattr__(owner, name, number + 0.0)  # of two equal zeros one, since a state names its rule
 
 
 def _held(vector: Vector | None) -> Vector:
@@ -364,7 +367,8 @@ def _checked_body(data: object, coordinates: int) -> bytes:
     """What stands after the checksum; ``ConfigError`` if the bytes are too long or damaged."""
     if not is_a(data, bytes | bytearray | memoryview):
         raise ConfigError(f"got {shown(data)} as the state of an optimizer; expected the bytes of to_bytes()")
-    view = memoryview(data).cast("B")  # type: ignore[arg-type]
+    with blaming(ConfigError, "got a state whose bytes can't be read"):
+        view = memoryview(data).cast("B")  # type: ignore[arg-type]
     head = len(_LABEL) + _DIGEST
     most = head + 2 + _RULE_BYTES + _DIGEST + _COUNTS.size + 8 * coordinates
     if len(view) > most:

@@ -55,6 +55,7 @@ def test_fedprox_pulls_towards_the_model_that_the_round_began_with() -> None:
     assert pulled["b"][0] == -0.5
     assert pulled["b"][1].dtype == np.float32
     np.testing.assert_array_equal(fedprox_gradient(gradient, weights, anchor, 0)["w"], gradient["w"])
+    assert np.isnan(fedprox_gradient(np.zeros(1), np.array([np.inf]), np.array([np.inf]), 0.5)).all()
 
 
 def test_fedprox_is_the_gradient_of_the_loss_with_the_squared_distance() -> None:
@@ -232,6 +233,10 @@ def test_what_the_budget_has_no_room_for_is_not_released() -> None:
     with pytest.raises(BudgetExceeded):
         DPSGD(1.0, 0.3).gradient(MODEL, gradients, of([1]), account, rng=lambda _: pytest.fail("noise was drawn"))
     assert account.spent == 0
+    account = ledger()
+    with pytest.raises(ConfigError, match="rng did not return 32 bytes"):
+        DPSGD(1.0, 1.0).gradient(MODEL, gradients, of([1]), account, rng=lambda size: bytes(size + 1))
+    assert account.spent > 0  # the charge comes first
 
 
 # Records and clients: two ledgers.
@@ -383,6 +388,13 @@ def test_gradients_of_examples_come_from_torch_and_go_back_to_it() -> None:
         (lambda: fedprox_gradient(DATA, DATA, DATA, -1), ConfigError, "got mu=-1"),
         (lambda: fedprox_gradient(DATA, MODEL, DATA, 1), EncodingError, "got an array of shape"),
         (lambda: DPSGD(1, 1).event(0), ConfigError, "got a model of 0 coordinates"),
+        (
+            lambda: DPSGD(1, 1).with_epsilon(math.nan, 1e-5, rate="0.1", steps=None),  # type: ignore[arg-type]
+            ConfigError,
+            "got epsilon=nan for None steps at rate '0.1'",
+        ),
+        (lambda: PoissonBatches(9, 3, rng=lambda n: bytes(n - 16)).draw(), ConfigError, "return 32 bytes"),
+        (lambda: PoissonBatches(9, 3, rng=None).draw(), ConfigError, "return 32 bytes"),  # type: ignore[arg-type]
     ],
 )
 def test_bad_input_is_refused(call: Callable[[], object], error: type[Exception], message: str) -> None:

@@ -203,6 +203,9 @@ def test_damaged_cut_and_oversized_states_are_refused() -> None:
         ADAM.restore(bytes(1 << 20), a_model())
     with pytest.raises(ConfigError, match="got 'text' as the state"):
         ADAM.restore("text", a_model())  # type: ignore[arg-type]
+    with pytest.raises(ConfigError, match="got a state whose bytes can't be read"):
+        ADAM.restore(memoryview(data)[::2], a_model())  # type: ignore[arg-type]
+    assert ADAM.restore(memoryview(data), a_model()).to_bytes() == data  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize("change", [b"\0", bytes(8), bytes(200)])
@@ -221,6 +224,16 @@ def test_numbers_that_no_run_reaches_are_refused() -> None:
         wrong = replace(state, moments=state.moments._replace(**{place: vector}))
         with pytest.raises(ConfigError, match="numbers no run reaches"):
             ADAM.restore(wrong.to_bytes(), a_model())
+    with pytest.raises(ConfigError, match="more than 2\\^63 rounds"):
+        ADAM.restore(replace(state, rounds=(1 << 64) - 1).to_bytes(), a_model())
+    last = ADAM.restore(replace(state, rounds=1 << 63).to_bytes(), a_model())
+    assert ADAM.step(a_model(), a_model(), last)[1].to_bytes()
+
+
+def test_equal_rules_write_equal_states() -> None:
+    negative, positive = FedAdam(0.1, beta1=-0.0), FedAdam(0.1, beta1=0.0)
+    assert negative == positive
+    assert negative.start(a_model()).to_bytes() == positive.start(a_model()).to_bytes()
 
 
 # Bad input.
@@ -381,5 +394,7 @@ def test_noise_that_is_not_known_and_survivors_that_cannot_be_are_refused() -> N
 
         encode = decode = None  # type: ignore[assignment]
 
+    with pytest.raises(ConfigError, match=r"got 'task' as task; expected a secagg\.Task"):
+        mean_noise_std("task", 5)  # type: ignore[arg-type]
     with pytest.raises(ConfigError, match="whose noise is not known here"):
         mean_noise_std(task(Strange()), 5)
