@@ -79,14 +79,16 @@ def _pulled(gradient: Any, weights: Any, anchor: Any, factor: float) -> Any:
     if all(type(part) is dict for part in parts):
         if not gradient.keys() == weights.keys() == anchor.keys() or {*map(type, gradient)} != {str}:
             return None
+        if any(type(part) is dict for part in gradient.values()):  # one level: a dict may hold itself
+            return None
         leaves = {name: _pulled(gradient[name], weights[name], anchor[name], factor) for name in gradient}
         return leaves if all(type(leaf) is np.ndarray for leaf in leaves.values()) else None
     if not all(type(part) is np.ndarray and part.dtype in _FLOATS and part.size for part in parts):
         return None
     if not gradient.shape == weights.shape == anchor.shape:
         return None
-    own: NDArray[Any] = gradient + factor * (weights.astype(np.float64, copy=False) - anchor)
-    with np.errstate(over="ignore"):
+    with np.errstate(over="ignore", invalid="ignore"):
+        own: NDArray[Any] = gradient + factor * (weights.astype(np.float64, copy=False) - anchor)
         return own.astype(gradient.dtype, copy=False)
 
 

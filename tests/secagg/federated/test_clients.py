@@ -26,6 +26,10 @@ RNG = np.random.default_rng(4)
 DATA = {"w": RNG.normal(size=(40, 3, 2)), "b": RNG.normal(size=(40, 2))}  # the gradients of 40 records
 
 
+ROUND: dict[str, Any] = {}
+ROUND["itself"] = ROUND
+
+
 def ledger(epsilon: float = 50.0, **changed: Any) -> dp.PrivacyLedger:
     return dp.PrivacyLedger(epsilon, DELTA, **{"unit": "record", "trust": "central", **changed})
 
@@ -55,7 +59,9 @@ def test_fedprox_pulls_towards_the_model_that_the_round_began_with() -> None:
     assert pulled["b"][0] == -0.5
     assert pulled["b"][1].dtype == np.float32
     np.testing.assert_array_equal(fedprox_gradient(gradient, weights, anchor, 0)["w"], gradient["w"])
-    assert np.isnan(fedprox_gradient(np.zeros(1), np.array([np.inf]), np.array([np.inf]), 0.5)).all()
+    far = np.array([np.inf])
+    assert np.isnan(fedprox_gradient(np.zeros(1), far, far, 0.5)).all()
+    assert np.isnan(fedprox_gradient([np.zeros(1)], [far], [far], 0.5)[0]).all()
 
 
 def test_fedprox_is_the_gradient_of_the_loss_with_the_squared_distance() -> None:
@@ -387,6 +393,7 @@ def test_gradients_of_examples_come_from_torch_and_go_back_to_it() -> None:
         (lambda: clip_per_example(np.array([[0.0], [np.nan]]), 1), EncodingError, "example 1 that is not finite"),
         (lambda: fedprox_gradient(DATA, DATA, DATA, -1), ConfigError, "got mu=-1"),
         (lambda: fedprox_gradient(DATA, MODEL, DATA, 1), EncodingError, "got an array of shape"),
+        (lambda: fedprox_gradient(ROUND, ROUND, ROUND, 1), ConfigError, "nested deeper"),
         (lambda: DPSGD(1, 1).event(0), ConfigError, "got a model of 0 coordinates"),
         (
             lambda: DPSGD(1, 1).with_epsilon(math.nan, 1e-5, rate="0.1", steps=None),  # type: ignore[arg-type]
