@@ -103,17 +103,17 @@ def removable(source: str) -> list[ast.stmt]:
 
     An ``elif`` is not one by itself; the ``raise`` under it is.
     """
-    lines, found, inside = source.splitlines(), [], set()
+    lines, statements, inside = source.splitlines(), [], set()
     for node in ast.walk(ast.parse(source)):
         if isinstance(node, ast.If) and [type(part) for part in node.body] == [ast.Raise] and not node.orelse:
             if not _text(lines, node).startswith("elif"):
-                found.append(node)
+                statements.append(node)
                 inside.add(node.body[0])
             continue
         bare = isinstance(node, ast.Expr) and isinstance(node.value, ast.Call)
         if bare or (isinstance(node, ast.Raise) and node not in inside):
-            found.append(node)
-    return sorted(found, key=lambda node: (node.lineno, node.col_offset))
+            statements.append(node)
+    return sorted(statements, key=lambda node: (node.lineno, node.col_offset))
 
 
 def _text(lines: list[str], node: ast.stmt) -> str:
@@ -136,7 +136,7 @@ def points(module: str, source: str) -> list[list[Mutant]]:
     from cosmic_ray.plugins import get_operator, operator_names
 
     nodes = [*ast_nodes(get_ast(source))]
-    found: dict[tuple[str, object], list[Mutant]] = defaultdict(list)
+    changed: dict[tuple[str, object], list[Mutant]] = defaultdict(list)
     for name in sorted(operator_names()):
         operator = get_operator(name)
         if operator.arguments():
@@ -144,9 +144,9 @@ def points(module: str, source: str) -> list[list[Mutant]]:
         kind = name.partition("_")[0]
         places = (place for node in nodes for place in operator().mutation_positions(node))
         for occurrence, place in enumerate(places):
-            found[kind, place[:2]].append(Mutant(module, name, occurrence))
+            changed[kind, place[:2]].append(Mutant(module, name, occurrence))
     removed = [[Mutant(module, _REMOVES, occurrence)] for occurrence in range(len(removable(source)))]
-    return [*found.values(), *removed]
+    return [*changed.values(), *removed]
 
 
 def mutate(source: str, mutant: Mutant) -> str | None:
@@ -178,7 +178,7 @@ def _bare(source: str) -> str:
     return ast.dump(tree)
 
 
-def drawn(modules: Sequence[str], seed: int, number: int) -> Iterator[tuple[Mutant, str]]:
+def sample_mutants(modules: Sequence[str], seed: int, number: int) -> Iterator[tuple[Mutant, str]]:
     """``number`` mutants with their source, the same for the same seed, modules and version of the tool."""
     rng = random.Random(seed)
     sources = {module: (ROOT / module).read_text(encoding="utf-8") for module in modules}
@@ -237,7 +237,7 @@ def main() -> None:
         tree = Path(folder) / "tree"
         shutil.copytree(ROOT, tree, ignore=shutil.ignore_patterns(".git", ".venv*", ".mypy_cache", ".hypothesis"))
         limits: dict[tuple[str, ...], float] = {}
-        for mutant, changed in drawn(options.modules, options.seed, options.number):
+        for mutant, changed in sample_mutants(options.modules, options.seed, options.number):
             tests = CONCERNED[mutant.module]
             if tests not in limits:
                 began = time.monotonic()

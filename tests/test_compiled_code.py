@@ -96,10 +96,10 @@ def test_a_second_process_compiles_nothing_where_numba_may_write_nowhere(place: 
 @needs_compiler
 def test_without_any_folder_one_warning_says_what_helps(place: Path) -> None:
     (place / "tmp").chmod(0o777)  # other users could replace our folder
-    hits, said = play(place)
+    hits, log = play(place)
     assert hits == [0, 0, 0]
-    assert said.count("WARNING") == 1
-    assert "NUMBA_CACHE_DIR" in said
+    assert log.count("WARNING") == 1
+    assert "NUMBA_CACHE_DIR" in log
 
 
 @needs_compiler
@@ -113,8 +113,8 @@ def test_code_that_others_may_have_written_is_never_loaded(place: Path) -> None:
     for index in indexes:
         index.write_bytes(pickle.dumps(Bomb(str(fired))))
     folder.chmod(0o770)
-    hits, said = play(place)
-    assert (hits, said.count("WARNING"), fired.exists()) == ([0, 0, 0], 1, False)
+    hits, log = play(place)
+    assert (hits, log.count("WARNING"), fired.exists()) == ([0, 0, 0], 1, False)
     play(place, UNCHECKED)
     assert fired.exists()
 

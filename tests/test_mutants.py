@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 from scipy.stats import binomtest
 
-from tests.mutants import CONCERNED, ROOT, Mutant, drawn, removable, run_tests, wilson, without
+from tests.mutants import CONCERNED, ROOT, Mutant, removable, run_tests, sample_mutants, wilson, without
 
 
 def test_every_module_and_test_of_the_table_is_there():
@@ -45,10 +45,10 @@ def test_a_statement_that_is_removed_leaves_a_program_without_it():
 def test_the_same_seed_draws_the_same_changes_and_another_seed_others():
     pytest.importorskip("cosmic_ray", reason="make mutants installs it in an environment of its own")
     modules = ["secagg/packing.py", "mpc/graph.py"]
-    first = [*drawn(modules, 1, 12)]
-    assert first == [*drawn(modules, 1, 12)] == [*drawn(modules, 1, 20)][:12]
+    first = [*sample_mutants(modules, 1, 12)]
+    assert first == [*sample_mutants(modules, 1, 12)] == [*sample_mutants(modules, 1, 20)][:12]
     assert len(first) == 12
-    assert first != [*drawn(modules, 2, 12)]
+    assert first != [*sample_mutants(modules, 2, 12)]
     assert all(text != (ROOT / mutant.module).read_text(encoding="utf-8") for mutant, text in first)
 
 
@@ -59,10 +59,10 @@ def test_points_are_drawn_by_the_seed_alone(monkeypatch):
         lambda module, source: [[Mutant(module, "remove-statement", n)] for n in range(len(removable(source)))],
     )
     modules = ["secagg/packing.py", "secagg/wire.py"]
-    first = [*drawn(modules, 1, 5)]
+    first = [*sample_mutants(modules, 1, 5)]
     assert len(first) == 5
-    assert first == [*drawn(modules, 1, 5)] == [*drawn(modules, 1, 9)][:5]
-    assert {mutant for mutant, _ in first} != {mutant for mutant, _ in drawn(modules, 2, 5)}
+    assert first == [*sample_mutants(modules, 1, 5)] == [*sample_mutants(modules, 1, 9)][:5]
+    assert {mutant for mutant, _ in first} != {mutant for mutant, _ in sample_mutants(modules, 2, 5)}
 
 
 @pytest.mark.parametrize(("noticed", "of"), [(140, 151), (0, 10), (7, 7), (1, 2)])

@@ -26,11 +26,11 @@ def pair():
 
 
 @pytest.mark.parametrize(
-    ("least", "most", "said"),
+    ("least", "most", "expected"),
     [(21, 30, "holds"), (19, 30, "not supported: the spread crosses it"), (10, 19, "fails")],
 )
-def test_a_claim_holds_only_with_its_whole_spread(least, most, said):
-    assert verdict(Spread(25, least, most), 20) == said
+def test_a_claim_holds_only_with_its_whole_spread(least, most, expected):
+    assert verdict(Spread(25, least, most), 20) == expected
 
 
 def test_a_ratio_without_a_claim_has_no_verdict():

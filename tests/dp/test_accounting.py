@@ -35,9 +35,9 @@ THEIRS = json.loads(dp_oracle.VECTORS.read_text())
 DELTA = 1e-5
 
 
-def accountant(event: Event | None = None, count: int = 1, **given: object) -> RDPAccountant:
-    made = RDPAccountant(DELTA, **given)  # type: ignore[arg-type]
-    return made if event is None else made.compose(event, count)
+def accountant(event: Event | None = None, count: int = 1, **options: object) -> RDPAccountant:
+    fresh = RDPAccountant(DELTA, **options)  # type: ignore[arg-type]
+    return fresh if event is None else fresh.compose(event, count)
 
 
 @pytest.mark.parametrize("kind", ["full", "poisson", "fixed"])
@@ -73,12 +73,12 @@ def test_loss_distributions_are_dp_accountings_and_tighter(row: dict) -> None:
     gaussian = GaussianEvent(row["z"])
     event: Event = gaussian if row["rate"] == 1 else PoissonSampled(row["rate"], gaussian)
     ours = accountant(event, row["steps"], neighbours=row["neighbours"])
-    found = pld_epsilon(ours.events, DELTA, neighbours=row["neighbours"])
-    assert found == pytest.approx(row["epsilon"], rel=1e-9)
+    epsilon = pld_epsilon(ours.events, DELTA, neighbours=row["neighbours"])
+    assert epsilon == pytest.approx(row["epsilon"], rel=1e-9)
     if row["rate"] == 1:  # theirs is discretised, upwards
-        assert ours.get_epsilon() <= found == pytest.approx(ours.get_epsilon(), rel=1e-3)
+        assert ours.get_epsilon() <= epsilon == pytest.approx(ours.get_epsilon(), rel=1e-3)
     else:
-        assert 0.7 * ours.get_epsilon() < found < ours.get_epsilon()
+        assert 0.7 * ours.get_epsilon() < epsilon < ours.get_epsilon()
 
 
 @pytest.mark.stacks
@@ -113,21 +113,21 @@ def test_the_vectors_are_what_dp_accounting_says_today() -> None:
 
 def test_dp_md_reference_point() -> None:
     """1500 rounds of 100 out of 3400: dp-accounting with its own, fractional, orders says 6.697."""
-    found = RDPAccountant(1 / 3400).compose(PoissonSampled(100 / 3400, GaussianEvent(1.0)), 1500)
-    assert 6.697 <= found.get_epsilon() <= 6.72
+    account = RDPAccountant(1 / 3400).compose(PoissonSampled(100 / 3400, GaussianEvent(1.0)), 1500)
+    assert 6.697 <= account.get_epsilon() <= 6.72
 
 
 @pytest.mark.parametrize(("multiplier", "highest"), [(0.3, 40), (1.0, 40), (25.0, 24), (200.0, 12)])
 def test_central_moments_are_the_alternating_sums(multiplier: float, highest: int) -> None:
     """Where floats would have no digit left: at 200 the terms are 1 and the sums 10^-50."""
-    found = _curves._log_central_moments(multiplier, highest)
+    moments = _curves._log_central_moments(multiplier, highest)
     with localcontext(prec=400):
         step = 1 / (2 * Decimal(multiplier) ** 2)
         for j in range(1, highest // 2 + 1):
             signed = [
                 (-1) ** i * math.comb(2 * j, i) * (Decimal(i * (i - 1)) * step).exp() for i in range(2 * j + 1)
             ]
-            assert found[j] == pytest.approx(float(sum(signed, Decimal(0)).ln()), rel=1e-12)
+            assert moments[j] == pytest.approx(float(sum(signed, Decimal(0)).ln()), rel=1e-12)
 
 
 def exact_divergence(pmf: np.ndarray, shift: int, alpha: int) -> float:
@@ -193,8 +193,8 @@ def test_skellam_stays_below_the_bound() -> None:
                 bound = accountant(SkellamEvent(variance, float(shift), float(shift)), orders=(alpha,)).rdp[0]
                 exact = exact_divergence(pmf, shift, alpha)
                 assert 0.7 * bound < exact <= bound
-    found = exact_divergence(np.array(twin.skellam_pmf(100.0, 140)), 3, 4)
-    assert f"{found:.4f}" == "0.1795"
+    divergence = exact_divergence(np.array(twin.skellam_pmf(100.0, 140)), 3, 4)
+    assert f"{divergence:.4f}" == "0.1795"
 
 
 def test_one_discrete_gaussian_costs_what_the_continuous_one_does() -> None:
@@ -210,10 +210,10 @@ def test_one_discrete_gaussian_costs_what_the_continuous_one_does() -> None:
 def test_pure_privacy_costs_what_randomised_response_does(epsilon: float) -> None:
     """Its divergence summed over both answers, in as many digits as it takes; above 700 no float holds it."""
     orders = (2, 3, 8, 64, 1024)
-    found = accountant(PureEvent(epsilon), orders=orders).rdp
+    curve = accountant(PureEvent(epsilon), orders=orders).rdp
     with mpmath.workdps(60):
         true = mpmath.exp(epsilon) / (1 + mpmath.exp(epsilon))
-        for alpha, cost in zip(orders, found, strict=True):
+        for alpha, cost in zip(orders, curve, strict=True):
             summed = true**alpha * (1 - true) ** (1 - alpha) + (1 - true) ** alpha * true ** (1 - alpha)
             exact = float(mpmath.log(summed) / (alpha - 1))
             assert exact * (1 - 1e-12) <= cost <= epsilon
@@ -297,15 +297,15 @@ def test_samples_of_anything_cost_what_the_theorem_says(
     event: Event, cost: Callable[[int], float], rate: float
 ) -> None:
     orders = (2, 3, 4, 7, 16, 64)
-    found = accountant(PoissonSampled(rate, event), orders=orders).rdp
+    curve = accountant(PoissonSampled(rate, event), orders=orders).rdp
     expected = [dp_amplification.poisson(alpha, rate, cost) for alpha in orders]
-    np.testing.assert_allclose(found, expected, rtol=1e-9)
-    assert found[0] < cost(2), "there is something to amplify"
+    np.testing.assert_allclose(curve, expected, rtol=1e-9)
+    assert curve[0] < cost(2), "there is something to amplify"
     without = [dp_amplification.poisson(alpha, rate, cost, factor=1) for alpha in orders]
     # The control: with the theorem's 3 left out all orders above 2, where a sample helps, come out lower.
-    helped = [a for a, alpha in enumerate(orders) if alpha > 2 and found[a] < cost(alpha)]
+    helped = [a for a, alpha in enumerate(orders) if alpha > 2 and curve[a] < cost(alpha)]
     assert helped
-    assert all(without[a] < found[a] * (1 - 1e-6) for a in helped)
+    assert all(without[a] < curve[a] * (1 - 1e-6) for a in helped)
 
 
 def test_samples_of_everyone_are_no_samples() -> None:
@@ -317,9 +317,9 @@ def test_samples_of_everyone_are_no_samples() -> None:
 
 
 def test_both_figures_are_kept() -> None:
-    found = accountant(PoissonSampled(0.01, GaussianEvent(1.0)), 20)
-    assert found.get_epsilon() < 1.1
-    assert found.get_epsilon(amplified=False) == accountant(GaussianEvent(1.0), 20).get_epsilon() > 20
+    account = accountant(PoissonSampled(0.01, GaussianEvent(1.0)), 20)
+    assert account.get_epsilon() < 1.1
+    assert account.get_epsilon(amplified=False) == accountant(GaussianEvent(1.0), 20).get_epsilon() > 20
     nested = Composed((SelfComposed(PoissonSampled(0.01, GaussianEvent(1.0)), 4), GaussianEvent(2.0)))
     plain = Composed((SelfComposed(GaussianEvent(1.0), 4), GaussianEvent(2.0)))
     assert accountant(nested).get_epsilon(amplified=False) == accountant(plain).get_epsilon()
@@ -336,12 +336,12 @@ def test_compositions_add_up() -> None:
 
 
 def test_an_error_changes_nothing() -> None:
-    found = accountant(GaussianEvent(1.0))
+    account = accountant(GaussianEvent(1.0))
 
     class Unknown(Event):
         pass
 
-    before = found.to_bytes(), found.get_epsilon()
+    before = account.to_bytes(), account.get_epsilon()
     for bad in (
         Unknown(),
         Composed((GaussianEvent(1.0), Unknown())),
@@ -349,43 +349,43 @@ def test_an_error_changes_nothing() -> None:
         "GaussianEvent",
     ):
         with pytest.raises(DPError):
-            found.compose(bad)  # type: ignore[arg-type]
+            account.compose(bad)  # type: ignore[arg-type]
     for count in (0, -1, 1.5, True, 1 << 50):
         with pytest.raises(DPError, match="count"):
-            found.compose(GaussianEvent(1.0), count)  # type: ignore[arg-type]
-    assert (found.to_bytes(), found.get_epsilon()) == before
-    found.rdp[:] = 0
-    assert found.get_epsilon() == before[1]
+            account.compose(GaussianEvent(1.0), count)  # type: ignore[arg-type]
+    assert (account.to_bytes(), account.get_epsilon()) == before
+    account.rdp[:] = 0
+    assert account.get_epsilon() == before[1]
 
 
 def test_composing_beyond_the_most_changes_nothing() -> None:
     event, other = GaussianEvent(1e6), GaussianEvent(2e6)
-    found = accountant(event, MAX_COUNT)
-    before = found.to_bytes(), found.rdp.tolist(), found.num_releases, found.get_epsilon(amplified=False)
+    account = accountant(event, MAX_COUNT)
+    before = account.to_bytes(), account.rdp.tolist(), account.num_releases, account.get_epsilon(amplified=False)
     for count in (1, MAX_COUNT):
         with pytest.raises(DPError, match=f"one event more than {MAX_COUNT} times"):
-            found.compose(event, count)
-    after = found.to_bytes(), found.rdp.tolist(), found.num_releases, found.get_epsilon(amplified=False)
+            account.compose(event, count)
+    after = account.to_bytes(), account.rdp.tolist(), account.num_releases, account.get_epsilon(amplified=False)
     assert after == before
-    found.compose(other).compose(event)  # an event between them, and it is another entry
-    assert found.events == ((event, MAX_COUNT), (other, 1), (event, 1))
+    account.compose(other).compose(event)  # an event between them, and it is another entry
+    assert account.events == ((event, MAX_COUNT), (other, 1), (event, 1))
 
 
 def test_more_changes_of_event_than_there_is_room_for_change_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("dp.accounting.MAX_EVENTS", 3)
-    found = accountant(GaussianEvent(1.0)).compose(GaussianEvent(2.0)).compose(GaussianEvent(1.0))
-    before = found.to_bytes(), found.rdp.tolist()
+    account = accountant(GaussianEvent(1.0)).compose(GaussianEvent(2.0)).compose(GaussianEvent(1.0))
+    before = account.to_bytes(), account.rdp.tolist()
     with pytest.raises(DPError, match="more than 3 entries of events"):
-        found.compose(GaussianEvent(3.0))
-    assert (found.to_bytes(), found.rdp.tolist()) == before
-    assert found.compose(GaussianEvent(1.0), 4).num_releases == 7, "the last event has room still"
+        account.compose(GaussianEvent(3.0))
+    assert (account.to_bytes(), account.rdp.tolist()) == before
+    assert account.compose(GaussianEvent(1.0), 4).num_releases == 7, "the last event has room still"
 
 
 def test_delta_and_epsilon_are_each_others_inverse() -> None:
-    found = accountant(GaussianEvent(1.0), 3)
+    account = accountant(GaussianEvent(1.0), 3)
     for delta in (1e-9, 1e-5, 1e-2):
-        assert found.get_delta(found.get_epsilon(delta)) == pytest.approx(delta, rel=1e-9)
-    assert found.get_delta(0.0) <= 1
+        assert account.get_delta(account.get_epsilon(delta)) == pytest.approx(delta, rel=1e-9)
+    assert account.get_delta(0.0) <= 1
     assert accountant().get_epsilon() == accountant().get_delta(0.0) == 0
     assert accountant(GaussianEvent(1e6)).get_epsilon() == 0, "the total variation is below δ"
     assert accountant(SelfComposed(DiscreteGaussianEvent(1e-75, 1e75), 1 << 40)).get_epsilon() == math.inf
@@ -420,26 +420,26 @@ plain_events = st.one_of(
 @given(plain_events, st.sampled_from([1e-9, 0.5, 1 - 1e-9]), st.sampled_from([1, 1 << 40]))
 def test_extremes_give_a_figure(event: Event, rate: float, count: int) -> None:
     """Zero, a number or infinity: never an error, a warning or not-a-number."""
-    for found in (
+    for account in (
         accountant(event, count),
         accountant(PoissonSampled(rate, event), count),
         accountant(FixedSizeSampled(1000, 3, event), count, neighbours="replace-one"),
     ):
-        assert 0 <= found.get_epsilon() <= found.get_epsilon(amplified=False) * (1 + 1e-9) + 1e-12 <= math.inf
-        assert 0 <= found.get_delta(1.0) <= 1
+        assert 0 <= account.get_epsilon() <= account.get_epsilon(amplified=False) * (1 + 1e-9) + 1e-12 <= math.inf
+        assert 0 <= account.get_delta(1.0) <= 1
 
 
 def test_would_exceed_looks_without_touching() -> None:
-    found = accountant(GaussianEvent(2.0), 2)
+    account = accountant(GaussianEvent(2.0), 2)
     event = GaussianEvent(1.5)
     after = accountant(GaussianEvent(2.0), 2).compose(event, 3).get_epsilon()
-    assert found.epsilon_after(event, 3) == after
-    assert not found.would_exceed(event, after, 3)
-    assert found.would_exceed(event, after * 0.999, 3)
-    assert found.events == ((GaussianEvent(2.0), 2),)
+    assert account.epsilon_after(event, 3) == after
+    assert not account.would_exceed(event, after, 3)
+    assert account.would_exceed(event, after * 0.999, 3)
+    assert account.events == ((GaussianEvent(2.0), 2),)
     for bad in (0.0, -1.0, math.inf, math.nan):
         with pytest.raises(DPError, match="max_epsilon"):
-            found.would_exceed(event, bad)
+            account.would_exceed(event, bad)
 
 
 @pytest.mark.parametrize("delta", [0.0, 1.0, -1e-5, math.nan, "1e-5", True])

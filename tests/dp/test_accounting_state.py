@@ -44,8 +44,8 @@ ALL: list[Event] = [
 ]
 
 
-def ledger(epsilon: float = 8.0, **given: Any) -> PrivacyLedger:
-    return PrivacyLedger(epsilon, 1e-5, **({"unit": "client", "trust": "distributed"} | given))
+def ledger(epsilon: float = 8.0, **options: Any) -> PrivacyLedger:
+    return PrivacyLedger(epsilon, 1e-5, **({"unit": "client", "trust": "distributed"} | options))
 
 
 def release(event: Event = GAUSSIAN, unit: Any = "client", trust: Any = "distributed") -> Release:

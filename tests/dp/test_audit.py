@@ -18,7 +18,7 @@ import pytest
 from dp import _distributed
 from dp.accounting import RDPAccountant
 from dp.distributed import DistributedGaussian
-from tests.dp.test_distributed import Flat, drawn, encoding, kinds
+from tests.dp.test_distributed import Flat, encoding, kinds, seeded
 from tests.reference import dp_distributed as twin
 
 Pmf = np.ndarray  # of the integers from minus half its length on
@@ -99,8 +99,8 @@ def exact_delta(
 @pytest.mark.parametrize("multiplier", [0.5, 1.0, 2.0])
 def test_exact_delta_of_one_coordinate(kind: Any, reduce: bool, delta: float, multiplier: float) -> None:
     code = small(kind, bits=11, delta=delta, noise_multiplier=multiplier)
-    found = exact_delta(code, code.epsilon(1), reduce=reduce)
-    assert 0.001 * delta < found <= delta
+    exact = exact_delta(code, code.epsilon(1), reduce=reduce)
+    assert 0.001 * delta < exact <= delta
 
 
 @kinds
@@ -187,7 +187,7 @@ def beyond(code: Any, update: float, first: int) -> int:
     edge, middle, hits = 2 * code.grid(1).sigma, 1 << (code.bits - 1), 0
     for run in range(first, first + RUNS):
         vector = np.array([update])
-        (sent,) = code.encode(vector, layout=Flat(1), weight=None, max_weight=None, rng=drawn(run))
+        (sent,) = code.encode(vector, layout=Flat(1), weight=None, max_weight=None, rng=seeded(run))
         hits += towards[0] * (int(sent[0]) - middle) > edge
     return hits
 

@@ -14,7 +14,7 @@ from dp.errors import DPError
 from dp.events import DiscreteGaussianEvent, Release
 from dp.ledger import PrivacyLedger
 from tests.dp.test_audit import epsilon_at_least
-from tests.dp.test_distributed import Flat, drawn
+from tests.dp.test_distributed import Flat, seeded
 from tests.reference import dp_distributed as twin
 
 KEY = bytes(range(32))
@@ -24,7 +24,7 @@ SILENT = 1e-6  # of clips: noise so narrow that all of it is zero
 
 def send(code: CentralGaussian, vector: Any, seed: int = 0) -> Any:
     flat = np.asarray(vector, np.float64)
-    (terms,) = code.encode(flat, layout=Flat(flat.size), weight=None, max_weight=None, rng=drawn(seed))
+    (terms,) = code.encode(flat, layout=Flat(flat.size), weight=None, max_weight=None, rng=seeded(seed))
     return terms
 
 
@@ -41,12 +41,12 @@ def test_the_sum_is_exact_beneath_the_noise() -> None:
     code = CentralGaussian(1.0, SILENT)
     updates = np.random.default_rng(1).normal(0, 0.02, (9, 500))
     terms = [send(code, update, seed).astype(np.int64) - (2**15 - 1) for seed, update in enumerate(updates)]
-    found = opened(code, added(code, updates), 9)
+    outcome = opened(code, added(code, updates), 9)
     step = 1 / (2**15 - 1)
-    assert (found.sum == np.sum(terms, axis=0) * step).all()
-    assert (found.mean == found.sum / 9).all()
-    assert np.abs(found.sum - updates.sum(axis=0)).max() < 9 * step
-    assert (found.total_weight, found.clipped) == (9, None)
+    assert (outcome.sum == np.sum(terms, axis=0) * step).all()
+    assert (outcome.mean == outcome.sum / 9).all()
+    assert np.abs(outcome.sum - updates.sum(axis=0)).max() < 9 * step
+    assert (outcome.total_weight, outcome.clipped) == (9, None)
     (segment,) = code.segments(Flat(500), None)
     assert segment == (500, 2**16 - 2, None)
 
@@ -83,8 +83,8 @@ def test_noise_is_in_clips_and_epsilon_that_of_the_longer_update() -> None:
 def test_the_release_is_charged_under_central_trust() -> None:
     code = CentralGaussian(1.0, 1.0)
     ledger = PrivacyLedger(5.0, 1e-5, unit="client", trust="central")
-    found = opened(code, added(code, np.zeros((3, 64))), 3)
-    assert ledger.charge(code.release(64)) == found.epsilon_guaranteed == found.epsilon_realised
+    outcome = opened(code, added(code, np.zeros((3, 64))), 3)
+    assert ledger.charge(code.release(64)) == outcome.epsilon_guaranteed == outcome.epsilon_realised
     with pytest.raises(DPError, match="the budget is 5"):
         ledger.charge(code.release(64))
     with pytest.raises(DPError, match="trust 'central'"):
@@ -155,7 +155,7 @@ def test_the_longest_update_leaves_a_client() -> None:
 def beyond(code: CentralGaussian, update: float, first: int) -> int:
     edge, hits = 2 * code.noise_multiplier, 0
     for run in range(first, first + RUNS):
-        hits += opened(code, send(code, [update], run), 1, drawn(run)(32)).sum[0] > edge
+        hits += opened(code, send(code, [update], run), 1, seeded(run)(32)).sum[0] > edge
     return hits
 
 

@@ -48,7 +48,7 @@ class Flat:
     size: int
 
 
-def drawn(seed: int = 0) -> Callable[[int], bytes]:
+def seeded(seed: int = 0) -> Callable[[int], bytes]:
     return np.random.default_rng(seed).bytes
 
 
@@ -58,7 +58,7 @@ def encoding(kind: Any = DistributedGaussian, **changes: Any) -> Any:
 
 
 def send(code: Any, vector: np.ndarray, seed: int = 0) -> np.ndarray:
-    (terms,) = code.encode(vector, layout=Flat(vector.size), weight=None, max_weight=None, rng=drawn(seed))
+    (terms,) = code.encode(vector, layout=Flat(vector.size), weight=None, max_weight=None, rng=seeded(seed))
     return terms
 
 
@@ -77,13 +77,13 @@ def test_the_oracle_table(bits: int) -> None:
     plan: dict[str, Any] = {"bits": bits, "clients": 100, "dimension": 2**17, "noise_multiplier": 1.0}
     for beta, printed in zip((0.0, HALF), TABLE[bits], strict=True):
         code = DistributedGaussian(1.0, 1.0, bits, clients=100, honest=100, corrupt=0, beta=beta)
-        found = renyi(code, 2**17)
+        epsilon = renyi(code, 2**17)
         decimals = len(printed.partition(".")[2])
-        assert abs(found - float(printed)) <= 0.5000001 * 10**-decimals
+        assert abs(epsilon - float(printed)) <= 0.5000001 * 10**-decimals
         skellam = distributed_skellam_epsilon(**plan, k_stddevs=4.0, delta=1e-5, beta=beta)
-        assert abs(skellam - found) < 0.02
+        assert abs(skellam - epsilon) < 0.02
         nearly = distributed_gaussian_epsilon(**plan, k_stddevs=4.0, delta=1e-5, beta=beta)
-        assert 0.91 < nearly / found < 0.95, "as Gaussian noise, which it nearly is, it costs less"
+        assert 0.91 < nearly / epsilon < 0.95, "as Gaussian noise, which it nearly is, it costs less"
 
 
 def test_published_figures_of_the_nearly_gaussian() -> None:
@@ -106,7 +106,7 @@ def test_figures_at_sizes_not_in_the_table(kind: str, n: int, levels: int, z: fl
                 ask(bits=bits, clients=n, dimension=1 << levels, noise_multiplier=z, delta=1e-6, beta=beta)
             continue
         expected = twin.epsilon(kind, bits=bits, n=n, d=1 << levels, z=z, k=4.0, delta=1e-6, beta=beta)
-        found = ask(
+        epsilon = ask(
             bits=bits,
             clients=n,
             dimension=(1 << levels) - 3,  # padded
@@ -121,7 +121,7 @@ def test_figures_at_sizes_not_in_the_table(kind: str, n: int, levels: int, z: fl
         assert renyi(code, 1 << levels, twin.ORDERS) == pytest.approx(expected, rel=1e-6)
         least = 0.8 if kind == "gaussian" else 0.97
         if expected < 20:  # beyond that clamping, 2^-60 of δ, shows
-            assert least * expected <= found <= expected * (1 + 1e-6), "two more orders help where ε is small"
+            assert least * expected <= epsilon <= expected * (1 + 1e-6), "two more orders help where ε is small"
 
 
 @kinds
@@ -161,18 +161,18 @@ def test_what_is_sent_is_within_its_bound_and_comes_back(kind: Any) -> None:
     assert (segment.length, segment.bound, segment.modulus) == (1024, 2**18 - 1, 2**18)
     assert all(term.dtype == np.uint32 and term.shape == (1024,) and term.max() <= segment.bound for term in terms)
     whole = sum(term.astype(np.uint64) for term in terms)
-    found = receive(code, whole, size, 9)
+    outcome = receive(code, whole, size, 9)
     reduced = receive(code, (whole % 2**18).astype(np.uint32), size, 9)
-    assert (found.sum == reduced.sum).all(), "reduced or not, the sum is one"
-    assert (found.mean == found.sum / 9).all()
-    assert (found.total_weight, found.clipped) == (9, None)
+    assert (outcome.sum == reduced.sum).all(), "reduced or not, the sum is one"
+    assert (outcome.mean == outcome.sum / 9).all()
+    assert (outcome.total_weight, outcome.clipped) == (9, None)
     grid = code.grid(size)
     expected = math.sqrt(9 * (grid.sigma**2 + 0.25)) * grid.step  # noise 1.06, the clip is 1
-    error = found.sum - updates.astype(np.float64).sum(0)
+    error = outcome.sum - updates.astype(np.float64).sum(0)
     assert 0.9 * expected < error.std() < 1.1 * expected
     assert abs(error.mean()) < 5 * expected / math.sqrt(size)
-    assert found.epsilon_guaranteed == code.epsilon(size)
-    assert found.epsilon_realised == code.epsilon(size, honest=8)
+    assert outcome.epsilon_guaranteed == code.epsilon(size)
+    assert outcome.epsilon_realised == code.epsilon(size, honest=8)
 
 
 @kinds
@@ -191,7 +191,7 @@ def test_realised_epsilon_counts_survivors_less_the_corrupt() -> None:
         survivors: receive(code, np.full(64, survivors << 17, np.uint64), 64, survivors)
         for survivors in (2, 6, 7, 10)
     }
-    assert all(found.epsilon_guaranteed == code.epsilon(64) for found in at.values())
+    assert all(outcome.epsilon_guaranteed == code.epsilon(64) for outcome in at.values())
     assert at[7].epsilon_realised == at[7].epsilon_guaranteed
     assert at[10].epsilon_realised < at[7].epsilon_realised < at[6].epsilon_realised
     assert at[2].epsilon_realised == math.inf
@@ -205,7 +205,7 @@ def test_the_norm_of_what_is_sent_is_bounded_on_the_integers(
     grid = code.grid(size)
     vector = np.zeros(grid.dimension)
     vector[:size] = np.random.default_rng(seed).normal(0, length, size)
-    rounded = code._round(vector, grid, drawn(seed))
+    rounded = code._round(vector, grid, seeded(seed))
     assert int((rounded.astype(object) ** 2).sum()) <= grid.squares
     assert np.abs(rounded).max() <= grid.limit
     l2, l1 = norms(grid)
@@ -218,7 +218,7 @@ def test_rounding_is_right_on_average() -> None:
     code = encoding(beta=0.0, bits=10, k_stddevs=6.0)
     grid = code.grid(4)
     update = np.array([0.3, -0.2, 0.1, 0.05])
-    mean = np.mean([code._round(update.copy(), grid, drawn(seed)) for seed in range(4000)], axis=0)
+    mean = np.mean([code._round(update.copy(), grid, seeded(seed)) for seed in range(4000)], axis=0)
     exact = update.copy()
     _distributed.rotate(exact, code.seed)
     assert np.abs(mean - exact / grid.step).max() < 5 * 0.5 / math.sqrt(4000)
@@ -264,8 +264,8 @@ def test_updates_longer_than_the_clip_are_shortened_however_long() -> None:
     direction = np.random.default_rng(0).normal(size=256)
     direction /= np.linalg.norm(direction)
     for length in (0.5, 1.0, 3.0, 1e50, 1e200, 1e307):
-        found = receive(code, send(code, direction * length).astype(np.uint64), 256, 1).sum
-        assert np.allclose(found, direction * min(length, 1.0), atol=1e-3)
+        opened_sum = receive(code, send(code, direction * length).astype(np.uint64), 256, 1).sum
+        assert np.allclose(opened_sum, direction * min(length, 1.0), atol=1e-3)
 
 
 def test_terms_wrap_as_seldom_as_promised() -> None:
@@ -318,11 +318,11 @@ def test_the_room_for_noise_is_what_the_tail_needs() -> None:
 def test_with_epsilon_is_the_least_noise(kind: Any) -> None:
     code = encoding(kind, bits=16, clients=100, honest=80)
     for epsilon, rounds in ((8.0, 1), (2.0, 10), (0.5, 1)):
-        found = code.with_epsilon(epsilon, 10_000, rounds=rounds)
-        assert epsilon * (1 - 1e-6) < found.epsilon(10_000, rounds=rounds) <= epsilon
-        less = replace(found, noise_multiplier=found.noise_multiplier * (1 - 1e-6))
+        least = code.with_epsilon(epsilon, 10_000, rounds=rounds)
+        assert epsilon * (1 - 1e-6) < least.epsilon(10_000, rounds=rounds) <= epsilon
+        less = replace(least, noise_multiplier=least.noise_multiplier * (1 - 1e-6))
         assert less.epsilon(10_000, rounds=rounds) > epsilon
-        assert replace(found, noise_multiplier=1.0) == code
+        assert replace(least, noise_multiplier=1.0) == code
 
 
 def test_the_figures_in_the_document() -> None:
@@ -341,8 +341,8 @@ def test_the_figures_in_the_document() -> None:
     code = encoding(clients=100, honest=80, corrupt=10, bits=20)
     for rounds, *multipliers in rows:
         for epsilon, printed in zip((1.0, 4.0, 8.0), multipliers, strict=True):
-            found = code.with_epsilon(epsilon, 2**17, rounds=int(rounds))
-            assert f"{found.noise_multiplier:.2f}" == printed
+            least = code.with_epsilon(epsilon, 2**17, rounds=int(rounds))
+            assert f"{least.noise_multiplier:.2f}" == printed
 
 
 def test_noise_too_narrow_for_any_bound_is_refused_with_what_is_enough() -> None:
@@ -434,8 +434,8 @@ def test_weights_are_refused(code: Any) -> None:
     plain = {"layout": Flat(10), "max_weight": None}
     for call in (
         lambda: code.segments(Flat(10), 5),
-        lambda: code.encode(np.zeros(10), weight=1, rng=drawn(), **plain),
-        lambda: code.encode(np.zeros(10), weight=1, rng=drawn(), **(plain | {"max_weight": 5})),
+        lambda: code.encode(np.zeros(10), weight=1, rng=seeded(), **plain),
+        lambda: code.encode(np.zeros(10), weight=1, rng=seeded(), **(plain | {"max_weight": 5})),
         lambda: code.for_server(bytes(32)).decode([], survivors=1, **(plain | {"max_weight": 5})),
     ):
         with pytest.raises(DPError, match="count the same"):
@@ -447,7 +447,7 @@ def test_what_no_client_encodes_is_refused(code: Any) -> None:
     good, nan = np.zeros(10), np.array([math.nan] + [0.0] * 9)
     for bad in (good[:9], good[:, None], good.astype(np.int64), nan, np.full(10, math.inf)):
         with pytest.raises(DPError, match=r"shape|finite"):
-            code.encode(bad, layout=Flat(10), weight=None, max_weight=None, rng=drawn())
+            code.encode(bad, layout=Flat(10), weight=None, max_weight=None, rng=seeded())
     for rng in (lambda n: bytes(n - 1), lambda n: None):
         with pytest.raises(DPError, match="32 bytes"):
             code.encode(good, layout=Flat(10), weight=None, max_weight=None, rng=rng)

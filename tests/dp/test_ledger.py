@@ -220,7 +220,7 @@ def test_a_part_of_a_budget_is_refused(tmp_path: Path, part: dict[str, Any]) -> 
 
 
 @pytest.mark.parametrize(
-    ("change", "told"),
+    ("change", "message"),
     [
         ({"epsilon": 80.0}, "got epsilon=80.0 for the ledger .*created with 8.0"),
         ({"delta": 1e-6}, "got delta=1e-06 for the ledger"),
@@ -230,9 +230,9 @@ def test_a_part_of_a_budget_is_refused(tmp_path: Path, part: dict[str, Any]) -> 
         ({"orders": (2, 3)}, "got other orders"),
     ],
 )
-def test_a_file_holds_one_budget(tmp_path: Path, change: dict[str, Any], told: str) -> None:
+def test_a_file_holds_one_budget(tmp_path: Path, change: dict[str, Any], message: str) -> None:
     opened(tmp_path / "budget").charge(RELEASE)
-    with pytest.raises(DPError, match=told):
+    with pytest.raises(DPError, match=message):
         opened(tmp_path / "budget", **change)
     assert opened(tmp_path / "budget").spent == pytest.approx(ONE)
 
@@ -380,11 +380,11 @@ def charged_while_the_lock_is_deleted(path: Path, monkeypatch: pytest.MonkeyPatc
     inside, on, checked = threading.Event(), threading.Event(), PrivacyLedger._after
 
     def slow(self: PrivacyLedger, release: Release, count: int) -> float:
-        found = checked(self, release, count)
+        epsilon = checked(self, release, count)
         if self is first:
             inside.set()
             on.wait(60)
-        return found
+        return epsilon
 
     monkeypatch.setattr(PrivacyLedger, "_after", slow)
     threads = [threading.Thread(target=book.charge, args=(RELEASE,)) for book in (first, second)]
@@ -412,7 +412,7 @@ def test_control_where_the_lock_is_all_a_charge_is_lost(tmp_path: Path, monkeypa
 def begun_by_two(path: Path, monkeypatch: pytest.MonkeyPatch) -> int:
     """How many charges stand: one sees no file, the .lock is deleted, another charges, the first goes on."""
     inside, on, write = threading.Event(), threading.Event(), PrivacyLedger._write
-    found = list[PrivacyLedger]()
+    books = list[PrivacyLedger]()
 
     def slow(self: PrivacyLedger, *state: Any) -> bytes:
         if threading.current_thread() is first:
@@ -421,14 +421,14 @@ def begun_by_two(path: Path, monkeypatch: pytest.MonkeyPatch) -> int:
         return write(self, *state)
 
     monkeypatch.setattr(PrivacyLedger, "_write", slow)
-    first = threading.Thread(target=lambda: found.append(opened(path)))
+    first = threading.Thread(target=lambda: books.append(opened(path)))
     first.start()
     assert inside.wait(60)
     path.with_name("budget.lock").unlink()
     opened(path).charge(RELEASE)
     on.set()
     first.join(60)
-    assert found[0].report() == opened(path).report(), "and the first has taken it in"
+    assert books[0].report() == opened(path).report(), "and the first has taken it in"
     return opened(path).report().releases
 
 
@@ -451,14 +451,14 @@ def test_many_who_begin_at_once_without_a_lock_have_one_account(
 ) -> None:
     monkeypatch.setattr(PrivacyLedger, "_alone", nothing_held)
     for at in range(20):
-        start, found = threading.Barrier(4), list[PrivacyLedger]()
+        start, books = threading.Barrier(4), list[PrivacyLedger]()
 
         def begin(path: Path = tmp_path / str(at), start: threading.Barrier = start) -> None:
             start.wait(60)
-            found.append(opened(path))  # noqa: B023 - the threads end in this turn of the loop
+            books.append(opened(path))  # noqa: B023 - the threads end in this turn of the loop
 
         together(*[begin] * 4)
-        assert len(found) == 4, "and none raised"
+        assert len(books) == 4, "and none raised"
     assert len(list(tmp_path.iterdir())) == 20
 
 
@@ -494,19 +494,19 @@ def test_a_lock_that_is_something_else_is_an_error_and_no_wait(tmp_path: Path, a
     lock.unlink()
     alias(path, lock)
     for use in (lambda: opened(path), lambda: book.charge(RELEASE)):
-        told = list[Exception]()
+        errors = list[Exception]()
 
-        def run(use: Callable[[], object] = use, told: list[Exception] = told) -> None:
+        def run(use: Callable[[], object] = use, errors: list[Exception] = errors) -> None:
             try:
                 use()
             except DPError as error:
-                told.append(error)
+                errors.append(error)
 
         thread = threading.Thread(target=run, daemon=True)
         thread.start()
         thread.join(60)
         assert not thread.is_alive()
-        assert "budget.lock" in str(told[0])
+        assert "budget.lock" in str(errors[0])
     lock.rmdir() if lock.is_dir() else lock.unlink()
     assert book.charge(RELEASE) == pytest.approx(ONE)
 
@@ -610,14 +610,14 @@ def nothing_held(_: PrivacyLedger) -> Iterator[None]:
 
 
 def contended(monkeypatch: pytest.MonkeyPatch, *, locked: bool) -> None:
-    """Whoever has found that a release fits waits for the other to find the same, if it can."""
+    """A thread whose release fits waits until the other's fits too, if that can be."""
     meet, checked = threading.Barrier(2), PrivacyLedger._after
 
     def slow(self: PrivacyLedger, release: Release, count: int) -> float:
-        found = checked(self, release, count)
+        epsilon = checked(self, release, count)
         with suppress(threading.BrokenBarrierError):
             meet.wait(0.3 if locked else 60)
-        return found
+        return epsilon
 
     monkeypatch.setattr(PrivacyLedger, "_after", slow)
     if not locked:

@@ -25,9 +25,9 @@ from tests.reference import dp_distributed as twin
 
 
 def weights(variance: float, reach: int) -> list[Any]:
-    found = [mpmath.exp(-mpmath.mpf(k * k) / (2 * variance)) for k in range(-reach, reach + 1)]
-    total = mpmath.fsum(found)
-    return [weight / total for weight in found]
+    densities = [mpmath.exp(-mpmath.mpf(k * k) / (2 * variance)) for k in range(-reach, reach + 1)]
+    total = mpmath.fsum(densities)
+    return [weight / total for weight in densities]
 
 
 @pytest.mark.parametrize("s", [0.36, 0.5, 0.8, 1.2])
@@ -95,14 +95,14 @@ def summed(sigma: float, honest: int) -> np.ndarray:
 SUMS = [(honest, sigma, shift) for honest in (1, 2, 5, 20) for sigma in (0.8, 1.5, 3.0, 8.0) for shift in (1, 2, 5)]
 
 
-def claims(change: Any = lambda found, variance, shift: found) -> Iterator[tuple[float, float]]:
+def claims(change: Any = lambda ours, variance, shift: ours) -> Iterator[tuple[float, float]]:
     """At every ε, the δ of a moved sum of discrete Gaussians, and the one that the loss claims after ``change``."""
     for honest, sigma, shift in SUMS:
-        found = loss(DistributedGaussianEvent(honest, sigma, float(shift), float(shift), 1), "zero-out")
-        if found is None:
+        ours = loss(DistributedGaussianEvent(honest, sigma, float(shift), float(shift), 1), "zero-out")
+        if ours is None:
             assert honest * sigma**2 < 1.7, "too little noise to round with"
             continue
-        pmf, claimed = summed(sigma, honest), change(found, honest * sigma**2, shift)
+        pmf, claimed = summed(sigma, honest), change(ours, honest * sigma**2, shift)
         for epsilon in np.linspace(0, 4 * shift / sigma, 41):
             yield twin.moved_delta(pmf, shift, epsilon), delta_at(claimed, epsilon)
 
@@ -117,34 +117,34 @@ def test_no_delta_is_claimed_that_the_exact_sum_denies() -> None:
 
 def test_two_coordinates_too() -> None:
     pmf = summed(1.5, 4)
-    found = loss(DistributedGaussianEvent(4, 1.5, math.sqrt(5), 3.0, 2), "zero-out")
+    ours = loss(DistributedGaussianEvent(4, 1.5, math.sqrt(5), 3.0, 2), "zero-out")
     gaps = [np.concatenate([np.zeros(at), pmf, np.zeros(2 - at)]) for at in (2, 1, 0)]
     moved, still = np.multiply.outer(gaps[0], gaps[1]), np.multiply.outer(gaps[2], gaps[2])
     for epsilon in np.linspace(0, 6, 13):
         true = float(np.maximum(0, moved - math.exp(epsilon) * still).sum())
-        assert true <= delta_at(found, epsilon) * (1 + 1e-9)
+        assert true <= delta_at(ours, epsilon) * (1 + 1e-9)
 
 
 def test_controls_what_is_left_out_of_the_loss_is_missed() -> None:
     def denied(change: Any) -> bool:
         return any(true > claimed * (1 + 1e-6) + 1e-12 for true, claimed in claims(change))
 
-    assert denied(lambda found, variance, shift: Loss(shift**2 / variance, 0.0)), "as if nothing were rounded"
-    assert denied(lambda found, variance, shift: found._replace(squares=found.squares * 0.7))
-    assert denied(lambda found, variance, shift: found._replace(squares=found.squares / 4)), "a factor of two"
+    assert denied(lambda ours, variance, shift: Loss(shift**2 / variance, 0.0)), "as if nothing were rounded"
+    assert denied(lambda ours, variance, shift: ours._replace(squares=ours.squares * 0.7))
+    assert denied(lambda ours, variance, shift: ours._replace(squares=ours.squares / 4)), "a factor of two"
 
 
 def test_the_loss_of_gaussians_is_balle_and_wangs() -> None:
     for z in (0.3, 1.0, 5.0):
-        found = loss(GaussianEvent(z), "zero-out")
-        assert found == Loss((1 / z) ** 2, 0.0)
+        ours = loss(GaussianEvent(z), "zero-out")
+        assert ours == Loss((1 / z) ** 2, 0.0)
         for epsilon in (0.0, 0.5, 3.0, 20.0):
-            assert delta_at(found, epsilon) == pytest.approx(hockey_stick(epsilon, z), rel=1e-9)
+            assert delta_at(ours, epsilon) == pytest.approx(hockey_stick(epsilon, z), rel=1e-9)
             with mpmath.workdps(40):
                 a, b = 1 / (2 * mpmath.mpf(z)), epsilon * mpmath.mpf(z)
                 printed = mpmath.ncdf(a - b) - mpmath.exp(epsilon) * mpmath.ncdf(-a - b)
-            assert delta_at(found, epsilon) == pytest.approx(float(printed), rel=1e-8)
-        assert delta_at(found, epsilon_at(found, 1e-5)) == pytest.approx(1e-5, rel=1e-9)
+            assert delta_at(ours, epsilon) == pytest.approx(float(printed), rel=1e-8)
+        assert delta_at(ours, epsilon_at(ours, 1e-5)) == pytest.approx(1e-5, rel=1e-9)
     assert RDPAccountant(1e-5).compose(GaussianEvent(1.0)).get_delta(math.inf) == 0
     assert f"{RDPAccountant(1e-5).compose(GaussianEvent(1.0)).get_epsilon():.3f}" == "4.377"
 

@@ -100,11 +100,11 @@ def test_a_sample_with_gaussian_noise_costs_what_its_integral_says(
     event: Event, laws: tuple[Law, Law], rate: float
 ) -> None:
     """On integers, shifts are integers, and their moments are those of the continuous Gaussian at any width."""
-    found = curve(PoissonSampled(rate, event))
+    ours = curve(PoissonSampled(rate, event))
     expected = [exact(laws, rate, alpha, first=1, second=0) for alpha in ORDERS]
-    np.testing.assert_allclose(found, expected, rtol=1e-8)
+    np.testing.assert_allclose(ours, expected, rtol=1e-8)
     turned = [exact(laws, rate, alpha, first=0, second=1) for alpha in ORDERS]
-    assert (turned <= found * (1 + 1e-9)).all(), "and removing an update costs no more than adding it"
+    assert (turned <= ours * (1 + 1e-9)).all(), "and removing an update costs no more than adding it"
 
 
 def test_control_a_shift_that_is_not_an_integer_costs_another_number() -> None:
@@ -129,14 +129,14 @@ MIXED: list[tuple[Event, tuple[Law, Law], Callable[[int], float]]] = [
 def test_a_sampled_mix_costs_what_the_theorem_for_anything_says(
     event: Event, laws: tuple[Law, Law], cost: Callable[[int], float], rate: float
 ) -> None:
-    found = curve(PoissonSampled(rate, event))
+    ours = curve(PoissonSampled(rate, event))
     expected = [dp_amplification.poisson(alpha, rate, cost) for alpha in ORDERS]
-    np.testing.assert_allclose(found, expected, rtol=1e-9)
+    np.testing.assert_allclose(ours, expected, rtol=1e-9)
     seen = [exact(laws, rate, alpha, first=1, second=0) for alpha in ORDERS]
-    assert (np.array(seen) <= found * (1 + 1e-9)).all()
+    assert (np.array(seen) <= ours * (1 + 1e-9)).all()
     # The controls: as the Gaussian's moments, or as the Gaussian part alone, it would come out lower.
     exactly = np.array([dp_amplification.poisson(alpha, rate, cost, factor=1) for alpha in ORDERS])
-    assert (exactly[1:] < found[1:] * (1 - 1e-4)).all()
+    assert (exactly[1:] < ours[1:] * (1 - 1e-4)).all()
     assert (curve(PoissonSampled(rate, GaussianEvent(2.0)))[0] < np.array(seen)[0]).all()
 
 
@@ -167,16 +167,16 @@ def test_the_powers_are_those_of_the_integral() -> None:
 def test_a_composition_in_a_fixed_sample_costs_what_the_theorem_says(
     event: Event, population: int, size: int
 ) -> None:
-    found = curve(FixedSizeSampled(population, size, event), "replace-one")
+    ours = curve(FixedSizeSampled(population, size, event), "replace-one")
     rate = size / population
 
     def cost(alpha: int) -> float:
         return alpha / 2 * (4 / 4 + 4 / 9)
 
     expected = [dp_amplification.fixed_size(alpha, rate, cost, moments(2.0, 3.0)) for alpha in ORDERS]
-    np.testing.assert_allclose(found, expected, rtol=1e-9)
+    np.testing.assert_allclose(ours, expected, rtol=1e-9)
     seen = np.array([exact(LAWS, rate, alpha, first=1, second=-1) for alpha in ORDERS])
-    assert (seen <= found).all()
+    assert (seen <= ours).all()
 
 
 @pytest.mark.parametrize(("population", "size"), [(10_000, 20), (1000, 10)])
@@ -187,11 +187,11 @@ def test_a_mix_in_a_fixed_sample_costs_what_the_theorem_for_anything_says(popula
         pure = float(_curves.curve(PureEvent(0.01), (alpha,), "replace-one")[0])
         return alpha / 2 * 4 / 400 + pure
 
-    found, rate = curve(FixedSizeSampled(population, size, event), "replace-one"), size / population
+    ours, rate = curve(FixedSizeSampled(population, size, event), "replace-one"), size / population
     expected = [dp_amplification.fixed_size(alpha, rate, cost, None) for alpha in ORDERS]
-    np.testing.assert_allclose(found, expected, rtol=1e-9)
+    np.testing.assert_allclose(ours, expected, rtol=1e-9)
     alone = np.array([dp_amplification.fixed_size(alpha, rate, cost, moments(20.0)) for alpha in ORDERS])
-    assert (alone[1:] < found[1:]).all(), "the control: with the moments of the Gaussian part it would be less"
+    assert (alone[1:] < ours[1:]).all(), "the control: with the moments of the Gaussian part it would be less"
 
 
 def test_only_what_is_all_gaussian_amounts_to_one() -> None:

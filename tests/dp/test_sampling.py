@@ -161,23 +161,23 @@ def test_wide_skellam_noise_has_its_variance() -> None:
     assert stats.kstest(sample / math.sqrt(variance), "norm").pvalue > LEAST_P
 
 
-class Given(sampling._Stream):
+class Scripted(sampling._Stream):
     """A stream whose first words and bits are given."""
 
     def __init__(self, words: list[int], bits: list[int] | None = None) -> None:
         super().__init__(lambda count: bytes(count))
-        self.given, self.given_bits, self.asked = words, bits or [], 0
+        self.words_left, self.bits_left, self.asked = words, bits or [], 0
 
     def words(self, count: int) -> NDArray[np.uint64]:
-        if self.given:
-            words, self.given = self.given, []
+        if self.words_left:
+            words, self.words_left = self.words_left, []
             assert len(words) == count
             return np.array(words, dtype=np.uint64)
         return np.zeros(count, dtype=np.uint64)
 
     def bits(self, count: int) -> int:
         self.asked += 1
-        return self.given_bits.pop(0) if self.given_bits else super().bits(count)
+        return self.bits_left.pop(0) if self.bits_left else super().bits(count)
 
 
 @pytest.mark.parametrize("constant_time", [True, False])
@@ -186,11 +186,11 @@ def test_a_forced_tie_is_decided_by_the_next_bits(k: int, constant_time: bool) -
     law = Gaussian(Fraction(16))
     tie = int(_tables.table(law, 64)[k])
     finer = _tables.thresholds(law, 128)[k] - (tie << 64)
-    below, above = Given([tie], [finer - 1]), Given([tie], [finer + 1])
+    below, above = Scripted([tie], [finer - 1]), Scripted([tie], [finer + 1])
     assert sampling._invert(law, 1, below, constant_time).tolist() == [k]
     assert sampling._invert(law, 1, above, constant_time).tolist() == [k + 1]
     finest = _tables.thresholds(law, 256)[k] - ((tie << 64 | finer) << 128)
-    again = Given([tie], [finer, finest + 1])
+    again = Scripted([tie], [finer, finest + 1])
     assert sampling._invert(law, 1, again, constant_time).tolist() == [k + 1]
     assert (below.asked, above.asked, again.asked) == (1, 1, 2)
 
@@ -206,10 +206,10 @@ def test_every_tie_of_eight_bits_splits_as_sixteen_bits_say(law: Any, constant_t
         for second in range(256) if first in ties else (0,):
             if first in ties and first << 8 | second in fine:
                 continue  # a second tie: decided by 32 bits
-            stream = Given([first << 56], [second])
-            (found,) = sampling._invert(law, 1, stream, constant_time, bits=8).tolist()
+            stream = Scripted([first << 56], [second])
+            (value,) = sampling._invert(law, 1, stream, constant_time, bits=8).tolist()
             assert stream.asked == (first in ties)
-            counts[found] += 1 if first in ties else 256
+            counts[value] += 1 if first in ties else 256
     for k, threshold in enumerate(fine):
         assert sum(counts[: k + 1]) == threshold - sum(entry < threshold for entry in set(fine))
 
@@ -275,9 +275,9 @@ def test_a_coin_near_its_probability_is_decided_exactly(x: Fraction, offset: int
         third = 2**63
         expected = mpmath.mpf((coin << 64 | second) << 64 | third) >= exact * mpmath.mpf(2) ** 192
     if x == 0:
-        assert sampling._keeps(x, coin, Given([], [second, third]))
+        assert sampling._keeps(x, coin, Scripted([], [second, third]))
     else:
-        assert sampling._keeps(x, coin, Given([], [second, third])) == expected
+        assert sampling._keeps(x, coin, Scripted([], [second, third])) == expected
 
 
 def test_the_generator_is_asked_once_and_the_same_bytes_give_the_same_noise() -> None:
@@ -353,10 +353,10 @@ def test_sizes_out_of_range_are_refused(sampler: Any, parameter: float, size: An
         sampler(parameter, size)
 
 
-@pytest.mark.parametrize("given", [b"", bytes(31), bytes(33), "0" * 32, None, 7])
-def test_generators_that_give_something_else_are_refused(given: Any) -> None:
+@pytest.mark.parametrize("result", [b"", bytes(31), bytes(33), "0" * 32, None, 7])
+def test_generators_that_give_something_else_are_refused(result: Any) -> None:
     with pytest.raises(DPError, match="expected 32 bytes"):
-        sample_discrete_gaussian(4, 1, rng=lambda count: given)
+        sample_discrete_gaussian(4, 1, rng=lambda count: result)
 
 
 def test_constant_time_is_refused_where_there_is_no_table() -> None:

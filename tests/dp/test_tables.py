@@ -37,17 +37,17 @@ def precision() -> Iterator[None]:
 @pytest.mark.parametrize("parameter", NARROW, ids=str)
 def test_thresholds_are_those_of_mpmath(name: str, parameter: Fraction, bits: int) -> None:
     law, pmf = LAWS[name]
-    found = _tables.thresholds(law(parameter), bits)
-    assert found[-1] == 2**bits - 1
-    assert found == twin.thresholds(pmf(parameter), bits, len(found))
+    ours = _tables.thresholds(law(parameter), bits)
+    assert ours[-1] == 2**bits - 1
+    assert ours == twin.thresholds(pmf(parameter), bits, len(ours))
 
 
 @pytest.mark.parametrize(("name", "parameter"), [("gaussian", 1000**2), ("laplace", 100)])
 def test_large_tables_are_those_of_mpmath(name: str, parameter: int) -> None:
     law, pmf = LAWS[name]
     with mpmath.workprec(300):
-        found = _tables.table(law(Fraction(parameter)), 64).tolist()
-        assert found == twin.thresholds(pmf(Fraction(parameter)), 64, len(found))
+        ours = _tables.table(law(Fraction(parameter)), 64).tolist()
+        assert ours == twin.thresholds(pmf(Fraction(parameter)), 64, len(ours))
 
 
 @pytest.mark.parametrize("k", [0, 1, 500, 1000, 3000, 6000, 9000])
@@ -63,12 +63,12 @@ def test_a_large_skellam_table_is_that_of_mpmath(k: int) -> None:
 
 def test_one_sided_tables_count_every_weight_once() -> None:
     q = mpmath.exp(-mpmath.mpf(1) / 5)
-    found = _tables.thresholds(Laplace(Fraction(5), one_sided=True), 64)
-    assert found == [int(mpmath.floor((1 - q ** (k + 1)) * 2**64)) for k in range(len(found))]
+    ours = _tables.thresholds(Laplace(Fraction(5), one_sided=True), 64)
+    assert ours == [int(mpmath.floor((1 - q ** (k + 1)) * 2**64)) for k in range(len(ours))]
     weights = [mpmath.exp(-mpmath.mpf(k * k) / 50) for k in range(150)]
     total = mpmath.fsum(weights)
-    found = _tables.thresholds(Gaussian(Fraction(25), one_sided=True), 64)
-    assert found == [int(mpmath.floor(mpmath.fsum(weights[: k + 1]) / total * 2**64)) for k in range(len(found))]
+    ours = _tables.thresholds(Gaussian(Fraction(25), one_sided=True), 64)
+    assert ours == [int(mpmath.floor(mpmath.fsum(weights[: k + 1]) / total * 2**64)) for k in range(len(ours))]
 
 
 parameters = st.fractions(Fraction(1, 50), Fraction(400), max_denominator=10**6) | st.floats(0.02, 400).map(
@@ -88,9 +88,9 @@ def test_more_bits_only_add_bits(name: str, parameter: Fraction, bits: int) -> N
 @settings(max_examples=20)
 @given(variance=parameters)
 def test_any_skellam_table_is_that_of_mpmath(variance: Fraction) -> None:
-    found = _tables.thresholds(Skellam(variance), 64)
+    ours = _tables.thresholds(Skellam(variance), 64)
     with mpmath.workprec(400):
-        assert found == twin.thresholds(twin.skellam(variance), 64, len(found))
+        assert ours == twin.thresholds(twin.skellam(variance), 64, len(ours))
 
 
 @laws
@@ -104,8 +104,8 @@ def test_weights_fall_and_the_slack_is_as_small_as_promised(name: str, parameter
 @given(x=st.fractions(0, 300, max_denominator=10**9), bits=st.integers(1, 300))
 def test_exponentials_are_below_by_three_units_at_most(x: Fraction, bits: int) -> None:
     exact = mpmath.exp(-mpmath.mpf(x.numerator) / x.denominator) * mpmath.mpf(2) ** bits
-    found = _tables.exp_below(x, bits)
-    assert found <= exact <= found + 3
+    below = _tables.exp_below(x, bits)
+    assert below <= exact <= below + 3
 
 
 @laws
@@ -138,17 +138,17 @@ def test_with_too_few_bits_entries_are_undecided_and_never_wrong(
 ) -> None:
     law = LAWS[name][0](parameter)
     expected = _tables.thresholds(law, 64)
-    found = list(_tables._thresholds(Coarse(law, fewer), 64, 64))
-    if found[-1] < 0:
-        found.pop()
-    assert found == expected[: len(found)]
+    entries = list(_tables._thresholds(Coarse(law, fewer), 64, 64))
+    if entries[-1] < 0:
+        entries.pop()
+    assert entries == expected[: len(entries)]
 
 
 @laws
 def test_control_without_the_slack_they_are_wrong(name: str) -> None:
     law = LAWS[name][0](Fraction(50))
-    found = list(_tables._thresholds(Coarse(law, 120, bounded=False), 64, 64))
-    assert any(entry not in (-1, right) for entry, right in zip(found, _tables.thresholds(law, 64), strict=False))
+    entries = list(_tables._thresholds(Coarse(law, 120, bounded=False), 64, 64))
+    assert any(entry not in (-1, right) for entry, right in zip(entries, _tables.thresholds(law, 64), strict=False))
 
 
 def test_the_guide_begins_at_or_before_every_answer() -> None:

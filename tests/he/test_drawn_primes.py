@@ -23,14 +23,14 @@ def repeatable(seed: int) -> Callable[[int], bytes]:
 
 @pytest.mark.parametrize("bits", [1024, 1028])
 def test_a_window_offers_just_what_has_no_small_factor(bits: int) -> None:
-    found = _primes._window(bits, repeatable(1))
+    candidates = _primes._window(bits, repeatable(1))
     start = mpz.from_bytes(repeatable(1)(-(-bits // 8)), "little") % (mpz(1) << bits) | mpz(3) << bits - 2 | 3
     primorial = gmpy2.primorial(SMALL)
     window = [start + 4 * i for i in range(WINDOW)]
-    assert set(found) == {number for number in window if gmpy2.gcd(number, primorial) == 1}
-    assert len(set(found)) == len(found)
-    assert found != sorted(found), "in the order of a window, primes behind large gaps would come first"
-    assert all(number % 4 == 3 and number >> bits - 2 == 3 for number in found)
+    assert set(candidates) == {number for number in window if gmpy2.gcd(number, primorial) == 1}
+    assert len(set(candidates)) == len(candidates)
+    assert candidates != sorted(candidates), "in the order of a window, primes behind large gaps would come first"
+    assert all(number % 4 == 3 and number >> bits - 2 == 3 for number in candidates)
 
 
 def test_a_window_ends_where_numbers_become_longer() -> None:

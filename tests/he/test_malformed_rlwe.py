@@ -91,7 +91,7 @@ def slots_of_the_key(scheme: bfv.Scheme, sums: np.ndarray) -> np.ndarray:
     """Each slot of s, narrowed down by seven bits a ciphertext: sums (k, N) are S + 2^(7j) s modulo t."""
     t = scheme.parameters.plain_modulus
     largest = (HONEST + 1) * scheme.bound
-    found = []
+    slots = []
     for column in sums.T.tolist():
         low, high = column[0] - largest, column[0]  # s itself, but for a multiple of t
         for j, value in enumerate(column[1:], start=1):
@@ -99,8 +99,8 @@ def slots_of_the_key(scheme: bfv.Scheme, sums: np.ndarray) -> np.ndarray:
             wraps = round((factor * (low + high) / 2 - value) / t)
             low = max(low, -(-(value - largest + wraps * t) // factor))
             high = min(high, (value + wraps * t) // factor)
-        found.append(low % t)
-    return np.array(found, dtype=np.uint64)
+        slots.append(low % t)
+    return np.array(slots, dtype=np.uint64)
 
 
 def bfv_case(seeded: bool) -> tuple[bfv.Scheme, int]:
@@ -116,9 +116,9 @@ def test_control_unchecked_bfv_slots_give_away_the_key(seeded: bool) -> None:
     vectors = honest(scheme, length)
     total, uploads = attacked(scheme, key, vectors, digits_of_slots(scheme, count))
     sums = key.open(total, length, HONEST + 1).reshape(count, -1)
-    found = slots_of_the_key(scheme, sums)[None]
-    scheme._plain.backward(found)
-    secret = found[0].astype(np.int64)
+    slots = slots_of_the_key(scheme, sums)[None]
+    scheme._plain.backward(slots)
+    secret = slots[0].astype(np.int64)
     secret -= scheme.parameters.plain_modulus * (secret > 1)
     assert (secret == key._secret).all()
     assert (read_with(scheme, secret, uploads[3], length) == vectors[3]).all()

@@ -205,7 +205,7 @@ def test_primes() -> None:
     for strong in (2047, 1373653, 25326001, 3215031751, 2152302898747, 3474749660383, 341550071728321, 561):
         assert not params.is_prime(strong)
     assert params.is_prime(2**61 - 1)
-    found = params.ntt_primes(64, 12, 100)
-    assert list(found) == sorted(
+    primes = params.ntt_primes(64, 12, 100)
+    assert list(primes) == sorted(
         (p for p in range(2048, 4096) if p % 128 == 1 and params.is_prime(p)), reverse=True
     )

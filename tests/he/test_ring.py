@@ -137,8 +137,8 @@ def test_words_above_the_last_multiple_are_drawn_anew() -> None:
     got = _ring.expand(seeds, degree, primes)
     assert got.tolist() == [twin.uniform(seed.tobytes(), degree, list(primes)) for seed in seeds]
     limit = _ring._limit(awkward)
-    drawn = np.concatenate([_ring.stream(seed, 0, 1) for seed in seeds])
-    assert 20 < (drawn >= limit).sum() < 200  # the case has happened
+    stream = np.concatenate([_ring.stream(seed, 0, 1) for seed in seeds])
+    assert 20 < (stream >= limit).sum() < 200  # the case has happened
 
 
 def test_complex_slots() -> None:

@@ -47,33 +47,33 @@ def replies(models: Sequence[np.ndarray[Any, Any]]) -> list[Message]:
 
 def changes(server_round: int) -> np.ndarray[Any, Any]:
     """What two clients changed; one coordinate never."""
-    found = np.random.default_rng(server_round).normal(0, 0.2, (2, SIZE))
-    found[:, 0] = 0
-    return found
+    updates = np.random.default_rng(server_round).normal(0, 0.2, (2, SIZE))
+    updates[:, 0] = 0
+    return updates
 
 
 def flowers(strategy: Any) -> list[np.ndarray[Any, Any]]:
     """The weights after each round of a Flower strategy."""
-    weights, found = np.ones(SIZE), []
+    weights, models = np.ones(SIZE), []
     for server_round in range(1, ROUNDS + 1):
         arrays = ArrayRecord({"w": Array(weights)})
         list(strategy.configure_train(server_round, arrays, ConfigRecord(), NoGrid()))
         after, _ = strategy.aggregate_train(server_round, replies(weights + changes(server_round)))
         weights = after["w"].numpy()
-        found.append(weights)
-    return found
+        models.append(weights)
+    return models
 
 
 def ours(optimizer: ServerOptimizer, v: float | None = None) -> list[np.ndarray[Any, Any]]:
     """The weights after each round here; ``v`` in place of the paper's τ², to see what that alone changes."""
     weights = np.ones(SIZE)
-    state, found = optimizer.start(weights), []
+    state, models = optimizer.start(weights), []
     if v is not None:
         object.__setattr__(state, "moments", Moments(state.moments.m, np.full(SIZE, v)))
     for server_round in range(1, ROUNDS + 1):
         weights, state = optimizer.step(weights, changes(server_round).mean(axis=0), state)
-        found.append(weights)
-    return found
+        models.append(weights)
+    return models
 
 
 @pytest.mark.parametrize(
@@ -111,7 +111,7 @@ def test_flower_corrects_the_bias_of_adam_one_round_late() -> None:
     mine = np.array(ours(FedAdam(0.03, tau=1e-3), v=0.0))
     t = np.arange(1, ROUNDS + 1)[:, None]
     factor = np.sqrt(1 - 0.99 ** (t + 1)) / (1 - 0.9 ** (t + 1))
-    steps, expected = (np.diff(found, axis=0, prepend=np.ones((1, SIZE))) for found in (theirs, mine))
+    steps, expected = (np.diff(models, axis=0, prepend=np.ones((1, SIZE))) for models in (theirs, mine))
     np.testing.assert_allclose(steps, factor * expected, rtol=1e-9, atol=1e-14)
     assert factor[0] == pytest.approx(0.7425, abs=1e-3)
     assert np.abs(theirs - ours(FedAdam(0.03, tau=1e-3))).max() > 1e-3

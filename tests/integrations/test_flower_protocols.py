@@ -123,8 +123,8 @@ NOISED: dict[str, Any] = {
 
 
 def directions() -> Any:
-    drawn = np.random.default_rng(5).normal(size=(CLIENTS, SIZE))
-    return 0.9 * drawn / np.linalg.norm(drawn, axis=1, keepdims=True)
+    vectors = np.random.default_rng(5).normal(size=(CLIENTS, SIZE))
+    return 0.9 * vectors / np.linalg.norm(vectors, axis=1, keepdims=True)
 
 
 def noised_run(encoding: Any) -> tuple[secagg.Task, SecureGrid, Any]:

@@ -36,8 +36,8 @@ LARGER = {
 @pytest.mark.parametrize("row", PUBLISHED["rows"], ids=lambda row: "-".join(map(str, row[:4])))
 def test_published_table(row: list, monkeypatch: pytest.MonkeyPatch) -> None:
     n, corruption, dropout, server, *published = row
-    found = graph.harary_parameters(n, corruption=corruption, dropout=dropout, server=server)
-    assert found == LARGER.get((n, corruption, dropout, server), tuple(published))
+    parameters = graph.harary_parameters(n, corruption=corruption, dropout=dropout, server=server)
+    assert parameters == LARGER.get((n, corruption, dropout, server), tuple(published))
     monkeypatch.setattr(graph, "most_neighbours", graph.most_marked)
     numbers = floor(Fraction(str(corruption)) * n), floor(Fraction(str(dropout)) * n)
     arguments = dict(zip(("corrupt", "dropping"), numbers, strict=True))
@@ -71,10 +71,10 @@ def test_equal_to_the_naive_twin(
     wanted = reference.harary_parameters(
         n, Fraction(a, n), Fraction(d, n), server, security, correctness, windows=windows
     )
-    found = graph.sparse_parameters(
+    ours = graph.sparse_parameters(
         n, corrupt=a, dropping=d, server=server, security=security, correctness=correctness, windows=windows
     )
-    assert found == wanted
+    assert ours == wanted
 
 
 def test_a_tie_is_within_the_limit() -> None:
@@ -90,19 +90,19 @@ def test_a_tie_is_within_the_limit() -> None:
 @given(data=st.data())
 def test_most_marked_is_the_least_bound(data: st.DataObject) -> None:
     n = data.draw(st.integers(2, 200))
-    marked, drawn, bits = (
+    marked, sampled, bits = (
         data.draw(st.integers(0, n)),
         data.draw(st.integers(0, n)),
         data.draw(st.integers(1, 50)),
     )
-    found = graph.most_marked(n, marked, drawn, bits)
+    least = graph.most_marked(n, marked, sampled, bits)
     tails = [Fraction(0)]
-    for x in range(drawn, -1, -1):
-        tails.append(tails[-1] + reference.probability(n, marked, drawn, x))
+    for x in range(sampled, -1, -1):
+        tails.append(tails[-1] + reference.probability(n, marked, sampled, x))
     tails = tails[::-1]  # tails[x] = Pr[X >= x]
     limit = Fraction(1, n << bits)
-    assert tails[found + 1] <= limit
-    assert found == 0 or tails[found] > limit
+    assert tails[least + 1] <= limit
+    assert least == 0 or tails[least] > limit
 
 
 @settings(max_examples=60)
@@ -112,14 +112,14 @@ def test_one_clients_neighbours_are_drawn_from_the_others(data: st.DataObject) -
     n = data.draw(st.integers(4, 200))
     marked, degree = data.draw(st.integers(0, n - 1)), 2 * data.draw(st.integers(1, (n - 1) // 2))
     bits = data.draw(st.integers(1, 50))
-    found = graph.most_neighbours(n, marked, degree, bits)
+    least = graph.most_neighbours(n, marked, degree, bits)
 
     def tail(x: int) -> Fraction:
         return sum((reference.probability(n - 1, marked, degree, j) for j in range(x + 1, degree + 1)), Fraction(0))
 
     limit = Fraction(1, n << bits)
-    assert tail(found) <= limit
-    assert found == max(0, degree + marked - (n - 1)) or tail(found - 1) > limit
+    assert tail(least) <= limit
+    assert least == max(0, degree + marked - (n - 1)) or tail(least - 1) > limit
 
 
 def test_control_drawn_from_all_of_them_the_odds_are_over_the_limit() -> None:
@@ -167,10 +167,10 @@ def test_whole_numbers_decide_as_the_logarithms_do(
 ) -> None:
     """Taken for close, every comparison is made by counting. In the first rows connectivity is what binds."""
     monkeypatch.setattr(graph, "_CLOSE", float("inf"))
-    found = graph.sparse_parameters.__wrapped__(n, corrupt=corrupt, dropping=dropping, server=server)
+    ours = graph.sparse_parameters.__wrapped__(n, corrupt=corrupt, dropping=dropping, server=server)
     wanted = reference.harary_parameters(n, Fraction(corrupt, n), Fraction(dropping, n), server, 40, 20)
-    assert found == wanted is not None
-    degree, removed = found[0], corrupt + dropping
+    assert ours == wanted is not None
+    degree, removed = ours[0], corrupt + dropping
     if server == "curious":
         assert degree == graph._least_connected(n, removed, 40)
         assert not graph._stays_connected(n, removed, degree - 2, 40)
@@ -180,8 +180,8 @@ def test_whole_numbers_decide_as_the_logarithms_do(
 @pytest.mark.parametrize("security", [39, 40, 46])
 def test_window_floor_equals_the_naive_twin(n: int, corrupt: int, window: int, security: int) -> None:
     """In these but the first, a bit more or less of security is another floor."""
-    found = graph.window_floor(n, corrupt=corrupt, window=window, security=security)
-    assert found == reference.most_corrupt(n, corrupt, window, security)
+    floor = graph.window_floor(n, corrupt=corrupt, window=window, security=security)
+    assert floor == reference.most_corrupt(n, corrupt, window, security)
 
 
 def test_the_ring_that_a_seed_draws() -> None:
@@ -265,16 +265,16 @@ def test_failures_are_as_rare_as_predicted(
     )
     least = graph.most_neighbours(n, corrupt, degree, bits + 1)
     most = degree - graph.most_neighbours(n, dropping, degree, bits)
-    found = trials(n, corrupt, dropping, degree, count)
+    outcomes = trials(n, corrupt, dropping, degree, count)
     for rate, predicted, limit in (
         (
-            (found["corrupt"] > least).mean(),
+            (outcomes["corrupt"] > least).mean(),
             (n - corrupt)
             * sum(reference.probability(n - 1, corrupt, degree, x) for x in range(least + 1, degree + 1)),
             2.0 ** -(bits + 1),
         ),
         (
-            (found["surviving"] < most).mean(),
+            (outcomes["surviving"] < most).mean(),
             (n - dropping) * sum(reference.probability(n - 1, n - dropping - 1, degree, x) for x in range(most)),
             2.0**-bits,
         ),
@@ -287,11 +287,11 @@ def test_failures_are_as_rare_as_predicted(
         assert 0 < lowest <= rate <= high + 4 * (high / count) ** 0.5
     # What the threshold is for: corrupt neighbours alone, or in two stories, hold too few shares; survivors enough.
     breaks = threshold if server == "curious" else 2 * threshold - degree
-    assert (found["corrupt"] >= breaks).mean() <= 2.0 ** -(bits + 1)
-    assert (found["surviving"] < threshold).mean() <= 2.0**-bits
-    assert found["cut"] <= 2.0 ** -(bits + 1) + 4 * (2.0 ** -(bits + 1) / count) ** 0.5
-    assert (found["corrupt"] > least - 1).mean() > 2.0 ** -(bits + 1)
-    assert (found["surviving"] < most + 1).mean() > 2.0**-bits
+    assert (outcomes["corrupt"] >= breaks).mean() <= 2.0 ** -(bits + 1)
+    assert (outcomes["surviving"] < threshold).mean() <= 2.0**-bits
+    assert outcomes["cut"] <= 2.0 ** -(bits + 1) + 4 * (2.0 ** -(bits + 1) / count) ** 0.5
+    assert (outcomes["corrupt"] > least - 1).mean() > 2.0 ** -(bits + 1)
+    assert (outcomes["surviving"] < most + 1).mean() > 2.0**-bits
 
 
 def test_control_a_degree_that_is_too_low_falls_apart() -> None:

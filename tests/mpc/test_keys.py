@@ -197,10 +197,10 @@ def test_control_two_plaintexts_under_one_key_reveal_their_difference() -> None:
 @given(KEY, st.lists(st.integers(0, 50), max_size=6))
 def test_how_a_stream_is_cut_does_not_matter(seed: bytes, sizes: list[int]) -> None:
     rng = keys.seeded_rng(seed, salt=b"s", info=b"i")
-    drawn = b"".join(rng(size) for size in sizes)
+    stream = b"".join(rng(size) for size in sizes)
     key = keys.derive(seed, salt=b"s", info=b"i")
     expected = Cipher(algorithms.AES(key), modes.CTR(bytes(16))).encryptor().update(bytes(sum(sizes)))
-    assert drawn == expected
+    assert stream == expected
 
 
 def test_seed_salt_and_info_each_give_another_stream() -> None:

@@ -30,8 +30,8 @@ def dealings(draw: st.DrawFn) -> tuple[bytes, int, list[int], bytes]:
     points = draw(st.lists(POINTS, min_size=2, max_size=7, unique=True))
     threshold = draw(st.integers(2, len(points)))
     size = 48 * (threshold - 1)
-    drawn = draw(st.one_of(st.just(b"\xff" * size), st.just(bytes(size)), st.binary(min_size=size, max_size=size)))
-    return draw(SECRETS), threshold, points, drawn
+    stream = draw(st.one_of(st.just(b"\xff" * size), st.just(bytes(size)), st.binary(min_size=size, max_size=size)))
+    return draw(SECRETS), threshold, points, stream
 
 
 # --- the field -------------------------------------------------------------------------------
@@ -123,9 +123,9 @@ def test_weights_equal_their_twin(points: list[int], at: int) -> None:
 
 @given(dealings())
 def test_shares_equal_their_twin(dealing: tuple[bytes, int, list[int], bytes]) -> None:
-    secret, threshold, points, drawn = dealing
-    values = shamir.share_values(secret, threshold, points, lambda count: drawn)
-    assert values == twin.share_values(secret, threshold, points, drawn)
+    secret, threshold, points, stream = dealing
+    values = shamir.share_values(secret, threshold, points, lambda count: stream)
+    assert values == twin.share_values(secret, threshold, points, stream)
     assert all(len(v) == 33 and int.from_bytes(v, "big") < PRIME for v in values)
     chosen = points[:threshold]
     assert shamir.reconstruct(chosen, values[:threshold]) == twin.reconstruct(chosen, values[:threshold]) == secret

@@ -6,10 +6,10 @@ from statistics import median
 from cryptography.hazmat.primitives.ciphers import Cipher, algorithms, modes
 
 
-def parts(*given: str | bytes | int) -> bytes:
+def parts(*values: str | bytes | int) -> bytes:
     """Each part after its length in 4 bytes, big-endian; an integer has 8 bytes."""
     octets = [
-        p.encode() if isinstance(p, str) else p.to_bytes(8, "big") if isinstance(p, int) else p for p in given
+        p.encode() if isinstance(p, str) else p.to_bytes(8, "big") if isinstance(p, int) else p for p in values
     ]
     return b"".join(len(part).to_bytes(4, "big") + part for part in octets)
 
@@ -23,16 +23,16 @@ def words(count: int, label: str, session: bytes, *more: int) -> list[int]:
 
 def random_k(size: int, k: int, session: bytes) -> list[int]:
     """The coordinates with the ``k`` smallest words."""
-    drawn = words(size, "random-k", session)
-    return sorted(sorted(range(size), key=lambda j: (drawn[j], j))[:k])
+    ranks = words(size, "random-k", session)
+    return sorted(sorted(range(size), key=lambda j: (ranks[j], j))[:k])
 
 
 def public_mask(changes: list[float], k: int, exploring: int, threshold: float, session: bytes) -> list[int]:
     """The largest changes above the threshold, then the coordinates with the smallest words among the others."""
-    drawn = words(len(changes), "public-mask", session)
+    ranks = words(len(changes), "public-mask", session)
     by_size = sorted(range(len(changes)), key=lambda j: (-abs(changes[j]), j))
     top = [j for j in by_size if abs(changes[j]) > threshold][: k - exploring]
-    others = sorted(set(range(len(changes))) - set(top), key=lambda j: (drawn[j], j))
+    others = sorted(set(range(len(changes))) - set(top), key=lambda j: (ranks[j], j))
     return sorted(top + others[: k - len(top)])
 
 

@@ -38,14 +38,14 @@ def vectors() -> dict[str, Any]:
             rows[-1]["epsilon"] = full.get_epsilon(DELTA)
             for rate in RATES:
                 event = theirs.PoissonSampledDpEvent(rate, theirs.GaussianDpEvent(z))
-                found = ask(RdpAccountant(ORDERS), event, steps)
-                rows.append({"kind": "poisson", "z": z, "rate": rate, "steps": steps, "rdp": list(found.rdp)})
-                rows[-1]["epsilon"] = found.get_epsilon(DELTA)
+                account = ask(RdpAccountant(ORDERS), event, steps)
+                rows.append({"kind": "poisson", "z": z, "rate": rate, "steps": steps, "rdp": list(account.rdp)})
+                rows[-1]["epsilon"] = account.get_epsilon(DELTA)
                 if z <= 4:  # beyond that its differences of logarithms lose digits
                     half = theirs.GaussianDpEvent(z / 2)
                     event = theirs.SampledWithoutReplacementDpEvent(POPULATION, round(rate * POPULATION), half)
-                    found = ask(RdpAccountant(ORDERS, relation.REPLACE_ONE), event, steps)
-                    rows.append({"kind": "fixed", "z": z, "rate": rate, "steps": steps, "rdp": list(found.rdp)})
+                    account = ask(RdpAccountant(ORDERS, relation.REPLACE_ONE), event, steps)
+                    rows.append({"kind": "fixed", "z": z, "rate": rate, "steps": steps, "rdp": list(account.rdp)})
     losses = []
     for z, rate, steps, neighbours in [
         (1.0, 1.0, 1, "zero-out"),

@@ -35,11 +35,11 @@ def skellam(variance: Fraction) -> Pmf:
 
 def thresholds(pmf: Pmf, bits: int, count: int) -> list[int]:
     """floor(2^bits P(|X| <= k)) for k below ``count``, at the precision that mpmath is set to."""
-    found, total = [], mpmath.mpf(0)
+    entries, total = [], mpmath.mpf(0)
     for k in range(count):
         total += pmf(k) * (2 if k else 1)
-        found.append(int(mpmath.floor(total * mpmath.mpf(2) ** bits)))
-    return found
+        entries.append(int(mpmath.floor(total * mpmath.mpf(2) ** bits)))
+    return entries
 
 
 def probabilities(pmf: Pmf, reach: int) -> NDArray[np.float64]:
@@ -85,9 +85,9 @@ def draw(pmf: Pmf, key: bytes, count: int, piece: int) -> list[int]:
         octets = stream.update(bytes(8 * number))
         return [int.from_bytes(octets[i : i + 8], "little") for i in range(0, 8 * number, 8)]
 
-    drawn: list[int] = []
-    while len(drawn) < count:
-        size = min(piece, count - len(drawn))
+    samples: list[int] = []
+    while len(samples) < count:
+        size = min(piece, count - len(samples))
         values = [bisect.bisect_left(table, word) for word in words(size)]
-        drawn += signed(values, words(-(-size // 64)))
-    return drawn
+        samples += signed(values, words(-(-size // 64)))
+    return samples

@@ -4,9 +4,9 @@ from fractions import Fraction
 from math import ceil, comb, floor
 
 
-def probability(n: int, marked: int, drawn: int, x: int) -> Fraction:
-    """Pr[X = x] where ``drawn`` of ``n`` are taken and ``marked`` of ``n`` are marked."""
-    return Fraction(comb(marked, x) * comb(n - marked, drawn - x), comb(n, drawn))
+def probability(n: int, marked: int, sampled: int, x: int) -> Fraction:
+    """Pr[X = x] where ``sampled`` of ``n`` are taken and ``marked`` of ``n`` are marked."""
+    return Fraction(comb(marked, x) * comb(n - marked, sampled - x), comb(n, sampled))
 
 
 def harary_parameters(
@@ -44,10 +44,10 @@ def harary_parameters(
     return None
 
 
-def least_exceeded(n: int, marked: int, drawn: int, bits: int) -> int:
+def least_exceeded(n: int, marked: int, sampled: int, bits: int) -> int:
     """The least x with Pr[X > x] of at most 2^-bits/n."""
-    chances = [probability(n, marked, drawn, x) for x in range(drawn + 1)]
-    return min(x for x in range(drawn + 1) if sum(chances[x + 1 :]) <= Fraction(1, n * 2**bits))
+    chances = [probability(n, marked, sampled, x) for x in range(sampled + 1)]
+    return min(x for x in range(sampled + 1) if sum(chances[x + 1 :]) <= Fraction(1, n * 2**bits))
 
 
 def most_corrupt(n: int, corrupt: int, window: int, security: int) -> int:

@@ -97,26 +97,26 @@ def words(seed: bytes) -> Iterator[int]:
 def uniform(seed: bytes, degree: int, primes: list[int]) -> list[list[int]]:
     """The polynomials that SEAL samples: all words first, then new ones in place of those too large."""
     source = words(seed)
-    drawn = [[next(source) for _ in range(degree)] for _ in primes]
-    for row, prime in zip(drawn, primes, strict=True):
+    rows = [[next(source) for _ in range(degree)] for _ in primes]
+    for row, prime in zip(rows, primes, strict=True):
         limit = MASK - MASK % prime - 1
         for i in range(degree):
             while row[i] >= limit:
                 row[i] = next(source)
             row[i] %= prime
-    return drawn
+    return rows
 
 
 def complex_slots(coefficients: list[float]) -> list[float]:
     """The real polynomial's values at zeta^(4j + 1): all real parts, then all imaginary ones."""
     n = len(coefficients)
-    found = []
+    parts = []
     for j in range(n // 2):
         angles = [math.pi * (4 * j + 1) * k / n for k in range(n)]
-        found.append(
+        parts.append(
             [sum(c * part(x) for c, x in zip(coefficients, angles, strict=True)) for part in (math.cos, math.sin)]
         )
-    return [value[0] for value in found] + [value[1] for value in found]
+    return [value[0] for value in parts] + [value[1] for value in parts]
 
 
 def plain_coefficients(slots: list[int], root: int, modulus: int) -> list[int]:

@@ -53,8 +53,8 @@ def inclusion(leaves: list[bytes], m: int) -> bytes:
 
 
 def polynomial(secret: bytes, threshold: int, key: bytes) -> list[int]:
-    drawn = pieces(stream(key, 48 * (threshold - 1)), 48)
-    return [int.from_bytes(secret, "big"), *(int.from_bytes(part, "big") % PRIME for part in drawn)]
+    blocks = pieces(stream(key, 48 * (threshold - 1)), 48)
+    return [int.from_bytes(secret, "big"), *(int.from_bytes(part, "big") % PRIME for part in blocks)]
 
 
 def value_at(coefficients: list[int], x: int) -> bytes:
@@ -74,8 +74,8 @@ def rebuild(shares: dict[int, bytes]) -> bytes:
 
 def draw_order(n: int, seed: bytes) -> list[int]:
     """Nodes by their 16 bytes, read as two little-endian numbers."""
-    drawn = pieces(stream(hkdf(seed, b"", "mpc/v1/ring"), 16 * n), 16)
-    numbers = [tuple(int.from_bytes(half, "little") for half in pieces(node, 8)) for node in drawn]
+    nodes = pieces(stream(hkdf(seed, b"", "mpc/v1/ring"), 16 * n), 16)
+    numbers = [tuple(int.from_bytes(half, "little") for half in pieces(node, 8)) for node in nodes]
     return sorted(range(n), key=lambda node: numbers[node])
 
 
@@ -96,11 +96,11 @@ class Replay:
         assert [m["sender"] for _, m in self.opened] == senders
         self.total = [[0] * length for length, _ in self.segments]
 
-    def said(self, *kinds: int) -> list[dict[str, Any]]:
+    def answers(self, *kinds: int) -> list[dict[str, Any]]:
         """The clients' messages of some kinds."""
         return [m for _, m in self.opened if m["kind"] in kinds and m["sender"]]
 
-    def told(self, *kinds: int) -> list[tuple[str, dict[str, Any]]]:
+    def requests(self, *kinds: int) -> list[tuple[str, dict[str, Any]]]:
         """The server's messages of some kinds, and to whom."""
         return [(to, m) for to, m in self.opened if m["kind"] in kinds and not m["sender"]]
 
@@ -122,10 +122,10 @@ class Replay:
         assert all(m["task"] == task for _, m in self.opened)
         cohort, name, nonce = self.opened[0][1]["fields"]
         assert (cohort, name) == (sorted(self.seeds), session)
-        assert all(m["fields"] == [cohort, name, nonce] for _, m in self.told(PROPOSAL))
+        assert all(m["fields"] == [cohort, name, nonce] for _, m in self.requests(PROPOSAL))
         named = [b"secagg/v1/session", task, roster_digest(self.signing, {}), session, nonce, parts(*cohort)]
         opening = sha(parts(*named))
-        adverts = {m["sender"]: m for m in self.said(ADVERT)}
+        adverts = {m["sender"]: m for m in self.answers(ADVERT)}
         self.u1 = sorted(adverts)
         self.leaves = [adverts[c]["raw"] for c in self.u1]
         named += [len(self.u1).to_bytes(8, "big"), merkle(self.leaves)]
@@ -134,7 +134,7 @@ class Replay:
             present[cohort.index(client) // 8] |= 1 << cohort.index(client) % 8
         self.present = bytes(present)
         if self.sparse:
-            nonces = {m["fields"][3] for _, m in self.told(NEAR_ADVERTS)}
+            nonces = {m["fields"][3] for _, m in self.requests(NEAR_ADVERTS)}
             (self.graph_nonce,) = nonces
             assert len(self.graph_nonce) == 32
             assert self.graph_nonce != nonce
@@ -153,11 +153,11 @@ class Replay:
         self.holders = dict.fromkeys(self.u1, self.u1)
         if self.sparse:
             dropping = n - self.record["min_survivors"]
-            found = graph.harary_parameters(
+            numbers = graph.harary_parameters(
                 n, Fraction(corrupt, n), Fraction(dropping, n), "semi-malicious", 40, 20, windows=True
             )
-            assert found is not None
-            self.degree, self.threshold = found
+            assert numbers is not None
+            self.degree, self.threshold = numbers
             assert self.degree < n - 1
             self.order = draw_order(n, self.session)
             self.holders = {
@@ -165,7 +165,7 @@ class Replay:
                 for place, client in enumerate(self.u1)
             }
         self.near = {c: [other for other in holders if other != c] for c, holders in self.holders.items()}
-        for client, m in self.told(ADVERTS, NEAR_ADVERTS):
+        for client, m in self.requests(ADVERTS, NEAR_ADVERTS):
             if not self.sparse:
                 assert m["fields"] == [self.leaves]
                 continue
@@ -181,7 +181,7 @@ class Replay:
         self.own_seed = {c: self.role(c, self.session, "self-mask-seed") for c in self.u1}
         self.commitments: dict[str, dict[str, bytes]] = {}
         self.boxes: dict[str, dict[str, bytes]] = {}
-        for m in self.said(DEALT):
+        for m in self.answers(DEALT):
             dealer, (seed_hash, joined, sealed) = m["sender"], m["fields"]
             own, holders = self.own_seed[dealer], self.holders[dealer]
             assert m["session"] == self.session
@@ -206,7 +206,7 @@ class Replay:
         self.u2 = sorted(self.commitments)
 
     def check_held(self) -> None:
-        for holder, m in self.told(HELD):
+        for holder, m in self.requests(HELD):
             dealers = [dealer for dealer in self.near[holder] if dealer in self.u2]
             bitmap, joined, sealed = m["fields"]
             assert members(bitmap, self.u1) == self.u2
@@ -227,7 +227,7 @@ class Replay:
         return hkdf(self.agree(client, neighbour), self.session, *info, length=16)
 
     def check_inputs(self) -> None:
-        inputs = self.said(MASKED, VOUCHED_INPUT)
+        inputs = self.answers(MASKED, VOUCHED_INPUT)
         for m in inputs:
             client = m["sender"]
             others = [other for other in self.near[client] if other in self.u2]
@@ -244,16 +244,16 @@ class Replay:
 
     def check_survivors(self) -> None:
         """One story, told to all and signed by enough, and no ring cut by it."""
-        stories = {tuple(m["fields"]) for m in self.said(SIGNED)}
+        stories = {tuple(m["fields"]) for m in self.answers(SIGNED)}
         assert len(stories) == 1
         dealers, survivors = stories.pop()
         assert (members(dealers, self.u1), members(survivors, self.u1)) == (self.u2, self.u3)
-        for client, m in self.told(SURVIVORS, VOUCHED_SURVIVORS):
+        for client, m in self.requests(SURVIVORS, VOUCHED_SURVIVORS):
             others = [other for other in self.near[client] if other in self.u3]
             vouchers = [b"".join(self.voucher(other, client) for other in others)] if self.sparse else []
             assert m["fields"] == [survivors, *vouchers]
-        lists = {m["sender"]: m["raw"] for m in self.said(SIGNED)}
-        for _, m in self.told(UNMASK):
+        lists = {m["sender"]: m["raw"] for m in self.answers(SIGNED)}
+        for _, m in self.requests(UNMASK):
             shown = [lists[c] for c in sorted(lists)]
             assert m["fields"] == [survivors, shown[: self.quorum]]
             assert len(m["fields"][1]) == self.quorum
@@ -264,14 +264,14 @@ class Replay:
 
     def unmask(self) -> None:
         revealed: dict[str, dict[int, bytes]] = {c: {} for c in self.u2}
-        for m in self.said(REVEALED):
+        for m in self.answers(REVEALED):
             (unopened, joined), holder = m["fields"], m["sender"]
             assert members(unopened, self.u1) == []
             dealers = [dealer for dealer in self.holders[holder] if dealer in self.u2]
             for dealer, share in zip(dealers, pieces(joined, 33), strict=True):
                 which = dealer not in self.u3
-                told = parts("secagg/v1/share-commitment", self.session, dealer, holder, KINDS[which], share)
-                assert pieces(self.commitments[dealer][holder], 32)[which] == sha(told)
+                content = parts("secagg/v1/share-commitment", self.session, dealer, holder, KINDS[which], share)
+                assert pieces(self.commitments[dealer][holder], 32)[which] == sha(content)
                 revealed[dealer][self.holders[dealer].index(holder) + 1] = share
         for dealer, shares in revealed.items():
             assert len(shares) >= self.threshold

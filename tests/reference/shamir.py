@@ -38,10 +38,10 @@ def interpolate(points: Sequence[int], values: Sequence[int], at: int = 0) -> in
     return sum(w * v for w, v in zip(lagrange(points, at), values, strict=True)) % PRIME
 
 
-def share_values(secret: bytes, threshold: int, points: Sequence[int], drawn: bytes) -> list[bytes]:
-    """What ``mpc.shamir.share_values`` gives when its rng gives ``drawn``."""
+def share_values(secret: bytes, threshold: int, points: Sequence[int], stream: bytes) -> list[bytes]:
+    """What ``mpc.shamir.share_values`` gives when its rng gives ``stream``."""
     coefficients = [int.from_bytes(secret, "big")]
-    coefficients += [int.from_bytes(drawn[48 * i : 48 * i + 48], "big") % PRIME for i in range(threshold - 1)]
+    coefficients += [int.from_bytes(stream[48 * i : 48 * i + 48], "big") % PRIME for i in range(threshold - 1)]
     return [evaluate(coefficients, point).to_bytes(33, "big") for point in points]
 
 

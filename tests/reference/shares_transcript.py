@@ -52,19 +52,19 @@ def verify(record: dict[str, Any]) -> list[list[int]]:
     assert all(m["task"] == task for _, m in opened)
     assert [m["sender"] for _, m in opened] == [who.replace("server", "") for who, *_ in messages]
 
-    def said(kind: int) -> dict[str, dict[str, Any]]:
+    def answers(kind: int) -> dict[str, dict[str, Any]]:
         return {m["sender"]: m for to, m in opened if m["kind"] == kind and m["sender"] and to == "server"}
 
-    def told(kind: int) -> dict[str, dict[str, Any]]:
+    def requests(kind: int) -> dict[str, dict[str, Any]]:
         return {to: m for to, m in opened if m["kind"] == kind and not m["sender"]}
 
     cohort, _, nonce = opened[0][1]["fields"]
     assert cohort == sorted(record["seeds"])
     session = sha(parts("secagg/v1/session", task, roster_digest(signing, sealing), name, nonce, parts(*cohort)))
-    assert all(m["fields"] == [cohort, name, nonce] for m in told(PROPOSAL).values())
+    assert all(m["fields"] == [cohort, name, nonce] for m in requests(PROPOSAL).values())
     assert all(m["session"] == session for _, m in opened if m["kind"] != PROPOSAL)
-    assert set(told(PROPOSAL)) == {*said(REPORT), *aggregators}
-    assert sorted(said(READY)) == aggregators
+    assert set(requests(PROPOSAL)) == {*answers(REPORT), *aggregators}
+    assert sorted(answers(READY)) == aggregators
 
     def open_share(client: str, aggregator: str, sealed: bytes) -> bytes | None:
         info = parts("secagg/v1/input-share", task, session, client, aggregator)
@@ -73,7 +73,7 @@ def verify(record: dict[str, Any]) -> list[list[int]]:
         except InvalidTag:
             return None
 
-    reports = said(REPORT)
+    reports = answers(REPORT)
     held: dict[str, list[str]] = {aggregator: [] for aggregator in aggregators}
     written: dict[str, list[list[int]]] = {}
     seeds: dict[str, list[bytes]] = {}
@@ -95,7 +95,7 @@ def verify(record: dict[str, Any]) -> list[list[int]]:
             held[leader].append(client)
 
     unopened = {aggregator: set(reports) - set(held[aggregator]) for aggregator in helpers}
-    for aggregator, m in said(HELD).items():
+    for aggregator, m in answers(HELD).items():
         bitmap, handed_back = m["fields"]
         assert members(bitmap, cohort) == sorted(held[aggregator])
         assert sorted(handed_back) == sorted(reports[c]["raw"] for c in unopened.get(aggregator, ()))
@@ -104,14 +104,20 @@ def verify(record: dict[str, Any]) -> list[list[int]]:
     taken_off = [reports[c]["raw"] for c in sorted(set().union(*unopened.values())) if c in held[leader]]
     listed = [part for client in chosen for part in (client, reports[client]["digest"])]
     digest = sha(parts("secagg/v1/reports", session, *listed))
-    agreed = said(AGREED)
-    assert sorted(agreed) == sorted(told(COLLECT)) == sorted(told(RELEASE)) == sorted(said(SHARE)) == aggregators
+    agreed = answers(AGREED)
+    assert (
+        sorted(agreed)
+        == sorted(requests(COLLECT))
+        == sorted(requests(RELEASE))
+        == sorted(answers(SHARE))
+        == aggregators
+    )
     for aggregator in aggregators:
-        bitmap, returned = told(COLLECT)[aggregator]["fields"]
+        bitmap, returned = requests(COLLECT)[aggregator]["fields"]
         assert members(bitmap, cohort) == chosen
         assert returned == (taken_off if aggregator == leader else [])
         assert agreed[aggregator]["fields"] == [bitmap, digest]
-        assert told(RELEASE)[aggregator]["fields"] == [[agreed[party]["raw"] for party in aggregators]]
+        assert requests(RELEASE)[aggregator]["fields"] == [[agreed[party]["raw"] for party in aggregators]]
 
     total = [[0] * length for length, _ in segments]
     for place, aggregator in enumerate(aggregators):
@@ -119,7 +125,7 @@ def verify(record: dict[str, Any]) -> list[list[int]]:
         for client in chosen:
             share = written[client] if aggregator == leader else mask(seeds[client][place - 1], segments)
             combine(expected, share, 1, segments)
-        released = unpack(said(SHARE)[aggregator]["payload"], segments)
+        released = unpack(answers(SHARE)[aggregator]["payload"], segments)
         assert released == expected
         combine(total, released, 1, segments)
     return total

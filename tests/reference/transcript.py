@@ -67,8 +67,8 @@ def structure(data: bytes) -> Any:
                 item, at = value(at)
                 items.append(item)
             return items, at
-        found = data[at : at + count]
-        return (found if kind is bytes else found.decode()), at + count
+        content = data[at : at + count]
+        return (content if kind is bytes else content.decode()), at + count
 
     whole, end = value(0)
     assert end == len(data)
@@ -77,8 +77,8 @@ def structure(data: bytes) -> Any:
 
 def read(data: bytes, protocol: int, signing_key: bytes | None) -> dict[str, Any]:
     """The fields of an envelope, its trailer checked."""
-    magic, version, found, kind, task = struct.unpack_from(">6sBHB32s", data)
-    assert (magic, version, found) == (b"SECAGG", 2, protocol)
+    magic, version, protocol_id, kind, task = struct.unpack_from(">6sBHB32s", data)
+    assert (magic, version, protocol_id) == (b"SECAGG", 2, protocol)
     at = 42
     session = data[at + 1 : at + 1 + data[at]]
     at += 1 + data[at]
