@@ -85,11 +85,10 @@ class WaitingAnswers:
         That client goes to the end of the line, in case its answer is lost on the way.
         """
         self._answers.pop(client, None)
-        for turned_away in self._turned_away:
-            del self._turned_away[turned_away]
-            self._turned_away[turned_away] = None
-            return turned_away
-        return None
+        following = next(iter(self._turned_away), None)
+        if following is not None:
+            self._turned_away[following] = self._turned_away.pop(following)
+        return following
 
     def awaited_by(self, client: str, listeners: Iterable[str]) -> set[str] | None:
         """The listeners for whose word the answer of ``client`` waits, or for room; None if there is no answer."""

@@ -137,7 +137,7 @@ class PairwiseClient(Client[PairwiseClientState]):
                 raise Reject(FaultKind.INVALID, "got adverts out of order, twice, or from outside the cohort")
             previous = envelope.sender
             adverts[envelope.sender] = open_advert(envelope)
-        if (draft.advert or draft.last_reply) not in raw:
+        if draft.own_advert not in raw:
             raise Reject(FaultKind.INVALID, "got adverts without this client's own")
         all_keys = [key for advert in adverts.values() for key in (advert.sealing_key, advert.masking_key)]
         if len(set(all_keys)) != len(all_keys):
@@ -326,4 +326,4 @@ class PairwiseClient(Client[PairwiseClientState]):
     def erase(self, draft: PairwiseClientState) -> None:
         """Forget keys, shares and update."""
         super().erase(draft)
-        draft.held, draft.adverts, draft.vouchers = {}, {}, {}
+        draft.held, draft.adverts = {}, {}

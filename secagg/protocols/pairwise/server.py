@@ -52,7 +52,8 @@ class PairwiseServer(Server[PairwiseServerState]):
     shares are missing, or when shares that match their commitments rebuild a wrong secret.
 
     SecAggPlus replaces how U1 is fixed (``_enter``), what comes with an input (``_take_input``), what is shown of
-    the survivors (``_send_survivors``), and which clients get which adverts (``_send_adverts``).
+    the survivors (``_send_survivors``), which clients get which adverts (``_send_adverts``), and what may be wrong
+    with a share that its holder reports (``_unopened``).
     """
 
     state_type = PairwiseServerState
@@ -198,9 +199,8 @@ class PairwiseServer(Server[PairwiseServerState]):
             raise Reject(FaultKind.INVALID, "got unopened shares of clients that dealt no shares")
         dealers = [party for party in dealt if party not in unopened]
         shares = pieces(revealed.shares, SHARE_BYTES, len(dealers))
-        why = "didn't open, or it vouched for another U2" if state.vouchers else "didn't open"
         for dealer in sorted(unopened):
-            self.context.blame(dealer, FaultKind.UNOPENED_SHARE, f"{holder} says that the share {why}")
+            self.context.blame(dealer, FaultKind.UNOPENED_SHARE, f"{holder} says that the share {self._unopened()}")
         survivors = set(state.survivors)
         for dealer, share in zip(dealers, shares, strict=True):
             kind = SELF if dealer in survivors else KEY
@@ -211,6 +211,10 @@ class PairwiseServer(Server[PairwiseServerState]):
                 self.context.blame(holder, FaultKind.WRONG_SHARE, f"its share of {dealer} is not the one dealt")
                 continue
             state.shares[dealer][point] = share
+
+    def _unopened(self) -> str:
+        """What may be wrong with a share that its holder reports."""
+        return "didn't open"
 
     def _settle_revealed(self) -> None:
         """Rebuild one secret of each client of U2, then subtract the masks from the sum."""

@@ -150,6 +150,11 @@ class SparseClient(PairwiseClient):
 
     # In every round
 
+    def erase(self, draft: PairwiseClientState) -> None:
+        """Forget keys, shares, vouchers and update."""
+        super().erase(draft)
+        draft.vouchers = {}
+
     @property
     def _beacon(self) -> Beacon:
         protocol = self._protocol

@@ -147,6 +147,11 @@ class SparseServer(PairwiseServer):
             party: (messages.VouchedSurvivors(marked, b"".join(vouchers)), b"") for party, vouchers in shown.items()
         }
 
+    # Round 4
+
+    def _unopened(self) -> str:
+        return "didn't open, or it vouched for another U2" if self.context.state.vouchers else super()._unopened()
+
     # In every round
 
     @property

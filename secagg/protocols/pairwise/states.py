@@ -35,6 +35,11 @@ class PairwiseClientState(ClientState):
     vouchers: dict[str, bytes] = {}  # sparse: by neighbour, its voucher if it masked under the same U2
     survivors: bytes = b""  # U3
 
+    @property
+    def own_advert(self) -> bytes:
+        """This client's signed advert, once it was sent."""
+        return self.advert or self.last_reply
+
 
 class PairwiseServerState(ServerState):
     """The state of a server, except the sum."""
