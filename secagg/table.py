@@ -44,9 +44,24 @@ class Proposal(wire.Message, frozen=True):
 
 
 class Word(wire.Message, frozen=True):
-    """What a listener answers to a message that the server handed on to it: its word about one client's answer."""
+    """What a listener answers to a message that the server handed on to it: its word about one client's answer.
+
+    ``about`` is the digest of that message (``envelope.digest``). So the word holds for the answer from which the
+    message came, and for no other answer of the same client.
+    """
 
     client: str
+    about: bytes
+
+
+class Refusal(wire.Message, frozen=True):
+    """What a listener says instead of a word if it refuses the message; the server then refuses the answer.
+
+    The library sends it. Without it, an answer with a refused part would wait until the round ends.
+    """
+
+    TYPE: ClassVar[int] = 0
+    about: bytes
 
 
 @dataclass(frozen=True)
@@ -58,7 +73,8 @@ class Phase:
     :attr:`secagg.roles.Step.hand_on` says which message goes to which party.
 
     With ``word`` a listener answers what it gets, and the server takes no answer of a client before every listener
-    has given its word about it. Until then the answer is kept in memory: at most ``awaiting`` of them at a time.
+    has given its word about it. Until then the answer is kept in memory: at most ``awaiting`` of them at a time. A
+    listener gives one word about a client in a session.
     """
 
     round: str
@@ -78,6 +94,13 @@ class Phase:
     def __post_init__(self) -> None:
         if self.relay is None and (self.relayed is not None or self.word is not None):
             raise ConfigError(f"{self.round} has messages for listeners but no listeners; state relay=")
+        if self.relayed_vectors and self.relayed is None:
+            raise ConfigError(f"{self.round} has relayed_vectors=True but no message before them; state relayed=")
+        if self.word is not None and self.word.TYPE in (self.handed_on.TYPE, Refusal.TYPE):
+            raise ConfigError(
+                f"{self.round} has words of type {self.word.TYPE}, which is the type of what they answer or of a "
+                "Refusal; give the word another TYPE"
+            )
         if (self.word is not None) != (self.awaiting > 0):
             raise ConfigError(
                 f"{self.round} has word={self.word} and awaiting={self.awaiting}; a listener's word is about an "

@@ -39,8 +39,8 @@ EXCEPTIONS = {
 #: The one circle, by types alone: a task makes roles, roles read their task, and protocols' base class names both.
 CIRCLE = {
     *("secagg.task", "secagg.corruption", "secagg.relay", "secagg.protocols.base"),
-    *(f"secagg.roles.{name}" for name in ("client", "context", "handing_on", "hooks", "listener", "member")),
-    *(f"secagg.roles.{name}" for name in ("outcome", "receiving", "server", "state")),
+    *(f"secagg.roles.{name}" for name in ("client", "context", "handing_on", "hearing", "hooks", "listener")),
+    *(f"secagg.roles.{name}" for name in ("member", "outcome", "receiving", "server", "state")),
 }
 
 

@@ -66,7 +66,8 @@ CONCERNED: dict[str, tuple[str, ...]] = {
     "secagg/roles/member.py": (*_ROLES, "tests/secagg/test_budget.py", "tests/secagg/test_restore.py"),
     "secagg/roles/server.py": (*_ROLES, "tests/secagg/test_faults.py"),
     "secagg/roles/receiving.py": ("tests/secagg/test_faults.py", "tests/secagg/test_parts.py", *_ROLES),
-    "secagg/roles/handing_on.py": ("tests/secagg/test_parts.py",),
+    "secagg/roles/handing_on.py": ("tests/secagg/test_parts.py", "tests/secagg/test_hostile_parts.py"),
+    "secagg/roles/hearing.py": ("tests/secagg/test_parts.py", "tests/secagg/test_hostile_parts.py"),
     "secagg/protocols/shares/collector.py": (
         "tests/secagg/test_shares.py",
         "tests/secagg/test_fuzz.py",

@@ -7,7 +7,7 @@ the server; ``Server`` asks. A protocol subclasses them and fills in one table; 
 from secagg.roles.client import Client
 from secagg.roles.context import MemberContext, ServerContext
 from secagg.roles.environment import Budget, Environment
-from secagg.roles.handing_on import Waiting
+from secagg.roles.handing_on import Handed, Waiting
 from secagg.roles.hooks import Handler, Listener, MemberHooks, Reply, ServerHooks, Step, method
 from secagg.roles.listener import Aggregator, Decryptor, Watchful
 from secagg.roles.member import SEED_BYTES, Member
@@ -23,6 +23,7 @@ __all__ = [
     "ClientState",
     "Decryptor",
     "Environment",
+    "Handed",
     "Handler",
     "Listener",
     "ListenerState",

@@ -2,29 +2,34 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
 
 from secagg import wire
-from secagg.errors import FaultKind
+from secagg._numbers import is_a
+from secagg.errors import ConfigError, FaultKind, kind_of, shown
 from secagg.relay import check_relayed
 from secagg.roles.context import ServerContext
 from secagg.table import Phase
 from secagg.wire import Envelope, Reject
+
+Handed = bytes | tuple[wire.Message, bytes]
+"""A message for a listener: the bytes that a party signed, or a message of the server's own and its vectors."""
 
 
 @dataclass(frozen=True)
 class Waiting:
     """A client's answer that awaits the word of each listener.
 
-    ``words`` are those that came, by listener; ``shown`` are the parties to which some of the answer was handed on.
+    ``words`` are those that came, by listener. ``shown`` has the digests of the messages that were handed on
+    because of this answer, by receiver.
     """
 
     envelope: Envelope
     message: Any
     payload: memoryview
-    shown: frozenset[str]
+    shown: Mapping[str, frozenset[bytes]] = field(default_factory=dict)
     words: Mapping[str, Envelope] = field(default_factory=dict)
 
     def with_word(self, word: Envelope) -> Waiting:
@@ -34,50 +39,71 @@ class Waiting:
             raise Reject(FaultKind.DUPLICATE, f"got a second word about {self.envelope.sender}; the first stands")
         return replace(self, words={**self.words, word.sender: word})
 
-    def shown_to(self, parties: Iterable[str]) -> Waiting:
-        """The same, with something handed on to ``parties`` too."""
-        return replace(self, shown=self.shown.union(parties))
+    def shown_to(self, messages: Mapping[str, Envelope]) -> Waiting:
+        """The same, with ``messages`` handed on too, by receiver."""
+        more = {party: self.shown.get(party, frozenset()) | {one.digest} for party, one in messages.items()}
+        return replace(self, shown={**self.shown, **more})
+
+    def was_shown(self, party: str, digest: bytes) -> bool:
+        """Whether ``party`` got the message with this digest because of this answer."""
+        return digest in self.shown.get(party, ())
 
     def owing(self, listeners: Iterable[str]) -> set[str]:
         """The listeners that were shown something and gave no word; if there are none, all without a word."""
         without = set(listeners) - self.words.keys()
-        return without & self.shown or without
+        return without & self.shown.keys() or without
 
 
 class WaitingAnswers:
     """The answers of the open round that await words: ``most`` at a time, in memory only.
 
-    An answer that finds no room is dropped, and its sender is asked again when there is room. A server that is
-    restored has none of these answers, and asks for all of them again; clients and listeners repeat their bytes.
+    An answer that finds no room is dropped, and its sender is asked again when there is room. An answer that was
+    refused is final: a client that could send one after the other would keep a place that others need. A server
+    that is restored has none of these answers, and asks for all of them again; clients and listeners repeat their
+    bytes.
     """
 
     def __init__(self, most: int) -> None:
         self._most = most
         self._answers: dict[str, Waiting] = {}
         self._turned_away: dict[str, None] = {}
+        self._refused: dict[str, bytes] = {}  # digests, by client
 
     def get(self, client: str) -> Waiting | None:
         """The answer of ``client`` that waits, if one does."""
         return self._answers.get(client)
 
-    def add(self, waiting: Waiting) -> bool:
-        """Keep an answer if there is room; returns whether it waits now. ``Reject`` for another of its client."""
+    def shown_to(self, party: str, digest: bytes) -> str | None:
+        """The client because of whose answer ``party`` got the message with this digest, if that answer waits."""
+        return next((name for name, one in self._answers.items() if one.was_shown(party, digest)), None)
+
+    def admits(self, answer: Envelope) -> bool:
+        """Whether these bytes may wait: not if they were refused. ``Reject`` for another answer of the client."""
+        earlier = self._answers.get(answer.sender)
+        if earlier is not None and earlier.envelope.digest != answer.digest:
+            raise Reject(FaultKind.DUPLICATE, "got another message than the one that waits")
+        refused = self._refused.get(answer.sender)
+        if refused not in (None, answer.digest):
+            raise Reject(FaultKind.DUPLICATE, "got another message than the one that was refused")
+        return refused is None
+
+    def add(self, waiting: Waiting, parts: Mapping[str, Envelope]) -> bool:
+        """Keep an answer, of which ``parts`` are handed on, if there is room; returns whether it waits now."""
         client = waiting.envelope.sender
-        earlier = self._answers.get(client)
-        if earlier is not None:
-            if earlier.envelope.digest != waiting.envelope.digest:
-                raise Reject(FaultKind.DUPLICATE, "got another message than the one that waits")
-            return True
-        if len(self._answers) >= self._most:
+        if client not in self._answers and len(self._answers) >= self._most:
             self._turned_away[client] = None
             return False
         self._turned_away.pop(client, None)
-        self._answers[client] = waiting
+        self._answers[client] = self._answers.get(client, waiting).shown_to(parts)
         return True
 
     def update(self, waiting: Waiting) -> None:
         """Keep what came in for an answer that waits."""
         self._answers[waiting.envelope.sender] = waiting
+
+    def refuse(self, client: str) -> None:
+        """Note that the answer of ``client`` was refused for good."""
+        self._refused[client] = self._answers[client].envelope.digest
 
     def remove(self, client: str) -> str | None:
         """Make room: the answer of ``client`` waits no more. Returns a client that found no room, to ask it again.
@@ -99,33 +125,62 @@ class WaitingAnswers:
         return None
 
 
-def check_parts(
-    context: ServerContext[Any], phase: Phase, sender: str, parts: Mapping[str, bytes]
-) -> dict[str, bytes]:
-    """The ``parts`` of an answer, by receiver; ``Reject`` if one of them would be refused there.
+def check_handed(
+    context: ServerContext[Any],
+    phase: Phase,
+    listeners: tuple[str, ...],
+    handed: object,
+    check: Callable[[Envelope], None],
+) -> dict[str, Envelope]:
+    """What a protocol hands on, by receiver; ``Reject`` if a message would be refused there.
 
-    Each part is signed by ``sender`` and of the phase's type, or is the server's own message, and is no longer than
-    its receiver reads.
+    Bytes are a party's message, which ``check`` refuses if it is not. Only a message that the protocol returns
+    unsealed becomes the server's own: an envelope without a sender inside a party's bytes is that party's forgery.
+    ``ConfigError`` for what no protocol may return, however long it is.
     """
-    for receiver, data in parts.items():
-        envelope = _check_sent(context, receiver, data)
-        if envelope.sender == wire.SERVER:
-            continue
-        check_relayed(envelope, context.task, context.state.session_id, phase.handed_on)
-        if envelope.sender != sender:
-            raise Reject(FaultKind.INVALID, f"got a part of {envelope.sender} in the answer of {sender}")
-        context.check_signature(envelope, phase.role)
-    return dict(parts)
+    if not is_a(handed, (Mapping,)):
+        raise ConfigError(_RETURNED.format(phase.round, f"a {kind_of(handed)}"))
+    checked: dict[str, Envelope] = {}
+    known: dict[int, tuple[Handed, Envelope]] = {}  # holds what it names, so that no id is used twice
+    for receiver in handed:  # type: ignore[attr-defined]
+        if not is_a(receiver, str) or receiver in checked:
+            raise ConfigError(_RETURNED.format(phase.round, f"a mapping with the key {shown(receiver)}"))
+        if receiver not in listeners:
+            raise Reject(FaultKind.INVALID, f"got a part for {shown(receiver)}, who doesn't listen here")
+        one = handed[receiver]  # type: ignore[index]
+        if id(one) not in known:
+            own = is_a(one, tuple)
+            if not own and not is_a(one, bytes | bytearray | memoryview):
+                raise ConfigError(_RETURNED.format(phase.round, f"a {kind_of(one)}"))
+            envelope = Envelope.parse(_own(context, phase, one) if own else one, context.limit_of(receiver))
+            if not own:
+                check(envelope)
+            known[id(one)] = one, envelope
+        checked[receiver] = known[id(one)][1]
+    return checked
 
 
-def check_messages(context: ServerContext[Any], messages: Mapping[str, bytes]) -> dict[str, bytes]:
-    """The ``messages`` that follow a word, by receiver; ``Reject`` if one is longer than its receiver reads."""
-    for receiver, data in messages.items():
-        _check_sent(context, receiver, data)
-    return dict(messages)
+_RETURNED = (
+    "the server's step for {} hands on {}; expected a mapping from the ids of listeners, each once, to bytes that "
+    "a party signed, or to a message of the type relayed= of the table and its vectors"
+)
 
 
-def _check_sent(context: ServerContext[Any], receiver: str, data: bytes) -> Envelope:
-    if not context.knows(receiver):
-        raise Reject(FaultKind.INVALID, f"got a part for {receiver!s:.64}, who is not enrolled")
-    return Envelope.parse(data, context.limit_of(receiver))
+def _own(context: ServerContext[Any], phase: Phase, one: Any) -> bytes:
+    """A message of the server's own, sealed."""
+    fits = len(one) == 2 and phase.relayed is not None and is_a(one[0], phase.relayed) and is_a(one[1], bytes)
+    if not fits or (one[1] and not phase.relayed_vectors):
+        kinds = ", ".join(kind_of(item) for item in one[:2])
+        raise ConfigError(_RETURNED.format(phase.round, f"({kinds})"))
+    return context.seal(*one)
+
+
+def check_part(context: ServerContext[Any], phase: Phase, sender: str, part: Envelope) -> None:
+    """``Reject`` a part in the answer of ``sender`` unless it is of the phase's type, and ``sender`` signed it."""
+    check_relayed(part, context.task, context.state.session_id, phase.handed_on)
+    if part.sender != sender:
+        raise Reject(FaultKind.INVALID, f"got a part of {part.sender or 'the server'} in the answer of {sender}")
+    context.check_signature(part, phase.role)
+    _, vectors = part.open(phase.handed_on)
+    if not phase.handed_on_vectors:
+        wire.no_vectors(vectors)

@@ -11,7 +11,7 @@ import msgspec
 from secagg import wire
 from secagg.identity import PartyRole
 from secagg.roles.context import MemberContext, ServerContext
-from secagg.roles.handing_on import Waiting
+from secagg.roles.handing_on import Handed, Waiting
 from secagg.roles.state import MemberState, ServerState, pack_segments
 from secagg.table import Phase, Word
 from secagg.wire import Envelope
@@ -45,16 +45,18 @@ class Step:
 
     ``hand_on(self, envelope, message, payload)`` returns which message goes to which party at once; without it the
     whole answer goes to all parties of ``Phase.relay``. ``hear(self, envelope, word, waiting)`` checks a listener's
-    word about the answer ``waiting``, and returns what goes to whom next. Both change nothing, because an answer or
-    a word may come again. ``Reject`` refuses what came; in ``hear``, ``Reject(..., blame=word.client)`` accepts the
-    word, and refuses the answer that it is about.
+    word about the answer ``waiting``, and returns what goes to whom next. Bytes are handed on as the client or, in
+    ``hear``, a listener signed them. A message with its vectors, as ``ask`` returns it, is sealed as the server's
+    own. Both methods change nothing and return the same each time, because an answer or a word may come again.
+    ``Reject`` refuses what came; in ``hear``, ``Reject(..., blame=word.client)`` accepts the word, and refuses the
+    answer that it is about for good.
     """
 
     ask: Callable[[Any], Mapping[str, Reply]]
     take: Callable[[Any, Envelope, Any, memoryview], None]
     settle: Callable[[Any], None]
-    hand_on: Callable[[Any, Envelope, Any, memoryview], Mapping[str, bytes]] | None = None
-    hear: Callable[[Any, Envelope, Any, Waiting], Mapping[str, bytes]] | None = None
+    hand_on: Callable[[Any, Envelope, Any, memoryview], Mapping[str, Handed]] | None = None
+    hear: Callable[[Any, Envelope, Any, Waiting], Mapping[str, Handed]] | None = None
 
 
 class MemberHooks(Generic[AnyState]):

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+from mpc.errors import MPCError
+from secagg import wire
 from secagg.errors import Aborted, Fault, FaultKind, RemoteProtocolError
 from secagg.identity import PartyRole
 from secagg.roles.faults import FaultRecord
 from secagg.roles.member import AnyState, Member
 from secagg.roles.turn import atomic
+from secagg.table import Phase, Refusal
+from secagg.wire import Envelope, Reject
 
 
 class Watchful(Member[AnyState]):
@@ -31,6 +35,17 @@ class Watchful(Member[AnyState]):
         except Aborted as aborted:
             self.note(Fault("server", self._phases[-1].round, FaultKind.INVALID, aborted.reason))
         return None
+
+    def _listen(self, envelope: Envelope, phase: Phase, kind: type[wire.Message]) -> bytes | None:
+        """Turn wrong content into a fault and, where the server waits for a word, into a refusal."""
+        try:
+            return super()._listen(envelope, phase, kind)
+        except (Reject, MPCError) as error:
+            if phase.word is None or kind is phase.word:
+                raise
+            refused = error if isinstance(error, Reject) else Reject(FaultKind.INVALID, str(error))
+        self.note(self._fault(refused))
+        return self.context.seal(self._state, Refusal(envelope.digest))
 
     def note(self, fault: Fault) -> None:
         """Keep a fault, unless there are too many: a flood of bad messages must not fill the memory."""

@@ -27,8 +27,9 @@ from secagg.errors import Aborted, ConfigError, Fault, FaultKind, LocalProtocolE
 from secagg.identity import PartyRole, check_enrolled, check_party_id
 from secagg.roles.context import MemberContext
 from secagg.roles.environment import Environment
-from secagg.roles.hooks import AnyState, Handler, Listener, MemberHooks, Reply, method
-from secagg.roles.state import ClientState, ListenerState, MemberState, check_member, pack_state, unpack_state
+from secagg.roles.hearing import Hearing
+from secagg.roles.hooks import AnyState, Handler, Listener, Reply, method
+from secagg.roles.state import ClientState, MemberState, check_member, pack_state, unpack_state
 from secagg.roles.turn import Turn, atomic
 from secagg.session import (
     MAX_SESSION_BYTES,
@@ -39,7 +40,7 @@ from secagg.session import (
     session_id,
 )
 from secagg.store import Ledger
-from secagg.table import Phase, Proposal
+from secagg.table import Proposal
 from secagg.wire import Envelope, Reject
 
 if TYPE_CHECKING:
@@ -56,7 +57,7 @@ FOREIGN_TASK = (
 )
 
 
-class Member(MemberHooks[AnyState]):
+class Member(Hearing[AnyState]):
     """A role that answers the server. The task makes it. It takes bytes and returns bytes, without I/O or a clock.
 
     Any thread may call any method or property at any time. Each call has the role to itself, and waits until the
@@ -98,29 +99,6 @@ class Member(MemberHooks[AnyState]):
         self._check_table()
         self._proposed: bytes | None = None  # by a proposal that was accepted but not answered yet
         self.prepare()
-
-    def _check_table(self) -> None:
-        """``ConfigError`` for a class that lacks a method or a state for what the protocol's table asks of it."""
-        heard = [phase for phase in self.context.task.protocol.phases if phase.relay is self.role]
-        lacking = [f"answers[{phase.round!s}]" for phase in self._phases if phase.round not in self.answers]
-        lacking += [f"overhears[{phase.round!s}]" for phase in heard if phase.round not in self.overhears]
-        if any(phase.word for phase in heard) and not isinstance(self._state, ListenerState):
-            lacking += ["a state_type that is a ListenerState"]
-        requests = {phase.request.TYPE for phase in self._phases}
-        if both := [phase.round for phase in heard if phase.relayed and phase.relayed.TYPE in requests]:
-            raise ConfigError(
-                f"{self.context.task.protocol.name} hands on in {both[0]} what it also sends as a request; give "
-                "the two messages different types"
-            )
-        if lacking:
-            raise ConfigError(
-                f"{type(self).__name__} has no {', '.join(lacking)}, which its protocol's table needs"
-            )
-
-    @property
-    def id(self) -> str:
-        """The party's id."""
-        return self._state.id
 
     @property
     @atomic
@@ -252,60 +230,6 @@ class Member(MemberHooks[AnyState]):
             )
         except ValueError as error:  # dp's own errors are
             raise LocalProtocolError(f"this input does not leave: {error}") from error
-
-    def _check_type(self, message: object, expected: type[wire.Message] | None, name: str) -> None:
-        if expected is None or not isinstance(message, expected):
-            stated = "no answer" if expected is None else expected.__name__
-            raise ConfigError(
-                f"{type(self).__name__} answered {type(message).__name__} in {name}; the protocol's table has "
-                f"{stated} there: correct one of them"
-            )
-
-    def _listens_in(self, envelope: Envelope) -> Phase | None:
-        """The row of the table by which the server hands such a message on to this role; None if there is none."""
-        for phase in self.context.task.protocol.phases:
-            if phase.relay is not self.role:
-                continue
-            if envelope.kind == phase.handed_on.TYPE and (envelope.sender != wire.SERVER or phase.relayed):
-                return phase
-            if phase.word is not None and envelope.kind == phase.word.TYPE and envelope.sender != wire.SERVER:
-                return phase
-        return None
-
-    def _overhear(self, envelope: Envelope, phase: Phase) -> bytes | None:
-        """Take a message that the server handed on; returns this role's word on it, if the protocol has words.
-
-        It is signed by the party that was asked or, if it is a word itself, by another listener; or it is the
-        server's own, which is believed as little as a request.
-        """
-        state, kind, signer = self._state, phase.handed_on, phase.role
-        if phase.word is not None and envelope.kind == phase.word.TYPE:
-            kind, signer = phase.word, self.role
-        if not state.session_id or envelope.session != state.session_id:
-            raise Reject(FaultKind.FOREIGN_SESSION, "got a relayed message of another session")
-        if envelope.sender != wire.SERVER:
-            self.context.check_signature(envelope, signer)
-        if kind is phase.word and envelope.sender == self.id:
-            raise Reject(FaultKind.INVALID, "got this party's own word; expected another listener's")
-        if isinstance(state, ListenerState) and envelope.digest in state.words:
-            return state.words[envelope.digest]
-        if self.heard(envelope):
-            return None
-        if self._ended:
-            raise Reject(FaultKind.OUT_OF_TURN, "got another party's message after the end of the session")
-        message, payload = envelope.open(kind)
-        if kind is phase.word or not phase.handed_on_vectors:
-            wire.no_vectors(payload)
-        draft = msgspec.structs.replace(state)
-        word = self.overhears[phase.round](self, draft, envelope, message, payload)
-        sealed = None
-        if word is not None:
-            self._check_type(word, phase.word, phase.round)
-            sealed = self.context.seal(draft, word)
-            assert isinstance(draft, ListenerState)  # held to it when the role was made
-            draft.words = {**draft.words, envelope.digest: sealed}
-        self._commit(draft)
-        return sealed
 
     def _warn_of_no_ledger(self, draft: AnyState) -> None:
         # If the server reads each input anyway, a second upload of the same client reveals nothing new.

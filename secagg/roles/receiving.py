@@ -7,22 +7,26 @@ until every listener has given its word about it.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 from mpc.errors import MPCError
 from secagg import wire
 from secagg._numbers import is_a
 from secagg.errors import FaultKind, LocalProtocolError, shown
-from secagg.roles.handing_on import Waiting, WaitingAnswers, check_messages, check_parts
+from secagg.roles.handing_on import Waiting, WaitingAnswers, check_handed, check_part
 from secagg.roles.hooks import AnyServerState, Reply, ServerHooks
 from secagg.roles.member import FOREIGN_TASK
 from secagg.roles.turn import Turn, atomic
-from secagg.table import Phase
+from secagg.table import Phase, Refusal, Word
 from secagg.wire import Envelope, Reject
 
 Outbox = dict[str, bytes]
 
 _TAG = 16  # bytes of a message's digest by which it is known again
+
+
+def _raw(messages: Mapping[str, Envelope]) -> Outbox:
+    return {party: one.raw for party, one in messages.items()}
 
 
 class Receiving(ServerHooks[AnyServerState]):
@@ -71,6 +75,8 @@ class Receiving(ServerHooks[AnyServerState]):
         try:
             if isinstance(read, Envelope) and self._is_word(sender, read):
                 return self._take_word(read)
+            if isinstance(read, Envelope) and read.kind == Refusal.TYPE and self._may_refuse(sender):
+                return self._take_refusal(read)
             refusal = self._refusal(sender, read)
             if isinstance(read, Reject):
                 raise refusal or read
@@ -87,17 +93,27 @@ class Receiving(ServerHooks[AnyServerState]):
 
     def _take_answer(self, phase: Phase, read: Envelope) -> Outbox:
         """Take an answer, or let it await the listeners' words; returns what to hand on."""
+        if phase.word is not None and not self._waiting.admits(read):
+            return {}
         message, payload = read.open(phase.reply)
         if not phase.reply_vectors:
             wire.no_vectors(payload)
-        step, parts = self.steps[phase.round], dict.fromkeys(self._listeners(phase), read.raw)
+        step, parts = self.steps[phase.round], dict.fromkeys(self._listeners(phase), read)
         if step.hand_on is not None:
-            parts = check_parts(self.context, phase, read.sender, step.hand_on(self, read, message, payload))
-        if phase.word is not None:
-            return parts if self._waiting.add(Waiting(read, message, payload, shown=frozenset(parts))) else {}
-        step.take(self, read, message, payload)
-        self._accept(read)
-        return parts
+            parts = self._handed(
+                phase,
+                step.hand_on(self, read, message, payload),
+                lambda part: check_part(self.context, phase, read.sender, part),
+            )
+        if phase.word is None:
+            step.take(self, read, message, payload)
+            self._accept(read)
+        elif not self._waiting.add(Waiting(read, message, payload), parts):
+            return {}
+        return _raw(parts)
+
+    def _handed(self, phase: Phase, handed: object, check: Callable[[Envelope], None]) -> dict[str, Envelope]:
+        return check_handed(self.context, phase, self._listeners(phase), handed, check)
 
     def _accept(self, read: Envelope) -> None:
         self._pending.discard(read.sender)
@@ -133,20 +149,21 @@ class Receiving(ServerHooks[AnyServerState]):
         if read.session != state.session_id:
             raise Reject(FaultKind.FOREIGN_SESSION, "got a word of another session")
         assert phase.word is not None
+        if len(read.raw) > self.context.limit_of(read.sender):
+            raise Reject(FaultKind.OVERSIZED, "got a word that is longer than the other listeners read")
         word, rest = read.open(phase.word)
         wire.no_vectors(rest)
         waiting = self._waiting.get(word.client)
-        if waiting is None:
+        if waiting is None or not waiting.was_shown(read.sender, word.about):
             # The answer was lost in a crash or found no room. It comes again, and then so do the words about it.
             if word.client in self._pending or self._took(read):
                 return {}
             detail = f"got a word about {word.client:.64}, of whom no answer waits"
             raise Reject(FaultKind.OUT_OF_TURN, detail)
         known, waiting = read.sender in waiting.words, waiting.with_word(read)
-        step, onward = self.steps[phase.round], dict[str, bytes]()
+        step = self.steps[phase.round]
         try:
-            if step.hear is not None:
-                onward = check_messages(self.context, step.hear(self, read, word, waiting))
+            onward = self._onward(phase, read, word, waiting)
             if not known:
                 self._remember(read)
             self._waiting.update(waiting.shown_to(onward))
@@ -157,7 +174,7 @@ class Receiving(ServerHooks[AnyServerState]):
                 self._remember(read)
             return self._refuse(word.client, refused)
         if not waiting.words.keys() >= set(self._listeners(phase)):
-            return onward
+            return _raw(onward)
         try:
             step.take(self, waiting.envelope, waiting.message, waiting.payload)
         except Reject as refused:
@@ -165,11 +182,42 @@ class Receiving(ServerHooks[AnyServerState]):
         except MPCError as error:
             return self._refuse(word.client, Reject(FaultKind.INVALID, str(error)))
         self._accept(waiting.envelope)
-        return onward | self._make_room(word.client)
+        return _raw(onward) | self._make_room(word.client)
+
+    def _onward(self, phase: Phase, read: Envelope, word: Word, waiting: Waiting) -> dict[str, Envelope]:
+        """What is handed on because of a word: other listeners' words, parts of the client, or the server's own."""
+        hear = self.steps[phase.round].hear
+        if hear is None:
+            return {}
+        handed = hear(self, read, word, waiting)
+
+        def check(one: Envelope) -> None:
+            if all(one.raw != known.raw for known in waiting.words.values()):
+                check_part(self.context, phase, word.client, one)
+
+        try:
+            return self._handed(phase, handed, check)
+        except Reject as refused:  # it would be so each time, and the answer would wait until the round ends
+            raise Reject(refused.kind, refused.detail, blame=word.client) from refused
+
+    def _may_refuse(self, sender: str) -> bool:
+        return any(self._has_word(phase, sender) for phase in self._phases)
+
+    def _take_refusal(self, read: Envelope) -> Outbox:
+        """Refuse the answer of which a listener refused what it was shown, if that answer still waits."""
+        if read.session != self.context.state.session_id:
+            raise Reject(FaultKind.FOREIGN_SESSION, "got a refusal of another session")
+        refusal, rest = read.open(Refusal)
+        wire.no_vectors(rest)
+        client = self._waiting.shown_to(read.sender, refusal.about)
+        if client is None:
+            return {}
+        return self._refuse(client, Reject(FaultKind.INVALID, f"{read.sender} refused what it got of this answer"))
 
     def _refuse(self, client: str, refused: Reject) -> Outbox:
-        """Refuse the waiting answer of ``client``, which stays pending as after any answer that was refused."""
+        """Refuse the waiting answer of ``client`` for good; the client stays pending, and has no other answer."""
         self.context.blame(refused.blame or client, refused.kind, refused.detail)
+        self._waiting.refuse(client)
         return self._make_room(client)
 
     def _make_room(self, client: str) -> Outbox:
@@ -208,7 +256,10 @@ class Receiving(ServerHooks[AnyServerState]):
         bytes.
         """
         tags, tag = self.context.state.taken.get(envelope.sender, b""), envelope.digest[:_TAG]
-        return any(tags[at : at + _TAG] == tag for at in range(0, len(tags), _TAG))
+        at = tags.find(tag)
+        while at % _TAG and at > 0:  # found across two tags
+            at = tags.find(tag, at + 1)
+        return at >= 0
 
     def _blame_silent(self, phase: Phase, silent: Sequence[str]) -> None:
         """Record each silent party: one that did not answer, or the listeners for whose word its answer waited."""

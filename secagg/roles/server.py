@@ -71,6 +71,7 @@ class Server(Receiving[AnyServerState]):
         self._turn = Turn()
         self.context = ServerContext(task, environment, state)  # type: ignore[arg-type]
         self._phases = task.protocol.phases
+        self._check_table()
         written = unpack_segments(state.sums, task) if state.sums else []
         self.context.sums = [total.copy() for total in written]
         state.sums, state.faults = [], []
@@ -81,6 +82,21 @@ class Server(Receiving[AnyServerState]):
         self._received, self._opened = 0, time.monotonic()  # of the open round, for the log
         self.prepare()
         self._outcome = self._decode() if state.finished else None
+
+    def _check_table(self) -> None:
+        """``ConfigError`` for a class whose steps don't fit what the protocol's table asks of it."""
+        for phase in self._phases:
+            step = self.steps.get(phase.round)
+            for lacks, what in (
+                (step is None, f"no steps[{phase.round!s}]"),
+                (step and phase.relayed and not step.hand_on, f"no hand_on in steps[{phase.round!s}]"),
+                (step and step.hand_on and not phase.relay, f"a hand_on in steps[{phase.round!s}] without relay="),
+                (step and step.hear and not phase.word, f"a hear in steps[{phase.round!s}] without word="),
+            ):
+                if lacks:
+                    raise ConfigError(
+                        f"{type(self).__name__} has {what}, against its protocol's table; correct one of them"
+                    )
 
     @property
     def session(self) -> bytes:

@@ -109,7 +109,8 @@ def check_member(state: MemberState, phases: Sequence[Phase], task: Task, roster
     ended = state.finished or bool(state.aborted)
     hold(len(state.seed) == 32 or (ended and not state.seed), "seed")
     if isinstance(state, ListenerState):
-        hold(all(len(digest) == 32 and word for digest, word in state.words.items()), "words")
+        hold(all(len(digest) == 32 and word for digest, word in state.words.values()), "words")
+        hold(among(state.words, state.cohort), "words")
     if isinstance(state, ClientState):
         hold(len(state.contributed) in (0, 32), "contribution")
         # After an answer that carries the input, or fixes it, the state may need nothing more of the input.
@@ -164,7 +165,7 @@ class MemberState(msgspec.Struct, forbid_unknown_fields=True):
 class ListenerState(MemberState):
     """The state of a role that answers what the server hands on to it: its word on each such message."""
 
-    words: dict[bytes, bytes] = {}  # by the digest of the message that it answers, as it was sent
+    words: dict[str, tuple[bytes, bytes]] = {}  # by client: the digest of what the word answers, the word as sent
 
 
 class ClientState(MemberState):

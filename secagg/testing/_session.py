@@ -16,7 +16,7 @@ from secagg.roles.environment import Environment, Lent
 from secagg.roles.outcome import Outcome
 from secagg.roles.server import Outbox, Server
 from secagg.store import Ledger
-from secagg.table import input_round
+from secagg.table import Refusal, input_round
 from secagg.task import Task
 from secagg.testing._expected import expected_outcome, updates_for, weight_for
 from secagg.testing._material import MemoryStore, RequirementError, clock_for_tests, require, rng_for_tests
@@ -278,7 +278,8 @@ class Session:
             self._take_up_again(party, before)
             return
         else:
-            refused = answer is None and len(getattr(member, "faults", ())) > faults
+            silent = answer is None or wire.Envelope.parse(answer, len(answer)).kind == Refusal.TYPE
+            refused = silent and len(getattr(member, "faults", ())) > faults
             require(refused, f"{party} to refuse {what} in {self.round}", "a client that took it")
             if member.finished:
                 self._take_up_again(party, before)

@@ -22,6 +22,7 @@ from secagg.roles import (
     Aggregator,
     Client,
     ClientState,
+    Handed,
     Handler,
     Listener,
     ListenerState,
@@ -178,7 +179,7 @@ class PartProtocol(AggregationProtocol):
         vectors, bits = vectors_size(task), bitmap_bytes(task.max_clients)
         if receiver is CLIENT:
             return largest_proposal(task)
-        part = wire.largest(wire.LONGEST_ID, 32, 1, signed=True) + vectors
+        part = wire.largest(wire.LONGEST_ID, 32, 32, 1, signed=True) + vectors
         if receiver is AGGREGATOR:
             return max(largest_proposal(task), wire.largest(bits, signed=False), part, 3 * (part - vectors))
         return max(wire.largest(bits, signed=True), wire.largest((2, part), signed=True))
@@ -382,7 +383,7 @@ class Vetter(Aggregator[VetterState]):
         accepted = 0 <= stated.total <= sum(s.length * s.bound for s in self.context.task.segments)
         if accepted and draft.id == leader:
             draft.approved = sorted({*draft.approved, client})
-        return Verdict(client, header.digest, accepted)
+        return Verdict(client, envelope.digest, header.digest, accepted)
 
     def _take_leader(self, draft: VetterState, envelope: Envelope, word: Verdict) -> None:
         """A helper approves what the leader approved of the header that it saw itself."""
@@ -423,15 +424,15 @@ class VettingServer(ServesAggregators):
         "Agreement": Step(method("_collect"), method("_take_nothing"), method("_settle_all")),
     }
 
-    def _show_helpers(self, envelope: Envelope, message: Headed, payload: memoryview) -> Mapping[str, bytes]:
+    def _show_helpers(self, envelope: Envelope, message: Headed, payload: memoryview) -> Mapping[str, Handed]:
         task, state = self.context.task, self.context.state
         unpacked(task, payload)
         header = self.context.relayed(message.header, Header, state.session_id, CLIENT)
         if header.sender != envelope.sender:
             raise Reject(FaultKind.INVALID, "got another client's header")
-        return dict.fromkeys(self.aggregators[1:], self.context.seal(Show(message.header, [])))
+        return dict.fromkeys(self.aggregators[1:], (Show(message.header, []), b""))
 
-    def _hear(self, envelope: Envelope, word: Verdict, waiting: Waiting) -> Mapping[str, bytes]:
+    def _hear(self, envelope: Envelope, word: Verdict, waiting: Waiting) -> Mapping[str, Handed]:
         leader, *helpers = self.aggregators
         if word.digest != Envelope.parse(waiting.message.header, self.context.limit).digest:
             raise Reject(FaultKind.INVALID, f"got a word about another header of {word.client}")
@@ -442,7 +443,7 @@ class VettingServer(ServesAggregators):
         if not waiting.words.keys() >= set(helpers):
             return {}
         words = [waiting.words[helper].raw for helper in helpers]
-        return {leader: self.context.seal(Show(waiting.message.header, words))}
+        return {leader: (Show(waiting.message.header, words), b"")}
 
     def _take_input(self, envelope: Envelope, message: Headed, payload: memoryview) -> None:
         if not self.context.sums:

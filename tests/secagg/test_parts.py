@@ -280,7 +280,7 @@ class TestPartOfAnotherClient:
 
     def test_control_counts_the_client_as_heard(self, monkeypatch: pytest.MonkeyPatch) -> None:
         """Control: unchecked, its input counts as received, and nobody is named."""
-        monkeypatch.setattr(receiving, "check_parts", lambda context, phase, sender, parts: dict(parts))
+        monkeypatch.setattr(receiving, "check_part", lambda context, phase, sender, part: None)
         session = self.play("c2", "c1")
         assert session.faults == []
         assert "c2" not in session.server.context.state.dropped
@@ -315,7 +315,7 @@ class TestUnsignedPart:
         assert not session.members[LEADER].faults
 
     def test_control_has_the_aggregator_refuse_it(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        monkeypatch.setattr(receiving, "check_parts", lambda context, phase, sender, parts: dict(parts))
+        monkeypatch.setattr(receiving, "check_part", lambda context, phase, sender, part: None)
         session = self.play()
         assert session.faults == []
         assert [fault.kind for fault in session.members[LEADER].faults] == [FaultKind.UNAUTHENTIC]
@@ -384,8 +384,9 @@ def forge(session: Session, signer: str, party: str, client: str, *, accepted: b
     waiting = session.server._waiting.get(client)
     header = b"" if waiting is None else waiting.message.header
     digest = Envelope.parse(header, len(header)).digest if header else bytes(32)
+    about = bytes(32) if waiting is None else next(iter(waiting.shown.get(party, [bytes(32)])))
     return session.seal(
-        Verdict(client, digest, accepted),
+        Verdict(client, about, digest, accepted),
         sender=party,
         session=session.server.context.state.session_id,
         identity=session.parties.identities[signer],
@@ -523,7 +524,9 @@ def test_what_follows_a_word_goes_to_those_that_can_read_it(party: str, length: 
 
     session = waiting_session("c1", with_classes(Vetting(), server=Strays))
     assert session.server.receive(HELPER, forge(session, HELPER, HELPER, "c1")) == {}
-    assert [sender for sender, *_ in session.faults] == [HELPER]
+    # The word is always followed by the same, so the answer could never be taken.
+    assert [sender for sender, *_ in session.faults] == ["c1"]
+    assert session.server._waiting.get("c1") is None
 
 
 def phases_with(**changes: Any) -> Phase:
@@ -581,7 +584,7 @@ def test_an_answer_of_another_type_than_the_table_has_is_refused() -> None:
 def test_a_word_in_a_round_without_words_is_refused() -> None:
     class Talks(ShareKeeper):
         def _take_part(self, *arguments: Any) -> Any:
-            return Verdict("c1", b"", True)
+            return Verdict("c1", b"", b"", True)
 
     session = session_of(with_classes(Splits(), aggregator=Talks))
     with pytest.raises(ConfigError, match="no answer"):
