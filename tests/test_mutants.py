@@ -97,6 +97,6 @@ def test_what_the_tests_started_is_ended_with_them(tmp_path):
         "    child = subprocess.Popen([sys.executable, '-c', 'import time; time.sleep(60)'])\n"
         "    open('pid', 'w').write(str(child.pid))\n    child.wait()\n"
     )
-    assert run_tests(Path(sys.executable), tmp_path, ["test_it.py"], 5) == "timeout"
+    assert run_tests(Path(sys.executable), tmp_path, ["test_it.py"], 10) == "timeout"
     status = Path("/proc", (tmp_path / "pid").read_text(), "status")
     assert not status.exists() or "State:\tZ" in status.read_text()
