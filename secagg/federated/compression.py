@@ -95,14 +95,21 @@ class Compression(ABC):
         ``EncodingError`` for an update of another layout, or one that is not finite in every coordinate, sent or
         not; ``ConfigError`` for a session that :meth:`session` of this map did not make.
         """
-        return self._compress(finite(self.layout, update), self._checked(session))
+        plain = self._checked(session)
+        with np.errstate(over="ignore", invalid="ignore"):
+            return finite(self.compressed, self._compress(finite(self.layout, update), plain))
 
     def expand(self, mean: object, session: bytes) -> Any:
         """The update that ``mean``, of compressed updates, stands for, restored like the layout; run by the server.
 
-        ``EncodingError`` for anything but :attr:`size` finite coordinates, ``ConfigError`` as :meth:`compress`.
+        ``EncodingError`` for anything but :attr:`size` finite coordinates, and where the layout's dtypes can't hold
+        the expanded ones; ``ConfigError`` as :meth:`compress`.
         """
-        return self.layout.restore(self._expand(finite(self.compressed, mean), self._checked(session)))
+        plain = self._checked(session)
+        with np.errstate(over="ignore", invalid="ignore"):
+            restored = self.layout.restore(self._expand(finite(self.compressed, mean), plain))
+        finite(self.layout, restored)
+        return restored
 
     def after(self, aggregate: object) -> Compression:
         """The map of the next round, after this expanded mean: itself, unless the mask follows aggregates."""
@@ -292,7 +299,9 @@ def finite(layout: Layout, update: object) -> Vector:
     vector = layout.flatten(update, dtype="float64")
     bad = vector.size - int(np.count_nonzero(np.isfinite(vector)))
     if bad:
-        raise EncodingError(f"got {bad} coordinates that are not finite; leave this update out")
+        raise EncodingError(
+            f"got {bad} coordinates that are not finite, or too large for their dtype; leave this update out"
+        )
     return vector.astype(np.float64, copy=False)
 
 

@@ -28,7 +28,8 @@ import hashlib
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from fractions import Fraction
-from typing import Any
+from itertools import islice
+from typing import Any, cast
 
 from mpc.keys import encode_parts
 from secagg._numbers import is_a, whole
@@ -47,6 +48,7 @@ Groups = tuple[tuple[str, ...], ...]
 RANDOM_BYTES = 32
 _MOST_BYTES = 1024
 _NEARLY = Fraction(999, 1000)
+_MOST_WORK = 1e11  # of an exact count: about ten seconds
 
 
 def draw_groups(cohort: Iterable[str], count: int, randomness: bytes) -> Groups:
@@ -80,13 +82,10 @@ def from_beacon(beacon: Beacon, number: int, value: bytes) -> bytes:
     next (``beacon.next_round(now)``), and takes no other ``number``: one published before would let the server
     choose the cohort by it. ``ConfigError`` for a value that the beacon did not publish.
     """
-    expected = whole(number)
-    if (
-        expected is None
-        or not 0 < expected < 1 << 63
-        or not is_a(value, bytes)
-        or not beacon.verify(expected, value)
-    ):
+    expected = whole(number) or 0
+    with blaming(ConfigError, "got a beacon that can't verify; expected one of secagg.beacon"):
+        right = 0 < expected < 1 << 63 and is_a(value, bytes) and bool(beacon.verify(expected, value))
+    if not right:
         raise ConfigError(f"got a value that the beacon did not publish in round {shown(number)}; ask it again")
     return hashlib.sha256(encode_parts("secagg/v1/groups-beacon", expected, value)).digest()
 
@@ -107,7 +106,7 @@ def from_session(
         raise ConfigError(f"got nonce={shown(nonce)}; expected {NONCE_BYTES} random bytes, as of os.urandom")
     return session_id(
         task=task.digest,
-        roster=roster_digest(roster),
+        roster=roster_digest(_checked(roster)),
         session=check_session(session),
         nonce=bytes(memoryview(nonce)),
         cohort=sorted(_ids(cohort)),
@@ -132,7 +131,7 @@ def group_task(task: Task, count: int, *, min_survivors: int | None = None, rost
         raise ConfigError(f"got {shown(task)} as task; expected a secagg.Task over all clients")
     groups = check_groups(count, task.max_clients)
     smallest, largest = task.max_clients // groups, -(-task.max_clients // groups)
-    corrupt = corrupt_among(task.protocol, task.max_clients, roster)
+    corrupt = corrupt_among(task.protocol, task.max_clients, _checked(roster))
     share = Fraction(smallest * task.min_survivors, task.max_clients)
     floor = math.ceil(share) if min_survivors is None else whole(min_survivors)
     if floor is None or floor < corrupt + 2:
@@ -161,7 +160,8 @@ def likelihood(clients: int, count: int, liars: int, bad: int) -> float:
 
     Exact: the draws that leave all but ``bad`` groups free of liars are counted, by inclusion and exclusion, over
     groups of the two sizes of :func:`draw_groups`. It holds for liars that are enrolled before anybody knows the
-    randomness. ``ConfigError`` for numbers that don't fit.
+    randomness. ``ConfigError`` for numbers that don't fit, and for so many clients and groups that to count their
+    draws would take minutes or years.
     """
     numbers = [whole(number) for number in (clients, count, liars, bad)]
     everyone, groups, lying, most = (-1 if number is None else number for number in numbers)
@@ -173,6 +173,13 @@ def likelihood(clients: int, count: int, liars: int, bad: int) -> float:
     if most >= min(groups, lying):
         return 1.0
     size, larger = divmod(everyone, groups)
+    digits = (math.lgamma(everyone + 1) - math.lgamma(lying + 1) - math.lgamma(everyone - lying + 1)) / math.log(2)
+    terms = (min(most, larger) + 1) * (min(most, groups - larger) + 1)
+    if terms * max(digits, 1.0) ** 2 > _MOST_WORK:
+        raise ConfigError(
+            f"got {lying} liars of {everyone} clients in {groups} groups, {most} of them bad; expected fewer "
+            "clients, groups or liars: to count these draws would take too long"
+        )
     ways = 0
     for first in range(min(most, larger) + 1):  # groups of size + 1
         for second in range(min(most - first, groups - larger) + 1):  # groups of size
@@ -201,8 +208,12 @@ def simulate_groups(
     ``Aborted``.
     """
     with blaming(ConfigError, "got arguments that can't be read; expected groups, and dicts by client id"):
+        if not is_a(updates, (Mapping,)) or not all(is_a(group, list | tuple) for group in _listed(groups)):
+            raise ConfigError(
+                "got arguments of another type; expected groups of draw_groups, and a dict of updates"
+            )
         members = sorted(party for group in groups for party in group)
-        clients = sorted(updates)
+        clients = sorted(islice(updates, MAX_CLIENTS + 1))
         strangers = {*(weights or ()), *(dropouts or ()), *(budgets or ())} - set(clients)
     if members != clients or strangers:
         raise ConfigError(
@@ -227,6 +238,13 @@ def simulate_groups(
     return outcomes
 
 
+def _checked(roster: Roster | None) -> Roster | None:
+    """``roster``; ``ConfigError`` unless it is one, or None."""
+    if roster is not None and not is_a(roster, Roster):
+        raise ConfigError(f"got {shown(roster)} as roster; expected a secagg.identity.Roster, or None")
+    return roster
+
+
 def _ids(cohort: Iterable[str]) -> list[str]:
     """The ids of a cohort; ``ConfigError`` unless they are ids, each once."""
     with blaming(ConfigError, "got a cohort that can't be read; expected the clients' ids"):
@@ -234,6 +252,13 @@ def _ids(cohort: Iterable[str]) -> list[str]:
     if len(set(ids)) != len(ids):
         raise ConfigError("got a cohort that lists an id twice; every client is in one group")
     return ids
+
+
+def _listed(groups: object) -> Sequence[Any]:
+    """``groups``; ``ConfigError`` for anything but a list or a tuple, which has an end."""
+    if not is_a(groups, list | tuple):
+        raise ConfigError(f"got {shown(groups)} as groups; expected what draw_groups returned")
+    return cast("Sequence[Any]", groups)
 
 
 def _of(group: Sequence[str], values: Mapping[str, Any]) -> dict[str, Any]:

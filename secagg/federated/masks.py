@@ -11,7 +11,7 @@ import math
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from fractions import Fraction
-from typing import Any, ClassVar
+from typing import Any, ClassVar, TypeVar
 
 import numpy as np
 
@@ -31,8 +31,11 @@ from secagg.federated.compression import (
     words,
 )
 from secagg.layout import Layout
+from secagg.task import MAX_CLIENTS
 
 _LARGEST_THRESHOLD = 1e100
+
+Array = TypeVar("Array", bound=np.ndarray[Any, Any])
 
 
 @dataclass(frozen=True, eq=False)
@@ -75,7 +78,7 @@ class PublicMask(Chosen):
                 f"got threshold={shown(self.threshold)}; expected a number from 0 to {_LARGEST_THRESHOLD}"
             )
         object.__setattr__(self, "explore", explore)
-        object.__setattr__(self, "threshold", threshold)
+        object.__setattr__(self, "threshold", threshold + 0.0)  # one of two equal zeros: the digest holds it
 
     @property
     def size(self) -> int:
@@ -101,7 +104,7 @@ class PublicMask(Chosen):
                 f"got integers or flags as the aggregate; expected the expanded mean. {OWN_COORDINATES}"
             )
         following = replace(self)
-        object.__setattr__(following, "_changes", np.abs(finite(self.layout, aggregate)))
+        object.__setattr__(following, "_changes", _frozen(np.abs(finite(self.layout, aggregate))))
         return following
 
     def coordinates(self, session: bytes) -> Coordinates:
@@ -154,7 +157,7 @@ class Pruned(Chosen):
         object.__setattr__(self, "layout", layout)
         super().__post_init__()
         object.__setattr__(self, "keep", check_count("keep", keep, layout.size))
-        object.__setattr__(self, "_kept", smallest(-np.abs(finite(layout, model)), self.keep))
+        object.__setattr__(self, "_kept", _frozen(smallest(-np.abs(finite(layout, model)), self.keep)))
 
     @property
     def size(self) -> int:
@@ -162,7 +165,7 @@ class Pruned(Chosen):
         return self.keep
 
     def coordinates(self, session: bytes) -> Coordinates:
-        """The kept coordinates, the same in every session."""
+        """The kept coordinates, the same in every session; read-only."""
         self._checked(session)
         return self._kept
 
@@ -183,6 +186,12 @@ class Pruned(Chosen):
         ]
 
 
+def _frozen(array: Array) -> Array:
+    """``array``, made read-only: the digest holds what it was."""
+    array.flags.writeable = False
+    return array
+
+
 _POSITIONS = INTEGERS | {"int"}
 
 OWN_COORDINATES = (
@@ -199,12 +208,12 @@ def union_density(share: float, clients: int) -> float:
     """The share of coordinates that at least one of ``clients`` sends if each picks ``share`` of them by itself.
 
     1 - (1 - ``share``)^``clients``, for choices that are independent: what a sum over per-client masks would hold.
-    ``ConfigError`` for a share that is not from 0 to 1, or fewer than 0 clients.
+    ``ConfigError`` for a share that is not from 0 to 1, and for clients that are not 0 to 2^24.
     """
     share, count = real(share), whole(clients)
-    if not 0 <= share <= 1 or count is None or count < 0:
+    if not 0 <= share <= 1 or count is None or not 0 <= count <= MAX_CLIENTS:
         raise ConfigError(
-            f"got a share of {shown(share)} and {shown(clients)} clients; expected 0 to 1, and 0 or more"
+            f"got a share of {shown(share)} and {shown(clients)} clients; expected 0 to 1, and 0 to {MAX_CLIENTS}"
         )
     if count == 0:
         return 0.0

@@ -8,7 +8,7 @@ import numpy as np
 
 from secagg import _canonical
 from secagg._numbers import is_a
-from secagg.errors import ConfigError, shown
+from secagg.errors import ConfigError, EncodingError, shown
 from secagg.federated.compression import Vector, finite
 from secagg.federated.masks import PublicMask
 from secagg.layout import Layout
@@ -48,6 +48,7 @@ class Residual:
 
         This residual does not change. ``ConfigError`` for any map but a public mask: those that are unbiased leave
         nothing out on average, so what is kept would be sent twice; what a pruned model leaves out is never sent.
+        ``EncodingError`` for an update of another layout, and for one that is not finite or makes the sum so.
         """
         if not is_a(mask, PublicMask):
             raise ConfigError(
@@ -56,7 +57,12 @@ class Residual:
             )
         if mask.layout != self.layout:
             raise ConfigError("got a mask of another layout than the residual's; start a Residual for each model")
-        total = finite(self.layout, update) + self._vector
+        with np.errstate(over="ignore"):
+            total = finite(self.layout, update) + self._vector
+        if not np.isfinite(total).all():
+            raise EncodingError(
+                "got an update that is not finite with what was held back; leave it out, or start a new Residual"
+            )
         sent = mask.coordinates(session)
         vector = total[sent]
         total[sent] = 0.0

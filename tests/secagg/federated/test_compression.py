@@ -210,6 +210,8 @@ def test_what_does_not_fit_is_refused(public_map: Compression) -> None:
     for mean in (np.zeros(size + 1), np.full(size, math.nan), {"a": np.zeros(size)}):
         with pytest.raises(EncodingError):
             public_map.expand(mean, session)
+    with pytest.raises(EncodingError, match="too large for their dtype"):  # no float32, which leaf w is
+        public_map.expand(np.full(size, 1e300), session)
     for name in ("r", None, 3, b"x" * 1000):
         with pytest.raises(ConfigError):
             public_map.session(name)  # type: ignore[arg-type]
@@ -222,6 +224,14 @@ def test_what_does_not_fit_is_refused(public_map: Compression) -> None:
 def test_k_beyond_the_vector_is_refused(kind: Any, k: object) -> None:
     with pytest.raises(ConfigError, match="expected an integer from 1 to 50"):
         kind(LAYOUT, k)
+
+
+def test_a_sketch_of_numbers_that_add_up_beyond_a_float_is_refused() -> None:
+    sketch = CountSketch(secagg.Layout.of(np.zeros(9)), 1)
+    session = sketch.session(b"r")
+    _, signs = sketch._hashes(slice(0, 9), 0, session)
+    with pytest.raises(EncodingError, match="not finite"):
+        sketch.compress(signs * 1e308, session)
 
 
 def test_other_parameters_are_refused() -> None:
@@ -256,6 +266,6 @@ def test_the_union_of_own_choices_is_dense() -> None:
     assert union.mean() == pytest.approx(union_density(0.01, 100), abs=0.01)
     assert union_density(0.01, 100) == pytest.approx(0.634, abs=1e-3)
     assert (union_density(1.0, 3), union_density(0.5, 0), union_density(0.0, 9)) == (1.0, 0.0, 0.0)
-    for share, clients in ((1.1, 3), (-0.1, 3), (math.nan, 3), (0.5, -1), (0.5, 1.5)):
+    for share, clients in ((1.1, 3), (-0.1, 3), (math.nan, 3), (0.5, -1), (0.5, 1.5), (0.5, 10**400)):
         with pytest.raises(ConfigError, match="got a share"):
             union_density(share, clients)  # type: ignore[arg-type]

@@ -75,6 +75,8 @@ def test_pruned_maps_follow_the_global_model() -> None:
     pruned = Pruned(LAYOUT, model, 10)
     kept = np.sort(np.argsort(-np.abs(model))[:10])
     assert pruned.coordinates(pruned.session(b"1")).tolist() == kept.tolist()
+    with pytest.raises(ValueError, match="read-only"):  # the digest names these
+        pruned.coordinates(pruned.session(b"1"))[:] = 0
     small = pruned.prune(model)
     assert np.array_equal(np.flatnonzero(small), kept)
     assert np.array_equal(small[kept], model[kept])
@@ -104,6 +106,7 @@ def test_maps_that_differ_have_other_sessions() -> None:
     ]
     assert len({one.session(b"r") for one in maps}) == len(maps)
     assert mask.after(model).session(b"r") == mask.after(-model).session(b"r")  # only sizes matter
+    assert PublicMask(LAYOUT, 10, threshold=-0.0).session(b"r") == mask.session(b"r")
 
 
 def test_server_and_clients_expand_the_mean_to_one_mask() -> None:
@@ -165,6 +168,17 @@ def test_a_residual_needs_a_public_mask() -> None:
     for update in (np.full(40, np.inf), np.zeros(41)):
         with pytest.raises(EncodingError):
             Residual(LAYOUT).compress(good, update, good.session(b"1"))
+
+
+def test_what_waits_stays_finite() -> None:
+    """Otherwise one round of huge updates would make every later one of this client useless."""
+    mask, huge = PublicMask(LAYOUT, 1), np.full(40, 1.7e308)
+    _, residual = Residual(LAYOUT).compress(mask, huge, mask.session(b"1"))
+    before = residual.to_bytes()
+    with pytest.raises(EncodingError, match="not finite with what was held back"):
+        residual.compress(mask, huge, mask.session(b"2"))
+    assert residual.to_bytes() == before
+    residual.compress(mask, np.zeros(40), mask.session(b"2"))
 
 
 def test_an_update_with_its_residual_is_clipped_like_any_other() -> None:

@@ -89,6 +89,8 @@ def test_draws_that_can_be_foreseen_and_odd_cohorts_are_refused() -> None:
             draw_groups(cohort, 1, DRAWN)  # type: ignore[arg-type]
     with pytest.raises(ConfigError, match=r"expected a secagg\.Task"):
         group_task(COHORT, 5)  # type: ignore[arg-type]
+    with pytest.raises(ConfigError, match=r"expected a secagg\.identity\.Roster"):
+        group_task(TASK, 5, roster=COHORT)  # type: ignore[arg-type]
 
 
 def test_a_session_draws_for_one_roster_cohort_and_round() -> None:
@@ -106,7 +108,14 @@ def test_a_session_draws_for_one_roster_cohort_and_round() -> None:
     ]
     assert len({drawn, *others}) == 6
     odd: Any
-    for odd in ({"session": "r"}, {"nonce": b"short"}, {"nonce": None}, {"cohort": ["c1", "c1"]}, {"task": 7}):
+    for odd in (
+        {"session": "r"},
+        {"nonce": b"short"},
+        {"nonce": None},
+        {"cohort": ["c1", "c1"]},
+        {"task": 7},
+        {"roster": 7},
+    ):
         parts_of = {"task": TASK, "cohort": COHORT, "roster": roster, "session": b"r", "nonce": nonce} | odd
         with pytest.raises(ConfigError):
             from_session(**parts_of)
@@ -124,6 +133,8 @@ def test_a_beacon_draws_what_no_server_chose() -> None:
     for other in ((number, forged), (number - 1, value), (number, b""), (number, None), (None, value), (0, value)):
         with pytest.raises(ConfigError, match="the beacon did not publish"):
             from_beacon(beacon, *other)  # type: ignore[arg-type]
+    with pytest.raises(ConfigError, match="got a beacon that can't verify"):
+        from_beacon("beacon", number, value)  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize("model", ["semi-honest", "malicious"])
@@ -234,9 +245,20 @@ def test_groups_of_compressed_updates_are_combined_and_then_expanded(noised: boo
 
 def test_simulated_groups_are_those_of_the_updates() -> None:
     updates, task, groups = dict.fromkeys(COHORT, np.zeros(6)), group_task(TASK, 4), draw_groups(COHORT, 4, DRAWN)
-    for odd in (draw_groups(COHORT[1:], 4, DRAWN), (*groups, ("c1",)), groups[1:], 7, [None]):
+    odd: Any
+    for odd in (
+        draw_groups(COHORT[1:], 4, DRAWN),
+        (*groups, ("c1",)),
+        groups[1:],
+        7,
+        [None],
+        itertools.count(),  # these two would never end
+        [itertools.cycle(COHORT)],
+    ):
         with pytest.raises(ConfigError, match="expected"):
-            simulate_groups(task, updates, odd)  # type: ignore[arg-type]
+            simulate_groups(task, updates, odd)
+    with pytest.raises(ConfigError, match="expected"):
+        simulate_groups(task, itertools.cycle(COHORT), groups)  # type: ignore[arg-type]
     for more in ({"dropouts": {"c77": "MaskedInput"}}, {"weights": {"c1": 1}}, {"budgets": {"c77": None}}):
         with pytest.raises(ConfigError):
             simulate_groups(task, updates, groups, **more)  # type: ignore[arg-type]
@@ -273,6 +295,9 @@ def test_likelihoods_of_large_cohorts_are_exact_and_quick() -> None:
     odd: Any
     for odd in ((20, 5, 21, 2), (20, 5, -1, 2), (20, 5, 2, -1), (20, 0, 2, 1), (20, 21, 2, 1), (20, 5, 2.0, "1")):
         with pytest.raises(ConfigError, match="no more liars, than clients"):
+            likelihood(*odd)
+    for odd in ((10_000, 3000, 2500, 2000), (1 << 24, 5, 1 << 23, 2)):  # minutes, and more than that
+        with pytest.raises(ConfigError, match="would take too long"):
             likelihood(*odd)
 
 
