@@ -25,6 +25,7 @@ from dp.events import GaussianEvent, PoissonSampled, Release
 from secagg.federated import FedAvg
 
 CLIENTS, ROUNDS, EPSILON, DELTA = 3, 8, 8.0, 1e-5
+Weights = dict[str, torch.Tensor]
 
 
 class Client:
@@ -47,7 +48,7 @@ class Client:
         self.ledger = dp.PrivacyLedger(EPSILON, DELTA, unit="record", trust="central")
         self.charged = 0
 
-    def local_change(self, weights: dict) -> dict:
+    def local_change(self, weights: Weights) -> Weights:
         """Two epochs, charged before anything of them leaves."""
         self.model._module.load_state_dict(weights)
         for _ in range(2):

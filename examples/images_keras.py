@@ -9,6 +9,8 @@ in the clear is printed beside it.
 """
 
 import os
+from collections.abc import Callable
+from typing import Any
 
 os.environ.setdefault("KERAS_BACKEND", "torch")
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # for layers this small, more threads only wait for each other
@@ -21,6 +23,9 @@ import secagg
 from secagg.federated import FedAvg
 
 CLIENTS, ROUNDS, TRAIN = 5, 6, 4000
+Pixels = np.ndarray[Any, Any]
+Weights = list[Pixels]  # one array a layer, as Keras returns them
+Images = tuple[Pixels, Pixels]  # and their labels
 
 
 def make_model() -> keras.Model:
@@ -39,7 +44,7 @@ def make_model() -> keras.Model:
     return model
 
 
-def local_change(model: keras.Model, weights: list, images, labels) -> list:
+def local_change(model: keras.Model, weights: Weights, images: Pixels, labels: Pixels) -> Weights:
     """What one local epoch changes; this runs at the client."""
     keras.utils.set_random_seed(2)  # the order of the batches is the same in both runs
     model.set_weights(weights)
@@ -47,7 +52,7 @@ def local_change(model: keras.Model, weights: list, images, labels) -> list:
     return [after - before for after, before in zip(model.get_weights(), weights, strict=True)]
 
 
-def secure_mean(updates: dict[str, list], sizes: dict[str, int], number: int) -> list:
+def secure_mean(updates: dict[str, Weights], sizes: dict[str, int], number: int) -> Weights:
     """The server learns this mean, and no update; ``simulate`` plays all parties here."""
     task = secagg.Task(
         protocol=secagg.SecAgg(),
@@ -58,15 +63,16 @@ def secure_mean(updates: dict[str, list], sizes: dict[str, int], number: int) ->
         max_weight=1000,
         context=b"images",
     )
-    return secagg.simulate(task, updates, weights=sizes, session=b"round %d" % number).mean
+    mean: Weights = secagg.simulate(task, updates, weights=sizes, session=b"round %d" % number).mean
+    return mean
 
 
-def plain_mean(updates: dict[str, list], sizes: dict[str, int], number: int) -> list:
+def plain_mean(updates: dict[str, Weights], sizes: dict[str, int], number: int) -> Weights:
     weights = np.array(list(sizes.values()))
     return [np.average(parts, axis=0, weights=weights) for parts in zip(*updates.values(), strict=True)]
 
 
-def train(mean, data: dict, test: tuple) -> float:
+def train(mean: Callable[..., Weights], data: dict[str, Images], test: Images) -> float:
     """The accuracy on the test images after all rounds."""
     model, optimizer = make_model(), FedAvg()
     weights = model.get_weights()
@@ -76,7 +82,7 @@ def train(mean, data: dict, test: tuple) -> float:
         updates = {client: local_change(model, weights, *own) for client, own in data.items()}
         weights, state = optimizer.step(weights, mean(updates, sizes, number), state)
     model.set_weights(weights)
-    return model.evaluate(*test, verbose=0, return_dict=True)["accuracy"]
+    return float(model.evaluate(*test, verbose=0, return_dict=True)["accuracy"])
 
 
 def main() -> None:

@@ -10,6 +10,7 @@ clear is printed beside it.
 """
 
 import importlib.util
+from collections.abc import Callable
 from pathlib import Path
 
 import torch
@@ -19,12 +20,16 @@ import secagg
 from secagg.federated import FedAdam
 
 HOMES, ROUNDS, FRAMES = 6, 30, 29
+Weights = dict[str, torch.Tensor]
+Utterances = tuple[torch.Tensor, torch.Tensor]  # the coefficients, and who speaks
 
 
-def utterances(part: str) -> tuple[torch.Tensor, torch.Tensor]:
+def utterances(part: str) -> Utterances:
     """The coefficients, padded with zeros, and the speakers."""
-    package = Path(importlib.util.find_spec("sktime").submodule_search_locations[0])
-    text = (package / f"datasets/data/JapaneseVowels/JapaneseVowels_{part}.ts").read_text()
+    sktime = importlib.util.find_spec("sktime")
+    if sktime is None or sktime.origin is None:
+        raise ModuleNotFoundError("the data are sktime's: pip install sktime")
+    text = (Path(sktime.origin).parent / f"datasets/data/JapaneseVowels/JapaneseVowels_{part}.ts").read_text()
     lines = text.split("@data\n")[1].strip().splitlines()
     sounds, speakers = torch.zeros(len(lines), 12, FRAMES), []
     for number, line in enumerate(lines):
@@ -44,7 +49,7 @@ def make_model() -> nn.Module:
     )  # fmt: skip
 
 
-def local_change(model: nn.Module, weights: dict, sounds: torch.Tensor, speakers: torch.Tensor) -> dict:
+def local_change(model: nn.Module, weights: Weights, sounds: torch.Tensor, speakers: torch.Tensor) -> Weights:
     """What two local epochs change; this runs at home."""
     model.load_state_dict(weights)
     optimizer = torch.optim.SGD(model.parameters(), lr=0.05)
@@ -56,20 +61,21 @@ def local_change(model: nn.Module, weights: dict, sounds: torch.Tensor, speakers
     return {name: after - weights[name] for name, after in model.state_dict().items()}
 
 
-def secure_mean(updates: dict[str, dict], number: int) -> dict:
+def secure_mean(updates: dict[str, Weights], number: int) -> Weights:
     """The server learns this mean, and no update; ``simulate`` plays all parties here."""
     layout = secagg.Layout.of(updates["h0"])
     encoding = secagg.FixedPoint(clip=1.0, bits=16)
     task = secagg.Task(secagg.SecAgg(), layout, encoding, max_clients=HOMES, min_survivors=5, context=b"speech")
-    return secagg.simulate(task, updates, session=b"round %d" % number).mean
+    mean: Weights = secagg.simulate(task, updates, session=b"round %d" % number).mean
+    return mean
 
 
-def plain_mean(updates: dict[str, dict], number: int) -> dict:
+def plain_mean(updates: dict[str, Weights], number: int) -> Weights:
     every = list(updates.values())
     return {name: sum(update[name] for update in every) / len(every) for name in every[0]}
 
 
-def train(mean, homes: dict, test: tuple[torch.Tensor, torch.Tensor]) -> float:
+def train(mean: Callable[..., Weights], homes: dict[str, Utterances], test: Utterances) -> float:
     """The accuracy on the test utterances after all rounds."""
     model, optimizer = make_model(), FedAdam(0.03)
     weights = {name: tensor.clone() for name, tensor in model.state_dict().items()}

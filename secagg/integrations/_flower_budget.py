@@ -36,7 +36,8 @@ def open_budget(config: Mapping[str, Any], task: Task, ledger: FileLedger | None
             f"got a privacy budget without {', '.join(sorted(missing))}; expected both of secagg-epsilon and "
             "secagg-delta, and of secagg-dir, the folder for its account"
         )
-    trust: Trust = getattr(task.encoder, "trust", "distributed")  # without noise no client takes a budget
+    release = task.encoder.release(task.layout.size)  # None without noise; then no client takes a budget
+    trust: Trust = "distributed" if release is None else release.trust
     if trust == "central":
         raise ConfigError(
             "got a task in which the server adds the noise, and a privacy budget that must bind the server; "
