@@ -7,7 +7,8 @@ from enum import StrEnum
 from typing import ClassVar, Protocol
 
 from secagg import wire
-from secagg.errors import ConfigError
+from secagg._numbers import is_a, whole
+from secagg.errors import ConfigError, shown
 from secagg.identity import PartyRole
 
 
@@ -92,15 +93,29 @@ class Phase:
     awaiting: int = 0
 
     def __post_init__(self) -> None:
+        for kind, base in (
+            *((kind, wire.Message) for kind in (self.request, self.reply, self.relayed) if kind is not None),
+            *((kind, Word) for kind in (self.word,) if kind is not None),
+        ):
+            if not is_a(kind, type) or not issubclass(kind, base) or not hasattr(kind, "TYPE"):
+                name = getattr(kind, "__name__", kind)
+                raise ConfigError(
+                    f"{self.round} has {name!s:.64} in the place of a message; expected a subclass of "
+                    f"{base.__module__}.{base.__name__} that states its TYPE"
+                )
+            if kind.TYPE in (wire.Abort.TYPE, Refusal.TYPE):
+                raise ConfigError(f"{self.round} has {kind.__name__} with TYPE {kind.TYPE}, which the library uses")
+        for role in (self.role, self.relay):
+            if role is not None and not is_a(role, PartyRole):
+                raise ConfigError(f"{self.round} has the role {shown(role)}; expected a secagg.identity.PartyRole")
+        if whole(self.awaiting) is None or self.awaiting < 0:
+            raise ConfigError(f"{self.round} has awaiting={shown(self.awaiting)}; expected a number of answers")
         if self.relay is None and (self.relayed is not None or self.word is not None):
             raise ConfigError(f"{self.round} has messages for listeners but no listeners; state relay=")
         if self.relayed_vectors and self.relayed is None:
             raise ConfigError(f"{self.round} has relayed_vectors=True but no message before them; state relayed=")
-        if self.word is not None and self.word.TYPE in (self.handed_on.TYPE, Refusal.TYPE):
-            raise ConfigError(
-                f"{self.round} has words of type {self.word.TYPE}, which is the type of what they answer or of a "
-                "Refusal; give the word another TYPE"
-            )
+        if self.word is not None and self.word.TYPE == self.handed_on.TYPE:
+            raise ConfigError(f"{self.round} has words of the TYPE of what they answer; give the word another")
         if (self.word is not None) != (self.awaiting > 0):
             raise ConfigError(
                 f"{self.round} has word={self.word} and awaiting={self.awaiting}; a listener's word is about an "

@@ -17,7 +17,8 @@ from secagg.wire import Envelope, Reject
 class Hearing(MemberHooks[AnyState]):
     """The part of a member that listens; :class:`secagg.roles.Member` answers the server's requests."""
 
-    _phases: Sequence[Phase]
+    _phases: Sequence[Phase]  # that ask this role
+    _relayed: Sequence[Phase]  # in which the server hands messages on to this role
 
     @property
     def id(self) -> str:
@@ -33,7 +34,7 @@ class Hearing(MemberHooks[AnyState]):
 
     def _check_table(self) -> None:
         """``ConfigError`` for a class that lacks a method or a state for what the protocol's table asks of it."""
-        heard = [phase for phase in self.context.task.protocol.phases if phase.relay is self.role]
+        heard = self._relayed
         lacking = [f"answers[{phase.round!s}]" for phase in self._phases if phase.round not in self.answers]
         lacking += [f"overhears[{phase.round!s}]" for phase in heard if phase.round not in self.overhears]
         if any(phase.word for phase in heard) and not isinstance(self._state, ListenerState):
@@ -64,9 +65,7 @@ class Hearing(MemberHooks[AnyState]):
 
     def _listens_in(self, envelope: Envelope) -> Phase | None:
         """The row of the table by which the server hands such a message on to this role; None if there is none."""
-        for phase in self.context.task.protocol.phases:
-            if phase.relay is not self.role:
-                continue
+        for phase in self._relayed:
             if envelope.kind == phase.handed_on.TYPE and (envelope.sender != wire.SERVER or phase.relayed):
                 return phase
             if phase.word is not None and envelope.kind == phase.word.TYPE and envelope.sender != wire.SERVER:

@@ -95,7 +95,9 @@ class Member(Hearing[AnyState]):
             )
         self.context = MemberContext(task, environment, self.role, state.id)
         self._state = state  # type: ignore[assignment]
-        self._phases = tuple(phase for phase in task.protocol.phases if phase.role is self.role)
+        table = task.protocol.phases
+        self._phases = tuple(phase for phase in table if phase.role is self.role)
+        self._relayed = tuple(phase for phase in table if phase.relay is self.role)
         self._check_table()
         self._proposed: bytes | None = None  # by a proposal that was accepted but not answered yet
         self.prepare()

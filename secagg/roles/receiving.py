@@ -36,6 +36,7 @@ class Receiving(ServerHooks[AnyServerState]):
     _phases: Sequence[Phase]
     _asked: frozenset[str]
     _pending: set[str]
+    _worded: bool  # a row of the table has words
     _waiting: WaitingAnswers
     _asks: Mapping[str, Reply] | None  # the open round's requests, where they were built already
     _received: int  # bytes, in the open round
@@ -73,10 +74,11 @@ class Receiving(ServerHooks[AnyServerState]):
         if state.position < 0:
             raise LocalProtocolError("got a message before start()")
         try:
-            if isinstance(read, Envelope) and self._is_word(sender, read):
-                return self._take_word(read)
-            if isinstance(read, Envelope) and read.kind == Refusal.TYPE and self._may_refuse(sender):
-                return self._take_refusal(read)
+            if self._worded and isinstance(read, Envelope):
+                if self._is_word(sender, read):
+                    return self._take_word(read)
+                if read.kind == Refusal.TYPE and self._may_refuse(sender):
+                    return self._take_refusal(read)
             refusal = self._refusal(sender, read)
             if isinstance(read, Reject):
                 raise refusal or read
@@ -98,8 +100,11 @@ class Receiving(ServerHooks[AnyServerState]):
         message, payload = read.open(phase.reply)
         if not phase.reply_vectors:
             wire.no_vectors(payload)
-        step, parts = self.steps[phase.round], dict.fromkeys(self._listeners(phase), read)
-        if step.hand_on is not None:
+        step, parts = self.steps[phase.round], dict[str, Envelope]()
+        if step.hand_on is None:
+            if phase.relay is not None:
+                parts = dict.fromkeys(self._listeners(phase), read)
+        else:
             parts = self._handed(
                 phase,
                 step.hand_on(self, read, message, payload),
@@ -110,7 +115,7 @@ class Receiving(ServerHooks[AnyServerState]):
             self._accept(read)
         elif not self._waiting.add(Waiting(read, message, payload), parts):
             return {}
-        return _raw(parts)
+        return _raw(parts) if parts else {}
 
     def _handed(self, phase: Phase, handed: object, check: Callable[[Envelope], None]) -> dict[str, Envelope]:
         return check_handed(self.context, phase, self._listeners(phase), handed, check)

@@ -72,6 +72,7 @@ class Server(Receiving[AnyServerState]):
         self.context = ServerContext(task, environment, state)  # type: ignore[arg-type]
         self._phases = task.protocol.phases
         self._check_table()
+        self._worded = any(phase.word is not None for phase in self._phases)
         written = unpack_segments(state.sums, task) if state.sums else []
         self.context.sums = [total.copy() for total in written]
         state.sums, state.faults = [], []

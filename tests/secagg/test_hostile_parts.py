@@ -487,3 +487,35 @@ def test_a_server_whose_steps_do_not_fit_the_table_is_refused(name: str, step: A
     protocol = with_classes(Splits(), server=type("Lacking", (SplitServer,), {"steps": steps}))
     with pytest.raises(ConfigError, match=error):
         session_of(protocol)
+
+
+class Untyped(Word, frozen=True):
+    pass
+
+
+class Ending(Word, frozen=True):
+    TYPE: ClassVar[int] = wire.Abort.TYPE
+
+
+class SameType(Word, frozen=True):
+    TYPE: ClassVar[int] = Show.TYPE
+
+
+@pytest.mark.parametrize(
+    ("changes", "error"),
+    [
+        ({"word": Untyped}, "expected a subclass of secagg.table.Word that states its TYPE"),
+        ({"word": Ready}, "expected a subclass of secagg.table.Word"),
+        ({"reply": 5}, "has 5 in the place of a message"),
+        ({"relayed": int}, "has int in the place of a message"),
+        ({"word": Ending}, "which the library uses"),
+        ({"word": SameType}, "words of the TYPE of what they answer"),
+        ({"awaiting": 1.5}, "awaiting=1.5"),
+        ({"awaiting": -1}, "awaiting=-1"),
+        ({"relay": "aggregator"}, "expected a secagg.identity.PartyRole"),
+        ({"relayed": None, "relayed_vectors": True}, "no message before them"),
+    ],
+)
+def test_a_row_of_the_table_says_what_is_wrong_with_it(changes: dict[str, Any], error: str) -> None:
+    with pytest.raises(ConfigError, match=error):
+        replace(Vetting.phases[1], **changes)
