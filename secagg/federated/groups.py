@@ -15,6 +15,10 @@ mean for each group.
 Privacy depends on neither: a group's floor counts all colluders as if they were in this one group. By
 grinding, a lying server can only help liars to a majority of the groups, and it can ruin a model more simply.
 
+Both hold for one draw a round. After a second one the same updates are in other sums, from which a server can
+solve for them. A client that names the round itself (``session=``) and has a ledger (``save=``) uploads once under
+this name.
+
 **Over many rounds** the sums of groups tell more than sums of all clients. If a client's updates hardly change from
 round to round, then the sums of ever new groups are equations from which a server can solve for each client's
 lasting part, after about as many sums as there are clients. Noise prevents that. So do groups that are drawn once

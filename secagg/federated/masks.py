@@ -53,7 +53,8 @@ class PublicMask(Chosen):
 
     Every client sends the same ``k`` coordinates. The mask reveals nothing but the last aggregate, which is public.
     The session holds its digest (:meth:`session`): a client to which the server told another aggregate, or that
-    chose its own coordinates, takes part in no session with the others.
+    chose its own coordinates, takes part in no session with the others. A client takes one aggregate a round: with
+    a second one the same round has another session, for which its ledger has no entry.
     """
 
     k: int

@@ -3,7 +3,9 @@
 Cohorts have a size of their own here: four clients under one mask, and twenty in groups.
 """
 
+from contextlib import suppress
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -12,7 +14,10 @@ import secagg
 from secagg.errors import ConfigError, RemoteProtocolError
 from secagg.federated import CoordinateMedian, PublicMask, draw_groups, group_task, simulate_groups
 from secagg.federated.compression import Compression
+from secagg.roles import MemberContext
 from secagg.session import check_session
+from secagg.store import MemoryLedger
+from secagg.testing import MemoryStore
 from tests.secagg.adversary.registry import attack
 
 CLIENTS = ("c1", "c2", "c3", "c4")
@@ -111,6 +116,67 @@ class TestGroundGroups:
     def test_control_succeeds(self) -> None:
         naive = replace(self.task, max_clients=5, min_survivors=3)  # 10 % of 5 clients are counted as one
         assert self.learned(self.opened(naive))
+
+
+@attack(
+    title="A server draws groups anew within one round, and the same updates go into the sums of each draw",
+    attacker="a server that solves for the updates, from sums of ever other groups",
+    defence="the ledger's entry for the upload: a client has one for a (task, session) (`MemberContext.claim`)",
+    control="without that entry: the server has every update after ten draws",
+    source="own; Multi-RoundSecAgg; Gradient Disaggregation",
+)
+class TestGroupsDrawnAgain:
+    cohort = COHORT[:8]
+    task = group_task(
+        secagg.Task(
+            protocol=secagg.SecAgg(corruption=0.1, threat_model="semi-honest"),
+            layout=secagg.Layout.of(np.zeros(6)),
+            encoding=secagg.FixedPoint(clip=2.0, bits=24, rounding="nearest"),
+            max_clients=8,
+            min_survivors=8,
+        ),
+        2,
+    )
+    updates = {party: RNG.standard_normal(6) / 2 for party in COHORT[:8]}
+
+    def opened(self, group: tuple[str, ...], stores: dict[str, MemoryStore]) -> secagg.Outcome:
+        clients = {party: self.task.client(party, session=b"round 3", save=stores[party]) for party in group}
+        for party, client in clients.items():
+            client.contribute(self.updates[party])
+        server = self.task.server(group, session=b"round 3")
+        outbox = server.start()
+        while server.outcome is None:
+            for party, request in outbox.items():
+                with suppress(secagg.Aborted):  # of a client that has uploaded before
+                    if (reply := clients[party].receive(request)) is not None:
+                        server.receive(party, reply)
+            outbox = server.close_round()
+        return server.outcome
+
+    def error(self) -> float:
+        """How far the updates that fit all sums of ten draws best are from the true ones."""
+        ledgers, rows, sums = {party: MemoryLedger() for party in self.cohort}, [], []
+        for attempt in range(10):
+            stores = {party: MemoryStore(ledger) for party, ledger in ledgers.items()}
+            for group in draw_groups(self.cohort, 2, attempt.to_bytes(32, "big")):
+                with suppress(secagg.Aborted):
+                    sums.append(self.opened(group, stores).sum)
+                    rows.append([float(party in group) for party in self.cohort])
+        solved = np.linalg.lstsq(np.array(rows), np.array(sums), rcond=None)[0]
+        return float(np.abs(solved - list(self.updates.values())).max())
+
+    def test_refused(self) -> None:
+        assert self.error() > 0.5  # two sums were opened, of the first draw
+
+    def test_control_succeeds(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        claim = MemberContext.claim
+
+        def without_upload(client: Any, value: bytes, *entry: Any) -> None:
+            if entry[0] != "upload":
+                claim(client, value, *entry)
+
+        monkeypatch.setattr(MemberContext, "claim", without_upload)
+        assert self.error() < 1e-5
 
 
 @attack(
