@@ -27,6 +27,7 @@ from secagg.demo import digits
 
 _APART = 0.06  # least distance between two names, in heights of a panel
 _LEAST = 30.0  # per cent, where the panels of curves begin
+_HIGHEST = 0.95  # of the names, below the next panel's title
 _ATTACKS = {CALM: "no attack", FLIPPING: "2 of 20 flip the sign", ATTACKED: "2 of 20 send −10 times theirs"}
 
 
@@ -52,7 +53,7 @@ def curves(federated: Federated) -> Picture:
     compressed.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:,.0f}"))
     compressed.xaxis.set_minor_formatter(NullFormatter())
     compressed.set_xlabel("coordinates that a client has sent")
-    compressed.set_title("A tenth of the coordinates in each round", fontsize=12, loc="left")
+    compressed.set_title("A tenth of the coordinates", fontsize=12, loc="left")
     _attacked(attacked, federated)
     for axes in (rules, compressed, attacked):
         axes.spines[["top", "right"]].set_visible(False)
@@ -72,19 +73,27 @@ def _lines(axes: Any, lines: Sequence[tuple[str, Figure, Sequence[int]]]) -> Non
     axes.set_ylim(_LEAST, 100)
     axes.set_ylabel("test accuracy, mean over the seeds (%)")
     order = sorted(range(len(lines)), key=lambda index: lines[index][1].curve[-1])
-    places = spread([(lines[at][1].curve[-1] - _LEAST) / (100 - _LEAST) for at in order], _APART)
+    ends = [(lines[at][1].curve[-1] - _LEAST) / (100 - _LEAST) for at in order]
+    places = [_HIGHEST * place for place in spread([end / _HIGHEST for end in ends], _APART / _HIGHEST)]
     for place, index in zip(places, order, strict=True):
         name, figure, at = lines[index]
         axes.annotate(
             f"{name} {figure.curve[-1]:.1f}",
             xy=(at[-1], figure.curve[-1]),
-            xytext=(1.03, place),
+            xytext=(1.09, place),
             textcoords=axes.transAxes,
             va="center",
             fontsize=10,
             color=style(index)["color"],
             annotation_clip=False,
-            arrowprops={"arrowstyle": "-", "color": "#bbbbbb", "linewidth": 0.8, "shrinkA": 2, "shrinkB": 3},
+            arrowprops={
+                "arrowstyle": "-",
+                "color": "#bbbbbb",
+                "linewidth": 0.8,
+                "shrinkA": 2,
+                "shrinkB": 3,
+                "relpos": (0, 0.5),
+            },
         )
 
 

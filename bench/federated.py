@@ -11,6 +11,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from statistics import mean, stdev
 
+import numpy as np
+
 from bench.learning import (
     ATTACKERS,
     BITS,
@@ -112,10 +114,13 @@ class Figure:
     curve: tuple[float, ...]  # the mean after each round
     clipped: float  # share of the coordinates that were sent
     refused: int  # sums that the decoder refused, over all seeds
+    apart: float | None  # the largest difference of a weight at the end from the same training in float64
 
     @classmethod
-    def of(cls, section: str, name: str, training: Training, seeds: Sequence[Trained]) -> Figure:
-        """The figure of one training over some seeds."""
+    def of(
+        cls, section: str, name: str, training: Training, seeds: Sequence[Trained], exact: Sequence[Trained] = ()
+    ) -> Figure:
+        """The figure of one training over some seeds; ``exact`` is the same in float64, if there is one."""
         rounds = list(zip(*(one.correct for one in seeds), strict=True))
         sent = sum(one.sent for one in seeds)
         return cls(
@@ -126,6 +131,7 @@ class Figure:
             tuple(round(mean(map(_percent, correct)), 2) for correct in rounds),
             sum(one.clipped for one in seeds) / sent,
             sum(one.refused for one in seeds),
+            max(map(_apart, seeds, exact)) if exact else None,
         )
 
     @property
@@ -181,13 +187,17 @@ class Federated:
         self.bytes_up = uploads()
         step("three rounds through SecAggPlus", "")
         self.differing = differing(seed=0, rounds=3)
+        exact: dict[str, list[Trained]] = {}
         for section, named_trainings in trainings().items():
             for name, training in named_trainings.items():
                 trained = []
                 for seed in range(self.seeds):
                     step(section, name)
                     trained.append(train(training, seed))
-                self.figures.append(Figure.of(section, name, training, trained))
+                beside = exact.get(name, []) if section == WHOLE else []
+                self.figures.append(Figure.of(section, name, training, trained, beside))
+                if section == EXACT:
+                    exact[name] = trained
 
     def section(self, section: str) -> dict[str, Figure]:
         """The figures of one section, by name."""
@@ -245,6 +255,7 @@ def grids(federated: Federated) -> list[Grid]:
             *(f"{one.curve[rounds - 1]:.1f}" if rounds <= one.rounds else "" for rounds in (10, ROUNDS)),
             f"{100 * one.clipped:.2g} %" if one.clipped else "none",
             str(one.refused) if one.refused else "none",
+            "" if one.apart is None else f"{one.apart:.1e}",
         )
         for one in federated.figures
     ]
@@ -256,11 +267,20 @@ def grids(federated: Federated) -> list[Grid]:
         f"attackers bypass the encoding. {GROUPS} groups of {CLIENTS // GROUPS} are drawn anew each round, unless "
         "the name says fixed.",
         "Clipped: of all coordinates that were sent. Refused: sums that no honest clients can have, over all "
-        "seeds; a session whose sum is refused gives nothing, and the model stays.",
+        "seeds; a session whose sum is refused gives nothing, and the model stays. Weights apart: the largest "
+        "difference from the weights that float64 ends with, over all seeds.",
     ]
     accuracy = Grid(
         "Federated training on digits under secure aggregation",
-        ("training", "accuracy, %", "after\n10 rounds", f"after\n{ROUNDS} rounds", "clipped", "refused"),
+        (
+            "training",
+            "accuracy, %",
+            "after\n10 rounds",
+            f"after\n{ROUNDS} rounds",
+            "clipped",
+            "refused",
+            "weights\napart",
+        ),
         figures,
         notes,
     )
@@ -281,6 +301,10 @@ def grids(federated: Federated) -> list[Grid]:
         ],
     )
     return [accuracy, sizes, *([bounds] if bounds.rows else [])]
+
+
+def _apart(one: Trained, other: Trained) -> float:
+    return max(float(np.abs(one.model[name] - other.model[name]).max()) for name in one.model)
 
 
 def _percent(correct: int) -> float:

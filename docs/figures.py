@@ -16,19 +16,23 @@ RESULTS = Path(__file__).parent.parent / "bench" / "results" / "federated.json"
 
 
 def accuracies(results: Mapping[str, Any]) -> str:
-    """A row for each training: its accuracy after 10 and 40 rounds and after the last."""
-    rows = ["| training | after 10 rounds | after 40 | at the end, ± over the seeds |", "|---|---|---|---|"]
+    """A row for each training: accuracies, and how far the weights are from those of float64."""
+    rows = [
+        "| training | after 10 rounds | after 40 | at the end, ± over the seeds | weights apart from float64's |",
+        "|---|---|---|---|---|",
+    ]
     section = None
     for figure in results["figures"]:
         if figure["section"] != section:
             section = figure["section"]
-            rows.append(f"| **{section}** | | | |")
+            rows.append(f"| **{section}** | | | | |")
         middle = [f"{figure['curve'][rounds - 1]:.1f}" for rounds in (10, 40)]
         ends = "" if figure["rounds"] == 40 else f" ({figure['rounds']} rounds)"
         count = figure["refused"]
         refused = f"; {count} sum{'s' * (count > 1)} refused" if count else ""
         last = f"{figure['mean']:.1f} ± {figure['spread']:.1f}{ends}{refused}"
-        rows.append(f"| {figure['name']} | {' | '.join(middle)} | {last} |")
+        apart = "" if figure["apart"] is None else f"{figure['apart']:.1e}"
+        rows.append(f"| {figure['name']} | {' | '.join(middle)} | {last} | {apart} |")
     return "\n".join(rows)
 
 

@@ -10,7 +10,20 @@ from typer.testing import CliRunner
 
 from bench import federated, learning
 from bench.commands import app
-from bench.federated import ATTACKED, CALM, EXACT, FEDAVG, MASK, MEDIAN, TENTH, WHOLE, Bound, trainings, uploads
+from bench.federated import (
+    ATTACKED,
+    CALM,
+    EXACT,
+    FEDAVG,
+    MASK,
+    MEDIAN,
+    TENTH,
+    WHOLE,
+    Bound,
+    Figure,
+    trainings,
+    uploads,
+)
 from bench.learning import CLIENTS, GROUPS, Sums, Training, train
 from docs import figures
 from secagg import FixedPoint, Layout, SecAgg, Task
@@ -127,6 +140,14 @@ def test_integer_sums_learn_what_float64_does(name):
     whole = accuracy(WHOLE, name)
     assert whole > 70
     assert abs(whole - accuracy(EXACT, name)) < 3
+
+
+def test_equal_accuracies_are_not_of_equal_weights():
+    """Integer sums are other sums than float64's: every grid step shows in the weights, hardly one in a class."""
+    exact, whole, coarse = (train(Training(bits=bits, rounds=3), 0) for bits in (None, 16, 8))
+    apart = Figure.of(WHOLE, FEDAVG, Training(), [whole], [exact]).apart
+    assert 0 < apart < 1e-3
+    assert Figure.of(WHOLE, FEDAVG, Training(), [coarse], [exact]).apart > 20 * apart
 
 
 @pytest.mark.parametrize(("name", "least"), [("random-k", 60), ("CountSketch", 60), (MASK, 40)])

@@ -51,8 +51,9 @@ def test_hospitals_learn_over_tls_within_their_budget() -> None:
 
 @pytest.mark.stacks
 def test_opacus_is_paid_for_by_a_ledger_of_records() -> None:
-    accuracy, *epsilons = printed("dpsgd_opacus", "opacus", "torch", "sklearn")
-    assert accuracy > 70
+    clear, private, *epsilons = printed("dpsgd_opacus", "opacus", "torch", "sklearn")
+    assert clear > 90
+    assert private > 75  # noise moves it by some points from run to run
     assert len(epsilons) == 6
     for ours, theirs in zip(epsilons[::2], epsilons[1::2], strict=True):
         assert 0.97 * theirs < ours < 8
