@@ -18,7 +18,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from fractions import Fraction
 from functools import partial
-from typing import Any, Self, TypeVar
+from typing import Any, NoReturn, Self, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -123,8 +123,9 @@ class PoissonBatch:
     """The records of one step, each of which was drawn with probability ``rate`` by itself.
 
     Made by :class:`PoissonBatches` alone, and good for one noised gradient: two from the same records cost more
-    than two samples do. ``indices`` ascend and are read-only; there may be none. ``records`` is how many there are
-    to draw from. Which were drawn is a secret that the amplification rests on: it stays at the client.
+    than two samples do. It can't be changed or copied. ``indices`` ascend; there may be none. ``records`` is how
+    many there are to draw from. Which were drawn is a secret that the amplification rests on: it stays at the
+    client.
     """
 
     __slots__ = ("_use", "indices", "rate", "records")
@@ -132,7 +133,7 @@ class PoissonBatch:
     indices: Indices
     rate: float
     records: int
-    _use: threading.Lock  # taken once and never released; a copy shares it
+    _use: threading.Lock  # taken once and never released
 
     def __init__(self) -> None:
         raise ConfigError("got no PoissonBatches that drew this batch; expected PoissonBatches(...).draw()")
@@ -141,9 +142,17 @@ class PoissonBatch:
     def _drawn(cls, indices: Indices, rate: float, records: int) -> Self:
         made = cls.__new__(cls)
         indices.flags.writeable = False
-        made.indices, made.rate, made.records = indices, rate, records
-        made._use = threading.Lock()
+        for name, value in zip(cls.__slots__, (threading.Lock(), indices, rate, records), strict=True):
+            object.__setattr__(made, name, value)
         return made
+
+    def __setattr__(self, name: str, value: object) -> None:
+        raise ConfigError(
+            f"got another {name} for a batch, which stays as it was drawn: the account is of that draw"
+        )
+
+    def __reduce_ex__(self, protocol: object) -> NoReturn:
+        raise ConfigError("got a batch, which can't be copied: it is good for one gradient; draw another")
 
     def _claim(self) -> None:
         """``ConfigError`` if a gradient of this batch was released before."""

@@ -3,7 +3,10 @@
 import copy
 import json
 import math
+import pickle
+import threading
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from types import SimpleNamespace
 from typing import Any
 
@@ -166,6 +169,29 @@ def test_a_batch_is_drawn_and_shows_nothing_of_its_records() -> None:
         batch.indices[:] = 0
     with pytest.raises(ConfigError, match=r"expected PoissonBatches\(...\).draw\(\)"):
         PoissonBatch()
+    for name, value in (("rate", 1e-9), ("indices", np.arange(10)), ("records", 10**9), ("_use", threading.Lock())):
+        with pytest.raises(ConfigError, match="stays as it was drawn"):
+            setattr(batch, name, value)
+    for copied in (copy.copy, copy.deepcopy, pickle.dumps):
+        with pytest.raises(ConfigError, match="can't be copied"):
+            copied(batch)
+
+
+def test_of_several_threads_with_one_batch_one_gets_a_gradient() -> None:
+    account, batch = ledger(), of([1, 2])
+    ready = threading.Barrier(4)
+
+    def attempt(_: int) -> bool:
+        ready.wait()
+        try:
+            DPSGD(1.0, 1.0).gradient(MODEL, gradients, batch, account)
+        except ConfigError:
+            return False
+        return True
+
+    with ThreadPoolExecutor(4) as pool:
+        assert sorted(pool.map(attempt, range(4))) == [False, False, False, True]
+    assert account.report().releases == 1
 
 
 # The noised gradient.
@@ -307,9 +333,8 @@ def test_a_batch_is_good_for_one_release() -> None:
     batch, account = of([1, 2]), ledger()
     DPSGD(1.0, 1.0).gradient(MODEL, gradients, batch, account)
     spent = account.spent
-    for again in (batch, copy.copy(batch)):
-        with pytest.raises(ConfigError, match="got a batch whose gradient was released before"):
-            DPSGD(1.0, 1.0).gradient(MODEL, gradients, again, account)
+    with pytest.raises(ConfigError, match="got a batch whose gradient was released before"):
+        DPSGD(1.0, 1.0).gradient(MODEL, gradients, batch, account)
     assert account.spent == spent
 
 
