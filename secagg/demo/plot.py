@@ -19,6 +19,7 @@ _DARK, _BASE, _WARN = "#1f4e79", "#cccccc", "#b03a2e"
 _MARKERS = "osD^vP*Xph<>"
 _STEMS = 256  # up to so many coordinates are drawn one by one; more as an image
 _ROWS = 32  # of an image of coordinates
+_WIDE = 30  # from the least to the most bytes, where an axis of powers of ten has two of them at least
 
 Values = NDArray[Any]
 
@@ -56,7 +57,8 @@ def _draw_claim(figure: Any, demo: Demo) -> None:
     panels[0].set_xlabel(f"stays with the {client}: {claim.update.size:,} coordinates")
     _received(panels[1], claim)
     if claim.correlation is not None:
-        seen += f"; correlation with the update {round(claim.correlation, 2) + 0.0:.2f}"  # + 0.0: no -0.00
+        close = f"{round(claim.correlation, 2) + 0.0:.2f}"  # + 0.0: no -0.00
+        seen += f"; correlation with the update {close.replace('-', '−')}"
     panels[1].set_xlabel(seen, fontsize=9.5)
     _values(panels[2], claim.opened)
     if claim.opened.size <= _STEMS:
@@ -83,8 +85,9 @@ def _received(axes: Any, claim: Claim) -> None:
     """The integers or bytes of the message, from 0 to the modulus."""
     if claim.received.size <= _STEMS:
         axes.plot(np.arange(claim.received.size), claim.received, "o", color=_DARK, markersize=4.5)
-        axes.set_ylim(-0.05 * claim.modulus, 1.05 * claim.modulus)
-        axes.set_yticks([0, claim.modulus], ["0", f"{claim.modulus:,}"])
+        if claim.hides:  # what a server reads is drawn as large as it is
+            axes.set_ylim(-0.05 * claim.modulus, 1.05 * claim.modulus)
+            axes.set_yticks([0, claim.modulus], ["0", f"{claim.modulus:,}"])
         axes.set_xticks([])
         return
     if not claim.by_coordinate:
@@ -119,7 +122,7 @@ def _draw_rounds(axes: Any, demo: Demo) -> None:
     axes.set_title("Test accuracy by round of training", fontsize=12)
     axes.set_xlabel("round of training")
     axes.set_ylabel(f"test {demo.problem.example}s classified correctly (% of {demo.problem.tested})")
-    axes.xaxis.set_major_locator(MaxNLocator(integer=True, steps=[1, 2, 5, 10]))
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True, steps=[1, 2, 5, 10], min_n_ticks=1))
     axes.legend(loc="best", frameon=False, fontsize=10)
 
 
@@ -147,13 +150,17 @@ def _alike(demo: Demo) -> dict[str, list[Run]]:
 
 def _draw_bytes(axes: Any, demo: Demo) -> None:
     """Accuracy by what one client has sent and received so far: the price of each protocol."""
-    for index, run in enumerate(demo.runs):
-        each = (run.bytes_up + run.bytes_down) / 1e6
-        megabytes = [number * each for number in range(1, demo.settings.rounds + 1)]
+    rounds = range(1, demo.settings.rounds + 1)
+    sizes = [(run.bytes_up + run.bytes_down) / 1e6 for run in demo.runs]
+    for index, (run, each) in enumerate(zip(demo.runs, sizes, strict=True)):
+        megabytes = [number * each for number in rounds]
         every = max(1, len(megabytes) // 5)
         label = f"{run.protocol}: {_size(megabytes[-1])}"
         axes.plot(megabytes, _curve(demo, run), **_style(run, index), markevery=(index % every, every), label=label)
-    axes.set_xscale("log")
+    if rounds[-1] * max(sizes) > _WIDE * min(sizes):
+        axes.set_xscale("log")
+    else:
+        axes.set_xlim(left=0.0)
     axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: _size(value)))
     axes.xaxis.set_minor_formatter(NullFormatter())
     axes.set_title("Test accuracy by megabyte", fontsize=12)

@@ -12,6 +12,8 @@ from secagg.demo.problems import Digits, Hospitals
 from secagg.errors import ConfigError
 from secagg.federated import FedAdagrad, FedAdam, FedAvg, FedAvgM, FedYogi, ServerOptimizer
 from secagg.federated.masks import Pruned
+from secagg.federated.masks import named as compression_named
+from secagg.federated.robust import named as rule_named
 
 MOST_CLIENTS = min(hospitals.MOST_HOSPITALS, digits.MOST_CLIENTS)
 MOST_ROUNDS, MOST_EPOCHS = 1000, 100
@@ -86,6 +88,10 @@ class Settings:
         ):
             if chosen not in known:
                 raise ConfigError(f"got --{name} {chosen}; expected any of {', '.join(known)}")
+        if self.compression is not None:
+            compression_named(self.compression, 0.0, 1)  # refuses names, with the reason, before data are loaded
+        if self.robust is not None:
+            rule_named(self.robust)
         self._check_together()
 
     @property

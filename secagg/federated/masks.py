@@ -198,8 +198,7 @@ _POSITIONS = INTEGERS | {"int"}
 OWN_COORDINATES = (
     "A client's own choice of coordinates is refused: which ones it sends reveals something of its update, in "
     "the clear, and the server can add only what stands at the same place. A sum over the union of all choices "
-    f"would be dense anyway: of 1 % each, 100 clients fill {1 - 0.99**100:.0%}. Use PublicMask, which chooses "
-    "alike for everyone, or RandomK"
+    f"would be dense anyway: of 1 % each, 100 clients fill {100 * (1 - 0.99**100):.0f} %"
 )
 
 _REFUSED = ("top-k", "threshold", "gradient-dropping", "deep-gradient-compression")
@@ -238,5 +237,8 @@ def named(name: str, model: object, k: int) -> Compression:
     if plain is not None:
         return maps[plain]()
     if chosen(name, _REFUSED) is not None:
-        raise ConfigError(f"got compression {shown(name)}. {OWN_COORDINATES}")
+        raise ConfigError(
+            f"got compression {shown(name)}; expected {PublicMask.label}, which chooses alike for everyone, or "
+            f"{RandomK.label}. {OWN_COORDINATES}"
+        )
     raise ConfigError(f"got compression {shown(name)}; expected one of {', '.join(maps)}")

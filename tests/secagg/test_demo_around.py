@@ -8,13 +8,14 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+from matplotlib.figure import Figure
 from rich.console import Console
 
 from secagg import BFV, AdditiveShares, Clear, ConfigError, SecAgg, SecAggPlus
 from secagg.demo import training
 from secagg.demo.claim import watch
 from secagg.demo.learner import ENCODING, Learner, attackers
-from secagg.demo.plot import draw
+from secagg.demo.plot import _draw_bytes, draw
 from secagg.demo.problems import load
 from secagg.demo.settings import ALGORITHMS, Settings
 from secagg.demo.table import to_json, to_table
@@ -233,6 +234,18 @@ def test_the_picture_can_be_drawn_for_every_kind_of_message(settings, protocol, 
     assert (tmp_path / "picture.png").stat().st_size > 40_000
     document = json.loads(json.dumps(to_json(demo), allow_nan=False))
     assert document["claim"]["protocol"] == protocol.name
+
+
+@pytest.mark.parametrize(("rounds", "factor", "scale"), [(1, 1, "linear"), (2, 1, "linear"), (2, 40, "log")])
+def test_an_axis_of_bytes_has_numbers_however_few_bytes_there_are(rounds, factor, scale):
+    """An axis of powers of ten would have one number, or none, over less than a power."""
+    demo = run(Settings(rounds=rounds), CLEAR)
+    more = replace(demo.runs[0], protocol="More", bytes_up=factor * demo.runs[0].bytes_up)
+    axes = Figure().subplots()
+    _draw_bytes(axes, replace(demo, runs=(*demo.runs, more)))
+    low, high = axes.get_xlim()
+    assert axes.get_xscale() == scale
+    assert sum(low <= at <= high for at in axes.get_xticks()) >= 2
 
 
 def test_the_command_takes_every_option(tmp_path):

@@ -63,7 +63,7 @@ def test_a_clients_own_coordinates_are_refused_with_the_reason() -> None:
     for own in (np.arange(40), np.arange(10), np.ones(40, np.bool_), [1, 2, 3]):
         with pytest.raises(ConfigError, match="which ones it sends reveals something of its update") as refused:
             PublicMask(LAYOUT, 10).after(own)
-        assert "100 clients fill 63%" in str(refused.value)
+        assert "100 clients fill 63 %" in str(refused.value)
     with pytest.raises(EncodingError):
         PublicMask(LAYOUT, 10).after(np.zeros(39))
     with pytest.raises(EncodingError, match="not finite"):
