@@ -112,8 +112,8 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         noised, spent = asyncio.run(train(Path(folder)))
     for name, trained in (("in the clear:        ", weights), ("of noised sums, TLS: ", noised)):
-        guessed = STUDY.test.features @ trained[:30] + trained[30] > 0
-        print(f"accuracy {name} {np.mean(guessed == STUDY.test.labels):.1%}")
+        positive = STUDY.test.features @ trained[:30] + trained[30] > 0
+        print(f"accuracy {name} {np.mean(positive == STUDY.test.labels):.1%}")
     print(f"epsilon {spent:.2f} for each hospital, at delta {DELTA:g}")
 
 

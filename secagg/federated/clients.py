@@ -140,11 +140,11 @@ class PoissonBatch:
 
     @classmethod
     def _drawn(cls, indices: Indices, rate: float, records: int) -> Self:
-        made = cls.__new__(cls)
+        batch = cls.__new__(cls)
         indices.flags.writeable = False
         for name, value in zip(cls.__slots__, (threading.Lock(), indices, rate, records), strict=True):
-            object.__setattr__(made, name, value)
-        return made
+            object.__setattr__(batch, name, value)
+        return batch
 
     def __setattr__(self, name: str, value: object) -> None:
         raise ConfigError(

@@ -212,11 +212,11 @@ def test_under_epsilon_scaling_tells_nothing_of_other_patients(monkeypatch):
 
 @pytest.mark.parametrize("epsilon", [None, 64.0])
 def test_only_a_training_with_epsilon_scales_by_constants(epsilon):
-    found = run(Settings(rounds=1, epsilon=epsilon), {"Clear": Clear()}).problem.study
+    study = run(Settings(rounds=1, epsilon=epsilon), {"Clear": Clear()}).problem.study
     expected = load(10, np.random.default_rng([0, 0]), plausible=epsilon is not None)
-    assert (found.test.features == expected.test.features).all()
+    assert (study.test.features == expected.test.features).all()
     other = load(10, np.random.default_rng([0, 0]), plausible=epsilon is None)
-    assert (found.test.features != other.test.features).any()
+    assert (study.test.features != other.test.features).any()
 
 
 def test_scaled_by_constants_the_model_still_learns():
@@ -244,8 +244,8 @@ def test_shards_are_not_alike(seed):
 def test_an_update_descends_the_loss():
     hospital = load(10, np.random.default_rng(0)).hospitals[2]
 
-    def loss(found):
-        chance = model.probabilities(found, hospital.features)
+    def loss(current):
+        chance = model.probabilities(current, hospital.features)
         return -np.mean(np.log(np.where(hospital.labels > 0.5, chance, 1 - chance)))
 
     start = model.initial(FEATURES)
@@ -261,9 +261,9 @@ def test_a_gradient_step_is_the_textbooks():
         error = 1 / (1 + math.exp(-(0.25 - 0.5 * row[0] + 0.75 * row[1]))) - label
         bias -= 0.1 * error / 3
         weights = [weight - 0.1 * error * x / 3 for weight, x in zip(weights, row, strict=True)]
-    found = model.update(before, hospital, steps=1)
-    np.testing.assert_allclose(found["bias"], [bias], rtol=1e-12)
-    np.testing.assert_allclose(found["weights"], weights, rtol=1e-12)
+    change = model.update(before, hospital, steps=1)
+    np.testing.assert_allclose(change["bias"], [bias], rtol=1e-12)
+    np.testing.assert_allclose(change["weights"], weights, rtol=1e-12)
 
 
 def test_the_baseline_is_the_mean_weighted_by_patients():
@@ -271,8 +271,8 @@ def test_the_baseline_is_the_mean_weighted_by_patients():
         {"a": np.array([1.0, 2.0]), "b": np.array([[4.0]])},
         {"a": np.array([5.0, -2.0]), "b": np.zeros((1, 1))},
     ]
-    found = baseline.mean(updates, [3, 1])
-    assert (found["a"].tolist(), found["b"].tolist()) == ([2.0, 1.0], [[3.0]])
+    average = baseline.mean(updates, [3, 1])
+    assert (average["a"].tolist(), average["b"].tolist()) == ([2.0, 1.0], [[3.0]])
     assert baseline.mean([np.array([1.0]), np.array([2.0])], [1, 3]).tolist() == [1.75]
 
 
@@ -312,7 +312,7 @@ def test_without_dropouts_everyone_is_in_every_sum():
 
 
 @pytest.mark.parametrize(
-    ("wrong", "told"),
+    ("wrong", "message"),
     [
         ({"clients": 1}, "got --clients 1; expected 2 to 50"),
         ({"clients": 51}, "got --clients 51; expected 2 to 50"),
@@ -322,10 +322,10 @@ def test_without_dropouts_everyone_is_in_every_sum():
         ({"seed": -1}, "got --seed -1; expected 0 or more"),
     ],
 )
-def test_a_number_out_of_range_is_told_with_its_range(wrong, told):
+def test_a_number_out_of_range_is_told_with_its_range(wrong, message):
     with pytest.raises(ConfigError) as caught:
         Settings(**wrong)
-    assert str(caught.value) == told
+    assert str(caught.value) == message
 
 
 @pytest.mark.parametrize(("clients", "most"), [(3, 0), (4, 1), (6, 2), (10, 3), (12, 4)])
@@ -360,10 +360,10 @@ class Lacking(Clear):
 
 @pytest.mark.parametrize("wrapped", [False, True])
 def test_a_protocol_that_lacks_a_package_is_one_line(wrapped):
-    found = run(Settings(rounds=1), {"Lacking": Lacking(wrapped), "Clear": Clear()})
-    assert [one.protocol for one in found.runs] == ["Clear"]
-    assert "Left out: Lacking, got no tenseal: pip install 'secagg[he]'" in print_table(found)
-    assert to_json(found)["left_out"] == {"Lacking": "got no tenseal: pip install 'secagg[he]'"}
+    demo = run(Settings(rounds=1), {"Lacking": Lacking(wrapped), "Clear": Clear()})
+    assert [one.protocol for one in demo.runs] == ["Clear"]
+    assert "Left out: Lacking, got no tenseal: pip install 'secagg[he]'" in print_table(demo)
+    assert to_json(demo)["left_out"] == {"Lacking": "got no tenseal: pip install 'secagg[he]'"}
     with pytest.raises(ConfigError, match="no protocol that can run here; Lacking: got no tenseal"):
         run(Settings(rounds=1), {"Lacking": Lacking(wrapped)})
 
@@ -394,13 +394,13 @@ def test_the_table_has_a_row_for_each_protocol_and_fits_a_terminal(demo):
 
 
 def test_json_has_all_that_the_table_has_and_each_round(demo):
-    found = json.loads(json.dumps(to_json(demo), allow_nan=False))
-    assert [row["name"] for row in found["protocols"]] == [*named()]
-    assert (found["seed"], found["clients"], found["rounds"], found["dropouts"]) == (0, 10, 6, 2)
-    assert {"python", "secagg", "numpy", "numba", "cryptography"} <= set(found["versions"])
-    assert sum(row["patients"] for row in found["shards"].values()) + found["tested"] == 569
-    assert len(found["float64"]["accuracy_by_round"]) == 6
-    for row, one in zip(found["protocols"], demo.runs, strict=True):
+    document = json.loads(json.dumps(to_json(demo), allow_nan=False))
+    assert [row["name"] for row in document["protocols"]] == [*named()]
+    assert (document["seed"], document["clients"], document["rounds"], document["dropouts"]) == (0, 10, 6, 2)
+    assert {"python", "secagg", "numpy", "numba", "cryptography"} <= set(document["versions"])
+    assert sum(row["patients"] for row in document["shards"].values()) + document["tested"] == 569
+    assert len(document["float64"]["accuracy_by_round"]) == 6
+    for row, one in zip(document["protocols"], demo.runs, strict=True):
         assert row["accuracy"] == one.correct / 113 == row["rounds"][-1]["accuracy"]
         assert row["difference_from_float64"] == one.difference
         assert (row["bytes_up"], row["bytes_down"]) == (one.bytes_up, one.bytes_down)

@@ -77,9 +77,9 @@ def test_fedprox_is_the_gradient_of_the_loss_with_the_squared_distance() -> None
     def slope(power: int) -> Any:
         return [(loss(weights + step, power) - loss(weights - step, power)) / 2e-5 for step in 1e-5 * np.eye(5)]
 
-    found = fedprox_gradient(np.cos(weights), weights, anchor, mu)
-    np.testing.assert_allclose(found, slope(2), rtol=1e-6)
-    assert np.abs(found - slope(1)).max() > 0.01
+    pulled = fedprox_gradient(np.cos(weights), weights, anchor, mu)
+    np.testing.assert_allclose(pulled, slope(2), rtol=1e-6)
+    assert np.abs(pulled - slope(1)).max() > 0.01
 
 
 @pytest.mark.parametrize("dtype", ["float32", "float64", "float16", ">f8"])
@@ -200,11 +200,11 @@ def test_of_several_threads_with_one_batch_one_gets_a_gradient() -> None:
 def test_the_gradient_is_the_clipped_sum_over_the_expected_size() -> None:
     """With next to no noise; the size of the batch itself does not enter."""
     rows = [3, 4, 17, 39]
-    found = DPSGD(1.5, 1e-6).gradient(MODEL, gradients, of(rows), ledger(1e20), chunk=3)
+    mean = DPSGD(1.5, 1e-6).gradient(MODEL, gradients, of(rows), ledger(1e20), chunk=3)
     expected = {name: part.sum(axis=0) / 10 for name, part in clip_per_example(gradients(rows), 1.5).items()}
     for name in MODEL:
-        np.testing.assert_allclose(found[name], expected[name], atol=1.5e-3)
-        assert found[name].dtype == MODEL[name].dtype
+        np.testing.assert_allclose(mean[name], expected[name], atol=1.5e-3)
+        assert mean[name].dtype == MODEL[name].dtype
 
 
 @given(st.integers(0, 2**32), st.sampled_from(["normal", "halves", "huge", "spike"]), st.integers(1, 60))
@@ -221,8 +221,8 @@ def test_one_record_moves_the_integers_by_at_most_the_clip(seed: int, kind: str,
     data = np.vstack([rng.normal(size=(2, size)), row])
     sums = []
     for rows in ([0, 1], [0, 1, 2]):
-        found = private.gradient(np.zeros(size), lambda r: data[r], of(rows, 0.5, 3), ledger(1e6), rng=fixed(3))
-        sums.append(found * 1.5 / 0.3 * steps)
+        mean = private.gradient(np.zeros(size), lambda r: data[r], of(rows, 0.5, 3), ledger(1e6), rng=fixed(3))
+        sums.append(mean * 1.5 / 0.3 * steps)
     moved = sums[1] - sums[0]
     np.testing.assert_allclose(moved, np.rint(moved), atol=1e-6)
     assert np.linalg.norm(np.rint(moved)) <= steps
@@ -232,13 +232,13 @@ def test_one_record_moves_the_integers_by_at_most_the_clip(seed: int, kind: str,
 
 def test_the_noise_is_as_wide_as_the_multiplier_says_and_on_the_grid() -> None:
     model, private = np.zeros(20_000), DPSGD(2.0, 0.7)
-    found = private.gradient(model, lambda _: pytest.fail("called for no records"), of([]), ledger())
-    assert found.std() == pytest.approx(0.7 * 2.0 / 10, rel=0.03)
-    assert abs(found.mean()) < 5 * 0.14 / math.sqrt(20_000)
-    integers = found * 10 / 2.0 * private._steps(20_000)
+    noise = private.gradient(model, lambda _: pytest.fail("called for no records"), of([]), ledger())
+    assert noise.std() == pytest.approx(0.7 * 2.0 / 10, rel=0.03)
+    assert abs(noise.mean()) < 5 * 0.14 / math.sqrt(20_000)
+    integers = noise * 10 / 2.0 * private._steps(20_000)
     np.testing.assert_allclose(integers, np.rint(integers), atol=1e-6)
     again = private.gradient(model, gradients, of([]), ledger())
-    assert np.count_nonzero(found == again) < 20, "and new each time"
+    assert np.count_nonzero(noise == again) < 20, "and new each time"
 
 
 def test_a_step_costs_what_the_accountant_says_of_a_sampled_gaussian() -> None:
@@ -251,13 +251,13 @@ def test_a_step_costs_what_the_accountant_says_of_a_sampled_gaussian() -> None:
 
 
 def test_the_multiplier_for_a_budget_is_the_least() -> None:
-    found = DPSGD(1.0, 1.0).with_epsilon(3.0, DELTA, rate=0.01, steps=500)
-    assert found.epsilon(DELTA, rate=0.01, steps=500) <= 3.0
-    less = DPSGD(1.0, found.noise_multiplier * (1 - 1e-6))
+    private = DPSGD(1.0, 1.0).with_epsilon(3.0, DELTA, rate=0.01, steps=500)
+    assert private.epsilon(DELTA, rate=0.01, steps=500) <= 3.0
+    less = DPSGD(1.0, private.noise_multiplier * (1 - 1e-6))
     assert less.epsilon(DELTA, rate=0.01, steps=500) > 3.0
     for epsilon in (0, math.nan, 1e-9):
         with pytest.raises(ConfigError, match="got epsilon="):
-            found.with_epsilon(epsilon, DELTA, rate=0.01, steps=500)
+            private.with_epsilon(epsilon, DELTA, rate=0.01, steps=500)
 
 
 def test_what_the_budget_has_no_room_for_is_not_released() -> None:
@@ -379,7 +379,7 @@ def test_gradients_of_examples_come_from_torch_and_go_back_to_it() -> None:
 
     each = torch.func.vmap(torch.func.grad(loss), in_dims=(None, 0, 0))
     rows = [2, 3, 5, 7, 11]
-    found = DPSGD(1.0, 1e-6).gradient(
+    mean = DPSGD(1.0, 1e-6).gradient(
         weights, lambda r: each(weights, x[r], y[r]), of(rows, 0.5, 30), ledger(1e20), chunk=2
     )
     expected = {name: torch.zeros_like(tensor) for name, tensor in weights.items()}
@@ -396,7 +396,7 @@ def test_gradients_of_examples_come_from_torch_and_go_back_to_it() -> None:
         norm = math.sqrt(sum(float((part**2).sum()) for part in one.values()))
         for name, part in one.items():
             expected[name] += part * min(1, 1 / norm) / 15
-    for name, part in found.items():
+    for name, part in mean.items():
         assert part.dtype == torch.float32
         torch.testing.assert_close(part, expected[name], atol=1e-3, rtol=0)
 

@@ -44,8 +44,8 @@ def a_model(seed: int = 0, scale: float = 1.0) -> dict[str, Any]:
 
 
 def flat(model: Any) -> list[float]:
-    found: list[float] = secagg.Layout.of(model).flatten(model).tolist()
-    return found
+    flat: list[float] = secagg.Layout.of(model).flatten(model).tolist()
+    return flat
 
 
 def run(optimizer: ServerOptimizer, means: list[Any], **keywords: float) -> list[list[float]]:
@@ -304,10 +304,10 @@ def second_moment(optimizer: Any, signal: np.ndarray, noise: float, rounds: int 
     rng = np.random.default_rng(3)
     x, state = np.zeros(signal.size), optimizer.start(np.zeros(signal.size))
     for _ in range(rounds):
-        told = {"noise_std": noise} if isinstance(optimizer, FedAdam) else {}
-        x, state = optimizer.step(x, signal + rng.normal(0, noise, signal.size), state, **told)
-    found: np.ndarray = state.moments.v - state.moments.noise
-    return found
+        known = {"noise_std": noise} if isinstance(optimizer, FedAdam) else {}
+        x, state = optimizer.step(x, signal + rng.normal(0, noise, signal.size), state, **known)
+    variance: np.ndarray = state.moments.v - state.moments.noise
+    return variance
 
 
 def test_what_noise_puts_into_v_is_taken_out_again() -> None:
@@ -324,7 +324,7 @@ def test_yogi_collects_another_number_than_the_variance_so_nothing_is_corrected(
     assert left.mean() == pytest.approx(2.366, abs=0.03)
 
 
-def accuracy(optimizer: ServerOptimizer, seed: int, noise: float, told: float) -> float:
+def accuracy(optimizer: ServerOptimizer, seed: int, noise: float, corrected: float) -> float:
     """Points on the digits of docs/federated.md after 30 rounds with so much noise in the mean."""
     data, model = digits.load(20, seed), digits.initial(seed)
     state, rng = optimizer.start(model), np.random.default_rng([seed, 9])
@@ -337,14 +337,14 @@ def accuracy(optimizer: ServerOptimizer, seed: int, noise: float, told: float) -
             name: np.mean([change[name] for change in changes], axis=0) + rng.normal(0, noise, array.shape)
             for name, array in model.items()
         }
-        model, state = optimizer.step(model, mean, state, noise_std=told)
+        model, state = optimizer.step(model, mean, state, noise_std=corrected)
     return 100 * digits.correct(model, data.test) / data.test.images
 
 
 def test_on_the_digits_the_correction_makes_no_difference_beyond_the_spread() -> None:
     """With noise of 0.01, five times a typical change; this is what docs/federated.md says."""
     plain, corrected = (
-        np.mean([accuracy(FedAdam(0.03), seed, 0.01, told) for seed in (0, 1)]) for told in (0.0, 0.01)
+        np.mean([accuracy(FedAdam(0.03), seed, 0.01, corrected) for seed in (0, 1)]) for corrected in (0.0, 0.01)
     )
     assert min(plain, corrected) > 91
     assert abs(plain - corrected) < 2

@@ -66,9 +66,9 @@ def lying_minorities(draw: st.DrawFn) -> tuple[int, list[Plain], list[Plain]]:
 @settings(max_examples=150, deadline=None)
 @given(lying_minorities())
 def test_liars_in_a_minority_of_groups_move_nothing_beyond_the_honest_spread(
-    drawn: tuple[int, list[Plain], list[Plain]],
+    groups: tuple[int, list[Plain], list[Plain]],
 ) -> None:
-    bad, good, lies = drawn
+    bad, good, lies = groups
     means, spread = [*lies, *good], np.stack(good)
     slack = 1e-9 * (1 + np.abs(spread).max())
     for rule in (CoordinateMedian(bad=bad), TrimmedMean(bad, bad=bad)):

@@ -96,9 +96,9 @@ def test_draws_that_can_be_foreseen_and_odd_cohorts_are_refused() -> None:
 def test_a_session_draws_for_one_roster_cohort_and_round() -> None:
     _, roster = enrol(COHORT)
     nonce = os.urandom(32)
-    drawn = from_session(TASK, COHORT, roster=roster, session=b"round 3", nonce=nonce)
-    assert drawn == from_session(TASK, reversed(COHORT), roster=roster, session=b"round 3", nonce=nonce)
-    assert sum(map(len, draw_groups(COHORT, 5, drawn))) == 20
+    randomness = from_session(TASK, COHORT, roster=roster, session=b"round 3", nonce=nonce)
+    assert randomness == from_session(TASK, reversed(COHORT), roster=roster, session=b"round 3", nonce=nonce)
+    assert sum(map(len, draw_groups(COHORT, 5, randomness))) == 20
     others = [
         from_session(replace(TASK, context=b"x"), COHORT, roster=roster, session=b"round 3", nonce=nonce),
         from_session(TASK, COHORT[1:], roster=roster, session=b"round 3", nonce=nonce),
@@ -106,7 +106,7 @@ def test_a_session_draws_for_one_roster_cohort_and_round() -> None:
         from_session(TASK, COHORT, roster=roster, session=b"round 4", nonce=nonce),
         from_session(TASK, COHORT, roster=roster, session=b"round 3", nonce=os.urandom(32)),
     ]
-    assert len({drawn, *others}) == 6
+    assert len({randomness, *others}) == 6
     odd: Any
     for odd in (
         {"session": "r"},
@@ -126,9 +126,9 @@ def test_a_beacon_draws_what_no_server_chose() -> None:
     beacon = SignedBeacon(key.public_key().public_bytes_raw(), genesis=0, period=30)
     number = beacon.next_round(1000.0)  # when the client learns the cohort
     value = beacon.publish(key, number)
-    drawn = from_beacon(beacon, number, value)
-    assert len(drawn) == 32
-    assert drawn != from_beacon(beacon, number + 1, beacon.publish(key, number + 1))
+    randomness = from_beacon(beacon, number, value)
+    assert len(randomness) == 32
+    assert randomness != from_beacon(beacon, number + 1, beacon.publish(key, number + 1))
     forged = beacon.publish(Ed25519PrivateKey.generate(), number)
     for other in ((number, forged), (number - 1, value), (number, b""), (number, None), (None, value), (0, value)):
         with pytest.raises(ConfigError, match="the beacon did not publish"):
@@ -307,7 +307,7 @@ def test_sums_of_ever_new_groups_show_what_lasts_in_a_clients_updates() -> None:
     updates = rng.standard_normal(20)
 
     def error(draws: list[bytes]) -> float:
-        groups = [group for drawn in draws for group in draw_groups(COHORT, 5, drawn)]
+        groups = [group for randomness in draws for group in draw_groups(COHORT, 5, randomness)]
         member = np.array([[party in group for party in COHORT] for group in groups], np.float64)
         solved = np.linalg.lstsq(member, member @ updates, rcond=None)[0]
         return float(np.abs(solved - updates).max())
