@@ -63,7 +63,8 @@ def draw_groups(cohort: Iterable[str], count: int, randomness: bytes) -> Groups:
     choose or know before the cohort stood; the module says where they come from. ``ConfigError`` for fewer bytes,
     such as a round's number, for an id twice, and for more groups than clients.
     """
-    if not is_a(randomness, bytes) or not RANDOM_BYTES <= len(randomness) <= _MOST_BYTES:
+    plain = _plain(randomness)
+    if plain is None or not RANDOM_BYTES <= len(plain) <= _MOST_BYTES:
         raise ConfigError(
             f"got randomness={shown(randomness)}; expected {RANDOM_BYTES} to {_MOST_BYTES} bytes that nobody could "
             "foresee, such as os.urandom(32) of an honest server or a beacon's value: liars that foresee their "
@@ -71,7 +72,6 @@ def draw_groups(cohort: Iterable[str], count: int, randomness: bytes) -> Groups:
         )
     ids = _ids(cohort)
     groups = check_groups(count, len(ids))
-    plain = bytes(memoryview(randomness))
     order = sorted(ids, key=lambda party: hashlib.sha256(encode_parts(_LABEL, plain, party)).digest())
     return tuple(tuple(sorted(order[first::groups])) for first in range(groups))
 
@@ -106,13 +106,14 @@ def from_session(
     """
     if not is_a(task, Task):
         raise ConfigError(f"got {shown(task)} as task; expected a secagg.Task over all clients")
-    if not is_a(nonce, bytes) or len(nonce) != NONCE_BYTES:
+    plain = _plain(nonce)
+    if plain is None or len(plain) != NONCE_BYTES:
         raise ConfigError(f"got nonce={shown(nonce)}; expected {NONCE_BYTES} random bytes, as of os.urandom")
     return session_id(
         task=task.digest,
         roster=roster_digest(_checked(roster)),
         session=check_session(session),
-        nonce=bytes(memoryview(nonce)),
+        nonce=plain,
         cohort=sorted(_ids(cohort)),
     )
 
@@ -240,6 +241,12 @@ def simulate_groups(
         except Aborted as aborted:
             outcomes.append(aborted)
     return outcomes
+
+
+def _plain(data: object) -> bytes | None:
+    """``data`` as bytes, whose length is the true one; None unless it is of that type."""
+    with blaming(ConfigError, "got bytes that can't be read"):
+        return bytes(memoryview(data)) if is_a(data, bytes) else None
 
 
 def _checked(roster: Roster | None) -> Roster | None:

@@ -93,6 +93,20 @@ def test_draws_that_can_be_foreseen_and_odd_cohorts_are_refused() -> None:
         group_task(TASK, 5, roster=COHORT)  # type: ignore[arg-type]
 
 
+class Lying(bytes):
+    """Bytes that say that they are 32."""
+
+    def __len__(self) -> int:
+        return 32
+
+
+def test_bytes_that_lie_about_their_length_are_refused() -> None:
+    with pytest.raises(ConfigError, match="gather where they do most harm"):
+        draw_groups(COHORT, 5, Lying(b"3"))
+    with pytest.raises(ConfigError, match="expected 32 random bytes"):
+        from_session(TASK, COHORT, roster=None, session=b"round 3", nonce=Lying(b"3"))
+
+
 def test_a_session_draws_for_one_roster_cohort_and_round() -> None:
     _, roster = enrol(COHORT)
     nonce = os.urandom(32)
