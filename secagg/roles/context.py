@@ -128,6 +128,7 @@ class ServerContext(Context, Generic[AnyServerState]):
         self.sums: list[NDArray[Any]] = []
         self._cohort = frozenset(state.cohort)
         self._limits: dict[PartyRole, int] = {}
+        self._rounds = [phase.round for phase in task.protocol.phases]
         self.faults = FaultRecord(self.knows, state.faults)
 
     @property
@@ -138,7 +139,7 @@ class ServerContext(Context, Generic[AnyServerState]):
     @property
     def round(self) -> str | None:
         """The open round's name; None before start and after the end."""
-        return self.task.protocol.phases[self.state.position].round if self.open else None
+        return self._rounds[self.state.position] if self.open else None
 
     def knows(self, party: str) -> bool:
         """Whether ``party`` is in the cohort or enrolled; anyone can invent other names."""

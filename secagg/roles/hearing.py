@@ -7,11 +7,13 @@ from collections.abc import Sequence
 import msgspec
 
 from secagg import wire
-from secagg.errors import ConfigError, FaultKind
+from secagg.errors import Aborted, ConfigError, FaultKind
 from secagg.roles.hooks import AnyState, MemberHooks
 from secagg.roles.state import ListenerState
 from secagg.table import Phase, Word
 from secagg.wire import Envelope, Reject
+
+_SPOKEN = "got another message about {}; the word on the first one stands"
 
 
 class Hearing(MemberHooks[AnyState]):
@@ -123,5 +125,8 @@ class Hearing(MemberHooks[AnyState]):
         if word.client not in draft.cohort:
             raise Reject(FaultKind.INVALID, f"got a message about {word.client!s:.64}, who is not in the cohort")
         if word.client in draft.words:
-            detail = f"got another message about {word.client}; the word on the first one stands"
-            raise Reject(FaultKind.DUPLICATE, detail, blame=word.client)
+            raise Reject(FaultKind.DUPLICATE, _SPOKEN.format(word.client), blame=word.client)
+        try:
+            self.context.claim(envelope.digest, "word", draft.session_id, word.client)
+        except Aborted as clash:  # this role was rolled back, which no client's second answer may make worse
+            raise Reject(FaultKind.DUPLICATE, _SPOKEN.format(word.client), blame=word.client) from clash

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
-from typing import Any, ClassVar, Generic, TypeVar
+from typing import Any, ClassVar, Generic, NoReturn, TypeVar
 
 import msgspec
 
 from secagg import wire
+from secagg.errors import LocalProtocolError
 from secagg.identity import PartyRole
 from secagg.roles.context import MemberContext, ServerContext
 from secagg.roles.handing_on import Handed, Waiting
@@ -18,6 +19,7 @@ from secagg.wire import Envelope
 
 AnyState = TypeVar("AnyState", bound=MemberState)
 AnyServerState = TypeVar("AnyServerState", bound=ServerState)
+_NO_COPY = "a role can't be copied or pickled; save role.to_bytes(), and restore one role from it"
 Reply = tuple[wire.Message, bytes]
 Handler = Callable[[Any, Any, Any, memoryview], Reply]
 Listener = Callable[[Any, Any, Envelope, Any, memoryview], Word | None]
@@ -95,6 +97,10 @@ class MemberHooks(Generic[AnyState]):
         """The names that a user of the role needs, without those of this class, which are for the author."""
         return _without(super().__dir__(), MemberHooks)
 
+    def __reduce_ex__(self, protocol: object) -> NoReturn:
+        """Refuse to be copied or pickled: two roles of one state could say two things."""
+        raise LocalProtocolError(_NO_COPY)
+
 
 class ServerHooks(Generic[AnyServerState]):
     """What the author of a server fills in, replaces and works with.
@@ -127,6 +133,10 @@ class ServerHooks(Generic[AnyServerState]):
     def __dir__(self) -> Iterable[str]:
         """The names that a user of the server needs, without those of this class, which are for the author."""
         return _without(super().__dir__(), ServerHooks)
+
+    def __reduce_ex__(self, protocol: object) -> NoReturn:
+        """Refuse to be copied or pickled: two roles of one state could say two things."""
+        raise LocalProtocolError(_NO_COPY)
 
 
 def _without(names: Iterable[str], hooks: type) -> list[str]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from mpc.errors import MPCError
 from secagg import wire
-from secagg.errors import Aborted, Fault, FaultKind, RemoteProtocolError
+from secagg.errors import Aborted, Fault, FaultKind, LocalProtocolError, RemoteProtocolError
 from secagg.identity import PartyRole
 from secagg.roles.faults import FaultRecord
 from secagg.roles.member import AnyState, Member
@@ -19,6 +19,15 @@ class Watchful(Member[AnyState]):
     def prepare(self) -> None:
         """See :meth:`Member.prepare`."""
         self._faults = FaultRecord(lambda party: party == "server" or party in (self.context.roster or ()))
+
+    def check_restored(self) -> None:
+        """See :meth:`Member.check_restored`."""
+        speaks = any(phase.word is not None for phase in self._relayed)
+        if speaks and self._state.step and not self._ended and self.context.environment.ledger is None:
+            raise LocalProtocolError(
+                f"got the state of {self.id}, which gives words on answers, without a ledger, so nothing keeps it "
+                "from other words than it gave; pass save= a store that has a ledger, or leave this session out"
+            )
 
     @property
     @atomic

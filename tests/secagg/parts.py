@@ -378,7 +378,6 @@ class Vetter(Aggregator[VetterState]):
         wire.no_vectors(rest)
         if draft.id == leader:
             self._check_helpers(draft, message.words, client, header.digest)
-        self.context.claim(header.digest, "verdict", draft.session_id, client)
         draft.seen = {**draft.seen, client: header.digest}
         accepted = 0 <= stated.total <= sum(s.length * s.bound for s in self.context.task.segments)
         if accepted and draft.id == leader:

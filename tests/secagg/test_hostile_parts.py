@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import copy
 import hashlib
+import pickle
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from typing import Any, ClassVar
@@ -11,9 +13,9 @@ import numpy as np
 import pytest
 
 from secagg import wire
-from secagg.errors import Aborted, ConfigError, FaultKind
+from secagg.errors import Aborted, ConfigError, FaultKind, LocalProtocolError
 from secagg.lanes import pack_lanes
-from secagg.roles import Member, Reply, Step, Watchful, method, receiving
+from secagg.roles import Member, MemberContext, Reply, Step, Watchful, method, receiving
 from secagg.roles.handing_on import Waiting, WaitingAnswers
 from secagg.table import Proposal, Refusal, Word
 from secagg.testing import MemoryStore, Session
@@ -519,3 +521,73 @@ class SameType(Word, frozen=True):
 def test_a_row_of_the_table_says_what_is_wrong_with_it(changes: dict[str, Any], error: str) -> None:
     with pytest.raises(ConfigError, match=error):
         replace(Vetting.phases[1], **changes)
+
+
+class TestListenerThatWasRolledBack:
+    """A listener gives its word about an input; rolled back, it is shown another input of the same client."""
+
+    def play(self) -> list[bytes]:
+        session = session_of(Vetting())
+        session.until("Input")
+        state = session.members[HELPER].to_bytes()
+        shows: list[bytes] = []
+        session.before_relay = lambda party, data: shows.append(data) or []  # type: ignore[func-returns-value]
+        session.deliver("c1", session.ask("c1"))
+        again = session.members["c1"] = session.make("c1", save=MemoryStore())
+        again.__class__ = Restated
+        session.contribute("c1")
+        header = Envelope.parse(other := session.ask("c1"), len(other)).open(Headed)[0].header
+        shows.append(from_server(session, Show(header, [])))
+        words = []
+        for data in shows:
+            session._take_up_again(HELPER, state)
+            words.append(session.members[HELPER].receive(data))
+        assert Envelope.parse(words[0], len(words[0])).kind == Verdict.TYPE
+        session._take_up_again(HELPER, state)
+        assert session.members[HELPER].receive(shows[0]) == words[0]
+        return words
+
+    def test_it_gives_no_other_word(self) -> None:
+        _, second = self.play()
+        assert Envelope.parse(second, len(second)).kind == Refusal.TYPE
+
+    def test_control_vouches_for_two_inputs(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        claim = MemberContext.claim
+
+        def forgets(context: MemberContext, value: bytes, *entry: bytes | str) -> None:
+            if entry[0] != "word":
+                claim(context, value, *entry)
+
+        monkeypatch.setattr(MemberContext, "claim", forgets)
+        verdicts = [Envelope.parse(word, len(word)).open(Verdict)[0] for word in self.play()]
+        assert [verdict.accepted for verdict in verdicts] == [True, True]
+        assert verdicts[0].digest != verdicts[1].digest
+
+
+def test_a_listener_without_a_ledger_is_not_restored_after_its_first_answer() -> None:
+    session = session_of(Vetting())
+    before = session.members[HELPER].to_bytes()
+    session.until("Input")
+    state = session.members[HELPER].to_bytes()
+    session.restore(HELPER, before, save=None)
+    with pytest.raises(LocalProtocolError, match="without a ledger"):
+        session.restore(HELPER, state, save=None)
+    session.stores[HELPER].number = -1
+    session.restore(HELPER, state)
+    session.require_completes("with a listener that was restored with its ledger")
+
+
+class Restated(HeadedClient):
+    """States another total than its input has."""
+
+    def stated(self, total: int) -> int:
+        return total - 1
+
+
+@pytest.mark.parametrize("copied", [copy.copy, copy.deepcopy, pickle.dumps])
+@pytest.mark.parametrize("party", [wire.SERVER, "c1", HELPER])
+def test_a_role_can_not_be_copied(party: str, copied: Any) -> None:
+    session = session_of(Vetting())
+    role = session.members.get(party, session.server)
+    with pytest.raises(LocalProtocolError, match=r"can't be copied or pickled; save role.to_bytes\(\)"):
+        copied(role)
