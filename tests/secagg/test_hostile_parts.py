@@ -5,7 +5,10 @@ from __future__ import annotations
 import copy
 import hashlib
 import pickle
+import random
+from collections import defaultdict
 from collections.abc import Iterator, Mapping
+from contextlib import suppress
 from dataclasses import replace
 from typing import Any, ClassVar
 
@@ -13,7 +16,7 @@ import numpy as np
 import pytest
 
 from secagg import wire
-from secagg.errors import Aborted, ConfigError, FaultKind, LocalProtocolError
+from secagg.errors import Aborted, ConfigError, FaultKind, LocalProtocolError, RemoteProtocolError
 from secagg.lanes import pack_lanes
 from secagg.roles import Member, MemberContext, Reply, Step, Watchful, method, receiving
 from secagg.roles.handing_on import Waiting, WaitingAnswers
@@ -591,3 +594,78 @@ def test_a_role_can_not_be_copied(party: str, copied: Any) -> None:
     role = session.members.get(party, session.server)
     with pytest.raises(LocalProtocolError, match=r"can't be copied or pickled; save role.to_bytes\(\)"):
         copied(role)
+
+
+class Disorder:
+    """Messages in any order, twice, after crashes, among words and refusals that a hostile helper makes up."""
+
+    def __init__(self, seed: int) -> None:
+        self.random = random.Random(seed)
+        self.session = session_of(Vetting(), seed=bytes([seed]))
+        self.session.members["c1"].__class__ = self.random.choice([HeadedClient, Overstates, Unreadable])
+        self.waiting: list[tuple[str, str, bytes]] = []  # sender, receiver, message
+        self.sent: list[tuple[str, str, bytes]] = []
+        self.verdicts: dict[tuple[str, str], set[Any]] = defaultdict(set)  # of honest listeners, by client
+
+    def post(self, messages: Mapping[str, bytes], sender: str = wire.SERVER) -> None:
+        self.waiting += [(sender, party, data) for party, data in messages.items()]
+        self.sent += self.waiting[-len(messages) :] if messages else []
+
+    def deliver(self, sender: str, receiver: str, data: bytes) -> None:
+        if receiver == wire.SERVER:
+            self.post(self.session.server.receive(sender, data))
+            return
+        with suppress(RemoteProtocolError, Aborted):
+            if (answer := self.session.members[receiver].receive(data)) is not None:
+                self.post({wire.SERVER: answer}, receiver)
+                envelope = Envelope.parse(answer, len(answer))
+                if envelope.kind == Verdict.TYPE:
+                    verdict, _ = envelope.open(Verdict)
+                    self.verdicts[receiver, verdict.client].add((verdict.digest, verdict.accepted))
+
+    def attack(self) -> None:
+        session, about = self.session, Envelope.parse(self.random.choice(self.sent)[2], 1 << 20).digest
+        client = self.random.choice([*session.parties.cohort, "c99", HELPER])
+        match self.random.randrange(4):
+            case 0:
+                word = Verdict(client, about, about, self.random.random() < 0.7)
+                self.deliver(HELPER, wire.SERVER, session.seal(word, sender=HELPER))
+            case 1:
+                self.deliver(HELPER, wire.SERVER, session.seal(Refusal(about), sender=HELPER))
+            case 2:
+                self.deliver(*self.random.choice(self.sent))
+            case 3:
+                session.restore_server(session.stores[wire.SERVER].state)
+                self.post(session.server.start())
+
+    def play(self) -> None:
+        session, server = self.session, lambda: self.session.server
+        self.post(server().start())
+        for step in range(2000):
+            assert len(server()._waiting._answers) <= 2
+            if server().outcome is not None:
+                break
+            if self.waiting:
+                self.deliver(*self.waiting.pop(self.random.randrange(len(self.waiting))))
+                if step < 300 and self.random.random() < 0.3:
+                    self.attack()
+            elif server().pending and self.random.random() < 0.5:
+                self.post(server().start())
+            else:
+                self.post(server().close_round())
+        session.require_sum(session.server.outcome)  # type: ignore[arg-type]
+
+
+def test_in_any_disorder_the_sum_is_exact_or_there_is_none() -> None:
+    exact = 0
+    for seed in range(12):
+        disorder = Disorder(seed)
+        try:
+            disorder.play()
+        except Aborted:
+            continue
+        finally:
+            assert all(len(verdicts) == 1 for verdicts in disorder.verdicts.values())
+            assert all(len(disorder.session.members[party]._state.words) <= 4 for party in PARTIES)
+        exact += 1
+    assert exact >= 6
