@@ -71,7 +71,7 @@ def clamped(event: Event) -> float:
 def _curve(event: Event, orders: Orders, neighbours: str) -> Curve:
     alpha = np.array(orders, np.float64)
     factor = 2.0 if neighbours == "replace-one" else 1.0
-    with np.errstate(over="ignore"):
+    with np.errstate(over="ignore", under="ignore"):
         match event:
             case GaussianEvent():
                 return alpha * (factor / event.noise_multiplier) ** 2 / 2

@@ -64,7 +64,7 @@ def fedprox_gradient(gradient: Model, weights: object, anchor: object, mu: float
         return usual
     layout = Layout.of(gradient)
     vectors = [layout.flatten(part, dtype="float64") for part in (gradient, weights, anchor)]
-    with np.errstate(over="ignore", invalid="ignore"):
+    with np.errstate(all="ignore"):
         pulled = vectors[0] + factor * (vectors[1] - vectors[2])
     restored: Model = layout.restore(pulled, like=gradient, dtype="like")
     return restored
@@ -87,7 +87,7 @@ def _pulled(gradient: Any, weights: Any, anchor: Any, factor: float) -> Any:
         return None
     if not gradient.shape == weights.shape == anchor.shape:
         return None
-    with np.errstate(over="ignore", invalid="ignore"):
+    with np.errstate(all="ignore"):
         own: NDArray[Any] = gradient + factor * (weights.astype(np.float64, copy=False) - anchor)
         return own.astype(gradient.dtype, copy=False)
 
@@ -113,8 +113,9 @@ def clip_per_example(gradients: Model, l2_clip: float) -> Model:
     for number in range(count):
         row = _row(parts, number)
         scale = _scale(row, bound, 1.0, number)
-        for part in parts:
-            part[number] *= scale
+        with np.errstate(under="ignore"):
+            for part in parts:
+                part[number] *= scale
     restored: Model = layout.restore(vector, like=gradients, dtype="like")
     return restored
 
@@ -327,7 +328,9 @@ class DPSGD:
         room = (steps - math.sqrt(layout.size) / 2) / _UP
         for number in range(count):
             row = _row(parts, number)
-            rounded = np.rint(row * _scale(row, room, steps / self.l2_clip, number)).astype(np.int64)
+            scale = _scale(row, room, steps / self.l2_clip, number)
+            with np.errstate(under="ignore"):
+                rounded = np.rint(row * scale).astype(np.int64)
             if int(rounded @ rounded) > steps**2:
                 raise EncodingError("got a rounded gradient longer than the clip, which can't be; report this")
             total += rounded
@@ -368,7 +371,8 @@ def _scale(row: Vector, bound: float, unit: float, number: int) -> float:
         )
     if largest == 0.0:
         return unit
-    ratio = math.sqrt(float(np.square(row / largest).sum())) * _UP
+    with np.errstate(under="ignore"):
+        ratio = math.sqrt(float(np.square(row / largest).sum())) * _UP
     return unit if largest * unit * ratio <= bound else bound / ratio / largest
 
 

@@ -96,7 +96,7 @@ class Compression(ABC):
         not; ``ConfigError`` for a session that :meth:`session` of this map did not make.
         """
         plain = self._checked(session)
-        with np.errstate(over="ignore", invalid="ignore"):
+        with np.errstate(all="ignore"):
             return finite(self.compressed, self._compress(finite(self.layout, update), plain))
 
     def expand(self, mean: object, session: bytes) -> Any:
@@ -106,7 +106,7 @@ class Compression(ABC):
         the expanded ones; ``ConfigError`` as :meth:`compress`.
         """
         plain = self._checked(session)
-        with np.errstate(over="ignore", invalid="ignore"):
+        with np.errstate(all="ignore"):
             restored = self.layout.restore(self._expand(finite(self.compressed, mean), plain))
         finite(self.layout, restored)
         return restored

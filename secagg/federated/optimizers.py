@@ -123,7 +123,7 @@ class ServerOptimizer(ABC):
         change: Vector = layout.flatten(mean, dtype="float64").astype(np.float64, copy=False)
         _check_finite(weights, "a model")
         _check_finite(change, "a mean")
-        with np.errstate(over="ignore", invalid="ignore"):
+        with np.errstate(all="ignore"):
             moments = self._remember(state.moments, change, noise**2)
             weights += self.learning_rate * self._direction(moments, change)
         for vector in (moments.m, moments.v):

@@ -57,7 +57,7 @@ class Residual:
             )
         if mask.layout != self.layout:
             raise ConfigError("got a mask of another layout than the residual's; start a Residual for each model")
-        with np.errstate(over="ignore"):
+        with np.errstate(all="ignore"):
             total = finite(self.layout, update) + self._vector
         if not np.isfinite(total).all():
             raise EncodingError(

@@ -76,7 +76,8 @@ class GroupRule(ABC):
         stacked = np.stack([finite(layout, mean) for mean in listed])
         if np.abs(stacked).max() > _LARGEST:
             raise EncodingError(f"got a mean with coordinates beyond {_LARGEST:g}; no encoding yields one")
-        return layout.restore(self._combined(stacked))
+        with np.errstate(under="ignore"):
+            return layout.restore(self._combined(stacked))
 
     def guarantee(
         self, task: Task, count: int, *, liars: int | None = None, roster: Roster | None = None

@@ -270,6 +270,13 @@ def test_means_that_do_not_fit_or_are_not_finite_are_refused(optimizer: ServerOp
         optimizer.step(huge, downhill if isinstance(optimizer, FedSGD) else huge, state)
 
 
+@pytest.mark.parametrize("optimizer", RULES, ids=lambda rule: type(rule).__name__)
+def test_numbers_too_small_for_floats_are_zero_whatever_numpy_is_set_to(optimizer: ServerOptimizer) -> None:
+    tiny = {"b": np.full(3, 1e-310), "layers": [np.full((4, 2), 1e-200)]}
+    with np.errstate(all="raise"):
+        optimizer.step(tiny, tiny, optimizer.start(tiny))
+
+
 def test_noise_is_corrected_by_adam_alone_and_is_a_number() -> None:
     for optimizer in (rule for rule in RULES if not isinstance(rule, FedAdam)):
         with pytest.raises(ConfigError, match="can't correct for noise"):
