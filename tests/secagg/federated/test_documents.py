@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 import secagg
-from secagg.federated import RandomK, likelihood
+from secagg.federated import DPSGD, RandomK, likelihood
 
 TEXT = (Path(__file__).parents[3] / "docs" / "federated.md").read_text(encoding="utf-8")
 
@@ -71,3 +71,21 @@ def test_the_table_of_likelihoods_is_what_draws_give() -> None:
         chances = [likelihood(clients, groups, liars, bad) for liars in (2, 3, 4, 6, 8, 10, 15)]
         cells = ["1" if p == 1 else f"{p:.3f}" if p >= 0.0005 else "< 0.001" for p in chances]
         assert f"| {clients} | {groups} | {bad} | {' | '.join(cells)} |\n" in TEXT
+
+
+def test_figures_in_sentences_are_what_is_counted() -> None:
+    def upload(clients: int, size: int) -> int:
+        layout = secagg.Layout.of(np.zeros(size))
+        task = secagg.Task(secagg.SecAgg(), layout, secagg.FixedPoint(0.5, 16), clients, clients)
+        return sum(task.protocol.cost(task).up.values())
+
+    text = " ".join(TEXT.split())
+    less = [upload(20, 10_000) / upload(20, 1000), upload(20, 2410) / upload(20, 241)]
+    assert (
+        "is {:.1f} times less to send under `SecAgg`, and of the 2,410 of this network {:.1f}".format(*less) in text
+    )
+    assert f"at 100,000 coordinates {upload(100, 100_000) / upload(100, 10_000):.1f} times less" in text
+    assert f"costs {upload(20, 1):,} bytes a client for a single coordinate, {upload(20, 100):,} for 100" in text
+    many, once = (DPSGD(1.0, 1.0).epsilon(1e-5, rate=rate, steps=400) for rate in (1.0, 0.01))
+    assert f"of one batch would cost ε = {many:.0f} where the ledger says {once:.1f}" in text
+    assert f"four are in one group with probability {likelihood(20, 5, 2, 1):.3f}" in text
