@@ -11,29 +11,13 @@ from typing import TYPE_CHECKING
 from secagg import _cores
 from secagg.errors import (
     Aborted as Aborted,
-)
-from secagg.errors import (
     ConfigError as ConfigError,
-)
-from secagg.errors import (
     EncodingError as EncodingError,
-)
-from secagg.errors import (
     Fault as Fault,
-)
-from secagg.errors import (
     FaultKind as FaultKind,
-)
-from secagg.errors import (
     LocalProtocolError as LocalProtocolError,
-)
-from secagg.errors import (
     ProtocolError as ProtocolError,
-)
-from secagg.errors import (
     RemoteProtocolError as RemoteProtocolError,
-)
-from secagg.errors import (
     SecAggError as SecAggError,
 )
 from secagg.registry import PUBLIC
@@ -43,19 +27,14 @@ if TYPE_CHECKING:
     from secagg.identity import load_roster as load_roster
     from secagg.layout import Layout as Layout
     from secagg.protocols.clear import Clear as Clear
-    from secagg.protocols.encrypted import BFV as BFV
-    from secagg.protocols.encrypted import CKKS as CKKS
-    from secagg.protocols.encrypted import Paillier as Paillier
-    from secagg.protocols.pairwise import SecAgg as SecAgg
-    from secagg.protocols.pairwise import SecAggPlus as SecAggPlus
+    from secagg.protocols.encrypted import BFV as BFV, CKKS as CKKS, Paillier as Paillier
+    from secagg.protocols.pairwise import SecAgg as SecAgg, SecAggPlus as SecAggPlus
     from secagg.protocols.shares import AdditiveShares as AdditiveShares
     from secagg.roles.client import Client as Client
-    from secagg.roles.listener import Aggregator as Aggregator
-    from secagg.roles.listener import Decryptor as Decryptor
+    from secagg.roles.listener import Aggregator as Aggregator, Decryptor as Decryptor
     from secagg.roles.outcome import Outcome as Outcome
     from secagg.roles.server import Server as Server
-    from secagg.simulation import Simulation as Simulation
-    from secagg.simulation import simulate as simulate
+    from secagg.simulation import Simulation as Simulation, simulate as simulate
     from secagg.table import Round as Round
     from secagg.task import Task as Task
 

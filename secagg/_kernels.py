@@ -9,8 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from mpc.kernels import aes as _aes
-from mpc.kernels import kernel
+from mpc.kernels import aes as _aes, kernel
 
 Lanes = NDArray[np.uint32] | NDArray[np.uint64]
 Floats = NDArray[np.float32] | NDArray[np.float64]

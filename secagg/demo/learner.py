@@ -15,8 +15,7 @@ from secagg.demo.settings import ALGORITHMS, ATTACKS, Settings
 from secagg.errors import Aborted
 from secagg.federated import Pruned, PublicMask, Residual, draw_groups
 from secagg.federated.masks import named as compression_named
-from secagg.federated.robust import GroupRule
-from secagg.federated.robust import named as rule_named
+from secagg.federated.robust import GroupRule, named as rule_named
 from secagg.fixed_point import FixedPoint
 from secagg.layout import Layout
 

@@ -11,8 +11,7 @@ from secagg.demo import digits, hospitals
 from secagg.demo.problems import Digits, Hospitals
 from secagg.errors import ConfigError
 from secagg.federated import FedAdagrad, FedAdam, FedAvg, FedAvgM, FedYogi, ServerOptimizer
-from secagg.federated.masks import Pruned
-from secagg.federated.masks import named as compression_named
+from secagg.federated.masks import Pruned, named as compression_named
 from secagg.federated.robust import named as rule_named
 
 MOST_CLIENTS = min(hospitals.MOST_HOSPITALS, digits.MOST_CLIENTS)

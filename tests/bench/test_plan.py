@@ -5,8 +5,7 @@ import numpy as np
 import pytest
 from typer.testing import CliRunner
 
-from bench import plan as planning
-from bench import rates
+from bench import plan as planning, rates
 from bench.commands import app
 from bench.plan import Checked, Link, Planned, bandwidth, plan, plan_grid, recommended
 from bench.rates import (

@@ -8,8 +8,7 @@ from decimal import Decimal, localcontext
 import mpmath
 import numpy as np
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
+from hypothesis import given, strategies as st
 
 from dp import _curves
 from dp.accounting import DEFAULT_ORDERS, RDPAccountant, epsilon_of
@@ -28,8 +27,7 @@ from dp.events import (
     SkellamEvent,
 )
 from dp.pld import pld_epsilon
-from tests.reference import dp_amplification, dp_oracle
-from tests.reference import dp_distributed as twin
+from tests.reference import dp_amplification, dp_distributed as twin, dp_oracle
 
 THEIRS = json.loads(dp_oracle.VECTORS.read_text())
 DELTA = 1e-5

@@ -6,8 +6,7 @@ import math
 from typing import Any, cast
 
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
+from hypothesis import given, strategies as st
 
 from dp._saved import decode_state, encode_state
 from dp.accounting import RDPAccountant

@@ -13,8 +13,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
-from hypothesis import strategies as st
+from hypothesis import given, settings, strategies as st
 
 from he import _rlwe_format, _rlwe_keys, _seal, bfv, ckks
 from he.ckks import SecretKey

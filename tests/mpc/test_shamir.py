@@ -9,8 +9,7 @@ from functools import partial
 import numba
 import numpy as np
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
+from hypothesis import given, strategies as st
 from mpmath.libmp import isprime
 
 from mpc import MPCError, _kernels, keys, shamir

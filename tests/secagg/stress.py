@@ -243,8 +243,7 @@ def main() -> int:
     parser.add_argument("--without-locks", action="store_true")
     chosen = parser.parse_args()
     if chosen.without_locks:
-        from secagg.roles import member
-        from secagg.roles import server as _server
+        from secagg.roles import member, server as _server
 
         member.Turn = _server.Turn = NoTurn  # type: ignore[misc]
         globals()["WAIT"] = 10.0  # some threads then wait for what never comes

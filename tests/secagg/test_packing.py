@@ -3,8 +3,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
-from hypothesis import strategies as st
+from hypothesis import given, settings, strategies as st
 
 from secagg.errors import ConfigError, EncodingError
 from secagg.packing import lane_dtype, pack, packed_size, unpack_add

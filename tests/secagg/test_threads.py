@@ -13,8 +13,7 @@ import pytest
 import secagg
 from secagg import lanes as lanes_module
 from secagg.errors import Fault, FaultKind, LocalProtocolError
-from secagg.roles import member
-from secagg.roles import server as server_module
+from secagg.roles import member, server as server_module
 from secagg.roles.turn import Turn
 from secagg.store import MemoryLedger
 from secagg.testing import Session, parties_for

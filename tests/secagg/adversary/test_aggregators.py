@@ -14,15 +14,12 @@ import secagg
 from mpc import additive
 from mpc.hpke import Kem, PrivateKey, seal
 from mpc.masks import add_mask
-from secagg import session as session_module
-from secagg import wire
+from secagg import session as session_module, wire
 from secagg.bitmap import to_bitmap
 from secagg.errors import Aborted, FaultKind
 from secagg.identity import Roster, enrol
 from secagg.lanes import fold_lanes, pack_lanes, reduce_lanes, stream_offsets, to_lanes, zero_lanes
-from secagg.protocols.shares import aggregator as aggregator_module
-from secagg.protocols.shares import client as client_module
-from secagg.protocols.shares import messages as shares
+from secagg.protocols.shares import aggregator as aggregator_module, client as client_module, messages as shares
 from secagg.protocols.shares.aggregator import ShareAggregator
 from secagg.protocols.shares.messages import AggregateShare, Agreed, Collect, Recount, Release, Report
 from secagg.roles import MemberContext

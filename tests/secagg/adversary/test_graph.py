@@ -9,8 +9,7 @@ import numpy as np
 import pytest
 
 from mpc import shamir
-from secagg import FixedPoint, Layout, SecAggPlus, Task
-from secagg import session as naming
+from secagg import FixedPoint, Layout, SecAggPlus, Task, session as naming
 from secagg.bitmap import from_bitmap, to_bitmap
 from secagg.errors import FaultKind
 from secagg.lanes import fold_lanes, reduce_lanes, zero_lanes
