@@ -198,7 +198,7 @@ class Bench:
             client_cpu=median(of_client(lambda session: session.cpu)),
             server_cpu=median(session.cpu["server"] for session in sessions),
             other_cpu=median(of_others(lambda session: session.cpu)) if others else None,
-            others={str(role): count for role, count in protocol.others.items()},
+            others={str(role): count for role, count in protocol.party_counts.items()},
             bytes_up=up,
             bytes_down=down,
             up_per_coordinate=up / workload.coordinates,

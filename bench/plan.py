@@ -111,7 +111,7 @@ def _planned(name: str, protocol: AggregationProtocol, rates: Rates, workload: W
         other_formula=formulas.get("other", ""),
         collusion=cost.collusion,
         post_quantum=cost.post_quantum,
-        others=sum(protocol.others.values()),
+        others=sum(protocol.party_counts.values()),
     )
 
 

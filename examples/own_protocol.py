@@ -113,7 +113,7 @@ class PairwiseMasks(AggregationProtocol):
         Phase("AdvertiseKeys", PartyRole.CLIENT, Proposal, Advert),
         Phase("MaskedInput", PartyRole.CLIENT, Adverts, MaskedInput, takes_input=True, reply_vectors=True),
     )
-    members: ClassVar[Mapping[PartyRole, type[Member[Any]]]] = {PartyRole.CLIENT: MaskingClient}
+    role_classes: ClassVar[Mapping[PartyRole, type[Member[Any]]]] = {PartyRole.CLIENT: MaskingClient}
     server: ClassVar[type[Server[Any]]] = MaskingServer
 
     def validate(self, task: Task) -> None:

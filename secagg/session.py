@@ -24,14 +24,14 @@ class Advertised:
     fields are for sparse graphs, which are drawn from the session id, and in which a client sees the adverts of its
     neighbours only. ``present`` is a bitmap of U1 over the cohort, because the adverts that a client does not see
     can't tell it who sent them. One more value must be unknown until U1 is fixed: ``graph_nonce``, 32 bytes that
-    the server draws only then, or ``drawn``, a round of a public beacon and its value.
+    the server draws only then, or ``beacon_output``, a round of a public beacon and its value.
     """
 
     count: int
     root: bytes
     present: bytes = b""
     graph_nonce: bytes = b""
-    drawn: tuple[int, bytes] | None = None
+    beacon_output: tuple[int, bytes] | None = None
 
     @classmethod
     def of(cls, adverts: Sequence[bytes]) -> Advertised:
@@ -42,8 +42,8 @@ class Advertised:
         """The byte strings that enter the session id, in order."""
         parts = [self.count.to_bytes(8, "big"), self.root]
         parts += [extra for extra in (self.present, self.graph_nonce) if extra]
-        if self.drawn is not None:
-            parts += [self.drawn[0].to_bytes(8, "big"), self.drawn[1]]
+        if self.beacon_output is not None:
+            parts += [self.beacon_output[0].to_bytes(8, "big"), self.beacon_output[1]]
         return parts
 
 

@@ -143,7 +143,7 @@ class Session:
         now = time.time()
         roles = dict.fromkeys(cohort, PartyRole.CLIENT) | {p.id: p.role for p in (self.roster or {}).values()}
         self.members: dict[str, Member[Any]] = {
-            party: task.protocol.members[role](
+            party: task.protocol.role_classes[role](
                 task,
                 party,
                 Environment(
@@ -233,7 +233,7 @@ def enrol_for(
     Returns their identities, the roster, and their other long-lived private keys. Parties other than clients are
     named by role and number, such as ``aggregator1``.
     """
-    others = task.protocol.others
+    others = task.protocol.party_counts
     if task.protocol.threat_model == "semi-honest" and not others:
         return {}, None, {}
     roles = dict.fromkeys(cohort, PartyRole.CLIENT)

@@ -93,7 +93,7 @@ class Task:
 
     def _check_sizes(self) -> None:
         """``ConfigError`` if a message of this task could be larger than an envelope carries."""
-        for receiver in (None, PartyRole.CLIENT, *self.protocol.others):
+        for receiver in (None, PartyRole.CLIENT, *self.protocol.party_counts):
             size = self.protocol.largest_message(self, receiver)
             if size > wire.LARGEST_BODY:
                 raise ConfigError(
@@ -293,7 +293,7 @@ class Task:
 
     def _class(self, role: PartyRole) -> Any:
         """The class of a role other than client and server."""
-        kind = self.protocol.members.get(role)
+        kind = self.protocol.role_classes.get(role)
         if kind is None:
             raise ConfigError(f"got {self.protocol.name}, which has no {role}")
         return kind

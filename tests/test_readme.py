@@ -117,7 +117,7 @@ def test_what_was_enrolled_runs_a_session(
     """For each kind of protocol, with the keys in the files and the merged roster."""
     machines = apart if layout == "one folder a party" else folder
     roster, cohort = load_roster(machines / "roster.json"), pasted["cohort"]
-    needed = PartyRole.CLIENT, *protocol.others
+    needed = PartyRole.CLIENT, *protocol.party_counts
     roles = {party.id: party.role for party in roster.values() if party.role in needed}
     identities = {party: load_identity(*machines.glob(f"*/{party}.pem")) for party in roles}
     sealing = {

@@ -93,7 +93,7 @@ class SecureGrid(Grid):  # type: ignore[misc]
         self.roster = roster if roster is None or isinstance(roster, Roster) else load_roster(roster)
         self.task.protocol.validate_roster(self.task, self.roster)
         self.parties = dict(parties or {})
-        others = () if self.roster is None else (self.roster.ids(role) for role in self.task.protocol.others)
+        others = () if self.roster is None else (self.roster.ids(role) for role in self.task.protocol.party_counts)
         if missing := sorted({party for ids in others for party in ids} - set(self.parties)):
             raise ConfigError(f"got no parties= for {', '.join(missing)}, which {self.task.protocol.name} needs")
         self.outcomes: list[Outcome] = []

@@ -65,7 +65,7 @@ class AggregationProtocol(ABC):
 
     @property
     @abstractmethod
-    def members(self) -> Mapping[PartyRole, type[Member[Any]]]:
+    def role_classes(self) -> Mapping[PartyRole, type[Member[Any]]]:
         """The class of each role that answers the server."""
 
     @property
@@ -86,7 +86,7 @@ class AggregationProtocol(ABC):
         """The most bytes that ``receiver`` (None: the server) reads; no honest message to it is longer."""
 
     @property
-    def others(self) -> Mapping[PartyRole, int]:
+    def party_counts(self) -> Mapping[PartyRole, int]:
         """The number of parties besides the server and the clients, by role."""
         return {}
 
@@ -129,7 +129,7 @@ def client_class(protocol: AggregationProtocol) -> type[Client[Any]]:
     """The class of the protocol's clients."""
     from secagg.roles.client import Client
 
-    kind = protocol.members[PartyRole.CLIENT]
+    kind = protocol.role_classes[PartyRole.CLIENT]
     if not issubclass(kind, Client):
         raise ConfigError(f"got {kind.__name__} as the client of {protocol.name}; it must be a Client")
     return kind

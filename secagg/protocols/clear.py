@@ -73,7 +73,7 @@ class Clear(AggregationProtocol):
     phases: ClassVar[tuple[Phase, ...]] = (
         Phase(Round.INPUT, PartyRole.CLIENT, Proposal, Input, takes_input=True, reply_vectors=True),
     )
-    members: ClassVar[Mapping[PartyRole, type[Member[Any]]]] = {PartyRole.CLIENT: ClearClient}
+    role_classes: ClassVar[Mapping[PartyRole, type[Member[Any]]]] = {PartyRole.CLIENT: ClearClient}
     server: ClassVar[type[Server[Any]]] = ClearServer
 
     def validate(self, task: Task) -> None:

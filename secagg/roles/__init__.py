@@ -9,7 +9,7 @@ from secagg.roles.context import MemberContext, ServerContext
 from secagg.roles.environment import Budget, Environment
 from secagg.roles.handing_on import Handed, Waiting
 from secagg.roles.hooks import Handler, Listener, MemberHooks, Reply, ServerHooks, Step, method
-from secagg.roles.listener import Aggregator, Decryptor, Watchful
+from secagg.roles.listener import Aggregator, Decryptor, FaultRecorder
 from secagg.roles.member import SEED_BYTES, Member
 from secagg.roles.outcome import Outcome
 from secagg.roles.server import Outbox, Server
@@ -23,6 +23,7 @@ __all__ = [
     "ClientState",
     "Decryptor",
     "Environment",
+    "FaultRecorder",
     "Handed",
     "Handler",
     "Listener",
@@ -40,6 +41,5 @@ __all__ = [
     "ServerState",
     "Step",
     "Waiting",
-    "Watchful",
     "method",
 ]

@@ -13,7 +13,7 @@ from secagg.table import Phase, Refusal
 from secagg.wire import Envelope, Reject
 
 
-class Watchful(Member[AnyState]):
+class FaultRecorder(Member[AnyState]):
     """A party other than a client. It never raises on bytes: it records a fault and goes on."""
 
     def prepare(self) -> None:
@@ -61,13 +61,13 @@ class Watchful(Member[AnyState]):
         self._faults.add(fault)
 
 
-class Decryptor(Watchful[AnyState]):
+class Decryptor(FaultRecorder[AnyState]):
     """A party that holds a homomorphic key, or a share of one, apart from the server. It sees only sums."""
 
     role = PartyRole.DECRYPTOR
 
 
-class Aggregator(Watchful[AnyState]):
+class Aggregator(FaultRecorder[AnyState]):
     """One of several servers that each hold a share of the sum."""
 
     role = PartyRole.AGGREGATOR

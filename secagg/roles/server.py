@@ -249,7 +249,7 @@ class Server(Receiving[AnyServerState]):
         everyone = [*state.cohort]
         if self.context.roster is not None:
             everyone += [
-                party for role in self.context.task.protocol.others for party in self.context.roster.ids(role)
+                party for role in self.context.task.protocol.party_counts for party in self.context.roster.ids(role)
             ]
         dismissed = state.dropped.keys() - set(silent)
         outbox = self._dismissal(party for party in everyone if party not in dismissed)

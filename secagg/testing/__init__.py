@@ -62,7 +62,7 @@ def check_protocol(
     """Hold ``protocol`` to what every protocol promises; returns the names of the checks that ran.
 
     ``clients`` take part, under the least ``min_survivors`` from 2 on that the protocol accepts, with as
-    many of other roles as it states in ``others``. ``beacon`` gives the value of a round of its beacon, if
+    many of other roles as it states in ``party_counts``. ``beacon`` gives the value of a round of its beacon, if
     it has one. Identities are drawn where a server can't be made without a roster. A check named in
     ``expected_failed_checks`` (name to reason) has to fail. Raises
     :class:`ProtocolCheckError` for the first check that fails, and ``ConfigError`` if no

@@ -86,7 +86,7 @@ class Parties:
 def roles_of(protocol: AggregationProtocol, cohort: Iterable[str]) -> dict[str, PartyRole]:
     """The roles of ``cohort`` and of all other parties of a protocol, which are named role-1, role-2, …"""
     roles = dict.fromkeys(cohort, PartyRole.CLIENT)
-    others = protocol.others
+    others = protocol.party_counts
     return roles | {f"{role}-{number}": role for role in sorted(others) for number in range(1, others[role] + 1)}
 
 
@@ -105,7 +105,7 @@ def parties_for(protocol: AggregationProtocol, clients: int, beacon: Fetch | Non
     accepts. Raises ``ConfigError`` if it accepts none up to ``clients``.
     """
     cohort = tuple(wire.stand_in_ids(clients))
-    others = protocol.others
+    others = protocol.party_counts
     roles = roles_of(protocol, cohort)
     refusal: ConfigError | None = None
     for enrolled in (True,) if others else (False, True):

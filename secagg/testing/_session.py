@@ -120,7 +120,7 @@ class Session:
         """Return a new role of ``party``, with some of its arguments changed; ``members`` stays as it is."""
         lent: Lent = {**self.lent(party), "rng": rng_for_tests(self.seed + party.encode()), **changes}
         role = self.parties.roles[party]
-        return self.task.protocol.members[role](
+        return self.task.protocol.role_classes[role](
             self.task, party, Environment(**lent), session=self.name if session is None else session
         )
 
@@ -243,7 +243,7 @@ class Session:
     def restore(self, party: str, state: bytes, **changes: Unpack[Lent]) -> Any:
         """Replace the role of ``party`` by one restored from ``state``, and return it."""
         lent: Lent = {**self.lent(party), **changes}
-        kind = self.task.protocol.members[self.parties.roles[party]]
+        kind = self.task.protocol.role_classes[self.parties.roles[party]]
         self.members[party] = kind.from_bytes(state, self.task, Environment(**lent))
         return self.members[party]
 

@@ -133,7 +133,8 @@ def test_a_text_that_is_not_a_bandwidth_is_refused(text):
 def flat(protocols, seconds=1e-3):
     """Rates of a machine on which every role takes the same time."""
     formula = Formula((FIXED,), (seconds,))
-    roles = {name: ("client", "server", *(["other"] if one.others else [])) for name, one in protocols.items()}
+    alone, helped = ("client", "server"), ("client", "server", "other")
+    roles = {name: helped if one.party_counts else alone for name, one in protocols.items()}
     return {name: Rates(dict.fromkeys(roles[name], formula), 16) for name in protocols}
 
 
@@ -211,4 +212,4 @@ def test_every_protocol_can_be_planned():
     protocols = named()
     planned = plan(protocols, flat(protocols), planning.CHECKED[0], LINK)
     assert [one.protocol for one in planned if not one.refused] == list(protocols)
-    assert all((one.other_seconds is None) == (not protocols[one.protocol].others) for one in planned)
+    assert all((one.other_seconds is None) == (not protocols[one.protocol].party_counts) for one in planned)

@@ -53,7 +53,7 @@ def test_each_protocol_has_a_row_that_agrees_with_its_cost(tmp_path):
         assert 0 < row["largest_error"] <= 0.5 / 32767
         assert row["collusion"] == cost.collusion
         assert row["client_seconds"]["median"] > 0 < row["server_seconds"]["median"]
-        assert (row["other_seconds"] is None) == (not protocol.others)
+        assert (row["other_seconds"] is None) == (not protocol.party_counts)
         assert row["protocol"] in result.output
 
 

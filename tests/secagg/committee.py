@@ -134,8 +134,8 @@ class Committee(AggregationProtocol):
 
     ID: ClassVar[int] = 0x8003
     name: ClassVar[str] = "committee"
-    others: ClassVar[Mapping[PartyRole, int]] = {DECRYPTOR: 3}
-    members: ClassVar[Mapping[PartyRole, type]] = {CLIENT: CommitteeClient, DECRYPTOR: CommitteeMember}
+    party_counts: ClassVar[Mapping[PartyRole, int]] = {DECRYPTOR: 3}
+    role_classes: ClassVar[Mapping[PartyRole, type]] = {CLIENT: CommitteeClient, DECRYPTOR: CommitteeMember}
     server: ClassVar[type] = CommitteeServer
     phases: ClassVar[tuple[Phase, ...]] = (
         Phase("Committee", DECRYPTOR, Proposal, Ready),

@@ -157,7 +157,7 @@ class ServesAggregators(Server[ServerState]):
 class PartProtocol(AggregationProtocol):
     """What the two stand-ins share: two aggregators, and what messages cost."""
 
-    others: ClassVar[Mapping[PartyRole, int]] = {AGGREGATOR: 2}
+    party_counts: ClassVar[Mapping[PartyRole, int]] = {AGGREGATOR: 2}
     reply: ClassVar[type[wire.Message]]
 
     def validate(self, task: Any) -> None:
@@ -296,7 +296,7 @@ class Splits(PartProtocol):
 
     ID: ClassVar[int] = 0x8011
     name: ClassVar[str] = "splits"
-    members: ClassVar[Mapping[PartyRole, type]] = {CLIENT: Splitter, AGGREGATOR: ShareKeeper}
+    role_classes: ClassVar[Mapping[PartyRole, type]] = {CLIENT: Splitter, AGGREGATOR: ShareKeeper}
     server: ClassVar[type] = SplitServer
     phases: ClassVar[tuple[Phase, ...]] = (
         Phase("Preparation", AGGREGATOR, Proposal, Ready),
@@ -456,7 +456,7 @@ class Vetting(PartProtocol):
 
     ID: ClassVar[int] = 0x8012
     name: ClassVar[str] = "vetting"
-    members: ClassVar[Mapping[PartyRole, type]] = {CLIENT: HeadedClient, AGGREGATOR: Vetter}
+    role_classes: ClassVar[Mapping[PartyRole, type]] = {CLIENT: HeadedClient, AGGREGATOR: Vetter}
     server: ClassVar[type] = VettingServer
     phases: ClassVar[tuple[Phase, ...]] = (
         Phase("Preparation", AGGREGATOR, Proposal, Ready),

@@ -74,15 +74,15 @@ def test_the_server_waits_until_the_value_is_published() -> None:
     assert set(asked) == {2}
 
 
-@pytest.mark.parametrize(("late", "furthest", "drawn"), [(0, 1e6, 2), (30, 1e6, 3), (60, 1e6, 4), (600, 1200, 22)])
+@pytest.mark.parametrize(("late", "furthest", "number"), [(0, 1e6, 2), (30, 1e6, 3), (60, 1e6, 4), (600, 1200, 22)])
 def test_the_latest_round_counts_but_not_that_of_a_clock_far_ahead(
-    late: float, furthest: float, drawn: int
+    late: float, furthest: float, number: int
 ) -> None:
     """Of eight clients one may be corrupt: the latest of the others counts, however far it is from most."""
     session = frozen(lambda number: BEACON.publish(OPERATOR, number), {"c3": late, "c5": furthest})
     session.close()
-    assert session.server.context.state.drawn[0] == drawn
-    with pytest.raises(secagg.Aborted, match=f"draws the graph from round {drawn} of the beacon"):
+    assert session.server.context.state.beacon_output[0] == number
+    with pytest.raises(secagg.Aborted, match=f"draws the graph from round {number} of the beacon"):
         session.ask("c5")
     session.silent = {"c5": session.round}
     session.require_sum_of(session.run(), set(PARTIES.cohort) - {"c5"})

@@ -197,7 +197,7 @@ class BrokenClear(secagg.Clear):
     client_class: ClassVar[type] = ClearClient
 
     @property
-    def members(self) -> Mapping[PartyRole, type]:
+    def role_classes(self) -> Mapping[PartyRole, type]:
         return {PartyRole.CLIENT: self.client_class}
 
 
@@ -220,7 +220,7 @@ class BrokenSecAgg(secagg.SecAgg):
     server_class: ClassVar[type] = PairwiseServer
 
     @property
-    def members(self) -> Mapping[PartyRole, type]:
+    def role_classes(self) -> Mapping[PartyRole, type]:
         return {PartyRole.CLIENT: self.client_class}
 
     @property

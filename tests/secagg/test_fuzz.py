@@ -119,8 +119,8 @@ class HandsOnAll(Collector):
     ],
 )
 def test_broken_aggregators_and_collectors_are_found(role: type, fault: str) -> None:
-    members = secagg.AdditiveShares().members | {PartyRole.AGGREGATOR: role}
-    changed = {"server": role} if issubclass(role, Collector) else {"members": members}
+    members = secagg.AdditiveShares().role_classes | {PartyRole.AGGREGATOR: role}
+    changed = {"server": role} if issubclass(role, Collector) else {"role_classes": members}
     protocol = type(role.__name__, (secagg.AdditiveShares,), changed)(kem="X25519")
     case, tally = Case(role.__name__, parties_for(protocol, CLIENTS)), Tally()
     for seed in range(60):

@@ -18,7 +18,7 @@ import pytest
 from secagg import wire
 from secagg.errors import Aborted, ConfigError, FaultKind, LocalProtocolError, RemoteProtocolError
 from secagg.lanes import pack_lanes
-from secagg.roles import Member, MemberContext, Reply, Step, Watchful, method, receiving
+from secagg.roles import FaultRecorder, Member, MemberContext, Reply, Step, method, receiving
 from secagg.roles.handing_on import Waiting, WaitingAnswers
 from secagg.table import Proposal, Refusal, Word
 from secagg.testing import MemoryStore, Session
@@ -140,7 +140,7 @@ class TestAnswersThatNoListenerReads:
 
     def test_control_keeps_everyone_out(self, monkeypatch: pytest.MonkeyPatch) -> None:
         """Control: with listeners that say nothing, no input is taken, and a listener is named for it."""
-        monkeypatch.delattr(Watchful, "_listen")
+        monkeypatch.delattr(FaultRecorder, "_listen")
         session = self.play()
         assert session.server.pending == set(session.parties.cohort)
         with pytest.raises(Aborted):

@@ -218,7 +218,7 @@ def test_the_messages_above_are_as_long_as_those_that_roles_send(protocol: Any, 
     drawn = BEACON.next_round(clock_for_tests())
     largest = Largest(task, 4, length, unopened=0, drawn=drawn)
     roles = dict.fromkeys(largest.ids, PartyRole.CLIENT)
-    for role, count in protocol.others.items():
+    for role, count in protocol.party_counts.items():
         roles |= dict.fromkeys(largest.aggregators[:count], role)
     parties = Parties(
         protocol, tuple(largest.ids), roles, {}, None, 3, beacon=lambda number: BEACON.publish(KEY, number)
@@ -237,7 +237,7 @@ def test_the_messages_above_are_as_long_as_those_that_roles_send(protocol: Any, 
         requests = {len(session.requests[party, phase.round]) for party in asked}
         assert (phase.round, requests) == (phase.round, {down})
         assert (phase.round, {len(session.answers[party, phase.round]) for party in asked}) == (phase.round, {up})
-        relays = [phase.relay] * (len(asked) * protocol.others.get(phase.relay, 0))
+        relays = [phase.relay] * (len(asked) * protocol.party_counts.get(phase.relay, 0))
         assert relayed[: len(relays)] == [(role, up) for role in relays]
         del relayed[: len(relays)]
         assert down <= protocol.largest_message(task, phase.role)

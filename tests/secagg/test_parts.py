@@ -47,8 +47,8 @@ both = pytest.mark.parametrize("protocol", PROTOCOLS, ids=lambda protocol: proto
 
 def with_classes(protocol: Any, server: type | None = None, **roles: type) -> Any:
     """``protocol`` with other classes for its server, its clients or its aggregators."""
-    members = {role: roles.get(role.value, kind) for role, kind in protocol.members.items()}
-    kind = type(protocol.name, (type(protocol),), {"members": members, "server": server or protocol.server})
+    members = {role: roles.get(role.value, kind) for role, kind in protocol.role_classes.items()}
+    kind = type(protocol.name, (type(protocol),), {"role_classes": members, "server": server or protocol.server})
     return kind()
 
 

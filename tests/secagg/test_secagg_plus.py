@@ -156,7 +156,7 @@ def test_a_shrunk_u1_gains_nothing(threat_model: str) -> None:
         dropping=0,
         server="semi-malicious" if protocol.checked else "curious",
         windows=protocol.checked,
-        security=46 if protocol.drawn else 40,
+        security=46 if protocol.uses_beacon else 40,
     )
     assert (shape.degree, shape.threshold) == wanted
     assert shape.threshold > graph.most_neighbours(80, 5, shape.degree, graph.SECURITY + 1)

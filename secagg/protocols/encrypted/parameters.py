@@ -56,7 +56,7 @@ class Encrypted(AggregationProtocol):
     threat_model: str = "semi-honest"
     commit: bool = True
 
-    others: ClassVar[Mapping[PartyRole, int]] = {PartyRole.DECRYPTOR: 1}
+    party_counts: ClassVar[Mapping[PartyRole, int]] = {PartyRole.DECRYPTOR: 1}
     #: Rounds with messages that depend on the scheme's own randomness, which no seed governs.
     unseeded: ClassVar[tuple[str, ...]] = (Round.SESSION_KEY, Round.COMMIT, Round.INPUT, Round.OPENING)
 

@@ -40,7 +40,7 @@ Lifetime = Literal["session", "run"]
 class EncryptedProtocol(Encrypted):
     """The parameters with the roles that run them: clients and the decryptor answer the server."""
 
-    members: ClassVar[Mapping[PartyRole, type[Member[Any]]]] = {
+    role_classes: ClassVar[Mapping[PartyRole, type[Member[Any]]]] = {
         PartyRole.CLIENT: EncryptedClient,
         PartyRole.DECRYPTOR: EncryptedDecryptor,
     }

@@ -89,7 +89,7 @@ class SecAgg(Pairwise):
         )
 
     @property
-    def members(self) -> Mapping[PartyRole, type[Member[Any]]]:
+    def role_classes(self) -> Mapping[PartyRole, type[Member[Any]]]:
         """The class of the clients; nobody else answers the server."""
         return {PartyRole.CLIENT: PairwiseClient}
 
@@ -153,12 +153,12 @@ class SecAggPlus(Sparse):
         """SecAgg's rounds on a sparse graph; FreezeKeys only where a beacon draws it."""
         client = PartyRole.CLIENT
         frozen = (Phase(Round.FREEZE_KEYS, client, messages.Frozen, messages.NextRound),)
-        near = messages.DrawnAdverts if self.drawn else messages.NearAdverts
+        near = messages.DrawnAdverts if self.uses_beacon else messages.NearAdverts
         masked = messages.VouchedInput if self.checked else messages.MaskedInput
         checked = (Phase(Round.CONSISTENCY_CHECK, client, messages.VouchedSurvivors, messages.SignedSurvivors),)
         return (
             Phase(Round.ADVERTISE_KEYS, client, Proposal, messages.Advert),
-            *(frozen if self.drawn else ()),
+            *(frozen if self.uses_beacon else ()),
             Phase(Round.SHARE_KEYS, client, near, messages.DealtShares),
             Phase(Round.MASKED_INPUT, client, messages.HeldShares, masked, takes_input=True, reply_vectors=True),
             *(checked if self.checked else ()),
@@ -166,7 +166,7 @@ class SecAggPlus(Sparse):
         )
 
     @property
-    def members(self) -> Mapping[PartyRole, type[Member[Any]]]:
+    def role_classes(self) -> Mapping[PartyRole, type[Member[Any]]]:
         """The class of the clients; nobody else answers the server."""
         return {PartyRole.CLIENT: SparseClient}
 

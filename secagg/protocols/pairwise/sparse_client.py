@@ -73,7 +73,7 @@ class SparseClient(PairwiseClient):
         advertised = Advertised(len(draft.u1), root, message.present)
         if isinstance(message, messages.DrawnAdverts):
             self._check_draw(draft, message, root)
-            advertised = replace(advertised, drawn=(message.number, message.value))
+            advertised = replace(advertised, beacon_output=(message.number, message.value))
         elif isinstance(message, messages.NearAdverts):
             if len(message.graph_nonce) != NONCE_BYTES or message.graph_nonce == draft.nonce:
                 raise Reject(FaultKind.INVALID, "the value to draw the graph from is not 32 fresh bytes")

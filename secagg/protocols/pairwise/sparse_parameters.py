@@ -49,14 +49,14 @@ class Sparse(Pairwise):
                 )
 
     @property
-    def drawn(self) -> bool:
+    def uses_beacon(self) -> bool:
         """Whether the graph is drawn from a beacon's value, published after the keys were frozen."""
         return self.threat_model == "malicious"
 
     def shape(self, task: Task, present: int, corrupt: int) -> Shape:
         """The numbers of the graph over ``present`` clients, of whom ``min_survivors`` are sure to stay."""
         # The server may choose the value that suits it best among the 2^SLACK_BITS that a client accepts.
-        security = graph.SECURITY + (SLACK_BITS if self.drawn else 0)
+        security = graph.SECURITY + (SLACK_BITS if self.uses_beacon else 0)
         sparse = None
         if present >= task.min_survivors and present > corrupt:
             sparse = graph.sparse_parameters(

@@ -49,7 +49,7 @@ class SparseServer(PairwiseServer):
 
     def _enter(self) -> None:
         """Draw what the graph is drawn from, unless a beacon will publish it."""
-        if self._sparse.drawn:
+        if self._sparse.uses_beacon:
             return
         # Not before U1 stands, or the last client to advertise could try keys until the graph suits it.
         self.context.state.graph_nonce = self.context.draw(NONCE_BYTES)
@@ -59,7 +59,11 @@ class SparseServer(PairwiseServer):
         state = self.context.state
         root = merkle_root([state.adverts[party] for party in state.u1])
         return Advertised(
-            len(state.u1), root, to_bitmap(state.u1, state.cohort), graph_nonce=state.graph_nonce, drawn=state.drawn
+            len(state.u1),
+            root,
+            present=to_bitmap(state.u1, state.cohort),
+            graph_nonce=state.graph_nonce,
+            beacon_output=state.beacon_output,
         )
 
     # FreezeKeys
@@ -97,7 +101,7 @@ class SparseServer(PairwiseServer):
             )
         if not self._sparse.beacon or not self._sparse.beacon.verify(number, value):
             raise LocalProtocolError(f"got a value for round {number} that is not the beacon's; look at beacon=")
-        self.context.state.drawn = number, value
+        self.context.state.beacon_output = number, value
 
     def _settle_frozen(self) -> None:
         self.context.need(len(self.context.state.next_rounds), self._floor, "clients that saw the keys frozen")
@@ -111,11 +115,14 @@ class SparseServer(PairwiseServer):
         paths = {party: merkle_path(levels, place) for place, party in enumerate(state.u1)}
         present = to_bitmap(state.u1, state.cohort)
         requests: dict[str, Reply] = {}
-        for client in state.next_rounds if state.drawn else state.u1:
+        for client in state.next_rounds if state.beacon_output else state.u1:
             shown = sorted([client, *self._graph.neighbours(client)])
             raw, proofs = [state.adverts[party] for party in shown], [paths[party] for party in shown]
-            drawn = messages.DrawnAdverts(present, raw, proofs, *state.drawn) if state.drawn else None
-            requests[client] = drawn or messages.NearAdverts(present, raw, proofs, state.graph_nonce), b""
+            if state.beacon_output:
+                request: messages.ShownAdverts = messages.DrawnAdverts(present, raw, proofs, *state.beacon_output)
+            else:
+                request = messages.NearAdverts(present, raw, proofs, state.graph_nonce)
+            requests[client] = request, b""
         return requests
 
     # Round 2

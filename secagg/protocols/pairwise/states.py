@@ -7,6 +7,8 @@ from __future__ import annotations
 
 from collections.abc import Collection, Mapping
 
+import msgspec
+
 from secagg.bitmap import bitmap_bytes, from_bitmap
 from secagg.protocols.pairwise.messages import (
     COMMITMENT_BYTES,
@@ -48,7 +50,8 @@ class PairwiseServerState(ServerState):
     public_keys: dict[str, tuple[bytes, bytes]] = {}  # sealing key, masking key
     u1: list[str] = []
     next_rounds: dict[str, int] = {}  # sparse: the beacon's first unknown round by each client's clock
-    drawn: tuple[int, bytes] | None = None  # sparse: the beacon's round that the graph is drawn from, and its value
+    #: sparse: the beacon's round that the graph is drawn from, and its value
+    beacon_output: tuple[int, bytes] | None = msgspec.field(default=None, name="drawn")
     graph_nonce: bytes = b""  # sparse: without a beacon, the server's 32 bytes that the graph is drawn from
     u2: list[str] = []
     seed_commitments: dict[str, bytes] = {}

@@ -57,7 +57,7 @@ class ShareParameters(AggregationProtocol):
         object.__setattr__(self, "kem", Kem(kem))
 
     @property
-    def others(self) -> Mapping[PartyRole, int]:
+    def party_counts(self) -> Mapping[PartyRole, int]:
         """The aggregators."""
         return {PartyRole.AGGREGATOR: self.aggregators}
 

@@ -76,7 +76,7 @@ class AdditiveShares(ShareParameters):
     )
 
     @property
-    def members(self) -> Mapping[PartyRole, type[Member[Any]]]:
+    def role_classes(self) -> Mapping[PartyRole, type[Member[Any]]]:
         """The classes of the clients and the aggregators."""
         return {PartyRole.CLIENT: ShareClient, PartyRole.AGGREGATOR: ShareAggregator}
 

@@ -155,14 +155,14 @@ class World:
     ) -> Any:
         """A role of a party; a client has not trained yet. Without ``session``, it takes any that is proposed."""
         task = task or self.task
-        return task.protocol.members[self.parties.roles[party]](
+        return task.protocol.role_classes[self.parties.roles[party]](
             task, party, self.lent(party, **changes), session=session
         )
 
     def restore(self, party: str, state: bytes, ledger: Ledger | None) -> Any:
         """The role that was saved as ``state``."""
         save = None if ledger is None else MemoryStore(ledger)
-        kind = self.task.protocol.members[self.parties.roles[party]]
+        kind = self.task.protocol.role_classes[self.parties.roles[party]]
         return kind.from_bytes(state, self.task, self.lent(party, save=save))
 
     def join(

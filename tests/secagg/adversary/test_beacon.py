@@ -71,30 +71,30 @@ class GrindingServer(RingServer):
             answer = self.ask(party, Frozen(present, levels[-1][0]))
             assert answer is not None
             self.next_rounds[party] = answer.open(NextRound)[0].number
-        drawn = self.choose(self)
-        session = self.story(drawn=drawn)
+        output = self.choose(self)
+        session = self.story(beacon_output=output)
         self.graph = self.graph_of(session)
         for party in self.u1:
             shown = sorted([party, *self.graph.neighbours(party)])
             paths = [merkle_path(levels, self.u1.index(other)) for other in shown]
-            dealt = self.ask(party, DrawnAdverts(present, [self.adverts[other] for other in shown], paths, *drawn))
+            dealt = self.ask(party, DrawnAdverts(present, [self.adverts[other] for other in shown], paths, *output))
             self.ids[party] = session
             if dealt is not None:
                 self.dealt[party], _ = dealt.open(DealtShares)
 
     def surrounded(self, session: bytes) -> bool:
         """Whether the colluders around the victim rebuild its secrets on their own."""
-        drawn = self.graph_of(session)
-        near = set(drawn.neighbours(self.victim)) & set(self.world.colluders)
-        return len(near) >= drawn.shape.threshold
+        ring = self.graph_of(session)
+        near = set(ring.neighbours(self.victim)) & set(self.world.colluders)
+        return len(near) >= ring.shape.threshold
 
 
 def ground(server: GrindingServer) -> tuple[int, bytes]:
     """Of all rounds published so far, one that surrounds the victim."""
     for number in range(1, NEXT):
-        drawn = number, BEACON.publish(OPERATOR, number)
-        if server.surrounded(server.story(drawn=drawn)):
-            return drawn
+        output = number, BEACON.publish(OPERATOR, number)
+        if server.surrounded(server.story(beacon_output=output)):
+            return output
     raise AssertionError("no round of 100,000 surrounds the victim")
 
 
@@ -154,9 +154,9 @@ class TestInventedValue:
     @staticmethod
     def invent(server: GrindingServer) -> tuple[int, bytes]:
         for number in range(100_000):
-            drawn = NEXT, number.to_bytes(64, "big")
-            if server.surrounded(server.story(drawn=drawn)):
-                return drawn
+            output = NEXT, number.to_bytes(64, "big")
+            if server.surrounded(server.story(beacon_output=output)):
+                return output
         raise AssertionError("no value of 100,000 surrounds the victim")
 
     def test_refused(self) -> None:
@@ -194,12 +194,12 @@ class RedrawingServer(RingServer):
 
     def closed_in(self, session: bytes) -> list[str]:
         """The clients whose secrets the colluders around them rebuild, in the graph that an id gives."""
-        drawn, colluders = self.graph_of(session), set(self.world.colluders)
+        ring, colluders = self.graph_of(session), set(self.world.colluders)
         return [
             party
             for party in self.cohort
             if party not in colluders
-            and len(colluders.intersection(drawn.neighbours(party))) >= drawn.shape.threshold
+            and len(colluders.intersection(ring.neighbours(party))) >= ring.shape.threshold
         ]
 
 
@@ -292,8 +292,8 @@ class TestClockAhead:
             for party, request in outbox.items():
                 server.receive(party, clients[party].receive(request) or b"")
             outbox = server.close_round()
-        assert server.context.state.drawn is not None
-        return server.context.state.drawn[0]
+        assert server.context.state.beacon_output is not None
+        return server.context.state.beacon_output[0]
 
     def test_refused(self) -> None:
         assert self.attack(SparseServer) == NEXT

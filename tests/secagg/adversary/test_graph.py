@@ -95,7 +95,7 @@ class RingServer(LyingServer):
             if dealt is not None:
                 self.dealt[party], _ = dealt.open(DealtShares)
 
-    def story(self, **drawn: Any) -> bytes:
+    def story(self, **graph_source: Any) -> bytes:
         """The session id once all of the cohort advertised keys."""
         advertised = naming.Advertised.of([self.adverts[party] for party in self.cohort])
         return naming.session_id(
@@ -104,7 +104,7 @@ class RingServer(LyingServer):
             session=self.session,
             nonce=self.nonce,
             cohort=self.cohort,
-            advertised=replace(advertised, present=to_bitmap(self.cohort, self.cohort), **drawn),
+            advertised=replace(advertised, present=to_bitmap(self.cohort, self.cohort), **graph_source),
         )
 
     def graph_of(self, session: bytes) -> Graph:

@@ -16,7 +16,7 @@ from secagg.beacon import SignedBeacon
 from secagg.corruption import ThreatModel
 from secagg.errors import Aborted, FaultKind, LocalProtocolError, RemoteProtocolError
 from secagg.identity import PartyRole
-from secagg.roles.listener import Watchful
+from secagg.roles.listener import FaultRecorder
 from secagg.roles.outcome import Outcome
 from secagg.table import contribution_round, rounds
 from secagg.testing import MemoryStore, Parties, RequirementError, Session, parties_for, require, rng_for_tests
@@ -285,9 +285,9 @@ class FuzzedSession:
     def feed_member(self, party: str, data: bytes) -> str:
         """Give ``data`` to a member; what came of it."""
         target, member = self.at(party), self.session.members[party]
-        watchful = isinstance(member, Watchful)
-        known, ended = len(member.faults) if watchful else 0, member.finished
-        before = member.to_bytes() if watchful else b""
+        records = isinstance(member, FaultRecorder)
+        known, ended = len(member.faults) if records else 0, member.finished
+        before = member.to_bytes() if records else b""
         self.tally.trying(data)
         try:
             answer = member.receive(data)
@@ -305,13 +305,13 @@ class FuzzedSession:
         except Exception as error:
             self.tally.finding(target, f"escaped {type(error).__name__}", data, repr(error))
             return "escaped"
-        if watchful and len(member.faults) > known:
+        if records and len(member.faults) > known:
             return self._result(target, member, ended, member.to_bytes() != before)
         result = "answered" if answer is not None else "taken"
         self.tally.count(target, result)
         return result
 
-    def _result(self, target: str, member: Watchful[Any], ended: bool, changed: bool) -> str:
+    def _result(self, target: str, member: FaultRecorder[Any], ended: bool, changed: bool) -> str:
         """What a party that never raises made of a message that it found fault with."""
         kind = member.faults[-1].kind
         if member.finished and not ended:
