@@ -338,7 +338,7 @@ class HeadedClient(Client[ClientState]):
 class VetterState(ListenerState):
     seen: dict[str, bytes] = {}  # digests of headers, by client
     approved: list[str] = []
-    told: list[bytes] = []  # digests of the leader's words
+    leader_words: list[bytes] = []  # digests of the leader's words
 
 
 class Vetter(Aggregator[VetterState]):
@@ -360,7 +360,7 @@ class Vetter(Aggregator[VetterState]):
         return self.context.roster.ids(AGGREGATOR)
 
     def heard(self, envelope: Envelope) -> bool:
-        return envelope.digest in self._state.told
+        return envelope.digest in self._state.leader_words
 
     def _hear(
         self, draft: VetterState, envelope: Envelope, message: Show | Verdict, payload: memoryview
@@ -388,7 +388,7 @@ class Vetter(Aggregator[VetterState]):
         """A helper approves what the leader approved of the header that it saw itself."""
         if envelope.sender != self._everyone[0] or draft.seen.get(word.client) != word.digest:
             raise Reject(FaultKind.INVALID, "got a word that is not the leader's about a header seen here")
-        draft.told = [*draft.told, envelope.digest]
+        draft.leader_words = [*draft.leader_words, envelope.digest]
         if word.accepted:
             draft.approved = sorted({*draft.approved, word.client})
 

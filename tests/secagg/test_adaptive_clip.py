@@ -21,8 +21,8 @@ DOCUMENT = Path(__file__).parents[2] / "docs" / "privacy.md"
 
 def updates(number: int) -> dict[str, NDArray[np.float64]]:
     """Every client's update in a round: of its own norm, in a new direction."""
-    drawn = np.random.default_rng(number).normal(size=(CLIENTS, SIZE))
-    rows = drawn / np.linalg.norm(drawn, axis=1, keepdims=True) * NORMS[:, None]
+    directions = np.random.default_rng(number).normal(size=(CLIENTS, SIZE))
+    rows = directions / np.linalg.norm(directions, axis=1, keepdims=True) * NORMS[:, None]
     return dict(zip(IDS, rows, strict=True))
 
 

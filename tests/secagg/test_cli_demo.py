@@ -59,7 +59,7 @@ def test_no_plot_writes_nothing(command, tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("options", "told"),
+    ("options", "message"),
     [
         (["--protocol", "Nothing"], f"got --protocol Nothing; expected any of {', '.join(named() | weaker())}"),
         (["--protocol", "Paillier,BFV"], f"got --protocol Paillier,BFV; expected any of "
@@ -78,9 +78,9 @@ def test_no_plot_writes_nothing(command, tmp_path):
          "name a file in a folder that exists"),
     ],
 )  # fmt: skip
-def test_what_the_demo_cannot_do_is_one_line(command, tmp_path, options, told):
+def test_what_the_demo_cannot_do_is_one_line(command, tmp_path, options, message):
     (tmp_path / "folder.svg").mkdir()
-    assert command("demo", *options) == (2, "", f"secagg: {told}\n")
+    assert command("demo", *options) == (2, "", f"secagg: {message}\n")
     assert [path.name for path in tmp_path.iterdir()] == ["folder.svg"]
 
 

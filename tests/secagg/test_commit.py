@@ -50,10 +50,10 @@ def test_ciphertexts_leave_when_commit_is_closed_and_not_before(protocol: Encryp
     for party in IDS:
         member = session.members[party]
         envelope = Envelope.parse(member._state.last_reply, LIMIT)
-        said, rest = envelope.open(Commitment)
+        committed, rest = envelope.open(Commitment)
         assert (len(rest), member.finished) == (0, False)
-        assert said.digest == commitment(envelope.session, party, member._state.ciphertexts)
-        assert session.server.context.state.commitments[party] == said.digest
+        assert committed.digest == commitment(envelope.session, party, member._state.ciphertexts)
+        assert session.server.context.state.commitments[party] == committed.digest
         assert len(envelope.raw) < 256
     outbox = session.close()
     assert set(outbox) == set(IDS)
@@ -120,9 +120,9 @@ def test_a_copied_commitment_fits_nobody_else(protocol: Encrypted) -> None:
     outbox = session.until(Round.COMMIT)
     session.exchange({party: outbox[party] for party in IDS[1:3]})
     victim = session.members["c1"]
-    said = Envelope.parse(victim.receive(outbox["c1"]), LIMIT)
-    session.server.receive("c4", session.seal(said.open(Commitment)[0], b"", "c4"))
-    session.server.receive("c1", said.raw)
+    answer = Envelope.parse(victim.receive(outbox["c1"]), LIMIT)
+    session.server.receive("c4", session.seal(answer.open(Commitment)[0], b"", "c4"))
+    session.server.receive("c1", answer.raw)
     assert not session.server.faults
     outbox = session.close()
     session.exchange({party: outbox[party] for party in IDS[:3]})

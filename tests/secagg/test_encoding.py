@@ -487,13 +487,13 @@ def test_no_update_moves_the_sum_further_than_the_sensitivity(rounding: str, cli
 @pytest.mark.parametrize("rounding", ["nearest", "stochastic"])
 @pytest.mark.parametrize("max_weight", [None, 7])
 def test_the_sensitivity_holds_for_what_is_encoded(rounding: str, max_weight: int | None) -> None:
-    grid, layout, drawn = FixedPoint(1.0, 6, rounding), flat(40), np.random.default_rng(0)
+    grid, layout, generator = FixedPoint(1.0, 6, rounding), flat(40), np.random.default_rng(0)
     step, most = 1 / 31, 0.0
     for _ in range(200):
-        vector = drawn.normal(size=40) * drawn.choice([0.02, 1.0], 40)
+        vector = generator.normal(size=40) * generator.choice([0.02, 1.0], 40)
         vector *= 0.5 / max(0.5, np.linalg.norm(vector))
-        values = encode(grid, vector, weight=max_weight, max_weight=max_weight, rng=drawn.bytes)[0]
-        zero = encode(grid, np.zeros(40), weight=max_weight, max_weight=max_weight, rng=drawn.bytes)[0]
+        values = encode(grid, vector, weight=max_weight, max_weight=max_weight, rng=generator.bytes)[0]
+        zero = encode(grid, np.zeros(40), weight=max_weight, max_weight=max_weight, rng=generator.bytes)[0]
         most = max(most, np.linalg.norm(values.astype(float) - zero) * step * (max_weight or 1))
     assert most <= grid.l2_sensitivity(layout, 0.5, max_weight)
     assert most > 0.5 * (max_weight or 1), "the control: the update's own norm is no bound"
@@ -509,8 +509,8 @@ def test_rounding_doubles_what_an_update_of_halves_moves() -> None:
     assert 1.99 < moved < grid.l2_sensitivity(layout, 1.0) < 2.0001
     assert grid.l2_sensitivity(layout, 1.0, 50) == pytest.approx(100)
     assert FixedPoint(1.0, 8).l2_sensitivity(layout, 1.0) == pytest.approx(math.sqrt(10**6 / 127**2 + 3))
-    said = grid.describe(layout, None)[-1]
-    assert "L2 norm 1 up to 2 times as long: it moves the sum by up to 2. " in said
+    line = grid.describe(layout, None)[-1]
+    assert "L2 norm 1 up to 2 times as long: it moves the sum by up to 2. " in line
     for bad in (0.0, -1.0, math.nan, "1"):
         with pytest.raises(ConfigError):
             grid.l2_sensitivity(layout, bad)  # type: ignore[arg-type]
@@ -545,8 +545,8 @@ def test_what_rounding_adds_is_stated_where_it_adds_the_most_and_apart_from_the_
 
 def test_a_large_clip_hides_nothing_of_what_rounding_adds() -> None:
     layout = Layout.of({"a": {"w": np.broadcast_to(0.0, 10**6), "n": np.zeros(1)}})
-    said = FixedPoint({"*": 0.2, "*.n": 1e4}, 8).describe(layout, None)[-1]
-    assert "L2 norm 0.2 (the least clip) up to 393.783 times as long: it moves the sum by up to 78.7567. " in said
+    line = FixedPoint({"*": 0.2, "*.n": 1e4}, 8).describe(layout, None)[-1]
+    assert "L2 norm 0.2 (the least clip) up to 393.783 times as long: it moves the sum by up to 78.7567. " in line
 
 
 def test_clips_by_pattern_the_longest_first_and_a_name_before_all() -> None:
@@ -646,9 +646,9 @@ def test_a_leaf_that_was_clipped_whole_is_named(dtype: Any, caplog: pytest.LogCa
     encoding = FixedPoint({"*": 1.0, "edge": 0.1})
     encoding.encode(layout.flatten(update), layout=layout, weight=None, max_weight=None, rng=bytes)
     lost = ["'bn'"] + ["'edge'"] * bool(dtype(0.1) > np.float64(0.1))
-    (said,) = caplog.messages
-    assert said.startswith(f"every coordinate was clipped in {len(lost)} of 5 leaves: {', '.join(lost)};")
-    assert "1500" not in said
+    (warning,) = caplog.messages
+    assert warning.startswith(f"every coordinate was clipped in {len(lost)} of 5 leaves: {', '.join(lost)};")
+    assert "1500" not in warning
     caplog.clear()
     FixedPoint({"*": 1.0, "bn": 1e4, "edge": 0.2}).encode(
         layout.flatten(update), layout=layout, weight=None, max_weight=None, rng=bytes
@@ -691,10 +691,10 @@ def test_a_clip_that_is_a_guess_is_a_warning_that_names_a_leaf(caplog: pytest.Lo
     assert FixedPoint.suggest([{"w": np.zeros(3), "b": np.zeros(1)}] * 2).clip == (("b", 1.0), ("w", 1.0))
     assert FixedPoint.suggest([{"w": np.zeros(3), "b": np.ones(1)}]).clip == (("b", 2.0), ("w", 2.0))
     FixedPoint.suggest([{"w": np.ones(3), "none": np.zeros((0, 1))}])
-    said = [record.getMessage() for record in caplog.records if record.levelname == "WARNING"]
-    assert [text.partition(", are zero")[0] for text in said] == [
+    warnings = [record.getMessage() for record in caplog.records if record.levelname == "WARNING"]
+    assert [text.partition(", are zero")[0] for text in warnings] == [
         "2 of 2 leaves, such as 'b'",
         "1 of 2 leaves, such as 'w'",
     ]
-    assert "They get 1, which is a guess" in said[0]
-    assert "They get 2, the largest of the other clips" in said[1]
+    assert "They get 1, which is a guess" in warnings[0]
+    assert "They get 2, the largest of the other clips" in warnings[1]

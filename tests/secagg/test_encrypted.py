@@ -187,8 +187,10 @@ def test_a_missing_package_shows_when_the_task_is_made(
     protocol: Encrypted, package: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setitem(sys.modules, package, None)
-    said = rf"the package {package} is missing; .* needs it: pip install 'secagg\[he\]', or pip install .*{package}"
-    with pytest.raises(ConfigError, match=said) as refused:
+    message = (
+        rf"the package {package} is missing; .* needs it: pip install 'secagg\[he\]', or pip install .*{package}"
+    )
+    with pytest.raises(ConfigError, match=message) as refused:
         make_task(protocol)
     assert isinstance(refused.value.__cause__, ImportError)  # what makes the demo leave it out
 
@@ -321,16 +323,16 @@ def test_the_decryptor_opens_no_impossible_sum(protocol: Encrypted) -> None:
 def test_the_decryptor_of_paillier_uses_several_cores(monkeypatch: pytest.MonkeyPatch) -> None:
     session = begin(Paillier(bits=2048))
     outbox = session.until(secagg.Round.OPENING)
-    given: list[Any] = []
+    passed: list[Any] = []
     opened = paillier.VectorPrivateKey.open
 
     def watched(*arguments: Any) -> Any:
-        given.extend(arguments[4:])
+        passed.extend(arguments[4:])
         return opened(*arguments)
 
     monkeypatch.setattr(paillier.VectorPrivateKey, "open", watched)
     session.exchange(outbox)
-    assert isinstance(given[0], Executor)
+    assert isinstance(passed[0], Executor)
 
 
 @every

@@ -34,11 +34,11 @@ def with_hosted(host: Host = hosted) -> Session:
     """A session whose aggregators are hosted; each has one ledger for all sessions."""
     session = begin()
     for party in AGGREGATORS:
-        session.members[party] = Behind(host(lambda name, party=party: made(session, party, name)))
+        session.members[party] = Behind(host(lambda name, party=party: make_role(session, party, name)))
     return session
 
 
-def made(session: Session, party: str, name: bytes) -> Any:
+def make_role(session: Session, party: str, name: bytes) -> Any:
     return session.make(party, session=name, save=MemoryStore(session.stores[party].ledger))
 
 
@@ -144,7 +144,7 @@ def test_one_proposal_from_two_threads_makes_one_role() -> None:
     def make(name: bytes) -> Any:
         started.wait(10)
         time.sleep(0.05)  # the other thread is in by now, if there is no lock
-        roles.append(made(session, party, name))
+        roles.append(make_role(session, party, name))
         return roles[-1]
 
     answer, request = hosted(make), session.server.start()[party]

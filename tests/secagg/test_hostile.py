@@ -177,11 +177,11 @@ OBJECTS = st.one_of(
 )
 
 
-def made(plan: Any) -> Any:
+def build(plan: Any) -> Any:
     """What a strategy planned: Hypothesis itself would trip over the objects."""
     if isinstance(plan, dict):
-        return {key: made(part) for key, part in plan.items()}
-    return [made(part) for part in plan] if isinstance(plan, list) else plan()
+        return {key: build(part) for key, part in plan.items()}
+    return [build(part) for part in plan] if isinstance(plan, list) else plan()
 
 
 WITHIN = st.recursive(
@@ -330,7 +330,7 @@ def refusal(name: str, first: Any, second: Any) -> str:
 @settings(max_examples=6 * settings().max_examples)
 @given(WITHIN, WITHIN, st.sampled_from(sorted(CALLS)))
 def test_nothing_but_our_errors_comes_out(first: Any, second: Any, name: str) -> None:
-    assert len(refusal(name, made(first), made(second))) < 2000
+    assert len(refusal(name, build(first), build(second))) < 2000
 
 
 @pytest.mark.parametrize("name", sorted(CALLS))
@@ -373,12 +373,12 @@ def test_no_message_runs_an_objects_own_text() -> None:
 
         __str__ = __repr__
 
-    said = [refusal(name, Spy(), Spy()) for name in sorted(set(CALLS) - TAKES_ALL)]
-    assert all(said)
+    texts = [refusal(name, Spy(), Spy()) for name in sorted(set(CALLS) - TAKES_ALL)]
+    assert all(texts)
     server = open_server()
     for sender, data in ((Spy(), b""), ("c1", Spy()), *((odd, odd) for odd in ODD)):
         assert server.receive(sender, data) == {}
     assert server.faults
-    said += [str(fault) for fault in server.faults]
-    assert "secret" not in "".join(said)
+    texts += [str(fault) for fault in server.faults]
+    assert "secret" not in "".join(texts)
     assert not called

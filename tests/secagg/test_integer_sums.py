@@ -36,10 +36,10 @@ Integers = NDArray[np.int64]
 class Scripted(dp.DistributedGaussian):
     """The encoding as it is, but for what the noise is drawn as."""
 
-    drawn: int = field(default=0, compare=False)
+    noise: int = field(default=0, compare=False)
 
     def _noise(self, grid: Any, rng: Any) -> Integers:
-        return np.array([self.drawn])
+        return np.array([self.noise])
 
 
 CODE = Scripted(1.0, 0.9, 6, k_stddevs=5.0, delta=1e-3)
@@ -67,13 +67,13 @@ class Columns(PlainEncoding):
         return (segment._replace(length=layout.size // 2),)
 
     def encode(self, vector: Any, *, layout: Any, weight: Any, max_weight: Any, rng: Any) -> list[Any]:
-        updates, drawn = vector.reshape(2, -1)
+        updates, noise = vector.reshape(2, -1)
         sent = np.concatenate(
             [
-                replace(self.code, drawn=int(e)).encode(
+                replace(self.code, noise=int(e)).encode(
                     np.array([x]), layout=Flat(1), weight=weight, max_weight=max_weight, rng=rounding_up(self.code)
                 )[0]
-                for x, e in zip(updates, drawn, strict=True)
+                for x, e in zip(updates, noise, strict=True)
             ]
         )
         return [(sent + MODULUS // 2) % MODULUS if self.reduced else sent]
@@ -95,7 +95,7 @@ def rounding_up(code: Any) -> Callable[[int], bytes]:
     for seed in range(100):
         key = rng_for_tests(b"%d" % seed)(32)
         sent, none = (
-            replace(code, drawn=0).encode(
+            replace(code, noise=0).encode(
                 np.array([x]), layout=Flat(1), weight=None, max_weight=None, rng=lambda _, key=key: key
             )
             for x in (1.0, 0.0)

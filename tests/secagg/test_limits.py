@@ -58,7 +58,7 @@ def make_task(protocol: Any, clients: int) -> secagg.Task:
 class Largest:
     """Each message of a session in which everyone takes part, nobody drops out and every id is ``length`` long.
 
-    Each helper of AdditiveShares could not open ``unopened`` reports, and the graph is drawn from round ``drawn``
+    Each helper of AdditiveShares could not open ``unopened`` reports, and the graph is drawn from ``beacon_round``
     of the beacon.
     """
 
@@ -68,10 +68,10 @@ class Largest:
         clients: int,
         length: int,
         unopened: int = shares.MAX_UNOPENED,
-        drawn: int = LATEST_ROUND,
+        beacon_round: int = LATEST_ROUND,
     ) -> None:
         self.task, self.ids = task, ids_of(clients, length)
-        self.unopened, self.drawn = unopened, drawn
+        self.unopened, self.beacon_round = unopened, beacon_round
         self.bits = bytes((clients + 7) // 8)
         self.aggregators = [letter.rjust(length, "a") for letter in "abcdefghijklmnop"]
 
@@ -117,9 +117,9 @@ class Largest:
             advert,
             pairwise.Adverts(adverts),
             pairwise.NearAdverts(*shown, bytes(32)),
-            pairwise.DrawnAdverts(*shown, self.drawn, bytes(VALUE_BYTES)),
+            pairwise.DrawnAdverts(*shown, self.beacon_round, bytes(VALUE_BYTES)),
             pairwise.Frozen(bits, bytes(32)),
-            pairwise.NextRound(self.drawn),
+            pairwise.NextRound(self.beacon_round),
             pairwise.DealtShares(bytes(32), bytes(64 * holders), bytes(82 * near)),
             pairwise.HeldShares(bits, bytes(64 * near), bytes(82 * near)),
             pairwise.Survivors(bits),
@@ -215,8 +215,8 @@ def test_every_honest_message_is_read(protocol: Any, clients: int) -> None:
 def test_the_messages_above_are_as_long_as_those_that_roles_send(protocol: Any, length: int) -> None:
     """In a real session of four, in every phase and for every party; and each is within its receiver's cap."""
     task = replace(make_task(protocol, 4), layout=secagg.Layout.of({"w": np.zeros(3, np.float32)}))
-    drawn = BEACON.next_round(clock_for_tests())
-    largest = Largest(task, 4, length, unopened=0, drawn=drawn)
+    beacon_round = BEACON.next_round(clock_for_tests())
+    largest = Largest(task, 4, length, unopened=0, beacon_round=beacon_round)
     roles = dict.fromkeys(largest.ids, PartyRole.CLIENT)
     for role, count in protocol.party_counts.items():
         roles |= dict.fromkeys(largest.aggregators[:count], role)

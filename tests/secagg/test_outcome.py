@@ -91,11 +91,11 @@ def test_a_clip_that_is_too_small_is_a_warning(clipped: int, warns: bool, caplog
     with caplog.at_level(logging.WARNING, "secagg"):
         result = secagg.simulate(TASK, [update] * 2)
     assert result.clipped == 2 * clipped
-    said = [line for line in caplog.messages if "of all coordinates were clipped" in line]
-    assert len(said) == warns
+    lines = [line for line in caplog.messages if "of all coordinates were clipped" in line]
+    assert len(lines) == warns
     if warns:
-        assert f"{100 * clipped / 501:.1f} % of all coordinates" in said[0]
-        assert "FixedPoint.suggest" in said[0]
+        assert f"{100 * clipped / 501:.1f} % of all coordinates" in lines[0]
+        assert "FixedPoint.suggest" in lines[0]
 
 
 def test_a_simulation_says_once_what_happened_to_many_clients(caplog: pytest.LogCaptureFixture) -> None:
@@ -103,10 +103,10 @@ def test_a_simulation_says_once_what_happened_to_many_clients(caplog: pytest.Log
     lost = UPDATE | {"n": 10**6}
     updates = {f"c{number}": lost if number < 5 else UPDATE for number in range(1, 6)}
     secagg.simulate(task, updates, weights=[1000, 1000, 1, 1000, 1])
-    said = [line for line in caplog.messages if "every coordinate" in line or "a weight" in line]
-    assert len(said) == 2
-    assert said[0].startswith("c1, c2, c3 and 1 more: every coordinate was clipped in 1 of 2 leaves: 'n'")
-    assert said[1].startswith("c3, c5: a weight leaves this update fewer than 8 of its 16 bits")
+    lines = [line for line in caplog.messages if "every coordinate" in line or "a weight" in line]
+    assert len(lines) == 2
+    assert lines[0].startswith("c1, c2, c3 and 1 more: every coordinate was clipped in 1 of 2 leaves: 'n'")
+    assert lines[1].startswith("c3, c5: a weight leaves this update fewer than 8 of its 16 bits")
 
 
 def test_a_clients_own_warning_names_it(caplog: pytest.LogCaptureFixture) -> None:

@@ -152,18 +152,18 @@ def test_every_party_restored_at_each_message_gives_the_same_sum(protocol: PartP
 def test_messages_that_are_handed_on_twice_change_nothing(protocol: PartProtocol) -> None:
     session = session_of(protocol)
     heard: list[tuple[str, bytes]] = []
-    said: list[tuple[str, bytes, bytes]] = []
+    sent: list[tuple[str, bytes, bytes]] = []
     session.before_relay = lambda party, data: heard.append((party, data))
-    session.before_word = lambda party, word: said.append((*heard[-1], word))
+    session.before_word = lambda party, word: sent.append((*heard[-1], word))
     session.until(protocol.phases[2].round)
 
     def again() -> None:
         before = {party: session.members[party].to_bytes() for party in (LEADER, HELPER)}
-        words = {(party, data): word for party, data, word in said}
+        words = {(party, data): word for party, data, word in sent}
         for party, data in heard:
             assert session.members[party].receive(data) == words.get((party, data))
         assert all(session.members[party].to_bytes() == state for party, state in before.items())
-        for party, _, word in said:
+        for party, _, word in sent:
             session.ignored_by_server(party, word, "a word said again")
 
     again()
@@ -463,11 +463,11 @@ def test_a_second_word_about_one_answer_is_refused(client: str) -> None:
 
 def test_a_word_that_refused_an_answer_may_come_again_after_its_round() -> None:
     session = with_client("c1", Vetting(), Overstates)
-    said: list[tuple[str, bytes]] = []
-    session.before_word = lambda party, word: said.append((party, word))
+    sent: list[tuple[str, bytes]] = []
+    session.before_word = lambda party, word: sent.append((party, word))
     session.until("Agreement")
     assert session.faults == [("c1", "Input", FaultKind.INVALID)]
-    for party, word in said:
+    for party, word in sent:
         session.ignored_by_server(party, word, "a word said again")
 
 

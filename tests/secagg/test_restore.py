@@ -105,7 +105,7 @@ def small(threat_model: str = "malicious", **how: Any) -> Session:
     return session
 
 
-def said(session: Session, party: str) -> list[tuple[bytes, bytes]]:
+def exchanges_of(session: Session, party: str) -> list[tuple[bytes, bytes]]:
     """The requests to a party and its answers, in their order."""
     names = [phase.round for phase in session.task.protocol.phases]
     at = [(party, name) for name in names if (party, name) in session.answers]
@@ -129,7 +129,7 @@ def same_outcome(one: Any, other: Any) -> bool:
 
 def test_a_client_restored_from_any_state_since_contribute_repeats_itself(played: Session) -> None:
     for party in played.parties.cohort:
-        states, exchanged = played.stores[party].states, said(played, party)
+        states, exchanged = played.stores[party].states, exchanges_of(played, party)
         assert len(states) == 1 + len(exchanged)  # one since contribute, one since each answer
         for answered, state in enumerate(states):
             again = restore(played, party, state)
@@ -163,7 +163,7 @@ def test_a_client_made_anew_is_held_to_its_update_too(session: Session) -> None:
 
 def test_a_crash_between_ledger_and_state_changes_no_word(played: Session) -> None:
     party = played.server.outcome.survivors[-1]
-    for number, (request, reply) in enumerate(said(played, party), 1):
+    for number, (request, reply) in enumerate(exchanges_of(played, party), 1):
         state, store = played.stores[party].states[number - 1], storing(MemoryLedger())
         store.crash_at = number + 1
         with pytest.raises(Crash):
@@ -188,7 +188,7 @@ def test_a_session_over_files(tmp_path: Path) -> None:
 
     for party in played.parties.cohort:
         receive(party, None)
-        assert all(receive(party, request) == reply for request, reply in said(played, party))
+        assert all(receive(party, request) == reply for request, reply in exchanges_of(played, party))
         assert FileStore(tmp_path / f"{party}.state").load() == played.stores[party].state
 
 
@@ -228,7 +228,7 @@ def test_the_outcome_outlives_the_server(played: Session) -> None:
     assert again.start().keys() == {party for party, name in silent.items() if name == last}
     assert again.pending == frozenset()
     party = outcome.survivors[0]
-    played.ignored_by_server(party, said(played, party)[-1][1], "its last answer")
+    played.ignored_by_server(party, exchanges_of(played, party)[-1][1], "its last answer")
     with pytest.raises(LocalProtocolError):
         again.close_round()
     assert same_outcome(again.outcome, outcome)
@@ -333,7 +333,7 @@ def test_a_client_past_its_first_answer_needs_its_ledger() -> None:
 def test_a_client_that_said_nothing_takes_other_keys_without_its_ledger() -> None:
     """The state may be older than what was said since: the same proposal must not give the same keys."""
     played = small()
-    state, proposal = played.stores[VICTIM].states[0], said(played, VICTIM)[0][0]
+    state, proposal = played.stores[VICTIM].states[0], exchanges_of(played, VICTIM)[0][0]
     saves = (None, None, storing(None))
     assert len({played.restore(VICTIM, state, save=save).receive(proposal) for save in saves}) == 3
 
@@ -342,7 +342,7 @@ def test_an_older_state_can_not_go_on_over_a_newer_one(tmp_path: Path) -> None:
     """The state was copied away and the file kept: the store refuses before an answer leaves."""
     played = small()
     store = FileStore(tmp_path / "state", ledger=MemoryLedger())
-    requests = [request for request, _ in said(played, VICTIM)[:3]]
+    requests = [request for request, _ in exchanges_of(played, VICTIM)[:3]]
     client = played.make(VICTIM, save=store)
     client.contribute(played.updates[VICTIM], None)
     for request in requests:
@@ -385,7 +385,7 @@ def test_a_role_that_is_done_keeps_no_secret(threat_model: str, aborted: bool) -
         with pytest.raises(Aborted):
             last.receive(abort)
     else:
-        last.receive(said(played, VICTIM)[-1][0])
+        last.receive(exchanges_of(played, VICTIM)[-1][0])
         assert last.to_bytes() == states[-1]
     assert last.finished
     left = last.to_bytes()
@@ -418,7 +418,7 @@ def test_a_server_that_is_done_keeps_no_shares() -> None:
     played.stores[wire.SERVER].number = -1
     played.restore_server(before)
     for party in played.parties.cohort:
-        played.deliver(party, said(played, party)[-1][1])
+        played.deliver(party, exchanges_of(played, party)[-1][1])
     middle = played.server
     shares = [share for of_dealer in middle.context.state.shares.values() for share in of_dealer.values()]
     assert len(shares) == 36
@@ -496,7 +496,7 @@ class Fork:
         store = storing(MemoryLedger())
         client = self.played.make(party, save=store)
         client.contribute(self.played.updates[party], None)
-        for request, _ in said(self.played, party)[: self.answered]:
+        for request, _ in exchanges_of(self.played, party)[: self.answered]:
             client.receive(request)
         assert store.state == self.played.stores[party].states[self.answered]
         assert store.ledger is not None
@@ -519,7 +519,7 @@ def test_a_rolled_back_client_refuses_another_story(threat_model: str, name: str
     """Another U1, another U2, another survivor list, other signatures: each one's ledger says no."""
     fork = Fork(threat_model, name)
     for party in fork.played.server.pending:
-        request, true = fork.outbox[party], said(fork.played, party)[fork.answered][0]
+        request, true = fork.outbox[party], exchanges_of(fork.played, party)[fork.answered][0]
         assert request != true
         client = fork.rolled_back(party, fork.played.stores[party].ledger)
         with pytest.raises(Aborted, match="ledger"):
@@ -555,7 +555,7 @@ def upload_again(played: Session, ledger: Ledger | None) -> bytes:
     """The upload that the victim makes when it has trained again, to zeros, with the seed of before."""
     client = played.make(VICTIM, save=storing(ledger))
     client.contribute({"w": np.zeros(24)}, None)
-    replies = [client.receive(request) for request, _ in said(played, VICTIM)[:3]]
+    replies = [client.receive(request) for request, _ in exchanges_of(played, VICTIM)[:3]]
     assert replies[-1] is not None
     return replies[-1]
 
@@ -571,7 +571,7 @@ def test_a_client_that_trained_again_uploads_nothing(threat_model: str) -> None:
 def test_control_trained_again_without_its_ledger_it_gives_the_difference(threat_model: str) -> None:
     """One mask over two vectors; the server knows the second, because it chose the model."""
     played = small(threat_model)
-    before = lanes_of(played, said(played, VICTIM)[2][1])
+    before = lanes_of(played, exchanges_of(played, VICTIM)[2][1])
     after = lanes_of(played, upload_again(played, MemoryLedger()))
     for lane, other in zip(before, after, strict=True):
         lane -= other

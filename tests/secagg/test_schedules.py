@@ -71,7 +71,7 @@ class Schedule(RuleBasedStateMachine):
         self.session = Session(parties(self.protocol))
         self.requests: list[tuple[str, bytes]] = list(self.session.server.start().items())
         self.answers: list[tuple[str, bytes]] = []
-        self.said: dict[tuple[str, bytes], bytes] = {}  # the answer to a request is always the same
+        self.answer_to: dict[tuple[str, bytes], bytes] = {}  # the answer to a request is always the same
         self.aborted = False
         self.mortal = mortal
         self.dead: set[str] = set()
@@ -121,7 +121,7 @@ class Schedule(RuleBasedStateMachine):
             assert member.finished
             return
         if answer is not None:
-            assert self.said.setdefault((party, request), answer) == answer
+            assert self.answer_to.setdefault((party, request), answer) == answer
             self.answers.append((party, answer))
 
     @precondition(lambda self: self.answers)

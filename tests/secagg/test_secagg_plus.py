@@ -200,13 +200,13 @@ def test_windows_must_hold_more_than_the_twin_allows_to_be_corrupt(
     assert shape.window == shape.degree // 2
     assert shape.window_floor == reference.most_corrupt(clients, clients // 20, shape.window, bits) > 0
     ids = [f"c{i:03}" for i in range(clients)]
-    drawn = Graph(ids, shape, bytes(32))
-    ring = [ids[node] for node in drawn._ring.order]
+    sparse = Graph(ids, shape, bytes(32))
+    ring = [ids[node] for node in sparse._ring.order]
     for start in (0, clients // 2, clients - 3):  # the last of these goes round the end
         around = ring[start:] + ring[:start]
         for left in range(shape.window + 1):
             survivors = around[:left] + around[shape.window :]
-            assert drawn.is_cut(survivors) == (left <= shape.window_floor)
+            assert sparse.is_cut(survivors) == (left <= shape.window_floor)
 
 
 def test_names_of_u1_are_in_the_session_id() -> None:
@@ -241,14 +241,14 @@ def test_being_a_neighbour_is_mutual(size: int) -> None:
     ids = [f"c{i:02}" for i in range(size)]
     task = make_task(20, 18)
     shape = replace(shape_of(task), nodes=size, degree=min(size - 1, shape_of(task).degree))
-    drawn = Graph(ids, shape, bytes(32))
+    sparse = Graph(ids, shape, bytes(32))
     for party in ids:
-        near = drawn.neighbours(party)
+        near = sparse.neighbours(party)
         assert len(near) == shape.degree
         assert party not in near
-        assert all(party in drawn.neighbours(other) for other in near)
-        assert [drawn.point(party, other) for other in drawn.holders(party)] == list(
-            range(1, len(drawn.holders(party)) + 1)
+        assert all(party in sparse.neighbours(other) for other in near)
+        assert [sparse.point(party, other) for other in sparse.holders(party)] == list(
+            range(1, len(sparse.holders(party)) + 1)
         )
 
 

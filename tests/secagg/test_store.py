@@ -189,8 +189,8 @@ def ledger(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Ledger]:
     if request.param == "memory":
         yield MemoryLedger()
         return
-    with FileLedger(tmp_path / "ledger") as made:
-        yield made
+    with FileLedger(tmp_path / "ledger") as opened:
+        yield opened
 
 
 def test_the_first_claim_stands(ledger: Ledger) -> None:
@@ -320,7 +320,7 @@ ledger = store.FileLedger(path)
 ledger.claim(bytes(32), bytes(32))
 if not checked:
     store.FileLedger._check_process = lambda _: None
-(mine, yours), told = (os.pipe() for _ in range(2)), os.pipe()
+(mine, yours), results = (os.pipe() for _ in range(2)), os.pipe()
 look = ledger._is_in_place
 
 def both_look():  # each has looked at the file before either writes to it
@@ -348,24 +348,24 @@ if checked and child:
 story = sha256(b"parent" if child else b"child").digest()
 try:
     own = ledger.claim(bytes([1]) * 32, story) == story
-    said = "own" if own else "other"
+    outcome = "own" if own else "other"
 except LocalProtocolError as error:
-    said = "refused" if "open the ledger in the process that uses it" in str(error) else str(error)
+    outcome = "refused" if "open the ledger in the process that uses it" in str(error) else str(error)
 if not child:
     if checked:
         try:
             bytes(32) in ledger
         except LocalProtocolError:
-            said += " to look"
+            outcome += " to look"
         ledger.close()
         try:
             store.FileLedger(path)
         except store.ConfigError as error:
-            said += ", and locked" if "in another process" in str(error) else str(error)
-    os.write(told[1], said.encode())
+            outcome += ", and locked" if "in another process" in str(error) else str(error)
+    os.write(results[1], outcome.encode())
     os._exit(0)
 os.waitpid(child, 0)
-print(f"parent {said}, child {os.read(told[0], 500).decode()}")
+print(f"parent {outcome}, child {os.read(results[0], 500).decode()}")
 """
 
 
@@ -479,7 +479,7 @@ def test_one_ledger_serves_several_threads(tmp_path: Path) -> None:
     for thread in threads:
         thread.join()
     ledger.close()
-    assert all(found == results[0] for found in results.values())
+    assert all(result == results[0] for result in results.values())
     again = FileLedger(tmp_path / "ledger")
     assert [again.claim(h(f"entry {n}"), h("late")) for n in range(30)] == results[0]
     again.close()
@@ -528,10 +528,10 @@ def test_control_without_the_check_two_ledgers_tell_two_stories(
 def test_a_ledger_replaced_while_it_is_opened_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path, lock = tmp_path / "ledger", FileLedger._lock_file
 
-    def slow(self: FileLedger, given: Path) -> None:
+    def slow(self: FileLedger, opening: Path) -> None:
         path.unlink()
         path.touch()
-        lock(self, given)
+        lock(self, opening)
 
     monkeypatch.setattr(FileLedger, "_lock_file", slow)
     with pytest.raises(ConfigError, match="replaced while it was opened"):

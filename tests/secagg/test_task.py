@@ -190,14 +190,14 @@ def test_a_client_refuses_a_roster_with_which_no_cohort_would_do() -> None:
 
 def test_wrong_kinds_of_arguments_are_refused_by_name() -> None:
     keys, roster = enrol([f"c{i}" for i in range(10)])
-    for given, says in (
+    for arguments, says in (
         ({"identity": "c1.pem", "roster": roster}, "got a str as identity"),
         ({"identity": keys["c1"], "roster": "roster.json"}, "got a str as roster"),
         ({"identity": keys["c1"], "roster": roster, "save": "c1.state"}, "got a str as save"),
         ({"identity": keys["c1"], "roster": roster, "rng": lambda count: b""}, "rng did not return 32 bytes"),
     ):
         with pytest.raises(secagg.ConfigError, match=says):
-            make().client("c1", **given)
+            make().client("c1", **arguments)
 
 
 def test_faults_of_one_party_never_push_out_those_of_another() -> None:
@@ -257,7 +257,7 @@ def test_identity_and_roster_belong_together() -> None:
 
 
 def test_describe_says_what_matters() -> None:
-    said = make().describe()
+    text = make().describe()
     for word in (
         "SecAgg",
         "7 or more",
@@ -269,8 +269,8 @@ def test_describe_says_what_matters() -> None:
         "the server and 3 of 7 clients in the smallest session",
         "Unmasking",
     ):
-        assert word in said
-    assert "not post-quantum" in said
+        assert word in text
+    assert "not post-quantum" in text
 
 
 def test_foreign_bytes_are_no_task() -> None:

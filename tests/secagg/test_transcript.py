@@ -40,9 +40,9 @@ def test_same_seeds_give_the_published_bytes(script: Script) -> None:
 @each_script
 def test_who_hears_the_published_messages_says_the_published_ones(script: Script) -> None:
     """With AdditiveShares too, where only what clients seal is different each time."""
-    said = list(transcript.replay(script))
-    assert len(said) == len(script.published["messages"]) + 1 - (4 if script is SHARES else 0)
-    assert [ours for _, _, ours in said] == [published for _, published, _ in said]
+    replayed = list(transcript.replay(script))
+    assert len(replayed) == len(script.published["messages"]) + 1 - (4 if script is SHARES else 0)
+    assert [ours for _, _, ours in replayed] == [published for _, published, _ in replayed]
 
 
 @each_script

@@ -192,15 +192,15 @@ def replay(script: Script) -> Iterator[tuple[str, str, str]]:
         if sender == "server":
             if receiver not in outbox:
                 outbox = server.close_round()
-            said = outbox.pop(receiver)
+            ours = outbox.pop(receiver)
         elif receiver == "server":
             sealed = sender in session.parties.cohort and server.round in getattr(script.protocol, "unseeded", ())
-            said = data if sealed else answers[sender]
+            ours = data if sealed else answers[sender]
             handed_on = server.receive(sender, data)
         else:
-            said = handed_on[receiver]
-        if said is not data:
-            yield sender, data.hex(), said.hex()
+            ours = handed_on[receiver]
+        if ours is not data:
+            yield sender, data.hex(), ours.hex()
         if receiver != "server":
             answers[receiver] = session.members[receiver].receive(data) or b""
     server.close_round()

@@ -29,7 +29,7 @@ def ledger() -> dp.PrivacyLedger:
 
 def told_apart(draw: Callable[[], Any], trials: int = 1000) -> float:
     """A lower bound, four deviations strong, on the ε of one gradient: does record 0 exist? All others are 0."""
-    private, found, keys = DPSGD(1.0, 1.0), [], np.random.default_rng(8).bytes
+    private, rates, keys = DPSGD(1.0, 1.0), [], np.random.default_rng(8).bytes
     for value in (1.0, 0.0):
         account = ledger()
 
@@ -38,8 +38,8 @@ def told_apart(draw: Callable[[], Any], trials: int = 1000) -> float:
 
         seen = [private.gradient(np.zeros(1), per_example, draw(), account, rng=keys)[0] for _ in range(trials)]
         share = float(np.mean(np.array(seen) > 1.5))
-        found.append((share, 4 * math.sqrt(share * (1 - share) / trials)))
-    (hit, less), (miss, more) = found
+        rates.append((share, 4 * math.sqrt(share * (1 - share) / trials)))
+    (hit, less), (miss, more) = rates
     return math.log(max(hit - less, 1e-9) / (miss + more))
 
 
@@ -66,8 +66,8 @@ class TestKnownOrder:
         assert pytest.approx(0.678, abs=1e-3) == CLAIMED
         with pytest.raises(ConfigError, match="a shuffled loader or of a fixed size are not"):
             told_apart(self.Loaded)
-        drawn = PoissonBatches(RECORDS, 1, rng=np.random.default_rng(9).bytes)
-        assert told_apart(drawn.draw) < CLAIMED
+        batches = PoissonBatches(RECORDS, 1, rng=np.random.default_rng(9).bytes)
+        assert told_apart(batches.draw) < CLAIMED
 
     def test_control_succeeds(self, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr(clients, "_check_batch", lambda batch: None)

@@ -86,7 +86,7 @@ class Decoder:
 def decoders(cases: Sequence[Case], folder: Path) -> list[Decoder]:
     """All of them; ``folder`` is for those that read files."""
     messages = [message for case in cases for message in case.pool]
-    found = [
+    listed = [
         Decoder("envelope", _envelope, messages, (wire.Reject,), _message),
         *_schemas(cases),
         Decoder("task", secagg.Task.from_bytes, _tasks(cases), (ConfigError,), _canonical),
@@ -100,8 +100,8 @@ def decoders(cases: Sequence[Case], folder: Path) -> list[Decoder]:
         Decoder("store", _store(folder), [bytes(8) + hashlib.sha256(b"state").digest() + b"state"], (ConfigError,)),
     ]
     for case in cases:
-        found += _states(case)
-    return found
+        listed += _states(case)
+    return listed
 
 
 def _envelope(data: bytes) -> None:
@@ -116,17 +116,17 @@ def _message(mutator: Mutator, data: bytes) -> bytes:
 
 def _schemas(cases: Sequence[Case]) -> list[Decoder]:
     """The structured part of every type of message, each fed with all of them."""
-    found: dict[str, type[wire.Message]] = {"Abort": wire.Abort}
+    kinds: dict[str, type[wire.Message]] = {"Abort": wire.Abort}
     for case in cases:
         for phase in case.parties.protocol.phases:
-            found |= {kind.__name__: kind for kind in (phase.request, phase.reply)}
+            kinds |= {kind.__name__: kind for kind in (phase.request, phase.reply)}
     messages = [message for case in cases for message in case.pool]
 
     def opener(kind: type[wire.Message]) -> Callable[[bytes], object]:
         return lambda data: wire.Envelope.parse(data, ANY_LIMIT).open(kind)
 
     return [
-        Decoder(f"schema {name}", opener(kind), messages, (wire.Reject,), _message) for name, kind in found.items()
+        Decoder(f"schema {name}", opener(kind), messages, (wire.Reject,), _message) for name, kind in kinds.items()
     ]
 
 
@@ -252,13 +252,13 @@ def _packed() -> Decoder:
 
 def _sealed() -> list[Decoder]:
     """Sealed input shares, opened with a key of either kind."""
-    found = []
+    listed = []
     for kem in hpke.Kem:
         key = hpke.PrivateKey(kem, bytes(range(32)))
         samples = [hpke.seal(kem, key.public, bytes(size), info=b"fuzzed") for size in (0, 32, 100)]
         opener = partial(key.open, info=b"fuzzed")
-        found.append(Decoder(f"sealed share {kem}", opener, samples, (MPCError,)))
-    return found
+        listed.append(Decoder(f"sealed share {kem}", opener, samples, (MPCError,)))
+    return listed
 
 
 def _bitmap() -> Decoder:
