@@ -10,6 +10,7 @@ from typing import Any, Self, cast
 import numpy as np
 from numpy.typing import NDArray
 
+from mpc import masks
 from secagg import _clips, _warnings
 from secagg._numbers import is_a, whole
 from secagg.encoding import MAX_WEIGHT, Decoded, PlainEncoding, Rng, Segment
@@ -281,7 +282,6 @@ def _round(
     vector: AnyFloat, key: bytes, first: int, grid: tuple[float, float, float, float], out: NDArray[np.uint32]
 ) -> tuple[int, int]:
     """Round stochastically, with the mask stream of ``key`` from lane ``first`` on."""
-    from mpc import masks
     from secagg import _kernels
 
     if masks.compiled():

@@ -26,7 +26,7 @@ from secagg.errors import ConfigError, blaming, shown
 
 _PARTY_ID = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.:@+-]{0,63}\Z")
 
-_SHARED = "shared.he.json"
+SHARED_FILE = "shared.he.json"
 _MOST_IDS = (1 << 24) + 1  # one more than any task allows
 _FIELD_PRIME = 2**255 - 19
 _EIGHTH = 0x7A03AC9277FDC74EC6CC392CFA53202A0F67100D760B3CBA4FD84D3D706A17C7  # y of two points of order 8

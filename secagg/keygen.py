@@ -13,7 +13,7 @@ from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption,
 from mpc.errors import MPCError
 from mpc.hpke import PRIVATE_BYTES, Kem, PrivateKey
 from secagg.errors import ConfigError
-from secagg.identity import _SHARED, PartyRole, Roster, check_party_ids, enrol, load_roster
+from secagg.identity import SHARED_FILE, PartyRole, Roster, check_party_ids, enrol, load_roster
 
 
 def write_identities(
@@ -41,8 +41,8 @@ def write_identities(
     files = {
         name: (where / f"{name}.pem", where / f"{name}.sealing.json", where / f"{name}.he.json") for name in wanted
     }
-    if shared_he and (where / _SHARED).exists():
-        raise ConfigError(f"got --shared-he, and {where / _SHARED} exists; choose another folder")
+    if shared_he and (where / SHARED_FILE).exists():
+        raise ConfigError(f"got --shared-he, and {where / SHARED_FILE} exists; choose another folder")
     taken = {party.id for party in enrolled} | {name for name in wanted if any(p.exists() for p in files[name])}
     if clash := sorted(taken.intersection(wanted)):
         raise ConfigError(f"got ids that {where} has already: {', '.join(clash)}; choose others or another folder")
@@ -67,7 +67,7 @@ def write_identities(
             "scheme": "shared" if shared_he else "paillier",
             "key": base64.b64encode(private).decode(),
         }
-        _write_secret(where / _SHARED if shared_he else files[name][2], json.dumps(written).encode() + b"\n")
+        _write_secret(where / SHARED_FILE if shared_he else files[name][2], json.dumps(written).encode() + b"\n")
     fresh = roster_path.with_suffix(".json.new")
     fresh.write_text(extended.to_json(), encoding="utf-8")
     fresh.replace(roster_path)

@@ -6,19 +6,19 @@ of 32 or 64 bits, and sums are taken modulo the size of the lane. Only the low k
 
 from __future__ import annotations
 
-import os
 from collections import deque
 from collections.abc import Iterator, Sequence
-from concurrent.futures import Executor, Future, ThreadPoolExecutor
-from functools import cache
+from concurrent.futures import Executor, Future
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from mpc.masks import add_mask, add_masks, mask_sum
 from secagg.errors import ConfigError, EncodingError, FaultKind
-from secagg.packing import lane_dtype, packed_size
+from secagg.packing import check_packed, lane_dtype, pack, packed_size, unpack_add
 from secagg.wire import Reject
+from secagg.workers import threads
 
 if TYPE_CHECKING:
     from secagg.encoding import SegmentLike
@@ -79,8 +79,6 @@ def zero_lanes(task: Task) -> list[NDArray[Any]]:
 
 def mask_lanes(lanes: Sequence[NDArray[Any]], key: bytes, *, sign: int) -> None:
     """Add or subtract the mask stream of one key, in place; each segment starts at the next 16-byte block."""
-    from mpc.masks import add_mask
-
     for lane, first in stream_offsets(lanes):
         add_mask(lane, key, sign=sign, offset=first)
 
@@ -93,8 +91,6 @@ def mask_all(lanes: Sequence[NDArray[Any]], keyed: Sequence[tuple[bytes, int]], 
     ``executor`` itself, does tasks that no worker has started, instead of waiting. An exception of the executor is
     raised, and leaves ``lanes`` with some of the masks: to be able to try again, pass a copy.
     """
-    from mpc.masks import add_masks, mask_sum
-
     if len(keyed) * sum(lane.size for lane in lanes) < _INLINE_LANES:
         for key, sign in keyed:
             mask_lanes(lanes, key, sign=sign)
@@ -150,28 +146,13 @@ def stream_offsets(lanes: Sequence[NDArray[Any]]) -> Iterator[tuple[NDArray[Any]
         start += -(-lane.nbytes // 16) * 16
 
 
-@cache
-def threads() -> ThreadPoolExecutor:
-    """The threads that do heavy work if the caller passes no executor."""
-    return ThreadPoolExecutor(os.cpu_count(), thread_name_prefix="secagg-masks")
-
-
-if hasattr(os, "register_at_fork"):
-    # A forked child has the pool but none of its threads: a task submitted there would wait forever.
-    os.register_at_fork(after_in_child=threads.cache_clear)
-
-
 def pack_lanes(task: Task, lanes: Sequence[NDArray[Any]]) -> bytes:
     """The segments one after the other, bit-packed to k bits for each coordinate."""
-    from secagg.packing import pack
-
     return b"".join(pack(v, bits) for v, bits in zip(lanes, widths(task), strict=True))
 
 
 def fold_lanes(task: Task, payload: memoryview, into: Sequence[NDArray[Any]]) -> None:
     """Add packed segments to a sum; ``Reject`` for wrong bytes, with the sum unchanged."""
-    from secagg.packing import check_packed, unpack_add
-
     if len(payload) != vectors_size(task):
         raise Reject(FaultKind.MALFORMED, f"got {len(payload)} bytes of vectors; expected {vectors_size(task)}")
     parts, at = [], 0

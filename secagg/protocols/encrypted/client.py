@@ -12,7 +12,6 @@ from mpc.keys import derive, encode_parts
 from secagg import wire
 from secagg.errors import ConfigError, FaultKind, LocalProtocolError
 from secagg.identity import PartyRole
-from secagg.lanes import threads
 from secagg.protocols.encrypted.digits import Digits
 from secagg.protocols.encrypted.messages import (
     KEY_BYTES,
@@ -30,6 +29,7 @@ from secagg.roles.member import Handler, Reply, method
 from secagg.roles.state import ClientState
 from secagg.table import Round
 from secagg.wire import Reject
+from secagg.workers import threads
 
 
 def session_secret(scheme: Scheme, shared: bytes, session: bytes) -> SecretKey:

@@ -12,7 +12,7 @@ from he.scheme import SecretKey
 from mpc.keys import encode_parts
 from secagg.bitmap import from_bitmap
 from secagg.errors import Aborted, ConfigError, EncodingError, FaultKind, LocalProtocolError
-from secagg.lanes import pack_lanes, threads
+from secagg.lanes import pack_lanes
 from secagg.protocols.encrypted.client import check_key, session_secret
 from secagg.protocols.encrypted.digits import Digits
 from secagg.protocols.encrypted.messages import EncryptedSum, OpenedSum, SessionKey, pin
@@ -22,6 +22,7 @@ from secagg.roles.member import Handler, Reply, method
 from secagg.roles.state import MemberState
 from secagg.table import Proposal, Round
 from secagg.wire import Reject
+from secagg.workers import threads
 
 
 class DecryptorState(MemberState):
