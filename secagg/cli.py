@@ -54,7 +54,7 @@ def parser() -> argparse.ArgumentParser:
         help="print the version and exit",
     )
     commands = top.add_subparsers(metavar="COMMAND", required=True)
-    _demo(_command(commands, "demo", "train one classifier over hospitals that do not share patients"))
+    _demo(_command(commands, "demo", "train one model over clients that keep their data"))
     _keygen(_command(commands, "keygen", "write a private key for each ID and add them all to the folder's roster"))
     roster = _command(commands, "roster", "list or merge rosters: the files that say who is enrolled")
     actions = roster.add_subparsers(metavar="ACTION", required=True)

@@ -51,17 +51,17 @@ class Guarantee:
         """All of it in words."""
         lines = [
             f"{self.rule} of {self.groups} groups of {self.group_size} or more clients",
-            f"  liars      at most {self.bad} groups may hold any: then {self.promise}",
+            f"  liars      at most {self.bad} of the groups may hold any: then {self.promise}",
         ]
         if self.likelihood is not None:
             lines.append(
-                f"             {self.liars} clients that lie are in at most {self.bad} groups with probability "
+                f"             clients that lie, {self.liars} in all, are in at most {self.bad} with probability "
                 f"{self.likelihood:.4g}, if nobody could foresee the draw"
             )
         lines += [
             "             a clip binds honest clients only: a liar sends any value that the encoding can hold",
-            f"  colluders  c = {self.colluders} may tell the server what they know, perhaps all in one group: "
-            f"{self.anonymity} honest updates are in any sum that is opened, of {self.min_survivors} at least",
+            f"  colluders  c = {self.colluders} may tell the server what they know, perhaps all in one group: any "
+            f"sum that is opened holds at least {self.min_survivors} updates, and at least {self.anonymity} honest ones",
             "             over many rounds, sums of ever new groups tell more of a client than sums of everyone",
         ]
         if self.epsilon is not None:
@@ -73,7 +73,8 @@ class Guarantee:
             lines.append(
                 f"  noise      standard deviation {self.noise_std:.3g} in a coordinate of one group's mean, "
                 f"{self.noise_growth:.3g} times that of one mean over all clients; the mean of all groups' means "
-                f"has 1/{math.sqrt(self.groups):.3g} of it, their median about 1.25/{math.sqrt(self.groups):.3g}"
+                f"has {1 / math.sqrt(self.groups):.3g} of it, their median about "
+                f"{math.sqrt(math.pi / 2 / self.groups):.3g}"
             )
         return "\n".join(lines)
 
