@@ -15,7 +15,6 @@ from numpy.typing import NDArray
 
 Floats = NDArray[np.float64]
 Model = dict[str, Floats]
-Gradient = Callable[[Model], Model]
 
 PIXELS, HIDDEN, CLASSES = 64, 32, 10
 TEST_IMAGES = 360

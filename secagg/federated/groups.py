@@ -102,7 +102,7 @@ def from_session(
     ``task`` is the one over all clients, ``session`` names the round, and ``nonce`` is 32 random bytes that the
     server draws once roster and cohort stand. The server tells clients cohort and nonce, and each computes the
     draw for itself; it holds the roster and the round, so bytes of another round give other groups.
-    ``ConfigError`` for a nonce of another length, and for what is no session, cohort or task.
+    ``ConfigError`` for a nonce of another length, or for a session, a cohort or a task that is not one.
     """
     if not is_a(task, Task):
         raise ConfigError(f"got {shown(task)} as task; expected a secagg.Task over all clients")

@@ -7,7 +7,7 @@ the server; ``Server`` asks. A protocol subclasses them and fills in one table; 
 from secagg.roles.client import Client
 from secagg.roles.context import MemberContext, ServerContext
 from secagg.roles.environment import Budget, Environment
-from secagg.roles.handing_on import Handed, Waiting
+from secagg.roles.handing_on import ForListener, Waiting
 from secagg.roles.hooks import Handler, Listener, MemberHooks, Reply, ServerHooks, Step, method
 from secagg.roles.listener import Aggregator, Decryptor, FaultRecorder
 from secagg.roles.member import SEED_BYTES, Member
@@ -24,7 +24,7 @@ __all__ = [
     "Decryptor",
     "Environment",
     "FaultRecorder",
-    "Handed",
+    "ForListener",
     "Handler",
     "Listener",
     "ListenerState",

@@ -14,7 +14,7 @@ from secagg.roles.context import ServerContext
 from secagg.table import Phase
 from secagg.wire import Envelope, Reject
 
-Handed = bytes | tuple[wire.Message, bytes]
+ForListener = bytes | tuple[wire.Message, bytes]
 """A message for a listener: the bytes that a party signed, or a message of the server's own and its vectors."""
 
 
@@ -141,7 +141,7 @@ def check_handed(
     if not is_a(handed, (Mapping,)):
         raise ConfigError(_RETURNED.format(phase.round, f"a {kind_of(handed)}"))
     checked: dict[str, Envelope] = {}
-    known: dict[int, tuple[Handed, Envelope]] = {}  # holds what it names, so that no id is used twice
+    known: dict[int, tuple[ForListener, Envelope]] = {}  # holds what it names, so that no id is used twice
     for receiver in handed:  # type: ignore[attr-defined]
         if not is_a(receiver, str) or receiver in checked:
             raise ConfigError(_RETURNED.format(phase.round, f"a mapping with the key {shown(receiver)}"))

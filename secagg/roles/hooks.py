@@ -12,7 +12,7 @@ from secagg import wire
 from secagg.errors import LocalProtocolError
 from secagg.identity import PartyRole
 from secagg.roles.context import MemberContext, ServerContext
-from secagg.roles.handing_on import Handed, Waiting
+from secagg.roles.handing_on import ForListener, Waiting
 from secagg.roles.state import MemberState, ServerState, pack_segments
 from secagg.table import Phase, Word
 from secagg.wire import Envelope
@@ -57,8 +57,8 @@ class Step:
     ask: Callable[[Any], Mapping[str, Reply]]
     take: Callable[[Any, Envelope, Any, memoryview], None]
     settle: Callable[[Any], None]
-    hand_on: Callable[[Any, Envelope, Any, memoryview], Mapping[str, Handed]] | None = None
-    hear: Callable[[Any, Envelope, Any, Waiting], Mapping[str, Handed]] | None = None
+    hand_on: Callable[[Any, Envelope, Any, memoryview], Mapping[str, ForListener]] | None = None
+    hear: Callable[[Any, Envelope, Any, Waiting], Mapping[str, ForListener]] | None = None
 
 
 class MemberHooks(Generic[AnyState]):

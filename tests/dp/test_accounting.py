@@ -201,7 +201,7 @@ def test_one_discrete_gaussian_costs_what_the_continuous_one_does() -> None:
     exact = exact_divergence(np.array(twin.gaussian_pmf(3.0, 60)), 2, 4)
     assert exact == pytest.approx(discrete[DEFAULT_ORDERS.index(4)], rel=1e-12)
     summed = accountant(DistributedGaussianEvent(1, 3.0, 2.0, 2.0, 1)).rdp
-    assert (summed == discrete).all(), "of one there is no sum, and no error of it"
+    assert (summed == discrete).all(), "one term needs no sum, so it has no error of one"
 
 
 @pytest.mark.parametrize("epsilon", [1e-9, 1e-4, 0.3, 1.0, 4.0, 30.0])

@@ -147,7 +147,7 @@ def test_control_the_norm_of_the_update_in_place_of_that_of_its_integers() -> No
 
 
 def test_the_longest_update_leaves_a_client() -> None:
-    """It is no worst case on paper: of 16 coordinates 1/4 long each, eight become 1 and eight 0."""
+    """This is a real worst case: of 16 coordinates 1/4 long each, eight become 1 and eight 0."""
     seen = max(int(np.sum(send(COARSE, np.full(16, 0.25), seed).astype(np.int64) - 1)) for seed in range(400))
     assert seen == 8
 

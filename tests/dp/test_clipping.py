@@ -183,7 +183,7 @@ def test_the_clip_finds_the_quantile(quantile: float, start: float) -> None:
 
 
 def test_control_with_the_sign_turned_round_the_clip_runs_away() -> None:
-    """The bit of whoever was clipped, in the update of whoever was not: no start comes back to the median."""
+    """The bit says the opposite of what happened to the update: then no start comes back to the median."""
     for start in (0.1, 1.1):
         adaptive = AdaptiveClip(1.0, NORMS.size / 20, clip=start)
         assert not 0.01 < rounds(adaptive, NORMS, 100, sign=-1) < 100

@@ -141,7 +141,7 @@ def test_noise_follows_the_honest_and_the_grid_everyone() -> None:
     sigma = [code.grid(64).sigma * code.grid(64).step for code in (few, many)]
     assert sigma == pytest.approx([1 / math.sqrt(2), 1 / math.sqrt(8)])
     assert few.event(64).honest == 2
-    # Half the modulus is k standard deviations of the sum of ten, whoever is honest.
+    # Half the modulus is k standard deviations of the sum of ten, whichever clients are honest.
     for code, s in zip((few, many), sigma, strict=True):
         grid = code.grid(64)
         spread = math.sqrt(10**2 / 64 + 10 * (s**2 + grid.step**2 / 4))

@@ -118,7 +118,7 @@ def solved(scheme: ckks.Scheme, data: bytes, coefficients: np.ndarray) -> np.nda
 
 
 def test_rounding_keeps_the_key_in() -> None:
-    """Li and Micciancio: whoever sees a ciphertext and its unrounded opening solves for the key. Rounded, the
+    """Li and Micciancio: an observer of a ciphertext and its unrounded opening solves for the key. Rounded, the
     equation has an error in it, and what comes out is nothing like a key."""
     scheme = ckks.Scheme(254, 16, seeded=True)
     key, values = scheme.generate(), np.arange(2048) % 255

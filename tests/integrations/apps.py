@@ -105,7 +105,7 @@ def start(grid: Any, strategy: Any = None, rounds: int = 1, model: Any = None) -
 
 
 def secure(grid: LoopbackGrid, task: secagg.Task = TASK, deadlines: float = 0.0, **named: Any) -> SecureGrid:
-    """Waits for nobody: on a :class:`LoopbackGrid` whoever answers has done so when its message is pushed."""
+    """It doesn't wait: on a :class:`LoopbackGrid` a node that answers has answered when its message is pushed."""
     return SecureGrid(grid, task, deadlines=deadlines, poll=0.01, **named)
 
 

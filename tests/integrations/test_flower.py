@@ -748,7 +748,7 @@ def test_a_session_outlives_messages_of_sessions_that_do_not_exist(
 
 
 def test_a_state_is_kept_until_the_next_session_has_begun(tmp_path: Path) -> None:
-    """And no longer, for it may hold an update."""
+    """It is not kept longer, because it may hold an update."""
     grid = make_grid(configs=[{"secagg-dir": str(tmp_path)} if c == 2 else {} for c in range(1, CLIENTS + 1)])
     seen: list[tuple[str, ...]] = []
 

@@ -265,7 +265,7 @@ def test_a_lost_account_begins_no_new_budget(how: str, tmp_path: Path, caplog: A
     assert survivors(secure_grid) == [4]
     assert trainings(grid) == 0
     assert "these data" in caplog.text
-    assert account.exists() == (how != "deleted"), "no full budget may lie there for whoever looks next"
+    assert account.exists() == (how != "deleted"), "no full budget may lie there for the next app that looks"
 
 
 @pytest.mark.parametrize("how", LOST)

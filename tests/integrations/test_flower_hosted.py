@@ -95,7 +95,7 @@ class Replay:
         )
 
     def interpose(self, roster: Any) -> None:
-        """Propose another session, so that whoever hosts one role makes way for its."""
+        """Propose another session, so that a node that hosts one role drops it for the new one."""
         cohort = sorted(self.reports)
         for party, data in TASK.server(cohort, roster=roster, session=b"between").start().items():
             if party in self.parties:

@@ -22,7 +22,7 @@ from secagg.roles import (
     Aggregator,
     Client,
     ClientState,
-    Handed,
+    ForListener,
     Handler,
     Listener,
     ListenerState,
@@ -423,7 +423,7 @@ class VettingServer(ServesAggregators):
         "Agreement": Step(method("_collect"), method("_take_nothing"), method("_settle_all")),
     }
 
-    def _show_helpers(self, envelope: Envelope, message: Headed, payload: memoryview) -> Mapping[str, Handed]:
+    def _show_helpers(self, envelope: Envelope, message: Headed, payload: memoryview) -> Mapping[str, ForListener]:
         task, state = self.context.task, self.context.state
         unpacked(task, payload)
         header = self.context.relayed(message.header, Header, state.session_id, CLIENT)
@@ -431,7 +431,7 @@ class VettingServer(ServesAggregators):
             raise Reject(FaultKind.INVALID, "got another client's header")
         return dict.fromkeys(self.aggregators[1:], (Show(message.header, []), b""))
 
-    def _hear(self, envelope: Envelope, word: Verdict, waiting: Waiting) -> Mapping[str, Handed]:
+    def _hear(self, envelope: Envelope, word: Verdict, waiting: Waiting) -> Mapping[str, ForListener]:
         leader, *helpers = self.aggregators
         if word.digest != Envelope.parse(waiting.message.header, self.context.limit).digest:
             raise Reject(FaultKind.INVALID, f"got a word about another header of {word.client}")

@@ -55,7 +55,7 @@ def test_weights_differ_from_float64_by_no_more_than_quantization(demo):
 
     Training on a hospital's patients never drives two models apart: a gradient step on a convex loss
     whose gradient is L-Lipschitz doesn't while the rate is at most 2/L, and the logistic loss has L = λ/4
-    with λ the largest eigenvalue of XᵀX/n. Nor does a mean. So the distances of the rounds add up.
+    with λ the largest eigenvalue of XᵀX/n. A mean doesn't either. So the distances of the rounds add up.
     """
     hospitals = {hospital.id: hospital for hospital in demo.problem.study.hospitals}
     for hospital in hospitals.values():
@@ -112,7 +112,7 @@ def test_the_same_hospitals_are_in_the_sum_under_every_protocol(demo):
 
 
 def test_bytes_are_what_the_protocol_says_they_cost(demo):
-    """Fewer than with nobody dropping out, and not by much; Clear sends the same whoever drops out."""
+    """Fewer than with nobody dropping out, and not by much; Clear sends the same, whichever clients drop out."""
     clear, secagg = by_name(demo, "Clear"), by_name(demo, "SecAgg")
     assert 31 * 20 / 8 < clear.bytes_up < 31 * 20 / 8 + 300
     assert clear.bytes_up < secagg.bytes_up < 4000

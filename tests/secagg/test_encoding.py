@@ -496,7 +496,7 @@ def test_the_sensitivity_holds_for_what_is_encoded(rounding: str, max_weight: in
         zero = encode(grid, np.zeros(40), weight=max_weight, max_weight=max_weight, rng=generator.bytes)[0]
         most = max(most, np.linalg.norm(values.astype(float) - zero) * step * (max_weight or 1))
     assert most <= grid.l2_sensitivity(layout, 0.5, max_weight)
-    assert most > 0.5 * (max_weight or 1), "the control: the update's own norm is no bound"
+    assert most > 0.5 * (max_weight or 1), "the control: the update's own norm is not a bound"
 
 
 def test_rounding_doubles_what_an_update_of_halves_moves() -> None:

@@ -286,7 +286,7 @@ def test_a_decryptor_without_a_ledger_is_not_restored_past_its_first_answer(prot
 
 @every
 def test_a_client_that_has_sent_its_ciphertexts_keeps_no_update(protocol: Encrypted) -> None:
-    """Nor does one that has committed to them."""
+    """A client that has committed to them does not either."""
     session = begin(protocol)
     outbox = session.until(contribution_round(protocol))
     client = session.members["c1"]

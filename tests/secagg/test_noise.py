@@ -162,7 +162,7 @@ def test_the_guaranteed_epsilon_is_charged_when_the_input_leaves() -> None:
     once = budget.spent
     assert once == pytest.approx(first.task.encoder.epsilon(SIZE), rel=1e-6)  # type: ignore[attr-defined]
     assert first.client.receive(first.request) == reply
-    assert budget.spent == once  # the same bytes again are no second release
+    assert budget.spent == once  # the same bytes again are not a second release
     second = ClearSession(budget, b"2")
     second.client.receive(second.request)
     assert budget.spent > once

@@ -45,7 +45,7 @@ def told_apart(draw: Callable[[], Any], trials: int = 1000) -> float:
 
 @attack(
     title="A loader goes through the records in an order that is known, so one gradient is the victim's",
-    attacker="whoever sees the gradients, to learn whether the victim's record is in the data",
+    attacker="an observer of the gradients, to learn whether the victim's record is in the data",
     defence="only Poisson batches are taken, of which nobody knows who is in them (`clients._check_batch`)",
     control="with the loader's batch let through: one gradient tells more than the account says of a whole epoch",
     source="Abadi et al. 2016 for the sampling; Chua et al. 2024 for the gap",
@@ -76,7 +76,7 @@ class TestKnownOrder:
 
 @attack(
     title="Four hundred gradients of one batch, whose noise averages out",
-    attacker="whoever sees the gradients, to learn the victim's",
+    attacker="an observer of the gradients, to learn the victim's",
     defence="a batch is good for one gradient (`PoissonBatch._claim`)",
     control="without that: their mean is the victim's gradient, and the ledger has a hundredth of the cost",
     source="own",
