@@ -84,6 +84,7 @@ def train(clients: dict[str, Client], private: bool) -> nn.Module:
 
 def main() -> None:
     warnings.filterwarnings("ignore", module="opacus|torch")
+    torch.set_num_threads(1)  # for layers this small, more threads only wait for each other
     torch.seed()  # torch begins with a seed that everybody knows: noise and samples would follow from it
     pixels, labels = load_digits(return_X_y=True)
     pixels, order = pixels / 16, np.random.default_rng(0).permutation(len(labels))

@@ -61,8 +61,8 @@ class Guarantee:
         lines += [
             "             a clip binds honest clients only: a liar sends any value that the encoding can hold",
             f"  colluders  c = {self.colluders} may tell the server what they know, perhaps all in one group: any "
-            f"sum that is opened holds at least {self.min_survivors} updates, and at least {self.anonymity} honest "
-            "ones",
+            f"sum that is opened holds at least {self.min_survivors} updates, at least {self.anonymity} of them "
+            "honest",
             "             over many rounds, sums of ever new groups tell more of a client than sums of everyone",
         ]
         if self.epsilon is not None:

@@ -199,7 +199,7 @@ def test_what_a_rule_promises_is_said_in_numbers() -> None:
     text = alone.describe()
     for said in (
         "with probability 0.1579",
-        "at least 3 updates, and at least 2 honest ones",
+        "at least 3 updates, at least 2 of them honest",
         "binds honest clients only",
     ):
         assert said in text
