@@ -211,15 +211,27 @@ def _as_gaussian(event: Event) -> float | None:
             # x -> d - x swaps P and Q. The theorems on samples of Gaussians use nothing else.
             return event.sigma / event.l2
         case SelfComposed():
-            multiplier = _as_gaussian(event.event)
+            multiplier = _as_gaussian(event.event) if _is_continuous(event.event) else None
             return None if multiplier is None else multiplier / math.sqrt(event.count)
         case Composed():
-            parts = [_as_gaussian(part) for part in event.events]
+            # Of continuous noise alone: there an adaptive choice of shifts gains nothing (Gaussian DP). For discrete
+            # noise the swap of P and Q needs a shift that depends on no earlier result.
+            parts = [_as_gaussian(part) if _is_continuous(part) else None for part in event.events]
             if not parts or None in parts:
                 return None
             return 1 / math.sqrt(math.fsum(part**-2 for part in parts if part is not None))
         case _:
             return None
+
+
+def _is_continuous(event: Event) -> bool:
+    match event:
+        case SelfComposed():
+            return _is_continuous(event.event)
+        case Composed():
+            return all(map(_is_continuous, event.events))
+        case _:
+            return isinstance(event, GaussianEvent)
 
 
 @lru_cache(maxsize=64)

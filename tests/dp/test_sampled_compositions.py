@@ -85,12 +85,17 @@ ALIKE = [
 LAWS = gaussian(2.0), gaussian(3.0)
 
 
-#: Integers with discrete Gaussian noise, narrow and wide, alone and beside others: what is seen, by the same shift.
+#: Integers with discrete Gaussian noise, narrow and wide: what is seen, by the same shift.
 ON_INTEGERS: list[tuple[Event, tuple[Law, Law]]] = [
     (DiscreteGaussianEvent(0.5, 1.0), (discrete(0.5, 13), ONE)),
     (DiscreteGaussianEvent(4.0, 1.0), (discrete(4.0), ONE)),
     (DiscreteGaussianEvent(1.5, math.sqrt(2)), (discrete(1.5), discrete(1.5))),
+]
+
+#: Several releases of one sample, of which one has discrete noise. A later shift may follow an earlier result there.
+IN_TURN: list[tuple[Event, tuple[Law, Law]]] = [
     (Composed((GaussianEvent(2.0), DiscreteGaussianEvent(4.0, 1.0))), (gaussian(2.0), discrete(4.0))),
+    (SelfComposed(DiscreteGaussianEvent(1.5, 1.0), 2), (discrete(1.5), discrete(1.5))),
 ]
 
 
@@ -105,6 +110,18 @@ def test_a_sample_with_gaussian_noise_costs_what_its_integral_says(
     np.testing.assert_allclose(ours, expected, rtol=1e-8)
     turned = [exact(laws, rate, alpha, first=0, second=1) for alpha in ORDERS]
     assert (turned <= ours * (1 + 1e-9)).all(), "and removing an update costs no more than adding it"
+
+
+@pytest.mark.parametrize(("event", "laws"), IN_TURN)
+@pytest.mark.parametrize("rate", [0.01, 0.2, 0.8])
+def test_releases_in_turn_with_discrete_noise_cost_what_any_releases_do(
+    event: Event, laws: tuple[Law, Law], rate: float
+) -> None:
+    """The exact moments are proven for shifts that depend on no earlier result, so the general bound holds here."""
+    ours = curve(PoissonSampled(rate, event))
+    for first in (0, 1):
+        fixed = [exact(laws, rate, alpha, first=first, second=1 - first) for alpha in ORDERS]
+        assert (np.array(fixed)[1:] < ours[1:]).all(), "also of the shifts that depend on nothing"
 
 
 def test_control_a_shift_that_is_not_an_integer_costs_another_number() -> None:
@@ -199,7 +216,7 @@ def test_only_what_is_all_gaussian_amounts_to_one() -> None:
         assert _curves._as_gaussian(event) == pytest.approx(1 / math.sqrt(1 / 4 + 1 / 9))
     for event, _ in ON_INTEGERS:
         assert _curves._as_gaussian(event) is not None
-    for event, _, _ in MIXED:
+    for event in (*(event for event, _ in IN_TURN), *(event for event, _, _ in MIXED)):
         assert _curves._as_gaussian(event) is None
     assert _curves._as_gaussian(Composed(())) is None
     assert _curves._as_gaussian(Composed((PureEvent(0.25), GaussianEvent(2.0)))) is None
