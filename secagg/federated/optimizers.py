@@ -58,7 +58,7 @@ class OptimizerState:
 
     def to_bytes(self) -> bytes:
         """The state in its one form, with a SHA-256 against accident; :meth:`ServerOptimizer.restore` reads it."""
-        rule = repr(self.optimizer).encode()
+        rule = self.optimizer.rule.encode()
         body = len(rule).to_bytes(2, "big") + rule + _layout_digest(self.layout)
         body += _COUNTS.pack(self.rounds, self.moments.noise)
         for vector in (self.moments.m, self.moments.v):
@@ -66,7 +66,7 @@ class OptimizerState:
         return _LABEL + hashlib.sha256(body).digest() + body
 
     def __repr__(self) -> str:
-        return f"<OptimizerState of {self.optimizer!r} after {self.rounds} rounds>"
+        return f"<OptimizerState of {self.optimizer.rule} after {self.rounds} rounds>"
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,6 +81,12 @@ class ServerOptimizer(ABC):
     def __post_init__(self) -> None:
         for field in fields(self):
             _check(self, field.name)
+
+    @property
+    def rule(self) -> str:
+        """The rule and its hyperparameters but the learning rate, which no state depends on."""
+        kept = (f"{field.name}={getattr(self, field.name)!r}" for field in fields(self)[1:])
+        return f"{type(self).__name__}({', '.join(kept)})"
 
     def start(self, model: object) -> OptimizerState:
         """The state before the first round of a run that trains ``model``, anything that ``Layout.of`` takes."""
@@ -97,16 +103,18 @@ class ServerOptimizer(ABC):
         coordinate of ``mean``, which only :class:`FedAdam` has a use for
         (:func:`secagg.federated.mean_noise_std`). It computes in float64, and gives each leaf back in its dtype.
 
+        The learning rate may be another one in each round (``dataclasses.replace``).
+
         Raises ``ConfigError`` for a state of another rule, of other hyperparameters or of a model of another
         layout, and for noise that the rule can't correct; ``EncodingError`` for a mean of another structure, and
         where anything is not finite, before or after.
         """
         if not is_a(state, OptimizerState):
             raise ConfigError(f"got {shown(state)} as state; expected what start(model) or the last step gave")
-        if state.optimizer != self:
+        if state.optimizer.rule != self.rule:
             raise ConfigError(
-                f"got the state of {state.optimizer!r} for {self!r}; expected the same rule and hyperparameters: "
-                "begin anew with start(model)"
+                f"got the state of {state.optimizer.rule} for {self.rule}; expected the same rule and "
+                "hyperparameters, except for the learning rate: begin anew with start(model)"
             )
         layout = Layout.of(model)
         if state.layout != layout:
@@ -146,8 +154,10 @@ class ServerOptimizer(ABC):
         body = _checked_body(data, layout.size * count)
         length = int.from_bytes(body[:2], "big")
         rule, at = body[2 : 2 + length], 2 + length
-        if rule != repr(self).encode():
-            raise ConfigError(f"got the state of {shown(rule.decode(errors='replace'))}; expected one of {self!r}")
+        if rule != self.rule.encode():
+            raise ConfigError(
+                f"got the state of {shown(rule.decode(errors='replace'))}; expected one of {self.rule}"
+            )
         if body[at : at + _DIGEST] != _layout_digest(layout):
             raise ConfigError(f"got the state of a model of another layout; expected one of {layout!r}")
         at += _DIGEST

@@ -92,7 +92,7 @@ ON_INTEGERS: list[tuple[Event, tuple[Law, Law]]] = [
     (DiscreteGaussianEvent(1.5, math.sqrt(2)), (discrete(1.5), discrete(1.5))),
 ]
 
-#: Several releases of one sample, of which one has discrete noise. A later shift may follow an earlier result there.
+#: Several releases of one sample, with discrete noise. A later shift may follow an earlier result there.
 IN_TURN: list[tuple[Event, tuple[Law, Law]]] = [
     (Composed((GaussianEvent(2.0), DiscreteGaussianEvent(4.0, 1.0))), (gaussian(2.0), discrete(4.0))),
     (SelfComposed(DiscreteGaussianEvent(1.5, 1.0), 2), (discrete(1.5), discrete(1.5))),

@@ -168,8 +168,8 @@ def test_the_noise_in_v_is_part_of_the_state() -> None:
 def test_a_state_of_another_rule_or_model_is_refused() -> None:
     state = ADAM.start(a_model())
     data = state.to_bytes()
-    for other in (FedYogi(0.03), FedAdam(0.031), FedAdam(0.03, beta2=0.9), FedAvgM()):
-        with pytest.raises(ConfigError, match=r"got the state of .*FedAdam\(learning_rate=0.03"):
+    for other in (FedYogi(0.03), FedAdam(0.03, tau=1e-2), FedAdam(0.03, beta2=0.9), FedAvgM()):
+        with pytest.raises(ConfigError, match=r"got the state of .*FedAdam\(beta1=0.9"):
             other.restore(data, {"b": np.zeros(30)})
         with pytest.raises(ConfigError, match="expected the same rule and hyperparameters"):
             other.step(a_model(), a_model(), state)
@@ -182,6 +182,17 @@ def test_a_state_of_another_rule_or_model_is_refused() -> None:
             ADAM.step(model, model, state)
     with pytest.raises(ConfigError, match=r"got a OptimizerState as state|expected what start\(model\)"):
         ADAM.step(a_model(), a_model(), data)  # type: ignore[arg-type]
+
+
+def test_the_learning_rate_may_follow_a_schedule() -> None:
+    _, state = ADAM.step(a_model(), a_model(1), ADAM.start(a_model()))
+    slower = replace(ADAM, learning_rate=ADAM.learning_rate / 2)
+    moves = [
+        np.array(flat(rule.step(a_model(), a_model(2), rule.restore(state.to_bytes(), a_model()))[0]))
+        - flat(a_model())
+        for rule in (ADAM, slower)
+    ]
+    np.testing.assert_allclose(moves[0], 2 * moves[1], rtol=1e-9, atol=1e-15)
 
 
 def damaged(data: bytes) -> Iterator[bytes]:
