@@ -214,8 +214,8 @@ def _as_gaussian(event: Event) -> float | None:
             multiplier = _as_gaussian(event.event) if _is_continuous(event.event) else None
             return None if multiplier is None else multiplier / math.sqrt(event.count)
         case Composed():
-            # Of continuous noise alone: there a choice of shifts by results gains nothing (Gaussian DP). With discrete
-            # noise the swap of P and Q needs a shift that depends on no earlier result.
+            # Continuous noise alone: there a choice of shifts by results gains nothing (Gaussian DP). With noise on
+            # integers, the swap of P and Q needs a shift that depends on no earlier result.
             parts = [_as_gaussian(part) if _is_continuous(part) else None for part in event.events]
             if not parts or None in parts:
                 return None
