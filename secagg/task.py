@@ -11,7 +11,7 @@ from concurrent.futures import Executor
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import pairwise
-from typing import TYPE_CHECKING, Any, Unpack
+from typing import Any, Unpack
 
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
@@ -23,16 +23,14 @@ from secagg.encoding import ENCODING_MEMBERS, Encoding, PlainEncoding, Segment, 
 from secagg.errors import ConfigError, SecAggError, blaming, kind_of, shown, words
 from secagg.identity import PartyRole, Roster, check_party_id
 from secagg.layout import Layout
-from secagg.protocols.base import AggregationProtocol, client_class
+from secagg.protocols.base import AggregationProtocol
 from secagg.registry import TaskClasses
+from secagg.roles.client import Client
 from secagg.roles.environment import Budget, Environment, Lent
+from secagg.roles.listener import Aggregator, Decryptor
+from secagg.roles.server import Server
 from secagg.store import Store
 from secagg.table import rounds
-
-if TYPE_CHECKING:
-    from secagg.roles.client import Client
-    from secagg.roles.listener import Aggregator, Decryptor
-    from secagg.roles.server import Server
 
 MAX_CONTEXT_BYTES = 1024
 MAX_CLIENTS = 1 << 24
@@ -249,7 +247,7 @@ class Task:
             clock=clock,
             budget=budget,
         )
-        return client_class(self.protocol)(self, client_id, lent, session=session)
+        return self._client_class()(self, client_id, lent, session=session)
 
     def decryptor(self, party_id: str, *, session: bytes | None = None, **lent: Unpack[Lent]) -> Decryptor[Any]:
         """A decryptor of one session, with a client's arguments; ``ConfigError`` if the protocol has none."""
@@ -279,7 +277,7 @@ class Task:
         with a ``budget`` and none is passed. Raises ``LocalProtocolError`` if the client has answered anything and
         ``save`` has no ledger: without one, nothing keeps it from giving a second, different answer.
         """
-        return client_class(self.protocol).from_bytes(data, self, Environment(**lent))
+        return self._client_class().from_bytes(data, self, Environment(**lent))
 
     def restore_decryptor(self, data: bytes, **lent: Unpack[Lent]) -> Decryptor[Any]:
         """The decryptor that was saved as ``data``; see :meth:`restore_client`."""
@@ -290,6 +288,13 @@ class Task:
         """The aggregator that was saved as ``data``; see :meth:`restore_client`."""
         kind: type[Aggregator[Any]] = self._class(PartyRole.AGGREGATOR)
         return kind.from_bytes(data, self, Environment(**lent))
+
+    def _client_class(self) -> type[Client[Any]]:
+        """The class of the protocol's clients."""
+        kind = self.protocol.role_classes[PartyRole.CLIENT]
+        if not issubclass(kind, Client):
+            raise ConfigError(f"got {kind.__name__} as the client of {self.protocol.name}; it must be a Client")
+        return kind
 
     def _class(self, role: PartyRole) -> Any:
         """The class of a role other than client and server."""

@@ -9,13 +9,11 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from secagg import wire
-from secagg.errors import ConfigError
 from secagg.identity import PartyRole, Roster
 from secagg.session import MAX_SESSION_BYTES, NONCE_BYTES
 from secagg.table import Phase
 
 if TYPE_CHECKING:
-    from secagg.roles.client import Client
     from secagg.roles.member import Member
     from secagg.roles.server import Server
     from secagg.task import Task
@@ -123,16 +121,6 @@ class AggregationProtocol(ABC):
 def largest_proposal(task: Task, *more: int) -> int:
     """Bytes of the largest proposal under ``task``; ``more`` are the lengths of the fields that a protocol adds."""
     return wire.largest((task.max_clients, wire.LONGEST_ID), MAX_SESSION_BYTES, NONCE_BYTES, *more, signed=False)
-
-
-def client_class(protocol: AggregationProtocol) -> type[Client[Any]]:
-    """The class of the protocol's clients."""
-    from secagg.roles.client import Client
-
-    kind = protocol.role_classes[PartyRole.CLIENT]
-    if not issubclass(kind, Client):
-        raise ConfigError(f"got {kind.__name__} as the client of {protocol.name}; it must be a Client")
-    return kind
 
 
 def key_pairs(
