@@ -125,8 +125,8 @@ def _privacy(demo: Demo) -> list[str]:
     return [
         f"Epsilon: the most that any {problem.client} was charged over {demo.settings.rounds} rounds, at delta "
         f"{DELTA:g}. It covers all {problem.example}s of a {problem.client}, and holds as long as no more clients "
-        f"collude than the task allows. Every {problem.client} has the same weight, shortens its update to length "
-        f"{problem.l2_clip} and adds its share of the noise. {costs} {scaled}"
+        f"collude than the task allows. Every {problem.client} has the same weight, shortens what it sends to "
+        f"length {problem.l2_clip} and adds its share of the noise. {costs} {scaled}"
     ]
 
 
