@@ -9,11 +9,12 @@ from dataclasses import replace
 import numpy as np
 
 from secagg import wire
-from secagg.errors import Aborted, ConfigError, LocalProtocolError, RemoteProtocolError
+from secagg.errors import Aborted, ConfigError, FaultKind, LocalProtocolError, RemoteProtocolError
 from secagg.fixed_point import FixedPoint
 from secagg.identity import PartyRole
 from secagg.layout import Layout
 from secagg.table import contribution_round, input_round, rounds
+from secagg.testing._listening import _late_words, _misdirected_parts, _misplaced_words, _repeated_parts
 from secagg.testing._material import Integers, RequirementError, require
 from secagg.testing._parties import Parties
 from secagg.testing._restoring import _restored_after_crash, _restored_bit_for_bit
@@ -68,6 +69,8 @@ def _silence_of_one(parties: Parties) -> None:
                 session.require_completes(f"with {party} silent in {name}")
             else:
                 _exact_or_aborted(session, f"with {party} silent in {name}")
+            named = {fault.sender for fault in session.server.faults if fault.kind is FaultKind.SILENT}
+            require(party in named, f"the silence of {party} in {name} as a fault", sorted(named))
 
 
 def _silence_of_many(parties: Parties) -> None:
@@ -290,7 +293,11 @@ def _misattributed_messages(parties: Parties) -> None:
         for other in sorted({"nobody", *parties.cohort} - {party}):
             session.refused_by_server(other, answer, f"a message of {party}")
 
-    session.before_answer = before_answer
+    def before_word(party: str, word: bytes) -> None:
+        for other in sorted({"nobody", *parties.roles} - {party}):
+            session.refused_by_server(other, word, f"a word of {party}")
+
+    session.before_answer, session.before_word = before_answer, before_word
     session.require_completes("with messages in others' names")
 
 
@@ -320,7 +327,19 @@ def _foreign(parties: Parties, other: Session, what: str, *, opening: bool) -> N
     def before_answer(party: str, answer: bytes) -> None:
         session.refused_by_server(party, other.answers[party, session.round], f"the message of {what}")
 
+    def before_relay(party: str, data: bytes) -> None:
+        place = len(session.handed[party, session.round])
+        for foreign, _ in other.handed[party, session.round][place : place + 1]:
+            session.refused_by(party, foreign, f"a message of {what} that is handed on")
+
+    def before_word(party: str, data: bytes) -> None:
+        place = len(session.handed[party, session.round])
+        for _, foreign in other.handed[party, session.round][place - 1 : place]:
+            if foreign is not None:
+                session.refused_by_server(party, foreign, f"a word of {what}")
+
     session.before_request, session.before_answer = before_request, before_answer
+    session.before_relay, session.before_word = before_relay, before_word
     session.require_completes(f"with messages of {what}")
 
 
@@ -370,6 +389,10 @@ CHECKS: dict[str, Callable[[Parties], None]] = {
     "misattributed_messages": _misattributed_messages,
     "foreign_task": _foreign_task,
     "foreign_session": _foreign_session,
+    "repeated_parts": _repeated_parts,
+    "misdirected_parts": _misdirected_parts,
+    "misplaced_words": _misplaced_words,
+    "late_words": _late_words,
     "restored_bit_for_bit": _restored_bit_for_bit,
     "restored_after_crash": _restored_after_crash,
     "bytes_as_stated": _bytes_as_stated,

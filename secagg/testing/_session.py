@@ -44,7 +44,8 @@ class Session:
     the session goes on without an answer.
 
     ``outbox`` has the requests of the open round. Afterwards ``requests`` and ``answers`` have every message by
-    party and round, ``gone`` the parties that fell silent, and ``stores`` the states that each role saved.
+    party and round, ``handed`` what was handed on to a party in a round, each with its word or None, ``gone`` the
+    parties that fell silent, and ``stores`` the states that each role saved.
     """
 
     def __init__(
@@ -80,6 +81,7 @@ class Session:
         self.outbox: Outbox | None = None
         self.requests: dict[tuple[str, str], bytes] = {}  # by party and round
         self.answers: dict[tuple[str, str], bytes] = {}
+        self.handed = defaultdict[tuple[str, str], list[tuple[bytes, bytes | None]]](list)
         self.gone: dict[str, str] = {}  # the parties that fell silent, with the round
         self.refusals: dict[str, RemoteProtocolError | Aborted] | None = None
         self.before_request: Hook = _nothing
@@ -206,7 +208,9 @@ class Session:
             if party in self.gone:
                 continue
             for data in _instead(self.before_relay, party, message):
-                if (word := self._received(party, data)) is not None:
+                word = self._received(party, data)
+                self.handed[party, self.round].append((data, word))
+                if word is not None:
                     for word_data in _instead(self.before_word, party, word):
                         self.pass_on(self.server.receive(party, word_data))
 

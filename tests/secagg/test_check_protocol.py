@@ -2,6 +2,7 @@
 
 import os
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from typing import Any, ClassVar
 
@@ -17,6 +18,8 @@ from secagg.protocols.pairwise.client import PairwiseClient
 from secagg.protocols.pairwise.server import PairwiseServer
 from secagg.testing import CHECKS, ProtocolCheckError, check_protocol, rng_for_tests
 from tests.secagg.committee import Committee
+from tests.secagg.parts import ShareKeeper, Splits, Verdict, Vetting, VettingServer
+from tests.secagg.test_parts import with_classes
 
 
 @pytest.mark.parametrize(
@@ -238,6 +241,79 @@ def broken(role: type) -> Any:
     return kind() if base is BrokenClear else kind(threat_model="semi-honest")
 
 
+class NamesClients(VettingServer):
+    """Names the clients whose answers waited for a listener that says nothing."""
+
+    def _blame_silent(self, phase: Any, silent: Any) -> None:
+        for party in silent:
+            self.context.blame(party, FaultKind.SILENT, "")
+
+
+class BelievesWords(VettingServer):
+    """Takes a word as of its signer, although another party sent it."""
+
+    def receive(self, sender: str, data: bytes) -> Any:
+        with suppress(wire.Reject):
+            envelope = wire.Envelope.parse(data, len(data))
+            if envelope.kind == Verdict.TYPE and self.context.knows(envelope.sender):
+                sender = envelope.sender
+        return super().receive(sender, data)
+
+
+class UnsignedParts(ShareKeeper):
+    """Does not check who signed a part."""
+
+    def prepare(self) -> None:
+        super().prepare()
+        self.context.check_signature = lambda *arguments: None  # type: ignore[method-assign]
+
+
+class PartsOfAnySession(ShareKeeper):
+    def _overhear(self, envelope: wire.Envelope, phase: Any) -> Any:
+        return super()._overhear(replace(envelope, session=self._state.session_id), phase)
+
+
+class WordsOfAnySession(VettingServer):
+    def _take_word(self, read: wire.Envelope) -> Any:
+        return super()._take_word(replace(read, session=self.context.state.session_id))
+
+
+class NeverHeard(ShareKeeper):
+    """Does not know again the parts that it took."""
+
+    def heard(self, envelope: wire.Envelope) -> bool:
+        return False
+
+
+class AnyonesPart(ShareKeeper):
+    """Does not look for its own id in a part."""
+
+    def check_receiver(self, draft: Any, message: Any) -> None:
+        pass
+
+
+class WordsAboutAnything(VettingServer):
+    """Takes a word that names a waiting client, whatever message it is about."""
+
+    def _take_word(self, read: wire.Envelope) -> Any:
+        word, _ = read.open(Verdict)
+        if (waiting := self._waiting.get(word.client)) is not None:
+            self._waiting.update(waiting.shown_to({read.sender: replace(read, digest=word.about)}))
+        return super()._take_word(read)
+
+
+class CountsLateWords(VettingServer):
+    """Adds the client of a late word to the survivors."""
+
+    def receive(self, sender: str, data: bytes) -> Any:
+        with suppress(wire.Reject):
+            if self.round == "Agreement":
+                word, _ = wire.Envelope.parse(data, len(data)).open(Verdict)
+                self.context.state.survivors = sorted({*self.context.state.survivors, word.client})
+                return {}
+        return super().receive(sender, data)
+
+
 SEEN = {
     OffByOne: "exact_sums",
     Narrow: "exact_segments",
@@ -268,6 +344,29 @@ def test_broken_roles_are_seen(role: type, check: str) -> None:
     assert str(seen.value).startswith(f"{check}: expected ")
 
 
+SEEN_OF_LISTENERS = {
+    NamesClients: "silence_of_one",
+    UnsignedParts: "flipped_bits",
+    BelievesWords: "misattributed_messages",
+    PartsOfAnySession: "foreign_session",
+    WordsOfAnySession: "foreign_session",
+    NeverHeard: "repeated_parts",
+    AnyonesPart: "misdirected_parts",
+    WordsAboutAnything: "misplaced_words",
+    CountsLateWords: "late_words",
+}
+
+
+@pytest.mark.parametrize(
+    ("role", "check"), SEEN_OF_LISTENERS.items(), ids=lambda value: getattr(value, "__name__", value)
+)
+def test_broken_roles_with_parts_or_words_are_seen(role: type, check: str) -> None:
+    protocol = with_classes(Vetting(), server=role) if issubclass(role, VettingServer) else None
+    with pytest.raises(ProtocolCheckError) as seen:
+        check_protocol(protocol or with_classes(Splits(), aggregator=role))
+    assert seen.value.check == check, seen.value
+
+
 @pytest.mark.parametrize("protocol", [LyingCost(), MissingRound()], ids=lambda p: type(p).__name__)
 def test_lying_costs_are_seen(protocol: Any) -> None:
     with pytest.raises(ProtocolCheckError) as seen:
@@ -276,7 +375,7 @@ def test_lying_costs_are_seen(protocol: Any) -> None:
 
 
 def test_every_check_is_seen_to_fail() -> None:
-    assert set(SEEN.values()) | {"bytes_as_stated"} == set(CHECKS)
+    assert {*SEEN.values(), *SEEN_OF_LISTENERS.values(), "bytes_as_stated"} == set(CHECKS)
 
 
 def test_expected_failures() -> None:
