@@ -107,8 +107,10 @@ def _keygen(command: _Parser) -> None:
         "(default: client)")  # fmt: skip
     add("--kem", choices=[*map(str, Kem)], default=str(Kem.MLKEM768_X25519), help="how clients seal to an "
         "aggregator (default: %(default)s)")  # fmt: skip
-    add("--paillier", type=int, default=0, metavar="BITS", help="a Paillier key for a decryptor: 3072")
-    add("--shared-he", action="store_true", help="one key for the decryptor and all clients: CKKS/clients")
+    add("--paillier", type=int, default=0, metavar="BITS", help="a decryptor's key for Paillier(key='run'); "
+        "3072 is the protocol's default")  # fmt: skip
+    add("--shared-he", action="store_true", help="one key for the decryptor and all clients, for BFV and CKKS "
+        "with holder='clients'")  # fmt: skip
     command.set_defaults(run=_commands.keygen)
 
 

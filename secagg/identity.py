@@ -203,8 +203,12 @@ def load_identity(path: str | os.PathLike[str]) -> Ed25519PrivateKey:
     path = _path(path)
     try:
         key = load_pem_private_key(path.read_bytes(), password=None)
-    except (OSError, ValueError, TypeError, UnsupportedAlgorithm, InternalError) as error:
+    except OSError as error:
         raise ConfigError(f"got no private key at {path}: {error}; make one with secagg keygen") from error
+    except (ValueError, TypeError, UnsupportedAlgorithm, InternalError) as error:
+        raise ConfigError(
+            f"got no private key at {path}; expected a PEM file without a password: make one with secagg keygen"
+        ) from error
     if not isinstance(key, Ed25519PrivateKey):
         raise ConfigError(f"got a {type(key).__name__} at {path}; identities are Ed25519 keys")
     return key

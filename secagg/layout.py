@@ -299,7 +299,7 @@ def _array(shape: tuple[int, ...]) -> str:
 
 
 def _differs(path: Path, got: str, expected: str) -> EncodingError:
-    return EncodingError(f"{where(path)}: got {got}; expected {expected}, as the task's layout says")
+    return EncodingError(f"{where(path)}: got {got}; expected {expected}, as the layout says")
 
 
 def _check_path(path: Path) -> None:

@@ -233,6 +233,15 @@ def test_keygen_refuses_what_does_not_fit(command, tmp_path, arguments, says):
     assert not [*tmp_path.iterdir()]
 
 
+def test_keygen_names_the_package_that_a_paillier_key_lacks(command, tmp_path, monkeypatch):
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    code, _, err = command("keygen", "d1", "--role", "decryptor", "--paillier", "2048")
+    assert code == 2
+    assert err.startswith("secagg: the package gmpy2 is missing")
+    assert "pip install 'secagg[he]'" in err
+    assert not [*tmp_path.iterdir()]
+
+
 @pytest.mark.parametrize("text", ["", "{}", '{"version": 1, "scheme": "elgamal", "key": "AA=="}', "[" * 10_000])
 def test_a_bad_homomorphic_key_file_is_refused(tmp_path, text):
     (tmp_path / "key.json").write_text(text)

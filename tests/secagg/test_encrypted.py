@@ -428,11 +428,22 @@ def test_rosters_that_will_not_do() -> None:
     for parties, reason in (
         ([], "a roster of 0 decryptors"),
         ([listed, *more], "a roster of 2 decryptors"),
-        ([replace(listed, encryption_key=None)], "got none for the key of"),
+        ([replace(listed, encryption_key=None)], "got no digest for the key of"),
         ([replace(listed, encryption_key=bytes(31))], "got 31 bytes for the key of"),
     ):
         with pytest.raises(ConfigError, match=reason):
             session.task.server(session.parties.cohort, roster=Roster([*others, *parties]), session=b"s")
+
+
+@pytest.mark.parametrize(
+    ("protocol", "option"), [(BFV(holder="clients"), "--shared-he"), (Paillier(key="run"), "--paillier BITS")]
+)
+def test_a_decryptor_without_a_key_is_enrolled_with_the_option_that_makes_one(protocol: Any, option: str) -> None:
+    ids = ["c1", "c2", "c3"]
+    task = make_task(protocol, max_clients=3, min_survivors=3)
+    roster = Roster([*enrol(ids)[1].values(), *enrol([DEC], PartyRole.DECRYPTOR)[1].values()])
+    with pytest.raises(ConfigError, match=f"secagg keygen {DEC} --role decryptor {option}, in a new folder"):
+        task.server(ids, roster=roster, session=b"s")
 
 
 def test_a_floor_that_a_cohort_is_too_large_for() -> None:

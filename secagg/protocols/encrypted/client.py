@@ -148,5 +148,6 @@ def check_key(protocol: Encrypted, key: bytes | None, party: str) -> None:
         passed = "no key" if key is None else f"a key of {len(key)} bytes"
         raise ConfigError(
             f"got {passed} for {party}; expected key= of {KEY_BYTES} bytes, the same for every client and the "
-            "decryptor with holder='clients': write them with secagg keygen --shared-he"
+            "decryptor with holder='clients': secagg keygen --shared-he writes it in a file, and "
+            "secagg.identity.load_he_key reads that file"
         )

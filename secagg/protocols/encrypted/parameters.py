@@ -154,12 +154,16 @@ class Encrypted(AggregationProtocol):
     def validate(self, task: Task) -> None:
         """Raise ``ConfigError`` if no parameters carry the sum, or if no cohort could be safe."""
         check_mask_bits(task)
+        self.check_packages()
+        self.scheme(task)
+        check_floor(task, self.corrupt(task.min_survivors))
+
+    def check_packages(self) -> None:
+        """Raise ``ConfigError`` unless the packages of the extra are there that the scheme needs."""
         for package in self._packages:
             if importlib.util.find_spec(package) is None:
                 reason = f"the package {package} is missing; {self.name} needs it: {INSTALL}"
                 raise ConfigError(reason) from ModuleNotFoundError(reason, name=package)
-        self.scheme(task)
-        check_floor(task, self.corrupt(task.min_survivors))
 
     def validate_roster(self, task: Task, roster: Roster | None) -> None:
         """Raise ``ConfigError`` unless the roster lists exactly one decryptor, with its key if that is pinned."""
@@ -172,10 +176,11 @@ class Encrypted(AggregationProtocol):
             raise ConfigError(f"got a roster of {len(decryptors)} decryptors; expected 1 for {self.name}")
         pinned = roster[decryptors[0]].encryption_key
         if self.pinned and (pinned is None or len(pinned) != HASH_BYTES):
-            listed = "none" if pinned is None else f"{len(pinned)} bytes"
+            listed = "no digest" if pinned is None else f"{len(pinned)} bytes"
+            option = "--shared-he" if self.shared_key else "--paillier BITS"
             raise ConfigError(
-                f"got {listed} for the key of {decryptors[0]} in the roster; expected its digest of {HASH_BYTES}: "
-                f"write both with secagg keygen {decryptors[0]} --role decryptor"
+                f"got {listed} for the key of {decryptors[0]} in the roster; expected one of {HASH_BYTES} bytes: "
+                f"enrol it with secagg keygen {decryptors[0]} --role decryptor {option}, in a new folder"
             )
 
     def validate_cohort(self, task: Task, cohort: Sequence[str], roster: Roster | None) -> None:

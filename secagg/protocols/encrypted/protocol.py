@@ -106,6 +106,7 @@ class Paillier(EncryptedProtocol):
         """The decryptor's private key of the run, and the digest of its public half; None for session keys."""
         if role is not PartyRole.DECRYPTOR or not self.pinned:
             return None
+        self.check_packages()
         from he import paillier
 
         try:
