@@ -227,10 +227,16 @@ class Layout:
         with blaming(EncodingError, "got an update whose containers can't be rebuilt"):
             return _rebuild(self, arrays, like)
 
+    @property
+    def extent(self) -> str:
+        """How many coordinates and leaves there are, in words."""
+        coordinates = "1 coordinate" if self.size == 1 else f"{self.size:,} coordinates"
+        return f"{coordinates} in {'1 leaf' if len(self.leaves) == 1 else f'{len(self.leaves)} leaves'}"
+
     def __repr__(self) -> str:
         first = [f"{leaf.name[:40]!r} {leaf.shape} {leaf.dtype}" for leaf in self.leaves[:3]]
         more = ", ..." if len(self.leaves) > len(first) else ""
-        return f"<Layout of {self.size:,} coordinates in {len(self.leaves)} leaves: {', '.join(first)}{more}>"
+        return f"<Layout of {self.extent}: {', '.join(first)}{more}>"
 
     def _repr_html_(self) -> str:
         """The leaves as a table, for notebooks; keys are escaped."""
@@ -241,7 +247,7 @@ class Layout:
         more = len(self.leaves) - _ROWS
         note = f"<p>and {more:,} more</p>" if more > 0 else ""
         head = "<tr><th>leaf</th><th>shape</th><th>dtype</th></tr>"
-        return f"<p>{self.size:,} coordinates in {len(self.leaves)} leaves</p><table>{head}{rows}</table>{note}"
+        return f"<p>{self.extent}</p><table>{head}{rows}</table>{note}"
 
     def _filled(self, arrays: dict[Path, Any], dtype: np.dtype[Any]) -> AnyFloat | None:
         """The vector of these arrays; None where ``dtype`` is float32 and can't hold an integer leaf."""

@@ -349,13 +349,12 @@ class Task:
     def describe(self) -> str:
         """What the task means, in words: rounds, bytes, precision, thresholds, who must collude."""
         cost = self.protocol.cost(self)
-        leaves = "1 leaf" if len(self.layout.leaves) == 1 else f"{len(self.layout.leaves)} leaves"
         weighted = f"integer weights 1 to {self.max_weight}" if self.max_weight else "unweighted"
         lines = [
             f"{self.protocol.name} over up to {self.max_clients} clients, opened for {self.min_survivors} or more",
             f"  task      {self.digest.hex()}",
             f"  rounds    {', '.join(rounds(self.protocol))}",
-            f"  vector    {self.layout.size:,} coordinates in {leaves}, {weighted}",
+            f"  vector    {self.layout.extent}, {weighted}",
             *(f"  encoding  {line}" for line in self.encoder.describe(self.layout, self.max_weight)),
             *(f"  trust     {line}" for line in self.protocol.describe(self)),
             f"  bytes     {sum(cost.up.values()):,} up and {sum(cost.down.values()):,} down a client and session,"

@@ -1,4 +1,4 @@
-"""The demo's picture: what the server gets for one update, accuracy by round, and accuracy by megabyte."""
+"""The demo's picture: what the server gets for one update, accuracy by round, and accuracy by bytes."""
 
 from __future__ import annotations
 
@@ -163,7 +163,7 @@ def _draw_bytes(axes: Any, demo: Demo) -> None:
         axes.set_xlim(left=0.0)
     axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: _size(value)))
     axes.xaxis.set_minor_formatter(NullFormatter())
-    axes.set_title("Test accuracy by megabyte", fontsize=12)
+    axes.set_title("Test accuracy by bytes", fontsize=12)
     axes.set_xlabel(f"one {demo.problem.client} has sent and received")
     axes.legend(loc="center left", bbox_to_anchor=(1.0, 0.5), frameon=False, fontsize=10, title="in all")
 

@@ -243,7 +243,9 @@ class CountSketch(Compression):
     def __post_init__(self) -> None:
         super().__post_init__()
         rows = check_count("rows", self.rows, self.layout.size)
-        width = check_count("width", self.width, min(self.layout.size // rows, _LARGEST_WIDTH))
+        width = check_count(
+            "width", self.width, min(self.layout.size // rows, _LARGEST_WIDTH), f" with rows={rows}"
+        )
         object.__setattr__(self, "rows", rows)
         object.__setattr__(self, "width", width)
 
@@ -305,13 +307,16 @@ def finite(layout: Layout, update: object) -> Vector:
     return vector.astype(np.float64, copy=False)
 
 
-def check_count(name: str, value: object, most: int) -> int:
-    """``value`` as an int from 1 to ``most``, the coordinates there are; ``ConfigError`` if it isn't."""
+def check_count(name: str, value: object, most: int, beside: str = "") -> int:
+    """``value`` as an int from 1 to ``most``, the coordinates there are; ``ConfigError`` if it isn't.
+
+    ``beside`` names another field on which ``most`` depends.
+    """
     count = whole(value)
     if count is None or not 1 <= count <= most:
         raise ConfigError(
-            f"got {name}={shown(value)}; expected an integer from 1 to {most}: a compressed update is no longer "
-            "than the update"
+            f"got {name}={shown(value)}{beside}; expected an integer from 1 to {most}: a compressed update is no "
+            "longer than the update"
         )
     return count
 
