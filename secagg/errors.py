@@ -123,6 +123,8 @@ def kind_of(value: object) -> str:
 
 def shown(value: object) -> str:
     """``value`` as text for a message: a short literal, or its class. Runs no method of a caller's object."""
+    if issubclass(type(value), type):
+        return f"the class {_NAME.__get__(value)!s:.{_SHOWN}}"
     if type(value) not in _PLAIN:
         return f"a {kind_of(value)}"
     try:

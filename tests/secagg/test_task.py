@@ -70,7 +70,7 @@ def test_every_field_is_in_the_digest(change: dict[str, object]) -> None:
     ("change", "says"),
     [
         ({"protocol": "SecAgg"}, "expected an object such as"),
-        ({"protocol": secagg.SecAgg}, "expected an object such as"),
+        ({"protocol": secagg.SecAgg}, "got protocol the class SecAgg; expected an object such as"),
         ({"layout": UPDATE}, "Layout.of"),
         ({"encoding": "fixed"}, "FixedPoint"),
         ({"max_clients": 0}, "max_clients=0"),
