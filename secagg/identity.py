@@ -159,7 +159,10 @@ class Roster(Mapping[str, Party]):
         except (KeyError, TypeError, AttributeError, RecursionError, ValueError) as error:
             if isinstance(error, ConfigError):
                 raise
-            raise ConfigError(f"got a roster that can't be read: {error!r}; make one with secagg keygen") from error
+            detail = "it is not JSON" if isinstance(error, json.JSONDecodeError) else repr(error)
+            raise ConfigError(
+                f"got a roster that can't be read: {detail}; expected a file that secagg keygen wrote"
+            ) from error
 
 
 def _party(party_id: str, row: dict[str, str]) -> Party:
@@ -190,8 +193,12 @@ def load_roster(path: str | os.PathLike[str]) -> Roster:
     path = _path(path)
     try:
         text = path.read_text(encoding="utf-8")
-    except (OSError, ValueError) as error:
-        raise ConfigError(f"got no roster at {path}: {error}; make one with secagg keygen") from error
+    except OSError as error:
+        raise ConfigError(f"got no roster at {path}: {error.strerror}; make one with secagg keygen") from error
+    except ValueError as error:
+        raise ConfigError(
+            f"got no roster at {path}: it is not text; expected a file that secagg keygen wrote"
+        ) from error
     try:
         return Roster.from_json(text)
     except ConfigError as error:
