@@ -19,6 +19,7 @@ from typing import Any, NamedTuple, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
+from secagg import _canonical
 from secagg._numbers import is_a, real
 from secagg.errors import ConfigError, EncodingError, blaming, shown
 from secagg.layout import Layout
@@ -369,8 +370,7 @@ def _check_finite(vector: NDArray[Any], what: str) -> None:
 
 
 def _layout_digest(layout: Layout) -> bytes:
-    # Text of a tuple of str, int and tuples: Python writes no two of them alike.
-    return hashlib.sha256(_LAYOUT_LABEL + repr((layout.leaves, layout.branches)).encode()).digest()
+    return hashlib.sha256(_LAYOUT_LABEL + _canonical.encode(layout)).digest()
 
 
 def _checked_body(data: object, coordinates: int) -> bytes:
