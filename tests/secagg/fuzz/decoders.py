@@ -32,14 +32,15 @@ from mpc.keys import TAG_BYTES
 from secagg import packing, wire
 from secagg.bitmap import from_bitmap, to_bitmap
 from secagg.errors import ConfigError, EncodingError, LocalProtocolError
-from secagg.federated import FedAdam
+from secagg.federated import FedAdam, PublicMask, Residual
 from secagg.identity import Roster, load_identity, load_roster
 from secagg.merkle import merkle_levels, merkle_path, root_of_path
 from secagg.roles.state import _state_checksum
 from secagg.store import FileLedger, FileStore
+from secagg.table import Refusal
 from secagg.testing import MemoryStore, Session
 from tests.secagg.fuzz.mutate import Mutator
-from tests.secagg.fuzz.roles import Case
+from tests.secagg.fuzz.roles import STRANGER, Case
 from tests.secagg.fuzz.tally import Tally
 
 ANY_LIMIT = 1 << 20
@@ -97,6 +98,7 @@ def decoders(cases: Sequence[Case], folder: Path) -> list[Decoder]:
         _bitmap(),
         _path(),
         _optimizer(),
+        _residual(),
         Decoder("store", _store(folder), [bytes(8) + hashlib.sha256(b"state").digest() + b"state"], (ConfigError,)),
     ]
     for case in cases:
@@ -116,11 +118,20 @@ def _message(mutator: Mutator, data: bytes) -> bytes:
 
 def _schemas(cases: Sequence[Case]) -> list[Decoder]:
     """The structured part of every type of message, each fed with all of them."""
-    kinds: dict[str, type[wire.Message]] = {"Abort": wire.Abort}
+    kinds: dict[str, type[wire.Message]] = {"Abort": wire.Abort, "Refusal": Refusal}
     for case in cases:
         for phase in case.parties.protocol.phases:
             kinds |= {kind.__name__: kind for kind in (phase.request, phase.reply)}
-    messages = [message for case in cases for message in case.pool]
+    refusal = wire.seal_envelope(
+        Refusal(bytes(32)),
+        protocol=1,
+        task=bytes(32),
+        session=bytes(32),
+        sender="c1",
+        payload=b"",
+        identity=STRANGER,
+    )
+    messages = [refusal, *(message for case in cases for message in case.pool)]
 
     def opener(kind: type[wire.Message]) -> Callable[[bytes], object]:
         return lambda data: wire.Envelope.parse(data, ANY_LIMIT).open(kind)
@@ -307,6 +318,30 @@ def _optimizer() -> Decoder:
         return label + hashlib.sha256(body).digest() + body
 
     return Decoder("optimizer state", read, samples, (ConfigError,), change)
+
+
+def _residual() -> Decoder:
+    """What a client held back; what is read is written alike."""
+    layout = secagg.Layout.of({"b": np.zeros(3), "w": np.ones((2, 2), np.float32)})
+    mask, residual = PublicMask(layout, 3), Residual(layout)
+    samples = [residual.to_bytes()]
+    for number in range(2):
+        update = {"b": np.arange(3.0), "w": np.full((2, 2), -0.5)}
+        _, residual = residual.compress(mask, update, mask.session(b"round %d" % number))
+        samples.append(residual.to_bytes())
+
+    def read(data: bytes) -> None:
+        if Residual.from_bytes(data, layout).to_bytes() != data:
+            raise AssertionError("one residual in two ways")
+
+    header = len(samples[0]) - 8 * layout.size
+    return Decoder(
+        "residual",
+        read,
+        samples,
+        (ConfigError,),
+        lambda mutator, data: data[:header] + mutator.octets(data[header:]),
+    )
 
 
 def _store(folder: Path) -> Callable[[bytes], object]:
