@@ -4,7 +4,7 @@ import os
 import threading
 from abc import ABC, abstractmethod
 from collections import deque
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from concurrent.futures import Executor
 from typing import Any
 
@@ -13,8 +13,7 @@ import numpy as np
 from gmpy2 import mpz
 
 from he.errors import HEError
-
-Random = Callable[[int], bytes]
+from he.scheme import Random
 
 
 class Encryptor(ABC):
@@ -36,15 +35,16 @@ class Encryptor(ABC):
         """How many obfuscators wait for a plaintext."""
         return len(self._ready) if self._owner == os.getpid() else 0
 
-    def prepare(self, count: int, executor: Executor | None = None, rng: Random = os.urandom) -> None:
+    def prepare(self, count: int, executor: Executor | None = None) -> None:
         """Make obfuscators for ``count`` more ciphertexts now; encrypting then costs two multiplications each.
 
-        Each is used once. They stay with this object: a copy, a pickle or a forked process has none,
-        because two ciphertexts under one obfuscator reveal the difference of their plaintexts.
+        They serve encryptions that draw from ``os.urandom``. Each is used once. They stay with this
+        object: a copy, a pickle or a forked process has none, because two ciphertexts under one
+        obfuscator reveal the difference of their plaintexts.
         """
         if count < 0:
             raise HEError(f"got {count} obfuscators to prepare; expected 0 or more")
-        fresh = self._obfuscators(count, executor, rng) if count else []
+        fresh = self._obfuscators(count, executor, os.urandom) if count else []
         with self._lock:
             if self._owner != os.getpid():
                 self._ready, self._owner = deque(), os.getpid()
@@ -55,10 +55,10 @@ class Encryptor(ABC):
     ) -> list[int]:
         """One ciphertext, an integer in (1, n²), for each of ``integers``, which are in [0, n).
 
-        Prepared obfuscators are used first. The others are made on ``executor``, where threads save
-        time, because the interpreter's lock is released. ``rng(k)`` returns k random bytes; only
-        tests replace it. Raises :class:`HEError`, naming the index, for anything but an integer in
-        range.
+        ``rng(k)`` returns k random bytes. If it is ``os.urandom``, prepared obfuscators are used first;
+        under another generator the ciphertexts follow from what it returns. Obfuscators are made on
+        ``executor``, where threads save time, because the interpreter's lock is released. Raises
+        :class:`HEError`, naming the index, for anything but an integer in range.
         """
         plain = []
         for i, integer in enumerate(integers):
@@ -75,6 +75,8 @@ class Encryptor(ABC):
         return [int((1 + m * n) * factor % square) for m, factor in zip(plain, factors, strict=True)]
 
     def _take(self, count: int, executor: Executor | None, rng: Random) -> list[mpz]:
+        if rng is not os.urandom:
+            return self._obfuscators(count, executor, rng)
         with self._lock:
             if self._owner != os.getpid():
                 self._ready, self._owner = deque(), os.getpid()

@@ -4,6 +4,7 @@
 """
 
 import hashlib
+import os
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -31,9 +32,10 @@ class Scheme(Format):
     """
 
     encrypts_on_threads: ClassVar[bool] = False  # TenSEAL holds the interpreter's lock
+    deterministic: ClassVar[bool] = False  # SEAL draws from a generator of its own
 
-    def generate(self) -> SecretKey:
-        """A fresh secret key from SEAL's own generator, with its public key unless the scheme is seeded."""
+    def generate(self, rng: scheme.Random = os.urandom) -> SecretKey:
+        """A fresh secret key, with its public key unless the scheme is seeded. SEAL ignores ``rng``."""
         secret, public = _seal.generate(self.parameters, public=not self.seeded)
         return SecretKey(self, secret, None if public is None else PublicKey(self, packed(public, self._bits)))
 

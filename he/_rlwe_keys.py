@@ -1,6 +1,7 @@
 """The keys of CKKS and BFV, which encrypt vectors and open sums, and the sum that needs no key."""
 
 import hashlib
+import os
 import struct
 from collections.abc import Iterable, Iterator
 from concurrent.futures import Executor
@@ -16,6 +17,7 @@ from he._numbers import whole
 from he._rlwe_format import DIGEST_BYTES, Format, Integers, Words, packed, unpacked
 from he._workers import run_all
 from he.errors import CiphertextError, HEError, OpenError
+from he.scheme import Random
 
 NAME_BYTES = 32
 """Bytes of the hash by which a sum knows a vector that it holds."""
@@ -43,10 +45,10 @@ class PublicKey:
         """SHA-256 of :meth:`to_bytes` (32 bytes), by which to pin the key."""
         return hashlib.sha256(self.to_bytes()).digest()
 
-    def encrypt(self, values: NDArray[Any], executor: Executor | None = None) -> bytes:
+    def encrypt(self, values: NDArray[Any], executor: Executor | None = None, rng: Random = os.urandom) -> bytes:
         """``values``, integers in 0..``bound``, encrypted: ``scheme.size(len(values))`` bytes.
 
-        The work is split over ``executor``; the default is this thread. TenSEAL holds the
+        SEAL ignores ``rng``. The work is split over ``executor``; the default is this thread. TenSEAL holds the
         interpreter's lock, so that only a pool of spawned *processes* saves time, for vectors of
         10^5 values and more. Raises :class:`HEError` on other values.
         """
@@ -76,7 +78,7 @@ class SecretKey:
         public = b"" if self.public is None else self.public.words.tobytes()
         return self.scheme._tag(b"secret key") + octets.tobytes() + public
 
-    def encrypt(self, values: NDArray[Any], executor: Executor | None = None) -> bytes:
+    def encrypt(self, values: NDArray[Any], executor: Executor | None = None, rng: Random = os.urandom) -> bytes:
         """As :meth:`PublicKey.encrypt`; if the scheme is seeded, with this key itself."""
         if self.public is not None:
             return self.public.encrypt(values, executor)

@@ -37,7 +37,6 @@ from numpy.typing import NDArray
 
 from he import scheme as types
 from he._numbers import whole
-from he._paillier_encryption import Random
 from he.errors import CiphertextError, HEError, OpenError
 from he.packing import MAX_WIDTH, Slots
 from he.paillier_keys import (
@@ -49,6 +48,7 @@ from he.paillier_keys import (
     check_ciphertexts,
     generate,
 )
+from he.scheme import Random
 
 __all__ = ["Adder", "PrivateKey", "PublicKey", "Scheme", "VectorPrivateKey", "VectorPublicKey", "generate"]
 
@@ -79,6 +79,7 @@ class Scheme:
     textbook: bool = False
 
     encrypts_on_threads: ClassVar[bool] = True  # GMP and the kernels release the interpreter's lock
+    deterministic: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
         for name in ("bound", "max_clients", "bits"):
@@ -236,16 +237,20 @@ class VectorPublicKey:
         """The modulus, for :meth:`Scheme.load_public`."""
         return self.key.to_bytes()
 
-    def prepare(self, count: int, executor: Executor | None = None, rng: Random = os.urandom) -> None:
-        """Prepare obfuscators for ``count`` ciphertexts (:meth:`Scheme.ciphertexts`) before the update exists."""
-        self.key.prepare(count, executor, rng)
+    def prepare(self, count: int, executor: Executor | None = None) -> None:
+        """Prepare obfuscators for ``count`` ciphertexts (:meth:`Scheme.ciphertexts`) before the update exists.
+
+        They serve encryptions that draw from ``os.urandom``.
+        """
+        self.key.prepare(count, executor)
 
     def encrypt(self, values: Integers, executor: Executor | None = None, rng: Random = os.urandom) -> bytes:
         """``values``, (length,), integers in 0..bound, as :meth:`Scheme.size` bytes.
 
-        The work is split over ``executor``, where threads save time; the default is this thread. Only
-        tests replace ``rng``. Raises :class:`HEError`, naming the first index, if a value is out of
-        range.
+        The work is split over ``executor``, where threads save time; the default is this thread.
+        ``rng(k)`` returns k random bytes, from which the ciphertexts follow whatever the executor; only
+        if it is ``os.urandom`` are obfuscators used that :meth:`prepare` made. Raises :class:`HEError`,
+        naming the first index, if a value is out of range.
         """
         return _encrypt(self.scheme, self.key, values, executor, rng)
 
@@ -269,9 +274,9 @@ class VectorPrivateKey:
         """The key, secret, for :meth:`Scheme.load_secret`."""
         return self.key.to_bytes()
 
-    def prepare(self, count: int, executor: Executor | None = None, rng: Random = os.urandom) -> None:
+    def prepare(self, count: int, executor: Executor | None = None) -> None:
         """As :meth:`VectorPublicKey.prepare`, at about half the cost."""
-        self.key.prepare(count, executor, rng)
+        self.key.prepare(count, executor)
 
     def encrypt(self, values: Integers, executor: Executor | None = None, rng: Random = os.urandom) -> bytes:
         """As :meth:`VectorPublicKey.encrypt`, at about half the cost."""

@@ -8,12 +8,13 @@ from functools import cache, cached_property
 from typing import TYPE_CHECKING, Any
 
 from he.errors import INSTALL, CiphertextError, HEError
+from he.scheme import Random
 
 try:
     import gmpy2  # type: ignore[import-untyped]
     from gmpy2 import mpz
 
-    from he._paillier_encryption import Encryptor, Random, exponent_bits
+    from he._paillier_encryption import Encryptor, exponent_bits
     from he._powers import FixedBase, Ring
     from he._primes import SMALL, draw_prime
 except ImportError as missing:
@@ -250,8 +251,8 @@ def generate(bits: int = DEFAULT_BITS, *, textbook: bool = False, rng: Random = 
     squares of n-th powers modulo n² form a cyclic group, and h generates it except with negligible
     probability. p is a random prime, q a random prime among those that fit p. Each is composite with
     probability below 2^-128 (:mod:`he._primes`). It uses all cores, by threads of its own. ``rng(k)``
-    returns k random bytes; only tests replace it. Raises :class:`HEError` unless ``bits`` is an even
-    number from 2048 to 16384.
+    returns k random bytes, from which the key follows however many cores there are. Raises
+    :class:`HEError` unless ``bits`` is an even number from 2048 to 16384.
     """
     if bits % 2 or not MIN_BITS <= bits <= MAX_BITS:
         raise HEError(f"got {bits} bits of modulus; expected an even number from {MIN_BITS} to {MAX_BITS}")

@@ -9,10 +9,15 @@ the three. A party's part in a sum:
 - the server calls ``adder``, then ``fold`` for each client's bytes and ``total`` at the end;
 - the holder of the key calls ``open``.
 
+Random bytes come from ``rng(k)``, which returns k of them: the system's generator, or a stream that
+belongs to this one call. Two plaintexts that are encrypted with the same bytes show their difference.
+
 Bytes that come from other parties go into ``load_public``, ``fold`` and ``open``. These refuse malformed
 bytes with a :class:`he.errors.HEError`.
 """
 
+import os
+from collections.abc import Callable
 from concurrent.futures import Executor
 from typing import Any, Protocol, runtime_checkable
 
@@ -20,6 +25,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 Values = NDArray[np.integer[Any]]
+Random = Callable[[int], bytes]
 
 
 class PublicKey(Protocol):
@@ -32,10 +38,11 @@ class PublicKey(Protocol):
     def to_bytes(self) -> bytes:
         """The key, for :meth:`Scheme.load_public`."""
 
-    def encrypt(self, values: Values, executor: Executor | None = None) -> bytes:
+    def encrypt(self, values: Values, executor: Executor | None = None, rng: Random = os.urandom) -> bytes:
         """``values``, integers in 0..bound, as :meth:`Scheme.size` bytes.
 
-        The work is split over ``executor``; the default is this thread.
+        The work is split over ``executor``; the default is this thread. :attr:`Scheme.deterministic` says
+        whether the bytes follow from what ``rng`` returns.
         """
 
 
@@ -49,7 +56,7 @@ class SecretKey(Protocol):
     def to_bytes(self) -> bytes:
         """The key, secret, for :meth:`Scheme.load_secret`."""
 
-    def encrypt(self, values: Values, executor: Executor | None = None) -> bytes:
+    def encrypt(self, values: Values, executor: Executor | None = None, rng: Random = os.urandom) -> bytes:
         """As :meth:`PublicKey.encrypt`."""
 
     def open(self, total: bytes, length: int, count: int, executor: Executor | None = None) -> NDArray[np.int64]:
@@ -101,6 +108,10 @@ class Scheme(Protocol):
         """Whether a pool of threads makes encryption faster."""
 
     @property
+    def deterministic(self) -> bool:
+        """Whether keys and ciphertexts follow from what ``rng`` returns, whatever the executor."""
+
+    @property
     def public_size(self) -> int:
         """Bytes of a public key; 0 where there is none."""
 
@@ -113,7 +124,7 @@ class Scheme(Protocol):
     def describe(self) -> str:
         """The parameters in one line, for people."""
 
-    def generate(self) -> SecretKey:
+    def generate(self, rng: Random = os.urandom) -> SecretKey:
         """A fresh key."""
 
     def load_public(self, data: bytes) -> PublicKey:

@@ -76,7 +76,9 @@ def test_executors_and_tables_change_nothing(private: bool, threads: Executor) -
     assert fresh(private).encrypt_integers(plain, threads, rng=repeatable(5)) == alone
     used = fresh(private)
     used.encrypt_integers(plain)  # now it holds a table
+    used.prepare(3)
     assert used.encrypt_integers(plain, rng=repeatable(5)) == alone
+    assert used.prepared == 3, "they do not follow from this generator"
 
 
 def test_exponents_have_half_the_bits_of_an_odd_modulus_too() -> None:

@@ -1,5 +1,6 @@
 """Paillier, CKKS and BFV satisfy the same types, and one piece of code runs with each of them."""
 
+import random
 from concurrent.futures import ThreadPoolExecutor
 from functools import cache
 from typing import Any
@@ -46,6 +47,23 @@ def test_one_client_server_and_decryptor_run_with_every_scheme(name: str) -> Non
         assert len(total) == scheme.total_size(LENGTH)
         for executor in (None, threads):
             assert secret.open(total, LENGTH, adder.count, executor).tolist() == np.sum(vectors, axis=0).tolist()
+
+
+@every
+def test_keys_and_ciphertexts_follow_from_the_generator_if_the_scheme_says_so(name: str) -> None:
+    """Whatever the executor and its number of threads. Other bytes give other keys and ciphertexts."""
+    scheme, values = SCHEMES[name], np.arange(LENGTH) % 256
+
+    def made(seed: int, threads: int) -> tuple[bytes, bytes]:
+        rng = random.Random(seed).randbytes
+        key = scheme.generate(rng)
+        with ThreadPoolExecutor(max(1, threads)) as pool:
+            executor = pool if threads and scheme.encrypts_on_threads else None
+            return key.to_bytes(), (key.public or key).encrypt(values, executor, rng)
+
+    first, *again = (made(1, threads) for threads in (0, 1, 3))
+    assert [one == first for one in again] == [scheme.deterministic] * 2
+    assert not set(made(2, 0)) & set(first)
 
 
 @every
