@@ -47,9 +47,6 @@ class AggregationProtocol(ABC):
     corruption: float | None = None
     #: ``"malicious"``, ``"semi-malicious"`` or ``"semi-honest"``: what the server may do.
     threat_model: str = "semi-honest"
-    #: Rounds whose messages depend on randomness that no seed determines: two sessions from the same seeds differ
-    #: there.
-    unseeded: ClassVar[tuple[str, ...]] = ()
 
     @property
     @abstractmethod
@@ -92,6 +89,14 @@ class AggregationProtocol(ABC):
     def shows_terms(self) -> bool:
         """Whether the server reads each client's term by itself, alone or with the help of any one client."""
         return self.corruption is None
+
+    @property
+    def unseeded(self) -> tuple[str, ...]:
+        """Rounds whose messages depend on randomness that no role's seed determines.
+
+        Two sessions from the same seeds differ there.
+        """
+        return ()
 
     @property
     def shared_key(self) -> bool:

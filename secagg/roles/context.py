@@ -105,9 +105,13 @@ class MemberContext(Context):
         """32 secret bytes of this role and session, for the one purpose that ``what`` names."""
         return derive(draft.seed, salt=draft.session_id, info=encode_parts("secagg/v1/role", what))
 
-    def rng(self, draft: MemberState, what: str) -> Callable[[int], bytes]:
-        """A generator of secret bytes of this role and session, for the one purpose that ``what`` names."""
-        return seeded_rng(draft.seed, salt=draft.session_id, info=encode_parts("secagg/v1/role", what))
+    def rng(self, draft: MemberState, what: str, *bound: bytes) -> Callable[[int], bytes]:
+        """A generator of secret bytes of this role and session, for the one purpose that ``what`` names.
+
+        ``bound`` is what the bytes are used on, if they must never be used on anything else: a role that was rolled
+        back gets other bytes for other values of it.
+        """
+        return seeded_rng(draft.seed, salt=draft.session_id, info=encode_parts("secagg/v1/role", what, *bound))
 
     def contribution(self, draft: ClientState) -> list[NDArray[Any]]:
         """The encoded update, one read-only array for each segment; ``LocalProtocolError`` if there is none."""

@@ -1,5 +1,6 @@
 """Paillier, CKKS and BFV as protocols: exact sums, refusals with reasons, and what the decryptor does once."""
 
+import os
 import sys
 from collections.abc import Iterator, Mapping
 from concurrent.futures import Executor
@@ -18,6 +19,7 @@ from secagg import wire
 from secagg.errors import Aborted, ConfigError, EncodingError, FaultKind, LocalProtocolError, RemoteProtocolError
 from secagg.identity import PartyRole, Roster, enrol
 from secagg.protocols.base import key_pairs
+from secagg.protocols.encrypted.client import EncryptedClient
 from secagg.protocols.encrypted.digits import Digits
 from secagg.protocols.encrypted.messages import (
     Ciphertexts,
@@ -31,7 +33,16 @@ from secagg.protocols.encrypted.parameters import Encrypted
 from secagg.protocols.encrypted.protocol import BFV, CKKS, Paillier
 from secagg.simulation import enrol_for
 from secagg.table import contribution_round
-from secagg.testing import CHECKS, Integers, Parties, Session, check_protocol, parties_for
+from secagg.testing import (
+    CHECKS,
+    Integers,
+    Parties,
+    RequirementError,
+    Session,
+    check_protocol,
+    parties_for,
+    rng_for_tests,
+)
 from secagg.wire import Envelope
 
 PROTOCOLS: dict[str, Encrypted] = {
@@ -63,9 +74,11 @@ def make_task(protocol: Any, **changes: Any) -> secagg.Task:
 
 @contextmanager
 def keys_found_once() -> Iterator[None]:
-    """Meanwhile all sessions have the same Paillier key, which takes longer to find than a session takes."""
+    """Meanwhile a Paillier key, which takes longer to find than a session takes, is found once for each seed."""
+    find = lru_cache(lambda bits, textbook, seed: generate(bits, textbook=textbook, rng=rng_for_tests(seed)))
+    generate = paillier.generate
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(paillier, "generate", lru_cache(paillier.generate))
+        patch.setattr(paillier, "generate", lambda bits, *, textbook, rng: find(bits, textbook, rng(32)))
         patch.setattr(paillier.PublicKey, "from_bytes", lru_cache(paillier.PublicKey.from_bytes))
         yield
 
@@ -74,6 +87,18 @@ def keys_found_once() -> Iterator[None]:
 def test_check_protocol(protocol: Encrypted) -> None:
     with keys_found_once():
         assert check_protocol(protocol) == list(CHECKS)
+
+
+@pytest.mark.parametrize("what", ["ciphertexts", "key"])
+def test_control_randomness_from_no_seed_is_not_repeated(what: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The check that restores every role before every message sees it, of a client and of the decryptor."""
+    generate = paillier.Scheme.generate
+    if what == "key":
+        monkeypatch.setattr(paillier.Scheme, "generate", lambda scheme, rng: generate(scheme))
+    else:
+        monkeypatch.setattr(EncryptedClient, "_randomness", lambda *_: os.urandom)
+    with pytest.raises(RequirementError, match="the same bytes in every"):
+        CHECKS["restored_bit_for_bit"](parties(PROTOCOLS["Paillier"], 5))
 
 
 @timely

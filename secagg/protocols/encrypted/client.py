@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from functools import lru_cache
 from typing import Any, ClassVar
 
-from he.scheme import PublicKey, Scheme, SecretKey, SeededScheme
+from he.scheme import PublicKey, Random, Scheme, SecretKey, SeededScheme
 from mpc.keys import derive, encode_parts
 from secagg import wire
 from secagg.errors import ConfigError, FaultKind, LocalProtocolError
@@ -87,8 +87,12 @@ class EncryptedClient(Client[EncryptedClientState]):
         The update is forgotten. Its hash stays, for the ledger and for the charge to a privacy budget.
         """
         draft.ciphertexts = self._encrypted(draft, message.key)
-        draft.contribution = []
+        draft.contribution, draft.seed = [], self._later_seed(draft)
         return Commitment(commitment(draft.session_id, draft.id, draft.ciphertexts)), b""
+
+    def _later_seed(self, draft: EncryptedClientState) -> bytes:
+        """A seed from which the seed before can't be computed, with which the kept ciphertexts could be opened."""
+        return self.context.derive(draft, "seed-after-commit")
 
     def _reveal(self, draft: EncryptedClientState, message: Committed, payload: memoryview) -> Reply:
         """Input: send the ciphertexts of the commitment."""
@@ -99,18 +103,26 @@ class EncryptedClient(Client[EncryptedClientState]):
         return Ciphertexts(), self._encrypted(draft, message.key)
 
     def _encrypted(self, draft: EncryptedClientState, signed: bytes) -> bytes:
-        """The contribution under the key that the decryptor signed for this session.
-
-        No seed determines the randomness of ciphertexts. So they are in the saved state before anything
-        that depends on them leaves.
-        """
+        """The contribution under the key that the decryptor signed for this session."""
         slots = Digits(self.context.task).split(self.context.contribution(draft))
         on_threads = self._protocol.scheme(self.context.task).encrypts_on_threads
         executor = self.context.executor or (threads() if on_threads else None)
-        return self._encryption_key(draft, signed).encrypt(slots, executor)
+        shown = self._shown_key(draft, signed)
+        key = self._encryption_key(draft, shown)
+        return key.encrypt(slots, executor, self._randomness(draft, shown))
 
-    def _encryption_key(self, draft: EncryptedClientState, signed: bytes) -> PublicKey | SecretKey:
-        scheme, shown = self._protocol.scheme(self.context.task), self._shown_key(draft, signed)
+    def _randomness(self, draft: EncryptedClientState, shown: bytes) -> Random:
+        """The randomness of the ciphertexts: a stream that belongs to this key and this contribution.
+
+        Two vectors under one stream, or one stream under two keys, would reveal the update. A client whose state
+        and ledger were rolled back together can be brought to encrypt another vector, or under another key, in the
+        same session. A scheme that is not ``deterministic`` ignores the stream: then a restored client repeats its
+        ciphertexts only because they are in the saved state before the commitment to them leaves.
+        """
+        return self.context.rng(draft, "encryption", pin(shown), draft.contributed)
+
+    def _encryption_key(self, draft: EncryptedClientState, shown: bytes) -> PublicKey | SecretKey:
+        scheme = self._protocol.scheme(self.context.task)
         if self.context.key is not None:
             if not hmac.compare_digest(shown, pin(self.context.key)):
                 raise LocalProtocolError(

@@ -26,7 +26,10 @@ from secagg.workers import threads
 
 
 class DecryptorState(MemberState):
-    """A decryptor's state: the secret key of this session, until the session ends."""
+    """A decryptor's state: the secret key of this session, until the session ends.
+
+    If the scheme is ``deterministic``, the key follows from the seed, and is kept because it takes time to make.
+    """
 
     secret: bytes = b""
 
@@ -103,7 +106,7 @@ class EncryptedDecryptor(Decryptor[DecryptorState]):
             return SessionKey(pin(self._public_half())), b""
         if self._protocol.pinned:
             return SessionKey(self._public_half()), b""
-        secret = self._protocol.scheme(self.context.task).generate()
+        secret = self._protocol.scheme(self.context.task).generate(self.context.rng(draft, "session-key"))
         draft.secret = secret.to_bytes()
         return SessionKey(_public_bytes(secret)), b""
 

@@ -57,8 +57,6 @@ class Encrypted(AggregationProtocol):
     commit: bool = True
 
     party_counts: ClassVar[Mapping[PartyRole, int]] = {PartyRole.DECRYPTOR: 1}
-    #: Rounds with messages that depend on the scheme's own randomness, which no seed governs.
-    unseeded: ClassVar[tuple[str, ...]] = (Round.SESSION_KEY, Round.COMMIT, Round.INPUT, Round.OPENING)
 
     def __post_init__(self) -> None:
         if type(self.commit) is not bool:
@@ -100,6 +98,12 @@ class Encrypted(AggregationProtocol):
             *proposed,
             Phase(Round.OPENING, decryptor, EncryptedSum, OpenedSum, request_vectors=True, reply_vectors=True),
         )
+
+    @property
+    def unseeded(self) -> tuple[str, ...]:
+        """All rounds, if keys and ciphertexts follow from a generator of the scheme's own; otherwise none."""
+        scheme = make_scheme(self._module, 1, 2, self._options)
+        return () if scheme.deterministic else tuple(phase.round for phase in self.phases)
 
     @property
     @abstractmethod

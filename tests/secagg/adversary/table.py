@@ -96,6 +96,7 @@ def _groups() -> Iterator[str]:
         ("Aggregators", "test_aggregators"),
         ("Ciphertexts and their keys", "test_encrypted"),
         ("Ciphertexts that depend on others", "test_dependent_ciphertexts"),
+        ("The randomness of ciphertexts", "test_randomness"),
         ("Around the sum", "test_federated"),
         ("Records of one client", "test_records"),
         ("Flower", "test_flower_attacks"),

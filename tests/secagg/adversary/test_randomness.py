@@ -1,0 +1,149 @@
+"""A client's ciphertexts follow from its seed, so that a restored client repeats them.
+
+An attacker who brings it to use the same randomness twice has the difference of two updates, and an attacker who
+knows the randomness has the update. Each row runs with every scheme whose randomness comes from the seed.
+"""
+
+from typing import Any
+
+import gmpy2
+import numpy as np
+import pytest
+
+from he.errors import OpenError
+from secagg.protocols.encrypted.client import EncryptedClient
+from secagg.protocols.encrypted.digits import Digits
+from secagg.protocols.encrypted.messages import Ciphertexts, Committed, KeyedProposal, SessionKey, pin
+from secagg.protocols.encrypted.parameters import Encrypted
+from secagg.protocols.encrypted.protocol import Paillier
+from secagg.testing import MemoryStore, Session
+from secagg.wire import Envelope
+from tests.secagg.adversary.registry import attack
+from tests.secagg.test_encrypted import LIMIT, PROTOCOLS, begin
+
+VICTIM = "c1"
+SEEDED = {name: protocol for name, protocol in PROTOCOLS.items() if not protocol.unseeded}
+every = pytest.mark.parametrize("protocol", SEEDED.values(), ids=SEEDED)
+
+Vector = np.ndarray[Any, Any]
+
+
+def difference(session: Session, one: bytes, other: bytes) -> Vector | None:
+    """The difference of the updates in two uploads, if they share their randomness; read without any key."""
+    scheme, digits = session.task.protocol.scheme(session.task), Digits(session.task)  # type: ignore[attr-defined]
+    top = np.full(digits.length, digits.bound)
+    if isinstance(session.task.protocol, Paillier):
+        key = session.server._public(session.server.context.state.signed_key).key
+        pairs = zip(scheme._read(one, digits.length, key), scheme._read(other, digits.length, key), strict=True)
+        ratios = [a * gmpy2.invert(b, key.n**2) % key.n**2 for a, b in pairs]
+        if any((ratio - 1) % key.n for ratio in ratios):
+            return None
+        lifted = [
+            ((ratio - 1) // key.n + high) % key.n
+            for ratio, high in zip(ratios, scheme.slots.pack(top.astype(np.uint64)), strict=True)
+        ]
+        slots = scheme.slots.unpack(lifted)[: digits.length].astype(np.int64) - top
+    else:
+        # Without randomness the difference is a ciphertext under every key, also under one of the attacker's own.
+        own = scheme.generate()
+        plus, minus = scheme.adder(digits.length), scheme.adder(digits.length)
+        for adder, data in ((plus, one), (plus, own.encrypt(top)), (minus, other)):
+            adder.fold(data)
+        primes = np.tile(scheme._primes, 2)[None, :, None]
+        plus._sums = (plus._sums + primes - minus._sums) % primes
+        try:
+            slots = own.open(plus.total(), digits.length, 2) - top
+        except OpenError:
+            return None
+    return slots[: session.task.layout.size] / 32767
+
+
+def has(recovered: Vector | None, wanted: Vector) -> bool:
+    """Whether the attacker has ``wanted`` within a grid step; both terms of a difference are rounded."""
+    return recovered is not None and bool((np.abs(recovered - wanted) <= 1 / 32767).all())
+
+
+def uploaded(session: Session, client: Any, asked: bytes) -> bytes:
+    """The ciphertexts of a client that gets the request ``asked`` of its first round, and what follows."""
+    answer = client.receive(asked)
+    if session.task.protocol.commit:  # type: ignore[attr-defined]
+        answer = client.receive(session.seal(Committed()))
+    return bytes(Envelope.parse(answer, LIMIT).open(Ciphertexts)[1])
+
+
+def first_request(session: Session) -> bytes:
+    return session.until(session.task.protocol.phases[1].round)[VICTIM]
+
+
+@attack(
+    title=(
+        "Trained again: a client whose state and ledger were rolled back together encrypts another vector in "
+        "the same session, from the same seed"
+    ),
+    attacker="a server that asks twice, or another party that sees both uploads",
+    defence=(
+        "the randomness of the ciphertexts is derived from the hash of the encoded vector too "
+        "(`EncryptedClient._randomness`)"
+    ),
+    control="without that hash: the difference of the two updates",
+    source="own",
+)
+@every
+class TestTrainedAgain:
+    def attack(self, protocol: Encrypted) -> tuple[Vector | None, Vector]:
+        session = begin(protocol)
+        asked, before = first_request(session), session.make(VICTIM).to_bytes()
+        update = session.updates[VICTIM]["w"] / 2
+        uploads = []
+        for trained in (update, -update[::-1]):
+            client = session.restore(VICTIM, before, save=MemoryStore())
+            client.contribute({"w": trained})
+            uploads.append(uploaded(session, client, asked))
+        return difference(session, *uploads), update + update[::-1]
+
+    def test_refused(self, protocol: Encrypted) -> None:
+        assert self.attack(protocol)[0] is None
+
+    def test_control_succeeds(self, protocol: Encrypted, monkeypatch: pytest.MonkeyPatch) -> None:
+        def unbound(self: EncryptedClient, draft: Any, shown: bytes) -> Any:
+            return self.context.rng(draft, "encryption", pin(shown))
+
+        monkeypatch.setattr(EncryptedClient, "_randomness", unbound)
+        assert has(*self.attack(protocol))
+
+
+@attack(
+    title="A stolen state: the state that a client saved between Commit and Input is copied",
+    attacker="a party that reads the client's disk at that time, and sees the upload",
+    defence=(
+        "the seed from which the ciphertexts follow is replaced when the update is forgotten "
+        "(`EncryptedClient._later_seed`)"
+    ),
+    control="with the seed kept: the update that the state no longer holds",
+    source="own",
+)
+@pytest.mark.parametrize(
+    "protocol", [protocol for protocol in SEEDED.values() if protocol.commit], ids=lambda protocol: protocol.name
+)
+class TestStolenState:
+    def attack(self, protocol: Encrypted) -> tuple[Vector | None, Vector]:
+        session = begin(protocol)
+        asked = first_request(session)
+        session.members[VICTIM].receive(asked)
+        thief = session.restore(VICTIM, session.stores[VICTIM].state)
+        state, signed = thief._state, Envelope.parse(asked, LIMIT).open(KeyedProposal)[0].key
+        assert not state.contribution
+        shown = Envelope.parse(signed, LIMIT).open(SessionKey)[0].key
+        rng = thief._randomness(state, shown)
+        nothing = np.zeros(Digits(session.task).length, np.int64)
+        empty = thief._encryption_key(state, shown).encrypt(nothing, rng=rng)
+        recovered = difference(session, state.ciphertexts, empty)
+        wanted = np.clip(session.updates[VICTIM]["w"], -1, 1)
+        return None if recovered is None else recovered - 1, wanted  # the encoding of zero is the grid's middle
+
+    def test_refused(self, protocol: Encrypted) -> None:
+        assert self.attack(protocol)[0] is None
+
+    def test_control_succeeds(self, protocol: Encrypted, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr(EncryptedClient, "_later_seed", lambda _, draft: draft.seed)
+        assert has(*self.attack(protocol))
