@@ -5,20 +5,19 @@ Typer reads each option from a parameter, so a command has as many parameters as
 
 from __future__ import annotations
 
-import shlex
-import sys
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 
 from bench import report
+from bench.bounds import Bound, bounds_plain, missed
 from bench.measure import Bench, in_turn
+from bench.output import check_outputs, command_line, show_grid, shown, write
 from bench.sweep import HELD, Over, Sweeping, points_of, workload_at
 from bench.workloads import Workload, check_memory, check_played
-from secagg.demo.screen import progress, tables
+from secagg.demo.screen import progress
 from secagg.errors import ConfigError
 from secagg.protocols import chosen
 
@@ -50,13 +49,6 @@ Picture = Annotated[
     Path, typer.Option(help="The picture: a name in .png, .svg or .pdf. Any other name makes a .png and a .svg.")
 ]
 
-INTERRUPTED = 130
-
-
-def command_line() -> str:
-    """The command line, quoted so that it can be pasted."""
-    return shlex.join(["python", "-m", "bench", *sys.argv[1:]])
-
 
 @app.command()
 def run(
@@ -82,7 +74,7 @@ def run(
     check_played(clients)
     workload = Workload(clients, coordinates, dropout, bits, seed)
     check_memory(workload, protocols)
-    _check_outputs(as_json, as_html)
+    check_outputs(as_json, as_html)
     bench = Bench(workload, protocols)
 
     def show(finished: bool) -> None:
@@ -97,9 +89,9 @@ def run(
             workload=workload,
             rows=rows,
         )
-        _write(as_json, as_html, document, [grid], lambda: [trade(rows)] if rows else [])
+        write(as_json, as_html, document, [grid], lambda: [trade(rows)] if rows else [])
 
-    with _shown(show), progress("bench", len(protocols) * (repeats + 1)) as step:
+    with shown(show), progress("bench", len(protocols) * (repeats + 1)) as step:
         in_turn(bench, repeats, seconds, step)
 
 
@@ -133,7 +125,7 @@ def sweep(
     for name, value in {"clients": clients, "coordinates": coordinates, "dropout": dropout}.items():
         if value is not None and name != over:
             held = workload_at(Over(name), held, value)
-    _check_outputs(as_json, as_html)
+    check_outputs(as_json, as_html)
     for picture in pictures(out):
         report.check_writable("--out", picture)
     sweeping = Sweeping(over, held, points_of(over, points), protocols)
@@ -155,9 +147,9 @@ def sweep(
             show_grid(grid)
             for path in save(growth(result), out):
                 typer.echo(f"Picture: {path}")
-        _write(as_json, as_html, document, [grid], lambda: [growth(result)] if result.points else [])
+        write(as_json, as_html, document, [grid], lambda: [growth(result)] if result.points else [])
 
-    with _shown(show), progress("bench", len(sweeping.workloads) * len(protocols) * (repeats + 2)) as step:
+    with shown(show), progress("bench", len(sweeping.workloads) * len(protocols) * (repeats + 2)) as step:
         sweeping.run(repeats, most_seconds, step)
 
 
@@ -179,7 +171,7 @@ def peers(
     from bench.peer_calls import COMPARISONS
     from bench.peers import Comparing, peers_grid, selected
 
-    _check_outputs(as_json, as_html)
+    check_outputs(as_json, as_html)
     comparing = Comparing(selected(COMPARISONS, peer or []))
 
     def show(finished: bool) -> None:
@@ -192,9 +184,9 @@ def peers(
             compared=comparing.compared,
             absent=comparing.absent,
         )
-        _write(as_json, as_html, document, [grid])
+        write(as_json, as_html, document, [grid])
 
-    with _shown(show), progress("bench", len(comparing.comparisons)) as step:
+    with shown(show), progress("bench", len(comparing.comparisons)) as step:
         comparing.run(repeats, seconds, step)
     if require and comparing.absent:
         typer.echo("bench: FAILED: some peers were not compared; see the notes under the table", err=True)
@@ -221,7 +213,7 @@ def plan(
     protocols = chosen(protocol or [])
     workload = Workload(clients, coordinates, dropout, bits)
     link = planning.Link(planning.bandwidth("--uplink", uplink), planning.bandwidth("--downlink", downlink))
-    _check_outputs(as_json, as_html)
+    check_outputs(as_json, as_html)
     rates: dict[str, Rates] = {}
     checks: list[planning.Checked] = []
 
@@ -241,9 +233,9 @@ def plan(
             recommended=planning.recommended(planned),
             checked=[{**report.plain(one), "ratio": one.ratio, "holds": one.holds} for one in checks],
         )
-        _write(as_json, as_html, document, grids)
+        write(as_json, as_html, document, grids)
 
-    with _shown(show), progress("bench", len(protocols) * (10 + check)) as step:
+    with shown(show), progress("bench", len(protocols) * (10 + check)) as step:
         for name, one in protocols.items():
             rates[name] = calibrate(name, one, bits_like(one, workload), step)
         for name, one in protocols.items() if check else ():
@@ -268,7 +260,7 @@ def federated(
     from bench.federated import Federated, grids
     from bench.plots import pictures, save
 
-    _check_outputs(as_json, as_html)
+    check_outputs(as_json, as_html)
     for picture in pictures(out):
         report.check_writable("--out", picture)
     workload = Federated(seeds)
@@ -277,7 +269,6 @@ def federated(
         pages = grids(workload)
         for grid in pages:
             show_grid(grid)
-        bounds = workload.bounds()
         document = report.document(
             report.Kind.FEDERATED,
             command_line(),
@@ -285,18 +276,79 @@ def federated(
             seeds=seeds,
             figures=[{**report.plain(one), "mean": one.mean, "spread": one.spread} for one in workload.figures],
             bytes_up=workload.bytes_up,
-            bounds=[{**report.plain(one), "holds": one.holds} for one in bounds],
+            bounds=bounds_plain(workload.bounds()),
         )
         if finished:
             for path in save(curves(workload), out):
                 typer.echo(f"Picture: {path}")
-        _write(as_json, as_html, document, pages, lambda: [curves(workload)] if finished else [])
+        write(as_json, as_html, document, pages, lambda: [curves(workload)] if finished else [])
 
-    with _shown(show), progress("bench", workload.steps) as step:
+    with shown(show), progress("bench", workload.steps) as step:
         workload.run(step)
-    missed = sum(not one.holds for one in workload.bounds())
-    if missed:
-        typer.echo(f"bench: {missed} of {len(workload.bounds())} bounds are missed; see the last table", err=True)
+    _say_missed(workload.bounds())
+
+
+@app.command()
+def resnet18(
+    protocol: Names = None,
+    skip: Annotated[
+        list[str] | None,
+        typer.Option("--skip", help="Leave out this protocol. Repeat the option for more. Paillier takes minutes."),
+    ] = None,
+    clients: Clients = 10,
+    width: Annotated[
+        int, typer.Option(help="Channels of the first layer. ResNet-18 has 64; fewer are quick.")
+    ] = 64,
+    dropout: Dropout = 0.1,
+    bits: Bits = 16,
+    seed: Seed = 0,
+    repeats: Annotated[int, typer.Option(min=1, max=100, help="Sessions of each protocol.")] = 1,
+    out: Picture = Path("resnet18.png"),
+    as_json: Json = None,
+    as_html: Html = None,
+) -> None:
+    """Sum updates of ResNet-18's shape: seconds, bytes and memory of each party. Says which bounds are missed."""
+    from bench import spending
+    from bench.dots import dots
+    from bench.plots import pictures, save
+    from bench.resnet18 import ResNet18
+
+    left_out = chosen(skip, "--skip") if skip else {}
+    protocols = {name: one for name, one in chosen(protocol or []).items() if name not in left_out}
+    if not protocols:
+        raise ConfigError("got --skip for every protocol; expected at least one that is left to measure")
+    workload = ResNet18(clients, dropout=dropout, bits=bits, seed=seed, width=width)
+    check_outputs(as_json, as_html)
+    for picture in pictures(out):
+        report.check_writable("--out", picture)
+    measuring = spending.Measuring(workload, protocols)
+
+    def show(finished: bool) -> None:
+        rows = measuring.rows
+        pages = spending.grids(rows, workload)
+        for grid in pages:
+            show_grid(grid)
+        document = report.document(
+            report.Kind.RESNET18,
+            command_line(),
+            finished=finished,
+            workload=workload,
+            rows=rows,
+            bounds=bounds_plain(spending.bounds(rows, workload)),
+        )
+        if rows:
+            for path in save(dots(rows, workload), out):
+                typer.echo(f"Picture: {path}")
+        write(as_json, as_html, document, pages, lambda: [dots(rows, workload)] if rows else [])
+
+    with shown(show), progress("bench", repeats * measuring.steps) as step:
+        measuring.run(repeats, step)
+    _say_missed(spending.bounds(measuring.rows, workload))
+
+
+def _say_missed(bounds: Sequence[Bound]) -> None:
+    if words := missed(bounds):
+        typer.echo(f"bench: {words}", err=True)
 
 
 @app.command()
@@ -313,47 +365,3 @@ def compare(
     show_grid(changes_grid(changes, before["machine"]["processor"], after["machine"]["processor"]))
     if any(change.worse for change in changes):
         raise typer.Exit(1)
-
-
-def show_grid(grid: report.Grid) -> None:
-    """Print to stdout, as wide as the terminal or COLUMNS says, else as wide as the table."""
-    console = tables(report.WIDTH)
-    console.print(report.to_table(grid, console.width))
-
-
-@contextmanager
-def _shown(show: Callable[[bool], None]) -> Iterator[None]:
-    """Show the results at the end, and also after Ctrl-C, a wrong sum or any other error."""
-    try:
-        yield
-    except KeyboardInterrupt:
-        show(False)
-        typer.echo("bench: interrupted; the results so far are above", err=True)
-        raise typer.Exit(INTERRUPTED) from None
-    except Exception:
-        show(False)
-        raise
-    show(True)
-
-
-def _write(
-    as_json: Path | None,
-    as_html: Path | None,
-    document: Mapping[str, Any],
-    grids: Sequence[report.Grid],
-    draw: Callable[[], Sequence[Any]] = tuple,
-) -> None:
-    """Write the files that the options name. ``draw`` makes the pictures of the page."""
-    if as_json:
-        report.write_json(as_json, document)
-    if as_html:
-        from bench.plots import to_svg
-
-        report.write(as_html, report.to_page(document, grids, [to_svg(figure) for figure in draw()]))
-
-
-def _check_outputs(as_json: Path | None, as_html: Path | None) -> None:
-    report.check_writable("--json", as_json)
-    report.check_writable("--html", as_html)
-    if as_json and as_html and as_json.resolve() == as_html.resolve():
-        raise ConfigError(f"got {as_json} for both --json and --html; expected two files")

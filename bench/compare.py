@@ -22,6 +22,7 @@ _SAME = {
     Kind.SWEEP: ("over", "held"),
     Kind.PLAN: ("workload", "link"),
     Kind.FEDERATED: ("seeds",),
+    Kind.RESNET18: ("workload",),
 }
 
 
@@ -86,6 +87,8 @@ def _changes(old: Mapping[str, Any], new: Mapping[str, Any], tolerance: float) -
             return list(_ratios(old["compared"], new["compared"], tolerance))
         case Kind.SWEEP:
             return list(_figures(old["points"], new["points"], ("protocol", "at"), tolerance))
+        case Kind.RESNET18:
+            return list(_figures(old["rows"], new["rows"], ("protocol",), tolerance))
         case Kind.FEDERATED:
             return list(_accuracies(old["figures"], new["figures"]))
         case _:

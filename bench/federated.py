@@ -13,6 +13,7 @@ from statistics import mean, stdev
 
 import numpy as np
 
+from bench.bounds import Bound, bounds_grid
 from bench.learning import (
     ATTACKERS,
     BITS,
@@ -145,28 +146,6 @@ class Figure:
         return stdev(self.final) if len(self.final) > 1 else 0.0
 
 
-@dataclass(frozen=True)
-class Bound:
-    """A figure that the workload is held to: what was measured, and the ``least`` or the ``most`` that is right."""
-
-    what: str
-    measured: float
-    least: float | None = None
-    most: float | None = None
-
-    @property
-    def holds(self) -> bool:
-        """Whether the measured figure keeps the bound."""
-        return (self.least is None or self.measured >= self.least) and (
-            self.most is None or self.measured <= self.most
-        )
-
-    @property
-    def words(self) -> str:
-        """The bound as text."""
-        return f"at least {self.least:g}" if self.least is not None else f"at most {self.most:g}"
-
-
 class Federated:
     """The workload, and the figures so far; :meth:`run` adds them one by one."""
 
@@ -292,14 +271,7 @@ def grids(federated: Federated) -> list[Grid]:
             for name, (whole, part) in federated.bytes_up.items()
         ],
     )
-    bounds = Grid(
-        "Bounds",
-        ("what", "measured", "bound", ""),
-        [
-            (one.what, f"{one.measured:.2f}", one.words, "holds" if one.holds else "MISSED")
-            for one in federated.bounds()
-        ],
-    )
+    bounds = bounds_grid(federated.bounds())
     return [accuracy, sizes, *([bounds] if bounds.rows else [])]
 
 

@@ -18,7 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from bench.workloads import Expected, Workload
-from secagg import simulation
+from secagg import Outcome, simulation
 from secagg.errors import ConfigError
 from secagg.protocols.base import AggregationProtocol
 from secagg.table import rounds
@@ -119,16 +119,16 @@ def play(
     )
 
 
-def check(protocol: AggregationProtocol, workload: Workload, expected: Expected, session: Measured) -> None:
+def check(protocol: AggregationProtocol, workload: Workload, expected: Expected, outcome: Outcome) -> None:
     """Raise :class:`WrongSum` unless the survivors, the sum to the last bit, and the mean are right."""
-    survivors = sorted(session.outcome.survivors)
+    survivors = sorted(outcome.survivors)
     if survivors != workload.survivors:
         differing = ", ".join(sorted(set(survivors) ^ set(workload.survivors)))
         raise WrongSum(f"{protocol.name}: the survivors are not those of the workload; these differ: {differing}")
-    wrong = expected.differs(session.outcome.sum)
+    wrong = expected.differs(workload.flat(outcome.sum))
     if wrong:
         raise WrongSum(f"{protocol.name}: {wrong:,} of {workload.coordinates:,} coordinates of the sum are wrong")
-    mean = np.asarray(session.outcome.mean)
+    mean = workload.flat(outcome.mean)
     exact = expected.steps / (expected.scale * len(survivors))
     if mean.shape != exact.shape or np.abs(mean - exact).max() > _FLOAT32:
         raise WrongSum(f"{protocol.name}: the mean is not the sum divided by the {len(survivors)} survivors")
@@ -152,14 +152,14 @@ class Bench:
         """Compile kernels and generate keys for ``name``: play a small session, check it, and discard it."""
         protocol = self.protocols[name]
         task, updates = WARM.task(protocol), WARM.updates()
-        check(protocol, WARM, Expected.of(WARM, updates), play(task, updates, {}))
+        check(protocol, WARM, Expected.of(WARM, updates), play(task, updates, {}).outcome)
 
     def measure(self, name: str) -> Measured:
         """Play one more session of ``name``. Raises :class:`WrongSum`."""
         protocol = self.protocols[name]
         session = play(self.tasks[name], self.updates, self.workload.dropouts(protocol))
         try:
-            check(protocol, self.workload, self.expected, session)
+            check(protocol, self.workload, self.expected, session.outcome)
         except WrongSum:
             self.forget(name)  # a protocol that is right only sometimes has no row
             raise

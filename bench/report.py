@@ -43,6 +43,7 @@ class Kind(StrEnum):
     PEERS = "peers"
     PLAN = "plan"
     FEDERATED = "federated"
+    RESNET18 = "resnet18"
 
 
 @dataclass(frozen=True)

@@ -11,6 +11,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -27,7 +28,8 @@ MOST_COORDINATES = 1 << 31
 CLIP = 1.0
 
 _CORRUPT = 0.33
-_USABLE = 0.7  # share of the free memory: the rest is for the interpreter, the compiler and other processes
+#: Share of the free memory that a run may need; the rest is for the interpreter, the compiler and other processes.
+USABLE = 0.7
 
 
 @dataclass(frozen=True)
@@ -88,15 +90,23 @@ class Workload:
         """Rounding to the nearest point, for a sum that is known beforehand."""
         return FixedPoint(clip=CLIP, bits=self.bits, rounding="nearest")
 
+    @property
+    def layout(self) -> Layout:
+        """The layout of an update: one array."""
+        return Layout.of(np.broadcast_to(np.float32(0), self.coordinates))
+
     def task(self, protocol: AggregationProtocol) -> Task:
         """The task of this workload under ``protocol``. ``ConfigError`` if the protocol cannot run it."""
-        layout = Layout.of(np.broadcast_to(np.float32(0), self.coordinates))
-        return Task(protocol, layout, self.encoding, self.clients, self.floor, context=b"bench")
+        return Task(protocol, self.layout, self.encoding, self.clients, self.floor, context=b"bench")
 
-    def updates(self) -> dict[str, NDArray[np.float32]]:
+    def updates(self) -> Mapping[str, Any]:
         """Updates by client, uniform from -1 to 1."""
         rng = np.random.default_rng(self.seed)
         return {client: 2 * rng.random(self.coordinates, np.float32) - 1 for client in self.ids}
+
+    def flat(self, update: Any) -> NDArray[Any]:
+        """All values of ``update``, or of a sum or a mean of updates, in one array."""
+        return np.asarray(update)
 
     def dropouts(self, protocol: AggregationProtocol) -> dict[str, str]:
         """The silent clients, each with the round of ``protocol`` that carries inputs."""
@@ -112,13 +122,13 @@ class Expected:
     scale: float  # steps of the grid in 1.0
 
     @classmethod
-    def of(cls, workload: Workload, updates: Mapping[str, NDArray[np.float32]]) -> Expected:
+    def of(cls, workload: Workload, updates: Mapping[str, Any]) -> Expected:
         """Add up the survivors' ``updates`` in NumPy."""
         scale = ((1 << (workload.bits - 1)) - 1) / CLIP
         steps = np.zeros(workload.coordinates, np.int64)
         total = np.zeros(workload.coordinates)
         for client in workload.survivors:
-            exact = updates[client].astype(np.float64)
+            exact = workload.flat(updates[client]).astype(np.float64)
             total += exact
             steps += np.rint(exact * scale).astype(np.int64)
         return cls(steps, total / len(workload.survivors), scale)
@@ -143,6 +153,12 @@ def memory_needed(workload: Workload, protocol: AggregationProtocol) -> int:
     return workload.clients * each + sum(cost.down.values()) + 128 * workload.coordinates
 
 
+def estimate(workload: Workload, protocol: AggregationProtocol, usable: int) -> int:
+    """As :func:`memory_needed`, which builds messages. For updates that exceed ``usable``, what they alone need."""
+    least = workload.clients * 8 * workload.coordinates
+    return least if least > usable else memory_needed(workload, protocol)
+
+
 def check_played(clients: int) -> None:
     """``ConfigError`` for more clients than one process can run, or too few."""
     _check("clients", clients, LEAST_CLIENTS, MOST_PLAYED)
@@ -151,11 +167,9 @@ def check_played(clients: int) -> None:
 def check_memory(workload: Workload, protocols: Mapping[str, AggregationProtocol], free: int | None = None) -> None:
     """``ConfigError`` for a workload that needs more than the free memory. It says what would fit."""
     check_played(workload.clients)
-    usable = int(_USABLE * (memory_free() if free is None else free))
+    usable = int(USABLE * (memory_free() if free is None else free))
     for name, protocol in protocols.items():
-        # The estimate builds messages, so updates that are too large are refused before it.
-        least = workload.clients * 8 * workload.coordinates
-        needed = least if least > usable else memory_needed(workload, protocol)
+        needed = estimate(workload, protocol, usable)
         if needed > usable:
             small = memory_needed(replace(workload, coordinates=1024), protocol)
             each = max(1, memory_needed(replace(workload, coordinates=8192), protocol) - small) / (8192 - 1024)

@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # Makes the reference results again: JSON and pictures, which are committed, and a page for each command, which is
-# not. PYTHON is the Python of an environment with secagg[demo,peers]. It takes twenty minutes on a machine that does
+# not. PYTHON is the Python of an environment with secagg[demo,peers]. It takes forty minutes on a machine that does
 # nothing else.
 set -euo pipefail
 cd "$(dirname "$0")/../.."
@@ -14,4 +14,5 @@ for over in clients coordinates dropout; do
 done
 "$PYTHON" -m bench plan --clients 1000000 --coordinates 10000000 --uplink 10Mbit --check \
   --json "$OUT/plan.json" --html "$OUT/plan.html"
+"$PYTHON" -m bench resnet18 --out "$OUT/resnet18.png" --json "$OUT/resnet18.json"
 "$PYTHON" -m bench federated --out "$OUT/federated.png" --json "$OUT/federated.json"

@@ -39,16 +39,17 @@ def weaker() -> dict[str, AggregationProtocol]:
     return {protocol.name: protocol for protocol in protocols}
 
 
-def chosen(names: Sequence[str]) -> dict[str, AggregationProtocol]:
+def chosen(names: Sequence[str], option: str = "--protocol") -> dict[str, AggregationProtocol]:
     """The protocols of :func:`named` and :func:`weaker` with these names, in upper or lower case.
 
-    Without names, all of :func:`named`. ``ConfigError`` for an unknown name, in the words of the command line.
+    Without names, all of :func:`named`. ``ConfigError`` for an unknown name, in the words of the command line;
+    ``option`` is the one that the names came with.
     """
     if not names:
         return named()
     known = named() | weaker()
     by_name = {name.casefold(): name for name in known}
     if unknown := [name for name in names if name.casefold() not in by_name]:
-        several = "; for several, repeat --protocol" if any("," in name for name in unknown) else ""
-        raise ConfigError(f"got --protocol {', '.join(unknown)}; expected any of {', '.join(known)}{several}")
+        several = f"; for several, repeat {option}" if any("," in name for name in unknown) else ""
+        raise ConfigError(f"got {option} {', '.join(unknown)}; expected any of {', '.join(known)}{several}")
     return {by_name[name.casefold()]: known[by_name[name.casefold()]] for name in names}
