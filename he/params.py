@@ -1,28 +1,18 @@
 """Rings for sums: the smallest that are secure, exact and safe to open.
 
-**Security.** :data:`RING_BITS` is how many bits the ciphertext modulus q may have, all its primes
-counted, for :data:`SECURITY_BITS` with a ternary secret, both classical and quantum. Two tables are
-published:
-
-- The *Homomorphic Encryption Standard* (M. Albrecht et al., 2018, version 1.1), which SEAL enforces:
-  classical 54 bits at N = 2048 and 109 at 4096; quantum 51 and 101.
-- *Security guidelines for implementing homomorphic encryption* (J.-P. Bossuat et al., eprint
-  2024/463): classical 53 and 106 (table 5.2); quantum 50 and 101 (first version; later versions print
-  classical figures only).
-
-Rings keep to the least of all these figures, the quantum row of the second table. Both quantum rows
-assume that quantum sieving costs 2^(0.265 b) for blocks of b (T. Laarhoven, M. Mosca and J. van de Pol,
-2015), times the polynomial factors of the classical rows. A later algorithm needs 2^(0.257 b)
-(A. Chailloux and J. Loyer, ASIACRYPT 2021). If the polynomial factors are left out as well, the script
-of the guidelines allows only 40 and 80 bits. By our estimate of the primal attack, the largest q here
-then has about 95 bits of security. This is the lowest figure that any of these assumptions leads to.
+**Security.** Rings keep to :data:`RING_BITS`, the least of all figures that two published tables give for
+:data:`SECURITY_BITS` against classical and quantum computers. :mod:`he.security` states the tables, and
+what their figures count. Without the polynomial factors that they count, the largest q here has 94 bits of
+security: the lowest estimate to which any published assumption leads. ``describe`` of a set of parameters
+prints the tables' rows, and that estimate for its own q.
 
 Sums need no key switching. So there are no relinearization or Galois keys, and no prime for them.
 
-**The error of a sum.** SEAL's errors are centred binomials, the difference of two sums of 21 coins:
-variance 21/2, standard deviation 3.24. A symmetric encryption has one such error. An encryption with a
-public key (b = -(a s + e), a) is (b u + e', a u + e''), where u and the secret s are ternary. It opens
-with the error e' - e u + e'' s, whose coefficients have the variance
+**The error of a sum.** Secrets are uniform in -1, 0, 1. Errors are centred binomials, the difference of
+two sums of 21 coins: variance 21/2, standard deviation 3.24. SEAL draws from these distributions, and so
+does every engine here: the bounds hold for each. A symmetric encryption has one such error. An encryption
+with a public key (b = -(a s + e), a) is (b u + e', a u + e''), where u and the secret s are ternary. It
+opens with the error e' - e u + e'' s, whose coefficients have the variance
 
     (21/2) (1 + N * 2/3 + N * 2/3) = (21/2) (4 N / 3 + 1).
 
@@ -50,32 +40,70 @@ A slot has an exponential tail: its bound is 37 standard deviations, where a nor
 11. :func:`error_bound` is the least t such that P(|x| > t) stays below 2^-64 for all values of the
 longest vector together (2^30, and as many again in its last ciphertext).
 
+**Several primes.** q is a product of k different primes p_i. A polynomial is kept as its residues modulo
+each, which add and multiply prime by prime. By the Chinese remainder theorem, they stand for one
+polynomial modulo q, and uniform residues for a uniform one. Errors, secrets and encodings are integers that
+are reduced modulo every prime. So all of the above is about one integer x, an encoding plus an error, of
+which the decryptor knows x mod q. No bound depends on k, only on q.
+
+|x| < q/2 holds by the choice of q. So x is the representative of x mod q between -q/2 and q/2, and as q is
+odd, no integer lies on the border. The primes must be joined before the centring: the sign of a residue says
+nothing. Mixed radix (H. L. Garner, 1959) joins them without long integers: the representative in [0, q) is
+d_1 + p_1 (d_2 + p_2 (d_3 + ...)) with 0 <= d_i < p_i. The digits of (q - 1)/2 are (p_i - 1)/2, because
+those of q - 1 are p_i - 1. So x is negative if and only if the highest digit that differs from
+(p_i - 1)/2 is above it.
+
 **Safe to open.** A client may add something to its ciphertext that puts the key into the sum. Then
 slots hold numbers that no sum can be. At most one value in 2^8 may pass by chance, so that most slots
 show it: BFV's plaintext modulus is at least 2^8 times the largest sum, and half of CKKS's grid step is
 2^8 times the error's bound. This holds only because the noise of a decrypted sum never leaves the
-decryptor: the noise would reveal the key.
+decryptor: the noise would reveal the key, and so would partial decryptions that still contain it. An honest
+sum that opened wrong would show noise as well (eprint 2024/116 and 2024/127): :func:`error_bound` is why
+none does.
 """
 
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import lru_cache
-from math import log, prod, sqrt
+from math import log, log2, prod, sqrt
 
+from he import security
 from he._numbers import whole
 from he.errors import HEError
+from he.security import RING_BITS, SECURITY_BITS
 
-SECURITY_BITS = 128
-"""Bits of security of every ring, classical and quantum; the module's docstring names the tables."""
+__all__ = [
+    "ERROR_VARIANCE",
+    "FAILURE_BITS",
+    "MARGIN_BITS",
+    "MAX_COEFFICIENT",
+    "MAX_LENGTH",
+    "MAX_PLAIN_BITS",
+    "MAX_PRIMES",
+    "MAX_PRIME_BITS",
+    "RING_BITS",
+    "SECRET_VARIANCE",
+    "SECURITY_BITS",
+    "SUM_DEGREES",
+    "BFVParameters",
+    "CKKSParameters",
+    "Parameters",
+    "bfv",
+    "ckks",
+    "error_bound",
+    "is_prime",
+    "ntt_primes",
+]
 
-CLASSICAL_ROW = {2048: 53, 4096: 106}
-"""Ring degree N -> bits of q at 128 bits of classical security."""
+SUM_DEGREES = (2048, 4096)
+"""The ring degrees that :func:`ckks` and :func:`bfv` try, the least first.
 
-QUANTUM_ROW = {2048: 50, 4096: 101}
-"""The same at 128 bits of quantum security."""
-
-RING_BITS = {degree: min(CLASSICAL_ROW[degree], QUANTUM_ROW[degree]) for degree in CLASSICAL_ROW}
-"""Ring degree N -> the most bits of q that are used here. Larger rings would carry no more sums."""
+A value takes log2 q / 8 bytes if seeded and twice as many with a public key, whatever the degree. A larger
+ring has larger errors, and so a q that is no shorter. It could pay only by carrying sums that these refuse,
+and carries none of fewer than 2^38 clients: what limits such sums is not q but, for CKKS, double precision
+and the length of encodings, and for BFV the plaintext modulus. The ring of degree 1024 (25 bits of q)
+carries only seeded sums of at most 2^10 or so, and saves at most two bits of q.
+"""
 
 FAILURE_BITS = 64
 """A sum's errors leave their bound, in any of a vector's slots, with probability below 2^-64."""
@@ -87,45 +115,113 @@ MAX_LENGTH = 2**30
 """The longest vector for which :data:`FAILURE_BITS` holds."""
 
 ERROR_VARIANCE = 21 / 2
-"""The variance of a coefficient of SEAL's fresh error."""
+"""The variance of a coefficient of a fresh error."""
 
-MAX_PRIME_BITS = 60
-"""The longest prime that SEAL accepts."""
+SECRET_VARIANCE = 2 / 3
+"""The variance of a coefficient of a secret."""
 
-MAX_COEFFICIENT = 3 << 61
-"""The size of the largest coefficient of CKKS's encodings, at most.
+MAX_PRIME_BITS = 50
+"""The longest prime of a ciphertext modulus: with vectors of 52-bit products, 4p must stay below 2^52.
 
-Each part of a slot is at most bound * step <= 2^62, so a slot is at most sqrt(2) * 2^62 in size.
-Coefficients are averages of slots turned by roots of unity. This is 1.5 * 2^62, with room for rounding.
+SEAL accepts 60 bits, and the kernels of 64-bit products take 61.
 """
 
-_ENCODING_BITS = 62  # of an encoding's slots at most, so that coefficients fit 64-bit integers
+MAX_PRIMES = 5
+"""The most primes of a ciphertext modulus."""
+
+MAX_PLAIN_BITS = 60
+"""The longest plaintext modulus that SEAL accepts."""
+
+MAX_COEFFICIENT = (1 << 62) - (1 << 56)
+"""The size of the largest coefficient of CKKS's encodings, at most.
+
+The parts of slots are in 0..B, where B = bound * step. A coefficient is the mean of the slots' real parts
+after a turn of each by some angle. For the coefficients 0 and N/2, these are the parts themselves, in 0..B.
+For others, the angles are spread evenly round the circle, and pairs of opposite angles contribute half the
+difference of two slots, at most sqrt(2) B / 2. So the largest coefficient is B, and B is kept a little
+below this constant.
+
+Twice this constant and a prime are below 2^63. So a coefficient fits a signed 64-bit integer, and still does
+once a multiple of a prime is added that makes every coefficient positive.
+"""
+
+_LONGEST_ENCODING = MAX_COEFFICIENT - (1 << 24)  # double precision moves coefficients by less than 2^20
 
 
 @dataclass(frozen=True, slots=True)
-class CKKSParameters:
-    """A ring for complex slots.
+class _Ring:
+    """What the parameters of both schemes have in common.
 
-    ``degree`` is N (slots have N parts in all). ``primes`` are those of the ciphertext modulus, each
-    ``bits`` long. A value v is encoded as ``step`` * v. Each part of a sum's slot is within ``tolerance``
-    of a multiple of ``step``.
+    ``degree`` is N (slots have N parts in all). ``primes`` are those of the ciphertext modulus q, each
+    ``bits`` long. ``error`` bounds the error of a full sum, as :func:`error_bound` does.
     """
 
     degree: int
     primes: tuple[int, ...]
     bits: int
-    step: int
-    tolerance: int
+    error: int
+
+    @property
+    def modulus_bits(self) -> float:
+        """log2 q."""
+        return sum(log2(prime) for prime in self.primes)
+
+    def summary(self) -> str:
+        """The ring and its security in one phrase: "ring degree 2048, modulus 1 x 43 bits, 128 bits of ..."."""
+        stated = security.summary(self.degree, self.modulus_bits, sqrt(SECRET_VARIANCE), sqrt(ERROR_VARIANCE))
+        return f"ring degree {self.degree}, modulus {len(self.primes)} x {self.bits} bits, {stated}"
+
+    def _describe(self, place: str, encoding: str) -> str:
+        count = f"{len(self.primes)} prime{'s' if len(self.primes) > 1 else ''}"
+        deviation = sqrt(ERROR_VARIANCE)
+        return "\n".join(
+            [
+                f"ring degree {self.degree}, log2 q = {self.modulus_bits:.2f}: {count} of {self.bits} bits "
+                f"({', '.join(map(str, self.primes))})",
+                f"secrets uniform in -1, 0, 1; errors centred binomials of 21 + 21 coins, standard deviation "
+                f"{deviation:.2f}",
+                f"error of a full sum, proven: at most 2^{log2(self.error):.1f} in every {place} of a vector of up "
+                f"to 2^{log2(MAX_LENGTH):.0f} values, except with probability 2^-{FAILURE_BITS}",
+                encoding,
+                *security.describe(self.degree, self.modulus_bits, sqrt(SECRET_VARIANCE), deviation),
+            ]
+        )
 
 
 @dataclass(frozen=True, slots=True)
-class BFVParameters:
-    """A ring for slots modulo ``plain_modulus``: ``degree`` N of them; ``primes``, each ``bits`` long."""
+class CKKSParameters(_Ring):
+    """A ring for complex slots.
 
-    degree: int
-    primes: tuple[int, ...]
-    bits: int
+    A value v is encoded as ``step`` * v. Each part of a sum's slot is within ``tolerance`` of a multiple of
+    ``step``: ``error``, and the rounding of double precision.
+    """
+
+    step: int
+    tolerance: int
+
+    def describe(self) -> str:
+        """Ring, modulus, errors, encoding and security with its sources, in lines for people."""
+        return self._describe(
+            "slot's part",
+            f"encoding step 2^{log2(self.step):.1f}; parts of a sum's slots lie within "
+            f"2^{log2(self.tolerance):.1f} of its multiples, or the sum stays closed",
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class BFVParameters(_Ring):
+    """A ring for N slots modulo ``plain_modulus``."""
+
     plain_modulus: int
+
+    def describe(self) -> str:
+        """Ring, modulus, errors, encoding and security with its sources, in lines for people."""
+        room = prod(self.primes) // (2 * self.plain_modulus)
+        return self._describe(
+            "coefficient",
+            f"plain modulus {self.plain_modulus} ({self.plain_modulus.bit_length()} bits); a sum opens right with "
+            f"errors below q/2t = 2^{log2(room):.1f}, less half a unit for each client",
+        )
 
 
 Parameters = CKKSParameters | BFVParameters
@@ -141,7 +237,7 @@ def ckks(bound: int, max_clients: int, seeded: bool) -> CKKSParameters:
     Raises :class:`HEError` if no ring is large enough.
     """
     largest = _checked(bound, max_clients)
-    for degree, allowed in RING_BITS.items():
+    for degree in SUM_DEGREES:
         rounding = _rounding(degree, bound, max_clients)
         if rounding > 2.0 ** -(MARGIN_BITS + 2):
             raise HEError(
@@ -150,20 +246,20 @@ def ckks(bound: int, max_clients: int, seeded: bool) -> CKKSParameters:
             )
         error = error_bound("slot", degree, max_clients, seeded)
         least = int(error / (2.0 ** -(MARGIN_BITS + 1) - rounding)) + 1
-        longest = (1 << _ENCODING_BITS) // bound
+        longest = _LONGEST_ENCODING // bound
         if least > longest:
             raise HEError(
-                f"got {max_clients} clients with values up to {bound}: with a step above the noise, an encoding "
-                f"takes more than {_ENCODING_BITS} bits; take he.bfv"
+                f"got {max_clients} clients with values up to {bound}: with a step above the noise, encodings "
+                "take more than 62 bits; take he.bfv"
             )
         span = largest * 3 // 2 + 4  # 3/2 is a little more than the root of two
-        modulus = _primes_for(degree, least * span, allowed)
+        modulus = _primes_for(degree, least * span)
         if modulus is None:
             continue
         primes, bits = modulus
         step = (prod(primes) - 1) // span
         step = min(step, longest)
-        return CKKSParameters(degree, primes, bits, step, int(error + rounding * step) + 1)
+        return CKKSParameters(degree, primes, bits, int(error) + 1, step, int(error + rounding * step) + 1)
     raise HEError(_too_much(bound, max_clients))
 
 
@@ -178,14 +274,14 @@ def bfv(bound: int, max_clients: int, seeded: bool) -> BFVParameters:
     Raises :class:`HEError` if no ring is large enough.
     """
     largest = _checked(bound, max_clients)
-    for degree, allowed in RING_BITS.items():
+    for degree in SUM_DEGREES:
         plain_modulus = _prime_from(largest << MARGIN_BITS, 2 * degree)
-        if plain_modulus.bit_length() > MAX_PRIME_BITS:
+        if plain_modulus.bit_length() > MAX_PLAIN_BITS:
             break
         error = int(error_bound("coefficient", degree, max_clients, seeded)) + 1
-        modulus = _primes_for(degree, plain_modulus * (2 * error + max_clients), allowed)
+        modulus = _primes_for(degree, plain_modulus * (2 * error + max_clients))
         if modulus is not None:
-            return BFVParameters(degree, *modulus, plain_modulus)
+            return BFVParameters(degree, *modulus, error, plain_modulus)
     raise HEError(_too_much(bound, max_clients))
 
 
@@ -263,20 +359,24 @@ def _rounding(degree: int, bound: int, clients: int) -> float:
     return bound * clients * 4 * (degree.bit_length() - 1) * 2.0**-53
 
 
-def _primes_for(degree: int, least: int, allowed: int) -> tuple[tuple[int, ...], int] | None:
-    """As few and as short primes as possible whose product is at least ``least``, and their bits; or None."""
-    count = -(-least.bit_length() // MAX_PRIME_BITS)
-    for bits in range(max(least.bit_length() // count, degree.bit_length() + 2), allowed // count + 1):
-        primes = ntt_primes(degree, bits, count) if bits <= MAX_PRIME_BITS else ()
-        if len(primes) == count and prod(primes) >= least:
-            return primes, bits
+def _primes_for(degree: int, least: int) -> tuple[tuple[int, ...], int] | None:
+    """As few primes as possible, then as short ones, whose product is at least ``least``, and their bits; or None.
+
+    All have the same length, and their product at most RING_BITS[degree] bits.
+    """
+    for count in range(1, MAX_PRIMES + 1):
+        shortest = max(-(-least.bit_length() // count), degree.bit_length() + 2)
+        for bits in range(shortest, min(MAX_PRIME_BITS, RING_BITS[degree] // count) + 1):
+            primes = ntt_primes(degree, bits, count)
+            if len(primes) == count and prod(primes) >= least:
+                return primes, bits
     return None
 
 
 def _prime_from(least: int, modulus: int) -> int:
     """The least prime above ``least`` that is 1 modulo ``modulus``; a number above 2^60 if there is none below."""
     candidate = least - least % modulus + modulus + 1
-    while not candidate >> MAX_PRIME_BITS and not is_prime(candidate):
+    while not candidate >> MAX_PLAIN_BITS and not is_prime(candidate):
         candidate += modulus
     return candidate
 
@@ -295,6 +395,6 @@ def _least(function: Callable[[float], float], top: float) -> float:
 
 def _too_much(bound: int, clients: int) -> str:
     return (
-        f"got {clients} clients with values up to {bound}; no ring of degree up to {max(RING_BITS)} carries their "
-        f"sum exactly at {SECURITY_BITS} bits of security: take fewer bits, or fewer clients"
+        f"got {clients} clients with values up to {bound}; no ring of degree up to {max(SUM_DEGREES)} carries "
+        f"their sum exactly at {SECURITY_BITS} bits of security: take fewer bits, or fewer clients"
     )

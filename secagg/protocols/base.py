@@ -25,7 +25,7 @@ class Cost:
 
     ``up`` and ``down`` are bytes by round if nobody drops out. ``collusion`` names the parties that must collude to
     learn one client's update. ``post_quantum`` says whether recorded traffic stays confidential against a quantum
-    computer: with 128 bits of security for ``CKKS`` and ``BFV`` (the tables are in :mod:`he.params`), in NIST's
+    computer: with 128 bits of security for ``CKKS`` and ``BFV`` (the tables are in :mod:`he.security`), in NIST's
     category 3 for shares sealed by ML-KEM-768.
     """
 

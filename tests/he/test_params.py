@@ -5,7 +5,7 @@ import math
 import numpy as np
 import pytest
 
-from he import _ring_kernels, _seal, bfv, ckks, params
+from he import _ring_kernels, _seal, bfv, ckks, params, security
 from he.errors import HEError
 from tests.reference import rlwe as twin
 
@@ -53,12 +53,12 @@ def test_rings_are_of_the_guidelines_and_primes_are_primes(
         return
     classical, quantum = {2048: 53, 4096: 106}, {2048: 50, 4096: 101}
     assert math.prod(p.primes).bit_length() <= min(classical[p.degree], quantum[p.degree])
-    assert (
-        "128 bits of security, also against quantum computers" in SCHEMES[name](bound, clients, seeded).describe()
-    )
-    assert len(set(p.primes)) == len(p.primes)
+    assert p.modulus_bits == pytest.approx(math.log2(math.prod(p.primes)), abs=1e-9)
+    assert "128 bits of security" in SCHEMES[name](bound, clients, seeded).describe()
+    assert len(set(p.primes)) == len(p.primes) <= 5
     for prime in p.primes:
         assert (prime % (2 * p.degree), prime.bit_length()) == (1, p.bits)
+        assert prime < 2**50, "the kernels of 52-bit products take 4p"
         assert _seal.context(p).api.Modulus(prime).is_prime()
     assert _seal.context(p).seal.parameters_set()
 
@@ -69,11 +69,14 @@ def test_bfv_opens_right_and_shows_what_is_malformed(bound: int, clients: int, s
     p = params.bfv(bound, clients, seeded)
     fresh = 3.24 * (1 if seeded else math.sqrt(4 * p.degree / 3 + 1))
     z = normal_quantile(TAIL)
+    assert p.error - 1 <= params.error_bound("coefficient", p.degree, clients, seeded) < p.error
     room = math.prod(p.primes) / (2 * p.plain_modulus)
     assert room >= z * math.sqrt(clients) * fresh + clients / 2
     assert p.plain_modulus >= 2**8 * clients * bound
     assert p.plain_modulus % (2 * p.degree) == 1
     assert params.is_prime(p.plain_modulus)
+    assert p.plain_modulus.bit_length() <= 60
+    assert p.plain_modulus not in p.primes
     if p.degree == 4096:  # and so 2048 would not have done
         assert 2 * p.plain_modulus * (z * math.sqrt(clients) * fresh / math.sqrt(2) + clients / 2) > 2**49
 
@@ -83,8 +86,8 @@ def test_bfv_opens_right_and_shows_what_is_malformed(bound: int, clients: int, s
 def test_ckks_opens_right_and_shows_what_is_malformed(bound: int, clients: int, seeded: bool) -> None:
     p = params.ckks(bound, clients, seeded)
     error = params.error_bound("slot", p.degree, clients, seeded)
-    assert error <= p.tolerance <= p.step / 2**9
-    assert p.step * bound <= 2**62
+    assert error < p.error <= p.tolerance <= p.step / 2**9
+    assert p.step * bound < params.MAX_COEFFICIENT
     assert math.sqrt(2) * p.step * (clients * bound + 2) < math.prod(p.primes)
     # 9.4 standard deviations, as a normal error at 10^6 slots might be given, are well inside.
     assert p.tolerance > 9.4 * twin.standard_deviation("slot", p.degree, clients, seeded)
@@ -108,42 +111,69 @@ def test_no_ring_is_without_its_margin(bits: int, seeded: bool) -> None:
 
 @seeded
 @pytest.mark.parametrize("bits", range(1, 34))
-def test_encodings_stay_inside_their_words(bits: int, seeded: bool) -> None:
+def test_encodings_stay_inside_signed_words(bits: int, seeded: bool) -> None:
     """In integers without end: no step overflows for the largest coefficient there can be, of either sign."""
     for clients in (1, 2, 24, 256, 4096):
         try:
             p = params.ckks(2**bits, clients, seeded)
         except HEError:
             continue
-        largest = math.isqrt(2 * (p.step * 2**bits) ** 2) + 2**11  # the root of two, and rounding to 53 bits
-        assert largest < params.MAX_COEFFICIENT < 2**63
+        largest = p.step * 2**bits + 2**20  # and what double precision moves it by
+        assert largest < params.MAX_COEFFICIENT
         for prime in p.primes:
             above = ckks._multiple_above(prime)
             assert above % prime == 0
-            assert largest < above < 2**64 - largest
+            assert 0 < above - params.MAX_COEFFICIENT <= prime
+            assert above + largest < 2**63
 
 
-def test_the_longest_encodings_are_exact() -> None:
+def test_no_coefficient_is_larger_than_the_largest_slot() -> None:
+    """Each coefficient is made as large as it can be, of either sign: every slot's part is 0 or the bound."""
+    degree, bound = 64, 1.0
+    units = np.eye(degree)
+    effect = ckks.coefficients_of(units).T  # row k: what each slot's part adds to coefficient k
+    largest = np.maximum(effect, 0).sum(axis=1) * bound
+    least = np.minimum(effect, 0).sum(axis=1) * bound
+    assert largest.max() == pytest.approx(bound)
+    assert -least.min() <= math.sqrt(0.5) * bound * (1 + 1e-12)
+    assert sorted(np.argsort(largest)[-2:]) == [0, degree // 2]
+    assert np.sort(largest)[-3] <= math.sqrt(0.5) * bound * (1 + 1e-12)
+
+
+WIDEST = {
+    "32 bits": ckks.Scheme(2**32 - 2, 16),
+    "31 bits": ckks.Scheme(2**31, 24),
+    "33 bits": ckks.Scheme(2**33 - 1, 4, True),
+}
+
+
+@pytest.mark.parametrize("scheme", WIDEST.values(), ids=WIDEST)
+def test_the_longest_encodings_are_exact(scheme: ckks.Scheme) -> None:
     """Against integers without end, for coefficients near the largest of either sign, and those that slots have."""
-    scheme = ckks.Scheme(2**31, 24)
-    p, prime = scheme.parameters, scheme.parameters.primes[0]
-    assert p.step * scheme.bound > 2**61, "as long as encodings get"
-    largest = math.sqrt(2) * 2**62 / p.step
-    values = np.array([largest, -largest, largest / 3, -largest / 3, 0.0, -scheme.bound, scheme.bound])
+    p = scheme.parameters
+    largest = scheme.bound
+    values = np.array([largest, -largest, largest / 3, -largest / 3, 0.0, -0.7 * largest], dtype=np.float64)
     out = np.empty(len(values), np.uint64)
-    _ring_kernels.round_up(values, float(p.step), np.uint64(ckks._multiple_above(prime)), out)
-    assert [int(word) % prime for word in out] == [round(value * float(p.step)) % prime for value in values]
     slots = np.full((1, scheme.slots), scheme.bound, np.uint64)
-    (row, *_) = scheme._encode(slots)
-    scheme._fields[0].backward(row)
-    wanted = [round(value * float(p.step)) % prime for value in ckks.coefficients_of(slots.astype(float))[0]]
-    assert row[0].tolist() == wanted
+    rows = scheme._encode(slots)
+    wanted = [round(value * float(p.step)) for value in ckks.coefficients_of(slots.astype(float))[0]]
+    for prime, field, row in zip(p.primes, scheme._fields, rows, strict=True):
+        _ring_kernels.round_up(values, float(p.step), np.uint64(ckks._multiple_above(prime)), out)
+        assert out.max() < 2**63
+        assert [int(word) % prime for word in out] == [round(value * float(p.step)) % prime for value in values]
+        field.backward(row)
+        assert row[0].tolist() == [value % prime for value in wanted]
+
+
+def test_the_widest_scheme_uses_all_of_a_word() -> None:
+    p = WIDEST["32 bits"].parameters
+    assert p.step * (2**32 - 2) > 0.99 * params.MAX_COEFFICIENT
 
 
 def test_what_no_encoding_holds_is_refused() -> None:
     with pytest.raises(HEError, match=r"more than 62 bits; take he\.bfv"):
         params.ckks(2**34 - 1, 4, False)
-    assert params.ckks(2**33 - 1, 4, False).step <= 2**62 // (2**33 - 1)
+    assert params.ckks(2**33 - 1, 4, True).step <= 2**62 // (2**33 - 1)
 
 
 def test_public_key_slots_have_an_exponential_tail() -> None:
@@ -173,10 +203,75 @@ def test_least_rings_of_sixteen_bits_and_256_clients() -> None:
     ring = [getattr(params, name)(65534, 256, seeded) for name in ("ckks", "bfv") for seeded in (True, False)]
     assert [(p.degree, len(p.primes), p.bits) for p in ring] == [
         (2048, 1, 49),
-        (4096, 1, 57),
+        (4096, 2, 29),
         (2048, 1, 43),
         (2048, 1, 48),
     ]
+
+
+def test_as_few_primes_as_possible_and_then_as_short_ones() -> None:
+    """For every length of q in every ring, up to the longest that its primes or the tables allow."""
+    for degree, allowed in params.RING_BITS.items():
+        for bits in range(degree.bit_length() + 3, allowed + 8):
+            least = (1 << bits) - (1 << (bits - 4))
+            chosen = params._primes_for(degree, least)
+            if chosen is None:
+                assert bits > min(allowed, 5 * 50) - 5, "a ring is refused only near its limit"
+                continue
+            primes, length = chosen
+            assert least <= math.prod(primes) < 1 << min(allowed, len(primes) * 50)
+            fewer = len(primes) - 1
+            assert math.prod(params.ntt_primes(degree, min(50, allowed // max(fewer, 1)), fewer)) < least
+            assert math.prod(params.ntt_primes(degree, length - 1, len(primes))) < least
+            assert length * len(primes) - least.bit_length() < max(len(primes), degree.bit_length() + 3)
+    assert len(params._primes_for(8192, 1 << 197)[0]) == 4
+    assert len(params._primes_for(16384, 1 << 245)[0]) == 5
+    assert params._primes_for(16384, 1 << 250) is None
+
+
+@pytest.mark.parametrize("name", ["ckks", "bfv"])
+def test_other_rings_carry_no_more_sums_in_no_fewer_bits(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    def length(degrees: tuple[int, ...], *sums: object) -> float:
+        monkeypatch.setattr(params, "SUM_DEGREES", degrees)
+        try:
+            p = getattr(params, name).__wrapped__(*sums)
+        except HEError:
+            return math.inf
+        return len(p.primes) * p.bits
+
+    for bits in (1, 4, 10, 11, 24, 32, 34, 44, 50):
+        for clients in (1, 2, 16, 2**10, 2**20, 2**38 - 1):
+            for seeded in (True, False):
+                sums = (2**bits - 1, clients, seeded)
+                ours = length((2048, 4096), *sums)
+                assert ours <= length((8192,), *sums)
+                small = length((1024,), *sums)
+                assert small >= ours - 2
+                assert small == math.inf or (seeded and sums[0] * clients <= 2**10)
+
+
+@seeded
+@pytest.mark.parametrize("name", ["ckks", "bfv"])
+def test_parameters_say_what_they_are(name: str, seeded: bool) -> None:
+    p = getattr(params, name)(65534, 256, seeded)
+    text = p.describe()
+    assert f"ring degree {p.degree}, log2 q = {math.log2(math.prod(p.primes)):.2f}" in text
+    assert all(str(prime) in text for prime in p.primes)
+    assert "secrets uniform in -1, 0, 1; errors centred binomials of 21 + 21 coins" in text
+    bound = params.error_bound("slot" if name == "ckks" else "coefficient", p.degree, 256, seeded)
+    assert f"error of a full sum, proven: at most 2^{math.log2(bound):.1f}" in text
+    cost = security.core_svp(p.degree, p.modulus_bits, math.sqrt(2 / 3), math.sqrt(21 / 2))
+    for figure in (cost.classical, cost.quantum, cost.quantum_walks):
+        assert f"{figure:.1f}" in text
+    for source in ("eprint 2024/463", "Homomorphic Encryption Standard, 2018", "Laarhoven", "Chailloux and Loyer"):
+        assert source in text
+    assert text.count("(kept)") == 4
+    assert "EXCEEDED" not in text
+    assert (f"plain modulus {p.plain_modulus}" if name == "bfv" else "encoding step 2^") in text
+    line = p.summary()
+    assert "\n" not in line
+    assert line.startswith(f"ring degree {p.degree}, modulus {len(p.primes)} x {p.bits} bits, 128 bits of")
+    assert f"core-SVP: {cost.classical:.0f} classical, {cost.quantum_walks:.0f} quantum" in line
 
 
 @pytest.mark.parametrize(

@@ -116,7 +116,7 @@ def test_second_polynomial_is_drawn_as_seal_draws_it(scheme: Scheme) -> None:
 def test_words_too_large_are_drawn_anew_as_seal_does() -> None:
     """A prime of which 2^64 is far from a multiple: some words in a hundred are too large."""
     awkward = next(p for p in range(2**65 // 33 // 8192 * 8192 + 1, 2**60, 8192) if params.is_prime(p))
-    at = _seal.context(params.CKKSParameters(4096, (awkward,), 60, 1, 1))
+    at = _seal.context(params.CKKSParameters(4096, (awkward,), 60, error=1, step=1, tolerance=1))
     encryptor = at.api.Encryptor(at.seal, at.api.KeyGenerator(at.seal).secret_key())
     with _seal.Scratch() as scratch:
         encryptor.encrypt_zero_symmetric().save(scratch.path)
