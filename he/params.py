@@ -180,8 +180,8 @@ class _Ring:
                 f"({', '.join(map(str, self.primes))})",
                 f"secrets uniform in -1, 0, 1; errors centred binomials of 21 + 21 coins, standard deviation "
                 f"{deviation:.2f}",
-                f"error of a full sum, proven: at most 2^{log2(self.error):.1f} in every {place} of a vector of up "
-                f"to 2^{log2(MAX_LENGTH):.0f} values, except with probability 2^-{FAILURE_BITS}",
+                f"error of a full sum, proven: at most 2^{log2(self.error):.1f} in {place}, for vectors of up to "
+                f"2^{log2(MAX_LENGTH):.0f} values, except with probability 2^-{FAILURE_BITS}",
                 encoding,
                 *security.describe(self.degree, self.modulus_bits, sqrt(SECRET_VARIANCE), deviation),
             ]
@@ -202,7 +202,7 @@ class CKKSParameters(_Ring):
     def describe(self) -> str:
         """Ring, modulus, errors, encoding and security with its sources, in lines for people."""
         return self._describe(
-            "slot's part",
+            "each part of every slot",
             f"encoding step 2^{log2(self.step):.1f}; parts of a sum's slots lie within "
             f"2^{log2(self.tolerance):.1f} of its multiples, or the sum stays closed",
         )
@@ -218,7 +218,7 @@ class BFVParameters(_Ring):
         """Ring, modulus, errors, encoding and security with its sources, in lines for people."""
         room = prod(self.primes) // (2 * self.plain_modulus)
         return self._describe(
-            "coefficient",
+            "every coefficient",
             f"plain modulus {self.plain_modulus} ({self.plain_modulus.bit_length()} bits); a sum opens right with "
             f"errors below q/2t = 2^{log2(room):.1f}, less half a unit for each client",
         )
