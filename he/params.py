@@ -70,30 +70,7 @@ from math import log, log2, prod, sqrt
 from he import security
 from he._numbers import whole
 from he.errors import HEError
-from he.security import RING_BITS, SECURITY_BITS
-
-__all__ = [
-    "ERROR_VARIANCE",
-    "FAILURE_BITS",
-    "MARGIN_BITS",
-    "MAX_COEFFICIENT",
-    "MAX_LENGTH",
-    "MAX_PLAIN_BITS",
-    "MAX_PRIMES",
-    "MAX_PRIME_BITS",
-    "RING_BITS",
-    "SECRET_VARIANCE",
-    "SECURITY_BITS",
-    "SUM_DEGREES",
-    "BFVParameters",
-    "CKKSParameters",
-    "Parameters",
-    "bfv",
-    "ckks",
-    "error_bound",
-    "is_prime",
-    "ntt_primes",
-]
+from he.security import RING_BITS as RING_BITS, SECURITY_BITS as SECURITY_BITS
 
 SUM_DEGREES = (2048, 4096)
 """The ring degrees that :func:`ckks` and :func:`bfv` try, the least first.
