@@ -1,19 +1,28 @@
-"""Montgomery multiplication of eight numbers at once, by the processor's 52-bit multiply-and-add.
+"""Multiplication modulo the squares of eight times the same number, by the processor's 52-bit multiply-and-add.
 
-A number modulo N is ``limbs`` limbs of 52 bits, least significant first. The limbs hold the number
-times R modulo N, where R = 2^(52 * limbs) > 4N. Limb i of eight numbers is one vector, so that a
-*batch* is an array of (limbs + 4) * 8 words: four rows of zeros follow, which the loop below reads.
-Values are kept below 2N, not N: then (2N * 2N + RN) / R < 2N again, and no final subtraction is needed
-(Walter, "Montgomery exponentiation needs no final subtractions", 1999).
+A number modulo N² is two *digits* in base N, each of ``limbs`` limbs of 52 bits, least significant first.
+The digits x0, x1 stand for (x0 + x1 N) / R modulo N², where R = 2^(52 * limbs) > 16N. Limb i of eight
+numbers is one vector, so that a digit of eight numbers is an array of limbs * 8 words. A *batch* is two
+such arrays, one after the other.
 
-The loop takes a *strip* of four limbs of one factor at a time. Each of the limbs / 4 strips adds at
-most 16 half products of 52 bits to a column. A column stays below 2^63 up to 8,000 limbs, so that
-carries wait for the end. Call a kernel here only if :func:`available` is true; :mod:`he._powers`
-returns the same numbers on every machine.
+**Why digits.** Montgomery's reduction of x0 y0 computes a quotient m with x0 y0 + m N = R t. So
+(x0 + x1 N) (y0 + y1 N) / R is t + N (x0 y1 + x1 y0 - m) / R modulo N², and only the low digits of the
+second fraction, modulo N, count. This is five multiplications of the size of N, and four for a square.
+Modulo N² without digits it is eight.
 
-No branch depends on a number. In :func:`raise_fixed` the table rows that are read depend on secret
-exponents. Numba's cache does not notice a change of *this* file in a kernel elsewhere that calls it:
-when developing, empty the cache after a change here.
+**Ranges.** Digits are kept below 2N, not N. Then t is below (4N² + RN) / R < 2N again, and no final
+subtraction is needed (Walter, "Montgomery exponentiation needs no final subtractions", 1999). In place
+of -m, a multiple of N below 3R is added, less m: its limbs are all larger than those of m. The second
+digit is below (8N² + 3R + RN) / R < 2N.
+
+The loop takes a *strip* of five limbs of one factor at a time. Each of the limbs / 5 strips adds at
+most 30 half products of 52 bits to a column. A column stays below 2^64 up to 680 limbs, so that carries
+wait for the end. Call a kernel here only if :func:`available` is true; :mod:`he._powers` returns the
+same numbers on every machine.
+
+No branch depends on a number. In :func:`raise_fixed` and :func:`raise_all` the table rows that are read
+depend on secret exponents. Numba's cache does not notice a change of *this* file in a kernel elsewhere
+that calls it: when developing, empty the cache after a change here.
 """
 
 from collections.abc import Callable
@@ -36,8 +45,11 @@ LANES = 8
 LIMB_BITS = 52
 """Bits of a limb."""
 
-STRIP = 4
-"""Limbs of one factor that the loop takes at a time; the number of limbs is a multiple of it."""
+STRIP = 5
+"""Limbs of one factor that the loop takes at a time; the number of limbs is a multiple of it.
+
+With five, the usual sizes of keys fill their limbs, and the loop needs few more registers than there are.
+"""
 
 _i64 = ir.IntType(64)
 _vector = ir.VectorType(_i64, LANES)
@@ -54,8 +66,8 @@ def available() -> bool:
 
 
 def limbs_for(bits: int) -> int:
-    """Limbs of a number modulo an N of ``bits`` bits, such that R > 4N."""
-    return -(-(bits + 2) // (LIMB_BITS * STRIP)) * STRIP
+    """Limbs of a digit, for an N of ``bits`` bits: such that R > 16N."""
+    return -(-(bits + 4) // (LIMB_BITS * STRIP)) * STRIP
 
 
 def _splat(builder: Any, scalar: Any) -> Any:
@@ -82,78 +94,124 @@ def _vector_at(builder: Any, pointer: Any, limb: Any) -> Any:
     return builder.bitcast(builder.gep(pointer, [word]), _vector.as_pointer())
 
 
+def _write_strip(
+    builder: Any, sums: Any, factors: list[tuple[Any, Any]], at: Any, ring: tuple[Any, Any]
+) -> list[Any]:
+    """Write out the instructions of a strip: ``sums`` plus the products of ``factors`` plus a multiple of N.
+
+    ``factors`` are pairs of pointers to a and b, and ``ring`` is the pointer to N's limbs, with their number. The
+    limbs of the multiple are returned.
+    """
+    low = _function(builder, "llvm.x86.avx512.vpmadd52l.uq.512")
+    high = _function(builder, "llvm.x86.avx512.vpmadd52h.uq.512")
+    modulus, size = ring
+    inverse = builder.load(builder.gep(modulus, [builder.mul(size, ir.Constant(_i64, 2))]))
+
+    def fixed(number: int) -> ir.Constant:
+        return ir.Constant(_i64, number)
+
+    def row(pointer: Any, limb: Any) -> Any:
+        return builder.load(_vector_at(builder, pointer, limb), align=8)
+
+    def modulus_limb(limb: Any) -> Any:
+        return _splat(builder, builder.load(builder.gep(modulus, [limb])))
+
+    def store(value: Any, limb: Any) -> None:
+        builder.store(value, _vector_at(builder, sums, limb), align=8)
+
+    quotient: list[Any] = []
+    multipliers = [[row(b, builder.add(at, fixed(r))) for r in range(STRIP)] for _, b in factors]
+    first = [[row(a, fixed(j)) for j in range(STRIP)] for a, _ in factors]
+    columns = [row(sums, fixed(j)) for j in range(STRIP)]
+    for j in range(STRIP):
+        for window, multiplier in zip(first, multipliers, strict=True):
+            for r in range(j + 1):
+                columns[j] = builder.call(low, [columns[j], window[j - r], multiplier[r]])
+            for r in range(j):
+                columns[j] = builder.call(high, [columns[j], window[j - r - 1], multiplier[r]])
+    # Each limb of the quotient waits for the one before: all that doesn't is done first.
+    negated, carry = _splat(builder, inverse), _constant(0)
+    first.append([modulus_limb(fixed(j)) for j in range(STRIP)])
+    for j in range(STRIP):
+        column = builder.add(columns[j], carry)
+        quotient.append(builder.call(low, [_constant(0), column, negated]))
+        for later in range(j + 1, STRIP):
+            columns[later] = builder.call(low, [columns[later], first[-1][later - j], quotient[j]])
+            columns[later] = builder.call(high, [columns[later], first[-1][later - j - 1], quotient[j]])
+        carry = builder.lshr(builder.call(low, [column, first[-1][0], quotient[j]]), _constant(LIMB_BITS))
+    multipliers.append(quotient)
+    store(builder.add(row(sums, fixed(STRIP)), carry), fixed(STRIP))
+
+    def add_products(columns: list[Any], windows: list[list[Any]]) -> None:
+        """Add the halves of all products that fall on the columns after the first ``STRIP``."""
+        for r in range(STRIP):
+            for half, back in ((low, 0), (high, 1)):
+                for window, multiplier in zip(windows, multipliers, strict=True):
+                    for j in range(STRIP):
+                        place = STRIP + j - r - back
+                        if place < len(window):
+                            columns[j] = builder.call(half, [columns[j], window[place], multiplier[r]])
+
+    held = [[cgutils.alloca_once_value(builder, value) for value in window] for window in first]
+    with cgutils.for_range_slice(builder, fixed(STRIP), size, fixed(STRIP), intp=_i64) as (start, _):
+        places = [builder.add(start, fixed(j)) for j in range(STRIP)]
+        fresh = [[row(a, place) for place in places] for a, _ in factors]
+        fresh.append([modulus_limb(place) for place in places])
+        columns = [row(sums, place) for place in places]
+        windows = [[builder.load(kept) for kept in before] for before in held]
+        add_products(columns, [before + after for before, after in zip(windows, fresh, strict=True)])
+        for j in range(STRIP):
+            store(columns[j], builder.sub(places[j], fixed(STRIP)))
+            for kept, after in zip(held, fresh, strict=True):
+                builder.store(after[j], kept[j])
+    columns = [_constant(0)] * STRIP
+    add_products(columns, [[builder.load(kept) for kept in before] for before in held])
+    for j in range(STRIP):
+        store(columns[j], builder.sub(size, fixed(STRIP - j)))
+    return quotient
+
+
+def _ring(context: Any, builder: Any, kind: Any, array: Any) -> tuple[Any, Any]:
+    """The pointer to the first row of an array, and the length of its rows."""
+    made = context.make_array(kind)(context, builder, array)
+    return made.data, builder.extract_value(made.shape, 1)
+
+
 @_primitive
-def _strip(typing: Any, total: Any, a: Any, b: Any, at: Any, modulus: Any, inverse: Any) -> Any:
-    """Add ``a`` times the limbs ``b[at : at + 4]`` to ``total``; drop 4 limbs that a multiple of N clears."""
+def _strip(typing: Any, total: Any, a: Any, b: Any, at: Any, ring: Any, quotient: Any) -> Any:
+    """Add ``a`` times the limbs ``b[at : at + 5]`` to ``total``; drop 5 limbs that a multiple of N clears.
+
+    ``a`` and ``b`` are digits. The multiple is written to ``quotient[at : at + 5]``.
+    """
 
     def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
-        low = _function(builder, "llvm.x86.avx512.vpmadd52l.uq.512")
-        high = _function(builder, "llvm.x86.avx512.vpmadd52h.uq.512")
-        sums, factor, other, prime = (
-            _pointer(context, builder, signature.args[i], arguments[i]) for i in (0, 1, 2, 4)
+        sums, factor, other, kept = (
+            _pointer(context, builder, signature.args[i], arguments[i]) for i in (0, 1, 2, 5)
         )
-        size = context.make_array(signature.args[4])(context, builder, arguments[4]).shape
-        limbs = builder.sub(builder.extract_value(size, 0), ir.Constant(_i64, STRIP))
-
-        def add(half: Any, column: Any, x: Any, y: Any) -> Any:
-            return builder.call(half, [column, x, y])
-
-        def row(pointer: Any, limb: Any) -> Any:
-            return builder.load(_vector_at(builder, pointer, limb), align=8)
-
-        def modulus_limb(limb: Any) -> Any:
-            return _splat(builder, builder.load(builder.gep(prime, [limb])))
-
-        def store(value: Any, limb: Any) -> None:
-            builder.store(value, _vector_at(builder, sums, limb), align=8)
-
-        def fixed(number: int) -> ir.Constant:
-            return ir.Constant(_i64, number)
-
-        b_rows = [row(other, builder.add(arguments[3], fixed(r))) for r in range(STRIP)]
-        negated = _splat(builder, arguments[5])
-        a_rows = [row(factor, fixed(j)) for j in range(STRIP)]
-        n_rows = [modulus_limb(fixed(j)) for j in range(STRIP)]
-        multiples: list[Any] = []
-        carry = _constant(0)
-        for j in range(STRIP):
-            column = builder.add(row(sums, fixed(j)), carry)
-            for r in range(j + 1):
-                column = add(low, column, a_rows[j - r], b_rows[r])
-                if r < j:
-                    column = add(low, column, n_rows[j - r], multiples[r])
-                    column = add(high, column, a_rows[j - r - 1], b_rows[r])
-                    column = add(high, column, n_rows[j - r - 1], multiples[r])
-            multiples.append(add(low, _constant(0), column, negated))
-            column = add(low, column, n_rows[0], multiples[j])
-            carry = builder.lshr(column, _constant(LIMB_BITS))
-        store(builder.add(row(sums, fixed(STRIP)), carry), fixed(STRIP))
-
-        held_a = [cgutils.alloca_once_value(builder, value) for value in a_rows]
-        held_n = [cgutils.alloca_once_value(builder, value) for value in n_rows]
-        with cgutils.for_range_slice(
-            builder, fixed(STRIP), builder.add(limbs, fixed(STRIP)), fixed(STRIP), intp=_i64
-        ) as (start, _):
-            places = [builder.add(start, fixed(j)) for j in range(STRIP)]
-            window_a = [builder.load(held) for held in held_a] + [row(factor, place) for place in places]
-            window_n = [builder.load(held) for held in held_n] + [modulus_limb(place) for place in places]
-            columns = [row(sums, place) for place in places]
-            for r in range(STRIP):
-                for j in range(STRIP):
-                    columns[j] = add(low, columns[j], window_a[STRIP + j - r], b_rows[r])
-                for j in range(STRIP):
-                    columns[j] = add(low, columns[j], window_n[STRIP + j - r], multiples[r])
-                for j in range(STRIP):
-                    columns[j] = add(high, columns[j], window_a[STRIP + j - r - 1], b_rows[r])
-                for j in range(STRIP):
-                    columns[j] = add(high, columns[j], window_n[STRIP + j - r - 1], multiples[r])
-            for j in range(STRIP):
-                store(columns[j], builder.sub(places[j], fixed(STRIP)))
-                builder.store(window_a[STRIP + j], held_a[j])
-                builder.store(window_n[STRIP + j], held_n[j])
+        constants = _ring(context, builder, signature.args[4], arguments[4])
+        multiple = _write_strip(builder, sums, [(factor, other)], arguments[3], constants)
+        for j, value in enumerate(multiple):
+            place = builder.add(arguments[3], ir.Constant(_i64, j))
+            builder.store(value, _vector_at(builder, kept, place), align=8)
         return context.get_dummy_value()
 
-    return types.void(total, a, b, types.intp, modulus, types.uint64), generate
+    return types.void(total, a, b, types.intp, ring, quotient), generate
+
+
+@_primitive
+def _strip_across(typing: Any, total: Any, a: Any, b: Any, at: Any, ring: Any) -> Any:
+    """As :func:`_strip`, for each digit of the batch ``a`` times the other digit of ``b``."""
+
+    def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        sums, a_first, b_first = (_pointer(context, builder, signature.args[i], arguments[i]) for i in range(3))
+        constants = _ring(context, builder, signature.args[4], arguments[4])
+        a_second, b_second = (_vector_at(builder, first, constants[1]) for first in (a_first, b_first))
+        words = a_first.type
+        pairs = [(a_first, builder.bitcast(b_second, words)), (builder.bitcast(a_second, words), b_first)]
+        _write_strip(builder, sums, pairs, arguments[3], constants)
+        return context.get_dummy_value()
+
+    return types.void(total, a, b, types.intp, ring), generate
 
 
 @_primitive
@@ -176,63 +234,98 @@ def _settle(typing: Any, total: Any, out: Any, limbs: Any) -> Any:
 
 
 @kernel
-def _multiply(out: Words, a: Words, b: Words, modulus: Words, inverse: np.uint64, total: Words) -> None:
+def _first_digit(a: Words, b: Words, ring: Words, scratch: Words) -> None:
+    """Write t of ``a * b`` to ``scratch[0]``, before carries, and what stands for -m to ``scratch[1]``."""
+    limbs, half = ring.shape[1], ring.shape[1] * LANES
+    for at in range(0, limbs, STRIP):
+        _strip(scratch[0], a[:half], b[:half], at, ring, scratch[2])
+    for i in range(limbs):
+        for lane in range(LANES):
+            scratch[1, i * LANES + lane] = ring[1, i] - scratch[2, i * LANES + lane]
+
+
+@kernel
+def _multiply(out: Words, a: Words, b: Words, ring: Words, scratch: Words) -> None:
     """Write ``a * b / R`` to the batch ``out``, which may be ``a`` or ``b``.
 
-    ``total`` is a batch of zeros before and after; ``modulus`` is N's limbs and four zeros;
-    ``inverse`` is -1/N modulo 2^52.
+    ``ring`` is (3, limbs): N, a multiple of N whose limbs are all above 2^52, and -1/N modulo 2^52 in
+    the first word of the third row. ``scratch`` is four digits; the first is zero before and after.
     """
-    limbs = modulus.size - STRIP
+    limbs, half = ring.shape[1], ring.shape[1] * LANES
+    _first_digit(a, b, ring, scratch)
     for at in range(0, limbs, STRIP):
-        _strip(total, a, b, at, modulus, inverse)
-    _settle(total, out, limbs)
+        _strip_across(scratch[1], a, b, at, ring)
+    _settle(scratch[0], out[:half], limbs)
+    _settle(scratch[1], out[half:], limbs)
+
+
+@kernel
+def _square(out: Words, a: Words, ring: Words, scratch: Words) -> None:
+    """Write ``a * a / R`` to the batch ``out``, which may be ``a``. See :func:`_multiply`."""
+    limbs, half = ring.shape[1], ring.shape[1] * LANES
+    _first_digit(a, a, ring, scratch)
+    twice = scratch[3]
+    for i in range(limbs * LANES):
+        twice[i] = a[half + i] << np.uint64(1)
+    _settle(twice, twice, limbs)
+    for at in range(0, limbs, STRIP):
+        _strip(scratch[1], twice, a[:half], at, ring, scratch[2])
+    _settle(scratch[0], out[:half], limbs)
+    _settle(scratch[1], out[half:], limbs)
 
 
 @kernel
 def _gather(batch: Words, lane: int, number: Words) -> None:
-    for i in range(number.size):
+    limbs, half = number.size // 2, batch.size // 2
+    for i in range(limbs):
         batch[i * LANES + lane] = number[i]
+        batch[half + i * LANES + lane] = number[limbs + i]
 
 
 @kernel
 def _scatter(batch: Words, lane: int, number: Words) -> None:
-    for i in range(number.size):
+    limbs, half = number.size // 2, batch.size // 2
+    for i in range(limbs):
         number[i] = batch[i * LANES + lane]
+        number[limbs + i] = batch[half + i * LANES + lane]
 
 
 @kernel
-def multiply(a: Words, b: Words, out: Words, modulus: Words, inverse: np.uint64) -> None:
-    """Write ``a[i] * b[i] / R`` to ``out[i]``; one row of ``b`` multiplies all. Arrays are (count, limbs)."""
-    left, right, total = np.zeros((3, modulus.size * LANES), np.uint64)
+def multiply(a: Words, b: Words, out: Words, ring: Words) -> None:
+    """Write ``a[i] * b[i] / R`` to ``out[i]``; one row of ``b`` multiplies all. Arrays are (count, 2 limbs)."""
+    left, right = np.zeros((2, 2 * ring.shape[1] * LANES), np.uint64)
+    scratch = np.zeros((4, ring.shape[1] * LANES), np.uint64)
     for start in range(0, a.shape[0], LANES):
         lanes = min(LANES, a.shape[0] - start)
         for lane in range(lanes):
             _gather(left, lane, a[start + lane])
             _gather(right, lane, b[start + lane if b.shape[0] > 1 else 0])
-        _multiply(left, left, right, modulus, inverse, total)
+        _multiply(left, left, right, ring, scratch)
         for lane in range(lanes):
             _scatter(left, lane, out[start + lane])
 
 
 @kernel
-def fill_table(table: Words, modulus: Words, inverse: np.uint64) -> None:
-    """Fill ``table``, (windows, digits, limbs), with powers of ``table[:, 1]``; ``table[:, 0]`` is 1."""
-    base, power, total = np.zeros((3, modulus.size * LANES), np.uint64)
+def fill_table(table: Words, ring: Words) -> None:
+    """Fill ``table``, (windows, digits, 2 limbs), with powers of ``table[:, 1]``; ``table[:, 0]`` is 1."""
+    base, power = np.zeros((2, 2 * ring.shape[1] * LANES), np.uint64)
+    scratch = np.zeros((4, ring.shape[1] * LANES), np.uint64)
     for start in range(0, table.shape[0], LANES):
         lanes = min(LANES, table.shape[0] - start)
         for lane in range(lanes):
             _gather(base, lane, table[start + lane, 1])
         power[:] = base
         for digit in range(2, table.shape[1]):
-            _multiply(power, power, base, modulus, inverse, total)
+            _multiply(power, power, base, ring, scratch)
             for lane in range(lanes):
                 _scatter(power, lane, table[start + lane, digit])
 
 
 @kernel
-def raise_fixed(table: Words, digits: NDArray[np.uint16], out: Words, modulus: Words, inverse: np.uint64) -> None:
+def raise_fixed(table: Words, digits: NDArray[np.uint16], out: Words, ring: Words) -> None:
     """Write the product of ``table[j, digits[i, j]]`` over all windows j to ``out[i]``."""
-    power, factor, total = np.zeros((3, modulus.size * LANES), np.uint64)
+    power, factor = np.zeros((2, 2 * ring.shape[1] * LANES), np.uint64)
+    scratch = np.zeros((4, ring.shape[1] * LANES), np.uint64)
     for start in range(0, digits.shape[0], LANES):
         lanes = min(LANES, digits.shape[0] - start)
         for lane in range(lanes):
@@ -240,21 +333,20 @@ def raise_fixed(table: Words, digits: NDArray[np.uint16], out: Words, modulus: W
         for window in range(1, digits.shape[1]):
             for lane in range(lanes):
                 _gather(factor, lane, table[window, digits[start + lane, window]])
-            _multiply(power, power, factor, modulus, inverse, total)
+            _multiply(power, power, factor, ring, scratch)
         for lane in range(lanes):
             _scatter(power, lane, out[start + lane])
 
 
 @kernel
-def raise_all(
-    bases: Words, one: Words, digits: NDArray[np.uint16], width: int, out: Words, modulus: Words, inverse: np.uint64
-) -> None:
-    """Raise each of ``bases``, (count, limbs), to one exponent, and write the powers to ``out``.
+def raise_all(bases: Words, one: Words, digits: NDArray[np.uint16], width: int, out: Words, ring: Words) -> None:
+    """Raise each of ``bases``, (count, 2 limbs), to one exponent, and write the powers to ``out``.
 
-    ``digits`` is the exponent in base 2^``width``, *most* significant first; ``one`` is R modulo N.
+    ``digits`` is the exponent in base 2^``width``, *most* significant first; ``one`` is R modulo N².
     """
-    powers = np.zeros((1 << width, modulus.size * LANES), np.uint64)
-    power, total = np.zeros((2, modulus.size * LANES), np.uint64)
+    powers = np.zeros((1 << width, 2 * ring.shape[1] * LANES), np.uint64)
+    power = np.zeros(2 * ring.shape[1] * LANES, np.uint64)
+    scratch = np.zeros((4, ring.shape[1] * LANES), np.uint64)
     for lane in range(LANES):
         _gather(powers[0], lane, one)
     for start in range(0, bases.shape[0], LANES):
@@ -262,11 +354,11 @@ def raise_all(
         for lane in range(lanes):
             _gather(powers[1], lane, bases[start + lane])
         for digit in range(2, 1 << width):
-            _multiply(powers[digit], powers[digit - 1], powers[1], modulus, inverse, total)
+            _multiply(powers[digit], powers[digit - 1], powers[1], ring, scratch)
         power[:] = powers[digits[0]]
         for i in range(1, digits.size):
             for _ in range(width):
-                _multiply(power, power, power, modulus, inverse, total)
-            _multiply(power, power, powers[digits[i]], modulus, inverse, total)
+                _square(power, power, ring, scratch)
+            _multiply(power, power, powers[digits[i]], ring, scratch)
         for lane in range(lanes):
             _scatter(power, lane, out[start + lane])

@@ -1,4 +1,4 @@
-"""Many powers modulo one odd number: of one base by tables, or of many bases to one exponent.
+"""Many powers modulo the square of an odd number: of one base by tables, or of many bases to one exponent.
 
 :mod:`he._montgomery` computes them where the CPU multiplies eight numbers at once, GMP elsewhere. The
 results are the same. GMP's integers and the tables are not constant time: see :mod:`he.paillier`.
@@ -16,7 +16,7 @@ from gmpy2 import mpz
 from numpy.typing import NDArray
 
 from he import _montgomery, _slot_kernels
-from he._montgomery import LANES, LIMB_BITS, STRIP
+from he._montgomery import LANES, LIMB_BITS
 from he._ring_kernels import Words
 from he._workers import run_all
 
@@ -31,7 +31,7 @@ POWER_WIDTH = 5
 # Costs in GMP's multiplications and reductions modulo 6144 bits (8.7 us, measured).
 _SQUARING = 0.9
 _POWER = 1.1  # for each bit of an exponent
-_BATCH = 2.2  # one multiplication of eight numbers
+_BATCH = 1.6  # one multiplication of eight numbers
 _STORE = 0.2  # one entry of a table, in memory that the system must map first
 
 
@@ -50,46 +50,60 @@ def spread(
     steps = -(-len(items) // step)
     if executor is None or steps == 1:
         return list(function(items, *whole))
-    pieces = min(steps, 2 * (os.cpu_count() or 1))
+    pieces = min(steps, 4 * (os.cpu_count() or 1))  # so that no core waits long for another's last piece
     cuts = [steps * i // pieces * step for i in range(pieces)] + [len(items)]
     parts = run_all(executor, function, [(items[a:b], *whole) for a, b in pairwise(cuts)])
     return [item for part in parts for item in part]
 
 
 class Ring:
-    """Arithmetic modulo the odd ``modulus``, for both GMP and the kernels."""
+    """Arithmetic modulo the square of the odd ``root``, for both GMP and the kernels."""
 
-    def __init__(self, modulus: int) -> None:
-        self.modulus = mpz(modulus)
-        self.limbs = _montgomery.limbs_for(self.modulus.bit_length())
+    def __init__(self, root: int) -> None:
+        self.root = mpz(root)
+        self.modulus = self.root**2
+        self.limbs = _montgomery.limbs_for(self.root.bit_length())
         radix = mpz(1) << LIMB_BITS * self.limbs
-        self.inverse = np.uint64(int(-gmpy2.invert(self.modulus, 1 << LIMB_BITS) % (1 << LIMB_BITS)))
-        self.words = np.append(self.cut([self.modulus])[0], np.zeros(STRIP, np.uint64))
-        self.one, self.radix_squared = self.cut([radix % self.modulus, radix * radix % self.modulus])
-        self._unit = self.cut([mpz(1)])
+        # A multiple of the root whose limbs are 2^53 and more: from limbs of 2^53 on.
+        large = (radix - 1) // ((mpz(1) << LIMB_BITS) - 1) << LIMB_BITS + 1
+        self.constants = np.zeros((3, self.limbs), np.uint64)
+        self.constants[0], self.constants[1] = self._cut([self.root, -large % self.root])
+        self.constants[1] += np.uint64(1 << LIMB_BITS + 1)
+        self.constants[2, 0] = int(-gmpy2.invert(self.root, 1 << LIMB_BITS) % (1 << LIMB_BITS))
+        self.one, self._radix_squared, self._unit = self.cut(
+            [radix % self.modulus, radix * radix % self.modulus, mpz(1)]
+        )
 
     def cut(self, numbers: Sequence[mpz]) -> Words:
-        """``numbers`` below 2 ** (52 * limbs) as limbs, (count, limbs)."""
+        """``numbers`` below the modulus as limbs of their two digits, (count, 2 limbs)."""
+        digits = [gmpy2.f_divmod(number, self.root) for number in numbers]
+        return self._cut([digit for high, low in digits for digit in (low, high)]).reshape(len(numbers), -1)
+
+    def _cut(self, digits: Sequence[mpz]) -> Words:
+        """``digits`` below 2 ** (52 * limbs) as limbs, (count, limbs)."""
         size = 8 * (-(-self.limbs * LIMB_BITS // 64))
-        data = b"".join([number.to_bytes(size, "little") for number in numbers])
-        words = np.frombuffer(data, "<u8").astype(np.uint64, copy=False).reshape(len(numbers), -1)
-        out = np.empty(len(numbers) * self.limbs, np.uint64)
+        data = b"".join([digit.to_bytes(size, "little") for digit in digits])
+        words = np.frombuffer(data, "<u8").astype(np.uint64, copy=False).reshape(len(digits), -1)
+        out = np.empty(len(digits) * self.limbs, np.uint64)
         _slot_kernels.unpack(words, self.limbs, LIMB_BITS, out)
-        return out.reshape(len(numbers), self.limbs)
+        return out.reshape(len(digits), self.limbs)
 
     def enter(self, numbers: Sequence[mpz]) -> Words:
         """``numbers``, which are below the modulus, in Montgomery's form."""
         limbs = self.cut(numbers)
-        _montgomery.multiply(limbs, self.radix_squared[None], limbs, self.words, self.inverse)
+        _montgomery.multiply(limbs, self._radix_squared[None], limbs, self.constants)
         return limbs
 
     def leave(self, limbs: Words) -> list[mpz]:
         """The numbers, below the modulus, whose Montgomery form is ``limbs``."""
         plain = np.empty_like(limbs)
-        _montgomery.multiply(limbs, self._unit, plain, self.words, self.inverse)
-        words = np.zeros((len(limbs), -(-self.limbs * LIMB_BITS // 64)), np.uint64)
+        _montgomery.multiply(limbs, self._unit[None], plain, self.constants)
+        words = np.zeros((2 * len(limbs), -(-self.limbs * LIMB_BITS // 64)), np.uint64)
         _slot_kernels.pack(plain.ravel(), self.limbs, LIMB_BITS, words)
-        return [mpz.from_bytes(row.tobytes(), "little") % self.modulus for row in words.astype("<u8", copy=False)]
+        digits = [mpz.from_bytes(row.tobytes(), "little") for row in words.astype("<u8", copy=False)]
+        return [
+            (low + high * self.root) % self.modulus for low, high in zip(digits[::2], digits[1::2], strict=True)
+        ]
 
     def raise_all(self, bases: Sequence[mpz], exponent: mpz, executor: Executor | None = None) -> list[mpz]:
         """Each of ``bases``, which are below the modulus, to the power ``exponent``, which is positive."""
@@ -150,7 +164,7 @@ class FixedBase:
             bases.append(power)
         if not self._kernel:
             return spread(executor, _fill_by_gmp, bases, width, self.ring.modulus)
-        table = np.empty((len(bases), 1 << width, self.ring.limbs), np.uint64)
+        table = np.empty((len(bases), 1 << width, 2 * self.ring.limbs), np.uint64)
         table[:, 0] = self.ring.one
         table[:, 1] = self.ring.enter(bases)
         # Threads fill their windows in place; other processes return copies.
@@ -180,14 +194,12 @@ def _raise_all(bases: Sequence[mpz], ring: Ring, exponent: mpz) -> list[mpz]:
     digits = [int(exponent >> POWER_WIDTH * i) % (1 << POWER_WIDTH) for i in reversed(range(length))]
     entered = ring.enter(bases)
     out = np.empty_like(entered)
-    _montgomery.raise_all(
-        entered, ring.one, np.array(digits, np.uint16), POWER_WIDTH, out, ring.words, ring.inverse
-    )
+    _montgomery.raise_all(entered, ring.one, np.array(digits, np.uint16), POWER_WIDTH, out, ring.constants)
     return ring.leave(out)
 
 
 def _fill(table: Words, ring: Ring) -> list[Words]:
-    _montgomery.fill_table(table, ring.words, ring.inverse)
+    _montgomery.fill_table(table, ring.constants)
     return list(table)
 
 
@@ -204,8 +216,8 @@ def _fill_by_gmp(bases: Sequence[mpz], width: int, modulus: mpz) -> list[list[mp
 
 def _by_table(digits: NDArray[np.uint16], table: Any, ring: Ring) -> list[mpz]:
     if isinstance(table, np.ndarray):
-        out = np.empty((len(digits), ring.limbs), np.uint64)
-        _montgomery.raise_fixed(table, digits, out, ring.words, ring.inverse)
+        out = np.empty((len(digits), 2 * ring.limbs), np.uint64)
+        _montgomery.raise_fixed(table, digits, out, ring.constants)
         return ring.leave(out)
     powers = []
     with released():

@@ -14,8 +14,9 @@ try:
     import gmpy2  # type: ignore[import-untyped]
     from gmpy2 import mpz
 
+    from he._montgomery import LANES
     from he._paillier_encryption import Encryptor, exponent_bits
-    from he._powers import FixedBase, Ring
+    from he._powers import FixedBase, Ring, spread
     from he._primes import SMALL, draw_prime
 except ImportError as missing:
     needed = f"he.paillier needs gmpy2: {INSTALL}"
@@ -103,7 +104,7 @@ class PublicKey(Encryptor):
 
     @cached_property
     def _ring(self) -> Ring:
-        return Ring(self.n**2)
+        return Ring(self.n)
 
     @cached_property
     def _base(self) -> FixedBase:
@@ -202,20 +203,11 @@ class PrivateKey(Encryptor):
         Raises :class:`CiphertextError`, and opens none, if one is outside (1, n²) or shares a factor
         with n.
         """
-        numbers = check_ciphertexts(ciphertexts, self.n)
-        p, q = mpz(self.p), mpz(self.q)
-        halves = []
-        for prime, other, ring in ((p, q, self._rings[0]), (q, p, self._rings[1])):
-            powers = ring.raise_all([number % ring.modulus for number in numbers], prime - 1, executor)
-            # (1 + n)^(p-1) = 1 + (p-1) n, whose L is -q modulo p.
-            scale = gmpy2.invert(-other, prime)
-            halves.append([(power - 1) // prime * scale % prime for power in powers])
-        inverse = gmpy2.invert(p, q)
-        return [int(x + p * ((y - x) * inverse % q)) for x, y in zip(*halves, strict=True)]
+        return spread(executor, _decrypt, check_ciphertexts(ciphertexts, self.n), *self._rings, step=LANES)
 
     @cached_property
     def _rings(self) -> tuple[Ring, Ring]:
-        return Ring(self.p**2), Ring(self.q**2)
+        return Ring(self.p), Ring(self.q)
 
     @cached_property
     def _bases(self) -> list[FixedBase]:
@@ -286,6 +278,19 @@ def check_ciphertexts(ciphertexts: Iterable[int], n: int) -> list[mpz]:
         i = next(i for i, number in enumerate(numbers) if gmpy2.gcd(number, modulus) != 1)
         raise CiphertextError(f"ciphertext {i} shares a factor with the modulus; expected a unit modulo n²")
     return numbers
+
+
+def _decrypt(numbers: Sequence[mpz], modulo_p: Ring, modulo_q: Ring) -> list[int]:
+    """The plaintext of each of ``numbers``, which were checked."""
+    p, q = modulo_p.root, modulo_q.root
+    halves = []
+    for prime, other, ring in ((p, q, modulo_p), (q, p, modulo_q)):
+        powers = ring.raise_all([number % ring.modulus for number in numbers], prime - 1)
+        # (1 + n)^(p-1) = 1 + (p-1) n, whose L is -q modulo p.
+        scale = gmpy2.invert(-other, prime)
+        halves.append([(power - 1) // prime * scale % prime for power in powers])
+    inverse = gmpy2.invert(p, q)
+    return [int(x + p * ((y - x) * inverse % q)) for x, y in zip(*halves, strict=True)]
 
 
 def _fit(p: mpz, q: mpz) -> bool:

@@ -6,7 +6,7 @@ import os
 import pickle
 import random
 from collections.abc import Callable
-from concurrent.futures import Executor
+from concurrent.futures import Executor, ThreadPoolExecutor
 from typing import Any
 
 import gmpy2
@@ -79,6 +79,21 @@ def test_executors_and_tables_change_nothing(private: bool, threads: Executor) -
     used.prepare(3)
     assert used.encrypt_integers(plain, rng=repeatable(5)) == alone
     assert used.prepared == 3, "they do not follow from this generator"
+
+
+def test_opening_is_split_into_equal_pieces() -> None:
+    """So that all threads of an executor work until the end, on both primes."""
+    sizes = []
+
+    class Watched(ThreadPoolExecutor):
+        def submit(self, function: Any, numbers: Any, /, *rest: Any) -> Any:
+            sizes.append(len(numbers))
+            return super().submit(function, numbers, *rest)
+
+    ciphertexts = KEY.encrypt_integers(range(64 * (os.cpu_count() or 1)))
+    with Watched(2) as threads:
+        assert KEY.decrypt_integers(ciphertexts, threads) == list(range(len(ciphertexts)))
+    assert sizes == [16] * (len(ciphertexts) // 16)
 
 
 def test_exponents_have_half_the_bits_of_an_odd_modulus_too() -> None:

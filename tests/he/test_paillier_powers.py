@@ -14,12 +14,12 @@ from gmpy2 import mpz
 from he import _montgomery, _powers
 from he._montgomery import LANES, LIMB_BITS
 from he._powers import FixedBase, Ring
+from he.paillier_keys import MAX_BITS
 from tests.he.paillier_primes import KEY
 
 paths = pytest.mark.parametrize("kernel", [True, False], ids=["kernel", "gmp"])
-moduli = pytest.mark.parametrize(
-    "modulus", [KEY.p**2, KEY.n**2, 2**2048 - 1, 2**2047 + 1], ids=["p²", "n²", "high", "low"]
-)
+ROOTS = {"p": KEY.p, "n": KEY.n, "high": 2**1024 - 1, "low": 2**1023 + 1}
+roots = pytest.mark.parametrize("root", ROOTS.values(), ids=ROOTS)
 
 
 @pytest.fixture
@@ -40,34 +40,39 @@ def draw(count: int, below: int) -> list[int]:
     return ([0, 1, below - 1] + [int(gmpy2.mpz_random(state, below)) for _ in range(count)])[:count]
 
 
-@moduli
+@pytest.mark.parametrize("root", [*ROOTS.values(), (1 << MAX_BITS) - 1], ids=[*ROOTS, "longest"])
 @pytest.mark.parametrize("count", [1, LANES, LANES + 3])
-def test_eight_products_at_once(modulus: int, count: int) -> None:
-    """Any values below 2N may go in, and values below 2N come out."""
+def test_eight_products_at_once(root: int, count: int) -> None:
+    """Any digits below 2N may go in, and digits below 2N come out. No column overflows under the longest key."""
     if not _montgomery.available():
         pytest.skip("no compiler, or no AVX-512 IFMA")
-    ring = Ring(modulus)
+    ring = Ring(root)
     radix = 1 << LIMB_BITS * ring.limbs
-    assert radix > 4 * modulus
-    left, right = draw(count, 2 * modulus), draw(count, 2 * modulus)[::-1]
-    a, b = ring.cut([mpz(x) for x in left]), ring.cut([mpz(x) for x in right])
+    assert radix > 16 * root
+    top = 2 * root - 1
+    left = [(top, top), *zip(draw(count, 2 * root), draw(count, 2 * root)[::-1], strict=True)][:count]
+    right = [(top, top), *zip(draw(count, 2 * root)[::-1], draw(count, 2 * root), strict=True)][:count]
+    a, b = (
+        ring._cut([mpz(digit) for pair in pairs for digit in pair]).reshape(count, -1) for pairs in (left, right)
+    )
     out = np.empty_like(a)
-    _montgomery.multiply(a, b, out, ring.words, ring.inverse)
-    for x, y, limbs in zip(left, right, out.tolist(), strict=True):
-        product = sum(limb << LIMB_BITS * i for i, limb in enumerate(limbs))
-        assert product < 2 * modulus
-        assert product * radix % modulus == x * y % modulus
-    assert ring.leave(ring.enter([mpz(x % modulus) for x in left])) == [x % modulus for x in left]
+    _montgomery.multiply(a, b, out, ring.constants)
+    for (x0, x1), (y0, y1), limbs in zip(left, right, out.reshape(count, 2, -1).tolist(), strict=True):
+        z0, z1 = (sum(limb << LIMB_BITS * i for i, limb in enumerate(digit)) for digit in limbs)
+        assert max(z0, z1) < 2 * root
+        assert (z0 + z1 * root) * radix % root**2 == (x0 + x1 * root) * (y0 + y1 * root) % root**2
+    numbers = draw(count, root**2)
+    assert ring.leave(ring.enter([mpz(number) for number in numbers])) == numbers
 
 
 @paths
-@moduli
+@roots
 @pytest.mark.usefixtures("path")
 @pytest.mark.parametrize("count", [1, 3, 2 * LANES + 1, 60])
-def test_powers_of_one_base(modulus: int, count: int) -> None:
-    bits = 129
+def test_powers_of_one_base(root: int, count: int) -> None:
+    bits, modulus = 129, root**2
     exponents = draw(count, 1 << bits)
-    fixed = FixedBase(Ring(modulus), mpz(3) ** 1000 % modulus, bits)
+    fixed = FixedBase(Ring(root), mpz(3) ** 1000 % modulus, bits)
     powers = fixed.raise_base(words(exponents, bits))
     assert powers == [pow(3, 1000 * exponent, modulus) for exponent in exponents]
     assert fixed.width == 0 if count == 1 else fixed.width > 0 or count < LANES
@@ -78,15 +83,15 @@ def test_powers_of_one_base(modulus: int, count: int) -> None:
 @pytest.mark.usefixtures("path")
 @pytest.mark.parametrize("width", range(1, 9))
 def test_every_width_of_window(width: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    modulus, bits = KEY.p**2, 129
+    bits = 129
     exponents = draw(LANES + 1, 1 << bits)
-    fixed = FixedBase(Ring(modulus), mpz(5), bits)
+    fixed = FixedBase(Ring(KEY.p), mpz(5), bits)
     monkeypatch.setattr(fixed, "_choose", lambda count: width)
-    assert fixed.raise_base(words(exponents, bits)) == [pow(5, exponent, modulus) for exponent in exponents]
+    assert fixed.raise_base(words(exponents, bits)) == [pow(5, exponent, KEY.p**2) for exponent in exponents]
 
 
 def test_tables_are_made_where_they_pay() -> None:
-    fixed = FixedBase(Ring(KEY.n**2), mpz(3), 1024)
+    fixed = FixedBase(Ring(KEY.n), mpz(3), 1024)
     widths = [fixed._choose(count) for count in (1, 10, 100, 1000, 10**6)]
     assert widths[0] == 0
     assert widths == sorted(widths)
@@ -99,7 +104,7 @@ def test_tables_are_made_where_they_pay() -> None:
 @pytest.mark.usefixtures("path")
 @pytest.mark.parametrize("exponent", [1, 31, 32, 65537, KEY.p - 1], ids=["1", "31", "32", "65537", "p-1"])
 def test_powers_of_many_bases(exponent: int, threads: Executor) -> None:
-    ring = Ring(KEY.p**2)
+    ring = Ring(KEY.p)
     bases = draw(2 * LANES + 3, KEY.p**2)
     powers = [pow(base, exponent, KEY.p**2) for base in bases]
     assert ring.raise_all([mpz(base) for base in bases], mpz(exponent)) == powers
@@ -111,14 +116,14 @@ def test_powers_of_many_bases(exponent: int, threads: Executor) -> None:
 @pytest.mark.usefixtures("path")
 def test_threads_change_nothing(threads: Executor) -> None:
     exponents = words(draw(50, 1 << 129), 129)
-    ring = Ring(KEY.n**2)
+    ring = Ring(KEY.n)
     alone = FixedBase(ring, mpz(3), 129).raise_base(exponents)
     assert FixedBase(ring, mpz(3), 129).raise_base(exponents, threads) == alone
 
 
 def test_processes_change_nothing() -> None:
     exponents = words(draw(20, 1 << 129), 129)
-    ring = Ring(KEY.p**2)
+    ring = Ring(KEY.p)
     alone = FixedBase(ring, mpz(3), 129).raise_base(exponents)
     with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as executor:
         assert FixedBase(ring, mpz(3), 129).raise_base(exponents, executor) == alone
@@ -137,9 +142,9 @@ def test_without_instructions_or_compiler_gmp_takes_over(setting: dict[str, str]
         "slots = Slots(13, 7)\n"
         "values = np.arange(20, dtype=np.uint64) * 431 % 2**13\n"
         "assert (slots.unpack(slots.pack(values))[:20] == values).all()\n"
-        "fixed = _powers.FixedBase(_powers.Ring(2**2048 - 1), mpz(3), 128)\n"
+        "fixed = _powers.FixedBase(_powers.Ring(2**1024 - 1), mpz(3), 128)\n"
         "exponents = np.full((20, 2), 0x123456789, np.uint64)\n"
-        "assert set(fixed.raise_base(exponents)) == {pow(3, 0x123456789 * (2**64 + 1), 2**2048 - 1)}\n"
+        "assert set(fixed.raise_base(exponents)) == {pow(3, 0x123456789 * (2**64 + 1), (2**1024 - 1)**2)}\n"
         "assert fixed.width\n"
     )
     environment = {name: value for name, value in os.environ.items() if not name.startswith("NUMBA_")} | setting
