@@ -5,20 +5,18 @@ Typer reads each option from a parameter, so a command has as many parameters as
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from bench import report
-from bench.bounds import Bound, bounds_plain, missed
+from bench import bounded_commands, report
 from bench.measure import Bench, in_turn
+from bench.options import Bits, Clients, Coordinates, Dropout, Html, Json, Names, Picture, Points, Seed
 from bench.output import check_outputs, command_line, show_grid, shown, write
 from bench.sweep import HELD, Over, Sweeping, points_of, workload_at
 from bench.workloads import Workload, check_memory, check_played
 from secagg.demo.screen import progress
-from secagg.errors import ConfigError
 from secagg.protocols import chosen
 
 app = typer.Typer(
@@ -28,26 +26,6 @@ app = typer.Typer(
     rich_markup_mode=None,
     help="What secure aggregation costs: protocols compared with each other, with peers, and at your scale.",
 )
-
-Names = Annotated[
-    list[str] | None,
-    typer.Option("--protocol", help="Measure only this protocol. Repeat the option for more. Default: all."),
-]
-Json = Annotated[Path | None, typer.Option("--json", help="Write the result to this file, which compare reads.")]
-Html = Annotated[Path | None, typer.Option("--html", help="Write one self-contained page to this file.")]
-Clients = Annotated[int, typer.Option("--clients", help="Number of clients.")]
-Coordinates = Annotated[int, typer.Option("--coordinates", help="Number of values in an update.")]
-Dropout = Annotated[
-    float, typer.Option(help="Share of the clients that stop answering just before their input, 0 to 1.")
-]
-Bits = Annotated[int, typer.Option(help="Bits of a quantized value.")]
-Seed = Annotated[int, typer.Option(help="Seed of the updates. Keys and masks never depend on it.")]
-Points = Annotated[
-    str | None, typer.Option(help="Values of the varied quantity, separated by commas, such as 8,16,32.")
-]
-Picture = Annotated[
-    Path, typer.Option(help="The picture: a name in .png, .svg or .pdf. Any other name makes a .png and a .svg.")
-]
 
 
 @app.command()
@@ -246,109 +224,8 @@ def plan(
         raise typer.Exit(1)
 
 
-@app.command()
-def federated(
-    seeds: Annotated[
-        int, typer.Option(min=1, max=5, help="Data sets and first models. The reference figures have 5.")
-    ] = 5,
-    out: Picture = Path("federated.png"),
-    as_json: Json = None,
-    as_html: Html = None,
-) -> None:
-    """Train on digits under secure sums: optimizers, compression, attackers. Says which bounds are missed."""
-    from bench.curves import curves
-    from bench.federated import Federated, grids
-    from bench.plots import pictures, save
-
-    check_outputs(as_json, as_html)
-    for picture in pictures(out):
-        report.check_writable("--out", picture)
-    workload = Federated(seeds)
-
-    def show(finished: bool) -> None:
-        pages = grids(workload)
-        for grid in pages:
-            show_grid(grid)
-        document = report.document(
-            report.Kind.FEDERATED,
-            command_line(),
-            finished=finished,
-            seeds=seeds,
-            figures=[{**report.plain(one), "mean": one.mean, "spread": one.spread} for one in workload.figures],
-            bytes_up=workload.bytes_up,
-            bounds=bounds_plain(workload.bounds()),
-        )
-        if finished:
-            for path in save(curves(workload), out):
-                typer.echo(f"Picture: {path}")
-        write(as_json, as_html, document, pages, lambda: [curves(workload)] if finished else [])
-
-    with shown(show), progress("bench", workload.steps) as step:
-        workload.run(step)
-    _say_missed(workload.bounds())
-
-
-@app.command()
-def resnet18(
-    protocol: Names = None,
-    skip: Annotated[
-        list[str] | None,
-        typer.Option("--skip", help="Leave out this protocol. Repeat the option for more. Paillier takes minutes."),
-    ] = None,
-    clients: Clients = 10,
-    width: Annotated[
-        int, typer.Option(help="Channels of the first layer. ResNet-18 has 64; fewer are quick.")
-    ] = 64,
-    dropout: Dropout = 0.1,
-    bits: Bits = 16,
-    seed: Seed = 0,
-    repeats: Annotated[int, typer.Option(min=1, max=100, help="Sessions of each protocol.")] = 1,
-    out: Picture = Path("resnet18.png"),
-    as_json: Json = None,
-    as_html: Html = None,
-) -> None:
-    """Sum updates of ResNet-18's shape: seconds, bytes and memory of each party. Says which bounds are missed."""
-    from bench import spending
-    from bench.dots import dots
-    from bench.plots import pictures, save
-    from bench.resnet18 import ResNet18
-
-    left_out = chosen(skip, "--skip") if skip else {}
-    protocols = {name: one for name, one in chosen(protocol or []).items() if name not in left_out}
-    if not protocols:
-        raise ConfigError("got --skip for every protocol; expected at least one that is left to measure")
-    workload = ResNet18(clients, dropout=dropout, bits=bits, seed=seed, width=width)
-    check_outputs(as_json, as_html)
-    for picture in pictures(out):
-        report.check_writable("--out", picture)
-    measuring = spending.Measuring(workload, protocols)
-
-    def show(finished: bool) -> None:
-        rows = measuring.rows
-        pages = spending.grids(rows, workload)
-        for grid in pages:
-            show_grid(grid)
-        document = report.document(
-            report.Kind.RESNET18,
-            command_line(),
-            finished=finished,
-            workload=workload,
-            rows=rows,
-            bounds=bounds_plain(spending.bounds(rows, workload)),
-        )
-        if rows:
-            for path in save(dots(rows, workload), out):
-                typer.echo(f"Picture: {path}")
-        write(as_json, as_html, document, pages, lambda: [dots(rows, workload)] if rows else [])
-
-    with shown(show), progress("bench", repeats * measuring.steps) as step:
-        measuring.run(repeats, step)
-    _say_missed(spending.bounds(measuring.rows, workload))
-
-
-def _say_missed(bounds: Sequence[Bound]) -> None:
-    if words := missed(bounds):
-        typer.echo(f"bench: {words}", err=True)
+for command in (bounded_commands.federated, bounded_commands.resnet18, bounded_commands.ring):
+    app.command()(command)
 
 
 @app.command()

@@ -23,6 +23,7 @@ _SAME = {
     Kind.PLAN: ("workload", "link"),
     Kind.FEDERATED: ("seeds",),
     Kind.RESNET18: ("workload",),
+    Kind.RING: ("arithmetic",),
 }
 
 
@@ -87,6 +88,8 @@ def _changes(old: Mapping[str, Any], new: Mapping[str, Any], tolerance: float) -
             return list(_ratios(old["compared"], new["compared"], tolerance))
         case Kind.SWEEP:
             return list(_figures(old["points"], new["points"], ("protocol", "at"), tolerance))
+        case Kind.RING:
+            return list(_ratios(old["timed"], new["timed"], tolerance))
         case Kind.RESNET18:
             return list(_figures(old["rows"], new["rows"], ("protocol",), tolerance))
         case Kind.FEDERATED:

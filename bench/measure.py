@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterable, Mapping
 from concurrent.futures import Executor
 from dataclasses import dataclass, field, replace
 from statistics import median
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -255,6 +255,13 @@ def most_dropouts(workload: Workload, protocol: AggregationProtocol) -> int:
     return len(cohort) - high
 
 
+class Timer(Protocol):
+    """What can be timed: a :class:`Call`, or work in another process."""
+
+    def seconds(self, times: int = 1) -> float:
+        """Seconds of one run, the average over ``times`` runs."""
+
+
 @dataclass(frozen=True)
 class Call:
     """A call to be timed. ``setup``, if there is one, is not timed; ``run`` gets its result."""
@@ -285,7 +292,7 @@ class Turns:
     seconds: dict[str, list[float]] = field(default_factory=lambda: defaultdict(list))
 
     @classmethod
-    def of(cls, calls: Mapping[str, Call], repeats: int, most_seconds: float) -> Turns:
+    def of(cls, calls: Mapping[str, Timer], repeats: int, most_seconds: float) -> Turns:
         """Warm up all of ``calls``, then time them in turn, ``repeats`` times.
 
         There are fewer turns, but at least three, if ``repeats`` would take longer than ``most_seconds``. A call

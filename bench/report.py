@@ -44,6 +44,7 @@ class Kind(StrEnum):
     PLAN = "plan"
     FEDERATED = "federated"
     RESNET18 = "resnet18"
+    RING = "ring"
 
 
 @dataclass(frozen=True)

@@ -33,7 +33,7 @@ EXCEPTIONS = {
     "bench.commands.run": "each parameter is an option of a command",
     "bench.commands.sweep": "each parameter is an option of a command",
     "bench.commands.plan": "each parameter is an option of a command",
-    "bench.commands.resnet18": "each parameter is an option of a command",
+    "bench.bounded_commands.resnet18": "each parameter is an option of a command",
 }
 
 #: The one circle, by types alone: a task makes roles, roles read their task, and protocols' base class names both.

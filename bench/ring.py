@@ -1,0 +1,381 @@
+"""CKKS and BFV on one core: this package's kernels, SEAL through TenSEAL, and NVFlare's defaults, in turn.
+
+The work is that of ``bench peers``: 100,000 values of 16 bits, in sums of up to 256 clients. Encryption goes from
+integers to bytes, folding from bytes to the running sum, opening from bytes to integers. The transform and the
+keystream, on which all else depends, are timed too. The process is held to one core, and all sides of a comparison
+take turns in it, so that ratios carry from machine to machine.
+"""
+
+from __future__ import annotations
+
+import importlib
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import ExitStack, contextmanager, suppress
+from dataclasses import dataclass, fields
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from cryptography.hazmat.primitives.ciphers import Cipher, algorithms, modes
+
+from bench import peer_he, rlwe_calls
+from bench.bounds import Bound
+from bench.measure import Spread, Timer, Turns, WrongSum
+from bench.peer_calls import TENSEAL
+from bench.peers import require, times
+from bench.report import Grid
+from bench.rlwe_calls import ENCRYPT, FOLD, OPEN, SCHEMES, VALUES
+from secagg.errors import ConfigError, SecAggError
+
+DEGREE, PRIME_BITS = 4096, 49  # of the transform
+STREAM = 1 << 18  # bytes of a keystream, which stay in the second-level cache
+RING, SEAL, BEFORE, NVFLARE = "engine ring", "engine seal", "before", "NVFlare"
+KEYSTREAM, TRANSFORM = "AES-256-CTR", f"transform of {DEGREE} coefficients"
+
+#: Scheme → how many times as fast encryption is held to be as before, or without another checkout as SEAL's engine.
+OVER_OLD = {"BFV, public key": 10.0, "BFV, seeded": 10.0, "CKKS, seeded": 10.0}
+OVER_OLD_WITHOUT_IFMA = 5.0
+#: Scheme → how many times as fast as NVFlare encryption is held to be.
+OVER_NVFLARE = {"BFV, seeded": 25.0, "CKKS, seeded": 25.0}
+OVER_SEALS_TRANSFORM = 3.0
+#: Most keystream in the time of a transform, in bytes: of 6.6 microseconds at 5.6 GB/s, and half as much again.
+TRANSFORM_BYTES = 1.5 * 6.6e-6 * 5.6e9
+
+
+@dataclass(frozen=True)
+class Side:
+    """One side of a comparison: what to time, its units, the ciphertexts that it works on, and bytes of a value."""
+
+    timer: Timer
+    units: int = VALUES
+    ciphertexts: int | None = None
+    bytes_each: float | None = None
+
+
+@dataclass(frozen=True)
+class Timed:
+    """The result of one side. ``seconds`` are of a unit; ``ratio`` is how many times as long as the first side.
+
+    ``ratio`` is taken turn by turn; ``best`` is of the best turns of both.
+    """
+
+    work: str
+    peer: str
+    seconds: Spread
+    in_ciphertext: float | None
+    our_bytes: float | None
+    ratio: Spread
+    best: float
+
+
+class Comparing:
+    """The comparisons in progress. ``timed`` holds what was measured so far."""
+
+    def __init__(self, before: Path | None = None) -> None:
+        if TENSEAL.version is None:
+            raise SecAggError("TenSEAL, with which all is compared, is not installed: pip install 'secagg[he]'")
+        if before is not None and not (before / "he" / "bfv.py").is_file():
+            raise ConfigError(f"got --before {before}; expected a folder with a checkout, which has he/bfv.py")
+        self.before = before
+        self.timed: list[Timed] = []
+        self.core = max(os.sched_getaffinity(0))
+        self.arithmetic = arithmetic()
+
+    @property
+    def steps(self) -> int:
+        """How often :meth:`run` calls ``step``."""
+        return 3 * len(SCHEMES) + 1
+
+    def run(self, repeats: int, seconds: float, step: Callable[[str, str], None]) -> None:
+        """Measure everything, each comparison in ``repeats`` turns and about ``seconds`` at most."""
+        with ExitStack() as stack:
+            stack.enter_context(one_core(self.core))
+            old = None if self.before is None else stack.enter_context(Elsewhere(self.before))
+            step(TRANSFORM, "")
+            self._compare(TRANSFORM, transforms(), repeats, seconds)
+            for name in SCHEMES:
+                for work, sides in _sides(name, old).items():
+                    step(name, work)
+                    self._compare(f"{name}: {work}", sides, repeats, seconds)
+
+    def _compare(self, work: str, sides: Mapping[str, Side], repeats: int, seconds: float) -> None:
+        turns = Turns.of({name: side.timer for name, side in sides.items()}, repeats, seconds)
+        each = Turns({name: [one / sides[name].units for one in turns.seconds[name]] for name in sides})
+        ours = next(iter(sides))
+        for name, side in sides.items():
+            taken = each.seconds[name]
+            self.timed.append(
+                Timed(
+                    work=work,
+                    peer=name,
+                    seconds=Spread.of(taken),
+                    in_ciphertext=None if side.ciphertexts is None else side.units / side.ciphertexts,
+                    our_bytes=side.bytes_each,
+                    ratio=each.ratio(name, ours),
+                    best=min(taken) / min(each.seconds[ours]),
+                )
+            )
+
+    def bounds(self) -> list[Bound]:
+        """What our engine is held to, by the medians; nothing while there is no such engine."""
+        if not has_ring():
+            return []
+        median = {(one.work, one.peer): one.ratio.median for one in self.timed}
+        old = SEAL if self.before is None else BEFORE
+        ifma = self.arithmetic == "ifma"
+        wanted = [
+            (f"{name}: {ENCRYPT}", old, least if ifma else OVER_OLD_WITHOUT_IFMA)
+            for name, least in OVER_OLD.items()
+        ]
+        if ifma:
+            wanted += [(f"{name}: {ENCRYPT}", NVFLARE, least) for name, least in OVER_NVFLARE.items()]
+            wanted.append((TRANSFORM, SEAL, OVER_SEALS_TRANSFORM))
+        if self.before is not None:  # both engines fold and open by the same code
+            wanted += [(f"{name}: {work}", BEFORE, 1.0) for name in SCHEMES for work in (FOLD, OPEN)]
+        bounds = [
+            Bound(f"{work}, times as fast as {peer}", median[work, peer], least=least)
+            for work, peer, least in wanted
+            if (work, peer) in median
+        ]
+        if ifma and (TRANSFORM, KEYSTREAM) in median:
+            kilobytes = 1e-3 / median[TRANSFORM, KEYSTREAM]
+            what = f"{TRANSFORM}: kB of keystream in its time"
+            bounds.append(Bound(what, kilobytes, most=TRANSFORM_BYTES / 1e3))
+        return bounds
+
+
+@contextmanager
+def one_core(core: int) -> Iterator[None]:
+    """Hold this thread, and the threads and processes that it starts, to ``core``."""
+    allowed = os.sched_getaffinity(0)
+    os.sched_setaffinity(0, {core})
+    try:
+        yield
+    finally:
+        os.sched_setaffinity(0, allowed)
+
+
+def has_ring() -> bool:
+    """Whether CKKS and BFV have an engine of this package, so that SEAL's is an option."""
+    from he import bfv
+
+    return "engine" in {field.name for field in fields(bfv.Scheme)}
+
+
+def engines() -> dict[str, dict[str, str]]:
+    """Engine → the keywords of a scheme that choose it, ours first."""
+    return {RING: {"engine": "ring"}, SEAL: {"engine": "seal"}} if has_ring() else {SEAL: {}}
+
+
+def arithmetic() -> str:
+    """The arithmetic of our transform: ``ifma`` or ``word``; empty if there is none."""
+    if find_spec("he.ring") is None:
+        return ""
+    return str(importlib.import_module("he.ring").arithmetic(_prime()).__name__).lower()
+
+
+@dataclass(frozen=True)
+class Local:
+    """Work of this process."""
+
+    work: rlwe_calls.Work
+
+    def seconds(self, times: int = 1) -> float:
+        """See :func:`bench.rlwe_calls.seconds`."""
+        return rlwe_calls.seconds(self.work, times)
+
+
+class Elsewhere:
+    """Another checkout's ``he`` in a process of its own, which works while this one waits."""
+
+    def __init__(self, folder: Path) -> None:
+        self._run = subprocess.Popen(
+            [sys.executable, "-P", str(Path(rlwe_calls.__file__).resolve())],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+            cwd=folder,
+            env={**os.environ, "PYTHONPATH": str(folder.resolve())},
+        )
+        loaded = self._answer()
+        if not Path(loaded).resolve().is_relative_to(folder.resolve()):
+            self.__exit__()
+            raise ConfigError(f"got --before {folder}, where Python finds {loaded} instead of its package he")
+
+    def __enter__(self) -> Elsewhere:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._run.kill()
+        self._run.communicate()
+
+    def ask(self, name: str, work: str | None, times: int) -> Any:
+        """The answer to one line; see :func:`bench.rlwe_calls.main`."""
+        assert self._run.stdin is not None
+        with suppress(BrokenPipeError):  # there is no answer either
+            print(json.dumps([name, work, times]), file=self._run.stdin, flush=True)
+        return self._answer()
+
+    def _answer(self) -> Any:
+        assert self._run.stdout is not None
+        line = self._run.stdout.readline()
+        if not line:
+            raise SecAggError("the other checkout's process ended early; its error is above")
+        return json.loads(line)
+
+
+@dataclass(frozen=True)
+class Remote:
+    """Work of another checkout."""
+
+    process: Elsewhere
+    name: str
+    work: str
+
+    def seconds(self, times: int = 1) -> float:
+        """Seconds as the other process measured them."""
+        return float(self.process.ask(self.name, self.work, times))
+
+
+def transforms() -> dict[str, Side]:
+    """From coefficients to values, ours first; and a part of a keystream, as ``cryptography`` makes it."""
+    encryptor = Cipher(algorithms.AES(os.urandom(32)), modes.CTR(bytes(16))).encryptor()
+    zeros, into = bytes(STREAM), bytearray(STREAM + 15)
+    ours = {} if find_spec("he.ring") is None else {RING: _our_transform()}
+    stream = Side(Local((lambda: encryptor.update_into(zeros, into), None)), units=STREAM)
+    return {**ours, SEAL: _seals_transform(), KEYSTREAM: stream}
+
+
+def _our_transform() -> Side:
+    ring = importlib.import_module("he.ring")
+    field, group = ring.field(DEGREE, _prime()), ring.lanes(DEGREE)
+    group[:] = np.random.default_rng(0).integers(0, _prime(), group.shape, dtype=np.uint64)
+    before = group.copy()
+    field.forward(group)
+    field.backward(group)
+    require((group == before).all(), "he.ring's transform")
+    return Side(Local((lambda: field.forward(group), None)), units=ring.LANES)
+
+
+def _seals_transform() -> Side:
+    """The two polynomials of a ciphertext, by SEAL's evaluator."""
+    import tenseal.sealapi as api
+
+    settings = api.EncryptionParameters(api.SCHEME_TYPE.CKKS)
+    settings.set_poly_modulus_degree(DEGREE)
+    settings.set_coeff_modulus(api.CoeffModulus.Create(DEGREE, [PRIME_BITS]))
+    context = api.SEALContext(settings, False, api.SEC_LEVEL_TYPE.TC128)
+    key, ciphertext = api.PublicKey(), api.Ciphertext()
+    api.KeyGenerator(context).create_public_key(key)
+    api.Encryptor(context, key).encrypt_zero(ciphertext)
+    evaluator = api.Evaluator(context)
+    work = (
+        lambda _: evaluator.transform_to_ntt_inplace(ciphertext),
+        lambda: evaluator.transform_from_ntt_inplace(ciphertext),
+    )
+    return Side(Local(work), units=2)
+
+
+def _prime() -> int:
+    import tenseal.sealapi as api
+
+    return int(api.CoeffModulus.Create(DEGREE, [PRIME_BITS])[0].value())
+
+
+def _sides(name: str, old: Elsewhere | None) -> dict[str, dict[str, Side]]:
+    """Work → side, our engine first. Every answer was checked."""
+    sides: dict[str, dict[str, Side]] = {ENCRYPT: {}, FOLD: {}, OPEN: {}}
+    for engine, keywords in engines().items():
+        try:
+            works, ciphertexts, each = rlwe_calls.calls(name, keywords)
+        except ArithmeticError as wrong:
+            raise WrongSum(str(wrong)) from wrong
+        for work, call in works.items():
+            sides[work][engine] = Side(Local(call), VALUES, ciphertexts, each if work == ENCRYPT else None)
+    if old is not None:
+        ciphertexts, each = old.ask(name, None, 0)
+        for work, of in sides.items():
+            of[BEFORE] = Side(Remote(old, name, work), VALUES, ciphertexts, each if work == ENCRYPT else None)
+    pairs = {ENCRYPT: peer_he.nvflare_encrypt, FOLD: peer_he.nvflare_add, OPEN: peer_he.nvflare_decrypt}
+    ciphertexts = peer_he.TENSORS * -(-peer_he.TENSOR // 4096)  # half of NVFlare's degree of 8192 are slots
+    for work, make in pairs.items():
+        pair = make()
+        theirs = Local((pair.theirs.run, pair.theirs.setup))
+        sides[work][NVFLARE] = Side(theirs, pair.their_units, ciphertexts, pair.their_bytes)
+    return sides
+
+
+def grids(comparing: Comparing, processor: str) -> list[Grid]:
+    """The tables: a row for each side of each comparison, and the transform and the keystream apart."""
+    if not comparing.timed:
+        return []
+    ours = next(iter(engines()))
+    rows = [
+        (
+            one.work,
+            one.peer,
+            "" if one.in_ciphertext is None else _both(one.seconds, 1e6 * one.in_ciphertext),
+            _both(one.seconds, 1e9),
+            "" if one.our_bytes is None else f"{one.our_bytes:.3g}",
+            *_ratio(one, ours),
+        )
+        for one in comparing.timed
+        if one.work != TRANSFORM
+    ]
+    notes = [
+        f"{processor}, core {comparing.core} alone. {VALUES:,} values of 16 bits, sums of up to "
+        f"{rlwe_calls.CLIENTS} clients: from integers to bytes, from bytes to the running sum, and from the sum's "
+        "bytes to integers.",
+        "Seconds of the processor. All sides took turns, each after an untimed run of its own: medians, and in "
+        f"brackets the best turns. Times as long as {ours}: turn by turn, the median, the least and the greatest; "
+        "and of the best turns.",
+        f"NVFlare: its defaults, {peer_he.TENSORS} tensors, each with its context, as bench peers calls them. "
+        f"Engine seal: SEAL through TenSEAL. {_arithmetic(comparing.arithmetic)}"
+        + ("" if comparing.before is None else f" Before: {comparing.before}, in a process of its own."),
+    ]
+    parts = [
+        (
+            one.peer,
+            f"{1e-9 / one.seconds.median:.3g} GB/s ({1e-9 / one.seconds.least:.3g})"
+            if one.peer == KEYSTREAM
+            else f"{_both(one.seconds, 1e6)} µs",
+            *(("", "", "") if one.peer == KEYSTREAM else _ratio(one, ours)),
+        )
+        for one in comparing.timed
+        if one.work == TRANSFORM
+    ]
+    ratios = ("times\nas long", "from – to", "best")
+    return [
+        Grid(f"{TRANSFORM.capitalize()}, and a keystream", ("side", "one polynomial", *ratios), parts),
+        Grid(
+            "CKKS and BFV on one core",
+            ("work", "side", "µs\na ciphertext", "ns\na value", "bytes\na value", *ratios),
+            rows,
+            notes,
+        ),
+    ]
+
+
+def _arithmetic(kind: str) -> str:
+    if not kind:
+        return "It is the only engine here."
+    return f"Engine ring: {'AVX-512 IFMA' if kind == 'ifma' else '64-bit words'}, as SECAGG_RING chooses."
+
+
+def _both(seconds: Spread, factor: float) -> str:
+    return f"{_number(seconds.median * factor)} ({_number(seconds.least * factor)})"
+
+
+def _number(value: float) -> str:
+    return f"{value:,.0f}" if value >= 100 else f"{value:.3g}"
+
+
+def _ratio(one: Timed, ours: str) -> tuple[str, str, str]:
+    if one.peer == ours:
+        return "", "", ""
+    return times(one.ratio.median), f"{times(one.ratio.least)} – {times(one.ratio.most)}", times(one.best)
