@@ -3,6 +3,7 @@
 import hashlib
 import math
 from collections.abc import Sequence
+from functools import cache
 
 
 def pack(values: Sequence[int], width: int) -> int:
@@ -13,6 +14,7 @@ def unpack(integer: int, width: int, slots: int) -> list[int]:
     return [(integer >> i * width) % 2**width for i in range(slots)]
 
 
+@cache
 def base(n: int) -> int:
     """h = x^(2n) mod n²."""
     size = -(-n.bit_length() // 8)
@@ -20,6 +22,7 @@ def base(n: int) -> int:
     return pow(int.from_bytes(seed, "big") % n, 2 * n, n**2)
 
 
+@cache
 def encrypt(n: int, plaintext: int, exponent: int) -> int:
     """Under an exponent α of half the bits of n (Damgård, Jurik and Nielsen)."""
     return pow(1 + n, plaintext, n**2) * pow(base(n), exponent, n**2) % n**2

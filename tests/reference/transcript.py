@@ -98,8 +98,10 @@ def read(data: bytes, protocol: int, signing_key: bytes | None) -> dict[str, Any
     }  # fmt: skip
 
 
-def roster_digest(signing_keys: dict[str, bytes], encryption_keys: dict[str, bytes]) -> bytes:
-    """Of the parties that have a signing key; who has an encryption key too is an aggregator."""
+def roster_digest(
+    signing_keys: dict[str, bytes], encryption_keys: dict[str, bytes], decryptor: str | None = None
+) -> bytes:
+    """Of the parties that have a signing key; those that have an encryption key too are aggregators."""
 
     def value(tag: bytes, body: bytes) -> bytes:
         return tag + struct.pack(">I", len(body)) + body
@@ -107,7 +109,7 @@ def roster_digest(signing_keys: dict[str, bytes], encryption_keys: dict[str, byt
     rows = b""
     for party in sorted(signing_keys):
         other = encryption_keys.get(party)
-        role = b"client" if other is None else b"aggregator"
+        role = b"decryptor" if party == decryptor else b"client" if other is None else b"aggregator"
         fields = value(b"s", b"Party") + value(b"s", party.encode()) + value(b"s", role)
         fields += value(b"y", signing_keys[party])
         rows += value(b"d", fields + (value(b"N", b"") if other is None else value(b"y", other)))

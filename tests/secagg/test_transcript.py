@@ -7,21 +7,23 @@ import pytest
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from secagg import wire
-from tests.reference import secagg_transcript, shares_transcript
+from tests.reference import paillier_transcript, secagg_transcript, shares_transcript
 from tests.secagg import transcript
 from tests.secagg.fuzz.mutate import take_apart
-from tests.secagg.transcript import SCRIPTS, SECAGG, SECAGG_PLUS, SHARES, Script
+from tests.secagg.transcript import PAILLIER, SCRIPTS, SECAGG, SECAGG_PLUS, SHARES, Script
 
 SURVIVORS = {
     SECAGG.file: ["c1", "c2", "c4", "c5", "c6"],
     SECAGG_PLUS.file: ["c1", "c10", "c11", "c12", "c4", "c5", "c6", "c7", "c8", "c9"],
     SHARES.file: ["c1", "c2", "c5"],
+    PAILLIER.file: ["c1", "c2", "c4"],
 }
 each_script = pytest.mark.parametrize("script", SCRIPTS, ids=lambda script: script.file)
 
 
 def verify(script: Script, published: dict[str, Any]) -> list[list[int]]:
-    return (shares_transcript if script is SHARES else secagg_transcript).verify(published)
+    scripts = {SHARES.file: shares_transcript, PAILLIER.file: paillier_transcript}
+    return scripts.get(script.file, secagg_transcript).verify(published)
 
 
 def is_noticed(script: Script, published: dict[str, Any]) -> bool:
@@ -32,7 +34,7 @@ def is_noticed(script: Script, published: dict[str, Any]) -> bool:
     return False
 
 
-@pytest.mark.parametrize("script", [SECAGG, SECAGG_PLUS], ids=lambda script: script.file)
+@pytest.mark.parametrize("script", [SECAGG, SECAGG_PLUS, PAILLIER], ids=lambda script: script.file)
 def test_same_seeds_give_the_published_bytes(script: Script) -> None:
     assert transcript.record(script) == script.published
 

@@ -80,7 +80,16 @@ SHARES = Script(
     spoilt=frozenset({"c4"}),
     extra={"kem": "MLKEM768-X25519"},
 )
-SCRIPTS = (SECAGG, SECAGG_PLUS, SHARES)
+PAILLIER = Script(
+    file="paillier-transcript",
+    about="A session of Paillier with a key of its own; c3 silent before Input.",
+    protocol=secagg.Paillier(bits=2048),
+    clients=4,
+    min_survivors=3,
+    dropouts={"c3": Round.INPUT},
+    extra={"modulus_bits": 2048, "max_clients": 4, "bounds": [2**31 - 2, 5, 9]},
+)
+SCRIPTS = (SECAGG, SECAGG_PLUS, SHARES, PAILLIER)
 
 
 def parties_of(script: Script) -> Parties:
@@ -168,7 +177,7 @@ def record(script: Script) -> dict[str, Any]:
         "about": script.about,
         "task": task.to_bytes().hex(),
         "session": SESSION.hex(),
-        "corrupt": script.protocol.corrupt(script.clients, parties.roster),
+        **({} if script is PAILLIER else {"corrupt": script.protocol.corrupt(script.clients, parties.roster)}),
         "segments": [[segment.length, bits] for segment, bits in pairs],
         "identities": {party: key.private_bytes_raw().hex() for party, key in parties.identities.items()},
         **({"sealing_keys": secrets} if secrets else {}),
