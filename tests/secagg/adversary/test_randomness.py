@@ -10,6 +10,7 @@ import gmpy2
 import numpy as np
 import pytest
 
+from he._rlwe_format import DIGEST_BYTES
 from he.errors import OpenError
 from secagg.protocols.encrypted.client import EncryptedClient
 from secagg.protocols.encrypted.digits import Digits
@@ -49,13 +50,27 @@ def difference(session: Session, one: bytes, other: bytes) -> Vector | None:
         plus, minus = scheme.adder(digits.length), scheme.adder(digits.length)
         for adder, data in ((plus, one), (plus, own.encrypt(top)), (minus, other)):
             adder.fold(data)
-        primes = np.tile(scheme._primes, 2)[None, :, None]
-        plus._sums = (plus._sums + primes - minus._sums) % primes
         try:
-            slots = own.open(plus.total(), digits.length, 2) - top
+            slots = own.open(less(scheme, plus.total(), minus.total()), digits.length, 2) - top
         except OpenError:
             return None
     return slots[: session.task.layout.size] / 32767
+
+
+def less(scheme: Any, total: bytes, other: bytes) -> bytes:
+    """The encrypted sum ``total`` less ``other``, residue by residue: both are a digest, then rows of residues."""
+    p, size = scheme.parameters, DIGEST_BYTES
+    powers = np.uint64(1) << np.arange(p.bits, dtype=np.uint64)
+    primes = np.tile(np.array(p.primes, np.uint64), 2)[:, None]
+
+    def rows(data: bytes) -> Vector:
+        bits = np.unpackbits(np.frombuffer(data[size:], np.uint8), bitorder="little")
+        residues: Vector = (bits.reshape(-1, p.bits) * powers).sum(axis=1, dtype=np.uint64)
+        return residues.reshape(-1, len(primes), p.degree)
+
+    difference = (rows(total) + primes - rows(other)) % primes
+    bits = (difference.reshape(-1, 1) & powers) != 0
+    return total[:size] + np.packbits(bits, bitorder="little").tobytes()
 
 
 def has(recovered: Vector | None, wanted: Vector) -> bool:
