@@ -136,7 +136,7 @@ def test_digits_join_to_the_sum(data: st.DataObject) -> None:
         slots = digits.split(terms)
         assert slots.size == digits.length
         assert 0 <= slots.min() <= slots.max() <= digits.bound
-        sums = sums + slots
+        sums = sums + slots.astype(np.int64)
         totals = terms if totals is None else [a + b for a, b in zip(totals, terms, strict=True)]
     joined = digits.join(sums, 5)
     assert totals is not None
@@ -170,6 +170,18 @@ def test_a_long_count_widens_no_slot() -> None:
     assert digits.bound == 2 * (2**15 - 1)
     assert [segment.bound > digits.bound for segment in task.segments].count(True) == 2
     assert digits.length == 200_000 + 2 + 2
+
+
+def test_slots_are_as_narrow_as_a_coordinate_and_a_term_above_the_bound_stays_above_it() -> None:
+    encoding = Integers(((1000, 65534, None), (1, 2**40, None)))
+    task = secagg.Task(
+        protocol=secagg.Clear(), layout=encoding.layout, encoding=encoding, max_clients=5, min_survivors=2
+    )
+    digits, terms = Digits(task), [np.full(1000, 65534, np.uint32), np.array([2**40], np.uint64)]
+    slots = digits.split(terms)
+    assert (slots.dtype, slots.max()) == (np.uint32, 65534)
+    terms[1][:] = 65535**2 * 2**32  # its last digit, 2^32, would be zero in 32 bits
+    assert digits.split(terms).max() == 2**32
 
 
 @pytest.mark.parametrize(
