@@ -7,7 +7,7 @@ from typing import Any
 
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
-from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
+from matplotlib.ticker import FuncFormatter, LogLocator, NullLocator
 
 from bench.plots import duration, size
 from bench.resnet18 import WIDTH, ResNet18
@@ -82,10 +82,12 @@ def _panel(
         if pairs:
             axes.plot(*zip(*pairs, strict=True), linestyle="", markersize=7, label=name, **_STYLES[name])
     axes.set_xscale("log")
-    low, high = axes.get_xlim()
-    axes.xaxis.set_major_locator(LogLocator(subs=(1, 3) if high < 1000 * low else (1,)))
+    shown = [value for of in values.values() for value in of if value]
+    low, high = min(shown) / 1.6, max(shown) * 1.6
+    axes.set_xlim(low, high)
+    axes.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5) if high < 100 * low else (1,)))
+    axes.xaxis.set_minor_locator(NullLocator())
     axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: words(value)))
-    axes.xaxis.set_minor_formatter(NullFormatter())
     axes.grid(visible=True, axis="both", color="#dddddd", linewidth=0.8)
     axes.set_axisbelow(True)
     axes.set_title(title, fontsize=12, loc="left")
