@@ -14,10 +14,10 @@ try:
     import gmpy2  # type: ignore[import-untyped]
     from gmpy2 import mpz
 
-    from he._montgomery import LANES
     from he._paillier_encryption import Encryptor, exponent_bits
     from he._powers import FixedBase, Ring, spread
     from he._primes import SMALL, draw_prime
+    from he._strips import LANES
 except ImportError as missing:
     needed = f"he.paillier needs gmpy2: {INSTALL}"
     raise ImportError(needed, name="gmpy2") from missing

@@ -12,8 +12,8 @@ import pytest
 from gmpy2 import mpz
 
 from he import _montgomery, _powers
-from he._montgomery import LANES, LIMB_BITS
 from he._powers import FixedBase, Ring
+from he._strips import LANES, LIMB_BITS, STRIP
 from he.paillier_keys import MAX_BITS
 from tests.he.paillier_primes import KEY
 
@@ -63,6 +63,22 @@ def test_eight_products_at_once(root: int, count: int) -> None:
         assert (z0 + z1 * root) * radix % root**2 == (x0 + x1 * root) * (y0 + y1 * root) % root**2
     numbers = draw(count, root**2)
     assert ring.leave(ring.enter([mpz(number) for number in numbers])) == numbers
+
+
+@roots
+def test_a_square_is_the_product_with_itself(root: int) -> None:
+    if not _montgomery.available():
+        pytest.skip("no compiler, or no AVX-512 IFMA")
+    ring, top = Ring(root), 2 * root - 1
+    digits = [top, top, top, 0, 0, top, *draw(2 * LANES - 6, 2 * root)]
+    limbs = ring._cut([mpz(digit) for digit in digits]).reshape(LANES, -1)
+    batch = np.ascontiguousarray(limbs.T).ravel()  # limb i of eight numbers, first digits first
+    product, square = np.empty((2, batch.size), np.uint64)
+    scratch = np.zeros((4, (ring.limbs + STRIP) * LANES), np.uint64)
+    for _ in range(2):  # what the first leaves in its scratch doesn't matter to the second
+        _montgomery._square(square, batch, ring.constants, scratch)
+        _montgomery._multiply(product, batch, batch, ring.constants, scratch)
+        assert np.array_equal(square, product)
 
 
 @paths

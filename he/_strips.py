@@ -1,0 +1,262 @@
+"""The instructions of Montgomery's multiplication, eight numbers at once: :mod:`he._montgomery` has the loops.
+
+Limb i of eight numbers is one vector; :data:`LIMB_BITS` bits of each word count. A *strip* multiplies by
+:data:`STRIP` limbs of one factor, and clears as many limbs of the sum by a multiple of N. The limbs of
+that multiple are the next of Montgomery's quotient. What ``total`` holds is shifted down by these limbs.
+
+No branch and no address depends on a number.
+"""
+
+from collections.abc import Callable
+from typing import Any, cast
+
+from llvmlite import ir  # type: ignore[import-untyped]
+from numba import types
+from numba.core import cgutils
+from numba.extending import intrinsic
+
+LANES = 8
+"""Numbers in a batch."""
+
+LIMB_BITS = 52
+"""Bits of a limb."""
+
+STRIP = 5
+"""Limbs of one factor that the loop takes at a time; the number of limbs is a multiple of it.
+
+With five, the usual sizes of keys fill their limbs, and the loop needs few more registers than there are.
+"""
+
+_i64 = ir.IntType(64)
+_vector = ir.VectorType(_i64, LANES)
+_primitive = cast(Callable[[Callable[..., Any]], Callable[..., Any]], intrinsic)
+
+
+def _splat(builder: Any, scalar: Any) -> Any:
+    one = builder.insert_element(ir.Constant(_vector, ir.Undefined), scalar, ir.Constant(ir.IntType(32), 0))
+    lanes = ir.VectorType(ir.IntType(32), LANES)
+    return builder.shuffle_vector(one, one, ir.Constant(lanes, [ir.Constant(ir.IntType(32), 0)] * LANES))
+
+
+def _constant(number: int) -> ir.Constant:
+    return ir.Constant(_vector, [ir.Constant(_i64, number)] * LANES)
+
+
+def _function(builder: Any, name: str) -> Any:
+    module = builder.module
+    return module.globals.get(name) or ir.Function(module, ir.FunctionType(_vector, [_vector] * 3), name)
+
+
+def _pointer(context: Any, builder: Any, kind: Any, array: Any) -> Any:
+    return context.make_array(kind)(context, builder, array).data
+
+
+def _vector_at(builder: Any, pointer: Any, limb: Any) -> Any:
+    word = builder.mul(limb, ir.Constant(_i64, LANES))
+    return builder.bitcast(builder.gep(pointer, [word]), _vector.as_pointer())
+
+
+def _write_strip(
+    builder: Any, sums: Any, factors: list[tuple[Any, Any]], at: Any, ring: tuple[Any, Any], over: bool = False
+) -> list[Any]:
+    """Write out the instructions of a strip: ``sums`` plus the products of ``factors`` plus a multiple of N.
+
+    ``factors`` are pairs of pointers to a and b, and ``ring`` is the pointer to N's limbs, with their number. The
+    limbs of the multiple are returned. Five more limbs of the sums are read if they are ``over`` N's.
+    """
+    low = _function(builder, "llvm.x86.avx512.vpmadd52l.uq.512")
+    high = _function(builder, "llvm.x86.avx512.vpmadd52h.uq.512")
+    modulus, size = ring
+    inverse = builder.load(builder.gep(modulus, [builder.mul(size, ir.Constant(_i64, 2))]))
+
+    def fixed(number: int) -> ir.Constant:
+        return ir.Constant(_i64, number)
+
+    def row(pointer: Any, limb: Any) -> Any:
+        return builder.load(_vector_at(builder, pointer, limb), align=8)
+
+    def modulus_limb(limb: Any) -> Any:
+        return _splat(builder, builder.load(builder.gep(modulus, [limb])))
+
+    def store(value: Any, limb: Any) -> None:
+        builder.store(value, _vector_at(builder, sums, limb), align=8)
+
+    quotient: list[Any] = []
+    multipliers = [[row(b, builder.add(at, fixed(r))) for r in range(STRIP)] for _, b in factors]
+    first = [[row(a, fixed(j)) for j in range(STRIP)] for a, _ in factors]
+    columns = [row(sums, fixed(j)) for j in range(STRIP)]
+    for j in range(STRIP):
+        for window, multiplier in zip(first, multipliers, strict=True):
+            for r in range(j + 1):
+                columns[j] = builder.call(low, [columns[j], window[j - r], multiplier[r]])
+            for r in range(j):
+                columns[j] = builder.call(high, [columns[j], window[j - r - 1], multiplier[r]])
+    # Each limb of the quotient waits for the one before: all that doesn't is done first.
+    negated, carry = _splat(builder, inverse), _constant(0)
+    first.append([modulus_limb(fixed(j)) for j in range(STRIP)])
+    for j in range(STRIP):
+        column = builder.add(columns[j], carry)
+        quotient.append(builder.call(low, [_constant(0), column, negated]))
+        for later in range(j + 1, STRIP):
+            columns[later] = builder.call(low, [columns[later], first[-1][later - j], quotient[j]])
+            columns[later] = builder.call(high, [columns[later], first[-1][later - j - 1], quotient[j]])
+        carry = builder.lshr(builder.call(low, [column, first[-1][0], quotient[j]]), _constant(LIMB_BITS))
+    multipliers.append(quotient)
+    store(builder.add(row(sums, fixed(STRIP)), carry), fixed(STRIP))
+
+    def add_products(columns: list[Any], windows: list[list[Any]]) -> None:
+        """Add the halves of all products that fall on the columns after the first ``STRIP``."""
+        for r in range(STRIP):
+            for half, back in ((low, 0), (high, 1)):
+                for window, multiplier in zip(windows, multipliers, strict=True):
+                    for j in range(STRIP):
+                        place = STRIP + j - r - back
+                        if place < len(window):
+                            columns[j] = builder.call(half, [columns[j], window[place], multiplier[r]])
+
+    held = [[cgutils.alloca_once_value(builder, value) for value in window] for window in first]
+    with cgutils.for_range_slice(builder, fixed(STRIP), size, fixed(STRIP), intp=_i64) as (start, _):
+        places = [builder.add(start, fixed(j)) for j in range(STRIP)]
+        fresh = [[row(a, place) for place in places] for a, _ in factors]
+        fresh.append([modulus_limb(place) for place in places])
+        columns = [row(sums, place) for place in places]
+        windows = [[builder.load(kept) for kept in before] for before in held]
+        add_products(columns, [before + after for before, after in zip(windows, fresh, strict=True)])
+        for j in range(STRIP):
+            store(columns[j], builder.sub(places[j], fixed(STRIP)))
+            for kept, after in zip(held, fresh, strict=True):
+                builder.store(after[j], kept[j])
+    columns = [row(sums, builder.add(size, fixed(j))) if over else _constant(0) for j in range(STRIP)]
+    add_products(columns, [[builder.load(kept) for kept in before] for before in held])
+    for j in range(STRIP):
+        store(columns[j], builder.sub(size, fixed(STRIP - j)))
+    return quotient
+
+
+def _ring(context: Any, builder: Any, kind: Any, array: Any) -> tuple[Any, Any]:
+    """The pointer to the first row of an array, and the length of its rows."""
+    made = context.make_array(kind)(context, builder, array)
+    return made.data, builder.extract_value(made.shape, 1)
+
+
+def _write_triangle(builder: Any, sums: Any, a: Any, twice: Any, at: Any, size: Any) -> None:
+    """Write out: to ``sums``, add the limbs ``a[at : at + 5]`` times those limbs and twice the later ones.
+
+    ``a``, 2 ``a`` and the sums are pointers, and ``size`` is the number of limbs. Five more limbs of the
+    sums are overwritten.
+    """
+    low = _function(builder, "llvm.x86.avx512.vpmadd52l.uq.512")
+    high = _function(builder, "llvm.x86.avx512.vpmadd52h.uq.512")
+
+    def row(pointer: Any, limb: Any) -> Any:
+        return builder.load(_vector_at(builder, pointer, limb), align=8)
+
+    def after(limb: Any) -> list[Any]:
+        return [builder.add(limb, ir.Constant(_i64, j)) for j in range(STRIP)]
+
+    def add_products(places: list[Any], columns: list[Any], window: list[Any], skipped: int) -> None:
+        for r in range(STRIP):
+            for half, back in ((low, 0), (high, 1)):
+                for j in range(STRIP):
+                    limb = skipped + j - r - back
+                    if 0 <= limb < len(window):
+                        columns[j] = builder.call(half, [columns[j], window[limb], multiplier[r]])
+        for place, column in zip(places, columns, strict=True):
+            builder.store(column, _vector_at(builder, sums, place), align=8)
+
+    multiplier = [row(a, place) for place in after(at)]
+    places = after(at)
+    add_products(places, [row(sums, place) for place in places], multiplier, 0)
+    held = [cgutils.alloca_once_value(builder, value) for value in multiplier]
+    # Bit 0 of the limb of 2 ``a`` after the strip belongs to the strip, whose own products are complete.
+    mask = cgutils.alloca_once_value(builder, _constant(-2))
+    start = builder.add(at, ir.Constant(_i64, STRIP))
+    with cgutils.for_range_slice(builder, start, size, ir.Constant(_i64, STRIP), intp=_i64) as (limb, _):
+        places = after(limb)
+        fresh = [row(twice, place) for place in places]
+        fresh[0] = builder.and_(fresh[0], builder.load(mask))
+        builder.store(_constant(-1), mask)
+        window = [builder.load(value) for value in held] + fresh
+        add_products(places, [row(sums, place) for place in places], window, STRIP)
+        for value, place in zip(fresh, held, strict=True):
+            builder.store(value, place)
+    add_products(after(size), [_constant(0)] * STRIP, [builder.load(value) for value in held], STRIP)
+
+
+def _keep(builder: Any, quotient: list[Any], kept: Any, at: Any) -> None:
+    for j, value in enumerate(quotient):
+        builder.store(value, _vector_at(builder, kept, builder.add(at, ir.Constant(_i64, j))), align=8)
+
+
+@_primitive
+def strip(typing: Any, total: Any, a: Any, b: Any, at: Any, ring: Any, quotient: Any) -> Any:
+    """Add ``a`` times the limbs ``b[at : at + 5]`` to ``total``; drop 5 limbs that a multiple of N clears.
+
+    ``a`` and ``b`` are digits. The multiple is written to ``quotient[at : at + 5]``.
+    """
+
+    def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        sums, factor, other, kept = (
+            _pointer(context, builder, signature.args[i], arguments[i]) for i in (0, 1, 2, 5)
+        )
+        constants = _ring(context, builder, signature.args[4], arguments[4])
+        multiple = _write_strip(builder, sums, [(factor, other)], arguments[3], constants)
+        _keep(builder, multiple, kept, arguments[3])
+        return context.get_dummy_value()
+
+    return types.void(total, a, b, types.intp, ring, quotient), generate
+
+
+@_primitive
+def strip_of_square(typing: Any, total: Any, a: Any, twice: Any, at: Any, ring: Any, quotient: Any) -> Any:
+    """As :func:`strip`, for ``a * a``, so that each product of two limbs is computed once in all strips.
+
+    ``twice`` is 2 ``a``; ``total`` has five limbs more than ``a``.
+    """
+
+    def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        sums, factor, doubled, kept = (
+            _pointer(context, builder, signature.args[i], arguments[i]) for i in (0, 1, 2, 5)
+        )
+        constants = _ring(context, builder, signature.args[4], arguments[4])
+        _write_triangle(builder, sums, factor, doubled, arguments[3], constants[1])
+        multiple = _write_strip(builder, sums, [], arguments[3], constants, over=True)
+        _keep(builder, multiple, kept, arguments[3])
+        return context.get_dummy_value()
+
+    return types.void(total, a, twice, types.intp, ring, quotient), generate
+
+
+@_primitive
+def strip_across(typing: Any, total: Any, a: Any, b: Any, at: Any, ring: Any) -> Any:
+    """As :func:`strip`, for each digit of the batch ``a`` times the other digit of ``b``."""
+
+    def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        sums, a_first, b_first = (_pointer(context, builder, signature.args[i], arguments[i]) for i in range(3))
+        constants = _ring(context, builder, signature.args[4], arguments[4])
+        a_second, b_second = (_vector_at(builder, first, constants[1]) for first in (a_first, b_first))
+        words = a_first.type
+        pairs = [(a_first, builder.bitcast(b_second, words)), (builder.bitcast(a_second, words), b_first)]
+        _write_strip(builder, sums, pairs, arguments[3], constants)
+        return context.get_dummy_value()
+
+    return types.void(total, a, b, types.intp, ring), generate
+
+
+@_primitive
+def settle(typing: Any, total: Any, out: Any, limbs: Any) -> Any:
+    """Carry along the first ``limbs`` limbs of ``total`` into ``out``, and leave zeros."""
+
+    def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        sums, target = (_pointer(context, builder, signature.args[i], arguments[i]) for i in (0, 1))
+        held = cgutils.alloca_once_value(builder, _constant(0))
+        with cgutils.for_range(builder, arguments[2], intp=_i64) as loop:
+            place = _vector_at(builder, sums, loop.index)
+            column = builder.add(builder.load(place, align=8), builder.load(held))
+            builder.store(_constant(0), place, align=8)
+            kept = builder.and_(column, _constant((1 << LIMB_BITS) - 1))
+            builder.store(kept, _vector_at(builder, target, loop.index), align=8)
+            builder.store(builder.lshr(column, _constant(LIMB_BITS)), held)
+        return context.get_dummy_value()
+
+    return types.void(total, out, types.intp), generate
