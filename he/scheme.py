@@ -11,6 +11,7 @@ the three. A party's part in a sum:
 
 Random bytes come from ``rng(k)``, which returns k of them: the system's generator, or a stream that
 belongs to this one call. Two plaintexts that are encrypted with the same bytes show their difference.
+Only the calling thread calls ``rng``, whatever the executor.
 
 Bytes that come from other parties go into ``load_public``, ``fold`` and ``open``. These refuse malformed
 bytes with a :class:`he.errors.HEError`.

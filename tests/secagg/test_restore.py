@@ -77,6 +77,7 @@ KINDS = {
     "Clear, enrolled": Kind(secagg.Clear(), 5, 3),
     "malicious": Kind(secagg.SecAgg(corruption=0.1), 11, 7),
     "semi-honest": Kind(secagg.SecAgg(threat_model="semi-honest"), 9, 5, enrolled=False),
+    "Paillier": Kind(secagg.Paillier(bits=2048), 4, 3, silent=False),
 }
 # Six clients that all stay, one more than would be opened without the victim.
 SMALL = {
