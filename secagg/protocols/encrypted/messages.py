@@ -66,8 +66,8 @@ def commitment(session: bytes, client: str, ciphertexts: bytes | memoryview) -> 
     """SHA-256 over label, session id, client id and ciphertexts, each after its length (32 bytes).
 
     It binds the client to its ciphertexts. It also hides them, because each is encrypted with at least
-    128 bits of randomness that only the client knows. It contains the client's id, so that a copied commitment fits no other
-    client's message.
+    128 bits of randomness that only the client knows. It contains the client's id, so that a copied
+    commitment fits no other client's message.
     """
     hashed = hashlib.sha256(encode_parts("secagg/v1/he-commitment", session, client))
     hashed.update(len(ciphertexts).to_bytes(4, "big"))  # as encode_parts does, without a copy of a long vector
