@@ -31,8 +31,9 @@ from numba.core.registry import cpu_target
 from numpy.typing import NDArray
 
 from he._compiling import kernel
-from he._ring_kernels import Words
 from he._strips import LANES, LIMB_BITS, STRIP, settle, strip, strip_across, strip_of_square
+
+Words = NDArray[np.uint64]
 
 
 def available() -> bool:

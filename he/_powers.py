@@ -16,9 +16,10 @@ from gmpy2 import mpz
 from numpy.typing import NDArray
 
 from he import _montgomery, _slot_kernels
-from he._ring_kernels import Words
 from he._strips import LANES, LIMB_BITS
 from he._workers import run_all
+
+Words = NDArray[np.uint64]
 
 T = TypeVar("T")
 

@@ -6,9 +6,11 @@ joins limbs to integers, in this way.
 """
 
 import numpy as np
+from numpy.typing import NDArray
 
 from he._compiling import kernel
-from he._ring_kernels import Words
+
+Words = NDArray[np.uint64]
 
 
 @kernel
