@@ -48,6 +48,10 @@ _PAIRWISE = (
 #: Which tests are to notice a change of which module.
 CONCERNED: dict[str, tuple[str, ...]] = {
     "mpc/shamir.py": ("tests/mpc/test_shamir.py",),
+    **{
+        f"mpc/{name}.py": ("tests/mpc/test_packed.py", "tests/mpc/test_packed_recovery.py")
+        for name in ("packed", "_packed", "_committee", "_mersenne", "_reed_solomon")
+    },
     "mpc/graph.py": ("tests/mpc/test_graph.py",),
     "he/paillier.py": ("tests/he/test_paillier.py", "tests/he/test_paillier_keys.py", "tests/he/test_scheme.py"),
     "he/_rlwe.py": ("tests/he/test_malformed_rlwe.py", "tests/he/test_ckks_and_bfv.py", "tests/he/test_scheme.py"),

@@ -6,15 +6,16 @@ import sys
 import numba
 import pytest
 
-from mpc import _kernels
+from mpc import _kernels, _packed
 
 
 def test_kernels_of_this_package_are_cached() -> None:
     if numba.config.DISABLE_JIT:
         pytest.skip("nothing is compiled, so nothing is cached")
-    assert type(_kernels.evaluate._cache).__name__ == "FunctionCache"
+    for kernel in (_kernels.evaluate, _packed.transform):
+        assert type(kernel._cache).__name__ == "FunctionCache"
 
 
 def test_cores_load_numba_only_when_it_is_wanted() -> None:
-    code = "import sys, mpc, mpc.keys, mpc.masks, mpc.shamir; assert 'numba' not in sys.modules"
+    code = "import sys, mpc, mpc.keys, mpc.masks, mpc.packed, mpc.shamir; assert 'numba' not in sys.modules"
     subprocess.run([sys.executable, "-c", code], check=True)
