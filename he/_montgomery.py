@@ -17,7 +17,7 @@ digit is below (8N² + 3R + RN) / R < 2N.
 
 The loop takes a *strip* of five limbs of one factor at a time. Each of the limbs / 5 strips adds at
 most 30 half products of 52 bits to a column. A column stays below 2^64 up to 680 limbs, so that carries
-wait for the end. Call a kernel here only if :func:`available` is true; :mod:`he._powers` returns the
+wait for the end. Call a kernel here only if :func:`he.ring.has_ifma` is true; :mod:`he._powers` returns the
 same numbers on every machine.
 
 No branch depends on a number. In :func:`raise_fixed` and :func:`raise_all` the table rows that are read
@@ -26,23 +26,12 @@ empty the cache after a change there.
 """
 
 import numpy as np
-from numba import config
-from numba.core.registry import cpu_target
 from numpy.typing import NDArray
 
 from he._compiling import kernel
 from he._strips import LANES, LIMB_BITS, STRIP, settle, strip, strip_across, strip_of_square
 
 Words = NDArray[np.uint64]
-
-
-def available() -> bool:
-    """Whether kernels are compiled here, for a CPU with AVX-512 IFMA."""
-    if config.DISABLE_JIT:
-        return False
-    triple, _, features = cpu_target.target_context.codegen().magic_tuple()
-    has = {feature[1:] for feature in features.split(",") if feature.startswith("+")}
-    return bool(triple.startswith("x86_64")) and {"avx512f", "avx512ifma"} <= has
 
 
 def limbs_for(bits: int) -> int:

@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 from he import _montgomery, _slot_kernels
 from he._strips import LANES, LIMB_BITS
 from he._workers import run_all
+from he.ring import has_ifma
 
 Words = NDArray[np.uint64]
 
@@ -38,7 +39,7 @@ _STORE = 0.2  # one entry of a table, in memory that the system must map first
 
 def compiled() -> bool:
     """Whether this process raises eight numbers at once. Results do not depend on it."""
-    return _montgomery.available()
+    return has_ifma()
 
 
 def spread(

@@ -6,17 +6,13 @@
 import hashlib
 import os
 from dataclasses import dataclass
-from typing import ClassVar
 
 import numpy as np
 
-from he import _rlwe_keys, _seal, scheme
-from he._rlwe_format import DIGEST_BYTES, Format, packed, unpacked
-from he._rlwe_keys import COUNTS, NAME_BYTES, Adder, PublicKey, SecretKey
+from he import _rlwe_keys, scheme
+from he._rlwe_format import DIGEST_BYTES, SEED_BYTES, Format
+from he._rlwe_keys import COUNTS, NAME_BYTES, Adder, PublicKey, SecretKey, engine_of
 from he.errors import HEError
-
-SEED_BYTES = 32
-"""Bytes of a seed from which a secret key is derived."""
 
 
 @dataclass(frozen=True)
@@ -27,17 +23,30 @@ class Scheme(Format):
     ``seeded=True``: clients share the secret key, for half the bytes. Then one client that colludes
     with the server reads every client's vector.
 
+    ``engine="ring"``: this package's kernels draw keys and encrypt. ``engine="seal"``: SEAL does, through
+    TenSEAL. Sums are added up and opened in the same way, and all distributions are the same.
+
     Raises :class:`he.errors.HEError` if no ring of 128 bits of security, classical and quantum,
     carries the sums.
     """
 
-    encrypts_on_threads: ClassVar[bool] = False  # TenSEAL holds the interpreter's lock
-    deterministic: ClassVar[bool] = False  # SEAL draws from a generator of its own
+    @property
+    def encrypts_on_threads(self) -> bool:
+        """Whether a pool of threads makes encryption faster. Under ``engine="seal"`` it doesn't."""
+        return engine_of(self).on_threads
+
+    @property
+    def deterministic(self) -> bool:
+        """Whether keys and ciphertexts follow from ``rng``. Under ``engine="seal"`` they don't."""
+        return engine_of(self).deterministic
 
     def generate(self, rng: scheme.Random = os.urandom) -> SecretKey:
-        """A fresh secret key, with its public key unless the scheme is seeded. SEAL ignores ``rng``."""
-        secret, public = _seal.generate(self.parameters, public=not self.seeded)
-        return SecretKey(self, secret, None if public is None else PublicKey(self, packed(public, self._bits)))
+        """A fresh secret key, with its public key unless the scheme is seeded.
+
+        It follows from ``rng``, which is asked for 32 bytes; under ``engine="seal"`` SEAL draws it.
+        """
+        secret, words = engine_of(self).generate(self, rng)
+        return SecretKey(self, secret, None if words is None else PublicKey(self, words))
 
     def secret_from_seed(self, seed: bytes) -> SecretKey:
         """The secret key of ``seed`` (32 uniform, secret bytes): the same for all who know the seed.
@@ -65,7 +74,7 @@ class Scheme(Format):
 
     def adder(self, length: int, public: scheme.PublicKey | None = None) -> Adder:
         """An empty sum of vectors of ``length`` values. Lattice sums need no key; ``public`` is for Paillier's."""
-        return Adder(self, length, np.zeros(self._shape(length), dtype=np.uint64), set())
+        return Adder(self, length, self._empty(length), set())
 
     def load_adder(self, data: bytes, length: int, public: scheme.PublicKey | None = None) -> Adder:
         """The sum that :meth:`Adder.to_bytes` wrote. Raises :class:`HEError` for any other bytes."""
@@ -82,8 +91,8 @@ class Scheme(Format):
                 f"vectors of {length}"
             )
         end = COUNTS.size + count * NAME_BYTES
-        seen = {body[at : at + NAME_BYTES] for at in range(COUNTS.size, end, NAME_BYTES)}
+        seen = {bytes(body[at : at + NAME_BYTES]) for at in range(COUNTS.size, end, NAME_BYTES)}
         if len(seen) != count:
             raise HEError("got the state of a sum that names a vector twice: the bytes are damaged")
-        words = self._reduced(body[end:], "sum", HEError)
-        return Adder(self, length, unpacked(words, self._bits, self._shape(length)), seen)
+        words = self._reduced(body[end:], 2 * self._half, "sum", HEError)
+        return Adder(self, length, self._unpacked(words), seen)

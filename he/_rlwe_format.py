@@ -1,11 +1,14 @@
 """What CKKS and BFV have in common below their keys: one scheme's parameters and byte formats.
 
-**An encrypted vector** is 16 bytes of the scheme's digest, then as many ciphertexts as the vector
-takes. A ciphertext is its residues, row after row: the first polynomial comes first, and each
-polynomial has one row for each prime. A row is N residues of exactly ``bits`` bits, least
-significant bit first, in 64-bit little-endian words. A seeded ciphertext has rows of its first
-polynomial only, then the 64 bytes from which SEAL's generator draws the second. All sizes follow
-from the scheme and the length.
+**An encrypted vector** is 16 bytes of the scheme's digest, as many ciphertexts as the vector takes, and,
+if the scheme is seeded, the seeds of their second polynomials. A ciphertext is its residues, row after row: the
+first polynomial comes first, and each polynomial has one row for each prime. A row is N residues of
+exactly ``bits`` bits, least significant bit first, in 64-bit little-endian words. A seeded ciphertext
+has rows of its first polynomial only. All polynomials are kept as values (:meth:`he.ring.Field.forward`),
+so that opening takes one transform for each prime.
+
+**The seeds**: one of 32 bytes for the whole vector, from which :func:`he.ring.sampling.uniform` draws;
+under ``engine="seal"`` 64 bytes for each ciphertext, from which SEAL's generator draws.
 
 A sum is laid out in the same way, always with both polynomials, after a digest of its own.
 
@@ -15,6 +18,7 @@ fixed width: no parser and no decompression.
 
 import hashlib
 from abc import ABC, abstractmethod
+from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, ClassVar
@@ -22,16 +26,25 @@ from typing import Any, ClassVar
 import numpy as np
 from numpy.typing import NDArray
 
-from he import _ring, _ring_kernels
 from he._numbers import whole
 from he.errors import HEError, OpenError
-from he.params import MAX_LENGTH, SECURITY_BITS, Parameters
+from he.params import MAX_LENGTH, Parameters
+from he.ring import LANES, Field, _lanes, field, lanes
 
 Words = NDArray[np.uint64]
 Integers = NDArray[np.int64]
 
 DIGEST_BYTES = 16
 """How many bytes of a digest every encrypted vector, sum and key begins with."""
+
+ENGINES = ("ring", "seal")
+"""What encrypts: this package's kernels, or SEAL through TenSEAL."""
+
+SEED_BYTES = 32
+"""Bytes of the seed of a vector's second polynomials."""
+
+SEAL_SEED_BYTES = 64
+"""Bytes of a seed of SEAL's generator."""
 
 
 @dataclass(frozen=True)
@@ -41,13 +54,12 @@ class Format(ABC):
     bound: int
     max_clients: int
     seeded: bool = False
+    engine: str = "ring"
 
     name: ClassVar[str]
-    transformed: ClassVar[bool]
-    """Whether ciphertexts are kept as values rather than coefficients."""
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return type(self), (self.bound, self.max_clients, self.seeded)  # none of the tables
+        return type(self), (self.bound, self.max_clients, self.seeded, self.engine)  # none of the tables
 
     def __post_init__(self) -> None:
         for name in ("bound", "max_clients"):
@@ -57,6 +69,8 @@ class Format(ABC):
             object.__setattr__(self, name, number)
         if not isinstance(self.seeded, bool):
             raise HEError(f"got seeded={self.seeded!r}; expected True or False")
+        if type(self.engine) is not str or self.engine not in ENGINES:
+            raise HEError(f"got engine={self.engine!r}; expected one of {', '.join(ENGINES)}")
         _ = self.parameters
 
     @property
@@ -65,14 +79,18 @@ class Format(ABC):
         """The ring and its moduli, derived in :mod:`he.params`."""
 
     @abstractmethod
-    def _encode(self, values: Words) -> list[Words]:
-        """For each prime, the residues (k, N) of encodings of ``values`` (k, slots), as ciphertexts are kept."""
+    def _encode(self, values: Words, out: Words, spare: Words) -> None:
+        """Write the residues, as coefficients, of encodings of ``values`` (8, slots) to ``out`` (primes, N, 8).
+
+        ``spare`` (N, 8) is overwritten.
+        """
 
     @abstractmethod
-    def _decode(self, rows: list[Words], count: int) -> tuple[Integers, bool]:
-        """The slots (k, slots) of a sum of ``count`` vectors, and whether all of them are on the grid.
+    def _decode(self, rows: Words, spare: Words, count: int, sums: Integers) -> bool:
+        """Write the slots of a sum of ``count`` vectors to ``sums`` (at most 8, slots).
 
-        ``rows`` are the coefficients (k, N) for each prime; they may be overwritten.
+        ``rows`` (primes, N, 8) are its coefficients; they and ``spare`` (N, 8) are overwritten. Returns whether
+        all slots are on the grid.
         """
 
     @property
@@ -83,11 +101,12 @@ class Format(ABC):
     @cached_property
     def digest(self) -> bytes:
         """SHA-256 of everything that fixes the parameters and the formats (32 bytes)."""
-        return hashlib.sha256(f"he/v1/{self.name}/{self!r}/{self.parameters!r}".encode()).digest()
+        return hashlib.sha256(f"he/v2/{self.name}/{self!r}/{self.parameters!r}".encode()).digest()
 
     def size(self, length: int) -> int:
         """Bytes of an encrypted vector of ``length`` values."""
-        return DIGEST_BYTES + 8 * self._ciphertexts(length) * self._stride
+        ciphertexts = self._ciphertexts(length)
+        return DIGEST_BYTES + self._seed_bytes(ciphertexts) + 8 * ciphertexts * self._stride
 
     def total_size(self, length: int) -> int:
         """Bytes of an encrypted sum of vectors of ``length`` values."""
@@ -103,9 +122,8 @@ class Format(ABC):
         p = self.parameters
         key = "one shared secret key, seeded" if self.seeded else "public key"
         return (
-            f"{self.name.upper()} ({key}): ring degree {p.degree}, modulus {len(p.primes)} x {p.bits} bits, "
-            f"{self.slots} slots, {8 * self._stride / self.slots:.2f} bytes a value in full ciphertexts; "
-            f"{SECURITY_BITS} bits of security, also against quantum computers"
+            f"{self.name.upper()} ({key}): {p.summary()}; {self.slots} slots, "
+            f"{8 * self._stride / self.slots:.2f} bytes a value in full ciphertexts"
         )
 
     def _require_possible(self, on_grid: bool, sums: Integers, unused: Integers, count: int) -> None:
@@ -133,15 +151,26 @@ class Format(ABC):
     @property
     def _stride(self) -> int:
         """Words of one ciphertext."""
-        return self._half + (_ring.SEED_WORDS if self.seeded else self._half)
+        return self._half * (1 if self.seeded else 2)
+
+    @property
+    def _rows(self) -> int:
+        """Rows of one ciphertext."""
+        return len(self.parameters.primes) * (1 if self.seeded else 2)
+
+    def _seed_bytes(self, ciphertexts: int) -> int:
+        """Bytes of the seeds of a vector."""
+        if not self.seeded:
+            return 0
+        return SEED_BYTES if self.engine == "ring" else SEAL_SEED_BYTES * ciphertexts
 
     @cached_property
     def _primes(self) -> Words:
         return np.array(self.parameters.primes, dtype=np.uint64)
 
     @cached_property
-    def _fields(self) -> list[_ring.Field]:
-        return [_ring.field(self.parameters.degree, prime) for prime in self.parameters.primes]
+    def _fields(self) -> list[Field]:
+        return [field(self.parameters.degree, prime) for prime in self.parameters.primes]
 
     def _ciphertexts(self, length: int) -> int:
         number = whole(length)
@@ -149,14 +178,17 @@ class Format(ABC):
             raise HEError(f"got a length of {length!r}; expected an integer from 1 to {MAX_LENGTH}")
         return -(-number // self.slots)
 
-    def _shape(self, length: int) -> tuple[int, int, int]:
+    def _empty(self, length: int) -> Words:
+        """The sum of no vectors: groups (g, 2 * primes, N, 8) of eight ciphertexts."""
         p = self.parameters
-        return self._ciphertexts(length), 2 * len(p.primes), p.degree
+        sums = lanes(-(-self._ciphertexts(length) // LANES), 2 * len(p.primes), p.degree)
+        sums[:] = 0
+        return sums
 
     def _tag(self, kind: bytes) -> bytes:
         return (hashlib.sha256(self.digest + kind).digest() if kind else self.digest)[:DIGEST_BYTES]
 
-    def _body(self, data: bytes, kind: bytes, expected: int, error: type[HEError]) -> bytes:
+    def _body(self, data: bytes, kind: bytes, expected: int, error: type[HEError]) -> memoryview:
         """``data`` after its digest, once the digest and the length of ``data`` are right."""
         what = (kind or b"encrypted vector").decode()
         if not isinstance(data, bytes) or len(data) != expected:
@@ -167,33 +199,46 @@ class Format(ABC):
                 f"got a {what} that begins with {data[:DIGEST_BYTES].hex()}; expected {self._tag(kind).hex()}, the "
                 "digest of these parameters: both sides must use the same scheme"
             )
-        return data[DIGEST_BYTES:]
+        return memoryview(data)[DIGEST_BYTES:]
 
-    def _reduced(self, body: bytes, what: str, error: type[HEError], *, seeded: bool = False) -> Words:
-        """``body`` as words, once all its residues are below their primes."""
-        words = np.frombuffer(body, dtype="<u8")
+    def _reduced(self, body: bytes | memoryview, stride: int, what: str, error: type[HEError]) -> Words:
+        """``body`` as ciphertexts of ``stride`` words, once all their residues are below their primes."""
+        words = np.frombuffer(body, dtype="<u8").reshape(-1, stride)
         p = self.parameters
-        rows = len(p.primes) * (1 if seeded else 2)
-        stride = self._stride if seeded else 2 * self._half
-        at = _ring_kernels.first_unreduced(words, self._bits, stride, self._primes, p.degree, rows)
+        at = _lanes.first_unreduced(words, self._bits, self._primes, p.degree)
         if at >= 0:
-            row, place = divmod(at, p.degree)
+            ciphertext, row = divmod(at, stride // (self._half // len(p.primes)))
             raise error(
-                f"got a {what} with a residue that is not below {p.primes[row % len(p.primes)]}, at place {place} "
-                f"of row {row}; no encryption produces such a residue"
+                f"got a {what} with a residue that is not below {p.primes[row % len(p.primes)]}, in row {row} of "
+                f"ciphertext {ciphertext}; no encryption produces such a residue"
             )
         return words
 
+    def _packed(self, sums: Words, ciphertexts: int) -> Words:
+        """Groups (g, rows, N, 8) as packed ciphertexts (``ciphertexts``, words)."""
+        width = self.parameters.degree * self._bits // 64
+        words = np.empty((ciphertexts, sums.shape[1] * width), dtype=np.uint64)
+        for group, part in zip(sums, blocks(words, LANES), strict=True):
+            for r, row in enumerate(group):
+                _lanes.pack(row, self._bits, part[:, r * width : (r + 1) * width])
+        return words
 
-def packed(rows: Words, bits: int) -> Words:
-    """All residues of ``rows``, ``bits`` bits each, in as many words as they fill."""
-    words = np.empty(rows.size * bits // 64, dtype=np.uint64)
-    _ring_kernels.pack(rows.reshape(-1), bits, words)
-    return words
+    def _unpacked(self, words: Words) -> Words:
+        """The groups (g, rows, N, 8) that :meth:`_packed` wrote."""
+        width = self.parameters.degree * self._bits // 64
+        groups = lanes(-(-len(words) // LANES), words.shape[1] // width, self.parameters.degree)
+        for group, part in zip(groups, blocks(words, LANES), strict=True):
+            self._unpack(part, group)
+        return groups
+
+    def _unpack(self, words: Words, rows: Words) -> None:
+        """Write at most eight packed ciphertexts to ``rows`` (rows, N, 8); the other lanes become 0."""
+        width = self.parameters.degree * self._bits // 64
+        for r, row in enumerate(rows):
+            _lanes.unpack(words[:, r * width : (r + 1) * width], self._bits, row)
 
 
-def unpacked(words: Words, bits: int, shape: tuple[int, ...]) -> Words:
-    """The residues that :func:`packed` wrote, in an array of ``shape``."""
-    rows = np.empty(shape, dtype=np.uint64)
-    _ring_kernels.unpack(words, bits, rows.reshape(-1))
-    return rows
+def blocks(rows: NDArray[Any], size: int) -> Iterator[NDArray[Any]]:
+    """``rows``, ``size`` at a time."""
+    for first in range(0, len(rows), size):
+        yield rows[first : first + size]

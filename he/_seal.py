@@ -25,9 +25,10 @@ from typing import Any, Self, cast
 import numpy as np
 from numpy.typing import NDArray
 
-from he import _ring
+from he._seal_generator import SEED_WORDS
 from he.errors import INSTALL, HEError
 from he.params import BFVParameters, Parameters
+from he.ring import field, lanes
 
 Words = NDArray[np.uint64]
 
@@ -37,7 +38,7 @@ _CIPHERTEXT = struct.Struct("<32sBQQQdQ")  # parameters, transformed, polynomial
 _COUNT = struct.Struct("<Q")
 _MAGIC, _PLAINLY, _ZSTD, _BLAKE2XB = 0xA15E, 0, 2, 1
 _FRONT = _CIPHERTEXT.size + _HEADER.size + _COUNT.size  # the offset of a ciphertext's residues
-_SEED_BYTES = _ring.SEED_WORDS * 8
+_SEED_BYTES = SEED_WORDS * 8
 _SEED_TAIL = _HEADER.size + 1 + _SEED_BYTES  # a header, the kind of generator, its seed
 _LARGEST = 1 << 20  # bytes; SEAL writes nothing larger here
 _INSTALL_TESTED = "install a version of TenSEAL that this package was tested with"
@@ -54,15 +55,15 @@ class Context:
     identifier: list[int]  # of the parameters with all primes; no prime is reserved for key switching
     version: tuple[int, int]
 
-    @property
-    def transformed(self) -> bool:
-        """Whether ciphertexts are values rather than coefficients."""
-        return not isinstance(self.parameters, BFVParameters)
-
     @cached_property
     def identifier_bytes(self) -> bytes:
         """``identifier`` in SEAL's layout."""
         return struct.pack("<4Q", *self.identifier)
+
+
+def transformed(parameters: Parameters) -> bool:
+    """Whether SEAL keeps ciphertexts as values rather than coefficients."""
+    return not isinstance(parameters, BFVParameters)
 
 
 @lru_cache(maxsize=16)
@@ -189,9 +190,10 @@ def generate(parameters: Parameters, public: bool) -> tuple[NDArray[np.int8], Wo
             maker.create_public_key(created)
             created.save(scratch.path)
             key = ciphertext_rows(scratch.read(), at, transformed=True, seeded=False)[0].copy()
-    first = values[:1].copy()
-    _ring.field(parameters.degree, parameters.primes[0]).backward(first)
-    secret = first[0].astype(np.int64)
+    first = lanes(parameters.degree)
+    first[:] = values[0][:, None]
+    field(parameters.degree, parameters.primes[0]).backward(first)
+    secret = first[:, 0].astype(np.int64)
     secret -= parameters.primes[0] * (secret > 1)
     return secret.astype(np.int8), key
 
@@ -208,6 +210,7 @@ class Zeros:
         # Both polynomials, SEAL's headers, and the few bytes by which zstd may lengthen random data.
         self._channel = Channel(16 * len(parameters.primes) * parameters.degree + 4096)
         self._secret, self._public = secret, public
+        self.transformed = transformed(parameters)
 
     def __enter__(self) -> Self:
         api, seal = self._at.api, self._at.seal
@@ -238,7 +241,7 @@ class Zeros:
         else:
             self._encryptor.encrypt_zero(self._at.identifier, self._into)
             self._into.save(self._channel.path)
-        return ciphertext_rows(self._channel.read(), self._at, self._at.transformed, seeded)
+        return ciphertext_rows(self._channel.read(), self._at, self.transformed, seeded)
 
 
 def ciphertext_rows(data: bytes, at: Context, transformed: bool, seeded: bool) -> tuple[Words, Words | None]:

@@ -8,15 +8,18 @@ as the key, is detected when the sum is opened. :mod:`he.params` derives the rin
 """
 
 from dataclasses import dataclass
+from functools import cached_property
 from math import prod
 from typing import ClassVar
 
 import numpy as np
 
-from he import _ring, _rlwe, params
+from he import _rlwe, params
 from he._rlwe_format import Integers, Words
 from he._rlwe_keys import Adder, PublicKey, SecretKey
 from he.params import BFVParameters
+from he.ring import Field, _lanes, field, slots
+from he.ring.residues import balanced_digits, reduced
 
 __all__ = ["Adder", "PublicKey", "Scheme", "SecretKey"]
 
@@ -30,38 +33,46 @@ class Scheme(_rlwe.Scheme):
     """
 
     name: ClassVar[str] = "bfv"
-    transformed: ClassVar[bool] = False
 
     @property
     def parameters(self) -> BFVParameters:
         """Derived in :func:`he.params.bfv`."""
         return params.bfv(self.bound, self.max_clients, self.seeded)
 
-    def _encode(self, values: Words) -> list[Words]:
+    def _encode(self, values: Words, out: Words, spare: Words) -> None:
         # q m / t, rounded, is (q m - r) / t, where r is q m modulo t, between -t/2 and t/2. Modulo a
         # prime of q that is -r / t.
-        t, q = self.parameters.plain_modulus, prod(self.parameters.primes)
-        self._plain.backward(values, q % t)
-        return [field.divide(values, t) for field in self._fields]
+        p, t = self.parameters, self.parameters.plain_modulus
+        _lanes.gather(values, slots.modular(p.degree), spare)
+        self._plain.backward(spare, prod(p.primes) % t)
+        for field_, row in zip(self._fields, out, strict=True):
+            row[:] = spare
+            if t > field_.prime:
+                field_.reduce(row)
+            field_.scale(row, -pow(t, -1, field_.prime))
+            _lanes.add_upper(row, spare, np.uint64(t // 2), np.uint64(field_.prime))
 
-    def _decode(self, rows: list[Words], count: int) -> tuple[Integers, bool]:
+    def _decode(self, rows: Words, spare: Words, count: int, sums: Integers) -> bool:
         # t x / q, rounded, is (t x - y) / q, where y is t x modulo q, between -q/2 and q/2. Modulo t
         # that is -y / q.
-        p = self.parameters
-        t, q = p.plain_modulus, prod(p.primes)
-        for field, part in zip(self._fields, rows, strict=True):
-            field.scale(part, t)
-        digits, negative = _ring.mixed_radix(rows, p.degree, p.primes)
-        values = negative.astype(np.uint64)
-        weight = -pow(q, -1, t)
-        for digit, prime in zip(digits, p.primes, strict=True):
-            part = digit.copy()
-            self._plain.scale(part, weight)
-            self._plain.add(values, part)
+        p, t, plain = self.parameters, self.parameters.plain_modulus, self._plain
+        for field_, row in zip(self._fields, rows, strict=True):
+            field_.scale(row, t)
+        weight = -pow(prod(p.primes), -1, t)
+        values: Words | None = None
+        for digit, prime in zip(balanced_digits(rows, self._fields, spare), p.primes, strict=True):
+            part = reduced(digit.view(np.uint64), prime // 2, plain)
+            plain.scale(part, weight)
+            if values is None:
+                values = part
+            else:
+                plain.add(values, part)
             weight *= prime
-        self._plain.forward(values)
-        return values.astype(np.int64), True
+        assert values is not None
+        plain.forward(values)
+        _lanes.scatter(values, slots.modular(p.degree), sums)
+        return True
 
-    @property
-    def _plain(self) -> _ring.Field:
-        return _ring.field(self.parameters.degree, self.parameters.plain_modulus)
+    @cached_property
+    def _plain(self) -> Field:
+        return field(self.parameters.degree, self.parameters.plain_modulus)

@@ -31,23 +31,31 @@ def named() -> dict[str, AggregationProtocol]:
     return {protocol.name: protocol for protocol in protocols}
 
 
-def weaker() -> dict[str, AggregationProtocol]:
-    """Weaker variants by the names that the command line knows; they run only if they are named."""
+def variants() -> dict[str, AggregationProtocol]:
+    """Variants, weaker or slower, by the names that the command line knows; they run only if they are named."""
     from secagg.protocols.encrypted.protocol import BFV, CKKS, Paillier
 
-    protocols = (Paillier(key="run"), Paillier(commit=False), BFV(commit=False), CKKS(commit=False))
+    protocols = (
+        Paillier(key="run"),
+        Paillier(commit=False),
+        BFV(commit=False),
+        CKKS(commit=False),
+        BFV(engine="seal"),
+        CKKS(engine="seal"),
+        CKKS(holder="clients", engine="seal"),
+    )
     return {protocol.name: protocol for protocol in protocols}
 
 
 def chosen(names: Sequence[str], option: str = "--protocol") -> dict[str, AggregationProtocol]:
-    """The protocols of :func:`named` and :func:`weaker` with these names, in upper or lower case.
+    """The protocols of :func:`named` and :func:`variants` with these names, in upper or lower case.
 
     Without names, all of :func:`named`. ``ConfigError`` for an unknown name, in the words of the command line;
     ``option`` is the one that the names came with.
     """
     if not names:
         return named()
-    known = named() | weaker()
+    known = named() | variants()
     by_name = {name.casefold(): name for name in known}
     if unknown := [name for name in names if name.casefold() not in by_name]:
         several = f"; for several, repeat {option}" if any("," in name for name in unknown) else ""

@@ -9,14 +9,18 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from he import _rlwe, _rlwe_format, bfv, ckks, params
+from he import _rlwe, bfv, ckks, params
 from he.ckks import SecretKey
 from he.errors import HEError, OpenError
+from he.ring.slots import modular
+from tests.he.polynomials import coefficients, decoded, phases, read, values, written
+from tests.he.test_ckks import coefficients_of, slots_of
 
 Scheme = ckks.Scheme | bfv.Scheme
 HONEST = 20
 
 models = pytest.mark.parametrize("seeded", [False, True], ids=["public", "seeded"])
+engines = pytest.mark.parametrize("engine", ["ring", "seal"])
 
 
 @pytest.fixture
@@ -26,17 +30,13 @@ def unchecked(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def added(scheme: Scheme, data: bytes, polynomials: list[list[np.ndarray]], part: int) -> bytes:
-    """``data`` with polynomials[ciphertext][prime], as ciphertexts are kept, added to polynomial ``part``."""
-    words = np.frombuffer(data[16:], dtype=np.uint64).reshape(len(polynomials), -1).copy()
-    p, primes = scheme.parameters, len(scheme.parameters.primes)
-    width = p.degree * p.bits // 64
-    for row, multiples in zip(words, polynomials, strict=True):
-        for j, (field, multiple) in enumerate(zip(scheme._fields, multiples, strict=True)):
-            place = slice((part * primes + j) * width, (part * primes + j + 1) * width)
-            residues = _rlwe_format.unpacked(row[place].copy(), p.bits, (p.degree,))
-            field.add(residues, multiple)
-            row[place] = _rlwe_format.packed(residues, p.bits)
-    return data[:16] + words.tobytes()
+    """``data`` with polynomials[ciphertext][prime], as values, added to polynomial ``part``."""
+    rows = read(scheme, data)
+    for ciphertext, multiples in zip(rows, polynomials, strict=True):
+        for j, (prime, multiple) in enumerate(zip(scheme.parameters.primes, multiples, strict=True)):
+            row = ciphertext[part * len(multiples) + j]
+            row[:] = (row + multiple) % np.uint64(prime)
+    return written(scheme, data, rows)
 
 
 def honest(scheme: Scheme, length: int) -> list[np.ndarray]:
@@ -78,12 +78,8 @@ def digits_of_slots(scheme: bfv.Scheme, count: int) -> list[list[np.ndarray]]:
     out = []
     for j in range(count):
         constant = q * pow(2, 7 * j) // t
-        rows = []
-        for prime in scheme.parameters.primes:
-            row = np.zeros(scheme.parameters.degree, dtype=np.uint64)
-            row[0] = constant % prime
-            rows.append(row)
-        out.append(rows)
+        primes, degree = scheme.parameters.primes, scheme.parameters.degree
+        out.append([np.full(degree, constant % prime, dtype=np.uint64) for prime in primes])
     return out
 
 
@@ -103,30 +99,35 @@ def slots_of_the_key(scheme: bfv.Scheme, sums: np.ndarray) -> np.ndarray:
     return np.array(slots, dtype=np.uint64)
 
 
-def bfv_case(seeded: bool) -> tuple[bfv.Scheme, int]:
-    scheme = bfv.Scheme(254, 256, seeded)
+def bfv_case(seeded: bool, engine: str = "ring") -> tuple[bfv.Scheme, int]:
+    scheme = bfv.Scheme(254, 256, seeded, engine)
     return scheme, 5  # ciphertexts: 7 bits each, of a plaintext modulus of 24 bits
 
 
+def polynomial(scheme: bfv.Scheme, slots: np.ndarray) -> np.ndarray:
+    """The coefficients (N), modulo the plaintext modulus, of the polynomial with ``slots`` (N)."""
+    return coefficients(scheme._plain, slots[modular(scheme.slots)])
+
+
 @models
+@engines
 @pytest.mark.usefixtures("unchecked")
-def test_control_unchecked_bfv_slots_give_away_the_key(seeded: bool) -> None:
-    scheme, count = bfv_case(seeded)
+def test_control_unchecked_bfv_slots_give_away_the_key(seeded: bool, engine: str) -> None:
+    scheme, count = bfv_case(seeded, engine)
     key, length = scheme.generate(), count * scheme.slots
     vectors = honest(scheme, length)
     total, uploads = attacked(scheme, key, vectors, digits_of_slots(scheme, count))
     sums = key.open(total, length, HONEST + 1).reshape(count, -1)
-    slots = slots_of_the_key(scheme, sums)[None]
-    scheme._plain.backward(slots)
-    secret = slots[0].astype(np.int64)
+    secret = polynomial(scheme, slots_of_the_key(scheme, sums)).astype(np.int64)
     secret -= scheme.parameters.plain_modulus * (secret > 1)
     assert (secret == key._secret).all()
     assert (read_with(scheme, secret, uploads[3], length) == vectors[3]).all()
 
 
 @models
-def test_bfv_slots_with_the_key_in_them_are_not_opened(seeded: bool) -> None:
-    scheme, count = bfv_case(seeded)
+@engines
+def test_bfv_slots_with_the_key_in_them_are_not_opened(seeded: bool, engine: str) -> None:
+    scheme, count = bfv_case(seeded, engine)
     key, length = scheme.generate(), count * scheme.slots
     vectors = honest(scheme, length)
     total, _ = attacked(scheme, key, vectors, digits_of_slots(scheme, count))
@@ -139,14 +140,11 @@ def share_that_pass(scheme: bfv.Scheme, key: SecretKey, factor: int) -> float:
     multiple = factor * int(np.prod([int(p) for p in scheme.parameters.primes], dtype=object))
     rows = []
     for prime in scheme.parameters.primes:
-        row = np.zeros(scheme.parameters.degree, dtype=np.uint64)
-        row[0] = multiple // scheme.parameters.plain_modulus % prime
-        rows.append(row)
+        constant = multiple // scheme.parameters.plain_modulus % prime
+        rows.append(np.full(scheme.parameters.degree, constant, dtype=np.uint64))
     vectors = honest(scheme, scheme.slots)
     total, _ = attacked(scheme, key, vectors, [rows])
-    body = np.frombuffer(total[16:], dtype=np.uint64)
-    phases = key._phases(_rlwe_format.unpacked(body, scheme._bits, scheme._shape(scheme.slots)), False)
-    slots, _ = scheme._decode(phases, HONEST + 1)
+    slots = decoded(scheme, phases(scheme, key, total), HONEST + 1)
     return float(np.mean((slots >= 0) & (slots <= (HONEST + 1) * scheme.bound)))
 
 
@@ -185,24 +183,23 @@ def test_what_remains_is_one_slot_of_the_key_by_chance() -> None:
     happens to be a possible sum. Then the sum is opened, and it knows one slot, of one session's key."""
     scheme = bfv.Scheme(254, HONEST + 1)
     p, key, length = scheme.parameters, scheme.generate(), scheme.slots
-    slots = (key._secret.astype(np.int64) % p.plain_modulus).astype(np.uint64)[None]
-    scheme._plain.forward(slots)
+    slots = np.empty(length, dtype=np.uint64)
+    slots[modular(length)] = values(scheme._plain, key._secret.astype(np.int64) % p.plain_modulus)
     vectors = honest(scheme, length)
     sums = sum(vectors)
-    possible = np.flatnonzero(slots[0] + sums.astype(np.uint64) <= (HONEST + 1) * scheme.bound)
+    possible = np.flatnonzero(slots + sums.astype(np.uint64) <= (HONEST + 1) * scheme.bound)
     assert 0 < len(possible) / length < 2 / 2**params.MARGIN_BITS
 
     def opened(slot: int) -> np.ndarray:
-        one = np.zeros((1, length), dtype=np.uint64)
-        one[0, slot] = 1
-        scheme._plain.backward(one)
+        one = np.zeros(length, dtype=np.uint64)
+        one[slot] = 1
         (prime,) = p.primes
-        multiple = ((one[0].astype(object) * prime + p.plain_modulus // 2) // p.plain_modulus).astype(np.uint64)
-        total, _ = attacked(scheme, key, vectors, [[multiple]])
+        multiple = (polynomial(scheme, one).astype(object) * prime + p.plain_modulus // 2) // p.plain_modulus
+        total, _ = attacked(scheme, key, vectors, [[values(scheme._fields[0], multiple)]])
         return key.open(total, length, HONEST + 1)
 
     lucky = possible[0]
-    assert opened(lucky)[lucky] - sums[lucky] == slots[0, lucky]
+    assert opened(lucky)[lucky] - sums[lucky] == slots[lucky]
     unlucky = next(slot for slot in range(length) if slot not in possible)
     with pytest.raises(OpenError, match="not a possible sum"):
         opened(unlucky)
@@ -211,11 +208,14 @@ def test_what_remains_is_one_slot_of_the_key_by_chance() -> None:
 # Coefficients: where a decryptor opened them, in place of slots, the key would lie there plainly, in range.
 
 
-def packed_in_coefficients(scheme: bfv.Scheme, rows: list[np.ndarray], count: int) -> tuple[np.ndarray, bool]:
+def packed_in_coefficients(
+    scheme: bfv.Scheme, rows: np.ndarray, spare: np.ndarray, count: int, sums: np.ndarray
+) -> bool:
     """Exactly one defence removed: coefficients are opened, not slots."""
     p = scheme.parameters
-    phase, (prime,) = rows[0].astype(object), p.primes
-    return ((phase * p.plain_modulus + prime // 2) // prime % p.plain_modulus).astype(np.int64), True
+    phase, (prime,) = rows[0].T[: len(sums)].astype(object), p.primes
+    sums[:] = (phase * p.plain_modulus + prime // 2) // prime % p.plain_modulus
+    return True
 
 
 def test_control_coefficients_give_away_the_key_with_every_one_in_range(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -224,8 +224,8 @@ def test_control_coefficients_give_away_the_key_with_every_one_in_range(monkeypa
     scheme = bfv.Scheme(65534, 256)
     length, factor = scheme.slots, 600_000
     vectors = [32767 + vector % 5000 - 2500 for vector in honest(scheme, length)]
-    row = np.zeros(scheme.parameters.degree, dtype=np.uint64)
-    row[0] = factor * scheme.parameters.primes[0] // scheme.parameters.plain_modulus
+    constant = factor * scheme.parameters.primes[0] // scheme.parameters.plain_modulus
+    row = np.full(scheme.parameters.degree, constant, dtype=np.uint64)
     with monkeypatch.context() as patch:
         patch.setattr(bfv.Scheme, "_decode", packed_in_coefficients)
         patch.setattr(bfv.Scheme, "_encode", in_coefficients)
@@ -240,9 +240,9 @@ def test_control_coefficients_give_away_the_key_with_every_one_in_range(monkeypa
         key.open(total, length, HONEST + 1)
 
 
-def in_coefficients(scheme: bfv.Scheme, values: np.ndarray) -> list[np.ndarray]:
+def in_coefficients(scheme: bfv.Scheme, values: np.ndarray, out: np.ndarray, spare: np.ndarray) -> None:
     t, (prime,) = scheme.parameters.plain_modulus, scheme.parameters.primes
-    return [((values.astype(object) * prime + t // 2) // t).astype(np.uint64)]
+    out[0] = ((values.astype(object) * prime + t // 2) // t).astype(np.uint64).T
 
 
 # CKKS: slots, both parts of them, say what the coefficients are; and K s lies on top of a small honest sum there.
@@ -254,21 +254,23 @@ def ckks_multiple(scheme: ckks.Scheme) -> list[list[np.ndarray]]:
 
 
 @models
+@engines
 @pytest.mark.usefixtures("unchecked")
-def test_control_unchecked_ckks_slots_give_away_the_key(seeded: bool) -> None:
-    scheme = ckks.Scheme(254, 256, seeded)
+def test_control_unchecked_ckks_slots_give_away_the_key(seeded: bool, engine: str) -> None:
+    scheme = ckks.Scheme(254, 256, seeded, engine)
     key, length, p = scheme.generate(), scheme.slots, scheme.parameters
     vectors = honest(scheme, length)
     total, uploads = attacked(scheme, key, vectors, ckks_multiple(scheme))
     sums = key.open(total, length, HONEST + 1).astype(float)
-    secret = np.rint(ckks.coefficients_of(sums[None])[0] * p.step / (p.primes[0] // 8)).astype(int)
+    secret = np.rint(coefficients_of(scheme, sums) * p.step / (p.primes[0] // 8)).astype(int)
     assert (secret == key._secret).all()
     assert (read_with(scheme, secret, uploads[3], length) == vectors[3]).all()
 
 
 @models
-def test_ckks_slots_with_the_key_in_them_are_not_opened(seeded: bool) -> None:
-    scheme = ckks.Scheme(254, 256, seeded)
+@engines
+def test_ckks_slots_with_the_key_in_them_are_not_opened(seeded: bool, engine: str) -> None:
+    scheme = ckks.Scheme(254, 256, seeded, engine)
     key, length = scheme.generate(), scheme.slots
     total, _ = attacked(scheme, key, honest(scheme, length), ckks_multiple(scheme))
     with pytest.raises(OpenError, match="not a possible sum"):
@@ -282,14 +284,10 @@ def test_few_ckks_slots_pass_whatever_the_multiple(seeded: bool, multiple: float
     scheme = ckks.Scheme(254, 256, seeded)
     p = scheme.parameters
     key = scheme.generate()
-    row = np.zeros((1, p.degree), dtype=np.uint64)
-    row[0, 0] = max(1, int(multiple * p.step))
-    scheme._fields[0].forward(row)
+    row = np.full(p.degree, max(1, int(multiple * p.step)), dtype=np.uint64)
     vectors = honest(scheme, scheme.slots)
-    total, _ = attacked(scheme, key, vectors, [[row[0]]])
-    body = np.frombuffer(total[16:], dtype=np.uint64)
-    phases = key._phases(_rlwe_format.unpacked(body, p.bits, scheme._shape(scheme.slots)), True)
-    slots = ckks.slots_of(ckks._centred(phases, p)) / p.step
+    total, _ = attacked(scheme, key, vectors, [[row]])
+    slots = slots_of(scheme, phases(scheme, key, total)) / p.step
     largest, tolerance = (HONEST + 1) * scheme.bound, p.tolerance / p.step
     passing = np.mean((np.abs(slots - np.rint(slots)) <= tolerance) & (slots > -0.5) & (slots < largest + 0.5))
     assert passing < (2 / 2**8 if multiple > 2**-8 else 0.3)

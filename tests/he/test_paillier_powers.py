@@ -15,6 +15,7 @@ from he import _montgomery, _powers
 from he._powers import FixedBase, Ring
 from he._strips import LANES, LIMB_BITS, STRIP
 from he.paillier_keys import MAX_BITS
+from he.ring import has_ifma
 from tests.he.paillier_primes import KEY
 
 paths = pytest.mark.parametrize("kernel", [True, False], ids=["kernel", "gmp"])
@@ -24,7 +25,7 @@ roots = pytest.mark.parametrize("root", ROOTS.values(), ids=ROOTS)
 
 @pytest.fixture
 def path(kernel: bool, monkeypatch: pytest.MonkeyPatch) -> None:
-    if kernel and not _montgomery.available():
+    if kernel and not has_ifma():
         pytest.skip("no compiler, or no AVX-512 IFMA")
     monkeypatch.setattr(_powers, "compiled", lambda: kernel)
 
@@ -44,7 +45,7 @@ def draw(count: int, below: int) -> list[int]:
 @pytest.mark.parametrize("count", [1, LANES, LANES + 3])
 def test_eight_products_at_once(root: int, count: int) -> None:
     """Any digits below 2N may go in, and digits below 2N come out. No column overflows under the longest key."""
-    if not _montgomery.available():
+    if not has_ifma():
         pytest.skip("no compiler, or no AVX-512 IFMA")
     ring = Ring(root)
     radix = 1 << LIMB_BITS * ring.limbs
@@ -67,7 +68,7 @@ def test_eight_products_at_once(root: int, count: int) -> None:
 
 @roots
 def test_a_square_is_the_product_with_itself(root: int) -> None:
-    if not _montgomery.available():
+    if not has_ifma():
         pytest.skip("no compiler, or no AVX-512 IFMA")
     ring, top = Ring(root), 2 * root - 1
     digits = [top, top, top, 0, 0, top, *draw(2 * LANES - 6, 2 * root)]

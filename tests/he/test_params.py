@@ -5,8 +5,10 @@ import math
 import numpy as np
 import pytest
 
-from he import _ring_kernels, _seal, bfv, ckks, params, security
+from he import _seal, bfv, ckks, params, security
 from he.errors import HEError
+from he.ring import lanes
+from he.ring.slots import complex_, from_slots
 from tests.reference import rlwe as twin
 
 SCHEMES = {"ckks": ckks.Scheme, "bfv": bfv.Scheme}
@@ -131,7 +133,8 @@ def test_no_coefficient_is_larger_than_the_largest_slot() -> None:
     """Each coefficient is made as large as it can be, of either sign: every slot's part is 0 or the bound."""
     degree, bound = 64, 1.0
     units = np.eye(degree)
-    effect = ckks.coefficients_of(units).T  # row k: what each slot's part adds to coefficient k
+    # Column j of the effect: what one part of a slot adds to each coefficient.
+    effect = np.concatenate([coefficients_of(units[:, at : at + 8]) for at in range(0, degree, 8)], axis=1)
     largest = np.maximum(effect, 0).sum(axis=1) * bound
     least = np.minimum(effect, 0).sum(axis=1) * bound
     assert largest.max() == pytest.approx(bound)
@@ -152,17 +155,23 @@ def test_the_longest_encodings_are_exact(scheme: ckks.Scheme) -> None:
     """Against integers without end, for coefficients near the largest of either sign, and those that slots have."""
     p = scheme.parameters
     largest = scheme.bound
-    values = np.array([largest, -largest, largest / 3, -largest / 3, 0.0, -0.7 * largest], dtype=np.float64)
-    out = np.empty(len(values), np.uint64)
-    slots = np.full((1, scheme.slots), scheme.bound, np.uint64)
-    rows = scheme._encode(slots)
-    wanted = [round(value * float(p.step)) for value in ckks.coefficients_of(slots.astype(float))[0]]
+    extremes = [largest, -largest, largest / 3, -largest / 3, 0.0, -0.7 * largest, 1.0, -1.0]
+    numbers, rounded = np.array([extremes], dtype=np.float64), lanes(1)
+    slots = np.full((8, scheme.slots), scheme.bound, np.uint64)
+    rows, spare = lanes(len(p.primes), scheme.slots), lanes(scheme.slots)
+    scheme._encode(slots, rows, spare)
+    wanted = [round(value * float(p.step)) for value in coefficients_of(slots.T.astype(float))[:, 0]]
     for prime, field, row in zip(p.primes, scheme._fields, rows, strict=True):
-        _ring_kernels.round_up(values, float(p.step), np.uint64(ckks._multiple_above(prime)), out)
-        assert out.max() < 2**63
-        assert [int(word) % prime for word in out] == [round(value * float(p.step)) % prime for value in values]
-        field.backward(row)
-        assert row[0].tolist() == [value % prime for value in wanted]
+        ckks._round_to(numbers, float(p.step), field, rounded)
+        assert rounded.reshape(-1).tolist() == [round(x * float(p.step)) % prime for x in numbers.reshape(-1)]
+        assert row[:, 0].tolist() == [value % prime for value in wanted]
+
+
+def coefficients_of(slots: np.ndarray) -> np.ndarray:
+    """The coefficients (N, 8) of eight real polynomials with ``slots`` (N, 8)."""
+    group = slots[complex_(len(slots))].copy()
+    from_slots(group)
+    return group / (len(slots) // 2)
 
 
 def test_the_widest_scheme_uses_all_of_a_word() -> None:

@@ -8,7 +8,7 @@ import pytest
 
 from secagg.demo.screen import progress
 from secagg.errors import SecAggError
-from secagg.protocols import named, weaker
+from secagg.protocols import named, variants
 
 
 def test_demo_prints_the_table_and_draws_the_picture_in_this_folder(command, tmp_path):
@@ -61,9 +61,9 @@ def test_no_plot_writes_nothing(command, tmp_path):
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        (["--protocol", "Nothing"], f"got --protocol Nothing; expected any of {', '.join(named() | weaker())}"),
+        (["--protocol", "Nothing"], f"got --protocol Nothing; expected any of {', '.join(named() | variants())}"),
         (["--protocol", "Paillier,BFV"], f"got --protocol Paillier,BFV; expected any of "
-         f"{', '.join(named() | weaker())}; for several, repeat --protocol"),
+         f"{', '.join(named() | variants())}; for several, repeat --protocol"),
         (["--dropouts", 4], "got --clients 10 --dropouts 4, and SecAgg opens no sum over 6 of 10; "
          "expected --dropouts 0 to 3, or --clients 12 to 50"),
         (["--clients", 2, "--dropouts", 2], "got --dropouts 2; expected 0 to 1"),

@@ -53,6 +53,8 @@ PROTOCOLS: dict[str, Encrypted] = {
     "BFV/uncommitted": BFV(commit=False),
     "CKKS": CKKS(),
     "CKKS/clients": CKKS(holder="clients"),
+    "BFV/seal": BFV(engine="seal"),
+    "CKKS/seal/clients": CKKS(holder="clients", engine="seal"),
 }
 COMMITTED = {name: protocol for name, protocol in PROTOCOLS.items() if protocol.commit}
 every = pytest.mark.parametrize("protocol", PROTOCOLS.values(), ids=PROTOCOLS)
@@ -109,7 +111,7 @@ def test_a_hundred_thousand_coordinates(protocol: Encrypted) -> None:
     outcome = secagg.simulate(task, updates)
     np.testing.assert_array_equal(outcome.sum, secagg.simulate(replace(task, protocol=secagg.Clear()), updates).sum)
     most = {"Paillier": 6.2, "BFV": 16, "BFV/clients": 8, "CKKS": 31, "CKKS/clients": 16}
-    scheme = protocol.name.removesuffix("/run-key").removesuffix("/uncommitted")
+    scheme = protocol.name.removesuffix("/run-key").removesuffix("/uncommitted").replace("/seal", "")
     assert outcome.bytes_up["c1"]["Input"] <= most[scheme] * 100_000
 
 
@@ -215,9 +217,9 @@ def test_refused_with_the_reason(make: Any, match: str) -> None:
     ("protocol", "package"),
     [
         (Paillier(bits=2048), "gmpy2"),
-        (BFV(), "tenseal"),
-        (CKKS(holder="clients"), "tenseal"),
-        (CKKS(), "zstandard"),
+        (BFV(engine="seal"), "tenseal"),
+        (CKKS(holder="clients", engine="seal"), "tenseal"),
+        (CKKS(engine="seal"), "zstandard"),
     ],
 )
 def test_a_missing_package_shows_when_the_task_is_made(
@@ -230,6 +232,14 @@ def test_a_missing_package_shows_when_the_task_is_made(
     with pytest.raises(ConfigError, match=message) as refused:
         make_task(protocol)
     assert isinstance(refused.value.__cause__, ImportError)  # what makes the demo leave it out
+
+
+def test_the_ring_needs_no_package_of_the_extra(monkeypatch: pytest.MonkeyPatch) -> None:
+    for package in ("tenseal", "zstandard", "gmpy2", "phe"):
+        monkeypatch.setitem(sys.modules, package, None)
+    for protocol in (BFV(), CKKS(), CKKS(holder="clients")):
+        session = begin(protocol)
+        assert session.run().survivors
 
 
 DEC = "decryptor-1"
@@ -528,4 +538,4 @@ def test_what_it_says_of_itself(protocol: Encrypted) -> None:
         not protocol.commit
     )
     assert ("uploads in one session what it recorded in another" in text) == (protocol.name == "Paillier/run-key")
-    assert protocol.shows_terms == (protocol.name not in ("Paillier", "BFV", "CKKS"))
+    assert protocol.shows_terms == (protocol.name not in ("Paillier", "BFV", "CKKS", "BFV/seal"))

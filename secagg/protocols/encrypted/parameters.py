@@ -140,7 +140,11 @@ class Encrypted(AggregationProtocol):
             raise ConfigError(f"{self.name} can't carry this task: {error}") from error
 
     _module: ClassVar[str]
-    _packages: ClassVar[tuple[str, ...]]  # of the extra; checked when a task is made, loaded when first used
+
+    @property
+    @abstractmethod
+    def _packages(self) -> tuple[str, ...]:
+        """Packages of the extra that the scheme needs: checked when a task is made, loaded when first used."""
 
     @property
     @abstractmethod

@@ -35,6 +35,7 @@ from secagg.roles.server import Server
 
 Holder = Literal["decryptor", "clients"]
 Lifetime = Literal["session", "run"]
+Engine = Literal["ring", "seal"]
 
 
 class EncryptedProtocol(Encrypted):
@@ -76,7 +77,6 @@ class Paillier(EncryptedProtocol):
     _name: ClassVar[str] = "Paillier"
     post_quantum: ClassVar[bool] = False
     _module: ClassVar[str] = "he.paillier"
-    _packages: ClassVar[tuple[str, ...]] = ("gmpy2",)
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -92,6 +92,10 @@ class Paillier(EncryptedProtocol):
     @property
     def _weaker(self) -> list[str]:
         return [*(["run-key"] if self.pinned else []), *super()._weaker]
+
+    @property
+    def _packages(self) -> tuple[str, ...]:
+        return ("gmpy2",)
 
     @property
     def pinned(self) -> bool:
@@ -130,20 +134,35 @@ class Paillier(EncryptedProtocol):
 
 @dataclass(frozen=True)
 class RingLWE(EncryptedProtocol):
-    """CKKS and BFV: the same ring, and two ways to encode integers in it."""
+    """CKKS and BFV: the same ring, and two ways to encode integers in it.
+
+    ``engine="ring"``: the kernels of :mod:`he.ring` draw keys and encrypt. ``engine="seal"``: SEAL does, through
+    TenSEAL, many times slower. SEAL's randomness follows from no seed. So a client or decryptor that was restored
+    repeats itself only from a state saved after it encrypted, or made its key.
+    """
 
     holder: Holder = "decryptor"
+    engine: Engine = "ring"
 
-    _packages: ClassVar[tuple[str, ...]] = ("tenseal", "zstandard")
     post_quantum: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
         super().__post_init__()
         object.__setattr__(self, "holder", choice("holder", self.holder, ("decryptor", "clients")))
+        object.__setattr__(self, "engine", choice("engine", self.engine, ("ring", "seal")))
+
+    @property
+    def name(self) -> str:
+        """The scheme's name, what encrypts unless it is the default, and how it is weaker than the default."""
+        return "/".join([self._name, *(["seal"] if self.engine == "seal" else []), *self._weaker])
 
     @property
     def _weaker(self) -> list[str]:
         return [*(["clients"] if self.shared_key else []), *super()._weaker]
+
+    @property
+    def _packages(self) -> tuple[str, ...]:
+        return ("tenseal", "zstandard") if self.engine == "seal" else ()
 
     @property
     def pinned(self) -> bool:
@@ -157,7 +176,7 @@ class RingLWE(EncryptedProtocol):
 
     @property
     def _options(self) -> tuple[tuple[str, Any], ...]:
-        return (("seeded", self.holder == "clients"),)
+        return ("seeded", self.holder == "clients"), ("engine", self.engine)
 
     def key_pair(self, role: PartyRole, rng: Callable[[int], bytes]) -> tuple[bytes, bytes] | None:
         """The key that clients and decryptor share, and its digest."""
@@ -181,7 +200,7 @@ class RingLWE(EncryptedProtocol):
 
 @dataclass(frozen=True)
 class CKKS(RingLWE):
-    """CKKS (Cheon, Kim, Kim and Song, ASIACRYPT 2017) on TenSEAL, opened only as exact integers.
+    """CKKS (Cheon, Kim, Kim and Song, ASIACRYPT 2017), opened only as exact integers.
 
     Clients encrypt the encoding's integers, and the decryptor rounds. So the sum is exact, and the noise,
     which would reveal the key (Li and Micciancio, EUROCRYPT 2021), never leaves the decryptor.
@@ -192,6 +211,9 @@ class CKKS(RingLWE):
     every update*. The key of the run is 32 bytes that all holders receive out of band
     (``secagg keygen --shared-he``; ``key=`` of every role). The keys of its sessions are derived from it.
     One of its holders is also enrolled as the decryptor, and opens sums.
+
+    ``engine="ring"``: this library's kernels draw keys and encrypt. ``engine="seal"``: SEAL does, through
+    TenSEAL. See :class:`RingLWE`.
 
     Ideal functionality: that of :class:`Paillier` with ``key="session"``, with one exception. A client that
     departs from the protocol and colludes with the server can try to put the session's key into the sum
@@ -206,10 +228,10 @@ class CKKS(RingLWE):
 
 @dataclass(frozen=True)
 class BFV(RingLWE):
-    """BFV (Fan and Vercauteren, 2012) on TenSEAL's SEAL: exact integers, in fewer bytes than CKKS.
+    """BFV (Fan and Vercauteren, 2012): exact integers, in fewer bytes than CKKS.
 
-    Choose it for sums among the homomorphic schemes. Trust models and ideal functionality are those of
-    :class:`CKKS`.
+    Choose it for sums among the homomorphic schemes. Trust models, engines and ideal functionality are those
+    of :class:`CKKS`.
     """
 
     ID: ClassVar[int] = 7

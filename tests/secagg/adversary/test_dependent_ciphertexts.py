@@ -13,7 +13,7 @@ import pytest
 
 import dp
 import secagg
-from he import _rlwe_format
+from he._rlwe_format import DIGEST_BYTES
 from secagg import Round
 from secagg.errors import Aborted, FaultKind
 from secagg.protocols.encrypted.digits import Digits
@@ -26,10 +26,17 @@ from secagg.testing import Session
 from secagg.wire import Envelope
 from tests.secagg.adversary.registry import attack
 from tests.secagg.adversary.test_encrypted import has
+from tests.secagg.adversary.test_randomness import less
 from tests.secagg.test_encrypted import LIMIT, begin, make_task, parties
 
 VICTIM = "c1"
-SCHEMES: dict[str, Encrypted] = {"Paillier": Paillier(bits=2048), "BFV": BFV(), "CKKS": CKKS()}
+SCHEMES: dict[str, Encrypted] = {
+    "Paillier": Paillier(bits=2048),
+    "BFV": BFV(),
+    "CKKS": CKKS(),
+    "BFV/seal": BFV(engine="seal"),
+    "CKKS/seal": CKKS(engine="seal"),
+}
 
 Vector = np.ndarray[Any, Any]
 
@@ -68,10 +75,8 @@ def combined(session: Session, plus: list[bytes], minus: list[bytes]) -> bytes:
         adder = scheme.adder(length, public)
         for data in uploads:
             adder.fold(data)
-        sums.append(adder._sums)
-    primes = np.tile(scheme._primes, 2)[None, :, None]
-    difference = (sums[0] + primes - sums[1]) % primes
-    return bytes(scheme._tag(b"") + _rlwe_format.packed(difference, scheme._bits).tobytes())
+        sums.append(adder.total())
+    return scheme._tag(b"") + less(scheme, *sums)[DIGEST_BYTES:]
 
 
 def cancelled(session: Session) -> tuple[Session, Outcome]:

@@ -30,7 +30,15 @@ from secagg.roles import MemberContext
 from secagg.table import Round
 from secagg.testing import MemoryStore, Session
 from secagg.wire import Envelope
-from tests.he.test_malformed_rlwe import HONEST, attacked, digits_of_slots, honest, read_with, slots_of_the_key
+from tests.he.test_malformed_rlwe import (
+    HONEST,
+    attacked,
+    digits_of_slots,
+    honest,
+    polynomial,
+    read_with,
+    slots_of_the_key,
+)
 from tests.secagg.adversary.registry import attack
 from tests.secagg.test_encrypted import DEC, LIMIT, PROTOCOLS, begin, replaced_key
 
@@ -70,25 +78,25 @@ def has(recovered: Vector | None, wanted: Vector) -> bool:
     ),
     source="reference implementations open coefficients; measured there and here",
 )
+@pytest.mark.parametrize("engine", ["ring", "seal"])
 class TestKeyInTheSum:
-    def attack(self) -> tuple[Any, Any, list[Vector], bytes, list[bytes], int]:
-        scheme, count = bfv.Scheme(254, 256), 5
+    def attack(self, engine: str) -> tuple[Any, Any, list[Vector], bytes, list[bytes], int]:
+        scheme, count = bfv.Scheme(254, 256, engine=engine), 5
         key, length = scheme.generate(), count * scheme.slots
         vectors = honest(scheme, length)
         total, uploads = attacked(scheme, key, vectors, digits_of_slots(scheme, count))
         return scheme, key, vectors, total, uploads, length
 
-    def test_refused(self) -> None:
-        _, key, _, total, _, length = self.attack()
+    def test_refused(self, engine: str) -> None:
+        _, key, _, total, _, length = self.attack(engine)
         with pytest.raises(OpenError, match="not a possible sum"):
             key.open(total, length, HONEST + 1)
 
-    def test_control_succeeds(self, monkeypatch: pytest.MonkeyPatch) -> None:
+    def test_control_succeeds(self, engine: str, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr(_rlwe.Scheme, "_require_possible", lambda *_: None)
-        scheme, key, vectors, total, uploads, length = self.attack()
-        slots = slots_of_the_key(scheme, key.open(total, length, HONEST + 1).reshape(5, -1))[None]
-        scheme._plain.backward(slots)
-        secret = slots[0].astype(np.int64)
+        scheme, key, vectors, total, uploads, length = self.attack(engine)
+        slots = slots_of_the_key(scheme, key.open(total, length, HONEST + 1).reshape(5, -1))
+        secret = polynomial(scheme, slots).astype(np.int64)
         secret -= scheme.parameters.plain_modulus * (secret > 1)
         assert np.array_equal(read_with(scheme, secret, uploads[3], length), vectors[3])
 

@@ -10,7 +10,6 @@ import gmpy2
 import numpy as np
 import pytest
 
-from he._rlwe_format import DIGEST_BYTES
 from he.errors import OpenError
 from secagg.protocols.encrypted.client import EncryptedClient
 from secagg.protocols.encrypted.digits import Digits
@@ -19,6 +18,7 @@ from secagg.protocols.encrypted.parameters import Encrypted
 from secagg.protocols.encrypted.protocol import Paillier
 from secagg.testing import MemoryStore, Session
 from secagg.wire import Envelope
+from tests.he.polynomials import read, written
 from tests.secagg.adversary.registry import attack
 from tests.secagg.test_encrypted import LIMIT, PROTOCOLS, begin
 
@@ -58,19 +58,9 @@ def difference(session: Session, one: bytes, other: bytes) -> Vector | None:
 
 
 def less(scheme: Any, total: bytes, other: bytes) -> bytes:
-    """The encrypted sum ``total`` less ``other``, residue by residue: both are a digest, then rows of residues."""
-    p, size = scheme.parameters, DIGEST_BYTES
-    powers = np.uint64(1) << np.arange(p.bits, dtype=np.uint64)
-    primes = np.tile(np.array(p.primes, np.uint64), 2)[:, None]
-
-    def rows(data: bytes) -> Vector:
-        bits = np.unpackbits(np.frombuffer(data[size:], np.uint8), bitorder="little")
-        residues: Vector = (bits.reshape(-1, p.bits) * powers).sum(axis=1, dtype=np.uint64)
-        return residues.reshape(-1, len(primes), p.degree)
-
-    difference = (rows(total) + primes - rows(other)) % primes
-    bits = (difference.reshape(-1, 1) & powers) != 0
-    return total[:size] + np.packbits(bits, bitorder="little").tobytes()
+    """The encrypted sum ``total`` less ``other``."""
+    primes = np.tile(scheme._primes, 2)[:, None]
+    return written(scheme, total, (read(scheme, total) + primes - read(scheme, other)) % primes)
 
 
 def has(recovered: Vector | None, wanted: Vector) -> bool:

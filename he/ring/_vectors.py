@@ -1,0 +1,240 @@
+"""Steps on eight residues at once, one for each lane, that Numba compiles to vector instructions.
+
+A *row* is eight 64-bit words in a line: one coefficient of eight polynomials. There are two arithmetics:
+
+- :class:`Ifma`, for primes p < 2^50, multiplies 52 bits by 52 bits in one instruction (AVX-512 IFMA);
+- :class:`Word`, for primes p < 2^62, needs 64-bit multiplication only, and runs on every CPU.
+
+In both, a factor w is known beforehand and comes with its quotient floor(w * 2^b / p), b being 52 or 64.
+Then w y - floor(quotient * y / 2^b) * p is w y modulo p, below 2p, for every y < 2^b: a product costs
+three multiplications and no division (V. Shoup's method, in D. Harvey, *Faster arithmetic for
+number-theoretic transforms*, 2014). Between steps residues are below 4p on the way forward, and below
+2p on the way back. No branch and no memory address depends on a residue.
+"""
+
+from collections.abc import Callable
+from functools import cache
+from typing import Any, NamedTuple, cast
+
+import numpy as np
+from llvmlite import ir  # type: ignore[import-untyped]
+from numba import config, types
+from numba.core.registry import cpu_target
+from numba.extending import intrinsic
+
+LANES = 8
+"""Polynomials side by side in a group."""
+
+
+class Ifma(NamedTuple):
+    """Arithmetic modulo ``prime`` < 2^50 by 52-bit products."""
+
+    prime: np.uint64
+
+
+class Word(NamedTuple):
+    """Arithmetic modulo ``prime`` < 2^62 by 64-bit products."""
+
+    prime: np.uint64
+
+
+_i32, _i64 = ir.IntType(32), ir.IntType(64)
+_row = ir.VectorType(_i64, LANES)
+_primitive = cast(Callable[[Callable[..., Any]], Callable[..., Any]], intrinsic)
+
+
+@cache
+def has_ifma() -> bool:
+    """Whether kernels are compiled here, for a CPU with AVX-512 IFMA."""
+    if config.DISABLE_JIT:
+        return False
+    triple, _, features = cpu_target.target_context.codegen().magic_tuple()
+    return triple.startswith("x86_64") and {"+avx512f", "+avx512ifma"} <= set(features.split(","))
+
+
+def _all(number: int) -> ir.Constant:
+    return ir.Constant(_row, [number] * LANES)
+
+
+class _Arithmetic:
+    """Writes the instructions of an arithmetic for one prime."""
+
+    def __init__(self, builder: Any, prime: Any) -> None:
+        self.builder = builder
+        self.prime = self.spread(prime)
+        self.twice = builder.add(self.prime, self.prime)
+
+    def spread(self, word: Any) -> Any:
+        """A row with ``word`` in each lane."""
+        undefined = ir.Constant(_row, ir.Undefined)
+        one = self.builder.insert_element(undefined, word, ir.Constant(_i32, 0))
+        return self.builder.shuffle_vector(one, undefined, ir.Constant(ir.VectorType(_i32, LANES), [0] * LANES))
+
+    def call(self, name: str, *rows: Any) -> Any:
+        """The row that an instruction of LLVM returns for ``rows``."""
+        module = self.builder.module
+        kind = ir.FunctionType(_row, [_row] * len(rows))
+        return self.builder.call(module.globals.get(name) or ir.Function(module, kind, name), rows)
+
+    def below(self, row: Any, limit: Any) -> Any:
+        """``row`` in [0, 2 * limit), below ``limit``. A negative difference wraps, so the minimum is right."""
+        return self.call("llvm.umin.v8i64", row, self.builder.sub(row, limit))
+
+    def times(self, row: Any, factor: tuple[Any, Any]) -> Any:
+        """``row`` times a factor with its quotient, below 2p."""
+        raise NotImplementedError
+
+    def apart(self, x: Any, y: Any, factor: tuple[Any, Any]) -> tuple[Any, Any]:
+        """x + w y and x - w y, below 4p, of rows below 4p."""
+        b = self.builder
+        x, y = self.below(x, self.twice), self.times(y, factor)
+        return b.add(x, y), b.sub(b.add(x, self.twice), y)
+
+    def together(self, x: Any, y: Any, factor: tuple[Any, Any]) -> tuple[Any, Any]:
+        """x + y and w (x - y), below 2p, of rows below 2p."""
+        b = self.builder
+        difference = b.sub(b.add(x, self.twice), y)
+        return self.below(b.add(x, y), self.twice), self.times(difference, factor)
+
+
+class _IfmaArithmetic(_Arithmetic):
+    def times(self, row: Any, factor: tuple[Any, Any]) -> Any:
+        b, value, quotient = self.builder, *factor
+        low, high = "llvm.x86.avx512.vpmadd52l.uq.512", "llvm.x86.avx512.vpmadd52h.uq.512"
+        whole = self.call(high, _all(0), row, quotient)
+        negative = b.sub(_all(1 << 52), self.prime)  # the low halves are added modulo 2^52
+        return b.and_(self.call(low, self.call(low, _all(0), row, value), whole, negative), _all((1 << 52) - 1))
+
+
+class _WordArithmetic(_Arithmetic):
+    def times(self, row: Any, factor: tuple[Any, Any]) -> Any:
+        b, value, quotient = self.builder, *factor
+        return b.sub(b.mul(row, value), b.mul(self._high(row, quotient), self.prime))
+
+    def _high(self, x: Any, y: Any) -> Any:
+        """The upper 64 bits of each product, from four products of 32 bits."""
+        b, half, mask = self.builder, _all(32), _all(0xFFFFFFFF)
+        x_low, x_high = b.and_(x, mask), b.lshr(x, half)
+        y_low, y_high = b.and_(y, mask), b.lshr(y, half)
+        first = b.add(b.mul(x_high, y_low), b.lshr(b.mul(x_low, y_low), half))
+        second = b.add(b.mul(x_low, y_high), b.and_(first, mask))
+        return b.add(b.mul(x_high, y_high), b.add(b.lshr(first, half), b.lshr(second, half)))
+
+
+_ARITHMETICS = {Ifma: _IfmaArithmetic, Word: _WordArithmetic}
+
+
+class _Step:
+    """The operands of one step: rows of an array, and factors with their quotients."""
+
+    def __init__(self, context: Any, builder: Any, signature: Any, arguments: Any) -> None:
+        self._context, self._kinds, self._values = context, signature.args, arguments
+        self.builder = builder
+        prime = builder.extract_value(arguments[-1], 0)
+        self.arithmetic = _ARITHMETICS[signature.args[-1].instance_class](builder, prime)
+
+    def _pointer(self, array: int, index: Any, width: int) -> Any:
+        data = self._context.make_array(self._kinds[array])(self._context, self.builder, self._values[array]).data
+        return self.builder.gep(data, [self.builder.mul(index, ir.Constant(_i64, width))])
+
+    def places(self, first: Any, step: Any, count: int) -> list[Any]:
+        """Pointers to ``count`` rows of argument 0, from row ``first`` on, ``step`` apart."""
+        pointers = []
+        for _ in range(count):
+            pointers.append(self.builder.bitcast(self._pointer(0, first, LANES), _row.as_pointer()))
+            first = self.builder.add(first, step)
+        return pointers
+
+    def load(self, pointers: list[Any]) -> list[Any]:
+        """The rows at ``pointers``."""
+        return [self.builder.load(pointer, align=8) for pointer in pointers]
+
+    def store(self, rows: list[Any], pointers: list[Any]) -> None:
+        """Write ``rows`` to ``pointers``."""
+        for row, pointer in zip(rows, pointers, strict=True):
+            self.builder.store(row, pointer, align=8)
+
+    def factor(self, array: int, index: Any) -> tuple[Any, Any]:
+        """Factor ``index`` of an argument of shape (n, 2), and its quotient."""
+        pointer = self._pointer(array, index, 2)
+        after = self.builder.gep(pointer, [ir.Constant(_i64, 1)])
+        value, quotient = (self.builder.load(p) for p in (pointer, after))
+        return self.arithmetic.spread(value), self.arithmetic.spread(quotient)
+
+    def children(self, node: Any) -> list[tuple[Any, Any]]:
+        """The roots of both halves below ``node`` in argument 3."""
+        first = self.builder.shl(node, ir.Constant(_i64, 1))
+        return [self.factor(3, self.builder.add(first, ir.Constant(_i64, k))) for k in (0, 1)]
+
+
+def _butterfly(write: Callable[[_Step, list[Any], Any], list[Any]], count: int) -> Callable[..., Any]:
+    """A step on ``count`` rows of ``a``, from ``first`` on, ``step`` apart, with the roots at ``node``."""
+
+    def typed(typing: Any, a: Any, first: Any, step: Any, roots: Any, node: Any, modulus: Any) -> Any:
+        def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+            todo = _Step(context, builder, signature, arguments)
+            pointers = todo.places(arguments[1], arguments[2], count)
+            todo.store(write(todo, todo.load(pointers), arguments[4]), pointers)
+            return context.get_dummy_value()
+
+        return types.void(a, types.int64, types.int64, roots, types.int64, modulus), generate
+
+    typed.__name__ = write.__name__
+    return _primitive(typed)
+
+
+def _spread2(todo: _Step, rows: list[Any], node: Any) -> list[Any]:
+    return list(todo.arithmetic.apart(rows[0], rows[1], todo.factor(3, node)))
+
+
+def _spread4(todo: _Step, rows: list[Any], node: Any) -> list[Any]:
+    a, root = todo.arithmetic, todo.factor(3, node)
+    (x, z), (y, t) = a.apart(rows[0], rows[2], root), a.apart(rows[1], rows[3], root)
+    left, right = todo.children(node)
+    return [*a.apart(x, y, left), *a.apart(z, t, right)]
+
+
+def _gather2(todo: _Step, rows: list[Any], node: Any) -> list[Any]:
+    return list(todo.arithmetic.together(rows[0], rows[1], todo.factor(3, node)))
+
+
+def _gather4(todo: _Step, rows: list[Any], node: Any) -> list[Any]:
+    a, root = todo.arithmetic, todo.factor(3, node)
+    left, right = todo.children(node)
+    (x, y), (z, t) = a.together(rows[0], rows[1], left), a.together(rows[2], rows[3], right)
+    (x, z), (y, t) = a.together(x, z, root), a.together(y, t, root)
+    return [x, y, z, t]
+
+
+spread2, spread4 = _butterfly(_spread2, 2), _butterfly(_spread4, 4)
+gather2, gather4 = _butterfly(_gather2, 2), _butterfly(_gather4, 4)
+
+
+@_primitive
+def settle(typing: Any, a: Any, row: Any, modulus: Any) -> Any:
+    """Bring row ``row`` of ``a`` from [0, 4p) into [0, p)."""
+
+    def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        todo = _Step(context, builder, signature, arguments)
+        pointers = todo.places(arguments[1], ir.Constant(_i64, 0), 1)
+        (value,) = todo.load(pointers)
+        by = todo.arithmetic
+        todo.store([by.below(by.below(value, by.twice), by.prime)], pointers)
+        return context.get_dummy_value()
+
+    return types.void(a, types.int64, modulus), generate
+
+
+@_primitive
+def times(typing: Any, a: Any, row: Any, factors: Any, index: Any, modulus: Any) -> Any:
+    """Multiply row ``row`` of ``a``, words below 2^b, by factor ``index`` of ``factors`` (n, 2); below p."""
+
+    def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        todo = _Step(context, builder, signature, arguments)
+        pointers = todo.places(arguments[1], ir.Constant(_i64, 0), 1)
+        (value,) = todo.load(pointers)
+        by = todo.arithmetic
+        todo.store([by.below(by.times(value, todo.factor(2, arguments[3])), by.prime)], pointers)
+        return context.get_dummy_value()
+
+    return types.void(a, types.int64, factors, types.int64, modulus), generate
