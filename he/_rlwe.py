@@ -94,5 +94,5 @@ class Scheme(Format):
         seen = {bytes(body[at : at + NAME_BYTES]) for at in range(COUNTS.size, end, NAME_BYTES)}
         if len(seen) != count:
             raise HEError("got the state of a sum that names a vector twice: the bytes are damaged")
-        words = self._reduced(body[end:], 2 * self._half, "sum", HEError)
-        return Adder(self, length, self._unpacked(words), seen)
+        groups = self._reduced(body[end:], 2 * len(self._fields), "sum", HEError)
+        return Adder(self, length, self._unpacked(groups), seen)

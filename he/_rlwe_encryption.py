@@ -52,7 +52,8 @@ class Key:
     def rows(self) -> Words:
         """The residues (2 * primes, N) of the public key."""
         assert self.public is not None
-        return np.ascontiguousarray(self.scheme._unpacked(self.public[None])[0, :, :, 0])
+        (group,) = self.scheme._groups(self.public, 2 * len(self.scheme._fields))
+        return np.ascontiguousarray(self.scheme._unpacked([group])[0, :, :, 0])
 
 
 class Engine(ABC):
@@ -137,7 +138,7 @@ class RingEngine(Engine):
             field.multiply(product, field.factor(values_of(secret[:, 0], field)))
             field.add(first, product)
             field.scale(first, -1)
-        return secret[:, 0], scheme._packed(key, 1)[0]
+        return secret[:, 0], scheme._packed(key, 1)
 
     def seed(self, rng: Random) -> bytes:
         """See :meth:`Engine.seed`."""
@@ -148,13 +149,12 @@ class RingEngine(Engine):
 
     def encrypt_block(self, key: Key, seed: bytes, first: int, values: NDArray[Any]) -> tuple[Words, bytes]:
         """See :meth:`Engine.encrypt_block`."""
-        scheme, bits = key.scheme, key.scheme.parameters.bits
-        width = scheme.parameters.degree * bits // 64
-        out = np.empty((len(values), scheme._stride), dtype=np.uint64)
+        scheme = key.scheme
+        out = np.empty(len(values) * scheme._stride, dtype=np.uint64)
         block = (_SecretBlock if scheme.seeded else _PublicBlock)(key, seed)
-        for place, (part, words) in enumerate(zip(blocks(values, LANES), blocks(out, LANES), strict=True)):
-            for r, row in enumerate(block.encrypted(first // LANES + place, eight(part))):
-                _lanes.pack(row, bits, words[:, r * width : (r + 1) * width])
+        parts = zip(blocks(values, LANES), scheme._groups(out, scheme._rows), strict=True)
+        for place, (part, words) in enumerate(parts, start=first // LANES):
+            scheme._pack(block.encrypted(place, eight(part)), words)
         sent = _public_seed(scheme, seed) if scheme.seeded and not first else b""
         return out, sent
 

@@ -1,11 +1,13 @@
 """What CKKS and BFV have in common below their keys: one scheme's parameters and byte formats.
 
 **An encrypted vector** is 16 bytes of the scheme's digest, as many ciphertexts as the vector takes, and,
-if the scheme is seeded, the seeds of their second polynomials. A ciphertext is its residues, row after row: the
+if the scheme is seeded, the seeds of their second polynomials. A ciphertext is rows of residues: the
 first polynomial comes first, and each polynomial has one row for each prime. A row is N residues of
 exactly ``bits`` bits, least significant bit first, in 64-bit little-endian words. A seeded ciphertext
-has rows of its first polynomial only. All polynomials are kept as values (:meth:`he.ring.Field.forward`),
-so that opening takes one transform for each prime.
+has rows of its first polynomial only. Ciphertexts go in groups of eight, the last one perhaps smaller.
+A group is row after row, and in a row the words of its ciphertexts take turns (:mod:`he.ring.packing`).
+All polynomials are kept as values (:meth:`he.ring.Field.forward`), so that opening takes one transform
+for each prime.
 
 **The seeds**: one of 32 bytes for the whole vector, from which :func:`he.ring.sampling.uniform` draws;
 under ``engine="seal"`` 64 bytes for each ciphertext, from which SEAL's generator draws.
@@ -29,7 +31,7 @@ from numpy.typing import NDArray
 from he._numbers import whole
 from he.errors import HEError, OpenError
 from he.params import MAX_LENGTH, Parameters
-from he.ring import LANES, Field, _lanes, field, lanes
+from he.ring import LANES, Field, field, lanes, packing
 
 Words = NDArray[np.uint64]
 Integers = NDArray[np.int64]
@@ -201,41 +203,48 @@ class Format(ABC):
             )
         return memoryview(data)[DIGEST_BYTES:]
 
-    def _reduced(self, body: bytes | memoryview, stride: int, what: str, error: type[HEError]) -> Words:
-        """``body`` as ciphertexts of ``stride`` words, once all their residues are below their primes."""
-        words = np.frombuffer(body, dtype="<u8").reshape(-1, stride)
-        p = self.parameters
-        at = _lanes.first_unreduced(words, self._bits, self._primes, p.degree)
-        if at >= 0:
-            ciphertext, row = divmod(at, stride // (self._half // len(p.primes)))
-            raise error(
-                f"got a {what} with a residue that is not below {p.primes[row % len(p.primes)]}, in row {row} of "
-                f"ciphertext {ciphertext}; no encryption produces such a residue"
-            )
-        return words
-
-    def _packed(self, sums: Words, ciphertexts: int) -> Words:
-        """Groups (g, rows, N, 8) as packed ciphertexts (``ciphertexts``, words)."""
-        width = self.parameters.degree * self._bits // 64
-        words = np.empty((ciphertexts, sums.shape[1] * width), dtype=np.uint64)
-        for group, part in zip(sums, blocks(words, LANES), strict=True):
+    def _reduced(self, body: bytes | memoryview, rows: int, what: str, error: type[HEError]) -> list[Words]:
+        """The groups (rows, words, n) of ``body``, once all residues are below their primes."""
+        primes = self.parameters.primes
+        groups = self._groups(np.frombuffer(body, dtype="<u8"), rows)
+        for g, group in enumerate(groups):
             for r, row in enumerate(group):
-                _lanes.pack(row, self._bits, part[:, r * width : (r + 1) * width])
-        return words
-
-    def _unpacked(self, words: Words) -> Words:
-        """The groups (g, rows, N, 8) that :meth:`_packed` wrote."""
-        width = self.parameters.degree * self._bits // 64
-        groups = lanes(-(-len(words) // LANES), words.shape[1] // width, self.parameters.degree)
-        for group, part in zip(groups, blocks(words, LANES), strict=True):
-            self._unpack(part, group)
+                if not packing.all_below(row, self._bits, primes[r % len(primes)]):
+                    raise error(
+                        f"got a {what} with a residue that is not below {primes[r % len(primes)]}, in row {r} of "
+                        f"group {g}; no encryption produces such a residue"
+                    )
         return groups
 
-    def _unpack(self, words: Words, rows: Words) -> None:
-        """Write at most eight packed ciphertexts to ``rows`` (rows, N, 8); the other lanes become 0."""
-        width = self.parameters.degree * self._bits // 64
-        for r, row in enumerate(rows):
-            _lanes.unpack(words[:, r * width : (r + 1) * width], self._bits, row)
+    def _groups(self, words: Words, rows: int) -> list[Words]:
+        """The groups (rows, words, n) of packed ciphertexts, as views of ``words``."""
+        width = packing.words_of(self.parameters.degree, self._bits)
+        return [part.reshape(rows, width, -1) for part in blocks(words, rows * width * LANES)]
+
+    def _packed(self, groups: Words, ciphertexts: int) -> Words:
+        """Groups (g, rows, N, 8) as packed ciphertexts, in one row of words."""
+        rows = groups.shape[1]
+        words = np.empty(ciphertexts * rows * packing.words_of(self.parameters.degree, self._bits), dtype=np.uint64)
+        for group, part in zip(groups, self._groups(words, rows), strict=True):
+            self._pack(group, part)
+        return words
+
+    def _pack(self, rows: Words, part: Words) -> None:
+        """Write ``rows`` (rows, N, 8) to a group (rows, words, n)."""
+        for row, words in zip(rows, part, strict=True):
+            packing.pack(row, self._bits, words)
+
+    def _unpacked(self, parts: list[Words]) -> Words:
+        """The groups (g, rows, N, 8) that :meth:`_packed` wrote."""
+        groups = lanes(len(parts), len(parts[0]), self.parameters.degree)
+        for rows, part in zip(groups, parts, strict=True):
+            self._unpack(part, rows)
+        return groups
+
+    def _unpack(self, part: Words, rows: Words) -> None:
+        """Write a group (rows, words, n) to ``rows`` (rows, N, 8); the other lanes become 0."""
+        for words, row in zip(part, rows, strict=True):
+            packing.unpack(words, self._bits, row)
 
 
 def blocks(rows: NDArray[Any], size: int) -> Iterator[NDArray[Any]]:

@@ -17,7 +17,7 @@ from he._rlwe_format import DIGEST_BYTES, Format, Integers, Words, blocks
 from he._rlwe_seal import SealEngine
 from he._workers import run_all
 from he.errors import CiphertextError, HEError, OpenError
-from he.ring import LANES, lanes
+from he.ring import LANES, lanes, packing
 from he.scheme import Random
 
 NAME_BYTES = 32
@@ -103,9 +103,9 @@ class SecretKey:
         if vectors is None or not 1 <= vectors <= scheme.max_clients:
             raise OpenError(f"got a sum of {count!r} vectors; expected 1 to {scheme.max_clients}")
         body = scheme._body(total, b"sum", scheme.total_size(length), OpenError)
-        words = scheme._reduced(body, 2 * scheme._half, "sum", OpenError)
+        groups = scheme._reduced(body, 2 * len(scheme._fields), "sum", OpenError)
         _ = self._key.factors  # before threads ask for them
-        calls = [(part, vectors) for part in blocks(words, BLOCK)]
+        calls = [(groups[at : at + BLOCK // LANES], vectors) for at in range(0, len(groups), BLOCK // LANES)]
         if executor is None or len(calls) == 1:
             opened = [self._open_block(*call) for call in calls]
         else:
@@ -115,13 +115,13 @@ class SecretKey:
         scheme._require_possible(on_grid, flat[:length], flat[length:], vectors)
         return flat[:length].copy() if flat.size > length else flat
 
-    def _open_block(self, words: Words, count: int) -> tuple[Integers, bool]:
-        """The slots of the ciphertexts ``words`` (k, words each), and whether all are on the grid."""
+    def _open_block(self, groups: list[Words], count: int) -> tuple[Integers, bool]:
+        """The slots of ``groups`` (rows, words, n) of a sum, and whether all are on the grid."""
         scheme, on_grid = self.scheme, True
-        opened = np.empty((len(words), scheme.slots), dtype=np.int64)
+        opened = np.empty((sum(group.shape[2] for group in groups), scheme.slots), dtype=np.int64)
         rows = lanes(2 * len(scheme._fields), scheme.parameters.degree)
-        for part, sums in zip(blocks(words, LANES), blocks(opened, LANES), strict=True):
-            scheme._unpack(part, rows)
+        for group, sums in zip(groups, blocks(opened, LANES), strict=True):
+            scheme._unpack(group, rows)
             phases = self._phases(rows)
             on_grid = scheme._decode(phases, rows[0], count, sums) and on_grid
         return opened, on_grid
@@ -166,12 +166,12 @@ class Adder:
             )
         body = scheme._body(data, b"", scheme.size(self.length), CiphertextError)
         end = 8 * scheme._ciphertexts(self.length) * scheme._stride
-        words = scheme._reduced(body[:end], scheme._stride, "encrypted vector", CiphertextError)
+        groups = scheme._reduced(body[:end], scheme._rows, "encrypted vector", CiphertextError)
         # Fresh ciphertexts agree nowhere: the first words of each are enough to recognise a copy of any.
-        name = hashlib.sha256(words[:, :4].tobytes()).digest()
+        name = hashlib.sha256(b"".join(group[0, :4].tobytes() for group in groups)).digest()
         if name in self._seen:
             raise CiphertextError("the same encrypted vector is in the sum already")
-        self._fold(words, body[end:])
+        self._fold(groups, body[end:])
         self._seen.add(name)
 
     def total(self) -> bytes:
@@ -187,17 +187,15 @@ class Adder:
     def _words(self) -> Words:
         return self.scheme._packed(self._sums, self.scheme._ciphertexts(self.length))
 
-    def _fold(self, words: Words, seeds: bytes | memoryview) -> None:
-        scheme, fields = self.scheme, self.scheme._fields
-        rows = lanes(scheme._rows, scheme.parameters.degree)
+    def _fold(self, groups: list[Words], seeds: bytes | memoryview) -> None:
+        scheme, primes, bits = self.scheme, self.scheme.parameters.primes, self.scheme.parameters.bits
         second = engine_of(scheme).second(scheme, bytes(seeds)) if scheme.seeded else None
-        for g, (sums, part) in enumerate(zip(self._sums, blocks(words, LANES), strict=True)):
-            scheme._unpack(part, rows)
-            for r, row in enumerate(rows):
-                fields[r % len(fields)].add(sums[r], row)
+        for g, (sums, group) in enumerate(zip(self._sums, groups, strict=True)):
+            for r, words in enumerate(group):
+                packing.fold(words, bits, primes[r % len(primes)], sums[r])
             if second is not None:
                 for j, polynomials in enumerate(second(g)):
-                    fields[j].add(sums[len(fields) + j], polynomials)
+                    scheme._fields[j].add(sums[len(primes) + j], polynomials)
 
 
 def load_secret(scheme: Format, data: bytes) -> SecretKey:
@@ -211,9 +209,9 @@ def load_secret(scheme: Format, data: bytes) -> SecretKey:
         raise HEError("got a secret key with a coefficient other than -1, 0 or 1: the bytes are damaged")
     if scheme.seeded:
         return SecretKey(scheme, secret, None)
-    public = PublicKey(scheme, scheme._reduced(body[degree // 4 :], 2 * scheme._half, "public key", HEError)[0])
+    public = PublicKey(scheme, _public_words(scheme, body[degree // 4 :]))
     key = SecretKey(scheme, secret, public)
-    phases = key._phases(scheme._unpacked(public.words[None])[0])[:, :, 0]
+    phases = key._phases(scheme._unpacked(scheme._groups(public.words, 2 * len(scheme._fields)))[0])[:, :, 0]
     # The public key is an encryption of zero: it opens to an error of at most 21 in size.
     if any(((e > 21) & (e < p - 21)).any() for e, p in zip(phases, scheme._primes, strict=True)):
         raise HEError("got a secret key and a public key that don't belong together: the bytes are damaged")
@@ -225,4 +223,9 @@ def load_public(scheme: Format, data: bytes) -> PublicKey:
     if scheme.seeded:
         raise HEError("got a public key for a seeded scheme, which has none: its secret key encrypts")
     body = scheme._body(data, b"public key", scheme.public_size, HEError)
-    return PublicKey(scheme, scheme._reduced(body, 2 * scheme._half, "public key", HEError)[0])
+    return PublicKey(scheme, _public_words(scheme, body))
+
+
+def _public_words(scheme: Format, body: memoryview) -> Words:
+    (group,) = scheme._reduced(body, 2 * len(scheme._fields), "public key", HEError)
+    return group.reshape(-1)

@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 from he import _seal, _seal_generator
 from he._rlwe_encryption import Engine, Key, eight, values_of
 from he._rlwe_format import SEAL_SEED_BYTES, Format, blocks
-from he.ring import LANES, _lanes, lanes
+from he.ring import LANES, lanes
 from he.scheme import Random
 
 Words = NDArray[np.uint64]
@@ -24,7 +24,7 @@ class SealEngine(Engine):
     def generate(self, scheme: Format, rng: Random) -> tuple[Small, Words | None]:
         """See :meth:`Engine.generate`. ``rng`` is not asked."""
         secret, public = _seal.generate(scheme.parameters, public=not scheme.seeded)
-        return secret, None if public is None else scheme._packed(_grouped([public]), 1)[0]
+        return secret, None if public is None else scheme._packed(_grouped([public]), 1)
 
     def seed(self, rng: Random) -> bytes:
         """No bytes. Seeded, SEAL's generator would begin anew at every encryption."""
@@ -33,12 +33,11 @@ class SealEngine(Engine):
     def encrypt_block(self, key: Key, seed: bytes, first: int, values: NDArray[Any]) -> tuple[Words, bytes]:
         """See :meth:`Engine.encrypt_block`."""
         scheme = key.scheme
-        parameters, fields = scheme.parameters, scheme._fields
-        width = parameters.degree * parameters.bits // 64
-        out, seeds = np.empty((len(values), scheme._stride), dtype=np.uint64), []
-        message, spare = lanes(len(fields), parameters.degree), lanes(parameters.degree)
+        fields, degree = scheme._fields, scheme.parameters.degree
+        out, seeds = np.empty(len(values) * scheme._stride, dtype=np.uint64), []
+        message, spare = lanes(len(fields), degree), lanes(degree)
         with _zeros(key) as source:
-            for part, words in zip(blocks(values, LANES), blocks(out, LANES), strict=True):
+            for part, words in zip(blocks(values, LANES), scheme._groups(out, scheme._rows), strict=True):
                 scheme._encode(eight(part), message, spare)
                 drawn = [source.next() for _ in part]
                 seeds += [seed.tobytes() for _, seed in drawn if seed is not None]
@@ -49,7 +48,7 @@ class SealEngine(Engine):
                     if r < len(fields):
                         fields[r].forward(message[r])
                         fields[r].add(row, message[r])
-                    _lanes.pack(row, parameters.bits, words[:, r * width : (r + 1) * width])
+                scheme._pack(rows, words)
         return out, b"".join(seeds)
 
     def second(self, scheme: Format, seeds: bytes) -> Callable[[int], Words]:

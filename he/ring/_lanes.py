@@ -1,8 +1,7 @@
 """The compiled loops over eight polynomials side by side, besides the transform.
 
-The lanes of a group are ciphertexts, and a ciphertext's residues are packed one after another: so these
-loops also turn eight packed rows into a group and back. No branch and no memory address depends on a
-residue, except where residues of a *ciphertext* or of a public polynomial are refused.
+No branch and no memory address depends on a residue, except where residues of a *public* polynomial are
+refused.
 """
 
 from typing import Any
@@ -163,83 +162,6 @@ def scatter(group: Words, places: Places, out: Places) -> None:
     for lane in range(out.shape[0]):
         for i in range(places.size):
             out[lane, places[i]] = np.int64(group[i, lane])
-
-
-@kernel
-def pack(group: Words, bits: int, out: Words) -> None:
-    """Pack the first ``len(out)`` lanes of ``group``, ``bits`` bits a residue, first residue lowest.
-
-    The words of a lane go to its row of ``out``, which they fill exactly.
-    """
-    for lane in range(out.shape[0]):
-        row = out[lane]
-        filled, at, word = 0, 0, _0
-        for i in range(group.shape[0]):
-            value = group[i, lane]
-            word |= value << np.uint64(filled)
-            filled += bits
-            if filled >= 64:
-                row[at] = word
-                at += 1
-                filled -= 64
-                word = value >> np.uint64(bits - filled)
-
-
-@kernel
-def unpack(words: Words, bits: int, group: Words) -> None:
-    """Undo :func:`pack` of all rows of ``words``, eight at most; other lanes become 0."""
-    held, at = 0, 0
-    mask = (_1 << np.uint64(bits)) - _1
-    rest = np.zeros(LANES, dtype=np.uint64)
-    following = np.zeros(LANES, dtype=np.uint64)
-    for i in range(group.shape[0]):
-        row = group[i]
-        if held >= bits:
-            for lane in range(LANES):
-                row[lane] = rest[lane] & mask
-                rest[lane] >>= np.uint64(bits)
-            held -= bits
-        else:
-            if words.shape[0] == LANES:
-                for lane in range(LANES):
-                    following[lane] = words[lane, at]
-            else:
-                for lane in range(words.shape[0]):
-                    following[lane] = words[lane, at]
-            at += 1
-            for lane in range(LANES):
-                row[lane] = (rest[lane] | (following[lane] << np.uint64(held))) & mask
-                rest[lane] = following[lane] >> np.uint64(bits - held)
-            held += 64 - bits
-
-
-@kernel
-def first_unreduced(words: Words, bits: int, primes: Words, degree: int) -> int:
-    """The index of the first row with a residue that isn't below its prime, or -1.
-
-    ``words`` (n, w) holds n ciphertexts: rows of ``degree`` residues of ``bits`` bits, which take the
-    primes in turn.
-    """
-    width = degree * bits // 64
-    mask = (_1 << np.uint64(bits)) - _1
-    rows = words.shape[1] // width
-    for c in range(words.shape[0]):
-        for r in range(rows):
-            row, p = words[c, r * width : (r + 1) * width], primes[r % primes.size]
-            largest, held, at, rest = _0, 0, 0, _0
-            for _ in range(degree):
-                if held >= bits:
-                    largest = max(largest, rest & mask)
-                    rest >>= np.uint64(bits)
-                    held -= bits
-                else:
-                    largest = max(largest, (rest | (row[at] << np.uint64(held))) & mask)
-                    rest = row[at] >> np.uint64(bits - held)
-                    at += 1
-                    held += 64 - bits
-            if largest >= p:
-                return int(c * rows + r)
-    return -1
 
 
 @kernel

@@ -1,7 +1,7 @@
-"""The transform and products in NumPy, where nothing is compiled (``NUMBA_DISABLE_JIT``).
+"""The transform, products and packing in NumPy, where nothing is compiled (``NUMBA_DISABLE_JIT``).
 
-It has the results of :mod:`he.ring._transforms` bit for bit, in :class:`~he.ring._vectors.Word`'s
-arithmetic, one level of the transform at a time.
+It has the results of :mod:`he.ring._transforms` and :mod:`he.ring._packing` bit for bit, in
+:class:`~he.ring._vectors.Word`'s arithmetic, one level of the transform at a time.
 """
 
 import numpy as np
@@ -58,3 +58,41 @@ def multiply(a: Words, factors: Words, modulus: Ifma | Word) -> None:
 def scale(a: Words, factor: Words, modulus: Ifma | Word) -> None:
     """As :func:`he.ring._transforms.scale`."""
     multiply(a, factor, modulus)
+
+
+def _places(count: int, bits: int) -> tuple[NDArray[np.int64], Words]:
+    """The word in which each residue begins, and its lowest bit there."""
+    starts = np.arange(count) * bits
+    return starts >> 6, (starts & 63).astype(np.uint64)[:, None]
+
+
+def pack(group: Words, bits: int, words: Words) -> None:
+    """As :func:`he.ring._packing.pack`."""
+    at, shift = _places(len(group), bits)
+    words[:] = 0
+    np.bitwise_or.at(words, at, group << shift)
+    over = shift[:, 0] + np.uint64(bits) > 64
+    np.bitwise_or.at(words, at[over] + 1, group[over] >> (np.uint64(64) - shift[over]))
+
+
+def _residues(words: Words, bits: int, count: int) -> Words:
+    at, shift = _places(count, bits)
+    after = words[np.minimum(at + 1, len(words) - 1)] << np.uint64(1) << np.uint64(63) - shift
+    residues: Words = (words[at] >> shift | after) & np.uint64((1 << bits) - 1)
+    return residues
+
+
+def unpack(words: Words, bits: int, group: Words) -> None:
+    """As :func:`he.ring._packing.unpack`."""
+    group[:] = _residues(words, bits, len(group))
+
+
+def fold(words: Words, bits: int, prime: np.uint64, group: Words) -> None:
+    """As :func:`he.ring._packing.fold`."""
+    group += _residues(words, bits, len(group))
+    np.minimum(group, group - prime, out=group)
+
+
+def largest(words: Words, bits: int, out: Words) -> None:
+    """As :func:`he.ring._packing.largest`."""
+    out[:] = _residues(words, bits, len(words) * 64 // bits).max(axis=0)

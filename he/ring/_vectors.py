@@ -56,13 +56,11 @@ def _all(number: int) -> ir.Constant:
     return ir.Constant(_row, [number] * LANES)
 
 
-class _Arithmetic:
-    """Writes the instructions of an arithmetic for one prime."""
+class _Writer:
+    """Writes instructions on rows."""
 
-    def __init__(self, builder: Any, prime: Any) -> None:
+    def __init__(self, builder: Any) -> None:
         self.builder = builder
-        self.prime = self.spread(prime)
-        self.twice = builder.add(self.prime, self.prime)
 
     def spread(self, word: Any) -> Any:
         """A row with ``word`` in each lane."""
@@ -75,6 +73,15 @@ class _Arithmetic:
         module = self.builder.module
         kind = ir.FunctionType(_row, [_row] * len(rows))
         return self.builder.call(module.globals.get(name) or ir.Function(module, kind, name), rows)
+
+
+class _Arithmetic(_Writer):
+    """Writes the instructions of an arithmetic for one prime."""
+
+    def __init__(self, builder: Any, prime: Any) -> None:
+        super().__init__(builder)
+        self.prime = self.spread(prime)
+        self.twice = builder.add(self.prime, self.prime)
 
     def below(self, row: Any, limit: Any) -> Any:
         """``row`` in [0, 2 * limit), below ``limit``. A negative difference wraps, so the minimum is right."""
@@ -124,28 +131,44 @@ class _WordArithmetic(_Arithmetic):
 _ARITHMETICS = {Ifma: _IfmaArithmetic, Word: _WordArithmetic}
 
 
-class _Step:
+class _Rows(_Writer):
+    """The operands of a function: arrays (rows, lanes)."""
+
+    def __init__(self, context: Any, builder: Any, signature: Any, arguments: Any) -> None:
+        super().__init__(builder)
+        self._context, self._kinds, self._values = context, signature.args, arguments
+
+    def pointer(self, array: int, index: Any, width: int) -> Any:
+        """A pointer to word ``index`` times ``width`` of an argument."""
+        data = self._context.make_array(self._kinds[array])(self._context, self.builder, self._values[array]).data
+        return self.builder.gep(data, [self.builder.mul(index, ir.Constant(_i64, width))])
+
+    def at(self, array: int, row: Any) -> Any:
+        """A pointer to a row of an argument."""
+        return self.builder.bitcast(self.pointer(array, row, LANES), _row.as_pointer())
+
+    def load(self, array: int, row: Any) -> Any:
+        """A row of an argument."""
+        return self.builder.load(self.at(array, row), align=8)
+
+
+class _Step(_Rows):
     """The operands of one step: rows of an array, and factors with their quotients."""
 
     def __init__(self, context: Any, builder: Any, signature: Any, arguments: Any) -> None:
-        self._context, self._kinds, self._values = context, signature.args, arguments
-        self.builder = builder
+        super().__init__(context, builder, signature, arguments)
         prime = builder.extract_value(arguments[-1], 0)
         self.arithmetic = _ARITHMETICS[signature.args[-1].instance_class](builder, prime)
-
-    def _pointer(self, array: int, index: Any, width: int) -> Any:
-        data = self._context.make_array(self._kinds[array])(self._context, self.builder, self._values[array]).data
-        return self.builder.gep(data, [self.builder.mul(index, ir.Constant(_i64, width))])
 
     def places(self, first: Any, step: Any, count: int) -> list[Any]:
         """Pointers to ``count`` rows of argument 0, from row ``first`` on, ``step`` apart."""
         pointers = []
         for _ in range(count):
-            pointers.append(self.builder.bitcast(self._pointer(0, first, LANES), _row.as_pointer()))
+            pointers.append(self.at(0, first))
             first = self.builder.add(first, step)
         return pointers
 
-    def load(self, pointers: list[Any]) -> list[Any]:
+    def loaded(self, pointers: list[Any]) -> list[Any]:
         """The rows at ``pointers``."""
         return [self.builder.load(pointer, align=8) for pointer in pointers]
 
@@ -156,7 +179,7 @@ class _Step:
 
     def factor(self, array: int, index: Any) -> tuple[Any, Any]:
         """Factor ``index`` of an argument of shape (n, 2), and its quotient."""
-        pointer = self._pointer(array, index, 2)
+        pointer = self.pointer(array, index, 2)
         after = self.builder.gep(pointer, [ir.Constant(_i64, 1)])
         value, quotient = (self.builder.load(p) for p in (pointer, after))
         return self.arithmetic.spread(value), self.arithmetic.spread(quotient)
@@ -174,7 +197,7 @@ def _butterfly(write: Callable[[_Step, list[Any], Any], list[Any]], count: int) 
         def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
             todo = _Step(context, builder, signature, arguments)
             pointers = todo.places(arguments[1], arguments[2], count)
-            todo.store(write(todo, todo.load(pointers), arguments[4]), pointers)
+            todo.store(write(todo, todo.loaded(pointers), arguments[4]), pointers)
             return context.get_dummy_value()
 
         return types.void(a, types.int64, types.int64, roots, types.int64, modulus), generate
@@ -217,7 +240,7 @@ def settle(typing: Any, a: Any, row: Any, modulus: Any) -> Any:
     def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
         todo = _Step(context, builder, signature, arguments)
         pointers = todo.places(arguments[1], ir.Constant(_i64, 0), 1)
-        (value,) = todo.load(pointers)
+        (value,) = todo.loaded(pointers)
         by = todo.arithmetic
         todo.store([by.below(by.below(value, by.twice), by.prime)], pointers)
         return context.get_dummy_value()
@@ -232,9 +255,90 @@ def times(typing: Any, a: Any, row: Any, factors: Any, index: Any, modulus: Any)
     def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
         todo = _Step(context, builder, signature, arguments)
         pointers = todo.places(arguments[1], ir.Constant(_i64, 0), 1)
-        (value,) = todo.load(pointers)
+        (value,) = todo.loaded(pointers)
         by = todo.arithmetic
         todo.store([by.below(by.times(value, todo.factor(2, arguments[3])), by.prime)], pointers)
         return context.get_dummy_value()
 
     return types.void(a, types.int64, factors, types.int64, modulus), generate
+
+
+@_primitive
+def pack_row(typing: Any, a: Any, row: Any, out: Any, word: Any, shift: Any) -> Any:
+    """Add row ``row`` of ``a``, shifted up by ``shift`` < 64 bits, to row ``word`` of ``out``, by a bitwise or."""
+
+    def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        rows = _Rows(context, builder, signature, arguments)
+        here = rows.at(2, arguments[3])
+        up = builder.shl(rows.load(0, arguments[1]), rows.spread(arguments[4]))
+        builder.store(builder.or_(builder.load(here, align=8), up), here, align=8)
+        return context.get_dummy_value()
+
+    return types.void(a, types.int64, out, types.int64, types.int64), generate
+
+
+@_primitive
+def shift_row(typing: Any, a: Any, row: Any, out: Any, word: Any, shift: Any) -> Any:
+    """Write row ``row`` of ``a``, shifted down by ``shift`` < 64 bits, to row ``word`` of ``out``."""
+
+    def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        rows = _Rows(context, builder, signature, arguments)
+        down = builder.lshr(rows.load(0, arguments[1]), rows.spread(arguments[4]))
+        builder.store(down, rows.at(2, arguments[3]), align=8)
+        return context.get_dummy_value()
+
+    return types.void(a, types.int64, out, types.int64, types.int64), generate
+
+
+def _residues(rows: _Rows, arguments: Any) -> Any:
+    """The row of residues of argument 0 that takes the bits from ``start`` on, ``bits`` of them."""
+    b, start, bits = rows.builder, arguments[1], arguments[2]
+    six, ones = ir.Constant(_i64, 6), ir.Constant(_i64, 63)
+    end = b.add(start, b.sub(bits, ir.Constant(_i64, 1)))
+    shift = b.and_(start, ones)
+    low = b.lshr(rows.load(0, b.lshr(start, six)), rows.spread(shift))
+    # A shift by 64 bits has no meaning, so there are two. In one word, the upper part is cut off again.
+    high = b.shl(b.shl(rows.load(0, b.lshr(end, six)), _all(1)), rows.spread(b.sub(ones, shift)))
+    mask = b.sub(b.shl(ir.Constant(_i64, 1), bits), ir.Constant(_i64, 1))
+    return b.and_(b.or_(low, high), rows.spread(mask))
+
+
+@_primitive
+def unpack_row(typing: Any, words: Any, start: Any, bits: Any, out: Any, row: Any) -> Any:
+    """Write the residues that begin at bit ``start`` of ``words`` to row ``row`` of ``out``."""
+
+    def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        rows = _Rows(context, builder, signature, arguments)
+        builder.store(_residues(rows, arguments), rows.at(3, arguments[4]), align=8)
+        return context.get_dummy_value()
+
+    return types.void(words, types.int64, types.int64, out, types.int64), generate
+
+
+@_primitive
+def fold_row(typing: Any, words: Any, start: Any, bits: Any, out: Any, row: Any, prime: Any) -> Any:
+    """Add the residues that begin at bit ``start`` of ``words`` to row ``row`` of ``out``, modulo ``prime``."""
+
+    def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        rows = _Rows(context, builder, signature, arguments)
+        here = rows.at(3, arguments[4])
+        total = builder.add(builder.load(here, align=8), _residues(rows, arguments))
+        less = builder.sub(total, rows.spread(arguments[5]))
+        builder.store(rows.call("llvm.umin.v8i64", total, less), here, align=8)
+        return context.get_dummy_value()
+
+    return types.void(words, types.int64, types.int64, out, types.int64, types.uint64), generate
+
+
+@_primitive
+def largest_row(typing: Any, words: Any, start: Any, bits: Any, out: Any) -> Any:
+    """Raise row 0 of ``out`` to the residues that begin at bit ``start`` of ``words``, where they are larger."""
+
+    def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        rows = _Rows(context, builder, signature, arguments)
+        here = rows.at(3, ir.Constant(_i64, 0))
+        residues = _residues(rows, arguments)
+        builder.store(rows.call("llvm.umax.v8i64", builder.load(here, align=8), residues), here, align=8)
+        return context.get_dummy_value()
+
+    return types.void(words, types.int64, types.int64, out), generate

@@ -5,7 +5,7 @@ import numpy as np
 from he import bfv, ckks
 from he._rlwe_format import DIGEST_BYTES
 from he.ckks import SecretKey
-from he.ring import Field, lanes
+from he.ring import Field, lanes, packing
 
 Scheme = ckks.Scheme | bfv.Scheme
 
@@ -13,10 +13,11 @@ Scheme = ckks.Scheme | bfv.Scheme
 def read(scheme: Scheme, data: bytes) -> np.ndarray:
     """The rows (k, rows, N), as values, of the k ciphertexts of an encrypted vector or a sum."""
     is_sum = data[:DIGEST_BYTES] == scheme._tag(b"sum")
-    stride = 2 * scheme._half if is_sum else scheme._stride
+    rows = 2 * len(scheme._fields) if is_sum else scheme._rows
+    stride = rows * packing.words_of(scheme.slots, scheme.parameters.bits)
     count = (len(data) - DIGEST_BYTES) // (8 * stride)
-    words = np.frombuffer(data, dtype="<u8", offset=DIGEST_BYTES, count=count * stride).reshape(count, stride)
-    groups = scheme._unpacked(words)  # (groups, rows, N, 8)
+    words = np.frombuffer(data, dtype="<u8", offset=DIGEST_BYTES, count=count * stride)
+    groups = scheme._unpacked(scheme._groups(words, rows))  # (groups, rows, N, 8)
     return groups.transpose(0, 3, 1, 2).reshape(-1, *groups.shape[1:3])[:count].copy()
 
 

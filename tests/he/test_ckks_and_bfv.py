@@ -500,16 +500,14 @@ def hostile(scheme: Scheme, data: bytes) -> dict[str, Any]:
         "nothing": None,
         "a number": 7,
     }
-    rows = len(p.primes) * (1 if scheme.seeded else 2)
+    honest = read(scheme, data)
     for ciphertext in range(2):
-        for row in range(rows):
+        for row in range(scheme._rows):
             for place in (0, 1, p.degree - 1):
                 for residue in (p.primes[row % len(p.primes)], 2**bits - 1):
-                    start = (16 + ciphertext * one) * 8 + row * p.degree * bits + place * bits
-                    number = int.from_bytes(data, "little") & ~((2**bits - 1) << start) | residue << start
-                    cases[f"residue {residue} at {ciphertext}, {row}, {place}"] = number.to_bytes(
-                        len(data), "little"
-                    )
+                    rows = honest.copy()
+                    rows[ciphertext, row, place] = residue
+                    cases[f"residue {residue} at {ciphertext}, {row}, {place}"] = written(scheme, data, rows)
     return cases
 
 
