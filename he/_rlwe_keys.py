@@ -3,6 +3,7 @@
 import hashlib
 import os
 import struct
+from collections.abc import Iterator
 from concurrent.futures import Executor
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -159,20 +160,14 @@ class Adder:
         produces, on a vector that is in the sum already, and if the sum is full. (A well-formed
         ciphertext may still hold anything: that shows when the sum is opened.)
         """
-        scheme = self.scheme
-        if self.count >= scheme.max_clients:
+        self._require_room()
+        self._fold(*upload(self.scheme, data, self.length))
+
+    def _require_room(self) -> None:
+        if self.count >= self.scheme.max_clients:
             raise CiphertextError(
                 f"the sum holds {self.count} vectors, as many as the scheme allows; begin another"
             )
-        body = scheme._body(data, b"", scheme.size(self.length), CiphertextError)
-        end = 8 * scheme._ciphertexts(self.length) * scheme._stride
-        groups = scheme._reduced(body[:end], scheme._rows, "encrypted vector", CiphertextError)
-        # Fresh ciphertexts agree nowhere: the first words of each are enough to recognise a copy of any.
-        name = hashlib.sha256(b"".join(group[0, :4].tobytes() for group in groups)).digest()
-        if name in self._seen:
-            raise CiphertextError("the same encrypted vector is in the sum already")
-        self._fold(groups, body[end:])
-        self._seen.add(name)
 
     def total(self) -> bytes:
         """The sum, for :meth:`SecretKey.open`: ``scheme.total_size(length)`` bytes."""
@@ -187,15 +182,46 @@ class Adder:
     def _words(self) -> Words:
         return self.scheme._packed(self._sums, self.scheme._ciphertexts(self.length))
 
-    def _fold(self, groups: list[Words], seeds: bytes | memoryview) -> None:
+    def _fold(self, groups: list[Words], seeds: bytes) -> None:
+        # Fresh ciphertexts agree nowhere: the first words of each are enough to recognise a copy of any.
+        name = hashlib.sha256(b"".join(group[0, :4].tobytes() for group in groups)).digest()
+        if name in self._seen:
+            raise CiphertextError("the same encrypted vector is in the sum already")
         scheme, primes, bits = self.scheme, self.scheme.parameters.primes, self.scheme.parameters.bits
-        second = engine_of(scheme).second(scheme, bytes(seeds)) if scheme.seeded else None
+        second = engine_of(scheme).second(scheme, seeds) if seeds else None
         for g, (sums, group) in enumerate(zip(self._sums, groups, strict=True)):
             for r, words in enumerate(group):
                 packing.fold(words, bits, primes[r % len(primes)], sums[r])
             if second is not None:
                 for j, polynomials in enumerate(second(g)):
                     scheme._fields[j].add(sums[len(primes) + j], polynomials)
+        self._seen.add(name)
+
+
+def upload(scheme: Format, data: bytes, length: int) -> tuple[list[Words], bytes]:
+    """The groups of an encrypted vector, from any sender, and the seeds of their second polynomials.
+
+    Raises :class:`CiphertextError` on bytes that no encryption produces.
+    """
+    body = scheme._body(data, b"", scheme.size(length), CiphertextError)
+    end = 8 * scheme._ciphertexts(length) * scheme._stride
+    groups = scheme._reduced(body[:end], scheme._rows, "encrypted vector", CiphertextError)
+    return groups, bytes(body[end:])
+
+
+def polynomials(scheme: Format, groups: list[Words], seeds: bytes) -> Iterator[Words]:
+    """The values (2 * primes, N, 8) of packed groups. The next ones overwrite them.
+
+    ``seeds`` stand for the second polynomials; without any, ``groups`` hold these, too.
+    """
+    half = len(scheme._fields)
+    rows = lanes(2 * half, scheme.parameters.degree)
+    second = engine_of(scheme).second(scheme, seeds) if seeds else None
+    for g, group in enumerate(groups):
+        scheme._unpack(group, rows if second is None else rows[:half])
+        if second is not None:
+            rows[half:] = second(g)
+        yield rows
 
 
 def load_secret(scheme: Format, data: bytes) -> SecretKey:

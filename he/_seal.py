@@ -25,6 +25,7 @@ from typing import Any, Self, cast
 import numpy as np
 from numpy.typing import NDArray
 
+from he._seal_bytes import FRONT, HEADER, MAGIC, MAJOR, PLAINLY, ZSTD, Layout
 from he._seal_generator import SEED_WORDS
 from he.errors import INSTALL, HEError
 from he.params import BFVParameters, Parameters
@@ -32,14 +33,9 @@ from he.ring import field, lanes
 
 Words = NDArray[np.uint64]
 
-_HEADER = struct.Struct("<HBBBBHQ")  # magic, header size, version, compression, reserved, total size
-_PLAIN = struct.Struct("<32sQd")  # parameters, coefficients, scale
-_CIPHERTEXT = struct.Struct("<32sBQQQdQ")  # parameters, transformed, polynomials, degree, primes, scale, correction
-_COUNT = struct.Struct("<Q")
-_MAGIC, _PLAINLY, _ZSTD, _BLAKE2XB = 0xA15E, 0, 2, 1
-_FRONT = _CIPHERTEXT.size + _HEADER.size + _COUNT.size  # the offset of a ciphertext's residues
+_BLAKE2XB = 1
 _SEED_BYTES = SEED_WORDS * 8
-_SEED_TAIL = _HEADER.size + 1 + _SEED_BYTES  # a header, the kind of generator, its seed
+_SEED_TAIL = HEADER.size + 1 + _SEED_BYTES  # a header, the kind of generator, its seed
 _LARGEST = 1 << 20  # bytes; SEAL writes nothing larger here
 _INSTALL_TESTED = "install a version of TenSEAL that this package was tested with"
 _LOCAL = threading.local()
@@ -53,12 +49,13 @@ class Context:
     seal: Any
     parameters: Parameters
     identifier: list[int]  # of the parameters with all primes; no prime is reserved for key switching
-    version: tuple[int, int]
+    minor: int  # of SEAL's version
 
     @cached_property
-    def identifier_bytes(self) -> bytes:
-        """``identifier`` in SEAL's layout."""
-        return struct.pack("<4Q", *self.identifier)
+    def layout(self) -> Layout:
+        """How this SEAL lays out what it writes."""
+        p = self.parameters
+        return Layout(struct.pack("<4Q", *self.identifier), p.degree, len(p.primes), self.minor)
 
 
 def transformed(parameters: Parameters) -> bool:
@@ -84,7 +81,7 @@ def context(parameters: Parameters) -> Context:
     if not seal.parameters_set():
         raise HEError(f"SEAL refuses the parameters {parameters}: {seal.parameters_error_message()}")
     header = api.Serialization.SEALHeader()
-    return Context(api, seal, parameters, list(seal.key_parms_id()), (header.version_major, header.version_minor))
+    return Context(api, seal, parameters, list(seal.key_parms_id()), header.version_minor)
 
 
 class Scratch:
@@ -253,13 +250,15 @@ def ciphertext_rows(data: bytes, at: Context, transformed: bool, seeded: bool) -
     """
     degree = at.parameters.degree
     words = len(at.parameters.primes) * degree * (1 if seeded else 2)
-    end = _FRONT + 8 * words
+    end = FRONT + 8 * words
     members = _members(data)
-    if len(members) != end + seeded * _SEED_TAIL or not members.startswith(_front(at, transformed, words)):
+    if len(members) != end + seeded * _SEED_TAIL or not members.startswith(
+        at.layout.ciphertext(transformed, words)
+    ):
         raise HEError(
             f"SEAL wrote a ciphertext of {len(members)} bytes that isn't laid out as expected: {_INSTALL_TESTED}"
         )
-    rows = np.frombuffer(members, dtype=np.uint64, count=words, offset=_FRONT).reshape(-1, degree)
+    rows = np.frombuffer(members, dtype=np.uint64, count=words, offset=FRONT).reshape(-1, degree)
     if not seeded:
         return rows, None
     if members[-_SEED_BYTES - 1] != _BLAKE2XB:
@@ -267,24 +266,17 @@ def ciphertext_rows(data: bytes, at: Context, transformed: bool, seeded: bool) -
     return rows, np.frombuffer(members, dtype=np.uint64, offset=len(members) - _SEED_BYTES)
 
 
-@lru_cache(maxsize=64)
-def _front(at: Context, transformed: bool, words: int) -> bytes:
-    """The bytes before the words of a ciphertext in SEAL's layout."""
-    p = at.parameters
-    array = _header(at, _HEADER.size + _COUNT.size + 8 * words) + _COUNT.pack(words)
-    return _CIPHERTEXT.pack(at.identifier_bytes, transformed, 2, p.degree, len(p.primes), 1.0, 1) + array
-
-
 def ciphertext_bytes(at: Context, rows: Words, transformed: bool) -> bytes:
     """A ciphertext or public key with ``rows`` (2 * primes, N), in the bytes that SEAL loads."""
-    return _framed(at, _front(at, transformed, rows.size) + np.ascontiguousarray(rows).tobytes())
+    front = at.layout.ciphertext(transformed, rows.size)
+    return at.layout.framed(front + np.ascontiguousarray(rows).tobytes())
 
 
 def _plain_rows(data: bytes, at: Context) -> Words:
     """The residues (primes, N) of a secret key as SEAL saved it."""
     parameters = at.parameters
     words = len(parameters.primes) * parameters.degree
-    front = _plain_front(at, words)
+    front = at.layout.plain(words)
     members = _members(data)
     if not members.startswith(front) or len(members) != len(front) + 8 * words:
         raise HEError(
@@ -295,24 +287,19 @@ def _plain_rows(data: bytes, at: Context) -> Words:
 
 def _plain_bytes(at: Context, rows: Words) -> bytes:
     """A secret key in the bytes that SEAL loads."""
-    return _framed(at, _plain_front(at, rows.size) + rows.tobytes())
-
-
-def _plain_front(at: Context, words: int) -> bytes:
-    array = _header(at, _HEADER.size + _COUNT.size + 8 * words) + _COUNT.pack(words)
-    return _PLAIN.pack(at.identifier_bytes, words, 1.0) + array
+    return at.layout.framed(at.layout.plain(rows.size) + rows.tobytes())
 
 
 def _members(data: bytes) -> bytes:
     """The bytes after SEAL's header, decompressed."""
-    magic, own, major, _, compression, _, size = _HEADER.unpack_from(data)
-    if (magic, own, major, size) != (_MAGIC, _HEADER.size, 4, len(data)) or compression not in (_PLAINLY, _ZSTD):
+    magic, own, major, _, compression, _, size = HEADER.unpack_from(data)
+    if (magic, own, major, size) != (MAGIC, HEADER.size, MAJOR, len(data)) or compression not in (PLAINLY, ZSTD):
         raise HEError(
             f"SEAL wrote a header of version {major}, compression {compression}, for {size} of {len(data)} bytes: "
             + _INSTALL_TESTED
         )
-    body = memoryview(data)[_HEADER.size :]
-    return bytes(body) if compression == _PLAINLY else _decompress(body)
+    body = memoryview(data)[HEADER.size :]
+    return bytes(body) if compression == PLAINLY else _decompress(body)
 
 
 def _decompress(body: memoryview) -> bytes:
@@ -324,12 +311,3 @@ def _decompress(body: memoryview) -> bytes:
 
         decompress = _LOCAL.decompress = zstandard.ZstdDecompressor().decompress
     return cast(bytes, decompress(body, max_output_size=_LARGEST))
-
-
-def _framed(at: Context, members: bytes) -> bytes:
-    """``members`` after SEAL's header, uncompressed."""
-    return _header(at, _HEADER.size + len(members)) + members
-
-
-def _header(at: Context, size: int) -> bytes:
-    return _HEADER.pack(_MAGIC, _HEADER.size, *at.version, _PLAINLY, 0, size)

@@ -433,7 +433,7 @@ def with_seed(at: _seal.Context) -> _seal.Context:
         wanted.set_plain_modulus(p.plain_modulus)
     wanted.set_random_generator(api.Blake2xbPRNGFactory([1, 2, 3, 4, 5, 6, 7, 8]))
     seal = api.SEALContext(wanted, False, api.SEC_LEVEL_TYPE.TC128)
-    return _seal.Context(api, seal, p, at.identifier, at.version)
+    return _seal.Context(api, seal, p, at.identifier, at.minor)
 
 
 @lru_cache
