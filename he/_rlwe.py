@@ -9,10 +9,10 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from he import _rlwe_keys, scheme
+from he import _rlwe_keys, _tenseal_vectors, scheme
 from he._rlwe_format import DIGEST_BYTES, SEED_BYTES, Format
-from he._rlwe_keys import COUNTS, NAME_BYTES, Adder, PublicKey, SecretKey, engine_of
-from he.errors import HEError
+from he._rlwe_keys import COUNTS, NAME_BYTES, Adder, PublicKey, SecretKey, engine_of, polynomials, upload
+from he.errors import CiphertextError, HEError
 
 
 @dataclass(frozen=True)
@@ -96,3 +96,41 @@ class Scheme(Format):
             raise HEError("got the state of a sum that names a vector twice: the bytes are damaged")
         groups = self._reduced(body[end:], 2 * len(self._fields), "sum", HEError)
         return Adder(self, length, self._unpacked(groups), seen)
+
+    def secret_from_tenseal(self, context: bytes) -> SecretKey:
+        """The secret key in a context of TenSEAL's: ``context.serialize(save_secret_key=True)``.
+
+        The context is one that :meth:`SecretKey.to_tenseal` wrote or, where ``parameters`` have several
+        primes, one that TenSEAL made with the same. Raises :class:`HEError` on any other.
+        """
+        return _rlwe_keys.secret_from_tenseal(self, context)
+
+    def public_from_tenseal(self, context: bytes) -> PublicKey:
+        """The public key in a context of TenSEAL's, serialized, from any sender, as :meth:`secret_from_tenseal`."""
+        return _rlwe_keys.public_from_tenseal(self, context)
+
+    def to_tenseal(self, data: bytes, length: int) -> bytes:
+        """An encrypted vector or sum of ``length`` values as a vector of TenSEAL's, serialized.
+
+        ``tenseal.bfv_vector_from`` or ``ckks_vector_from`` loads it in a context with its key. ``decrypt()``
+        there returns the values, and zeros up to a multiple of ``slots``; from CKKS as floats that are
+        within 2^-8 of an integer. Round them; their fractions are noise, which reveals the key.
+
+        ``data`` may come from any sender. Raises :class:`he.errors.CiphertextError` unless it is an encrypted
+        vector or sum.
+        """
+        count = self._ciphertexts(length)
+        if isinstance(data, bytes) and data[:DIGEST_BYTES] == self._tag(b"sum"):
+            body = self._body(data, b"sum", self.total_size(length), CiphertextError)
+            groups, seeds = self._reduced(body, 2 * len(self._fields), "sum", CiphertextError), b""
+        else:
+            groups, seeds = upload(self, data, length)
+        return _tenseal_vectors.vector_bytes(self, polynomials(self, groups, seeds), count)
+
+    def from_tenseal(self, data: bytes, length: int) -> bytes:
+        """A vector or sum of TenSEAL's, serialized, from any sender, as an encrypted sum of ``length`` values.
+
+        :meth:`SecretKey.open` opens it. :meth:`Adder.fold_tenseal` says which vectors are accepted, and
+        adds single ones. Raises :class:`he.errors.CiphertextError` on any others.
+        """
+        return self._tag(b"sum") + _tenseal_vectors.vector_words(self, data, self._ciphertexts(length)).tobytes()

@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from he import _tenseal, _tenseal_vectors
 from he._numbers import whole
 from he._rlwe_encryption import BLOCK, Engine, Key, RingEngine, encrypt
 from he._rlwe_format import DIGEST_BYTES, Format, Integers, Words, blocks
@@ -61,6 +62,14 @@ class PublicKey:
         """
         return encrypt(engine_of(self.scheme), self._key, values, executor, rng)
 
+    def to_tenseal(self) -> bytes:
+        """A public context of TenSEAL's with this key, for ``tenseal.context_from``.
+
+        Raises :class:`HEError` if the parameters have several primes: then only
+        :meth:`SecretKey.to_tenseal` can make the context.
+        """
+        return _tenseal.context_bytes(self.scheme, None, self._key.rows)
+
     @cached_property
     def _key(self) -> Key:
         return Key(self.scheme, self.words, None)
@@ -85,6 +94,17 @@ class SecretKey:
         octets: NDArray[np.uint8] = np.bitwise_or.reduce(pairs << np.array([0, 2, 4, 6], dtype=np.uint8), axis=1)
         public = b"" if self.public is None else self.public.words.tobytes()
         return self.scheme._tag(b"secret key") + octets.tobytes() + public
+
+    def to_tenseal(self) -> bytes:
+        """A context of TenSEAL's with this key, secret, for ``tenseal.context_from``.
+
+        TenSEAL's ``context.serialize(save_secret_key=False)`` is the context for others. If the parameters have
+        several primes, it has another public key than :attr:`public`, of the same secret. What TenSEAL opens
+        with it has passed none of the checks of :meth:`open`: a value outside 0..count * ``bound``, or one
+        far from an integer, may be made of the key, and must not be shown to anyone.
+        """
+        public = None if self.public is None else self.public._key.rows
+        return _tenseal.context_bytes(self.scheme, self._secret, public)
 
     def encrypt(self, values: NDArray[Any], executor: Executor | None = None, rng: Random = os.urandom) -> bytes:
         """As :meth:`PublicKey.encrypt`; if the scheme is seeded, with this key itself."""
@@ -163,6 +183,20 @@ class Adder:
         self._require_room()
         self._fold(*upload(self.scheme, data, self.length))
 
+    def fold_tenseal(self, data: bytes) -> None:
+        """Add a vector that TenSEAL encrypted: what its ``serialize()`` returned, from any sender.
+
+        It must be under a context of this scheme (:meth:`PublicKey.to_tenseal`, :meth:`SecretKey.to_tenseal`)
+        and padded with zeros to a multiple of ``scheme.slots`` values, because TenSEAL fills what is free
+        with copies. Under CKKS it has twice the error's variance of this package's own, and counts twice in
+        ``max_clients``: if more are added, a sum may stay closed, but none opens wrong.
+
+        Raises :class:`CiphertextError`, as :meth:`fold` does. No TenSEAL runs here.
+        """
+        self._require_room()
+        words = _tenseal_vectors.vector_words(self.scheme, data, self.scheme._ciphertexts(self.length))
+        self._fold(self.scheme._groups(words, 2 * len(self.scheme._fields)), b"")
+
     def _require_room(self) -> None:
         if self.count >= self.scheme.max_clients:
             raise CiphertextError(
@@ -236,6 +270,11 @@ def load_secret(scheme: Format, data: bytes) -> SecretKey:
     if scheme.seeded:
         return SecretKey(scheme, secret, None)
     public = PublicKey(scheme, _public_words(scheme, body[degree // 4 :]))
+    return _paired(scheme, secret, public)
+
+
+def _paired(scheme: Format, secret: NDArray[np.int8], public: PublicKey) -> SecretKey:
+    """The secret key with its public key. Raises :class:`HEError` if they don't belong together."""
     key = SecretKey(scheme, secret, public)
     phases = key._phases(scheme._unpacked(scheme._groups(public.words, 2 * len(scheme._fields)))[0])[:, :, 0]
     # The public key is an encryption of zero: it opens to an error of at most 21 in size.
@@ -255,3 +294,26 @@ def load_public(scheme: Format, data: bytes) -> PublicKey:
 def _public_words(scheme: Format, body: memoryview) -> Words:
     (group,) = scheme._reduced(body, 2 * len(scheme._fields), "public key", HEError)
     return group.reshape(-1)
+
+
+def secret_from_tenseal(scheme: Format, context: bytes) -> SecretKey:
+    """See :meth:`Scheme.secret_from_tenseal`."""
+    key = _tenseal.read_context(scheme, context)
+    if key.secret is None:
+        raise HEError("got a TenSEAL context without a secret key; serialize it with save_secret_key=True")
+    if scheme.seeded:
+        return SecretKey(scheme, key.secret, None)
+    return _paired(scheme, key.secret, _public(scheme, key))
+
+
+def public_from_tenseal(scheme: Format, context: bytes) -> PublicKey:
+    """See :meth:`Scheme.public_from_tenseal`."""
+    return _public(scheme, _tenseal.read_context(scheme, context))
+
+
+def _public(scheme: Format, key: _tenseal.Key) -> PublicKey:
+    if key.public is None:
+        raise HEError("got a TenSEAL context without a public key, or for a seeded scheme, which has none")
+    group = lanes(1, len(key.public), scheme.parameters.degree)
+    group[0] = key.public[:, :, None]
+    return PublicKey(scheme, scheme._packed(group, 1))

@@ -97,6 +97,7 @@ def _groups() -> Iterator[str]:
         ("Ciphertexts and their keys", "test_encrypted"),
         ("Ciphertexts that depend on others", "test_dependent_ciphertexts"),
         ("The randomness of ciphertexts", "test_randomness"),
+        ("Beside TenSEAL", "test_beside_tenseal"),
         ("Around the sum", "test_federated"),
         ("Records of one client", "test_records"),
         ("Flower", "test_flower_attacks"),

@@ -20,6 +20,7 @@ from pathlib import Path
 from random import Random
 
 from tests.secagg.fuzz.decoders import decoders
+from tests.secagg.fuzz.lattices import lattice_decoders
 from tests.secagg.fuzz.roles import Case, FuzzedSession, cases
 from tests.secagg.fuzz.tally import Tally
 
@@ -34,7 +35,8 @@ Batch = Callable[[Random, Tally], None]
 def targets(folder: Path) -> list[Batch]:
     """All that is fuzzed, each as a function that tries some dozens to hundreds of messages."""
     all_cases = cases()
-    findings: list[Batch] = [partial(decoder.run, DECODER_BATCH) for decoder in decoders(all_cases, folder)]
+    every = [*decoders(all_cases, folder), *lattice_decoders()]
+    findings: list[Batch] = [partial(decoder.run, DECODER_BATCH) for decoder in every]
     # Roles have more states than decoders have: half of all messages go to them.
     return findings + 3 * [partial(fuzz_session, case) for case in all_cases]
 
