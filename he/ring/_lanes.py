@@ -60,15 +60,17 @@ def _difference(coins: np.uint64) -> np.int8:
 @kernel
 def quotients(values: Words, p: np.uint64, bits: int, out: Words) -> None:
     """Write each w of ``values``, below p, and floor(w * 2^bits / p) to ``out`` (n, 2)."""
+    # Long division of all values, bit by bit. The other order of loops would be compiled to branches.
     for i in range(values.size):
-        rest, quotient = values[i], _0
-        out[i, 0] = rest
-        for _ in range(bits):
-            rest <<= _1
-            bit = np.uint64(rest >= p)
-            rest -= p * bit
-            quotient = (quotient << _1) | bit
-        out[i, 1] = quotient
+        out[i, 0], out[i, 1] = values[i], _0
+    for _ in range(bits):
+        for i in range(values.size):
+            twice = out[i, 0] << _1
+            rest = twice - p  # wraps where it is negative
+            out[i, 0] = min(twice, rest)
+            out[i, 1] = (out[i, 1] << _1) | np.uint64(rest < twice)
+    for i in range(values.size):
+        out[i, 0] = values[i]
 
 
 @kernel
@@ -180,9 +182,10 @@ def round_to(reals: Reals, step: float, above: np.uint64, p: np.uint64, quotient
 @kernel
 def centre(group: Words, p: np.uint64) -> None:
     """Replace residues above p/2 by the negative numbers, in two's complement, that they stand for, in place."""
-    words = group.reshape(-1)
+    words, half = group.reshape(-1), p >> _1
     for i in range(words.size):
-        words[i] -= p & np.uint64(-np.int64(words[i] > (p >> _1)))
+        # A comparison would be compiled to a branch, where a CPU has no vectors of unsigned words.
+        words[i] = _below(words[i] + half, p) - half
 
 
 @kernel

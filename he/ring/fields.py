@@ -22,6 +22,7 @@ VARIABLE = "SECAGG_RING"
 """The environment variable that forces an arithmetic, ``ifma`` or ``word``."""
 
 MAX_IFMA_BITS, MAX_WORD_BITS = 50, 62
+_MAX_BITS: dict[type[Ifma] | type[Word], int] = {Ifma: MAX_IFMA_BITS, Word: MAX_WORD_BITS}
 _QUOTIENT_BITS = {Ifma: 52, Word: 64}
 
 
@@ -73,10 +74,10 @@ class Field:
     """
 
     def __init__(self, degree: int, prime: int, kind: type[Ifma] | type[Word]) -> None:
-        if degree < 4 or degree & (degree - 1) or prime >> MAX_WORD_BITS or prime % (2 * degree) != 1:
+        if degree < 4 or degree & (degree - 1) or prime >> _MAX_BITS[kind] or prime % (2 * degree) != 1:
             raise HEError(
                 f"got degree {degree} and prime {prime}; expected a power of 2 from 4 on, and a prime below "
-                f"2^{MAX_WORD_BITS} that is 1 modulo twice the degree"
+                f"2^{_MAX_BITS[kind]} that is 1 modulo twice the degree"
             )
         self.degree, self.prime = degree, prime
         self.modulus = kind(np.uint64(prime))

@@ -4,6 +4,8 @@ import math
 from collections.abc import Iterator
 from fractions import Fraction
 
+from cryptography.hazmat.primitives.ciphers import Cipher, algorithms, modes
+
 MASK = 2**64 - 1
 
 IV = [
@@ -30,6 +32,14 @@ def values(coefficients: list[int], root: int, prime: int) -> list[int]:
     bits = len(coefficients).bit_length() - 1
     points = [pow(root, 2 * reversed_bits(i, bits) + 1, prime) for i in range(len(coefficients))]
     return [sum(c * pow(x, k, prime) for k, c in enumerate(coefficients)) % prime for x in points]
+
+
+def at(coefficients: list[int], x: int, prime: int) -> int:
+    """The polynomial at ``x``, by Horner's rule."""
+    value = 0
+    for c in reversed(coefficients):
+        value = (value * x + c) % prime
+    return value
 
 
 def product(a: list[int], b: list[int], prime: int) -> list[int]:
@@ -143,3 +153,49 @@ def standard_deviation(place: str, degree: int, clients: int, seeded: bool) -> f
     """Of the encryptions' error in a sum, in its own units: of a coefficient, or of one part of a slot."""
     one = 21 / 2 * (1 if seeded else 4 * degree / 3 + 1)
     return math.sqrt(clients * one * (degree / 2 if place == "slot" else 1))
+
+
+def counter_words(key: bytes, first: int, count: int) -> list[int]:
+    """Words of AES-256 in counter mode, from word ``first`` on: each block is the cipher of its own number."""
+    cipher = Cipher(algorithms.AES(key), modes.ECB()).encryptor()
+    out: list[int] = []
+    for number in range(first // 2, (first + count + 1) // 2):
+        block = cipher.update(number.to_bytes(16, "big"))
+        out += [int.from_bytes(block[:8], "little"), int.from_bytes(block[8:], "little")]
+    return out[first % 2 :][:count]
+
+
+def coins(word: int) -> int:
+    """Heads of the 21 lowest bits minus those of the 21 next ones."""
+    bits = [word >> i & 1 for i in range(42)]
+    return sum(bits[:21]) - sum(bits[21:])
+
+
+def third(number: int, bits: int) -> int:
+    """-1, 0 or 1: in which third of the numbers below 2^bits a number is."""
+    return math.floor(Fraction(3 * number, 2**bits)) - 1
+
+
+def kept(source: Iterator[int], count: int, prime: int) -> list[int]:
+    """Residues below ``prime``: the low bits of words; then, in place of each that is too large, those of later words."""
+    mask = 2 ** prime.bit_length() - 1
+    out = [next(source) & mask for _ in range(count)]
+    for i in range(count):
+        while out[i] >= prime:
+            out[i] = next(source) & mask
+    return out
+
+
+def balanced(number: int, modulus: int) -> int:
+    """``number`` modulo an odd ``modulus``, between its halves."""
+    rest = number % modulus
+    return rest - modulus if rest > modulus // 2 else rest
+
+
+def digits(number: int, primes: list[int]) -> list[int]:
+    """Balanced digits of a number with mixed radices, the lowest first."""
+    out = []
+    for prime in primes:
+        out.append(balanced(number, prime))
+        number = (number - out[-1]) // prime
+    return out

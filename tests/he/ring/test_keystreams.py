@@ -1,0 +1,85 @@
+"""Keystreams are AES-CTR at any place, and each purpose has a key of its own."""
+
+import hashlib
+import hmac
+
+import numpy as np
+import pytest
+from cryptography.hazmat.primitives.ciphers import Cipher, algorithms, modes
+from hypothesis import given, settings, strategies as st
+
+from he.ring import sampling
+from he.ring.streams import _ZEROS, aes_ctr, derive
+from mpc import masks
+from tests.reference import rlwe as twin
+
+KEY = bytes(range(32))
+
+
+@settings(max_examples=60)
+@given(
+    first=st.one_of(st.integers(0, 9), st.integers(0, 2**64), st.integers(1, 2**30).map(lambda g: g * sampling.GROUP)),
+    count=st.integers(1, 40),
+    key=st.binary(min_size=32, max_size=32),
+)
+def test_words_at_any_place_are_blocks_of_the_counter(first: int, count: int, key: bytes) -> None:
+    out = np.full(count, 7, dtype=np.uint64)
+    aes_ctr(key)(out, first)
+    assert out.tolist() == twin.counter_words(key, first, count)
+
+
+def test_long_streams_cross_pieces_at_every_alignment() -> None:
+    piece = len(_ZEROS) // 8
+    long = 3 * piece + 9
+    encryptor = Cipher(algorithms.AES(KEY), modes.CTR(bytes(16))).encryptor()
+    expected = np.frombuffer(encryptor.update(bytes(8 * (long + 5))), dtype="<u8")
+    stream = aes_ctr(KEY)
+    for first in range(4):
+        for count in (long, piece - 1, piece, piece + 1, piece + 2, piece + 3, 2 * piece + 4):
+            out = np.zeros(count, dtype=np.uint64)
+            stream(out, first)
+            assert (out == expected[first : first + count]).all()
+
+
+def test_nothing_is_written_beyond_the_end() -> None:
+    """OpenSSL's binding wants more room than it writes: the room must be the array's own."""
+    for count in range(1, 12):
+        whole = np.full(count + 8, 9, dtype=np.uint64)
+        aes_ctr(KEY)(whole[4:-4], 3)
+        assert (whole[:4] == 9).all()
+        assert (whole[-4:] == 9).all()
+        assert whole[4:-4].tolist() == twin.counter_words(KEY, 3, count)
+
+
+def test_the_stream_is_that_of_masks() -> None:
+    for first, count in ((0, 1000), (1, 70_000), (123_457, 33)):
+        ours, theirs = np.zeros(count, dtype=np.uint64), np.zeros(count, dtype=np.uint64)
+        aes_ctr(KEY)(ours, first)
+        masks.keystream(KEY, theirs, offset=first)
+        assert (ours == theirs).all()
+
+
+def test_derived_keys_are_hkdf_expand_of_all_parts_with_their_lengths() -> None:
+    info = b"\0\0\0\2ab\0\0\0\0\0\0\0\1c"
+    assert derive(KEY, b"ab", b"", b"c") == hmac.new(KEY, info + b"\1", hashlib.sha256).digest()
+
+
+PARTS = st.lists(st.binary(max_size=3), max_size=4)
+
+
+@given(one=PARTS, other=PARTS)
+def test_different_purposes_have_different_keys(one: list[bytes], other: list[bytes]) -> None:
+    assert (derive(KEY, *one) == derive(KEY, *other)) == (one == other)
+
+
+def test_without_lengths_two_purposes_would_share_a_key(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The control of the test above: these purposes are the same bytes, one after another."""
+    purposes = [(b"ab", b"c"), (b"a", b"bc"), (b"abc",), (b"", b"abc")]
+    assert len({derive(KEY, *purpose) for purpose in purposes}) == 4
+
+    class Nothing(int):
+        def to_bytes(self, *_: object) -> bytes:  # type: ignore[override]
+            return b""
+
+    monkeypatch.setitem(derive.__globals__, "len", lambda part: Nothing())
+    assert len({derive(KEY, *purpose) for purpose in purposes}) == 1
