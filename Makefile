@@ -3,7 +3,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
 FLOWER := $(VENV)/flower
-KERNELS := tests/mpc tests/he/test_ring.py tests/he/test_packing.py tests/he/test_paillier*.py \
+KERNELS := tests/mpc tests/he/ring tests/he/test_seal_generator.py tests/he/test_packing.py tests/he/test_paillier*.py \
   tests/secagg/test_encoding.py tests/secagg/test_packing.py tests/dp/test_sampling_kernels.py tests/dp/test_rotation.py
 MINUTES ?= 30
 NUMBER ?= 40
@@ -11,7 +11,7 @@ ROUNDS ?= 20
 SEED ?= 1
 MUTANTS := $(VENV)/mutants
 
-.PHONY: demo bench test test-stacks lint format fuzz stress mutants bench-first docs lock clean
+.PHONY: demo bench test test-stacks lint format fuzz stress samples mutants bench-first docs lock clean
 
 demo: $(INSTALLED)  ## ten hospitals train one classifier; ARGS="--rounds 5 --json" to change it
 	$(BIN)/secagg demo $(ARGS)
@@ -44,6 +44,9 @@ fuzz: $(INSTALLED)  ## hostile bytes for MINUTES=30
 
 stress: $(INSTALLED)  ## every call of every role in threads of its own, for ROUNDS=20 sessions of each protocol
 	$(BIN)/python -m tests.secagg.stress $(ROUNDS) $(ARGS)
+
+samples: $(INSTALLED)  ## 10^8 draws of each sampler of the ring against its exact mass function
+	SECAGG_DRAWS=100000000 $(BIN)/pytest -p no:benchmark -q -s tests/he/ring/test_sampling.py
 
 mutants: $(INSTALLED) $(MUTANTS)/.installed  ## NUMBER=40 single changes drawn by SEED=1: which do the tests notice?
 	$(MUTANTS)/bin/python tests/mutants.py --python $(BIN)/python --seed $(SEED) --number $(NUMBER) $(ARGS)

@@ -33,7 +33,8 @@ def complex_(degree: int) -> Places:
     """The value (N) that each row of a complex group holds (CKKS).
 
     A complex slot holds two values: its real part value j, its imaginary part value j + N/2. Rows are at the
-    exponents that are 1 modulo 4: of each pair of conjugate roots, one.
+    exponents that are 1 modulo 4: of each pair of conjugate roots, one. For odd j that is not 3^j but its
+    negative, so that there SEAL's slot j is the conjugate of ours.
     """
     half = degree // 2
     values = np.empty(degree, dtype=np.int64)

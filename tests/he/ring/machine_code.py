@@ -183,12 +183,11 @@ def compiled() -> dict[str, Any]:
     p = params.ntt_primes(degree, 49, 1)[0]
     group, other, small = lanes(degree), lanes(degree), np.ones((degree, 8), dtype=np.int8)
     group[:], other[:] = 1, 2
-    for kind in (Ifma, Word) if has_ifma() else (Word,):
-        field = Field(degree, p, kind)
-        field.forward(group)
-        field.backward(group)
-        field.multiply(group, field.factor(group[:, 0].copy()))
-        field.scale(group, 3)
+    field = Field(degree, p, Ifma if has_ifma() else Word)
+    field.forward(group)
+    field.backward(group)
+    field.multiply(group, field.factor(group[:, 0].copy()))
+    field.scale(group, 3)
     field.add(group, other)
     field.subtract(group, other)
     field.reduce(group)
