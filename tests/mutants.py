@@ -55,6 +55,18 @@ CONCERNED: dict[str, tuple[str, ...]] = {
     "mpc/graph.py": ("tests/mpc/test_graph.py",),
     "he/paillier.py": ("tests/he/test_paillier.py", "tests/he/test_paillier_keys.py", "tests/he/test_scheme.py"),
     "he/_rlwe.py": ("tests/he/test_malformed_rlwe.py", "tests/he/test_ckks_and_bfv.py", "tests/he/test_scheme.py"),
+    "he/_seal_generator.py": ("tests/he/test_seal_generator.py",),
+    **{
+        f"he/ring/{name}.py": tuple(f"tests/he/ring/test_{test}.py" for test in tests)
+        for name, tests in (
+            ("fields", ("transforms", "choice_of_arithmetic", "callers")),
+            ("residues", ("residues_and_slots", "callers")),
+            ("sampling", ("sampling", "second_polynomials")),
+            ("slots", ("residues_and_slots",)),
+            ("streams", ("keystreams",)),
+            ("_lanes", ("lanes", "sampling")),
+        )
+    },
     "mpc/masks.py": ("tests/mpc/test_masks.py",),
     "secagg/packing.py": ("tests/secagg/test_packing.py",),
     "secagg/wire.py": ("tests/secagg/test_wire.py", "tests/secagg/test_check_protocol.py"),

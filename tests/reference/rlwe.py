@@ -177,7 +177,7 @@ def third(number: int, bits: int) -> int:
 
 
 def kept(source: Iterator[int], count: int, prime: int) -> list[int]:
-    """Residues below ``prime``: the low bits of words; then, in place of each that is too large, those of later words."""
+    """Residues below ``prime``: the low bits of words; then, in place of those too large, of the next words."""
     mask = 2 ** prime.bit_length() - 1
     out = [next(source) & mask for _ in range(count)]
     for i in range(count):

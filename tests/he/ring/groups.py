@@ -1,8 +1,8 @@
 """Groups of eight polynomials that tests start from, and which arithmetics this CPU has."""
 
 import numpy as np
-from numba import config
 import pytest
+from numba import config
 
 from he import params
 from he.ring import lanes

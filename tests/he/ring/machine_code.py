@@ -16,9 +16,9 @@ import numpy as np
 from numba import njit
 
 REGISTER = re.compile(r"%(\w+)")
-WIDE = "ax bx cx dx si di bp sp".split()
+WIDE = ("ax", "bx", "cx", "dx", "si", "di", "bp", "sp")
 FLAGS = "flags"
-KEEPS_FLAGS = ("mov", "lea", "set", "cmov", "push", "pop", "not", "v", "k", "j", "nop", "cltq", "cqto", "rorx", "bswap")
+KEEPS_FLAGS = ("mov", "lea", "set", "cmov", "push", "pop", "not", "v", "k", "j", "nop", "clt", "cqt", "rorx")
 TESTS = ("cmp", "test", "bt", "ucomi", "comi", "vucomi", "vcomi", "vptest", "vtestp", "kortest", "ktest")
 CALLER_SAVED = ["rax", "rcx", "rdx", "rsi", "rdi", "r8", "r9", "r10", "r11"]
 
@@ -94,7 +94,8 @@ class Code:
         if parts[1:] and len(set(parts)) == 1 and operation.startswith(("xor", "vpxor", "vxor", "pxor")):
             reads = []  # zero, whatever the register held
         for part in parts:
-            if "(" in part and not operation.startswith("lea") and any(whole(r) in held for r in REGISTER.findall(part)):
+            inside = REGISTER.findall(part) if "(" in part and not operation.startswith("lea") else []
+            if any(whole(register) in held for register in inside):
                 found.add(f"address: {text}")
         if operation.startswith("lea"):
             data = any(whole(register) in held for register in REGISTER.findall(parts[0]))

@@ -37,7 +37,7 @@ def test_words_on_a_cpu_without_ifma(monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setenv("SECAGG_RING", forced)
         assert arithmetic(SMALL) is Word
     monkeypatch.setenv("SECAGG_RING", "ifma")
-    with pytest.raises(HEError, match=r"got SECAGG_RING=ifma, on a CPU without AVX-512 IFMA.*expected SECAGG_RING=wo"):
+    with pytest.raises(HEError, match=r"got SECAGG_RING=ifma, on a CPU without AVX-512 IFMA.*expected SECAGG_RING"):
         arithmetic(SMALL)
 
 
@@ -54,10 +54,10 @@ ASK = "from he.ring import arithmetic; print(arithmetic(97).__name__)"
 
 
 @needs_compiler
-@pytest.mark.parametrize("changed", [{"NUMBA_CPU_NAME": "generic", "NUMBA_CPU_FEATURES": ""}, {"NUMBA_DISABLE_JIT": "1"}])
-def test_a_process_without_ifma_refuses_to_be_forced(changed: dict[str, str]) -> None:
+@pytest.mark.parametrize("setting", ["NUMBA_CPU_NAME=generic", "NUMBA_DISABLE_JIT=1"])
+def test_a_process_without_ifma_refuses_to_be_forced(setting: str) -> None:
     """As on another CPU: Numba compiles for the CPU that it is told."""
-    environment = {**os.environ, **changed}
+    environment = {**os.environ, "NUMBA_CPU_FEATURES": "", **dict([setting.split("=")])}
     environment.pop("SECAGG_RING", None)
     for forced, code, words in (("", 0, "Word"), ("ifma", 1, "HEError: got SECAGG_RING=ifma, on a CPU without")):
         done = subprocess.run(
@@ -69,6 +69,10 @@ def test_a_process_without_ifma_refuses_to_be_forced(changed: dict[str, str]) ->
         )
         assert done.returncode == code
         assert words in done.stdout + done.stderr
+
+
+def fixed(octet: int) -> Callable[[int], bytes]:
+    return lambda n: bytes([octet]) * n
 
 
 SCHEMES: dict[str, Callable[[], Scheme]] = {
@@ -94,7 +98,7 @@ def test_encrypted_sums_are_the_same_bytes_under_both(name: str, monkeypatch: py
         key = scheme.generate(lambda n: bytes(range(n)))
         assert {type(each.modulus) for each in scheme._fields} == {Ifma if forced == "ifma" else Word}
         adder = scheme.adder(length)
-        uploads = [key.encrypt(vector, rng=lambda n, place=place: bytes([place]) * n) for place, vector in enumerate(vectors)]
+        uploads = [key.encrypt(vector, rng=fixed(octet)) for octet, vector in enumerate(vectors)]
         for upload in uploads:
             adder.fold(upload)
         opened = key.open(adder.total(), length, 2)

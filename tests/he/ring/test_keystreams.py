@@ -18,7 +18,7 @@ KEY = bytes(range(32))
 
 @settings(max_examples=60)
 @given(
-    first=st.one_of(st.integers(0, 9), st.integers(0, 2**64), st.integers(1, 2**30).map(lambda g: g * sampling.GROUP)),
+    first=st.one_of(st.integers(0, 9), st.integers(0, 2**64), st.integers(1, 2**30).map(sampling.GROUP.__mul__)),
     count=st.integers(1, 40),
     key=st.binary(min_size=32, max_size=32),
 )

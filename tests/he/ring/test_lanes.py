@@ -151,11 +151,11 @@ def test_quotients(kind: type, bits: int) -> None:
         assert pairs.tolist() == [[w, (w << shift) // prime] for w in values.tolist()]
 
 
-@pytest.mark.parametrize("bits", (13, 31, 50))
+@pytest.mark.parametrize("bits", [13, 31, 50])
 def test_real_numbers_are_rounded_to_even_residues(bits: int) -> None:
     prime = prime_of(16, bits)
     above = (params.MAX_COEFFICIENT // prime + 1) * prime
-    reals = np.random.default_rng(bits).uniform(-2.0**61, 2.0**61, (16, 8))
+    reals = np.random.default_rng(bits).uniform(-(2.0**61), 2.0**61, (16, 8))
     reals[0] = 0.5, 1.5, -0.5, -1.5, 2.5, -0.0, 0.49999999999999994, -2.5
     reals[1, :2] = params.MAX_COEFFICIENT, -params.MAX_COEFFICIENT
     group = lanes(16)

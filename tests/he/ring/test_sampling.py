@@ -4,7 +4,7 @@ Each chi-square test is of a fixed keystream: it cannot fail by chance. ``make s
 """
 
 import os
-from itertools import count as count_from
+from itertools import count as count_from, pairwise
 from math import ceil, comb
 
 import numpy as np
@@ -204,5 +204,5 @@ def test_no_word_is_drawn_twice() -> None:
             assert min(start for start, _ in reads[before:]) == group * GROUP
             assert max(end for _, end in reads[before:]) <= (group + 1) * GROUP
         reads.sort()
-        assert all(end <= start for (_, end), (start, _) in zip(reads[:-1], reads[1:], strict=True))
+        assert all(end <= start for (_, end), (start, _) in pairwise(reads))
         assert len(reads) > 4  # in more than one piece
