@@ -16,6 +16,7 @@ from tests.reference import rlwe as twin
 
 DEGREE = 16
 PRIMES = {bits: params.ntt_primes(DEGREE, bits, 5) for bits in (17, 29, 50)}
+PRIMES[0] = (PRIMES[50][0], PRIMES[17][0], PRIMES[29][0], PRIMES[17][1], PRIMES[50][1])  # of all lengths
 
 
 def residues(numbers: list[int], primes: list[int]) -> np.ndarray:

@@ -180,6 +180,20 @@ def test_uniform_residues_are_words_below_the_prime_and_then_words_that_follow(d
             assert out.reshape(-1).tolist() == twin.kept(source, 8 * degree, prime)
 
 
+def test_the_prime_itself_is_refused_and_one_less_is_kept() -> None:
+    """Among the first words, and among those that follow; whatever the bits above are."""
+    degree, bits = 4, 20
+    prime, above = prime_of(degree, bits), 2**64 - 2**bits
+    words = [prime] + [prime - 1 | above] * (8 * degree - 1) + [prime | above, 2**bits - 1, 7, 8]
+    field, out = Field(degree, prime, Word), lanes(degree)
+
+    def stream(out: np.ndarray, first: int) -> None:
+        out[:] = [words[first + i] for i in range(out.size)]
+
+    sampling.uniform(stream, 0, field, out)
+    assert out.reshape(-1).tolist() == [7] + [prime - 1] * (8 * degree - 1)
+
+
 @needs_compiler
 def test_no_word_is_drawn_twice() -> None:
     """Of all groups of a stream, also where half of the words are refused, and in pieces."""
