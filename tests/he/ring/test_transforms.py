@@ -49,6 +49,16 @@ def test_transform_is_the_values_at_the_odd_powers_of_the_least_root(degree: int
         assert times_5.tolist() == [[5 * x % prime for x in row] for row in group.tolist()]
 
 
+@pytest.mark.parametrize("bits", [20, 49, 62])
+@pytest.mark.parametrize("degree", [4, 16])
+def test_the_way_back_is_interpolation(degree: int, bits: int) -> None:
+    prime = prime_of(degree, bits)
+    values, root = extremes(degree, prime, 6), fields._least_root(degree, prime)
+    expected = np.transpose([twin.plain_coefficients(lane, root, prime) for lane in values.T.tolist()])
+    for field, steps in versions(degree, prime):
+        assert (run(field, steps, "backward", values) == expected.astype(np.uint64)).all()
+
+
 @pytest.mark.parametrize("degree", [4, 64])
 def test_the_root_is_the_least_of_its_order(degree: int) -> None:
     prime = prime_of(degree, 13)
