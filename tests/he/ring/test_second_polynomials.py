@@ -1,6 +1,7 @@
 """No two ciphertexts share their second polynomial: what shows plaintexts, and what keeps it from happening."""
 
 from collections.abc import Callable
+from concurrent.futures import Executor
 from itertools import combinations
 
 import numpy as np
@@ -83,6 +84,14 @@ def test_uploads_and_the_public_key_share_no_second_polynomial(name: str) -> Non
     if key.public is not None:
         rows += [key.public._key.rows[len(scheme._fields) :]]
     assert equal(np.array(rows)) == set()
+
+
+@every
+def test_threads_share_a_stream_and_write_the_same_bytes(name: str, threads: Executor) -> None:
+    scheme = SCHEMES[name]()
+    key = scheme.generate(fixed(1))
+    values = np.arange(COUNT * scheme.slots - 7) % 255
+    assert key.encrypt(values, threads, rng=fixed(2)) == key.encrypt(values, rng=fixed(2))
 
 
 @pytest.mark.parametrize("name", ["bfv-seeded", "ckks-seeded"])
