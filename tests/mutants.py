@@ -64,6 +64,7 @@ CONCERNED: dict[str, tuple[str, ...]] = {
             ("sampling", ("sampling", "second_polynomials")),
             ("slots", ("residues_and_slots",)),
             ("streams", ("keystreams",)),
+            ("packing", ("packing",)),
             ("_lanes", ("lanes", "sampling")),
         )
     },

@@ -181,7 +181,7 @@ def findings(kernel: Any) -> list[str]:
 def compiled() -> dict[str, Any]:
     """The kernels that touch secrets, each compiled for the types that :mod:`he` calls it with."""
     from he import params
-    from he.ring import _fourier, _lanes, _transforms, lanes
+    from he.ring import _fourier, _lanes, _packing, _transforms, lanes
     from he.ring._vectors import Ifma, Word, has_ifma
     from he.ring.fields import Field
 
@@ -207,7 +207,10 @@ def compiled() -> dict[str, Any]:
     _lanes.add_upper(group, other, np.uint64(5), np.uint64(p))
     reals = np.ones((degree, 8))
     _lanes.round_to(reals, 1.5, np.uint64(p), np.uint64(p), np.uint64((1 << 64) // p), group)
-    _lanes.pack(group, 49, np.empty((8, degree * 49 // 64), dtype=np.uint64))
+    words = lanes(degree * 49 // 64)
+    _packing.pack(group, 49, words)
+    _packing.unpack(words, 49, group)
+    _packing.fold(words, 49, np.uint64(p), group)
     roots = np.ones((degree // 2, 2))
     _fourier.forward(reals, roots)
     _fourier.backward(reals, roots)
@@ -220,7 +223,7 @@ def compiled() -> dict[str, Any]:
     _fourier.add(reals, group.view(np.int64), 2.0)
     return {
         f"{module.__name__}.{name}": kernel
-        for module in (_lanes, _transforms, _fourier)
+        for module in (_lanes, _packing, _transforms, _fourier)
         for name, kernel in vars(module).items()
         if getattr(kernel, "signatures", ())
     }

@@ -2,8 +2,6 @@
 
 import numpy as np
 import pytest
-from hypothesis import given, settings, strategies as st
-from numba import config
 
 from he import params
 from he.ring import Field, _lanes, lanes
@@ -11,7 +9,6 @@ from he.ring._vectors import Ifma, Word
 from tests.he.ring.groups import Words, extremes, least_prime, prime_of
 from tests.reference import rlwe as twin
 
-FEW = 5 if config.DISABLE_JIT else 60
 BITS = (13, 31, 50, 62)
 U = np.uint64
 
@@ -20,47 +17,6 @@ def group_of(rows: Words) -> Words:
     group = lanes(len(rows))
     group[:] = rows
     return group
-
-
-@settings(max_examples=FEW)
-@given(bits=st.integers(17, 62), count=st.integers(1, 8), seed=st.integers(0, 99))
-def test_lanes_are_packed_one_after_another(bits: int, count: int, seed: int) -> None:
-    degree = 64
-    group = extremes(degree, 1 << bits, seed)
-    packed = np.zeros((count + 1, degree * bits // 64 + 3), dtype=np.uint64)  # rows of a larger array
-    place = packed[:count, 2:-1]
-    _lanes.pack(group, bits, place)
-    assert [row.tobytes() for row in place] == [twin.packed(lane, bits) for lane in group.T.tolist()[:count]]
-    assert not packed[count:].any()
-    assert not packed[:, :2].any()
-    assert not packed[:, -1].any()
-    back = group_of(np.full((degree, 8), 7, dtype=np.uint64))
-    _lanes.unpack(place, bits, back)
-    assert (back[:, :count] == group[:, :count]).all()
-    assert not back[:, count:].any()
-
-
-@pytest.mark.parametrize("bits", range(17, 63))
-def test_the_first_row_with_an_unreduced_residue_is_named(bits: int) -> None:
-    degree, ciphertexts, rows = 64, 2, 4
-    primes = [prime_of(degree, bits), least_prime(degree, bits)]
-    width = degree * bits // 64
-    words = np.zeros((ciphertexts, rows * width), dtype=np.uint64)
-
-    def write(numbers: list[list[list[int]]]) -> int:
-        for c, one in enumerate(numbers):
-            words[c] = np.frombuffer(b"".join(twin.packed(row, bits) for row in one), dtype=np.uint64)
-        return _lanes.first_unreduced(words, bits, np.array(primes, dtype=np.uint64), degree)
-
-    numbers = [[[primes[r % 2] - 1] * degree for r in range(rows)] for _ in range(ciphertexts)]
-    assert write(numbers) == -1
-    for c, r, i in ((0, 0, 0), (0, 3, degree - 1), (1, 2, 5), (1, 1, degree - 2)):
-        for wrong in (primes[r % 2], 2**bits - 1):
-            kept, numbers[c][r][i] = numbers[c][r][i], wrong
-            assert write(numbers) == c * rows + r
-            numbers[c][r][i] = kept
-    numbers[0][2][9] = numbers[1][1][1] = 2**bits - 1
-    assert write(numbers) == 2
 
 
 @pytest.mark.parametrize("dtype", [np.uint8, np.uint16, np.uint32, np.uint64])

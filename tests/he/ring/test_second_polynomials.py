@@ -13,6 +13,7 @@ from he._rlwe_format import DIGEST_BYTES
 from he._rlwe_keys import engine_of
 from he.ckks import SecretKey
 from he.ring import LANES, lanes, sampling
+from tests.he.polynomials import read
 from tests.he.ring.groups import needs_compiler
 
 pytestmark = needs_compiler
@@ -35,10 +36,9 @@ def fixed(octet: int) -> Callable[[int], bytes]:
 
 def polynomials(scheme: Scheme, upload: bytes) -> tuple[np.ndarray, np.ndarray]:
     """The first and the second polynomials (k, primes, N) of an upload, as its receiver has them."""
-    count = (len(upload) - DIGEST_BYTES) // (8 * scheme._stride)
+    rows = read(scheme, upload)
+    count = len(rows)
     end = DIGEST_BYTES + 8 * count * scheme._stride
-    words = np.frombuffer(upload[DIGEST_BYTES:end], dtype=np.uint64).reshape(count, -1)
-    rows = np.concatenate([group.transpose(2, 0, 1) for group in scheme._unpacked(words)])[:count]
     primes = len(scheme._fields)
     if not scheme.seeded:
         return rows[:, :primes], rows[:, primes:]
