@@ -30,6 +30,7 @@ from bench.peer_calls import TENSEAL
 from bench.peers import require, times
 from bench.report import Grid
 from bench.rlwe_calls import ENCRYPT, FOLD, OPEN, SCHEMES, VALUES
+from he.errors import INSTALL
 from secagg.errors import ConfigError, SecAggError
 
 DEGREE, PRIME_BITS = 4096, 49  # of the transform
@@ -78,7 +79,7 @@ class Comparing:
 
     def __init__(self, before: Path | None = None) -> None:
         if TENSEAL.version is None:
-            raise SecAggError("TenSEAL, with which all is compared, is not installed: pip install 'secagg[he]'")
+            raise SecAggError(f"TenSEAL, with which all is compared, is not installed: {INSTALL}")
         if before is not None and not (before / "he" / "bfv.py").is_file():
             raise ConfigError(f"got --before {before}; expected a folder with a checkout, which has he/bfv.py")
         self.before = before
