@@ -182,7 +182,8 @@ def test_what_remains_is_one_slot_of_the_key_by_chance() -> None:
     """A client that puts the key into a single slot is refused but for about once in 2^8, when that slot of the key
     happens to be a possible sum. Then the sum is opened, and it knows one slot, of one session's key."""
     scheme = bfv.Scheme(254, HONEST + 1)
-    p, key, length = scheme.parameters, scheme.generate(), scheme.slots
+    p, length = scheme.parameters, scheme.slots
+    key = scheme.generate(lambda size: bytes(size))  # one whose slots are possible sums in some places
     slots = np.empty(length, dtype=np.uint64)
     slots[modular(length)] = values(scheme._plain, key._secret.astype(np.int64) % p.plain_modulus)
     vectors = honest(scheme, length)
