@@ -2,7 +2,8 @@
 
 The order of slots is SEAL's, in BFV and in CKKS: slot j of the first half is at the root of unity with
 the exponent 3^j, slot j of the second half at that with the exponent -3^j (N. P. Smart and F. Vercauteren,
-*Fully homomorphic SIMD operations*, 2014). So a vector that TenSEAL decrypts has our order.
+*Fully homomorphic SIMD operations*, 2014). So a vector that TenSEAL decrypts has our order, of the real
+parts in CKKS: :func:`complex_` says how imaginary parts differ.
 """
 
 from functools import lru_cache
