@@ -8,15 +8,13 @@ take turns in it, so that ratios carry from machine to machine.
 
 from __future__ import annotations
 
-import importlib
 import json
 import os
 import subprocess
 import sys
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager, suppress
-from dataclasses import dataclass, fields
-from importlib.util import find_spec
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -30,12 +28,14 @@ from bench.peer_calls import TENSEAL
 from bench.peers import require, times
 from bench.report import Grid
 from bench.rlwe_calls import ENCRYPT, FOLD, OPEN, SCHEMES, VALUES
+from he import ring
 from he.errors import INSTALL
 from secagg.errors import ConfigError, SecAggError
 
 DEGREE, PRIME_BITS = 4096, 49  # of the transform
 STREAM = 1 << 18  # bytes of a keystream, which stay in the second-level cache
 RING, SEAL, BEFORE, NVFLARE = "engine ring", "engine seal", "before", "NVFlare"
+ENGINES = {RING: {"engine": "ring"}, SEAL: {"engine": "seal"}}  # and the keywords that choose them, ours first
 KEYSTREAM, TRANSFORM = "AES-256-CTR", f"transform of {DEGREE} coefficients"
 
 #: Scheme → how many times as fast encryption is held to be as before, or without another checkout as SEAL's engine.
@@ -123,9 +123,7 @@ class Comparing:
             )
 
     def bounds(self) -> list[Bound]:
-        """What our engine is held to, by the medians; nothing while there is no such engine."""
-        if not has_ring():
-            return []
+        """What our engine is held to, by the medians of the ratios."""
         median = {(one.work, one.peer): one.ratio.median for one in self.timed}
         old = SEAL if self.before is None else BEFORE
         ifma = self.arithmetic == "ifma"
@@ -161,23 +159,9 @@ def one_core(core: int) -> Iterator[None]:
         os.sched_setaffinity(0, allowed)
 
 
-def has_ring() -> bool:
-    """Whether CKKS and BFV have an engine of this package, so that SEAL's is an option."""
-    from he import bfv
-
-    return "engine" in {field.name for field in fields(bfv.Scheme)}
-
-
-def engines() -> dict[str, dict[str, str]]:
-    """Engine → the keywords of a scheme that choose it, ours first."""
-    return {RING: {"engine": "ring"}, SEAL: {"engine": "seal"}} if has_ring() else {SEAL: {}}
-
-
 def arithmetic() -> str:
-    """The arithmetic of our transform: ``ifma`` or ``word``; empty if there is none."""
-    if find_spec("he.ring") is None:
-        return ""
-    return str(importlib.import_module("he.ring").arithmetic(_prime()).__name__).lower()
+    """The arithmetic of our transform: ``ifma`` or ``word``."""
+    return ring.arithmetic(_prime()).__name__.lower()
 
 
 @dataclass(frozen=True)
@@ -247,13 +231,11 @@ def transforms() -> dict[str, Side]:
     """From coefficients to values, ours first; and a part of a keystream, as ``cryptography`` makes it."""
     encryptor = Cipher(algorithms.AES(os.urandom(32)), modes.CTR(bytes(16))).encryptor()
     zeros, into = bytes(STREAM), bytearray(STREAM + 15)
-    ours = {} if find_spec("he.ring") is None else {RING: _our_transform()}
     stream = Side(Local((lambda: encryptor.update_into(zeros, into), None)), units=STREAM)
-    return {**ours, SEAL: _seals_transform(), KEYSTREAM: stream}
+    return {RING: _our_transform(), SEAL: _seals_transform(), KEYSTREAM: stream}
 
 
 def _our_transform() -> Side:
-    ring = importlib.import_module("he.ring")
     field, group = ring.field(DEGREE, _prime()), ring.lanes(DEGREE)
     group[:] = np.random.default_rng(0).integers(0, _prime(), group.shape, dtype=np.uint64)
     before = group.copy()
@@ -291,7 +273,7 @@ def _prime() -> int:
 def _sides(name: str, old: Elsewhere | None) -> dict[str, dict[str, Side]]:
     """Work → side, our engine first. Every answer was checked."""
     sides: dict[str, dict[str, Side]] = {ENCRYPT: {}, FOLD: {}, OPEN: {}}
-    for engine, keywords in engines().items():
+    for engine, keywords in ENGINES.items():
         try:
             works, ciphertexts, each = rlwe_calls.calls(name, keywords)
         except ArithmeticError as wrong:
@@ -315,7 +297,6 @@ def grids(comparing: Comparing, processor: str) -> list[Grid]:
     """The tables: a row for each side of each comparison, and the transform and the keystream apart."""
     if not comparing.timed:
         return []
-    ours = next(iter(engines()))
     rows = [
         (
             one.work,
@@ -323,7 +304,7 @@ def grids(comparing: Comparing, processor: str) -> list[Grid]:
             "" if one.in_ciphertext is None else _both(one.seconds, 1e6 * one.in_ciphertext),
             _both(one.seconds, 1e9),
             "" if one.our_bytes is None else f"{one.our_bytes:.3g}",
-            *_ratio(one, ours),
+            *_ratio(one),
         )
         for one in comparing.timed
         if one.work != TRANSFORM
@@ -333,10 +314,10 @@ def grids(comparing: Comparing, processor: str) -> list[Grid]:
         f"{rlwe_calls.CLIENTS} clients: from integers to bytes, from bytes to the running sum, and from the sum's "
         "bytes to integers.",
         "Seconds of the processor. All sides took turns, each after an untimed run of its own: medians, and in "
-        f"brackets the best turns. Times as long as {ours}: turn by turn, the median, the least and the greatest; "
+        f"brackets the best turns. Times as long as {RING}: turn by turn, the median, the least and the greatest; "
         "and of the best turns.",
         f"NVFlare: its defaults, {peer_he.TENSORS} tensors, each with its context, as bench peers calls them. "
-        f"Engine seal: SEAL through TenSEAL. {_arithmetic(comparing.arithmetic)}"
+        f"Engine seal: SEAL through TenSEAL. Engine ring: {comparing.arithmetic} arithmetic (see SECAGG_RING)."
         + ("" if comparing.before is None else f" Before: {comparing.before}, in a process of its own."),
     ]
     parts = [
@@ -345,7 +326,7 @@ def grids(comparing: Comparing, processor: str) -> list[Grid]:
             f"{1e-9 / one.seconds.median:.3g} GB/s ({1e-9 / one.seconds.least:.3g})"
             if one.peer == KEYSTREAM
             else f"{_both(one.seconds, 1e6)} µs",
-            *(("", "", "") if one.peer == KEYSTREAM else _ratio(one, ours)),
+            *(("", "", "") if one.peer == KEYSTREAM else _ratio(one)),
         )
         for one in comparing.timed
         if one.work == TRANSFORM
@@ -362,12 +343,6 @@ def grids(comparing: Comparing, processor: str) -> list[Grid]:
     ]
 
 
-def _arithmetic(kind: str) -> str:
-    if not kind:
-        return "It is the only engine here."
-    return f"Engine ring: {'AVX-512 IFMA' if kind == 'ifma' else '64-bit words'}, as SECAGG_RING chooses."
-
-
 def _both(seconds: Spread, factor: float) -> str:
     return f"{_number(seconds.median * factor)} ({_number(seconds.least * factor)})"
 
@@ -376,7 +351,7 @@ def _number(value: float) -> str:
     return f"{value:,.0f}" if value >= 100 else f"{value:.3g}"
 
 
-def _ratio(one: Timed, ours: str) -> tuple[str, str, str]:
-    if one.peer == ours:
+def _ratio(one: Timed) -> tuple[str, str, str]:
+    if one.peer == RING:
         return "", "", ""
     return times(one.ratio.median), f"{times(one.ratio.least)} – {times(one.ratio.most)}", times(one.best)
