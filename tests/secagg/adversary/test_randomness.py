@@ -16,11 +16,12 @@ from secagg.protocols.encrypted.digits import Digits
 from secagg.protocols.encrypted.messages import Ciphertexts, Committed, KeyedProposal, SessionKey, pin
 from secagg.protocols.encrypted.parameters import Encrypted
 from secagg.protocols.encrypted.protocol import Paillier
-from secagg.testing import MemoryStore, Session
+from secagg.table import Round
+from secagg.testing import MemoryStore, Session, rng_for_tests
 from secagg.wire import Envelope
 from tests.he.polynomials import read, written
 from tests.secagg.adversary.registry import attack
-from tests.secagg.test_encrypted import LIMIT, PROTOCOLS, begin
+from tests.secagg.test_encrypted import DEC, LIMIT, PROTOCOLS, begin, replaced_key
 
 VICTIM = "c1"
 SEEDED = {name: protocol for name, protocol in PROTOCOLS.items() if not protocol.unseeded}
@@ -115,6 +116,71 @@ class TestTrainedAgain:
 
         monkeypatch.setattr(EncryptedClient, "_randomness", unbound)
         assert has(*self.attack(protocol))
+
+
+@attack(
+    title=(
+        "Two keys: a client whose state and ledger were rolled back together gets the key of a decryptor that was "
+        "started anew, in the same session, and encrypts its update again"
+    ),
+    attacker="a party that sees both uploads, such as a server that asks twice; the decryptor is honest",
+    defence=(
+        "the randomness of the ciphertexts is derived from the decryptor's key too (`EncryptedClient._randomness`)"
+    ),
+    control=(
+        "without the key: the update. Under BFV and CKKS the difference of the second polynomials is "
+        "the difference of the public keys times the ephemeral secret, without an error. (Paillier's ciphertexts "
+        "under two moduli show nothing that is known to help.)"
+    ),
+    source="own",
+)
+@pytest.mark.parametrize("name", ["BFV", "BFV/uncommitted", "CKKS"])
+class TestTwoKeys:
+    def attack(self, name: str) -> tuple[Vector | None, Vector]:
+        session = begin(SEEDED[name])
+        asked, state = first_request(session), session.members[VICTIM].to_bytes()
+        proposal = Envelope.parse(asked, LIMIT).open(KeyedProposal)[0]
+        anew = session.make(DEC, rng=rng_for_tests(b"anew"), save=MemoryStore())
+        signed = [proposal.key, anew.receive(session.requests[DEC, Round.SESSION_KEY])]
+        uploads = []
+        for key in signed:
+            client = session.restore(VICTIM, state, save=MemoryStore())
+            uploads.append(uploaded(session, client, session.seal(replaced_key(proposal, key), session=b"")))
+        shown = [Envelope.parse(key, LIMIT).open(SessionKey)[0].key for key in signed]
+        assert shown[0] != shown[1]
+        return self.read(session, uploads, shown), np.clip(session.updates[VICTIM]["w"], -1, 1)
+
+    def read(self, session: Session, uploads: list[bytes], shown: list[bytes]) -> Vector | None:
+        """The update in the first upload; all polynomials are taken by their values, so that products are plain."""
+        scheme, digits = session.task.protocol.scheme(session.task), Digits(session.task)  # type: ignore[attr-defined]
+        one, other = (read(scheme, upload).astype(object) for upload in uploads)
+        key, another = (scheme.load_public(data)._key.rows.astype(object) for data in shown)
+        primes = scheme.parameters.primes
+        for j, prime in enumerate(primes):
+            second = j + len(primes)
+            inverses = np.array([pow(int(a), -1, prime) for a in (key[second] - another[second]) % prime])
+            carrier = (one[:, second] - other[:, second]) * inverses % prime
+            one[:, j] = (one[:, j] - key[j] * carrier) % prime
+            one[:, second] = 0
+        # What is left is a message with a small error: a ciphertext under every key.
+        adder = scheme.adder(digits.length)
+        adder.fold(uploads[0])
+        total = written(scheme, adder.total(), one.astype(np.uint64))
+        try:
+            slots = scheme.generate().open(total, digits.length, 1)
+        except OpenError:
+            return None
+        return slots[: session.task.layout.size] / 32767 - 1
+
+    def test_refused(self, name: str) -> None:
+        assert self.attack(name)[0] is None
+
+    def test_control_succeeds(self, name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+        def unbound(self: EncryptedClient, draft: Any, shown: bytes) -> Any:
+            return self.context.rng(draft, "encryption", draft.contributed)
+
+        monkeypatch.setattr(EncryptedClient, "_randomness", unbound)
+        assert has(*self.attack(name))
 
 
 @attack(
