@@ -58,19 +58,20 @@ def _difference(coins: np.uint64) -> np.int8:
 
 
 @kernel
-def quotients(values: Words, p: np.uint64, bits: int, out: Words) -> None:
-    """Write each w of ``values``, below p, and floor(w * 2^bits / p) to ``out`` (n, 2)."""
-    # Long division of all values, bit by bit. The other order of loops would be compiled to branches.
+def quotients(values: Words, p: np.uint64, inverse: np.uint64, shifts: tuple[int, int], out: Words) -> None:
+    """Write each w of ``values``, below p, and floor(w * 2^bits / p) to ``out`` (n, 2).
+
+    ``shifts`` are s and ``bits``, with 2^s < p < 2^(s + 1); ``inverse`` is floor(2^(64 + s) / p). Then
+    floor(w * inverse / 2^s) is floor(w * 2^64 / p), or at most 2 less.
+    """
+    down, up, drop = np.uint64(shifts[0]), np.uint64(64 - shifts[0]), np.uint64(64 - shifts[1])
     for i in range(values.size):
-        out[i, 0], out[i, 1] = values[i], _0
-    for _ in range(bits):
-        for i in range(values.size):
-            twice = out[i, 0] << _1
-            rest = twice - p  # wraps where it is negative
-            out[i, 0] = min(twice, rest)
-            out[i, 1] = (out[i, 1] << _1) | np.uint64(rest < twice)
-    for i in range(values.size):
-        out[i, 0] = values[i]
+        w = values[i]
+        quotient = _high(w, inverse) << up | (w * inverse) >> down
+        rest = _0 - quotient * p  # w * 2^64 - quotient * p, below 3p
+        quotient += np.uint64(rest >= p) + np.uint64(rest >= p + p)
+        out[i, 0] = w
+        out[i, 1] = quotient >> drop
 
 
 @kernel

@@ -99,7 +99,9 @@ class Field:
     def factor(self, values: Words) -> Factor:
         """``values`` (N), below the prime, as a factor. No branch or address depends on them."""
         pairs = np.empty((len(values), 2), dtype=np.uint64)
-        _lanes.quotients(values, np.uint64(self.prime), _QUOTIENT_BITS[type(self.modulus)], pairs)
+        length, bits = self.prime.bit_length() - 1, _QUOTIENT_BITS[type(self.modulus)]
+        inverse = np.uint64((1 << 64 + length) // self.prime)
+        _lanes.quotients(values, np.uint64(self.prime), inverse, (length, bits), pairs)
         return Factor(pairs)
 
     def multiply(self, group: Words, factor: Factor) -> None:

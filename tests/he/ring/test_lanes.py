@@ -103,7 +103,8 @@ def test_quotients(kind: type, bits: int) -> None:
         values = extremes(16, prime, 5).reshape(-1)
         values[:4] = 0, prime - 1, prime // 2, 1
         pairs = np.empty((values.size, 2), dtype=np.uint64)
-        _lanes.quotients(values, U(prime), shift, pairs)
+        length = prime.bit_length() - 1
+        _lanes.quotients(values, U(prime), U((1 << 64 + length) // prime), (length, shift), pairs)
         assert pairs.tolist() == [[w, (w << shift) // prime] for w in values.tolist()]
 
 
