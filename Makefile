@@ -3,7 +3,8 @@ VENV := .venv
 BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
 FLOWER := $(VENV)/flower
-KERNELS := tests/mpc tests/he/ring tests/he/test_seal_generator.py tests/he/test_packing.py tests/he/test_paillier*.py \
+KERNELS := tests/mpc tests/he/ring tests/he/test_kahe_twin.py tests/he/test_seal_generator.py \
+  tests/he/test_packing.py tests/he/test_paillier*.py \
   tests/secagg/test_encoding.py tests/secagg/test_packing.py tests/dp/test_sampling_kernels.py tests/dp/test_rotation.py
 MINUTES ?= 30
 NUMBER ?= 40

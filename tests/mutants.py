@@ -68,6 +68,11 @@ CONCERNED: dict[str, tuple[str, ...]] = {
             ("_lanes", ("lanes", "sampling")),
         )
     },
+    "he/kahe.py": ("tests/he/test_kahe.py",),
+    "he/kahe_params.py": ("tests/he/test_kahe_params.py", "tests/he/test_kahe_twin.py"),
+    "he/_kahe_format.py": ("tests/he/test_kahe.py", "tests/he/test_kahe_twin.py"),
+    "he/_kahe_encryption.py": ("tests/he/test_kahe.py", "tests/he/test_kahe_twin.py"),
+    "he/_kahe_sums.py": ("tests/he/test_kahe.py", "tests/he/test_kahe_twin.py"),
     "mpc/masks.py": ("tests/mpc/test_masks.py",),
     "secagg/packing.py": ("tests/secagg/test_packing.py",),
     "secagg/wire.py": ("tests/secagg/test_wire.py", "tests/secagg/test_check_protocol.py"),

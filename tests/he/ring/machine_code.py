@@ -180,7 +180,7 @@ def findings(kernel: Any) -> list[str]:
 
 def compiled() -> dict[str, Any]:
     """The kernels that touch secrets, each compiled for the types that :mod:`he` calls it with."""
-    from he import params
+    from he import _kahe_kernels, params
     from he.ring import _fourier, _lanes, _packing, _transforms, lanes
     from he.ring._vectors import Ifma, Word, has_ifma
     from he.ring.fields import Field
@@ -221,9 +221,13 @@ def compiled() -> dict[str, Any]:
     _fourier.scatter(reals, 1.5, places, 3, np.empty((8, degree), dtype=np.int64))
     _fourier.convert(group.view(np.int64), reals)
     _fourier.add(reals, group.view(np.int64), 2.0)
+    _kahe_kernels.coins(np.zeros(2 * flat.size, dtype=np.uint64), flat)
+    digits = np.ones((2, 3, 3), dtype=np.uint64)
+    for kind in (np.uint8, np.uint16, np.uint32, np.uint64):
+        _kahe_kernels.add_values(np.ones(999, dtype=kind), 0, 400, digits, group.reshape(-1))
     return {
         f"{module.__name__}.{name}": kernel
-        for module in (_lanes, _packing, _transforms, _fourier)
+        for module in (_lanes, _packing, _transforms, _fourier, _kahe_kernels)
         for name, kernel in vars(module).items()
         if getattr(kernel, "signatures", ())
     }
