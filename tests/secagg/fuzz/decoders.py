@@ -26,6 +26,8 @@ from cryptography.hazmat.primitives.serialization import (
 )
 
 import secagg
+from he import kahe
+from he.errors import CiphertextError, HEError, OpenError
 from mpc import hpke
 from mpc.errors import MPCError
 from mpc.keys import TAG_BYTES
@@ -94,6 +96,7 @@ def decoders(cases: Sequence[Case], folder: Path) -> list[Decoder]:
         Decoder("roster", _roster(folder / "roster.json"), _rosters(cases), (ConfigError,), _json),
         Decoder("identity", _identity(folder / "key.pem"), _keys(), (ConfigError,), _pem),
         _packed(),
+        *_one_time_keys(),
         *_sealed(),
         _bitmap(),
         _path(),
@@ -259,6 +262,44 @@ def _packed() -> Decoder:
     lanes = np.arange(40, dtype=np.uint64)
     samples = [bytes([bits - 1, 40]) + packing.pack(lanes, bits) for bits in (2, 7, 16, 33, 62)]
     return Decoder("packed vector", read, samples, (EncodingError,))
+
+
+def _one_time_keys() -> list[Decoder]:
+    """Vectors and sums under keys that add up; none that is refused changes the sum."""
+    scheme = kahe.Scheme(((150, 254), (1, 1000)), 3)
+    values = [np.arange(150), np.array([7])]
+    uploads = [scheme.encrypt(values, bytes([place]) * 32, bytes(32)) for place in range(3)]
+    keys = sum(scheme.key(bytes([place]) * 32, bytes(32)).astype(np.int64) for place in range(2))
+    adder, states = scheme.adder(), [scheme.adder().to_bytes()]
+    for upload in uploads[:2]:
+        adder.fold(upload)
+        states.append(adder.to_bytes())
+    before = states[-1]
+
+    def fold(data: bytes) -> None:
+        running = scheme.load_adder(before)
+        try:
+            running.fold(data)
+        except CiphertextError:
+            if running.to_bytes() != before:
+                raise AssertionError("a refused vector was added") from None
+            raise
+
+    def restore(data: bytes) -> None:
+        if scheme.load_adder(data).to_bytes() != data:
+            raise AssertionError("one sum in two ways")
+
+    def opened(data: bytes) -> None:
+        sums = scheme.open(data, keys, 2, bytes(32))
+        bounds = [bound for _, bound in scheme.segments]
+        if any(array.min() < 0 or array.max() > 2 * bound for array, bound in zip(sums, bounds, strict=True)):
+            raise AssertionError("a sum was opened that two vectors can't have")
+
+    return [
+        Decoder("vector under a one-time key", fold, uploads, (CiphertextError,)),
+        Decoder("sum under one-time keys", opened, [adder.total()], (OpenError,)),
+        Decoder("state of a sum under one-time keys", restore, states, (HEError,)),
+    ]
 
 
 def _sealed() -> list[Decoder]:
