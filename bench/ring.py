@@ -21,7 +21,7 @@ from typing import Any
 import numpy as np
 from cryptography.hazmat.primitives.ciphers import Cipher, algorithms, modes
 
-from bench import peer_he, rlwe_calls
+from bench import kahe_calls, peer_he, rlwe_calls
 from bench.bounds import Bound
 from bench.measure import Spread, Timer, Turns, WrongSum
 from bench.peer_calls import TENSEAL
@@ -90,7 +90,7 @@ class Comparing:
     @property
     def steps(self) -> int:
         """How often :meth:`run` calls ``step``."""
-        return 3 * len(SCHEMES) + 1
+        return 3 * len(SCHEMES) + 2
 
     def run(self, repeats: int, seconds: float, step: Callable[[str, str], None]) -> None:
         """Measure everything, each comparison in ``repeats`` turns and about ``seconds`` at most."""
@@ -103,6 +103,8 @@ class Comparing:
                 for work, sides in _sides(name, old).items():
                     step(name, work)
                     self._compare(f"{name}: {work}", sides, repeats, seconds)
+            step(kahe_calls.NAME, "")
+            self._compare(kahe_calls.NAME, _one_time(), repeats, seconds)
 
     def _compare(self, work: str, sides: Mapping[str, Side], repeats: int, seconds: float) -> None:
         turns = Turns.of({name: side.timer for name, side in sides.items()}, repeats, seconds)
@@ -145,6 +147,9 @@ class Comparing:
             kilobytes = 1e-3 / median[TRANSFORM, KEYSTREAM]
             what = f"{TRANSFORM}: kB of keystream in its time"
             bounds.append(Bound(what, kilobytes, most=TRANSFORM_BYTES / 1e3))
+        if (kahe_calls.NAME, OPEN) in median:
+            spent = next(one.seconds.median for one in self.timed if one.work == kahe_calls.NAME)
+            bounds += kahe_calls.bounds(1 / spent, median[kahe_calls.NAME, OPEN], ifma)
         return bounds
 
 
@@ -293,6 +298,18 @@ def _sides(name: str, old: Elsewhere | None) -> dict[str, dict[str, Side]]:
     return sides
 
 
+def _one_time() -> dict[str, Side]:
+    """Work of one-time keys as the sides of one comparison, encryption first."""
+    try:
+        works, each = kahe_calls.calls()
+    except ArithmeticError as wrong:
+        raise WrongSum(str(wrong)) from wrong
+    return {
+        name: Side(Local(work), kahe_calls.VALUES, None, each if name == ENCRYPT else None)
+        for name, work in works.items()
+    }
+
+
 def grids(comparing: Comparing, processor: str) -> list[Grid]:
     """The tables: a row for each side of each comparison, and the transform and the keystream apart."""
     if not comparing.timed:
@@ -319,6 +336,7 @@ def grids(comparing: Comparing, processor: str) -> list[Grid]:
         f"NVFlare: its defaults, {peer_he.TENSORS} tensors, each with its context, as bench peers calls them. "
         f"Engine seal: SEAL through TenSEAL. Engine ring: {comparing.arithmetic} arithmetic (see SECAGG_RING)."
         + ("" if comparing.before is None else f" Before: {comparing.before}, in a process of its own."),
+        f"One-time keys: {kahe_calls.VALUES:,} values, {kahe_calls.CLIENTS} clients; times as long as encryption.",
     ]
     parts = [
         (

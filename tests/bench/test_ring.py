@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from typer.testing import CliRunner
 
-from bench import ring, rlwe_calls
+from bench import kahe_calls, ring, rlwe_calls
 from bench.commands import app
 from bench.measure import Spread, WrongSum
 from bench.ring import BEFORE, KEYSTREAM, NVFLARE, RING, SEAL, TRANSFORM, Comparing, Elsewhere, Timed, grids
@@ -39,6 +39,9 @@ def test_all_sides_are_timed_in_turn_on_one_core(tmp_path, monkeypatch):
     for one in document["timed"]:
         by_work.setdefault(one["work"], []).append(one)
     assert [one["peer"] for one in by_work.pop(TRANSFORM)] == [RING, SEAL, KEYSTREAM]
+    one_time = by_work.pop(kahe_calls.NAME)
+    assert [one["peer"] for one in one_time] == [ENCRYPT, FOLD, OPEN, kahe_calls.COPY]
+    assert 3.0 < one_time[0]["our_bytes"] < 3.33
     assert list(by_work) == [f"BFV, seeded: {work}" for work in (ENCRYPT, FOLD, OPEN)]
     for work, of in by_work.items():
         assert [one["peer"] for one in of] == sides
@@ -62,6 +65,14 @@ def test_control_an_engine_that_opens_other_values_has_no_figures(monkeypatch):
     monkeypatch.setattr(comparing, "_compare", lambda *_: None)
     with pytest.raises(WrongSum, match=r"BFV, seeded.*opened other values than it encrypted"):
         comparing.run(3, 1.0, lambda name, doing: None)
+
+
+def test_control_one_time_keys_that_open_another_sum_have_no_figures(monkeypatch):
+    from he import kahe
+
+    monkeypatch.setattr(kahe.Scheme, "open", lambda *_: [np.zeros(kahe_calls.VALUES, np.int64)])
+    with pytest.raises(WrongSum, match="opened another sum"):
+        ring._one_time()
 
 
 def test_a_call_is_timed_after_an_untimed_one_of_its_own():
@@ -90,6 +101,14 @@ def test_the_bounds_are_of_our_engine_and_the_older_checkout():
         (3.1, True),
         (pytest.approx(60.0), False),
     ]
+    comparing.timed += [
+        timed(kahe_calls.NAME, work, ratio) for work, ratio in ((ENCRYPT, 0.02), (FOLD, 0.01), (OPEN, 3.5))
+    ]
+    assert [(one.measured, one.holds) for one in comparing.bounds()][4:] == [
+        (pytest.approx(50.0), True),
+        (3.5, False),
+    ]
+    comparing.timed = comparing.timed[:-3]
     comparing.before = ROOT
     assert [(one.measured, one.holds) for one in comparing.bounds()][:4] == [
         (11.0, True),
