@@ -322,22 +322,28 @@ def test_control_who_knows_the_challenge_before_dealing_passes_with_a_bad_dealin
 
 
 @committees
-def test_the_proof_and_c_shares_fit_every_secret(committee: Committee) -> None:
-    """For any other secret there are masks that give the same proof and the same shares of the first c members."""
+def test_any_c_shares_and_the_proof_fit_every_secret(committee: Committee) -> None:
+    """For any c members and any other secret, one choice of random numbers gives what they see: write it down."""
     m, c, k = committee.members, committee.corrupt, committee.per_column
-    length = 2 * k
-    secret, other = small_secret(length), small_secret(length)
+    secret, other = (small_secret(2 * k) for _ in range(2))
     seeds, mask_key = keys(c), os.urandom(32)
-    dealing = packed.deal(committee, np.array(secret), seeds, mask_key)
-    rows, rows_of_other = (twin.rows_of(m, c, numbers, seeds, mask_key) for numbers in (secret, other))
+    proof = packed.deal(committee, np.array(secret), seeds, mask_key).prove(CHALLENGE)
+    rows = np.array(twin.rows_of(m, c, secret, seeds, mask_key), object)
+    rows_of_other = np.array(twin.rows_of(m, c, other, seeds, mask_key), object)
     combinations = twin.challenge(CHALLENGE, 2)
-    for line, line_of_other in zip(rows[:k], rows_of_other[:k], strict=True):
-        for i, (a, b) in enumerate(
-            zip(twin.combined(line, combinations), twin.combined(line_of_other, combinations), strict=True)
-        ):
-            line_of_other[2 + i] = (line_of_other[2 + i] + a - b) % PRIME
-    assert b"".join(map(octets, twin.prove(rows_of_other, CHALLENGE))) == dealing.prove(CHALLENGE)
-    assert rows_of_other[k:] == rows[k:]
+    change = rows_of_other - rows
+    for line in change[:k]:  # the masks make up for the secrets in the proof
+        line[2:] -= np.array(twin.combined(line.tolist(), combinations), object)
+    weights = packed._weights_of_members(committee).astype(object)
+    for places in map(list, itertools.combinations(range(m), c)):
+        for column in range(2 + MASK_COLUMNS):  # the random numbers make up for both in the shares
+            known = -(weights[places, :k] @ change[:k, column]) % PRIME
+            change[k:, column] = twin.solve(weights[places, k:].tolist(), known.tolist())
+        fitting = ((rows + change) % PRIME).tolist()
+        assert [twin.share(m, c, fitting, j) for j in places] == [
+            twin.share(m, c, rows.tolist(), j) for j in places
+        ]
+        assert b"".join(map(octets, twin.prove(fitting, CHALLENGE))) == proof
 
 
 def test_masks_are_used_once() -> None:
