@@ -49,7 +49,7 @@ _PAIRWISE = (
 CONCERNED: dict[str, tuple[str, ...]] = {
     "mpc/shamir.py": ("tests/mpc/test_shamir.py",),
     **{
-        f"mpc/{name}.py": ("tests/mpc/test_packed.py", "tests/mpc/test_packed_recovery.py")
+        f"mpc/{name}.py": tuple(f"tests/mpc/test_{test}.py" for test in ("packed", "packed_recovery", "kernels"))
         for name in ("packed", "_packed", "_committee", "_mersenne", "_reed_solomon")
     },
     "mpc/graph.py": ("tests/mpc/test_graph.py",),

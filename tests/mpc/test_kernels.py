@@ -12,7 +12,7 @@ from mpc import _kernels, _packed
 def test_kernels_of_this_package_are_cached() -> None:
     if numba.config.DISABLE_JIT:
         pytest.skip("nothing is compiled, so nothing is cached")
-    for kernel in (_kernels.evaluate, _packed.transform):
+    for kernel in (_kernels.evaluate, _packed.cut, _packed.transform, _packed.products, _packed.misses):
         assert type(kernel._cache).__name__ == "FunctionCache"
 
 

@@ -235,6 +235,18 @@ def test_reed_solomon_corrects_up_to_half_of_the_surplus(data: st.DataObject) ->
     assert [*decoded, *[0] * (threshold - len(decoded))] == polynomial
 
 
+def test_reed_solomon_corrects_the_zero_polynomial() -> None:
+    assert _reed_solomon.decode(range(1, 8), [0, 5, 0, 0, 0, PRIME - 1, 0], 3) == [0]
+
+
+def test_answers_that_differ_on_two_words_beyond_half_of_the_surplus_are_not_decoded() -> None:
+    """Each word alone is decoded. Four answers differ on one of them, and the surplus is four."""
+    words = [[1, 2, 0, 0, 0, 0], [0, 0, 3, 4, 0, 0]]
+    assert [_reed_solomon.decode(range(1, 7), word, 2) for word in words] == [[0], [0]]
+    assert _reed_solomon._decoded(range(1, 7), words, 2) is None
+    assert _reed_solomon._decoded(range(1, 7), words[:1], 2) == {2, 3, 4, 5}
+
+
 @given(st.data())
 def test_patterns_equal_those_of_every_subset(data: st.DataObject) -> None:
     """Also where answers agree on one word alone, or on several polynomials at once."""
