@@ -9,7 +9,7 @@ from pathlib import Path
 
 from he import bfv, ckks, paillier
 from he.errors import HEError
-from secagg import BFV, AdditiveShares, Clear, SecAgg, SecAggPlus
+from secagg import BFV, AdditiveShares, Clear, OneShot, SecAgg, SecAggPlus
 from secagg.beacon import SignedBeacon
 from secagg.identity import PartyRole
 from secagg.protocols.base import AggregationProtocol
@@ -23,10 +23,11 @@ PROTOCOLS: dict[str, AggregationProtocol] = {
     "secaggplus-semi-malicious": SecAggPlus(),
     "secaggplus-semi-honest": SecAggPlus(threat_model="semi-honest"),
     "additive-shares": AdditiveShares(),
+    "one-shot": OneShot(),
     "encrypted": BFV(),
 }
 #: The protocols with a state diagram: of each family the one with the most rounds.
-DIAGRAMS = ("secagg-malicious", "secaggplus-malicious", "additive-shares", "encrypted")
+DIAGRAMS = ("secagg-malicious", "secaggplus-malicious", "additive-shares", "one-shot", "encrypted")
 ABORTED = "Every other state ends in `Aborted` if the server gives the session up or contradicts itself."
 
 

@@ -17,6 +17,7 @@ PUBLIC = {
     "Decryptor": "secagg.roles",
     "FixedPoint": "secagg.fixed_point",
     "Layout": "secagg.layout",
+    "OneShot": "secagg.protocols.oneshot",
     "Outcome": "secagg.roles",
     "Paillier": "secagg.protocols.encrypted",
     "Round": "secagg.table",
@@ -29,7 +30,10 @@ PUBLIC = {
     "simulate": "secagg.simulation",
 }
 
-_IN_TASKS = ("AdditiveShares", "BFV", "CKKS", "Clear", "FixedPoint", "Layout", "Paillier", "SecAgg", "SecAggPlus")
+_IN_TASKS = (
+    *("AdditiveShares", "BFV", "CKKS", "Clear", "FixedPoint", "Layout", "OneShot", "Paillier", "SecAgg"),
+    "SecAggPlus",
+)
 
 #: Classes that a written task may name. Reading a task imports nothing else.
 TASK_CLASSES = {name: PUBLIC[name] for name in _IN_TASKS} | {

@@ -30,6 +30,7 @@ class Round(StrEnum):
     RECOUNT = "Recount"
     AGREEMENT = "Agreement"
     AGGREGATE_SHARE = "AggregateShare"
+    SUM_OF_KEYS = "SumOfKeys"
 
 
 class Proposal(wire.Message, frozen=True):

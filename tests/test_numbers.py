@@ -75,6 +75,7 @@ SAME: dict[str, tuple[Callable[..., Any], tuple[Any, ...], tuple[Any, ...]]] = {
     "clips": (lambda clip: secagg.FixedPoint({"w": clip}), (2,), (np.uint8(2),)),
     "corruption": (secagg.SecAgg, (0.25,), (F(0.25),)),
     "AdditiveShares": (secagg.AdditiveShares, (3,), (N(3),)),
+    "OneShot": (secagg.OneShot, (10, 2), (N(10), np.int8(2))),
     "Paillier": (secagg.Paillier, (0.25,), (F(0.25),)),
     "SignedBeacon": (lambda g, p: SignedBeacon(bytes(range(32)), g, p), (5, 30), (N(5), np.int8(30))),
     "DistributedGaussian": (dp.DistributedGaussian, (1.0, 1.5, 18), (F(1), F(1.5), N(18))),

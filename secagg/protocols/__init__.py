@@ -15,6 +15,7 @@ def named() -> dict[str, AggregationProtocol]:
     """This library's protocols at their defaults, by the name that the command line knows."""
     from secagg.protocols.clear import Clear
     from secagg.protocols.encrypted.protocol import BFV, CKKS, Paillier
+    from secagg.protocols.oneshot.protocol import OneShot
     from secagg.protocols.pairwise.protocol import SecAgg, SecAggPlus
     from secagg.protocols.shares.protocol import AdditiveShares
 
@@ -23,6 +24,7 @@ def named() -> dict[str, AggregationProtocol]:
         SecAgg(),
         SecAggPlus(),
         AdditiveShares(),
+        OneShot(),
         Paillier(),
         BFV(),
         CKKS(),

@@ -42,6 +42,7 @@ PROTOCOLS: dict[str, Any] = {
     "SecAggPlus": secagg.SecAggPlus(),
     "SecAggPlus with a beacon": secagg.SecAggPlus(threat_model="malicious", beacon=BEACON),
     "AdditiveShares": secagg.AdditiveShares(),
+    "OneShot": secagg.OneShot(),
 }
 ENCRYPTED: dict[str, Any] = {
     "Paillier": lambda: secagg.Paillier(bits=2048),

@@ -37,6 +37,7 @@ PROTOCOLS: dict[str, Callable[[], Any]] = {
     "SecAgg malicious": lambda: secagg.SecAgg(threat_model="malicious"),
     "SecAggPlus": lambda: secagg.SecAggPlus(threat_model="semi-honest"),
     "AdditiveShares": secagg.AdditiveShares,
+    "OneShot": secagg.OneShot,
     "BFV": secagg.BFV,
     "CKKS": secagg.CKKS,
     "Paillier": secagg.Paillier,

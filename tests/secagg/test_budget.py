@@ -17,7 +17,10 @@ from tests.secagg.test_restore import Crash, storing
 
 IDS = [f"c{i:02}" for i in range(CLIENTS)]
 VICTIM = IDS[0]
-PROTOCOLS: list[Any] = [secagg.Clear(), secagg.SecAgg(corruption=0.1), secagg.AdditiveShares(), secagg.BFV()]
+PROTOCOLS: list[Any] = [
+    *(secagg.Clear(), secagg.SecAgg(corruption=0.1), secagg.AdditiveShares()),
+    *(secagg.OneShot(), secagg.BFV()),
+]
 
 
 def budget_in(path: Path, task: Any = None, kind: Any = dp.PrivacyLedger) -> dp.PrivacyLedger:

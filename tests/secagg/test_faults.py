@@ -23,6 +23,7 @@ PROTOCOLS = {
     "Clear": secagg.Clear(),
     "SecAgg": secagg.SecAgg(),
     "AdditiveShares": secagg.AdditiveShares(kem="X25519"),
+    "OneShot": secagg.OneShot(kem="X25519"),
     "BFV": secagg.BFV(),
 }
 

@@ -271,7 +271,8 @@ KEYWORDS: dict[Callable[..., Any], tuple[str, ...]] = {
     **{
         protocol: tuple(field.name for field in dataclasses.fields(protocol))
         for protocol in (
-            secagg.SecAgg, secagg.SecAggPlus, secagg.AdditiveShares, secagg.Paillier, secagg.BFV, secagg.CKKS,
+            secagg.SecAgg, secagg.SecAggPlus, secagg.AdditiveShares, secagg.OneShot, secagg.Paillier, secagg.BFV,
+            secagg.CKKS,
         )
     },
     partial(SignedBeacon, public_key=b"\1" * 32, genesis=0, period=1): ("public_key", "genesis", "period"),

@@ -23,6 +23,7 @@ from secagg.protocols.clear import Input
 from secagg.protocols.encrypted import messages as encrypted
 from secagg.protocols.encrypted.digits import Digits
 from secagg.protocols.encrypted.parameters import Encrypted
+from secagg.protocols.oneshot import messages as one_shot
 from secagg.protocols.pairwise import messages as pairwise
 from secagg.protocols.shares import messages as shares
 from secagg.session import MAX_SESSION_BYTES
@@ -58,7 +59,8 @@ def make_task(protocol: Any, clients: int) -> secagg.Task:
 class Largest:
     """Each message of a session in which everyone takes part, nobody drops out and every id is ``length`` long.
 
-    Each helper of AdditiveShares could not open ``unopened`` reports, and the graph is drawn from ``beacon_round``
+    Each helper of AdditiveShares could not open ``unopened`` reports, a member of OneShot says why unless that is
+    zero, and the graph is drawn from ``beacon_round``
     of the beacon.
     """
 
@@ -97,6 +99,8 @@ class Largest:
             messages = self.pairwise(protocol)
         elif isinstance(protocol, secagg.AdditiveShares):
             messages = self.shares(protocol)
+        elif isinstance(protocol, secagg.OneShot):
+            messages = self.one_shot(protocol)
         elif isinstance(protocol, Encrypted):
             messages = self.encrypted(protocol)
         else:
@@ -151,6 +155,28 @@ class Largest:
             yield message, b""
         yield shares.AggregateShare(), bytes(vectors)
 
+    def one_shot(self, protocol: secagg.OneShot) -> Iterator[Sent]:
+        members, scheme = range(protocol.members), protocol.scheme(self.task)
+        longest = len(self.ids[0])
+        key = one_shot.SessionKey(bytes(Kem(protocol.kem).public_bytes))
+        keys = [self.seal(key, sender="k" * longest)] * len(members)
+        dealing = one_shot.Dealing(bytes(32), bytes(protocol.committee.proof_bytes))
+        raw = self.seal(dealing, sender=self.ids[0])
+        sealed = [bytes(protocol.sealed_bytes(self.task, place)) for place in members]
+        agreed = one_shot.Agreed(bytes(32), b"")
+        path = bytes(32 * (len(members) - 1).bit_length())
+        yield one_shot.KeyedInput(raw, bytes(32 * len(members)), sealed), bytes(scheme.size)
+        for message in (
+            key,
+            one_shot.KeyedProposal(self.ids, bytes(MAX_SESSION_BYTES), bytes(32), keys),
+            one_shot.KeyShare(raw, bytes(32), sealed[-1], path),
+            one_shot.Collect(self.bits),
+            one_shot.Agreed(b"", bytes(len(self.ids))) if self.unopened else agreed,
+            one_shot.Release([self.seal(agreed, sender="m" * longest)] * len(members)),
+        ):
+            yield message, b""
+        yield one_shot.KeyShareSum(), bytes(protocol.committee.answer_bytes(scheme.degree))
+
     def encrypted(self, protocol: Any) -> Iterator[Sent]:
         scheme, length = protocol.scheme(self.task), Digits(self.task).length
         key = encrypted.SessionKey(bytes(protocol.key_size(self.task)))
@@ -173,6 +199,8 @@ PROTOCOLS = [
     secagg.SecAggPlus(threat_model="malicious", beacon=BEACON),
     secagg.AdditiveShares(),
     secagg.AdditiveShares(aggregators=16, kem="X25519"),
+    secagg.OneShot(),
+    secagg.OneShot(members=16, corrupt_members=3, kem="X25519"),
     secagg.Paillier(),
     secagg.BFV(),
     secagg.CKKS(),
@@ -195,10 +223,11 @@ def test_every_honest_message_is_read(protocol: Any, clients: int) -> None:
             opening = issubclass(phase.request, Proposal)
             request = largest.seal(*down, session=0 if opening else 32)
             answer = largest.seal(*up, sender=sender)
+            handed = answer if phase.relayed is None else largest.seal(*messages[phase.relayed])
             for data, kind, limit in (
                 (request, phase.request, limits[phase.role]),
                 (answer, phase.reply, limits[None]),
-                *([(answer, phase.reply, limits[phase.relay])] if phase.relay else []),
+                *([(handed, phase.handed_on, limits[phase.relay])] if phase.relay else []),
             ):
                 assert Envelope.parse(data, limit).open(kind)[0] == messages[kind][0]
                 with pytest.raises(Reject) as refused:
@@ -238,7 +267,11 @@ def test_the_messages_above_are_as_long_as_those_that_roles_send(protocol: Any, 
         assert (phase.round, requests) == (phase.round, {down})
         assert (phase.round, {len(session.answers[party, phase.round]) for party in asked}) == (phase.round, {up})
         relays = [phase.relay] * (len(asked) * protocol.party_counts.get(phase.relay, 0))
-        assert relayed[: len(relays)] == [(role, up) for role in relays]
+        if phase.relayed is not None:  # one part a listener: the longest is the one that counts
+            up = len(largest.seal(*messages[phase.relayed]))
+            assert max(relayed[: len(relays)], default=None) == (phase.relay, up)
+        else:
+            assert relayed[: len(relays)] == [(role, up) for role in relays]
         del relayed[: len(relays)]
         assert down <= protocol.largest_message(task, phase.role)
         for receiver in (None, *relays[:1]):

@@ -81,8 +81,9 @@ def test_a_client_without_a_ledger_warns_when_it_joins_and_then_no_more(
         (secagg.SecAgg(), "c1", True),
         (secagg.AdditiveShares(), "c1", True),
         (secagg.AdditiveShares(), "aggregator-1", True),
+        (secagg.OneShot(), "decryptor-1", True),
     ],
-    ids=["SecAgg/semi-honest", "SecAgg", "AdditiveShares", "its aggregator"],
+    ids=["SecAgg/semi-honest", "SecAgg", "AdditiveShares", "its aggregator", "a member of OneShot"],
 )
 def test_a_store_without_a_ledger_is_warned_of_under_a_server_that_may_lie(
     protocol: Any, party: str, warned: bool, caplog: pytest.LogCaptureFixture

@@ -20,6 +20,7 @@ PROTOCOLS: list[Any] = [
     secagg.SecAgg(corruption=0.1),
     secagg.SecAggPlus(),
     secagg.AdditiveShares(),
+    secagg.OneShot(kem="X25519"),
     secagg.Paillier(bits=2048),
     secagg.BFV(),
     secagg.CKKS(),

@@ -24,6 +24,7 @@ PROTOCOLS: dict[str, Any] = {
     "SecAggPlus, semi-honest": secagg.SecAggPlus(threat_model="semi-honest"),
     "AdditiveShares": secagg.AdditiveShares(),
     "AdditiveShares of three, X25519": secagg.AdditiveShares(aggregators=3, kem="X25519"),
+    "OneShot of four, X25519": secagg.OneShot(members=4, corrupt_members=1, kem="X25519"),
     **TIMELY,
 }
 

@@ -32,7 +32,7 @@ def make(**changes: object) -> secagg.Task:
 PROTOCOLS = (
     *(secagg.Clear(), secagg.SecAgg(), secagg.SecAgg(0.2, "semi-honest")),
     *(secagg.SecAggPlus(), secagg.SecAggPlus(threat_model="malicious", beacon=BEACON)),
-    *(secagg.AdditiveShares(), secagg.AdditiveShares(aggregators=3, kem="X25519")),
+    *(secagg.AdditiveShares(), secagg.AdditiveShares(aggregators=3, kem="X25519"), secagg.OneShot()),
     *(secagg.Paillier(bits=2048), secagg.Paillier(bits=2048, key="run"), secagg.BFV(), secagg.BFV(commit=False)),
     *(secagg.BFV(holder="clients"), secagg.CKKS(), secagg.CKKS(holder="clients")),
 )

@@ -342,7 +342,7 @@ def test_uploads_of_three_million_coordinates_at_once() -> None:
 # --- retries, and the last word
 
 
-@pytest.mark.parametrize("name", ["Clear", "SecAgg malicious", "AdditiveShares", "BFV"])
+@pytest.mark.parametrize("name", ["Clear", "SecAgg malicious", "AdditiveShares", "OneShot", "BFV"])
 def test_who_is_dropped_is_told_once_and_the_same_bytes_are_no_fault(name: str) -> None:
     parties = parties_of(name)
     phases = [phase.round for phase in parties.protocol.phases if phase.role is secagg.identity.PartyRole.CLIENT]

@@ -26,9 +26,9 @@ wrong sum that is accepted as right. If a client only wants to spoil or to steer
 says so. A row without a control doesn't build.
 
 Seven clients are enrolled, and c = 2 of them may collude with the server. Secrets rebuild from 5
-shares, survivor lists need 5 signatures, and a sum of AdditiveShares needs 5 reports. Where this is
-different, the test says so. A sparse graph runs the same code; attacks that only such a graph makes
-possible have a group of their own.
+shares, survivor lists need 5 signatures, and a sum of AdditiveShares or OneShot needs 5 inputs.
+Where this is different, the test says so. A sparse graph runs the same code; attacks that only such
+a graph makes possible have a group of their own.
 """
 
 HEADING = "| Attack | Defence | Control | Test |\n|---|---|---|---|\n"
@@ -94,6 +94,8 @@ def _groups() -> Iterator[str]:
         ("The sparse graph", "test_graph"),
         ("How the graph is drawn", "test_beacon"),
         ("Aggregators", "test_aggregators"),
+        ("A committee", "test_oneshot"),
+        ("Whom a committee names", "test_oneshot_spoilers"),
         ("Ciphertexts and their keys", "test_encrypted"),
         ("Ciphertexts that depend on others", "test_dependent_ciphertexts"),
         ("The randomness of ciphertexts", "test_randomness"),

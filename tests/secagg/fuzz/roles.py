@@ -93,7 +93,15 @@ def _messages(*sessions: Session) -> Pool:
     for session in sessions:
         with suppress(Aborted):  # of a protocol that is broken for a test
             session.run()
-    return Pool(data for session in sessions for data in (*session.requests.values(), *session.answers.values()))
+    return Pool(
+        data
+        for session in sessions
+        for data in (
+            *session.requests.values(),
+            *session.answers.values(),
+            *(part for handed in session.handed.values() for part, _ in handed),
+        )
+    )
 
 
 def cases() -> list[Case]:
@@ -106,6 +114,8 @@ def cases() -> list[Case]:
         ("AdditiveShares semi-honest", secagg.AdditiveShares(threat_model="semi-honest", kem="X25519")),
         ("AdditiveShares of 3 malicious", secagg.AdditiveShares(aggregators=3, kem="X25519")),
         ("AdditiveShares of 3 semi-honest", secagg.AdditiveShares(aggregators=3, threat_model="semi-honest")),
+        ("OneShot of 4 malicious", secagg.OneShot(members=4, corrupt_members=1, kem="X25519")),
+        ("OneShot of 8 malicious", secagg.OneShot(members=8, corrupt_members=2)),
     )
     # To find a key of Paillier's takes longer than a session; BFV shows one of each session.
     encrypted = (secagg.Paillier(bits=2048, key="run"), secagg.BFV(), secagg.CKKS(holder="clients"))
@@ -174,7 +184,7 @@ class FuzzedSession:
         except Aborted as aborted:
             if self.lied is None and len(self.silent) < 2 and not self.needed(self.silent):
                 self.tally.finding(target, "honest session aborted", b"", aborted)
-            elif self.lied == self.input.round and self.input.relay is not None:
+            elif self.lied == self.input.round and self.sealed_whole:
                 self.tally.finding(target, "ended by one client", b"", aborted)
             self.after_the_end()
             self.tally.count(target, "aborted")
@@ -182,6 +192,11 @@ class FuzzedSession:
             self.tally.finding(target, "true bytes refused", b"", error)
         except RequirementError as broken:
             self.tally.finding(target, "wrong sum", b"", broken.args)
+
+    @property
+    def sealed_whole(self) -> bool:
+        """Whether an input is sealed whole to its listeners. What is only encrypted, its own client may change."""
+        return self.input.relay is not None and self.input.relayed is None
 
     def needed(self, parties: Iterable[str]) -> bool:
         """Whether a session can't end without one of ``parties``: all but clients are."""
@@ -191,7 +206,7 @@ class FuzzedSession:
         """Require the sum that was meant; what nobody can check, a client's input or a share of the sum, apart."""
         if self.lied is None or (self.lied != self.input.round and not self.needed([self.corrupt or ""])):
             self.session.require_exact(outcome, "beside the fuzzing")
-        elif self.lied == self.input.round and self.input.relay is not None:
+        elif self.lied == self.input.round and self.sealed_whole:
             # A sealed input that was changed doesn't open. It is left out, and nobody else's is.
             honest = set(self.case.parties.cohort) - {self.corrupt}
             require(honest <= set(outcome.survivors), f"all of {sorted(honest)} to survive", outcome.survivors)
@@ -360,7 +375,7 @@ class FuzzedSession:
         """Whether the corrupt client sealed ``data``, or an honest one did as an answer beside ``message``."""
         if self.corrupt is not None and take_apart(data).sender == self.corrupt.encode():
             return True
-        own = data in self.session.answers.values() or data in self.case.pool
+        own = data == message or data in self.session.answers.values() or data in self.case.pool
         return own and _alike(data, message)
 
     def _took(self, party: str) -> None:

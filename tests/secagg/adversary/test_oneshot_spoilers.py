@@ -1,0 +1,130 @@
+"""OneShot: clients and committee members who want others named for what they did, or a wrong sum accepted.
+
+None of them learns anything; what they can spoil, and when they are named, is in docs/oneshot.md.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+
+from he import _kahe_sums
+from mpc import packed
+from secagg.errors import Aborted, FaultKind
+from secagg.protocols.oneshot import OneShot
+from secagg.roles import Outcome
+from secagg.testing import Integers, RequirementError, Session, parties_for
+from tests.secagg.adversary.registry import attack
+from tests.secagg.test_oneshot import add_to_answer, begin, make_task, spoil_shares
+
+FIVE = OneShot(members=5, corrupt_members=2, kem="X25519")
+
+
+def named(outcome: Outcome, kind: FaultKind) -> set[str]:
+    return {fault.sender for fault in outcome.faults if fault.kind is kind}
+
+
+@attack(
+    title="Framed by a dealer: a client deals shares off its polynomials to two members, so their sums look false",
+    attacker="one client that departs from the protocol; it wants honest members to be named",
+    defence="each member checks its share against the client's low-degree proof (`mpc.packed.Share.check`), and "
+    "refuses it before anything is added up",
+    control="without the check: two honest members are named for wrong sums",
+    source="own; the batch check of verifiable secret sharing",
+)
+class TestFramedByADealer:
+    honest = ("decryptor-6", "decryptor-7")
+
+    def attack(self) -> Outcome:
+        session = begin()
+        spoil_shares(session.members["c5"], {5, 6}, lambda share: bytes([share[0] ^ 1]) + share[1:])
+        outcome = session.run()
+        session.require_exact(outcome, "all the same")
+        return outcome
+
+    def test_refused(self) -> None:
+        outcome = self.attack()
+        assert not named(outcome, FaultKind.WRONG_SHARE)
+        assert named(outcome, FaultKind.UNOPENED_SHARE) == {"c5", *self.honest}
+
+    def test_control_succeeds(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr(packed.Share, "check", lambda *_: None)
+        outcome = self.attack()
+        assert named(outcome, FaultKind.WRONG_SHARE) == set(self.honest)
+        assert not named(outcome, FaultKind.UNOPENED_SHARE)
+
+
+@attack(
+    title=(
+        "Framed by liars: two of 5 members lie so that their sums, with those of two honest members, lie on a "
+        "wrong polynomial, and a client deals another key than it uses, so that this polynomial opens the sum"
+    ),
+    attacker="two members and one client; they want the fifth member to be named",
+    defence="a member is named only if r + c_m answers agree without it (`mpc.packed.Candidate.liars`)",
+    control="where all are named that differ from what opens the sum: the honest member",
+    source="own; the radius of Reed-Solomon decoding counts errors, not honesty",
+)
+class TestFramedByLiars:
+    def attack(self, monkeypatch: pytest.MonkeyPatch) -> Outcome:
+        session = Session(parties_for(FIVE, 8), task=make_task(protocol=FIVE), session=b"round 1")
+        # (x - 3)(x - 4) is 6 and 2 at the liars' points, 0 at 3 and 4, and 20 where the secrets are, at -1.
+        add_to_answer(session, decryptor_1=6, decryptor_2=2)
+        deal, client = packed.deal, session.members["c5"]
+        dealt = client._deal
+
+        def other_key(committee: Any, key: Any, *rest: Any) -> packed.Dealing:
+            return deal(committee, key.astype(np.int16) - 20, *rest)
+
+        def deals(*arguments: Any) -> Any:
+            with monkeypatch.context() as patch:
+                patch.setattr(packed, "deal", other_key)
+                return dealt(*arguments)
+
+        client._deal = deals
+        outcome = session.run()
+        session.require_exact(outcome, "all the same")
+        return outcome
+
+    def test_refused(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        assert named(self.attack(monkeypatch), FaultKind.WRONG_SHARE) == {"committee"}
+
+    def test_control_succeeds(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr(packed.Candidate, "liars", property(lambda candidate: candidate.differing))
+        assert named(self.attack(monkeypatch), FaultKind.WRONG_SHARE) == {"decryptor-5"}
+
+
+@attack(
+    title="Another key: a client encrypts under another key than it deals, so that the sum of the keys opens noise",
+    attacker="one client that departs from the protocol; it wants a wrong sum accepted, and is not named",
+    defence="the opening checks every error, field and guard of the encrypted sum (`he.kahe.Scheme.open`)",
+    control="without the check: the server takes random numbers for the sum",
+    source="own",
+)
+class TestAnotherKey:
+    def attack(self) -> Session:
+        encoding = Integers(((40, 255, 256),))
+        session = begin(task=make_task(encoding=encoding, layout=encoding.layout))
+        deal = session.members["c5"]._deal
+        session.members["c5"]._deal = lambda draft, secret, public: deal(draft, bytes(32), public)
+        return session
+
+    def test_refused(self) -> None:
+        session = self.attack()
+        with pytest.raises(Aborted, match="a client encrypted under another key than it dealt"):
+            session.run()
+        assert session.server.outcome is None
+
+    def test_control_succeeds(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        opened = _kahe_sums.Opening.open
+
+        def unchecked(work: Any, *arguments: Any) -> bool:
+            opened(work, *arguments)
+            return True
+
+        monkeypatch.setattr(_kahe_sums.Opening, "open", unchecked)
+        session = self.attack()
+        outcome = session.run()
+        with pytest.raises(RequirementError, match="the exact sum"):
+            session.require_exact(outcome, "here")

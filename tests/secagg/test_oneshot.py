@@ -1,0 +1,687 @@
+"""OneShot: exact sums by any members that are enough, bad shares and bad sums, and what each role refuses."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+from functools import cache
+from itertools import combinations
+from typing import Any
+
+import numpy as np
+import pytest
+
+import secagg
+from he import kahe
+from mpc import packed
+from mpc.hpke import Kem, PrivateKey
+from secagg import wire
+from secagg.errors import Aborted, ConfigError, FaultKind, LocalProtocolError, RemoteProtocolError
+from secagg.identity import PartyRole
+from secagg.protocols.oneshot import OneShot
+from secagg.protocols.oneshot.messages import (
+    Agreed,
+    Collect,
+    Dealing,
+    KeyedInput,
+    KeyedProposal,
+    KeyShare,
+    Lack,
+    Release,
+    SessionKey,
+    public_seed,
+)
+from secagg.protocols.oneshot.opening import open_sum
+from secagg.protocols.oneshot.parameters import KEY_SIZE
+from secagg.table import Round
+from secagg.testing import Integers, MemoryStore, Parties, Session, check_protocol, parties_for
+from secagg.wire import Envelope
+
+IDS = tuple(f"c{number}" for number in range(1, 9))
+SEVEN = OneShot(kem="X25519")
+FOUR = OneShot(members=4, corrupt_members=1, kem="X25519")
+EIGHT = OneShot(members=8, corrupt_members=2, kem="X25519")  # two secrets in a polynomial
+LIMIT = 1 << 20
+
+
+def make_task(**changes: Any) -> secagg.Task:
+    task = secagg.Task(
+        protocol=SEVEN,
+        layout=secagg.Layout.of({"w": np.zeros(9)}),
+        encoding=secagg.FixedPoint(clip=1.0, bits=16, rounding="nearest"),
+        max_clients=len(IDS),
+        min_survivors=3,
+    )
+    return replace(task, **changes)
+
+
+@cache
+def parties(protocol: OneShot, clients: int = len(IDS)) -> Parties:
+    return parties_for(protocol, clients)
+
+
+def begin(protocol: OneShot = SEVEN, *, task: secagg.Task | None = None, **how: Any) -> Session:
+    """A session of eight clients and the committee."""
+    task = replace(task or make_task(), protocol=protocol)
+    return Session(parties(protocol), task=task, **{"session": b"round 1", **how})
+
+
+def member(place: int) -> str:
+    return f"decryptor-{place + 1}"
+
+
+def members(session: Session) -> list[str]:
+    return session.parties.ids(PartyRole.DECRYPTOR)
+
+
+# --- sums
+
+
+@pytest.mark.parametrize(
+    "protocol",
+    [OneShot(), replace(EIGHT, threat_model="semi-honest")],
+    ids=["default", "eight, semi-honest"],
+)
+def test_check_protocol(protocol: OneShot) -> None:
+    check_protocol(protocol)
+
+
+@pytest.mark.parametrize("clients", [3, 40])
+@pytest.mark.parametrize(("bits", "max_weight"), [(8, None), (16, 5000), (20, None)])
+def test_sums_are_exact(clients: int, bits: int, max_weight: int | None) -> None:
+    task = make_task(
+        protocol=FOUR,
+        layout=secagg.Layout.of({"w": np.zeros(5000)}),
+        encoding=secagg.FixedPoint(clip=1.0, bits=bits, rounding="nearest"),
+        max_clients=clients,
+        min_survivors=max(3, clients // 2),
+        max_weight=max_weight,
+    )
+    Session(parties(FOUR, clients), task=task).require_completes("with all clients")
+
+
+def test_segments_of_zeros_and_segments_with_a_modulus_come_back() -> None:
+    encoding = Integers(((4, 0, None), (3, 255, 256), (5, (1 << 40) - 1, None)))
+    begin(task=make_task(layout=encoding.layout, encoding=encoding)).require_completes("with such segments")
+
+
+@pytest.mark.parametrize("protocol", [FOUR, EIGHT], ids=["plain", "packed"])
+def test_any_members_that_are_enough_open_the_sum(protocol: OneShot) -> None:
+    session = begin(protocol)
+    session.until(Round.SUM_OF_KEYS)
+    session.exchange(session.outbox or {})
+    state, scheme = session.server.context.state, protocol.scheme(session.task)
+    answers = {place: state.answers[member(place)] for place in range(protocol.members)}
+    total = session.server._adder.total()  # type: ignore[attr-defined]
+    how: Any = {"total": total, "count": len(IDS), "public": public_seed(state.session_id), "executor": None}
+    whole = open_sum(scheme, protocol.committee, answers=answers, **how).sums
+    for places in combinations(answers, protocol.committee.threshold):
+        some = open_sum(scheme, protocol.committee, answers={place: answers[place] for place in places}, **how)
+        assert all(np.array_equal(a, b) for a, b in zip(whole, some.sums, strict=True))
+    session.close()
+    assert session.server.outcome is not None
+    session.require_exact(session.server.outcome, "in the end")
+
+
+def test_the_key_bound_is_that_of_the_cipher() -> None:
+    assert KEY_SIZE == kahe.MAX_KEY
+
+
+def test_a_client_sends_one_message() -> None:
+    session = begin()
+    session.require_completes("undisturbed")
+    sent = [party for party, _ in session.answers if party in IDS]
+    assert sorted(sent) == sorted(IDS)
+    assert all(session.members[party].finished for party in IDS)
+
+
+def test_a_session_costs_what_is_stated_to_the_byte() -> None:
+    for protocol in (OneShot(), EIGHT):
+        session = begin(protocol)
+        session.require_completes("undisturbed")
+        cost = protocol.cost(session.task, IDS)
+        assert {len(session.answers[party, Round.INPUT]) for party in IDS} == {cost.up[Round.INPUT]}
+        proposed = len(session.requests["c1", Round.INPUT])
+        assert proposed == cost.down[Round.INPUT] - (32 - len(b"round 1"))  # a session's name may be shorter
+
+
+# --- silence
+
+
+@pytest.mark.parametrize("name", [Round.SESSION_KEY, Round.AGREEMENT, Round.SUM_OF_KEYS])
+def test_so_many_members_may_be_silent_and_no_more(name: str) -> None:
+    needed = SEVEN.committee.threshold if name == Round.SUM_OF_KEYS else SEVEN.needed
+    silent = [member(place) for place in range(7 - needed)]
+    begin(silent=dict.fromkeys(silent, name)).require_completes(f"with {silent} silent in {name}")
+    with pytest.raises(Aborted, match=f"got {needed - 1} .*; {needed} are needed, so nothing is opened"):
+        begin(silent=dict.fromkeys([*silent, member(6)], name)).run()
+
+
+def test_a_late_client_and_a_late_member_change_nothing() -> None:
+    session = begin(silent={"c8": Round.INPUT, "decryptor-7": Round.SUM_OF_KEYS})
+    recorded = begin()
+    recorded.run()
+    session.until(Round.AGREEMENT)
+    session.server.receive("c8", recorded.answers["c8", Round.INPUT])
+    outcome = session.run()
+    session.require_exact(outcome, "without the late client")
+    session.server.receive("decryptor-7", recorded.answers["decryptor-7", Round.SUM_OF_KEYS])
+    assert {kind for _, _, kind in session.faults} == {FaultKind.OUT_OF_TURN}
+
+
+# --- bad dealings
+
+
+def flip(data: bytes) -> bytes:
+    return data[:-1] + bytes([data[-1] ^ 1])
+
+
+def spoil_text(client: Any, places: set[int], change: Callable[[bytes], bytes]) -> None:
+    """Let a client seal something else than its shares and salts to the members at ``places``."""
+    seal = client._seal
+    client._seal = lambda draft, place, key, share: seal(
+        draft, place, key, change(share) if place in places else share
+    )
+
+
+def spoil_sealed(client: Any, places: set[int]) -> None:
+    """Let a client sign texts that the members at ``places`` can't open."""
+    seal = client._seal
+
+    def sealed_otherwise(draft: Any, place: int, key: bytes, share: bytes) -> bytes:
+        sealed: bytes = seal(draft, place, key, share)
+        return flip(sealed) if place in places else sealed
+
+    client._seal = sealed_otherwise
+
+
+def spoil_shares(client: Any, places: set[int], change: Callable[[bytes], bytes] = flip) -> None:
+    """Let a client commit to other shares than it dealt."""
+    deal = client._deal
+
+    def dealt_otherwise(*arguments: Any) -> Any:
+        dealt, salts = deal(*arguments)
+        shares = tuple(change(s) if place in places else s for place, s in enumerate(dealt.shares))
+        return replace(dealt, shares=shares), salts
+
+    client._deal = dealt_otherwise
+
+
+def above_the_prime(share: bytes) -> bytes:
+    return b"\xff" * 4 + share[4:]
+
+
+BAD_SHARES = {
+    Lack.UNOPENED: spoil_sealed,
+    Lack.UNCOMMITTED: lambda client, places: spoil_text(client, places, flip),
+    Lack.MALFORMED: lambda client, places: spoil_shares(client, places, above_the_prime),
+    Lack.MISSES_PROOF: spoil_shares,
+}
+
+
+@pytest.mark.parametrize("lack", BAD_SHARES, ids=lambda lack: lack.name)
+def test_a_bad_share_costs_the_members_that_got_it_and_names_both_sides(lack: Lack) -> None:
+    session = begin()
+    BAD_SHARES[lack](session.members["c5"], {5, 6})
+    outcome = session.run()
+    session.require_exact(outcome, "by the other members")
+    both = "decryptor-6, decryptor-7 refused the key share of c5: the client is at fault, or the members are"
+    assert [(f.sender, f.kind, f.detail) for f in outcome.faults] == [
+        (party, FaultKind.UNOPENED_SHARE, both) for party in ("c5", "decryptor-6", "decryptor-7")
+    ]
+    for place in (5, 6):
+        refuser = session.members[member(place)]
+        told = lack.name.lower().replace("_", " ")
+        assert [f.detail for f in refuser.faults] == [f"got a key share of c5 that is {told}"]
+        assert refuser.finished
+        assert not refuser._state.key
+        assert not any(part.share for part in refuser._state.parts.values())
+
+
+def test_more_bad_shares_than_members_may_be_corrupt_prove_the_client_at_fault() -> None:
+    session = begin()
+    spoil_shares(session.members["c5"], {4, 5, 6})
+    with pytest.raises(Aborted, match="got 4 members with good key shares of all clients; 5 are needed"):
+        session.run()
+    assert session.faults == [("c5", Round.AGREEMENT, FaultKind.WRONG_DEALING)]
+
+
+def test_a_seed_that_misses_the_proof_is_refused_too() -> None:
+    session = begin()
+    spoil_shares(session.members["c5"], {0})
+    session.require_exact(session.run(), "by the other members")
+    assert {party for party, _, _ in session.faults} == {"c5", "decryptor-1"}
+
+
+def test_a_member_that_a_share_did_not_reach_says_so_and_the_others_go_on() -> None:
+    session = begin()
+    session.before_relay = lambda party, data: [] if party == "decryptor-3" else None
+    outcome = session.run()
+    session.require_exact(outcome, "by the other members")
+    assert [(f.sender, f.detail) for f in outcome.faults] == [
+        ("decryptor-3", "says that the key shares of 8 clients did not reach it")
+    ]
+
+
+def test_a_member_sees_shares_in_any_order_and_again() -> None:
+    session, waiting = begin(), list[tuple[str, bytes]]()
+
+    def before_relay(party: str, data: bytes) -> list[bytes]:
+        waiting.append((party, data))
+        return []
+
+    session.before_relay = before_relay
+    session.until(Round.INPUT)
+    session.exchange(session.outbox or {})
+    for party, data in [*reversed(waiting), *waiting]:
+        assert session.members[party].receive(data) is None
+    session.close()
+    session.require_completes("with shares that came late")
+    assert not any(session.members[party].faults for party in members(session))
+
+
+# --- sums of shares that lie
+
+
+def add_to_answer(session: Session, **amounts: int) -> None:
+    """Let members add a number to each column of their sums of shares."""
+
+    def before_answer(party: str, answer: bytes) -> bytes | None:
+        def change(message: wire.Message, payload: bytes) -> tuple[wire.Message, bytes]:
+            numbers = np.frombuffer(payload, "<u4").astype(np.uint64) + np.uint64(amounts[party.replace("-", "_")])
+            return message, (numbers % packed.PRIME).astype("<u4").tobytes()
+
+        lies = session.round == Round.SUM_OF_KEYS and party.replace("-", "_") in amounts
+        return session.changed(answer, change) if lies else None
+
+    session.before_answer = before_answer
+
+
+def test_members_that_lie_in_their_sums_are_outvoted_and_named() -> None:
+    session = begin()
+    add_to_answer(session, decryptor_2=1, decryptor_6=12345)
+    session.require_exact(session.run(), "although two members lie")
+    assert session.faults == [
+        ("decryptor-2", Round.SUM_OF_KEYS, FaultKind.WRONG_SHARE),
+        ("decryptor-6", Round.SUM_OF_KEYS, FaultKind.WRONG_SHARE),
+    ]
+
+
+def test_where_too_few_agree_nobody_is_named() -> None:
+    session = begin(silent=dict.fromkeys([member(0), member(1)], Round.SUM_OF_KEYS))
+    add_to_answer(session, decryptor_3=1)
+    session.require_exact(session.run(), "although a member lies")
+    (fault,) = (fault for fault in session.server.faults if fault.kind is FaultKind.WRONG_SHARE)
+    assert (fault.sender, fault.detail) == (
+        "committee",
+        "the sums of decryptor-3 differ from those that open; too few agree to say who is wrong",
+    )
+
+
+def test_too_many_liars_abort_and_open_nothing() -> None:
+    session = begin(silent=dict.fromkeys([member(0), member(1)], Round.SUM_OF_KEYS))
+    add_to_answer(session, decryptor_3=1, decryptor_4=2, decryptor_5=3)
+    with pytest.raises(Aborted, match="no 3 of the 5 sums of key shares open the sum"):
+        session.run()
+
+
+def test_a_ciphertext_under_another_key_than_the_dealt_one_aborts_and_names_nobody() -> None:
+    session = begin()
+    client = session.members["c5"]
+    deal = client._deal
+    client._deal = lambda draft, secret, public: deal(draft, bytes(32), public)
+    with pytest.raises(Aborted, match="a client encrypted under another key than it dealt"):
+        session.run()
+    assert session.faults == []
+    assert session.server.outcome is None
+
+
+@pytest.mark.parametrize("payload", [b"", b"\xff" * 64], ids=["short", "above the prime"])
+def test_a_malformed_sum_is_its_members_fault(payload: bytes) -> None:
+    session = begin()
+
+    def before_answer(party: str, answer: bytes) -> bytes | None:
+        if (party, session.round) != (member(0), Round.SUM_OF_KEYS):
+            return None
+        return session.changed(
+            answer, lambda message, data: (message, payload + data[len(payload) :] * bool(payload))
+        )
+
+    session.before_answer = before_answer
+    session.require_exact(session.run(), "by the other members")
+    assert ("decryptor-1", Round.SUM_OF_KEYS, FaultKind.INVALID) in session.faults
+
+
+# --- agreement
+
+
+def test_a_member_that_signs_something_else_is_left_out() -> None:
+    session = begin()
+    session.before_answer = lambda party, answer: (
+        session.changed(answer, lambda message, data: (Agreed(bytes(32), b""), data))
+        if (party, session.round) == (member(2), Round.AGREEMENT)
+        else None
+    )
+    session.require_exact(session.run(), "by the other members")
+    assert session.faults == [("decryptor-3", Round.AGREEMENT, FaultKind.INVALID)]
+
+
+@pytest.mark.parametrize(
+    "lacking", [b"", bytes(8), b"\x01" * 7, b"\x09" * 8], ids=["none", "zeros", "short", "kinds"]
+)
+def test_an_answer_that_neither_agrees_nor_says_why_is_refused(lacking: bytes) -> None:
+    session = begin()
+    session.before_answer = lambda party, answer: (
+        session.changed(answer, lambda message, data: (Agreed(b"", lacking), data))
+        if (party, session.round) == (member(2), Round.AGREEMENT)
+        else None
+    )
+    session.require_exact(session.run(), "by the other members")
+    assert session.faults == [("decryptor-3", Round.AGREEMENT, FaultKind.INVALID)]
+
+
+def test_corrupt_agreements_do_not_void_the_honest_ones() -> None:
+    session = begin()
+    session.until(Round.SUM_OF_KEYS)
+    release = Envelope.parse(session.outbox[member(0)], LIMIT)  # type: ignore[index]
+    signed = release.open(Release)[0].agreed
+    state = session.members[member(0)].to_bytes()
+    foreign = session.seal(Agreed(bytes(32), b""), sender=member(6))
+    for agreed, answers in (
+        ([foreign, b"garbage", *signed[:5]], True),
+        ([foreign, *signed[:4]], False),
+        ([signed[0]] * 7, False),
+        ([*signed, foreign], False),  # more than there are members
+    ):
+        honest = session.restore(member(0), state, save=MemoryStore())
+        answer = honest.receive(session.seal(Release(agreed)))
+        assert (answer is not None) == answers
+        assert [f.kind for f in honest.faults] == [FaultKind.INVALID] * (not answers)
+
+
+def test_a_member_holds_to_one_set_whatever_nonce_comes() -> None:
+    first = begin()
+    first.require_completes("undisturbed")
+    again = begin(seed=b"again", ledgers={party: first.ledgers[party] for party in members(first)})
+    with pytest.raises(Aborted, match="got 0 members"):
+        again.run()
+    assert "holds another agreement" in again.members[member(0)].faults[0].detail
+
+
+def test_secrets_are_erased_as_soon_as_they_are_needed_no_more() -> None:
+    session = begin()
+    session.until(Round.AGREEMENT)
+    holder = session.members[member(0)]
+    seed = holder._state.seed
+    assert PrivateKey(Kem.X25519, holder._state.key)
+    session.until(Round.SUM_OF_KEYS)
+    assert not holder._state.key
+    assert holder._state.seed != seed
+    session.run()
+    assert not holder._state.seed
+    assert not any(part.share for part in holder._state.parts.values())
+    assert not session.server.context.state.answers
+
+
+def test_a_member_past_its_first_answer_is_not_restored_without_a_ledger() -> None:
+    session = begin()
+    session.until(Round.INPUT)
+    with pytest.raises(LocalProtocolError, match="got a committee member past its first answer without a ledger"):
+        session.restore(member(0), session.members[member(0)].to_bytes(), save=None)
+
+
+def test_a_client_that_is_rolled_back_deals_anew() -> None:
+    """Two challenges on the masks of one dealing would show equations of the key."""
+    session = begin()
+    session.until(Round.INPUT)
+    states = [session.members["c1"].to_bytes(), session.ask("c1")]
+    dealings = [opened_dealing(states[1])]
+    session.restore("c1", states[0], save=MemoryStore(session.stores["c1"].ledger))
+    dealings.append(opened_dealing(session.ask("c1")))
+    assert dealings[0][1].commitments != dealings[1][1].commitments
+    assert dealings[0][0].proof != dealings[1][0].proof
+    assert dealings[0][2] == dealings[1][2]  # the ciphertext is the same
+
+
+def opened_dealing(answer: bytes) -> tuple[Dealing, KeyedInput, bytes]:
+    message, payload = Envelope.parse(answer, LIMIT).open(KeyedInput)
+    return Envelope.parse(message.dealing, LIMIT).open(Dealing)[0], message, bytes(payload)
+
+
+# --- what a client refuses
+
+
+def keys_of(session: Session) -> list[bytes]:
+    (request,) = {session.outbox[party] for party in IDS}  # type: ignore[index]
+    return Envelope.parse(request, LIMIT).open(KeyedProposal)[0].keys
+
+
+BAD_KEYS: dict[str, Callable[[Session, list[bytes]], list[bytes]]] = {
+    "too few": lambda session, keys: keys[:4],
+    "one twice": lambda session, keys: [*keys[:4], keys[3]],
+    "out of order": lambda session, keys: keys[::-1],
+    "too many": lambda session, keys: keys + keys,
+    "another's": lambda session, keys: [
+        *keys[:-1],
+        session.seal(Envelope.parse(keys[0], LIMIT).open(SessionKey)[0], sender=member(6)),
+    ],
+    "unsigned": lambda session, keys: [keys[0], flip(keys[1]), *keys[2:]],
+    "a client's": lambda session, keys: [session.seal(SessionKey(bytes(31) + b"\x09"), sender="c7"), *keys],
+    "of small order": lambda session, keys: [session.seal(SessionKey(bytes(32)), sender=member(0)), *keys[1:]],
+    "garbage": lambda session, keys: [b"garbage", *keys[1:]],
+}
+
+
+@pytest.mark.parametrize("change", BAD_KEYS.values(), ids=BAD_KEYS)
+def test_a_client_refuses_session_keys_that_no_committee_has(
+    change: Callable[[Session, list[bytes]], list[bytes]],
+) -> None:
+    session = begin()
+    session.until(Round.INPUT)
+    proposal = session.server.context.proposal()
+    lie = KeyedProposal(proposal.cohort, proposal.session, proposal.nonce, change(session, keys_of(session)))
+    before = session.members["c1"].to_bytes()
+    with pytest.raises(RemoteProtocolError):
+        session.members["c1"].receive(session.seal(lie, session=b""))
+    assert session.members["c1"].to_bytes() == before
+    session.require_completes("with the true keys")
+
+
+def test_the_server_takes_no_session_key_that_clients_would_refuse() -> None:
+    session, shown = begin(), dict[str, bytes]()
+
+    def before_answer(party: str, answer: bytes) -> list[bytes] | None:
+        if session.round != Round.SESSION_KEY:
+            return None
+        shown[party] = answer
+        if party == member(3):
+            bad = [
+                SessionKey(bytes(32)),
+                SessionKey(b""),
+                Envelope.parse(shown[member(0)], LIMIT).open(SessionKey)[0],
+            ]
+            return [session.seal(key, sender=party) for key in bad]
+        return None
+
+    session.before_answer = before_answer
+    session.require_exact(session.run(), "by the other members")
+    assert session.faults == [("decryptor-4", Round.SESSION_KEY, FaultKind.INVALID)] * 3
+
+
+# --- what the server refuses of an input
+
+
+def changed_input(session: Session, answer: bytes, **fields: Any) -> bytes:
+    def change(message: KeyedInput, payload: bytes) -> tuple[wire.Message, bytes]:
+        payload = fields.pop("payload", payload)
+        whole = {"dealing": message.dealing, "commitments": message.commitments, "sealed": message.sealed}
+        return KeyedInput(**whole | fields), payload
+
+    return session.changed(answer, change)
+
+
+def bad_inputs(session: Session, answer: bytes, others: bytes) -> dict[str, bytes]:
+    dealing, message, payload = opened_dealing(answer)
+    resigned = session.seal(Dealing(dealing.root, dealing.proof[:-4] + b"\xff" * 4), sender="c5")
+    return {
+        "another client's dealing": changed_input(session, answer, dealing=opened_dealing(others)[1].dealing),
+        "a share too few": changed_input(session, answer, sealed=message.sealed[1:]),
+        "a long share": changed_input(session, answer, sealed=[message.sealed[0] + b"\0", *message.sealed[1:]]),
+        "another share": changed_input(session, answer, sealed=[flip(message.sealed[0]), *message.sealed[1:]]),
+        "another commitment": changed_input(session, answer, commitments=flip(message.commitments)),
+        "a proof above the prime": changed_input(session, answer, dealing=resigned),
+        "a residue above its prime": changed_input(session, answer, payload=b"\xff" * len(payload)),
+        "a short vector": changed_input(session, answer, payload=payload[:-1]),
+        "no dealing": changed_input(session, answer, dealing=b""),
+    }
+
+
+def test_the_server_checks_an_input_whole_before_it_adds_any_of_it() -> None:
+    session, others = begin(), list[bytes]()
+
+    def before_answer(party: str, answer: bytes) -> None:
+        others.append(answer)
+        if party == "c5":
+            for what, data in bad_inputs(session, answer, next(o for o in others if b"c1" in o[:90])).items():
+                session.refused_by_server(party, data, what)
+
+    session.before_answer = before_answer
+    session.require_completes("with the true input after all")
+
+
+# --- what a member refuses of a part
+
+
+def test_a_member_takes_only_the_part_that_a_client_signed_for_it() -> None:
+    session, seen = begin(), dict[tuple[str, str], KeyShare]()
+
+    def before_relay(party: str, data: bytes) -> None:
+        part, _ = Envelope.parse(data, LIMIT).open(KeyShare)
+        client = Envelope.parse(part.dealing, LIMIT).sender
+        seen[client, party] = part
+        if len(seen) % 7:
+            return
+        others = [seen[client, other] for other in members(session)[:6]]
+        earlier = [seen[c, party].dealing for c, p in seen if p == party and c != client]
+        wrong = {
+            "another member's part": others[0],
+            "another's text": KeyShare(part.dealing, part.commitment, others[3].sealed, part.path),
+            "another commitment": KeyShare(part.dealing, flip(part.commitment), part.sealed, part.path),
+            "a short commitment": KeyShare(part.dealing, part.commitment[:-1], part.sealed, part.path),
+            "no path": KeyShare(part.dealing, part.commitment, part.sealed, b""),
+            "a stranger's dealing": KeyShare(
+                session.seal(Dealing(bytes(32), bytes(60)), sender=member(0)),
+                part.commitment,
+                part.sealed,
+                part.path,
+            ),
+            "a forged dealing": KeyShare(flip(part.dealing), part.commitment, part.sealed, part.path),
+        }
+        if earlier:
+            wrong["a part under an earlier dealing"] = KeyShare(earlier[0], part.commitment, part.sealed, part.path)
+        for what, lie in wrong.items():
+            session.refused_by(party, session.seal(lie), what)
+
+    session.before_relay = before_relay
+    session.require_completes("after parts that nobody signed")
+
+
+def test_a_part_of_a_client_outside_the_cohort_and_a_second_one_are_refused() -> None:
+    session = Session(replace(parties(SEVEN), cohort=IDS[:7]), task=make_task(), session=b"round 1")
+    session.until(Round.INPUT)
+    answer = session.ask("c1")
+    part = session.server._parts(  # type: ignore[attr-defined]
+        Envelope.parse(answer, LIMIT), *Envelope.parse(answer, LIMIT).open(KeyedInput)
+    )[member(0)][0]
+    stranger = session.seal(Dealing(bytes(32), bytes(60)), sender="c8")
+    for dealing, kind in ((stranger, FaultKind.UNKNOWN_SENDER), (None, None), (part.dealing + b"", None)):
+        lie = KeyShare(dealing or part.dealing, part.commitment, part.sealed, part.path)
+        assert session.members[member(0)].receive(session.seal(lie)) is None
+        if kind is not None:
+            assert session.members[member(0)].faults[-1].kind is kind
+    second = session.seal(Dealing(bytes(32), bytes(60)), sender="c1")
+    session.refused_by(member(0), session.seal(KeyShare(second, bytes(32), b"", b"")), "a second dealing")
+    assert session.members[member(0)].faults[-1].kind is FaultKind.DUPLICATE
+
+
+def test_a_member_leaves_for_a_set_that_is_too_small() -> None:
+    session = begin()
+    session.until(Round.AGREEMENT)
+    holder = session.members[member(0)]
+    assert holder.receive(session.seal(Collect(b"\x03"))) is None
+    assert holder.finished
+    assert "got a set of 2 clients; 3 are needed" in holder.faults[0].detail
+
+
+# --- parameters
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        ({"members": 3, "corrupt_members": 1}, "expected at least members=4"),
+        ({"members": 4, "corrupt_members": 2}, "expected at least members=5"),
+        ({"members": 16, "corrupt_members": 1}, "expected at least corrupt_members=3"),
+        ({"members": 7, "corrupt_members": 0}, "from 1, below members"),
+        ({"members": 7, "corrupt_members": 7}, "from 1, below members"),
+        ({"members": 129, "corrupt_members": 30}, "up to 128"),
+        ({"members": 7.5}, "got members=7.5"),
+        ({"corruption": 1.0}, "got corruption=1.0"),
+        ({"threat_model": "semi-malicious"}, "expected 'malicious' or 'semi-honest'"),
+        ({"kem": "RSA"}, "got kem='RSA'"),
+    ],
+)
+def test_parameters_that_can_not_work_are_refused_with_the_least_that_would(arguments: Any, words: str) -> None:
+    with pytest.raises(ConfigError, match=words):
+        OneShot(**arguments)
+
+
+@pytest.mark.parametrize(
+    ("members", "corrupt", "per_column", "threshold", "quorum"),
+    [(4, 1, 1, 2, 3), (5, 2, 1, 3, 4), (7, 2, 1, 3, 5), (10, 2, 4, 6, 7), (16, 3, 7, 10, 10), (31, 6, 13, 19, 19)],
+)
+def test_committees_of_the_documents(
+    members: int, corrupt: int, per_column: int, threshold: int, quorum: int
+) -> None:
+    protocol = OneShot(members=members, corrupt_members=corrupt)
+    committee = protocol.committee
+    assert (committee.per_column, committee.threshold, protocol.quorum) == (per_column, threshold, quorum)
+    assert 2 * protocol.quorum - members > corrupt  # two quorums share an honest member
+
+
+def test_tasks_that_can_not_be_safe_or_exact_are_refused() -> None:
+    with pytest.raises(ConfigError, match="got max_clients=16777216; OneShot adds up keys of at most 16777215"):
+        make_task(max_clients=1 << 24)
+    with pytest.raises(ConfigError, match="expected at least 3"):
+        make_task(min_survivors=2)
+    encoding = Integers(((2, 1 << 61, None),))
+    with pytest.raises(ConfigError, match=r"got sums of up to 6\d bits"):
+        make_task(encoding=encoding, layout=encoding.layout)
+    task, four = make_task(), parties(FOUR)
+    with pytest.raises(ConfigError, match="got a roster of 4 decryptors; the task has members=7"):
+        task.server(IDS, roster=four.roster, session=b"")
+    with pytest.raises(ConfigError, match="got no roster; OneShot needs one"):
+        task.server(IDS, session=b"")
+
+
+def test_the_description_says_who_must_collude_and_when_another_protocol_is_cheaper() -> None:
+    small = make_task(protocol=OneShot()).describe()
+    assert "the server and 3 of 7 committee members" in small
+    assert "key shares outweigh the vector" in small
+    large = make_task(protocol=OneShot(), layout=secagg.Layout.of(np.zeros(200_000)))
+    assert "outweigh" not in large.describe()
+    assert large.protocol.cost(large).post_quantum
+    assert not make_task().protocol.cost(make_task()).post_quantum
+
+
+@pytest.mark.parametrize(
+    ("clients", "most"), [(100, 3.5), (10_000, 4.3)], ids=["a hundred clients", "ten thousand"]
+)
+def test_bytes_of_an_upload_of_a_million_coordinates(clients: int, most: float) -> None:
+    task = make_task(
+        protocol=OneShot(members=16, corrupt_members=3),
+        layout=secagg.Layout.of(np.zeros(1_000_000, np.float32)),
+        max_clients=clients,
+        min_survivors=clients * 4 // 5,
+    )
+    assert sum(task.protocol.cost(task).up.values()) <= most * 1_000_000
