@@ -107,11 +107,12 @@ def _checked(scheme: Format, values: Sequence[NDArray[Any]]) -> list[NDArray[Any
 def _digits(plane: Plane, shift: int, prime: int) -> Words:
     """The digits of a coefficient's values for :func:`he._kahe_kernels.add_values`, with their multipliers.
 
-    Digits are so short that all of them, times a number below the prime, and a residue stay below 2^64.
+    Digits are so short that all of them, times a number below the prime, and a residue stay below 2^64: for n
+    of b bits and a prime p, (n (2^b - 1) + 1) (p - 1) is below n 2^b p.
     """
     bits = plane.bound.bit_length()
     length = min(bits, 63 - prime.bit_length())
-    while -(-bits // length) * plane.per_coefficient + 1 > 1 << 64 - prime.bit_length() - length:
+    while -(-bits // length) * plane.per_coefficient > 1 << 64 - prime.bit_length() - length:
         length -= 1
     return np.array(
         [

@@ -182,11 +182,11 @@ class Format:
 
     def _binomials(self, stream: Stream, first: int, out: Small) -> Small:
         """Fill ``out`` (flat) with binomials of 128 coins, those of place ``first`` and after it."""
-        drawn = np.empty(2 * min(_PIECE, out.size), dtype=np.uint64)
+        coins = np.empty(2 * min(_PIECE, out.size), dtype=np.uint64)
         for at in range(0, out.size, _PIECE):
             part = out[at : at + _PIECE]
-            stream(drawn[: 2 * part.size], 2 * (first + at))
-            _kahe_kernels.coins(drawn, part)
+            stream(coins[: 2 * part.size], 2 * (first + at))
+            _kahe_kernels.coins(coins, part)
         return out
 
 

@@ -2,10 +2,10 @@
 
 The ring is that of polynomials modulo x^N + 1 and q. All clients of a sum compute the same uniform polynomials a
 from a public seed. A client draws a key s and an error e with small coefficients, and sends c for its vector,
-encoded as m. The sum of the c's is a (sum of the s's) + (sum of the e's) + 2^w (sum of the m's): whoever
-learns the sum of the *keys*, and nothing else, opens the sum of the vectors, and nothing else. A key is N
-numbers of 8 bits, whatever the length of the vector; how the sum of the keys is computed without showing one
-key is the caller's business. The cost of opening does not depend on how many vectors are in the sum.
+encoded as m. The sum of the c's is a (sum of the s's) + (sum of the e's) + 2^w (sum of the m's). A
+server that learns the sum of the *keys*, and nothing else, opens the sum of the vectors, and nothing else. A key
+is N numbers of 8 bits, however long the vector is. How the keys are summed without showing one of them is the
+caller's business. The cost of opening does not depend on how many vectors are in the sum.
 
 - A client calls :meth:`Scheme.key` and :meth:`Scheme.encrypt`, with a secret seed for this one vector.
 - The server calls :meth:`Scheme.adder`, then :meth:`Adder.fold` for each vector, and :meth:`Scheme.open`
@@ -19,8 +19,9 @@ the same secret and public seed show their difference.
 One-time keys that add up, from learning with errors, are in T. Stevens, C. Skalka, C. Vincent, J. Ring, S. Clark
 and J. Near, *Efficient differentially private secure aggregation for federated learning via hardness of
 learning with errors*, 2021 (arXiv 2112.06872); J. Bell, A. Gascón, T. Lepoint, B. Li, S. Meiklejohn, M. Raykova
-and C. Yun, *ACORN*, 2022 (eprint 2022/1461); H. Karthikeyan and A. Polychroniadou, *OPA*, 2024 (eprint
-2024/1654); and J. Bell-Clark, A. Gascón, B. Li, M. Raykova and P. Schoppmann, *Willow*, 2024 (eprint 2024/936).
+and C. Yun, *ACORN*, 2022 (eprint 2022/1461); H. Karthikeyan and A. Polychroniadou, *OPA*, 2024 (arXiv
+2410.22303); and J. Bell-Clark, A. Gascón, B. Li, M. Raykova and P. Schoppmann, *Willow*, CRYPTO 2025 (eprint
+2024/936).
 
 :mod:`he._kahe_format` has the byte formats.
 """

@@ -3,10 +3,10 @@
 **Distributions.** Every coefficient of a key s and of an error e is the number of heads in 128 coins, minus
 64: a centred binomial of variance 32, at most 64 in size.
 
-**Security.** Whoever opens a sum learns the sum S of the keys and, for each coefficient of the ciphertexts,
+**Security.** The party that opens a sum learns the sum S of the keys and, for each coefficient of the ciphertexts,
 the sum E of the errors. What this says of one honest client's s and e follows exactly. Let T of the 256 coins of
-two honest clients be heads. Given T, the heads of one client are *hypergeometric*: the heads among 128 coins drawn
-from 256, of which T are heads. The mean T/2 is public. The variance is 128 T/256 (1 - T/256) 128/255: 16.06 if
+two honest clients be heads. Given T, the heads of one client are *hypergeometric*: the heads among 128 coins
+out of 256, of which T are heads. The mean T/2 is public. The variance is 128 T/256 (1 - T/256) 128/255: 16.06 if
 T = 128, 16 on average, and 14.6 at the rarest T of 10^6 coefficients. With h honest clients, it is 32 (h - 1)/h
 on average. The known sums contain no product of the ring, so different coefficients stay independent. The problem
 that is left is learning with errors over the ring with known centres and a standard deviation of 4.0, for s and e

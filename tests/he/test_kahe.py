@@ -15,7 +15,7 @@ from tests.he.rings import ring, seed, small_rings, summed
 PUBLIC = seed(2**200)
 
 
-def drawn(scheme: kahe.Scheme, number: int) -> list[np.ndarray]:
+def vector_of(scheme: kahe.Scheme, number: int) -> list[np.ndarray]:
     rng = np.random.default_rng(number)
     return [rng.integers(0, bound, length, endpoint=True) for length, bound in scheme.segments]
 
@@ -42,7 +42,7 @@ def moved(scheme: kahe.Scheme, total: bytes, amounts: dict[int, int]) -> bytes:
 )
 def test_sums_are_exact(segments: tuple[tuple[int, int], ...], clients: int, threads: Executor) -> None:
     scheme = kahe.Scheme(segments, clients, 28)
-    vectors = [drawn(scheme, i) for i in range(clients)]
+    vectors = [vector_of(scheme, i) for i in range(clients)]
     adder, keys = summed(scheme, vectors, PUBLIC)
     expected = [np.sum(parts, axis=0) for parts in zip(*vectors, strict=True)]
     sums = scheme.open(adder.total(), keys, clients, PUBLIC)
@@ -53,7 +53,7 @@ def test_sums_are_exact(segments: tuple[tuple[int, int], ...], clients: int, thr
     assert scheme.encrypt(vectors[0], seed(0), PUBLIC, threads) == scheme.encrypt(vectors[0], seed(0), PUBLIC)
 
 
-@pytest.mark.parametrize("bound", [1, 254, 65534, 2**32 - 2])
+@pytest.mark.parametrize("bound", [1, 254, 65534, 2**32 - 2, 2**60 - 1])
 def test_extreme_sums_are_exact(bound: int) -> None:
     """A full sum of the largest values, and of zeros: no field carries into the next, no error out of its bits."""
     scheme = kahe.Scheme(((5000, bound), (7, 65534)), 4)
@@ -68,7 +68,7 @@ def test_an_independent_script_opens_a_sum_in_a_real_ring() -> None:
     """By schoolbook products, and nothing of this package."""
     scheme = kahe.Scheme(((6000, 254), (1, 1000)), 10)
     assert scheme.degree == 2048
-    vectors = [drawn(scheme, i) for i in range(2)]
+    vectors = [vector_of(scheme, i) for i in range(2)]
     adder, keys = summed(scheme, vectors, PUBLIC)
     sums, errors = ring(scheme).opened(adder.total(), keys.tolist(), PUBLIC)
     assert sums == [sum(parts).tolist() for parts in zip(*vectors, strict=True)]
@@ -76,16 +76,16 @@ def test_an_independent_script_opens_a_sum_in_a_real_ring() -> None:
 
 
 def test_both_arithmetics_have_the_same_bytes(monkeypatch: pytest.MonkeyPatch) -> None:
-    def made() -> tuple[bytes, bytes, list[list[int]]]:
+    def results() -> tuple[bytes, bytes, list[list[int]]]:
         scheme = kahe.Scheme(((9000, 65534), (40, 2**32 - 2)), 100, 28)  # without the fields of another scheme
-        vectors = [drawn(scheme, i) for i in range(2)]
+        vectors = [vector_of(scheme, i) for i in range(2)]
         adder, keys = summed(scheme, vectors, PUBLIC)
         sums = scheme.open(adder.total(), keys, 2, PUBLIC)
         return scheme.encrypt(vectors[0], seed(0), PUBLIC), adder.total(), [array.tolist() for array in sums]
 
-    as_chosen = made()
+    as_chosen = results()
     monkeypatch.setenv("SECAGG_RING", "word")
-    assert made() == as_chosen
+    assert results() == as_chosen
 
 
 def test_keys_and_errors_have_the_binomials_distribution() -> None:
@@ -111,7 +111,7 @@ def test_keys_and_errors_have_the_binomials_distribution() -> None:
 def test_errors_beyond_their_bound_are_refused() -> None:
     with small_rings(47):
         scheme = kahe.Scheme(((900, 254),), 8)
-    vectors = [drawn(scheme, i) for i in range(5)]
+    vectors = [vector_of(scheme, i) for i in range(5)]
     adder, keys = summed(scheme, vectors, PUBLIC)
     total, bound = adder.total(), kahe_params.error_bound(5)
     _, errors = ring(scheme).opened(total, keys.tolist(), PUBLIC)
@@ -125,19 +125,20 @@ def test_errors_beyond_their_bound_are_refused() -> None:
                 scheme.open(moved(scheme, total, {place: last + side}), keys, 5, PUBLIC)
 
 
-@pytest.mark.parametrize("what", ["field", "above", "padding", "guard"])
+@pytest.mark.parametrize("what", ["field", "above", "top", "padding", "guard"])
 def test_impossible_coefficients_are_refused(what: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """With the same error and one bit that no client can set. Control: without the look at them, it opens."""
     with small_rings(81):
-        scheme = kahe.Scheme(((901, 200),), 8)
+        scheme = kahe.Scheme(((901, 200), (2, 200)), 8)
     p = scheme.parameters
-    (plane,) = p.planes
+    plane, short = p.planes
     assert plane.places * plane.per_coefficient > plane.length
-    vectors = [[np.zeros(901, dtype=np.uint8)]] * 3
+    vectors = [[np.zeros(901, dtype=np.uint8), np.zeros(2, dtype=np.uint8)]] * 3
     adder, keys = summed(scheme, vectors, PUBLIC)
     place, bit = {
         "field": (5, plane.width * (plane.per_coefficient - 1)),
         "above": (5, plane.width * plane.per_coefficient),
+        "top": (short.first, 79 - p.shift),  # a word of 64 bits above the fields
         "padding": (plane.places - 1, plane.width * (plane.per_coefficient - 1)),
         "guard": (p.places - 1, 0),
     }[what]
@@ -149,14 +150,14 @@ def test_impossible_coefficients_are_refused(what: str, monkeypatch: pytest.Monk
     if what == "field":
         assert scheme.open(moved(scheme, adder.total(), {place: amount - (1 << p.shift + bit)}), keys, 3, PUBLIC)
     monkeypatch.setattr(_kahe_sums.Opening, "_possible", lambda *_: True)
-    (sums,) = scheme.open(total, keys, 3, PUBLIC)
-    assert sums.any() == (what == "field")
+    sums = scheme.open(total, keys, 3, PUBLIC)
+    assert any(array.any() for array in sums) == (what == "field")
 
 
 def test_wrong_keys_are_refused() -> None:
     """One coefficient off by one is enough; control: without the checks, noise is taken for sums."""
     scheme = kahe.Scheme(((10_000, 65534),), 100, 28)
-    adder, keys = summed(scheme, [drawn(scheme, i) for i in range(3)], PUBLIC)
+    adder, keys = summed(scheme, [vector_of(scheme, i) for i in range(3)], PUBLIC)
     total = adder.total()
     for wrong, public, count in (
         (keys + (np.arange(scheme.degree) == 9), PUBLIC, 3),
@@ -167,8 +168,9 @@ def test_wrong_keys_are_refused() -> None:
         assert not scheme.opens(total, wrong, count, public)
         with pytest.raises(OpenError, match="stays closed"):
             scheme.open(total, wrong, count, public)
-    with pytest.raises(OpenError, match=r"beyond 192; no keys"):
-        scheme.open(total, np.where(np.arange(scheme.degree) == 9, 193, keys), 3, PUBLIC)
+    for beyond in (-193, 193):
+        with pytest.raises(OpenError, match=r"beyond 192; no keys"):
+            scheme.open(total, np.where(np.arange(scheme.degree) == 9, beyond, keys), 3, PUBLIC)
     for count in (0, 101, True):
         with pytest.raises(OpenError, match="expected 1 to 100"):
             scheme.open(total, keys, count, PUBLIC)
@@ -182,9 +184,20 @@ def test_wrong_keys_are_refused() -> None:
         scheme.open(b"\xff" * scheme.size, keys, 3, PUBLIC)
 
 
+def test_the_test_of_one_group_reads_the_empty_coefficients() -> None:
+    with small_rings(47):
+        scheme = kahe.Scheme(((2000, 254),), 8)
+    adder, keys = summed(scheme, [vector_of(scheme, i) for i in range(2)], PUBLIC)
+    last = scheme.parameters.places - 1
+    assert len(scheme.parameters.rows) == 2
+    assert scheme.opens(adder.total(), keys, 2, PUBLIC)
+    assert scheme.opens(moved(scheme, adder.total(), {0: 2**46}), keys, 2, PUBLIC), "only open reads all"
+    assert not scheme.opens(moved(scheme, adder.total(), {last: 2**20}), keys, 2, PUBLIC)
+
+
 def test_control_unchecked_wrong_keys_open_noise(monkeypatch: pytest.MonkeyPatch) -> None:
     scheme = kahe.Scheme(((10_000, 65534),), 100)
-    vectors = [drawn(scheme, i) for i in range(3)]
+    vectors = [vector_of(scheme, i) for i in range(3)]
     adder, keys = summed(scheme, vectors, PUBLIC)
     keys[9] += 1
     monkeypatch.setattr(_kahe_sums.Opening, "_possible", lambda *_: True)
@@ -208,7 +221,7 @@ def test_control_without_a_an_upload_is_read_without_a_key(monkeypatch: pytest.M
     """If the server could choose a, it would choose 0."""
     monkeypatch.setattr(_kahe_format.Uniform, "write", lambda self, group, k, out: out.fill(0))
     scheme = kahe.Scheme(((10_000, 65534),), 100)
-    vector = drawn(scheme, 1)
+    vector = vector_of(scheme, 1)
     no_keys = np.zeros(scheme.degree, dtype=np.int64)
     (read,) = scheme.open(scheme.encrypt(vector, seed(1), PUBLIC), no_keys, 1, PUBLIC)
     assert (read == vector[0]).all()
@@ -231,7 +244,7 @@ def test_another_public_seed_has_other_keys_and_errors() -> None:
 def test_control_a_secret_seed_used_twice_shows_the_difference_of_two_vectors() -> None:
     with small_rings(47):
         scheme = kahe.Scheme(((600, 254),), 8)
-    first, second = drawn(scheme, 1), drawn(scheme, 2)
+    first, second = vector_of(scheme, 1), vector_of(scheme, 2)
     one, other = (scheme.encrypt(vector, seed(1), PUBLIC) for vector in (first, second))
     plain = ring(scheme)
     messages = zip(plain.encoded([first[0].tolist()]), plain.encoded([second[0].tolist()]), strict=True)
@@ -244,7 +257,7 @@ def test_control_streams_that_begin_anew_show_differences_within_a_vector(monkey
     """Places are counted through all groups and segments. With a counter for each group, groups share all noise."""
     with small_rings(47):
         scheme = kahe.Scheme(((2000, 254), (5, 65534)), 8)
-    vector, size = drawn(scheme, 1), 8 * scheme.degree
+    vector, size = vector_of(scheme, 1), 8 * scheme.degree
     plain = ring(scheme)
     messages = plain.encoded([array.tolist() for array in vector])
 
@@ -265,7 +278,7 @@ def test_control_streams_that_begin_anew_show_differences_within_a_vector(monkey
 
 def test_bad_uploads_leave_the_sum_as_it_was() -> None:
     scheme = kahe.Scheme(((520, 254),), 3)
-    vectors = [drawn(scheme, i) for i in range(3)]
+    vectors = [vector_of(scheme, i) for i in range(3)]
     uploads = [scheme.encrypt(vector, seed(i), PUBLIC) for i, vector in enumerate(vectors)]
     adder = scheme.adder()
     adder.fold(uploads[0])
@@ -274,7 +287,7 @@ def test_bad_uploads_leave_the_sum_as_it_was() -> None:
     assert scheme.parameters.places // 8 * scheme.parameters.bits[-1] % 64
     spare[-1] |= 0x80
     prime = scheme.parameters.primes[0]
-    unreduced = bytearray(uploads[1])  # the first residue of the first lane, made the prime itself
+    unreduced = bytearray(uploads[1])  # the first residue of the first lane becomes the prime
     width = prime.bit_length()
     word = int.from_bytes(unreduced[:8], "little")
     unreduced[:8] = (word >> width << width | prime).to_bytes(8, "little")
@@ -303,7 +316,7 @@ def test_bad_uploads_leave_the_sum_as_it_was() -> None:
 
 def test_sums_are_restored_from_every_state() -> None:
     scheme = kahe.Scheme(((3000, 65534), (1, 9)), 5)
-    vectors = [drawn(scheme, i) for i in range(5)]
+    vectors = [vector_of(scheme, i) for i in range(5)]
     straight, keys = summed(scheme, vectors, PUBLIC)
     adder = scheme.adder()
     for i, vector in enumerate(vectors):

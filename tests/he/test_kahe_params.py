@@ -37,12 +37,12 @@ def test_the_hint_about_one_coefficient_of_two_is_hypergeometric() -> None:
         assert mean == Fraction(heads, 2)
         return sum((x - mean) ** 2 * w for x, w in ways.items()) / total
 
-    given_the_sum = {heads: variance(heads) for heads in range(257)}
-    assert max(given_the_sum.values()) == given_the_sum[128] == Fraction(128 * 128, 4 * 255)
-    assert sum(comb(256, heads) * v for heads, v in given_the_sum.items()) == 16 * 2**256
+    hinted = {heads: variance(heads) for heads in range(257)}
+    assert max(hinted.values()) == hinted[128] == Fraction(128 * 128, 4 * 255)
+    assert sum(comb(256, heads) * v for heads, v in hinted.items()) == 16 * 2**256
     rarest = next(t for t in range(129) if 2 * sum(comb(256, heads) for heads in range(t + 1)) * 10**6 > 2**256)
     assert rarest == 89
-    assert given_the_sum[rarest] > 3.8**2
+    assert hinted[rarest] > 3.8**2
 
 
 @pytest.mark.parametrize(("segment", "clients"), TASKS)
@@ -90,6 +90,17 @@ def test_bytes_of_the_reference_task() -> None:
             assert alone >= large.size + 28 * large.degree
 
 
+@pytest.mark.parametrize("largest", [1, 25_500, 2**40])
+def test_a_modulus_is_long_enough_for_the_largest_sum_and_error(largest: int) -> None:
+    """To the last unit: one less, and the largest sum with the largest error would wrap."""
+    shift, error, width = 11, 652, largest.bit_length()
+    for count in (1, 2, 5):
+        fields = sum(largest << width * k for k in range(count))
+        top = (fields << shift) + error + 2 ** (shift - 1)
+        assert kahe_params._fields(top, shift, error, largest) == count - 1
+        assert kahe_params._fields(top + 1, shift, error, largest) == count
+
+
 def test_errors_leave_their_bound_once_in_2_to_the_64() -> None:
     """The moments' bound that Chernoff's needs, and the exact tail of some sums."""
     for h in (0.01, 0.1, 0.5, 1.0, 2.0, 4.0):
@@ -113,6 +124,7 @@ def test_errors_leave_their_bound_once_in_2_to_the_64() -> None:
         (((5, 7),), 2**24 + 1, 0, "from 1 to 16777216"),
         (((5, 7),), 10, -1, "key_bytes=-1"),
         (((5, 2**60),), 10, 0, "at most 62 bits"),
+        (((5, 2**61),), 2, 0, "sums of 63 bits"),
         (((2**30, 7), (1, 7)), 10, 0, "1073741824 values in all"),
     ],
 )

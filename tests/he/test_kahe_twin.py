@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from hypothesis import given, strategies as st
 
-from he import _kahe_kernels, kahe
+from he import _kahe_encryption, _kahe_format, _kahe_kernels, kahe, kahe_params, params
 from tests.he.rings import ring, seed, small_rings, summed
 from tests.reference import kahe as twin
 
@@ -20,7 +20,7 @@ def wrapping() -> Iterator[None]:
         yield
 
 
-def drawn(scheme: kahe.Scheme, number: int) -> list[np.ndarray]:
+def vector_of(scheme: kahe.Scheme, number: int) -> list[np.ndarray]:
     rng = np.random.default_rng(number)
     return [rng.integers(0, bound, length, endpoint=True) for length, bound in scheme.segments]
 
@@ -28,10 +28,10 @@ def drawn(scheme: kahe.Scheme, number: int) -> list[np.ndarray]:
 @pytest.mark.parametrize(
     ("segments", "clients", "bits"),
     [
-        (((700, 254),), 3, 36),  # one prime, two groups
-        (((301, 65534), (1, 1000), (77, 1)), 5, 91),  # two primes; segments that begin amid a group
-        (((900, 2**20 - 2), (5, 2**32 - 2)), 4, 150),  # three primes; digits of values
-        (((1200, 65534),), 1000, 179),  # four primes
+        (((1700, 254),), 3, 36),  # one prime, two groups
+        (((1801, 65534), (1, 1000), (777, 254)), 5, 91),  # two primes; segments that begin and end amid a group
+        (((3900, 2**20 - 2), (5, 2**32 - 2)), 4, 150),  # three primes; digits of values
+        (((3200, 65534),), 1000, 179),  # four primes
         (((9, 2**52 - 1),), 1000, 110),
     ],
 )
@@ -41,8 +41,9 @@ def test_vectors_and_openings_are_the_definitions(
     with small_rings(bits):
         scheme = kahe.Scheme(segments, clients)
     plain = ring(scheme)
+    assert len(scheme.parameters.rows) == (1 if bits == 110 else 2)
     assert len(scheme.parameters.primes) == -(-bits // 50)
-    vectors = [drawn(scheme, i) for i in range(3)]
+    vectors = [vector_of(scheme, i) for i in range(3)]
     uploads = [scheme.encrypt(vector, seed(i), PUBLIC) for i, vector in enumerate(vectors)]
     assert scheme.key(seed(0), PUBLIC).tolist() == plain.key(seed(0), PUBLIC)
     assert uploads[0] == plain.encrypt([array.tolist() for array in vectors[0]], seed(0), PUBLIC)
@@ -75,7 +76,7 @@ def test_sums_are_exact(
     for _ in range(clients):
         share = data.draw(st.sampled_from([0, 1, None]))
         vectors.append(
-            drawn(scheme, int(rng.integers(99)))
+            vector_of(scheme, int(rng.integers(99)))
             if share is None
             else [np.full(length, share * bound) for length, bound in segments]
         )
@@ -103,6 +104,36 @@ def test_binomials_are_heads_of_128_coins() -> None:
     _kahe_kernels.coins(stream, small)
     assert small.tolist() == twin.binomials(octets)
     assert small[-2:].tolist() == [-64, 64]
+
+
+def test_coins_are_counted_through_all_pieces_of_a_stream() -> None:
+    """A stream is read piece by piece; an error must not be that of another place."""
+    with small_rings(47):
+        scheme = kahe.Scheme(((40_000, 2**31),), 2)
+    expected = ring(scheme).errors(seed(3), PUBLIC)
+    assert len(expected) > 2 * _kahe_format._PIECE
+    coins = scheme._coins(seed(3), PUBLIC, b"error")
+    for first in (0, 8, 1000):
+        small = scheme._binomials(coins, first, np.empty(len(expected) - first, dtype=np.int8))
+        assert small.tolist() == expected[first:]
+
+
+@pytest.mark.parametrize("prime_bits", [14, 34, 45, 50])
+def test_digits_of_values_never_overflow(prime_bits: int) -> None:
+    """Whatever a prime's multipliers are, and a residue that is added."""
+    (prime,) = params.ntt_primes(16, prime_bits, 1)
+    for bits in (1, 8, 16, 17, 32, 61):
+        for fields in (1, 2, 3, 7, 15, 31, 62):
+            plane = kahe_params.Plane(99, 2**bits - 1, bits + 3, fields, 0, 99)
+            digits = _kahe_encryption._digits(plane, 11, prime)
+            masks = digits[..., 1].astype(object)
+            assert (masks.sum() + 1) * (prime - 1) < 2**64
+            assert ((masks << digits[..., 0].astype(object)).sum(axis=1) == 2**bits - 1).all()
+            weights = [
+                [pow(2, 11 + (bits + 3) * k + int(low), prime) for low in row]
+                for k, row in enumerate(digits[..., 0])
+            ]
+            assert digits[..., 2].tolist() == weights
 
 
 @given(

@@ -108,6 +108,18 @@ def test_quotients(kind: type, bits: int) -> None:
         assert pairs.tolist() == [[w, (w << shift) // prime] for w in values.tolist()]
 
 
+def test_quotients_of_all_small_numbers() -> None:
+    """The estimate is right, 1 less or 2 less; here it is each of them."""
+    off = set()
+    for p in range(3, 300, 2):
+        length, values = p.bit_length() - 1, np.arange(p, dtype=np.uint64)
+        inverse, pairs = (1 << 64 + length) // p, np.empty((p, 2), dtype=np.uint64)
+        _lanes.quotients(values, U(p), U(inverse), (length, 64), pairs)
+        assert pairs[:, 1].tolist() == [(w << 64) // p for w in range(p)]
+        off |= {(w << 64) // p - (w * inverse >> length) for w in range(p)}
+    assert off == {0, 1, 2}
+
+
 @pytest.mark.parametrize("bits", [13, 31, 50])
 def test_real_numbers_are_rounded_to_even_residues(bits: int) -> None:
     prime = prime_of(16, bits)
