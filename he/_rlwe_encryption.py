@@ -10,13 +10,13 @@ from collections.abc import Callable, Iterable
 from concurrent.futures import Executor
 from dataclasses import dataclass
 from functools import cached_property
-from io import BytesIO
 from typing import Any, ClassVar
 
 import numpy as np
 from numpy.typing import NDArray
 
-from he._rlwe_format import SEED_BYTES, Format, blocks
+from he._buffer import Buffer, Part
+from he._rlwe_format import DIGEST_BYTES, SEED_BYTES, Format, blocks
 from he._workers import run_all
 from he.errors import HEError
 from he.ring import LANES, Factor, Field, _lanes, lanes, sampling
@@ -74,8 +74,13 @@ class Engine(ABC):
         """The seed of one vector's encryption."""
 
     @abstractmethod
-    def encrypt_block(self, key: Key, seed: bytes, first: int, values: NDArray[Any]) -> tuple[Words, bytes]:
-        """The ciphertexts of ``values`` (k, slots), ciphertext ``first`` and those after it, and seeds to send."""
+    def encrypt_block(
+        self, key: Key, seed: bytes, first: int, values: NDArray[Any], part: Part[np.uint64]
+    ) -> tuple[Words, bytes]:
+        """Write the ciphertexts of ``values`` (k, slots) to ``part``: ciphertext ``first`` and those after it.
+
+        Returns the words of ``part``, and seeds to send.
+        """
 
     @abstractmethod
     def second(self, scheme: Format, seeds: bytes) -> Callable[[int], Words]:
@@ -86,20 +91,31 @@ def encrypt(engine: Engine, key: Key, values: NDArray[Any], executor: Executor |
     """``values``, integers in 0..``bound``, as an encrypted vector; the work is split over ``executor``."""
     scheme = key.scheme
     rows, seed = _padded(scheme, values), engine.seed(rng)
-    calls = [(key, seed, place * BLOCK, block) for place, block in enumerate(blocks(rows, BLOCK))]
-    parts: Iterable[tuple[Words, bytes]]
+    out, end = Buffer(scheme.size(len(values))), DIGEST_BYTES + 8 * len(rows) * scheme._stride
+    out.write(0, scheme._tag(b""))
+    out.write(end, _written(engine, key, seed, rows, out, executor))
+    return out.contents()
+
+
+def _written(
+    engine: Engine, key: Key, seed: bytes, rows: NDArray[Any], out: Buffer, executor: Executor | None
+) -> bytes:
+    """Write the ciphertexts of ``rows`` (k, slots) to ``out``. Returns the seeds to send."""
+    calls, first, stride = [], 0, key.scheme._stride
+    for block in blocks(rows, BLOCK):
+        part = Part(out.words(DIGEST_BYTES + 8 * first * stride, len(block) * stride))
+        calls.append((key, seed, first, block, part))
+        first += len(block)
+    written: Iterable[tuple[Words, bytes]]
     if executor is None or len(calls) == 1:
-        parts = (engine.encrypt_block(*call) for call in calls)
+        written = (engine.encrypt_block(*call) for call in calls)
     else:
-        parts = run_all(executor, engine.encrypt_block, calls)
-    # Fresh memory costs as much as encryption. A buffer writes it once, and gives it up without a copy.
-    out, seeds = BytesIO(), []
-    out.write(scheme._tag(b""))
-    for words, drawn in parts:
-        out.write(words.data)
+        written = run_all(executor, engine.encrypt_block, calls)
+    seeds = []
+    for (*_, part), (words, drawn) in zip(calls, written, strict=True):
+        part.take(words)
         seeds.append(drawn)
-    out.write(b"".join(seeds))
-    return out.getvalue()
+    return b"".join(seeds)
 
 
 def _padded(scheme: Format, values: NDArray[Any]) -> NDArray[Any]:
@@ -147,16 +163,17 @@ class RingEngine(Engine):
             raise HEError(f"got {seed!r:.60} from rng({SEED_BYTES}); expected {SEED_BYTES} bytes")
         return seed
 
-    def encrypt_block(self, key: Key, seed: bytes, first: int, values: NDArray[Any]) -> tuple[Words, bytes]:
+    def encrypt_block(
+        self, key: Key, seed: bytes, first: int, values: NDArray[Any], part: Part[np.uint64]
+    ) -> tuple[Words, bytes]:
         """See :meth:`Engine.encrypt_block`."""
         scheme = key.scheme
-        out = np.empty(len(values) * scheme._stride, dtype=np.uint64)
         block = (_SecretBlock if scheme.seeded else _PublicBlock)(key, seed)
-        parts = zip(blocks(values, LANES), scheme._groups(out, scheme._rows), strict=True)
-        for place, (part, words) in enumerate(parts, start=first // LANES):
-            scheme._pack(block.encrypted(place, eight(part)), words)
+        groups = zip(blocks(values, LANES), scheme._groups(part.array, scheme._rows), strict=True)
+        for place, (group, words) in enumerate(groups, start=first // LANES):
+            scheme._pack(block.encrypted(place, eight(group)), words)
         sent = _public_seed(scheme, seed) if scheme.seeded and not first else b""
-        return out, sent
+        return part.array, sent
 
     def second(self, scheme: Format, seeds: bytes) -> Callable[[int], Words]:
         """See :meth:`Engine.second`."""

@@ -225,9 +225,13 @@ class Format(ABC):
         """Groups (g, rows, N, 8) as packed ciphertexts, in one row of words."""
         rows = groups.shape[1]
         words = np.empty(ciphertexts * rows * packing.words_of(self.parameters.degree, self._bits), dtype=np.uint64)
-        for group, part in zip(groups, self._groups(words, rows), strict=True):
-            self._pack(group, part)
+        self._pack_groups(groups, words)
         return words
+
+    def _pack_groups(self, groups: Words, words: Words) -> None:
+        """Write groups (g, rows, N, 8) to ``words``, as packed ciphertexts."""
+        for group, part in zip(groups, self._groups(words, groups.shape[1]), strict=True):
+            self._pack(group, part)
 
     def _pack(self, rows: Words, part: Words) -> None:
         """Write ``rows`` (rows, N, 8) to a group (rows, words, n)."""

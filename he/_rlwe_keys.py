@@ -13,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from he import _tenseal, _tenseal_vectors
+from he._buffer import Buffer, Part
 from he._numbers import whole
 from he._rlwe_encryption import BLOCK, Engine, Key, RingEngine, encrypt
 from he._rlwe_format import DIGEST_BYTES, Format, Integers, Words, blocks
@@ -126,26 +127,34 @@ class SecretKey:
         body = scheme._body(total, b"sum", scheme.total_size(length), OpenError)
         groups = scheme._reduced(body, 2 * len(scheme._fields), "sum", OpenError)
         _ = self._key.factors  # before threads ask for them
-        calls = [(groups[at : at + BLOCK // LANES], vectors) for at in range(0, len(groups), BLOCK // LANES)]
+        opened = np.empty((scheme._ciphertexts(length), scheme.slots), dtype=np.int64)
+        each = BLOCK // LANES
+        calls = [
+            (groups[place * each : (place + 1) * each], vectors, Part(part))
+            for place, part in enumerate(blocks(opened, BLOCK))
+        ]
         if executor is None or len(calls) == 1:
-            opened = [self._open_block(*call) for call in calls]
+            written = [self._open_block(*call) for call in calls]
         else:
-            opened = run_all(executor, self._open_block, calls)
-        flat = np.concatenate([sums for sums, _ in opened]).reshape(-1)
-        on_grid = all(on_grid for _, on_grid in opened)
-        scheme._require_possible(on_grid, flat[:length], flat[length:], vectors)
-        return flat[:length].copy() if flat.size > length else flat
+            written = run_all(executor, self._open_block, calls)
+        for (_, _, part), (sums, _) in zip(calls, written, strict=True):
+            part.take(sums)
+        flat = opened.reshape(-1)
+        scheme._require_possible(all(on_grid for _, on_grid in written), flat[:length], flat[length:], vectors)
+        return flat[:length]
 
-    def _open_block(self, groups: list[Words], count: int) -> tuple[Integers, bool]:
-        """The slots of ``groups`` (rows, words, n) of a sum, and whether all are on the grid."""
+    def _open_block(self, groups: list[Words], count: int, part: Part[np.int64]) -> tuple[Integers, bool]:
+        """Write the slots of ``groups`` (rows, words, n) of a sum to ``part``.
+
+        Returns the array of ``part``, and whether all slots are on the grid.
+        """
         scheme, on_grid = self.scheme, True
-        opened = np.empty((sum(group.shape[2] for group in groups), scheme.slots), dtype=np.int64)
         rows = lanes(2 * len(scheme._fields), scheme.parameters.degree)
-        for group, sums in zip(groups, blocks(opened, LANES), strict=True):
+        for group, sums in zip(groups, blocks(part.array, LANES), strict=True):
             scheme._unpack(group, rows)
             phases = self._phases(rows)
             on_grid = scheme._decode(phases, rows[0], count, sums) and on_grid
-        return opened, on_grid
+        return part.array, on_grid
 
     def _phases(self, rows: Words) -> Words:
         """For each prime, c0 + c1 s of a group ``rows`` (2 * primes, N, 8), as coefficients (primes, N, 8)."""
@@ -205,16 +214,21 @@ class Adder:
 
     def total(self) -> bytes:
         """The sum, for :meth:`SecretKey.open`: ``scheme.total_size(length)`` bytes."""
-        return self.scheme._tag(b"sum") + self._words().tobytes()
+        return self._bytes(self.scheme._tag(b"sum"))
 
     def to_bytes(self) -> bytes:
         """The state, for :meth:`Scheme.load_adder`. It holds ciphertexts only."""
         names = b"".join(sorted(self._seen))
         counts = COUNTS.pack(self.length, self.count)
-        return self.scheme._tag(b"running sum") + counts + names + self._words().tobytes()
+        return self._bytes(self.scheme._tag(b"running sum") + counts + names)
 
-    def _words(self) -> Words:
-        return self.scheme._packed(self._sums, self.scheme._ciphertexts(self.length))
+    def _bytes(self, front: bytes) -> bytes:
+        """``front``, and the sum."""
+        ciphertexts = self.scheme._ciphertexts(self.length)
+        out = Buffer(len(front) + 16 * ciphertexts * self.scheme._half)
+        out.write(0, front)
+        self.scheme._pack_groups(self._sums, out.words(len(front), 2 * ciphertexts * self.scheme._half))
+        return out.contents()
 
     def _fold(self, groups: list[Words], seeds: bytes) -> None:
         # Fresh ciphertexts agree nowhere: the first words of each are enough to recognise a copy of any.

@@ -7,6 +7,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from he import _seal, _seal_generator
+from he._buffer import Part
 from he._rlwe_encryption import Engine, Key, eight, values_of
 from he._rlwe_format import SEAL_SEED_BYTES, Format, blocks
 from he.ring import LANES, lanes
@@ -30,16 +31,18 @@ class SealEngine(Engine):
         """No bytes. Seeded, SEAL's generator would begin anew at every encryption."""
         return b""
 
-    def encrypt_block(self, key: Key, seed: bytes, first: int, values: NDArray[Any]) -> tuple[Words, bytes]:
+    def encrypt_block(
+        self, key: Key, seed: bytes, first: int, values: NDArray[Any], part: Part[np.uint64]
+    ) -> tuple[Words, bytes]:
         """See :meth:`Engine.encrypt_block`."""
         scheme = key.scheme
         fields, degree = scheme._fields, scheme.parameters.degree
-        out, seeds = np.empty(len(values) * scheme._stride, dtype=np.uint64), []
+        seeds: list[bytes] = []
         message, spare = lanes(len(fields), degree), lanes(degree)
         with _zeros(key) as source:
-            for part, words in zip(blocks(values, LANES), scheme._groups(out, scheme._rows), strict=True):
-                scheme._encode(eight(part), message, spare)
-                drawn = [source.next() for _ in part]
+            for group, words in zip(blocks(values, LANES), scheme._groups(part.array, scheme._rows), strict=True):
+                scheme._encode(eight(group), message, spare)
+                drawn = [source.next() for _ in group]
                 seeds += [seed.tobytes() for _, seed in drawn if seed is not None]
                 rows = _grouped([rows for rows, _ in drawn])[0]
                 for r, row in enumerate(rows):
@@ -49,7 +52,7 @@ class SealEngine(Engine):
                         fields[r].forward(message[r])
                         fields[r].add(row, message[r])
                 scheme._pack(rows, words)
-        return out, b"".join(seeds)
+        return part.array, b"".join(seeds)
 
     def second(self, scheme: Format, seeds: bytes) -> Callable[[int], Words]:
         """See :meth:`Engine.second`."""

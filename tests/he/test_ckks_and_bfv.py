@@ -100,9 +100,27 @@ def test_sums_are_exact_whatever_the_parameters(
 
 
 @pytest.mark.parametrize("kind", ["largest", "extremes"])
-@pytest.mark.parametrize("name", ["ckks", "ckks-seeded", "bfv", "bfv-seeded"])
+@pytest.mark.parametrize("name", ["ckks", "ckks-seeded", "bfv", "bfv-seeded", "ckks-seal", "bfv-seal-seeded"])
 def test_sums_of_as_many_as_there_may_be(name: str, kind: str) -> None:
-    scheme, length = SCHEMES[name], 1500
+    as_many_as_there_may_be(SCHEMES[name], kind)
+
+
+@pytest.mark.parametrize(
+    "scheme",
+    [
+        ckks.Scheme(2**32 - 2, 2),
+        bfv.Scheme(2**32 - 2, 2),
+        ckks.Scheme(254, 4096, seeded=True),
+        bfv.Scheme(2**32 - 2, 4096, seeded=True),
+    ],
+    ids=lambda scheme: scheme.describe().split(":")[0] + f" {scheme.bound} x {scheme.max_clients}",
+)
+def test_sums_of_two_and_of_4096(scheme: Scheme) -> None:
+    as_many_as_there_may_be(scheme, "largest")
+
+
+def as_many_as_there_may_be(scheme: Scheme, kind: str) -> None:
+    length = 1500
     terms = vectors(scheme, scheme.max_clients, length, 5, kind)
     key = key_of(scheme)
     assert (key.open(total(scheme, key, terms), length, scheme.max_clients) == sum(terms)).all()
@@ -314,6 +332,8 @@ def test_executors_change_nothing(scheme: Scheme) -> None:
         ProcessPoolExecutor(2, mp_context=get_context("spawn")) as processes,
     ):
         adder = scheme.adder(len(values))
+        uploads = {key.encrypt(values, executor, rng=lambda n: bytes(n)) for executor in (None, threads, processes)}
+        assert len(uploads) == 1
         for executor in (None, threads, processes):
             adder.fold(key.encrypt(values, executor))
         for executor in (None, threads, processes):

@@ -115,6 +115,74 @@ def test_a_hundred_thousand_coordinates(protocol: Encrypted) -> None:
     assert outcome.bytes_up["c1"]["Input"] <= most[scheme] * 100_000
 
 
+@pytest.mark.parametrize("engine", ["ring", "seal"])
+@pytest.mark.parametrize("kind", [BFV, CKKS])
+@given(
+    bits=st.integers(8, 32),
+    max_clients=st.one_of(st.integers(4, 8), st.integers(4, 4096)),
+    heaviest=st.one_of(st.none(), st.integers(1, 2**20)),
+    holder=st.sampled_from(["decryptor", "clients"]),
+    extremes=st.booleans(),
+    seed=st.integers(0, 2**32),
+)
+@settings(max_examples=6)
+def test_sums_are_those_in_the_clear_bit_for_bit(
+    kind: Any,
+    engine: Any,
+    bits: int,
+    max_clients: int,
+    heaviest: int | None,
+    holder: Any,
+    extremes: bool,
+    seed: int,
+) -> None:
+    """Coordinates of 8 to 32 bits, weights and the count of clipped ones; silent clients too."""
+    rng = np.random.default_rng(seed)
+    if kind is CKKS and max_clients > 16:
+        bits = min(bits, 24)  # as protocols.md says
+    drawn = rng.choice([-1.0, 1.0], (5, 40)) if extremes else rng.uniform(-1.2, 1.2, (5, 40))
+    updates = [{"w": one[:30].reshape(5, 6), "b": one[30:]} for one in drawn[: min(5, max_clients)]]
+    weights = None if heaviest is None else [int(w) for w in rng.integers(1, heaviest + 1, len(updates))]
+    task = make_task(
+        kind(holder=holder, engine=engine),
+        layout=secagg.Layout.of(updates[0]),
+        encoding=secagg.FixedPoint(clip=1.0, bits=bits, rounding="nearest"),
+        max_clients=max_clients,
+        max_weight=heaviest,
+    )
+    silent = {"c1": secagg.Round.INPUT}
+    in_the_clear = secagg.simulate(
+        replace(task, protocol=secagg.Clear()), updates, weights=weights, dropouts=silent
+    )
+    outcome = secagg.simulate(task, updates, weights=weights, dropouts=silent)
+    assert outcome.survivors == in_the_clear.survivors
+    for one, other in ((outcome.sum, in_the_clear.sum), (outcome.mean, in_the_clear.mean)):
+        assert {name: leaf.tobytes() for name, leaf in one.items()} == {
+            name: leaf.tobytes() for name, leaf in other.items()
+        }
+    assert (outcome.total_weight, outcome.clipped) == (in_the_clear.total_weight, in_the_clear.clipped)
+
+
+@pytest.mark.parametrize("protocol", [BFV(), BFV(engine="seal"), CKKS(), CKKS(engine="seal")], ids=lambda p: p.name)
+@given(data=st.data())
+@settings(max_examples=3)
+def test_sums_of_segments_are_those_in_the_clear_bit_for_bit(protocol: Encrypted, data: st.DataObject) -> None:
+    """Segments of several bounds, one of them of interest modulo something only."""
+    bits = data.draw(st.integers(8, 20))
+    shapes = ((30, 2**bits - 2, None), (3, data.draw(st.integers(1, 2**40)), None), (4, 2**bits - 1, 2**bits))
+    encoding = Integers(shapes)
+    updates = [
+        encoding.halves([data.draw(st.integers(0, bound)) for length, bound, _ in shapes for _ in range(length)])
+        for _ in range(4)
+    ]
+    task = make_task(protocol, layout=encoding.layout, encoding=encoding)
+    sums = [
+        secagg.simulate(replace(task, protocol=one), [{"halves": update} for update in updates]).sum["halves"]
+        for one in (protocol, secagg.Clear())
+    ]
+    assert sums[0].tobytes() == sums[1].tobytes()
+
+
 @given(data=st.data())
 @settings(max_examples=60)
 def test_digits_join_to_the_sum(data: st.DataObject) -> None:

@@ -118,7 +118,7 @@ class EncryptedDecryptor(Decryptor[DecryptorState]):
         total, expected = bytes(payload), self._protocol.scheme(self.context.task).total_size(digits.length)
         if len(total) != expected:
             raise Reject(FaultKind.MALFORMED, f"got an encrypted sum of {len(total)} bytes; expected {expected}")
-        asked = hashlib.sha256(encode_parts(message.survivors, total)).digest()
+        asked = _digest(message.survivors, total)
         try:
             sums = self._secret(draft).open(total, digits.length, count, self.context.executor or threads())
             segments = digits.join(sums, count)
@@ -148,3 +148,11 @@ class EncryptedDecryptor(Decryptor[DecryptorState]):
 def _public_bytes(secret: SecretKey) -> bytes:
     assert secret.public is not None
     return secret.public.to_bytes()
+
+
+def _digest(survivors: bytes, total: bytes) -> bytes:
+    """SHA-256 over the survivors and the sum, each after its length (32 bytes)."""
+    hashed = hashlib.sha256(encode_parts(survivors))
+    hashed.update(len(total).to_bytes(4, "big"))  # as encode_parts does, without a copy of a long sum
+    hashed.update(total)
+    return hashed.digest()
