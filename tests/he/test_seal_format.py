@@ -186,9 +186,13 @@ def test_seal_opens_what_we_encrypt_and_add_up(
     assert (key.open(adder.total(), length, 3) == vectors.sum(axis=0)).all()
 
 
-@pytest.mark.parametrize("symmetric", [True, False], ids=["symmetric", "public-key"])
-@every
-def test_we_open_what_seal_encrypts(scheme: Scheme, symmetric: bool) -> None:
+@pytest.mark.parametrize(
+    ("name", "symmetric"),
+    [(name, True) for name in SCHEMES] + [(name, False) for name in SCHEMES if not SCHEMES[name].seeded],
+)
+def test_we_open_what_seal_encrypts(name: str, symmetric: bool) -> None:
+    """Not a public key's ciphertexts under a seeded scheme, whose tolerance is for shorter errors."""
+    scheme = SCHEMES[name]
     key = scheme.generate()
     slots = np.random.default_rng(5).integers(0, scheme.bound, scheme.slots, endpoint=True)
     rows = encrypted_by_seal(scheme, key, slots, symmetric)
