@@ -231,18 +231,15 @@ class _PublicBlock(_Block):
         """See :meth:`_Block.encrypted`."""
         self._scheme._encode(values, self._firsts, self._spare)
         carrier, error, other = self._sampler.encryption(self._stream, group)
-        product = self._spare
+        carried = self._spare
         for field, (b, a), first, second in zip(
             self._scheme._fields, self._factors, self._firsts, self._seconds, strict=True
         ):
+            _lift(carrier, field, carried)
             self._with_error(first, error, field)
-            _lift(carrier, field, product)
-            second[:] = product
-            field.multiply(product, b)
-            field.add(first, product)
-            field.multiply(second, a)
-            _lift(other, field, product)
-            field.add(second, product)
+            field.add_product(first, carried, b)
+            _lift(other, field, second)
+            field.add_product(second, carried, a)
         return self._rows
 
 

@@ -153,18 +153,20 @@ class SecretKey:
         for group, sums in zip(groups, blocks(part.array, LANES), strict=True):
             scheme._unpack(group, rows)
             phases = self._phases(rows)
-            on_grid = scheme._decode(phases, rows[0], count, sums) and on_grid
+            on_grid = scheme._decode(phases, rows[-1], count, sums) and on_grid
         return part.array, on_grid
 
     def _phases(self, rows: Words) -> Words:
-        """For each prime, c0 + c1 s of a group ``rows`` (2 * primes, N, 8), as coefficients (primes, N, 8)."""
+        """For each prime, c0 + c1 s of a group ``rows`` (2 * primes, N, 8), as coefficients (primes, N, 8).
+
+        They take the place of the first polynomials.
+        """
         fields = self.scheme._fields
         firsts, seconds = rows[: len(fields)], rows[len(fields) :]
         for modulo, (secret,), first, second in zip(fields, self._key.factors, firsts, seconds, strict=True):
-            modulo.multiply(second, secret)
-            modulo.add(second, first)
-            modulo.backward(second)
-        return seconds
+            modulo.add_product(first, second, secret)
+            modulo.backward(first)
+        return firsts
 
 
 class Adder:

@@ -55,6 +55,12 @@ def multiply(a: Words, factors: Words, modulus: Ifma | Word) -> None:
     a[:] = _times(a, factors[:, :1], factors[:, 1:], modulus.prime)
 
 
+def add_product(a: Words, others: Words, factors: Words, modulus: Ifma | Word) -> None:
+    """As :func:`he.ring._transforms.add_product`."""
+    a += _times(others, factors[:, :1], factors[:, 1:], modulus.prime)
+    np.minimum(a, a - modulus.prime, out=a)
+
+
 def scale(a: Words, factor: Words, modulus: Ifma | Word) -> None:
     """As :func:`he.ring._transforms.scale`."""
     multiply(a, factor, modulus)

@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from he._compiling import kernel
-from he.ring._vectors import Ifma, Word, gather2, gather4, settle, spread2, spread4, times
+from he.ring._vectors import Ifma, Word, add_times, gather2, gather4, settle, spread2, spread4, times
 
 Words = NDArray[np.uint64]
 
@@ -99,6 +99,13 @@ def multiply(a: Words, factors: Words, modulus: Ifma | Word) -> None:
     """Multiply each row of ``a`` (N, 8) by its factor of ``factors`` (N, 2); results below p, in place."""
     for j in range(a.shape[0]):
         times(a, j, factors, j, modulus)
+
+
+@kernel
+def add_product(a: Words, others: Words, factors: Words, modulus: Ifma | Word) -> None:
+    """Add each row of ``others`` (N, 8), times its factor of ``factors`` (N, 2), to ``a``, below p, in place."""
+    for j in range(a.shape[0]):
+        add_times(a, j, factors, others, modulus)
 
 
 @kernel

@@ -264,6 +264,21 @@ def times(typing: Any, a: Any, row: Any, factors: Any, index: Any, modulus: Any)
 
 
 @_primitive
+def add_times(typing: Any, a: Any, row: Any, factors: Any, others: Any, modulus: Any) -> Any:
+    """Add row ``row`` of ``others``, words below 2^b, times its factor, to row ``row`` of ``a``, below p."""
+
+    def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        todo = _Step(context, builder, signature, arguments)
+        by, here = todo.arithmetic, todo.at(0, arguments[1])
+        product = by.times(todo.load(3, arguments[1]), todo.factor(2, arguments[1]))
+        total = builder.add(builder.load(here, align=8), by.below(product, by.prime))
+        builder.store(by.below(total, by.prime), here, align=8)
+        return context.get_dummy_value()
+
+    return types.void(a, types.int64, factors, others, modulus), generate
+
+
+@_primitive
 def pack_row(typing: Any, a: Any, row: Any, out: Any, word: Any, shift: Any) -> Any:
     """Add row ``row`` of ``a``, shifted up by ``shift`` < 64 bits, to row ``word`` of ``out``, by a bitwise or."""
 

@@ -108,6 +108,10 @@ class Field:
         """Multiply each of the eight polynomials by ``factor``, row by row, in place."""
         self._steps.multiply(group, factor.pairs, self.modulus)
 
+    def add_product(self, group: Words, other: Words, factor: Factor) -> None:
+        """Add ``other``, each of its polynomials times ``factor``, row by row, to ``group``, in place."""
+        self._steps.add_product(group, other, factor.pairs, self.modulus)
+
     def scale(self, group: Words, factor: int) -> None:
         """Multiply ``group`` by one number, in place."""
         self._steps.scale(group, self._pairs([factor]), self.modulus)

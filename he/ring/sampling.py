@@ -24,7 +24,7 @@ GROUP = 1 << 33
 BINOMIAL_VARIANCE = 21 / 2
 """The variance of :func:`binomial`: the difference of two sums of 21 coins, at most 21 in size, as in SEAL."""
 
-_PIECE = 1 << 14  # coefficients: two words of each are 256 KiB, a part of a second-level cache
+_PIECE = 1 << 13  # coefficients: two words of each are 128 KiB, a part of a second-level cache
 
 
 class Sampler:

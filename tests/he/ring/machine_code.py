@@ -193,6 +193,7 @@ def compiled() -> dict[str, Any]:
     field.forward(group)
     field.backward(group)
     field.multiply(group, field.factor(group[:, 0].copy()))
+    field.add_product(group, group.copy(), field.factor(group[:, 0].copy()))
     field.scale(group, 3)
     field.add(group, other)
     field.subtract(group, other)

@@ -96,6 +96,9 @@ def test_products_and_multiples(bits: int) -> None:
             factor = field.factor(run(field, steps, "forward", wide)[:, 0].copy())
             got = run(field, steps, "backward", run(field, steps, "multiply", values, factor))
             assert (got == expected.astype(np.uint64)).all()
+            added = run(field, steps, "add_product", group, values, factor)
+            product = run(field, steps, "multiply", values, factor)
+            assert added.tolist() == ((group.astype(object) + product) % prime).tolist()
             for number in (0, 1, 2, -1, prime - 1, prime // 2, 2 * prime + 3):
                 scaled = run(field, steps, "scale", group, number)
                 assert scaled.tolist() == [[x * number % prime for x in row] for row in group.tolist()]
