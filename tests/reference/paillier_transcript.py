@@ -56,7 +56,7 @@ def verify(record: dict[str, Any]) -> list[list[int]]:
     cohort, _, nonce = opened[0][1]["fields"]
     (decryptor,) = set(signing) - set(cohort)
     assert cohort == sorted(record["seeds"])
-    roster = roster_digest(signing, {}, decryptor)
+    roster = roster_digest(signing, {}, [decryptor])
     session = sha(parts("secagg/v1/session", task, roster, name, nonce, parts(*cohort)))
     assert {to: m["fields"] for to, m in requests(PROPOSAL).items()} == {decryptor: [cohort, name, nonce]}
     assert all(m["session"] == session for _, m in opened if m["kind"] not in (PROPOSAL, KEYED))

@@ -5,6 +5,7 @@ Written from docs/protocols.md and the papers: hashlib, Python's integers, and t
 
 import hashlib
 import struct
+from collections.abc import Collection
 from typing import Any
 
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey
@@ -99,7 +100,7 @@ def read(data: bytes, protocol: int, signing_key: bytes | None) -> dict[str, Any
 
 
 def roster_digest(
-    signing_keys: dict[str, bytes], encryption_keys: dict[str, bytes], decryptor: str | None = None
+    signing_keys: dict[str, bytes], encryption_keys: dict[str, bytes], decryptors: Collection[str] = ()
 ) -> bytes:
     """Of the parties that have a signing key; those that have an encryption key too are aggregators."""
 
@@ -109,7 +110,7 @@ def roster_digest(
     rows = b""
     for party in sorted(signing_keys):
         other = encryption_keys.get(party)
-        role = b"decryptor" if party == decryptor else b"client" if other is None else b"aggregator"
+        role = b"decryptor" if party in decryptors else b"client" if other is None else b"aggregator"
         fields = value(b"s", b"Party") + value(b"s", party.encode()) + value(b"s", role)
         fields += value(b"y", signing_keys[party])
         rows += value(b"d", fields + (value(b"N", b"") if other is None else value(b"y", other)))

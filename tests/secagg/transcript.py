@@ -16,7 +16,7 @@ import numpy as np
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 import secagg
-from secagg.identity import Party, Roster
+from secagg.identity import Party, PartyRole, Roster
 from secagg.lanes import widths
 from secagg.protocols.base import AggregationProtocol, key_pairs
 from secagg.table import Round
@@ -89,7 +89,16 @@ PAILLIER = Script(
     dropouts={"c3": Round.INPUT},
     extra={"modulus_bits": 2048, "max_clients": 4, "bounds": [2**31 - 2, 5, 9]},
 )
-SCRIPTS = (SECAGG, SECAGG_PLUS, SHARES, PAILLIER)
+ONE_SHOT = Script(
+    file="one-shot-transcript",
+    about="A session of OneShot with four members; c3 silent before Input, a member before SumOfKeys.",
+    protocol=secagg.OneShot(members=4, corrupt_members=1),
+    clients=4,
+    min_survivors=3,
+    dropouts={"c3": Round.INPUT, "decryptor-2": Round.SUM_OF_KEYS},
+    extra={"kem": "MLKEM768-X25519", "corrupt_members": 1},
+)
+SCRIPTS = (SECAGG, SECAGG_PLUS, SHARES, PAILLIER, ONE_SHOT)
 
 
 def parties_of(script: Script) -> Parties:
@@ -146,6 +155,29 @@ def spoil(session: Session, report: bytes) -> bytes:
     return replace(frame, structure=structure).seal(session.parties.identities[frame.sender.decode()])
 
 
+def of_one_shot(session: Session) -> dict[str, Any]:
+    """What the independent script needs besides: the ring, the members' seeds, what each client drew afresh."""
+    protocol, parties = session.task.protocol, session.parties
+    assert isinstance(protocol, secagg.OneShot)
+    ring = protocol.scheme(session.task).parameters
+    contributed = session.members["c1"].context.contribution(session.members["c1"]._state)
+    return {
+        "ring": {
+            "degree": ring.degree,
+            "primes": ring.primes,
+            "shift": ring.shift,
+            "places": ring.places,
+            "digest": protocol.scheme(session.task).digest.hex(),
+            "segments": [[plane.length, plane.width, plane.per_coefficient] for plane in ring.planes],
+        },
+        "lane_bytes": [part.itemsize for part in contributed],
+        "member_seeds": {
+            party: rng_for_tests(party.encode())(32).hex() for party in parties.ids(PartyRole.DECRYPTOR)
+        },
+        "fresh": {party: rng_for_tests(party.encode())(64)[32:].hex() for party in parties.cohort},
+    }
+
+
 def record(script: Script) -> dict[str, Any]:
     """Play ``script``; everything that the independent script needs to check it."""
     session = session_of(script)
@@ -157,6 +189,7 @@ def record(script: Script) -> dict[str, Any]:
         return data
 
     contributions = {party: encoded(session, party) for party in parties.cohort}
+    extra = dict(script.extra) | (of_one_shot(session) if script is ONE_SHOT else {})
     gone, outbox = set[str](), server.start()
     while server.outcome is None:
         for party, request in outbox.items():
@@ -181,7 +214,7 @@ def record(script: Script) -> dict[str, Any]:
         "segments": [[segment.length, bits] for segment, bits in pairs],
         "identities": {party: key.private_bytes_raw().hex() for party, key in parties.identities.items()},
         **({"sealing_keys": secrets} if secrets else {}),
-        **script.extra,
+        **extra,
         "seeds": {c: rng_for_tests(c.encode())(32).hex() for c in parties.cohort},
         "encoded": contributions,
         "messages": messages,
