@@ -18,6 +18,9 @@ PROTOCOLS = (
     secagg.SecAgg(corruption=0.1),
     secagg.SecAggPlus(threat_model="semi-honest"),
     secagg.SecAggPlus(),
+    secagg.BFV(),
+    secagg.CKKS(holder="clients"),
+    secagg.Paillier(bits=2048),
 )
 Saved = tuple[str, str, bytes, bytes]  # role, party, state, the message that comes next
 
@@ -30,7 +33,8 @@ class SavedStates:
         self.saved: list[Saved] = []
 
         def before_request(party: str, request: bytes) -> None:
-            self.saved.append(("client", party, session.members[party].to_bytes(), request))
+            role = str(session.parties.roles[party])
+            self.saved.append((role, party, session.members[party].to_bytes(), request))
 
         def before_answer(party: str, answer: bytes) -> None:
             self.saved.append(("server", party, session.server.to_bytes(), answer))
@@ -52,10 +56,10 @@ class SavedStates:
     def use(self, saved: Saved, state: bytes) -> None:
         """Restore the role and go on with it."""
         role, party, _, message = saved
-        if role == "client":
-            client = self.session.restore(party, state, save=MemoryStore())
-            client.receive(message)
-            client.to_bytes()
+        if role != "server":
+            member = self.session.restore(party, state, save=MemoryStore())
+            member.receive(message)
+            member.to_bytes()
             return
         server = self.session.task.restore_server(state, roster=self.session.parties.roster)
         server.start()

@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from functools import lru_cache
 from typing import Any, ClassVar
 
+from he.errors import HEError
 from he.scheme import PublicKey, Random, Scheme, SecretKey, SeededScheme
 from mpc.keys import derive, encode_parts
 from secagg import wire
@@ -109,7 +110,13 @@ class EncryptedClient(Client[EncryptedClientState]):
         executor = self.context.executor or (threads() if on_threads else None)
         shown = self._shown_key(draft, signed)
         key = self._encryption_key(draft, shown)
-        return key.encrypt(slots, executor, self._randomness(draft, shown))
+        try:
+            return key.encrypt(slots, executor, self._randomness(draft, shown))
+        except HEError as error:  # the encoding's terms fit the scheme, so these come from no encoding
+            raise LocalProtocolError(
+                f"got a contribution of {draft.id} that {self._protocol.name} can't encrypt, from a damaged state; "
+                "leave this session out"
+            ) from error
 
     def _randomness(self, draft: EncryptedClientState, shown: bytes) -> Random:
         """The randomness of the ciphertexts: a stream that belongs to this key and this contribution.

@@ -119,8 +119,9 @@ class EncryptedDecryptor(Decryptor[DecryptorState]):
         if len(total) != expected:
             raise Reject(FaultKind.MALFORMED, f"got an encrypted sum of {len(total)} bytes; expected {expected}")
         asked = _digest(message.survivors, total)
+        secret = self._secret(draft)
         try:
-            sums = self._secret(draft).open(total, digits.length, count, self.context.executor or threads())
+            sums = secret.open(total, digits.length, count, self.context.executor or threads())
             segments = digits.join(sums, count)
         except (OpenError, EncodingError) as error:
             # An attacker would next ask for a sum that differs slightly from this one.
@@ -137,7 +138,14 @@ class EncryptedDecryptor(Decryptor[DecryptorState]):
         if self._protocol.shared_key:
             assert self.context.key is not None
             return session_secret(scheme, self.context.key, draft.session_id)
-        return scheme.load_secret(draft.secret) if draft.secret else self._run_secret
+        if self._protocol.pinned:
+            return self._run_secret
+        try:
+            return scheme.load_secret(draft.secret)
+        except HEError as damaged:
+            raise LocalProtocolError(
+                f"got a state of {self.id} with a damaged session key: {damaged}; leave this session out"
+            ) from damaged
 
     def erase(self, draft: DecryptorState) -> None:
         """Forget the session's key."""

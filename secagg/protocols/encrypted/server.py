@@ -66,6 +66,9 @@ class EncryptedServer(Server[EncryptedServerState]):
         """See :meth:`secagg.roles.Server.prepare`."""
         state = self.context.state
         self._adder: Adder | None = None
+        waiting, keyed = not state.finished and not state.aborted, bool(state.signed_key)
+        if waiting and (keyed != bool(state.total) or (not keyed and (state.position > 0 or state.answered))):
+            raise ConfigError("got a state without its session key or its sum; leave this session out")
         if state.total:
             try:
                 public = self._public(state.signed_key)
