@@ -2,6 +2,7 @@
 
 import hashlib
 import struct
+import threading
 from concurrent.futures import Executor
 from dataclasses import dataclass
 
@@ -25,12 +26,13 @@ class Adder:
     """A running sum of encrypted vectors, for the server, which has no key. :meth:`Scheme.adder` makes one.
 
     It takes 8 bytes a residue, whatever the number of vectors. It does not recognise a vector that it has
-    added already: the caller adds one for each client.
+    added already: the caller adds one for each client. Any thread may call it: calls take turns.
     """
 
     def __init__(self, scheme: Format) -> None:
         self.scheme = scheme
         self._count = 0
+        self._lock = threading.RLock()
         self._sums = [lanes(len(scheme.parameters.primes), rows) for rows in scheme.parameters.rows]
         for sums in self._sums:
             sums[:] = 0
@@ -47,29 +49,32 @@ class Adder:
         and if the sum is full. A well-formed vector may still hold anything: that shows when the sum is opened.
         """
         scheme = self.scheme
-        if self.count >= scheme.max_clients:
-            raise CiphertextError(
-                f"the sum holds {self.count} vectors, as many as the scheme allows; begin another"
-            )
-        groups = scheme._groups(upload, CiphertextError)
-        scheme._check(groups, CiphertextError)
-        self._add(groups)
-        self._count += 1
+        with self._lock:
+            if self.count >= scheme.max_clients:
+                raise CiphertextError(
+                    f"the sum holds {self.count} vectors, as many as the scheme allows; begin another"
+                )
+            groups = scheme._groups(upload, CiphertextError)
+            scheme._check(groups, CiphertextError)
+            self._add(groups)
+            self._count += 1
 
     def total(self) -> bytes:
         """The sum, for :meth:`Scheme.open`: ``scheme.size`` bytes."""
         p = self.scheme.parameters
         out = []
-        for sums, rows in zip(self._sums, p.rows, strict=True):
-            for residues, bits in zip(sums, p.bits, strict=True):
-                packed = np.empty((words(rows, bits), LANES), dtype=np.uint64)
-                packing.pack(residues, bits, packed)
-                out.append(packed.astype("<u8", copy=False).tobytes())
+        with self._lock:
+            for sums, rows in zip(self._sums, p.rows, strict=True):
+                for residues, bits in zip(sums, p.bits, strict=True):
+                    packed = np.empty((words(rows, bits), LANES), dtype=np.uint64)
+                    packing.pack(residues, bits, packed)
+                    out.append(packed.astype("<u8", copy=False).tobytes())
         return b"".join(out)
 
     def to_bytes(self) -> bytes:
         """The state, for :meth:`Scheme.load_adder`. It holds no secret."""
-        return tag(self.scheme) + _COUNT.pack(self.count) + self.total()
+        with self._lock:
+            return tag(self.scheme) + _COUNT.pack(self.count) + self.total()
 
     def _add(self, groups: list[list[Words]]) -> None:
         p = self.scheme.parameters

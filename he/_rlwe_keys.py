@@ -3,6 +3,7 @@
 import hashlib
 import os
 import struct
+import threading
 from collections.abc import Iterator
 from concurrent.futures import Executor
 from dataclasses import dataclass, field
@@ -173,11 +174,12 @@ class Adder:
     """A running sum of encrypted vectors, for the server, which has no key. :meth:`Scheme.adder` makes one.
 
     It takes 16 bytes a coefficient and prime, for ciphertexts in groups of eight, and 32 bytes for each
-    vector. It refuses a vector that is in the sum already.
+    vector. It refuses a vector that is in the sum already. Any thread may call it: calls take turns.
     """
 
     def __init__(self, scheme: Format, length: int, sums: Words, seen: set[bytes]) -> None:
         self.scheme, self.length, self._sums, self._seen = scheme, length, sums, seen
+        self._lock = threading.RLock()
 
     @property
     def count(self) -> int:
@@ -191,8 +193,9 @@ class Adder:
         produces, on a vector that is in the sum already, and if the sum is full. (A well-formed
         ciphertext may still hold anything: that shows when the sum is opened.)
         """
-        self._require_room()
-        self._fold(*upload(self.scheme, data, self.length))
+        with self._lock:
+            self._require_room()
+            self._fold(*upload(self.scheme, data, self.length))
 
     def fold_tenseal(self, data: bytes) -> None:
         """Add a vector that TenSEAL encrypted: what its ``serialize()`` returned, from any sender.
@@ -204,9 +207,10 @@ class Adder:
 
         Raises :class:`CiphertextError`, as :meth:`fold` does. No TenSEAL runs here.
         """
-        self._require_room()
-        words = _tenseal_vectors.vector_words(self.scheme, data, self.scheme._ciphertexts(self.length))
-        self._fold(self.scheme._groups(words, 2 * len(self.scheme._fields)), b"")
+        with self._lock:
+            self._require_room()
+            words = _tenseal_vectors.vector_words(self.scheme, data, self.scheme._ciphertexts(self.length))
+            self._fold(self.scheme._groups(words, 2 * len(self.scheme._fields)), b"")
 
     def _require_room(self) -> None:
         if self.count >= self.scheme.max_clients:
@@ -216,13 +220,15 @@ class Adder:
 
     def total(self) -> bytes:
         """The sum, for :meth:`SecretKey.open`: ``scheme.total_size(length)`` bytes."""
-        return self._bytes(self.scheme._tag(b"sum"))
+        with self._lock:
+            return self._bytes(self.scheme._tag(b"sum"))
 
     def to_bytes(self) -> bytes:
         """The state, for :meth:`Scheme.load_adder`. It holds ciphertexts only."""
-        names = b"".join(sorted(self._seen))
-        counts = COUNTS.pack(self.length, self.count)
-        return self._bytes(self.scheme._tag(b"running sum") + counts + names)
+        with self._lock:
+            names = b"".join(sorted(self._seen))
+            counts = COUNTS.pack(self.length, self.count)
+            return self._bytes(self.scheme._tag(b"running sum") + counts + names)
 
     def _bytes(self, front: bytes) -> bytes:
         """``front``, and the sum."""
@@ -233,7 +239,7 @@ class Adder:
         return out.contents()
 
     def _fold(self, groups: list[Words], seeds: bytes) -> None:
-        # Fresh ciphertexts agree nowhere: the first words of each are enough to recognise a copy of any.
+        # Fresh ciphertexts agree nowhere: a copy of a vector is recognised by the first words of its ciphertexts.
         name = hashlib.sha256(b"".join(group[0, :4].tobytes() for group in groups)).digest()
         if name in self._seen:
             raise CiphertextError("the same encrypted vector is in the sum already")

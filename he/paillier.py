@@ -26,6 +26,7 @@ and q - 1 (when opening): share no processor with an adversary.
 import hashlib
 import os
 import struct
+import threading
 from collections.abc import Sequence
 from concurrent.futures import Executor
 from dataclasses import dataclass
@@ -323,7 +324,8 @@ def _checksum(body: bytes) -> bytes:
 class Adder:
     """A server's running sum: one encrypted sum, and 32 bytes for each vector in it.
 
-    :meth:`Scheme.adder` makes one. It refuses a vector that is in the sum already, byte for byte.
+    :meth:`Scheme.adder` makes one. It refuses a vector that is in the sum already, byte for byte. Any thread may
+    call it: calls take turns.
     """
 
     def __init__(self, scheme: Scheme, length: int, public: types.PublicKey | None) -> None:
@@ -335,6 +337,7 @@ class Adder:
         self._square = self._key.n**2
         self._sum: list[Any] = []
         self._seen: dict[bytes, None] = {}
+        self._lock = threading.RLock()
         scheme.ciphertexts(length)
 
     @property
@@ -349,27 +352,32 @@ class Adder:
         the key are wrong, if a ciphertext is outside (1, n²) or shares a factor with n, if the vector is
         in the sum already, and if the sum is full.
         """
-        if self.count >= self._scheme.max_clients:
-            raise CiphertextError(f"the sum holds {self.count} vectors, as many as its slots allow; begin another")
-        numbers = self._scheme._read(data, self._length, self._key)
-        name = hashlib.sha256(data).digest()
-        if name in self._seen:
-            raise CiphertextError("the same encrypted vector is in the sum already")
-        if self._sum:
-            numbers = [a * b % self._square for a, b in zip(self._sum, numbers, strict=True)]
-        self._sum = numbers
-        self._seen[name] = None
+        with self._lock:
+            if self.count >= self._scheme.max_clients:
+                raise CiphertextError(
+                    f"the sum holds {self.count} vectors, as many as its slots allow; begin another"
+                )
+            numbers = self._scheme._read(data, self._length, self._key)
+            name = hashlib.sha256(data).digest()
+            if name in self._seen:
+                raise CiphertextError("the same encrypted vector is in the sum already")
+            if self._sum:
+                numbers = [a * b % self._square for a, b in zip(self._sum, numbers, strict=True)]
+            self._sum = numbers
+            self._seen[name] = None
 
     def total(self) -> bytes:
         """The encrypted sum; :class:`HEError` before the first vector."""
-        if not self._sum:
-            raise HEError("the sum is empty; fold an encrypted vector in first")
-        return self._scheme._write([int(number) for number in self._sum], self._key)
+        with self._lock:
+            if not self._sum:
+                raise HEError("the sum is empty; fold an encrypted vector in first")
+            return self._scheme._write([int(number) for number in self._sum], self._key)
 
     def to_bytes(self) -> bytes:
         """The state, for :meth:`Scheme.load_adder`. It holds ciphertexts only."""
-        total = self.total() if self._sum else self._scheme._mark(self._key)
-        body = struct.pack(">I", self.count) + b"".join(self._seen) + total
+        with self._lock:
+            total = self.total() if self._sum else self._scheme._mark(self._key)
+            body = struct.pack(">I", self.count) + b"".join(self._seen) + total
         return _checksum(body) + body
 
     def _restore(self, state: bytes) -> None:

@@ -70,7 +70,7 @@ class SecretKey(Protocol):
 
 
 class Adder(Protocol):
-    """A running sum of encrypted vectors. It holds no secret."""
+    """A running sum of encrypted vectors. It holds no secret. Any thread may call it: calls take turns."""
 
     @property
     def count(self) -> int:

@@ -1,8 +1,11 @@
 """Sums under one-time keys: exact, closed unless every coefficient is possible, and what protects one vector."""
 
 import pickle
+import threading
 from concurrent.futures import Executor
+from contextlib import nullcontext, suppress
 from math import comb, prod
+from typing import Any
 
 import numpy as np
 import pytest
@@ -312,6 +315,27 @@ def test_bad_uploads_leave_the_sum_as_it_was() -> None:
     with pytest.raises(CiphertextError, match="begin another"):
         adder.fold(uploads[2])
     assert adder.to_bytes() == full
+
+
+def test_two_threads_fill_a_sum_with_no_more_than_it_may_hold(threads: Executor) -> None:
+    """Neither goes on until both add, or a fifth of a second is over. Control: without its lock it takes both."""
+    scheme = kahe.Scheme(((10, 3),), 2)
+    upload = scheme.encrypt(vector_of(scheme, 1), seed(0), PUBLIC)
+    locks: list[Any] = [threading.RLock(), nullcontext()]
+    for lock, most in zip(locks, (2, 3), strict=True):
+        adder, both = scheme.adder(), threading.Barrier(2, timeout=0.2)
+        adder.fold(upload)
+        adder._lock = lock
+        add = adder._add
+
+        def slow(groups: Any, both: threading.Barrier = both, add: Any = add) -> None:
+            with suppress(threading.BrokenBarrierError):
+                both.wait()
+            add(groups)
+
+        adder._add = slow  # type: ignore[method-assign]
+        done = [threads.submit(adder.fold, upload) for _ in range(2)]
+        assert 1 + sum(task.exception() is None for task in done) == adder.count == most
 
 
 def test_sums_are_restored_from_every_state() -> None:

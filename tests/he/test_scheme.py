@@ -1,7 +1,10 @@
 """Paillier, CKKS and BFV satisfy the same types, and one piece of code runs with each of them."""
 
 import random
-from concurrent.futures import ThreadPoolExecutor
+import threading
+import time
+from concurrent.futures import Executor, ThreadPoolExecutor
+from contextlib import nullcontext, suppress
 from functools import cache
 from typing import Any
 
@@ -86,6 +89,39 @@ def test_a_vector_is_added_once(name: str) -> None:
         with pytest.raises(CiphertextError, match="in the sum already"):
             again.fold(data)
         assert again.to_bytes() == before
+
+
+def folded_at_once(name: str, threads: Executor, *, locked: bool) -> tuple[int, int, list[int]]:
+    """How often two threads together add one vector to one sum, the sum's count, and what it opens to.
+
+    Neither goes on until both have seen that the vector is not in the sum, or a fifth of a second is over. Then
+    one goes first.
+    """
+    scheme, key = SCHEMES[name], key_of(name)
+    adder: Any = scheme.adder(3, key.public)
+    if not locked:
+        adder._lock = nullcontext()
+    both, kind = threading.Barrier(2, timeout=0.2), type(adder._seen)
+
+    def known(seen: Any, vector: bytes) -> bool:
+        found = kind.__contains__(seen, vector)
+        with suppress(threading.BrokenBarrierError):
+            time.sleep(both.wait() / 10)
+        return bool(found)
+
+    adder._seen = type("Slow", (kind,), {"__contains__": known})(adder._seen)
+    data = key.encrypt(np.arange(3))
+    taken = sum(task.exception() is None for task in [threads.submit(adder.fold, data) for _ in range(2)])
+    return taken, adder.count, key.open(adder.total(), 3, scheme.max_clients).tolist()
+
+
+@every
+def test_two_threads_add_a_vector_once(name: str, threads: Executor) -> None:
+    assert folded_at_once(name, threads, locked=True) == (1, 1, [0, 1, 2])
+
+
+def test_control_without_its_lock_a_sum_holds_a_vector_twice_and_counts_it_once(threads: Executor) -> None:
+    assert folded_at_once("bfv", threads, locked=False) == (2, 1, [0, 2, 4])
 
 
 @every
