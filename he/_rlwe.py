@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from he import _rlwe_keys, _tenseal_vectors, scheme
+from he import _rlwe_keys, scheme
 from he._rlwe_format import DIGEST_BYTES, SEED_BYTES, Format
 from he._rlwe_keys import COUNTS, NAME_BYTES, Adder, PublicKey, SecretKey, engine_of, polynomials, upload
 from he.errors import CiphertextError, HEError
@@ -103,11 +103,15 @@ class Scheme(Format):
         The context is one that :meth:`SecretKey.to_tenseal` wrote or, where ``parameters`` have several
         primes, one that TenSEAL made with the same. Raises :class:`HEError` on any other.
         """
-        return _rlwe_keys.secret_from_tenseal(self, context)
+        from he import _tenseal_keys
+
+        return _tenseal_keys.secret_key(self, context)
 
     def public_from_tenseal(self, context: bytes) -> PublicKey:
         """The public key in a context of TenSEAL's, serialized, from any sender, as :meth:`secret_from_tenseal`."""
-        return _rlwe_keys.public_from_tenseal(self, context)
+        from he import _tenseal_keys
+
+        return _tenseal_keys.public_key(self, context)
 
     def to_tenseal(self, data: bytes, length: int) -> bytes:
         """An encrypted vector or sum of ``length`` values as a vector of TenSEAL's, serialized.
@@ -119,6 +123,8 @@ class Scheme(Format):
         ``data`` may come from any sender. Raises :class:`he.errors.CiphertextError` unless it is an encrypted
         vector or sum.
         """
+        from he import _tenseal_vectors
+
         count = self._ciphertexts(length)
         if isinstance(data, bytes) and data[:DIGEST_BYTES] == self._tag(b"sum"):
             body = self._body(data, b"sum", self.total_size(length), CiphertextError)
@@ -133,4 +139,6 @@ class Scheme(Format):
         :meth:`SecretKey.open` opens it. :meth:`Adder.fold_tenseal` says which vectors are accepted, and
         adds single ones. Raises :class:`he.errors.CiphertextError` on any others.
         """
+        from he import _tenseal_vectors
+
         return self._tag(b"sum") + _tenseal_vectors.vector_words(self, data, self._ciphertexts(length)).tobytes()

@@ -7,18 +7,16 @@ import threading
 from collections.abc import Iterator
 from concurrent.futures import Executor
 from dataclasses import dataclass, field
-from functools import cached_property
+from functools import cache, cached_property
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from he import _tenseal, _tenseal_vectors
 from he._buffer import Buffer, Part
 from he._numbers import whole
 from he._rlwe_encryption import BLOCK, Engine, Key, RingEngine, encrypt
 from he._rlwe_format import DIGEST_BYTES, Format, Integers, Words, blocks
-from he._rlwe_seal import SealEngine
 from he._workers import run_all
 from he.errors import CiphertextError, HEError, OpenError
 from he.ring import LANES, lanes, packing
@@ -30,12 +28,19 @@ NAME_BYTES = 32
 COUNTS = struct.Struct("<QQ")
 """The front of a running sum as bytes: length of the vectors, vectors in the sum."""
 
-_ENGINES: dict[str, Engine] = {"ring": RingEngine(), "seal": SealEngine()}
-
 
 def engine_of(scheme: Format) -> Engine:
     """What draws the keys of ``scheme``, and encrypts."""
-    return _ENGINES[scheme.engine]
+    return _engine(scheme.engine)
+
+
+@cache
+def _engine(name: str) -> Engine:
+    if name == "ring":
+        return RingEngine()
+    from he._rlwe_seal import SealEngine  # loaded by those alone who want SEAL
+
+    return SealEngine()
 
 
 @dataclass(frozen=True, eq=False)
@@ -70,6 +75,8 @@ class PublicKey:
         Raises :class:`HEError` if the parameters have several primes: then only
         :meth:`SecretKey.to_tenseal` can make the context.
         """
+        from he import _tenseal
+
         return _tenseal.context_bytes(self.scheme, None, self._key.rows)
 
     @cached_property
@@ -105,6 +112,8 @@ class SecretKey:
         with it has passed none of the checks of :meth:`open`: a value outside 0..count * ``bound``, or one
         far from an integer, may be made of the key, and must not be shown to anyone.
         """
+        from he import _tenseal
+
         public = None if self.public is None else self.public._key.rows
         return _tenseal.context_bytes(self.scheme, self._secret, public)
 
@@ -207,6 +216,8 @@ class Adder:
 
         Raises :class:`CiphertextError`, as :meth:`fold` does. No TenSEAL runs here.
         """
+        from he import _tenseal_vectors
+
         with self._lock:
             self._require_room()
             words = _tenseal_vectors.vector_words(self.scheme, data, self.scheme._ciphertexts(self.length))
@@ -292,10 +303,10 @@ def load_secret(scheme: Format, data: bytes) -> SecretKey:
     if scheme.seeded:
         return SecretKey(scheme, secret, None)
     public = PublicKey(scheme, _public_words(scheme, body[degree // 4 :]))
-    return _paired(scheme, secret, public)
+    return paired(scheme, secret, public)
 
 
-def _paired(scheme: Format, secret: NDArray[np.int8], public: PublicKey) -> SecretKey:
+def paired(scheme: Format, secret: NDArray[np.int8], public: PublicKey) -> SecretKey:
     """The secret key with its public key. Raises :class:`HEError` if they don't belong together."""
     key = SecretKey(scheme, secret, public)
     phases = key._phases(scheme._unpacked(scheme._groups(public.words, 2 * len(scheme._fields)))[0])[:, :, 0]
@@ -316,26 +327,3 @@ def load_public(scheme: Format, data: bytes) -> PublicKey:
 def _public_words(scheme: Format, body: memoryview) -> Words:
     (group,) = scheme._reduced(body, 2 * len(scheme._fields), "public key", HEError)
     return group.reshape(-1)
-
-
-def secret_from_tenseal(scheme: Format, context: bytes) -> SecretKey:
-    """See :meth:`Scheme.secret_from_tenseal`."""
-    key = _tenseal.read_context(scheme, context)
-    if key.secret is None:
-        raise HEError("got a TenSEAL context without a secret key; serialize it with save_secret_key=True")
-    if scheme.seeded:
-        return SecretKey(scheme, key.secret, None)
-    return _paired(scheme, key.secret, _public(scheme, key))
-
-
-def public_from_tenseal(scheme: Format, context: bytes) -> PublicKey:
-    """See :meth:`Scheme.public_from_tenseal`."""
-    return _public(scheme, _tenseal.read_context(scheme, context))
-
-
-def _public(scheme: Format, key: _tenseal.Key) -> PublicKey:
-    if key.public is None:
-        raise HEError("got a TenSEAL context without a public key, or for a seeded scheme, which has none")
-    group = lanes(1, len(key.public), scheme.parameters.degree)
-    group[0] = key.public[:, :, None]
-    return PublicKey(scheme, scheme._packed(group, 1))

@@ -58,8 +58,9 @@ class Scheme(_rlwe.Scheme):
         middle = count * self.bound // 2
         for field, row in zip(self._fields, rows, strict=True):
             for constant in (0, p.degree // 2):  # of the real parts, of the imaginary parts
-                row[constant] += np.uint64(-p.step * middle % field.prime)
-                field.reduce(row[constant])
+                moved = row[constant : constant + 1]
+                moved += np.uint64(-p.step * middle % field.prime)
+                field.reduce(moved)
         numbers = _numbers(rows, self._fields, spare)
         slots.to_slots(numbers)
         off = _fourier.scatter(numbers, float(p.step), slots.complex_(p.degree), middle, sums)

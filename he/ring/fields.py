@@ -130,8 +130,8 @@ class Field:
 
     def _tree(self, root: int) -> Words:
         """The powers of ``root`` below N in bit-reversed order, each with its quotient."""
-        powers = _powers(1, root, self.prime, self.degree)
-        return self._pairs([powers[i] for i in bit_reversed(self.degree)])
+        powers = np.array(_powers(1, root, self.prime, self.degree), dtype=np.uint64)
+        return self.factor(powers[np.array(bit_reversed(self.degree))]).pairs
 
     def _pairs(self, numbers: Sequence[int]) -> Words:
         bits = _QUOTIENT_BITS[type(self.modulus)]
@@ -152,8 +152,10 @@ def _field(degree: int, prime: int, kind: str) -> Field:
 @lru_cache(maxsize=16)
 def bit_reversed(count: int) -> tuple[int, ...]:
     """The numbers below ``count``, a power of 2, with their bits reversed, in order."""
-    length = count.bit_length() - 1
-    return tuple(int(f"{i:0{length}b}"[::-1], 2) for i in range(count))
+    order = np.zeros(1, dtype=np.int64)
+    while order.size < count:
+        order = np.concatenate([2 * order, 2 * order + 1])
+    return tuple(order.tolist())
 
 
 def _least_root(degree: int, prime: int) -> int:
