@@ -6,7 +6,7 @@ import numpy as np
 
 import secagg
 from secagg.identity import enrol
-from secagg.testing import rng_for_tests
+from secagg.testing import Session, parties_for, rng_for_tests
 
 CLIENTS, SIZE = 100, 1_000_000
 SILENT = {"c001", "c002"}  # before MaskedInput
@@ -65,3 +65,27 @@ def test_peak_over_the_servers_calls_alone() -> None:
     assert not [fault for fault in server.faults if fault.kind != secagg.FaultKind.SILENT]
     np.testing.assert_allclose(server.outcome.mean, update, atol=2e-4)
     assert peak < 8 * 4 * SIZE, f"{peak / (4 * SIZE):.2f} vectors of 4 bytes a coordinate"
+
+
+def test_peak_over_the_calls_of_a_server_of_one_shot() -> None:
+    """Uploads of thirty clients, of which none is kept: below two uploads' bytes beside sum, total and outcome."""
+    protocol = secagg.OneShot(members=4, corrupt_members=1, kem="X25519")
+    known = parties_for(protocol, 30)
+    task = known.make_task(
+        layout=secagg.Layout.of({"w": np.zeros(SIZE // 4, np.float32)}),
+        encoding=secagg.FixedPoint(clip=1.0, bits=16, rounding="nearest"),
+        max_weight=None,
+    )
+    session = Session(known, task=task)
+    session.until(secagg.Round.INPUT)
+    answers = {party: session.ask(party) for party in known.cohort}
+    tracemalloc.start()
+    try:
+        for party, answer in answers.items():
+            session.server.receive(party, answer)
+        kept, _ = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert not session.server.pending
+    assert kept < len(answers["c1"])
+    assert kept < 2000 * len(answers)

@@ -33,6 +33,7 @@ from secagg.protocols.oneshot.messages import (
 )
 from secagg.protocols.oneshot.opening import open_sum
 from secagg.protocols.oneshot.parameters import KEY_SIZE
+from secagg.store import MemoryLedger
 from secagg.table import Round
 from secagg.testing import Integers, MemoryStore, Parties, Session, check_protocol, parties_for
 from secagg.wire import Envelope
@@ -167,6 +168,30 @@ def test_a_late_client_and_a_late_member_change_nothing() -> None:
     session.require_exact(outcome, "without the late client")
     session.server.receive("decryptor-7", recorded.answers["decryptor-7", Round.SUM_OF_KEYS])
     assert {kind for _, _, kind in session.faults} == {FaultKind.OUT_OF_TURN}
+
+
+def test_inputs_that_a_crashed_server_lost_fall_out_of_the_set() -> None:
+    """Their clients have vanished, and the members hold their shares: two fewer are in the sum, and all is well."""
+    session = begin()
+    asked = session.until(Round.INPUT)
+    session.exchange({party: asked[party] for party in IDS[:4]})
+    session.restore_server(session.stores[wire.SERVER].state)
+    session.exchange({party: data for party, data in session.server.start().items() if party not in ("c1", "c2")})
+    session.close()
+    session.require_sum_of(session.run(), IDS[2:])
+    assert not session.faults
+    assert not any(session.members[party].faults for party in members(session))
+
+
+def test_a_member_with_a_ledger_and_no_store_is_held_to_one_set_too() -> None:
+    ledgers = {party: MemoryLedger() for party in members(begin())}
+    first, again = begin(), begin(seed=b"again")
+    for session in (first, again):
+        for party, ledger in ledgers.items():
+            session.members[party] = session.make(party, save=None, ledger=ledger)
+    first.require_completes("without a store")
+    with pytest.raises(Aborted, match="got 0 members"):
+        again.run()
 
 
 # --- bad dealings
