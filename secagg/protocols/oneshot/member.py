@@ -18,6 +18,7 @@ from secagg.errors import Aborted, Fault, FaultKind, LocalProtocolError
 from secagg.identity import PartyRole
 from secagg.merkle import root_of_path
 from secagg.protocols.oneshot.messages import (
+    HASH_BYTES,
     Agreed,
     Collect,
     Dealing,
@@ -129,6 +130,7 @@ class CommitteeMember(Decryptor[CommitteeState]):
         dealing, rest = signed.open(Dealing)
         wire.no_vectors(rest)
         check_dealing(self._protocol, dealing)
+        self._check_sealed(message)
         self._check_path(message, dealing)
         # From here on these are the client's words: it signed whatever is wrong with them, or this member errs.
         share, lack = self._opened(draft, client, message, dealing)
@@ -138,11 +140,20 @@ class CommitteeMember(Decryptor[CommitteeState]):
         part = Part(envelope.digest, dealing_digest(dealing), share, lack)
         draft.parts = draft.parts | {client: part}
 
+    def _check_sealed(self, message: KeyShare) -> None:
+        """``Reject`` a part without a text: nobody showed its client this member's session key.
+
+        The leaf of such a member stands for an empty text, which is on the client's signed tree. It does not open,
+        and that is not the client's fault.
+        """
+        if not message.sealed:
+            raise Reject(FaultKind.INVALID, "got a key share without a sealed text, of a client that sealed none")
+
     def _check_path(self, message: KeyShare, dealing: Dealing) -> None:
         """``Reject`` what the client didn't sign for this member: the server, or who sent it on, changed it."""
         committed = leaf(message.commitment, message.sealed)
         root = root_of_path(committed, self._place, self._protocol.members, message.path)
-        if len(message.commitment) != len(committed) // 2 or root != dealing.root:
+        if len(message.commitment) != HASH_BYTES or root != dealing.root:
             raise Reject(FaultKind.INVALID, "got a key share that is not the one its client signed for this member")
 
     def _opened(

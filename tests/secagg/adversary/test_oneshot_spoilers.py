@@ -12,10 +12,18 @@ import pytest
 
 from he import _kahe_sums
 from mpc import packed
-from secagg.errors import Aborted, FaultKind
+from secagg.bitmap import to_bitmap
+from secagg.errors import Aborted, FaultKind, RemoteProtocolError
+from secagg.merkle import merkle_path
 from secagg.protocols.oneshot import OneShot
+from secagg.protocols.oneshot.member import CommitteeMember
+from secagg.protocols.oneshot.messages import Agreed, Collect, KeyShare, Lack, SessionKey, dealing_tree
+from secagg.protocols.oneshot.server import OneShotServer
 from secagg.roles import Outcome
+from secagg.table import Round
 from secagg.testing import Integers, RequirementError, Session, parties_for
+from tests.secagg.adversary.driver import VICTIM, World
+from tests.secagg.adversary.oneshot import MEMBERS, PROTOCOL, TASK, LyingServer
 from tests.secagg.adversary.registry import attack
 from tests.secagg.test_oneshot import add_to_answer, begin, make_task, spoil_shares
 
@@ -128,3 +136,110 @@ class TestAnotherKey:
         outcome = session.run()
         with pytest.raises(RequirementError, match="the exact sum"):
             session.require_exact(outcome, "here")
+
+
+@attack(
+    title=(
+        "Framed by a server: it hides two members' session keys from a client, then hands these members what the "
+        "client signed in their places, an empty text; with one corrupt member, three refuse the client's shares"
+    ),
+    attacker="lying server, one corrupt member; they want proof that an honest client dealt badly",
+    defence="a member refuses a part without a text before it looks at it (`CommitteeMember._check_sealed`), and "
+    "says that the client's share did not reach it",
+    control="without this check: three members signed that they refuse the client's shares, which proves it at "
+    "fault",
+    source="own",
+)
+class TestFramedByAServer:
+    hidden = MEMBERS[:2]
+
+    def attack(self) -> list[Lack]:
+        """What the members sign that they lack of the victim's, with the corrupt member's own word."""
+        server = LyingServer(World(TASK))
+        server.gather([VICTIM], keys=[key for member, key in server.keys.items() if member not in self.hidden])
+        message, _ = server.opened(VICTIM)
+        commitments = [message.commitments[at : at + 32] for at in range(0, 32 * len(MEMBERS), 32)]
+        tree = dealing_tree(commitments, dict(enumerate(message.sealed, start=len(self.hidden))))
+        words = [Lack.UNOPENED]
+        for place, member in enumerate(self.hidden):
+            part = KeyShare(message.dealing, commitments[place], b"", merkle_path(tree, place))
+            assert server.members[member].receive(server.seal(part)) is None
+            answer = server.ask(member, Collect(to_bitmap(server.cohort, server.cohort)))
+            assert answer is not None
+            words.append(Lack(answer.open(Agreed)[0].lacking[server.cohort.index(VICTIM)]))
+        return words
+
+    def test_refused(self) -> None:
+        assert self.attack() == [Lack.UNOPENED, Lack.ABSENT, Lack.ABSENT]
+
+    def test_control_succeeds(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr(CommitteeMember, "_check_sealed", lambda *_: None)
+        refusing = [word for word in self.attack() if word > Lack.ABSENT]
+        assert len(refusing) > PROTOCOL.corrupt_members
+
+
+@attack(
+    title="A session key of small order: nobody can seal to the key that a member shows, so no client answers",
+    attacker="one member; it wants the session to end",
+    defence="the server seals a text to each session key before it shows it (`OneShotServer._take_key`)",
+    control="with a server that takes any key: no client answers",
+    source="own; low-order points of X25519 (RFC 7748, section 6.1)",
+)
+class TestUnusableKey:
+    def attack(self) -> Session:
+        session = begin()
+
+        def before_answer(party: str, answer: bytes) -> bytes | None:
+            spoils = (party, session.round) == ("decryptor-7", Round.SESSION_KEY)
+            return session.changed(answer, lambda *_: (SessionKey(bytes(32)), b"")) if spoils else None
+
+        session.before_answer = before_answer
+        return session
+
+    def test_refused(self) -> None:
+        session = self.attack()
+        session.require_exact(session.run(), "by the other members")
+        assert session.faults[0] == ("decryptor-7", Round.SESSION_KEY, FaultKind.INVALID)
+
+    def test_control_succeeds(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        def take_any(server: Any, envelope: Any, *_: Any) -> None:
+            server.context.state.keys[envelope.sender] = envelope.raw
+
+        monkeypatch.setattr(OneShotServer, "_take_key", take_any)
+        session = self.attack()
+        session.until(Round.INPUT)
+        proposal = (session.outbox or {})["c1"]
+        with pytest.raises(RemoteProtocolError, match="decryptor-7 that can't be used"):
+            session.members["c1"].receive(proposal)
+
+
+@attack(
+    title="Two members lie in their sums of key shares, so that the sum does not open",
+    attacker="c_m members; they want the session to end without a sum, and nobody to be named",
+    defence="all answers are tried for those that agree and open the sum (`mpc.packed.recover`)",
+    control="where the first r answers are taken: the session ends, and no member is named",
+    source="own; error correction in Shamir's scheme (McEliece and Sarwate 1981)",
+)
+class TestLyingSums:
+    def attack(self) -> Session:
+        session = begin()
+        add_to_answer(session, decryptor_1=1, decryptor_2=5)
+        return session
+
+    def test_refused(self) -> None:
+        session = self.attack()
+        outcome = session.run()
+        session.require_exact(outcome, "by the other members")
+        assert named(outcome, FaultKind.WRONG_SHARE) == {"decryptor-1", "decryptor-2"}
+
+    def test_control_succeeds(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        recover = packed.recover
+
+        def first(committee: packed.Committee, length: int, answers: Any) -> Any:
+            return recover(committee, length, dict(list(answers.items())[: committee.threshold]))
+
+        monkeypatch.setattr(packed, "recover", first)
+        session = self.attack()
+        with pytest.raises(Aborted, match="open the sum of the inputs"):
+            session.run()
+        assert not session.faults
