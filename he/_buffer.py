@@ -38,7 +38,7 @@ class Buffer:
         return np.frombuffer(self._file.getbuffer(), dtype=np.uint8)
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, repr=False)
 class Part(Generic[Number]):
     """A part of an array, for one worker to write. Another process gets memory of its own instead."""
 

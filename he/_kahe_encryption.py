@@ -19,7 +19,7 @@ from he.ring import LANES, Factor, _lanes, lanes, packing
 from he.ring.streams import Stream
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, repr=False)
 class Encryption:
     """Encrypts one vector, group by group."""
 

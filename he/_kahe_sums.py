@@ -109,7 +109,7 @@ def tag(scheme: Format) -> bytes:
     return hashlib.sha256(scheme.digest + b"running sum").digest()[:TAG_BYTES]
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, repr=False)
 class Opening:
     """Opens groups of a sum of ``count`` vectors with the sum of their keys."""
 

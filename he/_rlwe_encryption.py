@@ -30,7 +30,7 @@ BLOCK = 16
 """Ciphertexts in one piece of work: so few that its memory is used again for the next piece."""
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, repr=False)
 class Key:
     """What encrypts: the packed rows of a public key, or the coefficients (N) of a secret. The other is None."""
 
@@ -160,7 +160,10 @@ class RingEngine(Engine):
         """See :meth:`Engine.seed`."""
         seed = rng(SEED_BYTES)
         if type(seed) is not bytes or len(seed) != SEED_BYTES:
-            raise HEError(f"got {seed!r:.60} from rng({SEED_BYTES}); expected {SEED_BYTES} bytes")
+            got = (
+                f"{len(seed)} bytes" if type(seed) is bytes else type(seed).__name__
+            )  # not the bytes: they are secret
+            raise HEError(f"got {got} from rng({SEED_BYTES}); expected {SEED_BYTES} bytes")
         return seed
 
     def encrypt_block(

@@ -40,7 +40,7 @@ _ASYMMETRIC, _SYMMETRIC = 0, 1
 _AUTO_FLAGS = 7  # TenSEAL's default; they concern products only
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, repr=False)
 class Key:
     """What a context holds: a secret (N coefficients) or None, and a public key (2 * primes, N) or None."""
 

@@ -45,7 +45,9 @@ class Sampler:
     def encryption(self, stream: Stream, group: int) -> Small:
         """What eight encryptions with a public key draw, (3, N, 8).
 
-        It is a ternary polynomial, uniform up to 2^-44, and two errors with binomial coefficients.
+        It is a ternary polynomial, uniform up to 2^-44, and two errors with binomial coefficients. -1 has the
+        largest probability, (1 + 2^-43) / 3. So any event about 2^30 coefficients is likelier than with
+        exactly uniform ones by a factor of at most (1 + 2^-43)^(2^30) < 1 + 2^-12.
         """
         return self._fill(self._small, stream, group, 2, _lanes.encryption)
 

@@ -7,6 +7,7 @@ parts in CKKS: :func:`complex_` says how imaginary parts differ.
 """
 
 from functools import lru_cache
+from math import isqrt
 
 import numpy as np
 from numpy.typing import NDArray
@@ -59,13 +60,30 @@ def from_slots(values: Reals) -> None:
 
 @lru_cache(maxsize=8)
 def _roots(degree: int) -> Reals:
-    """The roots (N/2, 2) of the tree below the factor x^(N/2) - sqrt(-1) of x^N + 1."""
-    order = bit_reversed(degree)
+    """The roots (N/2, 2) of the tree below the factor x^(N/2) - sqrt(-1) of x^N + 1.
+
+    Each part is the double that is nearest to it, on every machine: sines of C libraries differ in their last bit,
+    and an encoding that differs is another plaintext under the same randomness.
+    """
+    order, powers = bit_reversed(degree), _powers(degree)
     roots = np.zeros((degree // 2, 2))
     groups = 1
     while groups < degree // 2:
-        nodes = [order[2 * groups + g] for g in range(groups)]
-        angles = np.pi / degree * np.array(nodes)
-        roots[groups : 2 * groups] = np.stack([np.cos(angles), np.sin(angles)], axis=1)
+        roots[groups : 2 * groups] = [powers[order[2 * groups + g]] for g in range(groups)]
         groups <<= 1
     return roots
+
+
+def _powers(degree: int) -> list[tuple[float, float]]:
+    """The N lowest powers of exp(pi sqrt(-1) / N), computed in integers, in units of 2^-160."""
+    bits = 160
+    one = 1 << bits
+    cosine, sine = 0, one  # of a right angle, halved until it is pi / N
+    for _ in range(degree.bit_length() - 2):
+        cosine = isqrt(one + cosine << bits - 1)
+        sine = (sine << bits - 1) // cosine
+    powers, x, y = [], one, 0
+    for _ in range(degree):
+        powers.append((x / one, y / one))
+        x, y = x * cosine - y * sine >> bits, x * sine + y * cosine >> bits
+    return powers

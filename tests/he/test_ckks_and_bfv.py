@@ -15,7 +15,8 @@ import numpy as np
 import pytest
 from hypothesis import given, settings, strategies as st
 
-from he import _rlwe_encryption, _seal, bfv, ckks
+from he import _rlwe_encryption, _seal, _tenseal, bfv, ckks
+from he._buffer import Part
 from he.ckks import SecretKey
 from he.errors import CiphertextError, HEError, OpenError
 from he.ring import sampling
@@ -592,3 +593,16 @@ def test_whatever_residues_say_only_our_errors_come_out(scheme: Scheme, seed: in
             continue
         with pytest.raises(OpenError):
             key.open(adder.total(), 100, 1)
+
+
+@pytest.mark.parametrize("seeded", [False, True], ids=["public", "seeded"])
+def test_no_secret_is_in_a_representation_or_an_error(seeded: bool) -> None:
+    """Either may be logged, such as with the arguments of a failed task of an executor."""
+    scheme = bfv.Scheme(254, 16, seeded)
+    key = scheme.generate()
+    for holder in (key, key._key, _tenseal.Key(key._secret, None), Part(key._secret)):
+        assert "array" not in repr(holder)
+    for drawn in (b"secret" * 5, bytearray(b"secret" * 5 + b"12")):
+        with pytest.raises(HEError, match=r"got (30 bytes|bytearray) from rng\(32\)") as refused:
+            key.encrypt(np.ones(3, int), rng=lambda n, drawn=drawn: drawn)  # type: ignore[misc]
+        assert "secret" not in str(refused.value)

@@ -20,8 +20,12 @@ from numba import njit
 REGISTER = re.compile(r"%(\w+)")
 WIDE = ("ax", "bx", "cx", "dx", "si", "di", "bp", "sp")
 FLAGS = "flags"
-KEEPS_FLAGS = ("mov", "lea", "set", "cmov", "push", "pop", "not", "v", "k", "j", "nop", "clt", "cqt", "rorx")
+KEEPS_FLAGS = ("mov", "lea", "set", "cmov", "push", "pop", "not", "v", "k", "j", "nop", "clt", "cqt")
+KEEPS_FLAGS += ("rorx", "shlx", "shrx", "sarx", "mulx", "pdep", "pext", "bswap", "xchg")
+WIDTHS = {"%zmm": 64, "%ymm": 32, "%xmm": 16}
 TESTS = ("cmp", "test", "bt", "ucomi", "comi", "vucomi", "vcomi", "vptest", "vtestp", "kortest", "ktest")
+SOMEWHERE = "stack, somewhere"
+"""A place on the stack for data that was stored at an address that is computed."""
 CALLER_SAVED = ["rax", "rcx", "rdx", "rsi", "rdi", "r8", "r9", "r10", "r11"]
 
 
@@ -92,6 +96,7 @@ class Code:
         if operation.startswith("call"):
             held -= {*CALLER_SAVED, FLAGS}
             return found
+        width = max((size for name, size in WIDTHS.items() if name in text), default=8)
         reads = parts[:-1] if self.overwrites(operation, parts) else parts
         if parts[1:] and len(set(parts)) == 1 and operation.startswith(("xor", "vpxor", "vxor", "pxor")):
             reads = []  # zero, whatever the register held
@@ -102,17 +107,18 @@ class Code:
         if operation.startswith("lea"):
             data = any(whole(register) in held for register in REGISTER.findall(parts[0]))
         else:
-            data = any(self.is_data(part, held) for part in reads)
+            read = ["(%rsp)"] if operation.startswith("pop") else reads
+            data = any(self.is_data(part, width, held) for part in read)
         if operation.startswith(("set", "cmov", "adc", "sbb")):
             data = data or FLAGS in held
         if re.fullmatch("i?div[bwlq]", operation) and (data or {"rax", "rdx"} & held):
             found.add(f"division: {text}")
         self.move_stack(operation, parts, held)
         if parts and not operation.startswith((*TESTS, "j", "ret")):
-            self.write(parts[-1], data, held)
+            self.write("(%rsp)" if operation.startswith("push") else parts[-1], width, data, held)
         if operation.startswith(("mul", "imul", "div", "idiv")) and len(parts) == 1:
             for register in ("rax", "rdx"):
-                self.write(f"%{register}", data or "rax" in held, held)
+                self.write(f"%{register}", width, data or "rax" in held, held)
         if operation.startswith(TESTS) or not operation.startswith(KEEPS_FLAGS):
             (held.add if data else held.discard)(FLAGS)
         return found
@@ -128,23 +134,25 @@ class Code:
         )
 
     @staticmethod
-    def is_data(part: str, held: set[str]) -> bool:
-        """Whether an operand that is read is data."""
-        if slot := on_stack(part):
-            return slot in held
+    def is_data(part: str, width: int, held: set[str]) -> bool:
+        """Whether an operand that is read, ``width`` bytes of it if it is in memory, is data."""
+        if slots := on_stack(part, width):
+            return not held.isdisjoint([*slots, SOMEWHERE])
         if "(" in part:
             return "%rip" not in part
         return any(whole(register) in held for register in REGISTER.findall(part))
 
     @staticmethod
-    def write(part: str, data: bool, held: set[str]) -> None:
+    def write(part: str, width: int, data: bool, held: set[str]) -> None:
         """Note that an operand that is written is data, or not. A part of a register stands for all of it."""
         registers = [] if "(" in part else [whole(register) for register in REGISTER.findall(part)]
-        place = on_stack(part) or "".join(registers[:1])
-        if data and place:
-            held.add(place)
+        places = on_stack(part, width) or registers[:1]
+        if data and not places and "%rsp" in part:
+            places = [SOMEWHERE]
+        if data:
+            held.update(places)
         elif "{" not in part:  # a mask keeps some of what a register held
-            held.discard(place)
+            held.difference_update(places)
 
     @staticmethod
     def move_stack(operation: str, parts: list[str], held: set[str]) -> None:
@@ -155,15 +163,16 @@ class Code:
         elif parts[-1:] == ["%rsp"] and operation.startswith(("add", "sub")) and parts[0].startswith("$"):
             by = int(parts[0][1:]) * (1 if operation.startswith("sub") else -1)
         if by:
-            slots = {place for place in held if place.startswith("stack")}
+            slots = {place for place in held if place.startswith("stack") and place != SOMEWHERE}
             held -= slots
             held |= {f"stack{int(slot[5:]) + by:+d}" for slot in slots}
 
 
-def on_stack(part: str) -> str:
-    """The name of a place on the stack, ``stack`` and its offset; no name for other operands."""
-    match = re.fullmatch(r"(-?\d*)\(%rsp\)", part)
-    return f"stack{int(match[1] or 0):+d}" if match else ""
+def on_stack(part: str, width: int) -> list[str]:
+    """The names of ``width`` bytes on the stack, ``stack`` and an offset for each four; none for other operands."""
+    match = re.fullmatch(r"(-?\d*)\(%rsp\)(?:\s*\{.*)?", part)
+    start = int(match[1] or 0) if match else 0
+    return [f"stack{start + at:+d}" for at in range(0, width, 4)] if match else []
 
 
 def findings(kernel: Any) -> list[str]:
@@ -189,12 +198,13 @@ def compiled() -> dict[str, Any]:
     p = params.ntt_primes(degree, 49, 1)[0]
     group, other, small = lanes(degree), lanes(degree), np.ones((degree, 8), dtype=np.int8)
     group[:], other[:] = 1, 2
-    field = Field(degree, p, Ifma if has_ifma() else Word)
-    field.forward(group)
-    field.backward(group)
-    field.multiply(group, field.factor(group[:, 0].copy()))
-    field.add_product(group, group.copy(), field.factor(group[:, 0].copy()))
-    field.scale(group, 3)
+    for arithmetic in (Ifma, Word) if has_ifma() else (Word,):  # plain moduli of 50 bits and more need Word
+        field = Field(degree, p, arithmetic)
+        field.forward(group)
+        field.backward(group)
+        field.multiply(group, field.factor(group[:, 0].copy()))
+        field.add_product(group, group.copy(), field.factor(group[:, 0].copy()))
+        field.scale(group, 3)
     field.add(group, other)
     field.subtract(group, other)
     field.reduce(group)
@@ -215,9 +225,10 @@ def compiled() -> dict[str, Any]:
     roots = np.ones((degree // 2, 2))
     _fourier.forward(reals, roots)
     _fourier.backward(reals, roots)
-    places, values = np.arange(degree), np.zeros((8, degree), dtype=np.uint16)
-    for module in (_lanes, _fourier):
-        module.gather(values, places, group if module is _lanes else reals)
+    places = np.arange(degree)
+    for kind in (np.uint8, np.uint16, np.uint32, np.uint64):
+        _lanes.gather(np.zeros((8, degree), dtype=kind), places, group)
+        _fourier.gather(np.zeros((8, degree), dtype=kind), places, reals)
     _lanes.scatter(group, places, np.empty((8, degree), dtype=np.int64))
     _fourier.scatter(reals, 1.5, places, 3, np.empty((8, degree), dtype=np.int64))
     _fourier.convert(group.view(np.int64), reals)

@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from tests.he.ring.groups import needs_compiler
+from tests.he.ring.machine_code import Code
 
 pytestmark = [
     needs_compiler,
@@ -44,3 +45,21 @@ def test_no_branch_and_no_address_depends_on_data(cpu: str, tmp_path: Path) -> N
     assert kernels >= {"coins", "add_values", "add_product"}
     assert kernels >= {"gather", "scatter", "convert", "add", "subtract", "reduce", "add_upper"}
     assert {name: lines for name, lines in found.items() if lines} == {}
+
+
+@pytest.mark.parametrize(
+    ("code", "depends"),
+    [
+        (["vmovups (%rdi), %zmm0", "vmovups %zmm0, 64(%rsp)", "movq 72(%rsp), %rax", "testq %rax, %rax"], True),
+        (["movq (%rdi), %rax", "movq %rax, 64(%rsp,%rdx,8)", "movq 72(%rsp), %rcx", "testq %rcx, %rcx"], True),
+        (["movq (%rdi), %rax", "cmpq %rax, %rsi", "shlxq %rdx, %rdx, %rcx"], True),
+        (["movq (%rdi), %rax", "pushq %rax", "movq (%rsp), %rcx", "testq %rcx, %rcx"], True),
+        (["movq (%rdi), %rax", "pushq %rax", "popq %rcx", "testq %rcx, %rcx"], True),
+        (["vmovups (%rdi), %zmm0", "vmovups %zmm0, 64(%rsp)", "movq 128(%rsp), %rax", "testq %rax, %rax"], False),
+        (["movq (%rdi), %rax", "testq %rsi, %rsi"], False),
+    ],
+)
+def test_the_search_follows_data_through_the_stack_and_flags(code: list[str], depends: bool) -> None:
+    body = "".join(f"\t{line}\n" for line in [*code, "jne .LBB0_1"])
+    found = Code(f"\nkernel:\n{body}.LBB0_1:\n\tretq\n.Lfunc_end0:", "kernel").findings()
+    assert found == ({"branch: jne .LBB0_1"} if depends else set())

@@ -96,6 +96,22 @@ def test_complex_values_are_those_at_the_roots(degree: int) -> None:
     assert (np.abs(got / half - reals) <= close / degree * 8 * degree.bit_length()).all()
 
 
+@pytest.mark.parametrize("degree", [4, 16, 2048, 4096])
+def test_roots_are_the_nearest_doubles(degree: int) -> None:
+    """So they are the same on every machine. Control: the C library's cosines of rounded angles are others."""
+    gmpy2 = pytest.importorskip("gmpy2", reason="needs gmpy2: pip install 'secagg[he]'")
+    nodes, groups = [], 1
+    while groups < degree // 2:
+        nodes += [int(f"{2 * groups + g:0{degree.bit_length() - 1}b}"[::-1], 2) for g in range(groups)]
+        groups <<= 1
+    with gmpy2.context(precision=300):
+        angles = [gmpy2.const_pi() * node / degree for node in nodes]
+        expected = [[float(gmpy2.cos(angle)), float(gmpy2.sin(angle))] for angle in angles]
+    roots = slots._roots(degree)[1:]
+    assert roots.tolist() == expected
+    assert degree < 2048 or (roots[:, 0] != np.cos(np.pi / degree * np.array(nodes))).any()
+
+
 def test_complex_values_of_one_polynomial_are_the_definition() -> None:
     reals = np.random.default_rng(3).uniform(-1, 1, (32, 8))
     got = reals.copy()
