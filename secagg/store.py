@@ -5,7 +5,6 @@ because rolling back both lets a client contradict what it sent.
 """
 
 import errno
-import hashlib
 import os
 import secrets
 import threading
@@ -13,10 +12,20 @@ import weakref
 from pathlib import Path
 from typing import Protocol, Self
 
+from secagg._rows import (
+    LINK,
+    RowFile,
+    Written,
+    chained,
+    join_rows as join_rows,
+    split_rows as split_rows,
+    sync_folder,
+)
 from secagg.errors import ConfigError, LocalProtocolError
 
 _OPEN: "weakref.WeakSet[FileLedger]" = weakref.WeakSet()  # the ledgers that this process has locked
 
+_NUMBER = 8  # bytes of a state's number
 _ENTRY = 32
 _ROW = 3 * _ENTRY
 
@@ -39,6 +48,21 @@ class Store(Protocol):
 
     def __call__(self, number: int, state: bytes) -> None:
         """Keep ``state`` durably before returning; ``LocalProtocolError`` unless ``number`` rises."""
+        ...
+
+
+class AppendingStore(Store, Protocol):
+    """A store that also takes rows: what a role took since its newest state, without the whole state again.
+
+    What it gives back is :func:`secagg.store.join_rows` of the newest state and the rows that followed it.
+    """
+
+    def append(self, number: int, row: bytes) -> bool:
+        """Keep ``row``, which is not empty, durably behind the newest state and its rows.
+
+        Returns False, and keeps nothing, unless ``number`` follows the number of what was saved last; the role then
+        saves its whole state. ``OSError`` if the row can't be written; nothing was kept then.
+        """
         ...
 
 
@@ -79,7 +103,7 @@ class FileLedger:
             self._chain = bytes(_ENTRY)
             self._end = self._read_rows(path)
             self._file.truncate(self._end)
-            _sync_folder(self._path.parent)
+            sync_folder(self._path.parent)
             if not self._is_in_place():
                 raise ConfigError(f"got ledger {path}, which was replaced while it was opened; open it again")
         except BaseException:
@@ -143,7 +167,7 @@ class FileLedger:
             return False
 
     def _append(self, entry: bytes, value: bytes) -> None:
-        row = entry + value + _link(self._chain, entry, value)
+        row = entry + value + chained(self._chain, entry, value)
         try:
             self._file.seek(self._end)
             if self._file.write(row) != _ROW:
@@ -165,7 +189,7 @@ class FileLedger:
             end -= _ROW
         for at in range(0, end, _ROW):
             entry, value, link = (data[at + part : at + part + _ENTRY] for part in (0, _ENTRY, 2 * _ENTRY))
-            if link != _link(self._chain, entry, value):
+            if link != chained(self._chain, entry, value):
                 raise ConfigError(
                     f"got ledger {path}, damaged at byte {at}; what this party sent is no longer known: "
                     "enrol it again, with a new key and an empty ledger"
@@ -195,20 +219,29 @@ class FileStore:
     ``FileStore(path, ledger=FileLedger(other))``. A file holds one session: use a path for each, and
     delete it when the session is over. It holds the state's number, a checksum and the state;
     :meth:`load` returns the newest state or None. ``ConfigError`` for a damaged file.
+
+    A role that takes many messages in a round, such as a committee member of ``OneShot``, appends what it keeps of
+    each to a second file, ``path`` with ``.rows`` behind it, which belongs to the newest state. It is deleted when
+    the next state is saved, as at the end of the session and after an abort.
     """
 
     def __init__(self, path: str | os.PathLike[str], *, ledger: Ledger | None = None) -> None:
         self._path = Path(path).resolve()  # a save must replace the target of a symbolic link, not the link
+        self._rows = RowFile(self._path.with_name(f"{self._path.name}.rows"))
         self.ledger = ledger
         if not self._path.parent.is_dir():
             raise ConfigError(
                 f"got state {path} in a folder that does not exist; make it first, for its owner alone"
             )
-        self._number, _ = self._read()
+        self._saved, _ = self._read()
+        self._written = self._rows.read(self._saved[_NUMBER:])
+        if self._written.size and not self._written.end and self._head() == self._saved:
+            self._rows.erase()  # a crash left the rows of an older state
+            self._written = self._rows.read(self._saved[_NUMBER:])
 
     def __call__(self, number: int, state: bytes) -> None:
         """See :meth:`Store.__call__`. ``OSError`` if it can't be written; the old state then remains."""
-        newest = max(self._number, self._written())
+        newest = max(_number(self._saved) + self._written.count, self._newest())
         if number <= newest:
             raise LocalProtocolError(
                 f"got state number {number} after {newest}; a role restored from an older state "
@@ -218,40 +251,64 @@ class FileStore:
         fresh = self._path.with_name(f"{self._path.name}.{secrets.token_hex(8)}.new")
         try:
             with os.fdopen(os.open(fresh, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "wb") as file:
-                head = number.to_bytes(8, "big")
-                file.write(head + _link(head, state))
+                head = number.to_bytes(_NUMBER, "big")
+                checksum = chained(head, state)
+                file.write(head + checksum)
                 file.write(state)
                 file.flush()
                 os.fsync(file.fileno())
             fresh.replace(self._path)
         finally:
             fresh.unlink(missing_ok=True)
-        _sync_folder(self._path.parent)
-        self._number = number
+        self._rows.erase()
+        sync_folder(self._path.parent)
+        self._saved, self._written = head + checksum, Written(0, checksum, 0, 0)
+
+    def append(self, number: int, row: bytes) -> bool:
+        """See :meth:`AppendingStore.append`."""
+        follows = _number(self._saved) + self._written.count + 1
+        if number != follows or not self._saved or self._head() != self._saved:
+            return False
+        self._written = self._rows.append(self._saved[_NUMBER:], self._written, row)
+        return True
 
     def load(self) -> bytes | None:
-        """The newest state, or None if nothing was saved; ``ConfigError`` if it is damaged."""
-        return self._read()[1]
+        """The newest state with its rows, or None if nothing was saved; ``ConfigError`` if it is damaged."""
+        head, state = self._read()
+        if state is None:
+            return None
+        rows: list[bytes] = []
+        self._rows.read(head[_NUMBER:], rows)
+        return join_rows(state, rows)
 
-    def _written(self) -> int:
-        """The number of the state in the file, which another process may have written; -1 if there is no file."""
+    def _head(self) -> bytes:
+        """The number and the checksum of the state in the file; empty if there is no file."""
         try:
             with self._path.open("rb") as file:
-                return int.from_bytes(file.read(8), "big")
+                return file.read(_NUMBER + LINK)
         except FileNotFoundError:
-            return -1
+            return b""
 
-    def _read(self) -> tuple[int, bytes | None]:
+    def _newest(self) -> int:
+        """The number of what was saved last, maybe by another process; -1 if nothing was."""
+        head = self._head()
+        return _number(head) + self._rows.read(head[_NUMBER:]).count
+
+    def _read(self) -> tuple[bytes, bytes | None]:
         try:
             data = self._path.read_bytes()
         except FileNotFoundError:
-            return -1, None
+            return b"", None
         except OSError as error:
             raise ConfigError(f"got state {self._path}, which can't be read: {error}") from error
-        head, checksum, state = data[:8], data[8:40], data[40:]
-        if checksum != _link(head, state):
+        head, state = data[: _NUMBER + LINK], data[_NUMBER + LINK :]
+        if head[_NUMBER:] != chained(head[:_NUMBER], state):
             raise ConfigError(f"got a damaged state in {self._path}; leave this session out")
-        return int.from_bytes(head, "big"), state
+        return head, state
+
+
+def _number(head: bytes) -> int:
+    return int.from_bytes(head[:_NUMBER], "big") if head else -1
 
 
 def _is_unwritten(row: bytes) -> bool:
@@ -260,18 +317,3 @@ def _is_unwritten(row: bytes) -> bool:
     Any other complete row may belong to a claim that returned, so damage to it must not free its entry.
     """
     return not any(row)
-
-
-def _link(*parts: bytes) -> bytes:
-    hashed = hashlib.sha256()
-    for part in parts:
-        hashed.update(part)
-    return hashed.digest()
-
-
-def _sync_folder(folder: Path) -> None:
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

@@ -31,7 +31,7 @@ class Hearing(MemberHooks[AnyState]):
     def _ended(self) -> bool:
         raise NotImplementedError
 
-    def _commit(self, draft: AnyState) -> None:
+    def _commit(self, draft: AnyState, row: bytes | None = None) -> None:
         raise NotImplementedError
 
     def _check_table(self) -> None:
@@ -113,7 +113,7 @@ class Hearing(MemberHooks[AnyState]):
             self._check_word(draft, envelope, word)
             sealed = self.context.seal(draft, word)
             draft.words = {**draft.words, word.client: (envelope.digest, sealed)}
-        self._commit(draft)
+        self._commit(draft, None if sealed else self.new_row(draft))
         return sealed
 
     def _check_word(self, draft: ListenerState, envelope: Envelope, word: Word) -> None:

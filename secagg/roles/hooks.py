@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar, Generic, NoReturn, TypeVar
 
@@ -13,7 +13,7 @@ from secagg.errors import LocalProtocolError
 from secagg.identity import PartyRole
 from secagg.roles.context import MemberContext, ServerContext
 from secagg.roles.handing_on import ForListener, Waiting
-from secagg.roles.state import MemberState, ServerState, pack_segments
+from secagg.roles.state import MemberState, ServerState, hold, pack_segments
 from secagg.table import Phase, Word
 from secagg.wire import Envelope
 
@@ -85,6 +85,18 @@ class MemberHooks(Generic[AnyState]):
         A message that the role gave its word on is known without this.
         """
         return False
+
+    def new_row(self, draft: AnyState) -> bytes | None:
+        """What the message that was just taken added to ``draft``, if that is all that it changed; None otherwise.
+
+        A store that can append keeps these bytes. Without them the whole state is saved for each message, which is
+        quadratic in the cohort.
+        """
+        return None
+
+    def take_rows(self, draft: AnyState, rows: Sequence[bytes]) -> None:
+        """Put back into a restored state what :meth:`new_row` returned; ``ConfigError`` where it doesn't fit."""
+        hold(not rows, "rows")
 
     def erase(self, draft: AnyState) -> None:
         """Forget every secret. A role that has finished keeps only what it signed."""

@@ -23,6 +23,7 @@ import msgspec
 from mpc.errors import MPCError
 from mpc.keys import encode_parts
 from secagg import wire
+from secagg._canonical import plain_bytes
 from secagg.errors import Aborted, ConfigError, Fault, FaultKind, LocalProtocolError, RemoteProtocolError
 from secagg.identity import PartyRole, check_enrolled, check_party_id
 from secagg.roles.context import MemberContext
@@ -39,7 +40,7 @@ from secagg.session import (
     roster_digest,
     session_id,
 )
-from secagg.store import Ledger
+from secagg.store import Ledger, split_rows
 from secagg.table import Proposal
 from secagg.wire import Envelope, Reject
 
@@ -278,10 +279,13 @@ class Member(Hearing[AnyState]):
         self.erase(draft)
         self._commit(draft)
 
-    def _commit(self, draft: AnyState) -> None:
+    def _commit(self, draft: AnyState, row: bytes | None = None) -> None:
+        """Save a draft, and make it the state. ``row`` is all that is new in it, for a store that can append."""
         draft.number += 1
-        if self.context.environment.save is not None:
-            self.context.environment.save(draft.number, self._encode(draft))
+        save = self.context.environment.save
+        append = getattr(save, "append", None)
+        if save is not None and not (row and append and append(draft.number, row)):
+            save(draft.number, self._encode(draft))
         self._state = draft
 
     def _fault(self, refused: Reject) -> Fault:
@@ -304,11 +308,14 @@ class Member(Hearing[AnyState]):
         lent = Environment.of(environment)
         if not hasattr(cls, "state_type"):
             raise ConfigError(f"got {cls.__name__}.from_bytes(); call task.restore_client(data), or the like")
-        state = unpack_state(data, cls.state_type, task, cls.role, lent.roster)
+        written, rows = split_rows(plain_bytes(data, "a saved state"))
+        state = unpack_state(written, cls.state_type, task, cls.role, lent.roster)
         check_party_id(state.id)
         phases = [phase for phase in task.protocol.phases if phase.role is cls.role]
         check_member(state, phases, task, lent.roster)
         role = cls.__new__(cls)
         role._take_up(task, state, lent)
+        role.take_rows(role._state, rows)
+        role._state.number += len(rows)
         role.check_restored()
         return role

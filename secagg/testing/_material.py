@@ -13,7 +13,7 @@ from mpc.keys import seeded_rng
 from secagg.encoding import Decoded, PlainEncoding, Rng, Segment
 from secagg.layout import AnyFloat, Layout
 from secagg.packing import Lanes
-from secagg.store import Ledger, MemoryLedger
+from secagg.store import Ledger, MemoryLedger, join_rows, split_rows
 
 
 def rng_for_tests(seed: bytes) -> Callable[[int], bytes]:
@@ -106,3 +106,11 @@ class MemoryStore:
         require(number > self.number, "rising numbers of saved states", f"{number} after {self.number}")
         self.number = number
         self.states.append(state)
+
+    def append(self, number: int, row: bytes) -> bool:
+        """See :meth:`secagg.store.AppendingStore.append`."""
+        if not self.states or number != self.number + 1:
+            return False
+        state, rows = split_rows(self.state)
+        self(number, join_rows(state, [*rows, row]))
+        return True

@@ -165,7 +165,7 @@ class LooksNoFurther(ClearClient):
 
 
 class NeverSaves(ClearClient):
-    def _commit(self, draft: Any) -> None:
+    def _commit(self, draft: Any, row: bytes | None = None) -> None:
         draft.number += 1
         self._state = draft
 

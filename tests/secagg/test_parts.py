@@ -203,7 +203,7 @@ class TestSavedWords:
         """Control: with words that are not kept, no input of before the crash is ever taken."""
         kept = Vetter._commit
 
-        def without_words(vetter: Any, draft: VetterState) -> None:
+        def without_words(vetter: Any, draft: VetterState, row: bytes | None = None) -> None:
             draft.words = {}
             kept(vetter, draft)
 

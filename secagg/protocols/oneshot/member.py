@@ -14,7 +14,7 @@ from mpc.errors import MPCError
 from mpc.hpke import PRIVATE_BYTES, Kem, PrivateKey
 from secagg import wire
 from secagg.bitmap import from_bitmap
-from secagg.errors import Aborted, Fault, FaultKind, LocalProtocolError
+from secagg.errors import Aborted, ConfigError, Fault, FaultKind, LocalProtocolError, blaming
 from secagg.identity import PartyRole
 from secagg.merkle import root_of_path
 from secagg.protocols.oneshot.messages import (
@@ -37,7 +37,7 @@ from secagg.protocols.oneshot.messages import (
 from secagg.protocols.oneshot.parameters import OneShotParameters, check_dealing, place_of
 from secagg.roles.listener import Decryptor
 from secagg.roles.member import Handler, Listener, Reply, method
-from secagg.roles.state import MemberState
+from secagg.roles.state import MemberState, hold
 from secagg.table import Proposal, Round
 from secagg.wire import Envelope, Reject
 
@@ -148,6 +148,20 @@ class CommitteeMember(Decryptor[CommitteeState]):
         """
         if not message.sealed:
             raise Reject(FaultKind.INVALID, "got a key share without a sealed text, of a client that sealed none")
+
+    def new_row(self, draft: CommitteeState) -> bytes:
+        """See :meth:`secagg.roles.MemberHooks.new_row`."""
+        client = next(reversed(draft.parts))
+        return msgspec.msgpack.encode((client, draft.parts[client]))
+
+    def take_rows(self, draft: CommitteeState, rows: Sequence[bytes]) -> None:
+        """See :meth:`secagg.roles.MemberHooks.take_rows`."""
+        hold(not rows or (draft.step == _TAKES_SHARES and not draft.aborted), "key shares")
+        for row in rows:
+            with blaming(ConfigError, "got a saved state with key shares that can't be read"):
+                client, part = msgspec.msgpack.decode(row, type=tuple[str, Part])
+            hold(_among(client, draft.cohort) and client not in draft.parts, "key shares")
+            draft.parts[client] = part
 
     def _check_path(self, message: KeyShare, dealing: Dealing) -> None:
         """``Reject`` what the client didn't sign for this member: the server, or who sent it on, changed it."""

@@ -306,7 +306,7 @@ class TestAggregatorsAskedTwice:
     def test_control_succeeds(self, monkeypatch: pytest.MonkeyPatch) -> None:
         commit, states = ShareAggregator._commit, dict[Any, Any]()
 
-        def forgetful(member: Any, draft: Any) -> None:
+        def forgetful(member: Any, draft: Any, row: bytes | None = None) -> None:
             if draft.step == 3:
                 states.setdefault(member, member._state)
             if draft.finished:

@@ -77,7 +77,7 @@ class TestMembersAskedTwice:
     def test_control_succeeds(self, monkeypatch: pytest.MonkeyPatch) -> None:
         commit, states = CommitteeMember._commit, dict[Any, Any]()
 
-        def forgetful(member: Any, draft: Any) -> None:
+        def forgetful(member: Any, draft: Any, row: bytes | None = None) -> None:
             if draft.step == 1:
                 states[member] = draft
             commit(member, states[member] if draft.finished else draft)
