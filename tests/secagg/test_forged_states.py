@@ -21,6 +21,7 @@ PROTOCOLS = (
     secagg.BFV(),
     secagg.CKKS(holder="clients"),
     secagg.Paillier(bits=2048),
+    secagg.OneShot(kem="X25519"),
 )
 Saved = tuple[str, str, bytes, bytes]  # role, party, state, the message that comes next
 

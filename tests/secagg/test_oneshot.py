@@ -33,6 +33,8 @@ from secagg.protocols.oneshot.messages import (
 )
 from secagg.protocols.oneshot.opening import open_sum
 from secagg.protocols.oneshot.parameters import KEY_SIZE
+from secagg.protocols.oneshot.states import OneShotServerState
+from secagg.roles.state import pack_state, unpack_state
 from secagg.store import MemoryLedger
 from secagg.table import Round
 from secagg.testing import Integers, MemoryStore, Parties, Session, check_protocol, parties_for
@@ -453,6 +455,24 @@ def test_a_member_past_its_first_answer_is_not_restored_without_a_ledger() -> No
     session.until(Round.INPUT)
     with pytest.raises(LocalProtocolError, match="got a committee member past its first answer without a ledger"):
         session.restore(member(0), session.members[member(0)].to_bytes(), save=None)
+
+
+@pytest.mark.parametrize(
+    "forged",
+    [{"survivors": IDS[:7]}, {"dealings": {}}, {"total": b""}, {"lacking": {member(0): b"\x02"}}],
+    ids=["counts another number of clients", "without dealings", "without its sum", "lacks of other clients"],
+)
+def test_a_server_whose_saved_parts_contradict_each_other_is_not_restored(forged: dict[str, Any]) -> None:
+    """A sum of eight inputs that is taken for one of seven would decode to a wrong mean."""
+    session = begin()
+    session.until(Round.SUM_OF_KEYS)
+    task, roster = session.task, session.parties.roster
+    state = unpack_state(session.server.to_bytes(), OneShotServerState, task, "server", roster)
+    task.restore_server(pack_state(state, task, "server", roster), roster=roster)
+    for name, value in forged.items():
+        setattr(state, name, value)
+    with pytest.raises(ConfigError, match="got a s.* state"):
+        task.restore_server(pack_state(state, task, "server", roster), roster=roster)
 
 
 def test_a_client_that_is_rolled_back_deals_anew() -> None:

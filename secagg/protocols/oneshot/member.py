@@ -35,30 +35,12 @@ from secagg.protocols.oneshot.messages import (
     share_info,
 )
 from secagg.protocols.oneshot.parameters import OneShotParameters, check_dealing, place_of
+from secagg.protocols.oneshot.states import TAKES_SHARES, CommitteeState, Part, check_member_state
 from secagg.roles.listener import Decryptor
 from secagg.roles.member import Handler, Listener, Reply, method
-from secagg.roles.state import MemberState, hold
+from secagg.roles.state import hold
 from secagg.table import Proposal, Round
 from secagg.wire import Envelope, Reject
-
-_TAKES_SHARES = 1  # answers given so far: between SessionKey and Agreement
-
-
-class Part(msgspec.Struct, frozen=True, array_like=True):
-    """What a member keeps of one client: the digest of the message, of the dealing, and the share in it."""
-
-    message: bytes
-    dealing: bytes = b""
-    share: bytes = b""  # without its mask columns; empty if there is none that could be added up
-    lack: int = Lack.NOTHING
-
-
-class CommitteeState(MemberState):
-    """What a committee member keeps of a session."""
-
-    key: bytes = b""  # the private half of its session key; erased when no more shares are taken
-    parts: dict[str, Part] = {}  # by client
-    agreed: bytes = b""
 
 
 class CommitteeMember(Decryptor[CommitteeState]):
@@ -103,6 +85,8 @@ class CommitteeMember(Decryptor[CommitteeState]):
                 "got a committee member past its first answer without a ledger, which alone holds it to one set of "
                 "clients; pass save= a store that has one, or leave this session out"
             )
+        if not self._ended:
+            check_member_state(self._state, self._protocol, self.context.task)
 
     def _show_key(self, draft: CommitteeState, message: Proposal, payload: memoryview) -> Reply:
         """SessionKey: make this session's sealing key."""
@@ -119,7 +103,7 @@ class CommitteeMember(Decryptor[CommitteeState]):
         self, draft: CommitteeState, envelope: Envelope, message: KeyShare, payload: memoryview
     ) -> None:
         """Input: take one share of each client of the cohort."""
-        if draft.step != _TAKES_SHARES:
+        if draft.step != TAKES_SHARES:
             raise Reject(FaultKind.OUT_OF_TURN, "got a key share before SessionKey or after Agreement")
         signed = self.context.relayed(message.dealing, Dealing, draft.session_id, PartyRole.CLIENT)
         client = signed.sender
@@ -156,7 +140,7 @@ class CommitteeMember(Decryptor[CommitteeState]):
 
     def take_rows(self, draft: CommitteeState, rows: Sequence[bytes]) -> None:
         """See :meth:`secagg.roles.MemberHooks.take_rows`."""
-        hold(not rows or (draft.step == _TAKES_SHARES and not draft.aborted), "key shares")
+        hold(not rows or (draft.step == TAKES_SHARES and not draft.aborted), "key shares")
         for row in rows:
             with blaming(ConfigError, "got a saved state with key shares that can't be read"):
                 client, part = msgspec.msgpack.decode(row, type=tuple[str, Part])

@@ -15,7 +15,7 @@ first say whose shares they hold. A member that did not get a client's share is 
 what ``receive`` returns, again if need be.
 
 The parameters are in ``parameters``, the messages in ``messages``, the roles in ``client``, ``member`` and
-``server``, with ``opening``; this module puts them together.
+``server``, with ``opening`` and ``states``; this module puts them together.
 """
 
 from __future__ import annotations

@@ -32,9 +32,9 @@ from secagg.protocols.oneshot.messages import (
 )
 from secagg.protocols.oneshot.opening import open_sum
 from secagg.protocols.oneshot.parameters import OneShotParameters, check_dealing, place_of
+from secagg.protocols.oneshot.states import OneShotServerState, check_server_state
 from secagg.roles.member import Reply, method
 from secagg.roles.server import Server, Step
-from secagg.roles.state import ServerState
 from secagg.table import Round
 from secagg.wire import Envelope, Reject
 
@@ -42,17 +42,6 @@ if TYPE_CHECKING:
     from he.kahe import Adder
 
 _MOST_NAMED = 8
-
-
-class OneShotServerState(ServerState):
-    """What a server keeps between rounds: no share, and of each client 64 bytes."""
-
-    keys: dict[str, bytes] = {}  # by member: its SessionKey, as received
-    dealings: dict[str, bytes] = {}  # by client: the digest of its dealing
-    total: bytes = b""  # the encrypted sum so far; filled when written
-    agreed: dict[str, bytes] = {}  # by member: its agreement, as received
-    lacking: dict[str, bytes] = {}  # by member: what it lacks, a byte for each client in the set
-    answers: dict[str, bytes] = {}  # by member: its sum of shares
 
 
 class OneShotServer(Server[OneShotServerState]):
@@ -91,6 +80,9 @@ class OneShotServer(Server[OneShotServerState]):
             except HEError as damaged:
                 raise ConfigError(f"got a state with a damaged sum: {damaged}; leave this session out") from damaged
             state.total = b""
+        if self.context.open:
+            assert self.context.roster is not None
+            check_server_state(self.context, self.context.roster.ids(PartyRole.DECRYPTOR), self._adder)
 
     @property
     def _protocol(self) -> OneShotParameters:
