@@ -17,19 +17,20 @@ digit is below (8N² + 3R + RN) / R < 2N.
 
 The loop takes a *strip* of five limbs of one factor at a time. Each of the limbs / 5 strips adds at
 most 30 half products of 52 bits to a column. A column stays below 2^64 up to 680 limbs, so that carries
-wait for the end. Call a kernel here only if :func:`he.ring.has_ifma` is true; :mod:`he._powers` returns the
-same numbers on every machine.
+wait for the end. Call a kernel here only if :func:`he._rows.has_ifma` is true; :mod:`he._powers` returns
+the same numbers on every machine.
 
 No branch depends on a number. In :func:`raise_fixed` and :func:`raise_all` the table rows that are read
-depend on secret exponents. Numba's cache does not notice a change of :mod:`he._strips`: when developing,
-empty the cache after a change there.
+depend on secret exponents. Numba's cache does not notice a change of :mod:`he._strips` or :mod:`he._rows`:
+when developing, empty the cache after a change there.
 """
 
 import numpy as np
 from numpy.typing import NDArray
 
 from he._compiling import kernel
-from he._strips import LANES, LIMB_BITS, STRIP, settle, strip, strip_across, strip_of_square
+from he._rows import LANES
+from he._strips import LIMB_BITS, STRIP, settle, strip, strip_across, strip_of_square
 
 Words = NDArray[np.uint64]
 

@@ -16,9 +16,9 @@ from gmpy2 import mpz
 from numpy.typing import NDArray
 
 from he import _montgomery, _slot_kernels
-from he._strips import LANES, LIMB_BITS
+from he._rows import LANES, has_ifma
+from he._strips import LIMB_BITS
 from he._workers import run_all
-from he.ring import has_ifma
 
 Words = NDArray[np.uint64]
 

@@ -31,7 +31,7 @@ BLOCK = 16
 
 
 @dataclass(frozen=True, eq=False, repr=False)
-class Key:
+class EncryptionKey:
     """What encrypts: the packed rows of a public key, or the coefficients (N) of a secret. The other is None."""
 
     scheme: Format
@@ -75,7 +75,7 @@ class Engine(ABC):
 
     @abstractmethod
     def encrypt_block(
-        self, key: Key, seed: bytes, first: int, values: NDArray[Any], part: Part[np.uint64]
+        self, key: EncryptionKey, seed: bytes, first: int, values: NDArray[Any], part: Part[np.uint64]
     ) -> tuple[Words, bytes]:
         """Write the ciphertexts of ``values`` (k, slots) to ``part``: ciphertext ``first`` and those after it.
 
@@ -87,7 +87,9 @@ class Engine(ABC):
         """A function that returns the second polynomials (primes, N, 8) of a group, for a vector with ``seeds``."""
 
 
-def encrypt(engine: Engine, key: Key, values: NDArray[Any], executor: Executor | None, rng: Random) -> bytes:
+def encrypt(
+    engine: Engine, key: EncryptionKey, values: NDArray[Any], executor: Executor | None, rng: Random
+) -> bytes:
     """``values``, integers in 0..``bound``, as an encrypted vector; the work is split over ``executor``."""
     scheme = key.scheme
     rows, seed = _padded(scheme, values), engine.seed(rng)
@@ -98,7 +100,7 @@ def encrypt(engine: Engine, key: Key, values: NDArray[Any], executor: Executor |
 
 
 def _written(
-    engine: Engine, key: Key, seed: bytes, rows: NDArray[Any], out: Buffer, executor: Executor | None
+    engine: Engine, key: EncryptionKey, seed: bytes, rows: NDArray[Any], out: Buffer, executor: Executor | None
 ) -> bytes:
     """Write the ciphertexts of ``rows`` (k, slots) to ``out``. Returns the seeds to send."""
     calls, first, stride = [], 0, key.scheme._stride
@@ -167,14 +169,14 @@ class RingEngine(Engine):
         return seed
 
     def encrypt_block(
-        self, key: Key, seed: bytes, first: int, values: NDArray[Any], part: Part[np.uint64]
+        self, key: EncryptionKey, seed: bytes, first: int, values: NDArray[Any], part: Part[np.uint64]
     ) -> tuple[Words, bytes]:
         """See :meth:`Engine.encrypt_block`."""
         scheme = key.scheme
-        block = (_SecretBlock if scheme.seeded else _PublicBlock)(key, seed)
+        encryptor = (_SecretEncryptor if scheme.seeded else _PublicEncryptor)(key, seed)
         groups = zip(blocks(values, LANES), scheme._groups(part.array, scheme._rows), strict=True)
         for place, (group, words) in enumerate(groups, start=first // LANES):
-            scheme._pack(block.encrypted(place, eight(group)), words)
+            scheme._pack(encryptor.encrypted(place, eight_rows(group)), words)
         sent = _public_seed(scheme, seed) if scheme.seeded and not first else b""
         return part.array, sent
 
@@ -184,10 +186,10 @@ class RingEngine(Engine):
         return lambda group: fill(group, out)
 
 
-class _Block:
+class _Encryptor:
     """Encrypts group after group, in arrays that all of them share and that stay in a second-level cache."""
 
-    def __init__(self, key: Key, seed: bytes) -> None:
+    def __init__(self, key: EncryptionKey, seed: bytes) -> None:
         self._scheme, self._factors = key.scheme, key.factors
         degree, primes = self._scheme.parameters.degree, len(self._scheme.parameters.primes)
         self._stream = _stream(self._scheme, seed, b"encryption")
@@ -206,16 +208,16 @@ class _Block:
         field.forward(row)
 
 
-class _SecretBlock(_Block):
+class _SecretEncryptor(_Encryptor):
     """Encryptions (e + m - a s, a)."""
 
-    def __init__(self, key: Key, seed: bytes) -> None:
+    def __init__(self, key: EncryptionKey, seed: bytes) -> None:
         super().__init__(key, seed)
         self._uniform = _uniform(self._scheme, _public_seed(self._scheme, seed))
         self._products = lanes(len(self._scheme._fields), self._scheme.parameters.degree)
 
     def encrypted(self, group: int, values: NDArray[Any]) -> Words:
-        """See :meth:`_Block.encrypted`."""
+        """See :meth:`_Encryptor.encrypted`."""
         self._scheme._encode(values, self._firsts, self._spare)
         error, products = self._sampler.binomial(self._stream, group), self._uniform(group, self._products)
         for field, (secret,), row, product in zip(
@@ -227,11 +229,11 @@ class _SecretBlock(_Block):
         return self._rows
 
 
-class _PublicBlock(_Block):
+class _PublicEncryptor(_Encryptor):
     """Encryptions (b u + e' + m, a u + e'')."""
 
     def encrypted(self, group: int, values: NDArray[Any]) -> Words:
-        """See :meth:`_Block.encrypted`."""
+        """See :meth:`_Encryptor.encrypted`."""
         self._scheme._encode(values, self._firsts, self._spare)
         carrier, error, other = self._sampler.encryption(self._stream, group)
         carried = self._spare
@@ -260,7 +262,7 @@ def _lift(small: Small, field: Field, out: Words) -> None:
     field.forward(out)
 
 
-def eight(values: NDArray[Any]) -> NDArray[Any]:
+def eight_rows(values: NDArray[Any]) -> NDArray[Any]:
     """``values`` (k, slots), padded with rows of zeros to eight."""
     if len(values) == LANES:
         return values

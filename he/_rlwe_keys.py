@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from he._buffer import Buffer, Part
 from he._numbers import whole
-from he._rlwe_encryption import BLOCK, Engine, Key, RingEngine, encrypt
+from he._rlwe_encryption import BLOCK, EncryptionKey, Engine, RingEngine, encrypt
 from he._rlwe_format import DIGEST_BYTES, Format, Integers, Words, blocks
 from he._workers import run_all
 from he.errors import CiphertextError, HEError, OpenError
@@ -80,8 +80,8 @@ class PublicKey:
         return _tenseal.context_bytes(self.scheme, None, self._key.rows)
 
     @cached_property
-    def _key(self) -> Key:
-        return Key(self.scheme, self.words, None)
+    def _key(self) -> EncryptionKey:
+        return EncryptionKey(self.scheme, self.words, None)
 
 
 class SecretKey:
@@ -92,7 +92,7 @@ class SecretKey:
 
     def __init__(self, scheme: Format, secret: NDArray[np.int8], public: PublicKey | None) -> None:
         self.scheme, self.public, self._secret = scheme, public, secret
-        self._key = Key(scheme, None, secret)
+        self._key = EncryptionKey(scheme, None, secret)
 
     def __repr__(self) -> str:
         return f"SecretKey({self.scheme!r})"

@@ -8,7 +8,7 @@ from numpy.typing import NDArray
 
 from he import _seal, _seal_generator
 from he._buffer import Part
-from he._rlwe_encryption import Engine, Key, eight, values_of
+from he._rlwe_encryption import EncryptionKey, Engine, eight_rows, values_of
 from he._rlwe_format import SEAL_SEED_BYTES, Format, blocks
 from he.ring import LANES, lanes
 from he.scheme import Random
@@ -32,7 +32,7 @@ class SealEngine(Engine):
         return b""
 
     def encrypt_block(
-        self, key: Key, seed: bytes, first: int, values: NDArray[Any], part: Part[np.uint64]
+        self, key: EncryptionKey, seed: bytes, first: int, values: NDArray[Any], part: Part[np.uint64]
     ) -> tuple[Words, bytes]:
         """See :meth:`Engine.encrypt_block`."""
         scheme = key.scheme
@@ -41,7 +41,7 @@ class SealEngine(Engine):
         message, spare = lanes(len(fields), degree), lanes(degree)
         with _zeros(key) as source:
             for group, words in zip(blocks(values, LANES), scheme._groups(part.array, scheme._rows), strict=True):
-                scheme._encode(eight(group), message, spare)
+                scheme._encode(eight_rows(group), message, spare)
                 drawn = [source.next() for _ in group]
                 seeds += [seed.tobytes() for _, seed in drawn if seed is not None]
                 rows = _grouped([rows for rows, _ in drawn])[0]
@@ -70,7 +70,7 @@ class SealEngine(Engine):
         return group
 
 
-def _zeros(key: Key) -> _seal.Zeros:
+def _zeros(key: EncryptionKey) -> _seal.Zeros:
     parameters = key.scheme.parameters
     if key.secret is None:
         return _seal.Zeros(parameters, public=key.rows)

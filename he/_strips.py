@@ -7,16 +7,13 @@ that multiple are the next of Montgomery's quotient. What ``total`` holds is shi
 No branch and no address depends on a number.
 """
 
-from collections.abc import Callable
-from typing import Any, cast
+from typing import Any
 
 from llvmlite import ir  # type: ignore[import-untyped]
 from numba import types
 from numba.core import cgutils
-from numba.extending import intrinsic
 
-LANES = 8
-"""Numbers in a batch."""
+from he._rows import I64, constant, multiply_and_add, pointer, primitive, row_at, spread
 
 LIMB_BITS = 52
 """Bits of a limb."""
@@ -27,34 +24,6 @@ STRIP = 5
 With five, the usual sizes of keys fill their limbs, and the loop needs few more registers than there are.
 """
 
-_i64 = ir.IntType(64)
-_vector = ir.VectorType(_i64, LANES)
-_primitive = cast(Callable[[Callable[..., Any]], Callable[..., Any]], intrinsic)
-
-
-def _splat(builder: Any, scalar: Any) -> Any:
-    one = builder.insert_element(ir.Constant(_vector, ir.Undefined), scalar, ir.Constant(ir.IntType(32), 0))
-    lanes = ir.VectorType(ir.IntType(32), LANES)
-    return builder.shuffle_vector(one, one, ir.Constant(lanes, [ir.Constant(ir.IntType(32), 0)] * LANES))
-
-
-def _constant(number: int) -> ir.Constant:
-    return ir.Constant(_vector, [ir.Constant(_i64, number)] * LANES)
-
-
-def _function(builder: Any, name: str) -> Any:
-    module = builder.module
-    return module.globals.get(name) or ir.Function(module, ir.FunctionType(_vector, [_vector] * 3), name)
-
-
-def _pointer(context: Any, builder: Any, kind: Any, array: Any) -> Any:
-    return context.make_array(kind)(context, builder, array).data
-
-
-def _vector_at(builder: Any, pointer: Any, limb: Any) -> Any:
-    word = builder.mul(limb, ir.Constant(_i64, LANES))
-    return builder.bitcast(builder.gep(pointer, [word]), _vector.as_pointer())
-
 
 def _write_strip(
     builder: Any, sums: Any, factors: list[tuple[Any, Any]], at: Any, ring: tuple[Any, Any], over: bool = False
@@ -64,22 +33,21 @@ def _write_strip(
     ``factors`` are pairs of pointers to a and b, and ``ring`` is the pointer to N's limbs, with their number. The
     limbs of the multiple are returned. Five more limbs of the sums are read if they are ``over`` N's.
     """
-    low = _function(builder, "llvm.x86.avx512.vpmadd52l.uq.512")
-    high = _function(builder, "llvm.x86.avx512.vpmadd52h.uq.512")
+    low, high = multiply_and_add(builder)
     modulus, size = ring
-    inverse = builder.load(builder.gep(modulus, [builder.mul(size, ir.Constant(_i64, 2))]))
+    inverse = builder.load(builder.gep(modulus, [builder.mul(size, ir.Constant(I64, 2))]))
 
     def fixed(number: int) -> ir.Constant:
-        return ir.Constant(_i64, number)
+        return ir.Constant(I64, number)
 
-    def row(pointer: Any, limb: Any) -> Any:
-        return builder.load(_vector_at(builder, pointer, limb), align=8)
+    def row(words: Any, limb: Any) -> Any:
+        return builder.load(row_at(builder, words, limb), align=8)
 
     def modulus_limb(limb: Any) -> Any:
-        return _splat(builder, builder.load(builder.gep(modulus, [limb])))
+        return spread(builder, builder.load(builder.gep(modulus, [limb])))
 
     def store(value: Any, limb: Any) -> None:
-        builder.store(value, _vector_at(builder, sums, limb), align=8)
+        builder.store(value, row_at(builder, sums, limb), align=8)
 
     quotient: list[Any] = []
     multipliers = [[row(b, builder.add(at, fixed(r))) for r in range(STRIP)] for _, b in factors]
@@ -92,15 +60,15 @@ def _write_strip(
             for r in range(j):
                 columns[j] = builder.call(high, [columns[j], window[j - r - 1], multiplier[r]])
     # Each limb of the quotient waits for the one before: all that doesn't is done first.
-    negated, carry = _splat(builder, inverse), _constant(0)
+    negated, carry = spread(builder, inverse), constant(0)
     first.append([modulus_limb(fixed(j)) for j in range(STRIP)])
     for j in range(STRIP):
         column = builder.add(columns[j], carry)
-        quotient.append(builder.call(low, [_constant(0), column, negated]))
+        quotient.append(builder.call(low, [constant(0), column, negated]))
         for later in range(j + 1, STRIP):
             columns[later] = builder.call(low, [columns[later], first[-1][later - j], quotient[j]])
             columns[later] = builder.call(high, [columns[later], first[-1][later - j - 1], quotient[j]])
-        carry = builder.lshr(builder.call(low, [column, first[-1][0], quotient[j]]), _constant(LIMB_BITS))
+        carry = builder.lshr(builder.call(low, [column, first[-1][0], quotient[j]]), constant(LIMB_BITS))
     multipliers.append(quotient)
     store(builder.add(row(sums, fixed(STRIP)), carry), fixed(STRIP))
 
@@ -115,7 +83,7 @@ def _write_strip(
                             columns[j] = builder.call(half, [columns[j], window[place], multiplier[r]])
 
     held = [[cgutils.alloca_once_value(builder, value) for value in window] for window in first]
-    with cgutils.for_range_slice(builder, fixed(STRIP), size, fixed(STRIP), intp=_i64) as (start, _):
+    with cgutils.for_range_slice(builder, fixed(STRIP), size, fixed(STRIP), intp=I64) as (start, _):
         places = [builder.add(start, fixed(j)) for j in range(STRIP)]
         fresh = [[row(a, place) for place in places] for a, _ in factors]
         fresh.append([modulus_limb(place) for place in places])
@@ -126,7 +94,7 @@ def _write_strip(
             store(columns[j], builder.sub(places[j], fixed(STRIP)))
             for kept, after in zip(held, fresh, strict=True):
                 builder.store(after[j], kept[j])
-    columns = [row(sums, builder.add(size, fixed(j))) if over else _constant(0) for j in range(STRIP)]
+    columns = [row(sums, builder.add(size, fixed(j))) if over else constant(0) for j in range(STRIP)]
     add_products(columns, [[builder.load(kept) for kept in before] for before in held])
     for j in range(STRIP):
         store(columns[j], builder.sub(size, fixed(STRIP - j)))
@@ -145,14 +113,13 @@ def _write_triangle(builder: Any, sums: Any, a: Any, twice: Any, at: Any, size: 
     ``a``, 2 ``a`` and the sums are pointers, and ``size`` is the number of limbs. Five more limbs of the
     sums are overwritten.
     """
-    low = _function(builder, "llvm.x86.avx512.vpmadd52l.uq.512")
-    high = _function(builder, "llvm.x86.avx512.vpmadd52h.uq.512")
+    low, high = multiply_and_add(builder)
 
-    def row(pointer: Any, limb: Any) -> Any:
-        return builder.load(_vector_at(builder, pointer, limb), align=8)
+    def row(words: Any, limb: Any) -> Any:
+        return builder.load(row_at(builder, words, limb), align=8)
 
     def after(limb: Any) -> list[Any]:
-        return [builder.add(limb, ir.Constant(_i64, j)) for j in range(STRIP)]
+        return [builder.add(limb, ir.Constant(I64, j)) for j in range(STRIP)]
 
     def add_products(places: list[Any], columns: list[Any], window: list[Any], skipped: int) -> None:
         for r in range(STRIP):
@@ -162,33 +129,33 @@ def _write_triangle(builder: Any, sums: Any, a: Any, twice: Any, at: Any, size: 
                     if 0 <= limb < len(window):
                         columns[j] = builder.call(half, [columns[j], window[limb], multiplier[r]])
         for place, column in zip(places, columns, strict=True):
-            builder.store(column, _vector_at(builder, sums, place), align=8)
+            builder.store(column, row_at(builder, sums, place), align=8)
 
     multiplier = [row(a, place) for place in after(at)]
     places = after(at)
     add_products(places, [row(sums, place) for place in places], multiplier, 0)
     held = [cgutils.alloca_once_value(builder, value) for value in multiplier]
     # Bit 0 of the limb of 2 ``a`` after the strip belongs to the strip, whose own products are complete.
-    mask = cgutils.alloca_once_value(builder, _constant(-2))
-    start = builder.add(at, ir.Constant(_i64, STRIP))
-    with cgutils.for_range_slice(builder, start, size, ir.Constant(_i64, STRIP), intp=_i64) as (limb, _):
+    mask = cgutils.alloca_once_value(builder, constant(-2))
+    start = builder.add(at, ir.Constant(I64, STRIP))
+    with cgutils.for_range_slice(builder, start, size, ir.Constant(I64, STRIP), intp=I64) as (limb, _):
         places = after(limb)
         fresh = [row(twice, place) for place in places]
         fresh[0] = builder.and_(fresh[0], builder.load(mask))
-        builder.store(_constant(-1), mask)
+        builder.store(constant(-1), mask)
         window = [builder.load(value) for value in held] + fresh
         add_products(places, [row(sums, place) for place in places], window, STRIP)
         for value, place in zip(fresh, held, strict=True):
             builder.store(value, place)
-    add_products(after(size), [_constant(0)] * STRIP, [builder.load(value) for value in held], STRIP)
+    add_products(after(size), [constant(0)] * STRIP, [builder.load(value) for value in held], STRIP)
 
 
 def _keep(builder: Any, quotient: list[Any], kept: Any, at: Any) -> None:
     for j, value in enumerate(quotient):
-        builder.store(value, _vector_at(builder, kept, builder.add(at, ir.Constant(_i64, j))), align=8)
+        builder.store(value, row_at(builder, kept, builder.add(at, ir.Constant(I64, j))), align=8)
 
 
-@_primitive
+@primitive
 def strip(typing: Any, total: Any, a: Any, b: Any, at: Any, ring: Any, quotient: Any) -> Any:
     """Add ``a`` times the limbs ``b[at : at + 5]`` to ``total``; drop 5 limbs that a multiple of N clears.
 
@@ -197,7 +164,7 @@ def strip(typing: Any, total: Any, a: Any, b: Any, at: Any, ring: Any, quotient:
 
     def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
         sums, factor, other, kept = (
-            _pointer(context, builder, signature.args[i], arguments[i]) for i in (0, 1, 2, 5)
+            pointer(context, builder, signature.args[i], arguments[i]) for i in (0, 1, 2, 5)
         )
         constants = _ring(context, builder, signature.args[4], arguments[4])
         multiple = _write_strip(builder, sums, [(factor, other)], arguments[3], constants)
@@ -207,7 +174,7 @@ def strip(typing: Any, total: Any, a: Any, b: Any, at: Any, ring: Any, quotient:
     return types.void(total, a, b, types.intp, ring, quotient), generate
 
 
-@_primitive
+@primitive
 def strip_of_square(typing: Any, total: Any, a: Any, twice: Any, at: Any, ring: Any, quotient: Any) -> Any:
     """As :func:`strip`, for ``a * a``, so that each product of two limbs is computed once in all strips.
 
@@ -216,7 +183,7 @@ def strip_of_square(typing: Any, total: Any, a: Any, twice: Any, at: Any, ring: 
 
     def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
         sums, factor, doubled, kept = (
-            _pointer(context, builder, signature.args[i], arguments[i]) for i in (0, 1, 2, 5)
+            pointer(context, builder, signature.args[i], arguments[i]) for i in (0, 1, 2, 5)
         )
         constants = _ring(context, builder, signature.args[4], arguments[4])
         _write_triangle(builder, sums, factor, doubled, arguments[3], constants[1])
@@ -227,14 +194,14 @@ def strip_of_square(typing: Any, total: Any, a: Any, twice: Any, at: Any, ring: 
     return types.void(total, a, twice, types.intp, ring, quotient), generate
 
 
-@_primitive
+@primitive
 def strip_across(typing: Any, total: Any, a: Any, b: Any, at: Any, ring: Any) -> Any:
     """As :func:`strip`, for each digit of the batch ``a`` times the other digit of ``b``."""
 
     def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
-        sums, a_first, b_first = (_pointer(context, builder, signature.args[i], arguments[i]) for i in range(3))
+        sums, a_first, b_first = (pointer(context, builder, signature.args[i], arguments[i]) for i in range(3))
         constants = _ring(context, builder, signature.args[4], arguments[4])
-        a_second, b_second = (_vector_at(builder, first, constants[1]) for first in (a_first, b_first))
+        a_second, b_second = (row_at(builder, first, constants[1]) for first in (a_first, b_first))
         words = a_first.type
         pairs = [(a_first, builder.bitcast(b_second, words)), (builder.bitcast(a_second, words), b_first)]
         _write_strip(builder, sums, pairs, arguments[3], constants)
@@ -243,20 +210,20 @@ def strip_across(typing: Any, total: Any, a: Any, b: Any, at: Any, ring: Any) ->
     return types.void(total, a, b, types.intp, ring), generate
 
 
-@_primitive
+@primitive
 def settle(typing: Any, total: Any, out: Any, limbs: Any) -> Any:
     """Carry along the first ``limbs`` limbs of ``total`` into ``out``, and leave zeros."""
 
     def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
-        sums, target = (_pointer(context, builder, signature.args[i], arguments[i]) for i in (0, 1))
-        held = cgutils.alloca_once_value(builder, _constant(0))
-        with cgutils.for_range(builder, arguments[2], intp=_i64) as loop:
-            place = _vector_at(builder, sums, loop.index)
+        sums, target = (pointer(context, builder, signature.args[i], arguments[i]) for i in (0, 1))
+        held = cgutils.alloca_once_value(builder, constant(0))
+        with cgutils.for_range(builder, arguments[2], intp=I64) as loop:
+            place = row_at(builder, sums, loop.index)
             column = builder.add(builder.load(place, align=8), builder.load(held))
-            builder.store(_constant(0), place, align=8)
-            kept = builder.and_(column, _constant((1 << LIMB_BITS) - 1))
-            builder.store(kept, _vector_at(builder, target, loop.index), align=8)
-            builder.store(builder.lshr(column, _constant(LIMB_BITS)), held)
+            builder.store(constant(0), place, align=8)
+            kept = builder.and_(column, constant((1 << LIMB_BITS) - 1))
+            builder.store(kept, row_at(builder, target, loop.index), align=8)
+            builder.store(builder.lshr(column, constant(LIMB_BITS)), held)
         return context.get_dummy_value()
 
     return types.void(total, out, types.intp), generate

@@ -41,7 +41,7 @@ _AUTO_FLAGS = 7  # TenSEAL's default; they concern products only
 
 
 @dataclass(frozen=True, eq=False, repr=False)
-class Key:
+class ContextKeys:
     """What a context holds: a secret (N coefficients) or None, and a public key (2 * primes, N) or None."""
 
     secret: Small | None
@@ -132,7 +132,7 @@ def _public_rows(secret: Small | None, chain: Chain, fields: list[Field]) -> Wor
     return np.stack(firsts + seconds)
 
 
-def read_context(scheme: Format, data: bytes) -> Key:
+def read_context(scheme: Format, data: bytes) -> ContextKeys:
     """The keys in a context that TenSEAL serialized, from any sender.
 
     Raises :class:`HEError` unless its parameters are the scheme's, and its keys well-formed.
@@ -159,7 +159,7 @@ def read_context(scheme: Format, data: bytes) -> Key:
             f"got a TenSEAL context of scale {shared.get(3, 0.0)}; expected global_scale = {scale_of(scheme)}"
         )
     public = None if scheme.seeded or 1 not in shared else _read_public(scheme, chain, shared[1])
-    return Key(None if 1 not in private else _read_secret(scheme, chain, private[1]), public)
+    return ContextKeys(None if 1 not in private else _read_secret(scheme, chain, private[1]), public)
 
 
 def _read_public(scheme: Format, chain: Chain, data: Data) -> Words:

@@ -22,7 +22,7 @@ def public_key(scheme: Format, context: bytes) -> PublicKey:
     return _public_key(scheme, _tenseal.read_context(scheme, context))
 
 
-def _public_key(scheme: Format, key: _tenseal.Key) -> PublicKey:
+def _public_key(scheme: Format, key: _tenseal.ContextKeys) -> PublicKey:
     if key.public is None:
         raise HEError("got a TenSEAL context without a public key, or for a seeded scheme, which has none")
     group = lanes(1, len(key.public), scheme.parameters.degree)

@@ -43,7 +43,7 @@ class Scheme(_rlwe.Scheme):
         # q m / t, rounded, is (q m - r) / t, where r is q m modulo t, between -t/2 and t/2. Modulo a
         # prime of q that is -r / t.
         p, t = self.parameters, self.parameters.plain_modulus
-        _lanes.gather(values, slots.modular(p.degree), spare)
+        _lanes.gather(values, slots.modular_places(p.degree), spare)
         self._plain.backward(spare, prod(p.primes) % t)
         for field_, row in zip(self._fields, out, strict=True):
             row[:] = spare
@@ -70,7 +70,7 @@ class Scheme(_rlwe.Scheme):
             weight *= prime
         assert values is not None
         plain.forward(values)
-        _lanes.scatter(values, slots.modular(p.degree), sums)
+        _lanes.scatter(values, slots.modular_places(p.degree), sums)
         return True
 
     @cached_property

@@ -48,7 +48,7 @@ class Scheme(_rlwe.Scheme):
     def _encode(self, values: Words, out: Words, spare: Words) -> None:
         p = self.parameters
         coefficients = spare.view(np.float64)
-        _fourier.gather(values, slots.complex_(p.degree), coefficients)
+        _fourier.gather(values, slots.complex_places(p.degree), coefficients)
         slots.from_slots(coefficients)
         for field, row in zip(self._fields, out, strict=True):
             _round_to(coefficients, p.step / (p.degree // 2), field, row)
@@ -63,7 +63,7 @@ class Scheme(_rlwe.Scheme):
                 field.reduce(moved)
         numbers = _numbers(rows, self._fields, spare)
         slots.to_slots(numbers)
-        off = _fourier.scatter(numbers, float(p.step), slots.complex_(p.degree), middle, sums)
+        off = _fourier.scatter(numbers, float(p.step), slots.complex_places(p.degree), middle, sums)
         return bool(off <= p.tolerance)
 
 

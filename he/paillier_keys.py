@@ -17,7 +17,7 @@ try:
     from he._paillier_encryption import Encryptor, exponent_bits
     from he._powers import FixedBase, Ring, spread
     from he._primes import SMALL, draw_prime
-    from he._strips import LANES
+    from he._rows import LANES
 except ImportError as missing:
     needed = f"he.paillier needs gmpy2: {INSTALL}"
     raise ImportError(needed, name="gmpy2") from missing

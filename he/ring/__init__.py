@@ -9,7 +9,7 @@ Primes below 2^50 use AVX-512 IFMA where the CPU has it, all others 64-bit produ
 results, bit for bit. ``SECAGG_RING=ifma`` or ``word`` forces one.
 """
 
-from he.ring._vectors import LANES, has_ifma
+from he._rows import LANES, has_ifma
 from he.ring.fields import Factor, Field, arithmetic, field, lanes
 
 __all__ = ["LANES", "Factor", "Field", "arithmetic", "field", "has_ifma", "lanes"]

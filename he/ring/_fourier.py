@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from he._compiling import kernel
-from he.ring._vectors import LANES
+from he._rows import LANES
 
 Reals = NDArray[np.float64]
 

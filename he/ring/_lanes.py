@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from he._compiling import kernel
-from he.ring._vectors import LANES
+from he._rows import LANES
 
 Words = NDArray[np.uint64]
 Reals = NDArray[np.float64]

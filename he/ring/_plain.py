@@ -7,7 +7,8 @@ It has the results of :mod:`he.ring._transforms` and :mod:`he.ring._packing` bit
 import numpy as np
 from numpy.typing import NDArray
 
-from he.ring._vectors import LANES, Ifma, Word
+from he._rows import LANES
+from he.ring._vectors import Ifma, Word
 
 Words = NDArray[np.uint64]
 

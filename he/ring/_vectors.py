@@ -13,17 +13,14 @@ number-theoretic transforms*, 2014). Between steps residues are below 4p on the 
 """
 
 from collections.abc import Callable
-from functools import cache
-from typing import Any, NamedTuple, cast
+from typing import Any, NamedTuple
 
 import numpy as np
 from llvmlite import ir  # type: ignore[import-untyped]
-from numba import config, types
-from numba.core.registry import cpu_target
-from numba.extending import intrinsic
+from numba import types
 
-LANES = 8
-"""Polynomials side by side in a group."""
+from he import _rows
+from he._rows import I64, constant, primitive
 
 
 class Ifma(NamedTuple):
@@ -38,24 +35,6 @@ class Word(NamedTuple):
     prime: np.uint64
 
 
-_i32, _i64 = ir.IntType(32), ir.IntType(64)
-_row = ir.VectorType(_i64, LANES)
-_primitive = cast(Callable[[Callable[..., Any]], Callable[..., Any]], intrinsic)
-
-
-@cache
-def has_ifma() -> bool:
-    """Whether kernels are compiled here, for a CPU with AVX-512 IFMA."""
-    if config.DISABLE_JIT:
-        return False
-    triple, _, features = cpu_target.target_context.codegen().magic_tuple()
-    return triple.startswith("x86_64") and {"+avx512f", "+avx512ifma"} <= set(features.split(","))
-
-
-def _all(number: int) -> ir.Constant:
-    return ir.Constant(_row, [number] * LANES)
-
-
 class _Writer:
     """Writes instructions on rows."""
 
@@ -64,15 +43,11 @@ class _Writer:
 
     def spread(self, word: Any) -> Any:
         """A row with ``word`` in each lane."""
-        undefined = ir.Constant(_row, ir.Undefined)
-        one = self.builder.insert_element(undefined, word, ir.Constant(_i32, 0))
-        return self.builder.shuffle_vector(one, undefined, ir.Constant(ir.VectorType(_i32, LANES), [0] * LANES))
+        return _rows.spread(self.builder, word)
 
     def call(self, name: str, *rows: Any) -> Any:
         """The row that an instruction of LLVM returns for ``rows``."""
-        module = self.builder.module
-        kind = ir.FunctionType(_row, [_row] * len(rows))
-        return self.builder.call(module.globals.get(name) or ir.Function(module, kind, name), rows)
+        return self.builder.call(_rows.instruction(self.builder, name, len(rows)), rows)
 
 
 class _Arithmetic(_Writer):
@@ -107,10 +82,11 @@ class _Arithmetic(_Writer):
 class _IfmaArithmetic(_Arithmetic):
     def times(self, row: Any, factor: tuple[Any, Any]) -> Any:
         b, value, quotient = self.builder, *factor
-        low, high = "llvm.x86.avx512.vpmadd52l.uq.512", "llvm.x86.avx512.vpmadd52h.uq.512"
-        whole = self.call(high, _all(0), row, quotient)
-        negative = b.sub(_all(1 << 52), self.prime)  # the low halves are added modulo 2^52
-        return b.and_(self.call(low, self.call(low, _all(0), row, value), whole, negative), _all((1 << 52) - 1))
+        low, high = _rows.multiply_and_add(b)
+        whole = b.call(high, [constant(0), row, quotient])
+        negative = b.sub(constant(1 << 52), self.prime)  # the low halves are added modulo 2^52
+        product = b.call(low, [b.call(low, [constant(0), row, value]), whole, negative])
+        return b.and_(product, constant((1 << 52) - 1))
 
 
 class _WordArithmetic(_Arithmetic):
@@ -120,7 +96,7 @@ class _WordArithmetic(_Arithmetic):
 
     def _high(self, x: Any, y: Any) -> Any:
         """The upper 64 bits of each product, from four products of 32 bits."""
-        b, half, mask = self.builder, _all(32), _all(0xFFFFFFFF)
+        b, half, mask = self.builder, constant(32), constant(0xFFFFFFFF)
         x_low, x_high = b.and_(x, mask), b.lshr(x, half)
         y_low, y_high = b.and_(y, mask), b.lshr(y, half)
         first = b.add(b.mul(x_high, y_low), b.lshr(b.mul(x_low, y_low), half))
@@ -140,16 +116,18 @@ class _Rows(_Writer):
 
     def pointer(self, array: int, index: Any, width: int) -> Any:
         """A pointer to word ``index`` times ``width`` of an argument."""
-        data = self._context.make_array(self._kinds[array])(self._context, self.builder, self._values[array]).data
-        return self.builder.gep(data, [self.builder.mul(index, ir.Constant(_i64, width))])
+        return self.builder.gep(self._data(array), [self.builder.mul(index, ir.Constant(I64, width))])
 
     def at(self, array: int, row: Any) -> Any:
         """A pointer to a row of an argument."""
-        return self.builder.bitcast(self.pointer(array, row, LANES), _row.as_pointer())
+        return _rows.row_at(self.builder, self._data(array), row)
 
     def load(self, array: int, row: Any) -> Any:
         """A row of an argument."""
         return self.builder.load(self.at(array, row), align=8)
+
+    def _data(self, array: int) -> Any:
+        return _rows.pointer(self._context, self.builder, self._kinds[array], self._values[array])
 
 
 class _Step(_Rows):
@@ -180,14 +158,14 @@ class _Step(_Rows):
     def factor(self, array: int, index: Any) -> tuple[Any, Any]:
         """Factor ``index`` of an argument of shape (n, 2), and its quotient."""
         pointer = self.pointer(array, index, 2)
-        after = self.builder.gep(pointer, [ir.Constant(_i64, 1)])
+        after = self.builder.gep(pointer, [ir.Constant(I64, 1)])
         value, quotient = (self.builder.load(p) for p in (pointer, after))
         return self.arithmetic.spread(value), self.arithmetic.spread(quotient)
 
     def children(self, node: Any) -> list[tuple[Any, Any]]:
         """The roots of both halves below ``node`` in argument 3."""
-        first = self.builder.shl(node, ir.Constant(_i64, 1))
-        return [self.factor(3, self.builder.add(first, ir.Constant(_i64, k))) for k in (0, 1)]
+        first = self.builder.shl(node, ir.Constant(I64, 1))
+        return [self.factor(3, self.builder.add(first, ir.Constant(I64, k))) for k in (0, 1)]
 
 
 def _butterfly(write: Callable[[_Step, list[Any], Any], list[Any]], count: int) -> Callable[..., Any]:
@@ -203,7 +181,7 @@ def _butterfly(write: Callable[[_Step, list[Any], Any], list[Any]], count: int) 
         return types.void(a, types.int64, types.int64, roots, types.int64, modulus), generate
 
     typed.__name__ = write.__name__
-    return _primitive(typed)
+    return primitive(typed)
 
 
 def _spread2(todo: _Step, rows: list[Any], node: Any) -> list[Any]:
@@ -233,13 +211,13 @@ spread2, spread4 = _butterfly(_spread2, 2), _butterfly(_spread4, 4)
 gather2, gather4 = _butterfly(_gather2, 2), _butterfly(_gather4, 4)
 
 
-@_primitive
+@primitive
 def settle(typing: Any, a: Any, row: Any, modulus: Any) -> Any:
     """Bring row ``row`` of ``a`` from [0, 4p) into [0, p)."""
 
     def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
         todo = _Step(context, builder, signature, arguments)
-        pointers = todo.places(arguments[1], ir.Constant(_i64, 0), 1)
+        pointers = todo.places(arguments[1], ir.Constant(I64, 0), 1)
         (value,) = todo.loaded(pointers)
         by = todo.arithmetic
         todo.store([by.below(by.below(value, by.twice), by.prime)], pointers)
@@ -248,13 +226,13 @@ def settle(typing: Any, a: Any, row: Any, modulus: Any) -> Any:
     return types.void(a, types.int64, modulus), generate
 
 
-@_primitive
+@primitive
 def times(typing: Any, a: Any, row: Any, factors: Any, index: Any, modulus: Any) -> Any:
     """Multiply row ``row`` of ``a``, words below 2^b, by factor ``index`` of ``factors`` (n, 2); below p."""
 
     def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
         todo = _Step(context, builder, signature, arguments)
-        pointers = todo.places(arguments[1], ir.Constant(_i64, 0), 1)
+        pointers = todo.places(arguments[1], ir.Constant(I64, 0), 1)
         (value,) = todo.loaded(pointers)
         by = todo.arithmetic
         todo.store([by.below(by.times(value, todo.factor(2, arguments[3])), by.prime)], pointers)
@@ -263,7 +241,7 @@ def times(typing: Any, a: Any, row: Any, factors: Any, index: Any, modulus: Any)
     return types.void(a, types.int64, factors, types.int64, modulus), generate
 
 
-@_primitive
+@primitive
 def add_times(typing: Any, a: Any, row: Any, factors: Any, others: Any, modulus: Any) -> Any:
     """Add row ``row`` of ``others``, words below 2^b, times its factor, to row ``row`` of ``a``, below p."""
 
@@ -278,7 +256,7 @@ def add_times(typing: Any, a: Any, row: Any, factors: Any, others: Any, modulus:
     return types.void(a, types.int64, factors, others, modulus), generate
 
 
-@_primitive
+@primitive
 def pack_row(typing: Any, a: Any, row: Any, out: Any, word: Any, shift: Any) -> Any:
     """Add row ``row`` of ``a``, shifted up by ``shift`` < 64 bits, to row ``word`` of ``out``, by a bitwise or."""
 
@@ -292,7 +270,7 @@ def pack_row(typing: Any, a: Any, row: Any, out: Any, word: Any, shift: Any) -> 
     return types.void(a, types.int64, out, types.int64, types.int64), generate
 
 
-@_primitive
+@primitive
 def shift_row(typing: Any, a: Any, row: Any, out: Any, word: Any, shift: Any) -> Any:
     """Write row ``row`` of ``a``, shifted down by ``shift`` < 64 bits, to row ``word`` of ``out``."""
 
@@ -308,17 +286,17 @@ def shift_row(typing: Any, a: Any, row: Any, out: Any, word: Any, shift: Any) ->
 def _residues(rows: _Rows, arguments: Any) -> Any:
     """The row of residues of argument 0 that takes the bits from ``start`` on, ``bits`` of them."""
     b, start, bits = rows.builder, arguments[1], arguments[2]
-    six, ones = ir.Constant(_i64, 6), ir.Constant(_i64, 63)
-    end = b.add(start, b.sub(bits, ir.Constant(_i64, 1)))
+    six, ones = ir.Constant(I64, 6), ir.Constant(I64, 63)
+    end = b.add(start, b.sub(bits, ir.Constant(I64, 1)))
     shift = b.and_(start, ones)
     low = b.lshr(rows.load(0, b.lshr(start, six)), rows.spread(shift))
     # A shift by 64 bits has no meaning, so there are two. In one word, the upper part is cut off again.
-    high = b.shl(b.shl(rows.load(0, b.lshr(end, six)), _all(1)), rows.spread(b.sub(ones, shift)))
-    mask = b.sub(b.shl(ir.Constant(_i64, 1), bits), ir.Constant(_i64, 1))
+    high = b.shl(b.shl(rows.load(0, b.lshr(end, six)), constant(1)), rows.spread(b.sub(ones, shift)))
+    mask = b.sub(b.shl(ir.Constant(I64, 1), bits), ir.Constant(I64, 1))
     return b.and_(b.or_(low, high), rows.spread(mask))
 
 
-@_primitive
+@primitive
 def unpack_row(typing: Any, words: Any, start: Any, bits: Any, out: Any, row: Any) -> Any:
     """Write the residues that begin at bit ``start`` of ``words`` to row ``row`` of ``out``."""
 
@@ -330,7 +308,7 @@ def unpack_row(typing: Any, words: Any, start: Any, bits: Any, out: Any, row: An
     return types.void(words, types.int64, types.int64, out, types.int64), generate
 
 
-@_primitive
+@primitive
 def fold_row(typing: Any, words: Any, start: Any, bits: Any, out: Any, row: Any, prime: Any) -> Any:
     """Add the residues that begin at bit ``start`` of ``words`` to row ``row`` of ``out``, modulo ``prime``."""
 
@@ -345,13 +323,13 @@ def fold_row(typing: Any, words: Any, start: Any, bits: Any, out: Any, row: Any,
     return types.void(words, types.int64, types.int64, out, types.int64, types.uint64), generate
 
 
-@_primitive
+@primitive
 def largest_row(typing: Any, words: Any, start: Any, bits: Any, out: Any) -> Any:
     """Raise row 0 of ``out`` to the residues that begin at bit ``start`` of ``words``, where they are larger."""
 
     def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
         rows = _Rows(context, builder, signature, arguments)
-        here = rows.at(3, ir.Constant(_i64, 0))
+        here = rows.at(3, ir.Constant(I64, 0))
         residues = _residues(rows, arguments)
         builder.store(rows.call("llvm.umax.v8i64", builder.load(here, align=8), residues), here, align=8)
         return context.get_dummy_value()

@@ -12,9 +12,10 @@ import numpy as np
 from numba import config
 from numpy.typing import NDArray
 
+from he._rows import LANES, has_ifma
 from he.errors import HEError
 from he.ring import _lanes, _plain, _transforms
-from he.ring._vectors import LANES, Ifma, Word, has_ifma
+from he.ring._vectors import Ifma, Word
 
 Words = NDArray[np.uint64]
 

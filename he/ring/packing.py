@@ -8,8 +8,8 @@ import numpy as np
 from numba import config
 from numpy.typing import NDArray
 
+from he._rows import LANES
 from he.ring import _packing, _plain
-from he.ring._vectors import LANES
 from he.ring.fields import lanes
 
 Words = NDArray[np.uint64]

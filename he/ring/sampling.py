@@ -10,8 +10,8 @@ from collections.abc import Callable
 import numpy as np
 from numpy.typing import NDArray
 
+from he._rows import LANES
 from he.ring import _lanes
-from he.ring._vectors import LANES
 from he.ring.fields import Field, lanes
 from he.ring.streams import Stream
 
@@ -20,9 +20,6 @@ Small = NDArray[np.int8]
 
 GROUP = 1 << 33
 """Words of a stream between the beginnings of two groups: more than a group ever takes."""
-
-BINOMIAL_VARIANCE = 21 / 2
-"""The variance of :func:`binomial`: the difference of two sums of 21 coins, at most 21 in size, as in SEAL."""
 
 _PIECE = 1 << 13  # coefficients: two words of each are 128 KiB, a part of a second-level cache
 
@@ -35,7 +32,7 @@ class Sampler:
         self._drawn = lanes(-(-2 * min(_PIECE, degree * LANES) // LANES)).reshape(-1)
 
     def binomial(self, stream: Stream, group: int) -> Small:
-        """Eight polynomials (N, 8) with centred binomial coefficients, from -21 to 21."""
+        """Eight polynomials (N, 8) of centred binomials: the heads of 21 coins minus those of 21 others."""
         return self._one(stream, group, _lanes.binomial)
 
     def ternary(self, stream: Stream, group: int) -> Small:

@@ -3,7 +3,7 @@
 The order of slots is SEAL's, in BFV and in CKKS: slot j of the first half is at the root of unity with
 the exponent 3^j, slot j of the second half at that with the exponent -3^j (N. P. Smart and F. Vercauteren,
 *Fully homomorphic SIMD operations*, 2014). So a vector that TenSEAL decrypts has our order, of the real
-parts in CKKS: :func:`complex_` says how imaginary parts differ.
+parts in CKKS: :func:`complex_places` says how imaginary parts differ.
 """
 
 from functools import lru_cache
@@ -20,7 +20,7 @@ Reals = NDArray[np.float64]
 
 
 @lru_cache(maxsize=8)
-def modular(degree: int) -> Places:
+def modular_places(degree: int) -> Places:
     """The slot (N) that each row of a transformed group holds, for a plain modulus (BFV)."""
     slots = np.empty(degree, dtype=np.int64)
     order, power = bit_reversed(degree), 1
@@ -31,7 +31,7 @@ def modular(degree: int) -> Places:
 
 
 @lru_cache(maxsize=8)
-def complex_(degree: int) -> Places:
+def complex_places(degree: int) -> Places:
     """The value (N) that each row of a complex group holds (CKKS).
 
     A complex slot holds two values: its real part value j, its imaginary part value j + N/2. Rows are at the

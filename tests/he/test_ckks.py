@@ -33,14 +33,14 @@ def slots_of(scheme: ckks.Scheme, rows: list[np.ndarray]) -> np.ndarray:
             group[j, :, : len(part)] = part.T
         numbers = ckks._numbers(group, scheme._fields, lanes(scheme.slots))
         slots.to_slots(numbers)
-        out[first : first + 8, slots.complex_(scheme.slots)] = numbers.T[: len(parts[0])]
+        out[first : first + 8, slots.complex_places(scheme.slots)] = numbers.T[: len(parts[0])]
     return out
 
 
 def coefficients_of(scheme: ckks.Scheme, wanted: np.ndarray) -> np.ndarray:
     """The coefficients (N) of the real polynomial with the slots ``wanted`` (N)."""
     numbers = lanes(scheme.slots).view(np.float64)
-    numbers[:] = wanted[slots.complex_(scheme.slots)][:, None]
+    numbers[:] = wanted[slots.complex_places(scheme.slots)][:, None]
     slots.from_slots(numbers)
     return numbers[:, 0] / (scheme.slots // 2)
 

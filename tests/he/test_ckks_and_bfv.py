@@ -600,7 +600,7 @@ def test_no_secret_is_in_a_representation_or_an_error(seeded: bool) -> None:
     """Either may be logged, such as with the arguments of a failed task of an executor."""
     scheme = bfv.Scheme(254, 16, seeded)
     key = scheme.generate()
-    for holder in (key, key._key, _tenseal.Key(key._secret, None), Part(key._secret)):
+    for holder in (key, key._key, _tenseal.ContextKeys(key._secret, None), Part(key._secret)):
         assert "array" not in repr(holder)
     for drawn in (b"secret" * 5, bytearray(b"secret" * 5 + b"12")):
         with pytest.raises(HEError, match=r"got (30 bytes|bytearray) from rng\(32\)") as refused:

@@ -12,7 +12,7 @@ import pytest
 from he import _rlwe, bfv, ckks, params
 from he.ckks import SecretKey
 from he.errors import HEError, OpenError
-from he.ring.slots import modular
+from he.ring.slots import modular_places
 from tests.he.polynomials import coefficients, decoded, phases, read, values, written
 from tests.he.test_ckks import coefficients_of, slots_of
 
@@ -106,7 +106,7 @@ def bfv_case(seeded: bool, engine: str = "ring") -> tuple[bfv.Scheme, int]:
 
 def polynomial(scheme: bfv.Scheme, slots: np.ndarray) -> np.ndarray:
     """The coefficients (N), modulo the plaintext modulus, of the polynomial with ``slots`` (N)."""
-    return coefficients(scheme._plain, slots[modular(scheme.slots)])
+    return coefficients(scheme._plain, slots[modular_places(scheme.slots)])
 
 
 @models
@@ -185,7 +185,7 @@ def test_what_remains_is_one_slot_of_the_key_by_chance() -> None:
     p, length = scheme.parameters, scheme.slots
     key = scheme.generate(lambda size: bytes(size))  # one whose slots are possible sums in some places
     slots = np.empty(length, dtype=np.uint64)
-    slots[modular(length)] = values(scheme._plain, key._secret.astype(np.int64) % p.plain_modulus)
+    slots[modular_places(length)] = values(scheme._plain, key._secret.astype(np.int64) % p.plain_modulus)
     vectors = honest(scheme, length)
     sums = sum(vectors)
     possible = np.flatnonzero(slots + sums.astype(np.uint64) <= (HONEST + 1) * scheme.bound)

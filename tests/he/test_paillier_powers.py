@@ -13,9 +13,9 @@ from gmpy2 import mpz
 
 from he import _montgomery, _powers
 from he._powers import FixedBase, Ring
-from he._strips import LANES, LIMB_BITS, STRIP
+from he._rows import LANES, has_ifma
+from he._strips import LIMB_BITS, STRIP
 from he.paillier_keys import MAX_BITS
-from he.ring import has_ifma
 from tests.he.paillier_primes import KEY
 
 paths = pytest.mark.parametrize("kernel", [True, False], ids=["kernel", "gmp"])

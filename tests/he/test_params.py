@@ -8,7 +8,7 @@ import pytest
 from he import _seal, bfv, ckks, params, security
 from he.errors import HEError
 from he.ring import lanes
-from he.ring.slots import complex_, from_slots
+from he.ring.slots import complex_places, from_slots
 from tests.reference import rlwe as twin
 
 SCHEMES = {"ckks": ckks.Scheme, "bfv": bfv.Scheme}
@@ -169,7 +169,7 @@ def test_the_longest_encodings_are_exact(scheme: ckks.Scheme) -> None:
 
 def coefficients_of(slots: np.ndarray) -> np.ndarray:
     """The coefficients (N, 8) of eight real polynomials with ``slots`` (N, 8)."""
-    group = slots[complex_(len(slots))].copy()
+    group = slots[complex_places(len(slots))].copy()
     from_slots(group)
     return group / (len(slots) // 2)
 

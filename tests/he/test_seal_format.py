@@ -14,11 +14,11 @@ import pytest
 from he import _rlwe_seal, _seal, _seal_bytes, _seal_generator, bfv, ckks, params
 from he._rlwe_format import ENGINES
 from he._rlwe_keys import polynomials, upload
+from he._rows import has_ifma
 from he.ckks import PublicKey, SecretKey
 from he.errors import HEError
 from he.params import error_bound
 from he.ring import field
-from he.ring._vectors import has_ifma
 from tests.he.polynomials import coefficients, encoded, phases, read, values, written
 from tests.reference import rlwe as twin
 

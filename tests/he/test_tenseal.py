@@ -18,7 +18,7 @@ from he import _protobuf, _seal, _seal_bytes, _tenseal, _tenseal_vectors, bfv, c
 from he.ckks import SecretKey
 from he.errors import CiphertextError, HEError, OpenError
 from he.ring import Field, field
-from he.ring.slots import modular
+from he.ring.slots import modular_places
 from tests.he.polynomials import coefficients, phases, read, values, written
 
 tenseal = pytest.importorskip("tenseal", reason="needs TenSEAL: pip install 'secagg[he]'")
@@ -463,7 +463,7 @@ def test_control_tenseals_decryptor_opens_what_gives_the_key_away(seeded: bool) 
     opened = np.array(load(contexts(scheme)[0], scheme, scheme.to_tenseal(total, scheme.slots)).decrypt())
     plain = field(scheme.slots, t)
     revealed = np.zeros(scheme.slots, dtype=np.uint64)
-    revealed[:] = ((opened - 1) % t)[modular(scheme.slots)]
+    revealed[:] = ((opened - 1) % t)[modular_places(scheme.slots)]
     small = coefficients(plain, revealed).astype(np.int64)
     small -= t * (small > t // 2)
     assert (small == key._secret).all()  # the whole key

@@ -5,8 +5,9 @@ import pytest
 from numba import config
 
 from he import params
+from he._rows import has_ifma
 from he.ring import lanes
-from he.ring._vectors import Ifma, Word, has_ifma
+from he.ring._vectors import Ifma, Word
 
 Words = np.ndarray
 KINDS = [Ifma, Word] if has_ifma() else [Word]

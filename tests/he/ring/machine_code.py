@@ -190,8 +190,9 @@ def findings(kernel: Any) -> list[str]:
 def compiled() -> dict[str, Any]:
     """The kernels that touch secrets, each compiled for the types that :mod:`he` calls it with."""
     from he import _kahe_kernels, params
+    from he._rows import has_ifma
     from he.ring import _fourier, _lanes, _packing, _transforms, lanes
-    from he.ring._vectors import Ifma, Word, has_ifma
+    from he.ring._vectors import Ifma, Word
     from he.ring.fields import Field
 
     degree = 1024

@@ -24,7 +24,7 @@ def off_by(bound: int, clients: int) -> int:
     values = np.random.default_rng(bound).integers(0, bound, (8, p.degree), endpoint=True).astype(np.uint64)
     out, spare, group = lanes(len(p.primes), p.degree), lanes(p.degree), lanes(p.degree)
     scheme._encode(values, out, spare)
-    group[:] = values.T[slots.modular(p.degree)]
+    group[:] = values.T[slots.modular_places(p.degree)]
     scheme._plain.backward(group)
     for lane in (0, 7):
         scaled = twin.scaled(group[:, lane].tolist(), q, p.plain_modulus)

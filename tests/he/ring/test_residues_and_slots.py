@@ -63,12 +63,12 @@ def test_signed_numbers_are_reduced(bits: int) -> None:
 def test_slots_are_at_powers_of_three(degree: int) -> None:
     """Slot j of the first half at the exponent 3^j, of the second half at -3^j. CKKS has those that are 1 mod 4."""
     rows = [2 * twin.reversed_bits(row, degree.bit_length() - 1) + 1 for row in range(degree)]
-    places = slots.modular(degree)
+    places = slots.modular_places(degree)
     for row, slot in enumerate(places.tolist()):
         sign = 1 if slot < degree // 2 else -1
         assert rows[row] == sign * pow(3, slot % (degree // 2), 2 * degree) % (2 * degree)
     assert sorted(places) == list(range(degree))
-    half, values = degree // 2, slots.complex_(degree)
+    half, values = degree // 2, slots.complex_places(degree)
     for row in range(half):
         exponent = 4 * twin.reversed_bits(row, half.bit_length() - 1) + 1
         power = pow(3, int(values[row]), 2 * degree)
@@ -138,7 +138,7 @@ def test_exact_slots_are_in_seals_order(bound: int) -> None:
     at.api.BatchEncoder(at.seal).encode(values.tolist(), plain)
     encoded = [plain.data(i) if i < plain.coeff_count() else 0 for i in range(p.degree)]
     group = lanes(p.degree)
-    group[:] = values[slots.modular(p.degree)][:, None]
+    group[:] = values[slots.modular_places(p.degree)][:, None]
     scheme._plain.backward(group)
     assert group[:, 5].tolist() == encoded
 
@@ -158,7 +158,7 @@ def test_complex_slots_are_in_seals_order() -> None:
     parts = numbers[:half] + 1j * signs * numbers[half:]
     at.api.CKKSEncoder(at.seal).encode(parts.tolist(), float(p.step), plain)
     encoded = np.array([plain.data(i) for i in range(len(p.primes) * p.degree)], dtype=np.uint64)
-    reals = np.repeat(numbers[slots.complex_(p.degree)][:, None], 8, axis=1)
+    reals = np.repeat(numbers[slots.complex_places(p.degree)][:, None], 8, axis=1)
     slots.from_slots(reals)
     field, group = scheme._fields[0], lanes(p.degree)
     group[:] = encoded[: p.degree, None]

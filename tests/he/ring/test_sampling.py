@@ -67,7 +67,7 @@ def test_binomial_has_the_exact_mass_function() -> None:
     counts = counted("binomial", DRAWS)
     assert report("binomial", p_value(counts, COINS)) > LEAST_P
     variance = (counts * np.arange(-21, 22) ** 2).sum() / counts.sum()
-    assert abs(variance - sampling.BINOMIAL_VARIANCE) < 6 * 21 / counts.sum() ** 0.5
+    assert abs(variance - params.ERROR_VARIANCE) < 6 * 21 / counts.sum() ** 0.5
     # Control: twenty coins a side are noticed.
     narrow = np.array([comb(40, 20 + k) / 2**40 if abs(k) <= 20 else 0 for k in range(-21, 22)])
     drawn = np.random.default_rng(1).multinomial(DRAWS, narrow)
