@@ -157,6 +157,43 @@ def ring(
     _say_missed(comparing.bounds())
 
 
+def oneshot(
+    repeats: Annotated[int, typer.Option(min=1, max=100, help="Sessions of OneShot and of SecAgg, in turn.")] = 3,
+    seconds: Annotated[
+        float, typer.Option(min=1, help="Take fewer turns of the openings, at least 3, if they would take longer.")
+    ] = 10.0,
+    as_json: Json = None,
+    as_html: Html = None,
+) -> None:
+    """OneShot against SecAgg on one core: CPU and memory of each party, and bytes. Says which bounds are missed."""
+    from bench.oneshot import Measuring, bounds, figures, grids
+
+    check_outputs(as_json, as_html)
+    measuring = Measuring()
+
+    def show(finished: bool) -> None:
+        held = bounds(measuring)
+        pages = grids(measuring, report.machine()["processor"])
+        pages += [bounds_grid(held)] if held else []
+        for grid in pages:
+            show_grid(grid)
+        document = report.document(
+            report.Kind.ONESHOT,
+            command_line(),
+            finished=finished,
+            arithmetic=measuring.arithmetic,
+            core=measuring.core,
+            workload=measuring.workload,
+            figures=figures(measuring),
+            bounds=bounds_plain(held),
+        )
+        write(as_json, as_html, document, pages)
+
+    with shown(show), progress("bench", measuring.steps(repeats)) as step:
+        measuring.run(repeats, seconds, step)
+    _say_missed(bounds(measuring))
+
+
 def _say_missed(bounds: Sequence[Bound]) -> None:
     if words := missed(bounds):
         typer.echo(f"bench: {words}", err=True)

@@ -224,7 +224,12 @@ def plan(
         raise typer.Exit(1)
 
 
-for command in (bounded_commands.federated, bounded_commands.resnet18, bounded_commands.ring):
+for command in (
+    bounded_commands.federated,
+    bounded_commands.resnet18,
+    bounded_commands.ring,
+    bounded_commands.oneshot,
+):
     app.command()(command)
 
 

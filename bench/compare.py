@@ -24,6 +24,7 @@ _SAME = {
     Kind.FEDERATED: ("seeds",),
     Kind.RESNET18: ("workload",),
     Kind.RING: ("arithmetic",),
+    Kind.ONESHOT: ("arithmetic", "workload"),
 }
 
 
@@ -90,6 +91,8 @@ def _changes(old: Mapping[str, Any], new: Mapping[str, Any], tolerance: float) -
             return list(_figures(old["points"], new["points"], ("protocol", "at"), tolerance))
         case Kind.RING:
             return list(_ratios(old["timed"], new["timed"], tolerance))
+        case Kind.ONESHOT:
+            return list(_figures(old["figures"], new["figures"], ("what",), tolerance))
         case Kind.RESNET18:
             return list(_figures(old["rows"], new["rows"], ("protocol",), tolerance))
         case Kind.FEDERATED:
@@ -135,7 +138,9 @@ def _figures(
         later = now.get(tuple(one[key] for key in keys), {})
         what = " at ".join(one[key] if isinstance(one[key], str) else number(one[key]) for key in keys)
         for figure, value in one.items():
-            if value is not None and figure.endswith(("_seconds", "_memory")):
+            if isinstance(value, dict) and figure.endswith("_seconds"):
+                yield Change(what, figure, value["median"], (later.get(figure) or {}).get("median"), tolerance)
+            elif value is not None and figure.endswith(("_seconds", "_memory")):
                 yield Change(what, figure, value, later.get(figure), tolerance)
             elif value is not None and figure.startswith("bytes_"):
                 yield Change(what, figure, value, later.get(figure), _BYTES_TOLERANCE)

@@ -45,6 +45,7 @@ class Kind(StrEnum):
     FEDERATED = "federated"
     RESNET18 = "resnet18"
     RING = "ring"
+    ONESHOT = "oneshot"
 
 
 @dataclass(frozen=True)
