@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from secagg.layout import Layout as Layout
     from secagg.protocols.clear import Clear as Clear
     from secagg.protocols.encrypted import BFV as BFV, CKKS as CKKS, Paillier as Paillier
-    from secagg.protocols.oneshot import OneShot as OneShot
+    from secagg.protocols.oneshot import DrawnOneShot as DrawnOneShot, OneShot as OneShot
     from secagg.protocols.pairwise import SecAgg as SecAgg, SecAggPlus as SecAggPlus
     from secagg.protocols.shares import AdditiveShares as AdditiveShares
     from secagg.roles.client import Client as Client

@@ -15,6 +15,7 @@ PUBLIC = {
     "Clear": "secagg.protocols.clear",
     "Client": "secagg.roles",
     "Decryptor": "secagg.roles",
+    "DrawnOneShot": "secagg.protocols.oneshot",
     "FixedPoint": "secagg.fixed_point",
     "Layout": "secagg.layout",
     "OneShot": "secagg.protocols.oneshot",
@@ -32,7 +33,7 @@ PUBLIC = {
 
 _IN_TASKS = (
     *("AdditiveShares", "BFV", "CKKS", "Clear", "FixedPoint", "Layout", "OneShot", "Paillier", "SecAgg"),
-    "SecAggPlus",
+    *("DrawnOneShot", "SecAggPlus"),
 )
 
 #: Classes that a written task may name. Reading a task imports nothing else.

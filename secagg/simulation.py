@@ -152,6 +152,7 @@ class Session:
                     key=keys.get(party),
                     executor=executor,
                     clock=lambda: now,
+                    beacon=beacon,
                     budget=(budgets or {}).get(party),
                     ledger=MemoryLedger(),  # a simulation ends with its process, so its ledger needs no file
                 ),

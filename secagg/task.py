@@ -227,6 +227,7 @@ class Task:
         executor: Executor | None = None,
         clock: Callable[[], float] = time.time,
         budget: Budget | None = None,
+        beacon: Fetch | None = None,
     ) -> Client[Any]:
         """A client of one session: the session named ``session``, or without a name any that the server proposes.
 
@@ -235,7 +236,8 @@ class Task:
         by default threads; it gets the keys of this client's masks. ``clock`` returns the time (seconds since
         1970). Only a protocol with a beacon reads it. ``budget``, such as a :class:`dp.PrivacyLedger`, is charged
         just before an input with noise leaves, and again for a retry. If it has no room, the input stays and
-        ``LocalProtocolError`` is raised.
+        ``LocalProtocolError`` is raised. ``beacon`` is needed where a beacon draws a committee: see
+        :meth:`server`.
         """
         lent = Environment(
             identity=identity,
@@ -246,6 +248,7 @@ class Task:
             executor=executor,
             clock=clock,
             budget=budget,
+            beacon=beacon,
         )
         return self._client_class()(self, client_id, lent, session=session)
 

@@ -133,6 +133,11 @@ class ServerHooks(Generic[AnyServerState]):
         """Ask the whole cohort by the proposal: what a step asks in the first round that addresses clients."""
         return dict.fromkeys(self.context.state.cohort, (self.context.proposal(), b""))
 
+    def others(self) -> Iterable[str]:
+        """The parties besides the cohort that a session asks: everyone enrolled in the protocol's other roles."""
+        roster, roles = self.context.roster, self.context.task.protocol.party_counts
+        return () if roster is None else [party for role in roles for party in roster.ids(role)]
+
     def before_close(self, phase: Phase) -> None:
         """Raise ``LocalProtocolError`` while the caller has something to wait for first; changes nothing."""
 

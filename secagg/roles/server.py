@@ -246,11 +246,7 @@ class Server(Receiving[AnyServerState]):
     def _abort(self, reason: str, silent: Sequence[str]) -> Aborted:
         """Give up, and tell everyone who was not told already when it was dropped."""
         state = self.context.state
-        everyone = [*state.cohort]
-        if self.context.roster is not None:
-            everyone += [
-                party for role in self.context.task.protocol.party_counts for party in self.context.roster.ids(role)
-            ]
+        everyone = [*state.cohort, *self.others()]
         dismissed = state.dropped.keys() - set(silent)
         outbox = self._dismissal(party for party in everyone if party not in dismissed)
         log.warning("session %s aborted: %s", state.session_id.hex()[:12], reason)

@@ -70,7 +70,8 @@ def _silence_of_one(parties: Parties) -> None:
             else:
                 _exact_or_aborted(session, f"with {party} silent in {name}")
             named = {fault.sender for fault in session.server.faults if fault.kind is FaultKind.SILENT}
-            require(party in named, f"the silence of {party} in {name} as a fault", sorted(named))
+            missed = party in named or party not in session.gone  # whom a beacon didn't draw is not asked
+            require(missed, f"the silence of {party} in {name} as a fault", sorted(named))
 
 
 def _silence_of_many(parties: Parties) -> None:

@@ -113,7 +113,7 @@ def parties_for(protocol: AggregationProtocol, clients: int, beacon: Fetch | Non
             parties = Parties(protocol, cohort, roles, {}, None, least, beacon=beacon)
             parties = parties.enrolled() if enrolled else parties
             try:
-                parties.task.server(cohort, roster=parties.roster, session=SESSION)
+                parties.task.server(cohort, roster=parties.roster, session=SESSION, beacon=beacon)
             except ConfigError as error:
                 refusal = error
                 continue

@@ -115,6 +115,7 @@ class Session:
             "roster": self.parties.roster,
             "save": self.stores[party],
             "clock": clock_for_tests,
+            "beacon": self.parties.beacon,
             "key": self.parties.long_lived.get(party),
         }
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from functools import cached_property
 from typing import ClassVar
 
 from he.errors import HEError
@@ -22,7 +23,7 @@ from secagg.protocols.oneshot.messages import (
     public_seed,
     share_info,
 )
-from secagg.protocols.oneshot.parameters import OneShotParameters, carried, place_of
+from secagg.protocols.oneshot.parameters import OneShotParameters, carried, committee_of, place_of
 from secagg.roles.client import Client
 from secagg.roles.member import Handler, Reply, method
 from secagg.roles.state import ClientState
@@ -52,6 +53,10 @@ class OneShotClient(Client[ClientState]):
         protocol = self.context.task.protocol
         assert isinstance(protocol, OneShotParameters)
         return protocol
+
+    @cached_property
+    def _members(self) -> tuple[str, ...]:
+        return committee_of(self.context)
 
     def _input(self, draft: ClientState, message: KeyedProposal, payload: memoryview) -> Reply:
         """Encrypt the update, deal the key, and forget both."""
@@ -107,7 +112,7 @@ class OneShotClient(Client[ClientState]):
             envelope = self.context.relayed(data, SessionKey, draft.session_id, PartyRole.DECRYPTOR)
             shown, rest = envelope.open(SessionKey)
             wire.no_vectors(rest)
-            place = place_of(self.context.roster, envelope.sender)
+            place = place_of(self._members, envelope.sender)
             if keys and place <= max(keys):
                 raise Reject(FaultKind.INVALID, f"got the session key of {envelope.sender} twice or out of order")
             if shown.key in keys.values():
@@ -118,8 +123,7 @@ class OneShotClient(Client[ClientState]):
         return keys
 
     def _seal(self, draft: ClientState, place: int, key: bytes, share: bytes) -> bytes:
-        assert self.context.roster is not None
-        member = self.context.roster.ids(PartyRole.DECRYPTOR)[place]
+        member = self._members[place]
         info = share_info(self.context.task, draft.session_id, draft.id, member)
         try:
             return hpke.seal(hpke.Kem(self._protocol.kem), key, share, info=info)

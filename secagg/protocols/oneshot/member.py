@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 from bisect import bisect_left
 from collections.abc import Mapping, Sequence
+from functools import cached_property
 from typing import ClassVar
 
 import msgspec
@@ -34,7 +35,7 @@ from secagg.protocols.oneshot.messages import (
     leaf,
     share_info,
 )
-from secagg.protocols.oneshot.parameters import OneShotParameters, check_dealing, place_of
+from secagg.protocols.oneshot.parameters import OneShotParameters, check_dealing, committee_of, place_of
 from secagg.protocols.oneshot.states import TAKES_SHARES, CommitteeState, Part, check_member_state
 from secagg.roles.listener import Decryptor
 from secagg.roles.member import Handler, Listener, Reply, method
@@ -75,8 +76,15 @@ class CommitteeMember(Decryptor[CommitteeState]):
     def prepare(self) -> None:
         """See :meth:`secagg.roles.Member.prepare`."""
         super().prepare()
-        self._place = place_of(self.context.roster, self.id)
         self._key: PrivateKey | None = None
+
+    @cached_property
+    def _members(self) -> tuple[str, ...]:
+        return committee_of(self.context)
+
+    @cached_property
+    def _place(self) -> int:
+        return place_of(self._members, self.id)
 
     def check_restored(self) -> None:
         """See :meth:`secagg.roles.Member.check_restored`."""
@@ -89,7 +97,9 @@ class CommitteeMember(Decryptor[CommitteeState]):
             check_member_state(self._state, self._protocol, self.context.task)
 
     def _show_key(self, draft: CommitteeState, message: Proposal, payload: memoryview) -> Reply:
-        """SessionKey: make this session's sealing key."""
+        """SessionKey: make this session's sealing key. Only a member of the committee has one."""
+        if draft.id not in self._members:
+            raise Reject(FaultKind.INVALID, f"got a proposal for {draft.id}, who is not a member of this committee")
         draft.key = self.context.rng(draft, "session-key")(PRIVATE_BYTES)
         return SessionKey(PrivateKey(Kem(self._protocol.kem), draft.key).public), b""
 
@@ -238,11 +248,12 @@ class CommitteeMember(Decryptor[CommitteeState]):
             )
 
     def _agreement(self, draft: CommitteeState, data: bytes) -> Envelope | None:
-        """A member's signed agreement to this member's own digest; None for anything else."""
+        """A member's signed agreement to this member's own digest; None for anything else, or of anyone else."""
         try:
             envelope = self.context.relayed(data, Agreed, draft.session_id, PartyRole.DECRYPTOR)
             signed, rest = envelope.open(Agreed)
             wire.no_vectors(rest)
+            place_of(self._members, envelope.sender)
         except Reject:
             return None
         return envelope if signed.digest == draft.agreed else None

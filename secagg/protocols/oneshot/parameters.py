@@ -16,6 +16,7 @@ from mpc.errors import MPCError
 from mpc.hpke import Kem
 from secagg import wire
 from secagg._numbers import whole
+from secagg.beacon import Fetch
 from secagg.bitmap import bitmap_bytes
 from secagg.corruption import ThreatModel, check_corruption, check_floor, corrupt_among, corrupt_count
 from secagg.errors import ConfigError, FaultKind, choice, chosen, shown
@@ -37,6 +38,7 @@ from secagg.wire import Reject
 if TYPE_CHECKING:
     from he.kahe import Scheme
     from secagg.encoding import SegmentLike
+    from secagg.roles.context import Context
     from secagg.task import Task
 
 MAX_MEMBERS = 128
@@ -57,6 +59,8 @@ class OneShotParameters(AggregationProtocol):
     kem: str = Kem.MLKEM768_X25519
 
     name: ClassVar[str] = "OneShot"
+    #: The field that says how many decryptors are enrolled.
+    enrolled_by: ClassVar[str] = "members"
 
     def __post_init__(self) -> None:
         self._check_committee()
@@ -113,6 +117,10 @@ class OneShotParameters(AggregationProtocol):
         """The members of the committee, which are decryptors."""
         return {PartyRole.DECRYPTOR: self.members}
 
+    def committee_ids(self, roster: Roster, beacon: Fetch | None) -> tuple[str, ...]:
+        """The ids of the committee's members, sorted: all decryptors, unless ``beacon`` draws some of them."""
+        return roster.ids(PartyRole.DECRYPTOR)
+
     def scheme(self, task: Task) -> Scheme:
         """The cipher that carries the task; ``ConfigError`` with the reason if none does."""
         segments = tuple((segment.length, segment.bound) for segment in task.segments if carried(segment))
@@ -161,11 +169,11 @@ class OneShotParameters(AggregationProtocol):
             raise ConfigError(
                 "got no roster; OneShot needs one with clients and committee members: pass roster= and identity="
             )
-        enrolled = len(roster.ids(PartyRole.DECRYPTOR))
-        if enrolled != self.members:
+        enrolled, expected = len(roster.ids(PartyRole.DECRYPTOR)), self.party_counts[PartyRole.DECRYPTOR]
+        if enrolled != expected:
             raise ConfigError(
-                f"got a roster of {enrolled} decryptors; the task has members={self.members}: enrol each with "
-                "secagg keygen --role decryptor, or change members="
+                f"got a roster of {enrolled} decryptors; the task has {self.enrolled_by}={expected}: enrol each "
+                f"with secagg keygen --role decryptor, or change {self.enrolled_by}="
             )
         check_floor(task, self.corrupt(task.min_survivors, roster))
 
@@ -255,6 +263,12 @@ def quorum(members: int, corrupt: int) -> int:
     return (members + corrupt) // 2 + 1
 
 
+def bears_silence(members: int, corrupt: int) -> bool:
+    """Whether a committee is allowed, and a session ends with a sum if all its corrupt members are silent."""
+    most, threshold = quorum(members, corrupt), _threshold(members, corrupt)
+    return threshold <= most + 1 and max(most, threshold) + corrupt <= members
+
+
 def _threshold(members: int, corrupt: int) -> int:
     return max(1, members - 3 * corrupt) + corrupt
 
@@ -277,7 +291,16 @@ def check_dealing(protocol: OneShotParameters, dealing: Dealing) -> None:
         raise Reject(FaultKind.MALFORMED, str(error)) from error
 
 
-def place_of(roster: Roster | None, member: str) -> int:
-    """The place of a committee member in the roster, from 0; its point is one more."""
+def committee_of(context: Context) -> tuple[str, ...]:
+    """The ids of the committee's members, in the order of their places; see ``committee_ids``."""
+    protocol, roster = context.task.protocol, context.roster
+    assert isinstance(protocol, OneShotParameters)
     assert roster is not None  # validate_roster refused None
-    return roster.ids(PartyRole.DECRYPTOR).index(member)
+    return protocol.committee_ids(roster, context.environment.beacon)
+
+
+def place_of(members: Sequence[str], member: str) -> int:
+    """The place of a committee member, from 0; its point is one more. ``Reject`` for anyone else."""
+    if member not in members:
+        raise Reject(FaultKind.UNKNOWN_SENDER, f"got {member}, who is not a member of this committee")
+    return members.index(member)

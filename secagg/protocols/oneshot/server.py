@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, ClassVar
 
 from he.errors import HEError
@@ -31,7 +31,7 @@ from secagg.protocols.oneshot.messages import (
     public_seed,
 )
 from secagg.protocols.oneshot.opening import open_sum
-from secagg.protocols.oneshot.parameters import OneShotParameters, check_dealing, place_of
+from secagg.protocols.oneshot.parameters import OneShotParameters, check_dealing, committee_of, place_of
 from secagg.protocols.oneshot.states import OneShotServerState, check_server_state
 from secagg.roles.member import Reply, method
 from secagg.roles.server import Server, Step
@@ -73,6 +73,7 @@ class OneShotServer(Server[OneShotServerState]):
     def prepare(self) -> None:
         """See :meth:`secagg.roles.Server.prepare`."""
         state = self.context.state
+        self._members = committee_of(self.context)
         self._adder: Adder | None = None
         if state.total:
             try:
@@ -81,8 +82,7 @@ class OneShotServer(Server[OneShotServerState]):
                 raise ConfigError(f"got a state with a damaged sum: {damaged}; leave this session out") from damaged
             state.total = b""
         if self.context.open:
-            assert self.context.roster is not None
-            check_server_state(self.context, self.context.roster.ids(PartyRole.DECRYPTOR), self._adder)
+            check_server_state(self.context, self._members, self._adder)
 
     @property
     def _protocol(self) -> OneShotParameters:
@@ -91,13 +91,16 @@ class OneShotServer(Server[OneShotServerState]):
         return protocol
 
     def _place(self, member: str) -> int:
-        return place_of(self.context.roster, member)
+        return place_of(self._members, member)
+
+    def others(self) -> Iterable[str]:
+        """See :meth:`secagg.roles.ServerHooks.others`."""
+        return self._members
 
     # SessionKey
 
     def _ask_keys(self) -> Mapping[str, Reply]:
-        assert self.context.roster is not None
-        return dict.fromkeys(self.context.roster.ids(PartyRole.DECRYPTOR), (self.context.proposal(), b""))
+        return dict.fromkeys(self._members, (self.context.proposal(), b""))
 
     def _take_key(self, envelope: Envelope, message: SessionKey, payload: memoryview) -> None:
         """Take a session key to which a text can be sealed; a client can't know otherwise before it deals."""
@@ -254,8 +257,7 @@ class OneShotServer(Server[OneShotServerState]):
 
     def _blame_differing(self, liars: Sequence[int], differing: Sequence[int]) -> None:
         """Name members whose sums differ from those that opened, if so many agree that the others must lie."""
-        assert self.context.roster is not None
-        members = self.context.roster.ids(PartyRole.DECRYPTOR)
+        members = self._members
         for place in liars:
             self.context.blame(members[place], FaultKind.WRONG_SHARE, "gave a wrong sum of key shares")
         if differing and not liars:

@@ -55,6 +55,10 @@ class LyingServer:
     It has the shares and the signatures of the corrupt members, who otherwise follow the protocol.
     """
 
+    protocol: OneShot = PROTOCOL
+    committee: tuple[str, ...] = MEMBERS
+    corrupt: tuple[str, ...] = CORRUPT_MEMBERS
+
     def __init__(
         self, world: World, *, session: bytes = SESSION, stores: Mapping[str, MemoryStore] | None = None
     ) -> None:
@@ -63,11 +67,13 @@ class LyingServer:
         self.id = session_module.session_id(
             task=self.task.digest, roster=world.roster.digest, session=session, nonce=self.nonce, cohort=self.cohort
         )
-        self.scheme = PROTOCOL.scheme(self.task)
+        self.scheme = self.protocol.scheme(self.task)
         self.stores = dict(stores or {})
-        self.members = {party: world.role(party, session=session, save=self.stores.get(party)) for party in MEMBERS}
+        self.members = {
+            party: world.role(party, session=session, save=self.stores.get(party)) for party in self.committee
+        }
         self.clients: dict[str, Any] = {}
-        self.keys = {party: self.ask(party, self.proposal()).raw for party in MEMBERS}  # type: ignore[union-attr]
+        self.keys = {party: self.ask(party, self.proposal()).raw for party in self.committee}  # type: ignore[union-attr]
         self.inputs: dict[str, Envelope] = {}
         self.refusals: dict[str, FaultKind] = {}
 
@@ -116,14 +122,14 @@ class LyingServer:
         message, ciphertext = self.inputs[client].open(KeyedInput)
         return message, bytes(ciphertext)
 
-    def relay(self, parties: Iterable[str], to: Iterable[str] = MEMBERS) -> None:
+    def relay(self, parties: Iterable[str], to: Iterable[str] | None = None) -> None:
         """Hand members their shares of what clients sent."""
         for client in parties:
             message, _ = self.opened(client)
-            commitments = [message.commitments[at : at + 32] for at in range(0, 32 * len(MEMBERS), 32)]
+            commitments = [message.commitments[at : at + 32] for at in range(0, 32 * len(self.committee), 32)]
             tree = dealing_tree(commitments, dict(enumerate(message.sealed)))
-            for member in to:
-                place = MEMBERS.index(member)
+            for member in self.committee if to is None else to:
+                place = self.committee.index(member)
                 part = KeyShare(
                     message.dealing, commitments[place], message.sealed[place], merkle_path(tree, place)
                 )
@@ -145,30 +151,32 @@ class LyingServer:
             for client in chosen
         }
         digest = agreed_digest(self.id, dealings)
-        return [self.seal(Agreed(digest, b""), member) for member in CORRUPT_MEMBERS]
+        return [self.seal(Agreed(digest, b""), member) for member in self.corrupt]
 
-    def release(self, signed: list[bytes], of: Iterable[str] = MEMBERS) -> dict[int, bytes]:
+    def release(self, signed: list[bytes], of: Iterable[str] | None = None) -> dict[int, bytes]:
         """SumOfKeys: what members give away, by place."""
         answers = {}
-        for member in of:
+        for member in self.committee if of is None else of:
             answer = self.ask(member, Release(signed))
             if answer is not None:
-                answers[MEMBERS.index(member)] = bytes(answer.open(PROTOCOL.phases[-1].reply)[1])
+                answers[self.committee.index(member)] = bytes(answer.open(self.protocol.phases[-1].reply)[1])
         return answers
 
     def corrupt_sums(self, parties: Collection[str]) -> dict[int, bytes]:
         """What the corrupt members' shares of any clients add up to, by place."""
         sums = {}
-        for member in CORRUPT_MEMBERS:
+        for member in self.corrupt:
             parts = self.members[member]._state.parts
             shares = [parts[client].share for client in parties]
-            sums[MEMBERS.index(member)] = packed.sum_shares(PROTOCOL.committee, self.scheme.degree, shares)
+            sums[self.committee.index(member)] = packed.sum_shares(
+                self.protocol.committee, self.scheme.degree, shares
+            )
         return sums
 
     def sum_of_keys(self, answers: Mapping[int, bytes]) -> Vector | None:
-        if len(answers) < PROTOCOL.committee.threshold:
+        if len(answers) < self.protocol.committee.threshold:
             return None
-        return next(packed.recover(PROTOCOL.committee, self.scheme.degree, answers)).secret
+        return next(packed.recover(self.protocol.committee, self.scheme.degree, answers)).secret
 
     def read(self, parties: Collection[str], keys: Vector | None) -> Vector | None:
         """The sum of the updates of ``parties``, opened with the sum of their keys."""
@@ -183,14 +191,14 @@ class LyingServer:
             return None
         if len(parties) == 1:
             return as_update(sums, self.task)
-        lanes, layout = PROTOCOL.segments(self.task, sums), self.task.layout
+        lanes, layout = self.protocol.segments(self.task, sums), self.task.layout
         decoded = self.task.encoding.decode(lanes, layout=layout, survivors=len(parties), max_weight=None)
         summed: Vector = decoded.sum
         return summed
 
     def collect(self, chosen: Collection[str]) -> Vector | None:
         """The sum over ``chosen``, if enough members give their sum for it."""
-        signed = self.agree(dict.fromkeys(MEMBERS, chosen))
+        signed = self.agree(dict.fromkeys(self.committee, chosen))
         return self.read(chosen, self.sum_of_keys(self.release(signed)))
 
     def kinds(self) -> set[FaultKind]:

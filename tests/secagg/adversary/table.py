@@ -95,6 +95,7 @@ def _groups() -> Iterator[str]:
         ("How the graph is drawn", "test_beacon"),
         ("Aggregators", "test_aggregators"),
         ("A committee", "test_oneshot"),
+        ("A committee that a beacon draws", "test_oneshot_drawn"),
         ("Whom a committee names", "test_oneshot_spoilers"),
         ("Ciphertexts and their keys", "test_encrypted"),
         ("Ciphertexts that depend on others", "test_dependent_ciphertexts"),
