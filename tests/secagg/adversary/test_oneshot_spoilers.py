@@ -22,6 +22,7 @@ from secagg.protocols.oneshot.server import OneShotServer
 from secagg.roles import Outcome
 from secagg.table import Round
 from secagg.testing import Integers, RequirementError, Session, parties_for
+from secagg.wire import Envelope, Reject
 from tests.secagg.adversary.driver import VICTIM, World
 from tests.secagg.adversary.oneshot import MEMBERS, PROTOCOL, TASK, LyingServer
 from tests.secagg.adversary.registry import attack
@@ -243,3 +244,44 @@ class TestLyingSums:
         with pytest.raises(Aborted, match="open the sum of the inputs"):
             session.run()
         assert not session.faults
+
+
+@attack(
+    title="A copied session key: a member that reads another's key on its way shows it first, as its own",
+    attacker="one member that sees the traffic to the server; it wants an honest member left out, and named",
+    defence="a key may be shown twice (`OneShotServer._take_key`): a text names its member, so the copier loses",
+    control="with a server that takes each key once: the honest member is refused and named",
+    source="own; a key of a KEM can't sign for itself",
+)
+class TestCopiedSessionKey:
+    victim, copier = "decryptor-7", "decryptor-1"
+
+    def attack(self) -> Session:
+        session = begin()
+        session.until(Round.SESSION_KEY)
+        key, _ = Envelope.parse(session.ask(self.victim), 1 << 20).open(SessionKey)
+        session.before_answer = lambda party, answer: (
+            session.seal(key, sender=party) if (party, session.round) == (self.copier, Round.SESSION_KEY) else None
+        )
+        session.require_exact(session.run(), "all the same")
+        return session
+
+    def test_refused(self) -> None:
+        session = self.attack()
+        assert self.victim not in {party for party, _, _ in session.faults}
+        assert self.victim in session.server.context.state.agreed  # type: ignore[attr-defined]
+        assert set(session.server.context.state.lacking) == {self.copier}  # type: ignore[attr-defined]
+
+    def test_control_succeeds(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        take, taken = OneShotServer._take_key, set[bytes]()
+
+        def take_once(server: Any, envelope: Any, message: SessionKey, payload: Any) -> None:
+            if message.key in taken:
+                raise Reject(FaultKind.INVALID, "got a session key that another member showed")
+            taken.add(message.key)
+            take(server, envelope, message, payload)
+
+        monkeypatch.setattr(OneShotServer, "_take_key", take_once)
+        session = self.attack()
+        assert session.faults[0] == (self.victim, Round.SESSION_KEY, FaultKind.INVALID)
+        assert self.victim not in session.server.context.state.agreed  # type: ignore[attr-defined]
