@@ -655,8 +655,10 @@ def test_a_member_leaves_for_a_set_that_is_too_small() -> None:
         ({"members": 3, "corrupt_members": 1}, "expected at least members=4"),
         ({"members": 4, "corrupt_members": 2}, "expected at least members=5"),
         ({"members": 16, "corrupt_members": 1}, "expected at least corrupt_members=3"),
-        ({"members": 7, "corrupt_members": 0}, "from 1, below members"),
-        ({"members": 7, "corrupt_members": 7}, "from 1, below members"),
+        ({"members": 1}, "expected at least members=5$"),
+        ({"members": 128, "corrupt_members": 126}, "expected at most corrupt_members=125"),
+        ({"members": 7, "corrupt_members": 0}, "got corrupt_members=0; expected a number of members, at least 1"),
+        ({"members": 7, "corrupt_members": 7}, "expected at least members=10 or at most corrupt_members=4"),
         ({"members": 129, "corrupt_members": 30}, "up to 128"),
         ({"members": 7.5}, "got members=7.5"),
         ({"corruption": 1.0}, "got corruption=1.0"),
@@ -671,7 +673,16 @@ def test_parameters_that_can_not_work_are_refused_with_the_least_that_would(argu
 
 @pytest.mark.parametrize(
     ("members", "corrupt", "per_column", "threshold", "quorum"),
-    [(4, 1, 1, 2, 3), (5, 2, 1, 3, 4), (7, 2, 1, 3, 5), (10, 2, 4, 6, 7), (16, 3, 7, 10, 10), (31, 6, 13, 19, 19)],
+    [
+        (4, 1, 1, 2, 3),
+        (5, 2, 1, 3, 4),
+        (7, 1, 4, 5, 5),
+        (7, 2, 1, 3, 5),
+        (10, 2, 4, 6, 7),
+        (16, 3, 7, 10, 10),
+        (31, 6, 13, 19, 19),
+        (64, 12, 28, 40, 39),
+    ],
 )
 def test_committees_of_the_documents(
     members: int, corrupt: int, per_column: int, threshold: int, quorum: int

@@ -78,15 +78,16 @@ class OneShotParameters(AggregationProtocol):
             raise ConfigError(
                 f"got members={shown(self.members)}; expected a number of members up to {MAX_MEMBERS}"
             )
-        if corrupt is None or not 1 <= corrupt < members:
+        if corrupt is None or corrupt < 1:
             raise ConfigError(
-                f"got corrupt_members={shown(self.corrupt_members)} of {members} members; expected a number "
-                "from 1, below members"
+                f"got corrupt_members={shown(self.corrupt_members)}; expected a number of members, at least 1"
             )
-        if members < (least := next(m for m in count(corrupt + 1) if quorum(m, corrupt) < m)):
+        if quorum(members, corrupt) >= members:  # corrupt > members - 3
+            least = [f"at least members={corrupt + 3}"] * (corrupt + 3 <= MAX_MEMBERS)
+            least += [f"at most corrupt_members={members - 3}"] * (members > 3)
             raise ConfigError(
                 f"got members={members} with corrupt_members={corrupt}: all of them would have to agree, so that "
-                f"one silent member ends the session; expected at least members={least}"
+                f"one silent member ends the session; expected {' or '.join(least) or 'fewer corrupt members'}"
             )
         if _threshold(members, corrupt) > quorum(members, corrupt) + 1:
             enough = next(c for c in count(corrupt) if _threshold(members, c) <= quorum(members, c) + 1)
