@@ -13,7 +13,7 @@ from he._rlwe_format import DIGEST_BYTES
 from he._rlwe_keys import engine_of
 from he.ckks import SecretKey
 from he.ring import LANES, lanes, sampling
-from tests.he.polynomials import read
+from tests.he.polynomials import coefficients, read
 from tests.he.ring.groups import needs_compiler
 
 pytestmark = needs_compiler
@@ -135,3 +135,31 @@ def test_randomness_that_repeats_shows_the_difference_of_two_vectors(name: str) 
     assert shown is not None
     assert (shown == one - other).all()
     assert difference(scheme, key.encrypt(one, rng=fixed(2)), key.encrypt(other, rng=fixed(3))) is None
+
+
+def secret_of(scheme: Scheme, upload: bytes, one: int, other: int) -> np.ndarray | None:
+    """The secret key, (c - c') / (a' - a), if two ciphertexts of one plaintext in a seeded upload share their error."""
+    firsts, seconds = (rows.astype(object) for rows in polynomials(scheme, upload))
+    field = scheme._fields[0]
+    differences = (seconds[other, 0] - seconds[one, 0]) % field.prime
+    inverses = np.array([pow(int(difference), -1, field.prime) for difference in differences])
+    quotients = (firsts[one, 0] - firsts[other, 0]) * inverses % field.prime
+    small = coefficients(field, quotients.astype(np.uint64)).astype(np.int64)
+    small -= field.prime * (small > field.prime // 2)
+    return small if np.abs(small).max() <= 1 else None
+
+
+@pytest.mark.parametrize("name", ["bfv-seeded", "ckks-seeded"])
+def test_no_two_ciphertexts_share_their_error(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """In one group, in two, in two pieces of work. Control: with errors that begin anew, the server has the key."""
+    scheme = SCHEMES[name]()
+    key: SecretKey = scheme.generate(fixed(1))
+    zeros = np.zeros(COUNT * scheme.slots, dtype=np.int64)
+    for other in (1, LANES, BLOCK):
+        assert secret_of(scheme, key.encrypt(zeros), 0, other) is None
+    drawn = sampling.Sampler.binomial
+    monkeypatch.setattr(sampling.Sampler, "binomial", lambda sampler, stream, _: drawn(sampler, stream, 0))
+    for other in (LANES, BLOCK):
+        recovered = secret_of(scheme, key.encrypt(zeros), 0, other)
+        assert recovered is not None
+        assert (recovered == key._secret).all()
