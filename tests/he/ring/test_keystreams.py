@@ -2,15 +2,20 @@
 
 import hashlib
 import hmac
+from collections import defaultdict
+from concurrent.futures import Executor
+from itertools import pairwise
 
 import numpy as np
 import pytest
 from cryptography.hazmat.primitives.ciphers import Cipher, algorithms, modes
 from hypothesis import given, settings, strategies as st
 
+from he import _rlwe_encryption, bfv, ckks
 from he.ring import sampling
-from he.ring.streams import _ZEROS, aes_ctr, derive
+from he.ring.streams import _ZEROS, Stream, aes_ctr, derive
 from mpc import masks
+from tests.he.ring.groups import needs_compiler
 from tests.reference import rlwe as twin
 
 KEY = bytes(range(32))
@@ -83,3 +88,36 @@ def test_without_lengths_two_purposes_would_share_a_key(monkeypatch: pytest.Monk
 
     monkeypatch.setitem(derive.__globals__, "len", lambda part: Nothing())
     assert len({derive(KEY, *purpose) for purpose in purposes}) == 1
+
+
+@needs_compiler
+@pytest.mark.parametrize("separate", [True, False], ids=["as it is", "control: one key for all purposes"])
+@pytest.mark.parametrize("seeded", [False, True], ids=["public", "seeded"])
+@pytest.mark.parametrize("kind", [bfv.Scheme, ckks.Scheme], ids=["bfv", "ckks"])
+def test_no_word_serves_twice_in_a_key_and_its_uploads(
+    kind: type[bfv.Scheme | ckks.Scheme],
+    seeded: bool,
+    separate: bool,
+    threads: Executor,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Under several primes, in several groups and pieces of work, with and without threads."""
+    scheme = kind(2**24 - 2, 4096, seeded)
+    reads: dict[bytes, list[tuple[int, int]]] = defaultdict(list)
+
+    def recorded(key: bytes) -> Stream:
+        def stream(out: np.ndarray, first: int) -> None:
+            reads[key].append((first, first + out.size))
+            aes_ctr(key)(out, first)
+
+        return stream
+
+    monkeypatch.setattr(_rlwe_encryption, "aes_ctr", recorded)
+    if not separate:
+        monkeypatch.setattr(_rlwe_encryption, "derive", lambda seed, *_: derive(seed))
+    key, values = scheme.generate(), np.zeros(19 * scheme.slots, dtype=np.int64)
+    for executor in (None, threads):
+        key.encrypt(values, executor)
+    spans = [sorted(of_key) for of_key in reads.values()]
+    assert sum(len(of_key) for of_key in spans) > 4 * len(spans)
+    assert all(end <= start for of_key in spans for (_, end), (start, _) in pairwise(of_key)) == separate

@@ -7,12 +7,12 @@ from itertools import combinations
 import numpy as np
 import pytest
 
-from he import bfv, ckks
+from he import _rlwe_encryption, bfv, ckks
 from he._rlwe_encryption import BLOCK
 from he._rlwe_format import DIGEST_BYTES
 from he._rlwe_keys import engine_of
 from he.ckks import SecretKey
-from he.ring import LANES, lanes, sampling
+from he.ring import LANES, Field, lanes, sampling
 from tests.he.polynomials import coefficients, read
 from tests.he.ring.groups import needs_compiler
 
@@ -138,13 +138,16 @@ def test_randomness_that_repeats_shows_the_difference_of_two_vectors(name: str) 
 
 
 def secret_of(scheme: Scheme, upload: bytes, one: int, other: int) -> np.ndarray | None:
-    """The secret key, (c - c') / (a' - a), if two ciphertexts of one plaintext in a seeded upload share their error."""
-    firsts, seconds = (rows.astype(object) for rows in polynomials(scheme, upload))
-    field = scheme._fields[0]
-    differences = (seconds[other, 0] - seconds[one, 0]) % field.prime
-    inverses = np.array([pow(int(difference), -1, field.prime) for difference in differences])
-    quotients = (firsts[one, 0] - firsts[other, 0]) * inverses % field.prime
-    small = coefficients(field, quotients.astype(np.uint64)).astype(np.int64)
+    """The secret key, (c - c') / (a' - a), if two ciphertexts of one plaintext share their error; else None."""
+    firsts, seconds = (rows.astype(object)[:, 0] for rows in polynomials(scheme, upload))
+    return ternary_quotient(scheme._fields[0], firsts[one] - firsts[other], seconds[other] - seconds[one])
+
+
+def ternary_quotient(field: Field, dividend: np.ndarray, divisor: np.ndarray) -> np.ndarray | None:
+    """The polynomial with these values, divided one by one, if it has coefficients in -1, 0, 1."""
+    inverses = np.array([pow(int(value % field.prime), -1, field.prime) for value in divisor])
+    quotients = (dividend * inverses % field.prime).astype(np.uint64)
+    small = coefficients(field, quotients).astype(np.int64)
     small -= field.prime * (small > field.prime // 2)
     return small if np.abs(small).max() <= 1 else None
 
@@ -163,3 +166,22 @@ def test_no_two_ciphertexts_share_their_error(name: str, monkeypatch: pytest.Mon
         recovered = secret_of(scheme, key.encrypt(zeros), 0, other)
         assert recovered is not None
         assert (recovered == key._secret).all()
+
+
+@pytest.mark.parametrize("name", ["bfv-seeded", "ckks-seeded"])
+def test_the_seed_that_the_server_gets_does_not_give_the_errors(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Control: if it is the seed of the errors too, a server that knows one vector has the key by a division."""
+    scheme = SCHEMES[name]()
+    key: SecretKey = scheme.generate(fixed(1))
+
+    def recovered() -> np.ndarray | None:
+        upload = key.encrypt(np.zeros(scheme.slots, dtype=np.int64))
+        stream = _rlwe_encryption._stream(scheme, upload[-32:], b"encryption")
+        error = sampling.Sampler(scheme.slots).binomial(stream, 0)[:, 0]
+        (first,), (second,) = (rows[:, 0].astype(object) for rows in polynomials(scheme, upload))
+        field = scheme._fields[0]
+        return ternary_quotient(field, _rlwe_encryption.values_of(error, field).astype(object) - first, second)
+
+    assert recovered() is None
+    monkeypatch.setattr(_rlwe_encryption, "_public_seed", lambda _, seed: seed)
+    assert (recovered() == key._secret).all()
