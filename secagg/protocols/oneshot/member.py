@@ -196,7 +196,7 @@ class CommitteeMember(Decryptor[CommitteeState]):
             self._key = PrivateKey(Kem(self._protocol.kem), draft.key)
         return self._key
 
-    @property
+    @cached_property
     def _degree(self) -> int:
         return self._protocol.scheme(self.context.task).degree
 
@@ -241,11 +241,16 @@ class CommitteeMember(Decryptor[CommitteeState]):
         """
         if len(agreed) > self._protocol.members:
             raise Reject(FaultKind.INVALID, f"got {len(agreed)} agreements of {self._protocol.members} members")
-        signers = {envelope.sender for data in agreed if (envelope := self._agreement(draft, data)) is not None}
-        if len(signers) < (needed := self._protocol.quorum):
-            raise Reject(
-                FaultKind.INVALID, f"got agreements of {len(signers)} members to this set; {needed} are needed"
-            )
+        needed, signers = self._protocol.quorum, set[str]()
+        for data in agreed:
+            envelope = self._agreement(draft, data)
+            if envelope is not None:
+                signers.add(envelope.sender)
+            if len(signers) == needed:
+                return
+        raise Reject(
+            FaultKind.INVALID, f"got agreements of {len(signers)} members to this set; {needed} are needed"
+        )
 
     def _agreement(self, draft: CommitteeState, data: bytes) -> Envelope | None:
         """A member's signed agreement to this member's own digest; None for anything else, or of anyone else."""

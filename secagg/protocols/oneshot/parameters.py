@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import cached_property, lru_cache
 from itertools import count
 from typing import TYPE_CHECKING, Any, ClassVar
 
@@ -98,7 +98,7 @@ class OneShotParameters(AggregationProtocol):
         object.__setattr__(self, "members", members)
         object.__setattr__(self, "corrupt_members", corrupt)
 
-    @property
+    @cached_property
     def committee(self) -> packed.Committee:
         """How a client's key is shared among the members."""
         return packed.Committee(self.members, self.corrupt_members)

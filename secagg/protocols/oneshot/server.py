@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
+from functools import cached_property
 from typing import TYPE_CHECKING, ClassVar
 
 from he.errors import HEError
@@ -90,6 +91,11 @@ class OneShotServer(Server[OneShotServerState]):
         assert isinstance(protocol, OneShotParameters)
         return protocol
 
+    @cached_property
+    def _sealed_bytes(self) -> list[int]:
+        """Bytes of a sealed share, by the place of its member."""
+        return [self._protocol.sealed_bytes(self.context.task, place) for place in range(self._protocol.members)]
+
     def _place(self, member: str) -> int:
         return place_of(self._members, member)
 
@@ -134,8 +140,7 @@ class OneShotServer(Server[OneShotServerState]):
         members, protocol = sorted(self.context.state.keys), self._protocol
         places = [self._place(member) for member in members]
         lengths = [len(message.commitments), *map(len, message.sealed)]
-        sealed_bytes = [protocol.sealed_bytes(self.context.task, place) for place in places]
-        expected = [HASH_BYTES * protocol.members, *sealed_bytes]
+        expected = [HASH_BYTES * protocol.members, *(self._sealed_bytes[place] for place in places)]
         if lengths != expected:
             raise Reject(
                 FaultKind.MALFORMED, f"got commitments and key shares of {lengths} bytes; expected {expected}"
