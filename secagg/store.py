@@ -4,7 +4,9 @@ A state may be lost or old; a ledger must not. It is append-only and kept apart 
 because rolling back both lets a client contradict what it sent.
 """
 
+import contextlib
 import errno
+import glob
 import os
 import secrets
 import threading
@@ -233,6 +235,7 @@ class FileStore:
             raise ConfigError(
                 f"got state {path} in a folder that does not exist; make it first, for its owner alone"
             )
+        self._delete_unfinished()
         self._saved, _ = self._read()
         self._written = self._rows.read(self._saved[_NUMBER:])
         if self._written.size and not self._written.end and self._head() == self._saved:
@@ -241,6 +244,8 @@ class FileStore:
 
     def __call__(self, number: int, state: bytes) -> None:
         """See :meth:`Store.__call__`. ``OSError`` if it can't be written; the old state then remains."""
+        import fcntl
+
         newest = max(_number(self._saved) + self._written.count, self._newest())
         if number <= newest:
             raise LocalProtocolError(
@@ -250,7 +255,9 @@ class FileStore:
         # A unique name: another process may be writing too, and its unfinished file must not become the state.
         fresh = self._path.with_name(f"{self._path.name}.{secrets.token_hex(8)}.new")
         try:
-            with os.fdopen(os.open(fresh, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "wb") as file:
+            descriptor = os.open(fresh, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+            with os.fdopen(descriptor, "wb") as file:
+                fcntl.flock(descriptor, fcntl.LOCK_EX)  # until it is closed, nobody takes it for what a crash left
                 head = number.to_bytes(_NUMBER, "big")
                 checksum = chained(head, state)
                 file.write(head + checksum)
@@ -263,6 +270,15 @@ class FileStore:
         self._rows.erase()
         sync_folder(self._path.parent)
         self._saved, self._written = head + checksum, Written(0, checksum, 0, 0)
+
+    def _delete_unfinished(self) -> None:
+        """Delete what a crash left of saves that it cut short: it holds secrets too."""
+        import fcntl
+
+        for path in self._path.parent.glob(f"{glob.escape(self._path.name)}.*.new"):
+            with contextlib.suppress(OSError), path.open("rb") as file:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)  # another process may be writing it now
+                path.unlink(missing_ok=True)
 
     def append(self, number: int, row: bytes) -> bool:
         """See :meth:`AppendingStore.append`."""

@@ -2,6 +2,7 @@
 
 import hashlib
 import os
+import signal
 import stat
 import subprocess
 import sys
@@ -119,6 +120,34 @@ def test_a_crash_leaves_the_old_state(tmp_path: Path, monkeypatch: pytest.Monkey
     assert again.load() == b"old" * 5000
     again(2, b"new" * 5000)
     assert again.load() == b"new" * 5000
+
+
+def test_what_a_killed_process_left_of_a_save_is_deleted(tmp_path: Path) -> None:
+    other = tmp_path / "state2.0123.new"  # of another store
+    other.write_bytes(b"secret")
+    killed = (
+        "import os, pathlib, signal, sys; from secagg.store import FileStore; store = FileStore(sys.argv[1]);"
+        "pathlib.Path.replace = lambda *_: os.kill(os.getpid(), signal.SIGKILL); store(1, b'secret')"
+    )
+    run = subprocess.run([sys.executable, "-c", killed, str(tmp_path / "state")], check=False)
+    assert run.returncode == -signal.SIGKILL
+    left = [path for path in tmp_path.iterdir() if path != other]
+    assert [path.read_bytes()[40:] for path in left] == [b"secret"]
+    store = FileStore(tmp_path / "state")
+    assert store.load() is None
+    assert list(tmp_path.iterdir()) == [other]
+
+
+def test_what_another_store_is_writing_is_not_deleted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    store, fsync = FileStore(tmp_path / "state"), os.fsync
+
+    def meanwhile(descriptor: int) -> None:
+        FileStore(tmp_path / "state")
+        fsync(descriptor)
+
+    monkeypatch.setattr(os, "fsync", meanwhile)
+    store(1, b"state")
+    assert store.load() == b"state"
 
 
 class HalfWritten:
