@@ -37,7 +37,12 @@ class SegmentLike(Protocol):
 
     @property
     def modulus(self) -> int | None:
-        """M if the sum is taken mod M; None if the sum itself is needed, which then never wraps."""
+        """M if the sum is taken mod M; None if the sum itself is needed, which then never wraps.
+
+        Masks hide all of a sum but its rest mod M. Under ``OneShot``, ``BFV``, ``CKKS`` and ``Paillier`` the sum is
+        over the integers, and whoever opens it sees it before it is reduced. So an encoding must not reduce the
+        terms of clients if how many of them were reduced tells something.
+        """
 
 
 class Segment(NamedTuple):

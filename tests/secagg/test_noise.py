@@ -48,6 +48,21 @@ def make_updates(norm: float = 0.9) -> list[Any]:
 
 
 @pytest.mark.parametrize("encoding", [GAUSSIAN, SKELLAM], ids=["gaussian", "skellam"])
+def test_no_term_is_reduced(encoding: Any) -> None:
+    """OneShot and the ciphertexts add over the integers, so a sum of reduced terms would show how many are.
+
+    Reduced, the term of a small update would be near zero or near the modulus.
+    """
+    task = make_task(encoding=encoding)
+    (term,) = task.encoder_for(b"round 1").encode(
+        np.zeros(SIZE), layout=task.layout, weight=None, max_weight=None, rng=rng_for_tests(b"terms")
+    )
+    modulus = task.segments[0].modulus
+    assert modulus is not None
+    assert (np.abs(term.astype(np.int64) - modulus // 2) < modulus // 4).all()
+
+
+@pytest.mark.parametrize("encoding", [GAUSSIAN, SKELLAM], ids=["gaussian", "skellam"])
 @pytest.mark.parametrize("protocol", PROTOCOLS, ids=lambda protocol: protocol.name)
 def test_the_sum_has_the_noise_that_was_asked_for(protocol: Any, encoding: Any) -> None:
     """12 clients' shares of noise that h of them would make 1.1 wide: sqrt(12/h) as wide, within six sigma."""
