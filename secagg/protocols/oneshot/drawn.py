@@ -42,7 +42,8 @@ class DrawnOneShot(OneShot):
     At most the fraction ``member_corruption`` of the enrolled decryptors may be corrupt, and which ones is fixed
     before the draw. If more than ``corrupt_members`` of them are drawn with a probability of 2^-40 or more, the
     parameters are refused. ``draw_round`` is the round of ``beacon`` whose value draws. All parties need
-    ``beacon=`` when they are made: a function that returns the value of a round, or None before it is published.
+    ``beacon=`` when they are made or restored: a function that returns the value of a round, or None before it is
+    published. Until then no server can be made, and members and clients raise ``LocalProtocolError``.
 
     Hand out task and roster while ``beacon.next_round(time.time()) <= draw_round``. Whoever gets them later can't
     know that the roster was not made to suit the value. The beacon's operator must not collude with the server.
