@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings, strategies as st
 
-from he import _rlwe_encryption, _seal, _tenseal, bfv, ckks
+from he import _rlwe_encryption, _seal, _tenseal, bfv, ckks, params
 from he._buffer import Part
 from he.ckks import SecretKey
 from he.errors import CiphertextError, HEError, OpenError
@@ -125,6 +125,36 @@ def as_many_as_there_may_be(scheme: Scheme, kind: str) -> None:
     terms = vectors(scheme, scheme.max_clients, length, 5, kind)
     key = key_of(scheme)
     assert (key.open(total(scheme, key, terms), length, scheme.max_clients) == sum(terms)).all()
+
+
+@pytest.mark.parametrize(
+    ("module", "bound", "clients", "longest", "primes"),
+    [
+        (bfv, 4094, 16, 50, 1),
+        (ckks, 4094, 16, 50, 1),
+        (bfv, 4094, 16, 30, 2),
+        (ckks, 4094, 16, 30, 2),
+        (bfv, 4094, 16, 19, 3),
+        (ckks, 4094, 16, 19, 3),
+        (bfv, 2**32 - 2, 4096, 19, 4),
+        (ckks, 65534, 256, 19, 4),
+    ],
+)
+def test_sums_are_exact_over_one_to_four_primes(
+    module: Any, bound: int, clients: int, longest: int, primes: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Shorter primes make more of them: with up to 50 bits, a sum takes two at most."""
+    derive = getattr(params, module.Scheme.name)
+    monkeypatch.setattr(params, "MAX_PRIME_BITS", longest)
+    derive.cache_clear()
+    try:
+        scheme = module.Scheme(bound, clients)
+        assert len(scheme.parameters.primes) == primes
+        terms = vectors(scheme, 5, 9 * scheme.slots + 5, 9, "extremes")
+        key = scheme.generate()
+        assert (key.open(total(scheme, key, terms), 9 * scheme.slots + 5, 5) == sum(terms)).all()
+    finally:
+        derive.cache_clear()
 
 
 @every
