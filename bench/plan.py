@@ -105,7 +105,7 @@ def _planned(name: str, protocol: AggregationProtocol, rates: Rates, workload: W
         bytes_down=down,
         wire_seconds=link.seconds(up, down),
         server_bytes=workload.clients * (up + down),
-        symbols=", ".join(f"{name} = {getattr(counts, name):,}" for name in ("kqw" if counts.k else "v")),
+        symbols=", ".join(f"{name} = {getattr(counts, name):,}" for name in _symbols(counts)),
         client_formula=formulas["client"],
         server_formula=formulas["server"],
         other_formula=formulas.get("other", ""),
@@ -113,6 +113,13 @@ def _planned(name: str, protocol: AggregationProtocol, rates: Rates, workload: W
         post_quantum=cost.post_quantum,
         others=sum(protocol.party_counts.values()),
     )
+
+
+def _symbols(counts: Counts) -> str:
+    """The symbols that depend on the protocol."""
+    if counts.k:
+        return "kqw"
+    return "vs" if counts.s else "v"
 
 
 def recommended(planned: Sequence[Planned]) -> list[str]:
@@ -184,7 +191,8 @@ def plan_grid(planned: Sequence[Planned], workload: Workload, link: Link) -> Gri
         f"n = {workload.clients:,} clients, d = {workload.coordinates:,} coordinates at {workload.bits} bits, "
         f"g = {workload.gone:,} silent clients; {link.up / 1e6:g} Mbit/s up and {link.down / 1e6:g} Mbit/s down. "
         "v: bytes of an encrypted vector, or d if nothing is encrypted; k: neighbours of a client; q: signatures "
-        "that a client checks; w: words of 32 bits in a masked coordinate. Bytes are exact, for a session in which "
+        "that a client checks; w: words of 32 bits in a masked coordinate; s: bytes of a member's share of a "
+        "client's key. Bytes are exact, for a session in which "
         "nobody is silent. Transfer = 8·bytes/bandwidth. Seconds are for one core of this machine, by rates that "
         "were measured just now.",
         *recommended(planned),

@@ -12,6 +12,7 @@ import math
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cache
 from statistics import median
 
 import numpy as np
@@ -19,16 +20,20 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from bench.measure import Bench
 from bench.workloads import Workload
+from secagg import OneShot, simulation, wire
 from secagg.errors import ConfigError
 from secagg.lanes import widths
 from secagg.protocols.base import AggregationProtocol
 from secagg.protocols.encrypted.parameters import Encrypted
+from secagg.protocols.oneshot.parameters import OneShotParameters
 from secagg.protocols.pairwise.parameters import Pairwise
-from secagg.table import input_round
+from secagg.session import roster_digest, session_id
+from secagg.table import Proposal, input_round
 
 _SMALL = 4096
 _LARGE = 1 << 20
 _WIDE_BITS = 30  # a sum of eight values of 30 bits has 33 bits, which needs a lane of 64
+_COHORT = 4096  # ids of a proposal whose reading is timed
 _AIM_SECONDS = 1.5  # core-seconds of the longest session of a protocol
 
 
@@ -43,6 +48,7 @@ class Counts:
     q: int  # signatures that a client checks; 0 where nobody signs
     v: int  # bytes of an encrypted vector; the coordinates where nothing is encrypted
     w: int = 1  # words of 32 bits that a masked coordinate takes in memory
+    s: int = 0  # bytes of a member's share of a client's key; 0 where no key is shared
 
     @classmethod
     def of(cls, protocol: AggregationProtocol, workload: Workload) -> Counts:
@@ -50,14 +56,17 @@ class Counts:
         task = workload.task(protocol)
         n, d = workload.clients, workload.coordinates
         k = q = 0
-        v, w = d, 1
+        v, w, s = d, 1, 0
         if isinstance(protocol, Pairwise):
             shape = protocol.shape(task, n, protocol.corrupt(n, None))
             k, q = shape.degree, shape.quorum
             w = 1 if widths(task)[0] <= 32 else 2
         elif isinstance(protocol, Encrypted):
             v = protocol.cost(task, ["c1"] * 2).up[input_round(protocol)]
-        return cls(n, workload.gone, d, k, q, v, w)
+        elif isinstance(protocol, OneShotParameters):
+            scheme, committee = protocol.scheme(task), protocol.committee
+            v, s = scheme.size, committee.share_bytes(scheme.degree, committee.members - 1)
+        return cls(n, workload.gone, d, k, q, v, w, s)
 
 
 @dataclass(frozen=True)
@@ -84,11 +93,18 @@ COORDINATES = Term("d", lambda c: c.d)
 CLIENTS = Term("n", lambda c: c.n)
 VECTOR = Term("v", lambda c: c.v)
 VECTORS = Term("(n−g)·v", lambda c: (c.n - c.g) * c.v)
+SHARE = Term("s", lambda c: c.s)
 
 #: By role, for SecAgg and SecAggPlus.
 PAIRWISE: Mapping[str, Sequence[Term]] = {
     "client": (FIXED, COORDINATES, Term("k", lambda c: c.k), Term("k·k", lambda c: c.k**2)),
     "server": (FIXED, Term("n·d", lambda c: c.n * c.d), CLIENTS, Term("n·k", lambda c: c.n * c.k)),
+}
+#: By role, for OneShot.
+ONE_SHOT: Mapping[str, Sequence[Term]] = {
+    "client": (FIXED, VECTOR, SHARE),
+    "server": (FIXED, VECTOR, CLIENTS, VECTORS),
+    "other": (FIXED, Term("(n−g)", lambda c: c.n - c.g), Term("(n−g)·s", lambda c: (c.n - c.g) * c.s)),
 }
 #: By role, for all other protocols.
 PLAIN: Mapping[str, Sequence[Term]] = {
@@ -134,7 +150,7 @@ def bits_like(protocol: AggregationProtocol, workload: Workload) -> int:
     These are the bits of ``workload``, unless its sums need lanes of 64 bits. Ciphertexts have no lanes.
     """
     try:
-        wide = not isinstance(protocol, Encrypted) and max(widths(workload.task(protocol))) > 32
+        wide = not isinstance(protocol, Encrypted | OneShotParameters) and max(widths(workload.task(protocol))) > 32
     except ConfigError:
         wide = False
     return max(workload.bits, _WIDE_BITS) if wide else workload.bits
@@ -181,10 +197,16 @@ def calibrate(name: str, protocol: AggregationProtocol, bits: int, step: Callabl
         play(Workload(clients, coordinates, dropout, bits))
     formulas = {
         role: fit(terms, [(counts, seconds[role]) for counts, seconds in observed], _measured(protocol, role))
-        for role, terms in (PAIRWISE if isinstance(protocol, Pairwise) else PLAIN).items()
+        for role, terms in _terms(protocol).items()
         if all(role in seconds for _, seconds in observed)
     }
     return Rates(formulas, bits)
+
+
+def _terms(protocol: AggregationProtocol) -> Mapping[str, Sequence[Term]]:
+    if isinstance(protocol, Pairwise):
+        return PAIRWISE
+    return ONE_SHOT if isinstance(protocol, OneShotParameters) else PLAIN
 
 
 def fit(
@@ -208,10 +230,11 @@ def fit(
 def _measured(protocol: AggregationProtocol, role: str) -> list[tuple[Term, float]]:
     """Terms whose rates are measured by themselves.
 
-    In small sessions masks are cheap, and a client has as many neighbours as signatures to check.
+    In small sessions masks and lists of ids are cheap, and a client has as many neighbours as signatures to check.
     """
     if not isinstance(protocol, Pairwise):
-        return []
+        reads = role == "client" or (role == "other" and isinstance(protocol, OneShotParameters))
+        return [(CLIENTS, id_seconds())] if reads else []
     if role == "server":
         return [(ALL_MASKS, mask_seconds())]
     checked = [(SIGNATURE, signature_seconds()), (HASHED, hash_seconds())]
@@ -234,6 +257,34 @@ def signature_seconds() -> float:
     key = Ed25519PrivateKey.generate()
     public, signature = key.public_key().public_bytes_raw(), key.sign(bytes(32))
     return _each(lambda: Ed25519PublicKey.from_public_bytes(public).verify(signature, bytes(32)), 200)
+
+
+@cache
+def id_seconds() -> float:
+    """Seconds to read one id of a cohort from a proposal, check it, and hash it into the session id."""
+    workload = Workload(_COHORT, 1, 0.0)
+    task = workload.task(OneShot())
+    roster = simulation.enrol_for(task, workload.ids)[1]
+    sealed = wire.seal_envelope(
+        Proposal(workload.ids, b"bench", bytes(32)),
+        protocol=task.protocol.ID,
+        task=task.digest,
+        session=b"",
+        sender=wire.SERVER,
+    )
+
+    def read() -> None:
+        proposal, _ = wire.Envelope.parse(sealed, len(sealed)).open(Proposal)
+        task.check_cohort(proposal.cohort, roster)
+        session_id(
+            task=task.digest,
+            roster=roster_digest(roster),
+            session=proposal.session,
+            nonce=proposal.nonce,
+            cohort=proposal.cohort,
+        )
+
+    return _each(read, 5) / _COHORT
 
 
 def hash_seconds() -> float:

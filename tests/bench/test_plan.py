@@ -13,6 +13,7 @@ from bench.rates import (
     COORDINATES,
     FIXED,
     HASHED,
+    ONE_SHOT,
     OWN_MASKS,
     PAIRWISE,
     PLAIN,
@@ -23,7 +24,7 @@ from bench.rates import (
     fit,
 )
 from bench.workloads import Workload
-from secagg import CKKS, Clear, ConfigError, Paillier, SecAgg, SecAggPlus
+from secagg import CKKS, Clear, ConfigError, OneShot, Paillier, SecAgg, SecAggPlus
 from secagg.protocols import chosen, named
 
 LINK = Link(10e6, 50e6)
@@ -67,11 +68,19 @@ UNITS = {"s": 1.0, "ms": 1e-3, "µs": 1e-6, "ns": 1e-9, "ps": 1e-12}
 
 @pytest.mark.parametrize(
     "terms",
-    [PAIRWISE["client"], PAIRWISE["server"], [OWN_MASKS, ALL_MASKS, HASHED], PLAIN["client"], PLAIN["other"]],
+    [
+        PAIRWISE["client"],
+        PAIRWISE["server"],
+        [OWN_MASKS, ALL_MASKS, HASHED],
+        PLAIN["client"],
+        PLAIN["other"],
+        ONE_SHOT["client"],
+        ONE_SHOT["other"],
+    ],
 )
 def test_the_text_of_a_formula_gives_the_seconds_that_it_computes(terms):
     """The printed text is evaluated with the symbols that the plan prints."""
-    counts = Counts(n=1000, g=100, d=5000, k=60, q=40, v=7000, w=2)
+    counts = Counts(n=1000, g=100, d=5000, k=60, q=40, v=7000, w=2, s=80)
     formula = Formula(tuple(terms), tuple(1.5 * 10.0**-i for i in range(3, 3 + len(terms))))
     total = 0.0
     for part in str(formula).split(" + "):
@@ -85,17 +94,18 @@ def test_the_text_of_a_formula_gives_the_seconds_that_it_computes(terms):
 def test_rates_are_measured_in_lanes_as_wide_as_those_of_the_plan():
     assert rates.bits_like(Clear(), Workload(1000, 10, 0.0)) == 16
     assert rates.bits_like(Clear(), Workload(1 << 18, 10, 0.0)) == 30
-    assert rates.bits_like(CKKS(), Workload(1 << 18, 10, 0.0)) == 16
+    assert {rates.bits_like(one, Workload(1 << 18, 10, 0.0)) for one in (CKKS(), OneShot())} == {16}
     assert Counts.of(SecAgg(), Workload(8, 10, 0.0, bits=30)).w == 2
     assert rates.bits_like(SecAgg(), Workload(1 << 18, 10, 0.0)) == 16  # it cannot run so many clients
 
 
 def test_the_plan_prints_every_symbol_that_is_not_an_option():
-    protocols = {"SecAggPlus": SecAggPlus(), "Paillier": Paillier()}
+    protocols = {"SecAggPlus": SecAggPlus(), "Paillier": Paillier(), "OneShot": OneShot()}
     workload = Workload(150_000, 10, 0.0)
     grid = plan_grid(plan(protocols, flat(protocols), workload, LINK), workload, LINK)
     assert all(symbol in grid.rows[0][-1] for symbol in ("k = ", "q = ", "w = 2"))
     assert "v = " in grid.rows[1][-1]
+    assert "s = " in grid.rows[2][-1]
 
 
 def test_a_plan_is_compared_with_real_sessions_and_control_fourfold_rates_fail(monkeypatch):
@@ -190,6 +200,19 @@ def test_counts_of_masks_and_of_ciphertexts():
     assert Counts.of(SecAggPlus(), Workload(150_000, 10, 0.0)).w == 2  # sums of 34 bits
     assert Counts.of(CKKS(), workload).v > 10 * workload.coordinates
     assert Counts.of(Clear(), workload).v == workload.coordinates
+    shared = Counts.of(OneShot(), workload)
+    assert (shared.v, shared.s) == (OneShot().scheme(workload.task(OneShot())).size, 4 * (2048 + 5))
+
+
+def test_a_list_of_ids_is_timed_by_itself_and_weighs_in_a_large_cohort():
+    """A client and a member read the cohort's ids; no small session shows what that takes."""
+    each = rates.id_seconds()
+    assert 1e-8 < each < 1e-4
+    few, many = (Counts.of(OneShot(), Workload(n, 1000, 0.0)) for n in (100, 10**6))
+    for role in ("client", "other"):
+        formula = fit(ONE_SHOT[role], [(few, 0.01)], [(rates.CLIENTS, each)])
+        assert formula.seconds(few) == pytest.approx(0.01, rel=0.2)
+        assert formula.seconds(many) > 10**6 * each
 
 
 def test_plan_measures_and_says_what_to_take(tmp_path):
