@@ -36,6 +36,7 @@ SPECIAL_BITS = 17
 MINOR = 3
 """SEAL 4.3 is written, as TenSEAL 0.3.17 and 0.3.18 have it. SEAL refuses any other version than its own."""
 
+_LABEL = b"he/v2/tenseal"
 _ASYMMETRIC, _SYMMETRIC = 0, 1
 _AUTO_FLAGS = 7  # TenSEAL's default; they concern products only
 
@@ -104,6 +105,11 @@ def context_bytes(scheme: Format, secret: Small | None, public: Words | None) ->
     return out + (_protobuf.number(4, _SYMMETRIC) if scheme.seeded else b"")
 
 
+def _seed_of(secret: Small, chain: Chain) -> bytes:
+    """The randomness of the public key of ``secret`` in a context."""
+    return hashlib.sha256(_LABEL + chain.key + secret.tobytes()).digest()
+
+
 def _public_rows(secret: Small | None, chain: Chain, fields: list[Field]) -> Words:
     """A public key (2 * primes, N) of ``secret`` modulo all primes of a context. It follows from the secret.
 
@@ -116,8 +122,7 @@ def _public_rows(secret: Small | None, chain: Chain, fields: list[Field]) -> Wor
             "the public key of a context of several primes can be made by the holder of the secret key only: take "
             "SecretKey.to_tenseal, and let TenSEAL serialize its context without the secret key"
         )
-    degree, label = len(secret), b"he/v2/tenseal"
-    seed = hashlib.sha256(label + chain.key + secret.tobytes()).digest()
+    degree, label, seed = len(secret), _LABEL, _seed_of(secret, chain)
     error = sampling.Sampler(degree).binomial(aes_ctr(derive(seed, label, b"error")), 0)[:, 0].copy()
     firsts, seconds = [], []
     for modulo in fields:

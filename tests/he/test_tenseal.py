@@ -19,6 +19,7 @@ from he.ckks import SecretKey
 from he.errors import CiphertextError, HEError, OpenError
 from he.ring import Field, field
 from he.ring.slots import modular_places
+from he.ring.streams import aes_ctr, derive
 from tests.he.polynomials import coefficients, phases, read, values, written
 
 tenseal = pytest.importorskip("tenseal", reason="needs TenSEAL: pip install 'secagg[he]'")
@@ -238,6 +239,42 @@ def test_public_key_for_tenseal_is_fresh_and_one_key_modulo_all_primes(name: str
     for row, modulo in zip(rows[3:], fields, strict=True):
         assert abs(row.mean() / modulo.prime - 0.5) < 0.03
         assert len(set(row.tolist())) > 0.9 * min(len(row), modulo.prime)
+
+
+def test_public_keys_of_two_secrets_have_no_randomness_in_common(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Control: if it doesn't follow from the secret, who holds one secret s has the other, s + (b - b') / a."""
+    scheme = SCHEMES["bfv-two-primes"]
+    keys, modulo = (
+        [scheme.generate(lambda n, o=o: bytes([o]) * n) for o in (1, 2)],
+        field(4096, _tenseal.chain_of(scheme).primes[0]),
+    )
+
+    def recovered() -> np.ndarray | None:
+        one, other = (public_rows(scheme, key.to_tenseal())[[0, 3]].astype(object) for key in keys)
+        if (one[1] != other[1]).any():
+            return None
+        inverses = np.array([pow(a, -1, modulo.prime) for a in one[1].tolist()])
+        quotients = (one[0] - other[0]) * inverses % modulo.prime
+        small = coefficients(modulo, quotients.astype(np.uint64)).astype(np.int64)
+        return small - modulo.prime * (small > modulo.prime // 2) + keys[0]._secret
+
+    assert recovered() is None
+    monkeypatch.setattr(_tenseal, "_seed_of", lambda secret, chain: bytes(32))
+    assert (recovered() == keys[1]._secret).all()
+
+
+@pytest.mark.parametrize("separate", [True, False], ids=["as it is", "control: one key for all purposes"])
+def test_a_public_key_for_tenseal_draws_each_polynomial_from_a_stream_of_its_own(
+    separate: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The error's words in a public polynomial would show the error, and so the secret."""
+    streams: list[bytes] = []
+    monkeypatch.setattr(_tenseal, "aes_ctr", lambda key: streams.append(key) or aes_ctr(key))
+    if not separate:
+        monkeypatch.setattr(_tenseal, "derive", lambda seed, *_: derive(seed))
+    key_of(SCHEMES["bfv-two-primes"]).to_tenseal()
+    assert len(streams) == 4  # of the error, and of three primes
+    assert (len(set(streams)) == 4) == separate
 
 
 def made_by_tenseal(scheme: Scheme) -> Any:
