@@ -13,6 +13,7 @@ import secagg
 from secagg import wire
 from secagg._rows import RowFile, join_rows, split_rows
 from secagg.errors import ConfigError, LocalProtocolError
+from secagg.identity import PartyRole
 from secagg.store import FileStore, MemoryLedger
 from secagg.table import Round
 from secagg.testing import Session, parties_for
@@ -230,6 +231,28 @@ def test_rows_are_deleted_at_an_abort_and_at_the_end(tmp_path: Path, end: str | 
     assert session.members[MEMBER].finished
     assert [path.name for path in tmp_path.iterdir()] == ["state"]
     assert (tmp_path / "state").stat().st_size < 20_000
+
+
+def test_a_helper_of_additive_shares_appends_reports_and_the_leader_saves_its_sum(tmp_path: Path) -> None:
+    session = Session(parties_for(secagg.AdditiveShares(), CLIENTS))
+    leader, helper = session.parties.ids(PartyRole.AGGREGATOR)
+    stores = {party: CountingStore(tmp_path / party) for party in (leader, helper)}
+    lent: dict[str, Any] = {party: {"save": store} for party, store in stores.items()}
+    for party in stores:
+        session.members[party] = session.make(party, **lent[party])
+    session.until(Round.RECOUNT)
+    assert (len(stores[helper].states), len(stores[helper].rows)) == (1, CLIENTS)
+    assert (len(stores[leader].states), stores[leader].rows) == (1 + CLIENTS, [])
+    before = session.members[helper].to_bytes()
+    saved = stores[helper].load()
+    assert saved is not None
+    state, rows = split_rows(saved)
+    for forged in ([*rows, rows[0]], [rows[0][:-1]], [b"\xc0"]):
+        with pytest.raises(ConfigError, match="reports"):
+            session.restore(helper, join_rows(state, forged), **lent[helper])
+    assert session.restore(helper, saved, **lent[helper]).to_bytes() == before
+    session.require_completes("with a restored helper")
+    assert sorted(path.name for path in tmp_path.iterdir()) == [leader, helper]
 
 
 def test_forged_rows_are_refused(tmp_path: Path) -> None:

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar
 
+import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
@@ -12,7 +13,7 @@ from mpc.errors import MPCError
 from mpc.hpke import Kem, PrivateKey
 from secagg import wire
 from secagg.bitmap import from_bitmap, to_bitmap
-from secagg.errors import Aborted, ConfigError, Fault, FaultKind, LocalProtocolError
+from secagg.errors import Aborted, ConfigError, Fault, FaultKind, LocalProtocolError, blaming
 from secagg.identity import PartyRole
 from secagg.lanes import fold_lanes, mask_all, pack_lanes, zero_lanes
 from secagg.protocols.shares.messages import (
@@ -32,7 +33,7 @@ from secagg.protocols.shares.parameters import ShareParameters, check_report
 from secagg.relay import relayed
 from secagg.roles.listener import Aggregator
 from secagg.roles.member import Handler, Listener, Reply, method
-from secagg.roles.state import MemberState
+from secagg.roles.state import MemberState, hold
 from secagg.table import Proposal, Round
 from secagg.wire import Envelope, Reject
 
@@ -151,6 +152,24 @@ class ShareAggregator(Aggregator[ShareAggregatorState]):
         else:
             draft.seeds = draft.seeds | {client: opened}
         draft.reports = draft.reports | {client: envelope.digest}
+
+    def new_row(self, draft: ShareAggregatorState) -> bytes | None:
+        """What a helper keeps of the newest report. The leader keeps no report, but a sum that each one changes."""
+        if self._leads or len(draft.reports) == len(self._state.reports):
+            return None
+        client = next(reversed(draft.reports))
+        return msgspec.msgpack.encode((client, draft.reports[client], draft.seeds[client]))
+
+    def take_rows(self, draft: ShareAggregatorState, rows: Sequence[bytes]) -> None:
+        """See :meth:`secagg.roles.MemberHooks.take_rows`."""
+        hold(not rows or (draft.step == _TAKES_REPORTS and not (draft.aborted or self._leads)), "reports")
+        cohort = set(draft.cohort)
+        for row in rows:
+            with blaming(ConfigError, "got a saved state with reports that can't be read"):
+                client, digest, seed = msgspec.msgpack.decode(row, type=tuple[str, bytes, bytes])
+            known = client in draft.reports or client in draft.unopened
+            hold(client in cohort and not known, "reports")
+            draft.reports[client], draft.seeds[client] = digest, seed
 
     def _recount(self, draft: ShareAggregatorState, message: Recount, payload: memoryview) -> Reply:
         """Recount: answer which reports this aggregator holds."""

@@ -38,7 +38,7 @@ from secagg.federated import FedAdam, PublicMask, Residual
 from secagg.identity import Roster, load_identity, load_roster
 from secagg.merkle import merkle_levels, merkle_path, root_of_path
 from secagg.roles.state import _state_checksum
-from secagg.store import FileLedger, FileStore
+from secagg.store import FileLedger, FileStore, split_rows
 from secagg.table import Refusal
 from secagg.testing import MemoryStore, Session
 from tests.secagg.fuzz.mutate import Mutator
@@ -102,6 +102,7 @@ def decoders(cases: Sequence[Case], folder: Path) -> list[Decoder]:
         _path(),
         _optimizer(),
         _residual(),
+        _rows(folder),
         Decoder("store", _store(folder), [bytes(8) + hashlib.sha256(b"state").digest() + b"state"], (ConfigError,)),
     ]
     for case in cases:
@@ -395,6 +396,23 @@ def _store(folder: Path) -> Callable[[bytes], object]:
         FileStore(folder / "state").load()
 
     return read
+
+
+def _rows(folder: Path) -> Decoder:
+    """What follows a saved state: in a store's file of rows, and in what the store gives back."""
+    store = FileStore(folder / "kept")
+    store(1, b"state")
+    assert store.append(2, b"row")
+    assert store.append(3, b"another")
+    path, kept = folder / "kept.rows", store.load()
+    assert kept is not None
+
+    def read(data: bytes) -> None:
+        path.write_bytes(data)
+        FileStore(folder / "kept").load()
+        split_rows(data)
+
+    return Decoder("rows", read, [path.read_bytes(), kept], (ConfigError,))
 
 
 def _states(case: Case) -> list[Decoder]:
