@@ -103,7 +103,7 @@ PAIRWISE: Mapping[str, Sequence[Term]] = {
 #: By role, for OneShot.
 ONE_SHOT: Mapping[str, Sequence[Term]] = {
     "client": (FIXED, VECTOR, SHARE),
-    "server": (FIXED, VECTOR, CLIENTS, VECTORS),
+    "server": (FIXED, VECTOR, CLIENTS),
     "other": (FIXED, Term("(n−g)", lambda c: c.n - c.g), Term("(n−g)·s", lambda c: (c.n - c.g) * c.s)),
 }
 #: By role, for all other protocols.
@@ -231,7 +231,10 @@ def _measured(protocol: AggregationProtocol, role: str) -> list[tuple[Term, floa
     """Terms whose rates are measured by themselves.
 
     In small sessions masks and lists of ids are cheap, and a client has as many neighbours as signatures to check.
+    To open one vector takes OneShot's server as long as to add all of theirs.
     """
+    if isinstance(protocol, OneShotParameters) and role == "server":
+        return [(VECTORS, added_seconds())]
     if not isinstance(protocol, Pairwise):
         reads = role == "client" or (role == "other" and isinstance(protocol, OneShotParameters))
         return [(CLIENTS, id_seconds())] if reads else []
@@ -257,6 +260,20 @@ def signature_seconds() -> float:
     key = Ed25519PrivateKey.generate()
     public, signature = key.public_key().public_bytes_raw(), key.sign(bytes(32))
     return _each(lambda: Ed25519PublicKey.from_public_bytes(public).verify(signature, bytes(32)), 200)
+
+
+@cache
+def added_seconds() -> float:
+    """Seconds to hash, copy and add up one byte of a vector under a one-time key."""
+    one = OneShot()
+    scheme = one.scheme(Workload(100, 1 << 20, 0.0).task(one))
+    adder, upload = scheme.adder(), bytes(scheme.size)  # zeros are residues too
+
+    def add() -> None:
+        hashlib.sha256(upload).digest()
+        adder.fold(bytes(bytearray(upload)))
+
+    return _each(add, 5) / scheme.size
 
 
 @cache

@@ -215,6 +215,11 @@ def test_a_list_of_ids_is_timed_by_itself_and_weighs_in_a_large_cohort():
         assert formula.seconds(many) > 10**6 * each
 
 
+def test_a_server_of_one_shot_takes_longer_for_each_byte_than_its_hash():
+    assert rates.added_seconds() > rates.hash_seconds() > 0
+    assert rates.VECTORS not in ONE_SHOT["server"]  # it is not fitted besides
+
+
 def test_plan_measures_and_says_what_to_take(tmp_path):
     arguments = ["--clients", "100000", "--coordinates", "100000", "--protocol", "Clear", "--json"]
     result = CliRunner().invoke(app, ["plan", *arguments, str(tmp_path / "plan.json")])
