@@ -52,6 +52,7 @@ PROTOCOLS = {
     "SecAgg without a roster": secagg.SecAgg(threat_model="semi-honest"),
     "SecAggPlus": secagg.SecAggPlus(),
     "AdditiveShares": secagg.AdditiveShares(),
+    "OneShot": secagg.OneShot(),
 }
 Secrets = dict[str, list[bytes]]
 
