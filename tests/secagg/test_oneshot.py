@@ -19,6 +19,7 @@ from secagg import wire
 from secagg.errors import Aborted, ConfigError, FaultKind, LocalProtocolError, RemoteProtocolError
 from secagg.identity import PartyRole
 from secagg.protocols.oneshot import OneShot
+from secagg.protocols.oneshot.member import _SHOWN
 from secagg.protocols.oneshot.messages import (
     Agreed,
     Collect,
@@ -258,8 +259,7 @@ def test_a_bad_share_costs_the_members_that_got_it_and_names_both_sides(lack: La
     ]
     for place in (5, 6):
         refuser = session.members[member(place)]
-        told = lack.name.lower().replace("_", " ")
-        assert [f.detail for f in refuser.faults] == [f"got a key share of c5 that is {told}"]
+        assert [f.detail for f in refuser.faults] == [f"got a key share of c5 that {_SHOWN[lack]}"]
         assert refuser.finished
         assert not refuser._state.key
         assert not any(part.share for part in refuser._state.parts.values())

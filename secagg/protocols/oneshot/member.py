@@ -43,6 +43,13 @@ from secagg.roles.state import hold
 from secagg.table import Proposal, Round
 from secagg.wire import Envelope, Reject
 
+_SHOWN = {
+    Lack.UNOPENED: "does not open",
+    Lack.UNCOMMITTED: "is not the one that it committed to",
+    Lack.MALFORMED: "has the wrong form",
+    Lack.MISSES_PROOF: "misses its proof",
+}
+
 
 class CommitteeMember(Decryptor[CommitteeState]):
     """A committee member of :class:`secagg.OneShot`.
@@ -129,7 +136,7 @@ class CommitteeMember(Decryptor[CommitteeState]):
         # From here on these are the client's words: it signed whatever is wrong with them, or this member errs.
         share, lack = self._opened(draft, client, message, dealing)
         if lack:
-            detail = f"got a key share of {client} that is {lack.name.lower().replace('_', ' ')}"
+            detail = f"got a key share of {client} that {_SHOWN[lack]}"
             self.note(Fault(client, Round.INPUT, FaultKind.UNOPENED_SHARE, detail))
         part = Part(envelope.digest, dealing_digest(dealing), share, lack)
         draft.parts = draft.parts | {client: part}
