@@ -23,7 +23,7 @@ PROTOCOLS: dict[str, AggregationProtocol] = {
     "secaggplus-semi-malicious": SecAggPlus(),
     "secaggplus-semi-honest": SecAggPlus(threat_model="semi-honest"),
     "additive-shares": AdditiveShares(),
-    "one-shot": OneShot(),
+    "one-shot": OneShot(recount=True),
     "encrypted": BFV(),
 }
 #: The protocols with a state diagram: of each family the one with the most rounds.

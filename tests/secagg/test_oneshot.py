@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import tempfile
 from collections.abc import Callable
 from dataclasses import replace
 from functools import cache
 from itertools import combinations
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -24,6 +26,7 @@ from secagg.protocols.oneshot.messages import (
     Agreed,
     Collect,
     Dealing,
+    Held,
     KeyedInput,
     KeyedProposal,
     KeyShare,
@@ -34,6 +37,7 @@ from secagg.protocols.oneshot.messages import (
 )
 from secagg.protocols.oneshot.opening import open_sum
 from secagg.protocols.oneshot.parameters import KEY_SIZE
+from secagg.protocols.oneshot.spool import left_out
 from secagg.protocols.oneshot.states import OneShotServerState
 from secagg.roles.state import pack_state, unpack_state
 from secagg.store import MemoryLedger
@@ -83,11 +87,13 @@ def members(session: Session) -> list[str]:
 
 @pytest.mark.parametrize(
     "protocol",
-    [OneShot(), replace(EIGHT, threat_model="semi-honest")],
-    ids=["default", "eight, semi-honest"],
+    [OneShot(), replace(EIGHT, threat_model="semi-honest", recount=True)],
+    ids=["default", "eight, semi-honest, with Recount"],
 )
-def test_check_protocol(protocol: OneShot) -> None:
+def test_check_protocol(protocol: OneShot, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
     check_protocol(protocol)
+    assert not list(tmp_path.iterdir())
 
 
 @pytest.mark.parametrize("clients", [3, 40])
@@ -305,6 +311,86 @@ def test_a_member_sees_shares_in_any_order_and_again() -> None:
     session.close()
     session.require_completes("with shares that came late")
     assert not any(session.members[party].faults for party in members(session))
+
+
+# --- with Recount
+
+
+@pytest.fixture
+def recounted(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Session:
+    """A session whose inputs wait in a file in ``tempfile.tempdir``."""
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    return begin(replace(SEVEN, recount=True))
+
+
+def test_a_client_with_bad_shares_for_many_is_left_out_alone(recounted: Session, tmp_path: Path) -> None:
+    spoil_shares(recounted.members["c5"], {4, 5, 6})
+    recounted.require_sum_of(recounted.run(), set(IDS) - {"c5"})
+    assert recounted.faults == [("c5", Round.RECOUNT, FaultKind.WRONG_DEALING)]
+    assert not list(tmp_path.iterdir())
+
+
+def test_clients_with_bad_shares_for_few_stay_and_those_members_are_given_up(recounted: Session) -> None:
+    spoil_shares(recounted.members["c5"], {5})
+    spoil_sealed(recounted.members["c6"], {6})
+    recounted.require_exact(recounted.run(), "by the other members")
+    assert {party for party, _, _ in recounted.faults} == {"c5", "c6", "decryptor-6", "decryptor-7"}
+
+
+def test_a_member_that_says_it_holds_nothing_costs_no_client(recounted: Session) -> None:
+    recounted.before_answer = lambda party, answer: (
+        recounted.changed(answer, lambda message, data: (Held(b"\x02" * len(IDS)), data))
+        if (party, recounted.round) == (member(3), Round.RECOUNT)
+        else None
+    )
+    recounted.require_exact(recounted.run(), "by the other members")
+
+
+@pytest.mark.parametrize("lacking", [b"", bytes(7), b"\x09" * 8], ids=["nothing", "short", "kinds"])
+def test_a_malformed_recount_is_its_members_fault(recounted: Session, lacking: bytes) -> None:
+    recounted.before_answer = lambda party, answer: (
+        recounted.changed(answer, lambda message, data: (Held(lacking), data))
+        if (party, recounted.round) == (member(3), Round.RECOUNT)
+        else None
+    )
+    recounted.require_exact(recounted.run(), "by the other members")
+    assert recounted.faults == [("decryptor-4", Round.RECOUNT, FaultKind.INVALID)]
+
+
+def test_inputs_outlive_a_crash_and_a_lost_file_opens_nothing(recounted: Session, tmp_path: Path) -> None:
+    recounted.until(Round.RECOUNT)
+    state = recounted.stores[wire.SERVER].state
+    recounted.restore_server(state)
+    recounted.require_completes("after a crash")
+    with pytest.raises(ConfigError, match="got a state whose inputs wait in "):
+        recounted.restore_server(state)
+
+
+def test_a_file_of_inputs_that_was_cut_short_aborts(recounted: Session, tmp_path: Path) -> None:
+    recounted.until(Round.RECOUNT)
+    (path,) = tmp_path.iterdir()
+    path.write_bytes(path.read_bytes()[:-1])
+    with pytest.raises(Aborted, match="the file of inputs was damaged"):
+        recounted.run()
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("name", [Round.INPUT, Round.RECOUNT])
+def test_no_file_of_inputs_is_left_after_an_abort(recounted: Session, tmp_path: Path, name: str) -> None:
+    parties = IDS[:6] if name == Round.INPUT else [member(place) for place in range(3)]
+    recounted.silent = dict.fromkeys(parties, name)
+    with pytest.raises(Aborted, match="nothing is opened"):
+        recounted.run()
+    assert not list(tmp_path.iterdir())
+
+
+def test_as_few_clients_as_possible_are_left_out() -> None:
+    good, all_bad, first, second = bytes(3), b"\x02" * 3, b"\x02\0\0", b"\0\x02\0"
+    assert left_out([good, good, good], 2) == set()
+    assert left_out([good, good, all_bad], 2) == set()
+    assert left_out([good, first, second], 2) == {0}
+    assert left_out([first, first, first], 2) == {0}
+    assert left_out([good, first, all_bad], 3) == {0, 1, 2}
 
 
 # --- sums of shares that lie

@@ -23,9 +23,11 @@ from secagg.protocols.oneshot.messages import (
     Agreed,
     Collect,
     Dealing,
+    Held,
     KeyShare,
     KeyShareSum,
     Lack,
+    Recount,
     Release,
     SessionKey,
     agreed_digest,
@@ -49,6 +51,7 @@ _SHOWN = {
     Lack.MALFORMED: "has the wrong form",
     Lack.MISSES_PROOF: "misses its proof",
 }
+_ABSENT = Part(b"", lack=Lack.ABSENT)
 
 
 class CommitteeMember(Decryptor[CommitteeState]):
@@ -57,9 +60,10 @@ class CommitteeMember(Decryptor[CommitteeState]):
     1. SessionKey: it makes a sealing key for this session, and sends the public half, signed.
     2. Input: it gets its share of each client's key as the client answers. It checks that the client signed the
        share, opens it, and checks it against the client's commitment and proof.
-    3. Agreement: it gets the set of clients whose inputs were added up. If it has a good share of each, it signs
+    3. Recount (with ``recount=True``): it takes no more shares, and says whose it holds.
+    4. Agreement: it gets the set of clients whose inputs were added up. If it has a good share of each, it signs
        the digest of the set and of the dealings, once. If not, it says what it lacks, and leaves.
-    4. SumOfKeys: it gets the agreements of the others. If a quorum signed what it signed itself, it adds up its
+    5. SumOfKeys: it gets the agreements of the others. If a quorum signed what it signed itself, it adds up its
        shares, and gives the sum to the server.
 
     It leaves, and gives nothing away, when the set is smaller than ``min_survivors`` or when the ledger has another
@@ -69,6 +73,7 @@ class CommitteeMember(Decryptor[CommitteeState]):
     state_type = CommitteeState
     answers: ClassVar[Mapping[str, Handler]] = {
         Round.SESSION_KEY: method("_show_key"),
+        Round.RECOUNT: method("_recount"),
         Round.AGREEMENT: method("_agree"),
         Round.SUM_OF_KEYS: method("_release"),
     }
@@ -121,7 +126,7 @@ class CommitteeMember(Decryptor[CommitteeState]):
     ) -> None:
         """Input: take one share of each client of the cohort."""
         if draft.step != TAKES_SHARES:
-            raise Reject(FaultKind.OUT_OF_TURN, "got a key share before SessionKey or after Agreement")
+            raise Reject(FaultKind.OUT_OF_TURN, "got a key share before SessionKey, or too late")
         signed = self.context.relayed(message.dealing, Dealing, draft.session_id, PartyRole.CLIENT)
         client = signed.sender
         if not _among(client, draft.cohort):
@@ -211,8 +216,7 @@ class CommitteeMember(Decryptor[CommitteeState]):
         """Agreement: sign one set of clients of each of whom a good share is here, or say what is lacking."""
         chosen = from_bitmap(message.clients, draft.cohort)
         self._check_floor(len(chosen))
-        absent = Part(b"", lack=Lack.ABSENT)
-        parts = {client: draft.parts.get(client, absent) for client in chosen}
+        parts = {client: draft.parts.get(client, _ABSENT) for client in chosen}
         lacking = bytes(part.lack for part in parts.values())
         if any(lacking):
             draft.aborted = f"lacks good key shares of {sum(map(bool, lacking))} clients in the set"
@@ -221,10 +225,18 @@ class CommitteeMember(Decryptor[CommitteeState]):
         draft.agreed = agreed_digest(draft.session_id, {client: part.dealing for client, part in parts.items()})
         self._claim(draft, "agreement")
         draft.parts = {client: parts.get(client) or Part(part.message) for client, part in draft.parts.items()}
-        # The session key is needed no more, and follows from the seed.
-        draft.key, draft.seed = b"", self.context.derive(draft, "seed-after-agreement")
-        self._key = None
+        self._forget_key(draft)
         return Agreed(draft.agreed, b""), b""
+
+    def _recount(self, draft: CommitteeState, message: Recount, payload: memoryview) -> Reply:
+        """Recount: say whose shares are here, and take no more."""
+        self._forget_key(draft)
+        return Held(bytes(draft.parts.get(client, _ABSENT).lack for client in draft.cohort)), b""
+
+    def _forget_key(self, draft: CommitteeState) -> None:
+        """Forget the session key, which is needed no more, and the seed that it follows from."""
+        draft.key, draft.seed = b"", self.context.derive(draft, "seed-after-shares")
+        self._key = None
 
     def _check_floor(self, present: int) -> None:
         """``Aborted`` for too few clients. They come as a bitmap over the cohort, so each counts once."""

@@ -97,6 +97,19 @@ class KeyShareSum(wire.Message, frozen=True):
     TYPE: ClassVar[int] = 10
 
 
+class Recount(wire.Message, frozen=True):
+    """Recount, server to members: no more key shares will come. It asks whose they hold."""
+
+    TYPE: ClassVar[int] = 11
+
+
+class Held(wire.Message, frozen=True):
+    """Recount, member to server: a byte for each client of the cohort, a :class:`Lack`."""
+
+    TYPE: ClassVar[int] = 12
+    lacking: bytes
+
+
 class Lack(IntEnum):
     """Why a member has no share of a client that it could add up."""
 

@@ -57,6 +57,7 @@ class OneShotParameters(AggregationProtocol):
     corruption: float = 0.05
     threat_model: ThreatModel = "malicious"
     kem: str = Kem.MLKEM768_X25519
+    recount: bool = False
 
     name: ClassVar[str] = "OneShot"
     #: The field that says how many decryptors are enrolled.
@@ -69,6 +70,8 @@ class OneShotParameters(AggregationProtocol):
         kem = chosen(self.kem, map(str, Kem))
         if kem is None:
             raise ConfigError(f"got kem={shown(self.kem)}; expected any of {', '.join(Kem)}")
+        if type(self.recount) is not bool:
+            raise ConfigError(f"got recount={shown(self.recount)}; expected True for a round Recount, or False")
         object.__setattr__(self, "corruption", check_corruption(self.corruption))
         object.__setattr__(self, "kem", Kem(kem))
 
@@ -225,6 +228,8 @@ class OneShotParameters(AggregationProtocol):
             f"up to {self.corruption:.0%} of the clients {among} may help the server too",
             f"no sum of fewer than {task.min_survivors} is opened, and one only in a session",
         ]
+        if self.recount:
+            lines.append("inputs wait in a file of the server until the members said whose key shares they hold")
         shares = sum(self.sealed_bytes(task, place) for place in range(self.members))
         if shares > self.scheme(task).size:
             lines.append(
@@ -249,7 +254,7 @@ class OneShotParameters(AggregationProtocol):
             return max(largest_proposal(task), part, collect, release)
         commitments, texts = HASH_BYTES * self.members, (self.members, sealed)
         upload = wire.largest(dealing, commitments, texts, signed=True) + self.scheme(task).size
-        lacking = wire.largest(HASH_BYTES, task.max_clients, signed=True)
+        lacking = wire.largest(HASH_BYTES, task.max_clients, signed=True)  # a member's word on the whole cohort too
         answer = wire.largest(signed=True) + self.committee.answer_bytes(self.scheme(task).degree)
         return max(key, upload, lacking, answer)
 

@@ -12,10 +12,11 @@ extract, and none that a later thief could use on recorded traffic.
 
 One running sum is kept, so the set is that of all clients whose input was added; there is no round in which members
 first say whose shares they hold. A member that did not get a client's share is lost to the session: deliver all of
-what ``receive`` returns, again if need be.
+what ``receive`` returns, again if need be. With ``recount=True`` inputs wait in a file until the members said whose
+shares they hold, and only those are added of which enough members hold shares.
 
 The parameters are in ``parameters``, the messages in ``messages``, the roles in ``client``, ``member`` and
-``server``, with ``opening`` and ``states``; this module puts them together.
+``server``, with ``spool``, ``opening`` and ``states``; this module puts them together.
 """
 
 from __future__ import annotations
@@ -30,10 +31,12 @@ from secagg.protocols.oneshot.member import CommitteeMember
 from secagg.protocols.oneshot.messages import (
     Agreed,
     Collect,
+    Held,
     KeyedInput,
     KeyedProposal,
     KeyShare,
     KeyShareSum,
+    Recount,
     Release,
     SessionKey,
 )
@@ -54,7 +57,9 @@ class OneShot(OneShotParameters):
     the fraction of clients that may: of everyone enrolled (``threat_model="malicious"``) or of the cohort
     (``"semi-honest"``: the server picks it honestly; rounds and quorum are the same). ``kem`` is what key shares
     are sealed by: "MLKEM768-X25519" (X-Wing), under which recorded traffic stays confidential against a quantum
-    computer, or "X25519".
+    computer, or "X25519". ``recount=True`` adds a round before Agreement in which the members say whose key shares
+    they hold. Until then the inputs are in a temporary file of the server, of the size of all of them. A client
+    whose shares don't open is then left out, and costs nobody the session.
 
     Ideal functionality: the server learns which clients of the cohort sent their input, and the sum over them: at
     least ``min_survivors``, one input from each of as many enrolled clients, and one sum in a session. It also
@@ -70,21 +75,26 @@ class OneShot(OneShotParameters):
     ID: ClassVar[int] = 9
     #: Rounds with messages that depend on randomness of HPKE, which no seed governs.
     unseeded: ClassVar[tuple[str, ...]] = (Round.INPUT, Round.AGREEMENT, Round.SUM_OF_KEYS)
-    phases: ClassVar[tuple[Phase, ...]] = (
-        Phase(Round.SESSION_KEY, PartyRole.DECRYPTOR, Proposal, SessionKey),
-        Phase(
-            Round.INPUT,
-            PartyRole.CLIENT,
-            KeyedProposal,
-            KeyedInput,
-            takes_input=True,
-            reply_vectors=True,
-            relay=PartyRole.DECRYPTOR,
-            relayed=KeyShare,
-        ),
-        Phase(Round.AGREEMENT, PartyRole.DECRYPTOR, Collect, Agreed),
-        Phase(Round.SUM_OF_KEYS, PartyRole.DECRYPTOR, Release, KeyShareSum, reply_vectors=True),
-    )
+
+    @property
+    def phases(self) -> tuple[Phase, ...]:
+        """The table of rounds; Recount is in it if it is asked for."""
+        return (
+            Phase(Round.SESSION_KEY, PartyRole.DECRYPTOR, Proposal, SessionKey),
+            Phase(
+                Round.INPUT,
+                PartyRole.CLIENT,
+                KeyedProposal,
+                KeyedInput,
+                takes_input=True,
+                reply_vectors=True,
+                relay=PartyRole.DECRYPTOR,
+                relayed=KeyShare,
+            ),
+            *([Phase(Round.RECOUNT, PartyRole.DECRYPTOR, Recount, Held)] if self.recount else []),
+            Phase(Round.AGREEMENT, PartyRole.DECRYPTOR, Collect, Agreed),
+            Phase(Round.SUM_OF_KEYS, PartyRole.DECRYPTOR, Release, KeyShareSum, reply_vectors=True),
+        )
 
     @property
     def role_classes(self) -> Mapping[PartyRole, type[Member[Any]]]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from functools import cached_property
 from typing import TYPE_CHECKING, ClassVar
 
@@ -11,7 +11,7 @@ from mpc import hpke, packed
 from mpc.errors import MPCError
 from secagg import wire
 from secagg.bitmap import to_bitmap
-from secagg.errors import ConfigError, FaultKind
+from secagg.errors import Aborted, ConfigError, FaultKind
 from secagg.identity import PartyRole
 from secagg.merkle import merkle_path
 from secagg.protocols.oneshot.messages import (
@@ -19,11 +19,13 @@ from secagg.protocols.oneshot.messages import (
     Agreed,
     Collect,
     Dealing,
+    Held,
     KeyedInput,
     KeyedProposal,
     KeyShare,
     KeyShareSum,
     Lack,
+    Recount,
     Release,
     SessionKey,
     agreed_digest,
@@ -33,6 +35,7 @@ from secagg.protocols.oneshot.messages import (
 )
 from secagg.protocols.oneshot.opening import open_sum
 from secagg.protocols.oneshot.parameters import OneShotParameters, check_dealing, committee_of, place_of
+from secagg.protocols.oneshot.spool import Spool, left_out
 from secagg.protocols.oneshot.states import OneShotServerState, check_server_state
 from secagg.roles.member import Reply, method
 from secagg.roles.server import Server, Step
@@ -54,9 +57,12 @@ class OneShotServer(Server[OneShotServerState]):
        those under the client's signature, adds the encrypted vector to one running sum, and hands each member its
        share at once. The clients whose vectors were added are the survivors. ``Aborted`` if they are fewer than
        ``min_survivors``.
-    3. Agreement: it names the survivors to the members, which sign the set and its dealings. A member that lacks a
+    3. Recount (with ``recount=True``, under which inputs are kept in a file until here): it asks the members whose
+       good shares they hold, chooses clients and members so that as few clients as possible are left out, and adds
+       the inputs of the chosen. ``Aborted`` if too few members answer, or too few clients survive.
+    4. Agreement: it names the survivors to the members, which sign the set and its dealings. A member that lacks a
        good share of a client says so; the client or the member is at fault. ``Aborted`` if too few members sign.
-    4. SumOfKeys: it shows the agreements to those that signed, and gets their sums of shares. From enough right
+    5. SumOfKeys: it shows the agreements to those that signed, and gets their sums of shares. From enough right
        ones, however many are wrong, it finds the sum of the keys that opens the encrypted sum. ``Aborted`` if none
        does. Otherwise the session ends with an ``Outcome``.
     """
@@ -67,6 +73,7 @@ class OneShotServer(Server[OneShotServerState]):
         Round.INPUT: Step(
             method("_ask_inputs"), method("_take_input"), method("_settle_inputs"), hand_on=method("_parts")
         ),
+        Round.RECOUNT: Step(method("_recount"), method("_take_held"), method("_settle_held")),
         Round.AGREEMENT: Step(method("_ask_agreement"), method("_take_agreed"), method("_settle_agreed")),
         Round.SUM_OF_KEYS: Step(method("_ask_sums"), method("_take_sum"), method("_settle_sums")),
     }
@@ -76,6 +83,7 @@ class OneShotServer(Server[OneShotServerState]):
         state = self.context.state
         self._members = committee_of(self.context)
         self._adder: Adder | None = None
+        self._spool = Spool.reopen(state.spool, self._protocol.scheme(self.context.task).size)
         if state.total:
             try:
                 self._adder = self._protocol.scheme(self.context.task).load_adder(state.total)
@@ -122,7 +130,12 @@ class OneShotServer(Server[OneShotServerState]):
 
     def _settle_keys(self) -> None:
         self.context.need(len(self.context.state.keys), self._protocol.needed, "session keys of committee members")
-        self._adder = self._protocol.scheme(self.context.task).adder()
+        scheme = self._protocol.scheme(self.context.task)
+        if self._protocol.recount:
+            self._spool = Spool.create(scheme.size)
+            self.context.state.spool = self._spool.path
+        else:
+            self._adder = scheme.adder()
 
     # Input
 
@@ -169,15 +182,76 @@ class OneShotServer(Server[OneShotServerState]):
     def _take_input(self, envelope: Envelope, message: KeyedInput, payload: memoryview) -> None:
         """Add one client's encrypted vector; nothing of it is touched before all of it was checked."""
         dealing, _ = Envelope.parse(message.dealing, self.context.limit).open(Dealing)
-        assert self._adder is not None
+        ciphertext, state = bytes(payload), self.context.state
         try:
-            self._adder.fold(bytes(payload))
+            if self._spool is not None:
+                self._protocol.scheme(self.context.task).check(ciphertext)
+            else:
+                assert self._adder is not None
+                self._adder.fold(ciphertext)
         except HEError as error:
             raise Reject(FaultKind.MALFORMED, f"got a ciphertext that can't be added up: {error}") from error
-        self.context.state.dealings[envelope.sender] = dealing_digest(dealing)
+        if self._spool is not None:
+            self._spool.write(len(state.spooled), ciphertext)
+            state.spooled.append(envelope.sender)
+        state.dealings[envelope.sender] = dealing_digest(dealing)
 
     def _settle_inputs(self) -> None:
-        self.context.need(len(self.context.state.survivors), self.context.task.min_survivors, "encrypted inputs")
+        self._need_survivors(self.context.state.survivors, "encrypted inputs")
+        if self._spool is not None:
+            self._spool.sync()
+
+    def _need_survivors(self, survivors: Sequence[str], what: str) -> None:
+        self._need(len(survivors), self.context.task.min_survivors, what)
+
+    def _need(self, present: int, floor: int, what: str) -> None:
+        try:
+            self.context.need(present, floor, what)
+        except Aborted:
+            self._remove_spool()
+            raise
+
+    def _remove_spool(self) -> None:
+        if self._spool is not None:
+            self._spool.remove()
+        self._spool, self.context.state.spool, self.context.state.spooled = None, "", []
+
+    # Recount
+
+    def _recount(self) -> Mapping[str, Reply]:
+        return dict.fromkeys(sorted(self.context.state.keys), (Recount(), b""))
+
+    def _take_held(self, envelope: Envelope, message: Held, payload: memoryview) -> None:
+        state = self.context.state
+        if len(message.lacking) != len(state.cohort) or {*message.lacking} - set(Lack):
+            raise Reject(FaultKind.INVALID, "got something else than one of the kinds of shares for each client")
+        here = dict(zip(state.cohort, message.lacking, strict=True))
+        state.lacking[envelope.sender] = bytes(here[client] for client in state.survivors)
+
+    def _settle_held(self) -> None:
+        """Add up the inputs of the clients of whom enough members hold good shares."""
+        state, needed = self.context.state, self._protocol.needed
+        self._need(len(state.lacking), needed, "members that say whose key shares they hold")
+        self._blame_for_lacking()
+        out = left_out(list(state.lacking.values()), needed)
+        chosen = [client for number, client in enumerate(state.survivors) if number not in out]
+        self._need_survivors(chosen, "clients of whom enough members hold good key shares")
+        self._adder = self._added(set(chosen))
+        state.survivors, state.lacking = chosen, {}
+        state.dealings = {client: state.dealings[client] for client in chosen}
+        self._remove_spool()
+
+    def _added(self, chosen: Collection[str]) -> Adder:
+        adder = self._protocol.scheme(self.context.task).adder()
+        assert self._spool is not None
+        for number, client in enumerate(self.context.state.spooled):
+            if client in chosen:
+                try:
+                    adder.fold(self._spool.read(number))
+                except HEError as damaged:
+                    self._remove_spool()
+                    raise Aborted(f"the file of inputs was damaged while they waited in it: {damaged}") from damaged
+        return adder
 
     # Agreement
 
@@ -198,7 +272,8 @@ class OneShotServer(Server[OneShotServerState]):
         state.lacking[envelope.sender] = message.lacking
 
     def _settle_agreed(self) -> None:
-        self._blame_for_lacking()
+        if not self._protocol.recount:  # else they were named for it before
+            self._blame_for_lacking()
         self.context.need(
             len(self.context.state.agreed), self._protocol.needed, "members with good key shares of all clients"
         )

@@ -17,6 +17,7 @@ from secagg.identity import PartyRole
 from secagg.protocols.oneshot.messages import HASH_BYTES, Agreed, Lack, SessionKey, agreed_digest
 from secagg.protocols.oneshot.parameters import OneShotParameters
 from secagg.roles.state import MemberState, ServerState, among, hold
+from secagg.table import Round
 
 if TYPE_CHECKING:
     from he.kahe import Adder
@@ -25,10 +26,7 @@ if TYPE_CHECKING:
 
 DEALING_BYTES = 2 * HASH_BYTES
 TAKES_SHARES = 1
-"""Answers that a committee member has given between SessionKey and Agreement."""
-
-_SIGNED = 2  # answers after Agreement
-_KEYS, _INPUTS, _AGREEMENT, _SUMS = range(4)  # the server's rounds
+"""Answers that a committee member has given between SessionKey and the next round that asks it."""
 
 
 class Part(msgspec.Struct, frozen=True, array_like=True):
@@ -54,6 +52,8 @@ class OneShotServerState(ServerState):
     keys: dict[str, bytes] = {}  # by member: its SessionKey, as received
     dealings: dict[str, bytes] = {}  # by client: the digest of its dealing
     total: bytes = b""  # the encrypted sum so far; filled when written
+    spool: str = ""  # the path of the file in which inputs wait until Recount
+    spooled: list[str] = []  # whose inputs are in it, in order
     agreed: dict[str, bytes] = {}  # by member: its agreement, as received
     lacking: dict[str, bytes] = {}  # by member: what it lacks, a byte for each client in the set
     answers: dict[str, bytes] = {}  # by member: its sum of shares
@@ -64,11 +64,12 @@ def check_member_state(state: CommitteeState, protocol: OneShotParameters, task:
     hold(len(state.key) == (PRIVATE_BYTES if state.step == TAKES_SHARES else 0), "session key")
     hold(not state.parts or (state.step >= TAKES_SHARES and among(state.parts, state.cohort)), "key shares")
     degree = protocol.scheme(task).degree if state.parts else 0
+    signed = state.step == TAKES_SHARES + 1 + protocol.recount
     for part in state.parts.values():
         hold(len(part.message) == HASH_BYTES, "key shares")
-        unused = state.step == _SIGNED and not part.share  # of a client outside the set
+        unused = signed and not part.share  # of a client outside the set
         hold(unused or _is_kept(part, protocol, degree), "key shares")
-    hold(bool(state.agreed) == (state.step == _SIGNED), "agreement")
+    hold(bool(state.agreed) == signed, "agreement")
     if state.agreed:
         chosen = {client: part.dealing for client, part in state.parts.items() if part.share}
         hold(len(chosen) >= task.min_survivors, "agreement")
@@ -91,30 +92,34 @@ def check_server_state(
     """
     state, protocol = context.state, context.task.protocol
     assert isinstance(protocol, OneShotParameters)
-    began, needed = state.position >= _INPUTS, protocol.needed
+    rounds = [phase.round for phase in protocol.phases]
+    began, needed = state.position >= 1, protocol.needed
     hold(among(state.keys, members) and len(state.keys) >= needed * began, "session keys")
     hold(began or state.keys.keys() == set(state.answered), "session keys")
     for member, raw in state.keys.items():
         hold(
             context.relayed(raw, SessionKey, state.session_id, PartyRole.DECRYPTOR).sender == member, "session keys"
         )
-    folded = state.survivors if state.position > _INPUTS else state.answered if began else []
+    folded = state.survivors if state.position > 1 else state.answered if began else []
     hold(state.dealings.keys() == set(folded), "inputs")
+    waiting = protocol.recount and rounds[state.position] in (Round.INPUT, Round.RECOUNT)
+    hold(bool(state.spool) == waiting and sorted(state.spooled) == sorted(folded if waiting else []), "inputs")
     hold(all(len(dealing) == DEALING_BYTES for dealing in state.dealings.values()), "inputs")
-    hold((None if adder is None else adder.count) == (len(folded) if began else None), "sum")
-    _check_agreements(context, needed)
-    answering = state.answered if state.position == _SUMS else []
+    hold((None if adder is None else adder.count) == (len(folded) if began and not waiting else None), "sum")
+    _check_agreements(context, rounds[state.position], needed)
+    answering = state.answered if rounds[state.position] == Round.SUM_OF_KEYS else []
     hold(state.answers.keys() == set(answering), "sums of key shares")
     degree = protocol.scheme(context.task).degree if state.answers else 0
     hold(all(_is_sum(answer, protocol, degree) for answer in state.answers.values()), "sums of key shares")
 
 
-def _check_agreements(context: ServerContext[OneShotServerState], needed: int) -> None:
+def _check_agreements(context: ServerContext[OneShotServerState], name: str, needed: int) -> None:
     state = context.state
     words = [*state.agreed, *state.lacking]
-    hold(among(words, state.keys) and (not words or state.position >= _AGREEMENT), "agreements")
-    hold(state.position != _AGREEMENT or set(words) == set(state.answered), "agreements")
-    hold(state.position < _SUMS or len(state.agreed) >= needed, "agreements")
+    hold(among(words, state.keys) and (not words or state.position > 1), "agreements")
+    hold(name not in (Round.RECOUNT, Round.AGREEMENT) or set(words) == set(state.answered), "agreements")
+    hold(name != Round.RECOUNT or not state.agreed, "agreements")
+    hold(name != Round.SUM_OF_KEYS or len(state.agreed) >= needed, "agreements")
     digest = agreed_digest(state.session_id, state.dealings)
     for member, raw in state.agreed.items():
         envelope = context.relayed(raw, Agreed, state.session_id, PartyRole.DECRYPTOR)

@@ -116,7 +116,7 @@ def cases() -> list[Case]:
         ("AdditiveShares semi-honest", secagg.AdditiveShares(threat_model="semi-honest", kem="X25519")),
         ("AdditiveShares of 3 malicious", secagg.AdditiveShares(aggregators=3, kem="X25519")),
         ("AdditiveShares of 3 semi-honest", secagg.AdditiveShares(aggregators=3, threat_model="semi-honest")),
-        ("OneShot of 4 malicious", secagg.OneShot(members=4, corrupt_members=1, kem="X25519")),
+        ("OneShot of 4 malicious", secagg.OneShot(members=4, corrupt_members=1, kem="X25519", recount=True)),
         ("OneShot of 8 malicious", secagg.OneShot(members=8, corrupt_members=2)),
     )
     # To find a key of Paillier's takes longer than a session; BFV shows one of each session.
