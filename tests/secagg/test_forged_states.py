@@ -22,6 +22,7 @@ PROTOCOLS = (
     secagg.CKKS(holder="clients"),
     secagg.Paillier(bits=2048),
     secagg.OneShot(kem="X25519"),
+    secagg.OneShot(members=4, corrupt_members=1, kem="X25519", recount=True),
 )
 Saved = tuple[str, str, bytes, bytes]  # role, party, state, the message that comes next
 
