@@ -276,7 +276,7 @@ KEYWORDS: dict[Callable[..., Any], tuple[str, ...]] = {
         )
     },
     partial(SignedBeacon, public_key=b"\1" * 32, genesis=0, period=1): ("public_key", "genesis", "period"),
-    _client: ("session", *(name for name in LENT if name not in ("beacon", "ledger"))),
+    _client: ("session", *(name for name in LENT if name != "ledger")),
     _server: ("session", "roster", "save", "rng", "executor", "beacon"),
     partial(secagg.Task.restore_client, TASK, CLIENT): LENT,
     partial(secagg.Task.restore_server, TASK, SERVER): LENT,

@@ -86,11 +86,12 @@ class OneShotParameters(AggregationProtocol):
                 f"got corrupt_members={shown(self.corrupt_members)}; expected a number of members, at least 1"
             )
         if quorum(members, corrupt) >= members:  # corrupt > members - 3
-            least = [f"at least members={corrupt + 3}"] * (corrupt + 3 <= MAX_MEMBERS)
+            least = [f"at least members={corrupt + 3}"] if corrupt + 3 <= MAX_MEMBERS else []
             least += [f"at most corrupt_members={members - 3}"] * (members > 3)
             raise ConfigError(
-                f"got members={members} with corrupt_members={corrupt}: all of them would have to agree, so that "
-                f"one silent member ends the session; expected {' or '.join(least) or 'fewer corrupt members'}"
+                f"got members={members} with corrupt_members={shown(corrupt)}: all of them would have to agree, so "
+                "that one silent member ends the session; expected "
+                f"{' or '.join(least) or 'fewer corrupt members'}"
             )
         if _threshold(members, corrupt) > quorum(members, corrupt) + 1:
             enough = next(c for c in count(corrupt) if _threshold(members, c) <= quorum(members, c) + 1)
