@@ -10,13 +10,16 @@ from typing import Any
 import pytest
 
 import secagg
+from mpc import packed
 from secagg.identity import PartyRole
+from secagg.protocols.oneshot.server import OneShotServer
 from secagg.protocols.shares.aggregator import ShareAggregator
 from secagg.protocols.shares.collector import Collector
 from secagg.protocols.shares.messages import Collect, Held
 from secagg.testing import parties_for
 from secagg.wire import Envelope
 from tests.secagg.fuzz.__main__ import Campaign
+from tests.secagg.fuzz.committees import committee_decoders
 from tests.secagg.fuzz.roles import CLIENTS, Case, FuzzedSession, cases
 from tests.secagg.fuzz.tally import VECTORS, Tally, Vector
 from tests.secagg.fuzz.vectors import replay, vectors
@@ -36,6 +39,7 @@ def test_nothing_is_found() -> None:
             assert {f"server {case.name} {phase.round}", f"{phase.role} {case.name} {phase.round}"} <= tried
             assert phase.relay is None or f"{phase.relay} {case.name} {phase.round}" in tried
         assert campaign.counts[f"session {case.name}", "exact"] > 0
+    assert {decoder.name for decoder in committee_decoders()} <= tried
     refused = {outcome for target, outcome in campaign.counts if target.startswith("server SecAgg malicious")}
     assert {"malformed", "unauthentic", "invalid", "duplicate", "out of turn", "lie taken"} <= refused
 
@@ -128,6 +132,33 @@ def test_broken_aggregators_and_collectors_are_found(role: type, fault: str) -> 
         if fault in {vector.fault for vector in tally.findings}:
             return
     pytest.fail(f"{fault} was not found; found {tally.findings}")
+
+
+class NamesNobody(OneShotServer):
+    """Ends a session for which shares were dealt badly without saying by whom."""
+
+    def _blame_for_lacking(self) -> None:
+        pass
+
+
+def test_a_server_of_one_shot_that_names_nobody_is_found() -> None:
+    protocol = type("NamesNobody", (secagg.OneShot,), {"server": NamesNobody})(4, 1, kem="X25519")
+    case, tally = Case("NamesNobody", parties_for(protocol, CLIENTS)), Tally()
+    for seed in range(80):
+        FuzzedSession(case, Random(seed), tally).run()
+        if "ended by one client, which nobody named" in {vector.fault for vector in tally.findings}:
+            return
+    pytest.fail(f"nothing was found but {tally.findings}")
+
+
+def test_committees_that_check_no_proof_are_found(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(packed.Share, "check", lambda self, key, proof: None)
+    tally = Tally()
+    for decoder in committee_decoders():
+        decoder.run(20, Random(1), tally)
+    found = {vector.detail for vector in tally.findings}
+    for words in ("another share passed its proof", "a member keeps another share than was dealt"):
+        assert any(words in detail for detail in found)
 
 
 def test_the_graphs_of_secagg_plus_are_sparse() -> None:

@@ -96,20 +96,6 @@ def test_check_protocol(protocol: OneShot, monkeypatch: pytest.MonkeyPatch, tmp_
     assert not list(tmp_path.iterdir())
 
 
-@pytest.mark.parametrize("clients", [3, 40])
-@pytest.mark.parametrize(("bits", "max_weight"), [(8, None), (16, 5000), (20, None)])
-def test_sums_are_exact(clients: int, bits: int, max_weight: int | None) -> None:
-    task = make_task(
-        protocol=FOUR,
-        layout=secagg.Layout.of({"w": np.zeros(5000)}),
-        encoding=secagg.FixedPoint(clip=1.0, bits=bits, rounding="nearest"),
-        max_clients=clients,
-        min_survivors=max(3, clients // 2),
-        max_weight=max_weight,
-    )
-    Session(parties(FOUR, clients), task=task).require_completes("with all clients")
-
-
 def test_segments_of_zeros_and_segments_with_a_modulus_come_back() -> None:
     encoding = Integers(((4, 0, None), (3, 255, 256), (5, (1 << 40) - 1, None)))
     begin(task=make_task(layout=encoding.layout, encoding=encoding)).require_completes("with such segments")
@@ -135,14 +121,6 @@ def test_any_members_that_are_enough_open_the_sum(protocol: OneShot) -> None:
 
 def test_the_key_bound_is_that_of_the_cipher() -> None:
     assert KEY_SIZE == kahe.MAX_KEY
-
-
-def test_a_client_sends_one_message() -> None:
-    session = begin()
-    session.require_completes("undisturbed")
-    sent = [party for party, _ in session.answers if party in IDS]
-    assert sorted(sent) == sorted(IDS)
-    assert all(session.members[party].finished for party in IDS)
 
 
 def test_a_session_costs_what_is_stated_to_the_byte() -> None:

@@ -21,14 +21,12 @@ ROOT = Path(__file__).parents[3]
 class Campaign:
     """The child processes, and the sum of what they report."""
 
-    def __init__(self, *, workers: int, messages: int, seconds: float, seed: str) -> None:
+    def __init__(self, *, workers: int, messages: int, seconds: float, seed: str, only: str = "") -> None:
         self.counts: Counter[tuple[str, str]] = Counter()
         self.findings: list[Vector] = []
         self._lock = threading.Lock()
-        self._arguments = [
-            ["--seed", f"{seed}/{number}", "--messages", str(-(-messages // workers)), "--seconds", str(seconds)]
-            for number in range(workers)
-        ]
+        each = ["--messages", str(-(-messages // workers)), "--seconds", str(seconds), "--only", only]
+        self._arguments = [["--seed", f"{seed}/{number}", *each] for number in range(workers)]
 
     @property
     def total(self) -> int:
@@ -87,9 +85,14 @@ def main() -> int:
     parser.add_argument("--messages", type=int, default=1 << 62, help="stop after so many")
     parser.add_argument("--seed", default="0", help="of the mutations; never of a key (default 0)")
     parser.add_argument("--workers", type=int, default=2, help="processes (default 2)")
+    parser.add_argument("--only", default="", help="regular expression of protocols and decoders")
     options = parser.parse_args()
     campaign = Campaign(
-        workers=options.workers, messages=options.messages, seconds=60 * options.minutes, seed=options.seed
+        workers=options.workers,
+        messages=options.messages,
+        seconds=60 * options.minutes,
+        seed=options.seed,
+        only=options.only,
     )
     campaign.run(progress=True)
     print(campaign.table())

@@ -18,14 +18,20 @@ from secagg.beacon import SignedBeacon
 from secagg.corruption import ThreatModel
 from secagg.errors import Aborted, FaultKind, LocalProtocolError, RemoteProtocolError
 from secagg.identity import PartyRole
+from secagg.protocols.oneshot import OneShot
 from secagg.roles.listener import FaultRecorder
 from secagg.roles.outcome import Outcome
-from secagg.table import contribution_round, rounds
+from secagg.table import Round, contribution_round, rounds
 from secagg.testing import MemoryStore, Parties, RequirementError, Session, parties_for, require, rng_for_tests
+from tests.secagg.fuzz.dealings import dealt_badly
 from tests.secagg.fuzz.mutate import Mutator, take_apart
 from tests.secagg.fuzz.tally import Tally
 
+DECRYPTOR = PartyRole.DECRYPTOR
+DEALT = (FaultKind.WRONG_DEALING, FaultKind.UNOPENED_SHARE)  # faults that a bad dealing is named for
+CERTAIN = (FaultKind.WRONG_DEALING, FaultKind.WRONG_SHARE)  # faults that no honest party is named for
 CLIENTS = 5
+RESEALS = "c5"  # whose key seals what is changed within a message, if nobody is corrupt
 AROUND_A_RING = 8  # clients for whom a graph is sparse, if no more than one of them may drop out
 FOR_MEMBER, FOR_SERVER, FOR_RELAYED = 14, 9, 6  # lies before each true message; a server keeps few of a kind
 STRANGER = Ed25519PrivateKey.from_private_bytes(rng_for_tests(b"stranger")(32))
@@ -157,7 +163,7 @@ class FuzzedSession:
         self.needs_update = contribution_round(parties.protocol)
         everyone = tuple(self.roles)
         self.corrupt = rng.choice(everyone) if rng.random() < 0.5 else None
-        self.mutator = Mutator(rng, case.pool, parties.identities.get(self.corrupt or "c5"))
+        self.mutator = Mutator(rng, case.pool, parties.identities.get(self.corrupt or RESEALS))
         # Before it has heard of anyone's keys, a corrupt client can't copy them. Someone who sees an
         # advert on its way can, and shuts out its client.
         self.newcomer = Mutator(rng, case.foreign, self.mutator.relayed)
@@ -169,6 +175,7 @@ class FuzzedSession:
         self.late = rng.random() < 0.3  # contributions come when they are asked for
         self.contributed = set[str]() if self.late else set(parties.cohort)
         self.lied: str | None = None  # the first round in which a lie was taken for true
+        self.dealt_badly = False  # and in it nothing but shares of a key, or a proof, were other ones
         self.session = Session(parties, contribute=not self.late)
         self.session.silent = self.silent
         self.session.before_request = self.before_request
@@ -188,25 +195,48 @@ class FuzzedSession:
                 self.tally.finding(target, "honest session aborted", b"", aborted)
             elif self.lied == self.input.round and self.sealed_whole:
                 self.tally.finding(target, "ended by one client", b"", aborted)
+            elif self.lied is not None and self.spared:
+                self.tally.finding(target, "ended by one member", b"", aborted)
+            elif self.dealt_badly and not self.blamed(self.corrupt, *DEALT):
+                self.tally.finding(target, "ended by one client, which nobody named", b"", aborted)
             self.after_the_end()
             self.tally.count(target, "aborted")
         except RemoteProtocolError as error:
             self.tally.finding(target, "true bytes refused", b"", error)
         except RequirementError as broken:
             self.tally.finding(target, "wrong sum", b"", broken.args)
+        if isinstance(self.case.parties.protocol, OneShot):
+            for party in self.roles:
+                if party != self.corrupt and self.blamed(party, *CERTAIN):
+                    self.tally.finding(target, "an honest party was named", b"", session.server.faults, party)
 
     @property
     def sealed_whole(self) -> bool:
         """Whether an input is sealed whole to its listeners. What is only encrypted, its own client may change."""
         return self.input.relay is not None and self.input.relayed is None
 
+    @property
+    def spared(self) -> bool:
+        """Whether the corrupt party is a member of a committee of which so many may lie."""
+        return isinstance(self.case.parties.protocol, OneShot) and self.roles.get(self.corrupt or "") is DECRYPTOR
+
     def needed(self, parties: Iterable[str]) -> bool:
-        """Whether a session can't end without one of ``parties``: all but clients are."""
-        return any(self.roles[party] is not PartyRole.CLIENT for party in parties)
+        """Whether a session can't end without one of ``parties``: all but clients are, and members of OneShot."""
+        others = [party for party in parties if self.roles[party] is not PartyRole.CLIENT]
+        return bool(others) and not isinstance(self.case.parties.protocol, OneShot)
+
+    def blamed(self, party: str | None, *kinds: FaultKind) -> bool:
+        """Whether the server has a fault of ``party`` of one of ``kinds``."""
+        return any(fault.sender == party and fault.kind in kinds for fault in self.session.server.faults)
 
     def check(self, outcome: Outcome) -> None:
         """Require the sum that was meant; what nobody can check, a client's input or a share of the sum, apart."""
-        if self.lied is None or (self.lied != self.input.round and not self.needed([self.corrupt or ""])):
+        others = self.lied != self.input.round and not self.needed([self.corrupt] if self.corrupt else [])
+        if self.dealt_badly:  # it may be left out, and nobody else may
+            honest = set(self.case.parties.cohort) - {self.corrupt}
+            require(honest <= set(outcome.survivors), f"all of {sorted(honest)} to survive", outcome.survivors)
+            self.session.require_sum(outcome, "beside a bad dealing")
+        elif self.lied is None or others:
             self.session.require_exact(outcome, "beside the fuzzing")
         elif self.lied == self.input.round and self.sealed_whole:
             # A sealed input that was changed doesn't open. It is left out, and nobody else's is.
@@ -240,11 +270,21 @@ class FuzzedSession:
 
     def before_answer(self, party: str, answer: bytes) -> None:
         for _ in range(FOR_SERVER):
-            if party == self.corrupt and self.rng.random() < 0.7:
+            if party == self.corrupt and self.rng.random() < 0.3 and (badly := self.dealing(answer)) is not None:
+                self.feed_server(party, badly)
+                self.dealt_badly = self.dealt_badly or self.lied is not None
+            elif party == self.corrupt and self.rng.random() < 0.7:
                 mutator = self.newcomer if self.session.round == self.opening else self.mutator
                 self.feed_server(party, mutator.message(answer, self.case.parties.identities.get(party)))
             else:
                 self.feed_server(self.rng.choice((party, party, *self.senders)), self.lie(answer))
+
+    def dealing(self, answer: bytes) -> bytes | None:
+        """An input of OneShot's with the ciphertext as it was, and under its signature other shares or proofs."""
+        if not isinstance(self.case.parties.protocol, OneShot) or self.session.round != Round.INPUT or self.lied:
+            return None
+        places = [int(member.rpartition("-")[2]) - 1 for member in self.session.server.context.state.keys]
+        return dealt_badly(self.rng, self.session, answer, sorted(places))
 
     def before_relay(self, party: str, message: bytes) -> None:
         """What a lying server hands on to an aggregator: the corrupt client's lies too, never anyone else's."""
@@ -381,7 +421,7 @@ class FuzzedSession:
         """
         if self.corrupt is not None and take_apart(data).sender == self.corrupt.encode():
             return True
-        if self.input.relayed is not None and (self.corrupt or "c5").encode() in _sealed_inside(data):
+        if self.input.relayed is not None and (self.corrupt or RESEALS).encode() in _sealed_inside(data):
             return True
         own = data == message or data in self.session.answers.values() or data in self.case.pool
         return own and _alike(data, message)
@@ -389,7 +429,7 @@ class FuzzedSession:
     def _took(self, party: str) -> None:
         """A lie of ``party`` was taken for true."""
         self.lied = self.lied or self.session.round
-        if not self.needed([party]):
+        if self.roles[party] is PartyRole.CLIENT:
             names = rounds(self.case.parties.protocol)
             later = names[names.index(self.session.round) + 1 :]
             if later:

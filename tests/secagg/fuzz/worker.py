@@ -9,6 +9,7 @@ import argparse
 import json
 import logging
 import mmap
+import re
 import resource
 import sys
 import tempfile
@@ -19,6 +20,7 @@ from functools import partial
 from pathlib import Path
 from random import Random
 
+from tests.secagg.fuzz.committees import committee_decoders
 from tests.secagg.fuzz.decoders import decoders
 from tests.secagg.fuzz.lattices import lattice_decoders
 from tests.secagg.fuzz.roles import Case, FuzzedSession, cases
@@ -32,10 +34,14 @@ MOST_FINDINGS = 20
 Batch = Callable[[Random, Tally], None]
 
 
-def targets(folder: Path) -> list[Batch]:
-    """All that is fuzzed, each as a function that tries some dozens to hundreds of messages."""
-    all_cases = cases()
-    every = [*decoders(all_cases, folder), *lattice_decoders()]
+def targets(folder: Path, only: str = "") -> list[Batch]:
+    """All that is fuzzed, each as a function that tries some dozens to hundreds of messages.
+
+    ``only`` is a regular expression, found in the names of the protocols and decoders.
+    """
+    all_cases = [case for case in cases() if re.search(only, case.name)]
+    every = [*decoders(all_cases, folder), *lattice_decoders(), *committee_decoders()]
+    every = [decoder for decoder in every if re.search(only, decoder.name)]
     findings: list[Batch] = [partial(decoder.run, DECODER_BATCH) for decoder in every]
     # Roles have more states than decoders have: half of all messages go to them.
     return findings + 3 * [partial(fuzz_session, case) for case in all_cases]
@@ -69,6 +75,7 @@ def main() -> None:
     parser.add_argument("--messages", type=int, required=True)
     parser.add_argument("--seconds", type=float, required=True)
     parser.add_argument("--current", type=Path, required=True)
+    parser.add_argument("--only", default="")
     options = parser.parse_args()
     logging.disable()
     with (
@@ -77,7 +84,7 @@ def main() -> None:
         mmap.mmap(file.fileno(), CURRENT_BYTES) as current,
     ):
         rng, tally = Random(options.seed), Tally(current)
-        batches = targets(Path(folder))
+        batches = targets(Path(folder), options.only)
         for batch in batches:
             batch(rng, tally)
         limit_memory()
