@@ -29,7 +29,7 @@ def short(monkeypatch):
 
 def test_every_bound_is_measured_in_one_run(tmp_path, short):
     target = tmp_path / "one.json"
-    result = CliRunner().invoke(app, ["oneshot", "--repeats", "1", "--json", str(target)])
+    result = CliRunner(env={"COLUMNS": "200"}).invoke(app, ["oneshot", "--repeats", "1", "--json", str(target)])
     assert result.exit_code == 0, result.output
     document = json.loads(target.read_text())
     assert document["finished"]
