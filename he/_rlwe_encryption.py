@@ -186,7 +186,7 @@ class RingEngine(Engine):
         return lambda group: fill(group, out)
 
 
-class _Encryptor:
+class _Encryptor(ABC):
     """Encrypts group after group, in arrays that all of them share and that stay in a second-level cache."""
 
     def __init__(self, key: EncryptionKey, seed: bytes) -> None:
@@ -198,9 +198,9 @@ class _Encryptor:
         self._firsts, self._seconds = self._rows[:primes], self._rows[primes:]
         self._spare = lanes(degree)
 
+    @abstractmethod
     def encrypted(self, group: int, values: NDArray[Any]) -> Words:
         """The rows to send of encryptions of ``values`` (8, slots). The next call overwrites them."""
-        raise NotImplementedError
 
     def _with_error(self, row: Words, error: Small, field: Field) -> None:
         """Add ``error`` to a message, and transform both."""

@@ -8,7 +8,9 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar
 
+from mpc.hpke import Kem
 from secagg import wire
+from secagg.errors import ConfigError
 from secagg.identity import PartyRole, Roster
 from secagg.session import MAX_SESSION_BYTES, NONCE_BYTES
 from secagg.table import Phase
@@ -121,6 +123,15 @@ class AggregationProtocol(ABC):
     def describe(self, task: Task) -> list[str]:
         """Threat model, thresholds and floor, in lines for :meth:`secagg.Task.describe`."""
         return []
+
+
+def check_kem(kem: Kem) -> None:
+    """Raise ``ConfigError`` if the installed ``cryptography`` does not have ``kem``."""
+    if not kem.available:
+        raise ConfigError(
+            f"got kem={str(kem)!r}, which the installed cryptography doesn't have; install 47 or later as "
+            "a wheel, or pass kem='X25519', whose confidentiality is not post-quantum"
+        ) from ImportError(f"cryptography has no {kem}")
 
 
 def largest_proposal(task: Task, *more: int) -> int:

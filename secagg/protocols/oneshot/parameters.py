@@ -24,7 +24,7 @@ from secagg.identity import PartyRole, Roster
 from secagg.lanes import check_mask_bits, widths
 from secagg.merkle import path_lengths
 from secagg.packing import lane_dtype
-from secagg.protocols.base import AggregationProtocol, Cost, largest_proposal
+from secagg.protocols.base import AggregationProtocol, Cost, check_kem, largest_proposal
 from secagg.protocols.oneshot.messages import (
     HASH_BYTES,
     Dealing,
@@ -161,11 +161,7 @@ class OneShotParameters(AggregationProtocol):
                 f"got max_clients={task.max_clients}; {self.name} adds up keys of at most {_MOST_CLIENTS} clients"
             )
         self.scheme(task)
-        if not Kem(self.kem).available:
-            raise ConfigError(
-                f"got kem={str(self.kem)!r}, which the installed cryptography doesn't have; install 47 or later as "
-                "a wheel, or pass kem='X25519', whose confidentiality is not post-quantum"
-            ) from ImportError(f"cryptography has no {self.kem}")
+        check_kem(Kem(self.kem))
         check_floor(task, corrupt_count(self.corruption, task.min_survivors))
 
     def validate_roster(self, task: Task, roster: Roster | None) -> None:

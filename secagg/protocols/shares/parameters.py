@@ -16,7 +16,7 @@ from secagg.corruption import ThreatModel, check_corruption, check_floor, corrup
 from secagg.errors import ConfigError, FaultKind, choice, chosen, shown
 from secagg.identity import PartyRole, Roster
 from secagg.lanes import check_mask_bits, vectors_size
-from secagg.protocols.base import AggregationProtocol, Cost, largest_proposal
+from secagg.protocols.base import AggregationProtocol, Cost, check_kem, largest_proposal
 from secagg.protocols.shares.messages import (
     HASH_BYTES,
     MAX_AGGREGATORS,
@@ -78,11 +78,7 @@ class ShareParameters(AggregationProtocol):
     def validate(self, task: Task) -> None:
         """Raise ``ConfigError`` if the sum would not fit, if no cohort could be safe, or if ``kem`` isn't there."""
         check_mask_bits(task)
-        if not Kem(self.kem).available:
-            raise ConfigError(
-                f"got kem={str(self.kem)!r}, which the installed cryptography doesn't have; install 47 or later as "
-                "a wheel, or pass kem='X25519', whose confidentiality is not post-quantum"
-            ) from ImportError(f"cryptography has no {self.kem}")
+        check_kem(Kem(self.kem))
         check_floor(task, corrupt_count(self.corruption, task.min_survivors))
 
     def validate_roster(self, task: Task, roster: Roster | None) -> None:
