@@ -14,24 +14,21 @@ import numpy as np
 from flwr.app import ConfigRecord, Message, RecordDict
 
 from dp import PrivacyLedger
-from mpc.keys import encode_parts
+from secagg._rounds import SECOND_UPLOAD, count_upload, session_name
 from secagg.errors import Aborted, ConfigError, EncodingError, LocalProtocolError, RemoteProtocolError
 from secagg.identity import load_he_key, load_identity, load_roster
 from secagg.integrations._flower_budget import check_unbudgeted, count_charges, is_budgeted, open_budget
 from secagg.integrations._flower_frames import check_outermost
 from secagg.integrations._flower_records import (
-    UPLOADS_OF_A_MODEL,
     Statement,
     arrays_of,
     is_train,
     metric_key,
     metrics_of,
     model_digest,
-    model_of,
     only_record,
     read,
     request_digest,
-    session_name,
     strip,
     with_metrics,
     without_detail,
@@ -206,7 +203,8 @@ class _Node:
         model = only_record(content.array_records, "array records in a request")
         rounds = {record["server-round"] for record in content.config_records.values() if "server-round" in record}
         request = request_digest(message.metadata.message_type, content, context.run_config)
-        name = session_name(context.run_id, statement.number, statement.attempt, model_digest(model), request)
+        numbers = context.run_id, statement.number, statement.attempt
+        name = session_name("flower", *numbers, model=model_digest(model), request=request)
         if statement.session != name or rounds - {statement.number}:
             raise ConfigError(
                 "got another model, round, run, type, record or run config than this session was opened for; "
@@ -254,19 +252,15 @@ class _Node:
 
         Uploads are counted within a run: many runs may begin with the same model, and share the ledger.
         """
-        value = hashlib.sha256(session).digest()
-        for count in range(1, UPLOADS_OF_A_MODEL + 1):
-            run, model = str(self.context.run_id), model_of(session)
-            entry = encode_parts("secagg/v1/flower-upload", self.party, self.task.digest, run, model, str(count))
-            if ledger.claim(hashlib.sha256(entry).digest(), value) == value:
-                break
-        else:
-            raise RefusalError(f"got a request for upload {count + 1} from one model; this node gives {count}")
-        if count > 1:
-            log.warning(
-                "secagg: this is a second upload from one model: if both sessions end, the server can subtract the "
-                "sums, and so see the updates of clients that are in only one of them"
+        run = str(self.context.run_id)
+        try:
+            count = count_upload(
+                ledger, "secagg/v1/flower-upload", self.party, self.task.digest, run, session=session
             )
+        except ConfigError as refused:
+            raise RefusalError(str(refused)) from None
+        if count > 1:
+            log.warning("secagg: %s", SECOND_UPLOAD)
 
     def _name_withheld(self, metrics: Any) -> None:
         if withheld := sorted(set(metrics) - {*self.metrics, self.weighted_by}):

@@ -32,11 +32,8 @@ VERSION = (1 << 16) + wire.VERSION  # the version of these records, and that of 
 FIELDS = "secagg"
 MESSAGE = "secagg.message"
 
-UPLOADS_OF_A_MODEL = 2  # the most that a node sends, and so the most that a grid requests
-
 _STYPE = "secagg.envelope"  # tells other code that this array does not hold numbers
 _METRIC = "metric:"
-_DIGEST_BYTES = 32
 _APP_ERRORS = (2, 6)  # Flower's codes for an exception in a ClientApp, and for a refusal by one of Flower's mods
 _KINDS = {"arrays": ArrayRecord, "metrics": MetricRecord, "config": ConfigRecord}
 _HEADERS = {
@@ -145,16 +142,6 @@ def round_of(message: Any, count: int) -> int:
         record["server-round"] for record in message.content.config_records.values() if "server-round" in record
     ]
     return int(numbers[0]) if numbers else count
-
-
-def session_name(run: int, number: int, attempt: int, model: bytes, request: bytes) -> bytes:
-    """The name of a session: run, strategy's round, attempt, and digests of everything that the training gets."""
-    return b"flower/%d/%d/%d/" % (run, number, attempt) + model + request
-
-
-def model_of(session: bytes) -> bytes:
-    """The model's digest in a session's name."""
-    return session[-2 * _DIGEST_BYTES : -_DIGEST_BYTES]
 
 
 def model_digest(record: Any) -> bytes:

@@ -16,11 +16,11 @@ import numpy as np
 from flwr.app import Array, ArrayRecord, Message, MetricRecord, RecordDict
 from flwr.serverapp import Grid
 
+from secagg._rounds import UPLOADS_OF_A_MODEL, session_name
 from secagg.beacon import Fetch
 from secagg.errors import Aborted, ConfigError, EncodingError, LocalProtocolError
 from secagg.identity import PartyRole, Roster, check_party_id, load_roster
 from secagg.integrations._flower_records import (
-    UPLOADS_OF_A_MODEL,
     arrays_of,
     is_train,
     metric_key,
@@ -30,7 +30,6 @@ from secagg.integrations._flower_records import (
     reply_of,
     request_digest,
     round_of,
-    session_name,
     with_metrics,
     write,
 )
@@ -208,7 +207,7 @@ class SecureGrid(Grid):  # type: ignore[misc]
         if self._sessions.setdefault(digest, 0) >= UPLOADS_OF_A_MODEL:
             raise _Exhausted(f"{UPLOADS_OF_A_MODEL} sessions asked for updates from this model; nodes send no more")
         attempt, run = 1, broadcast[0].metadata.run_id
-        while (name := session_name(run, number, attempt, digest, request)) in self._names:
+        while (name := session_name("flower", run, number, attempt, model=digest, request=request)) in self._names:
             attempt += 1
         self._names.add(name)
         server = self.task.server(

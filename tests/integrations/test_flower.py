@@ -13,6 +13,7 @@ from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption,
 
 import secagg
 from secagg import identity, wire
+from secagg._rounds import session_name
 
 pytest.importorskip("flwr", reason="needs Flower: pip install 'secagg[flower]'")
 
@@ -510,7 +511,7 @@ def test_a_server_that_forgot_gets_no_third_upload(caplog: Any) -> None:
     caplog.clear()
     grid.tamper = lambda node, reply: reply
     start(secure_grid := secure(grid), Asks(3))
-    assert "upload 3 from one model; this node gives 2" in the_error(caplog)
+    assert "upload 3 from one model; this client gives 2" in the_error(caplog)
     assert not secure_grid.outcomes
 
 
@@ -789,7 +790,7 @@ def two_at_once(folder: Path, durable: bool) -> list[Any]:
     if not durable:
         del configs[0]["secagg-dir"]
     node = make_grid(task, configs).nodes[1]
-    name = _flower_records.session_name(RUN, 1, 1, bytes(32), bytes(32))
+    name = session_name("flower", RUN, 1, 1, model=bytes(32), request=bytes(32))
     before, answers = context_to_proto(node.context), []
     for _ in range(2):
         server = task.server([f"c{number}" for number in range(1, CLIENTS + 1)], roster=roster, session=name)
@@ -837,7 +838,7 @@ def test_restarted_nodes_give_no_third_upload_in_a_run(tmp_path: Path, caplog: A
     for number in (1, 2, 3):
         start(secure_grid := secure(make_grid(configs=with_folders(tmp_path))), Asks(number))
         assert len(secure_grid.outcomes) == (number < 3)
-    assert "upload 3 from one model; this node gives 2" in the_error(caplog)
+    assert "upload 3 from one model; this client gives 2" in the_error(caplog)
 
 
 def test_a_changed_last_bit_is_another_model(caplog: Any) -> None:
