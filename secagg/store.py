@@ -78,6 +78,10 @@ class MemoryLedger:
         """See :meth:`Ledger.claim`."""
         return self._entries.setdefault(entry, value)
 
+    def __contains__(self, entry: bytes) -> bool:
+        """Whether something was claimed under ``entry``."""
+        return entry in self._entries
+
 
 class FileLedger:
     """A ledger in one file (mode 0600), appended and flushed to the disk (``fsync``) before a claim returns.
