@@ -9,6 +9,7 @@ from secagg.roles.context import MemberContext, ServerContext
 from secagg.roles.environment import Budget, Environment
 from secagg.roles.handing_on import ForListener, Waiting
 from secagg.roles.hooks import Handler, Listener, MemberHooks, Reply, ServerHooks, Step, method
+from secagg.roles.incoming import Incoming
 from secagg.roles.listener import Aggregator, Decryptor, FaultRecorder
 from secagg.roles.member import SEED_BYTES, Member
 from secagg.roles.outcome import Outcome
@@ -26,6 +27,7 @@ __all__ = [
     "FaultRecorder",
     "ForListener",
     "Handler",
+    "Incoming",
     "Listener",
     "ListenerState",
     "Member",

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -66,8 +66,9 @@ class WaitingAnswers:
     def __init__(self, most: int) -> None:
         self._most = most
         self._answers: dict[str, Waiting] = {}
-        self._turned_away: dict[str, None] = {}
+        self._turned_away: dict[str, bytes] = {}  # digests, by client
         self._refused: dict[str, bytes] = {}  # digests, by client
+        self._early: dict[str, set[bytes]] = {}  # digests, by listener
 
     def get(self, client: str) -> Waiting | None:
         """The answer of ``client`` that waits, if one does."""
@@ -91,7 +92,7 @@ class WaitingAnswers:
         """Keep an answer, of which ``parts`` are handed on, if there is room; returns whether it waits now."""
         client = waiting.envelope.sender
         if client not in self._answers and len(self._answers) >= self._most:
-            self._turned_away[client] = None
+            self._turned_away[client] = waiting.envelope.digest
             return False
         self._turned_away.pop(client, None)
         self._answers[client] = self._answers.get(client, waiting).shown_to(parts)
@@ -115,6 +116,22 @@ class WaitingAnswers:
         if following is not None:
             self._turned_away[following] = self._turned_away.pop(following)
         return following
+
+    def note_early(self, word: Envelope, most: int) -> None:
+        """Note what a listener said of an answer that doesn't wait now: ``most`` such messages of each listener."""
+        noted = self._early.setdefault(word.sender, set())
+        if len(noted) < most:
+            noted.add(word.digest)
+
+    def untaken(self) -> Iterator[tuple[str, bytes]]:
+        """The sender and the digest of each message that came and was not taken, though nothing is wrong with it.
+
+        An answer that was refused is among them: its sender has the fault already.
+        """
+        yield from ((client, waiting.envelope.digest) for client, waiting in self._answers.items())
+        yield from self._turned_away.items()
+        yield from self._refused.items()
+        yield from ((listener, digest) for listener, noted in self._early.items() for digest in sorted(noted))
 
     def awaited_by(self, client: str, listeners: Iterable[str]) -> set[str] | None:
         """The listeners for whose word the answer of ``client`` waits, or for room; None if there is no answer."""

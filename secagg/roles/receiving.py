@@ -15,6 +15,7 @@ from secagg._numbers import is_a
 from secagg.errors import FaultKind, LocalProtocolError, shown
 from secagg.roles.handing_on import Waiting, WaitingAnswers, check_handed, check_part
 from secagg.roles.hooks import AnyServerState, Reply, ServerHooks
+from secagg.roles.incoming import Incoming, incoming
 from secagg.roles.member import FOREIGN_TASK
 from secagg.roles.turn import Turn, atomic
 from secagg.table import Phase, Refusal, Word
@@ -46,15 +47,23 @@ class Receiving(ServerHooks[AnyServerState]):
 
         Wrong bytes change nothing but ``faults``. Bytes that were taken before change nothing at all, so a
         transport may send them again at any time. This call waits while ``close_round`` runs; a message that was
-        not taken before is then too late.
+        not taken before is then too late. It is :meth:`read`, then :meth:`take`.
+        """
+        return self.take(self.read(sender, data))
+
+    def read(self, sender: str, data: bytes) -> Incoming:
+        """Read a message of ``sender`` for :meth:`take`: its frame, its sender, its task, its signature.
+
+        Nothing changes, and no bytes raise: what is wrong is in ``refused``, and becomes a fault when the message
+        is taken. This call reads no state and waits for no other call, so any number of threads may read at once.
         """
         sender = str.__str__(sender) if is_a(sender, str) else shown(sender)  # NumPy's text is a subclass
-        return self._take(sender, self._read(sender, data))
+        return incoming(sender, self._read(sender, data), self.context)
 
-    def _read(self, sender: str, data: bytes) -> Envelope | Reject:
-        """Read the frame of a message and check its signature; it needs no lock, because it reads no state."""
+    def _read(self, sender: str, data: bytes) -> Envelope | tuple[FaultKind, str]:
         if not self.context.knows(sender):
-            return Reject(FaultKind.UNKNOWN_SENDER, f"got a message of {sender!s:.64}, who is not of this session")
+            detail = f"got a message of {sender!s:.64}, who is not of this session"
+            return FaultKind.UNKNOWN_SENDER, detail
         try:
             envelope = Envelope.parse(data, self.context.limit)
             if envelope.sender != sender:
@@ -64,13 +73,21 @@ class Receiving(ServerHooks[AnyServerState]):
                 raise Reject(FaultKind.FOREIGN_TASK, FOREIGN_TASK)
             envelope.verify(None if self.context.roster is None else self.context.roster[sender].signing_key)
         except Reject as refused:
-            return refused
+            return refused.kind, refused.detail
         return envelope
 
     @atomic
-    def _take(self, sender: str, read: Envelope | Reject) -> Outbox:
-        """Take a message, or record why it is refused."""
-        state = self.context.state
+    def take(self, message: Incoming) -> Outbox:
+        """Take a message that :meth:`read` of this server has read; returns what :meth:`receive` does.
+
+        ``LocalProtocolError`` for what another server has read, or a server before it was restored: read the bytes
+        again.
+        """
+        if type(message) is not Incoming or message._reader is not self.context:
+            raise LocalProtocolError(
+                f"got {shown(message)}, which this server has not read; pass what server.read(sender, data) returns"
+            )
+        state, sender, read = self.context.state, message._sender, message._read
         if state.position < 0:
             raise LocalProtocolError("got a message before start()")
         try:
@@ -80,18 +97,34 @@ class Receiving(ServerHooks[AnyServerState]):
                 if read.kind == Refusal.TYPE and self._may_refuse(sender):
                     return self._take_refusal(read)
             refusal = self._refusal(sender, read)
-            if isinstance(read, Reject):
-                raise refusal or read
             if refusal is not None:
-                if self._took(read):
+                if isinstance(read, Envelope) and self._took(sender, read.digest):
                     return {}
                 raise refusal
+            assert isinstance(read, Envelope)  # what was refused has a refusal
             return self._take_answer(self._phases[state.position], read)
         except Reject as refused:
             self.context.blame(refused.blame or sender, refused.kind, refused.detail)
         except MPCError as error:  # of a key or a share in the message, unless the method saw to it
             self.context.blame(sender, FaultKind.INVALID, str(error))
         return {}
+
+    @atomic
+    def took(self, sender: str, digest: bytes | None) -> bool:
+        """Whether the message of ``sender`` with this digest was taken in this session, in any round so far.
+
+        ``digest`` is :attr:`Incoming.digest`. Of a refused message it is None, and such a message was never taken.
+        A restored server knows the messages that it took before its state was saved, and those it took since. Of
+        the round that was open then, it asks for the others again. ``LocalProtocolError`` for a digest that is not
+        32 bytes.
+        """
+        if digest is None:
+            return False
+        if not is_a(digest, bytes) or len(digest) != wire.DIGEST_BYTES:
+            raise LocalProtocolError(
+                f"got {shown(digest)} as a digest; pass the digest of server.read(sender, data)"
+            )
+        return self._took(sender, digest)
 
     def _take_answer(self, phase: Phase, read: Envelope) -> Outbox:
         """Take an answer, or let it await the listeners' words; returns what to hand on."""
@@ -126,9 +159,19 @@ class Receiving(ServerHooks[AnyServerState]):
         self._remember(read)
 
     def _remember(self, read: Envelope) -> None:
-        taken = self.context.state.taken
         self._received += len(read.raw)
-        taken[read.sender] = taken.get(read.sender, b"") + read.digest[:_TAG]
+        self._know_again(read.sender, read.digest)
+
+    def _know_again(self, sender: str, digest: bytes) -> None:
+        taken = self.context.state.taken
+        taken[sender] = taken.get(sender, b"") + digest[:_TAG]
+
+    def _end_waiting(self) -> None:
+        """Nothing waits any more. What came in this round is known again, though it was not taken."""
+        for sender, digest in self._waiting.untaken():
+            if not self._took(sender, digest):
+                self._know_again(sender, digest)
+        self._waiting, self._asks = self._nothing_waits(), None
 
     def _listeners(self, phase: Phase) -> tuple[str, ...]:
         roster = self.context.roster
@@ -161,7 +204,10 @@ class Receiving(ServerHooks[AnyServerState]):
         waiting = self._waiting.get(word.client)
         if waiting is None or not waiting.was_shown(read.sender, word.about):
             # The answer was lost in a crash or found no room. It comes again, and then so do the words about it.
-            if word.client in self._pending or self._took(read):
+            if word.client in self._pending:
+                self._waiting.note_early(read, len(state.cohort))
+                return {}
+            if self._took(read.sender, read.digest):
                 return {}
             detail = f"got a word about {word.client:.64}, of whom no answer waits"
             raise Reject(FaultKind.OUT_OF_TURN, detail)
@@ -210,13 +256,17 @@ class Receiving(ServerHooks[AnyServerState]):
 
     def _take_refusal(self, read: Envelope) -> Outbox:
         """Refuse the answer of which a listener refused what it was shown, if that answer still waits."""
+        if self._took(read.sender, read.digest):
+            return {}
         if read.session != self.context.state.session_id:
             raise Reject(FaultKind.FOREIGN_SESSION, "got a refusal of another session")
         refusal, rest = read.open(Refusal)
         wire.no_vectors(rest)
         client = self._waiting.shown_to(read.sender, refusal.about)
         if client is None:
+            self._waiting.note_early(read, len(self.context.state.cohort))
             return {}
+        self._remember(read)
         return self._refuse(client, Reject(FaultKind.INVALID, f"{read.sender} refused what it got of this answer"))
 
     def _refuse(self, client: str, refused: Reject) -> Outbox:
@@ -234,17 +284,18 @@ class Receiving(ServerHooks[AnyServerState]):
         message, payload = self._asks[following]
         return {following: self.context.seal(message, payload)}
 
-    def _refusal(self, sender: str, read: Envelope | Reject) -> Reject | None:
+    def _refusal(self, sender: str, read: Envelope | tuple[FaultKind, str]) -> Reject | None:
         """Why a message of this kind is not taken from ``sender`` now; None if it may be taken."""
-        if isinstance(read, Reject) and read.kind is FaultKind.UNKNOWN_SENDER:
-            return read
+        refused = None if isinstance(read, Envelope) else Reject(*read)
+        if refused is not None and refused.kind is FaultKind.UNKNOWN_SENDER:
+            return refused
         if not self.context.open:
             return Reject(FaultKind.OUT_OF_TURN, "got a message after the session's end")
         phase = self._phases[self.context.state.position]
-        if sender not in self._asked and not (isinstance(read, Reject) and self._has_word(phase, sender)):
+        if sender not in self._asked and not (refused and self._has_word(phase, sender)):
             return Reject(FaultKind.OUT_OF_TURN, f"got a message of {sender}, who was not asked in {phase.round}")
-        if isinstance(read, Reject):
-            return read
+        if not isinstance(read, Envelope):
+            return refused
         if read.session != self.context.state.session_id:
             detail = "got a message of another session; its sender answered another server, or an earlier session"
             return Reject(FaultKind.FOREIGN_SESSION, detail)
@@ -254,13 +305,13 @@ class Receiving(ServerHooks[AnyServerState]):
             return Reject(FaultKind.DUPLICATE, "got another message than the one taken in this round")
         return None
 
-    def _took(self, envelope: Envelope) -> bool:
-        """Whether these bytes were taken before.
+    def _took(self, sender: str, digest: bytes) -> bool:
+        """Whether this message was taken before.
 
-        This is asked only of bytes that can't be taken now, because the answers of two rounds may be the same
+        ``take`` asks this only of bytes that can't be taken now, because the answers of two rounds may be the same
         bytes.
         """
-        tags, tag = self.context.state.taken.get(envelope.sender, b""), envelope.digest[:_TAG]
+        tags, tag = self.context.state.taken.get(sender, b""), digest[:_TAG]
         at = tags.find(tag)
         while at % _TAG and at > 0:  # found across two tags
             at = tags.find(tag, at + 1)

@@ -106,6 +106,17 @@ class Server(Receiving[AnyServerState]):
 
     @property
     @atomic
+    def position(self) -> int:
+        """The place of the open round in the protocol's table of ``phases``, from 0.
+
+        It is -1 before start. It is the number of phases after the end, whether there is an outcome or the session
+        was aborted. So it only rises, and a round is closed if its place is below it.
+        """
+        state = self.context.state
+        return len(self._phases) if state.finished or state.aborted else state.position
+
+    @property
+    @atomic
     def outcome(self) -> Outcome | None:
         """The result, after the last round was closed; None before."""
         return self._outcome
@@ -178,7 +189,7 @@ class Server(Receiving[AnyServerState]):
         except Aborted as aborted:
             raise self._abort(aborted.reason, silent) from aborted
         state.finished, state.parted = True, silent
-        self._waiting, self._asks = self._nothing_waits(), None
+        self._end_waiting()
         self._store()
         return self._dismissal(silent)
 
@@ -221,7 +232,7 @@ class Server(Receiving[AnyServerState]):
         self._received, self._opened = 0, time.monotonic()
         state.position += 1
         state.answered = []
-        self._waiting, self._asks = self._nothing_waits(), None
+        self._end_waiting()
         requests = self._requests()
         state.asked = sorted(requests)
         self._asked, self._pending = frozenset(requests), set(requests)
@@ -251,7 +262,7 @@ class Server(Receiving[AnyServerState]):
         outbox = self._dismissal(party for party in everyone if party not in dismissed)
         log.warning("session %s aborted: %s", state.session_id.hex()[:12], reason)
         state.aborted = reason
-        self._waiting, self._asks = self._nothing_waits(), None
+        self._end_waiting()
         self.context.sums = []
         self._store()
         return Aborted(reason, outbox)

@@ -191,8 +191,8 @@ class Chokes(PairwiseClient):
 class BlamesRetries(PairwiseServer):
     """Does not know again what it took."""
 
-    def _took(self, envelope: wire.Envelope) -> bool:
-        return not self.context.open and super()._took(envelope)
+    def _took(self, sender: str, digest: bytes) -> bool:
+        return not self.context.open and super()._took(sender, digest)
 
 
 @dataclass(frozen=True)

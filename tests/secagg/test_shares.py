@@ -160,6 +160,23 @@ def test_a_report_that_one_aggregator_can_not_open_is_left_out_alone(place: int)
     assert [(f.sender, f.kind) for f in blind.faults] == [("c5", FaultKind.UNOPENED_SHARE)]
 
 
+@pytest.mark.parametrize("end", [Round.AGGREGATE_SHARE, None, "abort"])
+def test_a_report_that_was_left_out_is_known_again(end: str | None) -> None:
+    session = begin(THREE)
+    spoil(session, c1=flip(0), c2=flip(1))
+    session.until(Round.AGGREGATE_SHARE if end else None)
+    if end == "abort":
+        with pytest.raises(Aborted) as aborted:
+            session.close()
+        session.pass_on({party: aborted.value.outbox[party] for party in session.parties.ids(PartyRole.AGGREGATOR)})
+    for party in session.parties.ids(PartyRole.AGGREGATOR):
+        member = session.members[party]
+        faults, state = member.faults, member.to_bytes()
+        for client in ("c1", "c2", "c3"):
+            assert member.receive(session.handed[party, Round.REPORT][IDS.index(client)][0]) is None
+        assert (member.faults, member.to_bytes()) == (faults, state)
+
+
 def test_reports_that_different_aggregators_can_not_open_are_all_left_out() -> None:
     session = begin(THREE)
     spoil(session, c1=flip(0), c2=flip(1), c3=flip(-1), c4=flip(0))

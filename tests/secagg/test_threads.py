@@ -23,9 +23,12 @@ UPDATE = {"w": np.full(4, 0.5, np.float32)}
 IDS = ["c1", "c2", "c3", "c4"]
 
 #: What a caller of a role may use, and what never changes, so that it needs no lock.
-SERVER_CALLS = {"start", "receive", "close_round", "to_bytes", "outcome", "pending", "faults", "round"}
+SERVER_CALLS = {
+    *("start", "receive", "take", "took", "close_round", "to_bytes"),
+    *("outcome", "pending", "faults", "round", "position"),
+}
 MEMBER_CALLS = {"receive", "contribute", "contributed", "to_bytes", "session", "finished", "faults"}
-CONSTANT = {"id", "ledger", "from_bytes", "state_type", "role", "answers", "overhears", "steps"}
+CONSTANT = {"read", "id", "ledger", "from_bytes", "state_type", "role", "answers", "overhears", "steps"}
 #: What protocols use and replace. It runs inside of a call.
 INNER = {
     *("erase", "heard", "note", "prepare", "check_restored", "context"),
@@ -88,7 +91,10 @@ def test_every_public_name_of_every_role_takes_the_lock_or_is_constant(name: str
         assert public <= calls | constant | INNER
         for call in sorted(public & calls):
             role._turn = recorder = Recorder()
-            arguments = {"receive": [b""] if role is not session.server else ["c1", b""], "contribute": [UPDATE]}
+            arguments = {"receive": [b""], "contribute": [UPDATE], "took": ["c1", bytes(32)]}
+            if role is session.server:
+                arguments |= {"receive": ["c1", b""], "take": [role.read("c1", b"")]}
+                assert not recorder.taken, "read needs no lock"
             with contextlib.suppress(secagg.SecAggError):
                 use(role, call, *arguments.get(call, []))
             assert recorder.taken, f"{type(role).__name__}.{call}"

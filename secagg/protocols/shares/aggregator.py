@@ -181,20 +181,31 @@ class ShareAggregator(Aggregator[ShareAggregatorState]):
         if missing := sorted(set(chosen) - set(held)):
             raise Reject(FaultKind.INVALID, f"got a set with {missing[0]}, whose report this aggregator lacks")
         self._check_floor(len(chosen))
-        left_out = sorted(set(held) - set(chosen))
+        left_out = set(held) - set(chosen)
         if self._leads and left_out:
-            draft.share = self._take_off(draft, left_out, message.unopened)
-        draft.reports = {client: held[client] for client in chosen}
-        draft.seeds = {client: seed for client, seed in draft.seeds.items() if client in draft.reports}
-        draft.unopened, draft.agreed = {}, message.reports
-        return Agreed(message.reports, reports_digest(draft.session_id, draft.reports)), b""
+            draft.share = self._take_off(draft, sorted(left_out), message.unopened)
+        draft.reports = draft.reports | {client: held[client] for client in chosen}
+        draft.seeds = {client: seed for client, seed in draft.seeds.items() if client not in left_out}
+        self._forget_unopened(draft)
+        draft.agreed = message.reports
+        return Agreed(message.reports, self._agreed_digest(draft)), b""
+
+    def _agreed_digest(self, draft: ShareAggregatorState) -> bytes:
+        """The digest of the reports in the set that was agreed on; those left out are known too, to be no fault."""
+        chosen = from_bitmap(draft.agreed, draft.cohort)
+        return reports_digest(draft.session_id, {client: draft.reports[client] for client in chosen})
+
+    def _forget_unopened(self, draft: ShareAggregatorState) -> None:
+        """Keep only the digests of reports that did not open, to know them again."""
+        kept = {client: Envelope.parse(raw, len(raw)).digest for client, raw in draft.unopened.items()}
+        draft.reports, draft.unopened = draft.reports | kept, {}
 
     def _release(self, draft: ShareAggregatorState, message: Release, payload: memoryview) -> Reply:
         """AggregateShare: release a share of the sum if all aggregators signed the same set of the same reports.
 
         With a ledger this happens once ever; without one, once for this object.
         """
-        digest = reports_digest(draft.session_id, draft.reports)
+        digest = self._agreed_digest(draft)
         self._check_agreement(draft, message.agreed, digest)
         # Claimed before the share leaves. A report belongs to one session, so it is in one sum only, ever.
         self.context.claim(digest, "aggregate share", self.context.task.digest, draft.session or b"")
@@ -207,7 +218,8 @@ class ShareAggregator(Aggregator[ShareAggregatorState]):
     def erase(self, draft: ShareAggregatorState) -> None:
         """Forget all shares."""
         super().erase(draft)
-        draft.seeds, draft.share, draft.unopened = {}, [], {}
+        self._forget_unopened(draft)
+        draft.seeds, draft.share = {}, []
 
     def _open(self, draft: ShareAggregatorState, client: str, sealed: bytes) -> bytes:
         return self._sealing.open(sealed, info=share_info(self.context.task, draft.session_id, client, draft.id))
