@@ -305,6 +305,15 @@ class Receiving(ServerHooks[AnyServerState]):
             return Reject(FaultKind.DUPLICATE, "got another message than the one taken in this round")
         return None
 
+    @property
+    @atomic
+    def taken(self) -> dict[str, tuple[bytes, ...]]:
+        """What :meth:`took` looks in: by sender, the first 16 bytes of the digest of each message, as they came."""
+        return {
+            sender: tuple(bytes(tags[at : at + _TAG]) for at in range(0, len(tags), _TAG))
+            for sender, tags in self.context.state.taken.items()
+        }
+
     def _took(self, sender: str, digest: bytes) -> bool:
         """Whether this message was taken before.
 

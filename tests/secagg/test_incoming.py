@@ -148,6 +148,10 @@ def test_a_server_knows_what_it_took_in_every_round_and_after_a_restore() -> Non
     assert session.server.took("c1", digest)
     session.run()
     assert session.server.took("c1", digest)
+    rounds = len(session.task.protocol.phases)
+    counts = {party: len(tags) for party, tags in session.server.taken.items()}
+    assert counts == dict.fromkeys(session.parties.cohort, rounds)
+    assert session.server.taken["c1"][0] == digest[:16]
 
 
 @pytest.mark.parametrize("digest", [b"", bytes(16), bytes(33), "x" * 32, 3, bytearray(32)])

@@ -25,7 +25,7 @@ IDS = ["c1", "c2", "c3", "c4"]
 #: What a caller of a role may use, and what never changes, so that it needs no lock.
 SERVER_CALLS = {
     *("start", "receive", "take", "took", "close_round", "to_bytes"),
-    *("outcome", "pending", "faults", "round", "position"),
+    *("outcome", "pending", "faults", "round", "position", "taken"),
 }
 MEMBER_CALLS = {"receive", "contribute", "contributed", "to_bytes", "session", "finished", "faults"}
 CONSTANT = {"read", "id", "ledger", "from_bytes", "state_type", "role", "answers", "overhears", "steps"}
