@@ -146,6 +146,13 @@ def roster_merge(rosters: Sequence[Path], out: Path) -> None:
     print(f"{out}: {len(merged)} parties. Digest, to compare with every party: {merged.digest.hex()}")
 
 
+def status(url: str, json: bool, watch: bool) -> None:
+    """Show the status document of a running service."""
+    from secagg.service.terminal import show_status
+
+    show_status(url, as_json=json, watch=watch)
+
+
 def describe(task: Path) -> None:
     """Describe a task in words: rounds, bytes, precision, and who would have to collude."""
     from secagg.task import Task

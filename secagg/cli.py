@@ -1,7 +1,7 @@
 # PYTHON_ARGCOMPLETE_OK
-"""The console script: ``secagg demo``, ``secagg keygen``, ``secagg roster``, ``secagg describe``.
+"""The console script: ``secagg demo``, ``keygen``, ``roster``, ``status`` and ``describe``.
 
-All commands but the demo need the library's own dependencies only.
+All commands but the demo and the tables of ``status`` need the library's own dependencies only.
 """
 
 from __future__ import annotations
@@ -60,6 +60,7 @@ def parser() -> argparse.ArgumentParser:
     actions = roster.add_subparsers(metavar="ACTION", required=True)
     _roster_list(_command(actions, "list", "print the parties, fingerprints of their keys, and the digest"))
     _roster_merge(_command(actions, "merge", "write one roster of all parties in several rosters"))
+    _status(_command(commands, "status", "show what a running service does: sessions, faults, privacy spent"))
     described = _command(commands, "describe", "describe a task in words: rounds, bytes, collusion")
     described.add_argument("task", type=Path, metavar="TASKFILE", help="a file with the bytes of task.to_bytes()")
     described.set_defaults(run=_commands.describe)
@@ -112,6 +113,16 @@ def _keygen(command: _Parser) -> None:
     add("--shared-he", action="store_true", help="one key for the decryptor and all clients, for BFV and CKKS "
         "with holder='clients'")  # fmt: skip
     command.set_defaults(run=_commands.keygen)
+
+
+def _status(command: _Parser) -> None:
+    add = command.add_argument
+    add(
+        "--url", default="http://127.0.0.1:8081", help="the service's listener for operators (default: %(default)s)"
+    )
+    add("--json", action="store_true", help="print JSON, and nothing else, to stdout")
+    add("--watch", action="store_true", help="print it once a second, until interrupted")
+    command.set_defaults(run=_commands.status)
 
 
 def _roster_list(command: _Parser) -> None:
