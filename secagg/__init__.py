@@ -24,6 +24,7 @@ from secagg.registry import PUBLIC
 
 if TYPE_CHECKING:
     from secagg.fixed_point import FixedPoint as FixedPoint
+    from secagg.folder import PartyFolder as PartyFolder
     from secagg.identity import load_roster as load_roster
     from secagg.layout import Layout as Layout
     from secagg.protocols.clear import Clear as Clear
@@ -38,6 +39,12 @@ if TYPE_CHECKING:
     from secagg.simulation import Simulation as Simulation, simulate as simulate
     from secagg.table import Round as Round
     from secagg.task import Task as Task
+    from secagg.transport import (
+        arun_client as arun_client,
+        arun_server as arun_server,
+        run_client as run_client,
+        run_server as run_server,
+    )
 
 _ERRORS = (
     *("Aborted", "ConfigError", "EncodingError", "Fault", "FaultKind", "LocalProtocolError"),

@@ -21,13 +21,18 @@ PUBLIC = {
     "OneShot": "secagg.protocols.oneshot",
     "Outcome": "secagg.roles",
     "Paillier": "secagg.protocols.encrypted",
+    "PartyFolder": "secagg.folder",
     "Round": "secagg.table",
     "SecAgg": "secagg.protocols.pairwise",
     "SecAggPlus": "secagg.protocols.pairwise",
     "Server": "secagg.roles",
     "Simulation": "secagg.simulation",
     "Task": "secagg.task",
+    "arun_client": "secagg.transport",
+    "arun_server": "secagg.transport",
     "load_roster": "secagg.identity",
+    "run_client": "secagg.transport",
+    "run_server": "secagg.transport",
     "simulate": "secagg.simulation",
 }
 

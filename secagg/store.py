@@ -235,6 +235,7 @@ class FileStore:
         self._path = Path(path).resolve()  # a save must replace the target of a symbolic link, not the link
         self._rows = RowFile(self._path.with_name(f"{self._path.name}.rows"))
         self.ledger = ledger
+        self._deleted = False
         if not self._path.parent.is_dir():
             raise ConfigError(
                 f"got state {path} in a folder that does not exist; make it first, for its owner alone"
@@ -250,6 +251,8 @@ class FileStore:
         """See :meth:`Store.__call__`. ``OSError`` if it can't be written; the old state then remains."""
         import fcntl
 
+        if self._deleted:
+            raise LocalProtocolError(f"got a state after {self._path} was deleted, because its session is over")
         newest = max(_number(self._saved) + self._written.count, self._newest())
         if number <= newest:
             raise LocalProtocolError(
@@ -300,6 +303,13 @@ class FileStore:
         rows: list[bytes] = []
         self._rows.read(head[_NUMBER:], rows)
         return join_rows(state, rows)
+
+    def delete(self) -> None:
+        """Delete the state and its rows, when the session is over. The store then takes no state any more."""
+        self._deleted = True
+        self._path.unlink(missing_ok=True)
+        self._rows.erase()
+        sync_folder(self._path.parent)
 
     def _head(self) -> bytes:
         """The number and the checksum of the state in the file; empty if there is no file."""

@@ -125,6 +125,12 @@ class Member(Hearing[AnyState]):
         return self._ended
 
     @property
+    @atomic
+    def aborted(self) -> str:
+        """Why this role left the session before its last answer; empty if it did not."""
+        return self._state.aborted
+
+    @property
     def _ended(self) -> bool:
         return self._state.finished or bool(self._state.aborted)
 

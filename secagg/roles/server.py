@@ -123,6 +123,12 @@ class Server(Receiving[AnyServerState]):
 
     @property
     @atomic
+    def aborted(self) -> str:
+        """Why the session was given up; empty if it was not."""
+        return self.context.state.aborted
+
+    @property
+    @atomic
     def pending(self) -> frozenset[str]:
         """The ids of the parties whose answer is still awaited in the open round; none after the end."""
         return frozenset(self._pending) if self.context.open else frozenset()

@@ -24,10 +24,10 @@ IDS = ["c1", "c2", "c3", "c4"]
 
 #: What a caller of a role may use, and what never changes, so that it needs no lock.
 SERVER_CALLS = {
-    *("start", "receive", "take", "took", "close_round", "to_bytes"),
+    *("aborted", "start", "receive", "take", "took", "close_round", "to_bytes"),
     *("outcome", "pending", "faults", "round", "position", "taken"),
 }
-MEMBER_CALLS = {"receive", "contribute", "contributed", "to_bytes", "session", "finished", "faults"}
+MEMBER_CALLS = {"aborted", "receive", "contribute", "contributed", "to_bytes", "session", "finished", "faults"}
 CONSTANT = {"read", "id", "ledger", "from_bytes", "state_type", "role", "answers", "overhears", "steps"}
 #: What protocols use and replace. It runs inside of a call.
 INNER = {
