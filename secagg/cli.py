@@ -1,5 +1,5 @@
 # PYTHON_ARGCOMPLETE_OK
-"""The console script: ``secagg demo``, ``keygen``, ``roster``, ``status`` and ``describe``.
+"""The console script: the commands and their options.
 
 All commands but the demo and the tables of ``status`` need the library's own dependencies only.
 """
@@ -11,12 +11,12 @@ import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import NoReturn
+from typing import Any, NoReturn
 
 from mpc.hpke import Kem
-from secagg import _commands
+from secagg import _commands, _enrolment_commands
 from secagg.errors import ConfigError, SecAggError
-from secagg.identity import PartyRole
+from secagg.identity import AUTH, PartyRole
 
 _EXTRA = ("rich", "sklearn", "matplotlib")
 _INSTALL = "pip install 'secagg[demo]', or pip install scikit-learn matplotlib typer rich"
@@ -55,11 +55,16 @@ def parser() -> argparse.ArgumentParser:
     )
     commands = top.add_subparsers(metavar="COMMAND", required=True)
     _demo(_command(commands, "demo", "train one model over clients that keep their data"))
-    _keygen(_command(commands, "keygen", "write a private key for each ID and add them all to the folder's roster"))
-    roster = _command(commands, "roster", "list or merge rosters: the files that say who is enrolled")
+    _keygen(_command(commands, "keygen", "write a private key for each ID and its request to be enrolled"))
+    roster = _command(commands, "roster", "build, sign, list or merge rosters: the files that say who is enrolled")
     actions = roster.add_subparsers(metavar="ACTION", required=True)
+    _roster_build(_command(actions, "build", "write the roster of everyone whose request is right"))
+    _roster_sign(_command(actions, "sign", "sign a roster by the registrar's private key"))
+    _roster_verify(_command(actions, "verify", "check a roster's signature by the registrar's public key"))
     _roster_list(_command(actions, "list", "print the parties, fingerprints of their keys, and the digest"))
     _roster_merge(_command(actions, "merge", "write one roster of all parties in several rosters"))
+    _kit(_command(commands, "kit", "write what a party pins before it talks to a service; no secret is in it"))
+    _tls(_command(commands, "tls", "make a certificate for a server that has none"))
     _status(_command(commands, "status", "show what a running service does: sessions, faults, privacy spent"))
     described = _command(commands, "describe", "describe a task in words: rounds, bytes, collusion")
     described.add_argument("task", type=Path, metavar="TASKFILE", help="a file with the bytes of task.to_bytes()")
@@ -102,7 +107,7 @@ def _demo(command: _Parser) -> None:
 
 def _keygen(command: _Parser) -> None:
     add = command.add_argument
-    add("ids", nargs="+", metavar="ID", help="the parties to enrol")
+    add("ids", nargs="+", metavar="ID", help="the parties, or with --registrar the registrar's name")
     add("--out", type=Path, default=Path(), metavar="FOLDER", help="the folder to write to (default: this one)")
     add("--role", choices=[*map(str, PartyRole)], default=str(PartyRole.CLIENT), help="what they do "
         "(default: client)")  # fmt: skip
@@ -112,7 +117,72 @@ def _keygen(command: _Parser) -> None:
         "3072 is the protocol's default")  # fmt: skip
     add("--shared-he", action="store_true", help="one key for the decryptor and all clients, for BFV and CKKS "
         "with holder='clients'")  # fmt: skip
-    command.set_defaults(run=_commands.keygen)
+    add("--registrar", action="store_true", help="a key to sign rosters with, for somebody who is no party")
+    command.set_defaults(run=_enrolment_commands.keygen)
+
+
+def _roster_build(command: _Parser) -> None:
+    add = command.add_argument
+    add("requests", type=Path, nargs="*", metavar="FILE", help="requests to be enrolled: c1.enrol c2.enrol")
+    add("--extend", type=Path, metavar="ROSTER", help="begin with the parties of this roster")
+    add("--replace", action="append", default=[], metavar="ID", help="this party gets the new key of its request")
+    add("--remove", action="append", default=[], metavar="ID", help="this party is no longer enrolled")
+    add("--out", type=Path, default=Path("roster.json"), metavar="FILE", help="where the roster goes: a new file, "
+        "or the one that is extended (default: roster.json)")  # fmt: skip
+    command.set_defaults(run=_enrolment_commands.roster_build)
+
+
+def _roster_sign(command: _Parser) -> None:
+    add = command.add_argument
+    add("roster", type=Path, metavar="FILE", help="the roster")
+    add(
+        "--key", type=Path, required=True, metavar="FILE", help="the registrar's private key, such as registrar.pem"
+    )
+    add("--version", type=int, metavar="N", help="higher than any before (default: the next)")
+    add("--expires", type=float, default=90, metavar="DAYS", help="for how long clients accept it (default: 90)")
+    add("--out", type=Path, metavar="FILE", help="where the signature goes (default: roster.sig for roster.json)")
+    command.set_defaults(run=_enrolment_commands.roster_sign)
+
+
+def _roster_verify(command: _Parser) -> None:
+    add = command.add_argument
+    add("roster", type=Path, metavar="FILE", help="the roster")
+    add("--registrar", type=Path, required=True, metavar="FILE", help="the registrar's public key: registrar.pub")
+    add("--signature", type=Path, metavar="FILE", help="the signature (default: roster.sig for roster.json)")
+    command.set_defaults(run=_enrolment_commands.roster_verify)
+
+
+def _kit(command: _Parser) -> None:
+    add = command.add_argument
+    add("ids", nargs="*", metavar="ID", help="the parties; none with --auth open or --show")
+    add("--task", type=Path, metavar="FILE", help="the bytes of task.to_bytes()")
+    add("--url", metavar="URL", help="the service's address")
+    add("--registrar", type=Path, metavar="FILE", help="the registrar's public key: registrar.pub")
+    add("--roster-digest", metavar="HEX", help="the one roster to accept, as secagg roster list prints it")
+    add("--trust", choices=["semi-honest"], help="take the roster on the server's word")
+    add("--ca", type=Path, metavar="FILE", help="certificates to trust (default: those of the system)")
+    add("--role", choices=[*map(str, PartyRole)], help="what the party does (default: as the service's roster "
+        "says, or client)")  # fmt: skip
+    add("--auth", choices=[*AUTH], help="how a party shows who it is (default: roster)")
+    add("--service", type=Path, metavar="FILE", help="the service's settings, for what is not said here (default: "
+        "service.toml, if it is there)")  # fmt: skip
+    add("--out", type=Path, metavar="PATH", help="where the kit goes; a folder for several (default: ID.kit)")
+    add("--show", type=Path, metavar="FILE", help="show this kit and its fingerprint, and write nothing")
+    command.set_defaults(run=_kit_command)
+
+
+def _kit_command(**options: Any) -> None:
+    from secagg._kit_command import kit
+
+    kit(**options)
+
+
+def _tls(command: _Parser) -> None:
+    add = command.add_argument
+    add("names", nargs="+", metavar="NAME", help="host names and IP addresses of the server")
+    add("--out", type=Path, default=Path("tls"), metavar="FOLDER", help="the folder to write to (default: tls)")
+    add("--days", type=int, default=365, metavar="N", help="for how long they are valid (default: 365)")
+    command.set_defaults(run=_enrolment_commands.tls)
 
 
 def _status(command: _Parser) -> None:
@@ -129,7 +199,7 @@ def _roster_list(command: _Parser) -> None:
     command.add_argument("roster", type=Path, nargs="?", default=Path("roster.json"), metavar="FILE",
                          help="a roster (default: roster.json)")  # fmt: skip
     command.add_argument("--json", action="store_true", help="print JSON, and nothing else, to stdout")
-    command.set_defaults(run=_commands.roster_list)
+    command.set_defaults(run=_enrolment_commands.roster_list)
 
 
 def _roster_merge(command: _Parser) -> None:
@@ -137,7 +207,7 @@ def _roster_merge(command: _Parser) -> None:
     command.add_argument("--out", type=Path, default=Path("roster.json"), metavar="FILE",
                          help="where the merged roster goes: a new file, or one of those merged "
                          "(default: roster.json)")  # fmt: skip
-    command.set_defaults(run=_commands.roster_merge)
+    command.set_defaults(run=_enrolment_commands.roster_merge)
 
 
 def main(arguments: Sequence[str] | None = None) -> NoReturn:

@@ -28,6 +28,7 @@ _PARTY_ID = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.:@+-]{0,63}\Z")
 
 SHARED_FILE = "shared.he.json"
 _MOST_IDS = (1 << 24) + 1  # one more than any task allows
+_MOST_BYTES = 1 << 26  # of a file
 _FIELD_PRIME = 2**255 - 19
 _EIGHTH = 0x7A03AC9277FDC74EC6CC392CFA53202A0F67100D760B3CBA4FD84D3D706A17C7  # y of two points of order 8
 _SMALL_ORDER = frozenset({0, 1, _FIELD_PRIME - 1, _EIGHTH, _FIELD_PRIME - _EIGHTH})  # y, of the orders 1 to 8
@@ -53,6 +54,10 @@ class PartyRole(StrEnum):
     CLIENT = "client"
     DECRYPTOR = "decryptor"
     AGGREGATOR = "aggregator"
+
+
+#: How a service knows who calls: by the roster's keys, by tokens, or not at all.
+AUTH = ("roster", "tokens", "open")
 
 
 def check_party_id(party_id: object) -> str:
@@ -188,14 +193,25 @@ def _path(path: object) -> Path:
         return Path(path)  # type: ignore[arg-type]
 
 
+def _read(path: Path) -> bytes:
+    """The bytes of a file; ``ConfigError`` for one that is larger than any roster or key."""
+    with path.open("rb") as file:
+        data = file.read(_MOST_BYTES + 1)
+    if len(data) > _MOST_BYTES:
+        raise ConfigError(f"got more than {_MOST_BYTES >> 20} MiB at {path}; a roster or key is smaller")
+    return data
+
+
 def load_roster(path: str | os.PathLike[str]) -> Roster:
     """Read the roster file that ``secagg keygen`` wrote; ``ConfigError`` says what is wrong with it."""
     path = _path(path)
     try:
-        text = path.read_text(encoding="utf-8")
+        text = _read(path).decode()
     except OSError as error:
         raise ConfigError(f"got no roster at {path}: {error.strerror}; make one with secagg keygen") from error
     except ValueError as error:
+        if isinstance(error, ConfigError):
+            raise
         raise ConfigError(
             f"got no roster at {path}: it is not text; expected a file that secagg keygen wrote"
         ) from error
@@ -209,10 +225,12 @@ def load_identity(path: str | os.PathLike[str]) -> Ed25519PrivateKey:
     """Read a party's own private key (PEM, PKCS #8, unencrypted, as ``secagg keygen`` writes it)."""
     path = _path(path)
     try:
-        key = load_pem_private_key(path.read_bytes(), password=None)
+        key = load_pem_private_key(_read(path), password=None)
     except OSError as error:
         raise ConfigError(f"got no private key at {path}: {error}; make one with secagg keygen") from error
     except (ValueError, TypeError, UnsupportedAlgorithm, InternalError) as error:
+        if isinstance(error, ConfigError):
+            raise
         raise ConfigError(
             f"got no private key at {path}; expected a PEM file without a password: make one with secagg keygen"
         ) from error
@@ -225,13 +243,15 @@ def load_sealing_key(path: str | os.PathLike[str]) -> bytes:
     """Read an aggregator's own private sealing key (JSON, as ``secagg keygen --role aggregator`` writes it)."""
     path = _path(path)
     try:
-        document = json.loads(path.read_text(encoding="utf-8"))
+        document = json.loads(_read(path).decode())
         if set(document) != {"version", "kem", "key"} or document["version"] != 1:
             raise ValueError("not a sealing key of version 1")
         key = base64.b64decode(document["key"], validate=True)
         if len(key) != PRIVATE_BYTES or document["kem"] not in list(Kem):
             raise ValueError(f"{len(key)} bytes of kem {document['kem']!r:.40}")
     except (OSError, TypeError, RecursionError, ValueError) as error:
+        if isinstance(error, ConfigError):
+            raise
         raise ConfigError(
             f"got no sealing key at {path}: {error}; make one with secagg keygen --role aggregator"
         ) from error
@@ -245,13 +265,15 @@ def load_he_key(path: str | os.PathLike[str]) -> bytes:
     """
     path = _path(path)
     try:
-        document = json.loads(path.read_text(encoding="utf-8"))
+        document = json.loads(_read(path).decode())
         if set(document) != {"version", "scheme", "key"} or document["version"] != 1:
             raise ValueError("not a homomorphic key of version 1")
         if document["scheme"] not in ("paillier", "shared"):
             raise ValueError(f"a key of scheme {document['scheme']!r:.40}")
         return base64.b64decode(document["key"], validate=True)
     except (OSError, TypeError, RecursionError, ValueError) as error:
+        if isinstance(error, ConfigError):
+            raise
         raise ConfigError(
             f"got no homomorphic key at {path}: {error}; make one with secagg keygen --role decryptor"
         ) from error

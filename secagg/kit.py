@@ -17,11 +17,9 @@ from cryptography.x509 import load_pem_x509_certificates
 from secagg._documents import Document, read_document, read_file, write_document
 from secagg._numbers import is_a
 from secagg.errors import ConfigError, blaming, choice, kind_of, shown
-from secagg.identity import PartyRole, Roster, check_party_id
+from secagg.identity import AUTH, PartyRole, Roster, check_party_id
 from secagg.registrar import ReadableLedger, check_registrar, read_roster, verify_roster
 from secagg.task import Task
-
-AUTH = ("roster", "tokens", "open")
 
 _KIT = "a kit, as secagg kit writes it"
 _DIGEST = re.compile(r"[0-9a-f]{64}\Z")

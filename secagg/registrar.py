@@ -74,10 +74,7 @@ def sign_roster(
         raise ConfigError(f"got expiry {shown(expires)}; expected seconds since 1970, at most {_LAST_SECOND}")
     until = int(expires)
     public = registrar.public_key().public_bytes_raw()
-    if any(party.signing_key == public for party in roster.values()):
-        raise ConfigError(
-            "got a registrar's key that a party of the roster has; the registrar has a key of its own"
-        )
+    check_own_key(public, roster)
     _check_newest(ledger, public, number, roster.digest)
     signature = registrar.sign(_signed_bytes(roster.digest, number, until))
     return write_document(
@@ -229,6 +226,14 @@ def _seconds(text: str) -> int:
     except ValueError as error:
         raise ConfigError(f"got expiry {shown(text)}; expected a time such as 2027-01-31T12:00:00Z") from error
     return int(moment.timestamp())
+
+
+def check_own_key(registrar: bytes, roster: Roster) -> None:
+    """``ConfigError`` if the registrar's public key is that of a party: each key has one purpose."""
+    if any(party.signing_key == registrar for party in roster.values()):
+        raise ConfigError(
+            "got a registrar's key that a party of the roster has; the registrar has a key of its own"
+        )
 
 
 def check_registrar(key: object) -> bytes:

@@ -28,7 +28,13 @@ def test_keygen_writes_keys_that_only_their_owner_reads_and_a_roster(command, tm
     code, out, err = command("keygen", "h1", "h2", "--out", "keys")
     keys = tmp_path / "keys"
     assert (code, err) == (0, "")
-    assert sorted(path.name for path in keys.iterdir()) == ["h1.pem", "h2.pem", "roster.json"]
+    assert sorted(path.name for path in keys.iterdir()) == [
+        "h1.enrol",
+        "h1.pem",
+        "h2.enrol",
+        "h2.pem",
+        "roster.json",
+    ]
     roster = load_roster(keys / "roster.json")
     assert roster.ids(PartyRole.CLIENT) == ("h1", "h2")
     for party in ("h1", "h2"):
@@ -43,7 +49,12 @@ def test_keygen_gives_aggregators_sealing_keys_that_the_roster_lists(command, tm
     code, out, _ = command("keygen", "a1", "--role", "aggregator")
     assert code == 0
     assert "a1.sealing.json: private sealing key of a1; it stays with its owner" in out
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["a1.pem", "a1.sealing.json", "roster.json"]
+    assert sorted(path.name for path in tmp_path.iterdir()) == [
+        "a1.enrol",
+        "a1.pem",
+        "a1.sealing.json",
+        "roster.json",
+    ]
     assert mode(tmp_path / "a1.sealing.json") == 0o600
     private = PrivateKey(Kem.MLKEM768_X25519, load_sealing_key(tmp_path / "a1.sealing.json"))
     assert load_roster(tmp_path / "roster.json")["a1"].encryption_key == private.public

@@ -100,7 +100,12 @@ def test_all_but_the_demo_needs_no_extra(tmp_path, monkeypatch):
         sys.modules.update(dict.fromkeys(extras.split()))
         from secagg.cli import main
         for line in ("keygen c1 c2", "keygen a --role aggregator --out x", "roster merge roster.json x/roster.json",
-                     "roster list", "roster list --json", "describe task", "--version", "--help", "demo --help"):
+                     "roster list", "roster list --json", "describe task", "keygen --registrar registrar",
+                     "roster build c1.enrol x/a.enrol --out built.json",
+                     "roster sign built.json --key registrar.pem",
+                     "roster verify built.json --registrar registrar.pub", "tls localhost",
+                     "kit c1 --task task --url https://agg --registrar registrar.pub", "kit --show c1.kit",
+                     "--version", "--help", "demo --help"):
             try:
                 main(line.split())
             except SystemExit as left:
@@ -113,7 +118,10 @@ def test_all_but_the_demo_needs_no_extra(tmp_path, monkeypatch):
 
 @pytest.mark.parametrize(
     ("line", "offered"),
-    [("secagg roster ", {"list", "merge"}), ("secagg keygen c1 --role ", {*map(str, PartyRole)})],
+    [
+        ("secagg roster ", {"build", "sign", "verify", "list", "merge"}),
+        ("secagg keygen c1 --role ", {*map(str, PartyRole)}),
+    ],
 )
 def test_the_shell_completes(tmp_path, line, offered):
     """By argcomplete's own protocol, as its function for bash speaks it: the words offered come on descriptor 8."""
@@ -135,6 +143,8 @@ def files(command, tmp_path):
     command("keygen", "c1")
     command("keygen", "agg1", "--role", "aggregator")
     command("keygen", "dec", "--role", "decryptor", "--shared-he")
+    command("keygen", "--registrar", "registrar")
+    command("roster", "sign", "roster.json", "--key", "registrar.pem")
     task = secagg.Task(secagg.SecAgg(), secagg.Layout.of(np.zeros(3)), secagg.FixedPoint(1.0), 10, 7)
     (tmp_path / "task").write_bytes(task.to_bytes())
     (tmp_path / "empty").write_bytes(b"")
@@ -153,9 +163,21 @@ def files(command, tmp_path):
 
 
 def test_a_file_of_another_kind_is_one_line_that_names_it(command, tmp_path, files):
-    for words, good in ((("describe",), "task"), (("roster", "list"), "roster.json"), (("roster", "merge"), "")):
+    for words, good in (
+        (("describe",), {"task"}),
+        (("roster", "list"), {"roster.json"}),
+        (("roster", "merge"), {"roster.json"}),
+        (("roster", "build", "--out", "new.json"), {"c1.enrol", "agg1.enrol", "dec.enrol"}),
+        (("roster", "sign", "--key", "registrar.pem", "--out", "new.sig"), {"roster.json"}),
+        (
+            ("roster", "sign", "roster.json", "--out", "new.sig", "--key"),
+            {"c1.pem", "agg1.pem", "dec.pem", "registrar.pem"},
+        ),
+        (("roster", "verify", "roster.json", "--registrar"), {"registrar.pub"}),
+        (("kit", "--show"), set()),
+    ):
         for name in files:
-            if name in (good, "roster.json" if words[0] == "roster" else good):
+            if name in good:
                 continue
             code, out, err = command(*words, name)
             assert (code, out, err.count("\n")) == (2, "", 1), (words, name, err)
@@ -210,7 +232,7 @@ def test_an_interrupted_command_is_one_line(monkeypatch, capsys, tmp_path):
         raise KeyboardInterrupt
 
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr("secagg._commands.write_identities", interrupted)
+    monkeypatch.setattr("secagg._enrolment_commands.write_identities", interrupted)
     with pytest.raises(SystemExit) as left:
         main(["keygen", "c1"])
     assert (left.value.code, capsys.readouterr().err) == (130, "secagg: interrupted\n")

@@ -227,7 +227,7 @@ def test_nothing_is_written_over(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="got party id"):
         write_identities(["c5", "c 6"], tmp_path)
     assert (path.read_bytes(), (tmp_path / "c1.pem").read_bytes()) == before
-    assert sorted(entry.name for entry in tmp_path.iterdir()) == ["c1.pem", "c9.pem", "roster.json"]
+    assert sorted(entry.name for entry in tmp_path.iterdir()) == ["c1.enrol", "c1.pem", "c9.pem", "roster.json"]
 
 
 PKCS8 = (Encoding.PEM, PrivateFormat.PKCS8)
