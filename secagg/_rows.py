@@ -13,21 +13,21 @@ from secagg.errors import ConfigError, LocalProtocolError
 
 LINK = 32
 _LENGTH = 4
-_MAGIC = b"secagg/v1/state and rows"
+JOINED = b"secagg/v1/state and rows"  # how what join_rows makes begins
 
 
 def join_rows(state: bytes, rows: Sequence[bytes]) -> bytes:
     """A saved state with the rows that follow it, as one piece; the state alone if there are none."""
     if not rows:
         return state
-    return b"".join((_MAGIC, *(part for one in (state, *rows) for part in (_length(one), one))))
+    return b"".join((JOINED, *(part for one in (state, *rows) for part in (_length(one), one))))
 
 
 def split_rows(data: bytes) -> tuple[bytes, list[bytes]]:
     """The state and the rows in what :func:`join_rows` made; ``ConfigError`` if it is damaged."""
-    if not data.startswith(_MAGIC):
+    if not data.startswith(JOINED):
         return data, []
-    parts, at = [], len(_MAGIC)
+    parts, at = [], len(JOINED)
     while at < len(data):
         end = at + _LENGTH + int.from_bytes(data[at : at + _LENGTH], "big")
         if end > len(data) or at + _LENGTH > len(data):

@@ -9,7 +9,8 @@ import hashlib
 import json
 import os
 import re
-from collections.abc import Iterable, Iterator, Mapping
+from bisect import bisect_left
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
@@ -80,6 +81,12 @@ def check_party_ids(ids: Any, most: int = _MOST_IDS) -> list[str]:
         )
     with blaming(ConfigError, "got ids that can't be listed; expected a list, such as ['c1', 'c2']"):
         return [check_party_id(party_id) for _, party_id in zip(range(most), ids, strict=False)]
+
+
+def is_listed(party_id: str, ids: Sequence[str]) -> bool:
+    """Whether ``party_id`` is in a sorted list, such as a cohort, without a look at each."""
+    place = bisect_left(ids, party_id)
+    return place < len(ids) and ids[place] == party_id
 
 
 @dataclass(frozen=True, slots=True)

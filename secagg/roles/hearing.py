@@ -8,6 +8,7 @@ import msgspec
 
 from secagg import wire
 from secagg.errors import Aborted, ConfigError, FaultKind
+from secagg.identity import is_listed
 from secagg.roles.hooks import AnyState, MemberHooks
 from secagg.roles.state import ListenerState
 from secagg.table import Phase, Word
@@ -21,6 +22,7 @@ class Hearing(MemberHooks[AnyState]):
 
     _phases: Sequence[Phase]  # that ask this role
     _relayed: Sequence[Phase]  # in which the server hands messages on to this role
+    _spoken: dict[bytes, bytes]  # this role's words, by the digest of what each is about
 
     @property
     def id(self) -> str:
@@ -89,10 +91,8 @@ class Hearing(MemberHooks[AnyState]):
             self.context.check_signature(envelope, signer)
         if kind is phase.word and envelope.sender == self.id:
             raise Reject(FaultKind.INVALID, "got this party's own word; expected another listener's")
-        if isinstance(state, ListenerState):
-            for about, sealed in state.words.values():
-                if about == envelope.digest:
-                    return sealed
+        if (sealed := self._spoken.get(envelope.digest)) is not None:
+            return sealed
         if self.heard(envelope):
             return None
         if self._ended:
@@ -112,7 +112,8 @@ class Hearing(MemberHooks[AnyState]):
             assert isinstance(draft, ListenerState)  # held to it when the role was made
             self._check_word(draft, envelope, word)
             sealed = self.context.seal(draft, word)
-            draft.words = {**draft.words, word.client: (envelope.digest, sealed)}
+            self.add(draft.words, word.client, (envelope.digest, sealed))
+            self.add(self._spoken, envelope.digest, sealed)
         self._commit(draft, None if sealed else self.new_row(draft))
         return sealed
 
@@ -122,7 +123,7 @@ class Hearing(MemberHooks[AnyState]):
             raise ConfigError(
                 f"{type(self).__name__} gave a word about another message than it got; set about=envelope.digest"
             )
-        if word.client not in draft.cohort:
+        if not is_listed(word.client, draft.cohort):
             raise Reject(FaultKind.INVALID, f"got a message about {word.client!s:.64}, who is not in the cohort")
         if word.client in draft.words:
             raise Reject(FaultKind.DUPLICATE, _SPOKEN.format(word.client), blame=word.client)

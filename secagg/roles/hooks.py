@@ -9,7 +9,7 @@ from typing import Any, ClassVar, Generic, NoReturn, TypeVar
 import msgspec
 
 from secagg import wire
-from secagg.errors import LocalProtocolError
+from secagg.errors import ConfigError, LocalProtocolError, shown
 from secagg.identity import PartyRole
 from secagg.roles.context import MemberContext, ServerContext
 from secagg.roles.handing_on import ForListener, Waiting
@@ -18,6 +18,8 @@ from secagg.table import Phase, Word
 from secagg.wire import Envelope
 
 AnyState = TypeVar("AnyState", bound=MemberState)
+Key = TypeVar("Key")
+Value = TypeVar("Value")
 AnyServerState = TypeVar("AnyServerState", bound=ServerState)
 _NO_COPY = "a role can't be copied or pickled; save role.to_bytes(), and restore one role from it"
 Reply = tuple[wire.Message, bytes]
@@ -66,7 +68,8 @@ class MemberHooks(Generic[AnyState]):
 
     ``answers`` maps each round that addresses the role to the method that answers it. ``overhears`` maps each round
     in which the server hands messages on to this role to the method that takes them. Both kinds of method get a
-    draft of the state, whose fields they replace and never change in place. What else they need is in ``context``.
+    draft of the state, whose fields they replace and never change in place. A field that grows with each message is
+    a dict, which :meth:`add` extends. What else the methods need is in ``context``.
     """
 
     role: ClassVar[PartyRole]
@@ -75,6 +78,18 @@ class MemberHooks(Generic[AnyState]):
     overhears: ClassVar[Mapping[str, Listener]] = {}
     context: MemberContext
     _state: AnyState
+    _added: list[tuple[dict[Any, Any], Any]]  # what may have to be taken back: the dict, and the key in it
+
+    def add(self, field: dict[Key, Value], key: Key, value: Value) -> None:
+        """Add an entry to ``field``, a dict in a draft, without copying it.
+
+        A copy for each message would make a round quadratic in the cohort. The entry is taken back if the message
+        is refused after this call, or if the state can't be saved. ``ConfigError`` for a key that is there already.
+        """
+        if key in field:
+            raise ConfigError(f"{type(self).__name__} adds {shown(key)} twice; refuse the second message first")
+        field[key] = value
+        self._added.append((field, key))
 
     def prepare(self) -> None:
         """Check what the caller lent, and make what no saved state holds; ``ConfigError`` where it doesn't fit."""

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 from mpc.errors import MPCError
 from secagg import wire
+from secagg._numbers import is_a
 from secagg.errors import Aborted, Fault, FaultKind, LocalProtocolError, RemoteProtocolError
 from secagg.identity import PartyRole
 from secagg.roles.faults import FaultRecord
@@ -35,6 +38,35 @@ class FaultRecorder(Member[AnyState]):
         """The faults of the messages that were refused, oldest first."""
         return tuple(self._faults.kept)
 
+    def receive_all(self, messages: Iterable[bytes]) -> list[bytes | None]:
+        """Take messages as ``receive`` does, one after the other; returns the answer to each, or None.
+
+        The state is saved once, after the last message and before any answer is returned. Many reports in one call
+        so cost one save. An exception means that none of the messages was taken: the role is what it was before,
+        and the call may be made again. ``LocalProtocolError`` if the caller must do something first.
+        """
+        if is_a(messages, bytes | bytearray | memoryview):
+            raise LocalProtocolError("got one message; receive_all takes several: pass [message], or call receive")
+        return self._receive_all(list(messages))
+
+    @atomic
+    def _receive_all(self, messages: list[bytes]) -> list[bytes | None]:
+        state, faults, self._batch = self._state, len(self._faults.kept), []
+        try:
+            answers = [self._receive(data) for data in messages]
+            if self._batch:
+                self._state.number += 1
+                self._save(self._state, self._batch)
+        except BaseException:
+            self._take_back()
+            self._faults.forget(faults)
+            self._state = state
+            raise
+        finally:
+            self._batch = None
+        self._added.clear()
+        return answers
+
     def _receive(self, data: bytes) -> bytes | None:
         """Turn wrong bytes into a fault."""
         try:
@@ -47,11 +79,13 @@ class FaultRecorder(Member[AnyState]):
 
     def _listen(self, envelope: Envelope, phase: Phase, kind: type[wire.Message]) -> bytes | None:
         """Turn wrong content into a fault and, where the server waits for a word, into a refusal."""
+        before = len(self._added)
         try:
             return super()._listen(envelope, phase, kind)
         except (Reject, MPCError) as error:
             if phase.word is None or kind is phase.word:
                 raise
+            self._take_back(before)
             refused = error if isinstance(error, Reject) else Reject(FaultKind.INVALID, str(error))
         self.note(self._fault(refused))
         return self.context.seal(self._state, Refusal(envelope.digest))

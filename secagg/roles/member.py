@@ -16,6 +16,7 @@ from __future__ import annotations
 
 import hashlib
 import logging
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Self
 
 import msgspec
@@ -24,13 +25,14 @@ from mpc.errors import MPCError
 from mpc.keys import encode_parts
 from secagg import wire
 from secagg._canonical import plain_bytes
+from secagg._rows import JOINED
 from secagg.errors import Aborted, ConfigError, Fault, FaultKind, LocalProtocolError, RemoteProtocolError
 from secagg.identity import PartyRole, check_enrolled, check_party_id
 from secagg.roles.context import MemberContext
 from secagg.roles.environment import Environment
 from secagg.roles.hearing import Hearing
 from secagg.roles.hooks import AnyState, Handler, Listener, Reply, method
-from secagg.roles.state import ClientState, MemberState, check_member, pack_state, unpack_state
+from secagg.roles.state import ClientState, ListenerState, MemberState, check_member, pack_state, unpack_state
 from secagg.roles.turn import Turn, atomic
 from secagg.session import (
     MAX_SESSION_BYTES,
@@ -40,7 +42,7 @@ from secagg.session import (
     roster_digest,
     session_id,
 )
-from secagg.store import Ledger, split_rows
+from secagg.store import Ledger, join_rows, split_rows
 from secagg.table import Proposal
 from secagg.wire import Envelope, Reject
 
@@ -101,6 +103,10 @@ class Member(Hearing[AnyState]):
         self._relayed = tuple(phase for phase in table if phase.relay is self.role)
         self._check_table()
         self._proposed: bytes | None = None  # by a proposal that was accepted but not answered yet
+        self._added = []
+        self._batch: list[bytes | None] | None = None  # the rows of what was taken and is not saved yet
+        words = state.words if isinstance(state, ListenerState) else {}
+        self._spoken = dict(words.values())
         self.prepare()
 
     @property
@@ -146,17 +152,13 @@ class Member(Hearing[AnyState]):
         return self._receive(data)
 
     def _receive(self, data: bytes) -> bytes | None:
+        before = len(self._added)
         try:
-            envelope = Envelope.parse(data, self.context.limit)
-            self._check_address(envelope)
-            if envelope.digest in self._state.requests:
-                return self._state.last_reply if envelope.digest == self._state.requests[-1] else None
-            phase = self._listens_in(envelope)
-            if phase is not None:
-                return self._overhear(envelope, phase)
-            if envelope.sender != wire.SERVER:
-                raise Reject(FaultKind.OUT_OF_TURN, "got another party's message where none is relayed")
-            return self._answer(envelope)
+            try:
+                return self._respond(data)
+            except BaseException:
+                self._take_back(before)
+                raise
         except Reject as refused:
             raise RemoteProtocolError(self._fault(refused)) from refused
         except MPCError as error:  # of a key or a share in the message, unless the method saw to it
@@ -164,6 +166,24 @@ class Member(Hearing[AnyState]):
         except Aborted as aborted:
             self._give_up(aborted)
             raise
+
+    def _take_back(self, before: int = 0) -> None:
+        """Undo :meth:`add` in the drafts that did not become the state."""
+        while len(self._added) > before:
+            field, key = self._added.pop()
+            del field[key]
+
+    def _respond(self, data: bytes) -> bytes | None:
+        envelope = Envelope.parse(data, self.context.limit)
+        self._check_address(envelope)
+        if envelope.digest in self._state.requests:
+            return self._state.last_reply if envelope.digest == self._state.requests[-1] else None
+        phase = self._listens_in(envelope)
+        if phase is not None:
+            return self._overhear(envelope, phase)
+        if envelope.sender != wire.SERVER:
+            raise Reject(FaultKind.OUT_OF_TURN, "got another party's message where none is relayed")
+        return self._answer(envelope)
 
     def _check_address(self, envelope: Envelope) -> None:
         task = self.context.task
@@ -286,13 +306,25 @@ class Member(Hearing[AnyState]):
         self._commit(draft)
 
     def _commit(self, draft: AnyState, row: bytes | None = None) -> None:
-        """Save a draft, and make it the state. ``row`` is all that is new in it, for a store that can append."""
-        draft.number += 1
-        save = self.context.environment.save
-        append = getattr(save, "append", None)
-        if save is not None and not (row and append and append(draft.number, row)):
-            save(draft.number, self._encode(draft))
+        """Save a draft, and make it the state. ``row`` is all that is new in it, for a store that can append.
+
+        In a batch the draft becomes the state at once, and is saved when the batch ends.
+        """
+        if self._batch is None:
+            draft.number += 1
+            self._save(draft, [row])
+            self._added.clear()
+        else:
+            self._batch.append(row)
         self._state = draft
+
+    def _save(self, draft: AnyState, rows: Sequence[bytes | None]) -> None:
+        """Save a draft: by one row, if the store can append and each message that is new in it has a row."""
+        save, new = self.context.environment.save, [row for row in rows if row and not row.startswith(JOINED)]
+        append = getattr(save, "append", None)
+        appended = len(new) == len(rows) and append and append(draft.number, join_rows(new[0], new[1:]))
+        if save is not None and not appended:
+            save(draft.number, self._encode(draft))
 
     def _fault(self, refused: Reject) -> Fault:
         current = self._phases[min(self._state.step, len(self._phases) - 1)].round
@@ -321,7 +353,13 @@ class Member(Hearing[AnyState]):
         check_member(state, phases, task, lent.roster)
         role = cls.__new__(cls)
         role._take_up(task, state, lent)
-        role.take_rows(role._state, rows)
+        role.take_rows(role._state, [one for row in rows for one in _rows_in(row)])
         role._state.number += len(rows)
         role.check_restored()
         return role
+
+
+def _rows_in(row: bytes) -> list[bytes]:
+    """The rows of the messages that were taken in one call, which are saved as one row."""
+    first, more = split_rows(row)
+    return [first, *more]

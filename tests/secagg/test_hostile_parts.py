@@ -266,7 +266,7 @@ class TestManyMessagesAboutOneClient:
         assert {fault.kind for fault in session.members[HELPER].faults} == {FaultKind.DUPLICATE}
 
     def test_control_says_a_word_on_each(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        monkeypatch.setattr(Member, "_check_word", lambda *arguments: None)
+        monkeypatch.setattr(Member, "_check_word", lambda _, draft, __, word: draft.words.pop(word.client, None))
         _, words = self.play()
         assert len(set(words)) == 20
 

@@ -204,7 +204,7 @@ class TestSavedWords:
         kept = Vetter._commit
 
         def without_words(vetter: Any, draft: VetterState, row: bytes | None = None) -> None:
-            draft.words = {}
+            draft.words, vetter._spoken = {}, {}
             kept(vetter, draft)
 
         monkeypatch.setattr(Vetter, "_commit", without_words)

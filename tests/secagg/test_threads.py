@@ -27,7 +27,8 @@ SERVER_CALLS = {
     *("aborted", "start", "receive", "take", "took", "close_round", "to_bytes"),
     *("outcome", "pending", "faults", "round", "position", "taken"),
 }
-MEMBER_CALLS = {"aborted", "receive", "contribute", "contributed", "to_bytes", "session", "finished", "faults"}
+MEMBER_CALLS = {"aborted", "receive", "contribute", "contributed", "to_bytes", "session", "finished"}
+LISTENER_CALLS = {"receive_all", "faults"}  # besides
 CONSTANT = {"read", "id", "ledger", "from_bytes", "state_type", "role", "answers", "overhears", "steps"}
 #: What protocols use and replace. It runs inside of a call.
 INNER = {
@@ -85,15 +86,15 @@ class Recorder(Turn):
 def test_every_public_name_of_every_role_takes_the_lock_or_is_constant(name: str) -> None:
     session = Session(parties_for(PROTOCOLS[name](), 6 if name != "SecAggPlus" else 12))
     for role in (session.server, *session.members.values()):
-        calls = SERVER_CALLS if role is session.server else MEMBER_CALLS
+        calls = SERVER_CALLS if role is session.server else MEMBER_CALLS | LISTENER_CALLS
         constant = CONSTANT | ({"session"} if role is session.server else set())
         public = {call for call in dir(role) if not call.startswith("_")}
         assert public <= calls | constant | INNER
         for call in sorted(public & calls):
             role._turn = recorder = Recorder()
-            arguments = {"receive": [b""], "contribute": [UPDATE], "took": ["c1", bytes(32)]}
+            arguments: dict[str, list[Any]] = {"receive": [b""], "receive_all": [[b""]], "contribute": [UPDATE]}
             if role is session.server:
-                arguments |= {"receive": ["c1", b""], "take": [role.read("c1", b"")]}
+                arguments = {"receive": ["c1", b""], "took": ["c1", bytes(32)], "take": [role.read("c1", b"")]}
                 assert not recorder.taken, "read needs no lock"
             with contextlib.suppress(secagg.SecAggError):
                 use(role, call, *arguments.get(call, []))
@@ -271,7 +272,7 @@ def test_a_call_from_inside_of_a_call_is_refused_and_changes_nothing() -> None:
                 return
             serves = isinstance(self.role, secagg.Server)
             arguments = {"receive": ["c1", b""] if serves else [b""], "contribute": [UPDATE]}
-            for call in SERVER_CALLS if serves else MEMBER_CALLS - {"faults"}:
+            for call in SERVER_CALLS if serves else MEMBER_CALLS:
                 with pytest.raises(LocalProtocolError, match="from inside another call"):
                     use(self.role, call, *arguments.get(call, []))
                 seen.append(call)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-from bisect import bisect_left
 from collections.abc import Mapping, Sequence
 from functools import cached_property
 from typing import ClassVar
@@ -16,7 +15,7 @@ from mpc.hpke import PRIVATE_BYTES, Kem, PrivateKey
 from secagg import wire
 from secagg.bitmap import from_bitmap
 from secagg.errors import Aborted, ConfigError, Fault, FaultKind, LocalProtocolError, blaming
-from secagg.identity import PartyRole
+from secagg.identity import PartyRole, is_listed
 from secagg.merkle import root_of_path
 from secagg.protocols.oneshot.messages import (
     HASH_BYTES,
@@ -129,7 +128,7 @@ class CommitteeMember(Decryptor[CommitteeState]):
             raise Reject(FaultKind.OUT_OF_TURN, "got a key share before SessionKey, or too late")
         signed = self.context.relayed(message.dealing, Dealing, draft.session_id, PartyRole.CLIENT)
         client = signed.sender
-        if not _among(client, draft.cohort):
+        if not is_listed(client, draft.cohort):
             raise Reject(FaultKind.UNKNOWN_SENDER, f"got a key share of {client}, who is not in the cohort")
         if client in draft.parts:
             raise Reject(FaultKind.DUPLICATE, f"got a second key share of {client}")
@@ -144,7 +143,7 @@ class CommitteeMember(Decryptor[CommitteeState]):
             detail = f"got a key share of {client} that {_SHOWN[lack]}"
             self.note(Fault(client, Round.INPUT, FaultKind.UNOPENED_SHARE, detail))
         part = Part(envelope.digest, dealing_digest(dealing), share, lack)
-        draft.parts = draft.parts | {client: part}
+        self.add(draft.parts, client, part)
 
     def _check_sealed(self, message: KeyShare) -> None:
         """``Reject`` a part without a text: nobody showed its client this member's session key.
@@ -166,7 +165,7 @@ class CommitteeMember(Decryptor[CommitteeState]):
         for row in rows:
             with blaming(ConfigError, "got a saved state with key shares that can't be read"):
                 client, part = msgspec.msgpack.decode(row, type=tuple[str, Part])
-            hold(_among(client, draft.cohort) and client not in draft.parts, "key shares")
+            hold(is_listed(client, draft.cohort) and client not in draft.parts, "key shares")
             draft.parts[client] = part
 
     def _check_path(self, message: KeyShare, dealing: Dealing) -> None:
@@ -292,9 +291,3 @@ class CommitteeMember(Decryptor[CommitteeState]):
         super().erase(draft)
         draft.key, self._key = b"", None
         draft.parts = {client: Part(part.message) for client, part in draft.parts.items()}
-
-
-def _among(client: str, cohort: Sequence[str]) -> bool:
-    """Whether a client is in the sorted cohort."""
-    place = bisect_left(cohort, client)
-    return place < len(cohort) and cohort[place] == client

@@ -14,7 +14,7 @@ from mpc.hpke import Kem, PrivateKey
 from secagg import wire
 from secagg.bitmap import from_bitmap, to_bitmap
 from secagg.errors import Aborted, ConfigError, Fault, FaultKind, LocalProtocolError, blaming
-from secagg.identity import PartyRole
+from secagg.identity import PartyRole, is_listed
 from secagg.lanes import fold_lanes, mask_all, pack_lanes, zero_lanes
 from secagg.protocols.shares.messages import (
     MAX_UNOPENED,
@@ -127,7 +127,7 @@ class ShareAggregator(Aggregator[ShareAggregatorState]):
         client = envelope.sender
         if draft.step != _TAKES_REPORTS:
             raise Reject(FaultKind.OUT_OF_TURN, "got a report before Preparation or after Recount")
-        if client not in draft.cohort:
+        if not is_listed(client, draft.cohort):
             raise Reject(FaultKind.UNKNOWN_SENDER, f"got a report of {client}, who is not in the cohort")
         check_report(self.context.task, message, payload)
         if client in draft.reports or client in draft.unopened:
@@ -150,12 +150,12 @@ class ShareAggregator(Aggregator[ShareAggregatorState]):
                 raise Reject(refused.kind, refused.detail, blame=client) from refused
             draft.share = [lane.tobytes() for lane in lanes]
         else:
-            draft.seeds = draft.seeds | {client: opened}
-        draft.reports = draft.reports | {client: envelope.digest}
+            self.add(draft.seeds, client, opened)
+        self.add(draft.reports, client, envelope.digest)
 
     def new_row(self, draft: ShareAggregatorState) -> bytes | None:
         """What a helper keeps of the newest report. The leader keeps no report, but a sum that each one changes."""
-        if self._leads or len(draft.reports) == len(self._state.reports):
+        if self._leads or draft.unopened is not self._state.unopened:
             return None
         client = next(reversed(draft.reports))
         return msgspec.msgpack.encode((client, draft.reports[client], draft.seeds[client]))
