@@ -128,6 +128,7 @@ class _Pages:
 
     async def stream(self) -> AsyncIterator[bytes]:
         """One event a period until the service stops. All streams share its bytes."""
+        yield b"retry: 2000\n\n"
         while not self._source.stopping():
             when, event = self._shared
             if monotonic() - when > self._period / 2:
