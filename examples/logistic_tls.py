@@ -1,11 +1,11 @@
 """Logistic regression over ten hospitals: scikit-learn's ``coef_``, TLS on every wire, differential privacy.
 
-    pip install scikit-learn
+    pip install "secagg[client]" scikit-learn
     python examples/logistic_tls.py
 
-The 569 patients come with scikit-learn. Each hospital has a certificate, a connection, a share of the noise, and a
-ledger that holds the whole run to ε = 8. The transport is that of ``two_processes.py``, which also shows each party
-in a process of its own, and what happens when one dies. The same training in the clear is printed beside it.
+The 569 patients come with scikit-learn. Each hospital has a key, a connection, a share of the noise, and a ledger
+that holds the whole run to ε = 8. The transport is that of ``two_processes.py``, which also shows each party in a
+process of its own, and what happens when one dies. The same training in the clear is printed beside it.
 """
 
 import asyncio
@@ -13,20 +13,20 @@ import hashlib
 import tempfile
 from dataclasses import replace
 from pathlib import Path
-from ssl import Purpose
 from typing import Any
 
 import numpy as np
 from sklearn.linear_model import SGDClassifier
-from two_processes import frame, frames, tls, write_certificates
+from two_processes import ADDRESS, Line, Lines, listen
 
 import dp
 import secagg
+from secagg.certificates import write_certificates
 from secagg.demo.hospitals import Hospital, load
 from secagg.identity import load_identity
 from secagg.keygen import write_identities
 
-ROUNDS, CLIP, EPSILON, DELTA, LIMIT = 20, 0.1, 8.0, 1e-5, 1 << 20
+ROUNDS, CLIP, EPSILON, DELTA = 20, 0.1, 8.0, 1e-5
 STUDY = load(10, np.random.default_rng(1), plausible=True)  # features are scaled by public constants
 CLIENTS = [hospital.id for hospital in STUDY.hospitals]
 
@@ -48,58 +48,36 @@ def local_change(weights: np.ndarray, hospital: Hospital) -> np.ndarray:
     return dp.clip_l2(np.concatenate([model.coef_[0], model.intercept_]) - weights, CLIP)
 
 
-async def run_hospital(folder: Path, port: int, task: secagg.Task, hospital: Hospital) -> float:
+async def run_hospital(folder: Path, task: secagg.Task, hospital: Hospital) -> float:
     """All rounds of one hospital; the ε that they cost it."""
     budget = dp.PrivacyLedger(EPSILON, DELTA, unit="client", trust="distributed")
     roster = secagg.load_roster(folder / "roster.json")
     own: Any = {"identity": load_identity(folder / f"{hospital.id}.pem"), "roster": roster, "budget": budget}
-    context = tls(folder, hospital.id, Purpose.SERVER_AUTH)
-    reader, writer = await asyncio.open_connection("127.0.0.1", port, ssl=context)
-    received = frames(reader, LIMIT)
+    line = Line(folder, hospital.id, task)
     for _ in range(ROUNDS):
-        model = await anext(received)  # its hash names the session: hospitals with other models get no sum
+        model = await line.receive()  # its hash names the session: hospitals with other models get no sum
         client = task.client(hospital.id, session=hashlib.sha256(model).digest(), **own)
         client.contribute(local_change(np.frombuffer(model), hospital))
-        while not client.finished:
-            if (reply := client.receive(await anext(received))) is not None:
-                writer.write(frame(reply))
-    writer.close()
+        await secagg.arun_client(client, line)
     return budget.spent
 
 
 async def train(folder: Path) -> tuple[np.ndarray, float]:
     """The server: the weights after all rounds, and the most that a hospital spent."""
     write_identities(CLIENTS, folder)
-    write_certificates(folder, CLIENTS)
-    task, wires, everyone = make_task(), {}, asyncio.Event()
-
-    async def welcome(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        party = dict(name for (name,) in writer.get_extra_info("peercert")["subject"])["commonName"]
-        wires[party] = frames(reader, LIMIT), writer
-        if len(wires) == len(CLIENTS):
-            everyone.set()
-
-    def send(outbox: dict[str, bytes]) -> None:
-        for party, message in outbox.items():
-            wires[party][1].write(frame(message))
-
-    async def take(server: secagg.Server[Any], party: str) -> None:
-        send(server.receive(party, await anext(wires[party][0])))
-
-    listener = await asyncio.start_server(welcome, "127.0.0.1", 0, ssl=tls(folder, "server", Purpose.CLIENT_AUTH))
-    port = listener.sockets[0].getsockname()[1]
-    hospitals = asyncio.gather(*(run_hospital(folder, port, task, hospital) for hospital in STUDY.hospitals))
-    await everyone.wait()
+    write_certificates([ADDRESS], folder)
+    task, lines = make_task(), Lines()
+    listener = await listen(folder, task, lines.welcome)
+    hospitals = asyncio.gather(*(run_hospital(folder, task, hospital) for hospital in STUDY.hospitals))
+    while len(lines.connected) < len(CLIENTS):
+        await asyncio.sleep(0.05)
     weights, roster = np.zeros(31), secagg.load_roster(folder / "roster.json")
     for _ in range(ROUNDS):
-        send(dict.fromkeys(CLIENTS, weights.tobytes()))
-        server = task.server(CLIENTS, roster=roster, session=hashlib.sha256(weights.tobytes()).digest())
-        outbox = server.start()
-        while server.outcome is None:
-            send(outbox)
-            await asyncio.gather(*(take(server, party) for party in server.pending))
-            outbox = server.close_round()
-        weights = weights + server.outcome.mean
+        model = weights.tobytes()
+        for client in CLIENTS:
+            await lines.send(client, model)
+        server = task.server(CLIENTS, roster=roster, session=hashlib.sha256(model).digest())
+        weights = weights + (await secagg.arun_server(server, lines, deadlines=60)).mean
     spent = await hospitals
     listener.close()
     return weights, max(spent)

@@ -1,57 +1,51 @@
-"""Secure aggregation over real sockets: a server and five clients, each a process of its own.
+"""Secure aggregation over a transport of one's own: a server and five clients, each a process of its own.
 
+    pip install "secagg[client]"                # signs the tokens
     python examples/two_processes.py            # three scenes; a few seconds each
     python examples/two_processes.py --json     # the results for machines; the log goes to stderr
 
-A role of this library has no sockets and no clock. This file is one way to provide both: TLS that
-authenticates both sides, messages with a length in front, one deadline for each round, and a folder
-that outlives the process. Each scene kills a process with SIGKILL in the middle of a session:
+``secagg.arun_client`` and ``secagg.arun_server`` run the roles, and ``secagg.PartyFolder`` keeps what must outlive
+a process. This file adds what they leave to you: TLS, a first frame that proves who calls, messages with a length
+in front, and connections that are made again. Each scene kills a process with SIGKILL in the middle of a session:
 
 1. a client dies when it is asked for its input, and stays away: the sum is opened without it;
 2. a client dies after its input was saved and before it was sent: it restarts, and is in the sum;
 3. the server dies after three of five inputs: it restarts and asks again, and the sum is the same.
-
-The file has five parts: the agreement, the transport, the client, the server, the scenes.
 """
 
 import argparse
 import asyncio
 import contextlib
-import datetime as dt
-import ipaddress
 import json
+import logging
 import os
-import random
 import signal
 import ssl
 import sys
 import tempfile
 import threading
+import time
 from asyncio import StreamReader, StreamWriter
-from asyncio.subprocess import PIPE, Process, create_subprocess_exec
-from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any, NamedTuple, NoReturn
+from subprocess import PIPE, Popen
+from typing import IO, Any, NamedTuple, NoReturn
 
 import numpy as np
-from cryptography import x509
-from cryptography.hazmat.primitives import hashes
-from cryptography.hazmat.primitives.asymmetric import ec
-from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
-from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 from numpy.typing import NDArray
 
 import secagg
-from secagg import identity
-from secagg.identity import PartyRole
+from secagg.api.tokens import Callers, sign_token
+from secagg.certificates import write_certificates
+from secagg.identity import Roster, load_identity
 from secagg.keygen import write_identities
-from secagg.store import FileLedger, FileStore
 
 CLIENTS = ["c1", "c2", "c3", "c4", "c5"]
 SESSION = b"round 1"
+ADDRESS = "127.0.0.1"
+LIMIT = 1 << 20  # bytes of a message
 INPUT_REQUEST = 3  # the number of the request for the input, after AdvertiseKeys and ShareKeys
-BOOT_SECONDS = 30  # for all parties to connect, before the first round's deadline counts
-SCENE_SECONDS = 90  # the limit for a whole scene
+BOOT_SECONDS = 30  # for all parties to start and connect
 
 # 1. The agreement. The parent process is the operator: it writes the task, the roster and the keys. Every other
 # process reads the task, the roster and its own keys.
@@ -77,206 +71,157 @@ def make_task() -> secagg.Task:
 def write_agreement(folder: Path) -> None:
     (folder / "task").write_bytes(make_task().to_bytes())
     write_identities(CLIENTS, folder)
-    write_certificates(folder)
+    write_certificates([ADDRESS], folder)
 
 
-def read_agreement(folder: Path) -> tuple[secagg.Task, identity.Roster]:
+def read_agreement(folder: Path) -> tuple[secagg.Task, Roster]:
     return secagg.Task.from_bytes((folder / "task").read_bytes()), secagg.load_roster(folder / "roster.json")
 
 
-def write_certificates(folder: Path, clients: Sequence[str] = CLIENTS) -> None:
-    """Make a certificate authority and a certificate for each party. The authority's key is not kept."""
-    ca_name, ca_key = common_name("two processes CA"), ec.generate_private_key(ec.SECP256R1())
-    signer = x509.AuthorityKeyIdentifier.from_issuer_public_key(ca_key.public_key())
-    now, day = dt.datetime.now(dt.UTC), dt.timedelta(days=1)
-
-    def certify(subject: x509.Name, public: ec.EllipticCurvePublicKey, *extensions: x509.ExtensionType) -> bytes:
-        serial = x509.random_serial_number()
-        builder = x509.CertificateBuilder(ca_name, subject, public, serial, now - day, now + day)
-        for extension in [*extensions, x509.SubjectKeyIdentifier.from_public_key(public), signer]:
-            critical = isinstance(extension, x509.BasicConstraints | x509.KeyUsage)
-            builder = builder.add_extension(extension, critical)
-        return builder.sign(ca_key, hashes.SHA256()).public_bytes(Encoding.PEM)
-
-    sign_certificates = x509.KeyUsage(False, False, False, False, False, True, True, False, False)
-    authority = x509.BasicConstraints(ca=True, path_length=0), sign_certificates
-    (folder / "ca.crt").write_bytes(certify(ca_name, ca_key.public_key(), *authority))
-    localhost = [x509.DNSName("localhost"), x509.IPAddress(ipaddress.ip_address("127.0.0.1"))]
-    for party in ["server", *clients]:
-        names = localhost if party == "server" else [x509.DNSName(party)]
-        use = ExtendedKeyUsageOID.SERVER_AUTH if party == "server" else ExtendedKeyUsageOID.CLIENT_AUTH
-        leaf = x509.BasicConstraints(ca=False, path_length=None), x509.ExtendedKeyUsage([use])
-        key = ec.generate_private_key(ec.SECP256R1())
-        certificate = certify(common_name(party), key.public_key(), *leaf, x509.SubjectAlternativeName(names))
-        with os.fdopen(os.open(folder / f"{party}.tls", os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "wb") as file:
-            file.write(key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption()) + certificate)
+# 2. The transport: TLS 1.3. A frame is four bytes of length, then a message. The first frame of a connection is a
+# token that the client signs with the key that the roster lists for it.
 
 
-def common_name(text: str) -> x509.Name:
-    return x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, text)])
-
-
-# 2. The transport: TLS 1.3 with a certificate on both sides. A frame is four bytes of length, then a message. An
-# empty frame says that the session is over.
-
-
-def tls(folder: Path, party: str, purpose: ssl.Purpose) -> ssl.SSLContext:
-    context = ssl.create_default_context(purpose, cafile=str(folder / "ca.crt"))
-    context.minimum_version = ssl.TLSVersion.TLSv1_3
-    context.verify_mode = ssl.CERT_REQUIRED  # the server, too, demands a certificate
-    context.load_cert_chain(folder / f"{party}.tls")
-    return context
+async def read_frame(reader: StreamReader) -> bytes:
+    if (size := int.from_bytes(await reader.readexactly(4), "big")) > LIMIT:
+        raise ConnectionError(f"got a frame of {size} bytes; expected at most {LIMIT}")
+    return await reader.readexactly(size)
 
 
 def frame(message: bytes) -> bytes:
     return len(message).to_bytes(4, "big") + message
 
 
-async def frames(reader: StreamReader, limit: int) -> AsyncIterator[bytes]:
-    """Yield messages of at most ``limit`` bytes until the session is over."""
-    while size := int.from_bytes(await reader.readexactly(4), "big"):
-        if size > limit:
-            raise ConnectionError(f"got a frame of {size} bytes; expected at most {limit}")
-        yield await reader.readexactly(size)
+async def connect(folder: Path, me: str, task: secagg.Task) -> tuple[StreamReader, StreamWriter]:
+    context = ssl.create_default_context(cafile=str(folder / "ca.crt"))
+    context.minimum_version = ssl.TLSVersion.TLSv1_3
+    port = int((folder / "port").read_text())
+    reader, writer = await asyncio.open_connection(ADDRESS, port, ssl=context)
+    token = sign_token(me, load_identity(folder / f"{me}.pem"), ADDRESS, task.digest, time.time())
+    writer.write(frame(f"Bearer {token}".encode()))
+    return reader, writer
 
 
-# 3. The client. Its state and its ledger are on disk before an answer leaves, so it may die at any point, restart,
-# and repeat its answer.
+async def listen(
+    folder: Path, task: secagg.Task, welcome: Callable[[str, StreamReader, StreamWriter], Any]
+) -> asyncio.Server:
+    context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
+    context.minimum_version = ssl.TLSVersion.TLSv1_3
+    context.load_cert_chain(folder / "server.crt", folder / "server.key")
+    callers = Callers(secagg.load_roster(folder / "roster.json"), ADDRESS, task.digest)
+
+    async def called(reader: StreamReader, writer: StreamWriter) -> None:
+        with contextlib.closing(writer), contextlib.suppress(OSError, EOFError, secagg.ConfigError):
+            await welcome(callers.party((await read_frame(reader)).decode("ascii", "replace")), reader, writer)
+
+    listener = await asyncio.start_server(called, ADDRESS, 0, ssl=context)
+    # The system chooses the port, and another one after a restart.
+    (folder / "port.new").write_text(str(listener.sockets[0].getsockname()[1]))
+    (folder / "port.new").replace(folder / "port")
+    return listener
 
 
-async def run_client(folder: Path, me: str, hold: str | None) -> None:
-    task, roster = read_agreement(folder)
-    key = identity.load_identity(folder / f"{me}.pem")
-    store = FileStore(folder / f"{me}.state", ledger=FileLedger(folder / f"{me}.ledger"))
-    client: secagg.Client[Any]
-    if saved := store.load():
-        client = task.restore_client(saved, identity=key, roster=roster, save=store)
-        log(me, "restarts from its saved state")
-    else:
-        client = task.client(me, identity=key, roster=roster, session=SESSION, save=store)
-        client.contribute(local_update(me))
+class Line:
+    """A client's connection to the server, made again whenever it is lost."""
 
-    async def talk(reader: StreamReader, writer: StreamWriter) -> None:
-        requests = 0
-        async for request in frames(reader, task.protocol.largest_message(task, PartyRole.CLIENT)):
-            requests += 1
-            if hold == "asked" and requests == INPUT_REQUEST:
-                wait_to_be_killed(me, "is asked for its input")
+    def __init__(self, folder: Path, me: str, task: secagg.Task, hold: str = "") -> None:
+        self.folder, self.me, self.task, self.hold, self.requests = folder, me, task, hold, 0
+        self.reader: StreamReader | None = None
+
+    async def receive(self) -> bytes:
+        while True:
             try:
-                reply = client.receive(request)  # saved before it returns
-            except secagg.Aborted as aborted:
-                log(me, f"leaves: {aborted}")
-                return
-            if hold == "saved" and requests == INPUT_REQUEST:
-                wait_to_be_killed(me, "has saved its input but not sent it")
-            if reply is not None:
-                writer.write(frame(reply))
-                await writer.drain()
+                if self.reader is None:
+                    self.reader, self.writer = await connect(self.folder, self.me, self.task)
+                message = await read_frame(self.reader)
+            except (OSError, EOFError):  # the server is down; it will restart and ask again
+                self.reader = None
+                await asyncio.sleep(0.2)
+                continue
+            self.requests += 1
+            if self.hold == "asked" and self.requests == INPUT_REQUEST:
+                wait_to_be_killed(self.me, "is asked for its input")
+            return message
 
-    context, pause = tls(folder, me, ssl.Purpose.SERVER_AUTH), 0.05
-    while True:
-        try:
-            port = int((folder / "port").read_text())
-            reader, writer = await asyncio.open_connection("127.0.0.1", port, ssl=context)
-            pause = 0.05
-            with contextlib.closing(writer):
-                return await talk(reader, writer)
-        except (OSError, EOFError):  # the server is down; it will restart and ask again
-            await asyncio.sleep(pause * random.uniform(0.5, 1))
-            pause = min(2 * pause, 1.0)
+    async def send(self, message: bytes) -> None:
+        if self.hold == "saved" and self.requests == INPUT_REQUEST:
+            wait_to_be_killed(self.me, "has saved its input but not sent it")
+        with contextlib.suppress(OSError):  # then the server asks again
+            self.writer.write(frame(message))
+            await self.writer.drain()
 
 
-# 4. The server. It saves its state at the end of each round. After a crash it asks again for the messages that it
-# received since then, and gets the same bytes. A client that connects gets the request that it has not answered.
+class Lines:
+    """The server's connections to its clients."""
 
-
-class AggregationServer:
-    def __init__(self, folder: Path, deadline: float, hold: str | None) -> None:
-        self.task, roster = read_agreement(folder)
-        store = FileStore(folder / "server.state")
-        self.server: secagg.Server[Any]
-        if saved := store.load():
-            self.server = self.task.restore_server(saved, roster=roster, save=store)
-            log("server", f"restarts from its saved state, in {self.server.round}")
-        else:
-            self.server = self.task.server(CLIENTS, roster=roster, session=SESSION, save=store)
-        self.folder, self.deadline, self.hold = folder, deadline, hold
-        self.outbox = self.server.start()
-        self.farewells: dict[str, bytes] = {}  # the last message to each client that was dropped
+    def __init__(self, before_receive: Callable[[], None] = lambda: None) -> None:
+        self.before_receive = before_receive
+        self.newest: dict[str, bytes] = {}
         self.connected: dict[str, StreamWriter] = {}
-        self.change = asyncio.Condition()
+        self.inbox: asyncio.Queue[tuple[str, bytes]] = asyncio.Queue(len(CLIENTS))
 
-    async def run(self) -> None:
-        context = tls(self.folder, "server", ssl.Purpose.CLIENT_AUTH)
-        listener = await asyncio.start_server(self.welcome, "127.0.0.1", 0, ssl=context)
-        # The system chooses the port, and another one after a restart.
-        (self.folder / "port.new").write_text(str(listener.sockets[0].getsockname()[1]))
-        (self.folder / "port.new").replace(self.folder / "port")
-        await self.until(lambda: self.server.pending <= self.connected.keys(), BOOT_SECONDS)
-        while self.server.outcome is None:
-            await self.until(lambda: not self.server.pending, self.deadline)
-            late = ", ".join(sorted(self.server.pending))
-            log("server", f"{self.server.round}: " + (f"goes on without {late}" if late else "all have answered"))
-            try:
-                self.outbox = self.server.close_round()
-            except secagg.Aborted as aborted:
-                await self.end(aborted.outbox)
-                raise
-            for party, message in self.outbox.items():
-                self.send(party, message)
-                if party not in self.server.pending:
-                    self.farewells[party] = message
-        await self.end(dict.fromkeys(self.connected, b""))
+    async def welcome(self, party: str, reader: StreamReader, writer: StreamWriter) -> None:
+        self.connected[party] = writer
+        try:
+            if party in self.newest:
+                writer.write(frame(self.newest[party]))  # maybe once more: a client knows what it answered
+            while True:
+                await self.inbox.put((party, await read_frame(reader)))
+        finally:  # the client may come back until the deadline
+            if self.connected.get(party) is writer:
+                del self.connected[party]
+
+    async def send(self, party: str, message: bytes) -> None:
+        self.newest[party] = message
+        if party in self.connected:
+            # No drain: a slow client must not delay the others, and it has one message to read at a time.
+            self.connected[party].write(frame(message))
+
+    async def receive(self, timeout: float) -> tuple[str, bytes] | None:
+        self.before_receive()
+        with contextlib.suppress(TimeoutError):
+            return await asyncio.wait_for(self.inbox.get(), timeout)
+        return None
+
+
+# 3. The parties. A process that is killed goes on by the same calls: its folder has what it needs.
+
+
+async def run_client(folder: Path, me: str, hold: str) -> None:
+    task, roster = read_agreement(folder)
+    key, update = load_identity(folder / f"{me}.pem"), local_update(me)
+    with (
+        secagg.PartyFolder(folder / me) as own,
+        own.forgetting(own.client(task, me, session=SESSION, identity=key, roster=roster)) as client,
+    ):
+        line = Line(folder, me, task, hold)
+        await secagg.arun_client(client, line, contribute=lambda: client.contribute(update))
+
+
+async def run_server(folder: Path, deadline: float, hold: str) -> None:
+    task, roster = read_agreement(folder)
+    deadlines = {phase.round: deadline for phase in task.protocol.phases} | {"AdvertiseKeys": BOOT_SECONDS}
+    with (
+        secagg.PartyFolder(folder / "server") as own,
+        own.forgetting(own.server(task, CLIENTS, session=SESSION, roster=roster)) as server,
+    ):
+
+        def may_die() -> None:
+            if hold and server.round == secagg.Round.MASKED_INPUT and len(server.pending) == 2:
+                wait_to_be_killed("server", "has received three inputs of five")
+
+        listener = await listen(folder, task, (lines := Lines(may_die)).welcome)
+        outcome = await secagg.arun_server(server, lines, deadlines=deadlines)
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(deadline):  # clients hang up when they have read that the session is over
+                while lines.connected:
+                    await asyncio.sleep(0.05)
         listener.close()
-        outcome = self.server.outcome
         total = {name: values.tolist() for name, values in outcome.sum.items()}
         print(json.dumps({"survivors": outcome.survivors, "dropped": dict(outcome.dropped), "sum": total}))
 
-    async def welcome(self, reader: StreamReader, writer: StreamWriter) -> None:
-        """Serve one connection. Its certificate says which party it is."""
-        party = dict(name for (name,) in writer.get_extra_info("peercert")["subject"])["commonName"]
-        self.connected[party] = writer
-        try:
-            if party in self.server.pending:
-                self.send(party, self.outbox[party])
-            elif party in self.farewells:
-                self.send(party, self.farewells[party])
-            await self.notify()
-            async for message in frames(reader, self.task.protocol.largest_message(self.task, None)):
-                for other, forward in self.server.receive(party, message).items():
-                    self.send(other, forward)
-                if self.hold and self.server.round == secagg.Round.MASKED_INPUT and len(self.server.pending) == 2:
-                    wait_to_be_killed("server", "has received three inputs of five")
-                await self.notify()
-        except (OSError, EOFError):
-            pass  # the client may come back: the server waits until the deadline
-        finally:
-            if self.connected.get(party) is writer:
-                del self.connected[party]
-            writer.close()
-            await self.notify()
 
-    async def end(self, messages: Mapping[str, bytes]) -> None:
-        for party, message in messages.items():
-            self.send(party, message)
-        await self.until(lambda: not self.connected, self.deadline)  # clients hang up when they have read it
-
-    def send(self, party: str, message: bytes) -> None:
-        # No drain: a slow client must not delay the others, and it has one message to read at a time.
-        if party in self.connected:
-            self.connected[party].write(frame(message))
-
-    async def notify(self) -> None:
-        async with self.change:
-            self.change.notify_all()
-
-    async def until(self, condition: Callable[[], bool], seconds: float) -> None:
-        with contextlib.suppress(TimeoutError):
-            async with asyncio.timeout(seconds), self.change:
-                await self.change.wait_for(condition)
-
-
-# 5. The scenes: start the processes, kill one when it has reached its point, and check the sum.
+# 4. The scenes: start the processes, kill one when it has reached its point, and check the sum.
 
 
 class Scene(NamedTuple):
@@ -295,35 +240,29 @@ SCENES = [
 ]
 
 
-async def play(scene: Scene, folder: Path) -> dict[str, Any]:
+def play(scene: Scene, folder: Path) -> dict[str, Any]:
     write_agreement(folder)
-    processes: list[Process] = []
+    with contextlib.ExitStack() as stack:
 
-    async def start(party: str, hold: str = "") -> Process:
-        command = [sys.executable, __file__, "--party", party, "--folder", str(folder), "--hold", hold]
-        command += ["--deadline", str(scene.deadline)]
-        # In a new session, so that Ctrl-C reaches the parent only, which then ends the others.
-        processes.append(await create_subprocess_exec(*command, stdin=PIPE, stdout=PIPE, start_new_session=True))
-        return processes[-1]
+        def start(party: str, hold: str) -> Popen[str]:
+            command = [sys.executable, __file__, "--play", party, str(folder), str(scene.deadline), hold]
+            # In a new session, so that Ctrl-C reaches the parent only, which then ends the others.
+            process = Popen(command, stdin=PIPE, stdout=PIPE, text=True, start_new_session=True)
+            stack.enter_context(process)
+            stack.callback(process.kill)
+            return process
 
-    try:
-        async with asyncio.timeout(SCENE_SECONDS):
-            running = {p: await start(p, scene.hold if p == scene.victim else "") for p in ["server", *CLIENTS]}
-            victim = running.pop(scene.victim)
-            if await output(victim).readline() != b"held\n":
-                raise RuntimeError(f"{scene.victim} ended before the point where it is killed")
-            os.kill(victim.pid, signal.SIGKILL)
-            killed = await victim.wait()
-            log(scene.victim, f"is dead: exit code {killed}")
-            if scene.restarts:
-                running[scene.victim] = await start(scene.victim)
-            result = json.loads(await output(running["server"]).read())
-            exits = {party: await process.wait() for party, process in sorted(running.items())}
-    finally:
-        for process in processes:
-            if process.returncode is None:
-                process.kill()
-                await process.wait()
+        running = {party: start(party, scene.hold * (party == scene.victim)) for party in ["server", *CLIENTS]}
+        victim = running.pop(scene.victim)
+        if output(victim).readline() != "held\n":
+            raise RuntimeError(f"{scene.victim} ended before the point where it is killed")
+        victim.kill()
+        killed = victim.wait()
+        log(scene.victim, f"is dead: exit code {killed}")
+        if scene.restarts:
+            running[scene.victim] = start(scene.victim, "")
+        result = json.loads(output(running["server"]).read())
+        exits = {party: process.wait() for party, process in sorted(running.items())}
     updates = [local_update(party) for party in scene.survivors]
     expected = {name: np.sum([update[name] for update in updates], axis=0).tolist() for name in updates[0]}
     ended_well = killed == -signal.SIGKILL and not any(exits.values())
@@ -332,18 +271,17 @@ async def play(scene: Scene, folder: Path) -> dict[str, Any]:
     return {**facts, **result}
 
 
-def output(process: Process) -> StreamReader:
+def output(process: Popen[str]) -> IO[str]:
     assert process.stdout is not None
     return process.stdout
 
 
-async def play_all(as_json: bool) -> bool:
+def play_all(as_json: bool) -> bool:
     results = []
     for number, scene in enumerate(SCENES, 1):
         log(f"Scene {number}", scene.title)
         with tempfile.TemporaryDirectory(prefix="two-processes-") as folder:
-            results.append(await play(scene, Path(folder)))
-        result = results[-1]
+            results.append(result := play(scene, Path(folder)))
         if not as_json:
             verdict = "is exact" if result["right"] else f"is WRONG: {result}"
             print(f"Scene {number}: the sum over {', '.join(result['survivors'])} {verdict}", flush=True)
@@ -373,22 +311,22 @@ def end_with_parent() -> None:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--json", action="store_true", help="print the results as JSON")
-    for name in ("--party", "--folder", "--hold", "--deadline"):  # for the processes that this script starts
-        parser.add_argument(name, help=argparse.SUPPRESS)
+    parser.add_argument("--play", nargs=4, help=argparse.SUPPRESS)  # for the processes that this script starts
     options = parser.parse_args()
     # Compile the kernels now, before a deadline counts.
     secagg.simulate(make_task(), {party: local_update(party) for party in CLIENTS}, dropouts={"c1": "MaskedInput"})
-    if options.party is None:
-        sys.exit(0 if asyncio.run(play_all(options.json)) else 1)
+    if not options.play:
+        sys.exit(0 if play_all(options.json) else 1)
     threading.Thread(target=end_with_parent, daemon=True).start()
-    folder = Path(options.folder)
+    party, folder, deadline, hold = options.play
     try:
-        if options.party == "server":
-            asyncio.run(AggregationServer(folder, float(options.deadline), options.hold).run())
+        if party == "server":
+            logging.basicConfig(level=logging.INFO, format="  server  %(message)s")  # a line for each round
+            asyncio.run(run_server(Path(folder), float(deadline), hold))
         else:
-            asyncio.run(run_client(folder, options.party, options.hold))
+            asyncio.run(run_client(Path(folder), party, hold))
     except secagg.SecAggError as error:
-        sys.exit(f"  {options.party} leaves the session: {error}")
+        sys.exit(f"  {party} leaves the session: {error}")
 
 
 if __name__ == "__main__":
