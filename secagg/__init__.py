@@ -17,6 +17,7 @@ from secagg.errors import (
     FaultKind as FaultKind,
     LocalProtocolError as LocalProtocolError,
     ProtocolError as ProtocolError,
+    Refused as Refused,
     RemoteProtocolError as RemoteProtocolError,
     SecAggError as SecAggError,
 )
@@ -32,6 +33,7 @@ if TYPE_CHECKING:
     from secagg.protocols.oneshot import DrawnOneShot as DrawnOneShot, OneShot as OneShot
     from secagg.protocols.pairwise import SecAgg as SecAgg, SecAggPlus as SecAggPlus
     from secagg.protocols.shares import AdditiveShares as AdditiveShares
+    from secagg.remote import connect as connect
     from secagg.roles.client import Client as Client
     from secagg.roles.listener import Aggregator as Aggregator, Decryptor as Decryptor
     from secagg.roles.outcome import Outcome as Outcome
@@ -48,7 +50,7 @@ if TYPE_CHECKING:
 
 _ERRORS = (
     *("Aborted", "ConfigError", "EncodingError", "Fault", "FaultKind", "LocalProtocolError"),
-    *("ProtocolError", "RemoteProtocolError", "SecAggError"),
+    *("ProtocolError", "Refused", "RemoteProtocolError", "SecAggError"),
 )
 
 __all__ = sorted([*_ERRORS, *PUBLIC])

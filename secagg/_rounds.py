@@ -8,7 +8,7 @@ import hashlib
 
 from mpc.keys import encode_parts
 from secagg.errors import ConfigError
-from secagg.store import Ledger
+from secagg.store import Ledger, ReadableLedger
 
 UPLOADS_OF_A_MODEL = 2  # the most that a client sends, and so the most sessions over one model that a server opens
 
@@ -40,19 +40,34 @@ def model_of(session: bytes) -> bytes:
     return session[-2 * _DIGEST_BYTES : -_DIGEST_BYTES]
 
 
-def count_upload(ledger: Ledger, label: str, *bound: bytes | str, session: bytes) -> int:
+def count_upload(
+    ledger: Ledger, label: str, *bound: bytes | str, session: bytes, most: int = UPLOADS_OF_A_MODEL
+) -> int:
     """Claim an upload over the model of ``session``, durably; returns its number, from 1.
 
     ``label`` separates the counts of different stacks. ``bound`` is the rest of what is counted by: the client, the
     task's digest and, where many runs share a task, the run. The same session again gets the same number. Raises
-    ``ConfigError`` after :data:`UPLOADS_OF_A_MODEL`, because the sums of several sessions reveal the difference
-    between them. For a number above 1, log :data:`SECOND_UPLOAD`.
+    ``ConfigError`` after ``most``, because the sums of several sessions reveal the difference between them. For a
+    number above 1, log :data:`SECOND_UPLOAD`.
     """
     value = hashlib.sha256(session).digest()
-    for number in range(1, UPLOADS_OF_A_MODEL + 1):
-        entry = encode_parts(label, *bound, model_of(session), str(number))
-        if ledger.claim(hashlib.sha256(entry).digest(), value) == value:
+    for number in range(1, most + 1):
+        if ledger.claim(_entry(label, bound, session, number), value) == value:
             return number
-    raise ConfigError(
-        f"got a request for upload {UPLOADS_OF_A_MODEL + 1} from one model; this client gives {UPLOADS_OF_A_MODEL}"
-    )
+    raise ConfigError(f"got a request for upload {most + 1} from one model; this client gives {most}")
+
+
+def may_upload(
+    ledger: ReadableLedger, label: str, *bound: bytes | str, session: bytes, most: int = UPLOADS_OF_A_MODEL
+) -> bool:
+    """Whether :func:`count_upload` would return a number for ``session``; nothing is written unless one exists."""
+    value = hashlib.sha256(session).digest()
+    for number in range(1, most + 1):
+        entry = _entry(label, bound, session, number)
+        if entry not in ledger or ledger.claim(entry, value) == value:  # claims nothing: the entry is taken
+            return True
+    return False
+
+
+def _entry(label: str, bound: tuple[bytes | str, ...], session: bytes, number: int) -> bytes:
+    return hashlib.sha256(encode_parts(label, *bound, model_of(session), str(number))).digest()

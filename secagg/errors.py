@@ -8,7 +8,8 @@
     ├── ProtocolError
     │   ├── LocalProtocolError       the caller misused a role: a bug on this side
     │   └── RemoteProtocolError      the peer's bytes are wrong; carries a Fault
-    └── Aborted                      the session is given up; there is no outcome
+    ├── Aborted                      the session is given up; there is no outcome
+    └── Refused                      a service refused this party, or this party what the service sent
 
 A client raises; a server, decryptor or aggregator never raises on bytes but records a
 :class:`Fault`. Peers learn that a session was aborted, but never why.
@@ -109,6 +110,15 @@ class Aborted(SecAggError):  # noqa: N818 - a state of the session rather than a
 
     def __reduce__(self) -> tuple[type[Self], tuple[str, dict[str, bytes]]]:
         return type(self), (self.reason, dict(self.outbox))
+
+
+class Refused(SecAggError):  # noqa: N818 - what happened, rather than a defect
+    """A service and this party can't go on together, and trying again would not help.
+
+    The service refused a request for good, or it sent what this party doesn't accept: another task, roster or model
+    than the pinned ones, an answer that is too large, a message of another session. ``__cause__`` has the
+    :class:`secagg.api.problems.Problem` in the first case.
+    """
 
 
 _SHOWN = 80  # characters of a value in a message

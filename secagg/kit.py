@@ -18,7 +18,8 @@ from secagg._documents import Document, read_document, read_file, write_document
 from secagg._numbers import is_a
 from secagg.errors import ConfigError, blaming, choice, kind_of, shown
 from secagg.identity import AUTH, PartyRole, Roster, check_party_id
-from secagg.registrar import ReadableLedger, check_registrar, read_roster, verify_roster
+from secagg.registrar import check_registrar, read_roster, verify_roster
+from secagg.store import ReadableLedger
 from secagg.task import Task
 
 _KIT = "a kit, as secagg kit writes it"

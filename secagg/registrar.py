@@ -10,7 +10,7 @@ import os
 import time
 from dataclasses import dataclass
 from itertools import count
-from typing import Literal, Protocol
+from typing import Literal
 
 from cryptography.exceptions import InternalError, UnsupportedAlgorithm
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey
@@ -23,7 +23,7 @@ from secagg._numbers import is_a, real, whole
 from secagg.enrolment import is_signed
 from secagg.errors import ConfigError, shown
 from secagg.identity import Roster, check_signing_key
-from secagg.store import Ledger
+from secagg.store import ReadableLedger
 
 SIGNATURE_LABEL = b"secagg/v1/roster-signature"
 MOST_ROSTER_BYTES = 1 << 26  # of a roster's JSON
@@ -32,14 +32,6 @@ _MOST_VERSIONS = (1 << 32) - 1
 _LAST_SECOND = int(dt.datetime(9999, 12, 31, tzinfo=dt.UTC).timestamp())
 _TIME = "%Y-%m-%dT%H:%M:%SZ"
 _SIGNATURE = "the signature of a roster, as secagg roster sign writes it"
-
-
-class ReadableLedger(Ledger, Protocol):
-    """A ledger that also says whether an entry is taken, as :class:`secagg.store.FileLedger` does."""
-
-    def __contains__(self, entry: bytes) -> bool:
-        """Whether something was claimed under ``entry``; nothing is written."""
-        ...
 
 
 class _Signature(Document, kw_only=True):

@@ -30,6 +30,7 @@ PUBLIC = {
     "Task": "secagg.task",
     "arun_client": "secagg.transport",
     "arun_server": "secagg.transport",
+    "connect": "secagg.remote",
     "load_roster": "secagg.identity",
     "run_client": "secagg.transport",
     "run_server": "secagg.transport",

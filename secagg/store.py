@@ -43,6 +43,14 @@ class Ledger(Protocol):
         ...
 
 
+class ReadableLedger(Ledger, Protocol):
+    """A ledger that also says whether an entry is taken, as :class:`secagg.store.FileLedger` does."""
+
+    def __contains__(self, entry: bytes) -> bool:
+        """Whether something was claimed under ``entry``; nothing is written."""
+        ...
+
+
 class Store(Protocol):
     """What ``save=`` takes: a store for a role's newest state, with the role's ledger if it has one."""
 

@@ -29,7 +29,7 @@ def write_model(model: Any) -> bytes:
     return b"".join((_MAGIC, bytes([width]), len(head).to_bytes(4, "big"), head, values.tobytes()))
 
 
-def read_model(data: bytes, like: Any = None) -> Any:
+def read_model(data: bytes | bytearray, like: Any = None) -> Any:
     """The model that :func:`write_model` wrote, in the containers, dtypes and kinds of array of ``like`` if given.
 
     ``ConfigError`` for any other bytes, and ``EncodingError`` if ``like`` has another structure.

@@ -1,0 +1,225 @@
+"""The blocking driver: sessions run in a thread of their own, while the caller's loop trains."""
+
+from __future__ import annotations
+
+import os
+import threading
+from collections.abc import Callable, Iterator
+from functools import partial
+from types import TracebackType
+from typing import Any, Self, Unpack
+
+from secagg.errors import LocalProtocolError, Refused
+from secagg.kit import Kit
+from secagg.remote.bar import bar
+from secagg.remote.core import ClientCore
+from secagg.remote.line import Exchange
+from secagg.remote.offers import BaseOffer, Contribution
+from secagg.remote.requests import Sleep
+from secagg.remote.session import Session
+from secagg.remote.settings import Options, Settings
+from secagg.remote.state import State
+from secagg.remote.transport import Clock, Http, LostError
+
+_LEAVE = 5.0  # seconds that close() waits for the thread; it ends with its request
+
+
+def connect(kit: Kit | str | os.PathLike[str], state: str | os.PathLike[str], **options: Unpack[Options]) -> Remote:
+    """A client of a service: ``for offer in secagg.connect("c1.kit", state="~/.secagg/c1").offers(): ...``.
+
+    ``kit`` is what the client pins: the service's address, the task's digest, and who vouches for the roster.
+    ``state`` is the folder of its ledger, its keys and its open sessions (mode 0700). A second process that opens
+    it is refused. ``options`` are the fields of :class:`secagg.remote.settings.Settings`. No request is sent
+    before ``offers`` is called.
+
+    Raises ``ConfigError`` for a kit, folder or key that can't be used.
+    """
+    settings = bar(Settings.of(**options))
+    loaded = kit if isinstance(kit, Kit) else Kit.load(kit)
+    return Remote(loaded, State(state, loaded, settings), settings)
+
+
+class Remote:
+    """A connected client. :meth:`offers` yields what to train; the rest happens in a thread."""
+
+    def __init__(self, kit: Kit, state: State, settings: Settings) -> None:
+        self._state, self._clock = state, Clock()
+        self._http = Http(kit, settings)
+        self.core = ClientCore(kit, state, settings)
+        self._changed, self._wake = threading.Condition(), threading.Event()
+        self._thread: threading.Thread | None = None
+        self._error: BaseException | None = None
+        self._over = False
+
+    def offers(self, *, resumed: bool = False) -> Iterator[Offer]:
+        """Wait for offers, one after the other; ends with the run, or with ``once=True`` when there is none.
+
+        An offer that the loop leaves without an update is declined, or its session is left out. A session with an
+        update from before a restart goes on by itself; with ``resumed=True`` it is yielded too. Raises ``Refused``
+        if the service refuses this client, or sends what it doesn't accept.
+        """
+        self._start()
+        seen: Session | None = None
+        while True:
+            session = self._wait(partial(self._next_offer, seen, resumed))
+            if session is None:
+                self.close()
+                return
+            seen = session
+            yield Offer(self, session)
+            if session.answer is None:
+                self.core.decline(session, "this client did not take the offer up")
+                self._wake.set()
+
+    def _next_offer(self, seen: Session | None, resumed: bool) -> Session | None:
+        session = self.core.session
+        new = session is not None and session is not seen and session.over is None
+        return session if new and session is not None and (resumed or not session.resumed) else None
+
+    def _wait(self, look: Callable[[], Session | None]) -> Session | None:
+        """Wait for what ``look`` returns; None at the end of the run."""
+        with self._changed:
+            while True:
+                found = look()
+                if found is not None:
+                    return found
+                if self._error is not None:
+                    raise self._error
+                if self._over:
+                    return None
+                self._changed.wait(60.0)
+
+    def _start(self) -> None:
+        if self._thread is None:
+            self._thread = threading.Thread(target=self._run, name="secagg remote", daemon=True)
+            self._thread.start()
+
+    def _run(self) -> None:
+        try:
+            while not self._over:
+                self._wake.clear()
+                if not self._step(self.core):
+                    break
+                with self._changed:
+                    self._changed.notify_all()
+        except BaseException as error:
+            if not self._over:
+                self._error = error
+        with self._changed:
+            self._over = True
+            self._changed.notify_all()
+
+    def _step(self, exchange: Exchange) -> bool:
+        """Do what the core asks for; False at its end."""
+        step = exchange.next(self._clock())
+        if step is None:
+            return False
+        if isinstance(step, Sleep):
+            self._wake.wait(step.seconds)
+            return True
+        try:
+            response = self._http.send(step)
+        except LostError as lost:
+            exchange.lost(str(lost), self._clock())
+        else:
+            exchange.got(response, self._clock())
+        return True
+
+    def accept(self, session: Session) -> None:
+        """Download the session's model, check it, and take part."""
+        if session.answer is not None and session.role is not None and self._has_model(session):
+            return
+        download = self.core.download(session)
+        try:
+            while self._step(download):
+                if self._over:
+                    raise self._error or LocalProtocolError("got a model to download after close()")
+        finally:
+            download.close()
+        if download.over is not None:
+            raise Refused(f"the service no longer has the model that it offered: {download.over}")
+        self.core.accept(session)
+        self._wake.set()
+
+    def _has_model(self, session: Session) -> bool:
+        return self._state.model_path(session.offer.model).exists()
+
+    def contribute(self, session: Session, update: Any, weight: int | None) -> None:
+        """Give an update, and wait until this client's part of the session is over."""
+        if not session.resumed:
+            self.accept(session)
+            try:
+                self.core.contribute(session, update, weight)
+            except LocalProtocolError:
+                if session.over is None:  # else the session ended in the meantime
+                    raise
+        self._wake.set()
+        self._wait(lambda: session if session.closed or session.error is not None else None)
+        if session.error is not None:
+            raise session.error
+
+    def now(self) -> float:
+        """Seconds since 1970."""
+        return self._clock()
+
+    def decline(self, session: Session, reason: str) -> None:
+        """Don't take part."""
+        self.core.decline(session, reason)
+        self._wake.set()
+
+    def close(self) -> None:
+        """Stop, and release the folder. An open session goes on when the client connects again."""
+        self._over = True
+        self._wake.set()
+        if self._thread is not None and self._thread is not threading.current_thread():
+            self._thread.join(_LEAVE)
+        self._http.close()
+        self._state.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: type[BaseException] | BaseException | TracebackType | None) -> None:
+        self.close()
+
+
+class Offer(BaseOffer):
+    """An offer to train: one session, and the model to start from. See :class:`BaseOffer` for its facts."""
+
+    def __init__(self, remote: Remote, session: Session) -> None:
+        super().__init__(remote.core, session)
+        self._remote = remote
+
+    def model(self, like: Any = None) -> Any:
+        """The model, in the containers, dtypes and kinds of array of ``like`` if given, else as NumPy arrays.
+
+        The first call downloads it, checks its digest, and accepts the offer: keys are exchanged while the caller
+        trains. Raises ``Refused`` for another model than the offered one, and ``EncodingError`` if ``like`` has
+        another structure.
+        """
+        self._remote.accept(self._session)
+        self._like, self._start = like, None
+        return self._read_model(like)
+
+    @property
+    def start(self) -> Any:
+        """The model as it was offered, in the form that :meth:`model` returned, to subtract it."""
+        if self._start is None:
+            self._remote.accept(self._session)
+            self._start = self._read_model(self._like)
+        return self._start
+
+    def contribute(self, update: Any = None, weight: int | None = None) -> Contribution:
+        """Give this client's update, and wait until its part of the session is over.
+
+        ``weight`` is the number of examples, if the task has weights. A session that ends early, such as one that
+        others left, is no error: then ``in_sum`` is not True and ``reason`` says why. Raises what
+        :meth:`secagg.Client.contribute` raises for an update that doesn't fit, ``LocalProtocolError`` if the budget
+        has no room, ``ConfigError`` for one upload too many over this model, and ``Refused``.
+        """
+        self._remote.contribute(self._session, update, weight)
+        return self._contribution(self._remote.now())
+
+    def decline(self, reason: str = "") -> None:
+        """Don't take part; the service is told the reason, at most 200 characters."""
+        self._remote.decline(self._session, reason)

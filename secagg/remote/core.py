@@ -1,0 +1,354 @@
+"""A client's side of all that happens at a service: offers, sessions, uploads. It has no sockets, threads or clock.
+
+What a client believes: its role, the pinned task, the roster that the registrar signed, and the session that it
+computes from the offer and from the bytes of the model. Everything else from the service is a proposal, which is
+checked or, where nothing depends on it, shown.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+from typing import Any
+
+import msgspec
+
+from secagg._rounds import SECOND_UPLOAD, count_upload, may_upload
+from secagg.api.documents import Acceptance, Result, from_frames
+from secagg.api.problems import Problem
+from secagg.api.routes import (
+    CURSOR_HEADER,
+    DEADLINE_HEADER,
+    JSON_TYPE,
+    LARGEST_BATCH,
+    LARGEST_BATCH_BYTES,
+    MESSAGES_TYPE,
+    OFFER_TYPE,
+    SESSION_HEADER,
+)
+from secagg.errors import Aborted, ConfigError, LocalProtocolError, Refused, RemoteProtocolError
+from secagg.identity import PartyRole
+from secagg.remote.download import Download, most_model_bytes
+from secagg.remote.line import Line, read
+from secagg.remote.requests import Call, Response, Sleep, check_cursor, cursor_query, seconds_of
+from secagg.remote.session import Session, read_offer, session_of
+from secagg.remote.uploads import Upload
+from secagg.roles.client import Client
+
+log = logging.getLogger("secagg")
+
+LABEL = "secagg/v1/http-upload"
+_ROUND_SECONDS = 60.0  # that are assumed for a round whose deadline the service doesn't state
+_PATIENCE = 600.0  # seconds after a deadline in which the service may come back and take a message still
+_LOOK = 20.0  # seconds between two looks at what became of a session
+_LONGEST_SLEEP = 30.0
+_QUIET = 1.0  # seconds between two polls that the service answers at once, with nothing to do
+
+
+class ClientCore(Line):
+    """A client's conversation with a service; see :class:`secagg.remote.line.Line` for how a driver uses it.
+
+    ``session`` is the newest offer, or None. :meth:`accept`, :meth:`decline` and :meth:`contribute` may be called
+    from another thread than the driver's; wake the driver afterwards.
+    """
+
+    session: Session | None = None
+    _cursor = ""
+    _after = ""  # the cursor to take up when all messages at hand are answered
+    _idle = False  # nothing was to do at the last poll
+    _asked_at = 0.0
+    _restored = False
+
+    # What the caller says
+
+    def accept(self, session: Session) -> None:
+        """Take part in ``session``, whose model was downloaded. Its role is made, or restored."""
+        if session.answer is not None:
+            return
+        self.state.write_offer(session.offer)
+        session.role = self._make_role(session)
+        session.answer = Acceptance(True)
+        self.settings.tell("accepted", session.key, number=session.offer.number)
+
+    def decline(self, session: Session, reason: str = "") -> None:
+        """Don't take part in ``session``; the service is told the reason, in at most 200 characters."""
+        if session.answer is None:
+            session.answer = Acceptance(False, str(reason)[:200])
+            session.over, session.closed = "this client declined", True
+            self.settings.tell("declined", session.key, reason=session.answer.reason)
+
+    def contribute(self, session: Session, update: Any, weight: int | None = None) -> None:
+        """Give the session this client's update; it is counted in the ledger as an upload over the model.
+
+        Raises ``ConfigError`` for one upload too many over this model, and what :meth:`secagg.Client.contribute`
+        raises.
+        """
+        if session.role is None or self.task is None:
+            raise LocalProtocolError("got an update for an offer that was not accepted; accept it first")
+        if session.over is not None and not session.contributed:
+            return
+        number = count_upload(
+            self.state.ledger,
+            LABEL,
+            self.party,
+            self.task.digest,
+            session=session.name,
+            most=self.settings.max_uploads_per_model,
+        )
+        if number > 1:
+            log.warning("session %s: %s", session.key[:12], SECOND_UPLOAD)
+        session.role.contribute(update, weight)
+        session.contributed = True
+
+    def download(self, session: Session) -> Download:
+        """What fetches the session's model into the folder."""
+        assert self.task is not None
+        most = self.settings.most_model_bytes or most_model_bytes(self.task)
+        return Download(self, session.offer, most)
+
+    # What comes next
+
+    def go_on(self, now: float) -> Call | Sleep | None:
+        """See :meth:`Line.go_on`."""
+        if not self._restored:
+            self._restored = True
+            self.restore(now)
+        session = self.session
+        if session is not None:
+            if session.over is not None and not session.closed:
+                return Call(
+                    "result",
+                    self.path(session=session.key),
+                    self._closed,
+                    self._not_known,
+                    most_tries=3,
+                )
+            if session.answer is not None and not session.answered:
+                return self._answer(session)
+            if session.frames and not self._handle(session, now):
+                return Sleep(min(max(1.0, (session.deadline or now) - now), _LONGEST_SLEEP))
+            if self.uploads or (session.over is not None and not session.closed):
+                return self.choose(now)
+            if session.answer is None:
+                return Sleep(_LONGEST_SLEEP)
+            if not session.closed and self._idle and now >= session.look_at:
+                session.look_at = now + _LOOK
+                return Call("result", self.path(session=session.key), self._looked, self._not_known)
+        return self._poll(now)
+
+    def _poll(self, now: float) -> Call | Sleep | None:
+        live = self.session is not None and not self.session.closed
+        if self._idle and self.settings.once and not live:
+            return None
+        self._cursor, self._asked_at = self._after or self._cursor, now
+        most = LARGEST_BATCH_BYTES + 16 * LARGEST_BATCH
+        if self.task is not None:
+            most += self.task.protocol.largest_message(self.task, PartyRole.CLIENT)
+        wait = 0.0 if self.settings.once and not live else self.settings.wait
+        return Call(
+            "next",
+            self.path(),
+            self._polled,
+            query=cursor_query(self._cursor, wait),
+            most=most,
+            seconds=60.0 + wait,
+        )
+
+    def _polled(self, response: Response, now: float) -> None:
+        self._idle = response.status == 204
+        if self._idle:
+            self._wait(seconds_of(response.headers, "retry-after"), now)
+            return
+        kind = response.headers.get("content-type", "").partition(";")[0].strip().lower()
+        after = check_cursor(response.headers.get(CURSOR_HEADER.lower(), ""))
+        if kind == OFFER_TYPE:
+            self._offered(response, now)
+        elif kind == MESSAGES_TYPE:
+            self._take_messages(response, after, now)
+        else:
+            raise Refused(f"got an answer of type {kind!r:.60} to a poll; expected an offer or messages")
+        self._after = after
+
+    def _wait(self, asked: float | None, now: float) -> None:
+        """After an answer without work: don't ask again at once, whatever the service says."""
+        floor = 60.0 if self.settings.wait == 0 and not self.settings.once else 0.0
+        least = _QUIET if now - self._asked_at < _QUIET else 0.0
+        seconds = max(least, floor if asked is None else min(asked, 3600.0))
+        if seconds:
+            self.pause(seconds, now)
+
+    # Offers
+
+    def _offered(self, response: Response, now: float) -> None:
+        session = read_offer(response, self.kit, now)
+        current = self.session
+        if current is not None and current.key == session.key:
+            if current.answered:  # the service has forgotten the answer in a crash
+                current.answered = False
+                self._wait(None, now)
+            return
+        if self.state.is_over(session.key):
+            raise Refused(
+                f"got the offer of round {session.offer.number} again, whose session is over; expected a new one"
+            )
+        if self.task is None or not may_upload(
+            self.state.ledger,
+            LABEL,
+            self.party,
+            self.task.digest,
+            session=session.name,
+            most=self.settings.max_uploads_per_model,
+        ):
+            raise Refused(
+                f"got the offer of one more session over a model that got {self.settings.max_uploads_per_model} "
+                "uploads; the sums of several sessions over one model reveal the difference between them"
+            )
+        if current is not None and not current.closed:
+            self._end(current, "the service went on to another session")
+            current.closed = True
+        self.renew_roster()
+        self.session = session
+        self.settings.tell("offered", session.key, number=session.offer.number, attempt=session.offer.attempt)
+        if self.settings.may_run is not None and not self.settings.may_run():
+            self.decline(session, "this device can't run now")
+
+    def _answer(self, session: Session) -> Call:
+        assert session.answer is not None
+        return Call(
+            "accept",
+            self.path(session=session.key),
+            lambda response, now: self._was_answered(session, now),
+            lambda problem: self._closed_offer(session, problem),
+            headers={"content-type": JSON_TYPE},
+            body=msgspec.json.encode(session.answer),
+        )
+
+    def _was_answered(self, session: Session, now: float) -> None:
+        session.answered, session.look_at = True, now + _LOOK
+
+    def _closed_offer(self, session: Session, problem: Problem) -> None:
+        session.answered = True
+        self._end(session, f"the answer to the offer came too late ({problem.kind.word})")
+
+    def _make_role(self, session: Session) -> Client[Any]:
+        assert self.task is not None
+        return self.state.folder.client(self.task, self.party, session=session.name, **self.lent())
+
+    def restore(self, now: float) -> None:
+        """Take up the session of an offer that was accepted before a restart."""
+        offer = self.state.read_offer()
+        if offer is None or self.task is None:
+            return
+        session = session_of(offer, self.task.digest, now, json.loads(offer.config))
+        if self.state.is_over(session.key) or self.state.folder.is_over(self.task, self.party, session.name):
+            self.state.forget_offer()
+            return
+        session.role = self._make_role(session)
+        session.answer, session.answered = Acceptance(True), True  # if the service doesn't know, it offers again
+        session.contributed = session.resumed = session.role.contributed or session.role.finished
+        self.session = session
+
+    # Messages
+
+    def _take_messages(self, response: Response, after: str, now: float) -> None:
+        key = response.headers.get(SESSION_HEADER.lower(), "")
+        session = self.session
+        if session is None or session.key != key or session.role is None:
+            if self.state.is_over(key):
+                self._wait(None, now)
+                return
+            raise Refused(f"got messages of session {key!r:.20}, in which this client does not take part")
+        try:
+            frames = from_frames(response.body)
+        except ConfigError as error:
+            raise Refused(str(error)) from error
+        if not 0 < len(frames) <= LARGEST_BATCH:
+            raise Refused(f"got {len(frames)} messages at once; expected 1 to {LARGEST_BATCH}")
+        seconds = seconds_of(response.headers, DEADLINE_HEADER)
+        session.deadline = now + (_ROUND_SECONDS if seconds is None else seconds)
+        session.heard = True
+        session.bytes_down += sum(len(frame.data) for frame in frames)
+        session.frames.extend(frames)
+        if after and after == self._cursor:  # nothing new: the service repeats itself
+            self._wait(None, now)
+
+    def _handle(self, session: Session, now: float) -> bool:
+        """Hand the messages at hand to the role, up to the first answer; False while the update is missing."""
+        assert session.role is not None
+        while session.frames and session.over is None:
+            frame, ready = session.frames[0], session.contributed
+            try:
+                reply = session.role.receive(frame.data)
+            except LocalProtocolError as error:
+                if ready:  # the update is there, so it is the budget that has no room
+                    session.error = error
+                    self._end(session, str(error))
+                    break
+                if session.deadline is not None and now >= session.deadline:
+                    session.frames.clear()  # poll with the old cursor: does the service still wait?
+                    self._after = ""
+                    session.deadline = None
+                    self._wait(None, now)
+                    break
+                return False
+            except RemoteProtocolError as error:
+                session.error = Refused(f"the service sent what breaks the protocol: {error}")
+                self._end(session, str(error))
+                raise session.error from error
+            except Aborted as error:
+                self._end(session, str(error))
+                break
+            session.frames.popleft()
+            if reply is not None:
+                self._send(session, frame.round, reply, now)
+                break
+        return True
+
+    def _send(self, session: Session, number: int, reply: bytes, now: float) -> None:
+        def taken(again: bool) -> None:
+            session.bytes_up += len(reply)
+            self.settings.tell("sent", session.key, round=number, bytes=len(reply))
+            if session.role is not None and session.role.finished and not again:
+                self._end(session, "")
+
+        def over(problem: Problem) -> None:
+            self._end(session, f"a message came too late ({problem.kind.word})")
+
+        self.uploads.append(Upload(session.key, number, reply, taken, over))
+
+    # The end
+
+    def _end(self, session: Session, why: str) -> None:
+        """The session is over for this client: delete its secrets."""
+        if session.over is not None:
+            return
+        session.over = why
+        session.frames.clear()
+        self.uploads.clear()
+        self.state.note_over(session.key)
+        if session.role is not None:
+            self.state.folder.forget(session.role)
+        self.state.forget_offer()
+        self.settings.tell("ended", session.key, reason=why)
+
+    def _closed(self, response: Response, now: float) -> None:
+        assert self.session is not None
+        result = read(response.body, Result)
+        self.session.in_sum = True if result.in_sum else (False if result.state in ("done", "failed") else None)
+        self.session.closed = True
+
+    def _looked(self, response: Response, now: float) -> None:
+        """What the service says of a session from which nothing comes."""
+        session = self.session
+        assert session is not None
+        result = read(response.body, Result)
+        if result.state == "running" and not result.selected and not session.heard:
+            self._end(session, "this client was not selected")
+        elif result.state in ("done", "failed"):
+            session.in_sum = result.in_sum
+            self._end(session, f"the session is {result.state}")
+
+    def _not_known(self, problem: Problem) -> None:
+        if self.session is not None:
+            self._end(self.session, f"the service doesn't know the session ({problem.kind.word})")
+            self.session.closed = True

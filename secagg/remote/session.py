@@ -1,0 +1,81 @@
+"""A client's view of one session, and how it reads the offer of one."""
+
+from __future__ import annotations
+
+import json
+import math
+import re
+from collections import deque
+from dataclasses import dataclass, field
+from typing import Any
+
+from secagg.api.documents import Acceptance, Framed, Offer, session_key
+from secagg.api.routes import SESSION_HEADER
+from secagg.errors import Refused, SecAggError
+from secagg.identity import PartyRole
+from secagg.kit import Kit
+from secagg.remote.line import read
+from secagg.remote.requests import Response
+from secagg.roles.client import Client
+
+_HEX = re.compile(r"[0-9a-f]{64}\Z")
+_LONGEST_CONFIG = 1 << 16  # characters
+
+
+@dataclass(eq=False)
+class Session:
+    """One session that this client was offered, from the offer to its end.
+
+    ``role`` is there once it was accepted. ``over`` says why it ended for this client, and ``error`` is set where
+    that was the service's or the caller's fault.
+    """
+
+    offer: Offer
+    name: bytes
+    key: str
+    since: float
+    config: dict[str, Any]
+    role: Client[Any] | None = None
+    answer: Acceptance | None = None
+    answered: bool = False
+    resumed: bool = False
+    heard: bool = False  # a message came
+    over: str | None = None
+    closed: bool = False  # over, and the result was asked for
+    error: SecAggError | None = None
+    in_sum: bool | None = None
+    deadline: float | None = None
+    look_at: float = 0.0
+    bytes_up: int = 0
+    bytes_down: int = 0
+    frames: deque[Framed] = field(default_factory=deque)
+    contributed: bool = False
+
+
+def session_of(offer: Offer, task: bytes, now: float, config: dict[str, Any]) -> Session:
+    """The session that an offer under the task of this digest describes: its name and address are computed."""
+    name = offer.name()
+    return Session(offer, name, session_key(task, name), now, config)
+
+
+def read_offer(response: Response, kit: Kit, now: float) -> Session:
+    """The session of an offer from the service; ``Refused`` for one that can't be honest."""
+    if kit.role is not PartyRole.CLIENT:
+        raise Refused(f"got an offer to train as a {kit.role}; only clients train")
+    offer = read(response.body, Offer)
+    try:
+        config = json.loads(offer.config)
+    except (ValueError, RecursionError):
+        config = None
+    if (
+        not _HEX.match(offer.model)
+        or not (0 < offer.number < 1 << 32 and 0 < offer.attempt < 1 << 16)
+        or not isinstance(config, dict)
+        or len(offer.config) > _LONGEST_CONFIG
+        or not (math.isfinite(offer.seconds) and math.isfinite(offer.input_seconds))
+    ):
+        raise Refused("got an offer whose fields are impossible")
+    session = session_of(offer, bytes.fromhex(kit.task), now, config)
+    if response.headers.get(SESSION_HEADER.lower(), session.key) != session.key:
+        raise Refused("got an offer for another session than the one that it describes; nothing was accepted")
+    return session

@@ -1,0 +1,216 @@
+"""The drivers: they carry requests over HTTPS with httpx2, blocking or with asyncio, and decide nothing."""
+
+from __future__ import annotations
+
+import asyncio
+import ssl
+import time
+from collections.abc import AsyncIterator, Iterator
+from types import ModuleType
+from typing import TYPE_CHECKING, Any, Final
+
+from secagg.errors import ConfigError, Refused, words
+from secagg.remote.requests import Request, Response
+from secagg.remote.settings import Progress
+
+if TYPE_CHECKING:
+    import httpx2
+
+    from secagg.kit import Kit
+    from secagg.remote.settings import Settings
+
+_PIECE: Final = 1 << 16
+_SMALL: Final = 1 << 16  # bytes up to which a body is sent without telling of progress
+_CONNECT: Final = 20.0  # seconds
+_SILENT: Final = 90.0  # seconds without a byte, which is more than a poll may wait
+
+
+class LostError(Exception):
+    """The connection failed before the whole answer was there; the core tries again."""
+
+
+def library() -> ModuleType:
+    """httpx2; ``ConfigError`` that says what to install."""
+    try:
+        import httpx2
+    except ImportError as error:
+        raise ConfigError(
+            "got no httpx2, which a client of a service needs: pip install 'secagg[client]'"
+        ) from error
+    return httpx2
+
+
+def tls(kit: Kit) -> ssl.SSLContext:
+    """What the connection trusts: the kit's certificates, else the system's."""
+    if kit.ca is not None:
+        context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+        context.load_verify_locations(cadata=kit.ca)
+    else:
+        try:
+            import truststore
+
+            context = truststore.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+        except ImportError:
+            context = ssl.create_default_context()
+    context.minimum_version = ssl.TLSVersion.TLSv1_2
+    return context
+
+
+class Clock:
+    """Seconds since 1970 that never jump: the time at the start, and how much has passed since."""
+
+    def __init__(self) -> None:
+        self._start = time.time() - time.monotonic()
+
+    def __call__(self) -> float:
+        """The time now."""
+        return self._start + time.monotonic()
+
+
+def _arguments(kit: Kit, settings: Settings) -> dict[str, Any]:
+    return {
+        "base_url": kit.url,
+        "verify": tls(kit) if kit.url.startswith("https") else True,
+        "trust_env": settings.trust_env,
+        "proxy": settings.proxy,
+        "follow_redirects": False,
+        "headers": {"user-agent": "secagg"},
+    }
+
+
+def _sent(request: Request, settings: Settings) -> tuple[dict[str, str], Any]:
+    """The headers and the body of a request; a large body is sent in pieces, which tell of progress."""
+    headers = dict(request.headers)
+    if request.method in ("PUT", "PATCH", "POST"):
+        headers["content-length"] = str(len(request.body))
+    tell = settings.progress
+    if len(request.body) <= _SMALL or not callable(tell):
+        return headers, bytes(request.body)
+    body, total = memoryview(request.body), len(request.body)
+
+    def pieces() -> Iterator[bytes]:
+        for at in range(0, total, _PIECE):
+            yield bytes(body[at : at + _PIECE])
+            tell(Progress("upload", min(at + _PIECE, total), total))
+
+    return headers, pieces()
+
+
+def _timeout(httpx: ModuleType, request: Request) -> Any:
+    silent = min(_SILENT, request.seconds)
+    return httpx.Timeout(connect=_CONNECT, read=silent, write=silent, pool=None)
+
+
+class _Body:
+    """Collects the body of an answer within the request's caps."""
+
+    def __init__(self, request: Request, response: httpx2.Response, started: float) -> None:
+        self._request, self._until = request, started + request.seconds
+        self.headers = {name.lower(): value for name, value in response.headers.items()}
+        self._status = response.status_code
+        self._most = request.check_head(self._status, self.headers)
+        self._pieces: list[bytes] = []
+        self._size = 0
+
+    def add(self, piece: bytes) -> bool:
+        """Take a piece; False if nothing more of the body is wanted."""
+        if time.monotonic() > self._until:
+            raise LostError(f"the answer took more than {self._request.seconds:.0f} s")
+        self._size += len(piece)
+        if self._size > self._most:
+            if self._status >= 300:  # an error's page: its beginning is enough
+                return False
+            raise Refused(f"got an answer of more than {self._most} bytes")
+        if self._request.sink is not None and self._status < 300:
+            self._request.sink(piece)
+        else:
+            self._pieces.append(piece)
+        return True
+
+    def response(self) -> Response:
+        """The whole answer."""
+        return Response(self._status, self.headers, b"".join(self._pieces))
+
+
+def _failure(error: Exception) -> Exception:
+    """What a failed request means: a certificate that is not trusted is permanent, all else is not."""
+    cause: BaseException | None = error
+    while cause is not None:
+        if isinstance(cause, ssl.SSLCertVerificationError):
+            return Refused(
+                f"the service's certificate is not trusted: {words(cause)}; a kit with its CA names whom to trust"
+            )
+        cause = cause.__cause__ or cause.__context__
+    return LostError(f"{type(error).__name__}: {words(error)}")
+
+
+class Http:
+    """Sends requests, blocking; any thread may send."""
+
+    def __init__(self, kit: Kit, settings: Settings) -> None:
+        self._httpx, self._settings = library(), settings
+        self._client = self._httpx.Client(**_arguments(kit, settings))
+
+    def send(self, request: Request) -> Response:
+        """The answer; ``LostError`` where trying again may help, and ``Refused`` where it would not."""
+        headers, body = _sent(request, self._settings)
+        started = time.monotonic()
+        try:
+            with self._client.stream(
+                request.method,
+                request.target,
+                headers=headers,
+                content=body,
+                timeout=_timeout(self._httpx, request),
+            ) as response:
+                collected = _Body(request, response, started)
+                for piece in response.iter_raw():
+                    if not collected.add(piece):
+                        break
+                return collected.response()
+        except (self._httpx.HTTPError, self._httpx.InvalidURL, ssl.SSLError, OSError) as error:
+            raise _failure(error) from error
+
+    def close(self) -> None:
+        """Close all connections."""
+        self._client.close()
+
+
+class AsyncHttp:
+    """Sends requests with asyncio."""
+
+    def __init__(self, kit: Kit, settings: Settings) -> None:
+        self._httpx, self._settings = library(), settings
+        self._client = self._httpx.AsyncClient(**_arguments(kit, settings))
+
+    async def send(self, request: Request) -> Response:
+        """See :meth:`Http.send`."""
+        headers, body = _sent(request, self._settings)
+        started = time.monotonic()
+        try:
+            async with (
+                asyncio.timeout(request.seconds),
+                self._client.stream(
+                    request.method,
+                    request.target,
+                    headers=headers,
+                    content=body if isinstance(body, bytes) else _as_async(body),
+                    timeout=_timeout(self._httpx, request),
+                ) as response,
+            ):
+                collected = _Body(request, response, started)
+                async for piece in response.aiter_raw():
+                    if not collected.add(piece):
+                        break
+                return collected.response()
+        except (self._httpx.HTTPError, self._httpx.InvalidURL, ssl.SSLError, OSError) as error:
+            raise _failure(error) from error
+
+    async def close(self) -> None:
+        """Close all connections."""
+        await self._client.aclose()
+
+
+async def _as_async(pieces: Iterator[bytes]) -> AsyncIterator[bytes]:
+    for piece in pieces:
+        yield piece

@@ -1,0 +1,111 @@
+"""Clients and members that talk to a :class:`Double`: by function calls, without sockets and without waiting."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from secagg.identity import PartyRole
+from secagg.kit import Kit
+from secagg.remote.core import ClientCore
+from secagg.remote.line import Exchange
+from secagg.remote.requests import Request, Response, Sleep
+from secagg.remote.settings import Options, Settings
+from secagg.remote.state import State
+from secagg.testing._parties import Parties, parties_for
+from tests.remote.double import Double
+
+URL = "http://127.0.0.1:9"
+MODEL = {"w": np.arange(5, dtype=np.float32)}
+
+
+def kit_for(parties: Parties, party: str, url: str = URL, **changes: Any) -> Kit:
+    """The kit of a party, which pins the digest of the roster."""
+    assert parties.roster is not None
+    fields: dict[str, Any] = {"roster": parties.roster.digest.hex()}
+    return Kit(
+        party=party, role=parties.roles[party], url=url, task=parties.task.digest.hex(), **{**fields, **changes}
+    )
+
+
+def options_for(parties: Parties, party: str, **options: Any) -> Options:
+    """The keys of a party, and further options."""
+    given: Any = {"identity": parties.identities[party], "key": parties.long_lived.get(party), **options}
+    return given
+
+
+def update_of(parties: Parties, party: str) -> dict[str, Any]:
+    """Whole steps of the grid, so that the mean is known to the last bit."""
+    number = sorted(parties.cohort).index(party) + 1
+    return {"w": np.full(5, number / 2047 * 8, np.float32)}
+
+
+class Client:
+    """A client's core with a folder, and a loop that trains at once."""
+
+    def __init__(self, parties: Parties, party: str, folder: Path, double: Double, **options: Any) -> None:
+        self.parties, self.party, self.double = parties, party, double
+        self.kit = kit_for(parties, party)
+        self.settings = Settings.of(**options_for(parties, party, **options))
+        self.state = State(folder, self.kit, self.settings)
+        self.core = ClientCore(self.kit, self.state, self.settings, lambda: 0.0)
+        self.now = 1e9
+
+    def send(self, request: Request) -> Response:
+        """Carry a request to the service, as a driver does."""
+        response = self.double.answer(request.method, request.target, request.headers, bytes(request.body))
+        request.check_head(response.status, response.headers)
+        if request.sink is not None and response.status < 300:
+            request.sink(response.body)
+            return Response(response.status, response.headers)
+        return response
+
+    def step(self, exchange: Exchange | None = None) -> bool:
+        """One step of the core; False at its end. Sleeping only moves the time on."""
+        exchange = exchange or self.core
+        what = exchange.next(self.now)
+        if what is None:
+            return False
+        if isinstance(what, Sleep):
+            self.now += what.seconds
+            return True
+        exchange.got(self.send(what), self.now)
+        return True
+
+    def train(self, weight: int | None = None) -> None:
+        """Take the newest offer up if it is new, and contribute."""
+        session = self.core.session
+        if session is None or session.answer is not None or session.over is not None:
+            if session is not None and session.answer is not None and not session.contributed and not session.over:
+                self.core.contribute(session, update_of(self.parties, self.party), weight)
+            return
+        download = self.core.download(session)
+        while self.step(download):
+            pass
+        download.close()
+        self.core.accept(session)
+
+    def close(self) -> None:
+        self.state.close()
+
+
+def play(clients: list[Any], double: Double, most: int = 400) -> None:
+    """Let every party do one step after the other until the newest session is over for all."""
+    for _ in range(most):
+        for client in clients:
+            if isinstance(client, Client):
+                client.train(9)
+            client.step()
+        session = double.sessions[-1]
+        if (session.outcome is not None or session.failed) and all(
+            client.core.session is None or client.core.session.closed
+            for client in clients
+            if isinstance(client, Client)
+        ):
+            return
+    raise AssertionError(f"the session does not end: {double.requests[-10:]}")
+
+
+__all__ = ["MODEL", "URL", "Client", "PartyRole", "kit_for", "options_for", "parties_for", "play", "update_of"]

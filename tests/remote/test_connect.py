@@ -1,0 +1,56 @@
+"""The blocking client over real HTTP: the loop of the README, restarts, and what its options do."""
+
+from __future__ import annotations
+
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+import secagg
+from secagg.remote import Contribution
+from tests.remote.double import Double
+from tests.remote.http import running
+from tests.remote.playing import MODEL, kit_for, options_for, parties_for, update_of
+
+PARTIES = parties_for(secagg.SecAgg(), 4).enrolled()
+
+
+def connected(url: str, party: str, folder: Path, **options: Any) -> secagg.remote.Remote:
+    return secagg.connect(kit_for(PARTIES, party, url), folder, **options_for(PARTIES, party, **options))
+
+
+def loop(url: str, party: str, folder: Path, double: Double, most: int) -> list[Contribution]:
+    """A training loop: each update is a constant, whatever the model."""
+    results = []
+    with connected(url, party, folder) as remote:
+        for offer in remote.offers():
+            model = offer.model(like=MODEL)
+            model["w"] += update_of(PARTIES, party)["w"]
+            update = {name: value - offer.start[name] for name, value in model.items()}
+            np.testing.assert_array_equal(offer.start["w"], MODEL["w"])
+            results.append(offer.contribute(update, weight=9))
+            if len(results) == most:
+                break
+    return results
+
+
+def test_the_loop_of_the_readme_takes_part_in_two_rounds(tmp_path: Path) -> None:
+    double = Double(PARTIES.task, PARTIES.roster, list(PARTIES.cohort))
+    first = double.offer(MODEL, config={"epochs": 2})
+
+    def next_round() -> None:
+        if double.sessions[-1] is first and first.outcome is not None:
+            double.offer(MODEL, number=2)
+
+    double.after_upload = next_round
+    with running(double) as url, ThreadPoolExecutor(4) as pool:
+        futures = [pool.submit(loop, url, p, tmp_path / p, double, 2) for p in PARTIES.cohort]
+        results = [future.result(60) for future in futures]
+    mean = np.mean([update_of(PARTIES, party)["w"] for party in PARTIES.cohort], axis=0)
+    for session in double.sessions:
+        np.testing.assert_allclose(session.outcome.mean["w"], mean, atol=1e-3)
+        assert not session.server.faults
+    assert all(result.in_sum is not False and not result.reason for row in results for result in row)
+    assert all(result.bytes_up > 500 and result.seconds >= 0 for row in results for result in row)
