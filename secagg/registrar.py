@@ -74,7 +74,7 @@ def sign_roster(
             version=1,
             roster_digest=roster.digest.hex(),
             roster_version=number,
-            expires=dt.datetime.fromtimestamp(until, dt.UTC).strftime(_TIME),
+            expires=_time(until),
             signature=signature,
         )
     )
@@ -140,12 +140,20 @@ def verify_signature(
         raise ConfigError(
             "got a roster that the pinned registrar did not sign; don't use it, and ask the registrar"
         )
-    if (time.time() if now is None else now) >= until:
-        raise ConfigError(f"got a roster that expired at {file.expires}; ask the registrar to sign a newer one")
+    _check_expiry(until, time.time() if now is None else now)
     accepted = read_roster(roster)
-    if accepted.digest != digest:
-        raise ConfigError("got a roster that is not the one that the registrar signed; the signature is of another")
+    _check_digest(accepted, digest)
     return SignedRoster(accepted, file.roster_version, until)
+
+
+def _check_expiry(until: int, now: float) -> None:
+    if now >= until:
+        raise ConfigError(f"got a roster that expired at {_time(until)}; ask the registrar to sign a newer one")
+
+
+def _check_digest(roster: Roster, digest: bytes) -> None:
+    if roster.digest != digest:
+        raise ConfigError("got a roster that is not the one that the registrar signed; the signature is of another")
 
 
 def read_roster(text: str | bytes) -> Roster:
@@ -186,20 +194,28 @@ def _check_newest(ledger: ReadableLedger, registrar: bytes, version: int, digest
     """
     while True:
         place, newest = _newest(ledger, registrar)
-        if version < newest:
-            raise ConfigError(
-                f"got version {version} of the roster after version {newest}; an older roster may list keys that "
-                "were replaced since: ask the registrar for the newest"
-            )
-        if ledger.claim(_entry(b"roster", registrar, version), digest) != digest:
-            raise ConfigError(
-                f"got a second, different roster as version {version}; the registrar signed both, so ask it which "
-                "is right, and for a higher version"
-            )
+        _check_rollback(version, newest)
+        _check_equivocation(ledger, registrar, version, digest)
         number = version.to_bytes(32, "big")
         if version == newest or ledger.claim(_entry(b"seen", registrar, place), number) == number:
             return
         # Another thread took this place in between, so look again.
+
+
+def _check_rollback(version: int, newest: int) -> None:
+    if version < newest:
+        raise ConfigError(
+            f"got version {version} of the roster after version {newest}; an older roster may list keys that "
+            "were replaced since: ask the registrar for the newest"
+        )
+
+
+def _check_equivocation(ledger: ReadableLedger, registrar: bytes, version: int, digest: bytes) -> None:
+    if ledger.claim(_entry(b"roster", registrar, version), digest) != digest:
+        raise ConfigError(
+            f"got a second, different roster as version {version}; the registrar signed both, so ask it which "
+            "is right, and for a higher version"
+        )
 
 
 def _entry(kind: bytes, registrar: bytes, number: int) -> bytes:
@@ -209,6 +225,11 @@ def _entry(kind: bytes, registrar: bytes, number: int) -> bytes:
 
 def _signed_bytes(digest: bytes, version: int, expires: int) -> bytes:
     return SIGNATURE_LABEL + _canonical.encode((digest, version, expires))
+
+
+def _time(seconds: int) -> str:
+    """Seconds since 1970 as the signature states them."""
+    return dt.datetime.fromtimestamp(seconds, dt.UTC).strftime(_TIME)
 
 
 def _seconds(text: str) -> int:

@@ -87,6 +87,7 @@ def document() -> str:
 
 def _groups() -> Iterator[str]:
     for title, inside in (
+        ("Enrolment", "test_enrolment"),
         ("Two accounts of one session", "test_two_stories"),
         ("Terms that the server chooses", "test_chosen_terms"),
         ("Replays, reflections, masks", "test_replays"),

@@ -33,12 +33,15 @@ from mpc.errors import MPCError
 from mpc.keys import TAG_BYTES
 from secagg import packing, wire
 from secagg.bitmap import from_bitmap, to_bitmap
+from secagg.enrolment import load_request, request_enrolment
 from secagg.errors import ConfigError, EncodingError, LocalProtocolError
 from secagg.federated import FedAdam, PublicMask, Residual
-from secagg.identity import Roster, load_identity, load_roster
+from secagg.identity import Party, PartyRole, Roster, load_identity, load_roster
+from secagg.kit import Kit
 from secagg.merkle import merkle_levels, merkle_path, root_of_path
+from secagg.registrar import sign_roster, verify_signature
 from secagg.roles.state import _state_checksum
-from secagg.store import FileLedger, FileStore, split_rows
+from secagg.store import FileLedger, FileStore, MemoryLedger, split_rows
 from secagg.table import Refusal
 from secagg.testing import MemoryStore, Session
 from tests.secagg.fuzz.mutate import Mutator
@@ -94,6 +97,7 @@ def decoders(cases: Sequence[Case], folder: Path) -> list[Decoder]:
         *_schemas(cases),
         Decoder("task", secagg.Task.from_bytes, _tasks(cases), (ConfigError,), _canonical),
         Decoder("roster", _roster(folder / "roster.json"), _rosters(cases), (ConfigError,), _json),
+        *_enrolment(folder, _rosters(cases)[0].decode()),
         Decoder("identity", _identity(folder / "key.pem"), _keys(), (ConfigError,), _pem),
         _packed(),
         *_one_time_keys(),
@@ -220,6 +224,46 @@ def _roster(path: Path) -> Callable[[bytes], object]:
         return load_roster(path)
 
     return read
+
+
+def _enrolment(folder: Path, roster: str) -> list[Decoder]:
+    """Requests, signatures of a roster, kits: what is read is what was signed, and is written alike."""
+    key = Ed25519PrivateKey.from_private_bytes(bytes(range(32)))
+    public = key.public_key().public_bytes_raw()
+    asking = [Party("c1", PartyRole.CLIENT, public), Party("a1", PartyRole.AGGREGATOR, public, bytes(range(32)))]
+    signature = sign_roster(
+        Roster.from_json(roster), STRANGER, version=3, expires=1 << 31, ledger=MemoryLedger()
+    ).encode()
+    registrar = STRANGER.public_key().public_bytes_raw()
+    pins: list[dict[str, Any]] = [
+        {"registrar": public, "roster": "ab" * 32},
+        {"trust": "semi-honest"},
+        {"auth": "tokens"},
+    ]
+    kits = [Kit(party="c1", url="https://[::1]:8443/x", task="cd" * 32, **pin).to_json().encode() for pin in pins]
+
+    def request(data: bytes) -> None:
+        (folder / "c1.enrol").write_bytes(data)
+        if load_request(folder / "c1.enrol") not in asking:
+            raise AssertionError("a request that its party didn't sign")
+
+    def signed(data: bytes) -> None:
+        read = verify_signature(roster, data, registrar=registrar, now=0)
+        if (read.version, read.expires) != (3, 1 << 31):
+            raise AssertionError("a signature of what the registrar didn't sign")
+
+    def kit(data: bytes) -> None:
+        (folder / "c1.kit").write_bytes(data)
+        read = Kit.load(folder / "c1.kit")
+        if Kit.from_json(read.to_json()) != read:
+            raise AssertionError("one kit in two ways")
+
+    requests = [request_enrolment(party, key).encode() for party in asking]
+    return [
+        Decoder("request to be enrolled", request, requests, (ConfigError,), _json),
+        Decoder("signature of a roster", signed, [signature], (ConfigError,), _json),
+        Decoder("kit", kit, kits, (ConfigError,), _json),
+    ]
 
 
 def _keys() -> list[bytes]:
