@@ -12,9 +12,14 @@ from urllib.parse import urlsplit
 
 import msgspec
 import pytest
+from starlette.applications import Starlette
 from starlette.datastructures import MutableHeaders
+from starlette.requests import Request
+from starlette.responses import Response
+from starlette.routing import Route
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from secagg.service import operator
 from secagg.service.operator import operator_app
 from secagg.service.status import PrivacyStatus, Status
 from tests.service.played import CLIENTS, Played
@@ -30,7 +35,11 @@ from selenium.webdriver.support.wait import WebDriverWait  # noqa: E402
 pytestmark = pytest.mark.stacks
 
 ATTACK = "<img src=x onerror=alert(1)>"
-FLAGS = ("--headless=new", "--no-sandbox", "--disable-quic", "--disable-background-networking", "--no-proxy-server")
+FOREIGN = "attacker.example"  # a name that an attacker has pointed at this machine
+FLAGS = (
+    *("--headless=new", "--no-sandbox", "--disable-quic", "--disable-background-networking", "--no-proxy-server"),
+    f"--host-resolver-rules=MAP {FOREIGN} 127.0.0.1",
+)
 #: Fields with a fixed set of values, and times: a document with other values there is not a document.
 TYPED = {"at", "started", "ended", "seen", "expires", "state", "result", "auth", "purpose"}
 PERIOD = 0.1
@@ -132,7 +141,7 @@ def test_a_session_that_moves_is_seen_to_move(browser: Any) -> None:
         shows(browser, "5 of 6", "tr.closed:nth-child(3)")
         while source.server.outcome is None:
             source.step()
-        shows(browser, "No session is open. The last session, 1, is done.")
+        shows(browser, "No session is open. Session 1 is done.")
         shows(browser, "5 of 6", ".past")
         assert browser.title == "idle · secagg"
 
@@ -263,6 +272,50 @@ def test_text_alone_and_the_policy_alone_stop_the_attack(browser: Any, text: boo
 
 def test_control_without_text_and_policy_the_attack_runs(browser: Any) -> None:
     assert attacked(browser, text=False, policy=False)
+
+
+def rebound(browser: Any, url: str) -> str:
+    """What the browser shows of the document under the attacker's name, which is then of the attacker's origin."""
+    browser.get(url.replace("127.0.0.1", FOREIGN) + "/v1/status")
+    return str(browser.execute_script("return document.body.textContent"))
+
+
+def test_a_foreign_name_for_this_machine_reads_nothing(browser: Any) -> None:
+    with listening(Played()) as url:
+        assert rebound(browser, url) == "this host is not allowed here; add it to the operators' hosts\n"
+
+
+def test_control_without_the_list_of_hosts_a_foreign_name_reads_the_document(
+    browser: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(operator._Guard, "_refusal", lambda self, headers: None)
+    with listening(Played()) as url:
+        assert json.loads(rebound(browser, url))["sessions"][0]["pending"][0] == "c1"
+
+
+def framed(browser: Any, *, policy: bool) -> str:
+    """What a page of another site shows in a frame over the status page."""
+
+    async def frame(request: Request) -> Response:
+        return Response(f"<iframe src='{url}/'></iframe>", media_type="text/html")
+
+    attacker = Starlette(routes=[Route("/", frame)])
+    with listening(Played(), text=True, policy=policy) as url, served(attacker) as site:
+        browser.get(site.replace("127.0.0.1", FOREIGN))
+        browser.switch_to.frame(0)
+        sleep(0.5)
+        shown = str(browser.execute_script("return document.body.textContent"))
+        browser.switch_to.default_content()
+        browser.get("about:blank")
+    return shown
+
+
+def test_no_other_site_shows_the_page_in_a_frame(browser: Any) -> None:
+    assert "secagg" not in framed(browser, policy=True)
+
+
+def test_control_without_the_policy_another_site_shows_the_page_in_a_frame(browser: Any) -> None:
+    assert "secagg" in framed(browser, policy=False)
 
 
 def test_the_page_says_when_it_no_longer_knows(browser: Any) -> None:

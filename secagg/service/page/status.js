@@ -176,7 +176,7 @@ function live(about, session) {
     session.rounds.length && !gathering ? [
       table(`${title}: rounds`, ["Round", "Progress", "Answered", "Pending", "Dropped", "Bytes", "Time"], session.rounds.map(row), "rounds"),
       make("p", { class: "legend", "aria-hidden": true }, [["answered"], ["pending"], ["dropped"], ["left", "time left"]].map(([kind, name]) =>
-        [make("span", { class: `swatch ${kind}` }), name ?? kind])),
+        make("span", { class: "key" }, make("span", { class: `swatch ${kind}` }), name ?? kind))),
     ] : null,
     session.pending.length ? folded(`${plural(session.pending.length + session.more_pending, "party", "parties")} still to answer`,
       make("ul", { class: "ids" }, session.pending.map((id) => text("li", "", id)),
@@ -206,9 +206,9 @@ function history(status, past) {
     `${lasted(since(status, session.ended))} ago`, session.reason,
   ] }));
   const names = ["Session", "Result", "In the sum", "Took", "Received", "Faults", "Ended", "Reason"];
-  const title = `Last ${plural(past.length, "session")}`;
+  const title = past.length === 1 ? "The last session" : `The last ${count(past.length)} sessions`;
   return make("section", { class: "history" }, text("h3", "", title),
-    make("div", { class: "strip", role: "img", "aria-label": `${title}: ${past.length - failed} done, ${failed} failed; each column is the share of clients in the sum, the newest on the right` }, columns),
+    past.length < 5 ? null : make("div", { class: "strip", role: "img", "aria-label": `${title}: ${past.length - failed} done, ${failed} failed; each column is the share of clients in the sum, the newest on the right` }, columns),
     table(title, names, rows.slice(0, SHOWN_SESSIONS), "past"),
     rows.length > SHOWN_SESSIONS ? folded("Older sessions", table("older sessions", names, rows.slice(SHOWN_SESSIONS), "past")) : null);
 }
@@ -224,7 +224,7 @@ function traffic(status) {
   const figure = (name, value, note) => make("div", {}, text("dt", "", name), make("dd", {}, text("strong", "", value), text("span", "quiet", note)));
   const polls = totals.most_waiting_polls === null ? "parties that wait for work" : `of at most ${count(totals.most_waiting_polls)}`;
   return make("section", { class: "traffic" }, text("h2", "", "Traffic"),
-    rates.length < 2 ? null : make("svg", { viewBox: "0 0 120 30", preserveAspectRatio: "none", role: "img", "aria-label": `bytes received, the last two minutes: ${bytes(totals.rate_in)} a second now` },
+    rates.length < 10 || most === 1 ? null : make("svg", { viewBox: "0 0 120 30", preserveAspectRatio: "none", role: "img", "aria-label": `bytes received, the last two minutes: ${bytes(totals.rate_in)} a second now` },
       make("path", { d: line, class: "curve" })),
     make("dl", { class: "figures" },
       figure("In", `${bytes(totals.rate_in)}/s`, `${bytes(totals.bytes_in)} in all`),
@@ -245,7 +245,7 @@ function headline(status) {
   const session = status.sessions.find((one) => one.state === "running") ?? status.sessions.find((one) => one.state === "gathering");
   if (!session) {
     const last = status.history[0];
-    const end = last ? ` The last session, ${count(last.number)}, is ${last.result}.` : "";
+    const end = last ? ` Session ${count(last.number)} ${last.result === "done" ? "is done" : "failed"}.` : "";
     return { shown: `No session is open.${end}`, spoken: `No session is open.${end}`, title: "idle" };
   }
   const name = `Session ${count(session.number)}`;
