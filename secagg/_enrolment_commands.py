@@ -72,7 +72,11 @@ def roster_list(roster: Path, json: bool) -> None:
         )
         return
     _print_parties(listed)
-    print(f"{len(listed)} parties. Digest, the same for everyone who has this roster: {listed.digest.hex()}")
+    print(f"{_counted(listed)}. Digest, the same for everyone who has this roster: {listed.digest.hex()}")
+
+
+def _counted(roster: Roster) -> str:
+    return "1 party" if len(roster) == 1 else f"{len(roster)} parties"
 
 
 def _print_parties(roster: Roster) -> None:
@@ -109,7 +113,7 @@ def roster_merge(rosters: Sequence[Path], out: Path) -> None:
     if out.exists() and not any(out.samefile(path) for path in rosters):
         raise ConfigError(f"got --out {out}, which exists and isn't among the files; merge it too, or name another")
     write_text(out, merged.to_json())
-    print(f"{out}: {len(merged)} parties. Digest, to compare with every party: {merged.digest.hex()}")
+    print(f"{out}: {_counted(merged)}. Digest, to compare with every party: {merged.digest.hex()}")
 
 
 def roster_build(
@@ -123,7 +127,7 @@ def roster_build(
     write_text(out, built.to_json())
     _print_parties(built)
     print("Compare each fingerprint with its owner by voice before you sign; secagg roster list shows it there.")
-    print(f"{out}: {len(built)} parties. Digest, to compare with every party: {built.digest.hex()}")
+    print(f"{out}: {_counted(built)}. Digest, to compare with every party: {built.digest.hex()}")
 
 
 def roster_sign(roster: Path, key: Path, version: int | None, expires: float, out: Path | None) -> None:
@@ -153,9 +157,7 @@ def roster_verify(roster: Path, registrar: Path, signature: Path | None) -> None
     text = read_file(path, "signature")
     key = signing.load_registrar(registrar)
     signed = signing.verify_signature(read_file(roster, "roster"), text, registrar=key)
-    print(
-        f"{roster}: {len(signed.roster)} parties, version {signed.version}, signed by registrar {fingerprint(key)}"
-    )
+    print(f"{roster}: {_counted(signed.roster)}, version {signed.version}, signed by registrar {fingerprint(key)}")
     print(f"expires {json.loads(text)['expires']}. Digest: {signed.roster.digest.hex()}")
 
 

@@ -67,7 +67,7 @@ def write_identities(
     public |= {name: pinned for name, (_, pinned) in homomorphic.items()}
     keys, roster = enrol(wanted, role, encryption_keys=public)
     extended = Roster([*enrolled, *roster.values()])
-    where.mkdir(parents=True, exist_ok=True)
+    where.mkdir(mode=0o700, parents=True, exist_ok=True)
     for name, key in keys.items():
         _write_secret(files[name][0], key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption()))
     for name, private in sealing.items():
@@ -95,7 +95,7 @@ def write_registrar(name: str, folder: str | os.PathLike[str]) -> tuple[Path, Pa
     if private.exists() or public.exists():
         raise ConfigError(f"got a registrar that {where} has already: {name}; choose another name or folder")
     key = Ed25519PrivateKey.generate()
-    where.mkdir(parents=True, exist_ok=True)
+    where.mkdir(mode=0o700, parents=True, exist_ok=True)
     _write_secret(private, key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption()))
     with public.open("xb") as file:
         file.write(key.public_key().public_bytes(Encoding.PEM, PublicFormat.SubjectPublicKeyInfo))
