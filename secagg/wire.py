@@ -14,7 +14,7 @@ accidents only. The server's messages have no sender and are not signed, because
 import hashlib
 import struct
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, ClassVar, Self, TypeVar
 
 import msgspec
@@ -65,7 +65,11 @@ AnyMessage = TypeVar("AnyMessage", bound=Message)
 
 @dataclass(frozen=True, slots=True)
 class Envelope:
-    """A message whose frame has been parsed. Nothing in it has been verified yet."""
+    """A message whose frame has been parsed. Nothing in it has been verified yet.
+
+    ``received`` and ``body`` may lie in a buffer of the caller's, such as a mapped file, which must not change
+    while the envelope is in use. What outlives the call keeps ``raw``, or a copy of a part.
+    """
 
     protocol: int
     kind: int  # the message's TYPE
@@ -75,11 +79,27 @@ class Envelope:
     body: memoryview
     trailer: bytes
     digest: bytes  # SHA-256 of header and body: what is signed
-    raw: bytes  # as received, to be relayed as it is
+    received: bytes | memoryview  # the whole message
+
+    @property
+    def raw(self) -> bytes:
+        """The message as received, to be kept, or relayed as it is."""
+        return bytes(self.received)  # of bytes, the same object
+
+    def owned(self) -> Self:
+        """The same, in bytes of its own."""
+        if type(self.received) is bytes:
+            return self
+        raw = self.raw
+        end = len(raw) - len(self.trailer)
+        return replace(self, received=raw, body=memoryview(raw)[end - len(self.body) : end])
 
     @classmethod
-    def parse(cls, data: bytes, limit: int) -> Self:
-        """Read the frame of at most ``limit`` bytes; ``Reject`` for what no honest party sends."""
+    def parse(cls, data: bytes | memoryview, limit: int) -> Self:
+        """Read the frame of at most ``limit`` bytes; ``Reject`` for what no honest party sends.
+
+        A read-only view is not copied. Bytes that anyone can change are.
+        """
         if not is_a(data, bytes | bytearray | memoryview):
             raise Reject(FaultKind.MALFORMED, f"got a {kind_of(data)}; expected bytes")
         try:
@@ -88,7 +108,7 @@ class Envelope:
             raise Reject(FaultKind.MALFORMED, "got bytes that can no longer be read") from error
         if view.nbytes > limit:
             raise Reject(FaultKind.OVERSIZED, f"got {view.nbytes} bytes; expected at most {limit}")
-        raw = data if type(data) is bytes else bytes(view)
+        raw = data if type(data) is bytes else _unchanging(view)
         if len(raw) < _FIXED.size or raw[:6] != MAGIC:
             raise Reject(FaultKind.MALFORMED, "got bytes that don't begin as an envelope does")
         _, version, protocol, kind, task = _FIXED.unpack_from(raw)
@@ -99,7 +119,7 @@ class Envelope:
         if len(session) not in (0, DIGEST_BYTES) or at + _BODY_LENGTH.size > len(raw):
             raise Reject(FaultKind.MALFORMED, "got a message cut short in its header")
         end = at + _BODY_LENGTH.size + _BODY_LENGTH.unpack_from(raw, at)[0]
-        trailer = raw[end:]
+        trailer = bytes(raw[end : end + SIGNATURE_BYTES + 1])
         if end > len(raw) or len(trailer) not in (SIGNATURE_BYTES, CHECKSUM_BYTES):
             raise Reject(FaultKind.MALFORMED, "got a body or a trailer of the wrong length")
         view = memoryview(raw)
@@ -112,7 +132,7 @@ class Envelope:
             body=view[at + _BODY_LENGTH.size : end],
             trailer=trailer,
             digest=hashlib.sha256(view[:end]).digest(),
-            raw=raw,
+            received=raw,
         )
 
     def verify(self, key: bytes | None) -> None:
@@ -236,11 +256,18 @@ def _decoder(kind: type[AnyMessage]) -> "msgspec.msgpack.Decoder[AnyMessage]":
     return _DECODERS[kind]
 
 
-def _short_field(raw: bytes, at: int) -> tuple[bytes, int]:
+def _unchanging(view: memoryview) -> bytes | memoryview:
+    """The bytes of a view: the view itself, if nobody can write through it, else a copy."""
+    if view.readonly and view.c_contiguous and view.nbytes:
+        return view.cast("B")
+    return bytes(view)
+
+
+def _short_field(raw: bytes | memoryview, at: int) -> tuple[bytes, int]:
     end = at + 1 + (raw[at] if at < len(raw) else len(raw))
     if end > len(raw):
         raise Reject(FaultKind.MALFORMED, "got a message cut short in its header")
-    return raw[at + 1 : end], end
+    return bytes(raw[at + 1 : end]), end
 
 
 def _sender(name: bytes) -> str:

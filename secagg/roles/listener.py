@@ -38,7 +38,7 @@ class FaultRecorder(Member[AnyState]):
         """The faults of the messages that were refused, oldest first."""
         return tuple(self._faults.kept)
 
-    def receive_all(self, messages: Iterable[bytes]) -> list[bytes | None]:
+    def receive_all(self, messages: Iterable[bytes | memoryview]) -> list[bytes | None]:
         """Take messages as ``receive`` does, one after the other; returns the answer to each, or None.
 
         The state is saved once, after the last message and before any answer is returned. Many reports in one call
@@ -50,7 +50,7 @@ class FaultRecorder(Member[AnyState]):
         return self._receive_all(list(messages))
 
     @atomic
-    def _receive_all(self, messages: list[bytes]) -> list[bytes | None]:
+    def _receive_all(self, messages: list[bytes | memoryview]) -> list[bytes | None]:
         state, faults, self._batch = self._state, len(self._faults.kept), []
         try:
             answers = [self._receive(data) for data in messages]
@@ -67,7 +67,7 @@ class FaultRecorder(Member[AnyState]):
         self._added.clear()
         return answers
 
-    def _receive(self, data: bytes) -> bytes | None:
+    def _receive(self, data: bytes | memoryview) -> bytes | None:
         """Turn wrong bytes into a fault."""
         try:
             return super()._receive(data)

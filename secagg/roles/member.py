@@ -141,7 +141,7 @@ class Member(Hearing[AnyState]):
         return self._state.finished or bool(self._state.aborted)
 
     @atomic
-    def receive(self, data: bytes) -> bytes | None:
+    def receive(self, data: bytes | memoryview) -> bytes | None:
         """Take a message that came from the server; returns the answer to send, or None.
 
         The message may be a request, or another party's that the server handed on. The last request again gets the
@@ -151,7 +151,7 @@ class Member(Hearing[AnyState]):
         """
         return self._receive(data)
 
-    def _receive(self, data: bytes) -> bytes | None:
+    def _receive(self, data: bytes | memoryview) -> bytes | None:
         before = len(self._added)
         try:
             try:
@@ -173,7 +173,7 @@ class Member(Hearing[AnyState]):
             field, key = self._added.pop()
             del field[key]
 
-    def _respond(self, data: bytes) -> bytes | None:
+    def _respond(self, data: bytes | memoryview) -> bytes | None:
         envelope = Envelope.parse(data, self.context.limit)
         self._check_address(envelope)
         if envelope.digest in self._state.requests:

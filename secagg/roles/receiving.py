@@ -27,7 +27,9 @@ _TAG = 16  # bytes of a message's digest by which it is known again
 
 
 def _raw(messages: Mapping[str, Envelope]) -> Outbox:
-    return {party: one.raw for party, one in messages.items()}
+    """The bytes to hand on; those that go to several parties are taken out of the caller's buffer once."""
+    known = {key: one.raw for key, one in {id(one): one for one in messages.values()}.items()}
+    return {party: known[id(one)] for party, one in messages.items()}
 
 
 class Receiving(ServerHooks[AnyServerState]):
@@ -42,7 +44,7 @@ class Receiving(ServerHooks[AnyServerState]):
     _asks: Mapping[str, Reply] | None  # the open round's requests, where they were built already
     _received: int  # bytes, in the open round
 
-    def receive(self, sender: str, data: bytes) -> Outbox:
+    def receive(self, sender: str, data: bytes | memoryview) -> Outbox:
         """Take a message of ``sender``; returns the messages to hand on at once, by party. Often there are none.
 
         Wrong bytes change nothing but ``faults``. Bytes that were taken before change nothing at all, so a
@@ -51,16 +53,18 @@ class Receiving(ServerHooks[AnyServerState]):
         """
         return self.take(self.read(sender, data))
 
-    def read(self, sender: str, data: bytes) -> Incoming:
+    def read(self, sender: str, data: bytes | memoryview) -> Incoming:
         """Read a message of ``sender`` for :meth:`take`: its frame, its sender, its task, its signature.
 
         Nothing changes, and no bytes raise: what is wrong is in ``refused``, and becomes a fault when the message
         is taken. This call reads no state and waits for no other call, so any number of threads may read at once.
+        A read-only ``memoryview``, such as one of a mapped file, is not copied: keep it unchanged until the message
+        is taken.
         """
         sender = str.__str__(sender) if is_a(sender, str) else shown(sender)  # NumPy's text is a subclass
         return incoming(sender, self._read(sender, data), self.context)
 
-    def _read(self, sender: str, data: bytes) -> Envelope | tuple[FaultKind, str]:
+    def _read(self, sender: str, data: bytes | memoryview) -> Envelope | tuple[FaultKind, str]:
         if not self.context.knows(sender):
             detail = f"got a message of {sender!s:.64}, who is not of this session"
             return FaultKind.UNKNOWN_SENDER, detail
@@ -92,6 +96,7 @@ class Receiving(ServerHooks[AnyServerState]):
             raise LocalProtocolError("got a message before start()")
         try:
             if self._worded and isinstance(read, Envelope):
+                read = read.owned()  # it may wait for others
                 if self._is_word(sender, read):
                     return self._take_word(read)
                 if read.kind == Refusal.TYPE and self._may_refuse(sender):
@@ -159,7 +164,7 @@ class Receiving(ServerHooks[AnyServerState]):
         self._remember(read)
 
     def _remember(self, read: Envelope) -> None:
-        self._received += len(read.raw)
+        self._received += len(read.received)
         self._know_again(read.sender, read.digest)
 
     def _know_again(self, sender: str, digest: bytes) -> None:
@@ -197,7 +202,7 @@ class Receiving(ServerHooks[AnyServerState]):
         if read.session != state.session_id:
             raise Reject(FaultKind.FOREIGN_SESSION, "got a word of another session")
         assert phase.word is not None
-        if len(read.raw) > self.context.limit_of(read.sender):
+        if len(read.received) > self.context.limit_of(read.sender):
             raise Reject(FaultKind.OVERSIZED, "got a word that is longer than the other listeners read")
         word, rest = read.open(phase.word)
         wire.no_vectors(rest)

@@ -86,6 +86,31 @@ def test_what_is_sealed_is_opened(identity: Ed25519PrivateKey | None, session: b
     assert (envelope.session, envelope.sender, envelope.raw) == (session, "c1", data)
 
 
+def test_bytes_and_read_only_views_are_not_copied_and_what_can_change_is() -> None:
+    data = sealed()
+    for one in (data, memoryview(data), memoryview(bytearray(data)).toreadonly()):
+        envelope = wire.Envelope.parse(one, LIMIT)
+        assert (envelope.received is one) or memoryview(envelope.received).obj is memoryview(one).obj
+        assert (type(envelope.raw), envelope.raw) == (bytes, data)
+        assert [type(part) for part in (envelope.task, envelope.session, envelope.trailer)] == [bytes] * 3
+    changing = bytearray(data)
+    spread = memoryview(bytes(byte for one in data for byte in (one, 0)))[::2]
+    for one in (changing, memoryview(changing), spread):
+        assert type(wire.Envelope.parse(one, LIMIT).received) is bytes  # type: ignore[arg-type]
+
+
+def test_an_owned_envelope_is_the_same_without_the_callers_buffer() -> None:
+    data = sealed()
+    buffer = bytearray(data)
+    envelope = wire.Envelope.parse(memoryview(buffer).toreadonly(), LIMIT)
+    owned = envelope.owned()
+    assert owned == envelope
+    buffer[:] = bytes(len(buffer))
+    assert (owned.raw, bytes(owned.body)) == (data, bytes(wire.Envelope.parse(data, LIMIT).body))
+    owned.verify(PUBLIC)
+    assert owned.owned() is owned
+
+
 @pytest.mark.parametrize("identity", [KEY, None])
 @pytest.mark.parametrize("session", [SESSION, b""])
 @pytest.mark.parametrize("sender", ["", "c1", "c" * 64])

@@ -118,7 +118,7 @@ class ShareAggregator(Aggregator[ShareAggregatorState]):
     def heard(self, envelope: Envelope) -> bool:
         """See :meth:`Member.heard`."""
         state, client = self._state, envelope.sender
-        return envelope.digest == state.reports.get(client) or envelope.raw == state.unopened.get(client)
+        return envelope.digest == state.reports.get(client) or envelope.received == state.unopened.get(client)
 
     def _take_report(
         self, draft: ShareAggregatorState, envelope: Envelope, message: Report, payload: memoryview
