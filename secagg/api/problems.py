@@ -189,7 +189,7 @@ class Problem(SecAggError):  # noqa: N818 - RFC 9457's word
             _Document(
                 type=self.kind.type,
                 title=self.kind.title,
-                status=self.kind.status,
+                status=self.status,
                 detail=self.detail,
                 fault=self.fault.value if self.fault else "",
             )

@@ -136,6 +136,8 @@ class Connection(HttpToolsProtocol):
             self._fail(Kind.BAD_REQUEST)
         super().on_headers_complete()
         self._stage, self._body = _Stage.BODY, 0
+        if any(name == b"content-length" and value != b"0" for name, value in self.headers):
+            self.flow.pause_reading()  # until the application asks for the body, so that none waits in memory
         self._reading.stop()
         self._writing.stop()
 

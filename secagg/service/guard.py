@@ -1,0 +1,227 @@
+"""What every request passes before a handler reads its body, and how every refusal is answered.
+
+:func:`protect` wraps the application of a listener. :class:`Guard` is what its handlers ask for a body.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import re
+from collections.abc import AsyncIterator, Awaitable, Callable, Collection, MutableMapping
+from contextlib import asynccontextmanager
+from typing import Any, Final
+
+from starlette.applications import Starlette
+from starlette.requests import ClientDisconnect, Request
+from starlette.responses import Response
+
+from secagg.api.problems import MEDIA_TYPE, Kind, Problem
+from secagg.service.budget import ByteBudget, PartyRate
+from secagg.service.limits import Limits
+
+logger = logging.getLogger(__name__)
+
+Scope = MutableMapping[str, Any]
+Message = MutableMapping[str, Any]
+Receive = Callable[[], Awaitable[Message]]
+Send = Callable[[Message], Awaitable[None]]
+App = Callable[[Scope, Receive, Send], Awaitable[None]]
+
+_LENGTH: Final = re.compile(rb"[0-9]{1,18}\Z")
+#: An encoded slash, backslash, control character or byte above 127. No path of the service has one.
+_HIDDEN: Final = re.compile(rb"%(?:2[fF]|5[cC]|[01][0-9a-fA-F]|7[fF]|[89a-fA-F][0-9a-fA-F])")
+_KEPT: Final = frozenset({b"allow", b"retry-after", b"www-authenticate"})  # of an error that is not ours
+
+
+class Guard:
+    """The bodies in memory and the requests of each party; one for all tasks of a service, on one event loop."""
+
+    def __init__(self, limits: Limits) -> None:
+        self.budget = ByteBudget(limits.ingest_bytes, limits.ingest_seconds)
+        self._rate = PartyRate(limits.party_rate, limits.party_burst)
+
+    @property
+    def drain_rate(self) -> float:
+        """Bytes a second of uploads that were done with, on average over the last seconds."""
+        return self.budget.rate
+
+    def count(self, party: str) -> None:
+        """Count one request of an authenticated party; ``Problem`` (429) if it sends too many."""
+        self._rate.count(party)
+
+    @asynccontextmanager
+    async def body_within(self, request: Request, most: int) -> AsyncIterator[memoryview]:
+        """The body of an upload, read-only, of at most ``most`` bytes.
+
+        It counts in the byte budget until the block ends. ``Problem`` before any byte is read if the request has no
+        length (411), names an encoding (415), is too long (413), or if there is no room in time (503).
+        """
+        length = body_length(request.scope, most)
+        async with self.budget.hold(length):
+            yield await read_body(request.receive, length)
+
+    async def body(self, request: Request, most: int) -> bytes:
+        """The body of a small document, as in :meth:`body_within`, outside the budget."""
+        return bytes(await read_body(request.receive, body_length(request.scope, most)))
+
+
+def body_length(scope: Scope, most: int) -> int:
+    """The length that a request claims for its body; ``Problem`` if it is more than ``most``, or not plain."""
+    headers: dict[bytes, list[bytes]] = {}
+    for name, value in scope["headers"]:
+        headers.setdefault(name, []).append(value)
+    if b"transfer-encoding" in headers:
+        raise Problem(Kind.LENGTH_REQUIRED)
+    if b"content-encoding" in headers:
+        raise Problem(Kind.UNSUPPORTED_ENCODING)
+    lengths = headers.get(b"content-length", [])
+    if len(lengths) != 1:
+        raise Problem(Kind.LENGTH_REQUIRED)
+    if not lengths[0].isdigit():
+        raise Problem(Kind.BAD_REQUEST)
+    if not _LENGTH.match(lengths[0]) or int(lengths[0]) > most:
+        raise Problem(Kind.TOO_LARGE)
+    return int(lengths[0])
+
+
+async def read_body(receive: Receive, length: int) -> memoryview:
+    """A body of exactly ``length`` bytes in one buffer, read-only; ``ClientDisconnect`` if the client leaves."""
+    buffer = bytearray(length)  # zeros are not memory until they are written
+    view, at = memoryview(buffer), 0
+    more = True
+    while more:
+        message = await receive()
+        if message["type"] == "http.disconnect":
+            raise ClientDisconnect
+        part, more = message.get("body", b""), message.get("more_body", False)
+        if at + len(part) > length:
+            raise Problem(Kind.BAD_REQUEST)
+        view[at : at + len(part)] = part
+        at += len(part)
+    if at != length:
+        raise Problem(Kind.BAD_REQUEST)
+    return view.toreadonly()
+
+
+def protect(app: App, hosts: Collection[str], limits: Limits) -> App:
+    """``app`` behind the checks that all requests need, with every error as ``application/problem+json``.
+
+    ``hosts`` are the names, without port, that a ``Host`` header may have: a page in an operator's browser can
+    otherwise reach a listener on loopback through a name of its own (DNS rebinding). A handler raises
+    :class:`Problem`. Any other exception is logged, and the client learns nothing of it.
+    """
+    if isinstance(app, Starlette):
+        app.add_exception_handler(Problem, _to_response)
+    return _Protected(app, frozenset(host.lower() for host in hosts), limits)
+
+
+def _to_response(request: Request, error: Exception) -> Response:
+    assert isinstance(error, Problem)
+    return Response(error.body(), error.kind.status, error.headers())
+
+
+class _Protected:
+    def __init__(self, app: App, hosts: Collection[str], limits: Limits) -> None:
+        self._app, self._hosts, self._limits = app, hosts, limits
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+        exchange = _Exchange(scope, receive, send, self._limits)
+        try:
+            self._check(scope)
+            await self._app(scope, exchange.receive, exchange.send)
+        except ClientDisconnect:
+            pass
+        except Problem as problem:
+            await exchange.fail(problem)
+        except Exception:
+            logger.exception("a handler failed; the client gets %s", Kind.INTERNAL_ERROR.word)
+            await exchange.fail(Problem(Kind.INTERNAL_ERROR))
+
+    def _check(self, scope: Scope) -> None:
+        hosts = [value for name, value in scope["headers"] if name == b"host"]
+        if len(hosts) != 1 or _HIDDEN.search(scope.get("raw_path") or b""):
+            raise Problem(Kind.BAD_REQUEST)
+        if _hostname(hosts[0]) not in self._hosts:
+            raise Problem(Kind.WRONG_HOST)
+
+
+class _Exchange:
+    """One request and its answer.
+
+    An answer that leaves a body unread closes the connection. A bounded part of the body is read before: closing at
+    once would reset the connection, and the client, still writing, would not see the answer.
+    """
+
+    def __init__(self, scope: Scope, receive: Receive, send: Send, limits: Limits) -> None:
+        self._receive, self._send, self._limits = receive, send, limits
+        self._unread = any(
+            (name == b"content-length" and value != b"0") or name == b"transfer-encoding"
+            for name, value in scope["headers"]
+        )
+        self._started = self._ended = self._gone = False
+        self._instead: bytes | None = None
+
+    async def receive(self) -> Message:
+        message = await self._receive()
+        self._gone = message["type"] == "http.disconnect"
+        self._unread = not self._gone and message.get("more_body", False)
+        return message
+
+    async def send(self, message: Message) -> None:
+        if self._gone:
+            return
+        if message["type"] == "http.response.start":
+            self._started = True
+            message = {**message, "headers": self._headers(message)}
+        elif self._instead is not None:
+            body, self._instead = self._instead, b""
+            message = {**message, "body": body}
+        self._ended = message["type"] == "http.response.body" and not message.get("more_body", False)
+        if not self._ended or not self._unread:
+            await self._send(message)
+            return
+        await self._send({**message, "more_body": True})
+        await self._drain()
+        await self._send({"type": "http.response.body", "body": b"", "more_body": False})
+
+    async def fail(self, problem: Problem) -> None:
+        """Answer with ``problem``, unless an answer has begun: then the listener ends the connection."""
+        if self._ended or self._gone:
+            return
+        if self._started:
+            raise problem
+        body = problem.body()
+        headers = {**problem.headers(), "content-length": str(len(body))}
+        raw = [(name.encode("ascii"), value.encode("ascii")) for name, value in headers.items()]
+        await self.send({"type": "http.response.start", "status": problem.kind.status, "headers": raw})
+        await self.send({"type": "http.response.body", "body": body})
+
+    def _headers(self, start: Message) -> list[tuple[bytes, bytes]]:
+        headers = [(bytes(name).lower(), bytes(value)) for name, value in start.get("headers", [])]
+        if start["status"] >= 400 and (b"content-type", MEDIA_TYPE.encode()) not in headers:  # a framework's own
+            problem = Problem.of(start["status"], {}, b"")
+            self._instead = problem.body()
+            fixed = {**problem.headers(), "content-length": str(len(self._instead))}
+            headers = [(name, value) for name, value in headers if name in _KEPT]
+            headers += [(name.encode(), value.encode()) for name, value in fixed.items()]
+        if self._unread:
+            headers.append((b"connection", b"close"))
+        return headers
+
+    async def _drain(self) -> None:
+        left = self._limits.drain_bytes
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(self._limits.drain_seconds):
+                while self._unread and left > 0:
+                    left -= len((await self.receive()).get("body", b""))
+
+
+def _hostname(header: bytes) -> str:
+    """The name in a ``Host`` header, in lower case, without the port."""
+    host = header.decode("latin-1").strip().lower()
+    return host.partition("]")[0][1:] if host.startswith("[") else host.partition(":")[0]
