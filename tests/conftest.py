@@ -3,7 +3,9 @@
 import os
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 from hypothesis import settings
@@ -11,6 +13,25 @@ from hypothesis import settings
 settings.register_profile("ci", derandomize=True, max_examples=50, deadline=None, database=None)
 settings.register_profile("deep", max_examples=2000, stateful_step_count=200, deadline=None)
 settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "ci"))
+
+
+@pytest.fixture(scope="session")
+def chromium(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
+    """A window of Chromium that all tests share; ``browser`` clears it for each."""
+    from tests.service.browser import start
+
+    window = start(tmp_path_factory.mktemp("browser"))
+    yield window
+    window.quit()
+
+
+@pytest.fixture
+def browser(chromium: Any) -> Any:
+    """The window, empty."""
+    from tests.service.browser import clear
+
+    clear(chromium)
+    return chromium
 
 
 @pytest.fixture(scope="session")

@@ -2,118 +2,18 @@
 
 from __future__ import annotations
 
-import json
-import shutil
-from collections.abc import Iterator
-from contextlib import contextmanager
-from time import sleep
 from typing import Any
 from urllib.parse import urlsplit
 
-import msgspec
 import pytest
-from starlette.applications import Starlette
-from starlette.datastructures import MutableHeaders
-from starlette.requests import Request
-from starlette.responses import Response
-from starlette.routing import Route
-from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from secagg.service import operator
-from secagg.service.operator import operator_app
-from secagg.service.status import PrivacyStatus, Status
+from tests.service.browser import alerts, complaint, look, opened, requested, shows
+from tests.service.pages import ATTACK, hostile, listening
 from tests.service.played import CLIENTS, Played
-from tests.service.serving import served
-
-webdriver = pytest.importorskip("selenium.webdriver", reason="make test-stacks installs selenium")
-
-from selenium.common.exceptions import TimeoutException  # noqa: E402 - after the check that it is there
-from selenium.webdriver.common.by import By  # noqa: E402
-from selenium.webdriver.common.keys import Keys  # noqa: E402
-from selenium.webdriver.support.wait import WebDriverWait  # noqa: E402
 
 pytestmark = pytest.mark.stacks
 
-ATTACK = "<img src=x onerror=alert(1)>"
-FOREIGN = "attacker.example"  # a name that an attacker has pointed at this machine
-FLAGS = (
-    *("--headless=new", "--no-sandbox", "--disable-quic", "--disable-background-networking", "--no-proxy-server"),
-    f"--host-resolver-rules=MAP {FOREIGN} 127.0.0.1",
-)
-#: Fields with a fixed set of values, and times: a document with other values there is not a document.
-TYPED = {"at", "started", "ended", "seen", "expires", "state", "result", "auth", "purpose"}
-PERIOD = 0.1
-
-
-@pytest.fixture(scope="module")
-def browser(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
-    chromium, driver = shutil.which("chromium"), shutil.which("chromedriver")
-    if chromium is None or driver is None:
-        pytest.skip("no browser: apt-get install chromium chromium-driver")
-    options = webdriver.ChromeOptions()
-    options.binary_location = chromium
-    for flag in (*FLAGS, f"--user-data-dir={tmp_path_factory.mktemp('browser')}"):
-        options.add_argument(flag)
-    options.set_capability("goog:loggingPrefs", {"browser": "ALL", "performance": "ALL"})
-    window = webdriver.Chrome(options=options, service=webdriver.ChromeService(driver))
-    count = "window.alerts = 0; window.alert = () => { window.alerts += 1; };"
-    window.execute_cdp_cmd("Page.addScriptToEvaluateOnNewDocument", {"source": count})
-    try:
-        yield window
-    finally:
-        window.quit()
-
-
-@pytest.fixture(autouse=True)
-def fresh(browser: Any) -> None:
-    """A wide and light window on an empty page, with empty logs."""
-    browser.get("about:blank")
-    look(browser, 1280, "light")
-    browser.get_log("browser"), browser.get_log("performance")
-
-
-@contextmanager
-def listening(source: Played, **defences: bool) -> Iterator[str]:
-    """The operators' listener over ``source``, weakened by ``defences``; at the end its event streams end too."""
-    app = operator_app(source, period=PERIOD)
-    with served(Weakened(app, **defences) if defences else app) as url:
-        try:
-            yield url
-        finally:
-            source.is_stopping = True
-
-
-def look(browser: Any, width: int, scheme: str) -> None:
-    """Make the window so wide, and prefer a colour scheme."""
-    size = {"width": width, "height": 900, "deviceScaleFactor": 1, "mobile": False}
-    browser.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", size)
-    feature = {"name": "prefers-color-scheme", "value": scheme}
-    browser.execute_cdp_cmd("Emulation.setEmulatedMedia", {"features": [feature]})
-
-
-def shows(browser: Any, text: str, where: str = "main") -> None:
-    """Wait until the page shows ``text``."""
-
-    def seen(window: Any = browser) -> str:
-        found = window.execute_script("return document.querySelector(arguments[0])?.textContent ?? ''", where)
-        return str(found)
-
-    try:
-        WebDriverWait(browser, 20, 0.05).until(lambda window: text in seen(window))
-    except TimeoutException as late:
-        raise AssertionError(f"expected {text!r} in {seen()!r}") from late
-
-
-def opened(browser: Any, url: str) -> None:
-    """Open the page, and wait for the first document."""
-    browser.get(url)
-    shows(browser, "live", "#link")
-
-
-def requested(browser: Any) -> set[str]:
-    """The URLs that the page asked for."""
-    events = [json.loads(entry["message"])["message"] for entry in browser.get_log("performance")]
-    return {one["params"]["request"]["url"] for one in events if one["method"] == "Network.requestWillBeSent"}
+TAB, ENTER = "\ue004", "\ue007"  # WebDriver's names of the keys
 
 
 def test_a_session_that_moves_is_seen_to_move(browser: Any) -> None:
@@ -160,86 +60,12 @@ def test_control_a_request_to_another_host_is_noticed(browser: Any) -> None:
     with listening(Played()) as url, listening(Played()) as other:
         opened(browser, url)
         browser.execute_script(f"fetch('{other}/healthz').catch(() => 0)")
-        WebDriverWait(browser, 20).until(lambda window: window.get_log("browser"))
+        assert "Content Security Policy" in complaint(browser)
         browser.get(other)
         assert {urlsplit(one).netloc for one in requested(browser)} == {
             urlsplit(url).netloc,
             urlsplit(other).netloc,
         }
-
-
-def poisoned(status: Status) -> Status:
-    """Every text of the document that has no fixed set of values is the attack."""
-
-    def poison(name: str, value: Any) -> Any:
-        if isinstance(value, dict):
-            return {key: poison(key, part) for key, part in value.items()}
-        if isinstance(value, list | tuple):
-            return [poison(name, part) for part in value]
-        return ATTACK if isinstance(value, str) and name not in TYPED | {"digest", "task"} else value
-
-    privacy = PrivacyStatus(delta=1e-6, guaranteed=0.9, realised=0.8, spent=3.2, budget=8.0, releases=12)
-    about = msgspec.structs.replace(status.tasks[0], privacy=privacy, warnings=("",))
-    plain = msgspec.to_builtins(msgspec.structs.replace(status, tasks=(about,)))
-    return msgspec.convert(poison("", plain), Status)
-
-
-def hostile() -> Played:
-    """A session with faults and a past, whose task's own context is the attack; then all texts are."""
-    source = Played(context=ATTACK.encode())
-    while source.server.outcome is None:
-        source.step()
-    source.step()
-    source.misbehave("c2", b"no envelope")
-    source.change = poisoned
-    return source
-
-
-class Weakened:
-    """The page without one of its two defences, or without both: a control."""
-
-    def __init__(self, app: ASGIApp, *, text: bool, policy: bool) -> None:
-        self._app, self._text, self._policy = app, text, policy
-
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        async def weakened(message: Message) -> None:
-            if message["type"] == "http.response.start":
-                headers = MutableHeaders(scope=message)
-                del headers["content-length"]
-                if not self._policy:
-                    del headers["content-security-policy"]
-            elif not self._text and scope["path"] == "/status.js":
-                body = message["body"]
-                for line, markup in (
-                    (b"node.textContent = value", b"node.innerHTML = value"),
-                    (
-                        b"node.append(child)",
-                        b"typeof child === 'string' ? node.innerHTML += child : node.append(child)",
-                    ),
-                ):
-                    assert not body or line in body
-                    body = body.replace(line, markup)
-                message = {**message, "body": body}
-            await send(message)
-
-        await self._app(scope, receive, weakened)
-
-
-def alerts(browser: Any) -> int:
-    """How often a script of the page has called ``alert``."""
-    return int(browser.execute_script("return window.alerts"))
-
-
-def attacked(browser: Any, *, text: bool, policy: bool) -> int:
-    """The number of alerts in a page that has these defences, once it has shown the attack."""
-    with listening(hostile(), text=text, policy=policy) as url:
-        opened(browser, url)
-        shows(browser, "Who must collude")
-        for _ in range(10):  # a broken image is reported after a request
-            if alerts(browser):
-                break
-            sleep(PERIOD)
-        return alerts(browser)
 
 
 def test_what_parties_send_is_shown_as_text(browser: Any) -> None:
@@ -265,59 +91,6 @@ def test_what_parties_send_is_shown_as_text(browser: Any) -> None:
         assert not alerts(browser)
 
 
-@pytest.mark.parametrize(("text", "policy"), [(True, False), (False, True)])
-def test_text_alone_and_the_policy_alone_stop_the_attack(browser: Any, text: bool, policy: bool) -> None:
-    assert not attacked(browser, text=text, policy=policy)
-
-
-def test_control_without_text_and_policy_the_attack_runs(browser: Any) -> None:
-    assert attacked(browser, text=False, policy=False)
-
-
-def rebound(browser: Any, url: str) -> str:
-    """What the browser shows of the document under the attacker's name, which is then of the attacker's origin."""
-    browser.get(url.replace("127.0.0.1", FOREIGN) + "/v1/status")
-    return str(browser.execute_script("return document.body.textContent"))
-
-
-def test_a_foreign_name_for_this_machine_reads_nothing(browser: Any) -> None:
-    with listening(Played()) as url:
-        assert rebound(browser, url) == "this host is not allowed here; add it to the operators' hosts\n"
-
-
-def test_control_without_the_list_of_hosts_a_foreign_name_reads_the_document(
-    browser: Any, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(operator._Guard, "_refusal", lambda self, headers: None)
-    with listening(Played()) as url:
-        assert json.loads(rebound(browser, url))["sessions"][0]["pending"][0] == "c1"
-
-
-def framed(browser: Any, *, policy: bool) -> str:
-    """What a page of another site shows in a frame over the status page."""
-
-    async def frame(request: Request) -> Response:
-        return Response(f"<iframe src='{url}/'></iframe>", media_type="text/html")
-
-    attacker = Starlette(routes=[Route("/", frame)])
-    with listening(Played(), text=True, policy=policy) as url, served(attacker) as site:
-        browser.get(site.replace("127.0.0.1", FOREIGN))
-        browser.switch_to.frame(0)
-        sleep(0.5)
-        shown = str(browser.execute_script("return document.body.textContent"))
-        browser.switch_to.default_content()
-        browser.get("about:blank")
-    return shown
-
-
-def test_no_other_site_shows_the_page_in_a_frame(browser: Any) -> None:
-    assert "secagg" not in framed(browser, policy=True)
-
-
-def test_control_without_the_policy_another_site_shows_the_page_in_a_frame(browser: Any) -> None:
-    assert "secagg" in framed(browser, policy=False)
-
-
 def test_the_page_says_when_it_no_longer_knows(browser: Any) -> None:
     source = Played()
     with listening(source) as url:
@@ -334,15 +107,15 @@ def test_the_keyboard_reaches_the_page_and_opened_details_stay_open(browser: Any
     source = Played()
     with listening(source) as url:
         opened(browser, url)
-        body = browser.find_element(By.TAG_NAME, "body")
-        body.send_keys(Keys.TAB)
+        body = browser.find_element("tag name", "body")
+        body.send_keys(TAB)
         assert browser.switch_to.active_element.text == "Skip to the tasks"
-        summary = browser.find_element(By.CSS_SELECTOR, ".session summary")
-        summary.send_keys(Keys.ENTER)
+        summary = browser.find_element("css selector", ".session summary")
+        summary.send_keys(ENTER)
         source.step()
         shows(browser, "5 parties still to answer", ".session summary")
         assert browser.switch_to.active_element == summary
-        assert browser.find_element(By.CSS_SELECTOR, ".ids").text.split() == ["c2", "c3", "c4", "c5", "c6"]
+        assert browser.find_element("css selector", ".ids").text.split() == ["c2", "c3", "c4", "c5", "c6"]
 
 
 #: The smallest contrast of any text with what is behind it (WCAG 2.2, 1.4.3 asks for 4.5), and where.

@@ -123,27 +123,3 @@ def test_another_answer_is_refused(
         code, _, err = command("--url", url)
     assert code == 1
     assert message in err
-
-
-def hostile(status: Status) -> Status:
-    """A reason that would recolour the terminal, and hide what follows."""
-    session = msgspec.structs.replace(status.sessions[0], reason="\x1b[31m\x1b]0;title\x07[bold]done\u202e")
-    return msgspec.structs.replace(status, sessions=(session,))
-
-
-def test_control_characters_and_markup_do_not_reach_the_terminal(command: Command) -> None:
-    with served(operator_app(Played(change=hostile))) as url:
-        _, out, _ = command("--url", url)
-    assert not any(not letter.isprintable() and letter != "\n" for letter in out)
-    assert "[bold]done" in out
-
-
-def test_control_without_replacement_the_escape_sequence_reaches_the_terminal(
-    command: Command, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    from rich.text import Text
-
-    monkeypatch.setattr(terminal, "_text", Text)
-    with served(operator_app(Played(change=hostile))) as url:
-        _, out, _ = command("--url", url)
-    assert "\x1b[31m" in out

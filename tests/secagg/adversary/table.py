@@ -105,6 +105,7 @@ def _groups() -> Iterator[str]:
         ("Around the sum", "test_federated"),
         ("Records of one client", "test_records"),
         ("Flower", "test_flower_attacks"),
+        ("Operators", "test_operators"),
     ):
         about = next(
             importlib.import_module(name).__doc__ or "" for name in modules() if name.endswith(inside)
