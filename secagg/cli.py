@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from mpc.hpke import Kem
-from secagg import _commands, _enrolment_commands
+from secagg import _commands, _enrolment_commands, _remote_commands
 from secagg.errors import ConfigError, SecAggError
 from secagg.identity import AUTH, PartyRole
 
@@ -66,6 +66,8 @@ def parser() -> argparse.ArgumentParser:
     _kit(_command(commands, "kit", "write what a party pins before it talks to a service; no secret is in it"))
     _tls(_command(commands, "tls", "make a certificate for a server that has none"))
     _status(_command(commands, "status", "show what a running service does: sessions, faults, privacy spent"))
+    _member(_command(commands, "member", "answer a service as an aggregator, a decryptor or a committee member"))
+    _client(_command(commands, "client", "train with a function of your own in each round of a service"))
     described = _command(commands, "describe", "describe a task in words: rounds, bytes, collusion")
     described.add_argument("task", type=Path, metavar="TASKFILE", help="a file with the bytes of task.to_bytes()")
     described.set_defaults(run=_commands.describe)
@@ -208,6 +210,29 @@ def _roster_merge(command: _Parser) -> None:
                          help="where the merged roster goes: a new file, or one of those merged "
                          "(default: roster.json)")  # fmt: skip
     command.set_defaults(run=_enrolment_commands.roster_merge)
+
+
+def _connection(command: _Parser) -> None:
+    add = command.add_argument
+    add("--kit", type=Path, required=True, metavar="FILE", help="what the party pins, as secagg kit writes it")
+    add("--state", type=Path, required=True, metavar="FOLDER", help="the party's folder: its keys, its ledger and "
+        "its open sessions")  # fmt: skip
+    add("--once", action="store_true", help="exit when there is nothing to do now, such as for a timer")
+
+
+def _member(command: _Parser) -> None:
+    _connection(command)
+    command.set_defaults(run=_remote_commands.member)
+
+
+def _client(command: _Parser) -> None:
+    _connection(command)
+    add = command.add_argument
+    add("--train", required=True, metavar="MODULE:FUNCTION", help="gets the model and the round's config; returns "
+        "the update, or the update and its weight")  # fmt: skip
+    add("--wait", type=float, metavar="SECONDS", help="how long the service may hold a poll back; 0 polls once a "
+        "minute (default: 25)")  # fmt: skip
+    command.set_defaults(run=_remote_commands.client)
 
 
 def main(arguments: Sequence[str] | None = None) -> NoReturn:

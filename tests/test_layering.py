@@ -15,8 +15,13 @@ def loaded_by(module: str) -> set[str]:
 
 def test_secagg_loads_nothing_heavy() -> None:
     heavy = {"numba", "tenseal", "phe", "sklearn", "matplotlib", "torch", "typer", "rich"}
+    heavy |= {"httpx2", "jwt", "starlette", "uvicorn", "sqlalchemy", "structlog", "prometheus_client"}
     assert not heavy & loaded_by("secagg")
     assert not heavy & loaded_by("secagg.task")
+
+
+def test_a_client_loads_no_http_library_before_it_connects() -> None:
+    assert not {"httpx2", "jwt", "starlette", "uvicorn", "sqlalchemy"} & loaded_by("secagg.remote")
 
 
 def test_protocols_and_their_roles_load_nothing_heavy() -> None:

@@ -13,13 +13,11 @@ from secagg.errors import LocalProtocolError, Refused
 from secagg.kit import Kit
 from secagg.remote.bar import bar
 from secagg.remote.core import ClientCore
-from secagg.remote.line import Exchange
 from secagg.remote.offers import BaseOffer, Contribution
-from secagg.remote.requests import Sleep
 from secagg.remote.session import Session
 from secagg.remote.settings import Options, Settings
 from secagg.remote.state import State
-from secagg.remote.transport import Clock, Http, LostError
+from secagg.remote.transport import Driver
 
 _LEAVE = 5.0  # seconds that close() waits for the thread; it ends with its request
 
@@ -43,10 +41,9 @@ class Remote:
     """A connected client. :meth:`offers` yields what to train; the rest happens in a thread."""
 
     def __init__(self, kit: Kit, state: State, settings: Settings) -> None:
-        self._state, self._clock = state, Clock()
-        self._http = Http(kit, settings)
+        self._state, self._driver = state, Driver(kit, settings)
         self.core = ClientCore(kit, state, settings)
-        self._changed, self._wake = threading.Condition(), threading.Event()
+        self._changed = threading.Condition()
         self._thread: threading.Thread | None = None
         self._error: BaseException | None = None
         self._over = False
@@ -69,7 +66,7 @@ class Remote:
             yield Offer(self, session)
             if session.answer is None:
                 self.core.decline(session, "this client did not take the offer up")
-                self._wake.set()
+                self._driver.wake.set()
 
     def _next_offer(self, seen: Session | None, resumed: bool) -> Session | None:
         session = self.core.session
@@ -97,8 +94,7 @@ class Remote:
     def _run(self) -> None:
         try:
             while not self._over:
-                self._wake.clear()
-                if not self._step(self.core):
+                if not self._driver.step(self.core, self._driver.wake):
                     break
                 with self._changed:
                     self._changed.notify_all()
@@ -109,29 +105,13 @@ class Remote:
             self._over = True
             self._changed.notify_all()
 
-    def _step(self, exchange: Exchange) -> bool:
-        """Do what the core asks for; False at its end."""
-        step = exchange.next(self._clock())
-        if step is None:
-            return False
-        if isinstance(step, Sleep):
-            self._wake.wait(step.seconds)
-            return True
-        try:
-            response = self._http.send(step)
-        except LostError as lost:
-            exchange.lost(str(lost), self._clock())
-        else:
-            exchange.got(response, self._clock())
-        return True
-
     def accept(self, session: Session) -> None:
         """Download the session's model, check it, and take part."""
         if session.answer is not None and session.role is not None and self._has_model(session):
             return
         download = self.core.download(session)
         try:
-            while self._step(download):
+            while self._driver.step(download):
                 if self._over:
                     raise self._error or LocalProtocolError("got a model to download after close()")
         finally:
@@ -139,7 +119,7 @@ class Remote:
         if download.over is not None:
             raise Refused(f"the service no longer has the model that it offered: {download.over}")
         self.core.accept(session)
-        self._wake.set()
+        self._driver.wake.set()
 
     def _has_model(self, session: Session) -> bool:
         return self._state.model_path(session.offer.model).exists()
@@ -153,27 +133,26 @@ class Remote:
             except LocalProtocolError:
                 if session.over is None:  # else the session ended in the meantime
                     raise
-        self._wake.set()
+        self._driver.wake.set()
         self._wait(lambda: session if session.closed or session.error is not None else None)
         if session.error is not None:
             raise session.error
 
     def now(self) -> float:
         """Seconds since 1970."""
-        return self._clock()
+        return self._driver.now()
 
     def decline(self, session: Session, reason: str) -> None:
         """Don't take part."""
         self.core.decline(session, reason)
-        self._wake.set()
+        self._driver.wake.set()
 
     def close(self) -> None:
         """Stop, and release the folder. An open session goes on when the client connects again."""
         self._over = True
-        self._wake.set()
+        self._driver.close()
         if self._thread is not None and self._thread is not threading.current_thread():
             self._thread.join(_LEAVE)
-        self._http.close()
         self._state.close()
 
     def __enter__(self) -> Self:

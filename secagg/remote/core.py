@@ -14,23 +14,16 @@ from typing import Any
 import msgspec
 
 from secagg._rounds import SECOND_UPLOAD, count_upload, may_upload
-from secagg.api.documents import Acceptance, Result, from_frames
+from secagg.api.documents import Acceptance, Framed, Result
 from secagg.api.problems import Problem
 from secagg.api.routes import (
-    CURSOR_HEADER,
-    DEADLINE_HEADER,
     JSON_TYPE,
-    LARGEST_BATCH,
-    LARGEST_BATCH_BYTES,
-    MESSAGES_TYPE,
-    OFFER_TYPE,
-    SESSION_HEADER,
 )
-from secagg.errors import Aborted, ConfigError, LocalProtocolError, Refused, RemoteProtocolError
-from secagg.identity import PartyRole
+from secagg.errors import Aborted, LocalProtocolError, Refused, RemoteProtocolError
 from secagg.remote.download import Download, most_model_bytes
-from secagg.remote.line import Line, read
-from secagg.remote.requests import Call, Response, Sleep, check_cursor, cursor_query, seconds_of
+from secagg.remote.line import read
+from secagg.remote.polling import Polling
+from secagg.remote.requests import Call, Response, Sleep
 from secagg.remote.session import Session, read_offer, session_of
 from secagg.remote.uploads import Upload
 from secagg.roles.client import Client
@@ -45,7 +38,7 @@ _LONGEST_SLEEP = 30.0
 _QUIET = 1.0  # seconds between two polls that the service answers at once, with nothing to do
 
 
-class ClientCore(Line):
+class ClientCore(Polling):
     """A client's conversation with a service; see :class:`secagg.remote.line.Line` for how a driver uses it.
 
     ``session`` is the newest offer, or None. :meth:`accept`, :meth:`decline` and :meth:`contribute` may be called
@@ -53,10 +46,6 @@ class ClientCore(Line):
     """
 
     session: Session | None = None
-    _cursor = ""
-    _after = ""  # the cursor to take up when all messages at hand are answered
-    _idle = False  # nothing was to do at the last poll
-    _asked_at = 0.0
     _restored = False
 
     # What the caller says
@@ -131,61 +120,21 @@ class ClientCore(Line):
                 return self.choose(now)
             if session.answer is None:
                 return Sleep(_LONGEST_SLEEP)
-            if not session.closed and self._idle and now >= session.look_at:
+            if not session.closed and self.idle and now >= session.look_at:
                 session.look_at = now + _LOOK
                 return Call("result", self.path(session=session.key), self._looked, self._not_known)
-        return self._poll(now)
-
-    def _poll(self, now: float) -> Call | Sleep | None:
-        live = self.session is not None and not self.session.closed
-        if self._idle and self.settings.once and not live:
-            return None
-        self._cursor, self._asked_at = self._after or self._cursor, now
-        most = LARGEST_BATCH_BYTES + 16 * LARGEST_BATCH
-        if self.task is not None:
-            most += self.task.protocol.largest_message(self.task, PartyRole.CLIENT)
-        wait = 0.0 if self.settings.once and not live else self.settings.wait
-        return Call(
-            "next",
-            self.path(),
-            self._polled,
-            query=cursor_query(self._cursor, wait),
-            most=most,
-            seconds=60.0 + wait,
-        )
-
-    def _polled(self, response: Response, now: float) -> None:
-        self._idle = response.status == 204
-        if self._idle:
-            self._wait(seconds_of(response.headers, "retry-after"), now)
-            return
-        kind = response.headers.get("content-type", "").partition(";")[0].strip().lower()
-        after = check_cursor(response.headers.get(CURSOR_HEADER.lower(), ""))
-        if kind == OFFER_TYPE:
-            self._offered(response, now)
-        elif kind == MESSAGES_TYPE:
-            self._take_messages(response, after, now)
-        else:
-            raise Refused(f"got an answer of type {kind!r:.60} to a poll; expected an offer or messages")
-        self._after = after
-
-    def _wait(self, asked: float | None, now: float) -> None:
-        """After an answer without work: don't ask again at once, whatever the service says."""
-        floor = 60.0 if self.settings.wait == 0 and not self.settings.once else 0.0
-        least = _QUIET if now - self._asked_at < _QUIET else 0.0
-        seconds = max(least, floor if asked is None else min(asked, 3600.0))
-        if seconds:
-            self.pause(seconds, now)
+        return self.poll(now, live=session is not None and not session.closed)
 
     # Offers
 
-    def _offered(self, response: Response, now: float) -> None:
+    def offered(self, response: Response, now: float) -> None:
+        """See :meth:`Polling.offered`."""
         session = read_offer(response, self.kit, now)
         current = self.session
         if current is not None and current.key == session.key:
             if current.answered:  # the service has forgotten the answer in a crash
                 current.answered = False
-                self._wait(None, now)
+                self.wait_a_little(None, now)
             return
         if self.state.is_over(session.key):
             raise Refused(
@@ -250,27 +199,18 @@ class ClientCore(Line):
 
     # Messages
 
-    def _take_messages(self, response: Response, after: str, now: float) -> None:
-        key = response.headers.get(SESSION_HEADER.lower(), "")
+    def take_messages(self, key: str, frames: list[Framed], now: float) -> bool:
+        """See :meth:`Polling.take_messages`."""
         session = self.session
         if session is None or session.key != key or session.role is None:
             if self.state.is_over(key):
-                self._wait(None, now)
-                return
+                return False
             raise Refused(f"got messages of session {key!r:.20}, in which this client does not take part")
-        try:
-            frames = from_frames(response.body)
-        except ConfigError as error:
-            raise Refused(str(error)) from error
-        if not 0 < len(frames) <= LARGEST_BATCH:
-            raise Refused(f"got {len(frames)} messages at once; expected 1 to {LARGEST_BATCH}")
-        seconds = seconds_of(response.headers, DEADLINE_HEADER)
-        session.deadline = now + (_ROUND_SECONDS if seconds is None else seconds)
+        session.deadline = now + (_ROUND_SECONDS if self.deadline is None else self.deadline)
         session.heard = True
         session.bytes_down += sum(len(frame.data) for frame in frames)
         session.frames.extend(frames)
-        if after and after == self._cursor:  # nothing new: the service repeats itself
-            self._wait(None, now)
+        return True
 
     def _handle(self, session: Session, now: float) -> bool:
         """Hand the messages at hand to the role, up to the first answer; False while the update is missing."""
@@ -286,9 +226,8 @@ class ClientCore(Line):
                     break
                 if session.deadline is not None and now >= session.deadline:
                     session.frames.clear()  # poll with the old cursor: does the service still wait?
-                    self._after = ""
                     session.deadline = None
-                    self._wait(None, now)
+                    self.rewind(now)
                     break
                 return False
             except RemoteProtocolError as error:

@@ -10,6 +10,7 @@ import logging
 import random
 from collections import deque
 from collections.abc import Callable
+from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
@@ -17,7 +18,6 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from secagg.api.documents import Joined, Rosters, read_document
 from secagg.api.problems import Kind, Problem
 from secagg.api.routes import LARGEST_ROSTER
-from secagg.api.tokens import LIFETIME, sign_token
 from secagg.errors import ConfigError, Refused
 from secagg.identity import check_party_id
 from secagg.kit import Kit
@@ -33,7 +33,7 @@ if TYPE_CHECKING:
 
 log = logging.getLogger("secagg")
 _LONGEST_TASK = 1 << 26
-_RENEWED = LIFETIME - 120.0  # seconds after which a token is signed anew
+_RENEWED = 180.0  # seconds after which a token is signed anew; it is valid for two minutes more
 
 
 class Caller:
@@ -58,7 +58,7 @@ class Caller:
         """The header that says who calls."""
         if self.identity is not None and not 0 <= now - self._until + _RENEWED <= _RENEWED:
             task = bytes.fromhex(self._kit.task)
-            self._token = sign_token(self.party, self.identity, self._kit.url, task, self._clock.now(now))
+            self._token = _tokens().sign_token(self.party, self.identity, self._kit.url, task, self._clock.now(now))
             self._until = now + _RENEWED
         return {"authorization": f"Bearer {self._token}"} if self._token else {}
 
@@ -75,6 +75,15 @@ class Caller:
     def time(self, now: float) -> float:
         """The time, corrected."""
         return self._clock.now(now)
+
+
+def _tokens() -> ModuleType:
+    """What signs tokens; ``ConfigError`` that says what to install."""
+    try:
+        from secagg.api import tokens
+    except ImportError as error:
+        raise ConfigError(f"got no {error.name}, which a client needs: pip install 'secagg[client]'") from error
+    return tokens
 
 
 class Exchange:

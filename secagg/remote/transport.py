@@ -4,19 +4,21 @@ from __future__ import annotations
 
 import asyncio
 import ssl
+import threading
 import time
 from collections.abc import AsyncIterator, Iterator
 from types import ModuleType
 from typing import TYPE_CHECKING, Any, Final
 
 from secagg.errors import ConfigError, Refused, words
-from secagg.remote.requests import Request, Response
+from secagg.remote.requests import Request, Response, Sleep
 from secagg.remote.settings import Progress
 
 if TYPE_CHECKING:
     import httpx2
 
     from secagg.kit import Kit
+    from secagg.remote.line import Exchange
     from secagg.remote.settings import Settings
 
 _PIECE: Final = 1 << 16
@@ -174,6 +176,46 @@ class Http:
     def close(self) -> None:
         """Close all connections."""
         self._client.close()
+
+
+class Driver:
+    """Does what an exchange asks for, one step at a time; any thread may take steps of exchanges of its own."""
+
+    def __init__(self, kit: Kit, settings: Settings) -> None:
+        self.now, self.wake, self._closed = Clock(), threading.Event(), threading.Event()
+        self._http = Http(kit, settings)
+
+    @property
+    def closed(self) -> bool:
+        """Whether the driver was closed."""
+        return self._closed.is_set()
+
+    def step(self, exchange: Exchange, wake: threading.Event | None = None) -> bool:
+        """Do what the exchange asks for; False at its end. ``wake`` ends its sleep early."""
+        if wake is not None:
+            wake.clear()
+        step = exchange.next(self.now())
+        if step is None:
+            return False
+        if isinstance(step, Sleep):
+            if not self.closed:
+                (wake or self._closed).wait(step.seconds)
+            return True
+        try:
+            response = self._http.send(step)
+        except LostError as lost:
+            if self.closed:
+                return False
+            exchange.lost(str(lost), self.now())
+        else:
+            exchange.got(response, self.now())
+        return True
+
+    def close(self) -> None:
+        """Wake the thread that sleeps, and close all connections."""
+        self._closed.set()
+        self.wake.set()
+        self._http.close()
 
 
 class AsyncHttp:

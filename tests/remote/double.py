@@ -90,15 +90,18 @@ class Double:
 
     # What the service does
 
-    def answer(self, method: str, target: str, headers: Mapping[str, str], body: bytes) -> Response:
-        """The answer to one request."""
+    def answer(
+        self, method: str, target: str, headers: Mapping[str, str], body: bytes, noted: bool = False
+    ) -> Response:
+        """The answer to one request, which is ``noted`` already if it waits."""
         with self.lock:
             parts = urlsplit(target)
             route, values = self._match(method, parts.path)
             query = {name: values[0] for name, values in parse_qs(parts.query).items()}
             party = values.get("party", "")
-            self.requests.append((party, route, body))
-            self.authorizations.append(headers.get("authorization", ""))
+            if not noted:
+                self.requests.append((party, route, body))
+                self.authorizations.append(headers.get("authorization", ""))
             lie = self.before(party, route)
             try:
                 status, answered, data = lie or getattr(self, f"on_{route}")(values, query, headers, body)

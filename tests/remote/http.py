@@ -10,24 +10,26 @@ from typing import Any
 from tests.remote.double import Double
 from tests.service.serving import served
 
-_SHORT = 0.05  # seconds that a poll waits here
+_SHORT, _TRIES = 0.02, 100  # seconds between two looks of a poll that waits, and how many it makes
 
 
 def app(double: Double) -> Any:
-    """An ASGI application that answers as ``double`` does; a poll without work waits a moment."""
+    """An ASGI application that answers as ``double`` does; a poll without work waits for some."""
 
     async def answer(scope: Any, receive: Any, send: Any) -> None:
         body, more = b"", True
         while more:
             message = await receive()
             body, more = body + message.get("body", b""), message.get("more_body", False)
-        target = scope["raw_path"].decode() + (
-            f"?{scope['query_string'].decode()}" if scope["query_string"] else ""
-        )
+        query = scope["query_string"].decode()
+        target = scope["raw_path"].decode() + (f"?{query}" if query else "")
         headers = {name.decode().lower(): value.decode() for name, value in scope["headers"]}
         response = await asyncio.to_thread(double.answer, scope["method"], target, headers, body)
-        if response.status == 204 and scope["method"] == "GET":
+        for _ in range(_TRIES):
+            if response.status != 204 or not scope["path"].endswith("/next") or "wait=0" in query:
+                break
             await asyncio.sleep(_SHORT)
+            response = await asyncio.to_thread(double.answer, scope["method"], target, headers, body, noted=True)
         raw = [(name.encode(), value.encode()) for name, value in response.headers.items()]
         await send({"type": "http.response.start", "status": response.status, "headers": raw})
         await send({"type": "http.response.body", "body": response.body})

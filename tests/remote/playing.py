@@ -11,10 +11,12 @@ from secagg.identity import PartyRole
 from secagg.kit import Kit
 from secagg.remote.core import ClientCore
 from secagg.remote.line import Exchange
+from secagg.remote.member import MemberCore
 from secagg.remote.requests import Request, Response, Sleep
+from secagg.remote.session import Session
 from secagg.remote.settings import Options, Settings
 from secagg.remote.state import State
-from secagg.testing._parties import Parties, parties_for
+from secagg.testing._parties import Parties
 from tests.remote.double import Double
 
 URL = "http://127.0.0.1:9"
@@ -42,15 +44,18 @@ def update_of(parties: Parties, party: str) -> dict[str, Any]:
     return {"w": np.full(5, number / 2047 * 8, np.float32)}
 
 
-class Client:
-    """A client's core with a folder, and a loop that trains at once."""
+class Party:
+    """A core with a folder, which talks to a double by function calls."""
+
+    core: Any
 
     def __init__(self, parties: Parties, party: str, folder: Path, double: Double, **options: Any) -> None:
         self.parties, self.party, self.double = parties, party, double
         self.kit = kit_for(parties, party)
         self.settings = Settings.of(**options_for(parties, party, **options))
         self.state = State(folder, self.kit, self.settings)
-        self.core = ClientCore(self.kit, self.state, self.settings, lambda: 0.0)
+        kind = ClientCore if parties.roles[party] is PartyRole.CLIENT else MemberCore
+        self.core = kind(self.kit, self.state, self.settings, lambda: 0.0)
         self.now = 1e9
 
     def send(self, request: Request) -> Response:
@@ -74,38 +79,68 @@ class Client:
         exchange.got(self.send(what), self.now)
         return True
 
-    def train(self, weight: int | None = None) -> None:
-        """Take the newest offer up if it is new, and contribute."""
+    def go_on(self) -> bool:
+        """One step, and training if there is an offer."""
+        return self.step()
+
+    @property
+    def busy(self) -> bool:
+        """Whether a session is open here."""
+        return bool(self.core.sessions)
+
+    def close(self) -> None:
+        """Release the folder."""
+        self.state.close()
+
+
+class Client(Party):
+    """A client that trains at once."""
+
+    core: ClientCore
+
+    def go_on(self) -> bool:
+        """See :meth:`Party.go_on`."""
         session = self.core.session
-        if session is None or session.answer is not None or session.over is not None:
-            if session is not None and session.answer is not None and not session.contributed and not session.over:
-                self.core.contribute(session, update_of(self.parties, self.party), weight)
-            return
+        if session is not None and session.over is None and not session.contributed:
+            if session.answer is None:
+                self.take_up(session)
+            else:
+                self.core.contribute(session, update_of(self.parties, self.party), 9)
+        return self.step()
+
+    def take_up(self, session: Session) -> None:
+        """Download the model and accept the offer."""
         download = self.core.download(session)
         while self.step(download):
             pass
         download.close()
         self.core.accept(session)
 
-    def close(self) -> None:
-        self.state.close()
+    @property
+    def busy(self) -> bool:
+        """See :meth:`Party.busy`."""
+        return self.core.session is not None and not self.core.session.closed
 
 
-def play(clients: list[Any], double: Double, most: int = 400) -> None:
+def everyone(parties: Parties, folder: Path, double: Double) -> list[Party]:
+    """All parties, each with a folder of its own."""
+    return [
+        (Client if role is PartyRole.CLIENT else Party)(parties, party, folder / party, double)
+        for party, role in parties.roles.items()
+    ]
+
+
+def play(everyone: list[Party], double: Double, most: int = 600) -> None:
     """Let every party do one step after the other until the newest session is over for all."""
     for _ in range(most):
-        for client in clients:
-            if isinstance(client, Client):
-                client.train(9)
-            client.step()
+        for party in everyone:
+            party.go_on()
         session = double.sessions[-1]
-        if (session.outcome is not None or session.failed) and all(
-            client.core.session is None or client.core.session.closed
-            for client in clients
-            if isinstance(client, Client)
-        ):
+        if (session.outcome is not None or session.failed) and not any(party.busy for party in everyone):
             return
     raise AssertionError(f"the session does not end: {double.requests[-10:]}")
 
 
-__all__ = ["MODEL", "URL", "Client", "PartyRole", "kit_for", "options_for", "parties_for", "play", "update_of"]
+def expected_mean(parties: Parties) -> Any:
+    """The mean of all updates."""
+    return np.mean([update_of(parties, party)["w"] for party in parties.cohort], axis=0)

@@ -1,28 +1,39 @@
-"""A client's core, which has no sockets: a whole session, restarts, retries."""
+"""The cores of clients and members, which have no sockets: whole sessions of each protocol."""
 
 from __future__ import annotations
 
 from pathlib import Path
 
 import numpy as np
+import pytest
 
 import secagg
+from secagg.protocols.base import AggregationProtocol
+from secagg.testing._parties import parties_for
 from tests.remote.double import Double
-from tests.remote.playing import MODEL, Client, parties_for, play, update_of
+from tests.remote.playing import MODEL, everyone, expected_mean, play
 
-PARTIES = parties_for(secagg.SecAgg(), 4).enrolled()
+PROTOCOLS = {
+    "SecAgg": secagg.SecAgg(),
+    "AdditiveShares": secagg.AdditiveShares(),
+    "OneShot": secagg.OneShot(members=4, corrupt_members=1, kem="X25519"),
+    "Paillier": secagg.Paillier(bits=2048),
+    "BFV": secagg.BFV(),
+}
 
 
-def test_a_session_of_several_rounds_ends_with_the_exact_mean(tmp_path: Path) -> None:
-    double = Double(PARTIES.task, PARTIES.roster, list(PARTIES.cohort))
+@pytest.mark.parametrize("name", PROTOCOLS)
+def test_a_session_ends_with_the_exact_mean_and_nothing_secret_is_left(name: str, tmp_path: Path) -> None:
+    protocol: AggregationProtocol = PROTOCOLS[name]
+    parties = parties_for(protocol, 5).enrolled()
+    double = Double(parties.task, parties.roster, parties.cohort)
     session = double.offer(MODEL, config={"epochs": 2})
-    clients = [Client(PARTIES, party, tmp_path / party, double) for party in PARTIES.cohort]
-    play(clients, double)
-    mean = np.mean([update_of(PARTIES, party)["w"] for party in PARTIES.cohort], axis=0)
-    np.testing.assert_allclose(session.outcome.mean["w"], mean, atol=1e-6)
-    assert all(client.core.session is not None and client.core.session.in_sum for client in clients)
+    all_parties = everyone(parties, tmp_path, double)
+    play(all_parties, double)
+    np.testing.assert_allclose(session.outcome.mean["w"], expected_mean(parties), atol=1e-6)
     assert not session.server.faults
     assert not list(tmp_path.glob("*/sessions/*"))
+    assert not list(tmp_path.glob("*/offer.json"))
     assert all(len(set(digests)) == 1 for digests in double.uploads.values())
-    for client in clients:
-        client.close()
+    for party in all_parties:
+        party.close()

@@ -1,0 +1,198 @@
+"""Aggregators, decryptors and committee members at a service: they poll and answer, and need no open port."""
+
+from __future__ import annotations
+
+import logging
+import os
+from collections import deque
+from dataclasses import dataclass, field
+from types import TracebackType
+from typing import Any, Self, Unpack
+
+from secagg import wire
+from secagg.api.documents import Framed, Result, session_key
+from secagg.api.problems import Kind, Problem
+from secagg.errors import ConfigError, LocalProtocolError, Refused
+from secagg.identity import PartyRole
+from secagg.kit import Kit
+from secagg.remote.line import read
+from secagg.remote.polling import Polling
+from secagg.remote.requests import Call, Response, Sleep
+from secagg.remote.settings import Options, Settings
+from secagg.remote.state import State
+from secagg.remote.transport import Driver
+from secagg.remote.uploads import Upload
+from secagg.roles.listener import FaultRecorder
+from secagg.table import Proposal
+from secagg.wire import Envelope, Reject
+
+log = logging.getLogger("secagg")
+
+MOST_SESSIONS = 8  # that a member has open at a time; the oldest is left for another
+_LOOK = 30.0  # seconds between two looks at what became of the sessions that are open
+_AGAIN = 2.0  # seconds until a role that waits for something, such as a beacon, gets its messages again
+
+
+@dataclass(eq=False)
+class Hosted:
+    """A session in which this member has a role."""
+
+    name: bytes
+    key: str
+    role: FaultRecorder[Any]
+    frames: deque[Framed] = field(default_factory=deque)
+    open_uploads: int = 0
+
+
+class MemberCore(Polling):
+    """A member's conversation with a service; see :class:`secagg.remote.line.Line` for how a driver uses it.
+
+    The first message of a session is the server's proposal, which names the session. The role is made for that
+    name, and one ledger is behind the roles of all sessions: a server that plays a session again gets no second
+    answer.
+    Messages that come together are taken with one save of the role's state.
+    """
+
+    def __init__(self, *line: Any) -> None:
+        super().__init__(*line)
+        self.sessions: dict[str, Hosted] = {}
+        self._look_at = 0.0
+
+    def go_on(self, now: float) -> Call | Sleep | None:
+        """See :meth:`Line.go_on`."""
+        for session in list(self.sessions.values()):
+            if session.frames:
+                return self.choose(now) if self._handle(session) else Sleep(_AGAIN)
+        if self.idle and self.sessions and now >= self._look_at:
+            self._look_at = now + _LOOK
+            oldest = next(iter(self.sessions.values()))
+            return Call(
+                "result",
+                self.path(session=oldest.key),
+                lambda response, now: self._looked(oldest, response),
+                lambda problem: self._end(oldest),
+            )
+        return self.poll(now, live=bool(self.sessions))
+
+    def offered(self, response: Response, now: float) -> None:
+        """A member trains nothing."""
+        raise Refused(f"got an offer to train as a {self.kit.role}; only clients train")
+
+    def take_messages(self, key: str, frames: list[Framed], now: float) -> bool:
+        """See :meth:`Polling.take_messages`."""
+        session = self.sessions.get(key) or self._open(key, frames[0].data)
+        if session is None:
+            return False
+        session.frames.extend(frames)
+        return True
+
+    def _open(self, key: str, first: bytes) -> Hosted | None:
+        """The session at the address ``key``, which ``first`` must propose; None if it is over."""
+        if self.state.is_over(key):
+            return None
+        assert self.task is not None
+        name = proposed(first)
+        if name is None or session_key(self.task.digest, name) != key:
+            raise Refused(f"got messages of session {key!r:.20} that don't begin with its proposal")
+        if self.state.folder.is_over(self.task, self.party, name):
+            return None
+        while len(self.sessions) >= MOST_SESSIONS:
+            self._end(next(iter(self.sessions.values())))
+        make = {
+            PartyRole.AGGREGATOR: self.state.folder.aggregator,
+            PartyRole.DECRYPTOR: self.state.folder.decryptor,
+        }[self.kit.role]
+        role = make(self.task, self.party, session=name, **self.lent())
+        self.sessions[key] = Hosted(name, key, role)
+        self.settings.tell("accepted", key)
+        return self.sessions[key]
+
+    def _handle(self, session: Hosted) -> bool:
+        """Hand all messages at hand to the role, with one save; False if it can't take them yet."""
+        frames = list(session.frames)
+        try:
+            replies = session.role.receive_all([frame.data for frame in frames])
+        except LocalProtocolError as error:
+            log.warning("%s can't answer in session %s yet: %s", self.party, session.key[:12], error)
+            return False
+        session.frames.clear()
+        for frame, reply in zip(frames, replies, strict=True):
+            if reply is not None:
+                self._send(session, frame.round, reply)
+        if session.role.finished and not session.open_uploads:
+            self._end(session)
+        return True
+
+    def _send(self, session: Hosted, number: int, reply: bytes) -> None:
+        def taken(again: bool) -> None:
+            session.open_uploads -= 1
+            self.settings.tell("sent", session.key, round=number, bytes=len(reply))
+            if session.role.finished and not session.open_uploads and not session.frames:
+                self._end(session)
+
+        def over(problem: Problem) -> None:
+            session.open_uploads -= 1
+            if problem.kind is not Kind.ROUND_CLOSED:  # then only this answer comes too late
+                self._end(session)
+
+        session.open_uploads += 1
+        self.uploads.append(Upload(session.key, number, reply, taken, over))
+
+    def _looked(self, session: Hosted, response: Response) -> None:
+        if read(response.body, Result).state in ("done", "failed"):
+            self._end(session)
+        elif session.key in self.sessions:  # look at the others first, the next time
+            self.sessions[session.key] = self.sessions.pop(session.key)
+
+    def _end(self, session: Hosted) -> None:
+        """The session is over for this member: delete its secrets."""
+        if self.sessions.pop(session.key, None) is None:
+            return
+        self.state.note_over(session.key)
+        self.state.folder.forget(session.role)
+        self.settings.tell("ended", session.key, faults=len(session.role.faults))
+
+
+def proposed(data: bytes) -> bytes | None:
+    """The name of the session that the server proposes in ``data``; None for any other message."""
+    try:
+        envelope = Envelope.parse(data, len(data))
+        if envelope.sender != wire.SERVER or envelope.kind != Proposal.TYPE:
+            return None
+        return envelope.open(Proposal)[0].session
+    except Reject:
+        return None
+
+
+class RemoteMember:
+    """A connected aggregator, decryptor or committee member. :meth:`run` answers until the run is over."""
+
+    def __init__(
+        self, kit: Kit | str | os.PathLike[str], state: str | os.PathLike[str], **options: Unpack[Options]
+    ) -> None:
+        settings = Settings.of(**options)
+        loaded = kit if isinstance(kit, Kit) else Kit.load(kit)
+        if loaded.role is PartyRole.CLIENT:
+            raise ConfigError(f"got the kit of {loaded.party}, a client; connect it with secagg.connect")
+        self._state = State(state, loaded, settings)
+        self._driver = Driver(loaded, settings)
+        self.core = MemberCore(loaded, self._state, settings)
+
+    def run(self) -> None:
+        """Answer until the run is over, or :meth:`close` is called, or with ``once=True`` there is nothing to do.
+
+        Raises ``Refused`` if the service refuses this member, or sends what it doesn't accept.
+        """
+        while not self._driver.closed and self._driver.step(self.core):
+            pass
+
+    def close(self) -> None:
+        """Stop, and release the folder. Open sessions go on when the member connects again."""
+        self._driver.close()
+        self._state.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: type[BaseException] | BaseException | TracebackType | None) -> None:
+        self.close()
