@@ -60,6 +60,13 @@ def demo(
     show(protocols, settings, as_json=json, plot=None if no_plot else plot)
 
 
+def serve(settings: Path, loop: str | None) -> None:
+    """Run the service that ``settings`` describe."""
+    from secagg.service.command import serve
+
+    serve(settings, loop)
+
+
 def status(url: str, json: bool, watch: bool) -> None:
     """Show the status document of a running service."""
     from secagg.service.terminal import show_status

@@ -65,6 +65,12 @@ def parser() -> argparse.ArgumentParser:
     _roster_merge(_command(actions, "merge", "write one roster of all parties in several rosters"))
     _kit(_command(commands, "kit", "write what a party pins before it talks to a service; no secret is in it"))
     _tls(_command(commands, "tls", "make a certificate for a server that has none"))
+    served = _command(commands, "serve", "run sessions over HTTPS, with a training loop")
+    served.add_argument("settings", type=Path, nargs="?", default=Path("service.toml"), metavar="FILE", help="the "
+        "service's settings (default: service.toml)")  # fmt: skip
+    served.add_argument("--loop", metavar="MODULE:FUNCTION", help="a function that gets the service and calls its "
+        "round(model); by default the mean of each round is added to the model of the settings")  # fmt: skip
+    served.set_defaults(run=_commands.serve)
     _status(_command(commands, "status", "show what a running service does: sessions, faults, privacy spent"))
     _member(_command(commands, "member", "answer a service as an aggregator, a decryptor or a committee member"))
     _client(_command(commands, "client", "train with a function of your own in each round of a service"))

@@ -10,6 +10,7 @@ from typing import Final, NamedTuple, TypeVar
 import msgspec
 
 from mpc.keys import encode_parts
+from secagg import _rounds
 from secagg.errors import ConfigError
 
 _FRAME: Final = struct.Struct(">II")  # of a message in an answer to a poll: its round's number, its length
@@ -83,7 +84,8 @@ class Rosters(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 def session_name(number: int, attempt: int, model: bytes, config: str) -> bytes:
     """The name of a session that the service runs; ``model`` is the SHA-256 of the model's bytes."""
-    return b"http/%d/%d/" % (number, attempt) + model + hashlib.sha256(config.encode()).digest()
+    request = hashlib.sha256(config.encode()).digest()
+    return _rounds.session_name("http", number, attempt, model=model, request=request)
 
 
 def session_key(task: bytes, name: bytes) -> str:

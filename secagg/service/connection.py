@@ -110,7 +110,9 @@ class Connection(HttpToolsProtocol):
 
     def on_message_begin(self) -> None:
         """A request begins."""
-        if self.cycle is not None and not self.cycle.response_complete:
+        cycle = self.cycle
+        written = cycle is not None and cycle.response_started and cycle.expected_content_length == 0
+        if cycle is not None and not cycle.response_complete and not (written and not cycle.chunked_encoding):
             self._fail(Kind.BAD_REQUEST)  # pipelining, or what was smuggled behind a request
         self._head_size = self._head_count = 0
         super().on_message_begin()

@@ -1,0 +1,58 @@
+"""The time between an offer and a session: who takes part?"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Sequence
+
+from secagg.api.documents import Offer
+from secagg.service.schedule import Schedule
+from secagg.task import Task
+
+
+class Gathering:
+    """An offer, and the answers to it; only the event loop's thread calls it. A restart asks everyone again."""
+
+    def __init__(self, key: str, offer: Offer, eligible: Sequence[str] | None) -> None:
+        self.key, self.offer = key, offer
+        self.accepted: set[str] = set()
+        self.declined: set[str] = set()
+        self._eligible = None if eligible is None else frozenset(eligible)  # None: whoever asks, without a roster
+        self._began = asyncio.get_running_loop().time()
+        self._changed = asyncio.Event()
+
+    @property
+    def offered(self) -> int:
+        """To how many clients the round is offered; 0 if to whoever asks."""
+        return 0 if self._eligible is None else len(self._eligible)
+
+    def offers(self, party: str) -> bool:
+        """Whether ``party`` is to get the offer: it may take part, and has not answered."""
+        return self.includes(party) and party not in self.accepted and party not in self.declined
+
+    def includes(self, party: str) -> bool:
+        """Whether the round is offered to ``party``."""
+        return self._eligible is None or party in self._eligible
+
+    def answer(self, party: str, accepts: bool) -> None:
+        """Note an answer; a later one replaces it."""
+        (self.accepted if accepts else self.declined).add(party)
+        (self.declined if accepts else self.accepted).discard(party)
+        self._changed.set()
+
+    @property
+    def seconds(self) -> float:
+        """The time since the offer was made."""
+        return asyncio.get_running_loop().time() - self._began
+
+    async def ready(self, task: Task, schedule: Schedule) -> None:
+        """Wait until enough clients have accepted."""
+        most = task.max_clients if self._eligible is None else len(self._eligible - self.declined)
+        while not schedule.ready(task, len(self.accepted), most, self.seconds):
+            self._changed.clear()
+            wait = schedule.gather - self.seconds
+            try:
+                await asyncio.wait_for(self._changed.wait(), wait if wait > 0 else None)
+            except TimeoutError:
+                continue
+            most = task.max_clients if self._eligible is None else len(self._eligible - self.declined)

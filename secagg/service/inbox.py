@@ -1,0 +1,81 @@
+"""What each party of a session has to get next: messages in memory for clients, in files for listeners."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import NamedTuple
+
+from secagg.api.documents import Framed
+from secagg.api.routes import LARGEST_BATCH, LARGEST_BATCH_BYTES
+from secagg.service.relays import Relays
+
+
+class Batch(NamedTuple):
+    """Messages for one party, and the cursor behind them."""
+
+    messages: Sequence[tuple[int, bytes]]
+    cursor: str
+
+
+class Inboxes:
+    """The messages for the parties of one session; only the event loop's thread calls it.
+
+    A client has at most a few messages at a time: the open round's request, or the word that the session goes on
+    without it. A listener's messages may be as large as all uploads together, so they are in files, in the order in
+    which the server made them. A cursor says what a party has handled: for a client its round and the number of
+    the message within it, for a listener the number of the message in its file, which a restart of the service
+    does not change.
+    """
+
+    def __init__(self, session: str, relays: Relays, listeners: frozenset[str]) -> None:
+        self._mark = session[:16]
+        self._relays, self._listeners = relays, listeners
+        self._round = 0
+        self._clients: dict[str, list[Framed]] = {}
+
+    def open(self, number: int, outbox: Mapping[str, bytes]) -> None:
+        """Replace the clients' messages by those of the round ``number``; they answer no older one."""
+        self._round = number
+        self._clients = {
+            party: [Framed(number, data)] for party, data in outbox.items() if party not in self._listeners
+        }
+
+    def add(self, number: int, outbox: Mapping[str, bytes]) -> None:
+        """Add what the server handed on to clients in the round ``number``."""
+        for party, data in outbox.items():
+            if party not in self._listeners:
+                self._clients.setdefault(party, []).append(Framed(number, data))
+
+    def close(self, number: int, outbox: Mapping[str, bytes]) -> None:
+        """The session is over: only ``outbox`` is left, also for listeners, whose files are gone."""
+        self._listeners = frozenset()
+        self.open(number + 1, outbox)
+
+    def waits(self, party: str, after: str) -> bool:
+        """Whether there is a message behind the cursor ``after``; reads no file."""
+        if party in self._listeners:
+            return self._listened(after) < self._relays.count(party)
+        return self._handled(after) < len(self._clients.get(party, ()))
+
+    def read(self, party: str, after: str) -> Batch:
+        """The messages behind the cursor ``after``; for a listener this reads its file."""
+        if party in self._listeners:
+            start = self._listened(after)
+            read = self._relays.read(party, start, LARGEST_BATCH, LARGEST_BATCH_BYTES)
+            return Batch(read, f"{self._mark}.{start + len(read)}")
+        messages = self._clients.get(party, [])
+        start = self._handled(after)
+        return Batch(list(messages[start:]), f"{self._mark}.{self._round}.{len(messages)}")
+
+    def _listened(self, after: str) -> int:
+        mark, _, index = after.partition(".")
+        return int(index) if mark == self._mark and index.isdecimal() and index.isascii() else 0
+
+    def _handled(self, after: str) -> int:
+        return _after(after, self._mark, self._round)
+
+
+def _after(after: str, mark: str, number: int) -> int:
+    parts = after.split(".")
+    fits = len(parts) == 3 and parts[0] == mark and all(one.isdecimal() and one.isascii() for one in parts[1:])
+    return int(parts[2]) if fits and int(parts[1]) == number else 0

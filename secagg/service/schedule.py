@@ -1,0 +1,110 @@
+"""When a round begins, over whom, and how long it may take."""
+
+from __future__ import annotations
+
+import hashlib
+import secrets
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+
+from secagg._numbers import whole
+from secagg.errors import ConfigError, choice, shown
+from secagg.table import contribution_round
+from secagg.task import Task
+
+SLOWEST = 50_000  # bytes a second of the slowest link that a deadline allows for
+
+
+@dataclass(frozen=True)
+class Schedule:
+    """How the service gathers the clients of a round, and how long it waits for them.
+
+    - ``cohort``: the most clients in a session; by default all that the task allows.
+    - ``goal``: once so many inputs are in, the input round ends ``grace`` seconds later. By default it waits for
+      everyone until the deadline. Clients that are slow are then left out more often, which biases the sum.
+    - ``gather``: the session begins as soon as all have accepted, or the cohort is full; after so many seconds it
+      begins with those that have, if they are ``min_ready`` or more.
+    - ``min_ready``: by default the task's ``min_survivors``. It never begins with fewer than the task allows.
+    - ``batches``: ``"fixed"`` splits the enrolled clients into cohorts once, and takes them in turn, so that no two
+      sums overlap in part. ``"random"`` draws each cohort from everyone; see docs/threat-model.md on what the
+      server learns from sums over nearly the same clients.
+    - ``attempts``: sessions over one model. Clients take part in at most two.
+    - ``deadline``: seconds for a round of the protocol, and ``training`` for the one in which clients send their
+      input; ``deadlines`` has others by the round's name. The time that the bytes take at 50 kB/s is added.
+    - ``grace``: seconds that a round has at least after a restart of the service.
+    """
+
+    cohort: int | None = None
+    goal: int | None = None
+    min_ready: int | None = None
+    gather: float = 60.0
+    batches: str = "fixed"
+    attempts: int = 2
+    deadline: float = 60.0
+    training: float = 600.0
+    deadlines: Mapping[str, float] = field(default_factory=dict)
+    grace: float = 10.0
+
+    def __post_init__(self) -> None:
+        choice("batches", self.batches, ("fixed", "random"))
+        for name in ("cohort", "goal", "min_ready"):
+            value = getattr(self, name)
+            if value is not None and ((number := whole(value)) is None or number < 1):
+                raise ConfigError(f"got {name}={shown(value)}; expected a positive integer or None")
+        if whole(self.attempts) not in (1, 2):
+            raise ConfigError(f"got attempts={shown(self.attempts)}; expected 1 or 2: clients send no third update")
+        seconds = {"gather": self.gather, "deadline": self.deadline, "training": self.training, "grace": self.grace}
+        for name, value in {**seconds, **self.deadlines}.items():
+            if not isinstance(value, int | float) or not 0 < value < float("inf"):
+                raise ConfigError(f"got {name}={shown(value)}; expected seconds above 0")
+
+    def check(self, task: Task) -> None:
+        """``ConfigError`` for what ``task`` doesn't allow."""
+        known = [phase.round for phase in task.protocol.phases]
+        if foreign := sorted(set(self.deadlines) - set(known)):
+            raise ConfigError(
+                f"got a deadline for {', '.join(map(shown, foreign))}; {task.protocol.name} has {', '.join(known)}"
+            )
+        size = self.size(task)
+        if not task.min_survivors <= size <= task.max_clients:
+            raise ConfigError(
+                f"got cohort={size}; the task allows {task.min_survivors} (min_survivors) to {task.max_clients} "
+                "(max_clients)"
+            )
+        for name, value in (("goal", self.goal), ("min_ready", self.min_ready)):
+            if value is not None and not task.min_survivors <= value <= size:
+                raise ConfigError(
+                    f"got {name}={value}; expected {task.min_survivors} (the task's min_survivors) to {size} (the "
+                    "cohort)"
+                )
+
+    def size(self, task: Task) -> int:
+        """The most clients in a session."""
+        return task.max_clients if self.cohort is None else self.cohort
+
+    def seconds(self, task: Task, name: str) -> float:
+        """How long the round ``name`` may take."""
+        asked = self.training if name == contribution_round(task.protocol) else self.deadline
+        cost = task.protocol.cost(task)
+        traffic = cost.up.get(name, 0) + cost.down.get(name, 0)
+        return float(self.deadlines.get(name, asked)) + traffic / SLOWEST
+
+    def eligible(self, task: Task, clients: Sequence[str], number: int) -> Sequence[str]:
+        """The clients to which round ``number`` is offered."""
+        size = self.size(task)
+        if self.batches == "random" or len(clients) <= size:
+            return clients
+        # Sorted by a hash, so that a batch says nothing about the clients' names, and is the same after a restart.
+        drawn = sorted(clients, key=lambda one: hashlib.sha256(task.digest + one.encode()).digest())
+        count = -(-len(drawn) // size)
+        return drawn[(number - 1) % count :: count]
+
+    def ready(self, task: Task, accepted: int, eligible: int, seconds: float) -> bool:
+        """Whether a session can begin, ``seconds`` after the offer, with so many of the ``eligible`` clients."""
+        enough = min(self.size(task), eligible) if seconds < self.gather else self.min_ready or 0
+        return accepted >= max(enough, task.min_survivors)
+
+    def select(self, task: Task, accepted: Iterable[str]) -> list[str]:
+        """The cohort: all who accepted, or a uniform draw if they are too many."""
+        ready, size = sorted(accepted), self.size(task)
+        return ready if len(ready) <= size else sorted(secrets.SystemRandom().sample(ready, size))
