@@ -26,7 +26,7 @@ def write_document(document: Document) -> str:
 
 def read_document(text: str | bytes, kind: type[T], what: str) -> T:
     """The fields of ``text``; ``ConfigError`` that says ``what`` was expected for anything else."""
-    text = str.__str__(text).encode(errors="replace") if is_a(text, str) else text
+    text = str.__str__(text).encode(errors="surrogatepass") if is_a(text, str) else text
     if not is_a(text, bytes):
         raise ConfigError(f"got {shown(text)}; expected the text of {what}")
     if len(text) > MAX_BYTES:

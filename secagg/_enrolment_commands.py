@@ -3,7 +3,7 @@
 import hashlib
 import json
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 from mpc.hpke import Kem
@@ -126,8 +126,21 @@ def roster_build(
         raise ConfigError(f"got --out {out}, which exists; extend it (--extend {out}), or name another file")
     write_text(out, built.to_json())
     _print_parties(built)
+    for word, ids in _changes(base or {}, built):
+        print(f"{word}: {', '.join(ids)}")
     print("Compare each fingerprint with its owner by voice before you sign; secagg roster list shows it there.")
     print(f"{out}: {_counted(built)}. Digest, to compare with every party: {built.digest.hex()}")
+
+
+def _changes(before: Mapping[str, Party], after: Mapping[str, Party]) -> Iterator[tuple[str, list[str]]]:
+    """What became of the parties of an extended roster, in words; a party that returns by mistake is seen here."""
+    for word, ids in (
+        ("new", [party for party in after if party not in before]),
+        ("replaced", [party for party in after if party in before and before[party] != after[party]]),
+        ("removed", [party for party in before if party not in after]),
+    ):
+        if ids and before:
+            yield word, ids
 
 
 def roster_sign(roster: Path, key: Path, version: int | None, expires: float, out: Path | None) -> None:

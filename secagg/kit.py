@@ -26,6 +26,7 @@ _KIT = "a kit, as secagg kit writes it"
 _DIGEST = re.compile(r"[0-9a-f]{64}\Z")
 _HOST = re.compile(r"[A-Za-z0-9]([A-Za-z0-9.-]{0,251}[A-Za-z0-9])?\Z")
 _PATH = re.compile(r"(/[A-Za-z0-9_~-][A-Za-z0-9._~-]*)*\Z")
+_USUAL_PORTS = {"https": ":443", "http": ":80"}
 _LONGEST_URL = 1024
 _MOST_CERTIFICATES = 16
 _PIN = (
@@ -211,24 +212,27 @@ class Kit:
 
 
 def check_url(url: object) -> str:
-    """``url`` without a slash at its end; ``ConfigError`` unless it is ``https``, or ``http`` on this machine."""
+    """``url`` in one spelling; ``ConfigError`` unless it is ``https``, or ``http`` on this machine.
+
+    Scheme and host are in lower case, and a slash at the end and the scheme's usual port are left out.
+    """
     text = str.__str__(url) if is_a(url, str) else ""
     expected = "expected the service's address, such as https://agg.example.org:8443"
     if not 0 < len(text) <= _LONGEST_URL:
         raise ConfigError(f"got url {shown(url)}; {expected}")
     try:
         parts = urlsplit(text)
-        host, port = parts.hostname or "", parts.port
+        host, port = parts.hostname or "", "" if parts.port is None else f":{parts.port}"
     except ValueError as error:
         raise ConfigError(f"got url {shown(text)}: {error}; {expected}") from error
     inside = f"[{host}]" if ":" in host else host
     path = parts.path.rstrip("/")
-    plain = f"{parts.scheme}://{inside}{'' if port is None else f':{port}'}{path}"
+    plain = f"{parts.scheme}://{inside}{port}{path}"
     if not _is_host(host) or not _PATH.match(path) or text.rstrip("/").lower() != plain.lower():
         raise ConfigError(f"got url {shown(text)}; {expected}, without a user, query or fragment")
     if parts.scheme != "https" and not (parts.scheme == "http" and _is_here(host)):
         raise ConfigError(f"got url {shown(text)}; expected https (http only to this machine, such as localhost)")
-    return plain
+    return f"{parts.scheme}://{inside}{'' if port == _USUAL_PORTS[parts.scheme] else port}{path}"
 
 
 def _is_host(host: str) -> bool:

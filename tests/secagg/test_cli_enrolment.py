@@ -80,7 +80,8 @@ def test_parties_are_enrolled_signed_rotated_and_revoked(run, refused, tmp_path,
 
     run("keygen", "c2", "--out", "new")
     assert "another key" in refused("roster", "build", "new/c2.enrol", "--extend", "roster.json")
-    run("roster", "build", "new/c2.enrol", "--extend", "roster.json", "--replace", "c2")
+    out = run("roster", "build", "new/c2.enrol", "--extend", "roster.json", "--replace", "c2")
+    assert next(line for line in out.splitlines() if ": " in line) == "replaced: c2"
     assert "not the one that the registrar signed" in refused(
         "roster", "verify", "roster.json", "--registrar", "registrar.pub"
     )
@@ -89,7 +90,7 @@ def test_parties_are_enrolled_signed_rotated_and_revoked(run, refused, tmp_path,
     assert verify(ledger)["c2"].signing_key == key
     old = (tmp_path / "roster.json").read_text(), (tmp_path / "roster.sig").read_text()
 
-    run("roster", "build", "--extend", "roster.json", "--remove", "c1")
+    assert "\nremoved: c1\n" in run("roster", "build", "--extend", "roster.json", "--remove", "c1")
     out = run("roster", "sign", "roster.json", "--key", "registrar.pem", "--version", 7, "--expires", 30)
     assert "version 7" in out
     assert sorted(verify(ledger)) == ["agg1", "c2"]
@@ -133,6 +134,9 @@ def test_no_file_is_overwritten_that_is_not_extended(run, refused, enrolled):
     (line,) = (line for line in run("roster", "build", "new/new.enrol", "--extend", "roster.json").splitlines()
                if line.startswith("roster.json"))  # fmt: skip
     assert line.startswith("roster.json: 4 parties.")
+    run("roster", "build", "--extend", "roster.json", "--remove", "new")
+    out = run("roster", "build", "new/new.enrol", "--extend", "roster.json")
+    assert "\nnew: new\n" in out, "who returns by an old request is seen"
 
 
 # --- kits
@@ -251,6 +255,7 @@ def handshake(folder, name, ca):
     server = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
     server.load_cert_chain(folder / "server.crt", folder / "server.key")
     client = ssl.create_default_context(cadata=ca)
+    client.verify_flags |= ssl.VERIFY_X509_STRICT  # Python 3.13 has it by default
     up, down = ssl.MemoryBIO(), ssl.MemoryBIO()
     ends = [client.wrap_bio(down, up, server_hostname=name), server.wrap_bio(up, down, server_side=True)]
     for _ in range(4):

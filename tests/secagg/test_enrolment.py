@@ -97,6 +97,7 @@ def test_a_request_with_any_field_changed_is_refused(field: str, value: str | No
         (lambda text: "[" * 10_000, "request to be enrolled"),
         (lambda text: text + " " * (1 << 16), "at most 65,536"),
         (lambda text: b"\xff\xfe", "not JSON"),
+        (lambda text: text.replace("c1", "\ud800"), "not JSON"),
         (lambda text: 7, "got 7"),
     ],
 )

@@ -144,7 +144,9 @@ def test_a_file_that_is_not_a_kit_is_refused_with_its_path(
         ("HTTPS://Agg.Example.org/secagg/", "https://agg.example.org/secagg"),
         ("http://localhost:1", "http://localhost:1"),
         ("http://127.8.0.1/x", "http://127.8.0.1/x"),
-        ("http://[::1]:80", "http://[::1]:80"),
+        ("http://[::1]:80", "http://[::1]"),
+        ("https://agg:443/x", "https://agg/x"),
+        ("https://agg:80", "https://agg:80"),
         ("https://[2001:db8::1]", "https://[2001:db8::1]"),
     ],
 )
