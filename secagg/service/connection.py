@@ -78,8 +78,7 @@ class Connection(HttpToolsProtocol):
             return
         self._unset_keepalive_if_required()
         if self._stage is _Stage.IDLE:
-            self._stage, self._head = _Stage.HEAD, 0
-            self._reading.start(self._limits.header_seconds)
+            self._begin_head()
         if self._stage is _Stage.HEAD:
             self._head += len(data)
         try:
@@ -110,10 +109,10 @@ class Connection(HttpToolsProtocol):
 
     def on_message_begin(self) -> None:
         """A request begins."""
-        cycle = self.cycle
-        written = cycle is not None and cycle.response_started and cycle.expected_content_length == 0
-        if cycle is not None and not cycle.response_complete and not (written and not cycle.chunked_encoding):
-            self._fail(Kind.BAD_REQUEST)  # pipelining, or what was smuggled behind a request
+        if self.cycle is not None and not self.cycle.response_complete:
+            if self.pipeline or not self._is_answered():
+                self._fail(Kind.BAD_REQUEST)  # pipelining, or what was smuggled behind a request
+            self._begin_head()
         self._head_size = self._head_count = 0
         super().on_message_begin()
 
@@ -160,11 +159,24 @@ class Connection(HttpToolsProtocol):
     def on_response_complete(self) -> None:
         """The application has answered. uvicorn's timer closes the connection if no other request comes."""
         super().on_response_complete()
-        if self._stage is _Stage.ANSWER:
+        if self._stage is _Stage.ANSWER and self.cycle.response_complete:  # the newest cycle, not a queued one
             self._stage = _Stage.IDLE
         self._watch_writing()
 
     # What ends a connection
+
+    def _begin_head(self) -> None:
+        self._stage, self._head = _Stage.HEAD, 0
+        self._reading.start(self._limits.header_seconds)
+
+    def _is_answered(self) -> bool:
+        """Whether all of the answer is written, though the application has not said so yet.
+
+        The client can't know the difference, and may send its next request.
+        """
+        cycle = self.cycle
+        ended = cycle.expected_content_length == 0 or cycle.scope["method"] == "HEAD"
+        return cycle.response_started and not cycle.chunked_encoding and ended
 
     def _count_head(self, size: int, count: int) -> None:
         self._head_size += size
