@@ -177,11 +177,9 @@ class Lines:
             # No drain: a slow client must not delay the others, and it has one message to read at a time.
             self.connected[party].write(frame(message))
 
-    async def receive(self, timeout: float) -> tuple[str, bytes] | None:
+    async def receive(self, timeout: float) -> tuple[str, bytes]:
         self.before_receive()
-        with contextlib.suppress(TimeoutError):
-            return await asyncio.wait_for(self.inbox.get(), timeout)
-        return None
+        return await asyncio.wait_for(self.inbox.get(), timeout)
 
 
 # 3. The parties. A process that is killed goes on by the same calls: its folder has what it needs.

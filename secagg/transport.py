@@ -12,6 +12,7 @@ from __future__ import annotations
 import asyncio
 import inspect
 import math
+import queue
 import time
 from collections.abc import Callable, Generator, Iterable, Mapping
 from typing import Any, Protocol, TypeVar
@@ -35,7 +36,7 @@ Steps = Generator[tuple[Any, ...], Any, Result]  # what to do next; it is sent t
 class MemberTransport(Protocol):
     """What a client, a decryptor or an aggregator has of its connection to the server, for one session."""
 
-    def send(self, message: bytes) -> None:
+    def send(self, message: bytes, /) -> None:
         """Send a message to the server.
 
         If it may have been lost, the transport sends the same bytes again, or lets the server ask again.
@@ -54,7 +55,7 @@ class MemberTransport(Protocol):
 class ServerTransport(Protocol):
     """What a server has of its connections to all parties, for one session."""
 
-    def send(self, party: str, message: bytes) -> None:
+    def send(self, party: str, message: bytes, /) -> None:
         """Send a message to a party, without waiting for it.
 
         The transport keeps the newest message to each party, and sends it again when the party connects again. A
@@ -62,10 +63,10 @@ class ServerTransport(Protocol):
         """
         ...
 
-    def receive(self, timeout: float) -> tuple[str, bytes] | None:
+    def receive(self, timeout: float, /) -> tuple[str, bytes] | None:
         """Wait for the next message of any party: the party's id, as the transport authenticated it, and the bytes.
 
-        None after ``timeout`` seconds without a message.
+        After ``timeout`` seconds without a message it returns None, or raises ``TimeoutError`` or ``queue.Empty``.
         """
         ...
 
@@ -73,7 +74,7 @@ class ServerTransport(Protocol):
 class AsyncMemberTransport(Protocol):
     """A :class:`MemberTransport` for asyncio."""
 
-    async def send(self, message: bytes) -> None:
+    async def send(self, message: bytes, /) -> None:
         """See :meth:`MemberTransport.send`."""
         ...
 
@@ -85,11 +86,11 @@ class AsyncMemberTransport(Protocol):
 class AsyncServerTransport(Protocol):
     """A :class:`ServerTransport` for asyncio."""
 
-    async def send(self, party: str, message: bytes) -> None:
+    async def send(self, party: str, message: bytes, /) -> None:
         """See :meth:`ServerTransport.send`."""
         ...
 
-    async def receive(self, timeout: float) -> tuple[str, bytes] | None:
+    async def receive(self, timeout: float, /) -> tuple[str, bytes] | None:
         """See :meth:`ServerTransport.receive`."""
         ...
 
@@ -258,7 +259,10 @@ def _round(server: Server[Any], seconds: float, send: Callable[[Outbox], Steps[N
 
 def _take(server: Server[Any], timeout: float, send: Callable[[Outbox], Steps[None]]) -> Steps[bool]:
     """Take one message, and hand on what the server gives out for it; returns whether there was one."""
-    arrived = yield "receive", timeout
+    try:
+        arrived = yield "receive", timeout
+    except (TimeoutError, queue.Empty):
+        arrived = None
     if arrived is None:
         return False
     handed: Outbox = yield server.receive, *arrived

@@ -50,6 +50,14 @@ def test_hospitals_learn_over_tls_within_their_budget() -> None:
 
 
 @pytest.mark.stacks
+def test_torch_learns_over_plain_http_in_less_than_sixty_lines() -> None:
+    lines = (EXAMPLES / "torch_http.py").read_text(encoding="utf-8").splitlines()
+    assert sum(bool(line.strip()) for line in lines) < 60
+    (accuracy,) = printed("torch_http", "torch", "sklearn")
+    assert accuracy > 80
+
+
+@pytest.mark.stacks
 def test_opacus_is_paid_for_by_a_ledger_of_records() -> None:
     clear, private, *epsilons = printed("dpsgd_opacus", "opacus", "torch", "sklearn")
     assert clear > 90
