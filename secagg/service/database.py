@@ -15,16 +15,17 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 import time
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, Final, Self
 
 from sqlalchemy import Row, Select, insert, select, update
 from sqlalchemy.dialects.sqlite import insert as upsert
 from sqlalchemy.exc import IntegrityError
 
-from secagg.errors import ConfigError, LocalProtocolError
+from secagg.errors import ConfigError, LocalProtocolError, shown
 from secagg.layout import Layout
 from secagg.roles.outcome import Outcome
 from secagg.service import upkeep
@@ -48,6 +49,8 @@ from secagg.service.tables import (
     SessionRow,
     TaskRow,
 )
+
+_KEY: Final = re.compile(r"[0-9a-f]{64}")
 
 
 class Database:
@@ -80,8 +83,10 @@ class Database:
             try:
                 upkeep.upgrade(folder, database._writer, *versions)
                 upkeep.sweep(folder, database._writer)
-            except BaseException:
+            except BaseException as error:
                 database._writer.close()
+                if isinstance(error, OSError):
+                    raise ConfigError(f"got folder {folder}, which can't be used: {error}") from error
                 raise
         except BaseException:
             lock.close()
@@ -172,6 +177,7 @@ class Database:
         ``ConfigError`` if the key or the attempt is taken, or the round is not here.
         """
         now = time.time()
+        _check_key(key)
         values: dict[str, Any] = {"key": key, "task": task, "round": number, "attempt": attempt, "name": name}
         values |= {"cohort": json.dumps(list(cohort)), "state": "running" if cohort else "gathering", "number": 0}
         values |= {"relays": 0, "reason": "", "taken": b"", "begun": now, "changed": now}
@@ -276,11 +282,11 @@ class Database:
 
     def spool(self, key: str, position: int) -> Spool:
         """The spool of a session's round with the number ``position``; the caller deletes it after the round."""
-        return Spool(self._folder / "spools" / f"{key}.{position}")
+        return Spool(self._folder / "spools" / f"{_check_key(key)}.{position}")
 
     def relays(self, key: str) -> Relays:
         """What the server handed on in a session."""
-        return Relays(self._folder / "relays" / key)
+        return Relays(self._folder / "relays" / _check_key(key))
 
     # Models
 
@@ -294,6 +300,14 @@ class Database:
     def model_path(self, digest: bytes) -> Path:
         """The file with the model of this SHA-256, if it was added."""
         return self._folder / "models" / digest.hex()
+
+    def forget_models(self, task: bytes, newest: int) -> None:
+        """Delete the models of a task's rounds, except those of its ``newest`` ones and of other tasks' rounds."""
+        numbered = self._rows(select(ROUNDS.c.task, ROUNDS.c.model).order_by(ROUNDS.c.number.desc()))
+        ours = [row.model for row in numbered if row.task == task]
+        kept = {*ours[:newest], *(row.model for row in numbered if row.task != task)}
+        for model in set(ours) - kept:
+            self.model_path(model).unlink(missing_ok=True)
 
     # Tokens
 
@@ -345,6 +359,13 @@ class Database:
 
 def _session(row: Row[Any]) -> SessionRow:
     return SessionRow(**{**row._mapping, "cohort": tuple(json.loads(row.cohort))})
+
+
+def _check_key(key: str) -> str:
+    """``key`` if it may name a file."""
+    if not _KEY.fullmatch(key):
+        raise ConfigError(f"got session key {shown(key)}; expected 64 hexadecimal digits")
+    return key
 
 
 def _check_closed(state: str) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import os
 import sqlite3
 import threading
 from collections.abc import Iterator
@@ -12,6 +13,8 @@ from typing import Any, Final
 
 from sqlalchemy import URL, Connection, Engine, create_engine, event
 from sqlalchemy.exc import DatabaseError, IntegrityError
+
+from secagg._rows import sync_folder
 
 BUSY_SECONDS: Final = 10.0
 _ERRNO: Final = {sqlite3.SQLITE_FULL: errno.ENOSPC, sqlite3.SQLITE_BUSY: errno.EAGAIN}
@@ -66,12 +69,14 @@ class Writer:
             yield connection
 
     def copy(self, path: Path) -> None:
-        """Write a copy of the whole database, as of now, to the new file ``path``."""
+        """Write a copy of the whole database, as of now, to the new file ``path`` (mode 0600), on the disk."""
+        os.close(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600))
         with _as_os_error(), self._engine.connect() as connection:
             source = connection.connection.driver_connection
             assert isinstance(source, sqlite3.Connection)
             with closing(sqlite3.connect(path)) as target:
                 source.backup(target)
+        sync_folder(path.parent)
 
     def close(self) -> None:
         """Close all connections; what the write-ahead log holds goes into the database file."""
@@ -82,9 +87,9 @@ class Writer:
 def _as_os_error() -> Iterator[None]:
     try:
         yield
-    except DatabaseError as error:
-        if isinstance(error, IntegrityError):
-            raise
-        cause = error.orig
+    except IntegrityError:
+        raise
+    except (DatabaseError, sqlite3.Error) as error:
+        cause = error.orig if isinstance(error, DatabaseError) else error
         code = getattr(cause, "sqlite_errorcode", 0) & 0xFF
         raise OSError(_ERRNO.get(code, errno.EIO), f"the database can't be used: {cause}") from error

@@ -57,7 +57,7 @@ def read_outcome(path: Path, document: str, layout: Layout) -> Outcome:
     """The outcome that :func:`write_outcome` wrote, in the structure of ``layout``; ``ConfigError`` if damaged."""
     try:
         told = msgspec.json.decode(document, type=_Document)
-        with np.load(path, allow_pickle=False) as file:
+        with path.open("rb") as opened, np.load(opened, allow_pickle=False) as file:
             mean, total = (file[name] for name in _ARRAYS)
         faults = tuple(Fault(one.sender, one.round, FaultKind(one.kind), one.detail) for one in told.faults)
     except Exception as error:

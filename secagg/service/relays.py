@@ -104,7 +104,7 @@ class Relays:
         """
         with self._lock:
             self._forget()
-        self._find(end)
+        self._find(min(end, os.fstat(self._file).st_size))
         if self._end != end:
             raise ConfigError(
                 f"got relays {self._path}, damaged at byte {self._end} of {end}; give this session up"

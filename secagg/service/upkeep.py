@@ -91,7 +91,6 @@ def backup(folder: Path, writer: Writer, target: Path) -> None:
         raise ConfigError(f"got {target} for a backup, which can't be made: {error}") from error
     # The database first: files only come, so all that its rows name are there when they are copied.
     writer.copy(fresh / FILE)
-    (fresh / FILE).chmod(0o600)
     _close_sessions(fresh / FILE)
     for name in _KEPT:
         (fresh / name).mkdir(mode=0o700)
