@@ -9,7 +9,7 @@ import hashlib
 import json
 import threading
 from collections import defaultdict
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 from urllib.parse import parse_qs, urlsplit
@@ -51,10 +51,11 @@ class Double:
     session and round.
     """
 
-    def __init__(
-        self, task: secagg.Task, roster: Roster | None, cohort: list[str], signature: str | None = None
-    ) -> None:
-        self.task, self.roster, self.cohort, self.signature = task, roster, cohort, signature
+    def __init__(self, task: secagg.Task, roster: Roster | None, cohort: Sequence[str]) -> None:
+        self.task, self.roster, self.cohort = task, roster, list(cohort)
+        self.signature: str | None = None
+        self.roster_text = "" if roster is None else roster.to_json()
+        self.address = task.digest  # the task that clients pinned, by which sessions are addressed
         self.lock = threading.RLock()
         self.sessions: list[Open] = []
         self.requests: list[tuple[str, str, bytes]] = []
@@ -80,7 +81,7 @@ class Double:
             seconds=60.0,
             input_seconds=60.0,
         )
-        opened = Open(offer, data, session_key(self.task.digest, offer.name()))
+        opened = Open(offer, data, session_key(self.address, offer.name()))
         self.sessions.append(opened)
         return opened
 
@@ -127,7 +128,7 @@ class Double:
         tag = f'"{self.roster.digest.hex()}"'
         if headers.get("if-none-match") == tag:
             return 304, {"etag": tag}, b""
-        return 200, {}, msgspec.json.encode(Rosters(self.roster.to_json(), self.signature))
+        return 200, {}, msgspec.json.encode(Rosters(self.roster_text, self.signature))
 
     def on_join(self, *_: Any) -> Answer:
         return 200, {}, b'{"party": "c1", "token": "secret"}'

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pytest
 
+from secagg.api.models import read_model
 from secagg.identity import PartyRole
 from secagg.kit import Kit
 from secagg.remote.core import ClientCore
@@ -21,6 +24,20 @@ from tests.remote.double import Double
 
 URL = "http://127.0.0.1:9"
 MODEL = {"w": np.arange(5, dtype=np.float32)}
+
+
+OPEN: list[Party] = []  # of the running test
+
+
+@pytest.fixture
+def closed_folders() -> Iterator[None]:
+    """Close the folders that a test leaves open."""
+    yield
+    while OPEN:
+        OPEN.pop().close()
+
+
+Train = Callable[[Any, Any], Any]
 
 
 def kit_for(parties: Parties, party: str, url: str = URL, **changes: Any) -> Kit:
@@ -49,14 +66,18 @@ class Party:
 
     core: Any
 
-    def __init__(self, parties: Parties, party: str, folder: Path, double: Double, **options: Any) -> None:
+    def __init__(
+        self, parties: Parties, party: str, folder: Path, double: Double, kit: Kit | None = None, **options: Any
+    ) -> None:
         self.parties, self.party, self.double = parties, party, double
-        self.kit = kit_for(parties, party)
+        self.kit = kit or kit_for(parties, party)
+        self.train: Train = lambda model, config: update_of(parties, party)
         self.settings = Settings.of(**options_for(parties, party, **options))
         self.state = State(folder, self.kit, self.settings)
         kind = ClientCore if parties.roles[party] is PartyRole.CLIENT else MemberCore
         self.core = kind(self.kit, self.state, self.settings, lambda: 0.0)
         self.now = 1e9
+        OPEN.append(self)
 
     def send(self, request: Request) -> Response:
         """Carry a request to the service, as a driver does."""
@@ -104,16 +125,20 @@ class Client(Party):
         if session is not None and session.over is None and not session.contributed:
             if session.answer is None:
                 self.take_up(session)
-            else:
-                self.core.contribute(session, update_of(self.parties, self.party), 9)
+            elif self.core.task is not None:
+                model = read_model(self.state.model_path(session.offer.model).read_bytes())
+                weight = None if self.core.task.max_weight is None else 9
+                self.core.contribute(session, self.train(model, session.config), weight)
         return self.step()
 
     def take_up(self, session: Session) -> None:
         """Download the model and accept the offer."""
         download = self.core.download(session)
-        while self.step(download):
-            pass
-        download.close()
+        try:
+            while self.step(download):
+                pass
+        finally:
+            download.close()
         self.core.accept(session)
 
     @property
@@ -130,7 +155,7 @@ def everyone(parties: Parties, folder: Path, double: Double) -> list[Party]:
     ]
 
 
-def play(everyone: list[Party], double: Double, most: int = 600) -> None:
+def play(everyone: Sequence[Party], double: Double, most: int = 600) -> None:
     """Let every party do one step after the other until the newest session is over for all."""
     for _ in range(most):
         for party in everyone:

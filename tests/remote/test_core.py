@@ -11,7 +11,9 @@ import secagg
 from secagg.protocols.base import AggregationProtocol
 from secagg.testing._parties import parties_for
 from tests.remote.double import Double
-from tests.remote.playing import MODEL, everyone, expected_mean, play
+from tests.remote.playing import MODEL, closed_folders, everyone, expected_mean, play
+
+__all__ = ["closed_folders"]
 
 PROTOCOLS = {
     "SecAgg": secagg.SecAgg(),
@@ -22,6 +24,7 @@ PROTOCOLS = {
 }
 
 
+@pytest.mark.usefixtures("closed_folders")
 @pytest.mark.parametrize("name", PROTOCOLS)
 def test_a_session_ends_with_the_exact_mean_and_nothing_secret_is_left(name: str, tmp_path: Path) -> None:
     protocol: AggregationProtocol = PROTOCOLS[name]
@@ -35,5 +38,3 @@ def test_a_session_ends_with_the_exact_mean_and_nothing_secret_is_left(name: str
     assert not list(tmp_path.glob("*/sessions/*"))
     assert not list(tmp_path.glob("*/offer.json"))
     assert all(len(set(digests)) == 1 for digests in double.uploads.values())
-    for party in all_parties:
-        party.close()
