@@ -67,6 +67,14 @@ def serve(settings: Path, loop: str | None) -> None:
     serve(settings, loop)
 
 
+def backup(folder: Path, out: Path) -> None:
+    """Copy a service's folder, while the service runs or not."""
+    from secagg.service.upkeep import backup
+
+    backup(folder.expanduser().resolve(), out.expanduser().resolve())
+    print(f"{out}: the tasks, the models and the outcomes; no session that runs is in it")
+
+
 def status(url: str, json: bool, watch: bool) -> None:
     """Show the status document of a running service."""
     from secagg.service.terminal import show_status

@@ -71,6 +71,7 @@ def parser() -> argparse.ArgumentParser:
     served.add_argument("--loop", metavar="MODULE:FUNCTION", help="a function that gets the service and calls its "
         "round(model); by default the mean of each round is added to the model of the settings")  # fmt: skip
     served.set_defaults(run=_commands.serve)
+    _backup(_command(commands, "backup", "copy a service's folder, while the service runs or not"))
     _status(_command(commands, "status", "show what a running service does: sessions, faults, privacy spent"))
     _member(_command(commands, "member", "answer a service as an aggregator, a decryptor or a committee member"))
     _client(_command(commands, "client", "train with a function of your own in each round of a service"))
@@ -191,6 +192,12 @@ def _tls(command: _Parser) -> None:
     add("--out", type=Path, default=Path("tls"), metavar="FOLDER", help="the folder to write to (default: tls)")
     add("--days", type=int, default=365, metavar="N", help="for how long they are valid (default: 365)")
     command.set_defaults(run=_enrolment_commands.tls)
+
+
+def _backup(command: _Parser) -> None:
+    command.add_argument("folder", type=Path, metavar="FOLDER", help="the folder of the service's settings")
+    command.add_argument("out", type=Path, metavar="OUT", help="the folder to make")
+    command.set_defaults(run=_commands.backup)
 
 
 def _status(command: _Parser) -> None:

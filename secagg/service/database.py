@@ -38,7 +38,6 @@ from secagg.service.spool import Spool
 from secagg.service.states import Beside, SessionStore, States
 from secagg.service.tables import (
     CLOSED,
-    OPEN,
     OUTCOMES,
     ROUNDS,
     SESSIONS,
@@ -170,16 +169,16 @@ class Database:
     # Sessions
 
     def begin_session(
-        self, key: str, task: bytes, number: int, attempt: int, name: bytes, cohort: Sequence[str] = ()
+        self, key: str, task: bytes, number: int, attempt: int, name: bytes, cohort: Sequence[str]
     ) -> SessionRow:
-        """Add a session of the round ``number``: it is gathering, or running if it has a cohort.
+        """Add a session of the round ``number``, which is running then.
 
         ``ConfigError`` if the key or the attempt is taken, or the round is not here.
         """
         now = time.time()
         _check_key(key)
         values: dict[str, Any] = {"key": key, "task": task, "round": number, "attempt": attempt, "name": name}
-        values |= {"cohort": json.dumps(list(cohort)), "state": "running" if cohort else "gathering", "number": 0}
+        values |= {"cohort": json.dumps(list(cohort)), "state": "running", "number": 0}
         values |= {"relays": 0, "reason": "", "taken": b"", "begun": now, "changed": now}
         with self._writer.writing() as connection:
             try:
@@ -189,15 +188,6 @@ class Database:
                     f"got session {key}, attempt {attempt} at round {number}, which is here already or whose round "
                     "is not; take the next attempt of an open round"
                 ) from error
-        return self.session(key)
-
-    def choose_cohort(self, key: str, cohort: Sequence[str]) -> SessionRow:
-        """Give a gathering session its cohort: it is running then. ``LocalProtocolError`` if it isn't gathering."""
-        values = {"cohort": json.dumps(list(cohort)), "state": "running", "changed": time.time()}
-        ours = (SESSIONS.c.key == key, SESSIONS.c.state == "gathering")
-        with self._writer.writing() as connection:
-            if connection.execute(update(SESSIONS).where(*ours).values(values)).rowcount != 1:
-                raise LocalProtocolError(f"got a cohort for session {key}, which is not gathering")
         return self.session(key)
 
     def session(self, key: str) -> SessionRow:
@@ -214,7 +204,7 @@ class Database:
 
     def running(self, task: bytes | None = None) -> list[SessionRow]:
         """The sessions, of one task or of all, that have not ended, oldest first."""
-        query = select(SESSIONS).where(SESSIONS.c.state.in_(OPEN)).order_by(SESSIONS.c.begun)
+        query = select(SESSIONS).where(SESSIONS.c.state == "running").order_by(SESSIONS.c.begun)
         return [
             _session(row) for row in self._rows(query if task is None else query.where(SESSIONS.c.task == task))
         ]
@@ -249,7 +239,7 @@ class Database:
         """Mark a session as done, with its ``outcome`` under the task's ``layout``, or as failed for a ``reason``.
 
         Its states, spools and relays are deleted. ``taken`` is kept for the caller. ``LocalProtocolError`` if the
-        session is not open.
+        session is not running.
         """
         _check_closed(state)
         if (state == "done") != (outcome is not None and layout is not None):
@@ -258,11 +248,11 @@ class Database:
             )
         file = self._folder / "outcomes" / f"{key}.npz"
         row = self.session(key)
-        if row.state not in OPEN:
+        if row.state != "running":
             raise LocalProtocolError(f"got the end of session {key}, which is {row.state} already")
         document = None if outcome is None or layout is None else write_outcome(file, outcome, layout)
         with self._writer.writing() as connection:
-            ours = (SESSIONS.c.key == key, SESSIONS.c.state.in_(OPEN))
+            ours = (SESSIONS.c.key == key, SESSIONS.c.state == "running")
             values = {"state": state, "reason": reason, "taken": taken, "file": None, "changed": time.time()}
             if connection.execute(update(SESSIONS).where(*ours).values(values)).rowcount != 1:
                 raise LocalProtocolError(f"got the end of session {key}, which has ended already")
@@ -342,15 +332,6 @@ class Database:
     def flush(self) -> None:
         """Write the events and sightings that are in memory."""
         self._journal.flush()
-
-    def backup(self, folder: str | Path) -> None:
-        """Copy the database, the models and the outcomes to a new ``folder``, while the server runs.
-
-        A session that is open now is failed in the copy, and its states and messages are not copied: two servers
-        that went on with one session would ask its parties for what each may give only once. ``ConfigError`` if the
-        folder is here already.
-        """
-        upkeep.backup(self._folder, self._writer, Path(folder).expanduser().resolve())
 
     def _rows(self, query: Select[Any]) -> Sequence[Row[Any]]:
         with self._writer.reading() as connection:

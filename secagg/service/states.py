@@ -15,7 +15,7 @@ from sqlalchemy import select, update
 from secagg._rows import sync_folder
 from secagg.errors import ConfigError, LocalProtocolError
 from secagg.service.engine import Writer
-from secagg.service.tables import OPEN, SESSIONS
+from secagg.service.tables import SESSIONS
 from secagg.store import Ledger
 
 #: What else may be saved with a state: the open round's number, the seconds it may last, where the relays end.
@@ -36,9 +36,9 @@ class States:
         self._folder, self._writer = folder, writer
 
     def save(self, key: str, number: int, state: bytes, beside: Mapping[str, int | float | None]) -> None:
-        """Save the state with ``number`` of the session ``key``, with ``beside`` in the same transaction.
+        """Save the state with ``number`` of the session ``key``, and ``beside`` in the same transaction.
 
-        ``LocalProtocolError`` unless the number rises and the session is open. ``OSError`` if it can't be written.
+        ``LocalProtocolError`` unless the number rises and the session is running. ``OSError`` if the disk is full.
         The older state counts then.
         """
         if not beside.keys() <= BESIDE:
@@ -83,7 +83,7 @@ class States:
             row = connection.execute(select(SESSIONS).where(SESSIONS.c.key == key)).one_or_none()
             moved = connection.execute(
                 update(SESSIONS)
-                .where(SESSIONS.c.key == key, SESSIONS.c.number < number, SESSIONS.c.state.in_(OPEN))
+                .where(SESSIONS.c.key == key, SESSIONS.c.number < number, SESSIONS.c.state == "running")
                 .values(number=number, file=name, changed=time.time(), **beside)
             )
             if row is None or moved.rowcount != 1:

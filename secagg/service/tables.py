@@ -26,8 +26,7 @@ from sqlalchemy import (
 
 METADATA: Final = MetaData()
 
-OPEN: Final = ("gathering", "running")  # the states of a session that has not ended
-CLOSED: Final = ("done", "failed")
+CLOSED: Final = ("done", "failed")  # how a round or a session ends
 
 TASKS: Final = Table(
     "tasks",
@@ -139,7 +138,7 @@ class RoundRow:
 
 @dataclass(frozen=True)
 class SessionRow:
-    """A session: one attempt at a round. ``state`` is gathering, running, done, or failed for a ``reason``.
+    """A session: one attempt at a round. ``state`` is running, done, or failed for a ``reason``.
 
     ``number`` counts the states that its role saved. ``position``, ``remaining`` (seconds) and ``relays`` are what
     was saved with the newest: the open round's number, how long it may still last, and where the relays end.

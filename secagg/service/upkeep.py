@@ -2,24 +2,26 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import shutil
 import time
+from contextlib import closing
 from pathlib import Path
 from typing import Final
 
-from sqlalchemy import create_engine, select, update
+from sqlalchemy import select, update
 
 from secagg._rows import sync_folder
 from secagg.errors import ConfigError
 from secagg.service import migrations
 from secagg.service.engine import Writer
-from secagg.service.tables import OPEN, OUTCOMES, SESSIONS
+from secagg.service.tables import OUTCOMES, SESSIONS
 
 FILE: Final = "secagg.db"
 FOLDERS: Final = ("states", "spools", "relays", "models", "outcomes")
 _KEPT: Final = ("models", "outcomes")  # in a backup
-RESTORED: Final = "open when the backup was made"
+RESTORED: Final = "running when the backup was made"
 
 
 def make_folders(folder: Path) -> None:
@@ -50,7 +52,7 @@ def upgrade(folder: Path, writer: Writer, *versions: Path) -> None:
 def sweep(folder: Path, writer: Writer) -> None:
     """Delete the files that no row needs: what crashes left between a row and its file."""
     with writer.reading() as connection:
-        rows = connection.execute(select(SESSIONS).where(SESSIONS.c.state.in_(OPEN))).all()
+        rows = connection.execute(select(SESSIONS).where(SESSIONS.c.state == "running")).all()
         arrays = set(connection.execute(select(OUTCOMES.c.file)).scalars())
     states, positions = {row.file for row in rows}, {row.key: row.position for row in rows}
     for file in (folder / "states").iterdir():
@@ -78,8 +80,15 @@ def delete_session(folder: Path, key: str) -> None:
     shutil.rmtree(folder / "relays" / key, ignore_errors=True)
 
 
-def backup(folder: Path, writer: Writer, target: Path) -> None:
-    """See :meth:`secagg.service.database.Database.backup`."""
+def backup(folder: Path, target: Path) -> None:
+    """Copy the database, the models and the outcomes of a service's ``folder`` to the new folder ``target``.
+
+    The server may run. A session that is running is failed in the copy, and its states and messages are not copied:
+    two servers that went on with one session would ask its parties for what each gives only once. ``ConfigError``
+    if ``folder`` has no database of this version, or ``target`` is here already.
+    """
+    if not (folder / FILE).is_file():
+        raise ConfigError(f"got {folder}, which is not the folder of a service; expected {FILE} in it")
     fresh = target.with_name(f"{target.name}.unfinished")
     if target.exists() or fresh.exists():
         raise ConfigError(
@@ -89,29 +98,34 @@ def backup(folder: Path, writer: Writer, target: Path) -> None:
         fresh.mkdir(mode=0o700)
     except OSError as error:
         raise ConfigError(f"got {target} for a backup, which can't be made: {error}") from error
-    # The database first: files only come, so all that its rows name are there when they are copied.
-    writer.copy(fresh / FILE)
-    _close_sessions(fresh / FILE)
+    # The database comes first. Files are written before the rows that name them, so all of them are there by now.
+    _copy_database(folder / FILE, fresh / FILE)
     for name in _KEPT:
         (fresh / name).mkdir(mode=0o700)
         for file in (folder / name).iterdir():
             if not file.name.endswith(".new"):
-                _copy(file, fresh / name / file.name)
+                with contextlib.suppress(FileNotFoundError):  # an old model that the server deleted meanwhile
+                    _copy(file, fresh / name / file.name)
         sync_folder(fresh / name)
     sync_folder(fresh)
     fresh.replace(target)
     sync_folder(target.parent)
 
 
-def _close_sessions(database: Path) -> None:
-    """Fail the sessions that are open in a copy; their rounds stay open for the next attempt."""
-    engine = create_engine(f"sqlite:///{database}")
+def _copy_database(source: Path, target: Path) -> None:
+    """Copy a database, and fail the sessions that run in the copy; their rounds stay open for the next attempt."""
+    with closing(Writer(source)) as writer:
+        with writer.reading() as connection:
+            here = migrations.version(connection)
+        if here != migrations.newest():
+            raise ConfigError(
+                f"got a database of version {here}; this secagg copies version {migrations.newest()}: use the "
+                "secagg that the service runs"
+            )
+        writer.copy(target)
     ended = {"state": "failed", "reason": RESTORED, "file": None, "changed": time.time()}
-    with engine.begin() as connection:
-        connection.execute(update(SESSIONS).where(SESSIONS.c.state.in_(OPEN)).values(ended))
-    engine.dispose()
-    with database.open("rb") as file:
-        os.fsync(file.fileno())
+    with closing(Writer(target)) as writer, writer.writing() as connection:
+        connection.execute(update(SESSIONS).where(SESSIONS.c.state == "running").values(ended))
 
 
 def _copy(source: Path, target: Path) -> None:

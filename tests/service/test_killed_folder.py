@@ -19,7 +19,7 @@ def folder() -> Iterator[Path]:
 
 
 def killed(folder: Path, mode: str, stride: int, without: str = "") -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, "-m", "tests.secagg.service.killed", str(folder), mode, str(stride), without]
+    command = [sys.executable, "-m", "tests.service.killed_folder", str(folder), mode, str(stride), without]
     return subprocess.run(command, capture_output=True, text=True, timeout=600, check=False)
 
 

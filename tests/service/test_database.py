@@ -93,7 +93,7 @@ def test_rows_name_only_what_is_here(database: Database) -> None:
     with pytest.raises(ConfigError, match="add the task"):
         database.open_round(OTHER, 1, MODEL, "{}")
     with pytest.raises(ConfigError, match="whose round is not"):
-        database.begin_session(SECOND, TASK, 2, 1, b"name")
+        database.begin_session(SECOND, TASK, 2, 1, b"name", ["c1"])
     with pytest.raises(ConfigError, match="whose task is not here"):
         database.add_token(OTHER, "c1", bytes(32))
     with pytest.raises(ConfigError, match="not here"):
@@ -105,14 +105,11 @@ def test_rows_name_only_what_is_here(database: Database) -> None:
 # Sessions
 
 
-def test_a_session_gathers_runs_and_ends(database: Database) -> None:
+def test_a_session_runs_and_ends(database: Database) -> None:
     assert database.session(KEY).state == "running"
-    with pytest.raises(LocalProtocolError, match="not gathering"):
-        database.choose_cohort(KEY, ["c1"])
     database.finish_session(KEY, "failed", "nobody came", taken=b"taken")
-    row = database.begin_session(SECOND, TASK, 1, 2, b"name 2")
-    assert (row.state, row.cohort, row.attempt, row.number) == ("gathering", (), 2, 0)
-    assert database.choose_cohort(SECOND, ["c3", "c1"]).cohort == ("c3", "c1")
+    row = database.begin_session(SECOND, TASK, 1, 2, b"name 2", ["c3", "c1"])
+    assert (row.state, row.cohort, row.attempt, row.number) == ("running", ("c3", "c1"), 2, 0)
     assert [one.key for one in database.running()] == [one.key for one in database.running(TASK)] == [SECOND]
     assert database.running(OTHER) == []
     assert [one.key for one in database.sessions(TASK, 1)] == [KEY, SECOND]
@@ -124,13 +121,13 @@ def test_a_session_gathers_runs_and_ends(database: Database) -> None:
 @pytest.mark.parametrize(("key", "attempt"), [(KEY, 2), (SECOND, 1)])
 def test_a_key_or_an_attempt_is_taken_once(database: Database, key: str, attempt: int) -> None:
     with pytest.raises(ConfigError, match="next attempt"):
-        database.begin_session(key, TASK, 1, attempt, b"name")
+        database.begin_session(key, TASK, 1, attempt, b"name", ["c1"])
 
 
 @pytest.mark.parametrize("key", ["", "../" + "a" * 61, "A" * 64, "a" * 63, "a" * 64 + "\n", "a" * 63 + "٣"])
 def test_a_key_that_could_name_another_file_is_refused(database: Database, key: str) -> None:
     for call in (
-        lambda: database.begin_session(key, TASK, 1, 2, b"name"),
+        lambda: database.begin_session(key, TASK, 1, 2, b"name", ["c1"]),
         lambda: database.spool(key, 1),
         lambda: database.relays(key),
     ):

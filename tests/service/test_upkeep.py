@@ -2,6 +2,8 @@
 
 import os
 import sqlite3
+import subprocess
+import sys
 from contextlib import closing
 from pathlib import Path
 from typing import Any
@@ -18,6 +20,7 @@ from secagg.service import migrations, upkeep
 from secagg.service.database import Database
 from secagg.service.spool import Record
 from secagg.service.tables import METADATA
+from secagg.service.upkeep import backup
 
 TASK, MODEL = b"t" * 32, b"m" * 32
 FIRST, SECOND, THIRD = "a" * 64, "b" * 64, "c" * 64
@@ -130,7 +133,7 @@ def test_opening_deletes_what_crashes_left_and_nothing_else(tmp_path: Path) -> N
 
 def test_a_backup_has_what_has_ended_and_nothing_of_an_open_session(tmp_path: Path) -> None:
     with Database.open(filled(tmp_path / "service")) as database:
-        database.backup(tmp_path / "backup")
+        backup(tmp_path / "service", tmp_path / "backup")
         assert database.session(SECOND).state == "running"
         wanted = database.outcome(FIRST, LAYOUT)
     assert not (tmp_path / "backup" / "states").exists()
@@ -146,17 +149,38 @@ def test_a_backup_has_what_has_ended_and_nothing_of_an_open_session(tmp_path: Pa
         assert row
         assert restored.model_path(row.model).read_bytes() == b"model"
         assert row.state == "open"
-        restored.begin_session(THIRD, TASK, 1, 3, b"three")  # the next attempt
+        restored.begin_session(THIRD, TASK, 1, 3, b"three", ["c1"])  # the next attempt
+
+
+def test_the_command_makes_a_backup_beside_a_server_that_runs(tmp_path: Path) -> None:
+    out = tmp_path / "backup"
+    with Database.open(filled(tmp_path / "service")) as database:
+        command = [sys.executable, "-m", "secagg", "backup", str(tmp_path / "service"), str(out)]
+        done = subprocess.run(command, capture_output=True, text=True, check=False)
+        assert (done.returncode, done.stderr) == (0, "")
+        assert str(out) in done.stdout
+        database.store(SECOND)(3, b"goes on")
+    with Database.open(out) as restored:
+        assert [row.state for row in restored.sessions(TASK, 1)] == ["done", "failed"]
+
+
+def test_what_is_not_a_services_folder_or_of_another_version_is_not_copied(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="not the folder of a service"):
+        backup(tmp_path, tmp_path / "backup")
+    folder = filled(tmp_path / "service")
+    Database.open(folder, second_version(tmp_path / "new")).close()
+    with pytest.raises(ConfigError, match="use the secagg that the service runs"):
+        backup(folder, tmp_path / "backup")
 
 
 def test_a_backup_overwrites_nothing(tmp_path: Path) -> None:
-    with Database.open(filled(tmp_path / "service")) as database:
+    with Database.open(filled(tmp_path / "service")):
         for taken in ("backup", "other.unfinished"):
             (tmp_path / taken).mkdir()
             with pytest.raises(ConfigError, match="is here already"):
-                database.backup(tmp_path / taken.removesuffix(".unfinished"))
+                backup(tmp_path / "service", tmp_path / taken.removesuffix(".unfinished"))
         with pytest.raises(ConfigError, match="can't be made"):
-            database.backup(tmp_path / "none" / "backup")
+            backup(tmp_path / "service", tmp_path / "none" / "backup")
 
 
 def test_a_backup_while_sessions_save_is_one_moment(tmp_path: Path) -> None:
@@ -180,7 +204,7 @@ def test_a_backup_while_sessions_save_is_one_moment(tmp_path: Path) -> None:
         begun.wait(60)
         try:
             for number in range(5):
-                database.backup(tmp_path / f"backup{number}")
+                backup(tmp_path / "service", tmp_path / f"backup{number}")
         finally:
             stop.set()
             writer.join(60)
@@ -195,9 +219,9 @@ def test_an_interrupted_backup_is_not_taken_for_one(tmp_path: Path, monkeypatch:
     def fail(*_: Any) -> None:
         raise OSError(28, "full")
 
-    with Database.open(filled(tmp_path / "service")) as database:
+    with Database.open(filled(tmp_path / "service")):
         with monkeypatch.context() as patch:
             patch.setattr(upkeep, "_copy", fail)
             with pytest.raises(OSError, match="full"):
-                database.backup(tmp_path / "backup")
+                backup(tmp_path / "service", tmp_path / "backup")
         assert not os.path.exists(tmp_path / "backup")

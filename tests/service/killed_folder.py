@@ -1,6 +1,6 @@
-"""A server's use of the database, spool and relays, killed at a chosen write; :mod:`test_killed` runs this.
+"""A server's use of the database, spool and relays, killed at a chosen write; :mod:`test_killed_folder` runs this.
 
-``python -m tests.secagg.service.killed FOLDER MODE STRIDE WITHOUT`` tries one kill after the other, each in a fork
+``python -m tests.service.killed_folder FOLDER MODE STRIDE WITHOUT`` tries one kill after the other, each in a fork
 of itself, and restarts after each one. With ``power`` as the mode, a kill also takes back what was not brought to
 the disk: a random part of the bytes that no ``fsync`` covered, and names in folders that were not synced. WITHOUT
 names one defence that is switched off: for the controls. The last line of the output is the number of kills. A
@@ -64,9 +64,7 @@ class Server:
             model = database.add_model(b"model")
             database.open_round(TASK, 1, model, "{}")
             if not database.sessions(TASK, 1):
-                database.begin_session(KEY, TASK, 1, 1, b"name")
-            if database.session(KEY).state == "gathering":
-                database.choose_cohort(KEY, ["c1", "c2", "c3"])
+                database.begin_session(KEY, TASK, 1, 1, b"name", ["c1", "c2", "c3"])
             if database.session(KEY).state == "running":
                 self.play()
             database.finish_round(TASK, 1, "done")
