@@ -21,7 +21,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Final, Self
 
-from sqlalchemy import Row, Select, insert, select, update
+from sqlalchemy import Row, Select, func, insert, select, update
 from sqlalchemy.dialects.sqlite import insert as upsert
 from sqlalchemy.exc import IntegrityError
 
@@ -212,6 +212,13 @@ class Database:
     def recent_sessions(self, most: int) -> list[SessionRow]:
         """The newest sessions of all tasks, newest first."""
         return [_session(row) for row in self._rows(select(SESSIONS).order_by(SESSIONS.c.begun.desc()).limit(most))]
+
+    def count_ended(self, task: bytes) -> dict[str, int]:
+        """How many sessions of a task are done, and how many failed."""
+        ours = (SESSIONS.c.task == task, SESSIONS.c.state.in_(CLOSED))
+        count = func.count().label("sessions")
+        rows = self._rows(select(SESSIONS.c.state, count).where(*ours).group_by(SESSIONS.c.state))
+        return {row.state: row.sessions for row in rows}
 
     def store(self, key: str, beside: Beside | None = None) -> SessionStore:
         """What ``save=`` of the session's role takes.

@@ -80,9 +80,9 @@ class Metrics:
         """Count one session that ended."""
         self._sessions.labels(result).inc()
 
-    def epsilon_spent(self, task: str, epsilon: float) -> None:
-        """Set the ε that the run of ``task`` (its digest) has spent."""
-        self._epsilon.labels(task[:12]).set(epsilon)
+    def watch_epsilon(self, task: str, spent: Callable[[], float]) -> None:
+        """Read the ε that the run of ``task`` (its digest) has spent whenever the metrics are asked for."""
+        self._epsilon.labels(task[:12]).set_function(spent)
 
     def watch(
         self, *, pending: Callable[[], float], waiting_polls: Callable[[], float], spool_bytes: Callable[[], float]

@@ -26,11 +26,13 @@ from secagg.service.guard import Guard
 from secagg.service.limits import Limits
 from secagg.service.listener import Listener, new_loop
 from secagg.service.metrics import Metrics
+from secagg.service.past import past_session, recall
 from secagg.service.run import Hosted, Run
 from secagg.service.running import Running
 from secagg.service.schedule import Schedule
 from secagg.service.serving import Serving
-from secagg.service.source import StatusSource, past_session
+from secagg.service.source import StatusSource
+from secagg.service.status import Listener as Listening
 from secagg.service.uploads import Uploads
 from secagg.service.warming import warm
 from secagg.task import Task
@@ -257,6 +259,9 @@ class Service:
                 hosted.signature,
             )
             self._serving.runs[task.digest.hex()] = Run(hosted, self._database, self._ended)
+        recalled = await asyncio.to_thread(recall, self._database, self._serving.runs)
+        self._serving.history.extend(recalled.history)
+        self._serving.seen.update(recalled.seen)
         open_sessions = {row.key for row in self._database.running()}
         await asyncio.to_thread(self._serving.uploads.forget_others, open_sessions)
         self._public = public_listener(self._serving, self._listen, self._url, self._tls, self._limits)
@@ -276,6 +281,7 @@ class Service:
         key = secrets.token_bytes(32) if self._pseudonyms else None
         self._operator = operator_listener(source, address, key)
         await self._operator.start()
+        source.listeners += (Listening(purpose="operators", url=self._operator.url, tls=False),)
 
     def _ended(self, run: Run, running: Running) -> None:
         """Note a session that has ended, for the operators."""

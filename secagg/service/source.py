@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-import contextlib
+import math
 import time
 from collections import deque
 from collections.abc import Iterable
 from datetime import UTC, datetime, timedelta
+from functools import partial
 from importlib.metadata import PackageNotFoundError, version
 
 import msgspec
@@ -16,14 +17,13 @@ from secagg.service.gathering import Gathering
 from secagg.service.run import Run
 from secagg.service.running import RoundView, Running
 from secagg.service.serving import Serving
+from secagg.service.spending import Spending
 from secagg.service.status import (
     MOST_PARTIES,
     MOST_PENDING,
     Auth,
     Listener,
     PartyStatus,
-    PastSession,
-    PrivacyStatus,
     RoundStatus,
     ScheduleStatus,
     ServiceStatus,
@@ -48,15 +48,21 @@ class StatusSource:
 
     def __init__(self, serving: Serving, url: str, listens: str) -> None:
         self._serving, self._url = serving, url
-        self._listeners = (Listener(purpose="parties", url=listens, tls=listens.startswith("https")),)
+        self.listeners: tuple[Listener, ...] = (
+            Listener(purpose="parties", url=listens, tls=listens.startswith("https")),
+        )
         self._started = datetime.now(UTC)
         self._about = {key: _about(run) for key, run in serving.runs.items()}
+        self._spending = {key: Spending(run.task) for key, run in serving.runs.items()}
         self._sizes: deque[tuple[float, int, int]] = deque()
         serving.metrics.watch(
             pending=lambda: sum(len(view.pending) for view in self._views()),
             waiting_polls=lambda: serving.waiting,
             spool_bytes=lambda: sum(one.spool_bytes for one in self._running()),
         )
+        for key, run in serving.runs.items():
+            if self._spending[key].after(0) is not None:
+                serving.metrics.watch_epsilon(key, partial(self._spent, run))
 
     @property
     def registry(self) -> CollectorRegistry:
@@ -82,7 +88,7 @@ class StatusSource:
                 started=self._started,
                 url=self._url,
                 ready=self.ready(),
-                listeners=self._listeners,
+                listeners=self.listeners,
             ),
             tasks=tuple(self._task(key, run) for key, run in self._serving.runs.items()),
             sessions=tuple(one for run in self._serving.runs.values() for one in _sessions(run, now)),
@@ -91,6 +97,10 @@ class StatusSource:
             parties=parties,
             more_parties=more,
         )
+
+    def _spent(self, run: Run) -> float:
+        spent = self._spending[run.key].after(run.done + run.failed)
+        return math.inf if spent is None else spent
 
     def _running(self) -> list[Running]:
         return [run.running for run in self._serving.runs.values() if run.running is not None]
@@ -104,7 +114,7 @@ class StatusSource:
             number=run.number,
             done=run.done,
             failed=run.failed,
-            privacy=_privacy(run),
+            privacy=self._spending[key].status(run.done + run.failed, run.epsilon_realised),
             schedule=_schedule(run),
         )
 
@@ -126,7 +136,7 @@ class StatusSource:
     def _totals(self) -> Totals:
         serving, now = self._serving, time.monotonic()
         self._sizes.append((now, serving.bytes_in, serving.bytes_out))
-        while now - self._sizes[0][0] > _RATE_SECONDS:
+        while len(self._sizes) > 1 and now - self._sizes[1][0] > _RATE_SECONDS:  # one older entry stays
             self._sizes.popleft()
         then, was_in, was_out = self._sizes[0]
         seconds = max(now - then, 1.0)
@@ -161,28 +171,6 @@ def _schedule(run: Run) -> ScheduleStatus:
         attempts=schedule.attempts,
         deadlines={str(one.round): schedule.seconds(task, one.round) for one in task.protocol.phases},
     )
-
-
-def _privacy(run: Run) -> PrivacyStatus | None:
-    """ε of the run so far. Each session that began may have opened a sum, also one that failed."""
-    release = run.task.encoder.release(run.task.layout.size)
-    delta = getattr(run.task.encoder, "delta", None)
-    if release is None or delta is None:
-        return None
-    from dp.accounting import RDPAccountant
-
-    releases = run.done + run.failed
-    with contextlib.suppress(ValueError):
-        accountant = RDPAccountant(delta)
-        return PrivacyStatus(
-            delta=delta,
-            guaranteed=accountant.epsilon_after(release.event, 1),
-            realised=run.epsilon_realised,
-            spent=accountant.epsilon_after(release.event, releases) if releases else 0.0,
-            budget=None,
-            releases=releases,
-        )
-    return None
 
 
 def _sessions(run: Run, now: datetime) -> Iterable[SessionStatus]:
@@ -265,24 +253,6 @@ def _rounds(run: Run, one: Running) -> Iterable[RoundStatus]:
             )
         else:
             yield RoundStatus(name=name, state="waiting", asks=asks)
-
-
-def past_session(run: Run, one: Running) -> PastSession:
-    """A session that has just ended, for the list of those."""
-    return PastSession(
-        session=one.key,
-        task=run.key,
-        number=one.about.number,
-        attempt=one.about.attempt,
-        result="done" if one.state == "done" else "failed",
-        ended=datetime.now(UTC),
-        seconds=one.seconds,
-        cohort=len(one.cohort),
-        survivors=0 if one.outcome is None else len(one.outcome.survivors),
-        faults=len(one.faults),
-        bytes_in=sum(view.bytes for view in one.past),
-        reason=one.reason,
-    )
 
 
 def _version() -> str:

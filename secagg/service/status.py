@@ -65,14 +65,15 @@ class PrivacyStatus(msgspec.Struct, frozen=True, kw_only=True):
     """Differential privacy over the run, at one ``delta``.
 
     ``guaranteed`` is the ε of one session if as many clients collude and fall silent as the task allows for;
-    ``realised`` is that of the last session, with the clients that were in its sum; ``spent`` is the ε of all
-    ``releases`` together; ``budget`` is what ``spent`` may reach.
+    ``realised`` is that of the last session with a sum, with the clients that were in it; ``spent`` is the ε of all
+    ``releases`` together: the sessions that ended, also those that failed, because a server may hold their sums.
+    Both are None if no bound is known. ``budget`` is what ``spent`` may reach.
     """
 
     delta: float
-    guaranteed: float
+    guaranteed: float | None
     realised: float | None
-    spent: float
+    spent: float | None
     budget: float | None
     releases: int
 

@@ -144,9 +144,13 @@ def _privacy(privacy: PrivacyStatus | None) -> str:
         return "No differential privacy: the sum is exact."
     budget = "" if privacy.budget is None else f" of {privacy.budget:.3g}"
     return (
-        f"ε = {privacy.spent:.3g}{budget} is spent at δ = {privacy.delta:.1g} in {privacy.releases:,} sessions; "
-        f"one is guaranteed ε ≤ {privacy.guaranteed:.3g}."
+        f"ε = {_epsilon(privacy.spent)}{budget} is spent at δ = {privacy.delta:.1g} in {privacy.releases:,} "
+        f"sessions; one is guaranteed ε ≤ {_epsilon(privacy.guaranteed)}."
     )
+
+
+def _epsilon(value: float | None) -> str:
+    return "unbounded" if value is None else f"{value:.3g}"
 
 
 def _session(session: SessionStatus) -> Iterator[RenderableType]:

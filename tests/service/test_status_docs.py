@@ -42,7 +42,7 @@ def used() -> Metrics:
     metrics.round_closed("ShareKeys", 2.0)
     metrics.fault(FaultKind.SILENT)
     metrics.session_ended("done")
-    metrics.epsilon_spent("ab" * 32, 1.5)
+    metrics.watch_epsilon("ab" * 32, lambda: 1.5)
     return metrics
 
 

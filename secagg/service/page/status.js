@@ -94,14 +94,15 @@ function privacy(given) {
     return [text("p", "claim", "No differential privacy."),
       text("p", "quiet", "Nobody sees one update, but the sum is exact: what it says of a client is not bounded.")];
   }
-  const share = given.budget ? Math.min(1, given.spent / given.budget) : 0;
+  const shown = (epsilon) => (epsilon === null ? "unbounded" : fixed(epsilon));
+  const share = given.budget ? Math.min(1, (given.spent ?? given.budget) / given.budget) : 0;
   const of = given.budget ? ` of ${fixed(given.budget)}` : "";
-  const realised = given.realised === null ? "" : `, the last one realised ${fixed(given.realised)}`;
+  const realised = given.realised === null ? "" : `; the last sum realised ${shown(given.realised)}`;
   return [
-    make("p", { class: "claim" }, make("strong", {}, `ε = ${fixed(given.spent)}`), `${of} is spent, at δ = `, power(given.delta)),
+    make("p", { class: "claim" }, make("strong", {}, `ε = ${shown(given.spent)}`), `${of} is spent, at δ = `, power(given.delta)),
     given.budget ? make("div", { class: "bar budget", role: "img", "aria-label": `${Math.round(100 * share)} % of the privacy budget is spent` },
       make("span", { class: share > 0.9 ? "dropped" : "answered", grow: share }), make("span", { class: "pending", grow: 1 - share })) : null,
-    text("p", "quiet", `${plural(given.releases, "session")} released a sum. One session is guaranteed ε ≤ ${fixed(given.guaranteed)}${realised}.`),
+    text("p", "quiet", `After ${plural(given.releases, "session")}. One session is guaranteed ε ≤ ${shown(given.guaranteed)}${realised}.`),
   ];
 }
 
