@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from he import _kahe_kernels
 from he._kahe_format import Format, Integers, Uniform, Words
+from he._merging import check_room
 from he._numbers import whole
 from he._workers import run_all
 from he.errors import CiphertextError, HEError, OpenError
@@ -58,6 +59,23 @@ class Adder:
             scheme._check(groups, CiphertextError)
             self._add(groups)
             self._count += 1
+
+    def merge(self, other: "Adder") -> None:
+        """Add another sum of this scheme. The caller sees to it that no vector is in both.
+
+        Raises :class:`HEError`, and leaves both sums, if they hold more vectors than a sum may, or if the two have
+        different schemes.
+        """
+        if not isinstance(other, Adder) or other.scheme != self.scheme or other is self:
+            raise HEError("got a running sum of other parameters, or this very sum")
+        with other._lock:
+            sums, count = [part.copy() for part in other._sums], other.count
+        with self._lock:
+            check_room(self.count + count, self.scheme.max_clients)
+            for ours, theirs in zip(self._sums, sums, strict=True):
+                for field, residues, others in zip(self.scheme._fields, ours, theirs, strict=True):
+                    field.add(residues, others)
+            self._count += count
 
     def total(self) -> bytes:
         """The sum, for :meth:`Scheme.open`: ``scheme.size`` bytes."""

@@ -13,7 +13,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from he import scheme as types
 from he._buffer import Buffer, Part
+from he._merging import united
 from he._numbers import whole
 from he._rlwe_encryption import BLOCK, EncryptionKey, Engine, RingEngine, encrypt
 from he._rlwe_format import DIGEST_BYTES, Format, Integers, Words, blocks
@@ -222,6 +224,23 @@ class Adder:
             self._require_room()
             words = _tenseal_vectors.vector_words(self.scheme, data, self.scheme._ciphertexts(self.length))
             self._fold(self.scheme._groups(words, 2 * len(self.scheme._fields)), b"")
+
+    def merge(self, other: types.Adder) -> None:
+        """Add another sum of this scheme and length; see :meth:`he.scheme.Adder.merge`."""
+        if (
+            not isinstance(other, Adder)
+            or other is self
+            or (other.scheme, other.length) != (self.scheme, self.length)
+        ):
+            raise HEError("got a running sum of other parameters or of vectors of another length, or this very sum")
+        with other._lock:
+            sums, seen = other._sums.copy(), set(other._seen)
+        with self._lock:
+            names = united(self._seen, seen, self.scheme.max_clients)
+            for ours, theirs in zip(self._sums, sums, strict=True):
+                for r, field in enumerate(self.scheme._fields * 2):
+                    field.add(ours[r], theirs[r])
+            self._seen = set(names)
 
     def _require_room(self) -> None:
         if self.count >= self.scheme.max_clients:

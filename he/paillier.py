@@ -25,8 +25,6 @@ and q - 1 (when opening): share no processor with an adversary.
 
 import hashlib
 import os
-import struct
-import threading
 from collections.abc import Sequence
 from concurrent.futures import Executor
 from dataclasses import dataclass
@@ -38,6 +36,7 @@ from numpy.typing import NDArray
 
 from he import scheme as types
 from he._numbers import whole
+from he._paillier_sums import MARK, Adder
 from he.errors import CiphertextError, HEError, OpenError
 from he.packing import MAX_WIDTH, Slots
 from he.paillier_keys import (
@@ -54,8 +53,6 @@ from he.scheme import Random
 __all__ = ["Adder", "PrivateKey", "PublicKey", "Scheme", "VectorPrivateKey", "VectorPublicKey", "generate"]
 
 _LABEL = b"secagg/v1/paillier-scheme"
-_MARK = 16  # bytes of each digest in an encrypted vector
-_HASH = 32
 
 Integers = NDArray[np.integer[Any]]
 
@@ -134,7 +131,7 @@ class Scheme:
 
     def size(self, length: int) -> int:
         """Bytes of an encrypted vector of ``length`` values."""
-        return 2 * _MARK + self.ciphertexts(length) * self._ciphertext
+        return 2 * MARK + self.ciphertexts(length) * self._ciphertext
 
     def total_size(self, length: int) -> int:
         """Bytes of an encrypted sum of vectors of ``length`` values."""
@@ -159,20 +156,27 @@ class Scheme:
 
     def adder(self, length: int, public: types.PublicKey | None = None) -> "Adder":
         """An empty sum of vectors of ``length`` values under ``public``, which must be a key of this scheme."""
-        return Adder(self, length, public)
+        return Adder(self, length, self._key_in(public))
 
     def load_adder(self, data: bytes, length: int, public: types.PublicKey | None = None) -> "Adder":
         """The sum that :meth:`Adder.to_bytes` wrote. Raises :class:`HEError` for other bytes, or another key."""
-        adder = Adder(self, length, public)
+        adder = Adder(self, length, self._key_in(public))
         adder._restore(data)
         return adder
+
+    def _key_in(self, public: types.PublicKey | None) -> PublicKey:
+        if not isinstance(public, VectorPublicKey):
+            raise HEError(f"got a public key of type {type(public).__name__}; expected one of he.paillier")
+        if public.scheme != self:
+            raise HEError("the public key belongs to another scheme; load it by this scheme's load_public")
+        return public.key
 
     @property
     def _ciphertext(self) -> int:
         return 2 * self.bits // 8
 
     def _mark(self, key: PublicKey) -> bytes:
-        return self.digest[:_MARK] + key.digest[:_MARK]
+        return self.digest[:MARK] + key.digest[:MARK]
 
     def _write(self, ciphertexts: Sequence[int], key: PublicKey) -> bytes:
         return self._mark(key) + b"".join(number.to_bytes(self._ciphertext, "big") for number in ciphertexts)
@@ -184,13 +188,13 @@ class Scheme:
             raise CiphertextError(f"got an encrypted vector of type {type(data).__name__}; expected bytes")
         if len(data) != expected:
             raise CiphertextError(f"got {len(data)} bytes; expected {expected} for {length} encrypted values")
-        if data[:_MARK] != self.digest[:_MARK]:
+        if data[:MARK] != self.digest[:MARK]:
             raise CiphertextError("the vector was encrypted under other parameters; compare both sides' tasks")
-        if data[_MARK : 2 * _MARK] != key.digest[:_MARK]:
+        if data[MARK : 2 * MARK] != key.digest[:MARK]:
             raise CiphertextError("the vector was encrypted under another public key; compare the pinned digests")
         size = self._ciphertext
         return check_ciphertexts(
-            (int.from_bytes(data[at : at + size], "big") for at in range(2 * _MARK, expected, size)), key.n
+            (int.from_bytes(data[at : at + size], "big") for at in range(2 * MARK, expected, size)), key.n
         )
 
 
@@ -314,87 +318,3 @@ def _checked(scheme: Scheme, plain: Sequence[int], length: int, count: int) -> N
     if over.size:
         raise OpenError(f"slot {over[0]} is above the largest sum of {count} values up to {scheme.bound}")
     return slots[:length].astype(np.int64)
-
-
-def _checksum(body: bytes) -> bytes:
-    """A check against accidents only: anybody who can write the state can also write its checksum."""
-    return hashlib.sha256(body).digest()[:_MARK]
-
-
-class Adder:
-    """A server's running sum: one encrypted sum, and 32 bytes for each vector in it.
-
-    :meth:`Scheme.adder` makes one. It refuses a vector that is in the sum already, byte for byte. Any thread may
-    call it: calls take turns.
-    """
-
-    def __init__(self, scheme: Scheme, length: int, public: types.PublicKey | None) -> None:
-        if not isinstance(public, VectorPublicKey):
-            raise HEError(f"got a public key of type {type(public).__name__}; expected one of he.paillier")
-        if public.scheme != scheme:
-            raise HEError("the public key belongs to another scheme; load it by this scheme's load_public")
-        self._scheme, self._length, self._key = scheme, length, public.key
-        self._square = self._key.n**2
-        self._sum: list[Any] = []
-        self._seen: dict[bytes, None] = {}
-        self._lock = threading.RLock()
-        scheme.ciphertexts(length)
-
-    @property
-    def count(self) -> int:
-        """How many vectors are in the sum."""
-        return len(self._seen)
-
-    def fold(self, data: bytes) -> None:
-        """Add the encrypted vector ``data``, from any sender, to the sum.
-
-        Raises :class:`CiphertextError`, and leaves the sum as it was, if the length, the parameters or
-        the key are wrong, if a ciphertext is outside (1, n²) or shares a factor with n, if the vector is
-        in the sum already, and if the sum is full.
-        """
-        with self._lock:
-            if self.count >= self._scheme.max_clients:
-                raise CiphertextError(
-                    f"the sum holds {self.count} vectors, as many as its slots allow; begin another"
-                )
-            numbers = self._scheme._read(data, self._length, self._key)
-            name = hashlib.sha256(data).digest()
-            if name in self._seen:
-                raise CiphertextError("the same encrypted vector is in the sum already")
-            if self._sum:
-                numbers = [a * b % self._square for a, b in zip(self._sum, numbers, strict=True)]
-            self._sum = numbers
-            self._seen[name] = None
-
-    def total(self) -> bytes:
-        """The encrypted sum; :class:`HEError` before the first vector."""
-        with self._lock:
-            if not self._sum:
-                raise HEError("the sum is empty; fold an encrypted vector in first")
-            return self._scheme._write([int(number) for number in self._sum], self._key)
-
-    def to_bytes(self) -> bytes:
-        """The state, for :meth:`Scheme.load_adder`. It holds ciphertexts only."""
-        with self._lock:
-            total = self.total() if self._sum else self._scheme._mark(self._key)
-            body = struct.pack(">I", self.count) + b"".join(self._seen) + total
-        return _checksum(body) + body
-
-    def _restore(self, state: bytes) -> None:
-        start = _MARK + 4
-        if not isinstance(state, bytes) or len(state) < start or _checksum(state[_MARK:]) != state[:_MARK]:
-            raise HEError("the saved sum is damaged; begin the sum again")
-        (count,) = struct.unpack(">I", state[_MARK:start])
-        size = self._scheme.size(self._length) if count else 2 * _MARK
-        if count > self._scheme.max_clients or len(state) != start + count * _HASH + size:
-            raise HEError(
-                f"got a saved sum of {count} vectors in {len(state)} bytes, which is damaged; begin the sum again"
-            )
-        total = state[start + count * _HASH :]
-        if count:
-            self._sum = self._scheme._read(total, self._length, self._key)
-        elif total != self._scheme._mark(self._key):
-            raise HEError("the saved sum belongs to other parameters or to another key")
-        self._seen = {state[at : at + _HASH]: None for at in range(start, start + count * _HASH, _HASH)}
-        if len(self._seen) != count:
-            raise HEError("the saved sum names a vector twice; begin the sum again")

@@ -79,6 +79,14 @@ class Adder(Protocol):
     def fold(self, data: bytes) -> None:
         """Add one encrypted vector. Other bytes raise :class:`he.errors.CiphertextError` and leave the sum."""
 
+    def merge(self, other: "Adder") -> None:
+        """Add another sum of the same scheme, length and key. Several servers that share the vectors use it.
+
+        The caller sees to it that each sender's vector is in one of the two: a vector that is in both counts twice.
+        Raises :class:`he.errors.HEError`, and leaves both sums, if they hold more vectors than a sum may, or if the
+        two do not belong together.
+        """
+
     def total(self) -> bytes:
         """The sum, for :meth:`SecretKey.open`: :meth:`Scheme.total_size` bytes."""
 

@@ -40,7 +40,7 @@ EXCEPTIONS = {
 CIRCLE = {
     *("secagg.task", "secagg.corruption", "secagg.relay", "secagg.protocols.base"),
     *(f"secagg.roles.{name}" for name in ("client", "context", "handing_on", "hearing", "hooks", "listener")),
-    *(f"secagg.roles.{name}" for name in ("member", "outcome", "receiving", "server", "state")),
+    *(f"secagg.roles.{name}" for name in ("member", "outcome", "receiving", "server", "shards", "state")),
 }
 
 

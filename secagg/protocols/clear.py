@@ -49,7 +49,7 @@ class ClearServer(Server[ServerState]):
 
     state_type = ServerState
     steps: ClassVar[Mapping[str, Step]] = {
-        Round.INPUT: Step(method("propose"), method("_take_input"), method("_settle"))
+        Round.INPUT: Step(method("propose"), method("_take_input"), method("_settle"), merge=("sums",))
     }
 
     def _take_input(self, envelope: wire.Envelope, message: Input, payload: memoryview) -> None:

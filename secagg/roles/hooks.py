@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, ClassVar, Generic, NoReturn, TypeVar
+from typing import Any, ClassVar, Generic, NoReturn, Self, TypeVar
 
 import msgspec
 
@@ -47,6 +47,12 @@ class Step:
     ``take(self, envelope, message, payload)`` checks one answer, then adds it to the state or to the sum.
     ``settle(self)`` closes the round, with ``Aborted`` if too few answered.
 
+    ``merge`` says that several servers may share the round (:meth:`secagg.roles.Server.absorb`), and names what
+    ``take`` fills: dicts of the state with an entry for each sender, which are united, and ``"sums"`` if it adds to
+    ``context.sums``, which are zero when the round opens. What the server keeps elsewhere is united by
+    :meth:`ServerHooks.unite`. It is sound if ``take`` compares no answer with another. None, the default, says that
+    only one server can take the round.
+
     ``hand_on(self, envelope, message, payload)`` returns which message goes to which party at once; without it the
     whole answer goes to all parties of ``Phase.relay``. ``hear(self, envelope, word, waiting)`` checks a listener's
     word about the answer ``waiting``, and returns what goes to whom next. Bytes are handed on as the client or, in
@@ -61,6 +67,7 @@ class Step:
     settle: Callable[[Any], None]
     hand_on: Callable[[Any, Envelope, Any, memoryview], Mapping[str, ForListener]] | None = None
     hear: Callable[[Any, Envelope, Any, Waiting], Mapping[str, ForListener]] | None = None
+    merge: tuple[str, ...] | None = None
 
 
 class MemberHooks(Generic[AnyState]):
@@ -155,6 +162,13 @@ class ServerHooks(Generic[AnyServerState]):
 
     def before_close(self, phase: Phase) -> None:
         """Raise ``LocalProtocolError`` while the caller has something to wait for first; changes nothing."""
+
+    def unite(self, shard: Self) -> None:
+        """Take up what ``shard`` keeps outside of its state, in a round that several servers share.
+
+        It has taken answers of other senders in the same round. ``ConfigError`` where the two can't be united; then
+        nothing has changed.
+        """
 
     def written(self) -> AnyServerState:
         """The state as it is saved: a copy, with what the server keeps elsewhere filled in."""

@@ -17,7 +17,7 @@ from secagg.table import contribution_round, input_round, rounds
 from secagg.testing._listening import _late_words, _misdirected_parts, _misplaced_words, _repeated_parts
 from secagg.testing._material import Integers, RequirementError, require
 from secagg.testing._parties import Parties
-from secagg.testing._restoring import _restored_after_crash, _restored_bit_for_bit
+from secagg.testing._restoring import _restored_after_crash, _restored_bit_for_bit, _shared_rounds
 from secagg.testing._session import Session
 
 COST_TOLERANCE = 0.01  # of the stated bytes; and 16 bytes, for lengths that are written shorter
@@ -304,9 +304,8 @@ def _misattributed_messages(parties: Parties) -> None:
 
 def _foreign_task(parties: Parties) -> None:
     """Every message of the same session under another task."""
-    _foreign(
-        parties, Session(parties, task=replace(parties.task, context=b"another run")), "another task", opening=True
-    )
+    other = replace(parties.task, context=b"another run")
+    _foreign(parties, Session(parties, task=other), "another task", opening=True)
 
 
 def _foreign_session(parties: Parties) -> None:
@@ -396,5 +395,6 @@ CHECKS: dict[str, Callable[[Parties], None]] = {
     "late_words": _late_words,
     "restored_bit_for_bit": _restored_bit_for_bit,
     "restored_after_crash": _restored_after_crash,
+    "shared_rounds": _shared_rounds,
     "bytes_as_stated": _bytes_as_stated,
 }

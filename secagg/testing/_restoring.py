@@ -1,9 +1,10 @@
-"""Checks that restore roles from saved states."""
+"""Checks that restore roles from saved states, also so that several servers share a round."""
 
 from __future__ import annotations
 
 from secagg import wire
-from secagg.table import rounds
+from secagg.errors import ConfigError
+from secagg.table import input_round, rounds
 from secagg.testing._material import require
 from secagg.testing._parties import Parties
 from secagg.testing._session import Session
@@ -65,3 +66,39 @@ def _restored_after_crash(parties: Parties) -> None:
     session.require_exact(session.server.outcome, "after a crash of every role in every round")
     session.restore_server(session.stores[wire.SERVER].state)
     require(session.server.outcome is not None, "a server restored after the end to have its outcome", "none")
+
+
+def _shared_rounds(parties: Parties) -> None:
+    """Each round whose step states ``merge``, with every second answer taken by another server.
+
+    A protocol may refuse it for some parameters, and then also where the other server took nothing.
+    """
+    session, spare = Session(parties), len(parties.cohort) - parties.min_survivors
+    session.silent = dict.fromkeys(parties.cohort[:1] if spare else (), input_round(parties.protocol))
+    outbox = session.server.start()
+    while session.server.outcome is None:
+        opened, others = session.stores[wire.SERVER].state, list(outbox)[1::2]
+        ours = {party: request for party, request in outbox.items() if party not in others}
+        if session.server.steps[session.round].merge is None or not _absorbs_nothing(session, opened):
+            session.exchange(outbox)
+        else:
+            session.exchange(ours)
+            first = session.server
+            session.restore_server(opened)
+            session.exchange({party: outbox[party] for party in others})
+            part, session.server = session.server.to_bytes(), first
+            try:
+                session.server.absorb(part)
+            except ConfigError as refused:
+                require(False, f"a part of {session.round} to be absorbed", str(refused))
+        outbox = session.close()
+    session.require_exact(session.server.outcome, "with several servers in the rounds that they may share")
+
+
+def _absorbs_nothing(session: Session, opened: bytes) -> bool:
+    """Whether the server absorbs a part of the open round in which there is no answer."""
+    try:
+        session.server.absorb(opened)
+    except ConfigError:
+        return False
+    return True

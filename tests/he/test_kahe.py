@@ -367,6 +367,28 @@ def test_sums_are_restored_from_every_state() -> None:
             scheme.load_adder(data)
 
 
+@pytest.mark.parametrize("split", [[5], [2, 3], [0, 4, 1, 0]])
+def test_sums_that_several_servers_made_are_added_up(split: list[int]) -> None:
+    scheme = kahe.Scheme(((3000, 65534), (1, 9)), 5)
+    vectors = [vector_of(scheme, i) for i in range(5)]
+    straight, keys = summed(scheme, vectors, PUBLIC)
+    rest = iter(scheme.encrypt(vector, seed(i), PUBLIC) for i, vector in enumerate(vectors))
+    parts = [scheme.adder() for _ in split]
+    for part, count in zip(parts, split, strict=True):
+        for _ in range(count):
+            part.fold(next(rest))
+    for part in parts[1:]:
+        before = part.to_bytes()
+        parts[0].merge(part)
+        assert part.to_bytes() == before
+    assert parts[0].to_bytes() == straight.to_bytes()
+    assert (scheme.open(parts[0].total(), keys, 5, PUBLIC)[0] == np.sum([v[0] for v in vectors], axis=0)).all()
+    for wrong in (straight, parts[0], kahe.Scheme(((3000, 65534), (1, 9)), 6).adder(), None):
+        with pytest.raises(HEError):
+            parts[0].merge(wrong)  # type: ignore[arg-type]
+        assert parts[0].to_bytes() == straight.to_bytes()
+
+
 def test_bad_values_and_seeds_are_refused() -> None:
     scheme = kahe.Scheme(((5, 9), (2, 300)), 3)
     good = [np.arange(5), np.array([300, 0])]

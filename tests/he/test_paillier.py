@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given, settings, strategies as st
 from numpy.typing import NDArray
 
-from he import paillier
+from he import _paillier_sums, paillier
 from he.errors import CiphertextError, HEError, OpenError
 from he.paillier import Adder, Scheme, VectorPrivateKey, VectorPublicKey
 from tests.he.paillier_primes import KEY, OTHER, PHE_P, PHE_Q, P, Q
@@ -468,4 +468,4 @@ def test_saved_sums_that_contradict_themselves() -> None:
         (count + name + with_second(0), "out of range"),
     ):
         with pytest.raises(HEError, match=reason):
-            SCHEME.load_adder(paillier._checksum(wrong) + wrong, LENGTH, PUBLIC)
+            SCHEME.load_adder(_paillier_sums._checksum(wrong) + wrong, LENGTH, PUBLIC)

@@ -53,6 +53,54 @@ def test_one_client_server_and_decryptor_run_with_every_scheme(name: str) -> Non
 
 
 @every
+def test_sums_that_several_servers_made_are_added_up(name: str) -> None:
+    scheme, vectors = SCHEMES[name], [np.arange(LENGTH) % (i + 7) for i in range(3)]
+    secret = key_of(name)
+    encrypted = [(secret.public or secret).encrypt(vector) for vector in vectors]
+    whole = scheme.adder(LENGTH, secret.public)
+    for one in encrypted:
+        whole.fold(one)
+    for split in ([[0, 1, 2]], [[0], [1, 2]], [[0], [], [1], [2]], [[], [2, 0], [1]]):
+        parts = [scheme.adder(LENGTH, secret.public) for _ in split]
+        for part, numbers in zip(parts, split, strict=True):
+            for number in numbers:
+                part.fold(encrypted[number])
+        before = [part.to_bytes() for part in parts[1:]]
+        for part in parts[1:]:
+            parts[0].merge(part)
+        assert [part.to_bytes() for part in parts[1:]] == before
+        assert (parts[0].total(), parts[0].count) == (whole.total(), 3)
+        with pytest.raises(CiphertextError):  # what it knows, it still knows
+            parts[0].fold(encrypted[2])
+    assert secret.open(parts[0].total(), LENGTH, 3).tolist() == np.sum(vectors, axis=0).tolist()
+
+
+@every
+def test_sums_that_do_not_belong_together_are_refused_and_unchanged(name: str) -> None:
+    scheme, secret = SCHEMES[name], key_of(name)
+    key: Any = secret.public or secret
+    ours, theirs, longer = (scheme.adder(length, secret.public) for length in (50, 50, 51))
+    shared, *others = (key.encrypt(np.arange(50)) for _ in range(4))
+    for one in (shared, *others[:1]):
+        ours.fold(one)
+    theirs.fold(shared)
+    full = scheme.adder(50, secret.public)
+    for one in others[1:]:
+        full.fold(one)
+    elsewhere = next(other.adder(50, key_of(known).public) for known, other in SCHEMES.items() if known != name)
+    before = ours.to_bytes()
+    for wrong in (ours, longer, full, elsewhere, None):
+        with pytest.raises(HEError):
+            ours.merge(wrong)  # type: ignore[arg-type]
+        assert ours.to_bytes() == before
+    ours.merge(theirs)  # from two senders, it counts twice
+    again = scheme.load_adder(ours.to_bytes(), 50, secret.public)
+    assert (again.count, again.total()) == (ours.count, ours.total()) == (3, ours.total())
+    expected = 3 * np.arange(50)
+    assert secret.open(ours.total(), 50, 3).tolist() == expected.tolist()
+
+
+@every
 def test_keys_and_ciphertexts_follow_from_the_generator_if_the_scheme_says_so(name: str) -> None:
     """Whatever the executor and its number of threads. Other bytes give other keys and ciphertexts."""
     scheme, values = SCHEMES[name], np.arange(LENGTH) % 256

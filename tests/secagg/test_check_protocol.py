@@ -16,6 +16,7 @@ from secagg.identity import PartyRole
 from secagg.protocols.clear import ClearClient, ClearServer
 from secagg.protocols.pairwise.client import PairwiseClient
 from secagg.protocols.pairwise.server import PairwiseServer
+from secagg.roles import Step
 from secagg.testing import CHECKS, ProtocolCheckError, check_protocol, rng_for_tests
 from tests.secagg.committee import Committee
 from tests.secagg.parts import ShareKeeper, Splits, Verdict, Vetting, VettingServer
@@ -195,6 +196,12 @@ class BlamesRetries(PairwiseServer):
         return not self.context.open and super()._took(sender, digest)
 
 
+class ForgetsToMerge(ClearServer):
+    """Says that servers may share its round, but not that it adds to the sums there."""
+
+    steps: ClassVar[Mapping[str, Step]] = {"Input": replace(ClearServer.steps["Input"], merge=())}
+
+
 @dataclass(frozen=True)
 class BrokenClear(secagg.Clear):
     client_class: ClassVar[type] = ClearClient
@@ -333,6 +340,7 @@ SEEN = {
     AnySession: "foreign_session",
     Forgets: "restored_bit_for_bit",
     NeverSaves: "restored_after_crash",
+    ForgetsToMerge: "shared_rounds",
 }
 
 

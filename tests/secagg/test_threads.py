@@ -24,7 +24,7 @@ IDS = ["c1", "c2", "c3", "c4"]
 
 #: What a caller of a role may use, and what never changes, so that it needs no lock.
 SERVER_CALLS = {
-    *("aborted", "start", "receive", "take", "took", "close_round", "to_bytes"),
+    *("aborted", "start", "receive", "take", "took", "absorb", "close_round", "to_bytes"),
     *("outcome", "pending", "faults", "round", "position", "taken"),
 }
 MEMBER_CALLS = {"aborted", "receive", "contribute", "contributed", "to_bytes", "session", "finished"}
@@ -94,7 +94,12 @@ def test_every_public_name_of_every_role_takes_the_lock_or_is_constant(name: str
             role._turn = recorder = Recorder()
             arguments: dict[str, list[Any]] = {"receive": [b""], "receive_all": [[b""]], "contribute": [UPDATE]}
             if role is session.server:
-                arguments = {"receive": ["c1", b""], "took": ["c1", bytes(32)], "take": [role.read("c1", b"")]}
+                arguments = {
+                    "receive": ["c1", b""],
+                    "took": ["c1", bytes(32)],
+                    "take": [role.read("c1", b"")],
+                    "absorb": [b""],
+                }
                 assert not recorder.taken, "read needs no lock"
             with contextlib.suppress(secagg.SecAggError):
                 use(role, call, *arguments.get(call, []))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import ClassVar
+from typing import ClassVar, Self
 
 from he.scheme import Adder, PublicKey, Scheme
 from secagg.bitmap import to_bitmap
@@ -57,8 +57,10 @@ class EncryptedServer(Server[EncryptedServerState]):
     state_type = EncryptedServerState
     steps: ClassVar[Mapping[str, Step]] = {
         Round.SESSION_KEY: Step(method("_propose"), method("_take_key"), method("_settle_key")),
-        Round.COMMIT: Step(method("_ask_keyed"), method("_take_commitment"), method("_settle_commit")),
-        Round.INPUT: Step(method("_ask_input"), method("_take_ciphertexts"), method("_settle_input")),
+        Round.COMMIT: Step(
+            method("_ask_keyed"), method("_take_commitment"), method("_settle_commit"), merge=("commitments",)
+        ),
+        Round.INPUT: Step(method("_ask_input"), method("_take_ciphertexts"), method("_settle_input"), merge=()),
         Round.OPENING: Step(method("_ask_opening"), method("_take_opened"), method("_settle_opened")),
     }
 
@@ -163,6 +165,26 @@ class EncryptedServer(Server[EncryptedServerState]):
                 "got ciphertexts that differ from this client's commitment; they are not added to the sum, because "
                 "they may depend on the ciphertexts of others",
             )
+
+    def unite(self, shard: Self) -> None:
+        """Add up the encrypted sums of two servers, each of other clients.
+
+        Without commitments a client may send a copy of another's ciphertexts. A server refuses the copy, and would
+        not notice it if the original went to another server.
+        """
+        if self.context.round != Round.INPUT:
+            return
+        if not self._protocol.commit:
+            raise ConfigError(
+                f"got a part of Input of {self._protocol.name} with commit=False, in which only one server notices "
+                "copies of ciphertexts; give all inputs to one server, or take commit=True"
+            )
+        assert self._adder is not None
+        assert shard._adder is not None
+        try:
+            self._adder.merge(shard._adder)
+        except ValueError as error:
+            raise ConfigError(f"got a part whose encrypted sum doesn't fit: {error}") from error
 
     def _settle_input(self) -> None:
         self.context.need(len(self.context.state.survivors), self.context.task.min_survivors, "encrypted inputs")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from functools import cached_property
-from typing import TYPE_CHECKING, ClassVar
+from typing import TYPE_CHECKING, ClassVar, Self
 
 from he.errors import HEError
 from mpc import hpke, packed
@@ -71,7 +71,11 @@ class OneShotServer(Server[OneShotServerState]):
     steps: ClassVar[Mapping[str, Step]] = {
         Round.SESSION_KEY: Step(method("_ask_keys"), method("_take_key"), method("_settle_keys")),
         Round.INPUT: Step(
-            method("_ask_inputs"), method("_take_input"), method("_settle_inputs"), hand_on=method("_parts")
+            method("_ask_inputs"),
+            method("_take_input"),
+            method("_settle_inputs"),
+            hand_on=method("_parts"),
+            merge=("dealings",),
         ),
         Round.RECOUNT: Step(method("_recount"), method("_take_held"), method("_settle_held")),
         Round.AGREEMENT: Step(method("_ask_agreement"), method("_take_agreed"), method("_settle_agreed")),
@@ -195,6 +199,20 @@ class OneShotServer(Server[OneShotServerState]):
             self._spool.write(len(state.spooled), ciphertext)
             state.spooled.append(envelope.sender)
         state.dealings[envelope.sender] = dealing_digest(dealing)
+
+    def unite(self, shard: Self) -> None:
+        """Add up the encrypted sums of two servers, each of other clients."""
+        if self._spool is not None:
+            raise ConfigError(
+                "got a part of Input of OneShot with recount=True, under which inputs wait in one file, which one "
+                "server writes; give all inputs to one server, or take recount=False"
+            )
+        assert self._adder is not None
+        assert shard._adder is not None
+        try:
+            self._adder.merge(shard._adder)
+        except HEError as error:
+            raise ConfigError(f"got a part whose encrypted sum doesn't fit: {error}") from error
 
     def _settle_inputs(self) -> None:
         self._need_survivors(self.context.state.survivors, "encrypted inputs")

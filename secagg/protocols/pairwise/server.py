@@ -57,11 +57,22 @@ class PairwiseServer(Server[PairwiseServerState]):
     """
 
     state_type = PairwiseServerState
+    # Only one server can take AdvertiseKeys, in which all keys must differ, and Unmasking, in which the shares of
+    # one client come from many.
     steps: ClassVar[Mapping[str, Step]] = {
         Round.ADVERTISE_KEYS: Step(method("propose"), method("_take_advert"), method("_settle_adverts")),
-        Round.SHARE_KEYS: Step(method("_send_adverts"), method("_take_dealt"), method("_settle_dealt")),
-        Round.MASKED_INPUT: Step(method("_send_shares"), method("_take_input"), method("_settle_input")),
-        Round.CONSISTENCY_CHECK: Step(method("_send_survivors"), method("_take_signed"), method("_settle_signed")),
+        Round.SHARE_KEYS: Step(
+            method("_send_adverts"),
+            method("_take_dealt"),
+            method("_settle_dealt"),
+            merge=("seed_commitments", "commitments", "sealed"),
+        ),
+        Round.MASKED_INPUT: Step(
+            method("_send_shares"), method("_take_input"), method("_settle_input"), merge=("sums", "vouchers")
+        ),
+        Round.CONSISTENCY_CHECK: Step(
+            method("_send_survivors"), method("_take_signed"), method("_settle_signed"), merge=("signed",)
+        ),
         Round.UNMASKING: Step(method("_send_unmask"), method("_take_revealed"), method("_settle_revealed")),
     }
 

@@ -34,7 +34,9 @@ class SparseServer(PairwiseServer):
 
     steps: ClassVar[Mapping[str, Step]] = {
         **PairwiseServer.steps,
-        Round.FREEZE_KEYS: Step(method("_freeze"), method("_take_next_round"), method("_settle_frozen")),
+        Round.FREEZE_KEYS: Step(
+            method("_freeze"), method("_take_next_round"), method("_settle_frozen"), merge=("next_rounds",)
+        ),
     }
 
     def prepare(self) -> None:

@@ -58,7 +58,7 @@ class Collector(Server[CollectorState]):
     state_type = CollectorState
     steps: ClassVar[Mapping[str, Step]] = {
         Round.PREPARATION: Step(method("_prepare"), method("_take_ready"), method("_need_all")),
-        Round.REPORT: Step(method("propose"), method("_take_report"), method("_settle_reports")),
+        Round.REPORT: Step(method("propose"), method("_take_report"), method("_settle_reports"), merge=()),
         Round.RECOUNT: Step(method("_recount"), method("_take_held"), method("_settle_held")),
         Round.AGREEMENT: Step(method("_collect"), method("_take_agreed"), method("_settle_agreed")),
         Round.AGGREGATE_SHARE: Step(method("_ask_shares"), method("_unshard"), method("_settle_shares")),
