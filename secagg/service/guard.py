@@ -114,6 +114,7 @@ def protect(app: App, hosts: Collection[str], limits: Limits) -> App:
     """
     if isinstance(app, Starlette):
         app.add_exception_handler(Problem, _to_response)
+        app.router.redirect_slashes = False  # a redirect repeats what the client wrote
     return _Protected(app, frozenset(host.lower() for host in hosts), limits)
 
 

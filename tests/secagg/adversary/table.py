@@ -105,6 +105,7 @@ def _groups() -> Iterator[str]:
         ("Around the sum", "test_federated"),
         ("Records of one client", "test_records"),
         ("Flower", "test_flower_attacks"),
+        ("Connections to the service", "test_service_limits"),
         ("A service that lies to a client", "test_lying_service"),
         ("Operators", "test_operators"),
     ):
