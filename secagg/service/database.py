@@ -3,7 +3,7 @@
 ::
 
     lock                          locked while a server runs
-    secagg.db                     tasks, rounds, sessions, outcomes, events, tokens
+    service.db                     tasks, rounds, sessions, outcomes, events, tokens
     states/<key>.<number>.<id>    the state of a session's role; the session's row names the one that counts
     spools/<key>.<position>       the messages of a session's open round
     relays/<key>/                 what the server handed on in a session

@@ -18,7 +18,7 @@ from secagg.service import migrations
 from secagg.service.engine import Writer
 from secagg.service.tables import OUTCOMES, SESSIONS
 
-FILE: Final = "secagg.db"
+FILE: Final = "service.db"
 FOLDERS: Final = ("states", "spools", "relays", "models", "outcomes")
 _KEPT: Final = ("models", "outcomes")  # in a backup
 RESTORED: Final = "running when the backup was made"
@@ -37,7 +37,7 @@ def make_folders(folder: Path) -> None:
 def upgrade(folder: Path, writer: Writer, *versions: Path) -> None:
     """Bring the tables to the newest version in one transaction; an older database is copied first.
 
-    The copy is ``secagg.db.version-`` and the old version. ``ConfigError`` for a newer database.
+    The copy is ``service.db.version-`` and the old version. ``ConfigError`` for a newer database.
     """
     with writer.reading() as connection:
         here = migrations.version(connection)

@@ -193,7 +193,7 @@ def race(folder: Path) -> list[str]:
     """Two servers, each with the state 1, save their own state 2, 40 times; returns what each of them reported."""
     with opened(folder) as database:
         database.store(KEY)(1, b"common")
-        second = Writer(folder / "secagg.db")  # as of a process that got past the folder's lock
+        second = Writer(folder / "service.db")  # as of a process that got past the folder's lock
         stores = [database.store(KEY), states.SessionStore(States(folder / "states", second), KEY)]
         reports, barrier = list[str](), threading.Barrier(2)
 
@@ -451,11 +451,11 @@ def test_a_damaged_database_is_refused_and_the_folder_is_released(
     tmp_path: Path, damage: Callable[[bytes], bytes]
 ) -> None:
     opened(tmp_path).close()
-    whole = (tmp_path / "secagg.db").read_bytes()
-    (tmp_path / "secagg.db").write_bytes(damage(whole))
+    whole = (tmp_path / "service.db").read_bytes()
+    (tmp_path / "service.db").write_bytes(damage(whole))
     with pytest.raises(ConfigError, match="can't be used"):
         Database.open(tmp_path)
-    (tmp_path / "secagg.db").write_bytes(whole)
+    (tmp_path / "service.db").write_bytes(whole)
     Database.open(tmp_path).close()
 
 

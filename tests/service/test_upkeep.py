@@ -68,7 +68,7 @@ def second_version(folder: Path, then: str = "") -> Path:
 
 
 def columns(folder: Path) -> set[str]:
-    with closing(sqlite3.connect(folder / "secagg.db")) as connection:
+    with closing(sqlite3.connect(folder / "service.db")) as connection:
         return {row[1] for row in connection.execute("PRAGMA table_info(tasks)")}
 
 
@@ -84,10 +84,10 @@ def test_an_older_database_is_copied_and_upgraded_and_keeps_its_rows(tmp_path: P
         assert migrations.version(reading) == "2"
         assert reading.exec_driver_sql("SELECT label, data FROM tasks").all() == [("none", b"task")]
         assert database.store(SECOND).load() == b"secret state"
-    with closing(sqlite3.connect(folder / "secagg.db.version-1")) as copy:
+    with closing(sqlite3.connect(folder / "service.db.version-1")) as copy:
         assert copy.execute("SELECT version_num FROM alembic_version").fetchall() == [("1",)]
         assert copy.execute("SELECT key FROM sessions ORDER BY key").fetchall() == [(FIRST,), (SECOND,)]
-    assert oct((folder / "secagg.db.version-1").stat().st_mode & 0o777) == "0o600"
+    assert oct((folder / "service.db.version-1").stat().st_mode & 0o777) == "0o600"
 
 
 def test_a_newer_database_is_refused_and_left_as_it_is(tmp_path: Path) -> None:
@@ -209,7 +209,7 @@ def test_a_backup_while_sessions_save_is_one_moment(tmp_path: Path) -> None:
             stop.set()
             writer.join(60)
     for number in range(5):
-        with closing(sqlite3.connect(tmp_path / f"backup{number}" / "secagg.db")) as copy:
+        with closing(sqlite3.connect(tmp_path / f"backup{number}" / "service.db")) as copy:
             query = "SELECT tasks.auth, rounds.config FROM tasks, rounds"
             ((auth, config),) = copy.execute(query).fetchall()
             assert auth == config
