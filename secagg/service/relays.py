@@ -47,6 +47,7 @@ class Relays:
         except OSError as error:
             raise ConfigError(f"got relays {self._path}, which can't be opened: {error}") from error
         self._lock, self._end = threading.Lock(), 0
+        self._reading = threading.Lock()  # nobody may cut or close the file while its bytes are read
         self._forget()
         self._find(os.fstat(self._file).st_size)
 
@@ -78,17 +79,15 @@ class Relays:
     def read(self, party: str, index: int, most: int, most_bytes: int) -> list[Relayed]:
         """The messages of ``party`` from number ``index`` on: at most ``most``, and ``most_bytes`` in all.
 
-        If the first alone is longer than ``most_bytes``, it comes alone.
+        If the first alone is longer than ``most_bytes``, it comes alone. There are none after :meth:`close`.
         """
-        with self._lock:
-            numbers = self._of.get(party, array("Q"))[index : index + max(most, 0)]
-            places = [(self._rounds[n], self._starts[n], self._lengths[n]) for n in numbers]
         messages, left = list[Relayed](), most_bytes
-        for number, start, length in places:
-            if messages and length > left:
-                break
-            messages.append(Relayed(number, self._bytes(start, length)))
-            left -= length
+        with self._reading:
+            for number, start, length in self._places(party, index, max(most, 0)):
+                if messages and length > left:
+                    break
+                messages.append(Relayed(number, self._bytes(start, length)))
+                left -= length
         return messages
 
     def sync(self) -> int:
@@ -102,14 +101,15 @@ class Relays:
 
         ``ConfigError`` if the messages up to there are not all in the file.
         """
-        with self._lock:
-            self._forget()
-        self._find(min(end, os.fstat(self._file).st_size))
-        if self._end != end:
-            raise ConfigError(
-                f"got relays {self._path}, damaged at byte {self._end} of {end}; give this session up"
-            )
-        os.ftruncate(self._file, end)
+        with self._reading:
+            with self._lock:
+                self._forget()
+            self._find(min(end, os.fstat(self._file).st_size))
+            if self._end != end:
+                raise ConfigError(
+                    f"got relays {self._path}, damaged at byte {self._end} of {end}; give this session up"
+                )
+            os.ftruncate(self._file, end)
 
     def delete(self) -> None:
         """Delete the file with its folder, and close it."""
@@ -118,16 +118,24 @@ class Relays:
         self.close()
 
     def close(self) -> None:
-        """Release the file; the messages stay."""
-        if self._file >= 0:
-            os.close(self._file)
-        self._file = -1
+        """Release the file; the messages stay in it, and readers see none from now on."""
+        with self._reading, self._lock:
+            if self._file >= 0:
+                os.close(self._file)
+            self._file = -1
+            self._forget()
 
     def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *_: object) -> None:
         self.close()
+
+    def _places(self, party: str, index: int, most: int) -> list[tuple[int, int, int]]:
+        """The round, the start and the length of each of a listener's messages."""
+        with self._lock:
+            numbers = self._of.get(party, array("Q"))[index : index + most]
+            return [(self._rounds[n], self._starts[n], self._lengths[n]) for n in numbers]
 
     def _forget(self) -> None:
         self._end = 0

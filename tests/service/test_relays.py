@@ -141,6 +141,39 @@ def test_readers_see_whole_messages_while_the_writer_goes_on(tmp_path: Path) -> 
     assert wrong == []
 
 
+@pytest.mark.parametrize("change", ["close", "truncate"])
+def test_the_file_is_not_closed_or_cut_under_a_reader(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, change: str
+) -> None:
+    # A number of a closed file may be another session's file by the next read.
+    relays, real = Relays(tmp_path), os.pread
+    for _ in range(2):
+        relays.append("a", 1, b"one")
+    inside, go_on, changed = threading.Event(), threading.Event(), threading.Event()
+
+    def slow(*arguments: Any) -> bytes:
+        inside.set()
+        go_on.wait(60)
+        assert not changed.is_set()
+        return real(*arguments)
+
+    def alter() -> None:
+        inside.wait(60)
+        relays.close() if change == "close" else relays.truncate(0)
+        changed.set()
+
+    other = threading.Thread(target=alter)
+    other.start()
+    monkeypatch.setattr(os, "pread", slow)
+    threading.Timer(0.05, go_on.set).start()
+    assert everything(relays, "a") == [(1, b"one")] * 2
+    other.join(60)
+    assert changed.is_set()
+    assert everything(relays, "a") == []
+    assert relays.count("a") == 0
+    relays.close()
+
+
 def test_the_file_is_its_owners_alone_and_goes_with_its_folder(tmp_path: Path) -> None:
     before = os.umask(0)
     try:
