@@ -19,6 +19,7 @@ from secagg.remote.requests import Request, Response, Sleep
 from secagg.remote.session import Session
 from secagg.remote.settings import Options, Settings
 from secagg.remote.state import State
+from secagg.remote.transport import LostError
 from secagg.testing._parties import Parties
 from tests.remote.double import Double
 
@@ -97,7 +98,12 @@ class Party:
         if isinstance(what, Sleep):
             self.now += what.seconds
             return True
-        exchange.got(self.send(what), self.now)
+        try:
+            response = self.send(what)
+        except LostError as lost:
+            exchange.lost(str(lost), self.now)
+        else:
+            exchange.got(response, self.now)
         return True
 
     def go_on(self) -> bool:
