@@ -33,7 +33,7 @@ if TYPE_CHECKING:
     from secagg.protocols.oneshot import DrawnOneShot as DrawnOneShot, OneShot as OneShot
     from secagg.protocols.pairwise import SecAgg as SecAgg, SecAggPlus as SecAggPlus
     from secagg.protocols.shares import AdditiveShares as AdditiveShares
-    from secagg.remote import connect as connect
+    from secagg.remote import aconnect as aconnect, connect as connect
     from secagg.roles.client import Client as Client
     from secagg.roles.listener import Aggregator as Aggregator, Decryptor as Decryptor
     from secagg.roles.outcome import Outcome as Outcome

@@ -28,6 +28,7 @@ PUBLIC = {
     "Server": "secagg.roles",
     "Simulation": "secagg.simulation",
     "Task": "secagg.task",
+    "aconnect": "secagg.remote",
     "arun_client": "secagg.transport",
     "arun_server": "secagg.transport",
     "connect": "secagg.remote",

@@ -58,7 +58,7 @@ class Remote:
         self._start()
         seen: Session | None = None
         while True:
-            session = self._wait(partial(self._next_offer, seen, resumed))
+            session = self._wait(partial(self.core.new_session, seen, resumed))
             if session is None:
                 self.close()
                 return
@@ -67,11 +67,6 @@ class Remote:
             if session.answer is None:
                 self.core.decline(session, "this client did not take the offer up")
                 self._driver.wake.set()
-
-    def _next_offer(self, seen: Session | None, resumed: bool) -> Session | None:
-        session = self.core.session
-        new = session is not None and session is not seen and session.over is None
-        return session if new and session is not None and (resumed or not session.resumed) else None
 
     def _wait(self, look: Callable[[], Session | None]) -> Session | None:
         """Wait for what ``look`` returns; None at the end of the run."""
@@ -105,9 +100,9 @@ class Remote:
             self._over = True
             self._changed.notify_all()
 
-    def accept(self, session: Session) -> None:
+    def _accept(self, session: Session) -> None:
         """Download the session's model, check it, and take part."""
-        if session.answer is not None and session.role is not None and self._has_model(session):
+        if session.answer is not None and session.role is not None and self.core.has_model(session):
             return
         download = self.core.download(session)
         try:
@@ -121,28 +116,17 @@ class Remote:
         self.core.accept(session)
         self._driver.wake.set()
 
-    def _has_model(self, session: Session) -> bool:
-        return self._state.model_path(session.offer.model).exists()
-
-    def contribute(self, session: Session, update: Any, weight: int | None) -> None:
+    def _contribute(self, session: Session, update: Any, weight: int | None) -> None:
         """Give an update, and wait until this client's part of the session is over."""
         if not session.resumed:
-            self.accept(session)
-            try:
-                self.core.contribute(session, update, weight)
-            except LocalProtocolError:
-                if session.over is None:  # else the session ended in the meantime
-                    raise
+            self._accept(session)
+            self.core.contribute(session, update, weight)
         self._driver.wake.set()
         self._wait(lambda: session if session.closed or session.error is not None else None)
         if session.error is not None:
             raise session.error
 
-    def now(self) -> float:
-        """Seconds since 1970."""
-        return self._driver.now()
-
-    def decline(self, session: Session, reason: str) -> None:
+    def _decline(self, session: Session, reason: str) -> None:
         """Don't take part."""
         self.core.decline(session, reason)
         self._driver.wake.set()
@@ -176,7 +160,7 @@ class Offer(BaseOffer):
         trains. Raises ``Refused`` for another model than the offered one, and ``EncodingError`` if ``like`` has
         another structure.
         """
-        self._remote.accept(self._session)
+        self._remote._accept(self._session)
         self._like, self._start = like, None
         return self._read_model(like)
 
@@ -184,7 +168,7 @@ class Offer(BaseOffer):
     def start(self) -> Any:
         """The model as it was offered, in the form that :meth:`model` returned, to subtract it."""
         if self._start is None:
-            self._remote.accept(self._session)
+            self._remote._accept(self._session)
             self._start = self._read_model(self._like)
         return self._start
 
@@ -196,9 +180,9 @@ class Offer(BaseOffer):
         :meth:`secagg.Client.contribute` raises for an update that doesn't fit, ``LocalProtocolError`` if the budget
         has no room, ``ConfigError`` for one upload too many over this model, and ``Refused``.
         """
-        self._remote.contribute(self._session, update, weight)
-        return self._contribution(self._remote.now())
+        self._remote._contribute(self._session, update, weight)
+        return self._contribution(self._remote._driver.now())
 
     def decline(self, reason: str = "") -> None:
         """Don't take part; the service is told the reason, at most 200 characters."""
-        self._remote.decline(self._session, reason)
+        self._remote._decline(self._session, reason)

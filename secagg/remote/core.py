@@ -86,8 +86,23 @@ class ClientCore(Polling):
         )
         if number > 1:
             log.warning("session %s: %s", session.key[:12], SECOND_UPLOAD)
-        session.role.contribute(update, weight)
+        try:
+            session.role.contribute(update, weight)
+        except LocalProtocolError:
+            if session.over is None:  # else the session ended in the meantime
+                raise
         session.contributed = True
+
+    def new_session(self, seen: Session | None, resumed: bool) -> Session | None:
+        """The session that the caller is to train for, if it is another one than ``seen``."""
+        session = self.session
+        if session is None or session is seen or session.over is not None or (session.resumed and not resumed):
+            return None
+        return session
+
+    def has_model(self, session: Session) -> bool:
+        """Whether the session's model is in the folder."""
+        return self.state.model_path(session.offer.model).exists()
 
     def download(self, session: Session) -> Download:
         """What fetches the session's model into the folder."""

@@ -33,6 +33,7 @@ if TYPE_CHECKING:
 
 log = logging.getLogger("secagg")
 _LONGEST_TASK = 1 << 26
+INSTALL = "pip install 'secagg[client]', or pip install httpx2 pyjwt"
 _RENEWED = 180.0  # seconds after which a token is signed anew; it is valid for two minutes more
 
 
@@ -82,7 +83,7 @@ def _tokens() -> ModuleType:
     try:
         from secagg.api import tokens
     except ImportError as error:
-        raise ConfigError(f"got no {error.name}, which a client needs: pip install 'secagg[client]'") from error
+        raise ConfigError(f"got no {error.name}, which a client of a service needs: {INSTALL}") from error
     return tokens
 
 
@@ -181,6 +182,7 @@ class Line(Exchange):
         self.task: Task | None = None
         self.roster: Roster | None = None
         self.uploads: deque[Upload] = deque()
+        self._rosters: Rosters | None = None
         self._roster_current = kit.auth != "roster"
 
     @property
@@ -248,12 +250,17 @@ class Line(Exchange):
 
     def _take_roster(self, response: Response, now: float) -> None:
         self._roster_current = True
-        if response.status == 304:
-            return
-        rosters = read(response.body, Rosters, LARGEST_ROSTER)
+        if response.status != 304:
+            self._rosters = read(response.body, Rosters, LARGEST_ROSTER)
+        assert self._rosters is not None
         try:
+            # The roster at hand is checked again, because it may have expired. A service that sets the clock back
+            # by its Date must not prolong it.
             roster = self.kit.check_roster(
-                rosters.roster, rosters.signature, ledger=self.state.ledger, now=self.caller.time(now)
+                self._rosters.roster,
+                self._rosters.signature,
+                ledger=self.state.ledger,
+                now=max(now, self.caller.time(now)),
             )
         except ConfigError as error:
             raise Refused(f"the service serves a roster that nothing vouches for: {error}") from error

@@ -11,6 +11,7 @@ from types import ModuleType
 from typing import TYPE_CHECKING, Any, Final
 
 from secagg.errors import ConfigError, Refused, words
+from secagg.remote.line import INSTALL
 from secagg.remote.requests import Request, Response, Sleep
 from secagg.remote.settings import Progress
 
@@ -36,9 +37,7 @@ def library() -> ModuleType:
     try:
         import httpx2
     except ImportError as error:
-        raise ConfigError(
-            "got no httpx2, which a client of a service needs: pip install 'secagg[client]'"
-        ) from error
+        raise ConfigError(f"got no {error.name}, which a client of a service needs: {INSTALL}") from error
     return httpx2
 
 

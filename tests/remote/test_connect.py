@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -54,3 +55,26 @@ def test_the_loop_of_the_readme_takes_part_in_two_rounds(tmp_path: Path) -> None
         assert not session.server.faults
     assert all(result.in_sum is not False and not result.reason for row in results for result in row)
     assert all(result.bytes_up > 500 and result.seconds >= 0 for row in results for result in row)
+
+
+def test_clients_of_asyncio_take_part_as_well(tmp_path: Path) -> None:
+    double = Double(PARTIES.task, PARTIES.roster, PARTIES.cohort)
+    session = double.offer(MODEL)
+
+    async def client(url: str, party: str) -> Contribution:
+        kit, options = kit_for(PARTIES, party, url), options_for(PARTIES, party)
+        async with secagg.aconnect(kit, tmp_path / party, **options) as remote:
+            async for offer in remote.offers():
+                model = await offer.model(like=MODEL)
+                model["w"] += update_of(PARTIES, party)["w"]
+                start = await offer.start()
+                return await offer.contribute({"w": model["w"] - start["w"]}, weight=9)
+        raise AssertionError("no offer came")
+
+    async def everyone(url: str) -> list[Contribution]:
+        return await asyncio.gather(*(client(url, party) for party in PARTIES.cohort))
+
+    with running(double) as url:
+        results = asyncio.run(everyone(url))
+    np.testing.assert_allclose(session.outcome.mean["w"], expected_mean(PARTIES), atol=1e-6)
+    assert all(result.in_sum is not False and not result.reason for result in results)
