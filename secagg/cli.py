@@ -16,7 +16,7 @@ from typing import Any, NoReturn
 from mpc.hpke import Kem
 from secagg import _commands, _enrolment_commands, _remote_commands
 from secagg.errors import ConfigError, SecAggError
-from secagg.identity import AUTH, PartyRole
+from secagg.identity import AUTHS, PartyRole
 
 _EXTRA = ("rich", "sklearn", "matplotlib")
 _INSTALL = "pip install 'secagg[demo]', or pip install scikit-learn matplotlib typer rich"
@@ -172,7 +172,7 @@ def _kit(command: _Parser) -> None:
     add("--ca", type=Path, metavar="FILE", help="certificates to trust (default: those of the system)")
     add("--role", choices=[*map(str, PartyRole)], help="what the party does (default: as the service's roster "
         "says, or client)")  # fmt: skip
-    add("--auth", choices=[*AUTH], help="how a party shows who it is (default: roster)")
+    add("--auth", choices=[*AUTHS], help="how a party shows who it is (default: roster)")
     add("--service", type=Path, metavar="FILE", help="the service's settings, for what is not said here (default: "
         "service.toml, if it is there)")  # fmt: skip
     add("--out", type=Path, metavar="PATH", help="where the kit goes; a folder for several (default: ID.kit)")

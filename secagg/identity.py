@@ -58,7 +58,7 @@ class PartyRole(StrEnum):
 
 
 #: How a service knows who calls: by the roster's keys, by tokens, or not at all.
-AUTH = ("roster", "tokens", "open")
+AUTHS = ("roster", "tokens", "open")
 
 
 def check_party_id(party_id: object) -> str:

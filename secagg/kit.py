@@ -17,7 +17,7 @@ from cryptography.x509 import load_pem_x509_certificates
 from secagg._documents import Document, read_document, read_file, write_document
 from secagg._numbers import is_a
 from secagg.errors import ConfigError, blaming, choice, kind_of, shown
-from secagg.identity import AUTH, PartyRole, Roster, check_party_id
+from secagg.identity import AUTHS, PartyRole, Roster, check_party_id
 from secagg.registrar import check_registrar, read_roster, verify_roster
 from secagg.store import ReadableLedger
 from secagg.task import Task
@@ -82,7 +82,7 @@ class Kit:
             ("role", PartyRole(role)),
             ("url", check_url(self.url)),
             ("task", _digest("task", self.task)),
-            ("auth", choice("auth", self.auth, AUTH)),
+            ("auth", choice("auth", self.auth, AUTHS)),
         ):
             object.__setattr__(self, name, value)
         if self.registrar is not None:

@@ -43,6 +43,20 @@ class _Signature(Document, kw_only=True):
 
 
 @dataclass(frozen=True, slots=True)
+class Statement:
+    """What a signature says: of which roster, as which version, until when (seconds since 1970)."""
+
+    digest: bytes
+    version: int
+    expires: int
+    signature: bytes
+
+    def check_roster(self, roster: Roster) -> None:
+        """``ConfigError`` if the signature is of another roster."""
+        _check_digest(roster, self.digest)
+
+
+@dataclass(frozen=True, slots=True)
 class SignedRoster:
     """A roster that a registrar signed; ``expires`` is in seconds since 1970."""
 
@@ -125,8 +139,21 @@ def verify_signature(
     """What the registrar signed, if it signed this roster and it hasn't expired; nothing is remembered."""
     if signature is None:
         raise ConfigError("got a roster without a signature; this party accepts only what the registrar signed")
-    file = read_document(signature, _Signature, _SIGNATURE)
-    until = _seconds(file.expires)
+    stated = read_signature(signature)
+    # Before the roster is parsed, which may be large and from anybody.
+    if not is_signed(registrar, stated.signature, _signed_bytes(stated.digest, stated.version, stated.expires)):
+        raise ConfigError(
+            "got a roster that the pinned registrar did not sign; don't use it, and ask the registrar"
+        )
+    _check_expiry(stated.expires, time.time() if now is None else now)
+    accepted = read_roster(roster)
+    stated.check_roster(accepted)
+    return SignedRoster(accepted, stated.version, stated.expires)
+
+
+def read_signature(text: str | bytes) -> Statement:
+    """What a signature says; nothing is verified. For whoever serves or shows it."""
+    file = read_document(text, _Signature, _SIGNATURE)
     try:
         digest = bytes.fromhex(file.roster_digest)
     except ValueError as error:
@@ -135,15 +162,7 @@ def verify_signature(
         raise ConfigError(
             "got a roster's signature whose digest is not of 32 bytes, or whose version is impossible"
         )
-    # Before the roster is parsed, which may be large and from anybody.
-    if not is_signed(registrar, file.signature, _signed_bytes(digest, file.roster_version, until)):
-        raise ConfigError(
-            "got a roster that the pinned registrar did not sign; don't use it, and ask the registrar"
-        )
-    _check_expiry(until, time.time() if now is None else now)
-    accepted = read_roster(roster)
-    _check_digest(accepted, digest)
-    return SignedRoster(accepted, file.roster_version, until)
+    return Statement(digest, file.roster_version, _seconds(file.expires), file.signature)
 
 
 def _check_expiry(until: int, now: float) -> None:

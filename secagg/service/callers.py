@@ -10,10 +10,10 @@ from typing import NamedTuple
 from secagg.api.problems import Kind, Problem
 from secagg.api.tokens import Callers, TokenError, new_token, token_hash
 from secagg.errors import ConfigError, choice
+from secagg.identity import AUTHS
 from secagg.service.database import Database
 from secagg.service.run import Run
 
-AUTHS = ("roster", "tokens", "open")
 _CACHED = 1 << 14
 
 

@@ -18,6 +18,7 @@ from secagg.api.models import write_model
 from secagg.beacon import Fetch
 from secagg.errors import Aborted, ConfigError, LocalProtocolError, SecAggError, shown
 from secagg.identity import Roster
+from secagg.registrar import read_signature
 from secagg.roles import Outcome
 from secagg.service.application import operator_listener, public_listener
 from secagg.service.callers import Doors
@@ -106,6 +107,8 @@ class Service:
                 f"got no roster for {task.protocol.name}, whose threat model is {task.protocol.threat_model}; pass "
                 "roster=load_roster(path)"
             )
+        if roster is not None and signature is not None:
+            read_signature(signature).check_roster(roster)
         if auth != "roster":
             log.warning(
                 "task %s has auth=%s: a server that lies is not withstood, and %s",

@@ -10,8 +10,9 @@ from typing import Any, Literal
 import msgspec
 
 from secagg.errors import ConfigError
-from secagg.identity import load_roster
-from secagg.service.callers import AUTHS
+from secagg.identity import AUTHS, load_roster
+from secagg.kit import check_url
+from secagg.registrar import load_registrar, verify_signature
 from secagg.service.limits import Limits
 from secagg.service.schedule import Schedule
 from secagg.service.service import Service
@@ -43,7 +44,7 @@ class Entry(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     file: str
     roster: str | None = None
     signature: str | None = None
-    registrar: str | None = None  # for kits
+    registrar: str | None = None  # for kits, and to check the signature with
     auth: str = "roster"
     model: str | None = None
     rounds: int = 1
@@ -80,7 +81,7 @@ def make_service(settings: Settings, beside: Path) -> tuple[Service, list[Task]]
     about = settings.service
     service = Service(
         beside / about.folder,
-        url=about.url.rstrip("/"),
+        url=check_url(about.url),  # as kits spell it: tokens are for this address
         listen=_address(about.listen),
         tls=_tls(about, beside),
         status=None if about.status is None else _address(about.status),
@@ -99,6 +100,9 @@ def _add(service: Service, entry: Entry, beside: Path) -> Task:
     task = Task.from_bytes(_read(beside / entry.file))
     signature = None if entry.signature is None else _read(beside / entry.signature).decode()
     roster = None if entry.roster is None else load_roster(beside / entry.roster)
+    if roster is not None and signature is not None and entry.registrar is not None:
+        # What every client would refuse is not served.
+        verify_signature(roster.to_json(), signature, registrar=load_registrar(beside / entry.registrar))
     if roster is not None and signature is None:
         log.warning("the roster %s is not signed; clients must pin its digest in their kits", entry.roster)
     schedule = _made(Schedule, entry.schedule, "[task.schedule]")

@@ -13,6 +13,7 @@ from importlib.metadata import PackageNotFoundError, version
 import msgspec
 from prometheus_client import CollectorRegistry
 
+from secagg.registrar import read_signature
 from secagg.service.gathering import Gathering
 from secagg.service.run import Run
 from secagg.service.running import RoundView, Running
@@ -157,7 +158,16 @@ def _about(run: Run) -> TaskStatus:
     hosted = run.hosted
     auth: Auth = hosted.auth  # type: ignore[assignment]
     warnings = [_OPEN_WARNING[hosted.auth]] if hosted.auth in _OPEN_WARNING else []
-    return task_status(run.task, auth=auth, enrolled=len(run.clients), warnings=warnings, roster=hosted.roster)
+    stated = None if hosted.signature is None else read_signature(hosted.signature)
+    return task_status(
+        run.task,
+        auth=auth,
+        enrolled=len(run.clients),
+        warnings=warnings,
+        roster=hosted.roster,
+        roster_version=0 if stated is None else stated.version,
+        roster_expires=None if stated is None else datetime.fromtimestamp(stated.expires, UTC),
+    )
 
 
 def _schedule(run: Run) -> ScheduleStatus:
