@@ -1,0 +1,63 @@
+"""Whole rounds over HTTP, with every protocol: the outcome is the one that a simulation has."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import secagg
+from tests.service.plain import Enrolled, Party, hurry, make_task, playing, serving, update_of
+
+ONE_SHOT = secagg.OneShot(members=4, corrupt_members=1, kem="X25519")
+PROTOCOLS = {
+    "Clear": secagg.Clear(),
+    "SecAgg": secagg.SecAgg(corruption=0.17),
+    "SecAgg, semi-honest": secagg.SecAgg(threat_model="semi-honest"),
+    "SecAggPlus": secagg.SecAggPlus(),
+    "AdditiveShares": secagg.AdditiveShares(),
+    "Paillier": secagg.Paillier(bits=2048),
+    "Paillier, run key": secagg.Paillier(bits=2048, key="run"),
+    "OneShot": ONE_SHOT,
+    "BFV": secagg.BFV(),
+    "CKKS": secagg.CKKS(),
+}
+
+
+def rounds_of(protocol: Any) -> list[str]:
+    return [str(phase.round) for phase in protocol.phases if str(phase.role) == "client"]
+
+
+CASES = [(name, silent) for name in PROTOCOLS for silent in [None, *rounds_of(PROTOCOLS[name])]]
+
+
+@pytest.mark.parametrize(("name", "silent"), CASES)
+def test_the_outcome_is_that_of_a_simulation(name: str, silent: str | None, tmp_path: Path) -> None:
+    task = make_task(PROTOCOLS[name], max_weight=7)
+    enrolled = Enrolled(task, 6)
+    updates = {party: update_of(number) for number, party in enumerate(enrolled.clients)}
+    weights = {party: 1 + number for number, party in enumerate(enrolled.clients)}
+    dropouts = {} if silent is None else {"c3": silent}
+    expected = secagg.simulate(task, updates, weights=weights, dropouts=dropouts)
+    with serving(tmp_path, enrolled) as service:
+        parties = [
+            Party(
+                enrolled,
+                party,
+                service.url,
+                lambda offer, model, party=party: (updates[party], weights[party]),
+                silent=dropouts.get(party),
+            )
+            for party in enrolled.roles
+        ]
+        with playing(service, *parties):
+            hurry(service, "c3")
+            outcome = service.round({"w": updates["c1"]["w"]}, config={"lr": 0.5})
+            service.finish()
+        assert all(status == 200 for party in parties for *_, status in party.uploads)
+    assert secagg.Outcome.__eq__(outcome, secagg.Outcome(**{f: getattr(expected, f) for f in FIELDS}))
+    assert not list((tmp_path / "spools").iterdir())
+    assert not list((tmp_path / "states").iterdir())
+    assert not list((tmp_path / "relays").iterdir())
+
+
+FIELDS = [field for field in secagg.Outcome.__dataclass_fields__]
