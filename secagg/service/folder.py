@@ -6,9 +6,10 @@ import fcntl
 import os
 import re
 import secrets
+import weakref
 from collections.abc import Callable
 from pathlib import Path
-from typing import BinaryIO, Final
+from typing import BinaryIO, Final, Protocol
 
 from secagg._rows import sync_folder
 from secagg.errors import ConfigError
@@ -56,6 +57,33 @@ def check_local(folder: Path) -> None:
         )
 
 
+class Holder(Protocol):
+    """What has a lock by an open file."""
+
+    def close(self) -> None:
+        """Close the file; the lock stays with a process that has it open too."""
+        ...
+
+
+_HOLDERS: weakref.WeakSet[Holder] = weakref.WeakSet()
+
+
+def hold_here_alone(holder: Holder) -> None:
+    """Close the file of ``holder`` in every process that is forked from this one.
+
+    Otherwise the worker of a process pool that outlives a killed server would keep the server's locks.
+    """
+    _HOLDERS.add(holder)
+
+
+def _close_in_child() -> None:
+    for holder in list(_HOLDERS):
+        holder.close()
+
+
+os.register_at_fork(after_in_child=_close_in_child)
+
+
 class FolderLock:
     """A lock on a folder, held until :meth:`close` or the process's end; ``ConfigError`` if it is taken."""
 
@@ -71,6 +99,7 @@ class FolderLock:
             raise ConfigError(
                 f"got folder {folder}, which another server has open; stop that one, or use another folder"
             ) from error
+        hold_here_alone(self)
 
     def close(self) -> None:
         """Release the lock."""

@@ -23,6 +23,7 @@ from cryptography.hazmat.primitives.ciphers import Cipher, algorithms, modes
 
 from secagg._rows import sync_folder
 from secagg.errors import ConfigError
+from secagg.service.folder import hold_here_alone
 
 log = logging.getLogger("secagg")
 
@@ -146,6 +147,7 @@ class Spool:
             fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError as error:
             raise ConfigError(f"got spool {self._path}, which is open already; close it there first") from error
+        hold_here_alone(self)
 
     def _begin(self) -> tuple[bytes, int]:
         """Read the head, or write it into a new file; returns the key and where the records begin."""

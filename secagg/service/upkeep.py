@@ -60,7 +60,7 @@ def sweep(folder: Path, writer: Writer) -> None:
             file.unlink()
     for file in (folder / "spools").iterdir():
         key, _, position = file.name.rpartition(".")
-        if key not in positions or positions[key] not in (None, int(position)):
+        if key not in positions or (positions[key] is not None and str(positions[key]) != position):
             file.unlink()
     for one in (folder / "relays").iterdir():
         if one.name not in positions:

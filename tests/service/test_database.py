@@ -2,6 +2,7 @@
 
 import errno
 import os
+import signal
 import sqlite3
 import stat
 import subprocess
@@ -393,6 +394,38 @@ def test_a_second_process_is_refused(database: Database) -> None:
     folder = database._folder
     database.close()
     Database.open(folder).close()
+
+
+@pytest.mark.parametrize("forgotten", [True, False], ids=["", "control: the child keeps the files"])
+def test_a_child_that_outlives_a_killed_server_keeps_no_lock(tmp_path: Path, forgotten: bool) -> None:
+    opened(tmp_path).close()
+    code = f"""
+import os, signal, time
+from pathlib import Path
+from secagg.service import folder
+from secagg.service.database import Database
+if not {forgotten}:
+    folder._HOLDERS.add = lambda holder: None
+database = Database.open(Path({str(tmp_path)!r}))
+spool = database.spool({KEY!r}, 0)
+if not (child := os.fork()):
+    os.close(1)
+    os.close(2)
+    time.sleep(600)
+print(child, flush=True)
+os.kill(os.getpid(), signal.SIGKILL)
+"""
+    killed = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert killed.returncode == -signal.SIGKILL
+    try:
+        if forgotten:
+            with Database.open(tmp_path) as database:
+                database.spool(KEY, 0).close()
+        else:
+            with pytest.raises(ConfigError, match="another server has open"):
+                Database.open(tmp_path)
+    finally:
+        os.kill(int(killed.stdout), signal.SIGKILL)
 
 
 def test_everything_is_its_owners_alone(tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 import errno
 import hashlib
+import json
 import os
 import stat
 import subprocess
@@ -283,3 +284,25 @@ def test_random_bytes_are_never_a_spool_with_records(tmp_path_factory: pytest.Te
     with path.open("ab") as file:
         file.write(data)
     assert read(path) == [record(1)]
+
+
+def test_on_a_small_disk_that_fills_up_every_call_succeeds_or_changes_nothing(tmp_path: Path) -> None:
+    mounted = 'mount -t tmpfs -o size=4m none "$0" && echo mounted && exec "$1" -m tests.service.full_disk "$0"'
+    command = [
+        "unshare",
+        "--user",
+        "--map-root-user",
+        "--mount",
+        "sh",
+        "-c",
+        mounted,
+        str(tmp_path),
+        sys.executable,
+    ]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    if not done.stdout.startswith("mounted"):
+        pytest.skip(f"this host lets no user mount a disk of its own: {done.stderr}")
+    assert done.returncode == 0, done.stderr[-2000:]
+    failed = json.loads(done.stdout.removeprefix("mounted"))
+    assert failed.keys() == {"spool", "relays", "state", "row", "model"}  # each was tried on a full disk
+    assert all(0 < count < 30 for count in failed.values())

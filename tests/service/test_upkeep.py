@@ -117,6 +117,8 @@ def test_opening_deletes_what_crashes_left_and_nothing_else(tmp_path: Path) -> N
         f"states/{SECOND}.1.00",  # the older state
         f"spools/{SECOND}.0",  # of the round before
         f"spools/{FIRST}.0",  # of a session that has ended
+        f"spools/{SECOND}.1.bak",
+        f"spools/{SECOND}.bak",
         f"spools/{THIRD}.0",
         f"outcomes/{SECOND}.npz",
         f"outcomes/{SECOND}.npz.00.new",
