@@ -204,6 +204,7 @@ def _gathering(run: Run, gathering: Gathering, now: datetime) -> SessionStatus:
         accepted=len(gathering.accepted),
         needed=max(run.schedule.min_ready or 0, run.task.min_survivors),
         cohort=0,
+        declined=len(gathering.declined),
     )
 
 

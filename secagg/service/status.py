@@ -157,8 +157,9 @@ class SessionStatus(msgspec.Struct, frozen=True, kw_only=True):
     """A session that is gathering clients or running, or that ended since the last one began.
 
     ``number`` is that of the round of training, ``attempt`` counts its sessions from 1. ``session`` is empty until
-    the session has an id. ``accepted`` counts the clients that said they take part, of ``offered`` that were asked;
-    ``needed`` of them begin the session. ``cohort`` is the number of clients that were chosen.
+    the session has an id. Of ``offered`` clients that were asked, ``accepted`` said that they take part and
+    ``declined`` that they don't; ``needed`` of them begin the session. ``cohort`` is the number of clients that
+    were chosen.
     """
 
     session: str
@@ -172,6 +173,7 @@ class SessionStatus(msgspec.Struct, frozen=True, kw_only=True):
     accepted: int
     needed: int
     cohort: int
+    declined: int = 0
     rounds: tuple[RoundStatus, ...] = ()
     pending: tuple[str, ...] = ()
     more_pending: int = 0

@@ -159,7 +159,8 @@ def _session(session: SessionStatus) -> Iterator[RenderableType]:
     if session.reason:
         yield _text(session.reason, "red")
     if session.state == "gathering":
-        yield _text(f"{session.accepted:,} of the {session.needed:,} clients that are needed take part.")
+        declined = f" {session.declined:,} declined." if session.declined else ""
+        yield _text(f"{session.accepted:,} of the {session.needed:,} clients that are needed take part.{declined}")
         return
     table = _table(
         "Round", "Progress", *(f">{name}" for name in ("answered", "pending", "dropped", "bytes", "time"))

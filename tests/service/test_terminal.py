@@ -123,3 +123,13 @@ def test_another_answer_is_refused(
         code, _, err = command("--url", url)
     assert code == 1
     assert message in err
+
+
+def test_a_session_that_gathers_clients_says_how_many_declined(command: Command) -> None:
+    def change(status: Status) -> Status:
+        session = msgspec.structs.replace(status.sessions[0], state="gathering", accepted=1, needed=5, declined=2)
+        return msgspec.structs.replace(status, sessions=(session,))
+
+    with served(operator_app(Played(change=change))) as url:
+        _, out, _ = command("--url", url)
+    assert "1 of the 5 clients that are needed take part. 2 declined." in out

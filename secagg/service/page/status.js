@@ -168,9 +168,10 @@ function live(about, session) {
   const title = `Session ${count(session.number)}${again}`;
   const gathering = session.state === "gathering";
   const missing = Math.max(0, session.needed - session.accepted);
+  const declined = session.declined ? ` ${plural(session.declined, "client")} declined.` : "";
   return make("section", { class: `session ${session.state}` },
     make("h3", {}, title, " ", text("span", `state ${session.state}`, session.state)),
-    text("p", "quiet", gathering ? `${count(session.accepted)} of the ${count(session.needed)} clients that are needed take part.`
+    text("p", "quiet", gathering ? `${count(session.accepted)} of the ${count(session.needed)} clients that are needed take part.${declined}`
       : `${plural(session.cohort, "client")} chosen; open for ${lasted(session.seconds)}.${session.session ? ` Id ${session.session.slice(0, 12)}.` : ""}`),
     session.reason ? text("p", "warning", session.reason) : null,
     gathering ? bar([["answered", session.accepted], ["pending", missing]], `${session.accepted} of ${session.needed}`) : null,
