@@ -18,8 +18,18 @@ from secagg import _commands, _enrolment_commands, _remote_commands
 from secagg.errors import ConfigError, SecAggError
 from secagg.identity import AUTHS, PartyRole
 
-_EXTRA = ("rich", "sklearn", "matplotlib")
-_INSTALL = "pip install 'secagg[demo]', or pip install scikit-learn matplotlib typer rich"
+_SERVICE = "pip install 'secagg[service]', or pip install pyjwt starlette uvicorn uvloop httptools sqlalchemy alembic prometheus-client structlog"  # noqa: E501 - a test looks for it in one piece
+#: What to install for a package that a command imports. What the client imports has an error of its own.
+_INSTALL = {
+    **dict.fromkeys(
+        ("rich", "sklearn", "matplotlib"),
+        "pip install 'secagg[demo]', or pip install scikit-learn matplotlib typer rich",
+    ),
+    **dict.fromkeys(
+        ("jwt", "starlette", "uvicorn", "httptools", "sqlalchemy", "alembic", "prometheus_client", "structlog"),
+        _SERVICE,
+    ),
+}
 _INTERRUPTED = 130  # as shells have it: 128 and the number of the signal
 
 
@@ -267,9 +277,9 @@ def main(arguments: Sequence[str] | None = None) -> NoReturn:
         sys.stdout.flush()  # so that a full disk is noticed while it can be reported
     except ModuleNotFoundError as missing:
         package = (missing.name or "").partition(".")[0]
-        if package not in _EXTRA:
+        if package not in _INSTALL:
             raise
-        _fail(f"got no {package}, which this command needs: {_INSTALL}", 1)
+        _fail(f"got no {package}, which this command needs: {_INSTALL[package]}", 1)
     except SecAggError as error:
         _fail(str(error), 2 if isinstance(error, ConfigError) else 1)
     except BrokenPipeError:

@@ -15,6 +15,7 @@ def test_wheel_holds_the_packages_and_neither_bench_nor_tests(wheel: Path) -> No
     assert {f"{top}/py.typed" for top in tops} <= set(names)
     assert any(name.endswith("licenses/LICENSE") for name in names)
     assert {f"secagg/service/page/{name}" for name in ("index.html", "status.js", "status.css")} <= set(names)
+    assert "secagg/service/migrations/versions/v1.py" in names
     assert not [name for name in names if name.endswith((".pem", ".nbi", ".nbc"))]
 
 

@@ -186,6 +186,26 @@ def test_a_missing_package_is_one_line_that_says_what_to_install(missing):
     assert done.stderr.count("\n") == 1
 
 
+@pytest.mark.parametrize(
+    ("command", "missing"),
+    [
+        ("serve", "structlog"),
+        ("serve", "starlette"),
+        ("serve", "jwt"),
+        ("backup", "sqlalchemy"),
+        ("backup", "alembic"),
+    ],
+)
+def test_a_missing_package_of_the_service_is_named_with_all_that_it_needs(command, missing):
+    words = [command, *(["folder", "out"] if command == "backup" else [])]
+    done = python(f"import sys; sys.modules['{missing}'] = None\nfrom secagg.cli import main; main({words})")
+    assert (done.returncode, done.stdout) == (1, "")
+    assert done.stderr.startswith(
+        f"secagg: got no {missing}, which this command needs: pip install 'secagg[service]'"
+    )
+    assert done.stderr.count("\n") == 1
+
+
 def test_a_missing_package_that_no_extra_brings_is_not_hidden():
     done = python(
         "import sys; sys.modules['cryptography'] = None\nfrom secagg.cli import main; main(['--version'])"
