@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import Any
 
 from secagg import wire
@@ -29,20 +29,20 @@ class Waiting:
     envelope: Envelope
     message: Any
     payload: memoryview
-    shown: Mapping[str, frozenset[bytes]] = field(default_factory=dict)
-    words: Mapping[str, Envelope] = field(default_factory=dict)
+    shown: dict[str, set[bytes]] = field(default_factory=dict)
+    words: dict[str, Envelope] = field(default_factory=dict)
 
-    def with_word(self, word: Envelope) -> Waiting:
-        """The same with one more word; ``Reject`` if its sender gave another one before."""
-        earlier = self.words.get(word.sender)
-        if earlier is not None and earlier.digest != word.digest:
+    def hear(self, word: Envelope) -> bool:
+        """Keep a word; returns whether it is new. ``Reject`` if its sender gave another one before."""
+        earlier = self.words.setdefault(word.sender, word)
+        if earlier.digest != word.digest:
             raise Reject(FaultKind.DUPLICATE, f"got a second word about {self.envelope.sender}; the first stands")
-        return replace(self, words={**self.words, word.sender: word})
+        return earlier is word
 
-    def shown_to(self, messages: Mapping[str, Envelope]) -> Waiting:
-        """The same, with ``messages`` handed on too, by receiver."""
-        more = {party: self.shown.get(party, frozenset()) | {one.digest} for party, one in messages.items()}
-        return replace(self, shown={**self.shown, **more})
+    def show(self, messages: Mapping[str, Envelope]) -> None:
+        """Note that ``messages`` are handed on too, by receiver."""
+        for party, one in messages.items():
+            self.shown.setdefault(party, set()).add(one.digest)
 
     def was_shown(self, party: str, digest: bytes) -> bool:
         """Whether ``party`` got the message with this digest because of this answer."""
@@ -95,12 +95,8 @@ class WaitingAnswers:
             self._turned_away[client] = waiting.envelope.digest
             return False
         self._turned_away.pop(client, None)
-        self._answers[client] = self._answers.get(client, waiting).shown_to(parts)
+        self._answers.setdefault(client, waiting).show(parts)
         return True
-
-    def update(self, waiting: Waiting) -> None:
-        """Keep what came in for an answer that waits."""
-        self._answers[waiting.envelope.sender] = waiting
 
     def refuse(self, client: str) -> None:
         """Note that the answer of ``client`` was refused for good."""

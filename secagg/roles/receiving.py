@@ -8,6 +8,7 @@ until every listener has given its word about it.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from typing import cast
 
 from mpc.errors import MPCError
 from secagg import wire
@@ -23,6 +24,7 @@ from secagg.wire import Envelope, Reject
 
 Outbox = dict[str, bytes]
 
+_FEW = 16  # messages of one party; no client sends as many
 _TAG = 16  # bytes of a message's digest by which it is known again
 
 
@@ -169,7 +171,13 @@ class Receiving(ServerHooks[AnyServerState]):
 
     def _know_again(self, sender: str, digest: bytes) -> None:
         taken = self.context.state.taken
-        taken[sender] = taken.get(sender, b"") + digest[:_TAG]
+        tags: bytes | bytearray = taken.get(sender, b"")
+        if isinstance(tags, bytearray):
+            tags += digest[:_TAG]
+        elif len(tags) < _FEW * _TAG:
+            taken[sender] = tags + digest[:_TAG]
+        else:  # a listener gives a word about each client, and bytes would be copied for each
+            taken[sender] = cast("bytes", bytearray(tags + digest[:_TAG]))  # written as bytes are
 
     def _end_waiting(self) -> None:
         """Nothing waits any more. What came in this round is known again, though it was not taken."""
@@ -216,19 +224,20 @@ class Receiving(ServerHooks[AnyServerState]):
                 return {}
             detail = f"got a word about {word.client:.64}, of whom no answer waits"
             raise Reject(FaultKind.OUT_OF_TURN, detail)
-        known, waiting = read.sender in waiting.words, waiting.with_word(read)
-        step = self.steps[phase.round]
+        step, new = self.steps[phase.round], waiting.hear(read)
         try:
             onward = self._onward(phase, read, word, waiting)
-            if not known:
-                self._remember(read)
-            self._waiting.update(waiting.shown_to(onward))
-        except Reject as refused:
-            if refused.blame != word.client:
+        except BaseException as error:
+            if new:
+                del waiting.words[read.sender]
+            if not isinstance(error, Reject) or error.blame != word.client:
                 raise
-            if not known:
+            if new:
                 self._remember(read)
-            return self._refuse(word.client, refused)
+            return self._refuse(word.client, error)
+        if new:
+            self._remember(read)
+        waiting.show(onward)
         if not waiting.words.keys() >= set(self._listeners(phase)):
             return _raw(onward)
         try:

@@ -15,7 +15,7 @@ import numpy as np
 from secagg import wire
 from secagg.bitmap import bitmap_bytes, from_bitmap, to_bitmap
 from secagg.errors import FaultKind
-from secagg.identity import PartyRole
+from secagg.identity import PartyRole, is_listed
 from secagg.lanes import check_mask_bits, fold_lanes, pack_lanes, reduce_lanes, to_lanes, vectors_size, zero_lanes
 from secagg.protocols.base import AggregationProtocol, Cost, largest_proposal
 from secagg.roles import (
@@ -229,12 +229,12 @@ class ShareKeeper(Aggregator[SplitState]):
 
     def _take_part(self, draft: SplitState, envelope: Envelope, message: Part, payload: memoryview) -> None:
         client = envelope.sender
-        if draft.step != 1 or client not in draft.cohort or client in draft.parts:
+        if draft.step != 1 or not is_listed(client, draft.cohort) or client in draft.parts:
             raise Reject(FaultKind.INVALID, "got a part twice, too late, or from outside the cohort", blame=client)
         self.check_receiver(draft, message)
         lanes = unpacked(self.context.task, payload)
-        draft.shares = {**draft.shares, client: [lane.tobytes() for lane in lanes]}
-        draft.parts = {**draft.parts, client: envelope.digest}
+        self.add(draft.shares, client, [lane.tobytes() for lane in lanes])
+        self.add(draft.parts, client, envelope.digest)
 
     def check_receiver(self, draft: SplitState, message: Part) -> None:
         if message.receiver != draft.id:
@@ -337,8 +337,8 @@ class HeadedClient(Client[ClientState]):
 
 class VetterState(ListenerState):
     seen: dict[str, bytes] = {}  # digests of headers, by client
-    approved: list[str] = []
-    leader_words: list[bytes] = []  # digests of the leader's words
+    approved: dict[str, bool] = {}  # the clients that were; the values say nothing
+    leader_words: dict[str, bytes] = {}  # digests of the leader's words, by client
 
 
 class Vetter(Aggregator[VetterState]):
@@ -360,7 +360,10 @@ class Vetter(Aggregator[VetterState]):
         return self.context.roster.ids(AGGREGATOR)
 
     def heard(self, envelope: Envelope) -> bool:
-        return envelope.digest in self._state.leader_words
+        if envelope.kind != Verdict.TYPE:
+            return False
+        word, _ = envelope.open(Verdict)
+        return self._state.leader_words.get(word.client) == envelope.digest
 
     def _hear(
         self, draft: VetterState, envelope: Envelope, message: Show | Verdict, payload: memoryview
@@ -372,25 +375,28 @@ class Vetter(Aggregator[VetterState]):
             return None
         header = self.context.relayed(message.header, Header, draft.session_id, CLIENT)
         client, leader = header.sender, self._everyone[0]
-        if client not in draft.cohort or draft.seen.get(client, header.digest) != header.digest:
+        if not is_listed(client, draft.cohort) or draft.seen.get(client, header.digest) != header.digest:
             raise Reject(FaultKind.DUPLICATE, f"got a second header of {client}", blame=client)
         stated, rest = header.open(Header)
         wire.no_vectors(rest)
         if draft.id == leader:
             self._check_helpers(draft, message.words, client, header.digest)
-        draft.seen = {**draft.seen, client: header.digest}
+        if client not in draft.seen:
+            self.add(draft.seen, client, header.digest)
         accepted = 0 <= stated.total <= sum(s.length * s.bound for s in self.context.task.segments)
         if accepted and draft.id == leader:
-            draft.approved = sorted({*draft.approved, client})
+            self.add(draft.approved, client, True)
         return Verdict(client, envelope.digest, header.digest, accepted)
 
     def _take_leader(self, draft: VetterState, envelope: Envelope, word: Verdict) -> None:
         """A helper approves what the leader approved of the header that it saw itself."""
         if envelope.sender != self._everyone[0] or draft.seen.get(word.client) != word.digest:
             raise Reject(FaultKind.INVALID, "got a word that is not the leader's about a header seen here")
-        draft.leader_words = [*draft.leader_words, envelope.digest]
+        if word.client in draft.leader_words:
+            raise Reject(FaultKind.DUPLICATE, "got a second word of the leader about one client")
+        self.add(draft.leader_words, word.client, envelope.digest)
         if word.accepted:
-            draft.approved = sorted({*draft.approved, word.client})
+            self.add(draft.approved, word.client, True)
 
     def _check_helpers(self, draft: VetterState, words: list[bytes], client: str, digest: bytes) -> None:
         signers = []

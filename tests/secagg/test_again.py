@@ -186,3 +186,17 @@ def test_a_refusal_is_no_fault_when_it_comes_again_under_the_next_session_id() -
     session.server.context.state.taken.clear()  # the control
     assert session.server.receive(HELPER, refusal) == {}
     assert session.faults[1:] == [(HELPER, "Agreement", FaultKind.FOREIGN_SESSION)]
+
+
+def test_a_listener_of_many_words_is_known_again_after_a_restore() -> None:
+    session = Session(parties_for(Vetting(), 20))
+    session.until("Agreement")
+    words = [word for message, word in session.handed[HELPER, "Input"] if word is not None]
+    assert len(words) == 20
+    for _ in range(2):
+        assert all(session.server.took(HELPER, session.server.read(HELPER, word).digest) for word in words)
+        assert len(session.server.taken[HELPER]) == 21  # and its answer in Preparation
+        before = session.server.to_bytes()
+        session.restore_server(before)
+        assert session.server.to_bytes() == before
+    say_it_all_again(session)

@@ -305,7 +305,7 @@ class WordsAboutAnything(VettingServer):
     def _take_word(self, read: wire.Envelope) -> Any:
         word, _ = read.open(Verdict)
         if (waiting := self._waiting.get(word.client)) is not None:
-            self._waiting.update(waiting.shown_to({read.sender: replace(read, digest=word.about)}))
+            waiting.show({read.sender: replace(read, digest=word.about)})
         return super()._take_word(read)
 
 

@@ -184,7 +184,7 @@ class TrustingVetter(Vetter):
     def _hear(self, draft: Any, *arguments: Any) -> Word | None:
         word = super()._hear(draft, *arguments)
         if isinstance(word, Verdict) and word.accepted:
-            draft.approved = sorted({*draft.approved, word.client})
+            draft.approved = {**draft.approved, word.client: True}
         return word
 
     def _check_helpers(self, *arguments: Any) -> None:
