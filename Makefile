@@ -55,10 +55,11 @@ mutants: $(INSTALLED) $(MUTANTS)/.installed  ## NUMBER=40 single changes drawn b
 bench-first: $(INSTALLED)  ## kernels against memory copy, raw AES and, where installed, peers
 	$(BIN)/pytest bench
 
-docs: $(INSTALLED)  ## write what is generated: the attacks' table, the state diagrams, the figures of federated.md
+docs: $(INSTALLED)  ## write what is generated: the attacks' table, the state diagrams, figures and limits
 	$(BIN)/python -m tests.secagg.adversary.table
 	$(BIN)/python -m docs.diagrams
 	$(BIN)/python -m docs.figures
+	$(BIN)/python -m docs.limits
 
 lock: $(INSTALLED)  ## pin names, versions and hashes anew
 	$(BIN)/pip install --quiet pip-tools

@@ -251,6 +251,5 @@ def table() -> str:
         f"| `{kind.word}` | {kind.status} | {kind.title}. | {'yes' if kind.again else 'no'} | {kind.value.about} |"
         for kind in Kind
     ]
-    return "\n".join(
-        ["| Problem | Status | What happened | Same request again | What to do |", "|---|---|---|---|---|", *rows]
-    )
+    heads = ["| Problem | Status | What happened | Same request again | What to do |", "|---|---|---|---|---|"]
+    return "\n".join([*heads, *rows]) + "\n"

@@ -25,8 +25,8 @@ class Limits:
     grace_seconds: float = 5.0
     least_rate: float = 16_000.0
     idle_seconds: float = 75.0
-    drain_bytes: int = 1 << 20
-    drain_seconds: float = 2.0
+    drain_bytes: int = 16 << 20
+    drain_seconds: float = 30.0
     connections: int = 20_000
     per_address: int | None = 64
     ingest_bytes: int = 256 << 20

@@ -35,7 +35,7 @@ class Address(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     ca: str | None = None  # for kits
     behind_proxy: bool = False
     pseudonyms: bool = False
-    limits: dict[str, float] = {}
+    limits: dict[str, int | float] = {}
 
 
 class Entry(msgspec.Struct, frozen=True, forbid_unknown_fields=True):

@@ -6,6 +6,7 @@ import ssl
 import time
 from pathlib import Path
 
+from secagg.api.routes import LARGEST_WHOLE
 from secagg.service.limits import Limits
 from secagg.service.listener import in_thread
 from tests.service.certificates import trusting, write_certificate
@@ -28,10 +29,9 @@ def test_the_next_request_may_follow_as_soon_as_the_answer_is_whole() -> None:
 
 def test_an_early_answer_reaches_a_client_that_is_still_writing() -> None:
     app = Recorder()
-    limits = Limits(drain_bytes=1 << 22)
-    with in_thread(to := listener(app, limits)):
+    with in_thread(to := listener(app, Limits())):
         client = http.client.HTTPConnection("127.0.0.1", to.port, timeout=5)
-        client.request("PUT", "/a", body=b"x" * (1 << 20), headers={"Host": "elsewhere"})
+        client.request("PUT", "/a", body=b"x" * LARGEST_WHOLE, headers={"Host": "elsewhere"})
         answer = client.getresponse()
         assert answer.status == 421
         assert answer.getheader("connection") == "close"
