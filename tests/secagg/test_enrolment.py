@@ -237,8 +237,12 @@ def test_another_roster_another_key_and_a_time_that_has_passed_are_refused() -> 
     with pytest.raises(ConfigError, match="of small order"):
         verify(key=bytes([1, *bytes(31)]))
     verify(now=NOW + 59.9)
-    with pytest.raises(ConfigError, match="expired at 2027-01-15T08:01:00Z"):
-        verify(now=NOW + 60)
+    for late in (60, 61, 1e9):
+        with pytest.raises(ConfigError, match="expired at 2027-01-15T08:01:00Z"):
+            verify(now=NOW + late)
+    for key in (PUBLIC[:31], "key"):
+        with pytest.raises(ConfigError, match="expected 32 bytes of Ed25519 public key"):
+            verify(key=key)  # type: ignore[arg-type]
 
 
 def test_an_older_version_is_refused_for_good_and_a_second_roster_under_one_version_too(tmp_path: Path) -> None:
@@ -325,6 +329,7 @@ def test_a_registrar_signs_no_second_roster_under_one_version_and_no_lower_versi
         ({"version": 1 << 32}, "expected an integer from 1"),
         ({"version": "1"}, "expected an integer from 1"),
         ({"expires": float("nan")}, "got expiry nan"),
+        ({"expires": 0.0}, "got expiry 0.0"),
         ({"expires": 1e30}, "got expiry"),
         ({"roster": Roster([party("c1"), Party("r", PartyRole.CLIENT, PUBLIC)])}, "a key of its own"),
     ],
