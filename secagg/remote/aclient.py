@@ -33,16 +33,16 @@ def aconnect(
     """
     settings = bar(Settings.of(**options))
     loaded = kit if isinstance(kit, Kit) else Kit.load(kit)
-    return AsyncRemote(loaded, State(state, loaded, settings), settings)
+    return AsyncRemote(loaded, state, settings)
 
 
 class AsyncRemote:
     """A connected client. :meth:`offers` yields what to train; the rest happens in a task."""
 
-    def __init__(self, kit: Kit, state: State, settings: Settings) -> None:
-        self._state, self._now = state, Clock()
-        self._http = AsyncHttp(kit, settings)
-        self.core = ClientCore(kit, state, settings)
+    def __init__(self, kit: Kit, folder: str | os.PathLike[str], settings: Settings) -> None:
+        self._now, self._http = Clock(), AsyncHttp(kit, settings)
+        self._state = State(folder, kit, settings)
+        self.core = ClientCore(kit, self._state, settings)
         self._changed, self._wake = asyncio.Condition(), asyncio.Event()
         self._task: asyncio.Task[None] | None = None
         self._error: BaseException | None = None
@@ -60,8 +60,8 @@ class AsyncRemote:
                 return
             seen = session
             yield AsyncOffer(self, session)
-            if session.answer is None:
-                await self._decline(session, "this client did not take the offer up")
+            self.core.leave(session)
+            self._wake.set()
 
     async def _wait(self, look: Callable[[], Session | None]) -> Session | None:
         """Wait for what ``look`` returns; None at the end of the run."""

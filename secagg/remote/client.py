@@ -34,15 +34,16 @@ def connect(kit: Kit | str | os.PathLike[str], state: str | os.PathLike[str], **
     """
     settings = bar(Settings.of(**options))
     loaded = kit if isinstance(kit, Kit) else Kit.load(kit)
-    return Remote(loaded, State(state, loaded, settings), settings)
+    return Remote(loaded, state, settings)
 
 
 class Remote:
     """A connected client. :meth:`offers` yields what to train; the rest happens in a thread."""
 
-    def __init__(self, kit: Kit, state: State, settings: Settings) -> None:
-        self._state, self._driver = state, Driver(kit, settings)
-        self.core = ClientCore(kit, state, settings)
+    def __init__(self, kit: Kit, folder: str | os.PathLike[str], settings: Settings) -> None:
+        self._driver = Driver(kit, settings)
+        self._state = State(folder, kit, settings)
+        self.core = ClientCore(kit, self._state, settings)
         self._changed = threading.Condition()
         self._thread: threading.Thread | None = None
         self._error: BaseException | None = None
@@ -64,9 +65,8 @@ class Remote:
                 return
             seen = session
             yield Offer(self, session)
-            if session.answer is None:
-                self.core.decline(session, "this client did not take the offer up")
-                self._driver.wake.set()
+            self.core.leave(session)
+            self._driver.wake.set()
 
     def _wait(self, look: Callable[[], Session | None]) -> Session | None:
         """Wait for what ``look`` returns; None at the end of the run."""

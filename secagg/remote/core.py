@@ -33,6 +33,8 @@ log = logging.getLogger("secagg")
 LABEL = "secagg/v1/http-upload"
 _ROUND_SECONDS = 60.0  # that are assumed for a round whose deadline the service doesn't state
 _PATIENCE = 600.0  # seconds after a deadline in which the service may come back and take a message still
+_FIRST_LOOK = 0.05  # seconds, doubled with each look at what became of an update once our part is over
+_MOST_LOOKS = 8
 _LOOK = 20.0  # seconds between two looks at what became of a session
 _LONGEST_SLEEP = 30.0
 _QUIET = 1.0  # seconds between two polls that the service answers at once, with nothing to do
@@ -93,6 +95,13 @@ class ClientCore(Polling):
                 raise
         session.contributed = True
 
+    def leave(self, session: Session) -> None:
+        """The caller goes on without ``session``: decline it or, if it was accepted, leave it out."""
+        if session.answer is None:
+            self.decline(session, "this client did not take the offer up")
+        elif not session.contributed:
+            session.left = True
+
     def new_session(self, seen: Session | None, resumed: bool) -> Session | None:
         """The session that the caller is to train for, if it is another one than ``seen``."""
         session = self.session
@@ -120,6 +129,8 @@ class ClientCore(Polling):
         session = self.session
         if session is not None:
             if session.over is not None and not session.closed:
+                if now < session.look_at:
+                    return Sleep(session.look_at - now)
                 return Call(
                     "result",
                     self.path(session=session.key),
@@ -129,6 +140,8 @@ class ClientCore(Polling):
                 )
             if session.answer is not None and not session.answered:
                 return self._answer(session)
+            if session.left:
+                self._end(session, "this client contributed nothing")
             if session.frames and not self._handle(session, now):
                 return Sleep(min(max(1.0, (session.deadline or now) - now), _LONGEST_SLEEP))
             if self.uploads or (session.over is not None and not session.closed):
@@ -170,7 +183,7 @@ class ClientCore(Polling):
         if current is not None and not current.closed:
             self._end(current, "the service went on to another session")
             current.closed = True
-        self.renew_roster()
+        self.renew_roster(now)
         self.session = session
         self.settings.tell("offered", session.key, number=session.offer.number, attempt=session.offer.attempt)
         if self.settings.may_run is not None and not self.settings.may_run():
@@ -240,8 +253,8 @@ class ClientCore(Polling):
                     self._end(session, str(error))
                     break
                 if session.deadline is not None and now >= session.deadline:
-                    session.frames.clear()  # poll with the old cursor: does the service still wait?
-                    session.deadline = None
+                    session.frames.clear()  # does the service still wait? Poll with the old cursor
+                    self.idle, session.look_at = True, 0.0
                     self.rewind(now)
                     break
                 return False
@@ -272,11 +285,20 @@ class ClientCore(Polling):
 
     # The end
 
+    def failed(self, now: float, reason: str) -> bool:
+        """See :meth:`Exchange.failed`: leave a session long after its deadline, if nothing answers."""
+        session = self.session
+        if session is None or session.closed or session.deadline is None or now < session.deadline + _PATIENCE:
+            return super().failed(now, reason)
+        self._end(session, f"the service did not answer for {_PATIENCE:.0f} s after the deadline: {reason}")
+        session.closed = True
+        return True
+
     def _end(self, session: Session, why: str) -> None:
         """The session is over for this client: delete its secrets."""
         if session.over is not None:
             return
-        session.over = why
+        session.over, session.look_at = why, 0.0
         session.frames.clear()
         self.uploads.clear()
         self.state.note_over(session.key)
@@ -287,9 +309,12 @@ class ClientCore(Polling):
 
     def _closed(self, response: Response, now: float) -> None:
         assert self.session is not None
-        result = read(response.body, Result)
-        self.session.in_sum = True if result.in_sum else (False if result.state in ("done", "failed") else None)
-        self.session.closed = True
+        session, result = self.session, read(response.body, Result)
+        ended = result.state in ("done", "failed")
+        session.in_sum = result.in_sum if ended else (result.in_sum or None)
+        session.looks += 1
+        session.closed = ended or result.in_sum or session.looks > _MOST_LOOKS
+        session.look_at = now + _FIRST_LOOK * 2**session.looks
 
     def _looked(self, response: Response, now: float) -> None:
         """What the service says of a session from which nothing comes."""

@@ -33,6 +33,8 @@ if TYPE_CHECKING:
 
 log = logging.getLogger("secagg")
 _LONGEST_TASK = 1 << 26
+_MOST_TRIES_ONCE = 8  # about a minute
+_FRESH = 5.0  # seconds in which a roster is not asked for again
 INSTALL = "pip install 'secagg[client]', or pip install httpx2 pyjwt"
 _RENEWED = 180.0  # seconds after which a token is signed anew; it is valid for two minutes more
 
@@ -47,9 +49,9 @@ class Caller:
         self._token, self._until = "", 0.0
         self._clock = SkewedClock()
         if kit.auth == "tokens":
-            self._token = state.read_token()
-        elif kit.auth == "open" and (joined := state.read_joined()):
-            self.join(joined)
+            self._token = state.token
+        elif state.joined is not None:
+            self.join(state.joined)
 
     def join(self, joined: Joined) -> None:
         """Take the id and the token that the service gave."""
@@ -134,6 +136,12 @@ class Exchange:
         """The connection failed before the whole answer was there: try again later."""
         self._later(reason, now, None)
 
+    def failed(self, now: float, reason: str) -> bool:
+        """Whether to give the call up after one more failure; raises ``Refused`` to give up altogether."""
+        if self.settings.once and self._backoff.failures > _MOST_TRIES_ONCE:
+            raise Refused(f"the service did not answer after {self._backoff.failures} attempts: {reason}")
+        return False
+
     def moved(self, response: Response, now: float) -> None:
         """The service points elsewhere."""
         raise Refused(f"got a redirect ({response.status}) from the service; none is followed here")
@@ -158,6 +166,9 @@ class Exchange:
 
     def _later(self, reason: str, now: float, asked: float | None) -> None:
         call, seconds = self._call, self._backoff.delay(asked)
+        if self.failed(now, reason):
+            self._call = None
+            return
         self.pause(seconds, now)
         self.settings.tell("retry", reason=reason, seconds=seconds)
         log.info("the service did not answer, so the request is sent again in %.1f s: %s", seconds, reason)
@@ -183,6 +194,7 @@ class Line(Exchange):
         self.roster: Roster | None = None
         self.uploads: deque[Upload] = deque()
         self._rosters: Rosters | None = None
+        self._roster_at = 0.0
         self._roster_current = kit.auth != "roster"
 
     @property
@@ -225,9 +237,9 @@ class Line(Exchange):
         """The next call once everything is set up and all messages are sent."""
         raise NotImplementedError
 
-    def renew_roster(self) -> None:
-        """Ask for the roster again before the next call."""
-        self._roster_current = self.kit.auth != "roster"
+    def renew_roster(self, now: float) -> None:
+        """Ask for the roster again before the next call, unless it came just now."""
+        self._roster_current = self.kit.auth != "roster" or now < self._roster_at + _FRESH
 
     def _ask_roster(self) -> Call:
         known = {} if self.roster is None else {"if-none-match": f'"{self.roster.digest.hex()}"'}
@@ -249,7 +261,7 @@ class Line(Exchange):
         self.task = task
 
     def _take_roster(self, response: Response, now: float) -> None:
-        self._roster_current = True
+        self._roster_current, self._roster_at = True, now
         if response.status != 304:
             self._rosters = read(response.body, Rosters, LARGEST_ROSTER)
         assert self._rosters is not None

@@ -174,8 +174,8 @@ class RemoteMember:
         loaded = kit if isinstance(kit, Kit) else Kit.load(kit)
         if loaded.role is PartyRole.CLIENT:
             raise ConfigError(f"got the kit of {loaded.party}, a client; connect it with secagg.connect")
-        self._state = State(state, loaded, settings)
         self._driver = Driver(loaded, settings)
+        self._state = State(state, loaded, settings)
         self.core = MemberCore(loaded, self._state, settings)
 
     def run(self) -> None:

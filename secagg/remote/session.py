@@ -39,6 +39,7 @@ class Session:
     answer: Acceptance | None = None
     answered: bool = False
     resumed: bool = False
+    left: bool = False  # the caller contributed nothing, and went on
     heard: bool = False  # a message came
     over: str | None = None
     closed: bool = False  # over, and the result was asked for
@@ -46,6 +47,7 @@ class Session:
     in_sum: bool | None = None
     deadline: float | None = None
     look_at: float = 0.0
+    looks: int = 0
     bytes_up: int = 0
     bytes_down: int = 0
     frames: deque[Framed] = field(default_factory=deque)

@@ -42,6 +42,9 @@ class State:
         try:
             self.identity = self._identity() if kit.auth == "roster" else None
             self.key = self._key()
+            self.token = self._token() if kit.auth == "tokens" else ""
+            joined = self._read(_JOINED) if kit.auth == "open" else None
+            self.joined = None if joined is None else read_document(joined, Joined)
         except BaseException:
             self.close()
             raise
@@ -87,8 +90,7 @@ class State:
 
     # Tokens, where parties have no identities
 
-    def read_token(self) -> str:
-        """The join token; ``ConfigError`` if there is none."""
+    def _token(self) -> str:
         path = Path(self._settings.token or self._path / _TOKEN)
         try:
             text = path.read_text(encoding="ascii").strip()
@@ -97,11 +99,6 @@ class State:
         if not 0 < len(text) <= _LONGEST_TOKEN or not text.isprintable() or " " in text:
             raise ConfigError(f"got no join token at {path}; expected one line of text")
         return text
-
-    def read_joined(self) -> Joined | None:
-        """The id and the token that the service gave, if it did."""
-        data = self._read(_JOINED)
-        return None if data is None else read_document(data, Joined)
 
     def write_joined(self, joined: Joined) -> None:
         """Keep the id and the token."""

@@ -38,7 +38,7 @@ def app(double: Double) -> Any:
 
 
 @contextmanager
-def running(double: Double) -> Iterator[str]:
-    """Serve ``double`` until the block ends; yields the URL."""
-    with served(app(double)) as url:
+def running(double: Double, **options: Any) -> Iterator[str]:
+    """Serve ``double`` until the block ends; yields the URL. ``options`` are uvicorn's."""
+    with served(app(double), **options) as url:
         yield url

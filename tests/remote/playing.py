@@ -44,15 +44,13 @@ Train = Callable[[Any, Any], Any]
 def kit_for(parties: Parties, party: str, url: str = URL, **changes: Any) -> Kit:
     """The kit of a party, which pins the digest of the roster."""
     assert parties.roster is not None
-    fields: dict[str, Any] = {"roster": parties.roster.digest.hex()}
-    return Kit(
-        party=party, role=parties.roles[party], url=url, task=parties.task.digest.hex(), **{**fields, **changes}
-    )
+    fields: dict[str, Any] = {"roster": parties.roster.digest.hex(), "task": parties.task.digest.hex()}
+    return Kit(party=party, role=parties.roles[party], url=url, **{**fields, **changes})
 
 
 def options_for(parties: Parties, party: str, **options: Any) -> Options:
     """The keys of a party, and further options."""
-    given: Any = {"identity": parties.identities[party], "key": parties.long_lived.get(party), **options}
+    given: Any = {"identity": parties.identities.get(party), "key": parties.long_lived.get(party), **options}
     return given
 
 
@@ -76,7 +74,7 @@ class Party:
         self.settings = Settings.of(**options_for(parties, party, **options))
         self.state = State(folder, self.kit, self.settings)
         kind = ClientCore if parties.roles[party] is PartyRole.CLIENT else MemberCore
-        self.core = kind(self.kit, self.state, self.settings, lambda: 0.0)
+        self.core = kind(self.kit, self.state, self.settings, lambda: 0.5)
         self.now = 1e9
         OPEN.append(self)
 

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pytest
 
 import secagg
 from secagg.remote import Contribution
@@ -15,6 +16,7 @@ from secagg.testing._parties import parties_for
 from tests.remote.double import Double
 from tests.remote.http import running
 from tests.remote.playing import MODEL, expected_mean, kit_for, options_for, update_of
+from tests.service.certificates import write_certificate
 
 PARTIES = parties_for(secagg.SecAgg(), 4).enrolled()
 
@@ -78,3 +80,24 @@ def test_clients_of_asyncio_take_part_as_well(tmp_path: Path) -> None:
         results = asyncio.run(everyone(url))
     np.testing.assert_allclose(session.outcome.mean["w"], expected_mean(PARTIES), atol=1e-6)
     assert all(result.in_sum is not False and not result.reason for result in results)
+
+
+def test_the_kit_says_whom_to_trust_and_a_certificate_that_is_not_trusted_is_final(tmp_path: Path) -> None:
+    certificate, key = write_certificate(tmp_path)
+    (tmp_path / "other").mkdir()
+    other, _ = write_certificate(tmp_path / "other")
+    double = Double(PARTIES.task, PARTIES.roster, PARTIES.cohort)
+    double.end()
+
+    def names(ca: Path | None) -> list[str]:
+        kit = kit_for(PARTIES, "c1", url, ca=None if ca is None else ca.read_text())
+        with secagg.connect(kit, tmp_path / "c1", **options_for(PARTIES, "c1")) as remote:
+            assert list(remote.offers()) == []
+        return [route for _, route, _ in double.requests]
+
+    with running(double, ssl_certfile=str(certificate), ssl_keyfile=str(key)) as url:
+        for untrusted in (other, None):
+            with pytest.raises(secagg.Refused, match="the service's certificate is not trusted"):
+                names(untrusted)
+        assert double.requests == []
+        assert names(certificate) == ["task", "roster", "next"]

@@ -13,11 +13,11 @@ import uvicorn
 
 
 @contextmanager
-def served(app: Any) -> Iterator[str]:
-    """Serve ``app`` until the block ends; yields its URL."""
+def served(app: Any, **options: Any) -> Iterator[str]:
+    """Serve ``app`` until the block ends; yields its URL. ``options`` are uvicorn's, such as for TLS."""
     with socket.socket() as listener:
         listener.bind(("127.0.0.1", 0))
-        config = uvicorn.Config(app, log_level="critical", lifespan="off", timeout_graceful_shutdown=5)
+        config = uvicorn.Config(app, log_level="critical", lifespan="off", timeout_graceful_shutdown=5, **options)
         server = uvicorn.Server(config)
         thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]}, daemon=True)
         thread.start()
@@ -25,7 +25,8 @@ def served(app: Any) -> Iterator[str]:
             while not server.started:
                 assert thread.is_alive()
                 sleep(0.01)
-            yield f"http://127.0.0.1:{listener.getsockname()[1]}"
+            scheme = "https" if config.is_ssl else "http"
+            yield f"{scheme}://127.0.0.1:{listener.getsockname()[1]}"
         finally:
             server.should_exit = True
             thread.join(30)
