@@ -56,10 +56,10 @@ class ServerTransport(Protocol):
     """What a server has of its connections to all parties, for one session."""
 
     def send(self, party: str, message: bytes, /) -> None:
-        """Send a message to a party, without waiting for it.
+        """Send a message to a party, without waiting for the party to answer. A party that is away is no error.
 
-        The transport keeps the newest message to each party, and sends it again when the party connects again. A
-        party that is away is no error.
+        When a party connects again, the transport sends the session's messages to it again, in order; it can't know
+        which were handled. For a client the newest one is enough.
         """
         ...
 
