@@ -195,4 +195,6 @@ class ServerContext(Context, Generic[AnyServerState]):
         """Record that ``party`` did something wrong in the open round."""
         fault = Fault(str(party)[:64], self.round or "after the end", kind, detail)
         if self.faults.add(fault):
-            log.warning("session %s: %s", self.state.session_id.hex()[:12], fault)
+            session = self.state.session_id.hex()[:12]
+            about = {"session": session, "party": fault.sender, "round": fault.round, "kind": str(kind)}
+            log.warning("session %s: %s", session, fault, extra=about)

@@ -258,15 +258,18 @@ class Server(Receiving[AnyServerState]):
 
     def _log_round(self, phase: Phase) -> None:
         state = self.context.state
-        log.info(
-            "session %s %s: %d of %d answered, %d bytes in %.3f s",
-            state.session_id.hex()[:12],
-            phase.round,
-            len(state.answered),
-            len(state.asked),
-            self._received,
-            time.monotonic() - self._opened,
+        line = {
+            "session": state.session_id.hex()[:12],
+            "round": str(phase.round),
+            "answered": len(state.answered),
+            "asked": len(state.asked),
+            "bytes": self._received,
+            "seconds": time.monotonic() - self._opened,
+        }
+        text = (
+            "session %(session)s %(round)s: %(answered)d of %(asked)d answered, %(bytes)d bytes in %(seconds).3f s"
         )
+        log.info(text, line, extra=line)
 
     def _next_round(self) -> Mapping[str, Reply]:
         state = self.context.state
@@ -301,7 +304,8 @@ class Server(Receiving[AnyServerState]):
         everyone = [*state.cohort, *self.others()]
         dismissed = state.dropped.keys() - set(silent)
         outbox = self._dismissal(party for party in everyone if party not in dismissed)
-        log.warning("session %s aborted: %s", state.session_id.hex()[:12], reason)
+        session = state.session_id.hex()[:12]
+        log.warning("session %s aborted: %s", session, reason, extra={"session": session, "reason": reason})
         state.aborted = reason
         self._end_waiting()
         self.context.sums = []

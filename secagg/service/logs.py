@@ -1,9 +1,10 @@
 """The service's log: one JSON object a line, with the keys of a fixed list and no others.
 
+Everything is logged by the standard library's ``logging``; a line's keys are what the caller passes as ``extra=``.
 A key that is not listed is dropped, so a private key, share or token that is bound to a line by mistake does not
 reach the file. Values are plain: bytes, arrays and other objects are replaced by the name of their class. Of an
-exception the log has its class and where it was raised. It has the text only if the library itself raised it. Other
-texts quote values: a database's error, for example, quotes the parameters of its statement.
+exception the log has its class and where it was raised. It has the text only if the library itself or the system
+raised it. Other texts quote values: a database's error, for example, quotes the parameters of its statement.
 """
 
 from __future__ import annotations
@@ -22,15 +23,11 @@ from secagg.errors import SecAggError, words
 #: The keys of a line. ``event`` is what happened, in words.
 KEYS = frozenset({
     "at", "level", "logger", "event",
-    "task", "session", "number", "attempt", "round", "position", "party", "role", "state", "result", "reason",
-    "kind", "asked", "answered", "pending", "dropped", "survivors", "accepted", "cohort", "faults", "count",
-    "bytes", "seconds", "deadline", "epsilon", "delta",
-    "method", "route", "status", "problem", "address", "url", "path", "version", "pid", "signal",
+    "session", "round", "party", "kind", "asked", "answered", "bytes", "seconds", "reason",
     "error", "text", "where",
 })  # fmt: skip
 #: The loggers that are written in this form: this library's, and that of the HTTP server.
 BRIDGED = ("secagg", "uvicorn.error")
-_ADDRESSES = {"url", "path", "route"}
 _MOST_TEXT = 2000
 _MOST_FRAMES = 12
 
@@ -38,19 +35,19 @@ _Line = MutableMapping[str, Any]
 
 
 def configure(stream: IO[str] | None = None, level: int = logging.INFO) -> None:
-    """Write the service's own lines, and those of the ``BRIDGED`` loggers, to ``stream`` (by default stderr).
+    """Write the lines of the ``BRIDGED`` loggers to ``stream`` (by default stderr).
 
     It replaces what an earlier call set up.
     """
-    shared: list[structlog.typing.Processor] = [
-        structlog.stdlib.add_log_level,
-        structlog.stdlib.add_logger_name,
-        structlog.processors.TimeStamper(fmt="iso", utc=True, key="at"),
-    ]
     handler = logging.StreamHandler(sys.stderr if stream is None else stream)
     handler.setFormatter(
-        structlog.stdlib.ProcessorFormatter(
-            foreign_pre_chain=shared,
+        _Formatter(
+            foreign_pre_chain=[
+                structlog.stdlib.ExtraAdder(),
+                structlog.stdlib.add_log_level,
+                structlog.stdlib.add_logger_name,
+                structlog.processors.TimeStamper(fmt="iso", utc=True, key="at"),
+            ],
             processors=[
                 structlog.stdlib.ProcessorFormatter.remove_processors_meta,
                 _without_secrets,
@@ -66,18 +63,18 @@ def configure(stream: IO[str] | None = None, level: int = logging.INFO) -> None:
         logger.addHandler(handler)
         logger.setLevel(level)
         logger.propagate = False
-    structlog.configure(
-        processors=[*shared, structlog.stdlib.ProcessorFormatter.wrap_for_formatter],
-        logger_factory=structlog.stdlib.LoggerFactory(),
-        wrapper_class=structlog.make_filtering_bound_logger(level),
-        cache_logger_on_first_use=False,
-    )
 
 
-def logger(**bound: Any) -> structlog.typing.FilteringBoundLogger:
-    """A logger of the service whose lines all carry ``bound``, such as ``session=``."""
-    made: structlog.typing.FilteringBoundLogger = structlog.get_logger("secagg.service")
-    return made.bind(**bound)
+class _Formatter(structlog.stdlib.ProcessorFormatter):
+    """Puts exceptions that are arguments of a line into words before their own text can get into it."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        record = logging.makeLogRecord(record.__dict__)
+        if isinstance(record.args, tuple):
+            record.args = tuple(map(_without_text, record.args))
+        elif record.args:
+            record.args = {name: _without_text(value) for name, value in record.args.items()}
+        return super().format(record)
 
 
 def _without_secrets(_: Any, __: str, line: _Line) -> _Line:
@@ -85,14 +82,25 @@ def _without_secrets(_: Any, __: str, line: _Line) -> _Line:
     raised = line.pop("exc_info", None)
     error = sys.exc_info()[1] if raised is True else raised[1] if isinstance(raised, tuple) else raised
     kept = {key: _plain(line[key]) for key in line if key in KEYS}
-    for key in _ADDRESSES & kept.keys():
-        kept[key] = str(kept[key]).partition("?")[0]  # some clients put a token into the query
     if isinstance(error, BaseException):
         kept["error"] = type(error).__name__
         kept["where"] = _places(error.__traceback__)
-        if isinstance(error, SecAggError):
+        if _is_ours(error):
             kept["text"] = words(error)
     return kept
+
+
+def _is_ours(error: BaseException) -> bool:
+    """Whether the text of ``error`` is known to hold no secret: errors of this library, and the system's."""
+    return isinstance(error, SecAggError) or (type(error).__module__ == "builtins" and isinstance(error, OSError))
+
+
+def _worded(error: BaseException) -> str:
+    return words(error) if _is_ours(error) else f"<{type(error).__name__}>"
+
+
+def _without_text(value: object) -> object:
+    return _worded(value) if isinstance(value, BaseException) else value
 
 
 def _plain(value: object) -> object:
@@ -101,9 +109,7 @@ def _plain(value: object) -> object:
         return value
     if isinstance(value, str):
         return str.__str__(value)[:_MOST_TEXT]
-    if isinstance(value, SecAggError):
-        return words(value)[:_MOST_TEXT]
-    return f"<{type(value).__name__}>"
+    return _worded(value) if isinstance(value, BaseException) else f"<{type(value).__name__}>"
 
 
 def _places(trace: TracebackType | None) -> list[str]:
