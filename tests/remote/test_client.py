@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import stat
 from collections.abc import Callable
 from pathlib import Path
@@ -14,10 +15,13 @@ import pytest
 import dp
 import secagg
 from secagg.api.documents import Result
+from secagg.api.problems import Kind, Problem
 from secagg.identity import PartyRole
 from secagg.kit import Kit
 from secagg.remote import Event, Progress, uploads
 from secagg.remote.offers import BaseOffer
+from secagg.remote.requests import Meaning, meaning
+from secagg.remote.settings import Options
 from secagg.testing._parties import Parties, parties_for
 from tests.remote.double import Double, Open
 from tests.remote.playing import (
@@ -366,3 +370,28 @@ def test_the_cost_is_known_before_the_training(tmp_path: Path) -> None:
 def test_settings_that_can_t_work_are_refused(options: dict[str, Any], match: str, tmp_path: Path) -> None:
     with pytest.raises(secagg.ConfigError, match=match):
         secagg.connect(kit_for(PARTIES, "c1"), tmp_path, **options)
+
+
+def test_the_document_says_what_each_answer_means() -> None:
+    text = (Path(__file__).parents[2] / "docs" / "service_client.md").read_text(encoding="utf-8")
+    table = text[text.index("| Answer | Meaning |") :]
+    rows = [row.split("|")[1:3] for row in table.splitlines() if row.startswith("| `")]
+    said = {word: means for words, means in rows for word in re.findall(r"`([a-z-]+)`", words)}
+    expected = {
+        Meaning.AGAIN: " send the same request again, later ",
+        Meaning.RESUME: " ask how much is there, and go on from there ",
+        Meaning.OVER: " the session is over for this party ",
+        Meaning.ENDED: " the run is over ",
+    }
+    special = {Kind.UNAUTHORIZED, Kind.DIGEST_MISMATCH}
+    for kind in set(Kind) - special:
+        what = meaning(Problem(kind))
+        assert said.pop(kind.word, None) == expected.get(what), kind
+    assert set(said) == {kind.word for kind in special}
+
+
+def test_the_document_lists_every_option() -> None:
+    text = (Path(__file__).parents[2] / "docs" / "service_client.md").read_text(encoding="utf-8")
+    table = text[text.index("| Option | What it does |") : text.index("## From the command line")]
+    rows = [row.split("|")[1] for row in table.splitlines() if row.startswith("| `")]
+    assert {word for row in rows for word in re.findall(r"`(\w+)`", row)} == set(Options.__annotations__)
