@@ -3,19 +3,21 @@
 ::
 
     lock                          locked while a server runs
-    service.db                     tasks, rounds, sessions, outcomes, events, tokens
+    service.db                    tasks, rounds, sessions, outcomes, events, tokens
     states/<key>.<number>.<id>    the state of a session's role; the session's row names the one that counts
     spools/<key>.<position>       the messages of a session's open round
     relays/<key>/                 what the server handed on in a session
     models/<sha256>               what training starts from
-    outcomes/<key>.npz            the mean and the sum
+    outcomes/<key>.<id>.npz       the mean and the sum; the outcome's row names the file
 """
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 import re
+import secrets
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -242,29 +244,39 @@ class Database:
         taken: bytes = b"",
         outcome: Outcome | None = None,
         layout: Layout | None = None,
+        number: int | None = None,
     ) -> None:
         """Mark a session as done, with its ``outcome`` under the task's ``layout``, or as failed for a ``reason``.
 
-        Its states, spools and relays are deleted. ``taken`` is kept for the caller. ``LocalProtocolError`` if the
-        session is not running.
+        Its states, spools and relays are deleted. ``taken`` is kept for the caller. ``number`` is that of the state
+        which the caller saved or loaded last. ``LocalProtocolError`` if there is a newer one, because another
+        server goes on with the session then; or if the session is not running.
         """
         _check_closed(state)
         if (state == "done") != (outcome is not None and layout is not None):
             raise ConfigError(
                 "got an outcome of a failed session, or none of one that is done; expected the opposite"
             )
-        file = self._folder / "outcomes" / f"{key}.npz"
-        row = self.session(key)
-        if row.state != "running":
-            raise LocalProtocolError(f"got the end of session {key}, which is {row.state} already")
+        file = self._folder / "outcomes" / f"{_check_key(key)}.{secrets.token_hex(8)}.npz"
         document = None if outcome is None or layout is None else write_outcome(file, outcome, layout)
-        with self._writer.writing() as connection:
-            ours = (SESSIONS.c.key == key, SESSIONS.c.state == "running")
-            values = {"state": state, "reason": reason, "taken": taken, "file": None, "changed": time.time()}
-            if connection.execute(update(SESSIONS).where(*ours).values(values)).rowcount != 1:
-                raise LocalProtocolError(f"got the end of session {key}, which has ended already")
-            if document is not None:
-                connection.execute(insert(OUTCOMES).values(session=key, document=document, file=file.name))
+        ours = [SESSIONS.c.key == key, SESSIONS.c.state == "running"]
+        if number is not None:
+            ours.append(SESSIONS.c.number == number)
+        values = {"state": state, "reason": reason, "taken": taken, "file": None, "changed": time.time()}
+        try:
+            with self._writer.writing() as connection:
+                if connection.execute(update(SESSIONS).where(*ours).values(values)).rowcount != 1:
+                    raise LocalProtocolError(
+                        f"got the end of session {key}, which has ended already, or which another server goes on "
+                        "with: stop this one"
+                    )
+                if document is not None:
+                    connection.execute(insert(OUTCOMES).values(session=key, document=document, file=file.name))
+        except (LocalProtocolError, OSError):
+            with contextlib.suppress(OSError):
+                if not self._rows(select(OUTCOMES).where(OUTCOMES.c.file == file.name)):
+                    file.unlink(missing_ok=True)
+            raise
         upkeep.delete_session(self._folder, key)
 
     def outcome(self, key: str, layout: Layout) -> Outcome | None:

@@ -86,6 +86,7 @@ class SessionFiles:
             taken=msgspec.msgpack.encode({party: b"".join(tags) for party, tags in taken.items()}),
             outcome=outcome,
             layout=None if outcome is None else self._task.layout,
+            number=self.store.number,
         )
         self.close()
 

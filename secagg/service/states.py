@@ -52,30 +52,30 @@ class States:
             raise
         except OSError:
             with contextlib.suppress(OSError):
-                if self.file(key) != file.name:
+                if self._newest(key)[1] != file.name:
                     file.unlink(missing_ok=True)
             raise
         if older is not None:
             (self._folder / older).unlink(missing_ok=True)
 
-    def load(self, key: str) -> bytes | None:
-        """The newest state of the session ``key``; None if there is none."""
-        name = self.file(key)
+    def load(self, key: str) -> tuple[int, bytes | None]:
+        """The number of the newest state of the session ``key``, and the state; 0 and None if there is none."""
+        number, name = self._newest(key)
         if name is None:
-            return None
+            return number, None
         try:
-            return (self._folder / name).read_bytes()
+            return number, (self._folder / name).read_bytes()
         except OSError as error:
             raise ConfigError(f"got state {name}, which can't be read: {error}; give this session up") from error
 
-    def file(self, key: str) -> str | None:
-        """The name of the file with the newest state of the session ``key``."""
+    def _newest(self, key: str) -> tuple[int, str | None]:
+        """The number of the newest state of the session ``key``, and the name of its file."""
+        wanted = select(SESSIONS.c.number, SESSIONS.c.file).where(SESSIONS.c.key == key)
         with self._writer.reading() as connection:
-            found = connection.execute(select(SESSIONS.c.file).where(SESSIONS.c.key == key)).one_or_none()
-        if found is None:
+            row = connection.execute(wanted).one_or_none()
+        if row is None:
             raise ConfigError(f"got session {key}, which is not in the database; begin it first")
-        name: str | None = found[0]
-        return name
+        return row.number, row.file
 
     def _move(self, key: str, number: int, name: str, beside: Mapping[str, int | float | None]) -> str | None:
         """Make the row name the new file; returns the name of the older one."""
@@ -97,9 +97,13 @@ class States:
 
 
 class SessionStore:
-    """What ``save=`` of one session's role takes; ``beside`` returns what is saved in the same transaction."""
+    """What ``save=`` of one session's role takes; ``beside`` returns what is saved in the same transaction.
+
+    ``number`` is the number of the state that was saved or loaded last, None before both.
+    """
 
     ledger: Ledger | None = None
+    number: int | None = None
 
     def __init__(self, states: States, key: str, beside: Beside | None = None) -> None:
         self._states, self._key, self._beside = states, key, beside
@@ -107,10 +111,12 @@ class SessionStore:
     def __call__(self, number: int, state: bytes) -> None:
         """See :meth:`States.save`."""
         self._states.save(self._key, number, state, {} if self._beside is None else self._beside())
+        self.number = number
 
     def load(self) -> bytes | None:
-        """See :meth:`States.load`."""
-        return self._states.load(self._key)
+        """The newest state; None if there is none. ``ConfigError`` if its file can't be read."""
+        self.number, state = self._states.load(self._key)
+        return state
 
 
 def _write_new(path: Path, data: bytes) -> None:

@@ -239,6 +239,28 @@ def test_control_without_the_comparison_both_servers_save(tmp_path: Path, monkey
         assert database.store(KEY).load() == b"of server 1"
 
 
+@pytest.mark.parametrize("fenced", [True, False], ids=["", "control: without the number"])
+def test_a_server_that_lost_a_session_to_another_cannot_end_it(tmp_path: Path, fenced: bool) -> None:
+    with opened(tmp_path) as database:
+        ours, others = database.store(KEY), database.store(KEY)
+        ours(1, b"common")
+        others.load()
+        others(2, b"of the other server")
+        with pytest.raises(LocalProtocolError, match="must not overwrite"):
+            ours(2, b"of this server")
+        if fenced:
+            for end, arguments in (("failed", {}), ("done", {"outcome": outcome(), "layout": LAYOUT})):
+                with pytest.raises(LocalProtocolError, match="another server goes on"):
+                    database.finish_session(KEY, end, **arguments, number=ours.number)  # type: ignore[arg-type]
+            assert files(database, "outcomes") == []
+            assert others.load() == b"of the other server"
+            database.finish_session(KEY, "done", outcome=outcome(), layout=LAYOUT, number=others.number)
+        else:
+            database.finish_session(KEY, "failed")
+            with pytest.raises(LocalProtocolError, match="failed"):
+                others(3, b"all that it took is lost")
+
+
 def test_after_the_end_nothing_of_a_session_is_on_the_disk(database: Database) -> None:
     database.store(KEY)(1, b"one")
     spool, relays = database.spool(KEY, 1), database.relays(KEY)
@@ -251,7 +273,7 @@ def test_after_the_end_nothing_of_a_session_is_on_the_disk(database: Database) -
     assert database.store(KEY).load() is None
     with pytest.raises(LocalProtocolError, match="failed"):
         database.store(KEY)(2, b"two")
-    with pytest.raises(LocalProtocolError, match="failed already"):
+    with pytest.raises(LocalProtocolError, match="ended already"):
         database.finish_session(KEY, "failed", "again")
 
 
@@ -294,12 +316,35 @@ def test_an_outcome_comes_back_equal_to_the_last_bit(database: Database) -> None
     assert document is not None
     assert document["survivors"] == ["c1", "c2"]
     assert document["total_weight"] == 2**70
-    assert files(database, "outcomes") == [f"{KEY}.npz"]
+    (file,) = files(database, "outcomes")
+    assert file.startswith(f"{KEY}.")
+
+
+def test_an_end_that_could_not_be_written_leaves_the_session_running(
+    database: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*_: Any) -> Any:
+        raise OSError(errno.ENOSPC, "full")
+
+    database.store(KEY)(1, b"one")
+    for name in ("fsync", "replace"):  # of the arrays; the database's own error is below
+        with monkeypatch.context() as patch:
+            patch.setattr(os, name, fail)
+            with pytest.raises(OSError, match="full"):
+                database.finish_session(KEY, "done", outcome=outcome(), layout=LAYOUT)
+    with monkeypatch.context() as patch:
+        patch.setattr("secagg.service.database.insert", fail)
+        with pytest.raises(OSError, match="full"):
+            database.finish_session(KEY, "done", outcome=outcome(), layout=LAYOUT)
+    assert database.store(KEY).load() == b"one"
+    assert files(database, "outcomes") == []
+    database.finish_session(KEY, "done", outcome=outcome(), layout=LAYOUT)
+    assert database.outcome(KEY, LAYOUT) == outcome()
 
 
 def test_a_damaged_outcome_is_named(database: Database) -> None:
     database.finish_session(KEY, "done", outcome=outcome(), layout=LAYOUT)
-    file = database._folder / "outcomes" / f"{KEY}.npz"
+    (file,) = (database._folder / "outcomes").iterdir()
     whole = file.read_bytes()
     for damaged in (b"", whole[:40], whole[:200] + bytes([whole[200] ^ 1]) + whole[201:], b"\x80\x04N."):
         file.write_bytes(damaged)
