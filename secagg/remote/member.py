@@ -62,17 +62,22 @@ class MemberCore(Polling):
         """See :meth:`Line.go_on`."""
         for session in list(self.sessions.values()):
             if session.frames:
-                return self.choose(now) if self._handle(session) else Sleep(_AGAIN)
+                if self._handle(session):
+                    return self.choose(now)
+                return self._look(session, now) if now >= self._look_at else Sleep(_AGAIN)
         if self.idle and self.sessions and now >= self._look_at:
-            self._look_at = now + _LOOK
-            oldest = next(iter(self.sessions.values()))
-            return Call(
-                "result",
-                self.path(session=oldest.key),
-                lambda response, now: self._looked(oldest, response),
-                lambda problem: self._end(oldest),
-            )
+            return self._look(next(iter(self.sessions.values())), now)
         return self.poll(now, live=bool(self.sessions))
+
+    def _look(self, session: Hosted, now: float) -> Call:
+        """Ask what became of a session."""
+        self._look_at = now + _LOOK
+        return Call(
+            "result",
+            self.path(session=session.key),
+            lambda response, now: self._looked(session, response),
+            lambda problem: self._end(session),
+        )
 
     def offered(self, response: Response, now: float) -> None:
         """A member trains nothing."""

@@ -1,6 +1,7 @@
 """An honest service in memory, with real roles behind it; tests make it lie by replacing one of its methods.
 
-It answers requests as (method, target, headers, body) and knows no sockets; :func:`serve` puts it behind real HTTP.
+It answers requests as (method, target, headers, body) and knows no sockets. ``tests.remote.http`` puts it behind
+real HTTP.
 """
 
 from __future__ import annotations
