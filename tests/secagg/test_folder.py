@@ -310,3 +310,39 @@ def test_a_server_keeps_the_cohort_that_it_was_made_with(tmp_path: Path, parties
     with secagg.PartyFolder(tmp_path) as folder:
         server = folder.server(parties.task, ["c1"], session=NAME, roster=parties.roster)
         assert server.start().keys() == set(parties.cohort)
+
+
+def last_answers_are_lost(path: Path, parties: Parties, *, forget_finished: bool) -> secagg.Outcome:
+    """Every client's process ends after its last answer, and the server's before it has saved the last round."""
+    session, folders = Session(parties, session=NAME), {}
+    for party in parties.cohort:
+        folders[party] = secagg.PartyFolder(path / party)
+        session.members[party] = folders[party].client(parties.task, party, session=NAME, **lent(parties, party))
+        session.contribute(party)
+    outbox = session.until(parties.protocol.phases[-1].round)
+    session.exchange(outbox)
+    for party, folder in folders.items():
+        assert session.members[party].finished
+        with folder:
+            if forget_finished:
+                folder.forget(session.members[party])
+    session.restore_server(session.stores[""].state)
+    for party, request in session.server.start().items():
+        with secagg.PartyFolder(path / party) as folder:
+            if not folder.is_over(parties.task, party, NAME):
+                client = folder.client(parties.task, party, session=NAME, **lent(parties, party))
+                session.server.receive(party, client.receive(request) or b"")
+    session.server.close_round()
+    assert session.server.outcome is not None
+    return session.server.outcome
+
+
+def test_last_answers_that_are_lost_are_repeated(tmp_path: Path, parties: Parties) -> None:
+    outcome = last_answers_are_lost(tmp_path, parties, forget_finished=False)
+    assert np.array_equal(outcome.sum["w"], Session(parties).run().sum["w"])
+    assert outcome.faults == ()
+
+
+def test_control_forgotten_as_soon_as_finished_the_session_is_lost(tmp_path: Path, parties: Parties) -> None:
+    with pytest.raises(Aborted, match="nothing is opened"):
+        last_answers_are_lost(tmp_path, parties, forget_finished=True)
