@@ -40,12 +40,13 @@ def clear(window: Any) -> None:
     window.get_log("browser"), window.get_log("performance")
 
 
-def look(window: Any, width: int, scheme: str) -> None:
-    """Make the window so wide, and prefer a colour scheme."""
+def look(window: Any, width: int, scheme: str, motion: str = "no-preference") -> None:
+    """Make the window so wide, and prefer a colour scheme and a kind of motion."""
     size = {"width": width, "height": 900, "deviceScaleFactor": 1, "mobile": False}
     window.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", size)
-    feature = {"name": "prefers-color-scheme", "value": scheme}
-    window.execute_cdp_cmd("Emulation.setEmulatedMedia", {"features": [feature]})
+    features = {"prefers-color-scheme": scheme, "prefers-reduced-motion": motion}
+    listed = [{"name": name, "value": value} for name, value in features.items()]
+    window.execute_cdp_cmd("Emulation.setEmulatedMedia", {"features": listed})
 
 
 def shows(window: Any, text: str, where: str = "main") -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import partial
 from typing import Any
 
 import msgspec
@@ -32,15 +33,15 @@ def listening(source: Played, **defences: bool) -> Iterator[str]:
             source.is_stopping = True
 
 
-def poisoned(status: Status) -> Status:
-    """Every text of the document that has no fixed set of values is the attack."""
+def poisoned(status: Status, text: str = ATTACK) -> Status:
+    """Every text of the document that has no fixed set of values is ``text``, by default the attack."""
 
     def poison(name: str, value: Any) -> Any:
         if isinstance(value, dict):
             return {key: poison(key, part) for key, part in value.items()}
         if isinstance(value, list | tuple):
             return [poison(name, part) for part in value]
-        return ATTACK if isinstance(value, str) and name not in TYPED | {"digest", "task"} else value
+        return text if isinstance(value, str) and name not in TYPED | {"digest", "task"} else value
 
     privacy = PrivacyStatus(delta=1e-6, guaranteed=0.9, realised=0.8, spent=3.2, budget=8.0, releases=12)
     about = msgspec.structs.replace(status.tasks[0], privacy=privacy, warnings=("",))
@@ -48,14 +49,14 @@ def poisoned(status: Status) -> Status:
     return msgspec.convert(poison("", plain), Status)
 
 
-def hostile() -> Played:
-    """A session with faults and a past, whose task's own context is the attack; then all texts are."""
+def hostile(text: str = ATTACK) -> Played:
+    """A session with faults and a past, in which all texts are ``text``; the task's own context is the attack."""
     source = Played(context=ATTACK.encode())
     while source.server.outcome is None:
         source.step()
     source.step()
     source.misbehave("c2", b"no envelope")
-    source.change = poisoned
+    source.change = partial(poisoned, text=text)
     return source
 
 

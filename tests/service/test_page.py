@@ -147,7 +147,7 @@ return worst;
 @pytest.mark.parametrize("width", [1280, 390])
 def test_the_page_is_legible_and_fits(browser: Any, scheme: str, width: int) -> None:
     look(browser, width, scheme)
-    with listening(hostile()) as url:
+    with listening(hostile("W" * 300)) as url:
         opened(browser, url)
         browser.execute_script("document.querySelectorAll('details').forEach((one) => { one.open = true; })")
         shows(browser, "in all", ".traffic")
@@ -157,3 +157,16 @@ def test_the_page_is_legible_and_fits(browser: Any, scheme: str, width: int) -> 
         assert ratio >= 4.5, text
         page = "document.documentElement"
         assert browser.execute_script(f"return {page}.scrollWidth <= {page}.clientWidth")
+
+
+def test_nothing_moves_for_a_reader_who_prefers_less_motion(browser: Any) -> None:
+    def transition() -> str:
+        return str(
+            browser.execute_script("return getComputedStyle(document.querySelector('.bar span')).transition")
+        )
+
+    with listening(Played()) as url:
+        opened(browser, url)
+        assert "flex-grow" in transition()
+        look(browser, 1280, "light", motion="reduce")
+        assert transition() == "none"

@@ -62,6 +62,7 @@ function lasted(seconds) {
   return minutes < 2880 ? `${Math.floor(minutes / 60)} h ${minutes % 60} min` : `${Math.floor(minutes / 1440)} days`;
 }
 function power(value) {
+  if (!(value > 0)) return String(value);
   const exponent = Math.floor(Math.log10(value));
   const factor = Number((value / 10 ** exponent).toPrecision(2));
   return [factor === 1 ? "10" : `${factor} × 10`, text("sup", "", String(exponent).replace("-", "−"))];
@@ -92,7 +93,7 @@ const THREAT = { "malicious": "server may lie", "semi-malicious": "server may li
 function privacy(given) {
   if (!given) {
     return [text("p", "claim", "No differential privacy."),
-      text("p", "quiet", "Nobody sees one update, but the sum is exact: what it says of a client is not bounded.")];
+      text("p", "quiet", "The sum is exact: nothing bounds what it says of one client.")];
   }
   const shown = (epsilon) => (epsilon === null ? "unbounded" : fixed(epsilon));
   const share = given.budget ? Math.min(1, (given.spent ?? given.budget) / given.budget) : 0;
