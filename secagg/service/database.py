@@ -3,7 +3,7 @@
 ::
 
     lock                          locked while a server runs
-    service.db                    tasks, rounds, sessions, outcomes, events, tokens
+    service.db                    tasks, rounds, sessions, outcomes, tokens, sightings
     states/<key>.<number>.<id>    the state of a session's role; the session's row names the one that counts
     spools/<key>.<position>       the messages of a session's open round
     relays/<key>/                 what the server handed on in a session
@@ -33,9 +33,9 @@ from secagg.roles.outcome import Outcome
 from secagg.service import upkeep
 from secagg.service.engine import Writer
 from secagg.service.folder import FolderLock, check_local, write_file
-from secagg.service.journal import Journal
 from secagg.service.outcomes import describe_outcome, read_outcome, write_outcome
 from secagg.service.relays import Relays
+from secagg.service.sightings import Sightings
 from secagg.service.spool import Spool
 from secagg.service.states import Beside, SessionStore, States
 from secagg.service.tables import (
@@ -45,10 +45,8 @@ from secagg.service.tables import (
     SESSIONS,
     TASKS,
     TOKENS,
-    EventRow,
     RoundRow,
     SessionRow,
-    TaskRow,
 )
 
 _KEY: Final = re.compile(r"[0-9a-f]{64}")
@@ -57,7 +55,7 @@ _KEY: Final = re.compile(r"[0-9a-f]{64}")
 class Database:
     """The service's memory; :meth:`open` opens it. Any thread may call any method; calls block.
 
-    What a method wrote is on the disk when it returns, except events and sightings, which :meth:`flush` writes.
+    What a method wrote is on the disk when it returns, except sightings, which :meth:`flush` writes.
     Where a method raises ``OSError``, such as on a full disk, nothing changed.
     """
 
@@ -65,8 +63,7 @@ class Database:
         self._folder, self._lock = folder, lock
         self._writer = Writer(folder / upkeep.FILE)
         self._states = States(folder / "states", self._writer)
-        self._journal = Journal(self._writer)
-        self.event, self.saw = self._journal.event, self._journal.saw
+        self._sightings = Sightings(self._writer)
 
     @classmethod
     def open(cls, folder: str | Path, *versions: Path) -> Self:
@@ -112,19 +109,12 @@ class Database:
 
     def add_task(
         self, digest: bytes, data: bytes, auth: str, roster: str | None = None, signature: str | None = None
-    ) -> TaskRow:
+    ) -> None:
         """Add a task with its bytes; for one that is here, replace its roster, the signature and ``auth``."""
-        row = TaskRow(digest, data, roster, signature, auth, time.time())
-        values = dict(zip(TASKS.c.keys(), (digest, data, roster, signature, auth, row.added), strict=True))
-        changed = {name: values[name] for name in ("roster", "signature", "auth")}
+        changed = {"roster": roster, "signature": signature, "auth": auth}
+        adding = upsert(TASKS).values(digest=digest, data=data, added=time.time(), **changed)
         with self._writer.writing() as connection:
-            adding = upsert(TASKS).values(values)
             connection.execute(adding.on_conflict_do_update(index_elements=["digest"], set_=changed))
-        return row
-
-    def tasks(self) -> list[TaskRow]:
-        """All tasks, oldest first."""
-        return [TaskRow(**row._mapping) for row in self._rows(select(TASKS).order_by(TASKS.c.added))]
 
     # Rounds
 
@@ -334,23 +324,19 @@ class Database:
         rows = self._rows(select(TOKENS.c.party).where(*ours))
         return str(rows[0].party) if rows else None
 
-    def token_parties(self, task: bytes) -> list[str]:
-        """The parties of a task that have a token."""
-        return [row.party for row in self._rows(select(TOKENS.c.party).where(TOKENS.c.task == task))]
-
     # For operators
 
-    def recent_events(self, most: int) -> list[EventRow]:
-        """The newest events, newest first."""
-        return self._journal.recent(most)
+    def saw(self, task: bytes, party: str) -> None:
+        """Note, in memory, that a party called now."""
+        self._sightings.saw(task, party)
 
     def seen(self, task: bytes) -> dict[str, float]:
         """When each party of a task was last seen."""
-        return self._journal.seen(task)
+        return self._sightings.seen(task)
 
     def flush(self) -> None:
-        """Write the events and sightings that are in memory."""
-        self._journal.flush()
+        """Write the sightings that are in memory."""
+        self._sightings.flush()
 
     def _rows(self, query: Select[Any]) -> Sequence[Row[Any]]:
         with self._writer.reading() as connection:

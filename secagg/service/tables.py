@@ -6,9 +6,8 @@ the arrays of outcomes. Times are seconds since 1970.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, Final
+from typing import Final
 
 from sqlalchemy import (
     Column,
@@ -84,15 +83,6 @@ OUTCOMES: Final = Table(
     Column("file", String, nullable=False),
 )
 
-EVENTS: Final = Table(
-    "events",
-    METADATA,
-    Column("id", Integer, primary_key=True, autoincrement=True),
-    Column("at", Float, nullable=False),
-    Column("kind", String, nullable=False),
-    Column("detail", String, nullable=False),
-)
-
 TOKENS: Final = Table(
     "tokens",
     METADATA,
@@ -109,18 +99,6 @@ SEEN: Final = Table(
     Column("party", String, primary_key=True),
     Column("at", Float, nullable=False),
 )
-
-
-@dataclass(frozen=True)
-class TaskRow:
-    """A task that the service runs; ``roster`` and ``signature`` are JSON texts, ``auth`` is as configured."""
-
-    digest: bytes
-    data: bytes
-    roster: str | None
-    signature: str | None
-    auth: str
-    added: float
 
 
 @dataclass(frozen=True)
@@ -161,13 +139,3 @@ class SessionRow:
     taken: bytes
     begun: float
     changed: float
-
-
-@dataclass(frozen=True)
-class EventRow:
-    """Something that happened, for the status page."""
-
-    id: int
-    at: float
-    kind: str
-    detail: Mapping[str, Any]

@@ -14,18 +14,19 @@ from typing import Any
 
 import numpy as np
 import pytest
-from sqlalchemy import update as sqlalchemy_update
+from sqlalchemy import select, update as sqlalchemy_update
 
 import secagg
 from secagg.errors import ConfigError, Fault, FaultKind, LocalProtocolError
 from secagg.layout import Layout
 from secagg.roles.outcome import Outcome
-from secagg.service import journal, states
+from secagg.service import sightings, states
 from secagg.service.database import Database
 from secagg.service.engine import Writer
 from secagg.service.folder import NETWORK, file_system
 from secagg.service.spool import Record
 from secagg.service.states import States
+from secagg.service.tables import TASKS
 
 TASK, OTHER, MODEL = b"t" * 32, b"o" * 32, b"m" * 32
 KEY, SECOND = "a" * 64, "b" * 64
@@ -53,16 +54,18 @@ def files(database: Database, name: str) -> list[str]:
 # Tasks and rounds
 
 
+def tasks(database: Database) -> list[Any]:
+    with database._writer.reading() as connection:
+        return [tuple(row) for row in connection.execute(select(*list(TASKS.c)[:-1]).order_by(TASKS.c.added))]
+
+
 def test_tasks_are_kept_and_a_new_roster_replaces_the_old_one(tmp_path: Path) -> None:
     with Database.open(tmp_path) as database:
         database.add_task(TASK, b"one", "roster", "old", None)
         database.add_task(OTHER, b"two", "open")
         database.add_task(TASK, b"one", "roster", "new", "signed")
     with Database.open(tmp_path) as database:
-        first, second = database.tasks()
-        assert (first.digest, first.data, first.auth) == (TASK, b"one", "roster")
-        assert (first.roster, first.signature) == ("new", "signed")
-        assert (second.digest, second.roster, second.auth) == (OTHER, None, "open")
+        assert tasks(database) == [(TASK, b"one", "new", "signed", "roster"), (OTHER, b"two", None, None, "open")]
 
 
 def test_a_round_is_opened_once_and_the_next_only_after_it_has_ended(database: Database) -> None:
@@ -374,7 +377,7 @@ def test_models_are_kept_by_their_digest_and_old_ones_can_be_forgotten(database:
     assert [database.model_path(one).exists() for one in digests] == [True, False, True, True]
 
 
-# Tokens, events, sightings
+# Tokens, sightings
 
 
 def test_a_token_is_one_partys_in_one_task(database: Database) -> None:
@@ -387,40 +390,26 @@ def test_a_token_is_one_partys_in_one_task(database: Database) -> None:
     assert database.token_party(TASK, b"1" * 32) == "c1"
     assert database.token_party(OTHER, b"1" * 32) == "c9"
     assert database.token_party(TASK, b"2" * 32) is None
-    assert database.token_parties(TASK) == ["c1"]
 
 
-def test_the_newest_events_stay(database: Database, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(journal, "MOST_EVENTS", 10)
-    for number in range(25):
-        database.event("round", number=number, party="<b>ü")
-        if number % 4 == 0:
-            database.flush()
-    newest = database.recent_events(3)
-    assert [one.detail["number"] for one in newest] == [24, 23, 22]
-    assert (newest[0].kind, newest[0].detail["party"]) == ("round", "<b>ü")
-    assert [one.detail["number"] for one in database.recent_events(99)] == list(range(24, 14, -1))
-
-
-def test_events_wait_in_memory_while_the_disk_is_full(database: Database, monkeypatch: pytest.MonkeyPatch) -> None:
-    database.event("one")
-    database.saw(TASK, "c1")
-
+def test_sightings_wait_in_memory_while_the_disk_is_full(
+    database: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
     def fail(*_: Any) -> Any:
         raise OSError(errno.ENOSPC, "full")
 
+    database.saw(TASK, "c1")
     with monkeypatch.context() as patch:
-        patch.setattr(journal, "_write", fail)
+        patch.setattr(Writer, "writing", fail)
         with pytest.raises(OSError, match="full"):
             database.flush()
-        database.event("two")
-    assert [one.kind for one in database.recent_events(9)] == ["two", "one"]
-    assert list(database.seen(TASK)) == ["c1"]
+        database.saw(TASK, "c2")
+    assert sorted(database.seen(TASK)) == ["c1", "c2"]
 
 
 def test_a_sighting_replaces_the_one_before(database: Database, monkeypatch: pytest.MonkeyPatch) -> None:
     for at in (5.0, 9.0):
-        monkeypatch.setattr(journal.time, "time", lambda at=at: at)  # type: ignore[attr-defined]
+        monkeypatch.setattr(sightings.time, "time", lambda at=at: at)  # type: ignore[attr-defined]
         database.saw(TASK, "c1")
         database.saw(OTHER, "c2")
         database.flush()
@@ -573,7 +562,7 @@ def test_a_full_database_is_an_error_of_the_disk_and_nothing_is_lost(database: D
     with pytest.raises(OSError, match="full") as caught:
         database.add_task(OTHER, bytes(1 << 20), "open")
     assert caught.value.errno == errno.ENOSPC
-    assert [one.digest for one in database.tasks()] == [TASK]
+    assert [one[0] for one in tasks(database)] == [TASK]
     assert store.load() == b"one"
     event.remove(database._writer._engine, "connect", limit)
     database._writer._engine.dispose()
@@ -612,7 +601,6 @@ def test_many_threads_may_call(database: Database) -> None:
             store = database.store(key, lambda: {"position": number})
             for saved in range(1, 6):
                 store(saved, b"%d %d" % (number, saved))
-                database.event("saved", number=number)
                 database.saw(TASK, f"c{number}")
                 database.recent_sessions(5)
             assert store.load() == b"%d 5" % number
@@ -626,5 +614,4 @@ def test_many_threads_may_call(database: Database) -> None:
     for one in threads:
         one.join(120)
     assert wrong == []
-    assert len(database.recent_events(99)) == 40
     assert len(database.seen(TASK)) == 8

@@ -43,13 +43,6 @@ def upgrade() -> None:
     )
     _sessions()
     op.create_table(
-        "events",
-        Column("id", Integer, primary_key=True, autoincrement=True),
-        Column("at", Float, nullable=False),
-        Column("kind", String, nullable=False),
-        Column("detail", String, nullable=False),
-    )
-    op.create_table(
         "tokens",
         Column("task", LargeBinary, ForeignKey("tasks.digest"), primary_key=True),
         Column("party", String, primary_key=True),
