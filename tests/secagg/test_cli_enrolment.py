@@ -6,6 +6,7 @@ import stat
 
 import numpy as np
 import pytest
+from cryptography import x509
 
 import secagg
 from secagg.certificates import write_certificates
@@ -281,6 +282,13 @@ def test_a_certificate_is_for_its_names_and_authority_alone(run, tmp_path):
         with pytest.raises(ssl.SSLCertVerificationError):
             handshake(folder, name, trusted)
     assert handshake(folder, "localhost", other + ca) == "TLSv1.3", "an old and a new authority at a time"
+    leaf, authority = (
+        x509.load_pem_x509_certificate((folder / name).read_bytes()) for name in ("server.crt", "ca.crt")
+    )
+    use = authority.extensions.get_extension_for_class(x509.KeyUsage).value
+    assert (use.key_cert_sign, use.digital_signature, use.content_commitment) == (True, False, False)
+    constraints = leaf.extensions.get_extension_for_class(x509.BasicConstraints)
+    assert (constraints.critical, constraints.value.ca) == (True, False), "the server's key signs no certificate"
     assert not [path for path in tmp_path.rglob("*.key") if path.name != "server.key"], (
         "the authority's key is gone"
     )

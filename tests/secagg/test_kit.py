@@ -174,7 +174,7 @@ def test_urls(url: str, kept: str) -> None:
         "https://[::1%25eth0]",
         "ftp://agg",
         "agg:8443",
-        "https://" + "a" * 2000,
+        "https://agg/" + "a" * 2000,
         None,
         b"https://agg",
     ],
