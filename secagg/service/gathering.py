@@ -17,6 +17,7 @@ class Gathering:
         self.key, self.offer = key, offer
         self.accepted: set[str] = set()
         self.declined: set[str] = set()
+        self.closed = False  # the cohort is chosen
         self._eligible = None if eligible is None else frozenset(eligible)  # None: whoever asks, without a roster
         self._began = asyncio.get_running_loop().time()
         self._changed = asyncio.Event()
@@ -28,17 +29,21 @@ class Gathering:
 
     def offers(self, party: str) -> bool:
         """Whether ``party`` is to get the offer: it may take part, and has not answered."""
-        return self.includes(party) and party not in self.accepted and party not in self.declined
+        waits = self.includes(party) and party not in self.accepted and party not in self.declined
+        return waits and not self.closed
 
     def includes(self, party: str) -> bool:
         """Whether the round is offered to ``party``."""
         return self._eligible is None or party in self._eligible
 
-    def answer(self, party: str, accepts: bool) -> None:
-        """Note an answer; a later one replaces it."""
+    def answer(self, party: str, accepts: bool) -> bool:
+        """Note an answer; a later one replaces it. False if it comes too late; one that was given may come again."""
+        if self.closed:
+            return party in (self.accepted if accepts else self.declined)
         (self.accepted if accepts else self.declined).add(party)
         (self.declined if accepts else self.accepted).discard(party)
         self._changed.set()
+        return True
 
     @property
     def seconds(self) -> float:

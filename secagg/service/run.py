@@ -29,6 +29,7 @@ from secagg.task import Task
 
 log = logging.getLogger("secagg.service")
 
+_MODELS_KEPT = 2  # the newest, which a client may still download
 _SAVE_EVERY = 5.0  # seconds between two notes of how long the open round has left
 
 
@@ -56,6 +57,7 @@ class Run:
         self.hosted, self.task, self.schedule = hosted, hosted.task, hosted.schedule
         self.key = self.task.digest.hex()
         self.polls = Polls()
+        self.settled = asyncio.Event()  # the offer or the session of an open round is known
         self.gathering: Gathering | None = None
         self.running: Running | None = None
         self.last: Running | None = None  # the session before, whose last messages may not have been fetched
@@ -109,9 +111,11 @@ class Run:
         running = self.running
         if running is not None and running.key == key and party in running.cohort and accepts:
             return  # the answer to its first attempt was lost
-        if self.gathering is None or self.gathering.key != key or not self.gathering.includes(party):
+        gathering = self.gathering
+        if gathering is None or gathering.key != key or not gathering.includes(party):
             raise Problem(Kind.OFFER_CLOSED)
-        self.gathering.answer(party, accepts)
+        if not gathering.answer(party, accepts):
+            raise Problem(Kind.OFFER_CLOSED)
 
     def session(self, key: str) -> Running | None:
         """The session ``key``, if it runs or ran last."""
@@ -208,10 +212,14 @@ class Run:
                 reason = aborted.reason
                 log.warning("round %d, attempt %d: %s", number, attempt, reason)
                 continue
-            await asyncio.to_thread(self._database.finish_round, self.task.digest, number, "done")
+            await asyncio.to_thread(self._finish_round, number, "done")
             return outcome
-        await asyncio.to_thread(self._database.finish_round, self.task.digest, number, "failed")
+        await asyncio.to_thread(self._finish_round, number, "failed")
         raise Aborted(reason)
+
+    def _finish_round(self, number: int, state: str) -> None:
+        self._database.finish_round(self.task.digest, number, state)
+        self._database.forget_models(self.task.digest, _MODELS_KEPT)
 
     async def _gather(
         self, key: str, number: int, attempt: int, model: bytes, digest: bytes, config: str
@@ -221,6 +229,7 @@ class Run:
         input_seconds = schedule.seconds(self.task, contribution_round(self.task.protocol))
         offer = Offer(number, attempt, digest.hex(), len(model), config, schedule.gather, input_seconds)
         self.gathering = Gathering(key, offer, eligible)
+        self.settled.set()
         self.polls.wake(self.polls.parties)
         try:
             while True:
@@ -232,9 +241,11 @@ class Run:
                     log.warning("%d clients are ready, which is not enough: %s", len(cohort), error)
                     await asyncio.sleep(1.0)
                     continue
+                self.gathering.closed = True  # and stays, for answers that come again, until the session runs
                 return cohort
-        finally:
+        except BaseException:
             self.gathering = None
+            raise
 
     async def _play(self, about: Attempt) -> Outcome:
         files = await asyncio.to_thread(SessionFiles, self._database, self.task, about.key, self.listeners)
@@ -247,7 +258,8 @@ class Run:
 
         worker = Worker(files, make, self.listeners)
         running = Running(self.task, about, worker, self.schedule, self.listeners, self.polls.wake)
-        self.running = running
+        self.running, self.gathering = running, None
+        self.settled.set()
         saving = asyncio.create_task(_keep_saving(running))
         try:
             return await running.run()

@@ -111,8 +111,9 @@ class Running:
                 self.view = None
                 lasting = isinstance(error, SecAggError) or failures >= _RECOVERIES
                 if lasting and not isinstance(error, OSError):
-                    await self._fail(_BROKEN, {})
-                    raise Aborted(_BROKEN) from error
+                    reason = str(error) if isinstance(error, SecAggError) else _BROKEN
+                    await self._fail(reason, {})
+                    raise Aborted(reason) from error
                 await asyncio.sleep(min(10.0, 0.25 * 2 ** min(failures, 8)))
 
     async def _play(self) -> Outcome:

@@ -275,7 +275,7 @@ class Service:
         for run in self._serving.runs.values():
             doors.add(run)
             await asyncio.to_thread(warm, run.task)
-        self._resume()
+        await self._resume()
         self._serving.doors = doors
         self._flushing = asyncio.create_task(self._keep_flushing())
 
@@ -297,15 +297,22 @@ class Service:
         for fault in running.faults:
             metrics.fault(fault.kind)
 
-    def _resume(self) -> None:
-        """Go on with the rounds that are open, before the training loop asks for them."""
+    async def _resume(self) -> None:
+        """Go on with the rounds that are open, before the training loop asks for them.
+
+        Nobody may ask about such a session before it is there: the answer would be that it is over.
+        """
         for run in self._serving.runs.values():
             row = self._database.round(run.task.digest)
-            if row is not None and row.state == "open":
-                model = self._database.model_path(row.model).read_bytes()
-                play = asyncio.create_task(run.play(row.number, model, row.config))
-                self._plays.add(play)
-                play.add_done_callback(self._resumed)
+            if row is None or row.state != "open":
+                continue
+            model = self._database.model_path(row.model).read_bytes()
+            play = asyncio.create_task(run.play(row.number, model, row.config))
+            self._plays.add(play)
+            play.add_done_callback(self._resumed)
+            settled = asyncio.create_task(run.settled.wait())
+            await asyncio.wait((play, settled), return_when=asyncio.FIRST_COMPLETED)
+            settled.cancel()
 
     def _resumed(self, play: asyncio.Task[Outcome]) -> None:
         self._plays.discard(play)

@@ -76,8 +76,23 @@ class Party:
     def route(self, name: str, **values: str) -> str:
         return routes.BY_NAME[name].url(task=self.task.digest.hex(), party=self.party, **values)
 
+    def send(self, method: str, url: str, **options: Any) -> httpx2.Response:
+        """Send a request until there is an answer that is not about the service's own state."""
+        extra = options.pop("headers", {})
+        until = time.monotonic() + SECONDS
+        while True:
+            try:
+                answer = self.http.request(method, url, headers=self.headers() | extra, **options)
+            except httpx2.TransportError:
+                if time.monotonic() > until:
+                    raise
+            else:
+                if answer.status_code != 503:
+                    return answer
+            time.sleep(0.05)
+
     def get(self, name: str, params: Mapping[str, str] | None = None, **values: str) -> httpx2.Response:
-        return self.http.get(self.route(name, **values), params=dict(params or {}), headers=self.headers())
+        return self.send("GET", self.route(name, **values), params=dict(params or {}))
 
     def step(self, wait: int = 20) -> bool:
         """One poll and what follows from it; False when the run is over, or this party has fallen silent."""
@@ -115,7 +130,8 @@ class Party:
         client.contribute(*value if isinstance(value, tuple) else (value,))
         self.roles[key] = client
         url = self.route("accept", session=key)
-        self.http.put(url, json={"accept": True}, headers=self.headers()).raise_for_status()
+        answer = self.send("PUT", url, json={"accept": True})
+        assert answer.status_code in (202, 409, 410), answer.text  # the offer may have closed in the meantime
 
     def _lent(self) -> dict[str, Any]:
         identity, key = self.enrolled.identities[self.party], self.enrolled.keys.get(self.party)
@@ -147,8 +163,7 @@ class Party:
     def upload(self, session: str, number: int, data: bytes) -> httpx2.Response:
         digest = Envelope.parse(data, len(data)).digest.hex()
         url = self.route("upload", session=session, digest=digest)
-        headers = self.headers() | {routes.ROUND_HEADER: str(number)}
-        answer = self.http.put(url, content=data, headers=headers)
+        answer = self.send("PUT", url, content=data, headers={routes.ROUND_HEADER: str(number)})
         self.uploads.append((session, number, digest, answer.status_code))
         return answer
 
@@ -191,7 +206,7 @@ def playing(service: Service, *parties: Party, rounds: int = 1) -> Iterator[None
 
 
 def hurry(service: Service, silent: str) -> None:
-    """End the round in which only ``silent`` is awaited, as its deadline would; in a thread, until the session ends."""
+    """End each round in which only ``silent`` is awaited, as its deadline would; in a thread of its own."""
     run = service._run(None)
 
     def look() -> None:

@@ -60,4 +60,4 @@ def test_the_outcome_is_that_of_a_simulation(name: str, silent: str | None, tmp_
     assert not list((tmp_path / "relays").iterdir())
 
 
-FIELDS = [field for field in secagg.Outcome.__dataclass_fields__]
+FIELDS = list(secagg.Outcome.__dataclass_fields__)

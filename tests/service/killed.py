@@ -1,0 +1,84 @@
+"""A server process that kills itself at one point: ``python -m tests.service.killed FOLDER PORT POINT NUMBER``.
+
+It reads the task and the roster from FOLDER, runs one round, and prints the outcome as JSON. ``POINT`` is a name of
+:data:`POINTS`, and ``NUMBER`` which call of it, from 1. ``none`` kills nothing.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from secagg.identity import load_roster
+from secagg.service import Schedule, Service, database, files, relays, running, spool, states
+from secagg.task import Task
+
+MODEL = {"w": np.linspace(-1, 1, 40).astype(np.float32)}
+
+#: Where the process can die: before and after each of these calls.
+CALLS: dict[str, tuple[Any, str]] = {
+    "spool write": (spool.Spool, "append"),
+    "fdatasync": (os, "fdatasync"),
+    "save": (states.States, "save"),
+    "move": (states.States, "_move"),
+    "relays": (relays.Relays, "sync"),
+    "handed on": (files.SessionFiles, "relay"),
+    "spool delete": (spool.Spool, "delete"),
+    "publish": (running.Running, "_show"),
+    "answers": (running.Running, "_publish"),
+    "session begun": (database.Database, "begin_session"),
+    "session finished": (database.Database, "finish_session"),
+    "round finished": (database.Database, "finish_round"),
+    "model": (database.Database, "add_model"),
+    "end": (running.Running, "_end"),
+}
+POINTS = [f"{when} {name}" for name in CALLS for when in ("before", "after")]
+
+
+def arm(point: str, number: int) -> None:
+    """Kill this process at the ``number``-th time that ``point`` is reached."""
+    when, name = point.split(" ", 1)
+    owner, attribute = CALLS[name]
+    real: Callable[..., Any] = getattr(owner, attribute)
+    count = 0
+
+    def call(*arguments: Any, **named: Any) -> Any:
+        nonlocal count
+        count += 1
+        if count == number and when == "before":
+            os.kill(os.getpid(), signal.SIGKILL)
+        result = real(*arguments, **named)
+        if count == number and when == "after":
+            os.kill(os.getpid(), signal.SIGKILL)
+        return result
+
+    setattr(owner, attribute, call)
+
+
+def main() -> None:
+    folder, port, point, number = Path(sys.argv[1]), int(sys.argv[2]), sys.argv[3], int(sys.argv[4])
+    task = Task.from_bytes((folder / "task.bin").read_bytes())
+    service = Service(folder / "state", listen=("127.0.0.1", port), status=None)
+    schedule = Schedule(deadline=60, training=60, gather=60, grace=60)
+    service.add(task, roster=load_roster(folder / "roster.json"), schedule=schedule)
+    if point != "none":
+        arm(point, number)
+    with service:
+        print("ready", flush=True)
+        outcome = service.round(MODEL)
+        flat = task.layout.flatten(outcome.sum, dtype="float64").tolist()
+        faults = [str(fault) for fault in outcome.faults]
+        print(json.dumps({"sum": flat, "survivors": outcome.survivors, "faults": faults}), flush=True)
+        service.finish()
+        service.linger(10)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,186 @@
+"""The server's process dies at each of its writes, and at any moment; every session ends with the exact sum."""
+
+from __future__ import annotations
+
+import json
+import os
+import random
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import time
+from collections import defaultdict
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import secagg
+from tests.service.killed import POINTS
+from tests.service.plain import Enrolled, Party, make_task, update_of
+
+pytestmark = pytest.mark.stacks
+SECONDS = 25.0
+CLIENTS = 5
+
+
+class Host:
+    """The server's process, again and again in one folder and at one port, until it has ended a round."""
+
+    def __init__(self, folder: Path, enrolled: Enrolled) -> None:
+        (folder / "task.bin").write_bytes(enrolled.task.to_bytes())
+        assert enrolled.roster is not None
+        (folder / "roster.json").write_text(enrolled.roster.to_json())
+        with socket.create_server(("127.0.0.1", 0)) as free:
+            self.port = int(free.getsockname()[1])
+        self.folder, self.deaths = folder, 0
+
+    @property
+    def url(self) -> str:
+        return f"http://127.0.0.1:{self.port}"
+
+    def start(self, point: str, number: int) -> subprocess.Popen[str]:
+        command = [
+            sys.executable,
+            "-m",
+            "tests.service.killed",
+            str(self.folder),
+            str(self.port),
+            point,
+            str(number),
+        ]
+        return subprocess.Popen(command, stdout=subprocess.PIPE, text=True, start_new_session=True)
+
+    def run(self, points: Iterable[tuple[str, int]]) -> dict[str, Any]:
+        """Start the process with one point after the other, then with none; returns the outcome that it prints."""
+        for point, number in [*points, ("none", 0)]:
+            process = self.start(point, number)
+            try:
+                out, _ = process.communicate(timeout=SECONDS)
+            finally:
+                process.kill()
+                process.wait()
+            self.deaths += process.returncode == -signal.SIGKILL
+            print(f"{point} {number}: {process.returncode}", flush=True)
+            lines = [line for line in out.splitlines() if line.startswith("{")]
+            if lines:
+                outcome: dict[str, Any] = json.loads(lines[-1])
+                return outcome
+            assert process.returncode == -signal.SIGKILL, (point, number, process.returncode)
+        raise AssertionError("the round did not end")
+
+    def run_killed_at_random(self, kills: int, seconds: float, seed: int) -> dict[str, Any]:
+        """Kill the process ``kills`` times, each up to ``seconds`` after it is ready; then let it end."""
+        draw = random.Random(seed)
+        for left in reversed(range(kills + 1)):
+            process = self.start("none", 0)
+            assert process.stdout is not None
+            try:
+                assert process.stdout.readline() == "ready\n"
+                if left:
+                    time.sleep(draw.uniform(0, seconds))
+                    process.kill()
+                out, _ = process.communicate(timeout=SECONDS)
+            finally:
+                process.kill()
+                process.wait()
+            self.deaths += process.returncode == -signal.SIGKILL
+            lines = [line for line in out.splitlines() if line.startswith("{")]
+            if lines:
+                outcome: dict[str, Any] = json.loads(lines[-1])
+                return outcome
+        raise AssertionError("the round did not end")
+
+
+def play(host: Host, enrolled: Enrolled, run: Any) -> dict[str, Any]:
+    """Play one round with all parties in threads while ``run`` starts and kills the server; checks what it sends."""
+    updates = {party: update_of(number) for number, party in enumerate(enrolled.clients)}
+    parties = [
+        Party(enrolled, party, host.url, lambda offer, model, party=party: (updates[party],))
+        for party in enrolled.roles
+    ]
+    errors: list[BaseException] = []
+
+    def take_part(party: Party) -> None:
+        try:
+            party.run()
+        except BaseException as error:
+            errors.append(error)
+
+    threads = [threading.Thread(target=take_part, args=(party,), daemon=True) for party in parties]
+    for thread in threads:
+        thread.start()
+    try:
+        outcome: dict[str, Any] = run()
+    except BaseException as error:
+        raise ExceptionGroup(
+            "parties", [e for e in errors if isinstance(e, Exception)] or [RuntimeError("none")]
+        ) from error
+    for thread in threads:
+        thread.join(20)
+    assert not errors
+    check(parties)
+    expected = secagg.simulate(enrolled.task, updates)
+    assert outcome["sum"] == enrolled.task.layout.flatten(expected.sum, dtype="float64").tolist()
+    assert outcome["survivors"] == list(expected.survivors) == enrolled.clients
+    assert outcome["faults"] == []
+    return outcome
+
+
+def check(parties: list[Party]) -> None:
+    """No party said two things in a round, and none was asked again for what got a 200."""
+    for party in parties:
+        said = defaultdict(list)
+        for session, number, digest, status in party.uploads:
+            said[session, number].append((digest, status))
+        for messages in said.values():
+            assert len({digest for digest, _ in messages}) == 1
+            assert [status for _, status in messages].count(200) == 1, messages
+            assert messages[-1][1] == 200
+
+
+def enrolled_for(name: str) -> Enrolled:
+    protocol: Any = secagg.SecAgg() if name == "SecAgg" else secagg.AdditiveShares()
+    return Enrolled(make_task(protocol, clients=CLIENTS, floor=CLIENTS - 1), CLIENTS)
+
+
+def points(name: str) -> Iterator[tuple[str, int]]:
+    """Each point once, in an order in which each is reached: late calls of a point come late in the session."""
+    for point in POINTS:
+        yield point, 1
+    for point in ("before fdatasync", "after spool write", "before save", "after save", "after publish"):
+        yield point, 2
+
+
+@pytest.mark.parametrize("name", ["SecAgg", "AdditiveShares"])
+def test_a_death_at_each_write(name: str, tmp_path: Path) -> None:
+    enrolled = enrolled_for(name)
+    left = list(points(name))
+    deaths = 0
+    while left:  # a round takes as many deaths as it has chances for; the rest come in the next one
+        folder = tmp_path / str(len(left))
+        folder.mkdir()
+        host = Host(folder, enrolled)
+        taken, left = left[:14], left[14:]
+        play(host, enrolled, lambda host=host, taken=taken: host.run(taken))
+        deaths += host.deaths
+        assert not list((folder / "state" / "spools").iterdir())
+        assert not list((folder / "state" / "states").iterdir())
+    assert deaths >= 20
+
+
+@pytest.mark.parametrize("name", ["SecAgg", "AdditiveShares"])
+def test_deaths_at_random_moments(name: str, tmp_path: Path) -> None:
+    sessions = int(os.environ.get("SECAGG_KILLED_SESSIONS", "1"))
+    deaths = 0
+    for number in range(sessions):
+        folder = tmp_path / str(number)
+        folder.mkdir()
+        host = Host(folder, enrolled := enrolled_for(name))
+        play(host, enrolled, lambda host=host, number=number: host.run_killed_at_random(5, 0.4, number))
+        deaths += host.deaths
+    print(f"{name}: {sessions} sessions, {deaths} deaths, all sums exact")
+    assert deaths
