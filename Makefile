@@ -12,10 +12,13 @@ ROUNDS ?= 20
 SEED ?= 1
 MUTANTS := $(VENV)/mutants
 
-.PHONY: demo bench test test-stacks lint format fuzz stress samples mutants bench-first docs lock clean
+.PHONY: demo service-demo bench test test-stacks lint format fuzz stress samples mutants bench-first docs lock clean
 
 demo: $(INSTALLED)  ## ten hospitals train one classifier; ARGS="--rounds 5 --json" to change it
 	$(BIN)/secagg demo $(ARGS)
+
+service-demo: $(INSTALLED)  ## the hospitals over HTTPS, each in a process of its own, while processes die
+	$(BIN)/python -m secagg.demo.served $(ARGS)
 
 bench: $(INSTALLED)  ## what every protocol costs, side by side; ARGS="--clients 50 --html bench.html" to change it
 	$(BIN)/python -m bench run $(ARGS)

@@ -37,7 +37,7 @@ class Gathering:
         return self._eligible is None or party in self._eligible
 
     def answer(self, party: str, accepts: bool) -> bool:
-        """Note an answer; a later one replaces it. False if it comes too late; one that was given may come again."""
+        """Note an answer, which a later one replaces. False if it is too late and not the one that was given."""
         if self.closed:
             return party in (self.accepted if accepts else self.declined)
         (self.accepted if accepts else self.declined).add(party)

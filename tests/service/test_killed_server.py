@@ -12,7 +12,7 @@ import sys
 import threading
 import time
 from collections import defaultdict
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -42,41 +42,33 @@ class Host:
     def url(self) -> str:
         return f"http://127.0.0.1:{self.port}"
 
-    def start(self, point: str, number: int) -> subprocess.Popen[str]:
-        command = [
-            sys.executable,
-            "-m",
-            "tests.service.killed",
-            str(self.folder),
-            str(self.port),
-            point,
-            str(number),
-        ]
+    def start(self, point: str) -> subprocess.Popen[str]:
+        command = [sys.executable, "-m", "tests.service.killed", str(self.folder), str(self.port), point]
         return subprocess.Popen(command, stdout=subprocess.PIPE, text=True, start_new_session=True)
 
-    def run(self, points: Iterable[tuple[str, int]]) -> dict[str, Any]:
+    def run(self, points: Iterable[str]) -> dict[str, Any]:
         """Start the process with one point after the other, then with none; returns the outcome that it prints."""
-        for point, number in [*points, ("none", 0)]:
-            process = self.start(point, number)
+        for point in [*points, "none"]:
+            process = self.start(point)
             try:
                 out, _ = process.communicate(timeout=SECONDS)
             finally:
                 process.kill()
                 process.wait()
             self.deaths += process.returncode == -signal.SIGKILL
-            print(f"{point} {number}: {process.returncode}", flush=True)
+            print(f"{point}: {process.returncode}", flush=True)
             lines = [line for line in out.splitlines() if line.startswith("{")]
             if lines:
                 outcome: dict[str, Any] = json.loads(lines[-1])
                 return outcome
-            assert process.returncode == -signal.SIGKILL, (point, number, process.returncode)
+            assert process.returncode == -signal.SIGKILL, (point, process.returncode)
         raise AssertionError("the round did not end")
 
     def run_killed_at_random(self, kills: int, seconds: float, seed: int) -> dict[str, Any]:
         """Kill the process ``kills`` times, each up to ``seconds`` after it is ready; then let it end."""
         draw = random.Random(seed)
         for left in reversed(range(kills + 1)):
-            process = self.start("none", 0)
+            process = self.start("none")
             assert process.stdout is not None
             try:
                 assert process.stdout.readline() == "ready\n"
@@ -96,7 +88,7 @@ class Host:
 
 
 def play(host: Host, enrolled: Enrolled, run: Any) -> dict[str, Any]:
-    """Play one round with all parties in threads while ``run`` starts and kills the server; checks what it sends."""
+    """Play a round with all parties in threads, while ``run`` starts and kills the server; check what they sent."""
     updates = {party: update_of(number) for number, party in enumerate(enrolled.clients)}
     parties = [
         Party(enrolled, party, host.url, lambda offer, model, party=party: (updates[party],))
@@ -147,29 +139,39 @@ def enrolled_for(name: str) -> Enrolled:
     return Enrolled(make_task(protocol, clients=CLIENTS, floor=CLIENTS - 1), CLIENTS)
 
 
-def points(name: str) -> Iterator[tuple[str, int]]:
-    """Each point once, in an order in which each is reached: late calls of a point come late in the session."""
-    for point in POINTS:
-        yield point, 1
-    for point in ("before fdatasync", "after spool write", "before save", "after save", "after publish"):
-        yield point, 2
+#: In the order of a round. A process dies at the first such call after its start, so the round moves on.
+ON_THE_WAY = (
+    "model",
+    "session begun",
+    "save",
+    "move",
+    "handed on",
+    "publish",
+    "spool write",
+    "fdatasync",
+    "answers",
+)
+AT_THE_CLOSE = ("relays", "save", "move", "handed on", "spool delete", "publish")
+AT_THE_END = ("session finished", "round finished")
+
+
+def both(names: Iterable[str]) -> list[str]:
+    return [f"{when} {name}" for name in names for when in ("before", "after")]
 
 
 @pytest.mark.parametrize("name", ["SecAgg", "AdditiveShares"])
 def test_a_death_at_each_write(name: str, tmp_path: Path) -> None:
     enrolled = enrolled_for(name)
-    left = list(points(name))
-    deaths = 0
-    while left:  # a round takes as many deaths as it has chances for; the rest come in the next one
-        folder = tmp_path / str(len(left))
+    ways = {"round": both((*ON_THE_WAY, *AT_THE_CLOSE, *AT_THE_END)), "end": ["before end"], "ended": ["after end"]}
+    assert {point for way in ways.values() for point in way} == set(POINTS)
+    for way, points in ways.items():
+        folder = tmp_path / way
         folder.mkdir()
         host = Host(folder, enrolled)
-        taken, left = left[:14], left[14:]
-        play(host, enrolled, lambda host=host, taken=taken: host.run(taken))
-        deaths += host.deaths
+        play(host, enrolled, lambda host=host, points=points: host.run(points))
+        assert host.deaths == len(points)
         assert not list((folder / "state" / "spools").iterdir())
         assert not list((folder / "state" / "states").iterdir())
-    assert deaths >= 20
 
 
 @pytest.mark.parametrize("name", ["SecAgg", "AdditiveShares"])
