@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import re
-from collections.abc import AsyncIterator, Collection
+from collections.abc import AsyncIterator
 from importlib.resources import files
 from time import monotonic
 from typing import Protocol
@@ -26,7 +26,6 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from secagg.service.status import Status, encode, with_pseudonyms
 
-LOOPBACK = ("127.0.0.1", "localhost", "[::1]")
 MOST_STREAMS = 32  # event streams at a time
 CONTENT_SECURITY_POLICY = (
     "default-src 'none'; script-src 'self'; style-src 'self'; connect-src 'self'; "
@@ -40,7 +39,8 @@ _HEADERS = {
     "Cross-Origin-Resource-Policy": "same-origin",
     "Cross-Origin-Opener-Policy": "same-origin",
 }
-_HOST = re.compile(r"(\[[0-9A-Fa-f:.]+\]|[A-Za-z0-9.-]+)(?::[0-9]{1,5})?\Z")
+#: The names of this machine that nobody else can give to another: what a request may be for.
+_HOST = re.compile(r"(?:localhost|\[::1\]|127(?:\.[0-9]{1,3}){3})(?::[0-9]{1,5})?\Z", re.IGNORECASE)
 _PAGE = {"/": ("index.html", "text/html"), "/status.js": ("status.js", "text/javascript"),
          "/status.css": ("status.css", "text/css")}  # fmt: skip
 
@@ -66,14 +66,11 @@ class Source(Protocol):
         ...
 
 
-def operator_app(
-    source: Source, *, hosts: Collection[str] = LOOPBACK, pseudonyms: bytes | None = None, period: float = 1.0
-) -> Starlette:
+def operator_app(source: Source, *, pseudonyms: bytes | None = None, period: float = 1.0) -> Starlette:
     """The application for the operators' listener.
 
-    ``hosts`` are the names that a request may have in its Host header, without a port. ``pseudonyms`` is a secret
-    key: under it, pseudonyms replace the ids of parties; None shows the ids. ``period`` is the time between two
-    events, in seconds.
+    ``pseudonyms`` is a secret key: under it, pseudonyms replace the ids of parties; None shows the ids. ``period``
+    is the time between two events, in seconds.
     """
     pages = _Pages(source, pseudonyms, period)
     routes: list[BaseRoute] = [_static(path, name, kind) for path, (name, kind) in _PAGE.items()]
@@ -87,7 +84,7 @@ def operator_app(
     ]
     app = Starlette(
         routes=routes,
-        middleware=[Middleware(_Guard, hosts=frozenset(host.lower() for host in hosts))],
+        middleware=[Middleware(_Guard)],
         exception_handlers={Exception: _failed},
     )
     app.router.redirect_slashes = False
@@ -159,8 +156,8 @@ class _Stream(StreamingResponse):
 class _Guard:
     """Refuses other hosts and requests of other sites' pages, and sets the headers of every answer."""
 
-    def __init__(self, app: ASGIApp, hosts: frozenset[str]) -> None:
-        self._app, self._hosts = app, hosts
+    def __init__(self, app: ASGIApp) -> None:
+        self._app = app
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
@@ -177,9 +174,8 @@ class _Guard:
 
     def _refusal(self, headers: Headers) -> Response | None:
         named = headers.getlist("host")
-        match = _HOST.match(named[0]) if len(named) == 1 else None
-        if match is None or match[1].lower() not in self._hosts:
-            return PlainTextResponse("this host is not allowed here; add it to the operators' hosts\n", 421)
+        if len(named) != 1 or not _HOST.match(named[0]):
+            return PlainTextResponse("this host is not allowed here: ask for 127.0.0.1 or localhost\n", 421)
         crossed = headers.get("sec-fetch-site") in ("cross-site", "same-site")
         if crossed and headers.get("sec-fetch-mode") != "navigate":
             return PlainTextResponse("pages of other sites may not read this\n", 403)

@@ -94,7 +94,7 @@ def rebound(browser: Any) -> str:
 )
 class TestReboundName:
     def test_refused(self, browser: Any) -> None:
-        assert rebound(browser) == "this host is not allowed here; add it to the operators' hosts\n"
+        assert rebound(browser) == "this host is not allowed here: ask for 127.0.0.1 or localhost\n"
 
     def test_control_succeeds(self, browser: Any, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr(operator._Guard, "_refusal", lambda self, headers: None)
