@@ -186,8 +186,9 @@ def test_a_pinned_digest_is_enough_and_with_the_registrar_both_must_hold() -> No
     assert verify_roster(text, None, digest=ROSTER.digest, ledger=None).digest == ROSTER.digest
     both = {"registrar": PUBLIC, "digest": ROSTER.digest, "ledger": MemoryLedger(), "now": NOW}
     assert verify_roster(text, signed(), **both).digest == ROSTER.digest
-    with pytest.raises(ConfigError, match="this party pinned"):
-        verify_roster(other.to_json(), None, digest=ROSTER.digest, ledger=None)
+    for pinned in (other.digest, bytes(32), b"\xff" * 32):
+        with pytest.raises(ConfigError, match="this party pinned"):
+            verify_roster(text, None, digest=pinned, ledger=None)
     with pytest.raises(ConfigError, match="this party pinned"):
         verify_roster(other.to_json(), signed(other, 2), **both)
     assert newest_version(both["ledger"], PUBLIC) == 1, "a refused roster is not remembered"
