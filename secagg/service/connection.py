@@ -237,7 +237,7 @@ class Connection(HttpToolsProtocol):
             if self.transport.can_write_eof():
                 self.transport.write_eof()
         # To close with bytes unread would reset the connection, and the peer would not see the answer.
-        self._reading.start(self._limits.drain_seconds)
+        self._reading.start(self._limits.header_seconds)
 
     def _drop(self, size: int) -> None:
         self._dropped += size

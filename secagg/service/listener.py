@@ -25,6 +25,8 @@ from secagg.service.limits import Limits
 
 logger = logging.getLogger(__name__)
 
+_AT_ONCE: Final = 64  # connections accepted in one turn of the event loop
+_PAUSE_SECONDS: Final = 0.5
 _SPARE_FILES: Final = 128  # descriptors for databases, spools and the event loop
 _CLOSING_SECONDS: Final = 30.0  # for the end of a TLS connection, with what is still to be sent
 _CIPHERS: Final = "ECDHE+AESGCM:ECDHE+CHACHA20"  # of TLS 1.2; those of 1.3 are OpenSSL's, AES-GCM first
@@ -243,35 +245,43 @@ class _Acceptor:
         self._tasks: set[asyncio.Task[None]] = set()
 
     def start(self) -> None:
-        self._spawn(self._accept())
+        asyncio.get_running_loop().add_reader(self.socket, self._accept)
 
     def close(self) -> None:
+        if self.socket.fileno() < 0:
+            return
+        asyncio.get_running_loop().remove_reader(self.socket)
+        self.socket.close()
         for task in self._tasks:
-            task.cancel()  # which closes the socket too
+            task.cancel()
 
     async def wait_closed(self) -> None:
         await asyncio.gather(*self._tasks, return_exceptions=True)
 
-    def _spawn(self, work: Any) -> None:
-        task = asyncio.create_task(work)
-        self._tasks.add(task)
-        task.add_done_callback(self._tasks.discard)
-
-    async def _accept(self) -> None:
+    def _accept(self) -> None:
         loop = asyncio.get_running_loop()
-        with self.socket:
-            while True:
-                try:
-                    peer, address = await loop.sock_accept(self.socket)
-                except OSError as error:  # no descriptor is left, or the peer has gone
-                    logger.warning("no connection could be accepted: %s", error.strerror)
-                    await asyncio.sleep(0.1)
-                    continue
-                leave = self.gate.enter(address[0])
-                if leave is None:
-                    peer.close()
-                else:
-                    self._spawn(self._open(peer, leave))
+        for _ in range(_AT_ONCE):
+            try:
+                peer, address = self.socket.accept()
+            except (BlockingIOError, InterruptedError, ConnectionAbortedError):
+                return
+            except OSError as error:  # no descriptor is left: the backlog waits in the kernel
+                logger.warning("no connection could be accepted: %s", error.strerror)
+                loop.remove_reader(self.socket)
+                loop.call_later(_PAUSE_SECONDS, self._resume)
+                return
+            leave = self.gate.enter(address[0])
+            if leave is None:
+                peer.close()
+                continue
+            peer.setblocking(False)
+            task = loop.create_task(self._open(peer, leave))
+            self._tasks.add(task)
+            task.add_done_callback(self._tasks.discard)
+
+    def _resume(self) -> None:
+        if self.socket.fileno() >= 0:
+            self.start()
 
     async def _open(self, peer: socket.socket, leave: Callable[[], None]) -> None:
         loop = asyncio.get_running_loop()
