@@ -84,6 +84,12 @@ CONCERNED: dict[str, tuple[str, ...]] = {
     "secagg/registrar.py": ("tests/secagg/test_enrolment.py", f"{_ADVERSARY}/test_enrolment.py"),
     "secagg/kit.py": ("tests/secagg/test_kit.py", f"{_ADVERSARY}/test_enrolment.py"),
     "secagg/certificates.py": ("tests/secagg/test_cli_enrolment.py",),
+    "secagg/service/spool.py": ("tests/service/test_spool.py", "tests/service/test_folder_machine.py"),
+    "secagg/service/relays.py": ("tests/service/test_relays.py", "tests/service/test_folder_machine.py"),
+    **{
+        f"secagg/service/{name}.py": ("tests/service/test_database.py", "tests/service/test_upkeep.py")
+        for name in ("database", "engine", "folder", "outcomes", "sightings", "states", "upkeep")
+    },
     "dp/_curves.py": ("tests/dp/test_accounting.py",),
     "dp/ledger.py": ("tests/dp/test_ledger.py",),
     "dp/_distributed.py": ("tests/dp/test_distributed.py", "tests/secagg/test_noise.py"),
