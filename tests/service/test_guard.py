@@ -257,6 +257,25 @@ def test_a_small_upload_does_not_overtake_a_large_one() -> None:
     assert asyncio.run(play()) == ["large", "small"]
 
 
+def test_an_upload_that_gives_up_lets_those_behind_it_go_on() -> None:
+    async def play() -> None:
+        budget = ByteBudget(100, 5.0)
+
+        async def upload(size: int) -> None:
+            async with budget.hold(size):
+                pass
+
+        async with budget.hold(60):
+            large, small = asyncio.create_task(upload(80)), asyncio.create_task(upload(10))
+            await asyncio.sleep(0)
+            large.cancel()
+            async with asyncio.timeout(1.0):
+                await small
+        assert large.cancelled()
+
+    asyncio.run(play())
+
+
 @given(st.lists(st.tuples(st.integers(0, 120), st.integers(0, 3), st.integers(0, 4)), max_size=25), st.booleans())
 @settings(max_examples=40)
 def test_the_budget_never_leaks_and_is_never_exceeded(uploads, impatient) -> None:
