@@ -419,6 +419,17 @@ def test_a_sighting_replaces_the_one_before(database: Database, monkeypatch: pyt
 # The folder
 
 
+def test_closing_leaves_no_file_open(tmp_path: Path) -> None:
+    def in_folder() -> list[str]:
+        links = [f"/proc/self/fd/{name}" for name in os.listdir("/proc/self/fd")]
+        names = [os.readlink(link) for link in links if os.path.lexists(link)]
+        return [name for name in names if name.startswith(str(tmp_path))]
+
+    with opened(tmp_path) as database, database.spool(KEY, 0), database.relays(KEY):
+        assert len(in_folder()) >= 4
+    assert in_folder() == []
+
+
 def test_a_second_process_is_refused(database: Database) -> None:
     with pytest.raises(ConfigError, match="another server has open"):
         Database.open(database._folder)
