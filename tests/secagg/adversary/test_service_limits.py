@@ -34,11 +34,11 @@ from secagg.service.handlers import Handlers, public_routes
 from secagg.service.limits import Limits
 from secagg.service.listener import Listener, in_thread
 from tests.secagg.adversary.registry import attack, refusal
+from tests.service.certificates import trusting, write_certificate
 from tests.service.raw import ENDLESS, LIMITS, Peer, Recorder, listener, request, statuses
 
 ANYONE = "any peer, without a token"
 OWN = "our own"
-LONG = 4 * LIMITS.grace_seconds
 
 
 def hosted(folder: Path) -> tuple[Service, str]:
@@ -88,6 +88,11 @@ async def _ask(app, method, path, headers, parts) -> tuple[int, int]:
     return answer
 
 
+def patience(limits: Limits) -> float:
+    """Seconds in which a listener with deadlines ends what it ends, and after which one without them never will."""
+    return 5.0 if limits.header_seconds < 5 else 2.5 * LIMITS.header_seconds
+
+
 def settled(to: Listener, count: int = 0, seconds: float = 5.0) -> bool:
     """Whether the listener comes down to ``count`` connections."""
     until = time.monotonic() + seconds
@@ -111,7 +116,7 @@ class TestSlowHeader:
             held = []
             for bytes_ in self.DRIPS:
                 with Peer(to) as peer:
-                    held.append(peer.drip((bytes([byte]) for byte in bytes_), 0.1, LONG))
+                    held.append(peer.drip((bytes([byte]) for byte in bytes_), 0.1, patience(limits)))
             return held
 
     def test_refused(self) -> None:
@@ -119,6 +124,33 @@ class TestSlowHeader:
 
     def test_control_succeeds(self) -> None:
         assert self.hold(ENDLESS) == [True, True]
+
+
+@attack(
+    title="A TLS handshake that never ends.",
+    attacker=ANYONE,
+    defence="A handshake must be complete ten seconds after the connection",
+    control="without the deadline a silent peer holds its connection, and the memory of a handshake",
+    source=OWN,
+)
+class TestSlowHandshake:
+    def hold(self, folder: Path, limits: Limits) -> list[bool]:
+        tls = write_certificate(folder)
+        with in_thread(to := listener(Recorder(), limits, tls=tls), grace=0.1):
+            held = []
+            for hello in (b"", b"\x16\x03\x01\x02\x00"):  # nothing, and the head of a record
+                with Peer(to) as peer:
+                    peer.send(hello)
+                    while not to.connections:
+                        time.sleep(0.01)
+                    held.append(not settled(to, seconds=patience(limits)))
+            return held
+
+    def test_refused(self, tmp_path) -> None:
+        assert self.hold(tmp_path, LIMITS) == [False, False]
+
+    def test_control_succeeds(self, tmp_path) -> None:
+        assert self.hold(tmp_path, ENDLESS) == [True, True]
 
 
 @attack(
@@ -133,7 +165,7 @@ class TestSlowBody:
         app = Recorder()
         with in_thread(to := listener(app, limits), grace=0.1), Peer(to) as peer:
             peer.send(request("PUT", "/a", "Content-Length: 1000000", body=bytes(1000)))
-            return peer.drip([b"x"] * 100, 0.1, LONG), app
+            return peer.drip([b"x"] * 100, 0.1, patience(limits)), app
 
     def test_refused(self) -> None:
         held, app = self.hold(LIMITS)
@@ -154,14 +186,17 @@ class TestSlowBody:
     source="CVE-2011-3192's kind; Slow Read (2012)",
 )
 class TestSlowReader:
-    def hold(self, limits: Limits) -> bool:
-        with in_thread(to := listener(Recorder(), limits), grace=0.1), Peer(to, buffer=4096) as peer:
+    def hold(self, limits: Limits, tls: tuple[Path, Path] | None = None) -> bool:
+        with in_thread(to := listener(Recorder(), limits, tls=tls), grace=0.1), Peer(to, buffer=4096) as peer:
+            if tls is not None:
+                peer.socket = trusting(tls[0]).wrap_socket(peer.socket, server_hostname="localhost")
             peer.send(request("GET", "/large", "Connection: close"))
             peer.receive(100)
-            return not settled(to, seconds=LONG)
+            return not settled(to, seconds=patience(limits))
 
-    def test_refused(self) -> None:
+    def test_refused(self, tmp_path) -> None:
         assert not self.hold(LIMITS)
+        assert not self.hold(LIMITS, write_certificate(tmp_path))  # where the transport's own buffer is empty
 
     def test_control_succeeds(self) -> None:
         assert self.hold(ENDLESS)
@@ -181,7 +216,7 @@ class TestHalfOpen:
             half = [stack.enter_context(Peer(to)) for _ in range(500)]
             for number, peer in enumerate(half):
                 peer.send(b"" if number % 2 else b"GET /a HTTP/1.1\r\nHost: loc")
-            until = time.monotonic() + LONG
+            until = time.monotonic() + patience(limits)
             while time.monotonic() < until:
                 with Peer(to) as honest, contextlib.suppress(OSError):
                     honest.send(request("GET", "/honest"))
