@@ -10,7 +10,7 @@ from functools import partial
 from types import TracebackType
 from typing import Any, Self, Unpack
 
-from secagg.errors import LocalProtocolError, Refused
+from secagg.errors import Aborted, LocalProtocolError
 from secagg.kit import Kit
 from secagg.remote.bar import bar
 from secagg.remote.core import ClientCore
@@ -20,7 +20,7 @@ from secagg.remote.requests import Sleep
 from secagg.remote.session import Session
 from secagg.remote.settings import Options, Settings
 from secagg.remote.state import State
-from secagg.remote.transport import AsyncHttp, Clock, LostError
+from secagg.remote.transport import AsyncHttp, Clock, Gate, LostError
 
 
 def aconnect(
@@ -40,7 +40,7 @@ class AsyncRemote:
     """A connected client. :meth:`offers` yields what to train; the rest happens in a task."""
 
     def __init__(self, kit: Kit, folder: str | os.PathLike[str], settings: Settings) -> None:
-        self._now, self._http = Clock(), AsyncHttp(kit, settings)
+        self._now, self._http, self._gate = Clock(), AsyncHttp(kit, settings), Gate()
         self._state = State(folder, kit, settings)
         self.core = ClientCore(kit, self._state, settings)
         self._changed, self._wake = asyncio.Condition(), asyncio.Event()
@@ -92,7 +92,7 @@ class AsyncRemote:
         """Do what the exchange asks for; False at its end. ``wake`` ends its sleep early."""
         if wake is not None:
             wake.clear()
-        step = await asyncio.to_thread(exchange.next, self._now())
+        step = await asyncio.to_thread(self._gate.next, exchange, self._now())
         if step is None:
             return False
         if isinstance(step, Sleep):
@@ -102,9 +102,9 @@ class AsyncRemote:
         try:
             response = await self._http.send(step)
         except LostError as lost:
-            exchange.lost(str(lost), self._now())
+            await asyncio.to_thread(self._gate.lost, exchange, lost, self._now())
         else:
-            await asyncio.to_thread(exchange.got, response, self._now())
+            await asyncio.to_thread(self._gate.got, exchange, response, self._now())
         return True
 
     async def _accept(self, session: Session) -> None:
@@ -119,7 +119,7 @@ class AsyncRemote:
         finally:
             download.close()
         if download.over is not None:
-            raise Refused(f"the service no longer has the model that it offered: {download.over}")
+            raise Aborted(f"the model that was offered is no longer there: {download.over}")
         await asyncio.to_thread(self.core.accept, session)
         self._wake.set()
 
@@ -145,6 +145,7 @@ class AsyncRemote:
             self._task.cancel()
             with suppress(asyncio.CancelledError):
                 await self._task
+        await asyncio.to_thread(self._gate.close)
         await self._http.close()
         self._state.close()
 

@@ -9,7 +9,7 @@ from functools import partial
 from types import TracebackType
 from typing import Any, Self, Unpack
 
-from secagg.errors import LocalProtocolError, Refused
+from secagg.errors import Aborted, LocalProtocolError
 from secagg.kit import Kit
 from secagg.remote.bar import bar
 from secagg.remote.core import ClientCore
@@ -18,8 +18,6 @@ from secagg.remote.session import Session
 from secagg.remote.settings import Options, Settings
 from secagg.remote.state import State
 from secagg.remote.transport import Driver
-
-_LEAVE = 5.0  # seconds that close() waits for the thread; it ends with its request
 
 
 def connect(kit: Kit | str | os.PathLike[str], state: str | os.PathLike[str], **options: Unpack[Options]) -> Remote:
@@ -99,6 +97,8 @@ class Remote:
         with self._changed:
             self._over = True
             self._changed.notify_all()
+        if self._driver.closed:  # while this thread was sending
+            self._driver.hang_up()
 
     def _accept(self, session: Session) -> None:
         """Download the session's model, check it, and take part."""
@@ -112,7 +112,7 @@ class Remote:
         finally:
             download.close()
         if download.over is not None:
-            raise Refused(f"the service no longer has the model that it offered: {download.over}")
+            raise Aborted(f"the model that was offered is no longer there: {download.over}")
         self.core.accept(session)
         self._driver.wake.set()
 
@@ -135,8 +135,8 @@ class Remote:
         """Stop, and release the folder. An open session goes on when the client connects again."""
         self._over = True
         self._driver.close()
-        if self._thread is not None and self._thread is not threading.current_thread():
-            self._thread.join(_LEAVE)
+        if self._thread is None or not self._thread.is_alive():
+            self._driver.hang_up()
         self._state.close()
 
     def __enter__(self) -> Self:
@@ -157,8 +157,8 @@ class Offer(BaseOffer):
         """The model, in the containers, dtypes and kinds of array of ``like`` if given, else as NumPy arrays.
 
         The first call downloads it, checks its digest, and accepts the offer: keys are exchanged while the caller
-        trains. Raises ``Refused`` for another model than the offered one, and ``EncodingError`` if ``like`` has
-        another structure.
+        trains. Raises ``Refused`` for another model than the offered one, ``Aborted`` if the service went on and
+        no longer has it, and ``EncodingError`` if ``like`` has another structure.
         """
         self._remote._accept(self._session)
         self._like, self._start = like, None

@@ -16,9 +16,7 @@ import msgspec
 from secagg._rounds import SECOND_UPLOAD, count_upload, may_upload
 from secagg.api.documents import Acceptance, Framed, Result
 from secagg.api.problems import Problem
-from secagg.api.routes import (
-    JSON_TYPE,
-)
+from secagg.api.routes import JSON_TYPE
 from secagg.errors import Aborted, LocalProtocolError, Refused, RemoteProtocolError
 from secagg.remote.download import Download, most_model_bytes
 from secagg.remote.line import read
@@ -37,7 +35,6 @@ _FIRST_LOOK = 0.05  # seconds, doubled with each look at what became of an updat
 _MOST_LOOKS = 8
 _LOOK = 20.0  # seconds between two looks at what became of a session
 _LONGEST_SLEEP = 30.0
-_QUIET = 1.0  # seconds between two polls that the service answers at once, with nothing to do
 
 
 class ClientCore(Polling):
@@ -54,7 +51,7 @@ class ClientCore(Polling):
 
     def accept(self, session: Session) -> None:
         """Take part in ``session``, whose model was downloaded. Its role is made, or restored."""
-        if session.answer is not None:
+        if session.answer is not None or session.over is not None:
             return
         self.state.write_offer(session.offer)
         session.role = self._make_role(session)
@@ -74,10 +71,10 @@ class ClientCore(Polling):
         Raises ``ConfigError`` for one upload too many over this model, and what :meth:`secagg.Client.contribute`
         raises.
         """
-        if session.role is None or self.task is None:
-            raise LocalProtocolError("got an update for an offer that was not accepted; accept it first")
         if session.over is not None and not session.contributed:
             return
+        if session.role is None or self.task is None:
+            raise LocalProtocolError("got an update for an offer that was not accepted; accept it first")
         number = count_upload(
             self.state.ledger,
             LABEL,
@@ -146,7 +143,7 @@ class ClientCore(Polling):
                 return Sleep(min(max(1.0, (session.deadline or now) - now), _LONGEST_SLEEP))
             if self.uploads or (session.over is not None and not session.closed):
                 return self.choose(now)
-            if session.answer is None:
+            if session.answer is None and session.over is None:
                 return Sleep(_LONGEST_SLEEP)
             if not session.closed and self.idle and now >= session.look_at:
                 session.look_at = now + _LOOK
@@ -220,7 +217,10 @@ class ClientCore(Polling):
         if self.state.is_over(session.key) or self.state.folder.is_over(self.task, self.party, session.name):
             self.state.forget_offer()
             return
-        session.role = self._make_role(session)
+        session.role = self.restored(session.key, lambda: self._make_role(session), self.task.client, session.name)
+        if session.role is None:
+            self.state.forget_offer()
+            return
         session.answer, session.answered = Acceptance(True), True  # if the service doesn't know, it offers again
         session.contributed = session.resumed = session.role.contributed or session.role.finished
         self.session = session
@@ -284,6 +284,12 @@ class ClientCore(Polling):
         self.uploads.append(Upload(session.key, number, reply, taken, over))
 
     # The end
+
+    def run_over(self, problem: Problem) -> None:
+        """See :meth:`Exchange.run_over`."""
+        if self.session is not None:
+            self._end(self.session, "the run is over")
+            self.session.closed = True
 
     def failed(self, now: float, reason: str) -> bool:
         """See :meth:`Exchange.failed`: leave a session long after its deadline, if nothing answers."""

@@ -82,6 +82,10 @@ class Download(Exchange):
             raise Refused(f"got a redirect of the model to {target!r:.80}; expected an address with https")
         self._elsewhere = target
 
+    def run_over(self, problem: Problem) -> None:
+        """See :meth:`Exchange.run_over`."""
+        self.over = problem
+
     def _begin(self, status: int) -> None:
         if status == 200:  # the whole model, from its first byte
             self._file.truncate(0)

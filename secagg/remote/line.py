@@ -146,6 +146,9 @@ class Exchange:
         """The service points elsewhere."""
         raise Refused(f"got a redirect ({response.status}) from the service; none is followed here")
 
+    def run_over(self, problem: Problem) -> None:
+        """The service says that the run is over: no request follows."""
+
     def pause(self, seconds: float, now: float) -> None:
         """Send nothing for so long."""
         self._not_before = now + seconds
@@ -158,6 +161,7 @@ class Exchange:
             self._later(str(problem), now, problem.retry_after)
         elif what is Meaning.ENDED:
             self._call, self.ended = None, True
+            self.run_over(problem)
         elif call.over is not None and (what in (Meaning.OVER, Meaning.RESUME) or not call.explained):
             self._call = None
             call.over(problem)

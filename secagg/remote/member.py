@@ -6,6 +6,7 @@ import logging
 import os
 from collections import deque
 from dataclasses import dataclass, field
+from functools import partial
 from types import TracebackType
 from typing import Any, Self, Unpack
 
@@ -57,9 +58,15 @@ class MemberCore(Polling):
         super().__init__(*line)
         self.sessions: dict[str, Hosted] = {}
         self._look_at = 0.0
+        self._new: tuple[str, list[Framed]] | None = None  # messages of a session that has no role here yet
 
     def go_on(self, now: float) -> Call | Sleep | None:
         """See :meth:`Line.go_on`."""
+        if self._new is not None:
+            (key, frames), self._new = self._new, None
+            opened = self._open(key, frames[0].data)
+            if opened is not None:
+                opened.frames.extend(frames)
         for session in list(self.sessions.values()):
             if session.frames:
                 if self._handle(session):
@@ -85,16 +92,17 @@ class MemberCore(Polling):
 
     def take_messages(self, key: str, frames: list[Framed], now: float) -> bool:
         """See :meth:`Polling.take_messages`."""
-        session = self.sessions.get(key) or self._open(key, frames[0].data)
-        if session is None:
+        if key in self.sessions:
+            self.sessions[key].frames.extend(frames)
+        elif self.state.is_over(key):
             return False
-        session.frames.extend(frames)
+        else:
+            self._new = key, frames
+            self.renew_roster(now)  # the session may be of a newer one
         return True
 
     def _open(self, key: str, first: bytes) -> Hosted | None:
         """The session at the address ``key``, which ``first`` must propose; None if it is over."""
-        if self.state.is_over(key):
-            return None
         assert self.task is not None
         name = proposed(first)
         if name is None or session_key(self.task.digest, name) != key:
@@ -103,11 +111,12 @@ class MemberCore(Polling):
             return None
         while len(self.sessions) >= MOST_SESSIONS:
             self._end(next(iter(self.sessions.values())))
-        make = {
-            PartyRole.AGGREGATOR: self.state.folder.aggregator,
-            PartyRole.DECRYPTOR: self.state.folder.decryptor,
-        }[self.kit.role]
-        role = make(self.task, self.party, session=name, **self.lent())
+        folder, aggregates = self.state.folder, self.kit.role is PartyRole.AGGREGATOR
+        make: Any = partial(folder.aggregator if aggregates else folder.decryptor, self.task, self.party)
+        anew = self.task.aggregator if aggregates else self.task.decryptor
+        role = self.restored(key, partial(make, session=name, **self.lent()), anew, name)
+        if role is None:
+            return None
         self.sessions[key] = Hosted(name, key, role)
         self.settings.tell("accepted", key)
         return self.sessions[key]
@@ -182,18 +191,27 @@ class RemoteMember:
         self._driver = Driver(loaded, settings)
         self._state = State(state, loaded, settings)
         self.core = MemberCore(loaded, self._state, settings)
+        self._running = False
 
     def run(self) -> None:
         """Answer until the run is over, or :meth:`close` is called, or with ``once=True`` there is nothing to do.
 
         Raises ``Refused`` if the service refuses this member, or sends what it doesn't accept.
         """
-        while not self._driver.closed and self._driver.step(self.core):
-            pass
+        self._running = True
+        try:
+            while self._driver.step(self.core, self._driver.wake):
+                pass
+        finally:
+            self._running = False
+            if self._driver.closed:  # by another thread
+                self._driver.hang_up()
 
     def close(self) -> None:
         """Stop, and release the folder. Open sessions go on when the member connects again."""
         self._driver.close()
+        if not self._running:
+            self._driver.hang_up()
         self._state.close()
 
     def __enter__(self) -> Self:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from secagg.api.models import read_model
+from secagg.errors import Aborted
 
 if TYPE_CHECKING:
     from secagg.remote.core import ClientCore
@@ -81,7 +82,11 @@ class BaseOffer:
 
     def _read_model(self, like: Any) -> Any:
         """A fresh copy of the model, whose arrays may be changed."""
-        data = self._core.state.model_path(self._session.offer.model).read_bytes()
+        try:
+            data = self._core.state.model_path(self._session.offer.model).read_bytes()
+        except FileNotFoundError as error:
+            over = self._session.over or "another took its place"
+            raise Aborted(f"the model of round {self.number} is no longer here: {over}") from error
         return read_model(bytearray(data), like=like)
 
     def _contribution(self, now: float) -> Contribution:

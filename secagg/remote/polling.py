@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import logging
+from collections.abc import Callable
+from typing import Any, TypeVar
+
 from secagg.api.documents import Framed, from_frames
 from secagg.api.routes import (
     CURSOR_HEADER,
@@ -12,13 +16,18 @@ from secagg.api.routes import (
     OFFER_TYPE,
     SESSION_HEADER,
 )
-from secagg.errors import ConfigError, Refused
+from secagg.errors import ConfigError, LocalProtocolError, Refused
 from secagg.remote.line import Line
 from secagg.remote.requests import Call, Response, Sleep, check_cursor, cursor_query, seconds_of
+from secagg.roles.member import Member
+
+log = logging.getLogger("secagg")
+AnyRole = TypeVar("AnyRole", bound=Member[Any])
 
 _QUIET = 1.0  # seconds between two polls that the service answers at once, with nothing to do
 _RARELY = 60.0  # seconds between two polls with wait=0
 _LONGEST_PAUSE = 3600.0
+_BURST, _RATE = 50.0, 2.0  # polls at once, and a second after that, whatever comes back
 
 
 class Polling(Line):
@@ -33,6 +42,7 @@ class Polling(Line):
     _cursor = ""
     _after = ""
     _asked_at = 0.0
+    _polls = _BURST  # that may be sent now
 
     def offered(self, response: Response, now: float) -> None:
         """Take an offer."""
@@ -46,6 +56,11 @@ class Polling(Line):
         """The next poll; None with ``once`` if nothing was to do and no session is ``live``."""
         if self.idle and self.settings.once and not live:
             return None
+        self._polls = min(_BURST, self._polls + _RATE * max(0.0, now - self._asked_at))
+        if self._polls < 1:
+            self._asked_at = now
+            return Sleep((1 - self._polls) / _RATE)
+        self._polls -= 1
         self._cursor, self._asked_at = self._after or self._cursor, now
         most = LARGEST_BATCH_BYTES + 16 * LARGEST_BATCH
         if self.task is not None:
@@ -53,6 +68,22 @@ class Polling(Line):
         wait = 0.0 if self.settings.once and not live else self.settings.wait
         query = cursor_query(self._cursor, wait)
         return Call("next", self.path(), self._polled, query=query, most=most, seconds=60.0 + wait)
+
+    def restored(
+        self, key: str, make: Callable[[], AnyRole], anew: Callable[..., object], name: bytes
+    ) -> AnyRole | None:
+        """The role that ``make`` returns; None if its saved state can't be used, and the session is left out.
+
+        A state that is damaged, or of a roster that was replaced since, must not keep this party from all later
+        sessions. If a role made ``anew`` is refused too, the settings are wrong, and the error is raised.
+        """
+        try:
+            return make()
+        except (ConfigError, LocalProtocolError) as error:
+            anew(self.party, session=name, **self.lent())
+            log.warning("session %s is left out, because its state can't be used: %s", key[:12], error)
+            self.state.note_over(key)
+            return None
 
     def rewind(self, now: float) -> None:
         """Ask for the messages at hand once more: they were not answered."""

@@ -177,43 +177,74 @@ class Http:
         self._client.close()
 
 
+class Gate:
+    """Lets cores compute until it is closed; closing it waits for the one that computes."""
+
+    def __init__(self) -> None:
+        self._lock, self.shut = threading.RLock(), threading.Event()
+
+    def next(self, exchange: Exchange, now: float) -> Request | Sleep | None:
+        """What the exchange asks for; None once this gate is shut."""
+        with self._lock:
+            return None if self.shut.is_set() else exchange.next(now)
+
+    def got(self, exchange: Exchange, response: Response, now: float) -> None:
+        """Pass an answer on."""
+        with self._lock:
+            if not self.shut.is_set():
+                exchange.got(response, now)
+
+    def lost(self, exchange: Exchange, lost: LostError, now: float) -> None:
+        """Pass a failure on."""
+        with self._lock:
+            if not self.shut.is_set():
+                exchange.lost(str(lost), now)
+
+    def close(self) -> None:
+        """From now on, no core computes, so its folder may be released."""
+        self.shut.set()
+        with self._lock:
+            pass
+
+
 class Driver:
     """Does what an exchange asks for, one step at a time; any thread may take steps of exchanges of its own."""
 
     def __init__(self, kit: Kit, settings: Settings) -> None:
-        self.now, self.wake, self._closed = Clock(), threading.Event(), threading.Event()
+        self.now, self.wake, self._gate = Clock(), threading.Event(), Gate()
         self._http = Http(kit, settings)
 
     @property
     def closed(self) -> bool:
         """Whether the driver was closed."""
-        return self._closed.is_set()
+        return self._gate.shut.is_set()
 
     def step(self, exchange: Exchange, wake: threading.Event | None = None) -> bool:
         """Do what the exchange asks for; False at its end. ``wake`` ends its sleep early."""
         if wake is not None:
             wake.clear()
-        step = exchange.next(self.now())
+        step = self._gate.next(exchange, self.now())
         if step is None:
             return False
         if isinstance(step, Sleep):
             if not self.closed:
-                (wake or self._closed).wait(step.seconds)
+                (wake or self._gate.shut).wait(step.seconds)
             return True
         try:
             response = self._http.send(step)
         except LostError as lost:
-            if self.closed:
-                return False
-            exchange.lost(str(lost), self.now())
+            self._gate.lost(exchange, lost, self.now())
         else:
-            exchange.got(response, self.now())
+            self._gate.got(exchange, response, self.now())
         return True
 
     def close(self) -> None:
-        """Wake the thread that sleeps, and close all connections."""
-        self._closed.set()
+        """Wake whoever sleeps, and wait for what computes. A request that is under way is left to its thread."""
+        self._gate.close()
         self.wake.set()
+
+    def hang_up(self) -> None:
+        """Close all connections. No thread may be sending any more: a descriptor would close under it."""
         self._http.close()
 
 

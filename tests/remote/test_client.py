@@ -11,17 +11,20 @@ from typing import Any
 import msgspec
 import numpy as np
 import pytest
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 import dp
 import secagg
 from secagg.api.documents import Result
 from secagg.api.problems import Kind, Problem
-from secagg.identity import PartyRole
+from secagg.identity import PartyRole, Roster, enrol
 from secagg.kit import Kit
+from secagg.registrar import sign_roster
 from secagg.remote import Event, Progress, uploads
 from secagg.remote.offers import BaseOffer
 from secagg.remote.requests import Meaning, meaning
 from secagg.remote.settings import Options
+from secagg.store import MemoryLedger
 from secagg.testing._parties import Parties, parties_for
 from tests.remote.double import Double, Open
 from tests.remote.playing import (
@@ -299,23 +302,84 @@ def test_what_moves_and_what_happens_is_told(tmp_path: Path) -> None:
     assert moved == [Progress("model", size, size)]
 
 
+REGISTRAR = Ed25519PrivateKey.generate()
+
+
+def registered(party: str) -> Kit:
+    """A kit that pins the registrar."""
+    return kit_for(PARTIES, party, roster=None, registrar=REGISTRAR.public_key().public_bytes_raw())
+
+
 def test_a_roster_that_expires_while_the_client_runs_is_refused(tmp_path: Path) -> None:
-    from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
-
-    from secagg.registrar import sign_roster
-    from secagg.store import MemoryLedger
-
-    key = Ed25519PrivateKey.generate()
     double = double_for()
     assert PARTIES.roster is not None
-    double.signature = sign_roster(PARTIES.roster, key, version=1, expires=1e9 + 1000, ledger=MemoryLedger())
-    kit = kit_for(PARTIES, "c1", roster=None, registrar=key.public_key().public_bytes_raw())
-    client = Client(PARTIES, "c1", tmp_path, double, kit)
+    ledger = MemoryLedger()
+    double.signature = sign_roster(PARTIES.roster, REGISTRAR, version=1, expires=1e9 + 1000, ledger=ledger)
+    client = Client(PARTIES, "c1", tmp_path, double, registered("c1"))
     until(client, lambda: client.core.roster is not None)
     client.now += 2000
     double.offer(MODEL)
     with pytest.raises(secagg.Refused, match="a roster that expired at"):
         until(client, lambda: "c1" in double.sessions[0].accepted)
+
+
+def test_a_session_under_a_roster_that_was_replaced_keeps_nobody_from_the_next(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    double, ledger = double_for(), MemoryLedger()
+    assert PARTIES.roster is not None
+    double.signature = sign_roster(PARTIES.roster, REGISTRAR, version=1, expires=2e9, ledger=ledger)
+    double.offer(MODEL)
+    parts: list[Party] = [Client(PARTIES, p, tmp_path / p, double, registered(p)) for p in PARTIES.cohort]
+    client, _ = accepted(parts, double)
+    assert client.core.session is not None
+    client.core.contribute(client.core.session, update_of(PARTIES, "c1"), 9)
+    for party in parts:
+        party.close()
+    guest = enrol(["c5"])[1]["c5"]
+    newer = Roster([*PARTIES.roster.values(), guest])
+    double = Double(PARTIES.task, newer, PARTIES.cohort)
+    double.signature = sign_roster(newer, REGISTRAR, version=2, expires=2e9, ledger=ledger)
+    session = double.offer(MODEL, number=2)
+    parts = [Client(PARTIES, p, tmp_path / p, double, registered(p)) for p in PARTIES.cohort]
+    play(parts, double)
+    assert session.outcome.survivors == PARTIES.cohort
+    assert "is left out, because its state can't be used" in caplog.text
+
+
+def test_the_end_of_the_run_ends_an_open_session(tmp_path: Path) -> None:
+    double = double_for()
+    double.offer(MODEL)
+    parts = everyone(PARTIES, tmp_path, double)
+    client, _ = accepted(parts, double)
+    assert client.core.session is not None
+    client.core.contribute(client.core.session, update_of(PARTIES, "c1"), 9)
+    over = Problem(Kind.TASK_OVER)
+    double.before = lambda party, route: (410, over.headers(), over.body())
+    until(client, lambda: client.core.ended)
+    assert client.core.session.over == "the run is over"
+    assert client.core.session.closed
+    assert not list((tmp_path / "c1" / "sessions").iterdir())
+
+
+def test_an_offer_that_was_replaced_while_the_model_came_is_not_accepted(tmp_path: Path) -> None:
+    double = double_for()
+    double.offer(MODEL)
+    client = Client(PARTIES, "c1", tmp_path, double)
+    until(client, lambda: client.core.session is not None)
+    old = client.core.session
+    assert old is not None
+    double.sessions[0].declined["c1"] = "gone"
+    double.offer({"w": MODEL["w"] + 1}, number=2)
+    client.core._end(old, "the service went on to another session")
+    old.closed = True
+    until(client, lambda: client.core.session is not old)
+    client.core.accept(old)
+    client.core.contribute(old, update_of(PARTIES, "c1"), 9)  # what a loop does that trained on it: no error
+    assert old.role is None
+    assert client.state.read_offer() is None
+    with pytest.raises(secagg.Aborted, match="the model of round 1 is no longer here"):
+        BaseOffer(client.core, old)._read_model(None)
 
 
 def test_a_service_that_is_gone_for_good_ends_the_session_and_a_run_of_once(tmp_path: Path) -> None:

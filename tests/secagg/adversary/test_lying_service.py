@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import gzip
+import itertools
 import json
 import math
 import time
@@ -395,29 +396,44 @@ class TestHugeModel:
 
 
 @attack(
-    title="The service answers every poll at once, with nothing to do, to keep the client busy",
+    title="The service repeats itself under ever new cursors, to keep the client busy",
     attacker="the service, to empty a battery or a data volume",
-    defence="a poll that was answered at once is followed by a pause, whatever the service says "
-    "(`Polling.wait_a_little`)",
-    control="without the pause: hundreds of requests in a second",
+    defence="a client polls twice a second at most, after the first fifty polls (`Polling.poll`)",
+    control="without that: hundreds of requests at one moment",
     source="own",
 )
 class TestHotPolls:
-    def requests_in_a_minute(self, folder: Path) -> int:
+    def polls_in_a_minute(self, folder: Path, repeats: bool) -> int:
         double = double_for()
-        client = Client(PARTIES, VICTIM, folder, double)
+        double.offer(MODEL)
+        others = [Client(PARTIES, party, folder / party, double) for party in OTHERS]
+        client = Client(PARTIES, VICTIM, folder / VICTIM, double)
+        while double.sessions[0].server is None:
+            for party in [client, *others]:
+                party.go_on()
+        numbers = itertools.count()
+
+        def lie(party: str, route: str) -> Any:
+            if route != "next":
+                return None
+            if not repeats:
+                return 204, {"retry-after": "0"}, b""
+            return batch(double.sessions[0].key, double.sessions[0].inboxes[VICTIM][0][1], number=next(numbers))
+
+        double.before, double.requests = lie, []
         start = client.now
-        while client.now < start + 60 and len(double.requests) < 500:
+        while client.now < start + 60 and len(double.requests) < 2000:
             client.step()
-        client.close()
-        return len(double.requests)
+        return sum(route == "next" for _, route, _ in double.requests)
 
     def test_refused(self, tmp_path: Path) -> None:
-        assert self.requests_in_a_minute(tmp_path) <= 63  # the task, the roster, and a poll a second
+        assert self.polls_in_a_minute(tmp_path / "1", repeats=True) <= 50 + 2 * 60 + 1
+        assert self.polls_in_a_minute(tmp_path / "2", repeats=False) <= 61
 
     def test_control_succeeds(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-        monkeypatch.setattr(polling.Polling, "wait_a_little", lambda self, asked, now: None)
-        assert self.requests_in_a_minute(tmp_path) == 500
+        monkeypatch.setattr(polling, "_BURST", math.inf)
+        monkeypatch.setattr(polling.Polling, "_polls", math.inf)
+        assert self.polls_in_a_minute(tmp_path, repeats=True) > 900
 
 
 class Flood:
@@ -607,8 +623,8 @@ def answering(folder: Path, lie: Any, accepted: bool = True) -> Client:
     return victim
 
 
-def batch(session: str, *messages: bytes, **headers: str) -> Any:
-    kind = {"content-type": routes.MESSAGES_TYPE, "secagg-session": session, "secagg-cursor": "x"}
+def batch(session: str, *messages: bytes, number: int = 0, **headers: str) -> Any:
+    kind = {"content-type": routes.MESSAGES_TYPE, "secagg-session": session, "secagg-cursor": f"x{number}"}
     return 200, kind | headers, documents.to_frames([(0, data) for data in messages])
 
 
