@@ -142,7 +142,9 @@ class _Stream(StreamingResponse):
     """An event stream that counts as open until its last byte or until its reader goes."""
 
     def __init__(self, pages: _Pages, body: bytes | None) -> None:
-        super().__init__(pages.stream() if body is None else iter([body]), media_type="text/event-stream")
+        events = pages.stream() if body is None else iter([body])
+        headers = {"X-Accel-Buffering": "no"}  # nginx would hold events back
+        super().__init__(events, headers=headers, media_type="text/event-stream")
         self._pages = pages
         pages.opened(1)
 

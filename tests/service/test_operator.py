@@ -133,6 +133,7 @@ async def events(url: str, number: int, between: Any = lambda: None) -> list[Sta
         client.stream("GET", url + "/v1/status/events") as answer,
     ):
         assert answer.headers["content-type"].startswith("text/event-stream")
+        assert answer.headers["x-accel-buffering"] == "no"
         async for line in answer.aiter_lines():
             if line.startswith("data: "):
                 heard.append(decode(line.removeprefix("data: ").encode()))
