@@ -13,12 +13,14 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Muta
 from contextlib import asynccontextmanager
 from typing import Any, Final
 
+import numpy as np
 from starlette.applications import Starlette
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
 
 from secagg.api.problems import MEDIA_TYPE, Kind, Problem
 from secagg.service.budget import ByteBudget, PartyRate
+from secagg.service.connection import FILL
 from secagg.service.limits import Limits
 
 logger = logging.getLogger(__name__)
@@ -27,6 +29,7 @@ Scope = MutableMapping[str, Any]
 Message = MutableMapping[str, Any]
 Receive = Callable[[], Awaitable[Message]]
 Send = Callable[[Message], Awaitable[None]]
+Fill = Callable[[memoryview], Awaitable[int | None]]
 App = Callable[[Scope, Receive, Send], Awaitable[None]]
 
 _LENGTH: Final = re.compile(rb"[0-9]{1,18}\Z")
@@ -60,11 +63,11 @@ class Guard:
         """
         length = body_length(request.scope, most)
         async with self.budget.hold(length):
-            yield await read_body(request.receive, length)
+            yield await read_body(request.scope, request.receive, length)
 
     async def body(self, request: Request, most: int) -> bytes:
         """The body of a small document, as in :meth:`body_within`, outside the budget."""
-        return bytes(await read_body(request.receive, body_length(request.scope, most)))
+        return bytes(await read_body(request.scope, request.receive, body_length(request.scope, most)))
 
 
 def body_length(scope: Scope, most: int) -> int:
@@ -86,23 +89,31 @@ def body_length(scope: Scope, most: int) -> int:
     return int(lengths[0])
 
 
-async def read_body(receive: Receive, length: int) -> memoryview:
+async def read_body(scope: Scope, receive: Receive, length: int) -> memoryview:
     """A body of exactly ``length`` bytes in one buffer, read-only; ``ClientDisconnect`` if the client leaves."""
-    buffer = bytearray(length)  # zeros are not memory until they are written
-    view, at = memoryview(buffer), 0
-    more = True
-    while more:
-        message = await receive()
-        if message["type"] == "http.disconnect":
-            raise ClientDisconnect
-        part, more = message.get("body", b""), message.get("more_body", False)
-        if at + len(part) > length:
-            raise Problem(Kind.BAD_REQUEST)
-        view[at : at + len(part)] = part
-        at += len(part)
+    view = np.empty(length, np.uint8).data  # not memory until it is written
+    fill: Fill | None = scope.get("extensions", {}).get(FILL)
+    at = await (_collect(receive, view) if fill is None else fill(view))
+    if at is None:
+        raise ClientDisconnect
     if at != length:
         raise Problem(Kind.BAD_REQUEST)
     return view.toreadonly()
+
+
+async def _collect(receive: Receive, view: memoryview) -> int | None:
+    """Read a body as any ASGI server hands it over; returns as :meth:`_Exchange.fill` does."""
+    at, more = 0, True
+    while more:
+        message = await receive()
+        if message["type"] == "http.disconnect":
+            return None
+        part, more = message.get("body", b""), message.get("more_body", False)
+        if at + len(part) > len(view):
+            return at + len(part)
+        view[at : at + len(part)] = part
+        at += len(part)
+    return at
 
 
 def protect(app: App, hosts: Collection[str], limits: Limits) -> App:
@@ -160,6 +171,10 @@ class _Exchange:
 
     def __init__(self, scope: Scope, receive: Receive, send: Send, limits: Limits) -> None:
         self._receive, self._send, self._limits = receive, send, limits
+        extensions = scope.get("extensions", {})
+        if FILL in extensions:
+            self._fill: Fill = extensions[FILL]
+            scope["extensions"] = {**extensions, FILL: self.fill}
         self._unread = any(
             (name == b"content-length" and value != b"0") or name == b"transfer-encoding"
             for name, value in scope["headers"]
@@ -172,6 +187,12 @@ class _Exchange:
         self._gone = message["type"] == "http.disconnect"
         self._unread = not self._gone and message.get("more_body", False)
         return message
+
+    async def fill(self, view: memoryview) -> int | None:
+        """Read the body into ``view``; returns how many bytes came, or None if the client has left."""
+        size = await self._fill(view)
+        self._gone, self._unread = size is None, False
+        return size
 
     async def send(self, message: Message) -> None:
         if self._gone:

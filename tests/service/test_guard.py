@@ -106,9 +106,9 @@ def test_a_body_is_read_into_one_buffer_and_is_read_only() -> None:
     exchange = Exchange(length(6), parts=[b"abc", b"", b"def"]).run(app)
     assert (exchange.status, exchange.body) == (200, b"6 abcdef")
     assert guard.budget.free == guard.budget.total
-    view = asyncio.run(read_body(Exchange(parts=[b"abc"]).receive, 3))
+    view = asyncio.run(read_body({}, Exchange(parts=[b"abc"]).receive, 3))
     assert view.readonly
-    assert asyncio.run(read_body(Exchange(parts=[b""]).receive, 0)) == b""
+    assert asyncio.run(read_body({}, Exchange(parts=[b""]).receive, 0)) == b""
 
 
 @pytest.mark.parametrize(
