@@ -4,14 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import msgspec
 import pytest
 
 import secagg
+from secagg._rows import JOINED
 from secagg.errors import Aborted, FaultKind, LocalProtocolError
 from secagg.identity import PartyRole
+from secagg.store import FileStore, MemoryLedger, split_rows
 from secagg.testing import MemoryStore, Session, parties_for
 from tests.secagg.parts import Splits, Vetting
 from tests.secagg.stress import PROTOCOLS
@@ -216,3 +219,41 @@ def test_an_entry_that_is_added_twice_is_an_error_of_the_protocol() -> None:
     with pytest.raises(secagg.ConfigError, match="adds 'c1' twice"):
         role.add(field, "c1", 2)
     assert field == {"c1": 1}
+
+
+def test_a_file_keeps_the_rows_of_a_batch_as_one(tmp_path: Path) -> None:
+    session = Session(parties_for(KINDS["OneShot"], CLIENTS))
+    party = listeners(session)[0]
+    heard = heard_by(session, party)
+    ledger, path = MemoryLedger(), tmp_path / "state"
+    role = fresh(session, party, FileStore(path, ledger=ledger))
+    role.receive(heard[0])
+    state = path.read_bytes()
+    role.receive_all(heard[1:4])
+    role.receive(heard[4])
+    role.receive_all(heard[5:6])
+    assert path.read_bytes() == state, "rows alone were written"
+    rows = path.with_name("state.rows").read_bytes()
+    for damaged in (rows, rows[:-1]):
+        path.with_name("state.rows").write_bytes(damaged)
+        store = FileStore(path, ledger=ledger)
+        session.stores[party] = store  # type: ignore[assignment]
+        again = session.restore(party, store.load())  # type: ignore[arg-type]
+        assert len(again._state.parts) == 5 - (damaged != rows)
+        again.receive_all(heard[1:])
+        assert again.finished
+        assert not again.faults
+        path.write_bytes(state)
+
+
+def test_a_row_that_begins_as_joined_rows_do_is_saved_with_the_whole_state() -> None:
+    session = Session(parties_for(KINDS["splits"], CLIENTS))
+    party = listeners(session)[0]
+    heard = heard_by(session, party)
+    store = KilledStore()
+    role = fresh(session, party, store)
+    role.new_row = lambda draft: JOINED + b"\0\0\0\1x"
+    for data in heard[:3]:
+        role.receive(data)
+    assert split_rows(store.state)[1] == []
+    assert comparable(session.restore(party, store.state)) == comparable(role)
