@@ -175,6 +175,7 @@ class FuzzedSession:
         self.late = rng.random() < 0.3  # contributions come when they are asked for
         self.contributed = set[str]() if self.late else set(parties.cohort)
         self.lied: str | None = None  # the first round in which a lie was taken for true
+        self.lies = set[str]()  # every such round
         self.dealt_badly = False  # and in it nothing but shares of a key, or a proof, were other ones
         self.session = Session(parties, contribute=not self.late)
         self.session.silent = self.silent
@@ -243,7 +244,7 @@ class FuzzedSession:
             honest = set(self.case.parties.cohort) - {self.corrupt}
             require(honest <= set(outcome.survivors), f"all of {sorted(honest)} to survive", outcome.survivors)
             self.session.require_sum(outcome, "beside a client's lies")
-        elif self.lied not in (self.input.round, self.case.parties.protocol.phases[-1].round):
+        elif self.lied != self.input.round and self.case.parties.protocol.phases[-1].round not in self.lies:
             self.session.require_sum(outcome, "beside an aggregator's lies")
 
     def after_the_end(self) -> None:
@@ -429,6 +430,7 @@ class FuzzedSession:
     def _took(self, party: str) -> None:
         """A lie of ``party`` was taken for true."""
         self.lied = self.lied or self.session.round
+        self.lies.add(self.session.round)
         if self.roles[party] is PartyRole.CLIENT:
             names = rounds(self.case.parties.protocol)
             later = names[names.index(self.session.round) + 1 :]
