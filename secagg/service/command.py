@@ -23,7 +23,6 @@ from secagg.task import Task
 log = logging.getLogger("secagg.service")
 
 Loop = Callable[[Service], None]
-_LINGER = 30.0  # seconds in which parties hear that the run is over
 _MOST_FAILURES = 3  # in a row
 
 
@@ -43,7 +42,6 @@ def serve(settings: Path, loop: str | None) -> None:
         play(service)
         for task in tasks:
             service.finish(task)
-        service.linger(_LINGER)
 
 
 def _stop(number: int, frame: FrameType | None) -> None:

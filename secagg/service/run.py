@@ -57,6 +57,7 @@ class Run:
         self.hosted, self.task, self.schedule = hosted, hosted.task, hosted.schedule
         self.key = self.task.digest.hex()
         self.polls = Polls()
+        self._know_of_the_end: set[str] = set()
         self.settled = asyncio.Event()  # the offer or the session of an open round is known
         self.gathering: Gathering | None = None
         self.running: Running | None = None
@@ -89,6 +90,7 @@ class Run:
         if gathering is not None and party not in self.listeners and gathering.offers(party):
             return gathering
         if self.over:
+            self._know_of_the_end.add(party)
             raise Problem(Kind.TASK_OVER)
         return None
 
@@ -279,6 +281,15 @@ class Run:
         if running.outcome is not None:
             self.epsilon_realised = running.outcome.epsilon_realised
         self._ended_session(self, running)
+
+    @property
+    def everyone_knows(self) -> bool:
+        """Whether all parties of the last session that did not fall silent have heard that the run is over."""
+        last = self.last
+        if last is None:
+            return True
+        silent = frozenset() if last.outcome is None else frozenset(last.outcome.dropped)
+        return self._know_of_the_end >= (last.cohort | self.listeners) - silent
 
     def finish(self) -> None:
         """The run has ended: every poll says so from now on."""

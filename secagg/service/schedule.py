@@ -5,7 +5,8 @@ from __future__ import annotations
 import hashlib
 import secrets
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import MISSING, dataclass, field, fields
+from typing import Final
 
 from secagg._numbers import whole
 from secagg.errors import ConfigError, choice, shown
@@ -19,19 +20,7 @@ SLOWEST = 50_000  # bytes a second of the slowest link that a deadline allows fo
 class Schedule:
     """How the service gathers the clients of a round, and how long it waits for them.
 
-    - ``cohort``: the most clients in a session; by default all that the task allows.
-    - ``goal``: once so many inputs are in, the input round ends ``grace`` seconds later. By default it waits for
-      everyone until the deadline. Clients that are slow are then left out more often, which biases the sum.
-    - ``gather``: the session begins as soon as all have accepted, or the cohort is full; after so many seconds it
-      begins with those that have, if they are ``min_ready`` or more.
-    - ``min_ready``: by default the task's ``min_survivors``. It never begins with fewer than the task allows.
-    - ``batches``: ``"fixed"`` splits the enrolled clients into cohorts once, and takes them in turn, so that no two
-      sums overlap in part. ``"random"`` draws each cohort from everyone; see docs/threat-model.md on what the
-      server learns from sums over nearly the same clients.
-    - ``attempts``: sessions over one model. Clients take part in at most two.
-    - ``deadline``: seconds for a round of the protocol, and ``training`` for the one in which clients send their
-      input; ``deadlines`` has others by the round's name. The time that the bytes take at 50 kB/s is added.
-    - ``grace``: seconds that a round has at least after a restart of the service.
+    :func:`table` says what each field does. ``ConfigError`` for a value that is out of range.
     """
 
     cohort: int | None = None
@@ -108,3 +97,31 @@ class Schedule:
         """The cohort: all who accepted, or a uniform draw if they are too many."""
         ready, size = sorted(accepted), self.size(task)
         return ready if len(ready) <= size else sorted(secrets.SystemRandom().sample(ready, size))
+
+
+_ABOUT: Final = {
+    "cohort": "The most clients in a session; by default all that the task allows.",
+    "goal": "Once so many inputs are in, the input round ends `grace` seconds later; by default it waits for "
+    "everyone until its deadline. Slow clients are then left out more often, which biases the sum.",
+    "min_ready": "So many clients are enough after `gather` seconds; by default the task's `min_survivors`, and "
+    "never fewer.",
+    "gather": "A session begins as soon as all have accepted or the cohort is full, and after so many seconds with "
+    "those that have.",
+    "batches": '`"fixed"` splits the enrolled clients into cohorts once, which take turns; `"random"` draws each '
+    "cohort from everyone.",
+    "attempts": "Sessions over one model: 1 or 2. Clients take part in no third one.",
+    "deadline": "Seconds for a round of the protocol, besides the time that its bytes take at 50 kB/s.",
+    "training": "The same for the round in which clients send their input, or commit to it.",
+    "deadlines": "The same for single rounds, by name.",
+    "grace": "Seconds that a round has at least after a restart of the service, and after its `goal`.",
+}
+
+
+def table() -> str:
+    """The fields for the documentation, in Markdown."""
+    rows = ["| Field | Default | What it says |", "|---|---|---|"]
+    for one in fields(Schedule):
+        default = one.default if one.default is not MISSING else {}
+        shown_default = "" if default is None or default == {} else f"{default}"
+        rows.append(f"| `{one.name}` | {shown_default} | {_ABOUT[one.name]} |")
+    return "\n".join(rows) + "\n"

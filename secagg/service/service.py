@@ -204,21 +204,17 @@ class Service:
             return 1
         return row.number if row.state == "open" else row.number + 1
 
-    def finish(self, task: Task | None = None) -> None:
-        """Tell the parties of a task that its run is over."""
+    def finish(self, task: Task | None = None, *, wait: float = 30.0) -> None:
+        """Tell the parties of a task that its run is over, and wait until those of its last session know.
+
+        It waits at most ``wait`` seconds. A party that asks when the service has stopped tries again until its
+        caller stops it.
+        """
         run = self._run(task)
         self._loop_now().call_soon_threadsafe(run.finish)
-
-    def linger(self, seconds: float) -> None:
-        """Wait until no poll waits, so that everyone has heard that the run is over; at most so many seconds.
-
-        A party that polls later finds no service, and tries again until its caller stops it.
-        """
-        end = time.monotonic() + seconds
-        quiet = 0
-        while time.monotonic() < end and quiet < 4:
-            time.sleep(0.25)
-            quiet = quiet + 1 if not self._serving.waiting else 0
+        end = time.monotonic() + wait
+        while time.monotonic() < end and not run.everyone_knows:
+            time.sleep(0.05)
 
     def _run(self, task: Task | None) -> Run:
         runs = self._serving.runs

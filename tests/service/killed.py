@@ -81,8 +81,7 @@ def main() -> None:
         flat = task.layout.flatten(outcome.sum, dtype="float64").tolist()
         faults = [str(fault) for fault in outcome.faults]
         print(json.dumps({"sum": flat, "survivors": outcome.survivors, "faults": faults}), flush=True)
-        service.finish()
-        service.linger(10)
+        service.finish(wait=10)
 
 
 if __name__ == "__main__":

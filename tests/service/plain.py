@@ -87,8 +87,9 @@ class Party:
                 if time.monotonic() > until:
                     raise
             else:
-                if answer.status_code != 503:
+                if answer.status_code not in (429, 503):
                     return answer
+                time.sleep(0.2)
             time.sleep(0.05)
 
     def get(self, name: str, params: Mapping[str, str] | None = None, **values: str) -> httpx2.Response:

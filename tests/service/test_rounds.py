@@ -52,7 +52,7 @@ def test_the_outcome_is_that_of_a_simulation(name: str, silent: str | None, tmp_
         with playing(service, *parties):
             hurry(service, "c3")
             outcome = service.round({"w": updates["c1"]["w"]}, config={"lr": 0.5})
-            service.finish()
+            service.finish(wait=0)
         assert all(status == 200 for party in parties for *_, status in party.uploads)
     assert secagg.Outcome.__eq__(outcome, secagg.Outcome(**{f: getattr(expected, f) for f in FIELDS}))
     assert not list((tmp_path / "spools").iterdir())
