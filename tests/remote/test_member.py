@@ -7,19 +7,26 @@ import json
 import subprocess
 import sys
 import threading
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 import numpy as np
+import pytest
 from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
 
 import secagg
 from mpc.hpke import Kem
+from secagg.api import routes
+from secagg.api.documents import session_key, to_frames
 from secagg.remote import RemoteMember
+from secagg.remote.member import MOST_SESSIONS
 from secagg.testing._parties import parties_for
-from tests.remote.double import Double
+from tests.remote.double import Answer, Double
 from tests.remote.http import running
-from tests.remote.playing import MODEL, kit_for, options_for, update_of
+from tests.remote.playing import MODEL, Party, closed_folders as closed_folders, kit_for, options_for, update_of
 
 PARTIES = parties_for(secagg.AdditiveShares(), 3).enrolled()
 TRAIN = """
@@ -89,3 +96,80 @@ def test_programs_and_threads_play_a_session_with_two_aggregators(tmp_path: Path
     np.testing.assert_allclose(session.outcome.mean["w"], np.mean(updates, axis=0), atol=1e-3)
     assert not session.server.faults
     assert not list(tmp_path.glob("*/sessions/*"))
+
+
+def aggregator_for(folder: Path) -> tuple[Double, Party]:
+    double = Double(PARTIES.task, PARTIES.roster, PARTIES.cohort)
+    return double, Party(PARTIES, "aggregator-1", folder, double)
+
+
+def polled(double: Double, name: bytes, *, under: bytes | None = None, message: bytes | None = None) -> None:
+    """The next polls get the proposal of a session, or ``message``, under the address of the session ``under``."""
+    server = PARTIES.task.server(PARTIES.cohort, roster=PARTIES.roster, session=name)
+    server.start()
+    proposal = server.context.seal(server.context.proposal())
+    key = session_key(PARTIES.task.digest, under or name)
+    headers = {"content-type": routes.MESSAGES_TYPE, "secagg-session": key, "secagg-cursor": "x"}
+    answers: dict[str, Answer] = {
+        "next": (200, headers, to_frames([(0, message or proposal)])),
+        "upload": (200, {}, b"{}"),
+        "result": (200, {}, b'{"state": "running", "selected": true, "in_sum": false}'),
+    }
+    double.before = lambda party, route: answers.get(route)
+
+
+def until(member: Party, condition: Callable[[], bool]) -> None:
+    for _ in range(100):
+        if condition():
+            return
+        member.step()
+    raise AssertionError("it does not happen")
+
+
+@pytest.mark.usefixtures("closed_folders")
+@pytest.mark.parametrize("lie", [{"message": b"bytes"}, {"under": b"two"}])
+def test_messages_that_begin_with_no_proposal_of_their_session_are_refused(
+    lie: dict[str, Any], tmp_path: Path
+) -> None:
+    double, member = aggregator_for(tmp_path)
+    polled(double, b"one", **lie)
+    with pytest.raises(secagg.Refused, match="that don't begin with its proposal"):
+        until(member, lambda: member.busy)
+    assert not list((tmp_path / "sessions").iterdir())
+
+
+@pytest.mark.usefixtures("closed_folders")
+def test_a_service_that_opens_session_after_session_fills_neither_memory_nor_disk(tmp_path: Path) -> None:
+    double, member = aggregator_for(tmp_path)
+    names = [b"session %d" % number for number in range(MOST_SESSIONS + 3)]
+    for name in names:
+        polled(double, name)
+        until(member, partial(is_open, member, name))
+        assert len(member.core.sessions) <= MOST_SESSIONS
+    assert [one.name for one in member.core.sessions.values()] == names[3:]
+    assert len(list((tmp_path / "sessions").glob("*.state"))) == MOST_SESSIONS
+    polled(double, names[0])  # a session that was left is not opened again
+    with pytest.raises(AssertionError, match="it does not happen"):
+        until(member, partial(is_open, member, names[0]))
+    assert [one.name for one in member.core.sessions.values()] == names[3:]
+
+
+def is_open(member: Party, name: bytes) -> bool:
+    return session_key(PARTIES.task.digest, name) in member.core.sessions
+
+
+@pytest.mark.usefixtures("closed_folders")
+def test_a_member_checks_the_roster_again_when_a_session_opens(tmp_path: Path) -> None:
+    double, member = aggregator_for(tmp_path)
+    polled(double, b"one")
+    until(member, lambda: member.busy)
+    member.now += 3600
+    asked = [route for _, route, _ in double.requests].count("roster")
+    polled(double, b"two")
+    until(member, partial(is_open, member, b"two"))
+    assert [route for _, route, _ in double.requests].count("roster") == asked + 1
+
+
+def test_the_kit_of_a_client_is_not_a_member_s(tmp_path: Path) -> None:
+    with pytest.raises(secagg.ConfigError, match="the kit of c1, a client; connect it"):
+        RemoteMember(kit_for(PARTIES, "c1"), tmp_path)

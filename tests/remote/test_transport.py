@@ -1,0 +1,112 @@
+"""The drivers' own part: large bodies in pieces, the bar, a wrong library, a proxy."""
+
+from __future__ import annotations
+
+import asyncio
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import secagg
+from secagg.kit import Kit
+from secagg.remote.bar import bar
+from secagg.remote.requests import Request, Response
+from secagg.remote.settings import Progress, Settings
+from secagg.remote.transport import AsyncHttp, Http
+from tests.remote.playing import kit_for
+from tests.remote.test_client import PARTIES
+from tests.service.serving import served
+
+
+class Echo:
+    """Answers with the body that it got, and notes the headers."""
+
+    def __init__(self) -> None:
+        self.headers: list[dict[str, str]] = []
+
+    async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
+        self.headers.append({name.decode(): value.decode() for name, value in scope["headers"]})
+        self.headers[-1]["path"] = scope["path"]
+        body, more = b"", True
+        while more:
+            message = await receive()
+            body, more = body + message.get("body", b""), message.get("more_body", False)
+        await send({"type": "http.response.start", "status": 200, "headers": []})
+        await send({"type": "http.response.body", "body": body})
+
+
+@contextmanager
+def echo() -> Iterator[tuple[Echo, Kit]]:
+    echo = Echo()
+    with served(echo) as url:
+        yield echo, kit_for(PARTIES, "c1", url)
+
+
+def send(kit: Kit, settings: Settings, request: Request, how: str) -> Response:
+    if how == "blocking":
+        http = Http(kit, settings)
+        response = http.send(request)
+        http.close()
+        return response
+
+    async def sent() -> Response:
+        http = AsyncHttp(kit, settings)
+        response = await http.send(request)
+        await http.close()
+        return response
+
+    return asyncio.run(sent())
+
+
+@pytest.mark.parametrize("how", ["blocking", "asyncio"])
+def test_a_large_body_goes_in_pieces_that_are_told_of(how: str) -> None:
+    moved: list[Progress] = []
+    body = bytes(range(256)) * 800
+    with echo() as (service, kit):
+        request = Request("PUT", "/v1/tasks", {"x": "y"}, memoryview(body), len(body))
+        response = send(kit, Settings(progress=moved.append), request, how)
+    assert response.body == body
+    assert [one.done for one in moved] == [65536, 131072, 196608, 204800]
+    assert {(one.what, one.total) for one in moved} == {("upload", 204800)}
+    assert service.headers[0]["content-length"] == "204800"
+    assert "transfer-encoding" not in service.headers[0]
+
+
+@pytest.mark.parametrize("how", ["blocking", "asyncio"])
+def test_the_body_of_a_download_is_passed_on_piece_by_piece(how: str) -> None:
+    pieces: list[bytes] = []
+    with echo() as (_, kit):
+        request = Request("PUT", "/", {}, b"m" * 200_000, 200_000, sink=pieces.append)
+        response = send(kit, Settings(), request, how)
+    assert response == Response(200, response.headers)
+    assert b"".join(pieces) == b"m" * 200_000
+
+
+def test_a_proxy_gets_the_requests(tmp_path: Path) -> None:
+    with echo() as (proxy, kit):
+        far = Kit(party="c1", url="http://localhost:9", task=kit.task, roster=kit.roster)
+        response = send(far, Settings(proxy=kit.url), Request("PUT", "/v1/tasks", {}, b"m"), "blocking")
+    assert response.body == b"m"
+    assert proxy.headers[0]["host"] == "localhost:9"
+
+
+def test_a_bar_shows_what_moves_and_ends(capsys: pytest.CaptureFixture[str]) -> None:
+    show = bar(Settings(progress=True)).progress
+    assert callable(show)
+    for done in (10, 60, 100):
+        show(Progress("model", done, 100))
+    show(Progress("upload", 5, 5))
+    assert bar(Settings()).progress is False
+
+
+def test_a_missing_library_is_one_line_that_says_what_to_install(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, "httpx2", None)
+    with pytest.raises(secagg.ConfigError, match=r"got no httpx2, .*: pip install 'secagg\[client\]', or"):
+        secagg.connect(kit_for(PARTIES, "c1"), tmp_path)
+    assert not list(tmp_path.iterdir())  # the folder is not locked
