@@ -33,8 +33,8 @@ SECONDS = 60.0
 class Enrolled:
     """Everyone who takes part in a task, with private keys."""
 
-    def __init__(self, task: Task, clients: int) -> None:
-        self.task = task
+    def __init__(self, task: Task, clients: int, beacon: Any = None) -> None:
+        self.task, self.beacon = task, beacon
         self.clients = [f"c{number}" for number in range(1, clients + 1)]
         self.identities, self.roster, self.keys = enrol_for(task, self.clients)
         if self.roster is None:
@@ -136,7 +136,8 @@ class Party:
 
     def _lent(self) -> dict[str, Any]:
         identity, key = self.enrolled.identities[self.party], self.enrolled.keys.get(self.party)
-        return {"identity": identity, "roster": self.enrolled.roster, "key": key, "ledger": self.ledger}
+        lent = {"identity": identity, "roster": self.enrolled.roster, "key": key, "ledger": self.ledger}
+        return lent | {"beacon": self.enrolled.beacon}
 
     def _role(self, session: str, data: bytes) -> Member[Any]:
         if session not in self.roles:
@@ -174,7 +175,7 @@ def serving(folder: Path, enrolled: Enrolled, **options: Any) -> Iterator[Servic
     """A service of one task on loopback."""
     schedule = options.pop("schedule", PATIENT)
     service = Service(folder, **options)
-    service.add(enrolled.task, roster=enrolled.roster, schedule=schedule)
+    service.add(enrolled.task, roster=enrolled.roster, schedule=schedule, beacon=enrolled.beacon)
     with service:
         yield service
 

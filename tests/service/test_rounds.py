@@ -6,9 +6,11 @@ from typing import Any
 import pytest
 
 import secagg
+from tests.secagg.adversary.test_oneshot_drawn import BEACON, ROUND, published
 from tests.service.plain import Enrolled, Party, hurry, make_task, playing, serving, update_of
 
 ONE_SHOT = secagg.OneShot(members=4, corrupt_members=1, kem="X25519")
+DRAWN = secagg.DrawnOneShot(4, 1, kem="X25519", enrolled=5, member_corruption=0.2, beacon=BEACON, draw_round=ROUND)
 PROTOCOLS = {
     "Clear": secagg.Clear(),
     "SecAgg": secagg.SecAgg(corruption=0.17),
@@ -58,6 +60,25 @@ def test_the_outcome_is_that_of_a_simulation(name: str, silent: str | None, tmp_
     assert not list((tmp_path / "spools").iterdir())
     assert not list((tmp_path / "states").iterdir())
     assert not list((tmp_path / "relays").iterdir())
+
+
+def test_a_committee_drawn_by_a_beacon_takes_part(tmp_path: Path) -> None:
+    task = make_task(DRAWN)
+    enrolled = Enrolled(task, 6, published)
+    updates = {party: update_of(number) for number, party in enumerate(enrolled.clients)}
+    expected = secagg.simulate(task, updates, beacon=published)
+    with serving(tmp_path, enrolled) as service:
+        members = [party for party, role in enrolled.roles.items() if str(role) != "client"]
+        parties = [
+            Party(enrolled, party, service.url, lambda offer, model, party=party: (updates[party],))
+            for party in enrolled.roles
+        ]
+        with playing(service, *parties):
+            outcome = service.round({"w": updates["c1"]["w"]})
+            service.finish(wait=0)
+    assert len(members) == 5
+    assert sum(bool(party.uploads) for party in parties if party.party in members) == 4
+    assert secagg.Outcome.__eq__(outcome, secagg.Outcome(**{f: getattr(expected, f) for f in FIELDS}))
 
 
 FIELDS = list(secagg.Outcome.__dataclass_fields__)
