@@ -67,6 +67,14 @@ def serve(settings: Path, loop: str | None) -> None:
     serve(settings, loop)
 
 
+def token(ids: Sequence[str], service: Path, out: Path) -> None:
+    """Write a join token for each client of a task without identities."""
+    from secagg.service.joining import give_tokens
+
+    for path in give_tokens(service, ids, out):
+        print(f"{path}: hand it to its client, who keeps it as the file token in the folder of its state")
+
+
 def backup(folder: Path, out: Path) -> None:
     """Copy a service's folder, while the service runs or not."""
     from secagg.service.upkeep import backup

@@ -81,6 +81,13 @@ def parser() -> argparse.ArgumentParser:
     served.add_argument("--loop", metavar="MODULE:FUNCTION", help="a function that gets the service and calls its "
         "round(model); by default the mean of each round is added to the model of the settings")  # fmt: skip
     served.set_defaults(run=_commands.serve)
+    given = _command(commands, "token", "write a join token for each client of a task without identities")
+    given.add_argument("ids", nargs="+", metavar="ID", help="the clients")
+    given.add_argument("--service", type=Path, default=Path("service.toml"), metavar="FILE", help="the service's "
+        "settings (default: service.toml)")  # fmt: skip
+    given.add_argument("--out", type=Path, default=Path(), metavar="FOLDER", help="the folder to write "
+        "to (default: this one)")  # fmt: skip
+    given.set_defaults(run=_commands.token)
     _backup(_command(commands, "backup", "copy a service's folder, while the service runs or not"))
     _status(_command(commands, "status", "show what a running service does: sessions, faults, privacy spent"))
     _member(_command(commands, "member", "answer a service as an aggregator, a decryptor or a committee member"))
