@@ -161,30 +161,34 @@ class ClientCore(Polling):
                 current.answered = False
                 self.wait_a_little(None, now)
             return
-        if self.state.is_over(session.key):
-            raise Refused(
-                f"got the offer of round {session.offer.number} again, whose session is over; expected a new one"
-            )
-        if self.task is None or not may_upload(
-            self.state.ledger,
-            LABEL,
-            self.party,
-            self.task.digest,
-            session=session.name,
-            most=self.settings.max_uploads_per_model,
-        ):
-            raise Refused(
-                f"got the offer of one more session over a model that got {self.settings.max_uploads_per_model} "
-                "uploads; the sums of several sessions over one model reveal the difference between them"
-            )
         if current is not None and not current.closed:
             self._end(current, "the service went on to another session")
             current.closed = True
         self.renew_roster(now)
         self.session = session
         self.settings.tell("offered", session.key, number=session.offer.number, attempt=session.offer.attempt)
+        why = self._objection(session)
+        if why:
+            self.decline(session, why)
+
+    def _objection(self, session: Session) -> str:
+        """Why this client may not take the offer up; empty if it may."""
+        assert self.task is not None
+        most = self.settings.max_uploads_per_model
+        bound = (self.party, self.task.digest)
+        if self.state.is_over(session.key):
+            log.error("round %d was offered again, and its session is over: declined", session.offer.number)
+            return "the session is over for this client"
+        if not may_upload(self.state.ledger, LABEL, *bound, session=session.name, most=most):
+            log.error(
+                "a session was offered over a model that got %d uploads: declined, because the sums of several "
+                "sessions over one model reveal the difference between them",
+                most,
+            )
+            return f"this client gives {most} uploads over one model"
         if self.settings.may_run is not None and not self.settings.may_run():
-            self.decline(session, "this device can't run now")
+            return "this device can't run now"
+        return ""
 
     def _answer(self, session: Session) -> Call:
         assert session.answer is not None

@@ -178,7 +178,10 @@ class Double:
         else:
             session.declined[values["party"]] = answer.reason
         if session.server is None and set(self.cohort) <= session.accepted | set(session.declined):
-            self.begin(session)
+            if session.accepted:
+                self.begin(session)
+            else:
+                session.failed = "nobody accepted"
         return 202, {}, b"{}"
 
     def begin(self, session: Open) -> None:

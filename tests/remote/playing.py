@@ -159,12 +159,18 @@ def everyone(parties: Parties, folder: Path, double: Double) -> list[Party]:
     ]
 
 
-def play(everyone: Sequence[Party], double: Double, most: int = 600) -> None:
-    """Let every party do one step after the other until the newest session is over for all."""
+def play(
+    everyone: Sequence[Party], double: Double, most: int = 600, until: Callable[[], bool] | None = None
+) -> None:
+    """Let every party do one step after the other until the newest session is over for all, or ``until`` holds."""
     for _ in range(most):
         for party in everyone:
             party.go_on()
         session = double.sessions[-1]
+        if until is not None:
+            if until():
+                return
+            continue
         if (session.outcome is not None or session.failed) and not any(party.busy for party in everyone):
             return
     raise AssertionError(f"the session does not end: {double.requests[-10:]}")

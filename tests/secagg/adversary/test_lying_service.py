@@ -11,7 +11,7 @@ import itertools
 import json
 import math
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -64,6 +64,16 @@ def double_for(parties: Parties = PARTIES) -> Double:
 def sent(double: Double, party: str = VICTIM) -> list[str]:
     """The routes by which something of the party has left it, apart from who it is."""
     return [route for one, route, _ in double.requests if one == party and route in ("accept", "upload", "part")]
+
+
+def uploads(double: Double, party: str) -> list[str]:
+    """The messages of sessions that came from the party."""
+    return [route for one, route, _ in double.requests if one == party and route in ("upload", "part")]
+
+
+def declined(double: Double, *parties: str) -> Callable[[], bool]:
+    """Whether all of ``parties`` have declined the newest offer."""
+    return lambda: set(parties) <= set(double.sessions[-1].declined)
 
 
 def refused(party: Client, match: str) -> None:
@@ -316,9 +326,12 @@ class TestThirdSession:
 
     def test_refused(self, tmp_path: Path) -> None:
         double, everyone = self.lie(tmp_path)
-        before = len(sent(double, "c3"))
-        refused(everyone[2], "one more session over a model that got 2 uploads")
-        assert len(sent(double, "c3")) == before
+        before = len(uploads(double, "c3"))
+        play(
+            [party for party in everyone if party.party in ("c3", "c4")], double, until=declined(double, "c3", "c4")
+        )
+        assert set(double.sessions[2].declined.values()) == {"this client gives 2 uploads over one model"}
+        assert len(uploads(double, "c3")) == before
 
     def test_control_succeeds(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr(core, "may_upload", lambda *_, **__: True)
@@ -351,9 +364,9 @@ class TestReplayedOffer:
 
     def test_refused(self, tmp_path: Path) -> None:
         double, everyone = self.lie(tmp_path, tmp_path)
-        for party in everyone:
-            refused(party, "the offer of round 1 again, whose session is over")
-            assert not sent(double, party.party)
+        play(everyone, double, until=declined(double, *OTHERS))
+        assert set(double.sessions[1].declined.values()) == {"the session is over for this client"}
+        assert not any(uploads(double, party) for party in OTHERS)
 
     def test_control_succeeds(self, tmp_path: Path) -> None:
         double, everyone = self.lie(tmp_path, tmp_path / "anew")
