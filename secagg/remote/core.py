@@ -102,9 +102,9 @@ class ClientCore(Polling):
     def new_session(self, seen: Session | None, resumed: bool) -> Session | None:
         """The session that the caller is to train for, if it is another one than ``seen``."""
         session = self.session
-        if session is None or session is seen or session.over is not None or (session.resumed and not resumed):
+        if session is None or session is seen or session.over is not None:
             return None
-        return session
+        return None if session.contributed and not resumed else session
 
     def has_model(self, session: Session) -> bool:
         """Whether the session's model is in the folder."""
@@ -335,7 +335,7 @@ class ClientCore(Polling):
             self._end(session, "this client was not selected")
         elif result.state in ("done", "failed"):
             session.in_sum = result.in_sum
-            self._end(session, f"the session is {result.state}")
+            self._end(session, "" if result.in_sum else f"the session is {result.state}")
 
     def _not_known(self, problem: Problem) -> None:
         if self.session is not None:
