@@ -106,6 +106,7 @@ def _groups() -> Iterator[str]:
         ("Records of one client", "test_records"),
         ("Flower", "test_flower_attacks"),
         ("Connections to the service", "test_service_limits"),
+        ("Who calls the service", "test_service_tokens"),
         ("A service that lies to a client", "test_lying_service"),
         ("Operators", "test_operators"),
     ):
