@@ -1,13 +1,21 @@
-"""A client's process that gets SIGKILL, again and again in one session, and starts again from its folder."""
+"""A client's process that gets SIGKILL, again and again in one session, and starts again from its folder.
+
+``python -m tests.remote.test_killed KILLS`` kills random clients of the real service at random moments, and prints
+what came of it.
+"""
 
 from __future__ import annotations
 
+import os
+import random
 import signal
 import subprocess
 import sys
+import tempfile
 from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from time import sleep
 from typing import Any
 
 import numpy as np
@@ -15,6 +23,7 @@ from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption,
 
 import secagg
 from secagg.remote.requests import Response
+from secagg.service import Schedule, Service
 from secagg.testing._parties import parties_for
 from tests.remote.double import Double
 from tests.remote.http import running
@@ -93,3 +102,58 @@ def test_a_program_that_is_killed_at_each_of_its_messages_is_in_the_sum(tmp_path
     assert not session.server.faults
     assert all(len(set(digests)) == 1 for digests in double.uploads.values())
     assert not list((folder / "sessions").iterdir())
+
+
+def write_party(folder: Path, party: str, url: str) -> list[str]:
+    """The folder and the kit of a client; returns the command that runs it."""
+    (folder / party).mkdir(mode=0o700)
+    pem = PARTIES.identities[party].private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption())
+    (folder / party / "identity.pem").write_bytes(pem)
+    (folder / f"{party}.kit").write_text(kit_for(PARTIES, party, url).to_json())
+    command = [sys.executable, "-m", "secagg", "client", "--kit", f"{party}.kit", "--state", party]
+    return [*command, "--train", "training:train"]
+
+
+def main(kills: int) -> None:
+    """Rounds of the real service, with all clients as programs, until so many were killed."""
+    rng, deaths, rounds, faults = random.Random(1), 0, 0, 0
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        (folder / "training.py").write_text(TRAIN)
+        service = Service(folder / "server")
+        service.add(PARTIES.task, roster=PARTIES.roster, schedule=Schedule(deadline=120, gather=120))
+        with service, ThreadPoolExecutor(1) as pool:
+            commands = {party: write_party(folder, party, service.url) for party in PARTIES.cohort}
+            environment = os.environ | {"PYTHONPATH": str(Path.cwd())}
+
+            def start(party: str) -> subprocess.Popen[bytes]:
+                log = (folder / f"{party}.log").open("ab")
+                return subprocess.Popen(commands[party], cwd=folder, env=environment, stderr=log, stdout=log)
+
+            programs = {party: start(party) for party in PARTIES.cohort}
+            try:
+                while deaths < kills:
+                    model = {"w": MODEL["w"] + rounds}
+                    future = pool.submit(service.round, model, config={"update": rounds % 32 / 64})
+                    while not future.done():
+                        sleep(rng.uniform(0.1, 1.5))
+                        party = rng.choice(PARTIES.cohort)
+                        if deaths < kills and not future.done():
+                            programs[party].kill()
+                            assert programs[party].wait() == -signal.SIGKILL
+                            programs[party], deaths = start(party), deaths + 1
+                    outcome, rounds = future.result(), rounds + 1
+                    faults += len(outcome.faults)
+                    np.testing.assert_allclose(outcome.mean["w"], (rounds - 1) % 32 / 64, atol=1e-3)
+                    assert outcome.survivors == PARTIES.cohort
+                service.finish()
+                codes = [program.wait(60) for program in programs.values()]
+            finally:
+                for program in programs.values():
+                    program.kill()
+        left = [str(path) for path in folder.glob("c*/sessions/*")]
+    print(f"{deaths} kills in {rounds} rounds: all exact, {faults} faults, exit codes {codes}, states left {left}")
+
+
+if __name__ == "__main__":
+    main(int(sys.argv[1]))
