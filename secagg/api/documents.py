@@ -105,9 +105,10 @@ def to_frames(messages: Iterable[tuple[int, bytes | memoryview]]) -> bytes:
     return b"".join(part for number, data in messages for part in (_FRAME.pack(number, len(data)), data))
 
 
-def from_frames(body: bytes) -> Sequence[Framed]:
-    """The messages in a body; ``ConfigError`` if it doesn't end where its last message does."""
-    messages, at = [], 0
+def from_frames(body: bytes, most: int | None = None) -> Sequence[Framed]:
+    """The messages in a body; ``ConfigError`` unless it ends where its last message does, and has at most ``most``."""
+    messages: list[Framed] = []
+    at = 0
     while at < len(body):
         if at + _FRAME.size > len(body):
             raise ConfigError("got an answer that is cut short in the head of a message; ask again")
@@ -115,6 +116,8 @@ def from_frames(body: bytes) -> Sequence[Framed]:
         at += _FRAME.size
         if at + length > len(body):
             raise ConfigError("got an answer that is cut short in a message; ask again")
+        if len(messages) == most:  # a message of no bytes costs its sender eight, and its reader more
+            raise ConfigError(f"got more than {most} messages at once; expected 1 to {most}")
         messages.append(Framed(number, body[at : at + length]))
         at += length
     return messages

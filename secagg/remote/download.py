@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 from dataclasses import replace
+from urllib.parse import urlsplit
 
 from secagg import _canonical
 from secagg.api.documents import Offer
@@ -46,6 +48,7 @@ class Download(Exchange):
         self.over: Problem | None = None
         if self._size() > offer.model_bytes:
             self._file.truncate(0)
+        self._resumed = self._size() > 0  # some bytes are from before, when the machine may have lost power
 
     def close(self) -> None:
         """Close the file; the part stays for the next attempt."""
@@ -57,8 +60,9 @@ class Download(Exchange):
             return None
         have, size = self._size(), self._offer.model_bytes
         if have == size:
-            self._check()
-            return None
+            if self._check():
+                return None
+            have = 0
         headers = {"accept": MODEL_TYPE} | ({"range": f"bytes={have}-"} if have else {})
         path = {"task": self._path["task"], "sha256": self._offer.model}
         return Call("model", path, self._piece, self._gone, headers=headers, most=size, lost=_nothing)
@@ -74,11 +78,23 @@ class Download(Exchange):
             headers.pop("authorization", None)  # the token is for the service alone
         return replace(request, target=target, headers=headers, sink=self._sink, begin=self._begin)
 
+    def got(self, response: Response, now: float) -> None:
+        """See :meth:`Exchange.got`. If another server refuses, the service is asked again."""
+        if self._elsewhere and response.status >= 400:
+            self.lost(f"the address that the service named answered {response.status}", now)
+            return
+        super().got(response, now)
+
+    def lost(self, reason: str, now: float) -> None:
+        """See :meth:`Exchange.lost`."""
+        self._elsewhere, self._redirects = "", 0
+        super().lost(reason, now)
+
     def moved(self, response: Response, now: float) -> None:
         """Follow a redirect, to https only."""
         target = response.headers.get("location", "")
         self._redirects += 1
-        if not target.startswith("https://") or len(target) > _LONGEST_URL or self._redirects > _MOST_REDIRECTS:
+        if not _is_secure(target) or self._redirects > _MOST_REDIRECTS:
             raise Refused(f"got a redirect of the model to {target!r:.80}; expected an address with https")
         self._elsewhere = target
 
@@ -108,12 +124,28 @@ class Download(Exchange):
     def _size(self) -> int:
         return self._file.seek(0, 2)
 
-    def _check(self) -> None:
+    def _check(self) -> bool:
+        """Keep the complete model; False if it has to be downloaded again, because a part of it lay here before."""
         self._file.flush()
-        if hash_file(self._file).hex() != self._offer.model:
+        if hash_file(self._file).hex() == self._offer.model:
+            os.fsync(self._file.fileno())
+            self._state.keep_part(self._offer.model)
+            return True
+        if not self._resumed:
             self._state.drop_part(self._offer.model)
             raise Refused("got a model whose SHA-256 is not the one in the offer; nothing was trained on it")
-        self._state.keep_part(self._offer.model)
+        self._resumed = False
+        self._file.truncate(0)
+        return False
+
+
+def _is_secure(url: str) -> bool:
+    """Whether ``url`` is an address with https."""
+    try:
+        host = urlsplit(url).hostname
+    except ValueError:
+        return False
+    return url.startswith("https://") and bool(host) and len(url) <= _LONGEST_URL
 
 
 def _nothing() -> None:

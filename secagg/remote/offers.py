@@ -83,11 +83,11 @@ class BaseOffer:
     def _read_model(self, like: Any) -> Any:
         """A fresh copy of the model, whose arrays may be changed."""
         try:
-            data = self._core.state.model_path(self._session.offer.model).read_bytes()
+            data = self._core.state.read_model(self._session.offer.model)
         except FileNotFoundError as error:
             over = self._session.over or "another took its place"
             raise Aborted(f"the model of round {self.number} is no longer here: {over}") from error
-        return read_model(bytearray(data), like=like)
+        return read_model(data, like=like)
 
     def _contribution(self, now: float) -> Contribution:
         session = self._session

@@ -103,11 +103,11 @@ class Polling(Line):
             raise Refused(f"got an answer of type {kind!r:.60} to a poll; expected an offer or messages")
         after = check_cursor(response.headers.get(CURSOR_HEADER.lower(), ""))
         try:
-            frames = list(from_frames(response.body))
+            frames = list(from_frames(response.body, LARGEST_BATCH))
         except ConfigError as error:
             raise Refused(str(error)) from error
-        if not 0 < len(frames) <= LARGEST_BATCH:
-            raise Refused(f"got {len(frames)} messages at once; expected 1 to {LARGEST_BATCH}")
+        if not frames:
+            raise Refused(f"got 0 messages at once; expected 1 to {LARGEST_BATCH}")
         self.deadline = seconds_of(response.headers, DEADLINE_HEADER)
         known = self.take_messages(response.headers.get(SESSION_HEADER.lower(), ""), frames, now)
         if not known or not after or after == self._cursor:  # the service has nothing new, and answers at once

@@ -77,7 +77,8 @@ class Settings:
     caps a model; by default it is what the task's layout needs.
 
     ``progress`` is called as bytes move; True draws a bar with rich. ``on_event`` is called for each event.
-    ``proxy`` is the URL of a proxy; ``trust_env=False`` ignores the environment's.
+    ``proxy`` is the URL of a proxy; ``trust_env=False`` ignores the environment's,
+    which never counts for a service on this machine without TLS.
     """
 
     identity: Path | Ed25519PrivateKey | None = None

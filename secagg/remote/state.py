@@ -148,6 +148,23 @@ class State:
     def keep_part(self, sha256: str) -> None:
         """The file is complete, and its digest is right."""
         (self._path / f"model-{sha256}.part").replace(self.model_path(sha256))
+        sync_folder(self._path)
+
+    def read_model(self, sha256: str) -> bytearray:
+        """The bytes of a model that was downloaded, in memory that may be written to.
+
+        ``FileNotFoundError`` if it is not here. ``ConfigError`` if the file changed since, which is deleted then:
+        an update must be of the model that its session names.
+        """
+        path = self.model_path(sha256)
+        data = bytearray(path.read_bytes())
+        if hashlib.sha256(data).hexdigest() != sha256:
+            path.unlink(missing_ok=True)
+            raise ConfigError(
+                f"got a model at {path} that changed after its download, so it was deleted; ask the offer for its "
+                "model again, which downloads it"
+            )
+        return data
 
     def drop_part(self, sha256: str) -> None:
         """What was downloaded is not that model."""

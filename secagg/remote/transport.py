@@ -7,6 +7,7 @@ import ssl
 import threading
 import time
 from collections.abc import AsyncIterator, Iterator
+from http.cookiejar import CookieJar
 from types import ModuleType
 from typing import TYPE_CHECKING, Any, Final
 
@@ -68,11 +69,24 @@ class Clock:
         return self._start + time.monotonic()
 
 
+class _NoCookies(CookieJar):
+    """Keeps and sends none: a service could fill the memory with them, and each request would be longer."""
+
+    def extract_cookies(self, response: object, request: object) -> None:
+        """Keep nothing."""
+
+    def add_cookie_header(self, request: object) -> None:
+        """Send nothing."""
+
+
 def _arguments(kit: Kit, settings: Settings) -> dict[str, Any]:
+    secure = kit.url.startswith("https")
     return {
         "base_url": kit.url,
-        "verify": tls(kit) if kit.url.startswith("https") else True,
-        "trust_env": settings.trust_env,
+        "verify": tls(kit) if secure else True,
+        # The environment's proxy is elsewhere. What goes to this machine without TLS must not pass there.
+        "trust_env": settings.trust_env and secure,
+        "cookies": _NoCookies(),
         "proxy": settings.proxy,
         "follow_redirects": False,
         "headers": {"user-agent": "secagg"},
@@ -112,6 +126,7 @@ class _Body:
         self._most = request.check_head(self._status, self.headers)
         self._pieces: list[bytes] = []
         self._size = 0
+        self.failure: Exception | None = None  # of this side, such as a full disk: the connection is not lost
 
     def add(self, piece: bytes) -> bool:
         """Take a piece; False if nothing more of the body is wanted."""
@@ -123,7 +138,11 @@ class _Body:
                 return False
             raise Refused(f"got an answer of more than {self._most} bytes")
         if self._request.sink is not None and self._status < 300:
-            self._request.sink(piece)
+            try:
+                self._request.sink(piece)
+            except Exception as error:
+                self.failure = error
+                raise
         else:
             self._pieces.append(piece)
         return True
@@ -156,6 +175,7 @@ class Http:
         """The answer; ``LostError`` where trying again may help, and ``Refused`` where it would not."""
         headers, body = _sent(request, self._settings)
         started = time.monotonic()
+        collected: _Body | None = None
         try:
             with self._client.stream(
                 request.method,
@@ -170,6 +190,8 @@ class Http:
                         break
                 return collected.response()
         except (self._httpx.HTTPError, self._httpx.InvalidURL, ssl.SSLError, OSError) as error:
+            if collected is not None and error is collected.failure:
+                raise
             raise _failure(error) from error
 
     def close(self) -> None:
@@ -259,6 +281,7 @@ class AsyncHttp:
         """See :meth:`Http.send`."""
         headers, body = _sent(request, self._settings)
         started = time.monotonic()
+        collected: _Body | None = None
         try:
             async with (
                 asyncio.timeout(request.seconds),
@@ -276,6 +299,8 @@ class AsyncHttp:
                         break
                 return collected.response()
         except (self._httpx.HTTPError, self._httpx.InvalidURL, ssl.SSLError, OSError) as error:
+            if collected is not None and error is collected.failure:
+                raise
             raise _failure(error) from error
 
     async def close(self) -> None:

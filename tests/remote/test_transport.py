@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import errno
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -16,7 +17,7 @@ from secagg.kit import Kit
 from secagg.remote.bar import bar
 from secagg.remote.requests import Request, Response
 from secagg.remote.settings import Progress, Settings
-from secagg.remote.transport import AsyncHttp, Http
+from secagg.remote.transport import AsyncHttp, Http, LostError
 from tests.remote.playing import kit_for
 from tests.remote.test_client import PARTIES
 from tests.service.serving import served
@@ -92,6 +93,25 @@ def test_a_proxy_gets_the_requests(tmp_path: Path) -> None:
         response = send(far, Settings(proxy=kit.url), Request("PUT", "/v1/tasks", {}, b"m"), "blocking")
     assert response.body == b"m"
     assert proxy.headers[0]["host"] == "localhost:9"
+
+
+def test_the_proxy_of_the_environment_never_gets_what_has_no_tls(monkeypatch: pytest.MonkeyPatch) -> None:
+    with echo() as (proxy, kit):
+        monkeypatch.setenv("http_proxy", kit.url)
+        monkeypatch.setenv("all_proxy", kit.url)
+        here = Kit(party="c1", url="http://127.0.0.1:9", task=kit.task, roster=kit.roster)
+        with pytest.raises(LostError, match="ConnectError"):
+            send(here, Settings(), Request("PUT", "/v1/tasks", {"authorization": "Bearer t"}, b"m"), "blocking")
+    assert proxy.headers == []
+
+
+@pytest.mark.parametrize("how", ["blocking", "asyncio"])
+def test_a_full_disk_is_no_lost_connection(how: str) -> None:
+    def full(piece: bytes) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    with echo() as (_, kit), pytest.raises(OSError, match="No space left on device"):
+        send(kit, Settings(), Request("PUT", "/", {}, b"m" * 9, 9, sink=full), how)
 
 
 def test_a_bar_shows_what_moves_and_ends(capsys: pytest.CaptureFixture[str]) -> None:

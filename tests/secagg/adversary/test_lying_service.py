@@ -13,6 +13,7 @@ import math
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import replace
+from http.cookiejar import CookieJar
 from pathlib import Path
 from typing import Any
 
@@ -29,8 +30,9 @@ from secagg.api.tokens import Callers
 from secagg.errors import Refused
 from secagg.identity import Roster
 from secagg.kit import Kit
-from secagg.remote import core, download, polling, requests
+from secagg.remote import core, download, polling, requests, transport
 from secagg.remote.requests import Request, Response
+from secagg.remote.settings import Settings
 from secagg.store import MemoryLedger
 from secagg.testing._parties import Parties, parties_for
 from tests.remote.double import Double, Open
@@ -239,7 +241,12 @@ class TestAnotherModel:
         assert not list((tmp_path / everyone[1].party).glob("model-*"))
 
     def test_control_succeeds(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-        monkeypatch.setattr(download.Download, "_check", lambda self: self._state.keep_part(self._offer.model))
+        def unchecked(self: download.Download) -> bool:
+            self._file.flush()
+            self._state.keep_part(self._offer.model)
+            return True
+
+        monkeypatch.setattr(download.Download, "_check", unchecked)
         double, everyone = self.lie(tmp_path)
         play(everyone, double)
         assert has_update(double.sessions[0].outcome.mean["w"] * len(PARTIES.cohort))
@@ -528,6 +535,44 @@ class TestCompressedBomb:
         assert flood.sent < 2000
 
 
+@attack(
+    title="The service sets cookies, new ones with each answer",
+    attacker="the service, to fill the client's memory and make each of its requests longer",
+    defence="a client keeps and sends no cookies (`_NoCookies`)",
+    control="with the HTTP library's own jar: they are kept, and sent with the next request",
+    source="own",
+)
+class TestCookies:
+    def kept(self) -> tuple[int, list[str]]:
+        """How many cookies the client has after two answers, and what it sent."""
+        from tests.service.serving import served
+
+        came: list[str] = []
+
+        async def service(scope: Any, receive: Any, send: Any) -> None:
+            came.extend(value.decode() for name, value in scope["headers"] if name == b"cookie")
+            cookies = [(b"set-cookie", b"%d-%d=%s" % (len(came), one, b"x" * 100)) for one in range(20)]
+            await send({"type": "http.response.start", "status": 200, "headers": cookies})
+            await send({"type": "http.response.body", "body": b""})
+
+        with served(service) as url:
+            http = transport.Http(kit_for(PARTIES, VICTIM, url), Settings())
+            for _ in range(2):
+                http.send(Request("GET", "/"))
+            count = len(http._client.cookies.jar)
+            http.close()
+        return count, came
+
+    def test_refused(self) -> None:
+        assert self.kept() == (0, [])
+
+    def test_control_succeeds(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr(transport, "_NoCookies", CookieJar)
+        count, (came,) = self.kept()
+        assert count == 40
+        assert len(came) > 2000
+
+
 # Tokens
 
 
@@ -660,7 +705,7 @@ LIES: dict[str, tuple[Any, str]] = {
     ),
     "a thousand messages at once": (
         lambda double: batch(double.sessions[0].key, *[b"m"] * 1000),
-        "got 1000 messages at once",
+        "got more than 64 messages at once",
     ),
     "a cursor that would change the next request": (
         lambda double: batch(double.sessions[0].key, b"m", **{"secagg-cursor": "x&wait=0"}),
