@@ -51,6 +51,10 @@ class Inboxes:
         self._listeners = frozenset()
         self.open(number + 1, outbox)
 
+    def is_of(self, after: str) -> bool:
+        """Whether the cursor ``after`` is of this session."""
+        return after.partition(".")[0] == self._mark
+
     def waits(self, party: str, after: str) -> bool:
         """Whether there is a message behind the cursor ``after``; reads no file."""
         if party in self._listeners:

@@ -83,7 +83,7 @@ class Run:
 
     def step(self, party: str, after: str) -> Running | Gathering | None:
         """The session whose messages ``party`` gets next, or the offer; ``Problem`` if the task is over."""
-        for one in self._sessions(party):
+        for one in self._sessions(party, after):
             if one.inboxes.waits(party, after):
                 return one
         gathering = self.gathering
@@ -103,9 +103,15 @@ class Run:
         except (OSError, ConfigError):  # the session has ended in the meantime, and its files are gone
             return Batch([], after)
 
-    def _sessions(self, party: str) -> Iterable[Running]:
-        """The sessions that may have messages for ``party``, the older one first."""
-        known = [one for one in (self.last, self.running) if one is not None]
+    def _sessions(self, party: str, after: str) -> Iterable[Running]:
+        """The sessions that may have messages for ``party``, the older one first.
+
+        A party with a cursor of the running session has left the one before. It would otherwise get the last
+        message of the one and the first of the other in turn, because a cursor is of one session.
+        """
+        running = self.running
+        left = running is not None and running.inboxes.is_of(after)
+        known = [one for one in (None if left else self.last, running) if one is not None]
         return [one for one in known if party in one.cohort or party in self.listeners]
 
     def answer(self, party: str, key: str, accepts: bool) -> None:

@@ -63,7 +63,7 @@ class Party:
         self.roles: dict[str, Member[Any]] = {}
         self.uploads: list[tuple[str, int, str, int]] = []  # session, round, digest, status
         self.ledger = MemoryLedger()
-        self.after, self.gone, self.finished = "", False, 0
+        self.after, self.gone, self.finished, self.left, self.polls = "", False, 0, 0, 0
         self._token, self._until = "", 0.0
 
     def headers(self) -> dict[str, str]:
@@ -97,6 +97,7 @@ class Party:
 
     def step(self, wait: int = 20) -> bool:
         """One poll and what follows from it; False when the run is over, or this party has fallen silent."""
+        self.polls += 1
         answer = self.get("next", {"after": self.after, "wait": str(wait)})
         if answer.status_code == 410:
             return False
@@ -153,11 +154,16 @@ class Party:
 
     def _hand(self, session: str, frame: documents.Framed) -> None:
         role = self._role(session, frame.data)
-        name = str(self.task.protocol.phases[frame.round].round)
+        names = [*(str(phase.round) for phase in self.task.protocol.phases), "the end"]
+        name = names[frame.round]
         if self.silent == name and self.enrolled.roles[self.party] is PartyRole.CLIENT:
             self.gone = True
             return
-        reply = role.receive(frame.data)
+        try:
+            reply = role.receive(frame.data)
+        except secagg.Aborted:
+            self.left += 1
+            return
         if reply is not None:
             self.upload(session, frame.round, reply)
         self.finished += role.finished
@@ -199,11 +205,12 @@ def playing(service: Service, *parties: Party, rounds: int = 1) -> Iterator[None
         thread.start()
     try:
         yield
-    finally:
-        for thread in threads:
-            thread.join(SECONDS)
-        if errors:
-            raise errors[0]
+    except BaseException as error:
+        raise (errors[0] if errors else error) from None
+    for thread in threads:
+        thread.join(SECONDS)
+    if errors:
+        raise errors[0]
     assert not any(thread.is_alive() for thread in threads)
 
 
