@@ -39,6 +39,6 @@ def test_an_extra_is_never_named_without_its_packages() -> None:
     assert {path for path, *_ in places} >= {"he/errors.py", "dp/pld.py", "secagg/cli.py", "docs/flower.md"}
     for path, extra, following in places:
         packages = {re.split(r"[<>=\[]", requirement)[0] for requirement in extras[extra]}
-        match = re.match(r"[`,]* or `*pip install ([\w -]+)", following)
+        match = re.match(r"[`,]* or `*pip install ([\w\s-]+)", following)
         assert match is not None, f"{path}: names secagg[{extra}] alone"
         assert packages <= set(match[1].split()), f"{path}: lacks {packages - set(match[1].split())}"
