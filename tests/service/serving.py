@@ -12,6 +12,12 @@ from typing import Any
 import uvicorn
 
 
+def free_port() -> int:
+    """A port of the loopback interface that nobody listens at."""
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        return int(free.getsockname()[1])
+
+
 @contextmanager
 def served(app: Any, **options: Any) -> Iterator[str]:
     """Serve ``app`` until the block ends; yields its URL. ``options`` are uvicorn's, such as for TLS."""

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import re
 import shutil
-import socket
 import threading
 from collections.abc import Callable
 from contextlib import closing
@@ -23,6 +22,7 @@ from secagg.kit import Kit
 from secagg.registrar import read_signature
 from secagg.service.service import Service
 from secagg.service.settings import make_service, read_settings
+from tests.service.serving import free_port
 
 CLIENTS = ("c1", "c2", "c3", "c4")
 MODEL = {"w": np.zeros(6)}
@@ -62,9 +62,7 @@ def enrolled(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.Cap
     encoding = secagg.FixedPoint(clip=1.0, bits=16, rounding="nearest")
     task = secagg.Task(secagg.SecAgg(), secagg.Layout.of(MODEL), encoding, len(CLIENTS), 3)
     (tmp_path / "task.bin").write_bytes(task.to_bytes())
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        (tmp_path / "service.toml").write_text(SETTINGS.format(port=free.getsockname()[1]))
+    (tmp_path / "service.toml").write_text(SETTINGS.format(port=free_port()))
     for client in CLIENTS:
         secagg_command("keygen", client, "--out", client)
     secagg_command("keygen", "--registrar", "registrar")

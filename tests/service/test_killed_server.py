@@ -6,7 +6,6 @@ import json
 import os
 import random
 import signal
-import socket
 import subprocess
 import sys
 import threading
@@ -21,6 +20,7 @@ import pytest
 import secagg
 from tests.service.killed import POINTS
 from tests.service.plain import Enrolled, Party, make_task, update_of
+from tests.service.serving import free_port
 
 pytestmark = pytest.mark.stacks
 SECONDS = 60.0
@@ -34,9 +34,7 @@ class Host:
         (folder / "task.bin").write_bytes(enrolled.task.to_bytes())
         assert enrolled.roster is not None
         (folder / "roster.json").write_text(enrolled.roster.to_json())
-        with socket.create_server(("127.0.0.1", 0)) as free:
-            self.port = int(free.getsockname()[1])
-        self.folder, self.deaths = folder, 0
+        self.port, self.folder, self.deaths = free_port(), folder, 0
 
     @property
     def url(self) -> str:

@@ -16,6 +16,7 @@ import httpx2
 import pytest
 
 import secagg
+from docs.service_tables import LIMITS
 from secagg.api import routes
 from secagg.api.problems import Kind, Problem
 from secagg.api.tokens import sign_token
@@ -23,17 +24,13 @@ from secagg.service import Schedule, Service
 from secagg.testing import parties_for
 from tests.remote.playing import MODEL, kit_for, options_for, update_of
 from tests.service.certificates import trusting, write_certificate
-from tests.service.test_limits_docs import block
+from tests.service.serving import free_port
+from tests.service.test_service_tables import block
 
 pytestmark = pytest.mark.stacks
 
 PARTIES = parties_for(secagg.SecAgg(), 3).enrolled()
 TASK = PARTIES.task
-
-
-def free_port() -> int:
-    with socket.create_server(("127.0.0.1", 0)) as taken:
-        return int(taken.getsockname()[1])
 
 
 @contextlib.contextmanager
@@ -43,7 +40,7 @@ def nginx(folder: Path, port: int, behind: int) -> Iterator[Path]:
     if binary is None:
         pytest.skip("no nginx: apt-get install nginx-light")
     certificate, key = write_certificate(folder)
-    server = block("nginx")
+    server = block(LIMITS, "nginx")
     for written, here in (
         ("443 ssl", f"127.0.0.1:{port} ssl"),
         ("agg.example.org", "localhost"),

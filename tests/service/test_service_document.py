@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import re
 import shlex
-import socket
 import subprocess
 import sys
 import threading
@@ -17,6 +16,7 @@ import numpy as np
 import pytest
 
 from docs.service_tables import SERVICE
+from tests.service.serving import free_port
 
 pytestmark = pytest.mark.stacks
 CLIENTS = ("c1", "c2", "c3", "c4")
@@ -25,11 +25,6 @@ SECONDS = 90.0
 
 def blocks(language: str) -> list[str]:
     return re.findall(rf"^```{language}\n(.*?)^```", SERVICE.read_text("utf-8"), re.DOTALL | re.MULTILINE)
-
-
-def free_port() -> int:
-    with socket.create_server(("127.0.0.1", 0)) as free:
-        return int(free.getsockname()[1])
 
 
 @contextmanager
