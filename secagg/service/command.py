@@ -9,12 +9,14 @@ import sys
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
+from tempfile import TemporaryFile
 from types import FrameType
 from typing import Any
 
 import numpy as np
 
 from secagg.errors import Aborted, ConfigError
+from secagg.service.folder import write_file
 from secagg.service.logs import configure
 from secagg.service.service import Service
 from secagg.service.settings import Entry, make_service, read_settings
@@ -66,6 +68,14 @@ def _default_loop(entries: list[Entry], tasks: list[Task], beside: Path) -> Loop
         )
     path = beside / entries[0].model
     try:
+        with TemporaryFile(dir=path.parent):
+            pass
+    except OSError as error:  # noticed before the first round, not after the last
+        raise ConfigError(
+            f"got model = {entries[0].model}, in a folder that can't be written to: {error.strerror}; the trained "
+            "model goes there, so name a file in another folder"
+        ) from error
+    try:
         with np.load(path, allow_pickle=False) as file:
             model: dict[str, Any] = {name: file[name] for name in file.files}
     except (OSError, ValueError) as error:
@@ -92,5 +102,5 @@ def _average(entry: Entry, task: Task, model: dict[str, Any], path: Path, servic
         model = {name: value + mean[name] for name, value in model.items()}
         log.info("round %d of %d: %d updates in the sum", number, entry.rounds, len(outcome.survivors))
     trained = path.with_name(f"{path.stem}.trained.npz")
-    np.savez(trained, **model)
+    write_file(trained, lambda file: np.savez(file, **model))
     log.info("the model is in %s", trained)
