@@ -18,7 +18,7 @@ from secagg import _commands, _enrolment_commands, _remote_commands
 from secagg.errors import ConfigError, SecAggError
 from secagg.identity import AUTHS, PartyRole
 
-_SERVICE = "pip install 'secagg[service]', or pip install pyjwt starlette uvicorn uvloop httptools sqlalchemy alembic prometheus-client structlog"  # noqa: E501 - a test looks for it in one piece
+_SERVICE = "pip install 'secagg[service]', or pip install pyjwt starlette uvicorn uvloop httptools sqlalchemy alembic prometheus-client structlog rich"  # noqa: E501 - a test looks for it in one piece
 #: What to install for a package that a command imports. What the client imports has an error of its own.
 _INSTALL = {
     **dict.fromkeys(
@@ -26,7 +26,10 @@ _INSTALL = {
         "pip install 'secagg[demo]', or pip install scikit-learn matplotlib typer rich",
     ),
     **dict.fromkeys(
-        ("jwt", "starlette", "uvicorn", "httptools", "sqlalchemy", "alembic", "prometheus_client", "structlog"),
+        (
+            *("jwt", "starlette", "uvicorn", "uvloop", "httptools"),
+            *("sqlalchemy", "alembic", "prometheus_client", "structlog"),
+        ),
         _SERVICE,
     ),
 }

@@ -106,7 +106,7 @@ def to_frames(messages: Iterable[tuple[int, bytes | memoryview]]) -> bytes:
 
 
 def from_frames(body: bytes, most: int | None = None) -> Sequence[Framed]:
-    """The messages in a body; ``ConfigError`` unless it ends where its last message does, and has at most ``most``."""
+    """The messages in a body; ``ConfigError`` for more than ``most``, or a body that ends within a message."""
     messages: list[Framed] = []
     at = 0
     while at < len(body):

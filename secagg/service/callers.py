@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import secrets
+import time
 from typing import NamedTuple
 
 from secagg.api.problems import Kind, Problem
@@ -15,6 +16,7 @@ from secagg.service.database import Database
 from secagg.service.run import Run
 
 _CACHED = 1 << 14
+_BELIEVED = 60.0  # seconds until the database is asked again: the token may have been replaced
 
 
 class Caller(NamedTuple):
@@ -35,7 +37,7 @@ class Doors:
     def __init__(self, database: Database, url: str) -> None:
         self._database, self._url = database, url
         self._signed: dict[str, Callers] = {}
-        self._known: dict[bytes, str] = {}  # of tokens that the service gave out
+        self._known: dict[bytes, tuple[str, float]] = {}  # of tokens that were given out: whose, and until when
 
     def add(self, run: Run) -> None:
         """Let the parties of ``run`` in; ``ConfigError`` if the task needs a roster and has none."""
@@ -61,13 +63,16 @@ class Doors:
         scheme, _, token = (header or "").partition(" ")
         if scheme.lower() != "bearer" or not token or len(token) > 64:
             raise TokenError("got no bearer token; ask the operator for one")
-        name = run.task.digest + token_hash(token)
-        party = self._known.get(name) or self._database.token_party(run.task.digest, token_hash(token))
+        name, now = run.task.digest + token_hash(token), time.monotonic()
+        known = self._known.get(name)
+        if known is not None and now < known[1]:
+            return known[0]
+        party = self._database.token_party(run.task.digest, token_hash(token))
         if party is None:
             raise TokenError("got a token that this service did not give out")
         if len(self._known) >= _CACHED:
             self._known.clear()
-        self._known[name] = party
+        self._known[name] = party, now + _BELIEVED
         return party
 
     async def join(self, run: Run) -> tuple[str, str]:

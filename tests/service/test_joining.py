@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import os
-import socket
 import threading
+import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -13,8 +14,10 @@ import pytest
 import secagg
 from secagg.cli import main
 from secagg.errors import ConfigError, Refused
+from secagg.service import callers
 from secagg.service.joining import give_tokens
 from secagg.service.settings import make_service, read_settings
+from tests.service.serving import free_port
 
 CLIENTS = ("c1", "c2", "c3", "c4")
 SETTINGS = """
@@ -43,9 +46,7 @@ def prepare(folder: Path, auth: str) -> secagg.Task:
     layout = secagg.Layout.of({"w": np.zeros(6)})
     task = secagg.Task(secagg.SecAgg(threat_model="semi-honest"), layout, encoding, len(CLIENTS), 3)
     (folder / "task.bin").write_bytes(task.to_bytes())
-    with socket.create_server(("127.0.0.1", 0)) as free:
-        port = free.getsockname()[1]
-    (folder / "service.toml").write_text(SETTINGS.format(port=port, auth=auth))
+    (folder / "service.toml").write_text(SETTINGS.format(port=free_port(), auth=auth))
     return task
 
 
@@ -112,6 +113,33 @@ def test_a_replaced_token_lets_nobody_in(tmp_path: Path, monkeypatch: pytest.Mon
     service, _ = make_service(read_settings(tmp_path / "service.toml"), tmp_path)
     with service, secagg.connect("c1.kit", state="c1") as remote, pytest.raises(Refused):
         next(remote.offers())
+
+
+def test_a_token_that_is_replaced_beside_a_running_service_ends_within_a_minute(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    prepare(tmp_path, "tokens")
+    command("kit", "c1", "--out", "c1.kit")
+    command("token", "c1")
+    Path("c1").mkdir(mode=0o700)
+    Path("c1.token").rename(Path("c1") / "token")
+    service, _ = make_service(read_settings(tmp_path / "service.toml"), tmp_path)
+
+    def poll() -> None:
+        with secagg.connect("c1.kit", state="c1", once=True) as remote:
+            assert list(remote.offers()) == []
+
+    with service:
+        poll()
+        command("token", "c1")
+        poll()  # the service still believes what it read
+        now = time.monotonic()
+        monkeypatch.setattr(callers, "time", SimpleNamespace(monotonic=lambda: now + 61))
+        with pytest.raises(Refused):
+            poll()
+        Path("c1.token").replace("c1/token")
+        poll()
 
 
 def test_a_token_is_not_overwritten_and_needs_a_task(tmp_path: Path) -> None:
