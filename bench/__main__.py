@@ -1,9 +1,17 @@
-"""``python -m bench``. It needs the extra ``secagg[demo]``, and ``secagg[he]`` for the homomorphic protocols."""
+"""``python -m bench``. It needs the extra ``secagg[demo]``; docs/benchmarks.md says which commands need others."""
 
 import sys
 
-_EXTRA = ("typer", "rich", "matplotlib", "scipy")
-_INSTALL = "pip install 'secagg[demo]', or pip install scikit-learn matplotlib typer rich"
+_INSTALL = {
+    **dict.fromkeys(
+        ("typer", "rich", "matplotlib", "scipy"),
+        "pip install 'secagg[demo]', or pip install scikit-learn matplotlib typer rich",
+    ),
+    **dict.fromkeys(
+        ("jwt", "starlette", "uvicorn", "httptools", "sqlalchemy", "alembic", "prometheus_client", "structlog"),
+        "pip install 'secagg[service]', or pip install pyjwt starlette uvicorn uvloop httptools sqlalchemy alembic prometheus-client structlog",  # noqa: E501 - a test looks for it in one piece
+    ),
+}
 
 
 def main(arguments: list[str] | None = None) -> None:
@@ -14,9 +22,9 @@ def main(arguments: list[str] | None = None) -> None:
         _fail("interrupted before anything was measured", 130)
     except ModuleNotFoundError as missing:
         package = (missing.name or "").partition(".")[0]
-        if package not in _EXTRA:
+        if package not in _INSTALL:
             raise
-        _fail(f"the package {package}, which this command needs, is not installed: {_INSTALL}", 1)
+        _fail(f"the package {package}, which this command needs, is not installed: {_INSTALL[package]}", 1)
 
 
 def _run(arguments: list[str] | None) -> None:

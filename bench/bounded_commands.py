@@ -194,6 +194,39 @@ def oneshot(
     _say_missed(bounds(measuring))
 
 
+def service(
+    turns: Annotated[int, typer.Option(min=1, max=20, help="Turns of the uploads over the service and alone.")] = 5,
+    quick: Annotated[bool, typer.Option("--quick", help="Small sizes, which show that it works.")] = False,
+    as_json: Json = None,
+    as_html: Html = None,
+) -> None:
+    """The service under load: CPU of an upload, memory of sessions, waiting polls. Says which bounds are missed."""
+    from bench.service import FULL, QUICK, Measuring, bounds, figures, grids, wholes
+
+    check_outputs(as_json, as_html)
+    measuring = Measuring(QUICK if quick else FULL)
+
+    def show(finished: bool) -> None:
+        held = bounds(measuring)
+        pages = grids(measuring, report.machine()["processor"])
+        pages += [bounds_grid(held)] if held else []
+        for grid in pages:
+            show_grid(grid)
+        document = report.document(
+            report.Kind.SERVICE,
+            command_line(),
+            finished=finished,
+            sizes=measuring.sizes,
+            figures=[*figures(measuring), *wholes(measuring)],
+            bounds=bounds_plain(held),
+        )
+        write(as_json, as_html, document, pages)
+
+    with shown(show), progress("bench", measuring.steps) as step:
+        measuring.run(turns, step)
+    _say_missed(bounds(measuring))
+
+
 def _say_missed(bounds: Sequence[Bound]) -> None:
     if words := missed(bounds):
         typer.echo(f"bench: {words}", err=True)

@@ -229,6 +229,7 @@ for command in (
     bounded_commands.resnet18,
     bounded_commands.ring,
     bounded_commands.oneshot,
+    bounded_commands.service,
 ):
     app.command()(command)
 

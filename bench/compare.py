@@ -25,6 +25,7 @@ _SAME = {
     Kind.RESNET18: ("workload",),
     Kind.RING: ("arithmetic",),
     Kind.ONESHOT: ("arithmetic", "workload"),
+    Kind.SERVICE: ("sizes",),
 }
 
 
@@ -91,7 +92,7 @@ def _changes(old: Mapping[str, Any], new: Mapping[str, Any], tolerance: float) -
             return list(_figures(old["points"], new["points"], ("protocol", "at"), tolerance))
         case Kind.RING:
             return list(_ratios(old["timed"], new["timed"], tolerance))
-        case Kind.ONESHOT:
+        case Kind.ONESHOT | Kind.SERVICE:
             return list(_figures(old["figures"], new["figures"], ("what",), tolerance))
         case Kind.RESNET18:
             return list(_figures(old["rows"], new["rows"], ("protocol",), tolerance))

@@ -46,6 +46,7 @@ class Kind(StrEnum):
     RESNET18 = "resnet18"
     RING = "ring"
     ONESHOT = "oneshot"
+    SERVICE = "service"
 
 
 @dataclass(frozen=True)

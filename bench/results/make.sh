@@ -16,5 +16,6 @@ done
   --json "$OUT/plan.json" --html "$OUT/plan.html"
 "$PYTHON" -m bench ring --json "$OUT/ring.json"
 "$PYTHON" -m bench oneshot --json "$OUT/oneshot.json"
+"$PYTHON" -m bench service --json "$OUT/service.json"
 "$PYTHON" -m bench resnet18 --out "$OUT/resnet18.png" --json "$OUT/resnet18.json"
 "$PYTHON" -m bench federated --out "$OUT/federated.png" --json "$OUT/federated.json"
