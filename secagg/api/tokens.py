@@ -12,7 +12,7 @@ import jwt
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey
 
 from secagg.errors import ConfigError
-from secagg.identity import PartyRole, Roster
+from secagg.identity import Roster
 
 LIFETIME: Final = 300.0  # seconds
 _LEEWAY: Final = 60.0  # seconds that two clocks may differ
@@ -91,10 +91,6 @@ class Callers:
         if not now < expires + _LEEWAY or not issued - _LEEWAY <= now or not 0 < expires - issued <= LIFETIME:
             raise TokenError("got a token that has expired, or is not valid yet; compare the clocks")
         return enrolled.id, expires + _LEEWAY
-
-    def is_client(self, party: str) -> bool:
-        """Whether the roster lists ``party`` as a client."""
-        return self._roster[party].role is PartyRole.CLIENT
 
 
 def new_token() -> str:

@@ -45,11 +45,6 @@ class Guard:
         self.budget = ByteBudget(limits.ingest_bytes, limits.ingest_seconds)
         self._rate = PartyRate(limits.party_rate, limits.party_burst)
 
-    @property
-    def drain_rate(self) -> float:
-        """Bytes a second of uploads that were done with, on average over the last seconds."""
-        return self.budget.rate
-
     def count(self, party: str) -> None:
         """Count one request of an authenticated party; ``Problem`` (429) if it sends too many."""
         self._rate.count(party)

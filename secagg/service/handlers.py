@@ -134,7 +134,7 @@ class Handlers:
             answer = read_document(bytes(body), Acceptance)
         except ConfigError as error:
             raise Problem(Kind.BAD_REQUEST, "the body is not an acceptance") from error
-        caller.run.answer(caller.party, key, answer.accept)
+        caller.run.answer(caller.party, key, answer)
         return _json({}, status=202)
 
     async def upload(self, request: Request) -> Response:

@@ -10,7 +10,7 @@ from concurrent.futures import Executor
 from dataclasses import dataclass
 from typing import Any
 
-from secagg.api.documents import Offer, Result, session_key, session_name
+from secagg.api.documents import Acceptance, Offer, Result, session_key, session_name
 from secagg.api.problems import Kind, Problem
 from secagg.beacon import Fetch
 from secagg.errors import Aborted, ConfigError
@@ -29,6 +29,7 @@ from secagg.task import Task
 
 log = logging.getLogger("secagg.service")
 
+_LONGEST_REASON = 200  # characters of why a client declined
 _MODELS_KEPT = 2  # the newest, which a client may still download
 _SAVE_EVERY = 5.0  # seconds between two notes of how long the open round has left
 
@@ -114,16 +115,19 @@ class Run:
         known = [one for one in (None if left else self.last, running) if one is not None]
         return [one for one in known if party in one.cohort or party in self.listeners]
 
-    def answer(self, party: str, key: str, accepts: bool) -> None:
-        """Note that ``party`` takes part in the offered session ``key``, or does not."""
+    def answer(self, party: str, key: str, answer: Acceptance) -> None:
+        """Note that ``party`` takes part in the offered session ``key``, or why it does not."""
         running = self.running
-        if running is not None and running.key == key and party in running.cohort and accepts:
+        if running is not None and running.key == key and party in running.cohort and answer.accept:
             return  # the answer to its first attempt was lost
         gathering = self.gathering
         if gathering is None or gathering.key != key or not gathering.includes(party):
             raise Problem(Kind.OFFER_CLOSED)
-        if not gathering.answer(party, accepts):
+        if not gathering.answer(party, answer.accept):
             raise Problem(Kind.OFFER_CLOSED)
+        if not answer.accept:
+            about = {"session": key, "party": party, "reason": answer.reason[:_LONGEST_REASON]}
+            log.info("session %s: a client declined", key[:12], extra=about)
 
     def session(self, key: str) -> Running | None:
         """The session ``key``, if it runs or ran last."""

@@ -45,6 +45,5 @@ class Spending:
             guaranteed=self.after(1),
             realised=realised,
             spent=self.after(sessions),
-            budget=None,
             releases=sessions,
         )

@@ -67,27 +67,24 @@ class PrivacyStatus(msgspec.Struct, frozen=True, kw_only=True):
     ``guaranteed`` is the ε of one session if as many clients collude and fall silent as the task allows for;
     ``realised`` is that of the last session with a sum, with the clients that were in it; ``spent`` is the ε of all
     ``releases`` together: the sessions that ended, also those that failed, because a server may hold their sums.
-    Both are None if no bound is known. ``budget`` is what ``spent`` may reach.
+    Both are None if no bound is known.
     """
 
     delta: float
     guaranteed: float | None
     realised: float | None
     spent: float | None
-    budget: float | None
     releases: int
 
 
 class ScheduleStatus(msgspec.Struct, frozen=True, kw_only=True):
-    """When rounds of training begin, whom they ask, and how long each round of the protocol may last."""
+    """Whom the rounds of training ask, and how long each round of the protocol may last."""
 
     cohort: int
     goal: int
     min_ready: int
     batches: str
     attempts: int
-    every: float | None = None
-    next_in: float | None = None
     deadlines: dict[str, float] = {}
 
 

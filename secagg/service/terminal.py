@@ -142,9 +142,8 @@ def _task(about: TaskStatus) -> Iterator[Text]:
 def _privacy(privacy: PrivacyStatus | None) -> str:
     if privacy is None:
         return "No differential privacy: the sum is exact."
-    budget = "" if privacy.budget is None else f" of {privacy.budget:.3g}"
     return (
-        f"ε = {_epsilon(privacy.spent)}{budget} is spent at δ = {privacy.delta:.1g} in {privacy.releases:,} "
+        f"ε = {_epsilon(privacy.spent)} is spent at δ = {privacy.delta:.1g} in {privacy.releases:,} "
         f"sessions; one is guaranteed ε ≤ {_epsilon(privacy.guaranteed)}."
     )
 

@@ -7,7 +7,7 @@ import contextlib
 import hashlib
 import mmap
 import os
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager
 from pathlib import Path
 
@@ -108,7 +108,7 @@ def _size(path: Path) -> int:
 
 
 @contextlib.contextmanager
-def _mapped(path: Path):  # type: ignore[no-untyped-def]
+def _mapped(path: Path) -> Iterator[memoryview]:
     with path.open("rb") as file:
         mapped = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
         view = memoryview(mapped)

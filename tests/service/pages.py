@@ -43,7 +43,7 @@ def poisoned(status: Status, text: str = ATTACK) -> Status:
             return [poison(name, part) for part in value]
         return text if isinstance(value, str) and name not in TYPED | {"digest", "task"} else value
 
-    privacy = PrivacyStatus(delta=1e-6, guaranteed=0.9, realised=0.8, spent=3.2, budget=8.0, releases=12)
+    privacy = PrivacyStatus(delta=1e-6, guaranteed=0.9, realised=0.8, spent=3.2, releases=12)
     about = msgspec.structs.replace(status.tasks[0], privacy=privacy, warnings=("",))
     plain = msgspec.to_builtins(msgspec.structs.replace(status, tasks=(about,)))
     return msgspec.convert(poison("", plain), Status)

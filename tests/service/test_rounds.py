@@ -1,11 +1,13 @@
 """Whole rounds over HTTP, with every protocol: the outcome is the one that a simulation has."""
 
+import logging
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 import secagg
+from secagg.api import documents
 from tests.secagg.adversary.test_oneshot_drawn import BEACON, ROUND, published
 from tests.service.plain import Enrolled, Party, hurry, make_task, playing, serving, update_of
 
@@ -82,3 +84,24 @@ def test_a_committee_drawn_by_a_beacon_takes_part(tmp_path: Path) -> None:
 
 
 FIELDS = list(secagg.Outcome.__dataclass_fields__)
+
+
+class Declining(Party):
+    """A client that takes no offer up."""
+
+    def _accept(self, offer: documents.Offer) -> None:
+        session = documents.session_key(self.task.digest, offer.name())
+        answer = {"accept": False, "reason": "on battery" + 500 * "!"}
+        assert self.send("PUT", self.route("accept", session=session), json=answer).status_code == 202
+
+
+def test_the_log_says_why_a_client_declined(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.INFO, "secagg.service")
+    enrolled = Enrolled(make_task(secagg.Clear(), clients=3, floor=2), 3)
+    with serving(tmp_path, enrolled) as service:
+        parties = [Party(enrolled, one, service.url, lambda offer, model: update_of(1)) for one in ("c1", "c2")]
+        with playing(service, *parties, Declining(enrolled, "c3", service.url)):
+            assert service.round({"w": update_of(1)["w"]}).survivors == ("c1", "c2")
+            service.finish(wait=0)
+    (line,) = [vars(one) for one in caplog.records if "declined" in one.message]
+    assert (line["party"], line["reason"]) == ("c3", "on battery" + 190 * "!")

@@ -38,7 +38,7 @@ def command(capsys: pytest.CaptureFixture[str]) -> Command:
 
 def private(status: Status) -> Status:
     """With figures for privacy, and a warning."""
-    privacy = PrivacyStatus(delta=1e-6, guaranteed=0.9, realised=0.8, spent=3.21, budget=8.0, releases=12)
+    privacy = PrivacyStatus(delta=1e-6, guaranteed=0.9, realised=0.8, spent=3.21, releases=12)
     about = msgspec.structs.replace(status.tasks[0], privacy=privacy, warnings=("Anybody may join.",))
     return msgspec.structs.replace(status, tasks=(about,))
 
@@ -62,7 +62,7 @@ def test_the_tables_say_what_a_person_asks_first(command: Command, url: str) -> 
     code, out, err = command("--url", url)
     assert (code, err) == (0, "")
     assert "To learn one client's update would take the server and 2 of 5 clients" in out
-    assert "ε = 3.21 of 8 is spent at δ = 1e-06 in 12 sessions; one is guaranteed ε ≤ 0.9." in out
+    assert "ε = 3.21 is spent at δ = 1e-06 in 12 sessions; one is guaranteed ε ≤ 0.9." in out
     assert "Warning: Anybody may join." in out
     assert "Session 1: running" in out
     (row,) = [line for line in out.splitlines() if line.split()[:1] == ["ShareKeys"]]

@@ -96,13 +96,9 @@ function privacy(given) {
       text("p", "quiet", "The sum is exact: nothing bounds what it says of one client.")];
   }
   const shown = (epsilon) => (epsilon === null ? "unbounded" : fixed(epsilon));
-  const share = given.budget ? Math.min(1, (given.spent ?? given.budget) / given.budget) : 0;
-  const of = given.budget ? ` of ${fixed(given.budget)}` : "";
   const realised = given.realised === null ? "" : `; the last sum realised ${shown(given.realised)}`;
   return [
-    make("p", { class: "claim" }, make("strong", {}, `ε = ${shown(given.spent)}`), `${of} is spent, at δ = `, power(given.delta)),
-    given.budget ? make("div", { class: "bar budget", role: "img", "aria-label": `${Math.round(100 * share)} % of the privacy budget is spent` },
-      make("span", { class: share > 0.9 ? "dropped" : "answered", grow: share }), make("span", { class: "pending", grow: 1 - share })) : null,
+    make("p", { class: "claim" }, make("strong", {}, `ε = ${shown(given.spent)}`), " is spent, at δ = ", power(given.delta)),
     text("p", "quiet", `After ${plural(given.releases, "session")}. One session is guaranteed ε ≤ ${shown(given.guaranteed)}${realised}.`),
   ];
 }
@@ -121,7 +117,7 @@ function task(status, about) {
         text("p", "quiet", about.post_quantum ? "Recorded traffic stays confidential against quantum computers."
           : "Recorded traffic is not protected against quantum computers.")),
       make("section", {}, text("h3", "", "Privacy spent"), privacy(about.privacy))),
-    running.length ? running.map((session) => live(about, session)) : idle(plan),
+    running.length ? running.map((session) => live(about, session)) : idle(),
     past.length ? history(status, past) : null,
     folded("About this task", facts([
       ["clients", `${count(about.enrolled)} enrolled; ${count(about.min_survivors)} to ${count(about.max_clients)} in a sum`],
@@ -136,9 +132,8 @@ function task(status, about) {
       ["roster", about.roster ? `version ${about.roster.version}, ${plural(about.roster.parties, "party", "parties")}` : ""],
     ])));
 }
-function idle(plan) {
-  const next = plan?.next_in === null || plan?.next_in === undefined ? "" : ` The next one begins in ${lasted(plan.next_in)}.`;
-  return make("section", { class: "session" }, text("h3", "", "No session is open"), text("p", "quiet", `The task waits.${next}`));
+function idle() {
+  return make("section", { class: "session" }, text("h3", "", "No session is open"), text("p", "quiet", "The task waits."));
 }
 
 // A session: one row a round of the protocol.
