@@ -1,13 +1,11 @@
 """The commands of parties at a service: ``secagg member`` and ``secagg client``."""
 
-import importlib
-import os
 import sys
-from collections.abc import Callable
+from numbers import Number
 from pathlib import Path
 from typing import Any
 
-from secagg.errors import ConfigError
+from secagg._loading import load_function
 
 
 def member(kit: Path, state: Path, once: bool) -> None:
@@ -24,29 +22,21 @@ def client(kit: Path, state: Path, train: str, once: bool, wait: float | None) -
     from secagg.api.routes import LONGEST_WAIT
     from secagg.remote import connect
 
-    function = _load(train)
+    function = load_function("--train", train)
     longest = LONGEST_WAIT if wait is None else wait
     with connect(kit, state, once=once, wait=longest, on_event=_print) as remote:
         for offer in remote.offers():
-            trained = function(offer.model(), offer.config)
-            update, weight = trained if isinstance(trained, tuple) else (trained, None)
+            update, weight = _weighted(function(offer.model(), offer.config))
             result = offer.contribute(update, weight)
             words = {True: "in the sum", False: f"not in the sum: {result.reason}", None: "sent"}
             print(f"round {offer.number}: {words[result.in_sum]}, {result.seconds:.1f} s", flush=True)
 
 
-def _load(name: str) -> Callable[[Any, Any], Any]:
-    """The function ``module:function``, with modules of the current folder."""
-    module, _, function = name.partition(":")
-    if os.getcwd() not in sys.path:
-        sys.path.insert(0, os.getcwd())
-    try:
-        loaded = getattr(importlib.import_module(module), function) if module and function else None
-    except (ImportError, AttributeError) as error:
-        raise ConfigError(f"got --train {name}, which can't be imported: {error}") from error
-    if not callable(loaded):
-        raise ConfigError(f"got --train {name}; expected module:function, a function of the model and the config")
-    return loaded  # type: ignore[no-any-return]
+def _weighted(trained: Any) -> tuple[Any, Any]:
+    """The update and its weight. An update may be a tuple too, but none of its parts is a bare number."""
+    if isinstance(trained, tuple) and len(trained) == 2 and isinstance(trained[1], Number | None):
+        return trained
+    return trained, None
 
 
 def _print(event: Any) -> None:

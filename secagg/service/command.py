@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib
 import logging
 import signal
 import sys
@@ -15,6 +14,7 @@ from typing import Any
 
 import numpy as np
 
+from secagg._loading import load_function
 from secagg.errors import Aborted, ConfigError
 from secagg.service.folder import write_file
 from secagg.service.logs import configure
@@ -37,7 +37,10 @@ def serve(settings: Path, loop: str | None) -> None:
     configure()
     read = read_settings(settings)
     service, tasks = make_service(read, settings.resolve().parent)
-    play = _default_loop(read.task, tasks, settings.resolve().parent) if loop is None else _load(loop)
+    if loop is None:
+        play = _default_loop(read.task, tasks, settings.resolve().parent)
+    else:
+        play = load_function("--loop", loop)
     signal.signal(signal.SIGTERM, _stop)
     with service:
         log.info("the service answers at %s, the status page at %s", service.url, service.status_url)
@@ -48,16 +51,6 @@ def serve(settings: Path, loop: str | None) -> None:
 
 def _stop(number: int, frame: FrameType | None) -> None:
     sys.exit(0)
-
-
-def _load(name: str) -> Loop:
-    module, _, function = name.partition(":")
-    sys.path.insert(0, str(Path.cwd()))
-    try:
-        loop: Loop = getattr(importlib.import_module(module), function)
-    except (ImportError, AttributeError, ValueError) as error:
-        raise ConfigError(f"got --loop {name}, which can't be loaded: {error}; expected module:function") from error
-    return loop
 
 
 def _default_loop(entries: list[Entry], tasks: list[Task], beside: Path) -> Loop:
