@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from secagg._loading import load_function
+from secagg.errors import Aborted
 
 
 def member(kit: Path, state: Path, once: bool) -> None:
@@ -26,7 +27,12 @@ def client(kit: Path, state: Path, train: str, once: bool, wait: float | None) -
     longest = LONGEST_WAIT if wait is None else wait
     with connect(kit, state, once=once, wait=longest, on_event=_print) as remote:
         for offer in remote.offers():
-            update, weight = _weighted(function(offer.model(), offer.config))
+            try:
+                model = offer.model()
+            except Aborted as late:
+                print(f"round {offer.number}: not in the sum: {late}", flush=True)
+                continue
+            update, weight = _weighted(function(model, offer.config))
             result = offer.contribute(update, weight)
             words = {True: "in the sum", False: f"not in the sum: {result.reason}", None: "sent"}
             print(f"round {offer.number}: {words[result.in_sum]}, {result.seconds:.1f} s", flush=True)

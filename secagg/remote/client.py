@@ -118,11 +118,15 @@ class Remote:
 
     def _contribute(self, session: Session, update: Any, weight: int | None) -> None:
         """Give an update, and wait until this client's part of the session is over."""
-        if not session.resumed:
+        if not session.resumed and session.over is None:
             self._accept(session)
             self.core.contribute(session, update, weight)
         self._driver.wake.set()
-        self._wait(lambda: session if session.closed or session.error is not None else None)
+        ended = self._wait(lambda: session if session.closed or session.error is not None else None)
+        if ended is None:
+            raise LocalProtocolError(
+                "got close() before this client's part was over; connect again, and it goes on"
+            )
         if session.error is not None:
             raise session.error
 

@@ -51,10 +51,14 @@ class ClientCore(Polling):
 
     def accept(self, session: Session) -> None:
         """Take part in ``session``, whose model was downloaded. Its role is made, or restored."""
-        if session.answer is not None or session.over is not None:
+        if session.answer is not None or session.is_over():
             return
         self.state.write_offer(session.offer)
-        session.role = self._make_role(session)
+        role = self._make_role(session)
+        if session.is_over():  # it ended in another thread meanwhile
+            self.state.folder.forget(role)
+            return
+        session.role = role
         session.answer = Acceptance(True)
         self.settings.tell("accepted", session.key, number=session.offer.number)
 
@@ -87,9 +91,16 @@ class ClientCore(Polling):
             log.warning("session %s: %s", session.key[:12], SECOND_UPLOAD)
         try:
             session.role.contribute(update, weight)
-        except LocalProtocolError:
-            if session.over is None:  # else the session ended in the meantime
+        except LocalProtocolError as error:
+            if session.over is not None:  # it ended in the meantime
+                return
+            if not isinstance(error.__cause__, Aborted):
                 raise
+            # A crash came between the ledger's claim of an update and the save of it. Training again gave another
+            # one, which the session can't take, however often this client starts again.
+            log.warning("session %s is left out: %s", session.key[:12], error)
+            session.left = "an update from before a crash was lost, and only that one may be contributed"
+            return
         session.contributed = True
 
     def leave(self, session: Session) -> None:
@@ -97,7 +108,7 @@ class ClientCore(Polling):
         if session.answer is None:
             self.decline(session, "this client did not take the offer up")
         elif not session.contributed:
-            session.left = True
+            session.left = "this client contributed nothing"
 
     def new_session(self, seen: Session | None, resumed: bool) -> Session | None:
         """The session that the caller is to train for, if it is another one than ``seen``."""
@@ -114,7 +125,8 @@ class ClientCore(Polling):
         """What fetches the session's model into the folder."""
         assert self.task is not None
         most = self.settings.most_model_bytes or most_model_bytes(self.task)
-        return Download(self, session.offer, most)
+        until = session.since + max(0.0, session.offer.seconds) + _PATIENCE
+        return Download(self, session.offer, most, until)
 
     # What comes next
 
@@ -138,7 +150,7 @@ class ClientCore(Polling):
             if session.answer is not None and not session.answered:
                 return self._answer(session)
             if session.left:
-                self._end(session, "this client contributed nothing")
+                self._end(session, session.left)
             if session.frames and not self._handle(session, now):
                 return Sleep(min(max(1.0, (session.deadline or now) - now), _LONGEST_SLEEP))
             if self.uploads or (session.over is not None and not session.closed):
@@ -311,8 +323,8 @@ class ClientCore(Polling):
         session.over, session.look_at = why, 0.0
         session.frames.clear()
         self.uploads.clear()
-        self.state.note_over(session.key)
-        if session.role is not None:
+        if session.role is not None:  # else nothing was said in it, and offers alone don't make the ledger grow
+            self.state.note_over(session.key)
             self.state.folder.forget(session.role)
         self.state.forget_offer()
         self.settings.tell("ended", session.key, reason=why)

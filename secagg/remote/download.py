@@ -8,7 +8,7 @@ from urllib.parse import urlsplit
 
 from secagg import _canonical
 from secagg.api.documents import Offer
-from secagg.api.problems import Problem
+from secagg.api.problems import Kind, Problem
 from secagg.api.routes import MODEL_TYPE
 from secagg.errors import Refused
 from secagg.remote.line import Exchange, Line
@@ -31,17 +31,18 @@ class Download(Exchange):
     """Fetches the model of one offer into the party's folder. What came before a connection broke is kept.
 
     The digest is checked, so it doesn't matter who serves the bytes: a redirect to ``https`` is followed, without
-    the token. ``Refused`` if the bytes are not the model, or more than the offer says.
+    the token. After ``until``, no failure is tried again. ``Refused`` if the bytes are not the model, or more than
+    the offer says.
     """
 
-    def __init__(self, line: Line, offer: Offer, most: int) -> None:
+    def __init__(self, line: Line, offer: Offer, most: int, until: float) -> None:
         super().__init__(line.caller, line.settings)
         if not 0 < offer.model_bytes <= most:
             raise Refused(
                 f"got an offer of a model of {offer.model_bytes:,} bytes; expected at most {most:,}: if it is "
                 "right, connect with most_model_bytes="
             )
-        self._path, self._offer, self._state = line.path(), offer, line.state
+        self._path, self._offer, self._state, self._until = line.path(), offer, line.state, until
         self._progress = line.settings.progress
         self._file = self._state.open_part(offer.model)
         self._elsewhere, self._redirects = "", 0
@@ -89,6 +90,13 @@ class Download(Exchange):
         """See :meth:`Exchange.lost`."""
         self._elsewhere, self._redirects = "", 0
         super().lost(reason, now)
+
+    def failed(self, now: float, reason: str) -> bool:
+        """See :meth:`Exchange.failed`: give up long after the offer's time, when the model is of no use."""
+        if now <= self._until:
+            return super().failed(now, reason)
+        self.over = Problem(Kind.OFFER_CLOSED, reason)
+        return True
 
     def moved(self, response: Response, now: float) -> None:
         """Follow a redirect, to https only."""

@@ -22,7 +22,7 @@ from secagg.errors import ConfigError, Refused
 from secagg.identity import check_party_id
 from secagg.kit import Kit
 from secagg.remote.requests import Backoff, Call, Meaning, Request, Response, SkewedClock, Sleep, meaning
-from secagg.remote.state import State
+from secagg.remote.state import State, check_token
 from secagg.remote.uploads import Upload
 from secagg.task import Task
 
@@ -40,7 +40,7 @@ _RENEWED = 180.0  # seconds after which a token is signed anew; it is valid for 
 
 
 class Caller:
-    """Signs what a party sends with its token; it corrects the clock once if the service says that it is wrong."""
+    """Signs what a party sends with its token; it corrects the clock if the service says that it is wrong."""
 
     def __init__(self, kit: Kit, state: State) -> None:
         self._kit, self._state = kit, state
@@ -65,8 +65,12 @@ class Caller:
             self._until = now + _RENEWED
         return {"authorization": f"Bearer {self._token}"} if self._token else {}
 
+    def worked(self) -> None:
+        """The service took the token."""
+        self._clock.worked()
+
     def correct(self, date: str | None, now: float) -> bool:
-        """Correct the clock by a ``Date`` header, once; whether another token may help."""
+        """Correct the clock by a ``Date`` header; whether another token may help."""
         if self.identity is None or not self._clock.correct(date, now):
             return False
         log.warning(
@@ -126,6 +130,7 @@ class Exchange:
         if 200 <= response.status < 300 or (response.status == 304 and call.unchanged):
             self._call = None
             self._backoff.clear()
+            self.caller.worked()
             call.taken(response, now)
         elif response.status < 400:
             self.moved(response, now)
@@ -253,7 +258,11 @@ class Line(Exchange):
 
     def _joined(self, response: Response, now: float) -> None:
         joined = read(response.body, Joined)
-        self.caller.join(joined)
+        try:
+            check_token(joined.token)
+            self.caller.join(joined)
+        except ConfigError as error:
+            raise Refused(f"the service gave an id or a token that can't be used: {error}") from error
         self.state.write_joined(joined)
 
     def _take_task(self, response: Response, now: float) -> None:

@@ -159,7 +159,10 @@ class Backoff:
 
 
 class SkewedClock:
-    """This machine's clock, corrected once by the server's: a token is valid for minutes only."""
+    """This machine's clock, corrected by the server's: a token is valid for minutes only.
+
+    It is corrected once, and again only after the service took a token: a machine that slept is late each time.
+    """
 
     def __init__(self) -> None:
         self.offset, self._corrected = 0.0, False
@@ -169,7 +172,7 @@ class SkewedClock:
         return now + self.offset
 
     def correct(self, date: str | None, now: float) -> bool:
-        """Take the time from a ``Date`` header; returns False if that was done before, or the date is wild."""
+        """Take the time from a ``Date`` header; False if that was just done, or the date is wild."""
         if self._corrected or not date:
             return False
         try:
@@ -180,6 +183,10 @@ class SkewedClock:
             return False
         self.offset, self._corrected = offset, True
         return True
+
+    def worked(self) -> None:
+        """The service took a token by this clock."""
+        self._corrected = False
 
 
 def cursor_query(cursor: str, wait: float) -> str:

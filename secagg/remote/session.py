@@ -39,7 +39,7 @@ class Session:
     answer: Acceptance | None = None
     answered: bool = False
     resumed: bool = False
-    left: bool = False  # the caller contributed nothing, and went on
+    left: str = ""  # why the caller went on, or can go on only, without an update
     heard: bool = False  # a message came
     over: str | None = None
     closed: bool = False  # over, and the result was asked for
@@ -52,6 +52,10 @@ class Session:
     bytes_down: int = 0
     frames: deque[Framed] = field(default_factory=deque)
     contributed: bool = False
+
+    def is_over(self) -> bool:
+        """Whether it ended for this client; the driver's thread may end it at any moment."""
+        return self.over is not None
 
 
 def session_of(offer: Offer, task: bytes, now: float, config: dict[str, Any]) -> Session:

@@ -96,9 +96,10 @@ class State:
             text = path.read_text(encoding="ascii").strip()
         except (OSError, ValueError) as error:
             raise ConfigError(f"got no join token at {path}; ask the operator for one") from error
-        if not 0 < len(text) <= _LONGEST_TOKEN or not text.isprintable() or " " in text:
-            raise ConfigError(f"got no join token at {path}; expected one line of text")
-        return text
+        try:
+            return check_token(text)
+        except ConfigError as error:
+            raise ConfigError(f"{error} (in {path})") from error
 
     def write_joined(self, joined: Joined) -> None:
         """Keep the id and the token."""
@@ -184,6 +185,13 @@ class State:
             os.fsync(file.fileno())
         fresh.replace(self._path / name)
         sync_folder(self._path)
+
+
+def check_token(text: str) -> str:
+    """``text`` if it can stand in a header; ``ConfigError`` otherwise."""
+    if not 0 < len(text) <= _LONGEST_TOKEN or not text.isascii() or not text.isprintable() or " " in text:
+        raise ConfigError("got no join token; expected one line of ASCII text")
+    return text
 
 
 def hash_file(file: BinaryIO) -> bytes:

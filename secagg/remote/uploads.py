@@ -17,6 +17,8 @@ from secagg.errors import Refused
 from secagg.remote.requests import Call, Response
 from secagg.wire import Envelope
 
+_MOST_REFUSALS = 64
+
 
 class Upload:
     """A message that is sent until the service has it, always as the same bytes at the same address.
@@ -37,6 +39,7 @@ class Upload:
         self.digest = Envelope.parse(data, len(data)).digest.hex()
         self._taken, self._over = taken, over
         self._offset: int | None = None  # bytes of a large message that the service has; None: ask it
+        self._refusals = 0  # of parts, for their offset
         self.done = False
 
     def call(self, path: Mapping[str, str]) -> Call:
@@ -64,6 +67,11 @@ class Upload:
 
     def _refused(self, problem: Problem) -> None:
         if problem.kind is Kind.UPLOAD_OFFSET:
+            self._refusals += 1
+            if self._refusals > _MOST_REFUSALS:
+                raise Refused(
+                    f"the service asked {self._refusals} times for another part of a message than was sent"
+                )
             self._offset = None
             return
         self.done = True

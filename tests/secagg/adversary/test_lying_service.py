@@ -634,7 +634,7 @@ class TestRedirectedToken:
 @attack(
     title="The service says that it is the year 2100, and collects tokens that will be valid then",
     attacker="whoever answers in the service's place today, to call it as the client later",
-    defence="a clock is corrected by a `Date` header at most by a day, and once (`SkewedClock.correct`)",
+    defence="a clock is corrected by a `Date` header by at most a day (`SkewedClock.correct`)",
     control="with any date believed: the attacker has a token that is valid in 2100",
     source="own; after attacks on NTP, Malhotra et al. 2016",
 )
