@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Sequence
+from contextlib import suppress
 
 from secagg.api.documents import Offer
+from secagg.errors import Aborted
 from secagg.service.schedule import Schedule
 from secagg.task import Task
 
@@ -51,13 +53,17 @@ class Gathering:
         return asyncio.get_running_loop().time() - self._began
 
     async def ready(self, task: Task, schedule: Schedule) -> None:
-        """Wait until enough clients have accepted."""
-        most = task.max_clients if self._eligible is None else len(self._eligible - self.declined)
-        while not schedule.ready(task, len(self.accepted), most, self.seconds):
+        """Wait until enough clients have accepted; ``Aborted`` if so many declined that too few are left."""
+        while True:
+            most = task.max_clients if self._eligible is None else len(self._eligible - self.declined)
+            if schedule.ready(task, len(self.accepted), most, self.seconds):
+                return
+            needed = max(schedule.min_ready or 0, task.min_survivors)
+            if most < needed and self.seconds >= schedule.gather:
+                raise Aborted(
+                    f"{len(self.declined)} clients declined, so {most} are left; a session needs {needed}"
+                )
             self._changed.clear()
             wait = schedule.gather - self.seconds
-            try:
+            with suppress(TimeoutError):
                 await asyncio.wait_for(self._changed.wait(), wait if wait > 0 else None)
-            except TimeoutError:
-                continue
-            most = task.max_clients if self._eligible is None else len(self._eligible - self.declined)

@@ -197,7 +197,7 @@ class Run:
                     self._database.finish_round(self.task.digest, number, "done")
                 return self._database.outcome(session.key, self.task.layout)
         if state == "failed":
-            raise Aborted(reason)
+            raise Aborted(reason or "too few clients took part")
         return None
 
     async def _attempts(self, number: int, model: bytes, digest: bytes, config: str) -> Outcome:
@@ -211,14 +211,14 @@ class Run:
             if row is not None and row.state == "failed":
                 reason = row.reason
                 continue
-            if row is None:
-                cohort = await self._gather(key, number, attempt, model, digest, config)
-                await asyncio.to_thread(
-                    self._database.begin_session, key, self.task.digest, number, attempt, name, cohort
-                )
-            else:
-                cohort = list(row.cohort)
             try:
+                if row is None:
+                    cohort = await self._gather(key, number, attempt, model, digest, config)
+                    await asyncio.to_thread(
+                        self._database.begin_session, key, self.task.digest, number, attempt, name, cohort
+                    )
+                else:
+                    cohort = list(row.cohort)
                 outcome = await self._play(Attempt(key, name, number, attempt, frozenset(cohort)))
             except Aborted as aborted:
                 reason = aborted.reason
@@ -243,6 +243,7 @@ class Run:
         self.gathering = Gathering(key, offer, eligible)
         self.settled.set()
         self.polls.wake(self.polls.parties)
+        refused = 0
         try:
             while True:
                 await self.gathering.ready(self.task, schedule)
@@ -250,7 +251,9 @@ class Run:
                 try:
                     self.task.check_cohort(cohort, hosted.roster)
                 except ConfigError as error:
-                    log.warning("%d clients are ready, which is not enough: %s", len(cohort), error)
+                    if len(cohort) != refused:
+                        log.warning("%d clients are ready, which is not enough: %s", len(cohort), error)
+                    refused = len(cohort)
                     await asyncio.sleep(1.0)
                     continue
                 self.gathering.closed = True  # and stays, for answers that come again, until the session runs

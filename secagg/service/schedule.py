@@ -67,6 +67,18 @@ class Schedule:
                     "cohort)"
                 )
 
+    def check_clients(self, task: Task, clients: int) -> None:
+        """``ConfigError`` if a round could never begin with so many enrolled clients."""
+        size, needed = self.size(task), max(self.min_ready or 0, task.min_survivors)
+        if clients < needed:
+            raise ConfigError(f"got a roster with {clients} clients; a session needs {needed}: enrol more")
+        smallest = clients // -(-clients // size)
+        if self.batches == "fixed" and smallest < needed:
+            raise ConfigError(
+                f"got {clients} enrolled clients for fixed batches of at most {size}, the smallest of which would "
+                f"have {smallest}; a session needs {needed}: allow more in a session, or set batches to random"
+            )
+
     def size(self, task: Task) -> int:
         """The most clients in a session."""
         return task.max_clients if self.cohort is None else self.cohort

@@ -17,7 +17,7 @@ from secagg._numbers import is_a
 from secagg.api.models import write_model
 from secagg.beacon import Fetch
 from secagg.errors import Aborted, ConfigError, LocalProtocolError, SecAggError, shown
-from secagg.identity import Roster
+from secagg.identity import PartyRole, Roster
 from secagg.registrar import read_signature
 from secagg.roles import Outcome
 from secagg.service.application import operator_listener, public_listener
@@ -107,6 +107,8 @@ class Service:
                 f"got no roster for {task.protocol.name}, whose threat model is {task.protocol.threat_model}; pass "
                 "roster=load_roster(path)"
             )
+        if roster is not None:
+            schedule.check_clients(task, len(roster.ids(PartyRole.CLIENT)))
         if roster is not None and signature is not None:
             read_signature(signature).check_roster(roster)
         if auth != "roster":

@@ -1,5 +1,6 @@
 """Whole rounds over HTTP, with every protocol: the outcome is the one that a simulation has."""
 
+import contextlib
 import logging
 from pathlib import Path
 from typing import Any
@@ -8,6 +9,8 @@ import pytest
 
 import secagg
 from secagg.api import documents
+from secagg.errors import ConfigError
+from secagg.service import Schedule, Service
 from tests.secagg.adversary.test_oneshot_drawn import BEACON, ROUND, published
 from tests.service.plain import Enrolled, Party, hurry, make_task, playing, serving, update_of
 
@@ -105,3 +108,35 @@ def test_the_log_says_why_a_client_declined(tmp_path: Path, caplog: pytest.LogCa
             service.finish(wait=0)
     (line,) = [vars(one) for one in caplog.records if "declined" in one.message]
     assert (line["party"], line["reason"]) == ("c3", "on battery" + 190 * "!")
+
+
+def test_a_round_that_too_many_decline_is_given_up(tmp_path: Path) -> None:
+    enrolled = Enrolled(make_task(secagg.Clear(), clients=3, floor=2), 3)
+    schedule = Schedule(gather=0.3)
+    with serving(tmp_path, enrolled, schedule=schedule) as service:
+        accepting = Party(enrolled, "c1", service.url, lambda offer, model: update_of(1))
+        others = [Declining(enrolled, party, service.url) for party in ("c2", "c3")]
+        with playing(service, accepting, *others):
+            for says in ("2 clients declined, so 1 are left; a session needs 2", "too few clients took part"):
+                with pytest.raises(secagg.Aborted, match=says):  # the second time it is known
+                    service.round({"w": update_of(1)["w"]}, number=1)
+            service.finish(wait=0)
+
+
+@pytest.mark.parametrize(
+    ("enrolled", "batches", "says"),
+    [
+        (3, "fixed", "a roster with 3 clients; a session needs 4"),
+        (7, "fixed", "the smallest of which would have 3; a session needs 4"),
+        (7, "random", ""),
+        (8, "fixed", ""),
+    ],
+)
+def test_a_roster_with_which_no_session_could_begin_is_refused(
+    enrolled: int, batches: str, says: str, tmp_path: Path
+) -> None:
+    everyone = Enrolled(make_task(secagg.Clear(), clients=6, floor=4), enrolled)
+    service = Service(tmp_path)
+    refused = pytest.raises(ConfigError, match=says) if says else contextlib.nullcontext()
+    with refused:
+        service.add(everyone.task, roster=everyone.roster, schedule=Schedule(batches=batches))
