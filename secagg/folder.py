@@ -53,11 +53,15 @@ class PartyFolder:
     """
 
     def __init__(self, path: str | os.PathLike[str]) -> None:
-        """Open the folder, and lock it. ``ConfigError`` if it can't be made or used, or is open already."""
+        """Open the folder, and lock it.
+
+        ``ConfigError`` if it can't be made or used, is open already, or has states of sessions and no ledger.
+        """
         self._path = Path(path).expanduser()
         self._sessions = self._path / "sessions"
         _make(self._path)
         _make(self._sessions)
+        check_ledger(self._path, "sessions/*")
         self.ledger = FileLedger(self._path / "ledger")
         self._lock = threading.RLock()
         self._in_use: weakref.WeakValueDictionary[bytes, Any] = weakref.WeakValueDictionary()
@@ -242,6 +246,18 @@ def _write(path: Path, data: bytes) -> None:
         file.write(data)
         file.flush()
         os.fsync(file.fileno())
+
+
+def check_ledger(folder: Path, *patterns: str) -> None:
+    """``ConfigError`` if files of these patterns show that a party took part, and its ledger is gone."""
+    if (folder / "ledger").exists():
+        return
+    left = next((path for pattern in patterns for path in folder.glob(pattern)), None)
+    if left is not None:
+        raise ConfigError(
+            f"got {folder} with {left.name} and without its ledger, so what this party sent is no longer known; "
+            "put the newest ledger back, or enrol the party again, with a new key and an empty folder"
+        )
 
 
 def _make(path: Path) -> None:

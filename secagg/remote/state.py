@@ -12,9 +12,9 @@ import msgspec
 
 from mpc.keys import encode_parts
 from secagg._rows import sync_folder
-from secagg.api.documents import Joined, Offer, read_document
+from secagg.api.documents import Document, Joined, Offer, read_document
 from secagg.errors import ConfigError
-from secagg.folder import PartyFolder
+from secagg.folder import PartyFolder, check_ledger
 from secagg.identity import SHARED_FILE, PartyRole, load_he_key, load_identity, load_sealing_key
 
 if TYPE_CHECKING:
@@ -37,14 +37,14 @@ class State:
     """
 
     def __init__(self, path: str | os.PathLike[str], kit: Kit, settings: Settings) -> None:
-        self.folder = PartyFolder(path)
         self._path, self._kit, self._settings = Path(path).expanduser(), kit, settings
+        check_ledger(self._path, _OFFER, _JOINED, "model-*")
+        self.folder = PartyFolder(path)
         try:
             self.identity = self._identity() if kit.auth == "roster" else None
             self.key = self._key()
             self.token = self._token() if kit.auth == "tokens" else ""
-            joined = self._read(_JOINED) if kit.auth == "open" else None
-            self.joined = None if joined is None else read_document(joined, Joined)
+            self.joined = self._document(_JOINED, Joined) if kit.auth == "open" else None
         except BaseException:
             self.close()
             raise
@@ -109,8 +109,7 @@ class State:
 
     def read_offer(self) -> Offer | None:
         """The offer that was accepted and whose session is not over, if there is one."""
-        data = self._read(_OFFER)
-        return None if data is None else read_document(data, Offer)
+        return self._document(_OFFER, Offer)
 
     def write_offer(self, offer: Offer) -> None:
         """Keep an offer before it is accepted."""
@@ -171,11 +170,17 @@ class State:
         """What was downloaded is not that model."""
         (self._path / f"model-{sha256}.part").unlink(missing_ok=True)
 
-    def _read(self, name: str) -> bytes | None:
+    def _document(self, name: str, kind: type[Document]) -> Document | None:
+        """The document in a file of this folder; None without the file, ``ConfigError`` if it is damaged."""
+        path = self._path / name
         try:
-            return (self._path / name).read_bytes()
+            return read_document(path.read_bytes(), kind)
         except FileNotFoundError:
             return None
+        except ConfigError as error:
+            raise ConfigError(
+                f"{error} (in {path}, which is damaged; if it is deleted, its session is left out)"
+            ) from error
 
     def _write(self, name: str, data: bytes) -> None:
         fresh = self._path / f"{name}.new"

@@ -8,8 +8,10 @@ from typing import Any
 
 import numpy as np
 import pytest
+from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
 
 import secagg
+from secagg import _remote_commands
 from secagg.api.problems import Kind, Problem
 from secagg.kit import Kit
 from secagg.remote import client as blocking
@@ -211,3 +213,45 @@ def test_a_cancelled_contribute_of_asyncio_goes_on_with_the_same_update(tmp_path
     parts = everyone(PARTIES, tmp_path, double)
     play(parts, double)
     np.testing.assert_allclose(session.outcome.mean["w"], expected_mean(PARTIES), atol=1e-6)
+
+
+def test_a_folder_that_lost_its_ledger_is_refused_and_not_counted_anew(tmp_path: Path) -> None:
+    double = double_for()
+    double.offer(MODEL)
+    parts = everyone(PARTIES, tmp_path, double)
+    play(parts, double)
+    parts[0].close()
+    (tmp_path / "c1" / "ledger").unlink()
+    with pytest.raises(
+        secagg.ConfigError, match="without its ledger, so what this party sent is no longer known; put"
+    ):
+        Client(PARTIES, "c1", tmp_path / "c1", double)
+    assert not (tmp_path / "c1" / "ledger").exists()
+
+
+def test_a_damaged_file_of_the_folder_is_named(tmp_path: Path) -> None:
+    double = double_for()
+    double.offer(MODEL)
+    parts = everyone(PARTIES, tmp_path, double)
+    accepted(parts, double)
+    parts[0].close()
+    (tmp_path / "c1" / "offer.json").write_bytes(b"\0" * 9)
+    again = Client(PARTIES, "c1", tmp_path / "c1", double)
+    with pytest.raises(secagg.ConfigError, match=r"offer\.json, which is damaged; if it is deleted, its session"):
+        until(again, lambda: False)
+
+
+def test_the_command_goes_on_with_the_next_round_where_a_model_is_gone(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    double = double_for()
+    double.offer(MODEL)
+    gone = Problem(Kind.UNKNOWN_MODEL)
+    double.before = lambda party, route: (404, gone.headers(), gone.body()) if route == "model" else None
+    pem = PARTIES.identities["c1"].private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption())
+    (tmp_path / "state").mkdir(mode=0o700)
+    (tmp_path / "state" / "identity.pem").write_bytes(pem)
+    with running(double) as url:
+        (tmp_path / "c1.kit").write_text(kit_for(PARTIES, "c1", url).to_json())
+        _remote_commands.client(tmp_path / "c1.kit", tmp_path / "state", "json:loads", True, None)
+    assert "round 1: not in the sum: the model that was offered is no longer there" in capsys.readouterr().out
