@@ -47,6 +47,8 @@ class Deadline:
     def __init__(self, loop: asyncio.AbstractEventLoop, expire: Callable[[], None]) -> None:
         self._loop, self._expire = loop, expire
         self._timer: asyncio.TimerHandle | None = None
+        self._moved: Callable[[], int] | None = None
+        self._excused: Callable[[], bool] | None = None
 
     def start(
         self,
@@ -66,6 +68,12 @@ class Deadline:
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None
+
+    def end(self) -> None:
+        """Wait for nothing any more, and let go of the connection that the callbacks belong to."""
+        self.stop()
+        self._expire = lambda: None
+        self._moved = self._excused = None
 
     @property
     def running(self) -> bool:

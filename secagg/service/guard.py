@@ -148,6 +148,8 @@ class _Protected:
         except Exception:
             logger.exception("a handler failed; the client gets %s", Kind.INTERNAL_ERROR.word)
             await exchange.fail(Problem(Kind.INTERNAL_ERROR))
+        finally:
+            scope.pop("extensions", None)  # which refers to the exchange, and that to the scope's owner
 
     def _check(self, scope: Scope) -> None:
         hosts = [value for name, value in scope["headers"] if name == b"host"]

@@ -5,13 +5,14 @@ from __future__ import annotations
 import random
 import re
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from typing import Any, Final
 
 import msgspec
 from starlette.requests import Request
-from starlette.responses import Response, StreamingResponse
+from starlette.responses import Response
 from starlette.routing import Route
+from starlette.types import Receive, Scope, Send
 
 from secagg.api import routes
 from secagg.api.documents import Acceptance, Accepted, Joined, Rosters, read_document, to_frames
@@ -122,8 +123,7 @@ class Handlers:
             headers[routes.DEADLINE_HEADER] = f"{left:.3f}"
         frames = to_frames(batch.messages)
         self._serving.bytes_out += len(frames)
-        headers["content-length"] = str(len(frames))
-        return StreamingResponse(_pieces(frames), headers=headers, media_type=routes.MESSAGES_TYPE)
+        return _InPieces(frames, headers=headers, media_type=routes.MESSAGES_TYPE)
 
     async def accept(self, request: Request) -> Response:
         """See the table of routes."""
@@ -242,10 +242,19 @@ class Handlers:
         return await send_model(self._serving.database.model_path(bytes.fromhex(name)), name, request)
 
 
-async def _pieces(body: bytes) -> AsyncIterator[memoryview]:
-    view = memoryview(body)
-    for at in range(0, len(view), _PIECE):
-        yield view[at : at + _PIECE]
+class _InPieces(Response):
+    """A large body, sent in pieces, each when the peer has read most of the one before.
+
+    Starlette's streaming response also waits for the client to leave, in a task that it cancels. What the cancelled
+    task leaves behind keeps the connection and its buffers until the garbage is next collected.
+    """
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        await send({"type": "http.response.start", "status": self.status_code, "headers": self.raw_headers})
+        view = memoryview(self.body)
+        for at in range(0, max(1, len(view)), _PIECE):
+            more = at + _PIECE < len(view)
+            await send({"type": "http.response.body", "body": view[at : at + _PIECE], "more_body": more})
 
 
 def _digest(request: Request, name: str, kind: Kind) -> str:

@@ -1,14 +1,19 @@
 """Bodies that the connection writes into the guard's buffer, without the ASGI server's queue in between."""
 
+import gc
 import hashlib
 import os
+import socket
 import time
+import weakref
 
 import pytest
 from starlette.requests import Request
 
+from secagg.service.connection import Connection
 from secagg.service.guard import Guard
 from secagg.service.listener import in_thread
+from tests.service.certificates import trusting, write_certificate
 from tests.service.raw import LIMITS, Peer, listener, request, statuses
 
 
@@ -87,3 +92,36 @@ def test_a_client_that_leaves_or_stalls_in_a_body_holds_no_budget(served) -> Non
         peer.send(request("PUT", "/", "Content-Length: 2000000", body=bytes(1000)))
         assert statuses(peer.rest()) == [408]
     assert app.is_free_again()
+
+
+def test_a_connection_that_has_ended_is_freed_at_once_with_its_buffers(tmp_path, monkeypatch) -> None:
+    certificate, key = write_certificate(tmp_path)
+    known: weakref.WeakSet[Connection] = weakref.WeakSet()
+    made, count = Connection.__init__, []
+
+    def make(connection, *arguments):
+        made(connection, *arguments)
+        known.add(connection)
+        count.append(None)
+
+    monkeypatch.setattr(Connection, "__init__", make)
+    body, tls = os.urandom(1_000_000), trusting(certificate)
+    gc.disable()
+    try:
+        with in_thread(to := listener(Uploads(), tls=(certificate, key))):
+            for _ in range(5):
+                plain = socket.create_connection(("127.0.0.1", to.port), timeout=5)
+                with tls.wrap_socket(plain, server_hostname="localhost") as peer:
+                    for _ in range(2):
+                        peer.sendall(request("PUT", "/", f"Content-Length: {len(body)}", body=body))
+                        answer = b""
+                        while not answer.endswith(hashlib.sha256(body).hexdigest().encode()):
+                            answer += (part := peer.recv(1 << 16))
+                            assert part
+            assert len(count) == 5
+            until = time.monotonic() + 5
+            while known and time.monotonic() < until:
+                time.sleep(0.01)
+            assert not known
+    finally:
+        gc.enable()
