@@ -9,7 +9,7 @@ _INSTALL = {
     ),
     **dict.fromkeys(
         ("jwt", "starlette", "uvicorn", "httptools", "sqlalchemy", "alembic", "prometheus_client", "structlog"),
-        "pip install 'secagg[service]', or pip install pyjwt starlette uvicorn uvloop httptools sqlalchemy alembic prometheus-client structlog",  # noqa: E501 - a test looks for it in one piece
+        "pip install 'secagg[service]', or pip install pyjwt starlette uvicorn uvloop httptools sqlalchemy alembic prometheus-client structlog rich",  # noqa: E501 - a test looks for it in one piece
     ),
 }
 
