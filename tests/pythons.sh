@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # The core of the suite on each of Python 3.11, 3.12 and 3.13 that this machine has, in an environment of its own:
-# masks and shares, packing, encoding, wire, and one session of every protocol.
+# masks and shares, packing, encoding, wire, one session of every protocol, and the service with its clients.
 # Run by make test-stacks, with the Python that the whole suite ran on as the argument.
 set -euo pipefail
 cd "$(dirname "$0")/.."
@@ -36,7 +36,8 @@ for version in 3.11 3.12 3.13; do
     touch "$home/.installed"
   fi
   PYTHONPATH=$PWD "$home/bin/python" -m pytest -p no:benchmark -n 2 -q tests/mpc tests/secagg/test_packing.py \
-    tests/secagg/test_encoding.py tests/secagg/test_wire.py \
+    tests/secagg/test_encoding.py tests/secagg/test_wire.py tests/secagg/test_folder.py \
+    tests/service/test_joining.py tests/service/test_listener.py tests/remote/test_connect.py \
     tests/secagg/test_cli_demo.py::test_demo_prints_the_table_and_draws_the_picture_in_this_folder
   echo "Python $version: $((SECONDS - began)) s"
 done

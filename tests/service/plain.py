@@ -214,14 +214,15 @@ def playing(service: Service, *parties: Party, rounds: int = 1) -> Iterator[None
     assert not any(thread.is_alive() for thread in threads)
 
 
-def hurry(service: Service, silent: str) -> None:
-    """End each round in which only ``silent`` is awaited, as its deadline would; in a thread of its own."""
+def hurry(service: Service, silent: str, name: str | None) -> None:
+    """End the round ``name`` once only ``silent`` is awaited, as its deadline would; in a thread of its own."""
     run = service._run(None)
 
     def look() -> None:
         running = run.running
-        if running is not None and running.view is not None and running.view.pending == {silent}:
-            running.view.deadline = 0.0
+        view = None if running is None else running.view
+        if running is not None and view is not None and view.name == name and view.pending == {silent}:
+            view.deadline = 0.0
             running._changed.set()
 
     def keep() -> None:

@@ -23,11 +23,11 @@ def killed(folder: Path, mode: str, stride: int, without: str = "") -> subproces
     return subprocess.run(command, capture_output=True, text=True, timeout=600, check=False)
 
 
-@pytest.mark.parametrize(("mode", "stride"), [("kill", 1), ("power", 3)])
+@pytest.mark.parametrize(("mode", "stride"), [("kill", 1), ("power", 2)])
 def test_a_server_that_is_killed_at_any_write_loses_nothing(folder: Path, mode: str, stride: int) -> None:
     done = killed(folder, mode, stride)
     assert done.returncode == 0, done.stderr[-3000:]
-    assert int(done.stdout) > 180 // stride
+    assert int(done.stdout) > 100 // stride
 
 
 @pytest.mark.parametrize(

@@ -57,7 +57,7 @@ def test_the_outcome_is_that_of_a_simulation(name: str, silent: str | None, tmp_
             for party in enrolled.roles
         ]
         with playing(service, *parties):
-            hurry(service, "c3")
+            hurry(service, "c3", silent)
             outcome = service.round({"w": updates["c1"]["w"]}, config={"lr": 0.5})
             service.finish(wait=0)
         assert all(status == 200 for party in parties for *_, status in party.uploads)

@@ -44,7 +44,7 @@ def test_a_client_that_was_dropped_takes_part_in_the_next_session_without_a_loop
             kinds.get(party, Party)(enrolled, party, service.url, update(party)) for party in enrolled.clients
         ]
         with playing(service, *parties, rounds=100):
-            hurry(service, "c3")
+            hurry(service, "c3", "Unmasking")
             first = service.round({"w": updates["c1"]["w"]})
             second = service.round({"w": updates["c2"]["w"]})
             service.finish()
