@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+import socket
 import ssl
 import threading
 import time
+import weakref
 from collections.abc import AsyncIterator, Iterator
+from contextlib import suppress
 from http.cookiejar import CookieJar
 from types import ModuleType
 from typing import TYPE_CHECKING, Any, Final
@@ -164,11 +167,39 @@ def _failure(error: Exception) -> Exception:
     return LostError(f"{type(error).__name__}: {words(error)}")
 
 
+class _Sockets:
+    """The open connections of a client, to be ended from another thread than the one that waits for them.
+
+    The library's timeouts are for each read. A service that sends heads of 1xx answers, or one line a minute, keeps
+    a read from ever being late.
+    """
+
+    def __init__(self) -> None:
+        self._open: weakref.WeakSet[socket.socket] = weakref.WeakSet()
+        self._lock = threading.Lock()
+
+    def note(self, event: str, details: dict[str, Any]) -> None:
+        """See the trace extension of httpx2: note a connection that was made."""
+        if event.endswith((".connect_tcp.complete", ".start_tls.complete")):
+            made = details["return_value"].get_extra_info("socket")
+            with self._lock:
+                self._open.add(made)
+
+    def end(self, late: threading.Event) -> None:
+        """End all, so that whoever reads gets an error, and say so in ``late``."""
+        late.set()
+        with self._lock:
+            ending = list(self._open)
+        for one in ending:
+            with suppress(OSError):
+                socket.socket.shutdown(one, socket.SHUT_RDWR)  # not TLS's own, which is for its thread alone
+
+
 class Http:
     """Sends requests, blocking; any thread may send."""
 
     def __init__(self, kit: Kit, settings: Settings) -> None:
-        self._httpx, self._settings = library(), settings
+        self._httpx, self._settings, self._sockets = library(), settings, _Sockets()
         self._client = self._httpx.Client(**_arguments(kit, settings))
 
     def send(self, request: Request) -> Response:
@@ -176,6 +207,10 @@ class Http:
         headers, body = _sent(request, self._settings)
         started = time.monotonic()
         collected: _Body | None = None
+        late = threading.Event()
+        watch = threading.Timer(request.seconds, self._sockets.end, (late,))
+        watch.daemon = True
+        watch.start()
         try:
             with self._client.stream(
                 request.method,
@@ -183,6 +218,7 @@ class Http:
                 headers=headers,
                 content=body,
                 timeout=_timeout(self._httpx, request),
+                extensions={"trace": self._sockets.note},
             ) as response:
                 collected = _Body(request, response, started)
                 for piece in response.iter_raw():
@@ -192,7 +228,11 @@ class Http:
         except (self._httpx.HTTPError, self._httpx.InvalidURL, ssl.SSLError, OSError) as error:
             if collected is not None and error is collected.failure:
                 raise
+            if late.is_set():
+                raise LostError(f"the answer took more than {request.seconds:.0f} s") from error
             raise _failure(error) from error
+        finally:
+            watch.cancel()
 
     def close(self) -> None:
         """Close all connections."""

@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import errno
+import socket
 import sys
+import threading
+import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -112,6 +115,29 @@ def test_a_full_disk_is_no_lost_connection(how: str) -> None:
 
     with echo() as (_, kit), pytest.raises(OSError, match="No space left on device"):
         send(kit, Settings(), Request("PUT", "/", {}, b"m" * 9, 9, sink=full), how)
+
+
+@pytest.mark.parametrize("how", ["blocking", "asyncio"])
+@pytest.mark.parametrize("piece", [b"HTTP/1.1 103 Early Hints\r\nlink: <x>\r\n\r\n", b"x: y\r\n"])
+def test_a_head_without_an_end_is_a_lost_connection_when_the_request_s_time_is_over(piece: bytes, how: str) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        threading.Thread(target=talk_without_end, args=(listener, piece), daemon=True).start()
+        kit = kit_for(PARTIES, "c1", f"http://127.0.0.1:{listener.getsockname()[1]}")
+        before = threading.active_count()
+        with pytest.raises(LostError, match="took more than 1 s" if how == "blocking" else "TimeoutError"):
+            send(kit, Settings(), Request("GET", "/", seconds=1.0), how)
+    assert threading.active_count() <= before
+
+
+def talk_without_end(listener: socket.socket, piece: bytes) -> None:
+    connection, _ = listener.accept()
+    with connection, suppress(OSError):
+        connection.recv(1 << 16)
+        if not piece.startswith(b"HTTP/1.1 103"):
+            connection.sendall(b"HTTP/1.1 200 OK\r\n")
+        while True:
+            connection.sendall(piece)
+            time.sleep(0.01)
 
 
 def test_a_bar_shows_what_moves_and_ends(capsys: pytest.CaptureFixture[str]) -> None:
