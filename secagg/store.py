@@ -220,7 +220,10 @@ class FileLedger:
             here = os.fstat(self._file.fileno())
             open_here = (ledger._file for ledger in list(_OPEN) if not ledger._file.closed)
             if any(os.path.samestat(here, os.fstat(file.fileno())) for file in open_here):
-                where = "in this process; pass that FileLedger to all roles of the party, or close() it first"
+                where = (
+                    "in this process; close() what has it open, such as a client of an earlier secagg.connect, or "
+                    "pass that FileLedger to all roles of the party"
+                )
             else:
                 where = "in another process; stop that one, or let it play this party"
             raise ConfigError(f"got ledger {path}, which is open already {where}") from error

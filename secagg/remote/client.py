@@ -52,7 +52,10 @@ class Remote:
 
         An offer that the loop leaves without an update is declined, or its session is left out. A session with an
         update from before a restart goes on by itself; with ``resumed=True`` it is yielded too. Raises ``Refused``
-        if the service refuses this client, or sends what it doesn't accept.
+        if the service refuses this client, or sends what it doesn't accept, and ``OSError`` if the disk is full.
+
+        A loop that is left by ``break`` or by an exception leaves the client connected, and its folder open: call
+        ``offers`` again, or :meth:`close`. A ``with`` block closes it.
         """
         self._start()
         seen: Session | None = None

@@ -272,7 +272,10 @@ def test_a_join_token_comes_from_a_file(tmp_path: Path) -> None:
 
 def test_a_second_process_is_refused_the_folder(tmp_path: Path) -> None:
     Client(PARTIES, "c1", tmp_path, double_for())
-    with pytest.raises(secagg.ConfigError, match="which is open already"):
+    again = (
+        r"open already in this process; close\(\) what has it open, such as a client of an earlier secagg.connect"
+    )
+    with pytest.raises(secagg.ConfigError, match=again):
         Client(PARTIES, "c1", tmp_path, double_for())
     assert stat.S_IMODE(tmp_path.stat().st_mode) == 0o700
 
