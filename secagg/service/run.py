@@ -58,6 +58,7 @@ class Run:
         self.hosted, self.task, self.schedule = hosted, hosted.task, hosted.schedule
         self.key = self.task.digest.hex()
         self.polls = Polls()
+        self._took_part = frozenset[str]()  # in the newest session that ended, also before a restart, and answered
         self._know_of_the_end: set[str] = set()
         self.settled = asyncio.Event()  # the offer or the session of an open round is known
         self.gathering: Gathering | None = None
@@ -195,7 +196,9 @@ class Run:
             if session.state == "done":
                 if state == "open":
                     self._database.finish_round(self.task.digest, number, "done")
-                return self._database.outcome(session.key, self.task.layout)
+                outcome = self._database.outcome(session.key, self.task.layout)
+                self._note_parties(session.cohort, outcome)
+                return outcome
         if state == "failed":
             raise Aborted(reason or "too few clients took part")
         return None
@@ -285,6 +288,7 @@ class Run:
             await worker.stop()
             self.last, self.running = running, None
             if running.state != "running":
+                self._note_parties(running.cohort, running.outcome)
                 self._count(running)
             self.polls.wake(self.polls.parties)
 
@@ -298,11 +302,12 @@ class Run:
     @property
     def everyone_knows(self) -> bool:
         """Whether all parties of the last session that did not fall silent have heard that the run is over."""
-        last = self.last
-        if last is None:
-            return True
-        silent = frozenset() if last.outcome is None else frozenset(last.outcome.dropped)
-        return self._know_of_the_end >= (last.cohort | self.listeners) - silent
+        return self._know_of_the_end >= self._took_part
+
+    def _note_parties(self, cohort: Iterable[str], outcome: Outcome | None) -> None:
+        self._took_part = (frozenset(cohort) | self.listeners) - frozenset(
+            () if outcome is None else outcome.dropped
+        )
 
     def finish(self) -> None:
         """The run has ended: every poll says so from now on."""

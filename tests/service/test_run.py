@@ -53,3 +53,19 @@ def test_a_client_that_was_dropped_takes_part_in_the_next_session_without_a_loop
     (skips,) = (party for party in parties if isinstance(party, Skips))
     assert skips.left == 1
     assert skips.polls < 25
+
+
+def test_a_service_that_is_started_again_after_its_last_round_waits_until_the_parties_know(tmp_path: Path) -> None:
+    enrolled = Enrolled(make_task(secagg.Clear(), clients=3, floor=2), 3)
+    model = {"w": update_of(1)["w"]}
+    with serving(tmp_path, enrolled) as service:
+        parties = [Party(enrolled, one, service.url, lambda offer, model: update_of(2)) for one in enrolled.clients]
+        with playing(service, *parties):
+            first = service.round(model)
+    with serving(tmp_path, enrolled) as service:  # nobody has heard yet that the run is over
+        assert service.round(model).survivors == first.survivors
+        run = service._run(None)
+        assert not run.everyone_knows
+        with playing(service, *(Party(enrolled, one, service.url) for one in enrolled.clients)):
+            service.finish()
+            assert run.everyone_knows
