@@ -203,7 +203,8 @@ class PartyFolder:
                 # its update and the save of it would round anew with another seed, and be refused.
                 store(0, role.to_bytes())
             self._in_use[entry] = role
-            for file in self._sessions.glob(f"{_group(task, party)}-*"):
+            # After a restart, the sessions that go on come one after the other, so only a new one ends the others.
+            for file in self._sessions.glob(f"{_group(task, party)}-*") if saved is None else ():
                 other = self._entry_in(file.name)
                 if other and other != entry and other not in self._in_use:
                     self._end(other)

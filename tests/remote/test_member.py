@@ -154,6 +154,21 @@ def test_a_service_that_opens_session_after_session_fills_neither_memory_nor_dis
     assert [one.name for one in member.core.sessions.values()] == names[3:]
 
 
+@pytest.mark.usefixtures("closed_folders")
+def test_a_member_that_restarts_goes_on_with_each_of_its_sessions(tmp_path: Path) -> None:
+    double, member = aggregator_for(tmp_path)
+    names = [b"one", b"two", b"three"]
+    for name in names:
+        polled(double, name)
+        until(member, partial(is_open, member, name))
+    member.close()
+    again = Party(PARTIES, "aggregator-1", tmp_path, double)
+    for name in names:
+        polled(double, name)
+        until(again, partial(is_open, again, name))
+    assert [one.name for one in again.core.sessions.values()] == names
+
+
 def is_open(member: Party, name: bytes) -> bool:
     return session_key(PARTIES.task.digest, name) in member.core.sessions
 
