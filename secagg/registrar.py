@@ -167,7 +167,11 @@ def read_signature(text: str | bytes) -> Statement:
 
 def _check_expiry(until: int, now: float) -> None:
     if now >= until:
-        raise ConfigError(f"got a roster that expired at {_time(until)}; ask the registrar to sign a newer one")
+        here = _time(int(min(now, _LAST_SECOND)))
+        raise ConfigError(
+            f"got a roster that expired at {_time(until)}, and it is {here} now by this machine's clock; ask the "
+            "registrar to sign a newer one, or set the clock"
+        )
 
 
 def _check_digest(roster: Roster, digest: bytes) -> None:
