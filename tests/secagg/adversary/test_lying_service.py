@@ -6,10 +6,13 @@ The client is the real one. Most lies are told to its core, and those about HTTP
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import gzip
 import itertools
 import json
 import math
+import socket
+import threading
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import replace
@@ -571,6 +574,44 @@ class TestCookies:
         count, (came,) = self.kept()
         assert count == 40
         assert len(came) > 2000
+
+
+@attack(
+    title="The service answers with early hints, one after the other and without an end",
+    attacker="the service, to keep the client's processor busy",
+    defence="a request ends when its time is over, whatever comes (`_Sockets.end`)",
+    control="without that: the client reads on for as long as the service sends",
+    source="own",
+)
+class TestEndlessHead:
+    def hints(self, most: int) -> int:
+        """How many hints a client takes, which has a second for the request, of the ``most`` that there are."""
+        taken: list[int] = []
+        with socket.create_server(("127.0.0.1", 0)) as listener:
+            service = threading.Thread(target=self.hint, args=(listener, most, taken))
+            service.start()
+            url = f"http://127.0.0.1:{listener.getsockname()[1]}"
+            http = transport.Http(kit_for(PARTIES, VICTIM, url), Settings())
+            with pytest.raises(transport.LostError):
+                http.send(Request("GET", "/", seconds=1.0))
+            http.close()
+            service.join()
+        return len(taken)
+
+    def hint(self, listener: socket.socket, most: int, taken: list[int]) -> None:
+        connection, _ = listener.accept()
+        with connection, contextlib.suppress(OSError):
+            for number in range(most):
+                connection.sendall(b"HTTP/1.1 103 Early Hints\r\nlink: <x>\r\n\r\n")
+                taken.append(number)
+                time.sleep(0.01)
+
+    def test_refused(self) -> None:
+        assert self.hints(100_000) < 100_000
+
+    def test_control_succeeds(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr(transport._Sockets, "end", lambda self, late: None)
+        assert self.hints(200) == 200  # two seconds of them, at least
 
 
 # Tokens
