@@ -35,6 +35,7 @@ App = Callable[[Scope, Receive, Send], Awaitable[None]]
 _LENGTH: Final = re.compile(rb"[0-9]{1,18}\Z")
 #: An encoded slash, backslash, control character or byte above 127. No path of the service has one.
 _HIDDEN: Final = re.compile(rb"%(?:2[fF]|5[cC]|[01][0-9a-fA-F]|7[fF]|[89a-fA-F][0-9a-fA-F])")
+_BODIES: Final = 2  # of one party at a time
 _KEPT: Final = frozenset({b"allow", b"retry-after", b"www-authenticate"})  # of an error that is not ours
 
 
@@ -44,21 +45,51 @@ class Guard:
     def __init__(self, limits: Limits) -> None:
         self.budget = ByteBudget(limits.ingest_bytes, limits.ingest_seconds)
         self._rate = PartyRate(limits.party_rate, limits.party_burst)
+        self._reading: dict[str, list[asyncio.Timeout]] = {}
 
     def count(self, party: str) -> None:
         """Count one request of an authenticated party; ``Problem`` (429) if it sends too many."""
         self._rate.count(party)
 
     @asynccontextmanager
-    async def body_within(self, request: Request, most: int) -> AsyncIterator[memoryview]:
+    async def body_within(self, request: Request, most: int, party: str | None = None) -> AsyncIterator[memoryview]:
         """The body of an upload, read-only, of at most ``most`` bytes.
 
         It counts in the byte budget until the block ends. ``Problem`` before any byte is read if the request has no
-        length (411), names an encoding (415), is too long (413), or if there is no room in time (503).
+        length (411), names an encoding (415), is too long (413), or if there is no room in time (503). Of one
+        ``party`` two bodies are read at a time; the oldest makes room for a third one, and gets 429.
         """
         length = body_length(request.scope, most)
-        async with self.budget.hold(length):
-            yield await read_body(request.scope, request.receive, length)
+        async with contextlib.AsyncExitStack() as held:
+            async with self._among_two(party):
+                await held.enter_async_context(self.budget.hold(length))
+                body = await read_body(request.scope, request.receive, length)
+            yield body
+
+    @asynccontextmanager
+    async def _among_two(self, party: str | None) -> AsyncIterator[None]:
+        """Else a few slow bodies of one party would hold the whole budget.
+
+        An honest party sends one at a time. A second one may be left of a connection that is dead.
+        """
+        if party is None:
+            yield
+            return
+        reading = self._reading.setdefault(party, [])
+        if len(reading) >= _BODIES:
+            reading.pop(0).reschedule(asyncio.get_running_loop().time())
+        scope = asyncio.timeout(None)
+        try:
+            async with scope:
+                reading.append(scope)
+                yield
+        except TimeoutError:
+            raise Problem(Kind.TOO_MANY_REQUESTS, retry_after=1.0) from None
+        finally:
+            if scope in reading:
+                reading.remove(scope)
+            if not reading and self._reading.get(party) is reading:
+                del self._reading[party]
 
     async def body(self, request: Request, most: int) -> bytes:
         """The body of a small document, as in :meth:`body_within`, outside the budget."""

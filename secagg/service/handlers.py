@@ -21,6 +21,7 @@ from secagg.errors import ConfigError
 from secagg.service.callers import Caller
 from secagg.service.gathering import Gathering
 from secagg.service.guard import Guard
+from secagg.service.listener import network
 from secagg.service.metrics import MessageResult
 from secagg.service.models import send_model
 from secagg.service.run import Run
@@ -39,10 +40,12 @@ _BUSY_SECONDS: Final = 5.0  # after which a poll that found too many others come
 def public_routes(serving: Serving) -> list[Route]:
     """The handlers of all routes in :data:`secagg.api.routes.ROUTES`."""
     handlers = Handlers(serving)
-    return [
-        Route(routes.PREFIX + one.path, handlers.endpoint(one.name), methods=[one.method], name=one.name)
-        for one in routes.ROUTES
-    ]
+    made = []
+    for one in routes.ROUTES:
+        route = Route(routes.PREFIX + one.path, handlers.endpoint(one.name), methods=[one.method], name=one.name)
+        route.methods = {one.method}  # starlette adds HEAD to each GET, and that is a route of its own here
+        made.append(route)
+    return made
 
 
 class Handlers:
@@ -65,7 +68,7 @@ class Handlers:
         named = request.path_params.get("party")
         if named is not None and named != party:
             raise Problem(Kind.FORBIDDEN)
-        self._guard.count(party)
+        self._guard.count(f"{run.key} {party}")
         self._serving.saw(run, party)
         return Caller(run, party)
 
@@ -99,7 +102,7 @@ class Handlers:
         if run.hosted.auth != "open":
             raise Problem(Kind.FORBIDDEN)
         address = request.client.host if request.client else ""
-        self._guard.count(f"address {address}")
+        self._guard.count(f"address {network(address)}")
         return _json(Joined(*await self._serving.open_doors().join(run)))
 
     async def next(self, request: Request) -> Response:
@@ -144,7 +147,8 @@ class Handlers:
         if running is None:
             return _taken(digest)
         limit = caller.run.largest_upload
-        async with self._guard.body_within(request, min(limit, routes.LARGEST_WHOLE)) as body:
+        whole = min(limit, routes.LARGEST_WHOLE)
+        async with self._guard.body_within(request, whole, f"{caller.run.key} {caller.party}") as body:
             return await self._submit(caller, running, digest, number, body)
 
     async def _submit(
@@ -221,7 +225,7 @@ class Handlers:
         at, last = _part(request.headers)
         limit = caller.run.largest_upload
         async with (
-            self._guard.body_within(request, routes.LARGEST_WHOLE) as body,
+            self._guard.body_within(request, routes.LARGEST_WHOLE, f"{caller.run.key} {caller.party}") as body,
             self._uploads.append(running.key, caller.party, digest, at, body, last, limit) as whole,
         ):
             if whole is not None:

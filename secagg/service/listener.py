@@ -206,7 +206,7 @@ class _Gate:
 
     def enter(self, peer: str) -> Callable[[], None] | None:
         """What to call when the connection has ended, or None if there is no room for it."""
-        address = _network(peer)
+        address = network(peer)
         if self.total >= self._most or self._by_address[address] >= (self._per_address or math.inf):
             return None
         self.total += 1
@@ -294,7 +294,7 @@ class _Acceptor:
                 raise
 
 
-def _network(peer: str) -> str:
+def network(peer: str) -> str:
     """An IPv4 address, or the 64 bits of an IPv6 address of which one host has all addresses."""
     try:
         address = ipaddress.ip_address(peer.partition("%")[0])

@@ -20,6 +20,7 @@ from secagg.service.database import Database
 from secagg.service.files import SessionFiles, took
 from secagg.service.gathering import Gathering
 from secagg.service.inbox import Batch
+from secagg.service.patience import until_written
 from secagg.service.running import Attempt, Running
 from secagg.service.schedule import Schedule
 from secagg.service.waiting import Polls
@@ -91,10 +92,15 @@ class Run:
         gathering = self.gathering
         if gathering is not None and party not in self.listeners and gathering.offers(party):
             return gathering
-        if self.over:
+        if self.over and not self._takes_part(party):
             self._know_of_the_end.add(party)
             raise Problem(Kind.TASK_OVER)
         return None
+
+    def _takes_part(self, party: str) -> bool:
+        """Whether the open session still needs ``party``, which a call of ``finish`` must not send away."""
+        running = self.running
+        return running is not None and (party in running.cohort or party in self.listeners)
 
     async def read(self, running: Running, party: str, after: str) -> Batch:
         """The messages of ``running`` for ``party``; a listener's are in a file, which is read in a thread."""
@@ -174,13 +180,13 @@ class Run:
         """
         async with self._turn:
             self.number = max(self.number, number)
-            digest = await asyncio.to_thread(self._database.add_model, model)
+            digest = await until_written(self._database.add_model, model)
             return await self._known(number, digest, config) or await self._attempts(number, model, digest, config)
 
     async def _known(self, number: int, digest: bytes, config: str) -> Outcome | None:
         row = await asyncio.to_thread(self._database.round, self.task.digest, number)
         if row is None:
-            await asyncio.to_thread(self._database.open_round, self.task.digest, number, digest, config)
+            await until_written(self._database.open_round, self.task.digest, number, digest, config)
             return None
         if (row.model, row.config) != (digest, config):
             raise ConfigError(
@@ -217,7 +223,7 @@ class Run:
             try:
                 if row is None:
                     cohort = await self._gather(key, number, attempt, model, digest, config)
-                    await asyncio.to_thread(
+                    await until_written(
                         self._database.begin_session, key, self.task.digest, number, attempt, name, cohort
                     )
                 else:
@@ -227,14 +233,15 @@ class Run:
                 reason = aborted.reason
                 log.warning("round %d, attempt %d: %s", number, attempt, reason)
                 continue
-            await asyncio.to_thread(self._finish_round, number, "done")
+            await until_written(self._finish_round, number, "done")
             return outcome
-        await asyncio.to_thread(self._finish_round, number, "failed")
+        await until_written(self._finish_round, number, "failed")
         raise Aborted(reason)
 
     def _finish_round(self, number: int, state: str) -> None:
         self._database.finish_round(self.task.digest, number, state)
-        self._database.forget_models(self.task.digest, _MODELS_KEPT)
+        with contextlib.suppress(OSError):  # the next round deletes what is left
+            self._database.forget_models(self.task.digest, _MODELS_KEPT)
 
     async def _gather(
         self, key: str, number: int, attempt: int, model: bytes, digest: bytes, config: str
@@ -266,7 +273,7 @@ class Run:
             raise
 
     async def _play(self, about: Attempt) -> Outcome:
-        files = await asyncio.to_thread(SessionFiles, self._database, self.task, about.key, self.listeners)
+        files = await until_written(SessionFiles, self._database, self.task, about.key, self.listeners)
 
         def make(saved: bytes | None, save: Any) -> Server[Any]:
             lent = {"executor": self.hosted.executor, "beacon": self.hosted.beacon, "save": save}

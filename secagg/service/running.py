@@ -6,6 +6,7 @@ Only the event loop's thread touches this. The worker hands it whole results, so
 from __future__ import annotations
 
 import asyncio
+import errno
 import logging
 import time
 from collections import deque
@@ -16,6 +17,7 @@ from dataclasses import dataclass, field
 from secagg.errors import Aborted, Fault, SecAggError
 from secagg.roles import Outcome
 from secagg.service.inbox import Inboxes
+from secagg.service.patience import passes, pause
 from secagg.service.schedule import Schedule
 from secagg.service.worker import Arrived, Drained, Ended, Opened, Taken, Worker
 from secagg.table import contribution_round
@@ -27,6 +29,7 @@ _AT_ONCE = 32  # messages that share one write to the disk
 _AT_ONCE_BYTES = 64 << 20
 _MOST_REFUSED = 16  # messages of one party in one round that were refused; then no more of them are read
 _TAG = 16  # bytes of a digest by which a server knows a message again
+_MOST_UNPLACED = 64  # messages of one party in one round that found no room: each is in the spool
 _RECOVERIES = 8  # failures in a row after which the session is given up; a full disk may last longer
 _BROKEN = "the service can't go on with this session; its log says why"
 
@@ -86,9 +89,12 @@ class Running:
         self._arrived: deque[Arrived] = deque()
         self._draining = False
         self._changed = asyncio.Event()
+        self._last: int | None = None  # how many of those that arrived are taken before the round closes
         self._refused: dict[str, int] = {}
+        self._unplaced: dict[str, int] = {}
         self._taken: dict[str, set[bytes]] = {}  # what the server took, by sender: the worker may hold its lock
         self._broken: Exception | None = None
+        self._left = False
         self._began, self._ended = time.monotonic(), 0.0
         self._loop = asyncio.get_running_loop()
 
@@ -97,6 +103,12 @@ class Running:
 
         Whatever goes wrong here is met as a kill of the process is: the session is restored from its files.
         """
+        try:
+            return await self._until_it_ends()
+        finally:
+            self._leave()
+
+    async def _until_it_ends(self) -> Outcome:
         failures = 0
         while True:
             closed = len(self.past)
@@ -109,12 +121,12 @@ class Running:
                 failures = 1 if len(self.past) > closed else failures + 1
                 log.exception("session %s stopped: %s", self.key[:12], type(error).__name__)
                 self.view = None
-                lasting = isinstance(error, SecAggError) or failures >= _RECOVERIES
-                if lasting and not isinstance(error, OSError):
+                lasting = failures >= _RECOVERIES or isinstance(error, SecAggError)
+                if lasting and not passes(error):
                     reason = str(error) if isinstance(error, SecAggError) else _BROKEN
                     await self._fail(reason, {})
                     raise Aborted(reason) from error
-                await asyncio.sleep(min(10.0, 0.25 * 2 ** min(failures, 8)))
+                await pause(failures)
 
     async def _play(self) -> Outcome:
         self._broken = None
@@ -131,7 +143,15 @@ class Running:
         return step.outcome
 
     async def _fail(self, reason: str, outbox: Mapping[str, bytes]) -> None:
-        await self._worker.call(self._worker.fail, reason)
+        failures = 0
+        while True:
+            try:
+                await self._worker.call(self._worker.fail, reason)
+                break
+            except OSError as error:
+                failures += 1
+                log.warning("session %s ended, which can't be written yet: %s", self.key[:12], error)
+                await pause(failures)
         self._end("failed", reason, outbox)
 
     async def _until_due(self) -> RoundView:
@@ -140,7 +160,9 @@ class Running:
             view = self.view
             assert view is not None
             left = view.deadline - self._loop.time()
-            idle = not self._arrived and not self._draining
+            if left <= 0 and self._last is None:  # else a stream of messages could keep the round open
+                self._last = len(self._arrived)
+            idle = not self._draining and not (len(self._arrived) if self._last is None else self._last)
             if idle and (not view.pending or left <= 0):
                 return view
             self._changed.clear()
@@ -155,11 +177,14 @@ class Running:
             seconds = max(self.schedule.grace, opened.remaining)
         deadline = self._loop.time() + seconds
         self.view = RoundView(opened.name, opened.number, opened.asked, opened.pending, deadline)
+        self._last = None
         self._refused.clear()
+        self._unplaced.clear()
         for party, tags in opened.taken.items():
             self._taken.setdefault(party, set()).update(tags)
         self.inboxes.open(opened.number, opened.outbox)
         self._hand_on(opened.number, opened.forwards)
+        self._hurry_at_goal(self.view)
         self._wake(opened.outbox)
         self._drain_soon()
 
@@ -171,14 +196,27 @@ class Running:
 
     def _end(self, state: str, reason: str, outbox: Mapping[str, bytes]) -> None:
         self.state, self.reason, self._ended = state, reason, time.monotonic()
-        number = 0 if self.view is None else self.view.number
+        number = len(self.task.protocol.phases) - 1 if self.view is None else self.view.number  # of no older cursor
         self.view = None
         self.inboxes.close(number, outbox)
         self._wake(outbox)
         for one in self._arrived:
             if not one.answer.done():
-                one.answer.set_result(Taken(False, late=True))
+                one.answer.set_result(self._too_late(one.sender, one.digest))
         self._arrived.clear()
+
+    def _leave(self) -> None:
+        """Nobody takes what still arrives. If the session has not ended, the process or another one goes on."""
+        self._left, self.view = True, None
+        for one in self._arrived:
+            if not one.answer.done():
+                one.answer.set_exception(OSError(errno.EAGAIN, "the session has stopped"))
+        self._arrived.clear()
+
+    def _too_late(self, sender: str, digest: bytes) -> Taken:
+        """What became of a message that arrives after the end."""
+        kept = self.took(sender, digest)
+        return Taken(kept, late=not kept)
 
     @property
     def seconds(self) -> float:
@@ -205,7 +243,8 @@ class Running:
 
     def refused_too_often(self, party: str) -> bool:
         """Whether so many messages of ``party`` were refused in this round that no further one is read."""
-        return self._refused.get(party, 0) >= _MOST_REFUSED
+        unplaced = _MOST_UNPLACED * (len(self.cohort) if party in self.listeners else 1)
+        return self._refused.get(party, 0) >= _MOST_REFUSED or self._unplaced.get(party, 0) >= unplaced
 
     def took(self, party: str, digest: bytes) -> bool:
         """Whether the message with this digest was taken from ``party``, in this round or an earlier one."""
@@ -217,21 +256,31 @@ class Running:
         ``OSError`` if it can't be written; then nothing was taken. The caller must not change or release ``data``
         before this returns, also not when it is cancelled: use :func:`asyncio.shield`.
         """
+        if self.state != "running":  # it ended while the body was read
+            return self._too_late(sender, digest)
+        if self._left:
+            raise OSError(errno.EAGAIN, "the session has stopped")
         answer: asyncio.Future[Taken] = self._loop.create_future()
         self._arrived.append(Arrived(sender, number, digest, data, answer))
         self._drain_soon()
         return await answer
 
     def _drain_soon(self) -> None:
-        """Hand the worker what has arrived, unless it has a batch, or restores the session."""
-        if self._draining or not self._arrived or self.view is None:
+        """Hand the worker what has arrived, unless it has a batch, or restores the session, or is to close."""
+        # A server that failed in a batch takes no other: its files would not tell in which order it handed on.
+        if self._draining or self.view is None or self._broken is not None:
             return
-        self._draining = True
+        most = len(self._arrived) if self._last is None else self._last
         batch: list[Arrived] = []
         size = 0
-        while self._arrived and len(batch) < _AT_ONCE and size < _AT_ONCE_BYTES:
+        while len(batch) < min(most, _AT_ONCE) and size < _AT_ONCE_BYTES:
             batch.append(self._arrived.popleft())
             size += len(batch[-1].data)
+        if not batch:
+            return
+        if self._last is not None:
+            self._last -= len(batch)
+        self._draining = True
         self._worker.call(self._worker.take, batch).add_done_callback(lambda done: self._drained(batch, done))
 
     def _drained(self, batch: list[Arrived], done: asyncio.Future[Drained]) -> None:
@@ -257,18 +306,22 @@ class Running:
             view.bytes += sum(len(one.data) for one in kept)
             self.faults = drained.faults
             self._hand_on(drained.number, drained.forwards)
-            goal = self.schedule.goal
-            if goal is not None and view.name == contribution_round(self.task.protocol) and view.answered >= goal:
-                view.deadline = min(view.deadline, self._loop.time() + self.schedule.grace)
+            self._hurry_at_goal(view)
         for one, taken in zip(batch, drained.results, strict=True):
             if taken.kept:
                 self._taken.setdefault(one.sender, set()).add(one.digest[:_TAG])
-            if taken.refused is not None:
-                self._refused[one.sender] = self._refused.get(one.sender, 0) + 1
+            elif not taken.late:
+                counts = self._refused if taken.damaged or taken.refused is not None else self._unplaced
+                counts[one.sender] = counts.get(one.sender, 0) + 1
             if not one.answer.done():
                 one.answer.set_result(taken)
 
+    def _hurry_at_goal(self, view: RoundView) -> None:
+        goal = self.schedule.goal
+        if goal is not None and view.name == contribution_round(self.task.protocol) and view.answered >= goal:
+            view.deadline = min(view.deadline, self._loop.time() + self.schedule.grace)
+
     async def save_remaining(self) -> None:
         """Write how long the open round has left, so that a restart doesn't begin it anew."""
-        if (seconds := self.remaining) is not None:
-            await self._worker.call(self._worker.files.write_remaining, seconds)
+        if self.view is not None and (seconds := self.remaining) is not None:
+            await self._worker.call(self._worker.write_remaining, self.view.number, seconds)

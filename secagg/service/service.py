@@ -45,6 +45,10 @@ _LONGEST_CONFIG: Final = 1 << 14
 Result = TypeVar("Result")
 
 
+class _Stopped(Aborted):
+    """The round goes on when the service is started again, so it keeps its number."""
+
+
 class Service:
     """Sessions over HTTPS that survive the death of this process; run by the operator.
 
@@ -182,9 +186,9 @@ class Service:
 
         ``model`` is a structure of arrays, which clients get as it is. ``config`` is a JSON object for them, such
         as a learning rate, the same for all. ``number`` is the round's number; by default the rounds of this
-        process count from 1. So a training loop that is started again after a crash gets the outcomes of the
-        rounds that ended, at once, if it repeats itself. A loop that restarts from a checkpoint passes ``number``;
-        see :meth:`next_number`.
+        process count from 1, also those that raised ``Aborted``. So a training loop that is started again after a
+        crash gets the outcomes of the rounds that ended, at once, if it repeats itself. A loop that restarts from a
+        checkpoint passes ``number``; see :meth:`next_number`. While the disk is full, this waits.
 
         Raises ``Aborted`` if no attempt has an outcome, with the reason; ``ConfigError`` for a model without a
         layout, or for another model than this round began with.
@@ -195,7 +199,13 @@ class Service:
             raise ConfigError(f"got a config of {len(text)} characters; expected at most {_LONGEST_CONFIG}")
         if number is None:
             number = self._numbers.get(run.task.digest, 0) + 1
-        outcome = self._call(self._play(run, number, write_model(model), text))
+        try:
+            outcome = self._call(self._play(run, number, write_model(model), text))
+        except _Stopped:
+            raise
+        except Aborted:
+            self._numbers[run.task.digest] = number  # the next call is about the next round
+            raise
         self._numbers[run.task.digest] = number
         return outcome
 
@@ -325,7 +335,7 @@ class Service:
         try:
             return await play
         except asyncio.CancelledError:
-            raise Aborted("the service was stopped; the round goes on when it starts again") from None
+            raise _Stopped("the service was stopped; the round goes on when it starts again") from None
 
     async def _keep_flushing(self) -> None:
         while True:

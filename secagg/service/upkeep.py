@@ -76,7 +76,8 @@ def delete_session(folder: Path, key: str) -> None:
     """Delete the states, the spools and the relays of a session that has ended."""
     for name in ("states", "spools"):
         for file in (folder / name).glob(f"{key}.*"):
-            file.unlink(missing_ok=True)
+            with contextlib.suppress(OSError):  # the session has ended all the same; :func:`sweep` deletes it later
+                file.unlink(missing_ok=True)
     shutil.rmtree(folder / "relays" / key, ignore_errors=True)
 
 

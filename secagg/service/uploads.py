@@ -23,7 +23,7 @@ class Uploads:
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
-        self._busy: set[Path] = set()
+        self._busy: set[str] = set()  # sessions and parties, as in the names of files
         folder.mkdir(mode=0o700, parents=True, exist_ok=True)
 
     def _path(self, session: str, party: str, digest: bytes) -> Path:
@@ -42,10 +42,13 @@ class Uploads:
 
         The message is mapped, not read, so that it needs no memory; its file is deleted with the block.
         """
+        if last and not at + len(part):
+            raise Problem(Kind.BAD_REQUEST, "the message is empty")
         path = self._path(session, party, digest)
-        if path in self._busy:
+        message = path.name.rpartition(".")[0]
+        if message in self._busy:  # so a party can't fill the disk with messages that it begins at the same time
             raise Problem(Kind.UPLOAD_OFFSET, "another part is being written", retry_after=1.0)
-        self._busy.add(path)
+        self._busy.add(message)
         try:
             await asyncio.to_thread(self._write, path, at, part, most)
             if not last:
@@ -58,7 +61,7 @@ class Uploads:
                 with contextlib.suppress(OSError):
                     path.unlink(missing_ok=True)
         finally:
-            self._busy.discard(path)
+            self._busy.discard(message)
 
     def _write(self, path: Path, at: int, part: bytes | memoryview, most: int) -> None:
         size = _size(path)
@@ -69,8 +72,7 @@ class Uploads:
         if not at:
             stem = path.name.rpartition(".")[0]
             for other in self._folder.glob(f"{stem}.*"):
-                if other not in self._busy or other == path:
-                    other.unlink(missing_ok=True)
+                other.unlink(missing_ok=True)
         try:
             descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC, 0o600)
             try:
@@ -89,7 +91,7 @@ class Uploads:
     def forget(self, session: str) -> None:
         """Delete what is left of a session that has ended."""
         for path in self._folder.glob(f"{session[:32]}.*"):
-            if path not in self._busy:
+            if path.name.rpartition(".")[0] not in self._busy:
                 path.unlink(missing_ok=True)
 
     def forget_others(self, sessions: set[str]) -> None:

@@ -163,6 +163,11 @@ class Worker:
             if party not in self._listeners:
                 kept.append(data)
 
+    def write_remaining(self, number: int, seconds: float) -> None:
+        """Write how long the round ``number`` has left, if it is still open."""
+        if self._server is not None and self._server.position == number:
+            self.files.write_remaining(seconds)
+
     def close(self, name: str) -> Opened | Ended:
         """Close the round ``name``; ``Aborted`` if too few parties answered."""
         server = self.server
