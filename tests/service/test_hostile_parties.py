@@ -14,12 +14,15 @@ from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import Any
 
+import jwt
 import numpy as np
 import pytest
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 import secagg
 from secagg.api import documents, routes
 from secagg.api.problems import Problem
+from secagg.api.tokens import audience
 from secagg.errors import Aborted
 from secagg.service import (
     Schedule,
@@ -372,3 +375,24 @@ def test_a_disk_that_is_full_for_a_while(
     for party in parties:
         answered = [number for _, number, _, status in party.uploads if status == 200]
         assert len(answered) == len(set(answered))
+
+
+@pytest.mark.parametrize("algorithm", ["EdDSA", "HS256", "none"])
+def test_a_token_without_the_key_does_not_tell_who_is_enrolled(tmp_path: Path, algorithm: str) -> None:
+    enrolled = small()
+    key: Any = {"EdDSA": Ed25519PrivateKey.generate(), "HS256": "k" * 32, "none": None}[algorithm]
+    with serving(tmp_path, enrolled) as service:
+        (party, *_) = parties_of(enrolled, service)
+        answers = []
+        for name in ("c1", "nobody"):
+            claims = {
+                "sub": name,
+                "aud": audience(service.url, enrolled.task.digest),
+                "iat": 0,
+                "exp": 1,
+                "jti": "x",
+            }
+            token = jwt.encode(claims, key, algorithm=algorithm)
+            answers.append(party.http.get(party.route("next"), headers={"authorization": f"Bearer {token}"}))
+    assert answers[0].status_code == answers[1].status_code == 401
+    assert answers[0].content == answers[1].content

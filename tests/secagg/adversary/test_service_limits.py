@@ -616,3 +616,48 @@ def test_no_path_reaches_a_file_or_an_error(tmp_path) -> None:
     assert {status for status in seen if status >= 500} == set()
     assert {200, 400, 403, 404, 405, 410} <= set(seen)
     assert {path for path in opened if not path.startswith(str(tmp_path))} == set()
+
+
+@attack(
+    title="Slow bodies that hold all room for uploads.",
+    attacker="an enrolled party, with many connections",
+    defence="Of one party two bodies are read at a time; a third one ends the oldest",
+    control="without the cap one party holds the whole byte budget, and an honest upload gets 503",
+    source=OWN,
+)
+class TestSlowBodiesOfOneParty:
+    def status(self, bodies: int, monkeypatch) -> int:
+        monkeypatch.setattr(guard, "_BODIES", bodies)
+        return asyncio.run(self._upload())
+
+    async def _upload(self) -> int:
+        shared = Guard(replace(LIMITS, ingest_bytes=1000, ingest_seconds=0.3))
+
+        async def never():
+            await asyncio.Event().wait()
+
+        async def whole():
+            return {"type": "http.request", "body": bytes(100), "more_body": False}
+
+        async def read(party: str, receive) -> int:
+            scope = {"type": "http", "method": "PUT", "headers": [(b"content-length", b"100")]}
+            try:
+                async with shared.body_within(Request(scope, receive), 100, party):
+                    return 200
+            except Problem as problem:
+                return problem.status
+
+        slow = [asyncio.create_task(read("c2", never)) for _ in range(20)]
+        await asyncio.sleep(0.05)
+        honest = await read("c1", whole)
+        for one in slow:
+            one.cancel()
+        await asyncio.gather(*slow, return_exceptions=True)
+        assert shared.budget.free == shared.budget.total
+        return honest
+
+    def test_refused(self, monkeypatch):
+        assert self.status(2, monkeypatch) == 200
+
+    def test_control_succeeds(self, monkeypatch):
+        assert self.status(1 << 30, monkeypatch) == Kind.OVERLOADED.status
