@@ -45,7 +45,7 @@ class Remote:
         self._changed = threading.Condition()
         self._thread: threading.Thread | None = None
         self._error: BaseException | None = None
-        self._over = False
+        self._over = self._sending = False
 
     def offers(self, *, resumed: bool = False) -> Iterator[Offer]:
         """Wait for offers, one after the other; ends with the run, or with ``once=True`` when there is none.
@@ -85,6 +85,7 @@ class Remote:
     def _start(self) -> None:
         if self._thread is None:
             self._thread = threading.Thread(target=self._run, name="secagg remote", daemon=True)
+            self._sending = True
             self._thread.start()
 
     def _run(self) -> None:
@@ -100,7 +101,8 @@ class Remote:
         with self._changed:
             self._over = True
             self._changed.notify_all()
-        if self._driver.closed:  # while this thread was sending
+        self._sending = False  # before the look at closed: either this thread or close() hangs up
+        if self._driver.closed:
             self._driver.hang_up()
 
     def _accept(self, session: Session) -> None:
@@ -142,7 +144,7 @@ class Remote:
         """Stop, and release the folder. An open session goes on when the client connects again."""
         self._over = True
         self._driver.close()
-        if self._thread is None or not self._thread.is_alive():
+        if not self._sending:
             self._driver.hang_up()
         self._state.close()
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import threading
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -101,3 +102,28 @@ def test_the_kit_says_whom_to_trust_and_a_certificate_that_is_not_trusted_is_fin
                 names(untrusted)
         assert double.requests == []
         assert names(certificate) == ["task", "roster", "next"]
+
+
+def test_connections_are_closed_when_the_thread_ends_as_the_client_closes(tmp_path: Path) -> None:
+    double = Double(PARTIES.task, PARTIES.roster, PARTIES.cohort)
+    double.end()
+    ended, may_exit, hung_up = threading.Event(), threading.Event(), threading.Event()
+    with running(double) as url:
+        remote = connected(url, "c1", tmp_path)
+        run, hang_up = remote._run, remote._driver.hang_up
+
+        def lingering() -> None:
+            run()
+            ended.set()
+            may_exit.wait(30)
+
+        def noted() -> None:
+            hang_up()
+            hung_up.set()
+
+        remote._run, remote._driver.hang_up = lingering, noted  # type: ignore[method-assign]
+        remote._start()
+        assert ended.wait(30)
+        remote.close()
+        assert hung_up.is_set()
+        may_exit.set()
