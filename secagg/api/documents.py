@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import struct
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Final, NamedTuple, TypeVar
 
 import msgspec
@@ -102,7 +102,14 @@ class Framed(NamedTuple):
 
 def to_frames(messages: Iterable[tuple[int, bytes | memoryview]]) -> bytes:
     """Several messages as one body."""
-    return b"".join(part for number, data in messages for part in (_FRAME.pack(number, len(data)), data))
+    return b"".join(frames(messages))
+
+
+def frames(messages: Iterable[tuple[int, bytes | memoryview]]) -> Iterator[bytes | memoryview]:
+    """The parts of that body, none of them a copy of a message."""
+    for number, data in messages:
+        yield _FRAME.pack(number, len(data))
+        yield data
 
 
 def from_frames(body: bytes, most: int | None = None) -> Sequence[Framed]:

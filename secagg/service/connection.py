@@ -17,6 +17,7 @@ from collections.abc import Callable
 from enum import Enum, auto
 from functools import partial
 from typing import Final, NoReturn
+from weakref import WeakSet
 
 import httptools
 from uvicorn.config import Config
@@ -29,6 +30,11 @@ from secagg.service.limits import Limits
 
 #: The ASGI extension for reading a whole body into one buffer.
 FILL: Final = "secagg.fill"
+STAYS: Final = "secagg.stays"
+_MOST_GROWN: Final = 64
+#: Connections that stay open after a large upload. The buffers of TLS grow with what a client sends at once, to
+#: about half a megabyte, and never shrink: a thousand clients in long polls would hold half a gigabyte.
+_GROWN: WeakSet[Connection] = WeakSet()
 _METHODS: Final = frozenset({b"GET", b"HEAD", b"PUT", b"POST", b"PATCH", b"DELETE", b"OPTIONS"})
 
 
@@ -89,6 +95,7 @@ class Connection(HttpToolsProtocol):
         super().connection_lost(exc)
         # Nothing refers to the connection in a circle or from a timer now, so its buffers, up to a megabyte under
         # TLS, are free at once and not when the garbage is next collected.
+        _GROWN.discard(self)
         self._unset_keepalive_if_required()
         if self.scope is not None:
             self.scope.pop("extensions", None)
@@ -159,7 +166,7 @@ class Connection(HttpToolsProtocol):
         if upgrade or not self.url.startswith(b"/") or self.parser.get_http_version() not in ("1.0", "1.1"):
             self._fail(Kind.BAD_REQUEST)
         super().on_headers_complete()
-        self.scope["extensions"] = {FILL: partial(self._fill, self.cycle)}  # type: ignore[dict-item]
+        self.scope["extensions"] = {FILL: partial(self._fill, self.cycle), STAYS: self._stays}  # type: ignore[dict-item]
         self._stage, self._body = _Stage.BODY, 0
         if any(name == b"content-length" and value != b"0" for name, value in self.headers):
             self.flow.pause_reading()  # until the application asks for the body, so that none waits in memory
@@ -210,6 +217,13 @@ class Connection(HttpToolsProtocol):
         finally:
             self._filling = None
         return None if cycle.disconnected or cycle.response_complete else filling.size
+
+    def _stays(self) -> bool:
+        """Whether the connection may stay open after a large upload, as long as few others do."""
+        if self not in _GROWN and len(_GROWN) >= _MOST_GROWN:
+            return False
+        _GROWN.add(self)
+        return True
 
     # What ends a connection
 

@@ -20,7 +20,8 @@ from starlette.responses import Response
 
 from secagg.api.problems import MEDIA_TYPE, Kind, Problem
 from secagg.service.budget import ByteBudget, PartyRate
-from secagg.service.connection import FILL
+from secagg.service.buffers import Buffers
+from secagg.service.connection import FILL, STAYS
 from secagg.service.limits import Limits
 
 logger = logging.getLogger(__name__)
@@ -35,6 +36,7 @@ App = Callable[[Scope, Receive, Send], Awaitable[None]]
 _LENGTH: Final = re.compile(rb"[0-9]{1,18}\Z")
 #: An encoded slash, backslash, control character or byte above 127. No path of the service has one.
 _HIDDEN: Final = re.compile(rb"%(?:2[fF]|5[cC]|[01][0-9a-fA-F]|7[fF]|[89a-fA-F][0-9a-fA-F])")
+_LARGE: Final = 1 << 18  # bytes of an upload after which only some connections stay open
 _BODIES: Final = 2  # of one party at a time
 _KEPT: Final = frozenset({b"allow", b"retry-after", b"www-authenticate"})  # of an error that is not ours
 
@@ -44,6 +46,7 @@ class Guard:
 
     def __init__(self, limits: Limits) -> None:
         self.budget = ByteBudget(limits.ingest_bytes, limits.ingest_seconds)
+        self._buffers = Buffers(lambda: self.budget.free)
         self._rate = PartyRate(limits.party_rate, limits.party_burst)
         self._reading: dict[str, list[asyncio.Timeout]] = {}
 
@@ -63,8 +66,16 @@ class Guard:
         async with contextlib.AsyncExitStack() as held:
             async with self._among_two(party):
                 await held.enter_async_context(self.budget.hold(length))
-                body = await read_body(request.scope, request.receive, length)
-            yield body
+                buffer = self._buffers.take(length)
+                view = buffer.data[:length]
+                body = await read_body(request.scope, request.receive, length, view)
+            try:
+                yield body
+            finally:
+                with contextlib.suppress(BufferError):  # of somebody who still looks at it
+                    body.release()
+                    view.release()
+                self._buffers.give(buffer)
 
     @asynccontextmanager
     async def _among_two(self, party: str | None) -> AsyncIterator[None]:
@@ -115,9 +126,13 @@ def body_length(scope: Scope, most: int) -> int:
     return int(lengths[0])
 
 
-async def read_body(scope: Scope, receive: Receive, length: int) -> memoryview:
-    """A body of exactly ``length`` bytes in one buffer, read-only; ``ClientDisconnect`` if the client leaves."""
-    view = np.empty(length, np.uint8).data  # not memory until it is written
+async def read_body(scope: Scope, receive: Receive, length: int, view: memoryview | None = None) -> memoryview:
+    """A body of exactly ``length`` bytes in one buffer, by default a new one, read-only.
+
+    ``ClientDisconnect`` if the client leaves.
+    """
+    if view is None:
+        view = np.empty(length, np.uint8).data  # not memory until it is written
     fill: Fill | None = scope.get("extensions", {}).get(FILL)
     at = await (_collect(receive, view) if fill is None else fill(view))
     if at is None:
@@ -203,6 +218,9 @@ class _Exchange:
         if FILL in extensions:
             self._fill: Fill = extensions[FILL]
             scope["extensions"] = {**extensions, FILL: self.fill}
+        self._stays: Callable[[], bool] = extensions.get(STAYS, lambda: True)
+        lengths = [value for name, value in scope["headers"] if name == b"content-length"]
+        self._large = any(value.isdigit() and int(value) > _LARGE for value in lengths)
         self._unread = any(
             (name == b"content-length" and value != b"0") or name == b"transfer-encoding"
             for name, value in scope["headers"]
@@ -259,7 +277,7 @@ class _Exchange:
             fixed = {**problem.headers(), "content-length": str(len(self._instead))}
             headers = [(name, value) for name, value in headers if name in _KEPT]
             headers += [(name.encode(), value.encode()) for name, value in fixed.items()]
-        if self._unread:
+        if self._unread or (self._large and not self._stays()):
             headers.append((b"connection", b"close"))
         return headers
 

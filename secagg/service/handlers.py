@@ -15,7 +15,7 @@ from starlette.routing import Route
 from starlette.types import Receive, Scope, Send
 
 from secagg.api import routes
-from secagg.api.documents import Acceptance, Accepted, Joined, Rosters, read_document, to_frames
+from secagg.api.documents import Acceptance, Accepted, Joined, Rosters, frames, read_document
 from secagg.api.problems import Kind, Problem
 from secagg.errors import ConfigError
 from secagg.service.callers import Caller
@@ -124,9 +124,9 @@ class Handlers:
         headers = {routes.SESSION_HEADER: step.key, routes.CURSOR_HEADER: batch.cursor}
         if (left := step.remaining) is not None:
             headers[routes.DEADLINE_HEADER] = f"{left:.3f}"
-        frames = to_frames(batch.messages)
-        self._serving.bytes_out += len(frames)
-        return _InPieces(frames, headers=headers, media_type=routes.MESSAGES_TYPE)
+        parts = list(frames(batch.messages))
+        self._serving.bytes_out += sum(map(len, parts))
+        return _InPieces(parts, headers)
 
     async def accept(self, request: Request) -> Response:
         """See the table of routes."""
@@ -247,18 +247,29 @@ class Handlers:
 
 
 class _InPieces(Response):
-    """A large body, sent in pieces, each when the peer has read most of the one before.
+    """The frames of messages, sent in pieces, each when the peer has read most of the one before.
 
     Starlette's streaming response also waits for the client to leave, in a task that it cancels. What the cancelled
     task leaves behind keeps the connection and its buffers until the garbage is next collected.
     """
 
+    def __init__(self, parts: list[bytes | memoryview], headers: Mapping[str, str]) -> None:
+        size = sum(map(len, parts))
+        self._parts = parts if size > _PIECE else [b"".join(parts)]
+        super().__init__(headers={**headers, "content-length": str(size)}, media_type=routes.MESSAGES_TYPE)
+
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         await send({"type": "http.response.start", "status": self.status_code, "headers": self.raw_headers})
-        view = memoryview(self.body)
-        for at in range(0, max(1, len(view)), _PIECE):
-            more = at + _PIECE < len(view)
-            await send({"type": "http.response.body", "body": view[at : at + _PIECE], "more_body": more})
+        for part in self._parts[:-1]:
+            await _send(part, send, more=True)
+        await _send(self._parts[-1], send, more=False)
+
+
+async def _send(part: bytes | memoryview, send: Send, *, more: bool) -> None:
+    view = memoryview(part)
+    for at in range(0, max(1, len(view)), _PIECE):
+        last = at + _PIECE >= len(view)
+        await send({"type": "http.response.body", "body": view[at : at + _PIECE], "more_body": more or not last})
 
 
 def _digest(request: Request, name: str, kind: Kind) -> str:

@@ -13,7 +13,7 @@ from secagg.service.relays import Relays
 class Batch(NamedTuple):
     """Messages for one party, and the cursor behind them."""
 
-    messages: Sequence[tuple[int, bytes]]
+    messages: Sequence[tuple[int, bytes | memoryview]]
     cursor: str
 
 

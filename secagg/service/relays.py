@@ -5,6 +5,7 @@ Together these messages may be as large as all uploads, so they are in a file, a
 
 from __future__ import annotations
 
+import mmap
 import os
 import struct
 import threading
@@ -19,6 +20,7 @@ from secagg.errors import ConfigError
 from secagg.service.spool import write_at
 
 _HEAD: Final = struct.Struct(">QIII")  # the body's length, the round, the length of the names, a CRC-32 of all that
+_LARGE: Final = 1 << 20  # bytes of a batch
 _NAMES: Final = 1 << 24  # the most bytes that the listeners' ids of one message take
 
 
@@ -26,7 +28,7 @@ class Relayed(NamedTuple):
     """A message that was handed on, and the number of the round in which it was."""
 
     round: int
-    data: bytes
+    data: bytes | memoryview
 
 
 class Relays:
@@ -81,13 +83,21 @@ class Relays:
 
         If the first alone is longer than ``most_bytes``, it comes alone. There are none after :meth:`close`.
         """
-        messages, left = list[Relayed](), most_bytes
         with self._reading:
-            for number, start, length in self._places(party, index, max(most, 0)):
-                if messages and length > left:
+            places, size = list[tuple[int, int, int]](), 0
+            for place in self._places(party, index, max(most, 0)):
+                if places and size + place[2] > most_bytes:
                     break
-                messages.append(Relayed(number, self._bytes(start, length)))
-                left -= length
+                places.append(place)
+                size += place[2]
+            # One piece of memory, which goes back to the system as a whole: a thread's own allocator would keep it.
+            memory = memoryview(mmap.mmap(-1, size) if size > _LARGE else bytearray(size))
+            messages, at = list[Relayed](), 0
+            for number, start, length in places:
+                piece = memory[at : at + length]
+                self._fill(piece, start)
+                messages.append(Relayed(number, piece.toreadonly() if size > _LARGE else bytes(piece)))
+                at += length
         return messages
 
     def sync(self) -> int:
@@ -168,11 +178,10 @@ class Relays:
             self._enter(names.decode().split("\n"), round, start, length)
             self._end = start + length
 
-    def _bytes(self, start: int, length: int) -> bytes:
-        data = os.pread(self._file, length, start)
-        while len(data) < length:  # Linux reads less than 2 GiB at once
-            piece = os.pread(self._file, length - len(data), start + len(data))
-            if not piece:
+    def _fill(self, piece: memoryview, start: int) -> None:
+        done = 0
+        while done < len(piece):  # Linux reads less than 2 GiB at once
+            read = os.preadv(self._file, [piece[done:]], start + done)
+            if not read:
                 raise ConfigError(f"got relays {self._path}, cut short at byte {start}; give this session up")
-            data += piece
-        return data
+            done += read

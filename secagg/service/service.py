@@ -26,6 +26,7 @@ from secagg.service.database import Database
 from secagg.service.guard import Guard
 from secagg.service.limits import Limits
 from secagg.service.listener import Listener, new_loop
+from secagg.service.memory import keep_trimming
 from secagg.service.metrics import Metrics
 from secagg.service.past import past_session, recall
 from secagg.service.run import Hosted, Run
@@ -80,7 +81,9 @@ class Service:
         self._loop: asyncio.AbstractEventLoop | None = None
         self._thread: threading.Thread | None = None
         self._plays: set[asyncio.Task[Outcome]] = set()
+        self._listening: Listener | None = None
         self._operator: Listener | None = None
+        self._upkeep: list[asyncio.Task[None]] = []
 
     def add(
         self,
@@ -168,6 +171,12 @@ class Service:
     def url(self) -> str:
         """The address that clients use."""
         return self._url or self._public.url
+
+    @property
+    def _public(self) -> Listener:
+        if self._listening is None:
+            raise LocalProtocolError("got a question to a service that does not run; call start() first")
+        return self._listening
 
     @property
     def status_url(self) -> str | None:
@@ -275,8 +284,8 @@ class Service:
         self._serving.seen.update(recalled.seen)
         open_sessions = {row.key for row in self._database.running()}
         await asyncio.to_thread(self._serving.uploads.forget_others, open_sessions)
-        self._public = public_listener(self._serving, self._listen, self._url, self._tls, self._limits)
-        await self._public.start()
+        self._listening = public_listener(self._serving, self._listen, self._url, self._tls, self._limits)
+        await self._listening.start()
         if self._status is not None:
             await self._start_status(self._status)
         doors = Doors(self._database, self.url)
@@ -285,7 +294,10 @@ class Service:
             await asyncio.to_thread(warm, run.task)
         await self._resume()
         self._serving.doors = doors
-        self._flushing = asyncio.create_task(self._keep_flushing())
+        self._upkeep = [
+            asyncio.create_task(self._keep_flushing()),
+            asyncio.create_task(keep_trimming(lambda: self._serving.bytes_in)),
+        ]
 
     async def _start_status(self, address: tuple[str, int]) -> None:
         source = StatusSource(self._serving, self.url, self._public.url)
@@ -352,10 +364,10 @@ class Service:
         serving.stopping = True
         for run in serving.runs.values():
             run.polls.wake_all(False)
-        for listener in (getattr(self, "_public", None), getattr(self, "_operator", None)):
+        for listener in (self._listening, self._operator):
             if listener is not None:
                 await listener.stop(grace)
-        others = [*self._plays, *([self._flushing] if hasattr(self, "_flushing") else [])]
+        others = [*self._plays, *self._upkeep]
         for one in others:
             one.cancel()
         await asyncio.gather(*others, return_exceptions=True)

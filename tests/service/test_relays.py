@@ -146,12 +146,12 @@ def test_the_file_is_not_closed_or_cut_under_a_reader(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, change: str
 ) -> None:
     # A number of a closed file may be another session's file by the next read.
-    relays, real = Relays(tmp_path), os.pread
+    relays, real = Relays(tmp_path), os.preadv
     for _ in range(2):
         relays.append("a", 1, b"one")
     inside, go_on, changed = threading.Event(), threading.Event(), threading.Event()
 
-    def slow(*arguments: Any) -> bytes:
+    def slow(*arguments: Any) -> int:
         inside.set()
         go_on.wait(60)
         assert not changed.is_set()
@@ -164,7 +164,7 @@ def test_the_file_is_not_closed_or_cut_under_a_reader(
 
     other = threading.Thread(target=alter)
     other.start()
-    monkeypatch.setattr(os, "pread", slow)
+    monkeypatch.setattr(os, "preadv", slow)
     threading.Timer(0.05, go_on.set).start()
     assert everything(relays, "a") == [(1, b"one")] * 2
     other.join(60)
