@@ -195,7 +195,9 @@ def oneshot(
 
 
 def service(
-    turns: Annotated[int, typer.Option(min=1, max=20, help="Turns of the uploads over the service and alone.")] = 5,
+    turns: Annotated[
+        int, typer.Option(min=1, max=20, help="Turns of the uploads over the service and alone.")
+    ] = 20,
     quick: Annotated[bool, typer.Option("--quick", help="Small sizes, which show that it works.")] = False,
     as_json: Json = None,
     as_html: Html = None,

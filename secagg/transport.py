@@ -205,14 +205,14 @@ def _member_steps(role: Member[Any], contribute: Callable[[], object] | None) ->
 
 def _server_steps(server: Server[Any], deadlines: Mapping[str, float]) -> Steps[Outcome]:
     everyone = [*server.context.state.cohort, *server.others()]
-    told: set[str] = set()
+    informed: set[str] = set()
 
     def send(outbox: Mapping[str, bytes]) -> Steps[None]:
         for party, message in outbox.items():
             yield "send", party, message
 
     def over() -> Steps[None]:
-        yield from send(dict.fromkeys((party for party in everyone if party not in told), OVER))
+        yield from send(dict.fromkeys((party for party in everyone if party not in informed), OVER))
 
     if server.aborted:
         yield from over()
@@ -220,13 +220,13 @@ def _server_steps(server: Server[Any], deadlines: Mapping[str, float]) -> Steps[
     try:
         outbox = yield (server.start,)
         while True:
-            told |= outbox.keys() - server.pending
+            informed |= outbox.keys() - server.pending
             yield from send(outbox)
             if (outcome := server.outcome) is not None:
                 break
             outbox = yield from _round(server, deadlines[server.round or ""], send)
     except Aborted as aborted:
-        told |= aborted.outbox.keys()
+        informed |= aborted.outbox.keys()
         yield from send(aborted.outbox)
         yield from over()
         raise

@@ -149,8 +149,8 @@ class Backoff:
         """Seconds until the next attempt, after one more failure. ``asked`` is the server's Retry-After."""
         self.failures += 1
         ceiling = min(LONGEST_DELAY, FIRST_DELAY * 2 ** min(self.failures, 16))
-        drawn = FIRST_DELAY + (ceiling - FIRST_DELAY) * self._random()
-        return drawn if asked is None else asked + FIRST_DELAY * self._random()
+        delay = FIRST_DELAY + (ceiling - FIRST_DELAY) * self._random()
+        return delay if asked is None else asked + FIRST_DELAY * self._random()
 
     def damaged(self) -> bool:
         """Whether a message that came damaged may be sent once more."""

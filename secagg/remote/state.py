@@ -65,22 +65,22 @@ class State:
         self.close()
 
     def _identity(self) -> Ed25519PrivateKey:
-        given = self._settings.identity
-        if given is not None and not isinstance(given, str | os.PathLike):
-            return given
-        if given is not None:
-            return load_identity(given)
+        identity = self._settings.identity
+        if identity is not None and not isinstance(identity, str | os.PathLike):
+            return identity
+        if identity is not None:
+            return load_identity(identity)
         named = self._path / "identity.pem"
         return load_identity(named if named.exists() else self._path / f"{self._kit.party}.pem")
 
     def _key(self) -> bytes | None:
         """The other private key that this party's role has, if it has one."""
-        given = self._settings.key
-        if isinstance(given, bytes):
-            return given
+        key = self._settings.key
+        if isinstance(key, bytes):
+            return key
         party = self._kit.party
-        if given is not None:
-            return load_sealing_key(given) if self._kit.role is PartyRole.AGGREGATOR else load_he_key(given)
+        if key is not None:
+            return load_sealing_key(key) if self._kit.role is PartyRole.AGGREGATOR else load_he_key(key)
         sealing, own, shared = (
             self._path / name for name in (f"{party}.sealing.json", f"{party}.he.json", SHARED_FILE)
         )

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import ctypes
 import logging
+import resource
 import signal
 import sys
 from collections.abc import Callable
@@ -25,6 +27,7 @@ from secagg.task import Task
 log = logging.getLogger("secagg.service")
 
 Loop = Callable[[Service], None]
+_SET_DUMPABLE = 4  # PR_SET_DUMPABLE of prctl(2)
 _MOST_FAILURES = 3  # in a row
 
 
@@ -42,11 +45,19 @@ def serve(settings: Path, loop: str | None) -> None:
     else:
         play = load_function("--loop", loop)
     signal.signal(signal.SIGTERM, _stop)
+    keep_out_of_core_files()
     with service:
         log.info("the service answers at %s, the status page at %s", service.url, service.status_url)
         play(service)
         for task in tasks:
             service.finish(task)
+
+
+def keep_out_of_core_files() -> None:
+    """Let no crash write this process's memory to a file, and no other process of this user read it (Linux)."""
+    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+    if sys.platform == "linux":
+        ctypes.CDLL(None).prctl(_SET_DUMPABLE, 0, 0, 0, 0)
 
 
 def _stop(number: int, frame: FrameType | None) -> None:

@@ -33,7 +33,7 @@ def give_tokens(settings: Path, parties: Sequence[str], out: Path) -> list[Path]
     paths = [out / f"{name}.token" for name in names]
     if taken := [str(path) for path in paths if path.exists()]:
         raise ConfigError(f"got {', '.join(taken)}, which exist; a token is never overwritten: delete it first")
-    given = {name: new_token() for name in names}
+    tokens = {name: new_token() for name in names}
     folder = beside / read.service.folder
     make_folders(folder)
     with closing(Writer(folder / FILE)) as writer:
@@ -41,10 +41,10 @@ def give_tokens(settings: Path, parties: Sequence[str], out: Path) -> list[Path]
         with writer.writing() as connection:
             row = {"digest": task.digest, "data": task.to_bytes(), "auth": entry.auth, "added": time.time()}
             connection.execute(upsert(TASKS).values(row).on_conflict_do_nothing())
-            for name, token in given.items():
+            for name, token in tokens.items():
                 connection.execute(delete(TOKENS).where(TOKENS.c.task == task.digest, TOKENS.c.party == name))
                 connection.execute(insert(TOKENS).values(task=task.digest, party=name, hash=token_hash(token)))
-            for path, token in zip(paths, given.values(), strict=True):
+            for path, token in zip(paths, tokens.values(), strict=True):
                 _write(path, token)
     return paths
 

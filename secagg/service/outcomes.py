@@ -56,10 +56,10 @@ def write_outcome(path: Path, outcome: Outcome, layout: Layout) -> str:
 def read_outcome(path: Path, document: str, layout: Layout) -> Outcome:
     """The outcome that :func:`write_outcome` wrote, in the structure of ``layout``; ``ConfigError`` if damaged."""
     try:
-        told = msgspec.json.decode(document, type=_Document)
+        stated = msgspec.json.decode(document, type=_Document)
         with path.open("rb") as opened, np.load(opened, allow_pickle=False) as file:
             mean, total = (file[name] for name in _ARRAYS)
-        faults = tuple(Fault(one.sender, one.round, FaultKind(one.kind), one.detail) for one in told.faults)
+        faults = tuple(Fault(one.sender, one.round, FaultKind(one.kind), one.detail) for one in stated.faults)
     except Exception as error:
         raise ConfigError(
             f"got outcome {path}, which is damaged ({error!s:.200}); restore it from a backup"
@@ -67,17 +67,17 @@ def read_outcome(path: Path, document: str, layout: Layout) -> Outcome:
     return Outcome(
         mean=layout.restore(mean),
         sum=layout.restore(total, dtype="float64"),
-        total_weight=told.total_weight,
-        survivors=tuple(told.survivors),
-        dropped=told.dropped,
+        total_weight=stated.total_weight,
+        survivors=tuple(stated.survivors),
+        dropped=stated.dropped,
         faults=faults,
-        clipped=told.clipped,
-        epsilon_guaranteed=told.epsilon_guaranteed,
-        epsilon_realised=told.epsilon_realised,
+        clipped=stated.clipped,
+        epsilon_guaranteed=stated.epsilon_guaranteed,
+        epsilon_realised=stated.epsilon_realised,
     )
 
 
 def describe_outcome(document: str) -> dict[str, Any]:
     """The JSON document of an outcome, for the status page: all but the arrays."""
-    told: dict[str, Any] = msgspec.json.decode(document)
-    return told
+    stated: dict[str, Any] = msgspec.json.decode(document)
+    return stated

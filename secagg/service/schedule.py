@@ -96,9 +96,9 @@ class Schedule:
         if self.batches == "random" or len(clients) <= size:
             return clients
         # Sorted by a hash, so that a batch says nothing about the clients' names, and is the same after a restart.
-        drawn = sorted(clients, key=lambda one: hashlib.sha256(task.digest + one.encode()).digest())
-        count = -(-len(drawn) // size)
-        return drawn[(number - 1) % count :: count]
+        shuffled = sorted(clients, key=lambda one: hashlib.sha256(task.digest + one.encode()).digest())
+        count = -(-len(shuffled) // size)
+        return shuffled[(number - 1) % count :: count]
 
     def ready(self, task: Task, accepted: int, eligible: int, seconds: float) -> bool:
         """Whether a session can begin, ``seconds`` after the offer, with so many of the ``eligible`` clients."""

@@ -36,11 +36,11 @@ class Polls:
 
     def wake(self, parties: Iterable[str]) -> None:
         """Let the polls of ``parties`` return: all at once if they are few, else spread over time."""
-        found = [self._waiting[party] for party in parties if party in self._waiting]
-        if len(found) > _AT_ONCE:
-            random.shuffle(found)
+        polls = [self._waiting[party] for party in parties if party in self._waiting]
+        if len(polls) > _AT_ONCE:
+            random.shuffle(polls)
         loop = asyncio.get_running_loop()
-        for number, one in enumerate(found):
+        for number, one in enumerate(polls):
             if number < _AT_ONCE:
                 _answer(one, True)
             else:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -39,3 +41,12 @@ def test_a_model_that_could_not_be_read_or_written_back_is_refused_before_the_fi
     with pytest.raises(ConfigError, match=says):
         serve(tmp_path / "service.toml", None)
     assert not (tmp_path / "state" / "service.db").exists()
+
+
+def test_the_process_leaves_no_core_file_and_is_not_read_by_others() -> None:
+    code = (
+        "import ctypes, resource; from secagg.service.command import keep_out_of_core_files as keep; keep(); "
+        "print(ctypes.CDLL(None).prctl(3, 0, 0, 0, 0), resource.getrlimit(resource.RLIMIT_CORE))"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout == "0 (0, 0)\n"
