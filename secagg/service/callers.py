@@ -16,6 +16,7 @@ from secagg.service.database import Database
 from secagg.service.run import Run
 
 _CACHED = 1 << 14
+_JOINED = 16  # times the clients of a session: as many may join where anyone may
 _BELIEVED = 60.0  # seconds until the database is asked again: the token may have been replaced
 
 
@@ -76,7 +77,10 @@ class Doors:
         return party
 
     async def join(self, run: Run) -> tuple[str, str]:
-        """A new client's id and token."""
+        """A new client's id and token; ``Problem`` if so many have joined that most can't be clients."""
+        joined = await asyncio.to_thread(self._database.count_tokens, run.task.digest)
+        if joined >= _JOINED * run.task.max_clients:
+            raise Problem(Kind.OVERLOADED, retry_after=3600.0)
         token = new_token()
         party = f"c{hashlib.sha256(secrets.token_bytes(16)).hexdigest()[:16]}"
         await asyncio.to_thread(self._database.add_token, run.task.digest, party, token_hash(token))

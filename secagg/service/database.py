@@ -318,6 +318,11 @@ class Database:
             except IntegrityError as error:
                 raise ConfigError(f"got a token for {party}, which has one, or whose task is not here") from error
 
+    def count_tokens(self, task: bytes) -> int:
+        """How many parties of a task have a token."""
+        rows = self._rows(select(func.count()).select_from(TOKENS).where(TOKENS.c.task == task))
+        return int(rows[0][0])
+
     def token_party(self, task: bytes, token_hash: bytes) -> str | None:
         """Whose token this is; None if it is nobody's."""
         ours = (TOKENS.c.task == task, TOKENS.c.hash == token_hash)

@@ -8,6 +8,7 @@ import time
 from pathlib import Path
 from types import SimpleNamespace
 
+import httpx2
 import numpy as np
 import pytest
 
@@ -100,6 +101,17 @@ def test_anyone_joins_where_the_operator_says_so(tmp_path: Path, monkeypatch: py
     assert len(outcome.survivors) == 4
     assert all(party.startswith("c") and len(party) == 17 for party in outcome.survivors)
     assert np.allclose(outcome.mean["w"], 0.25, atol=1e-4)
+
+
+def test_strangers_cannot_join_without_end(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    task = prepare(tmp_path, "open")
+    monkeypatch.setattr("secagg.service.callers._JOINED", 1)
+    service, _ = make_service(read_settings(tmp_path / "service.toml"), tmp_path)
+    with service:
+        path = f"{service.url}/v1/tasks/{task.digest.hex()}/join"
+        answers = [httpx2.post(path, trust_env=False).status_code for _ in range(len(CLIENTS) + 1)]
+    assert answers == [200] * len(CLIENTS) + [503]
 
 
 def test_a_replaced_token_lets_nobody_in(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
