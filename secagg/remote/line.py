@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import logging
 import random
+from abc import ABC, abstractmethod
 from collections import deque
 from collections.abc import Callable
 from types import ModuleType
@@ -93,7 +94,7 @@ def _tokens() -> ModuleType:
     return tokens
 
 
-class Exchange:
+class Exchange(ABC):
     """One call after the other, each until it has an answer: retries, tokens, and what problems mean."""
 
     def __init__(self, caller: Caller, settings: Settings, jitter: Callable[[], float] = random.random) -> None:
@@ -103,9 +104,9 @@ class Exchange:
         self._not_before = 0.0
         self.ended = False  # the run is over
 
+    @abstractmethod
     def choose(self, now: float) -> Call | Sleep | None:
         """The next call; a ``Sleep`` if there is none now, None if there will be none."""
-        raise NotImplementedError
 
     def next(self, now: float) -> Request | Sleep | None:
         """What to do now; None at the end. Asking again changes nothing until the answer is there."""
@@ -151,7 +152,7 @@ class Exchange:
         """The service points elsewhere."""
         raise Refused(f"got a redirect ({response.status}) from the service; none is followed here")
 
-    def run_over(self, problem: Problem) -> None:
+    def run_over(self, problem: Problem) -> None:  # noqa: B027 - may be left out
         """The service says that the run is over: no request follows."""
 
     def pause(self, seconds: float, now: float) -> None:
@@ -242,9 +243,9 @@ class Line(Exchange):
             return self.uploads[0].call(self.path())
         return self.go_on(now)
 
+    @abstractmethod
     def go_on(self, now: float) -> Call | Sleep | None:
         """The next call once everything is set up and all messages are sent."""
-        raise NotImplementedError
 
     def renew_roster(self, now: float) -> None:
         """Ask for the roster again before the next call, unless it came just now."""

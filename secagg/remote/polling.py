@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from abc import abstractmethod
 from collections.abc import Callable
 from typing import Any, TypeVar
 
@@ -44,13 +45,13 @@ class Polling(Line):
     _asked_at = 0.0
     _polls = _BURST  # that may be sent now
 
+    @abstractmethod
     def offered(self, response: Response, now: float) -> None:
         """Take an offer."""
-        raise NotImplementedError
 
+    @abstractmethod
     def take_messages(self, key: str, frames: list[Framed], now: float) -> bool:
         """Take messages of the session at the address ``key``; False if that session is over."""
-        raise NotImplementedError
 
     def poll(self, now: float, *, live: bool) -> Call | Sleep | None:
         """The next poll; None with ``once`` if nothing was to do and no session is ``live``."""
