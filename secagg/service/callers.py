@@ -64,11 +64,12 @@ class Doors:
         scheme, _, token = (header or "").partition(" ")
         if scheme.lower() != "bearer" or not token or len(token) > 64:
             raise TokenError("got no bearer token; ask the operator for one")
-        name, now = run.task.digest + token_hash(token), time.monotonic()
+        hashed, now = token_hash(token), time.monotonic()
+        name = run.task.digest + hashed
         known = self._known.get(name)
         if known is not None and now < known[1]:
             return known[0]
-        party = self._database.token_party(run.task.digest, token_hash(token))
+        party = self._database.token_party(run.task.digest, hashed)
         if party is None:
             raise TokenError("got a token that this service did not give out")
         if len(self._known) >= _CACHED:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 
 import msgspec
 
@@ -10,6 +10,8 @@ from secagg.roles import Outcome
 from secagg.service.database import Database
 from secagg.service.spool import Spool
 from secagg.task import Task
+
+TAG_BYTES = 16  # of a digest, by which a server knows a message again
 
 
 class SessionFiles:
@@ -101,8 +103,4 @@ class SessionFiles:
 def took(taken: bytes, party: str, digest: bytes) -> bool:
     """Whether the messages that a finished session took hold this one of ``party``; ``taken`` is its row's."""
     tags = msgspec.msgpack.decode(taken, type=dict[str, bytes]).get(party, b"") if taken else b""
-    return digest[:16] in _tags(tags)
-
-
-def _tags(tags: bytes) -> Iterable[bytes]:
-    return (tags[at : at + 16] for at in range(0, len(tags), 16))
+    return digest[:TAG_BYTES] in (tags[at : at + TAG_BYTES] for at in range(0, len(tags), TAG_BYTES))

@@ -15,7 +15,7 @@ from secagg.api.tokens import new_token, token_hash
 from secagg.errors import ConfigError
 from secagg.identity import check_party_id
 from secagg.service.engine import Writer
-from secagg.service.settings import Entry, read_settings
+from secagg.service.settings import Entry, read_settings, read_task
 from secagg.service.tables import TASKS, TOKENS
 from secagg.service.upkeep import FILE, make_folders, upgrade
 from secagg.task import Task
@@ -55,7 +55,7 @@ def _task(entries: Sequence[Entry], beside: Path) -> tuple[Task, Entry]:
         raise ConfigError(
             f'got {len(ours)} tasks with auth = "tokens" in the settings; expected one, without a roster'
         )
-    return Task.from_bytes((beside / ours[0].file).read_bytes()), ours[0]
+    return read_task(ours[0], beside), ours[0]
 
 
 def _write(path: Path, token: str) -> None:

@@ -16,6 +16,7 @@ from dataclasses import dataclass, field
 
 from secagg.errors import Aborted, Fault, SecAggError
 from secagg.roles import Outcome
+from secagg.service.files import TAG_BYTES
 from secagg.service.inbox import Inboxes
 from secagg.service.patience import passes, pause
 from secagg.service.schedule import Schedule
@@ -28,7 +29,6 @@ log = logging.getLogger("secagg.service")
 _AT_ONCE = 32  # messages that share one write to the disk
 _AT_ONCE_BYTES = 64 << 20
 _MOST_REFUSED = 16  # messages of one party in one round that were refused; then no more of them are read
-_TAG = 16  # bytes of a digest by which a server knows a message again
 _MOST_UNPLACED = 64  # messages of one party in one round that found no room: each is in the spool
 _RECOVERIES = 8  # failures in a row after which the session is given up; a full disk may last longer
 _BROKEN = "the service can't go on with this session; its log says why"
@@ -248,7 +248,7 @@ class Running:
 
     def took(self, party: str, digest: bytes) -> bool:
         """Whether the message with this digest was taken from ``party``, in this round or an earlier one."""
-        return digest[:_TAG] in self._taken.get(party, ())
+        return digest[:TAG_BYTES] in self._taken.get(party, ())
 
     async def submit(self, sender: str, number: int, digest: bytes, data: bytes | memoryview) -> Taken:
         """Take a message of ``sender`` for the round ``number``; if ``kept``, it is on the disk and in the session.
@@ -309,7 +309,7 @@ class Running:
             self._hurry_at_goal(view)
         for one, taken in zip(batch, drained.results, strict=True):
             if taken.kept:
-                self._taken.setdefault(one.sender, set()).add(one.digest[:_TAG])
+                self._taken.setdefault(one.sender, set()).add(one.digest[:TAG_BYTES])
             elif not taken.late:
                 counts = self._refused if taken.damaged or taken.refused is not None else self._unplaced
                 counts[one.sender] = counts.get(one.sender, 0) + 1

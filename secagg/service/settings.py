@@ -9,6 +9,7 @@ from typing import Any, Literal
 
 import msgspec
 
+from secagg._documents import read_file
 from secagg.errors import ConfigError
 from secagg.identity import AUTHS, load_roster
 from secagg.kit import check_url
@@ -61,18 +62,10 @@ class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 def read_settings(path: Path) -> Settings:
     """The settings in the file ``path``; ``ConfigError`` says what is wrong with it."""
+    data = read_file(path, "the service's settings; docs/service.md has a file to begin with", _LARGEST)
     try:
-        data = path.read_bytes()
-        if len(data) > _LARGEST:
-            raise ConfigError(f"got {path} of {len(data)} bytes; expected at most {_LARGEST}")
         return msgspec.convert(tomllib.loads(data.decode()), Settings)
-    except OSError as error:
-        raise ConfigError(
-            f"got no settings at {path}: {error.strerror}; docs/service.md has a file to begin with"
-        ) from error
     except (ValueError, msgspec.ValidationError) as error:
-        if isinstance(error, ConfigError):
-            raise
         raise ConfigError(f"got settings {path} that can't be read: {error}") from error
 
 
@@ -97,8 +90,8 @@ def make_service(settings: Settings, beside: Path) -> tuple[Service, list[Task]]
 def _add(service: Service, entry: Entry, beside: Path) -> Task:
     if entry.auth not in AUTHS:
         raise ConfigError(f"got auth={entry.auth!r}; expected {' or '.join(AUTHS)}")
-    task = Task.from_bytes(_read(beside / entry.file))
-    signature = None if entry.signature is None else _read(beside / entry.signature).decode()
+    task = read_task(entry, beside)
+    signature = None if entry.signature is None else read_file(beside / entry.signature, "a signature").decode()
     roster = None if entry.roster is None else load_roster(beside / entry.roster)
     if roster is not None and signature is not None and entry.registrar is not None:
         # What every client would refuse is not served.
@@ -117,11 +110,9 @@ def _made(kind: type[Any], values: dict[str, Any], where: str) -> Any:
         raise ConfigError(f"got {where} with a field that it does not have: {error!s:.200}") from error
 
 
-def _read(path: Path) -> bytes:
-    try:
-        return path.read_bytes()
-    except OSError as error:
-        raise ConfigError(f"got no file at {path}: {error.strerror}; correct service.toml") from error
+def read_task(entry: Entry, beside: Path) -> Task:
+    """The task that ``entry`` names; ``ConfigError`` if its file can't be read."""
+    return Task.from_bytes(read_file(beside / entry.file, "a task, as file= of service.toml says"))
 
 
 def _tls(about: Address, beside: Path) -> tuple[Path, Path] | Literal["proxy"] | None:
