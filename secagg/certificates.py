@@ -1,4 +1,4 @@
-"""A private certificate authority and a server's certificate, for whoever has none from a public one."""
+"""A private certificate authority and a server's certificate, for operators who have none from a public one."""
 
 import datetime as dt
 import ipaddress

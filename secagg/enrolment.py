@@ -33,7 +33,7 @@ class _Request(Document, kw_only=True):
 def request_enrolment(party: Party, identity: Ed25519PrivateKey) -> str:
     """A request to be enrolled as ``party``, signed with its own key, as JSON. Run by the party.
 
-    The signature proves that whoever asks holds the private half of the signing key, and binds id, role and
+    The signature proves that the party which asks holds the private half of the signing key, and binds id, role and
     encryption key to it. It doesn't prove that it holds the private half of the encryption key: with a copied one,
     it could open nothing that is sealed to it.
     """
@@ -145,7 +145,7 @@ def _check_replacement(known: Party, party: Party, replaced: set[str]) -> None:
 
 
 def _check_encryption_keys(parties: Iterable[Party]) -> None:
-    """``ConfigError`` if two parties share an encryption key: whoever has it would open what is sealed to both."""
+    """``ConfigError`` if two parties share an encryption key: its holder would open what is sealed to both."""
     holders: dict[bytes, str] = {}
     for party in parties:
         key = party.encryption_key

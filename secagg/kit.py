@@ -1,7 +1,7 @@
 """The kit: what a party pins before it talks to a service.
 
-It holds no secret, so anybody may read it. But whoever can change it decides what its party believes: it comes on a
-channel that the server can't write to, or the party compares its fingerprint with whoever made it.
+It holds no secret, so anybody may read it. But a person who can change it decides what its party believes: it comes
+on a channel that the server can't write to, or the party compares its fingerprint with the person who made it.
 """
 
 import hashlib
@@ -125,14 +125,14 @@ class Kit:
 
     @property
     def fingerprint(self) -> str:
-        """SHA-256 over all fields, in hexadecimal: for whoever made the kit and its party to compare."""
+        """SHA-256 over all fields, in hexadecimal: which the maker of the kit and its party compare."""
         return hashlib.sha256(b"secagg/v1/kit" + self.to_json().encode()).hexdigest()
 
     def check_task(self, task: Task) -> None:
         """``ConfigError`` unless ``task`` is the pinned one, and who vouches for the roster is enough for it."""
         if task.digest.hex() != self.task:
             raise ConfigError(
-                f"got a task with digest {task.digest.hex()}; this kit pins {self.task}: ask whoever made it"
+                f"got a task with digest {task.digest.hex()}; this kit pins {self.task}: ask the person who made it"
             )
         model = task.protocol.threat_model
         if model != "semi-honest" and not self._vouched:

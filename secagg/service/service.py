@@ -123,7 +123,7 @@ class Service:
                 "task %s has auth=%s: a server that lies is not withstood, and %s",
                 task.digest.hex()[:12],
                 auth,
-                "anyone may join" if auth == "open" else "whoever has a token is its client",
+                "anyone may join" if auth == "open" else "anyone with a token is its client",
             )
         text = None if roster is None else roster.to_json()
         self._hosted[task.digest] = Hosted(task, auth, schedule, roster, text, signature, executor, beacon)

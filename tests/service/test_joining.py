@@ -167,5 +167,5 @@ def test_a_token_is_not_overwritten_and_needs_a_task(tmp_path: Path) -> None:
 def test_a_task_that_is_not_there_is_said_so(tmp_path: Path) -> None:
     prepare(tmp_path, "tokens")
     (tmp_path / "task.bin").unlink()
-    with pytest.raises(ConfigError, match="got no file at .*task.bin"):
+    with pytest.raises(ConfigError, match=r"got no file at .*task\.bin"):
         give_tokens(tmp_path / "service.toml", ["c1"], tmp_path)

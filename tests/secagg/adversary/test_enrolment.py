@@ -1,4 +1,4 @@
-"""Enrolment: whoever chooses the roster chooses who the other clients are, or to whom shares are sealed.
+"""Enrolment: the one who chooses the roster chooses the other clients, or to whom shares are sealed.
 
 The server sends the roster, and holds keys for every client but the victim: its own keys, or stolen ones. The
 victim accepts the roster or refuses it, as its kit and its ledger say. If it accepts, the server plays all other
@@ -287,7 +287,7 @@ class TestAnothersId:
 
 @attack(
     title="A request changed on its way: the other aggregator's, with the attacker's sealing key in it",
-    attacker="one aggregator of two, the collector, and whoever carries the requests",
+    attacker="one aggregator of two, the collector, and the carrier of the requests",
     defence="a party signs its whole request with the key that it asks for (`enrolment.is_signed`)",
     control="without a proof of possession: the victim's update",
     source="own",
@@ -319,8 +319,8 @@ class TestForgedProofOfPossession:
 
 
 @attack(
-    title="A kit without its pins: whoever carries it takes the registrar's key out, so the server's word counts",
-    attacker="lying server, and whoever carries the kit",
+    title="A kit without its pins: its carrier takes the registrar's key out, so the server's word counts",
+    attacker="lying server, and the carrier of the kit",
     defence="a task against a lying server, which the kit pins, needs a vouched roster (`Kit.check_task`)",
     control="without that check: the victim's update",
     source="own; a downgrade",
@@ -345,9 +345,9 @@ class TestKitWithoutItsPins:
 
 
 @attack(
-    title="A kit with another registrar: whoever carries it puts the attacker's key in",
-    attacker="lying server, and whoever carries the kit",
-    defence="the party compares the kit's fingerprint, which is over all fields, with whoever made it "
+    title="A kit with another registrar: its carrier puts the attacker's key in",
+    attacker="lying server, and the carrier of the kit",
+    defence="the party compares the kit's fingerprint, which is over all fields, with the person who made it "
     "(`Kit.fingerprint`)",
     control="with a fingerprint over task and party alone: the victim's update",
     source="own",

@@ -674,7 +674,7 @@ class TestRedirectedToken:
 
 @attack(
     title="The service says that it is the year 2100, and collects tokens that will be valid then",
-    attacker="whoever answers in the service's place today, to call it as the client later",
+    attacker="a person who answers in the service's place today, to call it as the client later",
     defence="a clock is corrected by a `Date` header by at most a day (`SkewedClock.correct`)",
     control="with any date believed: the attacker has a token that is valid in 2100",
     source="own; after attacks on NTP, Malhotra et al. 2016",
@@ -776,7 +776,7 @@ def test_what_no_honest_service_answers_is_refused_and_nothing_leaves(lie: str, 
 
 @refusal(
     title="A redirect of the model to an address without TLS",
-    why="the digest is checked whoever serves the bytes; an observer learns which model is fetched",
+    why="the digest is checked, whichever server has the bytes; an observer learns which model is fetched",
 )
 def test_a_model_is_not_fetched_without_tls(tmp_path: Path) -> None:
     victim = answering(tmp_path, lambda double: None, accepted=False)
