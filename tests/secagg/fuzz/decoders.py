@@ -44,6 +44,7 @@ from secagg.roles.state import _state_checksum
 from secagg.store import FileLedger, FileStore, MemoryLedger, split_rows
 from secagg.table import Refusal
 from secagg.testing import MemoryStore, Session
+from tests.secagg.fuzz import http
 from tests.secagg.fuzz.mutate import Mutator
 from tests.secagg.fuzz.roles import STRANGER, Case
 from tests.secagg.fuzz.tally import Tally
@@ -98,6 +99,13 @@ def decoders(cases: Sequence[Case], folder: Path) -> list[Decoder]:
         Decoder("task", secagg.Task.from_bytes, _tasks(cases), (ConfigError,), _canonical),
         Decoder("roster", _roster(folder / "roster.json"), _rosters(cases), (ConfigError,), _json),
         *_enrolment(folder, _rosters(cases)[0].decode()),
+        Decoder("messages of a poll", http.frames, http.frame_samples(), (ConfigError,)),
+        Decoder("model", http.read_model, http.model_samples(), (ConfigError,)),
+        Decoder("problem", http.problem, http.problem_samples(), (), _json),
+        *(
+            Decoder(f"document {kind.__name__}", http.document(kind), samples, (ConfigError,), _json)
+            for kind, samples in http.document_samples().items()
+        ),
         Decoder("identity", _identity(folder / "key.pem"), _keys(), (ConfigError,), _pem),
         _packed(),
         *_one_time_keys(),
