@@ -25,6 +25,7 @@ SETTINGS = """
 [service]
 url = "http://127.0.0.1:{port}"
 listen = "127.0.0.1:{port}"
+status = "127.0.0.1:0"
 [[task]]
 file = "task.bin"
 auth = "{auth}"
