@@ -10,11 +10,10 @@ from typing import Annotated
 
 import typer
 
-from bench import bounded_commands, report
+from bench import bounded_commands, report, sweep_commands
 from bench.measure import Bench, in_turn
-from bench.options import Bits, Clients, Coordinates, Dropout, Html, Json, Names, Picture, Points, Seed
+from bench.options import Bits, Clients, Coordinates, Dropout, Html, Json, Names, Seed
 from bench.output import check_outputs, command_line, show_grid, shown, write
-from bench.sweep import HELD, Over, Sweeping, points_of, workload_at
 from bench.workloads import Workload, check_memory, check_played
 from secagg.demo.screen import progress
 from secagg.protocols import chosen
@@ -71,64 +70,6 @@ def run(
 
     with shown(show), progress("bench", len(protocols) * (repeats + 1)) as step:
         in_turn(bench, repeats, seconds, step)
-
-
-@app.command()
-def sweep(
-    over: Annotated[Over, typer.Option(help="The quantity to vary.")],
-    protocol: Names = None,
-    points: Points = None,
-    clients: Annotated[
-        int | None, typer.Option(help="Number of clients, while another quantity is varied.")
-    ] = None,
-    coordinates: Annotated[
-        int | None, typer.Option(help="Values in an update, while another quantity is varied.")
-    ] = None,
-    dropout: Annotated[float | None, typer.Option(help="Dropout, while another quantity is varied.")] = None,
-    repeats: Annotated[
-        int, typer.Option(min=1, max=100, help="Sessions at each point. The protocols take turns.")
-    ] = 1,
-    most_seconds: Annotated[
-        float, typer.Option(min=0.1, help="Leave out a session that would take longer.")
-    ] = 40.0,
-    out: Picture = Path("sweep"),
-    as_json: Json = None,
-    as_html: Html = None,
-) -> None:
-    """Draw how costs grow with one quantity: curves with fitted powers, and peak memory by party."""
-    from bench.plots import growth, pictures, save
-
-    protocols = chosen(protocol or [])
-    held = HELD[over]
-    for name, value in {"clients": clients, "coordinates": coordinates, "dropout": dropout}.items():
-        if value is not None and name != over:
-            held = workload_at(Over(name), held, value)
-    check_outputs(as_json, as_html)
-    for picture in pictures(out):
-        report.check_writable("--out", picture)
-    sweeping = Sweeping(over, held, points_of(over, points), protocols)
-
-    def show(finished: bool) -> None:
-        result = sweeping.result()
-        grid = report.sweep_grid(result)
-        document = report.document(
-            report.Kind.SWEEP,
-            command_line(),
-            finished=finished,
-            over=over,
-            held=held,
-            points=result.points,
-            left_out=result.left_out,
-            powers=report.powers(result),
-        )
-        if result.points:
-            show_grid(grid)
-            for path in save(growth(result), out):
-                typer.echo(f"Picture: {path}")
-        write(as_json, as_html, document, [grid], lambda: [growth(result)] if result.points else [])
-
-    with shown(show), progress("bench", len(sweeping.workloads) * len(protocols) * (repeats + 2)) as step:
-        sweeping.run(repeats, most_seconds, step)
 
 
 @app.command()
@@ -225,6 +166,7 @@ def plan(
 
 
 for command in (
+    sweep_commands.sweep,
     bounded_commands.federated,
     bounded_commands.resnet18,
     bounded_commands.ring,

@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from bench.plots import duration, size
+from bench.amounts import duration, size
 from bench.report import Grid, Kind
 from bench.sweep import number
 from secagg.errors import ConfigError
@@ -20,6 +20,7 @@ _SAME = {
     Kind.RUN: ("workload",),
     Kind.PEERS: (),
     Kind.SWEEP: ("over", "held"),
+    Kind.SCALE: (),
     Kind.PLAN: ("workload", "link"),
     Kind.FEDERATED: ("seeds",),
     Kind.RESNET18: ("workload",),
@@ -90,6 +91,9 @@ def _changes(old: Mapping[str, Any], new: Mapping[str, Any], tolerance: float) -
             return list(_ratios(old["compared"], new["compared"], tolerance))
         case Kind.SWEEP:
             return list(_figures(old["points"], new["points"], ("protocol", "at"), tolerance))
+        case Kind.SCALE:
+            keys = ("protocol", "clients", "coordinates", "dropout")
+            return list(_figures(old["sessions"], new["sessions"], keys, tolerance))
         case Kind.RING:
             return list(_ratios(old["timed"], new["timed"], tolerance))
         case Kind.ONESHOT | Kind.SERVICE:

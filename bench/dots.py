@@ -9,7 +9,7 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, LogLocator, NullLocator
 
-from bench.plots import duration, size
+from bench.amounts import duration, size
 from bench.resnet18 import WIDTH, ResNet18
 from bench.spending import Row
 

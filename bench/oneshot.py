@@ -18,6 +18,7 @@ from statistics import median
 from typing import Any
 
 from bench import memory
+from bench.amounts import duration, size
 from bench.bounds import Bound
 from bench.kahe_calls import LEAST_RATE, LEAST_RATE_WITHOUT_IFMA, MOST_OPENING
 from bench.measure import Spread, Turns
@@ -37,7 +38,6 @@ from bench.oneshot_calls import (
     protocol,
     upload,
 )
-from bench.plots import duration, size
 from bench.report import Grid
 from bench.ring import arithmetic, one_core
 from bench.workloads import Expected, Workload, check_memory

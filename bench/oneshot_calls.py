@@ -5,7 +5,6 @@ from __future__ import annotations
 import time
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from concurrent.futures import Executor, Future
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
@@ -13,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from bench.measure import WrongSum, check
+from bench.workers import Here
 from bench.workloads import Expected, Workload
 from mpc import packed
 from secagg import OneShot, simulation, wire
@@ -36,19 +36,6 @@ _FEW = 4  # clients of a session that only shows the size of an answer
 def protocol() -> OneShot:
     """The committee that is measured."""
     return OneShot(members=MEMBERS, corrupt_members=CORRUPT)
-
-
-class Here(Executor):
-    """Runs each call at once, in the thread that submits it, so that the time of that thread is all there is."""
-
-    def submit(self, fn: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Future[Any]:
-        """See ``concurrent.futures.Executor``."""
-        future: Future[Any] = Future()
-        try:
-            future.set_result(fn(*args, **kwargs))
-        except BaseException as error:
-            future.set_exception(error)
-        return future
 
 
 @dataclass(frozen=True)

@@ -12,8 +12,8 @@ from importlib.metadata import PackageNotFoundError, version
 from importlib.util import find_spec
 from typing import Any
 
+from bench.amounts import duration, size
 from bench.measure import Call, Spread, Turns, WrongSum
-from bench.plots import duration, size
 from bench.report import Grid
 from secagg.errors import ConfigError
 

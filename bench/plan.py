@@ -10,8 +10,8 @@ import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
+from bench.amounts import duration, size
 from bench.measure import Bench
-from bench.plots import duration, size
 from bench.rates import Counts, Rates
 from bench.report import Grid
 from bench.workloads import Workload

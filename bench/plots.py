@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import math
+import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -12,6 +13,7 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 
+from bench.amounts import duration, size
 from bench.measure import Row
 from bench.sweep import QUANTITIES, Over, Sweep, is_memory
 
@@ -25,6 +27,7 @@ _AXES = {
     Over.CLIENTS: "clients",
     Over.COORDINATES: "coordinates of an update",
     Over.DROPOUT: "clients that fall silent",
+    Over.WORKERS: "workers",
 }
 
 
@@ -62,6 +65,9 @@ def _held(sweep: Sweep) -> str:
         Over.COORDINATES: f"{held.coordinates:,} coordinates",
         Over.DROPOUT: f"{held.gone} silent" if held.gone else "nobody silent",
     }
+    if sweep.over is Over.WORKERS:
+        parts[Over.WORKERS] = f"{os.cpu_count()} cores"
+        return ", ".join(parts.values())
     return ", ".join(text for over, text in parts.items() if over is not sweep.over)
 
 
@@ -83,7 +89,8 @@ def _panel(axes: Any, sweep: Sweep, quantity: str) -> None:
             axes.annotate(text, curve[-1], color=style(index)["color"], bbox=white, **near)
         else:
             ends.append((*curve[-1], text, index))
-    axes.set_xscale("log")
+    values = sorted({at * factor for at, _ in _all(sweep, quantity)})
+    axes.set_xscale("log" if values[0] > 0 else "linear")
     axes.set_yscale("log")
     heights = [max(value, MEMORY_FLOOR if is_memory(quantity) else 0) for _, value in _all(sweep, quantity)]
     low, high = min(heights), max(heights)
@@ -92,11 +99,11 @@ def _panel(axes: Any, sweep: Sweep, quantity: str) -> None:
     if is_memory(quantity):
         axes.set_ylim(bottom=MEMORY_FLOOR / 1.15)
         title += f" (at least {size(MEMORY_FLOOR)} is drawn)"
-    values = sorted({at * factor for at, _ in _all(sweep, quantity)})
-    axes.set_xlim(values[0] / 1.15, values[-1] * 1.15)
+    if values[0] > 0:
+        axes.set_xlim(values[0] / 1.15, values[-1] * 1.15)
+        axes.xaxis.set_minor_locator(LogLocator(subs=[]))
     axes.set_xticks(values, [f"{value:,.0f}" for value in values])
     axes.xaxis.set_minor_formatter(NullFormatter())
-    axes.xaxis.set_minor_locator(LogLocator(subs=[]))
     bottom, top = axes.get_ylim()
     axes.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5) if top < 100 * bottom else (1,)))
     axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: _amount(value, quantity)))
@@ -105,14 +112,14 @@ def _panel(axes: Any, sweep: Sweep, quantity: str) -> None:
     axes.set_title(title, fontsize=13, loc="left")
     axes.grid(visible=True, which="major", axis="y", color="#dddddd", linewidth=0.8)
     axes.spines[["top", "right"]].set_visible(False)
-    _name(axes, ends)
+    name_ends(axes, ends)
 
 
 def _all(sweep: Sweep, quantity: str) -> list[tuple[float, float]]:
     return [pair for protocol in sweep.protocols for pair in sweep.curve(protocol, quantity)]
 
 
-def _name(axes: Any, ends: Sequence[tuple[float, float, str, int]]) -> None:
+def name_ends(axes: Any, ends: Sequence[tuple[float, float, str, int]]) -> None:
     """Write the name of each curve to the right of the panel, with a thin line to the end of the curve."""
     low, high = map(math.log, axes.get_ylim())
     labels = sorted(((math.log(y) - low) / (high - low), x, y, text, index) for x, y, text, index in ends)
@@ -148,29 +155,6 @@ def _amount(value: float, quantity: str) -> str:
     if "seconds" in quantity:
         return duration(value)
     return size(value)
-
-
-def duration(value: float) -> str:
-    """Seconds as text: ``1.2 ms``, ``5.9 h``."""
-    if value == 0:
-        return "0 s"
-    for unit, least, long in (("days", 86_400.0, 2.0), ("h", 3600.0, 2.0)):
-        if value >= long * least:
-            return f"{value / least:,.0f} {unit}" if value >= 100 * least else f"{value / least:.3g} {unit}"
-    for unit, least in (("s", 1.0), ("ms", 1e-3), ("µs", 1e-6)):
-        if value >= least * 0.9995:
-            scaled = value / least
-            return f"{scaled:,.0f} {unit}" if scaled >= 100 else f"{scaled:.3g} {unit}"
-    return f"{value / 1e-9:.3g} ns"
-
-
-def size(value: float) -> str:
-    """Bytes as text: ``1.2 MB``. A kB is 1000 bytes."""
-    for unit, least in (("PB", 1e15), ("TB", 1e12), ("GB", 1e9), ("MB", 1e6), ("kB", 1e3)):
-        if value >= least * 0.9995:
-            scaled = value / least
-            return f"{scaled:,.0f} {unit}" if scaled >= 100 else f"{scaled:.3g} {unit}"
-    return f"{value:.0f} B"
 
 
 def trade(rows: Sequence[Row]) -> Figure:

@@ -20,8 +20,9 @@ from rich.console import Console, Group
 from rich.table import Table
 from rich.text import Text
 
+from bench.amounts import duration, size
 from bench.measure import Row
-from bench.plots import MEMORY_FLOOR, duration, size
+from bench.plots import MEMORY_FLOOR
 from bench.sweep import QUANTITIES, Power, Sweep, is_memory, number
 from bench.workloads import Workload
 from secagg.errors import ConfigError
@@ -40,6 +41,7 @@ class Kind(StrEnum):
 
     RUN = "run"
     SWEEP = "sweep"
+    SCALE = "scale"
     PEERS = "peers"
     PLAN = "plan"
     FEDERATED = "federated"
@@ -222,7 +224,7 @@ def sweep_grid(sweep: Sweep) -> Grid:
             curve, power = sweep.curve(protocol, name), sweep.power(protocol, name)
             last = "" if not curve else _amount(curve[-1][1], name)
             cells.append(last if power is None else f"{last}\n{grows(power)}")
-        rows.append((protocol, number(max(at for at, _ in sweep.curve(protocol, "bytes_up"))), *cells))
+        rows.append((protocol, number(max(at for at, _ in sweep.curve(protocol, shown[0]))), *cells))
     notes = [
         "Each cell has the figure at the last point, and the power of x that fits the last three points, where "
         "fixed costs weigh least. ± is the greatest difference between this power and the growth from one of the "

@@ -11,10 +11,10 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 
 from bench import service_sessions, service_uploads
+from bench.amounts import duration, size
 from bench.bounds import Bound
 from bench.measure import Spread, Turns
 from bench.oneshot_calls import BITS, Large
-from bench.plots import duration, size
 from bench.report import Grid
 from bench.service_sessions import Session, Waiting
 from bench.service_uploads import ALONE, KEPT, LANES, Uploads

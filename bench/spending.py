@@ -18,10 +18,10 @@ from statistics import median
 from tempfile import TemporaryFile
 from typing import Any
 
+from bench.amounts import duration, size
 from bench.apart import apart
 from bench.bounds import Bound
 from bench.measure import WrongSum, check
-from bench.plots import duration, size
 from bench.report import Grid, plain
 from bench.resnet18 import WIDTH, ResNet18
 from bench.workloads import USABLE, Expected, check_played, estimate, memory_free

@@ -8,9 +8,9 @@ from dataclasses import dataclass, replace
 from enum import StrEnum
 from itertools import pairwise
 
-from bench import memory
-from bench.measure import Bench, Row
-from bench.workloads import Workload, check_memory, memory_free
+from bench.points import Costs, Playing
+from bench.workers import LAST_CPU, LAST_SECONDS, LastRound, last_rounds
+from bench.workloads import Workload
 from secagg.errors import ConfigError
 from secagg.protocols.base import AggregationProtocol
 
@@ -21,18 +21,21 @@ class Over(StrEnum):
     CLIENTS = "clients"
     COORDINATES = "coordinates"
     DROPOUT = "dropout"
+    WORKERS = "workers"
 
 
 #: The workload whose other quantities stay fixed.
 HELD = {
     Over.CLIENTS: Workload(clients=8, coordinates=10_000, dropout=0.0),
     Over.COORDINATES: Workload(clients=8, coordinates=1000, dropout=0.0),
-    Over.DROPOUT: Workload(clients=48, coordinates=20_000, dropout=0.0),
+    Over.DROPOUT: Workload(clients=100, coordinates=10_000, dropout=0.0),
+    Over.WORKERS: Workload(clients=100, coordinates=1_000_000, dropout=0.1),
 }
 POINTS: Mapping[Over, Sequence[float]] = {
-    Over.CLIENTS: (8, 16, 32, 64, 128),
+    Over.CLIENTS: (8, 30, 100, 300, 1000, 10_000),
     Over.COORDINATES: (10_000, 100_000, 1_000_000, 10_000_000),
-    Over.DROPOUT: (1 / 48, 2 / 48, 4 / 48, 8 / 48, 15 / 48),
+    Over.DROPOUT: (0, 0.05, 0.1, 0.2, 0.3),
+    Over.WORKERS: (1, 2, 4),
 }
 
 #: The quantities with a curve: the name of a field of :class:`Point`, and its title.
@@ -44,28 +47,21 @@ QUANTITIES = {
     "client_memory": "peak memory of a client, bytes",
     "server_memory": "peak memory of the server, bytes",
     "other_memory": "peak memory of a decryptor or aggregator, bytes",
+    LAST_SECONDS: "seconds of the server's last round",
+    LAST_CPU: "seconds of the processor in the server's last round",
 }
 _FITTED = 3  # a power is fitted to the last three points, where fixed costs weigh least
 _NOISE = 0.25  # a greater margin says nothing about growth
-_STEEPEST = {Over.CLIENTS: 2.0, Over.COORDINATES: 1.1, Over.DROPOUT: 1.0}  # powers of a session's time
-_QUICK = 2.0  # seconds: a shorter session is played twice
 _LEAST_MEMORY = 1 << 20  # smaller peaks are noise of the allocator
+_TURNS = 5  # of the last round, with each number of workers
 
 
 @dataclass(frozen=True)
-class Point:
-    """One protocol under one workload: seconds, bytes, and peak memory by kind of party."""
+class Point(Costs):
+    """The costs of one protocol where the varied quantity has the value ``at``."""
 
     protocol: str
     at: float
-    client_seconds: float
-    server_seconds: float
-    other_seconds: float | None
-    bytes_up: int
-    bytes_down: int
-    client_memory: int
-    server_memory: int
-    other_memory: int | None
 
 
 @dataclass(frozen=True)
@@ -91,20 +87,22 @@ class Sweep:
 
     over: Over
     held: Workload
-    points: tuple[Point, ...]
+    points: tuple[Point | LastRound, ...]
     left_out: tuple[str, ...]
 
     def curve(self, protocol: str, quantity: str) -> list[tuple[float, float]]:
         """The measured values of ``quantity``, as (x, value), sorted. Memory is at least a byte, for logarithms."""
-        values = [(point.at, getattr(point, quantity)) for point in self.points if point.protocol == protocol]
+        mine = [point for point in self.points if point.protocol == protocol]
+        values = [(point.at, getattr(point, quantity, None)) for point in mine]
         return sorted(
             (at, max(value, 1) if is_memory(quantity) else value) for at, value in values if value is not None
         )
 
     def power(self, protocol: str, quantity: str) -> Power | None:
-        """The growth of ``quantity`` at the end of its curve. None for fewer than three points."""
+        """The growth of ``quantity`` at the end of its curve. None for fewer than three points above 0."""
         least = _LEAST_MEMORY if is_memory(quantity) else 0
-        return slope([(at, value) for at, value in self.curve(protocol, quantity) if value >= least][-_FITTED:])
+        curve = [(at, value) for at, value in self.curve(protocol, quantity) if at > 0 and value >= least]
+        return slope(curve[-_FITTED:])
 
     @property
     def protocols(self) -> list[str]:
@@ -146,6 +144,8 @@ def workload_at(over: Over, held: Workload, at: float) -> Workload:
             return replace(held, coordinates=int(at))
         case Over.DROPOUT:
             return replace(held, dropout=at)
+        case Over.WORKERS:
+            return held
 
 
 def points_of(over: Over, text: str | None) -> list[float]:
@@ -154,8 +154,9 @@ def points_of(over: Over, text: str | None) -> list[float]:
         points = POINTS[over] if text is None else [float(part) for part in text.split(",")]
     except ValueError as error:
         raise ConfigError(f"got --points {text}; expected numbers separated by commas, such as 8,16,32") from error
-    if not all(0 < at < math.inf for at in points):  # refuses NaN too
-        raise ConfigError(f"got --points {text}; expected numbers above 0, because the axes are logarithmic")
+    least = "at least 0" if over is Over.DROPOUT else "above 0"
+    if not all(0 <= at < math.inf for at in points) or (over is not Over.DROPOUT and 0 in points):  # NaN too
+        raise ConfigError(f"got --points {text}; expected numbers {least}")
     if over is not Over.DROPOUT and any(at != int(at) for at in points):
         raise ConfigError(f"got --points {text}; expected whole numbers of {over}")
     return sorted(set(points))
@@ -169,11 +170,14 @@ class Sweeping:
     ) -> None:
         self.over, self.held, self.protocols = over, held, protocols
         self.workloads = [(at, workload_at(over, held, at)) for at in points]
-        for _, workload in self.workloads:
-            check_memory(workload, protocols, memory_free() // 2)  # a second process measures memory
-        self._points: list[Point] = []
+        self._points: list[Point | LastRound] = []
         self._left_out: list[str] = []
-        self._took: dict[str, list[tuple[float, float]]] = {name: [] for name in protocols}
+
+    def steps(self, repeats: int) -> int:
+        """How often :meth:`run` calls ``step``."""
+        if self.over is Over.WORKERS:
+            return 2 * len(self.protocols)
+        return len(self.workloads) * len(self.protocols) * (repeats + 2)
 
     def result(self) -> Sweep:
         """The points so far."""
@@ -182,53 +186,16 @@ class Sweeping:
     def run(self, repeats: int, seconds: float, step: Callable[[str, str], None]) -> None:
         """Measure every protocol at every point. At each point the protocols take turns.
 
-        A session that is expected to take longer than ``seconds`` is left out and named in the result.
+        A session that is expected to take longer than ``seconds``, or needs more than the free memory, is left out
+        and named in the result.
         """
+        if self.over is Over.WORKERS:
+            counts = [int(at) for at, _ in self.workloads]
+            for name, protocol in self.protocols.items():
+                self._points += last_rounds(name, protocol, self.held, counts, _TURNS * repeats, step)
+            return
+        playing = Playing(self.protocols, repeats, seconds, step)
+        self._left_out = playing.left_out
         for at, workload in self.workloads:
-            names = [name for name in self.protocols if self._affordable(name, at, seconds)]
-            bench = Bench(workload, {name: self.protocols[name] for name in names})
-            for turn in range(repeats + 1):
-                for name in names:
-                    step(name, f"{self.over} {number(at)}" if turn else f"{self.over} {number(at)}: warm-up")
-                    if not turn:
-                        bench.warm(name)
-                        continue
-                    # Seconds of the parties alone: long-lived keys are generated once a run.
-                    took = sum(bench.measure(name).seconds.values())
-                    if turn == 1 and took < _QUICK:
-                        # The first session of a size also built tables that later ones reuse.
-                        bench.forget(name)
-                        took = sum(bench.measure(name).seconds.values())
-                    self._took[name] = [*self._took[name], (at, took)]
-            for name in names:
-                step(name, f"{self.over} {number(at)}: memory")
-                self._points.append(_point(at, bench.row(name), memory.peaks(name, workload)))
-
-    def _affordable(self, name: str, at: float, seconds: float) -> bool:
-        took = self._took[name]
-        if not took:
-            return True
-        growth = (at / took[-1][0]) ** _STEEPEST[self.over]
-        expected = took[-1][1] * growth
-        if self.over is Over.DROPOUT or expected <= seconds:
-            return True
-        self._left_out.append(
-            f"{name} at {self.over} {number(at)}, because a session would take about {expected:,.0f} s "
-            f"(--most-seconds {seconds:g})"
-        )
-        return False
-
-
-def _point(at: float, row: Row, peaks: memory.Peaks) -> Point:
-    return Point(
-        protocol=row.protocol,
-        at=at,
-        client_seconds=row.client_seconds.median,
-        server_seconds=row.server_seconds.median,
-        other_seconds=None if row.other_seconds is None else row.other_seconds.median,
-        bytes_up=row.bytes_up,
-        bytes_down=row.bytes_down,
-        client_memory=peaks.client,
-        server_memory=peaks.server,
-        other_memory=peaks.other,
-    )
+            costs = playing.at(workload, f"{self.over} {number(at)}")
+            self._points += [Point(**one.named(), protocol=name, at=at) for name, one in costs.items()]

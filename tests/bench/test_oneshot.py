@@ -9,7 +9,8 @@ from bench.commands import app
 from bench.measure import Turns, WrongSum
 from bench.memory import Peaks
 from bench.oneshot import ONESHOT, SECAGG, SHARES, VECTORS, Measuring, bounds, figures, grids
-from bench.oneshot_calls import COUNTS, ENCRYPT, FOLD, Here, Large, Upload, opening_of, play, protocol, upload
+from bench.oneshot_calls import COUNTS, ENCRYPT, FOLD, Large, Upload, opening_of, play, protocol, upload
+from bench.workers import Here
 from bench.workloads import Expected
 from secagg import Clear, Round
 from tests.bench.broken import ClearOffByOne

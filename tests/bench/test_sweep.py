@@ -1,23 +1,28 @@
 import itertools
 import json
+import re
+import threading
 
 import pytest
 from typer.testing import CliRunner
 
-from bench import memory, report
+from bench import memory, report, workers
+from bench.amounts import duration, size
 from bench.commands import app
-from bench.measure import WrongSum
-from bench.plots import MEMORY_FLOOR, duration, growth, size, spread
+from bench.estimates import Estimates
+from bench.measure import Bench, WrongSum
+from bench.plots import MEMORY_FLOOR, growth, spread
+from bench.points import Playing, too_large
 from bench.sweep import HELD, Over, Point, Sweep, Sweeping, points_of, slope, workload_at
 from bench.workloads import Workload
-from secagg import ConfigError
+from secagg import Clear, ConfigError, SecAgg
 from secagg.errors import SecAggError
 from secagg.protocols import chosen
 from tests.bench.broken import ClearOffByOne
 
 
 def point(protocol, at, seconds, memory=10**7):
-    return Point(protocol, at, seconds, seconds, None, 100, 100, memory, memory, None)
+    return Point(seconds, seconds, None, seconds, seconds, 100, 100, memory, memory, None, protocol, at)
 
 
 @pytest.mark.parametrize("power", [0.0, 1.0, 1.5, 2.0])
@@ -110,7 +115,7 @@ def test_texts_that_are_not_points_are_refused(text):
 
 def test_points_are_sorted_and_each_once():
     assert points_of(Over.CLIENTS, "32,8,8") == [8, 32]
-    assert points_of(Over.DROPOUT, None) == [n / 48 for n in (1, 2, 4, 8, 15)]
+    assert points_of(Over.DROPOUT, None) == [0, 0.05, 0.1, 0.2, 0.3]
 
 
 def test_points_out_of_range_are_refused_before_anything_runs():
@@ -119,17 +124,51 @@ def test_points_out_of_range_are_refused_before_anything_runs():
 
 
 def test_dropout_is_varied_over_the_held_cohort():
-    assert workload_at(Over.DROPOUT, HELD[Over.DROPOUT], 15 / 48).gone == 15
+    assert workload_at(Over.DROPOUT, HELD[Over.DROPOUT], 0.3).gone == 30
+
+
+def test_a_dropout_of_nobody_is_a_point_and_is_left_out_of_the_power():
+    points = tuple(point("A", x, 1 + x) for x in (0, 0.1, 0.2, 0.3))
+    sweep = Sweep(Over.DROPOUT, HELD[Over.DROPOUT], points, ())
+    axes = growth(sweep).axes[0]
+    assert axes.get_xscale() == "linear"
+    assert [tick.get_text() for tick in axes.get_xticklabels()] == ["0", "10", "20", "30"]
+    assert sweep.power("A", "client_seconds") == slope([(x, 1 + x) for x in (0.1, 0.2, 0.3)])
 
 
 def test_a_session_that_would_take_too_long_is_left_out_and_named():
-    sweeping = Sweeping(Over.COORDINATES, HELD[Over.COORDINATES], [10, 1000, 10**6], chosen(["Clear", "SecAgg"]))
-    sweeping._took["SecAgg"] = [(10, 0.5)]
-    assert sweeping._affordable("SecAgg", 500, 40.0)
-    assert not sweeping._affordable("SecAgg", 10**6, 40.0)
-    assert sweeping._affordable("Clear", 10**6, 40.0)  # it was not measured yet
-    (left_out,) = sweeping.result().left_out
-    assert left_out.startswith("SecAgg at coordinates 1,000,000, because a session would take about 158,114 s")
+    sweeping = Sweeping(Over.COORDINATES, HELD[Over.COORDINATES], [10, 10**7], chosen(["Clear"]))
+    playing = Playing(sweeping.protocols, 1, 0.1, lambda name, doing: None)
+    assert set(playing.at(sweeping.workloads[0][1], "small")) == {"Clear"}
+    assert playing.at(sweeping.workloads[1][1], "large") == {}
+    assert re.match(
+        r"Clear at large, because a session would take about .* s \(--most-seconds 0.1\)", playing.left_out[0]
+    )
+
+
+def test_a_session_that_needs_more_than_the_memory_is_left_out_and_named(monkeypatch):
+    large = Workload(clients=1000, coordinates=10**6, dropout=0.0)
+    assert not too_large(Workload(clients=8, coordinates=1000, dropout=0.0), Clear())
+    monkeypatch.setattr("bench.points.memory_free", lambda: 2**30)
+    playing = Playing(chosen(["Clear"]), 1, 1e9, lambda name, doing: None)
+    assert playing.at(large, "large") == {}
+    assert "need 8 GB, with 376 MB available" in playing.left_out[0]
+    assert too_large(Workload(100_000, 10, 0.0), SecAgg()).startswith("it is refused: got --clients 100000")
+
+
+def test_an_estimate_is_of_the_size_of_a_session():
+    """Within a factor of three, for a session longer than the small ones."""
+    protocols = chosen(["SecAgg"])
+    estimates = Estimates(protocols)
+
+    def seconds(workload):
+        bench = Bench(workload, protocols)
+        return min(sum(bench.measure("SecAgg").seconds.values()) for _ in range(2))
+
+    assert estimates.seconds("SecAgg", Workload(60, 2000, 0.0)) == 0.0
+    estimates.probe("SecAgg", seconds)
+    large = Workload(clients=40, coordinates=20_000, dropout=0.0)
+    assert 1 / 3 < estimates.seconds("SecAgg", large) / seconds(large) < 3
 
 
 def test_sweep_draws_and_writes(tmp_path):
@@ -162,6 +201,62 @@ def test_sweep_draws_the_picture_that_out_names(tmp_path, name):
     (picture,) = tmp_path.iterdir()
     kind = {".svg": b"<?xml", ".PNG": b"\x89PNG", ".pdf": b"%PDF"}[picture.suffix]
     assert (picture.name, picture.read_bytes().startswith(kind)) == (name, True)
+
+
+@pytest.mark.parametrize("protocol", ["SecAgg", "SecAggPlus", "OneShot"])
+def test_the_last_round_opens_the_same_sum_on_every_number_of_workers(protocol, tmp_path):
+    arguments = ["--over", "workers", "--clients", "8", "--coordinates", "530000", "--points", "1,2,3"]
+    target = tmp_path / "workers.json"
+    files = ["--out", str(tmp_path / "workers.png"), "--json", str(target)]
+    result = CliRunner().invoke(app, ["sweep", *arguments, "--protocol", protocol, *files])
+    assert result.exit_code == 0, result.output
+    points = json.loads(target.read_text())["points"]
+    assert [one["at"] for one in points] == [1, 2, 3]
+    assert all(one["last_round_seconds"] > 0 < one["last_round_cpu_seconds"] for one in points)
+    assert (tmp_path / "workers.png").exists()
+    assert CliRunner().invoke(app, ["compare", str(target), str(target)]).exit_code == 0
+
+
+def test_one_worker_is_the_thread_that_calls_and_two_are_that_and_another():
+    used, together = set(), threading.Barrier(3, timeout=60)
+
+    def work():
+        used.add(threading.get_ident())
+        together.wait()
+
+    with workers.workers(3) as executor:
+        others = [executor.submit(work) for _ in range(2)]
+        work()
+        for one in others:
+            one.result()
+    assert len(used) == 3
+    assert threading.get_ident() in used
+    with workers.workers(1) as executor:
+        assert executor.submit(threading.get_ident).result() == threading.get_ident()
+
+
+def test_control_a_worker_that_returns_wrong_lanes_is_noticed():
+    class Wrong(workers.Here):
+        def submit(self, fn, /, *args, **named):
+            future = super().submit(fn, *args, **named)
+            future.result()[0] += 1
+            return future
+
+    workload = Workload(clients=8, coordinates=530_000, dropout=0.0)
+    last = workers.recorded(SecAgg(), workload, workload.updates())
+    assert workers.timed("SecAgg", last, workers.Here())[0] > 0
+    with pytest.raises(WrongSum, match="another sum on another executor"):
+        workers.timed("SecAgg", last, Wrong())
+
+
+def test_a_server_with_nothing_to_split_has_no_workers():
+    for arguments, words in (
+        (["--protocol", "Clear"], "Clear, whose server gives no work to an executor"),
+        (["--points", "1000"], "expected 1 to 256"),
+    ):
+        result = CliRunner().invoke(app, ["sweep", "--over", "workers", *arguments])
+        assert isinstance(result.exception, ConfigError)
+        assert words in str(result.exception)
 
 
 def test_memory_below_the_floor_does_not_invert_the_axis():
