@@ -1,4 +1,4 @@
-"""The hot loops of packing and encoding. They validate nothing: their callers do.
+"""The hot loops of encoding. They validate nothing: their callers do.
 
 With the JIT off they run as plain Python on NumPy's scalars. Their additions may then warn of overflow,
 which is intended here.
@@ -14,50 +14,7 @@ from mpc.kernels import aes as _aes, kernel
 Lanes = NDArray[np.uint32] | NDArray[np.uint64]
 Floats = NDArray[np.float32] | NDArray[np.float64]
 
-_ONE = np.uint64(1)
-_64 = np.uint64(64)
-_ONES = np.uint64(2**64 - 1)
 _2_TO_32 = 4294967296.0
-
-
-@kernel
-def pack(lanes: Lanes, bits: int, words: NDArray[np.uint64]) -> np.uint64:
-    """Writes the low ``bits`` bits of every lane to ``words``; returns the last word, which is not full."""
-    width = np.uint64(bits)
-    mask = _ONES >> (_64 - width)
-    word, filled, at = np.uint64(0), np.uint64(0), 0
-    for i in range(lanes.size):
-        value = np.uint64(lanes[i]) & mask
-        word |= value << filled
-        filled += width
-        if filled >= _64:
-            words[at] = word
-            at += 1
-            filled -= _64
-            # The bits that did not fit. Two shifts, because one shift by 64 bits is undefined.
-            word = (value >> _ONE) >> (width - filled - _ONE)
-    return word
-
-
-@kernel
-def unpack_add(words: NDArray[np.uint64], last: np.uint64, bits: int, into: Lanes) -> None:
-    """Adds the coordinates in ``words``, and in ``last``, a word that is not full, to ``into``; sums wrap."""
-    width = np.uint64(bits)
-    mask = _ONES >> (_64 - width)
-    word, left, at = np.uint64(0), np.uint64(0), 0  # ``left`` bits of the word read last are still to come
-    for i in range(into.size):
-        if left >= width:
-            value = word
-            word >>= width
-            left -= width
-        else:
-            further = words[at] if at < words.size else last
-            at += 1
-            value = word | (further << left)
-            # The bits that remain. Two shifts, because one shift by 64 bits is undefined.
-            word = (further >> _ONE) >> (width - left - _ONE)
-            left = _64 - (width - left)
-        into[i] += into.dtype.type(value & mask)
 
 
 @kernel

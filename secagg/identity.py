@@ -10,7 +10,7 @@ import json
 import os
 import re
 from bisect import bisect_left
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence, Set as AbstractSet
 from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
@@ -115,7 +115,7 @@ class Roster(Mapping[str, Party]):
     ``digest`` is in every session id, so parties with different rosters can't share a session.
     """
 
-    __slots__ = ("_digest", "_ids", "_parties")
+    __slots__ = ("_digest", "_ids", "_parties", "_sets")
 
     def __init__(self, parties: Iterable[Party]) -> None:
         listed = sorted(parties, key=lambda party: party.id)
@@ -126,6 +126,7 @@ class Roster(Mapping[str, Party]):
         if len(keys) != len(listed):
             raise ConfigError("got a roster in which two ids share a signing key; expected one key for each party")
         self._ids = {role: tuple(party.id for party in listed if party.role is role) for role in PartyRole}
+        self._sets = {role: frozenset(ids) for role, ids in self._ids.items()}
         self._digest = hashlib.sha256(b"secagg/v1/roster" + _canonical.encode(tuple(listed))).digest()
 
     def __getitem__(self, party_id: str) -> Party:
@@ -145,6 +146,10 @@ class Roster(Mapping[str, Party]):
     def ids(self, role: PartyRole) -> tuple[str, ...]:
         """The ids of everyone with this role, sorted."""
         return self._ids[role]
+
+    def enrols(self, ids: AbstractSet[str], role: PartyRole) -> bool:
+        """Whether all of ``ids`` have this role; much faster than a look at each."""
+        return ids <= self._sets[role]
 
     def to_json(self) -> str:
         """The roster as JSON text; keys are base64."""

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from mpc.masks import add_mask, add_masks, mask_sum
 from secagg.errors import ConfigError, EncodingError, FaultKind
-from secagg.packing import check_packed, lane_dtype, pack, packed_size, unpack_add
+from secagg.packing import check_packed, lane_dtype, pack_all, packed_size, unpack_add
 from secagg.wire import Reject
 from secagg.workers import threads
 
@@ -148,7 +148,7 @@ def stream_offsets(lanes: Sequence[NDArray[Any]]) -> Iterator[tuple[NDArray[Any]
 
 def pack_lanes(task: Task, lanes: Sequence[NDArray[Any]]) -> bytes:
     """The segments one after the other, bit-packed to k bits for each coordinate."""
-    return b"".join(pack(v, bits) for v, bits in zip(lanes, widths(task), strict=True))
+    return pack_all(lanes, widths(task))
 
 
 def fold_lanes(task: Task, payload: memoryview, into: Sequence[NDArray[Any]]) -> None:

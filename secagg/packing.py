@@ -4,8 +4,9 @@ Coordinate i is bits i·k to i·k + k − 1 of one little-endian bit string: bit
 b mod 8 of byte ⌊b/8⌋. The unused bits of the last byte are zero, and are checked to be.
 """
 
+from collections.abc import Sequence
 from io import BytesIO
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -13,6 +14,7 @@ from numpy.typing import NDArray
 from secagg.errors import ConfigError, EncodingError
 
 Lanes = NDArray[np.uint32] | NDArray[np.uint64]
+AnyArray = TypeVar("AnyArray", bound=NDArray[Any])
 
 MAX_BITS = 64
 
@@ -37,22 +39,46 @@ def pack(lanes: Lanes, bits: int) -> bytes:
     ``lanes`` is a 1-D array of uint32 or uint64 with at least ``bits`` bits; ``ConfigError`` if not.
     Allocates nothing but the returned bytes.
     """
-    from secagg import _kernels
+    return pack_all([lanes], [bits])
 
-    _check_lanes(lanes, bits)
-    size = packed_size(lanes.size, bits)
-    finished = 8 * (lanes.size * bits // 64)
+
+def pack_all(vectors: Sequence[Lanes], widths: Sequence[int]) -> bytes:
+    """Several vectors, each with its own number of bits, packed one after the other; see :func:`pack`."""
+    for lanes, bits in zip(vectors, widths, strict=True):
+        _check_lanes(lanes, bits)
+    sizes = [packed_size(lanes.size, bits) for lanes, bits in zip(vectors, widths, strict=True)]
     # BytesIO gives its buffer away as bytes without a copy, once it has its final size.
     buffer = BytesIO()
-    if size:
-        buffer.seek(size - 1)
+    if any(sizes):
+        buffer.seek(sum(sizes) - 1)
         buffer.write(b"\0")
         with buffer.getbuffer() as view:
-            words = np.frombuffer(view[:finished], np.uint64)
-            last = int(_kernels.pack(lanes if lanes.flags.c_contiguous else lanes.copy(), bits, words))
-            del words
-            view[finished:] = last.to_bytes(8, "little")[: size - finished]
+            start = 0
+            for lanes, bits, size in zip(vectors, widths, sizes, strict=True):
+                _pack_into(np.frombuffer(view, np.uint8, size, start), lanes, bits)
+                start += size
     return buffer.getvalue()
+
+
+def _pack_into(data: NDArray[np.uint8], lanes: Lanes, bits: int) -> None:
+    from secagg import _bits
+
+    lanes = _fixed(lanes if lanes.flags.c_contiguous else lanes.copy())
+    if _bits.available() and lanes.dtype == np.uint32:
+        rows, far = _bits.packing(bits), _eights_with_room(data.size, bits, lanes.size)
+        _bits.pack_eights(lanes[: _bits.EIGHT * far], bits, rows, data)
+        last = _padded(lanes[_bits.EIGHT * far :], _bits.EIGHT)
+        rest = np.zeros(last.size * bits // 8 + _bits.ROOM, np.uint8)
+        _bits.pack_eights(_fixed(last), bits, rows, rest)
+        data[far * bits :] = rest[: data.size - far * bits]
+        return
+    finished = 8 * (lanes.size * bits // 64)
+    target = data[:finished].view(np.uint64)
+    words = target if target.flags.aligned else np.empty_like(target)  # one compiled loop again
+    word = int(_bits.pack(lanes, bits, words))
+    if words is not target:
+        target[:] = words
+    data[finished:] = np.frombuffer(word.to_bytes(8, "little"), np.uint8)[: data.size - finished]
 
 
 def unpack_add(data: bytes | memoryview, bits: int, into: Lanes) -> None:
@@ -63,17 +89,48 @@ def unpack_add(data: bytes | memoryview, bits: int, into: Lanes) -> None:
     coordinates are, or an unused bit is set; ``into`` is then unchanged. No temporary grows with the
     vector.
     """
-    from secagg import _kernels
+    from secagg import _bits
 
     _check_lanes(into, bits)
     if not (into.flags.writeable and into.flags.c_contiguous):
         raise ConfigError("got an array to add to that is read-only or not contiguous")
     check_packed(data, bits, into.size)
+    packed = _fixed(np.frombuffer(data, np.uint8))
+    if _bits.available():
+        rows, far = _bits.unpacking(bits, into.itemsize == 8), _eights_with_room(len(data), bits, into.size)
+        _bits.unpack_add_eights(packed, bits, rows, into[: _bits.EIGHT * far])
+        last = into[_bits.EIGHT * far :]
+        sums = _padded(last, _bits.EIGHT)
+        rest = np.zeros(sums.size * bits // 8 + _bits.ROOM, np.uint8)
+        rest[: len(data) - far * bits] = packed[far * bits :]
+        _bits.unpack_add_eights(_fixed(rest), bits, rows, sums)
+        last[:] = sums[: last.size]
+        return
     whole = len(data) - len(data) % 8
-    words = np.frombuffer(memoryview(data)[:whole], np.uint64)  # aligned or not
-    words.flags.writeable = False  # as bytes are, so that one compiled kernel serves all buffers
+    words = packed[:whole].view(np.uint64)  # aligned or not
     with np.errstate(over="ignore"):  # with the JIT off, lanes wrap as NumPy's scalars
-        _kernels.unpack_add(words, np.uint64(int.from_bytes(data[whole:], "little")), bits, into)
+        _bits.unpack_add(words, np.uint64(int.from_bytes(data[whole:], "little")), bits, into)
+
+
+def _eights_with_room(size: int, bits: int, lanes: int) -> int:
+    """How many times eight lanes can be moved at once, to or from ``size`` bytes of ``lanes`` coordinates."""
+    from secagg import _bits
+
+    return max(0, min(lanes // _bits.EIGHT, (size - _bits.ROOM) // bits + 1))
+
+
+def _padded(lanes: Lanes, multiple: int) -> Lanes:
+    """A copy of a few lanes, with zeros behind them up to a ``multiple``."""
+    copy = np.zeros(-(-lanes.size // multiple) * multiple, lanes.dtype)
+    copy[: lanes.size] = lanes
+    return copy
+
+
+def _fixed(array: AnyArray) -> AnyArray:
+    """A read-only view, so that one compiled loop serves all arrays."""
+    view = array.view()
+    view.flags.writeable = False
+    return view
 
 
 def check_packed(data: bytes | memoryview, bits: int, length: int) -> None:

@@ -10,7 +10,8 @@ from collections.abc import Callable, Iterable, Mapping
 from concurrent.futures import Executor
 from dataclasses import dataclass
 from functools import cached_property
-from itertools import pairwise
+from itertools import islice, pairwise
+from operator import lt
 from typing import Any, Unpack
 
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
@@ -313,7 +314,7 @@ class Task:
                 f"got a cohort of {len(cohort)}{' or more' * (len(cohort) > self.max_clients)}; expected "
                 f"{self.min_survivors} (min_survivors) to {self.max_clients} (max_clients)"
             )
-        for before, member in pairwise(["", *cohort]):
+        for before, member in () if _is_sound(cohort, roster) else pairwise(["", *cohort]):
             check_party_id(member)
             if member <= before:
                 raise ConfigError(f"got a cohort with {member} twice or out of order; list every id once, sorted")
@@ -366,6 +367,16 @@ class Task:
             f"            {'post-quantum confidentiality' if cost.post_quantum else 'not post-quantum'}",
         ]
         return "\n".join(lines)
+
+
+def _is_sound(cohort: list[str], roster: Roster | None) -> bool:
+    """Whether a cohort is sorted, without doubles and of enrolled clients; if it isn't, a loop says what is wrong.
+
+    Every client checks the cohort, so a session has as many checks as clients, each of as many ids.
+    """
+    if roster is None or set(map(type, cohort)) != {str}:
+        return False
+    return roster.enrols(set(cohort), PartyRole.CLIENT) and all(map(lt, cohort, islice(cohort, 1, None)))
 
 
 def _integer(name: str, value: object, least: int, most: int) -> int:

@@ -1,16 +1,28 @@
 import tracemalloc
+from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
 import pytest
 from hypothesis import given, settings, strategies as st
 
+from secagg import _bits
 from secagg.errors import ConfigError, EncodingError
-from secagg.packing import lane_dtype, pack, packed_size, unpack_add
+from secagg.packing import lane_dtype, pack, pack_all, packed_size, unpack_add
 from tests.reference import packing as naive
 
 WIDTHS = st.integers(1, 64)
 LENGTHS = st.one_of(st.integers(0, 130), st.sampled_from([255, 257, 511]))
+
+
+@pytest.fixture(autouse=True, scope="module", params=["eights", "words"])
+def loops(request: pytest.FixtureRequest) -> Iterator[None]:
+    """Each test runs with the loops that AVX2 makes possible, and with those of any other machine."""
+    if request.param == "eights" and not _bits.available():
+        pytest.skip("no compiler, or no AVX2")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(_bits, "available", lambda: request.param == "eights")
+        yield
 
 
 def lanes(length: int, dtype: Any, seed: int = 0) -> Any:
@@ -53,6 +65,14 @@ def test_the_seams_between_pieces(bits: int, length: int) -> None:
 def test_bit_order_is_little_endian() -> None:
     assert pack(np.array([1, 2, 3], np.uint32), 3) == bytes([0b11_010_001, 0b0])
     assert pack(np.array([0xABC, 0xDEF], np.uint32), 12) == bytes.fromhex("bcfade")
+
+
+def test_vectors_of_several_widths_follow_each_other() -> None:
+    vectors, widths = (
+        [lanes(9, np.uint32), lanes(0, np.uint32), lanes(130, np.uint64), lanes(2, np.uint32)],
+        [5, 7, 40, 32],
+    )
+    assert pack_all(vectors, widths) == b"".join(pack(one, bits) for one, bits in zip(vectors, widths, strict=True))
 
 
 def test_a_strided_vector_packs_like_its_copy() -> None:
@@ -117,6 +137,7 @@ def test_a_sum_that_cannot_be_written_is_refused() -> None:
 def test_memory_is_that_of_the_bytes() -> None:
     vector = lanes(100_000, np.uint32)
     data = pack(vector, 20)  # 250 kB
+    unpack_add(data, 20, vector)  # compiles
     for call, allowed in ((lambda: pack(vector, 20), len(data)), (lambda: unpack_add(data, 20, vector), 0)):
         tracemalloc.start()
         call()
