@@ -1,176 +1,287 @@
-"""AES-256 in counter mode by the processor's own instructions, for masks and for other kernels.
+"""AES-256 in counter mode by the processor's own instructions, added to a vector.
 
 The stream is that of OpenSSL's AES-256-CTR with a zero initial counter block. A round is one
-instruction, on one, two or four blocks at once. There is no table, and no branch and no memory address
-depends on the key or the stream. Call a kernel here only if :func:`available` is true;
-:mod:`mpc.masks` returns the same bits on every machine.
+instruction, on one, two or four blocks at once (vectors of 128, 256 or 512 bits). The stream exists in
+registers only: a few vectors of the sum stay in registers while the streams of all keys are added to
+them, and are then stored. There is no table, and no branch and no memory address depends on a key or
+a stream.
 
-The CPU's name and features are part of the key of Numba's cache, and nothing else decides which
-instructions are used. So a cached kernel never runs on a CPU that it was not compiled for. Numba's
-cache does not notice a change of *this* file in a kernel elsewhere that calls it: when developing,
-empty the cache after a change here.
+The instructions are built here, for LLVM, as one Numba kernel per width of vector. One compilation
+serves both kinds of lanes, both signs and any number of keys. :func:`kernel` returns the loop; only
+:mod:`mpc.masks` calls it, which first compares its results with OpenSSL's.
+
+Numba's cache keeps kernels apart by the CPU's name and features, and by the width, which is a variable
+of the enclosing function. So a kernel from the cache never runs on a CPU that it was not compiled for,
+nor in the place of one of another width.
 """
 
-from collections.abc import Callable
-from typing import Any, cast
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from functools import cache
+from typing import Any, NamedTuple, cast
 
 import numpy as np
 from llvmlite import ir  # type: ignore[import-untyped]
 from numba import config, types
+from numba.core import cgutils
 from numba.core.registry import cpu_target
 from numba.extending import intrinsic
 from numpy.typing import NDArray
 
-from mpc._compiling import kernel
+from mpc import _compiling
 
-Lanes = NDArray[np.unsignedinteger[Any]]
-Words = NDArray[np.uint64]
+Octets = NDArray[np.uint8]
+Kernel = Callable[[Octets, int, Octets, int, int], None]
 
-STRIDE = 64
-"""How many 64-bit words of keystream are written at a time: 32 blocks."""
-
-BUFFER = 32 * STRIDE
-"""Words in a buffer of keystream: 16 KiB, half of a small first-level cache."""
+WIDTHS = (128, 256, 512)
+"""Bits of a vector, for the three kinds of instructions."""
 
 _ROUNDS = 14
-_IN_FLIGHT = 8  # vectors, to hide the latency of a round
+_KEY_BYTES = 32
+_ROW_BYTES = 256  # 15 round keys, and one more that is not used
+_LAST_KEY = 16 * _ROUNDS  # where in a row the last round key begins
 
-_i32, _i64 = ir.IntType(32), ir.IntType(64)
+# Vectors that are encrypted at once, to hide the latency of a round. A CPU that takes vectors of 512 bits
+# starts one in a cycle where it starts two narrower ones.
+_IN_FLIGHT = {128: 8, 256: 8, 512: 4}
+
+_i8, _i32, _i64 = ir.IntType(8), ir.IntType(32), ir.IntType(64)
+_8 = ir.Constant(_i32, 8)
 _block = ir.VectorType(_i64, 2)
+_columns = ir.VectorType(_i32, 4)
 _primitive = cast(Callable[[Callable[..., Any]], Callable[..., Any]], intrinsic)
 
+# A row as the kernel gets it: the key, zeros, and ones where the last round key of a stream goes that is
+# subtracted. The kernel adds this to that round key, which inverts all bits of the stream.
+_AFTER_KEY = {
+    1: bytes(_ROW_BYTES - _KEY_BYTES),
+    -1: bytes(_LAST_KEY - _KEY_BYTES) + b"\xff" * 16 + bytes(_ROW_BYTES - _LAST_KEY - 16),
+}
 
-def available() -> bool:
-    """Whether kernels are compiled here, for a CPU with AES instructions."""
-    return not config.DISABLE_JIT and blocks_in_vector() > 0
 
+def widest(codegen: Any = None) -> int:
+    """The widest vector, in bits, that the target CPU, or that of ``codegen``, encrypts at once.
 
-def blocks_in_vector(codegen: Any = None) -> int:
-    """How many blocks the target CPU, or that of ``codegen``, encrypts at once; 0 without AES instructions."""
+    It is 0 without AES instructions, and where nothing is compiled.
+    """
+    if config.DISABLE_JIT:
+        return 0
     codegen = codegen or cpu_target.target_context.codegen()
     triple, _, features = codegen.magic_tuple()
     has = {feature[1:] for feature in features.split(",") if feature.startswith("+")}
     if not triple.startswith("x86_64") or "aes" not in has:
         return 0
     if "vaes" not in has or "avx2" not in has:
-        return 1
-    return 4 if "avx512f" in has else 2
+        return 128
+    return 512 if "avx512f" in has else 256
 
 
-def _constant(kind: ir.VectorType, values: list[int]) -> ir.Constant:
+def schedules(keyed: Sequence[tuple[bytes, int]]) -> Octets:
+    """Room for the key schedules of keys of 32 bytes, with their signs, 1 or -1: the input of a kernel."""
+    return np.frombuffer(bytearray().join([key + _AFTER_KEY[sign] for key, sign in keyed]), np.uint8)
+
+
+@cache
+def kernel(bits: int) -> Kernel:
+    """The loop for vectors of ``bits`` bits, which the CPU must have.
+
+    ``add(vector, lane_bytes, schedules, block, skipped)`` adds the streams of :func:`schedules`, from
+    byte ``skipped`` (below 16) of ``block`` on, to ``vector``: the bytes of lanes of 4 or 8 bytes each.
+    It expands the keys in ``schedules``, so that each array of them serves one call.
+    """
+
+    @_compiling.kernel
+    def add(vector: Octets, lane_bytes: int, schedules: Octets, block: int, skipped: int) -> None:
+        _add_streams(vector, lane_bytes, schedules, block, skipped, bits)
+
+    return add
+
+
+@_primitive
+def _add_streams(
+    typing: Any, vector: Any, lane_bytes: Any, schedules: Any, block: Any, skipped: Any, bits: Any
+) -> Any:
+    """The whole of the kernel for vectors of ``bits`` bits."""
+    if not isinstance(bits, types.IntegerLiteral):
+        return None  # Numba asks again with the literal
+
+    def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        part, rows = (
+            context.make_array(kind)(context, builder, array)
+            for kind, array in ((vector, arguments[0]), (schedules, arguments[2]))
+        )
+        keys = _Keys(rows.data, builder.udiv(builder.extract_value(rows.shape, 0), _word(_ROW_BYTES)))
+        whole = _Octets(part.data, builder.extract_value(part.shape, 0))
+        code = _Code(builder, bits.literal_value)
+        subtracted = code.expand(keys)
+        with code.pieces(whole, arguments[4]) as (piece, blocks):
+            number = builder.add(arguments[3], blocks)
+            is_wide = builder.icmp_signed("==", arguments[1], _word(8))
+            with builder.if_else(is_wide) as (then, otherwise):
+                with then:
+                    code.add(piece, number, keys, subtracted)
+                with otherwise:
+                    code.add(piece, number, keys, builder.trunc(subtracted, _i32))
+        return context.get_dummy_value()
+
+    return types.void(vector, types.int64, schedules, types.int64, types.int64, bits), generate
+
+
+class _Octets(NamedTuple):
+    """Bytes in memory, as values of the code that is built."""
+
+    at: Any
+    size: Any
+
+
+class _Keys(NamedTuple):
+    """Rows of ``_ROW_BYTES`` each, one for each key."""
+
+    at: Any
+    count: Any
+
+
+def _word(value: int) -> ir.Constant:
+    return ir.Constant(_i64, value)
+
+
+def _constant(kind: ir.VectorType, values: Sequence[int]) -> ir.Constant:
     return ir.Constant(kind, [ir.Constant(kind.element, value) for value in values])
 
 
-def _function(builder: Any, name: str, kind: ir.VectorType, arity: int) -> Any:
-    module = builder.module
-    return module.globals.get(name) or ir.Function(module, ir.FunctionType(kind, [kind] * arity), name)
+class _Code:
+    """Builds the instructions of a kernel for vectors of ``bits`` bits, which are pairs of 64-bit words."""
 
+    def __init__(self, builder: Any, bits: int) -> None:
+        self.builder, self.bits = builder, bits
+        self.vector = ir.VectorType(_i64, bits // 64)
+        self.piece_bytes = _IN_FLIGHT[bits] * bits // 8
+        suffix = "" if bits == 128 else f".{bits}"
+        self.middle_round = self._function(f"llvm.x86.aesni.aesenc{suffix}", self.vector, 2)
+        self.last_round = self._function(f"llvm.x86.aesni.aesenclast{suffix}", self.vector, 2)
+        self.swap_bytes = self._function(f"llvm.bswap.v{bits // 64}i64", self.vector, 1)
 
-@_primitive
-def _write_stride(typing: Any, out: Any, at: Any, schedule: Any, block: Any) -> Any:
-    """Write the ``STRIDE`` words of keystream from ``block`` on to ``out[at:]``."""
+    def expand(self, keys: _Keys) -> Any:
+        """Replace each row by its key schedule; return how many streams are subtracted."""
+        builder = self.builder
+        subtracted = cgutils.alloca_once_value(builder, _word(0))
+        with cgutils.for_range(builder, keys.count) as loop:
+            row = builder.gep(keys.at, [builder.mul(loop.index, _word(_ROW_BYTES))])
+            last = builder.bitcast(builder.gep(row, [_word(_LAST_KEY)]), _block.as_pointer())
+            ones = builder.load(last, align=1)
+            one = builder.and_(builder.extract_element(ones, ir.Constant(_i32, 0)), _word(1))
+            builder.store(builder.add(builder.load(subtracted), one), subtracted)
+            self._expand_row(builder.bitcast(row, _i32.as_pointer()))
+            builder.store(builder.xor(builder.load(last, align=1), ones), last, align=1)
+        return builder.load(subtracted)
 
-    def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
-        blocks = blocks_in_vector(context.codegen())
-        vector = ir.VectorType(_i64, 2 * blocks)
-        suffix = "" if blocks == 1 else f".{128 * blocks}"
-        middle = _function(builder, f"llvm.x86.aesni.aesenc{suffix}", vector, 2)
-        last = _function(builder, f"llvm.x86.aesni.aesenclast{suffix}", vector, 2)
-        swap = _function(builder, f"llvm.bswap.v{2 * blocks}i64", vector, 1)
-        pointers = [
-            context.make_array(kind)(context, builder, array).data
-            for kind, array in zip((out, schedule), (arguments[0], arguments[2]), strict=True)
-        ]
+    def _expand_row(self, row: Any) -> None:
+        """The key schedule (FIPS 197, section 5.2): from each eight words the next eight."""
+        builder = self.builder
+        with cgutils.for_range(builder, _word(_ROUNDS // 2)) as loop:
+            start = builder.gep(row, [builder.mul(loop.index, _word(8))])
+            places = [builder.gep(start, [_word(i)]) for i in range(16)]
+            words = [builder.load(place, align=1) for place in places[:8]]
+            word = builder.call(self._function("llvm.fshr.i32", _i32, 3), [words[7], words[7], _8])
+            word = self._substitute(word)
+            word = builder.xor(word, builder.shl(ir.Constant(_i32, 1), builder.trunc(loop.index, _i32)))
+            for i in range(8):
+                if i == 4:
+                    word = self._substitute(word)
+                word = builder.xor(word, words[i])
+                builder.store(word, places[8 + i], align=1)
 
-        def vector_at(pointer: Any, word: Any, kind: ir.VectorType) -> Any:
-            return builder.bitcast(builder.gep(pointer, [word]), kind.as_pointer())
-
-        def spread(pair: Any) -> Any:
-            return builder.shuffle_vector(pair, pair, _constant(ir.VectorType(_i32, 2 * blocks), [0, 1] * blocks))
-
-        keys = [
-            spread(builder.load(vector_at(pointers[1], ir.Constant(_i64, 2 * i), _block), align=8))
-            for i in range(_ROUNDS + 1)
-        ]
-        # A counter is two big-endian words; the first stays zero.
-        first = spread(builder.insert_element(_constant(_block, [0, 0]), arguments[3], ir.Constant(_i32, 1)))
-        vectors = STRIDE // (2 * blocks)
-        for start in range(0, vectors, _IN_FLIGHT):
-            flight = range(start, start + _IN_FLIGHT)
-            states = []
-            for i in flight:
-                numbers = _constant(vector, [v for j in range(blocks) for v in (0, i * blocks + j)])
-                states.append(builder.xor(builder.call(swap, [builder.add(first, numbers)]), keys[0]))
-            for key in keys[1:-1]:
-                states = [builder.call(middle, [state, key]) for state in states]
-            for i, state in zip(flight, states, strict=True):
-                word = builder.add(arguments[1], ir.Constant(_i64, 2 * blocks * i))
-                builder.store(builder.call(last, [state, keys[-1]]), vector_at(pointers[0], word, vector), align=8)
-        return context.get_dummy_value()
-
-    return types.void(out, types.intp, schedule, types.int64), generate
-
-
-@_primitive
-def _substitute(typing: Any, word: Any) -> Any:
-    """SubWord of FIPS 197: the S-box on each byte of a uint32."""
-
-    def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+    def _substitute(self, word: Any) -> Any:
+        """SubWord of FIPS 197: the S-box on each byte of a word."""
         # The last round under a key of zeros; shifting the rows of four equal columns changes nothing.
-        columns = ir.VectorType(_i32, 4)
-        column = builder.insert_element(_constant(columns, [0] * 4), arguments[0], ir.Constant(_i32, 0))
-        state = builder.bitcast(builder.shuffle_vector(column, column, _constant(columns, [0] * 4)), _block)
-        last = _function(builder, "llvm.x86.aesni.aesenclast", _block, 2)
-        state = builder.call(last, [state, _constant(_block, [0, 0])])
-        return builder.extract_element(builder.bitcast(state, columns), ir.Constant(_i32, 0))
+        builder = self.builder
+        state = builder.bitcast(self._spread(word, _columns), _block)
+        last_round = self._function("llvm.x86.aesni.aesenclast", _block, 2)
+        state = builder.call(last_round, [state, _constant(_block, [0, 0])])
+        return builder.extract_element(builder.bitcast(state, _columns), ir.Constant(_i32, 0))
 
-    return types.uint32(types.uint32), generate
+    @contextmanager
+    def pieces(self, whole: _Octets, skipped: Any) -> Iterator[tuple[Any, Any]]:
+        """Go through the pieces of a stream that lie in ``whole``, which begins at its byte ``skipped``.
 
+        The body is built once. It gets the address of a piece, and how many blocks come before the piece. A
+        piece that is only partly in ``whole`` is a copy, and that part is copied back.
+        """
+        builder = self.builder
+        length = _word(self.piece_bytes)
+        copy = builder.bitcast(
+            cgutils.alloca_once(builder, ir.ArrayType(_i8, self.piece_bytes), zfill=True), _i8.as_pointer()
+        )
+        stop = builder.add(whole.size, skipped)
+        with cgutils.for_range_slice(builder, _word(0), stop, length, _i64) as (start, _):
+            # From here on, places are counted from the beginning of ``whole``.
+            begin = builder.sub(start, skipped)
+            end = builder.add(begin, length)
+            first = builder.select(builder.icmp_signed("<", begin, _word(0)), _word(0), begin)
+            last = builder.select(builder.icmp_signed("<", end, whole.size), end, whole.size)
+            count = builder.sub(last, first)
+            is_part = builder.icmp_signed("!=", count, length)
+            inside = builder.gep(whole.at, [first])
+            outside = builder.gep(copy, [builder.sub(first, begin)])
+            with builder.if_then(is_part, likely=False):
+                cgutils.raw_memcpy(builder, outside, inside, count, 1)
+            yield builder.select(is_part, copy, inside), builder.lshr(start, _word(4))
+            with builder.if_then(is_part, likely=False):
+                cgutils.raw_memcpy(builder, inside, outside, count, 1)
 
-@kernel
-def expand(key: NDArray[np.uint32]) -> Words:
-    """The key schedule (FIPS 197, section 5.2) of a key of eight little-endian words: 15 round keys."""
-    words = np.empty(4 * (_ROUNDS + 1), np.uint32)
-    for i in range(key.size):
-        words[i] = key[i]
-    for i in range(key.size, words.size):
-        word = words[i - 1]
-        if i % 8 == 0:
-            word = _substitute(word >> 8 | word << 24) ^ 1 << i // 8 - 1
-        elif i % 8 == 4:
-            word = _substitute(word)
-        words[i] = words[i - 8] ^ word
-    return words.view(np.uint64)
+    def add(self, piece: Any, block: Any, keys: _Keys, subtracted: Any) -> None:
+        """Add the streams of all ``keys`` to a piece, in lanes of the type of ``subtracted``."""
+        builder = self.builder
+        lanes = ir.VectorType(subtracted.type, self.bits // subtracted.type.width)
+        vectors = range(_IN_FLIGHT[self.bits])
+        places = [builder.gep(builder.bitcast(piece, lanes.as_pointer()), [_word(i)]) for i in vectors]
+        counters = self._counters(block)
+        sums = [cgutils.alloca_once(builder, lanes) for _ in vectors]  # LLVM makes registers of these
+        states = [cgutils.alloca_once(builder, self.vector) for _ in vectors]
+        # A stream that is subtracted comes with all bits inverted, which is its negative less 1.
+        ones = self._spread(subtracted, lanes)
+        for total, place in zip(sums, places, strict=True):
+            builder.store(builder.add(builder.load(place, align=1), ones), total)
+        with cgutils.for_range(builder, keys.count) as loop:
+            row = builder.gep(keys.at, [builder.mul(loop.index, _word(_ROW_BYTES))])
+            first_key = self._round_key(row, _word(0))
+            for state, counter in zip(states, counters, strict=True):
+                builder.store(builder.xor(counter, first_key), state)
+            with cgutils.for_range(builder, _word(_ROUNDS - 1)) as rounds:
+                key = self._round_key(row, builder.add(rounds.index, _word(1)))
+                for state in states:
+                    builder.store(builder.call(self.middle_round, [builder.load(state), key]), state)
+            last_key = self._round_key(row, _word(_ROUNDS))
+            for state, total in zip(states, sums, strict=True):
+                stream = builder.call(self.last_round, [builder.load(state), last_key])
+                builder.store(builder.add(builder.load(total), builder.bitcast(stream, lanes)), total)
+        for total, place in zip(sums, places, strict=True):
+            builder.store(builder.load(total), place, align=1)
 
+    def _counters(self, block: Any) -> list[Any]:
+        """The counters of a piece: each is two big-endian words, of which the first stays zero."""
+        builder, blocks = self.builder, self.bits // 128
+        first = builder.insert_element(_constant(_block, [0, 0]), block, ir.Constant(_i32, 1))
+        first = self._repeat(first)
+        counters = []
+        for start in range(0, blocks * _IN_FLIGHT[self.bits], blocks):
+            numbers = _constant(self.vector, [word for i in range(blocks) for word in (0, start + i)])
+            counters.append(builder.call(self.swap_bytes, [builder.add(first, numbers)]))
+        return counters
 
-@kernel
-def fill(buffer: Words, schedule: Words, block: int) -> None:
-    """Fill ``buffer``, a multiple of ``STRIDE`` long, with the stream from ``block`` on."""
-    for i in range(buffer.size // STRIDE):
-        _write_stride(buffer, i * STRIDE, schedule, block + i * (STRIDE // 2))
+    def _round_key(self, row: Any, number: Any) -> Any:
+        place = self.builder.gep(self.builder.bitcast(row, _block.as_pointer()), [number])
+        return self._repeat(self.builder.load(place, align=1))
 
+    def _repeat(self, block: Any) -> Any:
+        """A vector of equal blocks."""
+        places = _constant(ir.VectorType(_i32, self.bits // 64), [0, 1] * (self.bits // 128))
+        return self.builder.shuffle_vector(block, block, places)
 
-@kernel
-def add(vector: Lanes, keys: NDArray[np.uint32], flips: NDArray[np.int64], block: int, skipped: int) -> None:
-    """Add the streams of ``keys``, a row of words each, from lane ``skipped`` of ``block`` on, to ``vector``.
+    def _spread(self, lane: Any, kind: ir.VectorType) -> Any:
+        """A vector of equal lanes."""
+        only = self.builder.insert_element(_constant(kind, [0] * kind.count), lane, ir.Constant(_i32, 0))
+        return self.builder.shuffle_vector(only, only, _constant(ir.VectorType(_i32, kind.count), [0] * kind.count))
 
-    A flip is 0, or -1 to subtract the stream: a lane with all bits flipped, plus 1, is its negative.
-    """
-    schedules = np.empty((keys.shape[0], 2 * (_ROUNDS + 1)), np.uint64)
-    for k in range(keys.shape[0]):
-        schedules[k] = expand(keys[k])
-    buffer = np.empty(BUFFER, np.uint64)
-    lanes = buffer.view(vector.dtype)
-    done = 0
-    while done < vector.size:  # add all streams to one part of the vector, which stays in the cache
-        count = min(lanes.size - skipped, vector.size - done)
-        strides = -(-(skipped + count) * vector.itemsize // (8 * STRIDE))
-        part, mask = vector[done : done + count], lanes[skipped : skipped + count]
-        for k in range(keys.shape[0]):
-            fill(buffer[: strides * STRIDE], schedules[k], block)
-            flip = vector.dtype.type(flips[k])
-            for i in range(count):
-                part[i] += (mask[i] ^ flip) - flip
-        done += count
-        skipped = 0
-        block += BUFFER // 2
+    def _function(self, name: str, kind: Any, arity: int) -> Any:
+        return cgutils.get_or_insert_function(self.builder.module, ir.FunctionType(kind, [kind] * arity), name)

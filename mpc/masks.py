@@ -5,9 +5,13 @@ little-endian lanes of 32 or 64 bits. Any AES library reproduces it, and any sli
 computed alone. A key has only one stream: never use it for a second vector.
 
 A kernel computes the stream if the processor has AES instructions, otherwise OpenSSL. The bits are the
-same.
+same: each process compares the kernel with OpenSSL before it uses it. The environment variable
+``SECAGG_KERNEL`` forces a path: ``openssl``, or ``128``, ``256`` or ``512``, the bits of the vectors of
+the kernel.
 """
 
+import logging
+import os
 from collections.abc import Iterator, Sequence
 from functools import cache
 from typing import Any
@@ -23,12 +27,20 @@ Lanes = NDArray[np.unsignedinteger[Any]]
 
 KEY_BYTES = 32
 
+VARIABLE = "SECAGG_KERNEL"
+"""The environment variable that forces a path."""
+
+_OPENSSL = "openssl"
+
 _BLOCK_BYTES = 16
 _PIECE_BYTES = 64 * 1024  # fits the cache of a core, with the zeros that are encrypted
 _SLACK_BYTES = _BLOCK_BYTES - 1  # the extra room that update_into may ask for
+_LONGEST_PIECE = 256  # bytes that a kernel computes at once
 _ZEROS = bytes(_PIECE_BYTES)
 _DTYPES = (np.dtype("<u4"), np.dtype("<u8"))
 _MAX_LANES = 2**64
+
+_log = logging.getLogger("secagg.kernels")
 
 
 def add_mask(vector: Lanes, key: bytes, *, sign: int = 1, offset: int = 0) -> None:
@@ -44,21 +56,11 @@ def add_mask(vector: Lanes, key: bytes, *, sign: int = 1, offset: int = 0) -> No
 
 def add_masks(vector: Lanes, keyed: Sequence[tuple[bytes, int]], *, offset: int = 0) -> None:
     """Add the streams of many keys, each times its sign: faster than :func:`add_mask` for each of them."""
-    starts = [_start(vector, key, sign, offset) for key, sign in keyed]
-    if not starts:
-        return
-    block, skipped = starts[0]
-    if compiled():
-        from mpc import _aes
-
-        keys = np.frombuffer(b"".join(key for key, _ in keyed), np.uint32).reshape(len(keyed), -1)
-        flips = np.array([0 if sign == 1 else -1 for _, sign in keyed], np.int64)
-        _aes.add(vector, keys, flips, block, skipped)
-        return
     for key, sign in keyed:
-        combine = np.add if sign == 1 else np.subtract
-        for part, lanes in _pieces(vector, key, block, skipped):
-            combine(part, lanes, out=part)
+        _check(key, sign)
+    block, skipped = _start(vector, offset)
+    if keyed:
+        _add(vector, keyed, block, skipped)
 
 
 def keystream(key: bytes, out: Lanes, *, offset: int = 0) -> None:
@@ -66,9 +68,10 @@ def keystream(key: bytes, out: Lanes, *, offset: int = 0) -> None:
 
     The stream, the arguments and the errors are those of :func:`add_mask`.
     """
-    _start(out, key, 1, offset)  # refuses bad arguments before ``out`` changes
+    _check(key, 1)
+    block, skipped = _start(out, offset)
     out[:] = 0
-    add_mask(out, key, offset=offset)
+    _add(out, [(key, 1)], block, skipped)
 
 
 def mask_sum(keyed: Sequence[tuple[bytes, int]], first: int, length: int, dtype: str) -> Lanes:
@@ -82,12 +85,84 @@ def mask_sum(keyed: Sequence[tuple[bytes, int]], first: int, length: int, dtype:
     return total
 
 
-@cache
 def compiled() -> bool:
     """Whether a kernel computes the stream in this process; otherwise OpenSSL does."""
+    return width() > 0
+
+
+@cache
+def width() -> int:
+    """The path of this process: the bits of the kernel's vectors (128, 256 or 512), or 0 for OpenSSL.
+
+    The widest that the CPU has, unless :data:`VARIABLE` forces a path. A kernel whose results are not
+    OpenSSL's is not used, which is logged as one WARNING. Raises :class:`MPCError` if the variable names
+    no path, or one that is not available here.
+    """
+    forced = os.environ.get(VARIABLE, "")
+    if forced == _OPENSSL:
+        return 0
     from mpc import _aes
 
-    return _aes.available()
+    widest = _aes.widest()
+    names = {str(bits): bits for bits in _aes.WIDTHS if bits <= widest}
+    if forced and forced not in names:
+        if widest:
+            here = f"on a CPU with AES instructions for vectors of up to {widest} bits"
+        else:
+            here = "on a CPU without AES instructions, or with the compiler off (NUMBA_DISABLE_JIT)"
+        raise MPCError(
+            f"got {VARIABLE}={forced!r}, {here}; expected {', '.join((_OPENSSL, *names))}, or no such variable"
+        )
+    bits = names[forced] if forced else widest
+    if not bits or _agrees(bits):
+        return bits
+    _log.warning(
+        "the compiled AES kernel for vectors of %d bits does not return OpenSSL's bits, so OpenSSL is used, which "
+        "is slower. Empty the folder of Numba's cache (NUMBA_CACHE_DIR) if it may hold damaged files; %s=%s "
+        "avoids this check",
+        bits,
+        VARIABLE,
+        _OPENSSL,
+    )
+    return 0
+
+
+def _agrees(bits: int) -> bool:
+    """Whether the kernel adds and subtracts the lanes of OpenSSL's stream, of both sizes.
+
+    The vector begins within a block, has whole pieces of every kernel, and ends within a piece. The
+    counter passes 2^32. This takes a fifth of a millisecond.
+    """
+    keyed = [(bytes(range(first, first + KEY_BYTES)), sign) for first, sign in ((0, 1), (64, -1), (128, -1))]
+    for dtype in _DTYPES:
+        by_kernel: Lanes = np.arange(2 * _LONGEST_PIECE // dtype.itemsize + 3, dtype=dtype)
+        by_openssl = by_kernel.copy()
+        _add_by_kernel(bits, by_kernel, keyed, 2**32 - 9, 1)
+        _add_by_openssl(by_openssl, keyed, 2**32 - 9, 1)
+        if not np.array_equal(by_kernel, by_openssl):
+            return False
+    return True
+
+
+def _add(vector: Lanes, keyed: Sequence[tuple[bytes, int]], block: int, skipped: int) -> None:
+    if compiled():
+        _add_by_kernel(width(), vector, keyed, block, skipped)
+    else:
+        _add_by_openssl(vector, keyed, block, skipped)
+
+
+def _add_by_kernel(bits: int, vector: Lanes, keyed: Sequence[tuple[bytes, int]], block: int, skipped: int) -> None:
+    from mpc import _aes
+
+    add = _aes.kernel(bits)
+    add(vector.view(np.uint8), vector.itemsize, _aes.schedules(keyed), block, skipped * vector.itemsize)
+
+
+def _add_by_openssl(vector: Lanes, keyed: Sequence[tuple[bytes, int]], block: int, skipped: int) -> None:
+    for key, sign in keyed:
+        combine = np.add if sign == 1 else np.subtract
+        for part, lanes in _pieces(vector, key, block, skipped):
+            combine(part, lanes, out=part)
 
 
 def _pieces(vector: Lanes, key: bytes, block: int, skipped: int) -> Iterator[tuple[Lanes, Lanes]]:
@@ -103,13 +178,16 @@ def _pieces(vector: Lanes, key: bytes, block: int, skipped: int) -> Iterator[tup
         yield part, np.frombuffer(buffer, vector.dtype, count=part.size)
 
 
-def _start(vector: Lanes, key: bytes, sign: int, offset: int) -> tuple[int, int]:
-    """Check all arguments; return the block of lane ``offset``, and how many of its lanes come before."""
+def _check(key: bytes, sign: int) -> None:
     if sign not in (1, -1):
         raise MPCError(f"got sign {sign!r}; expected 1 to add the mask or -1 to subtract it")
     if not isinstance(key, bytes) or len(key) != KEY_BYTES:
         got = f"{len(key)} bytes" if isinstance(key, bytes) else type(key).__name__
         raise MPCError(f"got a mask key of {got}; expected {KEY_BYTES} bytes: derive it with keys.derive")
+
+
+def _start(vector: Lanes, offset: int) -> tuple[int, int]:
+    """Check both; return the block of lane ``offset``, and how many of its lanes come before."""
     if not isinstance(vector, np.ndarray) or vector.dtype not in _DTYPES:
         got = str(vector.dtype) if isinstance(vector, np.ndarray) else type(vector).__name__
         raise MPCError(f"got a vector of {got}; expected a NumPy array of little-endian uint32 or uint64")

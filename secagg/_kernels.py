@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from mpc.kernels import aes as _aes, kernel
+from mpc.kernels import kernel
 
 Lanes = NDArray[np.uint32] | NDArray[np.uint64]
 Floats = NDArray[np.float32] | NDArray[np.float64]
@@ -54,37 +54,6 @@ def quantize_stochastic(
         bad += 0 if size < np.inf else 1
         y = (x * scale if size < upper else np.copysign(top, x)) * fine
         out[i] = np.uint32(((np.int64(np.ceil(y)) + np.int64(~random[i])) >> 32) + offset)
-    return clipped, bad
-
-
-@kernel
-def quantize_with_key(
-    vector: Floats,
-    key: NDArray[np.uint32],
-    first: int,
-    clip: float,
-    scale: float,
-    share: float,
-    top: float,
-    out: NDArray[np.uint32],
-) -> tuple[int, int]:
-    """As :func:`quantize_stochastic`, with lanes ``first`` onwards of the mask stream of ``key``."""
-    schedule = _aes.expand(key)
-    buffer = np.empty(_aes.BUFFER, np.uint64)
-    lanes = buffer.view(np.uint32)
-    clipped, bad = 0, 0
-    block, skipped, done = first // 4, first % 4, 0
-    while done < vector.size:
-        count = min(lanes.size - skipped, vector.size - done)
-        strides = -(-(skipped + count) // (2 * _aes.STRIDE))
-        _aes.fill(buffer[: strides * _aes.STRIDE], schedule, block)
-        part, random = slice(done, done + count), lanes[skipped : skipped + count]
-        counts = quantize_stochastic(vector[part], random, clip, scale, share, top, out[part])
-        clipped += counts[0]
-        bad += counts[1]
-        done += count
-        skipped = 0
-        block += _aes.BUFFER // 2
     return clipped, bad
 
 

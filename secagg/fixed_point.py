@@ -20,7 +20,7 @@ from secagg.packing import Lanes, lane_dtype
 
 ROUNDINGS = ("stochastic", "nearest")
 _KEY_BYTES = 32
-_PIECE = 1 << 16  # coordinates per call of OpenSSL, so that its random bits stay in the cache
+_PIECE = 1 << 16  # coordinates at a time, so that their random bits stay in the cache
 _MAX_SUM = 1 << 62
 _LEAST_BITS = 8
 _UP = 1 + 2.0**-40  # a margin far above the error of float64
@@ -284,8 +284,6 @@ def _round(
     """Round stochastically, with the mask stream of ``key`` from lane ``first`` on."""
     from secagg import _kernels
 
-    if masks.compiled():
-        return _kernels.quantize_with_key(vector, np.frombuffer(key, np.uint32), first, *grid, out)
     clipped = bad = 0
     random = np.empty(min(_PIECE, vector.size), np.uint32)
     for start in range(0, vector.size, _PIECE):

@@ -89,6 +89,7 @@ class Task:
         self._set("context", bytes(memoryview(self.context)))  # NumPy's bytes are a subclass
         self.protocol.validate(self)
         self._check_sizes()
+        _check_kernel()
 
     def _check_sizes(self) -> None:
         """``ConfigError`` if a message of this task could be larger than an envelope carries."""
@@ -377,6 +378,17 @@ def _is_sound(cohort: list[str], roster: Roster | None) -> bool:
     if roster is None or set(map(type, cohort)) != {str}:
         return False
     return roster.enrols(set(cohort), PartyRole.CLIENT) and all(map(lt, cohort, islice(cohort, 1, None)))
+
+
+def _check_kernel() -> None:
+    """``ConfigError`` if the environment forces a mask kernel that is not here; else the first mask would fail."""
+    from mpc import MPCError, masks
+
+    if os.environ.get(masks.VARIABLE):
+        try:
+            masks.compiled()
+        except MPCError as error:
+            raise ConfigError(words(error)) from error
 
 
 def _integer(name: str, value: object, least: int, most: int) -> int:

@@ -20,7 +20,6 @@ MOST_LINES, MOST_FUNCTION_LINES, MOST_PARAMETERS = 400, 60, 7
 #: Functions that may be larger, and why.
 EXCEPTIONS = {
     "he._strips._write_strip": "writes out the instructions of a kernel",
-    "secagg._kernels.quantize_with_key": "a kernel takes arrays, not objects",
     "dp._kernels.place": "a kernel takes arrays, not objects",
     "dp.distributed.distributed_gaussian_epsilon": "each keyword is a field of the encoding that a user asks about",
     "dp.distributed.distributed_skellam_epsilon": "each keyword is a field of the encoding that a user asks about",

@@ -1,6 +1,7 @@
 """Mask streams: the bits of AES-256-CTR, whole or in slices, added or taken away.
 
-Every test runs on the kernel and on OpenSSL. ``test_aes`` runs them on narrower vectors too.
+Every test runs on the kernel for each width of vectors that the CPU has, and on OpenSSL. ``test_aes`` runs them
+with the instructions of older CPUs too.
 """
 
 import json
@@ -20,14 +21,13 @@ from tests.reference import masks as twin
 KEYS = st.binary(min_size=32, max_size=32)
 DTYPES = st.sampled_from([np.uint32, np.uint64])
 PIECE = masks._PIECE_BYTES
-BUFFER = 8 * _aes.BUFFER
-STRIDE = 8 * _aes.STRIDE
+PATHS = {"openssl": 0} | {f"kernel{bits}": bits for bits in _aes.WIDTHS if bits <= _aes.widest()}
 
 
-@pytest.fixture(scope="module", autouse=True, params=["kernel", "openssl"] if masks.compiled() else ["openssl"])
+@pytest.fixture(scope="module", autouse=True, params=PATHS.values(), ids=PATHS)
 def path(request: pytest.FixtureRequest) -> Iterator[None]:
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(masks, "compiled", lambda: request.param == "kernel")
+        patch.setattr(masks, "width", lambda: request.param)
         yield
 
 
@@ -64,7 +64,7 @@ def test_streams_longer_than_a_piece_equal_one_shot(dtype: Any, size: int) -> No
 
 
 @pytest.mark.parametrize("dtype", [np.uint32, np.uint64])
-@pytest.mark.parametrize("end", [16, STRIDE, BUFFER, BUFFER + STRIDE, 2 * BUFFER])
+@pytest.mark.parametrize("end", [16, 128, 256, 384, 1024])  # the pieces of kernels have 128 or 256 bytes
 def test_streams_may_start_and_end_anywhere(dtype: Any, end: int) -> None:
     width = np.dtype(dtype).itemsize
     for first in range(16 // width + 1):
@@ -100,6 +100,33 @@ def test_add_equals_its_twin(key: bytes, dtype: Any, sign: int, offset: int, dat
     vector = np.array(values, dtype=dtype)
     masks.add_mask(vector, key, sign=sign, offset=offset)
     assert vector.tolist() == twin.add_mask(values, key, width, sign, offset)
+
+
+@given(
+    st.lists(st.tuples(KEYS, st.sampled_from([1, -1])), max_size=5),
+    DTYPES,
+    st.integers(0, 1200),
+    st.one_of(st.integers(0, 9), st.integers(2**34 - 600, 2**34 + 2), st.integers(0, 2**62)),
+    st.integers(0, 70),
+)
+def test_many_streams_equal_openssl_anywhere(
+    keyed: list[tuple[bytes, int]], dtype: Any, count: int, offset: int, place: int
+) -> None:
+    """Every sum, length and place in memory and in the stream; lanes beside the vector stay as they are."""
+    width = np.dtype(dtype).itemsize
+    block, skipped = offset * width // 16, offset * width % 16
+    memory = bytearray(np.random.default_rng(count).bytes(count * width + 150))
+    vector = np.frombuffer(memory, np.uint8)[place : place + count * width].view(dtype)
+    expected, before = vector.copy(), bytes(memory)
+    for key, sign in keyed:
+        stream = np.frombuffer(one_shot(key, skipped + count * width, block)[skipped:], dtype)
+        expected += stream if sign == 1 else -stream
+    masks.add_masks(vector, keyed, offset=offset)
+    assert np.array_equal(vector, expected)
+    assert memory[:place] == before[:place]
+    assert memory[place + count * width :] == before[place + count * width :]
+    begun = np.frombuffer(before, np.uint8)[place : place + count * width].view(dtype)
+    assert np.array_equal(masks.mask_sum(keyed, offset, count, vector.dtype.str), expected - begun)
 
 
 @given(

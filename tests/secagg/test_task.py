@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 import secagg
+from mpc import masks
 from secagg.encoding import Segment
 from secagg.errors import ConfigError
 from secagg.identity import enrol
@@ -90,6 +91,13 @@ def test_every_field_is_in_the_digest(change: dict[str, object]) -> None:
 def test_what_cannot_work_is_refused_when_the_task_is_made(change: dict[str, object], says: str) -> None:
     with pytest.raises(secagg.ConfigError, match=says.replace(".", r"\.")):
         make(**change)
+
+
+def test_a_mask_kernel_that_is_not_here_is_refused_when_the_task_is_made(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("SECAGG_KERNEL", "96")
+    masks.width.cache_clear()
+    with pytest.raises(secagg.ConfigError, match=r"got SECAGG_KERNEL='96'.*expected openssl"):
+        make()
 
 
 @dataclass(frozen=True)
