@@ -3,6 +3,7 @@
 import hashlib
 import struct
 import threading
+from collections.abc import Iterable
 from concurrent.futures import Executor
 from dataclasses import dataclass
 
@@ -15,7 +16,7 @@ from he._merging import check_room
 from he._numbers import whole
 from he._workers import run_all
 from he.errors import CiphertextError, HEError, OpenError
-from he.kahe_params import MAX_KEY, error_bound, words
+from he.kahe_params import MAX_KEY, Plane, error_bound, words
 from he.ring import LANES, Factor, lanes, packing
 from he.ring.residues import balanced_digits
 
@@ -136,8 +137,11 @@ class Opening:
     key: list[Factor]
     uniform: Uniform
 
-    def open(self, g: int, packed: list[Words], sums: list[Integers]) -> bool:
-        """Write the values of group ``g`` to ``sums``; whether all of the group could be in an honest sum."""
+    def open(self, g: int, packed: list[Words]) -> tuple[list[Integers], bool]:
+        """An array (fields, places) for each span of group ``g``, and whether all could be in an honest sum.
+
+        It is returned and not written to the caller's memory, because a worker may be another process.
+        """
         scheme, p = self.scheme, self.scheme.parameters
         rows = p.rows[g]
         residues, product = lanes(len(p.primes), rows), lanes(p.degree)
@@ -152,19 +156,25 @@ class Opening:
             _kahe_kernels.add_constant(row, np.uint64(offset % field.prime), np.uint64(field.prime))
         digits = balanced_digits(residues, scheme._fields, product[:rows])
         flat = residues.view(np.int64).reshape(len(digits), -1)
-        possible = [self._read(flat[:, first:end], s, at, sums) for s, first, end, at in scheme._spans(g)]
-        return all(possible)
+        read = [self._read(flat[:, first:end], s, at) for s, first, end, at in scheme._spans(g)]
+        return [values for values, _ in read], all(possible for _, possible in read)
 
-    def _read(self, digits: Integers, segment: int | None, at: int, sums: list[Integers]) -> bool:
-        """Read a part of a segment, or of the empty places; whether all of it is possible."""
-        p, out = self.scheme.parameters, np.empty(0, dtype=np.int64)
-        width = count = stride = bound = 0
+    def _read(self, digits: Integers, segment: int | None, at: int) -> tuple[Integers, bool]:
+        """Read a part of a segment, or of the empty places: its values, and whether all of it is possible."""
+        p, places = self.scheme.parameters, digits.shape[1]
+        width = count = bound = 0
         if segment is not None:
-            plane, out = p.planes[segment], sums[segment]
-            width, count, stride, bound = plane.width, plane.per_coefficient, plane.places, plane.bound
+            plane = p.planes[segment]
+            width, count, bound = plane.width, plane.per_coefficient, plane.bound
+        values = np.empty((count, places), dtype=np.int64)
         seen = np.array([1 << 63, 0, 0, 0], dtype=np.uint64)
-        _kahe_kernels.read(digits, self.scheme._primes, (p.shift, width, count), at, stride, out, seen)
-        return self._possible(seen, bound)
+        _kahe_kernels.read(
+            digits, self.scheme._primes, (p.shift, width, count), 0, places, values.reshape(-1), seen
+        )
+        if segment is not None:
+            for row, (_, size) in zip(values, _targets(plane, at, places), strict=True):
+                seen[3] |= np.uint64(row[size:].any())
+        return values, self._possible(seen, bound)
 
     def _possible(self, seen: Words, bound: int) -> bool:
         """Whether honest vectors add up to what :func:`he._kahe_kernels.read` has seen."""
@@ -202,10 +212,19 @@ def open_sum(work: Opening, total: bytes, executor: Executor | None) -> list[Int
     scheme = work.scheme
     groups = scheme._groups(total, OpenError)
     scheme._check(groups, OpenError)
-    sums = [np.empty(length, dtype=np.int64) for length, _ in scheme.segments]
-    calls = [(g, packed, sums) for g, packed in enumerate(groups)]
-    possible = [work.open(*call) for call in calls] if executor is None else run_all(executor, work.open, calls)
-    if not all(possible):
+    sums, possible = [np.empty(length, dtype=np.int64) for length, _ in scheme.segments], True
+    calls = list(enumerate(groups))
+    opened: Iterable[tuple[list[Integers], bool]]
+    opened = (work.open(*call) for call in calls) if executor is None else run_all(executor, work.open, calls)
+    for g, (parts, fits) in enumerate(opened):
+        possible = possible and fits
+        for (segment, first, end, at), values in zip(scheme._spans(g), parts, strict=True):
+            if segment is not None:
+                for row, (start, size) in zip(
+                    values, _targets(scheme.parameters.planes[segment], at, end - first), strict=True
+                ):
+                    sums[segment][start : start + size] = row[:size]
+    if not possible:
         raise OpenError(
             f"some coefficient is not a possible sum of {work.count} vectors: the sum of the keys or the count "
             "belongs to another sum, a vector was malformed, or the sum was altered. The sum stays closed"
@@ -217,5 +236,13 @@ def opens(work: Opening, total: bytes) -> bool:
     """Whether the last group of ``total`` could be in an honest sum."""
     groups = work.scheme._groups(total, OpenError)
     work.scheme._check(groups, OpenError)
-    sums = [np.empty(length, dtype=np.int64) for length, _ in work.scheme.segments]
-    return work.open(len(groups) - 1, groups[-1], sums)
+    return work.open(len(groups) - 1, groups[-1])[1]
+
+
+def _targets(plane: Plane, at: int, places: int) -> list[tuple[int, int]]:
+    """For each field of ``places`` coefficients from place ``at`` on: where its values begin, and how many exist.
+
+    The others lie after the segment's end.
+    """
+    starts = [at + k * plane.places for k in range(plane.per_coefficient)]
+    return [(start, max(0, min(places, plane.length - start))) for start in starts]

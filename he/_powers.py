@@ -19,6 +19,7 @@ from he import _montgomery, _slot_kernels
 from he._rows import LANES, has_ifma
 from he._strips import LIMB_BITS
 from he._workers import run_all
+from he.errors import HEError
 
 Words = NDArray[np.uint64]
 
@@ -200,7 +201,17 @@ def _raise_all(bases: Sequence[mpz], ring: Ring, exponent: mpz) -> list[mpz]:
     return ring.leave(out)
 
 
+def _need_kernels() -> None:
+    """``HEError`` in a worker that cannot use a table which another machine made for its kernels."""
+    if not compiled():
+        raise HEError(
+            "got a table of powers for a CPU with AVX-512 IFMA, which this worker has not; let workers with the "
+            "caller's kind of CPU encrypt, or no workers"
+        )
+
+
 def _fill(table: Words, ring: Ring) -> list[Words]:
+    _need_kernels()
     _montgomery.fill_table(table, ring.constants)
     return list(table)
 
@@ -218,6 +229,7 @@ def _fill_by_gmp(bases: Sequence[mpz], width: int, modulus: mpz) -> list[list[mp
 
 def _by_table(digits: NDArray[np.uint16], table: Any, ring: Ring) -> list[mpz]:
     if isinstance(table, np.ndarray):
+        _need_kernels()
         out = np.empty((len(digits), 2 * ring.limbs), np.uint64)
         _montgomery.raise_fixed(table, digits, out, ring.constants)
         return ring.leave(out)

@@ -39,7 +39,8 @@ EXCEPTIONS = {
 CIRCLE = {
     *("secagg.task", "secagg.corruption", "secagg.relay", "secagg.protocols.base"),
     *(f"secagg.roles.{name}" for name in ("client", "context", "handing_on", "hearing", "hooks", "listener")),
-    *(f"secagg.roles.{name}" for name in ("member", "outcome", "receiving", "server", "shards", "state")),
+    *(f"secagg.roles.{name}" for name in ("member", "outcome", "receiving", "server")),
+    *(f"secagg.roles.{name}" for name in ("shards", "sharing", "state")),
 }
 
 

@@ -7,6 +7,7 @@ bit-reversed. So SEAL's keys and ciphertexts need no conversion.
 import os
 from collections.abc import Sequence
 from functools import lru_cache
+from typing import Any
 
 import numpy as np
 from numba import config
@@ -55,12 +56,18 @@ def lanes(*shape: int) -> Words:
 
 
 class Factor:
-    """Numbers below a field's prime by which to multiply, with their quotients. :meth:`Field.factor` makes one."""
+    """Numbers below a field's prime by which to multiply, with their quotients. :meth:`Field.factor` makes one.
 
-    __slots__ = ("pairs",)
+    A pickle holds the numbers alone: on another CPU the arithmetic and the quotients may be others.
+    """
 
-    def __init__(self, pairs: Words) -> None:
-        self.pairs = pairs
+    __slots__ = ("field", "pairs")
+
+    def __init__(self, field: "Field", pairs: Words) -> None:
+        self.field, self.pairs = field, pairs
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return Field.factor, (self.field, self.values.copy())
 
     @property
     def values(self) -> Words:
@@ -88,6 +95,9 @@ class Field:
         self._last = self._pairs([pow(degree, -1, prime)])
         self._steps = _plain if config.DISABLE_JIT else _transforms
 
+    def __reduce__(self) -> tuple[Any, ...]:
+        return field, (self.degree, self.prime)  # none of the tables
+
     def forward(self, group: Words) -> None:
         """Replace coefficients by values, in place: row i is the value at root^(2r + 1), r being i bit-reversed."""
         self._steps.forward(group, self._roots, self.modulus)
@@ -103,7 +113,7 @@ class Field:
         length, bits = self.prime.bit_length() - 1, _QUOTIENT_BITS[type(self.modulus)]
         inverse = np.uint64((1 << 64 + length) // self.prime)
         _lanes.quotients(values, np.uint64(self.prime), inverse, (length, bits), pairs)
-        return Factor(pairs)
+        return Factor(self, pairs)
 
     def multiply(self, group: Words, factor: Factor) -> None:
         """Multiply each of the eight polynomials by ``factor``, row by row, in place."""

@@ -6,6 +6,7 @@ purpose only, and each of its words once: :func:`derive` makes a key for each pu
 """
 
 from collections.abc import Callable
+from dataclasses import dataclass
 
 import numpy as np
 from cryptography.hazmat.primitives.ciphers import Cipher, algorithms, modes
@@ -25,10 +26,19 @@ _ZEROS = memoryview(bytes(1 << 18))
 
 def aes_ctr(key: bytes) -> Stream:
     """AES-256 in counter mode, from a zero block on, as little-endian words. ``key`` has 32 bytes."""
+    return _AesCtr(key)
 
-    def stream(out: Words, first: int) -> None:
+
+@dataclass(frozen=True, repr=False)
+class _AesCtr:
+    """What :func:`aes_ctr` returns: an object that workers in other processes can be sent."""
+
+    key: bytes
+
+    def __call__(self, out: Words, first: int) -> None:
+        """See :data:`Stream`."""
         block, skipped = divmod(first, 2)
-        encryptor = Cipher(algorithms.AES(key), modes.CTR(block.to_bytes(_BLOCK, "big"))).encryptor()
+        encryptor = Cipher(algorithms.AES(self.key), modes.CTR(block.to_bytes(_BLOCK, "big"))).encryptor()
         encryptor.update(_ZEROS[: 8 * skipped])
         octets = out.data.cast("B")
         at, size = 0, len(octets)
@@ -37,8 +47,6 @@ def aes_ctr(key: bytes) -> Stream:
             piece = min(size - at - _BLOCK, len(_ZEROS))
             at += encryptor.update_into(_ZEROS[:piece], octets[at:])
         octets[at:] = encryptor.update(_ZEROS[: size - at])
-
-    return stream
 
 
 def derive(seed: bytes, *purpose: bytes) -> bytes:

@@ -163,6 +163,9 @@ class ServerHooks(Generic[AnyServerState]):
     def before_close(self, phase: Phase) -> None:
         """Raise ``LocalProtocolError`` while the caller has something to wait for first; changes nothing."""
 
+    def check_shared(self) -> None:
+        """``ConfigError`` where one server alone takes the open round, although its step has a ``merge``."""
+
     def unite(self, shard: Self) -> None:
         """Take up what ``shard`` keeps outside of its state, in a round that several servers share.
 

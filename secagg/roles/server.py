@@ -10,7 +10,6 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import replace
 from typing import TYPE_CHECKING, Self
 
 from secagg import wire
@@ -20,8 +19,8 @@ from secagg.roles.context import ServerContext
 from secagg.roles.environment import Environment
 from secagg.roles.hooks import AnyServerState, Reply, Step
 from secagg.roles.outcome import Outcome, open_outcome
-from secagg.roles.receiving import Outbox, Receiving
-from secagg.roles.shards import SUMS, add_sums, check_shard, check_sums, unite_states
+from secagg.roles.receiving import Outbox
+from secagg.roles.sharing import Sharing
 from secagg.roles.state import ServerState, check_server, pack_state, unpack_segments, unpack_state
 from secagg.roles.turn import Turn, atomic
 from secagg.session import NONCE_BYTES, check_session, draw, roster_digest, session_id
@@ -38,7 +37,7 @@ KEY_BYTES = 32
 __all__ = ["Outbox", "Server", "Step"]
 
 
-class Server(Receiving[AnyServerState]):
+class Server(Sharing[AnyServerState]):
     """The server of one session. It adds up inputs that it can't read. ``task.server`` makes it.
 
     ``start()`` opens the first round. ``receive`` takes a message, and never raises on bytes. ``close_round`` ends
@@ -83,6 +82,7 @@ class Server(Receiving[AnyServerState]):
         self._waiting = self._nothing_waits()
         self._asks: Mapping[str, Reply] | None = None  # the open round's requests, where they were built already
         self._received, self._opened = 0, time.monotonic()  # of the open round, for the log
+        self._at_opening = None
         self.prepare()
         self._outcome = self._decode() if state.finished else None
 
@@ -201,39 +201,6 @@ class Server(Receiving[AnyServerState]):
         self._store()
         return self._dismissal(silent)
 
-    @atomic
-    def absorb(self, part: bytes) -> None:
-        """Take up what another server took in the open round: its ``to_bytes()``.
-
-        Several servers so share a round. Each is restored from the state that this server saved when the round
-        opened, and takes the answers of its own senders. Before the round is closed, this server absorbs them all.
-        The outcome is then the same as if it had taken every answer itself. Faults are united.
-
-        ``ConfigError``, with nothing changed, unless the part is of the same task, roster, session and round, and
-        of other senders. ``ConfigError`` too if only one server can take this round. What was absorbed is saved
-        when the round is closed. A part is believed as a saved state is: take it from servers of yours only.
-        """
-        if not self.context.open:
-            raise LocalProtocolError("got absorb() while no round is open; close_round() comes after it")
-        state, phase = self.context.state, self._phases[self.context.state.position]
-        merge = self.steps[phase.round].merge
-        if merge is None or phase.word is not None:
-            name = self.context.task.protocol.name
-            raise ConfigError(f"got a part of {phase.round} of {name}, which one server alone takes: give it all")
-        shard = type(self).from_bytes(
-            part, self.context.task, replace(self.context.environment, save=None, ledger=None)
-        )
-        check_shard(state, shard.context.state, merge)
-        check_sums(self.context.sums, shard.context.sums, added=SUMS in merge)
-        self.unite(shard)
-        unite_states(state, shard.context.state, merge)
-        if SUMS in merge:
-            self.context.sums = add_sums(self.context.sums, shard.context.sums)
-        self._pending.difference_update(shard.context.state.answered)
-        for fault in shard.context.faults.kept:
-            if fault.round == phase.round:  # those of earlier rounds are here
-                self.context.faults.add(fault)
-
     def _drop_and_settle(self, phase: Phase, silent: Sequence[str]) -> None:
         """Drop the silent parties, then settle the round."""
         state, faults = self.context.state, len(self.context.faults.kept)
@@ -273,7 +240,7 @@ class Server(Receiving[AnyServerState]):
 
     def _next_round(self) -> Mapping[str, Reply]:
         state = self.context.state
-        self._received, self._opened = 0, time.monotonic()
+        self._received, self._opened, self._at_opening = 0, time.monotonic(), None
         state.position += 1
         state.answered = []
         self._end_waiting()

@@ -6,15 +6,22 @@ senders.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any
+from collections.abc import Collection, Mapping
+from typing import TYPE_CHECKING, Any
 
 import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
+from secagg.beacon import Fetch
 from secagg.errors import ConfigError
+from secagg.identity import Roster
 from secagg.roles.state import ServerState
+
+if TYPE_CHECKING:
+    from secagg.task import Task
+
+Messages = list[tuple[str, bytes | memoryview]]
 
 _TAG = 16
 SUMS = "sums"
@@ -85,3 +92,35 @@ def unite_states(ours: ServerState, theirs: ServerState, merge: tuple[str, ...])
     for name in set(merge) - {SUMS}:
         there: Mapping[str, Any] = getattr(theirs, name)
         getattr(ours, name).update({sender: there[sender] for sender in theirs.answered if sender in there})
+
+
+def take_part(
+    task: Task, roster: Roster | None, beacon: Fetch | None, opened: bytes, messages: Messages
+) -> tuple[bytes, list[tuple[str, bytes]]]:
+    """Take the messages of some senders in a shard; returns its state, and what to hand on to which party.
+
+    A worker runs this. ``opened`` is the state with which the round was opened.
+    """
+    shard, onward = task.restore_server(opened, roster=roster, beacon=beacon), list[tuple[str, bytes]]()
+    for sender, data in messages:
+        onward += shard.receive(sender, data).items()
+    return shard.to_bytes(), onward
+
+
+def divided(messages: Messages, senders: Collection[str], count: int) -> tuple[list[Messages], Messages]:
+    """At most ``count`` parts, of about as many bytes, and the messages of others than ``senders``.
+
+    All messages of one sender are in one part, in their order.
+    """
+    by_sender, rest = dict[str, Messages](), Messages()
+    for sender, data in messages:
+        if type(sender) is str and sender in senders and type(data) in (bytes, memoryview):
+            by_sender.setdefault(sender, []).append((sender, bytes(data)))
+        else:
+            rest.append((sender, data))
+    parts, sizes = [Messages() for _ in range(min(count, len(by_sender)))], [0] * count
+    for sent in by_sender.values():
+        least = min(range(len(parts)), key=sizes.__getitem__)
+        parts[least] += sent
+        sizes[least] += sum(len(data) for _, data in sent)
+    return parts, rest

@@ -15,6 +15,7 @@ from he import _montgomery, _powers
 from he._powers import FixedBase, Ring
 from he._rows import LANES, has_ifma
 from he._strips import LIMB_BITS, STRIP
+from he.errors import HEError
 from he.paillier_keys import MAX_BITS
 from tests.he.paillier_primes import KEY
 
@@ -144,6 +145,18 @@ def test_processes_change_nothing() -> None:
     alone = FixedBase(ring, mpz(3), 129).raise_base(exponents)
     with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as executor:
         assert FixedBase(ring, mpz(3), 129).raise_base(exponents, executor) == alone
+
+
+def test_a_worker_refuses_a_table_for_instructions_that_it_has_not(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The table is of the caller's machine, and its kernels would end the worker."""
+    if not has_ifma():
+        pytest.skip("no compiler, or no AVX-512 IFMA")
+    ring, digits = Ring(KEY.p), np.zeros((8, 2), np.uint16)
+    table = np.zeros((2, 16, 2 * ring.limbs), np.uint64)
+    monkeypatch.setattr(_powers, "compiled", lambda: False)
+    for work in (lambda: _powers._by_table(digits, table, ring), lambda: _powers._fill(table, ring)):
+        with pytest.raises(HEError, match="workers with the caller's kind of CPU"):
+            work()
 
 
 @pytest.mark.parametrize(

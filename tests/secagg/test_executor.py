@@ -4,7 +4,7 @@ import multiprocessing
 import os
 import subprocess
 import sys
-from concurrent.futures import Executor, Future, ProcessPoolExecutor, ThreadPoolExecutor
+from concurrent.futures import Executor, ProcessPoolExecutor, ThreadPoolExecutor
 from functools import partial
 from typing import Any
 
@@ -17,35 +17,7 @@ from secagg import lanes as lanes_module
 from secagg.identity import PartyRole
 from secagg.lanes import mask_all, mask_lanes, to_lanes
 from secagg.testing import Integers, Session, parties_for
-
-
-class Counting(Executor):
-    """Runs a task as it comes, and counts."""
-
-    def __init__(self) -> None:
-        self.tasks = 0
-
-    def submit(self, function: Any, /, *arguments: Any, **named: Any) -> Future[Any]:
-        self.tasks += 1
-        done: Future[Any] = Future()
-        done.set_result(function(*arguments, **named))
-        return done
-
-
-class LosesAWorker(Executor):
-    """Runs a task as it comes, but for one, which is lost with its worker."""
-
-    def __init__(self, lost: int) -> None:
-        self.lost, self.tasks = lost, 0
-
-    def submit(self, function: Any, /, *arguments: Any, **named: Any) -> Future[Any]:
-        self.tasks += 1
-        done: Future[Any] = Future()
-        if self.tasks == self.lost:
-            done.set_exception(RuntimeError("worker lost"))
-        else:
-            done.set_result(function(*arguments, **named))
-        return done
+from tests.secagg.executors import Counting, Elsewhere, LosesAWorker
 
 
 @pytest.fixture
@@ -151,6 +123,39 @@ def test_server_and_clients_use_what_they_are_given_restored_or_not() -> None:
     session.require_completes("with executors")
     assert of_client.tasks > 0
     assert of_server.tasks > 0
+
+
+@pytest.mark.usefixtures("split")
+@pytest.mark.parametrize(
+    ("protocol", "size"),
+    [
+        (secagg.SecAggPlus(threat_model="semi-honest"), 3000),
+        (secagg.AdditiveShares(kem="X25519"), 3000),
+        (secagg.OneShot(members=4, corrupt_members=1, kem="X25519"), 420_000),
+        (secagg.Paillier(), 900),
+        (secagg.BFV(), 300_000),
+        (secagg.CKKS(), 300_000),
+    ],
+    ids=lambda value: getattr(value, "name", ""),
+)
+def test_workers_need_not_share_memory_with_the_roles(protocol: Any, size: int) -> None:
+    """What a worker writes to an argument is lost: all that it did must be in its result."""
+    known = parties_for(protocol, 14 if protocol.name == "SecAggPlus" else 4)
+    servers, others = Elsewhere(), Elsewhere()
+    task = known.make_task(
+        layout=secagg.Layout.of({"w": np.zeros(size)}),
+        max_weight=None,
+        encoding=secagg.FixedPoint(clip=1.0, bits=30, rounding="nearest"),
+    )
+    session = Session(known, task=task, contribute=False)
+    session.server = task.server(known.cohort, roster=known.roster, session=session.name, executor=servers)
+    for party in session.members:
+        session.members[party] = session.make(party, executor=others)
+    for party in known.cohort:
+        session.contribute(party)
+    session.require_completes("with workers elsewhere")
+    assert others.tasks > 0
+    assert servers.tasks > 0 or protocol.name in ("AdditiveShares", "Paillier", "BFV", "CKKS")
 
 
 def stubborn(call: Any, failures: list[str], unchanged: Any) -> Any:

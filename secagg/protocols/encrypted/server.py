@@ -166,19 +166,22 @@ class EncryptedServer(Server[EncryptedServerState]):
                 "they may depend on the ciphertexts of others",
             )
 
-    def unite(self, shard: Self) -> None:
-        """Add up the encrypted sums of two servers, each of other clients.
+    def check_shared(self) -> None:
+        """``ConfigError`` for inputs without commitments.
 
         Without commitments a client may send a copy of another's ciphertexts. A server refuses the copy, and would
         not notice it if the original went to another server.
         """
-        if self.context.round != Round.INPUT:
-            return
-        if not self._protocol.commit:
+        if self.context.round == Round.INPUT and not self._protocol.commit:
             raise ConfigError(
                 f"got a part of Input of {self._protocol.name} with commit=False, in which only one server notices "
                 "copies of ciphertexts; give all inputs to one server, or take commit=True"
             )
+
+    def unite(self, shard: Self) -> None:
+        """Add up the encrypted sums of two servers, each of other clients."""
+        if self.context.round != Round.INPUT:
+            return
         assert self._adder is not None
         assert shard._adder is not None
         try:

@@ -200,13 +200,16 @@ class OneShotServer(Server[OneShotServerState]):
             state.spooled.append(envelope.sender)
         state.dealings[envelope.sender] = dealing_digest(dealing)
 
-    def unite(self, shard: Self) -> None:
-        """Add up the encrypted sums of two servers, each of other clients."""
+    def check_shared(self) -> None:
+        """``ConfigError`` while inputs wait in a file, which one server writes."""
         if self._spool is not None:
             raise ConfigError(
                 "got a part of Input of OneShot with recount=True, under which inputs wait in one file, which one "
                 "server writes; give all inputs to one server, or take recount=False"
             )
+
+    def unite(self, shard: Self) -> None:
+        """Add up the encrypted sums of two servers, each of other clients."""
         assert self._adder is not None
         assert shard._adder is not None
         try:

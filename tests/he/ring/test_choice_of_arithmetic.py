@@ -1,14 +1,17 @@
 """``SECAGG_RING`` forces an arithmetic, and the bytes are the same under both."""
 
 import os
+import pickle
 import subprocess
 import sys
 from collections.abc import Callable
+from concurrent.futures import Executor, Future
+from typing import Any
 
 import numpy as np
 import pytest
 
-from he import bfv, ckks
+from he import bfv, ckks, kahe
 from he.errors import HEError
 from he.ring import arithmetic, field, fields
 from he.ring._vectors import Ifma, Word
@@ -105,3 +108,46 @@ def test_encrypted_sums_are_the_same_bytes_under_both(name: str, monkeypatch: py
         assert (opened == vectors[0].astype(np.int64) + vectors[1].astype(np.int64)).all()
         whole[forced] = [key.to_bytes(), *uploads, adder.total(), opened.tobytes()]
     assert whole["ifma"] == whole["word"]
+
+
+class OtherCPU(Executor):
+    """Does its work on copies, by the other arithmetic than its caller's."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.monkeypatch, self.tasks = monkeypatch, 0
+
+    def submit(self, function: Any, /, *arguments: Any, **named: Any) -> Future[Any]:
+        self.tasks += 1
+        done: Future[Any] = Future()
+        sent, here = pickle.dumps((function, arguments)), os.environ["SECAGG_RING"]
+        with self.monkeypatch.context() as there:
+            there.setenv("SECAGG_RING", "word" if here == "ifma" else "ifma")
+            function, arguments = pickle.loads(sent)
+            returned = pickle.dumps(function(*arguments))
+        done.set_result(pickle.loads(returned))
+        return done
+
+
+@needs_ifma
+@needs_compiler
+@pytest.mark.parametrize("forced", ["ifma", "word"])
+def test_workers_with_another_cpu_give_the_same_bytes(forced: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What is computed for one arithmetic only, such as a factor's quotients, is not sent."""
+    monkeypatch.setenv("SECAGG_RING", forced)
+    there = OtherCPU(monkeypatch)
+    scheme = SCHEMES["bfv"]()
+    key, values = scheme.generate(lambda n: bytes(range(n))), np.arange(17 * scheme.slots) % 65535
+    upload = key.encrypt(values, rng=fixed(1))
+    assert key.encrypt(values, there, rng=fixed(1)) == upload
+    adder = scheme.adder(len(values))
+    adder.fold(upload)
+    assert (key.open(adder.total(), len(values), 1, there) == values).all()
+
+    once, vector = kahe.Scheme(((140_000, 2**60 - 1),), 2), [np.arange(140_000) << 40]
+    assert len(once.parameters.rows) > 1
+    secret, public = bytes(32), bytes(range(32))
+    sealed = once.encrypt(vector, secret, public)
+    assert once.encrypt(vector, secret, public, there) == sealed
+    (opened,) = once.open(sealed, once.key(secret, public).astype(np.int64), 1, public, there)
+    assert (opened == vector[0]).all()
+    assert there.tasks > 6
