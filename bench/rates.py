@@ -86,7 +86,7 @@ class Term:
 
 FIXED = Term("1", lambda c: 1)
 SIGNATURE = Term("q", lambda c: c.q)
-HASHED = Term("q·(n/4+300)", lambda c: c.q * (c.n / 4 + 300))  # bytes of signed lists
+HASHED = Term("q·(n/4+300)", lambda c: c.q * (c.n / 4 + 300))  # bytes under signatures
 OWN_MASKS = Term("(k+1)·d·w", lambda c: (c.k + 1) * c.d * c.w)
 ALL_MASKS = Term("(n−g+g·k·(1−g/n))·d·w", lambda c: (c.n - c.g + c.g * c.k * (1 - c.g / c.n)) * c.d * c.w)
 COORDINATES = Term("d", lambda c: c.d)

@@ -19,6 +19,7 @@ from secagg.roles.environment import Environment
 from secagg.roles.faults import FaultRecord
 from secagg.roles.state import ClientState, MemberState, ServerState, unpack_segments
 from secagg.session import draw
+from secagg.signatures import first_invalid
 from secagg.table import Proposal
 from secagg.wire import Envelope, Reject
 
@@ -66,6 +67,34 @@ class Context:
         if party is None or party.role is not role:
             raise Reject(FaultKind.UNKNOWN_SENDER, f"got a message of {envelope.sender}, who is not enrolled")
         envelope.verify(party.signing_key)
+
+    def check_signatures(
+        self, message: wire.Message, session: bytes, role: PartyRole, signatures: Mapping[str, bytes]
+    ) -> None:
+        """``Reject`` unless each of ``signatures``, by sender, is that sender's under ``message``.
+
+        They are the signatures of the envelopes in which parties enrolled as ``role`` sent ``message``, without
+        vectors, in the session ``session``. So a server relays what many parties say alike: as bare signatures, to
+        a party that knows the message. Many are checked on the executor.
+        """
+        signed = []
+        for sender, signature in signatures.items():
+            party = None if self.roster is None else self.roster.get(sender)
+            if party is None or party.role is not role:
+                raise Reject(FaultKind.UNKNOWN_SENDER, f"got a signature of {sender}, who is not enrolled")
+            digest = wire.envelope_digest(
+                message,
+                protocol=self.task.protocol.ID,
+                task=self.task.digest,
+                session=session,
+                sender=sender,
+            )
+            signed.append((party.signing_key, signature, digest))
+        place = first_invalid(signed, self.executor)
+        if place is not None:
+            sender = list(signatures)[place]
+            kind = type(message).__name__
+            raise Reject(FaultKind.UNAUTHENTIC, f"got a signature that is not {sender}'s under this {kind}")
 
 
 class MemberContext(Context):

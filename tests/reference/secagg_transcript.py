@@ -29,8 +29,9 @@ from tests.reference.transcript import (
 
 PRIME = 2**256 + 297
 SECAGG, SECAGG_PLUS = 2, 3
-PROPOSAL, ADVERT, ADVERTS, DEALT, HELD, MASKED, SURVIVORS, SIGNED, UNMASK, REVEALED = range(1, 11)
-NEAR_ADVERTS, VOUCHED_INPUT, VOUCHED_SURVIVORS = range(11, 14)
+PROPOSAL, ADVERT, ADVERTS, DEALT, HELD, MASKED, SURVIVORS, SIGNED = range(1, 9)
+REVEALED, NEAR_ADVERTS, VOUCHED_INPUT, VOUCHED_SURVIVORS = range(10, 14)
+UNMASK = 17
 KINDS = ("self-mask", "masking-key")
 
 
@@ -252,11 +253,13 @@ class Replay:
             others = [other for other in self.near[client] if other in self.u3]
             vouchers = [b"".join(self.voucher(other, client) for other in others)] if self.sparse else []
             assert m["fields"] == [survivors, *vouchers]
-        lists = {m["sender"]: m["raw"] for m in self.answers(SIGNED)}
+        signed = {m["sender"]: m["raw"] for m in self.answers(SIGNED)}
         for _, m in self.requests(UNMASK):
-            shown = [lists[c] for c in sorted(lists)]
-            assert m["fields"] == [survivors, shown[: self.quorum]]
-            assert len(m["fields"][1]) == self.quorum
+            told, signers, signatures = m["fields"]
+            assert told == survivors
+            assert members(signers, self.u1) == sorted(signed)[: self.quorum]
+            assert pieces(signatures, 64) == [signed[c][-64:] for c in members(signers, self.u1)]
+            assert len(members(signers, self.u1)) == self.quorum
         if self.sparse:
             window, n = self.degree // 2, len(self.u1)
             left = graph.least_in_window(self.order, [c in self.u3 for c in self.u1], window)

@@ -112,9 +112,8 @@ class Largest:
         shape = protocol.shape(self.task, n, protocol.corrupt(n, None))
         holders, near = (n if shape.complete else shape.degree), shape.degree
         vectors = bytes(vectors_size(self.task))
-        advert, survivor_list = pairwise.Advert(bytes(32), bytes(32)), pairwise.SignedSurvivors(bits, bits)
+        advert = pairwise.Advert(bytes(32), bytes(32))
         adverts = [self.seal(advert, sender=party) for party in self.ids[: near + 1]]
-        lists = [self.seal(survivor_list, sender=party) for party in self.ids[: shape.quorum]]
         shown = bits, adverts, [bytes(32 * (n - 1).bit_length())] * len(adverts)
         vouchers = bytes(16 * near)
         for message in (
@@ -128,8 +127,8 @@ class Largest:
             pairwise.HeldShares(bits, bytes(64 * near), bytes(82 * near)),
             pairwise.Survivors(bits),
             pairwise.VouchedSurvivors(bits, vouchers),
-            survivor_list,
-            pairwise.Unmask(bits, lists),
+            pairwise.SignedSurvivors(bits, bits),
+            pairwise.Unmask(bits, bits if shape.quorum else b"", bytes(64 * shape.quorum)),
             pairwise.Revealed(bits, bytes(33 * holders)),
         ):
             yield message, b""
@@ -301,8 +300,8 @@ def test_on_a_complete_graph_the_caps_are_not_far_above(clients: int, threat_mod
         (secagg.Clear(), 4, 3 << 30, "server"),
         (secagg.SecAgg(threat_model="semi-honest"), 4, 3 << 30, "server"),
         (secagg.AdditiveShares(), 4, 3 << 30, "server"),
-        (secagg.SecAggPlus(), 200_000, 3, "client"),
-        (secagg.SecAggPlus(), 150_000, 3, None),
+        (secagg.SecAggPlus(), 6_000_000, 3, "client"),
+        (secagg.SecAggPlus(), 4_000_000, 3, None),
     ],
     ids=lambda value: getattr(value, "name", str(value)),
 )

@@ -37,7 +37,7 @@ from secagg.roles.member import Handler, Reply, method
 from secagg.roles.state import hold
 from secagg.session import Advertised, roster_digest, session_id
 from secagg.table import Proposal, Round
-from secagg.wire import Reject
+from secagg.wire import SIGNATURE_BYTES, Reject
 
 
 class PairwiseClient(Client[PairwiseClientState]):
@@ -48,11 +48,11 @@ class PairwiseClient(Client[PairwiseClientState]):
        private masking key to all holders, each pair of shares sealed to its holder.
     2. MaskedInput: it gets the shares of the others in U2, and uploads its input under all masks.
     3. ConsistencyCheck (not under ``"semi-honest"``): it gets U3, and signs it together with its U2.
-    4. Unmasking: it gets the lists that the others signed, and reveals one share for each client of U2: of the
-       seed if that client is in U3, else of the masking key.
+    4. Unmasking: it gets the others' signatures under the same U2 and U3, and reveals one share for each client of
+       U2: of the seed if that client is in U3, else of the masking key.
 
-    It leaves, and reveals nothing more, when U1, U2 or U3 is smaller than the floor, when U3 doesn't hold it, when
-    another client signed another U2 or U3, or when too few clients signed. Bytes that break the protocol are
+    It leaves, and reveals nothing more, when U1, U2 or U3 is smaller than the floor, when U3 doesn't hold it, or
+    when too few clients signed. Bytes that break the protocol, such as a signature under another U2 or U3, are
     refused and change nothing. A share that doesn't open is no reason to leave: the client reports its dealer in
     round 4.
 
@@ -257,8 +257,8 @@ class PairwiseClient(Client[PairwiseClientState]):
         graph = self._graph(draft)
         if self._protocol.checked:
             self._check_quorum(draft, message, graph.shape.quorum)
-        elif message.signed:
-            raise Reject(FaultKind.INVALID, "got signed lists under a threat model without signatures")
+        elif message.signers or message.signatures:
+            raise Reject(FaultKind.INVALID, "got signatures under a threat model without any")
         else:
             self._accept_survivors(draft, message, graph)
         # Send the share of b_v for v in U3, of s_v^SK for v in U2 without U3; never both of one v.
@@ -275,18 +275,12 @@ class PairwiseClient(Client[PairwiseClientState]):
         """Go on only if at least ``quorum`` clients of U3 signed this client's own U2 and U3, byte for byte."""
         if message.survivors != draft.survivors:
             raise Aborted("the server tells this client two stories about who survived")
-        if len(message.signed) > len(draft.u1):
-            raise Reject(FaultKind.INVALID, f"got {len(message.signed)} signed lists of {len(draft.u1)} clients")
-        survivors, signers = set(from_bitmap(draft.survivors, draft.u1)), set()
-        for data in message.signed:
-            envelope = self.context.relayed(data, messages.SignedSurvivors, draft.session_id, PartyRole.CLIENT)
-            signed, rest = envelope.open(messages.SignedSurvivors)
-            wire.no_vectors(rest)
-            if envelope.sender not in survivors or envelope.sender in signers:
-                raise Reject(FaultKind.INVALID, "got a list signed twice or by someone who did not survive")
-            if (signed.dealers, signed.survivors) != (draft.dealers, draft.survivors):
-                raise Aborted(f"{envelope.sender} was told another story about who survived")
-            signers.add(envelope.sender)
+        signers = from_bitmap(message.signers, draft.u1)
+        if not set(signers) <= set(from_bitmap(draft.survivors, draft.u1)):
+            raise Reject(FaultKind.INVALID, "got the signature of a client that did not survive")
+        signatures = dict(zip(signers, pieces(message.signatures, SIGNATURE_BYTES, len(signers)), strict=True))
+        own = messages.SignedSurvivors(draft.dealers, draft.survivors)
+        self.context.check_signatures(own, draft.session_id, PartyRole.CLIENT, signatures)
         if len(signers) < quorum:
             raise Aborted(f"got {len(signers)} signatures under the survivor list; {quorum} are needed")
 

@@ -25,6 +25,7 @@ from secagg.protocols.pairwise.neighbours import Shape
 from secagg.protocols.pairwise.parameters import Pairwise
 from secagg.session import NONCE_BYTES
 from secagg.table import Proposal, Round
+from secagg.wire import SIGNATURE_BYTES
 
 if TYPE_CHECKING:
     from secagg.identity import PartyRole
@@ -36,7 +37,7 @@ _NUMBER_BYTES = 9  # of MessagePack's longest integer
 def cost(protocol: Pairwise, task: Task, cohort: Sequence[str] | None, signed: bool | None) -> Cost:
     """Bytes by round if nobody drops out, for the clients with the longest ids and the longest proofs.
 
-    Lists are counted, not built: the signed lists of a million clients do not fit into memory.
+    Lists are counted, not built: the adverts of a million clients do not fit into memory.
     """
     signed = protocol.checked if signed is None else signed
     ids = Counter(map(len, cohort)) if cohort else wire.stand_in_lengths(task.max_clients)
@@ -58,18 +59,13 @@ def _sizes(n: int, shape: Shape, ids: Mapping[int, int], signed: bool) -> dict[t
     """Bytes of the structured part of each message, for ``n`` clients; ``ids`` counts their ids by length."""
     bits, degree, size = bitmap_bytes(n), shape.degree, wire.structure_size
     holders = n if shape.complete else degree
-    advert, survivors = (
-        messages.Advert(bytes(KEY_BYTES), bytes(KEY_BYTES)),
-        messages.SignedSurvivors(bytes(bits), bytes(bits)),
-    )
+    advert = messages.Advert(bytes(KEY_BYTES), bytes(KEY_BYTES))
 
-    def relayed(message: wire.Message, count: int) -> dict[bytes | str, int]:
-        longest = _longest(ids, count).items()
-        return {
-            bytes(wire.overhead("x" * length, signed=signed) + size(message)): times for length, times in longest
-        }
-
-    adverts, lists = relayed(advert, degree + 1), relayed(survivors, shape.quorum)
+    adverts: dict[bytes | str, int] = {
+        bytes(wire.overhead("x" * length, signed=signed) + size(advert)): times
+        for length, times in _longest(ids, degree + 1).items()
+    }
+    unmask = size(messages.Unmask(bytes(bits), bytes(bits if shape.quorum else 0), b"")) - wire.string_size(0)
     paths: dict[bytes | str, int] = {
         bytes(HASH_BYTES * length): times for length, times in _longest(path_lengths(n), degree + 1).items()
     }
@@ -94,8 +90,8 @@ def _sizes(n: int, shape: Shape, ids: Mapping[int, int], signed: bool) -> dict[t
         messages.VouchedInput: size(messages.VouchedInput(vouchers)),
         messages.Survivors: size(messages.Survivors(bytes(bits))),
         messages.VouchedSurvivors: size(messages.VouchedSurvivors(bytes(bits), vouchers)),
-        messages.SignedSurvivors: size(survivors),
-        messages.Unmask: size(messages.Unmask(bytes(bits), []), lists),
+        messages.SignedSurvivors: size(messages.SignedSurvivors(bytes(bits), bytes(bits))),
+        messages.Unmask: unmask + wire.string_size(SIGNATURE_BYTES * shape.quorum),
         messages.Revealed: size(messages.Revealed(bytes(bits), bytes(SHARE_BYTES * holders))),
     }
 
@@ -120,7 +116,6 @@ def largest(protocol: Pairwise, task: Task, receiver: PartyRole | None) -> int:
     signers = n if protocol.threat_model == "malicious" else protocol.quorum(n, protocol.corrupt(n, None))
     vectors = vectors_size(task)
     advert = wire.largest(KEY_BYTES, KEY_BYTES, signed=True)
-    signed = wire.largest(bits, bits, signed=True)
     shown = bits, (n, advert), (n, HASH_BYTES * (n - 1).bit_length())
     to_client: dict[type[wire.Message], int] = {
         Proposal: largest_proposal(task),
@@ -131,7 +126,7 @@ def largest(protocol: Pairwise, task: Task, receiver: PartyRole | None) -> int:
         messages.HeldShares: wire.largest(bits, COMMITMENT_BYTES * n, SEALED_BYTES * n, signed=False),
         messages.Survivors: wire.largest(bits, signed=False),
         messages.VouchedSurvivors: wire.largest(bits, VOUCHER_BYTES * n, signed=False),
-        messages.Unmask: wire.largest(bits, (signers, signed), signed=False),
+        messages.Unmask: wire.largest(bits, bits, SIGNATURE_BYTES * signers, signed=False),
     }
     to_server: dict[type[wire.Message], int] = {
         messages.Advert: advert,
@@ -139,7 +134,7 @@ def largest(protocol: Pairwise, task: Task, receiver: PartyRole | None) -> int:
         messages.DealtShares: wire.largest(HASH_BYTES, COMMITMENT_BYTES * n, SEALED_BYTES * n, signed=True),
         messages.MaskedInput: wire.largest(signed=True) + vectors,
         messages.VouchedInput: wire.largest(VOUCHER_BYTES * n, signed=True) + vectors,
-        messages.SignedSurvivors: signed,
+        messages.SignedSurvivors: wire.largest(bits, bits, signed=True),
         messages.Revealed: wire.largest(bits, SHARE_BYTES * n, signed=True),
     }
     sizes = to_server if receiver is None else to_client

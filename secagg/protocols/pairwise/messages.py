@@ -146,11 +146,17 @@ class SignedSurvivors(wire.Message, frozen=True):
 
 
 class Unmask(wire.Message, frozen=True):
-    """Unmasking, server to the survivors: U3 and, against a malicious server, the signed lists of the others."""
+    """Unmasking, server to the survivors: U3 and, against a malicious server, who signed it.
 
-    TYPE: ClassVar[int] = 9
+    ``signers`` is a bitmap over U1, and ``signatures`` has 64 bytes for each of them, in order. A signature is that
+    of the signer's :class:`SignedSurvivors`, which every receiver can rebuild, because it signed the same one. Both
+    fields are empty where nobody signs.
+    """
+
+    TYPE: ClassVar[int] = 17  # 9 carried whole signed envelopes, and is never used again
     survivors: bytes
-    signed: list[bytes]
+    signers: bytes
+    signatures: bytes
 
 
 class Revealed(wire.Message, frozen=True):

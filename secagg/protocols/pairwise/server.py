@@ -44,9 +44,10 @@ class PairwiseServer(Server[PairwiseServerState]):
     1. ShareKeys: it shows all adverts to U1. The clients that deal shares are U2.
     2. MaskedInput: it hands each client of U2 the shares dealt to it, and adds up the masked inputs. The clients
        that send one are U3.
-    3. ConsistencyCheck (not under ``"semi-honest"``): it shows U3 to U3, and collects the signed lists.
-    4. Unmasking: it shows the lists to the signers, and gets shares: of the self mask's seed for each client of U3,
-       of the masking key for the others of U2. It rebuilds these secrets and subtracts the masks from the sum.
+    3. ConsistencyCheck (not under ``"semi-honest"``): it shows U3 to U3, and collects signatures under U2 and U3.
+    4. Unmasking: it shows the signatures to the signers, and gets shares: of the self mask's seed for each client
+       of U3, of the masking key for the others of U2. It rebuilds these secrets and subtracts the masks from the
+       sum.
 
     It gives up, and opens nothing, when U1, U2 or U3 is smaller than the floor, when too few clients sign, when
     shares are missing, or when shares that match their commitments rebuild a wrong secret.
@@ -71,7 +72,7 @@ class PairwiseServer(Server[PairwiseServerState]):
             method("_send_shares"), method("_take_input"), method("_settle_input"), merge=("sums", "vouchers")
         ),
         Round.CONSISTENCY_CHECK: Step(
-            method("_send_survivors"), method("_take_signed"), method("_settle_signed"), merge=("signed",)
+            method("_send_survivors"), method("_take_signed"), method("_settle_signed"), merge=("signatures",)
         ),
         Round.UNMASKING: Step(method("_send_unmask"), method("_take_revealed"), method("_settle_revealed")),
     }
@@ -186,20 +187,25 @@ class PairwiseServer(Server[PairwiseServerState]):
         state = self.context.state
         if signed != messages.SignedSurvivors(to_bitmap(state.u2, state.u1), to_bitmap(state.survivors, state.u1)):
             raise Reject(FaultKind.INVALID, "got a signature under another survivor list")
-        state.signed[envelope.sender] = envelope.raw
+        state.signatures[envelope.sender] = envelope.trailer
 
     def _settle_signed(self) -> None:
-        self.context.need(len(self.context.state.signed), self._shape.quorum, "signatures under the survivor list")
+        self.context.need(
+            len(self.context.state.signatures), self._shape.quorum, "signatures under the survivor list"
+        )
 
     # Round 4
 
     def _send_unmask(self) -> Mapping[str, Reply]:
-        state = self.context.state
-        signers = sorted(state.signed)
-        # More lists than the quorum prove nothing more, and every client checks each of them.
-        lists = [state.signed[party] for party in signers[: self._shape.quorum]]
-        request = messages.Unmask(to_bitmap(state.survivors, state.u1), lists)
-        return dict.fromkeys(signers or state.survivors, (request, b""))
+        state, marked = self.context.state, to_bitmap(self.context.state.survivors, self.context.state.u1)
+        if not self._protocol.checked:
+            return dict.fromkeys(state.survivors, (messages.Unmask(marked, b"", b""), b""))
+        signed = sorted(state.signatures)
+        # More signatures than the quorum prove nothing more, and every client checks each of them.
+        shown = signed[: self._shape.quorum]
+        signatures = b"".join(state.signatures[party] for party in shown)
+        request = messages.Unmask(marked, to_bitmap(shown, state.u1), signatures)
+        return dict.fromkeys(signed, (request, b""))
 
     def _take_revealed(self, envelope: Envelope, revealed: messages.Revealed, payload: memoryview) -> None:
         """Sort a holder's shares by dealer; a share that differs from its commitment is the holder's fault."""

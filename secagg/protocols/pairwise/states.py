@@ -20,7 +20,7 @@ from secagg.protocols.pairwise.messages import (
 )
 from secagg.protocols.pairwise.neighbours import Graph
 from secagg.roles.state import ClientState, ServerState, among, hold
-from secagg.wire import Reject
+from secagg.wire import SIGNATURE_BYTES, Reject
 
 
 class PairwiseClientState(ClientState):
@@ -58,7 +58,8 @@ class PairwiseServerState(ServerState):
     commitments: dict[str, bytes] = {}  # by dealer, for its holders in order
     sealed: dict[str, bytes] = {}  # by dealer, for its holders without itself, in order
     vouchers: dict[str, bytes] = {}  # sparse: by client, for its neighbours in U2, in order
-    signed: dict[str, bytes] = {}  # the signed survivor lists, as received
+    #: the signatures under U2 and U3, which the messages that carried them differ in
+    signatures: dict[str, bytes] = msgspec.field(default_factory=dict, name="signed")
     shares: dict[str, dict[int, bytes]] = {}  # by dealer: evaluation point to revealed share
 
 
@@ -99,7 +100,7 @@ def check_server_state(state: PairwiseServerState) -> None:
     for dealt in (state.seed_commitments, state.commitments):
         hold(among(dealers, state.u1) and dealt.keys() == set(dealers), "dealt shares")
     hold(not state.sealed or state.sealed.keys() == set(dealers), "dealt shares")
-    hold(among(state.signed, state.survivors), "signed lists")
+    hold(_sized(state.signatures, state.survivors, SIGNATURE_BYTES), "signatures")
     hold(not state.shares or state.shares.keys() == set(state.u2), "revealed shares")
     points = [(point, share) for by_point in state.shares.values() for point, share in by_point.items()]
     hold(all(0 < point < 1 << 16 and len(share) == SHARE_BYTES for point, share in points), "revealed shares")

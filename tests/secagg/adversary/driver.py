@@ -218,15 +218,8 @@ class LyingServer:
 
     def ask(self, party: str, message: wire.Message) -> Envelope | None:
         """Send a message; the reply, or None where the client refuses."""
-        data = wire.seal_envelope(
-            message,
-            protocol=self.task.protocol.ID,
-            task=self.task.digest,
-            session=b"" if isinstance(message, Proposal) else self.ids[party],
-            sender=wire.SERVER,
-        )
         try:
-            reply = self.clients[party].receive(data)
+            reply = self.clients[party].receive(self.seal(party, message))
         except RemoteProtocolError as error:
             self.refusals.setdefault(party, error.fault.kind)
             return None
@@ -238,6 +231,16 @@ class LyingServer:
         sent = next(phase.reply for phase in self.task.protocol.phases if envelope.kind == phase.reply.TYPE)
         self.sent[party].append(sent.__name__)
         return envelope
+
+    def seal(self, party: str, message: wire.Message) -> bytes:
+        """The bytes of a message to a client."""
+        return wire.seal_envelope(
+            message,
+            protocol=self.task.protocol.ID,
+            task=self.task.digest,
+            session=b"" if isinstance(message, Proposal) else self.ids[party],
+            sender=wire.SERVER,
+        )
 
     def forge(self, name: str, message: wire.Message, identity: Ed25519PrivateKey | None = None) -> bytes:
         """A message in a client's name, signed with its key (a colluder's) or with another identity."""
@@ -313,7 +316,7 @@ class LyingServer:
                         self.keep(dealer, kind, party, share)
 
     def sign(self, parties: Iterable[str], survivors: Collection[str]) -> list[bytes]:
-        """ConsistencyCheck: the lists that ``parties`` sign when told that U3 is ``survivors``."""
+        """ConsistencyCheck: what ``parties`` sign, as received, when told that U3 is ``survivors``."""
         signed = [self.ask(party, Survivors(to_bitmap(survivors, self.u1))) for party in parties]
         return [envelope.raw for envelope in signed if envelope is not None]
 
@@ -321,9 +324,9 @@ class LyingServer:
         self, parties: Iterable[str], survivors: Collection[str], signed: Iterable[bytes] = ()
     ) -> dict[str, Revealed]:
         """Unmasking: keep the shares that ``parties`` reveal; also returns the replies, by holder."""
-        replies = {}
+        replies, request = {}, self.unmask_request(survivors, signed)
         for party in parties:
-            answer = self.ask(party, Unmask(to_bitmap(survivors, self.u1), list(signed)))
+            answer = self.ask(party, request)
             if answer is None:
                 continue
             replies[party], _ = answer.open(Revealed)
@@ -333,6 +336,17 @@ class LyingServer:
                 share = replies[party].shares[number * SHARE_BYTES : (number + 1) * SHARE_BYTES]
                 self.keep(dealer, SELF if dealer in survivors else KEY, party, share)
         return replies
+
+    def unmask_request(self, survivors: Collection[str], signed: Iterable[bytes]) -> Unmask:
+        """Unmasking's request, with the signatures of the messages ``signed``."""
+        present = to_bitmap(survivors, self.u1)
+        if not self.task.protocol.checked:  # type: ignore[attr-defined]
+            return Unmask(present, b"", b"")
+        signatures = {
+            envelope.sender: envelope.trailer for envelope in (Envelope.parse(raw, LIMIT) for raw in signed)
+        }
+        joined = b"".join(signatures[party] for party in sorted(signatures))
+        return Unmask(present, to_bitmap(signatures, self.u1), joined)
 
     def keep(self, dealer: str, kind: str, holder: str, share: bytes) -> None:
         """Put a share with the others of its secret."""

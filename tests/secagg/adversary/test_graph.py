@@ -25,7 +25,6 @@ from secagg.protocols.pairwise.messages import (
     HeldShares,
     NearAdverts,
     Revealed,
-    Unmask,
     VouchedInput,
     VouchedSurvivors,
     pieces,
@@ -167,9 +166,10 @@ class RingServer(LyingServer):
     def unmask(
         self, parties: Iterable[str], survivors: Collection[str], signed: Iterable[bytes] = ()
     ) -> dict[str, Revealed]:
-        replies, inside, lists = {}, set(survivors), list(signed)
+        replies, inside = {}, set(survivors)
+        request = self.unmask_request(survivors, signed)
         for party in parties:
-            answer = self.ask(party, Unmask(to_bitmap(survivors, self.u1), lists))
+            answer = self.ask(party, request)
             if answer is None:
                 continue
             replies[party], _ = answer.open(Revealed)

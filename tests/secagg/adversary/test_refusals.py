@@ -8,19 +8,21 @@ import pytest
 
 from mpc import keys
 from secagg import wire
-from secagg.bitmap import to_bitmap
-from secagg.errors import FaultKind
+from secagg.bitmap import from_bitmap, to_bitmap
+from secagg.errors import FaultKind, RemoteProtocolError
 from secagg.protocols.pairwise.messages import (
     COMMITMENT_BYTES,
     SEALED_BYTES,
     Advert,
     DealtShares,
     SignedSurvivors,
+    Unmask,
     commit_seed,
     open_advert,
+    pieces,
 )
 from secagg.table import Round
-from secagg.wire import Envelope
+from secagg.wire import SIGNATURE_BYTES, Envelope
 from tests.secagg.adversary.driver import (
     CLIENTS,
     COLLUDERS,
@@ -145,7 +147,7 @@ def test_survivors_outside_the_dealers() -> None:
 
 
 @refusal(
-    title="A message shown as another type: an advert as a signed survivor list, and the reverse",
+    title="A message shown as another type: the signature of an advert under a survivor list, and the reverse",
     why="the type is under the signature, and the two carry different session ids as well",
 )
 def test_messages_of_another_type() -> None:
@@ -162,22 +164,72 @@ def test_messages_of_another_type() -> None:
     signed = server.sign(CLIENTS, CLIENTS)
     everyone = to_bitmap(CLIENTS, server.u1)
     server.unmask([VICTIM], CLIENTS, [server.forge(LIAR, Advert(everyone, everyone)), *signed[:4]])
-    assert server.refusals == {VICTIM: FaultKind.INVALID}
+    assert server.refusals == {VICTIM: FaultKind.UNAUTHENTIC}
     assert "Revealed" not in server.sent[VICTIM]
 
 
 @refusal(
-    title="Survivor lists signed twice by one client, or by clients that didn't survive",
-    why="signers are counted as a set, and no honest client signs a list without itself",
+    title="An advert of another session among the adverts of U1",
+    why="its masks are with its sender alone; the session id is under the signature",
 )
-def test_a_list_signed_twice() -> None:
+def test_an_advert_of_another_session() -> None:
+    server = LyingServer(World())
+    server.propose()
+    server.ids[LIAR] = bytes(32)
+    advert = server.forge(LIAR, Advert(keys.public_key(bytes(32)), keys.public_key(bytes(range(32)))))
+    server.deal([VICTIM], server.adverts | {LIAR: advert})
+    assert server.refusals == {VICTIM: FaultKind.FOREIGN_SESSION}
+    assert server.sent[VICTIM] == ["Advert"]
+
+
+@refusal(
+    title="Signatures under the survivor list: one too many, one too few, one of a client that did not survive",
+    why="signers come as a bitmap over U1, and no honest client signs a list without itself",
+)
+def test_signatures_that_do_not_fit_their_signers() -> None:
     server = LyingServer(World())
     server.propose()
     server.deal()
     server.collect()
-    own = server.sign([VICTIM], CLIENTS)
-    server.unmask([VICTIM], CLIENTS, [*own, *2 * signed_by_colluders(server, CLIENTS, CLIENTS)])
-    assert server.refusals == {VICTIM: FaultKind.INVALID}
+    survivors = OTHERS
+    signed = [*server.sign(OTHERS, survivors), *signed_by_colluders(server, CLIENTS, survivors)]
+    stranger = server.unmask_request(survivors, signed)  # one colluder signs a list without itself
+    assert LIAR in from_bitmap(stranger.signers, server.u1)
+    good = server.unmask_request(survivors, signed[: len(OTHERS)])
+    first = good.signatures[:SIGNATURE_BYTES]
+    for request in (
+        stranger,
+        Unmask(good.survivors, good.signers, good.signatures + first),
+        Unmask(good.survivors, good.signers, good.signatures[SIGNATURE_BYTES:]),
+        Unmask(good.survivors, good.signers, good.signatures[:-1]),
+        Unmask(good.survivors, good.signers + b"\0", good.signatures),
+        Unmask(good.survivors, bytes([good.signers[0] | 0x80]), good.signatures + first),
+        Unmask(good.survivors, b"", good.signatures),
+    ):
+        assert server.ask(VICTIM, request) is None
+        assert server.refusals.pop(VICTIM) is FaultKind.INVALID
+    assert server.ask(VICTIM, good) is not None
+
+
+@refusal(
+    title="One signature under the survivor list that is not its signer's: another client's, or under another list",
+    why="each signature is checked against the list that the client signed itself",
+)
+def test_one_wrong_signature_among_good_ones() -> None:
+    server = LyingServer(World())
+    server.propose()
+    server.deal()
+    server.collect()
+    signed = server.sign(CLIENTS, CLIENTS)
+    good = server.unmask_request(CLIENTS, signed)
+    another = signed_by_colluders(server, CLIENTS, CLIENTS[1:])[0][-SIGNATURE_BYTES:]
+    by_signer = pieces(good.signatures, SIGNATURE_BYTES, len(CLIENTS))
+    for place, signer in enumerate(CLIENTS):
+        for wrong in (by_signer[place - 1], another, bytes(SIGNATURE_BYTES)):
+            joined = b"".join([*by_signer[:place], wrong, *by_signer[place + 1 :]])
+            with pytest.raises(RemoteProtocolError, match=f"not {signer}'s"):
+                server.clients[VICTIM].receive(server.seal(VICTIM, Unmask(good.survivors, good.signers, joined)))
+    assert server.ask(VICTIM, good) is not None
 
 
 @refusal(

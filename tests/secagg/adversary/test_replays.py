@@ -15,12 +15,11 @@ from secagg.lanes import mask_lanes, reduce_lanes
 from secagg.protocols.pairwise.messages import KEY, SELF, SHARE_BYTES, commit_share, seal_info, share_context
 from secagg.roles import MemberContext
 from secagg.session import session_id
-from secagg.wire import Envelope
+from secagg.wire import Reject
 from tests.secagg.adversary.driver import (
     CLIENTS,
     COLLUDERS,
     HONEST,
-    LIMIT,
     UPDATES,
     VICTIM,
     LyingServer,
@@ -43,16 +42,17 @@ TASK = make_task()
 
 
 @attack(
-    title=("Survivor lists that were honestly signed in earlier sessions, shown as the quorum of split views"),
+    title=("Signatures under survivor lists of earlier sessions, shown as the quorum of split views"),
     attacker=SERVER,
     defence=(
-        "a relayed message is valid only in its own session, whose id is under the signature (`Context.relayed`)"
+        "a signature is valid only in its own session, whose id is under the signature (`Context.check_signatures`)"
     ),
-    control="with relayed messages of any session accepted: the victim's update",
+    control="with signatures of any session accepted: the victim's update",
     source="FCP: clients never recompute the session id",
 )
 class TestReplayedLists:
     def attack(self, world: World) -> LyingServer:
+        self.sessions: set[bytes] = set()  # all in which someone signed
         stories = [(NEAR if party == VICTIM else CLIENTS, story) for party, story in STORIES.items()]
         lists = {}
         for number, (dealers, survivors) in enumerate(stories):
@@ -77,21 +77,32 @@ class TestReplayedLists:
         server.propose()
         server.deal(dealers)
         server.collect(survivors)
+        self.sessions.update(server.ids.values())
         return server.sign(survivors, survivors)
 
     def test_refused(self) -> None:
         server = self.attack(World())
-        assert server.refusals == dict.fromkeys(HONEST, FaultKind.FOREIGN_SESSION)
+        assert server.refusals == dict.fromkeys(HONEST, FaultKind.UNAUTHENTIC)
         assert not any("Revealed" in server.sent[party] for party in HONEST)
         assert server.recover() is None
 
     def test_control_succeeds(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        check = MemberContext.relayed
+        check = MemberContext.check_signatures
 
-        def of_any_session(context: Any, data: bytes, kind: Any, session: bytes, sender: Any) -> Envelope:
-            return check(context, data, kind, Envelope.parse(data, LIMIT).session, sender)
+        def signed_in(context: Any, session: bytes, *arguments: Any) -> bool:
+            message, role, sender, signature = arguments
+            try:
+                check(context, message, session, role, {sender: signature})
+            except Reject:
+                return False
+            return True
 
-        monkeypatch.setattr(MemberContext, "relayed", of_any_session)
+        def of_any_session(context: Any, message: Any, session: bytes, role: Any, signatures: Any) -> None:
+            for sender, signature in signatures.items():
+                known = (session, *self.sessions)
+                assert any(signed_in(context, one, message, role, sender, signature) for one in known)
+
+        monkeypatch.setattr(MemberContext, "check_signatures", of_any_session)
         server = self.attack(World())
         assert not server.refusals
         assert has(server.recover(), WANTED, TASK)

@@ -123,7 +123,8 @@ class UnmaskTwoLists(wire.Message, frozen=True):
 
     TYPE = Unmask.TYPE
     survivors: bytes
-    signed: list[bytes]
+    signers: bytes
+    signatures: bytes
     dropped: bytes
 
 
@@ -132,7 +133,8 @@ class TwoListsServer(LyingServer):
 
     def ask(self, party: str, message: wire.Message) -> Any:
         if isinstance(message, Unmask):
-            message = UnmaskTwoLists(message.survivors, message.signed, to_bitmap([VICTIM], self.u1))
+            one = message.survivors, message.signers, message.signatures
+            message = UnmaskTwoLists(*one, to_bitmap([VICTIM], self.u1))
         return super().ask(party, message)
 
 
