@@ -41,9 +41,7 @@ _KEY_BYTES = 32
 _ROW_BYTES = 256  # 15 round keys, and one more that is not used
 _LAST_KEY = 16 * _ROUNDS  # where in a row the last round key begins
 
-# Vectors that are encrypted at once, to hide the latency of a round. A CPU that takes vectors of 512 bits
-# starts one in a cycle where it starts two narrower ones.
-_IN_FLIGHT = {128: 8, 256: 8, 512: 4}
+_IN_FLIGHT = 8  # vectors, to hide the latency of a round
 
 _i8, _i32, _i64 = ir.IntType(8), ir.IntType(32), ir.IntType(64)
 _8 = ir.Constant(_i32, 8)
@@ -114,8 +112,11 @@ def _add_streams(
         whole = _Octets(part.data, builder.extract_value(part.shape, 0))
         code = _Code(builder, bits.literal_value)
         subtracted = code.expand(keys)
-        with code.pieces(whole, arguments[4]) as (piece, blocks):
-            number = builder.add(arguments[3], blocks)
+        # Pieces begin at multiples of their length in the stream.
+        ahead = builder.and_(arguments[3], _word(code.piece_bytes // 16 - 1))
+        begin = builder.sub(arguments[3], ahead)
+        with code.pieces(whole, builder.add(arguments[4], builder.mul(ahead, _word(16)))) as (piece, blocks):
+            number = builder.add(begin, blocks)
             is_wide = builder.icmp_signed("==", arguments[1], _word(8))
             with builder.if_else(is_wide) as (then, otherwise):
                 with then:
@@ -155,11 +156,10 @@ class _Code:
     def __init__(self, builder: Any, bits: int) -> None:
         self.builder, self.bits = builder, bits
         self.vector = ir.VectorType(_i64, bits // 64)
-        self.piece_bytes = _IN_FLIGHT[bits] * bits // 8
+        self.piece_bytes = _IN_FLIGHT * bits // 8
         suffix = "" if bits == 128 else f".{bits}"
         self.middle_round = self._function(f"llvm.x86.aesni.aesenc{suffix}", self.vector, 2)
         self.last_round = self._function(f"llvm.x86.aesni.aesenclast{suffix}", self.vector, 2)
-        self.swap_bytes = self._function(f"llvm.bswap.v{bits // 64}i64", self.vector, 1)
 
     def expand(self, keys: _Keys) -> Any:
         """Replace each row by its key schedule; return how many streams are subtracted."""
@@ -233,20 +233,23 @@ class _Code:
         """Add the streams of all ``keys`` to a piece, in lanes of the type of ``subtracted``."""
         builder = self.builder
         lanes = ir.VectorType(subtracted.type, self.bits // subtracted.type.width)
-        vectors = range(_IN_FLIGHT[self.bits])
+        vectors = range(_IN_FLIGHT)
         places = [builder.gep(builder.bitcast(piece, lanes.as_pointer()), [_word(i)]) for i in vectors]
-        counters = self._counters(block)
+        first, others = self._counters(block)
         sums = [cgutils.alloca_once(builder, lanes) for _ in vectors]  # LLVM makes registers of these
         states = [cgutils.alloca_once(builder, self.vector) for _ in vectors]
         # A stream that is subtracted comes with all bits inverted, which is its negative less 1.
         ones = self._spread(subtracted, lanes)
         for total, place in zip(sums, places, strict=True):
-            builder.store(builder.add(builder.load(place, align=1), ones), total)
+            builder.store(builder.load(place, align=1), total)
+        with builder.if_then(builder.icmp_signed("!=", subtracted, ir.Constant(subtracted.type, 0))):
+            for total in sums:
+                builder.store(builder.add(builder.load(total), ones), total)
         with cgutils.for_range(builder, keys.count) as loop:
             row = builder.gep(keys.at, [builder.mul(loop.index, _word(_ROW_BYTES))])
-            first_key = self._round_key(row, _word(0))
-            for state, counter in zip(states, counters, strict=True):
-                builder.store(builder.xor(counter, first_key), state)
+            begun = builder.xor(first, self._round_key(row, _word(0)))
+            for state, number in zip(states, others, strict=True):
+                builder.store(builder.xor(begun, number), state)
             with cgutils.for_range(builder, _word(_ROUNDS - 1)) as rounds:
                 key = self._round_key(row, builder.add(rounds.index, _word(1)))
                 for state in states:
@@ -258,16 +261,17 @@ class _Code:
         for total, place in zip(sums, places, strict=True):
             builder.store(builder.load(total), place, align=1)
 
-    def _counters(self, block: Any) -> list[Any]:
-        """The counters of a piece: each is two big-endian words, of which the first stays zero."""
+    def _counters(self, block: Any) -> tuple[Any, list[ir.Constant]]:
+        """The first counter of a piece, repeated, and what the counters of each vector differ from it by.
+
+        A counter is two big-endian words, of which the first stays zero. That of the first block ends in
+        zeros, so the last byte alone changes, and nothing is carried.
+        """
         builder, blocks = self.builder, self.bits // 128
-        first = builder.insert_element(_constant(_block, [0, 0]), block, ir.Constant(_i32, 1))
-        first = self._repeat(first)
-        counters = []
-        for start in range(0, blocks * _IN_FLIGHT[self.bits], blocks):
-            numbers = _constant(self.vector, [word for i in range(blocks) for word in (0, start + i)])
-            counters.append(builder.call(self.swap_bytes, [builder.add(first, numbers)]))
-        return counters
+        swapped = builder.call(self._function("llvm.bswap.i64", _i64, 1), [block])
+        first = self._repeat(builder.insert_element(_constant(_block, [0, 0]), swapped, ir.Constant(_i32, 1)))
+        numbers = [[vector * blocks + i for i in range(blocks)] for vector in range(_IN_FLIGHT)]
+        return first, [_constant(self.vector, [word for n in some for word in (0, n << 56)]) for some in numbers]
 
     def _round_key(self, row: Any, number: Any) -> Any:
         place = self.builder.gep(self.builder.bitcast(row, _block.as_pointer()), [number])

@@ -14,6 +14,7 @@ import logging
 import os
 from collections.abc import Iterator, Sequence
 from functools import cache
+from types import ModuleType
 from typing import Any
 
 import numpy as np
@@ -35,7 +36,7 @@ _OPENSSL = "openssl"
 _BLOCK_BYTES = 16
 _PIECE_BYTES = 64 * 1024  # fits the cache of a core, with the zeros that are encrypted
 _SLACK_BYTES = _BLOCK_BYTES - 1  # the extra room that update_into may ask for
-_LONGEST_PIECE = 256  # bytes that a kernel computes at once
+_LONGEST_PIECE = 512  # bytes that a kernel computes at once
 _ZEROS = bytes(_PIECE_BYTES)
 _DTYPES = (np.dtype("<u4"), np.dtype("<u8"))
 _MAX_LANES = 2**64
@@ -101,10 +102,8 @@ def width() -> int:
     forced = os.environ.get(VARIABLE, "")
     if forced == _OPENSSL:
         return 0
-    from mpc import _aes
-
-    widest = _aes.widest()
-    names = {str(bits): bits for bits in _aes.WIDTHS if bits <= widest}
+    widest: int = _kernels().widest()
+    names = {str(bits): bits for bits in _kernels().WIDTHS if bits <= widest}
     if forced and forced not in names:
         if widest:
             here = f"on a CPU with AES instructions for vectors of up to {widest} bits"
@@ -145,17 +144,25 @@ def _agrees(bits: int) -> bool:
 
 
 def _add(vector: Lanes, keyed: Sequence[tuple[bytes, int]], block: int, skipped: int) -> None:
-    if compiled():
-        _add_by_kernel(width(), vector, keyed, block, skipped)
+    bits = width()
+    if bits:
+        _add_by_kernel(bits, vector, keyed, block, skipped)
     else:
         _add_by_openssl(vector, keyed, block, skipped)
 
 
 def _add_by_kernel(bits: int, vector: Lanes, keyed: Sequence[tuple[bytes, int]], block: int, skipped: int) -> None:
+    kernels = _kernels()
+    lane_bytes, rows = vector.itemsize, kernels.schedules(keyed)
+    kernels.kernel(bits)(vector.view(np.uint8), lane_bytes, rows, block, skipped * lane_bytes)
+
+
+@cache
+def _kernels() -> ModuleType:
+    """The module that loads Numba; an import statement in each call would take a tenth of a short mask's time."""
     from mpc import _aes
 
-    add = _aes.kernel(bits)
-    add(vector.view(np.uint8), vector.itemsize, _aes.schedules(keyed), block, skipped * vector.itemsize)
+    return _aes
 
 
 def _add_by_openssl(vector: Lanes, keyed: Sequence[tuple[bytes, int]], block: int, skipped: int) -> None:
@@ -196,7 +203,7 @@ def _start(vector: Lanes, offset: int) -> tuple[int, int]:
             f"got a vector of shape {vector.shape}, C-contiguous: {vector.flags.c_contiguous}, writable: "
             f"{vector.flags.writeable}; expected one dimension, contiguous and writable: pass a flat copy"
         )
-    start = whole(offset)
+    start = offset if type(offset) is int else whole(offset)
     if start is None or start < 0 or start + vector.size > _MAX_LANES:
         raise MPCError(f"got offset {offset} for {vector.size} lanes; expected a slice of lanes 0 to 2^64")
     return divmod(start, _BLOCK_BYTES // vector.itemsize)

@@ -160,7 +160,7 @@ def from_whole_blocks(add: Kernel) -> Kernel:
 
 def to_whole_pieces(add: Kernel) -> Kernel:
     return lambda vector, lane, rows, block, skipped: add(
-        vector[: len(vector) // 256 * 256 - skipped], lane, rows, block, skipped
+        vector[: len(vector) // 512 * 512 - skipped], lane, rows, block, skipped
     )
 
 

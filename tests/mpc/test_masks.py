@@ -64,7 +64,7 @@ def test_streams_longer_than_a_piece_equal_one_shot(dtype: Any, size: int) -> No
 
 
 @pytest.mark.parametrize("dtype", [np.uint32, np.uint64])
-@pytest.mark.parametrize("end", [16, 128, 256, 384, 1024])  # the pieces of kernels have 128 or 256 bytes
+@pytest.mark.parametrize("end", [16, 128, 256, 512, 1024])  # the pieces of kernels have 128, 256 or 512 bytes
 def test_streams_may_start_and_end_anywhere(dtype: Any, end: int) -> None:
     width = np.dtype(dtype).itemsize
     for first in range(16 // width + 1):

@@ -29,7 +29,8 @@ ENCODING: Encoding = FixedPoint(1.0)  # a type checker holds FixedPoint to the p
 @pytest.fixture(scope="module", autouse=True, params=["kernel", "openssl"] if masks.compiled() else ["openssl"])
 def path(request: pytest.FixtureRequest) -> Iterator[None]:
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(masks, "compiled", lambda: request.param == "kernel")
+        if request.param == "openssl":
+            patch.setattr(masks, "width", lambda: 0)
         yield
 
 
@@ -193,7 +194,6 @@ def test_control_truncation_is_found_to_be_biased(vector: Any, monkeypatch: pyte
     def largest(key: bytes, out: Any, *, offset: int = 0) -> None:
         out[:] = 2**32 - 1
 
-    monkeypatch.setattr(masks, "compiled", lambda: False)
     monkeypatch.setattr(masks, "keystream", largest)
     assert bias(vector, FixedPoint(1.0, 8)) > 4
 
