@@ -229,6 +229,108 @@ def service(
     _say_missed(bounds(measuring))
 
 
+def cold(
+    session: Annotated[
+        list[str] | None,
+        typer.Option("--session", help="Measure only this protocol or encoding. Repeat the option for more."),
+    ] = None,
+    repeats: Annotated[
+        int, typer.Option(min=1, max=20, help="Turns of each session; the quickest of them is shown.")
+    ] = 1,
+    as_json: Json = None,
+    as_html: Html = None,
+) -> None:
+    """CPU of a process's first session, with an empty and a warm cache of kernels. Says which bounds are missed."""
+    from bench.cold import Measuring, cold_grid, known
+
+    check_outputs(as_json, as_html)
+    measuring = Measuring(known(session or []), repeats)
+
+    def show(finished: bool) -> None:
+        best, held = measuring.best(), measuring.bounds()
+        pages = [cold_grid(best, report.machine()["processor"]), *([bounds_grid(held)] if held else [])]
+        for grid in pages:
+            show_grid(grid)
+        document = report.document(
+            report.Kind.COLD,
+            command_line(),
+            finished=finished,
+            repeats=repeats,
+            firsts=best,
+            bounds=bounds_plain(held),
+        )
+        write(as_json, as_html, document, pages)
+
+    with shown(show), progress("bench", measuring.steps) as step:
+        measuring.run(step)
+    _say_missed(measuring.bounds())
+
+
+def crowd(
+    quick: Annotated[bool, typer.Option("--quick", help="Small sizes, which show that it works.")] = False,
+    as_json: Json = None,
+    as_html: Html = None,
+) -> None:
+    """Rounds of 1,000 to 10,000 clients: the server, a client, and all. Says which bounds are missed."""
+    from bench.crowd import FULL, QUICK, Measuring, crowd_grid
+
+    check_outputs(as_json, as_html)
+    measuring = Measuring(QUICK if quick else FULL)
+
+    def show(finished: bool) -> None:
+        held = measuring.bounds()
+        pages = [crowd_grid(measuring.rounds, report.machine()["processor"])]
+        pages += [bounds_grid(held)] if held else []
+        for grid in pages:
+            show_grid(grid)
+        document = report.document(
+            report.Kind.CROWD,
+            command_line(),
+            finished=finished,
+            rounds=measuring.rounds,
+            bounds=bounds_plain(held),
+        )
+        write(as_json, as_html, document, pages)
+
+    with shown(show), progress("bench", len(measuring.sizes)) as step:
+        measuring.run(step)
+    _say_missed(measuring.bounds())
+
+
+def masks(
+    repeats: Annotated[int, typer.Option(min=3, max=1000, help="Turns of each comparison.")] = 15,
+    seconds: Annotated[
+        float, typer.Option(min=1, help="Take fewer turns, at least 3, if a comparison would take longer.")
+    ] = 10.0,
+    as_json: Json = None,
+    as_html: Html = None,
+) -> None:
+    """Masks on one core against raw keystream of OpenSSL and a memory copy. Says which bounds are missed."""
+    from bench.masks import Measuring, masks_grid
+
+    check_outputs(as_json, as_html)
+    measuring = Measuring()
+
+    def show(finished: bool) -> None:
+        held = measuring.bounds()
+        pages = [masks_grid(measuring, report.machine()["processor"]), *([bounds_grid(held)] if held else [])]
+        for grid in pages:
+            show_grid(grid)
+        document = report.document(
+            report.Kind.MASKS,
+            command_line(),
+            finished=finished,
+            path=measuring.path,
+            compared=measuring.compared,
+            bounds=bounds_plain(held),
+        )
+        write(as_json, as_html, document, pages)
+
+    with shown(show), progress("bench", measuring.steps) as step:
+        measuring.run(repeats, seconds, step)
+    _say_missed(measuring.bounds())
+
+
 def _say_missed(bounds: Sequence[Bound]) -> None:
     if words := missed(bounds):
         typer.echo(f"bench: {words}", err=True)

@@ -172,6 +172,9 @@ for command in (
     bounded_commands.ring,
     bounded_commands.oneshot,
     bounded_commands.service,
+    bounded_commands.cold,
+    bounded_commands.crowd,
+    bounded_commands.masks,
 ):
     app.command()(command)
 

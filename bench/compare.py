@@ -27,6 +27,9 @@ _SAME = {
     Kind.RING: ("arithmetic",),
     Kind.ONESHOT: ("arithmetic", "workload"),
     Kind.SERVICE: ("sizes",),
+    Kind.COLD: (),
+    Kind.CROWD: (),
+    Kind.MASKS: (),
 }
 
 
@@ -98,6 +101,12 @@ def _changes(old: Mapping[str, Any], new: Mapping[str, Any], tolerance: float) -
             return list(_ratios(old["timed"], new["timed"], tolerance))
         case Kind.ONESHOT | Kind.SERVICE:
             return list(_figures(old["figures"], new["figures"], ("what",), tolerance))
+        case Kind.COLD:
+            return list(_figures(old["firsts"], new["firsts"], ("what", "cache"), tolerance))
+        case Kind.CROWD:
+            return list(_figures(old["rounds"], new["rounds"], ("what",), tolerance))
+        case Kind.MASKS:
+            return list(_ratios(old["compared"], new["compared"], tolerance))
         case Kind.RESNET18:
             return list(_figures(old["rows"], new["rows"], ("protocol",), tolerance))
         case Kind.FEDERATED:

@@ -296,12 +296,15 @@ class Turns:
         """Warm up all of ``calls``, then time them in turn, ``repeats`` times.
 
         There are fewer turns, but at least three, if ``repeats`` would take longer than ``most_seconds``. A call
-        shorter than a millisecond is repeated within a turn until it lasts one; the turn counts the average.
+        shorter than a millisecond is repeated within a turn until it lasts one; the turn counts the average. A call
+        that takes longer than ``most_seconds`` is made once: its time stands for every turn.
         """
-        turns, times = cls(), {}
+        turns, times, once = cls(), {}, {}
         for name, call in calls.items():
             took = call.seconds()
-            if took < 1.0:  # a quick first call may have spent its time on compiling
+            if took > most_seconds:
+                once[name] = took
+            elif took < 1.0:  # a quick first call may have spent its time on compiling
                 took = call.seconds()
             times[name] = max(1, int(1e-3 / max(took, 1e-9)))
         began = time.perf_counter()
@@ -309,7 +312,7 @@ class Turns:
             if number >= 3 and (time.perf_counter() - began) * (1 + 1 / number) > most_seconds:
                 break
             for name, call in calls.items():
-                turns.seconds[name].append(call.seconds(times[name]))
+                turns.seconds[name].append(once[name] if name in once else call.seconds(times[name]))
         return turns
 
     def ratio(self, slow: str, fast: str) -> Spread:

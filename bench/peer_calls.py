@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from functools import partial
 
-from bench import peer_dp, peer_he, peer_mpc
+from bench import peer_dp, peer_he, peer_mpc, peer_upload
 from bench.peers import Comparison, Peer
 
 FLOWER = Peer("flwr", "flwr")
@@ -19,13 +19,17 @@ FATE = Peer("fate_utils", "fate_utils")
 OPENDP = Peer("opendp", "opendp")
 ACCOUNTING = Peer("dp-accounting", "dp_accounting")
 
+LARGE_UNMASKING = partial(peer_mpc.unmask, clients=100, gone=10, threshold=67, size=10**6)
+
 COMPARISONS = (
     Comparison("quantize 10^6 float32, stochastic", "call", FLOWER, peer_mpc.quantize, claim=10),
     Comparison("split 32 bytes, t = 67 of 100", "secret", FLOWER, peer_mpc.split, claim=500),
     Comparison("combine 67 shares at new points", "secret", FLOWER, peer_mpc.combine, claim=200),
     Comparison("add a mask to 10^6 lanes", "mask", FLOWER, peer_mpc.mask, claim=5),
     Comparison("unmask 40 clients, 4 gone, 10^5 coordinates", "session", FLOWER, peer_mpc.unmask, claim=50),
-    Comparison("SecAgg+ round, 16 clients, 10^6 coordinates", "round", FLOWER, peer_mpc.whole_round, claim=5),
+    Comparison("unmask 100 clients, 10 gone, 10^6 coordinates", "session", FLOWER, LARGE_UNMASKING, claim=300),
+    Comparison("masked input among 100, 10^6 coordinates", "client", FLOWER, peer_upload.masked_input, claim=50),
+    Comparison("SecAgg+ round, 16 clients, 10^6 coordinates", "round", FLOWER, peer_mpc.whole_round, claim=8),
     Comparison("encrypt at 3072 bits", "value", PHE, peer_he.phe_encrypt, claim=1000),
     Comparison("open at 3072 bits", "value", PHE, peer_he.phe_decrypt, claim=100),
     Comparison("encrypt integers at 3072 bits", "ciphertext", PYPAILLIER, peer_he.pypaillier_encrypt, claim=1),

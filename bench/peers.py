@@ -170,8 +170,9 @@ def peers_grid(compared: Sequence[Compared], absent: Mapping[str, str]) -> Grid:
     turns = sorted({one.turns for one in compared})
     notes = [
         "Seconds and bytes are of one unit of the work. Theirs and ours ran in turn in one process, "
-        f"{' or '.join(map(str, turns))} times after a warm-up. The figures are medians, with the least and the "
-        "greatest ratio of any turn. A claim holds only if every turn supports it.",
+        f"{' or '.join(map(str, turns))} times after a warm-up; a call longer than --seconds ran once. The figures "
+        "are medians, with the least and the greatest ratio of any turn. A claim holds only if every turn "
+        "supports it.",
         *(f"Not compared: {work}: {reason}." for work, reason in absent.items()),
     ]
     return Grid("Compared with peers", columns, rows, notes)

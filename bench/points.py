@@ -76,8 +76,9 @@ class Playing:
     def at(self, workload: Workload, label: str) -> dict[str, Costs]:
         """The costs of each protocol at ``workload``, without those that were left out."""
         names = [name for name in self.only if self._affordable(name, workload, label)]
-        for _ in range((len(self.protocols) - len(names)) * (self.repeats + 2)):
-            self.step("", label)  # the steps of those that are left out
+        for name in self.only:
+            for _ in range(0 if name in names else self.repeats + 2):
+                self.step(name, f"{label}: left out")
         if not names:
             return {}
         bench = Bench(workload, {name: self.protocols[name] for name in names})

@@ -49,6 +49,9 @@ class Kind(StrEnum):
     RING = "ring"
     ONESHOT = "oneshot"
     SERVICE = "service"
+    COLD = "cold"
+    CROWD = "crowd"
+    MASKS = "masks"
 
 
 @dataclass(frozen=True)
@@ -214,6 +217,15 @@ def _others(row: Row) -> str:
     return ", ".join(f"{count} {role}{'s' * (count > 1)}" for role, count in row.others.items())
 
 
+_OF_MEMORY = (
+    " Memory: peak resident bytes, less those of an idle process; each kind of party ran in a process of its own."
+)
+_OF_WORKERS = (
+    " One saved server closed its last round on each number of workers in turn, and opened the same sum each time. "
+    "The thread that calls the server is one of the workers."
+)
+
+
 def sweep_grid(sweep: Sweep) -> Grid:
     """The table of ``bench sweep``: the figures at the last point, and the fitted powers."""
     shown = [name for name in QUANTITIES if any(sweep.curve(protocol, name) for protocol in sweep.protocols)]
@@ -228,8 +240,8 @@ def sweep_grid(sweep: Sweep) -> Grid:
     notes = [
         "Each cell has the figure at the last point, and the power of x that fits the last three points, where "
         "fixed costs weigh least. ± is the greatest difference between this power and the growth from one of the "
-        "points to the next. If it is more than a quarter, the power is marked as noise. Memory: peak resident "
-        "bytes, less those of an idle process; each kind of party ran in a process of its own.",
+        "points to the next. If it is more than a quarter, the power is marked as noise."
+        + (_OF_MEMORY if any(map(is_memory, shown)) else _OF_WORKERS),
         *(f"Left out: {text}." for text in sweep.left_out),
     ]
     columns = ("protocol", f"at {sweep.over}", *(QUANTITIES[name].replace(", bytes", "") for name in shown))

@@ -17,7 +17,7 @@ from secagg.demo.screen import progress
 from secagg.errors import ConfigError
 from secagg.protocols import chosen
 
-QUICK_SECONDS, LONG_SECONDS = 10.0, 900.0
+QUICK_SECONDS, LONG_SECONDS = 40.0, 900.0
 
 
 def sweep(
@@ -43,7 +43,7 @@ def sweep(
     ] = 1,
     most_seconds: Annotated[
         float | None,
-        typer.Option(min=0.1, help="Leave out a session that would take longer. Default: 10, with --large 900."),
+        typer.Option(min=0.1, help="Leave out a session that would take longer. Default: 40, with --large 900."),
     ] = None,
     resume: Annotated[
         bool, typer.Option("--resume", help="Keep the sessions in the file of --json, and play the others.")

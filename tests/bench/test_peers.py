@@ -1,16 +1,17 @@
 import json
 import re
 import tomllib
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 import pytest
 from typer.testing import CliRunner
 
-from bench import peer_he, peer_mpc
+from bench import peer_he, peer_mpc, peer_upload
 from bench.commands import app
 from bench.measure import Call, Spread, Turns, WrongSum
-from bench.peer_calls import COMPARISONS
+from bench.peer_calls import COMPARISONS, LARGE_UNMASKING
 from bench.peers import Comparing, Comparison, Pair, Peer, compare, peers_grid, require, selected, verdict
 from secagg import ConfigError
 
@@ -60,6 +61,18 @@ def test_long_calls_take_three_turns():
 
     turns = Turns.of({"a": Call(lambda: time.sleep(0.02))}, repeats=50, most_seconds=0.05)
     assert len(turns.seconds["a"]) == 3
+
+
+def test_a_call_that_takes_longer_than_all_turns_may_is_made_once():
+    import time
+
+    calls = []
+    slow = Call(lambda: (calls.append(1), time.sleep(0.06)))
+    turns = Turns.of({"slow": slow, "fast": Call(lambda: None)}, repeats=4, most_seconds=0.05)
+    assert len(calls) == 1
+    assert len(turns.seconds["slow"]) == len(turns.seconds["fast"]) >= 3
+    assert len(set(turns.seconds["slow"])) == 1
+    assert turns.ratio("slow", "fast").least > 1
 
 
 def test_a_comparison_is_made_per_unit_of_the_work():
@@ -140,12 +153,53 @@ def built_or_skipped(comparison):
     return comparison.build()
 
 
+SMALL = [one for one in COMPARISONS if one.build not in (LARGE_UNMASKING, peer_upload.masked_input)]
+
+
 @pytest.mark.stacks
-@pytest.mark.parametrize("comparison", COMPARISONS, ids=lambda one: f"{one.peer.name}: {one.work}")
+@pytest.mark.parametrize("comparison", SMALL, ids=lambda one: f"{one.peer.name}: {one.work}")
 def test_both_answers_of_every_comparison_are_right(comparison):
     built = built_or_skipped(comparison)
     for call in (built.theirs, built.ours):
         assert call.seconds() > 0
+
+
+@pytest.mark.stacks
+@pytest.mark.parametrize(
+    "build",
+    [
+        partial(peer_mpc.unmask, clients=12, gone=1, threshold=8, size=1000),
+        partial(peer_upload.masked_input, clients=12, size=1000),
+    ],
+)
+def test_both_answers_of_the_large_comparisons_are_right_at_a_small_size(build):
+    pytest.importorskip("flwr")
+    built = build()
+    for call in (built.theirs, built.ours):
+        assert call.seconds() > 0
+
+
+@pytest.mark.stacks
+def test_control_wrong_masks_of_an_upload_are_noticed(monkeypatch):
+    pytest.importorskip("flwr")
+    from flwr.common.secure_aggregation import secaggplus_utils
+
+    build = partial(peer_upload.masked_input, clients=6, size=500)
+    with monkeypatch.context() as patched:
+        none = lambda seed, most, shapes: [np.zeros(shape, np.int64) for shape in shapes]  # noqa: E731
+        patched.setattr(secaggplus_utils, "pseudo_rand_gen", none)
+        with pytest.raises(WrongSum, match="flwr's masked vector"):
+            build()
+    right, other = peer_upload.Here.submit, iter(range(10**6))
+
+    def wrong(self, fn, /, *args, **named):
+        return right(self, lambda: fn(*args, **named) + np.uint32(next(other) + 1))
+
+    build()
+    monkeypatch.setattr("secagg.lanes._INLINE_LANES", 0)
+    monkeypatch.setattr(peer_upload.Here, "submit", wrong)
+    with pytest.raises(WrongSum, match="SecAgg's masked input"):
+        build()
 
 
 MASKING = [one for one in COMPARISONS if one.build in (peer_mpc.mask, peer_mpc.fate_mix)]
