@@ -130,7 +130,7 @@ class Encoding(Protocol):
     def encode(
         self, vector: AnyFloat, *, layout: Layout, weight: int | None, max_weight: int | None, rng: Rng
     ) -> list[Lanes]:
-        """One array of integers per segment, each within its bound. Run by a client.
+        """One array of integers per segment, each within its bound, which nobody changes any more. Run by a client.
 
         ``EncodingError`` for a vector or a weight that doesn't fit.
         """

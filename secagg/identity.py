@@ -13,6 +13,8 @@ from bisect import bisect_left
 from collections.abc import Iterable, Iterator, Mapping, Sequence, Set as AbstractSet
 from dataclasses import dataclass
 from enum import StrEnum
+from itertools import islice, pairwise
+from operator import lt
 from pathlib import Path
 from typing import Any
 
@@ -305,6 +307,27 @@ def enrol(
         Party(party_id, role, key.public_key().public_bytes_raw(), public.get(party_id))
         for party_id, key in keys.items()
     )
+
+
+def check_clients(cohort: Sequence[str], roster: Roster | None) -> None:
+    """``ConfigError`` unless ``cohort`` is sorted, lists every id once and, with a roster, enrolled clients only."""
+    # Every client of a session checks as many ids as there are clients, so the loop is only for the error's text.
+    if (
+        roster is not None
+        and set(map(type, cohort)) == {str}
+        and roster.enrols(set(cohort), PartyRole.CLIENT)
+        and all(map(lt, cohort, islice(cohort, 1, None)))
+    ):
+        return
+    for before, member in pairwise(["", *cohort]):
+        check_party_id(member)
+        if member <= before:
+            raise ConfigError(f"got a cohort with {member} twice or out of order; list every id once, sorted")
+        if roster is not None and ((party := roster.get(member)) is None or party.role is not PartyRole.CLIENT):
+            raise ConfigError(
+                f"got {member} in the cohort, which the roster doesn't list as a client; leave it out, or "
+                "enrol it and give everyone the new roster (secagg keygen, secagg roster merge)"
+            )
 
 
 def check_enrolled(

@@ -10,8 +10,6 @@ from collections.abc import Callable, Iterable, Mapping
 from concurrent.futures import Executor
 from dataclasses import dataclass
 from functools import cached_property
-from itertools import islice, pairwise
-from operator import lt
 from typing import Any, Unpack
 
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
@@ -22,7 +20,7 @@ from secagg.beacon import Fetch
 from secagg.corruption import corrupt_among, corrupt_count
 from secagg.encoding import ENCODING_MEMBERS, Encoding, PlainEncoding, Segment, lacking_members, read_segments
 from secagg.errors import ConfigError, SecAggError, blaming, kind_of, shown, words
-from secagg.identity import PartyRole, Roster, check_party_id
+from secagg.identity import PartyRole, Roster, check_clients
 from secagg.layout import Layout
 from secagg.protocols.base import AggregationProtocol
 from secagg.registry import TaskClasses
@@ -94,13 +92,24 @@ class Task:
     def _check_sizes(self) -> None:
         """``ConfigError`` if a message of this task could be larger than an envelope carries."""
         for receiver in (None, PartyRole.CLIENT, *self.protocol.party_counts):
-            size = self.protocol.largest_message(self, receiver)
+            size = self.largest_message(receiver)
             if size > wire.LARGEST_BODY:
                 raise ConfigError(
                     f"got a task whose largest message to the {receiver or 'server'} has {size:,} bytes; expected "
                     f"at most {wire.LARGEST_BODY:,}: lower max_clients, or use a layout with fewer coordinates or "
                     "an encoding with fewer bits"
                 )
+
+    def largest_message(self, receiver: PartyRole | None) -> int:
+        """Bytes of the largest message that ``receiver`` reads; of the server if it is None."""
+        if receiver not in self._largest:
+            self._largest[receiver] = self.protocol.largest_message(self, receiver)
+        return self._largest[receiver]
+
+    @cached_property
+    def _largest(self) -> dict[PartyRole | None, int]:
+        """What :meth:`largest_message` has computed, which every role asks for."""
+        return {}
 
     def _set(self, name: str, value: object) -> None:
         object.__setattr__(self, name, value)
@@ -315,15 +324,7 @@ class Task:
                 f"got a cohort of {len(cohort)}{' or more' * (len(cohort) > self.max_clients)}; expected "
                 f"{self.min_survivors} (min_survivors) to {self.max_clients} (max_clients)"
             )
-        for before, member in () if _is_sound(cohort, roster) else pairwise(["", *cohort]):
-            check_party_id(member)
-            if member <= before:
-                raise ConfigError(f"got a cohort with {member} twice or out of order; list every id once, sorted")
-            if roster is not None and ((party := roster.get(member)) is None or party.role is not PartyRole.CLIENT):
-                raise ConfigError(
-                    f"got {member} in the cohort, which the roster doesn't list as a client; leave it out, or "
-                    "enrol it and give everyone the new roster (secagg keygen, secagg roster merge)"
-                )
+        check_clients(cohort, roster)
         self.protocol.validate_roster(self, roster)
         self.protocol.validate_cohort(self, cohort, roster)
         self.check_honest(len(cohort), roster)
@@ -368,16 +369,6 @@ class Task:
             f"            {'post-quantum confidentiality' if cost.post_quantum else 'not post-quantum'}",
         ]
         return "\n".join(lines)
-
-
-def _is_sound(cohort: list[str], roster: Roster | None) -> bool:
-    """Whether a cohort is sorted, without doubles and of enrolled clients; if it isn't, a loop says what is wrong.
-
-    Every client checks the cohort, so a session has as many checks as clients, each of as many ids.
-    """
-    if roster is None or set(map(type, cohort)) != {str}:
-        return False
-    return roster.enrols(set(cohort), PartyRole.CLIENT) and all(map(lt, cohort, islice(cohort, 1, None)))
 
 
 def _check_kernel() -> None:

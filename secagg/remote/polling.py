@@ -65,7 +65,7 @@ class Polling(Line):
         self._cursor, self._asked_at = self._after or self._cursor, now
         most = LARGEST_BATCH_BYTES + 16 * LARGEST_BATCH
         if self.task is not None:
-            most += self.task.protocol.largest_message(self.task, self.kit.role)
+            most += self.task.largest_message(self.kit.role)
         wait = 0.0 if self.settings.once and not live else self.settings.wait
         query = cursor_query(self._cursor, wait)
         return Call("next", self.path(), self._polled, query=query, most=most, seconds=60.0 + wait)

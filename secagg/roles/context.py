@@ -36,7 +36,7 @@ class Context:
 
     def __init__(self, task: Task, environment: Environment, receiver: PartyRole | None) -> None:
         self.task, self.environment = task, environment
-        self.limit = task.protocol.largest_message(task, receiver)
+        self.limit = task.largest_message(receiver)
 
     @property
     def roster(self) -> Roster | None:
@@ -160,7 +160,6 @@ class ServerContext(Context, Generic[AnyServerState]):
         self.state = state
         self.sums: list[NDArray[Any]] = []
         self._cohort = frozenset(state.cohort)
-        self._limits: dict[PartyRole, int] = {}
         self._rounds = [phase.round for phase in task.protocol.phases]
         self.faults = FaultRecord(self.knows, state.faults)
 
@@ -181,9 +180,7 @@ class ServerContext(Context, Generic[AnyServerState]):
     def limit_of(self, party: str) -> int:
         """The largest message that ``party`` reads, in bytes."""
         role = PartyRole.CLIENT if party in self._cohort or self.roster is None else self.roster[party].role
-        if role not in self._limits:
-            self._limits[role] = self.task.protocol.largest_message(self.task, role)
-        return self._limits[role]
+        return self.task.largest_message(role)
 
     def draw(self, count: int) -> bytes:
         """``count`` fresh random bytes. Keep them in the state: a restored server gets different ones."""

@@ -68,7 +68,7 @@ class Run:
         self.over = False
         self.number = self.done = self.failed = 0
         self.epsilon_realised: float | None = None
-        self.largest_upload = self.task.protocol.largest_message(self.task, None)
+        self.largest_upload = self.task.largest_message(None)
         self._database, self._ended_session = database, ended
         self._turn = asyncio.Lock()
         roster = hosted.roster

@@ -11,7 +11,7 @@ import importlib.util
 from abc import abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import cached_property, lru_cache
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from he.errors import INSTALL
@@ -81,7 +81,7 @@ class Encrypted(AggregationProtocol):
         """How it is weaker than the default, in one word each."""
         return [] if self.commit else ["uncommitted"]
 
-    @property
+    @cached_property
     def phases(self) -> tuple[Phase, ...]:
         """The table of rounds; without ``commit`` it has no round Commit."""
         client, decryptor = PartyRole.CLIENT, PartyRole.DECRYPTOR

@@ -23,6 +23,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import cached_property
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from secagg.identity import PartyRole
@@ -76,7 +77,7 @@ class OneShot(OneShotParameters):
     #: Rounds with messages that depend on randomness of HPKE, which no seed governs.
     unseeded: ClassVar[tuple[str, ...]] = (Round.INPUT, Round.AGREEMENT, Round.SUM_OF_KEYS)
 
-    @property
+    @cached_property
     def phases(self) -> tuple[Phase, ...]:
         """The table of rounds; Recount is in it if it is asked for."""
         return (

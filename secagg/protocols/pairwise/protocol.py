@@ -17,6 +17,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from secagg.corruption import ThreatModel
@@ -68,7 +69,7 @@ class SecAgg(Pairwise):
             raise ConfigError(f"got max_clients={task.max_clients}; SecAgg's complete graph ends at 65,535")
         super().validate(task)
 
-    @property
+    @cached_property
     def phases(self) -> tuple[Phase, ...]:
         """The rounds of figure 4 of the paper."""
         client = PartyRole.CLIENT
@@ -148,7 +149,7 @@ class SecAggPlus(Sparse):
     name: ClassVar[str] = "SecAggPlus"
     threat_models: ClassVar[tuple[str, ...]] = ("malicious", "semi-malicious", "semi-honest")
 
-    @property
+    @cached_property
     def phases(self) -> tuple[Phase, ...]:
         """SecAgg's rounds on a sparse graph; FreezeKeys only where a beacon draws it."""
         client = PartyRole.CLIENT
