@@ -1,10 +1,9 @@
 """AES-256 in counter mode by the processor's own instructions, added to a vector.
 
 The stream is that of OpenSSL's AES-256-CTR with a zero initial counter block. A round is one
-instruction, on one, two or four blocks at once (vectors of 128, 256 or 512 bits). The stream exists in
-registers only: a few vectors of the sum stay in registers while the streams of all keys are added to
-them, and are then stored. There is no table, and no branch and no memory address depends on a key or
-a stream.
+instruction, on one, two or four blocks at once (vectors of 128, 256 or 512 bits). No buffer holds the
+stream: eight vectors of the sum stay in registers while the streams of all keys are added to them, and
+are then stored. There is no table, and no branch and no memory address depends on a key or a stream.
 
 The instructions are built here, for LLVM, as one Numba kernel per width of vector. One compilation
 serves both kinds of lanes, both signs and any number of keys. :func:`kernel` returns the loop; only

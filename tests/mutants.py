@@ -73,7 +73,7 @@ CONCERNED: dict[str, tuple[str, ...]] = {
     "he/_kahe_format.py": ("tests/he/test_kahe.py", "tests/he/test_kahe_twin.py"),
     "he/_kahe_encryption.py": ("tests/he/test_kahe.py", "tests/he/test_kahe_twin.py"),
     "he/_kahe_sums.py": ("tests/he/test_kahe.py", "tests/he/test_kahe_twin.py"),
-    "mpc/masks.py": ("tests/mpc/test_masks.py",),
+    "mpc/masks.py": ("tests/mpc/test_masks.py", "tests/mpc/test_aes.py"),
     "secagg/packing.py": ("tests/secagg/test_packing.py",),
     "secagg/wire.py": ("tests/secagg/test_wire.py", "tests/secagg/test_check_protocol.py"),
     "secagg/fixed_point.py": ("tests/secagg/test_encoding.py",),
