@@ -310,7 +310,7 @@ def enrol(
 
 
 def check_clients(cohort: Sequence[str], roster: Roster | None) -> None:
-    """``ConfigError`` unless ``cohort`` is sorted, lists every id once and, with a roster, enrolled clients only."""
+    """``ConfigError`` unless ``cohort`` is sorted, has every id once and, with a roster, enrolled clients only."""
     # Every client of a session checks as many ids as there are clients, so the loop is only for the error's text.
     if (
         roster is not None
