@@ -54,21 +54,19 @@ class Digits:
     def split(self, encoded: Sequence[NDArray[Any]]) -> NDArray[Any]:
         """One client's encoded segments as slots: for each segment, all lowest digits first.
 
-        They are unsigned, and no wider than the longest segment's terms: a long vector is copied once at most.
+        They are in the narrowest unsigned integers that hold the bound, as schemes want them. If a
+        digit is above the bound, all are in 64 bits, so that the scheme refuses it.
         """
-        base, slots = np.uint64(self.bound + 1), []
+        base, digits = np.uint64(self.bound + 1), []
         for segment, values in zip(self.task.segments, encoded, strict=True):
             rest = values
             for _ in range(self._places(segment) - 1):
                 rest, digit = np.divmod(rest.astype(np.uint64), base)
-                slots.append(self._narrow(digit))
-            slots.append(self._narrow(rest))
-        return slots[0] if len(slots) == 1 else np.concatenate(slots)
-
-    def _narrow(self, digits: NDArray[Any]) -> NDArray[Any]:
-        """``digits`` in lanes of the bound's size; unchanged if one is above it, so that the scheme refuses it."""
-        fits = digits.max(initial=0) <= self.bound
-        return digits.astype(lane_dtype(max(1, self.bound.bit_length())), copy=False) if fits else digits
+                digits.append(digit)
+            digits.append(rest)
+        fits = all(part.max(initial=0) <= self.bound for part in digits)
+        slots = np.empty(sum(part.size for part in digits), np.min_scalar_type(self.bound) if fits else np.uint64)
+        return np.concatenate(digits, out=slots, casting="unsafe")
 
     def join(self, sums: Slots, count: int) -> list[NDArray[Any]]:
         """The segments' sums from the sums of ``count`` clients' slots, each 0 to ``count`` x ``bound``.
