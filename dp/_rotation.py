@@ -9,7 +9,7 @@ order as in the plain double loop, so both give the same bits.
 import numpy as np
 from numpy.typing import NDArray
 
-from dp._compiling import kernel
+from dp._compiling import inlined, kernel
 
 Floats = NDArray[np.float64]
 
@@ -25,36 +25,10 @@ def flip(x: Floats, signs: NDArray[np.uint8], scale: float) -> None:
         x[i] *= scale * (1.0 - 2.0 * bit)
 
 
-@kernel
-def _pass(x: Floats, h: int) -> None:
-    """The level that pairs coordinates ``h`` apart."""
-    for start in range(0, x.size, 2 * h):
-        low, high = x[start : start + h], x[start + h : start + 2 * h]
-        for j in range(h):
-            a, b = low[j], high[j]
-            low[j] = a + b
-            high[j] = a - b
-
-
-@kernel
-def _double_pass(x: Floats, h: int) -> None:
-    """The levels ``h`` and 2``h``, in one pass over memory."""
-    for start in range(0, x.size, 4 * h):
-        p, q = x[start : start + h], x[start + h : start + 2 * h]
-        r, s = x[start + 2 * h : start + 3 * h], x[start + 3 * h : start + 4 * h]
-        for j in range(h):
-            a, b = p[j] + q[j], p[j] - q[j]
-            c, d = r[j] + s[j], r[j] - s[j]
-            p[j] = a + c
-            q[j] = b + d
-            r[j] = a - c
-            s[j] = b - d
-
-
-@kernel
-def _first_levels(x: Floats) -> None:
-    """The levels 1, 2 and 4, eight coordinates at a time."""
-    for i in range(0, x.size, 8):
+@inlined
+def _first_levels(x: Floats, start: int, stop: int) -> None:
+    """The levels 1, 2 and 4 of a block, eight coordinates at a time."""
+    for i in range(start, stop, 8):
         a, b, c, d = x[i] + x[i + 1], x[i] - x[i + 1], x[i + 2] + x[i + 3], x[i + 2] - x[i + 3]
         e, f, g, h = x[i + 4] + x[i + 5], x[i + 4] - x[i + 5], x[i + 6] + x[i + 7], x[i + 6] - x[i + 7]
         a, c, b, d = a + c, a - c, b + d, b - d
@@ -66,29 +40,36 @@ def _first_levels(x: Floats) -> None:
 
 
 @kernel
-def _levels(x: Floats, first: int, last: int) -> None:
-    """The levels from ``first`` up to, not including, ``last``: powers of two."""
-    h = first
-    while 4 * h <= last:
-        _double_pass(x, h)
-        h *= 4
-    if h < last:
-        _pass(x, h)
-
-
-@kernel
 def hadamard(x: Floats) -> None:
     """Replace ``x``, of 2^m coordinates, by H·x, where H has the entries 1 and -1 in Sylvester's order."""
     size = x.size
     block = min(size, BLOCK)
-    for start in range(0, size, block):
-        part = x[start : start + block]
-        if block >= 8:
-            _first_levels(part)
-            _levels(part, 8, block)
-        else:
-            _levels(part, 1, block)
-    _levels(x, block, size)
+    for begin in range(0, size + 1, block):
+        start, stop, h = begin, begin + block, 1
+        if begin == size:  # all blocks are done: the levels above them
+            start, stop, h = 0, size, block
+        elif block >= 8:
+            _first_levels(x, start, stop)
+            h = 8
+        last = stop - start
+        while 4 * h <= last:  # the levels h and 2h, in one pass over memory
+            for first in range(start, stop, 4 * h):
+                p, q = x[first : first + h], x[first + h : first + 2 * h]
+                r, s = x[first + 2 * h : first + 3 * h], x[first + 3 * h : first + 4 * h]
+                for j in range(h):
+                    a, b = p[j] + q[j], p[j] - q[j]
+                    c, d = r[j] + s[j], r[j] - s[j]
+                    p[j] = a + c
+                    q[j] = b + d
+                    r[j] = a - c
+                    s[j] = b - d
+            h *= 4
+        if h < last:
+            low, high = x[start : start + h], x[start + h : stop]
+            for j in range(h):
+                a, b = low[j], high[j]
+                low[j] = a + b
+                high[j] = a - b
 
 
 @kernel

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from he._compiling import kernel
+from he._compiling import inlined, kernel
 from he.ring._lanes import _high, _population
 
 Words = NDArray[np.uint64]
@@ -58,17 +58,16 @@ def add_constant(rows: Words, constant: np.uint64, p: np.uint64) -> None:
         flat[i] = min(total, total - p)
 
 
-@kernel
+@inlined
 def _join(digits: Integers, start: int, size: int, primes: Words, limbs: Words) -> None:
-    """Write numbers with mixed-radix ``digits`` (primes, places) to ``limbs`` (primes + 1, CHUNK), lowest first.
+    """Write numbers with mixed-radix ``digits`` (primes, places) to ``limbs`` (primes, CHUNK), lowest first.
 
     A digit of prime p is between -p/2 and p/2, and stands for the digit that is (p - 1)/2 larger.
     """
     count = primes.size
-    carry = np.empty(CHUNK, dtype=np.uint64)
-    limbs[:] = 0
     for k in range(count - 1, -1, -1):
         p, half = primes[k], primes[k] >> _1
+        carry = limbs[count - 1 - k]  # the next limb
         for j in range(size):
             carry[j] = np.uint64(digits[k, start + j]) + half
         for m in range(count - 1 - k):
@@ -78,21 +77,16 @@ def _join(digits: Integers, start: int, size: int, primes: Words, limbs: Words) 
                 high = _high(limb[j], p)
                 limb[j] = low + carry[j]
                 carry[j] = high + np.uint64(limb[j] < low)
-        limbs[count - 1 - k, :size] = carry[:size]
 
 
-@kernel
+@inlined
 def _field(limbs: Words, bit: int, width: int, size: int, out: Words) -> None:
     """Write the ``width`` bits from ``bit`` on of each number in ``limbs`` to ``out``."""
     at, shift = bit >> 6, np.uint64(bit & 63)
-    mask = (_1 << np.uint64(width)) - _1
+    back, mask = np.uint64(63) - shift, (_1 << np.uint64(width)) - _1
     low, high = limbs[at], limbs[min(at + 1, limbs.shape[0] - 1)]
-    if (bit & 63) + width <= 64:
-        for j in range(size):
-            out[j] = (low[j] >> shift) & mask
-    else:
-        for j in range(size):
-            out[j] = (low[j] >> shift | high[j] << (np.uint64(64) - shift)) & mask
+    for j in range(size):
+        out[j] = (low[j] >> shift | (high[j] << _1) << back) & mask  # a shift by 64 would be undefined
 
 
 @kernel
@@ -100,29 +94,35 @@ def read(
     digits: Integers,
     primes: Words,
     widths: tuple[int, int, int],
-    first: int,
-    stride: int,
+    place: tuple[int, int],
+    work: Words,
     out: Integers,
     seen: Words,
 ) -> None:
     """Take numbers with mixed-radix ``digits`` (primes, places) apart: an error, then fields, then nothing.
 
-    ``widths`` are the bits of the error, the bits of a field, and how many fields there are. Field k of place j
-    goes to ``out`` at ``first`` + j + k * ``stride``. Into ``seen`` (4) go the least and the largest error
+    ``widths`` are the bits of the error, the bits of a field, and how many fields there are. ``place`` is
+    (first, stride): field k of place j goes to ``out`` at first + j + k * stride. ``work`` (primes + 2, CHUNK) is
+    zero. Into ``seen`` (4) go the least and the largest error
     and the largest field, if they lie outside what it holds, and all bits that are set where none may be:
     in fields after the end of ``out``, and above the last field.
     """
     shift, width, count = widths
-    limbs = np.empty((primes.size + 1, CHUNK), dtype=np.uint64)
-    numbers = np.empty(CHUNK, dtype=np.uint64)
+    first, stride = place
+    limbs, numbers = work[: primes.size + 1], work[primes.size + 1]  # the last limb stays zero
     for start in range(0, digits.shape[1], CHUNK):
         size = min(CHUNK, digits.shape[1] - start)
         _join(digits, start, size, primes, limbs)
-        _field(limbs, 0, shift, size, numbers)
-        seen[0], seen[1] = min(seen[0], numbers[:size].min()), max(seen[1], numbers[:size].max())
-        for k in range(count):
-            _field(limbs, shift + width * k, width, size, numbers)
-            seen[2] = max(seen[2], numbers[:size].max())
+        for k in range(-1, count):
+            bit, bits = (shift + width * k, width) if k >= 0 else (0, shift)  # the error comes first
+            _field(limbs, bit, bits, size, numbers)
+            least, most = numbers[0], numbers[0]
+            for j in range(size):
+                least, most = min(least, numbers[j]), max(most, numbers[j])
+            if k < 0:
+                seen[0], seen[1] = min(seen[0], least), max(seen[1], most)
+                continue
+            seen[2] = max(seen[2], most)
             at = first + start + k * stride
             inside = max(0, min(size, out.size - at))
             for j in range(inside):

@@ -168,9 +168,9 @@ class Opening:
             width, count, bound = plane.width, plane.per_coefficient, plane.bound
         values = np.empty((count, places), dtype=np.int64)
         seen = np.array([1 << 63, 0, 0, 0], dtype=np.uint64)
-        _kahe_kernels.read(
-            digits, self.scheme._primes, (p.shift, width, count), 0, places, values.reshape(-1), seen
-        )
+        work = np.zeros((len(digits) + 2, _kahe_kernels.CHUNK), dtype=np.uint64)
+        widths, place = (p.shift, width, count), (0, places)
+        _kahe_kernels.read(digits, self.scheme._primes, widths, place, work, values.reshape(-1), seen)
         if segment is not None:
             for row, (_, size) in zip(values, _targets(plane, at, places), strict=True):
                 seen[3] |= np.uint64(row[size:].any())

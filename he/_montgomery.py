@@ -17,11 +17,14 @@ digit is below (8N² + 3R + RN) / R < 2N.
 
 The loop takes a *strip* of five limbs of one factor at a time. Each of the limbs / 5 strips adds at
 most 30 half products of 52 bits to a column. A column stays below 2^64 up to 680 limbs, so that carries
-wait for the end. Call a kernel here only if :func:`he._rows.has_ifma` is true; :mod:`he._powers` returns
+wait for the end. Call a function here only if :func:`he._rows.has_ifma` is true; :mod:`he._powers` returns
 the same numbers on every machine.
 
-No branch depends on a number. In :func:`raise_fixed` and :func:`raise_all` the table rows that are read
-depend on secret exponents. Numba's cache does not notice a change of :mod:`he._strips` or :mod:`he._rows`:
+**One kernel multiplies.** It is long, and costs most of the time that compiling takes. So every function
+here writes the products that it needs as a list of *steps*, and :func:`_follow` computes them.
+
+No branch depends on a number. In :func:`raise_fixed` and :func:`raise_all` the rows and batches that are
+read depend on secret exponents. Numba's cache does not notice a change of :mod:`he._strips` or :mod:`he._rows`:
 when developing, empty the cache after a change there.
 """
 
@@ -30,9 +33,13 @@ from numpy.typing import NDArray
 
 from he._compiling import kernel
 from he._rows import LANES
-from he._strips import LIMB_BITS, STRIP, settle, strip, strip_across, strip_of_square
+from he._strips import LIMB_BITS, STRIP, double, negate, settle, strip, strip_across, strip_of_square
 
 Words = NDArray[np.uint64]
+Places = NDArray[np.int64]
+
+_AT_ONCE = 64  # batches that :func:`multiply` lays out at a time
+_FACTORS = 15  # batches that :func:`raise_fixed` lays out at a time, so that they stay in the cache
 
 
 def limbs_for(bits: int) -> int:
@@ -41,139 +48,129 @@ def limbs_for(bits: int) -> int:
 
 
 @kernel
-def _negate(quotient: Words, ring: Words, total: Words) -> None:
-    """Write a multiple of N less ``quotient`` to ``total``."""
-    for i in range(ring.shape[1]):
-        for lane in range(LANES):
-            total[i * LANES + lane] = ring[1, i] - quotient[i * LANES + lane]
+def _follow(batches: Words, steps: Places, ring: Words, scratch: Words) -> None:
+    """Write ``a * b / R`` to batch ``out``, for each row (out, a, b) of ``steps``, one after the other.
 
-
-@kernel
-def _double(digit: Words, out: Words, limbs: int) -> None:
-    for i in range(limbs * LANES):
-        out[i] = digit[i] << np.uint64(1)
-    settle(out, out, limbs)
-
-
-@kernel
-def _multiply(out: Words, a: Words, b: Words, ring: Words, scratch: Words) -> None:
-    """Write ``a * b / R`` to the batch ``out``, which may be ``a`` or ``b``.
-
-    ``ring`` is (3, limbs): N, a multiple of N whose limbs are all above 2^52, and -1/N modulo 2^52 in
-    the first word of the third row. ``scratch`` is four rows of limbs + 5 vectors; the limbs of the first
-    row are zero before and after.
+    ``batches`` has two rows for each batch, one for each digit. ``out`` may be ``a`` or ``b``; if ``a`` is
+    ``b``, the cheaper square is computed, which is the same. ``ring`` is (3, limbs): N, a multiple of N whose
+    limbs are all above 2^52, and -1/N modulo 2^52 in the first word of the third row. ``scratch`` is four rows
+    of limbs + 5 vectors; the limbs of the first row are zero before and after.
     """
-    limbs, half = ring.shape[1], ring.shape[1] * LANES
-    for at in range(0, limbs, STRIP):
-        strip(scratch[0], a[:half], b[:half], at, ring, scratch[2])
-    _negate(scratch[2], ring, scratch[1])
-    for at in range(0, limbs, STRIP):
-        strip_across(scratch[1], a, b, at, ring)
-    settle(scratch[0], out[:half], limbs)
-    settle(scratch[1], out[half:], limbs)
+    limbs = ring.shape[1]
+    for i in range(steps.shape[0]):
+        out, a, b = 2 * steps[i, 0], 2 * steps[i, 1], 2 * steps[i, 2]
+        if a == b:
+            double(batches[a], scratch[3], limbs)
+            for at in range(0, limbs, STRIP):
+                strip_of_square(scratch[0], batches[a], scratch[3], at, ring, scratch[2])
+            negate(scratch[2], ring, scratch[1])
+            double(batches[a + 1], scratch[3], limbs)
+            for at in range(0, limbs, STRIP):
+                strip(scratch[1], scratch[3], batches[a], at, ring, scratch[2])
+        else:
+            for at in range(0, limbs, STRIP):
+                strip(scratch[0], batches[a], batches[b], at, ring, scratch[2])
+            negate(scratch[2], ring, scratch[1])
+            for at in range(0, limbs, STRIP):
+                strip_across(scratch[1], batches[a], batches[b], at, ring)
+        settle(scratch[0], batches[out], limbs)
+        settle(scratch[1], batches[out + 1], limbs)
 
 
-@kernel
-def _square(out: Words, a: Words, ring: Words, scratch: Words) -> None:
-    """Write ``a * a / R`` to the batch ``out``, which may be ``a``. See :func:`_multiply`."""
-    limbs, half = ring.shape[1], ring.shape[1] * LANES
-    twice = scratch[3]
-    _double(a[:half], twice, limbs)
-    for at in range(0, limbs, STRIP):
-        strip_of_square(scratch[0], a[:half], twice, at, ring, scratch[2])
-    _negate(scratch[2], ring, scratch[1])
-    _double(a[half:], twice, limbs)
-    for at in range(0, limbs, STRIP):
-        strip(scratch[1], twice, a[:half], at, ring, scratch[2])
-    settle(scratch[0], out[:half], limbs)
-    settle(scratch[1], out[half:], limbs)
+def _gather(rows: Words, places: Places, batches: Words) -> None:
+    """Lay out the numbers ``rows[places[i, lane]]``, (2 limbs) each, in lane ``lane`` of batch i."""
+    _lanes(batches, len(places))[:] = np.take(rows, places, axis=0)
 
 
-@kernel
-def _gather(batch: Words, lane: int, number: Words) -> None:
-    limbs, half = number.size // 2, batch.size // 2
-    for i in range(limbs):
-        batch[i * LANES + lane] = number[i]
-        batch[half + i * LANES + lane] = number[limbs + i]
+def _scatter(batches: Words, places: Places, rows: Words) -> None:
+    """Undo :func:`_gather`."""
+    rows[places] = _lanes(batches, len(places))
 
 
-@kernel
-def _scatter(batch: Words, lane: int, number: Words) -> None:
-    limbs, half = number.size // 2, batch.size // 2
-    for i in range(limbs):
-        number[i] = batch[i * LANES + lane]
-        number[limbs + i] = batch[half + i * LANES + lane]
+def _lanes(batches: Words, count: int) -> Words:
+    """The first ``count`` batches as numbers: (count, 8, 2 limbs)."""
+    return batches[: 2 * count].reshape(count, -1, LANES).transpose(0, 2, 1)
 
 
-@kernel
+def _batches(count: int, ring: Words) -> Words:
+    return _zeros(2 * count, ring.shape[1] * LANES)
+
+
+def _scratch(ring: Words) -> Words:
+    return _zeros(4, (ring.shape[1] + STRIP) * LANES)
+
+
+def _zeros(rows: int, columns: int) -> Words:
+    """Rows of vectors that each lie in one cache line: otherwise every load and store takes two."""
+    words = np.zeros(rows * columns + LANES, np.uint64)
+    first = -words.ctypes.data // words.itemsize % LANES
+    return words[first : first + rows * columns].reshape(rows, columns)
+
+
+def _places(count: int) -> Places:
+    """The places of ``count`` numbers in as few batches as they fill; lanes that are left repeat the last one."""
+    return np.minimum(np.arange(-(-count // LANES) * LANES), count - 1).reshape(-1, LANES)
+
+
 def multiply(a: Words, b: Words, out: Words, ring: Words) -> None:
     """Write ``a[i] * b[i] / R`` to ``out[i]``; one row of ``b`` multiplies all. Arrays are (count, 2 limbs)."""
-    left, right = np.zeros((2, 2 * ring.shape[1] * LANES), np.uint64)
-    scratch = np.zeros((4, (ring.shape[1] + STRIP) * LANES), np.uint64)
-    for start in range(0, a.shape[0], LANES):
-        lanes = min(LANES, a.shape[0] - start)
-        for lane in range(lanes):
-            _gather(left, lane, a[start + lane])
-            _gather(right, lane, b[start + lane if b.shape[0] > 1 else 0])
-        _multiply(left, left, right, ring, scratch)
-        for lane in range(lanes):
-            _scatter(left, lane, out[start + lane])
+    scratch, places = _scratch(ring), _places(len(a))
+    for start in range(0, len(places), _AT_ONCE):
+        part = places[start : start + _AT_ONCE]
+        count = len(part)
+        batches = _batches(2 * count, ring)
+        _gather(a, part, batches)
+        _gather(b, part if len(b) > 1 else np.zeros_like(part), batches[2 * count :])
+        order = np.arange(count)
+        _follow(batches, np.stack([order, order, count + order], axis=1), ring, scratch)
+        _scatter(batches, part, out)
 
 
-@kernel
 def fill_table(table: Words, ring: Words) -> None:
     """Fill ``table``, (windows, digits, 2 limbs), with powers of ``table[:, 1]``; ``table[:, 0]`` is 1."""
-    base, power = np.zeros((2, 2 * ring.shape[1] * LANES), np.uint64)
-    scratch = np.zeros((4, (ring.shape[1] + STRIP) * LANES), np.uint64)
-    for start in range(0, table.shape[0], LANES):
-        lanes = min(LANES, table.shape[0] - start)
-        for lane in range(lanes):
-            _gather(base, lane, table[start + lane, 1])
-        power[:] = base
-        for digit in range(2, table.shape[1]):
-            _multiply(power, power, base, ring, scratch)
-            for lane in range(lanes):
-                _scatter(power, lane, table[start + lane, digit])
+    digits = table.shape[1]
+    if digits == 2:
+        return
+    batches, scratch, rows = _batches(digits, ring), _scratch(ring), table.reshape(-1, table.shape[2])
+    steps = np.array([(digit, digit - 1, 1) for digit in range(2, digits)], np.int64)
+    for windows in _places(len(table)):
+        places = digits * windows + np.arange(digits)[:, None]
+        _gather(rows, places[1:2], batches[2:])
+        _follow(batches, steps, ring, scratch)
+        _scatter(batches[4:], places[2:], rows)
 
 
-@kernel
 def raise_fixed(table: Words, digits: NDArray[np.uint16], out: Words, ring: Words) -> None:
     """Write the product of ``table[j, digits[i, j]]`` over all windows j to ``out[i]``."""
-    power, factor = np.zeros((2, 2 * ring.shape[1] * LANES), np.uint64)
-    scratch = np.zeros((4, (ring.shape[1] + STRIP) * LANES), np.uint64)
-    for start in range(0, digits.shape[0], LANES):
-        lanes = min(LANES, digits.shape[0] - start)
-        for lane in range(lanes):
-            _gather(power, lane, table[0, digits[start + lane, 0]])
-        for window in range(1, digits.shape[1]):
-            for lane in range(lanes):
-                _gather(factor, lane, table[window, digits[start + lane, window]])
-            _multiply(power, power, factor, ring, scratch)
-        for lane in range(lanes):
-            _scatter(power, lane, out[start + lane])
+    batches, scratch, rows = _batches(_FACTORS + 1, ring), _scratch(ring), table.reshape(-1, table.shape[2])
+    steps = np.array([(0, 0, 1 + factor) for factor in range(_FACTORS)], np.int64)
+    windows = np.arange(digits.shape[1])
+    for numbers in _places(len(digits)):
+        places = (digits[numbers] + table.shape[1] * windows).T
+        _gather(rows, places[:1], batches)
+        for start in range(1, len(places), _FACTORS):
+            factors = places[start : start + _FACTORS]
+            _gather(rows, factors, batches[2:])
+            _follow(batches, steps[: len(factors)], ring, scratch)
+        _scatter(batches, numbers[None], out)
 
 
-@kernel
 def raise_all(bases: Words, one: Words, digits: NDArray[np.uint16], width: int, out: Words, ring: Words) -> None:
     """Raise each of ``bases``, (count, 2 limbs), to one exponent, and write the powers to ``out``.
 
     ``digits`` is the exponent in base 2^``width``, *most* significant first; ``one`` is R modulo N².
     """
-    powers = np.zeros((1 << width, 2 * ring.shape[1] * LANES), np.uint64)
-    power = np.zeros(2 * ring.shape[1] * LANES, np.uint64)
-    scratch = np.zeros((4, (ring.shape[1] + STRIP) * LANES), np.uint64)
-    for lane in range(LANES):
-        _gather(powers[0], lane, one)
-    for start in range(0, bases.shape[0], LANES):
-        lanes = min(LANES, bases.shape[0] - start)
-        for lane in range(lanes):
-            _gather(powers[1], lane, bases[start + lane])
-        for digit in range(2, 1 << width):
-            _multiply(powers[digit], powers[digit - 1], powers[1], ring, scratch)
-        power[:] = powers[digits[0]]
-        for i in range(1, digits.size):
-            for _ in range(width):
-                _square(power, power, ring, scratch)
-            _multiply(power, power, powers[digits[i]], ring, scratch)
-        for lane in range(lanes):
-            _scatter(power, lane, out[start + lane])
+    power = 1 << width  # the batch after those of the powers to each digit
+    batches, scratch = _batches(power + 1, ring), _scratch(ring)
+    _gather(one[None], np.zeros((1, LANES), np.int64), batches)
+    steps = [(digit, digit - 1, 1) for digit in range(2, power)]
+    last = int(digits[0])
+    for digit in digits[1:].tolist():
+        for _ in range(width):
+            steps.append((power, last, last))
+            last = power
+        steps.append((power, power, digit))
+    for numbers in _places(len(bases))[:, None]:
+        _gather(bases, numbers, batches[2:])
+        _follow(batches, np.array(steps, np.int64), ring, scratch)
+        _scatter(batches[2 * last :], numbers, out)

@@ -143,6 +143,7 @@ class FixedBase:
         windows = -(-self.bits // width)
         digits = np.empty(count * windows, np.uint64)
         padded = np.pad(exponents, ((0, 0), (0, 1)))
+        padded.flags.writeable = False  # as in Ring._cut, so that one compiled kernel serves both
         _slot_kernels.unpack(padded, windows, width, digits)
         cut = digits.astype(np.uint16).reshape(count, windows)
         return spread(executor, _by_table, cut, self._table, self.ring, step=LANES)

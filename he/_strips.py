@@ -227,3 +227,38 @@ def settle(typing: Any, total: Any, out: Any, limbs: Any) -> Any:
         return context.get_dummy_value()
 
     return types.void(total, out, types.intp), generate
+
+
+@primitive
+def double(typing: Any, digit: Any, out: Any, limbs: Any) -> Any:
+    """Write 2 ``digit``, whose limbs are below 2^52, carried along, to ``out``."""
+
+    def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        words, target = (pointer(context, builder, signature.args[i], arguments[i]) for i in (0, 1))
+        held = cgutils.alloca_once_value(builder, constant(0))
+        with cgutils.for_range(builder, arguments[2], intp=I64) as loop:
+            limb = builder.load(row_at(builder, words, loop.index), align=8)
+            column = builder.add(builder.shl(limb, constant(1)), builder.load(held))
+            kept = builder.and_(column, constant((1 << LIMB_BITS) - 1))
+            builder.store(kept, row_at(builder, target, loop.index), align=8)
+            builder.store(builder.lshr(column, constant(LIMB_BITS)), held)
+        return context.get_dummy_value()
+
+    return types.void(digit, out, types.intp), generate
+
+
+@primitive
+def negate(typing: Any, quotient: Any, ring: Any, total: Any) -> Any:
+    """Write a multiple of N, the second row of ``ring``, less ``quotient``, limb by limb, to ``total``."""
+
+    def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        words, target = (pointer(context, builder, signature.args[i], arguments[i]) for i in (0, 2))
+        modulus, limbs = _ring(context, builder, signature.args[1], arguments[1])
+        with cgutils.for_range(builder, limbs, intp=I64) as loop:
+            multiple = builder.load(builder.gep(modulus, [builder.add(limbs, loop.index)]))
+            limb = builder.load(row_at(builder, words, loop.index), align=8)
+            less = builder.sub(spread(builder, multiple), limb)
+            builder.store(less, row_at(builder, target, loop.index), align=8)
+        return context.get_dummy_value()
+
+    return types.void(quotient, ring, total), generate

@@ -8,6 +8,10 @@ is used.
 Files in that folder are loaded as code. So only this user and the superuser may be able to write to
 it: the folder belongs to this user, is closed to all others, and nobody else can replace it.
 
+Numba passes over a folder that it may not write to. An image has its machine code in such a folder, though,
+if it runs as another user than the one that built it, or from a read-only file system. So this module also
+reads what lies in ``NUMBA_CACHE_DIR`` or beside the source. New code then goes to the private folder.
+
 ``he``, ``mpc`` and ``dp`` know nothing of each other. Each has this file, and a test holds the three
 equal.
 """
@@ -16,50 +20,159 @@ import logging
 import os
 import stat
 import tempfile
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, ParamSpec, TypeVar, cast
 
 from numba import config, njit
+from numba.core import caching, event
 
 P = ParamSpec("P")
 R = TypeVar("R")
 
 _log = logging.getLogger("secagg.kernels")  # one for all packages, so that each process warns once
 
+_PACKAGES = ("he", "mpc", "dp", "secagg")
+_OPTIONS = {"nogil": True, "no_cfunc_wrapper": True}  # C code doesn't call the kernels
+
 
 def kernel(function: Callable[P, R]) -> Callable[P, R]:
     """Compile ``function`` at its first call, without the interpreter lock.
 
     The machine code is kept on disk, in a folder that the docstring of this module names. If no folder
-    is safe, each process compiles again, and logs one WARNING.
+    is safe, each process compiles again, and logs one WARNING. Each compilation is logged, at INFO.
     """
     compiled: Any
     try:
-        compiled = njit(cache=True, nogil=True)(function)
+        compiled = njit(cache=True, **_OPTIONS)(function)
     except RuntimeError:  # no folder for the cache
         compiled = _cached_privately(function)
+    shipped = _shipped(function)
+    if shipped is not None:
+        compiled._cache = _Layers(function, shipped, compiled._cache)
     return cast(Callable[P, R], compiled)
+
+
+def inlined(function: Callable[P, R]) -> Callable[P, R]:
+    """Make ``function`` a part of each kernel that calls it, which costs less than compiling it by itself."""
+    return cast(Callable[P, R], njit(nogil=True, inline="always")(function))
 
 
 def _cached_privately(function: Callable[..., Any]) -> Any:
     if not os.path.exists(function.__code__.co_filename):
-        return njit(nogil=True)(function)  # Numba caches no function without a file
+        return njit(**_OPTIONS)(function)  # Numba caches no function without a file
     folder = private_folder()
     if folder is not None:
         before, config.CACHE_DIR = config.CACHE_DIR, folder  # Numba reads it only now
         try:
-            return njit(cache=True, nogil=True)(function)
+            return njit(cache=True, **_OPTIONS)(function)
         except RuntimeError:
             pass
         finally:
             config.CACHE_DIR = before
+    if _shipped(function) is None:
+        _warn(function)
+    return njit(**_OPTIONS)(function)
+
+
+def _warn(function: Callable[..., Any]) -> None:
+    """Log, once for all packages, that machine code can't be kept."""
     if vars(_log).setdefault("without_cache", function) is function:
         _log.warning(
-            "no folder for compiled code is safe: every process compiles again, for about ten seconds. Set "
-            "NUMBA_CACHE_DIR to a folder that belongs to this user and that nobody else can write to"
+            "no folder for compiled code is safe: every process compiles again, for seconds. Set NUMBA_CACHE_DIR "
+            "to a folder that belongs to this user and that nobody else can write to"
         )
-    return njit(nogil=True)(function)
+
+
+class _Given(caching.UserProvidedCacheLocator):  # type: ignore[misc]
+    """``NUMBA_CACHE_DIR``, if it is there; whether this user may write to it doesn't matter."""
+
+    def ensure_cache_path(self) -> None:
+        os.scandir(self.get_cache_path()).close()
+
+
+class _InTree(caching.InTreeCacheLocator):  # type: ignore[misc]
+    """The folder beside the source, in the same way."""
+
+    def ensure_cache_path(self) -> None:
+        os.scandir(self.get_cache_path()).close()
+
+
+class _ShippedFiles(caching.CompileResultCacheImpl):  # type: ignore[misc]
+    _locator_classes = (_Given, _InTree)
+
+
+class _Shipped(caching.FunctionCache):  # type: ignore[misc]
+    """Machine code of a function that this user may read, but not add to."""
+
+    _impl_class = _ShippedFiles
+
+    @property
+    def there(self) -> bool:
+        """Whether Numba passes over this cache, although it has machine code of the function."""
+        writable = os.access(self.cache_path, os.W_OK)
+        return not writable and os.access(self._cache_file._index_path, os.R_OK)
+
+
+def _shipped(function: Callable[..., Any]) -> Any:
+    """The cache that was shipped with ``function``, or None."""
+    if config.DISABLE_JIT or getattr(config, "CACHE_LOCATOR_CLASSES", ""):
+        return None
+    try:
+        cache = _Shipped(function)
+    except (RuntimeError, OSError):  # no such folder, or no file of the function
+        return None
+    return cache if cache.there else None
+
+
+class _Layers:
+    """A cache to read, and one to read and write, in the place of Numba's own."""
+
+    def __init__(self, function: Callable[..., Any], shipped: Any, own: Any) -> None:
+        self.function, self.shipped, self.own = function, shipped, own
+        self.cache_path = own.cache_path or shipped.cache_path
+
+    def load_overload(self, signature: Any, context: Any) -> Any:
+        """The machine code for ``signature``, or None."""
+        result = self.shipped.load_overload(signature, context)
+        return self.own.load_overload(signature, context) if result is None else result
+
+    def save_overload(self, signature: Any, result: Any) -> None:
+        """Keep what the shipped cache doesn't have, such as code for another CPU, if there is a folder for it."""
+        if self.own.cache_path is None:
+            _warn(self.function)
+        self.own.save_overload(signature, result)
+
+    def flush(self) -> None:
+        """Forget this user's own machine code."""
+        self.own.flush()
+
+
+class _Reporter(event.Listener):  # type: ignore[misc]
+    """Logs which kernels are compiled, and for how long. What they call is compiled meanwhile."""
+
+    def __init__(self) -> None:
+        self.started: list[float] = []  # under Numba's lock, which one thread holds at a time
+
+    def on_start(self, compilation: Any) -> None:
+        self.started.append(time.perf_counter())
+
+    def on_end(self, compilation: Any) -> None:
+        seconds = time.perf_counter() - self.started.pop()
+        function = compilation.data["dispatcher"].py_func
+        if not self.started and str(function.__module__).partition(".")[0] in _PACKAGES:
+            _log.info(
+                "compiled %s.%s in %.2f s; to compile ahead, such as for an image, run: secagg warm",
+                function.__module__,
+                function.__qualname__,
+                seconds,
+            )
+
+
+_reporter = _Reporter()
+if vars(_log).setdefault("reporter", _reporter) is _reporter:
+    event.register("numba:compile", _reporter)
 
 
 def private_folder() -> str | None:

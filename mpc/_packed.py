@@ -7,7 +7,7 @@ branch and no memory address depends on a number.
 
 import numpy as np
 
-from mpc._compiling import kernel
+from mpc._compiling import inlined, kernel
 from mpc._mersenne import BITS, PRIME, Numbers
 
 
@@ -22,7 +22,7 @@ def cut(words: Numbers) -> int:
     return skipped
 
 
-@kernel
+@inlined
 def reduced(a: int) -> int:
     """``a``, from 0 to 2^63 - 1, modulo p."""
     a = (a & PRIME) + (a >> BITS)
@@ -31,7 +31,7 @@ def reduced(a: int) -> int:
     return int(a + (PRIME & (a >> 63)))
 
 
-@kernel
+@inlined
 def dot(a: Numbers, b: Numbers) -> int:
     """The inner product of two rows, modulo p. ``b`` may be longer."""
     total = 0

@@ -35,6 +35,7 @@ SHARE_BYTES = 33
 MAX_POINT = 2**16 - 1
 """The largest evaluation point, and so the largest number of shares."""
 
+_RADIX = np.full(1, 1 << DIGIT_BITS)
 _DEALING_BYTES = 8
 _COEFFICIENT_BYTES = 48  # 127 bits more than p has: the reduced number is within 2^-127 of uniform
 
@@ -179,16 +180,13 @@ def _checked_points(points: Sequence[int]) -> tuple[int, ...]:
 
 def _checked_limbs(points: tuple[int, ...], values: Sequence[bytes]) -> Limbs:
     """The limbs (t, 8) of ``values``, once each has 33 bytes and is below the prime."""
-    from mpc import _kernels
-
     for point, value in zip(points, values, strict=True):
         if not isinstance(value, bytes) or len(value) != SHARE_BYTES:
             raise MPCError(f"the share at point {point} is {_size(value)}; expected {SHARE_BYTES} bytes")
     octets = np.frombuffer(b"".join(values), dtype=np.uint8).reshape(-1, SHARE_BYTES)
     limbs = _words(octets[:, 1:].tobytes()).reshape(-1, LIMBS)[:, ::-1].astype(np.int64)
     limbs[:, -1] += octets[:, 0].astype(np.int64) << 32
-    reduced = np.empty(len(points), dtype=np.bool_)
-    _kernels.is_reduced(limbs, reduced)
+    reduced = _is_reduced(limbs)
     if not reduced.all():
         raise MPCError(
             f"the share at point {points[int(reduced.argmin())]} is not below 2^256 + 297, so it is not a "
@@ -197,12 +195,22 @@ def _checked_limbs(points: tuple[int, ...], values: Sequence[bytes]) -> Limbs:
     return limbs
 
 
+def _is_reduced(limbs: Limbs) -> NDArray[np.bool_]:
+    """Which of ``limbs`` (n, 8; each in [0, 2^40)) are below the prime, whose limbs are 297, zeros and 2^32."""
+    top = limbs[:, -1] - (1 << 32)
+    rest = np.bitwise_or.reduce(limbs[:, 1:-1], axis=1) | (limbs[:, 0] >= PRIME - 2**256)
+    reduced: NDArray[np.bool_] = (top < 0) | ((top | rest) == 0)
+    return reduced
+
+
 def _interpolate(points: tuple[int, ...], limbs: Limbs, *, at: int) -> Limbs:
     """The limbs (1, 8) of the value at ``at`` of the polynomial through the shares."""
     from mpc import _kernels
 
     out = np.empty((1, LIMBS), dtype=np.int64)
-    _kernels.combine(_weights(points, at), limbs, out)
+    sums = np.empty((DIGITS, LIMBS), dtype=np.int64)
+    _kernels.weigh(_weights(points, at), limbs, sums)
+    _kernels.evaluate(sums, _RADIX, out)
     return out
 
 

@@ -4,8 +4,6 @@ With the JIT off they run as plain Python on NumPy's scalars. Their additions ma
 which is intended here.
 """
 
-from typing import Any
-
 import numpy as np
 from numpy.typing import NDArray
 
@@ -15,16 +13,6 @@ Lanes = NDArray[np.uint32] | NDArray[np.uint64]
 Floats = NDArray[np.float32] | NDArray[np.float64]
 
 _2_TO_32 = 4294967296.0
-
-
-@kernel
-def _edges(vector: Floats, clip: float) -> tuple[Any, Any]:
-    """``clip`` in the vector's type, rounded down and rounded up."""
-    kind = vector.dtype.type
-    near = kind(clip)
-    lower = near if np.float64(near) <= clip else np.nextafter(near, kind(0.0))
-    upper = near if np.float64(near) >= clip else np.nextafter(near, kind(np.inf))
-    return lower, upper
 
 
 @kernel
@@ -44,15 +32,16 @@ def quantize_stochastic(
     """
     # Let c be the fraction in units of 2^-32, rounded up. An integer r is under it if and only if
     # c + (2^32 - 1 - r) reaches 2^32: the carry decides. The result needs no bounds check, because
-    # x·scale stays below top where |x| < clip, by at least the last of 53 bits.
+    # x·scale stays below top where |x| < clip, by at least the last of 53 bits. Everything is compared in float64,
+    # as it is selected: otherwise the coordinates after the last whole vector would be selected by a branch.
     clipped, bad = 0, 0
-    lower, upper = _edges(vector, clip)
     fine, offset = share * _2_TO_32, np.int64(top)
     for i in range(vector.size):
-        x, size = np.float64(vector[i]), abs(vector[i])
-        clipped += 1 if size > lower else 0
+        x = np.float64(vector[i])
+        size = abs(x)
+        clipped += 1 if size > clip else 0
         bad += 0 if size < np.inf else 1
-        y = (x * scale if size < upper else np.copysign(top, x)) * fine
+        y = (x * scale if size < clip else np.copysign(top, x)) * fine
         out[i] = np.uint32(((np.int64(np.ceil(y)) + np.int64(~random[i])) >> 32) + offset)
     return clipped, bad
 
@@ -63,12 +52,12 @@ def quantize_nearest(
 ) -> tuple[int, int]:
     """As :func:`quantize_stochastic`, rounded to the nearest integer, ties to even."""
     clipped, bad = 0, 0
-    lower, upper = _edges(vector, clip)
     for i in range(vector.size):
-        x, size = np.float64(vector[i]), abs(vector[i])
-        clipped += 1 if size > lower else 0
+        x = np.float64(vector[i])
+        size = abs(x)
+        clipped += 1 if size > clip else 0
         bad += 0 if size < np.inf else 1
-        y = (x * scale if size < upper else np.copysign(top, x)) * share
+        y = (x * scale if size < clip else np.copysign(top, x)) * share
         out[i] = np.uint32(np.int64(np.rint(y) + top))
     return clipped, bad
 

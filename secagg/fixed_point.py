@@ -259,15 +259,14 @@ class FixedPoint(PlainEncoding):
         values = np.empty(vector.size, np.uint32)
         key = _key(rng) if self.rounding == "stochastic" else None
         clipped = bad = 0
-        with np.errstate(over="ignore"):  # with the JIT off, a clip beyond float32 becomes infinite
-            for run, clip in self._runs(layout):
-                grid = clip, top / clip, share, top
-                if key is None:
-                    counts = _kernels.quantize_nearest(vector[run], *grid, values[run])
-                else:
-                    counts = _round(vector[run], key, run.start, grid, values[run])
-                clipped += counts[0]
-                bad += counts[1]
+        for run, clip in self._runs(layout):
+            grid = clip, top / clip, share, top
+            if key is None:
+                counts = _kernels.quantize_nearest(vector[run], *grid, values[run])
+            else:
+                counts = _round(vector[run], key, run.start, grid, values[run])
+            clipped += counts[0]
+            bad += counts[1]
         if clipped and not bad:
             _clips.warn_of_lost_leaves(vector, layout, self._clips(layout))
         if bad:

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from he._compiling import kernel
+from he._compiling import inlined, kernel
 from he._rows import LANES
 
 Words = NDArray[np.uint64]
@@ -26,7 +26,7 @@ _PAIRS, _FOURS, _BYTES, _ONES = (
 )
 
 
-@kernel
+@inlined
 def _high(a: np.uint64, b: np.uint64) -> np.uint64:
     """The upper 64 bits of a product."""
     low, high = b & _LOW, b >> _32
@@ -35,13 +35,13 @@ def _high(a: np.uint64, b: np.uint64) -> np.uint64:
     return (a >> _32) * high + (first >> _32) + (second >> _32)
 
 
-@kernel
+@inlined
 def _below(a: np.uint64, p: np.uint64) -> np.uint64:
     """``a`` in [0, 2p), reduced below p. The difference wraps where it is negative, so the minimum is right."""
     return min(a, a - p)
 
 
-@kernel
+@inlined
 def _population(x: np.uint64) -> np.uint64:
     """How many bits of ``x`` are set. The compiler knows this sum, and uses the CPU's own instruction."""
     x -= (x >> _1) & _PAIRS
@@ -50,7 +50,7 @@ def _population(x: np.uint64) -> np.uint64:
     return (x * _ONES) >> np.uint64(56)
 
 
-@kernel
+@inlined
 def _difference(coins: np.uint64) -> np.int8:
     """The heads of 21 coins minus those of 21 others: the lowest 42 bits."""
     heads = np.int64(_population(coins & _COINS_MASK))

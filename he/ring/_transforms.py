@@ -9,7 +9,7 @@ one begins, so that it stays in the first-level cache.
 import numpy as np
 from numpy.typing import NDArray
 
-from he._compiling import kernel
+from he._compiling import inlined, kernel
 from he.ring._vectors import Ifma, Word, add_times, gather2, gather4, settle, spread2, spread4, times
 
 Words = NDArray[np.uint64]
@@ -18,7 +18,7 @@ BLOCK = 512
 """Rows of 64 bytes in half of a second-level, or all of a first-level cache."""
 
 
-@kernel
+@inlined
 def _forward_block(a: Words, start: int, size: int, node: int, roots: Words, modulus: Ifma | Word) -> None:
     """All levels of the block of ``size`` rows, a power of 4, at ``start``, which is ``node`` of the tree."""
     inner, count = size, 1
@@ -55,7 +55,7 @@ def forward(a: Words, roots: Words, modulus: Ifma | Word) -> None:
         _forward_block(a, g * size, size, groups + g, roots, modulus)
 
 
-@kernel
+@inlined
 def _backward_block(a: Words, start: int, size: int, node: int, roots: Words, modulus: Ifma | Word) -> None:
     inner, count = 4, size >> 2
     while count > 0:

@@ -154,7 +154,9 @@ def test_numbers_are_taken_apart(primes: list[int], shift: int, width: int, numb
     for k in reversed(range(len(primes))):
         wholes = [whole * primes[k] + int(d) + primes[k] // 2 for whole, d in zip(wholes, digits[k], strict=True)]
     out, seen = np.full(700 * count, -1, dtype=np.int64), np.array([2**63, 0, 0, 0], dtype=np.uint64)
-    _kahe_kernels.read(digits, np.array(primes, dtype=np.uint64), (shift, width, count), 0, 700, out, seen)
+    work = np.zeros((len(primes) + 2, _kahe_kernels.CHUNK), dtype=np.uint64)
+    moduli = np.array(primes, dtype=np.uint64)
+    _kahe_kernels.read(digits, moduli, (shift, width, count), (0, 700), work, out, seen)
     fields = [w >> shift + width * k & (1 << width) - 1 for k in range(count) for w in wholes]
     assert out.tolist() == fields
     errors = [w & (1 << shift) - 1 for w in wholes]

@@ -74,13 +74,14 @@ def test_a_square_is_the_product_with_itself(root: int) -> None:
     ring, top = Ring(root), 2 * root - 1
     digits = [top, top, top, 0, 0, top, *draw(2 * LANES - 6, 2 * root)]
     limbs = ring._cut([mpz(digit) for digit in digits]).reshape(LANES, -1)
-    batch = np.ascontiguousarray(limbs.T).ravel()  # limb i of eight numbers, first digits first
-    product, square = np.empty((2, batch.size), np.uint64)
+    batches = np.zeros((8, ring.limbs * LANES), np.uint64)
+    batches[:2] = batches[2:4] = limbs.T.reshape(2, -1)  # limb i of eight numbers, first digits first
     scratch = np.zeros((4, (ring.limbs + STRIP) * LANES), np.uint64)
     for _ in range(2):  # what the first leaves in its scratch doesn't matter to the second
-        _montgomery._square(square, batch, ring.constants, scratch)
-        _montgomery._multiply(product, batch, batch, ring.constants, scratch)
-        assert np.array_equal(square, product)
+        _montgomery._follow(batches, np.array([[2, 0, 0], [3, 0, 1]]), ring.constants, scratch)
+        assert np.array_equal(batches[4:6], batches[6:])
+        assert np.array_equal(batches[:2], batches[2:4])
+        assert batches[4:].any()
 
 
 @paths

@@ -50,19 +50,23 @@ LIMB = st.one_of(
 )
 
 
+def reduced(limbs: list[int]) -> list[int]:
+    """What evaluating a constant leaves of it."""
+    out = np.empty((1, 8), dtype=np.int64)
+    _kernels.evaluate(np.array([limbs], dtype=np.int64), np.array([1]), out)
+    return [int(limb) for limb in out[0]]
+
+
 @given(st.lists(LIMB, min_size=8, max_size=8))
-def test_reduce_equals_its_twin_on_any_limbs(limbs: list[int]) -> None:
-    reduced = np.array(limbs, dtype=np.int64)
-    _kernels._reduce(reduced)
-    assert reduced.tolist() == twin.to_limbs(twin.from_limbs(limbs) % PRIME)
+def test_any_limbs_are_fully_reduced(limbs: list[int]) -> None:
+    assert reduced(limbs) == twin.to_limbs(twin.from_limbs(limbs) % PRIME)
 
 
 @pytest.mark.parametrize("number", [sign * edge for edge in EDGES for sign in (1, -1)])
-def test_reduce_at_the_edges(number: int) -> None:
-    limbs = np.array(twin.to_limbs(number), dtype=np.int64)
-    assert twin.from_limbs(limbs.tolist()) == number
-    _kernels._reduce(limbs)
-    assert limbs.tolist() == twin.to_limbs(number % PRIME)
+def test_reduction_at_the_edges(number: int) -> None:
+    limbs = twin.to_limbs(number)
+    assert twin.from_limbs(limbs) == number
+    assert reduced(limbs) == twin.to_limbs(number % PRIME)
 
 
 @given(
@@ -76,6 +80,13 @@ def test_evaluate_equals_its_twin(coefficients: list[list[int]], points: list[in
     assert out.tolist() == [twin.to_limbs(twin.evaluate(numbers, point)) for point in points]
 
 
+def weighted(digits: np.ndarray, values: np.ndarray) -> np.ndarray:
+    sums, out = np.empty((20, 8), dtype=np.int64), np.empty((1, 8), dtype=np.int64)
+    _kernels.weigh(digits, values, sums)
+    _kernels.evaluate(sums, np.array([1 << 13]), out)
+    return out
+
+
 NUMBER = st.one_of(st.sampled_from([0, 1, 2**256 - 1, 2**256, PRIME - 1]), st.integers(0, PRIME - 1))
 
 
@@ -84,11 +95,11 @@ NUMBER = st.one_of(st.sampled_from([0, 1, 2**256 - 1, 2**256, PRIME - 1]), st.in
         st.tuples(NUMBER, st.lists(st.integers(0, 2**13 - 1), min_size=20, max_size=20)), min_size=1, max_size=6
     )
 )
-def test_combine_equals_its_twin(terms: list[tuple[int, list[int]]]) -> None:
-    digits = np.array([d for _, d in terms], dtype=np.uint16)
-    values = np.array([twin.to_limbs(v) for v, _ in terms], dtype=np.int64)
-    out = np.empty((1, 8), dtype=np.int64)
-    _kernels.combine(digits, values, out)
+def test_a_weighted_sum_equals_its_twin(terms: list[tuple[int, list[int]]]) -> None:
+    out = weighted(
+        np.array([d for _, d in terms], dtype=np.uint16),
+        np.array([twin.to_limbs(v) for v, _ in terms], dtype=np.int64),
+    )
     weights = [sum(digit << (13 * place) for place, digit in enumerate(d)) for _, d in terms]
     expected = sum(w * v for w, (v, _) in zip(weights, terms, strict=True)) % PRIME
     assert out[0].tolist() == twin.to_limbs(expected)
@@ -96,19 +107,16 @@ def test_combine_equals_its_twin(terms: list[tuple[int, list[int]]]) -> None:
 
 @pytest.mark.skipif(numba.config.DISABLE_JIT, reason="65535 shares take a minute without the compiler")
 @pytest.mark.parametrize("value", [PRIME - 1, 2**256 - 1])
-def test_combine_does_not_overflow_with_the_most_shares_there_can_be(value: int) -> None:
+def test_a_weighted_sum_does_not_overflow_with_the_most_shares_there_can_be(value: int) -> None:
     digits = np.full((shamir.MAX_POINT, 20), 2**13 - 1, dtype=np.uint16)
     values = np.tile(np.array(twin.to_limbs(value), dtype=np.int64), (shamir.MAX_POINT, 1))
-    out = np.empty((1, 8), dtype=np.int64)
-    _kernels.combine(digits, values, out)
+    out = weighted(digits, values)
     assert out[0].tolist() == twin.to_limbs(shamir.MAX_POINT * (2**260 - 1) * value % PRIME)
 
 
 @pytest.mark.parametrize("number", [*EDGES, 2**264 - 1])
 def test_is_reduced_equals_its_twin(number: int) -> None:
-    out = np.empty(1, dtype=np.bool_)
-    _kernels.is_reduced(np.array([twin.to_limbs(number)], dtype=np.int64), out)
-    assert out[0] == (number < PRIME)
+    assert shamir._is_reduced(np.array([twin.to_limbs(number)], dtype=np.int64)).tolist() == [number < PRIME]
 
 
 @given(st.lists(POINTS, min_size=2, max_size=7, unique=True), st.integers(0, 8))
