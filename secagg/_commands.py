@@ -1,12 +1,13 @@
 """The commands of the console script. Heavy imports are inside the commands that need them."""
 
+from __future__ import annotations
+
 from collections.abc import Sequence
 from dataclasses import replace
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
-from secagg._enrolment_commands import kind_of_file, read_file
-from secagg.errors import ConfigError
+from secagg._enrolment_commands import read_task
 
 
 def show_version() -> None:
@@ -92,13 +93,11 @@ def status(url: str, json: bool, watch: bool) -> None:
 
 def describe(task: Path) -> None:
     """Describe a task in words: rounds, bytes, precision, and who would have to collude."""
-    from secagg.task import Task
+    print(read_task(task).describe())
 
-    data = read_file(task, "task")
-    try:
-        decoded = Task.from_bytes(data)
-    except ConfigError as error:
-        if kind := kind_of_file(data):
-            raise ConfigError(f"got {kind} at {task}; expected the bytes of task.to_bytes()") from error
-        raise ConfigError(f"got no task at {task}: {error}") from error
-    print(decoded.describe())
+
+def warm(protocol: Sequence[str] | None, task: Sequence[Path] | None, json: bool) -> None:
+    """Compile the kernels of protocols and tasks ahead."""
+    from secagg._warm_command import warm
+
+    warm(protocol, task, json)

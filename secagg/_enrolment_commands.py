@@ -1,10 +1,13 @@
 """The commands with which parties are enrolled: keys, rosters, their signatures, certificates."""
 
+from __future__ import annotations
+
 import hashlib
 import json
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from mpc.hpke import Kem
 from secagg import registrar as signing
@@ -12,6 +15,9 @@ from secagg.enrolment import build_roster, load_request
 from secagg.errors import ConfigError
 from secagg.identity import Party, PartyRole, Roster, load_identity, load_roster
 from secagg.keygen import write_identities, write_registrar
+
+if TYPE_CHECKING:
+    from secagg.task import Task
 
 _MOST_BYTES = 1 << 26  # the largest file that is read
 _SHOWN_DIGITS = 32  # hexadecimal digits of a fingerprint in the table: 128 bits
@@ -252,3 +258,16 @@ def kind_of_file(data: bytes) -> str:
 def print_json(value: object) -> None:
     """Print ``value`` as JSON for machines."""
     print(json.dumps(value, indent=2))
+
+
+def read_task(path: Path) -> Task:
+    """The task whose bytes the file at ``path`` holds; ``ConfigError`` if it holds anything else."""
+    from secagg.task import Task
+
+    data = read_file(path, "task")
+    try:
+        return Task.from_bytes(data)
+    except ConfigError as error:
+        if kind := kind_of_file(data):
+            raise ConfigError(f"got {kind} at {path}; expected the bytes of task.to_bytes()") from error
+        raise ConfigError(f"got no task at {path}: {error}") from error

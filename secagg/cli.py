@@ -98,6 +98,7 @@ def parser() -> argparse.ArgumentParser:
     described = _command(commands, "describe", "describe a task in words: rounds, bytes, collusion")
     described.add_argument("task", type=Path, metavar="TASKFILE", help="a file with the bytes of task.to_bytes()")
     described.set_defaults(run=_commands.describe)
+    _warm(_command(commands, "warm", "compile the kernels ahead, such as for an image"))
     return top
 
 
@@ -132,6 +133,16 @@ def _demo(command: _Parser) -> None:
         help="where the picture goes: a name in .png, .svg or .pdf (default: demo.png)")  # fmt: skip
     add("--no-plot", action="store_true", help="draw no picture")
     command.set_defaults(run=_commands.demo)
+
+
+def _warm(command: _Parser) -> None:
+    add = command.add_argument
+    add("--protocol", action="append", metavar="NAME", help="this protocol only; repeat for more (default: all, or "
+        "none if there are tasks)")  # fmt: skip
+    add("--task", action="append", type=Path, metavar="FILE", help="the bytes of task.to_bytes(): the kernels of "
+        "this task; repeat for more")  # fmt: skip
+    add("--json", action="store_true", help="print JSON, and nothing else, to stdout")
+    command.set_defaults(run=_commands.warm)
 
 
 def _keygen(command: _Parser) -> None:

@@ -36,8 +36,8 @@ from secagg.service.serving import Serving
 from secagg.service.source import StatusSource
 from secagg.service.status import Listener as Listening
 from secagg.service.uploads import Uploads
-from secagg.service.warming import warm
 from secagg.task import Task
+from secagg.warming import warm
 
 log = logging.getLogger("secagg.service")
 

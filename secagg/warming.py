@@ -1,0 +1,215 @@
+"""Compile kernels ahead: for an image, or before the first deadline of a service runs.
+
+A kernel is compiled for the types of its arguments. These depend on the protocol, on the encoding and on the
+width of the sums, but hardly on how many clients there are, and not on how many coordinates. So a session of a
+few clients over a short vector compiles what a large one needs.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import sys
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, replace
+from itertools import product
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from secagg._reading import NUMBERS
+from secagg.encoding import Encoding
+from secagg.errors import SecAggError
+from secagg.fixed_point import FixedPoint
+from secagg.layout import Layout
+from secagg.protocols.base import AggregationProtocol
+from secagg.simulation import simulate
+from secagg.table import input_round
+from secagg.task import Task
+
+log = logging.getLogger("secagg.kernels")
+
+_PACKAGES = ("he", "mpc", "dp", "secagg")
+_MOST_CLIENTS = 32
+_FEW_CLIENTS = 6
+_LENGTH = 64
+_CLIP = 1.0
+
+
+@dataclass(frozen=True)
+class Kernel:
+    """A kernel that was compiled: its name, how long that took, and the folder of its machine code, if any."""
+
+    name: str
+    seconds: float
+    folder: str | None
+
+
+def warm(task: Task) -> None:
+    """Compile or load the kernels of ``task``, before a deadline runs."""
+    if not play(task):
+        log.warning("the kernels of a task could not be compiled ahead; they are compiled when they are needed")
+
+
+def play(task: Task) -> bool:
+    """Play sessions like those of ``task``, but small: without dropouts, and with one. Whether one ended well."""
+    for small in _smaller(task):
+        count = _count(small)
+        updates = dict.fromkeys((f"c{i + 1}" for i in range(count)), _zeros(small.layout))
+        weights = None if small.max_weight is None else dict.fromkeys(updates, 1)
+        try:
+            simulate(small, updates, weights=weights)
+            if small.min_survivors < count:
+                simulate(small, updates, weights=weights, dropouts={"c1": input_round(small.protocol)})
+        except SecAggError as error:
+            log.debug("a small session of a task was not possible: %s", error)
+            continue
+        return True
+    return False
+
+
+def _count(task: Task) -> int:
+    return min(task.max_clients, max(task.min_survivors + 1, 4))
+
+
+def _smaller(task: Task) -> Iterator[Task]:
+    """Tasks with the same kernels, over a short vector and with few clients, the most similar first.
+
+    ``max_clients`` stays, because the width of the sums follows from it. The protocol's own numbers, such as a
+    threshold, may fit a large cohort only: then the protocol's defaults are taken.
+    """
+    layout = _short(task.layout)
+    few = min(task.min_survivors, _FEW_CLIENTS - 1)
+    protocols = (task.protocol, type(task.protocol))
+    for floor, protocol in product(dict.fromkeys((task.min_survivors, few)), protocols):
+        try:
+            made = protocol() if isinstance(protocol, type) else protocol
+            small = replace(task, protocol=made, layout=layout, min_survivors=floor)
+        except (SecAggError, TypeError):
+            continue
+        if _count(small) <= _MOST_CLIENTS:
+            yield small
+
+
+def _short(layout: Layout) -> Layout:
+    """A layout with leaves of the same names and dtypes, of a few coordinates each."""
+    short = [replace(leaf, shape=(_LENGTH,)) if leaf.size > _LENGTH else leaf for leaf in layout.leaves]
+    return Layout.of(_zeros(replace(layout, leaves=tuple(short))))
+
+
+def _zeros(layout: Layout) -> dict[str, Any]:
+    """An update of zeros, by the names of the leaves."""
+    kinds = {"bfloat16": "float32"}  # NumPy has no bfloat16, and a vector treats both alike
+    return {
+        leaf.name: 0 if leaf.dtype in NUMBERS else np.zeros(leaf.shape, kinds.get(leaf.dtype, leaf.dtype))
+        for leaf in layout.leaves
+    }
+
+
+def usual(protocols: Iterable[AggregationProtocol]) -> Iterator[tuple[str, Task]]:
+    """Tasks that need between them the kernels of ``protocols``, each with a name, for :func:`play`.
+
+    The encodings are this library's own, over vectors of float32 and float64, with sums in lanes of 32 and 64 bits.
+    """
+    for protocol in protocols:
+        for encoding, kind, weight in _encodings():
+            update = np.zeros(_LENGTH, kind)
+            name = f"{protocol.name}, {type(encoding).__name__}, {np.dtype(kind).name}"
+            try:
+                task = Task(
+                    protocol=protocol,
+                    layout=Layout.of(update),
+                    encoding=encoding,
+                    max_clients=_FEW_CLIENTS,
+                    min_survivors=_FEW_CLIENTS - 1,
+                    max_weight=weight,
+                    context=b"secagg warm",
+                )
+            except SecAggError as error:  # not every protocol takes every encoding
+                log.debug("%s: %s", name, error)
+                continue
+            yield name, task
+
+
+def _encodings() -> Iterator[tuple[Encoding, Any, int | None]]:
+    """Encodings, each with the dtype of a vector and with the largest weight, if there are weights."""
+    import dp
+
+    for kind, bits, weight in ((np.float32, 16, None), (np.float64, 32, 1 << 40)):
+        for rounding in ("stochastic", "nearest"):
+            yield FixedPoint(clip=_CLIP, bits=bits, rounding=rounding), kind, weight
+    noisy: tuple[Any, ...] = (
+        dp.DistributedGaussian(l2_clip=_CLIP, noise_multiplier=1.0, bits=18),
+        dp.DistributedSkellam(l2_clip=_CLIP, noise_multiplier=1.0, bits=18),
+        dp.CentralGaussian(l2_clip=_CLIP, noise_multiplier=1.0),
+    )
+    for encoding in noisy:
+        yield encoding, np.float32, None
+
+
+class Recorder:
+    """Between ``with`` and its end, a list of the kernels of these packages that were compiled."""
+
+    def __init__(self) -> None:
+        self.kernels: list[Kernel] = []
+
+    def __enter__(self) -> Recorder:
+        from numba.core import event
+
+        self._listener = event.RecordingListener()
+        event.register("numba:compile", self._listener)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        from numba.core import event
+
+        event.unregister("numba:compile", self._listener)
+        self.settle()
+
+    def settle(self) -> list[Kernel]:
+        """The kernels that were compiled since the last call."""
+        new: list[Kernel] = []
+        started: list[float] = []
+        for moment, compilation in self._listener.buffer:
+            if compilation.is_start:
+                started.append(moment)
+                continue
+            seconds, dispatcher = moment - started.pop(), compilation.data["dispatcher"]
+            function = dispatcher.py_func
+            if not started and str(function.__module__).partition(".")[0] in _PACKAGES:
+                name = f"{function.__module__}.{function.__qualname__}".replace("<locals>.", "")
+                new.append(Kernel(name, seconds, dispatcher.stats.cache_path))
+        self._listener.buffer.clear()
+        self.kernels += new
+        return new
+
+
+def check_kept(kernels: Iterable[Kernel]) -> None:
+    """``SecAggError`` if the machine code of ``kernels`` is not where later processes look for it."""
+    wanted = os.environ.get("NUMBA_CACHE_DIR")
+    for kernel in kernels:
+        if wanted and not (kernel.folder and Path(kernel.folder).resolve().is_relative_to(Path(wanted).resolve())):
+            raise SecAggError(
+                f"got NUMBA_CACHE_DIR={wanted}, which this user can't write to; expected a folder of this user: "
+                "change its owner, or run this as another user"
+            )
+        if kernel.folder is None or not os.access(kernel.folder, os.W_OK):
+            raise SecAggError(
+                "got no folder that machine code can be written to; expected NUMBA_CACHE_DIR to be a folder that "
+                "belongs to this user"
+            )
+
+
+def folders() -> list[str]:
+    """The folders that hold the machine code of the kernels that this process has compiled or loaded."""
+    modules = [module for name, module in sys.modules.items() if name.partition(".")[0] in _PACKAGES]
+    kernels = (thing for module in modules for thing in list(vars(module).values()) if hasattr(thing, "overloads"))
+    return sorted({kernel.stats.cache_path for kernel in kernels if kernel.overloads and kernel.stats.cache_path})
+
+
+def cpu() -> str:
+    """The name of the CPU that kernels are compiled for, as Numba's cache has it."""
+    from numba.core.registry import cpu_target
+
+    return str(cpu_target.target_context.codegen().magic_tuple()[1])
