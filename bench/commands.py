@@ -10,7 +10,7 @@ from typing import Annotated
 
 import typer
 
-from bench import bounded_commands, report, sweep_commands
+from bench import bounded_commands, plan_command, report, sweep_commands
 from bench.measure import Bench, in_turn
 from bench.options import Bits, Clients, Coordinates, Dropout, Html, Json, Names, Seed
 from bench.output import check_outputs, command_line, show_grid, shown, write
@@ -112,61 +112,9 @@ def peers(
         raise typer.Exit(1)
 
 
-@app.command()
-def plan(
-    clients: Clients,
-    coordinates: Coordinates,
-    uplink: Annotated[str, typer.Option(help="Upload bandwidth of a client, such as 10Mbit.")] = "10Mbit",
-    downlink: Annotated[str, typer.Option(help="Download bandwidth of a client.")] = "50Mbit",
-    protocol: Names = None,
-    dropout: Dropout = 0.1,
-    bits: Bits = 16,
-    check: Annotated[bool, typer.Option("--check", help="Compare the plan with real sessions too.")] = False,
-    as_json: Json = None,
-    as_html: Html = None,
-) -> None:
-    """Predict what each protocol costs at your scale, by rates measured now, and recommend one."""
-    from bench import plan as planning
-    from bench.rates import Rates, bits_like, calibrate
-
-    protocols = chosen(protocol or [])
-    workload = Workload(clients, coordinates, dropout, bits)
-    link = planning.Link(planning.bandwidth("--uplink", uplink), planning.bandwidth("--downlink", downlink))
-    check_outputs(as_json, as_html)
-    rates: dict[str, Rates] = {}
-    checks: list[planning.Checked] = []
-
-    def show(finished: bool) -> None:
-        planned = planning.plan({name: protocols[name] for name in rates}, rates, workload, link)
-        grids = [planning.plan_grid(planned, workload, link)]
-        grids += [planning.checked_grid(checks)] if checks else []
-        for grid in grids:
-            show_grid(grid)
-        document = report.document(
-            report.Kind.PLAN,
-            command_line(),
-            finished=finished,
-            workload=workload,
-            link=link,
-            planned=planned,
-            recommended=planning.recommended(planned),
-            checked=[{**report.plain(one), "ratio": one.ratio, "holds": one.holds} for one in checks],
-        )
-        write(as_json, as_html, document, grids)
-
-    with shown(show), progress("bench", len(protocols) * (10 + check)) as step:
-        for name, one in protocols.items():
-            rates[name] = calibrate(name, one, bits_like(one, workload), step)
-        for name, one in protocols.items() if check else ():
-            step(name, "real sessions")
-            checks.extend(planning.checked(name, one, rates[name]))
-    if any(not one.holds for one in checks):
-        typer.echo("bench: FAILED: the plan is off by more than a quarter", err=True)
-        raise typer.Exit(1)
-
-
 for command in (
     sweep_commands.sweep,
+    plan_command.plan,
     bounded_commands.federated,
     bounded_commands.resnet18,
     bounded_commands.ring,

@@ -31,7 +31,7 @@ EXCEPTIONS = {
     "secagg._commands.demo": "each parameter is an option of a command",
     "bench.commands.run": "each parameter is an option of a command",
     "bench.sweep_commands.sweep": "each parameter is an option of a command",
-    "bench.commands.plan": "each parameter is an option of a command",
+    "bench.plan_command.plan": "each parameter is an option of a command",
     "bench.bounded_commands.resnet18": "each parameter is an option of a command",
 }
 

@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 from typer.testing import CliRunner
 
-from bench import plan as planning, rates
+from bench import plan as planning, plan_command, rates
 from bench.commands import app
 from bench.plan import Checked, Link, Planned, bandwidth, plan, plan_grid, recommended
 from bench.rates import (
@@ -120,7 +120,7 @@ def test_a_plan_is_compared_with_real_sessions_and_control_fourfold_rates_fail(m
         },
         measured.bits,
     )
-    monkeypatch.setattr(rates, "calibrate", lambda name, protocol, bits, step: fourfold)
+    monkeypatch.setattr(plan_command, "calibrate", lambda name, protocol, bits, step: fourfold)
     arguments = ["--clients", "1000", "--coordinates", "10", "--protocol", "Clear", "--check"]
     result = CliRunner().invoke(app, ["plan", *arguments])
     assert result.exit_code == 1
