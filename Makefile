@@ -12,7 +12,7 @@ ROUNDS ?= 20
 SEED ?= 1
 MUTANTS := $(VENV)/mutants
 
-.PHONY: demo service-demo bench test test-stacks lint format fuzz stress samples mutants bench-first docs lock clean
+.PHONY: demo service-demo bench test test-stacks lint format fuzz stress samples constant-time mutants bench-first docs lock clean
 
 demo: $(INSTALLED)  ## ten hospitals train one classifier; ARGS="--rounds 5 --json" to change it
 	$(BIN)/secagg demo $(ARGS)
@@ -51,6 +51,9 @@ stress: $(INSTALLED)  ## every call of every role in threads of its own, for ROU
 
 samples: $(INSTALLED)  ## 10^8 draws of each sampler of the ring against its exact mass function
 	SECAGG_DRAWS=100000000 $(BIN)/pytest -p no:benchmark -q -s tests/he/ring/test_sampling.py
+
+constant-time: $(INSTALLED)  ## does a branch, an address or the time of a kernel depend on a secret? ARGS="--json FILE --only PATTERN"
+	$(BIN)/python -m tests.constant_time $(ARGS)
 
 mutants: $(INSTALLED) $(MUTANTS)/.installed  ## NUMBER=40 single changes drawn by SEED=1: which do the tests notice?
 	$(MUTANTS)/bin/python tests/mutants.py --python $(BIN)/python --seed $(SEED) --number $(NUMBER) $(ARGS)

@@ -85,13 +85,10 @@ def round_stochastic(
     for i in range(x.size):
         scaled = x[i] * scale
         down = np.floor(scaled)
-        value = int(down)
-        if random[i] < (scaled - down) * 4294967296.0:
-            value += 1
-        if value > limit:
-            value = limit
-        elif value < -limit:
-            value = -limit
+        value = int(down) + int(random[i] < (scaled - down) * 4294967296.0)
+        # LLVM makes branches of min and max where a loop has no vectors, but not of these shifts.
+        above, below = limit - value, value + limit
+        value += (above & above >> 63) - (below & below >> 63)
         out[i] = value
         squares += value * value
     return squares

@@ -3,7 +3,7 @@
 import numpy as np
 from numpy.typing import NDArray
 
-from he._compiling import kernel
+from he._compiling import inlined, kernel
 
 Words = NDArray[np.uint64]
 
@@ -59,7 +59,7 @@ _MIXED = np.array(
 )
 
 
-@kernel
+@inlined
 def _rotate(a: np.uint64, by: int) -> np.uint64:
     return (a >> np.uint64(by)) | (a << np.uint64(64 - by))
 
