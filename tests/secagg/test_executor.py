@@ -1,5 +1,6 @@
 """Masks are taken off with the same bits whatever does the work, and however many workers there are."""
 
+import importlib
 import multiprocessing
 import os
 import subprocess
@@ -248,17 +249,8 @@ def test_a_forked_child_has_threads_of_its_own() -> None:
     subprocess.run([sys.executable, "-c", FORKS], check=True, timeout=120)
 
 
-@pytest.mark.stacks
-def test_dask_gives_the_same_bits(monkeypatch: pytest.MonkeyPatch) -> None:
-    distributed = pytest.importorskip("distributed")
-    monkeypatch.setattr(lanes_module, "_INLINE_LANES", 0)
-    monkeypatch.setattr(lanes_module, "_RANGE_LANES", 1000)
-    plain = sums_with(None)
-    with (
-        distributed.LocalCluster(
-            n_workers=2, threads_per_worker=1, processes=False, dashboard_address=None
-        ) as cluster,
-        distributed.Client(cluster) as client,
-    ):
-        # Masks of the same keys are never asked for twice: pure tasks would only be hashed and kept.
-        assert sums_with(client.get_executor(pure=False)).tobytes() == plain.tobytes()
+def test_without_ray_its_module_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "ray", None)
+    monkeypatch.delitem(sys.modules, "secagg.integrations.ray", raising=False)
+    with pytest.raises(secagg.ConfigError, match="pip install ray"):
+        importlib.import_module("secagg.integrations.ray")
