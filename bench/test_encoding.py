@@ -101,3 +101,11 @@ def test_unpack_add(benchmark: Any, bits: int) -> None:
     data, total = pack(lanes, bits), np.zeros_like(lanes)
     unpack_add(data, bits, total)
     benchmark(unpack_add, data, bits, total)
+
+
+@pytest.mark.benchmark(group="pack")
+@pytest.mark.parametrize("bits", [32, 64])
+def test_copy_of_lanes(benchmark: Any, bits: int) -> None:
+    lanes: Any = np.arange(SIZE, dtype=lane_dtype(bits))
+    copy = np.empty_like(lanes)
+    benchmark(np.copyto, copy, lanes)
