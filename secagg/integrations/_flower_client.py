@@ -234,8 +234,7 @@ class _Node:
         self._name_withheld(metrics)
         with self.role(statement.session) as (client, ledger):
             self._count_upload(ledger, statement.session)
-            client.contribute(update, weight)
-            return client.receive(statement.data) or b""
+            return client.answer(statement.data, update, weight) or b""
 
     def _weight(self, metrics: Any) -> int | None:
         if self.task.max_weight is None:

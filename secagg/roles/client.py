@@ -46,12 +46,26 @@ class Client(Member[AnyClientState]):
         raised if by then the session has ended, the input has left, the server has proposed another session, or
         another thread has contributed a different update. The same update again changes nothing.
         """
+        self._keep(*self._prepared(update, weight))
+
+    def answer(self, request: bytes | memoryview, update: Any, weight: int | None = None) -> bytes | None:
+        """``contribute`` the update, then ``receive`` the request for it, with one save of the state for both.
+
+        This method is for a caller that trains when the input is asked for. Its arguments, its answer and its
+        errors are those of the two calls. The update is kept even if the request is refused. If the process ends
+        before the save, the ledger has the update and the state does not: then only the same update is accepted.
+        """
+        vectors, hashed, session = self._prepared(update, weight)
+        return self._answer_with(request, vectors, hashed, session)
+
+    def _prepared(self, update: Any, weight: int | None) -> tuple[list[bytes], bytes, bytes]:
+        """The encoded update, its SHA-256, and the session's name."""
         seed, session = self._open_for_input()
         vectors = pack_segments(self._encoded(update, weight, seed, session))
         hashed = hashlib.sha256()
         for segment in vectors:
             hashed.update(segment)
-        self._keep(vectors, hashed.digest(), session)
+        return vectors, hashed.digest(), session
 
     @atomic
     def _open_for_input(self) -> tuple[bytes, bytes]:
@@ -96,6 +110,33 @@ class Client(Member[AnyClientState]):
 
     @atomic
     def _keep(self, vectors: list[bytes], hashed: bytes, session: bytes) -> None:
+        self._take_input(vectors, hashed, session)
+
+    @atomic
+    def _answer_with(
+        self, request: bytes | memoryview, vectors: list[bytes], hashed: bytes, session: bytes
+    ) -> bytes | None:
+        before, self._batch = self._state, []
+        try:
+            self._take_input(vectors, hashed, session)
+            return self._receive(request)
+        finally:
+            self._batch = None
+            if self._state is not before:
+                self._save_all(before)
+
+    def _save_all(self, before: AnyClientState) -> None:
+        """Save what a batch changed since ``before``; if that fails, nothing has changed."""
+        self._state.number += 1
+        try:
+            self._save(self._state, [None])
+        except BaseException:
+            self._take_back()
+            self._state = before
+            raise
+        self._added.clear()
+
+    def _take_input(self, vectors: list[bytes], hashed: bytes, session: bytes) -> None:
         """Add the encoded update to the newest state."""
         self._check_open_for_input(session)
         state = self._state

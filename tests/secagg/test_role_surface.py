@@ -26,7 +26,7 @@ def session() -> Session:
 
 
 def test_a_client_shows_its_user_ten_names(session: Session) -> None:
-    user = ["aborted", "contribute", "contributed", "finished", "from_bytes", "id", "ledger", "receive"]
+    user = ["aborted", "answer", "contribute", "contributed", "finished", "from_bytes", "id", "ledger", "receive"]
     assert public_names(session.members["c1"]) == [*user, "session", "to_bytes"]
 
 

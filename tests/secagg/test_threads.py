@@ -27,7 +27,7 @@ SERVER_CALLS = {
     *("aborted", "start", "receive", "take", "took", "absorb", "close_round", "to_bytes"),
     *("outcome", "pending", "faults", "round", "position", "taken"),
 }
-MEMBER_CALLS = {"aborted", "receive", "contribute", "contributed", "to_bytes", "session", "finished"}
+MEMBER_CALLS = {"aborted", "receive", "contribute", "answer", "contributed", "to_bytes", "session", "finished"}
 LISTENER_CALLS = {"receive_all", "faults"}  # besides
 CONSTANT = {"read", "id", "ledger", "from_bytes", "state_type", "role", "answers", "overhears", "steps"}
 #: What protocols use and replace. It runs inside of a call.
@@ -93,6 +93,7 @@ def test_every_public_name_of_every_role_takes_the_lock_or_is_constant(name: str
         for call in sorted(public & calls):
             role._turn = recorder = Recorder()
             arguments: dict[str, list[Any]] = {"receive": [b""], "receive_all": [[b""]], "contribute": [UPDATE]}
+            arguments["answer"] = [b"", UPDATE]
             if role is session.server:
                 arguments = {
                     "receive": ["c1", b""],
@@ -277,6 +278,7 @@ def test_a_call_from_inside_of_a_call_is_refused_and_changes_nothing() -> None:
                 return
             serves = isinstance(self.role, secagg.Server)
             arguments = {"receive": ["c1", b""] if serves else [b""], "contribute": [UPDATE]}
+            arguments["answer"] = [b"", UPDATE]
             for call in SERVER_CALLS if serves else MEMBER_CALLS:
                 with pytest.raises(LocalProtocolError, match="from inside another call"):
                     use(self.role, call, *arguments.get(call, []))
