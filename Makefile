@@ -65,6 +65,7 @@ docs: $(INSTALLED)  ## write what is generated: the attacks' table, the state di
 	$(BIN)/python -m tests.secagg.adversary.table
 	$(BIN)/python -m docs.diagrams
 	$(BIN)/python -m docs.figures
+	$(BIN)/python -m docs.benchmark_tables
 	$(BIN)/python -m docs.service_tables
 
 lock: $(INSTALLED)  ## pin names, versions and hashes anew

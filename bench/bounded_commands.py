@@ -268,6 +268,7 @@ def cold(
 
 def crowd(
     quick: Annotated[bool, typer.Option("--quick", help="Small sizes, which show that it works.")] = False,
+    most_clients: Annotated[int, typer.Option(min=30, help="Leave out the rounds of more clients.")] = 10_000,
     as_json: Json = None,
     as_html: Html = None,
 ) -> None:
@@ -275,7 +276,7 @@ def crowd(
     from bench.crowd import FULL, QUICK, Measuring, crowd_grid
 
     check_outputs(as_json, as_html)
-    measuring = Measuring(QUICK if quick else FULL)
+    measuring = Measuring([one for one in (QUICK if quick else FULL) if one.clients <= most_clients])
 
     def show(finished: bool) -> None:
         held = measuring.bounds()

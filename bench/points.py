@@ -77,20 +77,17 @@ class Playing:
         """The costs of each protocol at ``workload``, without those that were left out."""
         names = [name for name in self.only if self._affordable(name, workload, label)]
         for name in self.only:
-            for _ in range(0 if name in names else self.repeats + 2):
+            for _ in range(0 if name in names else self.repeats + 1):
                 self.step(name, f"{label}: left out")
         if not names:
             return {}
         bench = Bench(workload, {name: self.protocols[name] for name in names})
-        for turn in range(self.repeats + 1):
+        for turn in range(self.repeats):  # the probes have warmed everything up
             for name in names:
-                self.step(name, label if turn else f"{label}: warm-up")
-                if not turn:
-                    bench.warm(name)
-                    continue
+                self.step(name, label)
                 # Seconds of the parties alone: long-lived keys are generated once a run.
                 took = sum(bench.measure(name).seconds.values())
-                if turn == 1 and took < _QUICK:
+                if turn == 0 and took < _QUICK:
                     # The first session of a size also built tables that later ones reuse.
                     bench.forget(name)
                     took = sum(bench.measure(name).seconds.values())

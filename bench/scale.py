@@ -71,7 +71,7 @@ class Scaling:
 
     def steps(self, repeats: int) -> int:
         """How often :meth:`run` calls ``step`` at most."""
-        return len(self.workloads) * len(self.protocols) * (repeats + 2)
+        return len(self.workloads) * len(self.protocols) * (repeats + 1)
 
     def run(self, repeats: int, seconds: float, step: Callable[[str, str], None], save: Callable[[], None]) -> None:
         """Measure all protocols at each combination, and call ``save`` after each."""

@@ -177,7 +177,7 @@ class Sweeping:
         """How often :meth:`run` calls ``step``."""
         if self.over is Over.WORKERS:
             return 2 * len(self.protocols)
-        return len(self.workloads) * len(self.protocols) * (repeats + 2)
+        return len(self.workloads) * len(self.protocols) * (repeats + 1)
 
     def result(self) -> Sweep:
         """The points so far."""

@@ -8,7 +8,7 @@ from types import ModuleType
 
 import pytest
 
-from docs import diagrams
+from docs import benchmark_tables, diagrams
 
 ROOT = Path(__file__).parent.parent
 DOCUMENTS = sorted([*ROOT.glob("*.md"), *(ROOT / "docs").glob("*.md")])
@@ -23,6 +23,22 @@ def test_protocol_tables_are_drawn_from_the_code() -> None:
 def test_control_a_stale_table_is_noticed() -> None:
     text = diagrams.DOCUMENT.read_text(encoding="utf-8").replace("SignedSurvivors", "Sworn", 1)
     assert diagrams.redraw(text) != text
+
+
+def test_tables_of_the_benchmarks_are_those_of_the_results() -> None:
+    text = benchmark_tables.DOCUMENT.read_text(encoding="utf-8")
+    assert benchmark_tables.redraw(text, benchmark_tables.tables(benchmark_tables.RESULTS)) == text, "run make docs"
+
+
+def test_control_a_stale_figure_of_the_benchmarks_is_noticed(tmp_path: Path) -> None:
+    written = benchmark_tables.tables(benchmark_tables.RESULTS)
+    text = benchmark_tables.DOCUMENT.read_text(encoding="utf-8")
+    row = next(line for line in written["run"].splitlines() if line.startswith("| `SecAgg` |"))
+    stale = text.replace(row, row.replace("SecAgg", "SecAgg2"))
+    assert stale != text == benchmark_tables.redraw(stale, written)
+    assert benchmark_tables.tables(tmp_path) == {}
+    with pytest.raises(SystemExit, match="0 places for run; expected 1"):
+        benchmark_tables.redraw(text.replace("<!-- run -->", ""), written)
 
 
 @pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: path.name)

@@ -14,6 +14,7 @@ from bench.cold import First
 from bench.commands import app
 from bench.crowd import QUICK, THOUSAND, Played, played
 from bench.measure import Spread, WrongSum
+from docs import benchmark_tables
 from mpc import masks as streams
 from secagg import ConfigError
 from secagg.errors import SecAggError
@@ -33,6 +34,7 @@ def test_masks_are_compared_with_openssl_and_with_a_copy(tmp_path, monkeypatch):
     assert len(document["compared"]) == 2 * 4
     assert len(document["bounds"]) == (2 if streams.width() in masks.OVER_RAW else 0)
     assert {one["work"] for one in document["compared"]} == {"1 MiB", "16 KiB"}
+    assert benchmark_tables.masks(document).count("\n| 1 MiB |") == 4
     assert invoked("compare", target, target).exit_code == 0
 
 
@@ -82,6 +84,7 @@ def test_cold_says_which_bounds_are_missed(tmp_path, monkeypatch):
     document = json.loads(target.read_text())
     assert [one["holds"] for one in document["bounds"]] == [False, True, True, True, True]
     assert "1 of 5 bounds are missed" in result.output
+    assert "| `SecAgg` | empty | 100 ms | 3.5 s | 4 s | 7 |" in benchmark_tables.cold(document)
     assert invoked("compare", target, target).exit_code == 0
 
 
@@ -100,7 +103,9 @@ def test_rounds_of_a_crowd_have_figures_of_every_party(tmp_path):
     target = tmp_path / "crowd.json"
     result = invoked("crowd", "--quick", "--json", target)
     assert result.exit_code == 0, result.output
-    rounds = json.loads(target.read_text())["rounds"]
+    document = json.loads(target.read_text())
+    rounds = document["rounds"]
+    assert all(f"| {one.what} |" in benchmark_tables.crowd(document) for one in QUICK)
     assert [one["what"] for one in rounds] == [one.what for one in QUICK]
     assert rounds[0]["server_memory"] > 0
     assert all(one["whole_seconds"] > one["server_seconds"] > 0 < one["client_seconds"] for one in rounds)

@@ -18,6 +18,7 @@ from bench.cluster_tables import as_checked, checked_cluster_grid, cluster_grid
 from bench.commands import app
 from bench.rates import ALL_MASKS, FIXED, PAIRWISE, Counts, Formula, Rates
 from bench.workloads import Workload
+from docs import benchmark_tables
 from mpc.masks import mask_sum
 from secagg import Clear, ConfigError, OneShot, SecAgg, SecAggPlus, lanes
 from tests.bench.test_plan import flat
@@ -165,5 +166,7 @@ def test_control_pieces_that_are_counted_wrong_fail_the_plan(tmp_path, monkeypat
         assert result.exit_code == code, result.output
     document = json.loads(target.read_text())
     assert document["clustered"][0]["cluster_seconds"] > 0
+    assert "\n| `Clear` |" in benchmark_tables.cluster(document)
+    assert "planned\n600 ms, measured 900 ms; 18 pieces, 18 planned." in benchmark_tables.cluster(document)
     assert document["cluster"] == {"machines": 2, "cores": 16, "bandwidth": 1e10}
     assert document["checked_cluster"]["measured"] == 0.9

@@ -13,6 +13,7 @@ from bench.commands import app
 from bench.measure import Call, Spread, Turns, WrongSum
 from bench.peer_calls import COMPARISONS, LARGE_UNMASKING
 from bench.peers import Comparing, Comparison, Pair, Peer, compare, peers_grid, require, selected, verdict
+from docs import benchmark_tables
 from secagg import ConfigError
 
 ROOT = Path(__file__).parent.parent.parent
@@ -142,6 +143,8 @@ def test_a_real_peer_on_the_command_line(tmp_path):
     document = json.loads((tmp_path / "peers.json").read_text())
     assert [one["peer"] for one in document["compared"]] == ["tenseal"] * 3
     upload = document["compared"][0]
+    table = benchmark_tables.peers(document, {"compared": [upload | {"peer": "flwr"}]})
+    assert (table.count("\n| flwr "), table.count("\n| tenseal ")) == (1, 3)
     assert upload["their_bytes"] > 2 * upload["our_bytes"]
     assert upload["ratio"]["least"] <= upload["ratio"]["median"] <= upload["ratio"]["most"]
 

@@ -8,6 +8,7 @@ from bench.commands import app
 from bench.memory import Peaks
 from bench.scale import Session
 from bench.sizes import sizes
+from docs import benchmark_tables
 from secagg import ConfigError
 
 
@@ -30,6 +31,10 @@ def test_every_combination_is_measured_and_kept_by_resume(tmp_path, monkeypatch)
     document = json.loads(target.read_text())
     assert document["finished"]
     assert not document["left_out"]
+    assert benchmark_tables.scale(document).count("\n| `SecAgg` | 8 | 100 |") == 2
+    assert "| SecAgg at large | it is long |" in benchmark_tables.scale(
+        document | {"left_out": ["SecAgg at large, because it is long"]}
+    )
     places = [(one["protocol"], one["clients"], one["dropout"]) for one in document["sessions"]]
     assert len(set(places)) == len(places) == 8
     assert all(one["server_cpu_seconds"] > 0 < one["client_seconds"] for one in document["sessions"])

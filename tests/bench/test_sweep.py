@@ -15,6 +15,7 @@ from bench.plots import MEMORY_FLOOR, growth, spread
 from bench.points import Playing, too_large
 from bench.sweep import HELD, Over, Point, Sweep, Sweeping, points_of, slope, workload_at
 from bench.workloads import Workload
+from docs import benchmark_tables
 from secagg import Clear, ConfigError, SecAgg
 from secagg.errors import SecAggError
 from secagg.protocols import chosen
@@ -210,7 +211,9 @@ def test_the_last_round_opens_the_same_sum_on_every_number_of_workers(protocol, 
     files = ["--out", str(tmp_path / "workers.png"), "--json", str(target)]
     result = CliRunner().invoke(app, ["sweep", *arguments, "--protocol", protocol, *files])
     assert result.exit_code == 0, result.output
-    points = json.loads(target.read_text())["points"]
+    document = json.loads(target.read_text())
+    points = document["points"]
+    assert benchmark_tables.workers(document).count(f"\n| `{protocol}` |") == 3
     assert [one["at"] for one in points] == [1, 2, 3]
     assert all(one["last_round_seconds"] > 0 < one["last_round_cpu_seconds"] for one in points)
     assert (tmp_path / "workers.png").exists()
