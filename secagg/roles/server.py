@@ -9,7 +9,8 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Self
 
 from secagg import wire
@@ -299,21 +300,37 @@ class Server(Sharing[AnyServerState]):
     @classmethod
     def from_bytes(cls, data: bytes, task: Task, environment: Environment | None = None) -> Self:
         """The server that was saved as ``data``; see :meth:`secagg.Task.restore_server`."""
+        server = cls._shard_from_bytes(data, task, environment)
+        if not server.context.open:
+            return server
+        with _contradicting():
+            server._asks = server._requests()
+        if sorted(server._asks) != server.context.state.asked:
+            raise ConfigError("got a state that asks other parties than its round does; leave this session out")
+        return server
+
+    @classmethod
+    def _shard_from_bytes(cls, data: bytes, task: Task, environment: Environment | None = None) -> Self:
+        """As :meth:`from_bytes`, for a server that asks nobody: its requests are not computed, and not compared."""
         lent = Environment.of(environment)
         if not hasattr(cls, "state_type"):
             raise ConfigError(f"got {cls.__name__}.from_bytes(); call task.restore_server(data)")
         state = unpack_state(data, cls.state_type, task, "server", lent.roster)
         check_server(state, len(task.protocol.phases), task, lent.roster)
         server = cls.__new__(cls)
-        try:
+        with _contradicting():
             server._take_up(task, state, lent)
-            server._asks = server._requests() if server.context.open else None
-        except ConfigError:
-            raise
-        except (Aborted, Reject, ValueError, LookupError, TypeError, AttributeError, AssertionError) as error:
-            raise ConfigError(
-                f"got a state whose parts contradict each other: {error!s:.200}; leave this session out"
-            ) from error
-        if server._asks is not None and sorted(server._asks) != state.asked:
-            raise ConfigError("got a state that asks other parties than its round does; leave this session out")
         return server
+
+
+@contextmanager
+def _contradicting() -> Iterator[None]:
+    """Replace what a state raises whose parts were never saved together by ``ConfigError``."""
+    try:
+        yield
+    except ConfigError:
+        raise
+    except (Aborted, Reject, ValueError, LookupError, TypeError, AttributeError, AssertionError) as error:
+        raise ConfigError(
+            f"got a state whose parts contradict each other: {error!s:.200}; leave this session out"
+        ) from error

@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from secagg.beacon import Fetch
 from secagg.errors import ConfigError
 from secagg.identity import Roster
+from secagg.roles.environment import Environment
 from secagg.roles.state import ServerState
 
 if TYPE_CHECKING:
@@ -101,7 +102,8 @@ def take_part(
 
     A worker runs this. ``opened`` is the state with which the round was opened.
     """
-    shard, onward = task.restore_server(opened, roster=roster, beacon=beacon), list[tuple[str, bytes]]()
+    lent, onward = Environment(roster=roster, beacon=beacon), list[tuple[str, bytes]]()
+    shard = task.protocol.server._shard_from_bytes(opened, task, lent)
     for sender, data in messages:
         onward += shard.receive(sender, data).items()
     return shard.to_bytes(), onward

@@ -45,7 +45,7 @@ class Sharing(Receiving[AnyServerState]):
             raise ConfigError(f"got a part of {phase.round} of {name}, which one server alone takes: give it all")
         self.check_shared()
         lent, task = replace(self.context.environment, save=None, ledger=None), self.context.task
-        shards: list[Any] = [task.protocol.server.from_bytes(part, task, lent) for part in parts]
+        shards: list[Any] = [task.protocol.server._shard_from_bytes(part, task, lent) for part in parts]
         for other in shards[1:]:  # the first is given up if one of them does not fit
             shards[0]._unite(other)
         for united in shards[:1]:
