@@ -235,9 +235,10 @@ def pack_eights(lanes: Lanes, bits: int, rows: NDArray[np.uint32], data: Bytes) 
 
 @kernel
 def unpack_add_eights(data: Bytes, bits: int, rows: NDArray[np.uint32], into: Lanes) -> None:
-    """Adds the coordinates in ``data``, which has ROOM from where the last eight begin, to ``into``; sums wrap.
+    """Adds the coordinates in ``data`` to ``into``; sums wrap.
 
-    The number of lanes is a multiple of eight; ``rows`` are those of :func:`unpacking`.
+    ``data`` has ROOM from where the last vector begins, which the table says. The number of lanes is a multiple of
+    eight; ``rows`` are those of :func:`unpacking`.
     """
     mask = _ONES >> (_64 - np.uint64(bits))
     for i in range(into.size // EIGHT):

@@ -97,7 +97,9 @@ def unpack_add(data: bytes | memoryview, bits: int, into: Lanes) -> None:
     check_packed(data, bits, into.size)
     packed = _fixed(np.frombuffer(data, np.uint8))
     if _bits.available():
-        rows, far = _bits.unpacking(bits, into.itemsize == 8), _eights_with_room(len(data), bits, into.size)
+        rows = _bits.unpacking(bits, into.itemsize == 8)
+        last_vector = int(rows[-1].max())  # where the second half of eight wide lanes is read from
+        far = _eights_with_room(len(data) - last_vector, bits, into.size)
         _bits.unpack_add_eights(packed, bits, rows, into[: _bits.EIGHT * far])
         last = into[_bits.EIGHT * far :]
         sums = _padded(last, _bits.EIGHT)
