@@ -96,6 +96,24 @@ class Context:
             kind = type(message).__name__
             raise Reject(FaultKind.UNAUTHENTIC, f"got a signature that is not {sender}'s under this {kind}")
 
+    def bare_signature(self, envelope: Envelope, message: wire.Message) -> bytes:
+        """The signature of an envelope that was read as ``message``, to be relayed without the message.
+
+        ``Reject`` for an envelope that :meth:`check_signatures` would not rebuild: MessagePack writes the same
+        fields in several ways, and the receivers know the fields only.
+        """
+        digest = wire.envelope_digest(
+            message,
+            protocol=envelope.protocol,
+            task=envelope.task,
+            session=envelope.session,
+            sender=envelope.sender,
+        )
+        if envelope.digest != digest:
+            kind = type(message).__name__
+            raise Reject(FaultKind.MALFORMED, f"got a {kind} in other bytes than those that its fields have here")
+        return envelope.trailer
+
 
 class MemberContext(Context):
     """The context of a client, a decryptor or an aggregator."""

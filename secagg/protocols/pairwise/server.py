@@ -187,7 +187,7 @@ class PairwiseServer(Server[PairwiseServerState]):
         state = self.context.state
         if signed != messages.SignedSurvivors(to_bitmap(state.u2, state.u1), to_bitmap(state.survivors, state.u1)):
             raise Reject(FaultKind.INVALID, "got a signature under another survivor list")
-        state.signatures[envelope.sender] = envelope.trailer
+        state.signatures[envelope.sender] = self.context.bare_signature(envelope, signed)
 
     def _settle_signed(self) -> None:
         self.context.need(

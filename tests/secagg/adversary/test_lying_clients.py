@@ -1,5 +1,6 @@
 """Clients lie to an honest server, to have a wrong sum accepted as right or to spoil the session for the others."""
 
+import hashlib
 import os
 from types import SimpleNamespace
 from typing import Any
@@ -15,13 +16,23 @@ from secagg.identity import Party, Roster
 from secagg.lanes import fold_lanes, mask_lanes, pack_lanes, reduce_lanes, zero_lanes
 from secagg.protocols.pairwise import server as pairwise_server
 from secagg.protocols.pairwise.client import PairwiseClient
-from secagg.protocols.pairwise.messages import SEALED_BYTES, SHARE_BYTES, Advert, DealtShares, Revealed, mask_info
+from secagg.protocols.pairwise.messages import (
+    SEALED_BYTES,
+    SHARE_BYTES,
+    Advert,
+    DealtShares,
+    Revealed,
+    SignedSurvivors,
+    mask_info,
+)
 from secagg.protocols.pairwise.server import PairwiseServer
 from secagg.roles import Environment
+from secagg.roles.context import Context
 from secagg.table import Round
 from secagg.wire import seal_envelope
 from tests.secagg.adversary.driver import (
     CLIENTS,
+    LIMIT,
     SESSION,
     SIZE,
     UPDATES,
@@ -392,3 +403,44 @@ class TestANameThatAnyoneSigns:
     def test_control_succeeds(self, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr(identity, "check_signing_key", lambda *_: None)
         assert self.attack() == set()
+
+
+def in_other_bytes(world: World, reply: bytes) -> bytes:
+    """The same signed survivor list, in which MessagePack states each length in two bytes instead of one."""
+    envelope = wire.Envelope.parse(reply, LIMIT)
+    signed, _ = envelope.open(SignedSurvivors)
+    fields = (b"\xc5" + len(field).to_bytes(2, "big") + field for field in (signed.dealers, signed.survivors))
+    structure = b"\x92" + b"".join(fields)
+    header = reply[: len(reply) - len(envelope.body) - 4 - wire.SIGNATURE_BYTES]
+    lengths = (4 + len(structure)).to_bytes(4, "big") + len(structure).to_bytes(4, "big")
+    changed = header + lengths + structure
+    digest = hashlib.sha256(changed).digest()
+    return changed + world.keys[envelope.sender].sign(wire.SIGNATURE_LABEL + digest)
+
+
+@attack(
+    title="A client signs the right survivor list in other bytes: its signature holds for the server alone",
+    attacker="one client, to end the session with nobody blamed",
+    defence="the server takes the signature of the bytes that the others rebuild only (`Context.bare_signature`)",
+    control="without that check: every honest client refuses the signatures, and nothing is opened",
+    source="this library: signatures are relayed without the message",
+)
+class TestSignatureOfOtherBytes:
+    def attack(self) -> Played:
+        world = World()
+        tamper = {(LIAR, Round.CONSISTENCY_CHECK): lambda reply: [in_other_bytes(world, reply)]}
+        return play(world, world.join(), tamper=tamper)
+
+    def test_refused(self) -> None:
+        played = self.attack()
+        assert played.faults == {(LIAR, FaultKind.MALFORMED)}
+        assert played.outcome is not None
+        assert played.outcome.survivors == CLIENTS
+        assert is_right(played.outcome, TASK)
+
+    def test_control_succeeds(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr(Context, "bare_signature", lambda self, envelope, message: envelope.trailer)
+        played = self.attack()
+        assert played.outcome is None
+        assert not played.faults
+        assert {played.refusals[party] for party in OTHERS} == {FaultKind.UNAUTHENTIC}
