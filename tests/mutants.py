@@ -74,7 +74,7 @@ CONCERNED: dict[str, tuple[str, ...]] = {
     "he/_kahe_encryption.py": ("tests/he/test_kahe.py", "tests/he/test_kahe_twin.py"),
     "he/_kahe_sums.py": ("tests/he/test_kahe.py", "tests/he/test_kahe_twin.py"),
     "mpc/masks.py": ("tests/mpc/test_masks.py", "tests/mpc/test_aes.py"),
-    "secagg/packing.py": ("tests/secagg/test_packing.py",),
+    **{f"secagg/{name}.py": ("tests/secagg/test_packing.py",) for name in ("packing", "_bits")},
     "secagg/wire.py": ("tests/secagg/test_wire.py", "tests/secagg/test_check_protocol.py"),
     "secagg/fixed_point.py": ("tests/secagg/test_encoding.py",),
     "secagg/layout.py": ("tests/secagg/test_layout.py",),
