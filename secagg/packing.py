@@ -47,11 +47,9 @@ def pack_all(vectors: Sequence[Lanes], widths: Sequence[int]) -> bytes:
     for lanes, bits in zip(vectors, widths, strict=True):
         _check_lanes(lanes, bits)
     sizes = [packed_size(lanes.size, bits) for lanes, bits in zip(vectors, widths, strict=True)]
-    # BytesIO gives its buffer away as bytes without a copy, once it has its final size.
-    buffer = BytesIO()
+    # BytesIO takes over bytes that nobody else has, and gives them away again, without a copy.
+    buffer = BytesIO(bytes(sum(sizes)))
     if any(sizes):
-        buffer.seek(sum(sizes) - 1)
-        buffer.write(b"\0")
         with buffer.getbuffer() as view:
             start = 0
             for lanes, bits, size in zip(vectors, widths, sizes, strict=True):
