@@ -7,7 +7,7 @@ until every listener has given its word about it.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import cast
 
 from mpc.errors import MPCError
@@ -21,9 +21,11 @@ from secagg.roles.member import FOREIGN_TASK
 from secagg.roles.turn import Turn, atomic
 from secagg.table import Phase, Refusal, Word
 from secagg.wire import Envelope, Reject
+from secagg.workers import run_all, threads
 
 Outbox = dict[str, bytes]
 
+_IN_TASK = 8  # messages that a thread reads at a time
 _FEW = 16  # messages of one party; no client sends as many
 _TAG = 16  # bytes of a message's digest by which it is known again
 
@@ -65,6 +67,21 @@ class Receiving(ServerHooks[AnyServerState]):
         """
         sender = str.__str__(sender) if is_a(sender, str) else shown(sender)  # NumPy's text is a subclass
         return incoming(sender, self._read(sender, data), self.context)
+
+    def read_all(self, messages: Iterable[tuple[str, bytes | memoryview]]) -> list[Incoming]:
+        """What :meth:`read` returns for each of ``messages``, pairs of a sender and its bytes, in their order.
+
+        Many are read on threads of this process, because most of the work is to hash a message and to verify its
+        signature, and both run beside other Python code.
+        """
+        listed = list(messages)
+        parts = [(listed[at : at + _IN_TASK],) for at in range(0, len(listed), _IN_TASK)]
+        if len(parts) < 2:
+            return self._read_each(listed)
+        return [one for part in run_all(threads(), self._read_each, parts) for one in part]
+
+    def _read_each(self, messages: list[tuple[str, bytes | memoryview]]) -> list[Incoming]:
+        return [self.read(sender, data) for sender, data in messages]
 
     def _read(self, sender: str, data: bytes | memoryview) -> Envelope | tuple[FaultKind, str]:
         if not self.context.knows(sender):

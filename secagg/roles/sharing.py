@@ -82,8 +82,8 @@ class Sharing(Receiving[AnyServerState]):
         opened, and that server checks and adds up what its senders sent. When all parts are there, this server
         absorbs them. An exception of the executor is raised with nothing changed: call again.
 
-        This thread takes the messages one after the other without an executor, in a round that only one server can
-        take, and in a round in which ``receive`` took an answer before.
+        Without an executor, in a round that only one server can take, and in a round in which ``receive`` took an
+        answer before, this thread takes the messages one after the other; threads read them (:meth:`read_all`).
         """
         count = os.cpu_count() or 1 if parts is None else whole(parts)
         if count is None or count < 1:
@@ -94,8 +94,8 @@ class Sharing(Receiving[AnyServerState]):
             listed: Messages = [(sender, data) for sender, data in messages]
         with self._turn:
             onward, rest = self._receive_parts(listed, count)
-        for sender, data in rest:
-            onward += self.receive(sender, data).items()
+        for message in self.read_all(rest):
+            onward += self.take(message).items()
         return onward
 
     def _receive_parts(self, messages: Messages, count: int) -> tuple[list[tuple[str, bytes]], Messages]:

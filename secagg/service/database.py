@@ -19,7 +19,7 @@ import json
 import re
 import secrets
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final, Self
 
@@ -35,6 +35,7 @@ from secagg.service.engine import Writer
 from secagg.service.folder import FolderLock, check_local, write_file
 from secagg.service.outcomes import describe_outcome, read_outcome, write_outcome
 from secagg.service.relays import Relays
+from secagg.service.requests import kept_apart
 from secagg.service.sightings import Sightings
 from secagg.service.spool import Spool
 from secagg.service.states import Beside, SessionStore, States
@@ -286,6 +287,10 @@ class Database:
     def relays(self, key: str) -> Relays:
         """What the server handed on in a session."""
         return Relays(self._folder / "relays" / _check_key(key))
+
+    def requests(self, outbox: Mapping[str, bytes]) -> Mapping[str, bytes]:
+        """The messages of ``outbox``, in a file if they are large together; see :func:`kept_apart`."""
+        return kept_apart(outbox, self._folder / "spools")
 
     # Models
 

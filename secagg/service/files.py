@@ -53,6 +53,10 @@ class SessionFiles:
         for data, parties in shared.values():
             self.relays.broadcast(parties, number, data)
 
+    def requests(self, outbox: Mapping[str, bytes]) -> Mapping[str, bytes]:
+        """The requests of a round, which the event loop reads one by one; not in memory if they are large."""
+        return self._database.requests(outbox)
+
     def restore_relays(self) -> None:
         """Forget what was handed on after the newest state; the role hands it on again."""
         self._relays_end = self._database.session(self.key).relays

@@ -34,6 +34,10 @@ _HEX: Final = re.compile(r"[0-9a-f]{64}\Z", re.ASCII)
 _NUMBER: Final = re.compile(r"[0-9]{1,6}\Z", re.ASCII)
 _LONGEST_CURSOR: Final = 64
 _PIECE: Final = 1 << 16  # bytes of an answer at a time, so that a slow reader holds no more
+_RECORD: Final = (
+    1 << 14
+)  # bytes of a small answer at a time: a connection's TLS buffer stays as large as a piece was
+_SMALL: Final = 1 << 20
 _BUSY_SECONDS: Final = 5.0  # after which a poll that found too many others comes again
 
 
@@ -255,21 +259,22 @@ class _InPieces(Response):
 
     def __init__(self, parts: list[bytes | memoryview], headers: Mapping[str, str]) -> None:
         size = sum(map(len, parts))
-        self._parts = parts if size > _PIECE else [b"".join(parts)]
+        self._piece = _RECORD if size <= _SMALL else _PIECE
+        self._parts = parts if size > _SMALL else [b"".join(parts)]
         super().__init__(headers={**headers, "content-length": str(size)}, media_type=routes.MESSAGES_TYPE)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         await send({"type": "http.response.start", "status": self.status_code, "headers": self.raw_headers})
         for part in self._parts[:-1]:
-            await _send(part, send, more=True)
-        await _send(self._parts[-1], send, more=False)
+            await self._send(part, send, more=True)
+        await self._send(self._parts[-1], send, more=False)
 
-
-async def _send(part: bytes | memoryview, send: Send, *, more: bool) -> None:
-    view = memoryview(part)
-    for at in range(0, max(1, len(view)), _PIECE):
-        last = at + _PIECE >= len(view)
-        await send({"type": "http.response.body", "body": view[at : at + _PIECE], "more_body": more or not last})
+    async def _send(self, part: bytes | memoryview, send: Send, *, more: bool) -> None:
+        view, piece = memoryview(part), self._piece
+        for at in range(0, max(1, len(view)), piece):
+            last = at + piece >= len(view)
+            body = view[at : at + piece]
+            await send({"type": "http.response.body", "body": body, "more_body": more or not last})
 
 
 def _digest(request: Request, name: str, kind: Kind) -> str:

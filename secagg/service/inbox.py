@@ -1,4 +1,4 @@
-"""What each party of a session has to get next: messages in memory for clients, in files for listeners."""
+"""What each party of a session has to get next: clients' requests and few other messages, and listeners' files."""
 
 from __future__ import annotations
 
@@ -31,20 +31,18 @@ class Inboxes:
         self._mark = session[:16]
         self._relays, self._listeners = relays, listeners
         self._round = 0
-        self._clients: dict[str, list[Framed]] = {}
+        self._requests: Mapping[str, bytes] = {}
+        self._more: dict[str, list[Framed]] = {}  # what was handed on to clients after their requests
 
     def open(self, number: int, outbox: Mapping[str, bytes]) -> None:
         """Replace the clients' messages by those of the round ``number``; they answer no older one."""
-        self._round = number
-        self._clients = {
-            party: [Framed(number, data)] for party, data in outbox.items() if party not in self._listeners
-        }
+        self._round, self._requests, self._more = number, outbox, {}
 
     def add(self, number: int, outbox: Mapping[str, bytes]) -> None:
         """Add what the server handed on to clients in the round ``number``."""
         for party, data in outbox.items():
             if party not in self._listeners:
-                self._clients.setdefault(party, []).append(Framed(number, data))
+                self._more.setdefault(party, []).append(Framed(number, data))
 
     def close(self, number: int, outbox: Mapping[str, bytes]) -> None:
         """The session is over: only ``outbox`` is left, also for listeners, whose files are gone."""
@@ -59,7 +57,7 @@ class Inboxes:
         """Whether there is a message behind the cursor ``after``; reads no file."""
         if party in self._listeners:
             return self._listened(after) < self._relays.count(party)
-        return self._handled(after) < len(self._clients.get(party, ()))
+        return self._handled(after) < self._count(party)
 
     def read(self, party: str, after: str) -> Batch:
         """The messages behind the cursor ``after``; for a listener this reads its file."""
@@ -67,9 +65,17 @@ class Inboxes:
             start = self._listened(after)
             read = self._relays.read(party, start, LARGEST_BATCH, LARGEST_BATCH_BYTES)
             return Batch(read, f"{self._mark}.{start + len(read)}")
-        messages = self._clients.get(party, [])
-        start = self._handled(after)
-        return Batch(list(messages[start:]), f"{self._mark}.{self._round}.{len(messages)}")
+        messages, start = list(self._more.get(party, ())), self._handled(after)
+        if party in self._requests:
+            if start:
+                start -= 1
+            else:
+                messages.insert(0, Framed(self._round, self._requests[party]))
+        return Batch(messages[start:], f"{self._mark}.{self._round}.{self._count(party)}")
+
+    def _count(self, party: str) -> int:
+        """How many messages a client has in this round."""
+        return (party in self._requests) + len(self._more.get(party, ()))
 
     def _listened(self, after: str) -> int:
         mark, _, index = after.partition(".")

@@ -7,7 +7,7 @@ import ctypes
 from collections.abc import Callable
 from typing import Any, Final
 
-_EVERY: Final = 16 << 20  # bytes that arrive between two calls
+_EVERY: Final = 16 << 20  # bytes of messages between two calls
 _SECONDS: Final = 0.1  # between two looks
 
 
@@ -19,15 +19,15 @@ def trimmer() -> Callable[[int], Any] | None:
         return None
 
 
-async def keep_trimming(arrived: Callable[[], int]) -> None:
-    """Trim after every few uploads, in a thread; ``arrived`` counts their bytes.
+async def keep_trimming(passed: Callable[[], int]) -> None:
+    """Trim after every few messages, in a thread; ``passed`` counts the bytes that came and went.
 
     The buffers of uploads and of TLS are of many sizes, among them small and lasting objects. So the heap of a
     service that took 1,000 uploads of 1 MB, 128 at a time, was 200 MB larger than what was in use.
     """
-    trim, before = trimmer(), arrived()
+    trim, before = trimmer(), passed()
     while trim is not None:
         await asyncio.sleep(_SECONDS)
-        if (now := arrived()) - before >= _EVERY:
+        if (now := passed()) - before >= _EVERY:
             before = now
             await asyncio.to_thread(trim, 0)

@@ -296,7 +296,7 @@ class Service:
         self._serving.doors = doors
         self._upkeep = [
             asyncio.create_task(self._keep_flushing()),
-            asyncio.create_task(keep_trimming(lambda: self._serving.bytes_in)),
+            asyncio.create_task(keep_trimming(lambda: self._serving.bytes_in + self._serving.bytes_out)),
         ]
 
     async def _start_status(self, address: tuple[str, int]) -> None:

@@ -116,11 +116,15 @@ class Worker:
             return self._end(outbox)
         asked, number = server.pending, server.position
         self.files.relay(number, outbox)
+        requests = self.files.requests(outbox)
+        del outbox  # a spool may be as large as all inputs
         forwards: dict[str, list[bytes]] = {}
         for record in self.files.open_spool(number).replay():
             self._forward(number, server.take(server.read(record.sender, record.data)), forwards)
         remaining = self.files.remaining
-        return Opened(number, server.round or "", asked, server.pending, outbox, forwards, remaining, server.taken)
+        return Opened(
+            number, server.round or "", asked, server.pending, requests, forwards, remaining, server.taken
+        )
 
     def take(self, batch: list[Arrived]) -> Drained:
         """Take messages: all that are new and genuine are on the disk, by one write, before the server takes any.
@@ -128,7 +132,7 @@ class Worker:
         ``OSError`` if they can't be written; then nothing was taken.
         """
         server = self.server
-        read = [server.read(one.sender, one.data) for one in batch]
+        read = server.read_all((one.sender, one.data) for one in batch)
         number = server.position
         new = [
             Record(one.sender, one.digest, one.data)
@@ -177,8 +181,8 @@ class Worker:
             return self._end(outbox)
         self.files.next_spool(server.position)
         self.files.relay(server.position, outbox)
-        pending = server.pending
-        return Opened(server.position, server.round or "", pending, pending, outbox, {}, None, {})
+        pending, requests = server.pending, self.files.requests(outbox)
+        return Opened(server.position, server.round or "", pending, pending, requests, {}, None, {})
 
     def _end(self, outbox: Mapping[str, bytes]) -> Ended:
         server = self.server

@@ -56,6 +56,25 @@ def test_reading_changes_nothing_and_taking_does_what_receive_does() -> None:
         assert ours.server.to_bytes() == theirs.server.to_bytes()
 
 
+def test_many_messages_are_read_on_threads_as_one_by_one() -> None:
+    session = begun()
+    answers = {party: session.ask(party) for party in ("c1", "c2", "c3", "c4")}
+    good = 5 * list(answers.items())  # three tasks, the last one a short one
+    wrong = {party: bytes([*answer[:-1], answer[-1] ^ 1]) for party, answer in answers.items()}
+
+    def shown(read: list[Incoming]) -> list[Any]:
+        return [(one.sender, one.digest, one.refused) for one in read]
+
+    for places in ([], *([place] for place in range(len(good))), [3, 4, 19]):
+        messages = [(party, wrong[party] if at in places else data) for at, (party, data) in enumerate(good)]
+        read = session.server.read_all(messages)
+        assert shown(read) == shown([session.server.read(*one) for one in messages])
+        kinds = [None if one.refused is None else one.refused[0] for one in read]
+        assert [at for at, kind in enumerate(kinds) if kind is FaultKind.UNAUTHENTIC] == places
+        assert kinds.count(None) == len(good) - len(places)
+    assert session.server.read_all([]) == []
+
+
 @pytest.mark.parametrize(
     ("sender", "data", "kind"),
     [
