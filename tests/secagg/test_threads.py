@@ -29,7 +29,7 @@ SERVER_CALLS = {
 }
 MEMBER_CALLS = {"aborted", "receive", "contribute", "answer", "contributed", "to_bytes", "session", "finished"}
 LISTENER_CALLS = {"receive_all", "faults"}  # besides
-CONSTANT = {"read", "id", "ledger", "from_bytes", "state_type", "role", "answers", "overhears", "steps"}
+CONSTANT = {"read", "read_all", "id", "ledger", "from_bytes", "state_type", "role", "answers", "overhears", "steps"}
 #: What protocols use and replace. It runs inside of a call.
 INNER = {
     *("erase", "heard", "note", "prepare", "check_restored", "context"),
