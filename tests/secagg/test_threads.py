@@ -24,7 +24,7 @@ IDS = ["c1", "c2", "c3", "c4"]
 
 #: What a caller of a role may use, and what never changes, so that it needs no lock.
 SERVER_CALLS = {
-    *("aborted", "start", "receive", "take", "took", "absorb", "close_round", "to_bytes"),
+    *("aborted", "start", "receive", "receive_all", "take", "took", "absorb", "close_round", "to_bytes"),
     *("outcome", "pending", "faults", "round", "position", "taken"),
 }
 MEMBER_CALLS = {"aborted", "receive", "contribute", "answer", "contributed", "to_bytes", "session", "finished"}
@@ -97,6 +97,7 @@ def test_every_public_name_of_every_role_takes_the_lock_or_is_constant(name: str
             if role is session.server:
                 arguments = {
                     "receive": ["c1", b""],
+                    "receive_all": [[("c1", b"")]],
                     "took": ["c1", bytes(32)],
                     "take": [role.read("c1", b"")],
                     "absorb": [b""],
@@ -277,8 +278,8 @@ def test_a_call_from_inside_of_a_call_is_refused_and_changes_nothing() -> None:
             if self.role is None:
                 return
             serves = isinstance(self.role, secagg.Server)
-            arguments = {"receive": ["c1", b""] if serves else [b""], "contribute": [UPDATE]}
-            arguments["answer"] = [b"", UPDATE]
+            arguments: dict[str, list[Any]] = {"receive": ["c1", b""] if serves else [b""], "contribute": [UPDATE]}
+            arguments |= {"receive_all": [[("c1", b"")]], "answer": [b"", UPDATE]}
             for call in SERVER_CALLS if serves else MEMBER_CALLS:
                 with pytest.raises(LocalProtocolError, match="from inside another call"):
                     use(self.role, call, *arguments.get(call, []))
