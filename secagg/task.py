@@ -218,9 +218,10 @@ class Task:
     ) -> Server[Any]:
         """The server of one session over ``cohort``; ``session`` names it (round number, model hash).
 
-        ``executor`` runs heavy work: an executor of ``concurrent.futures``, or Dask's; by default threads.
-        ``beacon`` is needed where the protocol has a beacon: a function that takes the number of a round and
-        returns the value that the beacon published in it, or None before that.
+        ``executor`` runs heavy work, by default threads: an executor of ``concurrent.futures``, such as Dask's, or
+        :class:`secagg.integrations.ray.RayExecutor`. ``beacon`` is needed where the protocol has a beacon: a
+        function that takes the number of a round and returns the value that the beacon published in it, or None
+        before that.
         """
         lent = Environment(roster=roster, save=save, rng=rng, executor=executor, beacon=beacon)
         return self.protocol.server(self, cohort, lent, session=session)

@@ -86,6 +86,8 @@ class Ray:
 @contextmanager
 def dask_over_tls(folder: Path) -> Iterator[Dask]:
     """A scheduler and three workers, each a process, which speak TLS alone and show certificates to each other."""
+    from dask import config
+
     certificate, key = write_certificate(folder, "127.0.0.1")
     where, log = folder / "scheduler.json", folder / "log"
     common = [
@@ -99,6 +101,7 @@ def dask_over_tls(folder: Path) -> Iterator[Dask]:
         key,
     ]
     common += ["--host", "127.0.0.1", "--protocol", "tls", "--no-dashboard"]
+    common += ["--dashboard-address", "127.0.0.1:0"]
     apart = ["--nworkers", str(WORKERS), "--nthreads", "1", "--local-directory", str(folder)]
     commands = [["dask_scheduler", "--port", "0"], ["dask_worker", *apart]]
     environment = {
@@ -121,7 +124,8 @@ def dask_over_tls(folder: Path) -> Iterator[Dask]:
         joins = block("python", "from distributed import Client").replace("tls://10.0.0.1:8786", address)
         names: dict[str, Any] = {}
         exec(joins.replace('"cluster.', f'"{folder}/cluster.'), names)
-        with names["client"] as client:
+        # A shard whose worker is dead is looked for so long.
+        with names["client"] as client, config.set({"distributed.comm.timeouts.connect": "5s"}):
             client.wait_for_workers(WORKERS, timeout=60)
             yield Dask(client, names["executor"])
 

@@ -104,6 +104,33 @@ def test_inputs_are_added_up_by_workers(cluster: Cluster, opened: dict[str, Open
     opened[name].require_like_alone(server, server.receive_all(opened[name].messages, parts))
 
 
+def shards_of(cluster: Cluster, case: Opened) -> dict[str, Any]:
+    """What the document's code on shards leaves behind, once it has run up to ``absorb``."""
+    names: dict[str, Any] = {
+        "__name__": "shards",  # of no module, so that the class itself is sent to the workers
+        "task": case.session.task,
+        "roster": case.session.parties.roster,
+        "server": case.restored(None),
+        "messages": case.messages,
+        "onward": [],
+    }
+    names["forward"] = lambda sent: names["onward"].extend(sent.items())
+    exec(block("python", "class Shard"), names)
+    names["Shard"].die = lambda self: os.kill(os.getpid(), signal.SIGKILL)
+    before, absorbs = cluster.shards(names).split("server.absorb")
+    exec(before, names)
+    names["absorb"] = "server.absorb" + absorbs
+    return names
+
+
+def test_shards_on_the_workers_take_what_arrives_there(cluster: Cluster, opened: dict[str, Opened]) -> None:
+    """An input of OneShot is added up in its shard, and has parts for others, which the shard hands on."""
+    names = shards_of(cluster, opened["OneShot"])
+    assert names["onward"]
+    exec(names["absorb"], names)
+    opened["OneShot"].require_like_alone(names["server"], names["onward"])
+
+
 @pytest.mark.parametrize("name", ["SecAgg", "OneShot"])
 def test_inputs_are_added_up_though_a_worker_is_killed(
     cluster: Cluster, opened: dict[str, Opened], name: str, tmp_path: Path
@@ -137,33 +164,6 @@ def test_where_every_worker_dies_the_round_is_open_as_before(cluster: Cluster, o
     assert not isinstance(lost.value, ConfigError)
     assert (server.to_bytes(), server.pending, server.faults) == (before, pending, faults)
     case.require_like_alone(server, server.receive_all(case.messages, 4))
-
-
-def shards_of(cluster: Cluster, case: Opened) -> dict[str, Any]:
-    """What the document's code on shards leaves behind, once it has run up to ``absorb``."""
-    names: dict[str, Any] = {
-        "__name__": "shards",  # of no module, so that the class itself is sent to the workers
-        "task": case.session.task,
-        "roster": case.session.parties.roster,
-        "server": case.restored(None),
-        "messages": case.messages,
-        "onward": [],
-    }
-    names["forward"] = lambda sent: names["onward"].extend(sent.items())
-    exec(block("python", "class Shard"), names)
-    names["Shard"].die = lambda self: os.kill(os.getpid(), signal.SIGKILL)
-    before, absorbs = cluster.shards(names).split("server.absorb")
-    exec(before, names)
-    names["absorb"] = "server.absorb" + absorbs
-    return names
-
-
-def test_shards_on_the_workers_take_what_arrives_there(cluster: Cluster, opened: dict[str, Opened]) -> None:
-    """An input of OneShot is added up in its shard, and has parts for others, which the shard hands on."""
-    names = shards_of(cluster, opened["OneShot"])
-    assert names["onward"]
-    exec(names["absorb"], names)
-    opened["OneShot"].require_like_alone(names["server"], names["onward"])
 
 
 def test_a_lost_shard_is_made_anew_from_its_messages(cluster: Cluster, opened: dict[str, Opened]) -> None:
