@@ -1,10 +1,10 @@
 """Reckons a server with workers on other machines: how its work splits, what travels, and where the bottleneck is.
 
-Workers take two kinds of work. Inputs are checked and added up where they arrive, and each worker sends one partial
-sum to the server (``Server.receive_all``, ``Server.absorb``). Masks are removed in pieces of up to
-:data:`KEYS_IN_PIECE` keys and :data:`LANES_IN_PIECE` coordinates, and each piece comes back as a vector
-(``mpc.masks.mask_sum``); the opening of ``OneShot`` is split by coordinates. All else the server does itself: it is
-the serial part, which no number of workers makes shorter.
+Workers take two kinds of work. Inputs are checked and added up where they arrive, and each worker sends one
+partial sum to the server (``Server.receive_all``, ``Server.absorb``). Masks are removed in pieces of up to
+:data:`KEYS_IN_PIECE` keys and :data:`LANES_IN_PIECE` coordinates, at most :data:`IN_FLIGHT` at a time, and each
+piece comes back as a vector (``mpc.masks.mask_sum``); the opening of ``OneShot`` is split by coordinates. All
+else the server does itself: it is the serial part, which no number of workers makes shorter.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ import time
 from collections.abc import Callable, Mapping
 from concurrent.futures import Executor, Future, ProcessPoolExecutor
 from dataclasses import dataclass
+from functools import cache
 from statistics import median
 from typing import Any
 
@@ -32,7 +33,7 @@ from secagg.protocols.oneshot.parameters import OneShotParameters
 from secagg.protocols.pairwise.parameters import Pairwise
 from secagg.task import Task
 
-KEYS_IN_PIECE, LANES_IN_PIECE = 64, 1 << 18
+KEYS_IN_PIECE, LANES_IN_PIECE, IN_FLIGHT = 64, 1 << 18, 32
 KEY_BYTES = 33  # a key and its sign
 WORD = 4
 _FOLDS = "n·d"  # the term of a masked input, which a server hashes and adds up
@@ -40,6 +41,8 @@ _TURNS = 5
 #: The session whose last round is closed by two worker processes, to be compared with the plan.
 CHECKED = Workload(clients=100, coordinates=1_000_000, dropout=0.1)
 PROCESSES = 2
+#: Small sessions whose saved states show how a state grows.
+SMALL = (Workload(clients=12, coordinates=16, dropout=0.0), Workload(clients=36, coordinates=16, dropout=0.0))
 
 
 @dataclass(frozen=True)
@@ -75,7 +78,7 @@ class Overheads:
 
 @dataclass(frozen=True)
 class Work:
-    """Work that is split: core-seconds, the number of results, and bytes to and from the workers."""
+    """Work that is split: core-seconds, the number of results, and bytes to and from all workers."""
 
     core_seconds: float
     tasks: int
@@ -88,11 +91,11 @@ class Work:
         ``lanes`` cores, one of them the server's own, do the work. A worker writes each result, and the server
         reads it, which takes about as long.
         """
-        handling = overheads.seconds(self.tasks, self.from_bytes)
+        handling = overheads.seconds(self.tasks, self.from_bytes + self.to_bytes)
         return {
             "cores": (self.core_seconds + 2 * handling) / lanes,
             "results": handling,
-            "link": 8 * max(self.from_bytes, self.to_bytes) / bandwidth,
+            "link": 8 * max(self.from_bytes, self.to_bytes) / bandwidth,  # it carries both ways at once
         }
 
 
@@ -151,13 +154,14 @@ def _clustered(
     }
     up = sum(protocol.cost(task).up.values())
     sums = WORD * counts.w * counts.d if not counts.s and counts.v == counts.d else counts.v
+    state = state_of(protocol, workload)
     folds = by_term.get(_FOLDS, 0.0) + by_term.get(str(VECTORS), 0.0)
     inputs = min(
-        (Work(folds, parts, 0, parts * sums) for parts in _parts(size.workers)),
+        (Work(folds, parts, parts * state, parts * (state + sums)) for parts in _parts(size.workers)),
         key=lambda work: max(work.seconds(work.tasks + 1, overheads, size.bandwidth).values()),
     )
     opening = opening_of(task, counts, by_term)
-    lanes = size.workers + 1
+    lanes = min(size.workers, IN_FLIGHT) + 1
     taking = inputs.seconds(inputs.tasks + 1, overheads, size.bandwidth)
     taking["clients' uploads"] = 8 * workload.clients * up / (size.machines * size.bandwidth)
     closing = opening.seconds(lanes, overheads, size.bandwidth) if opening.tasks else {"cores": 0.0}
@@ -176,11 +180,32 @@ def _clustered(
         bottleneck=max(candidates, key=candidates.__getitem__),
         parts=inputs.tasks,
         tasks=inputs.tasks + opening.tasks,
-        bytes_to=opening.to_bytes,
+        bytes_to=inputs.to_bytes + opening.to_bytes,
         bytes_from=inputs.from_bytes + opening.from_bytes,
         bytes_in=workload.clients * up,
         inbound=8 * workload.clients * up / taking["cores"] if taking["cores"] else 0.0,
     )
+
+
+def state_of(protocol: AggregationProtocol, workload: Workload) -> int:
+    """About the bytes of the server's saved state as the round of inputs opens, which every part gets and returns.
+
+    It grows with the shares that clients dealt to neighbours, or else with the clients. Two small sessions tell how
+    fast; the sums in it are counted apart.
+    """
+    small, larger = (_state(protocol, one) for one in SMALL)
+    x, low, high = (_growing(protocol, one) for one in (workload, *SMALL))
+    return round(small + max(larger - small, 0) * (x - low) / (high - low))
+
+
+@cache
+def _state(protocol: AggregationProtocol, workload: Workload) -> int:
+    return workers.input_state(protocol, workload)
+
+
+def _growing(protocol: AggregationProtocol, workload: Workload) -> int:
+    counts = Counts.of(protocol, workload)
+    return counts.n * max(counts.k, 1)
 
 
 def _parts(workers: int) -> list[int]:

@@ -45,12 +45,13 @@ def cluster_grid(results: Sequence[Clustered], workload: Workload, machines: Clu
         f"{machines.machines} machines with {machines.cores} cores each and {machines.bandwidth / 1e9:g} Gbit/s, "
         f"and one core of the server; n = {workload.clients:,}, d = {workload.coordinates:,}, g = "
         f"{workload.gone:,}. Workers take and add up the inputs in as many parts as are quickest, and remove "
-        "masks, or open OneShot's sum, in pieces. A result costs the server "
+        "masks, or open OneShot's sum, in pieces, at most 32 at a time. Each part gets the server's saved state, "
+        "and returns it with its sum. A result costs the server "
         f"{duration(cost.task_seconds)} and {duration(1e6 * cost.byte_seconds)} a MB, measured with a process of "
         "this machine. A kind of work takes as long as the slowest of its cores, its results and its link. At "
-        "most: the speed-up with any number of workers (Amdahl). To workers: keys, or the vector that is opened; "
-        "the frames of an executor come on top. Inbound at that speed: the bandwidth of all worker machines "
-        "together at which inputs arrive as fast as their cores take them.",
+        "most: the speed-up with any number of workers (Amdahl). To workers: states, and keys or the vector that "
+        "is opened; the frames of an executor come on top. Inbound at that speed: the bandwidth of all worker "
+        "machines together at which inputs arrive as fast as their cores take them.",
     ]
     return Grid("The server with a cluster", columns, rows, notes, words=(13,))
 

@@ -25,6 +25,7 @@ from secagg.identity import Roster
 from secagg.protocols.base import AggregationProtocol
 from secagg.protocols.oneshot.parameters import OneShotParameters
 from secagg.protocols.pairwise.parameters import Pairwise
+from secagg.table import input_round
 from secagg.task import Task
 
 LAST_SECONDS, LAST_CPU = "last_round_seconds", "last_round_cpu_seconds"
@@ -93,9 +94,9 @@ class Recorded:
 
 
 class _Recording(simulation.Session):
-    """A simulated session that keeps the server as its last round opens, and the answers of that round."""
+    """A simulated session that keeps the server as one round opens, its last by default, and the answers."""
 
-    state = b""
+    state, kept = b"", ""
 
     def __init__(self, *arguments: Any, **named: Any) -> None:
         super().__init__(*arguments, **named)
@@ -103,7 +104,8 @@ class _Recording(simulation.Session):
 
     def timed(self, party: str, name: str, call: Callable[..., Any], *arguments: Any) -> Any:
         """See :meth:`secagg.simulation.Session.timed`."""
-        if party == "server" and name == self.task.protocol.phases[-1].round and call == self.server.receive:
+        kept = self.kept or self.task.protocol.phases[-1].round
+        if party == "server" and name == kept and call == self.server.receive:
             self.state = self.state or self.server.to_bytes()
             self.answers.append((arguments[0], arguments[1]))
         return super().timed(party, name, call, *arguments)
@@ -116,6 +118,14 @@ def recorded(protocol: AggregationProtocol, workload: Workload, updates: Mapping
     outcome = session.run(updates, None)
     check(protocol, workload, Expected.of(workload, updates), outcome)
     return Recorded(task, session.roster, session.state, session.answers, outcome)
+
+
+def input_state(protocol: AggregationProtocol, workload: Workload) -> int:
+    """Bytes of the server's saved state as the round of inputs opens, in a real session."""
+    session = _Recording(workload.task(protocol), workload.ids, workload.dropouts(protocol), b"bench")
+    session.kept = input_round(protocol)
+    session.run(workload.updates(), None)
+    return len(session.state)
 
 
 def splits(protocol: AggregationProtocol) -> bool:

@@ -41,6 +41,7 @@ def planned(protocol, workload, size, overheads=FREE, **rates):
 
 def test_pieces_are_those_that_the_server_gives_out():
     assert (cluster.KEYS_IN_PIECE, cluster.LANES_IN_PIECE) == (lanes._KEYS_IN_TASK, lanes._RANGE_LANES)
+    assert cluster.IN_FLIGHT == lanes._IN_FLIGHT
 
 
 class Counted(workers.Here):
@@ -72,11 +73,19 @@ def test_masks_of_survivors_and_between_survivors_and_silent_clients_are_removed
     assert masks_removed(Counts.of(SecAgg(), replace(TEN, dropout=0.0))) == 10
 
 
+@pytest.mark.parametrize("protocol", [SecAgg(), SecAggPlus(), OneShot(), Clear()], ids=lambda one: one.name)
+def test_the_state_of_a_part_is_that_of_a_real_session(protocol):
+    """Within a fifth, of a session that is twice as large as those from which it is told."""
+    workload = Workload(clients=72, coordinates=16, dropout=0.0)
+    ratio = cluster.state_of(protocol, workload) / workers.input_state(protocol, workload)
+    assert 0.8 < ratio < 1.2
+
+
 def test_work_takes_as_long_as_its_slowest_part():
     work = Work(core_seconds=10.0, tasks=4, to_bytes=10, from_bytes=1000)
     assert work.seconds(5, FREE, 8e6) == {"cores": 2.0, "results": 0.0, "link": 1e-3}
     slow = work.seconds(5, Overheads(1.0, 1e-3), 800.0)
-    assert slow == {"cores": 4.0, "results": 5.0, "link": 10.0}
+    assert slow == {"cores": pytest.approx(4.004), "results": pytest.approx(5.01), "link": 10.0}
 
 
 def test_more_machines_shorten_all_but_the_serial_part():
@@ -99,7 +108,7 @@ def test_more_machines_shorten_all_but_the_serial_part():
         (Cluster(1, 1, 1e12), FREE, {"masks": 1e-6, "fixed": 0.0}, "opening: cores"),
         (Cluster(1, 1, 1e12), FREE, {"folds": 1e-6, "fixed": 0.0}, "inputs: cores"),
         (Cluster(3, 16, 1e6), FREE, {"fixed": 0.0}, "inputs: clients' uploads"),
-        (Cluster(1000, 16, 1e6), FREE, {"fixed": 0.0}, "opening: link"),
+        (Cluster(1000, 16, 1e6), FREE, {"fixed": 0.0}, "inputs: link"),
         (Cluster(3, 16, 1e12), Overheads(1.0, 0.0), {"fixed": 0.0}, "opening: results"),
         (Cluster(3, 16, 1e12), FREE, {"fixed": 9.0}, "serial part of the server"),
     ],
