@@ -120,7 +120,8 @@ def divided(messages: Messages, senders: Collection[str], count: int) -> tuple[l
             by_sender.setdefault(sender, []).append((sender, bytes(data)))
         else:
             rest.append((sender, data))
-    parts, sizes = [Messages() for _ in range(min(count, len(by_sender)))], [0] * count
+    parts = [Messages() for _ in range(min(count, len(by_sender)))]
+    sizes = [0] * len(parts)
     for sent in by_sender.values():
         least = min(range(len(parts)), key=sizes.__getitem__)
         parts[least] += sent

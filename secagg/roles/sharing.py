@@ -106,9 +106,12 @@ class Sharing(Receiving[AnyServerState]):
         parts, rest = divided(messages, self._pending, count)
         lent = self.context.task, self.context.roster, self.context.environment.beacon, opened
         taken = run_all(executor, take_part, [(*lent, part) for part in parts])
-        self._absorb([state for state, _ in taken])
+        with blaming(ConfigError, "got other results of the executor than its tasks have; nothing was taken"):
+            states = [bytes(memoryview(state)) for state, _ in taken]
+            onward = [(party, data) for _, handed in taken for party, data in handed]
+        self._absorb(states)
         self._received += sum(len(data) for part in parts for _, data in part)
-        return [one for _, onward in taken for one in onward], rest
+        return onward, rest
 
     def _share_round(self) -> bytes | None:
         """The state with which the open round was opened; None if it can't be shared, or is not known any more."""

@@ -5,7 +5,7 @@ import multiprocessing
 import os
 import subprocess
 import sys
-from concurrent.futures import Executor, ProcessPoolExecutor, ThreadPoolExecutor
+from concurrent.futures import Executor, Future, ProcessPoolExecutor, ThreadPoolExecutor
 from functools import partial
 from typing import Any
 
@@ -18,6 +18,7 @@ from secagg import lanes as lanes_module
 from secagg.identity import PartyRole
 from secagg.lanes import mask_all, mask_lanes, to_lanes
 from secagg.testing import Integers, Session, parties_for
+from secagg.workers import run_all
 from tests.secagg.executors import Counting, Elsewhere, LosesAWorker
 
 
@@ -247,6 +248,48 @@ os._exit(0 if (lanes[0] == again[0]).all() and again[0].any() else 1)
 def test_a_forked_child_has_threads_of_its_own() -> None:
     """The parent has masked; the child starts with its memory and none of its threads."""
     subprocess.run([sys.executable, "-c", FORKS], check=True, timeout=120)
+
+
+ENDED = """
+import threading
+import numpy as np
+from secagg.lanes import mask_all
+from secagg.signatures import first_invalid
+
+keyed = [(bytes([number]) * 32, sign) for number in range(5) for sign in (1, -1)]
+
+def go_on():
+    threading.main_thread().join()
+    lanes = [np.ones(1 << 20, np.uint32)]
+    mask_all(lanes, keyed, None)
+    assert first_invalid([(bytes(32), bytes(64), bytes(32))] * 100, None) == 0
+    print((lanes[0] == 1).all())
+
+threading.Thread(target=go_on).start()
+"""
+
+
+def test_a_thread_that_outlives_the_main_thread_does_the_work_itself() -> None:
+    """Python gives no more threads to a pool then."""
+    command = [sys.executable, "-c", ENDED]
+    assert subprocess.run(command, check=True, timeout=120, capture_output=True, text=True).stdout == "True\n"
+
+
+def test_an_executor_that_takes_no_more_tasks_gets_back_those_that_it_has() -> None:
+    class TakesTwo(Executor):
+        def __init__(self) -> None:
+            self.waiting: list[Future[Any]] = []
+
+        def submit(self, function: Any, /, *arguments: Any, **named: Any) -> Future[Any]:
+            if len(self.waiting) == 2:
+                raise RuntimeError("takes no more")
+            self.waiting.append(Future())
+            return self.waiting[-1]
+
+    executor = TakesTwo()
+    with pytest.raises(RuntimeError, match="takes no more"):
+        run_all(executor, abs, [(1,), (2,), (3,)])
+    assert [task.cancelled() for task in executor.waiting] == [True, True]
 
 
 def test_without_ray_its_module_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:

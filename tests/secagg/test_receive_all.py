@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import random
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import replace
 from typing import Any
 
@@ -69,6 +69,43 @@ def test_a_lost_worker_changes_nothing_and_the_same_call_again_takes_all(
         server.receive_all(case.messages, 4)
     assert (server.to_bytes(), server.pending, server.faults) == (before, pending, faults)
     case.require_like_alone(server, server.receive_all(case.messages, 4))
+
+
+class ReturnsOnce(Counting):
+    """Runs a task as it comes, and returns something else for the second one."""
+
+    def __init__(self, instead: Any) -> None:
+        super().__init__()
+        self.instead = instead
+
+    def submit(self, function: Any, /, *arguments: Any, **named: Any) -> Future[Any]:
+        done = super().submit(function, *arguments, **named)
+        if self.tasks == 2:
+            state, onward = done.result()
+            done = Future()
+            done.set_result(self.instead(state, onward))
+        return done
+
+
+@pytest.mark.parametrize(
+    "instead",
+    [
+        lambda state, onward: None,
+        lambda state, onward: (None, onward),
+        lambda state, onward: (state, None),
+        lambda state, onward: (state, [3]),
+        lambda state, onward: (state[:-1], onward),
+        lambda state, onward: (b"", onward),
+    ],
+)
+def test_what_no_task_returns_changes_nothing(instead: Any, opened: dict[str, Opened]) -> None:
+    case = opened["SecAgg"]
+    server = case.restored(ReturnsOnce(instead))
+    before, pending, faults = server.to_bytes(), server.pending, server.faults
+    with pytest.raises(ConfigError):
+        server.receive_all(case.messages, 4)
+    assert (server.to_bytes(), server.pending, server.faults) == (before, pending, faults)
+    case.require_like_alone(server, server.receive_all(case.messages, 1 << 62))
 
 
 def test_a_part_that_does_not_fit_leaves_the_parts_before_it_out(opened: dict[str, Opened]) -> None:
