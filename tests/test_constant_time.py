@@ -1,6 +1,9 @@
 """Each kernel that touches secrets runs in Valgrind, and a run that cannot fail is noticed."""
 
 import importlib
+import json
+import os
+import platform
 import shutil
 import subprocess
 import sys
@@ -12,25 +15,29 @@ import pytest
 from numba import config
 
 from tests.constant_time import __main__ as report
+from tests.constant_time.case import Case
 from tests.constant_time.lists import LEAKY, NOT_RUN, PUBLIC, ROOT, kernels
+from tests.constant_time.machine_code import NOT_SEARCHED, Code
+from tests.constant_time.memory import CONTROL, cases
 from tests.constant_time.timing import LEAK, welch
 
 needs_compiler = pytest.mark.skipif(config.DISABLE_JIT, reason="nothing is compiled")
 LISTED = PUBLIC.keys() | NOT_RUN.keys()
+OPTIONAL = {"mpc._aes.add", "secagg._bits.pack_eights", "secagg._bits.unpack_add_eights"}  # not on every CPU
+
+
+def every_case() -> list[Case]:
+    return [case for case in cases() if not case.name.startswith(CONTROL)]
 
 
 @needs_compiler
 def test_each_kernel_has_a_case_or_a_reason_why_not() -> None:
     """A new kernel, and one that is gone, fail here. tests/constant_time/lists.py says how to list it."""
-    from tests.constant_time import cases_he, cases_small
-
-    cases = cases_small.mpc() + cases_small.secagg() + cases_small.dp() + cases_he.he()
-    run = {case.kernel for case in cases}
+    run = {case.kernel for case in every_case()}
     assert not run & LISTED
     assert LEAKY.keys() <= run
-    optional = {"mpc._aes.add", "secagg._bits.pack_eights", "secagg._bits.unpack_add_eights"}  # not on every CPU
-    assert run | optional | LISTED == kernels()
-    assert len({case.name for case in cases}) == len(cases)
+    assert run | OPTIONAL | LISTED == kernels()
+    assert len({case.name for case in every_case()}) == len(every_case())
 
 
 @needs_compiler
@@ -117,3 +124,48 @@ def test_no_branch_and_no_address_depends_on_a_secret() -> None:
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=600)
     assert done.returncode == 0, done.stdout + done.stderr
     assert "control: a branch " in done.stdout
+
+
+#: The compiler turns selections into branches where it has no vectors to select in: so with old CPUs, too.
+CPUS = {"this CPU": {}, "any x86-64": {"NUMBA_CPU_NAME": "x86-64", "NUMBA_CPU_FEATURES": ""}}
+
+
+@needs_compiler
+@pytest.mark.skipif(platform.machine() not in ("x86_64", "AMD64"), reason="reads x86-64 machine code")
+@pytest.mark.parametrize("cpu", CPUS)
+def test_no_machine_code_has_a_branch_or_an_address_that_depends_on_data(cpu: str, tmp_path: Path) -> None:
+    """Controls: the same search finds a branch, a table and a division in kernels that have them."""
+    done = subprocess.run(
+        [sys.executable, "-m", "tests.constant_time.machine_code"],
+        env={**os.environ, **CPUS[cpu], "NUMBA_CACHE_DIR": str(tmp_path), "PYTHONPATH": str(ROOT)},
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        timeout=600,
+    )
+    assert done.returncode == 0, done.stderr
+    found = json.loads(done.stdout)
+    controls = {name: found.pop(name) for name in ("branching", "table", "division")}
+    assert any(line.startswith("branch: ") for line in controls["branching"])
+    assert any(line.startswith("address: ") for line in controls["table"])
+    assert any(line.startswith("division: ") for line in controls["division"])
+    assert found.keys() >= {case.kernel for case in every_case()} - {*NOT_SEARCHED, *OPTIONAL}
+    assert {name: lines for name, lines in found.items() if lines} == {}
+
+
+@pytest.mark.parametrize(
+    ("code", "depends"),
+    [
+        (["vmovups (%rdi), %zmm0", "vmovups %zmm0, 64(%rsp)", "movq 72(%rsp), %rax", "testq %rax, %rax"], True),
+        (["movq (%rdi), %rax", "movq %rax, 64(%rsp,%rdx,8)", "movq 72(%rsp), %rcx", "testq %rcx, %rcx"], True),
+        (["movq (%rdi), %rax", "cmpq %rax, %rsi", "shlxq %rdx, %rdx, %rcx"], True),
+        (["movq (%rdi), %rax", "pushq %rax", "movq (%rsp), %rcx", "testq %rcx, %rcx"], True),
+        (["movq (%rdi), %rax", "pushq %rax", "popq %rcx", "testq %rcx, %rcx"], True),
+        (["vmovups (%rdi), %zmm0", "vmovups %zmm0, 64(%rsp)", "movq 128(%rsp), %rax", "testq %rax, %rax"], False),
+        (["movq (%rdi), %rax", "testq %rsi, %rsi"], False),
+    ],
+)
+def test_the_search_follows_data_through_the_stack_and_flags(code: list[str], depends: bool) -> None:
+    body = "".join(f"\t{line}\n" for line in [*code, "jne .LBB0_1"])
+    found = Code(f"\nkernel:\n{body}.LBB0_1:\n\tretq\n.Lfunc_end0:", "kernel").findings()
+    assert found == ({"branch: jne .LBB0_1"} if depends else set())

@@ -1,6 +1,6 @@
 """Finds branches and addresses that depend on data, in the x86-64 machine code of kernels.
 
-``python -m tests.he.ring.machine_code`` compiles the kernels that touch secrets, in this process, and prints
+``python -m tests.constant_time.machine_code`` compiles the kernels that touch secrets, in this process, and prints
 what it finds in each, as JSON. A word that is loaded from an array is data, and so is all that is computed from
 data. The stack holds lengths and addresses, except where data was stored. A finding is a conditional jump whose
 flags depend on data, an address that does, or a division of whole numbers, which takes a time that depends on
@@ -8,6 +8,7 @@ them. A function that a kernel calls is not entered: these are other kernels of 
 ``rint`` and ``memset``, and Numba's functions that count references.
 """
 
+import importlib
 import json
 import re
 import sys
@@ -16,6 +17,9 @@ from typing import Any
 
 import numpy as np
 from numba import njit
+
+from tests.constant_time.lists import LEAKY
+from tests.constant_time.memory import CONTROL, cases
 
 REGISTER = re.compile(r"%(\w+)")
 WIDE = ("ax", "bx", "cx", "dx", "si", "di", "bp", "sp")
@@ -26,6 +30,11 @@ WIDTHS = {"%zmm": 64, "%ymm": 32, "%xmm": 16}
 TESTS = ("cmp", "test", "bt", "ucomi", "comi", "vucomi", "vcomi", "vptest", "vtestp", "kortest", "ktest")
 SOMEWHERE = "stack, somewhere"
 """A place on the stack for data that was stored at an address that is computed."""
+#: Kernels that read addresses from memory, which are public: places, or a table of them.
+PUBLIC_ADDRESSES = ("gather", "scatter", "unpack_add_eights")
+#: Kernels that depend on secrets as SECURITY.md says, and those that read from memory what is public but data to
+#: the search: where an array lies that the kernel itself made, constants, lengths that are kept beside secrets.
+NOT_SEARCHED = (*LEAKY, "mpc._packed.transform", "he._blake2.tree_nodes", "mpc._aes.add")
 CALLER_SAVED = ["rax", "rcx", "rdx", "rsi", "rdi", "r8", "r9", "r10", "r11"]
 
 
@@ -181,69 +190,21 @@ def findings(kernel: Any) -> list[str]:
     for signature in kernel.signatures:
         name = kernel.overloads[signature].fndesc.llvm_func_name
         found |= Code(kernel.inspect_asm(signature), name).findings()
-    if kernel.__name__ in ("gather", "scatter"):
-        # Their addresses come from an array of places, which are public.
+    if kernel.__name__ in PUBLIC_ADDRESSES:
         found = {line for line in found if not line.startswith("address: ")}
     return sorted(found)
 
 
 def compiled() -> dict[str, Any]:
-    """The kernels that touch secrets, each compiled for the types that :mod:`he` calls it with."""
-    from he import _kahe_kernels, params
-    from he._rows import has_ifma
-    from he.ring import _fourier, _lanes, _packing, _transforms, lanes
-    from he.ring._vectors import Ifma, Word
-    from he.ring.fields import Field
-
-    degree = 1024
-    p = params.ntt_primes(degree, 49, 1)[0]
-    group, other, small = lanes(degree), lanes(degree), np.ones((degree, 8), dtype=np.int8)
-    group[:], other[:] = 1, 2
-    for arithmetic in (Ifma, Word) if has_ifma() else (Word,):  # plain moduli of 50 bits and more need Word
-        field = Field(degree, p, arithmetic)
-        field.forward(group)
-        field.backward(group)
-        field.multiply(group, field.factor(group[:, 0].copy()))
-        field.add_product(group, group.copy(), field.factor(group[:, 0].copy()))
-        field.scale(group, 3)
-    field.add(group, other)
-    field.subtract(group, other)
-    field.reduce(group)
-    flat, (first, second, third) = small.reshape(-1), np.empty((3, 8 * degree), dtype=np.int8)
-    _lanes.binomial(group.reshape(-1), flat)
-    _lanes.ternary(group.reshape(-1), flat)
-    _lanes.encryption(np.zeros(16 * degree, dtype=np.uint64), first, second, third)
-    _lanes.lift(small, np.uint64(p), group)
-    _lanes.add_small(group, small, np.uint64(p))
-    _lanes.centre(group, np.uint64(p))
-    _lanes.add_upper(group, other, np.uint64(5), np.uint64(p))
-    reals = np.ones((degree, 8))
-    _lanes.round_to(reals, 1.5, np.uint64(p), np.uint64(p), np.uint64((1 << 64) // p), group)
-    words = lanes(degree * 49 // 64)
-    _packing.pack(group, 49, words)
-    _packing.unpack(words, 49, group)
-    _packing.fold(words, 49, np.uint64(p), group)
-    roots = np.ones((degree // 2, 2))
-    _fourier.forward(reals, roots)
-    _fourier.backward(reals, roots)
-    places = np.arange(degree)
-    for kind in (np.uint8, np.uint16, np.uint32, np.uint64):
-        _lanes.gather(np.zeros((8, degree), dtype=kind), places, group)
-        _fourier.gather(np.zeros((8, degree), dtype=kind), places, reals)
-    _lanes.scatter(group, places, np.empty((8, degree), dtype=np.int64))
-    _fourier.scatter(reals, 1.5, places, 3, np.empty((8, degree), dtype=np.int64))
-    _fourier.convert(group.view(np.int64), reals)
-    _fourier.add(reals, group.view(np.int64), 2.0)
-    _kahe_kernels.coins(np.zeros(2 * flat.size, dtype=np.uint64), flat)
-    digits = np.ones((2, 3, 3), dtype=np.uint64)
-    for kind in (np.uint8, np.uint16, np.uint32, np.uint64):
-        _kahe_kernels.add_values(np.ones(999, dtype=kind), 0, 400, digits, group.reshape(-1))
-    return {
-        f"{module.__name__}.{name}": kernel
-        for module in (_lanes, _packing, _transforms, _fourier, _kahe_kernels)
-        for name, kernel in vars(module).items()
-        if getattr(kernel, "signatures", ())
-    }
+    """The kernels of all cases, each compiled for the types of its cases."""
+    kernels = {}
+    for case in cases():
+        case.fill(np.random.default_rng(1))
+        case.run()
+        if case.kernel not in NOT_SEARCHED and not case.name.startswith(CONTROL):
+            module, _, name = case.kernel.rpartition(".")
+            kernels[case.kernel] = getattr(importlib.import_module(module), name)
+    return kernels
 
 
 def branching(words: Any, p: Any) -> None:
