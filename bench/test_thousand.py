@@ -1,7 +1,7 @@
 """One and two thousand clients on a sparse graph, and a server that may lie: ``pytest bench/test_thousand.py``.
 
-A tenth of them fall silent before their input. All parties are in one process, and every client checks for itself, so
-what is timed is the work of all clients and a server; most of it is the clients' checking of signatures.
+A tenth of them fall silent before their input. All parties are in one process, and every client checks for itself.
+What is timed is the work of all clients and a server; most of it is the clients' checking of signatures.
 """
 
 from typing import Any

@@ -183,11 +183,16 @@ class PairwiseServer(Server[PairwiseServerState]):
         state = self.context.state
         return dict.fromkeys(state.survivors, (messages.Survivors(to_bitmap(state.survivors, state.u1)), b""))
 
-    def _take_signed(self, envelope: Envelope, signed: messages.SignedSurvivors, payload: memoryview) -> None:
+    @cached_property
+    def _agreed(self) -> messages.SignedSurvivors:
+        """What every client signs, once U3 is known."""
         state = self.context.state
-        if signed != messages.SignedSurvivors(to_bitmap(state.u2, state.u1), to_bitmap(state.survivors, state.u1)):
+        return messages.SignedSurvivors(to_bitmap(state.u2, state.u1), to_bitmap(state.survivors, state.u1))
+
+    def _take_signed(self, envelope: Envelope, signed: messages.SignedSurvivors, payload: memoryview) -> None:
+        if signed != self._agreed:
             raise Reject(FaultKind.INVALID, "got a signature under another survivor list")
-        state.signatures[envelope.sender] = self.context.bare_signature(envelope, signed)
+        self.context.state.signatures[envelope.sender] = self.context.bare_signature(envelope, signed)
 
     def _settle_signed(self) -> None:
         self.context.need(
