@@ -16,17 +16,31 @@ reads what lies in ``NUMBA_CACHE_DIR`` or beside the source. New code then goes 
 equal.
 """
 
+import gc
 import logging
 import os
 import stat
 import tempfile
 import time
 from collections.abc import Callable
+from functools import cache
 from pathlib import Path
 from typing import Any, ParamSpec, TypeVar, cast
 
-from numba import config, njit
-from numba.core import caching, event
+_collecting = gc.isenabled()
+gc.disable()  # Numba makes a million objects that stay: looking for garbage among them takes an eighth of the time
+try:
+    from numba import config, njit
+    from numba.core import caching, event
+    from numba.core.compiler_lock import global_compiler_lock
+    from numba.core.registry import cpu_target
+
+    if not config.DISABLE_JIT:
+        with global_compiler_lock:
+            cpu_target.target_context.refresh()  # as the first kernel would
+finally:
+    if _collecting:
+        gc.enable()
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -110,9 +124,30 @@ class _Shipped(caching.FunctionCache):  # type: ignore[misc]
 
     @property
     def there(self) -> bool:
-        """Whether Numba passes over this cache, although it has machine code of the function."""
-        writable = os.access(self.cache_path, os.W_OK)
-        return not writable and os.access(self._cache_file._index_path, os.R_OK)
+        """Whether Numba passes over this cache, although it has machine code that only the sources' owner wrote."""
+        if os.access(self.cache_path, os.W_OK) or not os.access(self._cache_file._index_path, os.R_OK):
+            return False
+        return _is_trusted(self.cache_path, os.stat(self._py_func.__code__.co_filename).st_uid)
+
+
+@cache
+def _is_trusted(folder: str, owner: int) -> bool:
+    """Whether only the superuser, this user and ``owner`` can change what ``folder`` holds, or replace it."""
+    path, owners = Path(folder).resolve(), (0, os.geteuid(), owner)
+    for entry in (path, *path.iterdir()):
+        status = entry.lstat()
+        if status.st_uid not in owners or status.st_mode & 0o022:
+            return False
+    return _stays(path, owners)
+
+
+def _stays(folder: Path, owners: tuple[int, ...]) -> bool:
+    """Whether nobody but ``owners`` can move ``folder`` or the folders that it lies in."""
+    for outer in map(Path.lstat, folder.parents):
+        open_to_others = outer.st_mode & 0o022 and not outer.st_mode & stat.S_ISVTX
+        if open_to_others or outer.st_uid not in owners:
+            return False
+    return True
 
 
 def _shipped(function: Callable[..., Any]) -> Any:
@@ -120,10 +155,10 @@ def _shipped(function: Callable[..., Any]) -> Any:
     if config.DISABLE_JIT or getattr(config, "CACHE_LOCATOR_CLASSES", ""):
         return None
     try:
-        cache = _Shipped(function)
+        shipped = _Shipped(function)
+        return shipped if shipped.there else None
     except (RuntimeError, OSError):  # no such folder, or no file of the function
         return None
-    return cache if cache.there else None
 
 
 class _Layers:
@@ -131,7 +166,7 @@ class _Layers:
 
     def __init__(self, function: Callable[..., Any], shipped: Any, own: Any) -> None:
         self.function, self.shipped, self.own = function, shipped, own
-        self.cache_path = own.cache_path or shipped.cache_path
+        self.cache_path = own.cache_path
 
     def load_overload(self, signature: Any, context: Any) -> Any:
         """The machine code for ``signature``, or None."""
@@ -191,10 +226,8 @@ def _is_private(folder: Path) -> bool:
     inner = folder.lstat()
     if not stat.S_ISDIR(inner.st_mode) or inner.st_uid != os.geteuid() or inner.st_mode & 0o077:
         return False
-    for outer in map(Path.lstat, folder.parents):
-        open_to_others = outer.st_mode & 0o022 and not outer.st_mode & stat.S_ISVTX
-        if open_to_others or outer.st_uid not in (0, os.geteuid()):
-            return False
+    if not _stays(folder, (0, os.geteuid())):
+        return False
     # The folder may have been open to others before, and what they put there would be loaded as code.
     return all(map(_is_own, folder.rglob("*")))
 

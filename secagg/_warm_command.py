@@ -21,6 +21,7 @@ def warm(protocol: Sequence[str] | None, task: Sequence[Path] | None, json: bool
     tasks: list[tuple[str, Task]] = [(str(path), read_task(path)) for path in task or []]
     if protocol or not task:
         tasks += warming.usual(chosen(protocol or []).values())
+    warming.check_folder()
     start = perf_counter()
     with warming.Recorder() as recorder, _progress(len(tasks), hidden=json) as advance:
         for name, one in tasks:

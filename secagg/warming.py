@@ -10,11 +10,12 @@ from __future__ import annotations
 import logging
 import os
 import sys
+import tempfile
 from collections.abc import Iterable, Iterator
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from itertools import product
-from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 
@@ -33,8 +34,9 @@ log = logging.getLogger("secagg.kernels")
 _PACKAGES = ("he", "mpc", "dp", "secagg")
 _MOST_CLIENTS = 32
 _FEW_CLIENTS = 6
-_LENGTH = 64
+_LENGTH = 4096  # some kernels are left out for fewer, where they would not pay
 _CLIP = 1.0
+_ONCE = ("nearest", "nearest, weights", "Skellam noise", "noise of the server")  # the protocol makes no difference
 
 
 @dataclass(frozen=True)
@@ -76,20 +78,31 @@ def _count(task: Task) -> int:
 def _smaller(task: Task) -> Iterator[Task]:
     """Tasks with the same kernels, over a short vector and with few clients, the most similar first.
 
-    ``max_clients`` stays, because the width of the sums follows from it. The protocol's own numbers, such as a
-    threshold, may fit a large cohort only: then the protocol's defaults are taken.
+    With fewer clients an encoding gets more bits, so that the sums stay as wide. The protocol's own numbers, such
+    as a threshold, may fit a large cohort only: then the protocol's defaults are taken.
     """
     layout = _short(task.layout)
-    few = min(task.min_survivors, _FEW_CLIENTS - 1)
-    protocols = (task.protocol, type(task.protocol))
-    for floor, protocol in product(dict.fromkeys((task.min_survivors, few)), protocols):
+    few: dict[str, Any] = {"max_clients": _FEW_CLIENTS, "min_survivors": _FEW_CLIENTS - 1}
+    sizes: list[dict[str, Any]] = [{}, *({"encoding": encoding, **few} for encoding in _wider(task))]
+    for size, protocol in product(sizes, (task.protocol, type(task.protocol))):
         try:
             made = protocol() if isinstance(protocol, type) else protocol
-            small = replace(task, protocol=made, layout=layout, min_survivors=floor)
-        except (SecAggError, TypeError):
+            small = replace(task, protocol=made, layout=layout, **size)
+        except (SecAggError, TypeError) as error:
+            log.debug("a small task was not possible: %s", error)
             continue
         if _count(small) <= _MOST_CLIENTS:
             yield small
+
+
+def _wider(task: Task) -> Iterator[Encoding]:
+    """The encoding of ``task`` with more bits, so that sums of few clients are as wide; then as it is."""
+    more = (task.max_clients // _FEW_CLIENTS).bit_length()
+    bits = getattr(task.encoding, "bits", None)
+    if isinstance(bits, int):
+        with suppress(SecAggError, TypeError, ValueError):
+            yield replace(cast(Any, task.encoding), bits=bits + more)
+    yield task.encoding
 
 
 def _short(layout: Layout) -> Layout:
@@ -112,40 +125,45 @@ def usual(protocols: Iterable[AggregationProtocol]) -> Iterator[tuple[str, Task]
 
     The encodings are this library's own, over vectors of float32 and float64, with sums in lanes of 32 and 64 bits.
     """
-    for protocol in protocols:
-        for encoding, kind, weight in _encodings():
-            update = np.zeros(_LENGTH, kind)
-            name = f"{protocol.name}, {type(encoding).__name__}, {np.dtype(kind).name}"
+    chosen = list(protocols)
+    played: set[str] = set()
+    for protocol in chosen:
+        for what, encoding, kind, weight in _encodings():
+            if what in played:
+                continue
             try:
                 task = Task(
                     protocol=protocol,
-                    layout=Layout.of(update),
+                    layout=Layout.of(np.zeros(_LENGTH, kind)),
                     encoding=encoding,
                     max_clients=_FEW_CLIENTS,
                     min_survivors=_FEW_CLIENTS - 1,
                     max_weight=weight,
                     context=b"secagg warm",
                 )
-            except SecAggError as error:  # not every protocol takes every encoding
-                log.debug("%s: %s", name, error)
+            except (SecAggError, ValueError) as error:  # not every protocol takes every encoding
+                log.debug("%s, %s: %s", protocol.name, what, error)
                 continue
-            yield name, task
+            if what in _ONCE:
+                played.add(what)
+            yield f"{protocol.name}, {what}", task
 
 
-def _encodings() -> Iterator[tuple[Encoding, Any, int | None]]:
-    """Encodings, each with the dtype of a vector and with the largest weight, if there are weights."""
+def _encodings() -> Iterator[tuple[str, Encoding, Any, int | None]]:
+    """Encodings with their names, each with the dtype of a vector and with the largest weight, if there are any."""
     import dp
 
-    for kind, bits, weight in ((np.float32, 16, None), (np.float64, 32, 1 << 40)):
-        for rounding in ("stochastic", "nearest"):
-            yield FixedPoint(clip=_CLIP, bits=bits, rounding=rounding), kind, weight
-    noisy: tuple[Any, ...] = (
-        dp.DistributedGaussian(l2_clip=_CLIP, noise_multiplier=1.0, bits=18),
-        dp.DistributedSkellam(l2_clip=_CLIP, noise_multiplier=1.0, bits=18),
-        dp.CentralGaussian(l2_clip=_CLIP, noise_multiplier=1.0),
-    )
-    for encoding in noisy:
-        yield encoding, np.float32, None
+    f32, f64 = np.float32, np.float64
+    yield "16 bits", FixedPoint(clip=_CLIP, bits=16), f32, None
+    yield "20 bits, weights", FixedPoint(clip=_CLIP, bits=20), f64, 100
+    yield "32 bits", FixedPoint(clip=_CLIP, bits=32), f32, None
+    yield "16 bits, large weights", FixedPoint(clip=_CLIP, bits=16), f64, 1 << 32
+    yield "nearest", FixedPoint(clip=_CLIP, bits=16, rounding="nearest"), f32, None
+    yield "nearest, weights", FixedPoint(clip=_CLIP, bits=20, rounding="nearest"), f64, 100
+    noise: dict[str, Any] = {"l2_clip": _CLIP, "noise_multiplier": 1.0, "bits": 18}
+    yield "Gaussian noise", cast(Encoding, dp.DistributedGaussian(**noise)), f32, None
+    yield "Skellam noise", cast(Encoding, dp.DistributedSkellam(**noise)), f32, None
+    yield "noise of the server", cast(Encoding, dp.CentralGaussian(**noise)), f32, None
 
 
 class Recorder:
@@ -185,20 +203,28 @@ class Recorder:
         return new
 
 
-def check_kept(kernels: Iterable[Kernel]) -> None:
-    """``SecAggError`` if the machine code of ``kernels`` is not where later processes look for it."""
+def check_folder() -> None:
+    """``SecAggError`` if ``NUMBA_CACHE_DIR`` is set to a folder that this user can't write to."""
     wanted = os.environ.get("NUMBA_CACHE_DIR")
-    for kernel in kernels:
-        if wanted and not (kernel.folder and Path(kernel.folder).resolve().is_relative_to(Path(wanted).resolve())):
-            raise SecAggError(
-                f"got NUMBA_CACHE_DIR={wanted}, which this user can't write to; expected a folder of this user: "
-                "change its owner, or run this as another user"
-            )
-        if kernel.folder is None or not os.access(kernel.folder, os.W_OK):
-            raise SecAggError(
-                "got no folder that machine code can be written to; expected NUMBA_CACHE_DIR to be a folder that "
-                "belongs to this user"
-            )
+    if not wanted:
+        return
+    try:
+        os.makedirs(wanted, exist_ok=True)
+        tempfile.TemporaryFile(dir=wanted).close()
+    except OSError as error:
+        raise SecAggError(
+            f"got NUMBA_CACHE_DIR={wanted}, which this user can't write to ({error.strerror}); expected a folder "
+            "of this user: change its owner, or run this as another user"
+        ) from error
+
+
+def check_kept(kernels: Iterable[Kernel]) -> None:
+    """``SecAggError`` if there is no folder for the machine code of ``kernels``."""
+    if any(kernel.folder is None for kernel in kernels):
+        raise SecAggError(
+            "got no folder that machine code can be written to; expected NUMBA_CACHE_DIR to be a folder that "
+            "belongs to this user"
+        )
 
 
 def folders() -> list[str]:
