@@ -253,9 +253,23 @@ class Ring:
 
     def neighbours(self, node: int, degree: int) -> list[int]:
         """The ``degree``/2 nodes on each side of ``node``, sorted; ``degree`` is even and below n - 1."""
+        around: list[int] = np.sort(self._around([node], degree)[0]).tolist()
+        return around
+
+    def ranks(self, node: int, degree: int) -> list[int]:
+        """The rank of ``node``, from 0, among the sorted neighbours of each of its own neighbours.
+
+        They are in the order of :meth:`neighbours`; ``degree`` is even and below n - 1.
+        """
+        around = np.sort(self._around([node], degree)[0])
+        ranks: list[int] = (self._around(around, degree) < node).sum(axis=1).tolist()
+        return ranks
+
+    def _around(self, nodes: Sequence[int] | NDArray[np.int64], degree: int) -> NDArray[np.int64]:
+        """The neighbours of each of ``nodes``, a row a node, in the order of the ring."""
         half = degree // 2
         steps = np.concatenate([np.arange(-half, 0), np.arange(1, half + 1)])
-        around: list[int] = np.sort(self.order[(self.places[node] + steps) % self.order.size]).tolist()
+        around: NDArray[np.int64] = self.order.take(self.places[nodes][:, None] + steps, mode="wrap")
         return around
 
     def least_in_window(self, members: Sequence[bool] | NDArray[np.bool_], window: int) -> int:

@@ -35,6 +35,7 @@ _SMALL_ORDER = frozenset(  # the curve and its twist have no other such points b
         "ec" + "ff" * 30 + "7f",
     )
 )
+_SHA256 = SHA256()
 _ZERO_NONCE = bytes(12)
 _ZERO_COUNTER = bytes(16)
 
@@ -48,7 +49,8 @@ def encode_parts(*parts: bytes | str | int) -> bytes:
     """
     encoded: list[bytes] = []
     for part in parts:
-        octets = part if type(part) is bytes else _part_bytes(part)
+        # Most parts are bytes or the ids of clients: a session encodes millions of them.
+        octets = part if type(part) is bytes else part.encode() if type(part) is str else _part_bytes(part)
         encoded += (len(octets).to_bytes(4, "big"), octets)
     return b"".join(encoded)
 
@@ -61,7 +63,7 @@ def derive(secret: bytes, *, salt: bytes, info: bytes, length: int = 32) -> byte
     """
     if not 1 <= length <= _MAX_DERIVED_BYTES:
         raise MPCError(f"got a length of {length} bytes to derive; expected 1 to {_MAX_DERIVED_BYTES}")
-    return HKDF(algorithm=SHA256(), length=length, salt=salt, info=info).derive(secret)
+    return HKDF(_SHA256, length, salt, info).derive(secret)
 
 
 def check_public_key(key: bytes) -> bytes:
@@ -176,7 +178,7 @@ def _part_bytes(part: bytes | str | int) -> bytes:
         return part
     if isinstance(part, str):
         return part.encode()
-    number = whole(part)
+    number = part if type(part) is int else whole(part)
     if number is None:
         raise MPCError(f"got a part of type {type(part).__name__}; expected bytes, str or int")
     if not 0 <= number < 2**64:

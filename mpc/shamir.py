@@ -167,15 +167,21 @@ def _checked_points(points: Sequence[int]) -> tuple[int, ...]:
     """``points`` as a tuple, once they are distinct and in range."""
     if len(points) > MAX_POINT:
         raise MPCError(f"got {len(points)} shares; expected at most {MAX_POINT}")
-    checked = tuple(_integer("a point", point) for point in points)
+    checked = tuple(point if type(point) is int else _integer("a point", point) for point in points)
+    if len(set(checked)) != len(checked) or (checked and not 1 <= min(checked) <= max(checked) <= MAX_POINT):
+        _refuse_points(checked)
+    return checked
+
+
+def _refuse_points(points: tuple[int, ...]) -> None:
+    """Name the first point that is out of range, or comes twice."""
     seen: set[int] = set()
-    for point in checked:
+    for point in points:
         if not 1 <= point <= MAX_POINT:
             raise MPCError(f"got a share at point {point}; expected points from 1 to {MAX_POINT}")
         if point in seen:
             raise MPCError(f"got two shares at point {point}; give each point once")
         seen.add(point)
-    return checked
 
 
 def _checked_limbs(points: tuple[int, ...], values: Sequence[bytes]) -> Limbs:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from itertools import compress
 
 import numpy as np
 
@@ -12,20 +13,21 @@ from secagg.wire import Reject
 
 def to_bitmap(members: Iterable[str], u1: Sequence[str]) -> bytes:
     """A subset of the sorted ids ``u1`` as a bitmap: bit i of byte j stands for id 8j + i."""
-    marks, inside = bytearray((len(u1) + 7) // 8), set(members)
-    for position, party in enumerate(u1):
-        marks[position >> 3] |= (party in inside) << (position & 7)
-    return bytes(marks)
+    inside = set(members)
+    if not inside:
+        return bytes(bitmap_bytes(len(u1)))
+    marks = np.fromiter(map(inside.__contains__, u1), np.bool_, len(u1))
+    return np.packbits(marks, bitorder="little").tobytes()
 
 
 def from_bitmap(bitmap: bytes, u1: Sequence[str]) -> list[str]:
     """The ids in ``u1`` that a bitmap marks, sorted; ``Reject`` for a wrong length or a bit beyond the last id."""
-    marked: list[int] = []
-    if whole := len(bitmap) == (len(u1) + 7) // 8:
-        marked = np.flatnonzero(np.unpackbits(np.frombuffer(bitmap, np.uint8), bitorder="little")).tolist()
-    if not whole or (marked and marked[-1] >= len(u1)):
+    if len(bitmap) == bitmap_bytes(len(u1)) and not bitmap.strip(b"\0"):
+        return []  # without a look at each id: holders mark the shares that did not open, mostly none
+    marks = np.unpackbits(np.frombuffer(bitmap, np.uint8), bitorder="little")
+    if len(bitmap) != bitmap_bytes(len(u1)) or marks[len(u1) :].any():
         raise Reject(FaultKind.INVALID, f"got a set of {len(bitmap)} bytes for {len(u1)} clients")
-    return [u1[position] for position in marked]
+    return list(compress(u1, marks.tobytes()))
 
 
 def bitmap_bytes(clients: int) -> int:

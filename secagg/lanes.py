@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from mpc.masks import add_mask, add_masks, mask_sum
+from mpc.masks import add_masks, mask_sum
 from secagg.errors import ConfigError, EncodingError, FaultKind
 from secagg.packing import check_packed, lane_dtype, pack_all, packed_size, unpack_add
 from secagg.wire import Reject
@@ -77,10 +77,10 @@ def zero_lanes(task: Task) -> list[NDArray[Any]]:
     return [np.zeros(segment.length, lane_dtype(bits)) for segment, bits in pairs]
 
 
-def mask_lanes(lanes: Sequence[NDArray[Any]], key: bytes, *, sign: int) -> None:
-    """Add or subtract the mask stream of one key, in place; each segment starts at the next 16-byte block."""
+def mask_lanes(lanes: Sequence[NDArray[Any]], keyed: Sequence[tuple[bytes, int]]) -> None:
+    """Add the mask streams of keys, each times its sign, in place; a segment starts at the next 16-byte block."""
     for lane, first in stream_offsets(lanes):
-        add_mask(lane, key, sign=sign, offset=first)
+        add_masks(lane, keyed, offset=first)
 
 
 def mask_all(lanes: Sequence[NDArray[Any]], keyed: Sequence[tuple[bytes, int]], executor: Executor | None) -> None:
@@ -92,8 +92,7 @@ def mask_all(lanes: Sequence[NDArray[Any]], keyed: Sequence[tuple[bytes, int]], 
     raised, and leaves ``lanes`` with some of the masks: to be able to try again, pass a copy.
     """
     if len(keyed) * sum(lane.size for lane in lanes) < _INLINE_LANES:
-        for key, sign in keyed:
-            mask_lanes(lanes, key, sign=sign)
+        mask_lanes(lanes, keyed)
         return
     workers = executor or threads()
     waiting: deque[tuple[Future[Any], NDArray[Any], int, Sequence[tuple[bytes, int]]]] = deque()

@@ -49,19 +49,27 @@ def path_lengths(size: int) -> dict[int, int]:
     return lengths
 
 
-def root_of_path(leaf: bytes, index: int, size: int, path: bytes) -> bytes | None:
+def root_of_path(
+    leaf: bytes, index: int, size: int, path: bytes, known: dict[bytes, bytes] | None = None
+) -> bytes | None:
     """The root of the tree of ``size`` leaves to which ``path`` leads from leaf ``index`` (RFC 9162, section
     2.1.3.2); None for a path of another length or an index out of range.
+
+    Paths of one tree share the nodes near its root. Pass one dict, at first empty, as ``known`` with all of them,
+    and no node is hashed twice.
     """
     if not 0 <= index < size:
         return None
+    parents = {} if known is None else known
     node, at, last = hashlib.sha256(b"\x00" + leaf).digest(), 0, size - 1
     while last:
         if index ^ 1 <= last:
             beside = path[at : at + _HASH_BYTES]
             if len(beside) != _HASH_BYTES:
                 return None
-            left, right = (beside, node) if index & 1 else (node, beside)
-            node, at = hashlib.sha256(b"\x01" + left + right).digest(), at + _HASH_BYTES
+            pair = beside + node if index & 1 else node + beside
+            node, at = parents.get(pair, b""), at + _HASH_BYTES
+            if not node:
+                node = parents[pair] = hashlib.sha256(b"\x01" + pair).digest()
         index, last = index >> 1, last >> 1
     return node if at == len(path) else None

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 
 from mpc.keys import encode_parts
 from secagg._numbers import is_a
@@ -63,10 +64,28 @@ def session_id(
     the server chose; thresholds may depend on their number. ``advertised`` is None until clients have advertised
     keys. From then on the id depends on each client's own fresh keys, so no message of another session is valid.
     """
-    parts = [b"secagg/v1/session", task, roster, session, nonce, encode_parts(*cohort)]
+    parts = [b"secagg/v1/session", task, roster, session, nonce, _encoded(tuple(cohort))]
     if advertised is not None:
         parts += advertised.parts()
     return hashlib.sha256(encode_parts(*parts)).digest()
+
+
+def one_list(ids: Sequence[str]) -> list[str]:
+    """A list of ``ids`` that all roles of this process with the same ids share: never change it.
+
+    Ten thousand simulated clients that each keep a cohort of ten thousand would not fit into memory.
+    """
+    return _listed(tuple(ids))
+
+
+@lru_cache(maxsize=4)
+def _listed(ids: tuple[str, ...]) -> list[str]:
+    return list(ids)
+
+
+@lru_cache(maxsize=4)
+def _encoded(ids: tuple[str, ...]) -> bytes:
+    return encode_parts(*ids)
 
 
 def check_session(session: object) -> bytes:

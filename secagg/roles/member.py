@@ -39,6 +39,7 @@ from secagg.session import (
     NONCE_BYTES,
     check_session,
     draw,
+    one_list,
     roster_digest,
     session_id,
 )
@@ -289,7 +290,7 @@ class Member(Hearing[AnyState]):
         if self.role is PartyRole.CLIENT and draft.id not in proposal.cohort:
             raise Reject(FaultKind.INVALID, "got a cohort without this client")
         draft.session = proposal.session
-        draft.cohort = proposal.cohort
+        draft.cohort = one_list(proposal.cohort)
         draft.nonce = proposal.nonce
         draft.opening_id = draft.session_id = session_id(
             task=self.context.task.digest,

@@ -57,7 +57,7 @@ def test_equal_to_one_mask_after_the_other(workers: int) -> None:
     task = make_task()
     expected, masked = drawn_lanes(task), drawn_lanes(task)
     for key, sign in KEYED:
-        mask_lanes(expected, key, sign=sign)
+        mask_lanes(expected, [(key, sign)])
     with ThreadPoolExecutor(workers) as executor:
         mask_all(masked, KEYED, executor)
     for mine, theirs in zip(masked, expected, strict=True):

@@ -250,6 +250,7 @@ def test_being_a_neighbour_is_mutual(size: int) -> None:
         assert [sparse.point(party, other) for other in sparse.holders(party)] == list(
             range(1, len(sparse.holders(party)) + 1)
         )
+        assert sparse.points(party) == [sparse.point(dealer, party) for dealer in sparse.holders(party)]
 
 
 def test_all_neighbours_of_a_client_gone_is_an_abort_not_a_crash() -> None:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from functools import cached_property
 from typing import Any, ClassVar
 
 from mpc import keys, shamir
@@ -10,12 +11,11 @@ from mpc.errors import MPCError
 from secagg import wire
 from secagg.bitmap import from_bitmap, to_bitmap
 from secagg.errors import Aborted, FaultKind
-from secagg.identity import PartyRole
+from secagg.identity import PartyRole, is_listed
 from secagg.lanes import mask_all, pack_lanes, to_lanes
 from secagg.protocols.pairwise import messages
 from secagg.protocols.pairwise.messages import (
     COMMITMENT_BYTES,
-    HASH_BYTES,
     KEY,
     SEALED_BYTES,
     SELF,
@@ -28,6 +28,8 @@ from secagg.protocols.pairwise.messages import (
     seal_info,
     self_mask_info,
     share_context,
+    share_dealer,
+    share_holder,
 )
 from secagg.protocols.pairwise.neighbours import Graph, Shape
 from secagg.protocols.pairwise.parameters import Pairwise
@@ -72,6 +74,8 @@ class PairwiseClient(Client[PairwiseClientState]):
     def prepare(self) -> None:
         """Check a restored state against all that a client can have saved; ``ConfigError`` if it differs."""
         super().prepare()
+        self._sealing: keys.PrivateKey | None = None
+        self._agreed: dict[bytes, bytes] = {}  # by sealing key: not saved, but agreed again where it is missing
         state = self._state
         check_client_state(state)
         if self._ended or not state.step:
@@ -101,7 +105,7 @@ class PairwiseClient(Client[PairwiseClientState]):
         draft.adverts = {party: (a.sealing_key, a.masking_key) for party, a in adverts.items()}
         graph = self._enter(draft, message, list(adverts))
         # Sample b_u; share s_u^SK and b_u with threshold t among all holders.
-        sealing, masking = self._private_keys(draft)
+        _, masking = self._private_keys(draft)
         seed = self.context.derive(draft, "self-mask-seed")
         holders, threshold = graph.holders(draft.id), graph.shape.threshold
         points = range(1, len(holders) + 1)
@@ -109,18 +113,18 @@ class PairwiseClient(Client[PairwiseClientState]):
         of_key = shamir.share_values(masking, threshold, points, self.context.rng(draft, "masking-key-polynomial"))
         # Encrypt both shares of each holder under the key agreed with it. Not in the paper: commit to every share,
         # so that the server knows a wrong share, and whose fault it is.
-        sealing_key, session = keys.PrivateKey(sealing), draft.session_id
+        session, dealer = draft.session_id, share_dealer(draft.session_id, draft.id)
         sealed, commitments = [], []
-        for point, holder, *shares in zip(points, holders, of_seed, of_key, strict=True):
-            for kind, share in zip((SELF, KEY), shares, strict=True):
-                commitments.append(commit_share(session, draft.id, holder, kind, share))
+        for point, holder, one, other in zip(points, holders, of_seed, of_key, strict=True):
+            commitments.append(commit_share(dealer, share_holder(holder, SELF), one))
+            commitments.append(commit_share(dealer, share_holder(holder, KEY), other))
             if holder == draft.id:
-                draft.held = {draft.id: (shares[0], shares[1])}
+                draft.held = {draft.id: (one, other)}
                 continue
-            secret = self._exchange(sealing_key, draft.adverts[holder][0])
+            secret = self._sealing_secret(draft, holder)
             key = keys.derive(secret, salt=session, info=seal_info(draft.id, holder))
             context = share_context(session, draft.id, holder, point)
-            sealed.append(keys.seal(key, b"".join(shares), associated_data=context))
+            sealed.append(keys.seal(key, one + other, associated_data=context))
         return messages.DealtShares(
             commit_seed(session, draft.id, seed), b"".join(commitments), b"".join(sealed)
         ), b""
@@ -130,10 +134,10 @@ class PairwiseClient(Client[PairwiseClientState]):
         if len(raw) > len(draft.cohort):
             raise Reject(FaultKind.INVALID, f"got {len(raw)} adverts from a cohort of {len(draft.cohort)}")
         adverts: dict[str, messages.Advert] = {}
-        previous, cohort = "", set(draft.cohort)
+        previous = ""
         for data in raw:
             envelope = self.context.relayed(data, messages.Advert, draft.opening_id, PartyRole.CLIENT)
-            if envelope.sender not in cohort or envelope.sender <= previous:
+            if envelope.sender <= previous or not is_listed(envelope.sender, draft.cohort):
                 raise Reject(FaultKind.INVALID, "got adverts out of order, twice, or from outside the cohort")
             previous = envelope.sender
             adverts[envelope.sender] = open_advert(envelope)
@@ -172,31 +176,43 @@ class PairwiseClient(Client[PairwiseClientState]):
             raise Reject(FaultKind.INVALID, "got a set of dealers without this client")
         graph = self._graph(draft)
         self._require(graph.shape, len(u2), "clients that dealt shares")
-        others = [party for party in graph.neighbours(draft.id) if party in u2]
+        holders = zip(graph.holders(draft.id), graph.points(draft.id), strict=True)
+        others = {party: point for party, point in holders if party in u2 and party != draft.id}
         sealed = pieces(message.sealed, SEALED_BYTES, len(others))
         commitments = pieces(message.commitments, COMMITMENT_BYTES, len(others))
         lanes = to_lanes(self.context.task, self.context.contribution(draft))
-        sealing, masking = map(keys.PrivateKey, self._private_keys(draft))
         draft.dealers = message.dealers
         held, secrets = dict(draft.held), {}
-        for dealer, box, committed in zip(others, sealed, commitments, strict=True):
-            secrets[dealer] = self._exchange(sealing, draft.adverts[dealer][0])
-            point = graph.point(dealer, draft.id)
+        for (dealer, point), box, committed in zip(others.items(), sealed, commitments, strict=True):
+            secrets[dealer] = self._sealing_secret(draft, dealer)
             if shares := self._open_shares(draft, secrets[dealer], dealer, point, box, committed):
                 held[dealer] = shares
         draft.held = held
+        self._sealing, self._agreed = None, {}  # if this answer is not saved, the next one agrees again
         # y_u = x_u + PRG(b_u) + sum over v in U2 of ±PRG(s_uv).
-        masks = [(self._self_mask_key(draft), 1)]
+        masks = [(self._self_mask_key(draft), 1), *self._pairwise_masks(draft, others)]
+        mask_all(lanes, masks, self.context.executor)
+        return self._message(draft, secrets), pack_lanes(self.context.task, lanes)
+
+    def _pairwise_masks(self, draft: PairwiseClientState, others: Iterable[str]) -> Iterator[tuple[bytes, int]]:
+        """The keys of the masks that this client shares with ``others``, each with its sign."""
+        masking = keys.PrivateKey(self._private_keys(draft)[1])
         for other in others:
             secret = self._exchange(masking, draft.adverts[other][1])
             shared = keys.derive(secret, salt=draft.session_id, info=mask_info(draft.id, other))
-            masks.append((shared, 1 if draft.id < other else -1))
-        mask_all(lanes, masks, self.context.executor)
-        return self._message(draft, secrets), pack_lanes(self.context.task, lanes)
+            yield shared, 1 if draft.id < other else -1
 
     def _self_mask_key(self, draft: PairwiseClientState) -> bytes:
         seed = self.context.derive(draft, "self-mask-seed")
         return keys.derive(seed, salt=draft.session_id, info=self_mask_info(draft.id))
+
+    def _sealing_secret(self, draft: PairwiseClientState, other: str) -> bytes:
+        """What the sealing keys of this client and ``other`` agree on: it seals what each deals to the other."""
+        public = draft.adverts[other][0]
+        if public not in self._agreed:
+            self._sealing = self._sealing or keys.PrivateKey(self._private_keys(draft)[0])
+            self._agreed[public] = self._exchange(self._sealing, public)
+        return self._agreed[public]
 
     def _open_shares(
         self, draft: PairwiseClientState, secret: bytes, dealer: str, point: int, sealed: bytes, committed: bytes
@@ -210,12 +226,15 @@ class PairwiseClient(Client[PairwiseClientState]):
             return None
         if len(opened) != 2 * SHARE_BYTES:
             return None
-        shares = opened[:SHARE_BYTES], opened[SHARE_BYTES:]
-        hashes = committed[:HASH_BYTES], committed[HASH_BYTES:]
-        for kind, share, expected in zip((SELF, KEY), shares, hashes, strict=True):
-            if commit_share(draft.session_id, dealer, draft.id, kind, share) != expected:
-                return None
-        return shares
+        of_seed, of_key = opened[:SHARE_BYTES], opened[SHARE_BYTES:]
+        start, (as_seed, as_key) = share_dealer(draft.session_id, dealer), self._as_holder
+        hashes = commit_share(start, as_seed, of_seed) + commit_share(start, as_key, of_key)
+        return (of_seed, of_key) if hashes == committed else None
+
+    @cached_property
+    def _as_holder(self) -> tuple[bytes, bytes]:
+        """What the commitments to this client's shares of seeds and of keys have in common."""
+        return share_holder(self._state.id, SELF), share_holder(self._state.id, KEY)
 
     def _message(self, draft: PairwiseClientState, secrets: Mapping[str, bytes]) -> wire.Message:
         """The message that carries the input; ``secrets`` are this client's with each of its neighbours in U2."""
@@ -321,3 +340,4 @@ class PairwiseClient(Client[PairwiseClientState]):
         """Forget keys, shares and update."""
         super().erase(draft)
         draft.held, draft.adverts = {}, {}
+        self._sealing, self._agreed = None, {}

@@ -22,6 +22,8 @@ SEALED_BYTES = 2 * SHARE_BYTES + 16  # both shares and the AES-GCM tag
 COMMITMENT_BYTES = 2 * HASH_BYTES
 VOUCHER_BYTES = 16
 
+_SHARE_LENGTH = SHARE_BYTES.to_bytes(4, "big")  # as encode_parts writes it before a share
+
 SELF, KEY = "self-mask", "masking-key"  # the two secrets that a client deals
 
 
@@ -174,9 +176,14 @@ class Revealed(wire.Message, frozen=True):
 
 def pieces(joined: bytes, size: int, count: int) -> list[bytes]:
     """``joined`` cut into ``count`` pieces of ``size`` bytes; ``Reject`` if it has another length."""
+    check_pieces(joined, size, count)
+    return [joined[at : at + size] for at in range(0, len(joined), size)]
+
+
+def check_pieces(joined: bytes, size: int, count: int) -> None:
+    """``Reject`` unless ``joined`` can be cut into ``count`` pieces of ``size`` bytes."""
     if len(joined) != size * count:
         raise Reject(FaultKind.INVALID, f"got {len(joined)} bytes for {count} pieces of {size}")
-    return [joined[at : at + size] for at in range(0, len(joined), size)]
 
 
 def seal_info(dealer: str, holder: str) -> bytes:
@@ -204,10 +211,23 @@ def share_context(session: bytes, dealer: str, holder: str, point: int) -> bytes
     return encode_parts("secagg/v1/share", session, DealtShares.TYPE, dealer, holder, point)
 
 
-def commit_share(session: bytes, dealer: str, holder: str, kind: str, share: bytes) -> bytes:
-    """The commitment to a share: a revealed share is checked against it."""
-    parts = encode_parts("secagg/v1/share-commitment", session, dealer, holder, kind, share)
-    return hashlib.sha256(parts).digest()
+def share_dealer(session: bytes, dealer: str) -> bytes:
+    """The start of what :func:`commit_share` hashes: who deals the share, in which session."""
+    return encode_parts("secagg/v1/share-commitment", session, dealer)
+
+
+def share_holder(holder: str, kind: str) -> bytes:
+    """What follows :func:`share_dealer`: who holds the share, and of which of the two secrets it is."""
+    return encode_parts(holder, kind) + _SHARE_LENGTH
+
+
+def commit_share(dealer: bytes, holder: bytes, share: bytes) -> bytes:
+    """The commitment to a share: a revealed share is checked against it.
+
+    ``dealer`` and ``holder`` are from :func:`share_dealer` and :func:`share_holder`, which whoever commits to many
+    shares need not call for each.
+    """
+    return hashlib.sha256(dealer + holder + share).digest()
 
 
 def commit_seed(session: bytes, dealer: str, seed: bytes) -> bytes:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from bisect import bisect_left
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 
 from mpc import graph
 
@@ -43,8 +44,9 @@ class Graph:
         self._u1 = u1
         self._seed = seed
         self._near: dict[str, list[str]] = {}
+        self._points: dict[str, list[int]] = {}
 
-    @property
+    @cached_property
     def _ring(self) -> graph.Ring:
         return graph.draw_ring(self.shape.nodes, self._seed)
 
@@ -57,17 +59,23 @@ class Graph:
             self._near[party] = [self._u1[node] for node in around]
         return self._near[party]
 
-    def neighbours(self, party: str) -> list[str]:
+    def neighbours(self, party: str) -> Sequence[str]:
         """The clients that share a mask with ``party``; sorted."""
-        return [other for other in self.holders(party) if other != party]
+        holders = self.holders(party)
+        return [other for other in holders if other != party] if self.shape.complete else holders
 
     def point(self, dealer: str, holder: str) -> int:
         """The point at which ``dealer`` evaluates its polynomials for ``holder``: its place there, plus one."""
         return bisect_left(self.holders(dealer), holder) + 1
 
-    def box(self, dealer: str, holder: str) -> int:
-        """The place of the box for ``holder`` among those that ``dealer`` seals, which seals nothing to itself."""
-        return self.point(dealer, holder) - 1 - (self.shape.complete and dealer < holder)
+    def points(self, holder: str) -> list[int]:
+        """:meth:`point` for each of the dealers ``holders(holder)`` and this holder, in their order."""
+        place = bisect_left(self._u1, holder)
+        if self.shape.complete:
+            return [place + 1] * len(self._u1)
+        if holder not in self._points:
+            self._points[holder] = [rank + 1 for rank in self._ring.ranks(place, self.shape.degree)]
+        return self._points[holder]
 
     def is_cut(self, survivors: Collection[str]) -> bool:
         """Whether some window of the ring has so few survivors that all of them may be corrupt."""

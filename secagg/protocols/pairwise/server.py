@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from functools import cached_property
+from itertools import chain
 from typing import Any, ClassVar
 
-from mpc import keys, shamir
-from mpc.errors import MPCError
+from mpc import keys
 from secagg.bitmap import from_bitmap, to_bitmap
 from secagg.errors import Aborted, FaultKind
 from secagg.lanes import fold_lanes, mask_all, reduce_lanes, zero_lanes
@@ -20,14 +20,17 @@ from secagg.protocols.pairwise.messages import (
     SELF,
     SHARE_BYTES,
     check_advert,
+    check_pieces,
     commit_seed,
     commit_share,
-    mask_info,
     pieces,
     self_mask_info,
+    share_dealer,
+    share_holder,
 )
 from secagg.protocols.pairwise.neighbours import Graph, Shape
 from secagg.protocols.pairwise.parameters import Pairwise
+from secagg.protocols.pairwise.recovery import masks_of_gone, rebuild, spread
 from secagg.protocols.pairwise.states import PairwiseServerState, check_server_graph, check_server_state
 from secagg.roles.member import Reply, method
 from secagg.roles.server import Server, Step
@@ -140,8 +143,8 @@ class PairwiseServer(Server[PairwiseServerState]):
         state = self.context.state
         if len(dealt.self_mask_commitment) != HASH_BYTES:
             raise Reject(FaultKind.INVALID, "got a commitment that is not 32 bytes")
-        pieces(dealt.commitments, COMMITMENT_BYTES, len(self._graph.holders(envelope.sender)))
-        pieces(dealt.sealed, SEALED_BYTES, self._shape.degree)
+        check_pieces(dealt.commitments, COMMITMENT_BYTES, len(self._graph.holders(envelope.sender)))
+        check_pieces(dealt.sealed, SEALED_BYTES, self._shape.degree)
         state.seed_commitments[envelope.sender] = dealt.self_mask_commitment
         state.commitments[envelope.sender] = dealt.commitments
         state.sealed[envelope.sender] = dealt.sealed
@@ -154,18 +157,20 @@ class PairwiseServer(Server[PairwiseServerState]):
     # Round 2
 
     def _send_shares(self) -> Mapping[str, Reply]:
-        u2, marked = set(self.context.state.u2), to_bitmap(self.context.state.u2, self.context.state.u1)
-        return {holder: (self._shares_for(holder, u2, marked), b"") for holder in self.context.state.u2}
+        marked = to_bitmap(self.context.state.u2, self.context.state.u1)
+        return {holder: (self._shares_for(holder, marked), b"") for holder in self.context.state.u2}
 
-    def _shares_for(self, holder: str, u2: set[str], marked: bytes) -> messages.HeldShares:
-        state = self.context.state
+    def _shares_for(self, holder: str, marked: bytes) -> messages.HeldShares:
+        state, complete = self.context.state, self._shape.complete
         committed, sealed = [], []
-        for dealer in self._graph.neighbours(holder):
-            if dealer not in u2:
+        for dealer, point in zip(self._graph.holders(holder), self._graph.points(holder), strict=True):
+            if dealer == holder or (boxes := state.sealed.get(dealer)) is None:
                 continue
-            at, box = self._graph.point(dealer, holder) - 1, self._graph.box(dealer, holder)
-            committed.append(state.commitments[dealer][at * COMMITMENT_BYTES : (at + 1) * COMMITMENT_BYTES])
-            sealed.append(state.sealed[dealer][box * SEALED_BYTES : (box + 1) * SEALED_BYTES])
+            at = (point - 1) * COMMITMENT_BYTES
+            committed.append(state.commitments[dealer][at : at + COMMITMENT_BYTES])
+            # A dealer seals nothing to itself, so on the complete graph the boxes after its own place move up.
+            at = (point - 1 - (complete and dealer < holder)) * SEALED_BYTES
+            sealed.append(boxes[at : at + SEALED_BYTES])
         return messages.HeldShares(marked, b"".join(committed), b"".join(sealed))
 
     def _take_input(self, envelope: Envelope, message: Any, payload: memoryview) -> None:
@@ -216,23 +221,34 @@ class PairwiseServer(Server[PairwiseServerState]):
         """Sort a holder's shares by dealer; a share that differs from its commitment is the holder's fault."""
         state, holder = self.context.state, envelope.sender
         unopened = set(from_bitmap(revealed.unopened, state.u1))
-        dealt = [party for party in self._graph.holders(holder) if party in state.seed_commitments]
-        if holder in unopened or not unopened <= set(dealt):
+        points = zip(self._graph.holders(holder), self._graph.points(holder), strict=True)
+        dealt = {party: point for party, point in points if party in state.seed_commitments}
+        if holder in unopened or not unopened <= dealt.keys():
             raise Reject(FaultKind.INVALID, "got unopened shares of clients that dealt no shares")
-        dealers = [party for party in dealt if party not in unopened]
-        shares = pieces(revealed.shares, SHARE_BYTES, len(dealers))
+        for dealer in unopened:
+            del dealt[dealer]
+        shares = pieces(revealed.shares, SHARE_BYTES, len(dealt))
         for dealer in sorted(unopened):
             self.context.blame(dealer, FaultKind.UNOPENED_SHARE, f"{holder} says that the share {self._unopened()}")
-        survivors = set(state.survivors)
-        for dealer, share in zip(dealers, shares, strict=True):
-            kind = SELF if dealer in survivors else KEY
-            point = self._graph.point(dealer, holder)
-            start = (point - 1) * COMMITMENT_BYTES + (HASH_BYTES if kind == KEY else 0)
-            expected = state.commitments[dealer][start : start + HASH_BYTES]
-            if commit_share(state.session_id, dealer, holder, kind, share) != expected:
+        of_seed, of_key = share_holder(holder, SELF), share_holder(holder, KEY)
+        survivors, dealers = self._u3, self._dealers
+        for (dealer, point), share in zip(dealt.items(), shares, strict=True):
+            kind, at = (of_seed, 0) if dealer in survivors else (of_key, HASH_BYTES)
+            at += (point - 1) * COMMITMENT_BYTES
+            if commit_share(dealers[dealer], kind, share) != state.commitments[dealer][at : at + HASH_BYTES]:
                 self.context.blame(holder, FaultKind.WRONG_SHARE, f"its share of {dealer} is not the one dealt")
                 continue
             state.shares[dealer][point] = share
+
+    @cached_property
+    def _dealers(self) -> dict[str, bytes]:
+        """What the commitments of each client of U2 begin with, once the session id holds U1."""
+        return {dealer: share_dealer(self.context.state.session_id, dealer) for dealer in self.context.state.u2}
+
+    @cached_property
+    def _u3(self) -> frozenset[str]:
+        """The survivors, once the round of the inputs is closed."""
+        return frozenset(self.context.state.survivors)
 
     def _unopened(self) -> str:
         """What may be wrong with a share that its holder reports."""
@@ -241,47 +257,56 @@ class PairwiseServer(Server[PairwiseServerState]):
     def _settle_revealed(self) -> None:
         """Rebuild one secret of each client of U2, then subtract the masks from the sum."""
         # Bonawitz et al., round 4: s_v^SK for v in U2 without U3, b_v for v in U3; then subtract all these masks.
-        state, survivors = self.context.state, set(self.context.state.survivors)
+        state = self.context.state
         for dealer in state.u2:
             self.context.need(len(state.shares[dealer]), self._shape.threshold, f"good shares of {dealer}'s secret")
-        secret = {dealer: self._rebuild(dealer, SELF if dealer in survivors else KEY) for dealer in state.u2}
-        masks = []
-        for client in state.survivors:
-            key = keys.derive(secret[client], salt=state.session_id, info=self_mask_info(client))
-            masks.append((key, -1))
-        for gone in sorted(set(state.u2) - survivors):
-            private = keys.PrivateKey(secret[gone])
-            for client in self._graph.neighbours(gone):
-                if client in survivors:
-                    shared = private.exchange(state.public_keys[client][1])
-                    key = keys.derive(shared, salt=state.session_id, info=mask_info(gone, client))
-                    masks.append((key, -1 if client < gone else 1))
+        secrets = dict(zip(state.u2, self._rebuild(), strict=True))
         # The executor may lose a worker, so the sum stays unchanged until all masks are computed.
         negated = zero_lanes(self.context.task)
+        masks = [*self._self_masks(secrets), *self._pairwise_masks(secrets)]
         mask_all(negated, masks, self.context.executor)
         for total, mask in zip(self.context.sums, negated, strict=True):
             total += mask
         reduce_lanes(self.context.task, self.context.sums)
         state.shares = {}
 
-    def _rebuild(self, dealer: str, kind: str) -> bytes:
-        """A dealer's secret. If good shares rebuild another secret than it committed to, the dealer is at fault."""
+    def _rebuild(self) -> Iterator[bytes]:
+        """The secret of each client of U2. One that its dealer did not commit to is the dealer's fault."""
+        state, threshold = self.context.state, self._shape.threshold
+        calls = (tuple(zip(*sorted(state.shares[dealer].items())[:threshold], strict=True)) for dealer in state.u2)
+        for dealer, secret in zip(state.u2, spread(self.context.executor, rebuild, calls), strict=True):
+            if secret is None or not self._is_committed(dealer, secret):
+                detail = "its shares rebuild another secret than it committed to"
+                self.context.blame(dealer, FaultKind.WRONG_DEALING, detail)
+                raise Aborted(f"{dealer} dealt shares of a wrong secret; leave it out of the next session")
+            yield secret
+
+    def _is_committed(self, dealer: str, secret: bytes) -> bool:
         state = self.context.state
-        shares = dict(sorted(state.shares[dealer].items())[: self._shape.threshold])
-        try:
-            secret = shamir.reconstruct(list(shares), list(shares.values()))
-            if kind == SELF:
-                right = commit_seed(state.session_id, dealer, secret) == state.seed_commitments[dealer]
-            else:
-                right = keys.public_key(secret) == state.public_keys[dealer][1]
-        except MPCError:
-            right = False
-        if not right:
-            self.context.blame(
-                dealer, FaultKind.WRONG_DEALING, "its shares rebuild another secret than it committed to"
+        if dealer in self._u3:
+            return commit_seed(state.session_id, dealer, secret) == state.seed_commitments[dealer]
+        return keys.public_key(secret) == state.public_keys[dealer][1]
+
+    def _self_masks(self, secrets: Mapping[str, bytes]) -> Iterator[tuple[bytes, int]]:
+        """The keys of the survivors' self masks, each with the sign that takes it off the sum."""
+        salt = self.context.state.session_id
+        for client in self.context.state.survivors:
+            yield keys.derive(secrets[client], salt=salt, info=self_mask_info(client)), -1
+
+    def _pairwise_masks(self, secrets: Mapping[str, bytes]) -> Iterator[tuple[bytes, int]]:
+        """The keys of the masks between a survivor and a client of U2 that is gone, with the same signs."""
+        state, survivors, public_keys = self.context.state, self._u3, self.context.state.public_keys
+        calls = (
+            (
+                state.session_id,
+                gone,
+                secrets[gone],
+                {near: public_keys[near][1] for near in self._graph.neighbours(gone) if near in survivors},
             )
-            raise Aborted(f"{dealer} dealt shares of a wrong secret; leave it out of the next session")
-        return secret
+            for gone in state.u2
+            if gone not in survivors
+        )
+        return chain.from_iterable(spread(self.context.executor, masks_of_gone, calls))
 
     # In every round
 

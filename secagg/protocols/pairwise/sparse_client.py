@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hmac
+from bisect import bisect_left
 from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any, ClassVar
@@ -12,6 +13,7 @@ from secagg import wire
 from secagg.beacon import SLACK_BITS, Beacon
 from secagg.bitmap import from_bitmap
 from secagg.errors import Aborted, FaultKind
+from secagg.identity import is_listed
 from secagg.merkle import root_of_path
 from secagg.protocols.pairwise import messages
 from secagg.protocols.pairwise.client import PairwiseClient
@@ -20,7 +22,7 @@ from secagg.protocols.pairwise.neighbours import Graph
 from secagg.protocols.pairwise.sparse_parameters import Sparse
 from secagg.protocols.pairwise.states import PairwiseClientState
 from secagg.roles.member import Handler, Reply, method
-from secagg.session import NONCE_BYTES, Advertised
+from secagg.session import NONCE_BYTES, Advertised, one_list
 from secagg.table import Round
 from secagg.wire import Reject
 
@@ -66,7 +68,7 @@ class SparseClient(PairwiseClient):
 
         The session id follows from tree, cohort and U1, and decides who the neighbours are; those must be shown.
         """
-        draft.u1 = from_bitmap(message.present, draft.cohort)
+        draft.u1 = one_list(from_bitmap(message.present, draft.cohort))
         shape = self._shape(draft)
         self._require(shape, len(draft.u1), "clients that advertised keys")
         root = self._root(draft, message, senders)
@@ -85,11 +87,11 @@ class SparseClient(PairwiseClient):
 
     def _root(self, draft: PairwiseClientState, message: messages.ShownAdverts, senders: list[str]) -> bytes:
         """The one root to which the paths of all adverts shown lead."""
-        places = {party: place for place, party in enumerate(draft.u1)}
-        if not places.keys() >= set(senders) or len(message.paths) != len(senders):
+        if not all(is_listed(sender, draft.u1) for sender in senders) or len(message.paths) != len(senders):
             raise Reject(FaultKind.INVALID, "got adverts from outside U1, or not one path for each")
+        known: dict[bytes, bytes] = {}
         roots = {
-            root_of_path(advert, places[sender], len(places), path)
+            root_of_path(advert, bisect_left(draft.u1, sender), len(draft.u1), path, known)
             for sender, advert, path in zip(senders, message.adverts, message.paths, strict=True)
         }
         root = roots.pop()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from bisect import insort
 from collections.abc import Mapping
 from typing import Any, ClassVar
 
@@ -10,7 +11,7 @@ from secagg.bitmap import to_bitmap
 from secagg.errors import FaultKind, LocalProtocolError
 from secagg.merkle import merkle_levels, merkle_path, merkle_root
 from secagg.protocols.pairwise import messages
-from secagg.protocols.pairwise.messages import VOUCHER_BYTES, pieces
+from secagg.protocols.pairwise.messages import VOUCHER_BYTES, check_pieces, pieces
 from secagg.protocols.pairwise.server import PairwiseServer
 from secagg.protocols.pairwise.sparse_parameters import Sparse
 from secagg.roles.member import Reply, method
@@ -118,7 +119,8 @@ class SparseServer(PairwiseServer):
         present = to_bitmap(state.u1, state.cohort)
         requests: dict[str, Reply] = {}
         for client in state.next_rounds if state.beacon_output else state.u1:
-            shown = sorted([client, *self._graph.neighbours(client)])
+            shown = [*self._graph.neighbours(client)]
+            insort(shown, client)
             raw, proofs = [state.adverts[party] for party in shown], [paths[party] for party in shown]
             if state.beacon_output:
                 request: messages.ShownAdverts = messages.DrawnAdverts(present, raw, proofs, *state.beacon_output)
@@ -133,7 +135,7 @@ class SparseServer(PairwiseServer):
         if not isinstance(message, messages.VouchedInput):
             super()._take_input(envelope, message, payload)
             return
-        pieces(message.vouchers, VOUCHER_BYTES, len(self._near_dealers(envelope.sender)))
+        check_pieces(message.vouchers, VOUCHER_BYTES, len(self._near_dealers(envelope.sender)))
         super()._take_input(envelope, message, payload)
         self.context.state.vouchers[envelope.sender] = message.vouchers
 

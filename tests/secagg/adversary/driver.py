@@ -383,10 +383,10 @@ class LyingServer:
             return None
         lanes = [lane.copy() for lane in self.inputs[victim]]
         own = keys.derive(seed, salt=self.ids[victim], info=self_mask_info(victim))
-        mask_lanes(lanes, own, sign=-1)
+        mask_lanes(lanes, [(own, -1)])
         for peer, key in mask_keys.items():
             assert key is not None
-            mask_lanes(lanes, key, sign=-1 if victim < peer else 1)
+            mask_lanes(lanes, [(key, -1 if victim < peer else 1)])
         reduce_lanes(self.task, lanes)
         return lanes
 
@@ -405,7 +405,7 @@ def opened_sum(server: LyingServer, parties: Collection[str]) -> Vector | None:
             return None
         for mine, theirs in zip(lanes, server.inputs[party], strict=True):
             mine += theirs
-        mask_lanes(lanes, keys.derive(seed, salt=server.ids[party], info=self_mask_info(party)), sign=-1)
+        mask_lanes(lanes, [(keys.derive(seed, salt=server.ids[party], info=self_mask_info(party)), -1)])
     reduce_lanes(server.task, lanes)
     task = server.task
     decoded = task.encoding.decode(lanes, layout=task.layout, survivors=len(parties), max_weight=task.max_weight)

@@ -112,7 +112,7 @@ class WrongDealer(PairwiseClient):
                 for key, sign in ((masking, 1), (other, -1)) if party != self.id else ():
                     salt, info = draft.session_id, mask_info(party, self.id)
                     mask = keys.agree(key, draft.adverts[party][1], salt=salt, info=info)
-                    mask_lanes(left, mask, sign=sign if party < self.id else -sign)
+                    mask_lanes(left, [(mask, sign if party < self.id else -sign)])
             reduce_lanes(self.context.task, left)
             if ((left[0] + np.uint32(60_000)) % 2**19 < 120_000).all() and left[1][0] <= 6:
                 return other

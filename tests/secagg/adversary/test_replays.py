@@ -12,7 +12,15 @@ from secagg import SecAgg
 from secagg.bitmap import from_bitmap
 from secagg.errors import FaultKind
 from secagg.lanes import mask_lanes, reduce_lanes
-from secagg.protocols.pairwise.messages import KEY, SELF, SHARE_BYTES, commit_share, seal_info, share_context
+from secagg.protocols.pairwise.messages import (
+    KEY,
+    SELF,
+    SHARE_BYTES,
+    seal_info,
+    share_context,
+    share_dealer,
+    share_holder,
+)
 from secagg.roles import MemberContext
 from secagg.session import session_id
 from secagg.wire import Reject
@@ -118,7 +126,7 @@ class TestReplayedLists:
         "enough by itself"
     ),
     defence="a share is bound to dealer, holder and point in its sealing key, its associated data and its "
-    "commitment (`seal_info`, `share_context`, `commit_share`)",
+    "commitment (`seal_info`, `share_context`, `share_dealer` and `share_holder`)",
     control="with these three leaving out dealer, holder and point: the victim's update",
     source="FCP: AES-GCM without associated data or ids",
 )
@@ -148,7 +156,7 @@ class TestReflectedShare:
         assert server.rebuild(VICTIM, SELF) is not None
         assert server.recover() is None
 
-    @pytest.mark.parametrize("kept", ["seal_info", "share_context", "commit_share"])
+    @pytest.mark.parametrize("kept", ["seal_info", "share_context", "share_dealer"])
     def test_refused_by_each_alone(self, kept: str, monkeypatch: pytest.MonkeyPatch) -> None:
         self.unbind(monkeypatch, kept)
         assert self.attack().recover() is None
@@ -161,10 +169,12 @@ class TestReflectedShare:
         unbound: dict[Callable[..., bytes], Callable[..., bytes]] = {
             seal_info: lambda *_: seal_info("", ""),
             share_context: lambda session, *_: share_context(session, "", "", 0),
-            commit_share: lambda session, dealer, holder, *rest: commit_share(session, "", "", *rest),
+            share_dealer: lambda session, _: share_dealer(session, ""),
+            share_holder: lambda _, kind: share_holder("", kind),
         }
+        both = {"share_dealer": "share_holder"}  # a commitment is bound by these two together
         for defence, instead in unbound.items():
-            if defence.__name__ != kept:
+            if defence.__name__ not in (kept, both.get(kept)):
                 remove(monkeypatch, defence, instead)
 
 
@@ -230,7 +240,7 @@ class TestGuessedMasks:
         assert lanes is not None
         for guess in range(TRIED):
             tried = [lane.copy() for lane in lanes]
-            mask_lanes(tried, folded(guess), sign=-1)
+            mask_lanes(tried, [(folded(guess), -1)])
             reduce_lanes(task, tried)
             if tried[0].max() < 2**16 and tried[1][0] <= tried[0].size:  # an update in range: no accident
                 return as_update(tried, task)
@@ -240,8 +250,8 @@ class TestGuessedMasks:
         assert self.attack() is None
 
     def test_control_succeeds(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        def weak(lanes: Any, key: bytes, *, sign: int) -> None:
-            mask_lanes(lanes, folded(int.from_bytes(key[:2], "big") % TRIED), sign=sign)
+        def weak(lanes: Any, keyed: Any) -> None:
+            mask_lanes(lanes, [(folded(int.from_bytes(key[:2], "big") % TRIED), sign) for key, sign in keyed])
 
         remove(monkeypatch, mask_lanes, weak)
         assert has(self.attack(), WANTED, TASK)
