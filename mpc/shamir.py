@@ -227,10 +227,9 @@ def _weights(points: tuple[int, ...], at: int) -> NDArray[np.uint16]:
     The weight of point i is the product of all offsets, divided by its own offset and by its spread.
     """
     offsets = [point - at for point in points]
-    numerator = prod(offsets) % PRIME
-    inverses = _inverses([a * b % PRIME for a, b in zip(offsets, _spreads(points), strict=True)])
-    weights = b"".join((numerator * inverse % PRIME).to_bytes(SHARE_BYTES, "little") for inverse in inverses)
-    octets = np.frombuffer(weights, dtype=np.uint8).reshape(-1, SHARE_BYTES)
+    divisors = [a * b for a, b in zip(offsets, _spreads(points), strict=True)]
+    weights = [weight.to_bytes(SHARE_BYTES, "little") for weight in _quotients(prod(offsets), divisors)]
+    octets = np.frombuffer(b"".join(weights), dtype=np.uint8).reshape(-1, SHARE_BYTES)
     bits = np.unpackbits(octets, axis=1, count=DIGITS * DIGIT_BITS, bitorder="little")
     places = 1 << np.arange(DIGIT_BITS, dtype=np.uint16)
     digits = bits.reshape(-1, DIGITS, DIGIT_BITS) @ places
@@ -241,18 +240,18 @@ def _weights(points: tuple[int, ...], at: int) -> NDArray[np.uint16]:
 @lru_cache(maxsize=64)
 def _spreads(points: tuple[int, ...]) -> tuple[int, ...]:
     """For each point, the product of the differences from it to all others, modulo the prime."""
-    return tuple(prod(other - point for other in points if other != point) % PRIME for point in points)
+    return tuple([prod([other - point for other in points if other != point]) % PRIME for point in points])
 
 
-def _inverses(numbers: list[int]) -> list[int]:
-    """The inverses modulo the prime of non-zero ``numbers``, by one inversion (Montgomery's trick)."""
-    before = list(accumulate(numbers, lambda a, b: a * b % PRIME, initial=1))
-    inverse = pow(before.pop(), -1, PRIME)
-    inverses = []
-    for number, product in zip(reversed(numbers), reversed(before), strict=True):
-        inverses.append(inverse * product % PRIME)
-        inverse = inverse * number % PRIME
-    return inverses[::-1]
+def _quotients(dividend: int, divisors: list[int]) -> list[int]:
+    """``dividend`` over each of ``divisors``, non-zero modulo the prime, by one inversion (Montgomery's trick)."""
+    before = list(accumulate(divisors, lambda a, b: a * b % PRIME, initial=1))
+    quotient = dividend * pow(before.pop(), -1, PRIME) % PRIME
+    quotients = []
+    for divisor, product in zip(reversed(divisors), reversed(before), strict=True):
+        quotients.append(quotient * product % PRIME)
+        quotient = quotient * divisor % PRIME
+    return quotients[::-1]
 
 
 def _words(octets: bytes) -> NDArray[np.uint32]:

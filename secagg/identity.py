@@ -332,7 +332,7 @@ def check_clients(cohort: Sequence[str], roster: Roster | None) -> None:
             )
 
 
-@lru_cache(maxsize=4)  # simulated clients all check the same cohort
+@lru_cache(maxsize=2)  # simulated clients all check the same cohort
 def _are_sorted_ids(ids: tuple[str, ...]) -> bool:
     return all(map(lt, ids, ids[1:])) and all(map(_PARTY_ID.match, ids)) and "server" not in ids
 

@@ -78,12 +78,12 @@ def one_list(ids: Sequence[str]) -> list[str]:
     return _listed(tuple(ids))
 
 
-@lru_cache(maxsize=4)
+@lru_cache(maxsize=2)
 def _listed(ids: tuple[str, ...]) -> list[str]:
     return list(ids)
 
 
-@lru_cache(maxsize=4)
+@lru_cache(maxsize=2)
 def _encoded(ids: tuple[str, ...]) -> bytes:
     return encode_parts(*ids)
 

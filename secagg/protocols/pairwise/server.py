@@ -161,13 +161,13 @@ class PairwiseServer(Server[PairwiseServerState]):
         return {holder: (self._shares_for(holder, marked), b"") for holder in self.context.state.u2}
 
     def _shares_for(self, holder: str, marked: bytes) -> messages.HeldShares:
-        state, complete = self.context.state, self._shape.complete
-        committed, sealed = [], []
+        all_sealed, all_committed = self.context.state.sealed, self.context.state.commitments
+        complete, committed, sealed = self._shape.complete, [], []
         for dealer, point in zip(self._graph.holders(holder), self._graph.points(holder), strict=True):
-            if dealer == holder or (boxes := state.sealed.get(dealer)) is None:
+            if dealer == holder or (boxes := all_sealed.get(dealer)) is None:
                 continue
             at = (point - 1) * COMMITMENT_BYTES
-            committed.append(state.commitments[dealer][at : at + COMMITMENT_BYTES])
+            committed.append(all_committed[dealer][at : at + COMMITMENT_BYTES])
             # A dealer seals nothing to itself, so on the complete graph the boxes after its own place move up.
             at = (point - 1 - (complete and dealer < holder)) * SEALED_BYTES
             sealed.append(boxes[at : at + SEALED_BYTES])
@@ -231,14 +231,14 @@ class PairwiseServer(Server[PairwiseServerState]):
         for dealer in sorted(unopened):
             self.context.blame(dealer, FaultKind.UNOPENED_SHARE, f"{holder} says that the share {self._unopened()}")
         of_seed, of_key = share_holder(holder, SELF), share_holder(holder, KEY)
-        survivors, dealers = self._u3, self._dealers
+        survivors, dealers, all_committed, all_shares = self._u3, self._dealers, state.commitments, state.shares
         for (dealer, point), share in zip(dealt.items(), shares, strict=True):
             kind, at = (of_seed, 0) if dealer in survivors else (of_key, HASH_BYTES)
             at += (point - 1) * COMMITMENT_BYTES
-            if commit_share(dealers[dealer], kind, share) != state.commitments[dealer][at : at + HASH_BYTES]:
+            if commit_share(dealers[dealer], kind, share) != all_committed[dealer][at : at + HASH_BYTES]:
                 self.context.blame(holder, FaultKind.WRONG_SHARE, f"its share of {dealer} is not the one dealt")
                 continue
-            state.shares[dealer][point] = share
+            all_shares[dealer][point] = share
 
     @cached_property
     def _dealers(self) -> dict[str, bytes]:

@@ -116,12 +116,12 @@ class SparseServer(PairwiseServer):
         state = self.context.state
         levels = merkle_levels([state.adverts[party] for party in state.u1])
         paths = {party: merkle_path(levels, place) for place, party in enumerate(state.u1)}
-        present = to_bitmap(state.u1, state.cohort)
+        present, adverts = to_bitmap(state.u1, state.cohort), state.adverts
         requests: dict[str, Reply] = {}
         for client in state.next_rounds if state.beacon_output else state.u1:
             shown = [*self._graph.neighbours(client)]
             insort(shown, client)
-            raw, proofs = [state.adverts[party] for party in shown], [paths[party] for party in shown]
+            raw, proofs = [adverts[party] for party in shown], [paths[party] for party in shown]
             if state.beacon_output:
                 request: messages.ShownAdverts = messages.DrawnAdverts(present, raw, proofs, *state.beacon_output)
             else:
