@@ -12,6 +12,8 @@ Numba passes over a folder that it may not write to. An image has its machine co
 if it runs as another user than the one that built it, or from a read-only file system. So this module also
 reads what lies in ``NUMBA_CACHE_DIR`` or beside the source. New code then goes to the private folder.
 
+A file may be damaged, and a disk may be full. Then a kernel is compiled again, and a WARNING says so.
+
 ``he``, ``mpc`` and ``dp`` know nothing of each other. Each has this file, and a test holds the three
 equal.
 """
@@ -63,7 +65,7 @@ def kernel(function: Callable[P, R]) -> Callable[P, R]:
     except RuntimeError:  # no folder for the cache
         compiled = _cached_privately(function)
     shipped = _shipped(function)
-    if shipped is not None:
+    if not config.DISABLE_JIT and (shipped or compiled._cache.cache_path):
         compiled._cache = _Layers(function, shipped, compiled._cache)
     return cast(Callable[P, R], compiled)
 
@@ -162,26 +164,57 @@ def _shipped(function: Callable[..., Any]) -> Any:
 
 
 class _Layers:
-    """A cache to read, and one to read and write, in the place of Numba's own."""
+    """The cache that was shipped, if there is one, and the own one, in the place of Numba's."""
 
     def __init__(self, function: Callable[..., Any], shipped: Any, own: Any) -> None:
         self.function, self.shipped, self.own = function, shipped, own
         self.cache_path = own.cache_path
 
     def load_overload(self, signature: Any, context: Any) -> Any:
-        """The machine code for ``signature``, or None."""
-        result = self.shipped.load_overload(signature, context)
-        return self.own.load_overload(signature, context) if result is None else result
+        """The machine code for ``signature``, or None: also if the files are damaged, or of another signature."""
+        for layer in (self.shipped, self.own):
+            if layer is None:
+                continue
+            try:
+                result = layer.load_overload(signature, context)
+            except Exception as error:  # damaged bytes raise anything when they are unpickled
+                _warn_of_files(layer.cache_path, error)
+                continue
+            # Two processes that save at the same time may take one name for two files.
+            if result is not None and tuple(result.signature.args) == tuple(signature):
+                return result
+        return None
 
     def save_overload(self, signature: Any, result: Any) -> None:
         """Keep what the shipped cache doesn't have, such as code for another CPU, if there is a folder for it."""
         if self.own.cache_path is None:
             _warn(self.function)
-        self.own.save_overload(signature, result)
+        try:
+            try:
+                self.own.save_overload(signature, result)
+            except Exception:  # a damaged index
+                self.own.flush()
+                self.own.save_overload(signature, result)
+        except Exception as error:  # a full disk; the kernel runs all the same
+            _warn_of_files(self.own.cache_path, error)
+            self.cache_path = None
 
     def flush(self) -> None:
         """Forget this user's own machine code."""
         self.own.flush()
+
+
+def _warn_of_files(folder: str, error: Exception) -> None:
+    """Log, once for all packages, that files of machine code can't be read or written."""
+    first = object()
+    if vars(_log).setdefault("damaged_cache", first) is first:
+        _log.warning(
+            "machine code in %s can't be read or written (%s: %s), so kernels are compiled again: empty that "
+            "folder if its files are damaged, or make room on its disk",
+            folder,
+            type(error).__name__,
+            error,
+        )
 
 
 class _Reporter(event.Listener):  # type: ignore[misc]

@@ -6,6 +6,7 @@ import shutil
 import subprocess
 import sys
 import tempfile
+from collections.abc import Callable
 from pathlib import Path
 
 import numba
@@ -117,6 +118,64 @@ def test_code_that_others_may_have_written_is_never_loaded(place: Path) -> None:
     assert (hits, log.count("WARNING"), fired.exists()) == ([0, 0, 0], 1, False)
     play(place, UNCHECKED)
     assert fired.exists()
+
+
+def cut_short(file: Path) -> None:
+    file.write_bytes(file.read_bytes()[:-20])
+
+
+def emptied(file: Path) -> None:
+    file.write_bytes(b"")
+
+
+def replaced(file: Path) -> None:
+    file.write_bytes(bytes(range(256)))
+
+
+@needs_compiler
+@pytest.mark.parametrize("kind", ["nbi", "nbc"])
+@pytest.mark.parametrize("damage", [cut_short, emptied, replaced])
+def test_damaged_files_are_replaced(place: Path, damage: Callable[[Path], None], kind: str) -> None:
+    play(place)
+    files = list((place / "tmp").rglob(f"*.{kind}"))
+    assert len(files) == 3
+    for file in files:
+        damage(file)
+    hits, log = play(place)
+    assert (hits, log.count("WARNING")) == ([0, 0, 0], 1)
+    assert "files are damaged" in log
+    assert play(place) == ([1, 1, 1], "")
+
+
+FULL = """
+import resource
+import kernels_he, kernels_mpc, kernels_dp
+resource.setrlimit(resource.RLIMIT_FSIZE, (0, 0))
+"""
+
+
+@needs_compiler
+@pytest.mark.skipif(sys.platform == "win32", reason="no limit of a file's size")
+def test_a_full_disk_ends_no_call(place: Path) -> None:
+    hits, log = play(place, FULL)
+    assert (hits, log.count("WARNING")) == ([0, 0, 0], 1)
+    assert "make room" in log
+    assert play(place) == ([0, 0, 0], "")
+
+
+SWAPPED = """
+import kernels_mpc
+kernels_mpc.twice_mpc(1.5)
+"""
+
+
+@needs_compiler
+def test_code_under_the_name_of_another_signature_is_not_run(place: Path) -> None:
+    """Two processes that save at once can leave such files. Control: without the check, half a number is lost."""
+    play(place, SWAPPED)
+    whole, half = sorted((place / "tmp").rglob("*twice_mpc*.nbc"), key=lambda file: file.name, reverse=True)
+    half.write_bytes(whole.read_bytes())
+    assert play(place, SWAPPED + "assert kernels_mpc.twice_mpc(1.5) == 3")[1] == ""
 
 
 UNCHECKED = """

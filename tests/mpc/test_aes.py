@@ -258,7 +258,7 @@ def test_numba_tells_cached_kernels_of_other_cpus_and_widths_apart() -> None:
             return "x86_64-unknown-linux-gnu", "", self.features
 
     keys = {
-        dispatcher._cache._index_key((), Codegen(features))
+        dispatcher._cache.own._index_key((), Codegen(features))
         for features in ("+aes", "+aes", "+aes,+vaes")
         for dispatcher in dispatchers
     }

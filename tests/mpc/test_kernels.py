@@ -13,7 +13,7 @@ def test_kernels_of_this_package_are_cached() -> None:
     if numba.config.DISABLE_JIT:
         pytest.skip("nothing is compiled, so nothing is cached")
     for kernel in (_kernels.evaluate, _packed.cut, _packed.transform, _packed.products, _packed.misses):
-        assert type(kernel._cache).__name__ == "FunctionCache"
+        assert type(kernel._cache.own).__name__ == "FunctionCache"
 
 
 def test_cores_load_numba_only_when_it_is_wanted() -> None:
