@@ -13,7 +13,7 @@ from typing import cast
 from mpc.errors import MPCError
 from secagg import wire
 from secagg._numbers import is_a
-from secagg.errors import FaultKind, LocalProtocolError, shown
+from secagg.errors import FaultKind, LocalProtocolError, blaming, shown
 from secagg.roles.handing_on import Waiting, WaitingAnswers, check_handed, check_part
 from secagg.roles.hooks import AnyServerState, Reply, ServerHooks
 from secagg.roles.incoming import Incoming, incoming
@@ -74,7 +74,10 @@ class Receiving(ServerHooks[AnyServerState]):
         Many are read on threads of this process, because most of the work is to hash a message and to verify its
         signature, and both run beside other Python code.
         """
-        listed = list(messages)
+        with blaming(
+            LocalProtocolError, "got messages that can't be read; expected pairs of a sender and its bytes"
+        ):
+            listed = [(sender, data) for sender, data in messages]
         parts = [(listed[at : at + _IN_TASK],) for at in range(0, len(listed), _IN_TASK)]
         if len(parts) < 2:
             return self._read_each(listed)

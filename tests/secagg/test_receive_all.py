@@ -159,8 +159,9 @@ def test_what_is_not_a_list_of_messages_is_a_mistake_of_the_caller(
     messages: Any, opened: dict[str, Opened]
 ) -> None:
     server = opened["Clear"].restored(Counting())
-    with pytest.raises(LocalProtocolError, match="expected pairs of a sender and its bytes"):
-        server.receive_all(messages)
+    for call in (server.receive_all, server.read_all):
+        with pytest.raises(LocalProtocolError, match="expected pairs of a sender and its bytes"):
+            call(messages)
 
 
 @pytest.mark.parametrize("parts", [0, -1, 1.5, True, "2"])
