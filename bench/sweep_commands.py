@@ -60,6 +60,8 @@ def sweep(
     for picture in pictures(out):
         report.check_writable("--out", picture)
     given = {"clients": clients, "coordinates": coordinates, "dropout": dropout}
+    if resume and as_json is None:
+        raise ConfigError("got --resume without --json; name the file that has the sessions")
     if over is None:
         if points is not None:
             raise ConfigError("got --points without --over; name the quantity, or list --clients and --coordinates")
@@ -80,8 +82,10 @@ def _held(over: Over, given: dict[str, str | None]) -> Workload:
     """The workload whose other quantities stay fixed, as the options say."""
     held = HELD[over]
     for name, text in given.items():
-        if text is None or name == over:
+        if text is None:
             continue
+        if name == over:
+            raise ConfigError(f"got --{name} with --over {over}; list the values of {over} with --points")
         values = scale.numbers(f"--{name}", text, (), whole=name != "dropout")
         if len(values) != 1:
             raise ConfigError(f"got --{name} {text} with --over {over}; expected one number")

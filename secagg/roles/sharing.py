@@ -48,8 +48,8 @@ class Sharing(Receiving[AnyServerState]):
         shards: list[Any] = [task.protocol.server._shard_from_bytes(part, task, lent) for part in parts]
         for other in shards[1:]:  # the first is given up if one of them does not fit
             shards[0]._unite(other)
-        for united in shards[:1]:
-            self._unite(united)
+        if shards:
+            self._unite(shards[0])
 
     @property
     def _shared(self) -> bool:

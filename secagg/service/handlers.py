@@ -34,10 +34,8 @@ _HEX: Final = re.compile(r"[0-9a-f]{64}\Z", re.ASCII)
 _NUMBER: Final = re.compile(r"[0-9]{1,6}\Z", re.ASCII)
 _LONGEST_CURSOR: Final = 64
 _PIECE: Final = 1 << 16  # bytes of an answer at a time, so that a slow reader holds no more
-_RECORD: Final = (
-    1 << 14
-)  # bytes of a small answer at a time: a connection's TLS buffer stays as large as a piece was
-_SMALL: Final = 1 << 20
+_SMALL: Final = 1 << 20  # bytes of an answer that is sent in records
+_RECORD: Final = 1 << 14  # bytes at a time: a connection keeps a TLS buffer as large as its largest piece
 _BUSY_SECONDS: Final = 5.0  # after which a poll that found too many others comes again
 
 

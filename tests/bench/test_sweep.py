@@ -16,6 +16,7 @@ from bench.points import Playing, too_large
 from bench.sweep import HELD, Over, Point, Sweep, Sweeping, points_of, slope, workload_at
 from bench.workloads import Workload
 from docs import benchmark_tables
+from mpc.masks import mask_sum
 from secagg import Clear, ConfigError, SecAgg
 from secagg.errors import SecAggError
 from secagg.protocols import chosen
@@ -143,7 +144,7 @@ def test_a_session_that_would_take_too_long_is_left_out_and_named():
     assert set(playing.at(sweeping.workloads[0][1], "small")) == {"Clear"}
     assert playing.at(sweeping.workloads[1][1], "large") == {}
     assert re.match(
-        r"Clear at large, because a session would take about .* s \(--most-seconds 0.1\)", playing.left_out[0]
+        r"Clear at large, because a session would take about .* m?s \(--most-seconds 0.1\)", playing.left_out[0]
     )
 
 
@@ -242,7 +243,8 @@ def test_control_a_worker_that_returns_wrong_lanes_is_noticed():
     class Wrong(workers.Here):
         def submit(self, fn, /, *args, **named):
             future = super().submit(fn, *args, **named)
-            future.result()[0] += 1
+            if fn is mask_sum:
+                future.result()[0] += 1
             return future
 
     workload = Workload(clients=8, coordinates=530_000, dropout=0.0)

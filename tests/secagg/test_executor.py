@@ -12,13 +12,13 @@ from typing import Any
 import numpy as np
 import pytest
 
+import he._workers
 import secagg
 from mpc.masks import mask_sum
-from secagg import lanes as lanes_module
+from secagg import lanes as lanes_module, workers
 from secagg.identity import PartyRole
 from secagg.lanes import mask_all, mask_lanes, to_lanes
 from secagg.testing import Integers, Session, parties_for
-from secagg.workers import run_all
 from tests.secagg.executors import Counting, Elsewhere, LosesAWorker
 
 
@@ -275,7 +275,8 @@ def test_a_thread_that_outlives_the_main_thread_does_the_work_itself() -> None:
     assert subprocess.run(command, check=True, timeout=120, capture_output=True, text=True).stdout == "True\n"
 
 
-def test_an_executor_that_takes_no_more_tasks_gets_back_those_that_it_has() -> None:
+@pytest.mark.parametrize("run_all", [workers.run_all, he._workers.run_all])
+def test_an_executor_that_takes_no_more_tasks_gets_back_those_that_it_has(run_all: Any) -> None:
     class TakesTwo(Executor):
         def __init__(self) -> None:
             self.waiting: list[Future[Any]] = []
