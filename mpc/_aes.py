@@ -75,7 +75,8 @@ def widest(codegen: Any = None) -> int:
 
 def schedules(keyed: Sequence[tuple[bytes, int]]) -> Octets:
     """Room for the key schedules of keys of 32 bytes, with their signs, 1 or -1: the input of a kernel."""
-    return np.frombuffer(bytearray().join([key + _AFTER_KEY[sign] for key, sign in keyed]), np.uint8)
+    parts = [part for key, sign in keyed for part in (key, _AFTER_KEY[sign])]
+    return np.frombuffer(bytearray().join(parts), np.uint8)
 
 
 @cache

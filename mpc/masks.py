@@ -57,10 +57,11 @@ def add_mask(vector: Lanes, key: bytes, *, sign: int = 1, offset: int = 0) -> No
 
 def add_masks(vector: Lanes, keyed: Sequence[tuple[bytes, int]], *, offset: int = 0) -> None:
     """Add the streams of many keys, each times its sign: faster than :func:`add_mask` for each of them."""
+    keyed = list(keyed)  # what can be read once only would be checked, and then not be added
     for key, sign in keyed:
         _check(key, sign)
     block, skipped = _start(vector, offset)
-    if keyed:
+    if keyed and vector.size:
         _add(vector, keyed, block, skipped)
 
 
@@ -72,7 +73,8 @@ def keystream(key: bytes, out: Lanes, *, offset: int = 0) -> None:
     _check(key, 1)
     block, skipped = _start(out, offset)
     out[:] = 0
-    _add(out, [(key, 1)], block, skipped)
+    if out.size:
+        _add(out, [(key, 1)], block, skipped)
 
 
 def mask_sum(keyed: Sequence[tuple[bytes, int]], first: int, length: int, dtype: str) -> Lanes:
@@ -186,7 +188,7 @@ def _pieces(vector: Lanes, key: bytes, block: int, skipped: int) -> Iterator[tup
 
 
 def _check(key: bytes, sign: int) -> None:
-    if sign not in (1, -1):
+    if (sign if type(sign) is int else whole(sign)) not in (1, -1):
         raise MPCError(f"got sign {sign!r}; expected 1 to add the mask or -1 to subtract it")
     if not isinstance(key, bytes) or len(key) != KEY_BYTES:
         got = f"{len(key)} bytes" if isinstance(key, bytes) else type(key).__name__

@@ -204,6 +204,21 @@ def test_every_bit_of_the_key_counts(key: bytes, bit: int) -> None:
     assert abs(int(different) - 1024) < 200  # 2048 fair coins: 9 standard deviations
 
 
+@pytest.mark.parametrize("dtype", [np.uint32, np.uint64])
+def test_an_empty_vector_may_lie_behind_the_last_lane(dtype: Any) -> None:
+    masks.add_mask(np.zeros(0, dtype), bytes(32), offset=2**64)
+    assert stream(bytes(32), dtype, 0, 2**64).size == 0
+
+
+def test_keys_that_can_be_read_once_are_added() -> None:
+    vector, again = np.zeros(5, np.uint32), np.zeros(5, np.uint32)
+    keyed = [(bytes(32), 1), (bytes(range(32)), -1)]
+    masks.add_masks(vector, keyed)
+    masks.add_masks(again, (one for one in keyed))  # type: ignore[arg-type]
+    assert vector.any()
+    assert (vector == again).all()
+
+
 def test_empty_vector() -> None:
     masks.add_mask(np.empty(0, dtype=np.uint32), bytes(32))
 
@@ -242,7 +257,10 @@ def test_another_shape_is_refused() -> None:
             ({"key": key}, "got a mask key of .*; expected 32 bytes")
             for key in (bytes(16), bytes(31), bytes(33), "k" * 32, bytearray(32))
         ),
-        *(({"sign": sign}, "expected 1 to add the mask or -1") for sign in (0, 2, -2, None)),
+        *(
+            ({"sign": sign}, "expected 1 to add the mask or -1")
+            for sign in (0, 2, -2, None, True, 1.0, np.array([1]))
+        ),
         ({"offset": -1}, "got offset -1 for 4 lanes"),
     ],
 )
