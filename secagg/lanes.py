@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mpc.masks import add_masks, mask_sum
-from secagg.errors import ConfigError, EncodingError, FaultKind
+from secagg.errors import ConfigError, EncodingError, FaultKind, shown
 from secagg.packing import check_packed, lane_dtype, pack_all, packed_size, unpack_add
 from secagg.wire import Reject
 from secagg.workers import threads
@@ -102,7 +102,7 @@ def mask_all(lanes: Sequence[NDArray[Any]], keyed: Sequence[tuple[bytes, int]], 
         for place, (result, part, _, _) in enumerate(waiting):
             if result.done():
                 del waiting[place]
-                part += result.result()
+                _take(part, result)
                 return
         # Workers start with the oldest task. Some executors (Dask's) also let a running task be cancelled.
         for place in reversed(range(len(waiting))):
@@ -112,7 +112,7 @@ def mask_all(lanes: Sequence[NDArray[Any]], keyed: Sequence[tuple[bytes, int]], 
                 add_masks(part, some, offset=first)
                 return
         result, part, _, _ = waiting.popleft()
-        part += result.result()
+        _take(part, result)
 
     try:
         for part, first, some in _tasks(lanes, keyed):
@@ -125,6 +125,17 @@ def mask_all(lanes: Sequence[NDArray[Any]], keyed: Sequence[tuple[bytes, int]], 
     finally:
         for result, *_ in waiting:
             result.cancel()
+
+
+def _take(part: NDArray[Any], result: Future[Any]) -> None:
+    """Add what a worker returned; ``ConfigError`` for anything but lanes like those of ``part``."""
+    mask = result.result()
+    if not isinstance(mask, np.ndarray) or mask.shape != part.shape or mask.dtype != part.dtype:
+        raise ConfigError(
+            f"got {shown(mask)} of the executor; expected {part.size} lanes of {part.dtype}: pass an executor that "
+            "returns what its tasks return"
+        )
+    part += mask
 
 
 def _tasks(

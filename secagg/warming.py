@@ -223,7 +223,7 @@ def check_kept(kernels: Iterable[Kernel]) -> None:
     if any(kernel.folder is None for kernel in kernels):
         raise SecAggError(
             "got no folder that machine code can be written to; expected NUMBA_CACHE_DIR to be a folder that "
-            "belongs to this user"
+            "belongs to this user, on a disk that is not full"
         )
 
 

@@ -76,11 +76,12 @@ class Sharing(Receiving[AnyServerState]):
     ) -> list[tuple[str, bytes]]:
         """Take many messages at once, each with its sender; returns the messages to hand on, each with its party.
 
-        The outcome and the faults are the same as if :meth:`receive` had taken one message after the other. The
-        senders are divided into ``parts`` (by default one for each processor of this machine; pass the number of
-        workers of a cluster). For each part, the ``executor`` restores a server from the state with which the round
-        opened, and that server checks and adds up what its senders sent. When all parts are there, this server
-        absorbs them. An exception of the executor is raised with nothing changed: call again.
+        The outcome and the faults are the same as if :meth:`receive` had taken one message after the other; the
+        faults may come in another order. The senders are divided into ``parts`` (by default one for each processor
+        of this machine; pass the number of workers of a cluster). For each part, the ``executor`` restores a server
+        from the state with which the round opened, and that server checks and adds up what its senders sent. When
+        all parts are there, this server absorbs them. An exception of the executor is raised with nothing changed:
+        call again.
 
         Without an executor, in a round that only one server can take, and in a round in which ``receive`` took an
         answer before, this thread takes the messages one after the other; threads read them (:meth:`read_all`).

@@ -83,6 +83,31 @@ def test_threads_take_over_where_there_is_much_to_do(monkeypatch: pytest.MonkeyP
     assert executor.tasks > 1
 
 
+@pytest.mark.usefixtures("split")
+@pytest.mark.parametrize(
+    "instead",
+    [
+        lambda mask: None,
+        lambda mask: 0,
+        lambda mask: np.uint32(0),
+        lambda mask: mask[:1],
+        lambda mask: mask.astype(np.uint64),
+        lambda mask: mask.tolist(),
+    ],
+)
+def test_nothing_but_a_mask_is_taken_for_one(instead: Any) -> None:
+    """An input must not leave without masks because an executor returned something that can be added to it."""
+
+    class Wrong(Counting):
+        def submit(self, function: Any, /, *arguments: Any, **named: Any) -> Future[Any]:
+            done: Future[Any] = Future()
+            done.set_result(instead(function(*arguments, **named)))
+            return done
+
+    with pytest.raises(secagg.ConfigError, match="expected 1000 lanes of uint32"):
+        mask_all([np.zeros(2500, np.uint32)], KEYED, Wrong())
+
+
 def test_any_slice_is_a_slice_of_the_whole() -> None:
     for dtype in ("<u4", "<u8"):
         whole = mask_sum(KEYED, 0, 3000, dtype)
