@@ -30,6 +30,7 @@ def main(arguments: list[str] | None = None) -> None:
 def _run(arguments: list[str] | None) -> None:
     from bench.commands import app
     from bench.measure import WrongSum
+    from mpc import MPCError
     from secagg.errors import ConfigError, SecAggError
 
     try:
@@ -38,6 +39,8 @@ def _run(arguments: list[str] | None) -> None:
         _fail(f"FAILED: {wrong}", 1)
     except SecAggError as error:
         _fail(str(error), 2 if isinstance(error, ConfigError) else 1)
+    except MPCError as error:  # SECAGG_KERNEL names a kernel that is not here, and no task was made that says so
+        _fail(str(error), 2)
 
 
 def _fail(message: str, code: int) -> None:

@@ -19,8 +19,9 @@ from secagg.task import Task
 def warm(protocol: Sequence[str] | None, task: Sequence[Path] | None, json: bool) -> None:
     """Compile the kernels of protocols and tasks, and print which, how long it took, and where they are."""
     tasks: list[tuple[str, Task]] = [(str(path), read_task(path)) for path in task or []]
+    warming.check_compiler()
     if protocol or not task:
-        tasks += warming.usual(chosen(protocol or []).values())
+        tasks += warming.usual(chosen(protocol or []).values(), every=bool(protocol))
     warming.check_folder()
     start = perf_counter()
     with warming.Recorder() as recorder, _progress(len(tasks), hidden=json) as advance:

@@ -64,7 +64,7 @@ def play(task: Task) -> bool:
             simulate(small, updates, weights=weights)
             if small.min_survivors < count:
                 simulate(small, updates, weights=weights, dropouts={"c1": input_round(small.protocol)})
-        except SecAggError as error:
+        except (SecAggError, ValueError) as error:  # also for want of a package
             log.debug("a small session of a task was not possible: %s", error)
             continue
         return True
@@ -120,14 +120,18 @@ def _zeros(layout: Layout) -> dict[str, Any]:
     }
 
 
-def usual(protocols: Iterable[AggregationProtocol]) -> Iterator[tuple[str, Task]]:
+def usual(protocols: Iterable[AggregationProtocol], *, every: bool) -> Iterator[tuple[str, Task]]:
     """Tasks that need between them the kernels of ``protocols``, each with a name, for :func:`play`.
 
     The encodings are this library's own, over vectors of float32 and float64, with sums in lanes of 32 and 64 bits.
+    ``SecAggError`` if a protocol takes none of them, for example for want of a package. Unless ``every`` protocol
+    is needed, such a protocol is left out, and the error is raised only if no protocol is left.
     """
     chosen = list(protocols)
     played: set[str] = set()
+    refused: dict[str, Exception] = {}  # by a protocol that takes no encoding: why not the first one
     for protocol in chosen:
+        reasons, count = list[Exception](), 0
         for what, encoding, kind, weight in _encodings():
             if what in played:
                 continue
@@ -143,10 +147,17 @@ def usual(protocols: Iterable[AggregationProtocol]) -> Iterator[tuple[str, Task]
                 )
             except (SecAggError, ValueError) as error:  # not every protocol takes every encoding
                 log.debug("%s, %s: %s", protocol.name, what, error)
+                reasons.append(error)
                 continue
             if what in _ONCE:
                 played.add(what)
+            count += 1
             yield f"{protocol.name}, {what}", task
+        if not count:
+            refused[protocol.name] = reasons[0]
+    if refused and (every or len(refused) == len(chosen)):
+        name, reason = next(iter(refused.items()))
+        raise SecAggError(f"got {name}, of which no task can be made here: {reason}") from reason
 
 
 def _encodings() -> Iterator[tuple[str, Encoding, Any, int | None]]:
@@ -201,6 +212,14 @@ class Recorder:
         self._listener.buffer.clear()
         self.kernels += new
         return new
+
+
+def check_compiler() -> None:
+    """``SecAggError`` if ``NUMBA_DISABLE_JIT`` is set: then nothing is compiled."""
+    from numba import config
+
+    if config.DISABLE_JIT:
+        raise SecAggError("got NUMBA_DISABLE_JIT, with which nothing is compiled; remove it from the environment")
 
 
 def check_folder() -> None:

@@ -220,6 +220,32 @@ def test_warm_fails_in_one_line_where_the_cache_cannot_be_written(tmp_path: Path
     assert line.startswith(f"secagg: got NUMBA_CACHE_DIR={folder}, which this user can't write to")
 
 
+@needs_compiler
+@pytest.mark.parametrize(
+    ("names", "variables", "words"),
+    [
+        ([], {"SECAGG_KERNEL": "64"}, "Clear, of which no task can be made here: got SECAGG_KERNEL='64'"),
+        (["SecAgg"], {"SECAGG_KERNEL": "64"}, "SecAgg, of which no task can be made here: got SECAGG_KERNEL='64'"),
+        (["Clear", "Paillier"], {}, "Paillier, of which no task can be made here: "),
+    ],
+)
+def test_warm_does_not_end_well_without_what_it_was_asked_for(
+    tmp_path: Path, names: list[str], variables: dict[str, str], words: str
+) -> None:
+    (tmp_path / "gmpy2.py").write_text("raise ModuleNotFoundError('hidden', name='gmpy2')")
+    options = [word for name in names for word in ("--protocol", name)]
+    done = warm(tmp_path / "kernels", *options, PYTHONPATH=f"{tmp_path}:{ROOT}", **variables)
+    assert (done.returncode, done.stdout) == (1, "")
+    (line,) = done.stderr.splitlines()
+    assert line.startswith(f"secagg: got {words}")
+
+
+def test_warm_says_that_the_compiler_is_off(tmp_path: Path) -> None:
+    done = warm(tmp_path, "--protocol", "Clear", NUMBA_DISABLE_JIT="1")
+    assert (done.returncode, done.stdout) == (1, "")
+    assert done.stderr.startswith("secagg: got NUMBA_DISABLE_JIT")
+
+
 def test_warm_refuses_what_it_does_not_know(tmp_path: Path) -> None:
     (tmp_path / "task.bin").write_bytes(b"no task")
     for options in (["--protocol", "secagg3"], ["--task", str(tmp_path / "task.bin")], ["--task", "nowhere.bin"]):

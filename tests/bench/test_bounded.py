@@ -10,6 +10,7 @@ import pytest
 from typer.testing import CliRunner
 
 from bench import cold, crowd, crowd_round, first_session, masks
+from bench.__main__ import main
 from bench.cold import First
 from bench.commands import app
 from bench.crowd import QUICK, THOUSAND, Played, played
@@ -36,6 +37,18 @@ def test_masks_are_compared_with_openssl_and_with_a_copy(tmp_path, monkeypatch):
     assert {one["work"] for one in document["compared"]} == {"1 MiB", "16 KiB"}
     assert benchmark_tables.masks(document).count("\n| 1 MiB |") == 4
     assert invoked("compare", target, target).exit_code == 0
+
+
+def test_a_kernel_that_is_not_here_is_refused_in_one_line(monkeypatch, capsys):
+    monkeypatch.setenv(streams.VARIABLE, "64")
+    streams.width.cache_clear()
+    try:
+        with pytest.raises(SystemExit, match="2"):
+            main(["masks", "--repeats", "3"])
+    finally:
+        streams.width.cache_clear()
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith("bench: got SECAGG_KERNEL='64'")
 
 
 def test_control_a_wrong_stream_has_no_figures(monkeypatch):

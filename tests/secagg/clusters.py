@@ -58,6 +58,7 @@ class Dask:
         return self._executor
 
     def shards(self, names: dict[str, Any]) -> str:
+        self.client.wait_for_workers(WORKERS, timeout=60)  # killed ones are started again
         workers = list(self.client.scheduler_info(n_workers=-1)["workers"])
         names.update(client=self.client, workers=workers[:WORKERS])
         return block("python", "actor=True")
