@@ -4,7 +4,8 @@ Workers take two kinds of work. Inputs are checked and added up where they arriv
 partial sum to the server (``Server.receive_all``, ``Server.absorb``). Masks are removed in pieces of up to
 :data:`KEYS_IN_PIECE` keys and :data:`LANES_IN_PIECE` coordinates, at most :data:`IN_FLIGHT` at a time, and each
 piece comes back as a vector (``mpc.masks.mask_sum``); the opening of ``OneShot`` is split by coordinates. All
-else the server does itself: it is the serial part, which no number of workers makes shorter.
+else counts as the server's own, the serial part, which no number of workers makes shorter. Workers rebuild secrets
+and agree on keys too, so that the serial part of ``SecAgg`` and ``SecAggPlus`` is an upper bound.
 """
 
 from __future__ import annotations

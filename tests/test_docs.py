@@ -49,6 +49,25 @@ def test_links_lead_to_files_that_exist(document: Path) -> None:
     assert not missing
 
 
+def anchors(text: str) -> set[str]:
+    """What links to headings of a document may have after their #, as GitHub makes it of the heading."""
+    prose = re.sub(r"^ *```.*?^ *```", "", text, flags=re.DOTALL | re.MULTILINE)
+    headings = re.findall(r"^#+ (.*)$", re.sub(r"\[([^\]]*)\]\([^)]*\)", r"\1", prose), re.MULTILINE)
+    return {re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in headings}
+
+
+@pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: path.name)
+def test_links_lead_to_headings_that_exist(document: Path) -> None:
+    text = document.read_text(encoding="utf-8")
+    for name, anchor in re.findall(r"\]\((?!https?:)([^)#]*\.md)?#([^)]+)\)", text):
+        other = (document.parent / name) if name else document
+        assert anchor in anchors(other.read_text(encoding="utf-8")), (name, anchor)
+
+
+def test_control_a_heading_that_was_renamed_is_noticed() -> None:
+    assert anchors("# A [link](x.md), `code`\n```\n# no heading\n```\n") == {"a-link-code"}
+
+
 def too_wide(text: str) -> list[str]:
     """Lines of prose of more than 100 characters; tables and code may be wider."""
     prose = re.sub(r"^ *```.*?^ *```", "", text, flags=re.DOTALL | re.MULTILINE)
