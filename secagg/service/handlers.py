@@ -258,7 +258,7 @@ class _InPieces(Response):
     def __init__(self, parts: list[bytes | memoryview], headers: Mapping[str, str]) -> None:
         size = sum(map(len, parts))
         self._piece = _RECORD if size <= _SMALL else _PIECE
-        self._parts = parts if size > _SMALL else [b"".join(parts)]
+        self._parts = parts if size > _PIECE else [b"".join(parts)]  # what many get is not copied for each
         super().__init__(headers={**headers, "content-length": str(size)}, media_type=routes.MESSAGES_TYPE)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:

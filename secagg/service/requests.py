@@ -7,7 +7,7 @@ import tempfile
 import weakref
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Final
+from typing import Final, cast
 
 from secagg.errors import ConfigError
 from secagg.service.spool import write_at
@@ -25,7 +25,10 @@ def kept_apart(outbox: Mapping[str, bytes], folder: Path) -> Mapping[str, bytes]
 
 
 class _InFile(Mapping[str, bytes]):
-    """Messages by party in a file, each read when it is asked for. Bytes that many parties get are stored once."""
+    """Messages by party in a file, each read when it is asked for. Bytes that many parties get are stored once.
+
+    A message is in memory once, however many connections it is on its way to: they may all be slow.
+    """
 
     def __init__(self, outbox: Mapping[str, bytes], folder: Path) -> None:
         with tempfile.TemporaryFile(dir=folder) as nameless:
@@ -38,9 +41,15 @@ class _InFile(Mapping[str, bytes]):
                 places[id(data)] = end, len(data)
                 end = write_at(file, (data,), end)
         self._places = {party: places[id(data)] for party, data in outbox.items()}
+        self._read = weakref.WeakValueDictionary[tuple[int, int], memoryview]()  # bytes can't be referred to weakly
 
     def __getitem__(self, party: str) -> bytes:
-        start, length = self._places[party]
+        place = self._places[party]
+        if (view := self._read.get(place)) is None:
+            view = self._read[place] = memoryview(self._from_file(*place))
+        return cast("bytes", view)
+
+    def _from_file(self, start: int, length: int) -> bytes:
         parts, done = list[bytes](), 0
         while done < length:  # Linux reads less than 2 GiB at once
             part = os.pread(self._file, length - done, start + done)

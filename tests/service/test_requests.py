@@ -5,7 +5,9 @@ from pathlib import Path
 
 import pytest
 
+from secagg.api.documents import frames
 from secagg.service import requests
+from secagg.service.handlers import _PIECE, _SMALL, _InPieces
 from secagg.service.inbox import Inboxes
 from secagg.service.relays import Relays
 from secagg.service.requests import kept_apart
@@ -33,6 +35,23 @@ def test_large_requests_are_read_from_a_file_that_has_no_name(tmp_path: Path) ->
     assert stored == len(OUTBOX["c1"]) + len(SHARED)  # what two clients get is there once
     del kept
     assert open_files() == before
+
+
+def test_connections_share_the_message_that_is_on_its_way_to_them(tmp_path: Path) -> None:
+    """Slow readers of one broadcast, or many connections of one party, take no memory each."""
+    kept = kept_apart(OUTBOX, tmp_path)
+    readers = [kept[party] for party in ("c2", "c3", "c2")]
+    assert readers[0] is readers[1] is readers[2]
+    assert readers[0] is not kept["c1"]
+    del readers
+    assert not kept._read  # type: ignore[attr-defined]
+
+
+@pytest.mark.parametrize("size", [_PIECE, _SMALL, 2 * _SMALL])
+def test_an_answer_copies_no_large_message(size: int) -> None:
+    message = bytes(size)
+    answer = _InPieces(list(frames([(1, message), (2, b"")])), {})
+    assert any(part is message for part in answer._parts)
 
 
 def test_small_requests_stay_in_memory_also_if_many_clients_get_the_same(tmp_path: Path) -> None:
