@@ -63,6 +63,18 @@ def test_the_source_names_all_that_numba_compiles() -> None:
     assert users == {"mpc/_compiling.py", "he/_compiling.py", "dp/_compiling.py"}
 
 
+@needs_compiler
+@pytest.mark.parametrize(
+    ("pattern", "words"), [("(", "isn't a regular expression"), ("nowhere", "no case matches")]
+)
+def test_a_pattern_that_chooses_no_kernel_is_refused(
+    pattern: str, words: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit, match="2"):
+        report.main(["--short", "--only", pattern])
+    assert words in capsys.readouterr().err
+
+
 def test_a_new_kernel_is_noticed(tmp_path: Path) -> None:
     for package in ("mpc", "he", "dp", "secagg"):
         (tmp_path / package).mkdir()

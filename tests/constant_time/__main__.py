@@ -9,6 +9,7 @@ control went unnoticed, and 2 if there is no Valgrind.
 import argparse
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -18,7 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from tests.constant_time.lists import LEAKY, ROOT
-from tests.constant_time.memory import CONTROL
+from tests.constant_time.memory import CONTROL, cases
 from tests.constant_time.timing import LEAK, SUSPICIOUS
 
 _OLD = {"NUMBA_CPU_NAME": "x86-64", "NUMBA_CPU_FEATURES": "+sse3,+ssse3,+sse4.1,+aes"}
@@ -42,6 +43,12 @@ def main(arguments: list[str]) -> int:
     )
     parser.add_argument("--json", type=Path, metavar="FILE", help="write all results to a file")
     chosen = parser.parse_args(arguments)
+    try:
+        known = [case for case in cases(chosen.only) if not case.name.startswith(CONTROL)]
+    except re.error as error:
+        parser.error(f"got --only {chosen.only}, which isn't a regular expression: {error}")
+    if not known:
+        parser.error(f"got --only {chosen.only}, which no case matches; expected a part of a kernel's dotted name")
     if shutil.which("valgrind") is None:
         print("valgrind is not installed; on Debian, apt-get install valgrind installs it", file=sys.stderr)
         return 2
