@@ -1,7 +1,8 @@
-"""Packing and masking of vectors that begin and end at pages of memory that nobody may read; run as a process.
+"""Compiled loops on arrays that begin and end at pages of memory that nobody may read; run as a process.
 
 The process dies at the first byte that a loop reads or writes outside of what it was given. Its argument says what
-it does: ``packing``, ``masks``, or ``control``, which reads one byte too many.
+it does: ``packing``, ``masks``, ``kernels`` (those of ``he``, ``dp`` and ``mpc``), ``control``, which reads one
+byte too many, or ``kernel control``, in which a kernel does.
 """
 
 from __future__ import annotations
@@ -27,23 +28,25 @@ C.mprotect.argtypes = [ctypes.c_void_p, ctypes.c_size_t, ctypes.c_int]
 
 
 class Guarded:
-    """Two pages of memory between two that nobody may read."""
+    """``room`` bytes of memory, whole pages, between two pages that nobody may read."""
 
-    def __init__(self) -> None:
-        start = C.mmap(None, ROOM + 2 * PAGE, WRITE, mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS, -1, 0)
+    def __init__(self, room: int = ROOM) -> None:
+        start = C.mmap(None, room + 2 * PAGE, WRITE, mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS, -1, 0)
         assert start not in (None, ctypes.c_void_p(-1).value)
-        self.start = start + PAGE
-        for page in (start, self.start + ROOM):
+        self.start, self.room = start + PAGE, room
+        for page in (start, self.start + room):
             assert C.mprotect(page, PAGE, 0) == 0
 
     def holding(self, array: Any, *, at_end: bool, fixed: bool = False) -> Any:
         """A copy of ``array`` at the first byte or at the last, in memory that is ``fixed`` or can be written."""
-        assert C.mprotect(self.start, ROOM, WRITE) == 0
-        start = self.start + (ROOM - array.nbytes) * at_end
-        copy = np.frombuffer((ctypes.c_uint8 * array.nbytes).from_address(start), np.uint8).view(array.dtype)
-        copy[:] = array
+        assert C.mprotect(self.start, self.room, WRITE) == 0
+        assert array.nbytes <= self.room
+        start = self.start + (self.room - array.nbytes) * at_end
+        octets = np.frombuffer((ctypes.c_uint8 * array.nbytes).from_address(start), np.uint8)
+        copy = octets.view(array.dtype).reshape(array.shape)
+        copy[...] = array
         if fixed:
-            assert C.mprotect(self.start, ROOM, READ) == 0
+            assert C.mprotect(self.start, self.room, READ) == 0
         return copy
 
 
@@ -83,13 +86,45 @@ def mask(sums: Guarded) -> None:
             assert (into == total).all()
 
 
+def kernels() -> None:
+    """Each kernel is called, and computes the same from guarded arrays as from others."""
+    from he._rows import has_ifma
+    from tests.constant_time import lists
+    from tests.secagg.guarded_kernels import calls
+
+    pages = [Guarded(1 << 21) for _ in range(9)]
+    missing = {name for name in lists.kernels() if not name.startswith("secagg.")}
+    if not has_ifma():
+        missing.remove("he._montgomery._follow")
+    for function, arguments in calls():
+        missing.discard(f"{function.__module__}.{function.__name__}")
+        arrays = {i: a for i, a in enumerate(arguments) if isinstance(a, np.ndarray)}
+        results = []
+        for at_end in (None, False, True):
+            copies = {
+                i: a.copy() if at_end is None else pages[i].holding(a, at_end=at_end) for i, a in arrays.items()
+            }
+            for i, copy in copies.items():
+                copy.flags.writeable = arrays[i].flags.writeable
+            returned = function(*(copies.get(i, a) for i, a in enumerate(arguments)))
+            results.append((returned, [copy.tobytes() for copy in copies.values()]))
+        assert results[0] == results[1] == results[2], (function, arguments)
+    assert not missing, missing
+
+
 def main(what: str) -> None:
     """Do it, and print that it was done."""
     source, wire, sums = Guarded(), Guarded(), Guarded()
     if what == "control":
         ctypes.string_at(sums.holding(np.zeros(3, np.uint64), at_end=True).ctypes.data, 25)
+    elif what == "kernel control":
+        from dp import _rotation
+
+        _rotation.flip(np.ones(9), sums.holding(np.zeros(1, np.uint8), at_end=True), 0.5)  # needs 9 bits
     elif what == "masks":
         mask(sums)
+    elif what == "kernels":
+        kernels()
     else:
         from secagg import _bits
 
