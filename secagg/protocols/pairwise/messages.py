@@ -224,8 +224,8 @@ def share_holder(holder: str, kind: str) -> bytes:
 def commit_share(dealer: bytes, holder: bytes, share: bytes) -> bytes:
     """The commitment to a share: a revealed share is checked against it.
 
-    ``dealer`` and ``holder`` are from :func:`share_dealer` and :func:`share_holder`, which whoever commits to many
-    shares need not call for each.
+    ``dealer`` and ``holder`` are from :func:`share_dealer` and :func:`share_holder`. A caller with many shares
+    calls those once for each party.
     """
     return hashlib.sha256(dealer + holder + share).digest()
 
