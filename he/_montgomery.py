@@ -43,8 +43,8 @@ _FACTORS = 15  # batches that :func:`raise_fixed` lays out at a time, so that th
 
 
 def limbs_for(bits: int) -> int:
-    """Limbs of a digit, for an N of ``bits`` bits: such that R > 16N."""
-    return -(-(bits + 4) // (LIMB_BITS * STRIP)) * STRIP
+    """Limbs of a digit, for an N of ``bits`` bits: such that R > 16N, and two strips, the fewest that are right."""
+    return max(2, -(-(bits + 4) // (LIMB_BITS * STRIP))) * STRIP  # a strip carries into the limb after it
 
 
 @kernel

@@ -42,7 +42,7 @@ def draw(count: int, below: int) -> list[int]:
     return ([0, 1, below - 1] + [int(gmpy2.mpz_random(state, below)) for _ in range(count)])[:count]
 
 
-@pytest.mark.parametrize("root", [*ROOTS.values(), (1 << MAX_BITS) - 1], ids=[*ROOTS, "longest"])
+@pytest.mark.parametrize("root", [*ROOTS.values(), 3, (1 << MAX_BITS) - 1], ids=[*ROOTS, "shortest", "longest"])
 @pytest.mark.parametrize("count", [1, LANES, LANES + 3])
 def test_eight_products_at_once(root: int, count: int) -> None:
     """Any digits below 2N may go in, and digits below 2N come out. No column overflows under the longest key."""
