@@ -46,8 +46,8 @@ class Cluster(Protocol):
     def shards(self, names: dict[str, Any]) -> str:
         """The document's code that gives messages to shards; what it takes from its user is put into ``names``."""
 
-    def call(self, shard: Any, method: str) -> Any:
-        """What a shard's method returns."""
+    def call(self, shard: Any, method: str, seconds: float = 60) -> Any:
+        """What a shard's method returns within so many ``seconds``."""
 
 
 class Dask:
@@ -63,8 +63,8 @@ class Dask:
         names.update(client=self.client, workers=workers[:WORKERS])
         return block("python", "actor=True")
 
-    def call(self, shard: Any, method: str) -> Any:
-        return getattr(shard, method)().result(timeout=60)
+    def call(self, shard: Any, method: str, seconds: float = 60) -> Any:
+        return getattr(shard, method)().result(timeout=seconds)
 
 
 class Ray:
@@ -78,10 +78,10 @@ class Ray:
     def shards(self, names: dict[str, Any]) -> str:
         return block("python", "ray.remote(Shard)")
 
-    def call(self, shard: Any, method: str) -> Any:
+    def call(self, shard: Any, method: str, seconds: float = 60) -> Any:
         import ray
 
-        return ray.get(getattr(shard, method).remote(), timeout=60)
+        return ray.get(getattr(shard, method).remote(), timeout=seconds)
 
 
 @contextmanager

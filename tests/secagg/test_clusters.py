@@ -171,8 +171,9 @@ def test_a_lost_shard_is_made_anew_from_its_messages(cluster: Cluster, opened: d
     names = shards_of(cluster, case)
     first, *others = names["shards"]
     for method in ("die", "part"):
-        with pytest.raises(Exception, match=r"(?i)lost|died|unable to contact"):
-            cluster.call(first, method)
+        # Dask never answers a call that reaches the worker's next process, which knows no such shard.
+        with pytest.raises(Exception, match=r"(?i)lost|died|unable to contact|timed out"):
+            cluster.call(first, method, seconds=20)
     another = names["Shard"](names["task"], names["roster"], names["opened"])
     for sender, data in case.messages:
         if zlib.crc32(sender.encode()) % len(names["shards"]) == 0:
