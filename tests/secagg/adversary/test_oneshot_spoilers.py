@@ -128,9 +128,8 @@ class TestAnotherKey:
     def test_control_succeeds(self, monkeypatch: pytest.MonkeyPatch) -> None:
         opened = _kahe_sums.Opening.open
 
-        def unchecked(work: Any, *arguments: Any) -> bool:
-            opened(work, *arguments)
-            return True
+        def unchecked(work: Any, *arguments: Any) -> tuple[Any, bool]:
+            return opened(work, *arguments)[0], True
 
         monkeypatch.setattr(_kahe_sums.Opening, "open", unchecked)
         session = self.attack()
