@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -134,27 +134,20 @@ def ring(
     check_outputs(as_json, as_html)
     comparing = Comparing(before)
 
-    def show(finished: bool) -> None:
-        bounds = comparing.bounds()
-        pages = grids(comparing, report.machine()["processor"])
-        pages += [bounds_grid(bounds)] if bounds else []
-        for grid in pages:
-            show_grid(grid)
-        document = report.document(
-            report.Kind.RING,
-            command_line(),
-            finished=finished,
-            arithmetic=comparing.arithmetic,
-            core=comparing.core,
-            before=None if comparing.before is None else str(comparing.before),
-            timed=comparing.timed,
-            bounds=bounds_plain(bounds),
-        )
-        write(as_json, as_html, document, pages)
-
-    with shown(show), progress("bench", comparing.steps) as step:
-        comparing.run(repeats, seconds, step)
-    _say_missed(comparing.bounds())
+    _hold(
+        report.Kind.RING,
+        (as_json, as_html),
+        lambda step: comparing.run(repeats, seconds, step),
+        comparing.steps,
+        lambda processor: grids(comparing, processor),
+        comparing.bounds,
+        lambda: {
+            "arithmetic": comparing.arithmetic,
+            "core": comparing.core,
+            "before": None if comparing.before is None else str(comparing.before),
+            "timed": comparing.timed,
+        },
+    )
 
 
 def oneshot(
@@ -171,27 +164,20 @@ def oneshot(
     check_outputs(as_json, as_html)
     measuring = Measuring()
 
-    def show(finished: bool) -> None:
-        held = bounds(measuring)
-        pages = grids(measuring, report.machine()["processor"])
-        pages += [bounds_grid(held)] if held else []
-        for grid in pages:
-            show_grid(grid)
-        document = report.document(
-            report.Kind.ONESHOT,
-            command_line(),
-            finished=finished,
-            arithmetic=measuring.arithmetic,
-            core=measuring.core,
-            workload=measuring.workload,
-            figures=figures(measuring),
-            bounds=bounds_plain(held),
-        )
-        write(as_json, as_html, document, pages)
-
-    with shown(show), progress("bench", measuring.steps(repeats)) as step:
-        measuring.run(repeats, seconds, step)
-    _say_missed(bounds(measuring))
+    _hold(
+        report.Kind.ONESHOT,
+        (as_json, as_html),
+        lambda step: measuring.run(repeats, seconds, step),
+        measuring.steps(repeats),
+        lambda processor: grids(measuring, processor),
+        lambda: bounds(measuring),
+        lambda: {
+            "arithmetic": measuring.arithmetic,
+            "core": measuring.core,
+            "workload": measuring.workload,
+            "figures": figures(measuring),
+        },
+    )
 
 
 def service(
@@ -208,25 +194,15 @@ def service(
     check_outputs(as_json, as_html)
     measuring = Measuring(QUICK if quick else FULL)
 
-    def show(finished: bool) -> None:
-        held = bounds(measuring)
-        pages = grids(measuring, report.machine()["processor"])
-        pages += [bounds_grid(held)] if held else []
-        for grid in pages:
-            show_grid(grid)
-        document = report.document(
-            report.Kind.SERVICE,
-            command_line(),
-            finished=finished,
-            sizes=measuring.sizes,
-            figures=[*figures(measuring), *wholes(measuring)],
-            bounds=bounds_plain(held),
-        )
-        write(as_json, as_html, document, pages)
-
-    with shown(show), progress("bench", measuring.steps) as step:
-        measuring.run(turns, step)
-    _say_missed(bounds(measuring))
+    _hold(
+        report.Kind.SERVICE,
+        (as_json, as_html),
+        lambda step: measuring.run(turns, step),
+        measuring.steps,
+        lambda processor: grids(measuring, processor),
+        lambda: bounds(measuring),
+        lambda: {"sizes": measuring.sizes, "figures": [*figures(measuring), *wholes(measuring)]},
+    )
 
 
 def cold(
@@ -246,24 +222,15 @@ def cold(
     check_outputs(as_json, as_html)
     measuring = Measuring(known(session or []), repeats)
 
-    def show(finished: bool) -> None:
-        best, held = measuring.best(), measuring.bounds()
-        pages = [cold_grid(best, report.machine()["processor"]), *([bounds_grid(held)] if held else [])]
-        for grid in pages:
-            show_grid(grid)
-        document = report.document(
-            report.Kind.COLD,
-            command_line(),
-            finished=finished,
-            repeats=repeats,
-            firsts=best,
-            bounds=bounds_plain(held),
-        )
-        write(as_json, as_html, document, pages)
-
-    with shown(show), progress("bench", measuring.steps) as step:
-        measuring.run(step)
-    _say_missed(measuring.bounds())
+    _hold(
+        report.Kind.COLD,
+        (as_json, as_html),
+        measuring.run,
+        measuring.steps,
+        lambda processor: [cold_grid(measuring.best(), processor)],
+        measuring.bounds,
+        lambda: {"repeats": repeats, "firsts": measuring.best()},
+    )
 
 
 def crowd(
@@ -278,24 +245,15 @@ def crowd(
     check_outputs(as_json, as_html)
     measuring = Measuring([one for one in (QUICK if quick else FULL) if one.clients <= most_clients])
 
-    def show(finished: bool) -> None:
-        held = measuring.bounds()
-        pages = [crowd_grid(measuring.rounds, report.machine()["processor"])]
-        pages += [bounds_grid(held)] if held else []
-        for grid in pages:
-            show_grid(grid)
-        document = report.document(
-            report.Kind.CROWD,
-            command_line(),
-            finished=finished,
-            rounds=measuring.rounds,
-            bounds=bounds_plain(held),
-        )
-        write(as_json, as_html, document, pages)
-
-    with shown(show), progress("bench", len(measuring.sizes)) as step:
-        measuring.run(step)
-    _say_missed(measuring.bounds())
+    _hold(
+        report.Kind.CROWD,
+        (as_json, as_html),
+        measuring.run,
+        len(measuring.sizes),
+        lambda processor: [crowd_grid(measuring.rounds, processor)],
+        measuring.bounds,
+        lambda: {"rounds": measuring.rounds},
+    )
 
 
 def masks(
@@ -312,24 +270,43 @@ def masks(
     check_outputs(as_json, as_html)
     measuring = Measuring()
 
+    _hold(
+        report.Kind.MASKS,
+        (as_json, as_html),
+        lambda step: measuring.run(repeats, seconds, step),
+        measuring.steps,
+        lambda processor: [masks_grid(measuring, processor)],
+        measuring.bounds,
+        lambda: {"path": measuring.path, "compared": measuring.compared},
+    )
+
+
+def _hold(
+    kind: report.Kind,
+    outputs: tuple[Path | None, Path | None],
+    run: Callable[[Callable[[str, str], None]], object],
+    steps: int,
+    grids: Callable[[str], Sequence[report.Grid]],
+    bounds: Callable[[], Sequence[Bound]],
+    figures: Callable[[], dict[str, Any]],
+) -> None:
+    """Measure by ``run`` in so many ``steps``; show and write what there is, also when it is cut short.
+
+    ``outputs`` are the files for JSON and HTML. ``grids`` gets the processor's name. ``figures`` are the fields of
+    the JSON document.
+    """
+
     def show(finished: bool) -> None:
-        held = measuring.bounds()
-        pages = [masks_grid(measuring, report.machine()["processor"]), *([bounds_grid(held)] if held else [])]
+        held = bounds()
+        pages = [*grids(report.machine()["processor"]), *([bounds_grid(held)] if held else [])]
         for grid in pages:
             show_grid(grid)
-        document = report.document(
-            report.Kind.MASKS,
-            command_line(),
-            finished=finished,
-            path=measuring.path,
-            compared=measuring.compared,
-            bounds=bounds_plain(held),
-        )
-        write(as_json, as_html, document, pages)
+        document = report.document(kind, command_line(), finished=finished, **figures(), bounds=bounds_plain(held))
+        write(*outputs, document, pages)
 
-    with shown(show), progress("bench", measuring.steps) as step:
-        measuring.run(repeats, seconds, step)
-    _say_missed(measuring.bounds())
+    with shown(show), progress("bench", steps) as step:
+        run(step)
+    _say_missed(bounds())
 
 
 def _say_missed(bounds: Sequence[Bound]) -> None:

@@ -59,29 +59,29 @@ def sweep(
     check_outputs(as_json, as_html)
     for picture in pictures(out):
         report.check_writable("--out", picture)
-    given = {"clients": clients, "coordinates": coordinates, "dropout": dropout}
+    texts = {"clients": clients, "coordinates": coordinates, "dropout": dropout}
     if resume and as_json is None:
         raise ConfigError("got --resume without --json; name the file that has the sessions")
     if over is None:
         if points is not None:
             raise ConfigError("got --points without --over; name the quantity, or list --clients and --coordinates")
         _scale(
-            _scaling(protocol, given, large, as_json if resume else None), (repeats, most), out, as_json, as_html
+            _scaling(protocol, texts, large, as_json if resume else None), (repeats, most), out, as_json, as_html
         )
         return
     if large or resume:
         raise ConfigError(f"got --over {over} with --large or --resume, which are for a sweep of all combinations")
     names = protocol or (list(scale.PROTOCOLS) if over is Over.WORKERS else [])
-    sweeping = Sweeping(over, _held(over, given), points_of(over, points), chosen(names))
+    sweeping = Sweeping(over, _held(over, texts), points_of(over, points), chosen(names))
     if over is Over.WORKERS:
         check_workers(sweeping.protocols, sweeping.held, [int(at) for at, _ in sweeping.workloads])
     _sweep(sweeping, (repeats, most), out, as_json, as_html)
 
 
-def _held(over: Over, given: dict[str, str | None]) -> Workload:
+def _held(over: Over, texts: dict[str, str | None]) -> Workload:
     """The workload whose other quantities stay fixed, as the options say."""
     held = HELD[over]
-    for name, text in given.items():
+    for name, text in texts.items():
         if text is None:
             continue
         if name == over:
@@ -123,13 +123,13 @@ def _sweep(
 
 
 def _scaling(
-    protocol: list[str] | None, given: dict[str, str | None], large: bool, before: Path | None
+    protocol: list[str] | None, texts: dict[str, str | None], large: bool, before: Path | None
 ) -> scale.Scaling:
     """The combinations that the options name, without the sessions of an earlier result."""
     workloads = scale.workloads(
-        scale.numbers("--clients", given["clients"], scale.ALL_CLIENTS if large else scale.CLIENTS),
-        scale.numbers("--coordinates", given["coordinates"], scale.ALL_COORDINATES if large else scale.COORDINATES),
-        scale.numbers("--dropout", given["dropout"], scale.DROPOUT, whole=False),
+        scale.numbers("--clients", texts["clients"], scale.ALL_CLIENTS if large else scale.CLIENTS),
+        scale.numbers("--coordinates", texts["coordinates"], scale.ALL_COORDINATES if large else scale.COORDINATES),
+        scale.numbers("--dropout", texts["dropout"], scale.DROPOUT, whole=False),
     )
     earlier = scale.earlier(report.read_json(before)) if before is not None and before.exists() else []
     return scale.Scaling(workloads, chosen(protocol or list(scale.PROTOCOLS)), earlier)

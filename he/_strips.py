@@ -210,6 +210,12 @@ def strip_across(typing: Any, total: Any, a: Any, b: Any, at: Any, ring: Any) ->
     return types.void(total, a, b, types.intp, ring), generate
 
 
+def _keep_limb(builder: Any, column: Any, place: Any, held: Any) -> None:
+    """Store the limb of ``column`` at ``place``, and what is carried to the next one in ``held``."""
+    builder.store(builder.and_(column, constant((1 << LIMB_BITS) - 1)), place, align=8)
+    builder.store(builder.lshr(column, constant(LIMB_BITS)), held)
+
+
 @primitive
 def settle(typing: Any, total: Any, out: Any, limbs: Any) -> Any:
     """Carry along the first ``limbs`` limbs of ``total`` into ``out``, and leave zeros."""
@@ -221,9 +227,7 @@ def settle(typing: Any, total: Any, out: Any, limbs: Any) -> Any:
             place = row_at(builder, sums, loop.index)
             column = builder.add(builder.load(place, align=8), builder.load(held))
             builder.store(constant(0), place, align=8)
-            kept = builder.and_(column, constant((1 << LIMB_BITS) - 1))
-            builder.store(kept, row_at(builder, target, loop.index), align=8)
-            builder.store(builder.lshr(column, constant(LIMB_BITS)), held)
+            _keep_limb(builder, column, row_at(builder, target, loop.index), held)
         return context.get_dummy_value()
 
     return types.void(total, out, types.intp), generate
@@ -239,9 +243,7 @@ def double(typing: Any, digit: Any, out: Any, limbs: Any) -> Any:
         with cgutils.for_range(builder, arguments[2], intp=I64) as loop:
             limb = builder.load(row_at(builder, words, loop.index), align=8)
             column = builder.add(builder.shl(limb, constant(1)), builder.load(held))
-            kept = builder.and_(column, constant((1 << LIMB_BITS) - 1))
-            builder.store(kept, row_at(builder, target, loop.index), align=8)
-            builder.store(builder.lshr(column, constant(LIMB_BITS)), held)
+            _keep_limb(builder, column, row_at(builder, target, loop.index), held)
         return context.get_dummy_value()
 
     return types.void(digit, out, types.intp), generate

@@ -186,7 +186,7 @@ class _Sockets:
                 self._open.add(made)
 
     def end(self, late: threading.Event) -> None:
-        """End all, so that whoever reads gets an error, and say so in ``late``."""
+        """End all, so that each reader gets an error, and say so in ``late``."""
         late.set()
         with self._lock:
             ending = list(self._open)
