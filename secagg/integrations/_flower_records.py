@@ -9,10 +9,7 @@ from __future__ import annotations
 import hashlib
 import math
 import re
-import struct
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
-from dataclasses import replace
+from collections.abc import Mapping
 from io import BytesIO
 from typing import Any, NamedTuple
 
@@ -23,8 +20,8 @@ from numpy.typing import NDArray
 from mpc.keys import encode_parts
 from secagg import wire
 from secagg.errors import ConfigError, EncodingError
-from secagg.fixed_point import FixedPoint
-from secagg.layout import Layout, Leaf
+from secagg.integrations._shared.digests import typed
+from secagg.layout import Layout
 from secagg.task import Task
 
 VERSION = (1 << 16) + wire.VERSION  # the version of these records, and that of the messages in them
@@ -33,7 +30,6 @@ FIELDS = "secagg"
 MESSAGE = "secagg.message"
 
 _STYPE = "secagg.envelope"  # tells other code that this array does not hold numbers
-_METRIC = "metric:"
 _APP_ERRORS = (2, 6)  # Flower's codes for an exception in a ClientApp, and for a refusal by one of Flower's mods
 _KINDS = {"arrays": ArrayRecord, "metrics": MetricRecord, "config": ConfigRecord}
 _HEADERS = {
@@ -169,27 +165,8 @@ def request_digest(message_type: str, content: Any, run_config: Mapping[str, Any
     for name, kind, record in records:
         parts += [name, kind, str(len(record))]
         for key, value in record.items():
-            parts += [key, *_typed(value)]
+            parts += [key, *typed(value)]
     return hashlib.sha256(encode_parts(*parts)).digest()
-
-
-def _typed(value: Any) -> Iterator[bytes | str]:
-    """A value of a record as parts that determine its value and type, which is its type after the wire."""
-    if isinstance(value, list):
-        yield from ("list", str(len(value)))
-        for item in value:
-            yield from _typed(item)
-    elif isinstance(value, bool | int | str):  # a bool is an int
-        kind = next(kind for kind in (bool, int, str) if isinstance(value, kind))
-        yield from (kind.__name__, str(value))
-    elif isinstance(value, float):
-        yield from ("float", struct.pack(">d", value))
-    elif isinstance(value, bytes):
-        yield from ("bytes", value)
-    else:
-        raise ConfigError(
-            f"got a {type(value).__name__} in a train request; expected a type that Flower's records hold"
-        )
 
 
 def only_record(records: Mapping[str, Any], what: str) -> Any:
@@ -219,50 +196,3 @@ def _view(name: str, array: Any) -> NDArray[Any]:
 def layout_of(record: Any) -> Layout:
     """The layout, for the task, of a model in an ``ArrayRecord``."""
     return Layout.of(arrays_of(record))
-
-
-def metric_key(name: str) -> str:
-    """The key of a metric in the update."""
-    return _METRIC + name
-
-
-def metrics_of(task: Task) -> list[str]:
-    """The names of the metrics in the task's sum."""
-    keys = [leaf.path[0] for leaf in task.layout.leaves if len(leaf.path) == 1]
-    return [key.removeprefix(_METRIC) for key in keys if isinstance(key, str) and key.startswith(_METRIC)]
-
-
-def with_metrics(task: Task, metrics: Mapping[str, float] | None) -> Task:
-    """``task`` with ``metrics`` (name → bound of its absolute value) in the same sum.
-
-    Server, clients and aggregators all need the task that this returns. ``ConfigError`` under an encoding that adds
-    noise, because no ε covers an exact sum.
-    """
-    if not metrics:
-        return task
-    encoding, layout = task.encoding, task.layout
-    if not isinstance(encoding, FixedPoint):
-        raise ConfigError(
-            f"got metrics with {type(encoding).__name__}; metrics would be exact, and every epsilon covers noised "
-            "sums only: drop metrics, or evaluate the aggregated model in the app"
-        )
-    if any(len(leaf.path) != 1 for leaf in layout.leaves):
-        raise ConfigError("got a layout that is not a model's in Flower; expected layout_of(arrays)")
-    leaves = [*layout.leaves, *(Leaf((metric_key(name),), (), layout.dtype.name) for name in metrics)]
-    if isinstance(encoding.clip, tuple):
-        clips = dict(encoding.clip)
-    else:
-        clips = {leaf.name: float(encoding.clip) for leaf in layout.leaves}  # type: ignore[arg-type]
-    clips |= {metric_key(name): bound for name, bound in metrics.items()}
-    ordered = tuple(sorted(leaves, key=lambda leaf: leaf.path))
-    return replace(task, layout=Layout(ordered, layout.branches), encoding=replace(encoding, clip=clips))
-
-
-@contextmanager
-def without_detail(log: Any) -> Iterator[None]:
-    """Keep errors about an update in this node's log, because Flower sends the text of an error to the server."""
-    try:
-        yield
-    except EncodingError as error:
-        log.error("secagg: this update can't be encoded: %s", error)
-        raise EncodingError("got an update that doesn't fit the task; this node's log says how") from None

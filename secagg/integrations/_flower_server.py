@@ -16,25 +16,23 @@ import numpy as np
 from flwr.app import Array, ArrayRecord, Message, MetricRecord, RecordDict
 from flwr.serverapp import Grid
 
-from secagg._rounds import UPLOADS_OF_A_MODEL, session_name
 from secagg.beacon import Fetch
 from secagg.errors import Aborted, ConfigError, EncodingError, LocalProtocolError
 from secagg.identity import PartyRole, Roster, check_party_id, load_roster
 from secagg.integrations._flower_records import (
     arrays_of,
     is_train,
-    metric_key,
-    metrics_of,
     model_digest,
     only_record,
     reply_of,
     request_digest,
     round_of,
-    with_metrics,
     write,
 )
 from secagg.integrations._flower_strategies import check_strategy, running_strategy
-from secagg.integrations._hosted import Party
+from secagg.integrations._shared.hosted import Party
+from secagg.integrations._shared.metrics import metric_key, metrics_of, shapes_of, with_metrics
+from secagg.integrations._shared.sessions import Exhausted, Sessions, clipping, without
 from secagg.roles.outcome import Outcome
 from secagg.roles.server import Outbox, Server
 from secagg.session import roster_digest
@@ -45,7 +43,6 @@ log = logging.getLogger("flwr.secagg")
 
 INTRODUCTION = "Introduction"
 
-_MUCH_CLIPPED = 0.01  # the share of clipped coordinates that is a warning
 _SLACK = 600.0  # a message's time to live in seconds; Flower drops it if clocks differ by more
 
 
@@ -104,10 +101,7 @@ class SecureGrid(Grid):  # type: ignore[misc]
         self._run_config = dict(run_config or {})
         self._ids: dict[int, str] = {}  # node → the id that it claims
         self._proven: dict[str, int] = {}  # id → the node whose signed answer was accepted
-        self._sessions: dict[
-            bytes, int
-        ] = {}  # model's digest → the number of sessions that requested updates from it
-        self._names: set[bytes] = set()  # of sessions
+        self._sessions = Sessions("flower")
         self._left_out: dict[str, str] = {}  # party or node → why the running round goes on without it
         self._count = 0
 
@@ -160,14 +154,14 @@ class SecureGrid(Grid):  # type: ignore[misc]
             model, digest, request = self._check(broadcast)
             outcome = self._aggregate(broadcast, digest, request, number, math.inf if timeout is None else timeout)
         except (Aborted, ConfigError, EncodingError) as error:
-            self.failures.append(f"round {number} aborted: {error}{self._without()}")
+            self.failures.append(f"round {number} aborted: {error}{without(self._left_out)}")
             log.error("secagg: %s", self.failures[-1])
-            if isinstance(error, _Exhausted):
+            if isinstance(error, Exhausted):
                 raise
             return []
         if self._left_out:
-            log.warning("secagg: round %d went on%s", number, self._without())
-        level, clipped = _clipping(outcome, self.task)
+            log.warning("secagg: round %d went on%s", number, without(self._left_out))
+        level, clipped = clipping(outcome, self.task)
         log.log(level, "secagg: round %d: %d updates in the sum%s", number, len(outcome.survivors), clipped)
         self.outcomes.append(outcome)
         return [Message(self._synthesise(outcome, model, weighted_by), reply_to=broadcast[0])]
@@ -188,8 +182,7 @@ class SecureGrid(Grid):  # type: ignore[misc]
             )
         model, digest = next(iter(models.values())), digests.pop()
         shapes = {name: array.shape for name, array in arrays_of(model).items()}
-        metrics = set(map(metric_key, metrics_of(self.task)))
-        expected = {leaf.name: leaf.shape for leaf in self.task.layout.leaves if leaf.name not in metrics}
+        expected = shapes_of(self.task)
         names = sorted(shapes.keys() | expected.keys())
         if wrong := [name for name in names if shapes.get(name) != expected.get(name)]:
             name = wrong[0]
@@ -204,12 +197,8 @@ class SecureGrid(Grid):  # type: ignore[misc]
     ) -> Outcome:
         carriers = {message.metadata.dst_node_id: message for message in broadcast}
         members = self._introduce(list(carriers), broadcast[0].metadata.message_type)
-        if self._sessions.setdefault(digest, 0) >= UPLOADS_OF_A_MODEL:
-            raise _Exhausted(f"{UPLOADS_OF_A_MODEL} sessions asked for updates from this model; nodes send no more")
-        attempt, run = 1, broadcast[0].metadata.run_id
-        while (name := session_name("flower", run, number, attempt, model=digest, request=request)) in self._names:
-            attempt += 1
-        self._names.add(name)
+        run = broadcast[0].metadata.run_id
+        name, attempt = self._sessions.open(run, number, model=digest, request=request)
         server = self.task.server(
             sorted(members), roster=self.roster, session=name, executor=self._executor, beacon=self._beacon
         )
@@ -220,7 +209,8 @@ class SecureGrid(Grid):  # type: ignore[misc]
             outbox = server.start()
             while server.outcome is None:
                 asks_input = server.round == contribution_round(self.task.protocol)
-                self._sessions[digest] += asks_input
+                if asks_input:
+                    self._sessions.asks_for_inputs(digest)
                 seconds = min(
                     timeout, self._deadlines.get(str(server.round), timeout if asks_input else self._deadline)
                 )
@@ -357,15 +347,6 @@ class SecureGrid(Grid):  # type: ignore[misc]
         metrics |= {weighted_by: outcome.total_weight}
         return RecordDict({"arrays": ArrayRecord(arrays), "metrics": MetricRecord(metrics)})
 
-    def _without(self) -> str:
-        """The parties and nodes that are missing, grouped by reason, for the log."""
-        reasons: dict[str, list[str]] = defaultdict(list)
-        for who, why in self._left_out.items():
-            reasons[why].append(who)
-        ordered = {why: sorted(who, key=lambda name: (len(name), name)) for why, who in reasons.items()}
-        text = "; ".join(f"{', '.join(who)}: {why}" for why, who in ordered.items())
-        return f", without {text}" if text else ""
-
 
 @dataclass
 class _Session:
@@ -377,18 +358,3 @@ class _Session:
     like: Any  # the metadata of a train message
     queue: list[Any] = field(default_factory=list)  # messages to nodes
     met: set[str] = field(default_factory=set)  # parties that were sent a message
-
-
-class _Exhausted(Aborted):
-    """Nodes would refuse every further session from this model."""
-
-
-def _clipping(outcome: Outcome, task: Task) -> tuple[int, str]:
-    """The log level of a round's line, and a text with the share of clipped coordinates."""
-    if not outcome.clipped:  # none, or not counted
-        return logging.INFO, ""
-    share = outcome.clipped / (len(outcome.survivors) * task.layout.size)
-    text = f", {100 * share:.3g} % of their coordinates clipped"
-    if share <= _MUCH_CLIPPED:
-        return logging.INFO, text
-    return logging.WARNING, f"{text}, so that the mean is too small: raise the encoding's clip in the task"

@@ -16,8 +16,9 @@ except ImportError as error:
     ) from error
 
 from secagg.integrations._flower_client import client_mod
-from secagg.integrations._flower_records import layout_of, with_metrics
+from secagg.integrations._flower_records import layout_of
 from secagg.integrations._flower_server import SecureGrid
-from secagg.integrations._hosted import hosted
+from secagg.integrations._shared.hosted import hosted
+from secagg.integrations._shared.metrics import with_metrics
 
 __all__ = ["SecureGrid", "client_mod", "hosted", "layout_of", "with_metrics"]

@@ -18,7 +18,7 @@ from flwr.app import Array, ArrayRecord, Message, MetricRecord, RecordDict
 from flwr.serverapp.strategy import FedAvg
 
 from bench.loopback import LoopbackGrid, through_bytes
-from secagg.integrations import _flower_budget, _flower_client
+from secagg.integrations._shared import budget as budgets
 from secagg.integrations.flower import client_mod, layout_of
 from secagg.store import FileLedger
 from tests.integrations.apps import CLIENTS, TASK, make_app, make_task, secure, start, the_error
@@ -272,7 +272,7 @@ def test_a_lost_account_begins_no_new_budget(how: str, tmp_path: Path, caplog: A
 def test_control_without_the_count_a_lost_account_is_a_new_budget(
     how: str, tmp_path: Path, monkeypatch: Any
 ) -> None:
-    monkeypatch.setattr(_flower_budget, "_count", lambda ledger: 0)
+    monkeypatch.setattr(budgets, "_count", lambda ledger: 0)
     account = tmp_path / "privacy.json"
     start(secure(make_grid(settings(tmp_path)), NOISED), rounds=1, model=MODEL)
     older = account.read_bytes()
@@ -301,14 +301,14 @@ def test_a_charge_whose_node_died_before_it_was_counted_is_counted_later(tmp_pat
             assert first.has_error()
         return request
 
-    count_charges = _flower_budget.count_charges
-    monkeypatch.setattr(_flower_client, "count_charges", dies)
+    count_charges = budgets.count_charges
+    monkeypatch.setattr(budgets, "count_charges", dies)
     grid.spoil = again
     start(secure_grid := secure(grid, NOISED), rounds=1, model=MODEL)
     assert survivors(secure_grid) == [5]
     assert died
     with FileLedger(tmp_path / "ledger") as ledger:
-        assert _flower_budget._count(ledger) == report(tmp_path).releases == 1
+        assert budgets._count(ledger) == report(tmp_path).releases == 1
 
 
 def test_a_larger_budget_goes_on_from_what_was_spent(tmp_path: Path) -> None:

@@ -19,7 +19,7 @@ from tests.integrations.apps import CLIENTS, MODEL, enrol, error_texts, make_gri
 
 WITH_ROSTER = make_task(secagg.SecAgg(corruption=0.1), min_survivors=4)
 REFUSAL = (
-    "<class 'secagg.integrations._flower_client.RefusalError'>:"
+    "<class 'secagg.integrations._shared.party.RefusalError'>:"
     "<'got a node that can't take part with its config and files; its log says why'>"
 )
 Spoils = Callable[[dict[str, Any], Any], Any]

@@ -25,6 +25,7 @@ from flwr.serverapp.strategy import FedAvg
 
 from bench.loopback import LoopbackGrid, on_the_wire
 from secagg.integrations import _flower_client, _flower_records
+from secagg.integrations._shared.metrics import metric_key
 from secagg.integrations.flower import client_mod, with_metrics
 from secagg.session import roster_digest
 from secagg.wire import Envelope, Reject
@@ -98,7 +99,7 @@ def secrets(task: secagg.Task, before: Any, content: Any) -> Iterator[tuple[str,
         for array in arrays.values():
             for values in rows(array):
                 yield from ((what, values.astype(form).tobytes()) for form in FLOATS)
-    riding = {_flower_records.metric_key(name): content["metrics"][name] for name in METRICS}
+    riding = {metric_key(name): content["metrics"][name] for name in METRICS}
     yield from (("metric", np.array(value, form).tobytes()) for value in riding.values() for form in (">f8", "<f8"))
     encoded = task.encoder.encode(
         task.layout.flatten(update | riding),

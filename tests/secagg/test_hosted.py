@@ -14,7 +14,7 @@ import pytest
 import secagg
 from secagg import wire
 from secagg.errors import Aborted, ConfigError
-from secagg.integrations._hosted import hosted
+from secagg.integrations._shared.hosted import hosted
 from secagg.session import MAX_SESSION_BYTES, NONCE_BYTES
 from secagg.table import Proposal
 from secagg.testing import MemoryStore, Session

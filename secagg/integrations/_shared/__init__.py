@@ -1,0 +1,9 @@
+"""What the adapters share: no stack is imported here.
+
+A stack brings containers, transports and its own word for a round. The rest is the same in each: a party with its
+files (:mod:`~secagg.integrations._shared.party`), its privacy budget (:mod:`~secagg.integrations._shared.budget`),
+metrics in the sum (:mod:`~secagg.integrations._shared.metrics`), digests of models and requests
+(:mod:`~secagg.integrations._shared.digests`), the sessions that a server opens
+(:mod:`~secagg.integrations._shared.sessions`), and roles behind a function from bytes to bytes
+(:mod:`~secagg.integrations._shared.hosted`).
+"""

@@ -1,0 +1,76 @@
+"""Digests of what a training gets. A session's name includes them, so a server can't give one client another."""
+
+from __future__ import annotations
+
+import hashlib
+import struct
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from mpc.keys import encode_parts
+from secagg.errors import ConfigError
+
+_MOST_NESTED = 16
+
+
+def arrays_digest(stack: str, arrays: Mapping[str, NDArray[Any]]) -> bytes:
+    """SHA-256 over the names, types, shapes and bytes of a model's arrays, in their order.
+
+    ``ConfigError`` for an array of objects, whose bytes are addresses.
+    """
+    hashed = hashlib.sha256(f"secagg/v1/{stack}-model".encode())
+    for name, array in arrays.items():
+        if array.dtype.hasobject:
+            raise ConfigError(f"got array {name!r:.80} of Python objects; expected numbers")
+        head = encode_parts(name, array.dtype.str, str(array.shape), str(array.nbytes))
+        hashed.update(len(head).to_bytes(8, "big") + head)
+        hashed.update(np.ascontiguousarray(array).reshape(-1).view(np.uint8).data)
+    return hashed.digest()
+
+
+def typed(value: Any) -> Iterator[bytes | str]:
+    """A value as parts that determine the value and its type, for :func:`mpc.keys.encode_parts`.
+
+    None, booleans, integers, floats, texts, bytes, NumPy's scalars and arrays of numbers, and dicts, lists and
+    tuples of such values. A dict's order counts. ``ConfigError`` for a value of another type: what this function
+    can't write, no session can be bound to.
+    """
+    yield from _typed(value, 0)
+
+
+def _typed(value: Any, depth: int) -> Iterator[bytes | str]:
+    if depth > _MOST_NESTED:
+        raise ConfigError(f"got a train request nested more than {_MOST_NESTED} deep; send flat records")
+    if isinstance(value, bool | int):  # a bool is an int
+        kind = bool if isinstance(value, bool) else int
+        yield from (kind.__name__, str(kind(value)))
+    elif isinstance(value, str):
+        yield from ("str", str.__str__(value))  # the text itself, also of an enumeration's member
+    elif isinstance(value, float):
+        yield from ("float", struct.pack(">d", value))
+    elif isinstance(value, bytes):
+        yield from ("bytes", value)
+    elif value is None:
+        yield "none"
+    elif isinstance(value, list | tuple):
+        yield from ("list" if isinstance(value, list) else "tuple", str(len(value)))
+        for item in value:
+            yield from _typed(item, depth + 1)
+    elif isinstance(value, Mapping):
+        yield from ("dict", str(len(value)))
+        for key, item in value.items():
+            yield from _typed(key, depth + 1)
+            yield from _typed(item, depth + 1)
+    elif isinstance(value, np.ndarray | np.generic):
+        array = np.asarray(value)
+        if array.dtype.hasobject:
+            raise ConfigError("got an array of Python objects in a train request; expected numbers")
+        yield from ("array", array.dtype.str, str(array.shape), array.tobytes())
+    else:
+        raise ConfigError(
+            f"got a {type(value).__name__} in a train request; expected numbers, texts, bytes, and lists or dicts "
+            "of them"
+        )

@@ -1,0 +1,56 @@
+"""Metrics that ride in the sum: coordinates of their own beside the model's."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import replace
+
+from secagg.errors import ConfigError
+from secagg.fixed_point import FixedPoint
+from secagg.layout import Layout, Leaf
+from secagg.task import Task
+
+_METRIC = "metric:"
+
+
+def metric_key(name: str) -> str:
+    """The key of a metric in the update."""
+    return _METRIC + name
+
+
+def metrics_of(task: Task) -> list[str]:
+    """The names of the metrics in the task's sum."""
+    keys = [leaf.path[0] for leaf in task.layout.leaves if len(leaf.path) == 1]
+    return [key.removeprefix(_METRIC) for key in keys if isinstance(key, str) and key.startswith(_METRIC)]
+
+
+def shapes_of(task: Task) -> dict[str, tuple[int, ...]]:
+    """The shapes of the model's arrays by name, without the metrics."""
+    metrics = set(map(metric_key, metrics_of(task)))
+    return {leaf.name: leaf.shape for leaf in task.layout.leaves if leaf.name not in metrics}
+
+
+def with_metrics(task: Task, metrics: Mapping[str, float] | None) -> Task:
+    """``task`` with ``metrics`` (name → bound of its absolute value) in the same sum.
+
+    Server, clients and aggregators all need the task that this returns. ``ConfigError`` under an encoding that adds
+    noise, because no ε covers an exact sum.
+    """
+    if not metrics:
+        return task
+    encoding, layout = task.encoding, task.layout
+    if not isinstance(encoding, FixedPoint):
+        raise ConfigError(
+            f"got metrics with {type(encoding).__name__}; metrics would be exact, and every epsilon covers noised "
+            "sums only: drop metrics, or evaluate the aggregated model in the app"
+        )
+    if any(len(leaf.path) != 1 for leaf in layout.leaves):
+        raise ConfigError("got a layout with nested names; expected the layout of a model: one array by name")
+    leaves = [*layout.leaves, *(Leaf((metric_key(name),), (), layout.dtype.name) for name in metrics)]
+    if isinstance(encoding.clip, tuple):
+        clips = dict(encoding.clip)
+    else:
+        clips = {leaf.name: float(encoding.clip) for leaf in layout.leaves}  # type: ignore[arg-type]
+    clips |= {metric_key(name): bound for name, bound in metrics.items()}
+    ordered = tuple(sorted(leaves, key=lambda leaf: leaf.path))
+    return replace(task, layout=Layout(ordered, layout.branches), encoding=replace(encoding, clip=clips))

@@ -1,0 +1,66 @@
+"""The sessions that a server opens in a run, and what it logs of their outcomes."""
+
+from __future__ import annotations
+
+import logging
+from collections import defaultdict
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+from secagg._rounds import UPLOADS_OF_A_MODEL, session_name
+from secagg.errors import Aborted
+from secagg.roles.outcome import Outcome
+from secagg.task import Task
+
+_MUCH_CLIPPED = 0.01  # the share of clipped coordinates that is a warning
+
+
+class Exhausted(Aborted):
+    """Clients would refuse every further session from this model."""
+
+
+@dataclass
+class Sessions:
+    """Names the sessions of a run, each once, and counts those that requested updates from a model."""
+
+    stack: str
+    _asked: dict[bytes, int] = field(default_factory=dict)  # model's digest → sessions that requested its inputs
+    _names: set[bytes] = field(default_factory=set)
+
+    def open(self, *numbers: int, model: bytes, request: bytes) -> tuple[bytes, int]:
+        """The name of a new session, and its attempt, from 1; ``numbers`` are the round, with the run before it.
+
+        :class:`Exhausted` if clients would send no more updates from this model.
+        """
+        if self._asked.setdefault(model, 0) >= UPLOADS_OF_A_MODEL:
+            raise Exhausted(f"{UPLOADS_OF_A_MODEL} sessions asked for updates from this model; nodes send no more")
+        attempt = 1
+        while (name := session_name(self.stack, *numbers, attempt, model=model, request=request)) in self._names:
+            attempt += 1
+        self._names.add(name)
+        return name, attempt
+
+    def asks_for_inputs(self, model: bytes) -> None:
+        """Count a session whose server now asks for inputs."""
+        self._asked[model] += 1
+
+
+def clipping(outcome: Outcome, task: Task) -> tuple[int, str]:
+    """The log level of a round's line, and a text with the share of clipped coordinates."""
+    if not outcome.clipped:  # none, or not counted
+        return logging.INFO, ""
+    share = outcome.clipped / (len(outcome.survivors) * task.layout.size)
+    text = f", {100 * share:.3g} % of their coordinates clipped"
+    if share <= _MUCH_CLIPPED:
+        return logging.INFO, text
+    return logging.WARNING, f"{text}, so that the mean is too small: raise the encoding's clip in the task"
+
+
+def without(left_out: Mapping[str, str]) -> str:
+    """Who is missing, party or node → why, grouped by reason, for the log."""
+    reasons: dict[str, list[str]] = defaultdict(list)
+    for who, why in left_out.items():
+        reasons[why].append(who)
+    ordered = {why: sorted(who, key=lambda name: (len(name), name)) for why, who in reasons.items()}
+    text = "; ".join(f"{', '.join(who)}: {why}" for why, who in ordered.items())
+    return f", without {text}" if text else ""

@@ -1,0 +1,99 @@
+"""What the adapters share: it imports no stack, and its digests tell apart what a training could tell apart."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from typing import Any
+
+import numpy as np
+import pytest
+
+from mpc.keys import encode_parts
+from secagg._rounds import UPLOADS_OF_A_MODEL
+from secagg.errors import ConfigError
+from secagg.integrations._shared.digests import arrays_digest, typed
+from secagg.integrations._shared.sessions import Exhausted, Sessions, without
+
+STACKS = ("flwr", "nvflare", "ray", "distributed")
+
+VALUES: list[Any] = [
+    *(None, True, False, 1, 0, "1", "True", 1.0, -0.0, 0.0, b"1", b""),
+    *([], (), {}, [1], (1,), [[1]], [1, []], {"a": 1}, {"a": [1]}, {"b": 1}, {"a": 1, "b": 2}, {"b": 2, "a": 1}),
+    *(np.float32(1), np.zeros(2), np.zeros((1, 2)), np.zeros(2, np.float32), np.zeros(2, ">f8"), np.zeros(0)),
+]
+
+
+def test_no_stack_is_imported() -> None:
+    rooms = ("budget", "digests", "hosted", "metrics", "party", "sessions")
+    code = "; ".join(
+        [
+            f"import sys; sys.modules.update(dict.fromkeys({STACKS}))",
+            *(f"import secagg.integrations._shared.{room}" for room in rooms),
+        ]
+    )
+    subprocess.run([sys.executable, "-c", code], check=True)
+    with pytest.raises(subprocess.CalledProcessError) as error:  # control: the stacks are out of reach
+        subprocess.run([sys.executable, "-c", f"{code}; import ray"], check=True, capture_output=True)
+    assert b"import of ray halted" in error.value.stderr
+
+
+def test_values_that_differ_in_value_type_or_order_differ_as_parts() -> None:
+    assert len({encode_parts(*typed(value)) for value in VALUES}) == len(VALUES)
+
+
+@pytest.mark.parametrize(
+    ("value", "why"),
+    [
+        (object(), "got a object in a train request"),
+        ({"a": [{1}]}, "got a set"),
+        (np.array([object()]), "Python objects"),
+        (1j, "got a complex"),
+    ],
+)
+def test_a_value_that_has_no_canonical_form_is_refused(value: Any, why: str) -> None:
+    with pytest.raises(ConfigError, match=why):
+        list(typed(value))
+
+
+def test_a_request_that_contains_itself_is_refused() -> None:
+    loop: list[Any] = []
+    loop.append(loop)
+    with pytest.raises(ConfigError, match="nested more than"):
+        list(typed(loop))
+
+
+def test_models_that_differ_have_different_digests() -> None:
+    models = [
+        {"w": np.zeros(4)},
+        {"v": np.zeros(4)},
+        {"w": np.zeros((2, 2))},
+        {"w": np.zeros(8, np.float32)},
+        {"w": np.zeros(4, ">f8")},
+        {"w": np.array([0.0, 0, 0, -0.0])},
+        {"w": np.zeros(3), "x": np.zeros(1)},
+        {"x": np.zeros(1), "w": np.zeros(3)},
+    ]
+    digests = {arrays_digest(stack, model) for stack in ("flower", "nvflare") for model in models}
+    assert len(digests) == 2 * len(models)
+    assert arrays_digest("x", {"w": np.zeros((4, 4))[:, ::2]}) == arrays_digest("x", {"w": np.zeros((4, 2))})
+    with pytest.raises(ConfigError, match="Python objects"):
+        arrays_digest("x", {"w": np.array([None])})
+
+
+def test_a_session_of_a_model_has_a_name_of_its_own_and_a_third_that_asks_is_refused() -> None:
+    sessions, model, names = Sessions("nvflare"), bytes(32), set()
+    for number in range(1, UPLOADS_OF_A_MODEL + 2):  # one of them ends before it asks for inputs
+        name, attempt = sessions.open(7, model=model, request=bytes(32))
+        assert attempt == number
+        names.add(name)
+        if number > 1:
+            sessions.asks_for_inputs(model)
+    assert len(names) == UPLOADS_OF_A_MODEL + 1
+    with pytest.raises(Exhausted, match="2 sessions asked for updates from this model"):
+        sessions.open(8, model=model, request=bytes(32))
+
+
+def test_the_log_names_who_is_missing_by_reason() -> None:
+    assert without({}) == ""
+    assert without({"c10": "late", "c2": "late", "c1": "no key"}) == ", without c2, c10: late; c1: no key"
