@@ -1,0 +1,53 @@
+"""A user's training script: it moves the model by amounts that belong to its site, and notes what it has to hide.
+
+``--forms`` says for each round how the result is sent: ``full`` or ``diff``, and the type of its numbers. With
+``--die SITE.ROUND`` this site's process is killed in this round, when it has trained.
+"""
+
+import argparse
+import os
+import signal
+from pathlib import Path
+
+import numpy as np
+import nvflare.client as flare
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--notes", type=Path)
+    parser.add_argument("--forms", default="full:<f4")
+    parser.add_argument("--die", default="")
+    options = parser.parse_args()
+    forms = options.forms.split(",")
+    flare.init()
+    site = flare.get_site_name()
+    own = int(site.rpartition("-")[2])
+    while flare.is_running():
+        model = flare.receive()
+        number = model.current_round
+        before = {name: np.asarray(array) for name, array in model.params.items()}
+        rng = np.random.default_rng([own, number])
+        after = {name: array + rng.uniform(-0.1, 0.1, array.shape) for name, array in before.items()}
+        steps, loss = 70_000 + 1_009 * own + number, float(rng.uniform(1, 2))
+        arrays = {f"before/{name}": array for name, array in before.items()}
+        arrays |= {f"after/{name}": array for name, array in after.items()}
+        np.savez(options.notes / f"{site}.{number}.npz", steps=steps, loss=loss, **arrays)
+        if options.die == f"{site}.{number}":
+            os.kill(os.getpid(), signal.SIGKILL)
+        kind, _, form = forms[number % len(forms)].partition(":")
+        sent = {
+            name: (array - before[name] if kind == "diff" else array).astype(form) for name, array in after.items()
+        }
+        flare.send(
+            flare.FLModel(
+                params=sent,
+                params_type=flare.ParamsType.DIFF if kind == "diff" else flare.ParamsType.FULL,
+                metrics={"loss": loss},
+                meta={"NUM_STEPS_CURRENT_ROUND": steps},
+            )
+        )
+
+
+if __name__ == "__main__":
+    main()
