@@ -28,6 +28,8 @@ from secagg.session import roster_digest
 from secagg.store import FileLedger, FileStore, Ledger
 from secagg.task import Task
 
+Log = logging.Logger | logging.LoggerAdapter[logging.Logger]
+
 
 class RefusalError(ConfigError):
     """A refusal whose text the server may read, because it contains nothing private to the node."""
@@ -56,7 +58,7 @@ class Party:
     config: Mapping[str, Any]
     memory: MutableMapping[str, Any]
     forgets: str
-    log: logging.Logger
+    log: Log
     weighted_by: str = "num-examples"
     keys: dict[str, Any] = field(init=False)
 
@@ -219,7 +221,7 @@ class Party:
 
 
 @contextmanager
-def privately(log: logging.Logger) -> Iterator[None]:
+def privately(log: Log) -> Iterator[None]:
     """Keep errors about a node's config, files or budget in its log: the server must not see paths or numbers."""
     try:
         yield
@@ -232,7 +234,7 @@ def privately(log: logging.Logger) -> Iterator[None]:
 
 
 @contextmanager
-def without_detail(log: logging.Logger) -> Iterator[None]:
+def without_detail(log: Log) -> Iterator[None]:
     """Keep errors about an update in this node's log, because a stack may send an error's text to the server."""
     try:
         yield
@@ -273,7 +275,7 @@ class _Memory:
         return bytes(self.record["state"]) if self.record["session"] == self.session else None
 
 
-def _make_folder(path: Path, log: logging.Logger) -> None:
+def _make_folder(path: Path, log: Log) -> None:
     """Make a folder for its owner alone; ``RefusalError``, without the path, if that fails."""
     try:
         path.mkdir(mode=0o700)

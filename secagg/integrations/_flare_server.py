@@ -1,0 +1,203 @@
+"""The server's side in NVFlare: an aggregator that plays the protocol when the sites have trained."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Mapping
+from typing import Any
+
+from nvflare.apis.dxo import from_shareable
+from nvflare.apis.event_type import EventType
+from nvflare.apis.fl_constant import ReturnCode
+from nvflare.apis.shareable import ReservedHeaderKey, Shareable
+from nvflare.app_common.abstract.fl_model import FLModel, ParamsType
+from nvflare.app_common.aggregators.model_aggregator import ModelAggregator
+from nvflare.app_common.app_constant import AppConstants
+from nvflare.app_common.app_event_type import AppEventType
+
+from secagg import warming
+from secagg.errors import Aborted, ConfigError
+from secagg.identity import load_roster
+from secagg.integrations._flare_site import (
+    PLACEHOLDER,
+    PUBLIC,
+    STACK,
+    TOPIC,
+    arrays_of,
+    read_settings,
+    request_digest,
+    task_text,
+)
+from secagg.integrations._shared.digests import arrays_digest
+from secagg.integrations._shared.metrics import metric_key, metrics_of
+from secagg.integrations._shared.rounds import Answered, Rounds
+from secagg.integrations._shared.site import check_model
+from secagg.layout import Layout
+from secagg.roles.outcome import Outcome
+from secagg.task import Task
+
+
+class SecureAggregator(ModelAggregator):  # type: ignore[misc]
+    """An aggregator for ``FedAvgRecipe(aggregator=...)`` that learns the mean of the updates, and no update.
+
+    It takes nothing but the placeholders that :class:`SecureFilter` lets out. When all sites have trained, it plays
+    the task's protocol with them over NVFlare's auxiliary channel, and returns the mean as a difference.
+
+    - ``task``: a :class:`secagg.Task`, or base64 of its bytes, as a job's JSON has it.
+    - ``roster``: the path of the roster on the server; by default ``secagg-roster`` in the server's settings.
+    - ``metrics``: name → bound of its absolute value. They come out as weighted means; other metrics stay in the
+      sites.
+    - ``parties``: the task's aggregators or decryptors, as id → the site that hosts the role by its settings.
+    - ``deadlines``: the seconds that a round of the protocol may take, one number or by name. In the round
+      ``"Introduction"`` the sites say which roster they have. Sites that are late are left out of the sum.
+    - ``key_metric``, ``key_metric_mode``: the metric by which the best model is chosen, and ``"max"`` or ``"min"``.
+
+    A round that fails is one ERROR line, and the model stays as it is. After two such rounds over one model the job
+    ends. ``ConfigError`` for a roster that is not a path, and for a ``key_metric`` that is not in the sum.
+    """
+
+    __module__ = PUBLIC
+
+    def __init__(
+        self,
+        task: Task | str,
+        roster: str | None = None,
+        metrics: Mapping[str, float] | None = None,
+        parties: Mapping[str, str] | None = None,
+        deadlines: float | Mapping[str, float] = 60.0,
+        *,
+        key_metric: str = "",
+        key_metric_mode: str = "max",
+    ) -> None:
+        super().__init__()
+        self._full, self.task = task_text(task, metrics)
+        if roster is not None and not isinstance(roster, str):
+            raise ConfigError(f"got a roster that is a {type(roster).__name__}; expected its path on the server")
+        if key_metric and key_metric not in metrics_of(self._full):
+            raise ConfigError(
+                f"got key_metric={key_metric!r}, which is not in the sum; name it in metrics= with a bound"
+            )
+        self.roster = roster
+        self.parties = dict(parties or {})
+        self.deadlines = dict(deadlines) if isinstance(deadlines, Mapping) else float(deadlines)
+        self.key_metric, self.key_metric_mode = key_metric, key_metric_mode
+        self._rounds: Rounds | None = None
+        self._sent: Any = None  # the train request of this round
+        self._asked: set[str] = set()  # sites that fetched it
+        self._trained: list[str] = []
+        self._best: float | None = None
+
+    def handle_event(self, event_type: str, fl_ctx: Any) -> None:
+        """See NVFlare's ``FLComponent``."""
+        super().handle_event(event_type, fl_ctx)
+        if event_type == EventType.START_RUN:
+            try:
+                self._open(fl_ctx)
+            except Exception as error:
+                self.system_panic(f"secagg: {error}", fl_ctx)
+        elif event_type == AppEventType.BEFORE_TRAIN_TASK:
+            self._sent = fl_ctx.get_prop(AppConstants.TRAIN_SHAREABLE)
+            if (peer := fl_ctx.get_peer_context()) is not None:
+                self._asked.add(str(peer.get_identity_name()))
+
+    def _open(self, fl_ctx: Any) -> None:
+        """Read the roster, and compile kernels; ``ConfigError`` if the roster does not fit the task."""
+        path = self.roster
+        if path is None:
+            local = fl_ctx.get_engine().get_workspace().get_site_config_dir()
+            path = read_settings(str(fl_ctx.get_identity_name()), local, required=False).get("secagg-roster")
+        self._rounds = Rounds(
+            STACK,
+            self._full,
+            roster=None if path is None else load_roster(path),
+            parties=self.parties,
+            deadlines=self.deadlines,
+            ask=self._ask,
+            check_running=self._check_running,
+        )
+        threading.Thread(target=warming.warm, args=[self._full], daemon=True).start()
+
+    def _ask(self, site: str, message: dict[str, Any], seconds: float, answered: Answered) -> None:
+        """Send a message over the auxiliary channel, in a thread of its own, which waits for the answer."""
+        engine = self.fl_ctx.get_engine()
+
+        def ask() -> None:
+            try:
+                with engine.new_context() as fl_ctx:
+                    replies = engine.send_aux_request([site], TOPIC, Shareable(message), seconds, fl_ctx)
+                answered(_checked((replies or {}).get(site)))
+            except Exception as error:
+                answered(error)
+
+        threading.Thread(target=ask, daemon=True).start()
+
+    def _check_running(self) -> None:
+        signal = self.fl_ctx.get_run_abort_signal()
+        if signal is not None and signal.triggered:
+            raise Aborted("NVFlare ends the job")
+
+    def reset_stats(self) -> None:
+        """Begin a round."""
+        self._sent, self._asked, self._trained = None, set(), []
+
+    def accept_model(self, model: FLModel) -> None:
+        """Note that a site has trained; ``ConfigError`` for anything but the placeholder of its filter."""
+        site = str((model.meta or {}).get("client_name"))
+        params = model.params
+        value: Any = params.get(PLACEHOLDER) if isinstance(params, dict) and len(params) == 1 else None
+        if getattr(value, "shape", None) != (1,) or value[0] != 0 or model.metrics is not None:
+            raise ConfigError(
+                f"got a model in the clear from {site}, which stays out of the round; put SecureFilter last among "
+                "that site's task result filters"
+            )
+        self._trained.append(site)
+
+    def aggregate_model(self) -> FLModel:
+        """The weighted mean of the updates, as a difference; an empty difference if the round failed."""
+        if self._rounds is None:
+            raise ConfigError("got a round before the start of the run; use this aggregator in a job")
+        if self._sent is None:
+            raise Aborted("no site has asked for the model")
+        params = from_shareable(self._sent).data
+        arrays = arrays_of(params)
+        check_model(arrays, self._full)
+        task_name = str(self._sent.get_header(ReservedHeaderKey.TASK_NAME))
+        outcome = self._rounds.play(
+            int(self._sent.get_header(AppConstants.CURRENT_ROUND)),
+            model=arrays_digest(STACK, arrays),
+            request=request_digest(str(self.fl_ctx.get_job_id()), task_name, self._sent),
+            sites=self._trained,
+            left_out=dict.fromkeys(sorted(self._asked - set(self._trained)), "no result of the training"),
+        )
+        if outcome is None:
+            return FLModel(params_type=ParamsType.DIFF, params={})
+        return self._result(outcome, params)
+
+    def _result(self, outcome: Outcome, params: Mapping[str, Any]) -> FLModel:
+        """The mean as NVFlare's difference, in the kinds of array and the dtypes of the model."""
+        mean = dict(outcome.mean)
+        metrics = {name: float(mean.pop(metric_key(name))) for name in metrics_of(self._full)}
+        layout = Layout.of(dict(params))
+        difference = layout.restore(layout.flatten(mean, dtype="float64"), like=dict(params), dtype="like")
+        self._choose(metrics)
+        return FLModel(params_type=ParamsType.DIFF, params=difference, metrics=metrics or None)
+
+    def _choose(self, metrics: Mapping[str, float]) -> None:
+        """Tell NVFlare if the model that the sites got is the best one yet, by the mean of the sites' metric."""
+        if not self.key_metric:
+            return
+        value = metrics[self.key_metric] * (-1 if self.key_metric_mode == "min" else 1)
+        if self._best is None or value > self._best:
+            self._best = value
+            self.fl_ctx.set_prop(
+                AppConstants.VALIDATION_RESULT, metrics[self.key_metric], private=True, sticky=False
+            )
+            self.fire_event(AppEventType.GLOBAL_BEST_MODEL_AVAILABLE, self.fl_ctx)
+
+
+def _checked(reply: Any) -> dict[str, Any]:
+    """The message in a site's reply; ``ConfigError`` if NVFlare reports an error in its place."""
+    code = "no answer" if reply is None else reply.get_return_code()
+    if code != ReturnCode.OK:
+        raise ConfigError(f"NVFlare reports {code!r:.80}; does the job have SecureFilter at this site?")
+    return {name: value for name, value in reply.items() if name != ReservedHeaderKey.HEADERS}

@@ -1,0 +1,273 @@
+"""A site's side in NVFlare: a filter that keeps the update in the site, and answers the protocol's messages."""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import json
+import os
+import threading
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from nvflare.apis.dxo import DXO, DataKind, MetaKey, from_shareable
+from nvflare.apis.event_type import EventType
+from nvflare.apis.filter import Filter
+from nvflare.apis.fl_constant import FilterKey, FLContextKey, ReturnCode
+from nvflare.apis.shareable import ReservedHeaderKey, Shareable, make_reply
+from nvflare.apis.utils.task_utils import contains_lazy_download_ref, get_filters, materialize_lazy_download_refs
+from nvflare.app_common.app_constant import AppConstants
+from nvflare.private.privacy_manager import Scope
+
+from mpc.keys import encode_parts
+from secagg import _reading
+from secagg.errors import ConfigError
+from secagg.integrations._shared.digests import typed
+from secagg.integrations._shared.metrics import with_metrics
+from secagg.integrations._shared.site import Site
+from secagg.task import Task
+
+STACK = "nvflare"
+TOPIC = "secagg.message"
+PLACEHOLDER = "secagg"
+WEIGHT = MetaKey.NUM_STEPS_CURRENT_ROUND
+PUBLIC = "secagg.integrations.flare"  # the module that jobs name
+
+_SETTINGS = "secagg.json"
+_PLACE = "SECAGG_SITE"  # the environment variable for sites that share a machine
+_KEYS = {
+    "secagg-key", "secagg-roster", "secagg-dir", "secagg-he-key", "secagg-epsilon", "secagg-delta",
+    "secagg-evaluate", "parties",
+}  # fmt: skip
+# What NVFlare itself adds for each site on the way. None of it reaches the training script, except through code
+# that reads the task's headers itself.
+_TRANSPORT = {
+    ReservedHeaderKey.TASK_ID, ReservedHeaderKey.TASK_OPERATOR, ReservedHeaderKey.AUDIT_EVENT_ID,
+    ReservedHeaderKey.PEER_CTX, ReservedHeaderKey.PEER_PROPS, ReservedHeaderKey.MSG_ROOT_ID,
+    ReservedHeaderKey.MSG_ROOT_TTL, ReservedHeaderKey.WORKFLOW, "__wait_time__", "task_name",
+}  # fmt: skip
+_CODES = {code for name, code in vars(ReturnCode).items() if name.isupper()}
+
+
+def task_text(task: Task | str, metrics: Mapping[str, float] | None) -> tuple[Task, str]:
+    """The task with ``metrics`` in its sum, and its text: what a job's JSON can hold."""
+    if not isinstance(task, Task):
+        try:
+            task = Task.from_bytes(base64.b64decode(task, validate=True))
+        except (TypeError, ValueError) as error:
+            raise ConfigError(f"got a task that is neither a Task nor base64 of its bytes: {error}") from error
+    full = with_metrics(task, metrics)
+    return full, base64.b64encode(full.to_bytes()).decode()
+
+
+def arrays_of(params: Mapping[str, Any]) -> dict[str, NDArray[Any]]:
+    """The arrays of a model by name; ``ConfigError`` unless each value is an array, a tensor or a number."""
+    arrays: dict[str, NDArray[Any]] = {}
+    for name, value in params.items():
+        array = _reading.read(value, (name,), ConfigError).array
+        if _reading.is_tensor(array):
+            _reading.check_storage(array)
+            array = array.cpu()
+            array = (array.float() if str(array.dtype) == "torch.bfloat16" else array).numpy()
+        arrays[str(name)] = array
+    return arrays
+
+
+def request_digest(job: str, task_name: str, request: Mapping[str, Any]) -> bytes:
+    """SHA-256 over a train request without its model: the job, the task's name, all headers, cookies and meta.
+
+    A server that can make one site train and the others not, for example by a learning rate of 0, reads that
+    site's update off the sum. ``ConfigError`` for a value of a type that has no bytes of its own.
+    """
+    content = dict(request)
+    headers = dict(content.pop(ReservedHeaderKey.HEADERS, None) or {})
+    cookies = dict(headers.pop(ReservedHeaderKey.COOKIE_JAR, None) or {})
+    meta = {name: value for name, value in dict(content.pop("DXO")).items() if name != "data"}
+    sent = [{name: found[name] for name in sorted(found.keys() - _TRANSPORT)} for found in (headers, cookies)]
+    parts = [meta, content, *sent]
+    return hashlib.sha256(encode_parts(f"secagg/v1/{STACK}-request", job, task_name, *typed(parts))).digest()
+
+
+def read_settings(site: str, local: str | os.PathLike[str], *, required: bool = True) -> dict[str, Any]:
+    """What a site's operator has set: ``secagg.json`` in ``local``, or what the variable SECAGG_SITE names.
+
+    ``ConfigError`` for a file that is not a JSON object or has an unknown key, and if the variable names no file.
+    """
+    place = os.environ.get(_PLACE)
+    path = Path(local) / _SETTINGS if place is None else Path(place)
+    if place is not None and path.is_dir():
+        path /= f"{site}.json"
+    if not path.exists():
+        if place is not None and required:
+            raise ConfigError(f"got {_PLACE}={place}, and no file {path}; expected the settings of site {site}")
+        return {}
+    try:
+        found = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise ConfigError(f"got settings {path} that can't be read: {error}; expected a JSON object") from error
+    expected = f"expected a JSON object of {', '.join(sorted(_KEYS))}"
+    if not isinstance(found, dict):
+        raise ConfigError(f"got settings {path} that are a {type(found).__name__}; {expected}")
+    if wrong := sorted(found.keys() - _KEYS):
+        raise ConfigError(f"got settings {path} with {', '.join(wrong):.200}; {expected}")
+    return found
+
+
+class _Site(Site):
+    """A site, and the two objects of NVFlare's by which filters that share it recognise what is done."""
+
+    taken: Any = None
+    placeholder: Shareable | None = None
+
+
+_SITES: dict[tuple[str, str], _Site] = {}  # job and site → what this process plays; a simulator may play several
+_OPENING = threading.Lock()
+
+
+def site_of(task: Task, fl_ctx: Any) -> _Site:
+    """The site of this job, made if it does not exist yet; ``ConfigError`` for settings that don't fit."""
+    key = str(fl_ctx.get_job_id()), str(fl_ctx.get_identity_name())
+    with _OPENING:
+        if key not in _SITES:
+            engine = fl_ctx.get_engine()
+            settings = read_settings(key[1], engine.get_workspace().get_site_config_dir())
+            site = _Site(task, key[1], stack=STACK, run=key[0], settings=settings, weighted_by=WEIGHT)
+            engine.register_aux_message_handler(TOPIC, lambda topic, request, fl_ctx: _answer(site, request))
+            _SITES[key] = site
+        if _SITES[key].task.digest != task.digest:
+            raise ConfigError("got two SecureFilters with different tasks in one job; give them the same")
+        return _SITES[key]
+
+
+def _answer(site: Site, request: Shareable) -> Shareable:
+    reply = Shareable(site.answer({name: request[name] for name in request if name != ReservedHeaderKey.HEADERS}))
+    reply.set_return_code(ReturnCode.OK)
+    return reply
+
+
+class SecureFilter(Filter):  # type: ignore[misc]
+    """A task result filter that keeps each update in its site, and plays the site's part in the secure sum.
+
+    ``recipe.add_client_output_filter(SecureFilter(TASK), tasks=["train"])``, after all other filters, beside
+    ``aggregator=SecureAggregator(TASK)`` on the server. What leaves in place of the model is an array of one zero.
+
+    - ``task``: a :class:`secagg.Task`, or base64 of its bytes, as a job's JSON has it.
+    - ``metrics``: name → bound, as in :class:`SecureAggregator`.
+    - ``train_task``: the name of NVFlare's task that trains. Results of other tasks do not leave.
+
+    The site's settings are read on the site and never from the job: see ``docs/nvflare.md``. An operator who lists
+    the filter in the site's ``privacy.json``, under ``task_result_filters`` and under ``components``, has it in
+    every job. It raises ``ConfigError``, so that no value leaves, for every result that it can't protect.
+    """
+
+    __module__ = PUBLIC
+
+    def __init__(
+        self,
+        task: Task | str,
+        metrics: Mapping[str, float] | None = None,
+        train_task: str = AppConstants.TASK_TRAIN,
+    ) -> None:
+        super().__init__()
+        self._full, self.task = task_text(task, metrics)
+        self.train_task = train_task
+        self._refused = False
+
+    def handle_event(self, event_type: str, fl_ctx: Any) -> None:
+        """See NVFlare's ``FLComponent``."""
+        if event_type == EventType.START_RUN:
+            with self._noting():
+                site_of(self._full, fl_ctx)
+        elif event_type == EventType.BEFORE_TASK_EXECUTION:
+            if fl_ctx.get_prop(FLContextKey.TASK_NAME) == self.train_task:
+                with self._noting():
+                    self._take(fl_ctx)
+        elif event_type == EventType.END_RUN:
+            _SITES.pop((str(fl_ctx.get_job_id()), str(fl_ctx.get_identity_name())), None)
+
+    def _take(self, fl_ctx: Any) -> None:
+        """Take the model and the digest of the request, before the script may change anything."""
+        site, data = site_of(self._full, fl_ctx), fl_ctx.get_prop(FLContextKey.TASK_DATA)
+        if site.taken is data:  # another filter of this site has
+            return
+        site.taken = site.training = None
+        if contains_lazy_download_ref(data):  # the script runs in another process, which would fetch the model
+            data["DXO"] = materialize_lazy_download_refs(data, fl_ctx.get_engine().get_cell())["DXO"]
+        dxo = from_shareable(data)
+        number = data.get_header(AppConstants.CURRENT_ROUND)
+        if dxo.data_kind != DataKind.WEIGHTS or type(number) is not int or number < 0:
+            raise ConfigError(f"got a train request of kind {dxo.data_kind!r:.40}; expected a model and its round")
+        site.take(number, arrays_of(dxo.data), request_digest(str(fl_ctx.get_job_id()), self.train_task, data))
+        site.taken = data
+
+    @contextmanager
+    def _noting(self) -> Iterator[None]:
+        """Keep an error for :meth:`process`, because NVFlare goes on after an event that fails."""
+        self._refused = True
+        try:
+            yield
+        except Exception as error:
+            self.logger.warning("secagg: this site can't take part: %s: %s", type(error).__name__, error)
+        else:
+            self._refused = False
+
+    def process(self, shareable: Shareable, fl_ctx: Any) -> Shareable:
+        """The placeholder in place of the result; an error, and so nothing, for what can't be protected.
+
+        The errors have no detail of the site, because NVFlare may send a site's error log to the server.
+        """
+        name = fl_ctx.get_prop(FLContextKey.TASK_NAME)
+        if name != self.train_task:
+            raise ConfigError(f"got a result of task {name!r:.80}, which secagg does not protect; it stays here")
+        if self._refused:
+            raise ConfigError("this site can't take part with this job, or with its settings; its log says why")
+        site = site_of(self._full, fl_ctx)
+        if shareable is site.placeholder:  # of this site's own filter, if the job has one too
+            return shareable
+        site.placeholder = None
+        code = shareable.get_return_code()
+        if code != ReturnCode.OK:
+            return make_reply(code if code in _CODES else ReturnCode.EXECUTION_EXCEPTION)
+        self._check_last(fl_ctx)
+        dxo = _model_in(shareable)
+        metrics = dict(dxo.get_meta_prop(MetaKey.INITIAL_METRICS) or {})
+        if WEIGHT in (dxo.meta or {}):
+            metrics[WEIGHT] = dxo.meta[WEIGHT]
+        site.keep(arrays_of(dxo.data), metrics)
+        placeholder = DXO(DataKind.WEIGHTS, data={PLACEHOLDER: np.zeros(1)}, meta={}).to_shareable()
+        placeholder.set_header(AppConstants.CURRENT_ROUND, site.taken.get_header(AppConstants.CURRENT_ROUND))
+        placeholder.set_return_code(ReturnCode.OK)
+        site.placeholder = placeholder
+        return placeholder
+
+    def _check_last(self, fl_ctx: Any) -> None:
+        """``ConfigError`` if a filter follows that would see the placeholder in place of the update."""
+        configured = getattr(fl_ctx.get_prop(FLContextKey.RUNNER), "task_result_filters", {})
+        found = get_filters(Scope.TASK_RESULT_FILTERS_NAME, fl_ctx, configured, self.train_task, FilterKey.OUT)
+        own = [isinstance(each, SecureFilter) for each in found]
+        after = found[own.index(True) + 1 :] if True in own else []
+        if wrong := [type(each).__name__ for each in after if not isinstance(each, SecureFilter)]:
+            raise ConfigError(
+                f"got filter {wrong[0]} after SecureFilter, which would see no update; put it before SecureFilter"
+            )
+
+
+def _model_in(result: Shareable) -> DXO:
+    """The model in a script's result; ``ConfigError`` for anything else, of which nothing leaves."""
+    try:
+        dxo = from_shareable(result)
+    except Exception as error:
+        raise ConfigError(
+            f"got a result that is not a model ({type(error).__name__}); return the whole model"
+        ) from None
+    if dxo.data_kind == DataKind.WEIGHT_DIFF:
+        raise ConfigError(
+            "got a difference from the script; send the whole model, with params_transfer_type=TransferType.FULL"
+        )
+    if dxo.data_kind != DataKind.WEIGHTS or not dxo.data:
+        raise ConfigError(f"got a result of kind {dxo.data_kind!r:.40} or without data; return the whole model")
+    return dxo

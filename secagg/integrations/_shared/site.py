@@ -1,0 +1,147 @@
+"""A site in one run: its party, and the update that waits in its process until the protocol asks for it."""
+
+from __future__ import annotations
+
+import logging
+import threading
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from secagg import warming
+from secagg._rounds import session_name
+from secagg.errors import Aborted, ConfigError, EncodingError, LocalProtocolError, RemoteProtocolError
+from secagg.integrations._shared.digests import arrays_digest
+from secagg.integrations._shared.metrics import metrics_of, shapes_of
+from secagg.integrations._shared.party import Party, RefusalError, privately, without_detail
+from secagg.integrations._shared.statements import Statement, read, refuse, write
+from secagg.task import Task
+
+Arrays = Mapping[str, NDArray[Any]]
+
+
+@dataclass
+class Training:
+    """A train request, and what the training has left."""
+
+    number: int
+    model: bytes  # digests
+    request: bytes
+    before: Arrays
+    after: Arrays | None = None
+    metrics: Mapping[str, Any] | None = None
+
+
+class Quiet(logging.LoggerAdapter[logging.Logger]):
+    """A log of a site's own matters, with nothing above WARNING: stacks send their errors to the server."""
+
+    def log(self, level: int, *arguments: Any, **named: Any) -> None:
+        """See :meth:`logging.LoggerAdapter.log`."""
+        super().log(min(level, logging.WARNING), *arguments, **named)
+
+
+class Site:
+    """A site in one run: takes a request, keeps the result of the training, and answers the server's messages.
+
+    - ``task``: the task with its metrics.
+    - ``stack``, ``run``: name the sessions and count the uploads.
+    - ``settings``: what the site's operator has set, as in
+      :class:`~secagg.integrations._shared.party.Party`.
+    - ``weighted_by``: the name of the metric that is the weight, if the task has a ``max_weight``.
+
+    The task's kernels are compiled in a thread of their own. ``ConfigError`` for settings that don't fit.
+    """
+
+    def __init__(
+        self, task: Task, name: str, *, stack: str, run: str, settings: Mapping[str, Any], weighted_by: str
+    ) -> None:
+        self.task, self.name, self.stack, self.weighted_by = task, name, stack, weighted_by
+        self.log = Quiet(logging.getLogger(f"secagg.{stack}"))
+        with privately(self.log):
+            self.party = Party(
+                task=task, stack=stack, run=run, party=name, config=settings, memory={}, log=self.log,
+                weighted_by=weighted_by,
+                forgets="the memory of a job's process does not stop a site from contradicting itself",
+            )  # fmt: skip
+        self.party.check_storage()
+        self.training: Training | None = None
+        self._lock = threading.Lock()
+        self._warm = threading.Thread(target=warming.warm, args=[task], daemon=True)
+        self._warm.start()
+        self._named = False
+
+    def take(self, number: int, arrays: Arrays, request: bytes) -> None:
+        """Take the model of a request, before anything may change it; ``request`` is the digest of all else.
+
+        ``ConfigError`` unless the arrays have the names and shapes of the task's layout.
+        """
+        self.training = None
+        check_model(arrays, self.task)
+        copied = {name: np.array(array) for name, array in arrays.items()}
+        self.training = Training(number, arrays_digest(self.stack, copied), request, copied)
+
+    def keep(self, after: Arrays, metrics: Mapping[str, Any]) -> None:
+        """Keep the model that the training returned, and its metrics; ``ConfigError`` for what can't be encoded."""
+        training = self.training
+        if training is None:
+            raise ConfigError("got the result of a training whose request secagg has not seen")
+        self.party.update(training.before, after, metrics)  # to refuse here what could not be sent later
+        counted = {*metrics_of(self.task), *([self.weighted_by] if self.task.max_weight is not None else [])}
+        if (names := sorted(set(metrics) - counted)) and not self._named:
+            self._named = True
+            self.log.warning(
+                "secagg: withheld from the server: %s; to aggregate metrics, name them in metrics=, and to weigh "
+                "sites by %s, give the task a max_weight",
+                ", ".join(names),
+                self.weighted_by,
+            )
+        training.after, training.metrics = {name: np.array(array) for name, array in after.items()}, metrics
+
+    def answer(self, message: Mapping[str, Any]) -> dict[str, Any]:
+        """The answer to a message of the server: the protocol's bytes, or a refusal that the server may read."""
+        with self._lock:
+            try:
+                with without_detail(self.log):
+                    return self._answer(read(message, self.task))
+            except (Aborted, LocalProtocolError, RemoteProtocolError) as error:
+                self.log.error("secagg: this site leaves the session: %s", error)
+                return refuse("this site has left the session; its log says why")
+            except (RefusalError, EncodingError) as error:
+                self.log.error("secagg: this site takes no part: %s", error)
+                return refuse(str(error))
+            except Exception as error:
+                self.log.error("secagg: this site takes no part: %s", error, exc_info=True)
+                return refuse("got a site that can't take part; its log says why")
+
+    def _answer(self, statement: Statement) -> dict[str, Any]:
+        training = self.training
+        if training is None or training.after is None or training.metrics is None:
+            raise RefusalError("got a message for a session, and no update of this site waits for one")
+        number, attempt = statement.number, statement.attempt
+        name = session_name(self.stack, number, attempt, model=training.model, request=training.request)
+        if number != training.number or statement.session != name:
+            raise RefusalError(
+                "got another model, round, run, header or meta than this session was opened for, so nothing was "
+                "sent; use no filter that changes the model on its way, and send all sites the same request"
+            )
+        if not statement.data:
+            self._warm.join()
+            return write(self.task, roster=self.party.check())
+        answer = self.party.answer(name, statement.data)
+        if answer is None:
+            answer = self.party.contribute(name, statement.data, training.before, training.after, training.metrics)
+        return write(self.task, session=name, data=answer)
+
+
+def check_model(arrays: Arrays, task: Task) -> None:
+    """``ConfigError`` unless the arrays have the names and shapes of the task's layout."""
+    shapes, expected = {name: array.shape for name, array in arrays.items()}, shapes_of(task)
+    for name in sorted(shapes.keys() | expected.keys()):
+        if shapes.get(name) != expected.get(name):
+            raise ConfigError(
+                f"got a model whose array {name!r:.80} has shape {shapes.get(name)}; the task's layout says "
+                f"{expected.get(name)}: a model of other names or shapes needs a new task"
+            )
