@@ -75,7 +75,7 @@ lock: $(INSTALLED)  ## pin names, versions and hashes anew
 	  --extra demo --extra he --extra client --extra service --extra dev -o requirements/dev.txt pyproject.toml
 	$(BIN)/pip-compile --quiet --generate-hashes --strip-extras --allow-unsafe --no-header \
 	  --no-emit-index-url --no-emit-find-links --no-emit-trusted-host \
-	  --extra demo --extra he --extra flower --extra dev -o requirements/flower.txt pyproject.toml
+	  --extra demo --extra he --extra flower --extra dev -o requirements/flower.txt pyproject.toml requirements/flower.in
 
 clean:
 	rm -rf $(VENV) .mypy_cache .ruff_cache .hypothesis .benchmarks

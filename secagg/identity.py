@@ -205,7 +205,12 @@ def _no_duplicates(pairs: list[tuple[str, object]]) -> dict[str, object]:
     return dict(pairs)
 
 
-def _path(path: object) -> Path:
+def _path(path: object, what: str) -> Path:
+    if isinstance(path, str) and not path:  # Path("") is the current folder
+        raise ConfigError(
+            f"got an empty {what} path; expected the path of a file that secagg keygen wrote, or no {what} at all "
+            "where none is needed"
+        )
     with blaming(ConfigError, f"got {shown(path)} as the path of a file"):
         return Path(path)  # type: ignore[arg-type]
 
@@ -221,7 +226,7 @@ def _read(path: Path) -> bytes:
 
 def load_roster(path: str | os.PathLike[str]) -> Roster:
     """Read the roster file that ``secagg keygen`` wrote; ``ConfigError`` says what is wrong with it."""
-    path = _path(path)
+    path = _path(path, "roster")
     try:
         text = _read(path).decode()
     except OSError as error:
@@ -240,7 +245,7 @@ def load_roster(path: str | os.PathLike[str]) -> Roster:
 
 def load_identity(path: str | os.PathLike[str]) -> Ed25519PrivateKey:
     """Read a party's own private key (PEM, PKCS #8, unencrypted, as ``secagg keygen`` writes it)."""
-    path = _path(path)
+    path = _path(path, "private key")
     try:
         key = load_pem_private_key(_read(path), password=None)
     except OSError as error:
@@ -258,7 +263,7 @@ def load_identity(path: str | os.PathLike[str]) -> Ed25519PrivateKey:
 
 def load_sealing_key(path: str | os.PathLike[str]) -> bytes:
     """Read an aggregator's own private sealing key (JSON, as ``secagg keygen --role aggregator`` writes it)."""
-    path = _path(path)
+    path = _path(path, "sealing key")
     try:
         document = json.loads(_read(path).decode())
         if set(document) != {"version", "kem", "key"} or document["version"] != 1:
@@ -280,7 +285,7 @@ def load_he_key(path: str | os.PathLike[str]) -> bytes:
 
     It is JSON, as ``secagg keygen --paillier`` and ``--shared-he`` write it; ``ConfigError`` for anything else.
     """
-    path = _path(path)
+    path = _path(path, "homomorphic key")
     try:
         document = json.loads(_read(path).decode())
         if set(document) != {"version", "scheme", "key"} or document["version"] != 1:

@@ -1,8 +1,10 @@
 """The documents agree with the code: generated tables, names that exist, and links to files that exist."""
 
+import ast
 import importlib
 import importlib.util
 import re
+import textwrap
 from pathlib import Path
 from types import ModuleType
 
@@ -82,6 +84,31 @@ def test_prose_wraps_at_100_columns(document: Path) -> None:
 def test_control_a_wide_line_is_noticed() -> None:
     assert too_wide("word " * 30)
     assert not too_wide("| " + "cell " * 30 + "|")
+
+
+def broken_code(text: str) -> list[str]:
+    """Fences that are not alone on their lines or not in pairs, and blocks of Python that can't be parsed."""
+    broken = [line for line in text.splitlines() if "```" in line and not re.fullmatch(r" *```\w*", line)]
+    fences = re.findall(r"^ *```(\w*)$", text, re.MULTILINE)
+    broken += [f"{len(fences)} fences"] * (len(fences) % 2) + [kind for kind in fences[1::2] if kind]
+    for block in re.findall(r"^ *```python\n(.*?)^ *```", text, re.DOTALL | re.MULTILINE):
+        try:
+            ast.parse(textwrap.dedent(block))
+        except SyntaxError as error:
+            broken.append(f"{error}: {block}")
+    return broken
+
+
+@pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: path.name)
+def test_blocks_of_code_are_whole(document: Path) -> None:
+    assert not broken_code(document.read_text(encoding="utf-8"))
+
+
+def test_control_a_block_that_was_wrapped_as_prose_is_noticed() -> None:
+    whole = "```python\nf(a,\n  b)  # c\n```\n"
+    assert not broken_code(whole)
+    for broken in ("```python\nf(a, b) # c ```\n", "```python\nf(a, b)\n", whole.replace("# c", "#\nis c")):
+        assert broken_code(broken)
 
 
 def resolves(dotted: str) -> bool:

@@ -11,9 +11,10 @@ from flwr.app import ConfigRecord, Message, RecordDict
 
 from secagg._rounds import session_name
 from secagg.errors import Aborted, ConfigError, LocalProtocolError, RemoteProtocolError
-from secagg.integrations._flower_frames import check_outermost
+from secagg.integrations._flower_frames import check_outermost, is_simulated
 from secagg.integrations._flower_records import (
     Statement,
+    announces,
     arrays_of,
     is_train,
     model_digest,
@@ -37,13 +38,19 @@ _WARNINGS = "secagg.said"  # the record of the warnings that a node has logged
 
 
 def client_mod(
-    task: Task, *, metrics: Mapping[str, float] | None = None, weighted_by: str = "num-examples"
+    task: Task,
+    *,
+    metrics: Mapping[str, float] | None = None,
+    weighted_by: str = "num-examples",
+    simulated: Task | None = None,
 ) -> Callable[[Any, Any, Callable[[Any, Any], Any]], Any]:
     """The mod that hides each update from the server. It must be the first in ``ClientApp(mods=[...])``.
 
     The update is the difference from the model in the request, so the encoding's ``clip`` bounds that difference.
     ``metrics`` (name → bound) are added up in the same sum; other metrics of the app are withheld. ``weighted_by``
-    names the metric that is the integer weight, if the task has a ``max_weight``.
+    names the metric that is the integer weight, if the task has a ``max_weight``. ``simulated`` is the task of a
+    ServerApp that runs in Flower's simulation, such as ``task`` with ``threat_model="semi-honest"``. No SuperNode
+    takes part in it, so a server can't move one to a weaker task.
 
     Changes that a training makes to the node's context are kept. Evaluations and queries belong to no session. They
     run on a copy of the context, and their changes are dropped.
@@ -65,13 +72,17 @@ def client_mod(
     message that is not the protocol's, for another task or version, for another model, config or run config than
     the session is bound to, and for a mod outside of this one.
     """
-    full_task = with_metrics(task, metrics)
+    usual_task = with_metrics(task, metrics)
+    simulated_task = None if simulated is None else with_metrics(simulated, metrics)
 
     def secagg_mod(message: Any, context: Any, call_next: Callable[[Any, Any], Any]) -> Any:
         check_outermost()
         if not is_train(message):
             check_unbudgeted(context.node_config)
             return _let_pass(_without_trace(message, context, call_next))
+        full_task = usual_task
+        if simulated_task is not None and announces(message.content, simulated_task):
+            full_task = _for_simulation(simulated_task)
         statement = read(message.content, full_task)
         strip(message.content)
         party = str(context.node_config.get("secagg-id", f"node-{context.node_id}"))
@@ -95,6 +106,16 @@ def client_mod(
         return Message(RecordDict(write(full_task, answer, party=party)), reply_to=message)
 
     return secagg_mod
+
+
+def _for_simulation(task: Task) -> Task:
+    """``task``; ``ConfigError`` at a node outside of Flower's simulation."""
+    if not is_simulated():
+        raise ConfigError(
+            "got the task for simulations, and a node outside of Flower's simulation; start the run with the task "
+            "for SuperNodes"
+        )
+    return task
 
 
 class _Node(Party):

@@ -1,4 +1,4 @@
-"""Finds mods outside of secagg's. Flower does not tell a mod its place, so this module reads the call stack."""
+"""Who calls the mod: other mods, or a simulation. Flower does not tell, so this module reads the call stack."""
 
 from __future__ import annotations
 
@@ -8,6 +8,8 @@ from types import FrameType
 from flwr.clientapp import ClientApp
 
 from secagg.errors import ConfigError
+
+_SIMULATION = "flwr.simulation."  # Flower's modules that call the ClientApp of a simulated node
 
 
 def check_outermost() -> None:
@@ -27,3 +29,15 @@ def check_outermost() -> None:
         raise ConfigError(
             "got a call from outside of a ClientApp; pass the mod to ClientApp(mods=[client_mod(task)])"
         )
+
+
+def is_simulated() -> bool:
+    """Whether this node is one of Flower's simulation, and therefore runs where the server runs.
+
+    No message can make a SuperNode look like one: what calls its ClientApp is Flower's code on that machine.
+    """
+    frame: FrameType | None = sys._getframe(1)
+    while frame is not None and frame.f_code is not ClientApp.__call__.__code__:
+        frame = frame.f_back
+    caller = None if frame is None else frame.f_back
+    return caller is not None and str(caller.f_globals.get("__name__")).startswith(_SIMULATION)

@@ -84,6 +84,12 @@ def read(content: Any, task: Task) -> Statement:
     return statement
 
 
+def announces(content: Any, task: Task) -> bool:
+    """Whether the other side's message is about this task."""
+    fields = content.get(FIELDS)
+    return isinstance(fields, ConfigRecord) and fields.get("task") == task.digest
+
+
 def reply_of(reply: Any, task: Task, party: str | None = None) -> Statement:
     """A node's introduction, or its answer as ``party``; ``ConfigError`` if there is anything else in the reply.
 

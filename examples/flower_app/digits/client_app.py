@@ -7,10 +7,10 @@ from sklearn.datasets import load_digits
 from sklearn.linear_model import SGDClassifier
 from sklearn.metrics import log_loss
 
-from digits.task import METRICS, TASK
+from digits.task import METRICS, make_task
 from secagg.integrations.flower import client_mod
 
-app = ClientApp(mods=[client_mod(TASK, metrics=METRICS)])
+app = ClientApp(mods=[client_mod(make_task(), metrics=METRICS, simulated=make_task("semi-honest"))])
 
 
 @app.train()

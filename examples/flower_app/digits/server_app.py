@@ -6,7 +6,7 @@ from flwr.serverapp import Grid, ServerApp
 from flwr.serverapp.strategy import FedAvg
 from sklearn.datasets import load_digits
 
-from digits.task import CLIENTS, METRICS, TASK, first_model
+from digits.task import CLIENTS, METRICS, first_model, make_task
 from secagg.integrations.flower import SecureGrid
 
 app = ServerApp()
@@ -17,9 +17,9 @@ def main(grid: Grid, context: Context) -> None:
     config = context.run_config
     secure = SecureGrid(
         grid,
-        TASK,
+        make_task(config["threat-model"]),
         metrics=METRICS,
-        roster=str(config["roster"]),
+        roster=str(config["roster"]) or None,
         run_config=config,
         deadlines=float(config["round-seconds"]),
     )

@@ -1,0 +1,113 @@
+"""The example in Flower's simulation, by the lines of its README; and which nodes play the simulation's task."""
+
+from __future__ import annotations
+
+import importlib
+import re
+import subprocess
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+import secagg
+
+pytest.importorskip("flwr", reason="needs Flower: pip install 'secagg[flower]'")
+
+from flwr.clientapp import ClientApp
+from flwr.serverapp.strategy import FedAvg
+from sklearn.datasets import load_digits
+
+from bench.loopback import LoopbackGrid
+from secagg.integrations import _flower_client
+from secagg.integrations.flower import SecureGrid, client_mod
+from tests.integrations.apps import CLIENTS, TASK, error_texts, make_app, make_task, secure, start
+from tests.integrations.test_flower_processes import load
+
+ROOT = Path(__file__).parents[2]
+EXAMPLE = ROOT / "examples" / "flower_app"
+PORTS = "39791", "39793"  # in the README
+STRONG = make_task(secagg.SecAgg(corruption=0.1), min_survivors=4)
+
+
+def plain_run(monkeypatch: pytest.MonkeyPatch, rounds: int) -> tuple[list[float], float]:
+    """The losses of the rounds, and the accuracy at the end, of the example without secure aggregation."""
+    monkeypatch.syspath_prepend(str(EXAMPLE))
+    training, task = importlib.import_module("digits.client_app"), importlib.import_module("digits.task")
+    app = ClientApp()
+    app.train()(training.train)
+    configs = [{"partition-id": part, "num-partitions": task.CLIENTS} for part in range(task.CLIENTS)]
+    grid = LoopbackGrid([app] * task.CLIENTS, configs)
+    result = start(grid, FedAvg(fraction_evaluate=0.0), rounds, task.first_model())
+    pictures, labels = load_digits(return_X_y=True)
+    scores = pictures / 16 @ result.arrays["weights"].numpy().T + result.arrays["bias"].numpy()
+    losses = [metrics["train_loss"] for _, metrics in sorted(result.train_metrics_clientapp.items())]
+    return losses, float(np.mean(scores.argmax(axis=1) == labels))
+
+
+def commands(home: Path, ports: dict[str, int]) -> str:
+    """The README's lines for a simulation, without the installation, with a home and ports of their own."""
+    (block,) = re.findall(r"```\n([^`]*FLWR_LOCAL_SUPERLINK[^`]*)```", (EXAMPLE / "README.md").read_text())
+    install, *lines = block.splitlines()
+    assert install.startswith("pip install ")
+    script = "\n".join(lines).replace("$PWD/.flwr", str(home))
+    script = script.replace("rounds=2", "rounds=2 round-seconds=300.0 training-seconds=300.0")  # on a busy machine
+    for port in PORTS:
+        assert port in script
+        script = script.replace(port, str(ports[port]))
+    return script
+
+
+@pytest.mark.stacks
+def test_the_example_runs_in_a_simulation_by_the_lines_of_its_readme(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pytest.importorskip("ray", reason="needs Flower's simulation: pip install 'flwr[simulation]'")
+    loopback = load()
+    deployment = loopback.Deployment(tmp_path)
+    (tmp_path / "flwr" / "config.toml").unlink()  # Flower writes its own, of which ":local:" is the default
+    script = commands(tmp_path / "flwr", {port: loopback.free_port() for port in PORTS})
+    environment = deployment.environment | {"RAY_ADDRESS": "local", "RAY_USAGE_STATS_ENABLED": "0"}
+    try:
+        done = subprocess.run(
+            ["bash", "-euc", script], cwd=ROOT, env=environment, capture_output=True, text=True, timeout=300
+        )
+        log = done.stdout + done.stderr
+        outlives = deployment.remaining()
+    finally:
+        deployment.end()
+    assert done.returncode == 0, log
+    assert outlives, "the SuperLink, which deployment.end() had to end"
+    assert not deployment.remaining()
+    assert len(re.findall(r"in the sum: (?:node-\d+, ){3}node-\d+; fell silent: nobody", log)) == 2, log
+    losses, accuracy = plain_run(monkeypatch, rounds=2)
+    sums = [float(loss) for loss in re.findall(r"Aggregated MetricRecord: \{'train_loss': ([\d.]+)\}", log)]
+    assert sums == pytest.approx(losses, abs=1e-3)
+    assert float(log.rsplit("accuracy ", 1)[1].split()[0]) == pytest.approx(accuracy, abs=0.002)
+    assert accuracy > 0.9
+
+
+def simulated_grid() -> LoopbackGrid:
+    return LoopbackGrid([make_app(c, [client_mod(STRONG, simulated=TASK)]) for c in range(1, CLIENTS + 1)])
+
+
+def test_no_supernode_plays_the_task_of_simulations() -> None:
+    """A server could otherwise move all nodes to the weaker task, by the run's config."""
+    grid = simulated_grid()
+    reasons = error_texts(grid)
+    start(secure_grid := secure(grid))
+    assert not secure_grid.outcomes
+    assert len(reasons) == CLIENTS
+    assert all("the task for simulations, and a node outside of Flower's simulation" in text for text in reasons)
+    assert all("arrays" not in content for node in grid.nodes.values() for content in node.requests)
+
+
+def test_control_a_node_that_believes_to_be_simulated_plays_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(_flower_client, "is_simulated", lambda: True)
+    start(secure_grid := secure(simulated_grid()))
+    assert len(secure_grid.outcomes[0].survivors) == CLIENTS
+
+
+def test_an_empty_roster_is_no_path() -> None:
+    with pytest.raises(secagg.ConfigError, match="got an empty roster path; expected the path of a file"):
+        SecureGrid(simulated_grid(), STRONG, roster="")
