@@ -12,7 +12,7 @@ ROUNDS ?= 20
 SEED ?= 1
 MUTANTS := $(VENV)/mutants
 
-.PHONY: demo service-demo bench test test-stacks lint format fuzz stress samples constant-time mutants bench-first docs lock clean
+.PHONY: demo service-demo bench test test-stacks lint format fuzz stress samples constant-time mutants bench-first docs docs-site lock clean
 
 demo: $(INSTALLED)  ## ten hospitals train one classifier; ARGS="--rounds 5 --json" to change it
 	$(BIN)/secagg demo $(ARGS)
@@ -68,6 +68,9 @@ docs: $(INSTALLED)  ## write what is generated: the attacks' table, the state di
 	$(BIN)/python -m docs.benchmark_tables
 	$(BIN)/python -m docs.service_tables
 
+docs-site: $(VENV)/.stacks $(VENV)/.docs  ## the documentation as a site, in site/index.html; its tutorials are run
+	$(BIN)/python -m sphinx --keep-going --quiet -b html docs site
+
 lock: $(INSTALLED)  ## pin names, versions and hashes anew
 	$(BIN)/pip install --quiet pip-tools
 	$(BIN)/pip-compile --quiet --generate-hashes --strip-extras --allow-unsafe --no-header \
@@ -78,7 +81,7 @@ lock: $(INSTALLED)  ## pin names, versions and hashes anew
 	  --extra demo --extra he --extra flower --extra dev -o requirements/flower.txt pyproject.toml requirements/flower.in
 
 clean:
-	rm -rf $(VENV) .mypy_cache .ruff_cache .hypothesis .benchmarks
+	rm -rf $(VENV) site docs/reference/api docs/jupyter_execute .mypy_cache .ruff_cache .hypothesis .benchmarks
 	find . -name __pycache__ -not -path './$(VENV)/*' -prune -exec rm -rf {} +
 
 $(INSTALLED): requirements/dev.txt pyproject.toml
@@ -89,6 +92,10 @@ $(INSTALLED): requirements/dev.txt pyproject.toml
 
 $(VENV)/.stacks: $(INSTALLED) requirements/stacks.txt
 	$(BIN)/pip install --quiet --disable-pip-version-check -r requirements/stacks.txt
+	touch $@
+
+$(VENV)/.docs: $(INSTALLED) requirements/docs.txt
+	$(BIN)/pip install --quiet --disable-pip-version-check -r requirements/docs.txt
 	touch $@
 
 $(MUTANTS)/.installed: requirements/mutants.txt

@@ -1,0 +1,1 @@
+"""What turns docs/ into the site that ``make docs-site`` builds: extensions of Sphinx, and the drawings."""

@@ -1,0 +1,188 @@
+"""Links from a page of the site to any file of the repository, and the pages that show those files.
+
+On GitHub a page links to ``../secagg/task.py`` or ``../SECURITY.md``. In the site the first is a page of its own,
+``source/secagg/task.py.html``, with an anchor for each line; the second is the page in ``PAGES`` that shows that
+file.
+"""
+
+from __future__ import annotations
+
+import inspect
+import os
+import re
+from collections.abc import Iterator
+from html import escape
+from pathlib import Path
+from types import FunctionType
+
+from docutils import nodes
+from sphinx.application import Sphinx
+from sphinx.environment import BuildEnvironment
+from sphinx.util import logging
+
+ROOT = Path(__file__).resolve().parent.parent.parent
+DOCS = ROOT / "docs"
+#: Pages whose text is a file outside docs/.
+PAGES = {
+    "project/changelog": "CHANGELOG.md",
+    "project/contributing": "CONTRIBUTING.md",
+    "project/security": "SECURITY.md",
+}
+SCHEME = "file-of:"
+_LINK = re.compile(r"(!?\[[^\]]*\]\()(?![a-z][\w+.-]*:|#)([^)\s#]+)(#[^)\s]*)?(?=\))")
+_LARGEST = 400_000  # characters of a file that is shown; images and vectors are larger
+#: A page of a file: the colours of the site, and none of its menus, which are slow to write for so many pages.
+_PAGE = """\
+<!doctype html>
+<html lang="en">
+<head>
+<meta charset="utf-8"><meta name="viewport" content="width=device-width, initial-scale=1">
+<title>{title}</title>
+<link rel="stylesheet" href="{up}_static/pygments.css">
+<link rel="stylesheet" href="{up}_static/styles/furo.css">
+<link rel="stylesheet" href="{up}_static/book.css">
+</head>
+<body class="book-file">
+<script>document.body.dataset.theme = localStorage.getItem("theme") || "auto";</script>
+<header><a href="{up}index.html">secagg</a> / <code>{title}</code></header>
+<main>{body}</main>
+</body>
+</html>
+"""
+
+#: The files that the reference links to.
+SHOWN: set[str] = set()
+
+log = logging.getLogger(__name__)
+
+
+def relinked(text: str, written: Path, shown: Path) -> str:
+    """The text of the file ``written``, with its relative links changed so that they hold on the page ``shown``."""
+    homes = {ROOT / file: DOCS / f"{page}.md" for page, file in PAGES.items()}
+
+    def change(link: re.Match[str]) -> str:
+        target = Path(os.path.normpath(written.parent / link[2]))
+        anchor = link[3] or ""
+        if target in homes:
+            target = homes[target]
+        elif (not target.is_relative_to(DOCS) or target.suffix == ".py" or target.is_dir()) and link[1][0] != "!":
+            return f"{link[1]}{SCHEME}{target.relative_to(ROOT)}{anchor}"
+        return link[1] + os.path.relpath(target, shown.parent) + anchor
+
+    parts = re.split(r"(^ *```.*?^ *```)", text, flags=re.DOTALL | re.MULTILINE)
+    return "".join(part if index % 2 else _LINK.sub(change, part) for index, part in enumerate(parts))
+
+
+def read(app: Sphinx, page: str, source: list[str]) -> None:
+    """Replace the text of a page in ``PAGES`` by that of its file, and change every page's links."""
+    shown = DOCS / f"{page}.md"
+    if not shown.exists():
+        return
+    written = ROOT / PAGES[page] if page in PAGES else shown
+    if page in PAGES:
+        app.env.note_dependency(str(written))
+        source[0] = written.read_text(encoding="utf-8")
+    source[0] = relinked(source[0], written, shown)
+
+
+def note(app: Sphinx, tree: nodes.document) -> None:
+    """Note which files a page links to."""
+    for _, path, _ in _links(tree):
+        if not (ROOT / path).exists():
+            log.warning("the link to %s leads to no file", path, location=tree)
+        _asked(app).add(path)
+
+
+def resolve(app: Sphinx, tree: nodes.document, page: str) -> None:
+    """Point links to files of the repository at the pages that show these files."""
+    for link, path, anchor in _links(tree):
+        line = re.sub("^#L", "#L-", anchor)
+        link["refuri"] = app.builder.get_relative_uri(page, f"source/{path}") + line
+
+
+def _links(tree: nodes.document) -> Iterator[tuple[nodes.reference, str, str]]:
+    """The links to files of the repository, each with the file's path and the anchor."""
+    for link in tree.findall(nodes.reference):
+        if (target := link.get("refuri", "")).startswith(SCHEME):
+            path, sharp, anchor = target.removeprefix(SCHEME).partition("#")
+            yield link, path.strip("/"), sharp + anchor
+
+
+def _asked(app: Sphinx) -> set[str]:
+    """The files that some page links to, in this build and those that it continues."""
+    if not hasattr(app.env, "book_files"):
+        app.env.book_files = set()
+    files: set[str] = app.env.book_files
+    return files
+
+
+def keep(app: Sphinx, env: BuildEnvironment) -> None:
+    """Keep for later builds which files the reference links to."""
+    _asked(app).update(SHOWN)
+
+
+def write(app: Sphinx, failure: Exception | None) -> None:
+    """Write the pages of files: those that a page of the site or of the reference links to, if they changed."""
+    if failure is not None or app.builder.name != "html":
+        return
+    todo = _asked(app)
+    for name in sorted(todo):
+        path, target = ROOT / name, Path(app.outdir) / f"source/{name}.html"
+        if target.exists() and target.stat().st_mtime > path.stat().st_mtime and path.is_file():
+            continue
+        target.parent.mkdir(parents=True, exist_ok=True)
+        body = _folder(name, path, todo) if path.is_dir() else _file(app, path)
+        up = "../" * (name.count("/") + 1)
+        target.write_text(_PAGE.format(title=escape(name), up=up, body=body), encoding="utf-8")
+
+
+def _folder(name: str, folder: Path, shown: set[str]) -> str:
+    """What a folder holds, with links to what is shown."""
+    rows = []
+    for path in sorted(folder.iterdir()):
+        if path.name.startswith((".", "__pycache__")):
+            continue
+        entry = f"<code>{escape(path.name)}{'/' * path.is_dir()}</code>"
+        if str(path.relative_to(ROOT)) in shown:
+            entry = f'<a href="{escape(folder.name)}/{escape(path.name)}.html">{entry}</a>'
+        rows.append(f"<li>{entry}</li>")
+    return f"<ul>{''.join(rows)}</ul>"
+
+
+def _file(app: Sphinx, path: Path) -> str:
+    try:
+        text = path.read_text(encoding="utf-8")
+    except UnicodeDecodeError:
+        return f"<p>{path.stat().st_size:,} bytes that are not text.</p>"
+    if len(text) > _LARGEST:
+        return f"<p>{len(text):,} characters, too many for a page.</p>"
+    languages = {".py": "python", ".md": "md", ".toml": "toml", ".sh": "bash", ".json": "json", ".js": "js"}
+    highlighter = app.builder.highlighter
+    shown = highlighter.highlight_block(text, languages.get(path.suffix, "text"), linespans="L")
+    return f'<div class="book-source">{shown}</div>'
+
+
+def line_of(thing: object) -> tuple[str, int] | None:
+    """The file, from the repository's root, and the line at which a class or function of the library is defined."""
+    thing = getattr(thing, "py_func", thing)  # Numba's compiled functions
+    thing = thing.fget if isinstance(thing, property) else thing
+    thing = getattr(thing, "func", thing)  # cached_property
+    thing = inspect.unwrap(thing) if isinstance(thing, FunctionType) else thing
+    try:
+        path = inspect.getsourcefile(thing)  # type: ignore[arg-type]
+        line = inspect.getsourcelines(thing)[1]  # type: ignore[arg-type]
+    except (OSError, TypeError):
+        return None
+    if path is None or not Path(path).is_relative_to(ROOT):
+        return None
+    return str(Path(path).relative_to(ROOT)), line
+
+
+def setup(app: Sphinx) -> dict[str, bool]:
+    """Tell Sphinx of these functions."""
+    app.connect("source-read", read)
+    app.connect("doctree-read", note)
+    app.connect("doctree-resolved", resolve)
+    app.connect("env-updated", keep)
+    app.connect("build-finished", write)
+    return {"parallel_read_safe": False, "parallel_write_safe": False}
