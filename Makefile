@@ -61,9 +61,10 @@ mutants: $(INSTALLED) $(MUTANTS)/.installed  ## NUMBER=40 single changes drawn b
 bench-first: $(INSTALLED)  ## kernels against memory copy, raw AES and, where installed, peers
 	$(BIN)/pytest bench
 
-docs: $(INSTALLED)  ## write what is generated: the attacks' table, the state diagrams, figures and limits
+docs: $(INSTALLED)  ## write what is generated: the attacks' table, the diagrams and drawings, figures and limits
 	$(BIN)/python -m tests.secagg.adversary.table
 	$(BIN)/python -m docs.diagrams
+	$(BIN)/python -m docs.drawings
 	$(BIN)/python -m docs.figures
 	$(BIN)/python -m docs.benchmark_tables
 	$(BIN)/python -m docs.service_tables

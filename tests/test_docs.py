@@ -10,7 +10,7 @@ from types import ModuleType
 
 import pytest
 
-from docs import benchmark_tables, diagrams
+from docs import benchmark_tables, diagrams, drawings
 
 ROOT = Path(__file__).parent.parent
 DOCUMENTS = sorted([*ROOT.glob("*.md"), *(ROOT / "docs").glob("*.md")])
@@ -25,6 +25,23 @@ def test_protocol_tables_are_drawn_from_the_code() -> None:
 def test_control_a_stale_table_is_noticed() -> None:
     text = diagrams.DOCUMENT.read_text(encoding="utf-8").replace("SignedSurvivors", "Sworn", 1)
     assert diagrams.redraw(text) != text
+
+
+def test_drawings_are_of_the_code() -> None:
+    for path, text in drawings.files().items():
+        assert path.read_text(encoding="utf-8") == text, "run make docs"
+    names = {path.name for path in drawings.files()}
+    assert names == {path.name for path in drawings.FOLDER.iterdir()}
+    story = (ROOT / "docs" / "how_it_works.md").read_text(encoding="utf-8")
+    assert names == set(re.findall(r"\(drawings/([\w-]+\.svg)\)", story))
+
+
+def test_a_drawing_shows_every_message_once() -> None:
+    one_shot = drawings.draw(diagrams.PROTOCOLS["one-shot"])
+    for phase in diagrams.PROTOCOLS["one-shot"].phases:
+        assert one_shot.count(f">{phase.reply.__name__}<") >= 1
+    assert one_shot.count('class="heavy"') == 1
+    assert ">KeyShare<" in one_shot, "what the server hands on"
 
 
 def test_tables_of_the_benchmarks_are_those_of_the_results() -> None:
