@@ -48,9 +48,8 @@ def client_mod(
 
     The update is the difference from the model in the request, so the encoding's ``clip`` bounds that difference.
     ``metrics`` (name → bound) are added up in the same sum; other metrics of the app are withheld. ``weighted_by``
-    names the metric that is the integer weight, if the task has a ``max_weight``. ``simulated`` is the task of a
-    ServerApp that runs in Flower's simulation, such as ``task`` with ``threat_model="semi-honest"``. No SuperNode
-    takes part in it, so a server can't move one to a weaker task.
+    names the metric that is the integer weight, if the task has a ``max_weight``. ``simulated`` is a weaker task
+    that only nodes of Flower's simulation play: no server can move a SuperNode to it.
 
     Changes that a training makes to the node's context are kept. Evaluations and queries belong to no session. They
     run on a copy of the context, and their changes are dropped.
@@ -72,18 +71,14 @@ def client_mod(
     message that is not the protocol's, for another task or version, for another model, config or run config than
     the session is bound to, and for a mod outside of this one.
     """
-    usual_task = with_metrics(task, metrics)
-    simulated_task = None if simulated is None else with_metrics(simulated, metrics)
+    tasks = with_metrics(task, metrics), None if simulated is None else with_metrics(simulated, metrics)
 
     def secagg_mod(message: Any, context: Any, call_next: Callable[[Any, Any], Any]) -> Any:
         check_outermost()
         if not is_train(message):
             check_unbudgeted(context.node_config)
             return _let_pass(_without_trace(message, context, call_next))
-        full_task = usual_task
-        if simulated_task is not None and announces(message.content, simulated_task):
-            full_task = _for_simulation(simulated_task)
-        statement = read(message.content, full_task)
+        full_task, statement = _read(message.content, *tasks)
         strip(message.content)
         party = str(context.node_config.get("secagg-id", f"node-{context.node_id}"))
         with privately(log):
@@ -91,31 +86,24 @@ def client_mod(
         node.check_storage()
         if not statement.session:
             return Message(RecordDict(write(full_task, party=party, roster=node.check())), reply_to=message)
-        try:
-            answer = node.answer(statement.session, statement.data)
-            if answer is None:
-                model = node.check_request(statement, message)  # before the app may change it
-                reply = call_next(message, context)
-                if reply.has_error():
-                    return reply
-                with without_detail(log):
-                    answer = node.train(statement, model, reply.content)
-        except (Aborted, LocalProtocolError, RemoteProtocolError) as error:
-            log.error("secagg: this node leaves the session: %s", error)
-            raise Aborted("this node has left the session; its log says why") from None
-        return Message(RecordDict(write(full_task, answer, party=party)), reply_to=message)
+        return node.respond(statement, message, call_next)
 
     return secagg_mod
 
 
-def _for_simulation(task: Task) -> Task:
-    """``task``; ``ConfigError`` at a node outside of Flower's simulation."""
-    if not is_simulated():
-        raise ConfigError(
-            "got the task for simulations, and a node outside of Flower's simulation; start the run with the task "
-            "for SuperNodes"
-        )
-    return task
+def _read(content: Any, task: Task, simulated: Task | None) -> tuple[Task, Statement]:
+    """The task that the server means, and its message; ``ConfigError`` if this node plays no such task.
+
+    The server chooses ``simulated`` by its digest, so only where the node runs may decide whether it is played.
+    """
+    if simulated is not None and announces(content, simulated):
+        if not is_simulated():
+            raise ConfigError(
+                "got the task for simulations, and a node outside of Flower's simulation; start the run with the "
+                "task for SuperNodes"
+            )
+        return simulated, read(content, simulated)
+    return task, read(content, task)
 
 
 class _Node(Party):
@@ -141,6 +129,22 @@ class _Node(Party):
         )
         node.context = context
         return node
+
+    def respond(self, statement: Statement, message: Any, call_next: Callable[[Any, Any], Any]) -> Any:
+        """The node's reply in a session; the app trains if its input is asked for and there is none yet."""
+        try:
+            answer = self.answer(statement.session, statement.data)
+            if answer is None:
+                model = self.check_request(statement, message)  # before the app may change it
+                reply = call_next(message, self.context)
+                if reply.has_error():
+                    return reply
+                with without_detail(log):
+                    answer = self.train(statement, model, reply.content)
+        except (Aborted, LocalProtocolError, RemoteProtocolError) as error:
+            log.error("secagg: this node leaves the session: %s", error)
+            raise Aborted("this node has left the session; its log says why") from None
+        return Message(RecordDict(write(self.task, answer, party=self.party)), reply_to=message)
 
     def check_request(self, statement: Statement, message: Any) -> dict[str, Any]:
         """The model's arrays; ``ConfigError`` unless the session is bound to all that the training gets."""
