@@ -14,6 +14,7 @@ from nvflare.app_common.abstract.fl_model import FLModel, ParamsType
 from nvflare.app_common.aggregators.model_aggregator import ModelAggregator
 from nvflare.app_common.app_constant import AppConstants
 from nvflare.app_common.app_event_type import AppEventType
+from nvflare.app_common.workflows.fedavg import FedAvg
 
 from secagg import warming
 from secagg.errors import Aborted, ConfigError
@@ -193,6 +194,40 @@ class SecureAggregator(ModelAggregator):  # type: ignore[misc]
                 AppConstants.VALIDATION_RESULT, metrics[self.key_metric], private=True, sticky=False
             )
             self.fire_event(AppEventType.GLOBAL_BEST_MODEL_AVAILABLE, self.fl_ctx)
+
+
+class SecureFedAvg(FedAvg):  # type: ignore[misc]
+    """NVFlare's FedAvg that goes on without a site that fails or is slow.
+
+    - ``training_seconds``: how long a training may take; 0, the default, is no limit. A site that is slower is left
+      out of the round.
+    """
+
+    __module__ = PUBLIC
+
+    def __init__(self, *args: Any, training_seconds: int = 0, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)  # by these two names NVFlare finds the arguments of the base class
+        self.training_seconds = training_seconds
+
+    def send_model(self, *arguments: Any, **named: Any) -> None:
+        """See NVFlare's ``ModelController``."""
+        super().send_model(*arguments, **{"timeout": self.training_seconds, **named})
+
+    @classmethod
+    def of(cls, controller: FedAvg, *, training_seconds: int) -> FedAvg:
+        """The controller that a recipe has made, of this class; ``ConfigError`` for another class than FedAvg.
+
+        It keeps all that this release's recipe has set, also what this library does not know.
+        """
+        if type(controller) is not FedAvg:
+            raise ConfigError(
+                f"got a recipe with the controller {type(controller).__name__}, which may need more than the mean; "
+                "expected NVFlare's FedAvg"
+            )
+        controller.__class__ = cls
+        controller._ignore_result_error = True  # a site whose filter refuses must not end the job
+        controller.training_seconds = training_seconds
+        return controller
 
 
 def _checked(reply: Any) -> dict[str, Any]:

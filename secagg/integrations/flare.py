@@ -5,19 +5,170 @@ Write ``secured(FedAvgRecipe, TASK, roster="roster.json")(...)`` with the recipe
 tasks=["train"])``. ``docs/nvflare.md`` says what stays visible.
 """
 
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+
 from secagg.errors import ConfigError
 
 try:
-    import nvflare  # noqa: F401
+    from nvflare.app_common.widgets.convert_to_fed_event import ConvertToFedEvent
+    from nvflare.client.config import TransferType
+    from nvflare.recipe.fedavg import FedAvgRecipe
 except ImportError as error:
     raise ConfigError(
         f"the package {error.name}, which this module needs, is not installed: "
         "pip install 'secagg[nvflare]', or pip install nvflare"
     ) from error
 
-from secagg.integrations._flare_server import SecureAggregator
+from secagg.integrations._flare_server import SecureAggregator, SecureFedAvg
 from secagg.integrations._flare_site import SecureFilter
 from secagg.integrations._shared.hosted import hosted
-from secagg.integrations._shared.metrics import with_metrics
+from secagg.integrations._shared.metrics import metrics_of, with_metrics
+from secagg.integrations._shared.site import check_model
+from secagg.layout import Layout
+from secagg.task import Task
 
-__all__ = ["SecureAggregator", "SecureFilter", "hosted", "with_metrics"]
+__all__ = ["SecureAggregator", "SecureFedAvg", "SecureFilter", "hosted", "layout_of", "secured", "with_metrics"]
+
+_NUMPY = "numpy_key"  # the name that NVFlare gives to a model that is one array
+_TF = "{}_nvf_{}"  # the name that NVFlare gives to an array of a Keras layer
+_REFUSED = {
+    "FedAvgRecipeWithHE": "gives every site one secret key; use the plain recipe",
+    "CyclicRecipe": "passes the model of one site on to the next",
+    "SwarmLearningRecipe": "lets a site aggregate, which this adapter does not",
+    "ScaffoldRecipe": "sends control terms beside the model",
+    "FedOptRecipe": "aggregates by another controller than FedAvg",
+}
+_UNSUPPORTED = {
+    "aggregator": "secured brings its own aggregator",
+    "aggregation_weights": "nobody sees single updates; give the task a max_weight, and sites send their weights",
+    "exclude_vars": "all arrays of the layout are in the sum; leave them out of the model that the script returns",
+}
+_SECRETS = ("PRIVATE KEY", "secagg-key", "secagg-he-key")
+
+
+def layout_of(model: Any) -> Layout:
+    """The layout, for the task, of a model as its recipe takes it.
+
+    A PyTorch module, a Keras model, arrays by name, or one array, as for ``NumpyFedAvgRecipe``.
+    """
+    return Layout.of(_arrays(model))
+
+
+def _arrays(model: Any) -> dict[str, Any]:
+    if callable(getattr(model, "state_dict", None)):
+        return dict(model.state_dict())
+    if callable(getattr(model, "get_weights", None)) and hasattr(model, "layers"):
+        layers = {layer.name: layer.get_weights() for layer in model.layers}
+        return {_TF.format(name, i): array for name, arrays in layers.items() for i, array in enumerate(arrays)}
+    return dict(model) if isinstance(model, Mapping) else {_NUMPY: np.asarray(model)}
+
+
+def secured(
+    recipe: type[Any],
+    task: Task,
+    *,
+    roster: str | None = None,
+    metrics: Mapping[str, float] | None = None,
+    parties: Mapping[str, str] | None = None,
+    deadlines: float | Mapping[str, float] = 60.0,
+    training_seconds: int = 0,
+) -> type[Any]:
+    """``recipe``, a FedAvg recipe of NVFlare, with this library's filter, aggregator and controller.
+
+    What it returns is called with the recipe's own arguments. The other arguments are those of
+    :class:`SecureAggregator`, and ``training_seconds`` that of :class:`SecureFedAvg`. The recipe's ``key_metric``
+    and ``stop_cond`` see the mean of a metric that is in the sum. Metrics that a script writes for experiment
+    tracking stay in the sites.
+
+    ``ConfigError`` for a recipe or an argument that needs more than the mean, or that does not fit the task.
+    """
+    if not (isinstance(recipe, type) and issubclass(recipe, FedAvgRecipe)):
+        name = getattr(recipe, "__name__", type(recipe).__name__)
+        reason = next((why for known, why in _REFUSED.items() if known == name), "is no recipe of FedAvg")
+        raise ConfigError(f"{name} {reason}; expected a FedAvgRecipe of NVFlare for NumPy, PyTorch or TensorFlow")
+    if type(training_seconds) is not int or training_seconds < 0:
+        raise ConfigError(f"got training_seconds={training_seconds!r}; expected whole seconds, or 0 for no limit")
+    full = with_metrics(task, metrics)
+    common: dict[str, Any] = {"roster": roster, "parties": parties, "deadlines": deadlines}
+    SecureAggregator(full, **common)  # to refuse here what does not fit
+
+    class Secured(recipe):  # type: ignore[misc]
+        __doc__ = recipe.__doc__
+
+        def __init__(self, **arguments: Any) -> None:
+            key_metric = _check_arguments(arguments, full)
+            mode = arguments.get("key_metric_mode") or _mode(arguments.get("stop_cond"), key_metric)
+            aggregator = SecureAggregator(full, **common, key_metric=key_metric, key_metric_mode=mode)
+            # NVFlare's selector looks for metrics in the results of single sites; the aggregator has them later.
+            super().__init__(**{**arguments, "aggregator": aggregator, "key_metric": ""})
+            self._job.job.set_app_packages([*self._job.job.app_packages, "secagg", "he", "mpc", "dp"])
+            self._job.convert_to_fed_event = ConvertToFedEvent(events_to_convert=[])  # no metric of a site
+            self._is_final = False
+
+        def _create_controller(self, *arguments: Any, **named: Any) -> Any:
+            controller = super()._create_controller(*arguments, **named)
+            return SecureFedAvg.of(controller, training_seconds=training_seconds)
+
+        def _apply_per_site_config(self, config: dict[str, dict[str, Any]]) -> None:
+            for site, own in config.items():
+                _check_transfer(own.get("params_transfer_type") or TransferType.FULL, f"for {site}")
+            super()._apply_per_site_config(config)
+
+        def finalize(self) -> None:
+            """Add the filter, after all others; see NVFlare's ``Recipe``."""
+            super().finalize()
+            if not self._is_final:
+                self._is_final = True
+                self.add_client_output_filter(SecureFilter(full), tasks=["train"])
+
+    Secured.__name__ = Secured.__qualname__ = f"Secure{recipe.__name__}"
+    return Secured
+
+
+def _check_arguments(arguments: Mapping[str, Any], task: Task) -> str:
+    """The key metric, empty if none rides; ``ConfigError`` for arguments that don't fit the task or the mean."""
+    for name, reason in _UNSUPPORTED.items():
+        if arguments.get(name) is not None:
+            raise ConfigError(f"got {name}= for a secured recipe: {reason}")
+    _check_transfer(arguments.get("params_transfer_type", TransferType.FULL), "for all sites")
+    for name, value in arguments.items():
+        if isinstance(value, bytes) or (isinstance(value, str) and any(secret in value for secret in _SECRETS)):
+            raise ConfigError(
+                f"got {name}= with bytes or a key, which the job would carry to the server; put keys into the "
+                "site's own settings, secagg.json in its folder local"
+            )
+    count, least, most = arguments.get("min_clients"), task.min_survivors, task.max_clients
+    if type(count) is int and not least <= count <= most:
+        raise ConfigError(
+            f"got min_clients={count}; the task needs {least} to {most}, from its min_survivors to its max_clients"
+        )
+    riding = metrics_of(task)
+    key_metric = arguments.get("key_metric", "accuracy")
+    stop = str(arguments.get("stop_cond") or "").split()
+    for name, metric in (("key_metric", arguments.get("key_metric")), ("stop_cond", stop[0] if stop else None)):
+        if metric and metric not in riding:
+            raise ConfigError(
+                f"got {name}= on {metric!r}, which is not in the sum, so that the server does not see it; name it "
+                f"with its bound: secured(..., metrics={{{metric!r}: 1.0}})"
+            )
+    if arguments.get("model") is not None and not isinstance(arguments["model"], dict):  # a dict may be a class
+        check_model(_arrays(arguments["model"]), task)
+    return key_metric if key_metric in riding else ""
+
+
+def _check_transfer(kind: Any, where: str) -> None:
+    if kind not in (TransferType.FULL, TransferType.FULL.value):
+        raise ConfigError(
+            f"got params_transfer_type={kind} {where}; secagg takes the difference itself: use TransferType.FULL"
+        )
+
+
+def _mode(stop_cond: str | None, key_metric: str) -> str:
+    """As NVFlare: a stop condition on the key metric says whether less of it is better."""
+    words = str(stop_cond or "").split()
+    return "min" if words[:1] == [key_metric] and words[1:2] in (["<"], ["<="]) else "max"

@@ -136,9 +136,9 @@ class Site:
         return write(self.task, session=name, data=answer)
 
 
-def check_model(arrays: Arrays, task: Task) -> None:
+def check_model(arrays: Mapping[str, Any], task: Task) -> None:
     """``ConfigError`` unless the arrays have the names and shapes of the task's layout."""
-    shapes, expected = {name: array.shape for name, array in arrays.items()}, shapes_of(task)
+    shapes, expected = {name: tuple(array.shape) for name, array in arrays.items()}, shapes_of(task)
     for name in sorted(shapes.keys() | expected.keys()):
         if shapes.get(name) != expected.get(name):
             raise ConfigError(
