@@ -88,14 +88,17 @@ def peers(
 ) -> None:
     """Do the same work with each installed peer and with this library. A wrong answer fails the run."""
     from bench.peer_calls import COMPARISONS
-    from bench.peers import Comparing, peers_grid, selected
+    from bench.peers import Comparing, missed_bytes, parts_grid, peers_grid, selected
 
     check_outputs(as_json, as_html)
     comparing = Comparing(selected(COMPARISONS, peer or []))
 
     def show(finished: bool) -> None:
-        grid = peers_grid(comparing.compared, comparing.absent)
-        show_grid(grid)
+        grids = [peers_grid(comparing.compared, comparing.absent)]
+        if any(one.parts for one in comparing.compared):
+            grids.append(parts_grid(comparing.compared))
+        for grid in grids:
+            show_grid(grid)
         document = report.document(
             report.Kind.PEERS,
             command_line(),
@@ -103,10 +106,13 @@ def peers(
             compared=comparing.compared,
             absent=comparing.absent,
         )
-        write(as_json, as_html, document, [grid])
+        write(as_json, as_html, document, grids)
 
     with shown(show), progress("bench", len(comparing.comparisons)) as step:
         comparing.run(repeats, seconds, step)
+    if missed := missed_bytes(comparing.compared):
+        typer.echo(f"bench: FAILED: ours sends more bytes than claimed: {'; '.join(missed)}", err=True)
+        raise typer.Exit(1)
     if require and comparing.absent:
         typer.echo("bench: FAILED: some peers were not compared; see the notes under the table", err=True)
         raise typer.Exit(1)

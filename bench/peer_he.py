@@ -126,7 +126,7 @@ def _nvflare_upload() -> list[tuple[bytes, bytes]]:
     import tenseal
 
     context, model = _nvflare()
-    with _quiet():
+    with quiet():
         vectors = [tenseal.ckks_vector(context, tensor) for tensor in model]
     return [(vector.serialize(), vector.context().serialize()) for vector in vectors]
 
@@ -163,7 +163,7 @@ def nvflare_add() -> Pair:
     scheme, key, values = _shared()
     count, upload, ours = TENSORS * TENSOR, _nvflare_upload(), key.encrypt(values)
     context, model = _nvflare()
-    with _quiet():
+    with quiet():
         sums = [tenseal.ckks_vector(context, np.zeros(TENSOR)) for _ in model]
     adder = scheme.adder(count)
 
@@ -190,7 +190,7 @@ def nvflare_decrypt() -> Pair:
     scheme, key, values = _shared()
     count = TENSORS * TENSOR
     context, model = _nvflare()
-    with _quiet():
+    with quiet():
         vectors = [tenseal.ckks_vector(context, tensor) for tensor in model]
     total = _sum_of(scheme, key.encrypt(values), count)
     secret = context.secret_key()
@@ -226,7 +226,7 @@ def _sum_of(scheme: Any, data: bytes, count: int) -> bytes:
 
 
 @contextmanager
-def _quiet() -> Iterator[None]:
+def quiet() -> Iterator[None]:
     """Silence stdout: TenSEAL writes a warning there for each vector of more than one ciphertext."""
     kept, nowhere = os.dup(1), os.open(os.devnull, os.O_WRONLY)
     os.dup2(nowhere, 1)

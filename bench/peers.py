@@ -6,10 +6,14 @@ only if its whole spread does.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+import time
+from collections import defaultdict
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
 from importlib.util import find_spec
+from statistics import median
 from typing import Any
 
 from bench.amounts import duration, size
@@ -41,11 +45,52 @@ class Peer:
 
 
 @dataclass(frozen=True)
+class Part:
+    """A part of the work of one side: its seconds, or the bytes of a message, of one unit of the work."""
+
+    side: str
+    what: str
+    seconds: float | None = None
+    bytes: float | None = None
+
+
+class Laps:
+    """Seconds of the named parts of a call, one total for each run of the call."""
+
+    def __init__(self) -> None:
+        self._runs: list[dict[str, float]] = []
+
+    def start(self) -> None:
+        """Begin another run."""
+        self._runs.append(defaultdict(float))
+
+    @contextmanager
+    def part(self, name: str) -> Iterator[None]:
+        """Add the seconds of the body to the part ``name`` of the current run."""
+        began = time.perf_counter()
+        try:
+            yield
+        finally:
+            self.add(name, time.perf_counter() - began)
+
+    def add(self, name: str, seconds: float) -> None:
+        """Add ``seconds`` to the part ``name`` of the current run."""
+        self._runs[-1][name] += seconds
+
+    def parts(self, side: str, units: int) -> list[Part]:
+        """The median of each part over the runs, for one of ``units`` units of work."""
+        return [
+            Part(side, name, median(run[name] for run in self._runs) / units)
+            for name in (self._runs[0] if self._runs else ())
+        ]
+
+
+@dataclass(frozen=True)
 class Pair:
     """Both sides of a comparison, ready to be called. A call of ``theirs`` does ``their_units`` units of work.
 
-    ``their_bytes`` and ``our_bytes`` are of one unit, if the work produces a message. Both sides have been checked
-    to give the right answer.
+    ``their_bytes`` and ``our_bytes`` are of one unit, if the work produces a message. ``parts``, called after the
+    last turn, says how the work divides. Both sides have been checked to give the right answer.
     """
 
     theirs: Call
@@ -54,17 +99,22 @@ class Pair:
     our_units: int = 1
     their_bytes: float | None = None
     our_bytes: float | None = None
+    parts: Callable[[], Iterable[Part]] = tuple
 
 
 @dataclass(frozen=True)
 class Comparison:
-    """Work that a peer does too. ``claim``: our documents say that ours is at least so many times as fast."""
+    """Work that a peer does too, and what our documents claim about it.
+
+    ``claim``: ours is at least so many times as fast. ``most_bytes``: ours sends at most this share of their bytes.
+    """
 
     work: str
     unit: str
     peer: Peer
     build: Callable[[], Pair]
     claim: float | None = None
+    most_bytes: float | None = None
 
 
 @dataclass(frozen=True)
@@ -83,6 +133,9 @@ class Compared:
     claim: float | None
     verdict: str
     turns: int
+    most_bytes: float | None
+    bytes_verdict: str
+    parts: Sequence[Part]
 
 
 def verdict(ratio: Spread, claim: float | None) -> str:
@@ -92,6 +145,15 @@ def verdict(ratio: Spread, claim: float | None) -> str:
     if ratio.least >= claim:
         return "holds"
     return "fails" if ratio.most < claim else "not supported: the spread crosses it"
+
+
+def bytes_verdict(pair: Pair, most: float | None) -> str:
+    """Whether ours sends at most the share ``most`` of their bytes; empty without a claim."""
+    if most is None:
+        return ""
+    if not pair.their_bytes or pair.our_bytes is None:
+        raise ConfigError("the comparison claims a share of the peer's bytes, but it counts no bytes of both sides")
+    return "holds" if pair.our_bytes <= most * pair.their_bytes else "fails"
 
 
 def compare(comparison: Comparison, repeats: int, seconds: float) -> Compared:
@@ -117,6 +179,9 @@ def compare(comparison: Comparison, repeats: int, seconds: float) -> Compared:
         claim=comparison.claim,
         verdict=verdict(ratio, comparison.claim),
         turns=len(turns.seconds["ours"]),
+        most_bytes=comparison.most_bytes,
+        bytes_verdict=bytes_verdict(pair, comparison.most_bytes),
+        parts=list(pair.parts()),
     )
 
 
@@ -162,8 +227,8 @@ def peers_grid(compared: Sequence[Compared], absent: Mapping[str, str]) -> Grid:
             f"{times(one.ratio.least)} – {times(one.ratio.most)}",
             "" if one.their_bytes is None else size_of(one.their_bytes),
             "" if one.our_bytes is None else size_of(one.our_bytes),
-            "" if one.claim is None else f"≥ {one.claim:g}",
-            one.verdict,
+            ", ".join(claim for claim, _ in claims(one)),
+            ", ".join(holds for _, holds in claims(one)),
         )
         for one in compared
     ]
@@ -176,6 +241,37 @@ def peers_grid(compared: Sequence[Compared], absent: Mapping[str, str]) -> Grid:
         *(f"Not compared: {work}: {reason}." for work, reason in absent.items()),
     ]
     return Grid("Compared with peers", columns, rows, notes)
+
+
+def claims(one: Compared) -> list[tuple[str, str]]:
+    """What our documents claim of a comparison, each with its verdict: a speed, or a share of the bytes."""
+    speed = [] if one.claim is None else [(f"≥ {one.claim:g}", one.verdict)]
+    share = [] if one.most_bytes is None else [(f"≤ {one.most_bytes:g} of the bytes", one.bytes_verdict)]
+    return speed + share
+
+
+def missed_bytes(compared: Iterable[Compared]) -> list[str]:
+    """The comparisons in which ours sends more than the claimed share of the peer's bytes."""
+    return [f"{one.peer}, {one.work}" for one in compared if one.bytes_verdict == "fails"]
+
+
+def parts_grid(compared: Sequence[Compared]) -> Grid:
+    """The parts of each comparison that says how its work divides: a row per side."""
+    rows = [
+        (f"{one.work}, per {one.unit}", one.peer if side == "theirs" else "secagg", *parts_text(one.parts, side))
+        for one in compared
+        if one.parts
+        for side in ("theirs", "ours")
+    ]
+    return Grid("What the work consists of", ("work", "whose", "seconds", "bytes"), rows, words=(2, 3))
+
+
+def parts_text(parts: Iterable[Part], side: str) -> tuple[str, str]:
+    """The parts of one side as text: those with seconds, and those with bytes."""
+    own = [part for part in parts if part.side == side]
+    seconds = [f"{part.what} {duration(part.seconds)}" for part in own if part.seconds is not None]
+    sizes = [f"{part.what} {size_of(part.bytes)}" for part in own if part.bytes is not None]
+    return ", ".join(seconds), ", ".join(sizes)
 
 
 def times(ratio: float) -> str:

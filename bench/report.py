@@ -32,7 +32,7 @@ NO_BREAK = "\u00a0"
 WIDTH = 150
 PACKAGES = (
     "secagg", "numpy", "numba", "cryptography", "msgspec", "tenseal", "phe", "gmpy2",
-    "flwr", "pypaillier", "fate_utils", "opendp", "dp-accounting",
+    "flwr", "nvflare", "pypaillier", "fate_utils", "opendp", "dp-accounting",
 )  # fmt: skip
 
 

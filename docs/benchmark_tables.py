@@ -7,11 +7,12 @@ with those files. A table whose file is not there is left as it is.
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from bench.amounts import duration, size
+from bench.peers import Part, parts_text
 from docs.figures import bounds
 
 DOCUMENT = Path(__file__).parent / "benchmarks.md"
@@ -55,14 +56,15 @@ def run(results: Results) -> str:
     )
 
 
-def peers(results: Results, flower: Results) -> str:
-    """A row for each comparison: those of ``flower``, then those with other peers of ``results``."""
-    compared = [*flower["compared"], *(one for one in results["compared"] if one["peer"] != "flwr")]
+def peers(*documents: Results) -> str:
+    """A row for each comparison of ``documents``, in their order."""
     rows = []
-    for one in compared:
+    for one in _compared(*documents):
         ratio = one["ratio"]
         sent = "" if one["our_bytes"] is None else f"{_unit(one['their_bytes'])}, {_unit(one['our_bytes'])}"
-        claim = "" if one["claim"] is None else f"≥ {one['claim']:g}: {one['verdict']}"
+        claims = [] if one["claim"] is None else [f"≥ {one['claim']:g}: {one['verdict']}"]
+        if one.get("most_bytes") is not None:  # results that are older than these claims have none
+            claims.append(f"≤ {one['most_bytes']:g} of the bytes: {one['bytes_verdict']}")
         rows.append(
             [
                 f"{one['peer']} {one['peer_version']}",
@@ -70,11 +72,26 @@ def peers(results: Results, flower: Results) -> str:
                 duration(one["theirs"]["median"]),
                 duration(one["ours"]["median"]),
                 f"{_times(ratio['least'])} – {_times(ratio['most'])}",
-                claim,
+                "; ".join(claims),
                 sent,
             ]
         )
     return table(["peer", "work", "theirs", "ours", "times as fast", "claim", "bytes, theirs and ours"], rows)
+
+
+def parts(*documents: Results) -> str:
+    """A row for each side of the comparisons that say how their work divides."""
+    rows = [
+        [one["work"], one["peer"] if side == "theirs" else "secagg", *parts_text(own, side)]
+        for one in _compared(*documents)
+        if (own := [Part(**part) for part in one.get("parts", ())])
+        for side in ("theirs", "ours")
+    ]
+    return table(["work", "whose", "seconds", "bytes"], rows)
+
+
+def _compared(*documents: Results) -> Iterator[Results]:
+    return (one for document in documents for one in document["compared"])
 
 
 def _unit(value: float) -> str:
@@ -200,8 +217,10 @@ def tables(folder: Path) -> dict[str, str]:
     """The tables by name whose results are in ``folder``."""
     loaded = {path.stem: json.loads(path.read_text(encoding="utf-8")) for path in folder.glob("*.json")}
     written = {name: draw(loaded[name]) for name, draw in TABLES.items() if name in loaded}
-    if "peers" in loaded and "flower" in loaded:
-        written["peers"] = peers(loaded["peers"], loaded["flower"])
+    if compared := [loaded[name] for name in ("flower", "nvflare", "peers") if name in loaded]:
+        written["peers"] = peers(*compared)
+    if "nvflare" in loaded:
+        written["nvflare"] = parts(loaded["nvflare"])
     if "clustered" in loaded.get("plan", ()):
         written["cluster"] = cluster(loaded["plan"])
     return written

@@ -1,13 +1,14 @@
 #!/usr/bin/env bash
 # Makes the reference results again: JSON and pictures, which are committed, and a page for each command, which is
 # not. With names, only those: bash bench/results/make.sh masks workers. Then `make docs` writes the tables.
-# PYTHON is the Python of an environment with secagg[demo,peers], FLOWER that of one with Flower, which holds back some
-# packages of others; without FLOWER it is PYTHON. All of it takes an hour and a half on two cores of a
-# machine that does nothing else; the minutes of each part stand beside it.
+# PYTHON is the Python of an environment with secagg[demo,peers], FLOWER and NVFLARE those of environments with Flower
+# and with NVFlare, which hold back some packages of others; without them it is PYTHON. All of it takes an hour and a
+# half on two cores of a machine that does nothing else; the minutes of each part stand beside it.
 set -euo pipefail
 cd "$(dirname "$0")/../.."
 : "${PYTHON:?set it to the Python of an environment with secagg[demo,peers]}"
 FLOWER=${FLOWER:-$PYTHON}
+NVFLARE=${NVFLARE:-$PYTHON}
 OUT=${OUT:-bench/results}
 PEERS=(phe pypaillier tenseal fate_utils opendp dp-accounting)
 
@@ -28,6 +29,7 @@ make_part() {
     clients) bench sweep clients --over clients --out "$OUT/clients.png" ;;           # 6
     plan) bench plan plan --clients 1000000 --coordinates 10000000 --uplink 10Mbit --machines 3 --cores 16 --check ;; # 4
     flower) PYTHON=$FLOWER bench peers flower --peer flwr --require ;;                # 6
+    nvflare) PYTHON=$NVFLARE bench peers nvflare --peer nvflare --require ;;          # 3
     peers) bench peers peers "${PEERS[@]/#/--peer=}" --require ;;                     # 4
     scale) bench sweep scale --out "$OUT/scale.png" ;;                                # 6
     crowd) bench crowd crowd ;;                                                       # 15
@@ -40,7 +42,7 @@ make_part() {
   esac
 }
 
-PARTS=(masks cold run workers plan flower dropout coordinates clients scale peers crowd)
+PARTS=(masks cold run workers plan flower nvflare dropout coordinates clients scale peers crowd)
 PARTS+=(oneshot ring resnet18 federated service)
 for part in "${@:-${PARTS[@]}}"; do
   began=$SECONDS

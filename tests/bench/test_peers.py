@@ -1,6 +1,7 @@
 import json
 import re
 import tomllib
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
@@ -11,8 +12,8 @@ from typer.testing import CliRunner
 from bench import peer_he, peer_mpc, peer_upload
 from bench.commands import app
 from bench.measure import Call, Spread, Turns, WrongSum
-from bench.peer_calls import COMPARISONS, LARGE_UNMASKING
-from bench.peers import Comparing, Comparison, Pair, Peer, compare, peers_grid, require, selected, verdict
+from bench.peer_calls import COMPARISONS, LARGE_UNMASKING, NVFLARE
+from bench.peers import Comparing, Comparison, Pair, Part, Peer, compare, peers_grid, require, selected, verdict
 from docs import benchmark_tables
 from secagg import ConfigError
 
@@ -103,6 +104,32 @@ def test_a_missing_peer_fails_a_run_that_requires_all(monkeypatch, require, code
     assert CliRunner().invoke(app, ["peers", *require]).exit_code == code
 
 
+@pytest.mark.parametrize(("most", "verdict", "code"), [(5e-4, "holds", 0), (4e-4, "fails", 1)])
+def test_a_run_fails_if_ours_sends_more_than_the_claimed_share_of_bytes(monkeypatch, tmp_path, most, verdict, code):
+    def in_parts():
+        parts = [Part("theirs", "sort", seconds=2e-3), Part("theirs", "sum", seconds=1e-6)]
+        sizes = [Part("theirs", "upload", bytes=5e3), Part("ours", "upload", bytes=2.5)]
+        return replace(pair(), parts=lambda: [*parts, *sizes])
+
+    comparison = Comparison("sum", "value", HERE, in_parts, most_bytes=most)
+    monkeypatch.setattr("bench.peer_calls.COMPARISONS", (comparison,))
+    result = CliRunner().invoke(app, ["peers", "--repeats", "3", "--seconds", "1", "--json", str(tmp_path / "a")])
+    assert result.exit_code == code, result.output
+    assert ("ours sends more bytes than claimed: numpy, sum" in result.output) is bool(code)
+    document = json.loads((tmp_path / "a").read_text())
+    assert document["compared"][0]["bytes_verdict"] == verdict
+    table = benchmark_tables.peers(document)
+    assert f"≤ {most:g} of the bytes: {verdict}" in table
+    rows = ["sum | numpy | sort 2 ms, sum 1 µs | upload 5 kB", "sum | secagg | | upload 2.5 B"]
+    assert all(f"| {row} |" in benchmark_tables.parts(document) for row in rows)
+    assert "numpy sort 2 ms, sum 1 µs upload 5 kB" in re.sub(" +", " ", result.output)
+
+
+def test_a_claim_on_bytes_needs_the_bytes_of_both_sides():
+    with pytest.raises(ConfigError, match="counts no bytes of both sides"):
+        compare(Comparison("sum", "value", HERE, lambda: replace(pair(), our_bytes=None), most_bytes=1), 3, 1.0)
+
+
 def test_control_a_wrong_answer_fails_the_run():
     def wrong():
         require(np.arange(3).sum() == 4, "numpy")
@@ -156,7 +183,8 @@ def built_or_skipped(comparison):
     return comparison.build()
 
 
-SMALL = [one for one in COMPARISONS if one.build not in (LARGE_UNMASKING, peer_upload.masked_input)]
+LARGE = (LARGE_UNMASKING, peer_upload.masked_input)
+SMALL = [one for one in COMPARISONS if one.build not in LARGE and one.peer != NVFLARE]  # test_peer_nvflare.py
 
 
 @pytest.mark.stacks
@@ -246,10 +274,10 @@ def test_a_peer_with_another_interface_is_named():
     assert len(comparing.compared) == 1
 
 
-NVFLARE = [peer_he.nvflare_encrypt, peer_he.nvflare_add, peer_he.nvflare_decrypt]
+AS_NVFLARE = [peer_he.nvflare_encrypt, peer_he.nvflare_add, peer_he.nvflare_decrypt]
 
 
-@pytest.mark.parametrize("build", NVFLARE)
+@pytest.mark.parametrize("build", AS_NVFLARE)
 def test_control_a_wrong_answer_of_a_peer_is_noticed(build, monkeypatch):
     """Every tensor is changed before it is encrypted."""
     tenseal = pytest.importorskip("tenseal")
@@ -260,7 +288,7 @@ def test_control_a_wrong_answer_of_a_peer_is_noticed(build, monkeypatch):
         build()
 
 
-@pytest.mark.parametrize("build", NVFLARE)
+@pytest.mark.parametrize("build", AS_NVFLARE)
 def test_control_a_wrong_answer_of_ours_is_noticed(build, monkeypatch):
     """The coordinates of the opened sum are rotated by one place."""
     pytest.importorskip("tenseal")
