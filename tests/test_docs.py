@@ -103,10 +103,13 @@ def test_control_a_wide_line_is_noticed() -> None:
     assert not too_wide("| " + "cell " * 30 + "|")
 
 
+FENCE = r" *```(\w*|\{[\w:-]+\}.*)"  # a language, or a directive of the site
+
+
 def broken_code(text: str) -> list[str]:
     """Fences that are not alone on their lines or not in pairs, and blocks of Python that can't be parsed."""
-    broken = [line for line in text.splitlines() if "```" in line and not re.fullmatch(r" *```\w*", line)]
-    fences = re.findall(r"^ *```(\w*)$", text, re.MULTILINE)
+    broken = [line for line in text.splitlines() if "```" in line and not re.fullmatch(FENCE, line)]
+    fences = re.findall(f"^{FENCE}$", text, re.MULTILINE)
     broken += [f"{len(fences)} fences"] * (len(fences) % 2) + [kind for kind in fences[1::2] if kind]
     for block in re.findall(r"^ *```python\n(.*?)^ *```", text, re.DOTALL | re.MULTILINE):
         try:
