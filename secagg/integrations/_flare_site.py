@@ -99,6 +99,10 @@ def read_settings(site: str, local: str | os.PathLike[str], *, required: bool = 
     """
     place = os.environ.get(_PLACE)
     path = Path(local) / _SETTINGS if place is None else Path(place)
+    if not path.is_absolute():
+        raise ConfigError(
+            f"got {_PLACE}={place}; expected an absolute path, because NVFlare runs sites in folders of their own"
+        )
     if place is not None and path.is_dir():
         path /= f"{site}.json"
     if not path.exists():
