@@ -7,6 +7,7 @@ A job runs in processes of its own, because NVFlare changes the folder, the logg
 from __future__ import annotations
 
 import base64
+import itertools
 import json
 import subprocess
 import sys
@@ -18,12 +19,14 @@ from typing import Any
 
 import numpy as np
 
+import secagg
+from secagg.integrations._shared.metrics import metric_key
 from tests.flare.processes import Processes
+from tests.integrations.encoded import integers, rows
 
 ROOT = Path(__file__).parents[2]
 SECONDS = 300  # a job takes some twenty; a busy machine more
 FLOATS = [">f4", "<f4", ">f8", "<f8"]
-VALUES = 4  # so many in a row are a find: no four of them stand anywhere by chance
 
 
 @dataclass
@@ -41,34 +44,36 @@ class Note:
     def update(self) -> dict[str, Any]:
         return {name: self.after[name] - array.astype(np.float64) for name, array in self.before.items()}
 
-    def secrets(self) -> Iterator[tuple[str, bytes]]:
-        """What nobody else may see, in every form that a leak might give it."""
+    def secrets(self, task: secagg.Task | None = None) -> Iterator[tuple[str, bytes]]:
+        """What nobody else may see, in every form that a leak might give it; ``task`` encodes the update."""
         for what, arrays in (("update", self.update), ("model", self.after)):
             for array in arrays.values():
-                yield from ((what, form) for values in rows(array) for form in forms(values))
-                yield from ((what, text(value)) for value in array.ravel())
-        yield from (("metric", form) for form in (*number(self.loss), text(self.loss)))
+                yield from ((what, values.astype(form).tobytes()) for values in rows(array) for form in FLOATS)
+                yield from ((what, form) for values in itertools.islice(rows(array), 3) for form in forms(values))
+        yield from (("metric", form) for form in (*number(self.loss), *texts(self.loss)))
         whole = [
-            b"\xce" + self.steps.to_bytes(4, "big"),
+            b"\xce" + self.steps.to_bytes(4, "big"),  # MessagePack's mark, and its integer
             *(self.steps.to_bytes(8, order) for order in ("big", "little")),
         ]
-        yield from (("weight", form) for form in (*whole, *number(float(self.steps)), str(self.steps).encode()))
-
-
-def rows(array: Any) -> Iterator[Any]:
-    flat = np.asarray(array).ravel()
-    size = min(VALUES, flat.size)
-    return (flat[at : at + size] for at in range(flat.size - size + 1))
+        yield from (("weight", form) for form in (*whole, *number(float(self.steps)), *texts(self.steps)))
+        if task is not None:
+            riding = {metric_key("loss"): self.loss}
+            yield from (("integers", form) for form in integers(task, self.update | riding, self.steps))
 
 
 def forms(values: Any) -> Iterator[bytes]:
-    """Some values in a row as an array's bytes, in Base64 and in hexadecimals.
+    """Some values in a row in Base64, in hexadecimals and as texts.
 
     Base64 has groups of three bytes, and one of three rows begins where a group does.
     """
     for form in FLOATS:
         data = values.astype(form).tobytes()
-        yield from (data, base64.b64encode(data)[: len(data) // 3 * 4], data.hex().encode())
+        yield from (base64.b64encode(data)[: len(data) // 3 * 4], data.hex().encode())
+    for typed in (values.astype(np.float32), values.astype(np.float64)):
+        listed = [float(str(value)) for value in typed]
+        yield from (
+            text[1:-1].encode() for text in (str(listed), json.dumps(listed, separators=(",", ":")), str(typed))
+        )
 
 
 def number(value: float) -> Iterator[bytes]:
@@ -77,10 +82,9 @@ def number(value: float) -> Iterator[bytes]:
     yield b"\xca" + np.array(value, ">f4").tobytes()
 
 
-def text(value: float) -> bytes:
-    """The first seven decimals of a number, as logs and JSON show them."""
-    whole, decimals = f"{value:.12f}".split(".")
-    return f"{whole}.{decimals[:7]}".encode()
+def texts(value: float) -> Iterator[bytes]:
+    """The first nine digits of a single number, behind the marks that stand before numbers in logs and JSON."""
+    return (mark.encode() + str(value)[:10].encode() for mark in " :\"'=([,")
 
 
 @dataclass
@@ -116,12 +120,12 @@ class Job:
                 if path.is_file():
                     yield str(path.relative_to(folder)), path.read_bytes()
 
-    def finds(self) -> dict[str, set[str]]:
+    def finds(self, task: secagg.Task | None = None) -> dict[str, set[str]]:
         """Which secrets of which sites and rounds were found, by kind, and where."""
         result: dict[str, set[str]] = {}
         left = list(self.left())
         for note in self.notes:
-            for what, secret in note.secrets():
+            for what, secret in note.secrets(task):
                 for where, data in left:
                     if secret in data:
                         result.setdefault(what, set()).add(f"{note.site}, round {note.round}, in {where}")
@@ -148,9 +152,13 @@ def read_note(path: Path) -> Note:
         return Note(site, int(number), **arrays, steps=int(file["steps"]), loss=float(file["loss"]))
 
 
-def play(folder: Path, maker: str, **options: Any) -> Job:
-    """Play the job whose recipe ``maker`` ("module:function") makes from folder and options, in the simulator."""
-    returncode = run(folder, "tests.flare.simulate", maker, options)
+def play(folder: Path, maker: str, *, kill: str = "", **options: Any) -> Job:
+    """Play the job whose recipe ``maker`` ("module:function") makes from folder and options, in the simulator.
+
+    With ``kill="site-4:3"`` this site's process dies before its third answer in the protocol.
+    """
+    environment = {"FLARE_KILL": kill.replace(":", "+simulate_job:")} if kill else {}
+    returncode = run(folder, "tests.flare.simulate", maker, options, environment)
     return Job(folder, returncode, [folder / "workspace" / "job" / "server"])
 
 
@@ -160,16 +168,18 @@ def deploy(folder: Path, maker: str, **options: Any) -> Job:
     return Job(folder, returncode, [folder / "poc" / "example_project" / "prod_00" / "server", folder / "result"])
 
 
-def run(folder: Path, module: str, maker: str, options: dict[str, Any]) -> int:
+def run(
+    folder: Path, module: str, maker: str, options: dict[str, Any], environment: dict[str, str] | None = None
+) -> int:
     """The return code of a process that plays a job; ``RuntimeError`` if it does not end in time."""
     for name in ("notes", "frames"):
         (folder / name).mkdir()
-    environment = {
+    own = {
         "FLARE_FRAMES": f"{folder}/frames",
         "PYTHONPATH": f"{Path(__file__).parent / 'recording'}:{ROOT}",
         "SECAGG_SITE": f"{folder}/sites",
     }
-    with Processes(folder, environment) as processes:
+    with Processes(folder, own | (environment or {})) as processes:
         try:
             return processes.start(
                 "job", sys.executable, "-m", module, maker, str(folder), json.dumps(options)

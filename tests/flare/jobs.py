@@ -1,12 +1,23 @@
 """The jobs that the tests play, each a function that makes a recipe."""
 
+import json
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from nvflare.app_common.np.recipes.fedavg import NumpyFedAvgRecipe
+
+import secagg
+from secagg.integrations.flare import secured
+from secagg.keygen import write_identities
 
 SCRIPT = Path(__file__).parent / "train.py"
 MODEL = [[0.5] * 5] * 4
+METRICS = {"loss": 4.0}
+PROTOCOLS = {
+    "SecAgg": secagg.SecAgg(),
+    "Clear": secagg.Clear(),
+}
 
 
 def arguments(folder: Path, *, sites: int, rounds: int, forms: str = "full:<f4", die: str = "") -> dict[str, Any]:
@@ -24,3 +35,33 @@ def arguments(folder: Path, *, sites: int, rounds: int, forms: str = "full:<f4",
 def plain(folder: Path, **options: Any) -> Any:
     """The job without us."""
     return NumpyFedAvgRecipe(**arguments(folder, **options))
+
+
+def make_task(protocol: str) -> secagg.Task:
+    return secagg.Task(
+        protocol=PROTOCOLS[protocol],
+        layout=secagg.Layout.of({"numpy_key": np.zeros((4, 5))}),
+        encoding=secagg.FixedPoint(clip=0.5, bits=24),
+        max_clients=4,
+        min_survivors=3,
+        max_weight=10_000_000,
+    )
+
+
+def secure(folder: Path, *, protocol: str = "SecAgg", sites: int, **options: Any) -> Any:
+    """The job with us, for sites that have a key, the roster and a folder."""
+    names = [f"site-{number}" for number in range(1, sites + 1)]
+    task, keys, settings = make_task(protocol), folder / "keys", folder / "sites"
+    for path in (keys, settings):
+        path.mkdir()
+    roster = str(write_identities(names, keys))
+    for name in names:
+        content = {
+            "secagg-key": f"{keys}/{name}.pem",
+            "secagg-roster": roster,
+            "secagg-dir": f"{folder}/{name}.secagg",
+        }
+        (settings / f"{name}.json").write_text(json.dumps(content))
+    # Nobody waits longer for a site that died when it was asked for its input.
+    recipe = secured(NumpyFedAvgRecipe, task, roster=roster, metrics=METRICS, deadlines={"MaskedInput": 20.0})
+    return recipe(**arguments(folder, sites=sites, **options))

@@ -11,7 +11,11 @@ import pytest
 
 pytest.importorskip("nvflare", reason="needs NVFlare: pip install 'secagg[nvflare]'")
 
+import numpy as np
+
+from secagg.integrations.flare import with_metrics
 from tests.flare.harness import play
+from tests.flare.jobs import METRICS, make_task
 
 FORMS = {0: "full:<f4", 1: "diff:<f8", 2: "diff:>f4", 3: "full:>f8"}
 METRICS_FILE = "simulate_job/metrics/round_metrics.jsonl"
@@ -29,3 +33,31 @@ def test_control_in_the_plain_job_everything_is_found(tmp_path: Path) -> None:
     for what, kind in (("model", "full"), ("update", "diff")):
         rounds = {number for number, form in FORMS.items() if form.startswith(kind)}
         assert finds[what] == {find for find in sent if int(find.split()[2].strip(",")) in rounds}
+
+
+ANSWERS = {"SecAgg": 6}  # of a site in a round, with the introduction
+
+
+@pytest.mark.parametrize("protocol", ANSWERS)
+def test_nothing_leaves_but_the_protocols_messages(protocol: str, tmp_path: Path) -> None:
+    """In the last of three rounds, one of four sites dies before its input: three go on."""
+    kill = f"site-4:{2 * ANSWERS[protocol] + 4}"
+    job = play(tmp_path, "tests.flare.jobs:secure", sites=4, rounds=3, protocol=protocol, kill=kill)
+    assert job.returncode == 0, job.log[-4000:]
+    assert job.finds(with_metrics(make_task(protocol), METRICS)) == {}
+    # The search had what to look for, and where.
+    assert {(note.site, note.round) for note in job.notes} == {
+        (f"site-{s}", n) for s in range(1, 5) for n in range(3)
+    }
+    frames = b"".join(data for where, data in job.left() if where == "frames")
+    assert frames.count(b"attempt") == 3 * 4 * ANSWERS[protocol] - 3
+    mean = job.mean(2, {"site-1", "site-2", "site-3"})
+    np.testing.assert_allclose(job.model, mean["numpy_key"], rtol=0, atol=1e-5)
+    assert "secagg: round 2 went on, without site-4: " in job.log
+
+
+def test_control_in_the_clear_the_integers_are_found(tmp_path: Path) -> None:
+    job = play(tmp_path, "tests.flare.jobs:secure", sites=3, rounds=3, protocol="Clear")
+    finds = job.finds(with_metrics(make_task("Clear"), METRICS))
+    assert finds.keys() == {"integers"}
+    assert all(find.endswith("in frames") for find in finds["integers"])

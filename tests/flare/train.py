@@ -29,7 +29,7 @@ def main() -> None:
         before = {name: np.asarray(array) for name, array in model.params.items()}
         rng = np.random.default_rng([own, number])
         after = {name: array + rng.uniform(-0.1, 0.1, array.shape) for name, array in before.items()}
-        steps, loss = 70_000 + 1_009 * own + number, float(rng.uniform(1, 2))
+        steps, loss = 7_654_321 + 100_003 * own + number, float(rng.uniform(1, 2))
         arrays = {f"before/{name}": array for name, array in before.items()}
         arrays |= {f"after/{name}": array for name, array in after.items()}
         np.savez(options.notes / f"{site}.{number}.npz", steps=steps, loss=loss, **arrays)

@@ -15,8 +15,6 @@ import numpy as np
 import pytest
 
 import secagg
-from secagg.lanes import to_lanes, widths
-from secagg.packing import pack
 
 pytest.importorskip("flwr", reason="needs Flower: pip install 'secagg[flower]'")
 
@@ -45,9 +43,9 @@ from tests.integrations.apps import (
     start,
     train_messages,
 )
+from tests.integrations.encoded import integers, rows
 
-FLOATS, INTEGERS = [">f4", "<f4", ">f8", "<f8"], [">u4", "<u4", ">u8", "<u8"]
-VALUES = 4  # so many in a row are a find: no four of them stand anywhere by chance
+FLOATS = [">f4", "<f4", ">f8", "<f8"]
 PROTOCOLS = {
     "SecAgg": secagg.SecAgg(corruption=0.1),
     "SecAgg without a roster": secagg.SecAgg(threat_model="semi-honest"),
@@ -101,28 +99,8 @@ def secrets(task: secagg.Task, before: Any, content: Any) -> Iterator[tuple[str,
                 yield from ((what, values.astype(form).tobytes()) for form in FLOATS)
     riding = {metric_key(name): content["metrics"][name] for name in METRICS}
     yield from (("metric", np.array(value, form).tobytes()) for value in riding.values() for form in (">f8", "<f8"))
-    encoded = task.encoder.encode(
-        task.layout.flatten(update | riding),
-        layout=task.layout,
-        weight=content["metrics"]["num-examples"],
-        max_weight=task.max_weight,
-        rng=bytes,
-    )
-    for values in rows(encoded[0]):
-        yield from (("integers", values.astype(form).tobytes()) for form in INTEGERS)
-    for lanes, bits in zip(to_lanes(task, encoded), widths(task), strict=True):
-        if lanes.size > VALUES:
-            yield from (("integers", part) for part in windows(pack(lanes, bits), 16))
-
-
-def rows(array: Any) -> Iterator[Any]:
-    flat = np.asarray(array).ravel()
-    size = min(VALUES, flat.size)
-    return (flat[at : at + size] for at in range(flat.size - size + 1))
-
-
-def windows(data: bytes, size: int) -> Iterator[bytes]:
-    return (data[at : at + size] for at in range(len(data) - size + 1))
+    for secret in integers(task, update | riding, content["metrics"]["num-examples"]):
+        yield "integers", secret
 
 
 def leaks(run: Run) -> set[str]:

@@ -1,0 +1,177 @@
+"""A server and sites of NVFlare in one process, without a job: real filters, task runners, results and messages.
+
+Each site runs its tasks with NVFlare's own ``ClientRunner``, so what :meth:`Site.run` returns is what a site sends.
+Only the cells are missing: a message is written and read by NVFlare's FOBS, and handed over.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from nvflare.apis.event_type import EventType
+from nvflare.apis.executor import Executor
+from nvflare.apis.fl_constant import FilterKey, FLContextKey, ReservedKey, ReturnCode
+from nvflare.apis.fl_context import FLContext, FLContextManager
+from nvflare.apis.shareable import ReservedHeaderKey, Shareable
+from nvflare.apis.workspace import Workspace
+from nvflare.app_common.abstract.fl_model import FLModel, ParamsType
+from nvflare.app_common.app_constant import AppConstants
+from nvflare.app_common.app_event_type import AppEventType
+from nvflare.app_common.decomposers.numpy_decomposers import NumpyArrayDecomposer
+from nvflare.app_common.utils.fl_model_utils import FLModelUtils
+from nvflare.fuel.utils import fobs
+from nvflare.private.event import fire_event
+from nvflare.private.fed.client.client_engine_executor_spec import TaskAssignment
+from nvflare.private.fed.client.client_runner import ClientRunner, ClientRunnerConfig, TaskRouter
+from nvflare.private.fed.utils.fed_utils import nvflare_fobs_initialize
+
+nvflare_fobs_initialize()
+fobs.register(NumpyArrayDecomposer)
+
+MODEL = {"numpy_key": np.full((4, 5), 0.5, np.float32)}
+Train = Callable[[str, Shareable], Any]  # site and request → an FLModel, or a Shareable that is sent as it is
+
+
+class Engine:
+    """What a filter, an aggregator or a runner uses of NVFlare's engine, for one participant."""
+
+    def __init__(self, folder: Path, name: str, job: str) -> None:
+        for part in ("startup", "local"):
+            (folder / part).mkdir(parents=True)
+        self.workspace = Workspace(str(folder), name)
+        self.contexts = FLContextManager(self, name, job, {}, {})
+        self.handlers: list[Any] = []
+        self.topics: dict[str, Any] = {}
+
+    def new_context(self) -> FLContext:
+        return self.contexts.new_context()
+
+    def get_workspace(self) -> Workspace:
+        return self.workspace
+
+    def get_cell(self) -> None:
+        return None
+
+    def register_aux_message_handler(self, topic: str, message_handle_func: Any) -> None:
+        self.topics[topic] = message_handle_func
+
+    def fire_event(self, event_type: str, fl_ctx: FLContext) -> None:
+        fire_event(event_type, self.handlers, fl_ctx)
+
+    def fire(self, event_type: str) -> None:
+        with self.new_context() as fl_ctx:
+            self.fire_event(event_type, fl_ctx)
+
+
+class Training(Executor):  # type: ignore[misc]
+    """The training script's place."""
+
+    def __init__(self, site: str, train: Train) -> None:
+        super().__init__()
+        self.site, self.train = site, train
+
+    def execute(self, task_name: str, shareable: Shareable, fl_ctx: FLContext, abort_signal: Any) -> Any:
+        result = self.train(self.site, shareable)
+        return FLModelUtils.to_shareable(result) if isinstance(result, FLModel) else result
+
+
+class Site:
+    """A site: its runner with the job's filters, and what has left it (``sent``)."""
+
+    def __init__(self, folder: Path, name: str, filters: Iterable[Any], train: Train, settings: Any = None) -> None:
+        self.name, self.filters, self.sent = name, list(filters), list[bytes]()
+        job = str(folder)
+        self.engine = Engine(folder / name, name, job)
+        if settings is not None:
+            (folder / name / "local" / "secagg.json").write_text(json.dumps(settings))
+        router = TaskRouter()
+        router.add_executor(["*"], Training(name, train))
+        results = {
+            f"{task}{FilterKey.DELIMITER}out": self.filters for task in ("train", "validate", "submit_model")
+        }
+        self.runner = ClientRunner({}, ClientRunnerConfig(router, {}, results), job, self.engine)
+        self.engine.handlers = [self.runner, *self.filters]
+        self.engine.fire(EventType.START_RUN)
+
+    def run(self, request: Shareable, task: str = "train") -> Shareable:
+        """Run a task; what the site would send, read again."""
+        with self.engine.new_context() as fl_ctx:
+            fl_ctx.set_peer_context(peer("server", fl_ctx.get_job_id()))
+            fl_ctx.set_prop(FLContextKey.RUNNER, self.runner, private=True, sticky=False)
+            reply = self.runner._process_task(TaskAssignment(task, "1", copy(request)), fl_ctx)
+        self.sent.append(fobs.dumps(dict(reply)))
+        return copy(reply)
+
+    def ask(self, topic: str, message: Shareable) -> Shareable:
+        """Take a message of the auxiliary channel."""
+        with self.engine.new_context() as fl_ctx:
+            reply = self.engine.topics[topic](topic=topic, request=copy(message), fl_ctx=fl_ctx)
+        self.sent.append(fobs.dumps(dict(reply)))
+        return copy(reply)
+
+
+class Federation(Engine):
+    """The server's engine, and the rounds that FedAvg plays with an aggregator; ``tamper`` may change a request."""
+
+    def __init__(self, folder: Path, aggregator: Any, sites: list[Site]) -> None:
+        super().__init__(folder / "server", "server", str(folder))
+        self.aggregator, self.sites = aggregator, {site.name: site for site in sites}
+        self.handlers = [aggregator]
+        self.tamper: Callable[[str, Shareable], None] = lambda site, request: None
+        self.panics: list[str] = []
+        self.fire(EventType.START_RUN)
+
+    def get_clients(self) -> list[str]:
+        return list(self.sites)
+
+    def send_aux_request(
+        self, targets: list[str], topic: str, request: Shareable, timeout: float, fl_ctx: FLContext, **_: Any
+    ) -> dict[str, Shareable]:
+        return {target: self.sites[target].ask(topic, request) for target in targets}
+
+    def round(self, number: int, model: dict[str, Any] | None = None) -> Any:
+        """A round as FedAvg plays it: all sites train, the aggregator takes their results and returns the mean."""
+        self.aggregator.reset_stats()
+        request = FLModelUtils.to_shareable(
+            FLModel(params=MODEL if model is None else model, params_type=ParamsType.FULL, current_round=number)
+        )
+        request.set_header(ReservedHeaderKey.TASK_NAME, AppConstants.TASK_TRAIN)
+        with self.new_context() as fl_ctx:
+            self.aggregator.fl_ctx = fl_ctx
+            for name in self.sites:
+                self._ask(name, request)
+            for name, site in self.sites.items():
+                sent = copy(request)
+                self.tamper(name, sent)
+                reply = site.run(sent)
+                if reply.get_return_code() == ReturnCode.OK:
+                    result = FLModelUtils.from_shareable(reply)
+                    result.meta["client_name"] = name
+                    self.aggregator.accept_model(result)
+            return self.aggregator.aggregate_model()
+
+    def _ask(self, name: str, request: Shareable) -> None:
+        """A site fetches its request."""
+        with self.new_context() as fl_ctx:
+            fl_ctx.set_peer_context(peer(name, fl_ctx.get_job_id()))
+            fl_ctx.set_prop(AppConstants.TRAIN_SHAREABLE, request, private=True, sticky=False)
+            self.fire_event(AppEventType.BEFORE_TRAIN_TASK, fl_ctx)
+
+
+def peer(name: str, job: str) -> FLContext:
+    """The context of the participant on the other side, as NVFlare takes it from a message."""
+    context = FLContext()
+    for key, value in ((ReservedKey.IDENTITY_NAME, name), (ReservedKey.RUN_NUM, job)):
+        context.set_prop(key, value, private=False, sticky=False)
+    return context
+
+
+def copy(message: Shareable) -> Shareable:
+    """A message as the other side reads it."""
+    read = Shareable()
+    read.update(fobs.loads(fobs.dumps(dict(message))))
+    return read

@@ -1,0 +1,115 @@
+"""Four sites that train, and a server that may misuse them."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from nvflare.apis.shareable import Shareable
+from nvflare.app_common.abstract.fl_model import FLModel
+from nvflare.app_common.utils.fl_model_utils import FLModelUtils
+
+import secagg
+from secagg.integrations.flare import SecureAggregator, SecureFilter
+from secagg.keygen import write_identities
+from tests.flare.federation import MODEL, Federation, Site
+
+SITES = [f"site-{number}" for number in range(1, 5)]
+VICTIM = "site-3"
+
+
+def make_task(threat_model: str = "malicious", **changes: Any) -> secagg.Task:
+    settings: dict[str, Any] = {
+        "protocol": secagg.SecAgg(threat_model=threat_model),
+        "layout": secagg.Layout.of(MODEL),
+        "encoding": secagg.FixedPoint(clip=1.0, bits=24),
+        "max_clients": 4,
+        "min_survivors": 3,
+    }
+    return secagg.Task(**settings | changes)
+
+
+def update(site: str) -> Any:
+    """What a site's training adds to the model."""
+    seed = int.from_bytes(hashlib.sha256(site.encode()).digest()[:4], "big")
+    return np.random.default_rng(seed).uniform(-0.5, 0.5, MODEL["numpy_key"].shape).astype(np.float32)
+
+
+def is_told_to_rest(request: Shareable) -> bool:
+    """A script with a learning rate, which a request may set in each of the places that reach it."""
+    model = FLModelUtils.from_shareable(request)
+    places = [model.meta, request.get_cookie_jar() or {}, request["__headers__"], request]
+    return any(place.get("lr") == 0.0 for place in places) or model.total_rounds == 0
+
+
+def train(site: str, request: Shareable) -> FLModel:
+    model = FLModelUtils.from_shareable(request)
+    change = 0 if is_told_to_rest(request) else update(site)
+    return FLModel(params={"numpy_key": model.params["numpy_key"] + change}, metrics={"loss": 1.0})
+
+
+def make_federation(folder: Path, task: secagg.Task | None = None) -> Federation:
+    """Enrolled sites, each with a key and a folder of its own."""
+    task = make_task() if task is None else task
+    (folder / "keys").mkdir(parents=True)
+    write_identities(SITES, folder / "keys")
+    roster = str(folder / "keys" / "roster.json")
+    sites = [
+        Site(
+            folder,
+            name,
+            [SecureFilter(task)],
+            train,
+            {
+                "secagg-key": str(folder / "keys" / f"{name}.pem"),
+                "secagg-roster": roster,
+                "secagg-dir": str(folder / f"{name}.secagg"),
+            },
+        )
+        for name in SITES
+    ]
+    return Federation(folder, SecureAggregator(task, roster=roster, deadlines=20.0), sites)
+
+
+def rest_in_meta(request: Shareable) -> None:
+    request["DXO"]["meta"]["lr"] = 0.0
+
+
+def rest_in_a_header(request: Shareable) -> None:
+    request.set_header("lr", 0.0)
+
+
+def rest_in_a_cookie(request: Shareable) -> None:
+    request.add_cookie("lr", 0.0)
+
+
+def rest_beside_the_model(request: Shareable) -> None:
+    request["lr"] = 0.0
+
+
+def rest_in_the_number_of_rounds(request: Shareable) -> None:
+    request.set_header("num_rounds", 0)
+
+
+LIES: dict[str, Callable[[Shareable], None]] = {
+    "in the meta": rest_in_meta,
+    "in a header": rest_in_a_header,
+    "in a cookie": rest_in_a_cookie,
+    "beside the model": rest_beside_the_model,
+    "in the number of rounds": rest_in_the_number_of_rounds,
+}
+
+
+def steer(folder: Path, lie: str) -> tuple[Federation, FLModel]:
+    """All sites but the victim are told to rest: what the server learns of a round."""
+    federation = make_federation(folder)
+    federation.tamper = lambda site, request: None if site == VICTIM else LIES[lie](request)
+    return federation, federation.round(0)
+
+
+def has_the_victims_update(result: FLModel) -> bool:
+    got = result.params.get("numpy_key")
+    return got is not None and bool(np.allclose(len(SITES) * got, update(VICTIM), rtol=0, atol=1e-4))

@@ -1,0 +1,145 @@
+"""SecureFilter fails closed: where NVFlare's ``DXOFilter`` passes a result through, nothing of it leaves.
+
+Each result is sent through NVFlare's own task runner. The control is a filter that is written as NVFlare's are.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+pytest.importorskip("nvflare", reason="needs NVFlare: pip install 'secagg[nvflare]'")
+
+from nvflare.apis.dxo import DXO, DataKind, MetaKey
+from nvflare.apis.dxo_filter import DXOFilter
+from nvflare.apis.fl_constant import ReturnCode
+from nvflare.apis.shareable import Shareable
+from nvflare.app_common.abstract.fl_model import FLModel, ParamsType
+from nvflare.app_common.app_constant import AppConstants
+from nvflare.app_common.utils.fl_model_utils import FLModelUtils
+
+import secagg
+from secagg.integrations.flare import SecureFilter
+from tests.flare.federation import MODEL, Site
+
+SECRET = np.random.default_rng(7).uniform(1, 2, MODEL["numpy_key"].shape).astype(np.float32)
+TASK = secagg.Task(
+    protocol=secagg.SecAgg(threat_model="semi-honest"),
+    layout=secagg.Layout.of(MODEL),
+    encoding=secagg.FixedPoint(clip=2.0),
+    max_clients=4,
+    min_survivors=3,
+)
+
+
+class Passing(DXOFilter):  # type: ignore[misc]
+    """A filter as NVFlare's are: it protects the model that it knows."""
+
+    def __init__(self) -> None:
+        super().__init__([DataKind.WEIGHTS], None)
+
+    def process_dxo(self, dxo: DXO, shareable: Shareable, fl_ctx: Any) -> DXO | None:
+        shapes = {name: np.shape(array) for name, array in dxo.data.items()}
+        if shapes != {name: array.shape for name, array in MODEL.items()}:
+            return None
+        return DXO(dxo.data_kind, data={name: np.zeros(shape) for name, shape in shapes.items()})
+
+
+def dxo(kind: str = DataKind.WEIGHTS, data: Any = None, **meta: Any) -> Shareable:
+    return DXO(kind, data=data, meta=meta).to_shareable()
+
+
+def coded(code: str) -> Shareable:
+    result = dxo(data={"numpy_key": SECRET})
+    result.set_return_code(code)
+    return result
+
+
+def without_data() -> Shareable:
+    result = dxo(data={"numpy_key": SECRET}, steps=SECRET)
+    result["DXO"]["data"] = None
+    return result
+
+
+RESULTS: dict[str, Callable[[], Shareable]] = {
+    "a return code that is not OK": lambda: coded(ReturnCode.EXECUTION_EXCEPTION),
+    "a return code of its own": lambda: coded(SECRET.tobytes().hex()),
+    "no DXO": lambda: Shareable({"weights": SECRET}),
+    "a DXO without data": without_data,
+    "a collection": lambda: dxo(DataKind.COLLECTION, {"a": DXO(DataKind.WEIGHT_DIFF, data={"numpy_key": SECRET})}),
+    "a difference": lambda: dxo(DataKind.WEIGHT_DIFF, {"numpy_key": SECRET}),
+    "metrics": lambda: dxo(DataKind.METRICS, {"loss": SECRET}),
+    "another kind": lambda: dxo(DataKind.STATISTICS, {"numpy_key": SECRET}),
+    "empty data": lambda: dxo(data={}, initial_metrics=SECRET),
+    "another name": lambda: dxo(data={"other": SECRET}),
+    "one name more": lambda: dxo(data={"numpy_key": SECRET, "other": np.zeros(1)}),
+    "another shape": lambda: dxo(data={"numpy_key": SECRET.ravel()}),
+}
+
+
+def request() -> Shareable:
+    return FLModelUtils.to_shareable(FLModel(params=MODEL, params_type=ParamsType.FULL, current_round=0))
+
+
+def make_site(folder: Path, filters: list[Any], result: Shareable) -> Site:
+    return Site(folder, "site-1", filters, lambda site, model: result, settings={})
+
+
+def is_found(data: bytes) -> bool:
+    return SECRET.tobytes() in data or SECRET.tobytes().hex().encode() in data
+
+
+@pytest.mark.parametrize("name", RESULTS)
+def test_what_it_does_not_know_stays_in_the_site(name: str, tmp_path: Path) -> None:
+    site = make_site(tmp_path, [SecureFilter(TASK)], RESULTS[name]())
+    reply = site.run(request())
+    assert reply.get_return_code() in {ReturnCode.TASK_RESULT_FILTER_ERROR, ReturnCode.EXECUTION_EXCEPTION}
+    assert set(reply) == {"__headers__"}
+    assert not is_found(site.sent[0])
+
+
+@pytest.mark.parametrize("name", RESULTS)
+def test_control_a_dxo_filter_lets_it_through(name: str, tmp_path: Path) -> None:
+    site = make_site(tmp_path, [Passing()], RESULTS[name]())
+    site.run(request())
+    assert is_found(site.sent[0])
+
+
+def test_control_a_dxo_filter_protects_what_it_knows(tmp_path: Path) -> None:
+    site = make_site(tmp_path, [Passing()], dxo(data={"numpy_key": SECRET}))
+    site.run(request())
+    assert not is_found(site.sent[0])
+
+
+def test_of_a_model_that_it_knows_a_placeholder_leaves(tmp_path: Path) -> None:
+    result = dxo(
+        data={"numpy_key": SECRET}, **{MetaKey.NUM_STEPS_CURRENT_ROUND: 70_001, "initial_metrics": {"loss": 1.5}}
+    )
+    site = make_site(tmp_path, [SecureFilter(TASK)], result)
+    reply = site.run(request())
+    sent = FLModelUtils.from_shareable(reply)
+    assert {name: array.tolist() for name, array in sent.params.items()} == {"secagg": [0.0]}
+    assert (sent.metrics, sent.meta) == (None, {})
+    assert set(reply) == {"__headers__", "DXO"}
+    expected = {
+        AppConstants.CURRENT_ROUND,
+        "__rc__",
+        "__task_name__",
+        "__task_id__",
+        "__audit_event_id__",
+        "__content_type__",
+    }
+    assert set(reply["__headers__"]) <= expected
+    assert not is_found(site.sent[0])
+
+
+@pytest.mark.parametrize("task", ["validate", "submit_model"])
+def test_results_of_other_tasks_stay_in_the_site(task: str, tmp_path: Path) -> None:
+    site = make_site(tmp_path, [SecureFilter(TASK)], dxo(data={"numpy_key": SECRET}))
+    reply = site.run(request(), task)
+    assert reply.get_return_code() == ReturnCode.TASK_RESULT_FILTER_ERROR
+    assert not is_found(site.sent[0])

@@ -1,0 +1,118 @@
+"""Rounds with real filters, runners and messages, in one process: the sums, and what sites refuse."""
+
+from __future__ import annotations
+
+import shutil
+import threading
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+pytest.importorskip("nvflare", reason="needs NVFlare: pip install 'secagg[nvflare]'")
+
+from nvflare.apis.shareable import Shareable
+
+import secagg
+from secagg.identity import load_roster
+from secagg.integrations._shared import party
+from secagg.integrations._shared.sessions import Sessions
+from tests.flare.scenes import LIES, SITES, VICTIM, make_federation, make_task, update
+
+
+def is_the_mean(result: Any, sites: list[str]) -> bool:
+    expected = sum(map(update, sites)) / len(sites)
+    return bool(np.allclose(result.params.get("numpy_key", np.nan), expected, rtol=0, atol=1e-5))
+
+
+def test_a_round_gives_the_mean_of_the_differences(tmp_path: Path) -> None:
+    federation = make_federation(tmp_path)
+    result = federation.round(0)
+    assert is_the_mean(result, SITES)
+    assert (result.params_type, result.metrics) == ("DIFF", None)
+
+
+@pytest.mark.parametrize("lie", LIES)
+def test_a_site_whose_request_was_changed_takes_no_part(lie: str, tmp_path: Path, caplog: Any) -> None:
+    federation = make_federation(tmp_path)
+    federation.tamper = lambda site, request: LIES[lie](request) if site == VICTIM else None
+    others = [site for site in SITES if site != VICTIM]
+    assert is_the_mean(federation.round(0), others)
+    assert f"round 0 went on, without {VICTIM}: got another model, round, run, header or meta" in caplog.text
+
+
+def third_sum(folder: Path) -> Any:
+    """What a server gets in the third round over one model, if it forgets the rounds before."""
+    federation = make_federation(folder)
+    for number in range(3):
+        federation.aggregator._rounds._sessions = Sessions("nvflare")
+        result = federation.round(number)
+    return result
+
+
+def test_the_third_upload_of_a_model_is_refused_by_each_site(tmp_path: Path, caplog: Any) -> None:
+    assert third_sum(tmp_path).params == {}
+    assert "site-1, site-2, site-3, site-4: got a request for upload 3 from one model" in caplog.text
+
+
+def test_control_uncounted_a_third_upload_leaves(tmp_path: Path, monkeypatch: Any) -> None:
+    monkeypatch.setattr(party, "count_upload", lambda *_, **__: 1)
+    assert is_the_mean(third_sum(tmp_path), SITES)
+
+
+def answers_to_two_requests(folder: Path, monkeypatch: Any, restored: str) -> list[dict[str, Any]]:
+    """A site's answers to two requests of one session's ShareKeys, between which its process has restarted.
+
+    The second request leaves out site-1. Before it, the files ``restored`` of the site's folder are as they were
+    before the first.
+    """
+    servers, make = [], secagg.Task.server
+
+    def noted(task: secagg.Task, cohort: list[str], **named: Any) -> Any:
+        server = make(task, cohort, **named)
+        if VICTIM in cohort:  # and not of the session that compiles kernels
+            servers.append(server)
+        return server
+
+    monkeypatch.setattr(secagg.Task, "server", noted)
+    federation, lock = make_federation(folder), threading.Lock()
+    own, victim, send = folder / f"{VICTIM}.secagg", federation.sites[VICTIM], federation.send_aux_request
+    saved, adverts, answers = [], dict[str, bytes](), list[dict[str, Any]]()
+
+    def twice(targets: list[str], topic: str, request: Shareable, *rest: Any, **named: Any) -> dict[str, Shareable]:
+        (site,) = targets
+        with lock:
+            if request["data"] and not saved:  # the server has proposed, and taken no answer
+                saved.append(servers[0].to_bytes())
+        if site == VICTIM and site in adverts and not answers:
+            shutil.copytree(own, folder / "copy")
+            answers.append(dict(victim.ask(topic, request)))
+            for path in (folder / "copy").glob(restored):
+                shutil.copy(path, own)
+            twin = make_task().restore_server(saved[0], roster=load_roster(folder / "keys" / "roster.json"))
+            for other in SITES[1:]:
+                twin.receive(other, adverts[other])
+            answers.append(dict(victim.ask(topic, Shareable(dict(request) | {"data": twin.close_round()[VICTIM]}))))
+            return {VICTIM: Shareable(answers[0])}
+        replies = send(targets, topic, request, *rest, **named)
+        if request["data"]:
+            adverts.setdefault(site, replies[site]["data"])
+        return replies
+
+    monkeypatch.setattr(federation, "send_aux_request", twice)
+    federation.round(0)
+    return answers
+
+
+def test_a_replayed_round_with_another_request_is_refused_by_the_ledger(tmp_path: Path, monkeypatch: Any) -> None:
+    first, second = answers_to_two_requests(tmp_path, monkeypatch, "*.state*")
+    assert first["data"]
+    assert second["refusal"] == "this site has left the session; its log says why"
+    assert "data" not in second
+
+
+def test_control_with_the_ledger_rolled_back_too_both_are_answered(tmp_path: Path, monkeypatch: Any) -> None:
+    first, second = answers_to_two_requests(tmp_path, monkeypatch, "*")
+    assert first["data"]
+    assert second["data"] != first["data"]
