@@ -1,16 +1,11 @@
-"""A server process that kills itself at one point: ``python -m tests.service.killed FOLDER PORT POINT``.
-
-It reads the task and the roster from FOLDER, runs one round, and prints the outcome as JSON. ``POINT`` is a name of
-:data:`POINTS`, or ``none``.
-"""
+"""A server process that kills itself at one point; a fork server starts it (:func:`serve`)."""
 
 from __future__ import annotations
 
-import json
 import os
 import signal
-import sys
 from collections.abc import Callable
+from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
 
@@ -66,8 +61,11 @@ def arm(point: str) -> None:
     setattr(owner, attribute, call)
 
 
-def main() -> None:
-    folder, port, point = Path(sys.argv[1]), int(sys.argv[2]), sys.argv[3]
+def serve(folder: Path, port: int, point: str, report: Connection) -> None:
+    """Run one round of the task and the roster in ``folder``; say when the service listens, and what came out.
+
+    ``point`` is a name of :data:`POINTS`, or ``none``.
+    """
     service_module.warm = lambda task: None  # type: ignore[assignment]  # dozens of processes start, over 43 numbers
     task = Task.from_bytes((folder / "task.bin").read_bytes())
     service = Service(folder / "state", listen=("127.0.0.1", port), status=None)
@@ -76,13 +74,9 @@ def main() -> None:
     if point != "none":
         arm(point)
     with service:
-        print("ready", flush=True)
+        report.send("ready")
         outcome = service.round(MODEL)
         flat = task.layout.flatten(outcome.sum, dtype="float64").tolist()
         faults = [str(fault) for fault in outcome.faults]
-        print(json.dumps({"sum": flat, "survivors": outcome.survivors, "faults": faults}), flush=True)
+        report.send({"sum": flat, "survivors": list(outcome.survivors), "faults": faults})
         service.finish(wait=10)
-
-
-if __name__ == "__main__":
-    main()

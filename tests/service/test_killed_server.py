@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import json
+import contextlib
+import multiprocessing
 import os
 import random
 import signal
-import subprocess
-import sys
 import threading
 import time
 from collections import defaultdict
@@ -18,13 +17,16 @@ from typing import Any
 import pytest
 
 import secagg
-from tests.service.killed import POINTS
+from tests.service.killed import POINTS, serve
 from tests.service.plain import Enrolled, Party, make_task, update_of
 from tests.service.serving import free_port
 
 pytestmark = pytest.mark.stacks
 SECONDS = 60.0
 CLIENTS = 5
+# Forked, a process begins with what takes a second to load: eighty of them are started.
+PROCESSES = multiprocessing.get_context("forkserver")
+PROCESSES.set_forkserver_preload(["tests.secagg.warm"])
 
 
 class Host:
@@ -41,25 +43,30 @@ class Host:
         return f"http://127.0.0.1:{self.port}"
 
     def one(self, point: str, kill_after: float | None = None) -> dict[str, Any] | None:
-        """Run one process until it dies, is killed or has ended the round; returns the outcome that it printed."""
-        command = [sys.executable, "-m", "tests.service.killed", str(self.folder), str(self.port), point]
-        with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, start_new_session=True) as process:
-            assert process.stdout is not None
-            try:
-                if kill_after is not None:
-                    assert process.stdout.readline() == "ready\n"
-                    time.sleep(kill_after)
-                    process.kill()
-                out, _ = process.communicate(timeout=SECONDS)
-            finally:
-                process.kill()
-        died = process.returncode == -signal.SIGKILL
+        """Run one process until it dies, is killed or has ended the round; returns the outcome that it reported."""
+        here, there = PROCESSES.Pipe(duplex=False)
+        process = PROCESSES.Process(target=serve, args=(self.folder, self.port, point, there))
+        process.start()
+        there.close()  # so that the process's end is the end of what it says
+        reports: list[Any] = []
+        try:
+            with here, contextlib.suppress(EOFError):
+                while True:
+                    assert here.poll(SECONDS), f"a process with the point {point} says nothing for {SECONDS} s"
+                    reports.append(here.recv())
+                    if reports == ["ready"] and kill_after is not None:
+                        time.sleep(kill_after)
+                        process.kill()
+            process.join(SECONDS)
+        finally:
+            process.kill()
+            process.join()
+        died = process.exitcode == -signal.SIGKILL
         self.deaths += died
-        lines = [line for line in out.splitlines() if line.startswith("{")]
-        if lines:
-            outcome: dict[str, Any] = json.loads(lines[-1])
+        if len(reports) == 2:
+            outcome: dict[str, Any] = reports[1]
             return outcome
-        assert died, (point, process.returncode)
+        assert died, (point, process.exitcode)
         return None
 
     def run(self, points: list[str]) -> dict[str, Any]:
