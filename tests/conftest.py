@@ -1,4 +1,7 @@
-"""The wheel, and Hypothesis profiles: ``ci`` is bounded and repeats itself, ``HYPOTHESIS_PROFILE=deep`` neither."""
+"""The wheel, the order of tests, and Hypothesis profiles.
+
+The profile ``ci`` is bounded and repeats itself; ``HYPOTHESIS_PROFILE=deep`` does neither.
+"""
 
 import os
 import subprocess
@@ -13,6 +16,22 @@ from hypothesis import settings
 settings.register_profile("ci", derandomize=True, max_examples=50, deadline=None, database=None)
 settings.register_profile("deep", max_examples=2000, stateful_step_count=200, deadline=None)
 settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "ci"))
+
+
+#: Modules with the longest tests, longest first. Begun last, one of them would leave the other workers idle.
+LONGEST = (
+    *("test_killed_server.py", "test_constant_time.py", "test_service_demo.py", "test_cold_start.py"),
+    *("test_compiled_code.py", "test_two_processes.py", "test_frameworks.py", "test_clusters.py"),
+)
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Put the longest tests first, and those that share a browser on one worker (``--dist loadgroup``)."""
+    for item in items:
+        if "chromium" in getattr(item, "fixturenames", ()):
+            item.add_marker(pytest.mark.xdist_group("chromium"))
+    places = {name: place for place, name in enumerate(LONGEST)}
+    items.sort(key=lambda item: places.get(item.path.name, len(LONGEST)))
 
 
 @pytest.fixture(scope="session")

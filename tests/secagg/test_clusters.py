@@ -37,7 +37,9 @@ INPUTS = {
 }
 
 
-@pytest.fixture(scope="module", params=STARTERS)
+@pytest.fixture(
+    scope="module", params=[pytest.param(name, marks=pytest.mark.xdist_group(name)) for name in STARTERS]
+)
 def cluster(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
     package, start = STARTERS[request.param]
     if find_spec(package) is None:
