@@ -3,6 +3,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
 FLOWER := $(VENV)/flower
+NVFLARE := $(VENV)/nvflare
 KERNELS := tests/mpc tests/he/ring tests/he/test_kahe_twin.py tests/he/test_seal_generator.py \
   tests/he/test_packing.py tests/he/test_paillier*.py \
   tests/secagg/test_encoding.py tests/secagg/test_packing.py tests/dp/test_sampling_kernels.py tests/dp/test_rotation.py
@@ -27,9 +28,10 @@ test: $(INSTALLED)  ## every test but those of real processes and heavy framewor
 	$(BIN)/pytest -p no:benchmark -n 2 -m "not stacks" tests
 	NUMBA_DISABLE_JIT=1 $(BIN)/pytest -p no:benchmark -n 2 -q -m "not stacks" $(KERNELS)
 
-test-stacks: $(VENV)/.stacks $(FLOWER)/.installed  ## real processes over TLS, frameworks, and other Pythons
+test-stacks: $(VENV)/.stacks $(FLOWER)/.installed $(NVFLARE)/.installed  ## real processes over TLS, frameworks, and other Pythons
 	$(BIN)/pytest -p no:benchmark -m stacks tests
 	$(FLOWER)/bin/pytest -p no:benchmark -n 2 --dist worksteal tests/integrations tests/bench/test_peers.py
+	$(NVFLARE)/bin/pytest -p no:benchmark -n 2 --dist worksteal tests/flare tests/bench/test_peer_nvflare.py
 	bash tests/pythons.sh $(BIN)/python
 
 lint: $(INSTALLED)  ## ruff, mypy --strict, import contracts, sizes
@@ -109,4 +111,11 @@ $(FLOWER)/.installed: $(INSTALLED) requirements/flower.txt
 	$(PYTHON) -m venv $(FLOWER)
 	$(FLOWER)/bin/pip install --quiet --disable-pip-version-check --require-hashes -r requirements/flower.txt
 	$(FLOWER)/bin/pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation --editable .
+	touch $@
+
+# NVFlare's tests have an environment of their own too: Flower and NVFlare need not agree on their dependencies.
+$(NVFLARE)/.installed: requirements/nvflare.txt pyproject.toml
+	$(PYTHON) -m venv $(NVFLARE)
+	$(NVFLARE)/bin/pip install --quiet --disable-pip-version-check --no-deps -r requirements/nvflare.txt
+	$(NVFLARE)/bin/pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation --editable .
 	touch $@

@@ -1,7 +1,8 @@
-"""The server's side in NVFlare: an aggregator that plays the protocol when the sites have trained."""
+"""The server's side in NVFlare: an aggregator, and a Collab server, that play the protocol after a training."""
 
 from __future__ import annotations
 
+import random
 import threading
 from collections.abc import Mapping
 from typing import Any
@@ -15,24 +16,30 @@ from nvflare.app_common.aggregators.model_aggregator import ModelAggregator
 from nvflare.app_common.app_constant import AppConstants
 from nvflare.app_common.app_event_type import AppEventType
 from nvflare.app_common.workflows.fedavg import FedAvg
+from nvflare.collab import collab
 
 from secagg import warming
 from secagg.errors import Aborted, ConfigError
-from secagg.identity import load_roster
+from secagg.identity import PartyRole, Roster, load_roster
 from secagg.integrations._flare_site import (
+    MODEL,
     PLACEHOLDER,
     PUBLIC,
+    REQUEST,
+    SERVER,
     STACK,
     TOPIC,
+    arguments_digest,
     arrays_of,
     read_settings,
     request_digest,
     task_text,
 )
 from secagg.integrations._shared.digests import arrays_digest
-from secagg.integrations._shared.metrics import metric_key, metrics_of
-from secagg.integrations._shared.rounds import Answered, Rounds
+from secagg.integrations._shared.metrics import metric_key, metrics_of, with_metrics
+from secagg.integrations._shared.rounds import Rounds
 from secagg.integrations._shared.site import check_model
+from secagg.integrations._shared.statements import as_refusal, read, write
 from secagg.layout import Layout
 from secagg.roles.outcome import Outcome
 from secagg.task import Task
@@ -118,24 +125,22 @@ class SecureAggregator(ModelAggregator):  # type: ignore[misc]
         )
         threading.Thread(target=warming.warm, args=[self._full], daemon=True).start()
 
-    def _ask(self, site: str, message: dict[str, Any], seconds: float, answered: Answered) -> None:
-        """Send a message over the auxiliary channel, in a thread of its own, which waits for the answer."""
+    def _ask(self, site: str, message: dict[str, Any], seconds: float) -> dict[str, Any]:
+        """A site's answer to a message over the auxiliary channel."""
         engine = self.fl_ctx.get_engine()
-
-        def ask() -> None:
-            try:
-                with engine.new_context() as fl_ctx:
-                    replies = engine.send_aux_request([site], TOPIC, Shareable(message), seconds, fl_ctx)
-                answered(_checked((replies or {}).get(site)))
-            except Exception as error:
-                answered(error)
-
-        threading.Thread(target=ask, daemon=True).start()
+        with engine.new_context() as fl_ctx:
+            replies = engine.send_aux_request([site], TOPIC, Shareable(message), seconds, fl_ctx)
+        return _checked(dict(replies or {}).get(site))
 
     def _check_running(self) -> None:
         signal = self.fl_ctx.get_run_abort_signal()
         if signal is not None and signal.triggered:
             raise Aborted("NVFlare ends the job")
+
+    def trains(self, site: str) -> bool:
+        """Whether a site may train: if there is a roster, it must list the site as a client."""
+        roster = None if self._rounds is None else self._rounds.roster
+        return roster is None or site in roster.ids(PartyRole.CLIENT)
 
     def reset_stats(self) -> None:
         """Begin a round."""
@@ -213,6 +218,13 @@ class SecureFedAvg(FedAvg):  # type: ignore[misc]
         """See NVFlare's ``ModelController``."""
         super().send_model(*arguments, **{"timeout": self.training_seconds, **named})
 
+    def sample_clients(self, num_clients: int | None = None) -> list[str]:
+        """A random sample of the sites that train; those that only host a party are left out."""
+        sites = [site for site in super().sample_clients() if self.aggregator.trains(site)]
+        if num_clients is None or num_clients >= len(sites):
+            return sites
+        return random.sample(sites, num_clients)
+
     @classmethod
     def of(cls, controller: FedAvg, *, training_seconds: int) -> FedAvg:
         """The controller that a recipe has made, of this class; ``ConfigError`` for another class than FedAvg.
@@ -236,3 +248,135 @@ def _checked(reply: Any) -> dict[str, Any]:
     if code != ReturnCode.OK:
         raise ConfigError(f"NVFlare reports {code!r:.80}; does the job have SecureFilter at this site?")
     return {name: value for name, value in reply.items() if name != ReservedHeaderKey.HEADERS}
+
+
+class SecureServer:
+    """A Collab server that learns the weighted mean of its clients' updates, and no update.
+
+    Write ``class Server(SecureServer)`` with a ``@collab.main``, and in it, for each round,
+    ``model, metrics = self.aggregate(model, ...)``. ``CollabRecipe(server=Server(TASK), client=Client(TASK))``.
+
+    - ``task``: a :class:`secagg.Task`, or base64 of its bytes, as a job's JSON has it.
+    - ``roster``: the path of the roster on the server; by default ``secagg-roster`` in the server's settings. The
+      sites that it lists as clients train, and without a roster all sites.
+    - ``metrics``: name → bound of its absolute value. They come out as weighted means; other metrics stay in the
+      sites.
+    - ``parties``: the task's aggregators or decryptors, as id → the site that hosts the role in its settings.
+    - ``deadlines``: the seconds that a round of the protocol may take, one number or by name. In the round
+      ``"Introduction"`` the sites say which roster they have. Sites that are late are left out of the sum.
+    - ``training_seconds``: the time of a training. Sites that are late are left out of the round.
+    - ``target``: the name of the client's Collab object, if a site has several.
+
+    ``outcomes`` has the outcomes of the rounds that succeeded, ``failures`` the ERROR lines of the others.
+    """
+
+    def __init__(
+        self,
+        task: Task | str,
+        roster: str | None = None,
+        metrics: Mapping[str, float] | None = None,
+        parties: Mapping[str, str] | None = None,
+        deadlines: float | Mapping[str, float] = 60.0,
+        training_seconds: float = 3600.0,
+        target: str | None = None,
+    ) -> None:
+        bare, self.task = task_text(task, None)
+        self._full, self.metrics = with_metrics(bare, metrics), None if metrics is None else dict(metrics)
+        if roster is not None and not isinstance(roster, str):
+            raise ConfigError(f"got a roster that is a {type(roster).__name__}; expected its path on the server")
+        self.roster, self.target = roster, target
+        self.parties = dict(parties or {})
+        self.deadlines = dict(deadlines) if isinstance(deadlines, Mapping) else float(deadlines)
+        self.training_seconds = float(training_seconds)
+        self._pinned: Roster | None = None
+        self._sites: dict[str, Any] = {}
+        self._rounds: Rounds | None = None
+        self._count = 0
+
+    @property
+    def outcomes(self) -> list[Outcome]:
+        """The outcomes of the rounds that succeeded."""
+        return [] if self._rounds is None else self._rounds.outcomes
+
+    @property
+    def failures(self) -> list[str]:
+        """A line for each round that failed."""
+        return [] if self._rounds is None else self._rounds.failures
+
+    @collab.init  # type: ignore[untyped-decorator]
+    def secagg_open(self) -> None:
+        """Read the roster, and compile kernels; run by NVFlare. ``ConfigError`` if the roster does not fit."""
+        path = self.roster
+        if path is None:
+            local = collab.workspace.get_site_config_dir()
+            path = read_settings(SERVER, local, required=False).get("secagg-roster")
+        self._pinned = None if path is None else load_roster(path)
+        self._sites = {client.name: client for client in collab.clients}
+        self._rounds = Rounds(
+            STACK,
+            self._full,
+            roster=self._pinned,
+            parties=self.parties,
+            deadlines=self.deadlines,
+            ask=self._ask,
+            check_running=_check_running,
+        )
+        threading.Thread(target=warming.warm, args=[self._full], daemon=True).start()
+
+    def aggregate(self, model: Mapping[str, Any], /, **request: Any) -> tuple[dict[str, Any], dict[str, float]]:
+        """Let all sites train, and move ``model`` by the weighted mean of their updates; run in ``@collab.main``.
+
+        Each site calls ``train(model, **request)``. Returns the new model, with the kinds of array and the dtypes
+        of ``model``, and the weighted means of the metrics. A round that fails is one ERROR line, and returns
+        ``model`` as it is and no metrics; after two such rounds over one model, ``Aborted``. ``ConfigError`` if the
+        model does not fit the task, or the request has a value that no session can be bound to.
+        """
+        if self._rounds is None:
+            self.secagg_open()
+        assert self._rounds is not None
+        arrays = arrays_of(model)
+        check_model(arrays, self._full)
+        digest = arguments_digest(str(collab.fl_ctx.get_job_id()), request)
+        number, self._count = self._count, self._count + 1
+        sites, left_out = self._train(number, dict(model), request)
+        outcome = self._rounds.play(
+            number, model=arrays_digest(STACK, arrays), request=digest, sites=sites, left_out=left_out
+        )
+        if outcome is None:
+            return dict(model), {}
+        mean = dict(outcome.mean)
+        metrics = {name: float(mean.pop(metric_key(name))) for name in metrics_of(self._full)}
+        layout = Layout.of(dict(model))
+        moved = layout.flatten(dict(model), dtype="float64") + layout.flatten(mean, dtype="float64")
+        return layout.restore(moved, like=dict(model), dtype="like"), metrics
+
+    def _train(self, number: int, model: Any, request: Any) -> tuple[list[str], dict[str, str]]:
+        """Let all sites train; returns those that have, and why the others have not."""
+        assert self._rounds is not None
+        sites = sorted(self._sites)
+        if self._pinned is not None:
+            sites = [site for site in sites if site in self._pinned.ids(PartyRole.CLIENT)]
+        message = write(self._full, number=number) | {MODEL: model, REQUEST: request}
+        trained, left_out = [], dict.fromkeys(sites, "no answer to the training")
+        for site, answer in self._rounds.ask_each(sites, message, self.training_seconds):
+            try:
+                if isinstance(answer, Exception):
+                    raise answer
+                read(answer, self._full)
+            except Exception as error:
+                left_out[site] = as_refusal(error)
+            else:
+                trained.append(site)
+                del left_out[site]
+        return trained, left_out
+
+    def _ask(self, site: str, message: dict[str, Any], seconds: float) -> Any:
+        """A site's answer to a call of its Collab object."""
+        if site not in self._sites:
+            raise ConfigError(f"no site {site:.80} is in this job")
+        return self._sites[site](timeout=seconds, target=self.target).secagg_message(message)
+
+
+def _check_running() -> None:
+    if collab.is_aborted:
+        raise Aborted("NVFlare ends the job")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import hashlib
 import json
+import logging
 import os
 import threading
 from collections.abc import Iterator, Mapping
@@ -21,6 +22,8 @@ from nvflare.apis.fl_constant import FilterKey, FLContextKey, ReturnCode
 from nvflare.apis.shareable import ReservedHeaderKey, Shareable, make_reply
 from nvflare.apis.utils.task_utils import contains_lazy_download_ref, get_filters, materialize_lazy_download_refs
 from nvflare.app_common.app_constant import AppConstants
+from nvflare.collab import collab
+from nvflare.collab.api.decorators import get_object_publish_interface
 from nvflare.private.privacy_manager import Scope
 
 from mpc.keys import encode_parts
@@ -28,8 +31,12 @@ from secagg import _reading
 from secagg.errors import ConfigError
 from secagg.integrations._shared.digests import typed
 from secagg.integrations._shared.metrics import with_metrics
+from secagg.integrations._shared.party import RefusalError
 from secagg.integrations._shared.site import Site
+from secagg.integrations._shared.statements import read, refuse, write
 from secagg.task import Task
+
+log = logging.getLogger("secagg.nvflare")
 
 STACK = "nvflare"
 TOPIC = "secagg.message"
@@ -37,6 +44,13 @@ PLACEHOLDER = "secagg"
 WEIGHT = MetaKey.NUM_STEPS_CURRENT_ROUND
 PUBLIC = "secagg.integrations.flare"  # the module that jobs name
 
+SERVER = "server"  # the server's name in every Collab job
+MODEL, REQUEST = (
+    "model",
+    "request",
+)  # in the message that asks a Collab client to train, beside a statement's fields
+
+_PUBLISHED = {"secagg_message"}
 _SETTINGS = "secagg.json"
 _PLACE = "SECAGG_SITE"  # the environment variable for sites that share a machine
 _KEYS = {
@@ -99,6 +113,10 @@ def read_settings(site: str, local: str | os.PathLike[str], *, required: bool = 
     """
     place = os.environ.get(_PLACE)
     path = Path(local) / _SETTINGS if place is None else Path(place)
+    if not path.is_absolute():
+        raise ConfigError(
+            f"got {_PLACE}={place}; expected an absolute path, because NVFlare runs sites in folders of their own"
+        )
     if place is not None and path.is_dir():
         path /= f"{site}.json"
     if not path.exists():
@@ -130,7 +148,7 @@ _OPENING = threading.Lock()
 
 def site_of(task: Task, fl_ctx: Any) -> _Site:
     """The site of this job, made if it does not exist yet; ``ConfigError`` for settings that don't fit."""
-    key = str(fl_ctx.get_job_id()), str(fl_ctx.get_identity_name())
+    key = _key(fl_ctx)
     with _OPENING:
         if key not in _SITES:
             engine = fl_ctx.get_engine()
@@ -141,6 +159,10 @@ def site_of(task: Task, fl_ctx: Any) -> _Site:
         if _SITES[key].task.digest != task.digest:
             raise ConfigError("got two SecureFilters with different tasks in one job; give them the same")
         return _SITES[key]
+
+
+def _key(fl_ctx: Any) -> tuple[str, str]:
+    return str(fl_ctx.get_job_id()), str(fl_ctx.get_identity_name())
 
 
 def _answer(site: Site, request: Shareable) -> Shareable:
@@ -186,8 +208,8 @@ class SecureFilter(Filter):  # type: ignore[misc]
             if fl_ctx.get_prop(FLContextKey.TASK_NAME) == self.train_task:
                 with self._noting():
                     self._take(fl_ctx)
-        elif event_type == EventType.END_RUN:
-            _SITES.pop((str(fl_ctx.get_job_id()), str(fl_ctx.get_identity_name())), None)
+        elif event_type == EventType.END_RUN and (site := _SITES.pop(_key(fl_ctx), None)) is not None:
+            site.close()
 
     def _take(self, fl_ctx: Any) -> None:
         """Take the model and the digest of the request, before the script may change anything."""
@@ -271,3 +293,103 @@ def _model_in(result: Shareable) -> DXO:
     if dxo.data_kind != DataKind.WEIGHTS or not dxo.data:
         raise ConfigError(f"got a result of kind {dxo.data_kind!r:.40} or without data; return the whole model")
     return dxo
+
+
+class SecureClient:
+    """A Collab client whose updates leave its site in the secure sum alone.
+
+    Write ``class Client(SecureClient)`` with a method ``train(self, model, ...)`` that returns the trained model
+    and its metrics, as in a plain job, but without ``@collab.publish``. The server's ``aggregate(model, ...)``
+    calls it with the same arguments by name. ``CollabRecipe(client=Client(TASK), server=Server(TASK), ...)``.
+
+    - ``task``: a :class:`secagg.Task`, or base64 of its bytes, as a job's JSON has it.
+    - ``metrics``: name → bound, as in :class:`SecureServer`.
+    - ``weighted_by``: the name of the metric that is the integer weight, if the task has a ``max_weight``.
+
+    A subclass with a constructor of its own calls this one. The site's settings are read on the site and never from
+    the job: see ``docs/nvflare.md``. ``ConfigError`` if a subclass publishes a method, because the server could
+    call it past the protocol.
+    """
+
+    def __init__(
+        self,
+        task: Task | str,
+        metrics: Mapping[str, float] | None = None,
+        weighted_by: str = "num-examples",
+    ) -> None:
+        bare, self.task = task_text(task, None)
+        self._full, self.metrics = with_metrics(bare, metrics), None if metrics is None else dict(metrics)
+        self.weighted_by = weighted_by
+        self._site: Site | None = None
+        self._training = threading.Lock()
+        self._newest = -1
+        if published := sorted(set(get_object_publish_interface(type(self))) - _PUBLISHED):
+            raise ConfigError(
+                f"got @collab.publish at {', '.join(published)} of {type(self).__name__}, so that the server could "
+                "ask a single client for values; remove the decorator: secagg calls train"
+            )
+
+    def train(self, model: Any, **request: Any) -> tuple[Any, Mapping[str, Any]]:
+        """Train; run by the site. Returns the whole model, under the names of ``model``, and metrics by name."""
+        raise NotImplementedError(f"write {type(self).__name__}.train(self, model, ...)")
+
+    @collab.init  # type: ignore[untyped-decorator]
+    def secagg_open(self) -> None:
+        """Read the site's settings, and compile kernels; run by NVFlare."""
+        try:
+            name = str(collab.site_name)
+            settings = read_settings(name, collab.workspace.get_site_config_dir())
+            self._site = Site(
+                self._full,
+                name,
+                stack=STACK,
+                run=str(collab.fl_ctx.get_job_id()),
+                settings=settings,
+                weighted_by=self.weighted_by,
+            )
+        except Exception as error:  # NVFlare would end the job, also for the other sites
+            log.warning("secagg: this site can't take part: %s: %s", type(error).__name__, error)
+
+    @collab.final  # type: ignore[untyped-decorator]
+    def secagg_close(self) -> None:
+        """Release the site's files; run by NVFlare."""
+        if self._site is not None:
+            self._site.close()
+
+    @collab.publish  # type: ignore[untyped-decorator]
+    def secagg_message(self, message: dict) -> dict:  # type: ignore[type-arg]
+        """The answer to a message of the server, which may ask for a training; nothing of an update is in it."""
+        if collab.caller != SERVER:
+            return refuse("got a call from another site; only the server plays sessions")
+        site, run = self._site, str(collab.fl_ctx.get_job_id())
+        if site is None:
+            return refuse("got a site that can't take part with its settings; its log says why")
+        if isinstance(message, Mapping) and MODEL in message:
+            return site.refusing(lambda: self._train(site, run, dict(message)))
+        return site.answer(message)
+
+    def _train(self, site: Site, run: str, message: dict[str, Any]) -> dict[str, Any]:
+        """Train, and keep what the training returns in this site."""
+        model, request = message.pop(MODEL), message.pop(REQUEST, {})
+        number = read(message, self._full).number
+        self._newest = max(self._newest, number)
+        with self._training:  # a site that is late goes on with the newest round
+            if number < self._newest:
+                raise RefusalError("got the model of an earlier round, and this site was training until now")
+            site.take(number, arrays_of(model), arguments_digest(run, request))
+            site.party.check()
+            result = self.train(model, **request)
+            if not isinstance(result, tuple) or len(result) != 2 or not isinstance(result[1], Mapping):
+                raise RefusalError("got something else from train than a model and its metrics; return both")
+            after, metrics = result
+            numbers = {key: each.item() if isinstance(each, np.generic) else each for key, each in metrics.items()}
+            site.keep(arrays_of(after), numbers)
+        return write(self._full, number=number)
+
+
+def arguments_digest(job: str, request: Mapping[str, Any]) -> bytes:
+    """SHA-256 over what a training gets besides the model: the job, and all arguments by name.
+
+    ``ConfigError`` for a value of a type that has no bytes of its own.
+    """
+    return hashlib.sha256(encode_parts(f"secagg/v1/{STACK}-collab-request", job, *typed(dict(request)))).digest()

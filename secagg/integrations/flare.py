@@ -2,7 +2,8 @@
 
 Write ``secured(FedAvgRecipe, TASK, roster="roster.json")(...)`` with the recipe's own arguments. By hand it is
 ``aggregator=SecureAggregator(TASK, ...)`` and ``recipe.add_client_output_filter(SecureFilter(TASK),
-tasks=["train"])``. ``docs/nvflare.md`` says what stays visible.
+tasks=["train"])``. In a Collab job, derive the two objects from :class:`SecureClient` and :class:`SecureServer`.
+``docs/nvflare.md`` says what stays visible.
 """
 
 from __future__ import annotations
@@ -24,15 +25,25 @@ except ImportError as error:
         "pip install 'secagg[nvflare]', or pip install nvflare"
     ) from error
 
-from secagg.integrations._flare_server import SecureAggregator, SecureFedAvg
-from secagg.integrations._flare_site import SecureFilter
+from secagg.integrations._flare_server import SecureAggregator, SecureFedAvg, SecureServer
+from secagg.integrations._flare_site import SecureClient, SecureFilter
 from secagg.integrations._shared.hosted import hosted
 from secagg.integrations._shared.metrics import metrics_of, with_metrics
 from secagg.integrations._shared.site import check_model
 from secagg.layout import Layout
 from secagg.task import Task
 
-__all__ = ["SecureAggregator", "SecureFedAvg", "SecureFilter", "hosted", "layout_of", "secured", "with_metrics"]
+__all__ = [
+    "SecureAggregator",
+    "SecureClient",
+    "SecureFedAvg",
+    "SecureFilter",
+    "SecureServer",
+    "hosted",
+    "layout_of",
+    "secured",
+    "with_metrics",
+]
 
 _NUMPY = "numpy_key"  # the name that NVFlare gives to a model that is one array
 _TF = "{}_nvf_{}"  # the name that NVFlare gives to an array of a Keras layer

@@ -1,19 +1,26 @@
-"""An aggregator's or a decryptor's role behind a function from bytes to bytes; needs no Flower."""
+"""An aggregator's or a decryptor's role behind a function from bytes to bytes; needs no stack."""
 
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from pathlib import Path
 from typing import Any
 
 from secagg import wire
 from secagg.errors import ConfigError
+from secagg.identity import PartyRole, load_he_key, load_identity, load_roster, load_sealing_key
 from secagg.roles.member import Member
 from secagg.session import MAX_SESSION_BYTES
+from secagg.store import FileLedger
 from secagg.table import Proposal
+from secagg.task import Task
 from secagg.wire import Envelope, Reject
 
 Party = Callable[[bytes], bytes | None]
+
+_NEEDED = {"role", "secagg-key", "secagg-roster", "secagg-dir"}
+_KEYS = {"secagg-sealing-key": load_sealing_key, "secagg-he-key": load_he_key}
 
 
 def hosted(make: Callable[[bytes], Member[Any]]) -> Party:
@@ -50,6 +57,66 @@ def hosted(make: Callable[[bytes], Member[Any]]) -> Party:
             return reply
 
     return answer
+
+
+class HostedRole:
+    """A party whose role, keys and folder an operator has set, for the sessions of one task.
+
+    ``settings`` has ``role`` ("aggregator" or "decryptor"), the files ``secagg-key`` and ``secagg-roster``, and
+    ``secagg-dir``, a folder for the ledger, which is made if its parent exists. An aggregator also has
+    ``secagg-sealing-key``, and a decryptor with a long-lived key ``secagg-he-key``. ``ConfigError`` for other
+    settings, for files that can't be read, and for a role that does not fit the task.
+
+    ``roster`` is the digest of its roster. The ledger's file is locked until :meth:`close`.
+    """
+
+    def __init__(self, task: Task, party: str, settings: Mapping[str, Any]) -> None:
+        check_settings(party, settings)
+        named: dict[str, Any] = {
+            "identity": load_identity(settings["secagg-key"]),
+            "roster": load_roster(settings["secagg-roster"]),
+        }
+        for name, load in _KEYS.items():
+            if name in settings:
+                named["key"] = load(settings[name])
+        roles = {"aggregator": task.aggregator, "decryptor": task.decryptor}
+        role: Callable[..., Member[Any]] = roles[settings["role"]]
+        role(party, **named)  # to refuse here what could not answer
+        folder = Path(settings["secagg-dir"])
+        folder.mkdir(mode=0o700, exist_ok=True)
+        self.roster = named["roster"].digest
+        self._ledger = FileLedger(folder / "ledger")
+        store = _LedgerOnly(self._ledger)
+        self.answer: Party = hosted(lambda session: role(party, session=session, save=store, **named))
+
+    def close(self) -> None:
+        """Release the ledger; the role answers nothing more."""
+        self._ledger.close()
+
+
+def check_settings(party: str, settings: Any) -> None:
+    """``ConfigError`` unless these are the settings of a party that :class:`HostedRole` takes."""
+    known = _NEEDED | set(_KEYS)
+    if not isinstance(settings, Mapping) or settings.keys() - known or _NEEDED - settings.keys():
+        keys = sorted(settings) if isinstance(settings, Mapping) else type(settings).__name__
+        raise ConfigError(
+            f"got settings {keys} of party {party:.80}; expected {', '.join(sorted(_NEEDED))}, and of "
+            f"{', '.join(sorted(_KEYS))} what its role needs"
+        )
+    if settings["role"] not in (PartyRole.AGGREGATOR, PartyRole.DECRYPTOR):
+        raise ConfigError(
+            f"got role {settings['role']!r:.40} of party {party:.80}; expected aggregator or decryptor"
+        )
+
+
+class _LedgerOnly:
+    """A store that keeps no state, because a hosted role is not restored: its ledger prevents a second answer."""
+
+    def __init__(self, ledger: FileLedger) -> None:
+        self.ledger = ledger
+
+    def __call__(self, number: int, state: bytes) -> None:
+        pass
 
 
 def _proposal(data: bytes) -> bytes | None:

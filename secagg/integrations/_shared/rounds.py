@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import logging
 import queue
+import threading
 import time
-from collections.abc import Callable, Mapping
+from collections import deque
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 from secagg.errors import Aborted, ConfigError, EncodingError, LocalProtocolError
@@ -21,8 +23,8 @@ from secagg.task import Task
 INTRODUCTION = "Introduction"
 
 Message = dict[str, Any]
-Answered = Callable[[Mapping[str, Any] | Exception], None]
-Ask = Callable[[str, Message, float, Answered], None]
+Answer = Mapping[str, Any] | Exception
+Ask = Callable[[str, Message, float], Mapping[str, Any]]
 
 _SECONDS = 60.0
 _MOST_FAILED = 2  # rounds over one model
@@ -37,8 +39,8 @@ class Rounds:
     - ``parties``: the task's aggregators or decryptors, as id → the site that hosts the role.
     - ``deadlines``: the seconds that a round of the protocol may take, one number or by name. In the round
       ``"Introduction"`` the sites say which roster they have. Sites that are late are left out of the sum.
-    - ``ask(site, message, seconds, answered)``: sends a message to a site, without waiting, and calls ``answered``
-      once with the site's answer, or with the exception that took its place, from any thread.
+    - ``ask(site, message, seconds)``: sends a message to a site, and returns its answer; any exception if there is
+      none within the seconds. It is called from threads, once at a time for each party.
     - ``check_running``: raises ``Aborted`` when the run ends.
 
     A round that fails is one ERROR line. ``outcomes`` has the outcomes of the others, ``failures`` the lines.
@@ -57,9 +59,11 @@ class Rounds:
     ) -> None:
         protocol = task.protocol
         protocol.validate_roster(task, roster)
-        others = () if roster is None else (roster.ids(role) for role in protocol.party_counts)
+        others = [] if roster is None else [roster.ids(role) for role in protocol.party_counts]
         if missing := sorted({party for ids in others for party in ids} - set(parties)):
             raise ConfigError(f"got no parties= for {', '.join(missing)}, which {protocol.name} needs")
+        if extra := sorted(set(parties) - {party for ids in others for party in ids}):
+            raise ConfigError(f"got parties= for {', '.join(extra):.200}, which {protocol.name} does not have")
         self.task, self.roster, self.parties = task, roster, dict(parties)
         self.outcomes: list[Outcome] = []
         self.failures: list[str] = []
@@ -68,7 +72,8 @@ class Rounds:
         self._sessions = Sessions(stack)
         self._failed: dict[bytes, int] = {}  # model's digest → rounds that failed
         self._left_out: dict[str, str] = {}  # party → why the running round goes on without it
-        self._answers: queue.Queue[tuple[int, str, Mapping[str, Any] | Exception]] = queue.Queue()
+        self._lanes: dict[str, _Lane] = {}  # party → its messages, which arrive in their order
+        self._answers: queue.Queue[tuple[int, str, Answer]] = queue.Queue()
         self._asked = 0
         self._waiting: set[int] = set()  # the numbers of the questions without an answer
 
@@ -97,6 +102,18 @@ class Rounds:
         self.outcomes.append(outcome)
         return outcome
 
+    def ask_each(self, sites: list[str], message: Message, seconds: float) -> Iterator[tuple[str, Answer]]:
+        """Send a message to each site, and yield its answer, or the exception that took its place.
+
+        Ends when all have answered or the time is up. For a stack that sends the model in such a message.
+        """
+        end = time.monotonic() + seconds
+        self._waiting.clear()
+        for site in sites:
+            self._question(site, site, message, seconds)
+        while (answer := self._take(end)) is not None:
+            yield answer
+
     def _play(self, number: int, model: bytes, request: bytes, sites: list[str]) -> Outcome:
         session, attempt = self._sessions.open(number, model=model, request=request)
         fields = {"number": number, "attempt": attempt, "session": session}
@@ -119,12 +136,15 @@ class Rounds:
         return server.outcome
 
     def _introduce(self, sites: list[str], fields: Mapping[str, Any]) -> list[str]:
-        """The sites that can play this session: those with the same task, request and roster."""
+        """The sites that can play this session: those with the same task, request and roster.
+
+        The sites that host parties are asked too, so that their kernels are compiled before the rounds.
+        """
         seconds, cohort = self._seconds(INTRODUCTION), []
-        silent, end = set(sites), time.monotonic() + self._seconds(INTRODUCTION)
+        everyone, end = [*sites, *self.parties], time.monotonic() + self._seconds(INTRODUCTION)
+        silent = set(everyone)
         self._waiting.clear()
-        for site in sites:
-            self._question(site, site, write(self.task, **fields), seconds)
+        self._send(dict.fromkeys(everyone, b""), fields, seconds)
         while (answer := self._take(end)) is not None:
             site, message = answer
             silent.discard(site)
@@ -132,6 +152,8 @@ class Rounds:
                 statement = read(_checked(message), self.task)
                 if statement.roster != roster_digest(self.roster):
                     raise ConfigError("got another roster; give the server and all sites the same")
+                if site in self.parties:
+                    continue
                 if self.roster is not None and site not in self.roster.ids(PartyRole.CLIENT):
                     raise ConfigError("the roster doesn't list this site as a client")
                 cohort.append(site)
@@ -169,9 +191,11 @@ class Rounds:
         self._asked += 1
         number = self._asked
         self._waiting.add(number)
-        self._ask(site, message, seconds, lambda answer: self._answers.put((number, party, answer)))
+        if party not in self._lanes:
+            self._lanes[party] = _Lane(site, self._ask)
+        self._lanes[party].put(message, seconds, lambda answer: self._answers.put((number, party, answer)))
 
-    def _take(self, end: float) -> tuple[str, Mapping[str, Any] | Exception] | None:
+    def _take(self, end: float) -> tuple[str, Answer] | None:
         """The next party's answer; None when none is awaited, or after the time ``end``."""
         while self._waiting and (left := end - time.monotonic()) > 0:
             self._check_running()
@@ -190,7 +214,42 @@ class Rounds:
         return float(self._deadlines)
 
 
-def _checked(answer: Mapping[str, Any] | Exception) -> Mapping[str, Any]:
+class _Lane:
+    """The messages to one party. Each is sent when the one before it was answered or given up.
+
+    Some messages need no answer, but must arrive before the next, such as the shares that a member gets one by one.
+    """
+
+    def __init__(self, site: str, ask: Ask) -> None:
+        self._site, self._ask = site, ask
+        self._queue: deque[tuple[Message, float, Callable[[Answer], None]]] = deque()
+        self._lock = threading.Lock()
+        self._running = False
+
+    def put(self, message: Message, seconds: float, answered: Callable[[Answer], None]) -> None:
+        """Send a message within the next ``seconds``; ``answered`` gets the answer, or what took its place."""
+        with self._lock:
+            self._queue.append((message, time.monotonic() + seconds, answered))
+            if not self._running:
+                self._running = True
+                threading.Thread(target=self._run, daemon=True).start()
+
+    def _run(self) -> None:
+        while True:
+            with self._lock:
+                if not self._queue:
+                    self._running = False
+                    return
+                message, end, answered = self._queue.popleft()
+            try:
+                if (left := end - time.monotonic()) <= 0:
+                    raise TimeoutError("no answer to an earlier message")
+                answered(self._ask(self._site, message, left))
+            except Exception as error:
+                answered(error)
+
+
+def _checked(answer: Answer) -> Mapping[str, Any]:
     if isinstance(answer, Exception):
         raise answer
     return answer

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import threading
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -15,6 +15,7 @@ from secagg import warming
 from secagg._rounds import session_name
 from secagg.errors import Aborted, ConfigError, EncodingError, LocalProtocolError, RemoteProtocolError
 from secagg.integrations._shared.digests import arrays_digest
+from secagg.integrations._shared.hosted import HostedRole, check_settings
 from secagg.integrations._shared.metrics import metrics_of, shapes_of
 from secagg.integrations._shared.party import Party, RefusalError, privately, without_detail
 from secagg.integrations._shared.statements import Statement, read, refuse, write
@@ -66,8 +67,11 @@ class Site:
                 weighted_by=weighted_by,
                 forgets="the memory of a job's process does not stop a site from contradicting itself",
             )  # fmt: skip
-        self.party.check_storage()
+            self._parties = dict(settings.get("parties", {}))
+            for hosted, own in self._parties.items():
+                check_settings(hosted, {"secagg-roster": settings.get("secagg-roster")} | own)
         self.training: Training | None = None
+        self._hosts: dict[str, HostedRole] = {}
         self._lock = threading.Lock()
         self._warm = threading.Thread(target=warming.warm, args=[task], daemon=True)
         self._warm.start()
@@ -79,6 +83,7 @@ class Site:
         ``ConfigError`` unless the arrays have the names and shapes of the task's layout.
         """
         self.training = None
+        self.party.check_storage()
         check_model(arrays, self.task)
         copied = {name: np.array(array) for name, array in arrays.items()}
         self.training = Training(number, arrays_digest(self.stack, copied), request, copied)
@@ -98,25 +103,37 @@ class Site:
                 ", ".join(names),
                 self.weighted_by,
             )
+        self._warm.join()  # in the time of the training, because the protocol's rounds are short
         training.after, training.metrics = {name: np.array(array) for name, array in after.items()}, metrics
 
     def answer(self, message: Mapping[str, Any]) -> dict[str, Any]:
         """The answer to a message of the server: the protocol's bytes, or a refusal that the server may read."""
         with self._lock:
-            try:
-                with without_detail(self.log):
-                    return self._answer(read(message, self.task))
-            except (Aborted, LocalProtocolError, RemoteProtocolError) as error:
-                self.log.error("secagg: this site leaves the session: %s", error)
-                return refuse("this site has left the session; its log says why")
-            except (RefusalError, EncodingError) as error:
-                self.log.error("secagg: this site takes no part: %s", error)
-                return refuse(str(error))
-            except Exception as error:
-                self.log.error("secagg: this site takes no part: %s", error, exc_info=True)
-                return refuse("got a site that can't take part; its log says why")
+            return self.refusing(lambda: self._answer(read(message, self.task)))
+
+    def refusing(self, answer: Callable[[], dict[str, Any]]) -> dict[str, Any]:
+        """What ``answer`` returns, or for an error a refusal that has nothing private to the site."""
+        try:
+            with without_detail(self.log):
+                return answer()
+        except (Aborted, LocalProtocolError, RemoteProtocolError) as error:
+            self.log.error("secagg: this site leaves the session: %s", error)
+            return refuse("this site has left the session; its log says why")
+        except (RefusalError, EncodingError) as error:
+            self.log.error("secagg: this site takes no part: %s", error)
+            return refuse(str(error))
+        except Exception as error:
+            self.log.error("secagg: this site takes no part: %s", error, exc_info=True)
+            return refuse("got a site that can't take part; its log says why")
+
+    def close(self) -> None:
+        """Release the ledgers of the parties that this site hosts."""
+        for role in self._hosts.values():
+            role.close()
 
     def _answer(self, statement: Statement) -> dict[str, Any]:
+        if statement.party:
+            return self._host(statement)
         training = self.training
         if training is None or training.after is None or training.metrics is None:
             raise RefusalError("got a message for a session, and no update of this site waits for one")
@@ -128,12 +145,29 @@ class Site:
                 "sent; use no filter that changes the model on its way, and send all sites the same request"
             )
         if not statement.data:
-            self._warm.join()
             return write(self.task, roster=self.party.check())
         answer = self.party.answer(name, statement.data)
         if answer is None:
             answer = self.party.contribute(name, statement.data, training.before, training.after, training.metrics)
         return write(self.task, session=name, data=answer)
+
+    def _host(self, statement: Statement) -> dict[str, Any]:
+        """The answer of a party that this site hosts, by the settings of the site's operator."""
+        name = statement.party
+        if name not in self._hosts:
+            if name not in self._parties:
+                raise RefusalError(
+                    f"got a message for party {name:.80}, which this site does not host; set it under parties in "
+                    "the site's settings, or name the site that hosts it in the server's parties="
+                )
+            with privately(self.log):
+                settings = {"secagg-roster": self.party.config.get("secagg-roster")} | self._parties[name]
+                self._hosts[name] = HostedRole(self.task, name, settings)
+        role = self._hosts[name]
+        if not statement.data:
+            self._warm.join()
+            return write(self.task, roster=role.roster)
+        return write(self.task, session=statement.session, data=role.answer(statement.data) or b"")
 
 
 def check_model(arrays: Mapping[str, Any], task: Task) -> None:

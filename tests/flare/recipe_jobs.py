@@ -1,0 +1,25 @@
+"""Jobs of the NumPy recipe by :func:`secured`, one for each protocol, with the training script as it is."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from nvflare.app_common.np.recipes.fedavg import NumpyFedAvgRecipe
+
+from secagg import FixedPoint
+from secagg.integrations.flare import layout_of, secured
+from tests.flare.jobs import MODEL, arguments
+from tests.flare.protocols import enrol, make_task, protocol_of
+
+METRICS = {"loss": 4.0}
+CLIP, BITS, MAX_WEIGHT = 0.25, 24, 100_000
+
+
+def by_secured(folder: Path, *, protocol: str, sites: int, rounds: int) -> Any:
+    task = make_task(protocol, layout_of(MODEL), FixedPoint(clip=CLIP, bits=BITS), MAX_WEIGHT)
+    parties = enrol(protocol_of(protocol), folder / "keys", folder / "sites")
+    recipe = secured(
+        NumpyFedAvgRecipe, task, roster=str(folder / "keys" / "roster.json"), metrics=METRICS, parties=parties
+    )
+    return recipe(**arguments(folder, sites=sites, rounds=rounds))
