@@ -199,6 +199,17 @@ def _view(name: str, array: Any) -> NDArray[Any]:
         raise EncodingError(f"got array {name!r} that can't be read as NumPy's: {error}") from error
 
 
-def layout_of(record: Any) -> Layout:
-    """The layout, for the task, of a model in an ``ArrayRecord``."""
-    return Layout.of(arrays_of(record))
+def layout_of(model: Any) -> Layout:
+    """The layout, for the task, of a model: an ``ArrayRecord``, or what Flower makes one of.
+
+    That is a list of NumPy arrays, a dict of ``Array``, or a ``state_dict`` of PyTorch. ``ConfigError`` for others.
+    """
+    if not isinstance(model, ArrayRecord):
+        try:
+            model = ArrayRecord(model)
+        except TypeError:
+            raise ConfigError(
+                f"got a {type(model).__name__} as a model; expected an ArrayRecord, a list of NumPy arrays, or a "
+                "PyTorch module's state_dict()"
+            ) from None
+    return Layout.of(arrays_of(model))

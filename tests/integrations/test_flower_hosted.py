@@ -147,11 +147,3 @@ def test_the_durable_party_of_the_docs_opens_none_either(tmp_path: Path) -> None
         assert len(next(sums).survivors) == CLIENTS
         with pytest.raises(Aborted):
             next(sums)
-
-
-def test_two_rounds_of_durable_parties(tmp_path: Path) -> None:
-    with ExitStack() as opened:
-        roster, grid, parties = hosts(tmp_path, durable(tmp_path, opened))
-        start(secure_grid := secure(grid, TASK, roster=roster, parties=parties), rounds=2)
-    assert [len(outcome.survivors) for outcome in secure_grid.outcomes] == [CLIENTS, CLIENTS]
-    assert len(list(tmp_path.glob("aggregator1-*.state"))) == 2
