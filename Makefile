@@ -66,6 +66,7 @@ bench-first: $(INSTALLED)  ## kernels against memory copy, raw AES and, where in
 docs: $(INSTALLED)  ## write what is generated: the attacks' table, the diagrams and drawings, figures and limits
 	$(BIN)/python -m tests.secagg.adversary.table
 	$(BIN)/python -m docs.diagrams
+	$(BIN)/python -m docs.claims
 	$(BIN)/python -m docs.drawings
 	$(BIN)/python -m docs.figures
 	$(BIN)/python -m docs.benchmark_tables
@@ -84,7 +85,7 @@ lock: $(INSTALLED)  ## pin names, versions and hashes anew
 	  --extra demo --extra he --extra flower --extra dev -o requirements/flower.txt pyproject.toml requirements/flower.in
 
 clean:
-	rm -rf $(VENV) site docs/reference/api docs/jupyter_execute .mypy_cache .ruff_cache .hypothesis .benchmarks
+	rm -rf $(VENV) site docs/reference/api jupyter_execute .mypy_cache .ruff_cache .hypothesis .benchmarks
 	find . -name __pycache__ -not -path './$(VENV)/*' -prune -exec rm -rf {} +
 
 $(INSTALLED): requirements/dev.txt pyproject.toml

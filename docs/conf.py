@@ -24,6 +24,7 @@ extensions = [
     "sphinx_copybutton",
     "docs.book.files",
     "docs.book.reference",
+    "docs.book.drawings",
 ]
 exclude_patterns = ["_build", "**/.ipynb_checkpoints"]
 nitpicky = True
@@ -32,7 +33,8 @@ nitpicky = True
 myst_enable_extensions = ["attrs_block", "attrs_inline", "colon_fence", "deflist"]
 myst_heading_anchors = 6
 myst_url_schemes = ["http", "https", "mailto", "file-of"]
-suppress_warnings = ["mystnb.lexer"]
+# Short names in annotations may fit several classes; those in docstrings are resolved in docs.book.reference.
+suppress_warnings = ["ref.python"]
 
 # Pages with {code-cell} are run at each build. A cell that fails is an error; a page says what it caches: nothing.
 nb_execution_mode = "force"

@@ -56,7 +56,7 @@ _WORD_BITS = 64
 def sample_discrete_gaussian(
     sigma: Fraction | float, size: int, *, rng: Rng = os.urandom, constant_time: bool | None = None
 ) -> Integers:
-    """``size`` integers, each k with probability proportional to exp(-k² / (2 ``sigma``²)).
+    """``size`` integers, each k with probability proportional to exp(-k² / (2σ²)), where σ is ``sigma``.
 
     - ``sigma`` (2^-64 to 2^52): a Fraction, an int or a float, taken as exact. ``size``: 0 to 2^30.
     - ``rng``: called once, for the 32 bytes of an AES-256-CTR key from which all randomness is expanded. The same

@@ -110,7 +110,7 @@ class SecretKey:
         """A context of TenSEAL's with this key, secret, for ``tenseal.context_from``.
 
         TenSEAL's ``context.serialize(save_secret_key=False)`` is the context for others. If the parameters have
-        several primes, it has another public key than :attr:`public`, of the same secret. What TenSEAL opens
+        several primes, it has another public key than ``public``, of the same secret. What TenSEAL opens
         with it has passed none of the checks of :meth:`open`: a value outside 0..count * ``bound``, or one
         far from an integer, may be made of the key, and must not be shown to anyone.
         """

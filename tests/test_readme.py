@@ -1,4 +1,4 @@
-"""The README's commands and Python blocks run as they are pasted, in order, in an empty folder."""
+"""The commands and Python blocks of README and of docs/driving.md run as pasted, in order, in empty folders."""
 
 import re
 import shlex
@@ -14,9 +14,15 @@ from secagg.identity import PartyRole, load_identity, load_roster, load_sealing_
 from secagg.testing import Parties, Session
 
 ROOT = Path(__file__).parent.parent
-README = (ROOT / "README.md").read_text(encoding="utf-8")
-BLOCKS = re.findall(r"^```(\w*)\n(.*?)^```", README, re.DOTALL | re.MULTILINE)
-COMMANDS = [line for kind, block in BLOCKS if not kind for line in block.splitlines()]
+README, DRIVING = ((ROOT / name).read_text(encoding="utf-8") for name in ("README.md", "docs/driving.md"))
+
+
+def blocks(document: str) -> list[tuple[str, str]]:
+    """The kind and the text of each block of code."""
+    return re.findall(r"^```(\w*)\n(.*?)^```", document, re.DOTALL | re.MULTILINE)
+
+
+COMMANDS = [line for kind, block in blocks(README + DRIVING) if not kind for line in block.splitlines()]
 
 
 def command(*arguments: str) -> None:
@@ -26,29 +32,38 @@ def command(*arguments: str) -> None:
     assert left.value.code == 0
 
 
-@pytest.fixture(scope="module")
-def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Where ``pasted`` runs."""
-    return tmp_path_factory.mktemp("readme")
-
-
-@pytest.fixture(scope="module")
-def pasted(folder: Path) -> dict[str, Any]:
-    """The names of an interpreter into which every block was pasted, after the commands were run."""
+def paste(document: str, folder: Path) -> dict[str, Any]:
+    """The names of an interpreter into which every block was pasted, in order with the commands of ``secagg``."""
     names: dict[str, Any] = {"__name__": "pasted"}
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(folder)
-        for kind, block in BLOCKS:
-            if "secagg.connect(" in block:
-                continue  # needs a running service: tests/service runs the same loop
+        for kind, block in blocks(document):
             if kind == "python":
-                exec(compile(block, "README.md", "exec"), names)
+                exec(compile(block, "pasted", "exec"), names)
                 continue
             for line in block.splitlines():
                 program, *arguments = shlex.split(line, comments=True)
                 if program == "secagg":
                     command(*arguments)
     return names
+
+
+@pytest.fixture(scope="module")
+def pasted(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
+    """What README leaves behind."""
+    return paste(README, tmp_path_factory.mktemp("readme"))
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Where ``driven`` runs."""
+    return tmp_path_factory.mktemp("driving")
+
+
+@pytest.fixture(scope="module")
+def driven(folder: Path) -> dict[str, Any]:
+    """What docs/driving.md leaves behind."""
+    return paste(DRIVING, folder)
 
 
 def mean(names: dict[str, Any], survivors: Any) -> np.ndarray:
@@ -69,18 +84,18 @@ def test_other_protocol_and_noise(pasted: dict[str, Any]) -> None:
     assert pasted["noised"].encoding.noise_multiplier == 1.1
 
 
-def test_server_and_clients_over_your_own_transport(pasted: dict[str, Any]) -> None:
-    outcome = pasted["server"].outcome
-    assert list(outcome.survivors) == pasted["cohort"]
-    assert not pasted["server"].faults
-    assert [client.result() for client in pasted["running"]] == [None] * 4
+def test_server_and_clients_over_your_own_transport(driven: dict[str, Any]) -> None:
+    outcome = driven["server"].outcome
+    assert list(outcome.survivors) == driven["cohort"]
+    assert not driven["server"].faults
+    assert [client.result() for client in driven["running"]] == [None] * 4
     step = 5_000 * len(outcome.survivors) * 2**-14 / outcome.total_weight
-    np.testing.assert_allclose(outcome.mean["w"], mean(pasted, outcome.survivors), atol=step)
+    np.testing.assert_allclose(outcome.mean["w"], mean(driven, outcome.survivors), atol=step)
 
 
 @pytest.fixture(scope="module")
 def apart(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The parties of README's ``keygen`` lines, each enrolled on a machine, and so in a folder, of its own."""
+    """The parties of the ``keygen`` lines, each enrolled on a machine, and so in a folder, of its own."""
     machines = tmp_path_factory.mktemp("apart")
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(machines)
@@ -94,7 +109,7 @@ def apart(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def test_the_digest_that_everyone_compares_is_one(
-    apart: Path, pasted: dict[str, Any], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    apart: Path, driven: dict[str, Any], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """The digest does not depend on the order of the merge; other keys of the same parties have another one."""
     monkeypatch.chdir(apart)
@@ -106,7 +121,7 @@ def test_the_digest_that_everyone_compares_is_one(
     assert merged.startswith(f"again.json: {len(backwards)} parties. ")
     assert merged.endswith(digest)
     assert listed.endswith(digest)
-    other = pasted["roster"]
+    other = driven["roster"]
     assert list(other) == list(load_roster("roster.json"))
     assert other.digest.hex() != digest
 
@@ -114,11 +129,11 @@ def test_the_digest_that_everyone_compares_is_one(
 @pytest.mark.parametrize("protocol", [secagg.SecAgg(), secagg.AdditiveShares(), secagg.BFV()], ids=lambda p: p.name)
 @pytest.mark.parametrize("layout", ["as written", "one folder a party"])
 def test_what_was_enrolled_runs_a_session(
-    protocol: Any, layout: str, apart: Path, folder: Path, pasted: dict[str, Any]
+    protocol: Any, layout: str, apart: Path, folder: Path, driven: dict[str, Any]
 ) -> None:
     """For each kind of protocol, with the keys in the files and the merged roster."""
     machines = apart if layout == "one folder a party" else folder
-    roster, cohort = load_roster(machines / "roster.json"), pasted["cohort"]
+    roster, cohort = load_roster(machines / "roster.json"), driven["cohort"]
     needed = PartyRole.CLIENT, *protocol.party_counts
     roles = {party.id: party.role for party in roster.values() if party.role in needed}
     identities = {party: load_identity(*machines.glob(f"*/{party}.pem")) for party in roles}
@@ -146,6 +161,10 @@ def test_commands_exist() -> None:
     assert programs == {"make", "pip", "secagg"}
 
 
+def test_readme_is_short() -> None:
+    assert len(README.splitlines()) < 120
+
+
 def test_extras_exist() -> None:
     declared = re.findall(r"^(\w+) = \[", (ROOT / "pyproject.toml").read_text(encoding="utf-8"), re.MULTILINE)
     (named,) = re.findall(r"Extras: (.*?)\. The", README, re.DOTALL)
@@ -153,5 +172,5 @@ def test_extras_exist() -> None:
 
 
 def test_exported_names_in_the_readme_exist() -> None:
-    for name in set(re.findall(r"\bsecagg\.([A-Z]\w+)", README)):
+    for name in set(re.findall(r"\bsecagg\.([A-Z]\w+)", README + DRIVING)):
         assert name in secagg.__all__

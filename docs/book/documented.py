@@ -25,7 +25,7 @@ def lacking(public: Public) -> Iterator[str]:
         elif inspect.isroutine(thing) or hasattr(thing, "py_func"):
             if not thing.__doc__:
                 yield f"{module.__name__}.{name}"
-        elif not isinstance(thing, ModuleType) and name not in _commented(_home(module, name)):
+        elif not isinstance(thing, ModuleType) and name not in _commented(home(module, name)):
             yield f"{module.__name__}.{name}"
 
 
@@ -39,7 +39,7 @@ def _undescribed(kind: type, name: str) -> Iterator[str]:
             yield f"{name}.{member}"
 
 
-def _home(module: ModuleType, name: str) -> ModuleType:
+def home(module: ModuleType, name: str) -> ModuleType:
     """The module that defines a constant that ``module`` may only import."""
     for node in ast.parse(inspect.getsource(module)).body:
         named = {alias.asname or alias.name for alias in node.names} if isinstance(node, ast.ImportFrom) else set()

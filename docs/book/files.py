@@ -10,6 +10,7 @@ from __future__ import annotations
 import inspect
 import os
 import re
+import shutil
 from collections.abc import Iterator
 from html import escape
 from pathlib import Path
@@ -17,7 +18,6 @@ from types import FunctionType
 
 from docutils import nodes
 from sphinx.application import Sphinx
-from sphinx.environment import BuildEnvironment
 from sphinx.util import logging
 
 ROOT = Path(__file__).resolve().parent.parent.parent
@@ -29,6 +29,7 @@ PAGES = {
     "project/security": "SECURITY.md",
 }
 SCHEME = "file-of:"
+PLAIN = "docs/pages/"  # pages in HTML, which are copied as they are
 _LINK = re.compile(r"(!?\[[^\]]*\]\()(?![a-z][\w+.-]*:|#)([^)\s#]+)(#[^)\s]*)?(?=\))")
 _LARGEST = 400_000  # characters of a file that is shown; images and vectors are larger
 #: A page of a file: the colours of the site, and none of its menus, which are slow to write for so many pages.
@@ -50,7 +51,7 @@ _PAGE = """\
 </html>
 """
 
-#: The files that the reference links to.
+#: The files that the pages of this build link to.
 SHOWN: set[str] = set()
 
 log = logging.getLogger(__name__)
@@ -65,7 +66,9 @@ def relinked(text: str, written: Path, shown: Path) -> str:
         anchor = link[3] or ""
         if target in homes:
             target = homes[target]
-        elif (not target.is_relative_to(DOCS) or target.suffix == ".py" or target.is_dir()) and link[1][0] != "!":
+        elif link[1][0] != "!" and (
+            target.suffix in (".py", ".html") or not target.is_relative_to(DOCS) or target.is_dir()
+        ):
             return f"{link[1]}{SCHEME}{target.relative_to(ROOT)}{anchor}"
         return link[1] + os.path.relpath(target, shown.parent) + anchor
 
@@ -90,12 +93,18 @@ def note(app: Sphinx, tree: nodes.document) -> None:
     for _, path, _ in _links(tree):
         if not (ROOT / path).exists():
             log.warning("the link to %s leads to no file", path, location=tree)
-        _asked(app).add(path)
+        if not path.startswith(PLAIN):
+            SHOWN.add(path)
 
 
 def resolve(app: Sphinx, tree: nodes.document, page: str) -> None:
     """Point links to files of the repository at the pages that show these files."""
     for link, path, anchor in _links(tree):
+        if path.startswith(PLAIN):
+            link["refuri"] = (
+                app.builder.get_relative_uri(page, path.removeprefix("docs/").removesuffix(".html")) + anchor
+            )
+            continue
         line = re.sub("^#L", "#L-", anchor)
         link["refuri"] = app.builder.get_relative_uri(page, f"source/{path}") + line
 
@@ -108,24 +117,15 @@ def _links(tree: nodes.document) -> Iterator[tuple[nodes.reference, str, str]]:
             yield link, path.strip("/"), sharp + anchor
 
 
-def _asked(app: Sphinx) -> set[str]:
-    """The files that some page links to, in this build and those that it continues."""
-    if not hasattr(app.env, "book_files"):
-        app.env.book_files = set()
-    files: set[str] = app.env.book_files
-    return files
-
-
-def keep(app: Sphinx, env: BuildEnvironment) -> None:
-    """Keep for later builds which files the reference links to."""
-    _asked(app).update(SHOWN)
-
-
 def write(app: Sphinx, failure: Exception | None) -> None:
     """Write the pages of files: those that a page of the site or of the reference links to, if they changed."""
     if failure is not None or app.builder.name != "html":
         return
-    todo = _asked(app)
+    if (ROOT / PLAIN).exists():
+        shutil.copytree(ROOT / PLAIN, Path(app.outdir) / "pages", dirs_exist_ok=True)
+    before = Path(app.outdir) / "source"  # pages that this build did not have to read link to what is there
+    shown = SHOWN | {str(page.relative_to(before))[: -len(".html")] for page in before.rglob("*.html")}
+    todo = {name for name in shown if (ROOT / name).exists()}
     for name in sorted(todo):
         path, target = ROOT / name, Path(app.outdir) / f"source/{name}.html"
         if target.exists() and target.stat().st_mtime > path.stat().st_mtime and path.is_file():
@@ -171,11 +171,15 @@ def line_of(thing: object) -> tuple[str, int] | None:
     try:
         path = inspect.getsourcefile(thing)  # type: ignore[arg-type]
         line = inspect.getsourcelines(thing)[1]  # type: ignore[arg-type]
-    except (OSError, TypeError):
+    except (
+        OSError,
+        TypeError,
+        ValueError,
+    ):  # the last is what unwrapping a module that stands in for another raises
         return None
     if path is None or not Path(path).is_relative_to(ROOT):
         return None
-    return str(Path(path).relative_to(ROOT)), line
+    return str(Path(path).relative_to(ROOT)), max(line, 1)
 
 
 def setup(app: Sphinx) -> dict[str, bool]:
@@ -183,6 +187,5 @@ def setup(app: Sphinx) -> dict[str, bool]:
     app.connect("source-read", read)
     app.connect("doctree-read", note)
     app.connect("doctree-resolved", resolve)
-    app.connect("env-updated", keep)
     app.connect("build-finished", write)
     return {"parallel_read_safe": False, "parallel_write_safe": False}

@@ -14,6 +14,7 @@ from sphinx.application import Sphinx
 from sphinx.environment import BuildEnvironment
 from sphinx.ext.autodoc.mock import mock
 
+from docs.book.documented import home
 from docs.book.files import SHOWN, line_of
 from docs.book.surface import PACKAGES, Public, surface
 
@@ -71,30 +72,52 @@ def _thing(dotted: str) -> object | None:
     return None
 
 
+def escape(app: Sphinx, what: str, name: str, thing: object, options: object, lines: list[str]) -> None:
+    """Let a bar in a docstring be a bar: |x| is a size there, and substitutions are not used."""
+    for number, line in enumerate(lines):
+        parts = line.split("``")
+        parts[::2] = (part.replace("|", r"\|") for part in parts[::2])
+        lines[number] = "``".join(parts)
+
+
 def resolve(
     app: Sphinx, env: BuildEnvironment, node: addnodes.pending_xref, shown: nodes.TextElement
 ) -> nodes.reference | nodes.TextElement | None:
-    """What a name refers to that the Python domain does not know: the documented name of the same thing, if any.
+    """What a name refers to that the Python domain does not know.
 
-    Names of other packages, and of private modules, are shown without a link. None, and so a warning, is left for
-    names of public modules that nothing documents.
+    It is the documented name of the same thing, or else the source of a thing that nothing documents. Names of
+    other packages have no link. None, and so a warning, is left for a docstring's names that stand for nothing.
     """
     if node.get("refdomain") != "py":
         return None
     target = node["reftarget"]
+    known = _documented(app)
     for dotted in _readings(node, target):
-        thing = _thing(dotted)
-        if thing is None:
+        if (thing := _thing(dotted)) is None:
             continue
         name = dotted
         while name:
-            known = _documented(app).get(id(_thing(name)))
-            if known is not None:
-                return _link(app, env, node, shown, known + dotted.removeprefix(name))
+            if (full := known.get(id(_thing(name)), "") + dotted.removeprefix(name)) in known.objects:
+                return _link(app, node, shown, *known.objects[full])
             name = name.rpartition(".")[0]
-        return shown if _hidden(dotted, thing) else None
-    foreign = target.split(".")[0] not in PACKAGES
-    return shown if foreign and "." in target else None
+        module, _, last = dotted.rpartition(".")
+        if isinstance(place := _thing(module), ModuleType) and module.split(".")[0] in PACKAGES:
+            full = f"{home(place, last).__name__}.{last}"
+            if full in known.objects:
+                return _link(app, node, shown, *known.objects[full])
+        return _source(app, node, shown, thing)
+    same = {place for full, place in known.objects.items() if full.endswith(f".{target}")}
+    if len(same) == 1:
+        return _link(app, node, shown, *same.pop())
+    foreign = "." in target and target.split(".")[0] not in PACKAGES
+    return shown if foreign or _in_signature(node) else None
+
+
+def _in_signature(node: nodes.Node | None) -> bool:
+    """Whether a name is part of a signature: annotations are checked by mypy, and may name what has no page."""
+    while node is not None and not isinstance(node, addnodes.desc_signature):
+        node = node.parent
+    return node is not None
 
 
 def _readings(node: addnodes.pending_xref, target: str) -> list[str]:
@@ -103,46 +126,52 @@ def _readings(node: addnodes.pending_xref, target: str) -> list[str]:
     places = []
     if module and inside:
         places.append(f"{module}.{inside}")
-        if (home := getattr(_thing(f"{module}.{inside}"), "__module__", None)) is not None:
-            places.append(home)
+        if (defined := getattr(_thing(f"{module}.{inside}"), "__module__", None)) is not None:
+            places.append(defined)
     if module:
         places.append(module)
     return [*(f"{place}.{target}" for place in places), target, f"builtins.{target}"]
 
 
-def _hidden(dotted: str, thing: object) -> bool:
-    module = thing.__name__ if isinstance(thing, ModuleType) else getattr(thing, "__module__", None) or dotted
-    private = any(part.startswith("_") for part in f"{module}.{dotted}".split("."))
-    return private or module.split(".")[0] not in PACKAGES
+class Documented(dict[int, str]):
+    """The names in the reference of modules, classes and functions, by identity."""
 
-
-def _documented(app: Sphinx) -> dict[int, str]:
-    """The names in the reference of classes and functions, by identity."""
-    if not hasattr(app, "book_documented"):
+    def __init__(self, app: Sphinx) -> None:
         objects = app.env.domains.python_domain.objects
-        found = {name: _thing(name) for name, entry in objects.items() if not entry.aliased}
-        app.book_documented = {
-            id(thing): name
-            for name, thing in found.items()
-            if isinstance(thing, type | ModuleType) or inspect.isroutine(thing)
-        }
-    known: dict[int, str] = app.book_documented
+        self.objects = {name: (entry.docname, entry.node_id) for name, entry in objects.items()}
+        for name, entry in objects.items():
+            thing = None if entry.aliased else _thing(name)
+            if isinstance(thing, type | ModuleType) or inspect.isroutine(thing):
+                self[id(thing)] = name
+
+
+def _documented(app: Sphinx) -> Documented:
+    if not hasattr(app, "book_documented"):
+        app.book_documented = Documented(app)
+    known: Documented = app.book_documented
     return known
 
 
 def _link(
-    app: Sphinx, env: BuildEnvironment, node: addnodes.pending_xref, shown: nodes.TextElement, name: str
-) -> nodes.reference | None:
-    entry = env.domains.python_domain.objects.get(name)
-    if entry is None:
-        return None
-    here = env.docname if node.get("refdoc") is None else node["refdoc"]
-    uri = app.builder.get_relative_uri(here, entry.docname)
-    return nodes.reference("", "", shown, internal=True, refuri=f"{uri}#{entry.node_id}", reftitle=name)
+    app: Sphinx, node: addnodes.pending_xref, shown: nodes.TextElement, page: str, anchor: str
+) -> nodes.reference:
+    uri = app.builder.get_relative_uri(node["refdoc"], page)
+    return nodes.reference("", "", shown, internal=True, refuri=f"{uri}#{anchor}", reftitle=node["reftarget"])
+
+
+def _source(
+    app: Sphinx, node: addnodes.pending_xref, shown: nodes.TextElement, thing: object
+) -> nodes.reference | nodes.TextElement:
+    if (where := line_of(thing)) is None:
+        return shown
+    SHOWN.add(where[0])
+    uri = app.builder.get_relative_uri(node["refdoc"], f"source/{where[0]}")
+    return nodes.reference("", "", shown, internal=True, refuri=f"{uri}#L-{where[1]}", reftitle=node["reftarget"])
 
 
 def setup(app: Sphinx) -> dict[str, bool]:
     """Tell Sphinx of these functions."""
     app.connect("builder-inited", write)
     app.connect("missing-reference", resolve)
+    app.connect("autodoc-process-docstring", escape)
     return {"parallel_read_safe": False, "parallel_write_safe": False}
