@@ -4,6 +4,7 @@ BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
 FLOWER := $(VENV)/flower
 NVFLARE := $(VENV)/nvflare
+ENVIRONMENTS := $(FLOWER)/.installed $(NVFLARE)/.installed $(VENV)/.pythons $(VENV)/.stacks
 KERNELS := tests/mpc tests/he/ring tests/he/test_kahe_twin.py tests/he/test_seal_generator.py \
   tests/he/test_packing.py tests/he/test_paillier*.py \
   tests/secagg/test_encoding.py tests/secagg/test_packing.py tests/dp/test_sampling_kernels.py tests/dp/test_rotation.py
@@ -13,7 +14,7 @@ ROUNDS ?= 20
 SEED ?= 1
 MUTANTS := $(VENV)/mutants
 
-.PHONY: demo service-demo bench test test-stacks lint format fuzz stress samples constant-time mutants bench-first docs docs-site lock clean
+.PHONY: demo service-demo bench test test-stacks environments lint format fuzz stress samples constant-time mutants bench-first docs docs-site lock clean
 
 demo: $(INSTALLED)  ## ten hospitals train one classifier; ARGS="--rounds 5 --json" to change it
 	$(BIN)/secagg demo $(ARGS)
@@ -28,11 +29,14 @@ test: $(INSTALLED)  ## every test but those of real processes and heavy framewor
 	$(BIN)/pytest -p no:benchmark -n 2 -m "not stacks" tests
 	NUMBA_DISABLE_JIT=1 $(BIN)/pytest -p no:benchmark -n 2 -q -m "not stacks" $(KERNELS)
 
-test-stacks: $(VENV)/.stacks $(FLOWER)/.installed $(NVFLARE)/.installed  ## real processes over TLS, frameworks, and other Pythons
+test-stacks: $(ENVIRONMENTS)  ## real processes over TLS, frameworks, and other Pythons
 	$(BIN)/pytest -p no:benchmark -m stacks tests
 	$(FLOWER)/bin/pytest -p no:benchmark -n 2 --dist worksteal tests/integrations tests/bench/test_peers.py
 	$(NVFLARE)/bin/pytest -p no:benchmark -n 2 --dist worksteal tests/flare tests/bench/test_peer_nvflare.py
 	bash tests/pythons.sh $(BIN)/python
+
+# make -j 3 makes them side by side: a run of pip uses one core.
+environments: $(INSTALLED) $(ENVIRONMENTS) $(VENV)/.docs  ## what all of the other commands need
 
 lint: $(INSTALLED)  ## ruff, mypy --strict, import contracts, sizes
 	$(BIN)/ruff check .
@@ -98,7 +102,8 @@ $(VENV)/.stacks: $(INSTALLED) requirements/stacks.txt
 	$(BIN)/pip install --quiet --disable-pip-version-check -r requirements/stacks.txt
 	touch $@
 
-$(VENV)/.docs: $(INSTALLED) requirements/docs.txt
+# Two runs of pip don't go together in one environment.
+$(VENV)/.docs: $(INSTALLED) requirements/docs.txt | $(VENV)/.stacks
 	$(BIN)/pip install --quiet --disable-pip-version-check -r requirements/docs.txt
 	touch $@
 
@@ -108,7 +113,7 @@ $(MUTANTS)/.installed: requirements/mutants.txt
 	touch $@
 
 # Flower holds typer, rich and packaging below what dev.txt has, so its tests have an environment of their own.
-$(FLOWER)/.installed: $(INSTALLED) requirements/flower.txt
+$(FLOWER)/.installed: requirements/flower.txt pyproject.toml
 	$(PYTHON) -m venv $(FLOWER)
 	$(FLOWER)/bin/pip install --quiet --disable-pip-version-check --require-hashes -r requirements/flower.txt
 	$(FLOWER)/bin/pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation --editable .
@@ -120,3 +125,13 @@ $(NVFLARE)/.installed: requirements/nvflare.txt pyproject.toml
 	$(NVFLARE)/bin/pip install --quiet --disable-pip-version-check --no-deps -r requirements/nvflare.txt
 	$(NVFLARE)/bin/pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation --editable .
 	touch $@
+
+$(VENV)/.pythons: requirements/dev.txt tests/pythons.sh
+	mkdir -p $(VENV)
+	bash tests/pythons.sh $(PYTHON) --install
+	touch $@
+
+# Where make -j does both, mypy reads no package that pip is writing.
+ifneq ($(filter lint,$(MAKECMDGOALS)),)
+$(VENV)/.stacks: | lint
+endif

@@ -1,7 +1,8 @@
 #!/usr/bin/env bash
 # The core of the suite on each of Python 3.11, 3.12 and 3.13 that this machine has, in an environment of its own:
 # masks and shares, packing, encoding, wire, one session of every protocol, and the service with its clients.
-# Run by make test-stacks, with the Python that the whole suite ran on as the argument.
+# Run by make test-stacks, with the Python that the whole suite ran on as the argument. With --install as the second
+# one it makes the environments, and runs nothing.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 ran=$("$1" -c 'import sys; print("%d.%d" % sys.version_info[:2])')
@@ -34,6 +35,9 @@ for version in 3.11 3.12 3.13; do
     "$home/bin/pip" install --quiet --disable-pip-version-check --require-hashes --only-binary :all: \
       -r requirements/dev.txt
     touch "$home/.installed"
+  fi
+  if [ "${2-}" = --install ]; then
+    continue
   fi
   PYTHONPATH=$PWD "$home/bin/python" -m pytest -p no:benchmark -n 2 -q tests/mpc tests/secagg/test_packing.py \
     tests/secagg/test_encoding.py tests/secagg/test_wire.py tests/secagg/test_folder.py \
