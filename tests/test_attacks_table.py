@@ -14,6 +14,14 @@ def test_the_document_is_up_to_date() -> None:
     assert table.DOCUMENT.read_text(encoding="utf-8") == table.document(), "run make docs"
 
 
+def test_the_gallery_is_up_to_date_and_has_every_attack() -> None:
+    cards = table.gallery()
+    assert table.CARDS.read_text(encoding="utf-8") == cards, "run make docs"
+    assert cards.count('<div class="attack">') == cards.count("- *Control:*") == len(registry.ATTACKS)
+    words = " ".join(cards.split())
+    assert all(" ".join(row.title.split()) in words for row in registry.ATTACKS.values())
+
+
 def test_every_test_of_an_adversary_is_in_the_document() -> None:
     """Each test class is a row; single tests are refusals or belong to a row."""
     written = table.document()

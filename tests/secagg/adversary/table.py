@@ -1,17 +1,48 @@
-"""Writes docs/attacks.md from the tests themselves: ``python -m tests.secagg.adversary.table``."""
+"""Writes docs/attacks.md and docs/gallery/attacks.md from the tests.
+
+``python -m tests.secagg.adversary.table`` does it.
+"""
 
 import importlib
 import pkgutil
 import textwrap
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 import tests.secagg.adversary as package
-from tests.secagg.adversary.registry import ATTACKS, REFUSALS
+from tests.secagg.adversary.registry import ATTACKS, REFUSALS, Attack
 
 ROOT = Path(__file__).parents[3]
 DOCUMENT = ROOT / "docs" / "attacks.md"
+CARDS = ROOT / "docs" / "gallery" / "attacks.md"
 FLOWER = "tests.integrations.test_flower_attacks"  # needs Flower to run, and none to be imported
+
+#: Title -> the file that has the attacks of the group.
+GROUPS = {
+    "Enrolment": "test_enrolment",
+    "Two accounts of one session": "test_two_stories",
+    "Terms that the server chooses": "test_chosen_terms",
+    "Replays, reflections, masks": "test_replays",
+    "Lying clients": "test_lying_clients",
+    "The sparse graph": "test_graph",
+    "How the graph is drawn": "test_beacon",
+    "Aggregators": "test_aggregators",
+    "A committee": "test_oneshot",
+    "A committee that a beacon draws": "test_oneshot_drawn",
+    "Whom a committee names": "test_oneshot_spoilers",
+    "Ciphertexts and their keys": "test_encrypted",
+    "Ciphertexts that depend on others": "test_dependent_ciphertexts",
+    "The randomness of ciphertexts": "test_randomness",
+    "Beside TenSEAL": "test_beside_tenseal",
+    "Around the sum": "test_federated",
+    "Records of one client": "test_records",
+    "Flower": "test_flower_attacks",
+    "Connections to the service": "test_service_limits",
+    "Who calls the service": "test_service_tokens",
+    "A service that lies to a client": "test_lying_service",
+    "Operators": "test_operators",
+}
 
 INTRODUCTION = """\
 # Attacks
@@ -32,6 +63,15 @@ a graph makes possible have a group of their own.
 """
 
 HEADING = "| Attack | Defence | Control | Test |\n|---|---|---|---|\n"
+
+GALLERY = """\
+# Attacks, one by one
+
+`python -m tests.secagg.adversary.table` writes this page from the tests, as it writes the table in
+[attacks](../attacks.md). Each card says what the attacker tries, what holds against it, and what
+the attacker has if exactly that defence is removed. The test behind the link runs both halves. The
+table has the setting, and what can't be noticed.
+"""
 
 REFUSED = """\
 ## Refused, though no attack is known
@@ -81,46 +121,62 @@ def load() -> None:
 
 def document() -> str:
     """The whole of docs/attacks.md."""
-    load()
     return "\n".join([INTRODUCTION, *_groups(), REFUSED + "".join(_refusals()), UNNOTICED])
 
 
+@dataclass(frozen=True)
+class Group:
+    """The attacks of one file: a title, what they have in common, and the rows."""
+
+    title: str
+    about: str
+    rows: Sequence[Attack]
+
+
+def groups() -> Iterator[Group]:
+    """All attacks, in the order of the page."""
+    load()
+    for title, inside in GROUPS.items():
+        (module,) = (name for name in modules() if name.endswith(f".{inside}"))
+        about = (importlib.import_module(module).__doc__ or "").strip()
+        yield Group(title, about, [row for row in ATTACKS.values() if f"/{inside}.py" in row.test])
+
+
+def wrapped(paragraphs: str, indent: str = "") -> str:
+    """Each paragraph at 100 columns, its further lines with an ``indent``."""
+    return "\n\n".join(
+        textwrap.fill(paragraph, 100, subsequent_indent=indent, break_long_words=False)
+        for paragraph in paragraphs.split("\n\n")
+    )
+
+
 def _groups() -> Iterator[str]:
-    for title, inside in (
-        ("Enrolment", "test_enrolment"),
-        ("Two accounts of one session", "test_two_stories"),
-        ("Terms that the server chooses", "test_chosen_terms"),
-        ("Replays, reflections, masks", "test_replays"),
-        ("Lying clients", "test_lying_clients"),
-        ("The sparse graph", "test_graph"),
-        ("How the graph is drawn", "test_beacon"),
-        ("Aggregators", "test_aggregators"),
-        ("A committee", "test_oneshot"),
-        ("A committee that a beacon draws", "test_oneshot_drawn"),
-        ("Whom a committee names", "test_oneshot_spoilers"),
-        ("Ciphertexts and their keys", "test_encrypted"),
-        ("Ciphertexts that depend on others", "test_dependent_ciphertexts"),
-        ("The randomness of ciphertexts", "test_randomness"),
-        ("Beside TenSEAL", "test_beside_tenseal"),
-        ("Around the sum", "test_federated"),
-        ("Records of one client", "test_records"),
-        ("Flower", "test_flower_attacks"),
-        ("Connections to the service", "test_service_limits"),
-        ("Who calls the service", "test_service_tokens"),
-        ("A service that lies to a client", "test_lying_service"),
-        ("Operators", "test_operators"),
-    ):
-        about = next(
-            importlib.import_module(name).__doc__ or "" for name in modules() if name.endswith(inside)
-        ).strip()
+    for group in groups():
         rows = [
             f"| **{row.title}** Attacker: {row.attacker}. Source: {row.source}. | {row.defence} | {row.control} "
             f"| {_link(row.test)} |\n"
-            for row in ATTACKS.values()
-            if f"/{inside}.py" in row.test
+            for row in group.rows
         ]
-        paragraphs = "\n\n".join(textwrap.fill(paragraph, 100) for paragraph in about.split("\n\n"))
-        yield f"## {title}\n\n{paragraphs}\n\n{HEADING}{''.join(rows)}"
+        yield f"## {group.title}\n\n{wrapped(group.about)}\n\n{HEADING}{''.join(rows)}"
+
+
+def gallery() -> str:
+    """The whole of docs/gallery/attacks.md: the same rows, one by one."""
+    return "\n".join([GALLERY, *_galleries()])
+
+
+def _galleries() -> Iterator[str]:
+    for group in groups():
+        yield f"## {group.title}\n\n{wrapped(group.about)}\n"
+        for row in group.rows:
+            lines = [
+                f"- *Who:* {row.attacker}. *Source:* {row.source}.",
+                f"- *What holds:* {row.defence}.",
+                f"- *Control:* {row.control}.",
+                f"- *Test:* {_link(row.test, '../')}",
+            ]
+            card = [wrapped(f"**{row.title}**"), "", *(wrapped(line, "  ") for line in lines)]
+            yield "\n".join(['<div class="attack">', "", *card, "", "</div>", ""])
 
 
 def _refusals() -> Iterator[str]:
@@ -129,10 +185,11 @@ def _refusals() -> Iterator[str]:
         yield f"| {row.title} | {row.why} | {_link(row.test)} |\n"
 
 
-def _link(test: str) -> str:
+def _link(test: str, up: str = "") -> str:
     path, name = test.split("::")
-    return f"[{name}](../{path})"
+    return f"[{name}]({up}../{path})"
 
 
 if __name__ == "__main__":
     DOCUMENT.write_text(document(), encoding="utf-8")
+    CARDS.write_text(gallery(), encoding="utf-8")
