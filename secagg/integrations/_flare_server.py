@@ -18,7 +18,6 @@ from nvflare.app_common.app_event_type import AppEventType
 from nvflare.app_common.workflows.fedavg import FedAvg
 from nvflare.collab import collab
 
-from secagg import warming
 from secagg.errors import Aborted, ConfigError
 from secagg.identity import PartyRole, Roster, load_roster
 from secagg.integrations._flare_site import (
@@ -38,7 +37,7 @@ from secagg.integrations._flare_site import (
 from secagg.integrations._shared.digests import arrays_digest
 from secagg.integrations._shared.metrics import metric_key, metrics_of, with_metrics
 from secagg.integrations._shared.rounds import Rounds
-from secagg.integrations._shared.site import check_model
+from secagg.integrations._shared.site import check_model, warm
 from secagg.integrations._shared.statements import as_refusal, read, write
 from secagg.layout import Layout
 from secagg.roles.outcome import Outcome
@@ -123,7 +122,7 @@ class SecureAggregator(ModelAggregator):  # type: ignore[misc]
             ask=self._ask,
             check_running=self._check_running,
         )
-        threading.Thread(target=warming.warm, args=[self._full], daemon=True).start()
+        threading.Thread(target=warm, args=[self._full], daemon=True).start()
 
     def _ask(self, site: str, message: dict[str, Any], seconds: float) -> dict[str, Any]:
         """A site's answer to a message over the auxiliary channel."""
@@ -321,7 +320,7 @@ class SecureServer:
             ask=self._ask,
             check_running=_check_running,
         )
-        threading.Thread(target=warming.warm, args=[self._full], daemon=True).start()
+        threading.Thread(target=warm, args=[self._full], daemon=True).start()
 
     def aggregate(self, model: Mapping[str, Any], /, **request: Any) -> tuple[dict[str, Any], dict[str, float]]:
         """Let all sites train, and move ``model`` by the weighted mean of their updates; run in ``@collab.main``.

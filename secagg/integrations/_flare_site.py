@@ -22,6 +22,7 @@ from nvflare.apis.fl_constant import FilterKey, FLContextKey, ReturnCode
 from nvflare.apis.shareable import ReservedHeaderKey, Shareable, make_reply
 from nvflare.apis.utils.task_utils import contains_lazy_download_ref, get_filters, materialize_lazy_download_refs
 from nvflare.app_common.app_constant import AppConstants
+from nvflare.app_common.logging.constants import is_log_streaming_allowed
 from nvflare.collab import collab
 from nvflare.collab.api.decorators import get_object_publish_interface
 from nvflare.private.privacy_manager import Scope
@@ -45,17 +46,13 @@ WEIGHT = MetaKey.NUM_STEPS_CURRENT_ROUND
 PUBLIC = "secagg.integrations.flare"  # the module that jobs name
 
 SERVER = "server"  # the server's name in every Collab job
-MODEL, REQUEST = (
-    "model",
-    "request",
-)  # in the message that asks a Collab client to train, beside a statement's fields
+MODEL, REQUEST = "model", "request"  # in the message that asks a Collab client to train
 
 _PUBLISHED = {"secagg_message"}
 _SETTINGS = "secagg.json"
 _PLACE = "SECAGG_SITE"  # the environment variable for sites that share a machine
 _KEYS = {
-    "secagg-key", "secagg-roster", "secagg-dir", "secagg-he-key", "secagg-epsilon", "secagg-delta",
-    "secagg-evaluate", "parties",
+    "secagg-key", "secagg-roster", "secagg-dir", "secagg-he-key", "secagg-epsilon", "secagg-delta", "parties"
 }  # fmt: skip
 # What NVFlare itself adds for each site on the way. None of it reaches the training script, except through code
 # that reads the task's headers itself.
@@ -204,6 +201,11 @@ class SecureFilter(Filter):  # type: ignore[misc]
         if event_type == EventType.START_RUN:
             with self._noting():
                 site_of(self._full, fl_ctx)
+            if is_log_streaming_allowed(fl_ctx) and not fl_ctx.get_prop(FLContextKey.SIMULATE_MODE):
+                log.warning(
+                    "secagg: a job may send this site's log to the server, with what secagg writes there about its "
+                    'files and numbers; set "allow_log_streaming": false in the site\'s resources.json'
+                )
         elif event_type == EventType.BEFORE_TASK_EXECUTION:
             if fl_ctx.get_prop(FLContextKey.TASK_NAME) == self.train_task:
                 with self._noting():
@@ -233,7 +235,7 @@ class SecureFilter(Filter):  # type: ignore[misc]
         try:
             yield
         except Exception as error:
-            self.logger.warning("secagg: this site can't take part: %s: %s", type(error).__name__, error)
+            log.warning("secagg: this site can't take part: %s: %s", type(error).__name__, error)
         else:
             self._refused = False
 

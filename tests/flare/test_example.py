@@ -46,6 +46,7 @@ def test_the_secure_job_differs_in_three_lines_and_gives_the_same_model(tmp_path
             models.append(np.load(path))
         log = other.log("job")
     assert all(f"secagg: round {number}: 4 updates in the sum" in log for number in range(3)), log[-4000:]
+    assert ": silent" not in log  # of the small sessions that compile kernels, in which a client falls silent
     assert {path.parent.name for path in (tmp_path / "secure" / "sites").glob("*/ledger")} == set(SITES)
     assert np.abs(models[0]).max() > 0.1
     np.testing.assert_allclose(models[1], models[0], rtol=0, atol=QUANTIZED)

@@ -73,7 +73,7 @@ class Site:
         self.training: Training | None = None
         self._hosts: dict[str, HostedRole] = {}
         self._lock = threading.Lock()
-        self._warm = threading.Thread(target=warming.warm, args=[task], daemon=True)
+        self._warm = threading.Thread(target=warm, args=[task], daemon=True)
         self._warm.start()
         self._named = False
 
@@ -168,6 +168,21 @@ class Site:
             self._warm.join()
             return write(self.task, roster=role.roster)
         return write(self.task, session=statement.session, data=role.answer(statement.data) or b"")
+
+
+def warm(task: Task) -> None:
+    """Compile the kernels of ``task``, without a line in the log about the small sessions that this plays."""
+    own = threading.get_ident()
+
+    def is_of_others(record: logging.LogRecord) -> bool:
+        return record.thread != own
+
+    log = logging.getLogger("secagg")
+    log.addFilter(is_of_others)
+    try:
+        warming.warm(task)
+    finally:
+        log.removeFilter(is_of_others)
 
 
 def check_model(arrays: Mapping[str, Any], task: Task) -> None:
