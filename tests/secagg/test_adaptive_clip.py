@@ -30,9 +30,9 @@ def clip_of(quantile: float, start: float) -> dp.AdaptiveClip:
     return dp.AdaptiveClip(0.8, CLIENTS / 20, clip=start, quantile=quantile, learning_rate=0.4)
 
 
-def task_for(adaptive: dp.AdaptiveClip) -> secagg.Task:
+def task_for(adaptive: dp.AdaptiveClip, protocol: Any = None) -> secagg.Task:
     return secagg.Task(
-        protocol=secagg.SecAgg(corruption=0.1),
+        protocol=protocol or secagg.SecAgg(corruption=0.1),
         layout=secagg.Layout.of(np.zeros(SIZE + 1)),
         encoding=dp.DistributedGaussian(1.0, adaptive.noise_multiplier, 20),
         max_clients=CLIENTS,
@@ -69,7 +69,7 @@ def test_the_clip_finds_the_quantile_under_masks(quantile: float, start: float) 
 
 @pytest.mark.parametrize("start", [0.1, 20.0])
 def test_control_with_the_bits_turned_round_the_clip_runs_away(start: float) -> None:
-    clip, median = play(clip_of(0.5, start), sign=-1), float(np.median(NORMS))
+    clip, median = play(clip_of(0.5, start), sign=-1, count=ROUNDS // 2), float(np.median(NORMS))
     assert not median / 10 < clip < median * 10
     assert abs(np.log(clip / median)) > abs(np.log(start / median)) + 1, "and farther than it began"
 
@@ -87,9 +87,12 @@ def test_update_and_bit_are_charged_together() -> None:
 
 
 def test_the_bit_is_noised_by_the_clients_as_much_as_is_stated() -> None:
-    """All norms are below the clip, so what the bits' sum varies by is noise: bit_noise for those guaranteed."""
+    """All norms are below the clip, so what the bits' sum varies by is noise: bit_noise for those guaranteed.
+
+    The clients' noise is the same in each protocol; of a hundred sessions, those of AdditiveShares cost the least.
+    """
     adaptive = replace(clip_of(0.5, 50.0), learning_rate=1.0)
-    task = task_for(adaptive)
+    task = task_for(adaptive, secagg.AdditiveShares(corruption=0.1))
     vectors = {party: adaptive.encode(update) for party, update in updates(0).items()}
     counts = []
     for number in range(RUNS):
