@@ -86,7 +86,10 @@ def peers(
     as_json: Json = None,
     as_html: Html = None,
 ) -> None:
-    """Do the same work with each installed peer and with this library. A wrong answer fails the run."""
+    """Do the same work with each installed peer and with this library.
+
+    A wrong answer fails the run, and so do more bytes than our documents claim.
+    """
     from bench.peer_calls import COMPARISONS
     from bench.peers import Comparing, missed_bytes, parts_grid, peers_grid, selected
 

@@ -233,12 +233,15 @@ def peers_grid(compared: Sequence[Compared], absent: Mapping[str, str]) -> Grid:
         for one in compared
     ]
     turns = sorted({one.turns for one in compared})
+    missing: dict[str, list[str]] = defaultdict(list)
+    for work, reason in absent.items():
+        missing[reason].append(work)
     notes = [
         "Seconds and bytes are of one unit of the work. Theirs and ours ran in turn in one process, "
         f"{' or '.join(map(str, turns))} times after a warm-up; a call longer than --seconds ran once. The figures "
         "are medians, with the least and the greatest ratio of any turn. A claim holds only if every turn "
         "supports it.",
-        *(f"Not compared: {work}: {reason}." for work, reason in absent.items()),
+        *(f"Not compared: {'; '.join(works)}: {reason}." for reason, works in missing.items()),
     ]
     return Grid("Compared with peers", columns, rows, notes)
 

@@ -89,13 +89,14 @@ def test_a_comparison_is_made_per_unit_of_the_work():
 
 
 def test_a_missing_peer_is_named_with_its_package():
-    comparing = Comparing([Comparison("sum", "value", NOWHERE, pair), Comparison("sum", "value", HERE, pair)])
+    works = [("sum", NOWHERE), ("sort", NOWHERE), ("sum", HERE)]
+    comparing = Comparing([Comparison(work, "value", peer, pair) for work, peer in works])
     comparing.run(3, 1.0, lambda name, work: None)
     assert [one.peer for one in comparing.compared] == ["numpy"]
-    assert comparing.absent == {"nobody, sum": "nobody is not installed: pip install nobody"}
-    assert any(
-        "Not compared: nobody, sum" in note for note in peers_grid(comparing.compared, comparing.absent).notes
-    )
+    reason = "nobody is not installed: pip install nobody"
+    assert comparing.absent == {"nobody, sum": reason, "nobody, sort": reason}
+    note = f"Not compared: nobody, sum; nobody, sort: {reason}."
+    assert note in peers_grid(comparing.compared, comparing.absent).notes
 
 
 @pytest.mark.parametrize(("require", "code"), [([], 0), (["--require"], 1)])
