@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import random
-import threading
 from collections.abc import Mapping
 from typing import Any
 
@@ -37,7 +36,7 @@ from secagg.integrations._flare_site import (
 from secagg.integrations._shared.digests import arrays_digest
 from secagg.integrations._shared.metrics import metric_key, metrics_of, with_metrics
 from secagg.integrations._shared.rounds import Rounds
-from secagg.integrations._shared.site import check_model, warm
+from secagg.integrations._shared.site import check_model, compiling
 from secagg.integrations._shared.statements import as_refusal, read, write
 from secagg.layout import Layout
 from secagg.roles.outcome import Outcome
@@ -122,7 +121,7 @@ class SecureAggregator(ModelAggregator):  # type: ignore[misc]
             ask=self._ask,
             check_running=self._check_running,
         )
-        threading.Thread(target=warm, args=[self._full], daemon=True).start()
+        compiling(self._full)
 
     def _ask(self, site: str, message: dict[str, Any], seconds: float) -> dict[str, Any]:
         """A site's answer to a message over the auxiliary channel."""
@@ -320,7 +319,7 @@ class SecureServer:
             ask=self._ask,
             check_running=_check_running,
         )
-        threading.Thread(target=warm, args=[self._full], daemon=True).start()
+        compiling(self._full)
 
     def aggregate(self, model: Mapping[str, Any], /, **request: Any) -> tuple[dict[str, Any], dict[str, float]]:
         """Let all sites train, and move ``model`` by the weighted mean of their updates; run in ``@collab.main``.

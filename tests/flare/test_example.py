@@ -28,21 +28,30 @@ def play(folder: Path, script: str) -> Processes:
         "SECAGG_SITE": f"{folder}/sites",
     }
     processes = Processes(folder, environment)
-    if script == "job_secure.py":
+    if script.endswith("_secure.py"):
         assert processes.start("enrol", sys.executable, "enrol.py").wait(SECONDS) == 0, processes.log("enrol")
     processes.start("job", sys.executable, script)
     return processes
 
 
-def test_the_secure_job_differs_in_three_lines_and_gives_the_same_model(tmp_path: Path) -> None:
-    plain, secure = ((EXAMPLE / name).read_text().splitlines() for name in ("job.py", "job_secure.py"))
+@pytest.mark.parametrize(
+    ("name", "secure_name", "most", "result"),
+    [
+        ("job.py", "job_secure.py", 3, "models/server.npy"),
+        ("collab_job.py", "collab_secure.py", 7, "server/model.npy"),
+    ],
+)
+def test_the_secure_job_differs_in_few_lines_and_gives_the_same_model(
+    name: str, secure_name: str, most: int, result: str, tmp_path: Path
+) -> None:
+    plain, secure = ((EXAMPLE / script).read_text().splitlines() for script in (name, secure_name))
     changed = [line for line in difflib.ndiff(plain, secure) if line.startswith("+ ") and line[2:].strip()]
-    assert len(changed) <= 3, changed
+    assert len(changed) <= most, changed
     models = []
-    with play(tmp_path / "plain", "job.py") as one, play(tmp_path / "secure", "job_secure.py") as other:
+    with play(tmp_path / "plain", name) as one, play(tmp_path / "secure", secure_name) as other:
         for processes in (one, other):
             assert processes.running["job"].wait(SECONDS) == 0, processes.log("job")[-4000:]
-            (path,) = processes.folder.rglob("models/server.npy")
+            (path,) = processes.folder.rglob(result)
             models.append(np.load(path))
         log = other.log("job")
     assert all(f"secagg: round {number}: 4 updates in the sum" in log for number in range(3)), log[-4000:]

@@ -23,6 +23,9 @@ from secagg.task import Task
 
 Arrays = Mapping[str, NDArray[Any]]
 
+_COMPILING: dict[bytes, threading.Thread] = {}  # by the task's digest; a simulator plays several sites in a process
+_STARTING = threading.Lock()
+
 
 @dataclass
 class Training:
@@ -73,8 +76,7 @@ class Site:
         self.training: Training | None = None
         self._hosts: dict[str, HostedRole] = {}
         self._lock = threading.Lock()
-        self._warm = threading.Thread(target=warm, args=[task], daemon=True)
-        self._warm.start()
+        self._warm = compiling(task)
         self._named = False
 
     def take(self, number: int, arrays: Arrays, request: bytes) -> None:
@@ -168,6 +170,15 @@ class Site:
             self._warm.join()
             return write(self.task, roster=role.roster)
         return write(self.task, session=statement.session, data=role.answer(statement.data) or b"")
+
+
+def compiling(task: Task) -> threading.Thread:
+    """The thread that compiles the kernels of ``task`` in this process, started by the first call."""
+    with _STARTING:
+        if task.digest not in _COMPILING:
+            _COMPILING[task.digest] = threading.Thread(target=warm, args=[task], daemon=True)
+            _COMPILING[task.digest].start()
+        return _COMPILING[task.digest]
 
 
 def warm(task: Task) -> None:

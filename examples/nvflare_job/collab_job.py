@@ -1,0 +1,38 @@
+"""Four sites train a classifier of digits; the server calls their methods."""
+
+from pathlib import Path
+
+import numpy as np
+from nvflare.collab import CollabRecipe, collab
+from nvflare.recipe import SimEnv
+from train import load, predict
+
+
+class Site:
+    @collab.publish
+    def train(self, model, rate):
+        images, digits = load(collab.site_name)
+        weights = model["numpy_key"].astype(np.float64)
+        accuracy = float((predict(weights, images).argmax(axis=1) == digits).mean())
+        for _ in range(10):
+            weights -= rate * images.T @ (predict(weights, images) - np.eye(10)[digits]) / len(images)
+        return {"numpy_key": weights.astype(np.float32)}, {"accuracy": accuracy, "num-examples": len(images)}
+
+
+class Server:
+    @collab.main
+    def run(self):
+        model = {"numpy_key": np.zeros((65, 10), np.float32)}
+        for number in range(3):
+            results = [result for _, result in collab.clients(timeout=60.0).train(model, rate=0.5)]
+            counts = [metrics["num-examples"] for _, metrics in results]
+            models = [trained["numpy_key"] for trained, _ in results]
+            model = {"numpy_key": np.average(models, axis=0, weights=counts).astype(np.float32)}
+            metrics = {"accuracy": np.average([metrics["accuracy"] for _, metrics in results], weights=counts)}
+            print(f"round {number}: {metrics}")
+        np.save(Path(collab.workspace.get_root_dir()) / "model.npy", model["numpy_key"])
+
+
+if __name__ == "__main__":
+    recipe = CollabRecipe(job_name="collab", server=Server(), client=Site(), min_clients=4)
+    recipe.execute(SimEnv(num_clients=4))
