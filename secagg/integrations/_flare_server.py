@@ -29,13 +29,13 @@ from secagg.integrations._flare_site import (
     TOPIC,
     arguments_digest,
     arrays_of,
-    read_settings,
     request_digest,
     task_text,
 )
 from secagg.integrations._shared.digests import arrays_digest
 from secagg.integrations._shared.metrics import metric_key, metrics_of, with_metrics
 from secagg.integrations._shared.rounds import Rounds
+from secagg.integrations._shared.settings import read_settings
 from secagg.integrations._shared.site import check_model, compiling
 from secagg.integrations._shared.statements import as_refusal, read, write
 from secagg.layout import Layout

@@ -4,13 +4,10 @@ from __future__ import annotations
 
 import base64
 import hashlib
-import json
 import logging
-import os
 import threading
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -33,6 +30,7 @@ from secagg.errors import ConfigError
 from secagg.integrations._shared.digests import typed
 from secagg.integrations._shared.metrics import with_metrics
 from secagg.integrations._shared.party import RefusalError
+from secagg.integrations._shared.settings import read_settings
 from secagg.integrations._shared.site import Site
 from secagg.integrations._shared.statements import read, refuse, write
 from secagg.task import Task
@@ -49,11 +47,6 @@ SERVER = "server"  # the server's name in every Collab job
 MODEL, REQUEST = "model", "request"  # in the message that asks a Collab client to train
 
 _PUBLISHED = {"secagg_message"}
-_SETTINGS = "secagg.json"
-_PLACE = "SECAGG_SITE"  # the environment variable for sites that share a machine
-_KEYS = {
-    "secagg-key", "secagg-roster", "secagg-dir", "secagg-he-key", "secagg-epsilon", "secagg-delta", "parties"
-}  # fmt: skip
 # What NVFlare itself adds for each site on the way. None of it reaches the training script, except through code
 # that reads the task's headers itself.
 _TRANSPORT = {
@@ -101,35 +94,6 @@ def request_digest(job: str, task_name: str, request: Mapping[str, Any]) -> byte
     sent = [{name: found[name] for name in sorted(found.keys() - _TRANSPORT)} for found in (headers, cookies)]
     parts = [meta, content, *sent]
     return hashlib.sha256(encode_parts(f"secagg/v1/{STACK}-request", job, task_name, *typed(parts))).digest()
-
-
-def read_settings(site: str, local: str | os.PathLike[str], *, required: bool = True) -> dict[str, Any]:
-    """What a site's operator has set: ``secagg.json`` in ``local``, or what the variable SECAGG_SITE names.
-
-    ``ConfigError`` for a file that is not a JSON object or has an unknown key, and if the variable names no file.
-    """
-    place = os.environ.get(_PLACE)
-    path = Path(local) / _SETTINGS if place is None else Path(place)
-    if not path.is_absolute():
-        raise ConfigError(
-            f"got {_PLACE}={place}; expected an absolute path, because NVFlare runs sites in folders of their own"
-        )
-    if place is not None and path.is_dir():
-        path /= f"{site}.json"
-    if not path.exists():
-        if place is not None and required:
-            raise ConfigError(f"got {_PLACE}={place}, and no file {path}; expected the settings of site {site}")
-        return {}
-    try:
-        found = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise ConfigError(f"got settings {path} that can't be read: {error}; expected a JSON object") from error
-    expected = f"expected a JSON object of {', '.join(sorted(_KEYS))}"
-    if not isinstance(found, dict):
-        raise ConfigError(f"got settings {path} that are a {type(found).__name__}; {expected}")
-    if wrong := sorted(found.keys() - _KEYS):
-        raise ConfigError(f"got settings {path} with {', '.join(wrong):.200}; {expected}")
-    return found
 
 
 class _Site(Site):

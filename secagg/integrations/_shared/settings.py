@@ -1,0 +1,45 @@
+"""What a site's operator has set, in a file on the site."""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+from secagg.errors import ConfigError
+
+_SETTINGS = "secagg.json"
+_PLACE = "SECAGG_SITE"  # the environment variable for sites that share a machine
+_KEYS = {
+    "secagg-key", "secagg-roster", "secagg-dir", "secagg-he-key", "secagg-epsilon", "secagg-delta", "parties"
+}  # fmt: skip
+
+
+def read_settings(site: str, local: str | os.PathLike[str], *, required: bool = True) -> dict[str, Any]:
+    """What a site's operator has set: ``secagg.json`` in ``local``, or what the variable SECAGG_SITE names.
+
+    ``ConfigError`` for a file that is not a JSON object or has an unknown key, and if the variable names no file.
+    """
+    place = os.environ.get(_PLACE)
+    path = Path(local) / _SETTINGS if place is None else Path(place)
+    if not path.is_absolute():
+        raise ConfigError(
+            f"got {_PLACE}={place}; expected an absolute path, because NVFlare runs sites in folders of their own"
+        )
+    if place is not None and path.is_dir():
+        path /= f"{site}.json"
+    if not path.exists():
+        if place is not None and required:
+            raise ConfigError(f"got {_PLACE}={place}, and no file {path}; expected the settings of site {site}")
+        return {}
+    try:
+        found = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise ConfigError(f"got settings {path} that can't be read: {error}; expected a JSON object") from error
+    expected = f"expected a JSON object of {', '.join(sorted(_KEYS))}"
+    if not isinstance(found, dict):
+        raise ConfigError(f"got settings {path} that are a {type(found).__name__}; {expected}")
+    if wrong := sorted(found.keys() - _KEYS):
+        raise ConfigError(f"got settings {path} with {', '.join(wrong):.200}; {expected}")
+    return found
