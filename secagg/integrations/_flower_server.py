@@ -43,6 +43,7 @@ log = logging.getLogger("flwr.secagg")
 
 INTRODUCTION = "Introduction"
 
+_SECONDS, _SIMULATED_SECONDS = 60.0, 600.0  # of a round, unless deadlines= says more
 _SLACK = 600.0  # a message's time to live in seconds; Flower drops it if clocks differ by more
 
 
@@ -55,8 +56,9 @@ class SecureGrid(Grid):  # type: ignore[misc]
       keeps its own time limit, and an error from it counts as silence. See :func:`hosted`.
     - ``run_config``: the ServerApp's ``context.run_config``. A node takes part only if its own is the same, because
       the run config steers an app as the records of a request do.
-    - ``deadlines``: the seconds that a round of the protocol may take, one number for all rounds or by name. In the
-      round ``"Introduction"`` new nodes say who they are. The round in which clients train has the strategy's
+    - ``deadlines``: the seconds that a round of the protocol may take, one number for all rounds or by name. Else a
+      round has 60 seconds, or 600 in Flower's simulation, where Ray has to start and nodes wait for processors. In
+      the round ``"Introduction"`` new nodes say who they are. The round in which clients train has the strategy's
       ``timeout`` unless it is named. Late parties are dropped.
     - ``poll``: the seconds between two looks for answers.
     - ``strategies``: classes of your own that work with a single reply that holds the weighted mean.
@@ -79,7 +81,7 @@ class SecureGrid(Grid):  # type: ignore[misc]
         roster: Roster | str | os.PathLike[str] | None = None,
         parties: Mapping[str, Party] | None = None,
         strategies: Iterable[type] = (),
-        deadlines: float | Mapping[str, float] = 60.0,
+        deadlines: float | Mapping[str, float] | None = None,
         poll: float = 0.1,
         executor: Executor | None = None,
         beacon: Fetch | None = None,
@@ -96,7 +98,8 @@ class SecureGrid(Grid):  # type: ignore[misc]
         self.failures: list[str] = []
         self._grid, self._strategies, self._poll = grid, tuple(strategies), poll
         self._deadlines = dict(deadlines) if isinstance(deadlines, Mapping) else {}
-        self._deadline = 60.0 if isinstance(deadlines, Mapping) else float(deadlines)
+        usual = _SIMULATED_SECONDS if _simulates(grid) else _SECONDS
+        self._deadline = usual if deadlines is None or isinstance(deadlines, Mapping) else float(deadlines)
         self._executor, self._beacon = executor, beacon
         self._run_config = dict(run_config or {})
         self._ids: dict[int, str] = {}  # node → the id that it claims
@@ -358,3 +361,8 @@ class _Session:
     like: Any  # the metadata of a train message
     queue: list[Any] = field(default_factory=list)  # messages to nodes
     met: set[str] = field(default_factory=set)  # parties that were sent a message
+
+
+def _simulates(grid: Any) -> bool:
+    """Whether ``grid`` is that of Flower's simulation."""
+    return type(grid).__name__ == "InMemoryGrid" and type(grid).__module__.startswith("flwr.")

@@ -6,6 +6,7 @@ import importlib
 import re
 import subprocess
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -16,6 +17,7 @@ pytest.importorskip("flwr", reason="needs Flower: pip install 'secagg[flower]'")
 
 from flwr.clientapp import ClientApp
 from flwr.serverapp.strategy import FedAvg
+from flwr.superlink.grid import InMemoryGrid
 from sklearn.datasets import load_digits
 
 from bench.loopback import LoopbackGrid
@@ -106,6 +108,13 @@ def test_control_a_node_that_believes_to_be_simulated_plays_it(monkeypatch: pyte
     monkeypatch.setattr(_flower_client, "is_simulated", lambda: True)
     start(secure_grid := secure(simulated_grid()))
     assert len(secure_grid.outcomes[0].survivors) == CLIENTS
+
+
+def test_a_simulation_has_the_time_that_ray_needs_to_start() -> None:
+    grid = InMemoryGrid(state_factory=SimpleNamespace(state=lambda: None))
+    seconds = [SecureGrid(grid, TASK, deadlines=named)._deadline for named in (None, {"ShareKeys": 1.0}, 5)]
+    assert seconds == [600.0, 600.0, 5.0]
+    assert SecureGrid(simulated_grid(), TASK)._deadline == 60.0
 
 
 def test_an_empty_roster_is_no_path() -> None:
