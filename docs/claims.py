@@ -235,6 +235,21 @@ GROUPS: dict[str, tuple[Claim, ...]] = {
                 "tests/integrations/test_flower_wire.py::test_control_in_the_clear_the_integers_are_found",
             ),
         ),
+        Claim(
+            "With NVFlare, no update, weight or metric leaves a site unprotected, and a site can enforce it",
+            ("secagg/integrations/flare.py",),
+            (
+                "tests/flare/test_wire.py",
+                "tests/flare/test_filter.py",
+                "tests/flare/test_privacy.py",
+                "tests/flare/test_rounds.py",
+            ),
+            (
+                "tests/flare/test_wire.py::test_control_in_the_plain_job_everything_is_found",
+                "tests/flare/test_wire.py::test_control_in_the_clear_the_integers_are_found",
+                "tests/flare/test_rounds.py::test_control_uncounted_a_third_upload_leaves",
+            ),
+        ),
     ),
     "The code": (
         Claim(

@@ -220,7 +220,7 @@ class SecureFilter(Filter):  # type: ignore[misc]
         code = shareable.get_return_code()
         if code != ReturnCode.OK:
             return make_reply(code if code in _CODES else ReturnCode.EXECUTION_EXCEPTION)
-        self._check_last(fl_ctx)
+        self._check_filters(fl_ctx)
         dxo = _model_in(shareable)
         metrics = dict(dxo.get_meta_prop(MetaKey.INITIAL_METRICS) or {})
         if WEIGHT in (dxo.meta or {}):
@@ -232,15 +232,19 @@ class SecureFilter(Filter):  # type: ignore[misc]
         site.placeholder = placeholder
         return placeholder
 
-    def _check_last(self, fl_ctx: Any) -> None:
-        """``ConfigError`` if a filter follows that would see the placeholder in place of the update."""
-        configured = getattr(fl_ctx.get_prop(FLContextKey.RUNNER), "task_result_filters", {})
-        found = get_filters(Scope.TASK_RESULT_FILTERS_NAME, fl_ctx, configured, self.train_task, FilterKey.OUT)
-        own = [isinstance(each, SecureFilter) for each in found]
-        after = found[own.index(True) + 1 :] if True in own else []
-        if wrong := [type(each).__name__ for each in after if not isinstance(each, SecureFilter)]:
+    def _check_filters(self, fl_ctx: Any) -> None:
+        """``ConfigError`` unless the job lists this filter, and lists no other after it."""
+        listed = getattr(fl_ctx.get_prop(FLContextKey.RUNNER), "task_result_filters", {})
+        of_job = listed.get(self.train_task + FilterKey.DELIMITER + FilterKey.OUT) or []
+        if not any(isinstance(each, SecureFilter) for each in of_job):
             raise ConfigError(
-                f"got filter {wrong[0]} after SecureFilter, which would see no update; put it before SecureFilter"
+                "got a job without SecureFilter, so its server expects updates in the clear; use secured"
+            )
+        found = get_filters(Scope.TASK_RESULT_FILTERS_NAME, fl_ctx, listed, self.train_task, FilterKey.OUT)
+        first = next(at for at, each in enumerate(found) if isinstance(each, SecureFilter))
+        if after := [type(each).__name__ for each in found[first:] if not isinstance(each, SecureFilter)]:
+            raise ConfigError(
+                f"got filter {after[0]} after SecureFilter, which would see no update; put it before SecureFilter"
             )
 
 

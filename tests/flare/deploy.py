@@ -1,7 +1,7 @@
-"""Provision a server and sites, start them on the loopback, and play a job.
+"""Provision a server and sites, start them on the loopback, and play jobs.
 
-``python -m tests.flare.deploy MODULE:FUNCTION FOLDER JSON``. Each participant has certificates of its own and is a
-process, as in production; each job is a process of its site. The option ``privacy`` has the content of
+``python -m tests.flare.deploy MODULE:FUNCTION,... FOLDER JSON``. Each participant has certificates of its own and
+is a process, as in production; each job is a process of its site. The option ``privacy`` has the content of
 ``local/privacy.json`` for some sites. Ports are chosen at random.
 """
 
@@ -10,6 +10,7 @@ import importlib
 import json
 import os
 import random
+import shutil
 import socket
 import subprocess
 import sys
@@ -81,31 +82,41 @@ def connect(kits: Path, sites: list[str]) -> Session:
 
 
 def play(
-    folder: Path, maker: str, sites: list[str], privacy: dict[str, Any], options: dict[str, Any]
-) -> dict[str, Any]:
-    """The job's meta, once it has ended; what the server keeps of it is then in the folder ``result``."""
+    folder: Path, makers: list[str], sites: list[str], privacy: dict[str, Any], options: dict[str, Any]
+) -> None:
+    """Play a job after the other; what the server keeps of each is then in the folder ``results``."""
+    recipes = [load(maker)(folder, sites=len(sites), **options) for maker in makers]
     kits = provision(folder, sites)
-    for site, content in privacy.items():
-        (kits / site / "local" / "privacy.json").write_text(json.dumps(content))
+    for site in sites:
+        local = kits / site / "local"
+        with contextlib.suppress(FileNotFoundError):
+            shutil.copy(folder / "sites" / f"{site}.json", local / "secagg.json")
+        if site in privacy:
+            (local / "privacy.json").write_text(json.dumps(privacy[site]))
     start(kits / "server", "server")
     for site in sites:
         start(kits / site, "client", f"uid={site}")
-    module, _, function = maker.partition(":")
-    recipe = getattr(importlib.import_module(module), function)(folder, sites=len(sites), **options)
-    recipe.export(str(folder / "job"))
     session = connect(kits, sites)
-    job = session.submit_job(str(next((folder / "job").iterdir())))
-    meta: dict[str, Any] = session.wait_for_job(job, timeout=SECONDS, poll_interval=0.5)
-    Path(session.download_job_result(job, str(folder))).rename(folder / "result")
-    return meta
+    for number, recipe in enumerate(recipes):
+        recipe.export(str(folder / "jobs" / str(number)))
+        job = session.submit_job(str(next((folder / "jobs" / str(number)).iterdir())))
+        meta = session.wait_for_job(job, timeout=SECONDS, poll_interval=0.5)
+        print(meta["status"], flush=True)
+        (folder / "results").mkdir(exist_ok=True)
+        Path(session.download_job_result(job, str(folder))).rename(folder / "results" / str(number))
+
+
+def load(maker: str) -> Any:
+    """The function that makes a recipe, from its name."""
+    module, _, function = maker.partition(":")
+    return getattr(importlib.import_module(module), function)
 
 
 def main() -> None:
-    maker, folder, text = sys.argv[1:]
+    makers, folder, text = sys.argv[1:]
     options = json.loads(text)
     sites = [f"site-{number}" for number in range(1, options.pop("sites") + 1)]
-    meta = play(Path(folder), maker, sites, options.pop("privacy", {}), options)
-    print(json.dumps(meta, default=str), flush=True)
+    play(Path(folder), makers.split(","), sites, options.pop("privacy", {}), options)
     os._exit(0)  # a session's threads would keep this process; the harness ends the others
 
 

@@ -157,15 +157,17 @@ def play(folder: Path, maker: str, *, kill: str = "", **options: Any) -> Job:
 
     With ``kill="site-4:3"`` this site's process dies before its third answer in the protocol.
     """
-    environment = {"FLARE_KILL": kill.replace(":", "+simulate_job:")} if kill else {}
+    environment = {"SECAGG_SITE": f"{folder}/sites"}
+    if kill:
+        environment["FLARE_KILL"] = kill.replace(":", "+simulate_job:")
     returncode = run(folder, "tests.flare.simulate", maker, options, environment)
     return Job(folder, returncode, [folder / "workspace" / "job" / "server"])
 
 
-def deploy(folder: Path, maker: str, **options: Any) -> Job:
-    """Play a job with provisioned processes; ``privacy`` is what some sites have in their ``privacy.json``."""
-    returncode = run(folder, "tests.flare.deploy", maker, options)
-    return Job(folder, returncode, [folder / "poc" / "example_project" / "prod_00" / "server", folder / "result"])
+def deploy(folder: Path, *makers: str, **options: Any) -> Job:
+    """Play jobs with provisioned processes; ``privacy`` is what some sites have in their ``privacy.json``."""
+    returncode = run(folder, "tests.flare.deploy", ",".join(makers), options)
+    return Job(folder, returncode, [folder / "poc" / "example_project" / "prod_00" / "server", folder / "results"])
 
 
 def run(
@@ -177,7 +179,6 @@ def run(
     own = {
         "FLARE_FRAMES": f"{folder}/frames",
         "PYTHONPATH": f"{Path(__file__).parent / 'recording'}:{ROOT}",
-        "SECAGG_SITE": f"{folder}/sites",
     }
     with Processes(folder, own | (environment or {})) as processes:
         try:

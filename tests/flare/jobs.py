@@ -37,6 +37,18 @@ def plain(folder: Path, **options: Any) -> Any:
     return NumpyFedAvgRecipe(**arguments(folder, **options))
 
 
+class Tolerant(NumpyFedAvgRecipe):  # type: ignore[misc]
+    """A recipe whose job goes on without sites that answer by an error."""
+
+    def _get_controller_kwargs(self) -> dict[str, Any]:
+        return {"ignore_result_error": True}
+
+
+def tolerant(folder: Path, **options: Any) -> Any:
+    """The plain job, which goes on without sites that answer by an error."""
+    return Tolerant(**arguments(folder, **options))
+
+
 def make_task(protocol: str) -> secagg.Task:
     return secagg.Task(
         protocol=PROTOCOLS[protocol],

@@ -7,19 +7,21 @@ from typing import Any
 
 from nvflare.app_common.np.recipes.fedavg import NumpyFedAvgRecipe
 
-from secagg import FixedPoint
+import secagg
 from secagg.integrations.flare import layout_of, secured
 from tests.flare.jobs import MODEL, arguments
 from tests.flare.protocols import enrol, make_task, protocol_of
 
 METRICS = {"loss": 4.0}
-CLIP, BITS, MAX_WEIGHT = 0.25, 24, 100_000
+CLIP, BITS, MAX_WEIGHT = 0.25, 24, 10_000_000
+
+
+def task_of(protocol: str) -> secagg.Task:
+    return make_task(protocol, layout_of(MODEL), secagg.FixedPoint(clip=CLIP, bits=BITS), MAX_WEIGHT)
 
 
 def by_secured(folder: Path, *, protocol: str, sites: int, rounds: int) -> Any:
-    task = make_task(protocol, layout_of(MODEL), FixedPoint(clip=CLIP, bits=BITS), MAX_WEIGHT)
     parties = enrol(protocol_of(protocol), folder / "keys", folder / "sites")
-    recipe = secured(
-        NumpyFedAvgRecipe, task, roster=str(folder / "keys" / "roster.json"), metrics=METRICS, parties=parties
-    )
+    roster = str(folder / "keys" / "roster.json")
+    recipe = secured(NumpyFedAvgRecipe, task_of(protocol), roster=roster, metrics=METRICS, parties=parties)
     return recipe(**arguments(folder, sites=sites, rounds=rounds))

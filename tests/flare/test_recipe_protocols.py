@@ -1,4 +1,7 @@
-"""The NumPy recipe in the simulator, by every protocol: each round is the plain one, computed from sites' notes."""
+"""The NumPy recipe in the simulator, by every protocol: each round is the plain one, computed from sites' notes.
+
+Nothing that a site had to hide has left it; ``test_wire.py`` has the controls of this search.
+"""
 
 from __future__ import annotations
 
@@ -9,9 +12,10 @@ import pytest
 
 pytest.importorskip("nvflare", reason="needs NVFlare: pip install 'secagg[nvflare]'")
 
+from secagg.integrations.flare import with_metrics
 from tests.flare.harness import play
 from tests.flare.protocols import SITES
-from tests.flare.recipe_jobs import BITS, CLIP, MAX_WEIGHT
+from tests.flare.recipe_jobs import BITS, CLIP, MAX_WEIGHT, METRICS, task_of
 
 ROUNDS = 3
 
@@ -20,6 +24,7 @@ ROUNDS = 3
 def test_a_protocol_equals_the_plain_job(protocol: str, tmp_path: Path) -> None:
     job = play(tmp_path, "tests.flare.recipe_jobs:by_secured", protocol=protocol, sites=len(SITES), rounds=ROUNDS)
     assert job.returncode == 0, job.log[-4000:]
+    assert job.finds(with_metrics(task_of(protocol), METRICS)) == {}
     total = sum(note.steps for note in job.notes if note.round == 0)
     step = CLIP / 2 ** (BITS - 1) * MAX_WEIGHT * len(SITES) / total
     for number in range(ROUNDS):
