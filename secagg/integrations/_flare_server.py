@@ -28,11 +28,10 @@ from secagg.integrations._flare_site import (
     STACK,
     TOPIC,
     arguments_digest,
-    arrays_of,
     request_digest,
     task_text,
 )
-from secagg.integrations._shared.digests import arrays_digest
+from secagg.integrations._shared.digests import arrays_digest, arrays_of
 from secagg.integrations._shared.metrics import metric_key, metrics_of, with_metrics
 from secagg.integrations._shared.rounds import Rounds
 from secagg.integrations._shared.settings import read_settings

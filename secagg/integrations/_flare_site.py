@@ -11,7 +11,6 @@ from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 from nvflare.apis.dxo import DXO, DataKind, MetaKey, from_shareable
 from nvflare.apis.event_type import EventType
 from nvflare.apis.filter import Filter
@@ -25,10 +24,10 @@ from nvflare.collab.api.decorators import get_object_publish_interface
 from nvflare.private.privacy_manager import Scope
 
 from mpc.keys import encode_parts
-from secagg import _reading
 from secagg.errors import ConfigError
-from secagg.integrations._shared.digests import typed
-from secagg.integrations._shared.metrics import with_metrics
+from secagg.integrations._shared.budget import check_unbudgeted
+from secagg.integrations._shared.digests import arrays_of, typed
+from secagg.integrations._shared.metrics import MOST_NUMBERS, only_numbers, with_metrics
 from secagg.integrations._shared.party import RefusalError
 from secagg.integrations._shared.settings import read_settings
 from secagg.integrations._shared.site import Site
@@ -66,19 +65,6 @@ def task_text(task: Task | str, metrics: Mapping[str, float] | None) -> tuple[Ta
             raise ConfigError(f"got a task that is neither a Task nor base64 of its bytes: {error}") from error
     full = with_metrics(task, metrics)
     return full, base64.b64encode(full.to_bytes()).decode()
-
-
-def arrays_of(params: Mapping[str, Any]) -> dict[str, NDArray[Any]]:
-    """The arrays of a model by name; ``ConfigError`` unless each value is an array, a tensor or a number."""
-    arrays: dict[str, NDArray[Any]] = {}
-    for name, value in params.items():
-        array = _reading.read(value, (name,), ConfigError).array
-        if _reading.is_tensor(array):
-            _reading.check_storage(array)
-            array = array.cpu()
-            array = (array.float() if str(array.dtype) == "torch.bfloat16" else array).numpy()
-        arrays[str(name)] = array
-    return arrays
 
 
 def request_digest(job: str, task_name: str, request: Mapping[str, Any]) -> bytes:
@@ -140,7 +126,9 @@ class SecureFilter(Filter):  # type: ignore[misc]
 
     - ``task``: a :class:`secagg.Task`, or base64 of its bytes, as a job's JSON has it.
     - ``metrics``: name → bound, as in :class:`SecureAggregator`.
-    - ``train_task``: the name of NVFlare's task that trains. Results of other tasks do not leave.
+    - ``train_task``: the name of NVFlare's task that trains. Of other tasks' results, which no session protects,
+      only evaluations leave: 64 metrics that are numbers, and none if the site has a privacy budget, unless its
+      settings have ``"secagg-evaluate": true``. This holds for all tasks of the job, whatever they are called.
 
     The site's settings are read on the site and never from the job: see ``docs/nvflare.md``. An operator who lists
     the filter in the site's ``privacy.json``, under ``task_result_filters`` and under ``components``, has it in
@@ -174,6 +162,8 @@ class SecureFilter(Filter):  # type: ignore[misc]
             if fl_ctx.get_prop(FLContextKey.TASK_NAME) == self.train_task:
                 with self._noting():
                     self._take(fl_ctx)
+        elif event_type == EventType.BEFORE_TASK_RESULT_FILTER:
+            self._hold_back(fl_ctx)
         elif event_type == EventType.END_RUN and (site := _SITES.pop(_key(fl_ctx), None)) is not None:
             site.close()
 
@@ -191,6 +181,40 @@ class SecureFilter(Filter):  # type: ignore[misc]
             raise ConfigError(f"got a train request of kind {dxo.data_kind!r:.40}; expected a model and its round")
         site.take(number, arrays_of(dxo.data), request_digest(str(fl_ctx.get_job_id()), self.train_task, data))
         site.taken = data
+
+    def _hold_back(self, fl_ctx: Any) -> None:
+        """Empty a result for which no SecureFilter is listed.
+
+        An executor may take every task, but NVFlare looks filters up by a task's exact name. A server that lies
+        sends its model as a task of another name.
+        """
+        name, result = fl_ctx.get_prop(FLContextKey.TASK_NAME), fl_ctx.get_prop(FLContextKey.TASK_RESULT)
+        allowed = make_reply(ReturnCode.TASK_RESULT_FILTER_ERROR)
+        try:
+            if any(isinstance(each, SecureFilter) for each in _filters_of(name, fl_ctx)):
+                return
+            if name == self.train_task:
+                raise ConfigError(f"got no SecureFilter for task {name!r:.80}; list it under task_result_filters")
+            allowed = self._evaluation(result, name, fl_ctx)
+        except Exception as error:
+            log.warning("secagg: held back a result: %s", error)
+        content = dict(allowed)  # the same object goes to the filters, and to the server
+        result.clear()
+        result.update(content)
+
+    def _evaluation(self, result: Shareable, name: str, fl_ctx: Any) -> Shareable:
+        """The metrics of an evaluation, and nothing else; ``ConfigError`` for another result."""
+        code = result.get_return_code()
+        if code != ReturnCode.OK:
+            return make_reply(code if code in _CODES else ReturnCode.EXECUTION_EXCEPTION)
+        check_unbudgeted(site_of(self._full, fl_ctx).settings)
+        metrics = from_shareable(result).data if result.get("DXO", {}).get("kind") == DataKind.METRICS else None
+        if (numbers := only_numbers(metrics)) is None:
+            raise ConfigError(
+                f"got a result of task {name!r:.80}, which secagg does not protect; it stays here. An evaluation "
+                f"may send {MOST_NUMBERS} metrics, each a number"
+            )
+        return DXO(DataKind.METRICS, data=numbers, meta={}).to_shareable()
 
     @contextmanager
     def _noting(self) -> Iterator[None]:
@@ -210,7 +234,7 @@ class SecureFilter(Filter):  # type: ignore[misc]
         """
         name = fl_ctx.get_prop(FLContextKey.TASK_NAME)
         if name != self.train_task:
-            raise ConfigError(f"got a result of task {name!r:.80}, which secagg does not protect; it stays here")
+            return self._evaluation(shareable, name, fl_ctx)
         if self._refused:
             raise ConfigError("this site can't take part with this job, or with its settings; its log says why")
         site = site_of(self._full, fl_ctx)
@@ -240,12 +264,18 @@ class SecureFilter(Filter):  # type: ignore[misc]
             raise ConfigError(
                 "got a job without SecureFilter, so its server expects updates in the clear; use secured"
             )
-        found = get_filters(Scope.TASK_RESULT_FILTERS_NAME, fl_ctx, listed, self.train_task, FilterKey.OUT)
+        found = _filters_of(self.train_task, fl_ctx)
         first = next(at for at, each in enumerate(found) if isinstance(each, SecureFilter))
         if after := [type(each).__name__ for each in found[first:] if not isinstance(each, SecureFilter)]:
             raise ConfigError(
                 f"got filter {after[0]} after SecureFilter, which would see no update; put it before SecureFilter"
             )
+
+
+def _filters_of(name: str, fl_ctx: Any) -> list[Any]:
+    """The result filters of a task, the site's before the job's."""
+    configured = getattr(fl_ctx.get_prop(FLContextKey.RUNNER), "task_result_filters", {})
+    return list(get_filters(Scope.TASK_RESULT_FILTERS_NAME, fl_ctx, configured, name, FilterKey.OUT))
 
 
 def _model_in(result: Shareable) -> DXO:

@@ -11,9 +11,23 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mpc.keys import encode_parts
+from secagg import _reading
 from secagg.errors import ConfigError
 
 _MOST_NESTED = 16
+
+
+def arrays_of(params: Mapping[str, Any]) -> dict[str, NDArray[Any]]:
+    """The arrays of a model by name; ``ConfigError`` unless each value is an array, a tensor or a number."""
+    arrays: dict[str, NDArray[Any]] = {}
+    for name, value in params.items():
+        array = _reading.read(value, (name,), ConfigError).array
+        if _reading.is_tensor(array):
+            _reading.check_storage(array)
+            array = array.cpu()
+            array = (array.float() if str(array.dtype) == "torch.bfloat16" else array).numpy()
+        arrays[str(name)] = array
+    return arrays
 
 
 def arrays_digest(stack: str, arrays: Mapping[str, NDArray[Any]]) -> bytes:

@@ -10,7 +10,10 @@ from secagg.fixed_point import FixedPoint
 from secagg.layout import Layout, Leaf
 from secagg.task import Task
 
+MOST_NUMBERS = 64  # in the answer to an evaluation, which no session protects
+
 _METRIC = "metric:"
+_MOST_TEXT = 128  # characters of a name in such an answer
 
 
 def metric_key(name: str) -> str:
@@ -54,3 +57,17 @@ def with_metrics(task: Task, metrics: Mapping[str, float] | None) -> Task:
     clips |= {metric_key(name): bound for name, bound in metrics.items()}
     ordered = tuple(sorted(leaves, key=lambda leaf: leaf.path))
     return replace(task, layout=Layout(ordered, layout.branches), encoding=replace(encoding, clip=clips))
+
+
+def only_numbers(metrics: object) -> dict[str, float] | None:
+    """The metrics of an evaluation as floats; None if there is anything that could carry a model."""
+    if not isinstance(metrics, dict) or len(metrics) > MOST_NUMBERS:
+        return None
+    if any(type(name) is not str or len(name) > _MOST_TEXT for name in metrics):
+        return None
+    if not all(isinstance(value, int | float) for value in metrics.values()):
+        return None
+    try:
+        return {name: float(value) for name, value in metrics.items()}
+    except OverflowError:  # of a long integer
+        return None

@@ -12,7 +12,8 @@ from secagg.errors import ConfigError
 _SETTINGS = "secagg.json"
 _PLACE = "SECAGG_SITE"  # the environment variable for sites that share a machine
 _KEYS = {
-    "secagg-key", "secagg-roster", "secagg-dir", "secagg-he-key", "secagg-epsilon", "secagg-delta", "parties"
+    "secagg-key", "secagg-roster", "secagg-dir", "secagg-he-key", "secagg-epsilon", "secagg-delta",
+    "secagg-evaluate", "parties",
 }  # fmt: skip
 
 

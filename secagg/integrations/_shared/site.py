@@ -63,6 +63,7 @@ class Site:
         self, task: Task, name: str, *, stack: str, run: str, settings: Mapping[str, Any], weighted_by: str
     ) -> None:
         self.task, self.name, self.stack, self.weighted_by = task, name, stack, weighted_by
+        self.settings = settings
         self.log = Quiet(logging.getLogger(f"secagg.{stack}"))
         with privately(self.log):
             self.party = Party(
