@@ -44,6 +44,7 @@ lint: $(INSTALLED)  ## ruff, mypy --strict, import contracts, sizes
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 	$(BIN)/python -m tests.house
+	$(BIN)/python -m tests.prose
 
 format: $(INSTALLED)
 	$(BIN)/ruff check --fix .
@@ -77,7 +78,9 @@ docs: $(INSTALLED)  ## write what is generated: the attacks' table, the diagrams
 	$(BIN)/python -m docs.service_tables
 
 docs-site: $(VENV)/.stacks $(VENV)/.docs  ## the documentation as a site, in site/index.html; its tutorials are run
-	$(BIN)/python -m sphinx --keep-going --quiet -b html docs site
+	$(BIN)/python -m sphinx --fail-on-warning --keep-going --quiet -b html docs site
+	$(BIN)/python -m docs.book.links site
+	$(BIN)/codespell
 
 lock: $(INSTALLED)  ## pin names, versions and hashes anew
 	$(BIN)/pip install --quiet pip-tools

@@ -54,6 +54,7 @@ from dp.errors import DPError
 from dp.events import Event, Release, Trust, check_name
 from dp.rotation import rotate, unrotate
 
+#: The most clients that share the noise of a sum.
 MAX_CLIENTS = 1 << 20
 
 _SESSION_LABEL = b"secagg/v1/dp-session"

@@ -38,7 +38,9 @@ Neighbours = Literal["zero-out", "replace-one"]
 - ``"replace-one"``: one update, and any other update in its place. Sensitivities are twice those of zero-out.
 """
 
+#: The values of ``Neighbours``.
 NEIGHBOURS: tuple[str, ...] = get_args(Neighbours)
+#: The orders of Rényi divergence over which ε is minimised.
 DEFAULT_ORDERS: Orders = (*range(2, 129), 256, 512, 1024)
 
 _MAX_ORDER = 1 << 12

@@ -16,6 +16,7 @@ from dp._checks import number
 from dp._numbers import whole
 from dp.errors import DPError
 
+#: A vector of float64.
 Vector = NDArray[np.float64]
 
 MAX_COORDINATES = 2**40

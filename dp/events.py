@@ -24,11 +24,16 @@ Trust = Literal["local", "distributed", "central"]
 - ``"central"``: the server adds the noise, and is trusted with every update.
 """
 
+#: The values of ``Unit``.
 UNITS: tuple[str, ...] = get_args(Unit)
+#: The values of ``Trust``.
 TRUSTS: tuple[str, ...] = get_args(Trust)
 
+#: How deep events may be nested.
 MAX_DEPTH = 8
+#: The most events in one event.
 MAX_EVENTS = 1 << 12
+#: The most repetitions of an event.
 MAX_COUNT = 1 << 40
 MIN_NORM, MAX_NORM = 1e-75, 1e75  # float64 holds the squares of their ratios
 
@@ -178,6 +183,7 @@ class Release:
         check_name("trust", self.trust, TRUSTS)
 
 
+#: The kinds of events by the name that JSON has for them.
 EVENTS: dict[str, type[Event]] = {
     kind.__name__: kind
     for kind in (

@@ -21,6 +21,7 @@ from dp.accounting import DEFAULT_ORDERS, Neighbours, RDPAccountant, check_epsil
 from dp.errors import DPError
 from dp.events import TRUSTS, UNITS, Event, Release, Trust, Unit, check_name, to_plain
 
+#: What was charged: each event with how often.
 Events = tuple[tuple[Event, int], ...]
 
 _FORMAT = "secagg/v1/dp-ledger"

@@ -30,6 +30,7 @@ from numpy.typing import NDArray
 from dp import _tables
 from dp.errors import DPError
 
+#: A vector of int64.
 Integers = NDArray[np.int64]
 Rng = Callable[[int], bytes]
 """A function that returns as many random bytes as it is asked for, like ``os.urandom``."""

@@ -201,6 +201,7 @@ class BFVParameters(_Ring):
         )
 
 
+#: The parameters of either scheme.
 Parameters = CKKSParameters | BFVParameters
 
 

@@ -25,7 +25,9 @@ from typing import Any, Protocol, runtime_checkable
 import numpy as np
 from numpy.typing import NDArray
 
+#: A vector of integers.
 Values = NDArray[np.integer[Any]]
+#: Called with k, it returns k random bytes.
 Random = Callable[[int], bytes]
 
 

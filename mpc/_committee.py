@@ -7,6 +7,7 @@ from mpc._numbers import whole
 from mpc.errors import MPCError
 from mpc.masks import KEY_BYTES
 
+#: The most members of a committee.
 MAX_MEMBERS = 256
 
 SEED_BYTES = KEY_BYTES

@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from mpc.errors import MPCError
 from mpc.masks import KEY_BYTES, add_mask
 
+#: A vector of unsigned integers, which are residues modulo a power of two.
 Lanes = NDArray[np.unsignedinteger[Any]]
 
 SEED_BYTES = KEY_BYTES

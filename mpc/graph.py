@@ -24,6 +24,7 @@ from mpc._numbers import whole
 from mpc.errors import MPCError
 from mpc.keys import encode_parts, seeded_rng
 
+#: What the server of a sparse graph may do: only read, or also lie once the graph is fixed.
 Server = Literal["curious", "semi-malicious"]
 
 SECURITY = 40

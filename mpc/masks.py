@@ -24,8 +24,10 @@ from numpy.typing import NDArray
 from mpc._numbers import whole
 from mpc.errors import MPCError
 
+#: A vector of unsigned integers, which are residues modulo a power of two.
 Lanes = NDArray[np.unsignedinteger[Any]]
 
+#: Bytes of the key of a mask.
 KEY_BYTES = 32
 
 VARIABLE = "SECAGG_KERNEL"

@@ -29,7 +29,9 @@ from mpc.errors import MPCError
 PRIME = 2**256 + 297
 """The order of the field: the least prime above 2^256."""
 
+#: Bytes of a secret.
 SECRET_BYTES = 32
+#: Bytes of a share.
 SHARE_BYTES = 33
 
 MAX_POINT = 2**16 - 1

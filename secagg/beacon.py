@@ -21,8 +21,11 @@ from secagg._numbers import is_a, whole
 from secagg.errors import ConfigError, shown
 from secagg.identity import check_signing_key
 
+#: Bytes of the public key of a beacon.
 KEY_BYTES = 32
+#: Bytes of a value.
 VALUE_BYTES = 64
+#: The largest number of a round.
 LATEST_ROUND = (1 << 63) - 1
 
 SLACK_BITS = 6

@@ -17,6 +17,7 @@ from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 from secagg._numbers import whole
 from secagg.errors import ConfigError, blaming, shown
 
+#: The most days for which a certificate holds.
 MOST_DAYS = 3650
 _MOST_NAMES = 100
 _SKEW = dt.timedelta(hours=1)  # by which a client's clock may be late

@@ -61,4 +61,5 @@ def check_corruption(corruption: object) -> float:
     return fraction
 
 
+#: What the server may do: anything, anything once the graph is fixed, or nothing but read.
 ThreatModel = Literal["malicious", "semi-malicious", "semi-honest"]

@@ -20,7 +20,8 @@ from secagg.packing import Lanes
 Rng = Callable[[int], bytes]
 """Returns the number of bytes that it is asked for. A restored role's returns the same bytes again."""
 
-MAX_WEIGHT = 1 << 53  # weights are exact in float64
+#: The largest weight: weights are exact in float64.
+MAX_WEIGHT = 1 << 53
 _MOST_SEGMENTS = 256  # of an encoding; ours have two or three
 
 

@@ -16,6 +16,7 @@ from secagg._documents import Document, read_document, read_file, write_document
 from secagg.errors import ConfigError
 from secagg.identity import Party, PartyRole, Roster, check_party_ids
 
+#: What a request's signature begins with.
 REQUEST_LABEL = b"secagg/v1/enrolment"
 
 _REQUEST = "a request to be enrolled (ID.enrol), as secagg keygen writes it"

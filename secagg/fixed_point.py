@@ -18,6 +18,7 @@ from secagg.errors import ConfigError, EncodingError, blaming, shown
 from secagg.layout import AnyFloat, Layout
 from secagg.packing import Lanes, lane_dtype
 
+#: The ways to round.
 ROUNDINGS = ("stochastic", "nearest")
 _KEY_BYTES = 32
 _PIECE = 1 << 16  # coordinates at a time, so that their random bits stay in the cache

@@ -27,7 +27,9 @@ from secagg.store import FileLedger, FileStore
 if TYPE_CHECKING:
     from secagg.task import Task
 
+#: Any role.
 AnyRole = TypeVar("AnyRole", bound="Member[Any] | Server[Any]")
+#: Any role but the server.
 AnyMember = TypeVar("AnyMember", bound=Member[Any])
 
 _NAME = re.compile(r"[0-9a-f]{16}-([0-9a-f]{64})\.")

@@ -30,6 +30,7 @@ from secagg.errors import ConfigError, blaming, shown
 
 _PARTY_ID = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.:@+-]{0,63}\Z")
 
+#: The file name of a key that clients share.
 SHARED_FILE = "shared.he.json"
 _MOST_IDS = (1 << 24) + 1  # one more than any task allows
 _MOST_BYTES = 1 << 26  # of a file

@@ -87,8 +87,8 @@ def write_identities(
 def write_registrar(name: str, folder: str | os.PathLike[str]) -> tuple[Path, Path]:
     """Write a registrar's private key (``NAME.pem``, mode 0600) and public key (``NAME.pub``); returns their paths.
 
-    The registrar signs rosters and is no party. Its private key never belongs on the server. Raises ``ConfigError``
-    if one of the files exists.
+    The registrar signs rosters and is not a party. Its private key never belongs on the server. Raises
+    ``ConfigError`` if one of the files exists.
     """
     name, where = check_party_id(name), Path(folder)
     private, public = where / f"{name}.pem", where / f"{name}.pub"

@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from secagg.encoding import SegmentLike
     from secagg.task import Task
 
+#: The most bits of a masked value.
 MAX_MASK_BITS = 62
 
 _INLINE_LANES = 1 << 22  # less work than this is done before a second thread has started

@@ -20,9 +20,11 @@ from secagg._numbers import is_a
 from secagg._reading import EXPECTED_DTYPES, FLOATS, INTEGERS, MAX_DEPTH, NUMBERS, SINGLE, Path, order, where
 from secagg.errors import ConfigError, EncodingError, blaming, chosen, shown
 
+#: A vector of float32 or float64.
 AnyFloat = NDArray[np.float32] | NDArray[np.float64]
 
-MAX_SIZE = 1 << 40  # coordinates
+#: The most coordinates of a layout.
+MAX_SIZE = 1 << 40
 
 _TARGETS = ("float16", "float32", "float64")
 _KINDS = ("dict", "list", "tuple", "none")

@@ -25,8 +25,10 @@ from secagg.errors import ConfigError, shown
 from secagg.identity import Roster, check_signing_key
 from secagg.store import ReadableLedger
 
+#: What a roster's signature begins with.
 SIGNATURE_LABEL = b"secagg/v1/roster-signature"
-MOST_ROSTER_BYTES = 1 << 26  # of a roster's JSON
+#: The most bytes of a roster's JSON.
+MOST_ROSTER_BYTES = 1 << 26
 
 _MOST_VERSIONS = (1 << 32) - 1
 _LAST_SECOND = int(dt.datetime(9999, 12, 31, tzinfo=dt.UTC).timestamp())

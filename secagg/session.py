@@ -13,7 +13,9 @@ from secagg.errors import ConfigError, blaming, shown
 from secagg.identity import Roster
 from secagg.merkle import merkle_root
 
+#: Random bytes of the server in a session id.
 NONCE_BYTES = 32
+#: The most bytes of the name of a session.
 MAX_SESSION_BYTES = 1024
 
 

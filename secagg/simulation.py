@@ -31,6 +31,7 @@ from secagg.store import MemoryLedger
 from secagg.table import contribution_round, rounds
 from secagg.task import Task
 
+#: Bytes by round.
 ByRound = dict[str, int]
 
 

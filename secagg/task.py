@@ -31,7 +31,9 @@ from secagg.roles.server import Server
 from secagg.store import Store
 from secagg.table import rounds
 
+#: The most bytes of ``context``.
 MAX_CONTEXT_BYTES = 1024
+#: The largest ``max_clients``.
 MAX_CLIENTS = 1 << 24
 _MOST_CLASSES = 1024  # that a caller of from_bytes knows
 

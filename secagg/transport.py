@@ -24,13 +24,16 @@ from secagg.roles.member import Member
 from secagg.roles.outcome import Outcome
 from secagg.roles.server import Outbox, Server
 
+#: The empty message, which says that a session is over.
 OVER = b""
 
 _LONGEST = 3600.0  # seconds in one call of a transport: systems have limits of their own
 _WAIT = 1.0  # seconds between two looks for what a server waits for besides its parties, such as a beacon
 
+#: What a loop returns.
 Result = TypeVar("Result")
-Steps = Generator[tuple[Any, ...], Any, Result]  # what to do next; it is sent the result, or thrown the exception
+#: What a loop asks its driver to do next; it is sent the result, or thrown the exception.
+Steps = Generator[tuple[Any, ...], Any, Result]
 
 
 class MemberTransport(Protocol):
@@ -56,7 +59,7 @@ class ServerTransport(Protocol):
     """What a server has of its connections to all parties, for one session."""
 
     def send(self, party: str, message: bytes, /) -> None:
-        """Send a message to a party, without waiting for the party to answer. A party that is away is no error.
+        """Send a message to a party, without waiting for the party to answer. A party that is away is not an error.
 
         When a party connects again, the transport sends the session's messages to it again, in order; it can't know
         which were handled. For a client the newest one is enough.

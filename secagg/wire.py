@@ -25,15 +25,24 @@ from secagg._numbers import is_a
 from secagg.errors import ConfigError, FaultKind, kind_of
 from secagg.identity import check_party_id
 
+#: The version of the wire format.
 VERSION = 2
+#: What an envelope begins with.
 MAGIC = b"SECAGG"
+#: What an envelope's signature begins with.
 SIGNATURE_LABEL = b"secagg/v1/envelope"
+#: Bytes of a signature.
 SIGNATURE_BYTES = 64
+#: Bytes of a checksum, where parties have no keys.
 CHECKSUM_BYTES = 16
+#: Bytes of a digest.
 DIGEST_BYTES = 32
-LARGEST_BODY = (1 << 32) - 1  # in bytes: an envelope states the length of its body in 4 bytes
-LONGEST_ID = 64  # of a party, in bytes
-SERVER = ""  # the sender in the server's messages; no party can have this id
+#: The most bytes of a body: an envelope states its length in 4 bytes.
+LARGEST_BODY = (1 << 32) - 1
+#: The most bytes of the id of a party.
+LONGEST_ID = 64
+#: The sender in the server's messages; no party can have this id.
+SERVER = ""
 
 _FIXED = struct.Struct(">6sBHB32s")
 _BODY_LENGTH = struct.Struct(">I")
@@ -60,6 +69,7 @@ class Abort(Message, frozen=True):
     TYPE: ClassVar[int] = 255
 
 
+#: Any message.
 AnyMessage = TypeVar("AnyMessage", bound=Message)
 
 

@@ -6,7 +6,6 @@ import ast
 import functools
 import importlib
 import inspect
-import re
 from collections.abc import Iterator
 from types import ModuleType
 
@@ -44,17 +43,20 @@ def home(module: ModuleType, name: str) -> ModuleType:
     for node in ast.parse(inspect.getsource(module)).body:
         named = {alias.asname or alias.name for alias in node.names} if isinstance(node, ast.ImportFrom) else set()
         if isinstance(node, ast.ImportFrom) and node.module is not None and name in named:
-            return importlib.import_module(node.module)
+            return home(importlib.import_module(node.module), name)
     return module
 
 
 @functools.cache
 def _commented(module: ModuleType) -> set[str]:
-    """The names of a module's constants that a comment with ``#:`` describes, above them or on their line."""
-    lines = inspect.getsource(module).splitlines()
-    found = set()
-    for number, line in enumerate(lines):
-        constant = re.match(r"(\w+)(: [^=]+)? = ", line)
-        if constant is not None and ("  #: " in line or lines[number - 1].startswith("#: ")):
-            found.add(constant[1])
+    """The names of a module's constants that a comment with ``#:`` above them describes, or a string below them."""
+    source = inspect.getsource(module)
+    lines, found = source.splitlines(), set()
+    body = ast.parse(source).body
+    for node, after in zip(body, [*body[1:], None], strict=True):
+        if isinstance(node, ast.Assign | ast.AnnAssign):
+            below = isinstance(after, ast.Expr) and isinstance(after.value, ast.Constant)
+            if below or lines[node.lineno - 2].startswith("#: "):
+                targets = node.targets if isinstance(node, ast.Assign) else [node.target]
+                found |= {target.id for target in targets if isinstance(target, ast.Name)}
     return found

@@ -12,9 +12,10 @@ from docutils import nodes
 from sphinx import addnodes
 from sphinx.application import Sphinx
 from sphinx.environment import BuildEnvironment
+from sphinx.errors import ExtensionError
 from sphinx.ext.autodoc.mock import mock
 
-from docs.book.documented import home
+from docs.book.documented import home, lacking
 from docs.book.files import SHOWN, line_of
 from docs.book.surface import PACKAGES, Public, surface
 
@@ -38,6 +39,8 @@ def write(app: Sphinx) -> None:
     """Write the pages that have changed, remove those of modules that are gone, and refuse names without a text."""
     with mock(app.config.autodoc_mock_imports):
         found = list(surface())
+        if missing := [line for public in found for line in lacking(public)]:
+            raise ExtensionError("public names without a docstring, or a #: comment above:\n" + "\n".join(missing))
         pages = {f"{public.module.__name__}.md": page(public) for public in found}
     API.mkdir(exist_ok=True)
     for path in API.glob("*.md"):
@@ -68,7 +71,7 @@ def _thing(dotted: str) -> object | None:
             for name in parts[size:]:
                 look = inspect.getattr_static if isinstance(thing, type) else getattr
                 thing = look(thing, name, None)
-            return thing
+            return None if hasattr(type(thing), "__sphinx_mock__") or hasattr(thing, "__sphinx_mock__") else thing
     return None
 
 

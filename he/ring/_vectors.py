@@ -1,6 +1,6 @@
 """Steps on eight residues at once, one for each lane, that Numba compiles to vector instructions.
 
-A *row* is eight 64-bit words in a line: one coefficient of eight polynomials. There are two arithmetics:
+A *row* is eight 64-bit words in a line: one coefficient of eight polynomials. There are two kinds of arithmetic:
 
 - :class:`Ifma`, for primes p < 2^50, multiplies 52 bits by 52 bits in one instruction (AVX-512 IFMA);
 - :class:`Word`, for primes p < 2^62, needs 64-bit multiplication only, and runs on every CPU.

@@ -17,10 +17,14 @@ import msgspec
 
 from secagg.errors import FaultKind, SecAggError
 
+#: The media type of a problem.
 MEDIA_TYPE = "application/problem+json"
+#: The start of every type of problem.
 LABEL = "urn:secagg:problem:"
-MOST_BYTES = 4096  # of a body that a client parses
-MOST_SECONDS = 24 * 3600  # that a client waits on a server's word
+#: The most bytes of a body that a client parses.
+MOST_BYTES = 4096
+#: The most seconds that a client waits because a server asks it to.
+MOST_SECONDS = 24 * 3600
 _MOST_DETAIL = 200  # characters
 _SECONDS = re.compile(r"[0-9]{1,9}\Z", re.ASCII)
 

@@ -14,11 +14,13 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey,
 from secagg.errors import ConfigError
 from secagg.identity import Roster
 
-LIFETIME: Final = 300.0  # seconds
+#: Seconds for which a token holds.
+LIFETIME: Final = 300.0
 _LEEWAY: Final = 60.0  # seconds that two clocks may differ
 _LONGEST: Final = 2048  # characters
 _ALGORITHM: Final = "EdDSA"  # never the one that the token's header names
 _CACHED: Final = 1 << 14
+#: Random bytes of a token.
 TOKEN_BYTES: Final = 32
 
 

@@ -201,8 +201,8 @@ class SecureAggregator(ModelAggregator):  # type: ignore[misc]
 class SecureFedAvg(FedAvg):  # type: ignore[misc]
     """NVFlare's FedAvg that goes on without a site that fails or is slow.
 
-    - ``training_seconds``: how long a training may take; 0, the default, is no limit. A site that is slower is left
-      out of the round.
+    - ``training_seconds``: how long a training may take; 0, the default, means without a limit. A site that is
+      slower is left out of the round.
     """
 
     __module__ = PUBLIC

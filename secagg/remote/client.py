@@ -185,7 +185,7 @@ class Offer(BaseOffer):
         """Give this client's update, and wait until its part of the session is over.
 
         ``weight`` is the number of examples, if the task has weights. A session that ends early, such as one that
-        others left, is no error: then ``in_sum`` is not True and ``reason`` says why. Raises what
+        others left, is not an error: then ``in_sum`` is not True and ``reason`` says why. Raises what
         :meth:`secagg.Client.contribute` raises for an update that doesn't fit, ``LocalProtocolError`` if the budget
         has no room, ``ConfigError`` for one upload too many over this model, and ``Refused``.
         """

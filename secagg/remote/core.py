@@ -26,8 +26,10 @@ from secagg.remote.session import Session, read_offer, session_of
 from secagg.remote.uploads import Upload
 from secagg.roles.client import Client
 
+#: The log of the package.
 log = logging.getLogger("secagg")
 
+#: What the ledger calls an upload to a service.
 LABEL = "secagg/v1/http-upload"
 _ROUND_SECONDS = 60.0  # that are assumed for a round whose deadline the service doesn't state
 _PATIENCE = 600.0  # seconds after a deadline in which the service may come back and take a message still

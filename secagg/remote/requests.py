@@ -15,9 +15,13 @@ from secagg.api.problems import MOST_BYTES, Kind, Problem
 from secagg.api.routes import BY_NAME, LARGEST_DOCUMENT
 from secagg.errors import Refused
 
-LONGEST_REQUEST: Final = 120.0  # seconds in which a small answer must have come
-SLOWEST: Final = 16_384  # bytes a second of a large answer or upload, on average
-FIRST_DELAY: Final = 0.5  # seconds, doubled with each failure in a row
+#: Seconds in which a small answer must have come.
+LONGEST_REQUEST: Final = 120.0
+#: Bytes a second of a large answer or upload, on average.
+SLOWEST: Final = 16_384
+#: Seconds before the second attempt, doubled with each failure in a row.
+FIRST_DELAY: Final = 0.5
+#: The most seconds between two attempts.
 LONGEST_DELAY: Final = 30.0
 _MOST_SKEW: Final = 86_400.0  # seconds by which a server's clock may correct this one
 _MOST_DAMAGED: Final = 5  # times that a message is sent again because the service says that it came damaged

@@ -17,13 +17,17 @@ from secagg.roles.state import MemberState, ServerState, hold, pack_segments
 from secagg.table import Phase, Word
 from secagg.wire import Envelope
 
+#: Any state of a role.
 AnyState = TypeVar("AnyState", bound=MemberState)
 Key = TypeVar("Key")
 Value = TypeVar("Value")
 AnyServerState = TypeVar("AnyServerState", bound=ServerState)
 _NO_COPY = "a role can't be copied or pickled; save role.to_bytes(), and restore one role from it"
+#: A message, with the vectors that follow it.
 Reply = tuple[wire.Message, bytes]
+#: Answers a request: called with context, state, request and vectors.
 Handler = Callable[[Any, Any, Any, memoryview], Reply]
+#: Takes a message that was handed on: called with context, state, envelope, message and vectors.
 Listener = Callable[[Any, Any, Envelope, Any, memoryview], Word | None]
 
 

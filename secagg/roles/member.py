@@ -53,6 +53,7 @@ if TYPE_CHECKING:
 __all__ = ["SEED_BYTES", "AnyState", "Handler", "Listener", "Member", "Reply", "method"]
 
 log = logging.getLogger("secagg")
+#: Bytes of the seed of a role's randomness.
 SEED_BYTES = 32
 _GIVE_LEDGER = "give it save= a store that has one, such as secagg.store.FileStore(path, ledger=FileLedger(other))"
 FOREIGN_TASK = (

@@ -23,6 +23,7 @@ from secagg.table import Phase, Refusal, Word
 from secagg.wire import Envelope, Reject
 from secagg.workers import run_all, threads
 
+#: Messages to send, by party.
 Outbox = dict[str, bytes]
 
 _IN_TASK = 8  # messages that a thread reads at a time

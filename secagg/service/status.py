@@ -21,15 +21,23 @@ from secagg.identity import Roster
 from secagg.table import input_round
 from secagg.task import Task
 
+#: The version of the status document.
 FORMAT = 1
-MOST_PENDING = 50  # of one session
-MOST_FAULTS = 50  # of one session
+#: The most pending parties that are listed of a session.
+MOST_PENDING = 50
+#: The most faults that are listed of a session.
+MOST_FAULTS = 50
+#: The most past sessions that are listed.
 MOST_HISTORY = 50
+#: The most parties that are listed.
 MOST_PARTIES = 200
 _MOST_TEXT = 300  # characters of a context, a reason or a detail
 
+#: How callers are authenticated.
 Auth = Literal["roster", "tokens", "open"]
+#: What a round is doing.
 RoundState = Literal["waiting", "open", "closed"]
+#: What a session is doing.
 SessionState = Literal["gathering", "running", "done", "failed"]
 _Entry = TypeVar("_Entry")
 

@@ -278,10 +278,9 @@ def _resealed_bodies(parties: Parties) -> None:
         identity, body = parties.identities.get(frame.sender), bytes(frame.body)
         head = message[: len(message) - len(frame.trailer) - len(body) - 4]
         for changed in (b"", body[:3], body[: len(body) // 2], body[:-1], body + b"\0", bytes(len(body))):
-            content = head + len(changed).to_bytes(4, "big") + changed
-            digest = hashlib.sha256(content).digest()
-            signature = identity.sign(wire.SIGNATURE_LABEL + digest) if identity else None
-            yield content + (signature or digest[: wire.CHECKSUM_BYTES])
+            digest = hashlib.sha256(content := head + len(changed).to_bytes(4, "big") + changed).digest()
+            trailer = identity.sign(wire.SIGNATURE_LABEL + digest) if identity else digest[: wire.CHECKSUM_BYTES]
+            yield content + trailer
 
     _tampered(parties, reseal, "a body of the wrong length under a valid trailer")
 
@@ -373,6 +372,7 @@ def _bytes_as_stated(parties: Parties) -> None:
     raise RequirementError("the bytes that cost() states", str(differing))
 
 
+#: The checks of ``check_protocol`` by name.
 CHECKS: dict[str, Callable[[Parties], None]] = {
     "exact_sums": _exact_sums,
     "exact_segments": _exact_segments,

@@ -13,7 +13,7 @@ from secagg.errors import ConfigError
 
 
 class Spool:
-    """Encrypted vectors of one size in a temporary file (mode 0600), by number. They are no secret of the server.
+    """Encrypted vectors of one size in a temporary file (mode 0600), by number. They are not secret.
 
     The file is in the folder that ``tempfile`` chooses (``TMPDIR``), and outlives a crash of the server.
     """

@@ -55,8 +55,8 @@ class PairwiseClient(Client[PairwiseClientState]):
 
     It leaves, and reveals nothing more, when U1, U2 or U3 is smaller than the floor, when U3 doesn't hold it, or
     when too few clients signed. Bytes that break the protocol, such as a signature under another U2 or U3, are
-    refused and change nothing. A share that doesn't open is no reason to leave: the client reports its dealer in
-    round 4.
+    refused and change nothing. A client does not leave because of a share that doesn't open: the client reports its
+    dealer in round 4.
 
     SecAggPlus replaces how a client learns U1 (``_enter``), what it sends with its input (``_message``), and what
     it checks about the survivors (``_check_survivors``).

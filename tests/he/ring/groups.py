@@ -1,4 +1,4 @@
-"""Groups of eight polynomials that tests start from, and which arithmetics this CPU has."""
+"""Groups of eight polynomials that tests start from, and which arithmetic this CPU has."""
 
 import numpy as np
 import pytest

@@ -1,0 +1,87 @@
+"""Checks a built site: ``python -m docs.book.links site``.
+
+Each link of each page leads to a page of the site, and to an anchor that this page has. No page and no style takes
+anything from another host: a reader may follow a link to one, but the browser asks for nothing there by itself.
+"""
+
+from __future__ import annotations
+
+import re
+import sys
+from collections.abc import Iterator
+from functools import cache
+from html.parser import HTMLParser
+from pathlib import Path
+from urllib.parse import unquote
+
+_FOREIGN = re.compile(r"^(?:[a-z][a-z0-9+.-]*:)?//|^(?!data:|mailto:)[a-z][a-z0-9+.-]*:", re.IGNORECASE)
+_LOADED = {"src", "srcset", "poster", "data", "background"}  # attributes whose target is loaded with the page
+
+
+class Page(HTMLParser):
+    """The links of a page, what it loads, and its anchors."""
+
+    def __init__(self, text: str) -> None:
+        super().__init__()
+        self.anchors: set[str] = set()
+        self.links: list[str] = []
+        self.loaded: list[str] = []
+        self.feed(text)
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        """Note what an element names."""
+        for name, value in attrs:
+            if value is None:
+                continue
+            if name == "id" or (tag == "a" and name == "name"):
+                self.anchors.add(value)
+            elif name in _LOADED or (name == "href" and tag not in ("a", "area")):
+                self.loaded.append(value)
+            elif name == "href":
+                self.links.append(value)
+
+
+@cache
+def page_of(path: Path) -> Page:
+    """The page in a file."""
+    return Page(path.read_text(encoding="utf-8"))
+
+
+def broken(site: Path) -> Iterator[str]:
+    """What is wrong with the pages of a site and with its styles."""
+    for path in sorted(site.rglob("*.html")):
+        page = page_of(path)
+        for target in page.loaded:
+            if _FOREIGN.match(target):
+                yield f"{path}: loads {target} from another host"
+        for target in [*page.links, *page.loaded]:
+            if not _FOREIGN.match(target) and not target.startswith(("data:", "mailto:")):
+                yield from (f"{path}: {target} {problem}" for problem in _problems(path, target))
+    for path in sorted(site.rglob("*.css")):
+        for target in re.findall(r"""(?:url\(|@import\s+)['"]?([^'")\s]+)""", path.read_text(encoding="utf-8")):
+            if _FOREIGN.match(target):
+                yield f"{path}: loads {target} from another host"
+
+
+def _problems(path: Path, target: str) -> Iterator[str]:
+    file, _, anchor = unquote(target).partition("#")
+    other = path if not file else path.parent / file.partition("?")[0]
+    if other.is_dir():
+        other = other / "index.html"
+    if not other.exists():
+        yield "leads to no file"
+    elif anchor and other.suffix == ".html" and anchor not in page_of(other.resolve()).anchors:
+        yield "leads to no anchor"
+
+
+def main(site: Path) -> int:
+    """Print what is wrong; returns 1 if anything is."""
+    problems = list(broken(site.resolve()))
+    for problem in problems:
+        print(problem)
+    print(f"{len(list(site.rglob('*.html')))} pages, {len(problems)} broken links")
+    return 1 if problems else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(Path(sys.argv[1])))
