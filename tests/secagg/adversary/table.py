@@ -5,6 +5,7 @@
 
 import importlib
 import pkgutil
+import re
 import textwrap
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -167,12 +168,12 @@ def gallery() -> str:
 
 def _galleries() -> Iterator[str]:
     for group in groups():
-        yield f"## {group.title}\n\n{wrapped(group.about)}\n"
+        yield f"## {group.title}\n\n{wrapped(_from_below(group.about))}\n"
         for row in group.rows:
             lines = [
                 f"- *Who:* {row.attacker}. *Source:* {row.source}.",
-                f"- *What holds:* {row.defence}.",
-                f"- *Control:* {row.control}.",
+                f"- *What holds:* {_from_below(row.defence)}.",
+                f"- *Control:* {_from_below(row.control)}.",
                 f"- *Test:* {_link(row.test, '../')}",
             ]
             card = [wrapped(f"**{row.title}**"), "", *(wrapped(line, "  ") for line in lines)]
@@ -183,6 +184,11 @@ def _refusals() -> Iterator[str]:
     # By module, and as they stand in it: which was imported first depends on who asks.
     for row in sorted(REFUSALS.values(), key=lambda row: row.test.partition("::")[0]):
         yield f"| {row.title} | {row.why} | {_link(row.test)} |\n"
+
+
+def _from_below(text: str) -> str:
+    """The text with its links to pages as a page in a folder of docs/ has them."""
+    return re.sub(r"\]\((?=[\w-]+\.md)", "](../", text)
 
 
 def _link(test: str, up: str = "") -> str:
