@@ -19,10 +19,11 @@ from nvflare.fuel.f3.cellnet.utils import new_cell_message
 from nvflare.fuel.utils import fobs
 
 import secagg
+from secagg.identity import PartyRole
 from secagg.integrations.flare import SecureClient, SecureServer
 from secagg.keygen import write_identities
 from tests.flare.federation import Engine
-from tests.flare.scenes import SITES, update
+from tests.flare.scenes import SITES, VICTIM, update
 
 MODEL = {"w": np.full((4, 5), 0.5, np.float32)}
 METRICS = {"loss": 4.0}
@@ -100,7 +101,10 @@ class Proxy:
 
 
 class Federation:
-    """Enrolled sites with a key and a folder, and a server; ``settings`` change what single sites have."""
+    """Enrolled sites with a key and a folder, and a server; ``settings`` change what single sites have.
+
+    ``hosts`` has decryptors, each with its site, which need not be one that trains.
+    """
 
     def __init__(
         self,
@@ -108,22 +112,36 @@ class Federation:
         task: secagg.Task | None = None,
         tamper: Callable[[str, Any], None] = lambda site, message: None,
         settings: dict[str, Any] | None = None,
-        client: type[SecureClient] = Client,
+        client: Callable[..., Any] = Client,
+        hosts: dict[str, str] | None = None,
         **named: Any,
     ) -> None:
         task, keys = task or make_task(), folder / "keys"
         roster = str(write_identities(SITES, keys))
-        self.sites = {}
-        for name in SITES:
-            own = {
+        contents: dict[str, Any] = {
+            name: {
                 "secagg-key": f"{keys}/{name}.pem",
                 "secagg-roster": roster,
                 "secagg-dir": f"{folder}/{name}.dir",
             }
-            content = (settings or {}).get(name, {})
+            for name in SITES
+        }
+        for party, name in (hosts or {}).items():
+            write_identities([party], keys, PartyRole.DECRYPTOR)
+            own = {
+                "role": "decryptor",
+                "secagg-key": f"{keys}/{party}.pem",
+                "secagg-dir": f"{folder}/{party}.dir",
+            }
+            contents.setdefault(name, {"secagg-roster": roster})["parties"] = {party: own}
+        self.sites = {}
+        for name, content in contents.items():
+            changed = (settings or {}).get(name, {})
             self.sites[name] = Site(
-                folder, name, client(task, metrics=METRICS), None if content is None else own | content
+                folder, name, client(task, metrics=METRICS), None if changed is None else content | changed
             )
+        self.settings = contents
+        named["parties"] = hosts
         self.server = Server(task, roster=roster, metrics=METRICS, **named)
         engine, app = Engine(folder / "server", "server", "job"), ServerApp(self.server)
         app.name, app._workspace = "server", engine.workspace
@@ -132,3 +150,30 @@ class Federation:
         context = Context(app, "server", "server", None)
         app.initialize(context)
         set_call_context(context)  # as in @collab.main
+
+
+def steer(folder: Path) -> Any:
+    """All sites but the victim are told to rest: the model that the server gets from a round."""
+
+    def tamper(site: str, message: Any) -> None:
+        if site != VICTIM and "request" in message:
+            message["request"]["rate"] = 0.0
+
+    return Federation(folder, tamper=tamper).server.aggregate(MODEL, rate=1.0)[0]
+
+
+def call_the_victims_training(folder: Path) -> Any:
+    """The model that the server gets if it calls a published training of one site."""
+
+    class Published(Client):
+        @collab.publish  # type: ignore[untyped-decorator]
+        def train(self, message: Any) -> Any:
+            return super().train(message)
+
+    site = Federation(folder, client=Published).sites[VICTIM]
+    model, _ = site.call(MODEL, method="train")["result"]
+    return model
+
+
+def has_the_victims_update(model: Any, sites: int = len(SITES)) -> bool:
+    return bool(np.allclose(sites * (model["w"] - MODEL["w"]), change(VICTIM), rtol=0, atol=1e-4))

@@ -12,8 +12,9 @@ pytest.importorskip("nvflare", reason="needs NVFlare: pip install 'secagg[nvflar
 
 
 from tests.flare import collab_jobs
-from tests.flare.collab_jobs import CLIP, FAULTY, MAX_WEIGHT, METRICS, MODEL, PROTOCOLS, ROUNDS, SITES
+from tests.flare.collab_jobs import CLIP, FAULTY, MAX_WEIGHT, METRICS, MODEL, ROUNDS
 from tests.flare.harness import Job, play
+from tests.flare.protocols import PROTOCOLS, SITES
 
 FAULTS = ["SecAgg_fails", "SecAgg_dies"]  # the last one is killed, so it comes last
 

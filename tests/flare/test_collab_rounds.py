@@ -15,11 +15,13 @@ pytest.importorskip("nvflare", reason="needs NVFlare: pip install 'secagg[nvflar
 from nvflare.collab import collab
 from nvflare.job_config.fed_job_config import FedJobConfig
 
+import secagg
 from secagg.errors import ConfigError
 from secagg.integrations._shared.sessions import Sessions
 from secagg.integrations._shared.statements import write
 from secagg.integrations.flare import SecureClient, SecureServer, with_metrics
 from tests.flare.collab_federation import METRICS, MODEL, Client, Federation, change, make_task
+from tests.flare.harness import Note
 from tests.flare.scenes import SITES, VICTIM
 
 OTHERS = [site for site in SITES if site != VICTIM]
@@ -128,6 +130,61 @@ def test_a_training_that_fails_drops_its_site(client: Any, reason: str, tmp_path
     assert not any(b"secret" in sent or b"Traceback" in sent for sent in federation.sites[VICTIM].sent)
 
 
+def test_a_site_that_is_late_in_a_round_is_left_out_and_not_waited_for(tmp_path: Path, caplog: Any) -> None:
+    federation, go_on = Federation(tmp_path, deadlines={"MaskedInput": 1.0}), threading.Event()
+    party = federation.sites[VICTIM].client._site.party
+
+    def waits(*_: Any) -> bytes:
+        go_on.wait(60.0)
+        raise RuntimeError("too late")
+
+    party.contribute = waits
+    assert goes_on_without_the_victim(federation, "silent in MaskedInput", caplog)
+    assert federation.server.outcomes[0].dropped == {VICTIM: "MaskedInput"}
+    go_on.set()
+
+
+def noted(site: str, model: Any) -> Note:
+    """What a site's training has to hide."""
+    own = int(site.rpartition("-")[2])
+    after = {"w": (model["w"] + change(site)).astype(np.float32)}
+    return Note(site, 0, model, after, 70_000 + 1_009 * own, float(np.random.default_rng(own).uniform(1, 2)))
+
+
+class Secret(SecureClient):
+    def train(self, model: Any) -> Any:
+        note = noted(collab.site_name, model)
+        return note.after, {"loss": note.loss, "num-examples": note.steps}
+
+
+class Plain:
+    @collab.publish  # type: ignore[untyped-decorator]
+    def train(self, message: Any) -> Any:
+        return Secret.train(self, message)  # type: ignore[arg-type]
+
+
+def finds(federation: Federation, task: secagg.Task | None = None) -> set[str]:
+    """The kinds of secrets in what has left a site."""
+    sent = [(site.name, b"".join(site.sent)) for site in federation.sites.values()]
+    return {what for name, data in sent for what, secret in noted(name, MODEL).secrets(task) if secret in data}
+
+
+def test_nothing_leaves_but_the_protocols_messages(tmp_path: Path) -> None:
+    task = make_task(max_weight=100_000)
+    federation = Federation(tmp_path, task=task, client=Secret)
+    federation.server.aggregate(MODEL)
+    assert len(federation.server.outcomes) == 1
+    assert finds(federation, with_metrics(task, METRICS)) == set()
+    assert all(len(site.sent) == 7 for site in federation.sites.values())  # training, introduction, five rounds
+
+
+def test_control_plain_clients_send_it_all(tmp_path: Path) -> None:
+    federation = Federation(tmp_path, client=lambda *_, **__: Plain())
+    for site in federation.sites.values():
+        site.call(MODEL, method="train")
+    assert finds(federation) == {"model", "metric", "weight"}
+
+
 def test_a_call_from_another_site_is_refused(tmp_path: Path) -> None:
     site = Federation(tmp_path).sites[VICTIM]
     for message in ({"model": MODEL, "request": {}}, {}, None):
@@ -202,9 +259,17 @@ def test_what_a_job_says_of_client_and_server_makes_the_same_again() -> None:
     assert (again.roster, again.deadlines) == (server.roster, server.deadlines)
 
 
+def test_a_site_may_host_a_party_and_not_train(tmp_path: Path) -> None:
+    federation = Federation(tmp_path, task=make_task(protocol=secagg.BFV()), hosts={"d": "site-5"})
+    model, _ = federation.server.aggregate(MODEL)
+    assert is_moved_by(model, SITES)
+    assert federation.server.outcomes[0].survivors == tuple(SITES)
+    assert [len(site.sent) for site in federation.sites.values()] == [4, 4, 4, 4, 3]
+
+
 def test_parties_that_nobody_hosts_are_named(tmp_path: Path, caplog: Any) -> None:
     with pytest.raises(ConfigError, match="got parties= for d, which SecAgg does not have"):
-        Federation(tmp_path, parties={"d": "site-4"})
+        Federation(tmp_path, hosts={"d": "site-4"})
 
 
 def test_the_settings_of_a_hosted_party_are_checked_by_name(tmp_path: Path, caplog: Any) -> None:

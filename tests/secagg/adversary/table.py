@@ -17,7 +17,8 @@ from tests.secagg.adversary.registry import ATTACKS, REFUSALS, Attack
 ROOT = Path(__file__).parents[3]
 DOCUMENT = ROOT / "docs" / "attacks.md"
 CARDS = ROOT / "docs" / "gallery" / "attacks.md"
-FLOWER = "tests.integrations.test_flower_attacks"  # needs Flower to run, and none to be imported
+#: They need their stack to run, and none to be imported.
+STACKS = ("tests.integrations.test_flower_attacks", "tests.flare.test_flare_attacks")
 
 #: Title -> the file that has the attacks of the group.
 GROUPS = {
@@ -39,6 +40,7 @@ GROUPS = {
     "Around the sum": "test_federated",
     "Records of one client": "test_records",
     "Flower": "test_flower_attacks",
+    "NVFlare": "test_flare_attacks",
     "Connections to the service": "test_service_limits",
     "Who calls the service": "test_service_tokens",
     "A service that lies to a client": "test_lying_service",
@@ -49,7 +51,7 @@ INTRODUCTION = """\
 # Attacks
 
 `python -m tests.secagg.adversary.table` writes this page from the tests under
-`tests/secagg/adversary/` and those of Flower; don't edit it.
+`tests/secagg/adversary/` and those of Flower and NVFlare; don't edit it.
 
 Each row is a test with two halves. In the first, the attacker plays against the library and gets
 nothing. In the second, the *control*, one defence is removed, and the same attack gives the
@@ -111,7 +113,7 @@ UNNOTICED = """\
 def modules() -> list[str]:
     """The modules of tests in which attacks are registered."""
     here = [module.name for module in pkgutil.iter_modules(package.__path__, package.__name__ + ".")]
-    return [*(name for name in here if ".test_" in name), FLOWER]
+    return [*(name for name in here if ".test_" in name), *STACKS]
 
 
 def load() -> None:
