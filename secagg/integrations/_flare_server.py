@@ -170,7 +170,9 @@ class SecureAggregator(ModelAggregator):  # type: ignore[misc]
             model=arrays_digest(STACK, arrays),
             request=request_digest(str(self.fl_ctx.get_job_id()), task_name, self._sent),
             sites=self._trained,
-            left_out=dict.fromkeys(sorted(self._asked - set(self._trained)), "no result of the training"),
+            left_out=dict.fromkeys(
+                sorted(self._asked - set(self._trained)), "no result of the training; its log says why"
+            ),
         )
         if outcome is None:
             return FLModel(params_type=ParamsType.DIFF, params={})

@@ -6,7 +6,9 @@ Only the cells are missing: a message is written and read by NVFlare's FOBS, and
 
 from __future__ import annotations
 
+import hashlib
 import json
+import logging
 from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
@@ -84,7 +86,7 @@ class Site:
 
     def __init__(self, folder: Path, name: str, filters: Iterable[Any], train: Train, settings: Any = None) -> None:
         self.name, self.filters, self.sent = name, list(filters), list[bytes]()
-        job = str(folder)
+        job = job_of(folder)
         self.engine = Engine(folder / name, name, job)
         if settings is not None:
             (folder / name / "local" / "secagg.json").write_text(json.dumps(settings))
@@ -118,7 +120,7 @@ class Federation(Engine):
     """The server's engine, and the rounds that FedAvg plays with an aggregator; ``tamper`` may change a request."""
 
     def __init__(self, folder: Path, aggregator: Any, sites: list[Site]) -> None:
-        super().__init__(folder / "server", "server", str(folder))
+        super().__init__(folder / "server", "server", job_of(folder))
         self.aggregator, self.sites = aggregator, {site.name: site for site in sites}
         self.handlers = [aggregator]
         self.tamper: Callable[[str, Shareable], None] = lambda site, request: None
@@ -151,7 +153,10 @@ class Federation(Engine):
                 if reply.get_return_code() == ReturnCode.OK:
                     result = FLModelUtils.from_shareable(reply)
                     result.meta["client_name"] = name
-                    self.aggregator.accept_model(result)
+                    try:
+                        self.aggregator.accept_model(result)
+                    except Exception as error:  # as NVFlare's controller does
+                        logging.getLogger("nvflare").error("Unsuccessful callback: %s", error)
             return self.aggregator.aggregate_model()
 
     def _ask(self, name: str, request: Shareable) -> None:
@@ -160,6 +165,11 @@ class Federation(Engine):
             fl_ctx.set_peer_context(peer(name, fl_ctx.get_job_id()))
             fl_ctx.set_prop(AppConstants.TRAIN_SHAREABLE, request, private=True, sticky=False)
             self.fire_event(AppEventType.BEFORE_TRAIN_TASK, fl_ctx)
+
+
+def job_of(folder: Path) -> str:
+    """A job's id: a process keeps what it plays by job and site, so each folder has its own."""
+    return hashlib.sha256(str(folder).encode()).hexdigest()[:8]
 
 
 def peer(name: str, job: str) -> FLContext:

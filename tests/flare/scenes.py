@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -51,27 +51,40 @@ def train(site: str, request: Shareable) -> FLModel:
     return FLModel(params={"numpy_key": model.params["numpy_key"] + change}, metrics={"loss": 1.0})
 
 
-def make_federation(folder: Path, task: secagg.Task | None = None) -> Federation:
-    """Enrolled sites, each with a key and a folder of its own."""
+def make_federation(
+    folder: Path,
+    task: secagg.Task | None = None,
+    *,
+    filters: Iterable[Any] = (),
+    mistake: Callable[[Path, dict[str, Any]], Any] = lambda *_: None,
+    results: Mapping[str, Callable[[], Any]] | None = None,
+    sites: Iterable[str] = SITES,
+) -> Federation:
+    """Enrolled sites, each with a key and a folder of its own.
+
+    The victim has the ``filters`` if there are any, and its settings are what ``mistake`` makes of them. A site's
+    script returns what ``results`` has for it.
+    """
     task = make_task() if task is None else task
     (folder / "keys").mkdir(parents=True)
     write_identities(SITES, folder / "keys")
     roster = str(folder / "keys" / "roster.json")
-    sites = [
-        Site(
-            folder,
-            name,
-            [SecureFilter(task)],
-            train,
-            {
-                "secagg-key": str(folder / "keys" / f"{name}.pem"),
-                "secagg-roster": roster,
-                "secagg-dir": str(folder / f"{name}.secagg"),
-            },
-        )
-        for name in SITES
-    ]
-    return Federation(folder, SecureAggregator(task, roster=roster, deadlines=20.0), sites)
+    made, results = [], results or {}
+
+    def script(site: str, request: Shareable) -> Any:
+        return results[site]() if site in results else train(site, request)
+
+    for name in sites:
+        settings = {
+            "secagg-key": str(folder / "keys" / f"{name}.pem"),
+            "secagg-roster": roster,
+            "secagg-dir": str(folder / f"{name}.secagg"),
+        }
+        if name == VICTIM:
+            mistake(folder, settings)
+        own = list(filters) if name == VICTIM else []
+        made.append(Site(folder, name, own or [SecureFilter(task)], script, settings))
+    return Federation(folder, SecureAggregator(task, roster=roster, deadlines=20.0), made)
 
 
 def rest_in_meta(request: Shareable) -> None:

@@ -118,6 +118,11 @@ class Rounds:
         session, attempt = self._sessions.open(number, model=model, request=request)
         fields = {"number": number, "attempt": attempt, "session": session}
         cohort = self._introduce(sites, fields)
+        if len(cohort) < self.task.min_survivors:
+            raise Aborted(
+                f"got {len(cohort)} sites for a sum; the task's min_survivors is {self.task.min_survivors}: start "
+                "more sites than that, so that a round goes on when one is lost"
+            )
         server = self.task.server(cohort, roster=self.roster, session=session)
         try:
             outbox = server.start()

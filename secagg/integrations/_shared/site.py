@@ -83,13 +83,24 @@ class Site:
     def take(self, number: int, arrays: Arrays, request: bytes) -> None:
         """Take the model of a request, before anything may change it; ``request`` is the digest of all else.
 
-        ``ConfigError`` unless the arrays have the names and shapes of the task's layout.
+        ``ConfigError`` for settings that don't fit the task, and unless the arrays have the names and shapes of the
+        task's layout.
         """
         self.training = None
+        self._check_settings()
         self.party.check_storage()
         check_model(arrays, self.task)
         copied = {name: np.array(array) for name, array in arrays.items()}
         self.training = Training(number, arrays_digest(self.stack, copied), request, copied)
+
+    def _check_settings(self) -> None:
+        """``ConfigError`` for settings without a key or a roster, where the task needs them."""
+        missing = [name for name in ("secagg-key", "secagg-roster") if name not in self.party.config]
+        if len(missing) == 1 or (missing and self.task.protocol.threat_model != "semi-honest"):
+            raise ConfigError(
+                f"got settings without {' and '.join(missing)}; set the paths of this site's key and of the roster "
+                'in this site\'s secagg.json, or neither and SecAgg(threat_model="semi-honest") in the task'
+            )
 
     def keep(self, after: Arrays, metrics: Mapping[str, Any]) -> None:
         """Keep the model that the training returned, and its metrics; ``ConfigError`` for what can't be encoded."""
