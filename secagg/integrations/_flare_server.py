@@ -139,6 +139,16 @@ class SecureAggregator(ModelAggregator):  # type: ignore[misc]
         roster = None if self._rounds is None else self._rounds.roster
         return roster is None or site in roster.ids(PartyRole.CLIENT)
 
+    @property
+    def outcomes(self) -> list[Outcome]:
+        """The outcomes of the rounds that succeeded."""
+        return [] if self._rounds is None else self._rounds.outcomes
+
+    @property
+    def failures(self) -> list[str]:
+        """A line for each round that failed."""
+        return [] if self._rounds is None else self._rounds.failures
+
     def reset_stats(self) -> None:
         """Begin a round."""
         self._sent, self._asked, self._trained = None, set(), []
