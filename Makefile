@@ -14,7 +14,7 @@ ROUNDS ?= 20
 SEED ?= 1
 MUTANTS := $(VENV)/mutants
 
-.PHONY: demo service-demo bench test test-stacks environments lint format fuzz stress samples constant-time mutants bench-first docs docs-site lock clean
+.PHONY: demo service-demo bench test test-stacks test-processes test-flower test-nvflare test-pythons environments lint format fuzz stress samples constant-time mutants bench-first docs docs-site lock clean
 
 demo: $(INSTALLED)  ## ten hospitals train one classifier; ARGS="--rounds 5 --json" to change it
 	$(BIN)/secagg demo $(ARGS)
@@ -26,13 +26,23 @@ bench: $(INSTALLED)  ## what every protocol costs, side by side; ARGS="--clients
 	$(BIN)/python -m bench run $(ARGS)
 
 test: $(INSTALLED)  ## every test but those of real processes and heavy frameworks
-	$(BIN)/pytest -p no:benchmark -n 2 -m "not stacks" tests
+	$(BIN)/pytest -p no:benchmark -n 2 --dist worksteal -m "not stacks" tests
 	NUMBA_DISABLE_JIT=1 $(BIN)/pytest -p no:benchmark -n 2 -q -m "not stacks" $(KERNELS)
 
-test-stacks: $(ENVIRONMENTS)  ## real processes over TLS, frameworks, and other Pythons
-	$(BIN)/pytest -p no:benchmark -m stacks tests
+# They wait for processes most of the time, so make -j 2 runs two of them side by side. Importing every test would take a
+# worker as long as many of these tests take, so only the files with the marker are read.
+test-stacks: test-processes test-flower test-nvflare test-pythons  ## real processes, frameworks, and other Pythons
+
+test-processes: $(VENV)/.stacks  ## real processes over TLS, and heavy frameworks
+	$(BIN)/pytest -p no:benchmark -n 2 --dist loadgroup -m stacks $$(grep -rlF --include='test_*.py' pytest.mark.stacks tests | sort)
+
+test-flower: $(FLOWER)/.installed
 	$(FLOWER)/bin/pytest -p no:benchmark -n 2 --dist worksteal tests/integrations tests/bench/test_peers.py
+
+test-nvflare: $(NVFLARE)/.installed
 	$(NVFLARE)/bin/pytest -p no:benchmark -n 2 --dist worksteal tests/flare tests/bench/test_peer_nvflare.py
+
+test-pythons: $(INSTALLED) $(VENV)/.pythons  ## the core on each Python from 3.11 to 3.13 that is there
 	bash tests/pythons.sh $(BIN)/python
 
 # make -j 3 makes them side by side: a run of pip uses one core.
