@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+import tempfile
 import zlib
 from collections.abc import Iterator
 from importlib.util import find_spec
@@ -40,11 +41,12 @@ INPUTS = {
 @pytest.fixture(
     scope="module", params=[pytest.param(name, marks=pytest.mark.xdist_group(name)) for name in STARTERS]
 )
-def cluster(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
+def cluster(request: pytest.FixtureRequest) -> Iterator[Cluster]:
     package, start = STARTERS[request.param]
     if find_spec(package) is None:
         pytest.skip(f"{package} is not installed")
-    with start(tmp_path_factory.mktemp(request.param)) as started:
+    # A socket's path has at most 107 bytes; in the folder of a worker of pytest, those of Ray's have more.
+    with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as folder, start(Path(folder)) as started:
         yield started
 
 
