@@ -33,6 +33,8 @@ RUN = {
     ("docs/flower.md", "python", ""): "tests/integrations/test_flower_document.py",
     ("docs/flower.md", "", "--node-config"): "tests/integrations/test_flower_document.py",
     ("docs/learn/your_training_loop.md", "python", ""): "tests/examples/test_learn.py",
+    ("docs/nvflare.md", "python", "TASK = "): "tests/flare/test_document.py",
+    ("docs/nvflare.md", "python", "add_client_output_filter"): "tests/flare/test_document.py",
     ("docs/operations.md", "console", ""): "tests/test_operations.py",
     ("docs/oneshot.md", "python", ""): "tests/test_blocks.py",
     ("docs/privacy.md", "python", ""): "tests/secagg/test_adaptive_clip.py",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 from pathlib import Path
 from typing import Any
@@ -12,19 +13,16 @@ import pytest
 pytest.importorskip("nvflare", reason="needs NVFlare: pip install 'secagg[nvflare]'")
 
 from secagg.integrations.flare import SecureFilter, with_metrics
+from tests.flare.document import block
 from tests.flare.harness import deploy
 from tests.flare.jobs import METRICS, make_task
 
 
 def policy() -> dict[str, Any]:
-    """As docs/nvflare.md has it."""
+    """The file in docs/nvflare.md, with a task in it."""
     task = SecureFilter(make_task("SecAgg"), metrics=METRICS).task
-    ours = {"path": "secagg.integrations.flare.SecureFilter", "args": {"task": task}}
-    return {
-        "scopes": [{"name": "secagg", "task_result_filters": [ours]}],
-        "default_scope": "secagg",
-        "components": [{"id": "secagg", **ours}],
-    }
+    result: dict[str, Any] = json.loads(block("json", "default_scope").replace('"..."', json.dumps(task)))
+    return result
 
 
 def test_a_site_with_the_filter_answers_a_job_without_ours_by_an_error(tmp_path: Path) -> None:
