@@ -98,3 +98,27 @@ class TestPublishedTraining:
 
         monkeypatch.setattr(_flare_site, "get_object_publish_interface", lambda kind: {})
         assert scene.has_the_victims_update(scene.call_the_victims_training(tmp_path), sites=1)
+
+
+@attack(
+    title="The server sends its model as a task of a name that no filter has; the site's executor takes every task",
+    attacker="lying server alone",
+    defence=(
+        "a result for which no `SecureFilter` is listed is emptied before it leaves, but for the numbers of an "
+        "evaluation (`SecureFilter`)"
+    ),
+    control="with the task's filters alone: the victim's model",
+    source="own",
+)
+class TestTrainingUnderAnotherName:
+    def test_refused(self, tmp_path: Path) -> None:
+        from tests.flare import test_other_tasks as scene
+
+        assert scene.is_held_back(scene.sent(tmp_path))
+
+    def test_control_succeeds(self, tmp_path: Path, monkeypatch: Any) -> None:
+        from secagg.integrations.flare import SecureFilter
+        from tests.flare import test_other_tasks as scene
+
+        monkeypatch.setattr(SecureFilter, "_hold_back", lambda *_: None)
+        assert (scene.sent(tmp_path)["DXO"]["data"]["numpy_key"] == scene.SECRET).all()
