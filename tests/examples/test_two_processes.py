@@ -12,7 +12,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-pytestmark = pytest.mark.stacks
+# One worker, so that kernels are compiled once.
+pytestmark = [pytest.mark.stacks, pytest.mark.xdist_group("two processes")]
 
 SCRIPT = Path(__file__).parents[2] / "examples" / "two_processes.py"
 EVERYONE = ["c1", "c2", "c3", "c4", "c5"]
