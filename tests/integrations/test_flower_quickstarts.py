@@ -28,8 +28,8 @@ QUICKSTARTS = Path(__file__).parent / "quickstarts"
 DOCUMENT = Path(__file__).parents[2] / "docs" / "flower.md"
 NODES, MOST_LINES = 10, 5
 CONFIGS: dict[str, dict[str, Any]] = {
-    "sklearnexample": {"penalty": "l2", "num-server-rounds": 3},
-    "pytorchexample": {"learning-rate": 0.05, "fraction-evaluate": 0.5, "num-server-rounds": 2},
+    "sklearnexample": {"penalty": "l2", "num-server-rounds": 2},
+    "pytorchexample": {"learning-rate": 0.05, "fraction-evaluate": 0.5, "num-server-rounds": 1},
 }
 
 
