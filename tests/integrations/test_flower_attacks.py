@@ -151,3 +151,29 @@ class TestUpdateInAnEvaluation:
         update, reply = scene.answer_in_names(kind)
         got = np.frombuffer(bytes.fromhex("".join(name[6:] for name in sorted(reply.content))))
         np.testing.assert_array_equal(got, update)
+
+
+@attack(
+    title=(
+        "The server moves a node to the task that its app has for simulations, which needs no keys. All "
+        "other nodes are the server's own"
+    ),
+    attacker="lying server alone, and a node whose operator has not enrolled it",
+    defence="only a node that Flower's simulation runs plays that task (`is_simulated`)",
+    control="with a node that believes it is simulated: the victim's update",
+    source="own; Sybil attacks",
+)
+class TestTaskForSimulations:
+    def test_refused(self, caplog: Any) -> None:
+        from tests.integrations import test_flower_simulation as scene
+
+        secure_grid = scene.downgraded_round()
+        assert not scene.has_the_victims_update(secure_grid)
+        assert "node 1: got the task for simulations, and a node outside" in caplog.text
+
+    def test_control_succeeds(self, monkeypatch: Any) -> None:
+        from secagg.integrations import _flower_client
+        from tests.integrations import test_flower_simulation as scene
+
+        monkeypatch.setattr(_flower_client, "is_simulated", lambda: True)
+        assert scene.has_the_victims_update(scene.downgraded_round())

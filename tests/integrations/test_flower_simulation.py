@@ -7,6 +7,7 @@ import re
 import subprocess
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -15,20 +16,32 @@ import secagg
 
 pytest.importorskip("flwr", reason="needs Flower: pip install 'secagg[flower]'")
 
+from flwr.app import ArrayRecord
 from flwr.clientapp import ClientApp
 from flwr.serverapp.strategy import FedAvg
 from flwr.superlink.grid import InMemoryGrid
 from sklearn.datasets import load_digits
 
 from bench.loopback import LoopbackGrid
-from secagg.integrations import _flower_client
 from secagg.integrations.flower import SecureGrid, client_mod
-from tests.integrations.apps import CLIENTS, TASK, error_texts, make_app, make_task, secure, start
+from tests.integrations.apps import (
+    CLIENTS,
+    MODEL,
+    TASK,
+    enrol,
+    error_texts,
+    make_app,
+    make_task,
+    secure,
+    start,
+    step,
+)
 from tests.integrations.test_flower_processes import load
 
 ROOT = Path(__file__).parents[2]
 EXAMPLE = ROOT / "examples" / "flower_app"
 PORTS = "39791", "39793"  # in the README
+VICTIM, WEIGHT = 1, 10  # the weight of client 1
 STRONG = make_task(secagg.SecAgg(corruption=0.1), min_survivors=4)
 
 
@@ -89,13 +102,32 @@ def test_the_example_runs_in_a_simulation_by_the_lines_of_its_readme(
     assert accuracy > 0.9
 
 
-def simulated_grid() -> LoopbackGrid:
-    return LoopbackGrid([make_app(c, [client_mod(STRONG, simulated=TASK)]) for c in range(1, CLIENTS + 1)])
+def downgraded_round() -> SecureGrid:
+    """The server opens a round of the task for simulations. All nodes but the victim's are its own, and idle."""
+
+    def idle(message: Any, context: Any, call_next: Any) -> Any:
+        model = dict(message.content["arrays"])
+        reply = call_next(message, context)
+        reply.content["arrays"] = ArrayRecord(model)
+        return reply
+
+    victim = make_app(VICTIM, [client_mod(STRONG, simulated=TASK)])
+    grid = LoopbackGrid([victim, *(make_app(c, [client_mod(TASK), idle]) for c in range(2, CLIENTS + 1))])
+    start(secure_grid := secure(grid))
+    return secure_grid
 
 
-def test_no_supernode_plays_the_task_of_simulations() -> None:
-    """A server could otherwise move all nodes to the weaker task, by the run's config."""
-    grid = simulated_grid()
+def has_the_victims_update(secure_grid: SecureGrid) -> bool:
+    (outcome,) = secure_grid.outcomes
+    return all(
+        np.allclose(outcome.sum[name] / WEIGHT, step(VICTIM, 1, name, array), rtol=0, atol=1e-5)
+        for name, array in MODEL.items()
+    )
+
+
+def test_an_enrolled_node_refuses_the_task_of_simulations_too(tmp_path: Path) -> None:
+    _, configs, _ = enrol(STRONG, tmp_path)
+    grid = LoopbackGrid([make_app(c, [client_mod(STRONG, simulated=TASK)]) for c in range(1, CLIENTS + 1)], configs)
     reasons = error_texts(grid)
     start(secure_grid := secure(grid))
     assert not secure_grid.outcomes
@@ -104,19 +136,13 @@ def test_no_supernode_plays_the_task_of_simulations() -> None:
     assert all("arrays" not in content for node in grid.nodes.values() for content in node.requests)
 
 
-def test_control_a_node_that_believes_to_be_simulated_plays_it(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(_flower_client, "is_simulated", lambda: True)
-    start(secure_grid := secure(simulated_grid()))
-    assert len(secure_grid.outcomes[0].survivors) == CLIENTS
-
-
 def test_a_simulation_has_the_time_that_ray_needs_to_start() -> None:
     grid = InMemoryGrid(state_factory=SimpleNamespace(state=lambda: None))
     seconds = [SecureGrid(grid, TASK, deadlines=named)._deadline for named in (None, {"ShareKeys": 1.0}, 5)]
     assert seconds == [600.0, 600.0, 5.0]
-    assert SecureGrid(simulated_grid(), TASK)._deadline == 60.0
+    assert SecureGrid(LoopbackGrid([]), TASK)._deadline == 60.0
 
 
 def test_an_empty_roster_is_no_path() -> None:
     with pytest.raises(secagg.ConfigError, match="got an empty roster path; expected the path of a file"):
-        SecureGrid(simulated_grid(), STRONG, roster="")
+        SecureGrid(LoopbackGrid([]), STRONG, roster="")
