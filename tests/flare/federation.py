@@ -27,6 +27,7 @@ from nvflare.app_common.decomposers.numpy_decomposers import NumpyArrayDecompose
 from nvflare.app_common.utils.fl_model_utils import FLModelUtils
 from nvflare.fuel.utils import fobs
 from nvflare.private.event import fire_event
+from nvflare.private.fed.app.fl_conf import create_privacy_manager
 from nvflare.private.fed.client.client_engine_executor_spec import TaskAssignment
 from nvflare.private.fed.client.client_runner import ClientRunner, ClientRunnerConfig, TaskRouter
 from nvflare.private.fed.utils.fed_utils import nvflare_fobs_initialize
@@ -82,21 +83,36 @@ class Training(Executor):  # type: ignore[misc]
 
 
 class Site:
-    """A site: its runner with the job's filters, and what has left it (``sent``)."""
+    """A site: its runner with the job's filters, and what has left it (``sent``).
 
-    def __init__(self, folder: Path, name: str, filters: Iterable[Any], train: Train, settings: Any = None) -> None:
+    ``settings`` and ``privacy`` are the content of its ``secagg.json`` and ``privacy.json``.
+    """
+
+    def __init__(
+        self,
+        folder: Path,
+        name: str,
+        filters: Iterable[Any],
+        train: Train,
+        settings: Any = None,
+        privacy: Any = None,
+    ) -> None:
         self.name, self.filters, self.sent = name, list(filters), list[bytes]()
         job = job_of(folder)
         self.engine = Engine(folder / name, name, job)
         if settings is not None:
             (folder / name / "local" / "secagg.json").write_text(json.dumps(settings))
+        if privacy is not None:
+            (folder / name / "local" / "privacy.json").write_text(json.dumps(privacy))
+        policy = create_privacy_manager(self.engine.workspace, names_only=False)
+        self.scope = policy.default_scope
         router = TaskRouter()
         router.add_executor(["*"], Training(name, train))
         results = {
             f"{task}{FilterKey.DELIMITER}out": self.filters for task in ("train", "validate", "submit_model")
         }
         self.runner = ClientRunner({}, ClientRunnerConfig(router, {}, results), job, self.engine)
-        self.engine.handlers = [self.runner, *self.filters]
+        self.engine.handlers = [self.runner, *self.filters, *(policy.components or {}).values()]
         self.engine.fire(EventType.START_RUN)
 
     def run(self, request: Shareable, task: str = "train") -> Shareable:
@@ -104,6 +120,7 @@ class Site:
         with self.engine.new_context() as fl_ctx:
             fl_ctx.set_peer_context(peer("server", fl_ctx.get_job_id()))
             fl_ctx.set_prop(FLContextKey.RUNNER, self.runner, private=True, sticky=False)
+            fl_ctx.set_prop(FLContextKey.SCOPE_OBJECT, self.scope, private=True, sticky=False)
             reply = self.runner._process_task(TaskAssignment(task, "1", copy(request)), fl_ctx)
         self.sent.append(fobs.dumps(dict(reply)))
         return copy(reply)

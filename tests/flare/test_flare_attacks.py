@@ -1,4 +1,4 @@
-"""A server misuses NVFlare: requests that make other sites' updates vanish, and calls of single clients' methods.
+"""A server misuses NVFlare: requests that steer, results that filters pass, and calls of single clients' methods.
 
 Four sites are enrolled. [NVFlare](nvflare.md) says what else stays visible.
 """
@@ -13,6 +13,11 @@ import pytest
 from tests.secagg.adversary.registry import attack
 
 LIES = ("in the meta", "in a header", "in a cookie", "beside the model", "in the number of rounds")
+
+RESULTS = (
+    "a return code that is not OK", "a return code of its own", "no DXO", "a DXO without data", "a collection",
+    "a difference", "metrics", "another kind", "empty data", "another name", "one name more", "another shape",
+)  # fmt: skip
 
 # No module of NVFlare is imported up here: docs/attacks.md is written where it is not installed.
 
@@ -52,6 +57,56 @@ class TestRequestsThatSteer:
             monkeypatch.setattr(side, "request_digest", lambda *_: bytes(32))
         _, result = scenes.steer(tmp_path, lie)
         assert scenes.has_the_victims_update(result)
+
+
+@attack(
+    title=(
+        "An update in a result that NVFlare's filters pass through: with an error code, without a DXO, in a "
+        "collection, of another kind, without data, or with other names or shapes"
+    ),
+    attacker="a faulty script, or a script that the server wrote",
+    defence="a result that is not the model's leaves as an error code alone (`SecureFilter`)",
+    control="with a filter that extends NVFlare's `DXOFilter`: the trained model",
+    source="own",
+)
+@pytest.mark.parametrize("result", RESULTS)
+class TestResultsThatFiltersPass:
+    def test_refused(self, result: str, tmp_path: Path) -> None:
+        from tests.flare import test_filter as scene
+
+        site = scene.make_site(tmp_path, [scene.SecureFilter(scene.TASK)], scene.RESULTS[result]())
+        reply = site.run(scene.request())
+        assert reply.get_return_code() in {"TASK_RESULT_FILTER_ERROR", "EXECUTION_EXCEPTION"}
+        assert set(reply) == {"__headers__"}
+        assert not scene.is_found(site.sent[0])
+
+    def test_control_succeeds(self, result: str, tmp_path: Path) -> None:
+        from tests.flare import test_filter as scene
+
+        site = scene.make_site(tmp_path, [scene.Passing()], scene.RESULTS[result]())
+        site.run(scene.request())
+        assert scene.is_found(site.sent[0])
+
+
+@attack(
+    title="A job without the filter, whose server asks a site for its model",
+    attacker="whoever submits the job",
+    defence="the filter in the site's own `privacy.json`, which the job can't change",
+    control="without this file: the trained model",
+    source="own",
+)
+class TestJobWithoutTheFilter:
+    def test_refused(self, tmp_path: Path) -> None:
+        from tests.flare import test_filter as scene
+        from tests.flare.document import policy
+
+        privacy = policy(scene.SecureFilter(scene.TASK).task)
+        assert scene.plain_job(tmp_path, privacy) == ("TASK_RESULT_FILTER_ERROR", False)
+
+    def test_control_succeeds(self, tmp_path: Path) -> None:
+        from tests.flare import test_filter as scene
+
+        assert scene.plain_job(tmp_path, None) == ("OK", True)
 
 
 @attack(

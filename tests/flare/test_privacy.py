@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import json
 import re
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
@@ -13,21 +11,15 @@ import pytest
 pytest.importorskip("nvflare", reason="needs NVFlare: pip install 'secagg[nvflare]'")
 
 from secagg.integrations.flare import SecureFilter, with_metrics
-from tests.flare.document import block
+from tests.flare.document import policy
 from tests.flare.harness import deploy
 from tests.flare.jobs import METRICS, make_task
 
 
-def policy() -> dict[str, Any]:
-    """The file in docs/nvflare.md, with a task in it."""
-    task = SecureFilter(make_task("SecAgg"), metrics=METRICS).task
-    result: dict[str, Any] = json.loads(block("json", "default_scope").replace('"..."', json.dumps(task)))
-    return result
-
-
 def test_a_site_with_the_filter_answers_a_job_without_ours_by_an_error(tmp_path: Path) -> None:
     """The third site has no such file, and is the control: its model is found. Then all play a job with ours."""
-    privacy = {site: policy() for site in ("site-1", "site-2")}
+    task = SecureFilter(make_task("SecAgg"), metrics=METRICS).task
+    privacy = {site: policy(task) for site in ("site-1", "site-2")}
     makers = ["tests.flare.jobs:tolerant", "tests.flare.jobs:secure"]
     job = deploy(tmp_path, *makers, sites=3, rounds=1, privacy=privacy)
     assert job.returncode == 0, job.log[-4000:]
