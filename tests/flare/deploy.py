@@ -69,16 +69,12 @@ def start(kit: Path, kind: str, *settings: str) -> None:
 
 def connect(kits: Path, sites: list[str]) -> Session:
     """A session of the administrator, once all sites have joined."""
-    end = time.monotonic() + SECONDS
-    while True:
-        with contextlib.suppress(Exception):
-            session = new_secure_session(ADMIN, str(kits / ADMIN), timeout=2.0)
-            while len(session.get_connected_client_list()) < len(sites):
-                time.sleep(0.2)
-            return session
+    log, end = kits / "server" / "log.txt", time.monotonic() + SECONDS
+    while not (log.exists() and f"Total clients: {len(sites)}" in log.read_text(errors="replace")):
         if time.monotonic() > end:
-            raise RuntimeError("the administrator could not log in")
+            raise RuntimeError("not all sites have joined")
         time.sleep(0.2)
+    return new_secure_session(ADMIN, str(kits / ADMIN), timeout=60.0)
 
 
 def play(
