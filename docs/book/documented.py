@@ -9,7 +9,7 @@ import inspect
 from collections.abc import Iterator
 from types import ModuleType
 
-from docs.book.surface import Public
+from docs.book.surface import PACKAGES, Public
 
 
 def lacking(public: Public) -> Iterator[str]:
@@ -42,9 +42,13 @@ def home(module: ModuleType, name: str) -> ModuleType:
     """The module that defines a constant that ``module`` may only import."""
     for node in ast.parse(inspect.getsource(module)).body:
         named = {alias.asname or alias.name for alias in node.names} if isinstance(node, ast.ImportFrom) else set()
-        if isinstance(node, ast.ImportFrom) and node.module is not None and name in named:
+        if isinstance(node, ast.ImportFrom) and node.module is not None and name in named and _ours(node.module):
             return home(importlib.import_module(node.module), name)
     return module
+
+
+def _ours(module: str) -> bool:
+    return module.split(".")[0] in PACKAGES
 
 
 @functools.cache

@@ -49,6 +49,7 @@ def page_of(path: Path) -> Page:
 
 def broken(site: Path) -> Iterator[str]:
     """What is wrong with the pages of a site and with its styles."""
+    page_of.cache_clear()
     for path in sorted(site.rglob("*.html")):
         page = page_of(path)
         for target in page.loaded:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import importlib
 import inspect
+import re
 from pathlib import Path
 from types import ModuleType
 
@@ -83,6 +84,26 @@ def escape(app: Sphinx, what: str, name: str, thing: object, options: object, li
         lines[number] = "``".join(parts)
 
 
+def shorten(
+    app: Sphinx, what: str, name: str, thing: object, options: object, *parts: str | None
+) -> tuple[str | None, ...]:
+    """Write NumPy's arrays in signatures as ``NDArray[int64]``, which is what the source says."""
+    array = re.compile(
+        r"~?(?:numpy\.)?ndarray\[~?tuple\[~?(?:typing\.)?Any, \.\.\.\], ~?(?:numpy\.)?dtype\[~?([\w.]+)\]\]"
+    )
+    return tuple(
+        None if part is None else array.sub(lambda one: f"NDArray[{one[1].rpartition('.')[2]}]", part)
+        for part in parts
+    )
+
+
+def tidy(app: Sphinx, tree: nodes.document) -> None:
+    """Leave out that a class without a base has the base ``object``."""
+    for paragraph in list(tree.findall(nodes.paragraph)):
+        if paragraph.astext() == "Bases: object":
+            paragraph.parent.remove(paragraph)
+
+
 def resolve(
     app: Sphinx, env: BuildEnvironment, node: addnodes.pending_xref, shown: nodes.TextElement
 ) -> nodes.reference | nodes.TextElement | None:
@@ -104,7 +125,7 @@ def resolve(
                 return _link(app, node, shown, *known.objects[full])
             name = name.rpartition(".")[0]
         module, _, last = dotted.rpartition(".")
-        if isinstance(place := _thing(module), ModuleType) and module.split(".")[0] in PACKAGES:
+        if isinstance(place := _thing(module), ModuleType) and place.__name__.split(".")[0] in PACKAGES:
             full = f"{home(place, last).__name__}.{last}"
             if full in known.objects:
                 return _link(app, node, shown, *known.objects[full])
@@ -112,7 +133,7 @@ def resolve(
     same = {place for full, place in known.objects.items() if full.endswith(f".{target}")}
     if len(same) == 1:
         return _link(app, node, shown, *same.pop())
-    foreign = "." in target and target.split(".")[0] not in PACKAGES
+    foreign = not re.fullmatch(r"\w+", target) and target.split(".")[0] not in PACKAGES
     return shown if foreign or _in_signature(node) else None
 
 
@@ -177,4 +198,6 @@ def setup(app: Sphinx) -> dict[str, bool]:
     app.connect("builder-inited", write)
     app.connect("missing-reference", resolve)
     app.connect("autodoc-process-docstring", escape)
+    app.connect("autodoc-process-signature", shorten)
+    app.connect("doctree-read", tidy)
     return {"parallel_read_safe": False, "parallel_write_safe": False}

@@ -27,9 +27,11 @@ from secagg.roles.listener import FaultRecorder
 from secagg.table import Proposal
 from secagg.wire import Envelope, Reject
 
+#: The log of the package.
 log = logging.getLogger("secagg")
 
-MOST_SESSIONS = 8  # that a member has open at a time; the oldest is left for another
+#: Sessions that a member has open at a time; the oldest is left for another.
+MOST_SESSIONS = 8
 _LOOK = 30.0  # seconds between two looks at what became of the sessions that are open
 _AGAIN = 2.0  # seconds until a role that waits for something, such as a beacon, gets its messages again
 

@@ -1,0 +1,83 @@
+"""The site that ``make docs-site`` has built: links, the reference, and how it is in Chromium, from the disk."""
+
+import os
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from docs.book import surface
+from docs.book.links import broken
+from tests.service.browser import look, requested, shows
+
+ROOT = Path(__file__).parent.parent
+SITE = ROOT / "site"
+PAGES = ("index", "learn/tutorial", "protocols", "attacks", "reference/api/secagg", "benchmarks", "choose/index")
+WIDTHS = 1280, 390
+
+
+@pytest.fixture(scope="module")
+def site() -> Path:
+    """The folder of the site; in continuous integration it has to be there."""
+    if not (SITE / "index.html").exists() and not os.environ.get("CI"):
+        pytest.skip("make docs-site builds the site")
+    return SITE
+
+
+def test_control_what_a_page_must_not_have_is_noticed(tmp_path: Path) -> None:
+    (tmp_path / "a.html").write_text(
+        '<p id="here"><a href="b.html#there">b</a><a href="https://example.org">e</a></p>'
+    )
+    (tmp_path / "b.html").write_text('<p id="there"></p>')
+    assert list(broken(tmp_path)) == []
+    (tmp_path / "b.html").write_text('<a href="c.html">c</a><script src="https://example.org/x.js"></script>')
+    (tmp_path / "c.css").write_text("@font-face { src: url(//example.org/font.woff2) }")
+    (tmp_path / "d.html").write_text('<a href="a.html#nowhere">a</a>')
+    problems = "\n".join(broken(tmp_path.resolve()))
+    assert len(problems.splitlines()) == 5
+    assert "c.html leads to no file" in problems
+    assert "b.html#there leads to no anchor" in problems
+    assert "a.html#nowhere leads to no anchor" in problems
+    assert problems.count("from another host") == 2
+
+
+def test_modules_that_pages_name_are_in_the_reference() -> None:
+    public = {*surface.public_modules(), *surface.PACKAGES}
+    named = {
+        module: str(path.relative_to(ROOT))
+        for module, path in surface.named().items()
+        if module not in public and "._" not in module and not module.startswith(surface.PROGRAMS)
+    }
+    assert not named, "add them to docs/book/surface.py"
+    assert all(name in surface.modules() for name in surface.MODULES)
+
+
+@pytest.mark.stacks
+@pytest.mark.parametrize("width", WIDTHS)
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_pages_fit_ask_nobody_and_report_no_error(browser: Any, site: Path, width: int, scheme: str) -> None:
+    look(browser, width, scheme)
+    for page in PAGES:
+        browser.get(f"file://{site}/{page}.html")
+        shows(browser, " ", "article")
+        assert browser.execute_script("return document.scrollingElement.scrollWidth") <= width, page
+        red, *_ = browser.execute_script(
+            "return getComputedStyle(document.body).backgroundColor.match(/\\d+/g).map(Number)"
+        )
+        assert (red < 64) == (scheme == "dark"), page
+    assert browser.get_log("browser") == []
+    assert [url for url in requested(browser) if not url.startswith((f"file://{site}/", "data:"))] == []
+
+
+@pytest.mark.stacks
+def test_search_finds_a_class_from_the_disk(browser: Any, site: Path) -> None:
+    browser.get(f"file://{site}/search.html?q=FixedPoint")
+    shows(browser, "FixedPoint", "#search-results ul.search")
+    targets = browser.execute_script(
+        "return [...document.querySelectorAll('#search-results ul.search a')].map(a => a.href)"
+    )
+    assert any("reference/api/secagg" in target for target in targets)
+    assert browser.get_log("browser") == []
+    assert all(url.startswith(("file://", "data:")) for url in requested(browser))
+    browser.get(f"file://{site}/search.html?q=qqqqxyzzy")
+    shows(browser, "did not match any documents", "#search-results")
