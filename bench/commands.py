@@ -124,6 +124,7 @@ def peers(
 for command in (
     sweep_commands.sweep,
     plan_command.plan,
+    plan_command.rates,
     bounded_commands.federated,
     bounded_commands.resnet18,
     bounded_commands.ring,

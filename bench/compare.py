@@ -73,6 +73,8 @@ def compared(old: Mapping[str, Any], new: Mapping[str, Any], tolerance: float) -
         raise ConfigError(
             f"got a result of {old['kind']} and one of {new['kind']}; expected two results of one command"
         )
+    if old["kind"] == Kind.RATES:
+        raise ConfigError("got rates, which trade with each other in a fit; compare two results of plan --rates")
     if not new["finished"] or not old["finished"]:
         raise ConfigError("got a result that was interrupted; run the command to its end")
     try:

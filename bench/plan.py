@@ -193,8 +193,8 @@ def plan_grid(planned: Sequence[Planned], workload: Workload, link: Link) -> Gri
         "v: bytes of an encrypted vector, or d if nothing is encrypted; k: neighbours of a client; q: signatures "
         "that a client checks; w: words of 32 bits in a masked coordinate; s: bytes of a member's share of a "
         "client's key. Bytes are exact, for a session in which "
-        "nobody is silent. Transfer = 8·bytes/bandwidth. Seconds are for one core of this machine, by rates that "
-        "were measured just now.",
+        "nobody is silent. Transfer = 8·bytes/bandwidth. Seconds are for one core of the machine whose rates were "
+        "measured: this one, unless --rates names a file of another.",
         *recommended(planned),
     ]
     return Grid("Predicted cost", columns, rows, notes, words=(8,))

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from datetime import UTC, datetime
+from pathlib import Path
 from typing import Annotated, Any
 
 import typer
@@ -13,7 +15,8 @@ from bench.cluster_tables import as_checked, checked_cluster_grid, cluster_grid
 from bench.options import Bits, Clients, Coordinates, Dropout, Html, Json, Names
 from bench.output import check_outputs, command_line, show_grid, shown, write
 from bench.rates import Rates, bits_like, calibrate
-from bench.workloads import Workload
+from bench.saved_rates import SavedRates, chosen_rates, load, measure, to_plain
+from bench.workloads import Floored, Workload
 from secagg.demo.screen import progress
 from secagg.errors import ConfigError
 from secagg.protocols import chosen
@@ -21,10 +24,13 @@ from secagg.protocols.base import AggregationProtocol
 
 
 class _Measured:
-    """What was measured so far: rates, the cost of a worker's result, and the comparisons with real sessions."""
+    """What was measured so far: rates, the cost of a worker's result, and the comparisons with real sessions.
 
-    def __init__(self, workload: Workload, size: Cluster | None) -> None:
-        self.workload, self.size = workload, size
+    ``saved`` are rates of an earlier measurement, which are then taken as they are.
+    """
+
+    def __init__(self, workload: Workload, size: Cluster | None, saved: SavedRates | None) -> None:
+        self.workload, self.size, self.saved = workload, size, saved
         self.rates: dict[str, Rates] = {}
         self.cost: Overheads | None = None
         self.checks: list[planning.Checked] = []
@@ -34,7 +40,9 @@ class _Measured:
         self, protocols: Mapping[str, AggregationProtocol], check: bool, step: Callable[[str, str], None]
     ) -> None:
         """Measure rates, then with ``check`` real sessions."""
-        for name, one in protocols.items():
+        if self.saved is not None:
+            self.rates = chosen_rates(self.saved, protocols, self.workload)
+        for name, one in protocols.items() if self.saved is None else ():
             self.rates[name] = calibrate(name, one, bits_like(one, self.workload), step)
         if self.size is not None:
             step("cluster", "a worker process")
@@ -98,22 +106,33 @@ def plan(
     protocol: Names = None,
     dropout: Dropout = 0.1,
     bits: Bits = 16,
+    min_survivors: Annotated[
+        int | None,
+        typer.Option(help="Least clients whose sum is opened. Default: what SecAgg needs if a third is corrupt."),
+    ] = None,
     machines: Annotated[int, typer.Option(help="Worker machines beside the server's. 0: no cluster.")] = 0,
     cores: Annotated[int, typer.Option(help="Cores of a worker machine.")] = 16,
     bandwidth: Annotated[str, typer.Option(help="Bandwidth of a worker machine and of the server.")] = "10Gbit",
+    rates: Annotated[
+        Path | None, typer.Option(help="Take the rates of this file of the command rates; measure nothing.")
+    ] = None,
     check: Annotated[bool, typer.Option("--check", help="Compare the plan with real sessions too.")] = False,
     as_json: Json = None,
     as_html: Html = None,
 ) -> None:
-    """Predict what each protocol costs at your scale, by rates measured now, and recommend one."""
+    """Predict what each protocol costs at your scale, by rates measured now or before, and recommend one."""
     protocols = chosen(protocol or [])
-    workload = Workload(clients, coordinates, dropout, bits)
+    workload = (
+        Workload(clients, coordinates, dropout, bits)
+        if min_survivors is None
+        else Floored(clients, coordinates, dropout, bits, least=min_survivors)
+    )
     link = planning.Link(planning.bandwidth("--uplink", uplink), planning.bandwidth("--downlink", downlink))
     if machines < 0:
         raise ConfigError(f"got --machines {machines}; expected 0, or the number of worker machines")
     size = Cluster(machines, cores, planning.bandwidth("--bandwidth", bandwidth)) if machines else None
     check_outputs(as_json, as_html)
-    measured = _Measured(workload, size)
+    measured = _Measured(workload, size, load(rates) if rates else None)
 
     def show(finished: bool) -> None:
         ready = {name: protocols[name] for name in measured.rates}
@@ -133,9 +152,24 @@ def plan(
         )
         write(as_json, as_html, document, grids)
 
-    steps = len(protocols) * (10 + check) + (2 if size else 0)
+    steps = len(protocols) * (10 * (rates is None) + check) + (2 if size else 0)
     with shown(show), progress("bench", steps) as step:
         measured.run(protocols, check, step)
     if measured.off:
         typer.echo("bench: FAILED: the plan is off by more than a quarter", err=True)
         raise typer.Exit(1)
+
+
+def rates(protocol: Names = None, as_json: Json = None) -> None:
+    """Measure this machine's rates of every protocol, which plan --rates reads."""
+    check_outputs(as_json, None)
+    protocols = chosen(protocol or [])
+    with progress("bench", 20 * len(protocols)) as step:
+        saved = measure(protocols, step)
+    for name, lanes in saved.items():
+        for one in lanes:
+            for role, formula in one.formulas.items():
+                typer.echo(f"{name}, {one.bits} bits, {role}: {formula}")
+    today = datetime.now(UTC).date().isoformat()
+    document = report.document(report.Kind.RATES, command_line(), finished=True, date=today, rates=to_plain(saved))
+    write(as_json, None, document, [])

@@ -144,16 +144,20 @@ class Rates:
     bits: int  # of a value in the sessions that were measured
 
 
+def is_wide(protocol: AggregationProtocol, workload: Workload) -> bool:
+    """Whether the sums of ``workload`` need lanes of 64 bits. Ciphertexts have no lanes."""
+    try:
+        return not isinstance(protocol, Encrypted | OneShotParameters) and max(widths(workload.task(protocol))) > 32
+    except ConfigError:
+        return False
+
+
 def bits_like(protocol: AggregationProtocol, workload: Workload) -> int:
     """The bits of a value with which eight clients fill lanes as wide as those of ``workload``.
 
-    These are the bits of ``workload``, unless its sums need lanes of 64 bits. Ciphertexts have no lanes.
+    These are the bits of ``workload``, unless its sums need lanes of 64 bits.
     """
-    try:
-        wide = not isinstance(protocol, Encrypted | OneShotParameters) and max(widths(workload.task(protocol))) > 32
-    except ConfigError:
-        wide = False
-    return max(workload.bits, _WIDE_BITS) if wide else workload.bits
+    return max(workload.bits, _WIDE_BITS) if is_wide(protocol, workload) else workload.bits
 
 
 def calibrate(name: str, protocol: AggregationProtocol, bits: int, step: Callable[[str, str], None]) -> Rates:

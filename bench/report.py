@@ -44,6 +44,7 @@ class Kind(StrEnum):
     SCALE = "scale"
     PEERS = "peers"
     PLAN = "plan"
+    RATES = "rates"
     FEDERATED = "federated"
     RESNET18 = "resnet18"
     RING = "ring"

@@ -113,6 +113,23 @@ class Workload:
         return dict.fromkeys(self.silent, input_round(protocol))
 
 
+@dataclass(frozen=True)
+class Floored(Workload):
+    """A workload of which no sum of fewer than ``least`` clients is opened."""
+
+    least: int = 1
+
+    def __post_init__(self) -> None:
+        """``ConfigError`` for numbers that no protocol can run."""
+        _check("min-survivors", self.least, 1, self.clients)
+        super().__post_init__()
+
+    @property
+    def floor(self) -> int:
+        """The least survivors whose sum is opened."""
+        return self.least
+
+
 @dataclass(frozen=True, eq=False)
 class Expected:
     """The exact result of a workload: the sum in steps of the grid, and the mean of the unquantized updates."""

@@ -27,6 +27,7 @@ make_part() {
     dropout) bench sweep dropout --over dropout --out "$OUT/dropout.png" ;;           # 2
     coordinates) bench sweep coordinates --over coordinates --out "$OUT/coordinates.png" ;; # 3
     clients) bench sweep clients --over clients --out "$OUT/clients.png" ;;           # 6
+    rates) "$PYTHON" -m bench rates --json "$OUT/rates.json" ;;                       # 4
     plan) bench plan plan --clients 1000000 --coordinates 10000000 --uplink 10Mbit --machines 3 --cores 16 --check ;; # 4
     flower) PYTHON=$FLOWER bench peers flower --peer flwr --require ;;                # 6
     nvflare) PYTHON=$NVFLARE bench peers nvflare --peer nvflare --require ;;          # 3
@@ -42,7 +43,7 @@ make_part() {
   esac
 }
 
-PARTS=(masks cold run workers plan flower nvflare dropout coordinates clients scale peers crowd)
+PARTS=(masks cold run workers rates plan flower nvflare dropout coordinates clients scale peers crowd)
 PARTS+=(oneshot ring resnet18 federated service)
 for part in "${@:-${PARTS[@]}}"; do
   began=$SECONDS

@@ -230,6 +230,24 @@ def test_plan_measures_and_says_what_to_take(tmp_path):
     assert document["workload"]["dropout"] == 0.1
 
 
+def test_rates_are_saved_and_a_plan_by_them_measures_nothing(tmp_path, monkeypatch):
+    rated, planned = tmp_path / "rates.json", tmp_path / "plan.json"
+    result = CliRunner().invoke(app, ["rates", "--protocol", "Clear", "--json", str(rated)])
+    assert result.exit_code == 0, result.output
+    assert len(json.loads(rated.read_text())["rates"]["Clear"]) == 2  # narrow lanes and wide ones
+    monkeypatch.setattr(plan_command, "calibrate", None)
+    arguments = ["--clients", "1000", "--coordinates", "10", "--dropout", "0.4", "--min-survivors", "600"]
+    command = ["plan", *arguments, "--protocol", "Clear", "--rates", str(rated), "--json", str(planned)]
+    result = CliRunner().invoke(app, command)
+    assert result.exit_code == 0, result.output
+    document = json.loads(planned.read_text())
+    assert document["workload"]["least"] == 600
+    assert document["planned"][0]["client_seconds"] > 0
+    for least in ("0", "601", "1001"):
+        command = ["plan", *arguments[:-1], least, "--protocol", "Clear", "--rates", str(rated)]
+        assert isinstance(CliRunner().invoke(app, command).exception, ConfigError)
+
+
 def test_plan_refuses_before_it_measures():
     for extra in (["--uplink", "fast"], ["--dropout", "0.9"], ["--protocol", "Nobody"]):
         result = CliRunner().invoke(app, ["plan", "--clients", "1000", "--coordinates", "10", *extra])
