@@ -85,6 +85,8 @@ docs: $(INSTALLED)  ## write what is generated: the attacks' table, the diagrams
 	$(BIN)/python -m docs.drawings
 	$(BIN)/python -m docs.figures
 	$(BIN)/python -m docs.benchmark_tables
+	$(BIN)/python -m docs.gallery_plots
+	$(BIN)/python -m docs.chooser
 	$(BIN)/python -m docs.service_tables
 
 docs-site: $(VENV)/.stacks $(VENV)/.docs  ## the documentation as a site, in site/index.html; its tutorials are run

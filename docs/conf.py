@@ -23,6 +23,7 @@ extensions = [
     "sphinx.ext.linkcode",
     "sphinx_copybutton",
     "docs.book.files",
+    "docs.book.pages",
     "docs.book.reference",
     "docs.book.drawings",
 ]

@@ -1,0 +1,314 @@
+"""The page that chooses a protocol: its figures are those of ``bench plan``, and its tasks are accepted.
+
+Chromium computes the page's figures; Python computes the plan's from the same saved rates.
+"""
+
+from __future__ import annotations
+
+import json
+import random
+import re
+from collections.abc import Iterator
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from typer.testing import CliRunner
+
+import secagg
+from bench.commands import app
+from bench.plan import Link, Planned, plan
+from bench.saved_rates import chosen_rates, load
+from docs import chooser
+from tests.service.browser import look
+
+PAGE = (Path(__file__).parent.parent / "docs" / "pages" / "choose.html").as_uri()
+PARTIES = ("aggregators", "decryptor", "committee", "beacon", "postQuantum")
+SERVERS = ("trusted", "curious", "late", "lies")
+#: How far bytes and seconds may be from the plan's. Neighbours on a sparse graph are interpolated. Near a length at
+#: which OneShot changes its ring, the page may still take the other one. All else is exact.
+TOLERANCE = {"SecAggPlus": (0.06, 0.06), "SecAggPlus/beacon": (0.06, 0.06), "OneShot": (0.04, 0.2)}
+EXACT = 1e-9
+
+
+def questions(count: int, seed: int) -> list[dict[str, Any]]:
+    """Questions of all sizes that the page takes, drawn at random: few of their numbers are in the page's table."""
+    draw = random.Random(seed)
+    return [
+        {
+            "server": draw.choice(SERVERS) if number % 6 else "curious",
+            "corruption": draw.choice(chooser.CORRUPTION) if number % 6 else 0,
+            "clients": int(10 ** (draw.uniform(0.61, 4) if number % 10 else 5.7)),
+            "coordinates": int(10 ** draw.uniform(0, 8.9)),
+            "bits": draw.choice(chooser.BITS),
+            "dropout": draw.choice(chooser.DROPOUTS),
+            "uplink": 10 ** draw.uniform(-1, 3),
+            "downlink": 10 ** draw.uniform(-1, 3),
+            "cores": 1,
+            **{party: draw.random() < 0.6 for party in PARTIES},
+        }
+        for number in range(count)
+    ]
+
+
+def planned(question: dict[str, Any], name: str) -> Planned:
+    """What the plan says of a protocol."""
+    protocol = chooser.protocols(question["corruption"] / 100)[name]
+    workload = chooser.workload(
+        protocol, *(question[key] for key in ("clients", "coordinates", "bits", "corruption", "dropout"))
+    )
+    plain = {name.removesuffix("/beacon"): protocol}
+    rates = chosen_rates(load(chooser.RATES), plain, workload)
+    (one,) = plan(plain, rates, workload, Link(1e6 * question["uplink"], 1e6 * question["downlink"]))
+    return one
+
+
+def ask(window: Any, asked: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """The page's answers: the protocols that fit, each with its costs and its task, and those that are refused."""
+    answers: list[dict[str, Any]] = window.execute_script(
+        "return arguments[0].map((question) => {"
+        "  const { fitting, refused } = SECAGG_CHOOSE.plan(question);"
+        "  for (const one of fitting) one.task = SECAGG_CHOOSE.snippet(one.name, question);"
+        "  return { fitting, refused };"
+        "})",
+        asked,
+    )
+    return answers
+
+
+@pytest.fixture
+def page(browser: Any) -> Iterator[Any]:
+    """The page, opened from the disk; no error may be in the console at the end."""
+    browser.get(PAGE)
+    yield browser
+    assert browser.get_log("browser") == []
+
+
+def built(code: str, coordinates: int) -> secagg.Task:
+    """The task that a reader has who pastes ``code``."""
+    names: dict[str, Any] = {
+        "update": np.broadcast_to(np.float32(0), coordinates),
+        "beacon_key": chooser.BEACON.public_key,
+        "print": lambda described: None,
+    }
+    exec(code, names)
+    task = names["task"]
+    assert isinstance(task, secagg.Task)
+    return task
+
+
+@pytest.mark.stacks
+def test_the_page_says_what_the_plan_says(page: Any) -> None:
+    """All costs of what fits, at sizes that are not in the page's table; and what cannot run, the plan refuses."""
+    worst: dict[str, float] = {}
+    asked = questions(40, seed=1)
+    for question, answer in zip(asked, ask(page, asked), strict=True):
+        for one in answer["fitting"]:
+            name, cost = one["name"], one["cost"]
+            expected = planned(question, name)
+            assert not expected.refused, (question, name)
+            pairs = {
+                "up": expected.bytes_up,
+                "down": expected.bytes_down,
+                "wire": expected.wire_seconds,
+                "client": expected.client_seconds,
+                "server": expected.server_seconds,
+                "other": expected.other_seconds or 0.0,
+            }
+            for figure, value in pairs.items():
+                error = abs((cost[figure] or 0.0) - value) / max(value, 1e-12)
+                worst[name] = max(worst.get(name, 0.0), error)
+                of_bytes, of_seconds = TOLERANCE.get(name, (EXACT, EXACT))
+                allowed = of_bytes if figure in ("up", "down", "wire") else of_seconds
+                assert error <= allowed, (question, name, figure, cost[figure], value)
+    print({name: f"{error:.1e}" for name, error in worst.items()})
+    assert len(worst) == len(chooser.protocols())
+
+
+@pytest.mark.stacks
+def test_what_the_page_calls_impossible_the_library_refuses(page: Any) -> None:
+    everyone = {"server": "trusted", "corruption": 0} | dict.fromkeys(PARTIES, True) | {"postQuantum": False}
+    asked = [question | everyone | {"corruption": question["corruption"]} for question in questions(40, seed=2)]
+    refusals = 0
+    for question, answer in zip(asked, ask(page, asked), strict=True):
+        for one in answer["refused"]:
+            if one["name"] == "CKKS/clients" and len(one["reasons"]) == 1 and question["corruption"]:
+                continue  # for whom one client is enough: whom to trust, the task does not know
+            refusals += 1
+            with suppress(secagg.ConfigError):
+                assert planned(question, one["name"]).refused, (question, one)
+    assert refusals > 10
+
+
+@pytest.mark.stacks
+def test_every_task_of_the_page_can_be_made(page: Any) -> None:
+    """The code is run as a reader would paste it, and a cohort of all clients is accepted."""
+    asked = questions(40, seed=3)
+    made = 0
+    for question, answer in zip(asked, ask(page, asked), strict=True):
+        for one in answer["fitting"]:
+            task = built(one["task"], question["coordinates"])
+            task.protocol.validate_cohort(task, range(question["clients"]), None)  # type: ignore[arg-type]
+            assert task.max_clients == question["clients"]
+            assert task.min_survivors <= question["clients"] - round(
+                question["dropout"] / 100 * question["clients"]
+            )
+            made += 1
+    assert made > 60
+
+
+@pytest.mark.stacks
+def test_control_a_task_with_one_survivor_less_is_refused(page: Any) -> None:
+    """The page's floors are the library's own where no room is left: one less is too few."""
+    question = questions(1, seed=4)[0] | {
+        "server": "lies", "corruption": 33, "clients": 100, "coordinates": 10, "bits": 16, "dropout": 30,
+        "committee": True, "postQuantum": False,
+    }  # fmt: skip
+    (answer,) = ask(page, [question])
+    code = next(one["task"] for one in answer["fitting"] if one["name"] == "SecAgg")
+    task = built(code, 10)
+    task.protocol.validate_cohort(task, range(100), None)  # type: ignore[arg-type]
+    lower = built(
+        code.replace(f"min_survivors={task.min_survivors}", f"min_survivors={task.min_survivors - 1}"), 10
+    )
+    with pytest.raises(secagg.ConfigError, match=f"expected at least {task.min_survivors}"):
+        lower.protocol.validate_cohort(lower, range(100), None)  # type: ignore[arg-type]
+
+
+@pytest.mark.stacks
+def test_whom_a_protocol_needs_is_what_the_library_says(page: Any) -> None:
+    models = {"semi-honest": 1, "semi-malicious": 2, "malicious": 3}
+    roles = {"aggregator": "aggregators", "decryptor": "decryptor"}
+    for name, needs in page.execute_script("return SECAGG_CHOOSE.NEEDS").items():
+        protocol = chooser.protocols()[name]
+        task = chooser.workload(protocol, 20, 10, 16, 5, 10).task(protocol)
+        assert needs["server"] == (0 if name == "Clear" else models[protocol.threat_model]), name
+        assert bool(needs.get("postQuantum")) is protocol.cost(task).post_quantum, name
+        parties = {roles[str(role)] for role in protocol.party_counts}
+        if name == "OneShot":
+            parties = {"committee"}
+        elif name == "SecAggPlus/beacon":
+            parties = {"beacon"}
+        elif name == "CKKS/clients":
+            parties = set()  # one of the clients opens
+        assert parties == ({needs["party"]} if "party" in needs else set()), name
+
+
+@pytest.mark.stacks
+@pytest.mark.parametrize("width", [1280, 390])
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_the_page_shows_a_table_and_a_task_and_scrolls_in_one_direction(page: Any, width: int, scheme: str) -> None:
+    look(page, width, scheme)
+    page.get(f"{PAGE}#server=curious&decryptor&clients=300")
+    page.refresh()
+    assert page.execute_script("return document.documentElement.scrollWidth <= innerWidth")
+    rows = page.execute_script(
+        "return [...document.querySelectorAll('tbody tr')].map((row) => row.dataset.protocol)"
+    )
+    assert {"SecAgg", "SecAggPlus", "BFV", "CKKS", "Paillier"} == set(rows)
+    assert "Take " in page.execute_script("return document.querySelector('#verdict').textContent")
+    code = page.execute_script("return document.querySelector('#snippet').textContent")
+    assert built(code, 10).max_clients == 300
+    unlabelled = page.execute_script(
+        "return [...document.querySelectorAll('input, select')].filter((one) => one.labels.length === 0).length"
+    )
+    assert unlabelled == 0
+
+
+@pytest.mark.stacks
+def test_the_address_keeps_the_question_and_a_wrong_number_is_marked(page: Any) -> None:
+    from selenium.webdriver.common.by import By
+    from selenium.webdriver.common.keys import Keys
+
+    page.get(PAGE)
+    clients = page.find_element(By.ID, "clients")
+    clients.send_keys(Keys.CONTROL, "a")
+    clients.send_keys("3")
+    assert clients.get_attribute("aria-invalid") == "true"
+    assert "from 4 to 1,000,000" in page.find_element(By.ID, "clients-wrong").text
+    clients.send_keys("21")
+    page.find_element(By.CSS_SELECTOR, "input[name=aggregators]").send_keys(Keys.SPACE)
+    assert "clients=321" in page.current_url
+    row = page.find_element(By.CSS_SELECTOR, "tr[data-protocol=SecAgg] input")
+    row.send_keys(Keys.SPACE)
+    assert page.execute_script("return document.activeElement.value") == "SecAgg"
+    shared = page.current_url
+    page.get("about:blank")
+    page.get(shared)
+    code = page.execute_script("return document.querySelector('#snippet').textContent")
+    task = built(code, 10)
+    assert (task.max_clients, task.protocol.name) == (321, "SecAgg")
+    assert page.find_element(By.CSS_SELECTOR, "input[name=aggregators]").is_selected()
+
+
+@pytest.mark.stacks
+def test_the_page_says_what_the_command_prints(page: Any, tmp_path: Path) -> None:
+    """``bench plan --rates`` at a size that is not in the table."""
+    file = tmp_path / "plan.json"
+    options = {"clients": 777, "coordinates": 123_457, "bits": 16, "uplink": "3Mbit", "downlink": "20Mbit"}
+    words = [word for name, value in options.items() for word in (f"--{name}", str(value))]
+    names = ("SecAgg", "AdditiveShares", "OneShot", "BFV", "CKKS", "Paillier")
+    several = [word for name in names for word in ("--protocol", name)]
+    command = ["plan", *words, *several, "--rates", str(chooser.RATES), "--json", str(file)]
+    result = CliRunner().invoke(app, command)
+    assert result.exit_code == 0, result.output
+    question = {
+        "server": "curious", "corruption": 33, "clients": 777, "coordinates": 123_457, "bits": 16, "dropout": 10,
+        "uplink": 3, "downlink": 20, "cores": 1,
+    } | dict.fromkeys(PARTIES, True) | {"postQuantum": False}  # fmt: skip
+    (answer,) = ask(page, [question])
+    costs = {one["name"]: one["cost"] for one in answer["fitting"]}
+    for expected in json.loads(file.read_text())["planned"]:
+        shown = costs[expected["protocol"]]
+        assert shown["up"] == pytest.approx(expected["bytes_up"], rel=1e-3)
+        assert shown["down"] == pytest.approx(expected["bytes_down"], rel=1e-9)
+        assert shown["client"] == pytest.approx(expected["client_seconds"], rel=1e-3)
+        assert shown["server"] == pytest.approx(expected["server_seconds"], rel=1e-3)
+
+
+def test_the_page_has_the_saved_rates_and_tables_of_this_code() -> None:
+    """A part of the tables is computed anew; ``make docs`` writes all of them."""
+    text = chooser.DATA.read_text(encoding="utf-8")
+    data = json.loads(text[text.index("{") : text.rindex(";")])
+    assert data["rates"] == json.loads(chooser.RATES.read_text(encoding="utf-8"))["rates"], "run make docs"
+    known = chooser.protocols(0.05)
+    for name, protocol in known.items():
+        assert data["protocols"][name]["reference"] == chooser.reference(protocol), "run make docs"
+    plus = known["SecAggPlus"]
+    assert isinstance(plus, secagg.SecAggPlus)
+    assert data["protocols"]["SecAggPlus"]["degrees"]["5"]["10"] == chooser.degrees(plus, 5, 10), "run make docs"
+    assert data["sizes"] == chooser.sizes(), "run make docs"
+
+
+def test_rates_that_were_saved_are_read_again_and_other_files_are_refused(tmp_path: Path) -> None:
+    saved = load(chooser.RATES)
+    assert {"SecAgg", "OneShot", "BFV"} <= set(saved)
+    assert len(saved["SecAgg"]) == 2
+    assert len(saved["BFV"]) == 1
+    other = tmp_path / "other.json"
+    document = json.loads(chooser.RATES.read_text(encoding="utf-8"))
+    other.write_text(json.dumps(document | {"kind": "plan"}))
+    with pytest.raises(secagg.ConfigError, match="does not hold rates"):
+        load(other)
+    other.write_text(json.dumps(document | {"rates": {"SecAgg": [{"bits": 16, "seconds": {"client": {"x": 1}}}]}}))
+    with pytest.raises(secagg.ConfigError, match="can't read"):
+        load(other)
+    with pytest.raises(secagg.ConfigError, match="rates without Paillier/run-key"):
+        chosen_rates(
+            saved, {"Paillier/run-key": secagg.Paillier(key="run")}, chooser.workload(secagg.Clear(), 9, 9, 8, 0, 0)
+        )
+
+
+def test_the_pictures_of_the_gallery_are_small_described_and_drawn_by_a_command() -> None:
+    """Each picture of docs/gallery/pictures.md, and none lies beside it that the page does not show."""
+    page = chooser.ROOT / "docs" / "gallery" / "pictures.md"
+    text = page.read_text(encoding="utf-8")
+    shown = re.findall(r"!\[([^\]]*)\]\(([^)]+)\)", text)
+    for described, name in shown:
+        assert len(described) > 40, name
+        assert (page.parent / name).stat().st_size < 150_000, name
+    assert {path.name for path in page.parent.glob("*.svg")} == {name for _, name in shown if name.endswith(".svg")}
+    for section in text.split("\n## ")[1:]:
+        assert re.search(r"`(python -m|secagg demo)", section), section
