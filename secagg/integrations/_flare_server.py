@@ -27,16 +27,14 @@ from secagg.integrations._flare_site import (
     SERVER,
     STACK,
     TOPIC,
-    arguments_digest,
     request_digest,
-    task_text,
 )
-from secagg.integrations._shared.digests import arrays_digest, arrays_of
+from secagg.integrations._shared.digests import arguments_digest, arrays_digest, arrays_of
 from secagg.integrations._shared.metrics import metric_key, metrics_of, with_metrics
 from secagg.integrations._shared.rounds import Rounds
 from secagg.integrations._shared.settings import read_settings
 from secagg.integrations._shared.site import check_model, compiling
-from secagg.integrations._shared.statements import as_refusal, read, write
+from secagg.integrations._shared.statements import as_refusal, read, task_text, write
 from secagg.layout import Layout
 from secagg.roles.outcome import Outcome
 from secagg.task import Task
@@ -345,7 +343,7 @@ class SecureServer:
         assert self._rounds is not None
         arrays = arrays_of(model)
         check_model(arrays, self._full)
-        digest = arguments_digest(str(collab.fl_ctx.get_job_id()), request)
+        digest = arguments_digest(STACK, str(collab.fl_ctx.get_job_id()), request)
         number, self._count = self._count, self._count + 1
         sites, left_out = self._train(number, dict(model), request)
         outcome = self._rounds.play(

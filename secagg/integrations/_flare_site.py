@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import base64
 import hashlib
 import logging
 import threading
@@ -21,17 +20,21 @@ from nvflare.app_common.app_constant import AppConstants
 from nvflare.app_common.logging.constants import is_log_streaming_allowed
 from nvflare.collab import collab
 from nvflare.collab.api.decorators import get_object_publish_interface
+from nvflare.fuel.f3.cellnet.defs import CellChannel, MessageHeaderKey
+from nvflare.fuel.f3.cellnet.fqcn import FQCN
+from nvflare.fuel.f3.message import Message
+from nvflare.fuel.f3.streaming.stream_const import STREAM_CHANNEL, STREAM_DATA_TOPIC, StreamHeaderKey
 from nvflare.private.privacy_manager import Scope
 
 from mpc.keys import encode_parts
 from secagg.errors import ConfigError
 from secagg.integrations._shared.budget import check_unbudgeted
-from secagg.integrations._shared.digests import arrays_of, typed
+from secagg.integrations._shared.digests import arguments_digest, arrays_of, typed
 from secagg.integrations._shared.metrics import MOST_NUMBERS, only_numbers, with_metrics
 from secagg.integrations._shared.party import RefusalError
 from secagg.integrations._shared.settings import read_settings
 from secagg.integrations._shared.site import Site
-from secagg.integrations._shared.statements import read, refuse, write
+from secagg.integrations._shared.statements import read, refuse, task_text, write
 from secagg.task import Task
 
 log = logging.getLogger("secagg.nvflare")
@@ -56,17 +59,6 @@ _TRANSPORT = {
 _CODES = {code for name, code in vars(ReturnCode).items() if name.isupper()}
 
 
-def task_text(task: Task | str, metrics: Mapping[str, float] | None) -> tuple[Task, str]:
-    """The task with ``metrics`` in its sum, and its text: what a job's JSON can hold."""
-    if not isinstance(task, Task):
-        try:
-            task = Task.from_bytes(base64.b64decode(task, validate=True))
-        except (TypeError, ValueError) as error:
-            raise ConfigError(f"got a task that is neither a Task nor base64 of its bytes: {error}") from error
-    full = with_metrics(task, metrics)
-    return full, base64.b64encode(full.to_bytes()).decode()
-
-
 def request_digest(job: str, task_name: str, request: Mapping[str, Any]) -> bytes:
     """SHA-256 over a train request without its model: the job, the task's name, all headers, cookies and meta.
 
@@ -80,6 +72,26 @@ def request_digest(job: str, task_name: str, request: Mapping[str, Any]) -> byte
     sent = [{name: found[name] for name in sorted(found.keys() - _TRANSPORT)} for found in (headers, cookies)]
     parts = [meta, content, *sent]
     return hashlib.sha256(encode_parts(f"secagg/v1/{STACK}-request", job, task_name, *typed(parts))).digest()
+
+
+def _only_the_server(cell: Any, job: str) -> None:
+    """Drop messages of our topic that the server's cell has not sent.
+
+    All sites of a job may send such messages, and the context of a message is what its sender says of itself.
+    """
+    servers = FQCN.ROOT_SERVER, FQCN.join([FQCN.ROOT_SERVER, job])  # in a simulator, and in a job's own process
+    own = CellChannel.AUX_COMMUNICATION, TOPIC
+
+    def drop(message: Message) -> Message | None:
+        get = message.get_header
+        names = [(get(kind.CHANNEL), get(kind.TOPIC)) for kind in (MessageHeaderKey, StreamHeaderKey)]
+        if own not in names or get(MessageHeaderKey.ORIGIN) in servers:
+            return None
+        log.warning("secagg: dropped a message from %.80r, which is not the server", get(MessageHeaderKey.ORIGIN))
+        return Message()
+
+    for channel, topic in (own, (STREAM_CHANNEL, STREAM_DATA_TOPIC)):
+        cell.core_cell.add_incoming_request_filter(channel, topic, drop)
 
 
 class _Site(Site):
@@ -101,6 +113,7 @@ def site_of(task: Task, fl_ctx: Any) -> _Site:
             engine = fl_ctx.get_engine()
             settings = read_settings(key[1], engine.get_workspace().get_site_config_dir())
             site = _Site(task, key[1], stack=STACK, run=key[0], settings=settings, weighted_by=WEIGHT)
+            _only_the_server(engine.get_cell(), key[0])
             engine.register_aux_message_handler(TOPIC, lambda topic, request, fl_ctx: _answer(site, request))
             _SITES[key] = site
         if _SITES[key].task.digest != task.digest:
@@ -376,7 +389,7 @@ class SecureClient:
         with self._training:  # a site that is late goes on with the newest round
             if number < self._newest:
                 raise RefusalError("got the model of an earlier round, and this site was training until now")
-            site.take(number, arrays_of(model), arguments_digest(run, request))
+            site.take(number, arrays_of(model), arguments_digest(STACK, run, request))
             site.party.check()
             result = self.train(model, **request)
             if not isinstance(result, tuple) or len(result) != 2 or not isinstance(result[1], Mapping):
@@ -385,11 +398,3 @@ class SecureClient:
             numbers = {key: each.item() if isinstance(each, np.generic) else each for key, each in metrics.items()}
             site.keep(arrays_of(after), numbers)
         return write(self._full, number=number)
-
-
-def arguments_digest(job: str, request: Mapping[str, Any]) -> bytes:
-    """SHA-256 over what a training gets besides the model: the job, and all arguments by name.
-
-    ``ConfigError`` for a value of a type that has no bytes of its own.
-    """
-    return hashlib.sha256(encode_parts(f"secagg/v1/{STACK}-collab-request", job, *typed(dict(request)))).digest()

@@ -18,13 +18,15 @@ from nvflare.apis.event_type import EventType
 from nvflare.apis.executor import Executor
 from nvflare.apis.fl_constant import FilterKey, FLContextKey, ReservedKey, ReturnCode
 from nvflare.apis.fl_context import FLContext, FLContextManager
-from nvflare.apis.shareable import ReservedHeaderKey, Shareable
+from nvflare.apis.shareable import ReservedHeaderKey, Shareable, make_reply
 from nvflare.apis.workspace import Workspace
 from nvflare.app_common.abstract.fl_model import FLModel, ParamsType
 from nvflare.app_common.app_constant import AppConstants
 from nvflare.app_common.app_event_type import AppEventType
 from nvflare.app_common.decomposers.numpy_decomposers import NumpyArrayDecomposer
 from nvflare.app_common.utils.fl_model_utils import FLModelUtils
+from nvflare.fuel.f3.cellnet.defs import CellChannel, MessageHeaderKey
+from nvflare.fuel.f3.message import Message
 from nvflare.fuel.utils import fobs
 from nvflare.private.event import fire_event
 from nvflare.private.fed.app.fl_conf import create_privacy_manager
@@ -49,6 +51,7 @@ class Engine:
         self.contexts = FLContextManager(self, name, job, {}, {})
         self.handlers: list[Any] = []
         self.topics: dict[str, Any] = {}
+        self.guards: dict[tuple[str, str], Any] = {}  # the cell's filters of what comes in
 
     def new_context(self) -> FLContext:
         return self.contexts.new_context()
@@ -56,8 +59,15 @@ class Engine:
     def get_workspace(self) -> Workspace:
         return self.workspace
 
-    def get_cell(self) -> None:
-        return None
+    def get_cell(self) -> Engine:
+        return self
+
+    @property
+    def core_cell(self) -> Engine:
+        return self
+
+    def add_incoming_request_filter(self, channel: str, topic: str, cb: Any) -> None:
+        self.guards[channel, topic] = cb
 
     def register_aux_message_handler(self, topic: str, message_handle_func: Any) -> None:
         self.topics[topic] = message_handle_func
@@ -125,9 +135,17 @@ class Site:
         self.sent.append(fobs.dumps(dict(reply)))
         return copy(reply)
 
-    def ask(self, topic: str, message: Shareable) -> Shareable:
-        """Take a message of the auxiliary channel."""
+    def ask(self, topic: str, message: Shareable, sender: str = "server") -> Shareable:
+        """Take a message of the auxiliary channel; an error if the cell drops what this sender sends."""
         with self.engine.new_context() as fl_ctx:
+            headers = {
+                MessageHeaderKey.CHANNEL: CellChannel.AUX_COMMUNICATION,
+                MessageHeaderKey.TOPIC: topic,
+                MessageHeaderKey.ORIGIN: f"{sender}.{fl_ctx.get_job_id()}",
+            }
+            for guard in filter(None, [self.engine.guards.get((CellChannel.AUX_COMMUNICATION, topic))]):
+                if guard(Message(headers)):
+                    return make_reply(ReturnCode.COMMUNICATION_ERROR)
             reply = self.engine.topics[topic](topic=topic, request=copy(message), fl_ctx=fl_ctx)
         self.sent.append(fobs.dumps(dict(reply)))
         return copy(reply)

@@ -45,6 +45,14 @@ def arrays_digest(stack: str, arrays: Mapping[str, NDArray[Any]]) -> bytes:
     return hashed.digest()
 
 
+def arguments_digest(stack: str, job: str, request: Mapping[str, Any]) -> bytes:
+    """SHA-256 over what a training gets besides the model: the job, and all arguments by name.
+
+    ``ConfigError`` for a value of a type that has no bytes of its own.
+    """
+    return hashlib.sha256(encode_parts(f"secagg/v1/{stack}-call", job, *typed(dict(request)))).digest()
+
+
 def typed(value: Any) -> Iterator[bytes | str]:
     """A value as parts that determine the value and its type, for :func:`mpc.keys.encode_parts`.
 

@@ -2,17 +2,30 @@
 
 from __future__ import annotations
 
+import base64
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 from secagg import wire
 from secagg.errors import ConfigError
+from secagg.integrations._shared.metrics import with_metrics
 from secagg.integrations._shared.party import RefusalError
 from secagg.task import Task
 
 VERSION = (1 << 16) + wire.VERSION  # the version of these messages, and that of the messages in them
 
 _MOST_SHOWN = 300  # characters of the other side's refusal
+
+
+def task_text(task: Task | str, metrics: Mapping[str, float] | None) -> tuple[Task, str]:
+    """The task with ``metrics`` in its sum, and its text: what a job's JSON can hold."""
+    if not isinstance(task, Task):
+        try:
+            task = Task.from_bytes(base64.b64decode(task, validate=True))
+        except (TypeError, ValueError) as error:
+            raise ConfigError(f"got a task that is neither a Task nor base64 of its bytes: {error}") from error
+    full = with_metrics(task, metrics)
+    return full, base64.b64encode(full.to_bytes()).decode()
 
 
 class Statement(NamedTuple):
