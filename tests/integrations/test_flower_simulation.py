@@ -83,6 +83,7 @@ def test_the_example_runs_in_a_simulation_by_the_lines_of_its_readme(
     (tmp_path / "flwr" / "config.toml").unlink()  # Flower writes its own, of which ":local:" is the default
     script = commands(tmp_path / "flwr", {port: loopback.free_port() for port in PORTS})
     environment = deployment.environment | {"RAY_ADDRESS": "local", "RAY_USAGE_STATS_ENABLED": "0"}
+    del environment["FLWR_DISABLE_RUNTIME_DEPENDENCY_INSTALLATION"]  # the README sets it
     try:
         done = subprocess.run(
             ["bash", "-euc", script], cwd=ROOT, env=environment, capture_output=True, text=True, timeout=300
