@@ -128,6 +128,25 @@ def test_the_page_says_what_the_plan_says(page: Any) -> None:
 
 
 @pytest.mark.stacks
+def test_control_a_page_with_another_rate_or_another_byte_differs_from_the_plan(page: Any) -> None:
+    question = questions(1, seed=5)[0] | {"server": "lies", "corruption": 10, "clients": 345, "coordinates": 6789}
+    question |= {"bits": 16, "dropout": 10, "postQuantum": False}
+
+    def cost() -> dict[str, float]:
+        (answer,) = ask(page, [question])
+        shown: dict[str, float] = next(one["cost"] for one in answer["fitting"] if one["name"] == "SecAgg")
+        return shown
+
+    expected = planned(question, "SecAgg")
+    assert cost()["client"] == pytest.approx(expected.client_seconds, rel=EXACT)
+    assert cost()["down"] == expected.bytes_down
+    page.execute_script("SECAGG_DATA.rates.SecAgg[0].seconds.client.k *= 1.001")
+    page.execute_script("SECAGG_DATA.sizes.advert += 1")
+    assert cost()["client"] > (1 + 1e-5) * expected.client_seconds
+    assert cost()["down"] > expected.bytes_down
+
+
+@pytest.mark.stacks
 def test_what_the_page_calls_impossible_the_library_refuses(page: Any) -> None:
     everyone = {"server": "trusted", "corruption": 0} | dict.fromkeys(PARTIES, True) | {"postQuantum": False}
     asked = [question | everyone | {"corruption": question["corruption"]} for question in questions(40, seed=2)]
