@@ -20,7 +20,7 @@ PROTOCOLS = {
 }
 
 
-def arguments(folder: Path, *, sites: int, rounds: int, forms: str = "full:<f4", die: str = "") -> dict[str, Any]:
+def arguments(folder: Path, *, sites: int, rounds: int, forms: str = "full:<f4") -> dict[str, Any]:
     """The arguments that a user gives to the recipe, plain or secure."""
     return {
         "name": "job",
@@ -28,7 +28,7 @@ def arguments(folder: Path, *, sites: int, rounds: int, forms: str = "full:<f4",
         "min_clients": sites,
         "num_rounds": rounds,
         "train_script": str(SCRIPT),
-        "train_args": f"--notes {folder}/notes --forms {forms}" + (f" --die {die}" if die else ""),
+        "train_args": f"--notes {folder}/notes --forms {forms}",
     }
 
 

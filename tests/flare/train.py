@@ -1,12 +1,9 @@
 """A user's training script: it moves the model by amounts that belong to its site, and notes what it has to hide.
 
-``--forms`` says for each round how the result is sent: ``full`` or ``diff``, and the type of its numbers. With
-``--die SITE.ROUND`` this site's process is killed in this round, when it has trained.
+``--forms`` says for each round how the result is sent: ``full`` or ``diff``, and the type of its numbers.
 """
 
 import argparse
-import os
-import signal
 from pathlib import Path
 
 import numpy as np
@@ -17,7 +14,6 @@ def main() -> None:
     parser = argparse.ArgumentParser()
     parser.add_argument("--notes", type=Path)
     parser.add_argument("--forms", default="full:<f4")
-    parser.add_argument("--die", default="")
     options = parser.parse_args()
     forms = options.forms.split(",")
     flare.init()
@@ -33,8 +29,6 @@ def main() -> None:
         arrays = {f"before/{name}": array for name, array in before.items()}
         arrays |= {f"after/{name}": array for name, array in after.items()}
         np.savez(options.notes / f"{site}.{number}.npz", steps=steps, loss=loss, **arrays)
-        if options.die == f"{site}.{number}":
-            os.kill(os.getpid(), signal.SIGKILL)
         kind, _, form = forms[number % len(forms)].partition(":")
         sent = {
             name: (array - before[name] if kind == "diff" else array).astype(form) for name, array in after.items()
