@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -19,12 +20,15 @@ from tests.flare.protocols import PROTOCOLS, SITES
 FAULTS = ["SecAgg_fails", "SecAgg_dies"]  # the last one is killed, so it comes last
 
 
-@pytest.fixture(scope="module")
-def job(tmp_path_factory: pytest.TempPathFactory) -> Job:
-    folder = tmp_path_factory.mktemp("collab")
-    job = play(folder, "tests.flare.collab_jobs:every_protocol", sites=len(SITES), faults=FAULTS)
+def test_every_protocol_equals_the_plain_job_and_a_site_that_fails_is_named(tmp_path: Path) -> None:
+    """One job plays them all, so that one test has it: several workers would each play a job of their own."""
+    job = play(tmp_path, "tests.flare.collab_jobs:every_protocol", sites=len(SITES), faults=FAULTS)
     assert job.returncode == 0, job.log[-4000:]
-    return job
+    for name in PROTOCOLS:
+        check_equal_to_the_plain_job(name, job)
+    for name in FAULTS:
+        check_that_the_others_went_on(name, job)
+    check_that_the_error_stayed_in_the_sites_log(job)
 
 
 def results(job: Job, name: str, number: int) -> dict[str, Any]:
@@ -45,16 +49,15 @@ def close(found: dict[str, Any], expected: dict[str, Any], *, sites: list[str], 
         np.testing.assert_allclose(found[leaf], array, rtol=0, atol=many * (step + 1e-7))
 
 
-@pytest.mark.parametrize("name", PROTOCOLS)
-def test_every_protocol_equals_the_plain_job(name: str, job: Job) -> None:
+def check_equal_to_the_plain_job(name: str, job: Job) -> None:
     for number in range(ROUNDS):
         close(results(job, name, number), results(job, "plain", number), sites=SITES, rounds=number + 1)
         assert results(job, name, number)["w"].dtype == np.float32
-    assert report(job, name) == {"survivors": [SITES] * ROUNDS, "dropped": [{}] * ROUNDS, "failures": []}
+    expected = {"survivors": [SITES] * ROUNDS, "dropped": [{}] * ROUNDS, "failures": []}
+    assert report(job, name) == expected, name
 
 
-@pytest.mark.parametrize("name", FAULTS)
-def test_without_one_site_the_others_go_on_and_it_is_named(name: str, job: Job) -> None:
+def check_that_the_others_went_on(name: str, job: Job) -> None:
     others = [site for site in SITES if site != FAULTY]
     before = {leaf: results(job, name, 0)[leaf] for leaf in MODEL}
     expected = collab_jobs.weighted_mean({site: collab_jobs.trained(site, before, 1) for site in others})
@@ -64,7 +67,7 @@ def test_without_one_site_the_others_go_on_and_it_is_named(name: str, job: Job) 
     assert f"secagg: round 1 went on, without {FAULTY}: " in job.log
 
 
-def test_the_error_of_a_site_stays_in_its_log(job: Job) -> None:
+def check_that_the_error_stayed_in_the_sites_log(job: Job) -> None:
     server = job.folder / "workspace" / "job" / "server"
     texts = [path.read_bytes() for path in server.rglob("*") if path.is_file()]
     assert any(b"got a site that can't take part; its log says why" in text for text in texts)
