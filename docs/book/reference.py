@@ -20,6 +20,7 @@ from docs.book.documented import home, lacking
 from docs.book.files import SHOWN, line_of
 from docs.book.surface import PACKAGES, Public, surface
 
+_LONGEST = 120  # characters of a value that is shown
 API = Path(__file__).parent.parent / "reference" / "api"
 
 
@@ -98,10 +99,13 @@ def shorten(
 
 
 def tidy(app: Sphinx, tree: nodes.document) -> None:
-    """Leave out that a class without a base has the base ``object``."""
+    """Leave out that a class without a base has the base ``object``, and values that fill many lines."""
     for paragraph in list(tree.findall(nodes.paragraph)):
         if paragraph.astext() == "Bases: object":
             paragraph.parent.remove(paragraph)
+    for value in tree.findall(addnodes.desc_annotation):
+        if value.astext().lstrip().startswith("=") and len(value.astext()) > _LONGEST:
+            value.children = [nodes.Text(" = …")]
 
 
 def resolve(
