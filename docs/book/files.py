@@ -10,7 +10,6 @@ from __future__ import annotations
 import inspect
 import os
 import re
-import shutil
 from collections.abc import Iterator
 from html import escape
 from pathlib import Path
@@ -29,7 +28,7 @@ PAGES = {
     "project/security": "SECURITY.md",
 }
 SCHEME = "file-of:"
-PLAIN = "docs/pages/"  # pages in HTML, which are copied as they are
+PLAIN = "docs/pages/"  # pages in HTML, which docs.book.pages copies
 _LINK = re.compile(r"(!?\[[^\]]*\]\()(?![a-z][\w+.-]*:|#)([^)\s#]+)(#[^)\s]*)?(?=\))")
 _LARGEST = 400_000  # characters of a file that is shown; images and vectors are larger
 #: A page of a file: the colours of the site, and none of its menus, which are slow to write for so many pages.
@@ -121,8 +120,6 @@ def write(app: Sphinx, failure: Exception | None) -> None:
     """Write the pages of files: those that a page of the site or of the reference links to, if they changed."""
     if failure is not None or app.builder.name != "html":
         return
-    if (ROOT / PLAIN).exists():
-        shutil.copytree(ROOT / PLAIN, Path(app.outdir) / "pages", dirs_exist_ok=True)
     before = Path(app.outdir) / "source"  # pages that this build did not have to read link to what is there
     shown = SHOWN | {str(page.relative_to(before))[: -len(".html")] for page in before.rglob("*.html")}
     todo = {name for name in shown if (ROOT / name).exists()}
