@@ -7,6 +7,7 @@ import logging
 import threading
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -18,8 +19,6 @@ from nvflare.apis.shareable import ReservedHeaderKey, Shareable, make_reply
 from nvflare.apis.utils.task_utils import contains_lazy_download_ref, get_filters, materialize_lazy_download_refs
 from nvflare.app_common.app_constant import AppConstants
 from nvflare.app_common.logging.constants import is_log_streaming_allowed
-from nvflare.collab import collab
-from nvflare.collab.api.decorators import get_object_publish_interface
 from nvflare.fuel.f3.cellnet.defs import CellChannel, MessageHeaderKey
 from nvflare.fuel.f3.cellnet.fqcn import FQCN
 from nvflare.fuel.f3.message import Message
@@ -29,12 +28,11 @@ from nvflare.private.privacy_manager import Scope
 from mpc.keys import encode_parts
 from secagg.errors import ConfigError
 from secagg.integrations._shared.budget import check_unbudgeted
-from secagg.integrations._shared.digests import arguments_digest, arrays_of, typed
-from secagg.integrations._shared.metrics import MOST_NUMBERS, only_numbers, with_metrics
-from secagg.integrations._shared.party import RefusalError
+from secagg.integrations._shared.digests import arrays_of, typed
+from secagg.integrations._shared.metrics import MOST_NUMBERS, only_numbers
 from secagg.integrations._shared.settings import read_settings
-from secagg.integrations._shared.site import Site
-from secagg.integrations._shared.statements import read, refuse, task_text, write
+from secagg.integrations._shared.site import Site, Training
+from secagg.integrations._shared.statements import task_text
 from secagg.task import Task
 
 log = logging.getLogger("secagg.nvflare")
@@ -48,7 +46,6 @@ PUBLIC = "secagg.integrations.flare"  # the module that jobs name
 SERVER = "server"  # the server's name in every Collab job
 MODEL, REQUEST = "model", "request"  # in the message that asks a Collab client to train
 
-_PUBLISHED = {"secagg_message"}
 # What NVFlare itself adds for each site on the way. None of it reaches the training script, except through code
 # that reads the task's headers itself.
 _TRANSPORT = {
@@ -94,29 +91,34 @@ def _only_the_server(cell: Any, job: str) -> None:
         cell.core_cell.add_incoming_request_filter(channel, topic, drop)
 
 
-class _Site(Site):
-    """A site, and the two objects of NVFlare's by which filters that share it recognise what is done."""
+@dataclass(repr=False)
+class _Run:
+    """What a site's filters share of one run of a task: it lies in the run's context, because tasks may overlap."""
 
-    taken: Any = None
+    data: Any  # NVFlare's request
+    training: Training
     placeholder: Shareable | None = None
 
 
-_SITES: dict[tuple[str, str], _Site] = {}  # job and site → what this process plays; a simulator may play several
+_RUN = "secagg.run"  # the context's property
+_CANT = "this site can't take part with this job, or with its settings; its log says why"
+_SITES: dict[tuple[str, str], Site] = {}  # job and site → what this process plays; a simulator may play several
 _OPENING = threading.Lock()
 
 
-def site_of(task: Task, fl_ctx: Any) -> _Site:
+def site_of(task: Task, fl_ctx: Any) -> Site:
     """The site of this job, made if it does not exist yet; ``ConfigError`` for settings that don't fit."""
     key = _key(fl_ctx)
     with _OPENING:
         if key not in _SITES:
             engine = fl_ctx.get_engine()
             settings = read_settings(key[1], engine.get_workspace().get_site_config_dir())
-            site = _Site(task, key[1], stack=STACK, run=key[0], settings=settings, weighted_by=WEIGHT)
+            site = Site(task, key[1], stack=STACK, run=key[0], settings=settings, weighted_by=WEIGHT)
             _only_the_server(engine.get_cell(), key[0])
             engine.register_aux_message_handler(TOPIC, lambda topic, request, fl_ctx: _answer(site, request))
             _SITES[key] = site
         if _SITES[key].task.digest != task.digest:
+            _SITES[key].close()  # the site's operator may have set the other one
             raise ConfigError("got two SecureFilters with different tasks in one job; give them the same")
         return _SITES[key]
 
@@ -159,7 +161,6 @@ class SecureFilter(Filter):  # type: ignore[misc]
         super().__init__()
         self._full, self.task = task_text(task, metrics)
         self.train_task = train_task
-        self._refused = False
 
     def handle_event(self, event_type: str, fl_ctx: Any) -> None:
         """See NVFlare's ``FLComponent``."""
@@ -183,17 +184,19 @@ class SecureFilter(Filter):  # type: ignore[misc]
     def _take(self, fl_ctx: Any) -> None:
         """Take the model and the digest of the request, before the script may change anything."""
         site, data = site_of(self._full, fl_ctx), fl_ctx.get_prop(FLContextKey.TASK_DATA)
-        if site.taken is data:  # another filter of this site has
+        run = _run_in(fl_ctx)
+        if run is not None and run.data is data:  # another filter of this site has
             return
-        site.taken = site.training = None
+        fl_ctx.set_prop(_RUN, None, private=True, sticky=False)
         if contains_lazy_download_ref(data):  # the script runs in another process, which would fetch the model
             data["DXO"] = materialize_lazy_download_refs(data, fl_ctx.get_engine().get_cell())["DXO"]
         dxo = from_shareable(data)
         number = data.get_header(AppConstants.CURRENT_ROUND)
         if dxo.data_kind != DataKind.WEIGHTS or type(number) is not int or number < 0:
             raise ConfigError(f"got a train request of kind {dxo.data_kind!r:.40}; expected a model and its round")
-        site.take(number, arrays_of(dxo.data), request_digest(str(fl_ctx.get_job_id()), self.train_task, data))
-        site.taken = data
+        digest = request_digest(str(fl_ctx.get_job_id()), self.train_task, data)
+        run = _Run(data, site.take(number, arrays_of(dxo.data), digest))
+        fl_ctx.set_prop(_RUN, run, private=True, sticky=False)
 
     def _hold_back(self, fl_ctx: Any) -> None:
         """Empty a result for which no SecureFilter is listed.
@@ -220,7 +223,7 @@ class SecureFilter(Filter):  # type: ignore[misc]
         code = result.get_return_code()
         if code != ReturnCode.OK:
             return make_reply(code if code in _CODES else ReturnCode.EXECUTION_EXCEPTION)
-        check_unbudgeted(site_of(self._full, fl_ctx).settings)
+        check_unbudgeted(self._site(fl_ctx).settings)
         metrics = from_shareable(result).data if result.get("DXO", {}).get("kind") == DataKind.METRICS else None
         if (numbers := only_numbers(metrics)) is None:
             raise ConfigError(
@@ -229,16 +232,14 @@ class SecureFilter(Filter):  # type: ignore[misc]
             )
         return DXO(DataKind.METRICS, data=numbers, meta={}).to_shareable()
 
+    @staticmethod
     @contextmanager
-    def _noting(self) -> Iterator[None]:
-        """Keep an error for :meth:`process`, because NVFlare goes on after an event that fails."""
-        self._refused = True
+    def _noting() -> Iterator[None]:
+        """Log an error. NVFlare goes on after an event that fails; :meth:`process` then finds no request."""
         try:
             yield
         except Exception as error:
             log.warning("secagg: this site can't take part: %s: %s", type(error).__name__, error)
-        else:
-            self._refused = False
 
     def process(self, shareable: Shareable, fl_ctx: Any) -> Shareable:
         """The placeholder in place of the result; an error, and so nothing, for what can't be protected.
@@ -248,12 +249,11 @@ class SecureFilter(Filter):  # type: ignore[misc]
         name = fl_ctx.get_prop(FLContextKey.TASK_NAME)
         if name != self.train_task:
             return self._evaluation(shareable, name, fl_ctx)
-        if self._refused:
-            raise ConfigError("this site can't take part with this job, or with its settings; its log says why")
-        site = site_of(self._full, fl_ctx)
-        if shareable is site.placeholder:  # of this site's own filter, if the job has one too
+        site, run = self._site(fl_ctx), _run_in(fl_ctx)
+        if run is None:
+            raise ConfigError(_CANT)
+        if shareable is run.placeholder:  # of this site's own filter, if the job has one too
             return shareable
-        site.placeholder = None
         code = shareable.get_return_code()
         if code != ReturnCode.OK:
             return make_reply(code if code in _CODES else ReturnCode.EXECUTION_EXCEPTION)
@@ -262,12 +262,18 @@ class SecureFilter(Filter):  # type: ignore[misc]
         metrics = dict(dxo.get_meta_prop(MetaKey.INITIAL_METRICS) or {})
         if WEIGHT in (dxo.meta or {}):
             metrics[WEIGHT] = dxo.meta[WEIGHT]
-        site.keep(arrays_of(dxo.data), metrics)
+        site.keep(run.training, arrays_of(dxo.data), metrics)
         placeholder = DXO(DataKind.WEIGHTS, data={PLACEHOLDER: np.zeros(1)}, meta={}).to_shareable()
-        placeholder.set_header(AppConstants.CURRENT_ROUND, site.taken.get_header(AppConstants.CURRENT_ROUND))
+        placeholder.set_header(AppConstants.CURRENT_ROUND, run.training.number)
         placeholder.set_return_code(ReturnCode.OK)
-        site.placeholder = placeholder
+        run.placeholder = placeholder
         return placeholder
+
+    def _site(self, fl_ctx: Any) -> Site:
+        """The site of this job; ``ConfigError``, without detail, for settings that don't fit."""
+        with self._noting():
+            return site_of(self._full, fl_ctx)
+        raise ConfigError(_CANT)
 
     def _check_filters(self, fl_ctx: Any) -> None:
         """``ConfigError`` unless the job lists this filter, and lists no other after it."""
@@ -283,6 +289,11 @@ class SecureFilter(Filter):  # type: ignore[misc]
             raise ConfigError(
                 f"got filter {after[0]} after SecureFilter, which would see no update; put it before SecureFilter"
             )
+
+
+def _run_in(fl_ctx: Any) -> _Run | None:
+    found = fl_ctx.get_prop(_RUN)
+    return found if isinstance(found, _Run) else None
 
 
 def _filters_of(name: str, fl_ctx: Any) -> list[Any]:
@@ -306,95 +317,3 @@ def _model_in(result: Shareable) -> DXO:
     if dxo.data_kind != DataKind.WEIGHTS or not dxo.data:
         raise ConfigError(f"got a result of kind {dxo.data_kind!r:.40} or without data; return the whole model")
     return dxo
-
-
-class SecureClient:
-    """A Collab client whose updates leave its site in the secure sum alone.
-
-    Write ``class Client(SecureClient)`` with a method ``train(self, model, ...)`` that returns the trained model
-    and its metrics, as in a plain job, but without ``@collab.publish``. The server's ``aggregate(model, ...)``
-    calls it with the same arguments by name. ``CollabRecipe(client=Client(TASK), server=Server(TASK), ...)``.
-
-    - ``task``: a :class:`secagg.Task`, or base64 of its bytes, as a job's JSON has it.
-    - ``metrics``: name → bound, as in :class:`SecureServer`.
-    - ``weighted_by``: the name of the metric that is the integer weight, if the task has a ``max_weight``.
-
-    A subclass with a constructor of its own calls this one. The site's settings are read on the site and never from
-    the job: see ``docs/nvflare.md``. ``ConfigError`` if a subclass publishes a method, because the server could
-    call it past the protocol.
-    """
-
-    def __init__(
-        self,
-        task: Task | str,
-        metrics: Mapping[str, float] | None = None,
-        weighted_by: str = "num-examples",
-    ) -> None:
-        bare, self.task = task_text(task, None)
-        self._full, self.metrics = with_metrics(bare, metrics), None if metrics is None else dict(metrics)
-        self.weighted_by = weighted_by
-        self._site: Site | None = None
-        self._training = threading.Lock()
-        self._newest = -1
-        if published := sorted(set(get_object_publish_interface(type(self))) - _PUBLISHED):
-            raise ConfigError(
-                f"got @collab.publish at {', '.join(published)} of {type(self).__name__}, so that the server could "
-                "ask a single client for values; remove the decorator: secagg calls train"
-            )
-
-    def train(self, model: Any, **request: Any) -> tuple[Any, Mapping[str, Any]]:
-        """Train; run by the site. Returns the whole model, under the names of ``model``, and metrics by name."""
-        raise NotImplementedError(f"write {type(self).__name__}.train(self, model, ...)")
-
-    @collab.init  # type: ignore[untyped-decorator]
-    def secagg_open(self) -> None:
-        """Read the site's settings, and compile kernels; run by NVFlare."""
-        try:
-            name = str(collab.site_name)
-            settings = read_settings(name, collab.workspace.get_site_config_dir())
-            self._site = Site(
-                self._full,
-                name,
-                stack=STACK,
-                run=str(collab.fl_ctx.get_job_id()),
-                settings=settings,
-                weighted_by=self.weighted_by,
-            )
-        except Exception as error:  # NVFlare would end the job, also for the other sites
-            log.warning("secagg: this site can't take part: %s: %s", type(error).__name__, error)
-
-    @collab.final  # type: ignore[untyped-decorator]
-    def secagg_close(self) -> None:
-        """Release the site's files; run by NVFlare."""
-        if self._site is not None:
-            self._site.close()
-
-    @collab.publish  # type: ignore[untyped-decorator]
-    def secagg_message(self, message: dict) -> dict:  # type: ignore[type-arg]
-        """The answer to a message of the server, which may ask for a training; nothing of an update is in it."""
-        if collab.caller != SERVER:
-            return refuse("got a call from another site; only the server plays sessions")
-        site, run = self._site, str(collab.fl_ctx.get_job_id())
-        if site is None:
-            return refuse("got a site that can't take part with its settings; its log says why")
-        if isinstance(message, Mapping) and MODEL in message:
-            return site.refusing(lambda: self._train(site, run, dict(message)))
-        return site.answer(message)
-
-    def _train(self, site: Site, run: str, message: dict[str, Any]) -> dict[str, Any]:
-        """Train, and keep what the training returns in this site."""
-        model, request = message.pop(MODEL), message.pop(REQUEST, {})
-        number = read(message, self._full).number
-        self._newest = max(self._newest, number)
-        with self._training:  # a site that is late goes on with the newest round
-            if number < self._newest:
-                raise RefusalError("got the model of an earlier round, and this site was training until now")
-            site.take(number, arrays_of(model), arguments_digest(STACK, run, request))
-            site.party.check()
-            result = self.train(model, **request)
-            if not isinstance(result, tuple) or len(result) != 2 or not isinstance(result[1], Mapping):
-                raise RefusalError("got something else from train than a model and its metrics; return both")
-            after, metrics = result
-            numbers = {key: each.item() if isinstance(each, np.generic) else each for key, each in metrics.items()}
-            site.keep(arrays_of(after), numbers)
-        return write(self._full, number=number)

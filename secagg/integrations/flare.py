@@ -8,6 +8,8 @@ tasks=["train"])``. In a Collab job, derive the two objects from :class:`SecureC
 
 from __future__ import annotations
 
+import logging
+import threading
 from collections.abc import Mapping
 from typing import Any
 
@@ -18,6 +20,8 @@ from secagg.errors import ConfigError
 try:
     from nvflare.app_common.widgets.convert_to_fed_event import ConvertToFedEvent
     from nvflare.client.config import TransferType
+    from nvflare.collab import collab
+    from nvflare.collab.api.decorators import get_object_publish_interface
     from nvflare.recipe.fedavg import FedAvgRecipe
 except ImportError as error:
     raise ConfigError(
@@ -26,10 +30,14 @@ except ImportError as error:
     ) from error
 
 from secagg.integrations._flare_server import SecureAggregator, SecureFedAvg, SecureServer
-from secagg.integrations._flare_site import SecureClient, SecureFilter
+from secagg.integrations._flare_site import MODEL, REQUEST, SERVER, STACK, SecureFilter
+from secagg.integrations._shared.digests import arguments_digest, arrays_of
 from secagg.integrations._shared.hosted import hosted
 from secagg.integrations._shared.metrics import metrics_of, with_metrics
-from secagg.integrations._shared.site import check_model
+from secagg.integrations._shared.party import RefusalError
+from secagg.integrations._shared.settings import read_settings
+from secagg.integrations._shared.site import Site, check_model
+from secagg.integrations._shared.statements import read, refuse, task_text, write
 from secagg.layout import Layout
 from secagg.task import Task
 
@@ -45,6 +53,9 @@ __all__ = [
     "with_metrics",
 ]
 
+log = logging.getLogger("secagg.nvflare")
+
+_PUBLISHED = {"secagg_message"}
 _NUMPY = "numpy_key"  # the name that NVFlare gives to a model that is one array
 _TF = "{}_nvf_{}"  # the name that NVFlare gives to an array of a Keras layer
 _REFUSED = {
@@ -60,6 +71,98 @@ _UNSUPPORTED = {
     "exclude_vars": "all arrays of the layout are in the sum; leave them out of the model that the script returns",
 }
 _SECRETS = ("PRIVATE KEY", "secagg-key", "secagg-he-key")
+
+
+class SecureClient:
+    """A Collab client whose updates leave its site in the secure sum alone.
+
+    Write ``class Client(SecureClient)`` with a method ``train(self, model, ...)`` that returns the trained model
+    and its metrics, as in a plain job, but without ``@collab.publish``. The server's ``aggregate(model, ...)``
+    calls it with the same arguments by name. ``CollabRecipe(client=Client(TASK), server=Server(TASK), ...)``.
+
+    - ``task``: a :class:`secagg.Task`, or base64 of its bytes, as a job's JSON has it.
+    - ``metrics``: name → bound, as in :class:`SecureServer`.
+    - ``weighted_by``: the name of the metric that is the integer weight, if the task has a ``max_weight``.
+
+    A subclass with a constructor of its own calls this one. The site's settings are read on the site and never from
+    the job: see ``docs/nvflare.md``. ``ConfigError`` if a subclass publishes a method, because the server could
+    call it past the protocol.
+    """
+
+    def __init__(
+        self,
+        task: Task | str,
+        metrics: Mapping[str, float] | None = None,
+        weighted_by: str = "num-examples",
+    ) -> None:
+        bare, self.task = task_text(task, None)
+        self._full, self.metrics = with_metrics(bare, metrics), None if metrics is None else dict(metrics)
+        self.weighted_by = weighted_by
+        self._site: Site | None = None
+        self._training = threading.Lock()
+        self._newest = -1
+        if published := sorted(set(get_object_publish_interface(type(self))) - _PUBLISHED):
+            raise ConfigError(
+                f"got @collab.publish at {', '.join(published)} of {type(self).__name__}, so that the server could "
+                "ask a single client for values; remove the decorator: secagg calls train"
+            )
+
+    def train(self, model: Any, **request: Any) -> tuple[Any, Mapping[str, Any]]:
+        """Train; run by the site. Returns the whole model, under the names of ``model``, and metrics by name."""
+        raise NotImplementedError(f"write {type(self).__name__}.train(self, model, ...)")
+
+    @collab.init  # type: ignore[untyped-decorator]
+    def secagg_open(self) -> None:
+        """Read the site's settings, and compile kernels; run by NVFlare."""
+        try:
+            name = str(collab.site_name)
+            settings = read_settings(name, collab.workspace.get_site_config_dir())
+            self._site = Site(
+                self._full,
+                name,
+                stack=STACK,
+                run=str(collab.fl_ctx.get_job_id()),
+                settings=settings,
+                weighted_by=self.weighted_by,
+            )
+        except Exception as error:  # NVFlare would end the job, also for the other sites
+            log.warning("secagg: this site can't take part: %s: %s", type(error).__name__, error)
+
+    @collab.final  # type: ignore[untyped-decorator]
+    def secagg_close(self) -> None:
+        """Release the site's files; run by NVFlare."""
+        if self._site is not None:
+            self._site.close()
+
+    @collab.publish  # type: ignore[untyped-decorator]
+    def secagg_message(self, message: dict) -> dict:  # type: ignore[type-arg]
+        """The answer to a message of the server, which may ask for a training; nothing of an update is in it."""
+        if collab.caller != SERVER:
+            return refuse("got a call from another site; only the server plays sessions")
+        site, run = self._site, str(collab.fl_ctx.get_job_id())
+        if site is None:
+            return refuse("got a site that can't take part with its settings; its log says why")
+        if isinstance(message, Mapping) and MODEL in message:
+            return site.refusing(lambda: self._train(site, run, dict(message)))
+        return site.answer(message)
+
+    def _train(self, site: Site, run: str, message: dict[str, Any]) -> dict[str, Any]:
+        """Train, and keep what the training returns in this site."""
+        model, request = message.pop(MODEL), message.pop(REQUEST, {})
+        number = read(message, self._full).number
+        self._newest = max(self._newest, number)
+        with self._training:  # a site that is late goes on with the newest round
+            if number < self._newest:
+                raise RefusalError("got the model of an earlier round, and this site was training until now")
+            training = site.take(number, arrays_of(model), arguments_digest(STACK, run, request))
+            site.party.check()
+            result = self.train(model, **request)
+            if not isinstance(result, tuple) or len(result) != 2 or not isinstance(result[1], Mapping):
+                raise RefusalError("got something else from train than a model and its metrics; return both")
+            after, metrics = result
+            numbers = {key: each.item() if isinstance(each, np.generic) else each for key, each in metrics.items()}
+            site.keep(training, arrays_of(after), numbers)
+        return write(self._full, number=number)
 
 
 def layout_of(model: Any) -> Layout:

@@ -170,13 +170,22 @@ class Federation(Engine):
     ) -> dict[str, Shareable]:
         return {target: self.sites[target].ask(topic, request) for target in targets}
 
-    def round(self, number: int, model: dict[str, Any] | None = None) -> Any:
-        """A round as FedAvg plays it: all sites train, the aggregator takes their results and returns the mean."""
+    def round(
+        self,
+        number: int,
+        model: dict[str, Any] | None = None,
+        change: Callable[[Shareable], None] = lambda request: None,
+    ) -> Any:
+        """A round as FedAvg plays it: all sites train, the aggregator takes their results and returns the mean.
+
+        ``change`` may change the request for all sites, and for the server too.
+        """
         self.aggregator.reset_stats()
         request = FLModelUtils.to_shareable(
             FLModel(params=MODEL if model is None else model, params_type=ParamsType.FULL, current_round=number)
         )
         request.set_header(ReservedHeaderKey.TASK_NAME, AppConstants.TASK_TRAIN)
+        change(request)
         with self.new_context() as fl_ctx:
             self.aggregator.fl_ctx = fl_ctx
             for name in self.sites:

@@ -15,7 +15,7 @@ from nvflare.app_common.utils.fl_model_utils import FLModelUtils
 import secagg
 from secagg.integrations.flare import SecureAggregator, SecureFilter
 from secagg.keygen import write_identities
-from tests.flare.federation import MODEL, Federation, Site
+from tests.flare.federation import MODEL, Federation, Site, copy
 
 SITES = [f"site-{number}" for number in range(1, 5)]
 VICTIM = "site-3"
@@ -121,6 +121,31 @@ def steer(folder: Path, lie: str) -> tuple[Federation, FLModel]:
     federation = make_federation(folder)
     federation.tamper = lambda site, request: None if site == VICTIM else LIES[lie](request)
     return federation, federation.round(0)
+
+
+def overlap(folder: Path) -> FLModel:
+    """All sites rest, and the victim is asked to train too, just before it is asked to rest.
+
+    NVFlare runs a task that comes as an auxiliary message beside the one that a site has fetched.
+    """
+    federation = make_federation(folder)
+    victim, waiting = federation.sites[VICTIM], list[Shareable]()
+    executor = victim.runner.find_executor("train")
+    script = executor.train
+
+    def train_long(site: str, request: Shareable) -> Any:
+        result = script(site, request)
+        if waiting:
+            victim.run(waiting.pop())
+        return result
+
+    def tamper(site: str, request: Shareable) -> None:
+        if site == VICTIM:
+            waiting.append(copy(request))
+            del request["__headers__"]["lr"]
+
+    executor.train, federation.tamper = train_long, tamper
+    return federation.round(0, change=rest_in_a_header)
 
 
 def has_the_victims_update(result: FLModel) -> bool:

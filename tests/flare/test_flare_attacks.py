@@ -61,6 +61,44 @@ class TestRequestsThatSteer:
 
 @attack(
     title=(
+        "Steering by two trainings at once: all sites rest, and the victim is asked to train just before it is "
+        "asked to rest, by an auxiliary message that NVFlare runs beside the fetched task"
+    ),
+    attacker="lying server alone",
+    defence="a result belongs to the request in whose own context it was trained (`SecureFilter`)",
+    control="with the newest request of the site in its place: the victim's update",
+    source="own",
+)
+class TestTrainingsThatOverlap:
+    def test_refused(self, tmp_path: Path, caplog: Any) -> None:
+        from tests.flare import scenes
+
+        assert not scenes.has_the_victims_update(scenes.overlap(tmp_path))
+        assert "without site-3: got another model, round, run, header or meta" in caplog.text
+
+    def test_control_succeeds(self, tmp_path: Path, monkeypatch: Any) -> None:
+        from secagg.integrations import _flare_site
+        from tests.flare import scenes
+
+        newest: dict[str, Any] = {}
+
+        class Run(_flare_site._Run):
+            def __init__(self, *arguments: Any) -> None:
+                super().__init__(*arguments)
+                newest["run"] = self
+
+        monkeypatch.setattr(_flare_site, "_Run", Run)
+        found = _flare_site._run_in
+
+        def run_in(fl_ctx: Any) -> Any:
+            return newest["run"] if found(fl_ctx) else None
+
+        monkeypatch.setattr(_flare_site, "_run_in", run_in)
+        assert scenes.has_the_victims_update(scenes.overlap(tmp_path))
+
+
+@attack(
+    title=(
         "An update in a result that NVFlare's filters pass through: with an error code, without a DXO, in a "
         "collection, of another kind, without data, or with other names or shapes"
     ),
@@ -124,10 +162,10 @@ class TestArgumentsThatSteer:
         assert "site-1, site-2, site-4: got another model, round, run" in caplog.text
 
     def test_control_succeeds(self, tmp_path: Path, monkeypatch: Any) -> None:
-        from secagg.integrations import _flare_server, _flare_site
+        from secagg.integrations import _flare_server, flare
         from tests.flare import collab_federation as scene
 
-        for side in (_flare_site, _flare_server):
+        for side in (flare, _flare_server):
             monkeypatch.setattr(side, "arguments_digest", lambda *_: bytes(32))
         assert scene.has_the_victims_update(scene.steer(tmp_path))
 
@@ -148,10 +186,10 @@ class TestPublishedTraining:
             scene.call_the_victims_training(tmp_path)
 
     def test_control_succeeds(self, tmp_path: Path, monkeypatch: Any) -> None:
-        from secagg.integrations import _flare_site
+        from secagg.integrations import flare
         from tests.flare import collab_federation as scene
 
-        monkeypatch.setattr(_flare_site, "get_object_publish_interface", lambda kind: {})
+        monkeypatch.setattr(flare, "get_object_publish_interface", lambda kind: {})
         assert scene.has_the_victims_update(scene.call_the_victims_training(tmp_path), sites=1)
 
 

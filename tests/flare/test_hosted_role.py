@@ -128,3 +128,29 @@ def test_other_settings_of_a_hosted_party_are_refused(change: Any, message: str,
     own = settings_of(tmp_path, hosts["p1"])
     with pytest.raises(ConfigError, match=message):
         HostedRole(TASK, "p1", {"secagg-roster": own["secagg-roster"]} | own["parties"]["p1"] | change)
+
+
+def test_a_job_with_two_tasks_gets_nothing_from_a_host(tmp_path: Path) -> None:
+    """The site's operator has set one task in ``privacy.json``; the job has another."""
+    pytest.importorskip("nvflare", reason="needs NVFlare: pip install 'secagg[nvflare]'")
+    from nvflare.apis.event_type import EventType
+    from nvflare.apis.shareable import Shareable
+
+    from secagg.integrations._flare_site import TOPIC, SecureFilter
+    from secagg.integrations._shared.statements import write
+    from tests.flare.document import policy
+    from tests.flare.federation import Site
+
+    hosts = enrol(PROTOCOLS["AdditiveShares"], tmp_path / "keys", tmp_path / "sites")
+    other = make_task("AdditiveShares", TASK.layout, secagg.FixedPoint(clip=2.0, bits=24), 1)
+
+    def ask(name: str, mine: secagg.Task) -> dict[str, Any]:
+        privacy = policy(SecureFilter(mine).task)
+        settings = settings_of(tmp_path, hosts["p1"])
+        site = Site(tmp_path / name, hosts["p1"], [SecureFilter(TASK)], lambda *_: None, settings, privacy)
+        answer = dict(site.ask(TOPIC, Shareable(write(TASK, party="p1"))))
+        site.engine.fire(EventType.END_RUN)
+        return answer
+
+    assert ask("one", TASK)["roster"] == load_roster(tmp_path / "keys" / "roster.json").digest
+    assert ask("two", other)["refusal"] == "got a message after this site has left the job; its log says why"

@@ -81,6 +81,14 @@ def test_a_site_with_a_budget_answers_no_evaluation_unless_its_operator_says_so(
     assert allowed["DXO"]["data"] == {"loss": 0.5}
 
 
+def test_a_site_with_wrong_settings_says_so_without_their_path(tmp_path: Path, caplog: Any) -> None:
+    assert is_held_back(sent(tmp_path, metrics(loss=0.5), task="validate", settings={"secagg-keys": "x"}))
+    errors = [record.getMessage() for record in caplog.records if record.levelname == "ERROR"]
+    assert errors
+    assert not [error for error in errors if str(tmp_path) in error]
+    assert f"{tmp_path}/site-1/local/secagg.json with secagg-keys" in caplog.text
+
+
 def test_an_error_of_another_task_leaves_as_its_code(tmp_path: Path) -> None:
     failed = Shareable({"update": SECRET})
     failed.set_return_code(ReturnCode.EXECUTION_EXCEPTION)

@@ -27,7 +27,7 @@ _COMPILING: dict[bytes, threading.Thread] = {}  # by the task's digest; a simula
 _STARTING = threading.Lock()
 
 
-@dataclass
+@dataclass(repr=False)  # an object that could reach a log must not print its arrays
 class Training:
     """A train request, and what the training has left."""
 
@@ -74,24 +74,28 @@ class Site:
             self._parties = dict(settings.get("parties", {}))
             for hosted, own in self._parties.items():
                 check_settings(hosted, {"secagg-roster": settings.get("secagg-roster")} | own)
-        self.training: Training | None = None
+        self.training: Training | None = None  # the newest that has ended
+        self._closed = False
         self._hosts: dict[str, HostedRole] = {}
         self._lock = threading.Lock()
         self._warm = compiling(task)
         self._named = False
 
-    def take(self, number: int, arrays: Arrays, request: bytes) -> None:
+    def take(self, number: int, arrays: Arrays, request: bytes) -> Training:
         """Take the model of a request, before anything may change it; ``request`` is the digest of all else.
 
-        ``ConfigError`` for settings that don't fit the task, and unless the arrays have the names and shapes of the
-        task's layout.
+        Returns the request for :meth:`keep`. A stack may run two trainings at once, so the caller must keep what
+        belongs together. ``ConfigError`` for settings that don't fit the task, and unless the arrays have the names
+        and shapes of the task's layout.
         """
         self.training = None
+        if self._closed:
+            raise ConfigError("got a request after the end of the job, or in a job with two tasks")
         self._check_settings()
         self.party.check_storage()
         check_model(arrays, self.task)
         copied = {name: np.array(array) for name, array in arrays.items()}
-        self.training = Training(number, arrays_digest(self.stack, copied), request, copied)
+        return Training(number, arrays_digest(self.stack, copied), request, copied)
 
     def _check_settings(self) -> None:
         """``ConfigError`` for settings without a key or a roster, where the task needs them."""
@@ -102,11 +106,8 @@ class Site:
                 'in this site\'s secagg.json, or neither and SecAgg(threat_model="semi-honest") in the task'
             )
 
-    def keep(self, after: Arrays, metrics: Mapping[str, Any]) -> None:
-        """Keep the model that the training returned, and its metrics; ``ConfigError`` for what can't be encoded."""
-        training = self.training
-        if training is None:
-            raise ConfigError("got the result of a training whose request secagg has not seen")
+    def keep(self, training: Training, after: Arrays, metrics: Mapping[str, Any]) -> None:
+        """Keep the model that a training returned, and its metrics; ``ConfigError`` for what can't be encoded."""
         self.party.update(training.before, after, metrics)  # to refuse here what could not be sent later
         counted = {*metrics_of(self.task), *([self.weighted_by] if self.task.max_weight is not None else [])}
         if (names := sorted(set(metrics) - counted)) and not self._named:
@@ -119,6 +120,8 @@ class Site:
             )
         self._warm.join()  # in the time of the training, because the protocol's rounds are short
         training.after, training.metrics = {name: np.array(array) for name, array in after.items()}, metrics
+        if not self._closed:
+            self.training = training
 
     def answer(self, message: Mapping[str, Any]) -> dict[str, Any]:
         """The answer to a message of the server: the protocol's bytes, or a refusal that the server may read."""
@@ -141,11 +144,15 @@ class Site:
             return refuse("got a site that can't take part; its log says why")
 
     def close(self) -> None:
-        """Release the ledgers of the parties that this site hosts."""
-        for role in self._hosts.values():
-            role.close()
+        """Forget the update, and release the ledgers of the parties that this site hosts; it answers no more."""
+        self._closed, self.training = True, None
+        with self._lock:
+            for role in self._hosts.values():
+                role.close()
 
     def _answer(self, statement: Statement) -> dict[str, Any]:
+        if self._closed:
+            raise RefusalError("got a message after this site has left the job; its log says why")
         if statement.party:
             return self._host(statement)
         training = self.training
