@@ -69,5 +69,14 @@ def may_upload(
     return False
 
 
+def was_counted(
+    ledger: ReadableLedger, label: str, *bound: bytes | str, session: bytes, most: int = UPLOADS_OF_A_MODEL
+) -> bool:
+    """Whether :func:`count_upload` has returned a number for ``session``; nothing is written."""
+    value = hashlib.sha256(session).digest()
+    entries = (_entry(label, bound, session, number) for number in range(1, most + 1))
+    return any(entry in ledger and ledger.claim(entry, value) == value for entry in entries)
+
+
 def _entry(label: str, bound: tuple[bytes | str, ...], session: bytes, number: int) -> bytes:
     return hashlib.sha256(encode_parts(label, *bound, model_of(session), str(number))).digest()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import random
 from collections.abc import Mapping
 from typing import Any
@@ -17,7 +18,8 @@ from nvflare.app_common.app_event_type import AppEventType
 from nvflare.app_common.workflows.fedavg import FedAvg
 from nvflare.collab import collab
 
-from secagg.errors import Aborted, ConfigError
+from secagg._numbers import real
+from secagg.errors import Aborted, ConfigError, shown
 from secagg.identity import PartyRole, Roster, load_roster
 from secagg.integrations._flare_site import (
     MODEL,
@@ -30,9 +32,11 @@ from secagg.integrations._flare_site import (
     request_digest,
 )
 from secagg.integrations._shared.digests import arguments_digest, arrays_digest, arrays_of
+from secagg.integrations._shared.hosted import hosting_sites
 from secagg.integrations._shared.metrics import metric_key, metrics_of, with_metrics
 from secagg.integrations._shared.rounds import Rounds
-from secagg.integrations._shared.settings import read_settings
+from secagg.integrations._shared.sessions import checked_deadlines
+from secagg.integrations._shared.settings import read_settings, roster_path
 from secagg.integrations._shared.site import check_model, compiling
 from secagg.integrations._shared.statements import as_refusal, read, task_text, write
 from secagg.layout import Layout
@@ -74,15 +78,12 @@ class SecureAggregator(ModelAggregator):  # type: ignore[misc]
     ) -> None:
         super().__init__()
         self._full, self.task = task_text(task, metrics)
-        if roster is not None and not isinstance(roster, str):
-            raise ConfigError(f"got a roster that is a {type(roster).__name__}; expected its path on the server")
+        self.roster, self.parties = roster_path(roster), hosting_sites(parties)
+        self.deadlines = checked_deadlines(deadlines, self._full)
         if key_metric and key_metric not in metrics_of(self._full):
             raise ConfigError(
                 f"got key_metric={key_metric!r}, which is not in the sum; name it in metrics= with a bound"
             )
-        self.roster = roster
-        self.parties = dict(parties or {})
-        self.deadlines = dict(deadlines) if isinstance(deadlines, Mapping) else float(deadlines)
         self.key_metric, self.key_metric_mode = key_metric, key_metric_mode
         self._rounds: Rounds | None = None
         self._sent: Any = None  # the train request of this round
@@ -243,6 +244,11 @@ class SecureFedAvg(FedAvg):  # type: ignore[misc]
                 f"got a recipe with the controller {type(controller).__name__}, which may need more than the mean; "
                 "expected NVFlare's FedAvg"
             )
+        if not isinstance(controller.aggregator, SecureAggregator):
+            raise ConfigError(
+                f"got a recipe that puts {type(controller.aggregator).__name__} in the place of SecureAggregator; "
+                "expected a recipe that passes on its aggregator="
+            )
         controller.__class__ = cls
         controller._ignore_result_error = True  # a site whose filter refuses must not end the job
         controller.training_seconds = training_seconds
@@ -289,12 +295,11 @@ class SecureServer:
     ) -> None:
         bare, self.task = task_text(task, None)
         self._full, self.metrics = with_metrics(bare, metrics), None if metrics is None else dict(metrics)
-        if roster is not None and not isinstance(roster, str):
-            raise ConfigError(f"got a roster that is a {type(roster).__name__}; expected its path on the server")
-        self.roster, self.target = roster, target
-        self.parties = dict(parties or {})
-        self.deadlines = dict(deadlines) if isinstance(deadlines, Mapping) else float(deadlines)
-        self.training_seconds = float(training_seconds)
+        self.roster, self.parties = roster_path(roster), hosting_sites(parties)
+        self.deadlines = checked_deadlines(deadlines, self._full)
+        if not 0 < (seconds := real(training_seconds)) < math.inf:
+            raise ConfigError(f"got training_seconds={shown(training_seconds)}; expected seconds, more than 0")
+        self.training_seconds, self.target = seconds, target
         self._pinned: Roster | None = None
         self._sites: dict[str, Any] = {}
         self._rounds: Rounds | None = None

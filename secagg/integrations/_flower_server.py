@@ -32,7 +32,14 @@ from secagg.integrations._flower_records import (
 from secagg.integrations._flower_strategies import check_strategy, running_strategy
 from secagg.integrations._shared.hosted import Party
 from secagg.integrations._shared.metrics import metric_key, metrics_of, shapes_of, with_metrics
-from secagg.integrations._shared.sessions import Exhausted, Sessions, clipping, without
+from secagg.integrations._shared.sessions import (
+    INTRODUCTION,
+    Exhausted,
+    Sessions,
+    checked_deadlines,
+    clipping,
+    without,
+)
 from secagg.roles.outcome import Outcome
 from secagg.roles.server import Outbox, Server
 from secagg.session import roster_digest
@@ -40,8 +47,6 @@ from secagg.table import contribution_round
 from secagg.task import Task
 
 log = logging.getLogger("flwr.secagg")
-
-INTRODUCTION = "Introduction"
 
 _SECONDS, _SIMULATED_SECONDS = 60.0, 600.0  # of a round, unless deadlines= says more
 _SLACK = 600.0  # a message's time to live in seconds; Flower drops it if clocks differ by more
@@ -97,9 +102,10 @@ class SecureGrid(Grid):  # type: ignore[misc]
         self.outcomes: list[Outcome] = []
         self.failures: list[str] = []
         self._grid, self._strategies, self._poll = grid, tuple(strategies), poll
-        self._deadlines = dict(deadlines) if isinstance(deadlines, Mapping) else {}
         usual = _SIMULATED_SECONDS if _simulates(grid) else _SECONDS
-        self._deadline = usual if deadlines is None or isinstance(deadlines, Mapping) else float(deadlines)
+        seconds = checked_deadlines(usual if deadlines is None else deadlines, self.task)
+        self._deadlines = seconds if isinstance(seconds, dict) else {}
+        self._deadline = usual if isinstance(seconds, dict) else seconds
         self._executor, self._beacon = executor, beacon
         self._run_config = dict(run_config or {})
         self._ids: dict[int, str] = {}  # node → the id that it claims

@@ -8,6 +8,7 @@ tasks=["train"])``. In a Collab job, derive the two objects from :class:`SecureC
 
 from __future__ import annotations
 
+import inspect
 import logging
 import threading
 from collections.abc import Mapping
@@ -18,11 +19,13 @@ import numpy as np
 from secagg.errors import ConfigError
 
 try:
+    from nvflare.app_common.utils.math_utils import parse_compare_criteria
     from nvflare.app_common.widgets.convert_to_fed_event import ConvertToFedEvent
     from nvflare.client.config import TransferType
     from nvflare.collab import collab
     from nvflare.collab.api.decorators import get_object_publish_interface
     from nvflare.recipe.fedavg import FedAvgRecipe
+    from nvflare.recipe.spec import Recipe
 except ImportError as error:
     raise ConfigError(
         f"the package {error.name}, which this module needs, is not installed: "
@@ -62,6 +65,7 @@ _REFUSED = {
     "FedAvgRecipeWithHE": "gives every site one secret key; use the plain recipe",
     "CyclicRecipe": "passes the model of one site on to the next",
     "SwarmLearningRecipe": "lets a site aggregate, which this adapter does not",
+    "BaseSwarmLearningRecipe": "lets a site aggregate, which this adapter does not",
     "ScaffoldRecipe": "sends control terms beside the model",
     "FedOptRecipe": "aggregates by another controller than FedAvg",
 }
@@ -201,14 +205,12 @@ def secured(
 
     ``ConfigError`` for a recipe or an argument that needs more than the mean, or that does not fit the task.
     """
-    if not (isinstance(recipe, type) and issubclass(recipe, FedAvgRecipe)):
-        name = getattr(recipe, "__name__", type(recipe).__name__)
-        reason = next((why for known, why in _REFUSED.items() if known == name), "is no recipe of FedAvg")
-        raise ConfigError(f"{name} {reason}; expected a FedAvgRecipe of NVFlare for NumPy, PyTorch or TensorFlow")
+    _check_recipe(recipe)
     if type(training_seconds) is not int or training_seconds < 0:
         raise ConfigError(f"got training_seconds={training_seconds!r}; expected whole seconds, or 0 for no limit")
     full = with_metrics(task, metrics)
     common: dict[str, Any] = {"roster": roster, "parties": parties, "deadlines": deadlines}
+    _check_secrets(common)
     SecureAggregator(full, **common)  # to refuse here what does not fit
 
     class Secured(recipe):  # type: ignore[misc]
@@ -231,6 +233,7 @@ def secured(
         def _apply_per_site_config(self, config: dict[str, dict[str, Any]]) -> None:
             for site, own in config.items():
                 _check_transfer(own.get("params_transfer_type") or TransferType.FULL, f"for {site}")
+                _check_secrets(own, f" for {site}")
             super()._apply_per_site_config(config)
 
         def finalize(self) -> None:
@@ -244,18 +247,52 @@ def secured(
     return Secured
 
 
+def _check_recipe(recipe: Any) -> None:
+    """``ConfigError`` unless this is a class of recipes whose aggregator can be replaced."""
+    expected = "expected a FedAvgRecipe of NVFlare for NumPy, PyTorch or TensorFlow"
+    if isinstance(recipe, Recipe):
+        name = type(recipe).__name__
+        raise ConfigError(
+            f"got a {name} that is made already; pass the class, and give its arguments to the class that secured "
+            f"returns: secured({name}, TASK)(...)"
+        )
+    name = getattr(recipe, "__name__", type(recipe).__name__)
+    if not (isinstance(recipe, type) and issubclass(recipe, FedAvgRecipe)):
+        raise ConfigError(f"got {name}, which {_REFUSED.get(name, 'is not a FedAvg recipe')}; {expected}")
+    kinds = inspect.signature(recipe).parameters
+    if "aggregator" not in kinds and not any(each.kind is each.VAR_KEYWORD for each in kinds.values()):
+        raise ConfigError(
+            f"got {name}, which takes no aggregator=, because its own reads the results of single sites; {expected}"
+        )
+
+
+def _has_secret(value: Any) -> bool:
+    """Whether there are bytes or a key in a value that a job's JSON can hold."""
+    if isinstance(value, Mapping):
+        return any(map(_has_secret, (*value.keys(), *value.values())))
+    if isinstance(value, list | tuple):
+        return any(map(_has_secret, value))
+    return isinstance(value, bytes | bytearray) or (
+        isinstance(value, str) and any(secret in value for secret in _SECRETS)
+    )
+
+
+def _check_secrets(arguments: Mapping[str, Any], where: str = "") -> None:
+    for name, value in arguments.items():
+        if _has_secret(value):
+            raise ConfigError(
+                f"got {name}={where} with bytes or a key, which the job would carry to the server; put keys into "
+                "the site's own settings, secagg.json in its folder local"
+            )
+
+
 def _check_arguments(arguments: Mapping[str, Any], task: Task) -> str:
     """The key metric, empty if none rides; ``ConfigError`` for arguments that don't fit the task or the mean."""
     for name, reason in _UNSUPPORTED.items():
         if arguments.get(name) is not None:
             raise ConfigError(f"got {name}= for a secured recipe: {reason}")
     _check_transfer(arguments.get("params_transfer_type", TransferType.FULL), "for all sites")
-    for name, value in arguments.items():
-        if isinstance(value, bytes) or (isinstance(value, str) and any(secret in value for secret in _SECRETS)):
-            raise ConfigError(
-                f"got {name}= with bytes or a key, which the job would carry to the server; put keys into the "
-                "site's own settings, secagg.json in its folder local"
-            )
+    _check_secrets(arguments)
     count, least, most = arguments.get("min_clients"), task.min_survivors, task.max_clients
     if type(count) is int and not least <= count <= most:
         raise ConfigError(
@@ -263,8 +300,8 @@ def _check_arguments(arguments: Mapping[str, Any], task: Task) -> str:
         )
     riding = metrics_of(task)
     key_metric = arguments.get("key_metric", "accuracy")
-    stop = str(arguments.get("stop_cond") or "").split()
-    for name, metric in (("key_metric", arguments.get("key_metric")), ("stop_cond", stop[0] if stop else None)):
+    stop = _stop_metric(arguments.get("stop_cond"))
+    for name, metric in (("key_metric", arguments.get("key_metric")), ("stop_cond", stop)):
         if metric and metric not in riding:
             raise ConfigError(
                 f"got {name}= on {metric!r}, which is not in the sum, so that the server does not see it; name it "
@@ -273,6 +310,19 @@ def _check_arguments(arguments: Mapping[str, Any], task: Task) -> str:
     if arguments.get("model") is not None and not isinstance(arguments["model"], dict):  # a dict may be a class
         check_model(_arrays(arguments["model"]), task)
     return key_metric if key_metric in riding else ""
+
+
+def _stop_metric(stop_cond: Any) -> str | None:
+    """The metric of a stop condition; ``ConfigError`` for a text that NVFlare does not read."""
+    if not stop_cond:
+        return None
+    try:
+        return str(parse_compare_criteria(str(stop_cond))[0])
+    except ValueError as error:
+        raise ConfigError(
+            f"got stop_cond={stop_cond!r:.80}; expected a metric, a comparison and a number with single spaces, "
+            "such as 'accuracy >= 0.9'"
+        ) from error
 
 
 def _check_transfer(kind: Any, where: str) -> None:

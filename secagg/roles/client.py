@@ -148,7 +148,7 @@ class Client(Member[AnyClientState]):
             self.context.claim(hashed, "contribution", self.context.task.digest, session)
         except Aborted as clash:
             raise LocalProtocolError(
-                f"got another update than the ledger has for session {session!r}; "
+                f"got another update than the ledger has for session {session!r:.80}; "
                 "restore the state saved after contribute, or leave this session out"
             ) from clash
         self._commit(msgspec.structs.replace(state, session=session, contribution=vectors, contributed=hashed))

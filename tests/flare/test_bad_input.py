@@ -65,7 +65,7 @@ CANT = "got a node that can't take part with its config and files; its log says 
 SETTINGS = {
     "no key": (
         without("secagg-key"),
-        "got settings without secagg-key; set .* in this site's secagg.json",
+        "got settings without secagg-key; set .* in secagg.json in the folder local .* SECAGG_SITE",
         NO_RESULT,
     ),
     "no roster": (without("secagg-roster"), "got settings without secagg-roster; set .* secagg.json", NO_RESULT),

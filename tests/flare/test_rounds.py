@@ -56,6 +56,21 @@ def test_the_third_upload_of_a_model_is_refused_by_each_site(tmp_path: Path, cap
     assert "site-1, site-2, site-3, site-4: got a request for upload 3 from one model" in caplog.text
 
 
+def test_a_second_simulation_in_the_same_folders_is_refused_and_says_what_to_set(
+    tmp_path: Path, caplog: Any
+) -> None:
+    """All simulated jobs have one id, so the second is the first one's replay, by other updates."""
+    federation = make_federation(tmp_path)
+    assert is_the_mean(federation.round(0), SITES)
+    federation.aggregator._rounds._sessions = Sessions("nvflare")
+    assert federation.round(0).params == {}
+    assert (
+        "got 0 sites for a sum; the task's min_survivors is 3, without site-1, site-2, site-3, site-4: got a "
+        "session that this site has answered before; if this is a simulation, whose jobs have one id, give the "
+        "sites a new secagg-dir for each run"
+    ) in caplog.text
+
+
 def test_control_uncounted_a_third_upload_leaves(tmp_path: Path, monkeypatch: Any) -> None:
     monkeypatch.setattr(party, "count_upload", lambda *_, **__: 1)
     assert is_the_mean(third_sum(tmp_path), SITES)

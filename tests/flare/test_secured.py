@@ -21,7 +21,7 @@ from nvflare.recipe.cyclic import CyclicRecipe
 
 import secagg
 from secagg.errors import ConfigError
-from secagg.integrations.flare import SecureAggregator, SecureFilter, layout_of, secured
+from secagg.integrations.flare import SecureAggregator, SecureFilter, SecureServer, layout_of, secured
 
 MODEL = np.zeros((4, 5))
 SCRIPT = str(Path(__file__).parent / "train.py")
@@ -102,6 +102,9 @@ class Own(ModelAggregator):
         ({"stop_cond": "accuracy >= 80"}, "got stop_cond= on 'accuracy', which is not in the sum"),
         ({"train_args": "--secagg-key /keys/a.pem"}, "got train_args= with bytes or a key"),
         ({"train_args": b"x"}, "got train_args= with bytes or a key"),
+        ({"per_site_config": {"site-1": {"train_args": b"x"}}}, "got per_site_config= with bytes or a key"),
+        ({"model": {"class_path": "a.B", "args": {"k": "PRIVATE KEY"}}}, "got model= with bytes or a key"),
+        ({"stop_cond": "loss<=0.1"}, "got stop_cond='loss<=0.1'; expected a metric, .* with single spaces"),
         ({"model": np.zeros(3)}, r"array 'numpy_key' has shape \(3,\); the task's layout says \(4, 5\)"),
     ],
 )
@@ -116,20 +119,47 @@ def test_settings_of_single_sites_keep_the_whole_model() -> None:
     four["site-2"]["params_transfer_type"] = TransferType.DIFF
     with pytest.raises(ConfigError, match="DIFF for site-2"):
         set_per_site_config(make_recipe(), four)
+    four["site-2"] = {"train_args": "--secagg-key /keys/site-2.pem"}
+    with pytest.raises(ConfigError, match="got train_args= for site-2 with bytes or a key"):
+        set_per_site_config(make_recipe(), four)
 
 
 @pytest.mark.parametrize(
     ("recipe", "error"),
     [
-        (CyclicRecipe, "CyclicRecipe passes the model of one site on to the next; expected a FedAvgRecipe"),
-        (type("FedAvgRecipeWithHE", (), {}), "FedAvgRecipeWithHE gives every site one secret key"),
-        (type("ScaffoldRecipe", (), {}), "ScaffoldRecipe sends control terms beside the model"),
-        (make_recipe, "make_recipe is no recipe of FedAvg"),
+        (
+            CyclicRecipe,
+            "got CyclicRecipe, which passes the model of one site on to the next; expected a FedAvgRecipe",
+        ),
+        (type("FedAvgRecipeWithHE", (), {}), "got FedAvgRecipeWithHE, which gives every site one secret key"),
+        (type("ScaffoldRecipe", (), {}), "got ScaffoldRecipe, which sends control terms beside the model"),
+        (make_recipe, "got make_recipe, which is not a FedAvg recipe"),
     ],
 )
 def test_another_recipe_is_refused(recipe: Any, error: str) -> None:
     with pytest.raises(ConfigError, match=error):
         secured(recipe, make_task())
+
+
+def test_a_recipe_with_an_aggregator_of_its_own_is_refused() -> None:
+    pytest.importorskip("joblib", reason="needs scikit-learn, for NVFlare's recipe of k-means")
+    from nvflare.app_opt.sklearn.recipes.kmeans import KMeansFedAvgRecipe
+
+    with pytest.raises(ConfigError, match="got KMeansFedAvgRecipe, which takes no aggregator="):
+        secured(KMeansFedAvgRecipe, make_task())
+
+    class Strange(NumpyFedAvgRecipe):
+        def _get_model_aggregator(self) -> Any:
+            return Own()
+
+    with pytest.raises(ConfigError, match="got a recipe that puts Own in the place of SecureAggregator"):
+        make_recipe(Strange)
+
+
+def test_a_recipe_that_is_made_already_is_refused() -> None:
+    usual = {"name": "job", "model": MODEL, "min_clients": 4, "num_rounds": 1, "train_script": SCRIPT}
+    with pytest.raises(ConfigError, match=r"made already; .* secured\(NumpyFedAvgRecipe, TASK\)\(...\)"):
+        secured(NumpyFedAvgRecipe(**usual), make_task())  # type: ignore[arg-type]
 
 
 def test_a_recipe_with_a_controller_of_its_own_is_refused() -> None:
@@ -145,12 +175,29 @@ def test_a_recipe_with_a_controller_of_its_own_is_refused() -> None:
     ("call", "error"),
     [
         (
-            lambda: secured(NumpyFedAvgRecipe, make_task(), roster=b"x"),
-            "got a roster that is a bytes; expected its path",
+            lambda: secured(NumpyFedAvgRecipe, make_task(), roster=Path("r")),  # type: ignore[arg-type]
+            "got a roster that is a PosixPath; expected its path",
         ),
         (lambda: secured(NumpyFedAvgRecipe, make_task(), training_seconds=-1), "got training_seconds=-1"),
-        (lambda: SecureFilter(b"\0task"), "got a task that is neither a Task nor base64 of its bytes"),
-        (lambda: SecureAggregator("bm8gdGFzaw=="), "got a task that is neither a Task nor base64|not a task"),
+        (lambda: SecureFilter(b"\0task"), "got a task that is a bytes; expected a secagg.Task"),
+        (lambda: SecureFilter("???"), "got a text as the task that is not base64 of a task's bytes"),
+        (lambda: SecureAggregator("bm8gdGFzaw=="), r"not base64 of a task's bytes \(.*\); expected a secagg.Task"),
+        (lambda: SecureFilter(make_task(), metrics=["loss"]), r"got metrics=\['loss'\]; expected a dict of names"),
+        (lambda: secured(NumpyFedAvgRecipe, make_task(), parties={"d": 1}), "got parties=.*; expected the party's"),
+        (lambda: secured(NumpyFedAvgRecipe, make_task(), parties={"d": b"x"}), "got parties= with bytes or a key"),
+        (
+            lambda: secured(NumpyFedAvgRecipe, make_task(), deadlines=float("nan")),
+            "got deadlines=nan; expected sec",
+        ),
+        (
+            lambda: secured(NumpyFedAvgRecipe, make_task(), deadlines={"Masked": 20.0}),
+            "got deadlines= for 'Masked'; SecAgg has Introduction, .*MaskedInput",
+        ),
+        (
+            lambda: secured(NumpyFedAvgRecipe, make_task(), deadlines={"MaskedInput": -1}),
+            "got deadlines=-1 for MaskedInput; expected seconds, not below 0",
+        ),
+        (lambda: SecureServer(make_task(), training_seconds=-1), "got training_seconds=-1; expected seconds"),
         (
             lambda: SecureAggregator(make_task(), key_metric="loss"),
             "got key_metric='loss', which is not in the sum",

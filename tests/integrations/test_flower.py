@@ -251,6 +251,14 @@ def test_a_task_with_aggregators_needs_them(tmp_path: Path) -> None:
         SecureGrid(make_grid(), task, roster=roster)
 
 
+@pytest.mark.parametrize("deadlines", [-1.0, float("nan"), "60", {"MaskedInput": -1.0}, {"Masked": 20.0}])
+def test_deadlines_that_no_round_has_are_refused(deadlines: Any) -> None:
+    with pytest.raises(
+        secagg.ConfigError, match=r"got deadlines=.*(expected seconds, not below 0|SecAgg has Introduction)"
+    ):
+        SecureGrid(make_grid(), make_task(), deadlines=deadlines)
+
+
 # What is wrong on one side is one line on the server, and no round that isn't protected.
 
 

@@ -109,6 +109,18 @@ def check_settings(party: str, settings: Any) -> None:
         )
 
 
+def hosting_sites(parties: Any) -> dict[str, str]:
+    """The sites that host parties, by the party's id; ``ConfigError`` for what is not names."""
+    if parties is None:
+        return {}
+    if not isinstance(parties, Mapping) or any(type(name) is not str for name in (*parties, *parties.values())):
+        raise ConfigError(
+            f"got parties={parties!r:.80}; expected the party's id and the name of the site that hosts it, such as "
+            "{'dec': 'site-4'}"
+        )
+    return dict(parties)
+
+
 class _LedgerOnly:
     """A store that keeps no state, because a hosted role is not restored: its ledger prevents a second answer."""
 

@@ -41,6 +41,10 @@ def with_metrics(task: Task, metrics: Mapping[str, float] | None) -> Task:
     """
     if not metrics:
         return task
+    if not isinstance(metrics, Mapping) or any(not isinstance(name, str) for name in metrics):
+        raise ConfigError(
+            f"got metrics={metrics!r:.80}; expected a dict of names and bounds, such as {{'accuracy': 1.0}}"
+        )
     encoding, layout = task.encoding, task.layout
     if not isinstance(encoding, FixedPoint):
         raise ConfigError(

@@ -18,7 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dp import PrivacyLedger
-from secagg._rounds import SECOND_UPLOAD, count_upload
+from secagg._rounds import SECOND_UPLOAD, count_upload, was_counted
 from secagg.errors import Aborted, ConfigError, EncodingError, LocalProtocolError, RemoteProtocolError
 from secagg.identity import load_he_key, load_identity, load_roster
 from secagg.integrations._shared import budget as budgets
@@ -164,13 +164,21 @@ class Party:
 
         Uploads are counted within a run: many runs may begin with the same model, and share the ledger.
         """
-        label = f"secagg/v1/{self.stack}-upload"
         try:
-            count = count_upload(ledger, label, self.party, self.task.digest, self.run, session=session)
+            count = count_upload(ledger, *self._counted_by, session=session)
         except ConfigError as refused:
             raise RefusalError(str(refused)) from None
         if count > 1:
             self.log.warning("secagg: %s", SECOND_UPLOAD)
+
+    @property
+    def _counted_by(self) -> tuple[str, str, bytes, str]:
+        return f"secagg/v1/{self.stack}-upload", self.party, self.task.digest, self.run
+
+    def has_uploaded(self, session: bytes) -> bool:
+        """Whether the ledger in the folder counts an upload of this session, by this process or an earlier one."""
+        with privately(self.log), _ledger(self.config) as ledger:
+            return ledger is not None and was_counted(ledger, *self._counted_by, session=session)
 
     @contextmanager
     def _role(self, session: bytes) -> Iterator[tuple[Client[Any], Ledger]]:

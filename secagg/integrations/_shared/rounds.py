@@ -12,15 +12,13 @@ from typing import Any
 
 from secagg.errors import Aborted, ConfigError, EncodingError, LocalProtocolError
 from secagg.identity import PartyRole, Roster
-from secagg.integrations._shared.sessions import Sessions, clipping, without
+from secagg.integrations._shared.sessions import INTRODUCTION, Sessions, checked_deadlines, clipping, without
 from secagg.integrations._shared.statements import as_refusal, read, write
 from secagg.roles.outcome import Outcome
 from secagg.roles.server import Outbox, Server
 from secagg.session import roster_digest
 from secagg.table import contribution_round
 from secagg.task import Task
-
-INTRODUCTION = "Introduction"
 
 Message = dict[str, Any]
 Answer = Mapping[str, Any] | Exception
@@ -68,7 +66,8 @@ class Rounds:
         self.outcomes: list[Outcome] = []
         self.failures: list[str] = []
         self._log = logging.getLogger(f"secagg.{stack}")
-        self._deadlines, self._ask, self._check_running = deadlines, ask, check_running
+        self._deadlines = checked_deadlines(deadlines, task)
+        self._ask, self._check_running = ask, check_running
         self._sessions = Sessions(stack)
         self._failed: dict[bytes, int] = {}  # model's digest → rounds that failed
         self._left_out: dict[str, str] = {}  # party → why the running round goes on without it
@@ -119,9 +118,10 @@ class Rounds:
         fields = {"number": number, "attempt": attempt, "session": session}
         cohort = self._introduce(sites, fields)
         if len(cohort) < self.task.min_survivors:
+            few = len({*sites, *self._left_out} - self.parties.keys()) <= self.task.min_survivors
+            advice = ": start more sites than that, so that a round goes on when one is lost" if few else ""
             raise Aborted(
-                f"got {len(cohort)} sites for a sum; the task's min_survivors is {self.task.min_survivors}: start "
-                "more sites than that, so that a round goes on when one is lost"
+                f"got {len(cohort)} sites for a sum; the task's min_survivors is {self.task.min_survivors}{advice}"
             )
         server = self.task.server(cohort, roster=self.roster, session=session)
         try:
@@ -215,8 +215,8 @@ class Rounds:
 
     def _seconds(self, name: str) -> float:
         if isinstance(self._deadlines, Mapping):
-            return float(self._deadlines.get(name, _SECONDS))
-        return float(self._deadlines)
+            return self._deadlines.get(name, _SECONDS)
+        return self._deadlines
 
 
 class _Lane:

@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import logging
+import math
 from collections import defaultdict
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
+from secagg._numbers import real
 from secagg._rounds import UPLOADS_OF_A_MODEL, session_name
-from secagg.errors import Aborted
+from secagg.errors import Aborted, ConfigError, shown
 from secagg.roles.outcome import Outcome
 from secagg.task import Task
+
+INTRODUCTION = "Introduction"  # the round in which clients say which task and roster they have
 
 _MUCH_CLIPPED = 0.01  # the share of clipped coordinates that is a warning
 
@@ -43,6 +47,23 @@ class Sessions:
     def asks_for_inputs(self, model: bytes) -> None:
         """Count a session whose server now asks for inputs."""
         self._asked[model] += 1
+
+
+def checked_deadlines(deadlines: object, task: Task) -> float | dict[str, float]:
+    """The seconds of all rounds, or of some by name; ``ConfigError`` unless they are finite and not below 0."""
+    known = [INTRODUCTION, *(str(phase.round) for phase in task.protocol.phases)]
+    by_name = dict(deadlines) if isinstance(deadlines, Mapping) else {"": deadlines}
+    for name, seconds in by_name.items():
+        if not 0 <= real(seconds) < math.inf:
+            of = f" for {name:.80}" if name else ""
+            raise ConfigError(f"got deadlines={shown(seconds)}{of}; expected seconds, not below 0")
+    if not isinstance(deadlines, Mapping):
+        return real(deadlines)
+    if foreign := [name for name in by_name if name not in known]:
+        raise ConfigError(
+            f"got deadlines= for {', '.join(map(shown, foreign))}; {task.protocol.name} has {', '.join(known)}"
+        )
+    return {str(name): real(seconds) for name, seconds in by_name.items()}
 
 
 def clipping(outcome: Outcome, task: Task) -> tuple[int, str]:

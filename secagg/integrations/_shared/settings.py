@@ -44,3 +44,10 @@ def read_settings(site: str, local: str | os.PathLike[str], *, required: bool = 
     if wrong := sorted(found.keys() - _KEYS):
         raise ConfigError(f"got settings {path} with {', '.join(wrong):.200}; {expected}")
     return found
+
+
+def roster_path(roster: Any) -> str | None:
+    """A roster as a job can name it; ``ConfigError`` unless it is a path, or None."""
+    if roster is None or type(roster) is str:
+        return roster
+    raise ConfigError(f"got a roster that is a {type(roster).__name__}; expected its path on the server, a str")

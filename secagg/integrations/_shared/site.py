@@ -103,7 +103,8 @@ class Site:
         if len(missing) == 1 or (missing and self.task.protocol.threat_model != "semi-honest"):
             raise ConfigError(
                 f"got settings without {' and '.join(missing)}; set the paths of this site's key and of the roster "
-                'in this site\'s secagg.json, or neither and SecAgg(threat_model="semi-honest") in the task'
+                "in secagg.json in the folder local of its workspace, or in the file that SECAGG_SITE names, or "
+                'neither and SecAgg(threat_model="semi-honest") in the task'
             )
 
     def keep(self, training: Training, after: Arrays, metrics: Mapping[str, Any]) -> None:
@@ -166,7 +167,13 @@ class Site:
                 "sent; use no filter that changes the model on its way, and send all sites the same request"
             )
         if not statement.data:
-            return write(self.task, roster=self.party.check())
+            roster = self.party.check()
+            if self.party.has_uploaded(name):
+                raise RefusalError(
+                    "got a session that this site has answered before; if this is a simulation, whose jobs have "
+                    "one id, give the sites a new secagg-dir for each run"
+                )
+            return write(self.task, roster=roster)
         answer = self.party.answer(name, statement.data)
         if answer is None:
             answer = self.party.contribute(name, statement.data, training.before, training.after, training.metrics)

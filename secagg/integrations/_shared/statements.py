@@ -19,11 +19,18 @@ _MOST_SHOWN = 300  # characters of the other side's refusal
 
 def task_text(task: Task | str, metrics: Mapping[str, float] | None) -> tuple[Task, str]:
     """The task with ``metrics`` in its sum, and its text: what a job's JSON can hold."""
-    if not isinstance(task, Task):
+    if not isinstance(task, Task | str):
+        raise ConfigError(
+            f"got a task that is a {type(task).__name__}; expected a secagg.Task, or base64 of its bytes"
+        )
+    if isinstance(task, str):
         try:
             task = Task.from_bytes(base64.b64decode(task, validate=True))
-        except (TypeError, ValueError) as error:
-            raise ConfigError(f"got a task that is neither a Task nor base64 of its bytes: {error}") from error
+        except ValueError as error:
+            raise ConfigError(
+                f"got a text as the task that is not base64 of a task's bytes ({error}); expected a secagg.Task, "
+                "or the text SecureFilter(TASK).task"
+            ) from error
     full = with_metrics(task, metrics)
     return full, base64.b64encode(full.to_bytes()).decode()
 
