@@ -164,8 +164,7 @@ class SecureClient:
             if not isinstance(result, tuple) or len(result) != 2 or not isinstance(result[1], Mapping):
                 raise RefusalError("got something else from train than a model and its metrics; return both")
             after, metrics = result
-            numbers = {key: each.item() if isinstance(each, np.generic) else each for key, each in metrics.items()}
-            site.keep(training, arrays_of(after), numbers)
+            site.keep(training, arrays_of(after), metrics)
         return write(self._full, number=number)
 
 

@@ -12,12 +12,16 @@ import pytest
 
 pytest.importorskip("nvflare", reason="needs NVFlare: pip install 'secagg[nvflare]'")
 
+from nvflare.apis.dxo import MetaKey
 from nvflare.apis.shareable import Shareable
+from nvflare.app_common.abstract.fl_model import FLModel
 
 import secagg
 from secagg.identity import load_roster
 from secagg.integrations._shared import party
 from secagg.integrations._shared.sessions import Sessions
+from secagg.integrations.flare import with_metrics
+from tests.flare.federation import MODEL
 from tests.flare.scenes import LIES, SITES, VICTIM, make_federation, make_task, update
 
 
@@ -31,6 +35,37 @@ def test_a_round_gives_the_mean_of_the_differences(tmp_path: Path) -> None:
     result = federation.round(0)
     assert is_the_mean(result, SITES)
     assert (result.params_type, result.metrics) == ("DIFF", None)
+
+
+def test_metrics_and_weights_may_be_numbers_of_numpys(tmp_path: Path) -> None:
+    task = with_metrics(make_task(max_weight=10), {"loss": 8.0})
+
+    def script(number: int) -> Any:
+        return FLModel(
+            params={"numpy_key": MODEL["numpy_key"] + np.float32(number / 10)},
+            metrics={"loss": np.float32(number)},
+            meta={MetaKey.NUM_STEPS_CURRENT_ROUND: np.int64(number)},
+        )
+
+    results = {site: lambda number=number: script(number) for number, site in enumerate(SITES, 1)}
+    result = make_federation(tmp_path, task, results=results).round(0)
+    mean = sum(number * number for number in range(1, 5)) / 10
+    np.testing.assert_allclose(result.params["numpy_key"], mean / 10, rtol=0, atol=1e-5)
+    assert result.metrics == {"loss": pytest.approx(mean, abs=1e-5)}
+
+
+@pytest.mark.parametrize("steps", [{}, {MetaKey.NUM_STEPS_CURRENT_ROUND: 2.5}])
+def test_a_training_without_a_whole_weight_is_left_out_before_the_session(
+    steps: dict[str, float], tmp_path: Path, caplog: Any
+) -> None:
+    def script() -> Any:
+        return FLModel(params=MODEL, meta=steps)
+
+    others = {site: lambda: FLModel(params=MODEL, meta={MetaKey.NUM_STEPS_CURRENT_ROUND: 1}) for site in SITES}
+    federation = make_federation(tmp_path, make_task(max_weight=10), results=others | {VICTIM: script})
+    federation.round(0)
+    assert "got no whole number for 'NUM_STEPS_CURRENT_ROUND', which is the weight; return it from" in caplog.text
+    assert f"round 0 went on, without {VICTIM}: no result of the training" in caplog.text
 
 
 @pytest.mark.parametrize("lie", LIES)

@@ -119,7 +119,7 @@ class Party:
         third upload over one model.
         """
         update = self.update(before, after, metrics)
-        weight = self._weight(metrics)
+        weight = self.weight(metrics)
         with self._role(session) as (client, ledger):
             self._count_upload(ledger, session)
             return client.answer(data, update, weight) or b""
@@ -128,7 +128,7 @@ class Party:
         """The update, with the metrics of the task's sum."""
         if set(before) != set(after) or any(before[name].shape != after[name].shape for name in before):
             raise ConfigError(
-                "got arrays from the app with other names or shapes than the model's; return the whole model"
+                "got arrays from the training with other names or shapes than the model's; return the whole model"
             )
         update: dict[str, NDArray[Any] | float] = {
             name: np.subtract(after[name], old, dtype=np.result_type(after[name], old, np.float32))
@@ -137,7 +137,7 @@ class Party:
         for name in metrics_of(self.task):
             if not isinstance(metrics.get(name), int | float):
                 raise ConfigError(
-                    f"got no number for metric {name!r}; return it from the app, or remove it from metrics="
+                    f"got no number for metric {name!r}; return it from the training, or remove it from metrics="
                 )
             update[metric_key(name)] = metrics[name]
         return update
@@ -149,13 +149,14 @@ class Party:
             return ""
         return f"withheld from the server: {', '.join(names)}; to aggregate them, name them in metrics="
 
-    def _weight(self, metrics: Any) -> int | None:
+    def weight(self, metrics: Any) -> int | None:
+        """The weight of the update, None if the task has none; ``ConfigError`` unless it is a whole number."""
         if self.task.max_weight is None:
             return None
         weight = metrics.get(self.weighted_by)
         if not isinstance(weight, int | float) or not float(weight).is_integer():
             raise ConfigError(
-                f"got no whole number for {self.weighted_by!r}, which is the weight; return it from the app"
+                f"got no whole number for {self.weighted_by!r}, which is the weight; return it from the training"
             )
         return int(weight)
 

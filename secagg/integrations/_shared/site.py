@@ -109,7 +109,9 @@ class Site:
 
     def keep(self, training: Training, after: Arrays, metrics: Mapping[str, Any]) -> None:
         """Keep the model that a training returned, and its metrics; ``ConfigError`` for what can't be encoded."""
+        metrics = {name: _number(value) for name, value in metrics.items()}
         self.party.update(training.before, after, metrics)  # to refuse here what could not be sent later
+        self.party.weight(metrics)
         counted = {*metrics_of(self.task), *([self.weighted_by] if self.task.max_weight is not None else [])}
         if (names := sorted(set(metrics) - counted)) and not self._named:
             self._named = True
@@ -196,6 +198,11 @@ class Site:
             self._warm.join()
             return write(self.task, roster=role.roster)
         return write(self.task, session=statement.session, data=role.answer(statement.data) or b"")
+
+
+def _number(value: Any) -> Any:
+    """A number of NumPy's, or a tensor that is one, as Python's; else the value itself."""
+    return value.item() if getattr(value, "shape", None) == () and hasattr(value, "item") else value
 
 
 def compiling(task: Task) -> threading.Thread:
