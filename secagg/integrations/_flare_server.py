@@ -348,7 +348,7 @@ class SecureServer:
         assert self._rounds is not None
         arrays = arrays_of(model)
         check_model(arrays, self._full)
-        digest = arguments_digest(STACK, str(collab.fl_ctx.get_job_id()), request)
+        digest = arguments_digest(STACK, str(collab.fl_ctx.get_job_id()), model, request)
         number, self._count = self._count, self._count + 1
         sites, left_out = self._train(number, dict(model), request)
         outcome = self._rounds.play(

@@ -28,7 +28,7 @@ from nvflare.private.privacy_manager import Scope
 from mpc.keys import encode_parts
 from secagg.errors import ConfigError
 from secagg.integrations._shared.budget import check_unbudgeted
-from secagg.integrations._shared.digests import arrays_of, typed
+from secagg.integrations._shared.digests import arrays_of, dtypes_of, typed
 from secagg.integrations._shared.metrics import MOST_NUMBERS, only_numbers
 from secagg.integrations._shared.settings import read_settings
 from secagg.integrations._shared.site import Site, Training
@@ -57,7 +57,7 @@ _CODES = {code for name, code in vars(ReturnCode).items() if name.isupper()}
 
 
 def request_digest(job: str, task_name: str, request: Mapping[str, Any]) -> bytes:
-    """SHA-256 over a train request without its model: the job, the task's name, all headers, cookies and meta.
+    """SHA-256 over a train request but for its model's numbers: the job, the task's name, dtypes and all the rest.
 
     A server that can make one site train and the others not, for example by a learning rate of 0, reads that
     site's update off the sum. ``ConfigError`` for a value of a type that has no bytes of its own.
@@ -65,9 +65,10 @@ def request_digest(job: str, task_name: str, request: Mapping[str, Any]) -> byte
     content = dict(request)
     headers = dict(content.pop(ReservedHeaderKey.HEADERS, None) or {})
     cookies = dict(headers.pop(ReservedHeaderKey.COOKIE_JAR, None) or {})
-    meta = {name: value for name, value in dict(content.pop("DXO")).items() if name != "data"}
+    meta = dict(content.pop("DXO"))
+    dtypes = dtypes_of(meta.pop("data"))
     sent = [{name: found[name] for name in sorted(found.keys() - _TRANSPORT)} for found in (headers, cookies)]
-    parts = [meta, content, *sent]
+    parts = [meta, content, *sent, dtypes]
     return hashlib.sha256(encode_parts(f"secagg/v1/{STACK}-request", job, task_name, *typed(parts))).digest()
 
 

@@ -158,7 +158,7 @@ class SecureClient:
         with self._training:  # a site that is late goes on with the newest round
             if number < self._newest:
                 raise RefusalError("got the model of an earlier round, and this site was training until now")
-            training = site.take(number, arrays_of(model), arguments_digest(STACK, run, request))
+            training = site.take(number, arrays_of(model), arguments_digest(STACK, run, model, request))
             site.party.check()
             result = self.train(model, **request)
             if not isinstance(result, tuple) or len(result) != 2 or not isinstance(result[1], Mapping):

@@ -12,12 +12,13 @@ import pytest
 
 pytest.importorskip("nvflare", reason="needs NVFlare: pip install 'secagg[nvflare]'")
 
-from nvflare.apis.dxo import MetaKey
+from nvflare.apis.dxo import DXO, DataKind, MetaKey
 from nvflare.apis.shareable import Shareable
 from nvflare.app_common.abstract.fl_model import FLModel
 
 import secagg
 from secagg.identity import load_roster
+from secagg.integrations._flare_site import request_digest
 from secagg.integrations._shared import party
 from secagg.integrations._shared.sessions import Sessions
 from secagg.integrations.flare import with_metrics
@@ -75,6 +76,15 @@ def test_a_site_whose_request_was_changed_takes_no_part(lie: str, tmp_path: Path
     others = [site for site in SITES if site != VICTIM]
     assert is_the_mean(federation.round(0), others)
     assert f"round 0 went on, without {VICTIM}: got another model, round, run, header or meta" in caplog.text
+
+
+def test_a_request_in_fewer_bits_has_another_digest() -> None:
+    """NVFlare's messages and digests, with a number in place of an array: the same value, in another kind."""
+    digests = [
+        request_digest("job", "train", DXO(DataKind.WEIGHTS, data={"w": value}, meta={}).to_shareable())
+        for value in (0.5, np.float64(0.5), np.full((), 0.5))
+    ]
+    assert digests[0] == digests[1] != digests[2]
 
 
 def third_sum(folder: Path) -> Any:

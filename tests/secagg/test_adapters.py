@@ -12,7 +12,7 @@ import pytest
 from mpc.keys import encode_parts
 from secagg._rounds import UPLOADS_OF_A_MODEL
 from secagg.errors import ConfigError
-from secagg.integrations._shared.digests import arrays_digest, typed
+from secagg.integrations._shared.digests import arguments_digest, arrays_digest, arrays_of, typed
 from secagg.integrations._shared.sessions import Exhausted, Sessions, without
 
 STACKS = ("flwr", "nvflare", "ray", "distributed")
@@ -25,7 +25,9 @@ VALUES: list[Any] = [
 
 
 def test_no_stack_is_imported() -> None:
-    rooms = ("budget", "digests", "hosted", "metrics", "party", "sessions")
+    rooms = (
+        "budget", "digests", "hosted", "metrics", "party", "rounds", "sessions", "settings", "site", "statements",
+    )  # fmt: skip
     code = "; ".join(
         [
             f"import sys; sys.modules.update(dict.fromkeys({STACKS}))",
@@ -47,7 +49,8 @@ def test_values_that_differ_in_value_type_or_order_differ_as_parts() -> None:
     [
         (object(), "got a object in a train request"),
         ({"a": [{1}]}, "got a set"),
-        (np.array([object()]), "Python objects"),
+        (np.array([object()]), "got an array of dtype object"),
+        (np.zeros(2, [("lr", "f4"), ("decay", "f4")]), "got an array of dtype .*'lr'"),
         (1j, "got a complex"),
     ],
 )
@@ -61,6 +64,19 @@ def test_a_request_that_contains_itself_is_refused() -> None:
     loop.append(loop)
     with pytest.raises(ConfigError, match="nested more than"):
         list(typed(loop))
+
+
+def test_a_model_in_fewer_bits_is_another_request() -> None:
+    torch: Any = pytest.importorskip("torch", reason="needs PyTorch")
+    wide = {"w": torch.tensor([1.0, 0.5])}
+    narrow = {"w": wide["w"].bfloat16()}
+    assert len({arrays_digest("x", arrays_of(model)) for model in (wide, narrow)}) == 1
+    assert len({arguments_digest("x", "job", model, {}) for model in (wide, narrow)}) == 2
+
+
+def test_names_that_would_be_one_are_refused() -> None:
+    with pytest.raises(ConfigError, match="a name that is a int; expected text"):
+        arrays_of({"1": np.zeros(1), 1: np.ones(1)})
 
 
 def test_models_that_differ_have_different_digests() -> None:

@@ -18,16 +18,29 @@ _MOST_NESTED = 16
 
 
 def arrays_of(params: Mapping[str, Any]) -> dict[str, NDArray[Any]]:
-    """The arrays of a model by name; ``ConfigError`` unless each value is an array, a tensor or a number."""
+    """The arrays of a model by name.
+
+    ``ConfigError`` unless each name is text, and each value an array, a tensor or a number.
+    """
     arrays: dict[str, NDArray[Any]] = {}
     for name, value in params.items():
+        if not isinstance(name, str):  # 1 and "1" would be one name
+            raise ConfigError(f"got a model with a name that is a {type(name).__name__:.80}; expected text")
         array = _reading.read(value, (name,), ConfigError).array
         if _reading.is_tensor(array):
             _reading.check_storage(array)
             array = array.cpu()
             array = (array.float() if str(array.dtype) == "torch.bfloat16" else array).numpy()
-        arrays[str(name)] = array
+        arrays[str.__str__(name)] = array
     return arrays
+
+
+def dtypes_of(params: Mapping[str, Any]) -> list[str]:
+    """The dtypes of a model's values as they were sent, in their order; numbers have ``float`` or ``int``.
+
+    A training that gets bfloat16 loses the steps that float32 keeps, though both begin with the same numbers.
+    """
+    return [_reading.read(value, (name,), ConfigError).dtype for name, value in params.items()]
 
 
 def arrays_digest(stack: str, arrays: Mapping[str, NDArray[Any]]) -> bytes:
@@ -45,12 +58,14 @@ def arrays_digest(stack: str, arrays: Mapping[str, NDArray[Any]]) -> bytes:
     return hashed.digest()
 
 
-def arguments_digest(stack: str, job: str, request: Mapping[str, Any]) -> bytes:
-    """SHA-256 over what a training gets besides the model: the job, and all arguments by name.
+def arguments_digest(stack: str, job: str, model: Mapping[str, Any], request: Mapping[str, Any]) -> bytes:
+    """SHA-256 over what a training gets besides the model's numbers: the job, dtypes, and all arguments by name.
 
     ``ConfigError`` for a value of a type that has no bytes of its own.
     """
-    return hashlib.sha256(encode_parts(f"secagg/v1/{stack}-call", job, *typed(dict(request)))).digest()
+    return hashlib.sha256(
+        encode_parts(f"secagg/v1/{stack}-call", job, *typed([dtypes_of(model), dict(request)]))
+    ).digest()
 
 
 def typed(value: Any) -> Iterator[bytes | str]:
@@ -88,8 +103,8 @@ def _typed(value: Any, depth: int) -> Iterator[bytes | str]:
             yield from _typed(item, depth + 1)
     elif isinstance(value, np.ndarray | np.generic):
         array = np.asarray(value)
-        if array.dtype.hasobject:
-            raise ConfigError("got an array of Python objects in a train request; expected numbers")
+        if array.dtype.kind not in "biufcSUMm":  # objects have no bytes; of records, those of the names would miss
+            raise ConfigError(f"got an array of dtype {array.dtype!s:.80} in a train request; expected numbers")
         yield from ("array", array.dtype.str, str(array.shape), array.tobytes())
     else:
         raise ConfigError(
