@@ -119,6 +119,12 @@ def _all(sweep: Sweep, quantity: str) -> list[tuple[float, float]]:
     return [pair for protocol in sweep.protocols for pair in sweep.curve(protocol, quantity)]
 
 
+#: The line from a name to its curve. It begins at the middle of the left side, so it crosses no name.
+_LEADER = {
+    "arrowstyle": "-", "relpos": (0, 0.5), "color": "#bbbbbb", "linewidth": 0.8, "shrinkA": 2, "shrinkB": 5,
+}  # fmt: skip
+
+
 def name_ends(axes: Any, ends: Sequence[tuple[float, float, str, int]]) -> None:
     """Write the name of each curve to the right of the panel, with a thin line to the end of the curve."""
     low, high = map(math.log, axes.get_ylim())
@@ -134,7 +140,7 @@ def name_ends(axes: Any, ends: Sequence[tuple[float, float, str, int]]) -> None:
             fontsize=10.5,
             color=_SHADES[index % len(_SHADES)],
             annotation_clip=False,
-            arrowprops={"arrowstyle": "-", "color": "#bbbbbb", "linewidth": 0.8, "shrinkA": 2, "shrinkB": 5},
+            arrowprops=_LEADER,
         )
 
 

@@ -21,7 +21,7 @@ import secagg
 from bench.commands import app
 from bench.plan import Link, Planned, plan
 from bench.saved_rates import chosen_rates, load
-from docs import chooser
+from docs import chooser, gallery_plots
 from tests.service.browser import look
 
 PAGE = (Path(__file__).parent.parent / "docs" / "pages" / "choose.html").as_uri()
@@ -263,6 +263,45 @@ def test_the_address_keeps_the_question_and_a_wrong_number_is_marked(page: Any) 
 
 
 @pytest.mark.stacks
+def test_an_address_of_a_stranger_makes_no_markup_and_no_choice_that_the_page_does_not_have(page: Any) -> None:
+    page.get(f"{PAGE}#server=trusted&clients=50&protocol=only")
+    assert page.current_url.endswith("#server=trusted&clients=50&protocol=only"), "not a flag that is on"
+    nodes = page.execute_script("return document.querySelectorAll('img, script, a').length")
+    markup = "%3Cimg%20src=x%20onerror=alert(1)%3E"
+    unknown = "&".join(f"{name}={markup}" for name in ("server", "corruption", "bits", "dropout", "protocol"))
+    page.execute_script("location.hash = arguments[0]", f"{unknown}&{markup}&constructor=1&__proto__=1")
+    page.execute_async_script("setTimeout(arguments[0])")
+    chosen = page.execute_script("return Object.fromEntries(new FormData(document.querySelector('#question')))")
+    defaults = {"server": "lies", "corruption": "10", "clients": "100", "bits": "16", "dropout": "10"}
+    assert chosen.items() >= defaults.items()
+    page.execute_script("location.hash = arguments[0]", f"clients={markup}")
+    page.execute_async_script("setTimeout(arguments[0])")
+    assert page.execute_script("return document.querySelector('#clients').value").startswith("<img")
+    assert nodes == page.execute_script("return document.querySelectorAll('img, script, a').length")
+
+
+@pytest.mark.stacks
+def test_nothing_of_an_earlier_question_stays_on_the_page(page: Any) -> None:
+    def enter(clients: str) -> list[Any]:
+        return page.execute_script(  # type: ignore[no-any-return]
+            "const field = document.querySelector('#clients');"
+            "field.value = arguments[0];"
+            "field.dispatchEvent(new Event('input', { bubbles: true }));"
+            "const find = (selector) => document.querySelector(selector);"
+            "return [find('#refused').children.length, find('#copy').textContent];",
+            clients,
+        )
+
+    button = enter("100")[1]
+    page.execute_script("document.querySelector('#copy').textContent = 'Copied'")
+    assert enter("100")[1] == "Copied"
+    reasons, label = enter("101")
+    assert reasons
+    assert label == button
+    assert enter("many")[0] == 0
+
+
+@pytest.mark.stacks
 def test_the_page_says_what_the_command_prints(page: Any, tmp_path: Path) -> None:
     """``bench plan --rates`` at a size that is not in the table."""
     file = tmp_path / "plan.json"
@@ -331,3 +370,30 @@ def test_the_pictures_of_the_gallery_are_small_described_and_drawn_by_a_command(
     assert {path.name for path in page.parent.glob("*.svg")} == {name for _, name in shown if name.endswith(".svg")}
     for section in text.split("\n## ")[1:]:
         assert re.search(r"`(python -m|secagg demo)", section), section
+
+
+def drawn(picture: str) -> tuple[list[str], list[float]]:
+    """The texts of an SVG, and the places of its markers and bars; ids depend on the version of Matplotlib."""
+    words = re.findall(r">([^<>\s][^<>]*)</text>", picture)
+    places = re.findall(r'<use [^>]*\bx="([\d.-]+)" y="([\d.-]+)"|^[ML] ([\d.-]+) ([\d.-]+)', picture, re.MULTILINE)
+    return words, [float(number) for place in places for number in place if number]
+
+
+def same(one: str, other: str) -> bool:
+    """Whether two pictures show the same, to half a pixel."""
+    (words, places), (words2, places2) = drawn(one), drawn(other)
+    return (
+        words == words2 and len(places) == len(places2) and bool(np.allclose(places, places2, rtol=1e-3, atol=0.5))
+    )
+
+
+def test_the_pictures_are_those_of_the_saved_results(tmp_path: Path) -> None:
+    for name, figure in gallery_plots.pictures().items():
+        gallery_plots.save(figure, tmp_path / name)
+        new, kept = ((folder / name).read_text("utf-8") for folder in (tmp_path, gallery_plots.PICTURES))
+        assert same(new, kept), f"{name}: run make docs"
+        assert len(drawn(kept)[1]) > 100
+        assert not same(new, kept.replace(f">{drawn(kept)[0][0]}<", ">other<", 1)), "control: another word"
+        x = re.search(r'<use [^>]*\bx="([\d.]+)"', kept)
+        assert x is not None
+        assert not same(new, kept.replace(f'x="{x[1]}"', f'x="{float(x[1]) + 2}"', 1)), "control: another place"

@@ -1,5 +1,6 @@
 """The site that ``make docs-site`` has built: links, the reference, and how it is in Chromium, from the disk."""
 
+import importlib
 import os
 from pathlib import Path
 from typing import Any
@@ -7,6 +8,7 @@ from typing import Any
 import pytest
 
 from docs.book import surface
+from docs.book.documented import lacking
 from docs.book.links import broken
 from tests.service.browser import look, requested, shows
 
@@ -50,6 +52,50 @@ def test_modules_that_pages_name_are_in_the_reference() -> None:
     }
     assert not named, "add them to docs/book/surface.py"
     assert all(name in surface.modules() for name in surface.MODULES)
+
+
+UNDESCRIBED = """
+'''A module.'''
+#: What it is.
+TOLD = 1
+UNTOLD = 1
+def function(): pass
+def described(): '''It does.'''
+class Kind:
+    '''A kind.'''
+    def method(self): pass
+    @property
+    def size(self): pass
+    def _own(self): pass
+    def told(self): '''It does.'''
+class Bare: pass
+"""
+
+
+def test_control_a_public_name_without_a_text_is_noticed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "undescribed.py").write_text(UNDESCRIBED)
+    monkeypatch.syspath_prepend(tmp_path)
+    module = importlib.import_module("undescribed")
+    public = surface.Public(module, ("TOLD", "UNTOLD", "function", "described", "Kind", "Bare"), {})
+    names = {name.removeprefix("undescribed.") for name in lacking(public)}
+    assert names == {"UNTOLD", "function", "Kind.method", "Kind.size", "Bare"}
+
+
+@pytest.mark.stacks
+def test_no_written_page_is_wider_than_a_phone_or_reports_an_error(browser: Any, site: Path) -> None:
+    """All pages but those of the reference and of the source; pictures are there, and have a text."""
+    look(browser, min(WIDTHS), "light")
+    pages = [page for page in site.rglob("*.html") if not {"api", "source", "_static"} & set(page.parts)]
+    assert len(pages) > 40
+    for page in pages:
+        browser.get(page.as_uri())
+        wide, dumb, gone = browser.execute_script(
+            "const images = [...document.images];"
+            "return [document.scrollingElement.scrollWidth, images.filter((one) => !one.alt).length,"
+            " images.filter((one) => one.complete && one.naturalWidth === 0).length]"
+        )
+        assert (wide <= min(WIDTHS), dumb, gone) == (True, 0, 0), page
+    assert browser.get_log("browser") == []
 
 
 @pytest.mark.stacks

@@ -18,6 +18,7 @@
     server: "lies", corruption: "10", clients: "100", coordinates: "1,000,000", bits: "16", dropout: "10",
     uplink: "10", downlink: "50", cores: "1",
   };
+  const COPY = element("copy").textContent;
   let chosen = "";  // the protocol whose row the reader chose
   let taken = "";  // the protocol whose task is shown: the chosen one if it fits, else the best
 
@@ -61,8 +62,9 @@
     const stated = new URLSearchParams(location.hash.slice(1));
     for (const name of Object.keys(DEFAULTS)) {
       const control = form.elements[name];
-      control.value = stated.get(name) ?? DEFAULTS[name];
-      if (!control.value) control.value = DEFAULTS[name];  // the address names no choice of this page
+      control.value = DEFAULTS[name];
+      if (stated.get(name)) control.value = stated.get(name);
+      if (!control.value) control.value = DEFAULTS[name];  // the address names a choice that this page does not have
     }
     for (const flag of FLAGS) form.elements[flag].checked = stated.has(flag);
     chosen = stated.get("protocol") ?? "";
@@ -72,7 +74,7 @@
     const stated = new URLSearchParams(new FormData(form));
     for (const [name, value] of Object.entries(DEFAULTS)) if (stated.get(name) === value) stated.delete(name);
     if (chosen) stated.set("protocol", chosen);
-    const fragment = stated.toString().replaceAll("=on", "");
+    const fragment = stated.toString().replaceAll(/=on(?=&|$)/g, "");
     history.replaceState(null, "", `#${fragment}`);
   }
 
@@ -119,7 +121,9 @@
   function showTask(question, cost) {
     element("task").hidden = !cost;
     if (!cost) return;
-    element("snippet").textContent = snippet(taken, question);
+    const code = snippet(taken, question);
+    if (code !== element("snippet").textContent) element("copy").textContent = COPY;
+    element("snippet").textContent = code;
     const least = cost.minSurvivors;
     element("room").textContent =
       `${number(silent(question))} of ${number(question.clients)} clients are expected to fall silent. The sum of at least ` +
@@ -144,6 +148,7 @@
     if (question === null) {
       element("verdict").textContent = "Correct the marked numbers first.";
       element("table").hidden = element("task").hidden = true;
+      element("refused").replaceChildren();
       return;
     }
     const { fitting, refused } = plan(question);

@@ -15,7 +15,7 @@ from hypothesis import example, given, settings, strategies as st
 
 import secagg
 from mpc import masks
-from secagg import _clips, _kernels, fixed_point
+from secagg import _clips, _kernels, fixed_point, lanes
 from secagg.encoding import Encoding, Segment
 from secagg.errors import ConfigError, EncodingError
 from secagg.fixed_point import FixedPoint
@@ -415,6 +415,25 @@ def test_the_largest_possible_sums_decode() -> None:
     got = decode(FixedPoint(1.0, 8), sums([3 * 254, 0], 30, 6), flat(2), 3, 10)
     np.testing.assert_allclose(got.sum, [30, -30])
     assert (got.total_weight, got.clipped) == (30, 6)
+
+
+def mean_at_the_clip(protocol: Any) -> Any:
+    """What a session opens if all clients send the largest coordinate and the smallest."""
+    update = np.array([1.0, -1.0])
+    task = secagg.Task(protocol, Layout.of(update), FixedPoint(1.0, 8), max_clients=5, min_survivors=5)
+    return secagg.simulate(task, {f"c{number}": update for number in range(5)}).mean
+
+
+@pytest.mark.parametrize("protocol", [secagg.SecAgg(), secagg.AdditiveShares()], ids=lambda one: one.name)
+def test_a_sum_of_all_clients_at_the_clip_does_not_wrap(protocol: Any) -> None:
+    np.testing.assert_allclose(mean_at_the_clip(protocol), [1.0, -1.0])
+
+
+@pytest.mark.parametrize("protocol", [secagg.SecAgg(), secagg.AdditiveShares()], ids=lambda one: one.name)
+def test_control_with_one_bit_less_the_sum_wraps(protocol: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    enough = lanes.mask_bits
+    monkeypatch.setattr(lanes, "mask_bits", lambda segment, clients: enough(segment, clients) - 1)
+    assert abs(mean_at_the_clip(protocol)[0] - 1.0) > 0.5
 
 
 @pytest.mark.parametrize(
