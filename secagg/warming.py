@@ -11,8 +11,9 @@ import logging
 import os
 import sys
 import tempfile
+import threading
 from collections.abc import Iterable, Iterator
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from itertools import product
 from typing import Any, cast
@@ -55,20 +56,40 @@ def warm(task: Task) -> None:
 
 
 def play(task: Task) -> bool:
-    """Play sessions like those of ``task``, but small: without dropouts, and with one. Whether one ended well."""
+    """Play sessions like those of ``task``, but small: without dropouts, and with one. Whether one ended well.
+
+    They log nothing: their clients are invented, and may have the ids of real ones.
+    """
     for small in _smaller(task):
         count = _count(small)
         updates = dict.fromkeys((f"c{i + 1}" for i in range(count)), _zeros(small.layout))
         weights = None if small.max_weight is None else dict.fromkeys(updates, 1)
         try:
-            simulate(small, updates, weights=weights)
-            if small.min_survivors < count:
-                simulate(small, updates, weights=weights, dropouts={"c1": input_round(small.protocol)})
+            with _silence():
+                simulate(small, updates, weights=weights)
+                if small.min_survivors < count:
+                    simulate(small, updates, weights=weights, dropouts={"c1": input_round(small.protocol)})
         except (SecAggError, ValueError) as error:  # also for want of a package
             log.debug("a small session of a task was not possible: %s", error)
             continue
         return True
     return False
+
+
+@contextmanager
+def _silence() -> Iterator[None]:
+    """No line about a session from this thread; real sessions run in others."""
+    thread = threading.get_ident()
+    logger = logging.getLogger("secagg")
+
+    def from_another(record: logging.LogRecord) -> bool:
+        return record.thread != thread
+
+    logger.addFilter(from_another)
+    try:
+        yield
+    finally:
+        logger.removeFilter(from_another)
 
 
 def _count(task: Task) -> int:

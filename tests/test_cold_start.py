@@ -21,6 +21,7 @@ import pytest
 import secagg
 from mpc import masks
 from mpc.kernels import kernel as mpc_kernel
+from secagg import warming
 from secagg.protocols import named
 
 ROOT = Path(__file__).parent.parent
@@ -323,3 +324,19 @@ def test_the_steps_of_the_image_leave_nothing_to_compile() -> None:
         assert len(as_another_user(kernels)["compiled"]) > 3
         for folder in (kernels, *kernels.iterdir()):
             folder.chmod(0o755)
+
+
+def test_warming_says_nothing_of_sessions_that_nobody_played(caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.DEBUG, "secagg")
+    task = secagg.Task(
+        protocol=secagg.SecAgg(),
+        layout=secagg.Layout.of(np.zeros(3)),
+        encoding=secagg.FixedPoint(clip=1.0, bits=16),
+        max_clients=4,
+        min_survivors=3,
+    )
+    warming.warm(task)
+    assert not caplog.records, "c1 of the small session may be the id of a client that was never asked"
+    updates = dict.fromkeys(("c1", "c2", "c3", "c4"), np.zeros(3))
+    secagg.simulate(task, updates, dropouts={"c1": secagg.Round.MASKED_INPUT})
+    assert "c1 in MaskedInput: silent" in caplog.text, "the control: a session does log"

@@ -5,6 +5,7 @@ import importlib
 import importlib.util
 import re
 import textwrap
+import tomllib
 from pathlib import Path
 from types import ModuleType
 
@@ -173,3 +174,33 @@ def test_names_in_the_documents_exist(document: Path) -> None:
 def test_control_a_name_that_was_moved_is_noticed() -> None:
     assert resolves("secagg.roles.Client.contribute")
     assert not resolves("secagg._machine.Client")
+
+
+def packages(extra: list[str]) -> list[str]:
+    """The distributions that an extra names, without versions and without this one."""
+    names = [re.split(r"[<>=;]", one)[0].strip() for one in extra]
+    return [name for name in names if not name.startswith("secagg")]
+
+
+def test_the_page_of_extras_names_what_each_installs() -> None:
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    extras = project["optional-dependencies"]
+    page = (ROOT / "docs" / "install.md").read_text(encoding="utf-8")
+    rows = {row[1].strip("` "): row[3] for line in page.splitlines() if len(row := line.split("|")) == 5}
+    assert set(rows) - {"Extra", "---"} == set(extras)
+    for name in set(extras) - {"dev"}:
+        assert re.findall(r"`([^`]+)`", rows[name]) == packages(extras[name]), name
+
+
+def unknown_extras(text: str, extras: set[str]) -> set[str]:
+    """The extras of secagg that a text installs and that do not exist."""
+    lists = re.findall(r"(?:secagg|whl|['\" ]\.)\[([a-z]+(?:,[a-z]+)*)\]", text)
+    return {name for one in lists for name in one.split(",")} - extras
+
+
+def test_extras_that_texts_name_exist() -> None:
+    extras = set(tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["optional-dependencies"])
+    sources = [path for folder in ("secagg", "he", "dp", "examples") for path in (ROOT / folder).rglob("*.py")]
+    for path in [*DOCUMENTS, *(ROOT / "examples").rglob("*.md"), *sources]:
+        assert not unknown_extras(path.read_text(encoding="utf-8"), extras), path
+    assert unknown_extras("pip install '.[he,tls]' \"secagg[none]\"", extras) == {"tls", "none"}, "the control"

@@ -191,7 +191,11 @@ class ClientCore(Polling):
         most = self.settings.max_uploads_per_model
         bound = (self.party, self.task.digest)
         if self.state.is_over(session.key):
-            log.error("round %d was offered again, and its session is over: declined", session.offer.number)
+            log.error(
+                "round %d was offered again, and its session is over: declined; a second run needs a task with "
+                "another context",
+                session.offer.number,
+            )
             return "the session is over for this client"
         if not may_upload(self.state.ledger, LABEL, *bound, session=session.name, most=most):
             log.error(

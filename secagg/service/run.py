@@ -191,7 +191,8 @@ class Run:
         if (row.model, row.config) != (digest, config):
             raise ConfigError(
                 f"got another model or config for round {number} than it began with; a loop that is started again "
-                "must repeat itself, or go on with number=service.next_number(task) from a model of its own"
+                "must repeat itself, or go on with number=service.next_number(task) from a model of its own; a "
+                "second run needs a task with another context"
             )
         return await asyncio.to_thread(self._ended_round, number, row.state)
 
