@@ -15,6 +15,7 @@ from nvflare.apis.dxo import DXO, DataKind, MetaKey, from_shareable
 from nvflare.apis.event_type import EventType
 from nvflare.apis.filter import Filter
 from nvflare.apis.fl_constant import FilterKey, FLContextKey, ReturnCode
+from nvflare.apis.impl.task_controller import TaskController
 from nvflare.apis.shareable import ReservedHeaderKey, Shareable, make_reply
 from nvflare.apis.utils.task_utils import contains_lazy_download_ref, get_filters, materialize_lazy_download_refs
 from nvflare.app_common.app_constant import AppConstants
@@ -167,6 +168,7 @@ class SecureFilter(Filter):  # type: ignore[misc]
         """See NVFlare's ``FLComponent``."""
         if event_type == EventType.START_RUN:
             with self._noting():
+                _check_executors(fl_ctx)
                 site_of(self._full, fl_ctx)
             if is_log_streaming_allowed(fl_ctx) and not fl_ctx.get_prop(FLContextKey.SIMULATE_MODE):
                 log.warning(
@@ -289,6 +291,21 @@ class SecureFilter(Filter):  # type: ignore[misc]
         if after := [type(each).__name__ for each in found[first:] if not isinstance(each, SecureFilter)]:
             raise ConfigError(
                 f"got filter {after[0]} after SecureFilter, which would see no update; put it before SecureFilter"
+            )
+
+
+def _check_executors(fl_ctx: Any) -> None:
+    """``ConfigError``, and every task of the job is refused, if an executor sends results to other sites itself.
+
+    NVFlare's swarm, cyclic and cross-site workflows do so: a model leaves as a task's data, past result filters.
+    """
+    router = getattr(fl_ctx.get_prop(FLContextKey.RUNNER), "task_router", None)
+    for executor in getattr(router, "task_table", {}).values():
+        if isinstance(executor, TaskController):
+            fl_ctx.set_job_is_unsafe()
+            raise ConfigError(
+                f"got executor {type(executor).__name__}, which sends results to other sites past all filters; use "
+                "a workflow in which the server aggregates"
             )
 
 

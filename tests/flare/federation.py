@@ -106,6 +106,7 @@ class Site:
         train: Train,
         settings: Any = None,
         privacy: Any = None,
+        executor: Any = None,
     ) -> None:
         self.name, self.filters, self.sent = name, list(filters), list[bytes]()
         job = job_of(folder)
@@ -117,19 +118,21 @@ class Site:
         policy = create_privacy_manager(self.engine.workspace, names_only=False)
         self.scope = policy.default_scope
         router = TaskRouter()
-        router.add_executor(["*"], Training(name, train))
+        executor = executor or Training(name, train)
+        router.add_executor(["*"], executor)
         results = {
             f"{task}{FilterKey.DELIMITER}out": self.filters for task in ("train", "validate", "submit_model")
         }
         self.runner = ClientRunner({}, ClientRunnerConfig(router, {}, results), job, self.engine)
-        self.engine.handlers = [self.runner, *self.filters, *(policy.components or {}).values()]
+        self.engine.handlers = [self.runner, executor, *self.filters, *(policy.components or {}).values()]
+        with self.engine.new_context() as fl_ctx:
+            fl_ctx.set_prop(FLContextKey.RUNNER, self.runner, private=True, sticky=True)
         self.engine.fire(EventType.START_RUN)
 
     def run(self, request: Shareable, task: str = "train") -> Shareable:
         """Run a task; what the site would send, read again."""
         with self.engine.new_context() as fl_ctx:
             fl_ctx.set_peer_context(peer("server", fl_ctx.get_job_id()))
-            fl_ctx.set_prop(FLContextKey.RUNNER, self.runner, private=True, sticky=False)
             fl_ctx.set_prop(FLContextKey.SCOPE_OBJECT, self.scope, private=True, sticky=False)
             reply = self.runner._process_task(TaskAssignment(task, "1", copy(request)), fl_ctx)
         self.sent.append(fobs.dumps(dict(reply)))

@@ -215,3 +215,29 @@ class TestTrainingUnderAnotherName:
 
         monkeypatch.setattr(SecureFilter, "_hold_back", lambda *_: None)
         assert (scene.sent(tmp_path)["DXO"]["data"]["numpy_key"] == scene.SECRET).all()
+
+
+@attack(
+    title=(
+        "A job of NVFlare's own swarm, cyclic or cross-site workflows: a site's executor sends its model to "
+        "another site as the data of a task, which result filters don't see"
+    ),
+    attacker="whoever submits the job, with one other site",
+    defence="a job with an executor that sends tasks itself is unsafe: all its tasks are refused (`SecureFilter`)",
+    control="without that look at the executors: the victim's model",
+    source="own",
+)
+class TestExecutorsThatSendTasks:
+    def test_refused(self, tmp_path: Path, caplog: Any) -> None:
+        from tests.flare import test_other_tasks as scene
+
+        assert scene.swarm(tmp_path) == ("UNSAFE_JOB", b"")
+        assert "got executor Swarming, which sends results to other sites past all filters" in caplog.text
+
+    def test_control_succeeds(self, tmp_path: Path, monkeypatch: Any) -> None:
+        from secagg.integrations import _flare_site
+        from tests.flare import test_other_tasks as scene
+
+        monkeypatch.setattr(_flare_site, "_check_executors", lambda *_: None)
+        _, sent = scene.swarm(tmp_path)
+        assert scene.SECRET.tobytes() in sent

@@ -10,14 +10,19 @@ import pytest
 
 pytest.importorskip("nvflare", reason="needs NVFlare: pip install 'secagg[nvflare]'")
 
+from nvflare.apis.controller_spec import Task
 from nvflare.apis.dxo import DXO, DataKind
 from nvflare.apis.fl_constant import ReturnCode
-from nvflare.apis.shareable import ReservedHeaderKey, Shareable
+from nvflare.apis.fl_context import FLContext
+from nvflare.apis.impl.task_controller import TaskController
+from nvflare.apis.shareable import ReservedHeaderKey, Shareable, make_reply
 from nvflare.app_common.abstract.fl_model import FLModel, ParamsType
 from nvflare.app_common.utils.fl_model_utils import FLModelUtils
+from nvflare.fuel.utils import fobs
 
 from secagg.integrations.flare import SecureFilter
-from tests.flare.federation import MODEL, Site
+from tests.flare.document import policy
+from tests.flare.federation import MODEL, Site, Training
 from tests.flare.scenes import make_task
 
 SECRET = np.random.default_rng(7).uniform(1, 2, MODEL["numpy_key"].shape).astype(np.float32)
@@ -33,6 +38,30 @@ def sent(folder: Path, result: Any = train, *, task: str = "train_again", settin
     site = Site(folder, "site-1", [SecureFilter(make_task("semi-honest"))], result, settings)
     request = FLModelUtils.to_shareable(FLModel(params=MODEL, params_type=ParamsType.FULL, current_round=0))
     return site.run(request, task)
+
+
+class Swarming(Training, TaskController):
+    """An executor that sends each result on as a task of its own, as those of NVFlare's swarm learning do."""
+
+    def execute(self, task_name: str, shareable: Shareable, fl_ctx: FLContext, abort_signal: Any) -> Any:
+        result = super().execute(task_name, shareable, fl_ctx, abort_signal)
+        self.broadcast_and_wait(Task("report", result, timeout=1), fl_ctx, targets=["server"])
+        return make_reply(ReturnCode.OK)
+
+
+def swarm(folder: Path) -> tuple[str, bytes]:
+    """A site with the filter in ``privacy.json``: its return code, and what leaves it in tasks of its own."""
+    task, sent = SecureFilter(make_task("semi-honest")), list[bytes]()
+    site = Site(folder, "site-1", [], train, {}, policy(task.task), Swarming("site-1", train))
+
+    def send(request: Shareable, targets: list[str], **_: Any) -> dict[str, Shareable]:
+        sent.append(fobs.dumps(dict(request)))
+        return {target: make_reply(ReturnCode.OK) for target in targets}
+
+    engine: Any = site.engine
+    engine.validate_targets, engine.send_aux_request = lambda names: ([], []), send
+    request = FLModelUtils.to_shareable(FLModel(params=MODEL, params_type=ParamsType.FULL, current_round=0))
+    return site.run(request, "swarm_learn").get_return_code(), b"".join(sent)
 
 
 def metrics(**values: Any) -> Any:
