@@ -14,7 +14,7 @@ import numpy as np
 from nvflare.apis.dxo import DXO, DataKind, MetaKey, from_shareable
 from nvflare.apis.event_type import EventType
 from nvflare.apis.filter import Filter
-from nvflare.apis.fl_constant import FilterKey, FLContextKey, ReturnCode
+from nvflare.apis.fl_constant import FilterKey, FLContextKey, ReservedTopic, ReturnCode
 from nvflare.apis.impl.task_controller import TaskController
 from nvflare.apis.shareable import ReservedHeaderKey, Shareable, make_reply
 from nvflare.apis.utils.task_utils import contains_lazy_download_ref, get_filters, materialize_lazy_download_refs
@@ -74,22 +74,23 @@ def request_digest(job: str, task_name: str, request: Mapping[str, Any]) -> byte
 
 
 def _only_the_server(cell: Any, job: str) -> None:
-    """Drop messages of our topic that the server's cell has not sent.
+    """Drop messages of our topic that the server's cell has not sent, and tasks that come as messages.
 
-    All sites of a job may send such messages, and the context of a message is what its sender says of itself.
+    All sites of a job may send such messages, and the context of a message is what its sender says of itself. A
+    site fetches its tasks; only workflows between sites, which :func:`_check_executors` refuses, send them.
     """
     servers = FQCN.ROOT_SERVER, FQCN.join([FQCN.ROOT_SERVER, job])  # in a simulator, and in a job's own process
-    own = CellChannel.AUX_COMMUNICATION, TOPIC
+    own, tasks = ((CellChannel.AUX_COMMUNICATION, topic) for topic in (TOPIC, ReservedTopic.DO_TASK))
 
     def drop(message: Message) -> Message | None:
         get = message.get_header
         names = [(get(kind.CHANNEL), get(kind.TOPIC)) for kind in (MessageHeaderKey, StreamHeaderKey)]
-        if own not in names or get(MessageHeaderKey.ORIGIN) in servers:
+        if tasks not in names and (own not in names or get(MessageHeaderKey.ORIGIN) in servers):
             return None
-        log.warning("secagg: dropped a message from %.80r, which is not the server", get(MessageHeaderKey.ORIGIN))
+        log.warning("secagg: dropped a message from %.80r, which may not send it", get(MessageHeaderKey.ORIGIN))
         return Message()
 
-    for channel, topic in (own, (STREAM_CHANNEL, STREAM_DATA_TOPIC)):
+    for channel, topic in (own, tasks, (STREAM_CHANNEL, STREAM_DATA_TOPIC)):
         cell.core_cell.add_incoming_request_filter(channel, topic, drop)
 
 

@@ -10,6 +10,7 @@ import pytest
 
 pytest.importorskip("nvflare", reason="needs NVFlare: pip install 'secagg[nvflare]'")
 
+from nvflare.apis.fl_constant import ReservedTopic
 from nvflare.apis.shareable import Shareable
 from nvflare.fuel.f3.cellnet.defs import CellChannel, MessageHeaderKey
 from nvflare.fuel.f3.message import Message
@@ -70,7 +71,7 @@ def test_control_without_the_guard_the_peer_has_the_victims_update(tmp_path: Pat
 
 
 @pytest.mark.parametrize("kind", [MessageHeaderKey, StreamHeaderKey])
-def test_the_guard_drops_our_topic_alone_in_streams_too(kind: Any) -> None:
+def test_the_guard_drops_our_topic_and_tasks_in_streams_too(kind: Any) -> None:
     guards: dict[Any, Any] = {}
 
     class Cell:
@@ -80,10 +81,12 @@ def test_the_guard_drops_our_topic_alone_in_streams_too(kind: Any) -> None:
     cell = Cell()
     cell.core_cell = cell  # type: ignore[attr-defined]
     _flare_site._only_the_server(cell, "job")
-    assert guards.keys() == {(CellChannel.AUX_COMMUNICATION, TOPIC), (STREAM_CHANNEL, STREAM_DATA_TOPIC)}
+    topics = [(CellChannel.AUX_COMMUNICATION, topic) for topic in (TOPIC, ReservedTopic.DO_TASK)]
+    assert guards.keys() == {*topics, (STREAM_CHANNEL, STREAM_DATA_TOPIC)}
     for topic, origin, dropped in [
         (TOPIC, "site-1.job", True), (TOPIC, "server.other", True), (TOPIC, "server", False), (TOPIC, None, True),
         (TOPIC, "server.job", False), ("another", "site-1.job", False),
+        (ReservedTopic.DO_TASK, "site-1.job", True), (ReservedTopic.DO_TASK, "server.job", True),
     ]:  # fmt: skip
         headers = {kind.CHANNEL: CellChannel.AUX_COMMUNICATION, kind.TOPIC: topic, MessageHeaderKey.ORIGIN: origin}
         for guard in guards.values():
