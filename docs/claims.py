@@ -22,9 +22,9 @@ files keep the claim, which tests show it, and the *controls*. A control removes
 breaks one thing, and shows that the test then fails or that the attacker then has what it wanted.
 A test without one may pass for no reason.
 
-The attacks on protocols and on the service have a page of their own, [attacks.md](attacks.md):
+The attacks on protocols and on the service have a page of their own, [attacks](attacks.md):
 there each row has its test and its control. What is *not* claimed is in
-[limitations.md](limitations.md) and in the [threat model](threat-model.md).
+[limitations](limitations.md) and in the [threat model](threat-model.md).
 """
 
 

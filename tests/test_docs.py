@@ -103,6 +103,21 @@ def test_control_a_heading_that_was_renamed_is_noticed() -> None:
     assert anchors("# A [link](x.md), `code`\n```\n# no heading\n```\n") == {"a-link-code"}
 
 
+def named_by_file(text: str) -> list[str]:
+    """Links whose text is the name of a page's file, which a reader of the site never sees."""
+    return re.findall(r"\[(?:[\w-]+/)*[a-z][\w-]*\.md\]\([^)]*\)", text)
+
+
+def test_links_between_pages_are_named_in_words() -> None:
+    pages = [path for path in DOCUMENTS if path.parent != ROOT]
+    assert {
+        str(path.relative_to(ROOT)): named for path in pages if (named := named_by_file(path.read_text("utf-8")))
+    } == {}
+    assert named_by_file("see [privacy.md](../privacy.md) or [privacy](../privacy.md)") == [
+        "[privacy.md](../privacy.md)"
+    ]
+
+
 def too_wide(text: str) -> list[str]:
     """Lines of prose of more than 100 characters; tables and code may be wider."""
     prose = re.sub(r"^ *```.*?^ *```", "", text, flags=re.DOTALL | re.MULTILINE)
