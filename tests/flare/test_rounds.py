@@ -15,11 +15,13 @@ pytest.importorskip("nvflare", reason="needs NVFlare: pip install 'secagg[nvflar
 from nvflare.apis.dxo import DXO, DataKind, MetaKey
 from nvflare.apis.shareable import Shareable
 from nvflare.app_common.abstract.fl_model import FLModel
+from nvflare.app_common.utils.fl_model_utils import FLModelUtils
 
 import secagg
 from secagg.identity import load_roster
 from secagg.integrations._flare_site import request_digest
 from secagg.integrations._shared import party
+from secagg.integrations._shared.digests import arguments_digest
 from secagg.integrations._shared.sessions import Sessions
 from secagg.integrations.flare import with_metrics
 from tests.flare.federation import MODEL
@@ -85,6 +87,14 @@ def test_a_request_in_fewer_bits_has_another_digest() -> None:
         for value in (0.5, np.float64(0.5), np.full((), 0.5))
     ]
     assert digests[0] == digests[1] != digests[2]
+
+
+def test_the_same_request_in_another_job_or_task_has_another_digest() -> None:
+    """Otherwise a site whose ledger is shared by jobs would take the session of one for the other's."""
+    request = FLModelUtils.to_shareable(FLModel(params=MODEL, current_round=0))
+    names = [(job, task) for job in ("one", "two") for task in ("train", "train_again")]
+    assert len({request_digest(job, task, request) for job, task in names}) == len(names)
+    assert len({arguments_digest("nvflare", job, MODEL, {"rate": 1.0}) for job, _ in names}) == 2
 
 
 def third_sum(folder: Path) -> Any:
