@@ -31,7 +31,6 @@ RUN = {
     ("docs/extending.md", "python", "Session("): "tests/examples/test_own_protocol.py",
     ("docs/federated.md", "python", ""): "tests/secagg/federated/test_documents.py",
     ("docs/flower.md", "python", ""): "tests/integrations/test_flower_document.py",
-    ("docs/flower.md", "", "--node-config"): "tests/integrations/test_flower_document.py",
     ("docs/learn/your_training_loop.md", "python", ""): "tests/examples/test_learn.py",
     ("docs/nvflare.md", "python", "TASK = "): "tests/flare/test_document.py",
     ("docs/nvflare.md", "python", "add_client_output_filter"): "tests/flare/test_document.py",

@@ -18,6 +18,7 @@ NEEDS = {"scikit-learn": ("sklearn",), "PyTorch": ("sklearn", "torch"), "Keras":
 
 def test_the_page_has_a_loop_for_each_framework() -> None:
     assert set(BLOCKS) == set(NEEDS)
+    assert PAGE.read_text(encoding="utf-8").count("```python") == len(BLOCKS), "one block in each section"
     assert all(sum(bool(line.strip()) for line in block.splitlines()) <= 32 for block in BLOCKS.values())
 
 
