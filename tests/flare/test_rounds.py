@@ -13,18 +13,22 @@ import pytest
 pytest.importorskip("nvflare", reason="needs NVFlare: pip install 'secagg[nvflare]'")
 
 from nvflare.apis.dxo import DXO, DataKind, MetaKey
+from nvflare.apis.event_type import EventType
 from nvflare.apis.shareable import Shareable
 from nvflare.app_common.abstract.fl_model import FLModel
 from nvflare.app_common.utils.fl_model_utils import FLModelUtils
 
 import secagg
 from secagg.identity import load_roster
+from secagg.integrations import _flare_site
 from secagg.integrations._flare_site import request_digest
 from secagg.integrations._shared import party
 from secagg.integrations._shared.digests import arguments_digest
 from secagg.integrations._shared.sessions import Sessions
+from secagg.integrations._shared.statements import write
 from secagg.integrations.flare import with_metrics
-from tests.flare.federation import MODEL
+from tests.flare import scenes
+from tests.flare.federation import MODEL, job_of
 from tests.flare.scenes import LIES, SITES, VICTIM, make_federation, make_task, update
 
 
@@ -38,6 +42,30 @@ def test_a_round_gives_the_mean_of_the_differences(tmp_path: Path) -> None:
     result = federation.round(0)
     assert is_the_mean(result, SITES)
     assert (result.params_type, result.metrics) == ("DIFF", None)
+
+
+def test_a_script_that_changes_the_model_in_place_sends_its_difference_too(
+    tmp_path: Path, monkeypatch: Any
+) -> None:
+    def train(site: str, request: Shareable) -> FLModel:
+        model = FLModelUtils.from_shareable(request)
+        model.params["numpy_key"] += update(site)
+        return FLModel(params=model.params)
+
+    monkeypatch.setattr(scenes, "train", train)
+    assert is_the_mean(make_federation(tmp_path).round(0), SITES)
+
+
+def test_a_site_forgets_its_update_at_the_end_of_the_run(tmp_path: Path) -> None:
+    federation = make_federation(tmp_path)
+    federation.round(0)
+    victim = federation.sites[VICTIM]
+    site = _flare_site._SITES[job_of(tmp_path), VICTIM]
+    assert site.training is not None
+    victim.engine.fire(EventType.END_RUN)
+    assert site.training is None
+    answer = victim.ask(_flare_site.TOPIC, Shareable(write(make_task())))
+    assert "after this site has left the job" in answer["refusal"]
 
 
 def test_metrics_and_weights_may_be_numbers_of_numpys(tmp_path: Path) -> None:
