@@ -14,11 +14,15 @@ pytest.importorskip("nvflare", reason="needs NVFlare: pip install 'secagg[nvflar
 
 from nvflare.apis.dxo import DXO, DataKind, MetaKey
 from nvflare.apis.event_type import EventType
+from nvflare.apis.fl_component import FLComponent
 from nvflare.apis.shareable import Shareable
 from nvflare.app_common.abstract.fl_model import FLModel
+from nvflare.app_common.app_constant import AppConstants
+from nvflare.app_common.app_event_type import AppEventType
 from nvflare.app_common.utils.fl_model_utils import FLModelUtils
 
 import secagg
+from secagg.errors import ConfigError
 from secagg.identity import load_roster
 from secagg.integrations import _flare_site
 from secagg.integrations._flare_site import request_digest
@@ -54,6 +58,42 @@ def test_a_script_that_changes_the_model_in_place_sends_its_difference_too(
 
     monkeypatch.setattr(scenes, "train", train)
     assert is_the_mean(make_federation(tmp_path).round(0), SITES)
+
+
+class Best(FLComponent):  # type: ignore[misc]
+    """Notes for which means NVFlare was told that the model is the best one yet."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.values: list[float] = []
+
+    def handle_event(self, event_type: str, fl_ctx: Any) -> None:
+        if event_type == AppEventType.GLOBAL_BEST_MODEL_AVAILABLE:
+            self.values.append(fl_ctx.get_prop(AppConstants.VALIDATION_RESULT))
+
+
+@pytest.mark.parametrize(("mode", "best"), [("min", [3.0, 2.0, 1.0]), ("max", [3.0])])
+def test_the_best_model_is_chosen_by_the_mean_of_the_key_metric(
+    mode: str, best: list[float], tmp_path: Path, monkeypatch: Any
+) -> None:
+    losses, noted = [3.0, 2.0, 2.5, 1.0], Best()
+
+    def train(site: str, request: Shareable) -> FLModel:
+        model = FLModelUtils.from_shareable(request)
+        return FLModel(params=model.params, metrics={"loss": losses[model.current_round]})
+
+    monkeypatch.setattr(scenes, "train", train)
+    federation = make_federation(tmp_path, with_metrics(make_task(), {"loss": 8.0}))
+    federation.aggregator.key_metric, federation.aggregator.key_metric_mode = "loss", mode
+    federation.handlers.append(noted)
+    for number in range(len(losses)):
+        federation.round(number, {"numpy_key": MODEL["numpy_key"] + np.float32(number)})
+    assert noted.values == pytest.approx(best, abs=1e-5)
+
+
+def test_a_model_that_does_not_fit_the_task_is_named_by_the_server(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=r"'numpy_key' has shape \(3,\); the task's layout says \(4, 5\)"):
+        make_federation(tmp_path).round(0, {"numpy_key": np.zeros(3)})
 
 
 def test_a_site_forgets_its_update_at_the_end_of_the_run(tmp_path: Path) -> None:
