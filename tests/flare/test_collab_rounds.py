@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 import threading
 from pathlib import Path
 from typing import Any
@@ -117,11 +118,19 @@ class Failing(Client):
         return super().train(model, rate)
 
 
+class Exiting(Client):
+    def train(self, model: Any, rate: float = 1.0) -> Any:
+        if collab.site_name == VICTIM:
+            sys.exit("a secret of this site")
+        return super().train(model, rate)
+
+
 @pytest.mark.parametrize(
     ("client", "reason"),
     [
         (Careless, "got something else from train than a model and its metrics; return both"),
         (Failing, "got a site that can't take part; its log says why"),
+        (Exiting, "got a site that can't take part; its log says why"),
     ],
 )
 def test_a_training_that_fails_drops_its_site(client: Any, reason: str, tmp_path: Path, caplog: Any) -> None:

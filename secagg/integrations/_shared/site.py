@@ -142,7 +142,7 @@ class Site:
         except (RefusalError, EncodingError) as error:
             self.log.error("secagg: this site takes no part: %s", error)
             return refuse(str(error))
-        except Exception as error:
+        except (Exception, SystemExit) as error:  # a script may end by sys.exit()
             self.log.error("secagg: this site takes no part: %s", error, exc_info=True)
             return refuse("got a site that can't take part; its log says why")
 
