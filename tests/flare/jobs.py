@@ -10,6 +10,7 @@ from nvflare.app_common.np.recipes.fedavg import NumpyFedAvgRecipe
 import secagg
 from secagg.integrations.flare import secured
 from secagg.keygen import write_identities
+from secagg.table import contribution_round
 
 SCRIPT = Path(__file__).parent / "train.py"
 MODEL = [[0.5] * 5] * 4
@@ -75,5 +76,6 @@ def secure(folder: Path, *, protocol: str = "SecAgg", sites: int, **options: Any
         }
         (settings / f"{name}.json").write_text(json.dumps(content))
     # Nobody waits longer for a site that died when it was asked for its input.
-    recipe = secured(NumpyFedAvgRecipe, task, roster=roster, metrics=METRICS, deadlines={"MaskedInput": 20.0})
+    deadlines = {contribution_round(task.protocol): 20.0}
+    recipe = secured(NumpyFedAvgRecipe, task, roster=roster, metrics=METRICS, deadlines=deadlines)
     return recipe(**arguments(folder, sites=sites, **options))

@@ -24,7 +24,8 @@ from nvflare.apis.workspace import Workspace
 from nvflare.app_common.filters.percentile_privacy import PercentilePrivacy
 from nvflare.app_common.widgets.component_path_authorizer import ComponentPathAuthorizer
 
-from secagg.errors import Aborted
+from secagg.errors import Aborted, ConfigError
+from secagg.integrations._shared.settings import read_settings
 from secagg.integrations.flare import SecureFilter
 from secagg.keygen import write_identities
 from tests.flare.federation import Federation
@@ -59,6 +60,14 @@ def unknown(folder: Path, settings: Settings) -> None:
     settings["secagg-keys"] = "x"
 
 
+def in_the_folder(folder: Path, settings: Settings) -> None:
+    settings["secagg-dir"] = "ledger"
+
+
+def of_a_party_in_the_folder(folder: Path, settings: Settings) -> None:
+    settings["parties"] = {"dec": {"role": "decryptor", "secagg-key": "dec.pem", "secagg-dir": "/dec"}}
+
+
 NO_RESULT = "no result of the training; its log says why"
 CANT = "got a node that can't take part with its config and files; its log says why"
 # What is wrong in the settings; what the site's log says; what the server's says.
@@ -85,6 +94,16 @@ SETTINGS = {
     "an unknown setting": (
         unknown,
         "got settings .*secagg.json with secagg-keys; expected .* secagg-dir",
+        NO_RESULT,
+    ),
+    "a folder in each job's own": (
+        in_the_folder,
+        "got settings .*secagg.json with secagg-dir='ledger'; expected an absolute path",
+        NO_RESULT,
+    ),
+    "a party's key in each job's own": (
+        of_a_party_in_the_folder,
+        "got settings .*secagg.json with secagg-key='dec.pem'; expected an absolute path",
         NO_RESULT,
     ),
 }
@@ -220,3 +239,10 @@ def test_a_list_of_classes_without_ours_names_the_class_and_the_list(tmp_path: P
     ):
         check(["nvflare."])
     check(["nvflare.", "secagg.integrations.flare."])
+
+
+def test_a_link_to_settings_that_are_gone_is_not_a_site_without_settings(tmp_path: Path) -> None:
+    (tmp_path / "secagg.json").symlink_to(tmp_path / "volume" / "secagg.json")
+    with pytest.raises(ConfigError, match=r"got settings .*secagg\.json that can't be read"):
+        read_settings("site-1", tmp_path)
+    assert read_settings("site-1", tmp_path / "local") == {}

@@ -282,7 +282,7 @@ def test_parties_that_nobody_hosts_are_named(tmp_path: Path, caplog: Any) -> Non
 
 
 def test_the_settings_of_a_hosted_party_are_checked_by_name(tmp_path: Path, caplog: Any) -> None:
-    parties = {"d": {"role": "decryptor", "secagg-key": "k", "secagg-dir": "f", "sealing": "s"}}
+    parties = {"d": {"role": "decryptor", "secagg-key": "/k", "secagg-dir": "/f", "sealing": "s"}}
     federation = Federation(tmp_path, settings={VICTIM: {"parties": parties}})
     assert goes_on_without_the_victim(federation, "got a site that can't take part", caplog)
     assert "got settings ['role', 'sealing', 'secagg-dir', 'secagg-key', 'secagg-roster'] of party d" in caplog.text

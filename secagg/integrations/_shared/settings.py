@@ -15,12 +15,14 @@ _KEYS = {
     "secagg-key", "secagg-roster", "secagg-dir", "secagg-he-key", "secagg-epsilon", "secagg-delta",
     "secagg-evaluate", "parties",
 }  # fmt: skip
+_PATHS = {"secagg-key", "secagg-roster", "secagg-dir", "secagg-he-key", "secagg-sealing-key"}
 
 
 def read_settings(site: str, local: str | os.PathLike[str], *, required: bool = True) -> dict[str, Any]:
     """What a site's operator has set: ``secagg.json`` in ``local``, or what the variable SECAGG_SITE names.
 
-    ``ConfigError`` for a file that is not a JSON object or has an unknown key, and if the variable names no file.
+    ``ConfigError`` for a file that can't be read, is not a JSON object or has an unknown key, for a path that is
+    not absolute, and if the variable names no file.
     """
     place = os.environ.get(_PLACE)
     path = Path(local) / _SETTINGS if place is None else Path(place)
@@ -30,20 +32,33 @@ def read_settings(site: str, local: str | os.PathLike[str], *, required: bool = 
         )
     if place is not None and path.is_dir():
         path /= f"{site}.json"
-    if not path.exists():
+    if not os.path.lexists(path):  # a link to a volume that is not mounted is no site without settings
         if place is not None and required:
             raise ConfigError(f"got {_PLACE}={place}, and no file {path}; expected the settings of site {site}")
         return {}
     try:
         found = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise ConfigError(f"got settings {path} that can't be read: {error}; expected a JSON object") from error
     expected = f"expected a JSON object of {', '.join(sorted(_KEYS))}"
     if not isinstance(found, dict):
         raise ConfigError(f"got settings {path} that are a {type(found).__name__}; {expected}")
     if wrong := sorted(found.keys() - _KEYS):
         raise ConfigError(f"got settings {path} with {', '.join(wrong):.200}; {expected}")
+    parties = found["parties"].values() if isinstance(found.get("parties"), dict) else ()
+    for own in [found, *(own for own in parties if isinstance(own, dict))]:
+        for name in sorted(own.keys() & _PATHS):
+            _check_path(path, name, own[name])
     return found
+
+
+def _check_path(path: Path, name: str, value: Any) -> None:
+    """``ConfigError`` for a path that means another file, or another ledger, in each folder that a job runs in."""
+    if not (isinstance(value, str) and Path(value).is_absolute()):
+        raise ConfigError(
+            f"got settings {path} with {name}={value!r:.80}; expected an absolute path, because NVFlare runs sites "
+            "in folders of their own"
+        )
 
 
 def roster_path(roster: Any) -> str | None:
