@@ -140,7 +140,7 @@ class SecureAggregator(ModelAggregator):  # type: ignore[misc]
 
     @property
     def outcomes(self) -> list[Outcome]:
-        """The outcomes of the rounds that succeeded."""
+        """The outcomes of the rounds that succeeded; the newest alone keeps its mean and sum."""
         return [] if self._rounds is None else self._rounds.outcomes
 
     @property
@@ -307,7 +307,7 @@ class SecureServer:
 
     @property
     def outcomes(self) -> list[Outcome]:
-        """The outcomes of the rounds that succeeded."""
+        """The outcomes of the rounds that succeeded; the newest alone keeps its mean and sum."""
         return [] if self._rounds is None else self._rounds.outcomes
 
     @property

@@ -46,6 +46,10 @@ def test_a_round_gives_the_mean_of_the_differences(tmp_path: Path) -> None:
     result = federation.round(0)
     assert is_the_mean(result, SITES)
     assert (result.params_type, result.metrics) == ("DIFF", None)
+    federation.round(1, {"numpy_key": MODEL["numpy_key"] + 1})
+    first, second = federation.aggregator.outcomes
+    assert (first.survivors, first.mean, first.sum) == (tuple(SITES), None, None)
+    assert is_the_mean(FLModel(params=second.mean), SITES)
 
 
 def test_a_script_that_changes_the_model_in_place_sends_its_difference_too(

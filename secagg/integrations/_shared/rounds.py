@@ -8,6 +8,7 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping
+from dataclasses import replace
 from typing import Any
 
 from secagg.errors import Aborted, ConfigError, EncodingError, LocalProtocolError
@@ -41,7 +42,8 @@ class Rounds:
       none within the seconds. It is called from threads, once at a time for each party.
     - ``check_running``: raises ``Aborted`` when the run ends.
 
-    A round that fails is one ERROR line. ``outcomes`` has the outcomes of the others, ``failures`` the lines.
+    A round that fails is one ERROR line. ``outcomes`` has the outcomes of the others, of which the newest alone
+    keeps its mean and sum; ``failures`` has the lines.
     """
 
     def __init__(
@@ -98,6 +100,8 @@ class Rounds:
             self._log.warning("secagg: round %d went on%s", number, without(self._left_out))
         level, clipped = clipping(outcome, self.task)
         self._log.log(level, "secagg: round %d: %d updates in the sum%s", number, len(outcome.survivors), clipped)
+        if self.outcomes:  # otherwise a long job fills the server's memory with models
+            self.outcomes[-1] = replace(self.outcomes[-1], mean=None, sum=None)
         self.outcomes.append(outcome)
         return outcome
 
