@@ -102,7 +102,7 @@ class Server:
                 roster=f"{self.folder}/keys/{name}/roster.json",
                 metrics=METRICS,
                 parties=self.parties[name],
-                deadlines={"MaskedInput": 10.0 if name.endswith("dies") else 60.0},
+                deadlines={"MaskedInput": 10.0} if name.endswith("dies") else 60.0,
                 target=name,
             )
             model = MODEL
