@@ -60,6 +60,12 @@ def test_control_a_test_that_was_renamed_is_noticed() -> None:
     assert not claims.exists("tests/test_old.py")
 
 
+def test_what_is_cited_is_this_version() -> None:
+    version = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]["version"]
+    assert f"\nversion: {version}\n" in (ROOT / "CITATION.cff").read_text(encoding="utf-8")
+    assert f"version = {{{version}}}" in (ROOT / "docs" / "citing.md").read_text(encoding="utf-8")
+
+
 def test_tables_of_the_benchmarks_are_those_of_the_results() -> None:
     text = benchmark_tables.DOCUMENT.read_text(encoding="utf-8")
     assert benchmark_tables.redraw(text, benchmark_tables.tables(benchmark_tables.RESULTS)) == text, "run make docs"
