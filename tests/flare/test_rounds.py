@@ -5,6 +5,7 @@ from __future__ import annotations
 import shutil
 import threading
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -20,6 +21,7 @@ from nvflare.app_common.abstract.fl_model import FLModel
 from nvflare.app_common.app_constant import AppConstants
 from nvflare.app_common.app_event_type import AppEventType
 from nvflare.app_common.utils.fl_model_utils import FLModelUtils
+from nvflare.app_common.workflows.fedavg import FedAvg
 
 import secagg
 from secagg.errors import ConfigError
@@ -30,7 +32,7 @@ from secagg.integrations._shared import party
 from secagg.integrations._shared.digests import arguments_digest
 from secagg.integrations._shared.sessions import Sessions
 from secagg.integrations._shared.statements import write
-from secagg.integrations.flare import with_metrics
+from secagg.integrations.flare import SecureFedAvg, with_metrics
 from tests.flare import scenes
 from tests.flare.federation import MODEL, job_of
 from tests.flare.scenes import LIES, SITES, VICTIM, make_federation, make_task, update
@@ -62,6 +64,21 @@ def test_a_script_that_changes_the_model_in_place_sends_its_difference_too(
 
     monkeypatch.setattr(scenes, "train", train)
     assert is_the_mean(make_federation(tmp_path).round(0), SITES)
+
+
+def test_fedavg_asks_the_rosters_clients_and_gives_them_the_time_of_a_training(
+    tmp_path: Path, monkeypatch: Any
+) -> None:
+    """A site that the roster does not list as a client may host a party, and does not train."""
+    sent: list[Any] = []
+    monkeypatch.setattr(FedAvg, "send_model", lambda self, **named: sent.append(named["timeout"]))
+    controller = SecureFedAvg(num_clients=4, aggregator=make_federation(tmp_path).aggregator, training_seconds=7)
+    joined = [SimpleNamespace(name=name) for name in [*SITES, "site-5"]]
+    controller.engine = SimpleNamespace(get_clients=lambda: joined)
+    assert sorted(controller.sample_clients()) == SITES
+    assert all("site-5" not in controller.sample_clients(3) for _ in range(20))
+    controller.send_model(targets=SITES)
+    assert sent == [7]
 
 
 class Best(FLComponent):  # type: ignore[misc]
