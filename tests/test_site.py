@@ -35,9 +35,12 @@ def test_control_what_a_page_must_not_have_is_noticed(tmp_path: Path) -> None:
     (tmp_path / "b.html").write_text('<a href="c.html">c</a><script src="https://example.org/x.js"></script>')
     (tmp_path / "c.css").write_text("@font-face { src: url(//example.org/font.woff2) }")
     (tmp_path / "d.html").write_text('<a href="a.html#nowhere">a</a>')
+    type_of = '<a class="reference internal" href="a.html" title="{0}"><span class="pre">{0}</span></a>'
+    (tmp_path / "e.html").write_text(type_of.format("bytes") + type_of.format("Task"))
     problems = "\n".join(broken(tmp_path.resolve()))
-    assert len(problems.splitlines()) == 5
+    assert len(problems.splitlines()) == 6
     assert "c.html leads to no file" in problems
+    assert "the built-in bytes leads to a.html" in problems
     assert "b.html#there leads to no anchor" in problems
     assert "a.html#nowhere leads to no anchor" in problems
     assert problems.count("from another host") == 2

@@ -2,10 +2,12 @@
 
 Each link of each page leads to a page of the site, and to an anchor that this page has. No page and no style takes
 anything from another host: a reader may follow a link to one, but the browser asks for nothing there by itself.
+No built-in type in a signature leads to something of this library that only has the same name.
 """
 
 from __future__ import annotations
 
+import builtins
 import re
 import sys
 from collections.abc import Iterator
@@ -15,6 +17,7 @@ from pathlib import Path
 from urllib.parse import unquote
 
 _FOREIGN = re.compile(r"^(?:[a-z][a-z0-9+.-]*:)?//|^(?!data:|mailto:)[a-z][a-z0-9+.-]*:", re.IGNORECASE)
+_IN_SIGNATURE = re.compile(r'<a class="reference internal" href="([^"]*)"[^>]*><span class="pre">(\w+)</span>')
 _LOADED = {"src", "srcset", "poster", "data", "background"}  # attributes whose target is loaded with the page
 
 
@@ -26,6 +29,7 @@ class Page(HTMLParser):
         self.anchors: set[str] = set()
         self.links: list[str] = []
         self.loaded: list[str] = []
+        self.mistaken = [(name, to) for to, name in _IN_SIGNATURE.findall(text) if hasattr(builtins, name)]
         self.feed(text)
 
     def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
@@ -52,6 +56,7 @@ def broken(site: Path) -> Iterator[str]:
     page_of.cache_clear()
     for path in sorted(site.rglob("*.html")):
         page = page_of(path)
+        yield from (f"{path}: the built-in {name} leads to {target}" for name, target in page.mistaken)
         for target in page.loaded:
             if _FOREIGN.match(target):
                 yield f"{path}: loads {target} from another host"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import builtins
 import contextlib
 import importlib
 import inspect
@@ -99,13 +100,20 @@ def shorten(
 
 
 def tidy(app: Sphinx, tree: nodes.document) -> None:
-    """Leave out that a class without a base has the base ``object``, and values that fill many lines."""
+    """Leave out that a class has the base ``object``, values that fill many lines, and links of built-in types.
+
+    Sphinx takes an attribute of any class for a type of the same name: ``bytes`` for ``RoundStatus.bytes``.
+    """
     for paragraph in list(tree.findall(nodes.paragraph)):
         if paragraph.astext() == "Bases: object":
             paragraph.parent.remove(paragraph)
     for value in tree.findall(addnodes.desc_annotation):
         if value.astext().lstrip().startswith("=") and len(value.astext()) > _LONGEST:
             value.children = [nodes.Text(" = …")]
+    for name in list(tree.findall(addnodes.pending_xref)):
+        role = name.get("refdomain"), name.get("reftype")
+        if role == ("py", "class") and hasattr(builtins, name["reftarget"]):
+            name.parent.replace(name, nodes.Text(name["reftarget"]))
 
 
 def resolve(

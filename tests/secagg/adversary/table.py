@@ -50,9 +50,6 @@ GROUPS = {
 INTRODUCTION = """\
 # Attacks
 
-`python -m tests.secagg.adversary.table` writes this page from the tests under
-`tests/secagg/adversary/` and those of Flower and NVFlare; don't edit it.
-
 Each row is a test with two halves. In the first, the attacker plays against the library and gets
 nothing. In the second, the *control*, one defence is removed, and the same attack gives the
 attacker what it wanted: the victim's update (or the difference of two) to within a grid step, or a
@@ -63,6 +60,9 @@ Seven clients are enrolled, and c = 2 of them may collude with the server. Secre
 shares, survivor lists need 5 signatures, and a sum of AdditiveShares or OneShot needs 5 inputs.
 Where this is different, the test says so. A sparse graph runs the same code; attacks that only such
 a graph makes possible have a group of their own.
+
+`python -m tests.secagg.adversary.table` writes this page from the tests under
+`tests/secagg/adversary/` and those of Flower and NVFlare; don't edit it.
 """
 
 HEADING = "| Attack | Defence | Control | Test |\n|---|---|---|---|\n"
@@ -70,10 +70,10 @@ HEADING = "| Attack | Defence | Control | Test |\n|---|---|---|---|\n"
 GALLERY = """\
 # Attacks, one by one
 
-`python -m tests.secagg.adversary.table` writes this page from the tests, as it writes the table in
-[attacks](../attacks.md). Each card says what the attacker tries, what holds against it, and what
-the attacker has if exactly that defence is removed. The test behind the link runs both halves. The
-table has the setting, and what can't be noticed.
+Each card says what an attacker tries, what holds against it, and what the attacker has if exactly
+that defence is removed: the *control*. The test behind the link runs both halves. The table in
+[attacks](../attacks.md) has the setting, and what can't be noticed.
+`python -m tests.secagg.adversary.table` writes both pages from the tests.
 """
 
 REFUSED = """\
