@@ -231,8 +231,9 @@ class SecureFilter(Filter):  # type: ignore[misc]
         metrics = from_shareable(result).data if result.get("DXO", {}).get("kind") == DataKind.METRICS else None
         if (numbers := only_numbers(metrics)) is None:
             raise ConfigError(
-                f"got a result of task {name!r:.80}, which secagg does not protect; it stays here. An evaluation "
-                f"may send {MOST_NUMBERS} metrics, each a number"
+                f"got a result of task {name!r:.80}, which secagg does not protect; it stays here: take the task "
+                "out of the job, such as add_cross_site_evaluation(...). An evaluation may send "
+                f"{MOST_NUMBERS} metrics, each a number"
             )
         return DXO(DataKind.METRICS, data=numbers, meta={}).to_shareable()
 

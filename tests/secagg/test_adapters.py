@@ -4,16 +4,24 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 
+import secagg
 from mpc.keys import encode_parts
 from secagg._rounds import UPLOADS_OF_A_MODEL
 from secagg.errors import ConfigError
 from secagg.integrations._shared.digests import arguments_digest, arrays_digest, arrays_of, typed
+from secagg.integrations._shared.rounds import Rounds
 from secagg.integrations._shared.sessions import Exhausted, Sessions, without
+from secagg.integrations._shared.site import Site
+from secagg.integrations._shared.statements import write
+from secagg.keygen import write_identities
+from secagg.session import roster_digest
 
 STACKS = ("flwr", "nvflare", "ray", "distributed")
 
@@ -113,3 +121,31 @@ def test_a_session_of_a_model_has_a_name_of_its_own_and_a_third_that_asks_is_ref
 def test_the_log_names_who_is_missing_by_reason() -> None:
     assert without({}) == ""
     assert without({"c10": "late", "c2": "late", "c1": "no key"}) == ", without c2, c10: late; c1: no key"
+
+
+def test_rounds_leave_out_a_site_that_claims_the_roster_and_is_not_in_it(tmp_path: Path) -> None:
+    """Messages are dicts of plain values here, without any stack."""
+    names = ["s1", "s2", "s3", "s4"]
+    roster = secagg.load_roster(write_identities(names, tmp_path))
+    model = {"w": np.zeros(3)}
+    task = secagg.Task(secagg.SecAgg(), secagg.Layout.of(model), secagg.FixedPoint(clip=1.0, bits=20), 4, 3)
+    sites = {}
+    for number, name in enumerate(names):
+        settings = {"secagg-key": str(tmp_path / f"{name}.pem"), "secagg-roster": str(tmp_path / "roster.json")}
+        settings["secagg-dir"] = str(tmp_path / name)
+        sites[name] = Site(task, name, stack="test", run="1", settings=settings, weighted_by="n")
+        training = sites[name].take(0, model, bytes(32))
+        sites[name].keep(training, {"w": np.full(3, number / 8)}, {})
+
+    def ask(site: str, message: Mapping[str, Any], seconds: float) -> Mapping[str, Any]:
+        if site in sites:
+            return sites[site].answer(message)
+        return write(task, roster=roster_digest(roster))  # a liar: only its introduction would be believed
+
+    rounds = Rounds("test", task, roster=roster, parties={}, deadlines=20.0, ask=ask)
+    digest = arrays_digest("test", model)
+    outcome = rounds.play(0, model=digest, request=bytes(32), sites=[*names, "s5"], left_out={})
+    assert outcome is not None
+    assert outcome.survivors == tuple(names)
+    np.testing.assert_allclose(outcome.mean["w"], 1.5 / 8, atol=1e-5)
+    assert rounds._left_out == {"s5": "the roster doesn't list this site as a client"}
