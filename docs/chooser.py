@@ -100,14 +100,14 @@ def steps(value: Callable[[int], Any], least: int, most: int) -> list[tuple[int,
 
     ``value`` must have one run for each of its values.
     """
-    found = [(least, value(least))]
-    while found[-1][1] != value(most):
-        low, high = found[-1][0], most
+    places = [(least, value(least))]
+    while places[-1][1] != value(most):
+        low, high = places[-1][0], most
         while high - low > 1:
             middle = (low + high) // 2
-            low, high = (middle, high) if value(middle) == found[-1][1] else (low, middle)
-        found.append((high, value(high)))
-    return found
+            low, high = (middle, high) if value(middle) == places[-1][1] else (low, middle)
+        places.append((high, value(high)))
+    return places
 
 
 def rings(protocol: Encrypted) -> list[list[list[Any]]]:
@@ -138,8 +138,8 @@ def key_rings(protocol: OneShotParameters) -> list[list[list[Any]]]:
     def sought(bits: int, clients: int) -> list[list[int]]:
         bound = (1 << bits) - 2
         # Beside the vector travels the number of its coordinates that were clipped.
-        found = {_ring(kahe_params.choose(((d, bound), (1, d)), clients, shares)) for d in _LENGTHS}
-        return [list(ring) for ring in sorted(found)]
+        rings = {_ring(kahe_params.choose(((d, bound), (1, d)), clients, shares)) for d in _LENGTHS}
+        return [list(ring) for ring in sorted(rings)]
 
     rows = []
     for bits in BITS:
@@ -148,8 +148,8 @@ def key_rings(protocol: OneShotParameters) -> list[list[list[Any]]]:
         ends = {-(-(1 << width) // bound) for width in range(bits, 62)}
         ends |= {n for n, _ in steps(lambda n: kahe_params.error_bound(n).bit_length(), LEAST, MOST)}
         starts = sorted({LEAST} | {n for n in ends if LEAST < n <= MOST})
-        found = [(n, sought(bits, n)) for n in starts]
-        rows.append([[n, rings] for i, (n, rings) in enumerate(found) if i == 0 or rings != found[i - 1][1]])
+        changes = [(n, sought(bits, n)) for n in starts]
+        rows.append([[n, rings] for i, (n, rings) in enumerate(changes) if i == 0 or rings != changes[i - 1][1]])
     return rows
 
 
@@ -252,8 +252,8 @@ def data(rates: dict[str, Any]) -> dict[str, Any]:
     for percent in CORRUPTION:
         for name, protocol in protocols(percent / 100).items():
             if isinstance(protocol, SecAggPlus):
-                found = {str(dropout): degrees(protocol, percent, dropout) for dropout in DROPOUTS}
-                table[name].setdefault("degrees", {})[str(percent)] = found
+                by_dropout = {str(dropout): degrees(protocol, percent, dropout) for dropout in DROPOUTS}
+                table[name].setdefault("degrees", {})[str(percent)] = by_dropout
     return {
         "rates": rates["rates"],
         "measured": {"machine": rates["machine"], "date": rates["date"], "command": rates["command"]},

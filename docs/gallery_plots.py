@@ -73,7 +73,7 @@ def protocols(results: dict[str, Any]) -> tuple[Figure, Figure]:
         for index, (what, values, (shade, hatch)) in enumerate(bars):
             places = [at + 0.8 * (0.5 - (index + 0.5) / len(bars)) for at in range(len(rows))]
             shown = [(at, value) for at, value in zip(places, values, strict=True) if value]
-            drawn = axes.barh(
+            shapes = axes.barh(
                 *zip(*shown, strict=True),
                 0.8 / len(bars),
                 color=shade,
@@ -82,7 +82,7 @@ def protocols(results: dict[str, Any]) -> tuple[Figure, Figure]:
                 linewidth=0.6,
                 label=what,
             )
-            axes.bar_label(drawn, [text(value) for _, value in shown], padding=3, fontsize=8)
+            axes.bar_label(shapes, [text(value) for _, value in shown], padding=3, fontsize=8)
         axes.set_yticks(range(len(rows)), names)
         axes.set_xscale("log")
         least, most = axes.get_xlim()

@@ -55,12 +55,12 @@ def _ours(module: str) -> bool:
 def _commented(module: ModuleType) -> set[str]:
     """The names of a module's constants that a comment with ``#:`` above them describes, or a string below them."""
     source = inspect.getsource(module)
-    lines, found = source.splitlines(), set()
+    lines, names = source.splitlines(), set()
     body = ast.parse(source).body
     for node, after in zip(body, [*body[1:], None], strict=True):
         if isinstance(node, ast.Assign | ast.AnnAssign):
             below = isinstance(after, ast.Expr) and isinstance(after.value, ast.Constant)
             if below or lines[node.lineno - 2].startswith("#: "):
                 targets = node.targets if isinstance(node, ast.Assign) else [node.target]
-                found |= {target.id for target in targets if isinstance(target, ast.Name)}
-    return found
+                names |= {target.id for target in targets if isinstance(target, ast.Name)}
+    return names

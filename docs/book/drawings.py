@@ -39,10 +39,10 @@ def states(mermaid: str) -> str:
         elif start != "[*]" and end != "[*]":
             parts += _down(centre, y[start] + 32, y[end], label)
     width = centre + max(half + 40, 20) + 8 * max([len(label) for *_, label in edges] or [0])
-    told = "; ".join(
+    description = "; ".join(
         f"{start} to {end} {label}".strip() for start, end, label in edges if "[*]" not in (start, end)
     )
-    return _svg(width, y[order[-1]] + 42, f"States: {told}.", parts)
+    return _svg(width, y[order[-1]] + 42, f"States: {description}.", parts)
 
 
 def _down(x: int, start: int, end: int, label: str) -> list[str]:
@@ -53,10 +53,10 @@ def _down(x: int, start: int, end: int, label: str) -> list[str]:
     ]
 
 
-def _svg(width: int, height: int, told: str, parts: Sequence[str]) -> str:
+def _svg(width: int, height: int, description: str, parts: Sequence[str]) -> str:
     return (
         f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {width} {height}" width="{width}" height="{height}" '
-        f'role="img" aria-label="{escape(told)}"><style>{_STYLE}</style>{"".join(parts)}</svg>'
+        f'role="img" aria-label="{escape(description)}"><style>{_STYLE}</style>{"".join(parts)}</svg>'
     )
 
 

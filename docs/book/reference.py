@@ -41,10 +41,10 @@ def page(public: Public) -> str:
 def write(app: Sphinx) -> None:
     """Write the pages that have changed, remove those of modules that are gone, and refuse names without a text."""
     with mock(app.config.autodoc_mock_imports):
-        found = list(surface())
-        if missing := [line for public in found for line in lacking(public)]:
+        publics = list(surface())
+        if missing := [line for public in publics for line in lacking(public)]:
             raise ExtensionError("public names without a docstring, or a #: comment above:\n" + "\n".join(missing))
-        pages = {f"{public.module.__name__}.md": page(public) for public in found}
+        pages = {f"{public.module.__name__}.md": page(public) for public in publics}
     API.mkdir(exist_ok=True)
     for path in API.glob("*.md"):
         if path.name not in pages:

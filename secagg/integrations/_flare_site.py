@@ -68,7 +68,7 @@ def request_digest(job: str, task_name: str, request: Mapping[str, Any]) -> byte
     cookies = dict(headers.pop(ReservedHeaderKey.COOKIE_JAR, None) or {})
     meta = dict(content.pop("DXO"))
     dtypes = dtypes_of(meta.pop("data"))
-    sent = [{name: found[name] for name in sorted(found.keys() - _TRANSPORT)} for found in (headers, cookies)]
+    sent = [{name: entries[name] for name in sorted(entries.keys() - _TRANSPORT)} for entries in (headers, cookies)]
     parts = [meta, content, *sent, dtypes]
     return hashlib.sha256(encode_parts(f"secagg/v1/{STACK}-request", job, task_name, *typed(parts))).digest()
 
@@ -288,9 +288,9 @@ class SecureFilter(Filter):  # type: ignore[misc]
             raise ConfigError(
                 "got a job without SecureFilter, so its server expects updates in the clear; use secured"
             )
-        found = _filters_of(self.train_task, fl_ctx)
-        first = next(at for at, each in enumerate(found) if isinstance(each, SecureFilter))
-        if after := [type(each).__name__ for each in found[first:] if not isinstance(each, SecureFilter)]:
+        filters = _filters_of(self.train_task, fl_ctx)
+        first = next(at for at, each in enumerate(filters) if isinstance(each, SecureFilter))
+        if after := [type(each).__name__ for each in filters[first:] if not isinstance(each, SecureFilter)]:
             raise ConfigError(
                 f"got filter {after[0]} after SecureFilter, which would see no update; put it before SecureFilter"
             )
@@ -312,8 +312,8 @@ def _check_executors(fl_ctx: Any) -> None:
 
 
 def _run_in(fl_ctx: Any) -> _Run | None:
-    found = fl_ctx.get_prop(_RUN)
-    return found if isinstance(found, _Run) else None
+    run = fl_ctx.get_prop(_RUN)
+    return run if isinstance(run, _Run) else None
 
 
 def _filters_of(name: str, fl_ctx: Any) -> list[Any]:

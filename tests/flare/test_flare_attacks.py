@@ -128,7 +128,7 @@ class TestResultsThatFiltersPass:
 
 @attack(
     title="A job without the filter, whose server asks a site for its model",
-    attacker="whoever submits the job",
+    attacker="the author of a job",
     defence="the filter in the site's own `privacy.json`, which the job can't change",
     control="without this file: the trained model",
     source="own",
@@ -222,7 +222,7 @@ class TestTrainingUnderAnotherName:
         "A job of NVFlare's own swarm, cyclic or cross-site workflows: a site's executor sends its model to "
         "another site as the data of a task, which result filters don't see"
     ),
-    attacker="whoever submits the job, with one other site",
+    attacker="the author of a job, with one other site",
     defence="a job with an executor that sends tasks itself is unsafe: all its tasks are refused (`SecureFilter`)",
     control="without that look at the executors: the victim's model",
     source="own",

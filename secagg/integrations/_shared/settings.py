@@ -37,19 +37,19 @@ def read_settings(site: str, local: str | os.PathLike[str], *, required: bool = 
             raise ConfigError(f"got {_PLACE}={place}, and no file {path}; expected the settings of site {site}")
         return {}
     try:
-        found = json.loads(path.read_text(encoding="utf-8"))
+        settings = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError, RecursionError) as error:
         raise ConfigError(f"got settings {path} that can't be read: {error}; expected a JSON object") from error
     expected = f"expected a JSON object of {', '.join(sorted(_KEYS))}"
-    if not isinstance(found, dict):
-        raise ConfigError(f"got settings {path} that are a {type(found).__name__}; {expected}")
-    if wrong := sorted(found.keys() - _KEYS):
+    if not isinstance(settings, dict):
+        raise ConfigError(f"got settings {path} that are a {type(settings).__name__}; {expected}")
+    if wrong := sorted(settings.keys() - _KEYS):
         raise ConfigError(f"got settings {path} with {', '.join(wrong):.200}; {expected}")
-    parties = found["parties"].values() if isinstance(found.get("parties"), dict) else ()
-    for own in [found, *(own for own in parties if isinstance(own, dict))]:
+    parties = settings["parties"].values() if isinstance(settings.get("parties"), dict) else ()
+    for own in [settings, *(own for own in parties if isinstance(own, dict))]:
         for name in sorted(own.keys() & _PATHS):
             _check_path(path, name, own[name])
-    return found
+    return settings
 
 
 def _check_path(path: Path, name: str, value: Any) -> None:
