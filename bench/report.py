@@ -286,8 +286,11 @@ def to_table(grid: Grid, width: int = WIDTH) -> Group:
     if any(word not in shown for row in grid.rows for at in kept for word in row[at].split()):
         rows = (_paragraph(grid, row) for row in grid.rows)
         return Group(Text(grid.title, style="bold"), *rows, *(Text(f"\n{note}") for note in grid.notes))
+    unique = len({row[0] for row in grid.rows}) == len(grid.rows)
     below = [
-        f"{grid.columns[at].capitalize()}: " + "; ".join(f"{row[0]}, {row[at]}" for row in grid.rows) + "."
+        f"{grid.columns[at].capitalize()}: "
+        + "; ".join(f"{', '.join(row[: 1 if unique else 2])}, {row[at]}" for row in grid.rows if row[at])
+        + "."
         for at in grid.words
         if narrow
     ]

@@ -1,3 +1,4 @@
+import io
 import json
 import re
 import tomllib
@@ -7,9 +8,10 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from rich.console import Console
 from typer.testing import CliRunner
 
-from bench import peer_he, peer_mpc, peer_upload
+from bench import peer_he, peer_mpc, peer_upload, report
 from bench.commands import app
 from bench.measure import Call, Spread, Turns, WrongSum
 from bench.peer_calls import COMPARISONS, LARGE_UNMASKING, NVFLARE
@@ -114,6 +116,7 @@ def test_a_run_fails_if_ours_sends_more_than_the_claimed_share_of_bytes(monkeypa
 
     comparison = Comparison("sum", "value", HERE, in_parts, most_bytes=most)
     monkeypatch.setattr("bench.peer_calls.COMPARISONS", (comparison,))
+    monkeypatch.setenv("COLUMNS", "160")
     result = CliRunner().invoke(app, ["peers", "--repeats", "3", "--seconds", "1", "--json", str(tmp_path / "a")])
     assert result.exit_code == code, result.output
     assert ("ours sends more bytes than claimed: numpy, sum" in result.output) is bool(code)
@@ -124,6 +127,14 @@ def test_a_run_fails_if_ours_sends_more_than_the_claimed_share_of_bytes(monkeypa
     rows = ["sum | numpy | sort 2 ms, sum 1 µs | upload 5 kB", "sum | secagg | | upload 2.5 B"]
     assert all(f"| {row} |" in benchmark_tables.parts(document) for row in rows)
     assert "numpy sort 2 ms, sum 1 µs upload 5 kB" in re.sub(" +", " ", result.output)
+
+
+def test_below_a_narrow_table_each_side_has_its_name_and_no_empty_place():
+    rows = [("sum", "numpy", "sort 2 ms"), ("sum", "secagg", ""), ("sort", "numpy", "swap 1 ms")]
+    grid = report.Grid("Work", ("work", "whose", "seconds"), rows, words=(2,))
+    console = Console(width=60, file=io.StringIO())
+    console.print(report.to_table(grid, 60))
+    assert "Seconds: sum, numpy, sort 2 ms; sort, numpy, swap 1 ms." in console.file.getvalue()
 
 
 def test_a_claim_on_bytes_needs_the_bytes_of_both_sides():
