@@ -25,6 +25,7 @@ from tests.flare.processes import Processes
 from tests.integrations.encoded import integers, rows
 
 ROOT = Path(__file__).parents[2]
+RECORDING = ROOT / "tests" / "flare" / "recording"
 SECONDS = 300  # a job takes some twenty; a busy machine more
 FLOATS = [">f4", "<f4", ">f8", "<f8"]
 
@@ -178,7 +179,7 @@ def run(
         (folder / name).mkdir()
     own = {
         "FLARE_FRAMES": f"{folder}/frames",
-        "PYTHONPATH": f"{Path(__file__).parent / 'recording'}:{ROOT}",
+        "PYTHONPATH": f"{RECORDING}:{ROOT}",
     }
     with Processes(folder, own | (environment or {})) as processes:
         try:
