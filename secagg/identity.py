@@ -207,13 +207,15 @@ def _no_duplicates(pairs: list[tuple[str, object]]) -> dict[str, object]:
 
 
 def _path(path: object, what: str) -> Path:
-    if isinstance(path, str) and not path:  # Path("") is the current folder
+    with blaming(ConfigError, f"got {shown(path)} as the path of a file"):
+        empty = isinstance(path, str) and not path
+        read = Path(path)  # type: ignore[arg-type]
+    if empty:  # Path("") is the current folder
         raise ConfigError(
             f"got an empty {what} path; expected the path of a file that secagg keygen wrote, or no {what} at all "
             "where none is needed"
         )
-    with blaming(ConfigError, f"got {shown(path)} as the path of a file"):
-        return Path(path)  # type: ignore[arg-type]
+    return read
 
 
 def _read(path: Path) -> bytes:
