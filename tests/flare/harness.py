@@ -26,7 +26,7 @@ from tests.integrations.encoded import integers, rows
 
 ROOT = Path(__file__).parents[2]
 RECORDING = ROOT / "tests" / "flare" / "recording"
-SECONDS = 300  # a job takes some twenty; a busy machine more
+SECONDS = 120  # a job takes some twenty; a busy machine more
 FLOATS = [">f4", "<f4", ">f8", "<f8"]
 
 
