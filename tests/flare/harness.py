@@ -25,7 +25,6 @@ from tests.flare.processes import Processes
 from tests.integrations.encoded import integers, rows
 
 ROOT = Path(__file__).parents[2]
-RECORDING = ROOT / "tests" / "flare" / "recording"
 SECONDS = 120  # a job takes some twenty; a busy machine more
 FLOATS = [">f4", "<f4", ">f8", "<f8"]
 
@@ -179,7 +178,7 @@ def run(
         (folder / name).mkdir()
     own = {
         "FLARE_FRAMES": f"{folder}/frames",
-        "PYTHONPATH": f"{RECORDING}:{ROOT}",
+        "PYTHONPATH": f"{Path(__file__).parent / 'recording'}:{ROOT}",
     }
     with Processes(folder, own | (environment or {})) as processes:
         try:

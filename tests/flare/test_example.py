@@ -12,7 +12,7 @@ import pytest
 
 pytest.importorskip("nvflare", reason="needs NVFlare: pip install 'secagg[nvflare]'")
 
-from tests.flare.harness import RECORDING, ROOT, SECONDS
+from tests.flare.harness import ROOT, SECONDS
 from tests.flare.processes import Processes
 
 EXAMPLE = ROOT / "examples" / "nvflare_job"
@@ -23,7 +23,7 @@ QUANTIZED = 5e-4  # three rounds, each to 16 bits of 2 * 2.0; training carries t
 def play(folder: Path, script: str) -> Processes:
     shutil.copytree(EXAMPLE, folder, dirs_exist_ok=True)
     environment = {
-        "PYTHONPATH": f"{RECORDING}:{ROOT}",
+        "PYTHONPATH": str(ROOT),
         "NVFLARE_SIMULATOR_WORKSPACE_ROOT": f"{folder}/workspace",
         "SECAGG_SITE": f"{folder}/sites",
     }

@@ -3,37 +3,13 @@
 ``SfmConnection.send_frame`` is the one way out of a process of NVFlare: cell messages, task results, aux messages
 and chunks of streams all pass it, before TLS. A frame is appended to a file with the process's id. FLARE_KILL is
 "NAME:NUMBER": a process of this name is killed instead of sending so many of the protocol's answers.
-
-NVFlare's simulator gives each site's process a port that was free a moment ago, of those from which the system also
-takes the ports of connections. Where many start at once, another process may have it by then, and the simulator
-waits for ever. So each process hands out ports of a range of its own here, below the system's.
 """
 
-import itertools
 import os
 import signal
-import socket
 import struct
 import threading
 from pathlib import Path
-
-from nvflare.fuel.utils import network_utils
-
-_NEXT, _CHOOSING = itertools.count(), threading.Lock()
-
-
-def get_open_ports(number):
-    free = []
-    with _CHOOSING:
-        while len(free) < number:
-            port = 20_000 + os.getpid() % 240 * 50 + next(_NEXT) % 50
-            with socket.socket() as probe:
-                if probe.connect_ex(("localhost", port)) != 0:
-                    free.append(port)
-    return free
-
-
-network_utils.get_open_ports = get_open_ports
 
 if folder := os.environ.get("FLARE_FRAMES"):
     from nvflare.fuel.f3.sfm import sfm_conn
