@@ -44,7 +44,23 @@ from secagg.roles.outcome import Outcome
 from secagg.task import Task
 
 
-class SecureAggregator(ModelAggregator):  # type: ignore[misc]
+class _Played:
+    """The outcomes of the rounds, of which there are none before the job runs."""
+
+    _rounds: Rounds | None
+
+    @property
+    def outcomes(self) -> list[Outcome]:
+        """The outcomes of the rounds that succeeded; the newest alone keeps its mean and sum."""
+        return [] if self._rounds is None else self._rounds.outcomes
+
+    @property
+    def failures(self) -> list[str]:
+        """A line for each round that failed."""
+        return [] if self._rounds is None else self._rounds.failures
+
+
+class SecureAggregator(_Played, ModelAggregator):  # type: ignore[misc]
     """An aggregator for ``FedAvgRecipe(aggregator=...)`` that learns the mean of the updates, and no update.
 
     It takes nothing but the placeholders that :class:`SecureFilter` lets out. When all sites have trained, it plays
@@ -85,7 +101,7 @@ class SecureAggregator(ModelAggregator):  # type: ignore[misc]
                 f"got key_metric={key_metric!r}, which is not in the sum; name it in metrics= with a bound"
             )
         self.key_metric, self.key_metric_mode = key_metric, key_metric_mode
-        self._rounds: Rounds | None = None
+        self._rounds = None
         self._sent: Any = None  # the train request of this round
         self._asked: set[str] = set()  # sites that fetched it
         self._trained: list[str] = []
@@ -137,16 +153,6 @@ class SecureAggregator(ModelAggregator):  # type: ignore[misc]
         """Whether a site may train: if there is a roster, it must list the site as a client."""
         roster = None if self._rounds is None else self._rounds.roster
         return roster is None or site in roster.ids(PartyRole.CLIENT)
-
-    @property
-    def outcomes(self) -> list[Outcome]:
-        """The outcomes of the rounds that succeeded; the newest alone keeps its mean and sum."""
-        return [] if self._rounds is None else self._rounds.outcomes
-
-    @property
-    def failures(self) -> list[str]:
-        """A line for each round that failed."""
-        return [] if self._rounds is None else self._rounds.failures
 
     def reset_stats(self) -> None:
         """Begin a round."""
@@ -263,7 +269,7 @@ def _checked(reply: Any) -> dict[str, Any]:
     return {name: value for name, value in reply.items() if name != ReservedHeaderKey.HEADERS}
 
 
-class SecureServer:
+class SecureServer(_Played):
     """A Collab server that learns the weighted mean of its clients' updates, and no update.
 
     Write ``class Server(SecureServer)`` with a ``@collab.main``, and in it, for each round,
@@ -302,18 +308,8 @@ class SecureServer:
         self.training_seconds, self.target = seconds, target
         self._pinned: Roster | None = None
         self._sites: dict[str, Any] = {}
-        self._rounds: Rounds | None = None
+        self._rounds = None
         self._count = 0
-
-    @property
-    def outcomes(self) -> list[Outcome]:
-        """The outcomes of the rounds that succeeded; the newest alone keeps its mean and sum."""
-        return [] if self._rounds is None else self._rounds.outcomes
-
-    @property
-    def failures(self) -> list[str]:
-        """A line for each round that failed."""
-        return [] if self._rounds is None else self._rounds.failures
 
     @collab.init  # type: ignore[untyped-decorator]
     def secagg_open(self) -> None:

@@ -38,6 +38,7 @@ from secagg.integrations._shared.sessions import (
     Sessions,
     checked_deadlines,
     clipping,
+    note_faults,
     without,
 )
 from secagg.roles.outcome import Outcome
@@ -232,9 +233,7 @@ class SecureGrid(Grid):  # type: ignore[misc]
             self._push(session.queue)  # nodes' answers to an abort don't matter
             raise
         finally:
-            for fault in server.faults:
-                detail = f": {fault.detail}" if fault.detail else ""
-                self._left_out.setdefault(fault.sender, f"{fault.kind} in {fault.round}{detail}")
+            note_faults(server.faults, self._left_out)
         return server.outcome
 
     def _introduce(self, nodes: list[int], kind: str) -> dict[str, list[int]]:

@@ -13,7 +13,14 @@ from typing import Any
 
 from secagg.errors import Aborted, ConfigError, EncodingError, LocalProtocolError
 from secagg.identity import PartyRole, Roster
-from secagg.integrations._shared.sessions import INTRODUCTION, Sessions, checked_deadlines, clipping, without
+from secagg.integrations._shared.sessions import (
+    INTRODUCTION,
+    Sessions,
+    checked_deadlines,
+    clipping,
+    note_faults,
+    without,
+)
 from secagg.integrations._shared.statements import as_refusal, read, write
 from secagg.roles.outcome import Outcome
 from secagg.roles.server import Outbox, Server
@@ -139,9 +146,7 @@ class Rounds:
             self._send(aborted.outbox, fields, _WORD)
             raise
         finally:
-            for fault in server.faults:
-                detail = f": {fault.detail}" if fault.detail else ""
-                self._left_out.setdefault(fault.sender, f"{fault.kind} in {fault.round}{detail}")
+            note_faults(server.faults, self._left_out)
         return server.outcome
 
     def _introduce(self, sites: list[str], fields: Mapping[str, Any]) -> list[str]:

@@ -5,12 +5,12 @@ from __future__ import annotations
 import logging
 import math
 from collections import defaultdict
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 
 from secagg._numbers import real
 from secagg._rounds import UPLOADS_OF_A_MODEL, session_name
-from secagg.errors import Aborted, ConfigError, shown
+from secagg.errors import Aborted, ConfigError, Fault, shown
 from secagg.roles.outcome import Outcome
 from secagg.task import Task
 
@@ -75,6 +75,13 @@ def clipping(outcome: Outcome, task: Task) -> tuple[int, str]:
     if share <= _MUCH_CLIPPED:
         return logging.INFO, text
     return logging.WARNING, f"{text}, so that the mean is too small: raise the encoding's clip in the task"
+
+
+def note_faults(faults: Iterable[Fault], left_out: dict[str, str]) -> None:
+    """Add to ``left_out`` whom a server's faults name, and why, unless there is a reason already."""
+    for fault in faults:
+        detail = f": {fault.detail}" if fault.detail else ""
+        left_out.setdefault(fault.sender, f"{fault.kind} in {fault.round}{detail}")
 
 
 def without(left_out: Mapping[str, str]) -> str:
