@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import signal
 import tempfile
 import zlib
@@ -175,9 +176,12 @@ def test_a_lost_shard_is_made_anew_from_its_messages(cluster: Cluster, opened: d
     names = shards_of(cluster, case)
     first, *others = names["shards"]
     for method in ("die", "part"):
-        # Dask never answers a call that reaches the worker's next process, which knows no such shard.
-        with pytest.raises(Exception, match=r"(?i)lost|died|unable to contact|timed out"):
+        # Dask never answers a call that reaches the worker's next process, which knows no such shard. Its error
+        # then says "timed out", or nothing at all: two of its timers run for the same time.
+        with pytest.raises(Exception) as lost:
             cluster.call(first, method, seconds=20)
+        known = re.search(r"(?i)lost|died|unable to contact", str(lost.value))
+        assert known or isinstance(lost.value, TimeoutError), repr(lost.value)
     another = names["Shard"](names["task"], names["roster"], names["opened"])
     for sender, data in case.messages:
         if zlib.crc32(sender.encode()) % len(names["shards"]) == 0:
