@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 
 from mpc.hpke import Kem
 from secagg import registrar as signing
+from secagg._warnings import on_stderr
 from secagg.enrolment import build_roster, load_request
 from secagg.errors import ConfigError
 from secagg.identity import Party, PartyRole, Roster, load_identity, load_roster
@@ -149,6 +150,7 @@ def _changes(before: Mapping[str, Party], after: Mapping[str, Party]) -> Iterato
             yield word, ids
 
 
+@on_stderr()
 def roster_sign(roster: Path, key: Path, version: int | None, expires: float, out: Path | None) -> None:
     """Sign a roster by the registrar's private key; a ledger beside the key remembers each version."""
     from secagg.store import FileLedger

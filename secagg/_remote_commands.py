@@ -6,9 +6,11 @@ from pathlib import Path
 from typing import Any
 
 from secagg._loading import load_function
+from secagg._warnings import on_stderr
 from secagg.errors import Aborted
 
 
+@on_stderr()
 def member(kit: Path, state: Path, once: bool) -> None:
     """Answer as an aggregator, a decryptor or a committee member until the run is over."""
     from secagg.remote import RemoteMember
@@ -18,6 +20,7 @@ def member(kit: Path, state: Path, once: bool) -> None:
         party.run()
 
 
+@on_stderr()
 def client(kit: Path, state: Path, train: str, once: bool, wait: float | None) -> None:
     """Train with a function of your own in each round that the service offers."""
     from secagg.api.routes import LONGEST_WAIT

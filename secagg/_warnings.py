@@ -36,6 +36,19 @@ def together() -> Iterator[None]:
             _log.warning("%s%s: %s", ", ".join(clients[:_NAMED]), more, text)
 
 
+@contextmanager
+def on_stderr() -> Iterator[None]:
+    """Print the warnings inside the block on stderr, a line each: a command's user sets up no logging."""
+    handler = logging.StreamHandler()
+    handler.setLevel(logging.WARNING)
+    handler.setFormatter(logging.Formatter("secagg: %(message)s"))
+    _log.addHandler(handler)
+    try:
+        yield
+    finally:
+        _log.removeHandler(handler)
+
+
 def warn(text: str) -> None:
     """Log ``text`` as a WARNING, after the name of the client if it is known."""
     client, pending = _client.get(), _pending.get()

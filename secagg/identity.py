@@ -26,6 +26,7 @@ from cryptography.hazmat.primitives.serialization import load_pem_private_key
 from mpc.hpke import PRIVATE_BYTES, Kem
 from secagg import _canonical
 from secagg._numbers import is_a, whole
+from secagg._private_files import warn_if_shared
 from secagg.errors import ConfigError, blaming, shown
 
 _PARTY_ID = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.:@+-]{0,63}\Z")
@@ -261,6 +262,7 @@ def load_identity(path: str | os.PathLike[str]) -> Ed25519PrivateKey:
         ) from error
     if not isinstance(key, Ed25519PrivateKey):
         raise ConfigError(f"got a {type(key).__name__} at {path}; identities are Ed25519 keys")
+    warn_if_shared(path)
     return key
 
 
@@ -280,6 +282,7 @@ def load_sealing_key(path: str | os.PathLike[str]) -> bytes:
         raise ConfigError(
             f"got no sealing key at {path}: {error}; make one with secagg keygen --role aggregator"
         ) from error
+    warn_if_shared(path)
     return key
 
 
@@ -295,13 +298,15 @@ def load_he_key(path: str | os.PathLike[str]) -> bytes:
             raise ValueError("not a homomorphic key of version 1")
         if document["scheme"] not in ("paillier", "shared"):
             raise ValueError(f"a key of scheme {document['scheme']!r:.40}")
-        return base64.b64decode(document["key"], validate=True)
+        key = base64.b64decode(document["key"], validate=True)
     except (OSError, TypeError, RecursionError, ValueError) as error:
         if isinstance(error, ConfigError):
             raise
         raise ConfigError(
             f"got no homomorphic key at {path}: {error}; make one with secagg keygen --role decryptor"
         ) from error
+    warn_if_shared(path)
+    return key
 
 
 def enrol(

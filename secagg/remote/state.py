@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, BinaryIO, Self
 import msgspec
 
 from mpc.keys import encode_parts
+from secagg._private_files import warn_if_shared
 from secagg._rows import sync_folder
 from secagg.api.documents import Document, Joined, Offer, read_document
 from secagg.errors import ConfigError
@@ -97,9 +98,11 @@ class State:
         except (OSError, ValueError) as error:
             raise ConfigError(f"got no join token at {path}; ask the operator for one") from error
         try:
-            return check_token(text)
+            check_token(text)
         except ConfigError as error:
             raise ConfigError(f"{error} (in {path})") from error
+        warn_if_shared(path)
+        return text
 
     def write_joined(self, joined: Joined) -> None:
         """Keep the id and the token."""

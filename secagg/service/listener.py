@@ -19,6 +19,7 @@ from typing import Any, Final
 
 import uvicorn
 
+from secagg._private_files import warn_if_shared
 from secagg.errors import ConfigError
 from secagg.service.connection import Connection
 from secagg.service.limits import Limits
@@ -180,6 +181,7 @@ def server_context(certificate: str | Path, key: str | Path) -> ssl.SSLContext:
             f"got certificate {certificate} and key {key} that can't be used ({error}); expected a chain and its "
             f"key, both in PEM and not encrypted"
         ) from error
+    warn_if_shared(key)
     return context
 
 

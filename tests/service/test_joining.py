@@ -81,7 +81,11 @@ def test_clients_come_with_tokens(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     monkeypatch.chdir(tmp_path)
     prepare(tmp_path, "tokens")
     command("kit", *CLIENTS, "--out", ".")
-    command("token", *CLIENTS)
+    before = os.umask(0)
+    try:
+        command("token", *CLIENTS)
+    finally:
+        os.umask(before)
     for client in CLIENTS:
         assert os.stat(f"{client}.token").st_mode & 0o777 == 0o600
         Path(client).mkdir(mode=0o700)
