@@ -54,7 +54,7 @@ class Counts:
     def of(cls, protocol: AggregationProtocol, workload: Workload) -> Counts:
         """The counts of ``workload`` under ``protocol``. ``ConfigError`` if the protocol cannot run it."""
         task = workload.task(protocol)
-        n, d = workload.clients, workload.coordinates
+        n, d = workload.clients, max(segment.length for segment in task.segments)  # noise pads a vector
         k = q = 0
         v, w, s = d, 1, 0
         if isinstance(protocol, Pairwise):

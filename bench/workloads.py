@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from secagg.encoding import Encoding
 from secagg.errors import ConfigError
 from secagg.fixed_point import FixedPoint
 from secagg.layout import Layout
@@ -86,7 +87,7 @@ class Workload:
         return sorted(set(self.ids) - set(self.silent))
 
     @property
-    def encoding(self) -> FixedPoint:
+    def encoding(self) -> Encoding:
         """Rounding to the nearest point, for a sum that is known beforehand."""
         return FixedPoint(clip=CLIP, bits=self.bits, rounding="nearest")
 

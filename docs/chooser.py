@@ -2,10 +2,9 @@
 
 The page repeats ``python -m bench plan`` in a browser. This module writes its numbers: the measured rates of
 bench/results/rates.json; for each protocol the bytes of one session, from which the page computes the constants
-of its formulas; and, where a number is a step function without a short formula (the rings of ciphertexts, the
-neighbours on a sparse graph), the places of the steps. Neighbours are exact at the places in the table, and the
-page interpolates between them. tests/test_chooser.py compares the page with the plan, and states how far they may
-differ.
+of its formulas; and the rings of BFV and CKKS, by bits and clients. The page computes the neighbours on a sparse
+graph, the rings of OneShot, and the noise for an epsilon by the library's own formulas. tests/test_chooser.py
+compares the page with the plan.
 """
 
 from __future__ import annotations
@@ -13,7 +12,7 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Callable
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -21,10 +20,13 @@ from typing import Any
 from bench.rates import Counts
 from bench.report import read_json
 from bench.workloads import Floored
-from he import kahe_params
+from dp import DistributedGaussian
+from he import kahe_params, params
+from mpc import graph
 from secagg import BFV, CKKS, AdditiveShares, Clear, ConfigError, OneShot, Paillier, SecAgg, SecAggPlus, wire
-from secagg.beacon import SignedBeacon
+from secagg.beacon import SLACK_BITS, SignedBeacon
 from secagg.corruption import corrupt_count
+from secagg.encoding import Encoding, Segment
 from secagg.protocols.base import AggregationProtocol
 from secagg.protocols.encrypted.messages import SessionKey
 from secagg.protocols.encrypted.parameters import Encrypted
@@ -39,12 +41,10 @@ RATES = ROOT / "bench" / "results" / "rates.json"
 DATA = ROOT / "docs" / "pages" / "choose_data.js"
 
 LEAST, MOST = 4, 1_000_000  # clients that the page takes
-BITS = (8, 12, 16, 20, 24)
+BITS = range(2, 33)  # what FixedPoint and DistributedGaussian take
+CENTRAL_BITS = 31  # the most that CentralGaussian takes
 CORRUPTION = (0, 5, 10, 20, 33)  # per cent of the clients that may help the server
 DROPOUTS = (0, 5, 10, 20, 30)  # per cent of the clients that are expected to fall silent
-FEW = 100  # clients up to which all neighbours are in the table
-STEP = 0.03  # neighbours between two places of the table are within this of the interpolated number
-_LENGTHS = (1000, 10**5, 10**6, 10**8)  # vectors whose rings are all that OneShot takes, but for a few bytes
 
 #: A beacon of which only the shape matters here: the costs depend on no key.
 BEACON = SignedBeacon(bytes.fromhex("d75a980182b10ab7d54bfed3c964073a0ee172f3daa62325af021a68f707511a"), 0, 30)
@@ -87,12 +87,32 @@ def min_survivors(protocol: AggregationProtocol, clients: int, percent: int, dro
     return max(least_survivors(protocol, clients, percent), clients - room)
 
 
+@dataclass(frozen=True)
+class Noised(Floored):
+    """A workload whose updates get the noise of an encoding of :mod:`dp`, if one is given."""
+
+    noise: Encoding | None = None
+
+    @property
+    def encoding(self) -> Encoding:
+        """The encoding with noise, or the one without."""
+        return self.noise or super().encoding
+
+
 def workload(
-    protocol: AggregationProtocol, clients: int, coordinates: int, bits: int, percent: int, dropout: int
+    protocol: AggregationProtocol,
+    question: tuple[int, int, int],
+    percent: int,
+    dropout: int,
+    noise: Encoding | None = None,
 ) -> Floored:
-    """The workload that the page shows for ``protocol``. ``ConfigError`` if too few clients remain."""
+    """The workload that the page shows for ``protocol``. ``ConfigError`` if too few clients remain.
+
+    ``question`` has the clients, the coordinates and the bits of a coordinate.
+    """
+    clients, coordinates, bits = question
     floor = min_survivors(protocol, clients, percent, dropout)
-    return Floored(clients, coordinates, dropout / 100, bits, least=floor)
+    return Noised(clients, coordinates, dropout / 100, bits, least=floor, noise=noise)
 
 
 def steps(value: Callable[[int], Any], least: int, most: int) -> list[tuple[int, Any]]:
@@ -110,57 +130,90 @@ def steps(value: Callable[[int], Any], least: int, most: int) -> list[tuple[int,
     return places
 
 
-def rings(protocol: Encrypted) -> list[list[list[Any]]]:
-    """For each of ``BITS``, rows [clients from which, slots, bytes of a ciphertext, of the head, of the key].
+@dataclass(frozen=True)
+class _Sum:
+    """The fields of a task that a scheme depends on: one segment, and how many terms its sum has."""
 
-    A row of None after the clients says that no ring carries so many.
+    segments: tuple[Segment, ...]
+    max_clients: int
+
+
+def rings(protocol: Encrypted) -> dict[str, Any]:
+    """Rings by bits and clients.
+
+    ``kinds`` are [slots, bytes of a ciphertext, of the head, of the key in a proposal]. For each of ``BITS``, and
+    then for the bounds 2^bits - 2 (no noise, or the server's) and 2^bits - 1 (noise of the clients), ``rows`` are
+    [clients from which, place among the kinds]; a place of None says that no ring carries so many. The slots of
+    Paillier follow from its ``modulus``: so many bits, less one, hold as many sums as fit.
     """
+    if isinstance(protocol, Paillier):
+        kind = _kind(protocol, _Sum((Segment(1, 1),), 2))
+        assert kind is not None
+        return {"modulus": protocol.bits, "kinds": [kind]}
+    kinds: list[tuple[int, int, int, int]] = []
+
+    def place(bound: int, clients: int) -> int | None:
+        kind = _kind(protocol, _Sum((Segment(1, bound),), clients))
+        if kind is not None and kind not in kinds:
+            kinds.append(kind)
+        return None if kind is None else kinds.index(kind)
+
+    rows = [
+        [[list(row) for row in steps(partial(place, (1 << bits) - less), LEAST, MOST)] for less in (2, 1)]
+        for bits in BITS
+    ]
+    return {"kinds": kinds, "rows": rows}
+
+
+def _kind(protocol: Encrypted, task: _Sum) -> tuple[int, int, int, int] | None:
+    """See :func:`rings`; None if no ring carries the sum."""
+    carried: Any = task
+    try:
+        scheme = protocol.scheme(carried)
+    except ConfigError:
+        return None
+    slots: Any = getattr(scheme, "slots", None)
+    count = slots if isinstance(slots, int) else slots.count
+    each = scheme.size(count + 1) - scheme.size(count)
+    shown = wire.structure_size(SessionKey(bytes(32 if protocol.shared_key else scheme.public_size)))
     frame = wire.overhead("decryptor-1", signed=True)
-
-    def ring(bits: int, clients: int) -> tuple[int, int, int, int] | None:
-        try:
-            scheme = protocol.scheme(Floored(clients, 1, 0.0, bits, least=clients).task(protocol))
-        except ConfigError:
-            return None
-        slots: Any = getattr(scheme, "slots", None)
-        count = slots if isinstance(slots, int) else slots.count
-        each = scheme.size(count + 1) - scheme.size(count)
-        shown = wire.structure_size(SessionKey(bytes(32 if protocol.shared_key else scheme.public_size)))
-        return count, each, scheme.size(1) - each, wire.string_size(frame + shown)
-
-    return [[[n, *(row or [None])] for n, row in steps(partial(ring, bits), LEAST, MOST)] for bits in BITS]
+    return count, each, scheme.size(1) - each, wire.string_size(frame + shown)
 
 
-def key_rings(protocol: OneShotParameters) -> list[list[list[Any]]]:
-    """For each of ``BITS``, rows [clients from which, [ring, ...]] of OneShot; a ring is a row of ``_ring``."""
-    shares = _key_bytes(protocol)
+def key_rings(protocol: OneShotParameters) -> dict[str, Any]:
+    """What the page chooses a ring of OneShot by.
 
-    def sought(bits: int, clients: int) -> list[list[int]]:
-        bound = (1 << bits) - 2
-        # Beside the vector travels the number of its coordinates that were clipped.
-        rings = {_ring(kahe_params.choose(((d, bound), (1, d)), clients, shares)) for d in _LENGTHS}
-        return [list(ring) for ring in sorted(rings)]
+    ``primes``: by ring degree and bits, the places of the largest primes that :mod:`he.kahe` may take. The prime at
+    place k is 2^bits - 2·degree·k + 1. ``limits``: the most bits of a modulus by degree; ``longest``: those of a
+    prime. An error of a sum is at most sqrt(2·variance·clients·demand), and at most ``key`` a client.
+    """
+    degrees = kahe_params.MODULUS_BITS
+    most = -(-max(degrees.values()) // params.MAX_PRIME_BITS)
 
-    rows = []
-    for bits in BITS:
-        # Rings change where the sum or the error of all clients takes one bit more.
-        bound = (1 << bits) - 2
-        ends = {-(-(1 << width) // bound) for width in range(bits, 62)}
-        ends |= {n for n, _ in steps(lambda n: kahe_params.error_bound(n).bit_length(), LEAST, MOST)}
-        starts = sorted({LEAST} | {n for n in ends if LEAST < n <= MOST})
-        changes = [(n, sought(bits, n)) for n in starts]
-        rows.append([[n, rings] for i, (n, rings) in enumerate(changes) if i == 0 or rings != changes[i - 1][1]])
-    return rows
+    def places(degree: int, bits: int) -> list[int]:
+        return [((1 << bits) + 1 - prime) // (2 * degree) for prime in params.ntt_primes(degree, bits, most)]
+
+    return {
+        "primes": {
+            str(degree): {
+                str(bits): places(degree, bits)
+                for bits in range(degree.bit_length() + 2, params.MAX_PRIME_BITS + 1)
+            }
+            for degree in degrees
+        },
+        "limits": {str(degree): bits for degree, bits in degrees.items()},
+        "longest": params.MAX_PRIME_BITS,
+        "variance": kahe_params.VARIANCE,
+        "key": kahe_params.MAX_KEY,
+        "demand": math.log(2) * (params.FAILURE_BITS + (2 * params.MAX_LENGTH).bit_length()),
+        "each": _key_bytes(protocol),
+        "shares": key_shares(protocol),
+    }
 
 
 def _key_bytes(protocol: OneShotParameters) -> int:
     """What a coefficient of a key costs in shares. OneShot weighs it against the vector when it chooses a ring."""
     return -(-4 * (protocol.members - protocol.corrupt_members) // protocol.committee.per_column)
-
-
-def _ring(chosen: kahe_params.Parameters) -> tuple[int, ...]:
-    """Degree, values in a coefficient, coefficients that stay empty, bits of the error, and of each prime."""
-    return chosen.degree, chosen.planes[0].per_coefficient, chosen.guards, chosen.shift, *chosen.bits
 
 
 def key_shares(protocol: OneShotParameters) -> dict[str, list[int]]:
@@ -177,64 +230,33 @@ def key_shares(protocol: OneShotParameters) -> dict[str, list[int]]:
     }
 
 
-def degrees(protocol: Pairwise, percent: int, dropout: int) -> dict[str, list[list[int]]]:
-    """Rows [clients, neighbours] of the sparse graph; 0: no sparse graph is safe, and all are neighbours.
-
-    ``few`` has all steps up to ``FEW`` clients. ``many`` has rows so close that the page may interpolate between
-    them. They begin at the least cohort above ``FEW`` that has a sparse graph.
-    """
-
-    def degree(clients: int) -> int:
-        c, floor = corrupt(percent, clients), min_survivors(protocol, clients, percent, dropout)
-        task: Any = _Floor(floor)  # the shape of a graph depends on no other field of the task
-        shape = protocol.shape(task, clients, c)
-        return 0 if shape.complete else shape.degree
-
-    every = [(n, degree(n)) for n in range(LEAST, FEW + 1)]
-    few = [[n, k] for i, (n, k) in enumerate(every) if i == 0 or k != every[i - 1][1]]
-    if not degree(MOST):
-        return {"few": few, "many": []}
-    first = FEW if every[-1][1] else steps(lambda n: degree(n) > 0, FEW, MOST)[-1][0]
-    rows = {n: degree(n) for n in (first, MOST)}
-
-    def refine(low: int, high: int) -> None:
-        middle = round((low * high) ** 0.5)
-        if high < 1.05 * low or high - low < 2:
-            return
-        rows[middle] = degree(middle)
-        share = math.log(middle / low) / math.log(high / low)
-        between = rows[low] + (rows[high] - rows[low]) * share
-        if high > 2 * low or abs(between - rows[middle]) > STEP * rows[middle]:
-            refine(low, middle)
-            refine(middle, high)
-
-    refine(first, MOST)
-    return {"few": few, "many": [[n, k] for n, k in sorted(rows.items()) if k]}
-
-
-class _Floor:
-    """The one field of a task that a graph depends on."""
-
-    def __init__(self, min_survivors: int) -> None:
-        self.min_survivors = min_survivors
-
-
 def reference(protocol: AggregationProtocol) -> dict[str, Any]:
     """A session that gives the page the constants of its formulas: ten clients, 1000 coordinates at 16 bits."""
-    shown = workload(protocol, 10, 1000, 16, 5, 10)
+    shown = workload(protocol, (10, 1000, 16), 5, 10)
     task = shown.task(protocol)
     cost, counts = protocol.cost(task), Counts.of(protocol, shown)
-    upload = cost.up[input_round(protocol)]
-    up, down = sum(cost.up.values()), sum(cost.down.values())
     return {
-        "n": counts.n,
-        "d": counts.d,
-        "bits": 16,
+        "clients": shown.clients,
+        "coordinates": shown.coordinates,
+        "bits": shown.bits,
         "k": counts.k,
         "q": counts.q,
-        "input": upload,
-        "up": up,
-        "down": down,
+        "input": cost.up[input_round(protocol)],
+        "up": sum(cost.up.values()),
+        "down": sum(cost.down.values()),
+    }
+
+
+def noise() -> dict[str, float]:
+    """What the page chooses a noise multiplier by: defaults and limits of the encodings of :mod:`dp`."""
+    default = DistributedGaussian(1.0, 1.0, 16, clients=LEAST, honest=LEAST - 1, corrupt=1)
+    return {
+        "delta": default.delta,
+        "beta": default.beta,
+        "deviations": default.k_stddevs,
+        "widest": default.widest(),
+        "narrowest": default.narrowest(),
+        "centralBits": CENTRAL_BITS,
     }
 
 
@@ -246,23 +268,18 @@ def data(rates: dict[str, Any]) -> dict[str, Any]:
         if isinstance(protocol, Encrypted):
             entry["rings"] = rings(protocol)
         elif isinstance(protocol, OneShotParameters):
-            entry |= {"rings": key_rings(protocol), "shares": key_shares(protocol), "each": _key_bytes(protocol)}
-            entry["limits"] = {str(degree): bits for degree, bits in kahe_params.MODULUS_BITS.items()}
+            entry |= key_rings(protocol)
         table[name] = entry
-    for percent in CORRUPTION:
-        for name, protocol in protocols(percent / 100).items():
-            if isinstance(protocol, SecAggPlus):
-                by_dropout = {str(dropout): degrees(protocol, percent, dropout) for dropout in DROPOUTS}
-                table[name].setdefault("degrees", {})[str(percent)] = by_dropout
     return {
         "rates": rates["rates"],
         "measured": {"machine": rates["machine"], "date": rates["date"], "command": rates["command"]},
-        "bits": BITS,
+        "bits": list(BITS),
         "clients": [LEAST, MOST],
-        "few": FEW,
         "corruption": CORRUPTION,
         "dropouts": DROPOUTS,
         "sizes": sizes(),
+        "graph": {"security": graph.SECURITY, "correctness": graph.CORRECTNESS, "slack": SLACK_BITS},
+        "noise": noise(),
         "protocols": table,
     }
 

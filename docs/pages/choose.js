@@ -2,7 +2,7 @@
 "use strict";
 
 (() => {
-  const { plan, snippet, silent, number } = window.SECAGG_CHOOSE;
+  const { plan, snippet, silent, number, bitsOf } = window.SECAGG_CHOOSE;
   const DATA = window.SECAGG_DATA;
   const form = document.getElementById("question");
   const element = (id) => document.getElementById(id);
@@ -10,13 +10,16 @@
   const NUMBERS = {  // least, most, whether only whole numbers
     clients: [DATA.clients[0], DATA.clients[1], true],
     coordinates: [1, 1e9, true],
+    bits: [...bitsOf("none"), true],
+    epsilon: [0.01, 1000, false],
+    rounds: [1, 1e6, true],
     uplink: [0.001, 1e6, false],
     downlink: [0.001, 1e6, false],
     cores: [1, 4096, true],
   };
   const DEFAULTS = {
     server: "lies", corruption: "10", clients: "100", coordinates: "1,000,000", bits: "16", dropout: "10",
-    uplink: "10", downlink: "50", cores: "1",
+    uplink: "10", downlink: "50", cores: "1", noise: "none", epsilon: "8", rounds: "20",
   };
   const COPY = element("copy").textContent;
   let chosen = "";  // the protocol whose row the reader chose
@@ -41,10 +44,11 @@
   }
 
   function read() {
-    const entries = Object.fromEntries(new FormData(form));
+    for (const name of ["epsilon", "rounds"]) element(name).disabled = form.elements.noise.value === "none";
+    const entries = { ...DEFAULTS, ...Object.fromEntries(new FormData(form)) };  // a disabled field has no entry
     const question = { ...entries };
     for (const flag of FLAGS) question[flag] = flag in entries;
-    for (const name of ["bits", "corruption", "dropout"]) question[name] = Number(entries[name]);
+    for (const name of ["corruption", "dropout"]) question[name] = Number(entries[name]);
     let right = true;
     for (const [name, [least, most, whole]] of Object.entries(NUMBERS)) {
       const value = Number(entries[name].replaceAll(/[,_\s]/g, ""));
@@ -118,7 +122,17 @@
     element("table").hidden = fitting.length === 0;
   }
 
-  function showTask(question, cost) {
+  // What the task's noise means, in sentences.
+  function privacy({ noise, rounds }, { multiplier, epsilon, deviation }) {
+    const within = `Its ε is at most ${Number(epsilon.toPrecision(4))} after ${number(rounds)} round${rounds > 1 ? "s" : ""}.`;
+    const error = `and that of the mean ${Number(deviation.toPrecision(3))}, in each coordinate.`;
+    const who = noise === "central"
+      ? "The server adds it, and could leave it out: it protects from those who see only what the server publishes."
+      : "This holds even if only those clients add theirs that are sure to stay and help nobody.";
+    return ` The noise of the sum has a standard deviation of ${multiplier} clips, ${error} ${within} ${who}`;
+  }
+
+  function showTask(question, { cost, noise } = {}) {
     element("task").hidden = !cost;
     if (!cost) return;
     const code = snippet(taken, question);
@@ -128,7 +142,7 @@
     element("room").textContent =
       `${number(silent(question))} of ${number(question.clients)} clients are expected to fall silent. The sum of at least ` +
       `${number(least)} is opened, so ${number(question.clients - least)} may; with more, the session ends and opens ` +
-      "nothing.";
+      `nothing.${noise ? privacy(question, noise) : ""}`;
   }
 
   function verdict(fitting, question) {
@@ -156,7 +170,7 @@
     taken = kept?.name ?? "";
     element("verdict").textContent = verdict(fitting, question);
     showTable(fitting, question);
-    showTask(question, kept?.cost);
+    showTask(question, kept);
     element("refused").replaceChildren(
       ...refused.flatMap(({ name, reasons }) => [
         Object.assign(document.createElement("dt"), { textContent: name }),
@@ -180,14 +194,14 @@
 
   function showMeasured() {
     const { machine, date, command } = DATA.measured;
+    const busy = machine.load > machine.cores / 2 ? " Other programs ran beside it, so they are rough." : "";
     element("measured").textContent =
-      `Rates measured on ${date} on ${machine.cores} cores of ${machine.processor}, ` +
-      `${machine.instructions.includes("avx512f") ? "with" : "without"} AVX-512, by ${command}.`;
+      `The rates behind the seconds were measured on ${date} on ${machine.cores} cores of ${machine.processor}, ` +
+      `${machine.instructions.includes("avx512f") ? "with" : "without"} AVX-512, by ${command}.${busy}`;
   }
 
   fill("corruption", DATA.corruption, (percent) => (percent === 0 ? "none" : `${percent} %`));
   fill("dropout", DATA.dropouts, (percent) => (percent === 0 ? "none" : `${percent} %`));
-  fill("bits", DATA.bits, (bits) => `${bits}`);
   restore();
   showMeasured();
   show();

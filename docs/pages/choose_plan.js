@@ -1,9 +1,11 @@
-// What `python -m bench plan` computes, for the page choose.html. It needs choose_data.js, and no document.
+// What `python -m bench plan` computes, for the page choose.html. It needs choose_data.js, choose_rings.js,
+// choose_graph.js and choose_noise.js, and no document.
 // SECAGG_CHOOSE.plan(question) returns the protocols that fit, the best first, and those that don't, with reasons.
 "use strict";
 
 window.SECAGG_CHOOSE = (() => {
   const DATA = window.SECAGG_DATA;
+  const { bitLength, ciphertexts, keyRing } = window.SECAGG_RINGS;
   const SERVERS = ["trusted", "curious", "late", "lies"];  // what the server may do, from the least to the most
   const LARGEST_MESSAGE = 2 ** 32 - 1;
 
@@ -12,12 +14,6 @@ window.SECAGG_CHOOSE = (() => {
   const text = (length) => length + (length < 256 ? 2 : length < 65536 ? 3 : 5);
   const listHead = (count) => (count < 16 ? 1 : count < 65536 ? 3 : 5);
   const bitmap = (n) => text(Math.ceil(n / 8));
-
-  function bitLength(number) {
-    let bits = 0;
-    for (let rest = number; rest >= 1; rest = Math.floor(rest / 2)) bits += 1;
-    return bits;
-  }
 
   // [length, how many] of the ids c1, c2, ... of n clients, the longest first.
   function idLengths(n) {
@@ -54,65 +50,24 @@ window.SECAGG_CHOOSE = (() => {
 
   const ids = (n) => longest(idLengths(n), n, (length) => 1 + length);
 
-  // ---- Vectors, rings and graphs ----
+  // ---- Vectors ----
 
-  const bound = (bits) => 2 ** bits - 2;
-  const maskBits = (n, bits) => Math.max(2, bitLength(n * bound(bits)));
-  // Beside the vector travels the number of its coordinates that were clipped.
-  const countBits = (n, d) => Math.max(2, bitLength(n * d));
-  const masked = (n, d, bits) => Math.ceil((d * maskBits(n, bits)) / 8) + Math.ceil(countBits(n, d) / 8);
-
-  // The last row of a table that begins at or below n.
-  function rowAt(rows, n) {
-    let found = rows[0];
-    for (const row of rows) if (row[0] <= n) found = row;
-    return found;
+  // [[length, bound], ...] of what a client sends. Beside a vector without noise travels the number of its coordinates
+  // that were clipped. Distributed noise needs a sum modulo 2^bits only.
+  function vectorOf({ coordinates: d, bits, noise }) {
+    if (noise === "distributed") return [[window.SECAGG_NOISE.padded(d), 2 ** bits - 1]];
+    return noise === "central" ? [[d, 2 ** bits - 2]] : [[d, 2 ** bits - 2], [1, d]];
   }
 
-  function ciphertexts(name, n, d, bits) {
-    const [, slots, each, head, key] = rowAt(DATA.protocols[name].rings[DATA.bits.indexOf(bits)], n);
-    if (slots === null) return null;
-    let digits = 1;  // of the number of clipped coordinates, each as large as a value
-    for (let reach = bound(bits); reach < d; reach = reach * (bound(bits) + 1) + bound(bits)) digits += 1;
-    return { size: head + each * Math.ceil((d + digits) / slots), key };
+  // Bits under masks or in shares, of each list of a vector.
+  function widths(question) {
+    if (question.noise === "distributed") return [question.bits];
+    return vectorOf(question).map(([, bound]) => Math.max(2, bitLength(question.clients * bound)));
   }
 
-  // The ring of the table's row that costs the fewest bytes. One that is too short for the number of clipped
-  // coordinates is lengthened until that number fits, or left out.
-  function keyRing(n, d, bits) {
-    const { rings, each, limits } = DATA.protocols.OneShot;
-    let best = null;
-    for (const [degree, ...row] of rowAt(rings[DATA.bits.indexOf(bits)], n)[1]) {
-      let [fields, guards, shift, ...primes] = row;
-      const [modulus, least] = [primes.reduce((sum, wide) => sum + wide), countBits(n, d) + shift];
-      if (least > limits[degree]) continue;
-      if (least > modulus) {
-        fields = Math.floor((least - shift) / maskBits(n, bits));
-        guards = Math.ceil(64 / (least - shift));
-        primes = primes.map((_, place) => Math.floor((least + place) / primes.length));
-      }
-      const groups = Math.ceil((Math.ceil(d / Math.min(fields, d)) + 1 + guards) / 8);
-      const [full, rest] = [Math.floor(groups / degree), groups % degree];
-      const words = (rows, wide) => Math.ceil((rows * wide) / 64);
-      const size = primes.reduce((sum, wide) => sum + 64 * (full * words(degree, wide) + words(rest, wide)), 0);
-      if (best === null || size + each * degree < best.size + each * best.degree) best = { degree, size };
-    }
-    return best;
-  }
-
-  // Neighbours of a client: all others, unless a sparse graph is safe.
-  function neighbours(name, n, percent, dropout) {
-    const table = DATA.protocols[name].degrees?.[percent][dropout] ?? { few: [], many: [] };
-    const rows = table.many;
-    const lookedUp = n <= DATA.few && table.few.length > 0 ? rowAt(table.few, n)[1] : null;
-    if (lookedUp) return { k: lookedUp, complete: false };
-    if (lookedUp === 0 || rows.length === 0 || n < rows[0][0]) return { k: n - 1, complete: true };
-    const above = rows.findIndex(([clients]) => clients >= n);
-    const [high, k] = rows[above];
-    if (high === n) return { k, complete: false };
-    const [low, before] = rows[above - 1];
-    const share = Math.log(n / low) / Math.log(high / low);
-    return { k: 2 * Math.round((before + (k - before) * share) / 2), complete: false };
+  function masked(question) {
+    const wide = widths(question);
+    return vectorOf(question).reduce((sum, [length], place) => sum + Math.ceil((length * wide[place]) / 8), 0);
   }
 
   function pairwiseBytes(name, n, k, q) {
@@ -134,18 +89,19 @@ window.SECAGG_CHOOSE = (() => {
   // ---- Costs of one protocol ----
 
   // What grows in the bytes of a session; the constants come from the table's reference session.
-  function growing(name, { n, d, bits, k, q }) {
+  function growing(name, question, k, q) {
+    const n = question.clients;
     if (name === "OneShot") {
-      const ring = keyRing(n, d, bits);
+      const ring = keyRing(n, vectorOf(question));
       if (ring === null) return null;
       const [share, rest] = DATA.protocols.OneShot.shares[ring.degree];
       return { up: rest + ring.size, down: ids(n), vector: ring.size, share };
     }
     if (DATA.protocols[name].rings) {
-      const ring = ciphertexts(name, n, d, bits);
+      const ring = ciphertexts(name, n, question.bits, vectorOf(question));
       return ring && { up: ring.size, down: ids(n) + ring.key, vector: ring.size };
     }
-    const vector = masked(n, d, bits);
+    const vector = masked(question);
     const more = q ? pairwiseBytes(name, n, k, q) : { up: 0, down: ids(n) };
     return { up: vector + more.up, down: more.down, vector };
   }
@@ -200,27 +156,77 @@ window.SECAGG_CHOOSE = (() => {
     return Math.max(leastSurvivors(name, question), question.clients - room);
   }
 
+  // Neighbours of a client: all others, unless a sparse graph is safe.
+  function neighbours(name, question) {
+    const n = question.clients;
+    if (name === "SecAgg") return n - 1;
+    const slack = name === "SecAggPlus/beacon" ? DATA.graph.slack : 0;
+    return window.SECAGG_GRAPH.degree(n, corrupt(question), n - minSurvivors(name, question), slack);
+  }
+
   function costs(name, question) {
-    const { clients: n, coordinates: d, bits } = question;
+    const n = question.clients;
     const q = isPairwise(name) ? Math.floor((n + corrupt(question)) / 2) + 1 : 0;
-    const k = q ? neighbours(name, n, question.corruption, question.dropout).k : 0;
-    const reference = DATA.protocols[name].reference;
-    const [now, then] = [growing(name, { n, d, bits, k, q }), growing(name, reference)];
+    const k = q ? neighbours(name, question) : 0;
+    const { clients, coordinates, bits, k: k0, q: q0, ...reference } = DATA.protocols[name].reference;
+    const now = growing(name, question, k, q);
+    const then = growing(name, { clients, coordinates, bits, noise: "none" }, k0, q0);
     if (now === null) return null;
-    const encrypted = DATA.protocols[name].rings !== undefined;
+    const d = vectorOf(question)[0][0];
+    const encrypted = DATA.protocols[name].rings !== undefined || name === "OneShot";
     const v = name === "OneShot" ? now.vector : encrypted ? reference.input - then.vector + now.vector : d;
-    const wide = !encrypted && Math.max(maskBits(n, bits), countBits(n, d)) > 32;
-    const w = isPairwise(name) && maskBits(n, bits) > 32 ? 2 : 1;
+    const wide = widths(question);
+    const w = isPairwise(name) && wide[0] > 32 ? 2 : 1;
     const counts = { n, g: silent(question), d, k, q, v, w, s: now.share ?? 0 };
     const [up, down] = [reference.up - then.up + now.up, reference.down - then.down + now.down];
     const wire = (8 * up) / (question.uplink * 1e6) + (8 * down) / (question.downlink * 1e6);
-    const client = seconds(name, "client", counts, wide);
+    const lanes = !encrypted && Math.max(...wide) > 32;
+    const client = seconds(name, "client", counts, lanes);
     return {
       up, down, wire, client, waiting: client + wire,
-      server: seconds(name, "server", counts, wide), other: seconds(name, "other", counts, wide),
+      server: seconds(name, "server", counts, lanes), other: seconds(name, "other", counts, lanes),
       neighbours: k, minSurvivors: minSurvivors(name, question),
     };
   }
+
+  // ---- Differential privacy ----
+
+  // Whoever can read a term apart from the others is kept off by that client's own noise only.
+  const SHOWS_TERMS = ["Clear", "CKKS/clients"];
+
+  function noiseNumbers(name, question) {
+    const { bits, coordinates: d, clients: n } = question;
+    return { bits, d, n, honest: minSurvivors(name, question) - corrupt(question) };
+  }
+
+  // The noise of the task, with its multiplier; null if the question wants none, or if none will do.
+  function noiseOf(name, question) {
+    const { noise, bits } = question;
+    if (noise === "none" || bits > bitsOf(noise)[1]) return null;
+    if (noise === "distributed" && SHOWS_TERMS.includes(name)) return null;
+    return window.SECAGG_NOISE.solve(question.noise, noiseNumbers(name, question), question.epsilon, question.rounds);
+  }
+
+  function unprivate(name, question, noise) {
+    if (question.noise === "none") return [];
+    if (question.noise === "distributed" && SHOWS_TERMS.includes(name)) {
+      return [
+        (name === "Clear" ? "The server reads each update by itself" : "Any one client can read each update for the server") +
+        ", so noise that is enough in the sum is not enough.",
+      ];
+    }
+    if (noise !== null) return [];
+    const { epsilon, rounds, bits, noise: kind } = question;
+    const better = window.SECAGG_NOISE.nearestBits(kind, noiseNumbers(name, question), epsilon, rounds, bitsOf(kind));
+    const most = kind === "central" && bits > bitsOf(kind)[1] ? `Central noise takes at most ${bitsOf(kind)[1]} bits` : "";
+    return [
+      (most || `With ${bits} bits no noise keeps ε within ${number(epsilon)} in ${number(rounds)} rounds`) +
+      (better === null ? ": allow a larger ε, or fewer rounds." : `: take ${better} bits.`),
+    ];
+  }
+
+  // The least and the most bits of a coordinate.
+  const bitsOf = (noise) => [DATA.bits[0], noise === "central" ? DATA.noise.centralBits : DATA.bits.at(-1)];
 
   // ---- Who may collude ----
 
@@ -280,7 +286,7 @@ window.SECAGG_CHOOSE = (() => {
         "to stay: accept fewer clients that may collude, or fewer that fall silent.",
       );
     }
-    if (isPairwise(name) && n > 65535 && cost.neighbours === n - 1) {
+    if (isPairwise(name) && cost.neighbours >= 65535) {
       reasons.push(
         name === "SecAgg" ? "Every client shares a mask with every other one, which ends at 65,535 clients."
           : "No sparse graph is safe with so many colluding and silent clients; a complete one ends at 65,535 clients.",
@@ -309,7 +315,17 @@ window.SECAGG_CHOOSE = (() => {
     }
   }
 
+  function encoding(question, noise) {
+    if (noise === null) return `secagg.FixedPoint(clip=1.0, bits=${question.bits}),  # values beyond the clip are cut`;
+    const kind = question.noise === "central" ? "CentralGaussian" : "DistributedGaussian";
+    return (
+      `dp.${kind}(l2_clip=1.0, noise_multiplier=${noise.multiplier}, bits=${question.bits}),` +
+      "  # a longer update is shortened to the clip"
+    );
+  }
+
   function snippet(name, question) {
+    const noise = noiseOf(name, question);
     const beacon = name === "SecAggPlus/beacon" ? [
       "from secagg.beacon import SignedBeacon",
       "",
@@ -317,11 +333,11 @@ window.SECAGG_CHOOSE = (() => {
       "beacon = SignedBeacon(public_key=beacon_key, genesis=0, period=30)",
     ] : [];
     return [
-      "import secagg", ...beacon, "",
+      ...(noise ? ["import dp"] : []), "import secagg", ...beacon, "",
       "task = secagg.Task(",
       `    protocol=${expression(name, question)},`,
       `    layout=secagg.Layout.of(update),  # an update of ${number(question.coordinates)} coordinates`,
-      `    encoding=secagg.FixedPoint(clip=1.0, bits=${question.bits}),  # values beyond the clip are cut`,
+      `    encoding=${encoding(question, noise)}`,
       `    max_clients=${question.clients},`,
       `    min_survivors=${minSurvivors(name, question)},`,
       '    context=b"run 1",',
@@ -333,13 +349,16 @@ window.SECAGG_CHOOSE = (() => {
   function plan(question) {
     const all = Object.keys(NEEDS).map((name) => {
       const cost = costs(name, question);
-      const reasons = [...distrusted(name, question), ...impossible(name, question, cost)];
-      return { name, cost, reasons, expression: expression(name, question) };
+      const noise = noiseOf(name, question);
+      const reasons = [
+        ...distrusted(name, question), ...impossible(name, question, cost), ...unprivate(name, question, noise),
+      ];
+      return { name, cost, noise, reasons, expression: expression(name, question) };
     });
     const fitting = all.filter((one) => one.reasons.length === 0);
     fitting.sort((one, other) => one.cost.waiting - other.cost.waiting);
     return { fitting, refused: all.filter((one) => one.reasons.length > 0) };
   }
 
-  return { plan, snippet, silent, number, NEEDS };
+  return { plan, snippet, silent, number, bitsOf, NEEDS };
 })();
