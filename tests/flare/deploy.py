@@ -2,16 +2,14 @@
 
 ``python -m tests.flare.deploy MODULE:FUNCTION,... FOLDER JSON``. Each participant has certificates of its own and
 is a process, as in production; each job is a process of its site. The option ``privacy`` has the content of
-``local/privacy.json`` for some sites. Ports are chosen at random.
+``local/privacy.json`` for some sites.
 """
 
 import contextlib
 import importlib
 import json
 import os
-import random
 import shutil
-import socket
 import subprocess
 import sys
 import time
@@ -22,18 +20,10 @@ from nvflare.fuel.flare_api.flare_api import Session, new_secure_session
 from nvflare.lighter.provision import gen_default_project_config
 from nvflare.tool.poc.poc_commands import get_prod_dir, prepare_poc_provision
 
-PORTS = range(20_000, 32_000)  # below the ports that Linux uses for outgoing connections
+from tests.flare.ports import reserve
+
 ADMIN = "admin@nvidia.com"
 SECONDS = 200
-
-
-def free_port() -> int:
-    """An unused port, chosen at random so that two deployments are unlikely to take the same one."""
-    for port in random.sample(PORTS, len(PORTS)):
-        with socket.socket() as probe, contextlib.suppress(OSError):
-            probe.bind(("127.0.0.1", port))
-            return port
-    raise RuntimeError("no port is free")
 
 
 def provision(folder: Path, sites: list[str]) -> Path:
@@ -44,12 +34,8 @@ def provision(folder: Path, sites: list[str]) -> Path:
     gen_default_project_config("dummy_project.yml", project)
     settings = yaml.safe_load(project.read_text())
     server, *_ = (entry for entry in settings["participants"] if entry["type"] == "server")
-    server |= {
-        "name": "server",
-        "fed_learn_port": free_port(),
-        "admin_port": free_port(),
-        "default_host": "localhost",
-    }
+    port, admin_port = reserve(2)
+    server |= {"name": "server", "fed_learn_port": port, "admin_port": admin_port, "default_host": "localhost"}
     admins = [entry for entry in settings["participants"] if entry["type"] == "admin"]
     clients = [{"name": site, "type": "client", "org": "nvidia"} for site in sites]
     settings["participants"] = [server, *clients, *admins]

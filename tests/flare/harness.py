@@ -1,7 +1,7 @@
 """A job of NVFlare in its simulator, in a temporary folder, and all that left its sites.
 
 A job runs in processes of its own, because NVFlare changes the folder, the logging and the signals of its process.
-``recording`` keeps every frame that a process sends. The training script notes what its site has to hide.
+``startup`` keeps every frame that a process sends. The training script notes what its site has to hide.
 """
 
 from __future__ import annotations
@@ -24,7 +24,6 @@ from secagg.integrations._shared.metrics import metric_key
 from tests.flare.processes import Processes
 from tests.integrations.encoded import integers, rows
 
-ROOT = Path(__file__).parents[2]
 SECONDS = 120  # a job takes some twenty; a busy machine more
 FLOATS = [">f4", "<f4", ">f8", "<f8"]
 
@@ -176,11 +175,7 @@ def run(
     """The return code of a process that plays a job; ``RuntimeError`` if it does not end in time."""
     for name in ("notes", "frames"):
         (folder / name).mkdir()
-    own = {
-        "FLARE_FRAMES": f"{folder}/frames",
-        "PYTHONPATH": f"{Path(__file__).parent / 'recording'}:{ROOT}",
-    }
-    with Processes(folder, own | (environment or {})) as processes:
+    with Processes(folder, {"FLARE_FRAMES": f"{folder}/frames"} | (environment or {})) as processes:
         try:
             return processes.start(
                 "job", sys.executable, "-m", module, maker, str(folder), json.dumps(options)

@@ -10,6 +10,9 @@ from collections.abc import Mapping
 from contextlib import suppress
 from pathlib import Path
 
+ROOT = Path(__file__).parents[2]
+STARTUP = Path(__file__).parent / "startup"  # what each process does first
+
 
 class Processes:
     """Processes whose environment has a mark: the folder in which they run. Use it in a ``with`` block.
@@ -20,7 +23,12 @@ class Processes:
     def __init__(self, folder: Path, environment: Mapping[str, str]) -> None:
         self.folder = folder
         self.mark = f"FLARE_TEST={folder}".encode()
-        own = {"FLARE_TEST": str(folder), "HOME": str(folder), "NO_COLOR": "1"}
+        own = {
+            "FLARE_TEST": str(folder),
+            "HOME": str(folder),
+            "NO_COLOR": "1",
+            "PYTHONPATH": f"{STARTUP}:{ROOT}",
+        }
         self.environment = os.environ | own | environment
         self.running: dict[str, subprocess.Popen[bytes]] = {}
 

@@ -12,8 +12,8 @@ import pytest
 
 pytest.importorskip("nvflare", reason="needs NVFlare: pip install 'secagg[nvflare]'")
 
-from tests.flare.harness import ROOT, SECONDS
-from tests.flare.processes import Processes
+from tests.flare.harness import SECONDS
+from tests.flare.processes import ROOT, Processes
 
 EXAMPLE = ROOT / "examples" / "nvflare_job"
 SITES = [f"site-{number}" for number in range(1, 5)]
@@ -23,7 +23,6 @@ QUANTIZED = 5e-4  # three rounds, each to 16 bits of 2 * 2.0; training carries t
 def play(folder: Path, script: str) -> Processes:
     shutil.copytree(EXAMPLE, folder, dirs_exist_ok=True)
     environment = {
-        "PYTHONPATH": str(ROOT),
         "NVFLARE_SIMULATOR_WORKSPACE_ROOT": f"{folder}/workspace",
         "SECAGG_SITE": f"{folder}/sites",
     }
