@@ -27,7 +27,7 @@ from nvflare.fuel.f3.streaming.stream_const import STREAM_CHANNEL, STREAM_DATA_T
 from nvflare.private.privacy_manager import Scope
 
 from mpc.keys import encode_parts
-from secagg.errors import ConfigError
+from secagg.errors import ConfigError, EncodingError
 from secagg.integrations._shared.budget import check_unbudgeted
 from secagg.integrations._shared.digests import arrays_of, dtypes_of, typed
 from secagg.integrations._shared.metrics import MOST_NUMBERS, only_numbers
@@ -150,7 +150,7 @@ class SecureFilter(Filter):  # type: ignore[misc]
 
     The site's settings are read on the site and never from the job: see ``docs/nvflare.md``. An operator who lists
     the filter in the site's ``privacy.json``, under ``task_result_filters`` and under ``components``, has it in
-    every job. It raises ``ConfigError``, so that no value leaves, for every result that it can't protect.
+    every job. Of a result that it can't protect only a return code leaves, and a line in the site's log says why.
     """
 
     __module__ = PUBLIC
@@ -217,7 +217,7 @@ class SecureFilter(Filter):  # type: ignore[misc]
                 raise ConfigError(f"got no SecureFilter for task {name!r:.80}; list it under task_result_filters")
             allowed = self._evaluation(result, name, fl_ctx)
         except Exception as error:
-            log.warning("secagg: held back a result: %s", error)
+            _log_held_back(error)
         content = dict(allowed)  # the same object goes to the filters, and to the server
         result.clear()
         result.update(content)
@@ -247,10 +247,20 @@ class SecureFilter(Filter):  # type: ignore[misc]
             log.warning("secagg: this site can't take part: %s: %s", type(error).__name__, error)
 
     def process(self, shareable: Shareable, fl_ctx: Any) -> Shareable:
-        """The placeholder in place of the result; an error, and so nothing, for what can't be protected.
+        """The placeholder in place of the result; a return code and nothing else for what can't be protected.
 
-        The errors have no detail of the site, because NVFlare may send a site's error log to the server.
+        It raises nothing, because NVFlare would log a traceback at each site in each round.
         """
+        try:
+            return self._protected(shareable, fl_ctx)
+        except Exception as error:
+            _log_held_back(error)
+            return make_reply(ReturnCode.TASK_RESULT_FILTER_ERROR)
+        finally:
+            fl_ctx.set_prop(FLContextKey.TASK_RESULT, None, private=True, sticky=False)  # for later filters
+
+    def _protected(self, shareable: Shareable, fl_ctx: Any) -> Shareable:
+        """What may leave of a result; ``ConfigError`` for what can't be protected."""
         name = fl_ctx.get_prop(FLContextKey.TASK_NAME)
         if name != self.train_task:
             return self._evaluation(shareable, name, fl_ctx)
@@ -275,7 +285,7 @@ class SecureFilter(Filter):  # type: ignore[misc]
         return placeholder
 
     def _site(self, fl_ctx: Any) -> Site:
-        """The site of this job; ``ConfigError``, without detail, for settings that don't fit."""
+        """The site of this job; ``ConfigError`` for settings that don't fit, after a line that says why."""
         with self._noting():
             return site_of(self._full, fl_ctx)
         raise ConfigError(_CANT)
@@ -309,6 +319,17 @@ def _check_executors(fl_ctx: Any) -> None:
                 f"got executor {type(executor).__name__}, which sends results to other sites past all filters; use "
                 "a workflow in which the server aggregates"
             )
+
+
+def _log_held_back(error: Exception) -> None:
+    """Log why a result stays here. The text of a ``ConfigError`` has no detail of the site.
+
+    So it may be in the error log, which a site sends to the server: there the job's author reads it.
+    """
+    if isinstance(error, ConfigError):
+        log.error("secagg: held back a result: %s", error)
+    else:
+        log.warning("secagg: held back a result: %s", error, exc_info=not isinstance(error, EncodingError))
 
 
 def _run_in(fl_ctx: Any) -> _Run | None:

@@ -116,6 +116,7 @@ def test_a_site_with_wrong_settings_sits_out_and_says_which(name: str, tmp_path:
     federation.round(0)
     assert f"round 0 went on, without {VICTIM}: {server}" in caplog.text
     assert re.search(own, caplog.text)
+    assert not [record for record in caplog.records if record.exc_info or "Traceback" in record.getMessage()]
     # NVFlare sends a site's errors to the server.
     errors = [record.getMessage() for record in caplog.records if record.levelno >= logging.ERROR]
     assert not [error for error in errors if str(tmp_path) in error]

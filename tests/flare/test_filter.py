@@ -17,7 +17,7 @@ pytest.importorskip("nvflare", reason="needs NVFlare: pip install 'secagg[nvflar
 
 from nvflare.apis.dxo import DXO, DataKind, MetaKey
 from nvflare.apis.dxo_filter import DXOFilter
-from nvflare.apis.fl_constant import ReturnCode
+from nvflare.apis.fl_constant import FLContextKey, ReturnCode
 from nvflare.apis.shareable import Shareable
 from nvflare.app_common.abstract.fl_model import FLModel, ParamsType
 from nvflare.app_common.app_constant import AppConstants
@@ -144,3 +144,27 @@ def test_a_site_that_has_the_filter_too_sends_one_placeholder(tmp_path: Path) ->
     reply = site.run(request())
     assert reply.get_return_code() == ReturnCode.OK
     assert {name: array.tolist() for name, array in reply["DXO"]["data"].items()} == {"secagg": [0.0]}
+
+
+class Withholding(Passing):
+    """A filter that lets nothing through, and leaves the run's context as it is."""
+
+    def process(self, shareable: Shareable, fl_ctx: Any) -> Shareable:
+        return Shareable()
+
+
+class Restoring(Passing):
+    """A filter of the job that puts back what it finds in the run's context."""
+
+    def process(self, shareable: Shareable, fl_ctx: Any) -> Shareable:
+        return fl_ctx.get_prop(FLContextKey.TASK_RESULT) or shareable
+
+
+def test_a_later_filter_finds_nothing_of_a_result_that_was_held_back(tmp_path: Path) -> None:
+    for number, result in enumerate(RESULTS.values()):
+        site = make_site(tmp_path / str(number), [SecureFilter(TASK), Restoring()], result())
+        assert site.run(request()).get_return_code() != ReturnCode.OK
+        assert not is_found(site.sent[0])
+    control = make_site(tmp_path / "control", [Withholding(), Restoring()], dxo(data={"numpy_key": SECRET}))
+    control.run(request())
+    assert is_found(control.sent[0])
