@@ -33,11 +33,11 @@ from secagg.integrations._flare_site import (
 )
 from secagg.integrations._shared.digests import arguments_digest, arrays_digest, arrays_of
 from secagg.integrations._shared.hosted import hosting_sites
-from secagg.integrations._shared.metrics import metric_key, metrics_of, with_metrics
-from secagg.integrations._shared.rounds import Rounds
+from secagg.integrations._shared.metrics import check_model, metrics_of, with_metrics, without_metrics
 from secagg.integrations._shared.sessions import checked_deadlines
 from secagg.integrations._shared.settings import read_settings, roster_path
-from secagg.integrations._shared.site import check_model, compiling
+from secagg.integrations._shared.site import compiling
+from secagg.integrations._shared.site_rounds import SiteRounds
 from secagg.integrations._shared.statements import as_refusal, read, task_text, write
 from secagg.layout import Layout
 from secagg.roles.outcome import Outcome
@@ -47,7 +47,7 @@ from secagg.task import Task
 class _Played:
     """The outcomes of the rounds, of which there are none before the job runs."""
 
-    _rounds: Rounds | None
+    _rounds: SiteRounds | None
 
     @property
     def outcomes(self) -> list[Outcome]:
@@ -126,7 +126,7 @@ class SecureAggregator(_Played, ModelAggregator):  # type: ignore[misc]
         if path is None:
             local = fl_ctx.get_engine().get_workspace().get_site_config_dir()
             path = read_settings(str(fl_ctx.get_identity_name()), local, required=False).get("secagg-roster")
-        self._rounds = Rounds(
+        self._rounds = SiteRounds(
             STACK,
             self._full,
             roster=None if path is None else load_roster(path),
@@ -195,8 +195,7 @@ class SecureAggregator(_Played, ModelAggregator):  # type: ignore[misc]
 
     def _result(self, outcome: Outcome, params: Mapping[str, Any]) -> FLModel:
         """The mean as NVFlare's difference, in the kinds of array and the dtypes of the model."""
-        mean = dict(outcome.mean)
-        metrics = {name: float(mean.pop(metric_key(name))) for name in metrics_of(self._full)}
+        mean, metrics = without_metrics(outcome.mean, self._full)
         layout = Layout.of(dict(params))
         difference = layout.restore(layout.flatten(mean, dtype="float64"), like=dict(params), dtype="like")
         self._choose(metrics)
@@ -320,7 +319,7 @@ class SecureServer(_Played):
             path = read_settings(SERVER, local, required=False).get("secagg-roster")
         self._pinned = None if path is None else load_roster(path)
         self._sites = {client.name: client for client in collab.clients}
-        self._rounds = Rounds(
+        self._rounds = SiteRounds(
             STACK,
             self._full,
             roster=self._pinned,
@@ -352,8 +351,7 @@ class SecureServer(_Played):
         )
         if outcome is None:
             return dict(model), {}
-        mean = dict(outcome.mean)
-        metrics = {name: float(mean.pop(metric_key(name))) for name in metrics_of(self._full)}
+        mean, metrics = without_metrics(outcome.mean, self._full)
         layout = Layout.of(dict(model))
         moved = layout.flatten(dict(model), dtype="float64") + layout.flatten(mean, dtype="float64")
         return layout.restore(moved, like=dict(model), dtype="like"), metrics

@@ -13,7 +13,6 @@ from secagg._rounds import session_name
 from secagg.errors import Aborted, ConfigError, LocalProtocolError, RemoteProtocolError
 from secagg.integrations._flower_frames import check_outermost, is_simulated
 from secagg.integrations._flower_records import (
-    Statement,
     announces,
     arrays_of,
     is_train,
@@ -27,6 +26,7 @@ from secagg.integrations._flower_records import (
 from secagg.integrations._shared.budget import check_unbudgeted
 from secagg.integrations._shared.metrics import with_metrics
 from secagg.integrations._shared.party import Party, privately, without_detail
+from secagg.integrations._shared.statements import Statement
 from secagg.task import Task
 
 log = logging.getLogger("flwr.secagg")

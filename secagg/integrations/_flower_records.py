@@ -11,20 +11,18 @@ import math
 import re
 from collections.abc import Mapping
 from io import BytesIO
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 from flwr.app import Array, ArrayRecord, ConfigRecord, MetricRecord
 from numpy.typing import NDArray
 
 from mpc.keys import encode_parts
-from secagg import wire
 from secagg.errors import ConfigError, EncodingError
 from secagg.integrations._shared.digests import typed
+from secagg.integrations._shared.statements import VERSION, Statement, check_version
 from secagg.layout import Layout
 from secagg.task import Task
-
-VERSION = (1 << 16) + wire.VERSION  # the version of these records, and that of the messages in them
 
 FIELDS = "secagg"
 MESSAGE = "secagg.message"
@@ -38,18 +36,6 @@ _HEADERS = {
 }
 
 
-class Statement(NamedTuple):
-    """The content of a message, with checked types; ``session`` and ``data`` are empty in an introduction."""
-
-    task: bytes
-    party: str
-    roster: bytes  # its digest
-    session: bytes
-    number: int  # the strategy's round
-    attempt: int
-    data: bytes
-
-
 def write(task: Task, data: bytes = b"", **fields: Any) -> dict[str, Any]:
     """The records of one message, for a ``RecordDict``."""
     records: dict[str, Any] = {FIELDS: ConfigRecord({"version": VERSION, "task": task.digest} | fields)}
@@ -61,27 +47,20 @@ def write(task: Task, data: bytes = b"", **fields: Any) -> dict[str, Any]:
 
 def read(content: Any, task: Task) -> Statement:
     """The other side's message; ``ConfigError`` unless it is of this version and this task."""
-    fields = content.get(FIELDS)
-    if not isinstance(fields, ConfigRecord):
+    record = content.get(FIELDS)
+    if not isinstance(record, ConfigRecord):
         raise ConfigError("got a message without secagg's records; both sides need secagg.integrations.flower")
-    if (version := fields.get("version")) != VERSION:
-        raise ConfigError(
-            f"got version {_version(version)}; this side speaks {_version(VERSION)}: install one secagg everywhere"
-        )
-    if fields.get("task") != task.digest:
-        raise ConfigError("got another task; give the server and all clients the same task, with the same metrics")
-    record = content.get(MESSAGE)
-    array = record.get("message") if isinstance(record, ArrayRecord) else None
-    data = array.data if array is not None and array.stype == _STYPE else b""
-    values: dict[str, Any] = {"party": "", "roster": b"", "session": b"", "number": 0, "attempt": 0} | dict(fields)
-    surplus = values.keys() - {"version", *Statement._fields} or "data" in values or len(record or ()) > 1
-    statement = Statement(*((values | {"data": data})[name] for name in Statement._fields))
-    if surplus or tuple(map(type, statement)) != (bytes, str, bytes, bytes, int, int, bytes):
-        raise ConfigError(
-            "got secagg's records with unexpected fields, from another release or a mod; install the same secagg "
-            "on all sides"
-        )
-    return statement
+    fields = dict(record)
+    check_version(fields.pop("version", None))
+    if "data" in fields or MESSAGE in content:
+        fields["data"] = None if "data" in fields else _message(content[MESSAGE])
+    return Statement.of(fields, task)
+
+
+def _message(record: Any) -> bytes | None:
+    """The protocol's message; None if there is anything else in the record."""
+    array = record.get("message") if isinstance(record, ArrayRecord) and len(record) == 1 else None
+    return array.data if array is not None and array.stype == _STYPE else None
 
 
 def announces(content: Any, task: Task) -> bool:
@@ -97,7 +76,8 @@ def reply_of(reply: Any, task: Task, party: str | None = None) -> Statement:
     """
     content = _content(reply, introducing=party is None)
     stated = read(content, task)
-    allowed = Statement(task.digest, party or stated.party, b"" if party else stated.roster, b"", 0, 0, stated.data)
+    introduction = Statement(task.digest, stated.party, stated.roster)
+    allowed = introduction if party is None else Statement(task.digest, party, data=stated.data)
     if stated != allowed or content.keys() - {FIELDS, MESSAGE}:
         raise ConfigError(
             "got a reply with records that secagg does not protect; check the mods and the app of that node"
@@ -120,10 +100,6 @@ def _content(reply: Any, *, introducing: bool) -> Any:
     if introducing and reply.error.code in _APP_ERRORS:
         hint = "; does its ClientApp have client_mod(task) first in mods?"
     raise ConfigError(f"error {reply.error.code}: {reason}{hint}")
-
-
-def _version(version: object) -> str:
-    return f"{version >> 16}.{version & 0xFFFF}" if type(version) is int else repr(version)[:20]
 
 
 def strip(content: Any) -> None:

@@ -36,10 +36,10 @@ from secagg.integrations._flare_server import SecureAggregator, SecureFedAvg, Se
 from secagg.integrations._flare_site import MODEL, REQUEST, SERVER, STACK, SecureFilter
 from secagg.integrations._shared.digests import arguments_digest, arrays_of
 from secagg.integrations._shared.hosted import hosted
-from secagg.integrations._shared.metrics import metrics_of, with_metrics
+from secagg.integrations._shared.metrics import check_model, metrics_of, with_metrics
 from secagg.integrations._shared.party import RefusalError
 from secagg.integrations._shared.settings import read_settings
-from secagg.integrations._shared.site import Site, check_model
+from secagg.integrations._shared.site import Site
 from secagg.integrations._shared.statements import read, refuse, task_text, write
 from secagg.layout import Layout
 from secagg.task import Task

@@ -80,7 +80,7 @@ SETTINGS = {
     "no roster": (without("secagg-roster"), "got settings without secagg-roster; set .* secagg.json", NO_RESULT),
     "neither": (without("secagg-key", "secagg-roster"), "without secagg-key and secagg-roster; set", NO_RESULT),
     "no folder": (without("secagg-dir"), "a malicious server, and a node without secagg-dir .*: set it", NO_RESULT),
-    "another roster": (of_others, "", "got another roster; give the server and all sites the same"),
+    "another roster": (of_others, "", "got another roster; give the server and all parties the same"),
     "a key that is not there": (
         gone,
         "got no private key at .*gone.pem: .*; make one with secagg keygen",
@@ -179,7 +179,7 @@ def no_filter(folder: Path) -> Federation:
 ROUNDS: dict[str, tuple[Callable[[Path], Federation], str]] = {
     "another task": (
         another_task,
-        "got another task; give the server and all sites the same task, with the same metrics",
+        "got another task; give the server and all parties the same task, with the same metrics",
     ),
     "another version": (
         another_version,
@@ -220,7 +220,7 @@ def test_three_sites_of_which_one_is_lost_are_too_few(tmp_path: Path, caplog: An
         "round 0 aborted: got 2 sites for a sum; the task's min_survivors is 3: start more sites than that, so "
         f"that a round goes on when one is lost, without {VICTIM}: {NO_RESULT}"
     ) in caplog.text
-    with pytest.raises(Aborted, match="2 rounds over one model failed; the last: got 2 sites"):
+    with pytest.raises(Aborted, match="2 rounds over one model failed; the last: round 1 aborted: got 2 sites"):
         federation.round(1)
 
 

@@ -129,9 +129,7 @@ def close_to(result: Any, expected: Any, atol: float = 1e-6) -> None:
 
 def the_error(caplog: Any) -> str:
     """The one line that an aborted round ends in."""
-    (line,) = [
-        entry.getMessage() for entry in caplog.records if entry.module == "_flower_server" and entry.levelno == 40
-    ]
+    (line,) = [entry.getMessage() for entry in caplog.records if entry.module == "rounds" and entry.levelno == 40]
     assert "\n" not in line
     return str(line)
 

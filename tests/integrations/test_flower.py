@@ -885,7 +885,7 @@ def test_signatures_decide_which_node_has_an_id(tmp_path: Path) -> None:
     assert secure_grid.outcomes[0].survivors == ("c2", "c3", "c4", "c5")
     assert any((fault.sender, fault.kind) == ("c2", "unauthentic") for fault in secure_grid.outcomes[0].faults)
     assert not secure_grid.outcomes[1].faults
-    assert secure_grid._proven["c2"] == 2
+    assert secure_grid._rounds.proven["c2"] == 2
 
 
 def test_a_config_that_does_not_fit_is_named(tmp_path: Path, caplog: Any) -> None:

@@ -139,9 +139,12 @@ def test_an_enrolled_node_refuses_the_task_of_simulations_too(tmp_path: Path) ->
 
 def test_a_simulation_has_the_time_that_ray_needs_to_start() -> None:
     grid = InMemoryGrid(state_factory=SimpleNamespace(state=lambda: None))
-    seconds = [SecureGrid(grid, TASK, deadlines=named)._deadline for named in (None, {"ShareKeys": 1.0}, 5)]
-    assert seconds == [600.0, 600.0, 5.0]
-    assert SecureGrid(LoopbackGrid([]), TASK)._deadline == 60.0
+
+    def usual(grid: Any, deadlines: Any = None) -> float:
+        return SecureGrid(grid, TASK, deadlines=deadlines)._rounds.seconds("Introduction")
+
+    assert [usual(grid, named) for named in (None, {"ShareKeys": 1.0}, 5)] == [600.0, 600.0, 5.0]
+    assert usual(LoopbackGrid([])) == 60.0
 
 
 def test_an_empty_roster_is_no_path() -> None:

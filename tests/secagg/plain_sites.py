@@ -11,8 +11,8 @@ import numpy as np
 import secagg
 from secagg.identity import PartyRole, Roster, load_roster
 from secagg.integrations._shared.digests import arrays_digest
-from secagg.integrations._shared.rounds import Rounds
 from secagg.integrations._shared.site import Site
+from secagg.integrations._shared.site_rounds import SiteRounds
 from secagg.keygen import write_identities
 from secagg.roles.outcome import Outcome
 
@@ -73,9 +73,9 @@ class PlainSites:
             site = self.sites[name]
             site.keep(site.take(number, model, REQUEST), {"w": model["w"] + place / 8}, {})
 
-    def rounds(self, deadlines: float = 20.0) -> Rounds:
+    def rounds(self, deadlines: float = 20.0) -> SiteRounds:
         """The server."""
-        return Rounds(
+        return SiteRounds(
             STACK,
             self.task,
             roster=self.roster,
@@ -88,7 +88,7 @@ class PlainSites:
         """A site's answer."""
         return self.sites[site].answer(message)
 
-    def play(self, rounds: Rounds, number: int) -> Outcome | None:
+    def play(self, rounds: SiteRounds, number: int) -> Outcome | None:
         """Train and sum a round."""
         self.train(number)
         digest = arrays_digest(STACK, self.model(number))

@@ -16,9 +16,9 @@ from mpc.keys import encode_parts
 from secagg._rounds import UPLOADS_OF_A_MODEL
 from secagg.errors import ConfigError
 from secagg.integrations._shared.digests import arguments_digest, arrays_digest, arrays_of, typed
-from secagg.integrations._shared.rounds import Rounds
 from secagg.integrations._shared.sessions import Exhausted, Sessions, without
 from secagg.integrations._shared.site import Site
+from secagg.integrations._shared.site_rounds import SiteRounds
 from secagg.integrations._shared.statements import write
 from secagg.keygen import write_identities
 from secagg.session import roster_digest
@@ -34,7 +34,8 @@ VALUES: list[Any] = [
 
 def test_no_stack_is_imported() -> None:
     rooms = (
-        "budget", "digests", "hosted", "metrics", "party", "rounds", "sessions", "settings", "site", "statements",
+        "budget", "digests", "hosted", "metrics", "party", "rounds", "sessions", "settings", "site", "site_rounds",
+        "statements",
     )  # fmt: skip
     code = "; ".join(
         [
@@ -142,10 +143,10 @@ def test_rounds_leave_out_a_site_that_claims_the_roster_and_is_not_in_it(tmp_pat
             return sites[site].answer(message)
         return write(task, roster=roster_digest(roster))  # a liar: only its introduction would be believed
 
-    rounds = Rounds("test", task, roster=roster, parties={}, deadlines=20.0, ask=ask)
+    rounds = SiteRounds("test", task, roster=roster, parties={}, deadlines=20.0, ask=ask)
     digest = arrays_digest("test", model)
     outcome = rounds.play(0, model=digest, request=bytes(32), sites=[*names, "s5"], left_out={})
     assert outcome is not None
     assert outcome.survivors == tuple(names)
     np.testing.assert_allclose(outcome.mean["w"], 1.5 / 8, atol=1e-5)
-    assert rounds._left_out == {"s5": "the roster doesn't list this site as a client"}
+    assert rounds._left_out == {"s5": "got id s5, which the roster doesn't list as a client"}

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import replace
+from typing import Any
 
 from secagg.errors import ConfigError
 from secagg.fixed_point import FixedPoint
@@ -27,10 +28,25 @@ def metrics_of(task: Task) -> list[str]:
     return [key.removeprefix(_METRIC) for key in keys if isinstance(key, str) and key.startswith(_METRIC)]
 
 
-def shapes_of(task: Task) -> dict[str, tuple[int, ...]]:
-    """The shapes of the model's arrays by name, without the metrics."""
+def check_model(arrays: Mapping[str, Any], task: Task) -> None:
+    """``ConfigError`` unless the arrays have the names and shapes of the task's layout, without its metrics."""
     metrics = set(map(metric_key, metrics_of(task)))
-    return {leaf.name: leaf.shape for leaf in task.layout.leaves if leaf.name not in metrics}
+    shapes = {name: tuple(array.shape) for name, array in arrays.items()}
+    expected = {leaf.name: leaf.shape for leaf in task.layout.leaves if leaf.name not in metrics}
+    for name in sorted(shapes.keys() | expected.keys()):
+        if shapes.get(name) != expected.get(name):
+            raise ConfigError(
+                f"got a model whose array {name!r:.80} has shape {shapes.get(name)}; the task's layout says "
+                f"{expected.get(name)}: a model of other names or shapes needs a new task"
+            )
+
+
+def without_metrics(mean: Mapping[str, Any], task: Task) -> tuple[dict[str, Any], dict[str, float]]:
+    """The mean of the model's updates by name, and the means of the metrics."""
+    names = metrics_of(task)
+    keys = set(map(metric_key, names))
+    means = {name: float(mean[metric_key(name)]) for name in names}
+    return {key: value for key, value in mean.items() if key not in keys}, means
 
 
 def with_metrics(task: Task, metrics: Mapping[str, float] | None) -> Task:

@@ -16,7 +16,7 @@ from secagg._rounds import session_name
 from secagg.errors import Aborted, ConfigError, EncodingError, LocalProtocolError, RemoteProtocolError
 from secagg.integrations._shared.digests import arrays_digest
 from secagg.integrations._shared.hosted import HostedRole, check_settings
-from secagg.integrations._shared.metrics import metrics_of, shapes_of
+from secagg.integrations._shared.metrics import check_model, metrics_of
 from secagg.integrations._shared.party import Party, RefusalError, privately, without_detail
 from secagg.integrations._shared.statements import Statement, read, refuse, write
 from secagg.task import Task
@@ -227,14 +227,3 @@ def warm(task: Task) -> None:
         warming.warm(task)
     finally:
         log.removeFilter(is_of_others)
-
-
-def check_model(arrays: Mapping[str, Any], task: Task) -> None:
-    """``ConfigError`` unless the arrays have the names and shapes of the task's layout."""
-    shapes, expected = {name: tuple(array.shape) for name, array in arrays.items()}, shapes_of(task)
-    for name in sorted(shapes.keys() | expected.keys()):
-        if shapes.get(name) != expected.get(name):
-            raise ConfigError(
-                f"got a model whose array {name!r:.80} has shape {shapes.get(name)}; the task's layout says "
-                f"{expected.get(name)}: a model of other names or shapes needs a new task"
-            )

@@ -1,10 +1,10 @@
-"""The messages between a server and a party, as dicts of plain values, for stacks that carry those."""
+"""What a message between a server and a party says, and such messages as dicts, for stacks that carry those."""
 
 from __future__ import annotations
 
 import base64
 from collections.abc import Mapping
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Self
 
 from secagg import wire
 from secagg.errors import ConfigError
@@ -12,7 +12,7 @@ from secagg.integrations._shared.metrics import with_metrics
 from secagg.integrations._shared.party import RefusalError
 from secagg.task import Task
 
-VERSION = (1 << 16) + wire.VERSION  # the version of these messages, and that of the messages in them
+VERSION = (1 << 16) + wire.VERSION  # the version of these statements, and that of the messages in them
 
 _MOST_SHOWN = 300  # characters of the other side's refusal
 
@@ -36,21 +36,50 @@ def task_text(task: Task | str, metrics: Mapping[str, float] | None) -> tuple[Ta
 
 
 class Statement(NamedTuple):
-    """The content of a message, with checked types; ``data`` is empty in an introduction."""
+    """The content of a message, with checked types; ``session`` and ``data`` are empty in an introduction."""
 
     task: bytes
-    party: str  # the party that is meant, if it is not the site itself
-    roster: bytes  # its digest, in the answer to an introduction
-    number: int  # the stack's round
-    attempt: int
-    session: bytes
-    data: bytes
+    party: str = ""  # the party that is meant or answers, if that is not clear from who sends the message
+    roster: bytes = b""  # its digest, in the answer to an introduction
+    number: int = 0  # the stack's round
+    attempt: int = 0
+    session: bytes = b""
+    data: bytes = b""
+
+    @classmethod
+    def of(cls, fields: Mapping[str, Any], task: Task) -> Self:
+        """The statement of these fields; ``RefusalError`` unless it is about ``task`` and has no other fields."""
+        if fields.get("task") != task.digest:
+            raise RefusalError(
+                "got another task; give the server and all parties the same task, with the same metrics"
+            )
+        values = cls._field_defaults | dict(fields)
+        if values.keys() != set(cls._fields) or [type(values[name]) for name in cls._fields] != _TYPES:
+            raise RefusalError(
+                "got secagg's records with unexpected fields, from another release or from code that changes "
+                "messages; install the same secagg on all sides"
+            )
+        return cls(**values)
+
+
+_TYPES = [bytes, str, bytes, int, int, bytes, bytes]
+
+
+def check_version(version: object) -> None:
+    """``RefusalError`` unless the other side speaks this version."""
+    if version != VERSION:
+        raise RefusalError(
+            f"got version {_shown(version)}; this side speaks {_shown(VERSION)}: install one secagg everywhere"
+        )
+
+
+def _shown(version: object) -> str:
+    return f"{version >> 16}.{version & 0xFFFF}" if type(version) is int else repr(version)[:20]
 
 
 def write(task: Task, **fields: Any) -> dict[str, Any]:
     """A message about ``task``."""
-    empty = {"party": "", "roster": b"", "number": 0, "attempt": 0, "session": b"", "data": b""}
-    return {"version": VERSION, "task": task.digest} | empty | fields
+    return {"version": VERSION} | Statement(task.digest, **fields)._asdict()
 
 
 def refuse(reason: str) -> dict[str, Any]:
@@ -62,22 +91,10 @@ def read(message: Mapping[str, Any], task: Task) -> Statement:
     """The other side's message; ``RefusalError`` unless it is of this version and task, with no more fields."""
     content = dict(message)
     version, refusal = content.pop("version", None), content.pop("refusal", None)
-    if version != VERSION:
-        raise RefusalError(
-            f"got version {_version(version)}; this side speaks {_version(VERSION)}: install one secagg everywhere"
-        )
+    check_version(version)
     if isinstance(refusal, str):
         raise RefusalError("".join(refusal.splitlines())[:_MOST_SHOWN])
-    if content.get("task") != task.digest:
-        raise RefusalError("got another task; give the server and all sites the same task, with the same metrics")
-    types = [type(content.get(name)) for name in Statement._fields]
-    if content.keys() != set(Statement._fields) or types != [bytes, str, bytes, int, int, bytes, bytes]:
-        raise RefusalError("got a message with unexpected fields; install the same secagg on all sides")
-    return Statement(**content)
-
-
-def _version(version: object) -> str:
-    return f"{version >> 16}.{version & 0xFFFF}" if type(version) is int else repr(version)[:20]
+    return Statement.of(content, task)
 
 
 def as_refusal(error: Exception) -> str:
