@@ -64,7 +64,12 @@ _TRUSTS = ("distributed", "local")
 
 @dataclass(frozen=True, slots=True)
 class Distributed(ABC):
-    """Fields and methods of both encodings; see :class:`dp.DistributedGaussian`."""
+    """Fields and methods of both encodings; see :class:`dp.DistributedGaussian`.
+
+    In all methods, ``layout`` is the structure of an update, of which only ``layout.size``, its number of
+    coordinates, is read. ``dimension`` is that number. There are no weights: ``weight`` and ``max_weight`` are
+    None.
+    """
 
     l2_clip: float
     noise_multiplier: float
@@ -184,7 +189,7 @@ class Distributed(ABC):
         return False
 
     def for_server(self, key: bytes) -> Self:
-        """The encoding itself: the server adds no noise."""
+        """The encoding itself: the server adds no noise, and does not use ``key``."""
         return self
 
     def release(self, dimension: int) -> Release:
@@ -332,7 +337,10 @@ class Distributed(ABC):
 
     @abstractmethod
     def log_tail(self, sigma: float, reach: float) -> float:
-        """See :class:`dp._grid.NoiseParameters`."""
+        """A bound on log P(noise >= ``reach``), for one client's noise of standard deviation ``sigma``.
+
+        Both are in steps of the grid.
+        """
 
 
 @lru_cache(maxsize=256)

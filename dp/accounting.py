@@ -205,7 +205,7 @@ class RDPAccountant:
         delta: float | None = None,
         amplified: bool = True,
     ) -> bool:
-        """Whether ε would be above ``max_epsilon`` after composing ``event``; nothing changes."""
+        """Whether ε would be above ``max_epsilon`` after composing ``event``, ``count`` times; nothing changes."""
         check_epsilon("max_epsilon", max_epsilon)
         return not self.epsilon_after(event, count, delta=delta, amplified=amplified) <= max_epsilon
 
@@ -221,7 +221,7 @@ class RDPAccountant:
 
     @classmethod
     def from_state_dict(cls, state: object) -> Self:
-        """The accountant with this :meth:`state_dict`: each event is checked and composed again.
+        """The accountant whose :meth:`state_dict` is ``state``: each event is checked and composed again.
 
         Raises :class:`DPError` for any other object.
         """
@@ -245,7 +245,7 @@ class RDPAccountant:
 
     @classmethod
     def from_bytes(cls, data: bytes) -> Self:
-        """The accountant that :meth:`to_bytes` wrote; :class:`DPError` for any other bytes."""
+        """The accountant that :meth:`to_bytes` wrote as ``data``; :class:`DPError` for any other bytes."""
         return cls.from_state_dict(decode_state(data))
 
     def _cost(self, event: Event, count: int) -> _Total:
@@ -311,6 +311,6 @@ def _count(count: object) -> int:
 
 
 def check_epsilon(name: str, epsilon: object) -> None:
-    """:class:`DPError` unless ``epsilon`` is a finite number above 0."""
+    """:class:`DPError` unless ``epsilon`` is a finite number above 0; ``name`` names it in the error."""
     if not 0 < real(epsilon) < math.inf:
         raise DPError(f"got {name}={epsilon!r}; expected a finite number above 0")

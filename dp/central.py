@@ -72,8 +72,10 @@ class CentralGaussian:
     - ``delta``: the δ at which ε is stated.
 
     Neighbours are one update and zero in its place; who took part is public. Dropouts and colluding clients do not
-    change the noise. There are no weights. The server decodes with :meth:`for_server`; a ``secagg`` server draws
-    the key and keeps it. Raises :class:`DPError` if a field is out of range.
+    change the noise. There are no weights: ``weight`` and ``max_weight`` are None. The server decodes with
+    :meth:`for_server`; a ``secagg`` server draws the key and keeps it. ``layout`` is the structure of an update, of
+    which only ``layout.size``, the number of coordinates, is read. Raises :class:`DPError` if a field is out of
+    range.
     """
 
     l2_clip: float
@@ -165,7 +167,11 @@ class CentralGaussian:
     def decode(
         self, sums: Sequence[NDArray[Any]], *, layout: LayoutLike, survivors: int, max_weight: int | None
     ) -> Decoded:
-        """Raises :class:`DPError`. Without a key, two decodings of one sum would differ; see :meth:`for_server`."""
+        """Raises :class:`DPError`. Without a key, two decodings of one sum would differ; see :meth:`for_server`.
+
+        ``sums`` (one array) and ``survivors`` (the number of clients in them) are those of that encoding's
+        ``decode``.
+        """
         raise DPError(
             "got an exact sum to decode and no key for its noise; expected for_server(key).decode(...), where the "
             "key is 32 secret bytes that the server keeps"
@@ -174,14 +180,22 @@ class CentralGaussian:
     def for_task(
         self, *, max_clients: int, honest: int, corrupt: int, shows_terms: bool = False
     ) -> "CentralGaussian":
-        """The encoding itself: the server's noise does not depend on how many clients are honest."""
+        """The encoding itself: the server's noise does not depend on how many clients are honest.
+
+        A session has at most ``max_clients`` clients, of whom ``corrupt`` may collude, and an opened sum has at
+        least ``honest`` honest updates. ``shows_terms`` says whether the server sees each term.
+        """
         return self
 
     def check(self, max_clients: int, honest: int, corrupt: int | None = None) -> None:
-        """Accepts every task: colluding clients cannot reduce the server's noise."""
+        """Accepts every task: colluding clients cannot reduce the server's noise.
+
+        ``max_clients``, ``honest`` and ``corrupt`` are numbers of clients in the largest session, as in
+        :meth:`for_task`.
+        """
 
     def for_session(self, session: bytes) -> "CentralGaussian":
-        """The encoding itself: it encodes alike in all sessions."""
+        """The encoding itself: it encodes alike in all sessions, whatever the name ``session``."""
         return self
 
     @property

@@ -73,7 +73,7 @@ class DistributedGaussian(Distributed):
         return NARROWEST_TERM if self.honest > 1 else _LEAST_WIDTH
 
     def log_tail(self, sigma: float, reach: float) -> float:
-        """See :class:`dp._grid.NoiseParameters`."""
+        """See :meth:`dp._distributed.Distributed.log_tail`."""
         return -(reach / sigma * reach / sigma) / 2  # it is subgaussian with σ (Canonne, Kamath and Steinke)
 
 
@@ -99,7 +99,7 @@ class DistributedSkellam(Distributed):
         return _LEAST_WIDTH
 
     def log_tail(self, sigma: float, reach: float) -> float:
-        """See :class:`dp._grid.NoiseParameters`."""
+        """See :meth:`dp._distributed.Distributed.log_tail`."""
         variance = sigma**2  # Chernoff: E exp(tX) = exp(variance·(cosh t - 1))
         return reach**2 / (math.hypot(reach, variance) + variance) - reach * math.asinh(reach / variance)
 
@@ -118,8 +118,10 @@ def distributed_gaussian_epsilon(
 ) -> float:
     """ε at ``delta`` of ``rounds`` with :class:`DistributedGaussian`, for planning.
 
-    ``honest`` is the guaranteed number of honest survivors; by default all ``clients`` are. ε does not depend on
-    the clip. Raises :class:`DPError` for what the encoding refuses.
+    ``dimension`` is the number of coordinates of an update, and ``clients`` the largest number of clients in a
+    session. ``honest`` is the guaranteed number of honest survivors; by default all ``clients`` are. ``bits``,
+    ``noise_multiplier``, ``k_stddevs`` and ``beta`` are the encoding's. ε does not depend on the clip. Raises
+    :class:`DPError` for what the encoding refuses.
     """
     sure = clients if honest is None else honest
     encoding = DistributedGaussian(
@@ -140,7 +142,10 @@ def distributed_skellam_epsilon(
     honest: int | None = None,
     rounds: int = 1,
 ) -> float:
-    """:func:`distributed_gaussian_epsilon` for :class:`DistributedSkellam`."""
+    """ε at ``delta`` of ``rounds`` with :class:`DistributedSkellam`, for planning.
+
+    The arguments are those of :func:`distributed_gaussian_epsilon`.
+    """
     sure = clients if honest is None else honest
     encoding = DistributedSkellam(
         1.0, noise_multiplier, bits, clients=clients, honest=sure, k_stddevs=k_stddevs, beta=beta, delta=delta

@@ -171,7 +171,10 @@ class Composed(Event):
 
 @dataclass(frozen=True, slots=True)
 class Release:
-    """An event, with the unit that it protects and the trust under which it was released."""
+    """An ``event``, with the ``unit`` that it protects and the ``trust`` under which it was released.
+
+    The unit is ``"record"`` or ``"client"``; the trust is one of :data:`Trust`.
+    """
 
     event: Event
     unit: Unit
@@ -201,7 +204,7 @@ EVENTS: dict[str, type[Event]] = {
 
 
 def unamplified(event: Event) -> Event:
-    """The event without sampling, as a party sees it that knows who was sampled."""
+    """``event`` without sampling, as a party sees it that knows who was sampled."""
     match event:
         case PoissonSampled() | FixedSizeSampled():
             return unamplified(event.event)
@@ -214,7 +217,7 @@ def unamplified(event: Event) -> Event:
 
 
 def to_plain(event: Event) -> dict[str, Any]:
-    """The event in types that JSON can hold; :func:`from_plain` reads it."""
+    """``event`` in types that JSON can hold; :func:`from_plain` reads it."""
     if EVENTS.get(type(event).__name__) is not type(event):
         raise DPError(f"got a {type(event).__name__}, which is unsupported; expected one of {', '.join(EVENTS)}")
     plain: dict[str, Any] = {"kind": type(event).__name__}
@@ -230,7 +233,10 @@ def to_plain(event: Event) -> dict[str, Any]:
 
 
 def from_plain(plain: object, depth: int = 0) -> Event:
-    """The event that :func:`to_plain` wrote; :class:`DPError` for any other object, however deeply nested."""
+    """The event that :func:`to_plain` wrote as ``plain``; :class:`DPError` for any other object.
+
+    ``depth`` is how deep in another event it is: objects that are nested deeper than ``MAX_DEPTH`` are refused.
+    """
     if not isinstance(plain, Mapping) or depth > MAX_DEPTH:
         raise DPError(f"an event is not a JSON object, or is nested deeper than {MAX_DEPTH}")
     name = plain.get("kind")
@@ -251,7 +257,7 @@ def from_plain(plain: object, depth: int = 0) -> Event:
 
 
 def check_name(what: str, value: object, known: tuple[str, ...]) -> None:
-    """:class:`DPError` unless ``value`` is one of the ``known`` names."""
+    """:class:`DPError` unless ``value`` is one of the ``known`` names; ``what`` names it in the error."""
     if value not in known:
         raise DPError(f"got {what}={value!r}; expected one of {', '.join(known)}")
 

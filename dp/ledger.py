@@ -56,6 +56,7 @@ class PrivacyLedger:
     - ``unit``: ``"record"`` or ``"client"``; ``trust``: ``"local"``, ``"distributed"`` or ``"central"``
       (:data:`dp.events.Trust`). The ledger refuses a release of another unit or trust, because such figures don't
       add up.
+    - ``neighbours`` and ``orders``: as in :class:`dp.RDPAccountant`.
     - Under ``"central"`` trust the server samples and is trusted, so the ledger charges the amplified ε. Under the
       other kinds the server is the adversary, and the ledger charges ε without amplification.
 
@@ -220,7 +221,7 @@ class PrivacyLedger:
 
     @classmethod
     def from_bytes(cls, data: bytes) -> Self:
-        """The ledger that :meth:`to_bytes` wrote, in memory; :class:`DPError` for any other bytes."""
+        """The ledger that :meth:`to_bytes` wrote as ``data``, in memory; :class:`DPError` for any other bytes."""
         fields = fields_of(decode_state(data), _FORMAT, _FIELDS)
         accountant = RDPAccountant.from_state_dict(fields["accountant"])
         ledger = cls(fields["epsilon"], check_delta(accountant.delta), unit=fields["unit"], trust=fields["trust"])

@@ -88,8 +88,9 @@ class _OnGrid(ABC):
     def release(self, value: ArrayLike, *, rng: Rng = os.urandom) -> float | NDArray[np.float64]:
         """``value`` with noise: a float for a number, a float64 array of the same shape for an array.
 
-        ``value`` has ``size`` coordinates: integers or floats of up to 64 bits, all finite. Raises :class:`DPError`
-        for any other. The caller must ensure that the values of neighbours lie within ``sensitivity`` (see
+        ``value`` has ``size`` coordinates: integers or floats of up to 64 bits, all finite. ``rng`` returns as many
+        random bytes as it is asked for, from a cryptographic generator. Raises :class:`DPError` for any other
+        value. The caller must ensure that the values of neighbours lie within ``sensitivity`` (see
         :mod:`dp.clipping`), and must charge what ``cost`` returns for each release.
         """
         rounded = _on_grid(value, self.size, self.grid)

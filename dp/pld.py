@@ -20,11 +20,11 @@ def pld_epsilon(
     neighbours: Neighbours = "zero-out",
     amplified: bool = True,
 ) -> float:
-    """ε at ``delta`` (in (0, 1)) of events with their counts, as in :attr:`dp.RDPAccountant.events`.
+    """ε at ``delta`` (in (0, 1)) of ``events`` with their counts, as in :attr:`dp.RDPAccountant.events`.
 
     The events are Gaussian, Poisson-sampled Gaussian (under ``"zero-out"``), or compositions of these.
-    ``amplified=False`` returns ε against a party that knows who was sampled. Raises :class:`DPError` for any other
-    event, and if dp-accounting is not installed.
+    ``neighbours`` is as in :class:`dp.RDPAccountant`. ``amplified=False`` returns ε against a party that knows who
+    was sampled. Raises :class:`DPError` for any other event, and if dp-accounting is not installed.
     """
     try:
         import dp_accounting

@@ -25,10 +25,11 @@ _COUNT = struct.Struct("<Q")
 
 
 class Adder:
-    """A running sum of encrypted vectors, for the server, which has no key. :meth:`Scheme.adder` makes one.
+    """A running sum of encrypted vectors under ``scheme``, for the server, which has no key.
 
-    It takes 8 bytes a residue, whatever the number of vectors. It does not recognise a vector that it has
-    added already: the caller adds one for each client. Any thread may call it: calls take turns.
+    :meth:`Scheme.adder` makes one. It takes 8 bytes a residue, whatever the number of vectors. It does not
+    recognise a vector that it has added already: the caller adds one for each client. Any thread may call it: calls
+    take turns.
     """
 
     def __init__(self, scheme: Format) -> None:
@@ -45,10 +46,10 @@ class Adder:
         return self._count
 
     def fold(self, upload: bytes) -> None:
-        """Add one encrypted vector, from any sender.
+        """Add ``upload``, one encrypted vector, from any sender.
 
-        Raises :class:`CiphertextError`, and leaves the sum as it was, on bytes that no encryption produces,
-        and if the sum is full. A well-formed vector may still hold anything: that shows when the sum is opened.
+        Raises :class:`CiphertextError`, and leaves the sum as it was, on bytes that no encryption produces, and if
+        the sum is full. A well-formed vector may still hold anything: that shows when the sum is opened.
         """
         scheme = self.scheme
         with self._lock:
@@ -62,7 +63,7 @@ class Adder:
             self._count += 1
 
     def merge(self, other: "Adder") -> None:
-        """Add another sum of this scheme. The caller sees to it that no vector is in both.
+        """Add ``other``, another sum of this scheme. The caller sees to it that no vector is in both.
 
         Raises :class:`HEError`, and leaves both sums, if they hold more vectors than a sum may, or if the two have
         different schemes.

@@ -38,9 +38,10 @@ class Encryptor(ABC):
     def prepare(self, count: int, executor: Executor | None = None) -> None:
         """Make obfuscators for ``count`` more ciphertexts now; encrypting then costs two multiplications each.
 
-        They serve encryptions that draw from ``os.urandom``. Each is used once. They stay with this
-        object: a copy, a pickle or a forked process has none, because two ciphertexts under one
-        obfuscator reveal the difference of their plaintexts.
+        The work is split over ``executor``, where threads save time; the default is this thread. The obfuscators
+        serve encryptions that draw from ``os.urandom``. Each is used once. They stay with this object: a copy, a
+        pickle or a forked process has none, because two ciphertexts under one obfuscator reveal the difference of
+        their plaintexts.
         """
         if count < 0:
             raise HEError(f"got {count} obfuscators to prepare; expected 0 or more")

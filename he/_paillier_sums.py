@@ -35,8 +35,8 @@ def _checksum(body: bytes) -> bytes:
 class Adder:
     """A server's running sum: one encrypted sum, and 32 bytes for each vector in it.
 
-    :meth:`Scheme.adder` makes one. It refuses a vector that is in the sum already, byte for byte. Any thread may
-    call it: calls take turns.
+    :meth:`Scheme.adder` makes one, for vectors of ``length`` values under ``scheme`` and the public ``key``. It
+    refuses a vector that is in the sum already, byte for byte. Any thread may call it: calls take turns.
     """
 
     def __init__(self, scheme: _Scheme, length: int, key: PublicKey) -> None:
@@ -74,7 +74,7 @@ class Adder:
             self._seen[name] = None
 
     def merge(self, other: types.Adder) -> None:
-        """Add another sum of this scheme, length and key; see :meth:`he.scheme.Adder.merge`."""
+        """Add ``other``, another sum of this scheme, length and key; see :meth:`he.scheme.Adder.merge`."""
         if (
             not isinstance(other, Adder)
             or other is self

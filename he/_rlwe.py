@@ -65,7 +65,10 @@ class Scheme(Format):
         return SecretKey(self, kept.astype(np.int8) - 1, None)
 
     def load_secret(self, data: bytes) -> SecretKey:
-        """The key that :meth:`SecretKey.to_bytes` wrote. Raises :class:`HEError` for any other bytes."""
+        """The key that :meth:`SecretKey.to_bytes` wrote as ``data``.
+
+        Raises :class:`HEError` for any other bytes.
+        """
         return _rlwe_keys.load_secret(self, data)
 
     def load_public(self, data: bytes) -> PublicKey:
@@ -77,7 +80,10 @@ class Scheme(Format):
         return Adder(self, length, self._empty(length), set())
 
     def load_adder(self, data: bytes, length: int, public: scheme.PublicKey | None = None) -> Adder:
-        """The sum that :meth:`Adder.to_bytes` wrote. Raises :class:`HEError` for any other bytes."""
+        """The sum that :meth:`Adder.to_bytes` wrote as ``data``; see :meth:`he.scheme.Scheme.load_adder`.
+
+        Raises :class:`HEError` for any other bytes.
+        """
         # The count comes first, and says how long the rest is.
         count = (
             int.from_bytes(data[DIGEST_BYTES + 8 : DIGEST_BYTES + 16], "little") if isinstance(data, bytes) else 0

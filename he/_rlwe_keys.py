@@ -47,7 +47,10 @@ def _engine(name: str) -> Engine:
 
 @dataclass(frozen=True, eq=False)
 class PublicKey:
-    """Encrypts vectors. Make one from bytes with :meth:`Scheme.load_public`."""
+    """Encrypts vectors under ``scheme``. Make one from bytes with :meth:`Scheme.load_public`.
+
+    ``words`` are the key's residues.
+    """
 
     scheme: Format
     words: Words = field(repr=False)
@@ -87,9 +90,10 @@ class PublicKey:
 
 
 class SecretKey:
-    """Opens sums and, if the scheme is seeded, encrypts. ``public`` is its public key; None if seeded.
+    """Opens sums and, if the ``scheme`` is seeded, encrypts. ``public`` is its public key; None if seeded.
 
-    This key opens the ciphertexts of each single client, too.
+    ``secret`` are the coefficients of the key, -1, 0 or 1. This key opens the ciphertexts of each single client,
+    too.
     """
 
     def __init__(self, scheme: Format, secret: NDArray[np.int8], public: PublicKey | None) -> None:
@@ -184,8 +188,11 @@ class SecretKey:
 class Adder:
     """A running sum of encrypted vectors, for the server, which has no key. :meth:`Scheme.adder` makes one.
 
-    It takes 16 bytes a coefficient and prime, for ciphertexts in groups of eight, and 32 bytes for each
-    vector. It refuses a vector that is in the sum already. Any thread may call it: calls take turns.
+    It takes 16 bytes a coefficient and prime, for ciphertexts in groups of eight, and 32 bytes for each vector. It
+    refuses a vector that is in the sum already. Any thread may call it: calls take turns.
+
+    The vectors have ``length`` values under ``scheme``. ``sums`` are the sums of ciphertexts so far, and ``seen``
+    has SHA-256 of each vector that is in them.
     """
 
     def __init__(self, scheme: Format, length: int, sums: Words, seen: set[bytes]) -> None:
@@ -198,23 +205,23 @@ class Adder:
         return len(self._seen)
 
     def fold(self, data: bytes) -> None:
-        """Add an encrypted vector, from any sender.
+        """Add ``data``, an encrypted vector, from any sender.
 
-        Raises :class:`CiphertextError`, and leaves the sum as it was, on bytes that no encryption
-        produces, on a vector that is in the sum already, and if the sum is full. (A well-formed
-        ciphertext may still hold anything: that shows when the sum is opened.)
+        Raises :class:`CiphertextError`, and leaves the sum as it was, on bytes that no encryption produces, on a
+        vector that is in the sum already, and if the sum is full. (A well-formed ciphertext may still hold
+        anything: that shows when the sum is opened.)
         """
         with self._lock:
             self._require_room()
             self._fold(*upload(self.scheme, data, self.length))
 
     def fold_tenseal(self, data: bytes) -> None:
-        """Add a vector that TenSEAL encrypted: what its ``serialize()`` returned, from any sender.
+        """Add ``data``, a vector that TenSEAL encrypted: what its ``serialize()`` returned, from any sender.
 
-        It must be under a context of this scheme (:meth:`PublicKey.to_tenseal`, :meth:`SecretKey.to_tenseal`)
-        and padded with zeros to a multiple of ``scheme.slots`` values, because TenSEAL fills what is free
-        with copies. Under CKKS it has twice the error's variance of this package's own, and counts twice in
-        ``max_clients``: if more are added, a sum may stay closed, but none opens wrong.
+        It must be under a context of this scheme (:meth:`PublicKey.to_tenseal`, :meth:`SecretKey.to_tenseal`) and
+        padded with zeros to a multiple of ``scheme.slots`` values, because TenSEAL fills what is free with copies.
+        Under CKKS it has twice the error's variance of this package's own, and counts twice in ``max_clients``: if
+        more are added, a sum may stay closed, but none opens wrong.
 
         Raises :class:`CiphertextError`, as :meth:`fold` does. No TenSEAL runs here.
         """
@@ -226,7 +233,7 @@ class Adder:
             self._fold(self.scheme._groups(words, 2 * len(self.scheme._fields)), b"")
 
     def merge(self, other: types.Adder) -> None:
-        """Add another sum of this scheme and length; see :meth:`he.scheme.Adder.merge`."""
+        """Add ``other``, another sum of this scheme and length; see :meth:`he.scheme.Adder.merge`."""
         if (
             not isinstance(other, Adder)
             or other is self

@@ -79,7 +79,7 @@ class Scheme(Format):
         return Adder(self)
 
     def load_adder(self, state: bytes) -> Adder:
-        """The sum that :meth:`Adder.to_bytes` wrote. Raises :class:`HEError` for any other bytes."""
+        """The sum that :meth:`Adder.to_bytes` wrote as ``state``. Raises :class:`HEError` for any other bytes."""
         return _kahe_sums.load_adder(self, state)
 
     def open(
@@ -87,11 +87,11 @@ class Scheme(Format):
     ) -> list[Integers]:
         """The sums of ``count`` vectors, an array for each segment, from an adder's ``total``.
 
-        The server runs this. ``keys`` (N) is the sum of the keys of these very vectors, signed. The work is split
-        over ``executor``; the default is this thread. Raises :class:`OpenError`, and returns nothing,
-        unless the sum of the keys is at most 64 ``count`` in size, every error is within its bound for ``count``
-        vectors, every field is at most ``count`` times the bound of its segment, and nothing is above the fields,
-        after the last value or in empty coefficients.
+        The server runs this. ``keys`` (N) is the sum of the keys of these very vectors, signed, and ``public`` the
+        32 bytes of :meth:`key`. The work is split over ``executor``; the default is this thread. Raises
+        :class:`OpenError`, and returns nothing, unless the sum of the keys is at most 64 ``count`` in size, every
+        error is within its bound for ``count`` vectors, every field is at most ``count`` times the bound of its
+        segment, and nothing is above the fields, after the last value or in empty coefficients.
         """
         work = _kahe_sums.opening(self, keys, count, self._uniform(public))
         return _kahe_sums.open_sum(work, total, executor)
@@ -99,8 +99,9 @@ class Scheme(Format):
     def opens(self, total: bytes, keys: Integers, count: int, public: bytes) -> bool:
         """Whether :meth:`open` would accept the last eight polynomials, in which the empty coefficients are.
 
-        It tells candidates for the sum of the keys apart at a fraction of the cost; only :meth:`open` decides.
-        Raises :class:`OpenError` as :meth:`open` does, except for what the polynomials hold.
+        It has the arguments of :meth:`open`. It tells candidates for the sum of the keys apart at a fraction of the
+        cost; only :meth:`open` decides. Raises :class:`OpenError` as :meth:`open` does, except for what the
+        polynomials hold.
         """
         work = _kahe_sums.opening(self, keys, count, self._uniform(public))
         return _kahe_sums.opens(work, total)

@@ -84,7 +84,7 @@ class Plane:
 
 @dataclass(frozen=True, slots=True)
 class Parameters:
-    """A ring of degree N modulo the product of ``primes``, and where the values of ``planes`` lie in it.
+    """A ring of ``degree`` N modulo the product of ``primes``, and where the values of ``planes`` lie in it.
 
     The errors of a full sum are at most ``error`` in size, and fields begin at bit ``shift``. In all, ``places``
     coefficients are sent, a multiple of eight, of which at least ``guards`` hold nothing.

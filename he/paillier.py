@@ -143,7 +143,7 @@ class Scheme:
         return self.bits // 8
 
     def generate(self, rng: Random = os.urandom) -> "VectorPrivateKey":
-        """A fresh key for this scheme; see :func:`generate`."""
+        """A fresh key for this scheme; see :func:`generate`, also for ``rng``."""
         return VectorPrivateKey(self, generate(self.bits, textbook=self.textbook, rng=rng))
 
     def load_public(self, data: bytes) -> "VectorPublicKey":
@@ -151,7 +151,10 @@ class Scheme:
         return VectorPublicKey(self, PublicKey.from_bytes(data, self.bits, textbook=self.textbook))
 
     def load_secret(self, data: bytes) -> "VectorPrivateKey":
-        """The key that :meth:`VectorPrivateKey.to_bytes` wrote. Raises :class:`HEError` for other bytes."""
+        """The key that :meth:`VectorPrivateKey.to_bytes` wrote as ``data``.
+
+        Raises :class:`HEError` for other bytes.
+        """
         return VectorPrivateKey(self, PrivateKey.from_bytes(data, self.bits, textbook=self.textbook))
 
     def adder(self, length: int, public: types.PublicKey | None = None) -> "Adder":
@@ -159,7 +162,10 @@ class Scheme:
         return Adder(self, length, self._key_in(public))
 
     def load_adder(self, data: bytes, length: int, public: types.PublicKey | None = None) -> "Adder":
-        """The sum that :meth:`Adder.to_bytes` wrote. Raises :class:`HEError` for other bytes, or another key."""
+        """The sum that :meth:`Adder.to_bytes` wrote as ``data``; see :meth:`he.scheme.Scheme.load_adder`.
+
+        Raises :class:`HEError` for other bytes, or another key.
+        """
         adder = Adder(self, length, self._key_in(public))
         adder._restore(data)
         return adder
@@ -225,7 +231,7 @@ def _check_key(scheme: Scheme, key: PublicKey) -> None:
 
 @dataclass(frozen=True)
 class VectorPublicKey:
-    """A public key under a scheme, for a client. Raises :class:`HEError` if the two do not fit."""
+    """The public ``key`` under a ``scheme``, for a client. Raises :class:`HEError` if the two do not fit."""
 
     scheme: Scheme
     key: PublicKey
@@ -245,7 +251,8 @@ class VectorPublicKey:
     def prepare(self, count: int, executor: Executor | None = None) -> None:
         """Prepare obfuscators for ``count`` ciphertexts (:meth:`Scheme.ciphertexts`) before the update exists.
 
-        They serve encryptions that draw from ``os.urandom``.
+        The work is split over ``executor``, where threads save time; the default is this thread. The obfuscators
+        serve encryptions that draw from ``os.urandom``.
         """
         self.key.prepare(count, executor)
 
@@ -262,7 +269,7 @@ class VectorPublicKey:
 
 @dataclass(frozen=True)
 class VectorPrivateKey:
-    """A private key under a scheme, for the decryptor. Raises :class:`HEError` if the two do not fit."""
+    """The private ``key`` under a ``scheme``, for the decryptor. Raises :class:`HEError` if the two do not fit."""
 
     scheme: Scheme
     key: PrivateKey
@@ -288,14 +295,14 @@ class VectorPrivateKey:
         return _encrypt(self.scheme, self.key, values, executor, rng)
 
     def open(self, total: bytes, length: int, count: int, executor: Executor | None = None) -> NDArray[np.int64]:
-        """The sum, (length,), of ``count`` vectors, from the server's bytes ``total``.
+        """The sum, (``length``,), of ``count`` vectors, from the server's bytes ``total``.
 
         The work is split over ``executor``, where threads save time; the default is this thread. Raises
         :class:`CiphertextError` if ``total`` is not an encrypted sum under this key and scheme. Raises
-        :class:`OpenError`, and returns nothing, if ``count`` is not 1 to ``max_clients``, if a slot
-        holds more than ``count`` times the bound, or if an unused slot or a bit above the slots is not
-        zero. It can't detect a ``count`` that is larger than the number of vectors in the sum, or an
-        overflow that leaves every slot in range: the adder's own count rules these out.
+        :class:`OpenError`, and returns nothing, if ``count`` is not 1 to ``max_clients``, if a slot holds more than
+        ``count`` times the bound, or if an unused slot or a bit above the slots is not zero. It can't detect a
+        ``count`` that is larger than the number of vectors in the sum, or an overflow that leaves every slot in
+        range: the adder's own count rules these out.
         """
         scheme = self.scheme
         vectors = whole(count)

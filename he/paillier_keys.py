@@ -84,7 +84,10 @@ class PublicKey(Encryptor):
 
     @classmethod
     def from_phe(cls, key: "phe.PaillierPublicKey", *, textbook: bool = False) -> "PublicKey":
-        """This package's key with the modulus of phe's. Raises :class:`HEError` as the constructor does."""
+        """This package's key with the modulus of ``key``, which is phe's.
+
+        Raises :class:`HEError` as the constructor does.
+        """
         return cls(key.n, textbook=textbook)
 
     def to_phe(self) -> "phe.PaillierPublicKey":
@@ -174,7 +177,10 @@ class PrivateKey(Encryptor):
 
     @classmethod
     def from_phe(cls, key: "phe.PaillierPrivateKey", *, textbook: bool = False) -> "PrivateKey":
-        """This package's key with the primes of phe's. Raises :class:`HEError` as the constructor does."""
+        """This package's key with the primes of ``key``, which is phe's.
+
+        Raises :class:`HEError` as the constructor does.
+        """
         return cls(key.p, key.q, textbook=textbook)
 
     def to_phe(self) -> "phe.PaillierPrivateKey":
@@ -190,7 +196,10 @@ class PrivateKey(Encryptor):
 
     @classmethod
     def from_bytes(cls, data: bytes, bits: int = DEFAULT_BITS, *, textbook: bool = False) -> "PrivateKey":
-        """The key of ``bits`` bits that :meth:`to_bytes` wrote. Raises :class:`HEError` for other bytes."""
+        """The key of ``bits`` bits that :meth:`to_bytes` wrote as ``data``.
+
+        Raises :class:`HEError` for other bytes.
+        """
         n, p, q = _integers(data, bits, [bits, -(-bits // 2), -(-bits // 2)])
         if p * q != n:
             raise HEError("the modulus is not the product of the primes; the key is damaged")
@@ -239,11 +248,11 @@ class PrivateKey(Encryptor):
 def generate(bits: int = DEFAULT_BITS, *, textbook: bool = False, rng: Random = os.urandom) -> PrivateKey:
     """A fresh key with a modulus of ``bits`` bits that meets the conditions of Damgård, Jurik and Nielsen.
 
-    The decryptor runs it, as often as once a session. p ≡ q ≡ 3 mod 4 and gcd(p - 1, q - 1) = 2. So the
-    squares of n-th powers modulo n² form a cyclic group, and h generates it except with negligible
-    probability. p is a random prime, q a random prime among those that fit p. Each is composite with
-    probability below 2^-128 (:mod:`he._primes`). It uses all cores, by threads of its own. ``rng(k)``
-    returns k random bytes, from which the key follows however many cores there are. Raises
+    The decryptor runs it, as often as once a session. p ≡ q ≡ 3 mod 4 and gcd(p - 1, q - 1) = 2. So the squares of
+    n-th powers modulo n² form a cyclic group, and h generates it except with negligible probability. p is a random
+    prime, q a random prime among those that fit p. Each is composite with probability below 2^-128
+    (:mod:`he._primes`). It uses all cores, by threads of its own. ``textbook`` is that of :class:`PublicKey`.
+    ``rng(k)`` returns k random bytes, from which the key follows however many cores there are. Raises
     :class:`HEError` unless ``bits`` is an even number from 2048 to 16384.
     """
     if bits % 2 or not MIN_BITS <= bits <= MAX_BITS:

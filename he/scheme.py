@@ -79,10 +79,13 @@ class Adder(Protocol):
         """How many vectors are in the sum."""
 
     def fold(self, data: bytes) -> None:
-        """Add one encrypted vector. Other bytes raise :class:`he.errors.CiphertextError` and leave the sum."""
+        """Add ``data``, one encrypted vector.
+
+        Other bytes raise :class:`he.errors.CiphertextError` and leave the sum.
+        """
 
     def merge(self, other: "Adder") -> None:
-        """Add another sum of the same scheme, length and key. Several servers that share the vectors use it.
+        """Add ``other``, a sum of the same scheme, length and key. Several servers that share the vectors use it.
 
         The caller sees to it that each sender's vector is in one of the two: a vector that is in both counts twice.
         Raises :class:`he.errors.HEError`, and leaves both sums, if they hold more vectors than a sum may, or if the
@@ -136,19 +139,26 @@ class Scheme(Protocol):
         """The parameters in one line, for people."""
 
     def generate(self, rng: Random = os.urandom) -> SecretKey:
-        """A fresh key."""
+        """A fresh key; ``rng(k)`` returns k random bytes."""
 
     def load_public(self, data: bytes) -> PublicKey:
         """The public key in ``data``, from any sender. Raises :class:`he.errors.HEError` if it is not a key."""
 
     def load_secret(self, data: bytes) -> SecretKey:
-        """The key that :meth:`SecretKey.to_bytes` wrote. Raises :class:`he.errors.HEError` for other bytes."""
+        """The key that :meth:`SecretKey.to_bytes` wrote as ``data``.
+
+        Raises :class:`he.errors.HEError` for other bytes.
+        """
 
     def adder(self, length: int, public: PublicKey | None = None) -> Adder:
         """An empty sum of vectors of ``length`` values. Paillier's sums need ``public``; the others ignore it."""
 
     def load_adder(self, data: bytes, length: int, public: PublicKey | None = None) -> Adder:
-        """The sum that :meth:`Adder.to_bytes` wrote. Raises :class:`he.errors.HEError` for other bytes."""
+        """The sum of vectors of ``length`` values that :meth:`Adder.to_bytes` wrote as ``data``.
+
+        ``public`` is the key of the vectors, None where there is none. Raises :class:`he.errors.HEError` for other
+        bytes.
+        """
 
 
 @runtime_checkable

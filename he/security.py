@@ -49,7 +49,10 @@ _LEAST_BLOCK, _LARGEST_BLOCK = 60, 1 << 17  # the formula for d holds in blocks 
 
 @dataclass(frozen=True, slots=True)
 class Table:
-    """Ring degree N -> the most bits of q, for ternary secrets and :data:`SECURITY_BITS` bits of security."""
+    """Ring degree N -> the most bits of q, for ternary secrets and :data:`SECURITY_BITS` bits of security.
+
+    ``source`` is the publication, and ``classical`` and ``quantum`` are its rows for the two kinds of attackers.
+    """
 
     source: str
     classical: Mapping[int, int]
@@ -109,9 +112,10 @@ class CoreSVP:
 def core_svp(degree: int, modulus_bits: float, secret_deviation: float, error_deviation: float) -> CoreSVP:
     """The primal attack on samples (a, a s + e) of a ring of ``degree`` N, as many as the attacker wants.
 
-    ``modulus_bits`` is log2 q. The coefficients of s and e have the mean 0 and these standard deviations.
-    A module's rank counts into N: Kyber512 has N = 512. The module's docstring states the estimate and its
-    sources. Raises :class:`HEError` on arguments that are not positive numbers.
+    ``modulus_bits`` is log2 q. The coefficients of s and e have the mean 0, and the standard deviations
+    ``secret_deviation`` and ``error_deviation``. A module's rank counts into N: Kyber512 has N = 512. The module's
+    docstring states the estimate and its sources. Raises :class:`HEError` on arguments that are not positive
+    numbers.
     """
     n = whole(degree)
     numbers = [real(value) for value in (modulus_bits, secret_deviation, error_deviation)]
@@ -148,7 +152,10 @@ def summary(degree: int, modulus_bits: float, secret_deviation: float, error_dev
 
 
 def describe(degree: int, modulus_bits: float, secret_deviation: float, error_deviation: float) -> list[str]:
-    """The same in full, with sources and with what the figures count, in lines for people."""
+    """The security of a ring in full, with sources and with what the figures count, in lines for people.
+
+    The arguments are those of :func:`core_svp`.
+    """
     lines = []
     for table in TABLES:
         rows = [

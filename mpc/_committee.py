@@ -23,7 +23,9 @@ _MAX_LENGTH = 2**31 - 8  # a sum of so many products still fits the kernels
 class Committee:
     """Who rebuilds: ``members`` in all, m, at most 256, of whom ``corrupt``, c, at least 1, may collude.
 
-    Raises :class:`MPCError` if the committee is too small to rebuild anything: it needs at least c + 1 members.
+    Raises :class:`MPCError` if the committee is too small to rebuild anything: it needs at least c + 1 members. In
+    the functions here, ``committee`` is the one that the dealers shared with; all parties of a session have an
+    equal one.
     """
 
     members: int

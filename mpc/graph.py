@@ -50,20 +50,19 @@ def harary_parameters(
 ) -> tuple[int, int]:
     """The least even degree for ``n`` clients, and its threshold.
 
-    At most ⌊corruption·n⌋ clients are corrupt and at most ⌊dropout·n⌋ drop out. An adversary may choose
-    which, but before the graph is known. A server that is ``"curious"`` follows the protocol. A
-    ``"semi-malicious"`` one may send different lists of survivors to its clients. Against it, two disjoint
-    halves of a neighbourhood must not both reach the threshold.
+    At most ⌊``corruption``·n⌋ clients are corrupt and at most ⌊``dropout``·n⌋ drop out. An adversary may choose
+    which, but before the graph is known. A ``server`` that is ``"curious"`` follows the protocol. A
+    ``"semi-malicious"`` one may send different lists of survivors to its clients. Against it, two disjoint halves
+    of a neighbourhood must not both reach the threshold.
 
-    ``security`` (bits) is split evenly over two bad events: the graph of the honest survivors is not
-    connected; a client has as many corrupt neighbours as the threshold. ``correctness`` (bits) bounds
-    the probability that a client has fewer surviving neighbours than the threshold. A threshold is
-    never less than 2, which matters only if no client is corrupt.
+    ``security`` (bits) is split evenly over two bad events: the graph of the honest survivors is not connected; a
+    client has as many corrupt neighbours as the threshold. ``correctness`` (bits) bounds the probability that a
+    client has fewer surviving neighbours than the threshold. A threshold is never less than 2, which matters only
+    if no client is corrupt.
 
-    The parameters are those of Google's finder (``fcp/secagg/server/graph_parameter_finder.cc``), with
-    one difference: the finder draws a client's neighbours from all n clients, including the client
-    itself, so that its probability may be half a bit above the limit. Here they are drawn from the
-    n - 1 others.
+    The parameters are those of Google's finder (``fcp/secagg/server/graph_parameter_finder.cc``), with one
+    difference: the finder draws a client's neighbours from all n clients, including the client itself, so that its
+    probability may be half a bit above the limit. Here they are drawn from the n - 1 others.
 
     Raises :class:`MPCError` if only the complete graph is dense enough.
     """
@@ -96,9 +95,9 @@ def sparse_parameters(
 ) -> tuple[int, int] | None:
     """Degree and threshold as in :func:`harary_parameters`, from numbers instead of fractions.
 
-    None if only the complete graph is dense enough. With ``windows``, an honest session must also pass
-    the check that every k/2 consecutive places on the ring hold more survivors than
-    :func:`window_floor`, except with probability 2^-correctness.
+    At most ``corrupt`` clients are corrupt, and at most ``dropping`` drop out. None if only the complete graph is
+    dense enough. With ``windows``, an honest session must also pass the check that every k/2 consecutive places on
+    the ring hold more survivors than :func:`window_floor`, except with probability 2^-correctness.
     """
     n, corrupt, dropping = _integer("n", n), _integer("corrupt", corrupt), _integer("dropping", dropping)
     security, correctness = _integer("security", security), _integer("correctness", correctness)
@@ -125,25 +124,25 @@ def sparse_parameters(
 def window_floor(n: int, *, corrupt: int, window: int, security: int = SECURITY) -> int:
     """The least w such that ``window`` consecutive places on the ring hold at most w corrupt clients.
 
-    The probability of an exception is at most 2^-(security + 1)/n for each of the n windows.
+    ``n`` clients are on the ring, ``corrupt`` of them corrupt. The probability of an exception is at most
+    2^-(``security`` + 1)/n for each of the n windows.
     """
     return most_marked(n, corrupt, window, security + 1)
 
 
 def most_neighbours(n: int, marked: int, degree: int, bits: int) -> int:
-    """The least x such that a client has more than x marked neighbours with probability at most 2^-bits/n.
+    """The least x such that a client has more than x marked neighbours with probability at most 2^-``bits``/n.
 
-    The client itself is not marked. Its ``degree`` neighbours are a random sample of the ``n`` - 1
-    others, of whom ``marked`` are marked.
+    The client itself is not marked. Its ``degree`` neighbours are a random sample of the ``n`` - 1 others, of whom
+    ``marked`` are marked.
     """
     return most_marked(n - 1, min(marked, n - 1), degree, bits, among=n)
 
 
 def most_marked(n: int, marked: int, sample: int, bits: int, *, among: int | None = None) -> int:
-    """The least x with Pr[X > x] ≤ 2^-bits/``among`` (by default /n), where X is hypergeometric.
+    """The least x with Pr[X > x] ≤ 2^-``bits``/``among`` (by default /n), where X is hypergeometric.
 
-    X is the number of marked items in a random sample of ``sample`` out of ``n``, ``marked`` of which
-    are marked.
+    X is the number of marked items in a random sample of ``sample`` out of ``n``, ``marked`` of which are marked.
     """
     low, high = max(0, sample + marked - n), min(marked, sample)
     while low < high:

@@ -64,10 +64,10 @@ class Kem(StrEnum):
 
 
 class PrivateKey:
-    """A private key for texts that are sealed to ``public``: a ``kem`` and 32 random bytes.
+    """A private key for texts that are sealed to ``public``: a ``kem`` and 32 random bytes, ``private``.
 
-    For X-Wing the bytes are its seed (section 5.2 of the draft), for X25519 the private key itself.
-    Raises :class:`MPCError` for any other length, and if ``cryptography`` lacks the KEM.
+    For X-Wing the bytes are its seed (section 5.2 of the draft), for X25519 the private key itself. Raises
+    :class:`MPCError` for any other length, and if ``cryptography`` lacks the KEM.
     """
 
     def __init__(self, kem: Kem, private: bytes) -> None:

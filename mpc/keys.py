@@ -89,7 +89,7 @@ def check_public_key(key: bytes) -> bytes:
 
 
 class PrivateKey:
-    """An X25519 private key, from 32 random bytes, for any number of agreements."""
+    """An X25519 private key, from the 32 random bytes ``private``, for any number of agreements."""
 
     __slots__ = ("_key",)
 

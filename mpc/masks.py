@@ -58,7 +58,10 @@ def add_mask(vector: Lanes, key: bytes, *, sign: int = 1, offset: int = 0) -> No
 
 
 def add_masks(vector: Lanes, keyed: Sequence[tuple[bytes, int]], *, offset: int = 0) -> None:
-    """Add the streams of many keys, each times its sign: faster than :func:`add_mask` for each of them."""
+    """Add the streams of many keys, each times its sign: faster than :func:`add_mask` for each of them.
+
+    ``keyed`` has pairs of a key and a sign, as in :func:`add_mask`.
+    """
     keyed = list(keyed)  # what can be read once only would be checked, and then not be added
     for key, sign in keyed:
         _check(key, sign)

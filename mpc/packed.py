@@ -207,7 +207,7 @@ class Share:
 
 
 def read_share(committee: Committee, length: int, place: int, data: bytes) -> Share:
-    """The share of a dealing of ``length`` secrets that the member at ``place`` has unsealed.
+    """The share of a dealing of ``length`` secrets that the member at ``place`` has unsealed, as ``data``.
 
     Raises :class:`MPCError` for bytes of another length than :meth:`Committee.share_bytes`, and for a number that
     is not below p.
@@ -224,7 +224,7 @@ def read_share(committee: Committee, length: int, place: int, data: bytes) -> Sh
 
 
 def check_proof(committee: Committee, proof: bytes) -> None:
-    """Check the form of a dealer's proof, which any party can do.
+    """Check the form of a dealer's ``proof``, which any party can do.
 
     Raises :class:`MPCError` for bytes of another length than ``committee.proof_bytes``, and for a number that is
     not below p.
@@ -246,10 +246,10 @@ def sum_shares(committee: Committee, length: int, shares: Iterable[bytes]) -> by
 
 
 def check_answer(committee: Committee, length: int, answer: bytes) -> None:
-    """Check the form of a member's answer. Whoever collects the answers runs it on each as it comes.
+    """Check the form of a member's ``answer``. The party that collects the answers runs it on each as it comes.
 
-    Raises :class:`MPCError` for bytes of another length than :meth:`Committee.answer_bytes`, and for a number that
-    is not below p.
+    The answer is to sums of ``length`` numbers. Raises :class:`MPCError` for bytes of another length than
+    :meth:`Committee.answer_bytes`, and for a number that is not below p.
     """
     from_bytes(answer, committee.columns(length), "an answer")
 

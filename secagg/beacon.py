@@ -91,7 +91,10 @@ class SignedBeacon:
         return True
 
     def publish(self, private_key: Ed25519PrivateKey, number: int) -> bytes:
-        """The value of round ``number``. Run by the operator, which gives it to nobody before its time."""
+        """The value of round ``number``, made with the operator's ``private_key``.
+
+        Run by the operator, which gives the value to nobody before its time.
+        """
         return private_key.sign(_signed(self, number))
 
 

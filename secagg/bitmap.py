@@ -12,7 +12,7 @@ from secagg.wire import Reject
 
 
 def to_bitmap(members: Iterable[str], u1: Sequence[str]) -> bytes:
-    """A subset of the sorted ids ``u1`` as a bitmap: bit i of byte j stands for id 8j + i."""
+    """``members``, a subset of the sorted ids ``u1``, as a bitmap: bit i of byte j stands for id 8j + i."""
     inside = set(members)
     if not inside:
         return bytes(bitmap_bytes(len(u1)))
@@ -21,7 +21,10 @@ def to_bitmap(members: Iterable[str], u1: Sequence[str]) -> bytes:
 
 
 def from_bitmap(bitmap: bytes, u1: Sequence[str]) -> list[str]:
-    """The ids in ``u1`` that a bitmap marks, sorted; ``Reject`` for a wrong length or a bit beyond the last id."""
+    """The ids in ``u1`` that ``bitmap`` marks, sorted.
+
+    ``Reject`` for a wrong length or a bit beyond the last id.
+    """
     if len(bitmap) == bitmap_bytes(len(u1)) and not bitmap.strip(b"\0"):
         return []  # without a look at each id: holders mark the shares that did not open, mostly none
     marks = np.unpackbits(np.frombuffer(bitmap, np.uint8), bitorder="little")

@@ -28,14 +28,18 @@ class Collusive(Protocol):
 
 
 def corrupt_count(corruption: float, among: int) -> int:
-    """c, the number of clients that may collude with the server, ``among`` so many; at least 1."""
+    """c, the number of clients that may collude with the server, ``among`` so many; at least 1.
+
+    ``corruption`` is the fraction of clients that may collude, from 0 to below 1.
+    """
     return max(1, int(Fraction(str(corruption)) * among))
 
 
 def corrupt_among(protocol: Collusive, cohort: int, roster: Roster | None) -> int:
     """c of a session: counted over all enrolled clients against a malicious server, else over the cohort.
 
-    0 under a protocol that states no ``corruption``.
+    ``protocol`` states the ``corruption`` (a fraction) and the threat model. ``cohort`` is the number of clients in
+    the session, and ``roster`` lists the enrolled ones. c is 0 under a protocol that states no corruption.
     """
     if protocol.corruption is None:
         return 0

@@ -47,7 +47,11 @@ class SegmentLike(Protocol):
 
 
 class Segment(NamedTuple):
-    """A :class:`SegmentLike`."""
+    """A :class:`SegmentLike`.
+
+    ``length`` is its number of integers, ``bound`` the largest of one client, and ``modulus`` is None if the sum
+    itself is needed.
+    """
 
     length: int
     bound: int
@@ -55,7 +59,7 @@ class Segment(NamedTuple):
 
 
 def read_segments(segments: Iterable[SegmentLike]) -> tuple[Segment, ...]:
-    """The segments that an encoding states, as plain integers; ``ConfigError`` for none or too many."""
+    """The ``segments`` that an encoding states, as plain integers; ``ConfigError`` for none or too many."""
     plain = tuple(_read_segment(segment) for _, segment in zip(range(_MOST_SEGMENTS + 1), segments, strict=False))
     if not 1 <= len(plain) <= _MOST_SEGMENTS:
         raise ConfigError(f"got an encoding of no segments or too many; expected 1 to {_MOST_SEGMENTS}")
@@ -109,7 +113,12 @@ class DecodedLike(Protocol):
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Decoded:
-    """A :class:`DecodedLike`."""
+    """A :class:`DecodedLike`.
+
+    Its fields have the meaning of the properties there: ``sum`` and ``mean`` are flat float64 vectors,
+    ``total_weight`` and ``clipped`` are counts, and ``epsilon_guaranteed`` and ``epsilon_realised`` are None
+    without DP.
+    """
 
     sum: NDArray[np.float64]
     mean: NDArray[np.float64]
@@ -120,7 +129,13 @@ class Decoded:
 
 
 class Encoding(Protocol):
-    """How a flat vector becomes segments of bounded integers, and how their sums become floats."""
+    """How a flat vector becomes segments of bounded integers, and how their sums become floats.
+
+    All methods get the same things under the same names. ``layout`` is the structure of the update; ``max_weight``
+    is the largest weight of a client, and ``weight`` the weight of this client, both None in a task without
+    weights. ``max_clients`` is the largest number of clients in a session, of which ``corrupt`` may collude with
+    the server, and ``honest`` is the least number of honest updates in an opened sum.
+    """
 
     def segments(self, layout: Layout, max_weight: int | None) -> tuple[SegmentLike, ...]:
         """The segments that :meth:`encode` returns for this layout; ``max_weight`` is None without weights.
@@ -133,13 +148,14 @@ class Encoding(Protocol):
     ) -> list[Lanes]:
         """One array of integers per segment, each within its bound, which nobody changes any more. Run by a client.
 
+        ``vector`` is flat, float32 or float64. ``rng`` gives the random bytes for rounding and noise.
         ``EncodingError`` for a vector or a weight that doesn't fit.
         """
 
     def decode(
         self, sums: Sequence[Lanes], *, layout: Layout, survivors: int, max_weight: int | None
     ) -> DecodedLike:
-        """The floats of the sums over ``survivors`` clients, one array per segment. Run by the server.
+        """The floats of the ``sums`` over ``survivors`` clients, one array per segment. Run by the server.
 
         ``EncodingError`` for sums that honest clients can't have.
         """
@@ -155,7 +171,10 @@ class Encoding(Protocol):
         """Raise ``ValueError`` if the noise was calibrated for more than ``honest`` updates in a sum."""
 
     def for_session(self, session: bytes) -> "Encoding":
-        """The encoding of one session, for values that are public and new in each, such as a rotation."""
+        """The encoding of the session named ``session``.
+
+        It may have public values that are new in each session, such as a rotation.
+        """
 
     @property
     def server_noise(self) -> bool:
@@ -175,17 +194,20 @@ class Encoding(Protocol):
 
 
 class PlainEncoding:
-    """The members of an :class:`Encoding` that only noise needs, for encodings without noise."""
+    """The members of an :class:`Encoding` that only noise needs, for encodings without noise.
+
+    Its methods have the arguments of :class:`Encoding`.
+    """
 
     def for_task(self, *, max_clients: int, honest: int, corrupt: int, shows_terms: bool) -> Self:
-        """Return the encoding itself: it has no noise to calibrate."""
+        """Return the encoding itself: it has no noise to calibrate, so ``shows_terms`` does not matter."""
         return self
 
     def check(self, max_clients: int, honest: int, corrupt: int) -> None:
         """Refuse nothing: the encoding has no noise."""
 
     def for_session(self, session: bytes) -> Self:
-        """Return the encoding itself: it is the same in every session."""
+        """Return the encoding itself: it is the same in every ``session``."""
         return self
 
     @property
@@ -194,11 +216,11 @@ class PlainEncoding:
         return False
 
     def for_server(self, key: bytes) -> Self:
-        """Return the encoding itself: the server adds no noise."""
+        """Return the encoding itself: the server adds no noise, and does not use ``key``."""
         return self
 
     def release(self, dimension: int) -> Any:
-        """None: no budget can pay for an update without noise."""
+        """None: no budget can pay for an update without noise, whatever its ``dimension``."""
         return None
 
     def describe(self, layout: Layout, max_weight: int | None) -> list[str]:

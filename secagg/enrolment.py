@@ -34,9 +34,9 @@ class _Request(Document, kw_only=True):
 def request_enrolment(party: Party, identity: Ed25519PrivateKey) -> str:
     """A request to be enrolled as ``party``, signed with its own key, as JSON. Run by the party.
 
-    The signature proves that the party which asks holds the private half of the signing key, and binds id, role and
-    encryption key to it. It doesn't prove that it holds the private half of the encryption key: with a copied one,
-    it could open nothing that is sealed to it.
+    ``identity`` is the private half of that key. The signature proves that the party which asks holds it, and binds
+    id, role and encryption key to it. It doesn't prove that the party holds the private half of the encryption key:
+    with a copied one, it could open nothing that is sealed to it.
     """
     if identity.public_key().public_bytes_raw() != party.signing_key:
         raise ConfigError(f"got an identity that is not the signing key of {party.id}; pass the one of this party")
@@ -54,7 +54,7 @@ def request_enrolment(party: Party, identity: Ed25519PrivateKey) -> str:
 
 
 def read_request(text: str | bytes) -> Party:
-    """The party that asks to be enrolled. Run by the registrar.
+    """The party that asks to be enrolled in ``text``, which :func:`request_enrolment` wrote. Run by the registrar.
 
     ``ConfigError`` for a file that can't be read, or whose own signature is wrong.
     """
@@ -89,9 +89,10 @@ def build_roster(
 ) -> Roster:
     """The roster of ``base`` and of everyone who asks to be enrolled. Run by the registrar.
 
-    ``replace`` are the ids in ``base`` that get the new key of their request. ``remove`` are the ids that leave.
-    Raises ``ConfigError`` if an id asks twice, if one in ``base`` asks with another key and is not in ``replace``,
-    or if two parties share a signing key or an encryption key.
+    ``requests`` are the parties that ask, from :func:`read_request`. ``replace`` are the ids in ``base`` that get
+    the new key of their request. ``remove`` are the ids that leave. Raises ``ConfigError`` if an id asks twice, if
+    one in ``base`` asks with another key and is not in ``replace``, or if two parties share a signing key or an
+    encryption key.
     """
     enrolled = dict(base or {})
     replaced, removed = set(check_party_ids(replace)), set(check_party_ids(remove))

@@ -67,8 +67,8 @@ class FaultKind(StrEnum):
 class Fault:
     """What a party did wrong, and in which round.
 
-    ``sender`` is the party to blame as far as this party can know; ``detail`` is for the local
-    log and holds no secret.
+    ``sender`` is the party to blame as far as this party can know. ``round`` is the name of the round, and ``kind``
+    the kind of the fault. ``detail`` is for the local log and holds no secret.
     """
 
     sender: str
@@ -82,7 +82,10 @@ class Fault:
 
 
 class RemoteProtocolError(ProtocolError):
-    """The peer's bytes break the protocol. The role is unchanged and waits for correct ones."""
+    """The peer's bytes break the protocol. The role is unchanged and waits for correct ones.
+
+    ``fault`` says what is wrong with them.
+    """
 
     def __init__(self, fault: Fault) -> None:
         super().__init__(str(fault))
@@ -102,6 +105,7 @@ class Aborted(SecAggError):  # noqa: N818 - a state of the session rather than a
     ``outbox`` (on a server) holds the message that tells every peer of the abort, without the reason.
     """
 
+    #: Why the session was given up, in words. It stays on this machine.
     reason: str
     outbox: Mapping[str, bytes] = field(default_factory=dict)
 
@@ -127,7 +131,7 @@ _NAME = type.__dict__["__name__"]  # read directly, since a metaclass may overri
 
 
 def kind_of(value: object) -> str:
-    """The name of the value's class."""
+    """The name of the class of ``value``, cut to a length that an error can show. It never fails."""
     return str(_NAME.__get__(type(value)))[:_SHOWN]
 
 
@@ -153,7 +157,10 @@ def chosen(value: object, known: Iterable[str]) -> str | None:
 
 
 def choice(name: str, value: object, known: Iterable[str]) -> str:
-    """``value`` as plain text; ``ConfigError`` that names the parameter unless it is one of ``known``."""
+    """``value`` as plain text; ``ConfigError`` unless it is one of ``known``.
+
+    ``name`` is that of the parameter, for the error.
+    """
     plain = chosen(value, known := tuple(known))
     if plain is None:
         raise ConfigError(f"got {name}={shown(value)}; expected {' or '.join(map(repr, known))}")

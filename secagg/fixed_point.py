@@ -142,13 +142,14 @@ class FixedPoint(PlainEncoding):
     ) -> list[Lanes]:
         """The integers of one client, one array per segment: uint32 lanes for the values.
 
-        ``vector`` comes from :meth:`Layout.flatten`, float32 or float64. Stochastic rounding takes one key from
-        ``rng(32)``: the same key and vector give the same integers.
+        ``vector`` comes from :meth:`Layout.flatten`, float32 or float64. ``weight`` is the client's; None in a task
+        without weights. Stochastic rounding takes one key from ``rng(32)``: the same key and vector give the same
+        integers.
 
-        Raises ``EncodingError`` for a vector of another size or type, for one that is not finite (with
-        the first leaf that isn't, and how many coordinates), and for a weight that is not an integer
-        from 1 to ``max_weight``, or that comes with a task without weights. The log has a WARNING if the weight
-        leaves the update fewer than 8 bits, and if every coordinate of a leaf was clipped.
+        Raises ``EncodingError`` for a vector of another size or type, for one that is not finite (with the first
+        leaf that isn't, and how many coordinates), and for a weight that is not an integer from 1 to
+        ``max_weight``, or that comes with a task without weights. The log has a WARNING if the weight leaves the
+        update fewer than 8 bits, and if every coordinate of a leaf was clipped.
         """
         _check_max_weight(max_weight)
         share, own = 1.0, []

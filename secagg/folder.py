@@ -55,7 +55,7 @@ class PartyFolder:
     """
 
     def __init__(self, path: str | os.PathLike[str]) -> None:
-        """Open the folder, and lock it.
+        """Open the folder ``path``, and lock it.
 
         ``ConfigError`` if it can't be made or used, is open already, or has states of sessions and no ledger.
         """
@@ -74,17 +74,18 @@ class PartyFolder:
     def client(self, task: Task, party_id: str, *, session: bytes, **lent: Unpack[Lent]) -> Client[Any]:
         """The client of ``session``: the one in use, else restored from its state, else new.
 
-        ``lent`` are the arguments of :meth:`secagg.Task.client`, without ``save``. Raises ``LocalProtocolError`` if
-        the session is over for this party, and ``ConfigError`` for a state that is damaged or doesn't fit.
+        ``party_id`` is its id, and ``lent`` are the arguments of :meth:`secagg.Task.client`, without ``save``.
+        Raises ``LocalProtocolError`` if the session is over for this party, and ``ConfigError`` for a state that is
+        damaged or doesn't fit.
         """
         return self._member(task, party_id, session, lent, task.client, task.restore_client)
 
     def aggregator(self, task: Task, party_id: str, *, session: bytes, **lent: Unpack[Lent]) -> Aggregator[Any]:
-        """The aggregator of ``session``; see :meth:`client`."""
+        """The aggregator of ``session``; see :meth:`client`. ``party_id`` is its id."""
         return self._member(task, party_id, session, lent, task.aggregator, task.restore_aggregator)
 
     def decryptor(self, task: Task, party_id: str, *, session: bytes, **lent: Unpack[Lent]) -> Decryptor[Any]:
-        """The decryptor of ``session``; see :meth:`client`."""
+        """The decryptor of ``session``; see :meth:`client`. ``party_id`` is its id."""
         return self._member(task, party_id, session, lent, task.decryptor, task.restore_decryptor)
 
     def server(self, task: Task, cohort: Iterable[str], *, session: bytes, **lent: Unpack[Lent]) -> Server[Any]:
@@ -102,9 +103,10 @@ class PartyFolder:
         )
 
     def sessions(self, task: Task, party_id: str) -> list[bytes]:
-        """The names of the sessions of which this folder has a state, sorted; a server's id is ``"server"``.
+        """The names of the sessions of which this folder has a state of ``party_id``, sorted.
 
-        A party that starts again goes on with these: the server may still ask it.
+        The id of a server is ``"server"``. A party that starts again goes on with these sessions: the server may
+        still ask it.
         """
         with self._lock:
             found = self._sessions.glob(f"{_group(task, party_id)}-*.session")
@@ -112,7 +114,7 @@ class PartyFolder:
         return sorted(name for name in names if not self.is_over(task, party_id, name))
 
     def is_over(self, task: Task, party_id: str, session: bytes) -> bool:
-        """Whether the session is over for this party here; the id of a server is ``"server"``."""
+        """Whether the session is over here for the party ``party_id``; the id of a server is ``"server"``."""
         return _entry(task, party_id, session) in self.ledger
 
     def forget(self, role: Member[Any] | Server[Any]) -> None:
@@ -252,7 +254,10 @@ def _write(path: Path, data: bytes) -> None:
 
 
 def check_ledger(folder: Path, *patterns: str) -> None:
-    """``ConfigError`` if files of these patterns show that a party took part, and its ledger is gone."""
+    """``ConfigError`` if a party took part, and its ledger in ``folder`` is gone.
+
+    A file that fits one of ``patterns`` (as of ``Path.glob``) shows that it took part.
+    """
     if (folder / "ledger").exists():
         return
     left = next((path for pattern in patterns for path in folder.glob(pattern)), None)

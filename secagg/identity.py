@@ -41,10 +41,10 @@ _SMALL_ORDER = frozenset({0, 1, _FIELD_PRIME - 1, _EIGHTH, _FIELD_PRIME - _EIGHT
 
 
 def check_signing_key(key: bytes, what: str) -> None:
-    """``ConfigError`` for 32 bytes that can't be an Ed25519 key of one party; ``what`` names the key in the error.
+    """``ConfigError`` if ``key`` (32 bytes) can't be an Ed25519 public key of one party.
 
-    Anyone can sign under a key of small order (RFC 8032's cofactor is 8). A y of 2^255 - 19 or more is a second
-    encoding of another key.
+    ``what`` names the key in the error. Anyone can sign under a key of small order (RFC 8032's cofactor is 8). A y
+    of 2^255 - 19 or more is a second encoding of another key.
     """
     y = int.from_bytes(key, "little") & ((1 << 255) - 1)
     if y >= _FIELD_PRIME or y in _SMALL_ORDER:
@@ -81,7 +81,7 @@ def check_party_id(party_id: object) -> str:
 
 
 def check_party_ids(ids: Any, most: int = _MOST_IDS) -> list[str]:
-    """The first ``most`` of a list of ids, in order; ``ConfigError`` for a single id in the place of a list."""
+    """The first ``most`` of ``ids``, in order; ``ConfigError`` for a single id in the place of a list."""
     if is_a(ids, str | bytes) or not is_a(ids, (Iterable,)):
         raise ConfigError(
             f"got {shown(ids)} where ids are listed; expected a list, such as ['c1', 'c2'], also for a single id"
@@ -91,17 +91,17 @@ def check_party_ids(ids: Any, most: int = _MOST_IDS) -> list[str]:
 
 
 def is_listed(party_id: str, ids: Sequence[str]) -> bool:
-    """Whether ``party_id`` is in a sorted list, such as a cohort, without a look at each."""
+    """Whether ``party_id`` is in ``ids``, a sorted list such as a cohort, without a look at each."""
     place = bisect_left(ids, party_id)
     return place < len(ids) and ids[place] == party_id
 
 
 @dataclass(frozen=True, slots=True)
 class Party:
-    """One enrolled party.
+    """One enrolled party: its ``id``, its ``role``, and its public keys.
 
-    ``signing_key`` is its Ed25519 public key (32 bytes). ``encryption_key``, where its role has one, is
-    a public sealing key or the digest of a homomorphic public key.
+    ``signing_key`` is its Ed25519 public key (32 bytes). ``encryption_key``, where its role has one, is a public
+    sealing key or the digest of a homomorphic public key.
     """
 
     id: str
@@ -117,7 +117,7 @@ class Party:
 
 
 class Roster(Mapping[str, Party]):
-    """A frozen, read-only mapping id → :class:`Party` of everyone enrolled.
+    """A frozen, read-only mapping id → :class:`Party` of everyone enrolled, made of ``parties`` in any order.
 
     ``digest`` is in every session id, so parties with different rosters can't share a session.
     """
@@ -151,11 +151,11 @@ class Roster(Mapping[str, Party]):
         return self._digest
 
     def ids(self, role: PartyRole) -> tuple[str, ...]:
-        """The ids of everyone with this role, sorted."""
+        """The ids of everyone with the role ``role``, sorted."""
         return self._ids[role]
 
     def enrols(self, ids: AbstractSet[str], role: PartyRole) -> bool:
-        """Whether all of ``ids`` have this role; much faster than a look at each."""
+        """Whether all of ``ids`` have the role ``role``; much faster than a look at each."""
         return ids <= self._sets[role]
 
     def to_json(self) -> str:
@@ -173,7 +173,7 @@ class Roster(Mapping[str, Party]):
 
     @classmethod
     def from_json(cls, text: str) -> "Roster":
-        """The roster that :meth:`to_json` wrote; ``ConfigError`` for anything else."""
+        """The roster that :meth:`to_json` wrote as ``text``; ``ConfigError`` for anything else."""
         text = str.__str__(text) if is_a(text, str) else shown(text)
         try:
             document = json.loads(text, object_pairs_hook=_no_duplicates)
@@ -229,7 +229,7 @@ def _read(path: Path) -> bytes:
 
 
 def load_roster(path: str | os.PathLike[str]) -> Roster:
-    """Read the roster file that ``secagg keygen`` wrote; ``ConfigError`` says what is wrong with it."""
+    """Read the roster file at ``path``, which ``secagg keygen`` wrote; ``ConfigError`` says what is wrong."""
     path = _path(path, "roster")
     try:
         text = _read(path).decode()
@@ -248,7 +248,10 @@ def load_roster(path: str | os.PathLike[str]) -> Roster:
 
 
 def load_identity(path: str | os.PathLike[str]) -> Ed25519PrivateKey:
-    """Read a party's own private key (PEM, PKCS #8, unencrypted, as ``secagg keygen`` writes it)."""
+    """Read a party's own private key from the file at ``path``.
+
+    It is PEM (PKCS #8, unencrypted), as ``secagg keygen`` writes it; ``ConfigError`` for anything else.
+    """
     path = _path(path, "private key")
     try:
         key = load_pem_private_key(_read(path), password=None)
@@ -267,7 +270,10 @@ def load_identity(path: str | os.PathLike[str]) -> Ed25519PrivateKey:
 
 
 def load_sealing_key(path: str | os.PathLike[str]) -> bytes:
-    """Read an aggregator's own private sealing key (JSON, as ``secagg keygen --role aggregator`` writes it)."""
+    """Read an aggregator's own private sealing key from the file at ``path``.
+
+    It is JSON, as ``secagg keygen --role aggregator`` writes it; ``ConfigError`` for anything else.
+    """
     path = _path(path, "sealing key")
     try:
         document = json.loads(_read(path).decode())
@@ -289,7 +295,8 @@ def load_sealing_key(path: str | os.PathLike[str]) -> bytes:
 def load_he_key(path: str | os.PathLike[str]) -> bytes:
     """Read a long-lived key for ``key=``: a decryptor's Paillier key, or the one that clients share.
 
-    It is JSON, as ``secagg keygen --paillier`` and ``--shared-he`` write it; ``ConfigError`` for anything else.
+    The file at ``path`` is JSON, as ``secagg keygen --paillier`` and ``--shared-he`` write it; ``ConfigError`` for
+    anything else.
     """
     path = _path(path, "homomorphic key")
     try:
@@ -314,8 +321,8 @@ def enrol(
 ) -> tuple[dict[str, Ed25519PrivateKey], Roster]:
     """Generate an identity for each id; returns the private keys and the roster of the public keys.
 
-    ``encryption_keys`` are other public keys by id, such as an aggregator's sealing key. For simulations and
-    operators; in a deployment each party keeps its own private keys.
+    All of ``ids`` get the role ``role``. ``encryption_keys`` are other public keys by id, such as an aggregator's
+    sealing key. For simulations and operators; in a deployment each party keeps its own private keys.
     """
     keys = {party_id: Ed25519PrivateKey.generate() for party_id in check_party_ids(ids)}
     public = encryption_keys or {}
@@ -326,7 +333,10 @@ def enrol(
 
 
 def check_clients(cohort: Sequence[str], roster: Roster | None) -> None:
-    """``ConfigError`` unless ``cohort`` is sorted, has every id once and, with a roster, enrolled clients only."""
+    """``ConfigError`` unless the ids in ``cohort`` are sorted, and each is there once.
+
+    With a ``roster`` each must also be an enrolled client.
+    """
     # Every client of a session checks as many ids as there are clients, so the loop is only for the error's text.
     if set(map(type, cohort)) == {str}:
         enrolled = roster is not None and roster.enrols(set(cohort), PartyRole.CLIENT)
@@ -353,7 +363,10 @@ def _are_sorted_ids(ids: tuple[str, ...]) -> bool:
 def check_enrolled(
     member_id: str, role: PartyRole, identity: Ed25519PrivateKey | None, roster: Roster | None
 ) -> None:
-    """``ConfigError`` unless identity and roster are both there and agree, or both absent."""
+    """``ConfigError`` unless ``identity`` and ``roster`` are both there and agree, or are both None.
+
+    They agree if the roster lists the party ``member_id`` with this ``role`` and the public half of the identity.
+    """
     if (identity is None) != (roster is None):
         raise ConfigError("got an identity without a roster or a roster without an identity; pass both or none")
     if identity is None or roster is None:

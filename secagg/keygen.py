@@ -37,11 +37,12 @@ def write_identities(
 ) -> Path:
     """Write ``ID.pem`` (mode 0600) for each id and add them to ``roster.json``; returns its path.
 
+    All of ``ids`` get the role ``role``, and the files are in ``folder``, which is made if it does not exist.
     ``ID.enrol`` holds the public keys, signed by the party itself: its request to a registrar. An aggregator also
     gets a sealing key of ``kem``, in ``ID.sealing.json``. A decryptor gets a Paillier key of ``paillier`` bits, in
     ``ID.he.json``, or with ``shared_he`` the key that clients share with it, in ``shared.he.json``. All files of
-    private keys have mode 0600. Raises ``ConfigError`` before anything is written if an id is already enrolled or
-    a key file exists: a key is never overwritten.
+    private keys have mode 0600. Raises ``ConfigError`` before anything is written if an id is already enrolled or a
+    key file exists: a key is never overwritten.
     """
     wanted = check_party_ids(ids)
     if len(set(wanted)) != len(wanted):
@@ -87,8 +88,8 @@ def write_identities(
 def write_registrar(name: str, folder: str | os.PathLike[str]) -> tuple[Path, Path]:
     """Write a registrar's private key (``NAME.pem``, mode 0600) and public key (``NAME.pub``); returns their paths.
 
-    The registrar signs rosters and is not a party. Its private key never belongs on the server. Raises
-    ``ConfigError`` if one of the files exists.
+    ``name`` is that of the files, in ``folder``. The registrar signs rosters and is not a party. Its private key
+    never belongs on the server. Raises ``ConfigError`` if one of the files exists.
     """
     name, where = check_party_id(name), Path(folder)
     private, public = where / f"{name}.pem", where / f"{name}.pub"

@@ -52,10 +52,10 @@ class _Kit(Document, kw_only=True):
 class Kit:
     """What one party pins: where the service is, what the party takes part in, and who vouches for the roster.
 
-    ``party`` is its id; None with ``auth="open"``, where the server draws the id. ``url`` is the service's
-    address, with ``http`` only on this machine. ``task`` and ``roster`` are SHA-256 digests in hexadecimal, and
-    ``registrar`` is the registrar's public key (32 bytes). ``ca`` is PEM of the certificates to trust for the
-    connection; None means the system's.
+    ``party`` is its id; None with ``auth="open"``, where the server draws the id. ``role`` is what the party does
+    in a session. ``url`` is the service's address, with ``http`` only on this machine. ``task`` and ``roster`` are
+    SHA-256 digests in hexadecimal, and ``registrar`` is the registrar's public key (32 bytes). ``ca`` is PEM of the
+    certificates to trust for the connection; None means the system's.
 
     With ``auth="roster"`` a party proves who it is by its key in the roster. ``"tokens"`` and ``"open"`` are for
     sessions without identities, which don't withstand a server that lies. A roster that comes on the server's word
@@ -187,7 +187,10 @@ class Kit:
 
     @classmethod
     def from_json(cls, text: str | bytes) -> "Kit":
-        """The kit that :meth:`to_json` wrote; ``ConfigError`` for anything else, such as an unknown field."""
+        """The kit that :meth:`to_json` wrote as ``text``.
+
+        ``ConfigError`` for anything else, such as an unknown field.
+        """
         file = read_document(text, _Kit, _KIT)
         return cls(
             party=file.party,

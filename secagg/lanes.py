@@ -34,7 +34,7 @@ _IN_FLIGHT = 32  # tasks whose results are held at once
 
 
 def mask_bits(segment: SegmentLike, max_clients: int) -> int:
-    """The k of the group Z mod 2^k that carries a segment: the sum of ``max_clients`` terms fits."""
+    """The k of the group Z mod 2^k that carries ``segment``: the sum of ``max_clients`` terms fits."""
     if segment.modulus is None:
         return max(2, (max_clients * segment.bound).bit_length())
     bits = segment.modulus.bit_length() - 1
@@ -68,7 +68,7 @@ def vectors_size(task: Task) -> int:
 
 
 def to_lanes(task: Task, encoded: Sequence[NDArray[Any]]) -> list[NDArray[Any]]:
-    """Copies of the encoded segments, in lanes that can be masked in place."""
+    """Copies of the segments in ``encoded``, one array each, in lanes that can be masked in place."""
     return [v.astype(lane_dtype(bits)) for v, bits in zip(encoded, widths(task), strict=True)]
 
 
@@ -79,7 +79,10 @@ def zero_lanes(task: Task) -> list[NDArray[Any]]:
 
 
 def mask_lanes(lanes: Sequence[NDArray[Any]], keyed: Sequence[tuple[bytes, int]]) -> None:
-    """Add the mask streams of keys, each times its sign, in place; a segment starts at the next 16-byte block."""
+    """Add the mask streams of keys, each times its sign, in place; a segment starts at the next 16-byte block.
+
+    ``lanes`` and ``keyed`` are those of :func:`mask_all`.
+    """
     for lane, first in stream_offsets(lanes):
         add_masks(lane, keyed, offset=first)
 
@@ -87,8 +90,9 @@ def mask_lanes(lanes: Sequence[NDArray[Any]], keyed: Sequence[tuple[bytes, int]]
 def mask_all(lanes: Sequence[NDArray[Any]], keyed: Sequence[tuple[bytes, int]], executor: Executor | None) -> None:
     """Add the mask streams of many keys, each times its sign, in place.
 
-    A large sum is split by ranges of coordinates and by keys over ``executor``, by default threads of this process.
-    However it is split, the result is the same bit for bit. The calling thread, which may be a worker of
+    ``lanes`` has one array for each segment, and ``keyed`` has a pair of 32-byte key and sign (1 or -1) for each
+    stream. A large sum is split by ranges of coordinates and by keys over ``executor``, by default threads of this
+    process. However it is split, the result is the same bit for bit. The calling thread, which may be a worker of
     ``executor`` itself, does tasks that no worker has started, instead of waiting. An exception of the executor is
     raised, and leaves ``lanes`` with some of the masks: to be able to try again, pass a copy.
     """
@@ -150,7 +154,7 @@ def _tasks(
 
 
 def stream_offsets(lanes: Sequence[NDArray[Any]]) -> Iterator[tuple[NDArray[Any], int]]:
-    """Each segment, with the place in the stream at which it starts, in lanes."""
+    """Each segment of ``lanes``, with the place in the stream at which it starts, in lanes."""
     start = 0
     for lane in lanes:
         yield lane, start // lane.itemsize
@@ -158,12 +162,15 @@ def stream_offsets(lanes: Sequence[NDArray[Any]]) -> Iterator[tuple[NDArray[Any]
 
 
 def pack_lanes(task: Task, lanes: Sequence[NDArray[Any]]) -> bytes:
-    """The segments one after the other, bit-packed to k bits for each coordinate."""
+    """The segments in ``lanes``, one array each, one after the other, bit-packed to k bits for each coordinate."""
     return pack_all(lanes, widths(task))
 
 
 def fold_lanes(task: Task, payload: memoryview, into: Sequence[NDArray[Any]]) -> None:
-    """Add packed segments to a sum; ``Reject`` for wrong bytes, with the sum unchanged."""
+    """Add the packed segments in ``payload`` to the sums ``into``, one array a segment, in place.
+
+    ``Reject`` for wrong bytes, with the sums unchanged.
+    """
     if len(payload) != vectors_size(task):
         raise Reject(FaultKind.MALFORMED, f"got {len(payload)} bytes of vectors; expected {vectors_size(task)}")
     parts, at = [], 0
@@ -181,6 +188,6 @@ def fold_lanes(task: Task, payload: memoryview, into: Sequence[NDArray[Any]]) ->
 
 
 def reduce_lanes(task: Task, lanes: Sequence[NDArray[Any]]) -> None:
-    """Reduce the sums modulo 2^k, in place."""
+    """Reduce the sums in ``lanes``, one array for each segment, modulo 2^k, in place."""
     for total, bits in zip(lanes, widths(task), strict=True):
         total &= total.dtype.type((1 << bits) - 1)

@@ -35,10 +35,10 @@ _EXACT = FLOATS | {"float", "bool", "int8", "uint8", "int16", "uint16"}  # never
 class Leaf:
     """One array of an update: where it is, its shape, and the name of its dtype.
 
-    ``path`` holds the dict keys (str, or int from -2^63 to 2^63 - 1) and the positions that lead to
-    it, ``()`` for an update that is a single array. ``dtype`` is one of float16, bfloat16, float32,
-    float64, (u)int8 to (u)int64 and bool; or ``float`` or ``int`` for a single number,
-    of Python or NumPy, which is restored as a Python float. ``ConfigError`` if a field is anything else.
+    ``path`` holds the dict keys (str, or int from -2^63 to 2^63 - 1) and the positions that lead to it, ``()`` for
+    an update that is a single array. ``shape`` is that of the array, ``()`` for a single number. ``dtype`` is one
+    of float16, bfloat16, float32, float64, (u)int8 to (u)int64 and bool; or ``float`` or ``int`` for a single
+    number, of Python or NumPy, which is restored as a Python float. ``ConfigError`` if a field is anything else.
     """
 
     path: Path
@@ -72,9 +72,10 @@ class Leaf:
 
 @dataclass(frozen=True, slots=True)
 class Branch:
-    """One container of an update: where it is, and whether it is a ``dict``, ``list`` or ``tuple``.
+    """One container of an update: where it is (``path``, as in :class:`Leaf`), and of which ``kind``.
 
-    ``None`` in an update counts as a container of kind ``none``, which is empty.
+    A kind is ``dict``, ``list`` or ``tuple``. ``None`` in an update counts as a container of kind ``none``, which
+    is empty.
     """
 
     path: Path
@@ -90,11 +91,11 @@ class Branch:
 class Layout:
     """The structure of an update: its leaves by sorted path, and the containers that hold them.
 
-    :meth:`of` makes it from an update. The flat vector holds the leaves in this order, each in C order; the order
-    of the caller's dicts does not matter. Empty containers and ``None`` are kept. The keys of one dict are all str
-    or all int, because ``1`` and ``"1"`` can't be sorted and have the same name. Two leaves with the same dotted
-    :attr:`Leaf.name` are refused. ``ConfigError`` if leaves and branches don't form one tree, or if there are no
-    coordinates or more than 2^40.
+    :meth:`of` makes it from an update. The flat vector holds the ``leaves`` in this order, each in C order; the
+    order of the caller's dicts does not matter. ``branches`` are the containers, also by sorted path. Empty
+    containers and ``None`` are kept. The keys of one dict are all str or all int, because ``1`` and ``"1"`` can't
+    be sorted and have the same name. Two leaves with the same dotted :attr:`Leaf.name` are refused. ``ConfigError``
+    if leaves and branches don't form one tree, or if there are no coordinates or more than 2^40.
     """
 
     leaves: tuple[Leaf, ...]

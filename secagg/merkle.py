@@ -14,7 +14,7 @@ def merkle_root(leaves: Sequence[bytes]) -> bytes:
 
 
 def merkle_levels(leaves: Sequence[bytes]) -> list[list[bytes]]:
-    """All nodes of the Merkle tree over at least one leaf, level by level, from the leaves' hashes to the root."""
+    """All nodes of the Merkle tree over ``leaves``, at least one: by level, from the leaves' hashes to the root."""
     level = [hashlib.sha256(b"\x00" + leaf).digest() for leaf in leaves]
     levels = [level]
     # The RFC splits a tree at the largest power of two below the number of leaves. Pairing neighbours, and moving
@@ -27,7 +27,10 @@ def merkle_levels(leaves: Sequence[bytes]) -> list[list[bytes]]:
 
 
 def merkle_path(levels: Sequence[Sequence[bytes]], index: int) -> bytes:
-    """The inclusion proof of leaf ``index`` (RFC 9162, section 2.1.3): the hashes next to its path, joined."""
+    """The inclusion proof of leaf ``index`` (RFC 9162, section 2.1.3): the hashes next to its path, joined.
+
+    ``levels`` are those of :func:`merkle_levels`.
+    """
     path = []
     for level in levels[:-1]:
         if (beside := index ^ 1) < len(level):
@@ -52,11 +55,11 @@ def path_lengths(size: int) -> dict[int, int]:
 def root_of_path(
     leaf: bytes, index: int, size: int, path: bytes, known: dict[bytes, bytes] | None = None
 ) -> bytes | None:
-    """The root of the tree of ``size`` leaves to which ``path`` leads from leaf ``index`` (RFC 9162, section
-    2.1.3.2); None for a path of another length or an index out of range.
+    """The root of the tree of ``size`` leaves to which ``path`` leads from ``leaf``, the bytes at ``index``.
 
-    Paths of one tree share the nodes near its root. Pass one dict, at first empty, as ``known`` with all of them,
-    and no node is hashed twice.
+    See RFC 9162, section 2.1.3.2. It is None for a path of another length or an index out of range. Paths of one
+    tree share the nodes near its root. Pass one dict, at first empty, as ``known`` with all of them, and no node is
+    hashed twice.
     """
     if not 0 <= index < size:
         return None

@@ -46,7 +46,11 @@ class _Signature(Document, kw_only=True):
 
 @dataclass(frozen=True, slots=True)
 class Statement:
-    """What a signature says: of which roster, as which version, until when (seconds since 1970)."""
+    """What a ``signature`` says: of which roster, as which version, until when.
+
+    ``digest`` is that of the roster (32 bytes), ``version`` a positive integer, and ``expires`` is in seconds since
+    1970.
+    """
 
     digest: bytes
     version: int
@@ -54,13 +58,13 @@ class Statement:
     signature: bytes
 
     def check_roster(self, roster: Roster) -> None:
-        """``ConfigError`` if the signature is of another roster."""
+        """``ConfigError`` if the signature is of another roster than ``roster``."""
         _check_digest(roster, self.digest)
 
 
 @dataclass(frozen=True, slots=True)
 class SignedRoster:
-    """A roster that a registrar signed; ``expires`` is in seconds since 1970."""
+    """A ``roster`` that a registrar signed under the number ``version``; ``expires`` is in seconds since 1970."""
 
     roster: Roster
     version: int
@@ -72,8 +76,9 @@ def sign_roster(
 ) -> str:
     """The registrar's signature of ``roster`` under ``version``, as JSON; ``expires`` is in seconds since 1970.
 
-    ``ledger`` is the registrar's own. It keeps the registrar from signing two rosters under one version, or a lower
-    version after a higher one: clients would refuse both. The same roster may be signed again, to expire later.
+    ``registrar`` is the registrar's private key, and ``ledger`` is its own. The ledger keeps the registrar from
+    signing two rosters under one version, or a lower version after a higher one: clients would refuse both. The
+    same roster may be signed again, to expire later.
     """
     number = whole(version)
     if number is None or not 1 <= number <= _MOST_VERSIONS:
@@ -138,7 +143,11 @@ def verify_roster(
 def verify_signature(
     roster: str | bytes, signature: str | bytes | None, *, registrar: bytes, now: float | None = None
 ) -> SignedRoster:
-    """What the registrar signed, if it signed this roster and it hasn't expired; nothing is remembered."""
+    """What the registrar signed, if it signed this roster and it hasn't expired; nothing is remembered.
+
+    ``roster`` and ``signature`` are JSON text, and ``registrar`` is the pinned public key (32 bytes). ``now`` is in
+    seconds since 1970, by default this machine's time. ``ConfigError`` says what is wrong.
+    """
     if signature is None:
         raise ConfigError("got a roster without a signature; this party accepts only what the registrar signed")
     stated = read_signature(signature)
@@ -154,7 +163,7 @@ def verify_signature(
 
 
 def read_signature(text: str | bytes) -> Statement:
-    """What a signature says; nothing is verified. For whoever serves or shows it."""
+    """What the signature in ``text`` says; nothing is verified. It is for programs that serve or show it."""
     file = read_document(text, _Signature, _SIGNATURE)
     try:
         digest = bytes.fromhex(file.roster_digest)
@@ -182,7 +191,10 @@ def _check_digest(roster: Roster, digest: bytes) -> None:
 
 
 def read_roster(text: str | bytes) -> Roster:
-    """The roster of JSON text that anybody may have written; ``ConfigError`` for what is none, or is too large."""
+    """The roster in ``text``, which anybody may have written.
+
+    ``ConfigError`` for JSON that is not a roster, or that is too large.
+    """
     if not is_a(text, str | bytes):
         raise ConfigError(f"got {shown(text)}; expected the JSON text of a roster")
     if len(text) > MOST_ROSTER_BYTES:
@@ -267,7 +279,7 @@ def _seconds(text: str) -> int:
 
 
 def check_own_key(registrar: bytes, roster: Roster) -> None:
-    """``ConfigError`` if the registrar's public key is that of a party: each key has one purpose."""
+    """``ConfigError`` if a party in ``roster`` has the public key ``registrar``: each key has one purpose."""
     if any(party.signing_key == registrar for party in roster.values()):
         raise ConfigError(
             "got a registrar's key that a party of the roster has; the registrar has a key of its own"
@@ -283,7 +295,10 @@ def check_registrar(key: object) -> bytes:
 
 
 def load_registrar(path: str | os.PathLike[str]) -> bytes:
-    """The registrar's public key, in PEM as ``secagg keygen --registrar`` writes it; ``ConfigError`` for others."""
+    """The registrar's public key (32 bytes) from the file at ``path``.
+
+    It is PEM, as ``secagg keygen --registrar`` writes it; ``ConfigError`` for anything else.
+    """
     data = read_file(path, "a registrar's public key (registrar.pub)")
     try:
         key = load_pem_public_key(data)

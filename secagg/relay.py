@@ -13,9 +13,10 @@ if TYPE_CHECKING:
 
 
 def relayed(data: bytes, task: Task, session: bytes, kind: type[wire.Message], limit: int) -> Envelope:
-    """Read a message that the server passed on; ``Reject`` unless it is a ``kind`` of this session.
+    """Read ``data`` that the server passed on; ``Reject`` unless it is a ``kind`` of this session.
 
-    ``limit`` is the number of bytes above which nothing is read. The caller checks the signature.
+    ``session`` is the session's id (32 bytes). ``limit`` is the number of bytes above which nothing is read. The
+    caller checks the signature.
     """
     envelope = Envelope.parse(data, limit)
     check_relayed(envelope, task, session, kind)
@@ -23,7 +24,10 @@ def relayed(data: bytes, task: Task, session: bytes, kind: type[wire.Message], l
 
 
 def check_relayed(envelope: Envelope, task: Task, session: bytes, kind: type[wire.Message]) -> None:
-    """``Reject`` a message that the server passed on unless it is a ``kind`` of this task and session."""
+    """``Reject`` a message that the server passed on unless it is a ``kind`` of this task and session.
+
+    ``session`` is the session's id (32 bytes).
+    """
     if envelope.protocol != task.protocol.ID or envelope.task != task.digest:
         raise Reject(FaultKind.FOREIGN_TASK, "got a relayed message of another protocol or task")
     if envelope.session != session:

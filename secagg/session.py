@@ -105,7 +105,7 @@ def check_session(session: object) -> bytes:
 
 
 def roster_digest(roster: Roster | None) -> bytes:
-    """The roster's digest; zeros if there is no roster."""
+    """The digest of ``roster``; 32 zero bytes if it is None."""
     return bytes(hashlib.sha256().digest_size) if roster is None else roster.digest
 
 

@@ -40,7 +40,8 @@ class Simulation(Outcome):
     """An :class:`~secagg.Outcome` with the bytes and the seconds of all parties.
 
     ``bytes_up``, ``bytes_down`` and ``seconds`` are by party, then by round. The server is ``"server"``; its work
-    at the end of a round counts for that round. A comparison of two simulations ignores ``seconds``.
+    at the end of a round counts for that round. A comparison of two simulations ignores ``seconds``. The other
+    fields are those of :class:`secagg.Outcome`.
     """
 
     bytes_up: Mapping[str, Mapping[str, int]] = None  # type: ignore[assignment]
@@ -119,10 +120,11 @@ def simulate(
 class Session:
     """The parties of one simulated session, with counts of the bytes between them.
 
-    :func:`simulate` makes a session and runs it; the benchmarks make their own. ``server`` is the server, and
-    ``members`` are the other parties by id. Before :meth:`run`, each may be replaced by an object with the same
-    methods. Every call of a party goes through :meth:`timed`. ``silent`` maps a client to the round in which it
-    falls silent; the other arguments are those of :func:`simulate`.
+    :func:`simulate` makes a session and runs it; the benchmarks make their own. ``cohort`` are the ids of the
+    clients, and ``session`` is the session's name. ``silent`` maps a client to the round in which it falls silent;
+    the other arguments are those of :func:`simulate`. ``server`` is the server, and ``members`` are the other
+    parties by id. Before :meth:`run`, each may be replaced by an object with the same methods. Every call of a
+    party goes through :meth:`timed`.
     """
 
     def __init__(
@@ -219,7 +221,10 @@ class Session:
             counts[party][name] = counts[party].get(name, 0) + size
 
     def timed(self, party: str, name: str, call: Callable[..., Any], *arguments: Any) -> Any:
-        """Call ``call`` of ``party`` in the round ``name``, and add up its seconds. A subclass may measure more."""
+        """Call ``call`` of ``party`` in the round ``name`` with ``arguments``, and add up its seconds.
+
+        A subclass may measure more.
+        """
         began = time.perf_counter()
         try:
             return call(*arguments)
@@ -232,8 +237,8 @@ def enrol_for(
 ) -> tuple[dict[str, Ed25519PrivateKey], Roster | None, dict[str, bytes]]:
     """Enrol all parties of a simulated session, if the protocol authenticates them.
 
-    Returns their identities, the roster, and their other long-lived private keys. Parties other than clients are
-    named by role and number, such as ``aggregator1``.
+    ``cohort`` are the ids of the clients. Returns the identities of all parties, the roster, and their other
+    long-lived private keys. Parties other than clients are named by role and number, such as ``aggregator1``.
     """
     others = task.protocol.party_counts
     if task.protocol.threat_model == "semi-honest" and not others:

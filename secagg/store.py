@@ -92,13 +92,13 @@ class MemoryLedger:
 
 
 class FileLedger:
-    """A ledger in one file (mode 0600), appended and flushed to the disk (``fsync``) before a claim returns.
+    """A ledger in the file at ``path`` (mode 0600), flushed to the disk (``fsync``) before a claim returns.
 
     A party has one for as long as it is enrolled: its roles in all sessions share the object. A row is 32 bytes of
     entry, 32 of value and 32 that chain it to the rows before. A last row that a crash cut short or left as zeros
-    is dropped, because its claim never returned. Any other damage is a ``ConfigError``. The file is locked:
-    opening it twice is a ``ConfigError`` too. If the file is deleted or replaced while it is open, the ledger
-    takes no more claims, because there may be another ledger in its place.
+    is dropped, because its claim never returned. Any other damage is a ``ConfigError``. The file is locked: opening
+    it twice is a ``ConfigError`` too. If the file is deleted or replaced while it is open, the ledger takes no more
+    claims, because there may be another ledger in its place.
 
     Threads may share the object, but processes may not: after a fork each would have a copy of the entries, and
     would not see the claims of the others. So the copy in a child process takes no claims.

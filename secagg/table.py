@@ -34,9 +34,10 @@ class Round(StrEnum):
 
 
 class Proposal(wire.Message, frozen=True):
-    """The first message to each party. The server opens a session: its cohort, its name, 32 fresh random bytes.
+    """The first message to each party: the server opens a session.
 
-    A protocol whose first message carries more than that extends this class.
+    ``cohort`` are the ids of the clients, sorted, ``session`` is the session's name, and ``nonce`` is 32 fresh
+    random bytes. A protocol whose first message carries more than that extends this class.
     """
 
     TYPE: ClassVar[int] = 1
@@ -48,8 +49,8 @@ class Proposal(wire.Message, frozen=True):
 class Word(wire.Message, frozen=True):
     """What a listener answers to a message that the server handed on to it: its word about one client's answer.
 
-    ``about`` is the digest of that message (``envelope.digest``). So the word holds for the answer from which the
-    message came, and for no other answer of the same client.
+    ``client`` is the client's id, and ``about`` is the digest of that message (``envelope.digest``). So the word
+    holds for the answer from which the message came, and for no other answer of the same client.
     """
 
     client: str
@@ -59,7 +60,8 @@ class Word(wire.Message, frozen=True):
 class Refusal(wire.Message, frozen=True):
     """What a listener says instead of a word if it refuses the message; the server then refuses the answer.
 
-    The library sends it. Without it, an answer with a refused part would wait until the round ends.
+    ``about`` is as in :class:`Word`. The library sends it. Without it, an answer with a refused part would wait
+    until the round ends.
     """
 
     TYPE: ClassVar[int] = 0
@@ -69,6 +71,9 @@ class Refusal(wire.Message, frozen=True):
 @dataclass(frozen=True)
 class Phase:
     """A row of a protocol's table: the server asks parties of one role, and each answers once.
+
+    ``round`` is the name of the round, in which all parties of ``role`` get a message of type ``request`` and
+    answer with one of type ``reply``.
 
     While the round is open, the server hands answers on to the role ``relay``, whose parties are the *listeners*.
     By default each gets the whole answer. With ``relayed`` they get a message of that type in its place:
@@ -83,13 +88,18 @@ class Phase:
     role: PartyRole
     request: type[wire.Message]
     reply: type[wire.Message]
-    takes_input: bool = False  # the answer carries the client's contribution
-    commits_input: bool = False  # the answer fixes the contribution, which a later one carries
-    request_vectors: bool = False  # vectors follow the request; elsewhere bytes behind a message are refused
+    #: The answer carries the client's contribution.
+    takes_input: bool = False
+    #: The answer fixes the contribution, which a later one carries.
+    commits_input: bool = False
+    #: Vectors follow the request; without this, bytes behind a message are refused.
+    request_vectors: bool = False
+    #: Vectors follow the answer.
     reply_vectors: bool = False
     relay: PartyRole | None = None
     relayed: type[wire.Message] | None = None
-    relayed_vectors: bool = False  # vectors follow a message of type ``relayed``
+    #: Vectors follow a message of type ``relayed``.
+    relayed_vectors: bool = False
     word: type[Word] | None = None
     awaiting: int = 0
 
@@ -153,13 +163,16 @@ def rounds(protocol: Tabled) -> tuple[str, ...]:
 
 
 def input_round(protocol: Tabled) -> str:
-    """The round whose message carries a client's contribution: a client that sends it is in the sum."""
+    """The round of ``protocol`` in which a client's message carries its contribution.
+
+    A client that sends it is in the sum.
+    """
     return next(phase.round for phase in protocol.phases if phase.takes_input)
 
 
 def contribution_round(protocol: Tabled) -> str:
     """The first round whose message depends on a client's contribution, so ``contribute`` comes before it.
 
-    It is the input round, or an earlier round in which clients commit to their inputs.
+    It is the input round of ``protocol``, or an earlier round in which clients commit to their inputs.
     """
     return next(phase.round for phase in protocol.phases if phase.commits_input or phase.takes_input)

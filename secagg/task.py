@@ -142,7 +142,7 @@ class Task:
             raise ConfigError(words(error)) from error
 
     def encoder_for(self, session: bytes) -> Encoding:
-        """The encoding of one session, which may have, for example, a public rotation of its own."""
+        """The encoding in the session named ``session``; it may have, for example, a public rotation of its own."""
         return self.encoder.for_session(session)
 
     @property
@@ -169,7 +169,10 @@ class Task:
         return 0 if self.shows_terms or corruption is None else corrupt_count(corruption, self.max_clients)
 
     def check_honest(self, cohort: int, roster: Roster | None) -> None:
-        """``ConfigError`` if more clients may be corrupt than the noise was calibrated for."""
+        """``ConfigError`` if more clients may be corrupt than the noise was calibrated for.
+
+        ``cohort`` is the number of clients in the session, and ``roster`` lists the enrolled ones.
+        """
         if self.shows_terms:
             return
         corrupt = corrupt_among(self.protocol, cohort, roster)
@@ -193,7 +196,7 @@ class Task:
 
     @classmethod
     def from_bytes(cls, data: bytes, *, known: Iterable[type] = ()) -> Task:
-        """The task that :meth:`to_bytes` wrote; ``known`` are the classes of further protocols or encodings.
+        """The task in ``data``, from :meth:`to_bytes`; ``known`` are classes of further protocols or encodings.
 
         Raises ``ConfigError`` for bytes that are not a task, are of another wire version, or name an unknown class.
         """
@@ -220,7 +223,9 @@ class Task:
     ) -> Server[Any]:
         """The server of one session over ``cohort``; ``session`` names it (round number, model hash).
 
-        ``executor`` runs heavy work, by default threads: an executor of ``concurrent.futures``, such as Dask's, or
+        ``roster`` lists everyone enrolled (None: nobody is authenticated). ``save`` keeps the state at the end of a
+        round. ``rng`` gives random bytes, for the session's nonce. ``executor`` runs heavy work, by default
+        threads: an executor of ``concurrent.futures``, such as Dask's, or
         :class:`secagg.integrations.ray.RayExecutor`. ``beacon`` is needed where the protocol has a beacon: a
         function that takes the number of a round and returns the value that the beacon published in it, or None
         before that.
@@ -245,13 +250,14 @@ class Task:
     ) -> Client[Any]:
         """A client of one session: the session named ``session``, or without a name any that the server proposes.
 
-        ``save`` keeps its state, and may have a ledger. ``key`` is the key that all clients share, if the protocol
-        has one. ``rng`` gives random bytes; it is called once, for the 32-byte seed. ``executor`` runs heavy work,
-        by default threads; it gets the keys of this client's masks. ``clock`` returns the time (seconds since
-        1970). Only a protocol with a beacon reads it. ``budget``, such as a :class:`dp.PrivacyLedger`, is charged
-        just before an input with noise leaves, and again for a retry. If it has no room, the input stays and
-        ``LocalProtocolError`` is raised. ``beacon`` is needed where a beacon draws a committee: see
-        :meth:`server`.
+        ``client_id`` is its id. ``identity``, the private key that it signs with, and ``roster``, which lists
+        everyone's public key, come together; without them nothing is authenticated. ``save`` keeps its state, and
+        may have a ledger. ``key`` is the key that all clients share, if the protocol has one. ``rng`` gives random
+        bytes; it is called once, for the 32-byte seed. ``executor`` runs heavy work, by default threads; it gets
+        the keys of this client's masks. ``clock`` returns the time (seconds since 1970). Only a protocol with a
+        beacon reads it. ``budget``, such as a :class:`dp.PrivacyLedger`, is charged just before an input with noise
+        leaves, and again for a retry. If it has no room, the input stays and ``LocalProtocolError`` is raised.
+        ``beacon`` is needed where a beacon draws a committee: see :meth:`server`.
         """
         lent = Environment(
             identity=identity,
@@ -267,20 +273,21 @@ class Task:
         return self._client_class()(self, client_id, lent, session=session)
 
     def decryptor(self, party_id: str, *, session: bytes | None = None, **lent: Unpack[Lent]) -> Decryptor[Any]:
-        """A decryptor of one session, with a client's arguments; ``ConfigError`` if the protocol has none."""
+        """A decryptor, with the arguments of :meth:`aggregator`; ``key`` is its own, if that is long-lived."""
         kind: type[Decryptor[Any]] = self._class(PartyRole.DECRYPTOR)
         return kind(self, party_id, Environment(**lent), session=session)
 
     def aggregator(self, party_id: str, *, session: bytes | None = None, **lent: Unpack[Lent]) -> Aggregator[Any]:
-        """An aggregator of one session, with a client's arguments and ``key``, its private sealing key.
+        """The aggregator ``party_id`` of a session; ``session`` and ``lent`` are the arguments of :meth:`client`.
 
-        Raises ``ConfigError`` if the protocol has no aggregators, or if the roster lists another key.
+        ``key`` is its private sealing key. Raises ``ConfigError`` if the protocol has no aggregators, or if the
+        roster lists another key.
         """
         kind: type[Aggregator[Any]] = self._class(PartyRole.AGGREGATOR)
         return kind(self, party_id, Environment(**lent), session=session)
 
     def restore_server(self, data: bytes, **lent: Unpack[Lent]) -> Server[Any]:
-        """The server that was saved as ``data``. Pass the arguments that it was made with.
+        """The server that was saved as ``data``. Pass the arguments that it was made with as ``lent``.
 
         Its ``start()`` asks each party again that is still pending. Raises ``ConfigError`` if the bytes are
         damaged, or are of another task or roster.
@@ -288,7 +295,7 @@ class Task:
         return self.protocol.server.from_bytes(data, self, Environment(**lent))
 
     def restore_client(self, data: bytes, **lent: Unpack[Lent]) -> Client[Any]:
-        """The client that was saved as ``data``. Pass the arguments that it was made with.
+        """The client that was saved as ``data``. Pass the arguments that it was made with as ``lent``.
 
         Raises ``ConfigError`` if the bytes are damaged, are of another task, role or roster, or are of a client
         with a ``budget`` and none is passed. Raises ``LocalProtocolError`` if the client has answered anything and
@@ -321,7 +328,7 @@ class Task:
         return kind
 
     def check_cohort(self, cohort: list[str], roster: Roster | None) -> None:
-        """``ConfigError`` for a cohort that this task and ``roster`` don't allow."""
+        """``ConfigError`` if this task or ``roster`` does not allow the clients in ``cohort`` (sorted ids)."""
         if not self.min_survivors <= len(cohort) <= self.max_clients:
             raise ConfigError(
                 f"got a cohort of {len(cohort)}{' or more' * (len(cohort) > self.max_clients)}; expected "

@@ -40,7 +40,7 @@ class MemberTransport(Protocol):
     """What a client, a decryptor or an aggregator has of its connection to the server, for one session."""
 
     def send(self, message: bytes, /) -> None:
-        """Send a message to the server.
+        """Send ``message`` to the server.
 
         If it may have been lost, the transport sends the same bytes again, or lets the server ask again.
         """
@@ -59,10 +59,10 @@ class ServerTransport(Protocol):
     """What a server has of its connections to all parties, for one session."""
 
     def send(self, party: str, message: bytes, /) -> None:
-        """Send a message to a party, without waiting for the party to answer. A party that is away is not an error.
+        """Send ``message`` to ``party``, without waiting for the party to answer.
 
-        When a party connects again, the transport sends the session's messages to it again, in order; it can't know
-        which were handled. For a client the newest one is enough.
+        A party that is away is not an error. When a party connects again, the transport sends the session's
+        messages to it again, in order; it can't know which were handled. For a client the newest one is enough.
         """
         ...
 
@@ -103,10 +103,11 @@ def run_client(
 ) -> None:
     """Run a client, decryptor or aggregator until the server says that the session is over.
 
-    It returns then, and not when the role is ``finished``: as long as the session is open, the server may ask for
-    the last answer again. ``contribute`` is called once the input is asked for, if the client has no update by
-    then; it calls ``client.contribute``, so that the keys are exchanged before or while the model trains. A message
-    that the role refuses is in the log, and the role waits for a correct one.
+    ``transport`` is its connection to the server. The call returns when the session is over, and not when the role
+    is ``finished``: as long as the session is open, the server may ask for the last answer again. ``contribute`` is
+    called once the input is asked for, if the client has no update by then; it calls ``client.contribute``, so that
+    the keys are exchanged before or while the model trains. A message that the role refuses is in the log, and the
+    role waits for a correct one.
 
     Raises ``Aborted`` if the server gives the session up or goes on without this party, and ``LocalProtocolError``
     if the input is asked for without an update, or may not leave. Exceptions of the transport and of ``contribute``
@@ -119,7 +120,10 @@ def run_client(
 async def arun_client(
     client: Member[Any], transport: AsyncMemberTransport, *, contribute: Callable[[], object] | None = None
 ) -> None:
-    """:func:`run_client` for asyncio. The role works in threads; ``contribute`` does too, or is a coroutine."""
+    """:func:`run_client` for asyncio, over ``transport``.
+
+    The role works in threads; ``contribute`` does too, or is a coroutine.
+    """
     return await _arun(_member_steps(client, contribute), transport)
 
 
@@ -128,9 +132,10 @@ def run_server(
 ) -> Outcome:
     """Run a server from its start, or from where it stands, to its outcome.
 
-    ``deadlines`` are seconds for each round, or seconds by round with an entry for every round of the protocol's
-    ``phases``. A round ends when nobody is pending, or when its deadline has passed; the round that takes the
-    inputs may need the time of a training. A server that was restored gives its round the whole deadline again.
+    ``transport`` connects it to all parties. ``deadlines`` are seconds for each round, or seconds by round with an
+    entry for every round of the protocol's ``phases``. A round ends when nobody is pending, or when its deadline
+    has passed; the round that takes the inputs may need the time of a training. A server that was restored gives
+    its round the whole deadline again.
 
     At the end each party gets one message that it need not wait any longer: when it is dropped, or when the session
     is over. Raises ``Aborted`` after the parties were told, ``ConfigError`` for deadlines that don't fit, and
@@ -143,7 +148,7 @@ def run_server(
 async def arun_server(
     server: Server[Any], transport: AsyncServerTransport, *, deadlines: float | Mapping[str, float]
 ) -> Outcome:
-    """:func:`run_server` for asyncio. The server works in threads."""
+    """:func:`run_server` for asyncio, over ``transport``. The server works in threads."""
     return await _arun(_server_steps(server, _deadlines(server, deadlines)), transport)
 
 

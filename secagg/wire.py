@@ -50,7 +50,11 @@ _FIELD_HEADER = 5  # the most bytes that MessagePack writes before an array, a t
 
 
 class Reject(Exception):  # noqa: N818 - never leaves the library
-    """Why a message was refused. A server turns it into a Fault, a client into an error."""
+    """Why a message was refused. A server turns it into a Fault, a client into an error.
+
+    ``kind`` and ``detail`` are those of :class:`secagg.Fault`. ``blame`` is the party that did wrong, if it is not
+    the sender.
+    """
 
     def __init__(self, kind: FaultKind, detail: str, *, blame: str | None = None) -> None:
         super().__init__(detail)
@@ -76,6 +80,11 @@ AnyMessage = TypeVar("AnyMessage", bound=Message)
 @dataclass(frozen=True, slots=True)
 class Envelope:
     """A message whose frame has been parsed. Nothing in it has been verified yet.
+
+    ``protocol`` is the protocol's id, and ``kind`` the message's ``TYPE``. ``task`` is the task's digest (32
+    bytes), and ``session`` the session's id (32 bytes, or empty in a proposal). ``sender`` is the id of the party
+    that says it sent the message. ``trailer`` is a signature, or without identities a checksum. ``digest`` is
+    SHA-256 of header and body: what is signed. ``received`` is the whole message.
 
     ``received`` and ``body`` may lie in a buffer of the caller's, such as a mapped file, which must not change
     while the envelope is in use. What outlives the call keeps ``raw``, or a copy of a part.
@@ -106,7 +115,7 @@ class Envelope:
 
     @classmethod
     def parse(cls, data: bytes | memoryview, limit: int) -> Self:
-        """Read the frame of at most ``limit`` bytes; ``Reject`` for what no honest party sends.
+        """Read the frame in ``data``, of at most ``limit`` bytes; ``Reject`` for what no honest party sends.
 
         A read-only view is not copied. Bytes that anyone can change are.
         """
@@ -181,7 +190,10 @@ def signature_holds(key: bytes, signature: bytes, digest: bytes) -> bool:
 
 
 def envelope_digest(message: Message, *, protocol: int, task: bytes, session: bytes, sender: str) -> bytes:
-    """What ``sender`` signs when it sends a ``message`` without vectors: SHA-256 of header and body."""
+    """What ``sender`` signs when it sends a ``message`` without vectors: SHA-256 of header and body.
+
+    The other arguments are those of :func:`seal_envelope`.
+    """
     return hashlib.sha256(_head(message, protocol, task, session, sender, 0)).digest()
 
 
@@ -195,7 +207,12 @@ def seal_envelope(
     payload: bytes = b"",
     identity: Ed25519PrivateKey | None = None,
 ) -> bytes:
-    """The envelope of ``message`` and the vectors in ``payload``, signed where there is an identity."""
+    """The envelope of ``message`` and the vectors in ``payload``, signed where there is an identity.
+
+    ``protocol`` is the protocol's id, ``task`` the task's digest (32 bytes), ``session`` the session's id (32
+    bytes, or empty in a proposal), ``sender`` the id of the party that sends it, and ``identity`` that party's
+    private key.
+    """
     head = _head(message, protocol, task, session, sender, len(payload))
     hashed = hashlib.sha256(head)
     hashed.update(payload)
@@ -222,7 +239,10 @@ def _head(message: Message, protocol: int, task: bytes, session: bytes, sender: 
 
 
 def overhead(sender: str, *, session: bool = True, signed: bool) -> int:
-    """The bytes of an envelope without its structured part and its vectors."""
+    """The bytes of an envelope of ``sender`` without its structured part and its vectors.
+
+    ``session`` says whether the envelope has a session id, and ``signed`` whether it has a signature or a checksum.
+    """
     lengths = _FIXED.size + 2 + 2 * _BODY_LENGTH.size + DIGEST_BYTES * session + len(sender.encode())
     return lengths + (SIGNATURE_BYTES if signed else CHECKSUM_BYTES)
 
@@ -230,8 +250,8 @@ def overhead(sender: str, *, session: bool = True, signed: bool) -> int:
 def largest(*fields: int | tuple[int, int], signed: bool) -> int:
     """The bytes of the largest envelope of a message with these ``fields``, without its vectors.
 
-    A field is the length of a number, a text or a byte string, or (count, length) for a list of them. The sender's
-    id is assumed to be as long as ids can be.
+    A field is the length of a number, a text or a byte string, or (count, length) for a list of them. ``signed``
+    says whether the envelope has a signature or a checksum. The sender's id is assumed to be as long as ids can be.
     """
     sizes = (_FIELD_HEADER + field if isinstance(field, int) else _size_of_list(*field) for field in fields)
     return overhead("x" * LONGEST_ID, signed=signed) + _FIELD_HEADER + sum(sizes)
@@ -257,12 +277,12 @@ def _list_bytes(items: Mapping[bytes | str, int]) -> int:
 
 
 def string_size(length: int) -> int:
-    """The bytes that a byte string of so many bytes takes in a message's structured part."""
+    """The bytes that a byte string of ``length`` bytes takes in a message's structured part."""
     return (2 if length < 1 << 8 else 3 if length < 1 << 16 else 5) + length
 
 
 def no_vectors(payload: memoryview) -> None:
-    """``Reject`` if bytes follow the structured part of a message without vectors."""
+    """``Reject`` if ``payload``, the bytes after the structured part of a message, is not empty."""
     if len(payload):
         raise Reject(FaultKind.MALFORMED, f"got {len(payload)} bytes after the end of a message")
 

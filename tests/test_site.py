@@ -10,6 +10,7 @@ import pytest
 from docs.book import surface
 from docs.book.documented import lacking
 from docs.book.links import broken
+from docs.book.parameters import undescribed
 from tests.service.browser import look, requested, shows
 
 ROOT = Path(__file__).parent.parent
@@ -82,6 +83,55 @@ def test_control_a_public_name_without_a_text_is_noticed(tmp_path: Path, monkeyp
     public = surface.Public(module, ("TOLD", "UNTOLD", "function", "described", "Kind", "Bare"), {})
     names = {name.removeprefix("undescribed.") for name in lacking(public)}
     assert names == {"UNTOLD", "function", "Kind.method", "Kind.size", "Bare"}
+
+
+PARAMETERS = """
+'''A module.'''
+from __future__ import annotations
+from dataclasses import dataclass
+from typing import NamedTuple
+def function(told, untold, *, kind: Kind, other: Kind): '''It does something with ``told[0]``.'''
+def linked(told, untold): '''As :func:`function`.'''
+@dataclass
+class Kind:
+    '''A kind, with ``told``.'''
+    told: int
+    #: What it is.
+    said: int
+    untold: int
+    def method(self, told, value): '''It does something with ``self.value``.'''
+    @classmethod
+    def of(cls, data): '''One made of data.'''
+    def _own(self, untold): pass
+    def __eq__(self, untold): return True
+class Deeper(Kind):
+    '''A deeper kind.'''
+    def method(self, told, value): '''See ``Kind``.'''
+class Row(NamedTuple):
+    '''A row.'''
+    cell: int
+class Made:
+    '''It is made.'''
+    def __init__(self, size): '''Make it with ``size`` rooms.'''
+    def __call__(self, size, most): '''Call it.'''
+"""
+
+
+def test_control_a_parameter_without_a_description_is_noticed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "parameters.py").write_text(PARAMETERS)
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.setattr("docs.book.parameters.PACKAGES", ("parameters",))
+    public = surface.Public(
+        importlib.import_module("parameters"), ("function", "linked", "Kind", "Deeper", "Row", "Made"), {}
+    )
+    assert [name.removeprefix("parameters.") for name in undescribed([public])] == [
+        *("function(untold)", "function(other)", "linked(untold)"),
+        *("Kind(untold)", "Kind.method(value)", "Kind.of(data)"),
+        *("Deeper(untold)", "Deeper.method(value)", "Row(cell)"),
+        *("Made.__call__(size)", "Made.__call__(most)"),
+    ]
 
 
 def fits(browser: Any) -> bool:

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import builtins
-import contextlib
-import importlib
 import inspect
 import re
 from pathlib import Path
@@ -19,7 +17,8 @@ from sphinx.ext.autodoc.mock import mock
 
 from docs.book.documented import home, lacking
 from docs.book.files import SHOWN, line_of
-from docs.book.surface import PACKAGES, Public, surface
+from docs.book.parameters import undescribed
+from docs.book.surface import PACKAGES, Public, stands_for, surface
 
 _LONGEST = 120  # characters of a value that is shown
 API = Path(__file__).parent.parent / "reference" / "api"
@@ -39,11 +38,13 @@ def page(public: Public) -> str:
 
 
 def write(app: Sphinx) -> None:
-    """Write the pages that have changed, remove those of modules that are gone, and refuse names without a text."""
+    """Write the pages that have changed, remove those of modules that are gone; refuse what nothing describes."""
     with mock(app.config.autodoc_mock_imports):
         publics = list(surface())
         if missing := [line for public in publics for line in lacking(public)]:
             raise ExtensionError("public names without a docstring, or a #: comment above:\n" + "\n".join(missing))
+        if missing := list(undescribed(publics)):
+            raise ExtensionError("parameters that no docstring describes:\n" + "\n".join(missing))
         pages = {f"{public.module.__name__}.md": page(public) for public in publics}
     API.mkdir(exist_ok=True)
     for path in API.glob("*.md"):
@@ -57,25 +58,12 @@ def write(app: Sphinx) -> None:
 
 def linkcode_resolve(domain: str, info: dict[str, str]) -> str | None:
     """The page of a file, and the line, at which a thing is defined; seen from a page of the reference."""
-    if domain != "py" or (thing := _thing(f"{info['module']}.{info['fullname']}")) is None:
+    if domain != "py" or (thing := stands_for(f"{info['module']}.{info['fullname']}")) is None:
         return None
     where = line_of(thing)
     if where is not None:
         SHOWN.add(where[0])
     return None if where is None else f"../../source/{where[0]}.html#L-{where[1]}"
-
-
-def _thing(dotted: str) -> object | None:
-    """What a dotted name stands for, without the call of a property."""
-    parts = dotted.split(".")
-    for size in range(len(parts), 0, -1):
-        with contextlib.suppress(ImportError, ValueError):
-            thing: object = importlib.import_module(".".join(parts[:size]))
-            for name in parts[size:]:
-                look = inspect.getattr_static if isinstance(thing, type) else getattr
-                thing = look(thing, name, None)
-            return None if hasattr(type(thing), "__sphinx_mock__") or hasattr(thing, "__sphinx_mock__") else thing
-    return None
 
 
 def escape(app: Sphinx, what: str, name: str, thing: object, options: object, lines: list[str]) -> None:
@@ -129,15 +117,15 @@ def resolve(
     target = node["reftarget"]
     known = _documented(app)
     for dotted in _readings(node, target):
-        if (thing := _thing(dotted)) is None:
+        if (thing := stands_for(dotted)) is None:
             continue
         name = dotted
         while name:
-            if (full := known.get(id(_thing(name)), "") + dotted.removeprefix(name)) in known.objects:
+            if (full := known.get(id(stands_for(name)), "") + dotted.removeprefix(name)) in known.objects:
                 return _link(app, node, shown, *known.objects[full])
             name = name.rpartition(".")[0]
         module, _, last = dotted.rpartition(".")
-        if isinstance(place := _thing(module), ModuleType) and place.__name__.split(".")[0] in PACKAGES:
+        if isinstance(place := stands_for(module), ModuleType) and place.__name__.split(".")[0] in PACKAGES:
             full = f"{home(place, last).__name__}.{last}"
             if full in known.objects:
                 return _link(app, node, shown, *known.objects[full])
@@ -162,7 +150,7 @@ def _readings(node: addnodes.pending_xref, target: str) -> list[str]:
     places = []
     if module and inside:
         places.append(f"{module}.{inside}")
-        if (defined := getattr(_thing(f"{module}.{inside}"), "__module__", None)) is not None:
+        if (defined := getattr(stands_for(f"{module}.{inside}"), "__module__", None)) is not None:
             places.append(defined)
     if module:
         places.append(module)
@@ -176,7 +164,7 @@ class Documented(dict[int, str]):
         objects = app.env.domains.python_domain.objects
         self.objects = {name: (entry.docname, entry.node_id) for name, entry in objects.items()}
         for name, entry in objects.items():
-            thing = None if entry.aliased else _thing(name)
+            thing = None if entry.aliased else stands_for(name)
             if isinstance(thing, type | ModuleType) or inspect.isroutine(thing):
                 self[id(thing)] = name
 

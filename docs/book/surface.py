@@ -8,6 +8,7 @@ that it defines, but for private ones.
 from __future__ import annotations
 
 import ast
+import contextlib
 import functools
 import importlib
 import inspect
@@ -131,3 +132,16 @@ def surface() -> Iterator[Public]:
             else:
                 elsewhere[name] = home
         yield Public(module, tuple(own), elsewhere)
+
+
+def stands_for(dotted: str) -> object | None:
+    """What a dotted name stands for, without the call of a property."""
+    parts = dotted.split(".")
+    for size in range(len(parts), 0, -1):
+        with contextlib.suppress(ImportError, ValueError):
+            thing: object = importlib.import_module(".".join(parts[:size]))
+            for name in parts[size:]:
+                look = inspect.getattr_static if isinstance(thing, type) else getattr
+                thing = look(thing, name, None)
+            return None if hasattr(type(thing), "__sphinx_mock__") or hasattr(thing, "__sphinx_mock__") else thing
+    return None

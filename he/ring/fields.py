@@ -58,7 +58,8 @@ def lanes(*shape: int) -> Words:
 class Factor:
     """Numbers below a field's prime by which to multiply, with their quotients. :meth:`Field.factor` makes one.
 
-    A pickle holds the numbers alone: on another CPU the arithmetic and the quotients may be others.
+    ``field`` is that field, and ``pairs`` has a row of number and quotient for each. A pickle holds the numbers
+    alone: on another CPU the arithmetic and the quotients may be others.
     """
 
     __slots__ = ("field", "pairs")
@@ -78,7 +79,8 @@ class Factor:
 class Field:
     """Polynomials of ``degree`` N modulo ``prime``, which is 1 modulo 2N. :func:`field` makes one.
 
-    A *group* is an array (N, 8): eight polynomials side by side, all residues below the prime.
+    ``kind`` is the arithmetic, as :func:`arithmetic` returns it. A ``group`` is an array (N, 8): eight polynomials
+    side by side, all residues below the prime.
     """
 
     def __init__(self, degree: int, prime: int, kind: type[Ifma] | type[Word]) -> None:
@@ -124,7 +126,7 @@ class Field:
         self._steps.add_product(group, other, factor.pairs, self.modulus)
 
     def scale(self, group: Words, factor: int) -> None:
-        """Multiply ``group`` by one number, in place."""
+        """Multiply ``group`` by the one number ``factor``, in place."""
         self._steps.scale(group, self._pairs([factor]), self.modulus)
 
     def add(self, group: Words, other: Words) -> None:
@@ -151,7 +153,10 @@ class Field:
 
 
 def field(degree: int, prime: int) -> Field:
-    """The field with its tables, computed once in each process for each arithmetic."""
+    """The field with its tables, computed once in each process for each arithmetic.
+
+    ``degree`` and ``prime`` are those of :class:`Field`.
+    """
     return _field(degree, prime, arithmetic(prime).__name__)
 
 

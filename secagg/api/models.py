@@ -30,9 +30,10 @@ def write_model(model: Any) -> bytes:
 
 
 def read_model(data: bytes | bytearray, like: Any = None) -> Any:
-    """The model that :func:`write_model` wrote, in the containers, dtypes and kinds of array of ``like`` if given.
+    """The model that :func:`write_model` wrote as ``data``.
 
-    ``ConfigError`` for any other bytes, and ``EncodingError`` if ``like`` has another structure.
+    With ``like`` it comes in the containers, dtypes and kinds of array of that. ``ConfigError`` for any other
+    bytes, and ``EncodingError`` if ``like`` has another structure.
     """
     start = len(_MAGIC) + 5
     if data[: len(_MAGIC)] != _MAGIC or len(data) < start:
@@ -47,5 +48,5 @@ def read_model(data: bytes | bytearray, like: Any = None) -> Any:
 
 
 def model_digest(data: bytes) -> bytes:
-    """SHA-256 of a model's bytes."""
+    """SHA-256 of ``data``, the bytes of a model."""
     return hashlib.sha256(data).digest()

@@ -33,8 +33,9 @@ _SECONDS = re.compile(r"[0-9]{1,9}\Z", re.ASCII)
 class Row:
     """What is fixed about one kind of problem.
 
-    ``again`` says whether the same request may be sent again, after ``Retry-After`` where the response has one.
-    ``about`` is the sentence for the documentation.
+    ``status`` is the HTTP status of the response, and ``title`` the kind in a few words. ``again`` says whether the
+    same request may be sent again, after ``Retry-After`` where the response has one. ``about`` is the sentence for
+    the documentation.
     """
 
     status: int
@@ -212,7 +213,7 @@ class Problem(SecAggError):  # noqa: N818 - RFC 9457's word
     def of(cls, status: int, headers: Mapping[str, str], body: bytes) -> Problem:
         """The problem that a response of ``status`` >= 400 tells a client. Never raises, whatever the bytes are.
 
-        A body that is too long, not ours, or of a kind with another status counts for nothing: then the status
+        A ``body`` that is too long, not ours, or of a kind with another status counts for nothing: then the status
         alone decides. ``headers`` have lower-case names or ignore the case.
         """
         document = _parse(body) if len(body) <= MOST_BYTES else _Document()

@@ -25,12 +25,18 @@ TOKEN_BYTES: Final = 32
 
 
 def audience(url: str, task: bytes) -> str:
-    """For whom a token is: one service, by its URL as its clients know it, and one task."""
+    """For whom a token is: one service and one task.
+
+    ``url`` is the service's address as its clients know it, and ``task`` is the digest of the task (32 bytes).
+    """
     return f"{url.rstrip('/')}/v1/tasks/{task.hex()}"
 
 
 def sign_token(party: str, identity: Ed25519PrivateKey, url: str, task: bytes, now: float) -> str:
-    """A token of ``party``, valid for five minutes from ``now`` (seconds since 1970)."""
+    """A token of ``party``, valid for five minutes from ``now`` (seconds since 1970).
+
+    ``identity`` is the party's private key. ``url`` and ``task`` are those of :func:`audience`.
+    """
     claims = {
         "sub": party,
         "aud": audience(url, task),
@@ -48,7 +54,8 @@ class TokenError(ConfigError):
 class Callers:
     """Finds out which party calls, from the ``Authorization`` header alone; run by the service.
 
-    A valid token is remembered by its hash until it expires, so a poll costs no signature check.
+    ``url`` and ``task`` are those of :func:`audience`. ``clock`` returns seconds since 1970. A valid token is
+    remembered by its hash until it expires, so a poll costs no signature check.
     """
 
     def __init__(self, roster: Roster, url: str, task: bytes, clock: Callable[[], float] = time.time) -> None:
@@ -102,5 +109,5 @@ def new_token() -> str:
 
 
 def token_hash(token: str) -> bytes:
-    """What the service stores of a join token."""
+    """What the service stores of the join token ``token``."""
     return hashlib.sha256(b"secagg/v1/join-token" + token.encode("utf-8", "surrogatepass")).digest()

@@ -276,12 +276,15 @@ class DPSGD:
         return restored
 
     def event(self, dimension: int) -> Event:
-        """One step over a whole data set as an event, for a model of so many coordinates."""
+        """One step over a whole data set as an event, for a model of ``dimension`` coordinates."""
         steps = self._steps(dimension)
         return DiscreteGaussianEvent(self.noise_multiplier * steps, float(steps))
 
     def release(self, dimension: int, rate: float) -> Release:
-        """What a step on a batch of this ``rate`` costs: the unit is a record, the trust central."""
+        """What a step on a batch of this ``rate`` costs, for a model of ``dimension`` coordinates.
+
+        The unit is a record, the trust central.
+        """
         return Release(PoissonSampled(rate, self.event(dimension)), "record", "central")
 
     def epsilon(self, delta: float, *, rate: float, steps: int) -> float:
@@ -291,7 +294,8 @@ class DPSGD:
     def with_epsilon(self, epsilon: float, delta: float, *, rate: float, steps: int) -> Self:
         """The same with the least noise multiplier, to a billionth, that keeps ``steps`` within ``epsilon``.
 
-        Between 2^-13 and 2^13; ``ConfigError`` if none there does.
+        ``delta`` and ``rate`` (the fraction of records in a batch) are those of :meth:`epsilon`. The multiplier is
+        between 2^-13 and 2^13; ``ConfigError`` if none there is large enough.
         """
         target = real(epsilon)
 

@@ -92,8 +92,9 @@ class Compression(ABC):
     def compress(self, update: object, session: bytes) -> Vector:
         """What a client contributes for ``update``: :attr:`size` coordinates, neither clipped nor rounded yet.
 
-        ``EncodingError`` for an update of another layout, or one that is not finite in every coordinate, sent or
-        not; ``ConfigError`` for a session that :meth:`session` of this map did not make.
+        ``session`` is the name that :meth:`session` of this map made. ``EncodingError`` for an update of another
+        layout, or one that is not finite in every coordinate, sent or not; ``ConfigError`` for another session's
+        name.
         """
         plain = self._checked(session)
         with np.errstate(all="ignore"):
@@ -102,8 +103,9 @@ class Compression(ABC):
     def expand(self, mean: object, session: bytes) -> Any:
         """The update that ``mean``, of compressed updates, stands for, restored like the layout; run by the server.
 
-        ``EncodingError`` for anything but :attr:`size` finite coordinates, and where the layout's dtypes can't hold
-        the expanded ones; ``ConfigError`` as :meth:`compress`.
+        ``session`` is the name that :meth:`session` of this map made. ``EncodingError`` for anything but
+        :attr:`size` finite coordinates, and where the layout's dtypes can't hold the expanded ones; ``ConfigError``
+        as :meth:`compress`.
         """
         plain = self._checked(session)
         with np.errstate(all="ignore"):
@@ -112,7 +114,10 @@ class Compression(ABC):
         return restored
 
     def after(self, aggregate: object) -> Compression:
-        """The map of the next round, after this expanded mean: itself, unless the mask follows aggregates."""
+        """The map of the next round, after this round's expanded mean ``aggregate``.
+
+        It is this map itself, unless the mask follows aggregates.
+        """
         finite(self.layout, aggregate)
         return self
 
@@ -204,7 +209,7 @@ class RandomK(Chosen):
         return self.layout.size / self.k
 
     def coordinates(self, session: bytes) -> Coordinates:
-        """The ``k`` coordinates with the smallest words of the stream; of equal words, the first."""
+        """The ``k`` coordinates with the smallest words of the stream of ``session``; of equal words, the first."""
         return smallest(words(self.layout.size, self.label, self._checked(session)), self.k)
 
     def _parts(self) -> tuple[bytes | int | str, ...]:

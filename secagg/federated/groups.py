@@ -99,10 +99,11 @@ def from_session(
 ) -> bytes:
     """Randomness for :func:`draw_groups`: the session id of a round over the whole ``cohort``, before any keys.
 
-    ``task`` is the one over all clients, ``session`` names the round, and ``nonce`` is 32 random bytes that the
-    server draws once roster and cohort stand. The server tells clients cohort and nonce, and each computes the
-    draw for itself; it holds the roster and the round, so bytes of another round give other groups.
-    ``ConfigError`` for a nonce of another length, or for a session, a cohort or a task that is not one.
+    ``task`` is the one over all clients, ``roster`` lists everyone who is enrolled (None without identities),
+    ``session`` names the round, and ``nonce`` is 32 random bytes that the server draws once roster and cohort
+    stand. The server tells clients cohort and nonce, and each computes the draw for itself; it holds the roster and
+    the round, so bytes of another round give other groups. ``ConfigError`` for a nonce of another length, or for a
+    session, a cohort or a task that is not one.
     """
     if not is_a(task, Task):
         raise ConfigError(f"got {shown(task)} as task; expected a secagg.Task over all clients")
@@ -207,10 +208,10 @@ def simulate_groups(
 ) -> list[Simulation | Aborted]:
     """Run one session a group, all in this process: for each group its outcome, or why it was aborted.
 
-    ``task`` is the group's (:func:`group_task`); the other arguments are those of :func:`secagg.simulate`, by id,
-    and every id of ``updates`` is in one of ``groups``. A deployment has one server object a group instead, on
-    one transport. ``ConfigError`` for ids that don't fit, and as :func:`secagg.simulate` raises, but for
-    ``Aborted``.
+    ``task`` is the group's (:func:`group_task`), and ``session`` is the name of every group's session. The other
+    arguments are those of :func:`secagg.simulate`, by id, and every id of ``updates`` is in one of ``groups``. A
+    deployment has one server object a group instead, on one transport. ``ConfigError`` for ids that don't fit, and
+    as :func:`secagg.simulate` raises, but for ``Aborted``.
     """
     with blaming(ConfigError, "got arguments that can't be read; expected groups, and dicts by client id"):
         if not is_a(updates, (Mapping,)) or not all(is_a(group, list | tuple) for group in _listed(groups)):

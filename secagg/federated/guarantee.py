@@ -19,14 +19,14 @@ from secagg.task import Task
 class Guarantee:
     """What ``rule`` promises over ``groups`` groups, of which at most ``bad`` hold a liar.
 
-    ``group_size`` is that of the smallest group if all clients take part; ``min_survivors`` its floor;
-    ``colluders`` how many clients may collude with the server, in this group as in all. ``anonymity`` is the
-    floor less the colluders: the fewest honest updates in any sum that is opened.
+    ``promise`` says it in words. ``group_size`` is that of the smallest group if all clients take part;
+    ``min_survivors`` its floor; ``colluders`` how many clients may collude with the server, in this group as in
+    all. ``anonymity`` is the floor less the colluders: the fewest honest updates in any sum that is opened.
 
     ``epsilon`` (at ``delta``) is that of one group's sum. It is that of the round, too: a client is in one group,
     so ε doesn't add up over groups. ``noise_std`` is the standard deviation of the noise in a coordinate of one
-    group's mean if nobody drops out, and ``noise_growth`` how many times that of the mean over all clients
-    without groups it is. Each is None without DP.
+    group's mean if nobody drops out, and ``noise_growth`` how many times that of the mean over all clients without
+    groups it is. Each is None without DP.
 
     ``likelihood`` is the probability that ``liars`` clients are drawn into at most ``bad`` groups; None if nobody
     said how many lie.

@@ -109,7 +109,10 @@ class PublicMask(Chosen):
         return following
 
     def coordinates(self, session: bytes) -> Coordinates:
-        """The largest changes above ``threshold``, then the coordinates with the smallest words of the stream."""
+        """The largest changes above ``threshold``, then the coordinates with the smallest words of the stream.
+
+        ``session`` determines the stream.
+        """
         stream = words(self.layout.size, self.label, self._checked(session))
         top = self._top()
         rest = np.ones(self.layout.size, np.bool_)
@@ -166,7 +169,7 @@ class Pruned(Chosen):
         return self.keep
 
     def coordinates(self, session: bytes) -> Coordinates:
-        """The kept coordinates, the same in every session; read-only."""
+        """The kept coordinates, the same in every ``session``; read-only."""
         self._checked(session)
         return self._kept
 

@@ -13,9 +13,10 @@ from secagg.task import Task
 def mean_noise_std(task: Task, survivors: int) -> float:
     """The standard deviation of the noise in one coordinate of the mean over ``survivors``, rounding included.
 
-    It is 0 for ``FixedPoint``, whose rounding is counted as none; under an encoding of ``dp`` it supposes that all
-    survivors added their noise. Of a mean that a compression expanded, it says nothing. Raises ``ConfigError``
-    for an encoding that is not the library's own, and for a number of survivors that the task doesn't allow.
+    ``survivors`` is a number of clients that ``task`` allows. It is 0 for ``FixedPoint``, whose rounding is counted
+    as none; under an encoding of ``dp`` it supposes that all survivors added their noise. Of a mean that a
+    compression expanded, it says nothing. Raises ``ConfigError`` for an encoding that is not the library's own, and
+    for a number of survivors that the task doesn't allow.
     """
     if not is_a(task, Task):
         raise ConfigError(f"got {shown(task)} as task; expected a secagg.Task")

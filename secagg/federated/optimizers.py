@@ -46,7 +46,7 @@ class Moments(NamedTuple):
 
 @dataclass(frozen=True, eq=False, repr=False)
 class OptimizerState:
-    """What an optimizer remembers after ``rounds`` rounds, for models of one ``layout``; never changed in place.
+    """What ``optimizer`` remembers after ``rounds`` rounds, for models of one ``layout``; never changed in place.
 
     Made by :meth:`ServerOptimizer.start`, :meth:`ServerOptimizer.step` and :meth:`ServerOptimizer.restore`. The
     vectors of ``moments`` are read-only.
@@ -100,9 +100,10 @@ class ServerOptimizer(ABC):
         """The next model, of the kind that ``model`` is, and the next state; the arguments stay as they are.
 
         ``mean`` is ``Outcome.mean``: of the clients' changes (local weights less the weights that they began with),
-        or for :class:`FedSGD` of their gradients. ``noise_std`` is the standard deviation of the noise in one
-        coordinate of ``mean``, which only :class:`FedAdam` has a use for
-        (:func:`secagg.federated.mean_noise_std`). It computes in float64, and gives each leaf back in its dtype.
+        or for :class:`FedSGD` of their gradients. ``state`` is what :meth:`start` or the last step returned.
+        ``noise_std`` is the standard deviation of the noise in one coordinate of ``mean``, which only
+        :class:`FedAdam` has a use for (:func:`secagg.federated.mean_noise_std`). It computes in float64, and gives
+        each leaf back in its dtype.
 
         The learning rate may be another one in each round (``dataclasses.replace``).
 
@@ -143,11 +144,11 @@ class ServerOptimizer(ABC):
         return restored, self._state(layout, state.rounds + 1, moments)
 
     def restore(self, data: bytes, model: object) -> OptimizerState:
-        """The state that :meth:`OptimizerState.to_bytes` wrote, for the same rule and the same kind of ``model``.
+        """The state that :meth:`OptimizerState.to_bytes` wrote as ``data``.
 
-        Raises ``ConfigError`` for the state of another rule, of other hyperparameters or of a model of another
-        layout, and for bytes that are damaged, cut short or too long. The checksum is against accident: a party
-        that can write the bytes can write any state.
+        It is for the same rule and the same kind of ``model``. Raises ``ConfigError`` for the state of another
+        rule, of other hyperparameters or of a model of another layout, and for bytes that are damaged, cut short or
+        too long. The checksum is against accident: a party that can write the bytes can write any state.
         """
         layout = Layout.of(model)
         first = self._first(layout.size)

@@ -46,9 +46,10 @@ class Residual:
     def compress(self, mask: PublicMask, update: object, session: bytes) -> tuple[Vector, Residual]:
         """What the client contributes for ``update`` and what was held back, and the residual after that.
 
-        This residual does not change. ``ConfigError`` for any map but a public mask: those that are unbiased leave
-        nothing out on average, so what is kept would be sent twice; what a pruned model leaves out is never sent.
-        ``EncodingError`` for an update of another layout, and for one that is not finite or makes the sum so.
+        ``mask`` is the round's map, and ``session`` is the name that the map made. This residual does not change.
+        ``ConfigError`` for any map but a public mask: those that are unbiased leave nothing out on average, so what
+        is kept would be sent twice; what a pruned model leaves out is never sent. ``EncodingError`` for an update
+        of another layout, and for one that is not finite or makes the sum so.
         """
         if not is_a(mask, PublicMask):
             raise ConfigError(
@@ -80,7 +81,10 @@ class Residual:
 
     @classmethod
     def from_bytes(cls, data: bytes, layout: Layout) -> Residual:
-        """What :meth:`to_bytes` wrote; ``ConfigError`` for another layout, another length, or values not finite."""
+        """The residual that :meth:`to_bytes` wrote as ``data``, for a model of this ``layout``.
+
+        ``ConfigError`` for another layout, another length, or values that are not finite.
+        """
         restored = cls(layout)
         plain, header = _canonical.plain_bytes(data, "a residual"), _header(layout)
         if len(plain) != len(header) + 8 * layout.size or not plain.startswith(header):

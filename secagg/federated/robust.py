@@ -58,10 +58,10 @@ class GroupRule(ABC):
         return 2 * self.bad + 1
 
     def combine(self, means: Iterable[object]) -> Any:
-        """One mean from those of the groups whose session ended well, structured like the first; run by the server.
+        """One mean from the ``means`` of the groups whose session ended well, structured like the first.
 
-        ``Aborted`` for fewer than :attr:`needed`: then keep the old model. ``EncodingError`` for means of different
-        layouts, and for coordinates that are not finite or beyond 1e150.
+        Run by the server. ``Aborted`` for fewer than :attr:`needed`: then keep the old model. ``EncodingError`` for
+        means of different layouts, and for coordinates that are not finite or beyond 1e150.
         """
         with blaming(EncodingError, "got means that can't be read; expected one for each group"):
             listed = [mean for _, mean in zip(range(_MOST_GROUPS + 1), means, strict=False)]
@@ -254,10 +254,9 @@ _REFUSED = {
 def named(name: str, *, bad: int = 1, clip: float = 1.0) -> GroupRule:
     """The rule that a command line names.
 
-    ``median``, ``trimmed-mean``, ``geometric-median`` or ``norm-clipped-mean``.
-    ``trimmed-mean`` trims ``bad`` at each end; ``clip`` is that of ``norm-clipped-mean``. ``ConfigError`` for any
-    other name; for rules that secure aggregation does not allow (``krum``, ``multi-krum``, ``bulyan``,
-    ``fltrust``), with the reason.
+    ``name`` is ``median``, ``trimmed-mean``, ``geometric-median`` or ``norm-clipped-mean``. ``trimmed-mean`` trims
+    ``bad`` at each end; ``clip`` is that of ``norm-clipped-mean``. ``ConfigError`` for any other name; for rules
+    that secure aggregation does not allow (``krum``, ``multi-krum``, ``bulyan``, ``fltrust``), with the reason.
     """
     rules: dict[str, Callable[[], GroupRule]] = {
         "median": lambda: CoordinateMedian(bad=bad),

@@ -150,7 +150,7 @@ class SecureAggregator(_Played, ModelAggregator):  # type: ignore[misc]
             raise Aborted("NVFlare ends the job")
 
     def trains(self, site: str) -> bool:
-        """Whether a site may train: if there is a roster, it must list the site as a client."""
+        """Whether ``site`` (its name) may train: if there is a roster, it must list the site as a client."""
         roster = None if self._rounds is None else self._rounds.roster
         return roster is None or site in roster.ids(PartyRole.CLIENT)
 
@@ -159,7 +159,10 @@ class SecureAggregator(_Played, ModelAggregator):  # type: ignore[misc]
         self._sent, self._asked, self._trained = None, set(), []
 
     def accept_model(self, model: FLModel) -> None:
-        """Note that a site has trained; ``ConfigError`` for anything but the placeholder of its filter."""
+        """Note that a site has trained; ``model`` is its result.
+
+        ``ConfigError`` for anything but the placeholder of its filter.
+        """
         site = str((model.meta or {}).get("client_name"))
         params = model.params
         value: Any = params.get(PLACEHOLDER) if isinstance(params, dict) and len(params) == 1 else None
@@ -219,6 +222,7 @@ class SecureFedAvg(FedAvg):  # type: ignore[misc]
 
     - ``training_seconds``: how long a training may take; 0, the default, means without a limit. A site that is
       slower is left out of the round.
+    - ``args``, ``kwargs``: the arguments of NVFlare's ``FedAvg``.
     """
 
     __module__ = PUBLIC
@@ -232,7 +236,10 @@ class SecureFedAvg(FedAvg):  # type: ignore[misc]
         super().send_model(*arguments, **{"timeout": self.training_seconds, **named})
 
     def sample_clients(self, num_clients: int | None = None) -> list[str]:
-        """A random sample of the sites that train; those that only host a party are left out."""
+        """A random sample of the sites that train; those that only host a party are left out.
+
+        ``num_clients`` is the number of sites to draw; None means all.
+        """
         sites = [site for site in super().sample_clients() if self.aggregator.trains(site)]
         if num_clients is None or num_clients >= len(sites):
             return sites
@@ -240,9 +247,10 @@ class SecureFedAvg(FedAvg):  # type: ignore[misc]
 
     @classmethod
     def of(cls, controller: FedAvg, *, training_seconds: int) -> FedAvg:
-        """The controller that a recipe has made, of this class; ``ConfigError`` for another class than FedAvg.
+        """``controller``, which a recipe has made, of this class; ``ConfigError`` for another class than FedAvg.
 
-        It keeps all that this release's recipe has set, also what this library does not know.
+        It keeps all that this release's recipe has set, also what this library does not know. ``training_seconds``
+        is as in the constructor.
         """
         if type(controller) is not FedAvg:
             raise ConfigError(

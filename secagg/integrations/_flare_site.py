@@ -247,9 +247,10 @@ class SecureFilter(Filter):  # type: ignore[misc]
             log.warning("secagg: this site can't take part: %s: %s", type(error).__name__, error)
 
     def process(self, shareable: Shareable, fl_ctx: Any) -> Shareable:
-        """The placeholder in place of the result; a return code and nothing else for what can't be protected.
+        """See NVFlare's ``Filter``: the placeholder, in place of the result.
 
-        It raises nothing, because NVFlare would log a traceback at each site in each round.
+        For what can't be protected it is a return code and nothing else. It raises nothing, because NVFlare would
+        log a traceback at each site in each round.
         """
         try:
             return self._protected(shareable, fl_ctx)

@@ -176,7 +176,7 @@ def _view(name: str, array: Any) -> NDArray[Any]:
 
 
 def layout_of(model: Any) -> Layout:
-    """The layout, for the task, of a model: an ``ArrayRecord``, or what Flower makes one of.
+    """The layout, for the task, of ``model``: an ``ArrayRecord``, or what Flower makes one of.
 
     That is a list of NumPy arrays, a dict of ``Array``, or a ``state_dict`` of PyTorch. ``ConfigError`` for others.
     """

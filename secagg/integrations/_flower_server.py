@@ -48,6 +48,7 @@ class SecureGrid(Grid):  # type: ignore[misc]
       the round ``"Introduction"`` new nodes say who they are. The round in which clients train has the strategy's
       ``timeout`` unless it is named. Late parties are dropped.
     - ``poll``: the seconds between two looks for answers.
+    - ``executor`` and ``beacon``: as in :meth:`secagg.Task.server`.
     - ``strategies``: classes of your own that work with a single reply that holds the weighted mean.
 
     A strategy that needs individual updates is refused (``ConfigError``) before anything is sent. A round that
@@ -137,7 +138,7 @@ class SecureGrid(Grid):  # type: ignore[misc]
         return self._grid.pull_messages(message_ids)
 
     def send_and_receive(self, messages: Iterable[Any], *, timeout: float | None = None) -> Any:
-        """The replies; for a train broadcast one reply with the weighted mean, or none if the round was aborted."""
+        """See ``Grid``; a train broadcast has one reply, with the weighted mean, or none if the round aborted."""
         broadcast, seconds = list(messages), math.inf if timeout is None else timeout
         if not any(map(is_train, broadcast)):
             return [reply for _, reply in self._rounds.exchange(broadcast, seconds)]

@@ -112,7 +112,10 @@ class SecureClient:
             )
 
     def train(self, model: Any, **request: Any) -> tuple[Any, Mapping[str, Any]]:
-        """Train; run by the site. Returns the whole model, under the names of ``model``, and metrics by name."""
+        """Train; run by the site. Returns the whole model, under the names of ``model``, and metrics by name.
+
+        ``request`` are the other arguments with which the server calls ``aggregate``.
+        """
         raise NotImplementedError(f"write {type(self).__name__}.train(self, model, ...)")
 
     @collab.init  # type: ignore[untyped-decorator]
@@ -169,7 +172,7 @@ class SecureClient:
 
 
 def layout_of(model: Any) -> Layout:
-    """The layout, for the task, of a model as its recipe takes it.
+    """The layout, for the task, of ``model`` as its recipe takes it.
 
     A PyTorch module, a Keras model, arrays by name, or one array, as for ``NumpyFedAvgRecipe``.
     """
@@ -197,10 +200,10 @@ def secured(
 ) -> type[Any]:
     """``recipe``, a FedAvg recipe of NVFlare, with this library's filter, aggregator and controller.
 
-    What it returns is called with the recipe's own arguments. The other arguments are those of
-    :class:`SecureAggregator`, and ``training_seconds`` that of :class:`SecureFedAvg`. The recipe's ``key_metric``
-    and ``stop_cond`` see the mean of a metric that is in the sum. Metrics that a script writes for experiment
-    tracking stay in the sites.
+    What it returns is called with the recipe's own arguments. ``roster``, ``metrics``, ``parties`` and
+    ``deadlines`` are those of :class:`SecureAggregator`, and ``training_seconds`` is that of :class:`SecureFedAvg`.
+    The recipe's ``key_metric`` and ``stop_cond`` see the mean of a metric that is in the sum. Metrics that a script
+    writes for experiment tracking stay in the sites.
 
     ``ConfigError`` for a recipe or an argument that needs more than the mean, or that does not fit the task.
     """

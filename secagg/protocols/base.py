@@ -76,7 +76,11 @@ class AggregationProtocol(ABC):
 
     @abstractmethod
     def cost(self, task: Task, cohort: Sequence[str] | None = None) -> Cost:
-        """Bytes by round, and who must collude, for ``cohort`` (by default ``max_clients`` clients c1, c2, …)."""
+        """Bytes by round, and who must collude, for ``cohort`` (by default ``max_clients`` clients c1, c2, …).
+
+        If a protocol also takes ``signed``, it says whether messages carry signatures; by default they do where the
+        threat model needs them.
+        """
 
     @abstractmethod
     def largest_message(self, task: Task, receiver: PartyRole | None) -> int:
@@ -113,12 +117,15 @@ class AggregationProtocol(ABC):
         return None
 
     def validate_roster(self, task: Task, roster: Roster | None) -> None:  # noqa: B027 - may be left out
-        """Raise ``ConfigError`` for a roster under which no cohort is safe. It runs when any role is made."""
+        """Raise ``ConfigError`` for a ``roster`` under which no cohort is safe. It runs when any role is made."""
 
     def validate_cohort(  # noqa: B027 - may be left out
         self, task: Task, cohort: Sequence[str], roster: Roster | None
     ) -> None:
-        """Raise ``ConfigError`` for a cohort under which a session is unsafe or can't end; ``roster`` is valid."""
+        """Raise ``ConfigError`` for a ``cohort`` under which a session is unsafe or can't end.
+
+        ``roster`` has passed :meth:`validate_roster`.
+        """
 
     def describe(self, task: Task) -> list[str]:
         """Threat model, thresholds and floor, in lines for :meth:`secagg.Task.describe`."""
@@ -146,8 +153,9 @@ def key_pairs(
 ) -> dict[str, tuple[bytes, bytes]]:
     """The long-lived keys that parties need besides their identities: private half, then what the roster lists.
 
-    The result is by id, without the parties that need no key. ``rng`` returns the generator of each party. If the
-    protocol has a ``shared_key``, all parties get the same pair.
+    ``roles`` has the role of each party of ``protocol``, by id. The result is by id, without the parties that need
+    no key. ``rng`` returns the generator of each party. If the protocol has a ``shared_key``, all parties get the
+    same pair.
     """
     if protocol.shared_key:
         first = min(roles)

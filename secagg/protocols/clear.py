@@ -81,7 +81,7 @@ class Clear(AggregationProtocol):
         check_mask_bits(task)
 
     def cost(self, task: Task, cohort: Sequence[str] | None = None, *, signed: bool = True) -> Cost:
-        """One message a client; see :class:`~secagg.protocols.base.Cost`."""
+        """One message a client; see :meth:`secagg.protocols.base.AggregationProtocol.cost`."""
         ids = list(cohort or wire.stand_in_ids(task.max_clients))
         proposal = Proposal(cohort=ids, session=bytes(32), nonce=bytes(32))
         up = wire.overhead(ids[0], signed=signed) + wire.structure_size(Input()) + vectors_size(task)

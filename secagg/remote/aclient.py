@@ -37,7 +37,10 @@ def aconnect(
 
 
 class AsyncRemote:
-    """A connected client. :meth:`offers` yields what to train; the rest happens in a task."""
+    """A connected client. :meth:`offers` yields what to train; the rest happens in a task.
+
+    :func:`aconnect` makes it. ``folder`` is where the client keeps its keys and its state.
+    """
 
     def __init__(self, kit: Kit, folder: str | os.PathLike[str], settings: Settings) -> None:
         self._now, self._http, self._gate = Clock(), AsyncHttp(kit, settings), Gate()
@@ -161,7 +164,10 @@ class AsyncRemote:
 
 
 class AsyncOffer(BaseOffer):
-    """An offer to train: one session, and the model to start from. See :class:`BaseOffer` for its facts."""
+    """An offer to train: one session, and the model to start from. See :class:`BaseOffer` for its facts.
+
+    :class:`AsyncRemote` makes it, as ``remote``.
+    """
 
     def __init__(self, remote: AsyncRemote, session: Session) -> None:
         super().__init__(remote.core, session)
@@ -181,10 +187,10 @@ class AsyncOffer(BaseOffer):
         return self._start
 
     async def contribute(self, update: Any = None, weight: int | None = None) -> Contribution:
-        """Give this client's update, and wait for the end; see :meth:`secagg.remote.Offer.contribute`."""
+        """Give ``update``, and wait for the end; see :meth:`secagg.remote.Offer.contribute`."""
         await self._remote._contribute(self._session, update, weight)
         return self._contribution(self._remote._now())
 
     async def decline(self, reason: str = "") -> None:
-        """Don't take part; the service is told the reason, at most 200 characters."""
+        """Don't take part; the service is told the ``reason``, at most 200 characters."""
         await self._remote._decline(self._session, reason)

@@ -36,7 +36,10 @@ def connect(kit: Kit | str | os.PathLike[str], state: str | os.PathLike[str], **
 
 
 class Remote:
-    """A connected client. :meth:`offers` yields what to train; the rest happens in a thread."""
+    """A connected client. :meth:`offers` yields what to train; the rest happens in a thread.
+
+    :func:`connect` makes it. ``folder`` is where the client keeps its keys and its state.
+    """
 
     def __init__(self, kit: Kit, folder: str | os.PathLike[str], settings: Settings) -> None:
         self._driver = Driver(kit, settings)
@@ -193,5 +196,5 @@ class Offer(BaseOffer):
         return self._contribution(self._remote._driver.now())
 
     def decline(self, reason: str = "") -> None:
-        """Don't take part; the service is told the reason, at most 200 characters."""
+        """Don't take part; the service is told the ``reason``, at most 200 characters."""
         self._remote._decline(self._session, reason)

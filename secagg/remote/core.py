@@ -42,8 +42,9 @@ _LONGEST_SLEEP = 30.0
 class ClientCore(Polling):
     """A client's conversation with a service; see :class:`secagg.remote.line.Line` for how a driver uses it.
 
-    ``session`` is the newest offer, or None. :meth:`accept`, :meth:`decline` and :meth:`contribute` may be called
-    from another thread than the driver's; wake the driver afterwards.
+    ``state`` is what the client keeps in its folder. ``jitter`` returns a number from 0 to 1, by which waiting
+    times are spread. ``session`` is the newest offer, or None. :meth:`accept`, :meth:`decline` and
+    :meth:`contribute` may be called from another thread than the driver's; wake the driver afterwards.
     """
 
     session: Session | None = None
@@ -65,7 +66,7 @@ class ClientCore(Polling):
         self.settings.tell("accepted", session.key, number=session.offer.number)
 
     def decline(self, session: Session, reason: str = "") -> None:
-        """Don't take part in ``session``; the service is told the reason, in at most 200 characters."""
+        """Don't take part in ``session``; the service is told the ``reason``, in at most 200 characters."""
         if session.answer is None:
             session.answer = Acceptance(False, str(reason)[:200])
             session.over, session.closed = "this client declined", True
@@ -113,7 +114,10 @@ class ClientCore(Polling):
             session.left = "this client contributed nothing"
 
     def new_session(self, seen: Session | None, resumed: bool) -> Session | None:
-        """The session that the caller is to train for, if it is another one than ``seen``."""
+        """The session that the caller is to train for, if it is another one than ``seen``.
+
+        With ``resumed`` it may also be a session to which this client contributed before.
+        """
         session = self.session
         if session is None or session is seen or session.over is not None:
             return None

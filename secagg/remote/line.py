@@ -95,7 +95,10 @@ def _tokens() -> ModuleType:
 
 
 class Exchange(ABC):
-    """One call after the other, each until it has an answer: retries, tokens, and what problems mean."""
+    """One call after the other, each until it has an answer: retries, tokens, and what problems mean.
+
+    In all methods, ``now`` is this machine's time in seconds since 1970, and ``reason`` says in words what failed.
+    """
 
     def __init__(self, caller: Caller, settings: Settings, jitter: Callable[[], float] = random.random) -> None:
         self.caller, self.settings = caller, settings
@@ -156,7 +159,7 @@ class Exchange(ABC):
         """The service says that the run is over: no request follows."""
 
     def pause(self, seconds: float, now: float) -> None:
-        """Send nothing for so long."""
+        """Send nothing for so many ``seconds``."""
         self._not_before = now + seconds
 
     def _refused(self, call: Call, problem: Problem, response: Response, now: float) -> None:
@@ -213,7 +216,7 @@ class Line(Exchange):
         return self.caller.party
 
     def path(self, **values: str) -> dict[str, str]:
-        """The values of a path of this party."""
+        """The values of a path of this party: its task, its id, and ``values``."""
         return {"task": self.kit.task, "party": self.party, **values}
 
     def lent(self) -> Lent:

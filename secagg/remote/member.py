@@ -38,7 +38,12 @@ _AGAIN = 2.0  # seconds until a role that waits for something, such as a beacon,
 
 @dataclass(eq=False)
 class Hosted:
-    """A session in which this member has a role."""
+    """A session in which this member has a role.
+
+    ``name`` is the session's name and ``key`` the service's own name for it. ``role`` is the member's role.
+    ``frames`` are the messages that wait for the role, and ``open_uploads`` counts the answers that are not sent
+    yet.
+    """
 
     name: bytes
     key: str
@@ -52,8 +57,8 @@ class MemberCore(Polling):
 
     The first message of a session is the server's proposal, which names the session. The role is made for that
     name, and one ledger is behind the roles of all sessions: a server that plays a session again gets no second
-    answer.
-    Messages that come together are taken with one save of the role's state.
+    answer. Messages that come together are taken with one save of the role's state. The constructor takes, as
+    ``line``, what :class:`secagg.remote.line.Line` takes.
     """
 
     def __init__(self, *line: Any) -> None:
@@ -89,7 +94,7 @@ class MemberCore(Polling):
         )
 
     def offered(self, response: Response, now: float) -> None:
-        """A member trains nothing."""
+        """Refuse an offer: a member trains nothing."""
         raise Refused(f"got an offer to train as a {self.kit.role}; only clients train")
 
     def take_messages(self, key: str, frames: list[Framed], now: float) -> bool:
@@ -181,7 +186,11 @@ def proposed(data: bytes) -> bytes | None:
 
 
 class RemoteMember:
-    """A connected aggregator, decryptor or committee member. :meth:`run` answers until the run is over."""
+    """A connected aggregator, decryptor or committee member. :meth:`run` answers until the run is over.
+
+    ``kit`` is its kit, or the kit's path; ``state`` is the folder of its keys and its state; ``options`` are the
+    keywords of :func:`secagg.connect`.
+    """
 
     def __init__(
         self, kit: Kit | str | os.PathLike[str], state: str | os.PathLike[str], **options: Unpack[Options]

@@ -29,7 +29,7 @@ class Contribution(NamedTuple):
 
 
 class Transfer(NamedTuple):
-    """The bytes that a round costs a client, known before it trains."""
+    """The bytes that a round costs a client, known before it trains: ``up`` to the service, ``down`` from it."""
 
     up: int
     down: int

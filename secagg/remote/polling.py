@@ -51,7 +51,7 @@ class Polling(Line):
 
     @abstractmethod
     def take_messages(self, key: str, frames: list[Framed], now: float) -> bool:
-        """Take messages of the session at the address ``key``; False if that session is over."""
+        """Take ``frames``, messages of the session at the address ``key``; False if that session is over."""
 
     def poll(self, now: float, *, live: bool) -> Call | Sleep | None:
         """The next poll; None with ``once`` if nothing was to do and no session is ``live``."""
@@ -75,8 +75,9 @@ class Polling(Line):
     ) -> AnyRole | None:
         """The role that ``make`` returns; None if its saved state can't be used, and the session is left out.
 
-        A state that is damaged, or of a roster that was replaced since, must not keep this party from all later
-        sessions. If a role made ``anew`` is refused too, the settings are wrong, and the error is raised.
+        ``key`` is the service's name for the session, and ``name`` the session's own. A state that is damaged, or
+        of a roster that was replaced since, must not keep this party from all later sessions. If a role made
+        ``anew`` is refused too, the settings are wrong, and the error is raised.
         """
         try:
             return make()
@@ -116,7 +117,10 @@ class Polling(Line):
         self._after = after
 
     def wait_a_little(self, asked: float | None, now: float) -> None:
-        """After an answer without work, don't ask again at once, whatever the service says."""
+        """After an answer without work, don't ask again at once, whatever the service says.
+
+        ``asked`` are the seconds to wait that the service asked for, if it did.
+        """
         rarely = _RARELY if self.settings.wait == 0 and not self.settings.once else 0.0
         least = _QUIET if now - self._asked_at < _QUIET else 0.0
         seconds = max(least, rarely if asked is None else min(asked, _LONGEST_PAUSE))

@@ -60,9 +60,10 @@ def meaning(problem: Problem) -> Meaning:
 class Request:
     """What a driver sends: ``target`` is a path with its query, or a whole URL where another server has a model.
 
-    A driver follows no redirect, decompresses nothing, reads at most ``most`` bytes of the answer, and takes at
-    most ``seconds`` for all of it. It calls :meth:`check_head` before it reads the body. With ``sink`` it passes
-    each piece of the body of a 2xx there, and returns an empty body.
+    ``method`` is that of HTTP, with these ``headers`` and this ``body``. A driver follows no redirect, decompresses
+    nothing, reads at most ``most`` bytes of the answer, and takes at most ``seconds`` for all of it. It calls
+    :meth:`check_head` before it reads the body. With ``sink`` it passes each piece of the body of a 2xx there, and
+    returns an empty body; ``begin`` is called with the status before the first piece.
     """
 
     method: str
@@ -75,7 +76,10 @@ class Request:
     begin: Callable[[int], None] | None = None  # gets the status before the first piece
 
     def check_head(self, status: int, headers: Mapping[str, str]) -> int:
-        """The most bytes of the body that may be read; ``Refused`` for a body that may not be read at all."""
+        """The most bytes of the body that may be read, after the head of the answer has come.
+
+        ``status`` and ``headers`` are those of the answer. ``Refused`` for a body that may not be read at all.
+        """
         if headers.get("content-encoding", "identity").strip().lower() not in ("", "identity"):
             raise Refused("got a compressed answer, which was not asked for; nothing of it was read")
         if status >= 300:
@@ -90,7 +94,7 @@ class Request:
 
 @dataclass(frozen=True)
 class Response:
-    """What came back; ``headers`` have lower-case names."""
+    """What came back: the ``status``, the ``headers`` with lower-case names, and the ``body``."""
 
     status: int
     headers: Mapping[str, str]
@@ -108,7 +112,9 @@ class Sleep:
 class Call:
     """A request of one route and what becomes of its answer.
 
-    ``taken`` gets a response of 200 to 299, and ``over`` the problem that says that the session is over.
+    ``route`` is the name of the route; ``path`` has the values of its path, and ``query`` follows the path.
+    ``taken`` is called with a response of 200 to 299, and ``over`` with the problem that says that the session is
+    over. ``headers``, ``body``, ``most`` and ``seconds`` are those of the :class:`Request`.
     """
 
     route: str
@@ -120,13 +126,17 @@ class Call:
     body: bytes | memoryview = b""
     most: int = LARGEST_DOCUMENT
     seconds: float = LONGEST_REQUEST
-    most_tries: int = 0  # 0: any number
-    unchanged: bool = False  # whether 304 is an answer
-    explained: bool = True  # whether a problem comes with its kind; an answer to HEAD has no body
-    lost: Callable[[], None] | None = None  # called if the connection failed, or the service wants it later
+    #: The most attempts; 0 for any number.
+    most_tries: int = 0
+    #: Whether 304 is an answer.
+    unchanged: bool = False
+    #: Whether a problem comes with its kind; an answer to HEAD has no body.
+    explained: bool = True
+    #: Called if the connection failed, or the service wants the request later.
+    lost: Callable[[], None] | None = None
 
     def request(self, authorization: Mapping[str, str]) -> Request:
-        """The request; it is the same each time, apart from the token."""
+        """The request; it is the same each time, apart from the token in the header ``authorization``."""
         row = BY_NAME[self.route]
         slow = max(len(self.body), self.most) / SLOWEST
         return Request(
@@ -140,7 +150,10 @@ class Call:
 
 
 class Backoff:
-    """When to try again: full jitter, up to :data:`LONGEST_DELAY`, or what the server asks for."""
+    """When to try again: full jitter, up to :data:`LONGEST_DELAY`, or what the server asks for.
+
+    ``random`` returns a number from 0 to 1.
+    """
 
     def __init__(self, random: Callable[[], float]) -> None:
         self._random, self.failures, self._damaged = random, 0, 0
@@ -172,11 +185,14 @@ class SkewedClock:
         self.offset, self._corrected = 0.0, False
 
     def now(self, now: float) -> float:
-        """Seconds since 1970, as the server counts them."""
+        """Seconds since 1970, as the server counts them, when it is ``now`` on this machine."""
         return now + self.offset
 
     def correct(self, date: str | None, now: float) -> bool:
-        """Take the time from a ``Date`` header; False if that was just done, or the date is wild."""
+        """Take the time from ``date``, a ``Date`` header; False if that was just done, or the date is wild.
+
+        ``now`` is this machine's time, in seconds since 1970.
+        """
         if self._corrected or not date:
             return False
         try:
@@ -194,7 +210,7 @@ class SkewedClock:
 
 
 def cursor_query(cursor: str, wait: float) -> str:
-    """The query of a poll."""
+    """The query of a poll: for messages after ``cursor``, with up to ``wait`` seconds for the server to wait."""
     after = f"after={cursor}&" if cursor else ""
     return f"?{after}wait={wait:g}"
 
@@ -209,7 +225,10 @@ def check_cursor(cursor: str) -> str:
 
 
 def seconds_of(headers: Mapping[str, str], name: str) -> float | None:
-    """The number of seconds in a header; None if it is absent or not a number from 0 to a month."""
+    """The number of seconds in the header ``name`` of ``headers``.
+
+    It is None if the header is absent or not a number from 0 to a month.
+    """
     text = headers.get(name.lower(), "").strip()
     try:
         seconds = float(text)

@@ -21,9 +21,10 @@ Path = str | os.PathLike[str]
 
 
 class Event(NamedTuple):
-    """Something that happened, for ``on_event``: what, in which session (empty if in none), and the details.
+    """Something that happened, for ``on_event``.
 
-    ``what`` is ``offered``, ``accepted``, ``declined``, ``sent``, ``retry``, ``ended`` or ``roster``.
+    ``what`` is ``offered``, ``accepted``, ``declined``, ``sent``, ``retry``, ``ended`` or ``roster``. ``session``
+    is the session in which it happened, empty if it was in none, and ``details`` are further facts by name.
     """
 
     what: str
@@ -32,7 +33,10 @@ class Event(NamedTuple):
 
 
 class Progress(NamedTuple):
-    """How far an upload or the download of a model has come: its name, bytes so far, bytes in all."""
+    """How far an upload or the download of a model has come.
+
+    ``what`` is its name, ``done`` the number of bytes so far, and ``total`` the number of bytes in all.
+    """
 
     what: str
     done: int
@@ -118,12 +122,12 @@ class Settings:
 
     @classmethod
     def of(cls, **options: Unpack[Options]) -> Settings:
-        """The settings with these keywords; ``ConfigError`` for one that doesn't exist."""
+        """The settings with these keywords as ``options``; ``ConfigError`` for one that doesn't exist."""
         if unknown := sorted(set(options) - {one.name for one in fields(cls)}):
             raise ConfigError(f"got {', '.join(unknown)}, which secagg.connect doesn't take; see its documentation")
         return cls(**options)
 
     def tell(self, what: str, session: str = "", **details: Any) -> None:
-        """Pass an event on."""
+        """Pass an event on; the arguments are the fields of :class:`Event`, with ``details`` as keywords."""
         if self.on_event is not None:
             self.on_event(Event(what, session, details))

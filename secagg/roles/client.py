@@ -24,7 +24,7 @@ class Client(Member[AnyClientState]):
     """A client: contributes one update, and gets no result.
 
     Call ``receive`` for each message until the client is ``finished``, and ``contribute`` at any time before the
-    input is asked for.
+    input is asked for. Its constructor is that of :class:`secagg.roles.Member`.
     """
 
     role = PartyRole.CLIENT
@@ -51,9 +51,10 @@ class Client(Member[AnyClientState]):
     def answer(self, request: bytes | memoryview, update: Any, weight: int | None = None) -> bytes | None:
         """``contribute`` the update, then ``receive`` the request for it, with one save of the state for both.
 
-        This method is for a caller that trains when the input is asked for. Its arguments, its answer and its
-        errors are those of the two calls. The update is kept even if the request is refused. If the process ends
-        before the save, the ledger has the update and the state does not: then only the same update is accepted.
+        This method is for a caller that trains when the input is asked for. ``request`` is the server's message,
+        ``update`` and ``weight`` are those of :meth:`contribute`. Its answer and its errors are those of the two
+        calls. The update is kept even if the request is refused. If the process ends before the save, the ledger
+        has the update and the state does not: then only the same update is accepted.
         """
         vectors, hashed, session = self._prepared(update, weight)
         return self._answer_with(request, vectors, hashed, session)

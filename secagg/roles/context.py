@@ -49,7 +49,7 @@ class Context:
         return self.environment.executor
 
     def relayed(self, data: bytes, kind: type[wire.Message], session: bytes, sender: PartyRole) -> Envelope:
-        """Read another party's message that came through the server, and check it.
+        """Read ``data``, another party's message that came through the server, and check it.
 
         ``Reject`` unless it is a ``kind`` of the session ``session``, signed by a party that is enrolled as
         ``sender``.
@@ -116,7 +116,10 @@ class Context:
 
 
 class MemberContext(Context):
-    """The context of a client, a decryptor or an aggregator."""
+    """The context of a client, a decryptor or an aggregator: of the party with the id ``party`` in its ``role``.
+
+    Its methods take the ``draft`` of the step that runs: the role's state, as it will be if the step succeeds.
+    """
 
     def __init__(self, task: Task, environment: Environment, role: PartyRole, party: str) -> None:
         super().__init__(task, environment, role)
@@ -128,7 +131,10 @@ class MemberContext(Context):
         return self.environment.key
 
     def seal(self, draft: MemberState, message: wire.Message, payload: bytes = b"") -> bytes:
-        """A signed message of this role and session: its answer, or a part of it for another party."""
+        """A signed ``message`` of this role and session: its answer, or a part of it for another party.
+
+        ``payload`` are the vectors that follow it, empty if it has none.
+        """
         return wire.seal_envelope(
             message,
             protocol=self.task.protocol.ID,
@@ -168,7 +174,7 @@ class MemberContext(Context):
 
 
 class ServerContext(Context, Generic[AnyServerState]):
-    """The context of a server: its state, which steps change in place, and the sums so far.
+    """The context of a server: its ``state``, which steps change in place, and the sums so far.
 
     ``sums`` has one array for each segment. It is empty until the protocol's steps fill it.
     """
@@ -210,7 +216,10 @@ class ServerContext(Context, Generic[AnyServerState]):
         return Proposal(cohort=state.cohort, session=state.session, nonce=state.nonce)
 
     def seal_all(self, requests: Mapping[str, tuple[wire.Message, bytes]]) -> dict[str, bytes]:
-        """The sealed message for each party; a message that goes to many parties is sealed once."""
+        """The sealed message for each party; a message that goes to many parties is sealed once.
+
+        ``requests`` has a message and its vectors (empty bytes if it has none) for each party.
+        """
         sealed: dict[tuple[int, int], bytes] = {}
         for message, payload in requests.values():
             if (id(message), id(payload)) not in sealed:
@@ -218,7 +227,10 @@ class ServerContext(Context, Generic[AnyServerState]):
         return {party: sealed[id(message), id(payload)] for party, (message, payload) in requests.items()}
 
     def seal(self, message: wire.Message, payload: bytes = b"", *, session: bytes | None = None) -> bytes:
-        """A message of the server; ``session`` is the id that it carries, by default the open round's."""
+        """The server's ``message``, with the vectors in ``payload``, as bytes.
+
+        ``session`` is the id that it carries, by default the open round's.
+        """
         # The session id is computed from the proposal, so a proposal can't carry it.
         stated = b"" if isinstance(message, Proposal) else self.state.asked_under
         return wire.seal_envelope(
@@ -231,12 +243,15 @@ class ServerContext(Context, Generic[AnyServerState]):
         )
 
     def need(self, present: int, floor: int, what: str) -> None:
-        """``Aborted`` unless at least ``floor`` are ``present``."""
+        """``Aborted`` unless at least ``floor`` are ``present``; ``what`` names them in the reason."""
         if present < floor:
             raise Aborted(f"got {present} {what}; {floor} are needed, so nothing is opened")
 
     def blame(self, party: str, kind: FaultKind, detail: str) -> None:
-        """Record that ``party`` did something wrong in the open round."""
+        """Record that ``party`` did something wrong in the open round: a fault of this ``kind``.
+
+        ``detail`` says in words what it was, for the local log; it holds no secret.
+        """
         fault = Fault(str(party)[:64], self.round or "after the end", kind, detail)
         if self.faults.add(fault):
             session = self.state.session_id.hex()[:12]

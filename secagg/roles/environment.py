@@ -22,8 +22,9 @@ class Budget(Protocol):
     """The total privacy cost that a client allows: a :class:`dp.PrivacyLedger`, in a file if it has to last."""
 
     def charge(self, release: Any, count: int = 1, *, once: bytes | None = None) -> float:
-        """Charge one release durably, or raise a ``ValueError`` and charge nothing.
+        """Charge ``release``, ``count`` times, durably, or raise a ``ValueError`` and charge nothing.
 
+        ``release`` is what the encoding's ``release`` returned: for one of ``dp``, a :class:`dp.events.Release`.
         ``once`` (32 bytes) names the charge. A release that was charged under this name before is not charged
         again.
         """

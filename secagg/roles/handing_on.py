@@ -22,8 +22,9 @@ ForListener = bytes | tuple[wire.Message, bytes]
 class Waiting:
     """A client's answer that awaits the word of each listener.
 
-    ``words`` are those that came, by listener. ``shown`` has the digests of the messages that were handed on
-    because of this answer, by receiver.
+    ``envelope`` is the whole answer, ``message`` its structured part, and ``payload`` its vectors. ``words`` are
+    those that came, by listener. ``shown`` has the digests of the messages that were handed on because of this
+    answer, by receiver.
     """
 
     envelope: Envelope
@@ -33,7 +34,7 @@ class Waiting:
     words: dict[str, Envelope] = field(default_factory=dict)
 
     def hear(self, word: Envelope) -> bool:
-        """Keep a word; returns whether it is new. ``Reject`` if its sender gave another one before."""
+        """Keep ``word``; returns whether it is new. ``Reject`` if its sender gave another one before."""
         earlier = self.words.setdefault(word.sender, word)
         if earlier.digest != word.digest:
             raise Reject(FaultKind.DUPLICATE, f"got a second word about {self.envelope.sender}; the first stands")
@@ -45,11 +46,14 @@ class Waiting:
             self.shown.setdefault(party, set()).add(one.digest)
 
     def was_shown(self, party: str, digest: bytes) -> bool:
-        """Whether ``party`` got the message with this digest because of this answer."""
+        """Whether ``party`` got the message with this ``digest`` because of this answer."""
         return digest in self.shown.get(party, ())
 
     def owing(self, listeners: Iterable[str]) -> set[str]:
-        """The listeners that were shown something and gave no word; if there are none, all without a word."""
+        """Those of ``listeners`` that were shown something and gave no word.
+
+        If there are none, all that gave no word.
+        """
         without = set(listeners) - self.words.keys()
         return without & self.shown.keys() or without
 

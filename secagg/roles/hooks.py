@@ -92,7 +92,7 @@ class MemberHooks(Generic[AnyState]):
     _added: list[tuple[dict[Any, Any], Any]]  # what may have to be taken back: the dict, and the key in it
 
     def add(self, field: dict[Key, Value], key: Key, value: Value) -> None:
-        """Add an entry to ``field``, a dict in a draft, without copying it.
+        """Add ``value`` under ``key`` to ``field``, a dict in a draft, without copying the dict.
 
         A copy for each message would make a round quadratic in the cohort. The entry is taken back if the message
         is refused after this call, or if the state can't be saved. ``ConfigError`` for a key that is there already.
@@ -121,11 +121,14 @@ class MemberHooks(Generic[AnyState]):
         return None
 
     def take_rows(self, draft: AnyState, rows: Sequence[bytes]) -> None:
-        """Put back into a restored state what :meth:`new_row` returned; ``ConfigError`` where it doesn't fit."""
+        """Put ``rows``, which :meth:`new_row` returned, back into the restored state ``draft``.
+
+        ``ConfigError`` where they don't fit.
+        """
         hold(not rows, "rows")
 
     def erase(self, draft: AnyState) -> None:
-        """Forget every secret. A role that has finished keeps only what it signed."""
+        """Forget every secret in ``draft``. A role that has finished keeps only what it signed."""
         draft.seed = b""
 
     def check_restored(self) -> None:

@@ -17,7 +17,10 @@ from secagg.wire import Envelope, Reject
 
 
 class FaultRecorder(Member[AnyState]):
-    """A party other than a client. It never raises on bytes: it records a fault and goes on."""
+    """A party other than a client. It never raises on bytes: it records a fault and goes on.
+
+    Its constructor is that of :class:`secagg.roles.Member`.
+    """
 
     def prepare(self) -> None:
         """See :meth:`Member.prepare`."""
@@ -39,7 +42,7 @@ class FaultRecorder(Member[AnyState]):
         return tuple(self._faults.kept)
 
     def receive_all(self, messages: Iterable[bytes | memoryview]) -> list[bytes | None]:
-        """Take messages as ``receive`` does, one after the other; returns the answer to each, or None.
+        """Take ``messages`` as ``receive`` does, one after the other; returns the answer to each, or None.
 
         The state is saved once, after the last message and before any answer is returned. Many reports in one call
         so cost one save. An exception means that none of the messages was taken: the role is what it was before,
@@ -96,12 +99,18 @@ class FaultRecorder(Member[AnyState]):
 
 
 class Decryptor(FaultRecorder[AnyState]):
-    """A party that holds a homomorphic key, or a share of one, apart from the server. It sees only sums."""
+    """A party that holds a homomorphic key, or a share of one, apart from the server. It sees only sums.
+
+    Its constructor is that of :class:`secagg.roles.Member`.
+    """
 
     role = PartyRole.DECRYPTOR
 
 
 class Aggregator(FaultRecorder[AnyState]):
-    """One of several servers that each hold a share of the sum."""
+    """One of several servers that each hold a share of the sum.
+
+    Its constructor is that of :class:`secagg.roles.Member`.
+    """
 
     role = PartyRole.AGGREGATOR

@@ -66,7 +66,10 @@ class Member(Hearing[AnyState]):
     """A role that answers the server. The task makes it. It takes bytes and returns bytes, without I/O or a clock.
 
     Any thread may call any method or property at any time. Each call has the role to itself, and waits until the
-    one before has ended. :class:`secagg.roles.MemberHooks` describes what a protocol fills in.
+    one before has ended. :class:`secagg.roles.MemberHooks` describes what a protocol fills in. ``member_id`` is the
+    party's id, which a roster must list. ``environment`` is what the caller lends the role (None: an empty one).
+    ``session`` is the name of the one session that it takes part in; None means that it takes part in the first
+    that the server proposes.
     """
 
     def __init__(
@@ -144,7 +147,7 @@ class Member(Hearing[AnyState]):
 
     @atomic
     def receive(self, data: bytes | memoryview) -> bytes | None:
-        """Take a message that came from the server; returns the answer to send, or None.
+        """Take the message ``data`` that came from the server; returns the answer to send, or None.
 
         The message may be a request, or another party's that the server handed on. The last request again gets the
         same answer again; an older request changes nothing and gets None. Raises ``RemoteProtocolError`` for bytes
@@ -344,7 +347,10 @@ class Member(Hearing[AnyState]):
 
     @classmethod
     def from_bytes(cls, data: bytes, task: Task, environment: Environment | None = None) -> Self:
-        """The role that was saved as ``data``; see :meth:`secagg.Task.restore_client`."""
+        """The role that was saved as ``data``, with what the caller lends it in ``environment``.
+
+        See :meth:`secagg.Task.restore_client`.
+        """
         lent = Environment.of(environment)
         if not hasattr(cls, "state_type"):
             raise ConfigError(f"got {cls.__name__}.from_bytes(); call task.restore_client(data), or the like")

@@ -27,9 +27,14 @@ class Outcome:
     """What the server can know at the end of a session that was not aborted.
 
     ``mean`` and ``sum`` have the structure of the task's layout (``sum`` is Σ wᵢxᵢ in float64). ``survivors`` are
-    the clients whose input is in the sum, which ``min_survivors`` counts. ``dropped`` maps each party that fell
-    silent to the round of its silence; a client that fell silent after its input was counted is in both.
-    ``clipped`` counts the clipped coordinates over all survivors (None under DP).
+    the clients whose input is in the sum, which ``min_survivors`` counts. ``total_weight`` is the sum of their
+    weights, or their number if the task has no weights. ``dropped`` maps each party that fell silent to the round
+    of its silence; a client that fell silent after its input was counted is in both. ``faults`` are what parties
+    did wrong, in the order in which the server noticed it. ``clipped`` counts the clipped coordinates over all
+    survivors (None under DP).
+
+    Under DP, ``epsilon_guaranteed`` is the ε of this session if as many clients collude and fall silent as the task
+    allows for, and ``epsilon_realised`` is the ε with the survivors that there were. Both are None without DP.
 
     Two outcomes are equal if all their fields are equal, arrays coordinate by coordinate.
     """

@@ -50,20 +50,20 @@ class Receiving(ServerHooks[AnyServerState]):
     _received: int  # bytes, in the open round
 
     def receive(self, sender: str, data: bytes | memoryview) -> Outbox:
-        """Take a message of ``sender``; returns the messages to hand on at once, by party. Often there are none.
+        """Take ``data``, a message of ``sender``; returns the messages to hand on at once, by party.
 
-        Wrong bytes change nothing but ``faults``. Bytes that were taken before change nothing at all, so a
-        transport may send them again at any time. This call waits while ``close_round`` runs; a message that was
-        not taken before is then too late. It is :meth:`read`, then :meth:`take`.
+        Often there are none. Wrong bytes change nothing but ``faults``. Bytes that were taken before change nothing
+        at all, so a transport may send them again at any time. This call waits while ``close_round`` runs; a
+        message that was not taken before is then too late. It is :meth:`read`, then :meth:`take`.
         """
         return self.take(self.read(sender, data))
 
     def read(self, sender: str, data: bytes | memoryview) -> Incoming:
-        """Read a message of ``sender`` for :meth:`take`: its frame, its sender, its task, its signature.
+        """Read ``data``, a message of ``sender``, for :meth:`take`: its frame, its sender, its task, its signature.
 
         Nothing changes, and no bytes raise: what is wrong is in ``refused``, and becomes a fault when the message
-        is taken. This call reads no state and waits for no other call, so any number of threads may read at once.
-        A read-only ``memoryview``, such as one of a mapped file, is not copied: keep it unchanged until the message
+        is taken. This call reads no state and waits for no other call, so any number of threads may read at once. A
+        read-only ``memoryview``, such as one of a mapped file, is not copied: keep it unchanged until the message
         is taken.
         """
         sender = str.__str__(sender) if is_a(sender, str) else shown(sender)  # NumPy's text is a subclass
@@ -105,7 +105,7 @@ class Receiving(ServerHooks[AnyServerState]):
 
     @atomic
     def take(self, message: Incoming) -> Outbox:
-        """Take a message that :meth:`read` of this server has read; returns what :meth:`receive` does.
+        """Take ``message``, which :meth:`read` of this server has returned; returns what :meth:`receive` does.
 
         ``LocalProtocolError`` for what another server has read, or a server before it was restored: read the bytes
         again.

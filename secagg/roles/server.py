@@ -41,6 +41,9 @@ __all__ = ["Outbox", "Server", "Step"]
 class Server(Sharing[AnyServerState]):
     """The server of one session. It adds up inputs that it can't read. ``task.server`` makes it.
 
+    ``cohort`` are the ids of the clients, ``session`` is the session's name, and ``environment`` is what the caller
+    lends (None: an empty one).
+
     ``start()`` opens the first round. ``receive`` takes a message, and never raises on bytes. ``close_round`` ends
     a round; call it when nobody is ``pending`` or your deadline has passed, until there is an ``outcome``. Any
     thread may call any method or property at any time. Each call has the server to itself, and waits until the one
@@ -299,7 +302,10 @@ class Server(Sharing[AnyServerState]):
 
     @classmethod
     def from_bytes(cls, data: bytes, task: Task, environment: Environment | None = None) -> Self:
-        """The server that was saved as ``data``; see :meth:`secagg.Task.restore_server`."""
+        """The server that was saved as ``data``, with what the caller lends it in ``environment``.
+
+        See :meth:`secagg.Task.restore_server`.
+        """
         server = cls._shard_from_bytes(data, task, environment)
         if not server.context.open:
             return server

@@ -24,7 +24,7 @@ class Sharing(Receiving[AnyServerState]):
 
     @atomic
     def absorb(self, *parts: bytes) -> None:
-        """Take up what other servers took in the open round: the ``to_bytes()`` of each.
+        """Take up what other servers took in the open round: ``parts`` are the ``to_bytes()`` of each.
 
         Several servers so share a round. Each is restored from the state that this server saved when the round
         opened, and takes the answers of its own senders. Before the round is closed, this server absorbs them all,

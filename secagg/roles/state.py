@@ -184,53 +184,94 @@ def _fits(vectors: Sequence[bytes], task: Task) -> bool:
 class MemberState(msgspec.Struct, forbid_unknown_fields=True):
     """All that a role remembers; what :meth:`Member.to_bytes` writes."""
 
+    #: The party's own id.
     id: str
-    seed: bytes  # erased when the role is done
-    number: int = 0  # of states saved
-    step: int = 0  # requests answered
-    session: bytes | None = None  # what the caller named it, or what the server proposed
-    session_id: bytes = b""  # in force; empty until a proposal was accepted
-    opening_id: bytes = b""  # the one that follows from the proposal alone
+    #: 32 bytes from which all randomness of the role follows; erased when the role is done.
+    seed: bytes
+    #: How many states were saved.
+    number: int = 0
+    #: How many requests were answered.
+    step: int = 0
+    #: The session's name, as the caller passed it or as the server proposed it.
+    session: bytes | None = None
+    #: The session id in force; empty until a proposal was accepted.
+    session_id: bytes = b""
+    #: The session id that follows from the proposal alone.
+    opening_id: bytes = b""
+    #: The ids of the session's clients, sorted.
     cohort: list[str] = []
+    #: The server's 32 random bytes from the proposal.
     nonce: bytes = b""
-    requests: list[bytes] = []  # digests of those answered
+    #: SHA-256 of each request that was answered, in order.
+    requests: list[bytes] = []
+    #: The answer to the last request, for when the server asks again.
     last_reply: bytes = b""
+    #: Whether the last request was answered.
     finished: bool = False
+    #: Why the session was given up; empty if it was not.
     aborted: str = ""
 
 
 class ListenerState(MemberState):
-    """The state of a role that answers what the server hands on to it: its word on each such message."""
+    """The state of a role that answers what the server hands on to it.
 
-    words: dict[str, tuple[bytes, bytes]] = {}  # by client: the digest of what the word answers, the word as sent
+    It also has the fields of :class:`MemberState`.
+    """
+
+    #: By client: the digest of the message that the word answers, and the word as it was sent.
+    words: dict[str, tuple[bytes, bytes]] = {}
 
 
 class ClientState(MemberState):
-    """A client's state: its encoded update too, until it has left."""
+    """A client's state: its encoded update too, until it has left.
 
-    budgeted: bool = False  # a budget pays for the input, and has to be given again with a saved state
-    contribution: list[bytes] = []  # a segment's integers, little-endian; never the update itself
-    contributed: bytes = b""  # SHA-256 of them
+    It also has the fields of :class:`MemberState`.
+    """
+
+    #: A budget pays for the input, and has to be passed again with a saved state.
+    budgeted: bool = False
+    #: A segment's integers, little-endian; never the update itself.
+    contribution: list[bytes] = []
+    #: SHA-256 of ``contribution``; empty before ``contribute``.
+    contributed: bytes = b""
 
 
 class ServerState(msgspec.Struct, forbid_unknown_fields=True):
     """All that a server remembers; what :meth:`Server.to_bytes` writes."""
 
+    #: The ids of the session's clients, sorted.
     cohort: list[str]
+    #: The session's name.
     session: bytes
+    #: The server's 32 random bytes in the proposal.
     nonce: bytes
-    session_id: bytes  # that answers carry
-    asked_under: bytes  # the session id that the open round's requests carry
-    number: int = 0  # of states saved
-    position: int = -1  # the row of the table that is open; -1 before start
+    #: The session id that answers carry.
+    session_id: bytes
+    #: The session id that the open round's requests carry.
+    asked_under: bytes
+    #: How many states were saved.
+    number: int = 0
+    #: The row of the protocol's table that is open; -1 before the start.
+    position: int = -1
+    #: The parties that the open round asks.
     asked: list[str] = []
+    #: The parties of ``asked`` whose answer was accepted.
     answered: list[str] = []
-    taken: dict[str, bytes] = {}  # by sender, one tag after the other: the messages taken from it so far
+    #: By sender: a tag of 16 bytes for each message that was taken from it so far, joined.
+    taken: dict[str, bytes] = {}
+    #: By party that fell silent: the round of its silence.
     dropped: dict[str, str] = {}
-    parted: list[str] = []  # the parties that were dropped when the last round was closed, and are told so
+    #: The parties that were dropped when the last round was closed, and are told so.
+    parted: list[str] = []
+    #: What parties did wrong, in the order in which the server noticed it.
     faults: list[Fault] = []
-    sums: list[bytes] = []  # filled when written
-    noise_key: bytes = b""  # of an encoding whose noise the server adds: with it, an exact sum decodes to one noise
+    #: The sums so far, a segment each, little-endian; filled when the state is written.
+    sums: list[bytes] = []
+    #: The key of an encoding whose noise the server adds: with it, an exact sum decodes to one noise.
+    noise_key: bytes = b""
+    #: The clients whose input is in the sum, sorted.
     survivors: list[str] = []
+    #: Whether there is an outcome.
     finished: bool = False
+    #: Why the session was given up; empty if it was not.
     aborted: str = ""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import math
 from dataclasses import dataclass, fields
 from typing import Final
@@ -12,7 +13,7 @@ from secagg.errors import ConfigError, shown
 
 @dataclass(frozen=True)
 class Limits:
-    """Every limit of one listener; :func:`table` says what each bounds.
+    """Every limit of one listener.
 
     ``per_address`` may be None: then connections are not counted by address. ``ConfigError`` for a value that is
     not positive.
@@ -62,6 +63,8 @@ _ABOUT: Final = {
     "party_rate": ("requests a second", "Of one party, on average."),
     "party_burst": ("requests", "Of one party at once."),
 }
+_FIELDS = "\n".join(f"- ``{name}`` ({unit}): {text}" for name, (unit, text) in _ABOUT.items())
+Limits.__doc__ = f"{inspect.cleandoc(Limits.__doc__ or '')}\n\n{_FIELDS}"
 
 
 def table() -> str:

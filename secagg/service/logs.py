@@ -35,7 +35,7 @@ _Line = MutableMapping[str, Any]
 
 
 def configure(stream: IO[str] | None = None, level: int = logging.INFO) -> None:
-    """Write the lines of the ``BRIDGED`` loggers to ``stream`` (by default stderr).
+    """Write the lines of the ``BRIDGED`` loggers to ``stream`` (by default stderr), from the level ``level`` on.
 
     It replaces what an earlier call set up.
     """

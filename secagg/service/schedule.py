@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import inspect
 import secrets
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import MISSING, dataclass, field, fields
@@ -20,7 +21,7 @@ SLOWEST = 50_000  # bytes a second of the slowest link that a deadline allows fo
 class Schedule:
     """How the service gathers the clients of a round, and how long it waits for them.
 
-    :func:`table` says what each field does. ``ConfigError`` for a value that is out of range.
+    ``ConfigError`` for a value that is out of range.
     """
 
     cohort: int | None = None
@@ -68,7 +69,7 @@ class Schedule:
                 )
 
     def check_clients(self, task: Task, clients: int) -> None:
-        """``ConfigError`` if a round could never begin with so many enrolled clients."""
+        """``ConfigError`` if a round could never begin with ``clients`` enrolled clients."""
         size, needed = self.size(task), max(self.min_ready or 0, task.min_survivors)
         if clients < needed:
             raise ConfigError(f"got a roster with {clients} clients; a session needs {needed}: enrol more")
@@ -91,7 +92,7 @@ class Schedule:
         return float(self.deadlines.get(name, asked)) + traffic / SLOWEST
 
     def eligible(self, task: Task, clients: Sequence[str], number: int) -> Sequence[str]:
-        """The clients to which round ``number`` is offered."""
+        """Those of the enrolled ``clients`` to which round ``number`` is offered."""
         size = self.size(task)
         if self.batches == "random" or len(clients) <= size:
             return clients
@@ -101,12 +102,15 @@ class Schedule:
         return shuffled[(number - 1) % count :: count]
 
     def ready(self, task: Task, accepted: int, eligible: int, seconds: float) -> bool:
-        """Whether a session can begin, ``seconds`` after the offer, with so many of the ``eligible`` clients."""
+        """Whether a session can begin, ``seconds`` after the offer.
+
+        ``accepted`` of the ``eligible`` clients (both numbers) have accepted the offer by then.
+        """
         enough = min(self.size(task), eligible) if seconds < self.gather else self.min_ready or 0
         return accepted >= max(enough, task.min_survivors)
 
     def select(self, task: Task, accepted: Iterable[str]) -> list[str]:
-        """The cohort: all who accepted, or a uniform draw if they are too many."""
+        """The cohort: all clients in ``accepted``, or a uniform draw if they are too many."""
         ready, size = sorted(accepted), self.size(task)
         return ready if len(ready) <= size else sorted(secrets.SystemRandom().sample(ready, size))
 
@@ -127,6 +131,8 @@ _ABOUT: Final = {
     "deadlines": "The same for single rounds, by name.",
     "grace": "Seconds that a round has at least after a restart of the service, and after its `goal`.",
 }
+_FIELDS = "\n".join(f"- `{name}`: {text}" for name, text in _ABOUT.items()).replace("`", "``")
+Schedule.__doc__ = f"{inspect.cleandoc(Schedule.__doc__ or '')}\n\n{_FIELDS}"
 
 
 def table() -> str:

@@ -54,13 +54,16 @@ class Service:
     """Sessions over HTTPS that survive the death of this process; run by the operator.
 
     ``folder`` holds everything that must not be lost. ``url`` is the address that clients use, which may be a
-    proxy's; by default it is that of the listener. ``tls`` are the files of a certificate and its key, both PEM,
-    or ``"proxy"`` if a proxy ends TLS; without it the service listens on loopback only. ``status`` is the host and
-    the port of the operators' page, None for no page; ``pseudonyms`` hides the ids of parties there.
+    proxy's; by default it is that of the listener. ``listen`` is the host and the port on which parties are served;
+    port 0 means a free one. ``tls`` are the files of a certificate and its key, both PEM, or ``"proxy"`` if a proxy
+    ends TLS; without it the service listens on loopback only. ``status`` is the host and the port of the operators'
+    page, None for no page; ``pseudonyms`` hides the ids of parties there. ``limits`` are those of the parties'
+    listener.
 
     Add the tasks, then use it as a context manager, and call :meth:`round` from the training loop. A service that
     was killed goes on where it stopped when it is made again with the same folder and tasks, and a loop that is
-    started again gets the outcomes of the rounds that ended.
+    started again gets the outcomes of the rounds that ended. A ``task`` that is None stands for the only one that
+    was added.
     """
 
     def __init__(
@@ -98,9 +101,11 @@ class Service:
     ) -> None:
         """Add a task before :meth:`start`.
 
-        ``signature`` is the JSON text of the registrar's signature under the roster. ``auth`` says how parties
-        show who they are: ``"roster"`` by the keys that it lists; without a roster ``"tokens"``, which the operator
-        gives out, or ``"open"``, where anyone may join. ``ConfigError`` for what doesn't fit.
+        ``signature`` is the JSON text of the registrar's signature under the roster. ``auth`` says how parties show
+        who they are: ``"roster"`` by the keys that it lists; without a roster ``"tokens"``, which the operator
+        gives out, or ``"open"``, where anyone may join. ``schedule`` says how long a round waits, and for how many
+        clients; by default as :class:`Schedule` does. ``executor`` and ``beacon`` are those of
+        :meth:`secagg.Task.server`. ``ConfigError`` for what doesn't fit.
         """
         if self._loop is not None:
             raise LocalProtocolError("got a task after start(); add all tasks first")
@@ -148,7 +153,10 @@ class Service:
             raise
 
     def stop(self, grace: float = 20.0) -> None:
-        """Answer the waiting polls, let requests under way end, and release the folder. Open sessions stay open."""
+        """Answer the waiting polls, let requests under way end, and release the folder. Open sessions stay open.
+
+        Requests that have not ended after ``grace`` seconds are cut off.
+        """
         if self._loop is None or self._thread is None:
             return
         try:

@@ -272,7 +272,9 @@ def task_status(
     """What is fixed about ``task``: protocol, trust, bytes. The caller adds the rest: ``msgspec.structs.replace``.
 
     It is slow for a task of many clients: call it once. ``enrolled`` counts the clients that may take part;
-    ``warnings`` are texts that operators must read.
+    ``auth`` is as in :meth:`secagg.service.Service.add`; ``warnings`` are texts that operators must read.
+    ``roster`` is the roster in force, and ``roster_version`` and ``roster_expires`` are what its registrar signed:
+    0 and None without a signature.
     """
     cost = task.protocol.cost(task)
     listed = None
@@ -303,7 +305,7 @@ def task_status(
 
 
 def context_text(context: bytes) -> str:
-    """A task's context for people: its text if it is printable UTF-8, else hexadecimal."""
+    """A task's ``context`` for people: its text if it is printable UTF-8, else hexadecimal."""
     try:
         text = context.decode()
     except UnicodeDecodeError:
@@ -334,12 +336,12 @@ def count_faults(faults: Iterable[tuple[str, str, str, str]]) -> tuple[tuple[Fau
 
 
 def pseudonym(party: str, key: bytes) -> str:
-    """A short name in the place of a party's id: the same for one ``key``, and no id of a party."""
+    """A short name in the place of the id ``party``: the same for one ``key``, and never the id of a party."""
     return "~" + hmac.new(key, b"secagg/v1/pseudonym" + party.encode(), hashlib.sha256).hexdigest()[:10]
 
 
 def with_pseudonyms(status: Status, key: bytes) -> Status:
-    """``status`` with a pseudonym for each party. Texts that may name a party are left out.
+    """``status`` with a pseudonym under ``key`` for each party. Texts that may name a party are left out.
 
     These are the details of faults and the reasons of failed sessions; the service's log has them.
     """

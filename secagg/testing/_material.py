@@ -44,8 +44,9 @@ def require(holds: object, expected: str, got: object) -> None:
 class Integers(PlainEncoding):
     """An encoding whose sums can be read to the last bit, over segments of any kind.
 
-    ``shapes`` has (length, bound, modulus) of each segment. An update is one float64 vector: the upper
-    parts of all integers, then their lower 31 bits; so is the sum.
+    ``shapes`` has (length, bound, modulus) of each segment. An update is one float64 vector: the upper parts of all
+    integers, then their lower 31 bits; so is the sum. Its methods are those of :class:`secagg.encoding.Encoding`,
+    with the same arguments.
     """
 
     shapes: tuple[tuple[int, int, int | None], ...]
@@ -62,7 +63,7 @@ class Integers(PlainEncoding):
     def encode(
         self, vector: AnyFloat, *, layout: Layout, weight: int | None, max_weight: int | None, rng: Rng
     ) -> list[Lanes]:
-        """The integers themselves."""
+        """The integers in ``vector`` themselves; ``rng`` is not used."""
         high, low = vector.astype(np.uint64).reshape(2, -1)
         cuts = np.cumsum([length for length, *_ in self.shapes])[:-1]
         parts = np.split(high << np.uint64(31) | low, cuts)
@@ -72,7 +73,7 @@ class Integers(PlainEncoding):
         ]
 
     def decode(self, sums: Sequence[Lanes], *, layout: Layout, survivors: int, max_weight: int | None) -> Decoded:
-        """The sums themselves, modulo what only matters modulo that."""
+        """The ``sums`` themselves, modulo what only matters modulo that, over ``survivors`` clients."""
         reduced = [
             [int(total) % (modulus or 1 << 64) for total in part]
             for part, (_, _, modulus) in zip(sums, self.shapes, strict=True)
@@ -88,7 +89,7 @@ class Integers(PlainEncoding):
 class MemoryStore:
     """A ``save`` in memory, with a ledger: it keeps all states, and requires that their numbers rise.
 
-    Raises :class:`RequirementError` where they don't.
+    ``ledger`` is by default a new one. Raises :class:`RequirementError` where the numbers don't rise.
     """
 
     def __init__(self, ledger: Ledger | None = None) -> None:
@@ -102,7 +103,7 @@ class MemoryStore:
         return self.states[-1] if self.states else b""
 
     def __call__(self, number: int, state: bytes) -> None:
-        """Keep ``state``."""
+        """Keep ``state`` under ``number``, which must be above the last one."""
         require(number > self.number, "rising numbers of saved states", f"{number} after {self.number}")
         self.number = number
         self.states.append(state)

@@ -25,11 +25,12 @@ SESSION = bytes(range(32))
 
 @dataclass(frozen=True)
 class Parties:
-    """A protocol with enough parties to run it: a cohort of clients, and all others that are enrolled.
+    """A ``protocol`` with enough parties to run it: a ``cohort`` of clients, and all others that are enrolled.
 
     ``roles`` has everyone's role by id. ``identities`` and ``roster`` are empty and None where a protocol runs
-    without them; :meth:`enrolled` adds them. ``long_lived`` has the private keys that some roles hold besides
-    their identity, and ``beacon`` gives the value of a round of the protocol's beacon.
+    without them; :meth:`enrolled` adds them. ``min_survivors`` is that of the task. ``long_lived`` has the private
+    keys that some roles hold besides their identity, and ``beacon`` gives the value of a round of the protocol's
+    beacon.
     """
 
     protocol: AggregationProtocol
@@ -47,7 +48,7 @@ class Parties:
         return self.make_task()
 
     def make_task(self, **changes: Any) -> Task:
-        """The same task with some fields changed."""
+        """The same task with some fields changed: ``changes`` are those of :class:`secagg.Task`."""
         plain: dict[str, Any] = {
             "protocol": self.protocol,
             "layout": Layout.of({"w": np.zeros(5, np.float32)}),
@@ -71,7 +72,7 @@ class Parties:
         return replace(self, identities=keys, roster=Roster(enrolled), long_lived=private)
 
     def ids(self, role: PartyRole) -> list[str]:
-        """The parties of a role."""
+        """The parties of the role ``role``."""
         return [party for party, its in self.roles.items() if its is role]
 
     @property
@@ -84,7 +85,7 @@ class Parties:
 
 
 def roles_of(protocol: AggregationProtocol, cohort: Iterable[str]) -> dict[str, PartyRole]:
-    """The roles of ``cohort`` and of all other parties of a protocol, which are named role-1, role-2, …"""
+    """The roles of ``cohort`` and of all other parties of ``protocol``, which are named role-1, role-2, …"""
     roles = dict.fromkeys(cohort, PartyRole.CLIENT)
     others = protocol.party_counts
     return roles | {f"{role}-{number}": role for role in sorted(others) for number in range(1, others[role] + 1)}
@@ -99,10 +100,11 @@ def _key_pairs(
 
 
 def parties_for(protocol: AggregationProtocol, clients: int, beacon: Fetch | None = None) -> Parties:
-    """``clients`` clients named c1, c2, …, and as many of other roles as the protocol states.
+    """``clients`` clients named c1, c2, …, and as many of other roles as ``protocol`` states.
 
     They have identities only where a protocol demands them, and the least ``min_survivors`` from 2 on that it
-    accepts. Raises ``ConfigError`` if it accepts none up to ``clients``.
+    accepts. ``beacon`` gives the value of a round of the protocol's beacon, if it has one. Raises ``ConfigError``
+    if it accepts none up to ``clients``.
     """
     cohort = tuple(wire.stand_in_ids(clients))
     others = protocol.party_counts

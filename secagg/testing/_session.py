@@ -29,16 +29,17 @@ Change = Callable[[Any, bytes], tuple[wire.Message, bytes]]
 class Session:
     """One session with all its parties, message by message.
 
-    ``silent`` maps a party to the round before whose message it falls silent. ``contribute=False`` leaves the
-    clients without their updates: call :meth:`contribute` for each, after a change of ``updates`` if others are
-    wanted. ``seed`` determines all randomness. ``ledgers`` are those of an earlier session, by party.
+    ``task`` is by default that of ``parties``, and ``session`` is the session's name. ``silent`` maps a party to
+    the round before whose message it falls silent. ``contribute=False`` leaves the clients without their updates:
+    call :meth:`contribute` for each, after a change of ``updates`` if others are wanted. ``seed`` determines all
+    randomness. ``ledgers`` are those of an earlier session, by party.
 
     Each hook is called with a party and the message that it gets (a request, a message handed on) or gives (an
     answer, a word on a message handed on): ``before_request``, ``before_answer``, ``before_relay`` and
-    ``before_word`` before the message is delivered,
-    ``after_request`` and ``after_answer`` when it was taken. A hook does what it needs to ``members`` and
-    ``server`` itself. What a ``before_`` hook returns is delivered in the message's place: None for the message as
-    it is, one message, several, or an empty list. ``order`` sorts the senders of the answers of a round.
+    ``before_word`` before the message is delivered, ``after_request`` and ``after_answer`` when it was taken. A
+    hook does what it needs to ``members`` and ``server`` itself. What a ``before_`` hook returns is delivered in
+    the message's place: None for the message as it is, one message, several, or an empty list. ``order`` sorts the
+    senders of the answers of a round.
 
     What a member raises is raised to the caller, unless ``refusals`` is a dict: then it is kept there by party, and
     the session goes on without an answer.
@@ -46,6 +47,9 @@ class Session:
     ``outbox`` has the requests of the open round. Afterwards ``requests`` and ``answers`` have every message by
     party and round, ``handed`` what was handed on to a party in a round, each with its word or None, ``gone`` the
     parties that fell silent, and ``stores`` the states that each role saved.
+
+    In the methods, ``party`` and ``sender`` are ids, and ``when`` and ``what`` are words for the text of a
+    :class:`RequirementError`: when in the session the requirement holds, and which bytes are meant.
     """
 
     def __init__(
@@ -120,7 +124,11 @@ class Session:
         }
 
     def make(self, party: str, *, session: bytes | None = None, **changes: Unpack[Lent]) -> Any:
-        """Return a new role of ``party``, with some of its arguments changed; ``members`` stays as it is."""
+        """Return a new role of ``party``; ``members`` stays as it is.
+
+        ``session`` is the name of the session that it takes part in, by default this one. ``changes`` replace some
+        of the things that its caller lends it.
+        """
         lent: Lent = {**self.lent(party), "rng": rng_for_tests(self.seed + party.encode()), **changes}
         role = self.parties.roles[party]
         return self.task.protocol.role_classes[role](
@@ -196,7 +204,7 @@ class Session:
         return answer
 
     def deliver(self, party: str, answer: bytes) -> None:
-        """Give the server an answer of ``party``, and others what the server hands on."""
+        """Give the server an ``answer`` of ``party``, and others what the server hands on."""
         for data in _instead(self.before_answer, party, answer):
             self.pass_on(self.server.receive(party, data))
         self.after_answer(party, answer)
@@ -224,7 +232,10 @@ class Session:
         session: bytes | None = None,
         identity: Ed25519PrivateKey | None = None,
     ) -> bytes:
-        """Seal a message of this session in the name of ``sender``, by its own key or by ``identity``."""
+        """Seal a ``message`` in the name of ``sender``, by its own key or by ``identity``.
+
+        ``payload`` are the vectors that follow. ``session`` is the id of the session, by default of this one.
+        """
         return wire.seal_envelope(
             message,
             protocol=self.task.protocol.ID,
@@ -246,7 +257,10 @@ class Session:
         return self.seal(*change(message, bytes(payload)), envelope.sender, session=envelope.session)
 
     def restore(self, party: str, state: bytes, **changes: Unpack[Lent]) -> Any:
-        """Replace the role of ``party`` by one restored from ``state``, and return it."""
+        """Replace the role of ``party`` by one restored from ``state``, and return it.
+
+        ``changes`` replace some of the things that its caller lends it.
+        """
         lent: Lent = {**self.lent(party), **changes}
         kind = self.task.protocol.role_classes[self.parties.roles[party]]
         self.members[party] = kind.from_bytes(state, self.task, Environment(**lent))

@@ -125,7 +125,10 @@ class Encrypted(AggregationProtocol):
         return not self.commit or self.pinned
 
     def check_pinned(self, shown: bytes, decryptor: Party) -> None:
-        """Raise ``Reject`` if the key outlives the session, and the decryptor shows another than the roster's."""
+        """Raise ``Reject`` if ``decryptor`` shows another public key than that of the roster.
+
+        ``shown`` are the bytes of the key that it shows. Nothing is checked if keys are of one session only.
+        """
         if self.pinned and decryptor.encryption_key != (shown if self.shared_key else pin(shown)):
             raise Reject(FaultKind.INVALID, f"got a key of {decryptor.id} that differs from the key in the roster")
 
@@ -156,7 +159,7 @@ class Encrypted(AggregationProtocol):
         """The long-lived key that ``role`` holds, and its value in the roster; None if it has none."""
 
     def corrupt(self, cohort: int) -> int:
-        """c: how many clients of the cohort may collude with the server."""
+        """c: how many of the ``cohort`` clients of a session may collude with the server."""
         return corrupt_count(self.corruption, cohort)
 
     def validate(self, task: Task) -> None:
@@ -222,7 +225,10 @@ class Encrypted(AggregationProtocol):
     post_quantum: ClassVar[bool]
 
     def collusion(self, others: int, among: str) -> str:
-        """Who has to collude to learn an update, as alternatives."""
+        """Who has to collude to learn an update, as alternatives.
+
+        One of them is the server with ``others`` clients; ``among`` says in words of how many.
+        """
         who = [*self._broken_by, f"the server and {others} of {among}"]
         if not self.commit:
             who.insert(0, "a server that shows received ciphertexts to one client that departs from the protocol")

@@ -186,7 +186,7 @@ class RingLWE(EncryptedProtocol):
         return key, pin(key)
 
     def collusion(self, others: int, among: str) -> str:
-        """If clients share the key, any one of them is enough."""
+        """If clients share the key, any one of them is enough; else ``others`` of ``among``, as for all schemes."""
         if self.holder == "clients":
             return "the server and any one client, because every client holds the key"
         return super().collusion(others, among)

@@ -137,9 +137,10 @@ class OneShotParameters(AggregationProtocol):
             raise ConfigError(f"{self.name} can't carry this task: {error}") from error
 
     def segments(self, task: Task, values: Sequence[NDArray[Any]]) -> list[NDArray[Any]]:
-        """The sums of all segments from those of the segments that are sent, in the lanes of an outcome.
+        """The sums of all segments, in the lanes of an outcome.
 
-        A segment with a modulus is returned reduced: the cipher adds over the integers.
+        ``values`` are the sums of the segments that are sent. A segment with a modulus is returned reduced: the
+        cipher adds over the integers.
         """
         opened, joined = iter(values), []
         for segment, bits in zip(task.segments, widths(task), strict=True):
@@ -150,7 +151,7 @@ class OneShotParameters(AggregationProtocol):
         return joined
 
     def corrupt(self, cohort: int, roster: Roster | None) -> int:
-        """c: the number of clients that may collude, of the cohort or of all enrolled."""
+        """c: the number of clients that may collude, as :func:`secagg.corruption.corrupt_among` counts it."""
         return corrupt_among(self, cohort, roster)
 
     def validate(self, task: Task) -> None:

@@ -40,7 +40,7 @@ class Pairwise(AggregationProtocol):
         return self.threat_model != "semi-honest"
 
     def corrupt(self, cohort: int, roster: Roster | None) -> int:
-        """c: the number of clients that may collude with the server, of the cohort or of all enrolled."""
+        """c: the number of clients that may collude, as :func:`secagg.corruption.corrupt_among` counts it."""
         return corrupt_among(self, cohort, roster)
 
     def threshold(self, present: int, corrupt: int) -> int:
@@ -48,23 +48,27 @@ class Pairwise(AggregationProtocol):
 
         Where survivor lists are signed, t is above (n + c)/2. Two sets of t clients then have an honest client in
         common, so the server can't get t shares of both secrets of one client (section 6.2 of the paper). Under
-        ``"semi-honest"``, t is one more than the corrupt clients.
+        ``"semi-honest"``, t is one more than ``corrupt``, the number of clients that may collude.
         """
         return self.quorum(present, corrupt) or max(2, corrupt + 1)
 
     def quorum(self, present: int, corrupt: int) -> int:
         """The number of signatures that a survivor list needs: more than (n + c)/2, so at most one list has them.
 
-        It is 0 where clients sign nothing.
+        ``present`` is n, the number of clients in the session, and ``corrupt`` is c, how many of them may collude.
+        The quorum is 0 where clients sign nothing.
         """
         return (present + corrupt) // 2 + 1 if self.checked else 0
 
     def shape(self, task: Task, present: int, corrupt: int) -> Shape:
-        """The numbers of the complete graph over ``present`` clients."""
+        """The numbers of the complete graph over ``present`` clients, of whom ``corrupt`` may collude."""
         return Shape(present, present - 1, self.threshold(present, corrupt), self.quorum(present, corrupt))
 
     def floor(self, task: Task, shape: Shape) -> int:
-        """The number of clients that must remain in every round; with fewer, nothing is opened."""
+        """The number of clients that must remain in every round; with fewer, nothing is opened.
+
+        ``shape`` has the numbers of the session's graph.
+        """
         return max(task.min_survivors, shape.threshold, shape.quorum)
 
     def validate(self, task: Task) -> None:
@@ -110,7 +114,10 @@ class Pairwise(AggregationProtocol):
             )
 
     def collusion(self, task: Task, present: int | None) -> str:
-        """Who must collude to learn one client's update: the server and c + 1 clients, or all others in the sum."""
+        """Who must collude to learn one client's update: the server and c + 1 clients, or all others in the sum.
+
+        ``present`` is the number of clients in the session; None means the smallest session that the task allows.
+        """
         smallest = task.min_survivors if present is None else present
         breaks = min(self.corrupt(smallest, None) + 1, task.min_survivors - 1)
         least = "" if present is not None else " in the smallest session allowed"

@@ -100,7 +100,7 @@ class SecAgg(Pairwise):
         return PairwiseServer
 
     def cost(self, task: Task, cohort: Sequence[str] | None = None, *, signed: bool | None = None) -> Cost:
-        """Bytes by round if nobody drops out; see :class:`~secagg.protocols.base.Cost`."""
+        """Bytes by round if nobody drops out; see :meth:`secagg.protocols.base.AggregationProtocol.cost`."""
         return cost(self, task, cohort, signed)
 
     def largest_message(self, task: Task, receiver: PartyRole | None) -> int:
@@ -177,7 +177,7 @@ class SecAggPlus(Sparse):
         return SparseServer
 
     def cost(self, task: Task, cohort: Sequence[str] | None = None, *, signed: bool | None = None) -> Cost:
-        """Bytes by round if nobody drops out; see :class:`~secagg.protocols.base.Cost`."""
+        """Bytes by round if nobody drops out; see :meth:`secagg.protocols.base.AggregationProtocol.cost`."""
         return cost(self, task, cohort, signed)
 
     def largest_message(self, task: Task, receiver: PartyRole | None) -> int:

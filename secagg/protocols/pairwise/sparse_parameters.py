@@ -54,7 +54,10 @@ class Sparse(Pairwise):
         return self.threat_model == "malicious"
 
     def shape(self, task: Task, present: int, corrupt: int) -> Shape:
-        """The numbers of the graph over ``present`` clients, of whom ``min_survivors`` are sure to stay."""
+        """The numbers of the graph over ``present`` clients, of whom ``min_survivors`` are sure to stay.
+
+        ``corrupt`` of them may collude with the server.
+        """
         # The server may choose the value that suits it best among the 2^SLACK_BITS that a client accepts.
         security = graph.SECURITY + (SLACK_BITS if self.uses_beacon else 0)
         sparse = None

@@ -72,7 +72,7 @@ class ShareParameters(AggregationProtocol):
             raise ConfigError(str(error)) from error
 
     def corrupt(self, cohort: int, roster: Roster | None) -> int:
-        """c: the number of clients that may collude, of the cohort or of all enrolled."""
+        """c: the number of clients that may collude, as :func:`secagg.corruption.corrupt_among` counts it."""
         return corrupt_among(self, cohort, roster)
 
     def validate(self, task: Task) -> None:
