@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import random
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 from nvflare.apis.dxo import from_shareable
@@ -103,7 +103,7 @@ class SecureAggregator(_Played, ModelAggregator):  # type: ignore[misc]
         self.key_metric, self.key_metric_mode = key_metric, key_metric_mode
         self._rounds = None
         self._sent: Any = None  # the train request of this round
-        self._asked: set[str] = set()  # sites that fetched it
+        self._asked: set[str] = set()  # sites that were asked to train
         self._trained: list[str] = []
         self._best: float | None = None
 
@@ -157,6 +157,10 @@ class SecureAggregator(_Played, ModelAggregator):  # type: ignore[misc]
     def reset_stats(self) -> None:
         """Begin a round."""
         self._sent, self._asked, self._trained = None, set(), []
+
+    def asks(self, sites: Iterable[str]) -> None:
+        """Note the sites that a round asks to train, so that one which never fetches the model is named."""
+        self._asked.update(sites)
 
     def accept_model(self, model: FLModel) -> None:
         """Note that a site has trained; ``model`` is its result.
@@ -233,6 +237,7 @@ class SecureFedAvg(FedAvg):  # type: ignore[misc]
 
     def send_model(self, *arguments: Any, **named: Any) -> None:
         """See NVFlare's ``ModelController``."""
+        self.aggregator.asks(named.get("targets") or ())
         super().send_model(*arguments, **{"timeout": self.training_seconds, **named})
 
     def sample_clients(self, num_clients: int | None = None) -> list[str]:

@@ -81,6 +81,21 @@ def test_fedavg_asks_the_rosters_clients_and_gives_them_the_time_of_a_training(
     assert sent == [7]
 
 
+def test_a_site_that_died_before_it_fetched_the_model_is_left_out_by_name(
+    tmp_path: Path, monkeypatch: Any, caplog: Any
+) -> None:
+    federation = make_federation(tmp_path)
+    monkeypatch.setattr(FedAvg, "send_model", lambda self, **named: None)
+    controller = SecureFedAvg(num_clients=4, aggregator=federation.aggregator)
+    reset = federation.aggregator.reset_stats
+    monkeypatch.setattr(
+        federation.aggregator, "reset_stats", lambda: (reset(), controller.send_model(targets=SITES))
+    )
+    del federation.sites[VICTIM]
+    assert is_the_mean(federation.round(0), [site for site in SITES if site != VICTIM])
+    assert f"round 0 went on, without {VICTIM}: no result of the training" in caplog.text
+
+
 class Best(FLComponent):  # type: ignore[misc]
     """Notes for which means NVFlare was told that the model is the best one yet."""
 
