@@ -43,6 +43,10 @@ class Note:
     def update(self) -> dict[str, Any]:
         return {name: self.after[name] - array.astype(np.float64) for name, array in self.before.items()}
 
+    def is_in(self, data: bytes) -> bool:
+        """Whether some secret is in these bytes."""
+        return any(secret in data for _, secret in self.secrets())
+
     def secrets(self, task: secagg.Task | None = None) -> Iterator[tuple[str, bytes]]:
         """What nobody else may see, in every form that a leak might give it; ``task`` encodes the update."""
         for what, arrays in (("update", self.update), ("model", self.after)):
@@ -118,6 +122,10 @@ class Job:
             for path in sorted(folder.rglob("*")):
                 if path.is_file():
                     yield str(path.relative_to(folder)), path.read_bytes()
+
+    def sent_by_script(self, site: str) -> bytes:
+        """All that a script in a process of its own has sent to its site's process."""
+        return b"".join(path.read_bytes() for path in (self.folder / "frames").glob(f"script-of-{site}+*"))
 
     def finds(self, task: secagg.Task | None = None) -> dict[str, set[str]]:
         """Which secrets of which sites and rounds were found, by kind, and where."""

@@ -1,6 +1,8 @@
 """The jobs that the tests play, each a function that makes a recipe."""
 
 import json
+import shutil
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -21,15 +23,24 @@ PROTOCOLS = {
 }
 
 
-def arguments(folder: Path, *, sites: int, rounds: int, forms: str = "full:<f4") -> dict[str, Any]:
-    """The arguments that a user gives to the recipe, plain or secure."""
+def arguments(
+    folder: Path, *, sites: int, rounds: int, forms: str = "full:<f4", external: bool = False, dies: str = ""
+) -> dict[str, Any]:
+    """The arguments that a user gives to the recipe, plain or secure.
+
+    An ``external`` script runs in a process of its own, which NVFlare starts with a copy of the script.
+    """
+    own: dict[str, Any] = {"train_script": str(SCRIPT)}
+    if external:
+        shutil.copy(SCRIPT, folder)
+        own = {"train_script": SCRIPT.name, "launch_external_process": True, "command": f"{sys.executable} -u"}
     return {
         "name": "job",
         "model": MODEL,
         "min_clients": sites,
         "num_rounds": rounds,
-        "train_script": str(SCRIPT),
-        "train_args": f"--notes {folder}/notes --forms {forms}",
+        "train_args": f"--notes {folder}/notes --forms {forms}" + (f" --dies {dies}" if dies else ""),
+        **own,
     }
 
 
@@ -61,7 +72,7 @@ def make_task(protocol: str) -> secagg.Task:
     )
 
 
-def secure(folder: Path, *, protocol: str = "SecAgg", sites: int, **options: Any) -> Any:
+def secure(folder: Path, *, protocol: str = "SecAgg", sites: int, training_seconds: int = 0, **options: Any) -> Any:
     """The job with us, for sites that have a key, the roster and a folder."""
     names = [f"site-{number}" for number in range(1, sites + 1)]
     task, keys, settings = make_task(protocol), folder / "keys", folder / "sites"
@@ -77,5 +88,12 @@ def secure(folder: Path, *, protocol: str = "SecAgg", sites: int, **options: Any
         (settings / f"{name}.json").write_text(json.dumps(content))
     # Nobody waits longer for a site that died when it was asked for its input.
     deadlines = {contribution_round(task.protocol): 20.0}
-    recipe = secured(NumpyFedAvgRecipe, task, roster=roster, metrics=METRICS, deadlines=deadlines)
+    recipe = secured(
+        NumpyFedAvgRecipe,
+        task,
+        roster=roster,
+        metrics=METRICS,
+        deadlines=deadlines,
+        training_seconds=training_seconds,
+    )
     return recipe(**arguments(folder, sites=sites, **options))

@@ -20,8 +20,8 @@ def task_of(protocol: str) -> secagg.Task:
     return make_task(protocol, layout_of(MODEL), secagg.FixedPoint(clip=CLIP, bits=BITS), MAX_WEIGHT)
 
 
-def by_secured(folder: Path, *, protocol: str, sites: int, rounds: int) -> Any:
+def by_secured(folder: Path, *, protocol: str, sites: int, rounds: int, external: bool) -> Any:
     parties = enrol(protocol_of(protocol), folder / "keys", folder / "sites")
     roster = str(folder / "keys" / "roster.json")
     recipe = secured(NumpyFedAvgRecipe, task_of(protocol), roster=roster, metrics=METRICS, parties=parties)
-    return recipe(**arguments(folder, sites=sites, rounds=rounds))
+    return recipe(**arguments(folder, sites=sites, rounds=rounds, external=external))

@@ -20,10 +20,17 @@ from tests.flare.recipe_jobs import BITS, CLIP, MAX_WEIGHT, METRICS, task_of
 ROUNDS = 3
 
 
-@pytest.mark.parametrize("protocol", ["SecAggPlus", "OneShot", "BFV", "Paillier"])
-def test_a_protocol_equals_the_plain_job(protocol: str, tmp_path: Path) -> None:
-    job = play(tmp_path, "tests.flare.recipe_jobs:by_secured", protocol=protocol, sites=len(SITES), rounds=ROUNDS)
+@pytest.mark.parametrize(
+    ("protocol", "external"), [("SecAggPlus", True), ("OneShot", False), ("BFV", False), ("Paillier", False)]
+)
+def test_a_protocol_equals_the_plain_job(protocol: str, external: bool, tmp_path: Path) -> None:
+    """One job runs its scripts in processes of their own: an update leaves the script, and not its site."""
+    options = {"protocol": protocol, "external": external}
+    job = play(tmp_path, "tests.flare.recipe_jobs:by_secured", sites=len(SITES), rounds=ROUNDS, **options)
     assert job.returncode == 0, job.log[-4000:]
+    assert {note.site for note in job.notes if note.is_in(job.sent_by_script(note.site))} == set(
+        SITES if external else ()
+    )
     assert job.finds(with_metrics(task_of(protocol), METRICS)) == {}
     total = sum(note.steps for note in job.notes if note.round == 0)
     step = CLIP / 2 ** (BITS - 1) * MAX_WEIGHT * len(SITES) / total

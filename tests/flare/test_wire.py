@@ -18,6 +18,7 @@ from tests.flare.harness import play
 from tests.flare.jobs import METRICS, make_task
 
 FORMS = {0: "full:<f4", 1: "diff:<f8", 2: "diff:>f4", 3: "full:>f8"}
+TRAINING_SECONDS = 25  # the sites start in this time too
 METRICS_FILE = "simulate_job/metrics/round_metrics.jsonl"
 
 
@@ -57,7 +58,12 @@ def test_nothing_leaves_but_the_protocols_messages(protocol: str, tmp_path: Path
 
 
 def test_control_in_the_clear_the_integers_are_found(tmp_path: Path) -> None:
-    job = play(tmp_path, "tests.flare.jobs:secure", sites=3, rounds=3, protocol="Clear")
+    """One site dies while it trains: the server waits for it as long as a training may take, and three go on."""
+    options = {"protocol": "Clear", "dies": "site-4", "training_seconds": TRAINING_SECONDS}
+    job = play(tmp_path, "tests.flare.jobs:secure", sites=4, rounds=1, **options)
+    assert job.returncode == 0, job.log[-4000:]
     finds = job.finds(with_metrics(make_task("Clear"), METRICS))
-    assert finds.keys() == {"integers"}
-    assert all(find.endswith("in frames") for find in finds["integers"])
+    others = {"site-1", "site-2", "site-3"}
+    assert finds == {"integers": {f"{site}, round 0, in frames" for site in others}}
+    np.testing.assert_allclose(job.model, job.mean(0, others)["numpy_key"], rtol=0, atol=1e-5)
+    assert "secagg: round 0 went on, without site-4: no result of the training" in job.log

@@ -1,9 +1,12 @@
 """A user's training script: it moves the model by amounts that belong to its site, and notes what it has to hide.
 
-``--forms`` says for each round how the result is sent: ``full`` or ``diff``, and the type of its numbers.
+``--forms`` says for each round how the result is sent: ``full`` or ``diff``, and the type of its numbers. The site
+that ``--dies`` names is killed while it trains.
 """
 
 import argparse
+import os
+import signal
 from pathlib import Path
 
 import numpy as np
@@ -14,6 +17,7 @@ def main() -> None:
     parser = argparse.ArgumentParser()
     parser.add_argument("--notes", type=Path)
     parser.add_argument("--forms", default="full:<f4")
+    parser.add_argument("--dies", default="")
     options = parser.parse_args()
     forms = options.forms.split(",")
     flare.init()
@@ -21,6 +25,8 @@ def main() -> None:
     own = int(site.rpartition("-")[2])
     while flare.is_running():
         model = flare.receive()
+        if site == options.dies:
+            os.kill(os.getpid(), signal.SIGKILL)
         number = model.current_round
         before = {name: np.asarray(array) for name, array in model.params.items()}
         rng = np.random.default_rng([own, number])

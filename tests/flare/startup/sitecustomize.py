@@ -2,7 +2,8 @@
 
 FLARE_FRAMES names a folder in which every frame that the process sends is kept. ``SfmConnection.send_frame`` is the
 one way out of a process of NVFlare: cell messages, task results, aux messages and chunks of streams all pass it,
-before TLS. A frame is appended to a file with the process's id. FLARE_KILL is "NAME:NUMBER": a process of this name
+before TLS. A frame is appended to a file with the sender's name and process id; what a training script in a process
+of its own sends to its site is in files "script-of-...". FLARE_KILL is "NAME:NUMBER": a process of this name
 is killed instead of sending so many of the protocol's answers.
 
 The simulator gets its ports from ``tests.flare.ports``. To see that a port is free, NVFlare listens on it for a
@@ -33,11 +34,14 @@ if folder := os.environ.get("FLARE_FRAMES"):
 
     def keep(self, prefix, headers, payload):
         data = bytes(sfm_conn.SfmConnection.headers_to_bytes(headers) or b"") + bytes(payload or b"")
-        name = self.local_endpoint.name.replace("/", "_").replace(".", "+")
+        sender, receiver = self.local_endpoint.name, getattr(self.sfm_endpoint, "endpoint", None)
+        name = sender.replace("/", "_").replace(".", "+")
         if name == victim and b"attempt" in data:
             answers.append(name)
             if len(answers) == int(last):
                 os.kill(os.getpid(), signal.SIGKILL)
+        if receiver is not None and sender.startswith(f"{receiver.name}.client_api_trainer"):
+            name = f"script-of-{name}"
         with lock, (Path(folder) / f"{name}-{os.getpid()}").open("ab") as file:
             file.write(struct.pack(">Q", len(data)) + data)
         return send_frame(self, prefix, headers, payload)
