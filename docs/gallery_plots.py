@@ -7,7 +7,7 @@ differ by hatching, and curves by marker and line. Texts are text, so a reader c
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -149,10 +149,34 @@ def pictures() -> dict[str, Figure]:
     }
 
 
+def measured() -> str:
+    """A sentence that says when and where the saved rates were measured, and by which command."""
+    document = json.loads(RATES.read_text(encoding="utf-8"))
+    machine = document["machine"]
+    return (
+        f"The rates behind the seconds were measured on {document['date']} on {machine['cores']} cores of {machine['processor']}\n"
+        f"by `{document['command']}`"
+        f"{', while other programs ran beside it' if is_busy(machine) else ''}."
+    )
+
+
+def is_busy(machine: Mapping[str, Any]) -> bool:
+    """Whether other programs ran while a result was measured, so that its seconds are rough."""
+    return bool(machine["load"] > machine["cores"])
+
+
+def redraw(text: str) -> str:
+    """The page with the sentence about the saved rates written anew."""
+    before, marker, rest = text.partition("<!-- rates -->\n")
+    return f"{before}{marker}{measured()}\n{rest[rest.index('<!-- end -->') :]}"
+
+
 def main() -> None:
-    """Draw all pictures."""
+    """Draw all pictures, and say in their page where the rates are from."""
     for name, figure in pictures().items():
         save(figure, PICTURES / name)
+    page = PICTURES / "pictures.md"
+    page.write_text(redraw(page.read_text(encoding="utf-8")), encoding="utf-8")
 
 
 if __name__ == "__main__":

@@ -457,6 +457,9 @@ def test_the_pictures_of_the_gallery_are_small_described_and_drawn_by_a_command(
     assert {path.name for path in page.parent.glob("*.svg")} == {name for _, name in shown if name.endswith(".svg")}
     for section in text.split("\n## ")[1:]:
         assert re.search(r"`(python -m|secagg demo)", section), section
+    assert gallery_plots.redraw(text) == text, "run make docs"
+    other = text.replace("were measured on 20", "were measured on 19")
+    assert gallery_plots.redraw(other) == text != other, "control: another date"
 
 
 def drawn(picture: str) -> tuple[list[str], list[float]]:

@@ -1,11 +1,13 @@
 #!/usr/bin/env bash
 # Makes the reference results again: JSON and pictures, which are committed, and a page for each command, which is
 # not. With names, only those: bash bench/results/make.sh masks workers. Then `make docs` writes the tables.
-# PYTHON is the Python of an environment with secagg[demo,peers], FLOWER and NVFLARE those of environments with Flower
-# and with NVFlare, which hold back some packages of others; without them it is PYTHON. All of it takes an hour and a
-# half on two cores of a machine that does nothing else; the minutes of each part stand beside it.
+# PYTHON is the Python of an environment with secagg[demo,peers], by default that of `make`, which lacks the peers.
+# FLOWER and NVFLARE are those of environments with Flower and with NVFlare, which hold back some packages of others;
+# without them it is PYTHON. All of it takes an hour and a half on two cores of a machine that does nothing else; the
+# minutes of each part stand beside it.
 set -euo pipefail
 cd "$(dirname "$0")/../.."
+if [[ -z ${PYTHON:-} && -x .venv/bin/python ]]; then PYTHON=.venv/bin/python; fi
 : "${PYTHON:?set it to the Python of an environment with secagg[demo,peers]}"
 FLOWER=${FLOWER:-$PYTHON}
 NVFLARE=${NVFLARE:-$PYTHON}

@@ -194,7 +194,7 @@
 
   function showMeasured() {
     const { machine, date, command } = DATA.measured;
-    const busy = machine.load > machine.cores / 2 ? " Other programs ran beside it, so they are rough." : "";
+    const busy = machine.load > machine.cores ? " Other programs ran beside it, so they are rough." : "";
     element("measured").textContent =
       `The rates behind the seconds were measured on ${date} on ${machine.cores} cores of ${machine.processor}, ` +
       `${machine.instructions.includes("avx512f") ? "with" : "without"} AVX-512, by ${command}.${busy}`;
