@@ -6,19 +6,26 @@ compares the files with what this module draws.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from html import escape
 from pathlib import Path
 from typing import NamedTuple
 
 from docs.diagrams import PROTOCOLS
+from secagg import OneShot
 from secagg.identity import PartyRole
 from secagg.protocols.base import AggregationProtocol
 
 FOLDER = Path(__file__).parent / "drawings"
 
 #: The protocols with a drawing: of each family the variant that docs/how_it_works.md tells.
-DRAWN = ("clear", "secagg-malicious", "secaggplus-semi-malicious", "additive-shares", "one-shot", "encrypted")
+DRAWN: Mapping[str, AggregationProtocol] = {
+    **{
+        name: PROTOCOLS[name]
+        for name in ("clear", "secagg-malicious", "secaggplus-semi-malicious", "additive-shares", "encrypted")
+    },
+    "one-shot": OneShot(),  # without the round that recount=True adds
+}
 
 LABELS = 150  # pixels on the left for the names of the rounds
 GAP = 300  # between two lifelines
@@ -111,7 +118,7 @@ def _title(lane: str) -> str:
 
 def files() -> dict[Path, str]:
     """What each file must contain."""
-    return {FOLDER / f"{name}.svg": draw(PROTOCOLS[name]) for name in DRAWN}
+    return {FOLDER / f"{name}.svg": draw(protocol) for name, protocol in DRAWN.items()}
 
 
 if __name__ == "__main__":

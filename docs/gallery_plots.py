@@ -154,8 +154,8 @@ def measured() -> str:
     document = json.loads(RATES.read_text(encoding="utf-8"))
     machine = document["machine"]
     return (
-        f"The rates behind the seconds were measured on {document['date']} on {machine['cores']} cores of {machine['processor']}\n"
-        f"by `{document['command']}`"
+        f"The rates behind the seconds were measured on {document['date']} on {machine['cores']} cores of "
+        f"{machine['processor']}\nby `{document['command']}`"
         f"{', while other programs ran beside it' if is_busy(machine) else ''}."
     )
 

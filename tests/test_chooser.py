@@ -22,8 +22,9 @@ import secagg
 from bench.commands import app
 from bench.plan import Link, Planned, plan
 from bench.saved_rates import chosen_rates, load
-from docs import chooser, gallery_plots
+from docs import chooser
 from secagg.encoding import Encoding
+from secagg.table import input_round
 from tests.service.browser import look
 
 PAGE = (Path(__file__).parent.parent / "docs" / "pages" / "choose.html").as_uri()
@@ -168,6 +169,9 @@ def test_what_the_page_calls_impossible_the_library_refuses(page: Any) -> None:
         for one in answer["refused"]:
             if one["name"] == "CKKS/clients" and len(one["reasons"]) == 1 and question["corruption"]:
                 continue  # for whom one client is enough: whom to trust, the task does not know
+            if any("as in SecAgg" in reason for reason in one["reasons"]):
+                assert planned(question, one["name"]).symbols.startswith(f"k = {question['clients'] - 1:,},")
+                continue  # it would run, and cost no less than SecAgg
             refusals += 1
             with suppress(secagg.ConfigError):
                 assert planned(question, one["name"]).refused, (question, one)
@@ -297,6 +301,74 @@ def test_whom_a_protocol_needs_is_what_the_library_says(page: Any) -> None:
         elif name == "CKKS/clients":
             parties = set()  # one of the clients opens
         assert parties == ({needs["party"]} if "party" in needs else set()), name
+
+
+#: A question for whom each row of docs/choosing.md's first table describes, in its order, and what it says to take.
+ROWS: tuple[tuple[str, dict[str, Any]], ...] = (
+    ("SecAgg", {"corruption": 33}),
+    ("SecAggPlus/beacon", {"clients": 3000, "corruption": 5, "dropout": 5, "beacon": True}),
+    ("SecAggPlus", {"clients": 3000, "corruption": 5, "dropout": 5, "server": "late"}),
+    ("AdditiveShares", {"aggregators": True}),
+    ("OneShot", {"clients": 1000, "committee": True}),
+    ("BFV", {"server": "curious", "clients": 1000, "coordinates": 2000, "decryptor": True}),
+    ("CKKS/clients", {"server": "curious", "corruption": 0, "coordinates": 2000}),
+    ("Clear", {"server": "trusted"}),
+)
+
+
+def table(heading: str) -> list[list[str]]:
+    """The cells of the table of docs/choosing.md whose first column has this heading."""
+    text = (chooser.ROOT / "docs" / "choosing.md").read_text(encoding="utf-8")
+    lines = text[text.index(f"| {heading} |") :].split("\n\n")[0].splitlines()[2:]
+    return [[cell.strip() for cell in line.strip("|").split(" | ")] for line in lines]
+
+
+def best(page: Any, question: dict[str, Any]) -> Any:
+    """What the page puts first for a question, which has the page's defaults where it says nothing."""
+    defaults: dict[str, Any] = {
+        "server": "lies", "corruption": 10, "clients": 100, "coordinates": 10**6, "bits": 16, "dropout": 10,
+        "uplink": 10, "downlink": 50, "cores": 1, "noise": "none", "epsilon": 8, "rounds": 20,
+    } | dict.fromkeys(PARTIES, False)  # fmt: skip
+    (answer,) = ask(page, [defaults | question])
+    return answer["fitting"][0] if answer["fitting"] else {"name": "none"}
+
+
+@pytest.mark.stacks
+def test_the_page_takes_what_the_table_of_the_guide_takes(page: Any) -> None:
+    """Control: without the row's kind of trust, something else is first."""
+    rows = table("whom you trust")
+    assert len(rows) == len(ROWS)
+    for row, (name, question) in zip(rows, ROWS, strict=True):
+        chosen = best(page, question)
+        assert chosen["name"] == name
+        kind, _, options = chosen["expression"].removeprefix("secagg.").partition("(")
+        assert row[1].startswith(f"`{kind}("), row
+        stated = re.search(r"(holder|threat_model|aggregators|members)=[^,)]+", options)
+        assert stated is None or stated[0] in row[1], row
+        less = question | {"server": "lies", "beacon": False, "aggregators": False, "committee": False}
+        assert name == "SecAgg" or best(page, less)["name"] == "SecAgg" != name, row
+
+
+@pytest.mark.stacks
+def test_each_example_of_the_guide_opens_the_page_with_its_answer_and_runs(page: Any) -> None:
+    """The small ones are played: all clients but those that may fall silent are in the sum."""
+    rows = table("run")
+    assert len(rows) > 5
+    for run, take, _ in rows:
+        link = re.search(r'href="pages/choose\.html#([^"]+)"', run)
+        assert link is not None
+        page.get("about:blank")
+        page.get(f"{PAGE}#{link[1]}")
+        verdict = page.execute_script("return document.querySelector('#verdict').textContent")
+        assert verdict.startswith(f"Take {take.strip('`')}. "), run
+        task = built(page.execute_script("return document.querySelector('#snippet').textContent"), 10)
+        if task.max_clients > 20:
+            continue
+        clients = [f"c{number}" for number in range(task.max_clients)]
+        silent = dict.fromkeys(clients[task.min_survivors :], input_round(task.protocol))
+        outcome = secagg.simulate(task, dict.fromkeys(clients, np.full(10, 0.5, np.float32)), dropouts=silent)
+        assert len(outcome.survivors) == task.min_survivors < task.max_clients
+        assert np.allclose(outcome.mean, 0.5, atol=1e-4)
 
 
 @pytest.mark.stacks
@@ -444,46 +516,3 @@ def test_rates_that_were_saved_are_read_again_and_other_files_are_refused(tmp_pa
             {"Paillier/run-key": secagg.Paillier(key="run")},
             chooser.workload(secagg.Clear(), (9, 9, 8), 0, 0),
         )
-
-
-def test_the_pictures_of_the_gallery_are_small_described_and_drawn_by_a_command() -> None:
-    """Each picture of docs/gallery/pictures.md, and none lies beside it that the page does not show."""
-    page = chooser.ROOT / "docs" / "gallery" / "pictures.md"
-    text = page.read_text(encoding="utf-8")
-    shown = re.findall(r"!\[([^\]]*)\]\(([^)]+)\)", text)
-    for described, name in shown:
-        assert len(described) > 40, name
-        assert (page.parent / name).stat().st_size < 150_000, name
-    assert {path.name for path in page.parent.glob("*.svg")} == {name for _, name in shown if name.endswith(".svg")}
-    for section in text.split("\n## ")[1:]:
-        assert re.search(r"`(python -m|secagg demo)", section), section
-    assert gallery_plots.redraw(text) == text, "run make docs"
-    other = text.replace("were measured on 20", "were measured on 19")
-    assert gallery_plots.redraw(other) == text != other, "control: another date"
-
-
-def drawn(picture: str) -> tuple[list[str], list[float]]:
-    """The texts of an SVG, and the places of its markers and bars; ids depend on the version of Matplotlib."""
-    words = re.findall(r">([^<>\s][^<>]*)</text>", picture)
-    places = re.findall(r'<use [^>]*\bx="([\d.-]+)" y="([\d.-]+)"|^[ML] ([\d.-]+) ([\d.-]+)', picture, re.MULTILINE)
-    return words, [float(number) for place in places for number in place if number]
-
-
-def same(one: str, other: str) -> bool:
-    """Whether two pictures show the same, to half a pixel."""
-    (words, places), (words2, places2) = drawn(one), drawn(other)
-    return (
-        words == words2 and len(places) == len(places2) and bool(np.allclose(places, places2, rtol=1e-3, atol=0.5))
-    )
-
-
-def test_the_pictures_are_those_of_the_saved_results(tmp_path: Path) -> None:
-    for name, figure in gallery_plots.pictures().items():
-        gallery_plots.save(figure, tmp_path / name)
-        new, kept = ((folder / name).read_text("utf-8") for folder in (tmp_path, gallery_plots.PICTURES))
-        assert same(new, kept), f"{name}: run make docs"
-        assert len(drawn(kept)[1]) > 100
-        assert not same(new, kept.replace(f">{drawn(kept)[0][0]}<", ">other<", 1)), "control: another word"
-        x = re.search(r'<use [^>]*\bx="([\d.]+)"', kept)
-        assert x is not None
-        assert not same(new, kept.replace(f'x="{x[1]}"', f'x="{float(x[1]) + 2}"', 1)), "control: another place"

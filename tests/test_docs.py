@@ -40,6 +40,24 @@ def test_drawings_are_of_the_code() -> None:
     assert names == set(re.findall(r"\(drawings/([\w-]+\.svg)\)", story))
 
 
+def unexplained(story: str) -> dict[str, set[str]]:
+    """By drawing, its messages that the section around it does not name."""
+    sections = story.split("\n## ")
+    lacking = {}
+    for name, protocol in drawings.DRAWN.items():
+        (section,) = [one for one in sections if f"(drawings/{name}.svg)" in one]
+        shown = {arrow.message for _, inside in drawings.arrows(protocol) for arrow in inside}
+        lacking[name] = {message for message in shown - {"Proposal"} if f"`{message}`" not in section}
+    return {name: messages for name, messages in lacking.items() if messages}
+
+
+def test_every_message_in_a_drawing_is_explained_below_it() -> None:
+    story = (ROOT / "docs" / "how_it_works.md").read_text(encoding="utf-8")
+    assert "`Proposal` names" in story
+    assert unexplained(story) == {}
+    assert unexplained(story.replace("`OpenedSum`", "the sum")) == {"encrypted": {"OpenedSum"}}, "control"
+
+
 def test_a_drawing_shows_every_message_once() -> None:
     one_shot = drawings.draw(diagrams.PROTOCOLS["one-shot"])
     for phase in diagrams.PROTOCOLS["one-shot"].phases:

@@ -292,6 +292,9 @@ window.SECAGG_CHOOSE = (() => {
           : "No sparse graph is safe with so many colluding and silent clients; a complete one ends at 65,535 clients.",
       );
     }
+    if (name.startsWith("SecAggPlus") && cost.neighbours === n - 1 && n <= 65535) {
+      reasons.push("No sparse graph is safe for these clients, so all would be neighbours, as in SecAgg, which promises more.");
+    }
     if (cost === null) reasons.push("No secure ring carries a sum of so many bits: take fewer bits, or fewer clients.");
     // An aggregator hands back reports that it could not open; a sum under a shared key has twice an upload's bytes.
     const times = name === "AdditiveShares" ? DATA.sizes.unopened : name === "CKKS/clients" ? 2 : 1;
