@@ -224,8 +224,7 @@ class SecureAggregator(_Played, ModelAggregator):  # type: ignore[misc]
 class SecureFedAvg(FedAvg):  # type: ignore[misc]
     """NVFlare's FedAvg that goes on without a site that fails or is slow.
 
-    - ``training_seconds``: how long a training may take; 0, the default, means without a limit. A site that is
-      slower is left out of the round.
+    - ``training_seconds``: how long a training may take; 0 means without a limit. A slower site is left out.
     - ``args``, ``kwargs``: the arguments of NVFlare's ``FedAvg``.
     """
 
