@@ -3,8 +3,9 @@ VENV := .venv
 BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
 FLOWER := $(VENV)/flower
+FLOOR := $(VENV)/flower-floor
 NVFLARE := $(VENV)/nvflare
-ENVIRONMENTS := $(FLOWER)/.installed $(NVFLARE)/.installed $(VENV)/.pythons $(VENV)/.stacks
+ENVIRONMENTS := $(FLOOR)/.installed $(NVFLARE)/.installed $(VENV)/.pythons $(VENV)/.stacks
 KERNELS := tests/mpc tests/he/ring tests/he/test_kahe_twin.py tests/he/test_seal_generator.py \
   tests/he/test_packing.py tests/he/test_paillier*.py \
   tests/secagg/test_encoding.py tests/secagg/test_packing.py tests/dp/test_sampling_kernels.py tests/dp/test_rotation.py
@@ -14,7 +15,7 @@ ROUNDS ?= 20
 SEED ?= 1
 MUTANTS := $(VENV)/mutants
 
-.PHONY: demo service-demo bench test test-stacks test-processes test-flower test-nvflare test-pythons environments lint format fuzz stress samples constant-time mutants bench-first docs docs-site lock clean
+.PHONY: demo service-demo bench test test-stacks test-processes test-flower test-flower-floor test-nvflare test-pythons environments lint format fuzz stress samples constant-time mutants bench-first docs docs-site lock clean
 
 demo: $(INSTALLED)  ## ten hospitals train one classifier; ARGS="--rounds 5 --json" to change it
 	$(BIN)/secagg demo $(ARGS)
@@ -31,13 +32,20 @@ test: $(INSTALLED)  ## every test but those of real processes and heavy framewor
 
 # They wait for processes most of the time, so make -j 2 runs two of them side by side. Importing every test would take a
 # worker as long as many of these tests take, so only the files with the marker are read.
-test-stacks: test-processes test-flower test-nvflare test-pythons  ## real processes, frameworks, and other Pythons
+test-stacks: test-processes test-flower test-nvflare test-flower-floor test-pythons  ## real processes, frameworks, and other Pythons
 
 test-processes: $(VENV)/.stacks  ## real processes over TLS, and heavy frameworks
 	$(BIN)/pytest -p no:benchmark -n 2 --dist loadgroup -m stacks $$(grep -rlF --include='test_*.py' pytest.mark.stacks tests | sort)
 
 test-flower: $(FLOWER)/.installed
 	$(FLOWER)/bin/pytest -p no:benchmark -n 2 --dist worksteal tests/integrations tests/bench/test_peers.py
+
+# With the oldest Flower that pyproject.toml allows: what reads Flower's names, call stack and containers.
+test-flower-floor: $(FLOOR)/.installed
+	PYTHONPATH=$(CURDIR)/$(FLOOR) $(FLOWER)/bin/python -c "import sys, flwr; pin = open('requirements/flower-floor.txt').read(); \
+	  sys.exit(0 if f'flwr=={flwr.__version__} ' in pin else f'got Flower {flwr.__version__}; expected:\n{pin}')"
+	PYTHONPATH=$(CURDIR)/$(FLOOR) $(FLOWER)/bin/pytest -p no:benchmark -n 2 --dist worksteal -q -m "not stacks" \
+	  $(addprefix tests/integrations/test_flower,.py _context.py _request.py _simulation.py)
 
 test-nvflare: $(NVFLARE)/.installed
 	$(NVFLARE)/bin/pytest -p no:benchmark -n 2 --dist worksteal tests/flare tests/bench/test_peer_nvflare.py
@@ -132,6 +140,13 @@ $(FLOWER)/.installed: requirements/flower.txt pyproject.toml
 	$(PYTHON) -m venv $(FLOWER)
 	$(FLOWER)/bin/pip install --quiet --disable-pip-version-check --require-hashes -r requirements/flower.txt
 	$(FLOWER)/bin/pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation --editable .
+	touch $@
+
+# One wheel in a folder of its own, for PYTHONPATH.
+$(FLOOR)/.installed: requirements/flower-floor.txt $(FLOWER)/.installed
+	rm -rf $(FLOOR)
+	$(FLOWER)/bin/pip install --quiet --disable-pip-version-check --require-hashes --no-deps --target $(FLOOR) \
+	  -r requirements/flower-floor.txt
 	touch $@
 
 # NVFlare's tests have an environment of their own too: Flower and NVFlare need not agree on their dependencies.

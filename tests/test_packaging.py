@@ -43,3 +43,13 @@ def test_an_extra_is_never_named_without_its_packages() -> None:
         match = re.match(r"[`,]* or `*pip install ([\w\s-]+)", following)
         assert match is not None, f"{path}: names secagg[{extra}] alone"
         assert packages <= set(match[1].split()), f"{path}: lacks {packages - set(match[1].split())}"
+
+
+def test_the_oldest_flower_that_is_allowed_is_tested() -> None:
+    (allowed,) = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["optional-dependencies"]["flower"]
+    pins = [(ROOT / "requirements" / name).read_text() for name in ("flower-floor.txt", "flower.txt")]
+    oldest, newest = (re.findall(r"^flwr==(\d+\.\d+)\.\d+ ", pin, re.M) for pin in pins)
+    assert [f"flwr>={version},<2" for version in oldest] == [allowed]
+    text = " ".join((ROOT / "docs" / "flower.md").read_text().split())
+    assert f"Flower must be {oldest[0]} or newer; the tests run with {newest[0]}, and" in text
+    assert f"those without processes with {oldest[0]} too." in text
