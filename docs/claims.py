@@ -22,6 +22,17 @@ files keep the claim, which tests show it, and the *controls*. A control removes
 breaks one thing, and shows that the test then fails or that the attacker then has what it wanted.
 A test without one may pass for no reason.
 
+To check one claim, read its source, then its control, which a link in the last column opens at its
+line. Then run both in a checkout, where `make test` has installed what the tests need. The rows of
+Flower and NVFlare need `make test-flower` and `make test-nvflare`, which have environments of their
+own:
+
+<!-- not run: it stands for any row of the tables; make test runs all of them -->
+```console
+$ .venv/bin/pytest -p no:benchmark tests/he/test_ckks.py
+$ .venv/bin/pytest -p no:benchmark tests/he/test_ckks.py -k without_rounding
+```
+
 The attacks on protocols and on the service have a page of their own, [attacks](attacks.md):
 there each row has its test and its control. What is *not* claimed is in
 [limitations](limitations.md) and in the [threat model](threat-model.md).
@@ -322,7 +333,7 @@ def page() -> str:
 def _link(name: str) -> str:
     path, _, function = name.partition("::")
     shown = function.removeprefix("test_control_").replace("_", " ") if function else f"`{path}`"
-    return f"[{shown}]({os.path.relpath(ROOT / path, DOCUMENT.parent)})"
+    return f"[{shown}]({os.path.relpath(ROOT / path, DOCUMENT.parent)}{f'#{function}' * bool(function)})"
 
 
 if __name__ == "__main__":

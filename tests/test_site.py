@@ -2,6 +2,7 @@
 
 import importlib
 import os
+import re
 from pathlib import Path
 from typing import Any
 
@@ -9,7 +10,7 @@ import pytest
 
 from docs.book import surface
 from docs.book.documented import lacking
-from docs.book.links import broken
+from docs.book.links import broken, lost
 from docs.book.parameters import undescribed
 from tests.service.browser import look, requested, shows
 
@@ -45,6 +46,25 @@ def test_control_what_a_page_must_not_have_is_noticed(tmp_path: Path) -> None:
     assert "b.html#there leads to no anchor" in problems
     assert "a.html#nowhere leads to no anchor" in problems
     assert problems.count("from another host") == 2
+
+
+def test_control_what_a_page_says_and_its_site_does_not_is_noticed() -> None:
+    said = "---\nkey: x\n---\n1. From 85\n% (four runs). [A *page*](x.md), <br>\n\n| a | `b` |\n```\nx = 1\n```\n"
+    page = "<li>From 85 % (four runs). <a href='x'>A <i>page</i></a></li><td>a</td><td>b</td><pre>x = 1</pre>"
+    assert list(lost(said, page)) == []
+    assert list(lost(said, page.replace("four runs", ""))) == ["% (four runs). [A *page*, "]
+    assert list(lost(said, page.replace("<td>b</td>", "").replace("x = 1", ""))) == ["| a | `b` |", "x = 1"]
+
+
+def test_links_of_claims_and_attacks_lead_to_the_lines_of_their_tests(site: Path) -> None:
+    for name, least in (("claims", 40), ("attacks", 150), ("gallery/attacks", 120)):
+        page = (site / f"{name}.html").read_text(encoding="utf-8")
+        links = re.findall(r'href="[./]*/?source/(tests/[^"#]*)\.html#L-(\d+)">(?:<\w+[^>]*>)*([^<]+)', page)
+        assert len(links) > least
+        for path, line, shown in links:
+            below = (ROOT / path).read_text(encoding="utf-8").splitlines()[int(line) - 1 :]
+            word = re.search(r"^ *(?:class|def) (\w+)", "\n".join(below), re.MULTILINE)[1]  # type: ignore[index]
+            assert word.endswith(shown.replace(" ", "_")), (name, path, line)
 
 
 def test_modules_that_pages_name_are_in_the_reference() -> None:

@@ -2,11 +2,12 @@
 
 On GitHub a page links to ``../secagg/task.py`` or ``../SECURITY.md``. In the site the first is a page of its own,
 ``source/secagg/task.py.html``, with an anchor for each line; the second is the page in ``PAGES`` that shows that
-file.
+file. A link to ``../tests/test_docs.py#test_a_name`` leads to the line of that function or class.
 """
 
 from __future__ import annotations
 
+import ast
 import inspect
 import os
 import re
@@ -104,8 +105,23 @@ def resolve(app: Sphinx, tree: nodes.document, page: str) -> None:
                 app.builder.get_relative_uri(page, path.removeprefix("docs/").removesuffix(".html")) + anchor
             )
             continue
-        line = re.sub("^#L", "#L-", anchor)
-        link["refuri"] = app.builder.get_relative_uri(page, f"source/{path}") + line
+        line = anchored(path, anchor)
+        if line is None:
+            log.warning("the link to %s%s leads to nothing in that file", path, anchor, location=tree)
+        link["refuri"] = app.builder.get_relative_uri(page, f"source/{path}") + (line or "")
+
+
+def anchored(path: str, anchor: str) -> str | None:
+    """The anchor of the line that ``#L12`` or ``#name`` in a link to a file means; None if there is none."""
+    if not anchor or re.fullmatch(r"#L\d+", anchor):
+        return anchor.replace("#L", "#L-")
+    if not path.endswith(".py"):
+        return None
+    defined = ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef
+    for node in ast.walk(ast.parse((ROOT / path).read_text(encoding="utf-8"))):
+        if isinstance(node, defined) and node.name == anchor[1:]:
+            return f"#L-{min(one.lineno for one in (node, *node.decorator_list))}"
+    return None
 
 
 def _links(tree: nodes.document) -> Iterator[tuple[nodes.reference, str, str]]:

@@ -2,7 +2,8 @@
 
 Each link of each page leads to a page of the site, and to an anchor that this page has. No page and no style takes
 anything from another host: a reader may follow a link to one, but the browser asks for nothing there by itself.
-No built-in type in a signature leads to something of this library that only has the same name.
+No built-in type in a signature leads to something of this library that only has the same name. And all that a page
+says in Markdown is on the site: a line that begins with ``%`` is a comment there, and plain text on GitHub.
 """
 
 from __future__ import annotations
@@ -18,6 +19,11 @@ from urllib.parse import unquote
 
 _FOREIGN = re.compile(r"^(?:[a-z][a-z0-9+.-]*:)?//|^(?!data:|mailto:)[a-z][a-z0-9+.-]*:", re.IGNORECASE)
 _IN_SIGNATURE = re.compile(r'<a class="reference internal" href="([^"]*)"[^>]*><span class="pre">(\w+)</span>')
+_UNSAID = re.compile(  # of a page in Markdown: what its reader does not see as text
+    r"\A---\n.*?^---$|<!--.*?-->|^ *```(?:mermaid|\{toctree\}).*?^ *```$|^ *(?:```|:::)[^\n]*$"
+    r"|\]\([^)\s]*\)|</?[a-z]+(?: [^>]*)?>|^ *\d+\. ",
+    re.DOTALL | re.MULTILINE,
+)
 _LOADED = {"src", "srcset", "poster", "data", "background"}  # attributes whose target is loaded with the page
 
 
@@ -26,6 +32,7 @@ class Page(HTMLParser):
 
     def __init__(self, text: str) -> None:
         super().__init__()
+        self.words: list[str] = []
         self.anchors: set[str] = set()
         self.links: list[str] = []
         self.loaded: list[str] = []
@@ -37,12 +44,18 @@ class Page(HTMLParser):
         for name, value in attrs:
             if value is None:
                 continue
-            if name == "id" or (tag == "a" and name == "name"):
+            if name == "alt":
+                self.words.append(value)
+            elif name == "id" or (tag == "a" and name == "name"):
                 self.anchors.add(value)
             elif name in _LOADED or (name == "href" and tag not in ("a", "area")):
                 self.loaded.append(value)
             elif name == "href":
                 self.links.append(value)
+
+    def handle_data(self, data: str) -> None:
+        """Note a text."""
+        self.words.append(data)
 
 
 @cache
@@ -82,12 +95,35 @@ def _problems(path: Path, target: str) -> Iterator[str]:
         yield "leads to no anchor"
 
 
+def lost(markdown: str, page: str) -> Iterator[str]:
+    """The lines of a page in Markdown of which the page of the site lacks a part, marks and spaces apart."""
+    said = _letters("".join(Page(page).words))
+    for line in _UNSAID.sub("", markdown).splitlines():
+        if not all(_letters(part) in said for part in (line.split("|") if line.startswith("|") else [line])):
+            yield line
+
+
+def _letters(text: str) -> str:
+    return "".join(filter(str.isalnum, text)).lower()
+
+
+def unsaid(site: Path, docs: Path) -> Iterator[str]:
+    """What pages in Markdown say and the site does not."""
+    for path in sorted(site.rglob("*.html")):
+        source = docs / path.relative_to(site).with_suffix(".md")
+        generated = {"project", "api"} & set(source.parts)  # they show files of the root, and docstrings
+        if source.exists() and not generated:
+            lines = lost(source.read_text(encoding="utf-8"), path.read_text(encoding="utf-8"))
+            yield from (f"{path}: lacks what {source.name} says: {line}" for line in lines)
+
+
 def main(site: Path) -> int:
     """Print what is wrong; returns 1 if anything is."""
-    problems = list(broken(site.resolve()))
+    docs = Path(__file__).resolve().parent.parent
+    problems = [*broken(site.resolve()), *unsaid(site.resolve(), docs)]
     for problem in problems:
         print(problem)
-    print(f"{len(list(site.rglob('*.html')))} pages, {len(problems)} broken links")
+    print(f"{len(list(site.rglob('*.html')))} pages, {len(problems)} problems")
     return 1 if problems else 0
 
 

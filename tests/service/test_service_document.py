@@ -40,10 +40,9 @@ def ending(*processes: subprocess.Popen[bytes]) -> Iterator[None]:
 
 
 def clients(folder: Path, code: str) -> list[subprocess.Popen[bytes]]:
-    """The document's client in a process for each client; a folder that two loops share has a name for each."""
+    """The document's client.py, in a process for each client."""
     return [
-        subprocess.Popen([sys.executable, "-c", code.replace("c1", name)], cwd=folder, start_new_session=True)
-        for name in CLIENTS
+        subprocess.Popen([sys.executable, "-c", code, name], cwd=folder, start_new_session=True) for name in CLIENTS
     ]
 
 
@@ -85,7 +84,7 @@ def test_the_document_leads_from_nothing_to_a_round(tmp_path: Path, monkeypatch:
         (tmp_path / f"again-{name}" / f"{name}.pem").write_bytes((tmp_path / name / f"{name}.pem").read_bytes())
     server = threading.Thread(target=run)
     server.start()
-    again = client.replace('state="c1"', 'state="again-c1"')
+    again = client.replace("state=name", 'state=f"again-{name}"')
     with ending(*clients(tmp_path, again)):
         pass
     server.join(SECONDS)

@@ -195,7 +195,7 @@ def _from_below(text: str) -> str:
 
 def _link(test: str, up: str = "") -> str:
     path, name = test.split("::")
-    return f"[{name}]({up}../{path})"
+    return f"[{name}]({up}../{path}#{name})"
 
 
 if __name__ == "__main__":
