@@ -43,6 +43,19 @@ def steps(text: str) -> list[Step]:
     return listed
 
 
+def test_no_command_of_the_document_is_passed_over() -> None:
+    text = DOCUMENT.read_text(encoding="utf-8")
+    shown = [
+        line
+        for block in re.findall(r"^```console\n(.*?)^```", text, re.DOTALL | re.MULTILINE)
+        for line in block.splitlines()
+    ]
+    assert [f"{step.machine}$ {step.command}" for step in steps(text)] == [line for line in shown if "$ " in line]
+    assert (
+        steps("```console\n$ secagg keygen\n```") == []
+    )  # a machine has to be named, or the test would not run it
+
+
 class Machines:
     """A folder for each machine."""
 

@@ -207,6 +207,22 @@ def test_pages_fit_ask_nobody_and_report_no_error(browser: Any, site: Path, widt
 
 
 @pytest.mark.stacks
+def test_the_controls_of_claims_are_in_sight_on_a_wide_screen(browser: Any, site: Path) -> None:
+    """Control: on a phone the tables are wider than what holds them, and scroll."""
+
+    def hidden(width: int) -> int:
+        look(browser, width, "light")
+        browser.get((site / "claims.html").as_uri())
+        tables = "[...document.querySelectorAll('article .table-wrapper')]"
+        return int(
+            browser.execute_script(f"return {tables}.filter(one => one.scrollWidth > one.clientWidth).length")
+        )
+
+    assert hidden(max(WIDTHS)) == 0
+    assert hidden(min(WIDTHS)) > 0
+
+
+@pytest.mark.stacks
 def test_search_finds_a_class_from_the_disk(browser: Any, site: Path) -> None:
     browser.get(f"file://{site}/search.html?q=FixedPoint")
     shows(browser, "FixedPoint", "#search-results ul.search")
