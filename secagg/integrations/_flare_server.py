@@ -22,19 +22,20 @@ from secagg._numbers import real
 from secagg.errors import Aborted, ConfigError, shown
 from secagg.identity import PartyRole, Roster, load_roster
 from secagg.integrations._flare_site import (
+    CONFIG,
     MODEL,
     PLACEHOLDER,
     PUBLIC,
     REQUEST,
     SERVER,
     STACK,
-    TOPIC,
     request_digest,
 )
+from secagg.integrations._flare_ways_out import TOPIC
 from secagg.integrations._shared.digests import arguments_digest, arrays_digest, arrays_of
 from secagg.integrations._shared.hosted import hosting_sites
 from secagg.integrations._shared.metrics import check_model, metrics_of, with_metrics, without_metrics
-from secagg.integrations._shared.sessions import checked_deadlines
+from secagg.integrations._shared.sessions import agreeing, checked_deadlines
 from secagg.integrations._shared.settings import read_settings, roster_path
 from secagg.integrations._shared.site import compiling
 from secagg.integrations._shared.site_rounds import SiteRounds
@@ -104,7 +105,7 @@ class SecureAggregator(_Played, ModelAggregator):  # type: ignore[misc]
         self._rounds = None
         self._sent: Any = None  # the train request of this round
         self._asked: set[str] = set()  # sites that were asked to train
-        self._trained: list[str] = []
+        self._trained: dict[str, str] = {}  # site → the digest of its job's config
         self._best: float | None = None
 
     def handle_event(self, event_type: str, fl_ctx: Any) -> None:
@@ -156,7 +157,7 @@ class SecureAggregator(_Played, ModelAggregator):  # type: ignore[misc]
 
     def reset_stats(self) -> None:
         """Begin a round."""
-        self._sent, self._asked, self._trained = None, set(), []
+        self._sent, self._asked, self._trained = None, set(), {}
 
     def asks(self, sites: Iterable[str]) -> None:
         """Note the sites that a round asks to train, so that one which never fetches the model is named."""
@@ -175,7 +176,7 @@ class SecureAggregator(_Played, ModelAggregator):  # type: ignore[misc]
                 f"got a model in the clear from {site}, which stays out of the round; put SecureFilter last among "
                 "that site's task result filters"
             )
-        self._trained.append(site)
+        self._trained[site] = str((model.meta or {}).get(CONFIG, ""))
 
     def aggregate_model(self) -> FLModel:
         """The weighted mean of the updates, as a difference; an empty difference if the round failed."""
@@ -184,17 +185,16 @@ class SecureAggregator(_Played, ModelAggregator):  # type: ignore[misc]
         if self._sent is None:
             raise Aborted("no site has asked for the model")
         params = from_shareable(self._sent).data
-        arrays = arrays_of(params)
-        check_model(arrays, self._full)
-        task_name = str(self._sent.get_header(ReservedHeaderKey.TASK_NAME))
+        check_model(arrays := arrays_of(params), self._full)
+        job, task_name = str(self.fl_ctx.get_job_id()), str(self._sent.get_header(ReservedHeaderKey.TASK_NAME))
+        config, others = agreeing(self._trained)
+        silent = sorted(self._asked - self._trained.keys())
         outcome = self._rounds.play(
             int(self._sent.get_header(AppConstants.CURRENT_ROUND)),
             model=arrays_digest(STACK, arrays),
-            request=request_digest(str(self.fl_ctx.get_job_id()), task_name, self._sent),
-            sites=self._trained,
-            left_out=dict.fromkeys(
-                sorted(self._asked - set(self._trained)), "no result of the training; its log says why"
-            ),
+            request=request_digest(job, task_name, self._sent, config),
+            sites=[site for site in self._trained if site not in others],
+            left_out=others | dict.fromkeys(silent, "no result of the training; its log says why"),
         )
         if outcome is None:
             return FLModel(params_type=ParamsType.DIFF, params={})

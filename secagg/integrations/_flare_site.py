@@ -14,20 +14,16 @@ import numpy as np
 from nvflare.apis.dxo import DXO, DataKind, MetaKey, from_shareable
 from nvflare.apis.event_type import EventType
 from nvflare.apis.filter import Filter
-from nvflare.apis.fl_constant import FilterKey, FLContextKey, ReservedTopic, ReturnCode
-from nvflare.apis.impl.task_controller import TaskController
+from nvflare.apis.fl_constant import FilterKey, FLContextKey, ReturnCode
 from nvflare.apis.shareable import ReservedHeaderKey, Shareable, make_reply
 from nvflare.apis.utils.task_utils import contains_lazy_download_ref, get_filters, materialize_lazy_download_refs
 from nvflare.app_common.app_constant import AppConstants
 from nvflare.app_common.logging.constants import is_log_streaming_allowed
-from nvflare.fuel.f3.cellnet.defs import CellChannel, MessageHeaderKey
-from nvflare.fuel.f3.cellnet.fqcn import FQCN
-from nvflare.fuel.f3.message import Message
-from nvflare.fuel.f3.streaming.stream_const import STREAM_CHANNEL, STREAM_DATA_TOPIC, StreamHeaderKey
 from nvflare.private.privacy_manager import Scope
 
 from mpc.keys import encode_parts
 from secagg.errors import ConfigError, EncodingError
+from secagg.integrations._flare_ways_out import TOPIC, check_executors, keep_events, only_the_server, part
 from secagg.integrations._shared.budget import check_unbudgeted
 from secagg.integrations._shared.digests import arrays_of, dtypes_of, typed
 from secagg.integrations._shared.metrics import MOST_NUMBERS, only_numbers
@@ -39,7 +35,6 @@ from secagg.task import Task
 log = logging.getLogger("secagg.nvflare")
 
 STACK = "nvflare"
-TOPIC = "secagg.message"
 PLACEHOLDER = "secagg"
 WEIGHT = MetaKey.NUM_STEPS_CURRENT_ROUND
 PUBLIC = "secagg.integrations.flare"  # the module that jobs name
@@ -54,14 +49,16 @@ _TRANSPORT = {
     ReservedHeaderKey.PEER_CTX, ReservedHeaderKey.PEER_PROPS, ReservedHeaderKey.MSG_ROOT_ID,
     ReservedHeaderKey.MSG_ROOT_TTL, ReservedHeaderKey.WORKFLOW, "__wait_time__", "task_name",
 }  # fmt: skip
+CONFIG = "secagg.config"  # in a placeholder's meta
 _CODES = {code for name, code in vars(ReturnCode).items() if name.isupper()}
 
 
-def request_digest(job: str, task_name: str, request: Mapping[str, Any]) -> bytes:
+def request_digest(job: str, task_name: str, request: Mapping[str, Any], config: str = "") -> bytes:
     """SHA-256 over a train request but for its model's numbers: the job, the task's name, dtypes and all the rest.
 
-    A server that can make one site train and the others not, for example by a learning rate of 0, reads that
-    site's update off the sum. ``ConfigError`` for a value of a type that has no bytes of its own.
+    ``config`` is the :func:`config_digest` of the sites. A server that can make one site train and the others not,
+    for example by a learning rate of 0, reads that site's update off the sum. ``ConfigError`` for a value of a type
+    that has no bytes of its own.
     """
     content = dict(request)
     headers = dict(content.pop(ReservedHeaderKey.HEADERS, None) or {})
@@ -69,29 +66,19 @@ def request_digest(job: str, task_name: str, request: Mapping[str, Any]) -> byte
     meta = dict(content.pop("DXO"))
     dtypes = dtypes_of(meta.pop("data"))
     sent = [{name: entries[name] for name in sorted(entries.keys() - _TRANSPORT)} for entries in (headers, cookies)]
-    parts = [meta, content, *sent, dtypes]
+    parts = [meta, content, *sent, dtypes, *([config] if config else [])]
     return hashlib.sha256(encode_parts(f"secagg/v1/{STACK}-request", job, task_name, *typed(parts))).digest()
 
 
-def _only_the_server(cell: Any, job: str) -> None:
-    """Drop messages of our topic that the server's cell has not sent, and tasks that come as messages.
+def config_digest(task: Task, fl_ctx: Any) -> str:
+    """SHA-256 over the job's config for this site, such as a script's arguments, as this process has read it.
 
-    All sites of a job may send such messages, and the context of a message is what its sender says of itself. A
-    site fetches its tasks; only workflows between sites, which :func:`_check_executors` refuses, send them.
+    A job may have a config for each site, which steers a training as a request does. Empty under ``"semi-honest"``.
     """
-    servers = FQCN.ROOT_SERVER, FQCN.join([FQCN.ROOT_SERVER, job])  # in a simulator, and in a job's own process
-    own, tasks = ((CellChannel.AUX_COMMUNICATION, topic) for topic in (TOPIC, ReservedTopic.DO_TASK))
-
-    def drop(message: Message) -> Message | None:
-        get = message.get_header
-        names = [(get(kind.CHANNEL), get(kind.TOPIC)) for kind in (MessageHeaderKey, StreamHeaderKey)]
-        if tasks not in names and (own not in names or get(MessageHeaderKey.ORIGIN) in servers):
-            return None
-        log.warning("secagg: dropped a message from %.80r, which may not send it", get(MessageHeaderKey.ORIGIN))
-        return Message()
-
-    for channel, topic in (own, tasks, (STREAM_CHANNEL, STREAM_DATA_TOPIC)):
-        cell.core_cell.add_incoming_request_filter(channel, topic, drop)
+    if task.protocol.threat_model == "semi-honest":
+        return ""
+    config = encode_parts(f"secagg/v1/{STACK}-config", *typed(fl_ctx.get_engine().conf.config_data))
+    return hashlib.sha256(config).hexdigest()
 
 
 @dataclass(repr=False)
@@ -100,6 +87,7 @@ class _Run:
 
     data: Any  # NVFlare's request
     training: Training
+    config: str
     placeholder: Shareable | None = None
 
 
@@ -117,7 +105,7 @@ def site_of(task: Task, fl_ctx: Any) -> Site:
             engine = fl_ctx.get_engine()
             settings = read_settings(key[1], engine.get_workspace().get_site_config_dir())
             site = Site(task, key[1], stack=STACK, run=key[0], settings=settings, weighted_by=WEIGHT)
-            _only_the_server(engine.get_cell(), key[0])
+            only_the_server(engine.get_cell(), key[0])
             engine.register_aux_message_handler(TOPIC, lambda topic, request, fl_ctx: _answer(site, request))
             _SITES[key] = site
         if _SITES[key].task.digest != task.digest:
@@ -169,7 +157,8 @@ class SecureFilter(Filter):  # type: ignore[misc]
         """See NVFlare's ``FLComponent``."""
         if event_type == EventType.START_RUN:
             with self._noting():
-                _check_executors(fl_ctx)
+                keep_events(fl_ctx)
+                check_executors(fl_ctx)
                 site_of(self._full, fl_ctx)
             if is_log_streaming_allowed(fl_ctx) and not fl_ctx.get_prop(FLContextKey.SIMULATE_MODE):
                 log.warning(
@@ -177,6 +166,7 @@ class SecureFilter(Filter):  # type: ignore[misc]
                     'files and numbers; set "allow_log_streaming": false in the site\'s resources.json'
                 )
         elif event_type == EventType.BEFORE_TASK_EXECUTION:
+            part(fl_ctx.get_prop(FLContextKey.TASK_DATA))
             if fl_ctx.get_prop(FLContextKey.TASK_NAME) == self.train_task:
                 with self._noting():
                     self._take(fl_ctx)
@@ -198,8 +188,9 @@ class SecureFilter(Filter):  # type: ignore[misc]
         number = data.get_header(AppConstants.CURRENT_ROUND)
         if dxo.data_kind != DataKind.WEIGHTS or type(number) is not int or number < 0:
             raise ConfigError(f"got a train request of kind {dxo.data_kind!r:.40}; expected a model and its round")
-        digest = request_digest(str(fl_ctx.get_job_id()), self.train_task, data)
-        run = _Run(data, site.take(number, arrays_of(dxo.data), digest))
+        config = config_digest(self._full, fl_ctx)
+        digest = request_digest(str(fl_ctx.get_job_id()), self.train_task, data, config)
+        run = _Run(data, site.take(number, arrays_of(dxo.data), digest), config)
         fl_ctx.set_prop(_RUN, run, private=True, sticky=False)
 
     def _hold_back(self, fl_ctx: Any) -> None:
@@ -279,7 +270,8 @@ class SecureFilter(Filter):  # type: ignore[misc]
         if WEIGHT in (dxo.meta or {}):
             metrics[WEIGHT] = dxo.meta[WEIGHT]
         site.keep(run.training, arrays_of(dxo.data), metrics)
-        placeholder = DXO(DataKind.WEIGHTS, data={PLACEHOLDER: np.zeros(1)}, meta={}).to_shareable()
+        meta = {CONFIG: run.config} if run.config else {}
+        placeholder = DXO(DataKind.WEIGHTS, data={PLACEHOLDER: np.zeros(1)}, meta=meta).to_shareable()
         placeholder.set_header(AppConstants.CURRENT_ROUND, run.training.number)
         placeholder.set_return_code(ReturnCode.OK)
         run.placeholder = placeholder
@@ -304,21 +296,6 @@ class SecureFilter(Filter):  # type: ignore[misc]
         if after := [type(each).__name__ for each in filters[first:] if not isinstance(each, SecureFilter)]:
             raise ConfigError(
                 f"got filter {after[0]} after SecureFilter, which would see no update; put it before SecureFilter"
-            )
-
-
-def _check_executors(fl_ctx: Any) -> None:
-    """``ConfigError``, and every task of the job is refused, if an executor sends results to other sites itself.
-
-    NVFlare's swarm, cyclic and cross-site workflows do so: a model leaves as a task's data, past result filters.
-    """
-    router = getattr(fl_ctx.get_prop(FLContextKey.RUNNER), "task_router", None)
-    for executor in getattr(router, "task_table", {}).values():
-        if isinstance(executor, TaskController):
-            fl_ctx.set_job_is_unsafe()
-            raise ConfigError(
-                f"got executor {type(executor).__name__}, which sends results to other sites past all filters; use "
-                "a workflow in which the server aggregates"
             )
 
 

@@ -233,9 +233,7 @@ def secured(
             return SecureFedAvg.of(controller, training_seconds=training_seconds)
 
         def _apply_per_site_config(self, config: dict[str, dict[str, Any]]) -> None:
-            for site, own in config.items():
-                _check_transfer(own.get("params_transfer_type") or TransferType.FULL, f"for {site}")
-                _check_secrets(own, f" for {site}")
+            _check_sites(config, full)
             super()._apply_per_site_config(config)
 
         def finalize(self) -> None:
@@ -312,6 +310,18 @@ def _check_arguments(arguments: Mapping[str, Any], task: Task) -> str:
     if arguments.get("model") is not None and not isinstance(arguments["model"], dict):  # a dict may be a class
         check_model(_arrays(arguments["model"]), task)
     return key_metric if key_metric in riding else ""
+
+
+def _check_sites(config: Mapping[str, Mapping[str, Any]], task: Task) -> None:
+    """``ConfigError`` for settings of single sites that don't fit the mean, or with which a job could steer."""
+    for site, own in config.items():
+        _check_transfer(own.get("params_transfer_type") or TransferType.FULL, f"for {site}")
+        _check_secrets(own, f" for {site}")
+        if task.protocol.threat_model != "semi-honest" and own != next(iter(config.values())):
+            raise ConfigError(
+                "got a config for each site, which would let a job make all sites but one train on nothing; give "
+                "all sites the same, and let the script find what is a site's own by flare.get_site_name()"
+            )
 
 
 def _stop_metric(stop_cond: Any) -> str | None:

@@ -11,9 +11,11 @@ import json
 import logging
 from collections.abc import Callable, Iterable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
+from nvflare.apis.client_engine_spec import ClientEngineSpec
 from nvflare.apis.event_type import EventType
 from nvflare.apis.executor import Executor
 from nvflare.apis.fl_constant import FilterKey, FLContextKey, ReservedKey, ReturnCode
@@ -33,6 +35,7 @@ from nvflare.private.fed.app.fl_conf import create_privacy_manager
 from nvflare.private.fed.client.client_engine_executor_spec import TaskAssignment
 from nvflare.private.fed.client.client_runner import ClientRunner, ClientRunnerConfig, TaskRouter
 from nvflare.private.fed.utils.fed_utils import nvflare_fobs_initialize
+from nvflare.widgets.fed_event import ClientFedEventRunner
 
 nvflare_fobs_initialize()
 fobs.register(NumpyArrayDecomposer)
@@ -52,6 +55,8 @@ class Engine:
         self.handlers: list[Any] = []
         self.topics: dict[str, Any] = {}
         self.guards: dict[tuple[str, str], Any] = {}  # the cell's filters of what comes in
+        self.events: list[bytes] = []  # what left as federated events
+        self.conf = SimpleNamespace(config_data={})  # the job's config for this participant
 
     def new_context(self) -> FLContext:
         return self.contexts.new_context()
@@ -75,9 +80,15 @@ class Engine:
     def fire_event(self, event_type: str, fl_ctx: FLContext) -> None:
         fire_event(event_type, self.handlers, fl_ctx)
 
+    def fire_and_forget_aux_request(self, topic: str, request: Shareable, fl_ctx: FLContext, **_: Any) -> None:
+        self.events.append(fobs.dumps(dict(request)))
+
     def fire(self, event_type: str) -> None:
         with self.new_context() as fl_ctx:
             self.fire_event(event_type, fl_ctx)
+
+
+ClientEngineSpec.register(Engine)
 
 
 class Training(Executor):  # type: ignore[misc]
@@ -95,7 +106,8 @@ class Training(Executor):  # type: ignore[misc]
 class Site:
     """A site: its runner with the job's filters, and what has left it (``sent``).
 
-    ``settings`` and ``privacy`` are the content of its ``secagg.json`` and ``privacy.json``.
+    ``settings`` and ``privacy`` are the content of its ``secagg.json`` and ``privacy.json``, ``config`` that of the
+    job's config for the site, and ``components`` are the job's.
     """
 
     def __init__(
@@ -107,10 +119,13 @@ class Site:
         settings: Any = None,
         privacy: Any = None,
         executor: Any = None,
+        config: Any = None,
+        components: Iterable[Any] = (),
     ) -> None:
         self.name, self.filters, self.sent = name, list(filters), list[bytes]()
         job = job_of(folder)
         self.engine = Engine(folder / name, name, job)
+        self.engine.conf.config_data.update(config or {})
         if settings is not None:
             (folder / name / "local" / "secagg.json").write_text(json.dumps(settings))
         if privacy is not None:
@@ -124,17 +139,22 @@ class Site:
             f"{task}{FilterKey.DELIMITER}out": self.filters for task in ("train", "validate", "submit_model")
         }
         self.runner = ClientRunner({}, ClientRunnerConfig(router, {}, results), job, self.engine)
-        self.engine.handlers = [self.runner, executor, *self.filters, *(policy.components or {}).values()]
+        own = [executor, *components, *self.filters, *(policy.components or {}).values()]
+        self.engine.handlers = [*own, ClientFedEventRunner(), self.runner]
         with self.engine.new_context() as fl_ctx:
             fl_ctx.set_prop(FLContextKey.RUNNER, self.runner, private=True, sticky=True)
         self.engine.fire(EventType.START_RUN)
 
     def run(self, request: Shareable, task: str = "train") -> Shareable:
         """Run a task; what the site would send, read again."""
+        return self.run_as_read(copy(request), task)
+
+    def run_as_read(self, request: Shareable, task: str = "train", number: Any = "1") -> Shareable:
+        """Run a task whose data NVFlare has read as ``request``."""
         with self.engine.new_context() as fl_ctx:
             fl_ctx.set_peer_context(peer("server", fl_ctx.get_job_id()))
             fl_ctx.set_prop(FLContextKey.SCOPE_OBJECT, self.scope, private=True, sticky=False)
-            reply = self.runner._process_task(TaskAssignment(task, "1", copy(request)), fl_ctx)
+            reply = self.runner._process_task(TaskAssignment(task, number, request), fl_ctx)
         self.sent.append(fobs.dumps(dict(reply)))
         return copy(reply)
 

@@ -4,13 +4,19 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable, Iterable, Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from nvflare.apis.analytix import ANALYTIC_EVENT_TYPE, AnalyticsDataType
+from nvflare.apis.dxo import DXO, DataKind
 from nvflare.apis.shareable import Shareable
-from nvflare.app_common.abstract.fl_model import FLModel
+from nvflare.apis.utils.analytix_utils import create_analytic_dxo
+from nvflare.app_common.abstract.fl_model import FLModel, ParamsType
+from nvflare.app_common.executors.client_api_executor import ClientAPIExecutor
 from nvflare.app_common.utils.fl_model_utils import FLModelUtils
+from nvflare.app_common.widgets.convert_to_fed_event import ConvertToFedEvent
 
 import secagg
 from secagg.integrations.flare import SecureAggregator, SecureFilter
@@ -59,8 +65,9 @@ def make_federation(
     mistake: Callable[[Path, dict[str, Any]], Any] = lambda *_: None,
     results: Mapping[str, Callable[[], Any]] | None = None,
     sites: Iterable[str] = SITES,
+    configs: Mapping[str, Any] | None = None,
 ) -> Federation:
-    """Enrolled sites, each with a key and a folder of its own.
+    """Enrolled sites, each with a key and a folder of its own; ``configs`` are those of the job for single sites.
 
     The victim has the ``filters`` if there are any, and its settings are what ``mistake`` makes of them. A site's
     script returns what ``results`` has for it.
@@ -83,7 +90,8 @@ def make_federation(
         if name == VICTIM:
             mistake(folder, settings)
         own = list(filters) if name == VICTIM else []
-        made.append(Site(folder, name, own or [SecureFilter(task)], script, settings))
+        config = (configs or {}).get(name)
+        made.append(Site(folder, name, own or [SecureFilter(task)], script, settings, config=config))
     return Federation(folder, SecureAggregator(task, roster=roster, deadlines=20.0), made)
 
 
@@ -121,6 +129,71 @@ def steer(folder: Path, lie: str) -> tuple[Federation, FLModel]:
     federation = make_federation(folder)
     federation.tamper = lambda site, request: None if site == VICTIM else LIES[lie](request)
     return federation, federation.round(0)
+
+
+def configure(folder: Path, *, threat_model: str = "malicious") -> tuple[Federation, FLModel]:
+    """The job's config has a rate of 0 for all sites but the victim: what the server learns of a round."""
+    rates = {site: 0.1 if site == VICTIM else 0.0 for site in SITES}
+
+    def trained(site: str) -> FLModel:
+        change = update(site) if rates[site] else 0
+        return FLModel(params={"numpy_key": MODEL["numpy_key"] + change}, metrics={"loss": 1.0})
+
+    federation = make_federation(
+        folder,
+        make_task(threat_model),
+        results={site: partial(trained, site) for site in SITES},
+        configs={site: {"executors": [{"args": {"task_script_args": f"--lr {rates[site]}"}}]} for site in SITES},
+    )
+    return federation, federation.round(0)
+
+
+def share(folder: Path, place: str, ending: str) -> bytes:
+    """What a site sends whose script trains in place, on an array that NVFlare has read as one with another.
+
+    NVFlare's downloads carry each array once, so a server can name the same one in the model and in a cookie, or in
+    the task's id. The script ends with a result or an error.
+    """
+
+    def script(site: str, request: Shareable) -> Any:
+        array = FLModelUtils.from_shareable(request).params["numpy_key"]
+        array += update(VICTIM)
+        if ending == "an error":
+            raise ValueError("out of memory")
+        return FLModel(params={"numpy_key": array})
+
+    site = Site(folder, VICTIM, [SecureFilter(make_task("semi-honest"))], script, {})
+    model = FLModel(params=MODEL, params_type=ParamsType.FULL, current_round=0)
+    request, number = copy(FLModelUtils.to_shareable(model)), "1"
+    array = request["DXO"]["data"]["numpy_key"]
+    if place == "a cookie":
+        request.add_cookie("kept", array)
+    else:
+        number = DXO(DataKind.WEIGHTS, data={"kept": array})
+    site.run_as_read(request, number=number)
+    return site.sent[0]
+
+
+def has_the_victims_model(sent: bytes) -> bool:
+    return (MODEL["numpy_key"] + update(VICTIM)).tobytes() in sent
+
+
+def track(folder: Path) -> bytes:
+    """What leaves a site whose script writes a metric for experiment tracking, on both of NVFlare's ways."""
+    executor = ClientAPIExecutor(execution_mode="in_process", task_script_path="train.py")
+    convert = ConvertToFedEvent(events_to_convert=[ANALYTIC_EVENT_TYPE])
+    filters = [SecureFilter(make_task("semi-honest"))]
+    site = Site(folder, VICTIM, filters, train, {}, components=[executor, convert])
+    metric = create_analytic_dxo("loss", 0.123456789, AnalyticsDataType.SCALAR)
+    for has_a_process in (False, True):
+        executor.set_analytics_fire_fed_event(has_a_process)
+        with site.engine.new_context() as fl_ctx:
+            executor.fire_log_analytics(fl_ctx, metric)
+    return b"".join(site.engine.events)
+
+
+def has_the_metric(sent: bytes) -> bool:
+    return np.array(0.123456789, ">f8").tobytes() in sent
 
 
 def overlap(folder: Path) -> FLModel:

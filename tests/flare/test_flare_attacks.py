@@ -61,6 +61,86 @@ class TestRequestsThatSteer:
 
 @attack(
     title=(
+        "Steering by the job's config: its author gives all sites but the victim's a learning rate of 0 in the "
+        "script's arguments"
+    ),
+    attacker="lying server, which deploys the job",
+    defence=(
+        "each site states a digest of the config that it has read, and the session's name includes it "
+        "(`config_digest`); sites with another one than most are left out"
+    ),
+    control="without that digest: the victim's update",
+    source="own; Pasquini, Francati, Ateniese, CCS 2022: the other updates vanish",
+)
+class TestConfigsThatSteer:
+    def test_refused(self, tmp_path: Path, caplog: Any) -> None:
+        from tests.flare import scenes
+
+        _, result = scenes.configure(tmp_path)
+        assert not scenes.has_the_victims_update(result)
+        assert "site-3: another config of the job, such as a script's arguments, than most sites" in caplog.text
+
+    def test_control_succeeds(self, tmp_path: Path, monkeypatch: Any) -> None:
+        from secagg.integrations import _flare_site
+        from tests.flare import scenes
+
+        monkeypatch.setattr(_flare_site, "config_digest", lambda *_: "")
+        _, result = scenes.configure(tmp_path)
+        assert scenes.has_the_victims_update(result)
+
+
+@attack(
+    title=(
+        "One array in two places: the model's array is also in a cookie, or in the task's id, which NVFlare "
+        "returns past all filters; the script trains in place"
+    ),
+    attacker="lying server alone",
+    defence="a script gets arrays that are in no other part of the request (`SecureFilter`)",
+    control="with the arrays as NVFlare has read them: the victim's trained model",
+    source="own",
+)
+@pytest.mark.parametrize("ending", ["a result", "an error"])
+@pytest.mark.parametrize("place", ["a cookie", "the task's id"])
+class TestOneArrayInTwoPlaces:
+    def test_refused(self, place: str, ending: str, tmp_path: Path) -> None:
+        from tests.flare import scenes
+
+        assert not scenes.has_the_victims_model(scenes.share(tmp_path, place, ending))
+
+    def test_control_succeeds(self, place: str, ending: str, tmp_path: Path, monkeypatch: Any) -> None:
+        from secagg.integrations import _flare_site
+        from tests.flare import scenes
+
+        monkeypatch.setattr(_flare_site, "part", lambda _: None)
+        assert scenes.has_the_victims_model(scenes.share(tmp_path, place, ending))
+
+
+@attack(
+    title=(
+        "What a script writes for experiment tracking leaves as an event: NVFlare's executor sends it if the "
+        "script has a process of its own, and a job may list `ConvertToFedEvent`"
+    ),
+    attacker="a server that follows the protocol, and keeps what it gets",
+    defence="a site with `SecureFilter` sends no federated events",
+    control="with NVFlare's events as they are: the metric of a single site",
+    source="own",
+)
+class TestTrackedMetrics:
+    def test_refused(self, tmp_path: Path) -> None:
+        from tests.flare import scenes
+
+        assert not scenes.has_the_metric(scenes.track(tmp_path))
+
+    def test_control_succeeds(self, tmp_path: Path, monkeypatch: Any) -> None:
+        from secagg.integrations import _flare_site
+        from tests.flare import scenes
+
+        monkeypatch.setattr(_flare_site, "keep_events", lambda _: None)
+        assert scenes.has_the_metric(scenes.track(tmp_path))
+
+
+@attack(
+    title=(
         "Steering by two trainings at once: all sites rest, and the victim is asked to train just before it is "
         "asked to rest, by an auxiliary message that NVFlare runs beside the fetched task"
     ),
@@ -238,6 +318,6 @@ class TestExecutorsThatSendTasks:
         from secagg.integrations import _flare_site
         from tests.flare import test_other_tasks as scene
 
-        monkeypatch.setattr(_flare_site, "_check_executors", lambda *_: None)
+        monkeypatch.setattr(_flare_site, "check_executors", lambda *_: None)
         _, sent = scene.swarm(tmp_path)
         assert scene.SECRET.tobytes() in sent

@@ -136,7 +136,8 @@ def test_a_job_with_two_tasks_gets_nothing_from_a_host(tmp_path: Path) -> None:
     from nvflare.apis.event_type import EventType
     from nvflare.apis.shareable import Shareable
 
-    from secagg.integrations._flare_site import TOPIC, SecureFilter
+    from secagg.integrations._flare_site import SecureFilter
+    from secagg.integrations._flare_ways_out import TOPIC
     from secagg.integrations._shared.statements import write
     from tests.flare.document import policy
     from tests.flare.federation import Site

@@ -19,7 +19,8 @@ from nvflare.fuel.f3.streaming.stream_const import STREAM_CHANNEL, STREAM_DATA_T
 from secagg._rounds import session_name
 from secagg.errors import Aborted
 from secagg.integrations import _flare_site
-from secagg.integrations._flare_site import TOPIC, SecureFilter
+from secagg.integrations._flare_site import SecureFilter
+from secagg.integrations._flare_ways_out import TOPIC
 from secagg.integrations._shared.statements import write
 from secagg.integrations.flare import SecureAggregator
 from tests.flare.federation import MODEL, Federation, Site
@@ -66,7 +67,7 @@ def test_a_site_takes_no_message_of_another_site(tmp_path: Path, caplog: Any) ->
 
 
 def test_control_without_the_guard_the_peer_has_the_victims_update(tmp_path: Path, monkeypatch: Any) -> None:
-    monkeypatch.setattr(_flare_site, "_only_the_server", lambda *_: None)
+    monkeypatch.setattr(_flare_site, "only_the_server", lambda *_: None)
     np.testing.assert_allclose(pose_as_the_server(tmp_path), update(VICTIM), rtol=0, atol=1e-5)
 
 
@@ -80,7 +81,7 @@ def test_the_guard_drops_our_topic_and_tasks_in_streams_too(kind: Any) -> None:
 
     cell = Cell()
     cell.core_cell = cell  # type: ignore[attr-defined]
-    _flare_site._only_the_server(cell, "job")
+    _flare_site.only_the_server(cell, "job")
     topics = [(CellChannel.AUX_COMMUNICATION, topic) for topic in (TOPIC, ReservedTopic.DO_TASK)]
     assert guards.keys() == {*topics, (STREAM_CHANNEL, STREAM_DATA_TOPIC)}
     for topic, origin, dropped in [

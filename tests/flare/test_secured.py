@@ -39,8 +39,8 @@ def make_task(**changes: Any) -> secagg.Task:
     return secagg.Task(**settings | changes)
 
 
-def make_recipe(recipe: Any = NumpyFedAvgRecipe, **arguments: Any) -> Any:
-    secure = secured(recipe, make_task(), roster="/keys/roster.json", metrics=METRICS, training_seconds=60)
+def make_recipe(recipe: Any = NumpyFedAvgRecipe, task: secagg.Task | None = None, **arguments: Any) -> Any:
+    secure = secured(recipe, task or make_task(), roster="/keys/roster.json", metrics=METRICS, training_seconds=60)
     usual = {"name": "job", "model": MODEL, "min_clients": 4, "num_rounds": 1, "train_script": SCRIPT}
     return secure(**usual | arguments)
 
@@ -114,7 +114,7 @@ def test_an_argument_that_needs_more_than_the_mean_is_refused(arguments: dict[st
 
 
 def test_settings_of_single_sites_keep_the_whole_model() -> None:
-    four = {f"site-{number}": {"train_args": str(number)} for number in range(1, 5)}
+    four: dict[str, Any] = {f"site-{number}": {"train_args": "x"} for number in range(1, 5)}
     set_per_site_config(make_recipe(), four)
     four["site-2"]["params_transfer_type"] = TransferType.DIFF
     with pytest.raises(ConfigError, match="DIFF for site-2"):
@@ -122,6 +122,16 @@ def test_settings_of_single_sites_keep_the_whole_model() -> None:
     four["site-2"] = {"train_args": "--secagg-key /keys/site-2.pem"}
     with pytest.raises(ConfigError, match="got train_args= for site-2 with bytes or a key"):
         set_per_site_config(make_recipe(), four)
+
+
+def test_settings_of_single_sites_differ_only_where_the_server_is_trusted() -> None:
+    four = {f"site-{number}": {"train_args": str(number)} for number in range(1, 5)}
+    with pytest.raises(
+        ConfigError, match="got a config for each site, which would let a job make all sites but one"
+    ):
+        set_per_site_config(make_recipe(), four)
+    trusting = make_task(protocol=secagg.SecAgg(threat_model="semi-honest"))
+    set_per_site_config(make_recipe(task=trusting), four)
 
 
 @pytest.mark.parametrize(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import math
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 
@@ -75,6 +75,19 @@ def clipping(outcome: Outcome, task: Task) -> tuple[int, str]:
     if share <= _MUCH_CLIPPED:
         return logging.INFO, text
     return logging.WARNING, f"{text}, so that the mean is too small: raise the encoding's clip in the task"
+
+
+def agreeing(configs: Mapping[str, str]) -> tuple[str, dict[str, str]]:
+    """The config that most sites have, and why the other sites are left out; ``configs`` is by site.
+
+    Of configs that are equally frequent it is the first in their order, so that a run can be repeated.
+    """
+    counts = Counter(configs.values())
+    chosen = min(counts, key=lambda config: (-counts[config], config), default="")
+    reason = (
+        "another config of the job, such as a script's arguments, than most sites have; give all sites the same"
+    )
+    return chosen, {site: reason for site, config in configs.items() if config != chosen}
 
 
 def note_faults(faults: Iterable[Fault], left_out: dict[str, str]) -> None:
