@@ -20,7 +20,7 @@ from nvflare.collab import collab
 
 from secagg._numbers import real
 from secagg.errors import Aborted, ConfigError, shown
-from secagg.identity import PartyRole, Roster, load_roster
+from secagg.identity import PartyRole, Roster
 from secagg.integrations._flare_site import (
     CONFIG,
     MODEL,
@@ -36,7 +36,7 @@ from secagg.integrations._shared.digests import arguments_digest, arrays_digest,
 from secagg.integrations._shared.hosted import hosting_sites
 from secagg.integrations._shared.metrics import check_model, metrics_of, with_metrics, without_metrics
 from secagg.integrations._shared.sessions import agreeing, checked_deadlines
-from secagg.integrations._shared.settings import read_settings, roster_path
+from secagg.integrations._shared.settings import roster_path, server_roster
 from secagg.integrations._shared.site import compiling
 from secagg.integrations._shared.site_rounds import SiteRounds
 from secagg.integrations._shared.statements import as_refusal, read, task_text, write
@@ -106,6 +106,7 @@ class SecureAggregator(_Played, ModelAggregator):  # type: ignore[misc]
         self._sent: Any = None  # the train request of this round
         self._asked: set[str] = set()  # sites that were asked to train
         self._trained: dict[str, str] = {}  # site → the digest of its job's config
+        self._refused: dict[str, str] = {}  # sites whose result is no placeholder
         self._best: float | None = None
 
     def handle_event(self, event_type: str, fl_ctx: Any) -> None:
@@ -123,14 +124,11 @@ class SecureAggregator(_Played, ModelAggregator):  # type: ignore[misc]
 
     def _open(self, fl_ctx: Any) -> None:
         """Read the roster, and compile kernels; ``ConfigError`` if the roster does not fit the task."""
-        path = self.roster
-        if path is None:
-            local = fl_ctx.get_engine().get_workspace().get_site_config_dir()
-            path = read_settings(str(fl_ctx.get_identity_name()), local, required=False).get("secagg-roster")
+        local = fl_ctx.get_engine().get_workspace().get_site_config_dir()
         self._rounds = SiteRounds(
             STACK,
             self._full,
-            roster=None if path is None else load_roster(path),
+            roster=server_roster(self.roster, str(fl_ctx.get_identity_name()), local, self._full),
             parties=self.parties,
             deadlines=self.deadlines,
             ask=self._ask,
@@ -157,7 +155,7 @@ class SecureAggregator(_Played, ModelAggregator):  # type: ignore[misc]
 
     def reset_stats(self) -> None:
         """Begin a round."""
-        self._sent, self._asked, self._trained = None, set(), {}
+        self._sent, self._asked, self._trained, self._refused = None, set(), {}, {}
 
     def asks(self, sites: Iterable[str]) -> None:
         """Note the sites that a round asks to train, so that one which never fetches the model is named."""
@@ -172,10 +170,10 @@ class SecureAggregator(_Played, ModelAggregator):  # type: ignore[misc]
         params = model.params
         value: Any = params.get(PLACEHOLDER) if isinstance(params, dict) and len(params) == 1 else None
         if getattr(value, "shape", None) != (1,) or value[0] != 0 or model.metrics is not None:
-            raise ConfigError(
-                f"got a model in the clear from {site}, which stays out of the round; put SecureFilter last among "
-                "that site's task result filters"
+            self._refused[site] = (
+                "got a model in the clear; put SecureFilter last among the job's result filters, or use secured"
             )
+            raise ConfigError(f"from {site}, which stays out of the round: {self._refused[site]}")
         self._trained[site] = str((model.meta or {}).get(CONFIG, ""))
 
     def aggregate_model(self) -> FLModel:
@@ -194,7 +192,7 @@ class SecureAggregator(_Played, ModelAggregator):  # type: ignore[misc]
             model=arrays_digest(STACK, arrays),
             request=request_digest(job, task_name, self._sent, config),
             sites=[site for site in self._trained if site not in others],
-            left_out=others | dict.fromkeys(silent, "no result of the training; its log says why"),
+            left_out=others | dict.fromkeys(silent, "no result of the training; its log says why") | self._refused,
         )
         if outcome is None:
             return FLModel(params_type=ParamsType.DIFF, params={})
@@ -325,11 +323,7 @@ class SecureServer(_Played):
     @collab.init  # type: ignore[untyped-decorator]
     def secagg_open(self) -> None:
         """Read the roster, and compile kernels; run by NVFlare. ``ConfigError`` if the roster does not fit."""
-        path = self.roster
-        if path is None:
-            local = collab.workspace.get_site_config_dir()
-            path = read_settings(SERVER, local, required=False).get("secagg-roster")
-        self._pinned = None if path is None else load_roster(path)
+        self._pinned = server_roster(self.roster, SERVER, collab.workspace.get_site_config_dir(), self._full)
         self._sites = {client.name: client for client in collab.clients}
         self._rounds = SiteRounds(
             STACK,

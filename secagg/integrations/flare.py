@@ -190,7 +190,7 @@ def _arrays(model: Any) -> dict[str, Any]:
 
 def secured(
     recipe: type[Any],
-    task: Task,
+    task: Task | str,
     *,
     roster: str | None = None,
     metrics: Mapping[str, float] | None = None,
@@ -210,7 +210,7 @@ def secured(
     _check_recipe(recipe)
     if type(training_seconds) is not int or training_seconds < 0:
         raise ConfigError(f"got training_seconds={training_seconds!r}; expected whole seconds, or 0 for no limit")
-    full = with_metrics(task, metrics)
+    full, _ = task_text(task, metrics)
     common: dict[str, Any] = {"roster": roster, "parties": parties, "deadlines": deadlines}
     _check_secrets(common)
     SecureAggregator(full, **common)  # to refuse here what does not fit

@@ -188,6 +188,7 @@ def test_a_recipe_with_a_controller_of_its_own_is_refused() -> None:
             lambda: secured(NumpyFedAvgRecipe, make_task(), roster=Path("r")),  # type: ignore[arg-type]
             "got a roster that is a PosixPath; expected its path",
         ),
+        (lambda: secured(NumpyFedAvgRecipe, None, metrics=METRICS), "got a task that is a NoneType"),  # type: ignore[arg-type]
         (lambda: secured(NumpyFedAvgRecipe, make_task(), training_seconds=-1), "got training_seconds=-1"),
         (lambda: SecureFilter(b"\0task"), "got a task that is a bytes; expected a secagg.Task"),
         (lambda: SecureFilter("???"), "got a text as the task that is not base64 of a task's bytes"),

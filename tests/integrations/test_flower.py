@@ -626,7 +626,7 @@ def test_details_of_an_update_stay_in_its_nodes_log(caplog: Any) -> None:
     assert len(reasons) == 1
     assert "this node's log says how" in reasons[0]
     assert "finite" not in reasons[0]
-    assert "not finite, the first in leaf 'bias'" in caplog.text
+    assert "not finite, the first in 'bias'" in caplog.text
 
 
 @pytest.mark.parametrize(

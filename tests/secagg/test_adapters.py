@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import subprocess
 import sys
 from collections.abc import Mapping
@@ -14,9 +15,12 @@ import pytest
 import secagg
 from mpc.keys import encode_parts
 from secagg._rounds import UPLOADS_OF_A_MODEL
-from secagg.errors import ConfigError
+from secagg.errors import ConfigError, EncodingError
+from secagg.integrations._shared import party
 from secagg.integrations._shared.digests import arguments_digest, arrays_digest, arrays_of, typed
+from secagg.integrations._shared.metrics import with_metrics
 from secagg.integrations._shared.sessions import Exhausted, Sessions, without
+from secagg.integrations._shared.settings import server_roster
 from secagg.integrations._shared.site import Site
 from secagg.integrations._shared.site_rounds import SiteRounds
 from secagg.integrations._shared.statements import write
@@ -24,6 +28,18 @@ from secagg.keygen import write_identities
 from secagg.session import roster_digest
 
 STACKS = ("flwr", "nvflare", "ray", "distributed")
+
+
+def make_task(**changes: Any) -> secagg.Task:
+    settings: dict[str, Any] = {
+        "protocol": secagg.SecAgg(threat_model="semi-honest"),
+        "layout": secagg.Layout.of({"w": np.zeros(3)}),
+        "encoding": secagg.FixedPoint(clip=1.0, bits=20),
+        "max_clients": 40,
+        "min_survivors": 30,
+    }
+    return secagg.Task(**settings | changes)
+
 
 VALUES: list[Any] = [
     *(None, True, False, 1, 0, "1", "True", 1.0, -0.0, 0.0, b"1", b""),
@@ -150,3 +166,57 @@ def test_rounds_leave_out_a_site_that_claims_the_roster_and_is_not_in_it(tmp_pat
     assert outcome.survivors == tuple(names)
     np.testing.assert_allclose(outcome.mean["w"], 1.5 / 8, atol=1e-5)
     assert rounds._left_out == {"s5": "got id s5, which the roster doesn't list as a client"}
+
+
+@pytest.mark.parametrize("bound", [0, -1.0, "1", None, float("nan"), float("inf")])
+def test_a_bound_that_no_metric_can_have_is_refused_by_the_metrics_name(bound: Any) -> None:
+    with pytest.raises(ConfigError, match=r"got metrics=\{'loss': .*\}; expected a bound of the metric's absolute"):
+        with_metrics(make_task(), {"loss": bound})
+
+
+@pytest.mark.parametrize(
+    ("after", "metrics", "reason"),
+    [
+        ([0.0, np.nan, 0.0], {"n": 3, "loss": 1.0}, "values that are not finite, the first in 'w'"),
+        ([0.0, 0.0, 0.0], {"n": 3, "loss": np.inf}, "not finite, the first in 'metric:loss'"),
+        (
+            [0.0, 0.0, 0.0],
+            {"n": 9, "loss": 1.0},
+            "got n=9 as the weight; the task allows 1 to 8: raise its max_",
+        ),
+    ],
+)
+def test_an_update_that_does_not_fit_is_refused_before_it_is_counted(
+    after: list[float], metrics: dict[str, float], reason: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(party, "count_upload", lambda *_, **__: pytest.fail("counted"))
+    task = with_metrics(make_task(max_weight=8), {"loss": 4.0})
+    site = Site(task, "s1", stack="test", run="1", settings={}, weighted_by="n")
+    before = {"w": np.zeros(3)}
+    with pytest.raises(EncodingError, match=reason):
+        site.party.contribute(b"session", b"request", before, {"w": np.array(after)}, metrics)
+    with pytest.raises(EncodingError, match=reason):
+        site.keep(site.take(0, before, bytes(32)), {"w": np.array(after)}, metrics)
+
+
+@pytest.mark.parametrize(
+    ("protocol", "needs"),
+    [
+        (secagg.SecAgg(), "SecAgg for a malicious server"),
+        (secagg.BFV(), "BFV for a semi-honest server"),
+        (secagg.OneShot(), "OneShot for a malicious server"),
+    ],
+)
+def test_a_server_without_the_roster_that_it_needs_says_where_to_set_it(
+    protocol: Any, needs: str, tmp_path: Path
+) -> None:
+    task = make_task(protocol=protocol)
+    with pytest.raises(
+        ConfigError, match=f"{needs} needs one; pass its path as roster= in the job, or set secagg-ro"
+    ):
+        server_roster(None, "server", tmp_path, task)
+    (tmp_path / "secagg.json").write_text(json.dumps({"secagg-roster": str(write_identities(["s1"], tmp_path))}))
+    roster = server_roster(None, "server", tmp_path, task)
+    assert roster is not None
+    assert list(roster) == ["s1"]
+    assert server_roster(None, "server", tmp_path / "other", make_task(protocol=secagg.Clear())) is None

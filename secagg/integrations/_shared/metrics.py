@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
-from secagg.errors import ConfigError
+from secagg._numbers import real
+from secagg.errors import ConfigError, shown
 from secagg.fixed_point import FixedPoint
 from secagg.layout import Layout, Leaf
 from secagg.task import Task
@@ -61,6 +63,12 @@ def with_metrics(task: Task, metrics: Mapping[str, float] | None) -> Task:
         raise ConfigError(
             f"got metrics={metrics!r:.80}; expected a dict of names and bounds, such as {{'accuracy': 1.0}}"
         )
+    for name, bound in metrics.items():
+        if not 0 < real(bound) < math.inf:
+            raise ConfigError(
+                f"got metrics={{{name!r:.80}: {shown(bound)}}}; expected a bound of the metric's absolute value, a "
+                "number more than 0"
+            )
     encoding, layout = task.encoding, task.layout
     if not isinstance(encoding, FixedPoint):
         raise ConfigError(

@@ -125,7 +125,7 @@ class Party:
             return client.answer(data, update, weight) or b""
 
     def update(self, before: Mapping[str, Any], after: Mapping[str, Any], metrics: Any) -> dict[str, Any]:
-        """The update, with the metrics of the task's sum."""
+        """The update, with the metrics of the task's sum; ``EncodingError`` for values that are not finite."""
         if set(before) != set(after) or any(before[name].shape != after[name].shape for name in before):
             raise ConfigError(
                 "got arrays from the training with other names or shapes than the model's; return the whole model"
@@ -140,6 +140,12 @@ class Party:
                     f"got no number for metric {name!r}; return it from the training, or remove it from metrics="
                 )
             update[metric_key(name)] = metrics[name]
+        for name in sorted(update):
+            if not np.isfinite(update[name]).all():
+                raise EncodingError(
+                    f"got an update with values that are not finite, the first in {name!r:.80}; look for what "
+                    "makes the training diverge"
+                )
         return update
 
     def withheld(self, metrics: Any) -> str:
@@ -150,13 +156,22 @@ class Party:
         return f"withheld from the server: {', '.join(names)}; to aggregate them, name them in metrics="
 
     def weight(self, metrics: Any) -> int | None:
-        """The weight of the update, None if the task has none; ``ConfigError`` unless it is a whole number."""
-        if self.task.max_weight is None:
+        """The weight of the update, None if the task has none.
+
+        ``ConfigError`` unless it is a whole number, and ``EncodingError`` for one that the task does not allow.
+        """
+        most = self.task.max_weight
+        if most is None:
             return None
         weight = metrics.get(self.weighted_by)
         if not isinstance(weight, int | float) or not float(weight).is_integer():
             raise ConfigError(
                 f"got no whole number for {self.weighted_by!r}, which is the weight; return it from the training"
+            )
+        if not 1 <= weight <= most:
+            raise EncodingError(
+                f"got {self.weighted_by}={int(weight)} as the weight; the task allows 1 to {most}: raise "
+                "its max_weight, or return a smaller number"
             )
         return int(weight)
 

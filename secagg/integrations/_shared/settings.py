@@ -8,6 +8,8 @@ from pathlib import Path
 from typing import Any
 
 from secagg.errors import ConfigError
+from secagg.identity import Roster, load_roster
+from secagg.task import Task
 
 _SETTINGS = "secagg.json"
 _PLACE = "SECAGG_SITE"  # the environment variable for sites that share a machine
@@ -66,3 +68,20 @@ def roster_path(roster: Any) -> str | None:
     if roster is None or type(roster) is str:
         return roster
     raise ConfigError(f"got a roster that is a {type(roster).__name__}; expected its path on the server, a str")
+
+
+def server_roster(path: str | None, server: str, local: str | os.PathLike[str], task: Task) -> Roster | None:
+    """The server's roster, at ``path`` or where its settings say; ``ConfigError`` if the task needs one."""
+    if path is None:
+        path = read_settings(server, local, required=False).get("secagg-roster")
+    if path is not None:
+        return load_roster(path)
+    try:
+        task.protocol.validate_roster(task, None)
+    except ConfigError:
+        raise ConfigError(
+            f"got no roster at the server, and {task.protocol.name} for a {task.protocol.threat_model} server "
+            "needs one; pass its path as roster= in the job, or set secagg-roster in secagg.json in the server's "
+            "folder local"
+        ) from None
+    return None

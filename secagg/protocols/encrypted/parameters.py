@@ -184,7 +184,10 @@ class Encrypted(AggregationProtocol):
             )
         decryptors = roster.ids(PartyRole.DECRYPTOR)
         if len(decryptors) != 1:
-            raise ConfigError(f"got a roster of {len(decryptors)} decryptors; expected 1 for {self.name}")
+            raise ConfigError(
+                f"got a roster of {len(decryptors)} decryptors; expected 1 for {self.name}: enrol it with secagg "
+                "keygen --role decryptor"
+            )
         pinned = roster[decryptors[0]].encryption_key
         if self.pinned and (pinned is None or len(pinned) != HASH_BYTES):
             listed = "no digest" if pinned is None else f"{len(pinned)} bytes"

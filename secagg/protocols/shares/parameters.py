@@ -89,7 +89,10 @@ class ShareParameters(AggregationProtocol):
             )
         enrolled, kem = roster.ids(PartyRole.AGGREGATOR), Kem(self.kem)
         if len(enrolled) != self.aggregators:
-            raise ConfigError(f"got a roster of {len(enrolled)} aggregators; the task has {self.aggregators}")
+            raise ConfigError(
+                f"got a roster of {len(enrolled)} aggregators; the task has {self.aggregators}: enrol each with "
+                "secagg keygen --role aggregator, or change aggregators="
+            )
         for party in enrolled:
             key = roster[party].encryption_key
             if key is None or len(key) != kem.public_bytes:
