@@ -25,13 +25,12 @@ from secagg.integrations._flare_site import (
     CONFIG,
     MODEL,
     PLACEHOLDER,
-    PUBLIC,
     REQUEST,
     SERVER,
     STACK,
     request_digest,
 )
-from secagg.integrations._flare_ways_out import TOPIC
+from secagg.integrations._flare_ways_out import PUBLIC, TOPIC
 from secagg.integrations._shared.digests import arguments_digest, arrays_digest, arrays_of
 from secagg.integrations._shared.hosted import hosting_sites
 from secagg.integrations._shared.metrics import check_model, metrics_of, with_metrics, without_metrics

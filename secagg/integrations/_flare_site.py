@@ -23,7 +23,15 @@ from nvflare.private.privacy_manager import Scope
 
 from mpc.keys import encode_parts
 from secagg.errors import ConfigError, EncodingError
-from secagg.integrations._flare_ways_out import TOPIC, check_executors, keep_events, only_the_server, part
+from secagg.integrations._flare_ways_out import (
+    PUBLIC,
+    TOPIC,
+    check_executors,
+    has_shell,
+    keep_events,
+    only_the_server,
+    part,
+)
 from secagg.integrations._shared.budget import check_unbudgeted
 from secagg.integrations._shared.digests import arrays_of, dtypes_of, typed
 from secagg.integrations._shared.metrics import MOST_NUMBERS, only_numbers
@@ -37,7 +45,6 @@ log = logging.getLogger("secagg.nvflare")
 STACK = "nvflare"
 PLACEHOLDER = "secagg"
 WEIGHT = MetaKey.NUM_STEPS_CURRENT_ROUND
-PUBLIC = "secagg.integrations.flare"  # the module that jobs name
 
 SERVER = "server"  # the server's name in every Collab job
 MODEL, REQUEST = "model", "request"  # in the message that asks a Collab client to train
@@ -160,11 +167,8 @@ class SecureFilter(Filter):  # type: ignore[misc]
                 keep_events(fl_ctx)
                 check_executors(fl_ctx)
                 site_of(self._full, fl_ctx)
-            if is_log_streaming_allowed(fl_ctx) and not fl_ctx.get_prop(FLContextKey.SIMULATE_MODE):
-                log.warning(
-                    "secagg: a job may send this site's log to the server, with what secagg writes there about its "
-                    'files and numbers; set "allow_log_streaming": false in the site\'s resources.json'
-                )
+            if not fl_ctx.get_prop(FLContextKey.SIMULATE_MODE):
+                self._warn(fl_ctx)
         elif event_type == EventType.BEFORE_TASK_EXECUTION:
             part(fl_ctx.get_prop(FLContextKey.TASK_DATA))
             if fl_ctx.get_prop(FLContextKey.TASK_NAME) == self.train_task:
@@ -174,6 +178,20 @@ class SecureFilter(Filter):  # type: ignore[misc]
             self._hold_back(fl_ctx)
         elif event_type == EventType.END_RUN and (site := _SITES.pop(_key(fl_ctx), None)) is not None:
             site.close()
+
+    def _warn(self, fl_ctx: Any) -> None:
+        """Log what the site's operator has left open."""
+        if is_log_streaming_allowed(fl_ctx):
+            log.warning(
+                "secagg: a job may send this site's log to the server, with what secagg writes there about its "
+                'files and numbers; set "allow_log_streaming": false in the site\'s resources.json'
+            )
+        local = fl_ctx.get_engine().get_workspace().get_site_config_dir()
+        if self._full.protocol.threat_model != "semi-honest" and has_shell(local):
+            log.warning(
+                "secagg: a server that lies can read this site's files, and its private key, by NVFlare's shell "
+                "commands; list secagg.integrations.flare.NoShell under components in the site's resources.json"
+            )
 
     def _take(self, fl_ctx: Any) -> None:
         """Take the model and the digest of the request, before the script may change anything."""

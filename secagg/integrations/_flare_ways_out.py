@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import copy
 import logging
+from pathlib import Path
 from typing import Any
 
+from nvflare.apis.fl_component import FLComponent
 from nvflare.apis.fl_constant import FLContextKey, ReservedTopic
 from nvflare.apis.impl.task_controller import TaskController
 from nvflare.apis.shareable import ReservedHeaderKey, Shareable
@@ -13,12 +15,15 @@ from nvflare.fuel.f3.cellnet.defs import CellChannel, MessageHeaderKey
 from nvflare.fuel.f3.cellnet.fqcn import FQCN
 from nvflare.fuel.f3.message import Message
 from nvflare.fuel.f3.streaming.stream_const import STREAM_CHANNEL, STREAM_DATA_TOPIC, StreamHeaderKey
+from nvflare.private.defs import SysCommandTopic
+from nvflare.private.fed.client.client_req_processors import ClientRequestProcessors
 from nvflare.widgets.fed_event import FedEventRunner
 
 from secagg.errors import ConfigError
 
 log = logging.getLogger("secagg.nvflare")
 
+PUBLIC = "secagg.integrations.flare"  # the module that jobs name
 TOPIC = "secagg.message"  # of our messages on the auxiliary channel
 
 
@@ -87,3 +92,25 @@ def part(request: Shareable) -> None:
             request[name] = copy.deepcopy(request[name])
         except Exception:  # NVFlare goes on after an event that fails
             request[name] = None
+
+
+class NoShell(FLComponent):  # type: ignore[misc]
+    """A component of a site's ``resources.json``: with it NVFlare's server can't read the site's files.
+
+    NVFlare's sites run ``cat``, ``head``, ``tail``, ``grep`` and ``ls`` for the server, on all files that the
+    site's user may read. The server says whether a command needs an authorization, so a server that lies reads the
+    site's private key. A site with this component takes no such command. It has no arguments.
+    """
+
+    __module__ = PUBLIC
+
+    def __init__(self) -> None:
+        super().__init__()
+        commands = ClientRequestProcessors.request_processors  # the list that the site's process then takes
+        commands[:] = [command for command in commands if SysCommandTopic.SHELL not in command.get_topics()]
+
+
+def has_shell(local: str) -> bool:
+    """Whether the server may run NVFlare's shell commands at the site with this folder ``local``."""
+    path = Path(local) / "resources.json"
+    return not path.exists() or f"{PUBLIC}.{NoShell.__name__}" not in path.read_text(encoding="utf-8")

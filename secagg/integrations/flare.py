@@ -34,6 +34,7 @@ except ImportError as error:
 
 from secagg.integrations._flare_server import SecureAggregator, SecureFedAvg, SecureServer
 from secagg.integrations._flare_site import MODEL, REQUEST, SERVER, STACK, SecureFilter
+from secagg.integrations._flare_ways_out import NoShell
 from secagg.integrations._shared.digests import arguments_digest, arrays_of
 from secagg.integrations._shared.hosted import hosted
 from secagg.integrations._shared.metrics import check_model, metrics_of, with_metrics
@@ -45,6 +46,7 @@ from secagg.layout import Layout
 from secagg.task import Task
 
 __all__ = [
+    "NoShell",
     "SecureAggregator",
     "SecureClient",
     "SecureFedAvg",

@@ -74,6 +74,9 @@ class Engine:
     def add_incoming_request_filter(self, channel: str, topic: str, cb: Any) -> None:
         self.guards[channel, topic] = cb
 
+    def register_request_cb(self, channel: str, topic: str, cb: Any) -> None:
+        pass  # its messages are handed over
+
     def register_aux_message_handler(self, topic: str, message_handle_func: Any) -> None:
         self.topics[topic] = message_handle_func
 

@@ -17,11 +17,16 @@ from nvflare.app_common.abstract.fl_model import FLModel, ParamsType
 from nvflare.app_common.executors.client_api_executor import ClientAPIExecutor
 from nvflare.app_common.utils.fl_model_utils import FLModelUtils
 from nvflare.app_common.widgets.convert_to_fed_event import ConvertToFedEvent
+from nvflare.fuel.sec.audit import AuditService
+from nvflare.private.admin_defs import Message as AdminMessage
+from nvflare.private.defs import SysCommandTopic, new_cell_message
+from nvflare.private.fed.client.admin import FedAdminAgent
+from nvflare.private.fed.client.client_req_processors import ClientRequestProcessors
 
 import secagg
 from secagg.integrations.flare import SecureAggregator, SecureFilter
 from secagg.keygen import write_identities
-from tests.flare.federation import MODEL, Federation, Site, copy
+from tests.flare.federation import MODEL, Engine, Federation, Site, copy
 
 SITES = [f"site-{number}" for number in range(1, 5)]
 VICTIM = "site-3"
@@ -194,6 +199,25 @@ def track(folder: Path) -> bytes:
 
 def has_the_metric(sent: bytes) -> bool:
     return np.array(0.123456789, ">f8").tobytes() in sent
+
+
+def shell(folder: Path, component: Callable[[], Any] | None) -> str:
+    """What a site answers to the server's ``cat`` of its private key, without the header that asks for permission.
+
+    ``component`` is one of the site's own.
+    """
+    key = folder / "site-3.pem"
+    write_identities([VICTIM], folder)
+    AuditService.initialize(str(folder / "audit.txt"))
+    engine = Engine(folder / VICTIM, VICTIM, "job")
+    agent = FedAdminAgent("admin_agent", engine, engine)
+    if component is not None:
+        component()
+    for processor in ClientRequestProcessors.request_processors:
+        agent.register_processor(processor)
+    reply = agent._dispatch_request(new_cell_message({}, AdminMessage(SysCommandTopic.SHELL, f"cat {key}")))
+    assert "PRIVATE KEY" in key.read_text()
+    return str(reply.payload.body)
 
 
 def overlap(folder: Path) -> FLModel:

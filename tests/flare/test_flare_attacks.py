@@ -140,6 +140,30 @@ class TestTrackedMetrics:
 
 
 @attack(
+    title="The server runs `cat` at a site, on its private key: a command of NVFlare's for administrators",
+    attacker="lying server alone",
+    defence="a site whose `resources.json` lists `NoShell` takes no such commands",
+    control="without this component: the private key",
+    source="own",
+)
+class TestShellOfTheServer:
+    def test_refused(self, tmp_path: Path, monkeypatch: Any) -> None:
+        from secagg.integrations.flare import NoShell
+        from tests.flare import scenes
+
+        commands = scenes.ClientRequestProcessors
+        monkeypatch.setattr(commands, "request_processors", list(commands.request_processors))
+        answer = scenes.shell(tmp_path, NoShell)
+        assert "PRIVATE KEY" not in answer
+        assert "invalid_request" in answer
+
+    def test_control_succeeds(self, tmp_path: Path) -> None:
+        from tests.flare import scenes
+
+        assert "PRIVATE KEY" in scenes.shell(tmp_path, None)
+
+
+@attack(
     title=(
         "Steering by two trainings at once: all sites rest, and the victim is asked to train just before it is "
         "asked to rest, by an auxiliary message that NVFlare runs beside the fetched task"
