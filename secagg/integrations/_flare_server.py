@@ -157,7 +157,7 @@ class SecureAggregator(_Played, ModelAggregator):  # type: ignore[misc]
         self._sent, self._asked, self._trained, self._refused = None, set(), {}, {}
 
     def asks(self, sites: Iterable[str]) -> None:
-        """Note the sites that a round asks to train, so that one which never fetches the model is named."""
+        """Note the ``sites`` that a round asks to train, so that one which never fetches the model is named."""
         self._asked.update(sites)
 
     def accept_model(self, model: FLModel) -> None:

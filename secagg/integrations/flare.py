@@ -202,7 +202,7 @@ def secured(
 ) -> type[Any]:
     """``recipe``, a FedAvg recipe of NVFlare, with this library's filter, aggregator and controller.
 
-    What it returns is called with the recipe's own arguments. ``roster``, ``metrics``, ``parties`` and
+    What it returns is called with the recipe's own arguments. ``task``, ``roster``, ``metrics``, ``parties`` and
     ``deadlines`` are those of :class:`SecureAggregator`, and ``training_seconds`` is that of :class:`SecureFedAvg`.
     The recipe's ``key_metric`` and ``stop_cond`` see the mean of a metric that is in the sum. Metrics that a script
     writes for experiment tracking stay in the sites.
