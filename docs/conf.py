@@ -26,6 +26,7 @@ extensions = [
     "docs.book.pages",
     "docs.book.reference",
     "docs.book.drawings",
+    "docs.book.pictures",
 ]
 exclude_patterns = ["_build", "**/.ipynb_checkpoints"]
 nitpicky = True

@@ -27,13 +27,14 @@ DRAWN: Mapping[str, AggregationProtocol] = {
     "one-shot": OneShot(),  # without the round that recount=True adds
 }
 
-LABELS = 150  # pixels on the left for the names of the rounds
-GAP = 300  # between two lifelines
-STEP, PAD, HEAD = 34, 16, 56
+SIDE = 54  # pixels beside the first lifeline, and beside the server's if it is the last: these two fit a phone
+GAP = 228  # between two lifelines
+STEP, PAD, HEAD, NAME = 34, 16, 56, 18  # NAME is for the name of a round, above its arrows
 
 STYLE = (
     "text{font:14px system-ui,sans-serif;fill:#1b1f24}"
-    ".head{font-weight:600;text-anchor:middle}.round{font-size:13px;fill:#57606a}"
+    ".head{font-size:13px;font-weight:600;text-anchor:middle}"
+    ".round{font-size:13px;fill:#57606a;stroke:#ffffff;stroke-width:5px;paint-order:stroke}"
     ".word{text-anchor:middle}.input{font-weight:700}"
     "line{stroke:#1b1f24;stroke-width:1.4}.life{stroke:#8c959f;stroke-dasharray:3 4}"
     ".heavy{stroke-width:4}.rule{stroke:#d0d7de;stroke-width:1}"
@@ -70,13 +71,14 @@ def draw(protocol: AggregationProtocol) -> str:
     others = [str(role) for role in PartyRole if role is not PartyRole.CLIENT]
     present = {end for _, inside in rounds for arrow in inside for end in arrow[:2]}
     lanes = ["client", "server", *(role for role in others if role in present)]
-    at = {lane: LABELS + 70 + GAP * number for number, lane in enumerate(lanes)}
-    width = at[lanes[-1]] + 90
+    at = {lane: SIDE + GAP * number for number, lane in enumerate(lanes)}
+    width = at[lanes[-1]] + max(SIDE, 5 * len(_title(lanes[-1])))
     marks: list[str] = []
     y = HEAD + PAD
     for name, inside in rounds:
-        marks.append(f'<line class="rule" x1="{PAD}" y1="{y - PAD}" x2="{width - PAD}" y2="{y - PAD}"/>')
-        marks.append(f'<text class="round" x="{PAD}" y="{y + 12}">{escape(name)}</text>')
+        marks.append(f'<line class="rule" x1="{PAD // 2}" y1="{y - PAD}" x2="{width - PAD // 2}" y2="{y - PAD}"/>')
+        marks.append(f'<text class="round" x="{PAD // 2}" y="{y + 2}">{escape(name)}</text>')
+        y += NAME
         for arrow in inside:
             y += STEP
             marks += _arrow(arrow, at, y - 8)

@@ -12,6 +12,7 @@ from docs.book import surface
 from docs.book.documented import lacking
 from docs.book.links import broken, lost
 from docs.book.parameters import undescribed
+from docs.book.pictures import joined
 from tests.service.browser import look, requested, shows
 
 ROOT = Path(__file__).parent.parent
@@ -152,6 +153,16 @@ def test_control_a_parameter_without_a_description_is_noticed(
         *("Deeper(untold)", "Deeper.method(value)", "Row(cell)"),
         *("Made.__call__(size)", "Made.__call__(most)"),
     ]
+
+
+def test_descriptions_of_pictures_keep_the_spaces_between_their_words(site: Path) -> None:
+    assert joined("![one\ntwo](a.svg) and\n[a\nlink](b.md)") == "![one two](a.svg) and\n[a\nlink](b.md)"
+    for page in ("how_it_works", "gallery/pictures"):
+        text = (ROOT / "docs" / f"{page}.md").read_text(encoding="utf-8")
+        described = re.findall(r"!\[([^\]]*)\]\(", text)
+        assert any("\n" in one for one in described)
+        shown = (site / f"{page}.html").read_text(encoding="utf-8")
+        assert [one for one in described if f'alt="{one.replace(chr(10), " ")}"' not in shown] == []
 
 
 def fits(browser: Any) -> bool:
