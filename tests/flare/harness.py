@@ -159,12 +159,13 @@ def read_note(path: Path) -> Note:
         return Note(site, int(number), **arrays, steps=int(file["steps"]), loss=float(file["loss"]))
 
 
-def play(folder: Path, maker: str, *, kill: str = "", **options: Any) -> Job:
+def play(folder: Path, maker: str, *, kill: str = "", torch: bool = False, **options: Any) -> Job:
     """Play the job whose recipe ``maker`` ("module:function") makes from folder and options, in the simulator.
 
-    With ``kill="site-4:3"`` this site's process dies before its third answer in the protocol.
+    With ``kill="site-4:3"`` this site's process dies before its third answer in the protocol. With ``torch`` the
+    job can import PyTorch.
     """
-    environment = {"SECAGG_SITE": f"{folder}/sites"}
+    environment = {"SECAGG_SITE": f"{folder}/sites", "FLARE_WITHOUT": "" if torch else "torch"}
     if kill:
         environment["FLARE_KILL"] = kill.replace(":", "+simulate_job:")
     returncode = run(folder, "tests.flare.simulate", maker, options, environment)

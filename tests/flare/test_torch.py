@@ -16,7 +16,7 @@ from tests.flare.harness import play
 
 
 def test_a_model_with_a_batch_norm_comes_back_as_the_mean_in_its_own_dtypes(tmp_path: Path) -> None:
-    job = play(tmp_path, "tests.flare.torch_job:make", sites=3, rounds=1)
+    job = play(tmp_path, "tests.flare.torch_job:make", torch=True, sites=3, rounds=1)
     assert job.returncode == 0, job.log[-4000:]
     (path,) = (tmp_path / "workspace" / "job" / "server").rglob("FL_global_model.pt")
     model = torch.load(path, weights_only=True)["model"]

@@ -6,6 +6,9 @@ before TLS. A frame is appended to a file with the sender's name and process id;
 of its own sends to its site is in files "script-of-...". FLARE_KILL is "NAME:NUMBER": a process of this name
 is killed instead of sending so many of the protocol's answers.
 
+FLARE_WITHOUT names a package that can't be imported. Where PyTorch is installed, NVFlare imports it at the end of
+each job, which takes seconds, and only PyTorch's jobs need it.
+
 The simulator gets its ports from ``tests.flare.ports``. To see that a port is free, NVFlare listens on it for a
 moment. If the simulator starts another site's process in this moment, that process inherits the socket, and keeps
 it open until its program runs. The simulator may then connect to that socket instead of to its own site, and the
@@ -15,6 +18,7 @@ connection is reset. NVFlare ends the site, and its server waits for the site's 
 import os
 import signal
 import struct
+import sys
 import threading
 from pathlib import Path
 
@@ -24,6 +28,9 @@ from nvflare.private.fed.app.simulator import simulator_runner
 from tests.flare.ports import reserve
 
 simulator_deployer.get_open_ports = simulator_runner.get_open_ports = reserve
+
+if package := os.environ.get("FLARE_WITHOUT"):
+    sys.modules[package] = None
 
 if folder := os.environ.get("FLARE_FRAMES"):
     from nvflare.fuel.f3.sfm import sfm_conn
