@@ -62,10 +62,11 @@ def tolerant(folder: Path, **options: Any) -> Any:
 
 
 def make_task(protocol: str) -> secagg.Task:
+    """The job's task. Numbers are rounded to the nearest, so that a search knows each integer."""
     return secagg.Task(
         protocol=PROTOCOLS[protocol],
         layout=secagg.Layout.of({"numpy_key": np.zeros((4, 5))}),
-        encoding=secagg.FixedPoint(clip=0.5, bits=24),
+        encoding=secagg.FixedPoint(clip=0.5, bits=24, rounding="nearest"),
         max_clients=4,
         min_survivors=3,
         max_weight=10_000_000,

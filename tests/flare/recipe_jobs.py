@@ -17,7 +17,9 @@ CLIP, BITS, MAX_WEIGHT = 0.25, 24, 10_000_000
 
 
 def task_of(protocol: str) -> secagg.Task:
-    return make_task(protocol, layout_of(MODEL), secagg.FixedPoint(clip=CLIP, bits=BITS), MAX_WEIGHT)
+    """The job's task. Numbers are rounded to the nearest, so that a search knows each integer."""
+    encoding = secagg.FixedPoint(clip=CLIP, bits=BITS, rounding="nearest")
+    return make_task(protocol, layout_of(MODEL), encoding, MAX_WEIGHT)
 
 
 def by_secured(folder: Path, *, protocol: str, sites: int, rounds: int, external: bool) -> Any:

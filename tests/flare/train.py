@@ -32,13 +32,14 @@ def main() -> None:
         rng = np.random.default_rng([own, number])
         after = {name: array + rng.uniform(-0.1, 0.1, array.shape) for name, array in before.items()}
         steps, loss = 7_654_321 + 100_003 * own + number, float(rng.uniform(1, 2))
-        arrays = {f"before/{name}": array for name, array in before.items()}
-        arrays |= {f"after/{name}": array for name, array in after.items()}
-        np.savez(options.notes / f"{site}.{number}.npz", steps=steps, loss=loss, **arrays)
         kind, _, form = forms[number % len(forms)].partition(":")
         sent = {
             name: (array - before[name] if kind == "diff" else array).astype(form) for name, array in after.items()
         }
+        arrays = {f"before/{name}": array for name, array in before.items()}
+        for name, array in sent.items():  # the model as it is sent, with its rounding to this type
+            arrays[f"after/{name}"] = array.astype(float) + (before[name] if kind == "diff" else 0)
+        np.savez(options.notes / f"{site}.{number}.npz", steps=steps, loss=loss, **arrays)
         flare.send(
             flare.FLModel(
                 params=sent,
