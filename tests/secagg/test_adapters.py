@@ -140,6 +140,11 @@ def test_the_log_names_who_is_missing_by_reason() -> None:
     assert without({"c10": "late", "c2": "late", "c1": "no key"}) == ", without c2, c10: late; c1: no key"
 
 
+def test_a_partys_refusal_writes_no_line_of_its_own_into_the_log() -> None:
+    refusal = "busy\n2026-01-01 secagg: all is well\x1b[2J\u2028\r"
+    assert without({"a": refusal}) == ", without a: busy2026-01-01 secagg: all is well[2J"
+
+
 def test_rounds_leave_out_a_site_that_claims_the_roster_and_is_not_in_it(tmp_path: Path) -> None:
     """Messages are dicts of plain values here, without any stack."""
     names = ["s1", "s2", "s3", "s4"]

@@ -98,10 +98,14 @@ def note_faults(faults: Iterable[Fault], left_out: dict[str, str]) -> None:
 
 
 def without(left_out: Mapping[str, str]) -> str:
-    """Who is missing, party or node → why, grouped by reason, for the log."""
+    """Who is missing, party or node → why, grouped by reason, for the log.
+
+    Parties write their refusals, so only characters that can be printed stay: no new lines, and nothing that a
+    terminal obeys.
+    """
     reasons: dict[str, list[str]] = defaultdict(list)
     for who, why in left_out.items():
         reasons[why].append(who)
     ordered = {why: sorted(who, key=lambda name: (len(name), name)) for why, who in reasons.items()}
     text = "; ".join(f"{', '.join(who)}: {why}" for why, who in ordered.items())
-    return f", without {text}" if text else ""
+    return f", without {''.join(filter(str.isprintable, text))}" if text else ""

@@ -187,7 +187,7 @@ class Site:
         if name not in self._hosts:
             if name not in self._parties:
                 raise RefusalError(
-                    f"got a message for party {name:.80}, which this site does not host; set it under parties in "
+                    f"got a message for party {name!r:.80}, which this site does not host; set it under parties in "
                     "the site's settings, or name the site that hosts it in the server's parties="
                 )
             with privately(self.log):
