@@ -5,7 +5,8 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
-from collections.abc import Mapping
+from collections import deque
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -15,10 +16,11 @@ import pytest
 import secagg
 from mpc.keys import encode_parts
 from secagg._rounds import UPLOADS_OF_A_MODEL
-from secagg.errors import ConfigError, EncodingError
+from secagg.errors import Aborted, ConfigError, EncodingError
 from secagg.integrations._shared import party
 from secagg.integrations._shared.digests import arguments_digest, arrays_digest, arrays_of, typed
 from secagg.integrations._shared.metrics import with_metrics
+from secagg.integrations._shared.rounds import Channel, Rounds
 from secagg.integrations._shared.sessions import Exhausted, Sessions, without
 from secagg.integrations._shared.settings import server_roster
 from secagg.integrations._shared.site import Site
@@ -225,3 +227,63 @@ def test_a_server_without_the_roster_that_it_needs_says_where_to_set_it(
     assert roster is not None
     assert list(roster) == ["s1"]
     assert server_roster(None, "server", tmp_path / "other", make_task(protocol=secagg.Clear())) is None
+
+
+class InProcess(Channel):
+    """Parties that are functions, called one after the other: all that a stack has to bring."""
+
+    def __init__(self, parties: Mapping[str, Callable[[bytes], bytes | None]]) -> None:
+        self.parties, self.messages, self.inputs_in = parties, deque[tuple[str, bytes]](), ""
+
+    def open(self, outbox: Mapping[str, bytes], name: str, *, takes_inputs: bool) -> None:
+        self.inputs_in = name if takes_inputs else self.inputs_in
+        self.send(outbox)
+
+    def send(self, outbox: Mapping[str, bytes]) -> None:
+        self.messages.extend(outbox.items())
+
+    def answers(self, server: Any) -> Iterator[tuple[str, bytes | Exception]]:
+        while server.pending and self.messages:
+            party, data = self.messages.popleft()
+            try:
+                answer = self.parties[party](data)
+            except Exception as error:
+                yield party, error
+            else:
+                yield from () if answer is None else [(party, answer)]
+
+    def dismiss(self, outbox: Mapping[str, bytes]) -> None:
+        for party, data in outbox.items():
+            with pytest.raises(Aborted, match="the server gave the session up"):
+                self.parties[party](data)
+
+
+def test_a_stack_that_says_how_a_message_travels_has_rounds(caplog: Any) -> None:
+    update = {"w": np.full(3, 0.5)}
+    task = secagg.Task(
+        secagg.SecAgg(threat_model="semi-honest"), secagg.Layout.of(update), secagg.FixedPoint(clip=1.0), 4, 3
+    )
+    rounds = Rounds("test", task, roster=None, parties=(), deadlines=0.0)
+    clients: dict[str, Any] = {}
+
+    def play(number: int, silent: int) -> Any:
+        model = number.to_bytes(32)
+        session, attempt = rounds._sessions.open(number, model=model, request=bytes(32))
+        clients.update({name: task.client(name, session=session) for name in ("a", "b", "c", "d")})
+        for client in [*clients.values()][silent:]:  # the others raise when they are asked for their input
+            client.contribute(update)
+        channel = InProcess({name: client.receive for name, client in clients.items()})
+        outcome = rounds.noted(number, {}, lambda: rounds._play(clients, session, model, channel))
+        assert (attempt, channel.inputs_in) == (1, "MaskedInput")
+        return outcome
+
+    for number in (0, 1):
+        np.testing.assert_allclose(play(number, silent=1).mean["w"], update["w"], atol=1e-4)
+    why = "LocalProtocolError: the input is asked for: contribute(update) first, then receive this again"
+    assert f"round 1 went on, without a: {why}" in caplog.text
+    assert [outcome.mean is None for outcome in rounds.outcomes] == [True, False]
+    assert play(2, silent=2) is None
+    assert rounds.failures == [
+        f"round 2 aborted: got 2 masked inputs; 3 are needed, so nothing is opened, without a, b: {why}"
+    ]
+    assert all(client.aborted for client in clients.values())

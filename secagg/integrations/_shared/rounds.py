@@ -55,7 +55,7 @@ class Channel(ABC):
 
     @abstractmethod
     def dismiss(self, outbox: Mapping[str, bytes]) -> None:
-        """Send the last messages of a session that was aborted; nobody waits for answers."""
+        """Send the last messages of a session that was aborted. Answers, and errors of parties, don't matter."""
 
 
 class Rounds:
