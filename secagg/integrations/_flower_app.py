@@ -5,10 +5,12 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from typing import Any, Self
 
+from flwr.app import Context
 from flwr.clientapp import ClientApp
 
+from secagg._numbers import is_a, whole
 from secagg.corruption import ThreatModel
-from secagg.errors import ConfigError
+from secagg.errors import ConfigError, shown
 from secagg.fixed_point import FixedPoint
 from secagg.integrations._flower_client import client_mod
 from secagg.integrations._flower_records import layout_of
@@ -61,12 +63,15 @@ class SecureClientApp(ClientApp):  # type: ignore[misc]
         of an update, in 16 bits. Without ``max_weight`` every client counts once. ``threat_model="semi-honest"``
         needs no keys and no roster. ``arguments`` are those of the class. ``ConfigError`` if they don't fit.
         """
+        count = whole(max_clients)
+        if count is None:
+            raise ConfigError(f"got max_clients={shown(max_clients)}; expected a whole number of clients")
         task = Task(
             protocol=SecAgg(threat_model=threat_model),
             layout=layout_of(model),
             encoding=FixedPoint(clip=clip),
-            max_clients=max_clients,
-            min_survivors=-(-4 * max_clients // 5) if min_survivors is None else min_survivors,
+            max_clients=count,
+            min_survivors=-(-4 * count // 5) if min_survivors is None else min_survivors,
             max_weight=max_weight,
         )
         return cls(task, **arguments)
@@ -76,4 +81,6 @@ class SecureClientApp(ClientApp):  # type: ignore[misc]
 
         ``arguments`` are those of :class:`SecureGrid`, such as ``roster``, ``deadlines`` and ``strategies``.
         """
+        if not is_a(context, Context):
+            raise ConfigError(f"got {shown(context)} as the context; expected secure_grid(grid, context)")
         return SecureGrid(grid, self.task, metrics=self.metrics, run_config=context.run_config, **arguments)

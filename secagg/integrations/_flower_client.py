@@ -72,6 +72,8 @@ def client_mod(
     the session is bound to, and for a mod outside of this one.
     """
     tasks = with_metrics(task, metrics), None if simulated is None else with_metrics(simulated, metrics)
+    if tasks[0] == tasks[1]:
+        raise ConfigError("got simulated= the task itself, so that no SuperNode would play it; expected another")
 
     def secagg_mod(message: Any, context: Any, call_next: Callable[[Any, Any], Any]) -> Any:
         check_outermost()

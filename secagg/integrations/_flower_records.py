@@ -18,7 +18,7 @@ from flwr.app import Array, ArrayRecord, ConfigRecord, MetricRecord
 from numpy.typing import NDArray
 
 from mpc.keys import encode_parts
-from secagg.errors import ConfigError, EncodingError
+from secagg.errors import ConfigError, EncodingError, shown
 from secagg.integrations._shared.digests import typed
 from secagg.integrations._shared.statements import VERSION, Statement, check_version
 from secagg.layout import Layout
@@ -183,9 +183,9 @@ def layout_of(model: Any) -> Layout:
     if not isinstance(model, ArrayRecord):
         try:
             model = ArrayRecord(model)
-        except TypeError:
+        except (TypeError, ValueError):
             raise ConfigError(
-                f"got a {type(model).__name__} as a model; expected an ArrayRecord, a list of NumPy arrays, or a "
+                f"got {shown(model)} as a model; expected an ArrayRecord, a list of NumPy arrays, or a "
                 "PyTorch module's state_dict()"
             ) from None
     return Layout.of(arrays_of(model))

@@ -12,8 +12,9 @@ import numpy as np
 from flwr.app import Array, ArrayRecord, Message, MetricRecord, RecordDict
 from flwr.serverapp import Grid
 
+from secagg._numbers import real
 from secagg.beacon import Fetch
-from secagg.errors import ConfigError
+from secagg.errors import ConfigError, shown
 from secagg.identity import Roster, load_roster
 from secagg.integrations._flower_records import (
     arrays_of,
@@ -76,6 +77,7 @@ class SecureGrid(Grid):  # type: ignore[misc]
         run_config: Mapping[str, Any] | None = None,
     ) -> None:
         self.task = with_metrics(task, metrics)
+        _check_arguments(parties=parties, strategies=strategies, run_config=run_config, poll=poll)
         self.roster = roster if roster is None or isinstance(roster, Roster) else load_roster(roster)
         self._rounds = NodeRounds(
             grid,
@@ -182,6 +184,22 @@ class SecureGrid(Grid):  # type: ignore[misc]
 def _model_in(message: Any) -> Any:
     """The record with the model; ``ConfigError`` unless there is one."""
     return only_record(message.content.array_records, "array records in a train message")
+
+
+def _check_arguments(*, parties: Any, strategies: Any, run_config: Any, poll: Any) -> None:
+    """``ConfigError`` for an argument of :class:`SecureGrid` of another kind than it takes."""
+    functions = parties.values() if isinstance(parties, Mapping) else [parties]
+    if parties is not None and not all(map(callable, functions)):
+        raise ConfigError(
+            f"got parties={shown(parties)}; expected the party's id and a function from bytes to bytes or None, "
+            "such as {'dec': ask}"
+        )
+    if run_config is not None and not isinstance(run_config, Mapping):
+        raise ConfigError(f"got run_config={shown(run_config)}; expected the ServerApp's context.run_config")
+    if not isinstance(strategies, Iterable) or isinstance(strategies, type):
+        raise ConfigError(f"got strategies={shown(strategies)}; expected a list of classes, such as [MyStrategy]")
+    if not 0 < real(poll) < math.inf:
+        raise ConfigError(f"got poll={shown(poll)}; expected seconds, more than 0")
 
 
 def _simulates(grid: Any) -> bool:

@@ -244,18 +244,18 @@ class InProcess(Channel):
 
     def answers(self, server: Any) -> Iterator[tuple[str, bytes | Exception]]:
         while server.pending and self.messages:
-            party, data = self.messages.popleft()
+            name, data = self.messages.popleft()
             try:
-                answer = self.parties[party](data)
+                answer = self.parties[name](data)
             except Exception as error:
-                yield party, error
+                yield name, error
             else:
-                yield from () if answer is None else [(party, answer)]
+                yield from () if answer is None else [(name, answer)]
 
     def dismiss(self, outbox: Mapping[str, bytes]) -> None:
-        for party, data in outbox.items():
+        for name, data in outbox.items():
             with pytest.raises(Aborted, match="the server gave the session up"):
-                self.parties[party](data)
+                self.parties[name](data)
 
 
 def test_a_stack_that_says_how_a_message_travels_has_rounds(caplog: Any) -> None:

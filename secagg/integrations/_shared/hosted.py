@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from secagg import wire
-from secagg.errors import ConfigError
+from secagg.errors import ConfigError, shown
 from secagg.identity import PartyRole, load_he_key, load_identity, load_roster, load_sealing_key
 from secagg.roles.member import Member
 from secagg.session import MAX_SESSION_BYTES
@@ -35,6 +35,8 @@ def hosted(make: Callable[[bytes], Member[Any]]) -> Party:
     The role of the running session stays until the role of another session has accepted its proposal, so forged
     bytes end no session. Threads may share the function; it answers one message at a time.
     """
+    if not callable(make):
+        raise ConfigError(f"got {shown(make)} for hosted; expected a function that makes the role of a session")
     lock = threading.Lock()
     role: Member[Any] | None = None
     session: bytes | None = None

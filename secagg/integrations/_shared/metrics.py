@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
-from secagg._numbers import real
+from secagg._numbers import is_a, real
 from secagg.errors import ConfigError, shown
 from secagg.fixed_point import FixedPoint
 from secagg.layout import Layout, Leaf
@@ -57,6 +57,8 @@ def with_metrics(task: Task, metrics: Mapping[str, float] | None) -> Task:
     Server, clients and aggregators all need the task that this returns. ``ConfigError`` under an encoding that adds
     noise, because no ε covers an exact sum.
     """
+    if not is_a(task, Task):
+        raise ConfigError(f"got {shown(task)} as the task; expected a secagg.Task")
     if not metrics:
         return task
     if not isinstance(metrics, Mapping) or any(not isinstance(name, str) for name in metrics):

@@ -23,6 +23,7 @@ from secagg.integrations._shared.sessions import (
     without,
 )
 from secagg.integrations._shared.statements import Statement, as_refusal
+from secagg.roles.environment import Environment
 from secagg.roles.outcome import Outcome
 from secagg.roles.server import Outbox, Server
 from secagg.session import roster_digest
@@ -85,6 +86,7 @@ class Rounds:
     ) -> None:
         task.protocol.validate_roster(task, roster)
         _check_parties(task, roster, parties)
+        Environment(**lent)  # to refuse here what would end each round
         seconds = checked_deadlines(deadlines, task)
         self.task, self.roster = task, roster
         self.outcomes: list[Outcome] = []
