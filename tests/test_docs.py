@@ -11,6 +11,7 @@ from types import ModuleType
 
 import pytest
 
+import secagg
 from docs import benchmark_tables, claims, diagrams, drawings
 
 ROOT = Path(__file__).parent.parent
@@ -121,6 +122,17 @@ def test_links_lead_to_headings_that_exist(document: Path) -> None:
     for name, anchor in re.findall(r"\]\((?!https?:)([^)#]*\.md)?#([^)]+)\)", text):
         other = (document.parent / name) if name else document
         assert anchor in anchors(other.read_text(encoding="utf-8")), (name, anchor)
+
+
+def test_each_protocol_is_told_once_with_a_drawing_and_leads_to_its_reference() -> None:
+    _, *sections = re.split(
+        r"^## ", (ROOT / "docs/how_it_works.md").read_text(encoding="utf-8"), flags=re.MULTILINE
+    )
+    told = [section for section in sections if "](drawings/" in section]
+    protocols = {name for name in secagg.__all__ if hasattr(getattr(secagg, name), "phases")}
+    assert protocols - set(re.findall(r"\w+", " ".join(told))) == set()
+    assert len(protocols) > 5
+    assert all("](protocols.md#" in section for section in told)
 
 
 def test_control_a_heading_that_was_renamed_is_noticed() -> None:

@@ -8,6 +8,7 @@ file. A link to ``../tests/test_docs.py#test_a_name`` leads to the line of that 
 from __future__ import annotations
 
 import ast
+import functools
 import inspect
 import os
 import re
@@ -115,12 +116,16 @@ def anchored(path: str, anchor: str) -> str | None:
     """The anchor of the line that ``#L12`` or ``#name`` in a link to a file means; None if there is none."""
     if not anchor or re.fullmatch(r"#L\d+", anchor):
         return anchor.replace("#L", "#L-")
-    if not path.endswith(".py"):
-        return None
+    line = defined_at(path, anchor[1:]) if path.endswith(".py") else None
+    return f"#L-{line}" if line else None
+
+
+def defined_at(path: str, name: str) -> int | None:
+    """The line at which a file of Python begins to define a class or function of this name, with its decorators."""
     defined = ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef
     for node in ast.walk(ast.parse((ROOT / path).read_text(encoding="utf-8"))):
-        if isinstance(node, defined) and node.name == anchor[1:]:
-            return f"#L-{min(one.lineno for one in (node, *node.decorator_list))}"
+        if isinstance(node, defined) and node.name == name:
+            return min(one.lineno for one in (node, *node.decorator_list))
     return None
 
 
@@ -180,7 +185,9 @@ def line_of(thing: object) -> tuple[str, int] | None:
     thing = getattr(thing, "py_func", thing)  # Numba's compiled functions
     thing = thing.fget if isinstance(thing, property) else thing
     thing = getattr(thing, "func", thing)  # cached_property
-    thing = inspect.unwrap(thing) if isinstance(thing, FunctionType) else thing
+    thing = getattr(thing, "__func__", thing)  # class methods, static methods
+    cached = isinstance(thing, FunctionType | functools._lru_cache_wrapper)
+    thing = inspect.unwrap(thing) if cached else thing  # type: ignore[arg-type]
     try:
         path = inspect.getsourcefile(thing)  # type: ignore[arg-type]
         line = inspect.getsourcelines(thing)[1]  # type: ignore[arg-type]

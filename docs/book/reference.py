@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import builtins
+import importlib
 import inspect
 import re
 from pathlib import Path
@@ -16,7 +17,7 @@ from sphinx.errors import ExtensionError
 from sphinx.ext.autodoc.mock import mock
 
 from docs.book.documented import home, lacking
-from docs.book.files import SHOWN, line_of
+from docs.book.files import ROOT, SHOWN, defined_at, line_of
 from docs.book.parameters import undescribed
 from docs.book.surface import PACKAGES, Public, stands_for, surface
 
@@ -58,9 +59,13 @@ def write(app: Sphinx) -> None:
 
 def linkcode_resolve(domain: str, info: dict[str, str]) -> str | None:
     """The page of a file, and the line, at which a thing is defined; seen from a page of the reference."""
-    if domain != "py" or (thing := stands_for(f"{info['module']}.{info['fullname']}")) is None:
+    if domain != "py":
         return None
-    where = line_of(thing)
+    module, name = importlib.import_module(info["module"]), info["fullname"]
+    where = line_of(stands_for(f"{module.__name__}.{name}"))
+    if where is None and "." not in name:  # derived from a class of a framework that is not installed here
+        path = str(Path(str(home(module, name).__file__)).relative_to(ROOT))
+        where = (path, line) if (line := defined_at(path, name)) else None
     if where is not None:
         SHOWN.add(where[0])
     return None if where is None else f"../../source/{where[0]}.html#L-{where[1]}"

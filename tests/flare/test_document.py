@@ -17,8 +17,7 @@ pytest.importorskip("nvflare", reason="needs NVFlare: pip install 'secagg[nvflar
 
 from nvflare.app_common.np.recipes.fedavg import NumpyFedAvgRecipe
 
-import secagg
-from secagg.integrations.flare import SecureAggregator, SecureFilter, layout_of
+from secagg.integrations.flare import SecureAggregator, SecureFilter
 from tests.flare import protocols
 from tests.flare.document import block
 from tests.flare.jobs import SCRIPT
@@ -40,7 +39,7 @@ def test_the_difference_is_that_of_the_example() -> None:
 
 
 def test_a_job_by_hand_has_the_aggregator_and_the_filter(tmp_path: Path) -> None:
-    names: dict[str, Any] = {"secagg": secagg, "np": np, "layout_of": layout_of}
+    names: dict[str, Any] = {}
     exec(block("python", "TASK = "), names)
     usual = {"name": "job", "model": np.zeros((65, 10)), "min_clients": 4, "train_script": str(SCRIPT)}
     names |= {"SecureAggregator": SecureAggregator, "SecureFilter": SecureFilter}
