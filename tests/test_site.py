@@ -68,6 +68,27 @@ def test_links_of_claims_and_attacks_lead_to_the_lines_of_their_tests(site: Path
             assert word.endswith(shown.replace(" ", "_")), (name, path, line)
 
 
+def without_source(page: str) -> list[str]:
+    """What a page of the reference shows without a link to its source; attributes and type variables have none."""
+    kinds = "function|method|property|class|exception"
+    shown = re.findall(
+        rf'<dl class="py (?:{kinds})">\s*<dt class="sig [^>]*?id="([^"]+)">(.*?)</dt>\s*(.{{,400}})',
+        page,
+        re.DOTALL,
+    )
+    return [name for name, signature, text in shown if "[source]" not in signature and ">TypeVar<" not in text]
+
+
+def test_each_function_and_class_of_the_reference_links_its_source(site: Path) -> None:
+    pages = [path.read_text(encoding="utf-8") for path in (site / "reference" / "api").glob("*.html")]
+    assert [name for page in pages for name in without_source(page)] == []
+    assert sum(page.count("[source]") for page in pages) > 900
+    # Control: a page that lacks one of its links.
+    (page,) = (page for page in pages if 'id="dp.PrivacyLedger.open"' in page)
+    start = page.index('id="dp.PrivacyLedger.open"')
+    assert without_source(page[:start] + page[start:].replace("[source]", "", 1)) == ["dp.PrivacyLedger.open"]
+
+
 def test_modules_that_pages_name_are_in_the_reference() -> None:
     public = {*surface.public_modules(), *surface.PACKAGES}
     named = {
