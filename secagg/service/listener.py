@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import functools
 import ipaddress
 import logging
 import math
@@ -328,10 +329,14 @@ def _listen(host: str, port: int) -> socket.socket:
 def _most_connections(limits: Limits) -> int:
     files = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
     if files != resource.RLIM_INFINITY and files - _SPARE_FILES < limits.connections:
-        logger.warning(
-            "at most %d connections, since the process may open %d files; raise LimitNOFILE or ulimit -n",
-            max(1, files - _SPARE_FILES),
-            files,
-        )
-        return max(1, files - _SPARE_FILES)
+        most = max(1, files - _SPARE_FILES)
+        _warn_of_few_files(most, files)
+        return most
     return limits.connections
+
+
+@functools.cache  # the parties' listener and the operators' page have the same limit
+def _warn_of_few_files(most: int, files: int) -> None:
+    logger.warning(
+        "at most %d connections, since the process may open %d files; raise LimitNOFILE or ulimit -n", most, files
+    )

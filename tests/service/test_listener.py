@@ -2,6 +2,7 @@
 
 import asyncio
 import http.client
+import resource
 import socket
 import ssl
 import threading
@@ -46,6 +47,19 @@ def test_two_listeners_serve_on_one_loop_and_then_their_ports_are_free(tmp_path:
     for port in ports:
         with socket.create_server(("127.0.0.1", port)):
             pass
+
+
+def test_a_process_that_may_open_few_files_says_once_how_many_connections_that_leaves(
+    caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(resource, "getrlimit", lambda _: (1_023, 4_096))  # a number of this test alone
+    with in_thread(Listener(echo), Listener(echo)):
+        pass
+    (warning,) = [record for record in caplog.records if record.levelname == "WARNING"]
+    assert warning.getMessage().startswith("at most 895 connections, since the process may open 1023 files")
+    with in_thread(Listener(echo, limits=Limits(connections=895))):  # no fewer than were asked for
+        pass
+    assert sum(record.levelname == "WARNING" for record in caplog.records) == 1
 
 
 def test_a_listener_without_tls_serves_loopback_or_a_proxy_alone() -> None:
