@@ -1,5 +1,6 @@
 """The commands and Python blocks of README and of docs/driving.md run as pasted, in order, in empty folders."""
 
+import json
 import re
 import shlex
 from pathlib import Path
@@ -159,6 +160,24 @@ def test_commands_exist() -> None:
         else:
             parser().parse_args([command, *rest])
     assert programs == {"make", "pip", "secagg"}
+
+
+def test_the_costs_that_it_names_are_those_measured() -> None:
+    least, most, paillier, fewest, bytes_each, clear, clear_bytes = map(
+        float,
+        re.search(  # type: ignore[union-attr]
+            r"in (\S+) to (\S+) ms \(Paillier: (\S+) ms\), and sends (\S+) to (\S+)\s"
+            r"bytes per coordinate; `Clear` takes (\S+) ms and (\S+) bytes",
+            README,
+        ).groups(),
+    )
+    rows = json.loads((ROOT / "bench/results/run.json").read_text(encoding="utf-8"))["rows"]
+    seconds = {row["protocol"]: row["client_seconds"]["median"] for row in rows}
+    sent = {row["protocol"]: row["up_per_coordinate"] for row in rows}
+    assert (clear, clear_bytes) == (round(1e3 * seconds.pop("Clear"), 1), round(sent.pop("Clear"), 1))
+    assert paillier == round(1e3 * seconds.pop("Paillier"))
+    assert (least, most) == (round(1e3 * min(seconds.values())), round(1e3 * max(seconds.values())))
+    assert (fewest, bytes_each) == (round(min(sent.values()), 1), round(max(sent.values()), 1))
 
 
 def test_readme_is_short() -> None:
