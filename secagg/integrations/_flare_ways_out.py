@@ -17,7 +17,7 @@ from nvflare.fuel.f3.message import Message
 from nvflare.fuel.f3.streaming.stream_const import STREAM_CHANNEL, STREAM_DATA_TOPIC, StreamHeaderKey
 from nvflare.private.defs import SysCommandTopic
 from nvflare.private.fed.client.client_req_processors import ClientRequestProcessors
-from nvflare.widgets.fed_event import FedEventRunner
+from nvflare.widgets.fed_event import FED_EVENT_TOPIC, FedEventRunner
 
 from secagg.errors import ConfigError
 
@@ -28,23 +28,26 @@ TOPIC = "secagg.message"  # of our messages on the auxiliary channel
 
 
 def only_the_server(cell: Any, job: str) -> None:
-    """Drop messages of our topic that the server's cell has not sent, and tasks that come as messages.
+    """Drop messages of our topic that the server's cell has not sent, and tasks and events that come as messages.
 
     All sites of a job may send such messages, and the context of a message is what its sender says of itself. A
-    site fetches its tasks; only workflows between sites, which :func:`check_executors` refuses, send them.
+    site fetches its tasks; only workflows between sites, which :func:`check_executors` refuses, send them. An event
+    may have any name, that of the end of the job too, and no session is bound to it.
     """
     servers = FQCN.ROOT_SERVER, FQCN.join([FQCN.ROOT_SERVER, job])  # in a simulator, and in a job's own process
-    own, tasks = ((CellChannel.AUX_COMMUNICATION, topic) for topic in (TOPIC, ReservedTopic.DO_TASK))
+    topics = TOPIC, ReservedTopic.DO_TASK, FED_EVENT_TOPIC
+    own, tasks, events = ((CellChannel.AUX_COMMUNICATION, topic) for topic in topics)
 
     def drop(message: Message) -> Message | None:
         get = message.get_header
         names = [(get(kind.CHANNEL), get(kind.TOPIC)) for kind in (MessageHeaderKey, StreamHeaderKey)]
-        if tasks not in names and (own not in names or get(MessageHeaderKey.ORIGIN) in servers):
+        is_refused = tasks in names or events in names
+        if not is_refused and (own not in names or get(MessageHeaderKey.ORIGIN) in servers):
             return None
         log.warning("secagg: dropped a message from %.80r, which may not send it", get(MessageHeaderKey.ORIGIN))
         return Message()
 
-    for channel, topic in (own, tasks, (STREAM_CHANNEL, STREAM_DATA_TOPIC)):
+    for channel, topic in (own, tasks, events, (STREAM_CHANNEL, STREAM_DATA_TOPIC)):
         cell.core_cell.add_incoming_request_filter(channel, topic, drop)
 
 

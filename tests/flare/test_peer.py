@@ -72,7 +72,7 @@ def test_control_without_the_guard_the_peer_has_the_victims_update(tmp_path: Pat
 
 
 @pytest.mark.parametrize("kind", [MessageHeaderKey, StreamHeaderKey])
-def test_the_guard_drops_our_topic_and_tasks_in_streams_too(kind: Any) -> None:
+def test_the_guard_drops_our_topic_tasks_and_events_in_streams_too(kind: Any) -> None:
     guards: dict[Any, Any] = {}
 
     class Cell:
@@ -82,12 +82,13 @@ def test_the_guard_drops_our_topic_and_tasks_in_streams_too(kind: Any) -> None:
     cell = Cell()
     cell.core_cell = cell  # type: ignore[attr-defined]
     _flare_site.only_the_server(cell, "job")
-    topics = [(CellChannel.AUX_COMMUNICATION, topic) for topic in (TOPIC, ReservedTopic.DO_TASK)]
+    topics = [(CellChannel.AUX_COMMUNICATION, topic) for topic in (TOPIC, ReservedTopic.DO_TASK, "fed.event")]
     assert guards.keys() == {*topics, (STREAM_CHANNEL, STREAM_DATA_TOPIC)}
     for topic, origin, dropped in [
         (TOPIC, "site-1.job", True), (TOPIC, "server.other", True), (TOPIC, "server", False), (TOPIC, None, True),
         (TOPIC, "server.job", False), ("another", "site-1.job", False),
         (ReservedTopic.DO_TASK, "site-1.job", True), (ReservedTopic.DO_TASK, "server.job", True),
+        ("fed.event", "site-1.job", True), ("fed.event", "server.job", True),
     ]:  # fmt: skip
         headers = {kind.CHANNEL: CellChannel.AUX_COMMUNICATION, kind.TOPIC: topic, MessageHeaderKey.ORIGIN: origin}
         for guard in guards.values():
