@@ -172,6 +172,24 @@ def test_each_block_runs_or_says_why_not(document: Path) -> None:
     assert unaccounted(name, document.read_text(encoding="utf-8")) == []
 
 
+def strange(block: Block) -> list[str]:
+    """The lines of a block that says it is an extract of a file, and that the file does not have."""
+    extract = re.fullmatch(r"an extract of (\S+)", block.reason)
+    there = (
+        {line.strip() for line in (ROOT / extract[1]).read_text(encoding="utf-8").splitlines()}
+        if extract
+        else set()
+    )
+    return [line for line in block.text.splitlines() if extract and line.strip() not in there]
+
+
+def test_extracts_are_in_the_files_that_they_name() -> None:
+    all_blocks = [block for path in DOCUMENTS for block in blocks(path.read_text(encoding="utf-8"))]
+    assert [line for block in all_blocks for line in strange(block)] == []
+    assert any(block.reason.startswith("an extract of ") for block in all_blocks)
+    assert strange(Block("python", "import re\nimport os\n", "an extract of tests/test_blocks.py")) == ["import os"]
+
+
 def test_the_tests_that_run_blocks_name_their_document() -> None:
     for (path, kind, text), test in RUN.items():
         source = (ROOT / test).read_text(encoding="utf-8")
