@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import importlib
 import json
 from pathlib import Path
 from typing import Any
@@ -141,14 +142,32 @@ def test_settings_of_single_sites_differ_only_where_the_server_is_trusted() -> N
             CyclicRecipe,
             "got CyclicRecipe, which passes the model of one site on to the next; expected a FedAvgRecipe",
         ),
-        (type("FedAvgRecipeWithHE", (), {}), "got FedAvgRecipeWithHE, which gives every site one secret key"),
-        (type("ScaffoldRecipe", (), {}), "got ScaffoldRecipe, which sends control terms beside the model"),
         (make_recipe, "got make_recipe, which is not a FedAvg recipe"),
     ],
 )
 def test_another_recipe_is_refused(recipe: Any, error: str) -> None:
     with pytest.raises(ConfigError, match=error):
         secured(recipe, make_task())
+
+
+@pytest.mark.parametrize(
+    ("name", "error"),
+    [
+        ("fedavg_he.FedAvgRecipeWithHE", "which gives every site one secret key; use the plain recipe"),
+        ("scaffold.ScaffoldRecipe", "which sends control terms beside the model"),
+        ("swarm.SwarmLearningRecipe", "which lets a site aggregate"),
+        ("swarm.BaseSwarmLearningRecipe", "which lets a site aggregate"),
+        ("fedopt.FedOptRecipe", "which aggregates by another controller than FedAvg"),
+        ("fedeval.FedEvalRecipe", "which is not a FedAvg recipe"),
+        ("fedce.FedCERecipe", "which takes no aggregator="),
+    ],
+)
+def test_a_recipe_of_pytorch_that_needs_more_than_the_mean_is_refused(name: str, error: str) -> None:
+    pytest.importorskip("torch", reason="needs PyTorch")
+    module, _, recipe = name.partition(".")
+    found = getattr(importlib.import_module(f"nvflare.app_opt.pt.recipes.{module}"), recipe)
+    with pytest.raises(ConfigError, match=f"got {recipe}, {error}.*; expected a FedAvgRecipe of NVFlare"):
+        secured(found, make_task())
 
 
 def test_a_recipe_with_an_aggregator_of_its_own_is_refused() -> None:

@@ -287,3 +287,16 @@ def test_a_stack_that_says_how_a_message_travels_has_rounds(caplog: Any) -> None
         f"round 2 aborted: got 2 masked inputs; 3 are needed, so nothing is opened, without a, b: {why}"
     ]
     assert all(client.aborted for client in clients.values())
+
+
+@pytest.mark.parametrize("error", [ConfigError("got no key; set it"), ValueError("odd"), SystemExit("bye")])
+def test_a_site_logs_a_traceback_for_what_nobody_expects_alone(error: BaseException, caplog: Any) -> None:
+    site = Site(make_task(), "s1", stack="test", run="1", settings={}, weighted_by="n")
+
+    def fail() -> Any:
+        raise error
+
+    assert site.refusing(fail)["refusal"] == "got a site that can't take part; its log says why"
+    (record,) = [each for each in caplog.records if "takes no part" in each.getMessage()]
+    assert str(error) in record.getMessage()
+    assert bool(record.exc_info) is not isinstance(error, ConfigError)

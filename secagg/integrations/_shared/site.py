@@ -143,7 +143,8 @@ class Site:
             self.log.error("secagg: this site takes no part: %s", error)
             return refuse(str(error))
         except (Exception, SystemExit) as error:  # a script may end by sys.exit()
-            self.log.error("secagg: this site takes no part: %s", error, exc_info=True)
+            unexpected = not isinstance(error, ConfigError)
+            self.log.error("secagg: this site takes no part: %s", error, exc_info=unexpected)
             return refuse("got a site that can't take part; its log says why")
 
     def close(self) -> None:
