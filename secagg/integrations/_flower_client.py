@@ -20,6 +20,7 @@ from secagg.integrations._flower_records import (
     only_record,
     read,
     request_digest,
+    rounds_in,
     strip,
     write,
 )
@@ -152,11 +153,10 @@ class _Node(Party):
         """The model's arrays; ``ConfigError`` unless the session is bound to all that the training gets."""
         content, context = message.content, self.context
         model = only_record(content.array_records, "array records in a request")
-        rounds = {record["server-round"] for record in content.config_records.values() if "server-round" in record}
         request = request_digest(message.metadata.message_type, content, context.run_config)
         numbers = context.run_id, statement.number, statement.attempt
         name = session_name("flower", *numbers, model=model_digest(model), request=request)
-        if statement.session != name or rounds - {statement.number}:
+        if statement.session != name or set(rounds_in(message)) - {statement.number}:
             raise ConfigError(
                 "got another model, round, run, type, record or run config than this session was opened for; "
                 "nothing was sent: pass run_config=context.run_config to SecureGrid, and do not change requests"

@@ -114,12 +114,14 @@ def is_train(message: Any) -> bool:
     return bool(message.metadata.message_type.split(".")[0] == "train")
 
 
-def round_of(message: Any, count: int) -> int:
-    """The strategy's round; ``count``, the number of train broadcasts, if the message does not say."""
-    numbers = [
-        record["server-round"] for record in message.content.config_records.values() if "server-round" in record
-    ]
-    return int(numbers[0]) if numbers else count
+def rounds_in(message: Any) -> list[int]:
+    """The strategy's round, once for each record that has it; ``ConfigError`` unless it is a whole number."""
+    records = message.content.config_records.values()
+    numbers = [record["server-round"] for record in records if "server-round" in record]
+    for number in numbers:
+        if type(number) is not int:
+            raise ConfigError(f"got server-round={shown(number)} in a train message; expected a whole number")
+    return numbers
 
 
 def model_digest(record: Any) -> bytes:

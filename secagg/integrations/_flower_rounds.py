@@ -155,11 +155,11 @@ class _Messages(Channel):
 
     def _call(self, party: str, data: bytes) -> None:
         try:
-            answer = self._rounds.parties[party](data)
+            answer: bytes | Exception | None = self._rounds.parties[party](data)
         except Exception as error:
-            self._answered.append((party, error))
-        else:
-            self._answered.extend([] if answer is None else [(party, answer)])
+            answer = error
+        if answer is not None:
+            self._answered.append((party, answer))
 
     def answers(self, server: Server[Any]) -> Iterator[tuple[str, bytes | Exception]]:
         yield from self._of_parties()
@@ -176,7 +176,7 @@ class _Messages(Channel):
             yield from self._of_parties()
 
     def _of_parties(self) -> Iterator[tuple[str, bytes | Exception]]:
-        while self._answered:  # also by those that an answer here is for
+        while self._answered:  # the server may pass one party's answer on to another, which answers at once
             yield self._answered.popleft()
 
     def dismiss(self, outbox: Mapping[str, bytes]) -> None:

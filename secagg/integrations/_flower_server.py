@@ -22,7 +22,7 @@ from secagg.integrations._flower_records import (
     model_digest,
     only_record,
     request_digest,
-    round_of,
+    rounds_in,
 )
 from secagg.integrations._flower_rounds import NodeRounds
 from secagg.integrations._flower_strategies import check_strategy, running_strategy
@@ -44,21 +44,22 @@ class SecureGrid(Grid):  # type: ignore[misc]
       keeps its own time limit, and an error from it counts as silence. See :func:`hosted`.
     - ``run_config``: the ServerApp's ``context.run_config``. A node takes part only if its own is the same, because
       the run config steers an app as the records of a request do.
-    - ``deadlines``: the seconds that a round of the protocol may take, one number for all rounds or by name. Else a
-      round has 60 seconds, or 600 in Flower's simulation, where Ray has to start and nodes wait for processors. In
-      the round ``"Introduction"`` new nodes say who they are. The round in which clients train has the strategy's
-      ``timeout`` unless it is named. Late parties are dropped.
+    - ``deadlines``: the seconds that a round of the protocol may take, one number or by name. Else it has 60
+      seconds, or 600 in Flower's simulation, where Ray has to start and nodes wait for processors. In the round
+      ``"Introduction"`` new nodes say who they are. The round in which clients train has the strategy's
+      ``timeout`` unless it is named. Late parties are left out of the sum.
     - ``poll``: the seconds between two looks for answers.
     - ``executor`` and ``beacon``: as in :meth:`secagg.Task.server`.
     - ``strategies``: classes of your own that work with a single reply that holds the weighted mean.
 
-    A strategy that needs individual updates is refused (``ConfigError``) before anything is sent. A round that
-    fails is one ERROR line and returns no replies, so the strategy keeps its model. After two such rounds over one
-    model a third is ``Aborted``, because nodes send no third upload.
+    An argument that does not fit the task, and a strategy that needs single updates, are refused (``ConfigError``)
+    before anything is sent. A round that fails is one ERROR line and returns no replies, so the strategy keeps its
+    model. After two rounds that asked for updates from one model, the next round over it is ``Aborted``, because
+    nodes send no third upload.
 
-    ``outcomes`` has the outcomes of the sessions that succeeded, ``failures`` the ERROR lines of the others. If
-    every round failed, the strategy's result holds no model, and an app that uses it ends in a ``KeyError``: look
-    at ``outcomes`` first.
+    ``outcomes`` has the outcomes of the rounds that succeeded, ``failures`` the ERROR lines of the others. If every
+    round failed, the strategy's result holds no model, and an app that uses it ends in a ``KeyError``: look at
+    ``outcomes`` first.
     """
 
     def __init__(
@@ -96,12 +97,12 @@ class SecureGrid(Grid):  # type: ignore[misc]
 
     @property
     def outcomes(self) -> list[Outcome]:
-        """The outcomes of the sessions that succeeded; the newest alone keeps its mean and sum."""
+        """The outcomes of the rounds that succeeded; the newest alone keeps its mean and sum."""
         return self._rounds.outcomes
 
     @property
     def failures(self) -> list[str]:
-        """The ERROR lines of the sessions that failed."""
+        """A line for each round that failed."""
         return self._rounds.failures
 
     # The interface that a strategy uses.
@@ -147,7 +148,7 @@ class SecureGrid(Grid):  # type: ignore[misc]
         strategy = check_strategy(running_strategy(), self._strategies)
         weighted_by = getattr(strategy, "weighted_by_key", "num-examples")
         self._count += 1
-        number = round_of(broadcast[0], self._count)
+        number = next(iter(rounds_in(broadcast[0])), self._count)  # not each strategy writes it
         outcome = self._rounds.noted(number, {}, lambda: self._attempt(number, broadcast, seconds))
         if outcome is None:
             return []

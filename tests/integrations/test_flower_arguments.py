@@ -12,10 +12,16 @@ import secagg
 
 pytest.importorskip("flwr", reason="needs Flower: pip install 'secagg[flower]'")
 
+from flwr.app import ConfigRecord, Message, RecordDict
 from flwr.serverapp.strategy import FedAvg
 
 from secagg.integrations.flower import SecureClientApp, SecureGrid, client_mod, hosted, layout_of
 from tests.integrations.apps import TASK, make_grid, record
+
+
+def in_round(number: Any) -> Message:
+    return Message(RecordDict({"arrays": record(), "config": ConfigRecord({"server-round": number})}), 1, "train")
+
 
 ARGUMENTS: dict[str, tuple[Callable[[], Any], str]] = {
     "a grid as the task": (lambda: SecureGrid(TASK, make_grid()), "got a LoopbackGrid as the task"),
@@ -42,6 +48,10 @@ ARGUMENTS: dict[str, tuple[Callable[[], Any], str]] = {
     "grid and context": (
         lambda: SecureClientApp(TASK).secure_grid(None, make_grid()),
         "got a LoopbackGrid as the context; expected secure_grid",
+    ),
+    "a text as the round": (
+        lambda: SecureGrid(make_grid(), TASK, strategies=[None]).send_and_receive([in_round("1")]),
+        "got server-round='1' in a train message; expected a whole number",
     ),
     "a text as a number": (
         lambda: SecureClientApp.of(record(), max_clients="9"),

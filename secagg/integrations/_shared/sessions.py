@@ -37,7 +37,10 @@ class Sessions:
         :class:`Exhausted` if clients would send no more updates from this model.
         """
         if self._asked.setdefault(model, 0) >= UPLOADS_OF_A_MODEL:
-            raise Exhausted(f"{UPLOADS_OF_A_MODEL} sessions asked for updates from this model; nodes send no more")
+            raise Exhausted(
+                f"{UPLOADS_OF_A_MODEL} sessions asked for updates from this model; clients send no more: "
+                "begin a new run, or go on from another model"
+            )
         attempt = 1
         while (name := session_name(self.stack, *numbers, attempt, model=model, request=request)) in self._names:
             attempt += 1
