@@ -28,9 +28,11 @@ def arguments(
 ) -> dict[str, Any]:
     """The arguments that a user gives to the recipe, plain or secure.
 
-    An ``external`` script runs in a process of its own, which NVFlare starts with a copy of the script.
+    An ``external`` script runs in a process of its own, which NVFlare starts with a copy of the script. It also
+    writes a metric for experiment tracking, which such a process sends by another way.
     """
     own: dict[str, Any] = {"train_script": str(SCRIPT)}
+    flags = ["--track"] * external + [f"--dies {dies}"] * bool(dies)
     if external:
         shutil.copy(SCRIPT, folder)
         own = {"train_script": SCRIPT.name, "launch_external_process": True, "command": f"{sys.executable} -u"}
@@ -39,7 +41,7 @@ def arguments(
         "model": MODEL,
         "min_clients": sites,
         "num_rounds": rounds,
-        "train_args": f"--notes {folder}/notes --forms {forms}" + (f" --dies {dies}" if dies else ""),
+        "train_args": " ".join([f"--notes {folder}/notes --forms {forms}", *flags]),
         **own,
     }
 

@@ -24,7 +24,7 @@ ROUNDS = 3
     ("protocol", "external"), [("SecAggPlus", True), ("OneShot", False), ("BFV", False), ("Paillier", False)]
 )
 def test_a_protocol_equals_the_plain_job(protocol: str, external: bool, tmp_path: Path) -> None:
-    """One job runs its scripts in processes of their own: an update leaves the script, and not its site."""
+    """One job runs its scripts in processes of their own: what they send stays in the site, tracked metrics too."""
     options = {"protocol": protocol, "external": external}
     job = play(tmp_path, "tests.flare.recipe_jobs:by_secured", sites=len(SITES), rounds=ROUNDS, **options)
     assert job.returncode == 0, job.log[-4000:]

@@ -1,7 +1,7 @@
 """A user's training script: it moves the model by amounts that belong to its site, and notes what it has to hide.
 
 ``--forms`` says for each round how the result is sent: ``full`` or ``diff``, and the type of its numbers. The site
-that ``--dies`` names is killed while it trains.
+that ``--dies`` names is killed while it trains. With ``--track`` the loss is written for experiment tracking too.
 """
 
 import argparse
@@ -11,6 +11,7 @@ from pathlib import Path
 
 import numpy as np
 import nvflare.client as flare
+from nvflare.client.tracking import SummaryWriter
 
 
 def main() -> None:
@@ -18,6 +19,7 @@ def main() -> None:
     parser.add_argument("--notes", type=Path)
     parser.add_argument("--forms", default="full:<f4")
     parser.add_argument("--dies", default="")
+    parser.add_argument("--track", action="store_true")
     options = parser.parse_args()
     forms = options.forms.split(",")
     flare.init()
@@ -40,6 +42,8 @@ def main() -> None:
         for name, array in sent.items():  # the model as it is sent, with its rounding to this type
             arrays[f"after/{name}"] = array.astype(float) + (before[name] if kind == "diff" else 0)
         np.savez(options.notes / f"{site}.{number}.npz", steps=steps, loss=loss, **arrays)
+        if options.track:
+            SummaryWriter().add_scalar("loss", loss, number)
         flare.send(
             flare.FLModel(
                 params=sent,
