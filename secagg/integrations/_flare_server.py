@@ -248,7 +248,7 @@ class SecureFedAvg(FedAvg):  # type: ignore[misc]
 
     @classmethod
     def of(cls, controller: FedAvg, *, training_seconds: int) -> FedAvg:
-        """``controller``, which a recipe has made, of this class; ``ConfigError`` for another class than FedAvg.
+        """Make a recipe's ``controller`` one of this class; ``ConfigError`` if it is not NVFlare's FedAvg itself.
 
         It keeps all that this release's recipe has set, also what this library does not know. ``training_seconds``
         is as in the constructor.

@@ -197,7 +197,7 @@ class SecureFilter(Filter):  # type: ignore[misc]
         """Take the model and the digest of the request, before the script may change anything."""
         site, data = site_of(self._full, fl_ctx), fl_ctx.get_prop(FLContextKey.TASK_DATA)
         run = _run_in(fl_ctx)
-        if run is not None and run.data is data:  # another filter of this site has
+        if run is not None and run.data is data:  # another filter of this site has taken it
             return
         fl_ctx.set_prop(_RUN, None, private=True, sticky=False)
         if contains_lazy_download_ref(data):  # the script runs in another process, which would fetch the model

@@ -66,8 +66,8 @@ _TF = "{}_nvf_{}"  # the name that NVFlare gives to an array of a Keras layer
 _REFUSED = {
     "FedAvgRecipeWithHE": "gives every site one secret key; use the plain recipe",
     "CyclicRecipe": "passes the model of one site on to the next",
-    "SwarmLearningRecipe": "lets a site aggregate, which this adapter does not",
-    "BaseSwarmLearningRecipe": "lets a site aggregate, which this adapter does not",
+    "SwarmLearningRecipe": "lets a site aggregate in place of the server",
+    "BaseSwarmLearningRecipe": "lets a site aggregate in place of the server",
     "ScaffoldRecipe": "sends control terms beside the model",
     "FedOptRecipe": "aggregates by another controller than FedAvg",
 }
@@ -80,7 +80,7 @@ _SECRETS = ("PRIVATE KEY", "secagg-key", "secagg-he-key")
 
 
 class SecureClient:
-    """A Collab client whose updates leave its site in the secure sum alone.
+    """A Collab client whose updates leave its site only in the secure sum.
 
     Write ``class Client(SecureClient)`` with a method ``train(self, model, ...)`` that returns the trained model
     and its metrics, as in a plain job, but without ``@collab.publish``. The server's ``aggregate(model, ...)``
@@ -150,7 +150,7 @@ class SecureClient:
             return refuse("got a call from another site; only the server plays sessions")
         site, run = self._site, str(collab.fl_ctx.get_job_id())
         if site is None:
-            return refuse("got a site that can't take part with its settings; its log says why")
+            return refuse("this site can't take part with its settings; its log says why")
         if isinstance(message, Mapping) and MODEL in message:
             return site.refusing(lambda: self._train(site, run, dict(message)))
         return site.answer(message)
@@ -167,7 +167,7 @@ class SecureClient:
             site.party.check()
             result = self.train(model, **request)
             if not isinstance(result, tuple) or len(result) != 2 or not isinstance(result[1], Mapping):
-                raise RefusalError("got something else from train than a model and its metrics; return both")
+                raise RefusalError("got a result of train that is not a model and its metrics; return both")
             after, metrics = result
             site.keep(training, arrays_of(after), metrics)
         return write(self._full, number=number)
@@ -306,7 +306,7 @@ def _check_arguments(arguments: Mapping[str, Any], task: Task) -> str:
     for name, metric in (("key_metric", arguments.get("key_metric")), ("stop_cond", stop)):
         if metric and metric not in riding:
             raise ConfigError(
-                f"got {name}= on {metric!r}, which is not in the sum, so that the server does not see it; name it "
+                f"got {name}= on {metric!r}, which is not in the sum, so the server does not see it; name it "
                 f"with its bound: secured(..., metrics={{{metric!r}: 1.0}})"
             )
     if arguments.get("model") is not None and not isinstance(arguments["model"], dict):  # a dict may be a class

@@ -24,7 +24,7 @@ from secagg.integrations._shared.metrics import metric_key
 from tests.flare.processes import Processes
 from tests.integrations.encoded import integers, rows
 
-SECONDS = 120  # a job takes some twenty; a busy machine more
+SECONDS = 300  # a job takes some twenty; a busy machine more
 FLOATS = [">f4", "<f4", ">f8", "<f8"]
 
 

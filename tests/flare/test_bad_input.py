@@ -69,7 +69,7 @@ def of_a_party_in_the_folder(folder: Path, settings: Settings) -> None:
 
 
 NO_RESULT = "no result of the training; its log says why"
-CANT = "got a node that can't take part with its config and files; its log says why"
+CANT = "this node can't take part with its config and files; its log says why"
 # What is wrong in the settings; what the site's log says; what the server's says.
 SETTINGS = {
     "no key": (

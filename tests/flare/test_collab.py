@@ -70,6 +70,6 @@ def check_that_the_others_went_on(name: str, job: Job) -> None:
 def check_that_the_error_stayed_in_the_sites_log(job: Job) -> None:
     server = job.folder / "workspace" / "job" / "server"
     texts = [path.read_bytes() for path in server.rglob("*") if path.is_file()]
-    assert any(b"got a site that can't take part; its log says why" in text for text in texts)
+    assert any(b"this site can't take part; its log says why" in text for text in texts)
     assert not any(b"a secret of site-2" in text for text in texts)
     assert "a secret of site-2" in job.log

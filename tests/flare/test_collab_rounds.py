@@ -94,11 +94,20 @@ def test_each_site_refuses_the_third_upload_of_a_model(tmp_path: Path, caplog: A
     assert "site-1, site-2, site-3, site-4: got a request for upload 3 from one model" in caplog.text
 
 
-@pytest.mark.parametrize("settings", [None, {"secagg-kye": "k"}, {"secagg-dir": "/nowhere/else"}])
-def test_a_site_without_its_settings_does_not_train(settings: Any, tmp_path: Path, caplog: Any) -> None:
+@pytest.mark.parametrize(
+    ("settings", "reason"),
+    [
+        (None, "this site can't take part; its log says why"),
+        ({"secagg-kye": "k"}, "this site can't take part with its settings; its log says why"),
+        ({"secagg-dir": "/nowhere/else"}, "got a node whose secagg-dir does not exist and can't be made"),
+    ],
+)
+def test_a_site_without_its_settings_does_not_train(
+    settings: Any, reason: str, tmp_path: Path, caplog: Any
+) -> None:
     federation = Federation(tmp_path, settings={VICTIM: settings})
     federation.sites[VICTIM].client.train = None
-    assert goes_on_without_the_victim(federation, "got a ", caplog)
+    assert goes_on_without_the_victim(federation, reason, caplog)
     sent = b"".join(federation.sites[VICTIM].sent)
     assert b"nowhere" not in sent
     assert b"kye" not in sent
@@ -128,9 +137,9 @@ class Exiting(Client):
 @pytest.mark.parametrize(
     ("client", "reason"),
     [
-        (Careless, "got something else from train than a model and its metrics; return both"),
-        (Failing, "got a site that can't take part; its log says why"),
-        (Exiting, "got a site that can't take part; its log says why"),
+        (Careless, "got a result of train that is not a model and its metrics; return both"),
+        (Failing, "this site can't take part; its log says why"),
+        (Exiting, "this site can't take part; its log says why"),
     ],
 )
 def test_a_training_that_fails_drops_its_site(client: Any, reason: str, tmp_path: Path, caplog: Any) -> None:
@@ -284,5 +293,5 @@ def test_parties_that_nobody_hosts_are_named(tmp_path: Path, caplog: Any) -> Non
 def test_the_settings_of_a_hosted_party_are_checked_by_name(tmp_path: Path, caplog: Any) -> None:
     parties = {"d": {"role": "decryptor", "secagg-key": "/k", "secagg-dir": "/f", "sealing": "s"}}
     federation = Federation(tmp_path, settings={VICTIM: {"parties": parties}})
-    assert goes_on_without_the_victim(federation, "got a site that can't take part", caplog)
+    assert goes_on_without_the_victim(federation, "this site can't take part", caplog)
     assert "got settings ['role', 'sealing', 'secagg-dir', 'secagg-key', 'secagg-roster'] of party d" in caplog.text

@@ -895,7 +895,7 @@ def test_a_config_that_does_not_fit_is_named(tmp_path: Path, caplog: Any) -> Non
     del configs[1]["secagg-roster"]
     start(secure_grid := secure(make_grid(task, configs), task, roster=roster))
     assert not secure_grid.outcomes
-    assert "node 1, node 2: got a node that can't take part with its config and files" in the_error(caplog)
+    assert "node 1, node 2: this node can't take part with its config and files" in the_error(caplog)
     assert "not the one the roster lists for c1" in caplog.text
     assert "pass both or none" in caplog.text
 

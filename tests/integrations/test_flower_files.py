@@ -20,7 +20,7 @@ from tests.integrations.apps import CLIENTS, MODEL, enrol, error_texts, make_gri
 WITH_ROSTER = make_task(secagg.SecAgg(corruption=0.1), min_survivors=4)
 REFUSAL = (
     "<class 'secagg.integrations._shared.party.RefusalError'>:"
-    "<'got a node that can't take part with its config and files; its log says why'>"
+    "<'this node can't take part with its config and files; its log says why'>"
 )
 Spoils = Callable[[dict[str, Any], Any], Any]
 
@@ -81,7 +81,7 @@ def test_the_server_learns_that_a_nodes_files_do_not_work_and_no_more(
         held.close()
     assert secure_grid.outcomes[0].survivors == ("c2", "c3", "c4", "c5")
     assert reasons == [REFUSAL]
-    (line,) = [text for text in caplog.messages if "this node can't take part" in text]
+    (line,) = [text for text in caplog.messages if text.startswith("secagg: this node can't take part: ")]
     assert why in line
 
 

@@ -254,7 +254,7 @@ def privately(log: Log) -> Iterator[None]:
     except Exception as error:
         unexpected = not isinstance(error, ConfigError | OSError)
         log.error("secagg: this node can't take part: %s: %s", type(error).__name__, error, exc_info=unexpected)
-        raise RefusalError("got a node that can't take part with its config and files; its log says why") from None
+        raise RefusalError("this node can't take part with its config and files; its log says why") from None
 
 
 @contextmanager

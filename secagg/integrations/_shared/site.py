@@ -145,7 +145,7 @@ class Site:
         except (Exception, SystemExit) as error:  # a script may end by sys.exit()
             unexpected = not isinstance(error, ConfigError)
             self.log.error("secagg: this site takes no part: %s", error, exc_info=unexpected)
-            return refuse("got a site that can't take part; its log says why")
+            return refuse("this site can't take part; its log says why")
 
     def close(self) -> None:
         """Forget the update, and release the ledgers of the parties that this site hosts; it answers no more."""
