@@ -296,7 +296,7 @@ def test_a_site_logs_a_traceback_for_what_nobody_expects_alone(error: BaseExcept
     def fail() -> Any:
         raise error
 
-    assert site.refusing(fail)["refusal"] == "got a site that can't take part; its log says why"
+    assert site.refusing(fail)["refusal"] == "this site can't take part; its log says why"
     (record,) = [each for each in caplog.records if "takes no part" in each.getMessage()]
     assert str(error) in record.getMessage()
     assert bool(record.exc_info) is not isinstance(error, ConfigError)
