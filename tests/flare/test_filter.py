@@ -168,3 +168,11 @@ def test_a_later_filter_finds_nothing_of_a_result_that_was_held_back(tmp_path: P
     control = make_site(tmp_path / "control", [Withholding(), Restoring()], dxo(data={"numpy_key": SECRET}))
     control.run(request())
     assert is_found(control.sent[0])
+
+
+def test_the_task_that_trains_may_have_another_name(tmp_path: Path) -> None:
+    site = make_site(tmp_path, [SecureFilter(TASK, train_task="validate")], dxo(data={"numpy_key": SECRET}))
+    sent = site.run(request(), "validate")
+    assert {name: array.tolist() for name, array in sent["DXO"]["data"].items()} == {"secagg": [0.0]}
+    assert site.run(request(), "train").get_return_code() == ReturnCode.TASK_RESULT_FILTER_ERROR
+    assert not any(map(is_found, site.sent))

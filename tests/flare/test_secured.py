@@ -41,7 +41,14 @@ def make_task(**changes: Any) -> secagg.Task:
 
 
 def make_recipe(recipe: Any = NumpyFedAvgRecipe, task: secagg.Task | None = None, **arguments: Any) -> Any:
-    secure = secured(recipe, task or make_task(), roster="/keys/roster.json", metrics=METRICS, training_seconds=60)
+    secure = secured(
+        recipe,
+        task or make_task(),
+        roster="/keys/roster.json",
+        metrics=METRICS,
+        deadlines={secagg.Round.MASKED_INPUT: 20.0},
+        training_seconds=60,
+    )
     usual = {"name": "job", "model": MODEL, "min_clients": 4, "num_rounds": 1, "train_script": SCRIPT}
     return secure(**usual | arguments)
 
@@ -66,7 +73,8 @@ def test_the_job_names_our_parts_and_carries_none_of_our_code(tmp_path: Path) ->
     text = aggregator["args"].pop("task")
     assert secagg.Task.from_bytes(base64.b64decode(text)).layout.size == MODEL.size + len(METRICS)
     assert aggregator["args"] == {
-        "roster": "/keys/roster.json", "parties": {}, "key_metric": "loss", "key_metric_mode": "min"
+        "roster": "/keys/roster.json", "parties": {}, "deadlines": {"MaskedInput": 20.0}, "key_metric": "loss",
+        "key_metric_mode": "min",
     }  # fmt: skip
     assert "model_selector" not in {component["id"] for component in server["components"]}
     filters = [each for found in client["task_result_filters"] for each in found["filters"]]
