@@ -12,6 +12,7 @@ import typer
 from bench import plan as planning, report
 from bench.cluster import CheckedCluster, Cluster, Clustered, Overheads, checked_cluster, cluster, overheads
 from bench.cluster_tables import as_checked, checked_cluster_grid, cluster_grid
+from bench.noise_rates import noise_seconds
 from bench.options import Bits, Clients, Coordinates, Dropout, Html, Json, Names
 from bench.output import check_outputs, command_line, show_grid, shown, write
 from bench.rates import Rates, bits_like, calibrate
@@ -161,7 +162,7 @@ def plan(
 
 
 def rates(protocol: Names = None, as_json: Json = None) -> None:
-    """Measure this machine's rates of every protocol, which plan --rates reads."""
+    """Measure this machine's rates of every protocol, which plan --rates reads, and what noise adds."""
     check_outputs(as_json, None)
     protocols = chosen(protocol or [])
     with progress("bench", 20 * len(protocols)) as step:
@@ -171,5 +172,10 @@ def rates(protocol: Names = None, as_json: Json = None) -> None:
             for role, formula in one.formulas.items():
                 typer.echo(f"{name}, {one.bits} bits, {role}: {formula}")
     today = datetime.now(UTC).date().isoformat()
-    document = report.document(report.Kind.RATES, command_line(), finished=True, date=today, rates=to_plain(saved))
+    noise = noise_seconds()
+    document = report.document(
+        report.Kind.RATES, command_line(), finished=True, date=today, rates=to_plain(saved), noise=noise
+    )
+    for kind, added in noise.items():
+        typer.echo(f"{kind} noise: " + ", ".join(f"{role} {1e9 * each:.3g} ns·d" for role, each in added.items()))
     write(as_json, None, document, [])

@@ -42,6 +42,7 @@ DATA = ROOT / "docs" / "pages" / "choose_data.js"
 
 LEAST, MOST = 4, 1_000_000  # clients that the page takes
 BITS = range(2, 33)  # what FixedPoint and DistributedGaussian take
+WIDER = (5, 6, 8, 10, 15, 20)  # k_stddevs to try where the default leaves one client's noise no room
 CENTRAL_BITS = 31  # the most that CentralGaussian takes
 CORRUPTION = (0, 5, 10, 20, 33)  # per cent of the clients that may help the server
 DROPOUTS = (0, 5, 10, 20, 30)  # per cent of the clients that are expected to fall silent
@@ -247,13 +248,13 @@ def reference(protocol: AggregationProtocol) -> dict[str, Any]:
     }
 
 
-def noise() -> dict[str, float]:
+def noise() -> dict[str, Any]:
     """What the page chooses a noise multiplier by: defaults and limits of the encodings of :mod:`dp`."""
     default = DistributedGaussian(1.0, 1.0, 16, clients=LEAST, honest=LEAST - 1, corrupt=1)
     return {
         "delta": default.delta,
         "beta": default.beta,
-        "deviations": default.k_stddevs,
+        "deviations": [default.k_stddevs, *WIDER],
         "widest": default.widest(),
         "narrowest": default.narrowest(),
         "centralBits": CENTRAL_BITS,
@@ -272,6 +273,7 @@ def data(rates: dict[str, Any]) -> dict[str, Any]:
         table[name] = entry
     return {
         "rates": rates["rates"],
+        "noiseSeconds": rates["noise"],
         "measured": {"machine": rates["machine"], "date": rates["date"], "command": rates["command"]},
         "bits": list(BITS),
         "clients": [LEAST, MOST],

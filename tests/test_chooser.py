@@ -25,7 +25,7 @@ from bench.saved_rates import chosen_rates, load
 from docs import chooser
 from secagg.encoding import Encoding
 from secagg.table import input_round
-from tests.service.browser import look
+from tests.service.browser import look, shows
 
 PAGE = (Path(__file__).parent.parent / "docs" / "pages" / "choose.html").as_uri()
 PARTIES = ("aggregators", "decryptor", "committee", "beacon", "postQuantum")
@@ -58,20 +58,21 @@ def questions(count: int, seed: int) -> list[dict[str, Any]]:
     ]
 
 
-def encoding(question: dict[str, Any], multiplier: float | None) -> Encoding | None:
+def encoding(question: dict[str, Any], noise: dict[str, float] | None) -> Encoding | None:
     """The encoding with the noise that the page chose; None without noise."""
-    if multiplier is None:
+    if noise is None:
         return None
-    kind = dp.CentralGaussian if question["noise"] == "central" else dp.DistributedGaussian
-    return kind(1.0, multiplier, question["bits"])
+    if question["noise"] == "central":
+        return dp.CentralGaussian(1.0, noise["multiplier"], question["bits"])
+    return dp.DistributedGaussian(1.0, noise["multiplier"], question["bits"], k_stddevs=noise["deviations"])
 
 
-def planned(question: dict[str, Any], name: str, multiplier: float | None = None) -> Planned:
+def planned(question: dict[str, Any], name: str, noise: dict[str, float] | None = None) -> Planned:
     """What the plan says of a protocol."""
     protocol = chooser.protocols(question["corruption"] / 100)[name]
     size = question["clients"], question["coordinates"], question["bits"]
-    noise = encoding(question, multiplier)
-    workload = chooser.workload(protocol, size, question["corruption"], question["dropout"], noise)
+    encoded = encoding(question, noise)
+    workload = chooser.workload(protocol, size, question["corruption"], question["dropout"], encoded)
     plain = {name.removesuffix("/beacon"): protocol}
     rates = chosen_rates(load(chooser.RATES), plain, workload)
     (one,) = plan(plain, rates, workload, Link(1e6 * question["uplink"], 1e6 * question["downlink"]))
@@ -114,20 +115,25 @@ def built(code: str, coordinates: int) -> secagg.Task:
 
 @pytest.mark.stacks
 def test_the_page_says_what_the_plan_says(page: Any) -> None:
-    """All costs of what fits, to the last digits."""
+    """All costs of what fits, to the last digits; noise adds its own seconds."""
     worst: dict[str, float] = {}
+    noise = json.loads(chooser.RATES.read_text(encoding="utf-8"))["noise"]
     asked = questions(40, seed=1)
     for question, answer in zip(asked, ask(page, asked), strict=True):
         for one in answer["fitting"]:
             name, cost = one["name"], one["cost"]
-            expected = planned(question, name, (one["noise"] or {}).get("multiplier"))
+            expected = planned(question, name, one["noise"])
+            drawn = noise.get(question["noise"], {"client": 0.0, "server": 0.0})
+            length = question["coordinates"]
+            if question["noise"] == "distributed":
+                length = 1 << (length - 1).bit_length()
             assert not expected.refused, (question, name, expected.refused)
             pairs = {
                 "up": expected.bytes_up,
                 "down": expected.bytes_down,
                 "wire": expected.wire_seconds,
-                "client": expected.client_seconds,
-                "server": expected.server_seconds,
+                "client": expected.client_seconds + length * drawn["client"],
+                "server": expected.server_seconds + length * drawn["server"],
                 "other": expected.other_seconds or 0.0,
             }
             for figure, value in pairs.items():
@@ -155,6 +161,29 @@ def test_control_a_page_with_another_rate_or_another_byte_differs_from_the_plan(
     page.execute_script("SECAGG_DATA.sizes.advert += 1")
     assert cost()["client"] > (1 + 1e-5) * expected.client_seconds
     assert cost()["down"] > expected.bytes_down
+
+
+@pytest.mark.stacks
+@pytest.mark.parametrize(
+    ("name", "change"),
+    [
+        ("SecAggPlus/beacon", "SECAGG_DATA.graph.slack += 4"),
+        ("OneShot", "SECAGG_DATA.protocols.OneShot.variance *= 4"),
+        ("BFV", "SECAGG_DATA.protocols.BFV.rings.rows[14][0].splice(1)"),
+    ],
+)
+def test_control_a_graph_or_ring_by_another_rule_has_other_bytes(page: Any, name: str, change: str) -> None:
+    question = questions(1, seed=5)[0] | dict.fromkeys(PARTIES, True) | {"server": "curious", "corruption": 5}
+    question |= {"clients": 2000, "coordinates": 67_890, "bits": 16, "dropout": 5, "noise": "none"}
+
+    def sent() -> float:
+        (answer,) = ask(page, [question | {"postQuantum": False}])
+        return float(next(one["cost"]["up"] for one in answer["fitting"] if one["name"] == name))
+
+    expected = planned(question, name).bytes_up
+    assert sent() == expected
+    page.execute_script(change)
+    assert sent() != expected
 
 
 @pytest.mark.stacks
@@ -195,24 +224,38 @@ def test_where_the_page_finds_no_noise_the_library_finds_none_and_the_stated_bit
             if stated is None or one["name"] not in ("SecAgg", "BFV"):
                 continue
             refused += 1
-            with pytest.raises((dp.DPError, secagg.ConfigError)):
-                least_noise(question, question["bits"], one["name"])
-            assert least_noise(question, int(stated[1]), one["name"]) > 0
+            assert least_noise(question, question["bits"], one["name"]) == []
+            assert least_noise(question, int(stated[1]), one["name"])
     assert refused > 8
 
 
-def least_noise(question: dict[str, Any], bits: int, name: str) -> float:
-    """The least noise multiplier that the library finds for a question."""
+def least_noise(question: dict[str, Any], bits: int, name: str) -> list[float]:
+    """The least noise multipliers that the library finds for a question, one for each k_stddevs that allows any."""
     clients, percent = question["clients"], question["corruption"]
     corrupt = chooser.corrupt(percent, clients)
     protocol = chooser.protocols(percent / 100)[name]
     honest = chooser.min_survivors(protocol, clients, percent, question["dropout"]) - corrupt
-    noise: Any = encoding(question | {"bits": bits}, 1.0)
-    one = noise.for_task(max_clients=clients, honest=honest, corrupt=corrupt)
-    found: float = one.with_epsilon(
-        question["epsilon"], question["coordinates"], rounds=question["rounds"]
-    ).noise_multiplier
+    found = []
+    for deviations in chooser.noise()["deviations"]:
+        with suppress(dp.DPError):
+            noise: Any = encoding(question | {"bits": bits}, {"multiplier": 1.0, "deviations": deviations})
+            one = noise.for_task(max_clients=clients, honest=honest, corrupt=corrupt)
+            least = one.with_epsilon(question["epsilon"], question["coordinates"], rounds=question["rounds"])
+            found.append(least.noise_multiplier)
     return found
+
+
+@pytest.mark.stacks
+def test_four_hospitals_get_noise_with_more_room_than_the_default_leaves(page: Any) -> None:
+    """Control: the task without k_stddevs is refused, and the error asks for more."""
+    question = {"clients": 4, "corruption": 33, "dropout": 0, "coordinates": 10_000, "noise": "distributed"}
+    chosen = best(page, question | {"bits": 20})
+    assert chosen["name"] == "SecAgg"
+    room = f", k_stddevs={chosen['noise']['deviations']}"
+    assert room in chosen["task"]
+    assert built(chosen["task"], 10_000).encoder.epsilon(10_000, rounds=20) <= 8  # type: ignore[attr-defined]
+    with pytest.raises(secagg.ConfigError, match="expected k_stddevs of at least"):
+        built(chosen["task"].replace(room, ""), 10_000)
 
 
 @pytest.mark.stacks
@@ -359,6 +402,7 @@ def test_each_example_of_the_guide_opens_the_page_with_its_answer_and_runs(page:
         assert link is not None
         page.get("about:blank")
         page.get(f"{PAGE}#{link[1]}")
+        shows(page, "Take ", "#verdict")
         verdict = page.execute_script("return document.querySelector('#verdict').textContent")
         assert verdict.startswith(f"Take {take.strip('`')}. "), run
         task = built(page.execute_script("return document.querySelector('#snippet').textContent"), 10)
@@ -495,6 +539,7 @@ def test_the_page_has_the_saved_rates_and_tables_of_this_code() -> None:
     assert data["protocols"]["OneShot"].items() >= chooser.key_rings(one_shot).items(), "run make docs"
     assert data["sizes"] == chooser.sizes(), "run make docs"
     assert data["noise"] == chooser.noise(), "run make docs"
+    assert {role for added in data["noiseSeconds"].values() for role in added} == {"client", "server"}
 
 
 def test_rates_that_were_saved_are_read_again_and_other_files_are_refused(tmp_path: Path) -> None:

@@ -35,12 +35,13 @@ window.SECAGG_NOISE = (() => {
     return { clamped: 0, curve, deviation: multiplier / n };
   }
 
-  function distributed({ bits, d, n, honest }, multiplier) {
-    if (4 ** bits <= n * DEVIATIONS ** 2) return "too narrow";
+  // `deviations` is k_stddevs: standard deviations of the sum that fit into half the modulus.
+  function distributed({ bits, d, n, honest, deviations }, multiplier) {
+    if (4 ** bits <= n * deviations ** 2) return "too narrow";
     const dimension = padded(d);
     const share = multiplier / Math.sqrt(honest);
     const spread = Math.sqrt(n * (n / dimension + share ** 2));
-    const reach = Math.sqrt(4 ** bits - n * DEVIATIONS ** 2) / (2 * DEVIATIONS * spread);
+    const reach = Math.sqrt(4 ** bits - n * deviations ** 2) / (2 * deviations * spread);
     const sigma = share * reach;  // of one client, in steps
     if (sigma < NARROWEST) return "too narrow";
     const bound = mostSquares(reach, dimension);
@@ -49,7 +50,7 @@ window.SECAGG_NOISE = (() => {
     const squares = Math.max(1, Math.floor(bound));
     const limit = Math.floor(Math.sqrt(squares));
     const half = 2 ** (bits - 1);
-    const room = half - Math.min(limit, Math.ceil((DEVIATIONS * reach) / Math.sqrt(dimension)) + 1);
+    const room = half - Math.min(limit, Math.ceil((deviations * reach) / Math.sqrt(dimension)) + 1);
     const clamped = (far) => Math.min(1, 2 * dimension * n * Math.exp(-((far / sigma) ** 2) / 2));
     if (room < 1 || clamped(room) > DELTA * LESS_RARE) return "too wide";
     let [low, high] = [0, room];  // the least place at which clamping is rare enough
@@ -109,7 +110,22 @@ window.SECAGG_NOISE = (() => {
 
   // The least noise multiplier that keeps so many rounds within ε, rounded up to four digits; null if these bits allow
   // none. `numbers` are bits, d, n and, for distributed noise, how many honest clients are sure to be in each sum.
+  // Among few clients, one client's noise needs more room than the default leaves: then `deviations` is larger.
   function solve(kind, numbers, target, rounds) {
+    const key = JSON.stringify([kind, numbers, target, rounds]);
+    if (!solved.has(key)) {
+      if (solved.size > 5000) solved.clear();
+      let found = null;
+      for (const deviations of kind === "central" ? DEVIATIONS.slice(0, 1) : DEVIATIONS) {
+        found ??= solveAt(kind, { ...numbers, deviations }, target, rounds);
+      }
+      solved.set(key, found);
+    }
+    return solved.get(key);
+  }
+  const solved = new Map();  // most protocols ask for the same numbers
+
+  function solveAt(kind, numbers, target, rounds) {
     const grid = (multiplier) => (kind === "central" ? central : distributed)(numbers, multiplier);
     const enough = (multiplier) => {
       const found = grid(multiplier);
@@ -127,7 +143,8 @@ window.SECAGG_NOISE = (() => {
     const multiplier = Number((Math.ceil(high * scale) / scale).toPrecision(4));
     const found = grid(multiplier);
     if (typeof found === "string" || !enough(multiplier)) return null;
-    return { multiplier, epsilon: epsilon(found, rounds), deviation: found.deviation };
+    const { deviation } = found;
+    return { multiplier, epsilon: epsilon(found, rounds), deviation, deviations: numbers.deviations };
   }
 
   // The bits nearest to the question's with which `solve` has an answer; null if there are none.

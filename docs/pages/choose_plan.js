@@ -181,10 +181,11 @@ window.SECAGG_CHOOSE = (() => {
     const [up, down] = [reference.up - then.up + now.up, reference.down - then.down + now.down];
     const wire = (8 * up) / (question.uplink * 1e6) + (8 * down) / (question.downlink * 1e6);
     const lanes = !encrypted && Math.max(...wide) > 32;
-    const client = seconds(name, "client", counts, lanes);
+    const drawn = DATA.noiseSeconds[question.noise] ?? { client: 0, server: 0 };  // for each coordinate
+    const client = seconds(name, "client", counts, lanes) + d * drawn.client;
     return {
       up, down, wire, client, waiting: client + wire,
-      server: seconds(name, "server", counts, lanes), other: seconds(name, "other", counts, lanes),
+      server: seconds(name, "server", counts, lanes) + d * drawn.server, other: seconds(name, "other", counts, lanes),
       neighbours: k, minSurvivors: minSurvivors(name, question),
     };
   }
@@ -321,8 +322,9 @@ window.SECAGG_CHOOSE = (() => {
   function encoding(question, noise) {
     if (noise === null) return `secagg.FixedPoint(clip=1.0, bits=${question.bits}),  # values beyond the clip are cut`;
     const kind = question.noise === "central" ? "CentralGaussian" : "DistributedGaussian";
+    const room = noise.deviations === DATA.noise.deviations[0] ? "" : `, k_stddevs=${noise.deviations}`;
     return (
-      `dp.${kind}(l2_clip=1.0, noise_multiplier=${noise.multiplier}, bits=${question.bits}),` +
+      `dp.${kind}(l2_clip=1.0, noise_multiplier=${noise.multiplier}, bits=${question.bits}${room}),` +
       "  # a longer update is shortened to the clip"
     );
   }

@@ -235,6 +235,9 @@ def test_rates_are_saved_and_a_plan_by_them_measures_nothing(tmp_path, monkeypat
     result = CliRunner().invoke(app, ["rates", "--protocol", "Clear", "--json", str(rated)])
     assert result.exit_code == 0, result.output
     assert len(json.loads(rated.read_text())["rates"]["Clear"]) == 2  # narrow lanes and wide ones
+    noise = json.loads(rated.read_text())["noise"]
+    assert noise["distributed"]["client"] > noise["distributed"]["server"] >= 0
+    assert noise["central"]["server"] > 0
     monkeypatch.setattr(plan_command, "calibrate", None)
     arguments = ["--clients", "1000", "--coordinates", "10", "--dropout", "0.4", "--min-survivors", "600"]
     command = ["plan", *arguments, "--protocol", "Clear", "--rates", str(rated), "--json", str(planned)]
