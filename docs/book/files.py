@@ -74,7 +74,12 @@ def relinked(text: str, written: Path, shown: Path) -> str:
         return link[1] + os.path.relpath(target, shown.parent) + anchor
 
     parts = re.split(r"(^ *```.*?^ *```)", text, flags=re.DOTALL | re.MULTILINE)
-    return "".join(part if index % 2 else _LINK.sub(change, part) for index, part in enumerate(parts))
+    return "".join(named(part) if index % 2 else _LINK.sub(change, part) for index, part in enumerate(parts))
+
+
+def named(block: str) -> str:
+    """A block of code with its language: one without is for a shell, and Sphinx would take it for Python."""
+    return re.sub(r"^( *```)\n", r"\1bash\n", block, count=1)
 
 
 def read(app: Sphinx, page: str, source: list[str]) -> None:
