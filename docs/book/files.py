@@ -126,12 +126,16 @@ def anchored(path: str, anchor: str) -> str | None:
 
 
 def defined_at(path: str, name: str) -> int | None:
-    """The line at which a file of Python begins to define a class or function of this name, with its decorators."""
+    """The line at which a file defines a class or function, such as ``Task.client``, with its decorators."""
+    tree: ast.AST = ast.parse((ROOT / path).read_text(encoding="utf-8"))
     defined = ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef
-    for node in ast.walk(ast.parse((ROOT / path).read_text(encoding="utf-8"))):
-        if isinstance(node, defined) and node.name == name:
-            return min(one.lineno for one in (node, *node.decorator_list))
-    return None
+    for part in name.split("."):
+        named = (node for node in ast.walk(tree) if isinstance(node, defined) and node.name == part)
+        if (inner := next(named, None)) is None:
+            return None
+        tree = inner
+        line = min(one.lineno for one in (inner, *inner.decorator_list))
+    return line
 
 
 def _links(tree: nodes.document) -> Iterator[tuple[nodes.reference, str, str]]:

@@ -63,8 +63,8 @@ def linkcode_resolve(domain: str, info: dict[str, str]) -> str | None:
         return None
     module, name = importlib.import_module(info["module"]), info["fullname"]
     where = line_of(stands_for(f"{module.__name__}.{name}"))
-    if where is None and "." not in name:  # derived from a class of a framework that is not installed here
-        path = str(Path(str(home(module, name).__file__)).relative_to(ROOT))
+    if where is None:  # it is of a class of a framework that is not installed here, or has a decorator of it
+        path = str(Path(str(home(module, name.partition(".")[0]).__file__)).relative_to(ROOT))
         where = (path, line) if (line := defined_at(path, name)) else None
     if where is not None:
         SHOWN.add(where[0])
