@@ -115,5 +115,8 @@ class NoShell(FLComponent):  # type: ignore[misc]
 
 def has_shell(local: str) -> bool:
     """Whether the server may run NVFlare's shell commands at the site with this folder ``local``."""
-    path = Path(local) / "resources.json"
-    return not path.exists() or f"{PUBLIC}.{NoShell.__name__}" not in path.read_text(encoding="utf-8")
+    try:
+        text = (Path(local) / "resources.json").read_text(encoding="utf-8")
+    except (OSError, ValueError):  # the site then has NVFlare's own components
+        return True
+    return f"{PUBLIC}.{NoShell.__name__}" not in text

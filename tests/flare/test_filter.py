@@ -6,7 +6,9 @@ through, with a filter that is written as NVFlare's are as the control.
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -24,8 +26,9 @@ from nvflare.app_common.app_constant import AppConstants
 from nvflare.app_common.utils.fl_model_utils import FLModelUtils
 
 import secagg
+from secagg.integrations._flare_ways_out import has_shell
 from secagg.integrations.flare import SecureFilter
-from tests.flare.document import policy
+from tests.flare.document import block, policy
 from tests.flare.federation import MODEL, Site
 
 SECRET = np.random.default_rng(7).uniform(1, 2, MODEL["numpy_key"].shape).astype(np.float32)
@@ -176,3 +179,14 @@ def test_the_task_that_trains_may_have_another_name(tmp_path: Path) -> None:
     assert {name: array.tolist() for name, array in sent["DXO"]["data"].items()} == {"secagg": [0.0]}
     assert site.run(request(), "train").get_return_code() == ReturnCode.TASK_RESULT_FILTER_ERROR
     assert not any(map(is_found, site.sent))
+
+
+def test_a_site_whose_files_the_server_can_read_says_so(tmp_path: Path, caplog: Any) -> None:
+    task = replace(TASK, protocol=secagg.SecAgg())
+    make_site(tmp_path, [SecureFilter(task)], dxo(data={"numpy_key": SECRET}))
+    assert "a server that lies can read this site's files, and its private key" in caplog.text
+    local = tmp_path / "site-1" / "local"
+    (local / "resources.json").write_text(json.dumps({"components": [{"id": "a", "path": "b.C"}]}))
+    assert has_shell(str(local))
+    (local / "resources.json").write_text(block("json", "NoShell"))
+    assert not has_shell(str(local))
