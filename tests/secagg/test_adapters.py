@@ -12,10 +12,12 @@ from typing import Any
 
 import numpy as np
 import pytest
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 import secagg
 from mpc.keys import encode_parts
 from secagg._rounds import UPLOADS_OF_A_MODEL
+from secagg.beacon import SignedBeacon
 from secagg.errors import Aborted, ConfigError, EncodingError
 from secagg.integrations._shared import party
 from secagg.integrations._shared.digests import arguments_digest, arrays_digest, arrays_of, typed
@@ -42,6 +44,10 @@ def make_task(**changes: Any) -> secagg.Task:
     }
     return secagg.Task(**settings | changes)
 
+
+OPERATOR = Ed25519PrivateKey.from_private_bytes(bytes(32)).public_key().public_bytes_raw()
+BEACON = SignedBeacon(OPERATOR, genesis=1_700_000_000, period=30)
+DRAWN = secagg.DrawnOneShot(4, 1, enrolled=5, member_corruption=0.2, beacon=BEACON, draw_round=1)
 
 VALUES: list[Any] = [
     *(None, True, False, 1, 0, "1", "True", 1.0, -0.0, 0.0, b"1", b""),
@@ -300,3 +306,19 @@ def test_a_site_logs_a_traceback_for_what_nobody_expects_alone(error: BaseExcept
     (record,) = [each for each in caplog.records if "takes no part" in each.getMessage()]
     assert str(error) in record.getMessage()
     assert bool(record.exc_info) is not isinstance(error, ConfigError)
+
+
+@pytest.mark.parametrize(
+    ("protocol", "why"),
+    [
+        (
+            secagg.SecAggPlus(threat_model="malicious", beacon=BEACON),
+            "SecAggPlus with a beacon, and no function",
+        ),
+        (DRAWN, "DrawnOneShot with a beacon, whose values a client needs too; expected OneShot"),
+    ],
+)
+def test_a_beacon_whose_values_would_not_arrive_is_refused_at_once(protocol: Any, why: str) -> None:
+    task = secagg.Task(protocol, secagg.Layout.of({"w": np.zeros(3)}), secagg.FixedPoint(clip=1.0), 5, 4)
+    with pytest.raises(ConfigError, match=f"got {why}"):
+        Rounds("test", task, roster=None, parties=(), deadlines=1.0)

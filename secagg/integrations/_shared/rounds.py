@@ -23,6 +23,7 @@ from secagg.integrations._shared.sessions import (
     without,
 )
 from secagg.integrations._shared.statements import Statement, as_refusal
+from secagg.protocols.oneshot.drawn import DrawnOneShot
 from secagg.roles.environment import Environment
 from secagg.roles.outcome import Outcome
 from secagg.roles.server import Outbox, Server
@@ -84,9 +85,9 @@ class Rounds:
         usual: float = SECONDS,
         **lent: Any,
     ) -> None:
+        _check_beacon(task, Environment(**lent))  # an environment refuses what is of another kind
         task.protocol.validate_roster(task, roster)
         _check_parties(task, roster, parties)
-        Environment(**lent)  # to refuse here what would end each round
         seconds = checked_deadlines(deadlines, task)
         self.task, self.roster = task, roster
         self.outcomes: list[Outcome] = []
@@ -189,3 +190,15 @@ def _check_parties(task: Task, roster: Roster | None, parties: Iterable[str]) ->
         raise ConfigError(f"got no parties= for {', '.join(missing)}, which {name} needs")
     if extra := sorted(set(parties) - needed):
         raise ConfigError(f"got parties= for {', '.join(extra):.200}, which {name} does not have")
+
+
+def _check_beacon(task: Task, lent: Environment) -> None:
+    """``ConfigError`` for a protocol with a beacon whose values not all who need them would get."""
+    protocol = task.protocol
+    if isinstance(protocol, DrawnOneShot):
+        raise ConfigError(f"got {protocol.name} with a beacon, whose values a client needs too; expected OneShot")
+    if getattr(protocol, "beacon", None) is not None and lent.beacon is None:
+        raise ConfigError(
+            f"got {protocol.name} with a beacon, and no function that fetches its values; pass beacon= to the "
+            'server, or, where it takes none, use threat_model="semi-malicious" in the task'
+        )
