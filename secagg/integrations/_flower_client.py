@@ -86,6 +86,7 @@ def client_mod(
         party = str(context.node_config.get("secagg-id", f"node-{context.node_id}"))
         with privately(log):
             node = _Node.of(full_task, weighted_by, party, context)
+        node.check_keys("its node config, as in flower-supernode --node-config 'secagg-key=\"...\"'")
         node.check_storage()
         if not statement.session:
             return Message(RecordDict(write(full_task, party=party, roster=node.check())), reply_to=message)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import subprocess
 import sys
 from collections import deque
@@ -322,3 +323,31 @@ def test_a_beacon_whose_values_would_not_arrive_is_refused_at_once(protocol: Any
     task = secagg.Task(protocol, secagg.Layout.of({"w": np.zeros(3)}), secagg.FixedPoint(clip=1.0), 5, 4)
     with pytest.raises(ConfigError, match=f"got {why}"):
         Rounds("test", task, roster=None, parties=(), deadlines=1.0)
+
+
+@pytest.mark.parametrize(
+    ("protocol", "config", "missing"),
+    [
+        (secagg.SecAgg(), {}, "secagg-key and secagg-roster"),
+        (secagg.BFV(), {}, "secagg-key and secagg-roster"),
+        (secagg.SecAgg(threat_model="semi-honest"), {"secagg-roster": ""}, "secagg-key"),
+        (secagg.SecAgg(threat_model="semi-honest"), {}, ""),
+        (secagg.SecAgg(), {"secagg-key": "", "secagg-roster": ""}, ""),
+    ],
+)
+def test_a_party_without_its_key_or_roster_says_which_and_where(
+    protocol: Any, config: dict[str, str], missing: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for loader in ("load_identity", "load_roster"):
+        monkeypatch.setattr(party, loader, lambda path: None)
+    one = party.Party(
+        task=make_task(protocol=protocol), stack="x", run="1", party="s1", config=config, memory={}, forgets="",
+        log=logging.getLogger("x"),
+    )  # fmt: skip
+    if missing:
+        with pytest.raises(
+            ConfigError, match=f"got settings without {missing}; set the paths of s1's .* in a file,"
+        ):
+            one.check_keys("a file")
+    else:
+        one.check_keys("a file")

@@ -86,6 +86,17 @@ class Party:
             self.task.client(self.party, **self.keys)
         return roster_digest(self.keys["roster"])
 
+    def check_keys(self, place: str) -> None:
+        """``ConfigError`` for a config without a key or a roster, where the task needs them; ``place`` has both."""
+        protocol = self.task.protocol
+        missing = [name for name in ("secagg-key", "secagg-roster") if name not in self.config]
+        needed = protocol.threat_model != "semi-honest" or protocol.party_counts
+        if missing and (needed or len(missing) == 1):
+            raise ConfigError(
+                f"got settings without {' and '.join(missing)}; set the paths of {self.party}'s key and the roster "
+                f'in {place}, or neither and SecAgg(threat_model="semi-honest") in the task'
+            )
+
     def check_storage(self) -> None:
         """``ConfigError`` if the client could contradict what it sent, and the threat model forbids that."""
         model = self.task.protocol.threat_model

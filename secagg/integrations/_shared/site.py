@@ -23,6 +23,8 @@ from secagg.task import Task
 
 Arrays = Mapping[str, NDArray[Any]]
 
+_PLACE = "secagg.json in the folder local of its workspace, or in the file that SECAGG_SITE names"
+
 _COMPILING: dict[bytes, threading.Thread] = {}  # by the task's digest; a simulator plays several sites in a process
 _STARTING = threading.Lock()
 
@@ -91,21 +93,11 @@ class Site:
         self.training = None
         if self._closed:
             raise ConfigError("got a request after the end of the job, or in a job with two tasks")
-        self._check_settings()
+        self.party.check_keys(_PLACE)
         self.party.check_storage()
         check_model(arrays, self.task)
         copied = {name: np.array(array) for name, array in arrays.items()}
         return Training(number, arrays_digest(self.stack, copied), request, copied)
-
-    def _check_settings(self) -> None:
-        """``ConfigError`` for settings without a key or a roster, where the task needs them."""
-        missing = [name for name in ("secagg-key", "secagg-roster") if name not in self.party.config]
-        if len(missing) == 1 or (missing and self.task.protocol.threat_model != "semi-honest"):
-            raise ConfigError(
-                f"got settings without {' and '.join(missing)}; set the paths of this site's key and of the roster "
-                "in secagg.json in the folder local of its workspace, or in the file that SECAGG_SITE names, or "
-                'neither and SecAgg(threat_model="semi-honest") in the task'
-            )
 
     def keep(self, training: Training, after: Arrays, metrics: Mapping[str, Any]) -> None:
         """Keep the model that a training returned, and its metrics; ``ConfigError`` for what can't be encoded."""
