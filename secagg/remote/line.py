@@ -35,6 +35,7 @@ if TYPE_CHECKING:
 log = logging.getLogger("secagg")
 _LONGEST_TASK = 1 << 26
 _MOST_TRIES_ONCE = 8  # about a minute
+_FAILURES_TO_WARN = 3  # some seconds
 _FRESH = 5.0  # seconds in which a roster is not asked for again
 INSTALL = "pip install 'secagg[client]', or pip install httpx2 pyjwt"
 _RENEWED = 180.0  # seconds after which a token is signed anew; it is valid for two minutes more
@@ -184,7 +185,9 @@ class Exchange(ABC):
             return
         self.pause(seconds, now)
         self.settings.tell("retry", reason=reason, seconds=seconds)
-        log.info("the service did not answer, so the request is sent again in %.1f s: %s", seconds, reason)
+        # One line that a program without any logging shows too, or a wrong address looks like a long wait.
+        level = logging.WARNING if self._backoff.failures == _FAILURES_TO_WARN else logging.INFO
+        log.log(level, "the service did not answer, so the request is sent again in %.1f s: %s", seconds, reason)
         if call is not None:
             if call.lost is not None:
                 self._call = None

@@ -401,6 +401,28 @@ def test_a_service_that_is_gone_for_good_ends_the_session_and_a_run_of_once(tmp_
         until(once, lambda: False)
 
 
+def test_a_service_that_does_not_answer_is_told_of_once_until_it_answers(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    double = double_for()
+    client = Client(PARTIES, "c1", tmp_path, double, wait=0)
+
+    def warnings_after(seconds: float) -> int:
+        caplog.clear()
+        end = client.now + seconds
+        until(client, lambda: client.now > end)
+        return sum(
+            "the service did not answer" in one.message for one in caplog.records if one.levelname == "WARNING"
+        )
+
+    double.before = lambda party, route: (503, {}, b"")
+    assert warnings_after(600) == 1
+    double.before = lambda party, route: None
+    assert warnings_after(120) == 0
+    double.before = lambda party, route: (503, {}, b"")
+    assert warnings_after(600) == 1
+
+
 def test_a_client_that_polls_rarely_sends_a_request_a_minute(tmp_path: Path) -> None:
     double = double_for()
     client = Client(PARTIES, "c1", tmp_path, double, wait=0)
