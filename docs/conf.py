@@ -23,6 +23,7 @@ extensions = [
     "sphinx.ext.linkcode",
     "sphinx_copybutton",
     "docs.book.files",
+    "docs.book.modules",
     "docs.book.pages",
     "docs.book.reference",
     "docs.book.drawings",
@@ -60,6 +61,7 @@ html_static_path = ["book/static"]
 html_css_files = ["book.css"]
 html_show_sphinx = False
 html_show_search_summary = False  # it fetches pages, which a browser refuses for files
+html_search_scorer = str(ROOT / "docs" / "book" / "scorer.js")
 html_copy_source = False
 html_theme_options = {"navigation_with_keys": True}
 copybutton_prompt_text = r"\$ |>>> |\.\.\. "

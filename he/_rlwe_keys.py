@@ -192,7 +192,7 @@ class Adder:
     refuses a vector that is in the sum already. Any thread may call it: calls take turns.
 
     The vectors have ``length`` values under ``scheme``. ``sums`` are the sums of ciphertexts so far, and ``seen``
-    has SHA-256 of each vector that is in them.
+    has a hash of 32 bytes of each vector that is in them.
     """
 
     def __init__(self, scheme: Format, length: int, sums: Words, seen: set[bytes]) -> None:

@@ -261,6 +261,20 @@ def test_the_controls_of_claims_are_in_sight_on_a_wide_screen(browser: Any, site
 
 
 @pytest.mark.stacks
+def test_the_reference_has_inherited_methods_and_reads_every_signature(site: Path) -> None:
+    """Methods of a base without a page are with the class, and defaults without an expression are dots."""
+    pages = {path.stem: path.read_text(encoding="utf-8") for path in (site / "reference" / "api").glob("*.html")}
+    for page, method in (
+        ("secagg", "Server.receive"),
+        ("dp", "GaussianMechanism.release"),
+        ("he.bfv", "Scheme.adder"),
+    ):
+        assert f'id="{page}.{method}"' in pages[page]
+    assert 'id="secagg.Client.to_bytes"' not in pages["secagg"], "its base has a page"
+    assert [page for page, text in pages.items() if "&lt;factory&gt;" in text] == []
+
+
+@pytest.mark.stacks
 def test_search_finds_a_class_from_the_disk(browser: Any, site: Path) -> None:
     browser.get(f"file://{site}/search.html?q=FixedPoint")
     shows(browser, "FixedPoint", "#search-results ul.search")
@@ -272,3 +286,38 @@ def test_search_finds_a_class_from_the_disk(browser: Any, site: Path) -> None:
     assert all(url.startswith(("file://", "data:")) for url in requested(browser))
     browser.get(f"file://{site}/search.html?q=qqqqxyzzy")
     shows(browser, "did not match any documents", "#search-results")
+
+
+#: What strangers search for, and the page that should be first.
+QUESTIONS = {
+    "which protocol": "choosing.html#which-protocol",
+    "dropouts": "learn/your_training_loop.html",
+    "epsilon": "privacy.html",
+    "install": "install.html",
+    "key": "operations.html",
+    "threat model": "threat-model.html",
+    "simulate": "reference/api/secagg.html#secagg.simulate",
+    "FixedPoint": "reference/api/secagg.html#secagg.FixedPoint",
+}
+_FIRST = """
+const results = Search._performSearch(...Search._parseQuery(arguments[0]));
+const [page, , anchor] = results.at(-1);
+return `${page}.html${anchor}`;
+"""
+
+
+@pytest.mark.stacks
+def test_search_puts_the_page_about_the_question_first(browser: Any, site: Path) -> None:
+    for question, page in QUESTIONS.items():
+        browser.get(f"file://{site}/search.html?q={question}")
+        shows(browser, "Search finished", "#search-results")
+        assert browser.execute_script(_FIRST, question) == page
+
+
+@pytest.mark.stacks
+def test_control_without_the_scorer_pages_come_by_their_names(browser: Any, site: Path) -> None:
+    question = "which protocol"
+    browser.get(f"file://{site}/search.html?q={question}")
+    shows(browser, "Search finished", "#search-results")
+    browser.execute_script("delete Scorer.score")
+    assert browser.execute_script(_FIRST, question) == "benchmarks.html"

@@ -31,7 +31,13 @@ def lacking(public: Public) -> Iterator[str]:
 def _undescribed(kind: type, name: str) -> Iterator[str]:
     if not kind.__doc__ or kind.__doc__.startswith(f"{kind.__name__}("):  # what @dataclass writes
         yield name
-    for member, thing in vars(kind).items():
+    members = {
+        name: one
+        for base in kind.__mro__
+        if base is kind or _ours(base.__module__)
+        for name, one in vars(base).items()
+    }
+    for member, thing in members.items():
         plain = thing.fget if isinstance(thing, property) else getattr(thing, "func", thing)
         plain = getattr(plain, "__func__", plain)
         if not member.startswith("_") and inspect.isfunction(plain) and not inspect.getdoc(getattr(kind, member)):

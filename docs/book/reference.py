@@ -15,27 +15,60 @@ from sphinx.application import Sphinx
 from sphinx.environment import BuildEnvironment
 from sphinx.errors import ExtensionError
 from sphinx.ext.autodoc.mock import mock
+from sphinx.util import logging
 
 from docs.book.documented import home, lacking
 from docs.book.files import ROOT, SHOWN, defined_at, line_of
-from docs.book.parameters import undescribed
+from docs.book.parameters import PAGES, undescribed
 from docs.book.surface import PACKAGES, Public, stands_for, surface
 
+log = logging.getLogger(__name__)
 _LONGEST = 120  # characters of a value that is shown
 API = Path(__file__).parent.parent / "reference" / "api"
 
 
-def page(public: Public) -> str:
-    """The page of a public module."""
+def page(public: Public, documented: frozenset[type]) -> str:
+    """The page of a public module; ``documented`` are the classes that some page documents."""
     name = public.module.__name__
+    things = {own: getattr(public.module, own) for own in public.own}
+    ends = {own: inherits(thing, documented) for own, thing in things.items()}
+    alone = [own for own, thing in things.items() if any(ends.values()) and _directive(thing) is not None]
+    options = ["   :undoc-members:", "   :show-inheritance:"]
     lines = [f"# {name}", "", "```{eval-rst}", f".. automodule:: {name}"]
-    if public.own:
-        lines += [f"   :members: {', '.join(public.own)}", "   :undoc-members:", "   :show-inheritance:"]
+    if together := [own for own in public.own if own not in alone]:
+        lines += [f"   :members: {', '.join(together)}", *options]
+    for own in alone:
+        lines += ["", f".. {_directive(things[own])}:: {name}.{own}"]
+        if isinstance(things[own], type):
+            lines += ["   :members:", *options]
+        if ends[own]:
+            lines.append(f"   :inherited-members: {', '.join(ends[own])}")
     lines.append("```")
+    if (about := PAGES.get(name)) is not None:
+        lines += ["", f"What the fields mean is in [{about.stem}](../../{about.name})."]
     if public.elsewhere:
         linked = [f"{{py:obj}}`{shown} <{home}>`" for shown, home in sorted(public.elsewhere.items())]
         lines += ["", f"Also here, and documented where it is imported from: {', '.join(linked)}."]
     return "\n".join([*lines, ""])
+
+
+def inherits(thing: object, documented: frozenset[type]) -> list[str]:
+    """If a class has public methods from bases without a page: the bases whose methods it does not show."""
+    if not isinstance(thing, type):
+        return []
+    bare = [
+        base for base in thing.__mro__[1:] if base.__module__.split(".")[0] in PACKAGES and base not in documented
+    ]
+    if not any(not name.startswith("_") for base in bare for name in vars(base)):
+        return []
+    return sorted({base.__name__ for base in thing.__mro__[1:] if base not in bare})
+
+
+def _directive(thing: object) -> str | None:
+    """What documents a class or a function by itself; None for other things."""
+    if isinstance(thing, type):
+        return "autoexception" if issubclass(thing, BaseException) else "autoclass"
+    return "autofunction" if inspect.isroutine(thing) else None
 
 
 def write(app: Sphinx) -> None:
@@ -46,7 +79,9 @@ def write(app: Sphinx) -> None:
             raise ExtensionError("public names without a docstring, or a #: comment above:\n" + "\n".join(missing))
         if missing := list(undescribed(publics)):
             raise ExtensionError("parameters that no docstring describes:\n" + "\n".join(missing))
-        pages = {f"{public.module.__name__}.md": page(public) for public in publics}
+        named = (getattr(public.module, name) for public in publics for name in public.own)
+        documented = frozenset(thing for thing in named if isinstance(thing, type))
+        pages = {f"{public.module.__name__}.md": page(public, documented) for public in publics}
     API.mkdir(exist_ok=True)
     for path in API.glob("*.md"):
         if path.name not in pages:
@@ -82,12 +117,17 @@ def escape(app: Sphinx, what: str, name: str, thing: object, options: object, li
 def shorten(
     app: Sphinx, what: str, name: str, thing: object, options: object, *parts: str | None
 ) -> tuple[str | None, ...]:
-    """Write NumPy's arrays in signatures as ``NDArray[int64]``, which is what the source says."""
+    """Write NumPy's arrays in signatures as ``NDArray[int64]``, which is what the source says.
+
+    A default without an expression, such as ``<factory>``, becomes ``...``: Sphinx could not read the signature.
+    """
     array = re.compile(
         r"~?(?:numpy\.)?ndarray\[~?tuple\[~?(?:typing\.)?Any, \.\.\.\], ~?(?:numpy\.)?dtype\[~?([\w.]+)\]\]"
     )
     return tuple(
-        None if part is None else array.sub(lambda one: f"NDArray[{one[1].rpartition('.')[2]}]", part)
+        None
+        if part is None
+        else re.sub(r"= ?<[^<>]+>", "= ...", array.sub(lambda one: f"NDArray[{one[1].rpartition('.')[2]}]", part))
         for part in parts
     )
 
@@ -100,6 +140,9 @@ def tidy(app: Sphinx, tree: nodes.document) -> None:
     for paragraph in list(tree.findall(nodes.paragraph)):
         if paragraph.astext() == "Bases: object":
             paragraph.parent.remove(paragraph)
+    for signature in tree.findall(addnodes.desc_signature):
+        if "~" in signature.astext():
+            log.warning("a signature that could not be read: %s", signature.astext(), location=signature)
     for value in tree.findall(addnodes.desc_annotation):
         if value.astext().lstrip().startswith("=") and len(value.astext()) > _LONGEST:
             value.children = [nodes.Text(" = …")]

@@ -166,7 +166,7 @@ class AsyncRemote:
 class AsyncOffer(BaseOffer):
     """An offer to train: one session, and the model to start from. See :class:`BaseOffer` for its facts.
 
-    :class:`AsyncRemote` makes it, as ``remote``.
+    ``remote`` is the connected client that got the offer.
     """
 
     def __init__(self, remote: AsyncRemote, session: Session) -> None:

@@ -23,8 +23,8 @@ AnyClientState = TypeVar("AnyClientState", bound=ClientState)
 class Client(Member[AnyClientState]):
     """A client: contributes one update, and gets no result.
 
-    Call ``receive`` for each message until the client is ``finished``, and ``contribute`` at any time before the
-    input is asked for. Its constructor is that of :class:`secagg.roles.Member`.
+    Call :meth:`~secagg.roles.Member.receive` for each message until the client is ``finished``, and ``contribute``
+    at any time before the input is asked for. Its constructor is that of :class:`secagg.roles.Member`.
     """
 
     role = PartyRole.CLIENT

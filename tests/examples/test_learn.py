@@ -16,7 +16,7 @@ BLOCKS = {
     for section in SECTIONS
     for code in re.findall(r"^```python\n(.*?)^```", section, re.DOTALL | re.MULTILINE)
 }
-OWN, NOISE = "Your own data", "Clients that fall silent, and noise"
+OWN, NOISE = "Your own data", "Dropouts and noise"
 NEEDS = {
     "scikit-learn": ("sklearn",),
     "PyTorch": ("sklearn", "torch"),
