@@ -142,7 +142,7 @@ def read_json(path: Path) -> dict[str, Any]:
     """Read a document that ``--json`` wrote. ``ConfigError`` for any other file."""
     try:
         document = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise ConfigError(
             f"got {path}, which cannot be read as JSON ({error}); name a file that --json wrote"
         ) from error

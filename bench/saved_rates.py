@@ -81,13 +81,21 @@ def to_plain(saved: SavedRates) -> dict[str, Any]:
     }
 
 
+def _seconds(value: object) -> float:
+    if type(value) not in (int, float) or not 0 <= value < 1e9:  # type: ignore[operator]
+        raise ValueError("a rate is a number of seconds")
+    return float(value)  # type: ignore[arg-type]
+
+
 def from_plain(plain: Mapping[str, Any]) -> SavedRates:
-    """What :func:`to_plain` wrote."""
+    """What :func:`to_plain` wrote. ``KeyError``, ``TypeError``, ``ValueError`` or ``AttributeError`` for others."""
     return {
         name: tuple(
             Rates(
                 {
-                    role: Formula(tuple(TERMS[symbols] for symbols in seconds), tuple(map(float, seconds.values())))
+                    role: Formula(
+                        tuple(TERMS[symbols] for symbols in seconds), tuple(map(_seconds, seconds.values()))
+                    )
                     for role, seconds in one["seconds"].items()
                 },
                 one["bits"],

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import hashlib
+import json
+import math
+import re
 import struct
 from collections.abc import Iterable, Iterator, Sequence
-from typing import Final, NamedTuple, TypeVar
+from typing import Any, Final, NamedTuple, TypeVar
 
 import msgspec
 
@@ -15,6 +18,8 @@ from secagg.errors import ConfigError
 
 _FRAME: Final = struct.Struct(">II")  # of a message in an answer to a poll: its round's number, its length
 DIGEST_BYTES: Final = 32
+_HEX: Final = re.compile(r"[0-9a-f]{64}\Z")
+_LONGEST_CONFIG: Final = 1 << 16  # characters
 
 Document = TypeVar("Document", bound=msgspec.Struct)
 
@@ -35,6 +40,22 @@ class Offer(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     config: str
     seconds: float
     input_seconds: float
+
+    def settings(self) -> dict[str, Any]:
+        """The config as an object; ``ConfigError`` for an offer that no service makes."""
+        try:
+            config = json.loads(self.config)
+        except (ValueError, RecursionError):
+            config = None
+        if (
+            not _HEX.match(self.model)
+            or not (0 < self.number < 1 << 32 and 0 < self.attempt < 1 << 16)
+            or not isinstance(config, dict)
+            or len(self.config) > _LONGEST_CONFIG
+            or not (math.isfinite(self.seconds) and math.isfinite(self.input_seconds))
+        ):
+            raise ConfigError("got an offer whose fields are impossible")
+        return config
 
     def name(self) -> bytes:
         """The session's name, which the client computes and never takes from a message.

@@ -7,10 +7,8 @@ Flower sends arrays in chunks, and does not copy them.
 from __future__ import annotations
 
 import hashlib
-import math
 import re
 from collections.abc import Mapping
-from io import BytesIO
 from typing import Any
 
 import numpy as np
@@ -30,10 +28,13 @@ MESSAGE = "secagg.message"
 _STYPE = "secagg.envelope"  # tells other code that this array does not hold numbers
 _APP_ERRORS = (2, 6)  # Flower's codes for an exception in a ClientApp, and for a refusal by one of Flower's mods
 _KINDS = {"arrays": ArrayRecord, "metrics": MetricRecord, "config": ConfigRecord}
-_HEADERS = {
-    (1, 0): np.lib.format.read_array_header_1_0,
-    (2, 0): np.lib.format.read_array_header_2_0,
-}
+# The header that numpy.save writes. NumPy's own reader takes any literal of Python, and ends in a MemoryError or a
+# TokenError for some.
+_HEADER = re.compile(
+    rb"\{'descr': '([<>](?:[iu][248]|f(?:[248]|16)|c(?:8|16|32))|\|[biu]1)', 'fortran_order': (True|False), "
+    rb"'shape': \(((?:[0-9]{1,18}, )*[0-9]{0,18},?)\), \} *\n"
+)
+_WIDTHS = {b"\x93NUMPY\1\0": 2, b"\x93NUMPY\2\0": 4}  # bytes of the header's length
 
 
 def write(task: Task, data: bytes = b"", **fields: Any) -> dict[str, Any]:
@@ -168,13 +169,18 @@ def arrays_of(record: Any) -> dict[str, NDArray[Any]]:
 def _view(name: str, array: Any) -> NDArray[Any]:
     if array.stype != "numpy.ndarray":
         raise EncodingError(f"got array {name!r} of type {array.stype!r:.40}; expected numpy.ndarray")
-    file = BytesIO(array.data)  # shares the bytes
+    data = array.data
+    width = _WIDTHS.get(bytes(data[:8]), 0)
+    start = 8 + width + int.from_bytes(data[8 : 8 + width], "little")
+    header = _HEADER.fullmatch(data, 8 + width, start) if width and start <= len(data) else None
+    if header is None:
+        raise EncodingError(f"got array {name!r:.80} that can't be read as numbers that NumPy has written")
+    shape = tuple(int(size) for size in header[3].split(b",") if size.strip())
     try:
-        shape, column_major, dtype = _HEADERS[np.lib.format.read_magic(file)](file)
-        flat = np.frombuffer(array.data, dtype, count=math.prod(shape), offset=file.tell())
-        return flat.reshape(shape, order="F" if column_major else "C")
-    except (ValueError, KeyError, TypeError, OverflowError) as error:
-        raise EncodingError(f"got array {name!r} that can't be read as NumPy's: {error}") from error
+        flat = np.frombuffer(data, np.dtype(header[1].decode()), offset=start)
+        return flat.reshape(shape, order="F" if header[2] == b"True" else "C")
+    except (ValueError, TypeError, OverflowError) as error:
+        raise EncodingError(f"got array {name!r:.80} that can't be read as NumPy's: {error}") from error
 
 
 def layout_of(model: Any) -> Layout:

@@ -7,7 +7,6 @@ checked or, where nothing depends on it, shown.
 
 from __future__ import annotations
 
-import json
 import logging
 from typing import Any
 
@@ -239,7 +238,7 @@ class ClientCore(Polling):
         offer = self.state.read_offer()
         if offer is None or self.task is None:
             return
-        session = session_of(offer, self.task.digest, now, json.loads(offer.config))
+        session = session_of(offer, self.task.digest, now)
         if self.state.is_over(session.key) or self.state.folder.is_over(self.task, self.party, session.name):
             self.state.forget_offer()
             return

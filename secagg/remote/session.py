@@ -2,24 +2,18 @@
 
 from __future__ import annotations
 
-import json
-import math
-import re
 from collections import deque
 from dataclasses import dataclass, field
 from typing import Any
 
 from secagg.api.documents import Acceptance, Framed, Offer, session_key
 from secagg.api.routes import SESSION_HEADER
-from secagg.errors import Refused, SecAggError
+from secagg.errors import ConfigError, Refused, SecAggError
 from secagg.identity import PartyRole
 from secagg.kit import Kit
 from secagg.remote.line import read
 from secagg.remote.requests import Response
 from secagg.roles.client import Client
-
-_HEX = re.compile(r"[0-9a-f]{64}\Z")
-_LONGEST_CONFIG = 1 << 16  # characters
 
 
 @dataclass(eq=False)
@@ -58,9 +52,12 @@ class Session:
         return self.over is not None
 
 
-def session_of(offer: Offer, task: bytes, now: float, config: dict[str, Any]) -> Session:
-    """The session that an offer under the task of this digest describes: its name and address are computed."""
-    name = offer.name()
+def session_of(offer: Offer, task: bytes, now: float) -> Session:
+    """The session that an offer under the task of this digest describes: its name and address are computed.
+
+    ``ConfigError`` for an offer that no service makes.
+    """
+    config, name = offer.settings(), offer.name()
     return Session(offer, name, session_key(task, name), now, config)
 
 
@@ -70,18 +67,9 @@ def read_offer(response: Response, kit: Kit, now: float) -> Session:
         raise Refused(f"got an offer to train as a {kit.role}; only clients train")
     offer = read(response.body, Offer)
     try:
-        config = json.loads(offer.config)
-    except (ValueError, RecursionError):
-        config = None
-    if (
-        not _HEX.match(offer.model)
-        or not (0 < offer.number < 1 << 32 and 0 < offer.attempt < 1 << 16)
-        or not isinstance(config, dict)
-        or len(offer.config) > _LONGEST_CONFIG
-        or not (math.isfinite(offer.seconds) and math.isfinite(offer.input_seconds))
-    ):
-        raise Refused("got an offer whose fields are impossible")
-    session = session_of(offer, bytes.fromhex(kit.task), now, config)
+        session = session_of(offer, bytes.fromhex(kit.task), now)
+    except ConfigError as error:
+        raise Refused(str(error)) from error
     if response.headers.get(SESSION_HEADER.lower(), session.key) != session.key:
         raise Refused("got an offer for another session than the one that it describes; nothing was accepted")
     return session

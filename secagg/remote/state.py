@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+from collections.abc import Callable
 from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, BinaryIO, Self
@@ -112,7 +113,7 @@ class State:
 
     def read_offer(self) -> Offer | None:
         """The offer that was accepted and whose session is not over, if there is one."""
-        return self._document(_OFFER, Offer)
+        return self._document(_OFFER, Offer, Offer.settings)
 
     def write_offer(self, offer: Offer) -> None:
         """Keep an offer before it is accepted."""
@@ -173,17 +174,21 @@ class State:
         """What was downloaded is not that model."""
         (self._path / f"model-{sha256}.part").unlink(missing_ok=True)
 
-    def _document(self, name: str, kind: type[Document]) -> Document | None:
+    def _document(
+        self, name: str, kind: type[Document], check: Callable[[Document], object] = lambda read: None
+    ) -> Document | None:
         """The document in a file of this folder; None without the file, ``ConfigError`` if it is damaged."""
         path = self._path / name
         try:
-            return read_document(path.read_bytes(), kind)
+            document = read_document(path.read_bytes(), kind)
+            check(document)
         except FileNotFoundError:
             return None
         except ConfigError as error:
             raise ConfigError(
                 f"{error} (in {path}, which is damaged; if it is deleted, its session is left out)"
             ) from error
+        return document
 
     def _write(self, name: str, data: bytes) -> None:
         fresh = self._path / f"{name}.new"

@@ -80,11 +80,11 @@ def _default_loop(entries: list[Entry], tasks: list[Task], beside: Path) -> Loop
             "model goes there, so name a file in another folder"
         ) from error
     try:
-        with np.load(path, allow_pickle=False) as file:
+        with path.open("rb") as opened, np.load(opened, allow_pickle=False) as file:
             model: dict[str, Any] = {name: file[name] for name in file.files}
-    except (OSError, ValueError) as error:
+    except Exception as error:  # zip files and NumPy's format end in a dozen kinds of errors
         raise ConfigError(
-            f"got no model at {path}: {error}; expected a file of numpy.savez with an array for each leaf"
+            f"got no model at {path}: {error!s:.200}; expected a file of numpy.savez with an array for each leaf"
         ) from error
     return partial(_average, entries[0], tasks[0], model, path)
 

@@ -220,7 +220,7 @@ class _Exchange:
             scope["extensions"] = {**extensions, FILL: self.fill}
         self._stays: Callable[[], bool] = extensions.get(STAYS, lambda: True)
         lengths = [value for name, value in scope["headers"] if name == b"content-length"]
-        self._large = any(value.isdigit() and int(value) > _LARGE for value in lengths)
+        self._large = any(not _LENGTH.match(value) or int(value) > _LARGE for value in lengths)
         self._unread = any(
             (name == b"content-length" and value != b"0") or name == b"transfer-encoding"
             for name, value in scope["headers"]

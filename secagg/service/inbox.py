@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
-from typing import NamedTuple
+from typing import Final, NamedTuple
 
 from secagg.api.documents import Framed
 from secagg.api.routes import LARGEST_BATCH, LARGEST_BATCH_BYTES
@@ -15,6 +16,9 @@ class Batch(NamedTuple):
 
     messages: Sequence[tuple[int, bytes | memoryview]]
     cursor: str
+
+
+_NUMBER: Final = re.compile(r"[0-9]{1,18}\Z", re.ASCII)  # int() refuses thousands of digits
 
 
 class Inboxes:
@@ -79,7 +83,7 @@ class Inboxes:
 
     def _listened(self, after: str) -> int:
         mark, _, index = after.partition(".")
-        return int(index) if mark == self._mark and index.isdecimal() and index.isascii() else 0
+        return int(index) if mark == self._mark and _NUMBER.match(index) else 0
 
     def _handled(self, after: str) -> int:
         return _after(after, self._mark, self._round)
@@ -87,5 +91,5 @@ class Inboxes:
 
 def _after(after: str, mark: str, number: int) -> int:
     parts = after.split(".")
-    fits = len(parts) == 3 and parts[0] == mark and all(one.isdecimal() and one.isascii() for one in parts[1:])
+    fits = len(parts) == 3 and parts[0] == mark and all(map(_NUMBER.match, parts[1:]))
     return int(parts[2]) if fits and int(parts[1]) == number else 0

@@ -175,7 +175,11 @@ class Relays:
             names = os.pread(self._file, names_length, self._end + _HEAD.size)
             if zlib.crc32(names, zlib.crc32(head[:-4])) != crc:
                 return
-            self._enter(names.decode().split("\n"), round, start, length)
+            try:
+                parties = names.decode().split("\n")
+            except UnicodeDecodeError:
+                return
+            self._enter(parties, round, start, length)
             self._end = start + length
 
     def _fill(self, piece: memoryview, start: int) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import re
 import tomllib
 from pathlib import Path
 from typing import Any, Literal
@@ -22,6 +23,7 @@ from secagg.task import Task
 log = logging.getLogger("secagg.service")
 
 _LARGEST = 1 << 20
+_PORT = re.compile(r"[0-9]{1,5}\Z", re.ASCII)
 
 
 class Address(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -65,8 +67,8 @@ def read_settings(path: Path) -> Settings:
     data = read_file(path, "the service's settings; docs/service.md has a file to begin with", _LARGEST)
     try:
         return msgspec.convert(tomllib.loads(data.decode()), Settings)
-    except (ValueError, msgspec.ValidationError) as error:
-        raise ConfigError(f"got settings {path} that can't be read: {error}") from error
+    except (ValueError, RecursionError, msgspec.ValidationError) as error:
+        raise ConfigError(f"got settings {path} that can't be read: {error!s:.300}") from error
 
 
 def make_service(settings: Settings, beside: Path) -> tuple[Service, list[Task]]:
@@ -91,7 +93,7 @@ def _add(service: Service, entry: Entry, beside: Path) -> Task:
     if entry.auth not in AUTHS:
         raise ConfigError(f"got auth={entry.auth!r}; expected {' or '.join(AUTHS)}")
     task = read_task(entry, beside)
-    signature = None if entry.signature is None else read_file(beside / entry.signature, "a signature").decode()
+    signature = None if entry.signature is None else _signature(beside / entry.signature)
     roster = None if entry.roster is None else load_roster(beside / entry.roster)
     if roster is not None and signature is not None and entry.registrar is not None:
         # What every client would refuse is not served.
@@ -101,6 +103,15 @@ def _add(service: Service, entry: Entry, beside: Path) -> Task:
     schedule = _made(Schedule, entry.schedule, "[task.schedule]")
     service.add(task, roster=roster, signature=signature, auth=entry.auth, schedule=schedule)
     return task
+
+
+def _signature(path: Path) -> str:
+    try:
+        return read_file(path, "the signature of a roster").decode()
+    except UnicodeError as error:
+        raise ConfigError(
+            f"got no signature of a roster at {path}: it is not text; secagg roster sign makes one"
+        ) from error
 
 
 def _made(kind: type[Any], values: dict[str, Any], where: str) -> Any:
@@ -127,6 +138,6 @@ def _tls(about: Address, beside: Path) -> tuple[Path, Path] | Literal["proxy"] |
 
 def _address(text: str) -> tuple[str, int]:
     host, _, port = text.rpartition(":")
-    if not host or not port.isdecimal() or int(port) > 65535:
+    if not host or not _PORT.match(port) or int(port) > 65535:
         raise ConfigError(f"got the address {text!r}; expected host:port, such as 0.0.0.0:8443")
     return host.strip("[]"), int(port)

@@ -13,7 +13,7 @@ import hashlib
 import hmac
 from collections.abc import Iterable, Sequence
 from datetime import datetime
-from typing import Literal, TypeVar
+from typing import Annotated, Literal, TypeVar
 
 import msgspec
 
@@ -33,6 +33,8 @@ MOST_HISTORY = 50
 MOST_PARTIES = 200
 _MOST_TEXT = 300  # characters of a context, a reason or a detail
 
+#: A moment with its time zone: without one it could not be compared with another.
+Moment = Annotated[datetime, msgspec.Meta(tz=True)]
 #: How callers are authenticated.
 Auth = Literal["roster", "tokens", "open"]
 #: What a round is doing.
@@ -54,7 +56,7 @@ class ServiceStatus(msgspec.Struct, frozen=True, kw_only=True):
     """The process: its version, since when it runs, and whether it takes messages."""
 
     version: str
-    started: datetime
+    started: Moment
     url: str  # where parties reach it
     ready: bool
     listeners: tuple[Listener, ...] = ()
@@ -66,7 +68,7 @@ class RosterStatus(msgspec.Struct, frozen=True, kw_only=True):
     digest: str
     version: int
     parties: int
-    expires: datetime | None = None
+    expires: Moment | None = None
 
 
 class PrivacyStatus(msgspec.Struct, frozen=True, kw_only=True):
@@ -172,7 +174,7 @@ class SessionStatus(msgspec.Struct, frozen=True, kw_only=True):
     number: int
     attempt: int
     state: SessionState
-    started: datetime
+    started: Moment
     seconds: float
     offered: int
     accepted: int
@@ -195,7 +197,7 @@ class PastSession(msgspec.Struct, frozen=True, kw_only=True):
     number: int
     attempt: int
     result: Literal["done", "failed"]
-    ended: datetime
+    ended: Moment
     seconds: float
     cohort: int
     survivors: int
@@ -223,14 +225,14 @@ class PartyStatus(msgspec.Struct, frozen=True, kw_only=True):
 
     party: str
     role: str
-    seen: datetime
+    seen: Moment
     waiting: bool = False
 
 
 class Status(msgspec.Struct, frozen=True, kw_only=True):
     """The whole document. ``history`` and ``parties`` begin with the newest."""
 
-    at: datetime
+    at: Moment
     service: ServiceStatus
     tasks: tuple[TaskStatus, ...] = ()
     sessions: tuple[SessionStatus, ...] = ()

@@ -81,7 +81,7 @@ def fetch(url: str) -> bytes:
 def _read(data: bytes) -> Status:
     try:
         status = decode(data)
-    except (msgspec.DecodeError, UnicodeDecodeError) as error:
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
         raise SecAggError(f"the answer is not a status document: {error}") from error
     if status.format != FORMAT:
         raise SecAggError(f"got a status document of format {status.format}; this version reads {FORMAT}")

@@ -18,11 +18,15 @@ from secagg.protocols.shares.collector import Collector
 from secagg.protocols.shares.messages import Collect, Held
 from secagg.testing import parties_for
 from secagg.wire import Envelope
+from tests.secagg.fuzz import reach
 from tests.secagg.fuzz.__main__ import Campaign
+from tests.secagg.fuzz.adapters import adapter_decoders
 from tests.secagg.fuzz.committees import committee_decoders
+from tests.secagg.fuzz.reach import parsers_in, unreached, watching
 from tests.secagg.fuzz.roles import CLIENTS, Case, FuzzedSession, cases
+from tests.secagg.fuzz.table import every_decoder
 from tests.secagg.fuzz.tally import VECTORS, Tally, Vector
-from tests.secagg.fuzz.vectors import replay, vectors
+from tests.secagg.fuzz.vectors import cases_by_name, replay, vectors
 from tests.secagg.test_check_protocol import AnySession, ChangesOnFault, OffByOne, Reads, broken
 
 SAVED = sorted(VECTORS.glob("*.json"))
@@ -182,6 +186,58 @@ def test_reports_that_came_back_are_in_the_pool() -> None:
         for kind in (Held, Collect):
             read = [Envelope.parse(data, len(data)) for data in case.pool]
             assert any(one.open(kind)[0].unopened for one in read if one.kind == kind.TYPE)
+
+
+def test_each_function_that_parses_is_fuzzed(tmp_path: Path) -> None:
+    rng, tally, all_cases = Random(1), Tally(), list(cases_by_name().values())
+    table = every_decoder(all_cases, tmp_path)
+    with watching() as called:
+        for decoder in table:
+            decoder.run(3, Random(1), tally)
+            for sample in decoder.samples[:1]:
+                decoder.feed(sample, tally)
+        for case in all_cases:
+            FuzzedSession(case, rng, tally).run()
+    assert unreached(called) == []
+
+
+@pytest.mark.parametrize(
+    "function",
+    [
+        "def f(data):\n    return json.loads(data)",
+        "def f(path):\n    return np.frombuffer(path.open('rb').read())",
+        "def f(path):\n    return path.read_bytes()[:4]",
+        "def f(data):\n    def g():\n        return int.from_bytes(data)\n    return g()",
+        "class A:\n    @classmethod\n    def from_bytes(cls, data):\n        return cls(data)",
+        "async def read_offer(body):\n    return body",
+    ],
+)
+def test_functions_that_parse_are_known_by_what_they_call_and_by_their_names(function: str) -> None:
+    assert parsers_in(function) in ({"f"}, {"A.from_bytes"}, {"read_offer"})
+
+
+def test_functions_that_do_not_parse_are_not_listed() -> None:
+    assert parsers_in("def f(data):\n    return reading(data), data.decode(), load\n") == set()
+    assert parsers_in("class P(Protocol):\n    def load(self, data: bytes) -> None:\n        ...\n") == set()
+
+
+def test_a_decoder_that_is_missing_is_noticed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The control of :func:`unreached`: one decoder less, and the function that it alone calls is named."""
+    table = adapter_decoders(tmp_path)
+
+    def complaints(without: str) -> list[str]:
+        with watching() as called:
+            for decoder in table:
+                if decoder.name != without:
+                    decoder.feed(decoder.samples[0], Tally())
+        return unreached(called)
+
+    lacking = "secagg/integrations/_shared/statements.py read is not fuzzed"
+    assert lacking not in complaints("")
+    assert lacking in complaints("statement")
+    monkeypatch.setattr(reach, "NOT_FUZZED", {"no reason": (lacking.removesuffix(" is not fuzzed"), "gone.py f")})
+    needless = [line.partition(" needs")[0] for line in complaints("") if "needs no entry" in line]
+    assert needless == ["gone.py f", "secagg/integrations/_shared/statements.py read"]
 
 
 GREEDY = """

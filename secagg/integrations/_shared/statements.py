@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from typing import Any, NamedTuple, Self
 
 from secagg import wire
-from secagg.errors import ConfigError
+from secagg.errors import ConfigError, shown
 from secagg.integrations._shared.metrics import with_metrics
 from secagg.integrations._shared.party import RefusalError
 from secagg.task import Task
@@ -49,7 +49,8 @@ class Statement(NamedTuple):
     @classmethod
     def of(cls, fields: Mapping[str, Any], task: Task) -> Self:
         """The statement of these fields; ``RefusalError`` unless it is about ``task`` and has no other fields."""
-        if fields.get("task") != task.digest:
+        digest = fields.get("task")
+        if type(digest) is not bytes or digest != task.digest:
             raise RefusalError(
                 "got another task; give the server and all parties the same task, with the same metrics"
             )
@@ -67,14 +68,14 @@ _TYPES = [bytes, str, bytes, int, int, bytes, bytes]
 
 def check_version(version: object) -> None:
     """``RefusalError`` unless the other side speaks this version."""
-    if version != VERSION:
+    if type(version) is not int or version != VERSION:  # a stack may deliver arrays, which compare by element
         raise RefusalError(
             f"got version {_shown(version)}; this side speaks {_shown(VERSION)}: install one secagg everywhere"
         )
 
 
 def _shown(version: object) -> str:
-    return f"{version >> 16}.{version & 0xFFFF}" if type(version) is int else repr(version)[:20]
+    return f"{version >> 16}.{version & 0xFFFF}" if type(version) is int else shown(version)
 
 
 def write(task: Task, **fields: Any) -> dict[str, Any]:
@@ -93,7 +94,8 @@ def read(message: Mapping[str, Any], task: Task) -> Statement:
     version, refusal = content.pop("version", None), content.pop("refusal", None)
     check_version(version)
     if isinstance(refusal, str):
-        raise RefusalError("".join(refusal.splitlines())[:_MOST_SHOWN])
+        reason = "".join(letter if letter.isprintable() else " " for letter in refusal[:_MOST_SHOWN]).strip()
+        raise RefusalError(reason or "got a refusal without a reason; the other side's log may say why")
     return Statement.of(content, task)
 
 

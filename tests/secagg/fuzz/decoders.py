@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import hashlib
 import json
+import re
 from collections import defaultdict
 from collections.abc import Callable, Sequence
 from copy import deepcopy
@@ -61,6 +62,7 @@ class Decoder:
     samples: Sequence[bytes]
     refusals: tuple[type[Exception], ...]
     change: Callable[[Mutator, bytes], bytes] | None = None
+    slow: bool = False  # waits for the disk, and gets fewer inputs
 
     def run(self, count: int, rng: Random, tally: Tally) -> None:
         """Try ``count`` inputs."""
@@ -97,13 +99,13 @@ def decoders(cases: Sequence[Case], folder: Path) -> list[Decoder]:
         Decoder("envelope", _envelope, messages, (wire.Reject,), _message),
         *_schemas(cases),
         Decoder("task", secagg.Task.from_bytes, _tasks(cases), (ConfigError,), _canonical),
-        Decoder("roster", _roster(folder / "roster.json"), _rosters(cases), (ConfigError,), _json),
+        Decoder("roster", _roster(folder / "roster.json"), _rosters(cases), (ConfigError,), json_tree),
         *_enrolment(folder, _rosters(cases)[0].decode()),
         Decoder("messages of a poll", http.frames, http.frame_samples(), (ConfigError,)),
         Decoder("model", http.read_model, http.model_samples(), (ConfigError,)),
-        Decoder("problem", http.problem, http.problem_samples(), (), _json),
+        Decoder("problem", http.problem, http.problem_samples(), (), json_tree),
         *(
-            Decoder(f"document {kind.__name__}", http.document(kind), samples, (ConfigError,), _json)
+            Decoder(f"document {kind.__name__}", http.document(kind), samples, (ConfigError,), json_tree)
             for kind, samples in http.document_samples().items()
         ),
         Decoder("identity", _identity(folder / "key.pem"), _keys(), (ConfigError,), _pem),
@@ -217,7 +219,28 @@ def _rosters(cases: Sequence[Case]) -> list[bytes]:
     return [*rosters, json.dumps(document).encode()]
 
 
-def _json(mutator: Mutator, data: bytes) -> bytes:
+_TOKEN = re.compile(rb'"[^"]*"|-?[0-9][0-9.eE+-]*')
+_ODD_JSON = (
+    *(b"NaN", b"-Infinity", b"1e999", b"-1", b"-0.5", b"0.5", b"9" * 400, b"9" * 5000, b"1e-400", b"true", b"null"),
+    *(
+        b"[" * 20_000,
+        b'{"a":' * 20_000,
+        b'"\\ud800"',
+        b'"\\u0000"',
+        b'"' + b"x" * 5000 + b'"',
+        b'"\xff"',
+        b"\xef\xbb\xbf{}",
+    ),
+)
+
+
+def json_tree(mutator: Mutator, data: bytes) -> bytes:
+    """JSON with a node changed, or with one number or text replaced by what few parsers expect."""
+    if mutator.rng.random() < 0.2:
+        tokens = list(_TOKEN.finditer(data))
+        if tokens:
+            start, end = mutator.rng.choice(tokens).span()
+            return data[:start] + mutator.rng.choice(_ODD_JSON) + data[end:]
     try:
         text = json.dumps(mutator.tree(json.loads(data)), default=lambda value: value.hex())
     except TypeError:  # a key that JSON doesn't have
@@ -268,9 +291,9 @@ def _enrolment(folder: Path, roster: str) -> list[Decoder]:
 
     requests = [request_enrolment(party, key).encode() for party in asking]
     return [
-        Decoder("request to be enrolled", request, requests, (ConfigError,), _json),
-        Decoder("signature of a roster", signed, [signature], (ConfigError,), _json),
-        Decoder("kit", kit, kits, (ConfigError,), _json),
+        Decoder("request to be enrolled", request, requests, (ConfigError,), json_tree),
+        Decoder("signature of a roster", signed, [signature], (ConfigError,), json_tree),
+        Decoder("kit", kit, kits, (ConfigError,), json_tree),
     ]
 
 

@@ -19,9 +19,9 @@ import msgspec
 from secagg.errors import FaultKind, RemoteProtocolError
 from secagg.protocols.pairwise.messages import NearAdverts
 from secagg.testing import Session
-from tests.secagg.fuzz.decoders import decoders
 from tests.secagg.fuzz.mutate import Frame, take_apart
 from tests.secagg.fuzz.roles import STRANGER, Case, cases, fetch
+from tests.secagg.fuzz.table import every_decoder
 from tests.secagg.fuzz.tally import VECTORS, Tally, Vector
 
 SENDERS = {"client": "c5", "aggregator": "aggregator-2"}  # c1 and the first aggregator have answered before
@@ -51,7 +51,9 @@ def replay(vector: Vector) -> str:
     )
     if role not in ("server", *RECEIVERS) or not name:
         with tempfile.TemporaryDirectory() as folder:
-            by_name = {decoder.name: decoder for decoder in decoders(list(cases_by_name().values()), Path(folder))}
+            by_name = {
+                decoder.name: decoder for decoder in every_decoder(list(cases_by_name().values()), Path(folder))
+            }
             return by_name[vector.target].feed(vector.data, Tally())
     session, outcomes = Session(cases_by_name()[name].parties), list[str]()
 

@@ -20,15 +20,14 @@ from functools import partial
 from pathlib import Path
 from random import Random
 
-from tests.secagg.fuzz.committees import committee_decoders
-from tests.secagg.fuzz.decoders import decoders
-from tests.secagg.fuzz.lattices import lattice_decoders
 from tests.secagg.fuzz.roles import Case, FuzzedSession, cases
+from tests.secagg.fuzz.table import every_decoder
 from tests.secagg.fuzz.tally import Tally
 
 HEADROOM = 96 << 20  # bytes beyond what a warm process holds
 CURRENT_BYTES = 1 << 20
 DECODER_BATCH = 200
+SLOW_BATCH = 20
 MOST_FINDINGS = 20
 
 Batch = Callable[[Random, Tally], None]
@@ -40,9 +39,10 @@ def targets(folder: Path, only: str = "") -> list[Batch]:
     ``only`` is a regular expression, found in the names of the protocols and decoders.
     """
     all_cases = [case for case in cases() if re.search(only, case.name)]
-    every = [*decoders(all_cases, folder), *lattice_decoders(), *committee_decoders()]
-    every = [decoder for decoder in every if re.search(only, decoder.name)]
-    findings: list[Batch] = [partial(decoder.run, DECODER_BATCH) for decoder in every]
+    every = [decoder for decoder in every_decoder(all_cases, folder) if re.search(only, decoder.name)]
+    findings: list[Batch] = [
+        partial(decoder.run, SLOW_BATCH if decoder.slow else DECODER_BATCH) for decoder in every
+    ]
     # Roles have more states than decoders have: half of all messages go to them.
     return findings + 3 * [partial(fuzz_session, case) for case in all_cases]
 
@@ -63,7 +63,8 @@ def limit_memory(headroom: int = HEADROOM) -> int:
 def report(tally: Tally) -> None:
     """Write what is new, and forget it."""
     counts = [[*where, count] for where, count in tally.counts.items()]
-    print(json.dumps({"counts": counts, "findings": [asdict(vector) for vector in tally.findings]}), flush=True)
+    findings = [asdict(vector) for vector in tally.findings]
+    print(json.dumps({"counts": counts, "findings": findings}), flush=True)
     tally.counts.clear()
     tally.findings.clear()
 
