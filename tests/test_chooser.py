@@ -25,7 +25,7 @@ from bench.saved_rates import chosen_rates, load
 from docs import chooser
 from secagg.encoding import Encoding
 from secagg.table import input_round
-from tests.service.browser import look, shows
+from tests.service.browser import look, shows, visit
 
 PAGE = (Path(__file__).parent.parent / "docs" / "pages" / "choose.html").as_uri()
 PARTIES = ("aggregators", "decryptor", "committee", "beacon", "postQuantum")
@@ -95,7 +95,7 @@ def ask(window: Any, asked: list[dict[str, Any]]) -> list[dict[str, Any]]:
 @pytest.fixture
 def page(browser: Any) -> Iterator[Any]:
     """The page, opened from the disk; no error may be in the console at the end."""
-    browser.get(PAGE)
+    visit(browser, PAGE)
     yield browser
     assert browser.get_log("browser") == []
 
@@ -400,8 +400,8 @@ def test_each_example_of_the_guide_opens_the_page_with_its_answer_and_runs(page:
     for run, take, _ in rows:
         link = re.search(r'href="pages/choose\.html#([^"]+)"', run)
         assert link is not None
-        page.get("about:blank")
-        page.get(f"{PAGE}#{link[1]}")
+        visit(page, "about:blank")
+        visit(page, f"{PAGE}#{link[1]}")
         shows(page, "Take ", "#verdict")
         verdict = page.execute_script("return document.querySelector('#verdict').textContent")
         assert verdict.startswith(f"Take {take.strip('`')}. "), run
@@ -420,7 +420,7 @@ def test_each_example_of_the_guide_opens_the_page_with_its_answer_and_runs(page:
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 def test_the_page_shows_a_table_and_a_task_and_scrolls_in_one_direction(page: Any, width: int, scheme: str) -> None:
     look(page, width, scheme)
-    page.get(f"{PAGE}#server=curious&decryptor&clients=300")
+    visit(page, f"{PAGE}#server=curious&decryptor&clients=300")
     page.refresh()
     assert page.execute_script("return document.documentElement.scrollWidth <= innerWidth")
     rows = page.execute_script(
@@ -441,7 +441,7 @@ def test_the_address_keeps_the_question_and_a_wrong_number_is_marked(page: Any) 
     from selenium.webdriver.common.by import By
     from selenium.webdriver.common.keys import Keys
 
-    page.get(PAGE)
+    visit(page, PAGE)
     clients = page.find_element(By.ID, "clients")
     clients.send_keys(Keys.CONTROL, "a")
     clients.send_keys("3")
@@ -454,8 +454,8 @@ def test_the_address_keeps_the_question_and_a_wrong_number_is_marked(page: Any) 
     row.send_keys(Keys.SPACE)
     assert page.execute_script("return document.activeElement.value") == "SecAgg"
     shared = page.current_url
-    page.get("about:blank")
-    page.get(shared)
+    visit(page, "about:blank")
+    visit(page, shared)
     code = page.execute_script("return document.querySelector('#snippet').textContent")
     task = built(code, 10)
     assert (task.max_clients, task.protocol.name) == (321, "SecAgg")
@@ -464,7 +464,7 @@ def test_the_address_keeps_the_question_and_a_wrong_number_is_marked(page: Any) 
 
 @pytest.mark.stacks
 def test_an_address_of_a_stranger_makes_no_markup_and_no_choice_that_the_page_does_not_have(page: Any) -> None:
-    page.get(f"{PAGE}#server=trusted&clients=50&protocol=only")
+    visit(page, f"{PAGE}#server=trusted&clients=50&protocol=only")
     assert page.current_url.endswith("#server=trusted&clients=50&protocol=only"), "not a flag that is on"
     nodes = page.execute_script("return document.querySelectorAll('img, script, a').length")
     markup = "%3Cimg%20src=x%20onerror=alert(1)%3E"

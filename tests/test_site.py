@@ -13,7 +13,7 @@ from docs.book.documented import lacking
 from docs.book.links import broken, lost
 from docs.book.parameters import undescribed
 from docs.book.pictures import joined
-from tests.service.browser import look, requested, shows
+from tests.service.browser import look, requested, shows, visit
 
 ROOT = Path(__file__).parent.parent
 SITE = ROOT / "site"
@@ -205,7 +205,7 @@ def fits(browser: Any) -> bool:
 @pytest.mark.stacks
 def test_control_what_is_wider_than_the_window_is_noticed(browser: Any, site: Path) -> None:
     look(browser, min(WIDTHS), "light")
-    browser.get((site / "index.html").as_uri())
+    visit(browser, (site / "index.html").as_uri())
     assert fits(browser)
     browser.execute_script("document.querySelector('article').innerHTML += '<div style=\"width:500px\">wide</div>'")
     assert not fits(browser)
@@ -219,7 +219,7 @@ def test_no_written_page_is_wider_than_a_phone_or_reports_an_error(browser: Any,
     pages = [page for page in site.rglob("*.html") if not apart & set(page.relative_to(site).parts)]
     assert len(pages) > 40
     for page in pages:
-        browser.get(page.as_uri())
+        visit(browser, page.as_uri())
         assert fits(browser), page
         assert browser.execute_script(
             "return [...document.images].every((one) => one.alt && !(one.complete && one.naturalWidth === 0))"
@@ -233,7 +233,7 @@ def test_no_written_page_is_wider_than_a_phone_or_reports_an_error(browser: Any,
 def test_pages_fit_ask_nobody_and_report_no_error(browser: Any, site: Path, width: int, scheme: str) -> None:
     look(browser, width, scheme)
     for page in PAGES:
-        browser.get(f"file://{site}/{page}.html")
+        visit(browser, f"file://{site}/{page}.html")
         shows(browser, " ", "article")
         assert fits(browser), page
         red, *_ = browser.execute_script(
@@ -250,7 +250,7 @@ def test_the_controls_of_claims_are_in_sight_on_a_wide_screen(browser: Any, site
 
     def hidden(width: int) -> int:
         look(browser, width, "light")
-        browser.get((site / "claims.html").as_uri())
+        visit(browser, (site / "claims.html").as_uri())
         tables = "[...document.querySelectorAll('article .table-wrapper')]"
         return int(
             browser.execute_script(f"return {tables}.filter(one => one.scrollWidth > one.clientWidth).length")
@@ -276,7 +276,7 @@ def test_the_reference_has_inherited_methods_and_reads_every_signature(site: Pat
 
 @pytest.mark.stacks
 def test_search_finds_a_class_from_the_disk(browser: Any, site: Path) -> None:
-    browser.get(f"file://{site}/search.html?q=FixedPoint")
+    visit(browser, f"file://{site}/search.html?q=FixedPoint")
     shows(browser, "FixedPoint", "#search-results ul.search")
     targets = browser.execute_script(
         "return [...document.querySelectorAll('#search-results ul.search a')].map(a => a.href)"
@@ -284,7 +284,7 @@ def test_search_finds_a_class_from_the_disk(browser: Any, site: Path) -> None:
     assert any("reference/api/secagg" in target for target in targets)
     assert browser.get_log("browser") == []
     assert all(url.startswith(("file://", "data:")) for url in requested(browser))
-    browser.get(f"file://{site}/search.html?q=qqqqxyzzy")
+    visit(browser, f"file://{site}/search.html?q=qqqqxyzzy")
     shows(browser, "did not match any documents", "#search-results")
 
 
@@ -309,7 +309,7 @@ return `${page}.html${anchor}`;
 @pytest.mark.stacks
 def test_search_puts_the_page_about_the_question_first(browser: Any, site: Path) -> None:
     for question, page in QUESTIONS.items():
-        browser.get(f"file://{site}/search.html?q={question}")
+        visit(browser, f"file://{site}/search.html?q={question}")
         shows(browser, "Search finished", "#search-results")
         assert browser.execute_script(_FIRST, question) == page
 
@@ -317,7 +317,7 @@ def test_search_puts_the_page_about_the_question_first(browser: Any, site: Path)
 @pytest.mark.stacks
 def test_control_without_the_scorer_pages_come_by_their_names(browser: Any, site: Path) -> None:
     question = "which protocol"
-    browser.get(f"file://{site}/search.html?q={question}")
+    visit(browser, f"file://{site}/search.html?q={question}")
     shows(browser, "Search finished", "#search-results")
     browser.execute_script("delete Scorer.score")
     assert browser.execute_script(_FIRST, question) == "benchmarks.html"

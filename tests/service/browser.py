@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 from pathlib import Path
 from typing import Any
@@ -35,9 +36,19 @@ def start(folder: Path) -> Any:
 
 def clear(window: Any) -> None:
     """An empty page, wide and light, with empty logs."""
-    window.get("about:blank")
+    visit(window, "about:blank")
     look(window, 1280, "light")
     window.get_log("browser"), window.get_log("performance")
+
+
+def visit(window: Any, url: str) -> None:
+    """Go to a file's page, and wait until its scripts have run: the driver's ``get`` may return while they are read."""
+    from selenium.webdriver.support.wait import WebDriverWait
+
+    window.get(url)
+    loaded = "return location.href.split(/[?#]/)[0] === arguments[0] && document.readyState === 'complete'"
+    page = re.split("[?#]", url)[0]
+    WebDriverWait(window, 20, 0.02).until(lambda _: window.execute_script(loaded, page), f"{url} is not loaded")
 
 
 def look(window: Any, width: int, scheme: str, motion: str = "no-preference") -> None:
