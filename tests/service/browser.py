@@ -42,7 +42,7 @@ def clear(window: Any) -> None:
 
 
 def visit(window: Any, url: str) -> None:
-    """Go to a file's page, and wait until its scripts have run: the driver's ``get`` may return while they are read."""
+    """Go to a file's page, and wait until its scripts have run: the driver's ``get`` may return before."""
     from selenium.webdriver.support.wait import WebDriverWait
 
     window.get(url)
