@@ -27,7 +27,7 @@ from secagg.integrations._flare_ways_out import (
     PUBLIC,
     TOPIC,
     check_executors,
-    has_shell,
+    check_shell,
     keep_events,
     only_the_server,
     part,
@@ -110,7 +110,9 @@ def site_of(task: Task, fl_ctx: Any) -> Site:
     with _OPENING:
         if key not in _SITES:
             engine = fl_ctx.get_engine()
-            settings = read_settings(key[1], engine.get_workspace().get_site_config_dir())
+            local = engine.get_workspace().get_site_config_dir()
+            check_shell(task, local, fl_ctx)
+            settings = read_settings(key[1], local)
             site = Site(task, key[1], stack=STACK, run=key[0], settings=settings, weighted_by=WEIGHT)
             only_the_server(engine.get_cell(), key[0])
             engine.register_aux_message_handler(TOPIC, lambda topic, request, fl_ctx: _answer(site, request))
@@ -185,12 +187,6 @@ class SecureFilter(Filter):  # type: ignore[misc]
             log.warning(
                 "secagg: a job may send this site's log to the server, with what secagg writes there about its "
                 'files and numbers; set "allow_log_streaming": false in the site\'s resources.json'
-            )
-        local = fl_ctx.get_engine().get_workspace().get_site_config_dir()
-        if self._full.protocol.threat_model != "semi-honest" and has_shell(local):
-            log.warning(
-                "secagg: a server that lies can read this site's files, and its private key, by NVFlare's shell "
-                "commands; list secagg.integrations.flare.NoShell under components in the site's resources.json"
             )
 
     def _take(self, fl_ctx: Any) -> None:

@@ -20,9 +20,11 @@ from nvflare.private.fed.client.client_req_processors import ClientRequestProces
 from nvflare.widgets.fed_event import FED_EVENT_TOPIC, FedEventRunner
 
 from secagg.errors import ConfigError
+from secagg.task import Task
 
 log = logging.getLogger("secagg.nvflare")
 
+_RESOURCES = "resources.json", "*__resources.json", "*__p_resources.json"  # what a site's own process reads
 PUBLIC = "secagg.integrations.flare"  # the module that jobs name
 TOPIC = "secagg.message"  # of our messages on the auxiliary channel
 
@@ -98,11 +100,12 @@ def part(request: Shareable) -> None:
 
 
 class NoShell(FLComponent):  # type: ignore[misc]
-    """A component of a site's ``resources.json``: with it NVFlare's server can't read the site's files.
+    """A component of a site's own process: with it NVFlare's server can't read the site's files.
 
     NVFlare's sites run ``cat``, ``head``, ``tail``, ``grep`` and ``ls`` for the server, on all files that the
     site's user may read. The server says whether a command needs an authorization, so a server that lies reads the
-    site's private key. A site with this component takes no such command. It has no arguments.
+    site's private key. A site with this component takes no such command. It has no arguments, and an operator lists
+    it in ``local/secagg__p_resources.json``, which NVFlare reads when a site starts.
     """
 
     __module__ = PUBLIC
@@ -113,10 +116,18 @@ class NoShell(FLComponent):  # type: ignore[misc]
         commands[:] = [command for command in commands if SysCommandTopic.SHELL not in command.get_topics()]
 
 
-def has_shell(local: str) -> bool:
-    """Whether the server may run NVFlare's shell commands at the site with this folder ``local``."""
-    try:
-        text = (Path(local) / "resources.json").read_text(encoding="utf-8")
-    except (OSError, ValueError):  # the site then has NVFlare's own components
-        return True
-    return f"{PUBLIC}.{NoShell.__name__}" not in text
+def check_shell(task: Task, local: str, fl_ctx: Any) -> None:
+    """``ConfigError`` if the server may lie, and can read this site's private key by NVFlare's shell commands.
+
+    ``local`` is the site's folder of that name. A simulator's processes are all the same user's.
+    """
+    if task.protocol.threat_model == "semi-honest" or fl_ctx.get_prop(FLContextKey.SIMULATE_MODE):
+        return
+    name = f"{PUBLIC}.{NoShell.__name__}"
+    files = [path for pattern in _RESOURCES for path in Path(local).glob(pattern)]
+    if not any(name in path.read_text(encoding="utf-8", errors="replace") for path in files):
+        raise ConfigError(
+            "got a site whose private key a server that lies can read by NVFlare's shell commands; list "
+            f"{name} in the site's local/secagg__p_resources.json and start the site again, or use "
+            'threat_model="semi-honest"'
+        )

@@ -34,7 +34,7 @@ except ImportError as error:
 
 from secagg.integrations._flare_server import SecureAggregator, SecureFedAvg, SecureServer
 from secagg.integrations._flare_site import MODEL, REQUEST, SERVER, STACK, SecureFilter
-from secagg.integrations._flare_ways_out import NoShell
+from secagg.integrations._flare_ways_out import NoShell, check_shell
 from secagg.integrations._shared.digests import arguments_digest, arrays_of
 from secagg.integrations._shared.hosted import hosted
 from secagg.integrations._shared.metrics import check_model, metrics_of, with_metrics
@@ -124,8 +124,9 @@ class SecureClient:
     def secagg_open(self) -> None:
         """Read the site's settings, and compile kernels; run by NVFlare."""
         try:
-            name = str(collab.site_name)
-            settings = read_settings(name, collab.workspace.get_site_config_dir())
+            name, local = str(collab.site_name), collab.workspace.get_site_config_dir()
+            check_shell(self._full, local, collab.fl_ctx)
+            settings = read_settings(name, local)
             self._site = Site(
                 self._full,
                 name,

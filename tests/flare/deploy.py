@@ -20,6 +20,7 @@ from nvflare.fuel.flare_api.flare_api import Session, new_secure_session
 from nvflare.lighter.provision import gen_default_project_config
 from nvflare.tool.poc.poc_commands import get_prod_dir, prepare_poc_provision
 
+from tests.flare.document import block
 from tests.flare.ports import reserve
 
 ADMIN = "admin@nvidia.com"
@@ -73,6 +74,7 @@ def play(
         local = kits / site / "local"
         with contextlib.suppress(FileNotFoundError):
             shutil.copy(folder / "sites" / f"{site}.json", local / "secagg.json")
+        (local / "secagg__p_resources.json").write_text(block("json", "NoShell"))
         if site in privacy:
             (local / "privacy.json").write_text(json.dumps(privacy[site]))
     start(kits / "server", "server")

@@ -37,6 +37,8 @@ from nvflare.private.fed.client.client_runner import ClientRunner, ClientRunnerC
 from nvflare.private.fed.utils.fed_utils import nvflare_fobs_initialize
 from nvflare.widgets.fed_event import ClientFedEventRunner
 
+from tests.flare.document import block
+
 nvflare_fobs_initialize()
 fobs.register(NumpyArrayDecomposer)
 
@@ -50,6 +52,7 @@ class Engine:
     def __init__(self, folder: Path, name: str, job: str) -> None:
         for part in ("startup", "local"):
             (folder / part).mkdir(parents=True)
+        (folder / "local" / "secagg__p_resources.json").write_text(block("json", "NoShell"))
         self.workspace = Workspace(str(folder), name)
         self.contexts = FLContextManager(self, name, job, {}, {})
         self.handlers: list[Any] = []
@@ -110,7 +113,7 @@ class Site:
     """A site: its runner with the job's filters, and what has left it (``sent``).
 
     ``settings`` and ``privacy`` are the content of its ``secagg.json`` and ``privacy.json``, ``config`` that of the
-    job's config for the site, and ``components`` are the job's.
+    job's config for the site, and ``components`` are the job's. With ``shell`` it takes NVFlare's shell commands.
     """
 
     def __init__(
@@ -124,11 +127,14 @@ class Site:
         executor: Any = None,
         config: Any = None,
         components: Iterable[Any] = (),
+        shell: bool = False,
     ) -> None:
         self.name, self.filters, self.sent = name, list(filters), list[bytes]()
         job = job_of(folder)
         self.engine = Engine(folder / name, name, job)
         self.engine.conf.config_data.update(config or {})
+        if shell:
+            (folder / name / "local" / "secagg__p_resources.json").unlink()
         if settings is not None:
             (folder / name / "local" / "secagg.json").write_text(json.dumps(settings))
         if privacy is not None:

@@ -26,7 +26,8 @@ from nvflare.app_common.app_constant import AppConstants
 from nvflare.app_common.utils.fl_model_utils import FLModelUtils
 
 import secagg
-from secagg.integrations._flare_ways_out import has_shell
+from secagg.errors import ConfigError
+from secagg.integrations._flare_ways_out import check_shell
 from secagg.integrations.flare import SecureFilter
 from tests.flare.document import block, policy
 from tests.flare.federation import MODEL, Site
@@ -90,8 +91,10 @@ def request() -> Shareable:
     return FLModelUtils.to_shareable(FLModel(params=MODEL, params_type=ParamsType.FULL, current_round=0))
 
 
-def make_site(folder: Path, filters: list[Any], result: Shareable, privacy: Any = None) -> Site:
-    return Site(folder, "site-1", filters, lambda site, model: result, settings={}, privacy=privacy)
+def make_site(
+    folder: Path, filters: list[Any], result: Shareable, privacy: Any = None, shell: bool = False
+) -> Site:
+    return Site(folder, "site-1", filters, lambda site, model: result, settings={}, privacy=privacy, shell=shell)
 
 
 def plain_job(folder: Path, privacy: Any) -> tuple[str, bool]:
@@ -181,12 +184,27 @@ def test_the_task_that_trains_may_have_another_name(tmp_path: Path) -> None:
     assert not any(map(is_found, site.sent))
 
 
-def test_a_site_whose_files_the_server_can_read_says_so(tmp_path: Path, caplog: Any) -> None:
-    task = replace(TASK, protocol=secagg.SecAgg())
-    make_site(tmp_path, [SecureFilter(task)], dxo(data={"numpy_key": SECRET}))
-    assert "a server that lies can read this site's files, and its private key" in caplog.text
+def test_a_site_whose_key_a_lying_server_can_read_takes_no_part(tmp_path: Path) -> None:
+    site = make_site(tmp_path, [SecureFilter(TASK)], dxo(data={"numpy_key": SECRET}), shell=True)
     local = tmp_path / "site-1" / "local"
-    (local / "resources.json").write_text(json.dumps({"components": [{"id": "a", "path": "b.C"}]}))
-    assert has_shell(str(local))
-    (local / "resources.json").write_text(block("json", "NoShell"))
-    assert not has_shell(str(local))
+    with site.engine.new_context() as fl_ctx:
+        check_shell(TASK, str(local), fl_ctx)  # the server is trusted to follow the protocol
+        task = replace(TASK, protocol=secagg.SecAgg())
+        for listed in (None, {"components": [{"id": "a", "path": "b.C"}]}):
+            if listed is not None:
+                (local / "resources.json").write_text(json.dumps(listed))
+            with pytest.raises(ConfigError, match="a server that lies can read by NVFlare's shell commands"):
+                check_shell(task, str(local), fl_ctx)
+        fl_ctx.set_prop(FLContextKey.SIMULATE_MODE, True)
+        check_shell(task, str(local), fl_ctx)
+        fl_ctx.set_prop(FLContextKey.SIMULATE_MODE, False)
+        (local / "secagg__p_resources.json").write_text(block("json", "NoShell"))
+        check_shell(task, str(local), fl_ctx)
+
+
+def test_a_site_without_that_component_sends_nothing(tmp_path: Path, caplog: Any) -> None:
+    task = replace(TASK, protocol=secagg.SecAgg())
+    site = make_site(tmp_path, [SecureFilter(task)], dxo(data={"numpy_key": SECRET}), shell=True)
+    assert site.run(request()).get_return_code() == ReturnCode.TASK_RESULT_FILTER_ERROR
+    assert "this site can't take part: ConfigError: got a site whose private key a server" in caplog.text
+    assert not any(map(is_found, site.sent))

@@ -142,7 +142,7 @@ class TestTrackedMetrics:
 @attack(
     title="The server runs `cat` at a site, on its private key: a command of NVFlare's for administrators",
     attacker="lying server alone",
-    defence="a site whose `resources.json` lists `NoShell` takes no such commands",
+    defence="a site with the component `NoShell` takes no such commands, and a site without it sends nothing",
     control="without this component: the private key",
     source="own",
 )
