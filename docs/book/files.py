@@ -16,6 +16,7 @@ from collections.abc import Iterator
 from html import escape
 from pathlib import Path
 from types import FunctionType
+from typing import Any
 
 from docutils import nodes
 from sphinx.application import Sphinx
@@ -198,13 +199,16 @@ def line_of(thing: object) -> tuple[str, int] | None:
     cached = isinstance(thing, FunctionType | functools._lru_cache_wrapper)
     thing = inspect.unwrap(thing) if cached else thing  # type: ignore[arg-type]
     try:
-        path = inspect.getsourcefile(thing)  # type: ignore[arg-type]
-        line = inspect.getsourcelines(thing)[1]  # type: ignore[arg-type]
-    except (
-        OSError,
-        TypeError,
-        ValueError,
-    ):  # the last is what unwrapping a module that stands in for another raises
+        return _place(thing)
+    except TypeError:  # neither a class nor a function
+        return None
+
+
+@functools.cache  # Python parses a class's module anew each time
+def _place(thing: Any) -> tuple[str, int] | None:
+    try:
+        path, line = inspect.getsourcefile(thing), inspect.getsourcelines(thing)[1]
+    except (OSError, ValueError):  # the last is what unwrapping a module that stands in for another raises
         return None
     if path is None or not Path(path).is_relative_to(ROOT):
         return None
